@@ -1,0 +1,1 @@
+"""Tilewright tunes neural networks for the machine in front of it."""

@@ -1,0 +1,112 @@
+"""Every error that Tilewright raises on purpose.
+
+    TilewrightError
+    ├── ModelError                 the model file or module
+    │   ├── ModelFormatError       missing, truncated, or of no known format
+    │   ├── UnsupportedOperatorError   an operator that cannot be imported, named with its node
+    │   └── ShapeError             a symbolic or contradictory input shape
+    ├── TargetError                a target that does not exist or cannot be built for
+    ├── BudgetError                a budget that is not a duration, or not positive
+    ├── SpaceError                 a config that is not of the space, or a task no space serves
+    ├── RecordsError               the store of measurements
+    │   ├── RecordsFormatError     not a records file
+    │   └── RecordsVersionError    a records file of a newer version
+    ├── OutputError                the output directory cannot be written or read
+    ├── CompilerError              no compiler, or the compiler failed
+    ├── CheckError                 outputs disagree with the reference and no task is to blame
+    ├── MeasureError               workers cannot be started
+    └── MissingExtraError          an optional dependency is not installed
+
+A message states the rule, what was found instead, and the remedy. Errors of other libraries are
+translated where they enter and chained with ``from``.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BudgetError",
+    "CheckError",
+    "CompilerError",
+    "MeasureError",
+    "MissingExtraError",
+    "ModelError",
+    "ModelFormatError",
+    "OutputError",
+    "RecordsError",
+    "RecordsFormatError",
+    "RecordsVersionError",
+    "ShapeError",
+    "SpaceError",
+    "TargetError",
+    "TilewrightError",
+    "UnsupportedOperatorError",
+]
+
+
+class TilewrightError(Exception):
+    """The base of every error that Tilewright raises on purpose."""
+
+
+class ModelError(TilewrightError):
+    """Something is wrong with the model."""
+
+
+class ModelFormatError(ModelError):
+    """The model file is missing, truncated, or of no known format."""
+
+
+class UnsupportedOperatorError(ModelError):
+    """The model has an operator that cannot be imported."""
+
+
+class ShapeError(ModelError):
+    """An input shape is symbolic, contradictory or not a shape."""
+
+
+class TargetError(TilewrightError):
+    """The target does not exist or cannot be built for."""
+
+
+class BudgetError(TilewrightError):
+    """The budget is not a duration or not positive."""
+
+
+class SpaceError(TilewrightError):
+    """A config is not of the design space, or no design space serves the task."""
+
+
+class RecordsError(TilewrightError):
+    """The store of measurements cannot be read or written."""
+
+
+class RecordsFormatError(RecordsError):
+    """The file is not a records store."""
+
+
+class RecordsVersionError(RecordsError):
+    """The records store was written by a newer version."""
+
+
+class OutputError(TilewrightError):
+    """The output directory cannot be written, or does not hold an executable."""
+
+
+class CompilerError(TilewrightError):
+    """There is no compiler, or it failed."""
+
+
+class CheckError(TilewrightError):
+    """The outputs disagree with the reference's."""
+
+
+class MeasureError(TilewrightError):
+    """The measuring workers cannot be started."""
+
+
+class MissingExtraError(TilewrightError):
+    """An optional dependency is needed and not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"this needs {package}, which is not installed; install it with: pip install 'tilewright[{extra}]'"
+        )

@@ -1,0 +1,73 @@
+"""What became of one candidate: a measurement, whose failure is data like its time."""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Measurement", "Outcome", "robust_seconds"]
+
+
+class Outcome(enum.Enum):
+    """How the build and run of one candidate ended. The value is what the records store."""
+
+    OK = "ok"
+    INVALID = "invalid"  # the space refused the config, or scheduling it failed
+    BUILD_FAILED = "build_failed"
+    BUILD_TIMED_OUT = "build_timed_out"
+    RUN_CRASHED = "run_crashed"
+    RUN_TIMED_OUT = "run_timed_out"
+    WRONG_RESULT = "wrong_result"
+
+
+#: The quantile over repeats that stands for a candidate. Neighbours on the machine only ever add time, so a low
+#: quantile estimates the undisturbed latency; the very minimum would reward a single lucky reading.
+ROBUST_QUANTILE = 0.2
+
+
+def robust_seconds(repeats: tuple[float, ...]) -> float:
+    """The latency that stands for some repeats, in seconds: a low quantile; nan where there are none."""
+    if not repeats:
+        return math.nan
+    return float(np.quantile(np.asarray(repeats, dtype=np.float64), ROBUST_QUANTILE))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measured candidate.
+
+    Attributes:
+        task: ``Task.key``.
+        target: ``Target.key``, which names the machine.
+        template: version of the template that the config belongs to, such as ``contraction/1``.
+        config: the config's row, one index per knob.
+        outcome: how it ended.
+        repeats: latency of each repeat in seconds; empty on failure, a single one where the candidate
+            was dropped after its first run.
+        message: what went wrong, empty when nothing did.
+        time: POSIX time of the measurement in seconds.
+        elapsed: wall-clock seconds spent on building and timing it.
+    """
+
+    task: str
+    target: str
+    template: str
+    config: tuple[int, ...]
+    outcome: Outcome
+    repeats: tuple[float, ...] = ()
+    message: str = ""
+    time: float = 0.0
+    elapsed: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a latency."""
+        return self.outcome is Outcome.OK
+
+    @property
+    def seconds(self) -> float:
+        """The latency that stands for the repeats, in seconds; nan on failure."""
+        return robust_seconds(self.repeats) if self.ok else math.nan

@@ -1,0 +1,120 @@
+"""Knobs: named finite choices. A config holds one index per knob."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.errors import SpaceError
+
+__all__ = ["ChoiceKnob", "Knob", "OrderKnob", "SplitKnob", "divisors"]
+
+
+def divisors(extent: int) -> list[int]:
+    """The divisors of ``extent``, ascending."""
+    small = [d for d in range(1, math.isqrt(extent) + 1) if extent % d == 0]
+    return sorted({*small, *(extent // d for d in small)})
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A named finite choice.
+
+    Attributes:
+        name: unique within its space.
+        choices: what the indices stand for; each a tuple of ints of one length.
+    """
+
+    name: str
+    choices: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        if not self.choices:
+            raise SpaceError(f"a knob needs at least one choice, but {self.name!r} has none; leave the knob out")
+        if len(set(self.choices)) != len(self.choices):
+            raise SpaceError(f"the choices of a knob differ from each other, but those of {self.name!r} repeat")
+
+    def __len__(self) -> int:
+        return len(self.choices)
+
+    @cached_property
+    def table(self) -> NDArray[np.int64]:
+        """``(choices, width)``: the choices as numbers, to look up whole columns of configs."""
+        return np.asarray(self.choices, dtype=np.int64).reshape(len(self.choices), -1)
+
+
+@dataclass(frozen=True)
+class ChoiceKnob(Knob):
+    """One of some numbers. ``ChoiceKnob.of("unroll", [1, 2, 4])``."""
+
+    @classmethod
+    def of(cls, name: str, values: Sequence[int]) -> ChoiceKnob:
+        """A knob whose choices are ``values``."""
+        return cls(name, tuple((int(v),) for v in values))
+
+
+@dataclass(frozen=True)
+class SplitKnob(Knob):
+    """Split of a loop of ``extent`` into an outer loop and ``parts - 1`` inner ones.
+
+    A choice lists all factors from the outside in; the product of the factors is the extent, or, where tails are
+    allowed, the smallest multiple of the inner ones that covers it.
+    """
+
+    extent: int = 1
+
+    @classmethod
+    def exact(cls, name: str, extent: int, parts: int, most: Sequence[int | None] | None = None) -> SplitKnob:
+        """Every way to write ``extent`` as a product of ``parts`` factors.
+
+        Args:
+            name: the knob's name.
+            extent: the loop's trip count.
+            parts: number of factors.
+            most: for each inner factor (``parts - 1`` of them) its upper bound, or None.
+        """
+        return cls.of(name, extent, [divisors(extent)] * (parts - 1), most, exact=True)
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        extent: int,
+        inner: Sequence[Sequence[int]],
+        most: Sequence[int | None] | None = None,
+        exact: bool = False,
+    ) -> SplitKnob:
+        """Every combination of the ``inner`` factors; the outermost factor is what covers the rest.
+
+        Args:
+            name: the knob's name.
+            extent: the loop's trip count.
+            inner: for each inner loop from outside in, the factors it may have.
+            most: for each inner factor its upper bound, or None.
+            exact: keep only splits without a tail.
+        """
+        bounds = most or [None] * len(inner)
+        allowed = [[f for f in fs if b is None or f <= b] for fs, b in zip(inner, bounds, strict=True)]
+        choices = []
+        for factors in itertools.product(*allowed):
+            product = math.prod(factors)
+            if (exact and extent % product) or (product > extent and product > 1):
+                continue
+            choices.append((-(-extent // product), *factors))
+        return cls(name, tuple(choices), extent)
+
+
+@dataclass(frozen=True)
+class OrderKnob(Knob):
+    """An order of ``k`` loops: a choice is a permutation of ``range(k)``, outermost first."""
+
+    @classmethod
+    def of(cls, name: str, orders: Sequence[Sequence[int]]) -> OrderKnob:
+        """A knob whose choices are ``orders``."""
+        return cls(name, tuple(tuple(o) for o in orders))

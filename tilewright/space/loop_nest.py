@@ -1,0 +1,59 @@
+"""Scheduled programs in closed form: what cost models see, without lowering a candidate."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Annotation", "LoopNest"]
+
+
+class Annotation(enum.IntEnum):
+    """How a loop is executed."""
+
+    SERIAL = 0
+    PARALLEL = 1
+    VECTORIZED = 2
+    UNROLLED = 3
+
+
+@dataclass(frozen=True)
+class LoopNest:
+    """The main loop nests of ``n`` programs of one template, with ``L`` loops and ``B`` buffers each.
+
+    Loops are listed from outside in; a program with fewer loops has loops of extent 1. "At loop l"
+    means: during one execution of the body of loop ``l - 1``, that is all iterations of loop ``l``
+    and of those inside it.
+
+    Attributes:
+        axes: names of the iteration axes that loops can belong to.
+        buffers: names of the buffers accessed.
+        axis: ``(n, L)`` int8, which axis each loop iterates (index into ``axes``).
+        extents: ``(n, L)`` float32, trip counts.
+        annotations: ``(n, L)`` int8, values of :class:`Annotation`.
+        touched: ``(n, B, L)`` float32, bytes of each buffer touched at loop l (distinct elements).
+        strides: ``(n, B, L)`` float32, distance in elements between consecutive iterations of loop l; 0: reused.
+        reuse: ``(n, B, L)`` float32, accesses at loop l divided by the distinct elements touched there.
+        arithmetic: ``(n, 3)`` float32, additions, multiplications, other operations of one innermost iteration.
+        extra: ``(n, E)`` float32, further numbers a template knows to matter (registers used, vector
+            length, tail efficiency, parallel balance, ...), named by ``extra_names``.
+        extra_names: names of the columns of ``extra``.
+    """
+
+    axes: tuple[str, ...]
+    buffers: tuple[str, ...]
+    axis: NDArray[np.int8]
+    extents: NDArray[np.float32]
+    annotations: NDArray[np.int8]
+    touched: NDArray[np.float32]
+    strides: NDArray[np.float32]
+    reuse: NDArray[np.float32]
+    arithmetic: NDArray[np.float32]
+    extra: NDArray[np.float32]
+    extra_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.extents)
