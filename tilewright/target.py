@@ -1,0 +1,129 @@
+"""The machine that code is tuned for: what the compiler is told, and what the design spaces need to know."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from tilewright.errors import TargetError
+from tilewright.tvm_compat import set_threads, usable_cores
+
+__all__ = ["Target"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A CPU.
+
+    Attributes:
+        mcpu: LLVM's name of the CPU, such as ``znver3``.
+        cores: how many cores programs use.
+        machine: the CPU's own model name, so that records know whose they are.
+        features: the vector extensions that matter, sorted.
+        lanes: float32 numbers in a vector register.
+        registers: number of vector registers.
+        l1, l2, l3: data cache sizes in bytes; ``l1`` and ``l2`` per core, ``l3`` as shared.
+        tvm_version: version of the compiler.
+    """
+
+    mcpu: str
+    cores: int
+    machine: str
+    features: tuple[str, ...]
+    lanes: int
+    registers: int
+    l1: int
+    l2: int
+    l3: int
+    tvm_version: str
+
+    @classmethod
+    def parse(cls, text: str = "native") -> Target:
+        """The target of ``native`` or ``llvm:MCPU`` (such as ``llvm:core-avx2``), with this machine's cores and caches.
+
+        Raises:
+            TargetError: no such target.
+        """
+        set_threads()
+        import tvm
+
+        if text == "native":
+            mcpu = str(tvm.target.codegen.llvm_get_system_cpu())
+        else:
+            kind, _, mcpu = text.partition(":")
+            if kind != "llvm" or not mcpu:
+                raise TargetError(
+                    f"a target is 'native' or 'llvm:MCPU' such as llvm:core-avx2, but this is {text!r}; "
+                    "leave --target out to tune for this machine"
+                )
+            known = {str(name) for name in tvm.target.codegen.llvm_get_cpu_archlist(tvm.target.Target("llvm"))}
+            if mcpu not in known:
+                near = ", ".join(sorted(name for name in known if name.startswith(mcpu[:4]))[:8])
+                raise TargetError(
+                    f"LLVM knows no CPU called {mcpu!r} for this machine's architecture"
+                    + (f"; near it are {near}" if near else "")
+                )
+        return _describe(mcpu, usable_cores(), str(tvm.__version__))
+
+    @cached_property
+    def key(self) -> str:
+        """Identity for the records: two machines share records only where this agrees."""
+        text = json.dumps(
+            [self.mcpu, self.cores, self.machine, self.features, self.l1, self.l2, self.l3, self.tvm_version]
+        )
+        return f"{self.mcpu}-{self.cores}x-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    @cached_property
+    def tvm(self) -> Any:
+        """The ``tvm.target.Target``. MetaSchedule refuses one without ``num-cores``."""
+        import tvm
+
+        return tvm.target.Target({"kind": "llvm", "mcpu": self.mcpu, "num-cores": self.cores})
+
+
+@cache
+def _describe(mcpu: str, cores: int, tvm_version: str) -> Target:
+    import tvm
+
+    target = tvm.target.Target({"kind": "llvm", "mcpu": mcpu, "num-cores": cores})
+    wanted = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512vnni", "neon", "sve")
+    features = tuple(f for f in wanted if tvm.target.codegen.target_has_features(f, target))
+    lanes, registers = 4, 16
+    if "avx512f" in features:
+        lanes, registers = 16, 32
+    elif "avx2" in features or "avx" in features:
+        lanes, registers = 8, 16
+    elif platform.machine() in ("aarch64", "arm64"):
+        lanes, registers = 4, 32
+    l1, l2, l3 = _cache_sizes()
+    return Target(mcpu, cores, _model_name(), features, lanes, registers, l1, l2, l3, tvm_version)
+
+
+def _cache_sizes() -> tuple[int, int, int]:
+    """Data cache sizes of the first core in bytes; common ones where the system does not tell."""
+    sizes = {1: 32 << 10, 2: 512 << 10, 3: 8 << 20}
+    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        try:
+            if (index / "type").read_text().strip() == "Instruction":
+                continue
+            text = (index / "size").read_text().strip()
+            scale = {"K": 1 << 10, "M": 1 << 20}.get(text[-1])
+            sizes[int((index / "level").read_text())] = int(text[:-1]) * scale if scale else int(text)
+        except (OSError, ValueError):
+            continue
+    return sizes[1], sizes[2], sizes[3]
+
+
+def _model_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

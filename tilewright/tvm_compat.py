@@ -1,0 +1,53 @@
+"""Every work-around for a TVM version, each with the version and the reason. Import TVM through here first.
+
+Nothing else in Tilewright patches TVM or sets its environment variables.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import types
+from pathlib import Path
+
+__all__ = ["light_tensor_intrinsics", "set_threads", "usable_cores"]
+
+
+def usable_cores() -> int:
+    """How many cores this process may use: its affinity, and its control group's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        if quota != "max":
+            cores = min(cores, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no control group of version 2: affinity is all there is
+        pass
+    return cores
+
+
+def set_threads(count: int | None = None) -> None:
+    """Make TVM's thread pool use ``count`` threads (default: all usable cores). Call before TVM is imported.
+
+    TVM 0.27, x86: the pool takes half of the logical processors, as if the rest were hyper-threads, also where they
+    are not. An explicit ``TVM_NUM_THREADS`` of the user's wins.
+    """
+    os.environ.setdefault("TVM_NUM_THREADS", str(count or usable_cores()))
+
+
+def light_tensor_intrinsics() -> None:
+    """Stand an empty package in for ``tvm.s_tir.tensor_intrin``.
+
+    TVM 0.27: importing it parses every CUDA intrinsic, 31 s; ``TuneContext`` and MetaSchedule's builders import it.
+    Only the ``x86`` or ``arm_cpu`` submodule is of use on a CPU.
+    """
+    name = "tvm.s_tir.tensor_intrin"
+    if name in sys.modules:
+        return
+    import tvm.s_tir
+
+    package = types.ModuleType(name)
+    package.__path__ = [str(Path(tvm.s_tir.__file__).parent / "tensor_intrin")]
+    sys.modules[name] = package
+    tvm.s_tir.tensor_intrin = package
+    importlib.import_module(name + (".arm_cpu" if os.uname().machine == "aarch64" else ".x86"))
