@@ -1,0 +1,69 @@
+# One place for every command. `make` alone lists them.
+#
+# PYTHON   the interpreter that .venv is made with (3.10 to 3.13)
+# MODEL    a model file, or the short name of one of the light networks of the onnx package (resnet50, vgg19, ...)
+# BUDGET   how long `make demo` may take to tune: 90s, 5m, 1h30m
+# TORCH    1 installs PyTorch too; the tests that need it are skipped without
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+MODEL ?= squeezenet
+BUDGET ?= 5m
+TORCH ?= 0
+PYTEST_ARGS ?=
+BENCH ?=
+
+BIN := .venv/bin
+comma := ,
+EXTRAS := dev$(if $(filter 1,$(TORCH)),$(comma)torch)
+# Another stamp for another set of extras, so that TORCH=1 is noticed after a run without it.
+STAMP := .venv/.installed-$(if $(filter 1,$(TORCH)),dev-torch,dev)
+
+.PHONY: help venv demo test lint bench clean
+
+help: ## list these targets
+	@echo "make demo [MODEL=resnet50] [BUDGET=5m], and:"
+	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+venv: $(STAMP) ## make .venv and install everything with pinned versions
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+demo: $(STAMP) ## tune MODEL within BUDGET, then compare with ONNX Runtime and the untuned build
+	@mkdir -p demo
+	@model='$(MODEL)'; \
+	if [[ ! -e "$$model" ]]; then \
+	  light=$$($(BIN)/python -c 'import onnx, pathlib; print(pathlib.Path(onnx.__file__).parent / "backend/test/data/light")'); \
+	  if [[ ! -e "$$light/light_$$model.onnx" ]]; then \
+	    echo "MODEL is a file or the short name of a light network, but this is '$$model'; the names are:" \
+	      $$(cd "$$light" && ls light_*.onnx | sed -E 's/^light_(.*)\.onnx$$/\1/') >&2; \
+	    exit 2; \
+	  fi; \
+	  model="$$light/light_$$model.onnx"; \
+	fi; \
+	set -x; \
+	$(BIN)/tilewright tune "$$model" --out demo/executable --budget '$(BUDGET)' --json demo/tune.json; \
+	$(BIN)/tilewright bench demo/executable --against onnxruntime --against untuned --json demo/bench.json
+
+test: $(STAMP) ## run the test suite (TORCH=1 with PyTorch, PYTEST_ARGS='-k records')
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP) ## ruff and mypy, as configured in pyproject.toml
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP) ## list the benchmark scripts, or run one: make bench BENCH=throughput
+	@if [[ -n '$(BENCH)' ]]; then $(BIN)/python -m 'bench.$(BENCH)'; \
+	else echo 'make bench BENCH=NAME, where NAME is one of:'; \
+	  (cd bench && ls *.py 2>/dev/null || true) | sed -nE 's/^([a-z][a-z0-9_]*)\.py$$/  \1/p'; fi
+
+clean: ## remove .venv and everything that was made
+	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
