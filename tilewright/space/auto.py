@@ -1,0 +1,198 @@
+"""MetaSchedule's generated design spaces seen as knobs: a space for any function.
+
+The first knob, ``sketch``, chooses the program's structure; the others are its sampling decisions. Sketch 0 is the
+function as it stands, which is what TVM builds untuned; sketch 1 is :mod:`tilewright.space.simple`; the rest are
+MetaSchedule's, by its rules for CPUs. Sketches share a knob where they make the same choice, so few columns are idle.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.errors import SpaceError
+from tilewright.space.knob import ChoiceKnob, Knob, SplitKnob
+from tilewright.space.loop_nest import LoopNest
+from tilewright.space.module import space_errors, task_module
+from tilewright.space.simple import PARALLEL_WORK, simple_schedule, work
+from tilewright.space.space import Configs
+from tilewright.space.trace import Generator, Sample, read_samples, replay
+from tilewright.target import Target
+from tilewright.task import Task
+
+if TYPE_CHECKING:
+    from tvm.s_tir import Schedule
+    from tvm.s_tir.schedule import Trace
+
+__all__ = ["AutoSpace"]
+
+_UNTUNED, _SIMPLE = 0, 1
+_INLINE, _PARALLEL, _VECTOR = 1, 2, 3  # columns of the simple sketch's knobs
+
+
+@dataclass(frozen=True)
+class _Sketch:
+    """One of MetaSchedule's spaces: its trace, and for each sample the column of its knob (None: no choice)."""
+
+    trace: Trace
+    samples: tuple[Sample, ...]
+    columns: tuple[int | None, ...]
+
+
+class AutoSpace:
+    """MetaSchedule's spaces, the untuned program and a plain parallel one, for any task.
+
+    The same task and target give the same knobs in every process. Knobs that the config's sketch does not use must
+    be 0 (:meth:`canonical` makes them so): each program then has one config.
+
+    Args:
+        task: what is scheduled.
+        target: the CPU to schedule for.
+
+    Raises:
+        SpaceError: the task's function cannot be read or is no function that can be scheduled.
+    """
+
+    template = "auto/1"
+    has_loop_nest = False
+
+    def __init__(self, task: Task, target: Target) -> None:
+        self.task = task
+        self.target = target
+        self._module = task_module(task)
+        #: Why MetaSchedule's generator gave no sketches, or "".
+        self.generator_error = ""
+        self._generator: Generator | None = None
+        generated: list[tuple[Trace, list[Sample]]] = []
+        try:
+            with space_errors("MetaSchedule generates no space"):
+                self._generator, generated = self._generate()
+        except SpaceError as exc:  # the untuned and the simple sketch remain
+            self.generator_error = str(exc)
+        knobs: list[Knob] = [
+            ChoiceKnob.of("sketch", range(2 + len(generated))),
+            ChoiceKnob.of("inline", [0, 1]),
+            ChoiceKnob.of("parallel", [0, 1]),
+            ChoiceKnob.of("vector", [1, target.lanes, 2 * target.lanes, 4 * target.lanes]),
+        ]
+        self._sketches = _share(generated, knobs)
+        self.knobs: tuple[Knob, ...] = tuple(knobs)
+        #: ``(sketches, knobs)``: which knobs each sketch uses.
+        self._active = np.zeros((2 + len(generated), len(knobs)), dtype=np.bool_)
+        self._active[:, 0] = True
+        self._active[_SIMPLE, [_INLINE, _PARALLEL, _VECTOR]] = True
+        for row, sketch in enumerate(self._sketches, start=2):
+            self._active[row, [c for c in sketch.columns if c is not None]] = True
+
+    def __repr__(self) -> str:
+        return f"AutoSpace({self.task.name!r}, {len(self._active)} sketches, {len(self.knobs)} knobs)"
+
+    def valid(self, configs: Configs) -> NDArray[np.bool_]:
+        """Which configs have 0 in all knobs that their sketch does not use. ``(n,)``."""
+        idle = ~self._active[configs[:, 0]]
+        return np.asarray(~((configs != 0) & idle).any(axis=1), dtype=np.bool_)
+
+    def canonical(self, configs: Configs) -> Configs:
+        """The configs with 0 in all knobs that their sketch does not use. ``(n, knobs)``."""
+        return np.where(self._active[configs[:, 0]], configs, 0).astype(np.int32)
+
+    def loop_nest(self, configs: Configs) -> LoopNest:
+        """Refused: these programs have no closed form.
+
+        Raises:
+            SpaceError: always.
+        """
+        raise SpaceError(f"{self.template} has no loop nest in closed form; score its configs on their knobs")
+
+    def default(self) -> NDArray[np.int32]:
+        """The simple sketch; the untuned program where it does not apply."""
+        return self._default.copy()
+
+    @cached_property
+    def _default(self) -> NDArray[np.int32]:
+        config = np.zeros(len(self.knobs), dtype=np.int32)
+        config[0] = _SIMPLE
+        try:
+            with space_errors("the simple sketch does not apply"):
+                config[[_INLINE, _PARALLEL, _VECTOR]] = 1, work(self._module) >= PARALLEL_WORK, 1
+                self.schedule(config)
+        except SpaceError:
+            config[:] = 0
+        return config
+
+    def schedule(self, config: NDArray[np.int32]) -> Schedule:
+        """The program of one config, traced, with its one function called ``main``.
+
+        Raises:
+            SpaceError: the config is not of the space, or its program is impossible.
+        """
+        row = np.asarray(config)
+        if row.shape != (len(self.knobs),) or any(not 0 <= int(i) < len(k) for i, k in zip(row, self.knobs)):  # noqa: B905
+            raise SpaceError(
+                f"a config of this space is a row of {len(self.knobs)} indices, each below its knob's number of "
+                f"choices, but this is {row.tolist()}; was it written by another version of {self.template}?"
+            )
+        if not self.valid(row[None])[0]:
+            raise SpaceError(f"knobs that sketch {row[0]} does not use must be 0: {row.tolist()}; use canonical()")
+        with space_errors(f"{self.task.name!r} has no program for the config {row.tolist()}"):
+            return self._scheduled([int(i) for i in row])
+
+    def _scheduled(self, row: Sequence[int]) -> Schedule:
+        from tvm.s_tir import Schedule
+
+        if row[0] == _UNTUNED:
+            return Schedule(self._module, seed=1)
+        if row[0] == _SIMPLE:
+            inline, parallel, vector = (self.knobs[c].choices[row[c]][0] for c in (_INLINE, _PARALLEL, _VECTOR))
+            return simple_schedule(self._module, bool(inline), bool(parallel), vector)
+        sketch = self._sketches[row[0] - 2]
+        schedule = replay(
+            sketch.trace,
+            self._module,
+            {
+                sample.index: sample.decisions[0 if column is None else row[column]]
+                for sample, column in zip(sketch.samples, sketch.columns, strict=True)
+            },
+        )
+        assert self._generator is not None  # it made the sketch
+        refused = self._generator.finish(schedule)
+        if refused is not None:
+            raise SpaceError(f"MetaSchedule's {refused} refuses the config {list(row)} of {self.task.name!r}")
+        return schedule
+
+    def _generate(self) -> tuple[Generator, list[tuple[Trace, list[Sample]]]]:
+        generator = Generator(self._module, self.target.tvm)
+        traces: list[Any] = generator.traces()
+        return generator, [(trace, read_samples(trace, self._module)) for trace in traces]
+
+
+def _share(generated: Sequence[tuple[Trace, list[Sample]]], knobs: list[Knob]) -> list[_Sketch]:
+    """Give each sample a knob, appended to ``knobs``; the n-th equal choice of every sketch is one knob."""
+    known: dict[tuple[str, tuple[tuple[int, ...], ...], int], int] = {}
+    sketches = []
+    for trace, samples in generated:
+        seen: Counter[tuple[str, tuple[tuple[int, ...], ...]]] = Counter()
+        columns: list[int | None] = []
+        for sample in samples:
+            if len(sample.decisions) == 1:
+                columns.append(None)
+                continue
+            kind = (sample.kind, sample.labels)
+            key = (*kind, seen[kind])
+            seen[kind] += 1
+            if key not in known:
+                known[key] = len(knobs)
+                name = f"{sample.kind}{len(knobs)}"
+                tile = sample.kind == "tile"
+                knobs.append(
+                    SplitKnob(name, sample.labels, sample.extent) if tile else ChoiceKnob(name, sample.labels)
+                )
+            columns.append(known[key])
+        sketches.append(_Sketch(trace, tuple(samples), tuple(columns)))
+    return sketches

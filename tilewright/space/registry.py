@@ -1,0 +1,33 @@
+"""Which design space serves a task."""
+
+from __future__ import annotations
+
+from tilewright.errors import SpaceError
+from tilewright.space.module import task_module
+from tilewright.space.space import DesignSpace
+from tilewright.target import Target
+from tilewright.task import Task
+
+__all__ = ["make_space", "task_module"]
+
+
+def make_space(task: Task, target: Target) -> DesignSpace:
+    """The design space of ``task`` on ``target``: the same knobs in every process.
+
+    A contraction that the template cannot serve gets the *auto* space.
+
+    Raises:
+        SpaceError: a task of unknown kind, or one whose function cannot be read.
+    """
+    if task.kind not in ("contraction", "auto"):
+        raise SpaceError(f"a task's kind is 'contraction' or 'auto', but that of {task.name!r} is {task.kind!r}")
+    if task.kind == "contraction":
+        from tilewright.space.contraction import ContractionSpace
+
+        try:
+            return ContractionSpace(task, target)
+        except SpaceError:
+            pass
+    from tilewright.space.auto import AutoSpace
+
+    return AutoSpace(task, target)

@@ -1,0 +1,230 @@
+"""A plain schedule for any function: every block's outer loops in parallel, its innermost contiguous one vectorised.
+
+    for n, c, h, w, kh, kw: Y[n, c, h, w] += X[n, c, h + kh, w + kw] * W[c, kh, kw]
+    -->
+    parallel for n·c·h:
+        for wo: vectorised for wi: Y[...] = 0
+        for wo: for kh, kw: vectorised for wi: Y[...] += X[...] * W[...]
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from tilewright.space.knob import divisors
+
+if TYPE_CHECKING:
+    from tvm.ir import IRModule
+    from tvm.s_tir import Schedule
+
+__all__ = ["PARALLEL_WORK", "simple_schedule", "work"]
+
+#: Below so many innermost iterations, waking the other threads (2 to 5 µs) costs more than they save.
+PARALLEL_WORK = 1 << 15
+
+#: Shorter vectors are no faster than what LLVM finds by itself.
+_SHORTEST_VECTOR = 4
+_SPATIAL, _REDUCTION = 0, 2  # tvm.tirx.IterVar.DataPar, CommReduce
+
+
+def simple_schedule(module: IRModule, inline: bool, parallel: bool, vector: int) -> Schedule:
+    """Schedule every block of ``module`` on its own.
+
+    A block that a step does not apply to (opaque, data-dependent, one of several in a loop) keeps its loops there.
+
+    Args:
+        module: the function, called ``main``.
+        inline: compute element-wise producers where they are used, rather than storing them.
+        parallel: spread the outer spatial loops over the threads.
+        vector: at most so many elements in a vectorised loop; 1 leaves vectorising to LLVM.
+    """
+    from tvm.s_tir import Schedule, ScheduleError
+
+    schedule = Schedule(module, seed=1)
+    root = schedule.get_sblock("root")
+    if inline:
+        for block in schedule.get_child_blocks(root):
+            if _inlinable(schedule, block):
+                try:
+                    schedule.compute_inline(block)
+                except ScheduleError:
+                    continue
+    for block in schedule.get_child_blocks(root):
+        try:
+            _schedule_block(schedule, block, parallel, vector)
+        except ScheduleError:
+            continue
+    return schedule
+
+
+def work(module: IRModule) -> int:
+    """Innermost iterations of the function: of all its blocks together. A loop of unknown extent counts once."""
+    from tvm.s_tir import Schedule
+
+    schedule = Schedule(module)
+    total = 0
+    for block in schedule.get_child_blocks(schedule.get_sblock("root")):
+        extents = [schedule.get(loop).extent for loop in schedule.get_loops(block)]
+        total += math.prod(int(e) for e in extents if isinstance(getattr(e, "value", e), int))
+    return total
+
+
+def _inlinable(schedule: Schedule, block: Any) -> bool:
+    """Whether inlining repeats no work: all consumers are spatial, and as large as the block itself.
+
+    (A padding or an exponential inlined into a reduction would be computed again for every use.)
+    """
+    consumers = schedule.get_consumers(block)
+    size = _size(schedule, block)
+    return bool(consumers) and all(
+        {v.iter_type for v in schedule.get(c).iter_vars} <= {_SPATIAL} and _size(schedule, c) <= size for c in consumers
+    )
+
+
+def _size(schedule: Schedule, block: Any) -> int:
+    return math.prod(int(v.dom.extent) for v in schedule.get(block).iter_vars)
+
+
+def _schedule_block(schedule: Schedule, block: Any, parallel: bool, vector: int) -> None:
+    stmt = schedule.get(block)
+    loops = list(schedule.get_loops(block))
+    variables = _loop_variables(schedule, block, loops)
+    if variables is None:
+        return
+    spatial = [loop for loop, var in zip(loops, variables, strict=True) if var is None or var.iter_type == _SPATIAL]
+    reduction = [loop for loop in loops if loop not in spatial]
+    if not spatial:
+        return
+    last = variables[loops.index(spatial[-1])]
+    if not reduction and _elementwise(stmt):
+        spatial = [schedule.fuse(*spatial)] if len(spatial) > 1 else spatial  # one stretch of memory: splits well
+        contiguous = True
+    else:
+        contiguous = last is not None and _contiguous_along(stmt, last.var, bool(reduction))
+    outer, inner = spatial[:-1], spatial[-1:]
+    lanes = _lanes(schedule.get(inner[0]).extent, vector) if contiguous else 1
+    lane_loop = None
+    if lanes > 1:
+        body, lane_loop = schedule.split(inner[0], factors=[None, lanes])
+        inner = [body]
+    if not outer:
+        outer, inner = inner, []
+    if reduction:
+        schedule.reorder(*outer, *inner, *reduction, *([] if lane_loop is None else [lane_loop]))
+    fused = schedule.fuse(*outer) if len(outer) > 1 else outer[0]
+    if parallel and not _is_one(schedule.get(fused).extent):
+        schedule.parallel(fused)
+    if lane_loop is not None:
+        schedule.vectorize(lane_loop)
+    if reduction:
+        # Otherwise the test "first iteration?" stays in the innermost loop.
+        init = schedule.decompose_reduction(block, reduction[0])
+        if lane_loop is not None:
+            schedule.vectorize(schedule.get_loops(init)[-1])
+
+
+def _loop_variables(schedule: Schedule, block: Any, loops: list[Any]) -> list[Any] | None:
+    """For each loop around ``block`` the iteration variable it alone is, or None for a loop of extent 1.
+
+    None for all where loops and variables do not pair up, or a variable is neither spatial nor a reduction.
+    """
+    realize = _realize(schedule, block, loops)
+    if realize is None:
+        return None
+    pairs = list(zip(realize.iter_values, schedule.get(block).iter_vars, strict=True))
+    found: list[Any] = []
+    for loop in loops:
+        node = schedule.get(loop)
+        var = next((v for value, v in pairs if node.loop_var.same_as(value)), None)
+        if (var is None and not _is_one(node.extent)) or (var is not None and var.iter_type not in (_SPATIAL, _REDUCTION)):
+            return None
+        found.append(var)
+    return found
+
+
+def _realize(schedule: Schedule, block: Any, loops: list[Any]) -> Any | None:
+    """The realisation of ``block`` where its loops are around it alone."""
+    if not loops:
+        return None
+    node = schedule.get(loops[0])
+    for _ in loops:
+        node = node.body
+    return node if hasattr(node, "iter_values") and node.block.same_as(schedule.get(block)) else None
+
+
+def _is_one(extent: Any) -> bool:
+    return getattr(extent, "value", extent) == 1
+
+
+def _elementwise(stmt: Any) -> bool:
+    """Whether all buffers have one shape and are accessed at the same place."""
+    from tvm_ffi import structural_equal
+
+    (write,) = stmt.writes if len(stmt.writes) == 1 else (None,)
+    if write is None:
+        return False
+    place = [r.min for r in write.region]
+    if [getattr(p, "name", None) for p in place] != [v.var.name for v in stmt.iter_vars]:
+        return False
+    return all(
+        structural_equal(list(read.source.ty.shape), list(write.source.ty.shape))
+        and structural_equal([r.min for r in read.region], place, map_free_vars=False)
+        for read in stmt.reads
+    )
+
+
+def _lanes(extent: Any, vector: int) -> int:
+    """The largest divisor of a loop's extent that is at most ``vector``; 1 where that is too short to pay."""
+    count = getattr(extent, "value", extent)
+    lanes = max(d for d in divisors(count) if d <= vector) if isinstance(count, int) else 1
+    return lanes if lanes >= _SHORTEST_VECTOR else 1
+
+
+def _contiguous_along(stmt: Any, var: Any, reduces: bool) -> bool:
+    """Whether the block can be vectorised along ``var``: contiguous writes, and no condition that depends on it.
+
+    A reduction's reads must be contiguous too (or not depend on ``var``): its vectorised loop goes inside the
+    reduction's, which strided reads would make slower, not faster.
+    """
+    reads = list(stmt.reads) if reduces else []
+    return (
+        len(stmt.writes) == 1
+        and _contiguous(stmt.writes[0], var)
+        and all(_contiguous(r, var) or not _uses(r, var) for r in reads)
+        and not _conditional(stmt, var)
+    )
+
+
+def _contiguous(region: Any, var: Any) -> bool:
+    """Whether ``var`` moves along the last dimension of the region only."""
+    moves = [_in(r.min, var) for r in region.region]
+    return bool(moves) and moves[-1] and not any(moves[:-1])
+
+
+def _uses(region: Any, var: Any) -> bool:
+    return any(_in(r.min, var) for r in region.region)
+
+
+def _in(expr: Any, var: Any) -> bool:
+    from tvm.tirx.analysis import undefined_vars
+
+    return any(v.same_as(var) for v in undefined_vars(expr))
+
+
+def _conditional(stmt: Any, var: Any) -> bool:
+    """Whether ``var`` decides a condition, which would turn the vectorised loop back into a serial one."""
+    from tvm.ir import Call
+    from tvm.tirx import Select
+    from tvm_ffi import structural_walk
+
+    conditions: list[Any] = []
+
+    def see(node: Any) -> None:
+        if isinstance(node, Select):
+            conditions.append(node.condition)
+        elif getattr(node.op, "name", "").endswith("if_then_else"):
+            conditions.append(node.args[0])
+
+    structural_walk(stmt.body, ((Select, see), (Call, see)))
+    return any(_in(condition, var) for condition in conditions)
