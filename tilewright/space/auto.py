@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["AutoSpace"]
 
 _UNTUNED, _SIMPLE = 0, 1
-_INLINE, _PARALLEL, _VECTOR = 1, 2, 3  # columns of the simple sketch's knobs
+#: Columns of the simple sketch's knobs.
+_INLINE, _PARALLEL, _VECTOR, _UNROLL, _JOIN = _SIMPLE_KNOBS = range(1, 6)
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,15 @@ class AutoSpace:
             ChoiceKnob.of("inline", [0, 1]),
             ChoiceKnob.of("parallel", [0, 1]),
             ChoiceKnob.of("vector", [1, target.lanes, 2 * target.lanes, 4 * target.lanes]),
+            ChoiceKnob.of("unroll", [1, 16, 64]),
+            ChoiceKnob.of("join", [0, 1]),
         ]
         self._sketches = _share(generated, knobs)
         self.knobs: tuple[Knob, ...] = tuple(knobs)
         #: ``(sketches, knobs)``: which knobs each sketch uses.
         self._active = np.zeros((2 + len(generated), len(knobs)), dtype=np.bool_)
         self._active[:, 0] = True
-        self._active[_SIMPLE, [_INLINE, _PARALLEL, _VECTOR]] = True
+        self._active[_SIMPLE, list(_SIMPLE_KNOBS)] = True
         for row, sketch in enumerate(self._sketches, start=2):
             self._active[row, [c for c in sketch.columns if c is not None]] = True
 
@@ -120,7 +123,7 @@ class AutoSpace:
         config[0] = _SIMPLE
         try:
             with space_errors("the simple sketch does not apply"):
-                config[[_INLINE, _PARALLEL, _VECTOR]] = 1, work(self._module) >= PARALLEL_WORK, 1
+                config[list(_SIMPLE_KNOBS)] = 1, work(self._module) >= PARALLEL_WORK, 1, 1, 1
                 self.schedule(config)
         except SpaceError:
             config[:] = 0
@@ -149,8 +152,8 @@ class AutoSpace:
         if row[0] == _UNTUNED:
             return Schedule(self._module, seed=1)
         if row[0] == _SIMPLE:
-            inline, parallel, vector = (self.knobs[c].choices[row[c]][0] for c in (_INLINE, _PARALLEL, _VECTOR))
-            return simple_schedule(self._module, bool(inline), bool(parallel), vector)
+            inline, parallel, vector, unroll, join = (self.knobs[c].choices[row[c]][0] for c in _SIMPLE_KNOBS)
+            return simple_schedule(self._module, bool(inline), bool(parallel), vector, unroll, bool(join))
         sketch = self._sketches[row[0] - 2]
         schedule = replay(
             sketch.trace,

@@ -28,7 +28,9 @@ _SHORTEST_VECTOR = 4
 _SPATIAL, _REDUCTION = 0, 2  # tvm.tirx.IterVar.DataPar, CommReduce
 
 
-def simple_schedule(module: IRModule, inline: bool, parallel: bool, vector: int) -> Schedule:
+def simple_schedule(
+    module: IRModule, inline: bool, parallel: bool, vector: int, unroll: int, join: bool
+) -> Schedule:
     """Schedule every block of ``module`` on its own.
 
     A block that a step does not apply to (opaque, data-dependent, one of several in a loop) keeps its loops there.
@@ -38,6 +40,8 @@ def simple_schedule(module: IRModule, inline: bool, parallel: bool, vector: int)
         inline: compute element-wise producers where they are used, rather than storing them.
         parallel: spread the outer spatial loops over the threads.
         vector: at most so many elements in a vectorised loop; 1 leaves vectorising to LLVM.
+        unroll: at most so many iterations of a reduction written out, which keeps its sums in registers.
+        join: compute what follows a reduction element by element inside the reduction's parallel loop.
     """
     from tvm.s_tir import Schedule, ScheduleError
 
@@ -50,9 +54,14 @@ def simple_schedule(module: IRModule, inline: bool, parallel: bool, vector: int)
                     schedule.compute_inline(block)
                 except ScheduleError:
                     continue
+    joined: list[str] = []
     for block in schedule.get_child_blocks(root):
+        if schedule.get(block).name_hint in joined:
+            continue
         try:
-            _schedule_block(schedule, block, parallel, vector)
+            fused = _schedule_block(schedule, block, parallel, vector, unroll)
+            if join and fused is not None:
+                joined += _join(schedule, block, fused, vector)
         except ScheduleError:
             continue
     return schedule
@@ -82,20 +91,22 @@ def _inlinable(schedule: Schedule, block: Any) -> bool:
     )
 
 
-def _size(schedule: Schedule, block: Any) -> int:
-    return math.prod(int(v.dom.extent) for v in schedule.get(block).iter_vars)
+def _size(schedule: Schedule, block: Any, kind: int | None = None) -> int:
+    """Iterations of the block's variables, or of those of one kind."""
+    return math.prod(int(v.dom.extent) for v in schedule.get(block).iter_vars if kind in (None, v.iter_type))
 
 
-def _schedule_block(schedule: Schedule, block: Any, parallel: bool, vector: int) -> None:
+def _schedule_block(schedule: Schedule, block: Any, parallel: bool, vector: int, unroll: int) -> Any | None:
+    """Schedule one block; returns the outer loop of a reduction."""
     stmt = schedule.get(block)
     loops = list(schedule.get_loops(block))
     variables = _loop_variables(schedule, block, loops)
     if variables is None:
-        return
+        return None
     spatial = [loop for loop, var in zip(loops, variables, strict=True) if var is None or var.iter_type == _SPATIAL]
     reduction = [loop for loop in loops if loop not in spatial]
     if not spatial:
-        return
+        return None
     last = variables[loops.index(spatial[-1])]
     if not reduction and _elementwise(stmt):
         spatial = [schedule.fuse(*spatial)] if len(spatial) > 1 else spatial  # one stretch of memory: splits well
@@ -117,11 +128,40 @@ def _schedule_block(schedule: Schedule, block: Any, parallel: bool, vector: int)
         schedule.parallel(fused)
     if lane_loop is not None:
         schedule.vectorize(lane_loop)
-    if reduction:
-        # Otherwise the test "first iteration?" stays in the innermost loop.
-        init = schedule.decompose_reduction(block, reduction[0])
-        if lane_loop is not None:
-            schedule.vectorize(schedule.get_loops(init)[-1])
+    if not reduction:
+        return None
+    written = 1
+    for loop in reversed(reduction):
+        extent = getattr(schedule.get(loop).extent, "value", None)
+        if extent is None or written * extent > unroll:
+            break
+        written *= extent
+        schedule.unroll(loop)
+    # Otherwise the test "first iteration?" stays in the innermost loop.
+    init = schedule.decompose_reduction(block, reduction[0])
+    if lane_loop is not None:
+        schedule.vectorize(schedule.get_loops(init)[-1])
+    return fused
+
+
+def _join(schedule: Schedule, block: Any, fused: Any, vector: int) -> list[str]:
+    """Move the one element-wise consumer of a scheduled reduction into its loop ``fused``. Returns its name."""
+    consumers = schedule.get_consumers(block)
+    if len(consumers) != 1:
+        return []
+    consumer = consumers[0]
+    stmt = schedule.get(consumer)
+    if {v.iter_type for v in stmt.iter_vars} != {_SPATIAL} or _size(schedule, consumer) != _size(
+        schedule, block, _SPATIAL
+    ):
+        return []
+    contiguous = _contiguous_along(stmt, stmt.iter_vars[-1].var, False)
+    schedule.reverse_compute_at(consumer, fused)
+    innermost = schedule.get_loops(consumer)[-1]
+    lanes = _lanes(schedule.get(innermost).extent, vector) if contiguous else 1
+    if lanes > 1 and not innermost.same_as(fused):
+        schedule.vectorize(schedule.split(innermost, factors=[None, lanes])[1])
+    return [stmt.name_hint]
 
 
 def _loop_variables(schedule: Schedule, block: Any, loops: list[Any]) -> list[Any] | None:
