@@ -1,0 +1,250 @@
+"""One suite for every store. To have yours tested, add its factory to ``STORES``."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from tests.records import strategies as some
+from tilewright.errors import RecordsError
+from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.records import open_store
+from tilewright.records.memory import MemoryStore
+from tilewright.records.sql import SQLStore
+from tilewright.records.store import Query, Store, Summary
+from tilewright.task import Task
+
+AnyStore = MemoryStore | SQLStore
+STORES: dict[str, Callable[[Path], AnyStore]] = {
+    "memory": lambda directory: MemoryStore(),
+    "sqlite": lambda directory: open_store(directory / "records.db"),
+}
+EVERYTHING = Query()
+GOOD = Measurement("t", "cpu", "contraction/1", (1, 2, 3), Outcome.OK, (0.002, 0.003), "", 1.7e9, 0.5)
+TASK = Task("t", "conv2d 3x3", "contraction", 1e9, "{}")
+
+
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyStore]:
+    with STORES[request.param](tmp_path) as store:
+        yield store
+
+
+def timed(config: int, *seconds: float) -> Measurement:
+    return replace(GOOD, config=(config,), repeats=seconds)
+
+
+def changed(fields: Mapping[str, Any]) -> Measurement:
+    return replace(GOOD, **fields)
+
+
+def test_is_a_store(store: AnyStore) -> None:
+    contract: Store = store  # mypy holds the signatures against the contract
+    assert list(contract.scan(EVERYTHING)) == []
+    assert contract.best("t", "cpu", "contraction/1", 10) == []
+    assert store.summary() == []
+
+
+def test_order_of_adding(store: AnyStore) -> None:
+    first, second, third = timed(1, 3.0), timed(2, 1.0), timed(1, 3.0)
+    store.add([first, second])
+    store.add([])
+    store.add([third])
+    assert list(store.scan(EVERYTHING)) == [first, second, third]
+
+
+@pytest.mark.parametrize("field", ["task", "target", "template"])
+def test_scan_picks(store: AnyStore, field: str) -> None:
+    other = changed({field: "other"})
+    store.add([GOOD, other, GOOD])
+    assert list(store.scan(Query(**{field: "other"}))) == [other]
+    assert list(store.scan(Query(**{field: getattr(GOOD, field)}))) == [GOOD, GOOD]
+    assert list(store.scan(Query(**{field: "third"}))) == []
+    assert store.best("t", "cpu", "contraction/1", 10) == [GOOD]
+
+
+def test_best_is_fastest_first(store: AnyStore) -> None:
+    slow, fast, middle = timed(1, 3.0), timed(2, 1.0), timed(3, 2.0)
+    store.add([slow, fast, middle])
+    assert store.best("t", "cpu", "contraction/1", 2) == [fast, middle]
+    assert store.best("t", "cpu", "contraction/1", 10) == [fast, middle, slow]
+    assert store.best("t", "cpu", "contraction/1", 0) == []
+
+
+def test_best_goes_by_the_robust_latency(store: AnyStore) -> None:
+    lucky = timed(1, 0.5, 9.0, 9.0, 9.0, 9.0, 9.0)
+    steady = timed(2, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0)
+    store.add([lucky, steady])
+    assert store.best("t", "cpu", "contraction/1", 1) == [steady]
+
+
+def test_best_gives_each_config_once(store: AnyStore) -> None:
+    store.add([timed(1, 3.0), timed(1, 1.0), timed(1, 1.0), timed(2, 2.0)])
+    assert store.best("t", "cpu", "contraction/1", 2) == [timed(1, 1.0), timed(2, 2.0)]
+
+
+def test_the_older_of_equals_is_better(store: AnyStore) -> None:
+    store.add([timed(3, 1.0), timed(1, 1.0), timed(2, 1.0)])
+    assert [m.config for m in store.best("t", "cpu", "contraction/1", 3)] == [(3,), (1,), (2,)]
+
+
+@pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome is not Outcome.OK])
+def test_failures_are_kept_and_never_best(store: AnyStore, outcome: Outcome) -> None:
+    failure = replace(GOOD, outcome=outcome, repeats=(), message="signal 11\nat 'x'; line two")
+    wrong_but_timed = replace(failure, repeats=(1e-9,))
+    store.add([failure, GOOD, wrong_but_timed])
+    assert list(store.scan(EVERYTHING)) == [failure, GOOD, wrong_but_timed]
+    assert store.best("t", "cpu", "contraction/1", 10) == [GOOD]
+    assert (store.summary()[0].count, store.summary()[0].ok) == (3, 1)
+
+
+def test_numpy_numbers_come_back_as_plain_ones(store: AnyStore) -> None:
+    row = np.array([1, 2, 3], dtype=np.int32)
+    store.add([replace(GOOD, config=tuple(row), repeats=tuple(np.array([0.25, 0.5])), time=float(np.float32(5)))])
+    (found,) = store.scan(EVERYTHING)
+    assert found == replace(GOOD, repeats=(0.25, 0.5), time=5.0)
+    assert [type(index) for index in found.config] == [int] * 3
+    assert [type(seconds) for seconds in found.repeats] == [float] * 2
+
+
+def test_unstorable_characters_of_a_message(store: AnyStore) -> None:
+    store.add([replace(GOOD, message="a\0b\udc80c\U0001f600")])
+    (found,) = store.scan(EVERYTHING)
+    assert found.message == "a\ufffdb\ufffdc\U0001f600"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"repeats": (float("nan"),)}, {"repeats": (float("inf"),)}, {"repeats": (-1.0,)}, {"repeats": (None,)},
+        {"repeats": (1e10,)}, {"repeats": ()}, {"config": (-1,)}, {"config": (2**31,)}, {"config": (1.5,)},
+        {"config": ("1",)}, {"config": None}, {"outcome": "ok"}, {"task": ""}, {"target": None}, {"template": "a\0b"},
+        {"task": "\ud800"}, {"time": float("nan")}, {"time": "now"}, {"elapsed": -1.0}, {"elapsed": float("inf")},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_impossible_is_refused_and_nothing_is_kept(store: AnyStore, change: dict[str, object]) -> None:
+    bad = changed(change)
+    with pytest.raises(RecordsError):
+        store.add([GOOD, bad])
+    assert list(store.scan(EVERYTHING)) == []
+
+
+def test_summary(store: AnyStore) -> None:
+    failure = replace(GOOD, outcome=Outcome.RUN_CRASHED, repeats=(), time=1.8e9)
+    store.add([GOOD, timed(1, 0.001), failure, replace(failure, target="gpu")])
+    assert store.summary() == [
+        Summary("t", "cpu", "contraction/1", "", None, 3, 2, 0.001, 1.8e9),
+        Summary("t", "gpu", "contraction/1", "", None, 1, 0, None, 1.8e9),
+    ]
+
+
+def test_describe(store: AnyStore) -> None:
+    store.describe(TASK)
+    assert store.summary() == []
+    store.add([GOOD, replace(GOOD, task="unknown")])
+    assert [(s.name, s.flop) for s in store.summary()] == [("conv2d 3x3", 1e9), ("", None)]
+    store.describe(replace(TASK, name="a better name", flop=2e9))
+    assert [(s.name, s.flop) for s in store.summary()] == [("a better name", 2e9), ("", None)]
+
+
+def test_adding_while_scanning(store: AnyStore) -> None:
+    store.add([timed(index, 1.0) for index in range(50)])
+    for seen, measurement in enumerate(store.scan(EVERYTHING)):
+        assert measurement.config == (seen,)
+        store.add([timed(100, 1.0)])
+        if seen == 10:
+            break
+    assert len(list(store.scan(EVERYTHING))) == 61
+
+
+def test_a_closed_store_refuses(store: AnyStore) -> None:
+    store.close()
+    store.close()
+    calls: list[Callable[[], object]] = [
+        lambda: store.add([GOOD]),
+        lambda: store.best("t", "cpu", "contraction/1", 1),
+        lambda: store.scan(EVERYTHING),
+        lambda: store.describe(TASK),
+        store.summary,
+    ]
+    for call in calls:
+        with pytest.raises(RecordsError, match="closed"):
+            call()
+
+
+@pytest.mark.parametrize("name", STORES)
+@settings(max_examples=50)
+@given(added=st.lists(some.measurements(), max_size=8))
+def test_round_trip(name: str, added: list[Measurement]) -> None:
+    with tempfile.TemporaryDirectory() as directory, STORES[name](Path(directory)) as store:
+        store.add(added)
+        assert list(store.scan(EVERYTHING)) == added
+
+
+class Agreement(RuleBasedStateMachine):
+    """All stores, told the same, say the same. The first is in memory and the model for the others."""
+
+    @initialize()
+    def open(self) -> None:
+        self.directory = tempfile.TemporaryDirectory()
+        self.stores = [make(Path(self.directory.name)) for make in STORES.values()]
+
+    @rule(added=st.lists(some.measurements(), max_size=4))
+    def add(self, added: list[Measurement]) -> None:
+        for store in self.stores:
+            store.add(added)
+
+    @rule(good=some.measurements())
+    def refuse(self, good: Measurement) -> None:
+        for store in self.stores:
+            with pytest.raises(RecordsError):
+                store.add([good, replace(good, elapsed=-1.0)])
+
+    @rule(task=some.tasks())
+    def describe(self, task: Task) -> None:
+        for store in self.stores:
+            store.describe(task)
+
+    @rule()
+    def reopen(self) -> None:
+        # Only what outlives its object can be opened again; the others go on.
+        for index, store in enumerate(self.stores):
+            if isinstance(store, SQLStore):
+                store.close()
+                self.stores[index] = open_store(store.where)
+
+    @rule(key=st.tuples(some.keys, some.targets, some.templates), count=st.integers(-1, 5))
+    def best(self, key: tuple[str, str, str], count: int) -> None:
+        model, *others = [store.best(*key, count) for store in self.stores]
+        assert all(other == model for other in others)
+        assert len({measurement.config for measurement in model}) == len(model)
+
+    @rule(query=some.queries)
+    def scan(self, query: Query) -> None:
+        model, *others = [list(store.scan(query)) for store in self.stores]
+        assert all(other == model for other in others)
+
+    @invariant()
+    def summaries_agree(self) -> None:
+        model, *others = [store.summary() for store in getattr(self, "stores", [MemoryStore()])]
+        assert all(other == model for other in others)
+
+    def teardown(self) -> None:
+        for store in getattr(self, "stores", []):
+            store.close()
+        if hasattr(self, "directory"):
+            self.directory.cleanup()
+
+
+TestAgreement = Agreement.TestCase
+TestAgreement.settings = settings(max_examples=40, stateful_step_count=15)

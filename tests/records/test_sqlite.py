@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tilewright.errors import RecordsError, RecordsFormatError, RecordsVersionError
+from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.records import open_store
+from tilewright.records.schema import VERSION
+from tilewright.records.sqlite import APPLICATION_ID
+from tilewright.records.store import Query
+
+EVERYTHING = Query()
+
+
+def measured(writer: str, index: int) -> Measurement:
+    return Measurement("t", writer, "contraction/1", (index,), Outcome.OK, (1.0 + index,))
+
+
+def test_records_outlive_the_store(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    with open_store(path) as store:
+        store.add([measured("a", 1)])
+    with open_store(str(path)) as store:
+        store.add([measured("a", 0)])
+        assert list(store.scan(EVERYTHING)) == [measured("a", 1), measured("a", 0)]
+    assert [file.name for file in tmp_path.iterdir()] == ["records.db"]
+
+
+def test_header_and_mode(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    open_store(path).close()
+    connection = sqlite3.connect(path)
+    marks = [
+        connection.execute(f"PRAGMA {n}").fetchone()[0] for n in ("application_id", "user_version", "journal_mode")
+    ]
+    connection.close()
+    assert marks == [APPLICATION_ID, VERSION, "wal"]
+
+
+def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    path.touch()
+    with open_store(path) as store:
+        assert list(store.scan(EVERYTHING)) == []
+
+
+@pytest.mark.parametrize("name", [":memory:", "file:x?mode=ro", "a b%20c#?&", "'; --"])
+def test_a_name_is_only_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with open_store(name) as store:
+        store.add([measured("a", 0)])
+    assert (tmp_path / name).is_file()
+    with open_store(name) as store:
+        assert len(list(store.scan(EVERYTHING))) == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"task,seconds\n", b"\x7fELF", b"{}", b"SQLite format 3\0 and then nonsense" * 100, b"SQLite format 3\0"],
+)
+def test_not_a_database(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "records.db"
+    path.write_bytes(content)
+    with pytest.raises(RecordsFormatError, match=r"records\.db.*name another file"):
+        open_store(path)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("mark", [0, 1])
+def test_another_applications_database(tmp_path: Path, mark: int) -> None:
+    path = tmp_path / "records.db"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE bookmarks (url TEXT)")
+    connection.execute(f"PRAGMA application_id = {mark}")
+    connection.close()
+    with pytest.raises(RecordsFormatError, match="another application's"):
+        open_store(path)
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("bookmarks",)]
+    connection.close()
+
+
+def test_a_newer_version(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    open_store(path).close()
+    edit(path, f"PRAGMA user_version = {VERSION + 1}")
+    with pytest.raises(RecordsVersionError, match=rf"version {VERSION + 1}; upgrade Tilewright"):
+        open_store(path)
+
+
+def test_a_store_without_its_tables(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    with open_store(path) as store:
+        edit(path, "DROP TABLE measurements")
+        with pytest.raises(RecordsFormatError, match="no such table"):
+            store.add([measured("a", 0)])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "config = 'x'", "config = '{}'", "config = '[1.5]'", "config = '[true]'", "config = '[-1]'", "config = '[[1]]'",
+        "config = '[' || replace(hex(zeroblob(3000)), '0', '9') || ']'",
+        "config = replace(hex(zeroblob(50000)), '0', '[')",
+        "config = x'8004'", "config = 7", "outcome = 'splendid'", "repeats = '[]'", "repeats = '[NaN]'",
+        "repeats = '[-1]'",
+        "repeats = '[\"1\"]'", "task = ''", "time = 'noon'", "elapsed = -1", "message = 7.5",
+    ],
+)  # fmt: skip
+def test_a_row_that_is_no_measurement(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "records.db"
+    with open_store(path) as store:
+        store.add([measured("a", 0), measured("a", 1)])
+        edit(path, f"UPDATE measurements SET {change} WHERE id = 2")
+        if "message = 7.5" in change:  # the column is text, and SQLite makes it so
+            assert [m.message for m in store.scan(EVERYTHING)] == ["", "7.5"]
+            return
+        with pytest.raises(RecordsFormatError):
+            list(store.scan(EVERYTHING))
+
+
+def edit(path: Path, statement: str) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
+def test_no_such_directory(tmp_path: Path) -> None:
+    with pytest.raises(RecordsError, match="directory does not exist; make"):
+        open_store(tmp_path / "none" / "records.db")
+
+
+def test_a_directory(tmp_path: Path) -> None:
+    with pytest.raises(RecordsError, match="is a directory; name a file in it"):
+        open_store(tmp_path)
+
+
+def test_a_name_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(RecordsError, match="name another file"):
+        open_store(str(tmp_path / "a\0b"))
+    with pytest.raises(RecordsError):
+        open_store(tmp_path / ("x" * 300))
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a directory that not even root may write to")
+def test_an_unwritable_directory() -> None:
+    with pytest.raises(RecordsError, match=r"/proc/records\.db cannot be read or written.*writable"):
+        open_store("/proc/records.db")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to every file")
+def test_an_unwritable_file(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    open_store(path).close()
+    path.chmod(0o444)
+    with pytest.raises(RecordsError, match="writable"):
+        open_store(path)
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    with open_store(tmp_path / "records.db") as store:
+        store.add([measured("a", 0)])
+        with store._engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA max_page_count = 1")
+        with pytest.raises(RecordsError, match="make room on the disk"):
+            store.add([measured("a", index) for index in range(2000)])
+        assert list(store.scan(EVERYTHING)) == [measured("a", 0)]
+
+
+def write_many(path: Path, writer: str, batches: int) -> None:
+    # Opened here, so that the processes race for making the file too.
+    with open_store(path) as store:
+        for index in range(batches):
+            store.add([measured(writer, 2 * index), measured(writer, 2 * index + 1)])
+            store.best("t", writer, "contraction/1", 3)
+
+
+def test_four_processes_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=write_many, args=(path, name, 40)) for name in "abcd"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0] * 4
+    with open_store(path) as store:
+        for name in "abcd":
+            assert list(store.scan(Query(target=name))) == [measured(name, index) for index in range(80)]
+
+
+def test_what_was_added_survives_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    program = (
+        "import os, signal, sys\n"
+        "from tests.records.test_sqlite import measured\n"
+        "from tilewright.records import open_store\n"
+        "store = open_store(sys.argv[1])\n"
+        "store.add([measured('a', index) for index in range(3)])\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", program, path], cwd=root, check=False).returncode == -9
+    with open_store(path) as store:
+        assert [m.config for m in store.scan(EVERYTHING)] == [(0,), (1,), (2,)]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT * FROM measurements WHERE task = ? AND target = ? AND template = ? AND seconds IS NOT NULL "
+        "ORDER BY seconds, id",
+        "SELECT * FROM measurements WHERE task = ? AND target = ? AND template = ? ORDER BY id",
+    ],
+)
+def test_best_and_scan_walk_an_index(tmp_path: Path, query: str) -> None:
+    path = tmp_path / "records.db"
+    open_store(path).close()
+    connection = sqlite3.connect(path)
+    plan = " ".join(row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + query, ("a", "b", "c")))
+    connection.close()
+    assert "USING INDEX" in plan
+    assert "TEMP B-TREE" not in plan
+
+
+def test_importing_the_package_is_light() -> None:
+    program = "import sys, tilewright.records; sys.exit('sqlalchemy' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,0 +1,134 @@
+"""What a measurement may contain, and its form as text. Every store and the export pass through here.
+
+Nothing read back is ever evaluated or unpickled: a config is a list of integers, a repeat is a number, and
+anything else is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from tilewright.errors import RecordsError, RecordsFormatError
+from tilewright.measure.outcome import Measurement, Outcome
+
+__all__ = ["decode", "decode_list", "encode_list", "normalise"]
+
+#: A latency or an effort beyond this many seconds (31 years) is a mistake, and would overflow a sum later.
+LONGEST = 1e9
+#: Indices are int32 wherever configs are handled.
+LARGEST_INDEX = 2**31 - 1
+
+
+def normalise(measurement: Measurement) -> Measurement:
+    """The measurement in plain Python numbers and storable text, checked.
+
+    NumPy scalars become ``int`` and ``float``. Of a message, characters that no database stores (NUL and lone
+    surrogates, both common in the last words of a crashed compiler) become U+FFFD.
+
+    Raises:
+        RecordsError: a field is of the wrong kind or out of range.
+    """
+    try:
+        config = tuple(operator.index(index) for index in measurement.config)
+        repeats = tuple(float(seconds) for seconds in measurement.repeats)
+        time, elapsed = float(measurement.time), float(measurement.elapsed)
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise RecordsError(
+            f"a measurement holds a config of integers and times in seconds, but this is {measurement!r}: {exc}"
+        ) from exc
+    if not isinstance(measurement.outcome, Outcome):
+        raise RecordsError(f"an outcome is one of {[o.name for o in Outcome]}, but this is {measurement.outcome!r}")
+    for name in ("task", "target", "template"):
+        key = getattr(measurement, name)
+        if not isinstance(key, str) or not key or storable(key) != key:
+            raise RecordsError(f"a measurement's {name} is a text of plain characters, but this is {key!r}")
+    if any(not 0 <= index <= LARGEST_INDEX for index in config):
+        raise RecordsError(f"a config's entries are from 0 to 2**31 - 1, but this is {config}")
+    if any(not 0 <= seconds <= LONGEST for seconds in (*repeats, elapsed)) or not math.isfinite(time):
+        raise RecordsError(
+            f"a measurement's times are finite and not negative, but these are repeats {repeats}, elapsed {elapsed}, "
+            f"time {time}; a failure has no repeats, and its outcome says what happened"
+        )
+    if measurement.ok and not repeats:
+        raise RecordsError("an OK measurement has at least one repeat, but this has none; give it another outcome")
+    message = storable(str(measurement.message))
+    return replace(measurement, config=config, repeats=repeats, time=time, elapsed=elapsed, message=message)
+
+
+def storable(text: str) -> str:
+    """``text`` with U+FFFD for each NUL and each lone surrogate."""
+    return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def encode_list(numbers: Iterable[float]) -> str:
+    """A list of numbers as JSON. Equal lists give equal text, so that a database can compare configs."""
+    return json.dumps(list(numbers), separators=(",", ":"), allow_nan=False)
+
+
+def decode_list(text: str) -> list[Any]:
+    """The list in a JSON text. Raises ``RecordsFormatError`` where it is none."""
+    try:
+        value = json.loads(text)
+    # A number of 5,000 digits is a ValueError, ten thousand opening brackets are a RecursionError.
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise RecordsFormatError(f"a list of numbers in JSON was expected, but found {shorten(text)}: {exc}") from exc
+    if not isinstance(value, list):
+        raise RecordsFormatError(f"a list of numbers in JSON was expected, but found {shorten(text)}")
+    return value
+
+
+def decode(fields: Mapping[str, Any]) -> Measurement:
+    """The measurement in ``fields``, which are the attributes of ``Measurement`` as JSON has them.
+
+    Raises:
+        RecordsFormatError: a field is missing, of the wrong kind, or out of range.
+    """
+    try:
+        measurement = Measurement(
+            task=_exactly(str, fields, "task"),
+            target=_exactly(str, fields, "target"),
+            template=_exactly(str, fields, "template"),
+            config=tuple(_numbers(int, fields, "config")),
+            outcome=Outcome(_exactly(str, fields, "outcome")),
+            repeats=tuple(map(float, _numbers(float, fields, "repeats"))),
+            message=_exactly(str, fields, "message"),
+            time=float(_number(fields, "time")),
+            elapsed=float(_number(fields, "elapsed")),
+        )
+        return normalise(measurement)
+    except KeyError as exc:
+        raise RecordsFormatError(f"a measurement has a field {exc}, but this has only {sorted(fields)}") from exc
+    except (ValueError, OverflowError, RecordsError) as exc:
+        raise RecordsFormatError(f"not a measurement: {exc}") from exc
+
+
+def shorten(value: object) -> str:
+    """A value for a message: quoted, and cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _exactly(kind: type, fields: Mapping[str, Any], name: str) -> Any:
+    value = fields[name]
+    if type(value) is not kind:
+        raise ValueError(f"{name} should be of type {kind.__name__}, but is {shorten(value)}")
+    return value
+
+
+def _number(fields: Mapping[str, Any], name: str) -> Any:
+    value = fields[name]
+    if type(value) not in (int, float):
+        raise ValueError(f"{name} should be a number, but is {shorten(value)}")
+    return value
+
+
+def _numbers(kind: type, fields: Mapping[str, Any], name: str) -> list[Any]:
+    values = _exactly(list, fields, name)
+    if any(type(value) is not int and type(value) is not kind for value in values):
+        raise ValueError(f"{name} should be a list of type {kind.__name__}, but is {shorten(values)}")
+    return list(values)

@@ -1,0 +1,85 @@
+"""A store that forgets: for tests, for trying things out, and for when no file can be written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from types import TracebackType
+
+from tilewright.errors import RecordsError
+from tilewright.measure.outcome import Measurement
+from tilewright.records.codec import normalise, storable
+from tilewright.records.store import Query, Summary
+from tilewright.task import Task
+
+__all__ = ["MemoryStore"]
+
+
+class MemoryStore:
+    """A store in this process's memory."""
+
+    def __init__(self) -> None:
+        self._measurements: list[Measurement] = []
+        self._tasks: dict[str, tuple[str, float]] = {}
+        self._closed = False
+
+    def add(self, measurements: Sequence[Measurement]) -> None:
+        """Keep the measurements, all or none. Raises ``RecordsError`` where one holds something impossible."""
+        self._check_open()
+        self._measurements.extend([normalise(measurement) for measurement in measurements])
+
+    def best(self, task: str, target: str, template: str, count: int) -> list[Measurement]:
+        """The fastest ``count`` OK measurements with different configs, fastest first, the older of equals first."""
+        self._check_open()
+        timed = [m for m in self.scan(Query(task, target, template)) if m.ok]
+        found: dict[tuple[int, ...], Measurement] = {}
+        for measurement in sorted(timed, key=lambda m: m.seconds):
+            found.setdefault(measurement.config, measurement)
+        return list(islice(found.values(), max(0, count)))
+
+    def scan(self, query: Query) -> Iterator[Measurement]:
+        """The measurements that match, in the order they were added. Later ones may or may not be among them."""
+        self._check_open()
+        return (
+            measurement
+            for measurement in self._measurements[:]
+            if query.task in (None, measurement.task)
+            and query.target in (None, measurement.target)
+            and query.template in (None, measurement.template)
+        )
+
+    def describe(self, task: Task) -> None:
+        """Remember the name and the FLOP count behind a task's key."""
+        self._check_open()
+        self._tasks[task.key] = (storable(task.name), float(task.flop))
+
+    def summary(self) -> list[Summary]:
+        """What the store holds of each task, target and template, ordered by these three."""
+        self._check_open()
+        groups: dict[tuple[str, str, str], list[Measurement]] = {}
+        for measurement in self._measurements:
+            groups.setdefault((measurement.task, measurement.target, measurement.template), []).append(measurement)
+        return [self._summarise(key, groups[key]) for key in sorted(groups)]
+
+    def _summarise(self, key: tuple[str, str, str], group: list[Measurement]) -> Summary:
+        name, flop = self._tasks.get(key[0], ("", None))
+        latencies = [m.seconds for m in group if m.ok]
+        best, last = min(latencies, default=None), max(m.time for m in group)
+        return Summary(*key, name, flop, len(group), len(latencies), best, last)
+
+    def close(self) -> None:
+        """Forget everything. A second close does nothing."""
+        self._closed = True
+        self._measurements.clear()
+
+    def __enter__(self) -> MemoryStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RecordsError("a store is used before it is closed, but this was closed; make another")

@@ -1,0 +1,190 @@
+"""The store in a database, through SQLAlchemy. What is special to one database stays out of here."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, exc, func, insert, select, update
+
+from tilewright.errors import RecordsError, RecordsFormatError
+from tilewright.measure.outcome import Measurement
+from tilewright.records.codec import decode, decode_list, encode_list, normalise, storable
+from tilewright.records.schema import measurements, tasks
+from tilewright.records.store import Query, Summary
+from tilewright.task import Task
+
+__all__ = ["SQLStore"]
+
+#: Rows fetched at a time while streaming: enough to make the fetching cheap, few enough to hold.
+_PAGE = 1000
+
+
+class SQLStore:
+    """A store in a database whose tables exist. ``open_store`` is the way to get one.
+
+    Args:
+        engine: the database. Transactions that write are begun with the execution option ``writes``.
+        where: names the store in messages.
+    """
+
+    def __init__(self, engine: Engine, where: str) -> None:
+        self.where = where
+        self._engine = engine
+        self._closed = False
+
+    def add(self, new: Sequence[Measurement]) -> None:
+        """Keep the measurements, all or none, in one transaction; they are durable when this returns.
+
+        Raises:
+            RecordsError: a measurement holds something impossible, or the database cannot be written.
+        """
+        rows = [_row(normalise(measurement)) for measurement in new]
+        with self._writing() as connection:
+            if rows:
+                connection.execute(insert(measurements), rows)
+
+    def best(self, task: str, target: str, template: str, count: int) -> list[Measurement]:
+        """The fastest ``count`` OK measurements with different configs, fastest first, the older of equals first."""
+        table = measurements.c
+        query = (
+            select(measurements)
+            .where(table.task == task, table.target == target, table.template == template, table.seconds.is_not(None))
+            .order_by(table.seconds, table.id)
+        )
+        found: dict[str, Measurement] = {}
+        with self._reading() as connection:
+            if count > 0:
+                for row in connection.execution_options(yield_per=64).execute(query):
+                    found.setdefault(row.config, _measurement(row))
+                    if len(found) == count:
+                        break
+        return list(found.values())
+
+    def scan(self, query: Query) -> Iterator[Measurement]:
+        """The measurements that match, in the order they were added. Later ones may or may not be among them.
+
+        A stream, which holds few rows at a time. It reads one state of the database from its first row on.
+        """
+        self._check_open()
+        return self._stream(query)
+
+    def _stream(self, query: Query) -> Iterator[Measurement]:
+        statement = select(measurements).order_by(measurements.c.id)
+        for name in ("task", "target", "template"):
+            wanted = getattr(query, name)
+            if wanted is not None:
+                statement = statement.where(measurements.c[name] == wanted)
+        with self._reading() as connection:
+            for row in connection.execution_options(yield_per=_PAGE).execute(statement):
+                yield _measurement(row)
+
+    def describe(self, task: Task) -> None:
+        """Remember the name and the FLOP count behind a task's key."""
+        values = {"name": storable(task.name), "kind": task.kind, "flop": float(task.flop)}
+        with self._writing() as connection:
+            if connection.execute(update(tasks).where(tasks.c.key == task.key).values(**values)).rowcount == 0:
+                connection.execute(insert(tasks).values(key=task.key, **values))
+
+    def summary(self) -> list[Summary]:
+        """What the store holds of each task, target and template, ordered by these three."""
+        table = measurements.c
+        key = (table.task, table.target, table.template)
+        groups = (
+            select(
+                *key,
+                func.count().label("count"),
+                func.count(table.seconds).label("ok"),
+                func.min(table.seconds).label("best_seconds"),
+                func.max(table.time).label("last_time"),
+            )
+            .group_by(*key)
+            .subquery()
+        )
+        query = select(groups, func.coalesce(tasks.c.name, "").label("name"), tasks.c.flop).select_from(
+            groups.outerjoin(tasks, tasks.c.key == groups.c.task)
+        )
+        with self._reading() as connection:
+            found = [Summary(**row._mapping) for row in connection.execute(query)]
+        # Sorted here, because databases order text by their own locale.
+        return sorted(found, key=lambda s: (s.task, s.target, s.template))
+
+    def close(self) -> None:
+        """Release the database's connections. A second close does nothing."""
+        self._closed = True
+        self._engine.dispose()
+
+    def __enter__(self) -> SQLStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        self._check_open()
+        with translated(self.where), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        self._check_open()
+        with translated(self.where), self._engine.execution_options(writes=True).begin() as connection:
+            yield connection
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RecordsError(f"a store is used before it is closed, but {self.where} was closed; open it again")
+
+
+@contextmanager
+def translated(where: str) -> Iterator[None]:
+    """The one boundary at which the database's errors become ours."""
+    try:
+        yield
+    # SQLAlchemy wraps the drivers' errors, but not those of a listener that prepares a connection.
+    except (exc.SQLAlchemyError, sqlite3.Error) as error:
+        cause = str(getattr(error, "orig", None) or error)
+        if "not a database" in cause or "malformed" in cause or "no such" in cause:
+            raise RecordsFormatError(
+                f"{where} should be a records store, but the database says: {cause}; "
+                "name another file, or restore this one from a copy"
+            ) from error
+        remedies = {
+            "locked": "another process has held it for too long; wait for it, or name another file",
+            "full": "make room on the disk",
+            "readonly": "make the file and its directory writable, or name another file",
+            "unable to open": "make its directory exist and be writable, or name another file",
+        }
+        remedy = next((text for word, text in remedies.items() if word in cause), "name another file")
+        raise RecordsError(f"the records in {where} cannot be read or written: {cause}; {remedy}") from error
+
+
+def _row(measurement: Measurement) -> dict[str, Any]:
+    return {
+        "task": measurement.task,
+        "target": measurement.target,
+        "template": measurement.template,
+        "config": encode_list(measurement.config),
+        "outcome": measurement.outcome.value,
+        "repeats": encode_list(measurement.repeats),
+        "seconds": measurement.seconds if measurement.ok else None,
+        "message": measurement.message,
+        "time": measurement.time,
+        "elapsed": measurement.elapsed,
+    }
+
+
+def _measurement(row: Row[Any]) -> Measurement:
+    fields = dict(row._mapping)
+    fields["config"] = decode_list(fields["config"])
+    fields["repeats"] = decode_list(fields["repeats"])
+    try:
+        return decode(fields)
+    except RecordsFormatError as error:
+        raise RecordsFormatError(f"measurement {row.id}: {error}") from error
