@@ -193,9 +193,7 @@ def _share(generated: Sequence[tuple[Trace, list[Sample]]], knobs: list[Knob]) -
                 known[key] = len(knobs)
                 name = f"{sample.kind}{len(knobs)}"
                 tile = sample.kind == "tile"
-                knobs.append(
-                    SplitKnob(name, sample.labels, sample.extent) if tile else ChoiceKnob(name, sample.labels)
-                )
+                knobs.append(SplitKnob(name, sample.labels, sample.extent) if tile else ChoiceKnob(name, sample.labels))
             columns.append(known[key])
         sketches.append(_Sketch(trace, tuple(samples), tuple(columns)))
     return sketches

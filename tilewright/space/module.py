@@ -13,7 +13,10 @@ from tilewright.tvm_compat import set_threads
 if TYPE_CHECKING:
     from tvm.ir import IRModule
 
-__all__ = ["space_errors", "task_module"]
+__all__ = ["TVM_ERRORS", "space_errors", "task_module"]
+
+#: What crosses TVM's C++ boundary: its own errors derive from RuntimeError, some checks raise Python's.
+TVM_ERRORS = (RuntimeError, ValueError, TypeError, LookupError)
 
 
 def task_module(task: Task) -> IRModule:
@@ -42,7 +45,7 @@ def space_errors(what: str) -> Iterator[None]:
         yield
     except SpaceError:
         raise
-    except (RuntimeError, ValueError, TypeError, LookupError) as exc:  # TVM's own derive from RuntimeError
+    except TVM_ERRORS as exc:
         raise SpaceError(f"{what}: {_gist(exc)}") from exc
 
 

@@ -1,10 +1,10 @@
 """A plain schedule for any function: every block's outer loops in parallel, its innermost contiguous one vectorised.
 
-    for n, c, h, w, kh, kw: Y[n, c, h, w] += X[n, c, h + kh, w + kw] * W[c, kh, kw]
-    -->
-    parallel for n·c·h:
-        for wo: vectorised for wi: Y[...] = 0
-        for wo: for kh, kw: vectorised for wi: Y[...] += X[...] * W[...]
+for n, c, h, w, kh, kw: Y[n, c, h, w] += X[n, c, h + kh, w + kw] * W[c, kh, kw]
+-->
+parallel for n·c·h:
+    for wo: vectorised for wi: Y[...] = 0
+    for wo: for kh, kw: vectorised for wi: Y[...] += X[...] * W[...]
 """
 
 from __future__ import annotations
@@ -20,17 +20,15 @@ if TYPE_CHECKING:
 
 __all__ = ["PARALLEL_WORK", "simple_schedule", "work"]
 
-#: Below so many innermost iterations, waking the other threads (2 to 5 µs) costs more than they save.
-PARALLEL_WORK = 1 << 15
+#: Below so many innermost iterations (10 to 20 µs of copying), waking the other threads costs more than they save.
+PARALLEL_WORK = 1 << 17
 
 #: Shorter vectors are no faster than what LLVM finds by itself.
 _SHORTEST_VECTOR = 4
 _SPATIAL, _REDUCTION = 0, 2  # tvm.tirx.IterVar.DataPar, CommReduce
 
 
-def simple_schedule(
-    module: IRModule, inline: bool, parallel: bool, vector: int, unroll: int, join: bool
-) -> Schedule:
+def simple_schedule(module: IRModule, inline: bool, parallel: bool, vector: int, unroll: int, join: bool) -> Schedule:
     """Schedule every block of ``module`` on its own.
 
     A block that a step does not apply to (opaque, data-dependent, one of several in a loop) keeps its loops there.
@@ -177,7 +175,8 @@ def _loop_variables(schedule: Schedule, block: Any, loops: list[Any]) -> list[An
     for loop in loops:
         node = schedule.get(loop)
         var = next((v for value, v in pairs if node.loop_var.same_as(value)), None)
-        if (var is None and not _is_one(node.extent)) or (var is not None and var.iter_type not in (_SPATIAL, _REDUCTION)):
+        fits = _is_one(node.extent) if var is None else var.iter_type in (_SPATIAL, _REDUCTION)
+        if not fits:
             return None
         found.append(var)
     return found
@@ -194,7 +193,7 @@ def _realize(schedule: Schedule, block: Any, loops: list[Any]) -> Any | None:
 
 
 def _is_one(extent: Any) -> bool:
-    return getattr(extent, "value", extent) == 1
+    return bool(getattr(extent, "value", extent) == 1)
 
 
 def _elementwise(stmt: Any) -> bool:

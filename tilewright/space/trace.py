@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tilewright.space.knob import divisors
+from tilewright.space.module import TVM_ERRORS
 from tilewright.tvm_compat import light_tensor_intrinsics
 
 if TYPE_CHECKING:
@@ -82,44 +83,59 @@ class Generator:
 
 def read_samples(trace: Trace, module: IRModule) -> list[Sample]:
     """The sampling instructions of ``trace`` in order, with everything each of them may decide."""
-    from tvm.s_tir import Schedule
+    probe = _Probe()
+    probe.replay(trace, module)
+    if any(inst.kind.name == _LOCATION for inst in trace.insts):
+        rng = random.Random(0)
+        for _ in range(_PROBES):
+            try:
+                probe.replay(trace, module, rng)
+            except TVM_ERRORS:  # random decisions may be impossible; what they showed until then holds
+                continue
+    return [
+        _sample(index, inst, probe.extents.get(index, 1), probe.locations.get(index, set()))
+        for index, inst in enumerate(trace.insts)
+        if inst.kind.name in (_TILE, _CHOICE, _LOCATION)
+    ]
 
-    extents: dict[int, int] = {}
-    locations: dict[int, set[int]] = {}
-    rng = random.Random(0)
-    for probe in range(1 + _PROBES):
+
+class _Probe:
+    """What sampling instructions find when their turn comes, over several replays of a trace.
+
+    Attributes:
+        extents: by instruction, of the loop that is tiled.
+        locations: by instruction, the outermost and innermost places found possible; -2 where inlining is.
+    """
+
+    def __init__(self) -> None:
+        self.extents: dict[int, int] = {}
+        self.locations: dict[int, set[int]] = {}
+
+    def replay(self, trace: Trace, module: IRModule, rng: random.Random | None = None) -> None:
+        """Look around in a replay with the trace's own decisions, or random ones."""
+        from tvm.s_tir import Schedule
+
         schedule = Schedule(module, seed=1)
         position = -1
 
-        # TVM calls this before each instruction, with the schedule in the state the instruction will find.
+        # TVM calls this before each instruction, with the schedule in the state that the instruction will find.
         def decide(inst: Instruction, inputs: Sequence[Any], attrs: Sequence[Any], decision: Any) -> Any:
             nonlocal position
             position += 1
             kind = inst.kind.name
             if kind == _TILE:
-                extents[position] = int(schedule.get(inputs[0]).extent)
-                if probe:
-                    return list(rng.choice(factorisations(extents[position], int(attrs[0]), int(attrs[1]))))
+                extent = self.extents[position] = int(schedule.get(inputs[0]).extent)
+                if rng is not None:
+                    return list(rng.choice(factorisations(extent, int(attrs[0]), int(attrs[1]))))
             elif kind == _LOCATION:
-                found = locations.setdefault(position, {-1})
                 innermost = _nearest_location(schedule, inputs[0], _INNERMOST)
-                found |= {innermost, _nearest_location(schedule, inputs[0], -2)}
-                if probe:
+                inline = _nearest_location(schedule, inputs[0], -2)
+                self.locations.setdefault(position, {-1}).update((innermost, inline))
+                if rng is not None:
                     return rng.randint(-1, max(innermost, -1))
             return decision
 
-        try:
-            trace.apply_to_schedule(schedule, False, decide)
-        except Exception:
-            if not probe:  # the generated decisions themselves must replay; random ones may be impossible
-                raise
-        if _LOCATION not in {inst.kind.name for inst in trace.insts}:
-            break
-    return [
-        _sample(index, inst, extents.get(index, 1), locations.get(index, set()))
-        for index, inst in enumerate(trace.insts)
-        if inst.kind.name in (_TILE, _CHOICE, _LOCATION)
-    ]
+        trace.apply_to_schedule(schedule, False, decide)
 
 
 def replay(trace: Trace, module: IRModule, decisions: dict[int, tuple[int, ...]]) -> Schedule:
@@ -142,9 +158,7 @@ def factorisations(extent: int, parts: int, innermost: int) -> tuple[tuple[int, 
     if parts == 1:
         return ((extent,),) if extent <= innermost else ()
     return tuple(
-        (first, *rest)
-        for first in divisors(extent)
-        for rest in factorisations(extent // first, parts - 1, innermost)
+        (first, *rest) for first in divisors(extent) for rest in factorisations(extent // first, parts - 1, innermost)
     )
 
 
