@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tilewright.errors import SpaceError
 from tilewright.space.auto import AutoSpace
+from tilewright.space.configs import mutate, neighbours, sample
 from tilewright.space.knob import SplitKnob
 from tilewright.space.registry import make_space, task_module
 from tilewright.space.space import Configs
@@ -195,6 +196,21 @@ def test_idle_knobs_are_zero(function: Callable[[], list[Any]]) -> None:
     assert auto.valid(canonical).all()
     np.testing.assert_array_equal(auto.valid(configs), (configs == canonical).all(axis=1))
     assert not canonical[canonical[:, 0] == UNTUNED].any()
+
+
+def test_configs_are_drawn_in_their_one_form() -> None:
+    auto = space(depthwise)
+    rng = np.random.default_rng(0)
+    drawn = sample(auto, rng, 500)
+    assert len(drawn) == 500
+    assert auto.valid(drawn).all()
+    assert set(drawn[:, 0]) == set(range(len(auto.knobs[0])))
+    assert auto.valid(mutate(auto, rng, drawn)).all()
+    near = neighbours(auto, auto.default())
+    assert auto.valid(near).all()
+    assert set(near[:, 0]) == set(range(len(auto.knobs[0])))
+    # A space without tiles is small enough to be listed: the untuned program, 96 simple ones, MetaSchedule's one.
+    assert len(sample(space(concatenation), rng, 1000)) == 1 + 2 * 2 * 4 * 3 * 2 + 1
 
 
 def test_knobs_are_what_metaschedule_samples() -> None:

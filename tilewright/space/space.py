@@ -14,7 +14,7 @@ from tilewright.task import Task
 if TYPE_CHECKING:
     from tvm.s_tir import Schedule
 
-__all__ = ["Configs", "DesignSpace"]
+__all__ = ["Canonical", "Configs", "DesignSpace"]
 
 #: An ``(n, knobs)`` array of knob indices, one config per row.
 Configs: TypeAlias = NDArray[np.int32]
@@ -22,6 +22,9 @@ Configs: TypeAlias = NDArray[np.int32]
 
 class DesignSpace(Protocol):
     """The programs that one task may become.
+
+    Each program should have one config. A space in which some choice makes other knobs idle has the
+    method of :class:`Canonical` as well.
 
     Attributes:
         task: what is scheduled.
@@ -55,4 +58,16 @@ class DesignSpace(Protocol):
 
     def schedule(self, config: NDArray[np.int32]) -> Schedule:
         """The program of one config. The only method that calls TVM. Raises ``SpaceError``."""
+        ...
+
+
+class Canonical(Protocol):
+    """What a design space with idle knobs can do besides; for all others it is the identity and left out.
+
+    Idle knobs must be 0 in a valid config, so random rows of such a space are hardly ever valid. Whatever makes
+    configs (``tilewright.space.configs``) therefore passes them through :func:`tilewright.space.configs.canonical`.
+    """
+
+    def canonical(self, configs: Configs) -> Configs:
+        """The same programs, each by its one valid config: idle knobs at 0. ``(n, knobs)``."""
         ...
