@@ -71,6 +71,10 @@ class SQLiteStore(SQLStore):
                     f"this Tilewright reads records stores up to version {VERSION}, but {path} is of version "
                     f"{version}; upgrade Tilewright, or name another file"
                 )
+            else:
+                # Written although it is there already: in a file that may only be read, BEGIN IMMEDIATE passes, and
+                # the first failure would otherwise be the first measurement, minutes later.
+                connection.exec_driver_sql(f"PRAGMA user_version = {version}")
 
 
 def _check_file(path: Path) -> None:
