@@ -236,9 +236,12 @@ def _contiguous_along(stmt: Any, var: Any, reduces: bool) -> bool:
 
 
 def _contiguous(region: Any, var: Any) -> bool:
-    """Whether ``var`` moves along the last dimension of the region only."""
+    """Whether ``var`` moves along the last dimension of the region only, in steps of one.
+
+    (Pooling with stride 2, vectorised here, took 1.5 to 2 times as long as what LLVM made of the plain loop.)
+    """
     moves = [_in(r.min, var) for r in region.region]
-    return bool(moves) and moves[-1] and not any(moves[:-1])
+    return bool(moves) and moves[-1] and not any(moves[:-1]) and not _scaled(region.region[-1].min, var)
 
 
 def _uses(region: Any, var: Any) -> bool:
@@ -249,6 +252,16 @@ def _in(expr: Any, var: Any) -> bool:
     from tvm.tirx.analysis import undefined_vars
 
     return any(v.same_as(var) for v in undefined_vars(expr))
+
+
+def _scaled(expr: Any, var: Any) -> bool:
+    """Whether ``var`` is multiplied or divided on its way into ``expr``."""
+    from tvm.tirx import FloorDiv, FloorMod, Mul
+    from tvm_ffi import structural_walk
+
+    terms: list[Any] = []
+    structural_walk(expr, tuple((kind, terms.append) for kind in (Mul, FloorDiv, FloorMod)))
+    return any(_in(term, var) for term in terms)
 
 
 def _conditional(stmt: Any, var: Any) -> bool:
