@@ -1,0 +1,147 @@
+"""A kernel's arguments: read off its function, filled with reproducible data, and its outputs compared."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["TOLERANCE", "Arguments", "Parameter", "Reference", "parameters_of"]
+
+#: Largest error that passes, as a fraction of the reference's largest magnitude: reordered float32 sums stay
+#: two orders below it, wrong indexing of random data lies three above.
+TOLERANCE = 1e-3
+#: Error that always passes, for outputs that are all zero in the reference (a clipped activation).
+_ABSOLUTE = 1e-6
+#: The alignment in bytes that TVM's code assumes of every tensor.
+_ALIGNMENT = 64
+#: Outputs are compared in pieces of so many elements, which stay in the second-level cache.
+_PIECE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One tensor argument. ``written``: the kernel stores to it, so it is an output."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    written: bool
+
+
+def parameters_of(function: Any) -> tuple[Parameter, ...]:
+    """The tensor arguments of a ``tvm.tirx.PrimFunc`` of static shapes, in order.
+
+    What the function stores to is an output; where no store to an argument is found (only extern calls), the last is.
+    """
+    import tvm_ffi
+    from tvm.tirx import BufferStore
+
+    stored: list[Any] = []
+    tvm_ffi.structural_walk(function.body, [(BufferStore, lambda store: stored.append(store.buffer))])
+    written = [any(parameter.same_as(buffer) for buffer in stored) for parameter in function.params]
+    if not any(written):
+        written[-1] = True
+    return tuple(
+        Parameter(tuple(int(extent) for extent in parameter.shape), str(parameter.dtype), is_written)
+        for parameter, is_written in zip(function.params, written, strict=True)
+    )
+
+
+class Arguments:
+    """The data that a kernel is run on; the same for the same parameters and ``seed`` in every process.
+
+    Attributes:
+        parameters: what the data is for.
+        tensors: the arguments as TVM tensors, which share their memory with the arrays here.
+    """
+
+    def __init__(self, parameters: tuple[Parameter, ...], seed: str) -> None:
+        from tvm.runtime import from_dlpack
+
+        digest = hashlib.sha256(seed.encode()).digest()
+        generator = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+        self.parameters = parameters
+        self._arrays = [_aligned(parameter) for parameter in parameters]
+        for parameter, array in zip(parameters, self._arrays, strict=True):
+            if not parameter.written:
+                _fill(array, generator)
+        self.tensors: tuple[Any, ...] = tuple(from_dlpack(array) for array in self._arrays)
+
+    @property
+    def outputs(self) -> list[NDArray[Any]]:
+        """The written arguments, as they are now."""
+        return [a for p, a in zip(self.parameters, self._arrays, strict=True) if p.written]
+
+    def blank(self) -> None:
+        """Overwrite the outputs, so that a kernel that leaves elements out is not excused by an earlier one's."""
+        for array in self.outputs:
+            array.fill(np.nan if array.dtype.kind == "f" else 85)
+
+
+class Reference:
+    """Outputs that count as right.
+
+    Attributes:
+        bytes: what it holds in memory.
+    """
+
+    def __init__(self, outputs: list[NDArray[Any]]) -> None:
+        self._outputs = [output.copy() for output in outputs]
+        self.bytes = sum(output.nbytes for output in outputs)
+
+    def mismatch(self, outputs: list[NDArray[Any]]) -> str:
+        """What is wrong with ``outputs``, in words; empty when nothing is."""
+        for index, (output, right) in enumerate(zip(outputs, self._outputs, strict=True)):
+            message = _mismatch(output.reshape(-1), right.reshape(-1))
+            if message:
+                return message if len(outputs) == 1 else f"output {index}: {message}"
+        return ""
+
+
+def _mismatch(output: NDArray[Any], right: NDArray[Any]) -> str:
+    error = scale = 0.0
+    for begin in range(0, output.size, _PIECE):
+        found, wanted = _numbers(output[begin : begin + _PIECE]), _numbers(right[begin : begin + _PIECE])
+        finite = np.isfinite(wanted)
+        if not finite.all():
+            odd = ~finite
+            if not np.array_equal(found[odd], wanted[odd], equal_nan=True):
+                return "infinities or NaN differ from the reference's"
+            found, wanted = found[finite], wanted[finite]
+        if found.size:
+            piece = float(np.abs(found - wanted).max())
+            if not np.isfinite(piece):
+                return "NaN or infinity where the reference has none"
+            error = max(error, piece)
+            scale = max(scale, float(np.abs(wanted).max()))
+    if error <= TOLERANCE * scale + _ABSOLUTE:
+        return ""
+    return f"largest error {error:.3g} where the reference's largest magnitude is {scale:.3g}"
+
+
+def _numbers(array: NDArray[Any]) -> NDArray[Any]:
+    """As floating-point numbers in which a difference neither wraps round nor overflows."""
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
+
+
+def _aligned(parameter: Parameter) -> NDArray[Any]:
+    dtype = np.dtype(parameter.dtype)
+    size = int(np.prod(parameter.shape, dtype=np.int64)) * dtype.itemsize
+    memory = np.empty(size + _ALIGNMENT, dtype=np.uint8)
+    offset = -memory.ctypes.data % _ALIGNMENT
+    return memory[offset : offset + size].view(dtype).reshape(parameter.shape)
+
+
+def _fill(array: NDArray[Any], generator: np.random.Generator) -> None:
+    """Uniform in [-1, 1) for floating point, 0 to 3 for integers: those may be indices into whatever is there."""
+    if array.dtype in (np.float32, np.float64):  # in place: a weight may have half of the worker's memory
+        generator.random(out=array, dtype=array.dtype)
+        array *= 2
+        array -= 1
+    elif array.dtype.kind == "f":
+        array[...] = generator.random(size=array.shape, dtype=np.float32) * 2 - 1
+    else:
+        array[...] = generator.integers(0, 2 if array.dtype.kind == "b" else 4, size=array.shape, dtype=np.int8)

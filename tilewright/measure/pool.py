@@ -1,0 +1,398 @@
+"""The local pool: builds candidates in parallel in worker processes, then times them one at a time.
+
+A batch goes in rounds. In the *build phase* every idle worker is handed the next config, until all are built. In the
+*timing phase* one worker at a time runs what it has built, and nothing else of ours does: replacements that are just
+starting are stopped meanwhile. A worker that dies takes its built candidates with it; those are built again in
+another round, each alone in a worker, so that a candidate is lost to a neighbour at most once, and the rounds end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from types import TracebackType
+
+import numpy as np
+
+from tilewright.errors import MeasureError
+from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.measure.process import WorkerProcess
+from tilewright.measure.protocol import (
+    Build,
+    Drop,
+    Failed,
+    Lost,
+    Prepare,
+    Prepared,
+    Reply,
+    Run,
+    SpaceFactory,
+    Started,
+    Timed,
+)
+from tilewright.space.space import Configs, DesignSpace
+from tilewright.target import Target
+
+__all__ = ["LocalPool", "PoolStatistics"]
+
+#: Built candidates that one worker keeps at most: about a megabyte each, and what is lost when it dies.
+_MOST_BUILT = 32
+#: A candidate is given up when it was lost with its worker so often, although the worker had nothing else to do.
+_MOST_LOSSES = 3
+#: Seconds that work in progress may take beyond the deadline before its worker is killed.
+_GRACE = 1.0
+#: A candidate is allowed so many times the best latency, on top of the seconds that any may take, but never more than
+#: ``run_timeout``: what takes 1,000 times as long as the best shall not take 10 s of the budget as well.
+_RUN_FACTOR = 300.0
+_RUN_SECONDS = 2.0
+#: Workers that die in a row while they start, until it is clear that none will.
+_MOST_START_FAILURES = 3
+
+
+@dataclass
+class PoolStatistics:
+    """Where the pool's time and memory went.
+
+    Attributes:
+        building: wall-clock seconds in which candidates were built.
+        timing: wall-clock seconds in which candidates were timed.
+        measured: number of measurements.
+        replaced: number of workers that died or were killed and made room for another.
+        peak_rss: the most memory that any one worker has had, in bytes.
+    """
+
+    building: float = 0.0
+    timing: float = 0.0
+    measured: int = 0
+    replaced: int = 0
+    peak_rss: int = 0
+
+
+@dataclass
+class _Batch:
+    """One call of ``measure``: what is to be done, and what has been."""
+
+    space: DesignSpace
+    configs: list[tuple[int, ...]]
+    best: float
+    deadline: float
+    queue: deque[int] = field(default_factory=deque)
+    losses: dict[int, int] = field(default_factory=dict)
+    spent: dict[int, float] = field(default_factory=dict)
+    done: dict[int, Measurement] = field(default_factory=dict)
+    failed_prepares: int = 0
+
+    def late(self, reserve: float = 0.0) -> bool:
+        return time.monotonic() + reserve >= self.deadline
+
+    def limit(self, seconds: float) -> float:
+        """``seconds``, but not so long that the deadline is passed by more than the grace."""
+        return max(0.0, min(seconds, self.deadline + _GRACE - time.monotonic()))
+
+
+class LocalPool:
+    """Measures candidates on this machine. A :class:`~tilewright.measure.runner.Runner`.
+
+    A context manager; :meth:`close` leaves no process behind, and neither does the death of this process.
+    Workers start in the background, in about 3 s. Besides the workers at work one more is kept ready, to replace one
+    that is lost. Not to be shared between threads.
+
+    Args:
+        target: what is built for; each kernel runs on ``target.cores`` threads.
+        workers: how many build at once; by default one per core.
+        factory: makes the design space of a task in the workers, where it is found by its name; it must be a
+            function of an importable module. By default ``tilewright.space.registry.make_space``.
+        build_timeout: seconds that scheduling and compiling one candidate may take.
+        run_timeout: seconds that checking and timing one candidate may take. Where the best so far is known, the limit
+            is shorter: 2 s and 300 times the best.
+        on_measurement: called with each measurement as it is made, so that none is lost by an interrupt.
+
+    Raises:
+        MeasureError: workers cannot be started. From :meth:`measure` too, because they start in the background.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        workers: int | None = None,
+        factory: SpaceFactory | None = None,
+        build_timeout: float = 10.0,
+        run_timeout: float = 10.0,
+        on_measurement: Callable[[Measurement], None] | None = None,
+    ) -> None:
+        self.target = target
+        self.workers = target.cores if workers is None else workers
+        if self.workers < 1:
+            raise MeasureError(f"measuring needs at least one worker, but {self.workers} were asked for")
+        self.build_timeout = build_timeout
+        self.run_timeout = run_timeout
+        self.on_measurement = on_measurement
+        self._factory = factory
+        self._processes: list[WorkerProcess] = []
+        self._closed = False
+        self._start_failures = 0
+        self._bad_defaults: set[str] = set()
+        self._statistics = PoolStatistics()
+        try:
+            while len(self._processes) < self.workers:
+                self._processes.append(WorkerProcess(target, factory))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> LocalPool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all workers, whatever they are at. May be called again."""
+        self._closed = True
+        while self._processes:
+            self._end(self._processes[-1])
+
+    @property
+    def statistics(self) -> PoolStatistics:
+        """Where time and memory went so far."""
+        for process in self._processes:
+            self._statistics.peak_rss = max(self._statistics.peak_rss, process.peak_rss)
+        return self._statistics
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of the workers, including the one that is kept ready."""
+        return [process.pid for process in self._processes]
+
+    def measure(self, space: DesignSpace, configs: Configs, best: float, deadline: float) -> list[Measurement]:
+        """Build and time ``configs``; see :meth:`tilewright.measure.runner.Runner.measure`.
+
+        Candidates that were not finished by the deadline are left out; what runs then is given another second.
+        """
+        if self._closed:
+            raise MeasureError("the pool is closed; make another one")
+        rows = [tuple(int(index) for index in row) for row in np.asarray(configs)]
+        batch = _Batch(space, rows, best, deadline, deque(range(len(rows))))
+        try:
+            while batch.queue and not batch.late():
+                begin = time.monotonic()
+                self._build(batch)
+                middle = time.monotonic()
+                self._statistics.building += middle - begin
+                self._time(batch)
+                self._statistics.timing += time.monotonic() - middle
+        finally:
+            # An interrupt, the deadline or an error left something running or half said.
+            for process in list(self._processes):
+                if process.started and process.awaiting:
+                    self._end(process)
+                process.built.clear()
+        return [batch.done[index] for index in sorted(batch.done)]
+
+    # Building ---------------------------------------------------------------------------------------------------
+
+    def _build(self, batch: _Batch) -> None:
+        """Have the queue built, as far as time and the workers' memory allow."""
+        while True:
+            self._replenish(batch)
+            active = [process for process in self._processes if process.started][: self.workers]
+            # What is built also has to be timed before the deadline.
+            built = sum(len(process.built) for process in active)
+            stop = not batch.queue or batch.late(built * self._seconds_of_timing())
+            if not stop:
+                for process in active:
+                    self._occupy(process, batch)
+            busy = [process for process in active if process.awaiting]
+            if not busy and (stop or active):
+                return
+            # One that starts is waited for as well: it will take its share of what is left.
+            starting = [process for process in self._processes if not process.started]
+            for process, reply in self._replies([*busy, *starting], batch):
+                self._on_build_reply(process, reply, batch)
+
+    def _occupy(self, process: WorkerProcess, batch: _Batch) -> None:
+        """Hand an idle worker its next piece of work, if there is one for it."""
+        if process.awaiting or not batch.queue:
+            return
+        task = batch.space.task
+        wanted = (task.key, task.key not in self._bad_defaults)
+        if process.prepared != wanted:
+            process.prepared = wanted
+            process.send(Prepare(task, wanted[1]), batch.limit(self.build_timeout + self.run_timeout))
+            return
+        first = batch.queue[0]
+        alone = first in batch.losses or any(index in batch.losses for index in process.built)
+        if len(process.built) < (1 if alone else _MOST_BUILT):
+            process.building = batch.queue.popleft()
+            process.send(Build(first, batch.configs[first]), batch.limit(self.build_timeout))
+
+    def _on_build_reply(self, process: WorkerProcess, reply: Reply | Lost, batch: _Batch) -> None:
+        index, process.building = process.building, None
+        if index is None:
+            self._on_prepared(process, reply, batch)
+            return
+        batch.spent[index] = batch.spent.get(index, 0.0) + time.monotonic() - process.since
+        if isinstance(reply, Lost):
+            self._discard(process, batch)
+            if reply.timed_out and batch.late():
+                return  # cut off by the deadline, which says nothing about the candidate
+            outcome = Outcome.BUILD_TIMED_OUT if reply.timed_out else Outcome.BUILD_FAILED
+            self._record(batch, index, outcome, message=_because(reply, "the build", self.build_timeout))
+        elif isinstance(reply, Failed):
+            self._record(batch, index, reply.outcome, message=reply.message)
+        else:
+            process.built.append(index)
+
+    def _on_prepared(self, process: WorkerProcess, reply: Reply | Lost, batch: _Batch) -> None:
+        """A worker has turned to the task, or has failed to."""
+        if isinstance(reply, Started):
+            if reply.error:
+                raise MeasureError(f"measuring needs worker processes, but they cannot start: {reply.error}")
+            process.started = True
+            self._start_failures = 0
+            return
+        if isinstance(reply, Prepared):
+            if reply.error:
+                process.prepared = None
+                self._give_up(batch, reply.error)
+            return
+        assert isinstance(reply, Lost)
+        started, prepared = process.started, process.prepared
+        self._discard(process, batch)
+        if not started:
+            self._start_failures += 1
+            if self._start_failures >= _MOST_START_FAILURES:
+                raise MeasureError(f"measuring needs worker processes, but they die while starting: {reply.reason}")
+        elif not (reply.timed_out and batch.late()):
+            assert prepared is not None
+            self._bad_defaults.add(prepared[0])  # from now on the first candidate that runs is the reference
+            if not prepared[1]:
+                batch.failed_prepares += 1
+            if batch.failed_prepares >= _MOST_LOSSES:
+                self._give_up(batch, f"the design space cannot be made in a worker: {reply.reason}")
+
+    def _give_up(self, batch: _Batch, message: str) -> None:
+        while batch.queue:
+            self._record(batch, batch.queue.popleft(), Outcome.INVALID, message=message)
+
+    # Timing -----------------------------------------------------------------------------------------------------
+
+    def _time(self, batch: _Batch) -> None:
+        """Time what was built, worker after worker: its threads spin for a while after a kernel, so take few turns."""
+        starting = [process for process in self._processes if not process.started]
+        try:
+            for process in starting:
+                process.pause()
+            for process in [process for process in self._processes if process.built]:
+                while process.built and not batch.late():  # empty, too, when the process was lost
+                    self._time_one(process, process.built.pop(0), batch)
+                if process in self._processes:
+                    process.built.clear()
+                    process.send(Drop(), 0.0)
+        finally:
+            for process in starting:
+                process.resume()
+
+    def _time_one(self, process: WorkerProcess, index: int, batch: _Batch) -> None:
+        if process.died_idle():  # killed from outside, say; no fault of the candidate's
+            process.built.append(index)
+            self._discard(process, batch)
+            return
+        allowed = min(self.run_timeout, _RUN_SECONDS + _RUN_FACTOR * batch.best)
+        process.send(Run(index, batch.best), batch.limit(allowed))
+        replies: list[tuple[WorkerProcess, Reply | Lost]] = []
+        while not replies:
+            replies = self._replies([process], batch)
+        reply = replies[0][1]
+        batch.spent[index] += time.monotonic() - process.since
+        if isinstance(reply, Timed):
+            self._record(batch, index, Outcome.OK, repeats=reply.repeats)
+            # What is left of the batch need not beat less than this one.
+            batch.best = min(batch.best, batch.done[index].seconds)
+        elif isinstance(reply, Failed):
+            self._record(batch, index, reply.outcome, message=reply.message)
+        elif isinstance(reply, Lost):
+            self._discard(process, batch)
+            if reply.timed_out and batch.late():
+                return
+            outcome = Outcome.RUN_TIMED_OUT if reply.timed_out else Outcome.RUN_CRASHED
+            self._record(batch, index, outcome, message=_because(reply, "the run", allowed))
+
+    def _seconds_of_timing(self) -> float:
+        """What timing one candidate has taken on average."""
+        return self._statistics.timing / max(1, self._statistics.measured)
+
+    # Workers ----------------------------------------------------------------------------------------------------
+
+    def _replenish(self, batch: _Batch) -> None:
+        """Start what is missing. The one in reserve waits until the others are there, so as not to delay them."""
+        for process in list(self._processes):
+            if process.died_idle():
+                self._discard(process, batch)
+        ready = sum(process.started for process in self._processes)
+        wanted = self.workers + (1 if ready >= self.workers else 0)
+        while len(self._processes) < wanted:
+            self._processes.append(WorkerProcess(self.target, self._factory))
+
+    def _replies(
+        self, processes: Iterable[WorkerProcess], batch: _Batch
+    ) -> list[tuple[WorkerProcess, Reply | Lost]]:
+        """Wait for a reply of some workers; those whose time is over are ended."""
+        waited = {process.connection: process for process in processes}
+        until = min([batch.deadline + _GRACE, *(process.expires for process in waited.values())])
+        ready = wait(list(waited), max(0.0, until - time.monotonic()))
+        replies: list[tuple[WorkerProcess, Reply | Lost]] = []
+        now = time.monotonic()
+        for connection, process in waited.items():
+            if connection in ready:
+                replies.append((process, process.receive()))
+            elif now >= process.expires:
+                replies.append((process, process.expire()))
+        return replies
+
+    def _discard(self, process: WorkerProcess, batch: _Batch) -> None:
+        """A worker is gone: queue what it had built once more."""
+        for index in process.built:
+            batch.losses[index] = batch.losses.get(index, 0) + 1
+            if batch.losses[index] < _MOST_LOSSES:
+                batch.queue.append(index)
+            else:
+                message = f"its worker died {_MOST_LOSSES} times before it could be timed"
+                self._record(batch, index, Outcome.RUN_CRASHED, message=message)
+        process.built.clear()
+        self._statistics.replaced += 1
+        self._end(process)
+
+    def _end(self, process: WorkerProcess) -> None:
+        process.kill()
+        self._statistics.peak_rss = max(self._statistics.peak_rss, process.peak_rss)
+        if process in self._processes:
+            self._processes.remove(process)
+
+    def _record(
+        self, batch: _Batch, index: int, outcome: Outcome, repeats: tuple[float, ...] = (), message: str = ""
+    ) -> None:
+        measurement = Measurement(
+            task=batch.space.task.key,
+            target=self.target.key,
+            template=batch.space.template,
+            config=batch.configs[index],
+            outcome=outcome,
+            repeats=repeats,
+            message=message,
+            time=time.time(),
+            elapsed=batch.spent.get(index, 0.0),
+        )
+        batch.done[index] = measurement
+        self._statistics.measured += 1
+        if self.on_measurement is not None:
+            self.on_measurement(measurement)
+
+
+def _because(lost: Lost, what: str, seconds: float) -> str:
+    return f"{what} took longer than {seconds:.3g} s" if lost.timed_out else f"{what} ended its process: {lost.reason}"

@@ -1,0 +1,229 @@
+"""The worker's side: a process that builds candidates, keeps them in memory, and times them when told to.
+
+Started by :mod:`tilewright.measure.process`. It never prints for the user, never decides when to run, and ends when
+the pool's process does, however that happened.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from tilewright.measure.arguments import Arguments, Parameter, Reference, parameters_of
+from tilewright.measure.outcome import Outcome
+from tilewright.measure.protocol import (
+    Build,
+    Built,
+    Command,
+    Drop,
+    Failed,
+    Hello,
+    Prepare,
+    Prepared,
+    Reply,
+    Run,
+    SpaceFactory,
+    Started,
+    Timed,
+)
+from tilewright.measure.timing import first_call, time_calls
+from tilewright.space.space import DesignSpace
+from tilewright.target import Target
+from tilewright.tvm_compat import set_threads
+
+__all__ = ["main"]
+
+#: Tasks whose space and reference are kept, so that a network's tasks may take turns. The references of all of them
+#: together stay below the bytes.
+_KEPT_TASKS = 64
+_KEPT_BYTES = 96 << 20
+#: Length of a message that goes into the records.
+_MESSAGE = 300
+
+
+def main(connection_fd: int, lifeline_fd: int, cores: int) -> None:
+    """Serve the pool at the other end of ``connection_fd`` until it hangs up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool decides what an interrupt means
+    _die_with_parent(lifeline_fd)
+    set_threads(cores)  # before anything imports TVM, such as the factory's module that Hello brings in
+    connection = Connection(connection_fd)
+    try:
+        hello = connection.recv()
+        import tvm  # noqa: F401  the slow part of starting, here rather than in the first build
+
+        worker = _Worker(hello)
+    except Exception as error:
+        connection.send(Started(_words(error)))
+        os._exit(1)
+    connection.send(Started())
+    while True:
+        try:
+            command = connection.recv()
+        except (EOFError, OSError):
+            os._exit(0)  # without destructors, which might wait for a kernel's threads
+        reply = worker.handle(command)
+        if reply is not None:
+            connection.send(reply)
+
+
+def _die_with_parent(lifeline_fd: int) -> None:
+    """Have the kernel kill this process when the write end of the lifeline, which the pool holds, is closed.
+
+    Unlike a thread that reads, this works while a kernel runs that never gives the interpreter back; unlike
+    ``PR_SET_PDEATHSIG``, it does not fire when merely the *thread* ends that started this process.
+    """
+    if hasattr(fcntl, "F_SETSIG"):
+        fcntl.fcntl(lifeline_fd, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline_fd, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline_fd, fcntl.F_SETFL, fcntl.fcntl(lifeline_fd, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([lifeline_fd], [], [], 0)[0]:  # it was closed before we listened
+        os._exit(1)
+
+
+@dataclass
+class _Prepared:
+    """A task that was turned to, and what is kept of it."""
+
+    space: DesignSpace
+    parameters: tuple[Parameter, ...] = ()
+    reference: Reference | None = None
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """A built candidate. ``module`` keeps the code of ``function`` in memory."""
+
+    function: Callable[..., Any]
+    parameters: tuple[Parameter, ...]
+    module: Any
+
+
+class _Worker:
+    """Carries out commands. Whatever a candidate raises becomes a reply; what kills the process, the pool sees."""
+
+    def __init__(self, hello: Hello) -> None:
+        self._target: Target = hello.target
+        self._factory: SpaceFactory = hello.factory or _default_factory()
+        self._tasks: OrderedDict[str, _Prepared] = OrderedDict()
+        self._key = ""
+        self._arguments: Arguments | None = None
+        self._kernels: dict[int, _Kernel] = {}
+
+    def handle(self, command: Command) -> Reply | None:
+        if isinstance(command, Build):
+            return self._build(command)
+        if isinstance(command, Run):
+            return self._run(command)
+        if isinstance(command, Prepare):
+            return self._prepare(command)
+        if isinstance(command, Drop):
+            self._kernels.clear()
+        return None
+
+    def _prepare(self, command: Prepare) -> Prepared:
+        self._kernels.clear()
+        key = command.task.key
+        if key != self._key:
+            self._arguments = None  # before the next task's: two large ones are too much memory
+            self._key = key
+        task = self._tasks.get(key)
+        if task is None:
+            try:
+                task = self._tasks[key] = _Prepared(self._factory(command.task, self._target))
+            except Exception as error:
+                return Prepared(_words(error))
+        self._tasks.move_to_end(key)
+        if task.reference is None and command.use_default:
+            kernel = self._compile(task.space.default())
+            if isinstance(kernel, _Kernel):
+                self._first(task, kernel)  # if it fails, the first candidate that runs becomes the reference
+        elif task.reference is not None and self._arguments is None:
+            # In its first run it would be in time as well, but there nothing is done in parallel.
+            self._arguments = Arguments(task.parameters, key)
+        self._forget()
+        return Prepared()
+
+    def _forget(self) -> None:
+        """Drop the tasks used longest ago until what is kept is within bounds."""
+        while len(self._tasks) > 1 and (
+            len(self._tasks) > _KEPT_TASKS
+            or sum(t.reference.bytes for t in self._tasks.values() if t.reference is not None) > _KEPT_BYTES
+        ):
+            self._tasks.popitem(last=False)
+
+    def _build(self, command: Build) -> Built | Failed:
+        kernel = self._compile(np.asarray(command.config, dtype=np.int32))
+        if isinstance(kernel, Failed):
+            return kernel
+        self._kernels[command.candidate] = kernel
+        return Built()
+
+    def _compile(self, config: Any) -> _Kernel | Failed:
+        import tvm
+
+        try:
+            module = self._tasks[self._key].space.schedule(config).mod
+            parameters = parameters_of(module["main"])
+        except Exception as error:
+            return Failed(Outcome.INVALID, _words(error))
+        try:
+            built = tvm.compile(module, target=self._target.tvm).mod
+            # Looking the function up is what makes LLVM emit machine code, a third of the time of a build. It belongs
+            # here, where the workers are at it in parallel, and not where one of them runs alone.
+            return _Kernel(built["main"], parameters, built)
+        except Exception as error:
+            return Failed(Outcome.BUILD_FAILED, _words(error))
+
+    def _run(self, command: Run) -> Timed | Failed:
+        task = self._tasks[self._key]
+        kernel = self._kernels.pop(command.candidate)
+        first = self._first(task, kernel)
+        if isinstance(first, Failed):
+            return first
+        assert self._arguments is not None
+        try:
+            return Timed(time_calls(kernel.function, self._arguments.tensors, first, command.best))
+        except Exception as error:
+            return Failed(Outcome.RUN_CRASHED, _words(error))
+
+    def _first(self, task: _Prepared, kernel: _Kernel) -> float | Failed:
+        """Run a kernel once and check its outputs; without a reference to check against, they become it. Seconds."""
+        try:
+            if self._arguments is None or (task.reference is None and self._arguments.parameters != kernel.parameters):
+                self._arguments = Arguments(kernel.parameters, self._key)
+            if self._arguments.parameters != kernel.parameters:
+                return Failed(Outcome.WRONG_RESULT, "number, shapes or types of the arguments are not the reference's")
+            self._arguments.blank()
+            seconds = first_call(kernel.function, self._arguments.tensors)
+        except Exception as error:
+            return Failed(Outcome.RUN_CRASHED, _words(error))
+        if task.reference is None:
+            task.parameters = kernel.parameters
+            task.reference = Reference(self._arguments.outputs)
+            return seconds
+        message = task.reference.mismatch(self._arguments.outputs)
+        if message:
+            self._arguments = None  # it may have written anywhere: the next candidate gets fresh data
+            return Failed(Outcome.WRONG_RESULT, message)
+        return seconds
+
+
+def _default_factory() -> SpaceFactory:
+    from tilewright.space.registry import make_space
+
+    return make_space
+
+
+def _words(error: BaseException) -> str:
+    """An exception in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:_MESSAGE]
