@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -74,6 +75,7 @@ class FaultySpace:
         from tvm import te, tirx
         from tvm.ir import IRModule
         from tvm.s_tir import Schedule
+        from tvm.script import from_source
 
         deed = Deed(int(config[0]))
         if deed is Deed.BAD_SCHEDULE:
@@ -84,6 +86,8 @@ class FaultySpace:
             os.kill(os.getpid(), signal.SIGSEGV)
         if deed is Deed.SLEEPY_BUILD:
             time.sleep(1.5)
+        if deed is Deed.PARTIAL:
+            return Schedule(from_source(_PARTIAL))
         extent = _EXTENT // 2 if deed is Deed.OTHER_SHAPE else _EXTENT
         source = te.placeholder((extent,), name="A")
 
@@ -97,31 +101,22 @@ class FaultySpace:
         if deed is Deed.SLOW:
             times = te.reduce_axis((0, 50), name="times")
             result = te.compute((extent,), lambda i: te.max(source[i] + 1.0 - times * 1e-3, axis=times), name="B")
-        elif deed is Deed.PARTIAL:
-            result = te.extern(
-                [(extent,)], [source], lambda ins, outs: tirx.call_packed("toy.partial", ins[0], outs[0]), name="B"
-            )
         elif deed in _CALLS:
-            name = _CALLS[deed]
-            result = te.extern([(extent,)], [source], lambda ins, outs: tirx.call_packed(name, ins[0], outs[0]), name="B")
+            result = te.extern(
+                [(extent,)],
+                [source],
+                lambda ins, outs: tirx.call_packed(f"toy.{deed.name}", ins[0], outs[0]),
+                name="B",
+            )
         else:
             result = te.compute((extent,), element, name="B")
-        for name, function in _FUNCTIONS.items():
-            tvm_ffi.register_global_func(name, function, override=True)
-        function = te.create_prim_func([source, result])
-        schedule = Schedule(IRModule({"main": function}))
+        for called, function in _CALLS.items():
+            tvm_ffi.register_global_func(f"toy.{called.name}", function, override=True)
+        schedule = Schedule(IRModule({"main": te.create_prim_func([source, result])}))
         if deed is Deed.BAD_COMPILE:
             loop = schedule.get_loops(schedule.get_sblock("B"))[0]
             schedule.bind(loop, "threadIdx.x")  # no such thing on a CPU: VerifyMemory or LLVM's code generator refuses
         return schedule
-
-
-_CALLS = {
-    Deed.HANG_IN_RUN: "toy.hang",
-    Deed.CRASH_IN_RUN: "toy.crash",
-    Deed.RAISE_IN_RUN: "toy.raise",
-    Deed.TALK: "toy.talk",
-}
 
 
 def _hang(*_: object) -> None:
@@ -142,18 +137,27 @@ def _talk(*_: object) -> None:
     os.abort()
 
 
-def _partial(source: object, result: object) -> None:
-    found = np.from_dlpack(result)  # type: ignore[arg-type]
-    found[:-1] = np.from_dlpack(source)[:-1] + 1  # type: ignore[arg-type]
-
-
-_FUNCTIONS = {
-    "toy.hang": _hang,
-    "toy.crash": _crash,
-    "toy.raise": _raise,
-    "toy.talk": _talk,
-    "toy.partial": _partial,
+#: What kernels call that misbehave when they run.
+_CALLS: dict[Deed, Callable[..., None]] = {
+    Deed.HANG_IN_RUN: _hang,
+    Deed.CRASH_IN_RUN: _crash,
+    Deed.RAISE_IN_RUN: _raise,
+    Deed.TALK: _talk,
 }
+
+_PARTIAL = f"""
+# from tvm.script import ir as I
+# from tvm.script import tirx as T
+
+@I.ir_module
+class Module:
+    @T.prim_func(s_tir=True)
+    def main(A: T.Buffer(({_EXTENT},), "float32"), B: T.Buffer(({_EXTENT},), "float32")):
+        for i in range({_EXTENT - 1}):
+            with T.sblock("B"):
+                v = T.axis.spatial({_EXTENT - 1}, i)
+                B[v] = A[v] + T.float32(1)
+"""
 
 
 def make_task(start: Deed = Deed.FAST) -> Task:

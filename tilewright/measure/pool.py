@@ -339,9 +339,7 @@ class LocalPool:
         while len(self._processes) < wanted:
             self._processes.append(WorkerProcess(self.target, self._factory))
 
-    def _replies(
-        self, processes: Iterable[WorkerProcess], batch: _Batch
-    ) -> list[tuple[WorkerProcess, Reply | Lost]]:
+    def _replies(self, processes: Iterable[WorkerProcess], batch: _Batch) -> list[tuple[WorkerProcess, Reply | Lost]]:
         """Wait for a reply of some workers; those whose time is over are ended."""
         waited = {process.connection: process for process in processes}
         until = min([batch.deadline + _GRACE, *(process.expires for process in waited.values())])

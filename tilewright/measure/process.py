@@ -24,10 +24,10 @@ _BOOT = "import sys; sys.path[:] = {path!r}; from tilewright.measure.worker impo
 #: Seconds within which a worker has imported its compiler: 2.5 on a quiet machine.
 _START_SECONDS = 60.0
 #: What is read of a worker's last words, in bytes, and what is kept of them for the records, in characters.
-_TAIL_BYTES = 4096
+_TAIL_BYTES = 1 << 16
 _TAIL_CHARACTERS = 200
-#: The file of a worker's output starts again at this size, in bytes.
-_MOST_OUTPUT = 1 << 20
+#: TVM's own handler of SIGSEGV begins so; the C stack of the interpreter, which follows, helps nobody.
+_BACKTRACE = "!!!!!!! Segfault encountered"
 
 
 class WorkerProcess:
@@ -96,9 +96,9 @@ class WorkerProcess:
         if not isinstance(command, Drop):
             self.awaiting = True
             self.expires = self.since + seconds
-        if os.fstat(self._output.fileno()).st_size > _MOST_OUTPUT:
-            os.ftruncate(self._output.fileno(), 0)
-            os.lseek(self._output.fileno(), 0, os.SEEK_SET)  # the worker shares this position
+        # What it printed so far was about other things. The position is one that the worker shares.
+        os.ftruncate(self._output.fileno(), 0)
+        os.lseek(self._output.fileno(), 0, os.SEEK_SET)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send(command)
 
@@ -166,7 +166,7 @@ class WorkerProcess:
     def _tail(self) -> str:
         size = os.fstat(self._output.fileno()).st_size
         text = os.pread(self._output.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode(errors="replace")
-        return " ".join(text.split())[-_TAIL_CHARACTERS:]
+        return " ".join(text.partition(_BACKTRACE)[0].split())[-_TAIL_CHARACTERS:]
 
 
 def _name(code: int) -> str:
