@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from tilewright.space.space import Configs, DesignSpace
 
 __all__ = [
     "ConfigSet",
+    "Contains",
     "canonical",
     "cardinalities",
     "check",
@@ -35,6 +37,9 @@ __all__ = [
     "sample",
     "size",
 ]
+
+#: Tells of ``(n, knobs)`` configs which ones are in some set, ``(n,)``; such as ``ConfigSet.has``.
+Contains: TypeAlias = Callable[[Configs], NDArray[np.bool_]]
 
 #: Spaces up to this size are listed in full when rejection does not find enough.
 _ENUMERABLE = 1 << 18
@@ -87,7 +92,7 @@ def check(space: DesignSpace, configs: Configs) -> Configs:
 
 
 def canonical(space: DesignSpace, configs: Configs) -> Configs:
-    """``configs`` with idle knobs at 0, where the space has such."""
+    """``configs`` with idle knobs at 0, where the space has such (:class:`tilewright.space.space.Canonical`)."""
     rewrite: Callable[[Configs], Configs] | None = getattr(space, "canonical", None)
     return configs if rewrite is None else rewrite(configs)
 
@@ -139,8 +144,8 @@ class ConfigSet:
         return np.fromiter((key in known for key in keys(configs).tolist()), dtype=np.bool_, count=len(configs))
 
 
-def sample(space: DesignSpace, rng: np.random.Generator, count: int, exclude: ConfigSet | None = None) -> Configs:
-    """At most ``count`` random valid configs, no two equal and none in ``exclude``.
+def sample(space: DesignSpace, rng: np.random.Generator, count: int, exclude: Contains | None = None) -> Configs:
+    """At most ``count`` random valid configs, no two equal and none that ``exclude`` contains.
 
     Uniform among what is left (with idle knobs: uniform in each knob that is used), by rejection; a space that
     is small enough (2^18 configs) is listed when that finds too few, so that fewer are returned only when there
@@ -162,17 +167,19 @@ def sample(space: DesignSpace, rng: np.random.Generator, count: int, exclude: Co
 class _Draw:
     """What a call to :func:`sample` has found so far."""
 
-    def __init__(self, count: int, exclude: ConfigSet | None, start: Configs) -> None:
+    def __init__(self, count: int, exclude: Contains | None, start: Configs) -> None:
         self.missing = count
         self.parts = [start]
-        self._sets = (ConfigSet(), *(() if exclude is None else (exclude,)))
+        self._found = ConfigSet()
+        self._exclude = exclude
 
     def take(self, valid: Configs) -> bool:
         """Keep the new ones among ``valid`` configs; whether that was all that is wanted."""
-        for known in self._sets:
-            valid = valid[~known.has(valid)]
-        rows = distinct(valid)[: self.missing]
-        self._sets[0].add(rows)
+        new = valid[~self._found.has(valid)]
+        if self._exclude is not None:
+            new = new[~self._exclude(new)]
+        rows = distinct(new)[: self.missing]
+        self._found.add(rows)
         self.parts.append(rows)
         self.missing -= len(rows)
         return self.missing <= 0

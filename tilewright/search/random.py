@@ -1,0 +1,38 @@
+"""Random search: the baseline that every other searcher has to beat."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.space.configs import ConfigSet, check, sample
+from tilewright.space.space import Configs, DesignSpace
+
+__all__ = ["RandomSearch"]
+
+
+class RandomSearch:
+    """Proposes uniformly random valid configs, each once.
+
+    Attributes:
+        seen: every config asked for or told.
+    """
+
+    def __init__(self, space: DesignSpace, rng: np.random.Generator) -> None:
+        self.seen = ConfigSet()
+        self._space = space
+        self._rng = rng
+
+    def ask(self, count: int) -> Configs:
+        """At most ``count`` new random configs, ``(n, knobs)``; fewer, or none, when the space is exhausted."""
+        configs = sample(self._space, self._rng, count, self.seen.has)
+        self.seen.add(configs)
+        return configs
+
+    def tell(self, configs: Configs, seconds: NDArray[np.float64]) -> None:
+        """Note that ``configs`` need not be proposed again.
+
+        Raises:
+            SpaceError: rows that are not of the space.
+        """
+        self.seen.add(check(self._space, configs))
