@@ -1,0 +1,78 @@
+"""Programs as rows of numbers, for cost models on tables: AutoTVM's itervar features, in closed form."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.cost.model import KnobTable, Programs
+from tilewright.space.loop_nest import Annotation, LoopNest
+
+__all__ = ["feature_names", "features", "itervar_features"]
+
+#: Programs handled at a time, so that intermediate arrays stay in the cache.
+_CHUNK = 2048
+_KINDS = len(Annotation)
+_ONE_HOT = np.eye(_KINDS, dtype=np.float32)
+_ARITHMETIC = ("add", "multiply", "other")
+
+
+def feature_names(nest: LoopNest) -> list[str]:
+    """The names of the columns of :func:`itervar_features`, such as ``loop2.length`` and ``A.loop0.reuse``."""
+    loops = range(nest.extents.shape[1])
+    return [
+        *(f"loop{i}.{what}" for what in ("length", "topdown", "bottomup", "axis") for i in loops),
+        *(f"loop{i}.{kind.name.lower()}" for i in loops for kind in Annotation),
+        *(f"{b}.loop{i}.{what}" for what in ("touched", "stride", "reuse") for b in nest.buffers for i in loops),
+        *_ARITHMETIC,
+        *nest.extra_names,
+    ]
+
+
+def itervar_features(nest: LoopNest) -> NDArray[np.float32]:
+    """``(n, F)`` float32, F = 8 L + 3 B L + 3 + E: AutoTVM's itervar view (arXiv 1805.08166, appendix A.2).
+
+    For each loop: log2 of its length, of the product of lengths down to it and of the product from it inwards, the
+    axis it iterates, and its annotation, one-hot. For each buffer and loop: log2(1 + x) of the bytes touched, of
+    the stride (with its sign), and of the reuse. Then log2(1 + x) of the arithmetic of an innermost iteration, and
+    the template's own numbers as they are. Different from AutoTVM: loops keep their position in the template
+    instead of being sorted by length, and the axis is a column.
+    """
+    count, loops = nest.extents.shape
+    per_buffer = nest.touched.shape[1] * loops
+    extra = nest.extra.shape[1]
+    table = np.empty((count, (4 + _KINDS) * loops + 3 * per_buffer + len(_ARITHMETIC) + extra), dtype=np.float32)
+    for start in range(0, count, _CHUNK):
+        _fill(table[start : start + _CHUNK], nest, slice(start, start + _CHUNK), loops, per_buffer)
+    return table
+
+
+def _fill(out: NDArray[np.float32], nest: LoopNest, rows: slice, loops: int, per_buffer: int) -> None:
+    ends = np.cumsum([loops, loops, loops, loops, _KINDS * loops, per_buffer, per_buffer, per_buffer, 3]).tolist()
+    length, topdown, bottomup, axis, kinds, touched, stride, reuse, arithmetic, extra = np.split(out, ends, axis=1)
+    count = len(out)
+    np.log2(np.maximum(nest.extents[rows], 1.0), out=length)
+    # Products of lengths are sums of their logarithms.
+    np.cumsum(length, axis=1, out=topdown)
+    np.cumsum(length[:, ::-1], axis=1, out=bottomup[:, ::-1])
+    axis[:] = nest.axis[rows]
+    kinds[:] = _ONE_HOT[nest.annotations[rows]].reshape(count, -1)
+    _log(nest.touched[rows].reshape(count, -1), touched)
+    strides = nest.strides[rows].reshape(count, -1)
+    _log(np.abs(strides), stride)
+    np.copysign(stride, strides, out=stride)
+    _log(nest.reuse[rows].reshape(count, -1), reuse)
+    _log(nest.arithmetic[rows], arithmetic)
+    extra[:] = nest.extra[rows]
+
+
+def _log(values: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    np.add(values, 1.0, out=out)
+    np.log2(out, out=out)
+
+
+def features(programs: Programs) -> NDArray[np.float32]:
+    """``(n, F)`` float32: what a table model sees; the knobs' values where there is no loop nest."""
+    if isinstance(programs, KnobTable):
+        return np.asarray(programs.values, dtype=np.float32)
+    return itervar_features(programs)
