@@ -43,7 +43,7 @@ class Deed(IntEnum):
     WRONG = 9
     NAN = 10
     PARTIAL = 11  # leaves the last element unwritten
-    SLEEPY_BUILD = 12  # 1.5 s
+    SLEEPY_BUILD = 12  # 1 s
     OTHER_SHAPE = 13
     TALK = 14  # prints, then aborts in its run
 
@@ -85,7 +85,7 @@ class FaultySpace:
         if deed is Deed.CRASH_IN_BUILD:
             os.kill(os.getpid(), signal.SIGSEGV)
         if deed is Deed.SLEEPY_BUILD:
-            time.sleep(1.5)
+            time.sleep(1)
         if deed is Deed.PARTIAL:
             return Schedule(from_source(_PARTIAL))
         extent = _EXTENT // 2 if deed is Deed.OTHER_SHAPE else _EXTENT

@@ -38,11 +38,17 @@ def shared(target: Target) -> Iterator[LocalPool]:
         yield pool
 
 
-@pytest.fixture
-def single(target: Target) -> Iterator[LocalPool]:
-    """A pool of one worker, where the order of events is known."""
+@pytest.fixture(scope="module")
+def only(target: Target) -> Iterator[LocalPool]:
     with LocalPool(target, workers=1, factory=make_faulty) as pool:
         yield pool
+
+
+@pytest.fixture
+def single(only: LocalPool) -> Iterator[LocalPool]:
+    """A pool of one worker, where the order of events is known."""
+    yield only
+    only.on_measurement = None
 
 
 def measure(
@@ -64,11 +70,9 @@ def alive(pid: int) -> bool:
 
 
 def kill(pid: int) -> None:
-    """Kill a process and wait until it is dead, which takes milliseconds."""
+    """Kill a worker and wait until all of its threads are dead, which takes milliseconds."""
     os.kill(pid, signal.SIGKILL)
-    end = time.monotonic() + 20
-    while alive(pid) and time.monotonic() < end:
-        time.sleep(0.01)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
 EXPECTED = {
@@ -169,7 +173,7 @@ def test_what_a_dead_worker_had_built_is_built_again(single: LocalPool) -> None:
 
 def test_a_worker_killed_while_building_costs_one_candidate(single: LocalPool) -> None:
     measure(single, Deed.FAST)
-    killer = threading.Timer(0.7, lambda: os.kill(single.pids[0], signal.SIGKILL))
+    killer = threading.Timer(0.5, lambda: os.kill(single.pids[0], signal.SIGKILL))
     killer.start()
     found = measure(single, Deed.FAST, Deed.SLEEPY_BUILD, Deed.FAST)
     killer.join()
@@ -185,16 +189,15 @@ def test_a_worker_killed_while_it_has_nothing_to_do_costs_none(single: LocalPool
     assert outcomes(measure(single, Deed.FAST, Deed.FAST)) == [Outcome.OK] * 2
 
 
-def test_workers_killed_after_every_measurement_lose_nothing(target: Target) -> None:
-    with LocalPool(target, workers=1, factory=make_faulty) as pool:
-        pool.on_measurement = lambda _: kill(pool.pids[0])
-        assert outcomes(measure(pool, *[Deed.FAST] * 3)) == [Outcome.OK] * 3
+def test_workers_killed_after_every_measurement_lose_nothing(single: LocalPool) -> None:
+    single.on_measurement = lambda _: kill(single.pids[0])
+    assert outcomes(measure(single, *[Deed.FAST] * 3)) == [Outcome.OK] * 3
 
 
 def test_the_deadline_ends_a_batch_with_what_is_finished(single: LocalPool) -> None:
     measure(single, Deed.FAST)
-    found = measure(single, *[Deed.SLEEPY_BUILD] * 40, seconds=4.0)
-    assert len(found) < 4
+    found = measure(single, *[Deed.SLEEPY_BUILD] * 40, seconds=2.5)
+    assert len(found) < 3
     assert set(outcomes(found)) <= {Outcome.OK}
     assert outcomes(measure(single, Deed.FAST)) == [Outcome.OK]
 
@@ -326,11 +329,14 @@ def tuner(deed: Deed) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
 
 
 @pytest.mark.parametrize("deed", [Deed.HANG_IN_BUILD, Deed.HANG_IN_RUN])
-def test_workers_die_with_the_tuner(deed: Deed) -> None:
+@pytest.mark.parametrize("stopped", [False, True])
+def test_workers_die_with_the_tuner(deed: Deed, stopped: bool) -> None:
     with tuner(deed) as (process, pids):
         assert pids
         time.sleep(0.5)  # to be in the midst of it; what is tested holds at any time
         assert all(alive(pid) for pid in pids)
+        for pid in pids if stopped else []:  # as replacements are during the timing phase
+            os.kill(pid, signal.SIGSTOP)
         process.kill()
         process.wait()
         end = time.monotonic() + 20

@@ -71,8 +71,11 @@ def test_a_clearly_slower_candidate_is_dropped_after_its_first_run(clock: Clock,
 
 
 def test_a_slower_candidate_gets_fewer_blocks(clock: Clock) -> None:
-    clock.latencies = cycle([1e-3, 2e-3, 3e-3])
-    assert len(run(clock, best=1.1e-3)) < len(run(clock, best=2e-3))
+    latencies = [5e-3, 5.6e-3, 5.2e-3, 6e-3, 5.4e-3]
+    clock.latencies = cycle(latencies)
+    full = len(run(clock, best=5e-3))
+    clock.latencies = cycle(latencies)
+    assert 1 < len(run(clock, best=3e-3)) < full
 
 
 def test_a_steady_kernel_gets_fewer_blocks_than_a_restless_one(clock: Clock) -> None:

@@ -42,6 +42,8 @@ __all__ = ["LocalPool", "PoolStatistics"]
 _MOST_BUILT = 32
 #: A candidate is given up when it was lost with its worker so often, although the worker had nothing else to do.
 _MOST_LOSSES = 3
+#: Workers that die over a task without its default config, until it is clear that its space kills them.
+_MOST_BAD_PREPARES = 2
 #: Seconds that work in progress may take beyond the deadline before its worker is killed.
 _GRACE = 1.0
 #: A candidate is allowed so many times the best latency, on top of the seconds that any may take, but never more than
@@ -273,7 +275,7 @@ class LocalPool:
             self._bad_defaults.add(prepared[0])  # from now on the first candidate that runs is the reference
             if not prepared[1]:
                 batch.failed_prepares += 1
-            if batch.failed_prepares >= _MOST_LOSSES:
+            if batch.failed_prepares >= _MOST_BAD_PREPARES:
                 self._give_up(batch, f"the design space cannot be made in a worker: {reply.reason}")
 
     def _give_up(self, batch: _Batch, message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -72,6 +73,7 @@ class WorkerProcess:
                 pass_fds=(theirs.fileno(), lifeline),
                 start_new_session=True,  # no Ctrl-C from the terminal, and a group to end as one
             )
+            _arm(lifeline, self._process.pid)
         except (OSError, ValueError) as error:
             self.connection.close()
             os.close(self._lifeline)
@@ -167,6 +169,20 @@ class WorkerProcess:
         size = os.fstat(self._output.fileno()).st_size
         text = os.pread(self._output.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode(errors="replace")
         return " ".join(text.partition(_BACKTRACE)[0].split())[-_TAIL_CHARACTERS:]
+
+
+def _arm(lifeline: int, pid: int) -> None:
+    """Have the kernel kill ``pid`` when the lifeline's write end is closed, which only this process has.
+
+    Unlike a thread that waits for the end of a pipe, this works in a worker that is stopped, or whose kernel never
+    gives the interpreter back; unlike ``PR_SET_PDEATHSIG``, it does not fire when merely the *thread* ends that
+    started the worker. The setting belongs to the open pipe, so it holds as long as the worker has inherited it. Linux only;
+    elsewhere a worker ends when it next waits for a command.
+    """
+    if hasattr(fcntl, "F_SETSIG"):
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, pid)
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def _name(code: int) -> str:

@@ -6,7 +6,6 @@ the pool's process does, however that happened.
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import os
 import select
@@ -54,7 +53,8 @@ _MESSAGE = 300
 def main(connection_fd: int, lifeline_fd: int, cores: int) -> None:
     """Serve the pool at the other end of ``connection_fd`` until it hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool decides what an interrupt means
-    _die_with_parent(lifeline_fd)
+    if select.select([lifeline_fd], [], [], 0)[0]:  # the pool's process died before it could arm the lifeline
+        os._exit(1)
     set_threads(cores)  # before anything imports TVM, such as the factory's module that Hello brings in
     connection = Connection(connection_fd)
     try:
@@ -75,20 +75,6 @@ def main(connection_fd: int, lifeline_fd: int, cores: int) -> None:
         reply = worker.handle(command)
         if reply is not None:
             connection.send(reply)
-
-
-def _die_with_parent(lifeline_fd: int) -> None:
-    """Have the kernel kill this process when the write end of the lifeline, which the pool holds, is closed.
-
-    Unlike a thread that reads, this works while a kernel runs that never gives the interpreter back; unlike
-    ``PR_SET_PDEATHSIG``, it does not fire when merely the *thread* ends that started this process.
-    """
-    if hasattr(fcntl, "F_SETSIG"):
-        fcntl.fcntl(lifeline_fd, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(lifeline_fd, fcntl.F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(lifeline_fd, fcntl.F_SETFL, fcntl.fcntl(lifeline_fd, fcntl.F_GETFL) | os.O_ASYNC)
-    if select.select([lifeline_fd], [], [], 0)[0]:  # it was closed before we listened
-        os._exit(1)
 
 
 @dataclass
