@@ -46,6 +46,7 @@ class Deed(IntEnum):
     SLEEPY_BUILD = 12  # 1 s
     OTHER_SHAPE = 13
     TALK = 14  # prints, then aborts in its run
+    REPORT = 15  # tells how many threads TVM has in its worker, and how long they spin
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,10 @@ class FaultySpace:
         deed = Deed(int(config[0]))
         if deed is Deed.BAD_SCHEDULE:
             raise SpaceError("this config has no schedule")
+        if deed is Deed.REPORT:
+            raise SpaceError(
+                f"threads {os.environ['TVM_NUM_THREADS']}, {os.environ['TVM_THREAD_POOL_SPIN_COUNT']} spins"
+            )
         if deed is Deed.HANG_IN_BUILD:
             time.sleep(600)
         if deed is Deed.CRASH_IN_BUILD:

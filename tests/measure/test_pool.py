@@ -90,6 +90,7 @@ EXPECTED = {
     Deed.PARTIAL: (Outcome.WRONG_RESULT, "NaN"),
     Deed.SLEEPY_BUILD: (Outcome.OK, ""),
     Deed.OTHER_SHAPE: (Outcome.WRONG_RESULT, "arguments"),
+    Deed.REPORT: (Outcome.INVALID, "2000 spins"),
     Deed.TALK: (Outcome.RUN_CRASHED, "SIGABRT: hello from the kernel terminate called: out of ideas"),
 }
 

@@ -176,8 +176,8 @@ def _arm(lifeline: int, pid: int) -> None:
 
     Unlike a thread that waits for the end of a pipe, this works in a worker that is stopped, or whose kernel never
     gives the interpreter back; unlike ``PR_SET_PDEATHSIG``, it does not fire when merely the *thread* ends that
-    started the worker. The setting belongs to the open pipe, so it holds as long as the worker has inherited it. Linux only;
-    elsewhere a worker ends when it next waits for a command.
+    started the worker. The setting belongs to the open pipe, so it holds as long as the worker has
+    inherited it. Linux only; elsewhere a worker ends when it next waits for a command.
     """
     if hasattr(fcntl, "F_SETSIG"):
         fcntl.fcntl(lifeline, fcntl.F_SETOWN, pid)

@@ -38,7 +38,7 @@ from tilewright.measure.protocol import (
 from tilewright.measure.timing import first_call, time_calls
 from tilewright.space.space import DesignSpace
 from tilewright.target import Target
-from tilewright.tvm_compat import set_threads
+from tilewright.tvm_compat import set_threads, spin_briefly
 
 __all__ = ["main"]
 
@@ -55,7 +55,8 @@ def main(connection_fd: int, lifeline_fd: int, cores: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool decides what an interrupt means
     if select.select([lifeline_fd], [], [], 0)[0]:  # the pool's process died before it could arm the lifeline
         os._exit(1)
-    set_threads(cores)  # before anything imports TVM, such as the factory's module that Hello brings in
+    spin_briefly()
+    set_threads(cores)  # both before anything imports TVM, such as the factory's module that Hello brings in
     connection = Connection(connection_fd)
     try:
         hello = connection.recv()
