@@ -1,0 +1,76 @@
+"""What people are shown."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+from rich.console import Console
+
+from tests.tune.replay import Clock
+from tilewright.tune.progress import PlainProgress, RichProgress, SilentProgress, TuneState, progress_for
+
+STATE = TuneState(
+    elapsed=60.0,
+    remaining=239.4,
+    trials=250,
+    trials_per_second=4.2,
+    estimated_latency=0.0123,
+    failures={"run_crashed": 2, "build_failed": 1, "invalid": 0},
+    task="conv2d [3x3] 64x55x55",
+    tasks_done=5,
+    tasks=18,
+)
+
+
+def test_a_plain_line_says_it_all() -> None:
+    stream = io.StringIO()
+    with PlainProgress(stream) as progress:
+        progress.update(STATE)
+    line = stream.getvalue()
+    assert line.count("\n") == 1
+    for part in ("3:59", "250 (4.2 per second)", "12.300 ms", "5 of 18", "build_failed 1, run_crashed 2", STATE.task):
+        assert part in line
+    assert "invalid" not in line
+
+
+def test_plain_lines_keep_their_distance_and_the_last_is_not_lost() -> None:
+    stream, clock = io.StringIO(), Clock()
+    with PlainProgress(stream, interval=5.0, clock=clock) as progress:
+        for second in range(12):
+            clock.now = float(second)
+            progress.update(TuneState(elapsed=clock.now, trials=second))
+    trials = [line.split("trials ")[1].split()[0] for line in stream.getvalue().splitlines()]
+    assert trials == ["0", "5", "10", "11"]
+
+
+def test_unknown_things_are_said_to_be_unknown() -> None:
+    stream = io.StringIO()
+    with PlainProgress(stream) as progress:
+        progress.update(TuneState(elapsed=1.0, remaining=math.inf, trials_left=30.0, tasks_without_success=2))
+    line = stream.getvalue()
+    for part in ("no limit", "not known yet", "30 left", "without 2 tasks", "failures none"):
+        assert part in line
+
+
+def test_the_display_shows_the_task_as_it_is_named_and_goes_on_counting() -> None:
+    stream, clock = io.StringIO(), Clock()
+    console = Console(file=stream, force_terminal=True, width=100)
+    with RichProgress(console, clock) as progress:
+        progress.update(STATE)
+        clock.now = 60.0
+    text = stream.getvalue()
+    assert "2:59" in text
+    assert "conv2d [3x3] 64x55x55" in text
+    assert "12.300 ms" in text
+
+
+def test_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    with SilentProgress() as progress:
+        progress.update(STATE)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_lines_where_there_is_no_terminal() -> None:
+    assert isinstance(progress_for(io.StringIO()), PlainProgress)

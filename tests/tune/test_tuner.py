@@ -1,0 +1,187 @@
+"""The loop of one task, on toy spaces with known latencies."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from tests.toys import ToySpace, plain
+from tests.tune.replay import TABLE, TARGET, Clock, Replay, bowl, failing, task
+from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.records.memory import MemoryStore
+from tilewright.records.store import Query
+from tilewright.space.configs import sample
+from tilewright.space.space import Configs
+from tilewright.tune.tuner import Method, TaskTuner, autotvm, quick, random_search
+
+METHODS = pytest.mark.parametrize("method", [autotvm(steps=60), quick(), random_search()], ids=lambda m: m.name)
+SMALL = ToySpace(plain(4, 5, 6), lambda c: c.sum(axis=1) % 2 == 0, task=task("small"))
+
+
+def tuner(
+    store: MemoryStore, runner: Replay, space: ToySpace = TABLE, seed: int = 0, method: Method | None = None
+) -> TaskTuner:
+    rng = np.random.default_rng(seed)
+    return TaskTuner(space, TARGET, runner, store, rng, method or quick(), clock=runner.clock)
+
+
+def table(store: MemoryStore, clock: Clock | None = None) -> Replay:
+    return Replay(store, {"toy": TABLE.seconds}, clock or Clock())
+
+
+def test_finds_nearly_the_best_of_7398_in_160_trials() -> None:
+    store = MemoryStore()
+    runner = table(store)
+    tuned = tuner(store, runner)
+    for _ in range(10):
+        tuned.round(16, math.inf)
+    everything = sample(TABLE, np.random.default_rng(0), 10_000)
+    assert tuned.best_seconds <= 1.1 * TABLE.seconds(everything).min()
+    assert tuned.best_config is not None
+    assert TABLE.seconds(tuned.best_config[None])[0] == pytest.approx(tuned.best_seconds)
+    assert tuned.trials == 160 == len({config for _, config, _ in runner.log})
+    assert [best for _, _, best in tuned.history] == sorted((best for _, _, best in tuned.history), reverse=True)
+
+
+@METHODS
+def test_the_default_is_first_and_the_best_so_far_is_passed_on(method: Method) -> None:
+    store = MemoryStore()
+    runner = table(store)
+    tuned = tuner(store, runner, method=method)
+    result = tuned.round(4, math.inf)
+    assert runner.log[0] == ("toy", tuple(TABLE.default().tolist()), math.inf)
+    assert result.before == math.inf
+    assert result.after == tuned.best_seconds
+    tuned.round(4, math.inf)
+    assert [best for _, _, best in runner.log[4:]] == [result.after] * 4
+
+
+@METHODS
+def test_a_small_space_is_exhausted_with_each_config_measured_once(method: Method) -> None:
+    store = MemoryStore()
+    runner = Replay(store, {"small": bowl})
+    tuned = tuner(store, runner, SMALL, method=method)
+    for _ in range(20):
+        tuned.round(7, math.inf)
+    assert tuned.exhausted
+    assert tuned.trials == 60 == len({config for _, config, _ in runner.log})
+
+
+def test_records_are_learnt_and_not_measured_again() -> None:
+    store = MemoryStore()
+    first = tuner(store, table(store))
+    for _ in range(4):
+        first.round(16, math.inf)
+    runner = table(store)
+    second = tuner(store, runner, seed=1)
+    assert second.recorded == 64
+    assert second.best_seconds == first.best_seconds
+    assert second.history == [(0, 0.0, first.best_seconds)]
+    known = {m.config for m in store.scan(Query())}
+    second.round(16, math.inf)
+    assert second.best_seconds <= first.best_seconds
+    assert second.trials == 16
+    assert not known & {config for _, config, _ in runner.log}
+
+
+def test_records_that_do_not_fit_the_space_are_passed_over() -> None:
+    store = MemoryStore()
+    ok = Measurement("small", TARGET.key, "toy/1", (0, 0, 0), Outcome.OK, (1.0,))
+    rows: list[tuple[int, ...]] = [(0, 0), (0, 0, 0, 0), (0, 0, 6), (1, 0, 0), ()]
+    others = [Measurement("small", TARGET.key, "toy/1", row, Outcome.OK, (1e-9,)) for row in rows]
+    elsewhere = Measurement("small", "another machine", "toy/1", (1, 1, 0), Outcome.OK, (1e-9,))
+    older = Measurement("small", TARGET.key, "toy/0", (1, 1, 0), Outcome.OK, (1e-9,))
+    store.add([*others, ok, elsewhere, older])
+    tuned = tuner(store, Replay(store, {"small": bowl}), SMALL)
+    assert tuned.recorded == 1
+    assert tuned.best_seconds == 1.0
+
+
+@METHODS
+def test_failures_are_counted_and_learnt(method: Method) -> None:
+    store = MemoryStore()
+
+    def half(configs: Configs) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+        return np.where(configs[:, 0] % 2 == 0, np.nan, bowl(configs))
+
+    tuned = tuner(store, Replay(store, {"small": half}), SMALL, method=method)
+    for _ in range(12):
+        tuned.round(6, math.inf)
+    assert tuned.failures == {Outcome.RUN_CRASHED: 30}
+    assert tuned.trials == 60
+    assert tuned.best_config is not None
+    assert tuned.best_config[0] % 2 == 1
+
+
+@METHODS
+def test_nothing_but_failures(method: Method) -> None:
+    store = MemoryStore()
+    tuned = tuner(store, Replay(store, {"toy": failing}), method=method)
+    for _ in range(3):
+        tuned.round(8, math.inf)
+    assert tuned.best_config is None
+    assert tuned.best_seconds == math.inf
+    assert tuned.failures.total() == 24
+    assert tuned.finalists().shape == (0, len(TABLE.knobs))
+
+
+@METHODS
+def test_equal_seeds_measure_equal_configs(method: Method) -> None:
+    logs = []
+    for _ in range(2):
+        store = MemoryStore()
+        runner = table(store)
+        tuned = tuner(store, runner, seed=5, method=method)
+        for _ in range(4):
+            tuned.round(8, math.inf)
+        logs.append(runner.log)
+    assert logs[0] == logs[1]
+
+
+def test_candidates_that_the_deadline_cut_off_are_measured_later() -> None:
+    store = MemoryStore()
+    runner = Replay(store, {"small": bowl})
+    tuned = tuner(store, runner, SMALL)
+    assert len(tuned.round(60, 5.0).measurements) == 5
+    assert tuned.round(60, 5.0).measurements == ()
+    assert not tuned.exhausted
+    for _ in range(10):
+        tuned.round(20, math.inf)
+    assert tuned.trials == 60
+
+
+def test_an_interrupted_round_keeps_what_it_had_measured() -> None:
+    store = MemoryStore()
+    runner = table(store)
+    runner.interrupt_after = 5
+    tuned = tuner(store, runner)
+    with pytest.raises(KeyboardInterrupt):
+        tuned.round(16, math.inf)
+    assert tuned.trials == 5
+    assert tuned.best_seconds < math.inf
+
+
+def test_a_race_decides_by_all_repeats_and_is_no_trial() -> None:
+    store = MemoryStore()
+    lucky, steady, slow = (0, 0, 0), (0, 0, 2), (0, 0, 4)
+    rows = [(lucky, (0.9,)), (steady, (1.0, 1.0)), (slow, (3.0,))]
+    store.add([Measurement("small", TARGET.key, "toy/1", row, Outcome.OK, seconds) for row, seconds in rows])
+    truth = {lucky: 1.2, steady: 0.8, slow: 0.1}
+    runner = Replay(store, {"small": lambda c: np.asarray([truth[tuple(row)] for row in c.tolist()])})
+    tuned = tuner(store, runner, SMALL)
+    assert tuned.best_config is not None
+    assert tuple(tuned.best_config.tolist()) == lucky
+    assert tuned.race(3, math.inf) == 2  # the third is too slow to be in doubt
+    assert tuple(tuned.best_config.tolist()) == steady
+    assert tuned.trials == 0
+    assert {best for _, _, best in runner.log} == {math.inf}
+
+
+def test_a_wrong_result_disqualifies_even_a_config_that_once_worked() -> None:
+    store = MemoryStore()
+    row = (0, 0, 0)
+    store.add([Measurement("small", TARGET.key, "toy/1", row, Outcome.OK, (1.0,))])
+    store.add([Measurement("small", TARGET.key, "toy/1", row, Outcome.WRONG_RESULT)])
+    assert tuner(store, Replay(store, {}), SMALL).best_config is None

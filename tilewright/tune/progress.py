@@ -1,0 +1,205 @@
+"""Telling people how tuning goes: a live display on a terminal, lines elsewhere, or nothing. Writes to stderr."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.table import Table
+
+__all__ = ["PlainProgress", "Progress", "RichProgress", "SilentProgress", "TuneState", "progress_for"]
+
+
+@dataclass(frozen=True)
+class TuneState:
+    """How far tuning a network has come.
+
+    Attributes:
+        elapsed: seconds since the budget started.
+        remaining: seconds left; inf without a time limit.
+        trials: candidates measured.
+        trials_left: trials left; inf without a limit of trials.
+        trials_per_second: of the time since tuning began.
+        estimated_latency: of the network in seconds, the sum of weight x best; None while a task has no latency.
+        failures: number of failed trials by the outcome's name.
+        task: what is being tuned, for people; empty: none.
+        tasks_done: how many tasks have had their first round.
+        tasks: how many there are.
+        tasks_without_success: how many have no working candidate so far, though they were tried.
+    """
+
+    elapsed: float
+    remaining: float = math.inf
+    trials: int = 0
+    trials_left: float = math.inf
+    trials_per_second: float = 0.0
+    estimated_latency: float | None = None
+    failures: Mapping[str, int] = field(default_factory=dict)
+    task: str = ""
+    tasks_done: int = 0
+    tasks: int = 0
+    tasks_without_success: int = 0
+
+
+class Progress(Protocol):
+    """Is shown how tuning goes. A context manager: a display begins on entering and ends on leaving."""
+
+    def __enter__(self) -> Progress: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def update(self, state: TuneState) -> None:
+        """Show ``state``. Called before and after each round, so every few seconds."""
+        ...
+
+
+class SilentProgress:
+    """Shows nothing."""
+
+    def __enter__(self) -> SilentProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def update(self, state: TuneState) -> None:
+        """Do nothing."""
+
+
+class PlainProgress:
+    """One line every few seconds, for logs.
+
+    Args:
+        stream: where to; by default stderr.
+        interval: seconds between two lines, at least.
+        clock: gives seconds.
+    """
+
+    def __init__(
+        self, stream: TextIO | None = None, interval: float = 5.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._interval = interval
+        self._clock = clock
+        self._next = -math.inf
+        self._hidden: TuneState | None = None
+
+    def __enter__(self) -> PlainProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write the last state, if it was not."""
+        if self._hidden is not None:
+            self._write(self._hidden)
+
+    def update(self, state: TuneState) -> None:
+        """Write a line, unless one was just written."""
+        self._hidden = state
+        if self._clock() >= self._next:
+            self._write(state)
+
+    def _write(self, state: TuneState) -> None:
+        self._next = self._clock() + self._interval
+        self._hidden = None
+        parts = [f"{name} {value}" for name, value in _rows(state, 0.0)]
+        print("; ".join(parts), file=self._stream, flush=True)
+
+
+class RichProgress:
+    """A live display on a terminal, whose clock goes on between two updates.
+
+    Args:
+        console: where to; by default one on stderr.
+        clock: gives seconds.
+    """
+
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        if console is None:
+            from rich.console import Console
+
+            console = Console(stderr=True)
+        self._console = console
+        self._clock = clock
+        self._live: Live | None = None
+        self._state: TuneState | None = None
+        self._since = 0.0
+
+    def __enter__(self) -> RichProgress:
+        from rich.live import Live
+
+        self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=4)
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the display; its last state stays on the screen."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def update(self, state: TuneState) -> None:
+        """Show ``state`` from the next refresh on."""
+        self._state, self._since = state, self._clock()
+
+    def _table(self) -> Table:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 2))
+        if self._state is not None:
+            for name, value in _rows(self._state, self._clock() - self._since):
+                # As text: a task's name may hold brackets, which Rich would take for markup.
+                table.add_row(Text(name, style="dim"), Text(value))
+        return table
+
+
+def progress_for(stream: TextIO | None = None) -> Progress:
+    """What suits the stream (by default stderr): a display on a terminal, else lines."""
+    stream = sys.stderr if stream is None else stream
+    if not stream.isatty():
+        return PlainProgress(stream)
+    from rich.console import Console
+
+    return RichProgress(Console(file=stream))
+
+
+def _rows(state: TuneState, passed: float) -> list[tuple[str, str]]:
+    """What is shown: name and value; ``passed`` seconds after the state was taken."""
+    left = "no limit"
+    if math.isfinite(state.remaining):
+        left = _duration(max(0.0, state.remaining - passed))
+    trials = f"{state.trials} ({state.trials_per_second:.1f} per second)"
+    if math.isfinite(state.trials_left):
+        trials += f", {state.trials_left:.0f} left"
+    latency = "not known yet" if state.estimated_latency is None else f"{1e3 * state.estimated_latency:.3f} ms"
+    if state.tasks_without_success:
+        latency += f" (without {state.tasks_without_success} tasks that have no working candidate)"
+    failures = ", ".join(f"{kind} {count}" for kind, count in sorted(state.failures.items()) if count)
+    rows = [
+        ("time left", left),
+        ("trials", trials),
+        ("estimated latency", latency),
+        ("tasks", f"{state.tasks_done} of {state.tasks} begun"),
+        ("failures", failures or "none"),
+    ]
+    return [*rows, ("now", state.task)] if state.task else rows
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

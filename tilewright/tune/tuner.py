@@ -1,0 +1,256 @@
+"""Tuning one task: AutoTVM's loop (arXiv 1805.08166, section 3; PAPERS.md 1) around ask/tell, one round at a time."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.cost.model import KnobTable, Programs
+from tilewright.measure.outcome import Measurement, Outcome, robust_seconds
+from tilewright.measure.runner import Runner
+from tilewright.records.store import Query, Store
+from tilewright.space.configs import ConfigSet, cardinalities, distinct, empty, knob_values
+from tilewright.space.space import Configs, DesignSpace
+from tilewright.target import Target
+from tilewright.tune.method import Method, autotvm, quick, random_search
+
+__all__ = ["Method", "RoundResult", "TaskTuner", "autotvm", "quick", "random_search"]
+
+#: Proposals kept for later rounds because they were not measured in theirs.
+_MOST_LEFT_OVER = 256
+#: Only configs within this factor of the best are raced: the noise of one measurement reaches about that far.
+_RACE_FACTOR = 1.2
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What one round brought.
+
+    Attributes:
+        measurements: in the order they were made.
+        before: the best latency before the round in seconds; inf: none.
+        after: the best latency after it.
+        seconds: wall-clock seconds of the round.
+        thinking: those of them that were spent on refitting and searching rather than measuring.
+    """
+
+    measurements: tuple[Measurement, ...]
+    before: float
+    after: float
+    seconds: float
+    thinking: float
+
+
+class TaskTuner:
+    """Searches the design space of one task.
+
+    What the store knows of the task on this target with this template is learnt first and never measured again.
+
+    The tuner does **not** write to the store: whoever makes the runner has it add each measurement as it is made
+    (``LocalPool(on_measurement=lambda m: store.add([m]))``), so that an interrupt in the middle of a round loses
+    none. After such an interrupt the tuner reads from the store what the round had brought.
+
+    Args:
+        space: where to search.
+        target: what is tuned for; names the records.
+        runner: measures.
+        store: earlier measurements.
+        rng: the only source of randomness.
+        method: how to search; by default :func:`autotvm`.
+        clock: gives seconds, for ``history`` and for the times of rounds.
+
+    Attributes:
+        space: where it searches.
+        best_config: the fastest config, ``(knobs,)``; None before there is one.
+        best_seconds: its latency, robust over all its repeats; inf before there is one.
+        trials: how many candidates this tuner has measured.
+        recorded: how many measurements came from the store.
+        failures: this tuner's trials that failed, by outcome.
+        history: after each round (and at first, where there were records) trials, clock reading, best latency.
+        exhausted: whether nothing is left to propose.
+        thinking: seconds spent on refitting and searching.
+
+    Raises:
+        RecordsError: the store cannot be read.
+    """
+
+    def __init__(
+        self,
+        space: DesignSpace,
+        target: Target,
+        runner: Runner,
+        store: Store,
+        rng: np.random.Generator,
+        method: Method | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        method = autotvm() if method is None else method
+        self.space = space
+        self.best_config: NDArray[np.int32] | None = None
+        self.best_seconds = math.inf
+        self.trials = 0
+        self.recorded = 0
+        self.failures: Counter[Outcome] = Counter()
+        self.history: list[tuple[int, float, float]] = []
+        self.exhausted = False
+        self.thinking = 0.0
+        self._runner, self._store, self._clock = runner, store, clock
+        self._query = Query(space.task.key, target.key, space.template)
+        self._model = None if method.model is None else method.model(int(rng.integers(1 << 31)))
+        self._proposed = ConfigSet()
+        self._searcher = method.searcher(space, rng, self._score)
+        self._sampler = method.sampler(space, rng, self._proposed.has)
+        self._left_over = empty(space)
+        self._repeats: dict[tuple[int, ...], list[float]] = {}
+        self._wrong: set[tuple[int, ...]] = set()
+        # In the order they were measured; nan for failures.
+        self._seconds: dict[tuple[int, ...], float] = {}
+        self._stale = False
+        self._learn_records()
+
+    def round(self, count: int, deadline: float) -> RoundResult:
+        """Propose, measure and learn from at most ``count`` candidates.
+
+        The space's default comes first, until it was measured. Fewer are measured when the space has no more, or
+        when the time is over.
+
+        Args:
+            count: how many candidates.
+            deadline: ``time.monotonic()`` value after which no further candidate is started.
+
+        Raises:
+            MeasureError: the runner cannot work. The results before that are kept, as after a KeyboardInterrupt.
+        """
+        began, before = self._clock(), self.best_seconds
+        batch = self._plan(count)
+        thinking = self._clock() - began
+        self.thinking += thinking
+        measured: list[Measurement] = []
+        if len(batch) > 0:
+            try:
+                measured = self._runner.measure(self.space, batch, self.best_seconds, deadline)
+            except BaseException:
+                self._conclude(self._recover(batch))
+                raise
+        elif count > 0:
+            self.exhausted = True
+        self._conclude(measured)
+        # What there was no time for will be wanted still.
+        self._left_over = self._unmeasured(distinct(np.concatenate([batch, self._left_over])))[:_MOST_LEFT_OVER]
+        return RoundResult(tuple(measured), before, self.best_seconds, self._clock() - began, thinking)
+
+    def finalists(self, count: int = 3, factor: float = _RACE_FACTOR) -> Configs:
+        """``(n, knobs)``: at most ``count`` of the fastest configs, fastest first, none slower than best x factor."""
+        ok = [(seconds, row) for row, seconds in self._seconds.items() if seconds <= self.best_seconds * factor]
+        rows = [row for _, row in sorted(ok, key=lambda item: item[0])[:count] if self.best_config is not None]
+        return np.asarray(rows, dtype=np.int32).reshape(-1, len(self.space.knobs))
+
+    def race(self, count: int, deadline: float) -> int:
+        """Measure the finalists once more, one after the other, and decide by all repeats of each.
+
+        The lowest of many noisy numbers is too low; the config that it belongs to need not be the fastest.
+        Without a second finalist nothing is measured. These are no trials.
+
+        Returns:
+            the number of measurements.
+        """
+        configs = self.finalists(count)
+        if len(configs) < 2:
+            return 0
+        measured = self._runner.measure(self.space, configs, math.inf, deadline)
+        self._learn(measured)
+        return len(measured)
+
+    def _plan(self, count: int) -> Configs:
+        """The configs to measure, ``(n, knobs)``."""
+        if count <= 0:
+            return empty(self.space)
+        self._refit()
+        default = np.asarray(self.space.default(), dtype=np.int32)[None]
+        first = self._unmeasured(default)
+        asked = self._searcher.ask(math.ceil((count - len(first)) * max(1.0, self._sampler.oversampling)))
+        self._proposed.add(first)
+        self._proposed.add(asked)
+        proposals = self._unmeasured(distinct(np.concatenate([asked, self._left_over])))
+        proposals = proposals[~(proposals == default).all(axis=1)]
+        picked = self._sampler.pick(proposals, self._score(proposals), count - len(first))
+        self._proposed.add(picked)
+        self._left_over = proposals
+        return np.concatenate([first, picked])
+
+    def _refit(self) -> None:
+        if self._model is not None and self._stale:
+            self._model.fit([self._programs(self._measured())], [np.asarray(list(self._seconds.values()))])
+        self._stale = False
+
+    def _score(self, configs: Configs) -> NDArray[np.float64]:
+        if self._model is None or not self._model.ready or len(configs) == 0:
+            return np.zeros(len(configs))
+        return self._model.predict(self._programs(configs))
+
+    def _programs(self, configs: Configs) -> Programs:
+        if self.space.has_loop_nest:
+            return self.space.loop_nest(configs)
+        return KnobTable(knob_values(self.space, configs))
+
+    def _measured(self) -> Configs:
+        return np.asarray(list(self._seconds), dtype=np.int32).reshape(-1, len(self.space.knobs))
+
+    def _unmeasured(self, configs: Configs) -> Configs:
+        new = [tuple(row) not in self._seconds for row in configs.tolist()]
+        return configs[np.asarray(new, dtype=np.bool_)]
+
+    def _conclude(self, measured: list[Measurement]) -> None:
+        self.trials += len(measured)
+        self.failures.update(m.outcome for m in measured if not m.ok)
+        self._learn(measured)
+        self.history.append((self.trials, self._clock(), self.best_seconds))
+
+    def _recover(self, batch: Configs) -> list[Measurement]:
+        """What an interrupted round had brought, which its runner had put into the store."""
+        wanted = {tuple(row) for row in self._unmeasured(batch).tolist()}
+        return [m for m in self._store.scan(self._query) if m.config in wanted]
+
+    def _learn(self, measured: Iterable[Measurement]) -> None:
+        """Take in measurements, new or old."""
+        rows: dict[tuple[int, ...], None] = {}
+        for m in measured:
+            rows[m.config] = None
+            if m.ok:
+                self._repeats.setdefault(m.config, []).extend(m.repeats)
+            elif m.outcome is Outcome.WRONG_RESULT:
+                self._wrong.add(m.config)  # once is too often; a crash may have been a neighbour's
+        if not rows:
+            return
+        for row in rows:
+            usable = row not in self._wrong
+            self._seconds[row] = robust_seconds(tuple(self._repeats.get(row, ()))) if usable else math.nan
+        configs = np.asarray(list(rows), dtype=np.int32).reshape(-1, len(self.space.knobs))
+        self._proposed.add(configs)
+        self._searcher.tell(configs, np.asarray([self._seconds[row] for row in rows]))
+        self._stale = True
+        timed = {row: seconds for row, seconds in self._seconds.items() if math.isfinite(seconds)}
+        best = min(timed, key=timed.__getitem__, default=None)
+        self.best_config = None if best is None else np.asarray(best, dtype=np.int32)
+        self.best_seconds = math.inf if best is None else timed[best]
+
+    def _learn_records(self) -> None:
+        """Learn from the store; rows that are not of the space (of a changed template, or damaged) are passed over."""
+        choices = cardinalities(self.space)
+        found = [m for m in self._store.scan(self._query) if len(m.config) == len(choices)]
+        # Python's integers, as a damaged row may hold more than int32 does.
+        found = [m for m in found if all(0 <= i < c for i, c in zip(m.config, choices.tolist(), strict=True))]
+        if found:
+            valid = self.space.valid(np.asarray([m.config for m in found], dtype=np.int32).reshape(len(found), -1))
+            found = [m for m, ok in zip(found, valid.tolist(), strict=True) if ok]
+        if found:
+            self.recorded = len(found)
+            self._learn(found)
+            self.history.append((0, self._clock(), self.best_seconds))
