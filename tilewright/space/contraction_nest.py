@@ -1,0 +1,203 @@
+"""The contraction's programs in closed form, for whole batches of configs at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.space.contraction_form import AXES, Access, Form
+from tilewright.space.loop_nest import Annotation, LoopNest
+from tilewright.target import Target
+
+__all__ = ["LOOPS", "OUTER_AXES", "Columns", "Ints", "loop_nest", "register_pressure"]
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+#: Loops of every program: batch, four outer ones, four of the reduction, then unrolled inputs, rows, columns,
+#: outputs, and the lanes.
+LOOPS = 14
+#: The axes of the outer loops o0, o1, h0, w0 (h0 is a loop over columns where there is no axis of rows).
+OUTER_AXES = ("o", "o", "h", "w")
+_REDUCTION_AXES = ("rc", "kh", "kw", "ri")
+_EXTRA = (
+    "accumulators",
+    "register_pressure",
+    "vector_efficiency",
+    "tail_efficiency",
+    "fma_per_load",
+    "log2_parallel",
+    "balance",
+    "log2_body",
+    "weights_in_l1",
+    "weights_in_l2",
+    "data_in_l1",
+    "data_in_l2",
+    "pad_inside",
+    "pad_parallel",
+)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What ``n`` configs mean, column by column.
+
+    Attributes:
+        outer: ``(n, 4)`` extents of o0, o1, h0, w0.
+        order: ``(n, 4)`` which of them stands at each outer position.
+        outs, rows, cols: ``(n,)`` the register tile.
+        reduction: ``(n, 4)`` which of rc, kh, kw, ri stands at each position of the reduction.
+        unroll, unroll_kernel, parallel, pad: ``(n,)`` the plain knobs.
+    """
+
+    outer: Ints
+    order: Ints
+    outs: Ints
+    rows: Ints
+    cols: Ints
+    reduction: Ints
+    unroll: Ints
+    unroll_kernel: Ints
+    parallel: Ints
+    pad: Ints
+
+
+def register_pressure(form: Form, target: Target, columns: Columns) -> Ints:
+    """``(n,)`` vector registers the inner loop wants: accumulators, the operands reused most, and one more."""
+    vectors = -(-form.extents["l"] // target.lanes)
+    pixels = columns.rows * columns.cols
+    wanted: Ints = columns.outs * pixels * vectors + np.minimum(columns.outs * vectors, pixels) + 1
+    return wanted
+
+
+def loop_nest(form: Form, target: Target, columns: Columns) -> LoopNest:
+    """The programs of ``columns``."""
+    count = len(columns.outs)
+    extents, axis = _loops(form, columns)
+    annotations = _annotations(columns, extents)
+    touched = np.empty((count, len(form.accesses), LOOPS), dtype=np.float32)
+    strides = np.zeros_like(touched)
+    reuse = np.empty_like(touched)
+    spans = {name: np.ones(count, dtype=np.float32) for name in AXES}
+    iterations = np.ones(count, dtype=np.float32)
+    for loop in reversed(range(LOOPS)):
+        here = [(name, axis[:, loop] == number) for number, name in enumerate(AXES) if number in _possible(form, loop)]
+        for place, access in enumerate(form.accesses):
+            for name, step in access.steps:
+                for other, mask in here:
+                    if other == name:
+                        strides[:, place, loop] += mask * (spans[name] * np.float32(step))
+        for name, mask in here:
+            grown = np.where(mask, spans[name] * extents[:, loop], spans[name])
+            # The last tile sticks out, but nothing is read or written there.
+            spans[name] = np.minimum(grown, np.float32(form.extents[name]))
+        iterations = iterations * extents[:, loop]
+        for place, access in enumerate(form.accesses):
+            elements = _footprint(access, spans)
+            touched[:, place, loop] = elements * np.float32(access.itemsize)
+            reuse[:, place, loop] = iterations / elements
+    strides *= extents[:, None, :] > 1
+    arithmetic = np.tile(np.asarray([1.0, 1.0, 0.0], dtype=np.float32), (count, 1))
+    return LoopNest(
+        axes=AXES,
+        buffers=tuple(a.name for a in form.accesses),
+        axis=axis,
+        extents=extents,
+        annotations=annotations,
+        touched=touched,
+        strides=strides,
+        reuse=reuse,
+        arithmetic=arithmetic,
+        extra=_extra(form, target, columns, extents, touched),
+        extra_names=_EXTRA,
+    )
+
+
+def _outer_axes(form: Form) -> list[int]:
+    names = OUTER_AXES if form.rows else ("o", "o", "w", "w")
+    return [AXES.index(name) for name in names]
+
+
+def _possible(form: Form, loop: int) -> set[int]:
+    """Axes that loop number ``loop`` can iterate in some program."""
+    if 1 <= loop <= 4:
+        return set(_outer_axes(form))
+    if 5 <= loop <= 8:
+        return {AXES.index(name) for name in _REDUCTION_AXES}
+    return {AXES.index({0: "n", 9: "ri", 10: "h", 11: "w", 12: "o", 13: "l"}[loop])}
+
+
+def _loops(form: Form, columns: Columns) -> tuple[Floats, NDArray[np.int8]]:
+    count = len(columns.outs)
+    extents = np.empty((count, LOOPS), dtype=np.float32)
+    axis = np.empty((count, LOOPS), dtype=np.int8)
+    extents[:, 0], axis[:, 0] = form.extents["n"], AXES.index("n")
+    extents[:, 1:5] = np.take_along_axis(columns.outer, columns.order, axis=1)
+    axis[:, 1:5] = np.asarray(_outer_axes(form), dtype=np.int8)[columns.order]
+    sums = np.empty((count, 4), dtype=np.int64)
+    sums[:] = [form.extents[name] for name in _REDUCTION_AXES]
+    sums[:, 3] //= columns.unroll
+    extents[:, 5:9] = np.take_along_axis(sums, columns.reduction, axis=1)
+    axis[:, 5:9] = np.asarray([AXES.index(name) for name in _REDUCTION_AXES], dtype=np.int8)[columns.reduction]
+    lanes = np.full(count, form.extents["l"], dtype=np.int64)
+    inner = (columns.unroll, columns.rows, columns.cols, columns.outs, lanes)
+    for loop, (extent, name) in enumerate(zip(inner, ("ri", "h", "w", "o", "l"), strict=True), start=9):
+        extents[:, loop], axis[:, loop] = extent, AXES.index(name)
+    return extents, axis
+
+
+def _annotations(columns: Columns, extents: Floats) -> NDArray[np.int8]:
+    kinds = np.zeros(extents.shape, dtype=np.int8)
+    kinds[:, :5] = np.where(np.arange(5) < columns.parallel[:, None], Annotation.PARALLEL, Annotation.SERIAL)
+    unrolled = (columns.reduction == _REDUCTION_AXES.index("kw")) & (columns.unroll_kernel == 1)[:, None]
+    kinds[:, 5:9] = np.where(unrolled, Annotation.UNROLLED, Annotation.SERIAL)
+    kinds[:, 9:13] = Annotation.UNROLLED
+    kinds[:, 13] = Annotation.VECTORIZED
+    kinds[extents == 1] = Annotation.SERIAL  # no loop at all
+    return kinds
+
+
+def _footprint(access: Access, spans: dict[str, Floats]) -> Floats:
+    """Distinct elements touched while each axis covers its span."""
+    total: Floats = np.float32(1.0) + np.zeros_like(spans["n"])
+    for dim in access.dims:
+        if len(dim) == 1 and abs(dim[0][1]) == 1:
+            total *= spans[dim[0][0]]
+        elif dim:
+            # With gaps between them (a stride wider than the kernel) no more elements than iterations.
+            reach = sum(abs(c) * (spans[axis] - 1) for axis, c in dim) + np.float32(1.0)
+            iterations = spans[dim[0][0]]
+            for axis, _ in dim[1:]:
+                iterations = iterations * spans[axis]
+            total *= np.minimum(reach, iterations)
+    return total
+
+
+def _extra(form: Form, target: Target, columns: Columns, extents: Floats, touched: Floats) -> Floats:
+    lanes = form.extents["l"]
+    vectors = -(-lanes // target.lanes)
+    pixels = columns.rows * columns.cols
+    accumulators = columns.outs * pixels * vectors
+    tiles = columns.outer[:, 3] if form.rows else columns.outer[:, 2] * columns.outer[:, 3]
+    kernel = np.where(columns.unroll_kernel == 1, form.extents["kw"], 1)
+    parallel = np.where(np.arange(5) < columns.parallel[:, None], extents[:, :5], 1).prod(axis=1)
+    data, weights = touched[:, 0], touched[:, 1]
+    table = (
+        accumulators,
+        register_pressure(form, target, columns) / target.registers,
+        np.full(len(pixels), lanes / (vectors * target.lanes)),
+        form.extents["w"] / (tiles * columns.cols),
+        accumulators / (columns.outs * vectors + pixels),
+        np.log2(parallel),
+        parallel / (np.ceil(parallel / target.cores) * target.cores),
+        np.log2(accumulators * columns.unroll * kernel),
+        np.log2(weights[:, 5] / target.l1),
+        np.log2(weights[:, 3] / target.l2),
+        np.log2(data[:, 5] / target.l1),
+        np.log2(data[:, 3] / target.l2),
+        columns.pad == 1,
+        columns.pad == 0,
+    )
+    return np.stack([np.asarray(c, dtype=np.float32) for c in table], axis=1)
