@@ -97,17 +97,22 @@ def test_the_time_is_kept_with_its_reserve() -> None:
     assert tuner.remeasured <= 10  # 5 % of 200 s
 
 
-def test_the_task_with_more_to_gain_gets_more() -> None:
-    tuner, runner = network({"a": bowl, "settled": flat}, Budget(trials=300))
+# Budgets that end before the task with more to gain has gained it all: then both deserve the same.
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_task_with_more_to_gain_gets_more(seed: int) -> None:
+    tuner, runner = network({"a": bowl, "settled": flat}, Budget(trials=120), seed=seed)
     tuner.run(race=0)
     assert rounds(runner)["a"] > 2 * rounds(runner)["settled"]
 
 
-def test_the_task_that_occurs_more_often_gets_more() -> None:
+@pytest.mark.parametrize("seed", range(3))
+def test_the_task_that_occurs_more_often_gets_more(seed: int) -> None:
     uses = [Use(task("a"), 1), Use(task("b"), 10)]
-    tuner, runner = network({"a": bowl, "b": bowl}, Budget(trials=300), uses=uses)
+    tuner, runner = network({"a": bowl, "b": bowl}, Budget(trials=150), uses=uses, seed=seed)
     tuner.run(race=0)
-    assert rounds(runner)["b"] > 2 * rounds(runner)["a"]
+    assert rounds(runner)["b"] > 1.5 * rounds(runner)["a"]
 
 
 def test_a_dead_task_gets_no_more_and_is_counted() -> None:
