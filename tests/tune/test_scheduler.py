@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.toys import ToySpace, plain
 from tests.tune.replay import TARGET, Clock, Latency, Replay, Use, bowl, failing, flat, task, wide
 from tilewright.errors import SpaceError
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.records.memory import MemoryStore
-from tilewright.space.space import DesignSpace
+from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task
 from tilewright.tune.budget import Budget
@@ -142,6 +143,17 @@ def test_a_task_without_a_space_is_reported_and_the_others_tuned() -> None:
     assert tuner.trials == 20
     assert tuner.report()["tasks"][1]["problem"] == "no space serves it"
     assert set(tuner.tuners) == {"a"}
+
+
+def test_a_space_that_fails_later_costs_only_its_own_task() -> None:
+    def broken(configs: Configs) -> NDArray[np.float64]:
+        raise SpaceError("the space broke")
+
+    tuner, _ = network({"a": bowl, "broken": broken}, Budget(trials=30))
+    tuner.run()
+    assert tuner.trials == 30
+    assert tuner.report()["tasks"][1]["problem"] == "the space broke"
+    assert tuner.estimated_latency == tuner.tuners["a"].best_seconds
 
 
 def test_an_interrupt_ends_the_tuning_and_keeps_the_results() -> None:

@@ -52,7 +52,7 @@ class Share:
         use: the task and how often it occurs.
         rng: its own source of randomness.
         tuner: once its design space was made.
-        problem: why it has no design space.
+        problem: why it has no usable design space; empty: it has one.
         rounds: what they brought.
         dry: rounds since it last improved.
         failing: rounds since anything worked.
@@ -74,7 +74,8 @@ class Share:
     @property
     def live(self) -> bool:
         """Whether another round may bring something."""
-        return self.tuner is not None and not self.tuner.exhausted and self.failing < _MOST_FAILING
+        usable = self.tuner is not None and not self.tuner.exhausted and not self.problem
+        return usable and self.failing < _MOST_FAILING
 
     @property
     def measured(self) -> int:

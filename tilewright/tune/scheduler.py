@@ -246,6 +246,8 @@ class NetworkTuner:
         try:
             count = int(min(size, self._budget.remaining_trials))
             share.note(share.tuner.round(count, self._budget.deadline - reserve))
+        except SpaceError as error:  # one task's space must not end the tuning of the others
+            share.problem = str(error)
         finally:  # an interrupted round has had its trials, too
             self._budget.spend(share.tuner.trials - before)
             self._note_latency()
