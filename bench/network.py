@@ -1,0 +1,101 @@
+"""Tunes networks and compares each with its peers, in one table.
+
+    python -m bench.network --models squeezenet,resnet50 --budget 5m --json networks.json
+
+A model is a file, or the short name of a light network of the onnx package. Models that the JSON file holds already
+are not tuned again, so an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tilewright.cli.text import table
+
+LIGHT = "bvlc_alexnet,densenet121,inception_v1,inception_v2,resnet50,shufflenet,squeezenet,vgg19,zfnet512"  # all nine
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default="squeezenet,resnet50", help="comma-separated; 'all' is all light networks")
+    parser.add_argument("--budget", default="5m")
+    parser.add_argument("--against", default="onnxruntime,untuned", help="comma-separated")
+    parser.add_argument("--records", type=Path, help="by default empty ones, so that nothing is known beforehand")
+    parser.add_argument("--json", type=Path, default=Path("networks.json"))
+    arguments = parser.parse_args()
+    done: dict[str, Any] = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+    failed = False
+    for name in (LIGHT if arguments.models == "all" else arguments.models).split(","):
+        if name in done:
+            continue
+        try:
+            done[name] = tune_and_bench(name, arguments.budget, arguments.against.split(","), arguments.records)
+        except subprocess.CalledProcessError as error:
+            print(f"{name}: {' '.join(error.cmd[2:4])} ended with {error.returncode}", file=sys.stderr)
+            failed = True
+            continue
+        arguments.json.write_text(json.dumps(done, indent=2) + "\n")
+    show(done)
+    sys.exit(failed)
+
+
+def tune_and_bench(name: str, budget: str, against: list[str], records: Path | None) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="tilewright-bench-") as text:
+        folder = Path(text)
+        out, tuned, raced = folder / "out", folder / "tune.json", folder / "bench.json"
+        store = records or folder / "records.db"
+        tilewright("tune", model(name), "--out", out, "--budget", budget, "--records", store, "--json", tuned)
+        peers = [argument for peer in against for argument in ("--against", peer)]
+        tilewright("bench", out, *peers, "--json", raced)
+        return {"budget": budget, "tune": json.loads(tuned.read_text()), "bench": json.loads(raced.read_text())}
+
+
+def tilewright(*arguments: str | Path) -> None:
+    command = [sys.executable, "-m", "tilewright.cli", *map(str, arguments)]
+    print("+ tilewright", *map(str, arguments), flush=True)
+    subprocess.run(command, check=True)
+
+
+def model(name: str) -> Path:
+    if Path(name).exists():
+        return Path(name)
+    spec = find_spec("onnx")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "backend" / "test" / "data" / "light" / f"light_{name}.onnx"
+
+
+def show(done: dict[str, Any]) -> None:
+    peers = list(dict.fromkeys(peer for entry in done.values() for peer in entry["bench"]["peers"]))
+    rows = []
+    for name, entry in done.items():
+        tuned, raced = entry["tune"], entry["bench"]
+        row = [name, entry["budget"], f"{tuned['wall_seconds']:.0f}", str(tuned["trials"])]
+        row += [f"{tuned['trials_per_second']:.1f}", f"{raced['median_ms']['tilewright']:.2f}"]
+        for peer in peers:
+            result = raced["peers"].get(peer, {})
+            if "ratio" in result:
+                row.append(f"{result['median_ms']:.2f}")
+                row.append(f"{result['ratio']:.3f} ({result['ratio_low']:.3f} .. {result['ratio_high']:.3f})")
+            else:
+                row += ["-", "-"]
+        rows.append(row)
+    head = ["network", "budget", "wall s", "trials", "trials/s", "tilewright ms"]
+    for peer in peers:
+        head += [f"{peer} ms", "ratio (95 % interval)"]
+    print(table(head, rows))
+    for where in dict.fromkeys(
+        (e["bench"]["machine"], e["bench"]["threads"], e["bench"]["date"][:10]) for e in done.values()
+    ):
+        print("medians; {0}, {1} threads, {2}".format(*where))
+
+
+if __name__ == "__main__":
+    main()

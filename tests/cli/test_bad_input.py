@@ -1,0 +1,152 @@
+"""What a user can get wrong: one clear message, exit code 2, no traceback, and the same as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def tilewright(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tilewright.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | environment,
+        check=False,
+    )
+
+
+def refused(folder: Path, kind: str, says: str, *arguments: str | Path) -> None:
+    """The command ends with exit code 2 and one message, on the terminal and in the JSON file."""
+    report = folder / "error.json"
+    done = tilewright(*arguments, "--json", report, XDG_DATA_HOME=str(folder / "data"))
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert done.stderr.count("error:") == 1
+    assert says in done.stderr
+    error = json.loads(report.read_text())["error"]
+    assert error["type"] == kind
+    assert error["message"] in done.stderr
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"any file: what is refused here is refused before it is read")
+    return path
+
+
+@pytest.mark.parametrize("budget", ["soon", "5 parsecs", "0s", "-5m", "nan", ""])
+def test_budget_that_is_no_duration(tmp_path: Path, model: Path, budget: str) -> None:
+    refused(tmp_path, "BudgetError", "90s, 5m", "tune", model, "--out", tmp_path / "o", f"--budget={budget}")
+
+
+def test_no_budget_at_all(tmp_path: Path, model: Path) -> None:
+    refused(tmp_path, "BudgetError", "limits neither", "tune", model, "--out", tmp_path / "o")
+
+
+@pytest.mark.parametrize("command", ["tune", "tasks"])
+def test_missing_model(tmp_path: Path, command: str) -> None:
+    more = ["--out", str(tmp_path / "o"), "--budget", "5s"] if command == "tune" else []
+    refused(tmp_path, "ModelFormatError", "No such file", command, tmp_path / "none.onnx", *more)
+
+
+def test_model_that_is_a_directory(tmp_path: Path) -> None:
+    refused(tmp_path, "ModelFormatError", "directory", "tune", tmp_path, "--out", tmp_path / "o", "--budget", "5s")
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no model", b"\x08\x07\x12\x05hello\x3a\xff\xff\x7f"])
+def test_model_that_is_not_onnx(tmp_path: Path, model: Path, content: bytes) -> None:
+    pytest.importorskip("tilewright.network.load")
+    model.write_bytes(content)
+    refused(tmp_path, "ModelFormatError", "model.onnx", "tune", model, "--out", tmp_path / "o", "--budget", "5s")
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("target", ["gpu", "llvm:", "cuda", ""])
+def test_unknown_target(tmp_path: Path, model: Path, target: str) -> None:
+    arguments = ["--out", str(tmp_path / "o"), "--budget", "5s", f"--target={target}"]
+    refused(tmp_path, "TargetError", "llvm:MCPU", "tune", model, *arguments)
+
+
+def test_target_that_only_the_compiler_knows_to_be_wrong(tmp_path: Path, model: Path) -> None:
+    refused(tmp_path, "TargetError", "LLVM knows no CPU", "tasks", model, "--target", "llvm:pentium-fantasy")
+
+
+def test_out_below_a_file(tmp_path: Path, model: Path) -> None:
+    refused(tmp_path, "OutputError", "--out", "tune", model, "--out", model / "o", "--budget", "5s")
+    refused(tmp_path, "OutputError", "--out", "tune", model, "--out", model, "--budget", "5s")
+    assert model.read_bytes().startswith(b"any file")
+
+
+def test_out_that_the_system_refuses(tmp_path: Path, model: Path) -> None:
+    refused(tmp_path, "OutputError", "--out", "tune", model, "--out", "/proc/tilewright/o", "--budget", "5s")
+
+
+@pytest.mark.parametrize("text", ["x", "=1,3", "x=", "x=1,,3", "x=1,-3", "x=1,0", "x=1.5", "x=a,b"])
+def test_shape_that_is_none(tmp_path: Path, model: Path, text: str) -> None:
+    refused(tmp_path, "ShapeError", "NAME=1,3,224,224", "tasks", model, "--shape", text)
+
+
+def test_two_shapes_for_one_input(tmp_path: Path, model: Path) -> None:
+    refused(tmp_path, "ShapeError", "two", "tasks", model, "--shape", "x=1", "--shape", "x=2")
+
+
+def test_records_of_another_format(tmp_path: Path, model: Path) -> None:
+    records = tmp_path / "records.db"
+    records.write_text("not a database")
+    commands: list[list[str | Path]] = [
+        ["tune", model, "--out", tmp_path / "o", "--budget", "5s"],
+        ["tasks", model],
+        ["records", "ls"],
+    ]
+    for arguments in commands:
+        refused(tmp_path, "RecordsFormatError", "SQLite", *arguments, "--records", records)
+    assert records.read_text() == "not a database"
+
+
+def test_records_of_a_newer_version(tmp_path: Path, model: Path) -> None:
+    records = tmp_path / "records.db"
+    assert tilewright("tune", model, "--out", tmp_path / "o", "--budget", "5s", "--records", records).returncode != 0
+    connection = sqlite3.connect(records)
+    connection.execute("PRAGMA user_version = 1000")
+    connection.close()
+    arguments = ["tune", model, "--out", tmp_path / "o", "--budget", "5s", "--records", records]
+    refused(tmp_path, "RecordsVersionError", "upgrade", *arguments)
+
+
+def test_records_that_are_not_there(tmp_path: Path) -> None:
+    refused(tmp_path, "RecordsError", "no such file", "records", "ls", "--records", tmp_path / "none.db")
+    assert not (tmp_path / "none.db").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "bench"])
+def test_directory_that_is_no_executable(tmp_path: Path, command: str) -> None:
+    pytest.importorskip("tilewright.network.executable")
+    refused(tmp_path, "OutputError", str(tmp_path), command, tmp_path)
+
+
+def test_unknown_peer(tmp_path: Path) -> None:
+    refused(tmp_path, "TilewrightError", "onnxruntime or untuned", "bench", tmp_path, "--against", "abacus")
+
+
+def test_json_file_that_cannot_be_written(tmp_path: Path, model: Path) -> None:
+    done = tilewright("tasks", model, "--json", tmp_path / "none" / "x.json")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "--json" in done.stderr
+
+
+def test_an_option_that_does_not_exist_is_a_usage_error() -> None:
+    done = tilewright("tune", "--fast")
+    assert done.returncode == 2
+    assert "--help" in done.stderr

@@ -1,0 +1,25 @@
+"""``--help`` imports nothing heavy, and lists the commands."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from tests.cli.test_bad_input import ROOT, tilewright
+
+HEAVY = ("tvm", "numpy", "onnx", "onnxruntime", "xgboost", "sqlalchemy", "sklearn", "torch", "rich.live")
+
+
+def test_help_lists_the_commands() -> None:
+    done = tilewright("--help")
+    assert done.returncode == 0
+    for command in ("tune", "bench", "run", "tasks", "records"):
+        assert f"  {command} " in done.stdout
+    for command in ("ls", "export"):
+        assert f"  {command} " in tilewright("records", "--help").stdout
+
+
+def test_the_command_line_imports_nothing_heavy() -> None:
+    program = f"import sys, tilewright.cli; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,108 @@
+"""``tilewright bench``: an executable against other runtimes, fairly."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tilewright.cli.boundary import command, write_json
+from tilewright.cli.options import JsonOption, check_target
+from tilewright.cli.text import table
+from tilewright.errors import OutputError, TilewrightError
+
+if TYPE_CHECKING:
+    from tilewright.measure.peers import Peer
+
+__all__ = ["bench"]
+
+#: How the executable is called among its peers.
+OURS = "tilewright"
+
+
+@command
+def bench(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The directory of an executable.")],
+    against: Annotated[
+        list[str] | None, typer.Option(metavar="PEER", help="onnxruntime or untuned; may be given several times.")
+    ] = None,
+    blocks: Annotated[int, typer.Option(min=1, help="How many turns each runtime has.")] = 20,
+    block_seconds: Annotated[float, typer.Option(min=0.01, help="About how long a turn lasts.")] = 0.5,
+    target: Annotated[str, typer.Option(help="What the untuned build is for: 'native' or 'llvm:MCPU'.")] = "native",
+    seed: Annotated[int, typer.Option(min=0, help="Of the random inputs.")] = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Time the executable in OUT against others: by turns, each in its own process, each the only one running."""
+    check_target(target)
+    names = list(dict.fromkeys(against or ()))
+    from tilewright.network import peers as factories
+
+    unknown = [name for name in names if name not in factories.PEERS]
+    if unknown:
+        raise TilewrightError(
+            f"an executable is compared with {' or '.join(factories.PEERS)}, but this is {unknown[0]!r}; "
+            "correct --against"
+        )
+    model = factories.reference_model(out)
+    from tilewright.measure.peers import Entrant, race
+    from tilewright.tvm_compat import usable_cores
+
+    entrants = [Entrant(OURS, factories.executable, (str(out.absolute()),))]
+    if names:
+        if model is None:
+            raise OutputError(
+                f"other runtimes need the ONNX model that the executable was made from, but {out} holds none; "
+                "leave --against out, or tune the ONNX file"
+            )
+        entrants += [Entrant(name, factories.PEERS[name], (str(model.absolute()), target)) for name in names]
+    threads = usable_cores()
+    ours, *others = race(entrants, blocks, block_seconds, threads, seed)
+    report = _report(ours, others, threads)
+    print(_text(report))
+    write_json(json_file, report)
+    if ours.error or (others and all(peer.error for peer in others)):
+        raise TilewrightError(ours.error or f"no peer could be timed: {others[0].name}: {others[0].error}")
+
+
+def _report(ours: Peer, others: list[Peer], threads: int) -> dict[str, Any]:
+    from tilewright.measure.compare import compare, difference, latency
+    from tilewright.target import _model_name
+
+    report: dict[str, Any] = {
+        "executable": latency(ours),
+        "peers": {},
+        "median_ms": {OURS: latency(ours)["median_ms"]},
+        "ratio": {},
+        "blocks": len(ours.blocks),
+        "threads": threads,
+        "machine": _model_name(),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    for peer in others:
+        if peer.error:
+            report["peers"][peer.name] = {"error": peer.error}
+            continue
+        entry = {**latency(peer), **compare(ours, peer), "difference": difference(ours.outputs, peer.outputs)}
+        report["peers"][peer.name] = entry
+        report["median_ms"][peer.name] = entry["median_ms"]
+        report["ratio"][peer.name] = entry["ratio"]
+    return report
+
+
+def _text(report: dict[str, Any]) -> str:
+    rows = [[OURS, f"{report['executable']['min_ms']:.3f}", f"{report['executable']['median_ms']:.3f}", "", ""]]
+    errors = []
+    for name, entry in report["peers"].items():
+        if "error" in entry:
+            errors.append(f"{name} could not be timed: {entry['error']}")
+            continue
+        interval = f"{entry['ratio_low']:.3f} .. {entry['ratio_high']:.3f}"
+        rows.append([name, f"{entry['min_ms']:.3f}", f"{entry['median_ms']:.3f}", f"{entry['ratio']:.3f}", interval])
+    lines = [
+        table(["", "min ms", "median ms", "ratio", "95 % interval"], rows),
+        f"ratio: {OURS}'s median / the other's; below 1 is faster. {report['blocks']} blocks in alternating processes, "
+        f"{report['threads']} threads, {report['machine']}, {report['date']}",
+    ]
+    return "\n".join([*lines, *errors])

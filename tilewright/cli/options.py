@@ -1,0 +1,136 @@
+"""Options that several commands share, and what their texts mean."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from tilewright.errors import ModelFormatError, OutputError, RecordsError, ShapeError, TargetError
+
+__all__ = [
+    "JsonOption",
+    "ModelArgument",
+    "RecordsOption",
+    "ShapeOption",
+    "TargetOption",
+    "check_model",
+    "check_out",
+    "check_target",
+    "parse_shapes",
+    "records_file",
+]
+
+ModelArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="MODEL", help="The model: an ONNX file.")]
+TargetOption: TypeAlias = Annotated[str, typer.Option(help="'native' or 'llvm:MCPU', such as llvm:core-avx2.")]
+ShapeOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--shape", metavar="NAME=1,3,224,224", help="The shape of an input; may be given several times."),
+]
+RecordsOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--records",
+        metavar="FILE",
+        help="The records of measurements; by default $TILEWRIGHT_RECORDS, or records.db in the user's data directory.",
+    ),
+]
+JsonOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the result, or the error, to this file as JSON.")
+]
+
+
+def parse_shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]] | None:
+    """The shapes of ``NAME=1,3,224,224`` texts, by name; None where there is none.
+
+    Raises:
+        ShapeError: a text is not of this form, or names an input again.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts or ():
+        # An input's name may itself have an equals sign; its shape does not.
+        name, _, numbers = text.rpartition("=")
+        if not name or not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", numbers) or 0 in map(int, numbers.split(",")):
+            raise ShapeError(f"a shape is written like NAME=1,3,224,224, with numbers from 1 up, but this is {text!r}")
+        if name in shapes:
+            raise ShapeError(f"each input has one shape, but {name!r} was given two; leave one --shape out")
+        shapes[name] = tuple(int(number) for number in numbers.split(","))
+    return shapes or None
+
+
+def check_target(text: str) -> None:
+    """Refuse what cannot be a target before the compiler is imported, which knows the rest.
+
+    Raises:
+        TargetError: the text has not the form of a target.
+    """
+    if text != "native" and not re.fullmatch(r"llvm:\S+", text):
+        raise TargetError(
+            f"a target is 'native' or 'llvm:MCPU' such as llvm:core-avx2, but this is {text!r}; "
+            "leave --target out to tune for this machine"
+        )
+
+
+def check_model(path: Path) -> None:
+    """Refuse a model that is no file, before the compiler is imported.
+
+    Raises:
+        ModelFormatError: there is no such file, or it cannot be read.
+    """
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise ModelFormatError(
+            f"a model is an ONNX file, but {path} cannot be read: {error.strerror}; check the path"
+        ) from error
+
+
+def check_out(path: Path) -> None:
+    """Refuse a directory that could not be written after minutes of tuning. Leaves nothing behind.
+
+    Raises:
+        OutputError: the directory cannot be made, or nothing can be written to it.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"the executable goes into a directory, but {path} cannot be written: {error.strerror}; "
+            "name another with --out"
+        ) from error
+    finally:
+        for folder in missing:
+            try:
+                folder.rmdir()
+            except OSError:
+                break
+
+
+def records_file(path: Path | None) -> Path:
+    """The records file: the one given, that of ``TILEWRIGHT_RECORDS``, or the user's own, whose directory is made.
+
+    Raises:
+        RecordsError: the user's data directory cannot be made.
+    """
+    if path is not None:
+        return path
+    if named := os.environ.get("TILEWRIGHT_RECORDS"):
+        return Path(named)
+    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    folder = data / "tilewright"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordsError(
+            f"records are kept in {folder}, which cannot be made: {error.strerror}; name a file with --records"
+        ) from error
+    return folder / "records.db"

@@ -1,0 +1,99 @@
+"""``tilewright run``: one run of an executable on arrays from files. Needs no tuner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tilewright.cli.boundary import command, write_json
+from tilewright.cli.options import JsonOption
+from tilewright.cli.text import table
+from tilewright.errors import OutputError, ShapeError, TilewrightError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["run"]
+
+
+@command
+def run(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The directory of an executable.")],
+    inputs: Annotated[
+        list[Path] | None, typer.Option("--input", metavar="X.NPY", help="An input, in the executable's order.")
+    ] = None,
+    outputs: Annotated[
+        list[Path] | None,
+        typer.Option("--output", metavar="Y.NPY", help="Where an output goes, in the executable's order."),
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Run the executable in OUT once. Without --output, describe what came out."""
+    from tilewright.network.executable import load_executable
+
+    executable = load_executable(out)
+    outputs = outputs or []
+    if len(outputs) > len(executable.outputs):
+        raise OutputError(
+            f"this executable has {len(executable.outputs)} outputs, but --output was given {len(outputs)} times"
+        )
+    results = executable(*_read(inputs or [], executable.inputs))
+    for path, result in zip(outputs, results, strict=False):
+        _write(path, result)
+    rows = [
+        [spec.name, "x".join(map(str, result.shape)) or "scalar", str(result.dtype), _range(result)]
+        for spec, result in zip(executable.outputs, results, strict=True)
+    ]
+    print(table(["output", "shape", "dtype", "min .. max"], rows, left=4))
+    described = [{"name": row[0], "shape": y.shape, "dtype": row[2]} for row, y in zip(rows, results, strict=True)]
+    write_json(json_file, {"outputs": described})
+
+
+def _read(paths: Sequence[Path], specs: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
+    import numpy as np
+
+    wanted = ", ".join(f"{spec.name} {tuple(spec.shape)} {spec.dtype}" for spec in specs)
+    if len(paths) != len(specs):
+        raise ShapeError(
+            f"this executable takes {len(specs)} inputs ({wanted}), but --input was given {len(paths)} times"
+        )
+    arrays = []
+    for path, spec in zip(paths, specs, strict=True):
+        try:
+            with path.open("rb") as file:
+                # Never pickles: they run whatever code they hold. Not numpy.load, which takes archives as well.
+                array = np.lib.format.read_array(file, allow_pickle=False)
+        except OSError as error:
+            raise TilewrightError(f"an input is a .npy file, but {path} cannot be read: {error.strerror}") from error
+        except (ValueError, EOFError, MemoryError) as error:
+            raise TilewrightError(
+                f"an input is a .npy file that numpy.save wrote, of numbers, but {path} is not: {error}"
+            ) from error
+        if array.shape != tuple(spec.shape):
+            raise ShapeError(
+                f"the input {spec.name!r} has the shape {tuple(spec.shape)}, but {path} holds {array.shape}"
+            )
+        if str(array.dtype) != spec.dtype:
+            raise ShapeError(
+                f"the input {spec.name!r} is of {spec.dtype}, but {path} holds {array.dtype}; "
+                f"convert it with .astype({spec.dtype!r})"
+            )
+        arrays.append(array)
+    return arrays
+
+
+def _write(path: Path, array: np.ndarray[Any, Any]) -> None:
+    import numpy as np
+
+    try:
+        with path.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+    except OSError as error:
+        raise OutputError(f"the output {path} cannot be written: {error.strerror}; name another file") from error
+
+
+def _range(array: np.ndarray[Any, Any]) -> str:
+    return f"{array.min():.6g} .. {array.max():.6g}" if array.size else "empty"

@@ -1,0 +1,97 @@
+"""``tilewright tasks``: what a model consists of, and how far its tuning is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tilewright.cli.boundary import command, write_json
+from tilewright.cli.options import (
+    JsonOption,
+    ModelArgument,
+    RecordsOption,
+    ShapeOption,
+    TargetOption,
+    check_model,
+    check_target,
+    parse_shapes,
+    records_file,
+)
+from tilewright.cli.text import milliseconds, quantity, table
+
+if TYPE_CHECKING:
+    from tilewright.records.sql import SQLStore
+    from tilewright.target import Target
+    from tilewright.task import Task
+
+__all__ = ["tasks"]
+
+
+@command
+def tasks(
+    model: ModelArgument,
+    shape: ShapeOption = None,
+    target: TargetOption = "native",
+    records: RecordsOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """List the tasks of MODEL: FLOP, weight, size of the design space, and the best latency so far."""
+    check_target(target)
+    shapes = parse_shapes(shape)
+    check_model(model)
+    store = _open(records)
+    from tilewright.target import Target
+
+    machine = Target.parse(target)
+    from tilewright.network.load import load
+    from tilewright.network.tasks import extract
+
+    extraction = extract(load(model, shapes), machine)
+    entries = [{"weight": use.weight, **_entry(use.task, machine, store)} for use in extraction.uses]
+    if store is not None:
+        store.close()
+    rows = [
+        [
+            entry["name"],
+            entry["template"],
+            str(entry["weight"]),
+            quantity(entry["flop"]),
+            quantity(entry["space_size"]),
+            milliseconds(entry["best_seconds"]),
+            f"{entry['flop'] / entry['best_seconds'] / 1e9:.1f}" if entry["best_seconds"] else "-",
+        ]
+        for entry in entries
+    ]
+    print(table(["task", "space", "weight", "FLOP", "configs", "best so far", "GFLOP/s"], rows, left=2))
+    flop = sum(entry["weight"] * entry["flop"] for entry in entries)
+    print(f"{len(entries)} tasks, {quantity(flop)}FLOP; target {machine.key}")
+    if extraction.fallbacks:
+        print(f"left in plain layout: {', '.join(extraction.fallbacks)}")
+    write_json(json_file, {"tasks": entries, "fallbacks": extraction.fallbacks, "target": machine.key, "flop": flop})
+
+
+def _entry(task: Task, target: Target, store: SQLStore | None) -> dict[str, Any]:
+    from tilewright.space.configs import size
+    from tilewright.space.registry import make_space
+
+    space = make_space(task, target)
+    best = store.best(task.key, target.key, space.template, 1) if store is not None else []
+    return {
+        "name": task.name,
+        "key": task.key,
+        "kind": task.kind,
+        "template": space.template,
+        "flop": task.flop,
+        "space_size": size(space),
+        "best_seconds": best[0].seconds if best else None,
+    }
+
+
+def _open(path: Path | None) -> SQLStore | None:
+    """The records, where there are any; a look at a model makes no file."""
+    file = records_file(path)
+    if not file.exists():
+        return None
+    from tilewright.records import open_store
+
+    return open_store(file)

@@ -1,0 +1,36 @@
+"""How commands print tables and quantities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+__all__ = ["milliseconds", "quantity", "table"]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Aligned columns below their heads: the first ``left`` to the left, numbers to the right."""
+    lines = [list(head), *map(list, rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def milliseconds(seconds: float | None) -> str:
+    """A latency for people, such as ``3.142 ms``; a dash where there is none."""
+    if seconds is None or not math.isfinite(seconds):
+        return "-"
+    return f"{1e3 * seconds:.4g} ms"
+
+
+def quantity(value: float) -> str:
+    """A large number for people, such as ``231M``."""
+    for scale, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= scale:
+            return f"{value / scale:.3g}{unit}" if value < 1e15 else f"{value:.1e}"
+    return f"{value:.3g}"

@@ -1,0 +1,76 @@
+"""``tilewright tune``: a model in, an executable out, within a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tilewright.cli.boundary import command, write_json
+from tilewright.cli.options import (
+    JsonOption,
+    ModelArgument,
+    RecordsOption,
+    ShapeOption,
+    TargetOption,
+    check_model,
+    check_out,
+    check_target,
+    parse_shapes,
+    records_file,
+)
+from tilewright.cli.text import milliseconds
+from tilewright.tune.budget import Budget
+
+__all__ = ["tune"]
+
+
+@command
+def tune(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option(metavar="DIRECTORY", help="Where to write the executable.")],
+    budget: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Wall-clock time of the whole command: 90s, 5m, 1h30m.")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(metavar="N", help="Measure at most so many candidates.")] = None,
+    target: TargetOption = "native",
+    records: RecordsOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    shape: ShapeOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Tune MODEL for this machine and write an executable. Ctrl-C keeps everything and still writes it."""
+    from tilewright.cli import BEGAN
+
+    # What is cheap to refuse is refused before the compiler is imported, which takes seconds.
+    limits = Budget(None, trials) if budget is None else Budget.parse(budget, trials)
+    check_target(target)
+    shapes = parse_shapes(shape)
+    check_model(model)
+    check_out(out)
+    store = records_file(records)
+    from tilewright.records import open_store
+
+    open_store(store).close()
+
+    from tilewright.tune.session import tune as run_session
+
+    result = run_session(model, out, budget=limits, target=target, records=store, shapes=shapes, seed=seed, began=BEGAN)
+    print(summary(result.report, out))
+    write_json(json_file, result.report)
+
+
+def summary(report: Mapping[str, Any], out: Path) -> str:
+    """What came of it, in a few lines; says only what the report holds."""
+    failures = sum(report.get("failures", {}).values())
+    lines = [
+        f"{report.get('trials', 0)} trials in {report.get('wall_seconds', 0.0):.1f} s "
+        f"({report.get('trials_per_second', 0.0):.1f} per second, {failures} failed)"
+    ]
+    before, after = report.get("before_seconds"), report.get("after_seconds")
+    if before and after:
+        lines.append(f"estimated latency: {milliseconds(before)} before, {milliseconds(after)} after")
+    lines.append(f"executable: {out}; compare it with: tilewright bench {out} --against onnxruntime --against untuned")
+    return "\n".join(lines)

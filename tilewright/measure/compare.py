@@ -1,0 +1,55 @@
+"""What blocks of runs say about two runtimes: medians, and their ratio with an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from tilewright.measure.peers import Array, Peer
+
+__all__ = ["compare", "difference", "latency"]
+
+_RESAMPLES = 2000
+
+
+def latency(peer: Peer) -> dict[str, float]:
+    """The shortest and the median run of all, in milliseconds; nan where there were none."""
+    runs = np.asarray([seconds for block in peer.blocks.values() for seconds in block] or [np.nan])
+    return {"min_ms": 1e3 * float(runs.min()), "median_ms": 1e3 * float(np.median(runs))}
+
+
+def compare(ours: Peer, other: Peer, seed: int = 0) -> dict[str, float]:
+    """Our median / the other's, over the blocks that both ran in, with the 95 % interval of a bootstrap over blocks.
+
+    Whole blocks are drawn again, not runs: what disturbs a machine lasts longer than a run, so runs of one block
+    are no independent witnesses. Both sides of a block are drawn together, since they shared the disturbance.
+    """
+    both = sorted(ours.blocks.keys() & other.blocks.keys())
+    if not both:
+        return {"ratio": np.nan, "ratio_low": np.nan, "ratio_high": np.nan}
+    left = [np.asarray(ours.blocks[block]) for block in both]
+    right = [np.asarray(other.blocks[block]) for block in both]
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(0, len(both), (_RESAMPLES, len(both)))
+    ratios = [_median(left, draw) / _median(right, draw) for draw in draws]
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    everything = range(len(both))
+    ratio = _median(left, everything) / _median(right, everything)
+    return {"ratio": ratio, "ratio_low": float(low), "ratio_high": float(high)}
+
+
+def difference(ours: Sequence[Array], other: Sequence[Array]) -> float:
+    """The largest difference of two runtimes' outputs, relative to the largest output; inf where shapes differ."""
+    if [y.shape for y in ours] != [y.shape for y in other]:
+        return float("inf")
+    differences = [
+        float(np.max(np.abs(a.astype(np.float64) - b)) / max(float(np.max(np.abs(b))), 1e-30))
+        for a, b in zip(ours, other, strict=True)
+        if a.size
+    ]
+    return max(differences, default=0.0)
+
+
+def _median(blocks: Sequence[Array], draw: Iterable[int]) -> float:
+    return float(np.median(np.concatenate([blocks[index] for index in draw])))

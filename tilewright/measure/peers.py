@@ -1,0 +1,182 @@
+"""Runs several runtimes against each other: each in its own process, by turns, block by block.
+
+Never two in one process and never two at once: the threads of one runtime go on spinning after its run and cost the
+other up to 2.5 times its latency. A process whose turn it is not is therefore stopped (SIGSTOP), whatever its
+threads are at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.errors import MeasureError
+from tilewright.measure.peer_process import PeerProcess
+
+__all__ = ["Array", "Entrant", "InputSpec", "Peer", "Runnable", "race"]
+
+Array: TypeAlias = NDArray[Any]
+
+#: Seconds that all blocks of one peer may take together; one that is too slow for it sits blocks out.
+_MOST_SECONDS = 60.0
+#: Fewer blocks than this say nothing about an interval.
+_LEAST_BLOCKS = 3
+#: A run longer than this needs no warm-up: what is cold at its start is a small part of it.
+_LONG_RUN = 1.0
+#: A block's first runs find the caches full of another process's data.
+_WARM_UP = 2
+
+
+class InputSpec(Protocol):
+    """What an input looks like."""
+
+    @property
+    def name(self) -> str:
+        """As the model calls it."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its extents."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """NumPy's name of its kind of number."""
+        ...
+
+
+class Runnable(Protocol):
+    """A network that some runtime runs."""
+
+    @property
+    def inputs(self) -> Sequence[InputSpec]:
+        """What it takes, in this order."""
+        ...
+
+    def __call__(self, *arrays: Array) -> list[Array]:
+        """The outputs of one run."""
+        ...
+
+    def time(self, arrays: Sequence[Array], runs: int) -> list[float]:
+        """The seconds of each of some runs, without copying the inputs."""
+        ...
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """Who takes part.
+
+    Attributes:
+        name: such as ``onnxruntime``.
+        factory: makes the runnable in the entrant's own process, which finds it by its name.
+        arguments: of the factory.
+    """
+
+    name: str
+    factory: Callable[..., Runnable]
+    arguments: tuple[Any, ...] = ()
+
+
+@dataclass
+class Peer:
+    """What came of one entrant.
+
+    Attributes:
+        name: the entrant's.
+        blocks: number of the block -> seconds of each of its runs.
+        outputs: of the first run, on the inputs that all got.
+        error: why it does not take part (any more); empty where nothing went wrong.
+    """
+
+    name: str
+    blocks: dict[int, list[float]] = field(default_factory=dict)
+    outputs: list[Array] = field(default_factory=list)
+    error: str = ""
+
+
+def race(entrants: Sequence[Entrant], blocks: int, block_seconds: float, threads: int, seed: int = 0) -> list[Peer]:
+    """Let ``entrants`` run by turns on the same random inputs. One that fails leaves the others alone.
+
+    Args:
+        entrants: the first one's inputs are what all get.
+        blocks: how many turns each has; one that is very slow has fewer.
+        block_seconds: about how long a turn lasts, without its warm-up; a single run may be longer.
+        threads: how many threads each may use.
+        seed: of the inputs.
+
+    Raises:
+        MeasureError: the first entrant fails before it has run.
+    """
+    peers = [Peer(entrant.name) for entrant in entrants]
+    running: list[_Turns] = []
+    arrays: list[Array] = []
+    try:
+        for entrant, peer in zip(entrants, peers, strict=True):
+            process = PeerProcess(threads)
+            try:
+                specs = process.start(entrant.factory, entrant.arguments)
+                arrays = arrays or random_inputs(specs, seed)
+                peer.outputs, seconds = process.prepare(arrays)
+                process.pause()
+            except MeasureError as error:
+                process.kill()
+                if peer is peers[0]:
+                    raise MeasureError(f"{entrant.name} cannot be timed: {error}") from error
+                peer.error = str(error)
+            except BaseException:
+                process.kill()
+                raise
+            else:
+                running.append(_Turns(process, peer, seconds, blocks, block_seconds))
+        for block in range(blocks):
+            # Every other block backwards, so that nobody always follows the same one.
+            for turns in running if block % 2 == 0 else running[::-1]:
+                turns.take(block)
+    finally:
+        for turns in running:
+            turns.process.kill()
+    return peers
+
+
+def random_inputs(specs: Sequence[InputSpec], seed: int) -> list[Array]:
+    """An array for each input: normal numbers; 0 and 1 where they are integers, which may be indices."""
+    rng = np.random.default_rng(seed)
+    arrays: list[Array] = []
+    for spec in specs:
+        if np.issubdtype(np.dtype(spec.dtype), np.floating):
+            arrays.append(rng.standard_normal(spec.shape).astype(spec.dtype))
+        else:
+            arrays.append(rng.integers(0, 2, spec.shape).astype(spec.dtype))
+    return arrays
+
+
+class _Turns:
+    """The turns of one process."""
+
+    def __init__(self, process: PeerProcess, peer: Peer, seconds: float, blocks: int, block_seconds: float) -> None:
+        self.process = process
+        self._peer = peer
+        self._seconds = seconds
+        self._runs = max(1, round(block_seconds / seconds))
+        self._warm_up = 0 if seconds > _LONG_RUN else _WARM_UP if self._runs > 1 else 1
+        turn = seconds * (self._runs + self._warm_up)
+        turns = min(blocks, max(_LEAST_BLOCKS, int(_MOST_SECONDS / turn)))
+        self._every = math.ceil(blocks / turns)
+
+    def take(self, block: int) -> None:
+        """One block, if this is one of its own."""
+        if self._peer.error or block % self._every:
+            return
+        try:
+            self.process.resume()
+            self._peer.blocks[block] = self.process.time(self._warm_up, self._runs)
+            self.process.pause()
+        except MeasureError as error:
+            self._peer.error = str(error)
+            self.process.kill()
