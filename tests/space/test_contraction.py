@@ -226,6 +226,12 @@ def test_whole_nest_touches_whole_buffers_with_their_strides() -> None:
     assert np.isfinite(features(nest)).all()
 
 
+def test_pixels_of_a_plain_1x1_kernel_are_one_axis() -> None:
+    for name, pixels in (("1x1 on 13x13", 169), ("1x1 plain", 48), ("unpacked", 49)):
+        assert next(k for k in space(name).knobs if k.name == "tile_w").extent == pixels  # type: ignore[attr-defined]
+    assert space("1x1 stride 2").knobs[2].extent == 7  # type: ignore[attr-defined]
+
+
 def test_touched_of_a_strided_kernel_is_counted_by_hand() -> None:
     here = space("7x7 image")
     nest = here.loop_nest(here.default()[None])

@@ -97,12 +97,14 @@ def read_form(module: IRModule) -> Form:
     for axis, var in zip(iterators, stmt.iter_vars, strict=True):
         extents[axis] = _integer(var.dom.extent)
     names = list(zip(iterators, (v.var for v in stmt.iter_vars), strict=True))
-    reads = [_access(region, names) for region in stmt.reads if not region.source.same_as(stmt.writes[0].source)]
+    reads = [
+        _access(region, names, extents) for region in stmt.reads if not region.source.same_as(stmt.writes[0].source)
+    ]
     weights = [a for a in reads if "l" in dict(a.steps)]
     data = [a for a in reads if "l" not in dict(a.steps)]
     if len(weights) != 1 or len(data) != 1 or len(stmt.writes) != 1:
         raise SpaceError("a contraction multiplies data by weights, of which only the weights have the lane axis")
-    accesses = [_named("A", data[0]), _named("W", weights[0]), _named("C", _access(stmt.writes[0], names))]
+    accesses = [_named("A", data[0]), _named("W", weights[0]), _named("C", _access(stmt.writes[0], names, extents))]
     padded = find_pad(schedule, block) is not None
     dims = set(accesses[0].dims)
     plain = extents["kh"] == extents["kw"] == 1 and (("h", 1),) in dims and (("w", 1),) in dims
@@ -134,7 +136,7 @@ def _integer(value: Any) -> int:
     return number
 
 
-def _access(region: Any, names: list[tuple[str, Any]]) -> Access:
+def _access(region: Any, names: list[tuple[str, Any]], extents: dict[str, int]) -> Access:
     import tvm
     from tvm.sym import detect_linear_equation
 
@@ -148,7 +150,8 @@ def _access(region: Any, names: list[tuple[str, Any]]) -> Access:
         if len(linear) == 0 or _integer(extent.extent) != 1:
             raise SpaceError("a contraction's buffers are indexed by sums of its iterators")
         terms = [(names[i][0], _integer(linear[i])) for i in range(len(names))]
-        used = tuple((axis, c) for axis, c in terms if c != 0)
+        # An axis of extent 1 moves nothing, and hides that a 1x1 kernel reads pixels as they lie.
+        used = tuple((axis, c) for axis, c in terms if c != 0 and (axis == "l" or extents[axis] > 1))
         for axis, c in used:
             steps[axis] = steps.get(axis, 0) + c * math.prod(shape[place + 1 :])
         dims.append(used)
