@@ -2,7 +2,8 @@
 
     make bench BENCH=configs
 
-The convolution is 256 -> 256, 3x3, on a 14x14 map, with bias and relu. The cost model was fitted to 64 made-up latencies.
+The convolution is 256 -> 256, 3x3, on a 14x14 map, with bias and relu. The cost model was fitted to 64
+made-up latencies.
 """
 
 from __future__ import annotations

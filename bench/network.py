@@ -94,7 +94,7 @@ def show(done: dict[str, Any]) -> None:
     for where in dict.fromkeys(
         (e["bench"]["machine"], e["bench"]["threads"], e["bench"]["date"][:10]) for e in done.values()
     ):
-        print("medians; {0}, {1} threads, {2}".format(*where))
+        print(f"medians; {where[0]}, {where[1]} threads, {where[2]}")
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def test_records_of_a_newer_version(tmp_path: Path, model: Path) -> None:
     connection = sqlite3.connect(records)
     connection.execute("PRAGMA user_version = 1000")
     connection.close()
-    arguments = ["tune", model, "--out", tmp_path / "o", "--budget", "5s", "--records", records]
+    arguments: list[str | Path] = ["tune", model, "--out", tmp_path / "o", "--budget", "5s", "--records", records]
     refused(tmp_path, "RecordsVersionError", "upgrade", *arguments)
 
 

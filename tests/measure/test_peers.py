@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,7 @@ def test_turns_never_overlap_and_give_the_ratio(diary: Path) -> None:
     assert sorted(fast.blocks) == sorted(slow.blocks) == list(range(6))
     assert {len(block) for block in fast.blocks.values()} == {12}
     turns = sorted(tuple(map(float, line.split()))[1:] for line in diary.read_text().splitlines())
-    assert all(left[1] <= right[0] for left, right in zip(turns, turns[1:], strict=False))
+    assert all(left[1] <= right[0] for left, right in pairwise(turns))
     np.testing.assert_array_equal(fast.outputs[0], slow.outputs[0])
     result = compare(fast, slow)
     assert result["ratio"] == pytest.approx(0.5)

@@ -55,9 +55,20 @@ def tune(
 
     open_store(store).close()
 
+    from tilewright.tune.progress import progress_for
     from tilewright.tune.session import tune as run_session
 
-    result = run_session(model, out, budget=limits, target=target, records=store, shapes=shapes, seed=seed, began=BEGAN)
+    result = run_session(
+        model,
+        out,
+        budget=limits,
+        target=target,
+        records=store,
+        shapes=shapes,
+        seed=seed,
+        progress=progress_for(),
+        began=BEGAN,
+    )
     print(summary(result.report, out))
     write_json(json_file, result.report)
 

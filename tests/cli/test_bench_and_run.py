@@ -1,0 +1,115 @@
+"""``bench`` and ``run`` on a stand-in for an executable, in this process; the real one is tested with ``network``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from typer.testing import CliRunner
+
+from tilewright.cli import app
+from tilewright.measure.peers import Array
+from tilewright.network import peers
+from tilewright.network.peers import OnnxInput, OnnxRuntimePeer
+
+
+@dataclass
+class Doubler:
+    """Takes x of (2, 3), gives 2x."""
+
+    inputs: tuple[OnnxInput, ...] = (OnnxInput("x", (2, 3), "float32"),)
+    outputs: tuple[OnnxInput, ...] = (OnnxInput("y", (2, 3), "float32"),)
+
+    def __call__(self, *arrays: Array) -> list[Array]:
+        return [2 * arrays[0]]
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A directory with a manifest and a reference model that adds x to itself."""
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "twice", value[:1], value[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "model.onnx")
+    (tmp_path / "manifest.json").write_text(json.dumps({"model": "model.onnx"}))
+    return tmp_path
+
+
+@pytest.fixture
+def doubler(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = types.ModuleType("tilewright.network.executable")
+    module.load_executable = lambda _path: Doubler()
+    monkeypatch.setitem(sys.modules, "tilewright.network.executable", module)
+
+
+def ours(out: str) -> OnnxRuntimePeer:
+    return OnnxRuntimePeer(str(Path(out) / "model.onnx"))
+
+
+def test_bench_reports_each_peer_and_the_one_that_fails(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "executable", ours)
+    report = out / "b.json"
+    arguments = [str(out), "--against", "onnxruntime", "--against", "untuned", "--target", "llvm:fantasy"]
+    done = CliRunner().invoke(
+        app, ["bench", *arguments, "--blocks", "4", "--block-seconds", "0.02", "--json", str(report)]
+    )
+    assert done.exit_code == 0, done.output
+    result = json.loads(report.read_text())
+    assert result["median_ms"].keys() == {"tilewright", "onnxruntime"}
+    entry = result["peers"]["onnxruntime"]
+    assert result["ratio"] == {"onnxruntime": entry["ratio"]}
+    assert 0 < entry["min_ms"] <= entry["median_ms"]
+    assert entry["ratio_low"] <= entry["ratio"] <= entry["ratio_high"]
+    assert entry["difference"] == 0
+    assert result["peers"]["untuned"]["error"]
+    assert "untuned could not be timed: " in done.output
+
+
+def test_bench_without_a_reference_model(out: Path) -> None:
+    (out / "model.onnx").unlink()
+    done = CliRunner().invoke(app, ["bench", str(out), "--against", "onnxruntime"])
+    assert done.exit_code == 2
+    assert "holds none" in done.output
+
+
+@pytest.mark.usefixtures("doubler")
+def test_run_reads_and_writes_arrays(tmp_path: Path) -> None:
+    x, y = tmp_path / "x.npy", tmp_path / "y.npy"
+    np.save(x, np.ones((2, 3), np.float32))
+    done = CliRunner().invoke(app, ["run", str(tmp_path), "--input", str(x), "--output", str(y)])
+    assert done.exit_code == 0, done.output
+    np.testing.assert_array_equal(np.load(y), np.full((2, 3), 2, np.float32))
+
+
+@pytest.mark.usefixtures("doubler")
+@pytest.mark.parametrize(
+    ("array", "says"),
+    [
+        (np.ones((3, 2), np.float32), "shape (2, 3)"),
+        (np.ones((2, 3)), "astype('float32')"),
+        (np.asarray([[None] * 3] * 2), "is not"),
+    ],
+)
+def test_run_refuses_other_arrays(tmp_path: Path, array: Array, says: str) -> None:
+    x = tmp_path / "x.npy"
+    np.save(x, array)
+    done = CliRunner().invoke(app, ["run", str(tmp_path), "--input", str(x)])
+    assert done.exit_code == 2
+    assert says in done.output
+
+
+@pytest.mark.usefixtures("doubler")
+def test_run_refuses_what_is_no_array_and_a_wrong_number(tmp_path: Path) -> None:
+    (tmp_path / "x.npy").write_bytes(b"no array")
+    for arguments, says in ((["--input", str(tmp_path / "x.npy")], "numpy.save"), ([], "takes 1 inputs")):
+        done = CliRunner().invoke(app, ["run", str(tmp_path), *arguments])
+        assert done.exit_code == 2
+        assert says in done.output
