@@ -1,0 +1,113 @@
+"""From a model (ONNX file, PyTorch export, Relax module) to a Network."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tilewright.errors import MissingExtraError, ModelFormatError, ShapeError, UnsupportedOperatorError
+from tilewright.network.network import Network, TensorSpec
+from tilewright.tvm_compat import set_threads
+
+__all__ = ["load"]
+
+
+def load(model: Any, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Network:
+    """Read a network.
+
+    Args:
+        model: path of an ONNX file, a Relax ``IRModule`` whose ``main`` is static, or a
+            ``torch.export.ExportedProgram`` (extra ``torch``).
+        shapes: shapes of ONNX inputs with symbolic dimensions.
+
+    Raises:
+        ModelFormatError: no such file, or not a model.
+        ShapeError: a symbolic input shape.
+        UnsupportedOperatorError: an operator that TVM cannot import.
+    """
+    set_threads()
+    if isinstance(model, str | Path):
+        return _from_onnx(Path(model), shapes or {})
+    import tvm
+
+    if isinstance(model, tvm.ir.IRModule):
+        return _from_relax(model, "relax")
+    if type(model).__name__ == "ExportedProgram":
+        return _from_torch(model)
+    raise ModelFormatError(
+        f"a model is an ONNX file, a Relax module or a PyTorch ExportedProgram, but this is a {type(model).__name__}"
+    )
+
+
+def _from_onnx(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Network:
+    from tilewright.network.onnx_model import read_onnx
+
+    if path.is_dir():
+        raise ModelFormatError(f"a model is a file, but {path} is a directory; name the .onnx file")
+    folded = read_onnx(path, shapes)
+    from tvm.relax.frontend.onnx import from_onnx
+
+    names = [value.name for value in folded.graph.input]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one for each weight that is not a graph input, as is usual
+        try:
+            module = from_onnx(folded, keep_params_in_input=True)
+        except Exception as exc:  # the importer raises whatever the operator's converter ran into
+            raise UnsupportedOperatorError(_blame(folded, exc)) from exc
+    return _from_relax(module, path.stem, names, folded)
+
+
+def _blame(model: Any, exc: BaseException) -> str:
+    """Name the operator and the node that the importer stumbled over."""
+    text = str(exc)
+    for node in model.graph.node:
+        if re.search(rf"\b{re.escape(node.op_type)}\b", text):
+            return (
+                f"every operator is one that TVM imports, but {node.op_type} (node {node.name or node.output[0]!r}) "
+                f"is not: {text.strip().splitlines()[0][:160]}; replace it before export"
+            )
+    return f"the model cannot be imported: {(text.strip().splitlines() or ['?'])[0][:200]}"
+
+
+def _from_torch(program: Any) -> Network:
+    try:
+        from tvm.relax.frontend.torch import from_exported_program
+    except ImportError as exc:
+        raise MissingExtraError("PyTorch", "torch") from exc
+    try:
+        module = from_exported_program(program, keep_params_as_input=True)
+    except Exception as exc:  # as with ONNX, converters raise anything
+        line = (str(exc).strip().splitlines() or ["?"])[0]
+        raise UnsupportedOperatorError(f"the exported program cannot be imported: {line[:200]}") from exc
+    return _from_relax(module, "torch")
+
+
+def _from_relax(module: Any, name: str, names: list[str] | None = None, onnx: Any = None) -> Network:
+    from tvm import relax
+
+    if "main" not in [v.name_hint for v in module.get_global_vars()]:
+        raise ModelFormatError("a Relax module has a function 'main', but this has none; rename the entry function")
+    module, arrays = relax.frontend.detach_params(module)
+    values = [np.asarray(a.numpy()) for a in arrays.get("main", [])]
+    main = module["main"]
+    count = len(main.params) - len(values)
+    specs = [_spec(p.name, p.ty) for p in main.params]
+    inputs = [TensorSpec(names[i] if names else s.name, s.shape, s.dtype) for i, s in enumerate(specs[:count])]
+    result = main.body.ty
+    fields = list(result.fields) if isinstance(result, relax.TupleType) else [result]
+    out_names = [o.name for o in onnx.graph.output] if onnx is not None else []
+    outputs = [_spec(out_names[i] if i < len(out_names) else f"output{i}", field) for i, field in enumerate(fields)]
+    weights = {spec.name: value for spec, value in zip(specs[count:], values, strict=True)}
+    return Network(name, module, tuple(inputs), tuple(outputs), weights, onnx)
+
+
+def _spec(name: str, info: Any) -> TensorSpec:
+    try:
+        return TensorSpec(name, tuple(int(d) for d in info.shape.values), str(info.dtype))
+    except (TypeError, ValueError, AttributeError) as exc:
+        raise ShapeError(f"every tensor has a fixed shape, but {name!r} has {info}; export it with fixed shapes") from exc

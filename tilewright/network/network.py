@@ -1,0 +1,60 @@
+"""A network as it was read: a Relax module, its inputs and outputs, and its weights as arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import onnx
+    from tvm.ir import IRModule
+
+__all__ = ["Network", "TensorSpec"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, shape and dtype of an input or output."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network, read and folded.
+
+    Attributes:
+        name: for people; the file's stem.
+        module: Relax module whose ``main`` takes the inputs, then the weights.
+        inputs: the inputs of ``main``, without the weights.
+        outputs: what ``main`` returns.
+        weights: the arrays of ``main``'s further parameters, by name, in their order.
+        onnx: the folded ONNX model with the same weights, the reference; None where the network was not ONNX.
+    """
+
+    name: str
+    module: IRModule
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    weights: dict[str, NDArray[Any]]
+    onnx: onnx.ModelProto | None = None
+
+    def random_inputs(self, seed: int = 0) -> list[NDArray[Any]]:
+        """One array per input: floats standard normal, integers in [0, 2)."""
+        return random_arrays(self.inputs, seed)
+
+
+def random_arrays(specs: tuple[TensorSpec, ...], seed: int = 0) -> list[NDArray[Any]]:
+    """One array per spec: floats standard normal, integers and booleans in [0, 2)."""
+    rng = np.random.default_rng(seed)
+    return [
+        rng.standard_normal(spec.shape).astype(spec.dtype)
+        if np.issubdtype(np.dtype(spec.dtype), np.floating)
+        else rng.integers(0, 2, spec.shape).astype(spec.dtype)
+        for spec in specs
+    ]

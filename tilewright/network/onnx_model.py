@@ -1,0 +1,183 @@
+"""Reading ONNX files: shapes fixed, missing weights filled, batch norms folded, ready to be imported."""
+
+from __future__ import annotations
+
+import tempfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from tilewright.errors import ModelFormatError, ShapeError, UnsupportedOperatorError
+
+__all__ = ["fold", "read_onnx"]
+
+
+def read_onnx(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelProto:
+    """The model of a file, with static input shapes, explicit weights and batch norms folded.
+
+    Raises:
+        ModelFormatError: missing, truncated or not ONNX.
+        ShapeError: a symbolic input shape that ``shapes`` does not fix, or a shape for no input.
+        UnsupportedOperatorError: an operator that ONNX Runtime does not know.
+    """
+    try:
+        model = onnx.load(str(path))
+    except FileNotFoundError as exc:
+        raise ModelFormatError(f"a model is a file, but there is none at {path}; check the path") from exc
+    except Exception as exc:  # protobuf's and onnx's own errors share no base class
+        raise ModelFormatError(
+            f"a model is a whole ONNX file, but {path} cannot be read as one ({_first_line(exc)}); "
+            "export the model again, or check that the file was copied whole"
+        ) from exc
+    if not model.graph.node:
+        raise ModelFormatError(f"a model has operators, but {path} holds none; is it an ONNX file?")
+    _fix_shapes(model, shapes)
+    _fill_weights(model)
+    _chain_sums(model)
+    return fold(model)
+
+
+def _first_line(exc: BaseException) -> str:
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]
+
+
+def _fix_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = {value.name: value for value in model.graph.input if value.name not in constants}
+    unknown = sorted(set(shapes) - set(inputs))
+    if unknown:
+        raise ShapeError(f"--shape names an input of the model, but {unknown[0]!r} is none; it has: {', '.join(inputs)}")
+    for name, value in inputs.items():
+        dims = value.type.tensor_type.shape.dim
+        if name in shapes:
+            wanted = shapes[name]
+            fits = len(wanted) == len(dims) and all(
+                not d.HasField("dim_value") or d.dim_value in (0, w) for d, w in zip(dims, wanted, strict=False)
+            )
+            if not fits:
+                have = ",".join(d.dim_param or str(d.dim_value) for d in dims)
+                raise ShapeError(
+                    f"--shape keeps the dimensions that the model fixes, but input {name!r} is [{have}] "
+                    f"and {list(wanted)} was given"
+                )
+            for dim, size in zip(dims, wanted, strict=True):
+                dim.Clear()
+                dim.dim_value = size
+        elif any(not d.HasField("dim_value") or d.dim_value <= 0 for d in dims):
+            have = ",".join(d.dim_param or (str(d.dim_value) if d.HasField("dim_value") else "?") for d in dims)
+            example = ",".join(str(d.dim_value) if d.dim_value > 0 else "1" for d in dims)
+            raise ShapeError(
+                f"every input has a fixed shape, but {name!r} is [{have}]; fix it with --shape {name}={example}"
+            )
+    if shapes:
+        del model.graph.value_info[:]  # inferred for other shapes
+
+
+def _fill_weights(model: onnx.ModelProto) -> None:
+    """Give random values to weights that the file only declares.
+
+    Models without their weights (the light networks of the onnx package) make them by ConstantOfShape. Uniform
+    weights would hide wrong indexing from the check, so they get random values, the same for the same name.
+    """
+    graph = model.graph
+    shapes = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.data_type == onnx.TensorProto.INT64}
+    positive = {name for n in graph.node if n.op_type == "BatchNormalization" for name in (n.input[1], n.input[4])}
+    filled = [
+        n
+        for n in graph.node
+        if n.op_type == "ConstantOfShape"
+        and n.input[0] in shapes
+        and all(numpy_helper.to_array(a.t).dtype == np.float32 for a in n.attribute)
+    ]
+    for node in filled:
+        shape = tuple(int(d) for d in shapes[node.input[0]])
+        name = node.output[0]
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        if name in positive:
+            values = rng.uniform(0.5, 1.5, shape)
+        elif len(shape) >= 2:
+            values = rng.standard_normal(shape) * np.sqrt(2 / max(1, int(np.prod(shape[1:]))))
+        else:
+            values = rng.standard_normal(shape) * 0.1
+        graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
+        graph.node.remove(node)
+
+
+def _chain_sums(model: onnx.ModelProto) -> None:
+    """Sum(a, b, c) --> Add(Add(a, b), c), which fuses; TVM's importer stacks the operands of a Sum."""
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        if node.op_type != "Sum" or len(node.input) < 2:
+            nodes.append(node)
+            continue
+        left = node.input[0]
+        for i, right in enumerate(node.input[1:], 1):
+            out = node.output[0] if i == len(node.input) - 1 else f"{node.output[0]}__part{i}"
+            nodes.append(helper.make_node("Add", [left, right], [out], name=f"{node.name}__add{i}"))
+            left = out
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def fold(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Fold constants and batch norms by ONNX Runtime's basic optimisation; left-over batch norms become Mul and Add."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1  # its threads would spin beside the tuner
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
+        source, folded = Path(folder, "model.onnx"), Path(folder, "folded.onnx")
+        options.optimized_model_filepath = str(folded)
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "folded.bin")
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1048576")
+        try:
+            onnx.save(model, str(source), save_as_external_data=model.ByteSize() > 1 << 30)
+            onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+            result = onnx.load(str(folded))
+        except Exception as exc:  # its binding raises a dozen classes without a common base
+            text = str(exc)
+            if "not a registered" in text or "NOT_IMPLEMENTED" in text or "No Op registered" in text:
+                raise UnsupportedOperatorError(
+                    f"every operator is one of ONNX's: {_first_line(exc)}; replace it, or export it as standard operators"
+                ) from exc
+            raise ModelFormatError(f"the model is not valid ONNX: {_first_line(exc)}; export it again") from exc
+    _split_batch_norms(result)
+    constants = {tensor.name for tensor in result.graph.initializer}
+    used = {name for node in result.graph.node for name in node.input}
+    # What ConstantOfShape nodes read stays behind as inputs that nobody reads, and old files list weights as inputs.
+    kept = [v for v in result.graph.input if v.name in used and v.name not in constants]
+    del result.graph.input[:]
+    result.graph.input.extend(kept)
+    return result
+
+
+def _split_batch_norms(model: onnx.ModelProto) -> None:
+    """BatchNormalization(x) --> x * scale + shift, where ONNX Runtime had no convolution to fold it into."""
+    graph = model.graph
+    arrays: dict[str, NDArray[Any]] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.op_type != "BatchNormalization" or not all(name in arrays for name in node.input[1:5]):
+            nodes.append(node)
+            continue
+        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+        gamma, beta, mean, var = (arrays[name].astype(np.float64) for name in node.input[1:5])
+        scale = gamma / np.sqrt(var + epsilon)
+        shift = beta - mean * scale
+        column = (-1, 1, 1)  # networks of images: N, C, H, W
+        out = node.output[0]
+        for suffix, values in (("scale", scale), ("shift", shift)):
+            tensor = values.astype(np.float32).reshape(column)
+            graph.initializer.append(numpy_helper.from_array(tensor, f"{out}__{suffix}"))
+        nodes.append(helper.make_node("Mul", [node.input[0], f"{out}__scale"], [f"{out}__scaled"], f"{out}__mul"))
+        nodes.append(helper.make_node("Add", [f"{out}__scaled", f"{out}__shift"], [out], f"{out}__add"))
+    del graph.node[:]
+    graph.node.extend(nodes)
