@@ -88,5 +88,5 @@ def batch_matmul(batch: int, m: int, n: int, k: int, x: int) -> Any:
 def _function(tensors: list[Any]) -> Any:
     from tvm import te
 
-    function = te.create_prim_func(tensors)
+    function = te.create_prim_func(tensors, index_dtype_override="int64")  # as Relax counts
     return function.without_attr("global_symbol").with_attr({"op_pattern": _FUSABLE, "tirx.noalias": True})

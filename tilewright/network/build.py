@@ -1,0 +1,119 @@
+"""From best schedules to an executable, in memory and on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.errors import CompilerError, OutputError
+from tilewright.network.executable import FORMAT, Executable, load_executable, sha256
+from tilewright.network.load import load
+from tilewright.network.network import Network
+from tilewright.network.tasks import Extraction
+from tilewright.target import Target
+
+__all__ = ["build", "build_untuned", "check_compiler"]
+
+
+def check_compiler() -> None:
+    """Raise ``CompilerError`` where there is no linker for the executable: better now than after the budget."""
+    if not any(shutil.which(name) for name in (os.environ.get("CXX") or "", "g++", "clang++", "c++", "cc", "gcc")):
+        raise CompilerError(
+            "writing an executable needs a C++ compiler to link it, but there is no g++ or clang++ on PATH; "
+            "install one, for example with: apt-get install g++"
+        )
+
+
+def build(
+    extraction: Extraction, functions: Mapping[str, Any], out: Path, extra: Mapping[str, Any]
+) -> Executable:
+    """Compile the network with ``functions`` (a PrimFunc by task key) and write it into the directory ``out``.
+
+    Tasks without a function are compiled as they are. The directory appears whole or not at all.
+
+    Raises:
+        CompilerError: compiling or linking failed.
+        OutputError: ``out`` cannot be written.
+    """
+    module = extraction.module.clone() if hasattr(extraction.module, "clone") else extraction.module
+    for use in extraction.uses:
+        function = functions.get(use.task.key)
+        for name in use.functions if function is not None else ():
+            var = module.get_global_var(name)
+            module.update_func(var, function.with_attr("global_symbol", name))
+    arrays = [recipe.apply(extraction.network.weights) for recipe in extraction.rewritten.recipes]
+    return _write(module, extraction.target, extraction.network, arrays, out, extra)
+
+
+def build_untuned(model: Path, target: Target, out: Path) -> Executable:
+    """TVM's default build of an ONNX model, as a user of TVM gets it, into the directory ``out``."""
+    network = load(model)
+    return _write(network.module, target, network, list(network.weights.values()), out, {"untuned": True})
+
+
+def _write(
+    module: Any,
+    target: Target,
+    network: Network,
+    arrays: Sequence[NDArray[Any]],
+    out: Path,
+    extra: Mapping[str, Any],
+) -> Executable:
+    import tvm
+    from tvm import relax
+
+    check_compiler()
+    part = out.with_name(out.name + ".part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+    except OSError as exc:
+        raise OutputError(f"the executable goes to {out}, which cannot be written: {exc}; choose another --out") from exc
+    try:
+        with tvm.transform.PassContext(opt_level=3):
+            built = relax.build(module, target.tvm)
+        built.export_library(str(part / "kernels.so"))
+    except (RuntimeError, ValueError, TypeError) as exc:
+        shutil.rmtree(part, ignore_errors=True)
+        raise CompilerError(f"the network cannot be compiled: {(str(exc).splitlines() or ['?'])[0][:300]}") from exc
+    model = None
+    try:
+        np.savez(part / "weights.npz", **{f"w{i}": a for i, a in enumerate(arrays)})
+        if network.onnx is not None:
+            model = "model.onnx"
+            _save_onnx(network.onnx, part / model)
+        manifest = {
+            "format": FORMAT,
+            "name": network.name,
+            "inputs": [dataclasses.asdict(s) for s in network.inputs],
+            "outputs": [dataclasses.asdict(s) for s in network.outputs],
+            "target": {"mcpu": target.mcpu, "cores": target.cores, "machine": target.machine, "key": target.key},
+            "model": model,
+            "sha256": {name: sha256(part / name) for name in ("kernels.so", "weights.npz")},
+            **extra,
+        }
+        (part / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        if out.exists():
+            shutil.rmtree(out)
+        part.rename(out)
+    except OSError as exc:
+        shutil.rmtree(part, ignore_errors=True)
+        raise OutputError(f"the executable cannot be written to {out}: {exc}") from exc
+    return load_executable(out)
+
+
+def _save_onnx(model: Any, path: Path) -> None:
+    """Save with the weights inside, or beside it where they pass protobuf's limit of 2 GB."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    onnx.save(copy, str(path), save_as_external_data=copy.ByteSize() > 1 << 30, location="model.bin")

@@ -1,0 +1,84 @@
+"""Are the outputs right? The executable against ONNX Runtime, and a task against its untuned function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.network.executable import Executable
+from tilewright.network.network import Network
+from tilewright.network.tasks import Extraction
+
+__all__ = ["TOLERANCE", "blame", "network_error", "reference_outputs", "relative_error"]
+
+#: The largest accepted difference, relative to the largest output.
+TOLERANCE = 1e-3
+
+
+def relative_error(result: NDArray[Any], reference: NDArray[Any]) -> float:
+    """Largest absolute difference over the largest absolute reference; inf where one is not finite and the other is."""
+    if result.shape != reference.shape or not np.array_equal(np.isfinite(result), np.isfinite(reference)):
+        return float("inf")
+    if reference.size == 0:
+        return 0.0
+    scale = float(np.max(np.abs(reference))) or 1.0
+    return float(np.max(np.abs(result.astype(np.float64) - reference.astype(np.float64)))) / scale
+
+
+def reference_outputs(network: Network, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]] | None:
+    """ONNX Runtime's outputs; None where the network did not come from ONNX."""
+    if network.onnx is None:
+        return None
+    import tempfile
+    from pathlib import Path
+
+    import onnxruntime
+
+    from tilewright.network.build import _save_onnx
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
+        path = Path(folder, "model.onnx")
+        _save_onnx(network.onnx, path)
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        feeds = {spec.name: array for spec, array in zip(network.inputs, inputs, strict=True)}
+        return [np.asarray(o) for o in session.run(None, feeds)]
+
+
+def network_error(executable: Executable, network: Network, seed: int = 0) -> float | None:
+    """The executable's relative error against ONNX Runtime on random inputs; None where there is no reference."""
+    inputs = network.random_inputs(seed)
+    reference = reference_outputs(network, inputs)
+    if reference is None:
+        return None
+    return max(relative_error(r, e) for r, e in zip(executable(*inputs), reference, strict=True))
+
+
+def blame(extraction: Extraction, functions: Mapping[str, Any]) -> list[str]:
+    """The keys of the tasks whose scheduled function disagrees with the unscheduled one on random data."""
+    import tvm
+
+    from tilewright.network.network import TensorSpec, random_arrays
+    from tilewright.space.module import task_module
+
+    guilty = []
+    for use in extraction.uses:
+        if use.task.key not in functions:
+            continue
+        plain = task_module(use.task)
+        specs = tuple(
+            TensorSpec(p.name, tuple(int(d) for d in p.ty.shape), str(p.ty.dtype)) for p in plain["main"].params
+        )
+        results = []
+        for module in (plain, tvm.ir.IRModule({"main": functions[use.task.key]})):
+            arguments = [tvm.runtime.tensor(a) for a in random_arrays(specs)]
+            tvm.compile(module, target=extraction.target.tvm)["main"](*arguments)
+            results.append(arguments[-1].numpy())
+        if relative_error(results[1], results[0]) > TOLERANCE:
+            guilty.append(use.task.key)
+    return guilty

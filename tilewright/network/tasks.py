@@ -1,0 +1,131 @@
+"""From a network to its tasks: fused functions, equal ones merged, with how often each occurs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from tilewright.network.network import Network
+from tilewright.network.rewrite import Rewritten, rewrite
+from tilewright.target import Target
+from tilewright.task import Task
+
+__all__ = ["Extraction", "TaskUse", "extract"]
+
+
+@dataclass(frozen=True)
+class TaskUse:
+    """A task and how it occurs in a network.
+
+    Attributes:
+        task: the task.
+        weight: how often the network calls it.
+        functions: the fused functions that are this task.
+    """
+
+    task: Task
+    weight: int
+    functions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """A network ready to be tuned and built: its fused module and the tasks in it."""
+
+    network: Network
+    target: Target
+    rewritten: Rewritten
+    module: Any
+    uses: tuple[TaskUse, ...]
+
+    @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """Operators that stay in plain layout, in the auto space."""
+        return self.rewritten.fallbacks
+
+
+def extract(network: Network, target: Target) -> Extraction:
+    """Rewrite, fuse, and list the tasks of ``network``, heaviest first (FLOP times weight)."""
+    import tvm
+    from tvm import relax, tirx
+    from tvm_ffi import structural_hash
+
+    rewritten = rewrite(network, target)
+    passes = [
+        relax.transform.LegalizeOps(),
+        relax.transform.AnnotateTIROpPattern(),
+        relax.transform.FuseOps(),
+        relax.transform.FuseTIR(),
+        relax.transform.DeadCodeElimination(),
+    ]
+    with target.tvm:
+        module = tvm.transform.Sequential(passes)(rewritten.module)
+    calls = _calls(module["main"])
+    groups: dict[str, list[str]] = {}
+    functions: dict[str, Any] = {}
+    for var, function in module.functions_items():
+        name = var.name_hint
+        if not isinstance(function, tirx.PrimFunc) or name not in calls or relax.analysis.has_reshape_pattern(function):
+            continue  # a reshape costs nothing: the build turns it into a view
+        bare = function.without_attr("global_symbol").without_attr("op_pattern")
+        key = f"{structural_hash(bare, map_free_vars=True) & (1 << 64) - 1:016x}"
+        groups.setdefault(key, []).append(name)
+        functions.setdefault(key, bare)
+    uses = [_use(key, names, functions[key], sum(calls[n] for n in names)) for key, names in groups.items()]
+    uses.sort(key=lambda use: (-use.task.flop * use.weight, use.task.key))
+    return Extraction(network, target, rewritten, module, tuple(uses))
+
+
+def _calls(main: Any) -> dict[str, int]:
+    """How often ``main`` calls each function."""
+    from tvm import ir, relax
+
+    counts: dict[str, int] = {}
+
+    def visit(expr: Any) -> None:
+        if isinstance(expr, relax.Call) and isinstance(expr.op, ir.Op) and expr.op.name == "relax.call_tir":
+            name = expr.args[0].name_hint
+            counts[name] = counts.get(name, 0) + 1
+
+    relax.analysis.post_order_visit(main, visit)
+    return counts
+
+
+def _use(key: str, names: list[str], function: Any, weight: int) -> TaskUse:
+    import tvm
+
+    main = function.with_attr("global_symbol", "main")
+    roles = _roles(main)
+    if roles:
+        main = main.with_attr("tilewright.contraction", roles)
+    module = tvm.ir.IRModule({"main": main})
+    kind = "contraction" if roles else "auto"
+    try:
+        flop = float(tvm.s_tir.analysis.estimate_tir_flops(module))
+    except (RuntimeError, ValueError, TypeError):  # what it cannot count (casts, look-ups) is data movement
+        flop = 0.0
+    shapes = [[int(d) for d in p.ty.shape] for p in function.params]
+    # Pure data movement counts one operation per element written, so that no task is free.
+    flop = max(flop, float(math.prod(shapes[-1])) if shapes else 0.0)
+    stem = names[0].removeprefix("fused_").rstrip("0123456789")[:40]
+    text = " ".join("x".join(map(str, s)) for s in (shapes[0], shapes[-1])) if shapes else ""
+    return TaskUse(Task(key, f"{stem} {text}", kind, flop, tvm.ir.save_json(module)), weight, tuple(names))
+
+
+#: What the iterators of a contraction are for (b: batch, o: output channel blocks, p: pixels or rows, l: lane, r:
+#: reduction), by how many spatial and reduction iterators ``network.blocked`` gives it. Fusion drops the attributes of
+#: functions, so the roles are told by the form.
+_ROLES = {(5, 4): "boppl/rrrr", (3, 1): "pol/r", (4, 1): "bpol/r"}
+
+
+def _roles(main: Any) -> str | None:
+    from tvm.s_tir import Schedule
+
+    schedule = Schedule(main)
+    for block in schedule.get_child_blocks(schedule.get_sblock("root")):
+        node = schedule.get(block)
+        if str(node.name_hint) == "contraction":
+            reductions = sum(int(v.iter_type) == 2 for v in node.iter_vars)
+            return _ROLES.get((len(node.iter_vars) - reductions, reductions))
+    return None
