@@ -22,7 +22,7 @@ from tilewright.cli.options import (
     records_file,
 )
 from tilewright.cli.text import milliseconds
-from tilewright.tune.budget import Budget
+from tilewright.tuning.budget import Budget
 
 __all__ = ["tune"]
 
@@ -55,8 +55,8 @@ def tune(
 
     open_store(store).close()
 
-    from tilewright.tune.progress import progress_for
-    from tilewright.tune.session import tune as run_session
+    from tilewright.tuning.progress import progress_for
+    from tilewright.tuning.session import tune as run_session
 
     result = run_session(
         model,

@@ -11,16 +11,16 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.toys import ToySpace, plain
-from tests.tune.replay import TARGET, Clock, Latency, Replay, Use, bowl, failing, flat, task, wide
+from tests.tuning.replay import TARGET, Clock, Latency, Replay, Use, bowl, failing, flat, task, wide
 from tilewright.errors import SpaceError
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.records.memory import MemoryStore
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task
-from tilewright.tune.budget import Budget
-from tilewright.tune.progress import SilentProgress, TuneState
-from tilewright.tune.scheduler import NetworkTuner
+from tilewright.tuning.budget import Budget
+from tilewright.tuning.progress import SilentProgress, TuneState
+from tilewright.tuning.scheduler import NetworkTuner
 
 
 @dataclass

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from tests.toys import ToySpace, plain
-from tests.tune.replay import TABLE, TARGET, Clock, Replay, bowl, failing, task
+from tests.tuning.replay import TABLE, TARGET, Clock, Replay, bowl, failing, task
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query
 from tilewright.space.configs import sample
 from tilewright.space.space import Configs
-from tilewright.tune.tuner import Method, TaskTuner, autotvm, quick, random_search
+from tilewright.tuning.tuner import Method, TaskTuner, autotvm, quick, random_search
 
 METHODS = pytest.mark.parametrize("method", [autotvm(steps=60), quick(), random_search()], ids=lambda m: m.name)
 SMALL = ToySpace(plain(4, 5, 6), lambda c: c.sum(axis=1) % 2 == 0, task=task("small"))

@@ -8,8 +8,8 @@ import math
 import pytest
 from rich.console import Console
 
-from tests.tune.replay import Clock
-from tilewright.tune.progress import PlainProgress, RichProgress, SilentProgress, TuneState, progress_for
+from tests.tuning.replay import Clock
+from tilewright.tuning.progress import PlainProgress, RichProgress, SilentProgress, TuneState, progress_for
 
 STATE = TuneState(
     elapsed=60.0,

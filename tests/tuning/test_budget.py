@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tilewright.errors import BudgetError
-from tilewright.tune.budget import Budget
+from tilewright.tuning.budget import Budget
 
 
 class FakeClock:

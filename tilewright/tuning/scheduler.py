@@ -2,7 +2,7 @@
 
 First every task has a small round, those with the most arithmetic first, so that there is a usable answer early. Then
 each round goes to the task that promises the largest reduction of the network's latency per second
-(:mod:`tilewright.tune.gain`). There is no first round of 64 per task, which for SqueezeNet alone would be more than
+(:mod:`tilewright.tuning.gain`). There is no first round of 64 per task, which for SqueezeNet alone would be more than
 five minutes.
 """
 
@@ -21,10 +21,10 @@ from tilewright.records.store import Store
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task
-from tilewright.tune.budget import RunningBudget
-from tilewright.tune.gain import Share, TaskUse, gains
-from tilewright.tune.progress import Progress, SilentProgress, TuneState
-from tilewright.tune.tuner import Method, TaskTuner, quick
+from tilewright.tuning.budget import RunningBudget
+from tilewright.tuning.gain import Share, TaskUse, gains
+from tilewright.tuning.progress import Progress, SilentProgress, TuneState
+from tilewright.tuning.tuner import Method, TaskTuner, quick
 
 __all__ = ["NetworkTuner", "TaskUse"]
 
@@ -39,7 +39,7 @@ _RACE_SHARE = 0.05
 class NetworkTuner:
     """Spends a budget on the tasks of a network.
 
-    Measurements reach the store as :class:`tilewright.tune.tuner.TaskTuner` describes: through the runner.
+    Measurements reach the store as :class:`tilewright.tuning.tuner.TaskTuner` describes: through the runner.
 
     Args:
         uses: the tasks, no two of one key, and how often each occurs.
@@ -48,7 +48,7 @@ class NetworkTuner:
         store: earlier measurements.
         budget: what may be spent. ``trials`` are counted on it.
         rng: the only source of randomness.
-        method: how tasks are searched; by default :func:`tilewright.tune.tuner.quick`.
+        method: how tasks are searched; by default :func:`tilewright.tuning.tuner.quick`.
         make_space: makes the design space of a task; by default ``tilewright.space.registry.make_space``.
         progress: is shown how it goes; entered and left by the caller.
         first_round: candidates per task in the first pass.

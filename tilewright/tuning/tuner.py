@@ -18,7 +18,7 @@ from tilewright.records.store import Query, Store
 from tilewright.space.configs import ConfigSet, cardinalities, distinct, empty, knob_values
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
-from tilewright.tune.method import Method, autotvm, quick, random_search
+from tilewright.tuning.method import Method, autotvm, quick, random_search
 
 __all__ = ["Method", "RoundResult", "TaskTuner", "autotvm", "quick", "random_search"]
 

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tilewright.task import Task
-from tilewright.tune.tuner import RoundResult, TaskTuner
+from tilewright.tuning.tuner import RoundResult, TaskTuner
 
 __all__ = ["Share", "TaskUse", "gains"]
 
