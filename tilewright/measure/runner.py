@@ -13,9 +13,7 @@ __all__ = ["Runner"]
 class Runner(Protocol):
     """Measures candidates. A failing candidate is a measurement with its outcome, never an exception."""
 
-    def measure(
-        self, space: DesignSpace, configs: Configs, best: float, deadline: float
-    ) -> list[Measurement]:
+    def measure(self, space: DesignSpace, configs: Configs, best: float, deadline: float) -> list[Measurement]:
         """Build and time ``configs``, an ``(n, knobs)`` int32 array.
 
         Args:

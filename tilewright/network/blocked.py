@@ -35,8 +35,8 @@ def conv2d(
     if any(padding):
         src = te.compute(
             (n, cc, height + top + bottom, width + left + right, cb),
-            lambda b, c, i, j, l: te.if_then_else(
-                te.all(i >= top, i < height + top, j >= left, j < width + left), a[b, c, i - top, j - left, l], 0.0
+            lambda b, c, i, j, v: te.if_then_else(
+                te.all(i >= top, i < height + top, j >= left, j < width + left), a[b, c, i - top, j - left, v], 0.0
             ),
             name="pad",
         )
@@ -46,9 +46,9 @@ def conv2d(
     rx, ri = te.reduce_axis((0, kw), "rx"), te.reduce_axis((0, cb), "ri")
     c = te.compute(
         (n, oo, rows, cols, x),
-        lambda b, o, i, j, l: te.sum(
+        lambda b, o, i, j, v: te.sum(
             src[b, rc, i * stride[0] + ry * dilation[0], j * stride[1] + rx * dilation[1], ri]
-            * w[o, rc, ry, rx, ri, l],
+            * w[o, rc, ry, rx, ri, v],
             axis=[rc, ry, rx, ri],
         ),
         name="contraction",
@@ -64,7 +64,7 @@ def dense(rows: int, weight: tuple[int, ...]) -> Any:
     a = te.placeholder((rows, depth), name="data")
     w = te.placeholder(weight, name="weight")
     k = te.reduce_axis((0, depth), "k")
-    c = te.compute((rows, oo, x), lambda m, o, l: te.sum(a[m, k] * w[o, k, l], axis=[k]), name="contraction")
+    c = te.compute((rows, oo, x), lambda m, o, v: te.sum(a[m, k] * w[o, k, v], axis=[k]), name="contraction")
     y = te.compute((rows, oo * x), lambda m, n: c[m, n // x, n % x], name="unpack")
     return _function([a, w, y])
 
@@ -78,7 +78,7 @@ def batch_matmul(batch: int, m: int, n: int, k: int, x: int) -> Any:
     r = te.reduce_axis((0, k), "k")
     c = te.compute(
         (batch, m, n // x, x),
-        lambda b, i, o, l: te.sum(a[b, i, r] * w[b, r, o * x + l], axis=[r]),
+        lambda b, i, o, v: te.sum(a[b, i, r] * w[b, r, o * x + v], axis=[r]),
         name="contraction",
     )
     y = te.compute((batch, m, n), lambda b, i, j: c[b, i, j // x, j % x], name="unpack")

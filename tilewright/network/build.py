@@ -32,9 +32,7 @@ def check_compiler() -> None:
         )
 
 
-def build(
-    extraction: Extraction, functions: Mapping[str, Any], out: Path, extra: Mapping[str, Any]
-) -> Executable:
+def build(extraction: Extraction, functions: Mapping[str, Any], out: Path, extra: Mapping[str, Any]) -> Executable:
     """Compile the network with ``functions`` (a PrimFunc by task key) and write it into the directory ``out``.
 
     Tasks without a function are compiled as they are. The directory appears whole or not at all.
@@ -43,12 +41,13 @@ def build(
         CompilerError: compiling or linking failed.
         OutputError: ``out`` cannot be written.
     """
-    module = extraction.module.clone() if hasattr(extraction.module, "clone") else extraction.module
+    module = extraction.module.clone()  # the extraction may be built again with other functions
     for use in extraction.uses:
         function = functions.get(use.task.key)
-        for name in use.functions if function is not None else ():
-            var = module.get_global_var(name)
-            module.update_func(var, function.with_attr("global_symbol", name))
+        if function is None:
+            continue
+        for name in use.functions:
+            module.update_func(module.get_global_var(name), function.with_attr("global_symbol", name))
     arrays = [recipe.apply(extraction.network.weights) for recipe in extraction.rewritten.recipes]
     return _write(module, extraction.target, extraction.network, arrays, out, extra)
 
@@ -76,7 +75,9 @@ def _write(
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
     except OSError as exc:
-        raise OutputError(f"the executable goes to {out}, which cannot be written: {exc}; choose another --out") from exc
+        raise OutputError(
+            f"the executable goes to {out}, which cannot be written: {exc}; choose another --out"
+        ) from exc
     try:
         with tvm.transform.PassContext(opt_level=3):
             built = relax.build(module, target.tvm)
@@ -86,7 +87,8 @@ def _write(
         raise CompilerError(f"the network cannot be compiled: {(str(exc).splitlines() or ['?'])[0][:300]}") from exc
     model = None
     try:
-        np.savez(part / "weights.npz", **{f"w{i}": a for i, a in enumerate(arrays)})
+        named: dict[str, Any] = {f"w{i}": a for i, a in enumerate(arrays)}
+        np.savez(part / "weights.npz", **named)
         if network.onnx is not None:
             model = "model.onnx"
             _save_onnx(network.onnx, part / model)

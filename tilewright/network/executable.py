@@ -92,10 +92,13 @@ def load_executable(path: str | Path) -> Executable:
         version = manifest["format"]
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise OutputError(
-            f"an executable is a directory with a manifest.json that `tilewright tune` wrote, but {folder} is none: {exc}"
+            f"an executable is a directory with a manifest.json that `tilewright tune` wrote, but {folder} is none: "
+            f"{exc}"
         ) from exc
     if version != FORMAT:
-        raise OutputError(f"this Tilewright reads executables of format {FORMAT}, but {folder} has {version}; tune again")
+        raise OutputError(
+            f"this Tilewright reads executables of format {FORMAT}, but {folder} has {version}; tune again"
+        )
     library, weights = folder / "kernels.so", folder / "weights.npz"
     for file in (library, weights):
         if not file.is_file() or sha256(file) != manifest.get("sha256", {}).get(file.name):

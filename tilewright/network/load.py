@@ -110,4 +110,6 @@ def _spec(name: str, info: Any) -> TensorSpec:
     try:
         return TensorSpec(name, tuple(int(d) for d in info.shape.values), str(info.dtype))
     except (TypeError, ValueError, AttributeError) as exc:
-        raise ShapeError(f"every tensor has a fixed shape, but {name!r} has {info}; export it with fixed shapes") from exc
+        raise ShapeError(
+            f"every tensor has a fixed shape, but {name!r} has {info}; export it with fixed shapes"
+        ) from exc

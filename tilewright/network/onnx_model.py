@@ -52,7 +52,9 @@ def _fix_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -
     inputs = {value.name: value for value in model.graph.input if value.name not in constants}
     unknown = sorted(set(shapes) - set(inputs))
     if unknown:
-        raise ShapeError(f"--shape names an input of the model, but {unknown[0]!r} is none; it has: {', '.join(inputs)}")
+        raise ShapeError(
+            f"--shape names an input of the model, but {unknown[0]!r} is none; it has: {', '.join(inputs)}"
+        )
     for name, value in inputs.items():
         dims = value.type.tensor_type.shape.dim
         if name in shapes:
@@ -146,7 +148,7 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
             text = str(exc)
             if "not a registered" in text or "NOT_IMPLEMENTED" in text or "No Op registered" in text:
                 raise UnsupportedOperatorError(
-                    f"every operator is one of ONNX's: {_first_line(exc)}; replace it, or export it as standard operators"
+                    f"every operator is one of ONNX's: {_first_line(exc)}; replace it, or export it as standard ones"
                 ) from exc
             raise ModelFormatError(f"the model is not valid ONNX: {_first_line(exc)}; export it again") from exc
     _split_batch_norms(result)

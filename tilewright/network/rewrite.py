@@ -70,7 +70,7 @@ class _Rewriter:
         if value.plain is None:
             from tvm import relax
 
-            n, _, h, w = value.shape
+            _, _, h, w = value.shape
             tensor = value.packed
             if h * w > 1:
                 tensor = self.emit(relax.op.permute_dims(tensor, [0, 1, 4, 2, 3]))
@@ -128,9 +128,7 @@ class _Rewriter:
             _pair(attrs.dilation),
         )
         shape = _shape(call)
-        result = self.call(
-            function, [source, self.weight(recipe)], (n, out // x, shape[2], shape[3], x), "conv2d"
-        )
+        result = self.call(function, [source, self.weight(recipe)], (n, out // x, shape[2], shape[3], x), "conv2d")
         return _Value(shape, packed=result, block=x)
 
     def matmul(self, call: Any, args: list[_Value]) -> _Value | None:
@@ -150,9 +148,7 @@ class _Rewriter:
             if len(left.shape) != 2:
                 source = self.emit(relax.op.reshape(source, (rows, depth)))
             recipe = right.recipe.reshape((depth, n // x, x)).transpose((1, 0, 2))
-            result = self.call(
-                blocked.dense(rows, recipe.shape), [source, self.weight(recipe)], (rows, n), "dense"
-            )
+            result = self.call(blocked.dense(rows, recipe.shape), [source, self.weight(recipe)], (rows, n), "dense")
             if len(shape) != 2:
                 result = self.emit(relax.op.reshape(result, shape))
             return _Value(shape, plain=result)
@@ -238,7 +234,10 @@ class _Rewriter:
         from tvm import relax
 
         blocks = {a.block for a in args if a.packed is not None}
-        if len(blocks) != 1 or int(call.attrs.axis.value if hasattr(call.attrs.axis, "value") else call.attrs.axis) != 1:
+        if (
+            len(blocks) != 1
+            or int(call.attrs.axis.value if hasattr(call.attrs.axis, "value") else call.attrs.axis) != 1
+        ):
             return None
         block = blocks.pop()
         if any(len(a.shape) != 4 or a.shape[1] % block for a in args):

@@ -33,9 +33,7 @@ class Recipe:
 
     def transpose(self, axes: tuple[int, ...]) -> Recipe:
         """Axes permuted."""
-        return Recipe(
-            self.source, tuple(self.shape[a] for a in axes), self.dtype, (*self.steps, ("transpose", axes))
-        )
+        return Recipe(self.source, tuple(self.shape[a] for a in axes), self.dtype, (*self.steps, ("transpose", axes)))
 
     def apply(self, weights: dict[str, NDArray[Any]]) -> NDArray[Any]:
         """The array, contiguous."""
