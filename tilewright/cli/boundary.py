@@ -20,7 +20,7 @@ __all__ = ["command", "write_json"]
 
 P = ParamSpec("P")
 
-_REPORT_TO = "this is a bug in Tilewright; please report it at https://github.com/tilewright/tilewright/issues"
+_REPORT_TO = "this is a bug in Tilewright; please report it with what TILEWRIGHT_DEBUG=1 prints"
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:

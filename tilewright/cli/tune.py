@@ -30,9 +30,15 @@ __all__ = ["tune"]
 @command
 def tune(
     model: ModelArgument,
-    out: Annotated[Path, typer.Option(metavar="DIRECTORY", help="Where to write the executable.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIRECTORY", help="Where to write the executable; by default the model's name and -tuned."
+        ),
+    ] = None,
     budget: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="Wall-clock time of the whole command: 90s, 5m, 1h30m.")
+        str | None,
+        typer.Option(metavar="DURATION", help="Wall-clock time of the whole command: 90s, 5m, 1h30m; by default 5m."),
     ] = None,
     trials: Annotated[int | None, typer.Option(metavar="N", help="Measure at most so many candidates.")] = None,
     target: TargetOption = "native",
@@ -45,7 +51,10 @@ def tune(
     from tilewright.cli import BEGAN
 
     # What is cheap to refuse is refused before the compiler is imported, which takes seconds.
+    if budget is None and trials is None:
+        budget = "5m"
     limits = Budget(None, trials) if budget is None else Budget.parse(budget, trials)
+    out = out or Path(f"{model.stem}-tuned")
     check_target(target)
     shapes = parse_shapes(shape)
     check_model(model)

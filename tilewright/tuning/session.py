@@ -28,7 +28,7 @@ from tilewright.tuning.scheduler import NetworkTuner
 __all__ = ["TuneResult", "tune"]
 
 #: Seconds that the final build and check take, as measured: a constant, per task, per 100 MB of weights.
-_RESERVE = (4.0, 0.12, 4.0)
+_RESERVE = (4.0, 0.2, 4.0)
 
 
 @dataclass(frozen=True)
