@@ -21,7 +21,7 @@ from tilewright.cost.xgb import XGBoostModel  # noqa: E402
 from tilewright.space.configs import knob_values, sample, size  # noqa: E402
 from tilewright.space.registry import make_space  # noqa: E402
 from tilewright.space.space import Configs, DesignSpace  # noqa: E402
-from tilewright.target import Target, _model_name  # noqa: E402
+from tilewright.target import Target, model_name  # noqa: E402
 from tilewright.task import Task  # noqa: E402
 
 COUNT = 100_000
@@ -34,12 +34,12 @@ def convolution() -> Task:
 
     x, w, b = (
         te.placeholder(shape, name=name)
-        for shape, name in (((1, 16, 56, 56, 16), "x"), ((16, 16, 3, 3, 16, 16), "w"), ((16, 16), "b"))
+        for shape, name in (((1, 32, 56, 56, 8), "x"), ((32, 32, 3, 3, 8, 8), "w"), ((32, 8), "b"))
     )
     pad = topi.nn.pad(x, [0, 0, 1, 1, 0], name="pad")
-    k = [te.reduce_axis((0, extent), name=name) for extent, name in ((16, "rc"), (3, "kh"), (3, "kw"), (16, "ri"))]
+    k = [te.reduce_axis((0, extent), name=name) for extent, name in ((32, "rc"), (3, "kh"), (3, "kw"), (8, "ri"))]
     product = te.compute(
-        (1, 16, 56, 56, 16),
+        (1, 32, 56, 56, 8),
         lambda n, o, i, j, v: te.sum(pad[n, k[0], i + k[1], j + k[2], k[3]] * w[o, k[0], k[1], k[2], k[3], v], axis=k),
         name="contraction",
     )
@@ -73,7 +73,7 @@ def main() -> None:
         rows.append((sampled - begin, nested - sampled, time.perf_counter() - nested))
     sampling, nesting, scoring = min(rows, key=sum)
     print(
-        f"{space.template}, {size(space):.3g} configs; {len(configs)} of them, best of 3, one core of {_model_name()}"
+        f"{space.template}, {size(space):.3g} configs; {len(configs)} of them, best of 3, one core of {model_name()}"
     )
     if len(configs) < COUNT:
         print(f"  the space has fewer than {COUNT} valid configs, so this does not show the claim")

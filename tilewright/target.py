@@ -101,7 +101,7 @@ def _describe(mcpu: str, cores: int, tvm_version: str) -> Target:
     elif platform.machine() in ("aarch64", "arm64"):
         lanes, registers = 4, 32
     l1, l2, l3 = _cache_sizes()
-    return Target(mcpu, cores, _model_name(), features, lanes, registers, l1, l2, l3, tvm_version)
+    return Target(mcpu, cores, model_name(), features, lanes, registers, l1, l2, l3, tvm_version)
 
 
 def _cache_sizes() -> tuple[int, int, int]:
@@ -119,7 +119,8 @@ def _cache_sizes() -> tuple[int, int, int]:
     return sizes[1], sizes[2], sizes[3]
 
 
-def _model_name() -> str:
+def model_name() -> str:
+    """The CPU's own name."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

@@ -68,7 +68,7 @@ def bench(
 
 def _report(ours: Peer, others: list[Peer], threads: int) -> dict[str, Any]:
     from tilewright.measure.compare import compare, difference, latency
-    from tilewright.target import _model_name
+    from tilewright.target import model_name
 
     report: dict[str, Any] = {
         "executable": latency(ours),
@@ -77,7 +77,7 @@ def _report(ours: Peer, others: list[Peer], threads: int) -> dict[str, Any]:
         "ratio": {},
         "blocks": len(ours.blocks),
         "threads": threads,
-        "machine": _model_name(),
+        "machine": model_name(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     for peer in others:

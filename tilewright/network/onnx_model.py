@@ -183,3 +183,7 @@ def _split_batch_norms(model: onnx.ModelProto) -> None:
         nodes.append(helper.make_node("Add", [f"{out}__scaled", f"{out}__shift"], [out], f"{out}__add"))
     del graph.node[:]
     graph.node.extend(nodes)
+    used = {name for node in nodes for name in node.input} | {output.name for output in graph.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]  # ONNX Runtime refuses unused ones
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
