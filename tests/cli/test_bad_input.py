@@ -50,10 +50,6 @@ def test_budget_that_is_no_duration(tmp_path: Path, model: Path, budget: str) ->
     refused(tmp_path, "BudgetError", "90s, 5m", "tune", model, "--out", tmp_path / "o", f"--budget={budget}")
 
 
-def test_no_budget_at_all(tmp_path: Path, model: Path) -> None:
-    refused(tmp_path, "BudgetError", "limits neither", "tune", model, "--out", tmp_path / "o")
-
-
 @pytest.mark.parametrize("command", ["tune", "tasks"])
 def test_missing_model(tmp_path: Path, command: str) -> None:
     more = ["--out", str(tmp_path / "o"), "--budget", "5s"] if command == "tune" else []

@@ -187,10 +187,10 @@ class _Worker:
     def _first(self, task: _Prepared, kernel: _Kernel) -> float | Failed:
         """Run a kernel once and check its outputs; without a reference to check against, they become it. Seconds."""
         try:
-            if self._arguments is None or (task.reference is None and self._arguments.parameters != kernel.parameters):
-                self._arguments = Arguments(kernel.parameters, self._key)
-            if self._arguments.parameters != kernel.parameters:
+            if task.reference is not None and task.parameters != kernel.parameters:
                 return Failed(Outcome.WRONG_RESULT, "number, shapes or types of the arguments are not the reference's")
+            if self._arguments is None or self._arguments.parameters != kernel.parameters:
+                self._arguments = Arguments(kernel.parameters, self._key)
             self._arguments.blank()
             seconds = first_call(kernel.function, self._arguments.tensors)
         except Exception as error:
