@@ -1,0 +1,126 @@
+"""Executables: right, written whole, and refused where they are damaged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.network.models import LIGHT, TARGET, agrees, built, conv_model
+from tilewright.errors import CompilerError, OutputError, ShapeError
+from tilewright.network.build import build_untuned, check_compiler
+from tilewright.network.check import network_error, relative_error
+from tilewright.network.executable import FORMAT, Executable, load_executable
+from tilewright.network.load import load
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shared")
+    built(conv_model(folder / "m.onnx"), folder / "out")
+    return folder / "out"
+
+
+@pytest.fixture
+def out(shared: Path, tmp_path: Path) -> Path:
+    """An executable to damage."""
+    copy = tmp_path / "out"
+    copy.mkdir()
+    for file in shared.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    return copy
+
+
+@pytest.fixture
+def executable(shared: Path) -> Executable:
+    return load_executable(shared)
+
+
+@pytest.mark.parametrize("name", ["squeezenet", "shufflenet"])
+def test_a_light_network_agrees_with_onnx_runtime(name: str, tmp_path: Path) -> None:
+    agrees(LIGHT / f"light_{name}.onnx", tmp_path / "out")
+
+
+def test_a_read_executable_gives_the_same(tmp_path: Path) -> None:
+    extraction, first = built(conv_model(tmp_path / "m.onnx"), tmp_path / "out")
+    second = load_executable(tmp_path / "out")
+    arrays = extraction.network.random_inputs()
+    np.testing.assert_array_equal(first(*arrays)[0], second(*arrays)[0])
+    assert len(second.time(arrays, 3)) == 3
+    assert not (tmp_path / "out.part").exists()
+
+
+def test_untuned(tmp_path: Path) -> None:
+    path = conv_model(tmp_path / "m.onnx")
+    error = network_error(build_untuned(path, TARGET, tmp_path / "out"), load(path))
+    assert error is not None
+    assert error <= 1e-3
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        [],
+        [np.zeros((1, 8, 10, 11), np.float32)],
+        [np.zeros((8, 10, 10), np.float32)],
+        [np.zeros((1, 8, 10, 10), np.float64)],
+        [np.zeros((1, 8, 10, 10), np.float32)] * 2,
+    ],
+)
+def test_inputs_that_do_not_fit(arrays: list[np.ndarray], executable: Executable) -> None:
+    with pytest.raises(ShapeError):
+        executable(*arrays)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "kernels.so", "weights.npz"])
+def test_a_missing_file(name: str, out: Path) -> None:
+    (out / name).unlink()
+    with pytest.raises(OutputError):
+        load_executable(out)
+
+
+@pytest.mark.parametrize("name", ["kernels.so", "weights.npz"])
+def test_a_changed_file(name: str, out: Path) -> None:
+    data = bytearray((out / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (out / name).write_bytes(data)
+    with pytest.raises(OutputError, match="not the file that was written"):
+        load_executable(out)
+
+
+def test_a_newer_format(out: Path) -> None:
+    manifest = json.loads((out / "manifest.json").read_text())
+    (out / "manifest.json").write_text(json.dumps(manifest | {"format": FORMAT + 1}))
+    with pytest.raises(OutputError, match=f"has {FORMAT + 1}"):
+        load_executable(out)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "not json"])
+def test_a_manifest_of_something_else(text: str, out: Path) -> None:
+    (out / "manifest.json").write_text(text)
+    with pytest.raises(OutputError):
+        load_executable(out)
+
+
+def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        built(conv_model(tmp_path / "m.onnx"), tmp_path / "file" / "out")
+
+
+def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(CompilerError, match="install one"):
+        check_compiler()
+
+
+def test_relative_error() -> None:
+    one = np.array([1.0, -4.0])
+    assert relative_error(one, one) == 0
+    assert relative_error(np.array([1.0, -3.0]), one) == 0.25
+    assert relative_error(np.array([1.0, np.nan]), one) == np.inf
+    assert relative_error(np.zeros(3), one) == np.inf
+    assert relative_error(np.zeros(0), np.zeros(0)) == 0

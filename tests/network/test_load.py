@@ -1,0 +1,117 @@
+"""Reading models: the light networks of the onnx package, and files that are not what they should be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from tests.network.models import LIGHT, built, conv_model, save
+from tilewright.errors import ModelFormatError, ShapeError, UnsupportedOperatorError
+from tilewright.network.load import load
+
+
+def test_the_network_says_what_the_file_says(tmp_path: Path) -> None:
+    network = load(conv_model(tmp_path / "small.onnx"))
+    assert network.name == "small"
+    assert [(s.name, s.shape, s.dtype) for s in network.inputs] == [("x", (1, 8, 10, 10), "float32")]
+    assert [(s.name, s.shape, s.dtype) for s in network.outputs] == [("y", (1, 16, 10, 10), "float32")]
+    assert sorted(a.size for a in network.weights.values()) == [16, 16 * 8 * 9]
+
+
+def test_a_symbolic_batch_needs_a_shape(tmp_path: Path) -> None:
+    path = conv_model(tmp_path / "m.onnx", batch="N")
+    with pytest.raises(ShapeError, match=r"'x' is \[N,8,10,10\].*--shape x=1,8,10,10"):
+        load(path)
+    network = load(path, {"x": (2, 8, 10, 10)})
+    assert network.inputs[0].shape == (2, 8, 10, 10)
+    assert network.outputs[0].shape == (2, 16, 10, 10)
+
+
+def test_a_shape_for_no_input_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ShapeError, match=r"'z' is none; it has: x"):
+        load(conv_model(tmp_path / "m.onnx"), {"z": (1, 8, 10, 10)})
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 10, 10), (1, 8, 10)])
+def test_a_shape_keeps_what_the_model_fixes(shape: tuple[int, ...], tmp_path: Path) -> None:
+    with pytest.raises(ShapeError, match="keeps the dimensions"):
+        load(conv_model(tmp_path / "m.onnx", batch="N"), {"x": shape})
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ModelFormatError, match="there is none at"):
+        load(tmp_path / "none.onnx")
+
+
+def test_a_directory(tmp_path: Path) -> None:
+    with pytest.raises(ModelFormatError, match="is a directory"):
+        load(tmp_path)
+
+
+def test_a_truncated_file(tmp_path: Path) -> None:
+    path = conv_model(tmp_path / "m.onnx")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ModelFormatError):
+        load(path)
+
+
+@pytest.mark.parametrize("text", ["this is not a model\n" * 20, ""])
+def test_a_file_of_something_else(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_text(text)
+    with pytest.raises(ModelFormatError):
+        load(path)
+
+
+def test_an_object_of_something_else() -> None:
+    with pytest.raises(ModelFormatError, match="this is a int"):
+        load(3)
+
+
+def test_an_operator_that_onnx_does_not_know(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Frobnicate", ["x"], ["y"], name="odd")]
+    path = save(tmp_path / "m.onnx", nodes, {"x": [1, 4]}, [1, 4])
+    with pytest.raises(UnsupportedOperatorError, match="Frobnicate") as caught:
+        load(path)
+    assert "odd" in str(caught.value)
+
+
+def test_an_operator_that_tvm_does_not_know(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Det", ["x"], ["y"], name="determinant")]
+    path = save(tmp_path / "m.onnx", nodes, {"x": [2, 4, 4]}, [2])
+    with pytest.raises(UnsupportedOperatorError, match="Det") as caught:
+        load(path)
+    assert "determinant" in str(caught.value)
+
+
+def test_weights_that_a_file_only_declares_are_the_same_each_time() -> None:
+    first, second = (load(LIGHT / "light_squeezenet.onnx").weights for _ in range(2))
+    assert list(first) == list(second)
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name])
+        assert array.size < 2 or np.ptp(array) > 0
+
+
+def test_a_relax_module(tmp_path: Path) -> None:
+    module = load(conv_model(tmp_path / "m.onnx")).module
+    network = load(module)
+    assert network.onnx is None
+    assert network.inputs[0].shape == (1, 8, 10, 10)
+
+
+def test_pytorch(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    layers = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3, padding=1), torch.nn.ReLU()).eval()
+    data = torch.randn(1, 3, 8, 8)
+    _, executable = built(torch.export.export(layers, (data,)), tmp_path / "out")
+    (result,) = executable(data.numpy())
+    np.testing.assert_allclose(result, layers(data).detach().numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_the_light_networks_are_nine() -> None:
+    assert len(list(LIGHT.glob("light_*.onnx"))) == 9
+    assert onnx.load(str(LIGHT / "light_vgg19.onnx")).graph.node

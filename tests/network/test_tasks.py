@@ -1,0 +1,48 @@
+"""Tasks of networks: fused, merged, weighed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from onnx import helper
+
+from tests.network.models import LIGHT, TARGET, normal, save
+from tilewright.network.load import load
+from tilewright.network.tasks import extract
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bvlc_alexnet",
+        "densenet121",
+        "inception_v1",
+        "inception_v2",
+        "resnet50",
+        "shufflenet",
+        "squeezenet",
+        # vgg19 is left out: its 144 million weights take half a minute to read, and its layers are of the same kinds.
+        "zfnet512",
+    ],
+)
+def test_light_networks(name: str) -> None:
+    extraction = extract(load(LIGHT / f"light_{name}.onnx"), TARGET)
+    keys = [use.task.key for use in extraction.uses]
+    assert keys
+    assert len(set(keys)) == len(keys)
+    assert all(use.weight > 0 and use.functions and use.task.flop > 0 for use in extraction.uses)
+    work = [use.weight * use.task.flop for use in extraction.uses]
+    assert work == sorted(work, reverse=True)
+
+
+def test_equal_layers_are_one_task(tmp_path: Path) -> None:
+    nodes = []
+    for i in range(3):
+        nodes.append(helper.make_node("Conv", [f"t{i}" if i else "x", f"w{i}"], [f"c{i}"], pads=[1, 1, 1, 1]))
+        nodes.append(helper.make_node("Relu", [f"c{i}"], [f"t{i + 1}" if i < 2 else "y"]))
+    weights = {f"w{i}": normal(16, 16, 3, 3, seed=i) for i in range(3)}
+    path = save(tmp_path / "m.onnx", nodes, {"x": [1, 16, 8, 8]}, [1, 16, 8, 8], **weights)
+    uses = [u for u in extract(load(path), TARGET).uses if u.task.kind == "contraction"]
+    assert [u.weight for u in uses] == [3]
+    assert uses[0].task.flop == pytest.approx(2 * 16 * 16 * 9 * 64, rel=0.2)
