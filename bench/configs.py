@@ -72,9 +72,7 @@ def main() -> None:
         model.predict(nests)
         rows.append((sampled - begin, nested - sampled, time.perf_counter() - nested))
     sampling, nesting, scoring = min(rows, key=sum)
-    print(
-        f"{space.template}, {size(space):.3g} configs; {len(configs)} of them, best of 3, one core of {model_name()}"
-    )
+    print(f"{space.template}, {size(space):.3g} configs; {len(configs)} of them, best of 3, one core of {model_name()}")
     if len(configs) < COUNT:
         print(f"  the space has fewer than {COUNT} valid configs, so this does not show the claim")
     print(f"  sample            {sampling:6.2f} s")

@@ -130,3 +130,20 @@ def test_a_recipe_moves_elements() -> None:
     result = recipe.apply({"w": array})
     assert result.flags.c_contiguous
     np.testing.assert_array_equal(result, array.reshape(2, 2, 6).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("shape", [(3, 16), (2, 16, 5), (1, 16, 6, 6)])
+def test_batch_norm_of_any_rank(shape: tuple[int, ...], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {n: rng.uniform(0.5, 1.5, 16).astype(np.float32) for n in ("scale", "shift", "mean", "var")}
+    node = helper.make_node("BatchNormalization", ["x", *arrays], ["y"])
+    agrees(save(tmp_path / "m.onnx", [node], {"x": list(shape)}, list(shape), **arrays), tmp_path / "out")
+
+
+def test_clip_by_initializers_after_conv(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Clip", ["c", "low", "high"], ["y"]),
+    ]
+    arrays = {"w": normal(16, 8, 3, 3), "low": np.asarray(0, np.float32), "high": np.asarray(6, np.float32)}
+    agrees(save(tmp_path / "m.onnx", nodes, {"x": [1, 8, 6, 6]}, [1, 16, 6, 6], **arrays), tmp_path / "out")

@@ -49,7 +49,7 @@ def _from_onnx(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Network:
 
     if path.is_dir():
         raise ModelFormatError(f"a model is a file, but {path} is a directory; name the .onnx file")
-    folded = read_onnx(path, shapes)
+    filled, folded = read_onnx(path, shapes)
     from tvm.relax.frontend.onnx import from_onnx
 
     names = [value.name for value in folded.graph.input]
@@ -59,7 +59,7 @@ def _from_onnx(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Network:
             module = from_onnx(folded, keep_params_in_input=True)
         except Exception as exc:  # the importer raises whatever the operator's converter ran into
             raise UnsupportedOperatorError(_blame(folded, exc)) from exc
-    return _from_relax(module, path.stem, names, folded)
+    return _from_relax(module, path.stem, names, filled)
 
 
 def _blame(model: Any, exc: BaseException) -> str:

@@ -34,7 +34,7 @@ class Network:
         inputs: the inputs of ``main``, without the weights.
         outputs: what ``main`` returns.
         weights: the arrays of ``main``'s further parameters, by name, in their order.
-        onnx: the folded ONNX model with the same weights, the reference; None where the network was not ONNX.
+        onnx: the ONNX model before folding, with the same weights: the reference; None where there is none.
     """
 
     name: str

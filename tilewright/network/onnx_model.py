@@ -18,8 +18,10 @@ from tilewright.errors import ModelFormatError, ShapeError, UnsupportedOperatorE
 __all__ = ["fold", "read_onnx"]
 
 
-def read_onnx(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelProto:
-    """The model of a file, with static input shapes, explicit weights and batch norms folded.
+def read_onnx(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """The model of a file with static input shapes and explicit weights, and the same with batch norms folded.
+
+    The first is what outputs are checked against, so that it shares as little as possible with what is compiled.
 
     Raises:
         ModelFormatError: missing, truncated or not ONNX.
@@ -39,8 +41,10 @@ def read_onnx(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelPr
         raise ModelFormatError(f"a model has operators, but {path} holds none; is it an ONNX file?")
     _fix_shapes(model, shapes)
     _fill_weights(model)
-    _chain_sums(model)
-    return fold(model)
+    folded = onnx.ModelProto()
+    folded.CopyFrom(model)
+    _chain_sums(folded)
+    return model, fold(folded)
 
 
 def _first_line(exc: BaseException) -> str:
@@ -165,16 +169,18 @@ def _split_batch_norms(model: onnx.ModelProto) -> None:
     """BatchNormalization(x) --> x * scale + shift, where ONNX Runtime had no convolution to fold it into."""
     graph = model.graph
     arrays: dict[str, NDArray[Any]] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    left = [n for n in graph.node if n.op_type == "BatchNormalization" and all(i in arrays for i in n.input[1:5])]
+    ranks = _ranks(model) if left else {}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        if node.op_type != "BatchNormalization" or not all(name in arrays for name in node.input[1:5]):
+        if node.op_type != "BatchNormalization" or node not in left or node.input[0] not in ranks:
             nodes.append(node)
             continue
         epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
         gamma, beta, mean, var = (arrays[name].astype(np.float64) for name in node.input[1:5])
         scale = gamma / np.sqrt(var + epsilon)
         shift = beta - mean * scale
-        column = (-1, 1, 1)  # networks of images: N, C, H, W
+        column = (-1,) + (1,) * (ranks[node.input[0]] - 2)
         out = node.output[0]
         for suffix, values in (("scale", scale), ("shift", shift)):
             tensor = values.astype(np.float32).reshape(column)
@@ -187,3 +193,16 @@ def _split_batch_norms(model: onnx.ModelProto) -> None:
     kept = [tensor for tensor in graph.initializer if tensor.name in used]  # ONNX Runtime refuses unused ones
     del graph.initializer[:]
     graph.initializer.extend(kept)
+
+
+def _ranks(model: onnx.ModelProto) -> dict[str, int]:
+    """How many dimensions each tensor has, as far as shape inference tells."""
+    bare = onnx.ModelProto()  # the weights' values do not matter, and may pass protobuf's limit
+    bare.CopyFrom(model)
+    for tensor in bare.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            tensor.ClearField("raw_data")
+            tensor.ClearField("float_data")
+    graph = onnx.shape_inference.infer_shapes(bare).graph
+    values = [*graph.value_info, *graph.input, *graph.output]
+    return {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}

@@ -335,7 +335,9 @@ def rewrite(network: Network, target: Target) -> Rewritten:
     from tvm import relax
 
     main = network.module["main"]
-    builder = relax.BlockBuilder()
+    # Importers write some operators (Clip) as functions of the module beside main; what calls them is kept as it is.
+    beside = {v: f for v, f in network.module.functions_items() if v.name_hint != "main"}
+    builder = relax.BlockBuilder(tvm.ir.IRModule(beside))
     walk = _Rewriter(target.lanes, builder)
     count = len(network.inputs)
     for param, spec in zip(main.params[:count], network.inputs, strict=True):

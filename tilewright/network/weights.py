@@ -40,4 +40,4 @@ class Recipe:
         array = weights[self.source]
         for kind, argument in self.steps:
             array = array.reshape(argument) if kind == "reshape" else array.transpose(argument)
-        return np.ascontiguousarray(array)
+        return np.ascontiguousarray(array).reshape(self.shape)  # it turns a scalar into a vector of one
