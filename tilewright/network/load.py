@@ -80,7 +80,9 @@ def _from_torch(program: Any) -> Network:
     except ImportError as exc:
         raise MissingExtraError("PyTorch", "torch") from exc
     try:
-        module = from_exported_program(program, keep_params_as_input=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch deprecates what TVM's importer makes it do
+            module = from_exported_program(program, keep_params_as_input=True)
     except Exception as exc:  # as with ONNX, converters raise anything
         line = (str(exc).strip().splitlines() or ["?"])[0]
         raise UnsupportedOperatorError(f"the exported program cannot be imported: {line[:200]}") from exc
