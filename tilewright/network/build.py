@@ -20,7 +20,7 @@ from tilewright.network.network import Network
 from tilewright.network.tasks import Extraction
 from tilewright.target import Target
 
-__all__ = ["build", "build_untuned", "check_compiler"]
+__all__ = ["build", "build_untuned", "check_compiler", "save_onnx"]
 
 
 def check_compiler() -> None:
@@ -70,6 +70,8 @@ def _write(
     from tvm import relax
 
     check_compiler()
+    if out.is_dir() and any(out.iterdir()) and not (out / "manifest.json").is_file():
+        raise OutputError(f"--out names a new directory or an executable to replace, but {out} holds other files")
     part = out.with_name(out.name + ".part")
     try:
         shutil.rmtree(part, ignore_errors=True)
@@ -91,7 +93,7 @@ def _write(
         np.savez(part / "weights.npz", **named)
         if network.onnx is not None:
             model = "model.onnx"
-            _save_onnx(network.onnx, part / model)
+            save_onnx(network.onnx, part / model)
         manifest = {
             "format": FORMAT,
             "name": network.name,
@@ -112,7 +114,7 @@ def _write(
     return load_executable(out)
 
 
-def _save_onnx(model: Any, path: Path) -> None:
+def save_onnx(model: Any, path: Path) -> None:
     """Save with the weights inside, or beside it where they pass protobuf's limit of 2 GB."""
     import onnx
 

@@ -37,14 +37,14 @@ def reference_outputs(network: Network, inputs: Sequence[NDArray[Any]]) -> list[
 
     import onnxruntime
 
-    from tilewright.network.build import _save_onnx
+    from tilewright.network.build import save_onnx
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         path = Path(folder, "model.onnx")
-        _save_onnx(network.onnx, path)
+        save_onnx(network.onnx, path)
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         feeds = {spec.name: array for spec, array in zip(network.inputs, inputs, strict=True)}
         return [np.asarray(o) for o in session.run(None, feeds)]
