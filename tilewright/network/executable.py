@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import tempfile
 import time
 import zipfile
 from collections.abc import Sequence
@@ -109,7 +111,11 @@ def load_executable(path: str | Path) -> Executable:
     try:
         with np.load(weights, allow_pickle=False) as archive:
             arrays = [archive[f"w{i}"] for i in range(len(archive.files))]
-        return Executable(tvm.runtime.load_module(str(library)), arrays, manifest)
+        # The loader takes a path that it has seen for the library it holds already, although the file was replaced.
+        with tempfile.TemporaryDirectory(prefix="tilewright-") as fresh:
+            alias = Path(fresh, library.name)
+            shutil.copyfile(library, alias)
+            return Executable(tvm.runtime.load_module(str(alias)), arrays, manifest)
     except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as exc:
         raise OutputError(f"the executable in {folder} cannot be loaded here: {str(exc).splitlines()[0]}") from exc
 
