@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -60,10 +61,19 @@ def bench(
     threads = usable_cores()
     ours, *others = race(entrants, blocks, block_seconds, threads, seed)
     report = _report(ours, others, threads)
+    report["overhead_us"] = None if ours.error else _overhead(out)
     print(_text(report))
     write_json(json_file, report)
     if ours.error or (others and all(peer.error for peer in others)):
         raise TilewrightError(ours.error or f"no peer could be timed: {others[0].name}: {others[0].error}")
+
+
+def _overhead(out: Path) -> float | None:
+    """Microseconds of a call outside its kernels: the median of calls in which no kernel runs."""
+    from tilewright.network.executable import load_executable
+
+    seconds = load_executable(out).overhead(1000)
+    return None if seconds is None else 1e6 * statistics.median(seconds)
 
 
 def _report(ours: Peer, others: list[Peer], threads: int) -> dict[str, Any]:
@@ -105,4 +115,6 @@ def _text(report: dict[str, Any]) -> str:
         f"ratio: {OURS}'s median / the other's; below 1 is faster. {report['blocks']} blocks in alternating processes, "
         f"{report['threads']} threads, {report['machine']}, {report['date']}",
     ]
+    if report["overhead_us"] is not None:
+        lines.append(f"outside its kernels a call of {OURS}'s takes {report['overhead_us']:.1f} us")
     return "\n".join([*lines, *errors])

@@ -62,6 +62,9 @@ def main(connection_fd: int, lifeline_fd: int, cores: int) -> None:
         hello = connection.recv()
         import tvm  # noqa: F401  the slow part of starting, here rather than in the first build
 
+        from tilewright.runtime.library import use_for_kernels
+
+        use_for_kernels(cores)  # a candidate is timed on the threads that the executable will have
         worker = _Worker(hello)
     except Exception as error:
         connection.send(Started(_words(error)))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,17 @@ from tilewright.errors import CompilerError, OutputError
 from tilewright.network.executable import FORMAT, Executable, load_executable, sha256
 from tilewright.network.load import load
 from tilewright.network.network import Network
+from tilewright.network.plan import Plan
 from tilewright.network.tasks import Extraction
+from tilewright.runtime.library import compile_runtime, find_compiler
 from tilewright.target import Target
 
 __all__ = ["build", "build_untuned", "check_compiler", "save_onnx"]
 
 
 def check_compiler() -> None:
-    """Raise ``CompilerError`` where there is no linker for the executable: better now than after the budget."""
-    if not any(shutil.which(name) for name in (os.environ.get("CXX") or "", "g++", "clang++", "c++", "cc", "gcc")):
-        raise CompilerError(
-            "writing an executable needs a C++ compiler to link it, but there is no g++ or clang++ on PATH; "
-            "install one, for example with: apt-get install g++"
-        )
+    """Raise ``CompilerError`` where there is no compiler for the executable: better now than after the budget."""
+    find_compiler()
 
 
 def build(extraction: Extraction, functions: Mapping[str, Any], out: Path, extra: Mapping[str, Any]) -> Executable:
@@ -49,7 +47,9 @@ def build(extraction: Extraction, functions: Mapping[str, Any], out: Path, extra
         for name in use.functions:
             module.update_func(module.get_global_var(name), function.with_attr("global_symbol", name))
     arrays = [recipe.apply(extraction.network.weights) for recipe in extraction.rewritten.recipes]
-    return _write(module, extraction.target, extraction.network, arrays, out, extra)
+    if extraction.plan is not None:
+        arrays += extraction.plan.constants
+    return _write(module, extraction.target, extraction.network, arrays, out, extra, extraction.plan)
 
 
 def build_untuned(model: Path, target: Target, out: Path) -> Executable:
@@ -65,10 +65,8 @@ def _write(
     arrays: Sequence[NDArray[Any]],
     out: Path,
     extra: Mapping[str, Any],
+    plan: Plan | None = None,
 ) -> Executable:
-    import tvm
-    from tvm import relax
-
     check_compiler()
     if out.is_dir() and any(out.iterdir()) and not (out / "manifest.json").is_file():
         raise OutputError(f"--out names a new directory or an executable to replace, but {out} holds other files")
@@ -81,9 +79,7 @@ def _write(
             f"the executable goes to {out}, which cannot be written: {exc}; choose another --out"
         ) from exc
     try:
-        with tvm.transform.PassContext(opt_level=3):
-            built = relax.build(module, target.tvm)
-        built.export_library(str(part / "kernels.so"))
+        _compile(module, target, plan, part / "kernels.so")
     except (RuntimeError, ValueError, TypeError) as exc:
         shutil.rmtree(part, ignore_errors=True)
         raise CompilerError(f"the network cannot be compiled: {(str(exc).splitlines() or ['?'])[0][:300]}") from exc
@@ -101,6 +97,7 @@ def _write(
             "outputs": [dataclasses.asdict(s) for s in network.outputs],
             "target": {"mcpu": target.mcpu, "cores": target.cores, "machine": target.machine, "key": target.key},
             "model": model,
+            "plan": None if plan is None else plan.to_json(),
             "sha256": {name: sha256(part / name) for name in ("kernels.so", "weights.npz")},
             **extra,
         }
@@ -112,6 +109,28 @@ def _write(
         shutil.rmtree(part, ignore_errors=True)
         raise OutputError(f"the executable cannot be written to {out}: {exc}") from exc
     return load_executable(out)
+
+
+def _compile(module: Any, target: Target, plan: Plan | None, out: Path) -> None:
+    """Write the library: the plan's kernels with the runtime, or a program of the virtual machine of Relax."""
+    import tvm
+    from tvm import relax
+
+    with tvm.transform.PassContext(opt_level=3):
+        if plan is None:
+            relax.build(module, target.tvm).export_library(str(out))
+            return
+        wanted = set(plan.kernels)
+        functions = {
+            var: function.with_attr("global_symbol", var.name_hint)
+            for var, function in module.functions_items()
+            if var.name_hint in wanted
+        }
+        kernels = tvm.compile(tvm.ir.IRModule(functions), target=target.tvm)
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
+        runtime = Path(folder, "runtime.o")
+        compile_runtime(runtime)
+        kernels.export_library(str(out), addons=[str(runtime)], options=["-pthread"])
 
 
 def save_onnx(model: Any, path: Path) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
-import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 
 from tilewright.errors import OutputError, ShapeError
 from tilewright.network.network import TensorSpec
-from tilewright.tvm_compat import set_threads
+from tilewright.network.plan import Plan
+from tilewright.network.program import MachineProgram, PlanProgram, Program
+from tilewright.tvm_compat import usable_cores
 
 __all__ = ["FORMAT", "Executable", "load_executable", "sha256"]
 
 #: Version of the directory's layout.
-FORMAT = 1
+FORMAT = 2
 
 
 class Executable:
@@ -34,19 +36,11 @@ class Executable:
         manifest: what ``manifest.json`` says.
     """
 
-    def __init__(self, library: Any, weights: Sequence[NDArray[Any]], manifest: dict[str, Any]) -> None:
-        set_threads()
-        import tvm
-        from tvm import relax
-
+    def __init__(self, program: Program, manifest: dict[str, Any]) -> None:
         self.manifest = manifest
         self.inputs = _specs(manifest["inputs"])
         self.outputs = _specs(manifest["outputs"])
-        self._device = tvm.cpu()
-        self._machine = relax.VirtualMachine(library, self._device)
-        self._main = self._machine["main"]
-        self._tensor = tvm.runtime.tensor
-        self._weights = [self._tensor(w, self._device) for w in weights]
+        self._program = program
 
     def __call__(self, *arrays: NDArray[Any]) -> list[NDArray[Any]]:
         """The outputs for ``arrays``, one per input, of the inputs' shapes and dtypes.
@@ -54,19 +48,20 @@ class Executable:
         Raises:
             ShapeError: a wrong number of inputs, or a wrong shape or dtype.
         """
-        return self._arrays(self._main(*self._arguments(arrays), *self._weights))
+        return self._program.run(self._checked(arrays))
 
     def time(self, arrays: Sequence[NDArray[Any]], runs: int) -> list[float]:
         """Seconds of each of ``runs`` calls, without copying inputs and outputs."""
-        arguments = [*self._arguments(arrays), *self._weights]
-        seconds = []
-        for _ in range(runs):
-            start = time.perf_counter()
-            self._main(*arguments)
-            seconds.append(time.perf_counter() - start)
-        return seconds
+        return self._program.time(self._checked(arrays), runs)
 
-    def _arguments(self, arrays: Sequence[NDArray[Any]]) -> list[Any]:
+    def overhead(self, runs: int) -> list[float] | None:
+        """Seconds of each of ``runs`` calls in which no kernel runs: what a call costs outside kernels.
+
+        None for an executable whose kernels cannot be left out (see :class:`MachineProgram`).
+        """
+        return self._program.overhead(runs)
+
+    def _checked(self, arrays: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
         if len(arrays) != len(self.inputs):
             raise ShapeError(f"the network has {len(self.inputs)} inputs, but {len(arrays)} arrays were given")
         for array, spec in zip(arrays, self.inputs, strict=True):
@@ -75,11 +70,7 @@ class Executable:
                     f"input {spec.name!r} is {spec.dtype} {list(spec.shape)}, but {array.dtype} {list(array.shape)} "
                     "was given; convert or reshape it"
                 )
-        return [self._tensor(np.ascontiguousarray(a), self._device) for a in arrays]
-
-    def _arrays(self, result: Any) -> list[NDArray[Any]]:
-        tensors = [result] if hasattr(result, "numpy") else list(result)
-        return [np.asarray(t.numpy()) for t in tensors]
+        return arrays
 
 
 def load_executable(path: str | Path) -> Executable:
@@ -105,9 +96,7 @@ def load_executable(path: str | Path) -> Executable:
     for file in (library, weights):
         if not file.is_file() or sha256(file) != manifest.get("sha256", {}).get(file.name):
             raise OutputError(f"{file} is missing or not the file that was written; tune again")
-    set_threads()
-    import tvm
-
+    threads = int(os.environ.get("TVM_NUM_THREADS") or usable_cores())
     try:
         with np.load(weights, allow_pickle=False) as archive:
             arrays = [archive[f"w{i}"] for i in range(len(archive.files))]
@@ -115,8 +104,13 @@ def load_executable(path: str | Path) -> Executable:
         with tempfile.TemporaryDirectory(prefix="tilewright-") as fresh:
             alias = Path(fresh, library.name)
             shutil.copyfile(library, alias)
-            return Executable(tvm.runtime.load_module(str(alias)), arrays, manifest)
-    except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as exc:
+            program: Program
+            if manifest.get("plan"):
+                program = PlanProgram(alias, arrays, Plan.from_json(manifest["plan"]), threads)
+            else:
+                program = MachineProgram(alias, arrays)
+            return Executable(program, manifest)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, zipfile.BadZipFile) as exc:
         raise OutputError(f"the executable in {folder} cannot be loaded here: {str(exc).splitlines()[0]}") from exc
 
 

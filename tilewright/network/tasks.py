@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from tilewright.network.network import Network
+from tilewright.network.plan import Plan, make_plan
 from tilewright.network.rewrite import Rewritten, rewrite
 from tilewright.target import Target
 from tilewright.task import Task
 
 __all__ = ["Extraction", "TaskUse", "extract"]
+
+#: TVM's OpPatternKind kOpaque.
+_OPAQUE = 8
 
 
 @dataclass(frozen=True)
@@ -31,13 +36,17 @@ class TaskUse:
 
 @dataclass(frozen=True)
 class Extraction:
-    """A network ready to be tuned and built: its fused module and the tasks in it."""
+    """A network ready to be tuned and built: its fused module, the tasks in it, and the plan of its calls.
+
+    Without a plan (None) the network runs on the virtual machine of Relax.
+    """
 
     network: Network
     target: Target
     rewritten: Rewritten
     module: Any
     uses: tuple[TaskUse, ...]
+    plan: Plan | None
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
@@ -55,13 +64,15 @@ def extract(network: Network, target: Target) -> Extraction:
     passes = [
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),
+        tvm.transform.module_pass(_concatenations_apart, opt_level=0),
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
         relax.transform.DeadCodeElimination(),
     ]
     with target.tvm:
         module = tvm.transform.Sequential(passes)(rewritten.module)
-    calls = _calls(module["main"])
+    plan = make_plan(module, len(network.inputs), 4 * target.lanes)
+    calls = _calls(module["main"]) if plan is None else Counter(call.kernel for call in plan.calls if call.kernel)
     groups: dict[str, list[str]] = {}
     functions: dict[str, Any] = {}
     for var, function in module.functions_items():
@@ -74,7 +85,15 @@ def extract(network: Network, target: Target) -> Extraction:
         functions.setdefault(key, bare)
     uses = [_use(key, names, functions[key], sum(calls[n] for n in names)) for key, names in groups.items()]
     uses.sort(key=lambda use: (-use.task.flop * use.weight, use.task.key))
-    return Extraction(network, target, rewritten, module, tuple(uses))
+    return Extraction(network, target, rewritten, module, tuple(uses), plan)
+
+
+def _concatenations_apart(module: Any, _: Any) -> Any:
+    """Fuse nothing with a concatenation: alone it costs nothing, because its parts are written in place."""
+    for var, function in module.functions_items():
+        if var.name_hint.startswith("concatenate"):
+            module.update_func(var, function.with_attr("op_pattern", _OPAQUE))
+    return module
 
 
 def _calls(main: Any) -> dict[str, int]:

@@ -1,0 +1,131 @@
+"""Plans: tensors alive at once do not overlap, concatenations are written in place, everything else has a way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from tests.network.models import LIGHT, TARGET, agrees, built, normal, save
+from tilewright.network.load import load
+from tilewright.network.plan import ALIGNMENT, ARENA, Plan
+from tilewright.network.tasks import extract
+
+
+def expand(path: Path, batch: int = 1, *, outer: bool = False) -> Path:
+    """Two convolutions of one tensor, joined; with ``outer``, joined once more with the tensor itself."""
+    nodes = [
+        helper.make_node("Conv", ["x", "v"], ["t"], name="squeeze"),
+        helper.make_node("Conv", ["t", "a"], ["p"], name="left"),
+        helper.make_node("Conv", ["t", "b"], ["q"], name="right", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["q"], ["r"]),
+        helper.make_node("Concat", ["p", "r"], ["j"], axis=1),
+    ]
+    channels = 40
+    last = "j"
+    if outer:
+        nodes += [helper.make_node("Concat", ["j", "t", "p"], ["k"], axis=1)]
+        last, channels = "k", 64 + 8
+    nodes += [helper.make_node("Conv", [last, "c"], ["y"], name="last")]
+    return save(
+        path,
+        nodes,
+        {"x": [batch, 8, 9, 9]},
+        [batch, 8, 9, 9],
+        v=normal(16, 8, 1, 1),
+        a=normal(16, 16, 1, 1),
+        b=normal(24, 16, 3, 3),
+        c=normal(8, channels, 1, 1),
+    )
+
+
+def test_a_concatenation_is_written_in_place(tmp_path: Path) -> None:
+    extraction = agrees(expand(tmp_path / "m.onnx"), tmp_path / "out")
+    assert extraction.plan is not None
+    assert all(call.kernel and "concatenate" not in call.kernel for call in extraction.plan.calls)
+    assert not any("concatenate" in use.task.name for use in extraction.uses)
+
+
+def test_a_tensor_in_two_concatenations_is_copied_into_the_second(tmp_path: Path) -> None:
+    extraction = agrees(expand(tmp_path / "m.onnx", outer=True), tmp_path / "out")
+    assert extraction.plan is not None
+    assert [call.kernel for call in extraction.plan.calls].count("") == 1
+
+
+def test_a_batch_is_joined_by_a_kernel(tmp_path: Path) -> None:
+    extraction = agrees(expand(tmp_path / "m.onnx", batch=4, outer=True), tmp_path / "out")
+    assert extraction.plan is not None
+    assert sum("concatenate" in call.kernel for call in extraction.plan.calls) == 2
+
+
+@pytest.mark.parametrize("name", ["squeezenet", "densenet121", "shufflenet", "inception_v1"])
+def test_what_is_alive_does_not_overlap(name: str) -> None:
+    plan = extract(load(LIGHT / f"light_{name}.onnx"), TARGET).plan
+    assert plan is not None
+    memory = np.full(plan.arena_bytes // 4, -1, dtype=np.int64)
+    written: dict[int, int] = {}
+
+    def part(number: int) -> slice:
+        tensor = plan.tensors[number]
+        assert tensor.place % 32 == 0
+        assert tensor.place + tensor.bytes <= plan.arena_bytes
+        return slice(tensor.place // 4, (tensor.place + tensor.bytes) // 4)
+
+    for number in plan.inputs:
+        memory[part(number)] = -2
+    for now, call in enumerate(plan.calls):
+        *sources, target = call.tensors if call.kernel else tuple(reversed(call.tensors))
+        for source in sources:
+            if plan.tensors[source].region == ARENA:
+                # Who wrote it: the input, or calls after all of which nobody else wrote there.
+                assert (memory[part(source)] != -1).all()
+                writers = set(memory[part(source)].tolist())
+                assert writers <= {-2} | {w for w, t in written.items() if overlaps(plan, t, source)}
+                assert part(source).stop <= part(target).start or part(target).stop <= part(source).start
+        memory[part(target)] = now
+        written[now] = target
+    for number in plan.outputs:
+        assert (memory[part(number)] >= 0).all()
+
+
+def overlaps(plan: Plan, first: int, second: int) -> bool:
+    a, b = plan.tensors[first], plan.tensors[second]
+    return a.place < b.place + b.bytes and b.place < a.place + a.bytes
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    plan = extract(load(expand(tmp_path / "m.onnx")), TARGET).plan
+    assert plan is not None
+    assert Plan.from_json(plan.to_json()) == plan
+    assert ALIGNMENT % (4 * TARGET.lanes) == 0
+
+
+def test_a_network_that_calls_a_library_runs_on_the_machine(tmp_path: Path) -> None:
+    nodes = [helper.make_node("TopK", ["x", "k"], ["y", "i"], axis=-1)]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2, 50])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [2, 3])],
+        [onnx.numpy_helper.from_array(np.array([3], dtype=np.int64), "k")],
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    extraction, executable = built(path, tmp_path / "out")
+    assert extraction.plan is None
+    x = np.random.default_rng(0).standard_normal((2, 50)).astype(np.float32)
+    np.testing.assert_array_equal(executable(x)[0], -np.sort(-x, axis=1)[:, :3])
+    assert executable.overhead(3) is None
+
+
+def test_outputs_are_not_overwritten_by_the_next_call(tmp_path: Path) -> None:
+    _, executable = built(expand(tmp_path / "m.onnx"), tmp_path / "out")
+    x = normal(1, 8, 9, 9)
+    first = executable(x)[0]
+    kept = first.copy()
+    executable(2 * x)
+    np.testing.assert_array_equal(first, kept)
+    assert executable.overhead(5) is not None

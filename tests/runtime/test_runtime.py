@@ -1,0 +1,116 @@
+"""The runtime's threads: every part of a loop is done once, whatever the threads do."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tilewright.errors import CompilerError
+from tilewright.runtime.library import bind, compile_runtime, find_compiler
+
+
+class Env(ctypes.Structure):
+    _fields_ = (("sync", ctypes.c_void_p), ("num_task", ctypes.c_int32))
+
+
+LAMBDA = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.POINTER(Env), ctypes.c_void_p)
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> ctypes.CDLL:
+    compile_runtime(tmp_path / "runtime.so", shared=True)
+    library = bind(ctypes.CDLL(str(tmp_path / "runtime.so")))
+    library.tilewright_launch.argtypes = [LAMBDA, ctypes.c_void_p, ctypes.c_int]
+    return library
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_every_part_is_done_once(runtime: ctypes.CDLL, threads: int) -> None:
+    assert runtime.tilewright_threads(threads) == threads
+    for _ in range(50):
+        done: list[tuple[int, int]] = []
+
+        def part(task: int, env: ctypes._Pointer[Env], _: object, done: list[tuple[int, int]] = done) -> int:
+            done.append((task, env.contents.num_task))
+            return 0
+
+        assert runtime.tilewright_launch(LAMBDA(part), None, 0) == 0
+        parts = {count for _, count in done}
+        assert len(parts) == 1
+        assert Counter(task for task, _ in done) == Counter(range(parts.pop()))
+
+
+def test_a_failed_part_fails_the_loop(runtime: ctypes.CDLL) -> None:
+    runtime.tilewright_threads(2)
+    assert runtime.tilewright_launch(LAMBDA(lambda task, env, data: -1 if task == 3 else 0), None, 0) != 0
+    assert runtime.tilewright_launch(LAMBDA(lambda task, env, data: 0), None, 0) == 0
+
+
+def test_a_loop_within_a_loop_runs_where_it_is(runtime: ctypes.CDLL) -> None:
+    runtime.tilewright_threads(2)
+    counts: list[int] = []
+
+    def inner(task: int, env: ctypes._Pointer[Env], _: object) -> int:
+        counts.append(env.contents.num_task)
+        return 0
+
+    keep = LAMBDA(inner)
+
+    def outer(task: int, env: ctypes._Pointer[Env], _: object) -> int:
+        return int(runtime.tilewright_launch(keep, None, 0))
+
+    assert runtime.tilewright_launch(LAMBDA(outer), None, 0) == 0
+    assert set(counts) == {1}
+
+
+def test_callers_in_several_threads_take_turns(runtime: ctypes.CDLL) -> None:
+    runtime.tilewright_threads(2)
+    done: Counter[int] = Counter()
+    lock = threading.Lock()
+
+    def call(number: int) -> None:
+        def part(task: int, env: ctypes._Pointer[Env], _: object) -> int:
+            with lock:
+                done[number] += 1
+            return 0
+
+        keep = LAMBDA(part)
+        for _ in range(20):
+            assert runtime.tilewright_launch(keep, None, 0) == 0
+
+    threads = [threading.Thread(target=call, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(done.values())) == 1
+
+
+def test_scratch_memory_is_used_again(runtime: ctypes.CDLL) -> None:
+    runtime.tilewright_allocate.restype = ctypes.c_void_p
+    runtime.tilewright_allocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_uint64, ctypes.c_int, ctypes.c_int]
+    runtime.tilewright_free.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
+    first = runtime.tilewright_allocate(1, 0, 10_000, 2, 32)
+    other = runtime.tilewright_allocate(1, 0, 10_000, 2, 32)
+    assert first != other
+    assert first % 64 == other % 64 == 0
+    runtime.tilewright_free(1, 0, first)
+    assert runtime.tilewright_allocate(1, 0, 9_000, 2, 32) == first
+    assert runtime.tilewright_allocate(1, 0, 10, 2, 32) not in (first, other)
+
+
+def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(CompilerError, match="apt-get"):
+        find_compiler()
+
+
+def test_a_compiler_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CC", "false")
+    with pytest.raises(CompilerError, match="cannot be compiled"):
+        compile_runtime(tmp_path / "runtime.o")

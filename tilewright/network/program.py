@@ -1,0 +1,225 @@
+"""Running a compiled network: as a plan on memory of its own, or on the virtual machine of Relax."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.errors import MeasureError
+from tilewright.network.plan import ALIGNMENT, ARENA, Plan
+from tilewright.runtime.library import bind
+from tilewright.tvm_compat import set_threads
+
+__all__ = ["MachineProgram", "PlanProgram", "Program"]
+
+#: What TVM's compiler puts before the name of a function it exports.
+_PREFIX = "__tvm_ffi_"
+#: Type codes of tvm-ffi and DLPack that a kernel's arguments need.
+_DLTENSOR = 7
+_DL_CPU = 1
+_DL_CODES = {"i": 0, "u": 1, "f": 2, "b": 6}
+
+
+class Program(Protocol):
+    """A network that can be run."""
+
+    def run(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """The outputs for ``arrays``."""
+        ...
+
+    def time(self, arrays: Sequence[NDArray[Any]], runs: int) -> list[float]:
+        """Seconds of each of ``runs`` calls, without copying inputs and outputs."""
+        ...
+
+    def overhead(self, runs: int) -> list[float] | None:
+        """Seconds of each of ``runs`` calls in which no kernel runs; None where that cannot be done."""
+        ...
+
+
+class MachineProgram:
+    """A network on the virtual machine of Relax: whatever TVM can compile.
+
+    Args:
+        library: the library that TVM built.
+        weights: the parameters after the inputs.
+    """
+
+    def __init__(self, library: Path, weights: Sequence[NDArray[Any]]) -> None:
+        set_threads()
+        import tvm
+        from tvm import relax
+
+        self._device = tvm.cpu()
+        self._machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), self._device)
+        self._main = self._machine["main"]
+        self._tensor = tvm.runtime.tensor
+        self._weights = [self._tensor(w, self._device) for w in weights]
+
+    def run(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """The outputs for ``arrays``."""
+        result = self._main(*self._tensors(arrays), *self._weights)
+        return [np.asarray(t.numpy()) for t in ([result] if hasattr(result, "numpy") else result)]
+
+    def time(self, arrays: Sequence[NDArray[Any]], runs: int) -> list[float]:
+        """Seconds of each of ``runs`` calls, without copying inputs and outputs."""
+        arguments = [*self._tensors(arrays), *self._weights]
+        seconds = []
+        for _ in range(runs):
+            start = time.perf_counter()
+            self._main(*arguments)
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+    def overhead(self, runs: int) -> list[float] | None:
+        """None: the machine cannot leave out the kernels."""
+        return None
+
+    def _tensors(self, arrays: Sequence[NDArray[Any]]) -> list[Any]:
+        return [self._tensor(np.ascontiguousarray(a), self._device) for a in arrays]
+
+
+class _DLTensor(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+class _Argument(ctypes.Structure):
+    _fields_ = (("type_index", ctypes.c_int32), ("padding", ctypes.c_uint32), ("value", ctypes.c_void_p))
+
+
+class _Call(ctypes.Structure):
+    _fields_ = (("kernel", ctypes.c_void_p), ("arguments", ctypes.c_void_p), ("count", ctypes.c_int32))
+
+
+class PlanProgram:
+    """A network as a plan. Needs neither TVM nor a compiler, and allocates nothing while it runs.
+
+    Args:
+        library: the kernels, with the runtime linked in.
+        weights: the plan's weights.
+        plan: what to run.
+        threads: how many threads.
+
+    Raises:
+        OSError, AttributeError: the library is not the plan's.
+    """
+
+    def __init__(self, library: Path, weights: Sequence[NDArray[Any]], plan: Plan, threads: int) -> None:
+        self._library = bind(ctypes.CDLL(str(library)))
+        self._library.tilewright_initialize()
+        self._library.tilewright_threads(threads)
+        self._lock = threading.Lock()  # two threads would compute in the same memory
+        self._plan = plan
+        starts = np.cumsum([0, *(_round_up(w.nbytes) for w in weights)])
+        self._weights = _aligned(int(starts[-1]))
+        for start, weight in zip(starts, weights, strict=False):
+            self._weights[start : start + weight.nbytes] = np.ascontiguousarray(weight).reshape(-1).view(np.uint8)
+        self._arena = _aligned(plan.arena_bytes)
+        self._keep: list[Any] = []  # what the calls point at
+        addresses = [
+            self._arena.ctypes.data + t.place if t.region == ARENA else self._weights.ctypes.data + int(starts[t.place])
+            for t in plan.tensors
+        ]
+        tensors = (_DLTensor * len(plan.tensors))()
+        for slot, tensor, address in zip(tensors, plan.tensors, addresses, strict=True):
+            dtype = np.dtype(tensor.dtype)
+            shape = (ctypes.c_int64 * max(1, len(tensor.shape)))(*tensor.shape)
+            slot.data, slot.device_type, slot.ndim = address, _DL_CPU, len(tensor.shape)
+            slot.code, slot.bits, slot.lanes = _DL_CODES[dtype.kind], 8 * dtype.itemsize, 1
+            slot.shape = ctypes.cast(shape, ctypes.POINTER(ctypes.c_int64))
+            # tvm-ffi wants strides also where they say nothing.
+            strides = (ctypes.c_int64 * max(1, len(tensor.shape)))(*_strides(tensor.shape))
+            slot.strides = ctypes.cast(strides, ctypes.POINTER(ctypes.c_int64))
+            self._keep += [shape, strides]
+        self._keep.append(tensors)
+        self._calls = (_Call * len(plan.calls))()
+        self._hollow = (_Call * len(plan.calls))()
+        nothing = ctypes.cast(self._library.tilewright_nothing, ctypes.c_void_p).value
+        for call, hollow, planned in zip(self._calls, self._hollow, plan.calls, strict=True):
+            if planned.kernel:
+                symbol = getattr(self._library, _PREFIX + planned.kernel)
+                call.kernel = ctypes.cast(symbol, ctypes.c_void_p).value
+                values = [(_DLTENSOR, ctypes.addressof(tensors[i])) for i in planned.tensors]
+            else:
+                to, source = planned.tensors
+                values = [(0, addresses[to]), (0, addresses[source]), (0, plan.tensors[source].bytes)]
+            arguments = (_Argument * len(values))(*(_Argument(t, 0, v) for t, v in values))
+            call.arguments, call.count = ctypes.addressof(arguments), len(values)
+            hollow.kernel, hollow.arguments, hollow.count = nothing, call.arguments, call.count
+            self._keep.append(arguments)
+        self._inputs = [self._view(i) for i in plan.inputs]
+        self._outputs = [self._view(i) for i in plan.outputs]
+
+    def run(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """The outputs for ``arrays``."""
+        with self._lock:
+            self._fill(arrays)
+            self._check(self._library.tilewright_run(ctypes.addressof(self._calls), len(self._calls)))
+            return [output.copy() for output in self._outputs]
+
+    def time(self, arrays: Sequence[NDArray[Any]], runs: int) -> list[float]:
+        """Seconds of each of ``runs`` calls, without copying inputs and outputs."""
+        seconds = (ctypes.c_double * runs)()
+        with self._lock:
+            self._fill(arrays)
+            self._check(self._library.tilewright_time(ctypes.addressof(self._calls), len(self._calls), runs, seconds))
+        return list(seconds)
+
+    def overhead(self, runs: int) -> list[float] | None:
+        """Seconds of each of ``runs`` calls in which no kernel runs."""
+        seconds = (ctypes.c_double * runs)()
+        with self._lock:
+            self._check(self._library.tilewright_time(ctypes.addressof(self._hollow), len(self._hollow), runs, seconds))
+        return list(seconds)
+
+    def _fill(self, arrays: Sequence[NDArray[Any]]) -> None:
+        for slot, array in zip(self._inputs, arrays, strict=True):
+            np.copyto(slot, array)
+
+    def _check(self, failed: int) -> None:
+        if failed >= 0:
+            said = self._library.tilewright_last_error().decode(errors="replace")
+            raise MeasureError(f"kernel {self._plan.calls[failed].kernel!r} failed: {said or 'it does not say why'}")
+
+    def _view(self, number: int) -> NDArray[Any]:
+        tensor = self._plan.tensors[number]
+        region, start = (self._arena, tensor.place) if tensor.region == ARENA else (self._weights, 0)
+        if tensor.region != ARENA:
+            raise KeyError("an output is computed, not a weight")
+        return region[start : start + tensor.bytes].view(np.dtype(tensor.dtype)).reshape(tensor.shape)
+
+
+def _round_up(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _aligned(size: int) -> NDArray[np.uint8]:
+    """``size`` bytes that begin on a cache line, zeroed so that the first run meets no page fault."""
+    memory = np.zeros(size + ALIGNMENT, dtype=np.uint8)
+    memory[:] = 0
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size]
+
+
+def _strides(shape: tuple[int, ...]) -> list[int]:
+    steps = [1]
+    for extent in reversed(shape[1:]):
+        steps.append(steps[-1] * extent)
+    return steps[::-1]

@@ -1,0 +1,1 @@
+"""What compiled kernels need while they run, in C: see ``runtime.c``."""

@@ -1,0 +1,111 @@
+"""Compiling the runtime, and putting it in the place of TVM's own."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+from tilewright.errors import CompilerError
+
+__all__ = ["bind", "compile_runtime", "find_compiler", "use_for_kernels"]
+
+SOURCE = Path(__file__).with_name("runtime.c")
+_FLAGS = ("-x", "c", "-std=c11", "-O2", "-fPIC", "-pthread")
+
+
+def find_compiler() -> str:
+    """The C compiler: ``$CC``, or the first of the usual ones on ``PATH``.
+
+    Raises:
+        CompilerError: there is none.
+    """
+    for name in (os.environ.get("CC", ""), "cc", "gcc", "clang", "g++", "clang++"):
+        if name and shutil.which(name):
+            return name
+    raise CompilerError(
+        "writing an executable needs a C compiler, but there is no cc, gcc or clang on PATH; "
+        "install one, for example with: apt-get install gcc"
+    )
+
+
+def compile_runtime(out: Path, *, shared: bool = False) -> None:
+    """Compile the runtime into the object file ``out``, or into a shared library.
+
+    Raises:
+        CompilerError: there is no compiler, or it fails.
+    """
+    command = [find_compiler(), *_FLAGS, "-shared" if shared else "-c", str(SOURCE), "-o", str(out)]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    except (OSError, subprocess.SubprocessError) as exc:
+        said = getattr(exc, "stderr", "") or str(exc)
+        raise CompilerError(f"the runtime cannot be compiled with `{' '.join(command)}`: {said[:300]}") from exc
+
+
+def bind(library: ctypes.CDLL) -> ctypes.CDLL:
+    """Declare the types of the functions of a library that the runtime is linked into."""
+    library.tilewright_threads.argtypes = [ctypes.c_int]
+    library.tilewright_threads.restype = ctypes.c_int
+    library.tilewright_last_error.argtypes = []
+    library.tilewright_last_error.restype = ctypes.c_char_p
+    library.tilewright_run.argtypes = [ctypes.c_void_p, ctypes.c_int32]
+    library.tilewright_run.restype = ctypes.c_int
+    library.tilewright_time.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_int32,
+        ctypes.c_int32,
+        ctypes.POINTER(ctypes.c_double),
+    ]
+    library.tilewright_time.restype = ctypes.c_int
+    library.tilewright_initialize.argtypes = []
+    library.tilewright_initialize.restype = None
+    return library
+
+
+@lru_cache(maxsize=1)
+def _shared() -> ctypes.CDLL:
+    """The runtime as a library of its own, compiled once for all processes of this user."""
+    key = hashlib.sha256(SOURCE.read_bytes() + find_compiler().encode()).hexdigest()[:16]
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    path = Path(base).expanduser() / "tilewright" / f"runtime-{key}.so"
+    if not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Under another name first: a process beside this one must not load half a file.
+            handle, part = tempfile.mkstemp(suffix=".so", dir=path.parent)
+            os.close(handle)
+        except OSError:  # no home that can be written
+            with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
+                compile_runtime(Path(folder, path.name), shared=True)
+                return bind(ctypes.CDLL(str(Path(folder, path.name))))
+        try:
+            compile_runtime(Path(part), shared=True)
+            os.replace(part, path)
+        finally:
+            Path(part).unlink(missing_ok=True)
+    try:
+        return bind(ctypes.CDLL(str(path)))
+    except (OSError, AttributeError) as exc:
+        raise CompilerError(f"{path} is not the library that was compiled: {exc}; remove it") from exc
+
+
+def use_for_kernels(threads: int) -> None:
+    """Let every kernel that TVM loads into this process from now on run on ``threads`` threads of this runtime.
+
+    Raises:
+        CompilerError: the runtime cannot be compiled.
+    """
+    import tvm_ffi
+
+    library = _shared()
+    library.tilewright_threads(threads)
+    ffi = ctypes.CDLL(tvm_ffi.libinfo.find_libtvm_ffi())
+    launch = ctypes.cast(library.tilewright_launch, ctypes.c_void_p)
+    if ffi.TVMFFIEnvModRegisterContextSymbol(b"__TVMBackendParallelLaunch", launch):
+        raise CompilerError("this version of TVM does not let its threads be replaced; install the pinned one")
