@@ -203,6 +203,7 @@ def _ranks(model: onnx.ModelProto) -> dict[str, int]:
         if tensor.data_type == onnx.TensorProto.FLOAT:
             tensor.ClearField("raw_data")
             tensor.ClearField("float_data")
+    bare.ir_version = max(4, bare.ir_version)  # before 4, a weight that is no input of the graph has no shape
     graph = onnx.shape_inference.infer_shapes(bare).graph
     values = [*graph.value_info, *graph.input, *graph.output]
     return {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}
