@@ -29,6 +29,7 @@ class Target:
         registers: number of vector registers.
         l1, l2, l3: data cache sizes in bytes; ``l1`` and ``l2`` per core, ``l3`` as shared.
         tvm_version: version of the compiler.
+        triple: LLVM's name of the platform, where it is not this one's: code for it can be compiled, but not run here.
     """
 
     mcpu: str
@@ -41,10 +42,13 @@ class Target:
     l2: int
     l3: int
     tvm_version: str
+    triple: str = ""
 
     @classmethod
     def parse(cls, text: str = "native") -> Target:
         """The target of ``native`` or ``llvm:MCPU`` (such as ``llvm:core-avx2``), with this machine's cores and caches.
+
+        ``llvm:MCPU:TRIPLE`` (such as ``llvm:cortex-a76:aarch64-linux-gnu``) is a CPU of another architecture.
 
         Raises:
             TargetError: no such target.
@@ -53,44 +57,53 @@ class Target:
         import tvm
 
         if text == "native":
-            mcpu = str(tvm.target.codegen.llvm_get_system_cpu())
+            mcpu, triple = str(tvm.target.codegen.llvm_get_system_cpu()), ""
         else:
-            kind, _, mcpu = text.partition(":")
+            kind, _, rest = text.partition(":")
+            mcpu, _, triple = rest.partition(":")
             if kind != "llvm" or not mcpu:
                 raise TargetError(
                     f"a target is 'native' or 'llvm:MCPU' such as llvm:core-avx2, but this is {text!r}; "
                     "leave --target out to tune for this machine"
                 )
-            known = {str(name) for name in tvm.target.codegen.llvm_get_cpu_archlist(tvm.target.Target("llvm"))}
+            known = {str(name) for name in tvm.target.codegen.llvm_get_cpu_archlist(_tvm_target("", triple))}
             if mcpu not in known:
                 near = ", ".join(sorted(name for name in known if name.startswith(mcpu[:4]))[:8])
                 raise TargetError(
-                    f"LLVM knows no CPU called {mcpu!r} for this machine's architecture"
+                    f"LLVM knows no CPU called {mcpu!r} for {triple or 'this machine'}"
                     + (f"; near it are {near}" if near else "")
                 )
-        return _describe(mcpu, usable_cores(), str(tvm.__version__))
+        return _describe(mcpu, triple, usable_cores(), str(tvm.__version__))
 
     @cached_property
     def key(self) -> str:
         """Identity for the records: two machines share records only where this agrees."""
         text = json.dumps(
             [self.mcpu, self.cores, self.machine, self.features, self.l1, self.l2, self.l3, self.tvm_version]
+            + ([self.triple] if self.triple else [])
         )
         return f"{self.mcpu}-{self.cores}x-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     @cached_property
     def tvm(self) -> Any:
         """The ``tvm.target.Target``. MetaSchedule refuses one without ``num-cores``."""
-        import tvm
+        return _tvm_target(self.mcpu, self.triple, self.cores)
 
-        return tvm.target.Target({"kind": "llvm", "mcpu": self.mcpu, "num-cores": self.cores})
+
+def _tvm_target(mcpu: str, triple: str, cores: int = 1) -> Any:
+    import tvm
+
+    options: dict[str, Any] = {"kind": "llvm", "num-cores": cores}
+    options |= {"mcpu": mcpu} if mcpu else {}
+    options |= {"mtriple": triple} if triple else {}
+    return tvm.target.Target(options)
 
 
 @cache
-def _describe(mcpu: str, cores: int, tvm_version: str) -> Target:
+def _describe(mcpu: str, triple: str, cores: int, tvm_version: str) -> Target:
     import tvm
 
-    target = tvm.target.Target({"kind": "llvm", "mcpu": mcpu, "num-cores": cores})
+    target = _tvm_target(mcpu, triple, cores)
     wanted = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512vnni", "neon", "sve")
     features = tuple(f for f in wanted if tvm.target.codegen.target_has_features(f, target))
     lanes, registers = 4, 16
@@ -98,10 +111,10 @@ def _describe(mcpu: str, cores: int, tvm_version: str) -> Target:
         lanes, registers = 16, 32
     elif "avx2" in features or "avx" in features:
         lanes, registers = 8, 16
-    elif platform.machine() in ("aarch64", "arm64"):
+    elif "neon" in features:
         lanes, registers = 4, 32
     l1, l2, l3 = _cache_sizes()
-    return Target(mcpu, cores, model_name(), features, lanes, registers, l1, l2, l3, tvm_version)
+    return Target(mcpu, cores, model_name(), features, lanes, registers, l1, l2, l3, tvm_version, triple)
 
 
 def _cache_sizes() -> tuple[int, int, int]:
