@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.errors import CheckError, SpaceError
+from tilewright.errors import CheckError, SpaceError, TargetError
 from tilewright.measure.pool import LocalPool
 from tilewright.network.build import build, check_compiler
 from tilewright.network.check import TOLERANCE, blame, network_error
@@ -76,6 +76,10 @@ def tune(
     running = budget.start(began=began)
     check_compiler()
     machine = target if isinstance(target, Target) else Target.parse(target)
+    if machine.triple:
+        raise TargetError(
+            f"candidates are timed on this machine, but code for {machine.triple} does not run here; tune there"
+        )
     network = load(model, shapes)
     extraction = extract(network, machine)
     loaded = running.elapsed
