@@ -80,6 +80,8 @@ def tune(
     )
     print(summary(result.report, out))
     write_json(json_file, result.report)
+    if result.report["interrupted"]:
+        raise typer.Exit(130)
 
 
 def summary(report: Mapping[str, Any], out: Path) -> str:
