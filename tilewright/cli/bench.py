@@ -81,7 +81,7 @@ def raced(
     unknown = [name for name in names if name not in peers]
     if unknown:
         raise TilewrightError(
-            f"an executable is compared with {' or '.join(peers)}, but this is {unknown[0]!r}; correct --against"
+            f"an executable is compared with one of {', '.join(peers)}, but this is {unknown[0]!r}; correct --against"
         )
     model = factories.reference_model(out)
     from tilewright.measure.peers import Entrant, race
