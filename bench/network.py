@@ -1,9 +1,11 @@
 """Tunes networks and compares each with its peers, in one table.
 
-    python -m bench.network --models squeezenet,resnet50 --budget 5m --json networks.json
+    python -m bench.network --models squeezenet,resnet50,transformer --budget 5m --json networks.json
 
-A model is a file, or the short name of a light network of the onnx package. Models that the JSON file holds already
-are not tuned again, so an interrupted run goes on where it stopped.
+A model is a file, the short name of a light network of the onnx package, or `transformer`, a PyTorch encoder. All
+runtimes use as many threads as there are usable cores. Models that the JSON file holds already are not tuned again, so
+an interrupted run goes on where it stopped. A peer that cannot run a model has a dash in the table, and the reason in
+the JSON.
 """
 
 from __future__ import annotations
@@ -17,22 +19,39 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from bench import _models
+from tilewright.cli.bench import raced
+from tilewright.cli.boundary import write_json
 from tilewright.cli.text import table
+from tilewright.errors import TilewrightError
+from tilewright.network.peers import PEERS
 
 LIGHT = "bvlc_alexnet,densenet121,inception_v1,inception_v2,resnet50,shufflenet,squeezenet,vgg19,zfnet512"  # all nine
+#: What is no ONNX file: by its name, what makes it, and how PyTorch runs it.
+MADE = {
+    "transformer": (
+        _models.transformer,
+        {"pytorch": _models.transformer_eager, "pytorch-compiled": _models.transformer_compiled},
+    )
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="squeezenet,resnet50", help="comma-separated; 'all' is all light networks")
+    parser.add_argument(
+        "--models",
+        default="squeezenet,resnet50",
+        help="comma-separated; 'light' is all light networks, 'all' the transformer too",
+    )
     parser.add_argument("--budget", default="5m")
-    parser.add_argument("--against", default="onnxruntime,untuned", help="comma-separated")
+    parser.add_argument("--against", default=",".join(PEERS), help="comma-separated")
     parser.add_argument("--records", type=Path, help="by default empty ones, so that nothing is known beforehand")
     parser.add_argument("--json", type=Path, default=Path("networks.json"))
     arguments = parser.parse_args()
     done: dict[str, Any] = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
     failed = False
-    for name in (LIGHT if arguments.models == "all" else arguments.models).split(","):
+    names = {"light": LIGHT, "all": f"{LIGHT},{','.join(MADE)}"}.get(arguments.models, arguments.models)
+    for name in names.split(","):
         if name in done:
             continue
         try:
@@ -41,7 +60,11 @@ def main() -> None:
             print(f"{name}: {' '.join(error.cmd[2:4])} ended with {error.returncode}", file=sys.stderr)
             failed = True
             continue
-        arguments.json.write_text(json.dumps(done, indent=2) + "\n")
+        except TilewrightError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            failed = True
+            continue
+        write_json(arguments.json, done)
     show(done)
     sys.exit(failed)
 
@@ -49,12 +72,17 @@ def main() -> None:
 def tune_and_bench(name: str, budget: str, against: list[str], records: Path | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="tilewright-bench-") as text:
         folder = Path(text)
-        out, tuned, raced = folder / "out", folder / "tune.json", folder / "bench.json"
+        out, tuned = folder / "out", folder / "tune.json"
         store = records or folder / "records.db"
-        tilewright("tune", model(name), "--out", out, "--budget", budget, "--records", store, "--json", tuned)
-        peers = [argument for peer in against for argument in ("--against", peer)]
-        tilewright("bench", out, *peers, "--json", raced)
-        return {"budget": budget, "tune": json.loads(tuned.read_text()), "bench": json.loads(raced.read_text())}
+        path, peers = model(name), PEERS
+        if name in MADE:
+            path = folder / f"{name}.pt2"
+            made, own = MADE[name]
+            _models.export(made, path)
+            peers = PEERS | own
+        tilewright("tune", path, "--out", out, "--budget", budget, "--records", store, "--json", tuned)
+        print(f"+ {name} against {', '.join(against)}", flush=True)
+        return {"budget": budget, "tune": json.loads(tuned.read_text()), "bench": raced(out, against, peers=peers)}
 
 
 def tilewright(*arguments: str | Path) -> None:

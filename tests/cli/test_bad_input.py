@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,15 @@ def test_out_below_a_file(tmp_path: Path, model: Path) -> None:
     assert model.read_bytes().startswith(b"any file")
 
 
+def test_out_that_holds_something_else(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "thesis.tex").write_text("ten years of work")
+    began = time.monotonic()
+    refused(tmp_path, "OutputError", "other files", "tune", model, "--out", tmp_path / "o", "--budget", "5m")
+    assert time.monotonic() - began < 60  # before tuning, and before the model is read: it is none
+    assert (tmp_path / "o" / "thesis.tex").read_text() == "ten years of work"
+
+
 def test_out_that_the_system_refuses(tmp_path: Path, model: Path) -> None:
     refused(tmp_path, "OutputError", "--out", "tune", model, "--out", "/proc/tilewright/o", "--budget", "5s")
 
@@ -132,7 +142,7 @@ def test_directory_that_is_no_executable(tmp_path: Path, command: str) -> None:
 
 
 def test_unknown_peer(tmp_path: Path) -> None:
-    refused(tmp_path, "TilewrightError", "onnxruntime or untuned", "bench", tmp_path, "--against", "abacus")
+    refused(tmp_path, "TilewrightError", "one of onnxruntime, untuned", "bench", tmp_path, "--against", "abacus")
 
 
 def test_json_file_that_cannot_be_written(tmp_path: Path, model: Path) -> None:

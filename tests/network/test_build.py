@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper
 
-from tests.network.models import LIGHT, TARGET, agrees, built, conv_model
+from tests.network.models import LIGHT, TARGET, agrees, built, conv_model, normal, save
 from tilewright.errors import CompilerError, OutputError, ShapeError
 from tilewright.network.build import build_untuned, check_compiler
 from tilewright.network.check import network_error, relative_error
@@ -50,6 +51,22 @@ def test_a_read_executable_gives_the_same(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first(*arrays)[0], second(*arrays)[0])
     assert len(second.time(arrays, 3)) == 3
     assert not (tmp_path / "out.part").exists()
+
+
+def test_an_executable_built_again_under_its_path_is_the_new_one(tmp_path: Path) -> None:
+    _, first = built(conv_model(tmp_path / "m.onnx"), tmp_path / "out")
+    node = helper.make_node("Neg", ["x"], ["y"])
+    built(save(tmp_path / "n.onnx", [node], {"x": [1, 8, 10, 10]}, [1, 8, 10, 10]), tmp_path / "out")
+    x = normal(1, 8, 10, 10)
+    np.testing.assert_array_equal(load_executable(tmp_path / "out")(x)[0], -x)
+    assert first(x)[0].shape == (1, 16, 10, 10)  # whoever holds the old one still can use it
+
+
+def test_a_directory_with_other_files_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("ten years of work")
+    with pytest.raises(OutputError, match="holds other files"):
+        built(conv_model(tmp_path.parent / f"{tmp_path.name}.onnx"), tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_untuned(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from onnx import helper
 
 from tests.network.models import LIGHT, built, conv_model, save
-from tilewright.errors import ModelFormatError, ShapeError, UnsupportedOperatorError
+from tilewright.errors import MissingExtraError, ModelFormatError, ShapeError, UnsupportedOperatorError
+from tilewright.network.check import network_error
 from tilewright.network.load import load
 
 
@@ -110,6 +111,29 @@ def test_pytorch(tmp_path: Path) -> None:
     _, executable = built(torch.export.export(layers, (data,)), tmp_path / "out")
     (result,) = executable(data.numpy())
     np.testing.assert_allclose(result, layers(data).detach().numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_file_of_pytorch(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    layers = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3, padding=1), torch.nn.ReLU()).eval()
+    torch.export.save(torch.export.export(layers, (torch.randn(1, 3, 8, 8),)), str(tmp_path / "small.pt2"))
+    network = load(tmp_path / "small.pt2")
+    assert network.name == "small"
+    assert network.inputs[0].shape == (1, 3, 8, 8)
+    extraction, executable = built(tmp_path / "small.pt2", tmp_path / "out")
+    error = network_error(executable, extraction.network)
+    assert error is not None
+    assert error <= 1e-3
+    with pytest.raises(ShapeError, match="fixed shapes"):
+        load(tmp_path / "small.pt2", {"x": (1, 3, 8, 8)})
+
+
+def test_a_file_that_only_has_pytorch_s_name(tmp_path: Path) -> None:
+    with pytest.raises(ModelFormatError, match="there is none at"):
+        load(tmp_path / "none.pt2")
+    (tmp_path / "m.pt2").write_text("no archive")
+    with pytest.raises((ModelFormatError, MissingExtraError), match=r"cannot be read as one|pip install"):
+        load(tmp_path / "m.pt2")
 
 
 def test_the_light_networks_are_nine() -> None:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from tests.network.models import conv_model
+import pytest
+
+from tests.network.models import TARGET, conv_model, defaults
+from tilewright.errors import CheckError
+from tilewright.network.check import TOLERANCE
 from tilewright.network.executable import load_executable
+from tilewright.network.load import load
+from tilewright.network.tasks import extract
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query
+from tilewright.tuning import session
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.session import tune
 
@@ -31,10 +39,47 @@ def test_two_runs_with_one_store(tmp_path: Path) -> None:
     assert bests
     measured = len(list(store.scan(Query(None, None, None))))
     assert measured >= first["trials"]
+    assert [task["recorded"] for task in first["tasks"]] == [0] * len(first["tasks"])
+    known = {task["name"]: len(list(store.scan(Query(task["key"], None, None)))) for task in first["tasks"]}
 
     result = tune(model, tmp_path / "two", budget=budget, records=store)
     assert len(list(store.scan(Query(None, None, None)))) > measured
+    assert {task["name"]: task["recorded"] for task in result.report["tasks"]} == known
+    assert sum(known.values()) == measured
     for task in result.report["tasks"]:
         if task["name"] in bests:  # what was found before counts, whatever this run's trials gave
             assert task["best_seconds"] is not None
     assert load_executable(tmp_path / "two").outputs == result.executable.outputs
+
+
+def ones(task: Any) -> Any:
+    """A function of the task's signature that gives ones whatever it is given."""
+    from tvm import te, tirx
+
+    from tilewright.space.module import task_module
+
+    *inputs, output = [
+        te.placeholder(tuple(int(d) for d in p.ty.shape), str(p.ty.dtype), f"p{i}")
+        for i, p in enumerate(task_module(task)["main"].params)
+    ]
+    result = te.compute(output.shape, lambda *_: tirx.const(1.0, output.dtype), name="ones")
+    return te.create_prim_func([*inputs, result])
+
+
+def test_a_task_that_spoils_the_result_is_blamed_and_replaced(tmp_path: Path) -> None:
+    extraction = extract(load(conv_model(tmp_path / "m.onnx")), TARGET)
+    functions = defaults(extraction)
+    spoiled = next(use.task for use in extraction.uses if use.task.kind == "contraction")
+    functions[spoiled.key] = ones(spoiled)
+    executable, error, blamed = session._checked(extraction, functions, tmp_path / "out")
+    assert blamed == [spoiled.name]
+    assert error is not None
+    assert error <= TOLERANCE
+    assert executable.manifest["replaced"] == [spoiled.name]
+
+
+def test_a_wrong_result_without_a_culprit_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    extraction = extract(load(conv_model(tmp_path / "m.onnx")), TARGET)
+    monkeypatch.setattr(session, "network_error", lambda *_: 0.5)
+    with pytest.raises(CheckError, match=r"0\.5 .*none found"):
+        session._checked(extraction, defaults(extraction), tmp_path / "out")

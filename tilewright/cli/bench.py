@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,7 @@ from tilewright.errors import OutputError, TilewrightError
 if TYPE_CHECKING:
     from tilewright.measure.peers import Peer
 
-__all__ = ["bench"]
+__all__ = ["bench", "raced", "text"]
 
 #: How the executable is called among its peers.
 OURS = "tilewright"
@@ -27,7 +28,11 @@ OURS = "tilewright"
 def bench(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The directory of an executable.")],
     against: Annotated[
-        list[str] | None, typer.Option(metavar="PEER", help="onnxruntime or untuned; may be given several times.")
+        list[str] | None,
+        typer.Option(
+            metavar="PEER",
+            help="onnxruntime, openvino, pytorch, pytorch-compiled or untuned; may be given several times.",
+        ),
     ] = None,
     blocks: Annotated[int, typer.Option(min=1, help="How many turns each runtime has.")] = 20,
     block_seconds: Annotated[float, typer.Option(min=0.01, help="About how long a turn lasts.")] = 0.5,
@@ -37,14 +42,47 @@ def bench(
 ) -> None:
     """Time the executable in OUT against others: by turns, each in its own process, each the only one running."""
     check_target(target)
-    names = list(dict.fromkeys(against or ()))
+    report = raced(out, against or (), blocks=blocks, block_seconds=block_seconds, target=target, seed=seed)
+    print(text(report))
+    write_json(json_file, report)
+    peers = report["peers"]
+    if "error" in report or (peers and all("error" in entry for entry in peers.values())):
+        name = next(iter(peers), "")
+        raise TilewrightError(report.get("error") or f"no peer could be timed: {name}: {peers[name]['error']}")
+
+
+def raced(
+    out: Path,
+    against: Sequence[str],
+    *,
+    blocks: int = 20,
+    block_seconds: float = 0.5,
+    target: str = "native",
+    seed: int = 0,
+    peers: Mapping[str, Callable[[str, str], Any]] | None = None,
+) -> dict[str, Any]:
+    """Race the executable in ``out`` with the peers called ``against``; what came of it, ready for JSON.
+
+    Args:
+        out: the directory of an executable.
+        against: names of peers.
+        blocks: how many turns each has.
+        block_seconds: about how long a turn lasts.
+        target: what the untuned build is for.
+        seed: of the inputs.
+        peers: their factories by name; by default ``tilewright.network.peers.PEERS``.
+
+    Raises:
+        TilewrightError: no such peer, no executable, or the executable cannot be timed at all.
+    """
     from tilewright.network import peers as factories
 
-    unknown = [name for name in names if name not in factories.PEERS]
+    peers = factories.PEERS if peers is None else peers
+    names = list(dict.fromkeys(against))
+    unknown = [name for name in names if name not in peers]
     if unknown:
         raise TilewrightError(
-            f"an executable is compared with {' or '.join(factories.PEERS)}, but this is {unknown[0]!r}; "
-            "correct --against"
+            f"an executable is compared with one of {', '.join(peers)}, but this is {unknown[0]!r}; correct --against"
         )
     model = factories.reference_model(out)
     from tilewright.measure.peers import Entrant, race
@@ -54,18 +92,15 @@ def bench(
     if names:
         if model is None:
             raise OutputError(
-                f"other runtimes need the ONNX model that the executable was made from, but {out} holds none; "
-                "leave --against out, or tune the ONNX file"
+                f"other runtimes need the model file that the executable was made from, but {out} holds none; "
+                "leave --against out, or tune an ONNX or .pt2 file"
             )
-        entrants += [Entrant(name, factories.PEERS[name], (str(model.absolute()), target)) for name in names]
+        entrants += [Entrant(name, peers[name], (str(model.absolute()), target)) for name in names]
     threads = usable_cores()
     ours, *others = race(entrants, blocks, block_seconds, threads, seed)
     report = _report(ours, others, threads)
     report["overhead_us"] = None if ours.error else _overhead(out)
-    print(_text(report))
-    write_json(json_file, report)
-    if ours.error or (others and all(peer.error for peer in others)):
-        raise TilewrightError(ours.error or f"no peer could be timed: {others[0].name}: {others[0].error}")
+    return report
 
 
 def _overhead(out: Path) -> float | None:
@@ -90,6 +125,8 @@ def _report(ours: Peer, others: list[Peer], threads: int) -> dict[str, Any]:
         "machine": model_name(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+    if ours.error:
+        report["error"] = ours.error
     for peer in others:
         if peer.error:
             report["peers"][peer.name] = {"error": peer.error}
@@ -101,7 +138,8 @@ def _report(ours: Peer, others: list[Peer], threads: int) -> dict[str, Any]:
     return report
 
 
-def _text(report: dict[str, Any]) -> str:
+def text(report: dict[str, Any]) -> str:
+    """The report as a table."""
     rows = [[OURS, f"{report['executable']['min_ms']:.3f}", f"{report['executable']['median_ms']:.3f}", "", ""]]
     errors = []
     for name, entry in report["peers"].items():

@@ -7,10 +7,12 @@ import functools
 import json
 import math
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, NoReturn, ParamSpec
 
 import typer
 
@@ -30,15 +32,19 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         json_file = kwargs.get("json_file")
         path = json_file if isinstance(json_file, Path) else None
+        interrupts: list[int] = []
         try:
-            if path is not None:
-                _check_writable(path)
-            function(*args, **kwargs)
+            with _noted(interrupts):
+                if path is not None:
+                    _check_writable(path)
+                function(*args, **kwargs)
         except TilewrightError as error:
+            if interrupts:
+                _interrupted(error)
             _say(error, str(error), path)
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
-            raise typer.Exit(130) from error
+            _interrupted(error)
         except BrokenPipeError as error:
             # The reader of our output has gone, as `| head` does; Python would say so once more when it ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -46,6 +52,8 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         except Exception as error:
             if isinstance(error, typer.Exit | typer.Abort) or os.environ.get("TILEWRIGHT_DEBUG") == "1":
                 raise
+            if interrupts:
+                _interrupted(error)
             lines = str(error).strip().splitlines()
             message = f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
             _say(error, f"{message}\n{_REPORT_TO}, with the traceback that TILEWRIGHT_DEBUG=1 shows", path)
@@ -67,6 +75,33 @@ def write_json(path: Path | None, value: Mapping[str, Any]) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"the file of --json, {path}, cannot be written: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _noted(interrupts: list[int]) -> Iterator[None]:
+    """Note each Ctrl-C: when one arrives in a callback of TVM's, what comes out is a RuntimeError without a message."""
+    # Where it is ignored or handled already, or this is a thread's or a test's call, that stays as it is.
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield
+        return
+
+    def note(number: int, frame: object) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupted(error: BaseException) -> NoReturn:
+    print("interrupted", file=sys.stderr)
+    raise typer.Exit(130) from error
 
 
 def _check_writable(path: Path) -> None:

@@ -26,7 +26,9 @@ __all__ = [
     "records_file",
 ]
 
-ModelArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="MODEL", help="The model: an ONNX file.")]
+ModelArgument: TypeAlias = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="The model: an ONNX file, or a .pt2 file of torch.export.save.")
+]
 TargetOption: TypeAlias = Annotated[str, typer.Option(help="'native' or 'llvm:MCPU', such as llvm:core-avx2.")]
 ShapeOption: TypeAlias = Annotated[
     list[str] | None,
@@ -87,7 +89,7 @@ def check_model(path: Path) -> None:
             pass
     except OSError as error:
         raise ModelFormatError(
-            f"a model is an ONNX file, but {path} cannot be read: {error.strerror}; check the path"
+            f"a model is an ONNX or .pt2 file, but {path} cannot be read: {error.strerror}; check the path"
         ) from error
 
 
@@ -95,10 +97,14 @@ def check_out(path: Path) -> None:
     """Refuse a directory that could not be written after minutes of tuning. Leaves nothing behind.
 
     Raises:
-        OutputError: the directory cannot be made, or nothing can be written to it.
+        OutputError: the directory cannot be made, nothing can be written to it, or it holds something else.
     """
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
+        if path.is_dir() and any(path.iterdir()) and not (path / "manifest.json").is_file():
+            raise OutputError(
+                f"--out names a new directory or an executable to replace, but {path} holds other files; name another"
+            )
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass

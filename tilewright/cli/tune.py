@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +26,8 @@ from tilewright.cli.text import milliseconds
 from tilewright.tuning.budget import Budget
 
 __all__ = ["tune"]
+
+_GO_ON = "what was measured is in the records, from which the same command goes on"
 
 
 @command
@@ -67,19 +70,25 @@ def tune(
     from tilewright.tuning.progress import progress_for
     from tilewright.tuning.session import tune as run_session
 
-    result = run_session(
-        model,
-        out,
-        budget=limits,
-        target=target,
-        records=store,
-        shapes=shapes,
-        seed=seed,
-        progress=progress_for(),
-        began=BEGAN,
-    )
+    try:
+        result = run_session(
+            model,
+            out,
+            budget=limits,
+            target=target,
+            records=store,
+            shapes=shapes,
+            seed=seed,
+            progress=progress_for(),
+            began=BEGAN,
+        )
+    except KeyboardInterrupt:  # while loading, or a second one while building
+        print(f"no executable was written; {_GO_ON}", file=sys.stderr)
+        raise
     print(summary(result.report, out))
     write_json(json_file, result.report)
+    if result.report["interrupted"]:
+        raise typer.Exit(130)
 
 
 def summary(report: Mapping[str, Any], out: Path) -> str:
@@ -89,6 +98,8 @@ def summary(report: Mapping[str, Any], out: Path) -> str:
         f"{report.get('trials', 0)} trials in {report.get('wall_seconds', 0.0):.1f} s "
         f"({report.get('trials_per_second', 0.0):.1f} per second, {failures} failed)"
     ]
+    if report.get("interrupted"):
+        lines.append(f"interrupted; {_GO_ON}")
     before, after = report.get("before_seconds"), report.get("after_seconds")
     if before and after:
         lines.append(f"estimated latency: {milliseconds(before)} before, {milliseconds(after)} after")

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 from tilewright.errors import MeasureError
-from tilewright.measure.process import _arm, _name
+from tilewright.measure.process import arm, ending
 
 __all__ = ["PeerProcess", "main"]
 
@@ -48,7 +48,7 @@ class PeerProcess:
                 env=os.environ | {"TVM_NUM_THREADS": str(threads)},
                 start_new_session=True,  # no Ctrl-C from the terminal, and a group to stop and end as one
             )
-            _arm(lifeline, self._process.pid)
+            arm(lifeline, self._process.pid)
         except OSError as error:
             self._connection.close()
             os.close(self._lifeline)
@@ -86,7 +86,7 @@ class PeerProcess:
         code = self._process.wait()
         self._connection.close()
         os.close(self._lifeline)
-        return _name(code)
+        return ending(code)
 
     def _ask(self, question: tuple[Any, ...], seconds: float) -> Any:
         try:

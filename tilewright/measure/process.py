@@ -17,7 +17,7 @@ from tilewright.errors import MeasureError
 from tilewright.measure.protocol import Command, Drop, Hello, Lost, Reply, SpaceFactory
 from tilewright.target import Target
 
-__all__ = ["WorkerProcess"]
+__all__ = ["WorkerProcess", "arm", "ending"]
 
 #: The worker finds modules where this process does (its factory may be in a script's directory), and never imports
 #: this process's main module, so a user's script needs no ``if __name__ == "__main__"``.
@@ -73,7 +73,7 @@ class WorkerProcess:
                 pass_fds=(theirs.fileno(), lifeline),
                 start_new_session=True,  # no Ctrl-C from the terminal, and a group to end as one
             )
-            _arm(lifeline, self._process.pid)
+            arm(lifeline, self._process.pid)
         except (OSError, ValueError) as error:
             self.connection.close()
             os.close(self._lifeline)
@@ -133,7 +133,7 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         code = self._process.wait()
-        reason = _name(code)
+        reason = ending(code)
         tail = self._tail()
         self.connection.close()
         os.close(self._lifeline)
@@ -171,7 +171,7 @@ class WorkerProcess:
         return " ".join(text.partition(_BACKTRACE)[0].split())[-_TAIL_CHARACTERS:]
 
 
-def _arm(lifeline: int, pid: int) -> None:
+def arm(lifeline: int, pid: int) -> None:
     """Have the kernel kill ``pid`` when the lifeline's write end is closed, which only this process has.
 
     Unlike a thread that waits for the end of a pipe, this works in a worker that is stopped, or whose kernel never
@@ -185,7 +185,8 @@ def _arm(lifeline: int, pid: int) -> None:
         fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
 
 
-def _name(code: int) -> str:
+def ending(code: int) -> str:
+    """How a process ended, in words, by what ``Popen.wait`` returned."""
     if code >= 0:
         return f"exit code {code}"
     try:

@@ -1,4 +1,4 @@
-"""Are the outputs right? The executable against ONNX Runtime, and a task against its untuned function."""
+"""Are the outputs right? The executable against the model's own runtime, and a task against its untuned function."""
 
 from __future__ import annotations
 
@@ -29,7 +29,13 @@ def relative_error(result: NDArray[Any], reference: NDArray[Any]) -> float:
 
 
 def reference_outputs(network: Network, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]] | None:
-    """ONNX Runtime's outputs; None where the network did not come from ONNX."""
+    """ONNX Runtime's or PyTorch's outputs; None where the network came from neither."""
+    if network.program is not None:
+        import torch
+
+        with torch.inference_mode():
+            result = network.program.module()(*(torch.from_numpy(array) for array in inputs))
+        return [tensor.numpy() for tensor in (result if isinstance(result, list | tuple) else [result])]
     if network.onnx is None:
         return None
     import tempfile
@@ -51,7 +57,7 @@ def reference_outputs(network: Network, inputs: Sequence[NDArray[Any]]) -> list[
 
 
 def network_error(executable: Executable, network: Network, seed: int = 0) -> float | None:
-    """The executable's relative error against ONNX Runtime on random inputs; None where there is no reference."""
+    """The executable's relative error against the reference on random inputs; None where there is none."""
     inputs = network.random_inputs(seed)
     reference = reference_outputs(network, inputs)
     if reference is None:

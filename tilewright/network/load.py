@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import warnings
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import numpy as np
 
 from tilewright.errors import MissingExtraError, ModelFormatError, ShapeError, UnsupportedOperatorError
 from tilewright.network.network import Network, TensorSpec
+from tilewright.network.torch_model import SUFFIX, read_program
 from tilewright.tvm_compat import set_threads
 
 __all__ = ["load"]
@@ -21,8 +23,8 @@ def load(model: Any, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Net
     """Read a network.
 
     Args:
-        model: path of an ONNX file, a Relax ``IRModule`` whose ``main`` is static, or a
-            ``torch.export.ExportedProgram`` (extra ``torch``).
+        model: path of an ONNX file or of a ``.pt2`` file of ``torch.export.save`` (extra ``torch``), a Relax
+            ``IRModule`` whose ``main`` is static, or a ``torch.export.ExportedProgram``.
         shapes: shapes of ONNX inputs with symbolic dimensions.
 
     Raises:
@@ -32,13 +34,18 @@ def load(model: Any, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Net
     """
     set_threads()
     if isinstance(model, str | Path):
-        return _from_onnx(Path(model), shapes or {})
+        path = Path(model)
+        if path.suffix != SUFFIX:
+            return _from_onnx(path, shapes or {})
+        if shapes:
+            raise ShapeError(f"--shape is for ONNX files, but {path} is a PyTorch program; export it with fixed shapes")
+        return _from_torch(read_program(path), path.stem)
     import tvm
 
     if isinstance(model, tvm.ir.IRModule):
         return _from_relax(model, "relax")
     if type(model).__name__ == "ExportedProgram":
-        return _from_torch(model)
+        return _from_torch(model, "torch")
     raise ModelFormatError(
         f"a model is an ONNX file, a Relax module or a PyTorch ExportedProgram, but this is a {type(model).__name__}"
     )
@@ -74,7 +81,7 @@ def _blame(model: Any, exc: BaseException) -> str:
     return f"the model cannot be imported: {(text.strip().splitlines() or ['?'])[0][:200]}"
 
 
-def _from_torch(program: Any) -> Network:
+def _from_torch(program: Any, name: str) -> Network:
     try:
         from tvm.relax.frontend.torch import from_exported_program
     except ImportError as exc:
@@ -86,7 +93,7 @@ def _from_torch(program: Any) -> Network:
     except Exception as exc:  # as with ONNX, converters raise anything
         line = (str(exc).strip().splitlines() or ["?"])[0]
         raise UnsupportedOperatorError(f"the exported program cannot be imported: {line[:200]}") from exc
-    return _from_relax(module, "torch")
+    return dataclasses.replace(_from_relax(module, name), program=program)
 
 
 def _from_relax(module: Any, name: str, names: list[str] | None = None, onnx: Any = None) -> Network:

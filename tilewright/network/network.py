@@ -35,6 +35,7 @@ class Network:
         outputs: what ``main`` returns.
         weights: the arrays of ``main``'s further parameters, by name, in their order.
         onnx: the ONNX model before folding, with the same weights: the reference; None where there is none.
+        program: the PyTorch ``ExportedProgram``, which is the reference then; None where there is none.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Network:
     outputs: tuple[TensorSpec, ...]
     weights: dict[str, NDArray[Any]]
     onnx: onnx.ModelProto | None = None
+    program: Any = None
 
     def random_inputs(self, seed: int = 0) -> list[NDArray[Any]]:
         """One array per input: floats standard normal, integers in [0, 2)."""

@@ -5,6 +5,7 @@ A new peer is one function and one line in ``PEERS``.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import tempfile
@@ -18,11 +19,24 @@ from tilewright.errors import MeasureError, OutputError
 from tilewright.measure.peers import Array, Runnable
 from tilewright.tvm_compat import usable_cores
 
-__all__ = ["PEERS", "OnnxInput", "OnnxRuntimePeer", "executable", "onnxruntime", "reference_model", "untuned"]
+__all__ = [
+    "PEERS",
+    "OnnxInput",
+    "OnnxRuntimePeer",
+    "OpenVinoPeer",
+    "TorchPeer",
+    "executable",
+    "onnxruntime",
+    "openvino",
+    "pytorch",
+    "pytorch_compiled",
+    "reference_model",
+    "untuned",
+]
 
 
 def reference_model(out: Path) -> Path | None:
-    """The ONNX model that the executable in ``out`` was made from; None where it keeps none. Imports no compiler.
+    """The model file that the executable in ``out`` was made from; None where it keeps none. Imports no compiler.
 
     Raises:
         OutputError: there is no executable in ``out``.
@@ -49,7 +63,7 @@ def executable(out: str) -> Runnable:
 
 
 def untuned(model: str, target: str) -> Runnable:
-    """TVM's default build of the ONNX file ``model``."""
+    """TVM's default build of the file ``model``."""
     from tilewright.network.build import build_untuned
     from tilewright.network.executable import load_executable
     from tilewright.target import Target
@@ -62,9 +76,63 @@ def untuned(model: str, target: str) -> Runnable:
 
 def onnxruntime(model: str, target: str) -> Runnable:
     """ONNX Runtime with all its optimisations and all cores, whatever the target."""
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise MeasureError("onnxruntime is not installed; install it with: pip install onnxruntime")
-    return OnnxRuntimePeer(model)
+    _need("onnxruntime")
+    if not _is_program(model):
+        return OnnxRuntimePeer(model)
+    _need("torch", "onnxscript")
+    from tilewright.network.torch_model import onnx_from_program, read_program
+
+    with tempfile.TemporaryDirectory(prefix="tilewright-onnx-") as folder:
+        exported = Path(folder, "model.onnx")
+        onnx_from_program(read_program(Path(model)), exported)
+        return OnnxRuntimePeer(str(exported))
+
+
+def openvino(model: str, target: str) -> Runnable:
+    """OpenVINO with all cores, for the shortest latency, computing in float32 as the others do."""
+    _need("openvino")
+    import openvino as ov
+
+    if not _is_program(model):
+        return OpenVinoPeer(ov.Core().read_model(model))
+    _need("torch")
+    from tilewright.network.torch_model import read_program
+
+    return OpenVinoPeer(ov.convert_model(read_program(Path(model))))
+
+
+def pytorch(model: str, target: str) -> Runnable:
+    """PyTorch as it runs without its compiler."""
+    return TorchPeer(_torch_module(model))
+
+
+def pytorch_compiled(model: str, target: str) -> Runnable:
+    """PyTorch by ``torch.compile``, whose weights are frozen, as PyTorch advises for inference on CPUs."""
+    return TorchPeer(_torch_module(model), compiled=True)
+
+
+def _torch_module(model: str) -> Any:
+    if _is_program(model):
+        _need("torch")
+        from tilewright.network.torch_model import read_program
+
+        return read_program(Path(model)).module()
+    _need("torch", "onnx2torch")
+    from tilewright.network.torch_model import module_from_onnx
+
+    return module_from_onnx(Path(model))
+
+
+def _is_program(model: str) -> bool:
+    """Whether it is a PyTorch program, rather than an ONNX file."""
+    return Path(model).suffix == ".pt2"
+
+
+def _need(*packages: str) -> None:
+    """Raise ``MeasureError`` where a package is missing that a peer needs."""
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise MeasureError(f"{missing[0]} is not installed; install it with: pip install {' '.join(missing)}")
 
 
 @dataclass(frozen=True)
@@ -115,6 +183,87 @@ class OnnxRuntimePeer:
         return seconds
 
 
+class OpenVinoPeer:
+    """OpenVINO's CPU plugin.
+
+    Args:
+        model: an ``openvino.Model``.
+    """
+
+    inputs: tuple[OnnxInput, ...] = ()  # it takes what the executable takes
+
+    def __init__(self, model: Any) -> None:
+        import openvino as ov
+
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": usable_cores(),
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        self._tensor = ov.Tensor
+        self._compiled = ov.Core().compile_model(model, "CPU", settings)
+        self._request = self._compiled.create_infer_request()
+
+    def __call__(self, *arrays: Array) -> list[Array]:
+        """The outputs of one run."""
+        self._bind(arrays)
+        self._request.infer()
+        return [self._request.get_tensor(port).data.copy() for port in self._compiled.outputs]
+
+    def time(self, arrays: Sequence[Array], runs: int) -> list[float]:
+        """The seconds of each of some runs on inputs that were bound before."""
+        self._bind(arrays)
+        seconds = []
+        for _ in range(runs):
+            begin = time.perf_counter()
+            self._request.infer()
+            seconds.append(time.perf_counter() - begin)
+        return seconds
+
+    def _bind(self, arrays: Sequence[Array]) -> None:
+        for port, array in zip(self._compiled.inputs, arrays, strict=True):
+            self._request.set_tensor(port, self._tensor(array, shared_memory=True))
+
+
+class TorchPeer:
+    """A PyTorch module, in inference mode.
+
+    Args:
+        module: takes tensors in the order of the executable's inputs.
+        compiled: whether by ``torch.compile``; the first run compiles.
+    """
+
+    inputs: tuple[OnnxInput, ...] = ()  # it takes what the executable takes
+
+    def __init__(self, module: Any, compiled: bool = False) -> None:
+        import torch
+
+        torch.set_num_threads(usable_cores())
+        if compiled:
+            # `import torch` brings it in only where it is used.
+            importlib.import_module("torch._inductor.config").freezing = True  # type: ignore[attr-defined]
+            module = torch.compile(module)
+        self._torch, self._module = torch, module
+
+    def __call__(self, *arrays: Array) -> list[Array]:
+        """The outputs of one run."""
+        with self._torch.inference_mode():
+            result = self._module(*map(self._torch.from_numpy, arrays))
+        results = result if isinstance(result, list | tuple) else [result]
+        return [tensor.numpy() for tensor in results]
+
+    def time(self, arrays: Sequence[Array], runs: int) -> list[float]:
+        """The seconds of each of some runs."""
+        seconds = []
+        with self._torch.inference_mode():
+            tensors = [self._torch.from_numpy(array) for array in arrays]
+            for _ in range(runs):
+                begin = time.perf_counter()
+                self._module(*tensors)
+                seconds.append(time.perf_counter() - begin)
+        return seconds
+
+
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
@@ -127,4 +276,10 @@ _DTYPES = {
 }
 
 #: By the name that ``--against`` takes; each is given the reference model's path and the target's text.
-PEERS: dict[str, Callable[[str, str], Any]] = {"onnxruntime": onnxruntime, "untuned": untuned}
+PEERS: dict[str, Callable[[str, str], Any]] = {
+    "onnxruntime": onnxruntime,
+    "untuned": untuned,
+    "openvino": openvino,
+    "pytorch": pytorch,
+    "pytorch-compiled": pytorch_compiled,
+}

@@ -1,0 +1,83 @@
+"""What ``bench.kernels`` races: one kernel, and the largest matrix product that the machine's libraries manage.
+
+In a module of its own, because each runs in another process, which finds it by its name. None takes inputs: each makes
+its own data.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tilewright.measure.peers import Array, InputSpec
+from tilewright.target import Target
+from tilewright.task import Task
+
+#: Side of the square matrices: three of them are 50 MB, and 17 GFLOP drown every overhead.
+SIDE = 2048
+PRODUCT_FLOP = 2.0 * SIDE**3
+
+
+class Calls:
+    """A function without arguments as something that can be raced."""
+
+    inputs: Sequence[InputSpec] = ()
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._call = call
+
+    def __call__(self, *_: Array) -> list[Array]:
+        self._call()
+        return []
+
+    def time(self, _: Sequence[Array], runs: int) -> list[float]:
+        call, seconds = self._call, []
+        for _run in range(runs):
+            begin = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - begin)
+        return seconds
+
+
+def numpy_product(threads: int) -> Calls:
+    """NumPy's float32 matrix product."""
+    import numpy as np
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(threads)  # of the BLAS that NumPy has just loaded, for good
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((SIDE, SIDE), dtype=np.float32) for _ in range(2))
+    out = np.empty_like(a)
+    return Calls(lambda: np.matmul(a, b, out=out))
+
+
+def torch_product(threads: int) -> Calls:
+    """PyTorch's float32 matrix product."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.set_grad_enabled(False)
+    a, b = (torch.randn(SIDE, SIDE) for _ in range(2))
+    out = torch.empty_like(a)
+    return Calls(lambda: torch.mm(a, b, out=out))
+
+
+def kernel(task: Task, target: Target, config: Sequence[int]) -> Calls:
+    """A task's kernel with one config, called on the same data again and again as in tuning."""
+    import numpy as np
+    import tvm
+
+    from tilewright.measure.arguments import Arguments, parameters_of
+    from tilewright.space.registry import make_space
+
+    module = make_space(task, target).schedule(np.asarray(config, dtype=np.int32)).mod
+    built = tvm.compile(module, target=target.tvm).mod
+    arguments = Arguments(parameters_of(module["main"]), task.key)
+    function, tensors = built["main"], arguments.tensors
+
+    def call() -> None:
+        function(*tensors)
+
+    call.keep = built, arguments  # type: ignore[attr-defined]  # whose memory the function and its tensors use
+    return Calls(call)

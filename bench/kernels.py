@@ -1,0 +1,215 @@
+"""How near the convolutions of a network come to the fastest matrix product of the machine.
+
+    python -m bench.kernels --json kernels.json --budget 60s --network resnet50
+
+Each distinct direct convolution is tuned alone, as `tilewright tune` tunes a task. Then its best kernel runs by turns
+with NumPy's and (where it is installed) PyTorch's product of two 2048 x 2048 float32 matrices: each in its own
+process, with as many threads, stopped while it is not its turn. The peak is the faster of the two products; what
+counts is the ratio within a round, which the noise of a shared machine hits on both sides.
+
+The JSON file is written after each layer, and layers that it holds are not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import _entrants
+from bench.network import model
+from tilewright.cli.text import table
+from tilewright.errors import MeasureError
+from tilewright.measure.peers import Entrant, Peer, race
+from tilewright.measure.pool import LocalPool
+from tilewright.network.load import load
+from tilewright.network.tasks import TaskUse, extract
+from tilewright.records import open_store
+from tilewright.records.memory import MemoryStore
+from tilewright.records.store import Store
+from tilewright.space.registry import make_space
+from tilewright.target import Target, model_name
+from tilewright.task import Task
+from tilewright.tuning.budget import Budget
+from tilewright.tuning.tuner import TaskTuner, quick
+
+#: How ``tilewright.network.tasks`` calls the iterators of a convolution.
+CONVOLUTION = "boppl/rrrr"
+#: Candidates per round, as in tuning a network.
+ROUND = 16
+RESAMPLES = 2000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, default=Path("kernels.json"))
+    parser.add_argument("--budget", default="60s", help="of tuning one layer, without the comparison")
+    parser.add_argument("--network", default="resnet50", help="a file, or the short name of a light network")
+    parser.add_argument("--layers", type=int, help="only so many layers, those with the most arithmetic first")
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each in the comparison")
+    parser.add_argument("--block-seconds", type=float, default=0.25, help="about how long a turn lasts")
+    parser.add_argument("--one-core", action=argparse.BooleanOptionalAction, default=True, help="compare on one, too")
+    parser.add_argument("--records", type=Path, help="by default empty ones, so that nothing is known beforehand")
+    arguments = parser.parse_args()
+    seconds = Budget.parse(arguments.budget).seconds
+    assert seconds is not None
+    target = Target.parse()
+    done: dict[str, Any] = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+    about = {"network": arguments.network, "machine": model_name(), "threads": target.cores}
+    if done and {key: done[key] for key in about} != about:
+        parser.error(f"{arguments.json} is of another network or machine; name another file with --json")
+    done = {**about, "date": time.strftime("%Y-%m-%d"), "layers": {}, **done}
+
+    store: Store = MemoryStore() if arguments.records is None else open_store(arguments.records)
+    uses = [use for use in extract(load(model(arguments.network)), target).uses if roles(use.task) == CONVOLUTION]
+    for use in uses[: arguments.layers]:
+        if use.task.key in done["layers"]:
+            continue
+        print(f"+ {use.task.name}", flush=True)
+        layer = tuned(use, target, store, seconds)
+        if layer["config"] is not None:
+            counts = [target.cores, 1] if arguments.one_core and target.cores > 1 else [target.cores]
+            for threads in counts:
+                layer["cores"][str(threads)] = compared(
+                    use.task, target, layer, threads, arguments.rounds, arguments.block_seconds
+                )
+        done["layers"][use.task.key] = layer
+        done |= summary(done["layers"], str(target.cores))
+        part = arguments.json.with_name(arguments.json.name + ".part")
+        part.write_text(json.dumps(done, indent=2) + "\n")
+        os.replace(part, arguments.json)
+    show(done)
+
+
+def roles(task: Task) -> str:
+    """What the iterators of a contraction are for; empty for other tasks."""
+    if task.kind != "contraction":
+        return ""
+    from tilewright.space.module import task_module
+
+    return str(task_module(task)["main"].attrs["tilewright.contraction"])
+
+
+def multiply_adds(task: Task) -> float:
+    """The operations of the convolution alone, without bias, activation, or whatever else was fused with it."""
+    from tvm.s_tir import Schedule
+
+    from tilewright.space.module import task_module
+
+    schedule = Schedule(task_module(task))
+    block = schedule.get(schedule.get_sblock("contraction"))
+    return 2.0 * math.prod(int(v.dom.extent) for v in block.iter_vars)
+
+
+def tuned(use: TaskUse, target: Target, store: Store, seconds: float) -> dict[str, Any]:
+    """Tune one task alone, with what `tilewright tune` gives each task."""
+    deadline = time.monotonic() + seconds
+    space = make_space(use.task, target)
+    store.describe(use.task)
+    rng = np.random.default_rng(0)
+    with LocalPool(target, on_measurement=lambda m: store.add([m])) as pool:
+        tuner = TaskTuner(space, target, pool, store, rng, quick())
+        racing = deadline - 0.05 * seconds
+        while time.monotonic() < racing and not tuner.exhausted:
+            tuner.round(ROUND, racing)
+        tuner.race(3, deadline)
+    return {
+        "name": use.task.name,
+        "weight": use.weight,
+        "flop": multiply_adds(use.task),
+        "template": space.template,
+        "trials": tuner.trials,
+        "failed": sum(tuner.failures.values()),
+        "tuned_seconds": tuner.best_seconds if math.isfinite(tuner.best_seconds) else None,
+        "config": None if tuner.best_config is None else tuner.best_config.tolist(),
+        "cores": {},
+    }
+
+
+def compared(
+    task: Task, target: Target, layer: dict[str, Any], threads: int, rounds: int, block_seconds: float
+) -> dict[str, Any]:
+    """The best kernel against the peak, by turns, all on ``threads`` threads."""
+    entrants = [Entrant("kernel", _entrants.kernel, (task, target, layer["config"]))]
+    entrants.append(Entrant("numpy", _entrants.numpy_product, (threads,)))
+    if find_spec("torch") is not None:
+        entrants.append(Entrant("torch", _entrants.torch_product, (threads,)))
+    try:
+        ours, *products = race(entrants, rounds, block_seconds, threads)
+    except MeasureError as error:
+        return {"error": str(error)}
+    products = [product for product in products if not product.error and product.blocks]
+    if ours.error or not products:
+        return {"error": ours.error or "no matrix product could be timed"}
+    rates = {product.name: _entrants.PRODUCT_FLOP / median(product) for product in products}
+    peak = max(products, key=lambda product: rates[product.name])
+    return {
+        "gflops": layer["flop"] / median(ours) / 1e9,
+        "peak_gflops": {name: rate / 1e9 for name, rate in rates.items()},
+        "peak": peak.name,
+        "rounds": len(ours.blocks),
+        **of_peak(ours, layer["flop"], peak),
+    }
+
+
+def median(peer: Peer) -> float:
+    """Of all runs, in seconds."""
+    return float(np.median(np.concatenate([np.asarray(block) for block in peer.blocks.values()])))
+
+
+def of_peak(ours: Peer, flop: float, peak: Peer) -> dict[str, float]:
+    """The share of the peak: the median of the rounds' ratios, with the 95 % interval of a bootstrap over rounds."""
+    rounds = sorted(ours.blocks.keys() & peak.blocks.keys())
+    ratios = np.asarray(
+        [
+            (flop / np.median(ours.blocks[number])) / (_entrants.PRODUCT_FLOP / np.median(peak.blocks[number]))
+            for number in rounds
+        ]
+    )
+    draws = np.random.default_rng(0).integers(0, len(ratios), (RESAMPLES, len(ratios)))
+    low, high = np.quantile(np.median(ratios[draws], axis=1), [0.025, 0.975])
+    return {"of_peak": float(np.median(ratios)), "of_peak_low": float(low), "of_peak_high": float(high)}
+
+
+def summary(layers: dict[str, Any], threads: str) -> dict[str, Any]:
+    """What all layers come to, each counted once; None where a layer has no result."""
+    shares = [layer["cores"].get(threads, {}).get("of_peak") for layer in layers.values()]
+    known = [share for share in shares if share is not None]
+    return {
+        "geomean_of_peak": float(np.exp(np.mean(np.log(known)))) if known else None,
+        "lowest_of_peak": min(known, default=None),
+        "layers_without_result": len(shares) - len(known),
+    }
+
+
+def show(done: dict[str, Any]) -> None:
+    counts = list(dict.fromkeys(count for layer in done["layers"].values() for count in layer["cores"]))
+    rows = []
+    for layer in done["layers"].values():
+        row = [layer["name"], str(layer["weight"]), str(layer["trials"])]
+        for count in counts:
+            entry = layer["cores"].get(count, {})
+            if "of_peak" in entry:
+                row += [f"{entry['gflops']:.1f}", f"{max(entry['peak_gflops'].values()):.1f}"]
+                row.append(f"{entry['of_peak']:.3f} ({entry['of_peak_low']:.3f} .. {entry['of_peak_high']:.3f})")
+            else:
+                row += ["-"] * 3
+        rows.append(row)
+    head = ["layer", "weight", "trials"]
+    for count in counts:
+        head += [f"GFLOP/s x{count}", "peak", "of peak (95 % interval)"]
+    print(table(head, rows))
+    if done.get("geomean_of_peak") is not None:
+        print(f"of peak: geometric mean {done['geomean_of_peak']:.3f}, lowest {done['lowest_of_peak']:.3f}")
+    print(f"medians; {done['network']}, {done['machine']}, {done['threads']} threads, {done['date']}")
+
+
+if __name__ == "__main__":
+    main()

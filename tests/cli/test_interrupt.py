@@ -1,0 +1,37 @@
+"""Ctrl-C during ``tune``: what was measured is kept, the executable is written, and the exit code says so."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.cli.test_bad_input import ROOT
+from tests.network.models import conv_model
+from tilewright.network.executable import load_executable
+from tilewright.records import open_store
+
+
+def test_an_interrupt_ends_the_tuning_and_still_writes_the_executable(tmp_path: Path) -> None:
+    model, report = conv_model(tmp_path / "m.onnx"), tmp_path / "tune.json"
+    arguments = ["--out", tmp_path / "out", "--budget", "10m", "--records", tmp_path / "r.db", "--json", report]
+    command = [sys.executable, "-m", "tilewright.cli", "tune", *map(str, [model, *arguments])]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        seen = []
+        for line in process.stderr:
+            seen.append(line)
+            if "trials " in line and "trials 0" not in line:
+                break
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, [*seen, errors]
+    assert "Traceback" not in errors
+    assert "the same command goes on" in output
+    result = json.loads(report.read_text())
+    assert result["interrupted"]
+    with open_store(tmp_path / "r.db") as store:
+        assert sum(entry.count for entry in store.summary()) >= result["trials"] > 0
+    assert load_executable(tmp_path / "out").inputs[0].shape == (1, 8, 10, 10)
