@@ -8,6 +8,7 @@ from typing import Any
 
 from tilewright.network.network import Network
 from tilewright.network.rewrite import Rewritten, rewrite
+from tilewright.network.winograd import BLOCKS
 from tilewright.target import Target
 from tilewright.task import Task
 
@@ -100,7 +101,7 @@ def _use(key: str, names: list[str], function: Any, weight: int) -> TaskUse:
     if roles:
         main = main.with_attr("tilewright.contraction", roles)
     module = tvm.ir.IRModule({"main": main})
-    kind = "contraction" if roles else "auto"
+    kind = "contraction" if roles else "winograd" if _transforms(main) else "auto"
     try:
         flop = float(tvm.s_tir.analysis.estimate_tir_flops(module))
     except (RuntimeError, ValueError, TypeError):  # what it cannot count (casts, look-ups) is data movement
@@ -116,7 +117,7 @@ def _use(key: str, names: list[str], function: Any, weight: int) -> TaskUse:
 #: What the iterators of a contraction are for (b: batch, o: output channel blocks, p: pixels or rows, l: lane, r:
 #: reduction), by how many spatial and reduction iterators ``network.blocked`` gives it. Fusion drops the attributes of
 #: functions, so the roles are told by the form.
-_ROLES = {(5, 4): "boppl/rrrr", (3, 1): "pol/r", (4, 1): "bpol/r"}
+_ROLES = {(5, 4): "boppl/rrrr", (3, 1): "pol/r", (4, 1): "bpol/r", (4, 2): "bopl/rr"}
 
 
 def _roles(main: Any) -> str | None:
@@ -129,3 +130,12 @@ def _roles(main: Any) -> str | None:
             reductions = sum(int(v.iter_type) == 2 for v in node.iter_vars)
             return _ROLES.get((len(node.iter_vars) - reductions, reductions))
     return None
+
+
+def _transforms(main: Any) -> bool:
+    """Whether the function is one of Winograd's transforms, with or without what was fused into it."""
+    from tvm.s_tir import Schedule
+
+    schedule = Schedule(main)
+    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
+    return any(str(schedule.get(block).name_hint) in BLOCKS for block in blocks)
