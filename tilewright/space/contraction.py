@@ -18,6 +18,7 @@ from tilewright.space.module import space_errors, task_module
 from tilewright.space.space import Configs
 from tilewright.target import Target
 from tilewright.task import Task
+from tilewright.tvm_compat import narrow_indices
 
 if TYPE_CHECKING:
     from tvm.s_tir import Schedule
@@ -65,7 +66,7 @@ class ContractionSpace:
             SpaceError: the function is no contraction of the form that the template knows.
         """
         self.task, self.target = task, target
-        self._module = task_module(task)
+        self._module = narrow_indices(task_module(task))
         with space_errors(f"{task.name!r} has not the form of a contraction"):
             self._form = read_form(self._module)
             prepare(self._module, self._form)
