@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tilewright.network.convolution import Algorithm, Convolution
 from tilewright.network.network import Network
 from tilewright.network.rewrite import Rewritten, rewrite
 from tilewright.network.winograd import BLOCKS
@@ -46,13 +48,21 @@ class Extraction:
         return self.rewritten.fallbacks
 
 
-def extract(network: Network, target: Target) -> Extraction:
-    """Rewrite, fuse, and list the tasks of ``network``, heaviest first (FLOP times weight)."""
+def extract(
+    network: Network, target: Target, algorithms: Mapping[Convolution, Algorithm] | None = None
+) -> Extraction:
+    """Rewrite, fuse, and list the tasks of ``network``, heaviest first (FLOP times weight).
+
+    Args:
+        network: the network.
+        target: what it is rewritten for.
+        algorithms: how to compute convolutions; all that are not in it directly.
+    """
     import tvm
     from tvm import relax, tirx
     from tvm_ffi import structural_hash
 
-    rewritten = rewrite(network, target)
+    rewritten = rewrite(network, target, algorithms)
     passes = [
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),
