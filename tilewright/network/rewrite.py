@@ -357,9 +357,7 @@ class _Rewriter:
         return _Value(_shape(result), plain=result) if isinstance(result.ty, relax.TensorType) else result
 
 
-def rewrite(
-    network: Network, target: Target, algorithms: Mapping[Convolution, Algorithm] | None = None
-) -> Rewritten:
+def rewrite(network: Network, target: Target, algorithms: Mapping[Convolution, Algorithm] | None = None) -> Rewritten:
     """The network with blocked layouts where its convolutions and matrix products are served by the template.
 
     An operator that the rewriter cannot serve keeps its plain layout and is listed in ``fallbacks``.

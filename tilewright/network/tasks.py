@@ -14,7 +14,7 @@ from tilewright.network.winograd import BLOCKS
 from tilewright.target import Target
 from tilewright.task import Task
 
-__all__ = ["Extraction", "TaskUse", "extract"]
+__all__ = ["Extraction", "TaskUse", "extract", "task_of"]
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,7 @@ class Extraction:
         return self.rewritten.fallbacks
 
 
-def extract(
-    network: Network, target: Target, algorithms: Mapping[Convolution, Algorithm] | None = None
-) -> Extraction:
+def extract(network: Network, target: Target, algorithms: Mapping[Convolution, Algorithm] | None = None) -> Extraction:
     """Rewrite, fuse, and list the tasks of ``network``, heaviest first (FLOP times weight).
 
     Args:
@@ -60,7 +58,6 @@ def extract(
     """
     import tvm
     from tvm import relax, tirx
-    from tvm_ffi import structural_hash
 
     rewritten = rewrite(network, target, algorithms)
     passes = [
@@ -79,13 +76,29 @@ def extract(
         name = var.name_hint
         if not isinstance(function, tirx.PrimFunc) or name not in calls or relax.analysis.has_reshape_pattern(function):
             continue  # a reshape costs nothing: the build turns it into a view
-        bare = function.without_attr("global_symbol").without_attr("op_pattern")
-        key = f"{structural_hash(bare, map_free_vars=True) & (1 << 64) - 1:016x}"
+        bare = _bare(function)
+        key = _key(bare)
         groups.setdefault(key, []).append(name)
         functions.setdefault(key, bare)
     uses = [_use(key, names, functions[key], sum(calls[n] for n in names)) for key, names in groups.items()]
     uses.sort(key=lambda use: (-use.task.flop * use.weight, use.task.key))
     return Extraction(network, target, rewritten, module, tuple(uses))
+
+
+def task_of(name: str, function: Any) -> Task:
+    """The task of a function by itself, as it is where nothing is fused into it."""
+    bare = _bare(function)
+    return _use(_key(bare), [name], bare, 1).task
+
+
+def _bare(function: Any) -> Any:
+    return function.without_attr("global_symbol").without_attr("op_pattern")
+
+
+def _key(bare: Any) -> str:
+    from tvm_ffi import structural_hash
+
+    return f"{structural_hash(bare, map_free_vars=True) & (1 << 64) - 1:016x}"
 
 
 def _calls(main: Any) -> dict[str, int]:

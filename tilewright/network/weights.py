@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,11 @@ class Recipe:
     shape: tuple[int, ...]
     dtype: str
     steps: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many elements it has."""
+        return math.prod(self.shape)
 
     def reshape(self, shape: tuple[int, ...]) -> Recipe:
         """The same elements in ``shape``."""

@@ -110,9 +110,7 @@ def data_transform(tiling: Tiling, data: tuple[int, ...]) -> Any:
         )
     rows = te.compute(
         (batch, cc, down, across, a, a, cb),
-        lambda n, c, i, j, u, s, v: _choose(
-            u, _INPUT[m]([source[n, c, i * m + r, j * m + s, v] for r in range(a)])
-        ),
+        lambda n, c, i, j, u, s, v: _choose(u, _INPUT[m]([source[n, c, i * m + r, j * m + s, v] for r in range(a)])),
         name="winograd_rows",
     )
 
@@ -156,9 +154,7 @@ def inverse_transform(tiling: Tiling, oo: int, x: int) -> Any:
     )
     whole = te.compute(
         (tiling.batch, oo, down * m, across * m, x),
-        lambda n, o, i, j, v: _choose(
-            j % m, _OUTPUT[m]([rows[n, o, i // m, j // m, i % m, s, v] for s in range(a)])
-        ),
+        lambda n, o, i, j, v: _choose(j % m, _OUTPUT[m]([rows[n, o, i // m, j // m, i % m, s, v] for s in range(a)])),
         name=BLOCKS[1],
     )
     shape = (tiling.batch, oo, tiling.rows, tiling.cols, x)

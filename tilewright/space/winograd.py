@@ -113,9 +113,13 @@ class WinogradTransformSpace:
         raise SpaceError(f"{self.template} has no loop nest in closed form; score its configs on their knobs")
 
     def default(self) -> NDArray[np.int32]:
-        """Rows of tiles of each channel block in parallel. ``(knobs,)``."""
-        _, channels, rows, _ = self._form.extents
-        depth = 3 if rows > 1 else 2 if channels > 1 else 1 if self._form.extents[0] > 1 else 0
+        """Channel blocks in parallel, and rows of tiles too where those are few. ``(knobs,)``."""
+        images, channels, rows, _ = self._form.extents
+        # Whole images were up to 1.3 times as fast as rows of tiles: each product's tiles are written one by one.
+        if images * channels >= 4 * self.target.cores or rows == 1:
+            depth = 2 if channels > 1 else 1 if images > 1 else 0
+        else:
+            depth = 3
         pad = _PAD_ROW if self._form.padded else _PAD_WHOLE
         return np.asarray([_CHANNELS_FIRST, depth, 0, pad], dtype=np.int32)
 
