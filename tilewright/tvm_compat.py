@@ -10,8 +10,9 @@ import os
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
-__all__ = ["light_tensor_intrinsics", "set_threads", "spin_briefly", "usable_cores"]
+__all__ = ["light_tensor_intrinsics", "narrow_indices", "set_threads", "spin_briefly", "usable_cores"]
 
 
 def usable_cores() -> int:
@@ -44,6 +45,22 @@ def spin_briefly() -> None:
     spinning at all costs 20 us per region. An explicit ``TVM_THREAD_POOL_SPIN_COUNT`` of the user's wins.
     """
     os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "2000")
+
+
+def narrow_indices(module: Any) -> Any:
+    """The module with 32-bit indices, where it has 64-bit ones (as Relax makes them).
+
+    TVM 0.27: NarrowDataType gives a loop a new variable, but not the pragma on it, so that
+    ``pragma_loop_partition_hint`` names no loop any more: a tile that sticks out then keeps its conditions around
+    every multiply-add, and the whole loop ran at 36 % of its speed. A module that has nothing to narrow stays as it
+    is, and so does one with 64-bit data, which the pass refuses.
+    """
+    import tvm
+
+    try:
+        return tvm.tirx.transform.ForceNarrowIndexToInt32()(module)
+    except (RuntimeError, ValueError, TypeError):
+        return module
 
 
 def light_tensor_intrinsics() -> None:

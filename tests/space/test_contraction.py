@@ -39,6 +39,8 @@ CASES: dict[str, tuple[Any, ...]] = {
     "dense padded": (3, 32, 60, "relu"),
     # batch, rows, reduction, outputs
     "matmul": (3, 10, 16, 32),
+    # products, blocks of inputs, tiles, blocks of outputs
+    "products": (3, 2, 17, 4),
 }
 LANES = 8
 
@@ -115,6 +117,20 @@ def matmul(batch: int, m: int, k: int, n: int) -> list[Any]:
     return [a, w, te.compute((batch, m, n), lambda b, i, j: c[b, i, j // LANES, j % LANES], name="unpack")]
 
 
+def products(count: int, blocks: int, tiles: int, outs: int) -> list[Any]:
+    from tvm import te
+
+    a = te.placeholder((count, blocks, tiles, LANES), name="a")
+    w = te.placeholder((count, outs, blocks, LANES, LANES), name="w")
+    rc, ri = te.reduce_axis((0, blocks)), te.reduce_axis((0, LANES))
+    c = te.compute(
+        (count, outs, tiles, LANES),
+        lambda b, o, p, l: te.sum(a[b, rc, p, ri] * w[b, o, rc, ri, l], axis=[rc, ri]),  # noqa: E741
+        name="contraction",
+    )
+    return [a, w, c]
+
+
 def make_task(tensors: list[Any], roles: str | None) -> Task:
     import tvm
     from tvm import te
@@ -135,6 +151,8 @@ def task(name: str) -> Task:
     case = CASES[name]
     if len(case) == 9:
         return make_task(conv(*case), "boppl/rrrr")
+    if name == "products":
+        return make_task(products(*case), "bopl/rr")
     return make_task(matmul(*case), "bpol/r") if name == "matmul" else make_task(dense(*case), "pol/r")
 
 
@@ -160,6 +178,8 @@ def reference(name: str) -> np.ndarray[Any, Any]:
     case, given = CASES[name], [a.astype("float64") for a in arguments(name)[:-1]]
     if name == "matmul":
         return np.asarray(given[0] @ given[1])
+    if name == "products":
+        return np.asarray(np.einsum("bcpi,bocil->bopl", *given))
     if len(case) == 4:
         m, _, n, epilogue = case
         y = np.einsum("mk,okl->mol", given[0], given[1]).reshape(m, -1)[:, :n]
@@ -258,6 +278,41 @@ def test_default_is_valid_and_programs_differ(name: str) -> None:
     near = near[here.valid(near)][:24]
     scripts = [here.schedule(c).mod.script() for c in [here.default(), *near]]
     assert len(set(scripts)) == len(scripts)
+
+
+def test_a_tile_that_sticks_out_has_code_of_its_own() -> None:
+    import tvm
+    from tvm import te
+
+    # 64-bit indices, as Relax makes them.
+    function = te.create_prim_func(products(3, 2, 17, 4), index_dtype_override="int64")
+    function = function.with_attr("tilewright.contraction", "bopl/rr")
+    here = ContractionSpace(
+        Task("key", "products", "contraction", 1e6, tvm.ir.save_json(tvm.IRModule({"main": function}))), target()
+    )
+    config = here.default()
+    config[2] = next(i for i, (_, _, cols) in enumerate(here.knobs[2].choices) if cols == 6)
+    programs: list[str] = []
+
+    @tvm.ir.instrument.pass_instrument
+    class Look:
+        def run_after_pass(self, module: Any, info: Any) -> None:
+            if info.name.endswith("LoopPartition"):
+                programs.append(module.script())
+
+    with tvm.transform.PassContext(opt_level=3, instruments=[Look()]):
+        tvm.compile(here.schedule(config).mod, target=target().tvm)
+    (program,) = programs
+    assert program.count("alloc_local") == 2
+
+
+def test_likely_configs_start_with_the_default() -> None:
+    for name in ("products", "1x1 on 13x13", "dense 1"):
+        configs = space(name).likely(4)
+        assert 1 <= len(configs) <= 4
+        assert len(np.unique(configs, axis=0)) == len(configs)
+        assert space(name).valid(configs).all()
+        np.testing.assert_array_equal(configs[0], space(name).default())
 
 
 def test_registers_bound_the_tile() -> None:

@@ -6,11 +6,12 @@ cancel where they meet, and element-wise operators, pooling and concatenation st
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tilewright.network import blocked
+from tilewright.network import blocked, winograd
+from tilewright.network.convolution import Algorithm, Convolution, winograd_tile
 from tilewright.network.network import Network
 from tilewright.network.weights import Recipe
 from tilewright.target import Target
@@ -36,17 +37,27 @@ class _Value:
 
 @dataclass(frozen=True)
 class Rewritten:
-    """The module after rewriting: ``main(inputs..., weights...)``, and how its weights are made."""
+    """The module after rewriting: ``main(inputs..., weights...)``, and how its weights are made.
+
+    Attributes:
+        module: the module.
+        recipes: of the weights, in the order of ``main``'s parameters.
+        fallbacks: operators in plain layout.
+        convolutions: those for which there is a choice of algorithms, with how often each occurs.
+    """
 
     module: Any
     recipes: tuple[Recipe, ...]
     fallbacks: tuple[str, ...]
+    convolutions: tuple[tuple[Convolution, int], ...] = ()
 
 
 @dataclass
 class _Rewriter:
     lanes: int
     builder: Any
+    algorithms: Mapping[Convolution, Algorithm] = field(default_factory=dict)
+    convolutions: dict[Convolution, int] = field(default_factory=dict)
     parameters: list[Any] = field(default_factory=list)
     recipes: dict[Recipe, Any] = field(default_factory=dict)
     values: dict[Any, _Value] = field(default_factory=dict)
@@ -118,6 +129,13 @@ class _Rewriter:
             return None
         cb = data.block if data.packed is not None else self.channel_block(channels)
         source = self.packed(data, cb)
+        dilation = _pair(attrs.dilation)
+        known = Convolution(data.shape, kernel.shape, _pair(attrs.strides), _four(attrs.padding), (cb, x))
+        if dilation == (1, 1) and cb >= self.lanes // 2 and len(known.algorithms) > 1:
+            self.convolutions[known] = self.convolutions.get(known, 0) + 1
+            tile = winograd_tile(self.algorithms.get(known, "direct"))
+            if tile is not None:
+                return _Value(_shape(call), packed=self.winograd(tile, known, source, kernel), block=x)
         recipe = kernel.reshape((out // x, x, channels // cb, cb, kh, kw)).transpose((0, 2, 4, 5, 3, 1))
         n, _, h, w = data.shape
         function = blocked.conv2d(
@@ -125,11 +143,24 @@ class _Rewriter:
             recipe.shape,
             _pair(attrs.strides),
             _four(attrs.padding),
-            _pair(attrs.dilation),
+            dilation,
         )
         shape = _shape(call)
         result = self.call(function, [source, self.weight(recipe)], (n, out // x, shape[2], shape[3], x), "conv2d")
         return _Value(shape, packed=result, block=x)
+
+    def winograd(self, m: int, conv: Convolution, source: Any, kernel: Recipe) -> Any:
+        """The convolution by F(m x m, 3 x 3), of packed data."""
+        oo, cc, _, _, cb, x = conv.packed_weight
+        tiling, shape = conv.tiling(m), conv.transformed_weight(m)
+        a = tiling.a
+        recipe = kernel.winograd(m).reshape((oo, x, cc, cb, a, a)).transpose((4, 5, 0, 2, 3, 1)).reshape(shape)
+        v = self.call(
+            winograd.data_transform(tiling, conv.packed_data), [source], (a * a, cc, tiling.tiles, cb), f"winograd{m}"
+        )
+        shapes = (a * a, oo, tiling.tiles, x), (conv.data[0], oo, tiling.rows, tiling.cols, x)
+        products = self.call(winograd.products(tiling, shape), [v, self.weight(recipe)], shapes[0], f"products{m}")
+        return self.call(winograd.inverse_transform(tiling, oo, x), [products], shapes[1], f"inverse{m}")
 
     def matmul(self, call: Any, args: list[_Value]) -> _Value | None:
         from tvm import relax
@@ -326,10 +357,15 @@ class _Rewriter:
         return _Value(_shape(result), plain=result) if isinstance(result.ty, relax.TensorType) else result
 
 
-def rewrite(network: Network, target: Target) -> Rewritten:
+def rewrite(network: Network, target: Target, algorithms: Mapping[Convolution, Algorithm] | None = None) -> Rewritten:
     """The network with blocked layouts where its convolutions and matrix products are served by the template.
 
     An operator that the rewriter cannot serve keeps its plain layout and is listed in ``fallbacks``.
+
+    Args:
+        network: the network.
+        target: decides the blocks.
+        algorithms: how to compute convolutions; all that are not in it directly.
     """
     import tvm
     from tvm import relax
@@ -338,7 +374,7 @@ def rewrite(network: Network, target: Target) -> Rewritten:
     # Importers write some operators (Clip) as functions of the module beside main; what calls them is kept as it is.
     beside = {v: f for v, f in network.module.functions_items() if v.name_hint != "main"}
     builder = relax.BlockBuilder(tvm.ir.IRModule(beside))
-    walk = _Rewriter(target.lanes, builder)
+    walk = _Rewriter(target.lanes, builder, algorithms or {})
     count = len(network.inputs)
     for param, spec in zip(main.params[:count], network.inputs, strict=True):
         var = relax.Var(param.name, relax.TensorType(spec.shape, spec.dtype))
@@ -363,7 +399,8 @@ def rewrite(network: Network, target: Target) -> Rewritten:
     )
     module = relax.transform.DeadCodeElimination()(module)
     assert isinstance(module, tvm.ir.IRModule)
-    return Rewritten(module, tuple(walk.recipes), tuple(dict.fromkeys(walk.fallbacks)))
+    fallbacks = tuple(dict.fromkeys(walk.fallbacks))
+    return Rewritten(module, tuple(walk.recipes), fallbacks, tuple(walk.convolutions.items()))
 
 
 def _shape(call: Any) -> tuple[int, ...]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tilewright.network.convolution import Algorithm, Convolution
 from tilewright.network.network import Network
 from tilewright.network.plan import Plan, make_plan
 from tilewright.network.rewrite import Rewritten, rewrite
+from tilewright.network.winograd import BLOCKS
 from tilewright.target import Target
 from tilewright.task import Task
 
-__all__ = ["Extraction", "TaskUse", "extract"]
+__all__ = ["Extraction", "TaskUse", "extract", "task_of"]
 
 #: TVM's OpPatternKind kOpaque.
 _OPAQUE = 8
@@ -54,13 +57,18 @@ class Extraction:
         return self.rewritten.fallbacks
 
 
-def extract(network: Network, target: Target) -> Extraction:
-    """Rewrite, fuse, and list the tasks of ``network``, heaviest first (FLOP times weight)."""
+def extract(network: Network, target: Target, algorithms: Mapping[Convolution, Algorithm] | None = None) -> Extraction:
+    """Rewrite, fuse, and list the tasks of ``network``, heaviest first (FLOP times weight).
+
+    Args:
+        network: the network.
+        target: what it is rewritten for.
+        algorithms: how to compute convolutions; all that are not in it directly.
+    """
     import tvm
     from tvm import relax, tirx
-    from tvm_ffi import structural_hash
 
-    rewritten = rewrite(network, target)
+    rewritten = rewrite(network, target, algorithms)
     passes = [
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),
@@ -79,8 +87,8 @@ def extract(network: Network, target: Target) -> Extraction:
         name = var.name_hint
         if not isinstance(function, tirx.PrimFunc) or name not in calls or relax.analysis.has_reshape_pattern(function):
             continue  # a reshape costs nothing: the build turns it into a view
-        bare = function.without_attr("global_symbol").without_attr("op_pattern")
-        key = f"{structural_hash(bare, map_free_vars=True) & (1 << 64) - 1:016x}"
+        bare = _bare(function)
+        key = _key(bare)
         groups.setdefault(key, []).append(name)
         functions.setdefault(key, bare)
     uses = [_use(key, names, functions[key], sum(calls[n] for n in names)) for key, names in groups.items()]
@@ -94,6 +102,22 @@ def _concatenations_apart(module: Any, _: Any) -> Any:
         if var.name_hint.startswith("concatenate"):
             module.update_func(var, function.with_attr("op_pattern", _OPAQUE))
     return module
+
+
+def task_of(name: str, function: Any) -> Task:
+    """The task of a function by itself, as it is where nothing is fused into it."""
+    bare = _bare(function)
+    return _use(_key(bare), [name], bare, 1).task
+
+
+def _bare(function: Any) -> Any:
+    return function.without_attr("global_symbol").without_attr("op_pattern")
+
+
+def _key(bare: Any) -> str:
+    from tvm_ffi import structural_hash
+
+    return f"{structural_hash(bare, map_free_vars=True) & (1 << 64) - 1:016x}"
 
 
 def _calls(main: Any) -> dict[str, int]:
@@ -119,7 +143,7 @@ def _use(key: str, names: list[str], function: Any, weight: int) -> TaskUse:
     if roles:
         main = main.with_attr("tilewright.contraction", roles)
     module = tvm.ir.IRModule({"main": main})
-    kind = "contraction" if roles else "auto"
+    kind = "contraction" if roles else "winograd" if _transforms(main) else "auto"
     try:
         flop = float(tvm.s_tir.analysis.estimate_tir_flops(module))
     except (RuntimeError, ValueError, TypeError):  # what it cannot count (casts, look-ups) is data movement
@@ -135,7 +159,7 @@ def _use(key: str, names: list[str], function: Any, weight: int) -> TaskUse:
 #: What the iterators of a contraction are for (b: batch, o: output channel blocks, p: pixels or rows, l: lane, r:
 #: reduction), by how many spatial and reduction iterators ``network.blocked`` gives it. Fusion drops the attributes of
 #: functions, so the roles are told by the form.
-_ROLES = {(5, 4): "boppl/rrrr", (3, 1): "pol/r", (4, 1): "bpol/r"}
+_ROLES = {(5, 4): "boppl/rrrr", (3, 1): "pol/r", (4, 1): "bpol/r", (4, 2): "bopl/rr"}
 
 
 def _roles(main: Any) -> str | None:
@@ -148,3 +172,12 @@ def _roles(main: Any) -> str | None:
             reductions = sum(int(v.iter_type) == 2 for v in node.iter_vars)
             return _ROLES.get((len(node.iter_vars) - reductions, reductions))
     return None
+
+
+def _transforms(main: Any) -> bool:
+    """Whether the function is one of Winograd's transforms, with or without what was fused into it."""
+    from tvm.s_tir import Schedule
+
+    schedule = Schedule(main)
+    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
+    return any(str(schedule.get(block).name_hint) in BLOCKS for block in blocks)

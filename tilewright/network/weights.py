@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tilewright.network.winograd import transform_weight
+
 __all__ = ["Recipe"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """An array made from one weight of the model by reshapes and transpositions.
+    """An array made from one weight of the model: by reshapes, transpositions, and Winograd's transform of kernels.
 
     Attributes:
         source: name of the model's weight.
         shape: the array's shape after ``steps``.
         dtype: its dtype.
-        steps: ``("reshape", shape)`` or ``("transpose", axes)``, in order.
+        steps: ``("reshape", shape)``, ``("transpose", axes)`` or ``("winograd", (m,))``, in order.
     """
 
     source: str
     shape: tuple[int, ...]
     dtype: str
     steps: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many elements it has."""
+        return math.prod(self.shape)
 
     def reshape(self, shape: tuple[int, ...]) -> Recipe:
         """The same elements in ``shape``."""
@@ -35,9 +43,17 @@ class Recipe:
         """Axes permuted."""
         return Recipe(self.source, tuple(self.shape[a] for a in axes), self.dtype, (*self.steps, ("transpose", axes)))
 
+    def winograd(self, m: int) -> Recipe:
+        """3x3 kernels transformed for tiles of ``m x m`` outputs: ``(O, C, 3, 3)`` --> ``(O, C, m + 2, m + 2)``."""
+        shape = (*self.shape[:-2], m + 2, m + 2)
+        return Recipe(self.source, shape, self.dtype, (*self.steps, ("winograd", (m,))))
+
     def apply(self, weights: dict[str, NDArray[Any]]) -> NDArray[Any]:
         """The array, contiguous."""
         array = weights[self.source]
         for kind, argument in self.steps:
-            array = array.reshape(argument) if kind == "reshape" else array.transpose(argument)
+            if kind == "winograd":
+                array = transform_weight(argument[0], array)
+            else:
+                array = array.reshape(argument) if kind == "reshape" else array.transpose(argument)
         return np.ascontiguousarray(array).reshape(self.shape)  # it turns a scalar into a vector of one

@@ -18,6 +18,7 @@ from tilewright.space.module import space_errors, task_module
 from tilewright.space.space import Configs
 from tilewright.target import Target
 from tilewright.task import Task
+from tilewright.tvm_compat import narrow_indices
 
 if TYPE_CHECKING:
     from tvm.s_tir import Schedule
@@ -65,7 +66,7 @@ class ContractionSpace:
             SpaceError: the function is no contraction of the form that the template knows.
         """
         self.task, self.target = task, target
-        self._module = task_module(task)
+        self._module = narrow_indices(task_module(task))
         with space_errors(f"{task.name!r} has not the form of a contraction"):
             self._form = read_form(self._module)
             prepare(self._module, self._form)
@@ -117,13 +118,25 @@ class ContractionSpace:
         """The tile with the fewest estimated cycles, over enough parallel iterations for all cores. ``(knobs,)``."""
         return self._default.copy()
 
+    def likely(self, count: int) -> Configs:
+        """The default, then the register tiles with the next fewest estimated cycles. ``(at most count, knobs)``."""
+        return np.stack([self._default, *(self._with_outer(tile) for tile in self._tiles[1:count])])
+
     @cached_property
     def _default(self) -> NDArray[np.int32]:
-        base = np.zeros(len(self.knobs), dtype=np.int32)
-        tiles = self._combinations(base, (0, 1, 2))
+        return self._with_outer(self._tiles[0])
+
+    @cached_property
+    def _tiles(self) -> Configs:
+        """Register tiles without a second level of output blocks, the one with the fewest estimated cycles first."""
+        tiles = self._combinations(np.zeros(len(self.knobs), dtype=np.int32), (0, 1, 2))
         tiles = tiles[(self._columns(tiles).outer[:, 1] == 1) & self.valid(tiles)]
-        base = tiles[int(self._cycles(self._columns(tiles)).argmin())]
-        rows = self._combinations(base, (3, 5, 7))
+        order = self._cycles(self._columns(tiles)).argsort(kind="stable")
+        return np.asarray(tiles[order], dtype=np.int32)
+
+    def _with_outer(self, tile: NDArray[np.int32]) -> NDArray[np.int32]:
+        """``tile`` in the outer loops of the lowest estimated cost."""
+        rows = self._combinations(tile, (3, 5, 7))
         rows = rows[self.valid(rows)]
         best: NDArray[np.int32] = rows[int(self._outer_cost(rows).argmin())]
         return best

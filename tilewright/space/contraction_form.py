@@ -123,7 +123,7 @@ def _axes_of(roles: str) -> tuple[str, ...]:
     pixels = iter({0: [], 1: ["w"], 2: ["h", "w"]}.get(spatial.count("p"), []))
     other = {"b": "n", "o": "o", "l": "l"}
     axes = [next(pixels, "") if role == "p" else other.get(role, "") for role in spatial]
-    axes += {"r": ["ri"], "rrrr": ["rc", "kh", "kw", "ri"]}.get(reduction, [""])
+    axes += {"r": ["ri"], "rr": ["rc", "ri"], "rrrr": ["rc", "kh", "kw", "ri"]}.get(reduction, [""])
     if "" in axes or len(set(axes)) != len(axes) or not {"o", "w", "l"} <= set(axes):
         raise SpaceError(f"the roles of a contraction's iterators are such as 'boppl/rrrr', but these are {roles!r}")
     return tuple(axes)

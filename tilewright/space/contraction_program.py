@@ -60,11 +60,8 @@ def prepare(module: IRModule, form: Form) -> tuple[Schedule, Any, Any, Any | Non
         The schedule, the contraction, the writer, the padding, and whether the writer can join the contraction's loops.
     """
     from tvm.s_tir import Schedule
-    from tvm.tirx.transform import ForceNarrowIndexToInt32
 
-    # TVM 0.27 narrows indices of 64 bits only after the hints of loop partition were attached to the loops' variables,
-    # which thereby lose them: tails would be tested for in the inner loop, at a third of the speed.
-    schedule = Schedule(ForceNarrowIndexToInt32()(module), seed=1)
+    schedule = Schedule(module, seed=1)
     block = schedule.get_sblock(BLOCK)
     pad = find_pad(schedule, block)
     if not schedule.get_consumers(block):

@@ -14,13 +14,22 @@ __all__ = ["make_space", "task_module"]
 def make_space(task: Task, target: Target) -> DesignSpace:
     """The design space of ``task`` on ``target``: the same knobs in every process.
 
-    A contraction that the template cannot serve gets the *auto* space.
+    A contraction or transform that its template cannot serve gets the *auto* space.
 
     Raises:
         SpaceError: a task of unknown kind, or one whose function cannot be read.
     """
-    if task.kind not in ("contraction", "auto"):
-        raise SpaceError(f"a task's kind is 'contraction' or 'auto', but that of {task.name!r} is {task.kind!r}")
+    if task.kind not in ("contraction", "winograd", "auto"):
+        raise SpaceError(
+            f"a task's kind is 'contraction', 'winograd' or 'auto', but that of {task.name!r} is {task.kind!r}"
+        )
+    if task.kind == "winograd":
+        from tilewright.space.winograd import WinogradTransformSpace
+
+        try:
+            return WinogradTransformSpace(task, target)
+        except SpaceError:
+            pass
     if task.kind == "contraction":
         from tilewright.space.contraction import ContractionSpace
 

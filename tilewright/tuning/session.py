@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 
 from tilewright.errors import CheckError, SpaceError, TargetError
 from tilewright.measure.pool import LocalPool
+from tilewright.network.algorithms import Choice, choose
 from tilewright.network.build import build, check_compiler
 from tilewright.network.check import TOLERANCE, blame, network_error
 from tilewright.network.executable import Executable
@@ -22,7 +24,7 @@ from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Store
 from tilewright.space.registry import make_space
 from tilewright.target import Target
-from tilewright.tuning.budget import Budget
+from tilewright.tuning.budget import Budget, RunningBudget
 from tilewright.tuning.progress import Progress, SilentProgress
 from tilewright.tuning.scheduler import NetworkTuner
 
@@ -31,6 +33,10 @@ __all__ = ["TuneResult", "tune"]
 #: Seconds that the final build and check take, as measured: a constant, per task, per 100 MB of weights.
 _RESERVE = (4.0, 0.2, 4.0)
 
+#: The share of the budget for choosing algorithms of convolutions; the seconds it may take where the budget has no
+#: end; and the seconds that it takes at least, for workers start in 3 s and a convolution takes 2 to 5.
+_CHOOSING, _MOST_CHOOSING, _LEAST_CHOOSING = 0.1, 60.0, 5.0
+
 
 @dataclass(frozen=True)
 class TuneResult:
@@ -38,7 +44,8 @@ class TuneResult:
 
     Attributes:
         executable: the executable that was written.
-        report: JSON-able: ``wall_seconds``, ``trials``, ``trials_per_second``, ``failures``, ``tasks``, ``curve`` ...
+        report: JSON-able: ``wall_seconds``, ``trials``, ``trials_per_second``, ``failures``, ``tasks``, ``curve``,
+            ``algorithms`` (of convolutions) ...
     """
 
     executable: Executable
@@ -83,15 +90,19 @@ def tune(
         )
     network = load(model, shapes)
     extraction = extract(network, machine)
+    choices: list[Choice] = []
     loaded = running.elapsed
     store, ours = _open(records)
     show: Progress = progress or SilentProgress()
-    size = sum(a.nbytes for a in network.weights.values()) / 1e8
-    reserve = _RESERVE[0] + _RESERVE[1] * len(extraction.uses) + _RESERVE[2] * size
     try:
-        for use in extraction.uses:
-            store.describe(use.task)
         with show, LocalPool(machine, on_measurement=lambda m: store.add([m])) as pool:
+            choices = _choices(extraction, pool, store, running)
+            if any(choice.chosen != "direct" for choice in choices):
+                extraction = extract(network, machine, {choice.convolution: choice.chosen for choice in choices})
+            for use in extraction.uses:
+                store.describe(use.task)
+            size = sum(recipe.size for recipe in extraction.rewritten.recipes) * 4e-8
+            reserve = _RESERVE[0] + _RESERVE[1] * len(extraction.uses) + _RESERVE[2] * size
             rng = np.random.default_rng(seed)
             tuner = NetworkTuner(extraction.uses, machine, pool, store, running, rng, progress=show)
             tuner.run(reserve=reserve)
@@ -116,12 +127,34 @@ def tune(
         "relative_error": error,
         "replaced_tasks": blamed,
         "default_tasks": defaults,
+        "algorithms": [choice.describe() for choice in choices],
         "plain_operators": list(extraction.fallbacks),
         "worker_peak_bytes": statistics.peak_rss,
         "before_seconds": _first(tuner),
         "after_seconds": tuner.estimated_latency,
     }
     return TuneResult(executable, report)
+
+
+def _choices(extraction: Extraction, pool: LocalPool, store: Store, running: RunningBudget) -> list[Choice]:
+    """The algorithms of the network's convolutions, for a tenth of the budget; none where that is too little."""
+    budget = running.budget
+    seconds = _MOST_CHOOSING if budget.seconds is None else _CHOOSING * budget.seconds
+    trials = math.inf if budget.trials is None else _CHOOSING * budget.trials
+    if not extraction.rewritten.convolutions or seconds < _LEAST_CHOOSING or running.exhausted():
+        return []
+    nbytes = sum(array.nbytes for array in extraction.network.weights.values())
+    choices, made = choose(
+        extraction.rewritten.convolutions,
+        extraction.target,
+        pool,
+        store,
+        min(time.monotonic() + seconds, running.deadline),
+        weight_bytes=nbytes,
+        most_trials=trials,
+    )
+    running.spend(made)
+    return choices
 
 
 def _open(records: str | Path | Store | None) -> tuple[Store, bool]:

@@ -1,0 +1,156 @@
+"""Which algorithm computes each convolution of a network: measured, the heaviest convolutions first."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from tilewright.errors import SpaceError
+from tilewright.measure.runner import Runner
+from tilewright.network import blocked, winograd
+from tilewright.network.convolution import Algorithm, Convolution, winograd_tile
+from tilewright.network.tasks import task_of
+from tilewright.records.store import Store
+from tilewright.space.registry import make_space
+from tilewright.space.space import Configs, DesignSpace
+from tilewright.target import Target
+from tilewright.task import Task
+
+__all__ = ["Choice", "choose", "stages"]
+
+#: Bytes a second that weights are read at from memory. Two to four channels of a server's or a laptop's memory, shared
+#: with neighbours, give one program 15 to 40 GB/s; a low figure favours few weights, whose cost is the surer one.
+_BANDWIDTH = 20e9
+#: Another algorithm than the direct one must be so much faster, for rounding errors are larger in all of them.
+_GAIN = 1.05
+#: Configs measured of each task besides its default, where its space can name good ones.
+_MORE = 3
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen for a convolution.
+
+    Attributes:
+        convolution: the convolution.
+        count: how often the network computes it.
+        chosen: its algorithm.
+        seconds: of each algorithm that was measured; weights that must be read from memory included. Of one whose
+            first stages alone took longer than another, those stages only.
+    """
+
+    convolution: Convolution
+    count: int
+    chosen: Algorithm
+    seconds: dict[Algorithm, float]
+
+    def describe(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "conv": str(self.convolution),
+            "count": self.count,
+            "chosen": self.chosen,
+            "milliseconds": {name: 1e3 * seconds for name, seconds in self.seconds.items()},
+        }
+
+
+def stages(convolution: Convolution, algorithm: Algorithm) -> tuple[Task, ...]:
+    """The tasks that together compute ``convolution`` by ``algorithm``, without what may be fused into the last."""
+    conv = convolution
+    m = winograd_tile(algorithm)
+    if m is None:
+        function = blocked.conv2d(conv.packed_data, conv.packed_weight, conv.stride, conv.padding, (1, 1))
+        return (task_of("conv2d", function),)
+    tiling, weight = conv.tiling(m), conv.transformed_weight(m)
+    return (
+        task_of(f"products{m}", winograd.products(tiling, weight)),
+        task_of(f"winograd{m}", winograd.data_transform(tiling, conv.packed_data)),
+        task_of(f"inverse{m}", winograd.inverse_transform(tiling, weight[1], weight[4])),
+    )
+
+
+def choose(
+    convolutions: Iterable[tuple[Convolution, int]],
+    target: Target,
+    runner: Runner,
+    store: Store,
+    deadline: float,
+    *,
+    weight_bytes: int = 0,
+    most_trials: float = math.inf,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[list[Choice], int]:
+    """Measure the algorithms of each convolution with a few configs, and choose the fastest.
+
+    What the store knows of a task is not measured again. Convolutions for which there is no time, the lightest, are
+    computed directly, and are not in the result.
+
+    Args:
+        convolutions: with how often each occurs.
+        target: what is measured for.
+        runner: measures, and stores what it has measured.
+        store: earlier measurements.
+        deadline: the clock's reading after which no measurement is begun.
+        weight_bytes: of all weights of the network. What does not fit the last cache is read from memory each time.
+        most_trials: no convolution is begun that might exceed so many measurements.
+        clock: gives seconds.
+
+    Returns:
+        The choices, and how many measurements were made.
+
+    Raises:
+        MeasureError: the runner cannot work.
+    """
+    choices: list[Choice] = []
+    trials = 0
+    slowest = 0.0
+    for conv, count in sorted(convolutions, key=lambda item: -item[0].flop * item[1]):
+        # Seven tasks: the direct one, and three of each other algorithm.
+        if clock() + slowest >= deadline or trials + 7 * (1 + _MORE) > most_trials:
+            break
+        begin = clock()
+        cold = 1.0 / _BANDWIDTH if weight_bytes > target.l3 else 0.0
+        seconds: dict[Algorithm, float] = {}
+        for algorithm in conv.algorithms:
+            total = cold * conv.weight_bytes(algorithm)
+            for task in stages(conv, algorithm):
+                limit = min(seconds.values(), default=math.inf)
+                spent, made = _seconds(task, target, runner, store, limit, deadline)
+                trials += made
+                total += spent
+                if total > limit:  # what follows can only add to it
+                    break
+            if math.isfinite(total):
+                seconds[algorithm] = total
+        slowest = max(slowest, clock() - begin)
+        direct = seconds.get("direct")
+        if direct is None:
+            break  # the time ended
+        fastest = min(seconds, key=lambda name: seconds[name])
+        choices.append(Choice(conv, count, fastest if seconds[fastest] * _GAIN < direct else "direct", seconds))
+    return choices, trials
+
+
+def _seconds(
+    task: Task, target: Target, runner: Runner, store: Store, limit: float, deadline: float
+) -> tuple[float, int]:
+    """The latency of the best of a few configs, or of the best on record; inf where none works."""
+    try:
+        space = make_space(task, target)
+    except SpaceError:
+        return math.inf, 0
+    known = store.best(task.key, target.key, space.template, 1)
+    if known:
+        return known[0].seconds, 0
+    store.describe(task)
+    measured = runner.measure(space, _some(space), limit, deadline)
+    return min((m.seconds for m in measured if m.ok), default=math.inf), len(measured)
+
+
+def _some(space: DesignSpace) -> Configs:
+    """The default first, then what the space takes for nearly as good. ``(n, knobs)``."""
+    likely = getattr(space, "likely", None)
+    return space.default()[None] if likely is None else likely(1 + _MORE)

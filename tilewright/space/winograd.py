@@ -1,0 +1,259 @@
+"""The design space of Winograd's transforms: straight vector code for a tile, loops over tiles and channel blocks.
+
+for n, channel blocks, rows of tiles, tiles, the outermost of them in parallel:
+    unrolled, vectorised over lanes:  rows[u, s] = 1-D transforms of the tile's columns
+    unrolled, vectorised over lanes:  1-D transforms of those rows, then what consumes them
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.errors import SpaceError
+from tilewright.space.knob import ChoiceKnob, Knob
+from tilewright.space.loop_nest import LoopNest
+from tilewright.space.module import space_errors, task_module
+from tilewright.space.space import Configs
+from tilewright.target import Target
+from tilewright.task import Task
+
+if TYPE_CHECKING:
+    from tvm.ir import IRModule
+    from tvm.s_tir import Schedule
+
+__all__ = ["BLOCKS", "WinogradTransformSpace"]
+
+#: The last stage of the transform of data and of the inverse transform, by their names in ``network.winograd``.
+BLOCKS = _DATA, _INVERSE = ("winograd_data", "winograd_inverse")
+_ROWS, _PAD = "winograd_rows", "winograd_pad"
+
+#: Orders of the loops (n, channel blocks, rows of tiles, tiles).
+_ORDERS = ((0, 1, 2, 3), (0, 2, 1, 3), (0, 2, 3, 1))
+_CHANNELS_FIRST, _CHANNELS_MIDDLE, _CHANNELS_LAST = range(3)
+#: Where the data are padded: in a loop of its own, for each row of tiles, for each tile.
+_PAD_WHOLE, _PAD_ROW, _PAD_TILE = range(3)
+#: Iterations of the innermost loop that are written out.
+_TOGETHER = (1, 2)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What a transform is made of.
+
+    Attributes:
+        inverse: whether it is the inverse transform.
+        extents: images, channel blocks, rows of tiles, tiles of a row.
+        a: rows of a tile on the side of the products.
+        padded: whether it pads.
+    """
+
+    inverse: bool
+    extents: tuple[int, int, int, int]
+    a: int
+    padded: bool
+
+
+class WinogradTransformSpace:
+    """The programs of one transform.
+
+    Attributes:
+        task: what is scheduled.
+        target: the machine it is scheduled for.
+        template: ``winograd_transform/1``.
+        knobs: ``order``, ``parallel`` (how many of the outermost loops make the parallel one), ``together``
+            (iterations of the innermost loop that are written out), ``pad``.
+        has_loop_nest: false.
+    """
+
+    template = "winograd_transform/1"
+    has_loop_nest = False
+
+    def __init__(self, task: Task, target: Target) -> None:
+        """Read the task's function.
+
+        Raises:
+            SpaceError: the function is no such transform.
+        """
+        self.task, self.target = task, target
+        self._module = task_module(task)
+        with space_errors(f"{task.name!r} is no transform of Winograd's"):
+            self._form = _read(self._module)
+            self.knobs: tuple[Knob, ...] = (
+                ChoiceKnob.of("order", range(len(_ORDERS))),
+                ChoiceKnob.of("parallel", range(5)),
+                ChoiceKnob.of("together", _TOGETHER),
+                ChoiceKnob.of("pad", [_PAD_WHOLE, _PAD_ROW, _PAD_TILE] if self._form.padded else [_PAD_WHOLE]),
+            )
+            self.schedule(self.default())
+
+    def valid(self, configs: Configs) -> NDArray[np.bool_]:
+        """Which configs have a parallel loop that ends in a loop with iterations, and split evenly. ``(n,)``."""
+        order, parallel, together, pad = (configs[:, i] for i in range(4))
+        extents = np.asarray(self._form.extents)[np.asarray(_ORDERS)[order]]
+        last = np.take_along_axis(extents, np.maximum(parallel - 1, 0)[:, None], axis=1)[:, 0]
+        ok: NDArray[np.bool_] = (parallel == 0) | (last > 1)
+        ok &= extents[:, 3] % np.asarray(_TOGETHER)[together] == 0
+        # The innermost loop is split where several of its iterations are written out.
+        ok &= (together == 0) | (parallel < 4)
+        # A row of tiles is padded inside the loop over rows, whose body must be all of the row.
+        ok &= (pad != _PAD_ROW) | ((order != _CHANNELS_LAST) & (parallel < 4))
+        ok &= (pad != _PAD_TILE) | (together == 0)
+        return ok
+
+    def loop_nest(self, configs: Configs) -> LoopNest:
+        """Refused: these programs have no closed form.
+
+        Raises:
+            SpaceError: always.
+        """
+        raise SpaceError(f"{self.template} has no loop nest in closed form; score its configs on their knobs")
+
+    def default(self) -> NDArray[np.int32]:
+        """Channel blocks in parallel, and rows of tiles too where those are few. ``(knobs,)``."""
+        images, channels, rows, _ = self._form.extents
+        # Whole images were up to 1.3 times as fast as rows of tiles: each product's tiles are written one by one.
+        if images * channels >= 4 * self.target.cores or rows == 1:
+            depth = 2 if channels > 1 else 1 if images > 1 else 0
+        else:
+            depth = 3
+        pad = _PAD_ROW if self._form.padded else _PAD_WHOLE
+        return np.asarray([_CHANNELS_FIRST, depth, 0, pad], dtype=np.int32)
+
+    def schedule(self, config: NDArray[np.int32]) -> Schedule:
+        """The program of one config.
+
+        Raises:
+            SpaceError: TVM cannot make the program.
+        """
+        row = np.asarray(config)
+        if row.shape != (len(self.knobs),) or any(not 0 <= i < len(k) for i, k in zip(row, self.knobs, strict=True)):
+            raise SpaceError(f"a config of {self.template} for this task has an index of each knob, not {config}")
+        order, parallel, together, pad = (knob.choices[int(i)][0] for knob, i in zip(self.knobs, row, strict=True))
+        with space_errors(f"config {row.tolist()} of {self.task.name!r} cannot be scheduled"):
+            build = _inverse if self._form.inverse else _data
+            return build(self._module, self._form, _Plan(_ORDERS[order], parallel, together, pad))
+
+
+def _read(module: IRModule) -> _Form:
+    from tvm.s_tir import Schedule
+
+    schedule = Schedule(module)
+    names = [str(schedule.get(b).name_hint) for b in schedule.get_child_blocks(schedule.get_sblock("root"))]
+    if _ROWS not in names or not set(BLOCKS) & set(names):
+        raise SpaceError(f"a transform has a block {_ROWS!r} and one of {BLOCKS}, but the blocks here are {names}")
+    rows = [int(v.dom.extent) for v in schedule.get(schedule.get_sblock(_ROWS)).iter_vars]
+    n, channels, down, across, _, a, _ = rows
+    return _Form(_INVERSE in names, (n, channels, down, across), a, _PAD in names)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a config means: the order of the loops (n, channel blocks, rows of tiles, tiles), and the other knobs."""
+
+    order: tuple[int, ...]
+    parallel: int
+    together: int
+    pad: int
+
+
+def _data(module: IRModule, form: _Form, plan: _Plan) -> Schedule:
+    from tvm.s_tir import Schedule
+    from tvm.tirx import IndexMap
+
+    schedule = Schedule(module, seed=1)
+    block, rows = schedule.get_sblock(_DATA), schedule.get_sblock(_ROWS)
+    _, _, down, across = form.extents
+    a = form.a
+
+    def tiles(xi: Any, c: Any, p: Any, v: Any) -> tuple[Any, ...]:
+        return p // (down * across), c, p // across % down, p % across, xi // a, xi % a, v
+
+    schedule.transform_block_layout(block, IndexMap.from_func(tiles, ndim=4, index_dtype="int64"))
+    n, c, i, j, u, s, v = schedule.get_loops(block)
+    outer = _outer(schedule, [n, c, i, j], plan)
+    schedule.compute_at(rows, outer[-1], preserve_unit_loops=True)
+    schedule.set_scope(rows, 0, "local")
+    if form.padded:
+        _pad(schedule, schedule.get_sblock(_PAD), outer, plan)
+    _straight(schedule, rows, swap=True)
+    for loop in (u, s):
+        schedule.unroll(loop)
+    schedule.vectorize(v)
+    _parallel(schedule, outer, plan)
+    return schedule
+
+
+def _inverse(module: IRModule, form: _Form, plan: _Plan) -> Schedule:
+    from tvm.s_tir import Schedule
+
+    schedule = Schedule(module, seed=1)
+    names = [schedule.get(b).name_hint for b in schedule.get_child_blocks(schedule.get_sblock("root"))]
+    writers = [name for name in names if not schedule.get_consumers(schedule.get_sblock(name))]
+    if len(writers) != 1:
+        raise SpaceError(f"a transform's function has one result, but here are {len(writers)}")
+    for name in names:
+        if name not in (_ROWS, _INVERSE, writers[0]):
+            schedule.compute_inline(schedule.get_sblock(name))
+    block, rows, writer = (schedule.get_sblock(name) for name in (_INVERSE, _ROWS, writers[0]))
+    _, _, down, across = form.extents
+    n, c, i, j, v = schedule.get_loops(block)
+    i, u = schedule.split(i, factors=[down, None])
+    j, s = schedule.split(j, factors=[across, None])
+    schedule.reorder(n, c, i, j, u, s, v)
+    outer = _outer(schedule, [n, c, i, j], plan)
+    schedule.compute_at(rows, outer[-1], preserve_unit_loops=True)
+    schedule.reverse_compute_at(writer, outer[-1], preserve_unit_loops=True)
+    schedule.set_scope(rows, 0, "local")
+    schedule.set_scope(block, 0, "local")
+    _straight(schedule, rows, swap=True)
+    _straight(schedule, writer, swap=False)
+    for loop in (u, s):
+        schedule.unroll(loop)
+    schedule.vectorize(v)
+    _parallel(schedule, outer, plan)
+    return schedule
+
+
+def _outer(schedule: Schedule, loops: list[Any], plan: _Plan) -> list[Any]:
+    """Order the outer loops; the innermost is split where several of its iterations are written out."""
+    outer = [loops[position] for position in plan.order]
+    schedule.reorder(*outer)
+    if plan.together > 1:
+        outer[3:] = schedule.split(outer[3], factors=[None, plan.together])
+    return outer
+
+
+def _parallel(schedule: Schedule, outer: list[Any], plan: _Plan) -> None:
+    if plan.together > 1:
+        schedule.unroll(outer[4])
+    if plan.parallel:
+        schedule.parallel(schedule.fuse(*outer[: plan.parallel]) if plan.parallel > 1 else outer[0])
+
+
+def _straight(schedule: Schedule, block: Any, swap: bool) -> None:
+    """Straight vector code for a block's two loops over a tile and its lanes; with ``swap`` column by column."""
+    *_, u, s, v = schedule.get_loops(block)
+    if swap:
+        schedule.reorder(s, u)
+    for loop in (u, s):
+        schedule.unroll(loop)
+    schedule.vectorize(v)
+
+
+def _pad(schedule: Schedule, pad: Any, outer: list[Any], plan: _Plan) -> None:
+    if plan.pad == _PAD_WHOLE:
+        n, c, i, _, v = schedule.get_loops(pad)
+        if plan.parallel:
+            schedule.parallel(schedule.fuse(n, c, i))
+    else:
+        schedule.compute_at(pad, outer[2 if plan.pad == _PAD_ROW else -1], preserve_unit_loops=True)
+        *_, u, s, v = schedule.get_loops(pad)
+        if plan.pad == _PAD_TILE:
+            schedule.set_scope(pad, 0, "local")
+            for loop in (u, s):
+                schedule.unroll(loop)
+    schedule.vectorize(v)
