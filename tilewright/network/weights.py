@@ -13,13 +13,13 @@ __all__ = ["Recipe"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """An array made from one weight of the model by reshapes and transpositions.
+    """An array made from one weight of the model by reshapes, transpositions, and taking elements along an axis.
 
     Attributes:
         source: name of the model's weight.
         shape: the array's shape after ``steps``.
         dtype: its dtype.
-        steps: ``("reshape", shape)`` or ``("transpose", axes)``, in order.
+        steps: ``("reshape", shape)``, ``("transpose", axes)`` or ``("take", (axis, *indices))``, in order.
     """
 
     source: str
@@ -35,9 +35,19 @@ class Recipe:
         """Axes permuted."""
         return Recipe(self.source, tuple(self.shape[a] for a in axes), self.dtype, (*self.steps, ("transpose", axes)))
 
+    def take(self, axis: int, indices: tuple[int, ...]) -> Recipe:
+        """The elements ``indices`` along ``axis``; zeros where an index is -1."""
+        shape = (*self.shape[:axis], len(indices), *self.shape[axis + 1 :])
+        return Recipe(self.source, shape, self.dtype, (*self.steps, ("take", (axis, *indices))))
+
     def apply(self, weights: dict[str, NDArray[Any]]) -> NDArray[Any]:
         """The array, contiguous."""
         array = weights[self.source]
         for kind, argument in self.steps:
-            array = array.reshape(argument) if kind == "reshape" else array.transpose(argument)
+            if kind == "take":
+                axis, indices = argument[0], np.asarray(argument[1:])
+                array = array.take(np.maximum(indices, 0), axis)
+                array[(slice(None),) * axis + (indices < 0,)] = 0
+            else:
+                array = array.reshape(argument) if kind == "reshape" else array.transpose(argument)
         return np.ascontiguousarray(array).reshape(self.shape)  # it turns a scalar into a vector of one
