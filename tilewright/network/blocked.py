@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["batch_matmul", "conv2d", "dense", "depthwise_conv2d", "grouped_conv2d", "rearrange"]
+__all__ = ["batch_matmul", "conv2d", "dense", "depthwise_conv2d", "grouped_conv2d"]
 
-#: TVM's OpPatternKind kOutEWiseFusable: a contraction that element-wise consumers are fused into; and kInjective.
-_FUSABLE, _INJECTIVE = 4, 2
+#: TVM's OpPatternKind kOutEWiseFusable: a contraction that element-wise consumers are fused into.
+_FUSABLE = 4
 
 
 def conv2d(
@@ -131,28 +131,6 @@ def depthwise_conv2d(
     return _function([a, w, y])
 
 
-def rearrange(data: tuple[int, ...], block: int, runs: tuple[tuple[int, int, int], ...], channels: int) -> Any:
-    """Blocked data with its channels in another order: (first, end, from) of each run of neighbours, zeros elsewhere.
-
-    Gives a PrimFunc (data, output ``(n, channels/block, h, w, block)``).
-    """
-    from tvm import te
-
-    n, _, height, width, cb = data
-    a = te.placeholder(data, name="data")
-
-    def value(b: Any, c: Any, i: Any, j: Any, v: Any) -> Any:
-        to = c * block + v
-        result: Any = te.const(0.0, "float32")
-        for first, end, begin in runs:
-            at = to + (begin - first)
-            result = te.if_then_else(te.all(to >= first, to < end), a[b, at // cb, i, j, at % cb], result)
-        return result
-
-    y = te.compute((n, channels // block, height, width, block), value, name="rearrange")
-    return _function([a, y], _INJECTIVE)
-
-
 def dense(rows: int, weight: tuple[int, ...]) -> Any:
     """``(m, k)`` data times ``(N/x, k, x)`` weights. Gives a PrimFunc (data, weight, output ``(m, N)``)."""
     from tvm import te
@@ -205,8 +183,8 @@ def _outputs(data: Any, kernel: tuple[int, int], stride: tuple[int, int], dilati
     return rows, cols
 
 
-def _function(tensors: list[Any], pattern: int = _FUSABLE) -> Any:
+def _function(tensors: list[Any]) -> Any:
     from tvm import te
 
     function = te.create_prim_func(tensors, index_dtype_override="int64")  # as Relax counts
-    return function.without_attr("global_symbol").with_attr({"op_pattern": pattern, "tirx.noalias": True})
+    return function.without_attr("global_symbol").with_attr({"op_pattern": _FUSABLE, "tirx.noalias": True})

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Lattice", "find_lattice", "grouped_order", "padded_order", "permuted", "runs"]
+__all__ = ["Lattice", "find_lattice", "grouped_order", "padded_order", "permuted"]
 
 
 @dataclass(frozen=True)
@@ -71,17 +71,3 @@ def permuted(order: Sequence[int], dims: tuple[int, ...], axes: tuple[int, ...])
     new = np.empty_like(old)
     new[old] = np.arange(len(old))
     return tuple(-1 if c < 0 else int(new[c]) for c in order)
-
-
-def runs(have: Sequence[int], want: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
-    """How to make the order ``want`` of ``have``: (first, end, from) of each run of places that stay neighbours."""
-    at = {c: p for p, c in enumerate(have) if c >= 0}
-    found: list[tuple[int, int, int]] = []
-    for place, channel in enumerate(want):
-        if channel < 0:
-            continue
-        if found and found[-1][1] == place and at[channel] == found[-1][2] + place - found[-1][0]:
-            found[-1] = (found[-1][0], place + 1, found[-1][2])
-        else:
-            found.append((place, place + 1, at[channel]))
-    return tuple(found)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.network import blocked
-from tilewright.network.channels import find_lattice, grouped_order, padded_order, permuted, runs
+from tilewright.network.channels import find_lattice, grouped_order, padded_order, permuted
 from tilewright.network.network import Network
 from tilewright.network.weights import Recipe
 from tilewright.target import Target
@@ -30,8 +30,6 @@ _BINARY = {"add", "subtract", "multiply", "divide", "maximum", "minimum"}
 _POOL = {"nn.max_pool2d", "nn.avg_pool2d"}
 #: Operators that can make infinities or NaN in lanes that hold no channel, which weights of zero do not silence.
 _UNSAFE = {"divide", "exp", "sqrt", "rsqrt"}
-#: More runs than these are looked up in a table.
-_RUNS = 16
 
 
 @dataclass
@@ -39,7 +37,7 @@ class _Value:
     """One tensor of the graph, in the layouts that it exists in.
 
     Attributes:
-        shape: its shape in the network: batch, channels (in one or more dimensions), rows, columns, where it is blocked.
+        shape: its shape in the network; where it is blocked: batch, channels (in one or more dimensions), rows, columns.
         plain: the tensor in that shape.
         packed: the tensor in blocked layout.
         block: channels of a block.
@@ -119,7 +117,7 @@ class _Rewriter:
                 else:
                     at = {c: p for p, c in enumerate(places)}
                     table = np.asarray([at[c] for c in range(channels)], dtype=np.int64)
-                    tensor = self.emit(relax.op.take(tensor, relax.const(table), axis=1))
+                    tensor = self.emit(relax.op.take(tensor, relax.const(table), axis=1, mode="clip"))
             value.plain = self.emit(relax.op.reshape(tensor, value.shape))
         return value.plain
 
@@ -135,20 +133,15 @@ class _Rewriter:
         channels = value.channels
         if value.packed is not None and value.order == order:
             result = self.reblocked(value.packed, block)
-        elif value.packed is not None and order is not None:
-            moves = runs(value.places, order)
-            shape = _shape_of(value.packed)
-            if len(moves) > _RUNS:
-                at = {c: p for p, c in enumerate(value.places)}
-                table = np.asarray([at.get(c, 0) for c in order], dtype=np.int64)
-                last = self.reblocked(value.packed, len(value.places))
-                result = self.reblocked(self.emit(relax.op.take(last, relax.const(table), axis=4)), block)
-            else:
-                function = blocked.rearrange(shape, block, moves, len(order))
-                result = self.call(function, [value.packed], (n, len(order) // block, h, w, block), "rearrange")
+        elif value.packed is not None:
+            at = {c: p for p, c in enumerate(value.places)}
+            # Where there is to be no channel any will do: lanes without one are finite, and nobody uses them.
+            table = np.asarray([at.get(c, 0) for c in order or range(channels)], dtype=np.int64)
+            last = self.reblocked(value.packed, len(value.places))
+            result = self.reblocked(self.emit(relax.op.take(last, relax.const(table), axis=4, mode="clip")), block)
         elif order is not None:
-            natural = self.packed(value, self.channel_block(channels))
-            return self.packed(_Value(value.shape, packed=natural, block=self.channel_block(channels)), block, order)
+            natural = self.packed(_Value(value.shape, plain=self.plain(value)), channels)
+            result = self.packed(_Value(value.shape, packed=natural, block=channels), block, order)
         else:
             tensor = relax.op.reshape(self.plain(value), (n, channels // block, block, h, w))
             result = self.emit(relax.op.permute_dims(self.emit(tensor), [0, 1, 3, 4, 2]))
@@ -260,11 +253,12 @@ class _Rewriter:
             lattice = find_lattice(members, len(data.places))
             if lattice.size > 2 * depth:
                 # In the order that grouped convolutions write, which a residual may be wanted in, too.
-                order = grouped_order(groups, depth, self.lanes if depth > self.lanes // 2 else depth)
-                at = {c: p for p, c in enumerate(order) if c >= 0}
+                places = grouped_order(groups, depth, self.lanes if depth > self.lanes // 2 else depth)
+                order = places if -1 in places else None
+                at = {c: p for p, c in enumerate(places) if c >= 0}
                 members = [[at[g * depth + i] for i in range(depth)] for g in range(groups)]
-                lattice = find_lattice(members, len(order))
-            source = self.packed(data, len(order or data.places), order)
+                lattice = find_lattice(members, len(places))
+            source = self.packed(data, len(order or at), order)
             inputs = [lattice.places(g) for g in range(groups)]
             sums = (lattice.count, lattice.length)
             order_block = groups * padded
