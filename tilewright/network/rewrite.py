@@ -358,6 +358,24 @@ class _Rewriter:
                 return None
         return self.like(first, call, operands)
 
+    def power(self, call: Any, args: list[_Value]) -> _Value | None:
+        """x ** 0.75 --> sqrt(x) * sqrt(sqrt(x)), which vectorises: powf took 15 times as long (in a LRN)."""
+        from tvm import ir, relax
+
+        exponent = call.args[1]
+        number = float(exponent.value.numpy()) if isinstance(exponent, ir.Constant) and not _shape(exponent) else 0.0
+        if number not in (0.25, 0.5, 0.75) or str(call.ty.dtype) != "float32" or len(args) != 1:
+            return None
+        value = args[0]
+        blocked_too = value.packed is not None and -1 not in value.places
+        root = self.emit(relax.op.sqrt(value.packed if blocked_too else self.plain(value)))
+        if number != 0.5:
+            fourth = self.emit(relax.op.sqrt(root))
+            root = fourth if number == 0.25 else self.emit(relax.op.multiply(root, fourth))
+        if not blocked_too:
+            return _Value(value.shape, plain=root)
+        return _Value(value.shape, packed=root, block=value.block, order=value.order, fused=value.fused)
+
     def unsafe(self, call: Any, value: _Value) -> bool:
         """Whether lanes without a channel may become infinite."""
         return call.op.name.removeprefix("relax.") in _UNSAFE and -1 in value.places
@@ -465,6 +483,7 @@ class _Rewriter:
             "matmul": self.matmul,
             "mean": self.mean,
             "concat": self.concat,
+            "power": self.power,
             "reshape": self.shuffle,
             "permute_dims": self.shuffle,
         }
