@@ -62,7 +62,7 @@ def test_convolutions_of_all_forms(data: st.DataObject) -> None:
     spans = [size[i] + pads[i] + pads[i + 2] - dilations[i] * (kernel[i] - 1) - 1 for i in range(2)]
     assume(min(spans) >= 0)
     shape = [batch, out, *(span // stride + 1 for span, stride in zip(spans, strides, strict=True))]
-    window = {"strides": strides, "dilations": dilations, "pads": pads, "group": groups}
+    window: dict[str, Any] = {"strides": strides, "dilations": dilations, "pads": pads, "group": groups}
     nodes = [
         helper.make_node("Conv", ["x", "w", "b"], ["c"], **window),
         helper.make_node("Relu", ["c"], ["y"]),
@@ -99,7 +99,7 @@ def test_shuffled_units(batch: int, groups: int, each: int, side: int, joined: b
         helper.make_node("Conv", ["c2", "w3", "b3"], ["c3"], group=groups),
     ]
     if joined:
-        window = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 2]}
+        window: dict[str, Any] = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 2]}
         nodes += [
             helper.make_node("AveragePool", ["a"], ["p"], **window),
             helper.make_node("Concat", ["c3", "p"], ["j"], axis=1),

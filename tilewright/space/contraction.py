@@ -105,6 +105,11 @@ class ContractionSpace:
         position = (c.order == 3).argmax(axis=1) + 1
         tail = self._form.extents["w"] % c.cols != 0
         ok: NDArray[np.bool_] = some & (~tail | (position >= c.parallel)) & ((c.pad != PAD_INSIDE) | (c.parallel > 0))
+        if not self._form.rows:  # two levels of pixels side by side in the parallel loop are one
+            place = np.arange(4)
+            h0, w0 = ((c.order == i).argmax(axis=1) for i in (2, 3))
+            between = np.where((place > h0[:, None]) & (place < w0[:, None]), extents, 1).prod(axis=1)
+            ok &= (c.outer[:, 2] == 1) | (c.outer[:, 3] == 1) | (between > 1) | (w0 + 2 > c.parallel)
         # In a serial program padding is serial, too.
         ok &= (c.pad != PAD_SERIAL) | (c.parallel > 0)
         return ok
