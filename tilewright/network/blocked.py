@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["batch_matmul", "conv2d", "dense"]
+__all__ = ["batch_matmul", "conv2d", "dense", "depthwise_conv2d", "grouped_conv2d"]
 
 #: TVM's OpPatternKind kOutEWiseFusable: a contraction that element-wise consumers are fused into.
 _FUSABLE = 4
@@ -26,22 +26,12 @@ def conv2d(
     """
     from tvm import te
 
-    n, cc, height, width, cb = data
+    n, cc, _, _, cb = data
     oo, _, kh, kw, _, x = weight
-    top, left, bottom, right = padding
     a = te.placeholder(data, name="data")
     w = te.placeholder(weight, name="weight")
-    src = a
-    if any(padding):
-        src = te.compute(
-            (n, cc, height + top + bottom, width + left + right, cb),
-            lambda b, c, i, j, v: te.if_then_else(
-                te.all(i >= top, i < height + top, j >= left, j < width + left), a[b, c, i - top, j - left, v], 0.0
-            ),
-            name="pad",
-        )
-    rows = (height + top + bottom - dilation[0] * (kh - 1) - 1) // stride[0] + 1
-    cols = (width + left + right - dilation[1] * (kw - 1) - 1) // stride[1] + 1
+    src = _padded(a, padding)
+    rows, cols = _outputs(src, (kh, kw), stride, dilation)
     rc, ry = te.reduce_axis((0, cc), "rc"), te.reduce_axis((0, kh), "ry")
     rx, ri = te.reduce_axis((0, kw), "rx"), te.reduce_axis((0, cb), "ri")
     c = te.compute(
@@ -54,6 +44,91 @@ def conv2d(
         name="contraction",
     )
     return _function([a, w, c])
+
+
+def grouped_conv2d(
+    data: tuple[int, ...],
+    weight: tuple[int, ...],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    step: int,
+    period: int,
+) -> Any:
+    """Convolution by groups of channels, with ``(G, Og/x, rc, kh, kw, ri, x)`` weights.
+
+    With one block of channels in the data (channels last) the input ``(rc, ri)`` of group g is the channel ``rc *
+    period + g * step + ri``, and the output has one block, too. With more it is the channel ``ri`` of block
+    ``g * step + rc``, and the output is ``(n, G * Og/x, h, w, x)``. Gives a PrimFunc (data, weight, output).
+    """
+    from tvm import te
+
+    n = data[0]
+    last = data[1] == 1
+    groups, oo, sums, kh, kw, depth, x = weight
+    a = te.placeholder(data, name="data")
+    w = te.placeholder(weight, name="weight")
+    src = _padded(a, padding)
+    rows, cols = _outputs(src, (kh, kw), stride, dilation)
+    rc, ry = te.reduce_axis((0, sums), "rc"), te.reduce_axis((0, kh), "ry")
+    rx, ri = te.reduce_axis((0, kw), "rx"), te.reduce_axis((0, depth), "ri")
+
+    def source(b: Any, g: Any, i: Any, j: Any) -> Any:
+        block, lane = (0, rc * period + g * step + ri) if last else (g * step + rc, ri)
+        return src[b, block, i * stride[0] + ry * dilation[0], j * stride[1] + rx * dilation[1], lane]
+
+    c = te.compute(
+        (n, groups, oo, rows, cols, x),
+        lambda b, g, o, i, j, v: te.sum(source(b, g, i, j) * w[g, o, rc, ry, rx, ri, v], axis=[rc, ry, rx, ri]),
+        name="contraction",
+    )
+    if last:
+        y = te.compute(
+            (n, 1, rows, cols, groups * oo * x),
+            lambda b, _, i, j, v: c[b, v // (oo * x), v // x % oo, i, j, v % x],
+            name="unpack",
+        )
+    else:
+        y = te.compute(
+            (n, groups * oo, rows, cols, x), lambda b, o, i, j, v: c[b, o // oo, o % oo, i, j, v], name="unpack"
+        )
+    return _function([a, w, y])
+
+
+def depthwise_conv2d(
+    data: tuple[int, ...],
+    weight: tuple[int, ...],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+) -> Any:
+    """Convolution of every channel by itself, with ``(C/x, kh, kw, x)`` weights.
+
+    The data have blocks of x channels, or one block of all. Gives a PrimFunc (data, weight, output like the data).
+    """
+    from tvm import te
+
+    n = data[0]
+    oo, kh, kw, x = weight
+    a = te.placeholder(data, name="data")
+    w = te.placeholder(weight, name="weight")
+    src = _padded(a, padding)
+    rows, cols = _outputs(src, (kh, kw), stride, dilation)
+    ry, rx = te.reduce_axis((0, kh), "ry"), te.reduce_axis((0, kw), "rx")
+
+    def source(b: Any, o: Any, i: Any, j: Any, v: Any) -> Any:
+        block, lane = (o, v) if data[1] == oo else (0, o * x + v)
+        return src[b, block, i * stride[0] + ry * dilation[0], j * stride[1] + rx * dilation[1], lane]
+
+    c = te.compute(
+        (n, oo, rows, cols, x),
+        lambda b, o, i, j, v: te.sum(source(b, o, i, j, v) * w[o, ry, rx, v], axis=[ry, rx]),
+        name="contraction",
+    )
+    if data[1] == oo:
+        return _function([a, w, c])
+    y = te.compute((n, 1, rows, cols, oo * x), lambda b, _, i, j, v: c[b, v // x, i, j, v % x], name="unpack")
+    return _function([a, w, y])
 
 
 def dense(rows: int, weight: tuple[int, ...]) -> Any:
@@ -83,6 +158,29 @@ def batch_matmul(batch: int, m: int, n: int, k: int, x: int) -> Any:
     )
     y = te.compute((batch, m, n), lambda b, i, j: c[b, i, j // x, j % x], name="unpack")
     return _function([a, w, y])
+
+
+def _padded(data: Any, padding: tuple[int, int, int, int]) -> Any:
+    """The tensor with zeros around its pixels."""
+    from tvm import te
+
+    if not any(padding):
+        return data
+    n, blocks, height, width, lanes = data.shape
+    top, left, bottom, right = padding
+    return te.compute(
+        (n, blocks, height + top + bottom, width + left + right, lanes),
+        lambda b, c, i, j, v: te.if_then_else(
+            te.all(i >= top, i < height + top, j >= left, j < width + left), data[b, c, i - top, j - left, v], 0.0
+        ),
+        name="pad",
+    )
+
+
+def _outputs(data: Any, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of the result of a convolution of padded data."""
+    rows, cols = ((int(data.shape[2 + d]) - dilation[d] * (kernel[d] - 1) - 1) // stride[d] + 1 for d in range(2))
+    return rows, cols
 
 
 def _function(tensors: list[Any]) -> Any:

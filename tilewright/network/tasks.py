@@ -156,10 +156,11 @@ def _use(key: str, names: list[str], function: Any, weight: int) -> TaskUse:
     return TaskUse(Task(key, f"{stem} {text}", kind, flop, tvm.ir.save_json(module)), weight, tuple(names))
 
 
-#: What the iterators of a contraction are for (b: batch, o: output channel blocks, p: pixels or rows, l: lane, r:
-#: reduction), by how many spatial and reduction iterators ``network.blocked`` gives it. Fusion drops the attributes of
-#: functions, so the roles are told by the form.
-_ROLES = {(5, 4): "boppl/rrrr", (3, 1): "pol/r", (4, 1): "bpol/r", (4, 2): "bopl/rr"}
+#: What the iterators of a contraction are for (b: batch, g: groups, o: output channel blocks, p: pixels or rows, l:
+#: lane, r: reduction), by how many spatial and reduction iterators ``network.blocked`` gives it. Fusion drops the
+#: attributes of functions, so the roles are told by the form.
+_ROLES = {(5, 4): "boppl/rrrr", (6, 4): "bgoppl/rrrr", (5, 2): "boppl/rr", (3, 1): "pol/r", (4, 1): "bpol/r"}
+_ROLES |= {(4, 2): "bopl/rr"}
 
 
 def _roles(main: Any) -> str | None:

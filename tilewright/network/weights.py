@@ -16,13 +16,15 @@ __all__ = ["Recipe"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """An array made from one weight of the model: by reshapes, transpositions, and Winograd's transform of kernels.
+    """An array made from one weight of the model: by reshapes, transpositions, taking elements along an axis, and
+    Winograd's transform of kernels.
 
     Attributes:
         source: name of the model's weight.
         shape: the array's shape after ``steps``.
         dtype: its dtype.
-        steps: ``("reshape", shape)``, ``("transpose", axes)`` or ``("winograd", (m,))``, in order.
+        steps: ``("reshape", shape)``, ``("transpose", axes)``, ``("take", (axis, *indices))`` or
+            ``("winograd", (m,))``, in order.
     """
 
     source: str
@@ -48,12 +50,21 @@ class Recipe:
         shape = (*self.shape[:-2], m + 2, m + 2)
         return Recipe(self.source, shape, self.dtype, (*self.steps, ("winograd", (m,))))
 
+    def take(self, axis: int, indices: tuple[int, ...]) -> Recipe:
+        """The elements ``indices`` along ``axis``; zeros where an index is -1."""
+        shape = (*self.shape[:axis], len(indices), *self.shape[axis + 1 :])
+        return Recipe(self.source, shape, self.dtype, (*self.steps, ("take", (axis, *indices))))
+
     def apply(self, weights: dict[str, NDArray[Any]]) -> NDArray[Any]:
         """The array, contiguous."""
         array = weights[self.source]
         for kind, argument in self.steps:
             if kind == "winograd":
                 array = transform_weight(argument[0], array)
+            elif kind == "take":
+                axis, indices = argument[0], np.asarray(argument[1:])
+                array = array.take(np.maximum(indices, 0), axis)
+                array[(slice(None),) * axis + (indices < 0,)] = 0
             else:
                 array = array.reshape(argument) if kind == "reshape" else array.transpose(argument)
         return np.ascontiguousarray(array).reshape(self.shape)  # it turns a scalar into a vector of one

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tilewright.errors import SpaceError
 from tilewright.space.contraction_form import Form, read_form
-from tilewright.space.contraction_nest import Columns, Ints, loop_nest, register_pressure
+from tilewright.space.contraction_nest import Columns, Ints, loop_nest, register_pressure, unrolled_kernel
 from tilewright.space.contraction_program import PAD_INSIDE, PAD_PARALLEL, PAD_SERIAL, Plan, build_program, prepare
 from tilewright.space.knob import ChoiceKnob, Knob, OrderKnob, SplitKnob, divisors
 from tilewright.space.loop_nest import LoopNest
@@ -77,7 +77,7 @@ class ContractionSpace:
         c = self._columns(configs)
         form = self._form
         vectors = -(-form.extents["l"] // self.target.lanes)
-        kernel = np.where(c.unroll_kernel == 1, form.extents["kw"], 1)
+        kernel = unrolled_kernel(form, c)
         body = c.outs * c.rows * c.cols * vectors * c.unroll * kernel
         ok: NDArray[np.bool_] = np.asarray(register_pressure(form, self.target, c) <= self.target.registers)
         # The smallest tile is always allowed, or a task with long lanes would have no program at all.
@@ -106,6 +106,11 @@ class ContractionSpace:
         position = (c.order == 3).argmax(axis=1) + 1
         tail = self._form.extents["w"] % c.cols != 0
         ok: NDArray[np.bool_] = some & (~tail | (position >= c.parallel)) & ((c.pad != PAD_INSIDE) | (c.parallel > 0))
+        if not self._form.rows:  # two levels of pixels side by side in the parallel loop are one
+            place = np.arange(4)
+            h0, w0 = ((c.order == i).argmax(axis=1) for i in (2, 3))
+            between = np.where((place > h0[:, None]) & (place < w0[:, None]), extents, 1).prod(axis=1)
+            ok &= (c.outer[:, 2] == 1) | (c.outer[:, 3] == 1) | (between > 1) | (w0 + 2 > c.parallel)
         # In a serial program padding is serial, too.
         ok &= (c.pad != PAD_SERIAL) | (c.parallel > 0)
         return ok
@@ -136,7 +141,8 @@ class ContractionSpace:
 
     def _with_outer(self, tile: NDArray[np.int32]) -> NDArray[np.int32]:
         """``tile`` in the outer loops of the lowest estimated cost."""
-        rows = self._combinations(tile, (3, 5, 7))
+        # The few sums of a depthwise kernel are all written out where that is allowed.
+        rows = self._combinations(tile, (3, 6, 7) if self._form.depthwise else (3, 5, 7))
         rows = rows[self.valid(rows)]
         best: NDArray[np.int32] = rows[int(self._outer_cost(rows).argmin())]
         return best
@@ -154,7 +160,7 @@ class ContractionSpace:
             knob.choices[int(i)] for knob, i in zip(self.knobs, row, strict=True)
         )
         order = _ORDERS[self.knobs[3].choices[int(row[3])][0]]
-        plan = Plan(tile_o, tile_h, tile_w, order, reduction, unroll[0], bool(kernel[0]), parallel[0], pad[0])
+        plan = Plan(tile_o, tile_h, tile_w, order, reduction, unroll[0], kernel[0], parallel[0], pad[0])
         with space_errors(f"config {row.tolist()} of {self.task.name!r} cannot be scheduled"):
             return build_program(self._module, self._form, plan)
 
@@ -192,7 +198,7 @@ class ContractionSpace:
 
         def cycles(cols: Ints) -> NDArray[np.float64]:
             # Two multiply-adds and two loads a cycle; a sum is ready for the next addition after four.
-            loads = c.outs * vectors + c.rows * cols
+            loads = c.outs * vectors + c.rows * cols * (c.outs * vectors if self._form.depthwise else 1)
             sums = c.outs * c.rows * cols * vectors
             # Weights come from farther away than data.
             busy = np.maximum(np.maximum(sums, loads) / 2, 4) + 0.05 * (loads + 2 * c.outs * vectors)
@@ -219,7 +225,11 @@ class ContractionSpace:
         # Weights stay in the cache while all pixels pass, unless those do not fit and the weights do.
         rows_first = self._form.bytes("W") <= self.target.l2 / 2 < self._form.bytes("A")
         wanted = _H_O_W_O if rows_first and self._form.rows else _O_H_O_W
+        steps = dict(self._form.accesses[0].steps)
+        if 0 < steps.get("o", 0) < steps.get("w", 0):  # channels last: all of a pixel's while it is in the cache
+            wanted = _H_W_O
         total: NDArray[np.float64] = cost + 0.05 * (configs[:, 3] != wanted) + 0.02 * np.abs(np.log2(c.unroll / 4))
+        total = total - 0.02 * c.unroll_kernel * self._form.depthwise
         return total
 
     def _reduced(self) -> int:
@@ -245,10 +255,13 @@ def _knobs(form: Form, target: Target) -> tuple[Knob, ...]:
         outer = divisors(tiles) if not form.rows and pixels % cols == 0 else [1]
         tile_w += [(f, tiles // f, cols) for f in outer if f == 1 or f < tiles]
     reductions = [_RC_FIRST]
-    if extents["kh"] * extents["kw"] > 1:
+    if extents["kh"] * extents["kw"] > 1 and not form.depthwise:
         reductions += [_KERNEL_FIRST] if extents["rc"] > 1 else []
         reductions += [_COLUMNS_LAST] if extents["kw"] > 1 else []
-    depths = ([0, 1] if extents["n"] > 1 else [0]) + [2, 3, 4, 5]
+    depths = ([0, 1] if extents["n"] * extents["g"] > 1 else [0]) + [2, 3, 4, 5]
+    kernel = [0, 1] if extents["kw"] > 1 else [0]
+    if form.depthwise and extents["kh"] > 1:
+        kernel = [*kernel, 2]
     return (
         SplitKnob("tile_o", tuple(tile_o), extents["o"]),
         SplitKnob("tile_h", tuple(tile_h), extents["h"]),
@@ -256,7 +269,7 @@ def _knobs(form: Form, target: Target) -> tuple[Knob, ...]:
         ChoiceKnob.of("order", range(len(_ORDERS))),
         OrderKnob.of("reduction", reductions),
         ChoiceKnob.of("unroll", [d for d in divisors(extents["ri"]) if d <= _UNROLL]),
-        ChoiceKnob.of("unroll_kernel", [0, 1] if extents["kw"] > 1 else [0]),
+        ChoiceKnob.of("unroll_kernel", kernel),
         ChoiceKnob.of("parallel", depths),
         ChoiceKnob.of("pad", [PAD_PARALLEL, PAD_INSIDE, PAD_SERIAL] if form.padded else [PAD_PARALLEL]),
     )

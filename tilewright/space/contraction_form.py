@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["AXES", "BLOCK", "ROLES", "Access", "Form", "find_pad", "read_form"]
 
 #: All axes a contraction may have: batch, blocks of outputs, rows and columns of pixels, lanes; then blocks of
-#: inputs, kernel rows and columns, inputs of a block. One it does not have has extent 1.
-AXES = ("n", "o", "h", "w", "l", "rc", "kh", "kw", "ri")
+#: inputs, kernel rows and columns, inputs of a block; and groups of channels. One it does not have has extent 1.
+AXES = ("n", "o", "h", "w", "l", "rc", "kh", "kw", "ri", "g")
 #: The name of the block that is scheduled, and of the attribute that tells the roles of its iterators.
 BLOCK, ROLES = "contraction", "tilewright.contraction"
 
@@ -42,6 +42,9 @@ class Access:
 class Form:
     """A contraction C[n, o, h, w, l] += A[n, rc, h + kh, w + kw, ri] * W[o, rc, kh, kw, ri, l], or one with fewer axes.
 
+    With groups all three have the axis g too. A depthwise one is C[n, o, h, w, l] += A[n, o, h + kh, w + kw, l] *
+    W[o, kh, kw, l].
+
     Attributes:
         iterators: the axis of each iterator of the block, in its order.
         spatial: how many of them are spatial; they come first.
@@ -50,6 +53,7 @@ class Form:
         fused: whether rows and columns of pixels are one axis (a 1x1 kernel without stride or padding).
         rows: whether there is a row axis of its own.
         padded: whether a block in the function pads the data.
+        depthwise: whether the data have the lane axis too, so that they are multiplied vector by vector.
     """
 
     iterators: tuple[str, ...]
@@ -59,6 +63,7 @@ class Form:
     fused: bool
     rows: bool
     padded: bool
+    depthwise: bool = False
 
     def bytes(self, name: str) -> int:
         """Bytes that all iterations together touch of the buffer ``name``."""
@@ -100,8 +105,9 @@ def read_form(module: IRModule) -> Form:
     reads = [
         _access(region, names, extents) for region in stmt.reads if not region.source.same_as(stmt.writes[0].source)
     ]
-    weights = [a for a in reads if "l" in dict(a.steps)]
-    data = [a for a in reads if "l" not in dict(a.steps)]
+    depthwise = "rc" not in iterators and "ri" not in iterators
+    weights = reads[1:] if depthwise else [a for a in reads if "l" in dict(a.steps)]
+    data = reads[:1] if depthwise else [a for a in reads if "l" not in dict(a.steps)]
     if len(weights) != 1 or len(data) != 1 or len(stmt.writes) != 1:
         raise SpaceError("a contraction multiplies data by weights, of which only the weights have the lane axis")
     accesses = [_named("A", data[0]), _named("W", weights[0]), _named("C", _access(stmt.writes[0], names, extents))]
@@ -115,15 +121,17 @@ def read_form(module: IRModule) -> Form:
     if fused:
         extents |= {"w": extents["h"] * extents["w"], "h": 1}
         accesses = [_without_rows(a) for a in accesses]
-    return Form(iterators, spatial, extents, tuple(accesses), fused, rows and not fused, padded)
+    return Form(iterators, spatial, extents, tuple(accesses), fused, rows and not fused, padded, depthwise)
 
 
 def _axes_of(roles: str) -> tuple[str, ...]:
     spatial, _, reduction = roles.partition("/")
     pixels = iter({0: [], 1: ["w"], 2: ["h", "w"]}.get(spatial.count("p"), []))
-    other = {"b": "n", "o": "o", "l": "l"}
+    other = {"b": "n", "g": "g", "o": "o", "l": "l"}
     axes = [next(pixels, "") if role == "p" else other.get(role, "") for role in spatial]
-    axes += {"r": ["ri"], "rr": ["rc", "ri"], "rrrr": ["rc", "kh", "kw", "ri"]}.get(reduction, [""])
+    # Two sums over one axis of pixels are inputs by blocks; over rows and columns, the kernel of a depthwise one.
+    pair = ["kh", "kw"] if spatial.count("p") == 2 else ["rc", "ri"]
+    axes += {"r": ["ri"], "rr": pair, "rrrr": ["rc", "kh", "kw", "ri"]}.get(reduction, [""])
     if "" in axes or len(set(axes)) != len(axes) or not {"o", "w", "l"} <= set(axes):
         raise SpaceError(f"the roles of a contraction's iterators are such as 'boppl/rrrr', but these are {roles!r}")
     return tuple(axes)

@@ -11,14 +11,16 @@ from tilewright.space.contraction_form import AXES, Access, Form
 from tilewright.space.loop_nest import Annotation, LoopNest
 from tilewright.target import Target
 
-__all__ = ["LOOPS", "OUTER_AXES", "Columns", "Ints", "loop_nest", "register_pressure"]
+__all__ = ["LOOPS", "OUTER_AXES", "Columns", "Ints", "loop_nest", "register_pressure", "unrolled_kernel"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
-#: Loops of every program: batch, four outer ones, four of the reduction, then unrolled inputs, rows, columns,
+#: Loops of every program: batch, groups, four outer ones, four of the reduction, then unrolled inputs, rows, columns,
 #: outputs, and the lanes.
-LOOPS = 14
+LOOPS = 15
+#: The first loop of the outer ones, of the reduction, and of the register tile.
+_OUTER, _SUMS, _TILE = 2, 6, 10
 #: The axes of the outer loops o0, o1, h0, w0 (h0 is a loop over columns where there is no axis of rows).
 OUTER_AXES = ("o", "o", "h", "w")
 _REDUCTION_AXES = ("rc", "kh", "kw", "ri")
@@ -124,11 +126,11 @@ def _outer_axes(form: Form) -> list[int]:
 
 def _possible(form: Form, loop: int) -> set[int]:
     """Axes that loop number ``loop`` can iterate in some program."""
-    if 1 <= loop <= 4:
+    if _OUTER <= loop < _SUMS:
         return set(_outer_axes(form))
-    if 5 <= loop <= 8:
+    if _SUMS <= loop < _TILE:
         return {AXES.index(name) for name in _REDUCTION_AXES}
-    return {AXES.index({0: "n", 9: "ri", 10: "h", 11: "w", 12: "o", 13: "l"}[loop])}
+    return {AXES.index({0: "n", 1: "g", 10: "ri", 11: "h", 12: "w", 13: "o", 14: "l"}[loop])}
 
 
 def _loops(form: Form, columns: Columns) -> tuple[Floats, NDArray[np.int8]]:
@@ -136,29 +138,44 @@ def _loops(form: Form, columns: Columns) -> tuple[Floats, NDArray[np.int8]]:
     extents = np.empty((count, LOOPS), dtype=np.float32)
     axis = np.empty((count, LOOPS), dtype=np.int8)
     extents[:, 0], axis[:, 0] = form.extents["n"], AXES.index("n")
-    extents[:, 1:5] = np.take_along_axis(columns.outer, columns.order, axis=1)
-    axis[:, 1:5] = np.asarray(_outer_axes(form), dtype=np.int8)[columns.order]
+    extents[:, 1], axis[:, 1] = form.extents["g"], AXES.index("g")
+    extents[:, _OUTER:_SUMS] = np.take_along_axis(columns.outer, columns.order, axis=1)
+    axis[:, _OUTER:_SUMS] = np.asarray(_outer_axes(form), dtype=np.int8)[columns.order]
     sums = np.empty((count, 4), dtype=np.int64)
     sums[:] = [form.extents[name] for name in _REDUCTION_AXES]
     sums[:, 3] //= columns.unroll
-    extents[:, 5:9] = np.take_along_axis(sums, columns.reduction, axis=1)
-    axis[:, 5:9] = np.asarray([AXES.index(name) for name in _REDUCTION_AXES], dtype=np.int8)[columns.reduction]
+    extents[:, _SUMS:_TILE] = np.take_along_axis(sums, columns.reduction, axis=1)
+    axis[:, _SUMS:_TILE] = np.asarray([AXES.index(name) for name in _REDUCTION_AXES], dtype=np.int8)[columns.reduction]
     lanes = np.full(count, form.extents["l"], dtype=np.int64)
     inner = (columns.unroll, columns.rows, columns.cols, columns.outs, lanes)
-    for loop, (extent, name) in enumerate(zip(inner, ("ri", "h", "w", "o", "l"), strict=True), start=9):
+    for loop, (extent, name) in enumerate(zip(inner, ("ri", "h", "w", "o", "l"), strict=True), start=_TILE):
         extents[:, loop], axis[:, loop] = extent, AXES.index(name)
     return extents, axis
 
 
 def _annotations(columns: Columns, extents: Floats) -> NDArray[np.int8]:
     kinds = np.zeros(extents.shape, dtype=np.int8)
-    kinds[:, :5] = np.where(np.arange(5) < columns.parallel[:, None], Annotation.PARALLEL, Annotation.SERIAL)
-    unrolled = (columns.reduction == _REDUCTION_AXES.index("kw")) & (columns.unroll_kernel == 1)[:, None]
-    kinds[:, 5:9] = np.where(unrolled, Annotation.UNROLLED, Annotation.SERIAL)
-    kinds[:, 9:13] = Annotation.UNROLLED
-    kinds[:, 13] = Annotation.VECTORIZED
+    kinds[:, :_SUMS] = np.where(_in_parallel(columns), Annotation.PARALLEL, Annotation.SERIAL)
+    unrolled = (columns.reduction == _REDUCTION_AXES.index("kw")) & (columns.unroll_kernel >= 1)[:, None]
+    unrolled |= (columns.reduction == _REDUCTION_AXES.index("kh")) & (columns.unroll_kernel == 2)[:, None]
+    kinds[:, _SUMS:_TILE] = np.where(unrolled, Annotation.UNROLLED, Annotation.SERIAL)
+    kinds[:, _TILE:-1] = Annotation.UNROLLED
+    kinds[:, -1] = Annotation.VECTORIZED
     kinds[extents == 1] = Annotation.SERIAL  # no loop at all
     return kinds
+
+
+def _in_parallel(columns: Columns) -> NDArray[np.bool_]:
+    """``(n, 6)`` which of the loops over batch, groups and tiles are parallel; batch and groups count as one."""
+    depth = np.asarray([0, 0, 1, 2, 3, 4])
+    inside: NDArray[np.bool_] = depth < columns.parallel[:, None]
+    return inside
+
+
+def unrolled_kernel(form: Form, columns: Columns) -> Ints:
+    """``(n,)`` how many positions of the kernel are written out."""
+    kh, kw = form.extents["kh"], form.extents["kw"]
+    return np.asarray([1, kw, kh * kw], dtype=np.int64)[columns.unroll_kernel]
 
 
 def _footprint(access: Access, spans: dict[str, Floats]) -> Floats:
@@ -183,22 +200,23 @@ def _extra(form: Form, target: Target, columns: Columns, extents: Floats, touche
     pixels = columns.rows * columns.cols
     accumulators = columns.outs * pixels * vectors
     tiles = columns.outer[:, 3] if form.rows else columns.outer[:, 2] * columns.outer[:, 3]
-    kernel = np.where(columns.unroll_kernel == 1, form.extents["kw"], 1)
-    parallel = np.where(np.arange(5) < columns.parallel[:, None], extents[:, :5], 1).prod(axis=1)
+    loads = columns.outs * vectors + pixels * (columns.outs * vectors if form.depthwise else 1)
+    kernel = unrolled_kernel(form, columns)
+    parallel = np.where(_in_parallel(columns), extents[:, :_SUMS], 1).prod(axis=1)
     data, weights = touched[:, 0], touched[:, 1]
     table = (
         accumulators,
         register_pressure(form, target, columns) / target.registers,
         np.full(len(pixels), lanes / (vectors * target.lanes)),
         form.extents["w"] / (tiles * columns.cols),
-        accumulators / (columns.outs * vectors + pixels),
+        accumulators / loads,
         np.log2(parallel),
         parallel / (np.ceil(parallel / target.cores) * target.cores),
         np.log2(accumulators * columns.unroll * kernel),
-        np.log2(weights[:, 5] / target.l1),
-        np.log2(weights[:, 3] / target.l2),
-        np.log2(data[:, 5] / target.l1),
-        np.log2(data[:, 3] / target.l2),
+        np.log2(weights[:, _SUMS] / target.l1),
+        np.log2(weights[:, _OUTER + 2] / target.l2),
+        np.log2(data[:, _SUMS] / target.l1),
+        np.log2(data[:, _OUTER + 2] / target.l2),
         columns.pad == 1,
         columns.pad == 0,
     )

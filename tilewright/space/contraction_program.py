@@ -24,6 +24,9 @@ __all__ = ["PAD_INSIDE", "PAD_PARALLEL", "PAD_SERIAL", "Plan", "build_program", 
 #: Where the data are padded: in a parallel loop of its own, inside the contraction's, or in a serial loop of its own.
 PAD_PARALLEL, PAD_INSIDE, PAD_SERIAL = 0, 1, 2
 
+#: Elements of a vector in what stands beside the contraction, at most.
+_LONGEST_VECTOR = 16
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -37,8 +40,8 @@ class Plan:
         outer: order of the outer loops: (o0, o1, h0, w0) by number.
         reduction: order of the reduction loops: (rc, kh, kw, ri outer) by number.
         unroll: how many of ``ri`` are written out.
-        unroll_kernel: whether the kernel's columns are written out.
-        parallel: how many of the outermost loops, batch included, make the parallel loop.
+        unroll_kernel: how much of the kernel is written out: nothing, its columns, or all of it.
+        parallel: how many of the outermost loops make the parallel loop; batch and groups count as one.
         pad: one of ``PAD_PARALLEL``, ``PAD_INSIDE``, ``PAD_SERIAL``.
     """
 
@@ -48,7 +51,7 @@ class Plan:
     outer: tuple[int, ...]
     reduction: tuple[int, ...]
     unroll: int
-    unroll_kernel: bool
+    unroll_kernel: int
     parallel: int
     pad: int
 
@@ -92,6 +95,7 @@ def _align(schedule: Schedule, block: Any, writer: Any, form: Form) -> bool:
         raise SpaceError("what follows a contraction reads its result in one place")
     place = [r.min for r in regions[0].region]
     variables = [v.var for v in stmt.iter_vars]
+    dtype = str(variables[0].ty.dtype)
     size = math.prod(int(v.dom.extent) for v in stmt.iter_vars)
     if size != math.prod(form.extents[a] for a in form.iterators[: form.spatial]):
         return False
@@ -109,20 +113,20 @@ def _align(schedule: Schedule, block: Any, writer: Any, form: Form) -> bool:
     identity = len(place) == len(variables) and all(p.same_as(v) for p, v in zip(place, variables, strict=True))
     if form.fused:
         spatial = form.spatial
-        schedule.transform_layout(block, ("write", 0), _fixed(fuse, spatial))
+        schedule.transform_layout(block, ("write", 0), _fixed(fuse, spatial, dtype))
         schedule.transform_block_layout(
-            block, _fixed(lambda *axes: (*fuse(*axes[:spatial]), *axes[spatial:]), len(form.iterators))
+            block, _fixed(lambda *axes: (*fuse(*axes[:spatial]), *axes[spatial:]), len(form.iterators), dtype)
         )
     if form.fused or not identity:
-        schedule.transform_block_layout(writer, _fixed(writer_map, len(variables)))
+        schedule.transform_block_layout(writer, _fixed(writer_map, len(variables), dtype))
     return True
 
 
-def _fixed(function: Any, count: int) -> Any:
-    """An index map of ``count`` indices, for a function of any number."""
+def _fixed(function: Any, count: int, dtype: str) -> Any:
+    """An index map of ``count`` indices of the program's own type (a cast is no bijection), for any function."""
     from tvm.tirx import IndexMap
 
-    return IndexMap.from_func(function, ndim=count, index_dtype="int32")
+    return IndexMap.from_func(function, ndim=count, index_dtype=dtype)
 
 
 def build_program(module: IRModule, form: Form, plan: Plan) -> Schedule:
@@ -141,12 +145,13 @@ def build_program(module: IRModule, form: Form, plan: Plan) -> Schedule:
         w0, inner = tiles, [h1]
     else:
         h0, w0 = schedule.split(tiles, factors=list(plan.w[:2]))
-    r0, r1 = schedule.split(loops["ri"], factors=[None, plan.unroll])
-    outer = [*([loops["n"]] if "n" in loops else []), *((o0, o1, h0, w0)[i] for i in plan.outer)]
+    r0, *r1 = schedule.split(loops["ri"], factors=[None, plan.unroll]) if "ri" in loops else (None,)
+    lead = [loops[a] for a in ("n", "g") if a in loops]
+    outer = [*lead, *((o0, o1, h0, w0)[i] for i in plan.outer)]
     reduction = [(loops.get("rc"), loops.get("kh"), loops.get("kw"), r0)[i] for i in plan.reduction]
     reduction = [loop for loop in reduction if loop is not None]
     registers = [*inner, w2, o2]
-    schedule.reorder(*outer, *reduction, r1, *registers, loops["l"])
+    schedule.reorder(*outer, *reduction, *r1, *registers, loops["l"])
     if joins:
         schedule.reverse_compute_at(writer, outer[-1])
         _write_out(schedule, writer, len(outer), form.extents["l"])
@@ -156,11 +161,12 @@ def build_program(module: IRModule, form: Form, plan: Plan) -> Schedule:
         # Tiles that stick out get a copy of the program of their own, in which all extents are constants.
         schedule.annotate(w0, "pragma_loop_partition_hint", 1)
     schedule.vectorize(loops["l"])
-    for loop in [*registers, *([r1] if plan.unroll > 1 else [])]:
+    for loop in [*registers, *(r1 if plan.unroll > 1 else [])]:
         schedule.unroll(loop)
-    if plan.unroll_kernel and "kw" in loops:
-        schedule.unroll(loops["kw"])
-    depth = plan.parallel - ("n" not in loops)
+    for axis in ("kw", "kh")[: plan.unroll_kernel]:
+        if axis in loops:
+            schedule.unroll(loops[axis])
+    depth = plan.parallel - 1 + len(lead)
     fused = None
     if plan.parallel > 0 and depth > 0:
         fused = schedule.fuse(*outer[:depth]) if depth > 1 else outer[0]
@@ -184,16 +190,23 @@ def _write_out(schedule: Schedule, writer: Any, depth: int, lanes: int) -> None:
 def _pad(schedule: Schedule, pad: Any, fused: Any | None, where: int) -> None:
     if where == PAD_INSIDE and fused is not None:
         schedule.compute_at(pad, fused)
-        schedule.vectorize(schedule.get_loops(pad)[-1])
+        _vectorize(schedule, schedule.get_loops(pad)[-1])
     else:
         _alone(schedule, pad, where == PAD_PARALLEL and fused is not None, schedule.get_loops(pad)[-1])
+
+
+def _vectorize(schedule: Schedule, loop: Any) -> None:
+    """Vectors of at most 16 elements: all channels of a pixel in one would be a long program."""
+    extent = int(schedule.get(loop).extent)
+    lanes = next(d for d in range(min(extent, _LONGEST_VECTOR), 0, -1) if extent % d == 0)
+    schedule.vectorize(loop if lanes == extent else schedule.split(loop, factors=[None, lanes])[1])
 
 
 def _alone(schedule: Schedule, block: Any, parallel: bool, lane: Any | None) -> None:
     """A block with loops of its own: all but the two innermost in parallel (columns stay together)."""
     loops = schedule.get_loops(block)
     if lane is not None and len(loops) > 1:
-        schedule.vectorize(lane)
+        _vectorize(schedule, lane)
     if parallel and len(loops) > 1:
         outer = loops[: max(1, len(loops) - 2)]
         schedule.parallel(schedule.fuse(*outer) if len(outer) > 1 else outer[0])
