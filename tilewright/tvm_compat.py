@@ -6,13 +6,14 @@ Nothing else in Tilewright patches TVM or sets its environment variables.
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import sys
 import types
 from pathlib import Path
 from typing import Any
 
-__all__ = ["light_tensor_intrinsics", "narrow_indices", "set_threads", "spin_briefly", "usable_cores"]
+__all__ = ["light_tensor_intrinsics", "narrow_indices", "plain_clip", "set_threads", "spin_briefly", "usable_cores"]
 
 
 def usable_cores() -> int:
@@ -45,6 +46,30 @@ def spin_briefly() -> None:
     spinning at all costs 20 us per region. An explicit ``TVM_THREAD_POOL_SPIN_COUNT`` of the user's wins.
     """
     os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "2000")
+
+
+def plain_clip() -> None:
+    """Let the ONNX importer write Clip in operators of Relax.
+
+    TVM 0.27: it writes loops, which no rewriting of layouts sees through: every Clip (the activation of MobileNets)
+    then stands between two layout changes. Its care for bounds that are no numbers is dropped with them.
+    """
+    from tvm import relax
+    from tvm.relax.frontend.onnx import onnx_frontend
+
+    def by_attributes(_: Any, builder: Any, inputs: Any, attributes: Any, params: Any) -> Any:
+        low, high = (float(attributes.get(name, bound)) for name, bound in (("min", -math.inf), ("max", math.inf)))
+        return relax.op.clip(inputs[0], low, high)
+
+    def by_inputs(_: Any, builder: Any, inputs: Any, attributes: Any, params: Any) -> Any:
+        result = inputs[0]
+        for bound, limit in ((inputs[1], relax.op.maximum), (inputs[2], relax.op.minimum)):
+            if bound is not None:
+                result = builder.normalize(limit(result, bound))
+        return result
+
+    onnx_frontend.Clip._impl_v1 = classmethod(by_attributes)
+    onnx_frontend.Clip._impl_v13 = classmethod(by_inputs)
 
 
 def narrow_indices(module: Any) -> Any:

@@ -124,4 +124,6 @@ def test_clip_by_initializers_after_conv(tmp_path: Path) -> None:
         helper.make_node("Clip", ["c", "low", "high"], ["y"]),
     ]
     arrays = {"w": normal(16, 8, 3, 3), "low": np.asarray(0, np.float32), "high": np.asarray(6, np.float32)}
-    agrees(save(tmp_path / "m.onnx", nodes, {"x": [1, 8, 6, 6]}, [1, 16, 6, 6], **arrays), tmp_path / "out")
+    path = save(tmp_path / "m.onnx", nodes, {"x": [1, 8, 6, 6]}, [1, 16, 6, 6], **arrays)
+    extraction = agrees(path, tmp_path / "out")
+    assert any("conv2d" in name and "minimum" in name for use in extraction.uses for name in use.functions)

@@ -130,7 +130,7 @@ def _compile(module: Any, target: Target, plan: Plan | None, out: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         runtime = Path(folder, "runtime.o")
         compile_runtime(runtime)
-        kernels.export_library(str(out), addons=[str(runtime)], options=["-pthread"])
+        kernels.export_library(str(out), addons=[str(runtime)], options=["-pthread", "-Wl,-Bsymbolic"])
 
 
 def save_onnx(model: Any, path: Path) -> None:

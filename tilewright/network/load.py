@@ -14,7 +14,7 @@ import numpy as np
 from tilewright.errors import MissingExtraError, ModelFormatError, ShapeError, UnsupportedOperatorError
 from tilewright.network.network import Network, TensorSpec
 from tilewright.network.torch_model import SUFFIX, read_program
-from tilewright.tvm_compat import set_threads
+from tilewright.tvm_compat import plain_clip, set_threads
 
 __all__ = ["load"]
 
@@ -59,6 +59,7 @@ def _from_onnx(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Network:
     filled, folded = read_onnx(path, shapes)
     from tvm.relax.frontend.onnx import from_onnx
 
+    plain_clip()
     names = [value.name for value in folded.graph.input]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one for each weight that is not a graph input, as is usual

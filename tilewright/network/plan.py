@@ -161,7 +161,7 @@ class _Planner:
         if isinstance(expr, relax.TupleGetItem):
             return self.value(expr.tuple_value)[int(expr.index)]
         if isinstance(expr, ir.GenericConst):
-            array = np.ascontiguousarray(expr.value.numpy())
+            array = np.asarray(expr.value.numpy(), order="C")  # ascontiguousarray makes vectors of scalars
             self.constants.append(array)
             number = self.weights + len(self.constants) - 1
             buffer = _Buffer(array.nbytes, 0, 0, weight=number, movable=False)
