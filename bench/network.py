@@ -45,6 +45,7 @@ def main() -> None:
     )
     parser.add_argument("--budget", default="5m")
     parser.add_argument("--against", default=",".join(PEERS), help="comma-separated")
+    parser.add_argument("--blocks", type=int, default=20, help="turns of each runtime")
     parser.add_argument("--records", type=Path, help="by default empty ones, so that nothing is known beforehand")
     parser.add_argument("--json", type=Path, default=Path("networks.json"))
     arguments = parser.parse_args()
@@ -55,7 +56,8 @@ def main() -> None:
         if name in done:
             continue
         try:
-            done[name] = tune_and_bench(name, arguments.budget, arguments.against.split(","), arguments.records)
+            against = arguments.against.split(",")
+            done[name] = tune_and_bench(name, arguments.budget, against, arguments.blocks, arguments.records)
         except subprocess.CalledProcessError as error:
             print(f"{name}: {' '.join(error.cmd[2:4])} ended with {error.returncode}", file=sys.stderr)
             failed = True
@@ -69,7 +71,7 @@ def main() -> None:
     sys.exit(failed)
 
 
-def tune_and_bench(name: str, budget: str, against: list[str], records: Path | None) -> dict[str, Any]:
+def tune_and_bench(name: str, budget: str, against: list[str], blocks: int, records: Path | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="tilewright-bench-") as text:
         folder = Path(text)
         out, tuned = folder / "out", folder / "tune.json"
@@ -82,7 +84,8 @@ def tune_and_bench(name: str, budget: str, against: list[str], records: Path | N
             peers = PEERS | own
         tilewright("tune", path, "--out", out, "--budget", budget, "--records", store, "--json", tuned)
         print(f"+ {name} against {', '.join(against)}", flush=True)
-        return {"budget": budget, "tune": json.loads(tuned.read_text()), "bench": raced(out, against, peers=peers)}
+        report = raced(out, against, blocks=blocks, peers=peers)
+        return {"budget": budget, "tune": json.loads(tuned.read_text()), "bench": report}
 
 
 def tilewright(*arguments: str | Path) -> None:
