@@ -92,6 +92,7 @@ def _align(schedule: Schedule, block: Any, writer: Any, form: Form) -> bool:
         raise SpaceError("what follows a contraction reads its result in one place")
     place = [r.min for r in regions[0].region]
     variables = [v.var for v in stmt.iter_vars]
+    dtype = str(variables[0].ty.dtype) if hasattr(variables[0], "ty") else str(variables[0].dtype)
     size = math.prod(int(v.dom.extent) for v in stmt.iter_vars)
     if size != math.prod(form.extents[a] for a in form.iterators[: form.spatial]):
         return False
@@ -109,20 +110,23 @@ def _align(schedule: Schedule, block: Any, writer: Any, form: Form) -> bool:
     identity = len(place) == len(variables) and all(p.same_as(v) for p, v in zip(place, variables, strict=True))
     if form.fused:
         spatial = form.spatial
-        schedule.transform_layout(block, ("write", 0), _fixed(fuse, spatial))
+        schedule.transform_layout(block, ("write", 0), _fixed(fuse, spatial, dtype))
         schedule.transform_block_layout(
-            block, _fixed(lambda *axes: (*fuse(*axes[:spatial]), *axes[spatial:]), len(form.iterators))
+            block, _fixed(lambda *axes: (*fuse(*axes[:spatial]), *axes[spatial:]), len(form.iterators), dtype)
         )
     if form.fused or not identity:
-        schedule.transform_block_layout(writer, _fixed(writer_map, len(variables)))
+        schedule.transform_block_layout(writer, _fixed(writer_map, len(variables), dtype))
     return True
 
 
-def _fixed(function: Any, count: int) -> Any:
-    """An index map of ``count`` indices, for a function of any number."""
+def _fixed(function: Any, count: int, dtype: str) -> Any:
+    """An index map of ``count`` indices, for a function of any number.
+
+    In another dtype than the function's own indices TVM casts them, and no longer sees that the map is affine.
+    """
     from tvm.tirx import IndexMap
 
-    return IndexMap.from_func(function, ndim=count, index_dtype="int32")
+    return IndexMap.from_func(function, ndim=count, index_dtype=dtype)
 
 
 def build_program(module: IRModule, form: Form, plan: Plan) -> Schedule:
