@@ -10,28 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tilewright.network import blocked
+from tilewright.network import blocked, tokens
+from tilewright.network.elementary import ELEMENTARY
 from tilewright.network.network import Network
+from tilewright.network.value import Value
+from tilewright.network.view import View
 from tilewright.network.weights import Recipe
 from tilewright.target import Target
 
 __all__ = ["Rewritten", "rewrite"]
 
-_UNARY = {"nn.relu", "sigmoid", "tanh", "exp", "sqrt", "rsqrt", "abs", "negative", "clip", "nn.gelu", "nn.silu"}
-_UNARY |= {"nn.leakyrelu", "nn.gelu_tanh", "erf"}
-_BINARY = {"add", "subtract", "multiply", "divide", "maximum", "minimum"}
 _POOL = {"nn.max_pool2d", "nn.avg_pool2d"}
-
-
-@dataclass
-class _Value:
-    """One tensor of the graph, in the layouts that it exists in."""
-
-    shape: tuple[int, ...]
-    plain: Any = None
-    packed: Any = None
-    block: int = 0
-    recipe: Recipe | None = None
 
 
 @dataclass(frozen=True)
@@ -44,13 +33,15 @@ class Rewritten:
 
 
 @dataclass
-class _Rewriter:
+class Rewriter:
     lanes: int
     builder: Any
     parameters: list[Any] = field(default_factory=list)
     recipes: dict[Recipe, Any] = field(default_factory=dict)
-    values: dict[Any, _Value] = field(default_factory=dict)
+    values: dict[Any, Any] = field(default_factory=dict)
     fallbacks: list[str] = field(default_factory=list)
+    #: What each variable of the network was bound to.
+    bindings: dict[Any, Any] = field(default_factory=dict)
 
     # Values and their layouts
 
@@ -63,21 +54,67 @@ class _Rewriter:
             self.recipes[recipe] = var
         return self.recipes[recipe]
 
-    def plain(self, value: _Value) -> Any:
+    def plain(self, value: Value) -> Any:
         """The tensor in its own layout."""
-        if value.plain is None and value.recipe is not None:
-            value.plain = self.weight(value.recipe)
-        if value.plain is None:
+        view = self.view(value)
+        if value.pending or not view.in_order:
+            self.materialise(value)
+        return self.reshaped(value.base, value.shape)
+
+    def view(self, value: Value) -> View:
+        """How the tensor lies in ``value.base``, which is made if need be."""
+        if value.view is None:
             from tvm import relax
 
-            _, _, h, w = value.shape
-            tensor = value.packed
-            if h * w > 1:
-                tensor = self.emit(relax.op.permute_dims(tensor, [0, 1, 4, 2, 3]))
-            value.plain = self.emit(relax.op.reshape(tensor, value.shape))
-        return value.plain
+            if value.recipe is not None:
+                value.base = self.weight(value.recipe)
+            else:
+                _, _, h, w = value.shape
+                tensor = value.packed
+                if h * w > 1:
+                    tensor = self.emit(relax.op.permute_dims(tensor, [0, 1, 4, 2, 3]))
+                value.base = self.reshaped(tensor, value.shape)
+            value.view = View.of(value.shape)
+        return value.view
 
-    def packed(self, value: _Value, block: int) -> Any:
+    def whole(self, value: Value) -> View:
+        """The same, of a base without elements that are not the tensor's."""
+        if self.view(value).fixed or value.pending:
+            self.materialise(value)
+        assert value.view is not None
+        return value.view
+
+    def materialise(self, value: Value) -> None:
+        """Make the tensor as it is its own base."""
+        from tvm import relax
+
+        view = self.view(value)
+        atoms = view.atoms
+        tensor = self.reshaped(value.base, tuple(a.extent for a in atoms))
+        fixed = [(atoms.index(a), i) for a, i in view.fixed if a.extent > 1]
+        if fixed:
+            begins = [i for _, i in fixed]
+            tensor = relax.op.strided_slice(
+                tensor, [p for p, _ in fixed], begins, [i + 1 for i in begins], assume_inbound=True
+            )
+            tensor = self.emit(tensor)
+        order = [p for p, _ in fixed] + [atoms.index(a) for dim in view.dims for a in dim if a.extent > 1]
+        if order != sorted(order):
+            tensor = self.emit(relax.op.permute_dims(tensor, order))
+        tensor = self.reshaped(tensor, value.shape)
+        for op, scalar in value.pending:
+            tensor = self.emit(relax.Call(op, [tensor, scalar], None))
+        value.base, value.view, value.pending, value.fresh = tensor, View.of(value.shape), (), False
+
+    def reshaped(self, tensor: Any, shape: tuple[int, ...]) -> Any:
+        """The tensor in another shape, which costs nothing."""
+        from tvm import relax
+
+        if tuple(int(d) for d in tensor.ty.shape.values) == shape:
+            return tensor
+        return self.emit(relax.op.reshape(tensor, shape))
+
+    def packed(self, value: Value, block: int) -> Any:
         """The tensor as ``(n, C/block, h, w, block)``."""
         if value.packed is None or value.block != block:
             from tvm import relax
@@ -103,7 +140,7 @@ class _Rewriter:
 
     # Operators: each returns the new value, or None where it cannot be served in blocked layout
 
-    def conv2d(self, call: Any, args: list[_Value]) -> _Value | None:
+    def conv2d(self, call: Any, args: list[Value]) -> Value | None:
         data, weight = args
         attrs = call.attrs
         kernel = weight.recipe
@@ -129,50 +166,20 @@ class _Rewriter:
         )
         shape = _shape(call)
         result = self.call(function, [source, self.weight(recipe)], (n, out // x, shape[2], shape[3], x), "conv2d")
-        return _Value(shape, packed=result, block=x)
+        return Value(shape, packed=result, block=x)
 
-    def matmul(self, call: Any, args: list[_Value]) -> _Value | None:
-        from tvm import relax
-
-        left, right = args
-        shape = _shape(call)
-        if right.recipe is not None and len(right.shape) == 2 and right.recipe.dtype == "float32":
-            depth, n = right.shape
-            x = self.channel_block(n)
-            if x < self.lanes // 2:
-                return None
-            rows = 1
-            for d in left.shape[:-1]:
-                rows *= d
-            source = self.plain(left)
-            if len(left.shape) != 2:
-                source = self.emit(relax.op.reshape(source, (rows, depth)))
-            recipe = right.recipe.reshape((depth, n // x, x)).transpose((1, 0, 2))
-            result = self.call(blocked.dense(rows, recipe.shape), [source, self.weight(recipe)], (rows, n), "dense")
-            if len(shape) != 2:
-                result = self.emit(relax.op.reshape(result, shape))
-            return _Value(shape, plain=result)
-        if len(left.shape) < 3 or left.shape[:-2] != right.shape[:-2] or right.recipe or left.recipe:
-            return None
-        m, k, n = left.shape[-2], left.shape[-1], right.shape[-1]
-        x = self.channel_block(n)
-        if x < self.lanes // 2 or str(call.ty.dtype) != "float32":
-            return None
-        batch = 1
-        for d in left.shape[:-2]:
-            batch *= d
-        a = self.emit(relax.op.reshape(self.plain(left), (batch, m, k)))
-        b = self.emit(relax.op.reshape(self.plain(right), (batch, k, n)))
-        result = self.call(blocked.batch_matmul(batch, m, n, k, x), [a, b], (batch, m, n), "batch_matmul")
-        return _Value(shape, plain=self.emit(relax.op.reshape(result, shape)))
-
-    def unary(self, call: Any, args: list[_Value]) -> _Value | None:
+    def unary(self, call: Any, args: list[Value]) -> Value | None:
         if args[0].packed is None:
             return None
+        name = call.op.name.removeprefix("relax.")
+        if name in ELEMENTARY and str(call.ty.dtype) == "float32":
+            shape = tuple(int(d) for d in args[0].packed.ty.shape.values)
+            result = tokens.elementary(self, name, args[0].packed, shape)
+            return Value(args[0].shape, packed=result, block=args[0].block)
         rest = list(call.args[1:])  # clip has scalar bounds
         return self.like(args[0], call, [args[0].packed, *rest])
 
-    def binary(self, call: Any, args: list[_Value]) -> _Value | None:
+    def binary(self, call: Any, args: list[Value]) -> Value | None:
         first = next((a for a in args if a.packed is not None), None)
         shape = _shape(call)
         if first is None or first.shape != shape:
@@ -203,7 +210,7 @@ class _Rewriter:
             return None
         return recipe.reshape((1, channels // block, 1, 1, block))
 
-    def pool(self, call: Any, args: list[_Value]) -> _Value | None:
+    def pool(self, call: Any, args: list[Value]) -> Value | None:
         from tvm import relax
 
         if args[0].packed is None or str(call.attrs.layout) != "NCHW":
@@ -222,15 +229,15 @@ class _Rewriter:
             layout,
             layout,
         )
-        return _Value(_shape(call), packed=self.emit(result), block=args[0].block)
+        return Value(_shape(call), packed=self.emit(result), block=args[0].block)
 
-    def mean(self, call: Any, args: list[_Value]) -> _Value | None:
+    def mean(self, call: Any, args: list[Value]) -> Value | None:
         axes = [int(a) % 4 for a in call.attrs.axis or ()]
         if args[0].packed is None or axes != [2, 3] or not call.attrs.keepdims:
             return None
         return self.like(args[0], call, [args[0].packed], _shape(call))
 
-    def concat(self, call: Any, args: list[_Value]) -> _Value | None:
+    def concat(self, call: Any, args: list[Value]) -> Value | None:
         from tvm import relax
 
         blocks = {a.block for a in args if a.packed is not None}
@@ -243,69 +250,101 @@ class _Rewriter:
         if any(len(a.shape) != 4 or a.shape[1] % block for a in args):
             return None
         parts = [self.packed(a, block) for a in args]
-        return _Value(_shape(call), packed=self.emit(relax.op.concat(parts, 1)), block=block)
+        return Value(_shape(call), packed=self.emit(relax.op.concat(parts, 1)), block=block)
 
-    def like(self, value: _Value, call: Any, arguments: list[Any], shape: tuple[int, ...] | None = None) -> _Value:
+    def like(self, value: Value, call: Any, arguments: list[Any], shape: tuple[int, ...] | None = None) -> Value:
         """The same operator on blocked operands."""
         from tvm import relax
 
         result = self.emit(relax.Call(call.op, arguments, call.attrs))
-        return _Value(shape or value.shape, packed=result, block=value.block)
+        return Value(shape or value.shape, packed=result, block=value.block)
 
     # The walk
 
-    def handler(self, name: str) -> Callable[[Any, list[_Value]], _Value | None] | None:
-        if name in _UNARY:
+    def handler(self, name: str) -> Callable[[Any, list[Value]], Value | None] | None:
+        if name in tokens.UNARY:
             return self.unary
-        if name in _BINARY:
+        if name in tokens.BINARY:
             return self.binary
         if name in _POOL:
             return self.pool
-        table: dict[str, Callable[[Any, list[_Value]], _Value | None]] = {
+        table: dict[str, Callable[[Any, list[Value]], Value | None]] = {
             "nn.conv2d": self.conv2d,
-            "matmul": self.matmul,
             "mean": self.mean,
             "concat": self.concat,
         }
         return table.get(name)
 
-    def weight_step(self, name: str, call: Any, args: list[_Value]) -> _Value | None:
+    def weight_step(self, name: str, call: Any, args: list[Value]) -> Value | None:
         """An operator on a weight that only moves its elements."""
         if len(args) < 1 or args[0].recipe is None:
             return None
         shape = _shape(call)
         if name in ("reshape", "expand_dims", "squeeze"):
-            return _Value(shape, recipe=args[0].recipe.reshape(shape))
+            return Value(shape, recipe=args[0].recipe.reshape(shape), dtype=args[0].dtype)
         if name == "permute_dims":
             axes = call.attrs.axes
             order = tuple(int(a) for a in axes) if axes is not None else tuple(reversed(range(len(shape))))
-            return _Value(shape, recipe=args[0].recipe.transpose(order))
+            return Value(shape, recipe=args[0].recipe.transpose(order), dtype=args[0].dtype)
         return None
 
-    def visit(self, expr: Any) -> _Value | Any:
+    def visit(self, expr: Any) -> Value | Any:
         """The new value of a bound expression."""
         from tvm import ir, relax
 
+        if isinstance(expr, relax.TupleGetItem) and isinstance(self.values.get(expr.tuple_value), list):
+            return self.values[expr.tuple_value][int(expr.index)]
         if not isinstance(expr, relax.Call) or not isinstance(expr.op, ir.Op):
             return self.generic(expr)
         name = expr.op.name.removeprefix("relax.")
         operands = list(expr.args)
         if name == "concat" and isinstance(operands[0], relax.Tuple):
             operands = list(operands[0].fields)
-        known = [self.values[a] for a in operands if isinstance(a, relax.Var) and a in self.values]
+        args = [self.values.get(a, a) if isinstance(a, relax.Var) else a for a in operands]
+        known = [a for a in args if isinstance(a, Value)]
+        if not known or any(isinstance(a, list | relax.Var) for a in args):
+            return self.generic(expr)
         moved = self.weight_step(name, expr, known)
         if moved is not None:
             return moved
+        if name == "split":
+            return self.split(expr, known[0]) or self.generic(expr)
         handle = self.handler(name)
-        if handle is not None and known and len(known) == len([a for a in operands if isinstance(a, relax.Var)]):
+        result = None
+        # In blocks where one of the operands is, and they are not views of something else.
+        if handle is not None and not any(isinstance(a, ir.GenericConst) for a in args):
             result = handle(expr, known)
-            if result is not None:
-                return result
-            if name in ("nn.conv2d", "matmul"):
-                self.fallbacks.append(f"{name} {' x '.join(str(list(v.shape)) for v in known)}")
+        if result is None:
+            result = tokens.serve(self, name, expr, args)
+        if result is not None:
+            return result
+        if name in ("nn.conv2d", "matmul"):
+            self.fallbacks.append(f"{name} {' x '.join(str(list(v.shape)) for v in known)}")
         return self.generic(expr)
 
-    def generic(self, expr: Any) -> _Value | Any:
+    def split(self, call: Any, value: Value) -> list[Value] | None:
+        """Equal parts, as views or as weights of their own."""
+        given = call.attrs.indices_or_sections
+        axis = int(call.attrs.axis) % len(value.shape)
+        size = value.shape[axis]
+        if isinstance(given, int) or hasattr(given, "value"):
+            count = int(given)
+        else:
+            bounds = [0, *(int(i) for i in given), size]
+            count = len(bounds) - 1
+            if bounds != [i * size // count for i in range(count + 1)]:
+                return None
+        if size % count:
+            return None
+        if value.recipe is not None:
+            step = size // count
+            return [
+                Value(recipe.shape, recipe=recipe, dtype=value.dtype)
+                for recipe in (value.recipe.slice(axis, i * step, (i + 1) * step) for i in range(count))
+            ]
+        return tokens.sections(self, value, axis, count)
+
+    def generic(self, expr: Any) -> Value | Any:
         """The expression with plain operands."""
         from tvm import relax
 
@@ -319,11 +358,15 @@ class _Rewriter:
 
             def lookup(self, op: Any) -> Any:
                 value = outer.values.get(op)
-                return outer.plain(value) if isinstance(value, _Value) else (value if value is not None else op)
+                if isinstance(value, list):
+                    return relax.Tuple([outer.plain(v) for v in value])
+                return outer.plain(value) if isinstance(value, Value) else (value if value is not None else op)
 
         outer = self
         result = self.emit(Substitute().visit_expr(expr))
-        return _Value(_shape(result), plain=result) if isinstance(result.ty, relax.TensorType) else result
+        if not isinstance(result.ty, relax.TensorType):
+            return result
+        return Value.plain(_shape(result), result, str(result.ty.dtype))
 
 
 def rewrite(network: Network, target: Target) -> Rewritten:
@@ -338,22 +381,24 @@ def rewrite(network: Network, target: Target) -> Rewritten:
     # Importers write some operators (Clip) as functions of the module beside main; what calls them is kept as it is.
     beside = {v: f for v, f in network.module.functions_items() if v.name_hint != "main"}
     builder = relax.BlockBuilder(tvm.ir.IRModule(beside))
-    walk = _Rewriter(target.lanes, builder)
+    walk = Rewriter(target.lanes, builder)
     count = len(network.inputs)
     for param, spec in zip(main.params[:count], network.inputs, strict=True):
         var = relax.Var(param.name, relax.TensorType(spec.shape, spec.dtype))
         walk.parameters.append(var)
-        walk.values[param] = _Value(spec.shape, plain=var)
+        walk.values[param] = Value.plain(spec.shape, var, spec.dtype)
     for param, (name, array) in zip(main.params[count:], network.weights.items(), strict=True):
-        walk.values[param] = _Value(array.shape, recipe=Recipe(name, array.shape, str(array.dtype)))
+        dtype = str(array.dtype)
+        walk.values[param] = Value(array.shape, recipe=Recipe(name, array.shape, dtype), dtype=dtype)
 
     with builder.function("main", walk.parameters):
         with builder.dataflow():
             for block in main.body.blocks:
                 for binding in block.bindings:
+                    walk.bindings[binding.var] = binding.value
                     walk.values[binding.var] = walk.visit(binding.value)
             value = walk.values[main.body.body]
-            output = builder.emit_output(walk.plain(value) if isinstance(value, _Value) else value)
+            output = builder.emit_output(walk.plain(value) if isinstance(value, Value) else value)
         builder.emit_func_output(output)
     module = builder.finalize()
     # Weights were met along the way: they become parameters once all are known.

@@ -8,6 +8,7 @@ from typing import Any
 
 from tilewright.network.network import Network
 from tilewright.network.rewrite import Rewritten, rewrite
+from tilewright.network.rows import PREFIX
 from tilewright.target import Target
 from tilewright.task import Task
 
@@ -53,7 +54,8 @@ def extract(network: Network, target: Target) -> Extraction:
 
     rewritten = rewrite(network, target)
     passes = [
-        relax.transform.LegalizeOps(),
+        # A reshape is a view, which the build makes of it unless it was fused with something.
+        relax.transform.LegalizeOps(skip_ops=["relax.reshape"]),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
@@ -100,7 +102,7 @@ def _use(key: str, names: list[str], function: Any, weight: int) -> TaskUse:
     if roles:
         main = main.with_attr("tilewright.contraction", roles)
     module = tvm.ir.IRModule({"main": main})
-    kind = "contraction" if roles else "auto"
+    kind = "contraction" if roles else "rows" if _by_rows(main) else "auto"
     try:
         flop = float(tvm.s_tir.analysis.estimate_tir_flops(module))
     except (RuntimeError, ValueError, TypeError):  # what it cannot count (casts, look-ups) is data movement
@@ -117,6 +119,15 @@ def _use(key: str, names: list[str], function: Any, weight: int) -> TaskUse:
 #: reduction), by how many spatial and reduction iterators ``network.blocked`` gives it. Fusion drops the attributes of
 #: functions, so the roles are told by the form.
 _ROLES = {(5, 4): "boppl/rrrr", (3, 1): "pol/r", (4, 1): "bpol/r"}
+
+
+def _by_rows(main: Any) -> bool:
+    """Whether ``network.rows`` made the function, or a part of it."""
+    from tvm.s_tir import Schedule
+
+    schedule = Schedule(main)
+    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
+    return any(str(schedule.get(block).name_hint).startswith(PREFIX) for block in blocks)
 
 
 def _roles(main: Any) -> str | None:

@@ -123,7 +123,8 @@ class ContractionSpace:
         tiles = self._combinations(base, (0, 1, 2))
         tiles = tiles[(self._columns(tiles).outer[:, 1] == 1) & self.valid(tiles)]
         base = tiles[int(self._cycles(self._columns(tiles)).argmin())]
-        rows = self._combinations(base, (3, 5, 7))
+        # A packed operand belongs to one matrix of the batch, so it is packed just before its use.
+        rows = self._combinations(base, (3, 5, 7, 8) if self._packs else (3, 5, 7))
         rows = rows[self.valid(rows)]
         best: NDArray[np.int32] = rows[int(self._outer_cost(rows).argmin())]
         return best
@@ -206,8 +207,16 @@ class ContractionSpace:
         # Weights stay in the cache while all pixels pass, unless those do not fit and the weights do.
         rows_first = self._form.bytes("W") <= self.target.l2 / 2 < self._form.bytes("A")
         wanted = _H_O_W_O if rows_first and self._form.rows else _O_H_O_W
+        if self._packs:
+            # Packed again for each parallel iteration, or once for all in a parallel loop of its own.
+            again = np.maximum(iterations / max(self._form.extents["n"], 1), 1)
+            cost = cost + np.where(c.pad == PAD_INSIDE, 0.2 * (again - 1), 0.1 if small else 0.3)
         total: NDArray[np.float64] = cost + 0.05 * (configs[:, 3] != wanted) + 0.02 * np.abs(np.log2(c.unroll / 4))
         return total
+
+    @property
+    def _packs(self) -> bool:
+        return self._form.padded and "n" in self._form.iterators and "h" not in self._form.iterators
 
     def _reduced(self) -> int:
         return int(np.prod([self._form.extents[a] for a in ("rc", "kh", "kw", "ri")]))

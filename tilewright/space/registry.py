@@ -14,18 +14,27 @@ __all__ = ["make_space", "task_module"]
 def make_space(task: Task, target: Target) -> DesignSpace:
     """The design space of ``task`` on ``target``: the same knobs in every process.
 
-    A contraction that the template cannot serve gets the *auto* space.
+    A contraction, or a function over rows, that its template cannot serve gets the *auto* space.
 
     Raises:
         SpaceError: a task of unknown kind, or one whose function cannot be read.
     """
-    if task.kind not in ("contraction", "auto"):
-        raise SpaceError(f"a task's kind is 'contraction' or 'auto', but that of {task.name!r} is {task.kind!r}")
+    if task.kind not in ("contraction", "rows", "auto"):
+        raise SpaceError(
+            f"a task's kind is 'contraction', 'rows' or 'auto', but that of {task.name!r} is {task.kind!r}"
+        )
     if task.kind == "contraction":
         from tilewright.space.contraction import ContractionSpace
 
         try:
             return ContractionSpace(task, target)
+        except SpaceError:
+            pass
+    if task.kind == "rows":
+        from tilewright.space.rows import RowsSpace
+
+        try:
+            return RowsSpace(task, target)
         except SpaceError:
             pass
     from tilewright.space.auto import AutoSpace

@@ -1,0 +1,51 @@
+"""One tensor of the graph that is rewritten, in the layouts that it exists in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tilewright.network.view import View
+from tilewright.network.weights import Recipe
+
+__all__ = ["Value"]
+
+
+@dataclass
+class Value:
+    """A tensor.
+
+    Attributes:
+        shape: its shape.
+        base, view: a tensor that exists, and how this one lies in it.
+        packed, block: the tensor as ``(n, C/block, h, w, block)``.
+        recipe: of a weight.
+        pending: (operator, scalar) that ``base`` has still to go through.
+        fresh: whether ``base`` was just computed by a function that element-wise operators are fused into.
+        dtype: of its elements.
+    """
+
+    shape: tuple[int, ...]
+    base: Any = None
+    view: View | None = None
+    packed: Any = None
+    block: int = 0
+    recipe: Recipe | None = None
+    pending: tuple[tuple[Any, Any], ...] = ()
+    fresh: bool = False
+    dtype: str = "float32"
+
+    @classmethod
+    def plain(cls, shape: tuple[int, ...], tensor: Any, dtype: str = "float32") -> Value:
+        """A tensor that exists as it is."""
+        return cls(shape, base=tensor, view=View.of(shape), dtype=dtype)
+
+    def seen(self, view: View) -> Value:
+        """The same base in another view."""
+        return Value(view.shape, base=self.base, view=view, pending=self.pending, fresh=self.fresh, dtype=self.dtype)
+
+    def scaled(self, op: Any, scalar: Any) -> Value:
+        """``op`` with ``scalar`` to be done later."""
+        return Value(
+            self.shape, base=self.base, view=self.view, pending=(*self.pending, (op, scalar)), dtype=self.dtype
+        )
