@@ -52,8 +52,9 @@ def serve(walk: Rewriter, name: str, call: Any, args: list[Value | Any]) -> Valu
 
 
 def reshape(walk: Rewriter, call: Any, args: list[Any]) -> Value | None:
-    view = walk.view(args[0]).reshape(shape_of(call))
-    return None if view is None else args[0].seen(view)
+    value: Value = args[0]
+    view = walk.view(value).reshape(shape_of(call))
+    return None if view is None else value.seen(view)
 
 
 def broadcast(walk: Rewriter, call: Any, args: list[Any]) -> Value | None:
@@ -64,7 +65,8 @@ def permute(walk: Rewriter, call: Any, args: list[Any]) -> Value | None:
     axes = call.attrs.axes
     count = len(args[0].shape)
     order = [int(a) % count for a in axes] if axes is not None else list(reversed(range(count)))
-    return args[0].seen(walk.view(args[0]).permute(order))
+    value: Value = args[0]
+    return value.seen(walk.view(value).permute(order))
 
 
 def take(walk: Rewriter, call: Any, args: list[Any]) -> Value | None:
@@ -77,7 +79,8 @@ def take(walk: Rewriter, call: Any, args: list[Any]) -> Value | None:
     axis = int(axis) % len(args[0].shape)
     if position.ndim or not 0 <= int(position) < args[0].shape[axis]:
         return None
-    return args[0].seen(walk.view(args[0]).index(axis, int(position)))
+    value: Value = args[0]
+    return value.seen(walk.view(value).index(axis, int(position)))
 
 
 def sections(walk: Rewriter, value: Value, axis: int, count: int) -> list[Value] | None:
@@ -268,8 +271,9 @@ def matmul(walk: Rewriter, call: Any, args: list[Any]) -> Value | None:
     left, right = args
     if not isinstance(right, Value) or str(call.ty.dtype) != "float32":
         return None
-    if right.recipe is not None:
-        return dense(walk, call, left, right.recipe) if len(right.shape) == 2 and len(left.shape) > 1 else None
+    recipe = right.recipe or _repeated(walk, call.args[1], right.shape)
+    if recipe is not None:
+        return dense(walk, call, left, recipe) if len(recipe.shape) == 2 and len(left.shape) > 1 else None
     if len(left.shape) < 3 or left.shape[:-2] != right.shape[:-2]:
         return None
     n = right.shape[-1]
@@ -293,8 +297,7 @@ def matmul(walk: Rewriter, call: Any, args: list[Any]) -> Value | None:
         return None
     product, result_view = _product(cut[0], cut[1], (left.shape[-2], left.shape[-1], n))
     operands = [
-        walk.reshaped(v.base, tuple(e for e, _ in dims))
-        for v, dims in ((left, product.left), (right, product.right))
+        walk.reshaped(v.base, tuple(e for e, _ in dims)) for v, dims in ((left, product.left), (right, product.right))
     ]
     shape = product.out_shape
     result = walk.call(blocked.batch_matmul(product, x), operands, shape, "batch_matmul")
@@ -303,6 +306,25 @@ def matmul(walk: Rewriter, call: Any, args: list[Any]) -> Value | None:
 
         result = walk.emit(relax.Call(op, [result, scalar], None))
     return Value(shape_of(call), base=result, view=result_view, fresh=True)
+
+
+def _repeated(walk: Rewriter, expr: Any, shape: tuple[int, ...]) -> Recipe | None:
+    """The matrix of weights that all matrices of a batch are, as PyTorch writes a dense layer of several sequences."""
+    from tvm import relax
+
+    names = {"relax.broadcast_to", "relax.reshape", "relax.expand_dims"}
+    while isinstance(expr, relax.Var):
+        value = walk.values.get(expr)
+        if isinstance(value, Value) and value.recipe is not None:
+            repeated = math.prod(value.shape) == math.prod(shape[-2:])
+            return value.recipe.reshape(shape[-2:]) if repeated else None
+        bound = walk.bindings.get(expr)
+        if not isinstance(bound, relax.Call) or getattr(bound.op, "name", "") not in names:
+            return None
+        if shape_of(bound)[-2:] != shape[-2:]:
+            return None
+        expr = bound.args[0]
+    return None
 
 
 def _product(left: View, right: View, mkn: tuple[int, int, int]) -> tuple[Product, View]:

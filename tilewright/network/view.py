@@ -139,7 +139,7 @@ def extent(dim: Iterable[Atom]) -> int:
 
 
 def refine(first: View, second: View, pairs: Sequence[tuple[int, int]]) -> tuple[View, View] | None:
-    """Cut atoms until the dimensions of each pair (of ``first``, of ``second``) have equal ones; None if they cannot."""
+    """Cut atoms until the dimensions of each pair (of ``first``, of ``second``) have equal ones; None if impossible."""
     for i, j in pairs:
         k = 0
         while True:

@@ -149,9 +149,10 @@ def _access(region: Any, names: list[tuple[str, Any]], extents: dict[str, int]) 
     for place, extent in enumerate(region.region):
         if place in parts:
             # Quotient and remainder of the batch's number. Neighbours differ in the last of them.
-            used = (("n", 1),) if place == parts[-1] else ()
-            steps |= {axis: math.prod(shape[place + 1 :]) for axis, _ in used}
-            dims.append(used)
+            moves = place == parts[-1]
+            if moves:
+                steps["n"] = math.prod(shape[place + 1 :])
+            dims.append((("n", 1),) if moves else ())
             continue
         linear = detect_linear_equation(extent.min, variables)
         if len(linear) == 0 or _integer(extent.extent) != 1:

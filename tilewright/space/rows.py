@@ -41,7 +41,8 @@ class RowsSpace:
         task: what is scheduled.
         target: the machine it is scheduled for.
         template: ``rows/1``.
-        knobs: ``chunks`` of rows that run in parallel; ``vector``, the lanes of element-wise steps; ``unroll``, of all steps.
+        knobs: ``chunks`` of rows that run in parallel; ``vector``, the lanes of element-wise steps; ``unroll``, of all
+            steps.
         has_loop_nest: false.
     """
 
