@@ -12,6 +12,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from onnx import helper
 
 from tests.network.models import TARGET, agrees, built, defaults, normal, save
@@ -41,6 +42,10 @@ def right(path: Path, configs: int = 2) -> Extraction:
     return extraction
 
 
+def single(value: float) -> NDArray[np.float32]:
+    return np.asarray([value], np.float32)
+
+
 def kinds(extraction: Extraction) -> list[str]:
     return sorted(use.task.kind for use in extraction.uses for _ in range(use.weight))
 
@@ -63,7 +68,7 @@ def test_dense(rows: list[int], depth: int, outputs: int) -> None:
         helper.make_node("Add", ["r", "h"], ["y"]),
     ]
     weights = {"w": normal(depth, outputs), "b": normal(outputs)}
-    weights |= {"root": np.float32([math.sqrt(2)]), "one": np.float32([1]), "half": np.float32([0.5])}
+    weights |= {"root": single(math.sqrt(2)), "one": single(1), "half": single(0.5)}
     shape = [*rows, outputs]
     with tempfile.TemporaryDirectory() as folder:
         inputs = {"x": [*rows, depth], "r": shape}
@@ -75,10 +80,10 @@ def attention(path: Path, batch: int, tokens: int, heads: int, depth: int, maske
     """Multi-head attention with a residual and a layer norm; queries, keys and values from one dense layer or three."""
     width = heads * depth
     nodes: list[onnx.NodeProto] = []
-    weights: dict[str, Any] = {"wo": normal(width, width, seed=9) / width**0.5, "scale": np.float32([depth**-0.5])}
+    weights: dict[str, Any] = {"wo": normal(width, width, seed=9) / width**0.5, "scale": single(depth**-0.5)}
     weights |= {"g": normal(width, seed=7), "s": normal(width, seed=8)}
     if one:
-        weights |= {"w": normal(width, 3 * width) / width**0.5, "parts": np.int64([width] * 3)}
+        weights |= {"w": normal(width, 3 * width) / width**0.5, "parts": np.asarray([width] * 3)}
         nodes += [
             helper.make_node("MatMul", ["x", "w"], ["p"]),
             helper.make_node("Split", ["p", "parts"], ["q0", "k0", "v0"], axis=-1),
@@ -87,7 +92,7 @@ def attention(path: Path, batch: int, tokens: int, heads: int, depth: int, maske
         for i, name in enumerate("qkv"):
             weights["w" + name] = normal(width, width, seed=i) / width**0.5
             nodes.append(helper.make_node("MatMul", ["x", "w" + name], [name + "0"]))
-    weights |= {"split": np.int64([0, 0, heads, depth]), "merge": np.int64([0, 0, width])}
+    weights |= {"split": np.asarray([0, 0, heads, depth]), "merge": np.asarray([0, 0, width])}
     for name in "qkv":
         nodes.append(helper.make_node("Reshape", [name + "0", "split"], [name + "1"]))
         perm = [0, 2, 3, 1] if name == "k" else [0, 2, 1, 3]
