@@ -335,7 +335,7 @@ def test_factorisations() -> None:
 def test_registry() -> None:
     auto = make_space(task(chain), target())
     assert auto.template == "auto/1"
-    with pytest.raises(SpaceError, match="'winograd' or 'auto'"):
+    with pytest.raises(SpaceError, match="'rows', 'winograd' or 'auto'"):
         make_space(Task("k", "n", "other", 1.0, ""), target())
     with pytest.raises(SpaceError, match="cannot be read"):
         make_space(Task("k", "n", "auto", 1.0, "{}"), target())

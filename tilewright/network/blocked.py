@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["batch_matmul", "conv2d", "dense", "depthwise_conv2d", "grouped_conv2d"]
+__all__ = ["Place", "Product", "batch_matmul", "conv2d", "dense", "depthwise_conv2d", "elementwise", "grouped_conv2d"]
 
 #: TVM's OpPatternKind kOutEWiseFusable: a contraction that element-wise consumers are fused into.
 _FUSABLE = 4
+_ELEMENTWISE = 0
 
 
 def conv2d(
@@ -144,19 +148,80 @@ def dense(rows: int, weight: tuple[int, ...]) -> Any:
     return _function([a, w, y])
 
 
-def batch_matmul(batch: int, m: int, n: int, k: int, x: int) -> Any:
-    """``(b, m, k)`` times ``(b, k, n)``. Gives a PrimFunc (left, right, output ``(b, m, n)``). ``x`` divides ``n``."""
+#: Where a dimension of an operand is read: at ("fixed", index), along the batch's part ("batch", number), or along
+#: ("m", 0), ("k", 0) or ("n", 0).
+Place = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Product:
+    """A batch of matrix products ``(batch, m, k) x (batch, k, n)``, its operands read from where they lie.
+
+    Attributes:
+        batch: extents of the batch's parts.
+        m, k, n: extents of the matrices.
+        left, right: shape and places of the operands' dimensions.
+        out: places of the result's.
+    """
+
+    batch: tuple[int, ...]
+    m: int
+    k: int
+    n: int
+    left: tuple[tuple[int, Place], ...]
+    right: tuple[tuple[int, Place], ...]
+    out: tuple[Place, ...]
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """Shape of the result."""
+        return tuple(self.batch[i] if kind == "batch" else getattr(self, kind) for kind, i in self.out)
+
+
+def batch_matmul(product: Product, x: int) -> Any:
+    """The right operand is packed into ``(b, n/x, k, x)`` on the way, which the template does just before its use.
+
+    Gives a PrimFunc (left, right, output).
+    """
     from tvm import te
 
-    a = te.placeholder((batch, m, k), name="left")
-    w = te.placeholder((batch, k, n), name="right")
-    r = te.reduce_axis((0, k), "k")
+    batch = math.prod(product.batch)
+    steps = [math.prod(product.batch[i + 1 :]) for i in range(len(product.batch))]
+
+    def indices(dims: tuple[tuple[int, Place], ...], b: Any, **axes: Any) -> list[Any]:
+        found = []
+        for extent, (kind, i) in dims:
+            if kind == "batch":
+                # One part is the index itself: no arithmetic to be simplified away.
+                found.append(b if extent == batch else b // steps[i] % extent if i else b // steps[i])
+            else:
+                found.append(i if kind == "fixed" else axes[kind])
+        return found
+
+    a = te.placeholder([e for e, _ in product.left], name="left")
+    w = te.placeholder([e for e, _ in product.right], name="right")
+    blocks = -(-product.n // x)
+
+    def packed(b: Any, o: Any, k: Any, v: Any) -> Any:
+        n = o * x + v
+        element = w(*indices(product.right, b, k=k, n=n))
+        return element if product.n % x == 0 else te.if_then_else(n < product.n, element, 0.0)
+
+    p = te.compute((batch, blocks, product.k, x), packed, name="pack")
+    r = te.reduce_axis((0, product.k), "k")
     c = te.compute(
-        (batch, m, n // x, x),
-        lambda b, i, o, v: te.sum(a[b, i, r] * w[b, r, o * x + v], axis=[r]),
+        (batch, product.m, blocks, x),
+        lambda b, i, o, v: te.sum(a(*indices(product.left, b, m=i, k=r)) * p[b, o, r, v], axis=[r]),
         name="contraction",
     )
-    y = te.compute((batch, m, n), lambda b, i, j: c[b, i, j // x, j % x], name="unpack")
+
+    def unpacked(*axes: Any) -> Any:
+        at = dict(zip(product.out, axes, strict=True))
+        b = sum(((at["batch", i] * step) for i, step in enumerate(steps)), 0)
+        n = at["n", 0]
+        return c[b, at["m", 0], n // x, n % x]
+
+    y = te.compute(product.out_shape, unpacked, name="unpack")
     return _function([a, w, y])
 
 
@@ -183,8 +248,17 @@ def _outputs(data: Any, kernel: tuple[int, int], stride: tuple[int, int], dilati
     return rows, cols
 
 
-def _function(tensors: list[Any]) -> Any:
+def elementwise(function: Callable[[Any], Any], shape: tuple[int, ...], name: str) -> Any:
+    """``function`` of each element. Gives a PrimFunc (data, output)."""
+    from tvm import te
+
+    x = te.placeholder(shape, name="data")
+    y = te.compute(shape, lambda *i: function(x(*i)), name=name)
+    return _function([x, y], _ELEMENTWISE)
+
+
+def _function(tensors: list[Any], pattern: int = _FUSABLE) -> Any:
     from tvm import te
 
     function = te.create_prim_func(tensors, index_dtype_override="int64")  # as Relax counts
-    return function.without_attr("global_symbol").with_attr({"op_pattern": _FUSABLE, "tirx.noalias": True})
+    return function.without_attr("global_symbol").with_attr({"op_pattern": pattern, "tirx.noalias": True})

@@ -173,6 +173,11 @@ class _Planner:
     def call(self, expr: Any) -> Any:
         from tvm import ir, relax
 
+        if isinstance(expr.op, ir.Op) and expr.op.name == "relax.reshape":
+            source = self.value(expr.args[0])
+            if isinstance(source, list):
+                raise _Unplannable("a tuple as an argument")
+            return _View(source.buffer, *_kind(expr.ty))
         if not isinstance(expr.op, ir.Op) or expr.op.name != "relax.call_tir" or len(expr.args) != 2:
             raise _Unplannable(str(expr.op))
         name = expr.args[0].name_hint

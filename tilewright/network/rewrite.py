@@ -16,59 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.network import blocked, winograd
+from tilewright.network import blocked, tokens, winograd
 from tilewright.network.channels import find_lattice, grouped_order, padded_order, permuted
 from tilewright.network.convolution import Algorithm, Convolution, winograd_tile
+from tilewright.network.elementary import ELEMENTARY
 from tilewright.network.network import Network
+from tilewright.network.value import Value
+from tilewright.network.view import View
 from tilewright.network.weights import Recipe
 from tilewright.target import Target
 
 __all__ = ["Rewritten", "rewrite"]
 
-_UNARY = {"nn.relu", "sigmoid", "tanh", "exp", "sqrt", "rsqrt", "abs", "negative", "clip", "nn.gelu", "nn.silu"}
-_UNARY |= {"nn.leakyrelu", "nn.gelu_tanh", "erf"}
-_BINARY = {"add", "subtract", "multiply", "divide", "maximum", "minimum"}
 _POOL = {"nn.max_pool2d", "nn.avg_pool2d"}
 #: Operators that can make infinities or NaN in lanes that hold no channel, which weights of zero do not silence.
 _UNSAFE = {"divide", "exp", "sqrt", "rsqrt"}
-
-
-@dataclass
-class _Value:
-    """One tensor of the graph, in the layouts that it exists in.
-
-    Attributes:
-        shape: its shape in the network; if blocked: batch, channels (in one or more dimensions), rows, columns.
-        plain: the tensor in that shape.
-        packed: the tensor in blocked layout.
-        block: channels of a block.
-        order: the channel at each place of the blocked tensor; None where they lie in order, without gaps.
-        copies: blocked tensors by block and order, with ``packed`` itself.
-        recipe: how a weight is made.
-        fused: whether it is written by a convolution, with what is element-wise after it.
-    """
-
-    shape: tuple[int, ...]
-    plain: Any = None
-    packed: Any = None
-    block: int = 0
-    order: tuple[int, ...] | None = None
-    recipe: Recipe | None = None
-    copies: dict[tuple[int, tuple[int, ...] | None], Any] = field(default_factory=dict)
-    fused: bool = False
-
-    @property
-    def channels(self) -> int:
-        return int(np.prod(self.shape[1:-2]))
-
-    @property
-    def places(self) -> tuple[int, ...]:
-        """The channel at each place, -1 for none."""
-        return tuple(range(self.channels)) if self.order is None else self.order
-
-    @property
-    def channels_last(self) -> bool:
-        return self.packed is not None and self.block == len(self.places)
 
 
 @dataclass(frozen=True)
@@ -89,15 +51,17 @@ class Rewritten:
 
 
 @dataclass
-class _Rewriter:
+class Rewriter:
     lanes: int
     builder: Any
     algorithms: Mapping[Convolution, Algorithm] = field(default_factory=dict)
     convolutions: dict[Convolution, int] = field(default_factory=dict)
     parameters: list[Any] = field(default_factory=list)
     recipes: dict[Recipe, Any] = field(default_factory=dict)
-    values: dict[Any, _Value] = field(default_factory=dict)
+    values: dict[Any, Any] = field(default_factory=dict)
     fallbacks: list[str] = field(default_factory=list)
+    #: What each variable of the network was bound to.
+    bindings: dict[Any, Any] = field(default_factory=dict)
 
     # Values and their layouts
 
@@ -110,29 +74,79 @@ class _Rewriter:
             self.recipes[recipe] = var
         return self.recipes[recipe]
 
-    def plain(self, value: _Value) -> Any:
+    def plain(self, value: Value) -> Any:
         """The tensor in its own layout."""
-        if value.plain is None and value.recipe is not None:
-            value.plain = self.weight(value.recipe)
-        if value.plain is None:
-            from tvm import relax
+        view = self.view(value)
+        if value.pending or not view.in_order:
+            self.materialise(value)
+        return self.reshaped(value.base, value.shape)
 
-            n, *_, h, w = value.shape
-            tensor, channels, places = value.packed, value.channels, value.places
-            if h * w > 1:
-                tensor = self.emit(relax.op.permute_dims(tensor, [0, 1, 4, 2, 3]))
-            if value.order is not None:
-                tensor = self.emit(relax.op.reshape(tensor, (n, len(places), h, w)))
-                if places[:channels] == tuple(range(channels)):
-                    tensor = self.emit(relax.op.strided_slice(tensor, [1], [0], [channels]))
-                else:
-                    at = {c: p for p, c in enumerate(places)}
-                    table = np.asarray([at[c] for c in range(channels)], dtype=np.int64)
-                    tensor = self.emit(relax.op.take(tensor, relax.const(table), axis=1, mode="clip"))
-            value.plain = self.emit(relax.op.reshape(tensor, value.shape))
-        return value.plain
+    def view(self, value: Value) -> View:
+        """How the tensor lies in ``value.base``, which is made if need be."""
+        if value.view is None:
+            if value.recipe is not None:
+                value.base = self.weight(value.recipe)
+            else:
+                value.base = self.unpacked(value)
+            value.view = View.of(value.shape)
+        return value.view
 
-    def packed(self, value: _Value, block: int, order: tuple[int, ...] | None = None) -> Any:
+    def whole(self, value: Value) -> View:
+        """The same, of a base without elements that are not the tensor's."""
+        if self.view(value).fixed or value.pending:
+            self.materialise(value)
+        assert value.view is not None
+        return value.view
+
+    def materialise(self, value: Value) -> None:
+        """Make the tensor as it is its own base."""
+        from tvm import relax
+
+        view = self.view(value)
+        atoms = view.atoms
+        tensor = self.reshaped(value.base, tuple(a.extent for a in atoms))
+        fixed = [(atoms.index(a), i) for a, i in view.fixed if a.extent > 1]
+        if fixed:
+            begins = [i for _, i in fixed]
+            tensor = relax.op.strided_slice(
+                tensor, [p for p, _ in fixed], begins, [i + 1 for i in begins], assume_inbound=True
+            )
+            tensor = self.emit(tensor)
+        order = [p for p, _ in fixed] + [atoms.index(a) for dim in view.dims for a in dim if a.extent > 1]
+        if order != sorted(order):
+            tensor = self.emit(relax.op.permute_dims(tensor, order))
+        tensor = self.reshaped(tensor, value.shape)
+        for op, scalar in value.pending:
+            tensor = self.emit(relax.Call(op, [tensor, scalar], None))
+        value.base, value.view, value.pending, value.fresh = tensor, View.of(value.shape), (), False
+
+    def reshaped(self, tensor: Any, shape: tuple[int, ...]) -> Any:
+        """The tensor in another shape, which costs nothing."""
+        from tvm import relax
+
+        if tuple(int(d) for d in tensor.ty.shape.values) == shape:
+            return tensor
+        return self.emit(relax.op.reshape(tensor, shape))
+
+    def unpacked(self, value: Value) -> Any:
+        """A blocked tensor in its own layout, without what is no channel."""
+        from tvm import relax
+
+        n, *_, h, w = value.shape
+        tensor, channels, places = value.packed, value.channels, value.places
+        if h * w > 1:
+            tensor = self.emit(relax.op.permute_dims(tensor, [0, 1, 4, 2, 3]))
+        if value.order is not None:
+            tensor = self.reshaped(tensor, (n, len(places), h, w))
+            if places[:channels] == tuple(range(channels)):
+                tensor = self.emit(relax.op.strided_slice(tensor, [1], [0], [channels]))
+            else:
+                at = {c: p for p, c in enumerate(places)}
+                table = np.asarray([at[c] for c in range(channels)], dtype=np.int64)
+                tensor = self.emit(relax.op.take(tensor, relax.const(table), axis=1, mode="clip"))
+        return self.reshaped(tensor, value.shape)
+
+    def packed(self, value: Value, block: int, order: tuple[int, ...] | None = None) -> Any:
         """The tensor as ``(n, places/block, h, w, block)``, with its channels in ``order``."""
         if (block, order) == (value.block, value.order) and value.packed is not None:
             return value.packed
@@ -151,8 +165,8 @@ class _Rewriter:
             last = self.reblocked(value.packed, len(value.places))
             result = self.reblocked(self.emit(relax.op.take(last, relax.const(table), axis=4, mode="clip")), block)
         elif order is not None:
-            natural = self.packed(_Value(value.shape, plain=self.plain(value)), channels)
-            result = self.packed(_Value(value.shape, packed=natural, block=channels), block, order)
+            natural = self.packed(Value.plain(value.shape, self.plain(value)), channels)
+            result = self.packed(Value(value.shape, packed=natural, block=channels), block, order)
         else:
             tensor = relax.op.reshape(self.plain(value), (n, channels // block, block, h, w))
             result = self.emit(relax.op.permute_dims(self.emit(tensor), [0, 1, 3, 4, 2]))
@@ -192,7 +206,7 @@ class _Rewriter:
 
     # Operators: each returns the new value, or None where it cannot be served in blocked layout
 
-    def conv2d(self, call: Any, args: list[_Value]) -> _Value | None:
+    def conv2d(self, call: Any, args: list[Value]) -> Value | None:
         data, weight = args
         attrs = call.attrs
         kernel = weight.recipe
@@ -220,12 +234,12 @@ class _Rewriter:
             tile = winograd_tile(self.algorithms.get(known, "direct"))
             if tile is not None:
                 packed = self.winograd(tile, known, source, kernel)
-                return _Value(_shape(call), packed=packed, block=x, order=order, fused=True)
+                return Value(_shape(call), packed=packed, block=x, order=order, fused=True)
         recipe = kernel.reshape((out // x, x, channels // cb, cb, kh, kw)).transpose((0, 2, 4, 5, 3, 1))
         function = blocked.conv2d(_shape_of(source), recipe.shape, *_window(attrs))
         return self.convolved(call, function, [source, self.weight(recipe)], x, order, out // x)
 
-    def depthwise_conv2d(self, call: Any, data: _Value, kernel: Recipe) -> _Value:
+    def depthwise_conv2d(self, call: Any, data: Value, kernel: Recipe) -> Value:
         """Every channel by itself: blocks and their order stay."""
         x = self.channel_block(data.block if data.channels_last else len(data.places))
         block, order = data.block, data.order
@@ -245,7 +259,7 @@ class _Rewriter:
         arguments = [source, self.weight(recipe)]
         return self.convolved(call, function, arguments, block, order, places // block, "depthwise_conv2d")
 
-    def grouped_conv2d(self, call: Any, data: _Value, kernel: Recipe) -> _Value:
+    def grouped_conv2d(self, call: Any, data: Value, kernel: Recipe) -> Value:
         """Channels by groups: on blocks where those of a group fill theirs, channels last elsewhere."""
         groups = int(call.attrs.groups)
         out, depth, kh, kw = kernel.shape
@@ -311,11 +325,11 @@ class _Rewriter:
         order: tuple[int, ...] | None,
         blocks: int,
         name: str = "conv2d",
-    ) -> _Value:
+    ) -> Value:
         """The blocked result of a convolution."""
         n, _, h, w = shape = _shape(call)
         result = self.call(function, arguments, (n, blocks, h, w, block), name)
-        return _Value(shape, packed=result, block=block, order=order, fused=True)
+        return Value(shape, packed=result, block=block, order=order, fused=True)
 
     def winograd(self, m: int, conv: Convolution, source: Any, kernel: Recipe) -> Any:
         """The convolution by F(m x m, 3 x 3), of packed data."""
@@ -330,48 +344,19 @@ class _Rewriter:
         products = self.call(winograd.products(tiling, shape), [v, self.weight(recipe)], shapes[0], f"products{m}")
         return self.call(winograd.inverse_transform(tiling, oo, x), [products], shapes[1], f"inverse{m}")
 
-    def matmul(self, call: Any, args: list[_Value]) -> _Value | None:
-        from tvm import relax
-
-        left, right = args
-        shape = _shape(call)
-        if right.recipe is not None and len(right.shape) == 2 and right.recipe.dtype == "float32":
-            depth, n = right.shape
-            x = self.channel_block(n)
-            if x < self.lanes // 2:
-                return None
-            rows = 1
-            for d in left.shape[:-1]:
-                rows *= d
-            source = self.plain(left)
-            if len(left.shape) != 2:
-                source = self.emit(relax.op.reshape(source, (rows, depth)))
-            recipe = right.recipe.reshape((depth, n // x, x)).transpose((1, 0, 2))
-            result = self.call(blocked.dense(rows, recipe.shape), [source, self.weight(recipe)], (rows, n), "dense")
-            if len(shape) != 2:
-                result = self.emit(relax.op.reshape(result, shape))
-            return _Value(shape, plain=result)
-        if len(left.shape) < 3 or left.shape[:-2] != right.shape[:-2] or right.recipe or left.recipe:
-            return None
-        m, k, n = left.shape[-2], left.shape[-1], right.shape[-1]
-        x = self.channel_block(n)
-        if x < self.lanes // 2 or str(call.ty.dtype) != "float32":
-            return None
-        batch = 1
-        for d in left.shape[:-2]:
-            batch *= d
-        a = self.emit(relax.op.reshape(self.plain(left), (batch, m, k)))
-        b = self.emit(relax.op.reshape(self.plain(right), (batch, k, n)))
-        result = self.call(blocked.batch_matmul(batch, m, n, k, x), [a, b], (batch, m, n), "batch_matmul")
-        return _Value(shape, plain=self.emit(relax.op.reshape(result, shape)))
-
-    def unary(self, call: Any, args: list[_Value]) -> _Value | None:
+    def unary(self, call: Any, args: list[Value]) -> Value | None:
         if args[0].packed is None or self.unsafe(call, args[0]):
             return None
+        name = call.op.name.removeprefix("relax.")
+        if name in ELEMENTARY and str(call.ty.dtype) == "float32":
+            shape = tuple(int(d) for d in args[0].packed.ty.shape.values)
+            result = tokens.elementary(self, name, args[0].packed, shape)
+            value = args[0]
+            return Value(value.shape, packed=result, block=value.block, order=value.order, fused=value.fused)
         rest = list(call.args[1:])  # clip has scalar bounds
         return self.like(args[0], call, [args[0].packed, *rest])
 
-    def binary(self, call: Any, args: list[_Value]) -> _Value | None:
+    def binary(self, call: Any, args: list[Value]) -> Value | None:
         # The layout of a convolution's result, which this is fused with: the other operand is converted.
         first = min((a for a in args if a.packed is not None), key=lambda a: not a.fused, default=None)
         shape = _shape(call)
@@ -390,7 +375,7 @@ class _Rewriter:
                 return None
         return self.like(first, call, operands)
 
-    def power(self, call: Any, args: list[_Value]) -> _Value | None:
+    def power(self, call: Any, args: list[Value]) -> Value | None:
         """Powers by square roots, which vectorise: ``x ** 0.75`` in a LRN took 10 times as long by powf."""
         from tvm import ir, relax
 
@@ -405,14 +390,14 @@ class _Rewriter:
             fourth = self.emit(relax.op.sqrt(root))
             root = fourth if number == 0.25 else self.emit(relax.op.multiply(root, fourth))
         if not blocked_too:
-            return _Value(value.shape, plain=root)
-        return _Value(value.shape, packed=root, block=value.block, order=value.order, fused=value.fused)
+            return Value.plain(value.shape, root)
+        return Value(value.shape, packed=root, block=value.block, order=value.order, fused=value.fused)
 
-    def unsafe(self, call: Any, value: _Value) -> bool:
+    def unsafe(self, call: Any, value: Value) -> bool:
         """Whether lanes without a channel may become infinite."""
         return call.op.name.removeprefix("relax.") in _UNSAFE and -1 in value.places
 
-    def channel_weight(self, recipe: Recipe, value: _Value) -> Recipe | None:
+    def channel_weight(self, recipe: Recipe, value: Value) -> Recipe | None:
         """A weight of one number per channel, or a single one, so that it broadcasts over the blocked ``value``."""
         channels = value.channels
         size = 1
@@ -428,7 +413,7 @@ class _Rewriter:
             recipe = recipe.take(0, value.order)
         return recipe.reshape((1, len(value.places) // value.block, 1, 1, value.block))
 
-    def pool(self, call: Any, args: list[_Value]) -> _Value | None:
+    def pool(self, call: Any, args: list[Value]) -> Value | None:
         from tvm import relax
 
         if args[0].packed is None or str(call.attrs.layout) != "NCHW":
@@ -447,9 +432,9 @@ class _Rewriter:
             layout,
             layout,
         )
-        return _Value(_shape(call), packed=self.emit(result), block=args[0].block, order=args[0].order)
+        return Value(_shape(call), packed=self.emit(result), block=args[0].block, order=args[0].order)
 
-    def shuffle(self, call: Any, args: list[_Value]) -> _Value | None:
+    def shuffle(self, call: Any, args: list[Value]) -> Value | None:
         """Channels split, merged or transposed among themselves: only their order changes, nothing moves."""
         value, shape = args[0], _shape(call)
         if value.packed is None or len(shape) < 4:
@@ -466,15 +451,15 @@ class _Rewriter:
             return None
         if order == tuple(range(value.channels)):
             order = None
-        return _Value(shape, packed=value.packed, block=value.block, order=order)
+        return Value(shape, packed=value.packed, block=value.block, order=order)
 
-    def mean(self, call: Any, args: list[_Value]) -> _Value | None:
+    def mean(self, call: Any, args: list[Value]) -> Value | None:
         axes = [int(a) % 4 for a in call.attrs.axis or ()]
         if args[0].packed is None or len(args[0].shape) != 4 or axes != [2, 3] or not call.attrs.keepdims:
             return None
         return self.like(args[0], call, [args[0].packed], _shape(call))
 
-    def concat(self, call: Any, args: list[_Value]) -> _Value | None:
+    def concat(self, call: Any, args: list[Value]) -> Value | None:
         from tvm import relax
 
         axis = int(call.attrs.axis.value if hasattr(call.attrs.axis, "value") else call.attrs.axis)
@@ -492,27 +477,26 @@ class _Rewriter:
         block = len(order) if last else min(blocks)
         natural = order == [*range(len(order))]
         result = self.emit(relax.op.concat(parts, 4 if last else 1))
-        return _Value(_shape(call), packed=result, block=block, order=None if natural else tuple(order))
+        return Value(_shape(call), packed=result, block=block, order=None if natural else tuple(order))
 
-    def like(self, value: _Value, call: Any, arguments: list[Any], shape: tuple[int, ...] | None = None) -> _Value:
+    def like(self, value: Value, call: Any, arguments: list[Any], shape: tuple[int, ...] | None = None) -> Value:
         """The same operator on blocked operands."""
         from tvm import relax
 
         result = self.emit(relax.Call(call.op, arguments, call.attrs))
-        return _Value(shape or value.shape, packed=result, block=value.block, order=value.order, fused=value.fused)
+        return Value(shape or value.shape, packed=result, block=value.block, order=value.order, fused=value.fused)
 
     # The walk
 
-    def handler(self, name: str) -> Callable[[Any, list[_Value]], _Value | None] | None:
-        if name in _UNARY:
+    def handler(self, name: str) -> Callable[[Any, list[Value]], Value | None] | None:
+        if name in tokens.UNARY:
             return self.unary
-        if name in _BINARY:
+        if name in tokens.BINARY:
             return self.binary
         if name in _POOL:
             return self.pool
-        table: dict[str, Callable[[Any, list[_Value]], _Value | None]] = {
+        table: dict[str, Callable[[Any, list[Value]], Value | None]] = {
             "nn.conv2d": self.conv2d,
-            "matmul": self.matmul,
             "mean": self.mean,
             "concat": self.concat,
             "power": self.power,
@@ -521,43 +505,76 @@ class _Rewriter:
         }
         return table.get(name)
 
-    def weight_step(self, name: str, call: Any, args: list[_Value]) -> _Value | None:
+    def weight_step(self, name: str, call: Any, args: list[Value]) -> Value | None:
         """An operator on a weight that only moves its elements."""
         if len(args) < 1 or args[0].recipe is None:
             return None
         shape = _shape(call)
         if name in ("reshape", "expand_dims", "squeeze"):
-            return _Value(shape, recipe=args[0].recipe.reshape(shape))
+            return Value(shape, recipe=args[0].recipe.reshape(shape), dtype=args[0].dtype)
         if name == "permute_dims":
             axes = call.attrs.axes
             order = tuple(int(a) for a in axes) if axes is not None else tuple(reversed(range(len(shape))))
-            return _Value(shape, recipe=args[0].recipe.transpose(order))
+            return Value(shape, recipe=args[0].recipe.transpose(order), dtype=args[0].dtype)
         return None
 
-    def visit(self, expr: Any) -> _Value | Any:
+    def visit(self, expr: Any) -> Value | Any:
         """The new value of a bound expression."""
         from tvm import ir, relax
 
+        if isinstance(expr, relax.TupleGetItem) and isinstance(self.values.get(expr.tuple_value), list):
+            return self.values[expr.tuple_value][int(expr.index)]
         if not isinstance(expr, relax.Call) or not isinstance(expr.op, ir.Op):
             return self.generic(expr)
         name = expr.op.name.removeprefix("relax.")
         operands = list(expr.args)
         if name == "concat" and isinstance(operands[0], relax.Tuple):
             operands = list(operands[0].fields)
-        known = [self.values[a] for a in operands if isinstance(a, relax.Var) and a in self.values]
+        args = [self.values.get(a, a) if isinstance(a, relax.Var) else a for a in operands]
+        known = [a for a in args if isinstance(a, Value)]
+        if not known or any(isinstance(a, list | relax.Var) for a in args):
+            return self.generic(expr)
         moved = self.weight_step(name, expr, known)
         if moved is not None:
             return moved
+        if name == "split":
+            return self.split(expr, known[0]) or self.generic(expr)
         handle = self.handler(name)
-        if handle is not None and known and len(known) == len([a for a in operands if isinstance(a, relax.Var)]):
+        result = None
+        # In blocks where one of the operands is, and they are not views of something else.
+        if handle is not None and (name == "power" or not any(isinstance(a, ir.GenericConst) for a in args)):
             result = handle(expr, known)
-            if result is not None:
-                return result
-            if name in ("nn.conv2d", "matmul"):
-                self.fallbacks.append(f"{name} {' x '.join(str(list(v.shape)) for v in known)}")
+        if result is None:
+            result = tokens.serve(self, name, expr, args)
+        if result is not None:
+            return result
+        if name in ("nn.conv2d", "matmul"):
+            self.fallbacks.append(f"{name} {' x '.join(str(list(v.shape)) for v in known)}")
         return self.generic(expr)
 
-    def generic(self, expr: Any) -> _Value | Any:
+    def split(self, call: Any, value: Value) -> list[Value] | None:
+        """Equal parts, as views or as weights of their own."""
+        given = call.attrs.indices_or_sections
+        axis = int(call.attrs.axis) % len(value.shape)
+        size = value.shape[axis]
+        if isinstance(given, int) or hasattr(given, "value"):
+            count = int(given)
+        else:
+            bounds = [0, *(int(i) for i in given), size]
+            count = len(bounds) - 1
+            if bounds != [i * size // count for i in range(count + 1)]:
+                return None
+        if size % count:
+            return None
+        if value.recipe is not None:
+            step = size // count
+            return [
+                Value(recipe.shape, recipe=recipe, dtype=value.dtype)
+                for recipe in (value.recipe.slice(axis, i * step, (i + 1) * step) for i in range(count))
+            ]
+        return tokens.sections(self, value, axis, count)
+
+    def generic(self, expr: Any) -> Value | Any:
         """The expression with plain operands."""
         from tvm import relax
 
@@ -571,11 +588,15 @@ class _Rewriter:
 
             def lookup(self, op: Any) -> Any:
                 value = outer.values.get(op)
-                return outer.plain(value) if isinstance(value, _Value) else (value if value is not None else op)
+                if isinstance(value, list):
+                    return relax.Tuple([outer.plain(v) for v in value])
+                return outer.plain(value) if isinstance(value, Value) else (value if value is not None else op)
 
         outer = self
         result = self.emit(Substitute().visit_expr(expr))
-        return _Value(_shape(result), plain=result) if isinstance(result.ty, relax.TensorType) else result
+        if not isinstance(result.ty, relax.TensorType):
+            return result
+        return Value.plain(_shape(result), result, str(result.ty.dtype))
 
 
 def rewrite(network: Network, target: Target, algorithms: Mapping[Convolution, Algorithm] | None = None) -> Rewritten:
@@ -595,22 +616,24 @@ def rewrite(network: Network, target: Target, algorithms: Mapping[Convolution, A
     # Importers write some operators (Clip) as functions of the module beside main; what calls them is kept as it is.
     beside = {v: f for v, f in network.module.functions_items() if v.name_hint != "main"}
     builder = relax.BlockBuilder(tvm.ir.IRModule(beside))
-    walk = _Rewriter(target.lanes, builder, algorithms or {})
+    walk = Rewriter(target.lanes, builder, algorithms or {})
     count = len(network.inputs)
     for param, spec in zip(main.params[:count], network.inputs, strict=True):
         var = relax.Var(param.name, relax.TensorType(spec.shape, spec.dtype))
         walk.parameters.append(var)
-        walk.values[param] = _Value(spec.shape, plain=var)
+        walk.values[param] = Value.plain(spec.shape, var, spec.dtype)
     for param, (name, array) in zip(main.params[count:], network.weights.items(), strict=True):
-        walk.values[param] = _Value(array.shape, recipe=Recipe(name, array.shape, str(array.dtype)))
+        dtype = str(array.dtype)
+        walk.values[param] = Value(array.shape, recipe=Recipe(name, array.shape, dtype), dtype=dtype)
 
     with builder.function("main", walk.parameters):
         with builder.dataflow():
             for block in main.body.blocks:
                 for binding in block.bindings:
+                    walk.bindings[binding.var] = binding.value
                     walk.values[binding.var] = walk.visit(binding.value)
             value = walk.values[main.body.body]
-            output = builder.emit_output(walk.plain(value) if isinstance(value, _Value) else value)
+            output = builder.emit_output(walk.plain(value) if isinstance(value, Value) else value)
         builder.emit_func_output(output)
     module = builder.finalize()
     # Weights were met along the way: they become parameters once all are known.

@@ -12,6 +12,7 @@ from tilewright.network.convolution import Algorithm, Convolution
 from tilewright.network.network import Network
 from tilewright.network.plan import Plan, make_plan
 from tilewright.network.rewrite import Rewritten, rewrite
+from tilewright.network.rows import PREFIX
 from tilewright.network.winograd import BLOCKS
 from tilewright.target import Target
 from tilewright.task import Task
@@ -70,7 +71,8 @@ def extract(network: Network, target: Target, algorithms: Mapping[Convolution, A
 
     rewritten = rewrite(network, target, algorithms)
     passes = [
-        relax.transform.LegalizeOps(),
+        # A reshape is a view, which the build makes of it unless it was fused with something.
+        relax.transform.LegalizeOps(skip_ops=["relax.reshape"]),
         relax.transform.AnnotateTIROpPattern(),
         tvm.transform.module_pass(_concatenations_apart, opt_level=0),
         relax.transform.FuseOps(),
@@ -143,7 +145,7 @@ def _use(key: str, names: list[str], function: Any, weight: int) -> TaskUse:
     if roles:
         main = main.with_attr("tilewright.contraction", roles)
     module = tvm.ir.IRModule({"main": main})
-    kind = "contraction" if roles else "winograd" if _transforms(main) else "auto"
+    kind = "contraction" if roles else "winograd" if _transforms(main) else "rows" if _by_rows(main) else "auto"
     try:
         flop = float(tvm.s_tir.analysis.estimate_tir_flops(module))
     except (RuntimeError, ValueError, TypeError):  # what it cannot count (casts, look-ups) is data movement
@@ -161,6 +163,15 @@ def _use(key: str, names: list[str], function: Any, weight: int) -> TaskUse:
 #: attributes of functions, so the roles are told by the form.
 _ROLES = {(5, 4): "boppl/rrrr", (6, 4): "bgoppl/rrrr", (5, 2): "boppl/rr", (3, 1): "pol/r", (4, 1): "bpol/r"}
 _ROLES |= {(4, 2): "bopl/rr"}
+
+
+def _by_rows(main: Any) -> bool:
+    """Whether ``network.rows`` made the function, or a part of it."""
+    from tvm.s_tir import Schedule
+
+    schedule = Schedule(main)
+    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
+    return any(str(schedule.get(block).name_hint).startswith(PREFIX) for block in blocks)
 
 
 def _roles(main: Any) -> str | None:

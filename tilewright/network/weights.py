@@ -16,15 +16,15 @@ __all__ = ["Recipe"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """An array made from one weight of the model: by reshapes, transpositions, taking elements along an axis, and
-    Winograd's transform of kernels.
+    """An array made from one weight of the model: by reshapes, transpositions, taking elements along an axis, slices,
+    and Winograd's transform of kernels.
 
     Attributes:
         source: name of the model's weight.
         shape: the array's shape after ``steps``.
         dtype: its dtype.
-        steps: ``("reshape", shape)``, ``("transpose", axes)``, ``("take", (axis, *indices))`` or
-            ``("winograd", (m,))``, in order.
+        steps: ``("reshape", shape)``, ``("transpose", axes)``, ``("take", (axis, *indices))``,
+            ``("slice", (axis, begin, end))`` or ``("winograd", (m,))``, in order.
     """
 
     source: str
@@ -55,6 +55,11 @@ class Recipe:
         shape = (*self.shape[:axis], len(indices), *self.shape[axis + 1 :])
         return Recipe(self.source, shape, self.dtype, (*self.steps, ("take", (axis, *indices))))
 
+    def slice(self, axis: int, begin: int, end: int) -> Recipe:
+        """A stretch along one axis."""
+        shape = (*self.shape[:axis], end - begin, *self.shape[axis + 1 :])
+        return Recipe(self.source, shape, self.dtype, (*self.steps, ("slice", (axis, begin, end))))
+
     def apply(self, weights: dict[str, NDArray[Any]]) -> NDArray[Any]:
         """The array, contiguous."""
         array = weights[self.source]
@@ -65,6 +70,9 @@ class Recipe:
                 axis, indices = argument[0], np.asarray(argument[1:])
                 array = array.take(np.maximum(indices, 0), axis)
                 array[(slice(None),) * axis + (indices < 0,)] = 0
+            elif kind == "slice":
+                axis, begin, end = argument
+                array = array[(slice(None),) * axis + (slice(begin, end),)]
             else:
                 array = array.reshape(argument) if kind == "reshape" else array.transpose(argument)
         return np.ascontiguousarray(array).reshape(self.shape)  # it turns a scalar into a vector of one

@@ -141,8 +141,10 @@ class ContractionSpace:
 
     def _with_outer(self, tile: NDArray[np.int32]) -> NDArray[np.int32]:
         """``tile`` in the outer loops of the lowest estimated cost."""
-        # The few sums of a depthwise kernel are all written out where that is allowed.
-        rows = self._combinations(tile, (3, 6, 7) if self._form.depthwise else (3, 5, 7))
+        # The few sums of a depthwise kernel are all written out where that is allowed. A packed operand belongs to one
+        # matrix of the batch, so it is packed just before its use.
+        free = (3, 6, 7) if self._form.depthwise else (3, 5, 7, 8) if self._packs else (3, 5, 7)
+        rows = self._combinations(tile, free)
         rows = rows[self.valid(rows)]
         best: NDArray[np.int32] = rows[int(self._outer_cost(rows).argmin())]
         return best
@@ -228,9 +230,17 @@ class ContractionSpace:
         steps = dict(self._form.accesses[0].steps)
         if 0 < steps.get("o", 0) < steps.get("w", 0):  # channels last: all of a pixel's while it is in the cache
             wanted = _H_W_O
+        if self._packs:
+            # Packed again for each parallel iteration, or once for all in a parallel loop of its own.
+            again = np.maximum(iterations / max(self._form.extents["n"], 1), 1)
+            cost = cost + np.where(c.pad == PAD_INSIDE, 0.2 * (again - 1), 0.1 if small else 0.3)
         total: NDArray[np.float64] = cost + 0.05 * (configs[:, 3] != wanted) + 0.02 * np.abs(np.log2(c.unroll / 4))
         total = total - 0.02 * c.unroll_kernel * self._form.depthwise
         return total
+
+    @property
+    def _packs(self) -> bool:
+        return self._form.padded and "n" in self._form.iterators and "h" not in self._form.iterators
 
     def _reduced(self) -> int:
         return int(np.prod([self._form.extents[a] for a in ("rc", "kh", "kw", "ri")]))

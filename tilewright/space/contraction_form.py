@@ -52,7 +52,7 @@ class Form:
         accesses: of A, W and C.
         fused: whether rows and columns of pixels are one axis (a 1x1 kernel without stride or padding).
         rows: whether there is a row axis of its own.
-        padded: whether a block in the function pads the data.
+        padded: whether a block in the function pads the data, or packs what is multiplied with them.
         depthwise: whether the data have the lane axis too, so that they are multiplied vector by vector.
     """
 
@@ -73,8 +73,8 @@ class Form:
 
 
 def find_pad(schedule: Schedule, block: Any) -> Any | None:
-    """The block that pads the contraction's data, if there is one."""
-    pads = [p for p in schedule.get_producers(block) if schedule.get(p).name_hint.startswith("pad")]
+    """The block that pads the contraction's data or packs its right operand, if there is one."""
+    pads = [p for p in schedule.get_producers(block) if schedule.get(p).name_hint.startswith(("pad", "pack"))]
     return pads[0] if pads else None
 
 
@@ -153,7 +153,15 @@ def _access(region: Any, names: list[tuple[str, Any]], extents: dict[str, int]) 
     steps: dict[str, int] = {}
     buffer = region.source.ty
     shape = [_integer(s) for s in buffer.shape]
+    parts = [place for place, extent in enumerate(region.region) if _is_part(extent.min, names)]
     for place, extent in enumerate(region.region):
+        if place in parts:
+            # Quotient and remainder of the batch's number. Neighbours differ in the last of them.
+            moves = place == parts[-1]
+            if moves:
+                steps["n"] = math.prod(shape[place + 1 :])
+            dims.append((("n", 1),) if moves else ())
+            continue
         linear = detect_linear_equation(extent.min, variables)
         if len(linear) == 0 or _integer(extent.extent) != 1:
             raise SpaceError("a contraction's buffers are indexed by sums of its iterators")
@@ -165,6 +173,17 @@ def _access(region: Any, names: list[tuple[str, Any]], extents: dict[str, int]) 
         dims.append(used)
     bits = int(tvm.DataType(str(buffer.dtype)).bits)
     return Access("", bits // 8, tuple(dims), tuple(steps.items()))
+
+
+def _is_part(index: Any, names: list[tuple[str, Any]]) -> bool:
+    """Whether an index is the number of a batch's part, which depends on the batch alone, but not linearly."""
+    from tvm.sym import detect_linear_equation
+    from tvm.tirx.analysis import undefined_vars
+
+    used = undefined_vars(index)
+    batch = next((var for axis, var in names if axis == "n"), None)
+    alone = len(used) == 1 and batch is not None and used[0].same_as(batch)
+    return alone and len(detect_linear_equation(index, [batch])) == 0
 
 
 def _named(name: str, access: Access) -> Access:

@@ -123,7 +123,10 @@ def _align(schedule: Schedule, block: Any, writer: Any, form: Form) -> bool:
 
 
 def _fixed(function: Any, count: int, dtype: str) -> Any:
-    """An index map of ``count`` indices of the program's own type (a cast is no bijection), for any function."""
+    """An index map of ``count`` indices, for a function of any number.
+
+    In another dtype than the function's own indices TVM casts them, and no longer sees that the map is affine.
+    """
     from tvm.tirx import IndexMap
 
     return IndexMap.from_func(function, ndim=count, index_dtype=dtype)

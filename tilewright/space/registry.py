@@ -14,14 +14,14 @@ __all__ = ["make_space", "task_module"]
 def make_space(task: Task, target: Target) -> DesignSpace:
     """The design space of ``task`` on ``target``: the same knobs in every process.
 
-    A contraction or transform that its template cannot serve gets the *auto* space.
+    A contraction, a transform, or a function over rows that its template cannot serve gets the *auto* space.
 
     Raises:
         SpaceError: a task of unknown kind, or one whose function cannot be read.
     """
-    if task.kind not in ("contraction", "winograd", "auto"):
+    if task.kind not in ("contraction", "rows", "winograd", "auto"):
         raise SpaceError(
-            f"a task's kind is 'contraction', 'winograd' or 'auto', but that of {task.name!r} is {task.kind!r}"
+            f"a task's kind is 'contraction', 'rows', 'winograd' or 'auto', but that of {task.name!r} is {task.kind!r}"
         )
     if task.kind == "winograd":
         from tilewright.space.winograd import WinogradTransformSpace
@@ -35,6 +35,13 @@ def make_space(task: Task, target: Target) -> DesignSpace:
 
         try:
             return ContractionSpace(task, target)
+        except SpaceError:
+            pass
+    if task.kind == "rows":
+        from tilewright.space.rows import RowsSpace
+
+        try:
+            return RowsSpace(task, target)
         except SpaceError:
             pass
     from tilewright.space.auto import AutoSpace

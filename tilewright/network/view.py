@@ -1,0 +1,163 @@
+"""Tensors read from another one in another order: reshapes, transpositions and slices that nobody has made yet.
+
+A view cuts the dimensions of its base (a tensor in memory) into *atoms* and deals these out to its own dimensions.
+So a head split, (tokens, 3 * heads * depth) --> (heads, tokens, depth) of one of the three, is
+``base = ((t), (3, h, d))``, ``dims = ((h), (t), (d))``, ``fixed = {3: 0}``, and whoever reads it can do so in place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+__all__ = ["Atom", "View", "refine"]
+
+
+@dataclass(frozen=True, eq=False)
+class Atom:
+    """A part of a dimension: ``extent`` steps."""
+
+    extent: int
+
+
+@dataclass(frozen=True)
+class View:
+    """How a tensor lies in its base.
+
+    Attributes:
+        base: for each dimension of the base its atoms, outermost first.
+        dims: the same of the view. Each atom of the base is in one of them or in ``fixed``.
+        fixed: atoms at which only one index is read, with the index.
+    """
+
+    base: tuple[tuple[Atom, ...], ...]
+    dims: tuple[tuple[Atom, ...], ...]
+    fixed: tuple[tuple[Atom, int], ...] = ()
+
+    @classmethod
+    def of(cls, shape: Iterable[int]) -> View:
+        """A tensor as it lies."""
+        dims = tuple((Atom(d),) for d in shape)
+        return cls(dims, dims)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extents of the view's dimensions."""
+        return tuple(extent(d) for d in self.dims)
+
+    @property
+    def base_shape(self) -> tuple[int, ...]:
+        """Extents of the base's dimensions."""
+        return tuple(extent(d) for d in self.base)
+
+    @property
+    def atoms(self) -> list[Atom]:
+        """All atoms in the order of memory, without those of extent 1."""
+        return [a for dim in self.base for a in dim if a.extent > 1]
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the view is a mere reshape of the base."""
+        return not self.fixed and [a for dim in self.dims for a in dim if a.extent > 1] == self.atoms
+
+    def permute(self, axes: Sequence[int]) -> View:
+        """The dimensions in another order."""
+        return View(self.base, tuple(self.dims[a] for a in axes), self.fixed)
+
+    def reshape(self, shape: Sequence[int]) -> View | None:
+        """The same elements in another shape; None where that mixes atoms up (6 x 4 as 8 x 3, transposed)."""
+        view = self
+        queue = [a for dim in self.dims for a in dim if a.extent > 1]
+        dims: list[tuple[Atom, ...]] = []
+        for wanted in shape:
+            dim: list[Atom] = []
+            while wanted > 1:
+                atom = queue.pop(0)
+                if wanted % atom.extent == 0:
+                    dim.append(atom)
+                    wanted //= atom.extent
+                elif atom.extent % wanted == 0:
+                    parts = (Atom(wanted), Atom(atom.extent // wanted))
+                    view = view.split(atom, parts)
+                    dims = [tuple(a for a in d if a is not atom) for d in dims]
+                    dim.append(parts[0])
+                    queue.insert(0, parts[1])
+                    wanted = 1
+                else:
+                    return None
+            dims.append(tuple(dim))
+        return View(view.base, tuple(dims), view.fixed)
+
+    def index(self, axis: int, position: int) -> View:
+        """One index of a dimension, which goes."""
+        fixed = list(self.fixed)
+        for atom in reversed(self.dims[axis]):
+            position, here = divmod(position, atom.extent)
+            fixed.append((atom, here))
+        return View(self.base, self.dims[:axis] + self.dims[axis + 1 :], tuple(fixed))
+
+    def split(self, atom: Atom, parts: tuple[Atom, ...]) -> View:
+        """The view with ``parts`` for ``atom``."""
+
+        def swap(dims: tuple[tuple[Atom, ...], ...]) -> tuple[tuple[Atom, ...], ...]:
+            return tuple(tuple(p for a in dim for p in (parts if a is atom else (a,))) for dim in dims)
+
+        if any(a is atom for a, _ in self.fixed):
+            raise ValueError("an atom that is fixed is no more cut")
+        return View(swap(self.base), swap(self.dims), self.fixed)
+
+    def merged(self) -> View:
+        """Neighbours in both base and view as one atom, and each atom a dimension of the base."""
+        order = self.atoms
+        dims: list[tuple[Atom, ...]] = []
+        new: dict[Atom, Atom | None] = {}  # None: part of the atom before it
+        for dim in self.dims:
+            merged: list[Atom] = []
+            last: Atom | None = None
+            for atom in dim:
+                if atom.extent == 1:
+                    continue
+                if last is not None and order.index(atom) == order.index(last) + 1:
+                    first = next(a for a, m in new.items() if m is merged[-1])
+                    merged[-1] = Atom(merged[-1].extent * atom.extent)
+                    new[first], new[atom] = merged[-1], None
+                else:
+                    merged.append(Atom(atom.extent))
+                    new[atom] = merged[-1]
+                last = atom
+            dims.append(tuple(merged))
+        fixed = tuple((a, i) for a, i in self.fixed if a.extent > 1)
+        new |= {a: a for a, _ in fixed}
+        kept = [new[a] for a in order]
+        return View(tuple((a,) for a in kept if a is not None), tuple(dims), fixed)
+
+
+def extent(dim: Iterable[Atom]) -> int:
+    """How many elements atoms span."""
+    return math.prod(a.extent for a in dim)
+
+
+def refine(first: View, second: View, pairs: Sequence[tuple[int, int]]) -> tuple[View, View] | None:
+    """Cut atoms until the dimensions of each pair (of ``first``, of ``second``) have equal ones; None if impossible."""
+    for i, j in pairs:
+        k = 0
+        while True:
+            a = [x for x in first.dims[i] if x.extent > 1]
+            b = [x for x in second.dims[j] if x.extent > 1]
+            if k == len(a) or k == len(b):
+                if len(a) != len(b):
+                    return None
+                break
+            one, two = a[k].extent, b[k].extent
+            if one != two:
+                small = min(one, two)
+                if max(one, two) % small:
+                    return None
+                parts = (Atom(small), Atom(max(one, two) // small))
+                if one > two:
+                    first = first.split(a[k], parts)
+                else:
+                    second = second.split(b[k], parts)
+            k += 1
+    return first, second
