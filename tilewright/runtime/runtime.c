@@ -40,6 +40,8 @@
 /* A thread without work spins so long, then sleeps: gaps between the kernels of a network are shorter. */
 #define SPIN_SECONDS 0.001
 #define CLOCK_ROUNDS 64
+/* After so long it lets others have its core between two looks: the caller may be waiting for just that one. */
+#define POLITE_SECONDS 20e-6
 
 /* ---- The calling convention of TVM's compiled functions (tvm-ffi 0.1) ---- */
 
@@ -173,14 +175,16 @@ static void work(int self) {
 
 /* Wait until the epoch is no longer `seen`: spinning first, then asleep. */
 static uint64_t await_epoch(uint64_t seen) {
-  double until = now() + SPIN_SECONDS;
+  double start = now();
   for (;;) {
     for (int i = 0; i < CLOCK_ROUNDS; ++i) {
       uint64_t epoch = atomic_load_explicit(&pool.epoch, memory_order_acquire);
       if (epoch != seen) return epoch;
       PAUSE();
     }
-    if (now() > until) break;
+    double waited = now() - start;
+    if (waited > SPIN_SECONDS) break;
+    if (waited > POLITE_SECONDS) sched_yield();
   }
   pthread_mutex_lock(&pool.sleep);
   atomic_fetch_add(&pool.sleeping, 1);
@@ -190,8 +194,36 @@ static uint64_t await_epoch(uint64_t seen) {
   return atomic_load(&pool.epoch);
 }
 
-static void *worker(void *number) {
-  int self = (int)(intptr_t)number;
+/* Where all cores are used, each worker keeps to one of its own, and the caller finds the first one free. Otherwise the
+ * system may put a worker beside the caller, on the core where data and wake-up come from, for as long as another
+ * program runs on the second core. */
+static void keep_to_core(int self, int threads) {
+#if defined(__linux__)
+  cpu_set_t allowed, own;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) || CPU_COUNT(&allowed) != threads) return;
+  int seen = -1;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(cpu, &allowed) && ++seen == self) {
+      CPU_ZERO(&own);
+      CPU_SET(cpu, &own);
+      sched_setaffinity(0, sizeof own, &own); /* of this thread; a refusal costs speed alone */
+      return;
+    }
+  }
+#else
+  (void)self, (void)threads;
+#endif
+}
+
+typedef struct {
+  int self, threads;
+} Worker;
+
+static void *worker(void *argument) {
+  Worker given = *(Worker *)argument;
+  free(argument);
+  keep_to_core(given.self, given.threads);
+  int self = given.self;
   uint64_t seen = 0;
   for (;;) {
     seen = await_epoch(seen);
@@ -211,7 +243,14 @@ EXPORT int tilewright_threads(int threads) {
   pthread_mutex_lock(&pool.launch);
   while (pool.threads < threads) {
     pthread_t thread;
-    if (pthread_create(&thread, NULL, worker, (void *)(intptr_t)pool.threads)) break;
+    Worker *given = malloc(sizeof *given);
+    if (!given) break;
+    given->self = pool.threads;
+    given->threads = threads;
+    if (pthread_create(&thread, NULL, worker, given)) {
+      free(given);
+      break;
+    }
     pthread_detach(thread);
     ++pool.threads;
   }
