@@ -57,11 +57,11 @@ def test_the_fastest_is_chosen_and_a_second_run_measures_nothing() -> None:
     assert [c.count for c in choices] == [2, 1]
     assert trials > 0
     for choice in choices:
-        assert choice.chosen == "winograd2"  # equal to the other, and earlier
+        assert choice.chosen == "winograd4"  # equal to the other, and earlier
         assert choice.seconds["direct"] == pytest.approx(1e-3)
         assert choice.seconds["winograd4"] == pytest.approx(0.5e-3)
         described = choice.describe()
-        assert described["chosen"] == "winograd2"
+        assert described["chosen"] == "winograd4"
         assert described["milliseconds"]["direct"] == pytest.approx(1.0)
     calls = len(table.measured)
     again, trials = choose([(SMALL, 1), (LARGE, 2)], TARGET, table, table.store, 1e3, clock=table.clock)
@@ -99,14 +99,16 @@ def test_cold_weights_count_where_they_do_not_fit_the_cache() -> None:
         chosen.append(choices[0])
     hot, cold = chosen
     assert cold.seconds["direct"] - hot.seconds["direct"] == pytest.approx(wide.weight_bytes("direct") / 20e9)
-    assert hot.chosen == "winograd2"
+    assert hot.chosen == "winograd4"
+    assert hot.seconds["winograd4"] == pytest.approx(hot.seconds["winograd2"])
     assert cold.seconds["winograd4"] > cold.seconds["winograd2"]
 
 
 def test_time_and_trials_end_the_choosing() -> None:
     table = Table(FAST4)
     choices, _ = choose([(SMALL, 1), (LARGE, 1)], TARGET, table, table.store, 8.0, clock=table.clock)
-    assert [c.convolution for c in choices] == [LARGE]  # a second one would have taken seven seconds, too
+    assert [(c.convolution, c.chosen) for c in choices] == [(LARGE, "winograd4"), (SMALL, "direct")]
+    assert set(choices[1].seconds) == {"direct"}  # the eighth second was the last
     table = Table(FAST4)
     choices, trials = choose([(SMALL, 1)], TARGET, table, table.store, 1e3, most_trials=27, clock=table.clock)
     assert (choices, trials) == ([], 0)

@@ -106,15 +106,14 @@ def choose(
     """
     choices: list[Choice] = []
     trials = 0
-    slowest = 0.0
     for conv, count in sorted(convolutions, key=lambda item: -item[0].flop * item[1]):
         # Seven tasks: the direct one, and three of each other algorithm.
-        if clock() + slowest >= deadline or trials + 7 * (1 + _MORE) > most_trials:
+        if clock() >= deadline or trials + 7 * (1 + _MORE) > most_trials:
             break
-        begin = clock()
         cold = 1.0 / _BANDWIDTH if weight_bytes > target.l3 else 0.0
         seconds: dict[Algorithm, float] = {}
-        for algorithm in conv.algorithms:
+        # The largest tiles first: on large maps the products of smaller ones alone take longer, which ends it there.
+        for algorithm in (conv.algorithms[0], *reversed(conv.algorithms[1:])):
             total = cold * conv.weight_bytes(algorithm)
             for task in stages(conv, algorithm):
                 limit = min(seconds.values(), default=math.inf)
@@ -125,7 +124,6 @@ def choose(
                     break
             if math.isfinite(total):
                 seconds[algorithm] = total
-        slowest = max(slowest, clock() - begin)
         direct = seconds.get("direct")
         if direct is None:
             break  # the time ended

@@ -46,13 +46,13 @@ class ContractionSpace:
     Attributes:
         task: what is scheduled.
         target: the machine it is scheduled for.
-        template: ``contraction/1``.
+        template: ``contraction/2`` (1 compiled tiles that stick out with a test in their inner loop).
         knobs: ``tile_o``, ``tile_h``, ``tile_w``, ``order``, ``reduction``, ``unroll``, ``unroll_kernel``,
             ``parallel``, ``pad``; those that a task has no use for have one choice.
         has_loop_nest: true.
     """
 
-    template = "contraction/1"
+    template = "contraction/2"
     has_loop_nest = True
 
     def __init__(self, task: Task, target: Target) -> None:

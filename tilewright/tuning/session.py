@@ -34,8 +34,10 @@ __all__ = ["TuneResult", "tune"]
 _RESERVE = (4.0, 0.2, 4.0)
 
 #: The share of the budget for choosing algorithms of convolutions; the seconds it may take where the budget has no
-#: end; and the seconds that it takes at least, for workers start in 3 s and a convolution takes 2 to 5.
-_CHOOSING, _MOST_CHOOSING, _LEAST_CHOOSING = 0.1, 60.0, 5.0
+#: end; and the seconds below which it is not begun, for a convolution takes 2 to 5.
+_CHOOSING, _MOST_CHOOSING, _LEAST_CHOOSING = 0.1, 60.0, 3.0
+#: Seconds in which workers start, which tuning would wait for as well.
+_STARTING = 3.0
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def _choices(extraction: Extraction, pool: LocalPool, store: Store, running: Run
         extraction.target,
         pool,
         store,
-        min(time.monotonic() + seconds, running.deadline),
+        min(time.monotonic() + _STARTING + seconds, running.deadline),
         weight_bytes=nbytes,
         most_trials=trials,
     )
