@@ -127,3 +127,17 @@ def test_clip_by_initializers_after_conv(tmp_path: Path) -> None:
     path = save(tmp_path / "m.onnx", nodes, {"x": [1, 8, 6, 6]}, [1, 16, 6, 6], **arrays)
     extraction = agrees(path, tmp_path / "out")
     assert any("conv2d" in name and "minimum" in name for use in extraction.uses for name in use.functions)
+
+
+def test_a_strided_1x1_conv_reads_pixels_side_by_side(tmp_path: Path) -> None:
+    """As in the shortcuts of residual networks; two convolutions of one tensor share its pixels."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], strides=[2, 2]),
+        helper.make_node("Conv", ["x", "v"], ["b"], strides=[2, 2]),
+        helper.make_node("Add", ["a", "b"], ["y"]),
+    ]
+    weights = {"w": normal(16, 8, 1, 1), "v": normal(16, 8, 1, 1, seed=1)}
+    extraction = agrees(
+        save(tmp_path / "m.onnx", nodes, {"x": [1, 8, 7, 9]}, [1, 16, 4, 5], **weights), tmp_path / "out"
+    )
+    assert sum(use.weight for use in extraction.uses if "strided_slice" in use.task.name) == 1

@@ -18,6 +18,12 @@ from tilewright.errors import ModelFormatError, ShapeError, UnsupportedOperatorE
 __all__ = ["fold", "read_onnx"]
 
 
+#: Operators whose output doubles when their first input does; a batch norm nearly so.
+_SCALED_THROUGH = ("Add", "Reshape", "Flatten", "Squeeze", "Dropout", "Relu", "AveragePool", "GlobalAveragePool")
+#: Standard deviation of a softmax's inputs in a network that we fill with random weights.
+_SPREAD = 2.0
+
+
 def read_onnx(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """The model of a file with static input shapes and explicit weights, and the same with batch norms folded.
 
@@ -40,7 +46,9 @@ def read_onnx(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[onnx.M
     if not model.graph.node:
         raise ModelFormatError(f"a model has operators, but {path} holds none; is it an ONNX file?")
     _fix_shapes(model, shapes)
-    _fill_weights(model)
+    filled = _fill_weights(model)
+    if filled:
+        _calm_softmax(model, filled)
     folded = onnx.ModelProto()
     folded.CopyFrom(model)
     _chain_sums(folded)
@@ -85,7 +93,7 @@ def _fix_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -
         del model.graph.value_info[:]  # inferred for other shapes
 
 
-def _fill_weights(model: onnx.ModelProto) -> None:
+def _fill_weights(model: onnx.ModelProto) -> set[str]:
     """Give random values to weights that the file only declares.
 
     Models without their weights (the light networks of the onnx package) make them by ConstantOfShape. Uniform
@@ -113,6 +121,43 @@ def _fill_weights(model: onnx.ModelProto) -> None:
             values = rng.standard_normal(shape) * 0.1
         graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
         graph.node.remove(node)
+    return {node.output[0] for node in filled}
+
+
+def _calm_softmax(model: onnx.ModelProto, filled: set[str]) -> None:
+    """Scale the random weights before the last softmax so that its inputs differ by a few units, not by hundreds.
+
+    Otherwise the output is 1 in one place and 0 elsewhere whatever was computed before, and comparing it shows nothing.
+    """
+    import onnxruntime
+
+    makers = {name: node for node in model.graph.node for name in node.output}
+    softmax = next((n for n in reversed(model.graph.node) if n.op_type == "Softmax"), None)
+    node = softmax
+    while node is not None and node.op_type not in ("Conv", "Gemm", "MatMul"):
+        node = makers.get(node.input[0]) if node is softmax or node.op_type in _SCALED_THROUGH else None
+    if softmax is None or node is None or node.input[1] not in filled or not set(node.input[2:]) <= filled:
+        return
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    del probe.graph.output[:]
+    probe.graph.output.append(helper.make_tensor_value_info(softmax.input[0], onnx.TensorProto.FLOAT, None))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    rng = np.random.default_rng(0)
+    try:
+        session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        feeds = {i.name: rng.standard_normal(i.shape).astype(np.float32) for i in session.get_inputs()}
+        spread = float(np.std(session.run(None, feeds)[0]))
+    except Exception:  # what is wrong with the model is said where it is read
+        return
+    if not np.isfinite(spread) or spread == 0:
+        return
+    for tensor in model.graph.initializer:
+        if tensor.name in node.input[1:]:
+            array = (numpy_helper.to_array(tensor) * (_SPREAD / spread)).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
 def _chain_sums(model: onnx.ModelProto) -> None:

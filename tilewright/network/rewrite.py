@@ -60,6 +60,7 @@ class Rewriter:
     recipes: dict[Recipe, Any] = field(default_factory=dict)
     values: dict[Any, Any] = field(default_factory=dict)
     fallbacks: list[str] = field(default_factory=list)
+    samples: dict[Any, Any] = field(default_factory=dict)
     #: What each variable of the network was bound to.
     bindings: dict[Any, Any] = field(default_factory=dict)
 
@@ -236,8 +237,25 @@ class Rewriter:
                 packed = self.winograd(tile, known, source, kernel)
                 return Value(_shape(call), packed=packed, block=x, order=order, fused=True)
         recipe = kernel.reshape((out // x, x, channels // cb, cb, kh, kw)).transpose((0, 2, 4, 5, 3, 1))
-        function = blocked.conv2d(_shape_of(source), recipe.shape, *_window(attrs))
+        stride, padding, dilation = _window(attrs)
+        if kh == kw == 1 and stride != (1, 1) and not any(padding):
+            source, stride = self.sampled(source, stride), (1, 1)
+        function = blocked.conv2d(_shape_of(source), recipe.shape, stride, padding, dilation)
         return self.convolved(call, function, [source, self.weight(recipe)], x, order, out // x)
+
+    def sampled(self, source: Any, stride: tuple[int, int]) -> Any:
+        """Every ``stride``-th pixel of a blocked tensor, so that a 1x1 convolution finds its pixels side by side.
+
+        Copying them takes a hundredth of the convolution, which then runs as a matrix product: at 7x7 pixels twice as
+        fast as with gaps between them.
+        """
+        from tvm import relax
+
+        if (source, stride) not in self.samples:
+            _, _, h, w, _ = _shape_of(source)
+            result = relax.op.strided_slice(source, [2, 3], [0, 0], [h, w], list(stride), assume_inbound=True)
+            self.samples[source, stride] = self.emit(result)
+        return self.samples[source, stride]
 
     def depthwise_conv2d(self, call: Any, data: Value, kernel: Recipe) -> Value:
         """Every channel by itself: blocks and their order stay."""
