@@ -90,18 +90,18 @@ def test_an_algorithm_that_fails_is_not_chosen() -> None:
     assert set(choices[0].seconds) == {"direct"}
 
 
-def test_cold_weights_count_where_they_do_not_fit_the_cache() -> None:
-    wide = Convolution((1, 512, 4, 4), (512, 512, 3, 3), (1, 1), (1, 1, 1, 1), (8, 8))
+def test_a_stage_lasts_no_less_than_reading_its_weights_where_they_do_not_fit_the_cache() -> None:
+    wide = Convolution((1, 2048, 4, 4), (2048, 2048, 3, 3), (1, 1), (1, 1, 1, 1), (8, 8))
     chosen = []
     for weight_bytes in (0, TARGET.l3 + 1):
         table = Table(FAST4)
         choices, _ = choose([(wide, 1)], TARGET, table, table.store, 1e3, weight_bytes=weight_bytes, clock=table.clock)
         chosen.append(choices[0])
     hot, cold = chosen
-    assert cold.seconds["direct"] - hot.seconds["direct"] == pytest.approx(wide.weight_bytes("direct") / 20e9)
     assert hot.chosen == "winograd4"
-    assert hot.seconds["winograd4"] == pytest.approx(hot.seconds["winograd2"])
-    assert cold.seconds["winograd4"] > cold.seconds["winograd2"]
+    assert hot.seconds["direct"] == pytest.approx(1e-3)
+    assert cold.seconds["direct"] == pytest.approx(wide.weight_bytes("direct") / 20e9)
+    assert cold.chosen == "direct"
 
 
 def test_time_and_trials_end_the_choosing() -> None:

@@ -38,7 +38,7 @@ class Choice:
         convolution: the convolution.
         count: how often the network computes it.
         chosen: its algorithm.
-        seconds: of each algorithm that was measured; weights that must be read from memory included. Of one whose
+        seconds: of each algorithm that was measured; no less than reading its weights from memory takes. Of one whose
             first stages alone took longer than another, those stages only.
     """
 
@@ -114,12 +114,15 @@ def choose(
         seconds: dict[Algorithm, float] = {}
         # The largest tiles first: on large maps the products of smaller ones alone take longer, which ends it there.
         for algorithm in (conv.algorithms[0], *reversed(conv.algorithms[1:])):
-            total = cold * conv.weight_bytes(algorithm)
+            total = 0.0
+            # The first stage reads the weights: while it computes, and so no faster than they come from memory.
+            reading = cold * conv.weight_bytes(algorithm)
             for task in stages(conv, algorithm):
                 limit = min(seconds.values(), default=math.inf)
                 spent, made = _seconds(task, target, runner, store, limit, deadline)
                 trials += made
-                total += spent
+                total += max(spent, reading)
+                reading = 0.0
                 if total > limit:  # what follows can only add to it
                     break
             if math.isfinite(total):
