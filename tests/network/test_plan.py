@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +121,19 @@ def test_a_network_that_calls_a_library_runs_on_the_machine(tmp_path: Path) -> N
     x = np.random.default_rng(0).standard_normal((2, 50)).astype(np.float32)
     np.testing.assert_array_equal(executable(x)[0], -np.sort(-x, axis=1)[:, :3])
     assert executable.overhead(3) is None
+
+
+def test_an_executable_runs_without_a_compiler(tmp_path: Path) -> None:
+    built(expand(tmp_path / "m.onnx"), tmp_path / "out")
+    program = (
+        "import sys, numpy, tilewright\n"
+        f"executable = tilewright.load_executable({str(tmp_path / 'out')!r})\n"
+        "executable(*(numpy.zeros(s.shape, s.dtype) for s in executable.inputs))\n"
+        "print([n for n in ('tvm', 'tvm_ffi', 'onnx', 'onnxruntime', 'xgboost') if n in sys.modules])"
+    )
+    environment = {"PATH": "", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == "[]"
 
 
 def test_outputs_are_not_overwritten_by_the_next_call(tmp_path: Path) -> None:
