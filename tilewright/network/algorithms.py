@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,8 @@ class Choice:
         count: how often the network computes it.
         chosen: its algorithm.
         seconds: of each algorithm that was measured; no less than reading its weights from memory takes. Of one whose
-            first stages alone took longer than another, those stages only.
+            first stages alone took longer than another, those stages only. Empty where there was no time to measure,
+            and the algorithm is that of a similar convolution.
     """
 
     convolution: Convolution
@@ -86,7 +87,8 @@ def choose(
     """Measure the algorithms of each convolution with a few configs, and choose the fastest.
 
     What the store knows of a task is not measured again. Convolutions for which there is no time, the lightest, are
-    computed directly, and are not in the result.
+    computed as the measured one that is most like them (by pixels and channels); directly, and not in the result, where
+    none was measured.
 
     Args:
         convolutions: with how often each occurs.
@@ -106,7 +108,8 @@ def choose(
     """
     choices: list[Choice] = []
     trials = 0
-    for conv, count in sorted(convolutions, key=lambda item: -item[0].flop * item[1]):
+    ordered = sorted(convolutions, key=lambda item: -item[0].flop * item[1])
+    for conv, count in ordered:
         # Seven tasks: the direct one, and three of each other algorithm.
         if clock() >= deadline or trials + 7 * (1 + _MORE) > most_trials:
             break
@@ -128,11 +131,26 @@ def choose(
             if math.isfinite(total):
                 seconds[algorithm] = total
         direct = seconds.get("direct")
-        if direct is None:
-            break  # the time ended
+        if direct is None or (len(seconds) == 1 and clock() >= deadline):
+            break  # the time ended: what is not measured has not lost
         fastest = min(seconds, key=lambda name: seconds[name])
         choices.append(Choice(conv, count, fastest if seconds[fastest] * _GAIN < direct else "direct", seconds))
-    return choices, trials
+    return choices + _by_analogy(choices, ordered[len(choices) :]), trials
+
+
+def _by_analogy(measured: list[Choice], others: Sequence[tuple[Convolution, int]]) -> list[Choice]:
+    """Choices for ``others``, each that of the most similar measured convolution."""
+
+    def distance(one: Convolution, other: Convolution) -> float:
+        sizes = [(math.prod(c.result[2:]), c.weight[0], c.weight[1]) for c in (one, other)]
+        return sum(abs(math.log2(a / b)) for a, b in zip(*sizes, strict=True))
+
+    choices = []
+    for conv, count in others:
+        like = min(measured, key=lambda choice: distance(choice.convolution, conv), default=None)
+        if like is not None and like.chosen in conv.algorithms:
+            choices.append(Choice(conv, count, like.chosen, {}))
+    return choices
 
 
 def _seconds(
