@@ -333,5 +333,5 @@ def test_what_is_no_contraction_is_refused() -> None:
     for roles in ("bop/r", "xyz", "boppl/rr", "pol/rrrr"):
         with pytest.raises(SpaceError):
             ContractionSpace(make_task(dense(2, 8, 16, "none"), roles), target())
-    with pytest.raises(SpaceError, match="index"):
+    with pytest.raises(SpaceError, match="has indices 0 to"):
         space("dense 1").schedule(np.full(9, 10_000, dtype=np.int32))

@@ -77,7 +77,7 @@ def test_what_has_no_rows_is_refused() -> None:
         RowsSpace(task, TARGET)
     assert make_space(task, TARGET).template.startswith("auto")
     space = RowsSpace(make_task(rows.softmax((4, 16), TARGET.lanes, safe=False)), TARGET)
-    with pytest.raises(SpaceError, match="index"):
+    with pytest.raises(SpaceError, match="has indices 0 to"):
         space.schedule(np.full(3, 100, dtype=np.int32))
     with pytest.raises(SpaceError, match="closed form"):
         space.loop_nest(space.default()[None])

@@ -118,7 +118,7 @@ def _compile(module: Any, target: Target, plan: Plan | None, out: Path) -> None:
 
     with tvm.transform.PassContext(opt_level=3):
         if plan is None:
-            relax.build(module, target.tvm).export_library(str(out))
+            relax.build(module, target.tvm).export_library(str(out), cc=find_compiler())
             return
         wanted = set(plan.kernels)
         functions = {
@@ -130,7 +130,9 @@ def _compile(module: Any, target: Target, plan: Plan | None, out: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         runtime = Path(folder, "runtime.o")
         compile_runtime(runtime)
-        kernels.export_library(str(out), addons=[str(runtime)], options=["-pthread", "-Wl,-Bsymbolic"])
+        kernels.export_library(
+            str(out), addons=[str(runtime)], cc=find_compiler(), options=["-pthread", "-Wl,-Bsymbolic"]
+        )
 
 
 def save_onnx(model: Any, path: Path) -> None:

@@ -12,7 +12,7 @@ from tilewright.network.executable import Executable
 from tilewright.network.network import Network
 from tilewright.network.tasks import Extraction
 
-__all__ = ["TOLERANCE", "blame", "network_error", "reference_outputs", "relative_error", "telling"]
+__all__ = ["TOLERANCE", "blame", "network_error", "relative_error", "telling"]
 
 #: The largest accepted difference, relative to the largest output.
 TOLERANCE = 1e-3
@@ -67,12 +67,6 @@ def _reference(network: Network) -> Callable[[Sequence[NDArray[Any]]], list[NDAr
         return [np.asarray(o) for o in session.run(None, feeds)]
 
     return by_onnxruntime
-
-
-def reference_outputs(network: Network, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]] | None:
-    """ONNX Runtime's or PyTorch's outputs; None where the network came from neither."""
-    run = _reference(network)
-    return None if run is None else run(inputs)
 
 
 def telling(outputs: Sequence[NDArray[Any]]) -> bool:

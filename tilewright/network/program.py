@@ -200,10 +200,10 @@ class PlanProgram:
 
     def _view(self, number: int) -> NDArray[Any]:
         tensor = self._plan.tensors[number]
-        region, start = (self._arena, tensor.place) if tensor.region == ARENA else (self._weights, 0)
         if tensor.region != ARENA:
-            raise KeyError("an output is computed, not a weight")
-        return region[start : start + tensor.bytes].view(np.dtype(tensor.dtype)).reshape(tensor.shape)
+            raise KeyError("inputs and outputs are in the arena")
+        memory = self._arena[tensor.place : tensor.place + tensor.bytes]
+        return memory.view(np.dtype(tensor.dtype)).reshape(tensor.shape)
 
 
 def _round_up(size: int) -> int:

@@ -26,6 +26,7 @@ __all__ = [
     "canonical",
     "cardinalities",
     "check",
+    "choices_of",
     "crossover",
     "distinct",
     "empty",
@@ -89,6 +90,16 @@ def check(space: DesignSpace, configs: Configs) -> Configs:
             f"{given[row, column]}; was it written by another version of the template?"
         )
     return np.ascontiguousarray(given, dtype=np.int32)
+
+
+def choices_of(space: DesignSpace, config: NDArray[np.int32]) -> tuple[tuple[int, ...], ...]:
+    """What each knob is set to in one config, ``(knobs,)``.
+
+    Raises:
+        SpaceError: it is no config of the space.
+    """
+    row = check(space, np.asarray(config)[None])[0]
+    return tuple(knob.choices[int(i)] for knob, i in zip(space.knobs, row, strict=True))
 
 
 def canonical(space: DesignSpace, configs: Configs) -> Configs:

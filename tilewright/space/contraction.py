@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.errors import SpaceError
+from tilewright.space.configs import choices_of
 from tilewright.space.contraction_form import Form, read_form
 from tilewright.space.contraction_nest import Columns, Ints, loop_nest, register_pressure, unrolled_kernel
 from tilewright.space.contraction_program import PAD_INSIDE, PAD_PARALLEL, PAD_SERIAL, Plan, build_program, prepare
@@ -155,15 +155,9 @@ class ContractionSpace:
         Raises:
             SpaceError: TVM cannot make the program.
         """
-        row = np.asarray(config)
-        if row.shape != (len(self.knobs),) or any(not 0 <= i < len(k) for i, k in zip(row, self.knobs, strict=True)):
-            raise SpaceError(f"a config of {self.template} for this task has an index of each knob, not {config}")
-        tile_o, tile_h, tile_w, _, reduction, unroll, kernel, parallel, pad = (
-            knob.choices[int(i)] for knob, i in zip(self.knobs, row, strict=True)
-        )
-        order = _ORDERS[self.knobs[3].choices[int(row[3])][0]]
-        plan = Plan(tile_o, tile_h, tile_w, order, reduction, unroll[0], kernel[0], parallel[0], pad[0])
-        with space_errors(f"config {row.tolist()} of {self.task.name!r} cannot be scheduled"):
+        tile_o, tile_h, tile_w, order, reduction, unroll, kernel, parallel, pad = choices_of(self, config)
+        plan = Plan(tile_o, tile_h, tile_w, _ORDERS[order[0]], reduction, unroll[0], kernel[0], parallel[0], pad[0])
+        with space_errors(f"config {config.tolist()} of {self.task.name!r} cannot be scheduled"):
             return build_program(self._module, self._form, plan)
 
     def _columns(self, configs: Configs) -> Columns:

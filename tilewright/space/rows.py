@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import SpaceError
+from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob, divisors
 from tilewright.space.loop_nest import LoopNest
 from tilewright.space.module import space_errors, task_module
@@ -98,10 +99,7 @@ class RowsSpace:
         Raises:
             SpaceError: TVM cannot make the program.
         """
-        row = np.asarray(config)
-        if row.shape != (len(self.knobs),) or any(not 0 <= i < len(k) for i, k in zip(row, self.knobs, strict=True)):
-            raise SpaceError(f"a config of {self.template} has an index of each knob, not {config}")
-        chunks, vector, unroll = (knob.choices[int(i)][0] for knob, i in zip(self.knobs, row, strict=True))
+        chunks, vector, unroll = (choice[0] for choice in choices_of(self, config))
         with space_errors(f"{self.task.name!r} cannot be scheduled by rows"):
             return _program(self._module, chunks, vector, unroll)
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import SpaceError
+from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob
 from tilewright.space.loop_nest import LoopNest
 from tilewright.space.module import space_errors, task_module
@@ -129,11 +130,8 @@ class WinogradTransformSpace:
         Raises:
             SpaceError: TVM cannot make the program.
         """
-        row = np.asarray(config)
-        if row.shape != (len(self.knobs),) or any(not 0 <= i < len(k) for i, k in zip(row, self.knobs, strict=True)):
-            raise SpaceError(f"a config of {self.template} for this task has an index of each knob, not {config}")
-        order, parallel, together, pad = (knob.choices[int(i)][0] for knob, i in zip(self.knobs, row, strict=True))
-        with space_errors(f"config {row.tolist()} of {self.task.name!r} cannot be scheduled"):
+        order, parallel, together, pad = (choice[0] for choice in choices_of(self, config))
+        with space_errors(f"config {config.tolist()} of {self.task.name!r} cannot be scheduled"):
             build = _inverse if self._form.inverse else _data
             return build(self._module, self._form, _Plan(_ORDERS[order], parallel, together, pad))
 
