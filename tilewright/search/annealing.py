@@ -8,8 +8,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from tilewright.search.ledger import Ledger
 from tilewright.search.searcher import Scorer
-from tilewright.space.configs import ConfigSet, check, from_keys, keys, mutate, sample
+from tilewright.space.configs import check, from_keys, keys, mutate, sample
 from tilewright.space.space import Configs, DesignSpace
 
 __all__ = ["SimulatedAnnealing"]
@@ -36,7 +37,7 @@ class SimulatedAnnealing:
         temperature: T of the first step, in units of the score.
 
     Attributes:
-        seen: every config asked for or told.
+        seen: what must not be proposed.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class SimulatedAnnealing:
         patience: int = 50,
         temperature: float = 1.0,
     ) -> None:
-        self.seen = ConfigSet()
+        self.seen = Ledger()
         self._space = space
         self._rng = rng
         self._scorer = scorer
@@ -64,9 +65,9 @@ class SimulatedAnnealing:
     def ask(self, count: int) -> Configs:
         """At most ``count`` new configs, ``(n, knobs)``, best score first, random ones last."""
         configs = self._anneal(count) if self._told and count > 0 else sample(self._space, self._rng, 0)
-        self.seen.add(configs)
+        self.seen.propose(configs)
         filling = sample(self._space, self._rng, count - len(configs), self.seen.has)
-        self.seen.add(filling)
+        self.seen.propose(filling)
         return np.concatenate([configs, filling])
 
     def tell(self, configs: Configs, seconds: NDArray[np.float64]) -> None:
@@ -75,7 +76,7 @@ class SimulatedAnnealing:
         Raises:
             SpaceError: rows that are not of the space.
         """
-        self.seen.add(check(self._space, configs))
+        self.seen.tell(check(self._space, configs))
         self._told = self._told or len(configs) > 0
 
     def _anneal(self, count: int) -> Configs:
@@ -107,7 +108,7 @@ class SimulatedAnnealing:
 class _Best:
     """Scores configs, each once, and keeps the ``count`` best that were not seen before."""
 
-    def __init__(self, count: int, seen: ConfigSet, scorer: Scorer) -> None:
+    def __init__(self, count: int, seen: Ledger, scorer: Scorer) -> None:
         self.changed = False
         self._count = count
         self._seen = seen

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.space.configs import ConfigSet, check, sample
+from tilewright.search.ledger import Ledger
+from tilewright.space.configs import check, sample
 from tilewright.space.space import Configs, DesignSpace
 
 __all__ = ["RandomSearch"]
@@ -15,18 +16,18 @@ class RandomSearch:
     """Proposes uniformly random valid configs, each once.
 
     Attributes:
-        seen: every config asked for or told.
+        seen: what must not be proposed.
     """
 
     def __init__(self, space: DesignSpace, rng: np.random.Generator) -> None:
-        self.seen = ConfigSet()
+        self.seen = Ledger()
         self._space = space
         self._rng = rng
 
     def ask(self, count: int) -> Configs:
         """At most ``count`` new random configs, ``(n, knobs)``; fewer, or none, when the space is exhausted."""
         configs = sample(self._space, self._rng, count, self.seen.has)
-        self.seen.add(configs)
+        self.seen.propose(configs)
         return configs
 
     def tell(self, configs: Configs, seconds: NDArray[np.float64]) -> None:
@@ -35,4 +36,4 @@ class RandomSearch:
         Raises:
             SpaceError: rows that are not of the space.
         """
-        self.seen.add(check(self._space, configs))
+        self.seen.tell(check(self._space, configs))

@@ -24,9 +24,9 @@ class Searcher(Protocol):
     """
 
     def ask(self, count: int) -> Configs:
-        """At most ``count`` valid configs, no two equal, none asked for or told before.
+        """At most ``count`` valid configs, no two equal, none told before, none asked for since the last tell.
 
-        Fewer, or none, when it has no more to propose.
+        Fewer, or none, when it has no more to propose. (A proposal that a sampler passed over may come again.)
         """
         ...
 

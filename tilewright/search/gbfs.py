@@ -1,0 +1,117 @@
+"""Greedy best-first search over small moves, without a cost model (G-BFS; arXiv 1909.10616; PAPERS.md 4)."""
+
+from __future__ import annotations
+
+import heapq
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.search.ledger import Ledger
+from tilewright.search.searcher import Scorer
+from tilewright.space.configs import check, empty, from_keys, keys, sample
+from tilewright.space.moves import Moves
+from tilewright.space.space import Configs, DesignSpace
+
+__all__ = ["GreedyBestFirst"]
+
+
+class GreedyBestFirst:
+    """Expands the fastest config that was measured and not yet expanded, again and again.
+
+    An expansion proposes ``breadth`` random neighbours (:class:`tilewright.space.moves.Moves`) that were not measured.
+    Where a batch wants more, the next fastest are expanded as well. Where nothing is left to expand, those that have
+    neighbours left are expanded once more, and then proposals are random, so that the search ends only with the space.
+
+    Different from the paper: primes instead of factors of 2, every knob instead of the splits of a matrix product, and
+    batches, of which it had one state each.
+
+    Args:
+        space: where to search.
+        rng: the only source of randomness.
+        scorer: an option that the paper does not have: the search begins with the best scored of some random configs,
+            and expands to the best scored neighbours instead of random ones.
+        breadth: neighbours per expansion (the paper's rho).
+        start: random configs that the scorer chooses the first ones from.
+
+    Attributes:
+        seen: what must not be proposed.
+    """
+
+    def __init__(
+        self,
+        space: DesignSpace,
+        rng: np.random.Generator,
+        scorer: Scorer | None = None,
+        *,
+        breadth: int = 5,
+        start: int = 512,
+    ) -> None:
+        self.seen = Ledger()
+        self._space = space
+        self._rng = rng
+        self._scorer = scorer
+        self._breadth = breadth
+        self._start = start
+        self._moves = Moves(space)
+        # Ties are a matter of who came first, not of the config's bytes.
+        self._queue: list[tuple[float, int, bytes]] = []
+        self._again: list[tuple[float, int, bytes]] = []
+        self._told = 0
+
+    def ask(self, count: int) -> Configs:
+        """At most ``count`` new configs, ``(n, knobs)``, neighbours of the fastest first."""
+        parts = [empty(self._space)]
+        missing = count
+        if missing > 0 and self._told == 0:
+            first = self._space.default()[None].astype(np.int32)
+            parts.append(first[~self.seen.has(first)])
+            missing -= len(parts[-1])
+            self.seen.propose(parts[-1])
+        while missing > 0 and (self._queue or self._again):
+            if not self._queue:
+                self._queue, self._again = self._again, []
+                heapq.heapify(self._queue)
+            entry = heapq.heappop(self._queue)
+            rows, rest = self._expand(from_keys(self._space, [entry[2]])[0], missing)
+            if rest:
+                self._again.append(entry)
+            self.seen.propose(rows)
+            parts.append(rows)
+            missing -= len(rows)
+        if missing > 0:
+            parts.append(self._random(missing))
+            self.seen.propose(parts[-1])
+        return np.concatenate(parts)
+
+    def tell(self, configs: Configs, seconds: NDArray[np.float64]) -> None:
+        """Put what works into the queue.
+
+        Raises:
+            SpaceError: rows that are not of the space.
+        """
+        rows = check(self._space, configs)
+        self.seen.tell(rows)
+        for name, time in zip(keys(rows).tolist(), np.asarray(seconds, dtype=np.float64).tolist(), strict=True):
+            if math.isfinite(time):
+                heapq.heappush(self._queue, (time, self._told, name))
+            self._told += 1
+
+    def _expand(self, config: NDArray[np.int32], most: int) -> tuple[Configs, bool]:
+        """Neighbours to propose, and whether there are others."""
+        near = self._moves.of(config)
+        near = near[~self.seen.has(near)]
+        order = self._rng.permutation(len(near)) if self._scorer is None else _best_first(self._scorer, near)
+        taken = min(self._breadth, most)
+        return near[order[:taken]], len(near) > taken
+
+    def _random(self, count: int) -> Configs:
+        if self._scorer is None or self._told == 0:
+            return sample(self._space, self._rng, count, self.seen.has)
+        drawn = sample(self._space, self._rng, max(count, self._start), self.seen.has)
+        return drawn[_best_first(self._scorer, drawn)[:count]]
+
+
+def _best_first(scorer: Scorer, configs: Configs) -> NDArray[np.intp]:
+    return np.argsort(-np.nan_to_num(scorer(configs), nan=-np.inf, posinf=np.inf, neginf=-np.inf), kind="stable")
