@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from tests.toys import ToySpace, plain, toy_spaces
 from tilewright.errors import SpaceError
 from tilewright.search.annealing import SimulatedAnnealing
+from tilewright.search.gbfs import GreedyBestFirst
+from tilewright.search.genetic import Genetic
 from tilewright.search.random import RandomSearch
 from tilewright.search.searcher import Scorer, Searcher
 from tilewright.space.configs import ConfigSet, distinct, empty, sample
@@ -23,7 +26,18 @@ from tilewright.space.space import Configs
 SEARCHERS: dict[str, Callable[[ToySpace, np.random.Generator, Scorer], Searcher]] = {
     "random": lambda space, rng, scorer: RandomSearch(space, rng),
     "annealing": lambda space, rng, scorer: SimulatedAnnealing(space, rng, scorer, steps=30),
+    "genetic": lambda space, rng, scorer: Genetic(space, rng, population=20),
+    "gbfs": lambda space, rng, scorer: GreedyBestFirst(space, rng),
+    "gbfs-guided": lambda space, rng, scorer: GreedyBestFirst(space, rng, scorer),
 }
+if find_spec("torch") is not None:
+    from tilewright.search.na2c import NeighbourhoodActorCritic
+
+    SEARCHERS["na2c"] = lambda space, rng, scorer: NeighbourhoodActorCritic(space, rng)
+if find_spec("stable_baselines3") is not None:
+    from tilewright.search.ppo import PPOSearch
+
+    SEARCHERS["ppo"] = lambda space, rng, scorer: PPOSearch(space, rng, scorer, walkers=16, steps=8)
 
 ROOT = Path(__file__).parents[2]
 SPACES = toy_spaces()

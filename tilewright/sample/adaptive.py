@@ -1,4 +1,4 @@
-"""Adaptive sampling: measure the centres of clusters of proposals (Chameleon; arXiv 2001.08743, section 4; PAPERS.md 2)."""
+"""Adaptive sampling: measure the centres of clusters of proposals (Chameleon; arXiv 2001.08743, section 4)."""
 
 from __future__ import annotations
 

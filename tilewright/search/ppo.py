@@ -1,4 +1,4 @@
-"""A reinforcement-learned walk over the knobs, against the cost model (RELEASE, arXiv 1905.12799; Chameleon, 2001.08743)."""
+"""A reinforcement-learned walk over the knobs, against the cost model (arXiv 1905.12799 and 2001.08743)."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ __all__ = ["PPOSearch"]
 class PPOSearch:
     """Walkers move every knob up, down or not at all, as a policy says that learns to reach high scores.
 
-    Each ask starts ``walkers`` walkers on random configs, lets them take ``steps`` steps, and updates the policy by PPO on what
-    they met (one policy for the task, kept from ask to ask). A walker's episode ends when at least three quarters of
-    the knobs stay or are at a bound; it then starts on another random config. The best scored configs that were met are
-    proposed. Before anything was told, and where walks find too few, proposals are random.
+    As in RELEASE and Chameleon, each ask starts ``walkers`` walkers on random configs, lets them take ``steps`` steps,
+    and updates the policy by PPO on what they met (one policy for the task, kept from ask to ask). A walker's episode
+    ends when at least three quarters of the knobs stay or are at a bound; it then starts on another random config. The
+    best scored configs that were met are proposed. Before anything was told, and where walks find too few, proposals
+    are random.
 
     Different from the published code: the policy is trained (in two of three releases the call is missing), rewards are
-    scaled to the scores of the ask, walkers stay on valid configs, and an ask has fewer steps than the 500 of the paper,
-    which change little (``bench/search.py``) and take long.
+    scaled to the scores of the ask, walkers stay on valid configs, and an ask has fewer steps than the paper's 500.
 
     Args:
         space: where to search.

@@ -110,9 +110,9 @@ def _primes(number: int) -> tuple[int, ...]:
 def steps(knob: Knob) -> NDArray[np.int32]:
     """``(choices, actions)``: where each action leads from each choice, -1 where it leads nowhere.
 
-    A split with ``p`` loops has ``p (p - 1)`` actions: the smallest prime that can goes from one loop to another (or, of an
-    inner loop, to the next larger or smaller factor that there is). An order has one action for each pair of
-    neighbouring loops that change places. Any other knob has two: the choice before, and the one after.
+    A split with ``p`` loops has ``p (p - 1)`` actions: the smallest prime that can goes from one loop to another; where
+    none can, an inner loop gets the next larger or smaller factor that there is. An order has one action for each pair
+    of neighbouring loops that change places. Any other knob has two: the choice before, and the one after.
     """
     if isinstance(knob, SplitKnob):
         return _steps_of_split(knob)
