@@ -26,8 +26,8 @@ class NeighbourhoodActorCritic:
 
     A batch is collected by walks of ``length`` steps, all from the fastest config. A step moves one knob to a choice
     next to it (:func:`tilewright.space.moves.steps`), chosen by the policy among those that are valid, or at random
-    with probability ``epsilon``. Once the batch is measured, actor and critic learn from all steps whose end is known: the
-    reward is the speed relative to the fastest.
+    with probability ``epsilon``. Once the batch is measured, actor and critic learn from all steps whose end is known:
+    the reward is the speed relative to the fastest.
 
     Different from the paper: primes instead of factors of 2, every knob instead of the splits of a matrix product. The
     gradient has the sign that makes good moves more likely, which a known public port has not.

@@ -75,6 +75,7 @@ def _of_split(knob: SplitKnob) -> tuple[NDArray[np.int32], ...]:
                 other = inner.get(tuple(moved))
                 if source != target and other is not None:
                     near[index].add(other)
+                    near[other].add(index)  # with tails the outermost loop may not have the prime that comes back
     # The next value of one factor, the other inner ones being equal: for tiles that have no prime in common.
     for position in range(parts - 1):
         lines: dict[tuple[int, ...], list[tuple[int, int]]] = {}
