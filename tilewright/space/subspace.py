@@ -1,0 +1,111 @@
+"""A part of a design space, small enough to be measured in full: for recorded tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.errors import SpaceError
+from tilewright.space.configs import cardinalities, sample
+from tilewright.space.knob import Knob
+from tilewright.space.loop_nest import LoopNest
+from tilewright.space.space import Configs, DesignSpace
+from tilewright.task import Task
+
+if TYPE_CHECKING:
+    from tvm.s_tir import Schedule
+
+__all__ = ["Subspace", "thinned"]
+
+#: Configs drawn to estimate which share of a space is valid.
+_DRAWN = 20_000
+
+
+class Subspace:
+    """A space with fewer choices of each knob.
+
+    Args:
+        whole: the space.
+        kept: for each knob the indices of the choices that stay, ascending; those of the default must be among them.
+
+    Attributes:
+        whole: the space.
+        kept: the choices that stay.
+        task, template, knobs, has_loop_nest: as of any design space.
+
+    Raises:
+        SpaceError: no choice left, or not the default's.
+    """
+
+    def __init__(self, whole: DesignSpace, kept: Sequence[Sequence[int]]) -> None:
+        self.whole = whole
+        self.kept = tuple(np.asarray(k, dtype=np.int32) for k in kept)
+        if len(self.kept) != len(whole.knobs) or any(
+            start not in k for start, k in zip(whole.default(), self.kept, strict=True)
+        ):
+            raise SpaceError("a part of a space keeps some choices of each knob, those of the default among them")
+        self.task: Task = whole.task
+        self.template = f"{whole.template}-part"
+        self.has_loop_nest = whole.has_loop_nest
+        self.knobs: tuple[Knob, ...] = tuple(
+            replace(knob, choices=tuple(knob.choices[i] for i in k))
+            for knob, k in zip(whole.knobs, self.kept, strict=True)
+        )
+
+    def of_whole(self, configs: Configs) -> Configs:
+        """The same configs in the indices of the whole space. ``(n, knobs)``."""
+        columns = [k[configs[:, i]] for i, k in enumerate(self.kept)]
+        return np.stack(columns, axis=1) if columns else configs
+
+    def valid(self, configs: Configs) -> NDArray[np.bool_]:
+        """Which configs keep the constraints of the whole. ``(n,)``."""
+        return self.whole.valid(self.of_whole(configs))
+
+    def loop_nest(self, configs: Configs) -> LoopNest:
+        """The programs in closed form."""
+        return self.whole.loop_nest(self.of_whole(configs))
+
+    def default(self) -> NDArray[np.int32]:
+        """The default of the whole. ``(knobs,)``."""
+        start = self.whole.default()
+        return np.asarray([int(np.searchsorted(k, i)) for k, i in zip(self.kept, start, strict=True)], dtype=np.int32)
+
+    def schedule(self, config: NDArray[np.int32]) -> Schedule:
+        """The program of one config."""
+        return self.whole.schedule(self.of_whole(np.asarray(config, dtype=np.int32)[None])[0])
+
+
+def thinned(whole: DesignSpace, most: int, seed: int = 0) -> Subspace:
+    """A part of at most about ``most`` valid configs: of the knob with the most choices every other one goes, repeatedly.
+
+    Args:
+        whole: the space.
+        most: how many valid configs the part may have.
+        seed: of the estimate of how many are valid; the same part for the same seed, in every process.
+    """
+    start = whole.default()
+    kept = [list(range(len(knob))) for knob in whole.knobs]
+    while True:
+        part = Subspace(whole, kept)
+        if _valid(part, seed) <= most:
+            return part
+        column = int(np.argmax([len(k) for k in kept]))
+        if len(kept[column]) <= 2:
+            return part
+        at = kept[column].index(int(start[column]))
+        kept[column] = [c for i, c in enumerate(kept[column]) if i % 2 == at % 2]
+
+
+def _valid(space: Subspace, seed: int) -> float:
+    """About how many configs are valid; exact for small spaces."""
+    choices = cardinalities(space)
+    total = float(np.prod(choices.astype(np.float64)))
+    if total <= 1 << 18:
+        return float(len(sample(space, np.random.default_rng(seed), int(total))))
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, choices, size=(_DRAWN, len(choices)), dtype=np.int32)
+    return total * float(space.valid(rows).mean())
