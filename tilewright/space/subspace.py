@@ -80,7 +80,7 @@ class Subspace:
 
 
 def thinned(whole: DesignSpace, most: int, seed: int = 0) -> Subspace:
-    """A part of at most about ``most`` valid configs: of the knob with the most choices every other one goes, repeatedly.
+    """A part of at most about ``most`` valid configs: of the knob with the most choices every other goes, repeatedly.
 
     Args:
         whole: the space.
