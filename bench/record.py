@@ -10,70 +10,28 @@ first: an interrupted recording goes on where it stopped. A table is written whe
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench._recorded import TASKS, part_of
 from tilewright.measure.pool import LocalPool
-from tilewright.network import blocked
 from tilewright.network.tasks import task_of
 from tilewright.records import open_store
 from tilewright.records.store import Query, Store
 from tilewright.space.configs import keys, sample
-from tilewright.space.registry import make_space
-from tilewright.space.subspace import Subspace, thinned
+from tilewright.space.subspace import Subspace
 from tilewright.target import Target
-from tilewright.task import Task
 
-#: Valid configs of a table, at most.
-MOST = 4000
-#: How often each config is measured.
-PASSES = 2
+#: Every config is measured once, and those within ``NEAR`` of the best so often, in passes that lie far apart.
+PASSES = 3
+NEAR = 1.5
 BATCH = 64
-LANES = 8
-
-
-def conv(channels: int, out: int, size: int, kernel: int, stride: int = 1) -> Any:
-    """A convolution with "same" padding on blocks of 8 (or of all channels, if they are fewer)."""
-    cb = min(channels, LANES)
-    data = (1, channels // cb, size, size, cb)
-    weight = (out // LANES, channels // cb, kernel, kernel, cb, LANES)
-    pad = kernel // 2
-    return blocked.conv2d(data, weight, (stride, stride), (pad, pad, pad, pad), (1, 1))
-
-
-def dense(m: int, k: int, n: int) -> Any:
-    return blocked.dense(m, (n // LANES, k, LANES))
-
-
-def depthwise(channels: int, size: int) -> Any:
-    data, weight = (1, channels // LANES, size, size, LANES), (channels // LANES, 3, 3, LANES)
-    return blocked.depthwise_conv2d(data, weight, (1, 1), (1, 1, 1, 1), (1, 1))
-
-
-#: Name of the table and how its function is made. The first three are the independent set of PAPERS.md 4.
-TASKS: dict[str, Callable[[], Any]] = {
-    "dense-512x1024x1024": lambda: dense(512, 1024, 1024),
-    "dense-512x1024x4096": lambda: dense(512, 1024, 4096),
-    "dense-512x4096x1024": lambda: dense(512, 4096, 1024),
-    "dense-512x512x512": lambda: dense(512, 512, 512),
-    "conv3x3-128-28": lambda: conv(128, 128, 28, 3),
-    "conv1x1-256-64-56": lambda: conv(256, 64, 56, 1),
-    "conv3x3s2-256-14": lambda: conv(128, 256, 28, 3, 2),
-    "conv3x3-512-7": lambda: conv(512, 512, 7, 3),
-    "conv7x7s2-first": lambda: conv(3, 64, 224, 7, 2),
-    "depthwise3x3-256-28": lambda: depthwise(256, 28),
-}
-
-
-def part_of(task: Task, target: Target) -> Subspace:
-    """The space of a table; found by the workers by its name."""
-    return thinned(make_space(task, target), MOST)
 
 
 def main() -> None:
@@ -81,6 +39,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/tables"))
     parser.add_argument("--records", type=Path, default=Path("tables.db"))
     parser.add_argument("--tables", default=",".join(TASKS), help="comma-separated")
+    parser.add_argument("--lock", type=Path, help="a file to lock while measuring, so that other work can wait")
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop after so long; run again to go on")
     arguments = parser.parse_args()
     deadline = time.monotonic() + arguments.seconds
@@ -88,32 +47,58 @@ def main() -> None:
     store = open_store(arguments.records)
     try:
         with LocalPool(target, factory=part_of, on_measurement=lambda m: store.add([m])) as pool:
-            for name in arguments.tables.split(","):
-                task = task_of(name, TASKS[name]())
-                space = part_of(task, target)
-                record(name, space, target, pool, store, deadline)
-                if time.monotonic() < deadline:
-                    write(arguments.out / f"{name}.parquet", name, space, target, store)
+            names = arguments.tables.split(",")
+            spaces = {name: part_of(task_of(name, TASKS[name]()), target) for name in names}
+            for number in range(PASSES):
+                for name, space in spaces.items():
+                    record(name, space, target, pool, store, number, Alone(arguments.lock), deadline)
+                    if time.monotonic() < deadline:
+                        write(arguments.out / f"{name}.parquet", name, space, target, store)
     finally:
         store.close()
 
 
-def record(name: str, space: Subspace, target: Target, pool: LocalPool, store: Store, deadline: float) -> None:
-    """Measure what is missing, pass after pass."""
+def record(
+    name: str, space: Subspace, target: Target, pool: LocalPool, store: Store, number: int, alone: Alone, deadline: float
+) -> None:
+    """Measure what pass ``number`` is missing."""
     store.describe(space.task)
-    for number in range(PASSES):
-        every = sample(space, np.random.default_rng(number), 1 << 20)
-        counts: dict[tuple[int, ...], int] = {}
-        for m in store.scan(Query(space.task.key, target.key, space.template)):
-            counts[m.config] = counts.get(m.config, 0) + 1
-        missing = every[[counts.get(tuple(row), 0) <= number for row in every.tolist()]]
-        for start in range(0, len(missing), BATCH):
-            if time.monotonic() >= deadline:
-                return
+    every = sample(space, np.random.default_rng(number), 1 << 20)
+    known: dict[tuple[int, ...], list[float]] = {}
+    for m in store.scan(Query(space.task.key, target.key, space.template)):
+        known.setdefault(m.config, []).append(m.seconds)
+    rows = [tuple(row) for row in every.tolist()]
+    if number > 0:
+        best = np.nanmin([times[0] for times in known.values()])
+        rows = [row for row in rows if row in known and known[row][0] <= NEAR * best]
+    missing = np.asarray([row for row in rows if len(known.get(row, ())) <= number], dtype=np.int32)
+    for start in range(0, len(missing), BATCH):
+        if time.monotonic() >= deadline:
+            return
+        with alone:
             pool.measure(space, missing[start : start + BATCH], math.inf, deadline)
-            done = min(start + BATCH, len(missing))
-            print(f"\r{name}: pass {number + 1} of {PASSES}, {done} of {len(missing)}", end="", flush=True)
-        print()
+        spent = pool.statistics
+        print(
+            f"{name}: pass {number + 1}, {min(start + BATCH, len(missing))} of {len(missing)};"
+            f" {spent.building:.0f} s building, {spent.timing:.0f} s timing",
+            flush=True,
+        )
+
+
+class Alone:
+    """Holds a lock on a file meanwhile, so that other work on the machine can wait its turn (``flock FILE ...``)."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._file = None if path is None else path.open("w")
+
+    def __enter__(self) -> None:
+        if self._file is not None:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+            time.sleep(0.1)  # whoever waits is not woken in time otherwise
 
 
 def write(path: Path, name: str, space: Subspace, target: Target, store: Store) -> None:
