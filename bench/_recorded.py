@@ -14,7 +14,7 @@ from tilewright.task import Task
 __all__ = ["TASKS", "part_of"]
 
 #: Valid configs of a table, at most.
-MOST = 4000
+MOST = 3600
 LANES = 8
 
 

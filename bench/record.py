@@ -2,36 +2,39 @@
 
     python -m bench.record --out bench/tables --records tables.db
 
-Each task's space is thinned to a few thousand configs (``tilewright.space.subspace``), which are measured in random
-order, twice over with all others in between, so that the difference tells the noise. Measurements go to the records
-first: an interrupted recording goes on where it stopped. A table is written when its task is complete.
+Each task's space is thinned to a few thousand configs (``tilewright.space.subspace``). All are measured in random
+order, and then the fast ones again, twice, each pass in an order of its own, so that an entry's measurements lie
+minutes apart and their differences tell the noise. Measurements go to the records first: an interrupted recording goes
+on where it stopped. A table is written after each pass.
 """
 
 from __future__ import annotations
 
 import argparse
 import fcntl
-import json
 import math
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bench._recorded import TASKS, part_of
+from bench.replay import Table, write
+from tilewright.measure.outcome import Measurement
 from tilewright.measure.pool import LocalPool
 from tilewright.network.tasks import task_of
 from tilewright.records import open_store
 from tilewright.records.store import Query, Store
-from tilewright.space.configs import keys, sample
+from tilewright.space.configs import sample
 from tilewright.space.subspace import Subspace
 from tilewright.target import Target
 
 #: Every config is measured once, and those within ``NEAR`` of the best so often, in passes that lie far apart.
 PASSES = 3
-NEAR = 1.5
+NEAR = 1.25
 BATCH = 64
+#: Seconds between two measurements beyond which something else was going on.
+MOST_GAP = 15.0
 
 
 def main() -> None:
@@ -53,13 +56,22 @@ def main() -> None:
                 for name, space in spaces.items():
                     record(name, space, target, pool, store, number, Alone(arguments.lock), deadline)
                     if time.monotonic() < deadline:
-                        write(arguments.out / f"{name}.parquet", name, space, target, store)
+                        path = arguments.out / f"{name}.parquet"
+                        write(recorded(name, space, target, store), path)
+                        print(f"{path}: {path.stat().st_size / 1e6:.2f} MB", flush=True)
     finally:
         store.close()
 
 
 def record(
-    name: str, space: Subspace, target: Target, pool: LocalPool, store: Store, number: int, alone: Alone, deadline: float
+    name: str,
+    space: Subspace,
+    target: Target,
+    pool: LocalPool,
+    store: Store,
+    number: int,
+    alone: Alone,
+    deadline: float,
 ) -> None:
     """Measure what pass ``number`` is missing."""
     store.describe(space.task)
@@ -101,40 +113,38 @@ class Alone:
             time.sleep(0.1)  # whoever waits is not woken in time otherwise
 
 
-def write(path: Path, name: str, space: Subspace, target: Target, store: Store) -> None:
-    """The table: a row per config with its outcome, and the latency of each pass in seconds."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows: dict[tuple[int, ...], list[Any]] = {}
+def recorded(name: str, space: Subspace, target: Target, store: Store) -> Table:
+    """What the store holds of a table."""
+    found: dict[tuple[int, ...], list[Measurement]] = {}
+    times, elapsed = [], 0.0
     for m in store.scan(Query(space.task.key, target.key, space.template)):
-        rows.setdefault(m.config, []).append(m)
-    configs = np.asarray(list(rows), dtype=np.int16).reshape(-1, len(space.knobs))
-    configs = configs[np.argsort(keys(configs.astype(np.int32)), kind="stable")]
-    found = [rows[tuple(row)] for row in configs.tolist()]
-    columns: dict[str, Any] = {knob.name: configs[:, i] for i, knob in enumerate(space.knobs)}
-    columns["outcome"] = [next((m.outcome.value for m in ms if m.ok), ms[0].outcome.value) for ms in found]
-    for number in range(PASSES):
-        times = [ms[number].seconds if len(ms) > number else math.nan for ms in found]
-        columns[f"seconds{number}"] = np.asarray(times, dtype=np.float32)
-    columns["elapsed"] = np.asarray([ms[0].elapsed for ms in found], dtype=np.float32)
-    about = {
-        "name": name,
-        "task": space.task.ir,
-        "kind": space.task.kind,
-        "flop": space.task.flop,
-        "template": space.template,
-        "kept": [k.tolist() for k in space.kept],
-        "machine": target.machine,
-        "cores": target.cores,
-        "mcpu": target.mcpu,
-        "date": time.strftime("%Y-%m-%d"),
-        "command": "python -m bench.record",
-    }
-    table = pa.table(columns).replace_schema_metadata({"tilewright": json.dumps(about)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path, compression="zstd")
-    print(f"{path}: {len(configs)} configs, {path.stat().st_size / 1e6:.2f} MB")
+        found.setdefault(m.config, []).append(m)
+        times.append(m.time)
+        elapsed += m.elapsed
+    gaps = np.diff(np.sort(times))
+    configs = np.asarray(sorted(found), dtype=np.int32).reshape(-1, len(space.knobs))
+    groups = [found[tuple(row)] for row in configs.tolist()]
+    return Table(
+        name=name,
+        task=space.task,
+        target=target.key,
+        template=space.template,
+        knobs=space.knobs,
+        default=space.default(),
+        configs=configs,
+        outcomes=tuple(next((m.outcome for m in group if m.ok), group[0].outcome) for group in groups),
+        repeats=tuple(tuple(m.repeats for m in group if m.ok) for group in groups),
+        elapsed=np.asarray([group[0].elapsed for group in groups]),
+        overlap=float(gaps[gaps < MOST_GAP].sum()) / elapsed,
+        nest=space.loop_nest(configs),
+        about={
+            "machine": target.machine,
+            "cores": target.cores,
+            "cpu": target.mcpu,
+            "date": time.strftime("%Y-%m-%d", time.gmtime(max(times))),
+            "command": "python -m bench.record",
+        },
+    )
 
 
 if __name__ == "__main__":

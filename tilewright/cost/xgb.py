@@ -153,26 +153,44 @@ def average_recall(labels: NDArray[np.float32], scores: NDArray[np.float32], gro
         scores: ``(n,)`` what is predicted.
         groups: ``(n,)`` the task of each, ascending from 0.
     """
-    # A program counts from the k on at which it is in both lists.
-    from_k = np.maximum(_ranks(labels, groups), _ranks(scores, groups))
-    sizes = np.bincount(groups)
-    hits = np.zeros((len(sizes), _TOP))
-    within = from_k < _TOP
-    np.add.at(hits, (groups[within], from_k[within]), 1.0)
-    k = np.arange(1, _TOP + 1)
-    recall = hits.cumsum(axis=1) / k
-    meant = k <= sizes[:, None]
-    return float(np.mean(np.sum(recall * meant, axis=1) / meant.sum(axis=1)))
+    return _Recall(labels, groups)(scores)
 
 
-def _ranks(values: NDArray[np.float32], groups: NDArray[np.intp]) -> NDArray[np.intp]:
-    order = np.lexsort((-values, groups))
-    ranks = np.empty(len(values), dtype=np.intp)
-    ranks[order] = np.arange(len(values)) - np.searchsorted(groups, groups)
-    return ranks
+class _Recall:
+    """:func:`average_recall` of many predictions of the same labels: it is asked for after each tree."""
+
+    def __init__(self, labels: NDArray[np.float32], groups: NDArray[np.intp]) -> None:
+        self._groups = groups
+        self._places = np.arange(len(groups)) - np.searchsorted(groups, groups)
+        sizes = np.bincount(groups)
+        self._tasks = len(sizes)
+        # Those beyond the best 64 can no longer count.
+        ranks = self._ranks(labels)
+        self._top = np.flatnonzero(ranks < _TOP)
+        self._top_ranks = ranks[self._top]
+        self._top_groups = groups[self._top]
+        self._k = np.arange(1, _TOP + 1)
+        self._meant = self._k <= sizes[:, None]
+        self._counts = self._meant.sum(axis=1)
+
+    def __call__(self, scores: NDArray[np.float32]) -> float:
+        # A program counts from the k on at which it is in both lists.
+        from_k = np.maximum(self._top_ranks, self._ranks(scores)[self._top])
+        within = from_k < _TOP
+        cells = self._top_groups[within] * _TOP + from_k[within]
+        hits = np.bincount(cells, minlength=self._tasks * _TOP).reshape(self._tasks, _TOP)
+        recall = np.where(self._meant, hits.cumsum(axis=1) / self._k, 0.0)
+        return float(np.mean(recall.sum(axis=1) / self._counts))
+
+    def _ranks(self, values: NDArray[np.float32]) -> NDArray[np.intp]:
+        order = np.argsort(-values, kind="stable") if self._tasks == 1 else np.lexsort((-values, self._groups))
+        ranks = np.empty(len(values), dtype=np.intp)
+        ranks[order] = self._places
+        return ranks
 
 
 def _metric(
     labels: NDArray[np.float32], groups: NDArray[np.intp]
 ) -> Callable[[NDArray[np.float32], xgboost.DMatrix], tuple[str, float]]:
-    return lambda scores, _: ("recall", average_recall(labels, scores, groups))
+    recall = _Recall(labels, groups)
+    return lambda scores, _: ("recall", recall(scores))

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from tilewright.cost.model import CostModel
 from tilewright.cost.xgb import Loss, XGBoostModel
+from tilewright.errors import TilewrightError
+from tilewright.sample.adaptive import Adaptive
+from tilewright.sample.diversity import Diversity
 from tilewright.sample.epsilon_greedy import EpsilonGreedy
 from tilewright.sample.sampler import Sampler
 from tilewright.sample.top import TopK
 from tilewright.search.annealing import SimulatedAnnealing
+from tilewright.search.gbfs import GreedyBestFirst
+from tilewright.search.genetic import Genetic
 from tilewright.search.random import RandomSearch
 from tilewright.search.searcher import Scorer, Searcher
 from tilewright.space.configs import Contains
 from tilewright.space.space import DesignSpace
 
-__all__ = ["Method", "autotvm", "quick", "random_search"]
+__all__ = ["SAMPLERS", "SEARCHERS", "Method", "autotvm", "combine", "quick", "random_search"]
+
+SearcherFactory: TypeAlias = Callable[[DesignSpace, np.random.Generator, Scorer], Searcher]
+SamplerFactory: TypeAlias = Callable[[DesignSpace, np.random.Generator, Contains], Sampler]
 
 
 @dataclass(frozen=True)
@@ -33,8 +42,8 @@ class Method:
     """
 
     name: str
-    searcher: Callable[[DesignSpace, np.random.Generator, Scorer], Searcher]
-    sampler: Callable[[DesignSpace, np.random.Generator, Contains], Sampler]
+    searcher: SearcherFactory
+    sampler: SamplerFactory
     model: Callable[[int], CostModel] | None
 
 
@@ -71,4 +80,51 @@ def random_search() -> Method:
         searcher=lambda space, rng, scorer: RandomSearch(space, rng),
         sampler=lambda space, rng, measured: TopK(),
         model=None,
+    )
+
+
+def _na2c(space: DesignSpace, rng: np.random.Generator, scorer: Scorer) -> Searcher:
+    from tilewright.search.na2c import NeighbourhoodActorCritic  # needs PyTorch
+
+    return NeighbourhoodActorCritic(space, rng)
+
+
+def _ppo(space: DesignSpace, rng: np.random.Generator, scorer: Scorer) -> Searcher:
+    from tilewright.search.ppo import PPOSearch  # needs Stable-Baselines3
+
+    return PPOSearch(space, rng, scorer)
+
+
+#: The searchers by the names that a command line has for them.
+SEARCHERS: dict[str, SearcherFactory] = {
+    "random": lambda space, rng, scorer: RandomSearch(space, rng),
+    "annealing": lambda space, rng, scorer: SimulatedAnnealing(space, rng, scorer),
+    "genetic": lambda space, rng, scorer: Genetic(space, rng),
+    "ppo": _ppo,
+    "gbfs": lambda space, rng, scorer: GreedyBestFirst(space, rng),
+    "na2c": _na2c,
+}
+#: The samplers by name.
+SAMPLERS: dict[str, SamplerFactory] = {
+    "top": lambda space, rng, measured: TopK(),
+    "epsilon-greedy": lambda space, rng, measured: EpsilonGreedy(space, rng, TopK(), measured),
+    "diversity": lambda space, rng, measured: Diversity(),
+    "adaptive": lambda space, rng, measured: Adaptive(space, rng, measured),
+}
+
+
+def combine(searcher: str, sampler: str, loss: Loss = "rank") -> Method:
+    """Any searcher with any sampler, both by name, and XGBoost to score what they ask about.
+
+    Raises:
+        TilewrightError: a name that is not in ``SEARCHERS`` or ``SAMPLERS``.
+    """
+    for name, known, what in ((searcher, SEARCHERS, "searcher"), (sampler, SAMPLERS, "sampler")):
+        if name not in known:
+            raise TilewrightError(f"a {what} is one of {', '.join(known)}, but this is {name!r}")
+    return Method(
+        name=f"{searcher}+{sampler}",
+        searcher=SEARCHERS[searcher],
+        sampler=SAMPLERS[sampler],
+        model=lambda seed: XGBoostModel(loss, seed=seed),
     )

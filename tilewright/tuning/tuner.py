@@ -104,9 +104,9 @@ class TaskTuner:
         self._runner, self._store, self._clock = runner, store, clock
         self._query = Query(space.task.key, target.key, space.template)
         self._model = None if method.model is None else method.model(int(rng.integers(1 << 31)))
-        self._proposed = ConfigSet()
+        self._known = ConfigSet()
         self._searcher = method.searcher(space, rng, self._score)
-        self._sampler = method.sampler(space, rng, self._proposed.has)
+        self._sampler = method.sampler(space, rng, self._known.has)
         self._left_over = empty(space)
         self._repeats: dict[tuple[int, ...], list[float]] = {}
         self._wrong: set[tuple[int, ...]] = set()
@@ -176,12 +176,10 @@ class TaskTuner:
         default = np.asarray(self.space.default(), dtype=np.int32)[None]
         first = self._unmeasured(default)
         asked = self._searcher.ask(math.ceil((count - len(first)) * max(1.0, self._sampler.oversampling)))
-        self._proposed.add(first)
-        self._proposed.add(asked)
+        self._known.add(first)
         proposals = self._unmeasured(distinct(np.concatenate([asked, self._left_over])))
         proposals = proposals[~(proposals == default).all(axis=1)]
         picked = self._sampler.pick(proposals, self._score(proposals), count - len(first))
-        self._proposed.add(picked)
         self._left_over = proposals
         return np.concatenate([first, picked])
 
@@ -233,7 +231,7 @@ class TaskTuner:
             usable = row not in self._wrong
             self._seconds[row] = robust_seconds(tuple(self._repeats.get(row, ()))) if usable else math.nan
         configs = np.asarray(list(rows), dtype=np.int32).reshape(-1, len(self.space.knobs))
-        self._proposed.add(configs)
+        self._known.add(configs)
         self._searcher.tell(configs, np.asarray([self._seconds[row] for row in rows]))
         self._stale = True
         timed = {row: seconds for row, seconds in self._seconds.items() if math.isfinite(seconds)}

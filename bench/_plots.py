@@ -1,0 +1,119 @@
+"""Pictures of what ``bench.search`` found: speed of the best config over trials and over time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from bench.search import Cell, Run
+
+__all__ = ["plot"]
+
+#: Sampler that a searcher is shown with.
+_SHOWN = {"annealing": "epsilon-greedy"}
+
+
+def plot(result: Mapping[str, Any], runs: Mapping[Cell, Run], directory: Path) -> None:
+    """Write ``search-trials.svg``, ``search-seconds.svg`` and ``search-arms.svg``."""
+    from bench.search import PUBLISHED_ROUND, ROUND
+
+    directory.mkdir(parents=True, exist_ok=True)
+    tables = sorted({cell.table for cell in runs})
+    searchers = list(dict.fromkeys(cell.searcher for cell in runs))
+    methods = [(s, _SHOWN.get(s, "top")) for s in searchers]
+    thinking = result["thinking_seconds"]
+    trials = np.unique(np.geomspace(1, 320, 60).astype(int)).astype(float)
+    seconds = np.geomspace(1, 80, 60)
+    _write(
+        directory / "search-trials.svg",
+        tables,
+        methods,
+        trials,
+        "trials",
+        lambda t, m: _over_trials(_of(runs, t, m, ROUND), trials),
+    )
+    _write(
+        directory / "search-seconds.svg",
+        tables,
+        methods,
+        seconds,
+        "simulated seconds",
+        lambda t, m: _over_seconds(_of(runs, t, m, ROUND), seconds, thinking["+".join(m)]),
+    )
+    arms = list(dict.fromkeys((c.searcher, c.sampler) for c in runs if c.round == PUBLISHED_ROUND))
+    _write(
+        directory / "search-arms.svg",
+        tables,
+        arms,
+        trials,
+        "trials, rounds of 64",
+        lambda t, m: _over_trials(_of(runs, t, m, PUBLISHED_ROUND), trials),
+    )
+
+
+def _of(runs: Mapping[Cell, Run], table: str, method: tuple[str, str], size: int) -> list[Run]:
+    return [
+        found
+        for cell, found in runs.items()
+        if cell.table == table and (cell.searcher, cell.sampler) == method and cell.round == size
+    ]
+
+
+def _over_trials(runs: Sequence[Run], trials: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``(runs, trials)``: speed relative to the optimum."""
+    from bench.search import speed_after
+
+    return np.asarray([[speed_after(found, t) for t in trials.tolist()] for found in runs])
+
+
+def _over_seconds(runs: Sequence[Run], seconds: NDArray[np.float64], thinking: float) -> NDArray[np.float64]:
+    """The same over time."""
+    from bench.search import speed_by
+
+    return np.asarray([[speed_by(found, s, thinking) for s in seconds.tolist()] for found in runs])
+
+
+def _write(path: Path, tables: Sequence[str], methods: Sequence[tuple[str, str]], x: Any, label: str, of: Any) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    mpl.rcParams["svg.hashsalt"] = "tilewright"  # the same picture for the same runs
+    from matplotlib import pyplot as plt
+
+    columns = 4
+    lines = -(-(len(tables) + 1) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(3.2 * columns, 2.5 * lines), sharex=True, sharey=True)
+    flat = np.ravel(axes)
+    colours = plt.get_cmap("tab10").colors
+    every: dict[tuple[str, str], list[Any]] = {}
+    for axis, name in zip(flat, tables, strict=False):
+        for colour, method in zip(colours, methods, strict=False):
+            curves = of(name, method)
+            every.setdefault(method, []).append(curves.mean(axis=0))
+            axis.plot(x, curves.mean(axis=0), color=colour, linewidth=1.2)
+            # 95 % of the mean's normal approximation: enough for a picture.
+            error = 1.96 * curves.std(axis=0) / np.sqrt(len(curves))
+            axis.fill_between(x, curves.mean(axis=0) - error, curves.mean(axis=0) + error, color=colour, alpha=0.2)
+        axis.set_title(name, fontsize=8)
+    overall = flat[len(tables)]
+    for colour, (method, curves) in zip(colours, every.items(), strict=False):
+        overall.plot(x, np.mean(curves, axis=0), color=colour, linewidth=1.6, label=" + ".join(method))
+    overall.set_title("mean of all", fontsize=8)
+    overall.legend(fontsize=6, loc="lower right")
+    for axis in flat[len(tables) + 1 :]:
+        axis.axis("off")
+    for axis in flat:
+        axis.set_xscale("log")
+        axis.set_ylim(0.4, 1.01)
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.3)
+    figure.supxlabel(label, fontsize=9)
+    figure.supylabel("speed of the best, of the optimum's", fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)

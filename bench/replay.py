@@ -1,0 +1,347 @@
+"""Recorded tables, and what replays them: a design space, a runner and a store without a compiler or a clock.
+
+A table is a Parquet file with a row per config of a small space: what each measurement of it gave, and its program in
+closed form. It needs no TVM and no template, so a later version of the template does not change what it means.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.cost.features import features
+from tilewright.cost.model import CostModel, KnobTable, Programs
+from tilewright.errors import RecordsError, SpaceError
+from tilewright.measure.outcome import Measurement, Outcome, robust_seconds
+from tilewright.records.memory import MemoryStore
+from tilewright.space.knob import ChoiceKnob, Knob, OrderKnob, SplitKnob
+from tilewright.space.loop_nest import LoopNest
+from tilewright.space.space import Configs, DesignSpace
+from tilewright.task import Task
+
+if TYPE_CHECKING:
+    from tvm.s_tir import Schedule
+
+__all__ = ["Clock", "RecordedModel", "ReplayRunner", "ReplaySpace", "Table", "read", "replay_store", "write"]
+
+_KNOBS: dict[str, type[Knob]] = {cls.__name__: cls for cls in (ChoiceKnob, OrderKnob, SplitKnob)}
+#: The fields of a loop nest with a row per config.
+_ARRAYS = ("axis", "extents", "annotations", "touched", "strides", "reuse", "arithmetic", "extra")
+_NAMES = ("axes", "buffers", "extra_names")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small space, every config of it measured.
+
+    Attributes:
+        name: of the file.
+        task: what the programs compute.
+        target: ``Target.key`` of the machine.
+        template: of the space.
+        knobs: of the space.
+        default: ``(knobs,)`` the template's default.
+        configs: ``(n, knobs)`` every valid config.
+        outcomes: of each config's first measurement that was OK, or else of its first.
+        repeats: for each config, for each of its measurements in order, the seconds of its repeats.
+        elapsed: ``(n,)`` seconds that building and timing took.
+        overlap: wall-clock seconds per second of ``elapsed``: builds run side by side.
+        nest: the programs in closed form.
+        about: machine, date, command, for people.
+    """
+
+    name: str
+    task: Task
+    target: str
+    template: str
+    knobs: tuple[Knob, ...]
+    default: NDArray[np.int32]
+    configs: Configs
+    outcomes: tuple[Outcome, ...]
+    repeats: tuple[tuple[tuple[float, ...], ...], ...]
+    elapsed: NDArray[np.float64]
+    overlap: float
+    nest: LoopNest
+    about: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.configs)
+
+    @cached_property
+    def seconds(self) -> NDArray[np.float64]:
+        """``(n,)``: the latency of each config, from all its measurements; nan: it failed."""
+        # The median of passes that lie far apart, each of which is robust against short disturbances.
+        found = [[robust_seconds(times) for times in passes if times] for passes in self.repeats]
+        return np.asarray([float(np.median(times)) if times else math.nan for times in found])
+
+    @cached_property
+    def optimum(self) -> float:
+        """The lowest latency in seconds."""
+        return float(np.nanmin(self.seconds))
+
+    @cached_property
+    def rows(self) -> NDArray[np.int32]:
+        """Of each point of the knobs' grid its row in the table; -1: not valid. Flat."""
+        shape = tuple(len(knob) for knob in self.knobs)
+        index = np.full(math.prod(shape), -1, dtype=np.int32)
+        index[np.ravel_multi_index(tuple(self.configs.T), shape)] = np.arange(len(self))
+        return index
+
+    def find(self, configs: Configs) -> NDArray[np.int32]:
+        """``(n,)``: the row of each config in the table; -1: it is not valid."""
+        shape = tuple(len(knob) for knob in self.knobs)
+        return np.asarray(self.rows[np.ravel_multi_index(tuple(configs.T), shape)])
+
+    @cached_property
+    def features(self) -> KnobTable:
+        """What a table model sees of all configs."""
+        return KnobTable(features(self.nest))
+
+    def measurement(self, row: int, number: int = 0) -> Measurement:
+        """What measuring a config for the ``number``-th time gave, and gives again."""
+        passes = self.repeats[row]
+        outcome = self.outcomes[row]
+        return Measurement(
+            task=self.task.key,
+            target=self.target,
+            template=self.template,
+            config=tuple(self.configs[row].tolist()),
+            outcome=outcome,
+            repeats=passes[number % len(passes)] if outcome is Outcome.OK else (),
+            elapsed=float(self.elapsed[row]),
+        )
+
+
+def write(table: Table, path: Path) -> None:
+    """Write a table as one Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: dict[str, Any] = {f"knob.{knob.name}": table.configs[:, i] for i, knob in enumerate(table.knobs)}
+    columns["outcome"] = [outcome.value for outcome in table.outcomes]
+    columns["repeats"] = pa.array(table.repeats, pa.list_(pa.list_(pa.float32())))
+    columns["elapsed"] = table.elapsed.astype(np.float32)
+    shapes = {}
+    for name in _ARRAYS:
+        array = getattr(table.nest, name)
+        shapes[name] = array.shape[1:]
+        flat = array.reshape(len(table), -1)
+        columns.update({f"nest.{name}.{i}": flat[:, i] for i in range(flat.shape[1])})
+    about = {
+        "name": table.name,
+        "task": dataclasses.asdict(table.task),
+        "target": table.target,
+        "template": table.template,
+        "knobs": [{"class": type(knob).__name__, **dataclasses.asdict(knob)} for knob in table.knobs],
+        "default": table.default.tolist(),
+        "overlap": table.overlap,
+        "nest": {name: getattr(table.nest, name) for name in _NAMES},
+        "shapes": shapes,
+        "about": table.about,
+    }
+    made = pa.table(columns).replace_schema_metadata({"tilewright": json.dumps(about)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(made, path, compression="zstd", compression_level=19)
+
+
+def read(path: Path) -> Table:
+    """The table of a file.
+
+    Raises:
+        RecordsError: it is no file that :func:`write` wrote.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        stored = pq.read_table(path)
+        about = json.loads((stored.schema.metadata or {})[b"tilewright"])
+    except (OSError, KeyError, pa.ArrowInvalid) as exc:
+        raise RecordsError(f"a recorded table is a file that bench.record wrote, but {path} is not: {exc}") from exc
+    columns = {name: stored.column(name) for name in stored.column_names}
+
+    def array(names: Sequence[str]) -> NDArray[Any]:
+        return np.stack([columns[name].to_numpy() for name in names], axis=1)
+
+    knobs = []
+    for fields in about["knobs"]:
+        cls = _KNOBS[fields.pop("class")]
+        fields["choices"] = tuple(tuple(choice) for choice in fields["choices"])
+        knobs.append(cls(**fields))
+    arrays = {
+        name: array([f"nest.{name}.{i}" for i in range(math.prod(shape))]).reshape(len(stored), *shape)
+        if math.prod(shape)
+        else np.empty((len(stored), *shape), dtype=np.float32)
+        for name, shape in about["shapes"].items()
+    }
+    return Table(
+        name=about["name"],
+        task=Task(**about["task"]),
+        target=about["target"],
+        template=about["template"],
+        knobs=tuple(knobs),
+        default=np.asarray(about["default"], dtype=np.int32),
+        configs=array([f"knob.{knob.name}" for knob in knobs]).astype(np.int32),
+        outcomes=tuple(Outcome(value) for value in columns["outcome"].to_pylist()),
+        repeats=tuple(tuple(tuple(times) for times in passes) for passes in columns["repeats"].to_pylist()),
+        elapsed=columns["elapsed"].to_numpy().astype(np.float64),
+        overlap=about["overlap"],
+        nest=LoopNest(**{name: tuple(names) for name, names in about["nest"].items()}, **arrays),
+        about=about["about"],
+    )
+
+
+@dataclass(frozen=True)
+class _Rows(LoopNest):
+    """Programs of a table that know which rows they are."""
+
+    rows: NDArray[np.int32] = dataclasses.field(kw_only=True)
+
+
+class ReplaySpace:
+    """The design space of a table.
+
+    Args:
+        table: whose configs are valid.
+        start: the default config, ``(knobs,)``; by default the template's.
+
+    Attributes:
+        task, template, knobs, has_loop_nest: as of any design space.
+    """
+
+    has_loop_nest = True
+
+    def __init__(self, table: Table, start: NDArray[np.int32] | None = None) -> None:
+        self._table = table
+        self._start = table.default if start is None else start
+        self.task = table.task
+        self.template = table.template
+        self.knobs = table.knobs
+
+    def valid(self, configs: Configs) -> NDArray[np.bool_]:
+        """Which configs are in the table. ``(n,)``."""
+        return self._table.find(configs) >= 0
+
+    def loop_nest(self, configs: Configs) -> LoopNest:
+        """The recorded programs in closed form."""
+        rows = self._table.find(configs)
+        nest = self._table.nest
+        arrays = {name: getattr(nest, name)[rows] for name in _ARRAYS}
+        return _Rows(**{name: getattr(nest, name) for name in _NAMES}, **arrays, rows=rows)
+
+    def default(self) -> NDArray[np.int32]:
+        """Where the search starts. ``(knobs,)``."""
+        return self._start
+
+    def schedule(self, config: NDArray[np.int32]) -> Schedule:
+        """Not recorded: always an error."""
+        raise SpaceError("a recorded table has latencies but no programs; make the space of its task instead")
+
+
+class RecordedModel:
+    """A cost model that predicts a whole table at once after each fit, and then only looks scores up.
+
+    The scores are the model's own; but a search on a table asks for the same few thousand again and again.
+
+    Args:
+        model: predicts.
+        table: of which programs.
+    """
+
+    def __init__(self, model: CostModel, table: Table) -> None:
+        self._model = model
+        self._table = table
+        self._scores: NDArray[np.float64] = np.zeros(len(table))
+
+    @property
+    def ready(self) -> bool:
+        """Whether the model is."""
+        return self._model.ready
+
+    def fit(self, programs: Sequence[Programs], seconds: Sequence[NDArray[np.float64]]) -> None:
+        """Fit the model."""
+        features = self._table.features.values
+        self._model.fit([KnobTable(features[_rows(p)]) for p in programs], seconds)
+        self._scores = self._model.predict(self._table.features)
+
+    def predict(self, programs: Programs) -> NDArray[np.float64]:
+        """``(n,)`` scores."""
+        return self._scores[_rows(programs)]
+
+
+def _rows(programs: Programs) -> NDArray[np.int32]:
+    if not isinstance(programs, _Rows):
+        raise SpaceError("a recorded model scores the programs of a ReplaySpace only")
+    return programs.rows
+
+
+class Clock:
+    """Simulated seconds."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        """The seconds that have gone by."""
+        return self.now
+
+
+class ReplayRunner:
+    """Measures by looking it up. A :class:`~tilewright.measure.runner.Runner`.
+
+    A config that is measured again gives its next measurement.
+
+    Args:
+        table: what was measured.
+        clock: is moved on by what building and timing took when the table was recorded; deadlines are its readings.
+        on_measurement: called with each measurement, as by ``LocalPool``.
+    """
+
+    def __init__(
+        self, table: Table, clock: Clock | None = None, on_measurement: Callable[[Measurement], None] | None = None
+    ) -> None:
+        self.clock = Clock() if clock is None else clock
+        self._table = table
+        self._on_measurement = on_measurement
+        self._times = np.zeros(len(table), dtype=np.int64)
+
+    def measure(
+        self, space: DesignSpace, configs: Configs, best: float = math.inf, deadline: float = math.inf
+    ) -> list[Measurement]:
+        """Look ``configs`` up, in order, while the clock has not reached the deadline."""
+        found = []
+        for row in self._table.find(configs).tolist():
+            if self.clock.now >= deadline:
+                break
+            if row < 0:
+                raise SpaceError(f"{self._table.name} holds valid configs only")
+            found.append(self._table.measurement(row, int(self._times[row])))
+            self._times[row] += 1
+            self.clock.now += float(self._table.elapsed[row]) * self._table.overlap
+            if self._on_measurement is not None:
+                self._on_measurement(found[-1])
+        return found
+
+
+def replay_store(tables: Sequence[Table]) -> MemoryStore:
+    """A store that holds every measurement of some tables."""
+    store = MemoryStore()
+    for table in tables:
+        store.describe(table.task)
+        store.add(list(_every(table)))
+    return store
+
+
+def _every(table: Table) -> Iterator[Measurement]:
+    for row in range(len(table)):
+        for number in range(max(1, len(table.repeats[row]))):
+            yield table.measurement(row, number)

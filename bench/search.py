@@ -1,0 +1,411 @@
+"""Every searcher with every sampler on the recorded tables: who finds a fast config in the fewest trials?
+
+    python -m bench.search --seeds 50 --json s.json --plots docs/results
+
+A run is AutoTVM's loop (``TaskTuner``) on a table that stands in for the machine: propose a round, look its latencies
+up, learn. It starts on a random config instead of the template's default, which is a good one and would hide who
+searches well. It ends after a tenth of the table, or once it is within 1 % of the optimum. What a run has found after
+so many trials is judged by all measurements of that config, not by the one that the run has seen.
+
+- ``rows``: rounds of 16, as when a network is tuned. Seconds are simulated: what building and timing took when the
+  table was recorded, and for each round what the method spends on thinking (refitting, searching, picking), measured
+  beforehand on the full space of a convolution, for on a table that is cheaper.
+- ``arms``: rounds of 64 as published, for AutoTVM and Chameleon's four arms.
+- ``summary``: over all tables, against AutoTVM (annealing with epsilon-greedy).
+
+Finished runs are kept in ``--cache`` (one JSON line each) and not run again while the code of the runs (``VERSION``)
+and the table stay the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.replay import Clock, RecordedModel, ReplayRunner, ReplaySpace, Table, read
+from tilewright.cli.text import table as text_table
+from tilewright.cost.xgb import XGBoostModel
+from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.records.memory import MemoryStore
+from tilewright.space.configs import sample
+from tilewright.space.space import Configs, DesignSpace
+from tilewright.target import Target
+from tilewright.tuning.method import SAMPLERS, SEARCHERS, Method, combine
+from tilewright.tuning.tuner import TaskTuner
+
+#: Of what a run does; another version does not read the runs of this one.
+VERSION = 1
+#: A run may measure this share of the table.
+SHARE = 0.1
+#: A run ends this near the optimum.
+DONE = 1.01
+#: Near enough to have arrived.
+NEAR = 1.05
+ROUND, PUBLISHED_ROUND = 16, 64
+ARMS = [
+    ("annealing", "epsilon-greedy"),
+    ("annealing", "top"),
+    ("ppo", "top"),
+    ("annealing", "adaptive"),
+    ("ppo", "adaptive"),
+    ("random", "top"),
+    ("random", "adaptive"),
+]
+BASELINE = "annealing", "epsilon-greedy"
+AT_TRIALS = (16, 32, 64, 128, 256)
+AT_PERCENT = (0.1, 1.0, 10.0)
+AT_SECONDS = (5, 10, 20, 40)
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run."""
+
+    table: str
+    searcher: str
+    sampler: str
+    round: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of it: after which trials, and simulated seconds without thinking, something faster was known.
+
+    Attributes:
+        trials: numbers of trials, ascending.
+        seconds: simulated seconds of building and timing up to each.
+        slowdown: latency over the table's optimum from each on.
+        rounds: trials at the end of each round.
+        asked: how many trials there were.
+    """
+
+    trials: list[int]
+    seconds: list[float]
+    slowdown: list[float]
+    rounds: list[int]
+    asked: int
+
+
+@cache
+def table_of(path: Path) -> Table:
+    return read(path)
+
+
+def run(path: Path, cell: Cell) -> Run:
+    """Search a table."""
+    recorded = table_of(path)
+    start, searching = np.random.default_rng(cell.seed).spawn(2)
+    first = recorded.configs[int(start.integers(len(recorded)))]
+    space, clock = ReplaySpace(recorded, first), Clock()
+    named = combine(cell.searcher, cell.sampler)
+    method = Method(
+        named.name, named.searcher, named.sampler, lambda seed: RecordedModel(XGBoostModel(seed=seed), recorded)
+    )
+    target = Target.parse("native")
+    tuner = TaskTuner(space, target, ReplayRunner(recorded, clock), MemoryStore(), searching, method, clock=clock)
+    found = Run([], [], [], [], 0)
+    limit, best, asked = math.ceil(SHARE * len(recorded)), math.inf, 0
+    while asked < limit and not tuner.exhausted and (not found.slowdown or found.slowdown[-1] > DONE):
+        before = clock.now
+        result = tuner.round(min(cell.round, limit - asked), math.inf)
+        for m in result.measurements:
+            asked += 1
+            row = int(recorded.find(np.asarray([m.config], dtype=np.int32))[0])
+            before += float(recorded.elapsed[row]) * recorded.overlap
+            if m.ok and m.seconds < best:
+                best = m.seconds
+                found.trials.append(asked)
+                found.seconds.append(round(before, 3))
+                found.slowdown.append(round(float(recorded.seconds[row]) / recorded.optimum, 4))
+        found.rounds.append(asked)
+    return Run(found.trials, found.seconds, found.slowdown, found.rounds, asked)
+
+
+# Figures of runs ------------------------------------------------------------------------------------------------------
+
+
+def trials_to(found: Run, size: int) -> int:
+    """Trials until within 5 % of the optimum; the whole table where that was never reached."""
+    return next((t for t, s in zip(found.trials, found.slowdown, strict=True) if s <= NEAR), size)
+
+
+def seconds_to(found: Run, thinking: float, whole: float) -> float:
+    """Simulated seconds until within 5 %; those of the whole table where that was never reached."""
+    for trials, seconds, slowdown in zip(found.trials, found.seconds, found.slowdown, strict=True):
+        if slowdown <= NEAR:
+            return seconds + thinking * rounds_until(found, trials)
+    return whole
+
+
+def rounds_until(found: Run, trials: int) -> int:
+    """How many rounds were thought about up to a trial. The first has nothing to think about."""
+    return int(np.searchsorted(found.rounds, trials))
+
+
+def speed_after(found: Run, trials: float) -> float:
+    """Optimum over the best latency after so many trials; 0: nothing was measured."""
+    place = int(np.searchsorted(found.trials, trials, side="right")) - 1
+    return 1.0 / found.slowdown[place] if place >= 0 else 0.0
+
+
+def speed_by(found: Run, seconds: float, thinking: float) -> float:
+    """The same after so many simulated seconds."""
+    times = [s + thinking * rounds_until(found, t) for s, t in zip(found.seconds, found.trials, strict=True)]
+    place = int(np.searchsorted(times, seconds, side="right")) - 1
+    return 1.0 / found.slowdown[place] if place >= 0 else 0.0
+
+
+def interval(values: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
+    """The mean with its 95 % bootstrap interval."""
+    data = np.asarray(values, dtype=np.float64)
+    rng = np.random.default_rng(0)
+    means = data[rng.integers(0, len(data), size=(RESAMPLES, len(data)))].mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return {"mean": round(float(data.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+
+
+def row_of(recorded: Table, searcher: str, sampler: str, size: int, runs: Sequence[Run], thinking: float) -> Any:
+    """One row of the results."""
+    whole = float(recorded.elapsed.sum()) * recorded.overlap
+    trials = [trials_to(r, len(recorded)) for r in runs]
+    return {
+        "table": recorded.name,
+        "searcher": searcher,
+        "sampler": sampler,
+        "round": size,
+        "seeds": len(runs),
+        "configs": len(recorded),
+        "trials_to_5pct": interval(trials),
+        "reached": sum(any(s <= NEAR for s in r.slowdown) for r in runs) / len(runs),
+        "seconds_to_5pct": interval([seconds_to(r, thinking, whole) for r in runs]),
+        "speed_at_trials": {n: interval([speed_after(r, n) for r in runs]) for n in AT_TRIALS},
+        "speed_at_percent": {p: interval([speed_after(r, p / 100 * len(recorded)) for r in runs]) for p in AT_PERCENT},
+        "speed_at_seconds": {s: interval([speed_by(r, s, thinking) for r in runs]) for s in AT_SECONDS},
+        "runs": trials,
+    }
+
+
+def summary(rows: Sequence[Any], size: int) -> list[Any]:
+    """Over all tables: geometric mean of the trials, relative to AutoTVM's; intervals by resampling the seeds."""
+    rng = np.random.default_rng(0)
+    groups: dict[tuple[str, str], list[NDArray[np.float64]]] = {}
+    for row in rows:
+        groups.setdefault((row["searcher"], row["sampler"]), []).append(np.asarray(row["runs"], dtype=np.float64))
+
+    def resampled(runs: list[NDArray[np.float64]]) -> tuple[float, NDArray[np.float64]]:
+        logs = [np.log(r[rng.integers(0, len(r), size=(RESAMPLES, len(r)))].mean(axis=1)) for r in runs]
+        return float(np.mean([np.log(r.mean()) for r in runs])), np.mean(logs, axis=0)
+
+    figures = {key: resampled(runs) for key, runs in groups.items()}
+    base = figures.get(BASELINE)
+    lines = []
+    for (searcher, sampler), (value, spread) in figures.items():
+        mine = [row for row in rows if (row["searcher"], row["sampler"]) == (searcher, sampler)]
+        line = {
+            "searcher": searcher,
+            "sampler": sampler,
+            "round": size,
+            "trials_to_5pct": _exp(value, spread),
+            "reached": round(float(np.mean([row["reached"] for row in mine])), 3),
+            "speed_at_trials": {
+                n: round(float(np.mean([row["speed_at_trials"][n]["mean"] for row in mine])), 3) for n in AT_TRIALS
+            },
+            "seconds_to_5pct": round(math.exp(np.mean([math.log(row["seconds_to_5pct"]["mean"]) for row in mine])), 2),
+        }
+        if base is not None:
+            line["of_autotvm"] = _exp(value - base[0], spread - base[1])
+        lines.append(line)
+    return sorted(lines, key=lambda line: line["trials_to_5pct"]["mean"])
+
+
+def _exp(value: float, spread: NDArray[np.float64]) -> dict[str, float]:
+    low, high = np.exp(np.quantile(spread, [0.025, 0.975]))
+    return {"mean": round(math.exp(value), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
+
+
+# What thinking costs --------------------------------------------------------------------------------------------------
+
+
+class _Pretend:
+    """A runner that takes no time: latencies are made up from the config."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def measure(self, space: DesignSpace, configs: Configs, best: float, deadline: float) -> list[Measurement]:
+        weights = np.linspace(0.3, 1.7, len(space.knobs))
+        costs = 1e-3 * (1.0 + np.abs(configs - 2.0) @ weights)
+        return [
+            Measurement(space.task.key, self._target.key, space.template, tuple(row), Outcome.OK, (float(cost),))
+            for row, cost in zip(configs.tolist(), costs, strict=True)
+        ]
+
+
+def thinking_seconds(methods: Sequence[tuple[str, str]]) -> dict[str, float]:
+    """Seconds per round of 16 on the full space of a 3x3 convolution, on one core: the median of four rounds."""
+    from bench._recorded import TASKS
+    from tilewright.network.tasks import task_of
+    from tilewright.space.registry import make_space
+
+    target = Target.parse("native")
+    space = make_space(task_of("conv3x3-128-28", TASKS["conv3x3-128-28"]()), target)
+    seconds = {}
+    for searcher, sampler in methods:
+        store = MemoryStore()
+        known = sample(space, np.random.default_rng(0), 64)
+        store.add(_Pretend(target).measure(space, known, math.inf, math.inf))
+        tuner = TaskTuner(space, target, _Pretend(target), store, np.random.default_rng(1), combine(searcher, sampler))
+        seconds[f"{searcher}+{sampler}"] = round(median(tuner.round(ROUND, math.inf).thinking for _ in range(4)), 4)
+    return seconds
+
+
+# All runs -------------------------------------------------------------------------------------------------------------
+
+
+def cells(tables: Sequence[str], seeds: int, searchers: Sequence[str], samplers: Sequence[str]) -> Iterator[Cell]:
+    """Seed after seed, so that a part of the runs is a fair one."""
+    for seed in range(seeds):
+        for name in tables:
+            for searcher in searchers:
+                for sampler in samplers:
+                    yield Cell(name, searcher, sampler, ROUND, seed)
+            for searcher, sampler in ARMS:
+                if searcher in searchers and sampler in samplers:
+                    yield Cell(name, searcher, sampler, PUBLISHED_ROUND, seed)
+
+
+def _work(path: Path, cell: Cell) -> tuple[Cell, Run]:
+    return cell, run(path, cell)
+
+
+def _quiet() -> None:
+    """One thread each: there is a process per core."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = "1"
+
+
+def every_run(paths: dict[str, Path], wanted: Sequence[Cell], cache_file: Path | None, jobs: int) -> dict[Cell, Run]:
+    """Runs from the cache, and those that it lacks."""
+    stamps = {name: f"{VERSION}-{path.stat().st_size}" for name, path in paths.items()}
+    done: dict[Cell, Run] = {}
+    if cache_file is not None and cache_file.exists():
+        for line in cache_file.read_text().splitlines():
+            entry = json.loads(line)
+            cell = Cell(**entry["cell"])
+            if entry["stamp"] == stamps.get(cell.table):
+                done[cell] = Run(**entry["run"])
+    missing = [cell for cell in wanted if cell not in done]
+    began = time.monotonic()
+    log = cache_file.open("a") if cache_file is not None else None
+    try:
+        with ProcessPoolExecutor(jobs, initializer=_quiet) as pool:
+            works = pool.map(_work, [paths[c.table] for c in missing], missing, chunksize=8)
+            for number, (cell, found) in enumerate(works, 1):
+                done[cell] = found
+                if log is not None:
+                    entry = {"stamp": stamps[cell.table], "cell": asdict(cell), "run": asdict(found)}
+                    log.write(json.dumps(entry) + "\n")
+                    log.flush()
+                if number % 100 == 0 or number == len(missing):
+                    left = (time.monotonic() - began) / number * (len(missing) - number)
+                    print(f"{number} of {len(missing)} runs, {left:.0f} s left", flush=True)
+    finally:
+        if log is not None:
+            log.close()
+    return done
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--tables", type=Path, default=Path(__file__).parent / "tables", help="a directory")
+    parser.add_argument("--only", help="names of tables, comma-separated")
+    parser.add_argument("--searchers", default=",".join(SEARCHERS), help="comma-separated")
+    parser.add_argument("--samplers", default=",".join(SAMPLERS), help="comma-separated")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--cache", type=Path, help="keeps finished runs")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plots", type=Path, help="a directory for pictures")
+    arguments = parser.parse_args()
+    _quiet()
+    paths = {path.stem: path for path in sorted(arguments.tables.glob("*.parquet"))}
+    if arguments.only:
+        paths = {name: paths[name] for name in arguments.only.split(",")}
+    searchers, samplers = arguments.searchers.split(","), arguments.samplers.split(",")
+    methods = [(searcher, sampler) for searcher in searchers for sampler in samplers]
+    thinking = thinking_seconds(methods)
+    wanted = list(cells(list(paths), arguments.seeds, searchers, samplers))
+    done = every_run(paths, wanted, arguments.cache, arguments.jobs)
+
+    def rows(size: int) -> list[Any]:
+        groups: dict[tuple[str, str, str], list[Run]] = {}
+        for cell in wanted:
+            if cell.round == size:
+                groups.setdefault((cell.table, cell.searcher, cell.sampler), []).append(done[cell])
+        return [
+            row_of(table_of(paths[name]), searcher, sampler, size, runs, thinking[f"{searcher}+{sampler}"])
+            for (name, searcher, sampler), runs in groups.items()
+        ]
+
+    result = {
+        "command": f"python -m bench.search --seeds {arguments.seeds}",
+        "machine": Target.parse("native").machine,
+        "date": time.strftime("%Y-%m-%d"),
+        "thinking_seconds": thinking,
+        "tables": {name: table_of(path).about for name, path in paths.items()},
+    }
+    for key, size in (("rows", ROUND), ("arms", PUBLISHED_ROUND)):
+        result[key] = rows(size)
+        result[f"{key}_summary"] = summary(result[key], size)
+        print(f"\nrounds of {size}, geometric mean over {len(paths)} tables, {arguments.seeds} seeds:")
+        print(report(result[f"{key}_summary"]))
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(result, indent=1))
+    if arguments.plots is not None:
+        from bench._plots import plot
+
+        plot(result, {c: done[c] for c in wanted}, arguments.plots)
+
+
+def report(lines: Sequence[Any]) -> str:
+    """The summary as text."""
+
+    def shown(figure: dict[str, float] | None, digits: int) -> str:
+        if figure is None:
+            return "-"
+        return f"{figure['mean']:.{digits}f} ({figure['low']:.{digits}f} to {figure['high']:.{digits}f})"
+
+    return text_table(
+        ["searcher", "sampler", "trials to 5 %", "of AutoTVM's", "reached", "seconds", *(f"at {n}" for n in AT_TRIALS)],
+        [
+            [
+                line["searcher"],
+                line["sampler"],
+                shown(line["trials_to_5pct"], 0),
+                shown(line.get("of_autotvm"), 2),
+                f"{line['reached']:.2f}",
+                f"{line['seconds_to_5pct']:.1f}",
+                *(f"{line['speed_at_trials'][n]:.3f}" for n in AT_TRIALS),
+            ]
+            for line in lines
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

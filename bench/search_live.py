@@ -1,0 +1,126 @@
+"""Searchers on whole design spaces with real measurements: 4 tasks, several seeds, equal seconds each.
+
+    python -m bench.search_live --seeds 5 --seconds 20 --json live.json
+
+For each seed and task the methods tune by turns, in random order, each from nothing and with the template's default
+first, as a network's tasks are tuned (rounds of 16). Then what each has found is measured again, interleaved, in one
+race, and that decides: the latency of each over the fastest of the race.
+
+The JSON file is written after each race, and races that it holds are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench._recorded import TASKS
+from bench.search import ROUND, interval
+from tilewright.cli.text import table
+from tilewright.measure.outcome import robust_seconds
+from tilewright.measure.pool import LocalPool
+from tilewright.network.tasks import task_of
+from tilewright.records.memory import MemoryStore
+from tilewright.space.registry import make_space
+from tilewright.space.space import DesignSpace
+from tilewright.target import Target
+from tilewright.tuning.method import combine, quick
+from tilewright.tuning.tuner import TaskTuner
+
+LIVE = ("dense-512x1024x1024", "conv3x3-128-28", "conv7x7s2-first", "depthwise3x3-256-28")
+METHODS = ("quick", "random+top", "annealing+adaptive", "ppo+adaptive", "gbfs+top")
+#: How often each of the best is measured in the race.
+ROUNDS = 7
+
+
+def method(name: str) -> Any:
+    return quick() if name == "quick" else combine(*name.split("+"))
+
+
+def tune(space: DesignSpace, target: Target, pool: LocalPool, name: str, seed: int, seconds: float) -> TaskTuner:
+    """One method's turn."""
+    deadline = time.monotonic() + seconds
+    tuner = TaskTuner(space, target, pool, MemoryStore(), np.random.default_rng(seed), method(name))
+    while time.monotonic() < deadline and not tuner.exhausted:
+        tuner.round(ROUND, deadline)
+    return tuner
+
+
+def race(space: DesignSpace, pool: LocalPool, tuners: dict[str, TaskTuner]) -> dict[str, float]:
+    """Seconds of what each has found, measured by turns."""
+    names = [name for name, tuner in tuners.items() if tuner.best_config is not None]
+    configs = [tuners[name].best_config for name in names]
+    repeats: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(ROUNDS):
+        order = np.random.default_rng(number).permutation(len(names))
+        rows = np.asarray([configs[i] for i in order], dtype=np.int32)
+        for i, m in zip(order.tolist(), pool.measure(space, rows, math.inf, math.inf), strict=True):
+            repeats[names[i]].extend(m.repeats)
+    return {name: robust_seconds(tuple(times)) for name, times in repeats.items() if times}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each method on each task")
+    parser.add_argument("--methods", default=",".join(METHODS), help="quick, or SEARCHER+SAMPLER; comma-separated")
+    parser.add_argument("--tasks", default=",".join(LIVE))
+    parser.add_argument("--json", type=Path, default=Path("live.json"))
+    arguments = parser.parse_args()
+    target = Target.parse("native")
+    methods = arguments.methods.split(",")
+    result: dict[str, Any] = {"races": []}
+    if arguments.json.exists():
+        result = json.loads(arguments.json.read_text())
+    done = {(r["task"], r["seed"]) for r in result["races"]}
+    result |= {
+        "command": f"python -m bench.search_live --seeds {arguments.seeds} --seconds {arguments.seconds:g}",
+        "machine": target.machine,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    with LocalPool(target) as pool:
+        for seed in range(arguments.seeds):
+            for name in arguments.tasks.split(","):
+                if (name, seed) in done:
+                    continue
+                space = make_space(task_of(name, TASKS[name]()), target)
+                order = np.random.default_rng(seed).permutation(len(methods))
+                tuners = {methods[i]: tune(space, target, pool, methods[i], seed, arguments.seconds) for i in order}
+                seconds = race(space, pool, tuners)
+                trials = {key: tuner.trials for key, tuner in tuners.items()}
+                result["races"].append({"task": name, "seed": seed, "seconds": seconds, "trials": trials})
+                arguments.json.write_text(json.dumps(result, indent=1))
+                fastest = min(seconds.values())
+                print(name, seed, {k: (round(s / fastest, 3), trials[k]) for k, s in seconds.items()}, flush=True)
+    print(report(result["races"], methods))
+
+
+def report(races: Sequence[Any], methods: Sequence[str]) -> str:
+    """Latency over the fastest of each race, by task and over all: means with 95 % intervals."""
+    tasks = list(dict.fromkeys(r["task"] for r in races))
+    lines = []
+    for name in methods:
+        groups = [[r for r in races if r["task"] == task] for task in tasks]
+        figures = [_shown([_slowdown(r, name) for r in group]) for group in [*groups, races]]
+        lines.append([name, *figures, f"{np.mean([r['trials'][name] for r in races]):.0f}"])
+    return table(["method", *tasks, "all", "trials"], lines)
+
+
+def _slowdown(found: Any, name: str) -> float:
+    return float(found["seconds"].get(name, math.inf) / min(found["seconds"].values()))
+
+
+def _shown(values: Sequence[float]) -> str:
+    figure = interval(values)
+    return f"{figure['mean']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
+
+
+if __name__ == "__main__":
+    main()
