@@ -71,7 +71,8 @@ def test_a_centre_becomes_the_proposal_next_to_it() -> None:
 def synthesised(measured: ConfigSet, space: ToySpace) -> list[list[int]]:
     """From proposals that have (2, 4) at their centre and 1 and 4 as the most frequent choices."""
     proposals = rows((1, 3), (1, 5), (3, 4), (4, 4))
-    return adaptive(space, measured.has, step=1).pick(proposals, np.zeros(4), 1).tolist()
+    picked: list[list[int]] = adaptive(space, measured.has, step=1).pick(proposals, np.zeros(4), 1).tolist()
+    return picked
 
 
 def test_where_the_centre_was_measured_a_config_is_made_of_the_most_frequent_choices() -> None:
