@@ -65,7 +65,7 @@ def run(
     sampler: str,
     space: ToySpace,
     seed: int,
-    rounds: int = 6,
+    rounds: int = 4,
     seconds: Callable[[Configs], NDArray[np.float64]] = latency,
     count: int = 12,
 ) -> list[Configs]:
@@ -110,18 +110,18 @@ def check_all_is_measured_once(searcher: str, sampler: str, space: ToySpace, see
 
 @searchers
 @samplers
-@pytest.mark.parametrize("space", ["no knob", "half valid", "idle knobs"])
+@pytest.mark.parametrize("space", ["no knob", "idle knobs"])
 def test_it_ends_with_the_space(searcher: str, sampler: str, space: str) -> None:
     check_all_is_measured_once(searcher, sampler, SPACES[space], 2, works=True)
 
 
 @searchers
 @samplers
-@given(recipe=recipes(most=80), seed=st.integers(0, 99), works=st.booleans())
+@given(recipe=recipes(most=40), seed=st.integers(0, 99), works=st.booleans())
 @example(recipe=ONE_CONFIG, seed=0, works=True)
 @example(recipe=ONE_KNOB, seed=0, works=False)
 @example(recipe=LONELY, seed=0, works=False)
-@settings(max_examples=3)
+@settings(max_examples=2)
 def test_it_ends_with_any_space(searcher: str, sampler: str, recipe: Recipe, seed: int, works: bool) -> None:
     check_all_is_measured_once(searcher, sampler, recipe.space(), seed, works=works)
 
@@ -189,18 +189,18 @@ def test_oversampling_is_at_least_one(sampler: str) -> None:
 
 
 @samplers
-@spaces
+@pytest.mark.parametrize("space", ["half valid", "idle knobs", "10^12", "table"])
 def test_same_seed_same_picks(sampler: str, space: str) -> None:
     assert digest("random", sampler, SPACES[space], 3) == digest("random", sampler, SPACES[space], 3)
 
 
 def test_same_seed_same_picks_in_another_process() -> None:
-    names = [(searcher, sampler) for searcher in SEARCHERS for sampler in SAMPLERS]
+    names = [(searcher, sampler, MIXED) for searcher in SEARCHERS for sampler in SAMPLERS]
+    names += [("random", sampler, HUGE) for sampler in SAMPLERS]
     program = (
         "from tests.conformance.test_samplers import digest\n"
         "from tests.space.strategies import Recipe\n"
-        f"for n in {names}:\n"
-        f"    for space in ({MIXED}, {HUGE}): print(digest(*n, space.space(), 4))"
+        f"for *n, recipe in {names}: print(digest(*n, recipe.space(), 4))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout.split() == [digest(*name, space.space(), 4) for name in names for space in (MIXED, HUGE)]
+    assert done.stdout.split() == [digest(*name, recipe.space(), 4) for *name, recipe in names]
