@@ -200,7 +200,7 @@ def test_same_seed_same_picks_in_another_process() -> None:
     program = (
         "from tests.conformance.test_samplers import digest\n"
         "from tests.space.strategies import Recipe\n"
-        f"for *n, recipe in {names}: print(digest(*n, recipe.space(), 4))"
+        f"for one, other, recipe in {names}: print(digest(one, other, recipe.space(), 4))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout.split() == [digest(*name, recipe.space(), 4) for *name, recipe in names]
+    assert done.stdout.split() == [digest(one, other, recipe.space(), 4) for one, other, recipe in names]
