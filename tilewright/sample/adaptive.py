@@ -92,7 +92,7 @@ class Adaptive:
 
     def _clusters(self, points: NDArray[np.float64], most: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
         """``(n,)`` the cluster of each point and ``(clusters, features)`` their centres."""
-        # Half a second to import, which those who sample otherwise need not wait for.
+        # 1.3 s of processor time to import, which those who sample otherwise need not spend.
         from sklearn.cluster import KMeans
         from threadpoolctl import threadpool_limits
 
