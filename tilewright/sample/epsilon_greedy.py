@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from tilewright.errors import TilewrightError
 from tilewright.sample.sampler import Sampler
-from tilewright.space.configs import ConfigSet, Contains, sample
+from tilewright.space.configs import ConfigSet, Contains, distinct, sample
 from tilewright.space.space import Configs, DesignSpace
 
 __all__ = ["EpsilonGreedy"]
@@ -63,7 +63,9 @@ class EpsilonGreedy:
         wanted = min(int(share + 1e-9), max(count, 0))
         self._carried = max(0.0, share - wanted)
         explored = self._random(configs, wanted)
-        return np.concatenate([self._inner.pick(configs, scores, count - len(explored)), explored])
+        picked = self._inner.pick(configs, scores, count - len(explored))
+        # A sampler that makes configs of its own may have made one of these.
+        return distinct(np.concatenate([picked, explored]))
 
     def _random(self, proposals: Configs, count: int) -> Configs:
         taken = ConfigSet()

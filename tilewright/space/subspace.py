@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import SpaceError
-from tilewright.space.configs import cardinalities, sample
+from tilewright.space.configs import canonical, cardinalities, sample
 from tilewright.space.knob import Knob
 from tilewright.space.loop_nest import LoopNest
 from tilewright.space.space import Configs, DesignSpace
@@ -30,24 +30,31 @@ class Subspace:
 
     Args:
         whole: the space.
-        kept: for each knob the indices of the choices that stay, ascending; those of the default must be among them.
+        kept: for each knob the indices of the choices that stay, ascending; those of the default must be among them,
+            and 0 where the space has idle knobs.
 
     Attributes:
         whole: the space.
         kept: the choices that stay.
         task, template, knobs, has_loop_nest: as of any design space.
+        canonical: a method as of any space with idle knobs; only there where the whole has it.
 
     Raises:
-        SpaceError: no choice left, or not the default's.
+        SpaceError: there are no such choices, or some that have to stay do not.
     """
 
     def __init__(self, whole: DesignSpace, kept: Sequence[Sequence[int]]) -> None:
         self.whole = whole
         self.kept = tuple(np.asarray(k, dtype=np.int32) for k in kept)
-        if len(self.kept) != len(whole.knobs) or any(
-            start not in k for start, k in zip(whole.default(), self.kept, strict=True)
-        ):
-            raise SpaceError("a part of a space keeps some choices of each knob, those of the default among them")
+        if len(self.kept) != len(whole.knobs):
+            raise SpaceError(f"{whole.template} has {len(whole.knobs)} knobs, but choices are kept of {len(self.kept)}")
+        for knob, start, k in zip(whole.knobs, whole.default().tolist(), self.kept, strict=True):
+            needed = {start, 0} if _has_idle_knobs(whole) else {start}
+            if not needed <= set(k.tolist()) or (np.diff(k) <= 0).any() or k[0] < 0 or k[-1] >= len(knob):
+                raise SpaceError(
+                    f"of knob {knob.name!r} with {len(knob)} choices a part keeps some, ascending, with "
+                    f"{sorted(needed)} among them, but not {k.tolist()}"
+                )
         self.task: Task = whole.task
         self.template = f"{whole.template}-part"
         self.has_loop_nest = whole.has_loop_nest
@@ -55,6 +62,8 @@ class Subspace:
             replace(knob, choices=tuple(knob.choices[i] for i in k))
             for knob, k in zip(whole.knobs, self.kept, strict=True)
         )
+        if _has_idle_knobs(whole):
+            self.canonical = self._canonical
 
     def of_whole(self, configs: Configs) -> Configs:
         """The same configs in the indices of the whole space. ``(n, knobs)``."""
@@ -64,6 +73,12 @@ class Subspace:
     def valid(self, configs: Configs) -> NDArray[np.bool_]:
         """Which configs keep the constraints of the whole. ``(n,)``."""
         return self.whole.valid(self.of_whole(configs))
+
+    def _canonical(self, configs: Configs) -> Configs:
+        """The configs with idle knobs at 0. ``(n, knobs)``."""
+        rows = self.of_whole(configs)
+        # 0 is the first of the choices that stay, so it is 0 here as well.
+        return np.where(canonical(self.whole, rows) != rows, 0, configs).astype(np.int32)
 
     def loop_nest(self, configs: Configs) -> LoopNest:
         """The programs in closed form."""
@@ -82,6 +97,8 @@ class Subspace:
 def thinned(whole: DesignSpace, most: int, seed: int = 0) -> Subspace:
     """A part of at most about ``most`` valid configs: of the knob with the most choices every other goes, repeatedly.
 
+    A knob keeps two choices, so the part of a space with many knobs may have more.
+
     Args:
         whole: the space.
         most: how many valid configs the part may have.
@@ -97,15 +114,19 @@ def thinned(whole: DesignSpace, most: int, seed: int = 0) -> Subspace:
         if len(kept[column]) <= 2:
             return part
         at = kept[column].index(int(start[column]))
-        kept[column] = [c for i, c in enumerate(kept[column]) if i % 2 == at % 2]
+        kept[column] = [c for i, c in enumerate(kept[column]) if i % 2 == at % 2 or (c == 0 and _has_idle_knobs(whole))]
+
+
+def _has_idle_knobs(space: DesignSpace) -> bool:
+    return hasattr(space, "canonical")
 
 
 def _valid(space: Subspace, seed: int) -> float:
-    """About how many configs are valid; exact for small spaces."""
+    """About how many configs are valid; exact for small spaces, never too few for want of a hit in large ones."""
     choices = cardinalities(space)
     total = float(np.prod(choices.astype(np.float64)))
     if total <= 1 << 18:
         return float(len(sample(space, np.random.default_rng(seed), int(total))))
     rng = np.random.default_rng(seed)
     rows = rng.integers(0, choices, size=(_DRAWN, len(choices)), dtype=np.int32)
-    return total * float(space.valid(rows).mean())
+    return total * max(int(space.valid(rows).sum()), 1) / _DRAWN
