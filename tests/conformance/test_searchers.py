@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tests.toys import ToySpace, plain, toy_spaces
 from tilewright.errors import SpaceError
 from tilewright.search.annealing import SimulatedAnnealing
+from tilewright.search.bayesian import BayesianSearch
 from tilewright.search.gbfs import GreedyBestFirst
 from tilewright.search.genetic import Genetic
 from tilewright.search.random import RandomSearch
@@ -26,6 +27,7 @@ from tilewright.space.space import Configs
 SEARCHERS: dict[str, Callable[[ToySpace, np.random.Generator, Scorer], Searcher]] = {
     "random": lambda space, rng, scorer: RandomSearch(space, rng),
     "annealing": lambda space, rng, scorer: SimulatedAnnealing(space, rng, scorer, steps=30),
+    "bayesian": lambda space, rng, scorer: BayesianSearch(space, rng),
     "genetic": lambda space, rng, scorer: Genetic(space, rng, population=20),
     "gbfs": lambda space, rng, scorer: GreedyBestFirst(space, rng),
     "gbfs-guided": lambda space, rng, scorer: GreedyBestFirst(space, rng, scorer),

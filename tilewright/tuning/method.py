@@ -17,6 +17,7 @@ from tilewright.sample.epsilon_greedy import EpsilonGreedy
 from tilewright.sample.sampler import Sampler
 from tilewright.sample.top import TopK
 from tilewright.search.annealing import SimulatedAnnealing
+from tilewright.search.bayesian import BayesianSearch
 from tilewright.search.gbfs import GreedyBestFirst
 from tilewright.search.genetic import Genetic
 from tilewright.search.random import RandomSearch
@@ -98,6 +99,7 @@ def _ppo(space: DesignSpace, rng: np.random.Generator, scorer: Scorer) -> Search
 #: The searchers by the names that a command line has for them.
 SEARCHERS: dict[str, SearcherFactory] = {
     "random": lambda space, rng, scorer: RandomSearch(space, rng),
+    "bayesian": lambda space, rng, scorer: BayesianSearch(space, rng),
     "annealing": lambda space, rng, scorer: SimulatedAnnealing(space, rng, scorer),
     "genetic": lambda space, rng, scorer: Genetic(space, rng),
     "ppo": _ppo,

@@ -1,0 +1,142 @@
+"""Tilewright's own searcher: Bayesian optimisation over the knobs, with moves around the fastest."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.search.ledger import Ledger
+from tilewright.search.gaussian_process import GaussianProcess
+from tilewright.space.configs import check, distinct, empty, from_keys, keys, mutate, neighbours, sample
+from tilewright.space.space import Configs, DesignSpace
+
+__all__ = ["BayesianSearch"]
+
+#: Measurements that the process learns from: these many of the fastest, and as many others.
+_FASTEST, _OTHERS = 192, 128
+#: Of them, the kernel's parameters are chosen by so many.
+_TUNED = 128
+#: Candidates of an ask: random ones, one-knob neighbours of so many of the fastest, and two moves away from them.
+_RANDOM, _CENTRES, _MOVED = 1536, 6, 512
+#: The candidates out of which the batch is picked, jointly.
+_JOINT = 384
+#: Latencies beyond so many times the best count as this: how slow a slow config is says little about the fast ones.
+_SLOW = 6.0
+
+
+class BayesianSearch:
+    """Proposes the batch with the largest expected improvement, by a Gaussian process over knobs, without a cost model.
+
+    The process (:class:`tilewright.search.gaussian_process.GaussianProcess`) is fitted to the logarithm of the latencies.
+    Candidates are random configs, all one-knob neighbours of the fastest, and moves of two knobs. They are picked one
+    after the other by expected improvement, each as if the ones before had been measured with the expected result,
+    so that a batch spreads out as far as its members tell about each other. Before there are measurements, and where
+    there are too few candidates, proposals are random.
+
+    Cost models learn what makes programs fast from features of the program; this learns it from the names of the
+    choices alone, and from far fewer measurements, as it knows how sure it is.
+
+    Args:
+        space: where to search.
+        rng: the only source of randomness.
+
+    Attributes:
+        seen: what must not be proposed.
+    """
+
+    def __init__(self, space: DesignSpace, rng: np.random.Generator) -> None:
+        self.seen = Ledger()
+        self._space = space
+        self._rng = rng
+        self._process = GaussianProcess(space)
+        self._seconds: dict[bytes, float] = {}
+        self._learnt = 0
+
+    def ask(self, count: int) -> Configs:
+        """At most ``count`` new configs, ``(n, knobs)``, the most promising first, random ones last."""
+        found = self._promising(count) if count > 0 else empty(self._space)
+        self.seen.propose(found)
+        filling = sample(self._space, self._rng, count - len(found), self.seen.has)
+        self.seen.propose(filling)
+        return np.concatenate([found, filling])
+
+    def tell(self, configs: Configs, seconds: NDArray[np.float64]) -> None:
+        """Note how fast ``configs`` were.
+
+        Raises:
+            SpaceError: rows that are not of the space.
+        """
+        rows = check(self._space, configs)
+        self.seen.tell(rows)
+        times = np.asarray(seconds, dtype=np.float64)
+        good = np.where(np.isfinite(times) & (times > 0), times, math.inf)
+        self._seconds.update(zip(keys(rows).tolist(), good.tolist(), strict=True))
+
+    def _promising(self, count: int) -> Configs:
+        names = list(self._seconds)
+        seconds = np.fromiter(self._seconds.values(), dtype=np.float64, count=len(names))
+        if not np.isfinite(seconds).any():
+            return empty(self._space)
+        configs = from_keys(self._space, names)
+        order = np.argsort(seconds, kind="stable")
+        best = float(self._learn(configs, seconds, order))
+        candidates = self._candidates(configs[order[:_CENTRES]])
+        if len(candidates) == 0:
+            return candidates
+        mean, spread = self._process.predict(candidates)
+        first = np.argsort(-_improvement(mean, spread, best), kind="stable")[:_JOINT]
+        return candidates[first][self._pick(candidates[first], best, count)]
+
+    def _learn(self, configs: Configs, seconds: NDArray[np.float64], order: NDArray[np.intp]) -> float:
+        """Fit the process; the best value."""
+        rest = self._rng.permutation(order[_FASTEST:])[:_OTHERS]
+        rows = np.concatenate([order[:_FASTEST], rest])
+        # Failures are as slow as the slowest that counts.
+        values = np.log(np.minimum(seconds[rows], _SLOW * seconds[order[0]]))
+        spread = float(values.std())
+        values = (values - values.mean()) / (spread if spread > 0 else 1.0)
+        if len(self._seconds) > self._learnt:
+            self._learnt = len(self._seconds)
+            tuned = np.unique(np.concatenate([np.arange(min(_TUNED // 2, len(rows))), self._some(len(rows))]))
+            self._process.tune(configs[rows[tuned]], values[tuned])
+        self._process.fit(configs[rows], values)
+        return float(values.min())
+
+    def _some(self, count: int) -> NDArray[np.intp]:
+        return self._rng.permutation(count)[: _TUNED // 2]
+
+    def _candidates(self, centres: Configs) -> Configs:
+        """New valid configs to choose from."""
+        space, rng = self._space, self._rng
+        near = [neighbours(space, centre) for centre in centres]
+        moved = mutate(space, rng, mutate(space, rng, centres[rng.integers(0, len(centres), size=_MOVED)]))
+        rows = distinct(np.concatenate([*near, moved]))
+        rows = rows[space.valid(rows)]
+        rows = distinct(np.concatenate([rows, sample(space, rng, _RANDOM)]))
+        return rows[~self.seen.has(rows)]
+
+    def _pick(self, candidates: Configs, best: float, count: int) -> list[int]:
+        """At most ``count`` of them, one after the other."""
+        mean, covariance = self._process.joint(candidates)
+        left = np.ones(len(candidates), dtype=np.bool_)
+        picked: list[int] = []
+        for _ in range(min(count, len(candidates))):
+            variance = np.maximum(np.diag(covariance), 1e-12)
+            gain = np.where(left, _improvement(mean, np.sqrt(variance), best), -1.0)
+            row = int(np.argmax(gain))
+            picked.append(row)
+            left[row] = False
+            # What is known once the row is measured; the mean stays, as the result is taken to be the expected one.
+            column = covariance[:, row]
+            covariance = covariance - np.outer(column, column) / (variance[row] + self._process.noise)
+        return picked
+
+
+def _improvement(mean: NDArray[np.float64], spread: NDArray[np.float64], best: float) -> NDArray[np.float64]:
+    """The expected improvement on ``best`` (lower is better) of normally distributed values."""
+    from scipy.special import ndtr
+
+    scaled = (best - mean) / spread
+    return np.asarray(spread * (scaled * ndtr(scaled) + np.exp(-0.5 * scaled**2) / math.sqrt(2.0 * math.pi)))
