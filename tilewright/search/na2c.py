@@ -69,7 +69,9 @@ class NeighbourhoodActorCritic:
         #: The knob of each action, and its number among that knob's own.
         self._actions = [(k, a) for k, table in enumerate(self._tables) for a in range(table.shape[1])]
         self._states = [_states(knob) for knob in space.knobs]
-        self._network = _Network(sum(s.shape[1] for s in self._states), len(self._actions), hidden, rate, rng)
+        self._network = _Network(
+            max(sum(s.shape[1] for s in self._states), 1), max(len(self._actions), 1), hidden, rate, rng
+        )
         self._seconds: dict[bytes, float] = {}
         self._best: tuple[float, NDArray[np.int32]] | None = None
         self._steps: list[tuple[NDArray[np.int32], int, NDArray[np.int32]]] = []

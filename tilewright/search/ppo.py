@@ -97,7 +97,7 @@ def _agent(walk: _Walk, steps: int, seed: int) -> PPO:
         "MlpPolicy",
         walk.environment,
         n_steps=steps,
-        batch_size=max(2, steps * walk.num_envs // 3),  # three minibatches
+        batch_size=max(2, steps * walk.num_envs // 4),
         n_epochs=3,
         learning_rate=1e-3,
         gamma=0.9,
