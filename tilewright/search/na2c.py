@@ -30,7 +30,8 @@ class NeighbourhoodActorCritic:
     the reward is the speed relative to the fastest.
 
     Different from the paper: primes instead of factors of 2, every knob instead of the splits of a matrix product. The
-    gradient has the sign that makes good moves more likely, which a known public port has not.
+    gradient has the sign that makes good moves more likely, which a known public port has not. It is written out here
+    and not Stable-Baselines3's A2C, as that wants each step's reward at once, and here rewards come with the next tell.
 
     Args:
         space: where to search.
