@@ -159,7 +159,7 @@ class _Walk:
         self._mean, self._spread = 0.0, 1.0
 
     def start(self) -> NDArray[np.float32]:
-        """All walkers on random configs; ``(walkers, knobs)`` what they see. Old scores are forgotten: models change."""
+        """All walkers on random configs; ``(walkers, knobs)`` what they see. Old scores are forgotten."""
         self._known = {}
         self._points = self._random(self.walkers)
         scores = self._score(self._points)

@@ -12,7 +12,7 @@ __all__ = ["one_thread", "own_randomness"]
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """PyTorch computes on this thread alone: waking others costs more than nets of some thousand weights give them to do.
+    """PyTorch computes on this thread alone: waking others costs more than nets so small give them to do.
 
     The number of threads is the whole process's, so it is put back.
     """
