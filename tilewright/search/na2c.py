@@ -152,7 +152,7 @@ class NeighbourhoodActorCritic:
         ends = np.repeat(configs[:, None], self._count, axis=1)
         for knob, (table, actions) in enumerate(zip(self._tables, self._actions, strict=True)):
             ends[:, actions, knob] = table[configs[:, knob]]
-        legal = (ends >= 0).all(axis=2)
+        legal: NDArray[np.bool_] = (ends >= 0).all(axis=2)
         ends = np.where(legal[:, :, None], ends, configs[:, None]).astype(np.int32)
         ends = canonical(self._space, ends.reshape(-1, width)).reshape(ends.shape)
         legal &= (ends != configs[:, None]).any(axis=2)
@@ -196,7 +196,7 @@ class _Network:
         try:
             import torch
         except ImportError as exc:
-            raise MissingExtraError("N-A2C", "torch") from exc
+            raise MissingExtraError("PyTorch", "torch") from exc
         self._torch = torch
         generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
         self._shared = torch.nn.Linear(inputs, hidden)

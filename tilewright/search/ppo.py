@@ -107,7 +107,7 @@ def _agent(walk: _Walk, steps: int, seed: int) -> PPO | None:
         from stable_baselines3 import PPO
         from stable_baselines3.common.logger import Logger
     except ImportError as exc:
-        raise MissingExtraError("PPO", "rl") from exc
+        raise MissingExtraError("Stable-Baselines3", "rl") from exc
 
     if walk.knobs == 0:
         return None
