@@ -24,6 +24,8 @@ __all__ = ["PPOSearch"]
 #: An episode ends when so many of the knobs stay.
 _ENDED = 0.75
 _DISCOUNT = 0.9
+#: Steps between updates of the policy, at most: about an episode, after which the papers update it.
+_ROLLOUT = 16
 #: How often an invalid step is halved.
 _TRIES = 3
 
@@ -32,7 +34,7 @@ class PPOSearch:
     """Walkers move every knob up, down or not at all, as a policy says that learns to reach high scores.
 
     As in RELEASE and Chameleon, each ask starts ``walkers`` walkers on random configs, lets them take ``steps`` steps,
-    and updates the policy by PPO on what they met (one policy for the task, kept from ask to ask). A walker's episode
+    and updates the policy by PPO every 16 steps (one policy for the task, kept from ask to ask). A walker's episode
     ends when at least three quarters of the knobs stay or are at a bound; it then starts on another random config. The
     best scored configs that were met are proposed. Before anything was told, and where walks find too few, proposals
     are random.
@@ -111,15 +113,16 @@ def _agent(walk: _Walk, steps: int, seed: int) -> PPO | None:
 
     if walk.knobs == 0:
         return None
-    size = steps * walk.walkers
-    # The papers have three minibatches; of a buffer that three do not divide, such as ours of 128 x 64, four. A rest
+    rollout = next(length for length in range(min(_ROLLOUT, steps), 0, -1) if steps % length == 0)
+    size = rollout * walk.walkers
+    # The papers have three minibatches; of a buffer that three do not divide, such as ours of 128 x 16, four. A rest
     # would be a minibatch of its own with its own, noisier advantages, which is why Stable-Baselines3 warns of it.
     batches = next((n for n in (3, 4, 2) if size % n == 0 and size > n), 1)
     with one_thread(), own_randomness(seed):
         agent = PPO(
             "MlpPolicy",
             _environment(walk),
-            n_steps=steps,
+            n_steps=rollout,
             batch_size=size // batches,
             n_epochs=3,
             learning_rate=1e-3,
