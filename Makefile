@@ -3,7 +3,7 @@
 # PYTHON   the interpreter that .venv is made with (3.10 to 3.13)
 # MODEL    a model file, or the short name of one of the light networks of the onnx package (resnet50, vgg19, ...)
 # BUDGET   how long `make demo` may take to tune: 90s, 5m, 1h30m
-# TORCH    1 installs PyTorch too; the tests that need it are skipped without
+# TORCH    1 installs PyTorch and Stable-Baselines3 too; the tests that need them are skipped without
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -19,9 +19,9 @@ BENCH ?=
 
 BIN := .venv/bin
 comma := ,
-EXTRAS := dev$(if $(filter 1,$(TORCH)),$(comma)torch)
+EXTRAS := dev$(if $(filter 1,$(TORCH)),$(comma)torch$(comma)rl)
 # Another stamp for another set of extras, so that TORCH=1 is noticed after a run without it.
-STAMP := .venv/.installed-$(if $(filter 1,$(TORCH)),dev-torch,dev)
+STAMP := .venv/.installed-$(if $(filter 1,$(TORCH)),dev-torch-rl,dev)
 
 .PHONY: help venv demo test lint bench clean
 
@@ -52,7 +52,7 @@ demo: $(STAMP) ## tune MODEL within BUDGET, then compare with ONNX Runtime and t
 	$(BIN)/tilewright tune "$$model" --out demo/executable --budget '$(BUDGET)' --json demo/tune.json; \
 	$(BIN)/tilewright bench demo/executable --against onnxruntime --against untuned --json demo/bench.json
 
-test: $(STAMP) ## run the test suite (TORCH=1 with PyTorch, PYTEST_ARGS='-k records')
+test: $(STAMP) ## run the test suite (TORCH=1 with PyTorch and SB3, PYTEST_ARGS='-k records')
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(STAMP) ## ruff and mypy, as configured in pyproject.toml

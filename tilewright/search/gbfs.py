@@ -8,9 +8,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from tilewright.search.guided_draw import best_first, draw
 from tilewright.search.ledger import Ledger
 from tilewright.search.searcher import Scorer
-from tilewright.space.configs import check, empty, from_keys, keys, sample
+from tilewright.space.configs import check, empty, from_keys, keys
 from tilewright.space.moves import Moves
 from tilewright.space.space import Configs, DesignSpace
 
@@ -30,8 +31,9 @@ class GreedyBestFirst:
     Args:
         space: where to search.
         rng: the only source of randomness.
-        scorer: an option that the paper does not have: the search begins with the best scored of some random configs,
-            and expands to the best scored neighbours instead of random ones.
+        scorer: a cost model's view of configs, an option: the search begins with the best scored of some random configs
+            (which takes a model that knows something by then), and expands to the best scored neighbours instead of
+            random ones.
         breadth: neighbours per expansion (the paper's rho).
         start: random configs that the scorer chooses the first ones from.
 
@@ -81,7 +83,7 @@ class GreedyBestFirst:
             parts.append(rows)
             missing -= len(rows)
         if missing > 0:
-            parts.append(self._random(missing))
+            parts.append(draw(self._space, self._rng, missing, self.seen, self._scorer, self._start))
             self.seen.propose(parts[-1])
         return np.concatenate(parts)
 
@@ -102,16 +104,6 @@ class GreedyBestFirst:
         """Neighbours to propose, and whether there are others."""
         near = self._moves.of(config)
         near = near[~self.seen.has(near)]
-        order = self._rng.permutation(len(near)) if self._scorer is None else _best_first(self._scorer, near)
+        order = self._rng.permutation(len(near)) if self._scorer is None else best_first(self._scorer, near)
         taken = min(self._breadth, most)
         return near[order[:taken]], len(near) > taken
-
-    def _random(self, count: int) -> Configs:
-        if self._scorer is None or self._told == 0:
-            return sample(self._space, self._rng, count, self.seen.has)
-        drawn = sample(self._space, self._rng, max(count, self._start), self.seen.has)
-        return drawn[_best_first(self._scorer, drawn)[:count]]
-
-
-def _best_first(scorer: Scorer, configs: Configs) -> NDArray[np.intp]:
-    return np.argsort(-np.nan_to_num(scorer(configs), nan=-np.inf, posinf=np.inf, neginf=-np.inf), kind="stable")

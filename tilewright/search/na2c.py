@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -9,16 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import MissingExtraError
+from tilewright.search.guided_draw import draw
 from tilewright.search.ledger import Ledger
-from tilewright.space.configs import canonical, check, empty, keys, sample
+from tilewright.search.searcher import Scorer
+from tilewright.search.torch_state import one_thread
+from tilewright.space.configs import canonical, check, distinct, empty, keys
 from tilewright.space.knob import SplitKnob
 from tilewright.space.moves import steps
 from tilewright.space.space import Configs, DesignSpace
 
 __all__ = ["NeighbourhoodActorCritic"]
 
-#: Walks of one ask, at most, per config that is wanted: near an exhausted neighbourhood they find nothing new.
-_WALKS = 20
+#: How often one ask sets out, at most: from an exhausted neighbourhood walks find nothing new.
+_WAVES = 64
 
 
 class NeighbourhoodActorCritic:
@@ -30,16 +34,21 @@ class NeighbourhoodActorCritic:
     the reward is the speed relative to the fastest.
 
     Different from the paper: primes instead of factors of 2, every knob instead of the splits of a matrix product. The
-    gradient has the sign that makes good moves more likely, which a known public port has not.
+    gradient has the sign that makes good moves more likely, which a known public port has not. It is written out here
+    and not Stable-Baselines3's A2C, as that wants each step's reward at once, and here rewards come with the next tell.
 
     Args:
         space: where to search.
         rng: the only source of randomness.
+        scorer: a cost model's view of configs, an option: what is measured before there is a fastest config, and where
+            walks find too few, are the best scored of some random configs (which takes a model that knows something by
+            then).
         length: steps of a walk (the paper's T).
         epsilon: probability of a random step.
         discount: of the value of where a step leads to.
         hidden: units of the layer that actor and critic share.
         rate: of learning (Adam).
+        start: random configs that the scorer chooses from.
 
     Attributes:
         seen: what must not be proposed.
@@ -52,47 +61,53 @@ class NeighbourhoodActorCritic:
         self,
         space: DesignSpace,
         rng: np.random.Generator,
+        scorer: Scorer | None = None,
         *,
         length: int = 3,
         epsilon: float = 0.1,
         discount: float = 0.9,
         hidden: int = 128,
         rate: float = 1e-3,
+        start: int = 512,
     ) -> None:
         self.seen = Ledger()
         self._space = space
         self._rng = rng
+        self._scorer = scorer
+        self._start = start
         self._length = length
         self._epsilon = epsilon
         self._discount = discount
         self._tables = [steps(knob) for knob in space.knobs]
-        #: The knob of each action, and its number among that knob's own.
-        self._actions = [(k, a) for k, table in enumerate(self._tables) for a in range(table.shape[1])]
+        #: The actions of each knob, among all.
+        ends = np.cumsum([0, *(table.shape[1] for table in self._tables)]).tolist()
+        self._actions = [slice(*pair) for pair in itertools.pairwise(ends)]
+        self._count = ends[-1]
         self._states = [_states(knob) for knob in space.knobs]
-        self._network = _Network(sum(s.shape[1] for s in self._states), len(self._actions), hidden, rate, rng)
+        inputs = sum(s.shape[1] for s in self._states)
+        self._network = _Network(max(inputs, 1), max(self._count, 1), hidden, rate, rng)
         self._seconds: dict[bytes, float] = {}
         self._best: tuple[float, NDArray[np.int32]] | None = None
-        self._steps: list[tuple[NDArray[np.int32], int, NDArray[np.int32]]] = []
+        self._steps: list[tuple[Configs, NDArray[np.int64], Configs]] = []
 
     def ask(self, count: int) -> Configs:
         """At most ``count`` new configs, ``(n, knobs)``: met on walks from the fastest, then random ones."""
         found = [empty(self._space)]
         missing = count
-        if self._best is not None and self._actions:
-            for _ in range(_WALKS * max(count, 0)):
+        if self._best is not None and self._count > 0:
+            for _ in range(_WAVES if missing > 0 else 0):
+                met = self._walks(self._best[1], math.ceil(missing / self._length))
+                found.append(distinct(met[~self.seen.has(met)])[:missing])
+                self.seen.propose(found[-1])
+                missing -= len(found[-1])
                 if missing <= 0:
                     break
-                for row in self._walk(self._best[1]):
-                    if missing > 0 and not self.seen.has(row[None])[0]:
-                        self.seen.propose(row[None])
-                        found.append(row[None])
-                        missing -= 1
         elif missing > 0:
             first = self._space.default()[None].astype(np.int32)
             found.append(first[~self.seen.has(first)])
             self.seen.propose(found[-1])
             missing -= len(found[-1])
-        filling = sample(self._space, self._rng, missing, self.seen.has)
+        filling = draw(self._space, self._rng, missing, self.seen, self._scorer, self._start)
         self.seen.propose(filling)
         return np.concatenate([*found, filling])
 
@@ -112,32 +127,36 @@ class NeighbourhoodActorCritic:
                 self._best = time, row.copy()
         self._learn()
 
-    def _walk(self, start: NDArray[np.int32]) -> list[NDArray[np.int32]]:
-        met = []
-        here = start
+    def _walks(self, start: NDArray[np.int32], count: int) -> Configs:
+        """What ``count`` walks from ``start`` meet; each step is remembered."""
+        here = np.tile(start, (count, 1))
+        met = [empty(self._space)]
         for _ in range(self._length):
             ends, allowed = self._ends(here)
-            if not allowed.any():
-                break
-            if self._rng.random() < self._epsilon:
-                action = int(self._rng.choice(np.flatnonzero(allowed)))
-            else:
-                odds = np.where(allowed, np.exp(self._network.logits(self._state(here[None]))[0]), 0.0)
-                action = int(self._rng.choice(len(odds), p=odds / odds.sum()))
-            self._steps.append((here, action, ends[action]))
-            here = ends[action]
+            walking = allowed.any(axis=1)
+            here, ends, allowed = here[walking], ends[walking], allowed[walking]
+            logits = self._network.logits(self._state(here))
+            logits[self._rng.random(len(here)) < self._epsilon] = 0.0
+            # The largest of logits with Gumbel noise is one drawn by their softmax.
+            noisy = np.where(allowed, logits + self._rng.gumbel(size=logits.shape), -np.inf)
+            actions = noisy.argmax(axis=1) if len(noisy) else np.empty(0, dtype=np.int64)
+            there = ends[np.arange(len(here)), actions]
+            self._steps.append((here, actions, there))
+            here = there
             met.append(here)
-        return met
+        return np.concatenate(met)
 
-    def _ends(self, config: NDArray[np.int32]) -> tuple[Configs, NDArray[np.bool_]]:
-        """``(actions, knobs)`` where each action leads, and ``(actions,)`` which lead somewhere."""
-        ends = np.tile(config, (len(self._actions), 1))
-        for row, (knob, action) in enumerate(self._actions):
-            ends[row, knob] = self._tables[knob][config[knob], action]
-        legal = (ends >= 0).all(axis=1)
-        ends = canonical(self._space, np.where(legal[:, None], ends, config).astype(np.int32))
-        legal &= (ends != config).any(axis=1)
-        legal &= self._space.valid(ends)
+    def _ends(self, configs: Configs) -> tuple[Configs, NDArray[np.bool_]]:
+        """``(n, actions, knobs)`` where each action leads, and ``(n, actions)`` which lead somewhere."""
+        width = configs.shape[1]
+        ends = np.repeat(configs[:, None], self._count, axis=1)
+        for knob, (table, actions) in enumerate(zip(self._tables, self._actions, strict=True)):
+            ends[:, actions, knob] = table[configs[:, knob]]
+        legal: NDArray[np.bool_] = (ends >= 0).all(axis=2)
+        ends = np.where(legal[:, :, None], ends, configs[:, None]).astype(np.int32)
+        ends = canonical(self._space, ends.reshape(-1, width)).reshape(ends.shape)
+        legal &= (ends != configs[:, None]).any(axis=2)
+        legal &= self._space.valid(ends.reshape(-1, width)).reshape(legal.shape)
         return ends, legal
 
     def _state(self, configs: Configs) -> NDArray[np.float32]:
@@ -145,19 +164,21 @@ class NeighbourhoodActorCritic:
         return np.concatenate(parts, axis=1) if parts else np.empty((len(configs), 0), dtype=np.float32)
 
     def _learn(self) -> None:
-        known, waiting = [], []
-        for step in self._steps:
-            (known if keys(step[2][None]).tolist()[0] in self._seconds else waiting).append(step)
-        self._steps = []  # a step to a config that was not measured teaches nothing
-        if not known or self._best is None:
+        if not self._steps or self._best is None:
+            self._steps = []
             return
-        starts = np.stack([s for s, _, _ in known])
-        ends = np.stack([e for _, _, e in known])
-        times = np.asarray([self._seconds[name] for name in keys(ends).tolist()])
-        rewards = np.where(np.isfinite(times) & (times > 0), self._best[0] / np.where(times > 0, times, 1.0), 0.0)
-        rewards = np.nan_to_num(rewards)
-        allowed = np.stack([self._ends(start)[1] for start in starts])
-        actions = np.asarray([a for _, a, _ in known])
+        starts, actions, ends = (np.concatenate(parts) for parts in zip(*self._steps, strict=True))
+        self._steps = []
+        names = keys(ends).tolist()
+        # A step to a config that was not measured teaches nothing.
+        known = np.asarray([name in self._seconds for name in names], dtype=np.bool_)
+        if not known.any():
+            return
+        times = np.asarray([self._seconds[name] for name in itertools.compress(names, known)])
+        good = np.isfinite(times) & (times > 0)
+        rewards = np.where(good, self._best[0] / np.where(good, times, 1.0), 0.0)
+        starts, actions, ends = starts[known], actions[known], ends[known]
+        allowed = self._ends(starts)[1]
         self._network.learn(self._state(starts), allowed, actions, self._state(ends), rewards, self._discount)
 
 
@@ -175,7 +196,7 @@ class _Network:
         try:
             import torch
         except ImportError as exc:
-            raise MissingExtraError("N-A2C", "torch") from exc
+            raise MissingExtraError("PyTorch", "torch") from exc
         self._torch = torch
         generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
         self._shared = torch.nn.Linear(inputs, hidden)
@@ -190,7 +211,7 @@ class _Network:
     def logits(self, states: NDArray[np.float32]) -> NDArray[np.float64]:
         """``(n, actions)``."""
         torch = self._torch
-        with torch.inference_mode():
+        with one_thread(), torch.inference_mode():
             result = self._actor(torch.relu(self._shared(torch.from_numpy(states))))
         return np.asarray(result.numpy(), dtype=np.float64)
 
@@ -205,16 +226,17 @@ class _Network:
     ) -> None:
         """One step of gradient descent on all ``n`` transitions."""
         torch = self._torch
-        hidden = torch.relu(self._shared(torch.from_numpy(states)))
-        value = self._critic(hidden)[:, 0]
-        with torch.no_grad():
-            after = self._critic(torch.relu(self._shared(torch.from_numpy(ends))))[:, 0]
-            target = torch.from_numpy(rewards.astype(np.float32)) + discount * after
-        advantage = (target - value).detach()
-        logits = self._actor(hidden).masked_fill(~torch.from_numpy(allowed), -torch.inf)
-        chosen = torch.log_softmax(logits, dim=1).gather(1, torch.from_numpy(actions)[:, None])[:, 0]
-        # Descent on minus this: an action that was better than expected becomes more likely.
-        loss = -(chosen * advantage).mean() + ((target - value) ** 2).mean()
-        self._optimiser.zero_grad()
-        loss.backward()
-        self._optimiser.step()
+        with one_thread():
+            hidden = torch.relu(self._shared(torch.from_numpy(states)))
+            value = self._critic(hidden)[:, 0]
+            with torch.no_grad():
+                after = self._critic(torch.relu(self._shared(torch.from_numpy(ends))))[:, 0]
+                target = torch.from_numpy(rewards.astype(np.float32)) + discount * after
+            advantage = (target - value).detach()
+            logits = self._actor(hidden).masked_fill(~torch.from_numpy(allowed), -torch.inf)
+            chosen = torch.log_softmax(logits, dim=1).gather(1, torch.from_numpy(actions)[:, None])[:, 0]
+            # Descent on minus this: an action that was better than expected becomes more likely.
+            loss = -(chosen * advantage).mean() + ((target - value) ** 2).mean()
+            self._optimiser.zero_grad()
+            loss.backward()
+            self._optimiser.step()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tilewright.errors import MissingExtraError
 from tilewright.search.ledger import Ledger
 from tilewright.search.searcher import Scorer
+from tilewright.search.torch_state import one_thread, own_randomness
 from tilewright.space.configs import canonical, cardinalities, check, empty, from_keys, keys, sample
 from tilewright.space.space import Configs, DesignSpace
 
@@ -20,18 +21,32 @@ if TYPE_CHECKING:
 
 __all__ = ["PPOSearch"]
 
+#: An episode ends when so many of the knobs stay.
+_ENDED = 0.75
+_DISCOUNT = 0.9
+#: Steps between updates of the policy, at most: about an episode, after which the papers update it.
+_ROLLOUT = 16
+#: How often an invalid step is halved.
+_TRIES = 3
+
 
 class PPOSearch:
     """Walkers move every knob up, down or not at all, as a policy says that learns to reach high scores.
 
     As in RELEASE and Chameleon, each ask starts ``walkers`` walkers on random configs, lets them take ``steps`` steps,
-    and updates the policy by PPO on what they met (one policy for the task, kept from ask to ask). A walker's episode
+    and updates the policy by PPO every 16 steps (one policy for the task, kept from ask to ask). A walker's episode
     ends when at least three quarters of the knobs stay or are at a bound; it then starts on another random config. The
     best scored configs that were met are proposed. Before anything was told, and where walks find too few, proposals
     are random.
 
-    Different from the published code: the policy is trained (in two of three releases the call is missing), rewards are
-    scaled to the scores of the ask, walkers stay on valid configs, and an ask has fewer steps than the paper's 500.
+    Different from the published code:
+
+    - The policy is trained (in two of three releases the call is missing).
+    - Rewards are scores relative to those of the configs an ask starts from, as a rank loss knows no scale.
+    - Walkers stay on valid configs: where a step would leave them, a random half of its moves is tried instead, thrice,
+      and then none. (Of a convolution's space 14 % are valid, and walkers stood still in 62 % of their steps.)
+    - An ask has 64 steps instead of at most 500. With 32, 64, 128 the proposals for a convolution had 0.87, 0.92,
+      0.95 of the mean score of the best 64 configs there are (0 being the median config), in 0.6, 1.1, 2.1 s.
 
     Args:
         space: where to search.
@@ -54,7 +69,7 @@ class PPOSearch:
         scorer: Scorer,
         *,
         walkers: int = 128,
-        steps: int = 32,
+        steps: int = 64,
     ) -> None:
         self.seen = Ledger()
         self._space = space
@@ -62,16 +77,15 @@ class PPOSearch:
         self._told = False
         self._walk = _Walk(space, rng, scorer, walkers)
         self._steps = steps
-        free = int((cardinalities(space) > 1).sum())
-        self._agent = _agent(self._walk, steps, int(rng.integers(1 << 31))) if free else None
+        self._agent = _agent(self._walk, steps, int(rng.integers(1 << 31)))
 
     def ask(self, count: int) -> Configs:
         """At most ``count`` new configs, ``(n, knobs)``, best score first, random ones last."""
         found = empty(self._space)
         if self._told and count > 0 and self._agent is not None:
-            self._walk.begin()
-            # reset_num_timesteps starts the walkers anew; the policy and its optimiser stay.
-            self._agent.learn(self._walk.num_envs * self._steps, reset_num_timesteps=True)
+            # This starts the walkers anew; the policy and its optimiser stay.
+            with one_thread(), own_randomness(int(self._rng.integers(1 << 31))):
+                self._agent.learn(self._walk.walkers * self._steps, log_interval=None)
             found = self._walk.best(count, self.seen)
         self.seen.propose(found)
         filling = sample(self._space, self._rng, count - len(found), self.seen.has)
@@ -88,66 +102,103 @@ class PPOSearch:
         self._told = self._told or len(configs) > 0
 
 
-def _agent(walk: _Walk, steps: int, seed: int) -> PPO:
-    """The agent with the papers' hyperparameters."""
-    import torch
-    from stable_baselines3 import PPO
+def _agent(walk: _Walk, steps: int, seed: int) -> PPO | None:
+    """The agent with the papers' hyperparameters; None where no knob has a choice."""
+    try:
+        import torch
+        from stable_baselines3 import PPO
+        from stable_baselines3.common.logger import Logger
+    except ImportError as exc:
+        raise MissingExtraError("Stable-Baselines3", "rl") from exc
 
-    return PPO(
-        "MlpPolicy",
-        walk.environment,
-        n_steps=steps,
-        batch_size=max(2, steps * walk.num_envs // 3),  # three minibatches
-        n_epochs=3,
-        learning_rate=1e-3,
-        gamma=0.9,
-        gae_lambda=0.99,
-        clip_range=0.3,
-        ent_coef=0.1,
-        vf_coef=1.0,
-        policy_kwargs={"net_arch": {"pi": [20, 20], "vf": [20, 20]}, "activation_fn": torch.nn.Tanh},
-        seed=seed,
-        device="cpu",
-    )
+    if walk.knobs == 0:
+        return None
+    rollout = next(length for length in range(min(_ROLLOUT, steps), 0, -1) if steps % length == 0)
+    size = rollout * walk.walkers
+    # The papers have three minibatches; of a buffer that three do not divide, such as ours of 128 x 16, four. A rest
+    # would be a minibatch of its own with its own, noisier advantages, which is why Stable-Baselines3 warns of it.
+    batches = next((n for n in (3, 4, 2) if size % n == 0 and size > n), 1)
+    with one_thread(), own_randomness(seed):
+        agent = PPO(
+            "MlpPolicy",
+            _environment(walk),
+            n_steps=rollout,
+            batch_size=size // batches,
+            n_epochs=3,
+            learning_rate=1e-3,
+            gamma=_DISCOUNT,
+            gae_lambda=0.99,
+            clip_range=0.3,
+            ent_coef=0.1,
+            vf_coef=1.0,
+            normalize_advantage=size > 1,
+            policy_kwargs={"net_arch": {"pi": [20, 20], "vf": [20, 20]}, "activation_fn": torch.nn.Tanh},
+            device="cpu",
+        )
+    # With a logger of its own it makes a directory in /tmp for each call of learn.
+    agent.set_logger(Logger(None, []))
+    return agent
 
 
 class _Walk:
-    """The walkers, and what they met."""
+    """The walkers, and what they met.
+
+    Attributes:
+        walkers: how many there are.
+        knobs: how many knobs have a choice, and so are moved and seen.
+    """
 
     def __init__(self, space: DesignSpace, rng: np.random.Generator, scorer: Scorer, walkers: int) -> None:
-        self.num_envs = walkers
+        self.walkers = walkers
         self._space = space
         self._rng = rng
         self._scorer = scorer
-        self._choices = cardinalities(space)
+        choices = cardinalities(space)
+        self._free = np.flatnonzero(choices > 1)
+        self._last = choices[self._free] - 1
+        self.knobs = len(self._free)
         self._known: dict[bytes, float] = {}
-        self._points = empty(space)
-        self.environment = _environment(self, len(space.knobs), walkers)
-
-    def begin(self) -> None:
-        """Forget the scores, which the cost model may have changed."""
-        self._known = {}
+        self._points = self._starts = empty(space)
+        self._mean, self._spread = 0.0, 1.0
 
     def start(self) -> NDArray[np.float32]:
-        """All walkers on random configs; ``(walkers, knobs)`` what they see."""
-        self._points = self._random(self.num_envs)
-        self._score(self._points)
-        return self._state(self._points)
+        """All walkers on random configs; ``(walkers, knobs)`` what they see. Old scores are forgotten."""
+        self._known = {}
+        # One draw for the whole ask, with some to restart from: in a space that is nearly all invalid each takes long.
+        self._starts = sample(self._space, self._rng, 8 * self.walkers)
+        self._points = self._random(self.walkers)
+        scores = self._score(self._points)
+        finite = scores[np.isfinite(scores)]
+        self._mean, self._spread = (float(finite.mean()), float(finite.std()) or 1.0) if len(finite) else (0.0, 1.0)
+        return self._seen(self._points)
 
     def step(self, actions: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
         """What is seen, earned, and ended after ``(walkers, knobs)`` actions: 0 down, 1 stay, 2 up."""
-        before = self._points
-        moved = np.clip(before + np.asarray(actions) - 1, 0, self._choices - 1).astype(np.int32)
-        ended = (moved == before).mean(axis=1) >= 0.75
-        moved = canonical(self._space, moved)
-        moved = np.where(self._space.valid(moved)[:, None], moved, before)
-        scores = self._score(moved)
-        known = np.fromiter(self._known.values(), dtype=np.float64)
-        low, high = np.quantile(known[np.isfinite(known)], [0.05, 1.0]) if np.isfinite(known).any() else (0.0, 1.0)
-        scaled = np.clip((scores - low) / (high - low if high > low else 1.0), -1.0, 1.0)
-        moved[ended] = self._random(int(ended.sum()))
-        self._points = moved
-        return self._state(moved), np.nan_to_num(scaled, nan=-1.0).astype(np.float32), ended
+        here = self._points[:, self._free]
+        there = np.clip(here + actions - 1, 0, self._last)
+        ended: NDArray[np.bool_] = (there == here).mean(axis=1) >= _ENDED
+        self._points = self._moved(there)
+        # Returns, which are sums of about 1 / (1 - discount) rewards, are then of the order of 1.
+        rewards = (1 - _DISCOUNT) * np.clip((self._score(self._points) - self._mean) / self._spread, -10.0, 10.0)
+        self._points[ended] = self._random(int(ended.sum()))
+        return self._seen(self._points), rewards.astype(np.float32), ended
+
+    def _moved(self, there: NDArray[np.int64]) -> Configs:
+        """The walkers' configs with their knobs at ``there``, or where that is invalid, with as many as may be."""
+        points = self._points.copy()
+        rest = np.arange(len(points))
+        for _ in range(1 + _TRIES):
+            moved = self._points[rest]
+            moved[:, self._free] = there[rest]
+            moved = canonical(self._space, moved)
+            legal = self._space.valid(moved)
+            points[rest[legal]] = moved[legal]
+            rest = rest[~legal]
+            if len(rest) == 0:
+                break
+            kept = self._rng.integers(0, 2, size=(len(rest), self.knobs)) == 1
+            there[rest] = np.where(kept, there[rest], self._points[rest][:, self._free])
+        return points
 
     def best(self, count: int, seen: Ledger) -> Configs:
         """The best scored configs met that may be proposed."""
@@ -158,9 +209,7 @@ class _Walk:
         return from_keys(self._space, [name for _, _, name in heapq.nlargest(count, scored)])
 
     def _random(self, count: int) -> Configs:
-        rows = sample(self._space, self._rng, count)
-        # A small space has fewer configs than there are walkers.
-        return rows if len(rows) == count else rows[self._rng.integers(0, len(rows), size=count)]
+        return self._starts[self._rng.integers(0, len(self._starts), size=count)]
 
     def _score(self, configs: Configs) -> NDArray[np.float64]:
         names: list[bytes] = keys(configs).tolist()
@@ -171,22 +220,20 @@ class _Walk:
             self._known.update(zip([names[row] for row in fresh], scores.tolist(), strict=True))
         return np.fromiter((self._known[name] for name in names), dtype=np.float64, count=len(names))
 
-    def _state(self, configs: Configs) -> NDArray[np.float32]:
-        return (configs / np.maximum(self._choices - 1, 1)).astype(np.float32)
+    def _seen(self, configs: Configs) -> NDArray[np.float32]:
+        return (configs[:, self._free] / self._last).astype(np.float32)
 
 
-def _environment(walk: _Walk, knobs: int, walkers: int) -> Any:
+def _environment(walk: _Walk) -> Any:
     """The walkers as Stable-Baselines3 wants to see them: one vectorised environment."""
-    try:
-        from gymnasium import spaces
-        from stable_baselines3.common.vec_env import VecEnv
-    except ImportError as exc:
-        raise MissingExtraError("PPO", "rl") from exc
+    from gymnasium import spaces
+    from stable_baselines3.common.vec_env import VecEnv
 
     class Environment(VecEnv):  # type: ignore[misc]
         def __init__(self) -> None:
-            super().__init__(walkers, spaces.Box(0.0, 1.0, (max(knobs, 1),)), spaces.MultiDiscrete([3] * max(knobs, 1)))
-            self._actions = np.ones((walkers, knobs), dtype=np.int64)
+            seen, actions = spaces.Box(0.0, 1.0, (walk.knobs,)), spaces.MultiDiscrete([3] * walk.knobs)
+            super().__init__(walk.walkers, seen, actions)
+            self._actions = np.ones((walk.walkers, walk.knobs), dtype=np.int64)
 
         def reset(self) -> Any:
             return walk.start()
@@ -195,27 +242,21 @@ def _environment(walk: _Walk, knobs: int, walkers: int) -> Any:
             self._actions = actions
 
         def step_wait(self) -> Any:
-            seen, earned, ended = walk.step(self._actions)
-            return (
-                seen,
-                earned,
-                ended,
-                [{"terminal_observation": row} if end else {} for row, end in zip(seen, ended, strict=True)],
-            )
+            return *walk.step(self._actions), [{} for _ in range(walk.walkers)]
 
         def close(self) -> None:
             pass
 
         def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-            return [None] * walkers
+            return [None] * walk.walkers
 
         def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
             pass
 
         def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-            return [None] * walkers
+            return [None] * walk.walkers
 
         def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-            return [False] * walkers
+            return [False] * walk.walkers
 
     return Environment()

@@ -81,28 +81,21 @@ def loop_nest(form: Form, target: Target, columns: Columns) -> LoopNest:
     count = len(columns.outs)
     extents, axis = _loops(form, columns)
     annotations = _annotations(columns, extents)
+    # One row per loop, so that a step from loop to loop is one operation on all configs: with few configs the number of
+    # operations is what takes time.
+    by_loop, lengths = np.ascontiguousarray(axis.T), np.ascontiguousarray(extents.T)
+    spans, below = _spans(form, by_loop, lengths)
+    iterations = _inwards(lengths)
     touched = np.empty((count, len(form.accesses), LOOPS), dtype=np.float32)
-    strides = np.zeros_like(touched)
+    strides = np.empty_like(touched)
     reuse = np.empty_like(touched)
-    spans = {name: np.ones(count, dtype=np.float32) for name in AXES}
-    iterations = np.ones(count, dtype=np.float32)
-    for loop in reversed(range(LOOPS)):
-        here = [(name, axis[:, loop] == number) for number, name in enumerate(AXES) if number in _possible(form, loop)]
-        for place, access in enumerate(form.accesses):
-            for name, step in access.steps:
-                for other, mask in here:
-                    if other == name:
-                        strides[:, place, loop] += mask * (spans[name] * np.float32(step))
-        for name, mask in here:
-            grown = np.where(mask, spans[name] * extents[:, loop], spans[name])
-            # The last tile sticks out, but nothing is read or written there.
-            spans[name] = np.minimum(grown, np.float32(form.extents[name]))
-        iterations = iterations * extents[:, loop]
-        for place, access in enumerate(form.accesses):
-            elements = _footprint(access, spans)
-            touched[:, place, loop] = elements * np.float32(access.itemsize)
-            reuse[:, place, loop] = iterations / elements
-    strides *= extents[:, None, :] > 1
+    for place, access in enumerate(form.accesses):
+        elements = _footprint(access, spans)
+        touched[:, place] = (elements * np.float32(access.itemsize)).T
+        reuse[:, place] = (iterations / elements).T
+        steps = dict(access.steps)
+        step = np.asarray([steps.get(name, 0) for name in AXES], dtype=np.float32)
+        strides[:, place] = np.where(lengths > 1, step[by_loop] * below, np.float32(0.0)).T
     arithmetic = np.tile(np.asarray([1.0, 1.0, 0.0], dtype=np.float32), (count, 1))
     return LoopNest(
         axes=AXES,
@@ -124,13 +117,32 @@ def _outer_axes(form: Form) -> list[int]:
     return [AXES.index(name) for name in names]
 
 
-def _possible(form: Form, loop: int) -> set[int]:
-    """Axes that loop number ``loop`` can iterate in some program."""
-    if _OUTER <= loop < _SUMS:
-        return set(_outer_axes(form))
-    if _SUMS <= loop < _TILE:
-        return {AXES.index(name) for name in _REDUCTION_AXES}
-    return {AXES.index({0: "n", 1: "g", 10: "ri", 11: "h", 12: "w", 13: "o", 14: "l"}[loop])}
+def _spans(form: Form, axis: NDArray[np.int8], lengths: Floats) -> tuple[dict[str, Floats], Floats]:
+    """How much of each axis one iteration of the loop outside covers, from ``(loops, n)`` axes and extents of loops.
+
+    Returns:
+        for each axis ``(loops, n)`` its span over each loop and those inside it; and ``(loops, n)`` the span of each
+        loop's own axis over the loops inside it.
+    """
+    numbers = [number for number, name in enumerate(AXES) if form.extents[name] > 1]
+    own = axis[:, None] == np.asarray(numbers, dtype=np.int8)[:, None]
+    covered = _inwards(np.where(own, lengths[:, None], np.float32(1.0)))
+    # The last tile sticks out, but nothing is read or written there.
+    extents = np.asarray([form.extents[AXES[number]] for number in numbers], dtype=np.float32)
+    np.minimum(covered, extents[:, None], out=covered)
+    below = np.ones_like(lengths)
+    np.max(np.where(own[:-1], covered[1:], np.float32(1.0)), axis=1, initial=1.0, out=below[:-1])
+    spans = dict.fromkeys(AXES, np.ones_like(lengths))
+    spans.update((AXES[number], covered[:, place]) for place, number in enumerate(numbers))
+    return spans, below
+
+
+def _inwards(lengths: Floats) -> Floats:
+    """The product of each loop's length and of those inside it, for ``(loops, ...)``."""
+    product = lengths.copy()
+    for loop in reversed(range(len(product) - 1)):
+        product[loop] *= product[loop + 1]
+    return product
 
 
 def _loops(form: Form, columns: Columns) -> tuple[Floats, NDArray[np.int8]]:
@@ -180,7 +192,7 @@ def unrolled_kernel(form: Form, columns: Columns) -> Ints:
 
 def _footprint(access: Access, spans: dict[str, Floats]) -> Floats:
     """Distinct elements touched while each axis covers its span."""
-    total: Floats = np.float32(1.0) + np.zeros_like(spans["n"])
+    total: Floats = np.ones_like(spans["n"])
     for dim in access.dims:
         if len(dim) == 1 and abs(dim[0][1]) == 1:
             total *= spans[dim[0][0]]
