@@ -3,7 +3,7 @@
 # PYTHON   the interpreter that .venv is made with (3.10 to 3.13)
 # MODEL    a model file, or the short name of one of the light networks of the onnx package (resnet50, vgg19, ...)
 # BUDGET   how long `make demo` may take to tune: 90s, 5m, 1h30m
-# TORCH    1 installs PyTorch and Stable-Baselines3 too; the tests that need them are skipped without
+# TORCH    0 leaves PyTorch and Stable-Baselines3 out; the tests that need them are then skipped
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,15 +13,15 @@ SHELL := /bin/bash
 PYTHON ?= python3
 MODEL ?= squeezenet
 BUDGET ?= 5m
-TORCH ?= 0
+TORCH ?= 1
 PYTEST_ARGS ?=
 BENCH ?=
 
 BIN := .venv/bin
 comma := ,
-EXTRAS := dev$(if $(filter 1,$(TORCH)),$(comma)torch$(comma)rl)
-# Another stamp for another set of extras, so that TORCH=1 is noticed after a run without it.
-STAMP := .venv/.installed-$(if $(filter 1,$(TORCH)),dev-torch-rl,dev)
+# Another stamp for another set of extras, so that TORCH=1 is noticed after a run without it. The demo needs neither.
+DEMO_STAMP := .venv/.installed-dev
+STAMP := $(DEMO_STAMP)$(if $(filter 1,$(TORCH)),-torch-rl)
 
 .PHONY: help venv demo test lint bench clean
 
@@ -31,12 +31,12 @@ help: ## list these targets
 
 venv: $(STAMP) ## make .venv and install everything with pinned versions
 
-$(STAMP): pyproject.toml constraints.txt
+.venv/.installed-%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(subst -,$(comma),$*)]'
 	@touch $@
 
-demo: $(STAMP) ## tune MODEL within BUDGET, then compare with ONNX Runtime and the untuned build
+demo: $(DEMO_STAMP) ## tune MODEL within BUDGET, then compare with ONNX Runtime and the untuned build
 	@mkdir -p demo
 	@model='$(MODEL)'; \
 	if [[ ! -e "$$model" ]]; then \
@@ -52,7 +52,7 @@ demo: $(STAMP) ## tune MODEL within BUDGET, then compare with ONNX Runtime and t
 	$(BIN)/tilewright tune "$$model" --out demo/executable --budget '$(BUDGET)' --json demo/tune.json; \
 	$(BIN)/tilewright bench demo/executable --against onnxruntime --against untuned --json demo/bench.json
 
-test: $(STAMP) ## run the test suite (TORCH=1 with PyTorch and SB3, PYTEST_ARGS='-k records')
+test: $(STAMP) ## run the test suite (TORCH=0 without PyTorch, PYTEST_ARGS='-k records')
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(STAMP) ## ruff and mypy, as configured in pyproject.toml

@@ -103,8 +103,9 @@ class Table:
 
     @cached_property
     def features(self) -> KnobTable:
-        """What a table model sees of all configs."""
-        return KnobTable(features(self.nest))
+        """What a table model sees of all configs; columns that are constant or repeat another tell trees nothing."""
+        columns = features(self.nest)
+        return KnobTable(np.unique(columns[:, columns.std(axis=0) > 0], axis=1))
 
     def measurement(self, row: int, number: int = 0) -> Measurement:
         """What measuring a config for the ``number``-th time gave, and gives again."""
@@ -195,9 +196,13 @@ def read(path: Path) -> Table:
         repeats=tuple(tuple(tuple(times) for times in passes) for passes in columns["repeats"].to_pylist()),
         elapsed=columns["elapsed"].to_numpy().astype(np.float64),
         overlap=about["overlap"],
-        nest=LoopNest(**{name: tuple(names) for name, names in about["nest"].items()}, **arrays),
+        nest=_nest({name: tuple(names) for name, names in about["nest"].items()}, arrays),
         about=about["about"],
     )
+
+
+def _nest(names: dict[str, Any], arrays: dict[str, Any]) -> LoopNest:
+    return LoopNest(**names, **arrays)
 
 
 @dataclass(frozen=True)

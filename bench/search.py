@@ -4,13 +4,14 @@
 
 A run is AutoTVM's loop (``TaskTuner``) on a table that stands in for the machine: propose a round, look its latencies
 up, learn. It starts on a random config instead of the template's default, which is a good one and would hide who
-searches well. It ends after a tenth of the table, or once it is within 1 % of the optimum. What a run has found after
+searches well. It ends after 128 trials, or once it is within 1 % of the optimum. What a run has found after
 so many trials is judged by all measurements of that config, not by the one that the run has seen.
 
 - ``rows``: rounds of 16, as when a network is tuned. Seconds are simulated: what building and timing took when the
   table was recorded, and for each round what the method spends on thinking (refitting, searching, picking), measured
   beforehand on the full space of a convolution, for on a table that is cheaper.
-- ``arms``: rounds of 64 as published, for AutoTVM and Chameleon's four arms.
+- ``arms``: rounds of 64 as published, up to a tenth of the table, for AutoTVM and Chameleon's four arms.
+- ``budgets``: 0.1 %, 1 % and 10 % of the table, for the searchers without a cost model and AutoTVM's.
 - ``summary``: over all tables, against AutoTVM (annealing with epsilon-greedy).
 
 Finished runs are kept in ``--cache`` (one JSON line each) and not run again while the code of the runs (``VERSION``)
@@ -26,7 +27,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -37,7 +38,6 @@ from numpy.typing import NDArray
 
 from bench.replay import Clock, RecordedModel, ReplayRunner, ReplaySpace, Table, read
 from tilewright.cli.text import table as text_table
-from tilewright.cost.xgb import XGBoostModel
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.records.memory import MemoryStore
 from tilewright.space.configs import sample
@@ -48,7 +48,9 @@ from tilewright.tuning.tuner import TaskTuner
 
 #: Of what a run does; another version does not read the runs of this one.
 VERSION = 1
-#: A run may measure this share of the table.
+#: Trials of a run in ``rows``.
+LIMIT = 128
+#: The share of the table that a run in ``arms`` and ``budgets`` may measure.
 SHARE = 0.1
 #: A run ends this near the optimum.
 DONE = 1.01
@@ -64,8 +66,11 @@ ARMS = [
     ("random", "top"),
     ("random", "adaptive"),
 ]
+BUDGETS = [("random", "top"), ("annealing", "top"), ("gbfs", "top"), ("na2c", "top"), ("bayesian", "top")]
+#: PPO takes so many steps per ask here: 128 walkers by 64 would pass every config of a table in one ask.
+PPO_STEPS = 16
 BASELINE = "annealing", "epsilon-greedy"
-AT_TRIALS = (16, 32, 64, 128, 256)
+AT_TRIALS = (16, 32, 48, 64, 96, 128)
 AT_PERCENT = (0.1, 1.0, 10.0)
 AT_SECONDS = (5, 10, 20, 40)
 RESAMPLES = 2000
@@ -112,14 +117,11 @@ def run(path: Path, cell: Cell) -> Run:
     start, searching = np.random.default_rng(cell.seed).spawn(2)
     first = recorded.configs[int(start.integers(len(recorded)))]
     space, clock = ReplaySpace(recorded, first), Clock()
-    named = combine(cell.searcher, cell.sampler)
-    method = Method(
-        named.name, named.searcher, named.sampler, lambda seed: RecordedModel(XGBoostModel(seed=seed), recorded)
-    )
+    method = method_of(cell, recorded)
     target = Target.parse("native")
     tuner = TaskTuner(space, target, ReplayRunner(recorded, clock), MemoryStore(), searching, method, clock=clock)
     found = Run([], [], [], [], 0)
-    limit, best, asked = math.ceil(SHARE * len(recorded)), math.inf, 0
+    limit, best, asked = limit_of(cell, recorded), math.inf, 0
     while asked < limit and not tuner.exhausted and (not found.slowdown or found.slowdown[-1] > DONE):
         before = clock.now
         result = tuner.round(min(cell.round, limit - asked), math.inf)
@@ -136,7 +138,30 @@ def run(path: Path, cell: Cell) -> Run:
     return Run(found.trials, found.seconds, found.slowdown, found.rounds, asked)
 
 
+def limit_of(cell: Cell, recorded: Table) -> int:
+    """The most trials of a run."""
+    tenth = cell.round == PUBLISHED_ROUND or (cell.searcher, cell.sampler) in BUDGETS
+    return max(LIMIT, math.ceil(SHARE * len(recorded))) if tenth else LIMIT
+
+
+def method_of(cell: Cell, recorded: Table) -> Method:
+    """The method, with a cost model that scores the table at once."""
+    named = combine(cell.searcher, cell.sampler)
+    if cell.searcher == "ppo":
+        from tilewright.search.ppo import PPOSearch
+
+        named = replace(named, searcher=lambda space, rng, scorer: PPOSearch(space, rng, scorer, steps=PPO_STEPS))
+    make = named.model
+    return named if make is None else replace(named, model=lambda seed: RecordedModel(make(seed), recorded))
+
+
 # Figures of runs ------------------------------------------------------------------------------------------------------
+
+
+def upto(found: Run, limit: int) -> Run:
+    """What was known after at most so many trials."""
+    count = int(np.searchsorted(found.trials, limit, side="right"))
+    return replace(found, trials=found.trials[:count], seconds=found.seconds[:count], slowdown=found.slowdown[:count])
 
 
 def trials_to(found: Run, size: int) -> int:
@@ -182,6 +207,8 @@ def interval(values: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
 def row_of(recorded: Table, searcher: str, sampler: str, size: int, runs: Sequence[Run], thinking: float) -> Any:
     """One row of the results."""
     whole = float(recorded.elapsed.sum()) * recorded.overlap
+    limit = LIMIT if size == ROUND else math.ceil(SHARE * len(recorded))
+    runs = [upto(r, limit) for r in runs]
     trials = [trials_to(r, len(recorded)) for r in runs]
     return {
         "table": recorded.name,
@@ -194,9 +221,18 @@ def row_of(recorded: Table, searcher: str, sampler: str, size: int, runs: Sequen
         "reached": sum(any(s <= NEAR for s in r.slowdown) for r in runs) / len(runs),
         "seconds_to_5pct": interval([seconds_to(r, thinking, whole) for r in runs]),
         "speed_at_trials": {n: interval([speed_after(r, n) for r in runs]) for n in AT_TRIALS},
-        "speed_at_percent": {p: interval([speed_after(r, p / 100 * len(recorded)) for r in runs]) for p in AT_PERCENT},
         "speed_at_seconds": {s: interval([speed_by(r, s, thinking) for r in runs]) for s in AT_SECONDS},
         "runs": trials,
+    }
+
+
+def budget_row(recorded: Table, searcher: str, sampler: str, runs: Sequence[Run]) -> Any:
+    """How fast the best is after shares of the table."""
+    return {
+        "table": recorded.name,
+        "searcher": searcher,
+        "sampler": sampler,
+        "speed_at_percent": {p: interval([speed_after(r, p / 100 * len(recorded)) for r in runs]) for p in AT_PERCENT},
     }
 
 
@@ -352,17 +388,20 @@ def main() -> None:
     wanted = list(cells(list(paths), arguments.seeds, searchers, samplers))
     done = every_run(paths, wanted, arguments.cache, arguments.jobs)
 
-    def rows(size: int) -> list[Any]:
-        groups: dict[tuple[str, str, str], list[Run]] = {}
+    def groups(size: int) -> dict[tuple[str, str, str], list[Run]]:
+        found: dict[tuple[str, str, str], list[Run]] = {}
         for cell in wanted:
             if cell.round == size:
-                groups.setdefault((cell.table, cell.searcher, cell.sampler), []).append(done[cell])
+                found.setdefault((cell.table, cell.searcher, cell.sampler), []).append(done[cell])
+        return found
+
+    def rows(size: int) -> list[Any]:
         return [
             row_of(table_of(paths[name]), searcher, sampler, size, runs, thinking[f"{searcher}+{sampler}"])
-            for (name, searcher, sampler), runs in groups.items()
+            for (name, searcher, sampler), runs in groups(size).items()
         ]
 
-    result = {
+    result: dict[str, Any] = {
         "command": f"python -m bench.search --seeds {arguments.seeds}",
         "machine": Target.parse("native").machine,
         "date": time.strftime("%Y-%m-%d"),
@@ -374,12 +413,29 @@ def main() -> None:
         result[f"{key}_summary"] = summary(result[key], size)
         print(f"\nrounds of {size}, geometric mean over {len(paths)} tables, {arguments.seeds} seeds:")
         print(report(result[f"{key}_summary"]))
+    result["budgets"] = [
+        budget_row(table_of(paths[name]), searcher, sampler, runs)
+        for (name, searcher, sampler), runs in groups(ROUND).items()
+        if (searcher, sampler) in BUDGETS
+    ]
+    print("\nspeed of the best after a share of the table, of the optimum's:")
+    print(budget_report(result["budgets"]))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(result, indent=1))
     if arguments.plots is not None:
         from bench._plots import plot
 
         plot(result, {c: done[c] for c in wanted}, arguments.plots)
+
+
+def budget_report(rows: Sequence[Any]) -> str:
+    """Means over all tables as text."""
+    methods = list(dict.fromkeys((row["searcher"], row["sampler"]) for row in rows))
+    lines = []
+    for method in methods:
+        mine = [row["speed_at_percent"] for row in rows if (row["searcher"], row["sampler"]) == method]
+        lines.append([" + ".join(method), *(f"{np.mean([m[p]['mean'] for m in mine]):.3f}" for p in AT_PERCENT)])
+    return text_table(["method", *(f"{p} %" for p in AT_PERCENT)], lines)
 
 
 def report(lines: Sequence[Any]) -> str:

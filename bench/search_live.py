@@ -31,17 +31,19 @@ from tilewright.records.memory import MemoryStore
 from tilewright.space.registry import make_space
 from tilewright.space.space import DesignSpace
 from tilewright.target import Target
-from tilewright.tuning.method import combine, quick
+from tilewright.tuning.method import Method, combine, quick
 from tilewright.tuning.tuner import TaskTuner
 
 LIVE = ("dense-512x1024x1024", "conv3x3-128-28", "conv7x7s2-first", "depthwise3x3-256-28")
-METHODS = ("quick", "random+top", "annealing+adaptive", "ppo+adaptive", "gbfs+top")
+METHODS = ("quick", "random+top", "annealing+adaptive", "ppo+adaptive", "bayesian+top")
 #: How often each of the best is measured in the race.
 ROUNDS = 7
 
 
-def method(name: str) -> Any:
-    return quick() if name == "quick" else combine(*name.split("+"))
+def method(name: str) -> Method:
+    """``quick``, or a searcher and a sampler by name."""
+    searcher, _, sampler = name.partition("+")
+    return quick() if name == "quick" else combine(searcher, sampler or "top")
 
 
 def tune(space: DesignSpace, target: Target, pool: LocalPool, name: str, seed: int, seconds: float) -> TaskTuner:

@@ -23,7 +23,7 @@ def latency(configs: Configs) -> NDArray[np.float64]:
 
 def odds(network: _Network, state: NDArray[np.float32]) -> NDArray[np.float64]:
     logits = np.exp(network.logits(state)[0])
-    return logits / logits.sum()
+    return np.asarray(logits / logits.sum())
 
 
 def test_an_action_that_pays_becomes_more_likely() -> None:

@@ -110,9 +110,9 @@ def test_minibatches_divide_any_buffer(walkers: int, steps: int) -> None:
 
 def test_nothing_global_is_changed() -> None:
     places = {path.name for path in Path(tempfile.gettempdir()).glob("SB3-*")}
-    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state(), torch.get_num_threads()  # type: ignore[index,union-attr]
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state(), torch.get_num_threads()  # type: ignore[index]
     told().ask(4)
-    after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state(), torch.get_num_threads()  # type: ignore[index,union-attr]
+    after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state(), torch.get_num_threads()  # type: ignore[index]
     assert before[:2] == after[:2]
     assert torch.equal(before[2], after[2])
     assert before[3] == after[3]

@@ -7,8 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.search.ledger import Ledger
 from tilewright.search.gaussian_process import GaussianProcess
+from tilewright.search.ledger import Ledger
 from tilewright.space.configs import check, distinct, empty, from_keys, keys, mutate, neighbours, sample
 from tilewright.space.space import Configs, DesignSpace
 
@@ -29,11 +29,11 @@ _SLOW = 6.0
 class BayesianSearch:
     """Proposes the batch with the largest expected improvement, by a Gaussian process over knobs, without a cost model.
 
-    The process (:class:`tilewright.search.gaussian_process.GaussianProcess`) is fitted to the logarithm of the latencies.
-    Candidates are random configs, all one-knob neighbours of the fastest, and moves of two knobs. They are picked one
-    after the other by expected improvement, each as if the ones before had been measured with the expected result,
-    so that a batch spreads out as far as its members tell about each other. Before there are measurements, and where
-    there are too few candidates, proposals are random.
+    The process (:mod:`tilewright.search.gaussian_process`) is fitted to the logarithm of the latencies. Candidates are
+    random configs, all one-knob neighbours of the fastest, and moves of two knobs. They are picked one after the other
+    by expected improvement, each as if the ones before had been measured with the expected result, so that a batch
+    spreads out as far as its members tell about each other. Before there are measurements, and where there are too few
+    candidates, proposals are random. (BaCO, arXiv 2212.11142, searches compilers' knobs in this way, one at a time.)
 
     Cost models learn what makes programs fast from features of the program; this learns it from the names of the
     choices alone, and from far fewer measurements, as it knows how sure it is.

@@ -152,12 +152,12 @@ class NeighbourhoodActorCritic:
         ends = np.repeat(configs[:, None], self._count, axis=1)
         for knob, (table, actions) in enumerate(zip(self._tables, self._actions, strict=True)):
             ends[:, actions, knob] = table[configs[:, knob]]
-        legal: NDArray[np.bool_] = (ends >= 0).all(axis=2)
+        legal: NDArray[np.bool_] = np.asarray((ends >= 0).all(axis=2))
         ends = np.where(legal[:, :, None], ends, configs[:, None]).astype(np.int32)
         ends = canonical(self._space, ends.reshape(-1, width)).reshape(ends.shape)
-        legal &= (ends != configs[:, None]).any(axis=2)
-        legal &= self._space.valid(ends.reshape(-1, width)).reshape(legal.shape)
-        return ends, legal
+        moved = (ends != configs[:, None]).any(axis=2)
+        valid = self._space.valid(ends.reshape(-1, width)).reshape(legal.shape)
+        return ends, legal & moved & valid
 
     def _state(self, configs: Configs) -> NDArray[np.float32]:
         parts = [table[configs[:, column]] for column, table in enumerate(self._states)]

@@ -25,7 +25,17 @@ from tilewright.search.searcher import Scorer, Searcher
 from tilewright.space.configs import Contains
 from tilewright.space.space import DesignSpace
 
-__all__ = ["SAMPLERS", "SEARCHERS", "Method", "autotvm", "combine", "quick", "random_search"]
+__all__ = [
+    "SAMPLERS",
+    "SEARCHERS",
+    "Method",
+    "NamedSampler",
+    "NamedSearcher",
+    "autotvm",
+    "combine",
+    "quick",
+    "random_search",
+]
 
 SearcherFactory: TypeAlias = Callable[[DesignSpace, np.random.Generator, Scorer], Searcher]
 SamplerFactory: TypeAlias = Callable[[DesignSpace, np.random.Generator, Contains], Sampler]
@@ -96,27 +106,53 @@ def _ppo(space: DesignSpace, rng: np.random.Generator, scorer: Scorer) -> Search
     return PPOSearch(space, rng, scorer)
 
 
-#: The searchers by the names that a command line has for them.
-SEARCHERS: dict[str, SearcherFactory] = {
-    "random": lambda space, rng, scorer: RandomSearch(space, rng),
-    "bayesian": lambda space, rng, scorer: BayesianSearch(space, rng),
-    "annealing": lambda space, rng, scorer: SimulatedAnnealing(space, rng, scorer),
-    "genetic": lambda space, rng, scorer: Genetic(space, rng),
-    "ppo": _ppo,
-    "gbfs": lambda space, rng, scorer: GreedyBestFirst(space, rng),
-    "na2c": _na2c,
+@dataclass(frozen=True)
+class NamedSearcher:
+    """A searcher that a command line can name.
+
+    Attributes:
+        make: of a space, a source of randomness and the cost model's view of configs.
+        guided: whether it asks the cost model at all.
+    """
+
+    make: SearcherFactory
+    guided: bool
+
+
+@dataclass(frozen=True)
+class NamedSampler:
+    """A sampler that a command line can name.
+
+    Attributes:
+        make: of a space, a source of randomness and what tells which configs were measured.
+        scored: whether scores decide what it picks, where there are no more proposals than wanted.
+    """
+
+    make: SamplerFactory
+    scored: bool
+
+
+SEARCHERS: dict[str, NamedSearcher] = {
+    "random": NamedSearcher(lambda space, rng, scorer: RandomSearch(space, rng), guided=False),
+    "annealing": NamedSearcher(lambda space, rng, scorer: SimulatedAnnealing(space, rng, scorer), guided=True),
+    "genetic": NamedSearcher(lambda space, rng, scorer: Genetic(space, rng), guided=False),
+    "ppo": NamedSearcher(_ppo, guided=True),
+    "gbfs": NamedSearcher(lambda space, rng, scorer: GreedyBestFirst(space, rng), guided=False),
+    "na2c": NamedSearcher(_na2c, guided=False),
+    "bayesian": NamedSearcher(lambda space, rng, scorer: BayesianSearch(space, rng), guided=False),
 }
-#: The samplers by name.
-SAMPLERS: dict[str, SamplerFactory] = {
-    "top": lambda space, rng, measured: TopK(),
-    "epsilon-greedy": lambda space, rng, measured: EpsilonGreedy(space, rng, TopK(), measured),
-    "diversity": lambda space, rng, measured: Diversity(),
-    "adaptive": lambda space, rng, measured: Adaptive(space, rng, measured),
+SAMPLERS: dict[str, NamedSampler] = {
+    "top": NamedSampler(lambda space, rng, measured: TopK(), scored=False),
+    "epsilon-greedy": NamedSampler(
+        lambda space, rng, measured: EpsilonGreedy(space, rng, TopK(), measured), scored=False
+    ),
+    "diversity": NamedSampler(lambda space, rng, measured: Diversity(), scored=True),
+    "adaptive": NamedSampler(lambda space, rng, measured: Adaptive(space, rng, measured), scored=True),
 }
 
 
 def combine(searcher: str, sampler: str, loss: Loss = "rank") -> Method:
-    """Any searcher with any sampler, both by name, and XGBoost to score what they ask about.
+    """Any searcher with any sampler, both by name, and XGBoost where one of them goes by scores.
 
     Raises:
         TilewrightError: a name that is not in ``SEARCHERS`` or ``SAMPLERS``.
@@ -124,9 +160,10 @@ def combine(searcher: str, sampler: str, loss: Loss = "rank") -> Method:
     for name, known, what in ((searcher, SEARCHERS, "searcher"), (sampler, SAMPLERS, "sampler")):
         if name not in known:
             raise TilewrightError(f"a {what} is one of {', '.join(known)}, but this is {name!r}")
+    search, pick = SEARCHERS[searcher], SAMPLERS[sampler]
     return Method(
         name=f"{searcher}+{sampler}",
-        searcher=SEARCHERS[searcher],
-        sampler=SAMPLERS[sampler],
-        model=lambda seed: XGBoostModel(loss, seed=seed),
+        searcher=search.make,
+        sampler=pick.make,
+        model=(lambda seed: XGBoostModel(loss, seed=seed)) if search.guided or pick.scored else None,
     )
