@@ -105,7 +105,9 @@ class Table:
     def features(self) -> KnobTable:
         """What a table model sees of all configs; columns that are constant or repeat another tell trees nothing."""
         columns = features(self.nest)
-        return KnobTable(np.unique(columns[:, columns.std(axis=0) > 0], axis=1))
+        columns = columns[:, columns.std(axis=0) > 0]
+        _, first = np.unique(columns, axis=1, return_index=True)
+        return KnobTable(columns[:, np.sort(first)])
 
     def measurement(self, row: int, number: int = 0) -> Measurement:
         """What measuring a config for the ``number``-th time gave, and gives again."""
