@@ -51,6 +51,14 @@ def test_budget_that_is_no_duration(tmp_path: Path, model: Path, budget: str) ->
     refused(tmp_path, "BudgetError", "90s, 5m", "tune", model, "--out", tmp_path / "o", f"--budget={budget}")
 
 
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [("--searcher=bfs", "random, annealing, genetic, ppo"), ("--sampler=best", "top, epsilon-greedy")],
+)
+def test_strategy_that_does_not_exist(tmp_path: Path, model: Path, option: str, says: str) -> None:
+    refused(tmp_path, "TilewrightError", says, "tune", model, "--out", tmp_path / "o", option)
+
+
 @pytest.mark.parametrize("command", ["tune", "tasks"])
 def test_missing_model(tmp_path: Path, command: str) -> None:
     more = ["--out", str(tmp_path / "o"), "--budget", "5s"] if command == "tune" else []

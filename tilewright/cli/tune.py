@@ -47,6 +47,14 @@ def tune(
     target: TargetOption = "native",
     records: RecordsOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    searcher: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="random, annealing, genetic, ppo, gbfs, na2c or bayesian."),
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="top, epsilon-greedy, diversity or adaptive; by default top."),
+    ] = None,
     shape: ShapeOption = None,
     json_file: JsonOption = None,
 ) -> None:
@@ -61,6 +69,11 @@ def tune(
     check_target(target)
     shapes = parse_shapes(shape)
     check_model(model)
+    method = None
+    if searcher is not None or sampler is not None:
+        from tilewright.tuning.method import DEFAULT_SEARCHER, combine
+
+        method = combine(searcher or DEFAULT_SEARCHER, sampler or "top")
     check_out(out)
     store = records_file(records)
     from tilewright.records import open_store
@@ -79,6 +92,7 @@ def tune(
             records=store,
             shapes=shapes,
             seed=seed,
+            method=method,
             progress=progress_for(),
             began=BEGAN,
         )

@@ -25,6 +25,8 @@ _WEIGHT, _VARIANCE, _NOISE = (np.log(0.5), 1.5), (0.0, 1.0), (np.log(0.02), 1.0)
 _BOUNDS = {"weight": (-5.0, 4.0), "variance": (-3.0, 3.0), "noise": (np.log(1e-3), np.log(0.5))}
 #: Parameters are fitted in at most so many steps, from the last fit's.
 _STEPS = 30
+#: Correlations between the choices of a knob are computed beforehand where there are at most so many.
+_TABULATED = 1024
 
 
 class GaussianProcess:
@@ -36,7 +38,8 @@ class GaussianProcess:
 
     def __init__(self, space: DesignSpace) -> None:
         self._columns = [i for i, knob in enumerate(space.knobs) if len(knob) > 1]
-        self._correlations = [correlation(space.knobs[i]) for i in self._columns]
+        self._points = [_points(space.knobs[i]) for i in self._columns]
+        self._tables = [_matern(p, p) if len(p) <= _TABULATED else None for p in self._points]
         count = len(self._columns)
         prior = [*[_WEIGHT] * count, _VARIANCE, _NOISE]
         self._prior_mean = np.asarray([mean for mean, _ in prior])
@@ -96,10 +99,11 @@ class GaussianProcess:
 
     def _parts(self, left: Configs, right: Configs) -> list[NDArray[np.float64]]:
         """Of each knob the correlations ``(n, m)`` between the choices of two lots of configs."""
-        return [
-            table[left[:, column, None], right[None, :, column]]
-            for column, table in zip(self._columns, self._correlations, strict=True)
-        ]
+        parts = []
+        for column, points, table in zip(self._columns, self._points, self._tables, strict=True):
+            one, other = left[:, column], right[:, column]
+            parts.append(_matern(points[one], points[other]) if table is None else table[one[:, None], other])
+        return parts
 
     def _kernel(self, parts: list[NDArray[np.float64]]) -> NDArray[np.float64]:
         weights = np.exp(self._parameters[:-2])
@@ -143,13 +147,21 @@ def correlation(knob: Knob) -> NDArray[np.float64]:
     The distance is that of the inner factors of a split, of the places of an order's loops, and of the values of any
     other knob; factors and values are compared as logarithms.
     """
+    points = _points(knob)
+    return _matern(points, points)
+
+
+def _points(knob: Knob) -> NDArray[np.float64]:
+    """``(choices, dimensions)``: where choices lie."""
     table = knob.table.astype(np.float64)
     if isinstance(knob, OrderKnob):
-        points = np.argsort(table, axis=1).astype(np.float64)
-    elif isinstance(knob, SplitKnob):
-        points = np.log2(1.0 + table[:, 1:])
-    else:
-        points = np.sign(table) * np.log2(1.0 + np.abs(table))
-    distance = np.sqrt(((points[:, None, :] - points[None, :, :]) ** 2).sum(axis=2)) / _LENGTH
+        return np.argsort(table, axis=1).astype(np.float64)
+    if isinstance(knob, SplitKnob):
+        return np.asarray(np.log2(1.0 + table[:, 1:]))
+    return np.asarray(np.sign(table) * np.log2(1.0 + np.abs(table)))
+
+
+def _matern(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+    distance = np.sqrt(((left[:, None, :] - right[None, :, :]) ** 2).sum(axis=2)) / _LENGTH
     scaled = np.sqrt(3.0) * distance
     return np.asarray((1.0 + scaled) * np.exp(-scaled))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TypeAlias
 
 import numpy as np
 
 from tilewright.cost.model import CostModel
 from tilewright.cost.xgb import Loss, XGBoostModel
-from tilewright.errors import TilewrightError
+from tilewright.errors import MissingExtraError, TilewrightError
 from tilewright.sample.adaptive import Adaptive
 from tilewright.sample.diversity import Diversity
 from tilewright.sample.epsilon_greedy import EpsilonGreedy
@@ -26,6 +27,7 @@ from tilewright.space.configs import Contains
 from tilewright.space.space import DesignSpace
 
 __all__ = [
+    "DEFAULT_SEARCHER",
     "SAMPLERS",
     "SEARCHERS",
     "Method",
@@ -113,10 +115,14 @@ class NamedSearcher:
     Attributes:
         make: of a space, a source of randomness and the cost model's view of configs.
         guided: whether it asks the cost model at all.
+        module: what it imports beyond Tilewright's dependencies; empty: nothing.
+        extra: the extra that installs that.
     """
 
     make: SearcherFactory
     guided: bool
+    module: str = ""
+    extra: str = ""
 
 
 @dataclass(frozen=True)
@@ -136,9 +142,9 @@ SEARCHERS: dict[str, NamedSearcher] = {
     "random": NamedSearcher(lambda space, rng, scorer: RandomSearch(space, rng), guided=False),
     "annealing": NamedSearcher(lambda space, rng, scorer: SimulatedAnnealing(space, rng, scorer), guided=True),
     "genetic": NamedSearcher(lambda space, rng, scorer: Genetic(space, rng), guided=False),
-    "ppo": NamedSearcher(_ppo, guided=True),
+    "ppo": NamedSearcher(_ppo, guided=True, module="stable_baselines3", extra="rl"),
     "gbfs": NamedSearcher(lambda space, rng, scorer: GreedyBestFirst(space, rng), guided=False),
-    "na2c": NamedSearcher(_na2c, guided=False),
+    "na2c": NamedSearcher(_na2c, guided=False, module="torch", extra="torch"),
     "bayesian": NamedSearcher(lambda space, rng, scorer: BayesianSearch(space, rng), guided=False),
 }
 SAMPLERS: dict[str, NamedSampler] = {
@@ -151,16 +157,23 @@ SAMPLERS: dict[str, NamedSampler] = {
 }
 
 
+#: The searcher where only a sampler is named.
+DEFAULT_SEARCHER = "bayesian"
+
+
 def combine(searcher: str, sampler: str, loss: Loss = "rank") -> Method:
     """Any searcher with any sampler, both by name, and XGBoost where one of them goes by scores.
 
     Raises:
         TilewrightError: a name that is not in ``SEARCHERS`` or ``SAMPLERS``.
+        MissingExtraError: what the searcher imports is not installed.
     """
     for name, known, what in ((searcher, SEARCHERS, "searcher"), (sampler, SAMPLERS, "sampler")):
         if name not in known:
             raise TilewrightError(f"a {what} is one of {', '.join(known)}, but this is {name!r}")
     search, pick = SEARCHERS[searcher], SAMPLERS[sampler]
+    if search.module and find_spec(search.module) is None:
+        raise MissingExtraError(search.module, search.extra)
     return Method(
         name=f"{searcher}+{sampler}",
         searcher=search.make,

@@ -25,6 +25,7 @@ from tilewright.records.store import Store
 from tilewright.space.registry import make_space
 from tilewright.target import Target
 from tilewright.tuning.budget import Budget, RunningBudget
+from tilewright.tuning.method import Method
 from tilewright.tuning.progress import Progress, SilentProgress
 from tilewright.tuning.scheduler import NetworkTuner
 
@@ -63,6 +64,7 @@ def tune(
     records: str | Path | Store | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     seed: int = 0,
+    method: Method | None = None,
     progress: Progress | None = None,
     began: float | None = None,
 ) -> TuneResult:
@@ -76,6 +78,7 @@ def tune(
         records: a store or the file of one; None keeps the measurements in memory only.
         shapes: of symbolic inputs.
         seed: of everything random.
+        method: how tasks are searched; by default :func:`tilewright.tuning.method.quick`.
         progress: is shown how it goes.
         began: ``time.monotonic()`` at the start of the command; now, if None.
 
@@ -106,7 +109,7 @@ def tune(
             size = sum(recipe.size for recipe in extraction.rewritten.recipes) * 4e-8
             reserve = _RESERVE[0] + _RESERVE[1] * len(extraction.uses) + _RESERVE[2] * size
             rng = np.random.default_rng(seed)
-            tuner = NetworkTuner(extraction.uses, machine, pool, store, running, rng, progress=show)
+            tuner = NetworkTuner(extraction.uses, machine, pool, store, running, rng, method=method, progress=show)
             tuner.run(reserve=reserve)
             statistics = pool.statistics
         tuned = running.elapsed
