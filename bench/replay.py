@@ -207,11 +207,20 @@ def _nest(names: dict[str, Any], arrays: dict[str, Any]) -> LoopNest:
     return LoopNest(**names, **arrays)
 
 
-@dataclass(frozen=True)
 class _Rows(LoopNest):
-    """Programs of a table that know which rows they are."""
+    """Some programs of a table, which know their rows; arrays are taken out of the table when they are looked at."""
 
-    rows: NDArray[np.int32] = dataclasses.field(kw_only=True)
+    def __init__(self, nest: LoopNest, rows: NDArray[np.int32]) -> None:
+        object.__setattr__(self, "_whole", nest)
+        object.__setattr__(self, "rows", rows)
+
+    def __getattr__(self, name: str) -> Any:
+        """A field of the loop nest."""
+        value = getattr(self.__dict__["_whole"], name)
+        return value[self.__dict__["rows"]] if isinstance(value, np.ndarray) else value
+
+    def __len__(self) -> int:
+        return len(self.__dict__["rows"])
 
 
 class ReplaySpace:
@@ -240,10 +249,7 @@ class ReplaySpace:
 
     def loop_nest(self, configs: Configs) -> LoopNest:
         """The recorded programs in closed form."""
-        rows = self._table.find(configs)
-        nest = self._table.nest
-        arrays = {name: getattr(nest, name)[rows] for name in _ARRAYS}
-        return _Rows(**{name: getattr(nest, name) for name in _NAMES}, **arrays, rows=rows)
+        return _Rows(self._table.nest, self._table.find(configs))
 
     def default(self) -> NDArray[np.int32]:
         """Where the search starts. ``(knobs,)``."""
@@ -288,7 +294,7 @@ class RecordedModel:
 def _rows(programs: Programs) -> NDArray[np.int32]:
     if not isinstance(programs, _Rows):
         raise SpaceError("a recorded model scores the programs of a ReplaySpace only")
-    return programs.rows
+    return np.asarray(programs.rows)
 
 
 class Clock:

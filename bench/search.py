@@ -4,13 +4,13 @@
 
 A run is AutoTVM's loop (``TaskTuner``) on a table that stands in for the machine: propose a round, look its latencies
 up, learn. It starts on a random config instead of the template's default, which is a good one and would hide who
-searches well. It ends after 128 trials, or once it is within 1 % of the optimum. What a run has found after
+searches well. It ends after 128 trials, or once it is within 2 % of the optimum. What a run has found after
 so many trials is judged by all measurements of that config, not by the one that the run has seen.
 
 - ``rows``: rounds of 16, as when a network is tuned. Seconds are simulated: what building and timing took when the
   table was recorded, and for each round what the method spends on thinking (refitting, searching, picking), measured
   beforehand on the full space of a convolution, for on a table that is cheaper.
-- ``arms``: rounds of 64 as published, up to a tenth of the table, for AutoTVM and Chameleon's four arms.
+- ``arms``: rounds of 64 as published, up to 256 trials, for AutoTVM and Chameleon's four arms.
 - ``budgets``: 0.1 %, 1 % and 10 % of the table, for the searchers without a cost model and AutoTVM's.
 - ``summary``: over all tables, against AutoTVM (annealing with epsilon-greedy).
 
@@ -48,12 +48,12 @@ from tilewright.tuning.tuner import TaskTuner
 
 #: Of what a run does; another version does not read the runs of this one.
 VERSION = 1
-#: Trials of a run in ``rows``.
-LIMIT = 128
-#: The share of the table that a run in ``arms`` and ``budgets`` may measure.
+#: Trials of a run in ``rows`` and in ``arms``.
+LIMIT, PUBLISHED_LIMIT = 128, 256
+#: The share of the table that a run in ``budgets`` may measure.
 SHARE = 0.1
 #: A run ends this near the optimum.
-DONE = 1.01
+DONE = 1.02
 #: Near enough to have arrived.
 NEAR = 1.05
 ROUND, PUBLISHED_ROUND = 16, 64
@@ -140,8 +140,9 @@ def run(path: Path, cell: Cell) -> Run:
 
 def limit_of(cell: Cell, recorded: Table) -> int:
     """The most trials of a run."""
-    tenth = cell.round == PUBLISHED_ROUND or (cell.searcher, cell.sampler) in BUDGETS
-    return max(LIMIT, math.ceil(SHARE * len(recorded))) if tenth else LIMIT
+    if cell.round == PUBLISHED_ROUND:
+        return PUBLISHED_LIMIT
+    return math.ceil(SHARE * len(recorded)) if (cell.searcher, cell.sampler) in BUDGETS else LIMIT
 
 
 def method_of(cell: Cell, recorded: Table) -> Method:
@@ -207,7 +208,7 @@ def interval(values: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
 def row_of(recorded: Table, searcher: str, sampler: str, size: int, runs: Sequence[Run], thinking: float) -> Any:
     """One row of the results."""
     whole = float(recorded.elapsed.sum()) * recorded.overlap
-    limit = LIMIT if size == ROUND else math.ceil(SHARE * len(recorded))
+    limit = LIMIT if size == ROUND else PUBLISHED_LIMIT
     runs = [upto(r, limit) for r in runs]
     trials = [trials_to(r, len(recorded)) for r in runs]
     return {
