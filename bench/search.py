@@ -30,18 +30,15 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.replay import Clock, RecordedModel, ReplayRunner, ReplaySpace, Table, read
+from bench.search_speed import thinking_seconds
 from tilewright.cli.text import table as text_table
-from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.records.memory import MemoryStore
-from tilewright.space.configs import sample
-from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.tuning.method import SAMPLERS, SEARCHERS, Method, combine
 from tilewright.tuning.tuner import TaskTuner
@@ -275,42 +272,6 @@ def _exp(value: float, spread: NDArray[np.float64]) -> dict[str, float]:
     return {"mean": round(math.exp(value), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
 
 
-# What thinking costs --------------------------------------------------------------------------------------------------
-
-
-class _Pretend:
-    """A runner that takes no time: latencies are made up from the config."""
-
-    def __init__(self, target: Target) -> None:
-        self._target = target
-
-    def measure(self, space: DesignSpace, configs: Configs, best: float, deadline: float) -> list[Measurement]:
-        weights = np.linspace(0.3, 1.7, len(space.knobs))
-        costs = 1e-3 * (1.0 + np.abs(configs - 2.0) @ weights)
-        return [
-            Measurement(space.task.key, self._target.key, space.template, tuple(row), Outcome.OK, (float(cost),))
-            for row, cost in zip(configs.tolist(), costs, strict=True)
-        ]
-
-
-def thinking_seconds(methods: Sequence[tuple[str, str]]) -> dict[str, float]:
-    """Seconds per round of 16 on the full space of a 3x3 convolution, on one core: the median of four rounds."""
-    from bench._recorded import TASKS
-    from tilewright.network.tasks import task_of
-    from tilewright.space.registry import make_space
-
-    target = Target.parse("native")
-    space = make_space(task_of("conv3x3-128-28", TASKS["conv3x3-128-28"]()), target)
-    seconds = {}
-    for searcher, sampler in methods:
-        store = MemoryStore()
-        known = sample(space, np.random.default_rng(0), 64)
-        store.add(_Pretend(target).measure(space, known, math.inf, math.inf))
-        tuner = TaskTuner(space, target, _Pretend(target), store, np.random.default_rng(1), combine(searcher, sampler))
-        seconds[f"{searcher}+{sampler}"] = round(median(tuner.round(ROUND, math.inf).thinking for _ in range(4)), 4)
-    return seconds
-
-
 # All runs -------------------------------------------------------------------------------------------------------------
 
 
@@ -385,7 +346,7 @@ def main() -> None:
         paths = {name: paths[name] for name in arguments.only.split(",")}
     searchers, samplers = arguments.searchers.split(","), arguments.samplers.split(",")
     methods = [(searcher, sampler) for searcher in searchers for sampler in samplers]
-    thinking = thinking_seconds(methods)
+    thinking = thinking_seconds(methods, ROUND)
     wanted = list(cells(list(paths), arguments.seeds, searchers, samplers))
     done = every_run(paths, wanted, arguments.cache, arguments.jobs)
 

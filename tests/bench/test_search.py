@@ -71,7 +71,7 @@ def test_a_small_comparison(
         search.main()
         return dict(json.loads((tmp_path / "s.json").read_text()))
 
-    monkeypatch.setattr(search, "thinking_seconds", lambda methods: {"+".join(m): 0.1 for m in methods})
+    monkeypatch.setattr(search, "thinking_seconds", lambda methods, asked: {"+".join(m): 0.1 for m in methods})
     first = compare()
     assert [(row["searcher"], row["sampler"]) for row in first["rows"]] == [
         ("random", "top"),
