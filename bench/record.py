@@ -3,9 +3,9 @@
     python -m bench.record --out bench/tables --records tables.db
 
 Each task's space is thinned to a few thousand configs (``tilewright.space.subspace``). All are measured in random
-order, and then the fast ones again, twice, each pass in an order of its own, so that an entry's measurements lie
-minutes apart and their differences tell the noise. Measurements go to the records first: an interrupted recording goes
-on where it stopped. A table is written after each pass.
+order, and then the fast ones again, several times, each pass in an order of its own, so that an entry's measurements
+lie minutes apart and their differences tell the noise. Measurements go to the records first: an interrupted recording
+goes on where it stopped. A table is written after each pass.
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ from tilewright.space.configs import sample
 from tilewright.space.subspace import Subspace
 from tilewright.target import Target
 
-#: Every config is measured once, and those within ``NEAR`` of the best so often, in passes that lie far apart.
-PASSES = 3
-NEAR = 1.25
+#: Passes, and which configs each measures: those within so many times the fastest. They lie minutes apart.
+PASSES = (float("inf"), 1.5, 1.2, 1.2)
 BATCH = 64
 #: Seconds between two measurements beyond which something else was going on.
 MOST_GAP = 15.0
@@ -52,7 +51,7 @@ def main() -> None:
         with LocalPool(target, factory=part_of, on_measurement=lambda m: store.add([m])) as pool:
             names = arguments.tables.split(",")
             spaces = {name: part_of(task_of(name, TASKS[name]()), target) for name in names}
-            for number in range(PASSES):
+            for number in range(len(PASSES)):
                 for name, space in spaces.items():
                     record(name, space, target, pool, store, number, Alone(arguments.lock), deadline)
                     if time.monotonic() < deadline:
@@ -81,8 +80,10 @@ def record(
         known.setdefault(m.config, []).append(m.seconds)
     rows = [tuple(row) for row in every.tolist()]
     if number > 0:
-        best = np.nanmin([times[0] for times in known.values()])
-        rows = [row for row in rows if row in known and known[row][0] <= NEAR * best]
+        # Neighbours on the machine only ever add time: a config is as fast as it ever was.
+        fastest = {row: float(np.nanmin([*times, np.inf])) for row, times in known.items()}
+        best = min(fastest.values())
+        rows = [row for row in rows if fastest.get(row, np.inf) <= PASSES[number] * best]
     missing = np.asarray([row for row in rows if len(known.get(row, ())) <= number], dtype=np.int32)
     for start in range(0, len(missing), BATCH):
         if time.monotonic() >= deadline:

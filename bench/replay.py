@@ -77,11 +77,20 @@ class Table:
         return len(self.configs)
 
     @cached_property
+    def fastest(self) -> NDArray[np.intp]:
+        """``(n,)``: which of each config's measurements is the fastest; 0 where all failed."""
+        return np.asarray(
+            [int(np.argmin([robust_seconds(times) for times in passes] or [0])) for passes in self.repeats]
+        )
+
+    @cached_property
     def seconds(self) -> NDArray[np.float64]:
-        """``(n,)``: the latency of each config, from all its measurements; nan: it failed."""
-        # The median of passes that lie far apart, each of which is robust against short disturbances.
-        found = [[robust_seconds(times) for times in passes if times] for passes in self.repeats]
-        return np.asarray([float(np.median(times)) if times else math.nan for times in found])
+        """``(n,)``: the latency of each config, that of its fastest measurement; nan: it failed.
+
+        Neighbours on the machine only ever add time, and a pass of minutes can be disturbed as a whole.
+        """
+        pairs = zip(self.repeats, self.fastest.tolist(), strict=True)
+        return np.asarray([robust_seconds(passes[number]) if passes else math.nan for passes, number in pairs])
 
     @cached_property
     def optimum(self) -> float:
@@ -311,20 +320,26 @@ class Clock:
 class ReplayRunner:
     """Measures by looking it up. A :class:`~tilewright.measure.runner.Runner`.
 
-    A config that is measured again gives its next measurement.
-
     Args:
         table: what was measured.
+        noisy: a config gives its recorded measurements, one after the other; otherwise always its fastest, so that a
+            search is judged by what it proposes and not by what the neighbours did on the day of the recording.
         clock: is moved on by what building and timing took when the table was recorded; deadlines are its readings.
         on_measurement: called with each measurement, as by ``LocalPool``.
     """
 
     def __init__(
-        self, table: Table, clock: Clock | None = None, on_measurement: Callable[[Measurement], None] | None = None
+        self,
+        table: Table,
+        clock: Clock | None = None,
+        on_measurement: Callable[[Measurement], None] | None = None,
+        *,
+        noisy: bool = False,
     ) -> None:
         self.clock = Clock() if clock is None else clock
         self._table = table
         self._on_measurement = on_measurement
+        self._noisy = noisy
         self._times = np.zeros(len(table), dtype=np.int64)
 
     def measure(
@@ -337,7 +352,8 @@ class ReplayRunner:
                 break
             if row < 0:
                 raise SpaceError(f"{self._table.name} holds valid configs only")
-            found.append(self._table.measurement(row, int(self._times[row])))
+            number = self._times[row] if self._noisy else self._table.fastest[row]
+            found.append(self._table.measurement(row, int(number)))
             self._times[row] += 1
             self.clock.now += float(self._table.elapsed[row]) * self._table.overlap
             if self._on_measurement is not None:

@@ -4,8 +4,7 @@
 
 A run is AutoTVM's loop (``TaskTuner``) on a table that stands in for the machine: propose a round, look its latencies
 up, learn. It starts on a random config instead of the template's default, which is a good one and would hide who
-searches well. It ends after 128 trials, or once it is within 2 % of the optimum. What a run has found after
-so many trials is judged by all measurements of that config, not by the one that the run has seen.
+searches well. It ends after 128 trials, or once it is within 2 % of the optimum.
 
 - ``rows``: rounds of 16, as when a network is tuned. Seconds are simulated: what building and timing took when the
   table was recorded, and for each round what the method spends on thinking (refitting, searching, picking), measured
@@ -21,6 +20,7 @@ and the table stay the same.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -299,7 +299,7 @@ def _quiet() -> None:
 
 def every_run(paths: dict[str, Path], wanted: Sequence[Cell], cache_file: Path | None, jobs: int) -> dict[Cell, Run]:
     """Runs from the cache, and those that it lacks."""
-    stamps = {name: f"{VERSION}-{path.stat().st_size}" for name, path in paths.items()}
+    stamps = {name: f"{VERSION}-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}" for name, path in paths.items()}
     done: dict[Cell, Run] = {}
     if cache_file is not None and cache_file.exists():
         for line in cache_file.read_text().splitlines():

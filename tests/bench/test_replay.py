@@ -37,7 +37,7 @@ def made(count: int = 300) -> Table:
         configs=configs,
         outcomes=tuple(Outcome.RUN_CRASHED if f else Outcome.OK for f in failed),
         repeats=tuple(
-            () if f else ((s, 1.1 * s), (1.02 * s,)) if again else ((s,),)
+            () if f else ((1.1 * s, 1.2 * s), (1.02 * s,)) if again else ((s,),)
             for f, s, again in zip(failed.tolist(), seconds.tolist(), fast.tolist(), strict=True)
         ),
         elapsed=np.full(count, 0.25),
@@ -61,6 +61,7 @@ def test_a_file_keeps_everything(table: Table, tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.configs, table.configs)
     np.testing.assert_array_equal(again.default, table.default)
     np.testing.assert_allclose(again.seconds, table.seconds, rtol=1e-6)
+    np.testing.assert_array_equal(again.fastest, table.fastest)
     for field in fields(LoopNest):
         np.testing.assert_array_equal(getattr(again.nest, field.name), getattr(table.nest, field.name))
 
@@ -96,8 +97,16 @@ def test_the_closed_form_is_the_recorded_one(table: Table) -> None:
     np.testing.assert_array_equal(ReplaySpace(table).loop_nest(rows).touched, SPACE.loop_nest(rows).touched)
 
 
-def test_the_runner_gives_what_was_measured_and_each_time_the_next(table: Table) -> None:
+def test_the_runner_gives_the_fastest_measurement_of_a_config(table: Table) -> None:
     space, runner = ReplaySpace(table), ReplayRunner(table)
+    row = next(i for i, passes in enumerate(table.repeats) if len(passes) == 2)
+    found = [runner.measure(space, table.configs[[row]])[0] for _ in range(3)]
+    assert [m.repeats for m in found] == 3 * [table.repeats[row][1]]
+    assert found[0].seconds == table.seconds[row]
+
+
+def test_a_noisy_runner_gives_each_time_the_next(table: Table) -> None:
+    space, runner = ReplaySpace(table), ReplayRunner(table, noisy=True)
     row = next(i for i, passes in enumerate(table.repeats) if len(passes) == 2)
     found = [runner.measure(space, table.configs[[row]])[0].repeats for _ in range(3)]
     assert found == [table.repeats[row][0], table.repeats[row][1], table.repeats[row][0]]
