@@ -32,8 +32,9 @@ class BayesianSearch:
     The process (:mod:`tilewright.search.gaussian_process`) is fitted to the logarithm of the latencies. Candidates are
     random configs, all one-knob neighbours of the fastest, and moves of two knobs. They are picked one after the other
     by expected improvement, each as if the ones before had been measured with the expected result, so that a batch
-    spreads out as far as its members tell about each other. Before there are measurements, and where there are too few
-    candidates, proposals are random. (BaCO, arXiv 2212.11142, searches compilers' knobs in this way, one at a time.)
+    spreads out as far as its members tell about each other. Before there are measurements, half of the proposals are
+    one or two moves away from the space's default, which is no random config; the others are random, as they are where
+    there are too few candidates. (BaCO, arXiv 2212.11142, searches compilers' knobs in this way, one at a time.)
 
     Cost models learn what makes programs fast from features of the program; this learns it from the names of the
     choices alone, and from far fewer measurements, as it knows how sure it is.
@@ -56,7 +57,9 @@ class BayesianSearch:
 
     def ask(self, count: int) -> Configs:
         """At most ``count`` new configs, ``(n, knobs)``, the most promising first, random ones last."""
-        found = self._promising(count) if count > 0 else empty(self._space)
+        found = empty(self._space)
+        if count > 0:
+            found = self._promising(count) if self._seconds else self._around(self._space.default(), count // 2)
         self.seen.propose(found)
         filling = sample(self._space, self._rng, count - len(found), self.seen.has)
         self.seen.propose(filling)
@@ -73,6 +76,14 @@ class BayesianSearch:
         times = np.asarray(seconds, dtype=np.float64)
         good = np.where(np.isfinite(times) & (times > 0), times, math.inf)
         self._seconds.update(zip(keys(rows).tolist(), good.tolist(), strict=True))
+
+    def _around(self, start: NDArray[np.int32], count: int) -> Configs:
+        """At most ``count`` configs one or two moves away from one."""
+        space, rng = self._space, self._rng
+        once = mutate(space, rng, np.tile(np.asarray(start, dtype=np.int32), (_MOVED, 1)))
+        rows = np.where(rng.random(_MOVED)[:, None] < 0.5, once, mutate(space, rng, once))
+        rows = distinct(rows[space.valid(rows) & (rows != start).any(axis=1)])
+        return rows[~self.seen.has(rows)][:count]
 
     def _promising(self, count: int) -> Configs:
         names = list(self._seconds)
