@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from bench.replay import Clock, RecordedModel, ReplayRunner, ReplaySpace, Table, read
 from bench.search_speed import thinking_seconds
@@ -293,8 +294,8 @@ def _work(path: Path, cell: Cell) -> tuple[Cell, Run]:
 
 def _quiet() -> None:
     """One thread each: there is a process per core."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = "1"
+    # Not by the environment, which these libraries have read by now.
+    threadpool_limits(1)
 
 
 def every_run(paths: dict[str, Path], wanted: Sequence[Cell], cache_file: Path | None, jobs: int) -> dict[Cell, Run]:

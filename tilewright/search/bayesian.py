@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
+from threadpoolctl import threadpool_limits
 
 from tilewright.search.gaussian_process import GaussianProcess
 from tilewright.search.ledger import Ledger
@@ -59,7 +61,9 @@ class BayesianSearch:
         """At most ``count`` new configs, ``(n, knobs)``, the most promising first, random ones last."""
         found = empty(self._space)
         if count > 0:
-            found = self._promising(count) if self._seconds else self._around(self._space.default(), count // 2)
+            # On one thread: matrices are small, and several threads need not add up in the same order in every process.
+            with threadpool_limits(1):
+                found = self._promising(count) if self._seconds else self._around(self._space.default(), count // 2)
         self.seen.propose(found)
         filling = sample(self._space, self._rng, count - len(found), self.seen.has)
         self.seen.propose(filling)
@@ -147,7 +151,5 @@ class BayesianSearch:
 
 def _improvement(mean: NDArray[np.float64], spread: NDArray[np.float64], best: float) -> NDArray[np.float64]:
     """The expected improvement on ``best`` (lower is better) of normally distributed values."""
-    from scipy.special import ndtr
-
     scaled = (best - mean) / spread
     return np.asarray(spread * (scaled * ndtr(scaled) + np.exp(-0.5 * scaled**2) / math.sqrt(2.0 * math.pi)))

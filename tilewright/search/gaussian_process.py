@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, cholesky, solve_triangular
+from scipy.optimize import minimize
 
 from tilewright.space.knob import Knob, OrderKnob, SplitKnob
 from tilewright.space.space import Configs, DesignSpace
@@ -57,8 +59,6 @@ class GaussianProcess:
 
     def tune(self, configs: Configs, values: NDArray[np.float64]) -> None:
         """Choose the kernel's parameters: the most probable ones given ``(n,)`` values, by their gradient."""
-        from scipy.optimize import minimize
-
         parts = self._parts(configs, configs)
         found = minimize(
             lambda parameters: self._loss(parameters, parts, values),
@@ -72,8 +72,6 @@ class GaussianProcess:
 
     def fit(self, configs: Configs, values: NDArray[np.float64]) -> None:
         """Learn ``(n,)`` values, replacing what was learnt before."""
-        from scipy.linalg import cho_solve, cholesky
-
         self._configs = configs
         covariance = self._kernel(self._parts(configs, configs))
         covariance[np.diag_indices(len(configs))] += self.noise
@@ -92,8 +90,6 @@ class GaussianProcess:
         return across @ self._solved, self._kernel(self._parts(configs, configs)) - half.T @ half
 
     def _across(self, configs: Configs) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        from scipy.linalg import solve_triangular
-
         across = self._kernel(self._parts(configs, self._configs))
         return across, solve_triangular(self._factor, across.T, lower=True)
 
@@ -117,8 +113,6 @@ class GaussianProcess:
         self, parameters: NDArray[np.float64], parts: list[NDArray[np.float64]], values: NDArray[np.float64]
     ) -> tuple[float, NDArray[np.float64]]:
         """Minus the log of the parameters' probability, and its gradient."""
-        from scipy.linalg import LinAlgError, cho_factor, cho_solve
-
         self._parameters = parameters
         kernel = self._kernel(parts)
         try:
