@@ -158,7 +158,7 @@ SAMPLERS: dict[str, NamedSampler] = {
 
 
 #: The searcher where only a sampler is named.
-DEFAULT_SEARCHER = "bayesian"
+DEFAULT_SEARCHER = "annealing"
 
 
 def combine(searcher: str, sampler: str, loss: Loss = "rank") -> Method:
