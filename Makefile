@@ -14,7 +14,7 @@ PYTHON ?= python3
 MODEL ?= squeezenet
 BUDGET ?= 5m
 TORCH ?= 1
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 2
 BENCH ?=
 
 BIN := .venv/bin
