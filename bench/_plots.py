@@ -19,7 +19,7 @@ _SHOWN = {"annealing": "epsilon-greedy"}
 
 
 def plot(result: Mapping[str, Any], runs: Mapping[Cell, Run], directory: Path) -> None:
-    """Write ``search-trials.svg``, ``search-seconds.svg`` and ``search-arms.svg``."""
+    """Write ``search-trials.png``, ``search-seconds.png`` and ``search-arms.png``."""
     from bench.search import PUBLISHED_ROUND, ROUND
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -27,10 +27,10 @@ def plot(result: Mapping[str, Any], runs: Mapping[Cell, Run], directory: Path) -
     searchers = list(dict.fromkeys(cell.searcher for cell in runs))
     methods = [(s, _SHOWN.get(s, "top")) for s in searchers]
     thinking = result["thinking_seconds"]
-    trials = np.unique(np.geomspace(1, 320, 60).astype(int)).astype(float)
-    seconds = np.geomspace(1, 80, 60)
+    trials = np.unique(np.geomspace(8, 320, 60).astype(int)).astype(float)
+    seconds = np.geomspace(2, 80, 60)
     _write(
-        directory / "search-trials.svg",
+        directory / "search-trials.png",
         tables,
         methods,
         trials,
@@ -38,7 +38,7 @@ def plot(result: Mapping[str, Any], runs: Mapping[Cell, Run], directory: Path) -
         lambda t, m: _over_trials(_of(runs, t, m, ROUND), trials),
     )
     _write(
-        directory / "search-seconds.svg",
+        directory / "search-seconds.png",
         tables,
         methods,
         seconds,
@@ -47,7 +47,7 @@ def plot(result: Mapping[str, Any], runs: Mapping[Cell, Run], directory: Path) -
     )
     arms = list(dict.fromkeys((c.searcher, c.sampler) for c in runs if c.round == PUBLISHED_ROUND))
     _write(
-        directory / "search-arms.svg",
+        directory / "search-arms.png",
         tables,
         arms,
         trials,
@@ -82,7 +82,7 @@ def _write(path: Path, tables: Sequence[str], methods: Sequence[tuple[str, str]]
     import matplotlib as mpl
 
     mpl.use("Agg")
-    mpl.rcParams["svg.hashsalt"] = "tilewright"  # the same picture for the same runs
+
     from matplotlib import pyplot as plt
 
     columns = 4
@@ -109,11 +109,11 @@ def _write(path: Path, tables: Sequence[str], methods: Sequence[tuple[str, str]]
         axis.axis("off")
     for axis in flat:
         axis.set_xscale("log")
-        axis.set_ylim(0.4, 1.01)
+        axis.set_ylim(0.6, 1.01)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
     figure.supxlabel(label, fontsize=9)
     figure.supylabel("speed of the best, of the optimum's", fontsize=9)
     figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, dpi=100)
     plt.close(figure)

@@ -339,7 +339,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--cache", type=Path, help="keeps finished runs")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--plots", type=Path, help="a directory for pictures")
+    parser.add_argument("--plots", type=Path, help="a directory for pictures (extra bench)")
     arguments = parser.parse_args()
     _quiet()
     paths = {path.stem: path for path in sorted(arguments.tables.glob("*.parquet"))}
