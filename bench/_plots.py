@@ -27,7 +27,7 @@ def plot(result: Mapping[str, Any], runs: Mapping[Cell, Run], directory: Path) -
     searchers = list(dict.fromkeys(cell.searcher for cell in runs))
     methods = [(s, _SHOWN.get(s, "top")) for s in searchers]
     thinking = result["thinking_seconds"]
-    trials = np.unique(np.geomspace(8, 320, 60).astype(int)).astype(float)
+    trials = np.unique(np.geomspace(8, 256, 60).astype(int)).astype(float)
     seconds = np.geomspace(2, 80, 60)
     _write(
         directory / "search-trials.png",
@@ -57,8 +57,11 @@ def plot(result: Mapping[str, Any], runs: Mapping[Cell, Run], directory: Path) -
 
 
 def _of(runs: Mapping[Cell, Run], table: str, method: tuple[str, str], size: int) -> list[Run]:
+    """The runs of one method on one table, all up to as many trials."""
+    from bench.search import LIMIT, PUBLISHED_LIMIT, ROUND, upto
+
     return [
-        found
+        upto(found, LIMIT if size == ROUND else PUBLISHED_LIMIT)
         for cell, found in runs.items()
         if cell.table == table and (cell.searcher, cell.sampler) == method and cell.round == size
     ]
@@ -110,6 +113,9 @@ def _write(path: Path, tables: Sequence[str], methods: Sequence[tuple[str, str]]
     for axis in flat:
         axis.set_xscale("log")
         axis.set_ylim(0.6, 1.01)
+        axis.set_xticks([n for n in (2, 5, 10, 20, 50, 100, 200) if x[0] <= n <= x[-1]])
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("")
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
     figure.supxlabel(label, fontsize=9)
