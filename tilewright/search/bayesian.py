@@ -16,7 +16,7 @@ from tilewright.space.space import Configs, DesignSpace
 
 __all__ = ["BayesianSearch"]
 
-#: Measurements that the process learns from: these many of the fastest, and as many others.
+#: Measurements that the process learns from: so many of the fastest, and so many of the others.
 _FASTEST, _OTHERS = 192, 128
 #: Of them, the kernel's parameters are chosen by so many.
 _TUNED = 128
@@ -39,7 +39,7 @@ class BayesianSearch:
     there are too few candidates. (BaCO, arXiv 2212.11142, searches compilers' knobs in this way, one at a time.)
 
     Cost models learn what makes programs fast from features of the program; this learns it from the names of the
-    choices alone, and from far fewer measurements, as it knows how sure it is.
+    choices alone, and knows how sure it is.
 
     Args:
         space: where to search.

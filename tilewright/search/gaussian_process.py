@@ -41,7 +41,9 @@ class GaussianProcess:
     def __init__(self, space: DesignSpace) -> None:
         self._columns = [i for i, knob in enumerate(space.knobs) if len(knob) > 1]
         self._points = [_points(space.knobs[i]) for i in self._columns]
-        self._tables = [_matern(p, p) if len(p) <= _TABULATED else None for p in self._points]
+        self._tables = [
+            correlation(knob) if len(knob) <= _TABULATED else None for knob in (space.knobs[i] for i in self._columns)
+        ]
         count = len(self._columns)
         prior = [*[_WEIGHT] * count, _VARIANCE, _NOISE]
         self._prior_mean = np.asarray([mean for mean, _ in prior])

@@ -8,7 +8,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.search.guided_draw import best_first, draw
+from tilewright.sample.top import best_first
+from tilewright.search.guided_draw import draw
 from tilewright.search.ledger import Ledger
 from tilewright.search.searcher import Scorer
 from tilewright.space.configs import check, empty, from_keys, keys
@@ -104,6 +105,6 @@ class GreedyBestFirst:
         """Neighbours to propose, and whether there are others."""
         near = self._moves.of(config)
         near = near[~self.seen.has(near)]
-        order = self._rng.permutation(len(near)) if self._scorer is None else best_first(self._scorer, near)
+        order = self._rng.permutation(len(near)) if self._scorer is None else best_first(self._scorer(near))
         taken = min(self._breadth, most)
         return near[order[:taken]], len(near) > taken

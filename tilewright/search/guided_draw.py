@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tilewright.sample.top import best_first
 from tilewright.search.ledger import Ledger
 from tilewright.search.searcher import Scorer
 from tilewright.space.configs import sample
 from tilewright.space.space import Configs, DesignSpace
 
-__all__ = ["best_first", "draw"]
+__all__ = ["draw"]
 
 
 def draw(
@@ -20,9 +20,4 @@ def draw(
     if scorer is None or count <= 0:
         return sample(space, rng, count, seen.has)
     drawn = sample(space, rng, max(count, among), seen.has)
-    return drawn[best_first(scorer, drawn)[:count]]
-
-
-def best_first(scorer: Scorer, configs: Configs) -> NDArray[np.intp]:
-    """``(n,)``: the order of falling scores, nan last."""
-    return np.argsort(-np.nan_to_num(scorer(configs), nan=-np.inf, posinf=np.inf, neginf=-np.inf), kind="stable")
+    return drawn[best_first(scorer(drawn))[:count]]
