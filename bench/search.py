@@ -117,21 +117,20 @@ def run(path: Path, cell: Cell) -> Run:
     space, clock = ReplaySpace(recorded, first), Clock()
     method = method_of(cell, recorded)
     target = Target.parse("native")
-    tuner = TaskTuner(space, target, ReplayRunner(recorded, clock), MemoryStore(), searching, method, clock=clock)
+    times: list[float] = []
+    runner = ReplayRunner(recorded, clock, lambda m: times.append(clock.now))
+    tuner = TaskTuner(space, target, runner, MemoryStore(), searching, method, clock=clock)
     found = Run([], [], [], [], 0)
     limit, best, asked = limit_of(cell, recorded), math.inf, 0
     while asked < limit and not tuner.exhausted and (not found.slowdown or found.slowdown[-1] > DONE):
-        before = clock.now
         result = tuner.round(min(cell.round, limit - asked), math.inf)
         for m in result.measurements:
             asked += 1
-            row = int(recorded.find(np.asarray([m.config], dtype=np.int32))[0])
-            before += float(recorded.elapsed[row]) * recorded.overlap
             if m.ok and m.seconds < best:
                 best = m.seconds
                 found.trials.append(asked)
-                found.seconds.append(round(before, 3))
-                found.slowdown.append(round(float(recorded.seconds[row]) / recorded.optimum, 4))
+                found.seconds.append(round(times[asked - 1], 3))
+                found.slowdown.append(round(best / recorded.optimum, 4))
         found.rounds.append(asked)
     return Run(found.trials, found.seconds, found.slowdown, found.rounds, asked)
 
