@@ -25,6 +25,49 @@ def transformer() -> tuple[Any, tuple[Any, ...]]:
     return encoder.eval(), (torch.randn(1, 128, 256),)
 
 
+def mobile() -> tuple[Any, tuple[Any, ...]]:
+    """Depthwise separable convolutions in the manner of MobileNet, on 112 x 112 pixels; random weights."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Conv2d(3, 32, 3, stride=2, padding=1), nn.ReLU6()]
+    for width, wider, stride in ((32, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2), (512, 512, 1)):
+        layers += [nn.Conv2d(width, width, 3, stride=stride, padding=1, groups=width), nn.ReLU6()]
+        layers += [nn.Conv2d(width, wider, 1), nn.ReLU6()]
+    return nn.Sequential(*layers).eval(), (torch.randn(1, 3, 112, 112),)
+
+
+#: Networks that are made here, by name.
+MADE: dict[str, Callable[[], tuple[Any, tuple[Any, ...]]]] = {"transformer": transformer, "mobile": mobile}
+#: The light networks of the onnx package.
+LIGHT = (
+    "bvlc_alexnet",
+    "densenet121",
+    "inception_v1",
+    "inception_v2",
+    "resnet50",
+    "shufflenet",
+    "squeezenet",
+    "vgg19",
+    "zfnet512",
+)
+NETWORKS = (*LIGHT, *MADE)
+
+
+def model(name: str) -> Any:
+    """What ``load`` takes for one of ``NETWORKS``."""
+    if name not in MADE:
+        import onnx
+
+        return str(Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / f"light_{name}.onnx")
+    import torch
+
+    module, example = MADE[name]()
+    with torch.no_grad():
+        return torch.export.export(module, example)
+
+
 def export(made: Callable[[], tuple[Any, tuple[Any, ...]]], path: Path) -> None:
     """Write a network as a ``.pt2`` file."""
     if find_spec("torch") is None:

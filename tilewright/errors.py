@@ -11,6 +11,7 @@
     ├── RecordsError               the store of measurements
     │   ├── RecordsFormatError     not a records file
     │   └── RecordsVersionError    a records file of a newer version
+    ├── CostModelError             a cost model's file: missing, damaged, or of other features
     ├── OutputError                the output directory cannot be written or read
     ├── CompilerError              no compiler, or the compiler failed
     ├── CheckError                 outputs disagree with the reference and no task is to blame
@@ -27,6 +28,7 @@ __all__ = [
     "BudgetError",
     "CheckError",
     "CompilerError",
+    "CostModelError",
     "MeasureError",
     "MissingExtraError",
     "ModelError",
@@ -85,6 +87,10 @@ class RecordsFormatError(RecordsError):
 
 class RecordsVersionError(RecordsError):
     """The records store was written by a newer version."""
+
+
+class CostModelError(TilewrightError):
+    """A cost model's file is missing, damaged, or was fitted to other features."""
 
 
 class OutputError(TilewrightError):

@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 from tilewright.cost.model import KnobTable, Programs
 from tilewright.space.loop_nest import Annotation, LoopNest
 
-__all__ = ["feature_names", "features", "itervar_features"]
+__all__ = ["FEATURE_VERSION", "feature_names", "features", "itervar_features"]
 
+#: Raised with every change of what the columns mean: a model that was fitted to others cannot be used.
+FEATURE_VERSION = 1
 #: Programs handled at a time, so that intermediate arrays stay in the cache.
 _CHUNK = 2048
 _KINDS = len(Annotation)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -114,6 +114,28 @@ class XGBoostModel:
             return np.zeros(len(programs))
         # Without a DMatrix, whose construction costs more than 100 trees.
         return np.asarray(self._booster.inplace_predict(features(programs)), dtype=np.float64)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """The trees, in XGBoost's own format, as bytes; nothing before the model is ready."""
+        if self._booster is None:
+            return {}
+        return {"trees": np.frombuffer(bytes(self._booster.save_raw("ubj")), dtype=np.uint8)}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Take over the trees of :meth:`state`.
+
+        Raises:
+            KeyError: there are none.
+            ValueError: they are damaged.
+        """
+        import xgboost
+
+        booster = xgboost.Booster({"nthread": self._parameters["nthread"]})
+        try:
+            booster.load_model(bytearray(state["trees"].tobytes()))
+        except xgboost.core.XGBoostError as exc:
+            raise ValueError(f"XGBoost cannot read its trees: {str(exc).splitlines()[-1]}") from exc
+        self._booster = booster
 
     def _train(self, tasks: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> xgboost.Booster:
         import xgboost

@@ -1,0 +1,194 @@
+"""Measured programs of many tasks, on which cost models are trained and judged; kept as one Parquet file.
+
+A row is a measured config: what it gave, and its program in closed form. So a data set needs neither TVM nor the
+templates that made it, and a later version of a template does not change what it says.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.errors import MissingExtraError, RecordsError, RecordsVersionError
+from tilewright.space.loop_nest import LoopNest
+
+__all__ = ["VERSION", "DataSet", "TaskData", "read_data_set", "write_data_set"]
+
+#: Raised with every change after which an older reader would misread a file.
+VERSION = 1
+_MARK = b"tilewright-dataset"
+#: The fields of a loop nest with a row per program.
+_ARRAYS = ("axis", "extents", "annotations", "touched", "strides", "reuse", "arithmetic", "extra")
+_NAMES = ("axes", "buffers", "extra_names")
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """The measured programs of one task on one target.
+
+    Attributes:
+        task: ``Task.key``.
+        name: of the task, for people.
+        flop: floating-point operations of one call.
+        networks: those that the task was seen in; a model is judged on networks that none of its tasks is of.
+        target: ``Target.key``.
+        template: name and version of the template.
+        configs: ``(n, knobs)``, none twice.
+        nest: the programs.
+        seconds: ``(n,)`` robust latencies; nan: failed.
+    """
+
+    task: str
+    name: str
+    flop: float
+    networks: tuple[str, ...]
+    target: str
+    template: str
+    configs: NDArray[np.int32]
+    nest: LoopNest
+    seconds: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    @property
+    def ok(self) -> NDArray[np.bool_]:
+        """``(n,)``: which have a latency."""
+        return np.isfinite(self.seconds)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Tasks and where they were measured.
+
+    Attributes:
+        tasks: no two of one task, target and template.
+        about: machine, date, command, and the features of the target, ready for JSON.
+    """
+
+    tasks: tuple[TaskData, ...]
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """All networks, sorted."""
+        return tuple(sorted({network for task in self.tasks for network in task.networks}))
+
+    def without(self, network: str) -> DataSet:
+        """The tasks that ``network`` has nothing of."""
+        return DataSet(tuple(t for t in self.tasks if network not in t.networks), self.about)
+
+    def of(self, network: str) -> DataSet:
+        """The tasks of ``network``."""
+        return DataSet(tuple(t for t in self.tasks if network in t.networks), self.about)
+
+
+def write_data_set(data: DataSet, path: Path) -> None:
+    """Write a data set as one Parquet file.
+
+    Raises:
+        RecordsError: the loop nests differ in width (of several templates, or of none), or the file can't be written.
+        MissingExtraError: without ``pyarrow``.
+    """
+    pa, pq = _arrow()
+    shapes = {task.nest.touched.shape[1:] + task.nest.extra.shape[1:] for task in data.tasks}
+    if len(shapes) != 1:
+        raise RecordsError(
+            f"a data set holds programs of one width, but these have {sorted(shapes) or 'no programs'}; "
+            "write one file per template"
+        )
+    columns: dict[str, Any] = {
+        "task": np.repeat(np.arange(len(data.tasks), dtype=np.int32), [len(t) for t in data.tasks]),
+        "config": pa.array([row.tolist() for t in data.tasks for row in t.configs], pa.list_(pa.int32())),
+        "seconds": np.concatenate([t.seconds for t in data.tasks]),
+    }
+    widths = {}
+    for name in _ARRAYS:
+        array = np.concatenate([getattr(t.nest, name) for t in data.tasks])
+        widths[name] = array.shape[1:]
+        flat = array.reshape(len(array), -1)
+        columns.update({f"{name}.{i}": flat[:, i] for i in range(flat.shape[1])})
+    about = {
+        "version": VERSION,
+        "about": data.about,
+        "widths": widths,
+        "tasks": [
+            {
+                "task": t.task,
+                "name": t.name,
+                "flop": t.flop,
+                "networks": t.networks,
+                "target": t.target,
+                "template": t.template,
+                **{name: getattr(t.nest, name) for name in _NAMES},
+            }
+            for t in data.tasks
+        ],
+    }
+    made = pa.table(columns).replace_schema_metadata({_MARK: json.dumps(about)})
+    try:
+        pq.write_table(made, path, compression="zstd", compression_level=19)
+    except OSError as exc:
+        raise RecordsError(f"{path} cannot be written: {exc}; name another file") from exc
+
+
+def read_data_set(path: Path) -> DataSet:
+    """The data set of a file.
+
+    Raises:
+        RecordsError: it is no file that :func:`write_data_set` wrote.
+        RecordsVersionError: a newer version wrote it.
+        MissingExtraError: without ``pyarrow``.
+    """
+    pa, pq = _arrow()
+    try:
+        stored = pq.read_table(path)
+        about = json.loads((stored.schema.metadata or {})[_MARK])
+        version = about["version"]
+        if version > VERSION:
+            raise RecordsVersionError(
+                f"this Tilewright reads data sets up to version {VERSION}, but {path} is of version {version}; "
+                "upgrade Tilewright"
+            )
+        return DataSet(tuple(_tasks(stored, about)), about["about"])
+    except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as exc:
+        raise RecordsError(
+            f"a data set is a Parquet file of 'tilewright records export --programs', but {path} is not: {exc}"
+        ) from exc
+
+
+def _tasks(stored: Any, about: dict[str, Any]) -> Iterable[TaskData]:
+    columns = {name: stored.column(name) for name in stored.column_names}
+    arrays = {}
+    for name in _ARRAYS:
+        width = about["widths"][name]
+        flat = np.stack([columns[f"{name}.{i}"].to_numpy() for i in range(math.prod(width))], axis=1)
+        arrays[name] = flat.reshape(len(stored), *width)
+    places, seconds = columns["task"].to_numpy(), columns["seconds"].to_numpy()
+    configs = columns["config"].to_pylist()
+    for number, fields in enumerate(about["tasks"]):
+        rows = np.flatnonzero(places == number)
+        names = {name: tuple(fields.pop(name)) for name in _NAMES}
+        fields["networks"] = tuple(fields["networks"])
+        yield TaskData(
+            **fields,
+            configs=np.asarray([configs[row] for row in rows.tolist()], dtype=np.int32),
+            nest=LoopNest(**names, **{name: array[rows] for name, array in arrays.items()}),
+            seconds=seconds[rows].astype(np.float64),
+        )
+
+
+def _arrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as exc:
+        raise MissingExtraError("PyArrow", "parquet") from exc
+    return pyarrow, pyarrow.parquet

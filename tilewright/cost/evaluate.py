@@ -1,0 +1,78 @@
+"""How good a cost model is at what a search needs of it: the order of programs, above all at the fast end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.cost.dataset import TaskData
+from tilewright.cost.model import CostModel
+
+__all__ = ["Quality", "bootstrap", "evaluate", "pairwise_accuracy", "recall_at", "top_regret"]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well scores rank the programs of one task; nan where it has fewer than two latencies.
+
+    Attributes:
+        pairwise_accuracy: see :func:`pairwise_accuracy`.
+        recall_at_10: see :func:`recall_at`.
+        top1_regret: see :func:`top_regret`.
+    """
+
+    pairwise_accuracy: float
+    recall_at_10: float
+    top1_regret: float
+
+
+def evaluate(model: CostModel, tasks: Sequence[TaskData]) -> list[Quality]:
+    """How well a model ranks the programs of each task."""
+    return [quality(model.predict(task.nest), task.seconds) for task in tasks]
+
+
+def quality(scores: NDArray[np.float64], seconds: NDArray[np.float64]) -> Quality:
+    """How well ``(n,)`` scores (higher is faster) rank programs of ``(n,)`` latencies; failures (nan) do not count."""
+    ok = np.isfinite(seconds)
+    scores, seconds = scores[ok], seconds[ok]
+    if len(seconds) < 2:
+        return Quality(np.nan, np.nan, np.nan)
+    return Quality(pairwise_accuracy(scores, seconds), recall_at(scores, seconds, 10), top_regret(scores, seconds))
+
+
+def pairwise_accuracy(scores: NDArray[np.float64], seconds: NDArray[np.float64]) -> float:
+    """Of all pairs of programs with different latencies, how many have their scores in the same order.
+
+    A pair with equal scores counts half; nan where no latencies differ. 0.5 is guessing.
+    """
+    faster = np.sign(seconds[None, :] - seconds[:, None])
+    better = np.sign(scores[:, None] - scores[None, :])
+    counted = faster != 0
+    if not counted.any():
+        return float("nan")
+    return float((0.5 + 0.5 * (faster * better)[counted]).mean())
+
+
+def recall_at(scores: NDArray[np.float64], seconds: NDArray[np.float64], count: int) -> float:
+    """How many of the ``count`` fastest programs are among the ``count`` with the highest scores, as a share."""
+    count = min(count, len(seconds))
+    fastest = set(np.argsort(seconds, kind="stable")[:count].tolist())
+    return len(fastest.intersection(np.argsort(-scores, kind="stable")[:count].tolist())) / count
+
+
+def top_regret(scores: NDArray[np.float64], seconds: NDArray[np.float64], count: int = 1) -> float:
+    """How much slower than the fastest program the best of the ``count`` with the highest scores is: 0.1 is 10 %."""
+    return float(seconds[np.argsort(-scores, kind="stable")[:count]].min() / seconds.min() - 1.0)
+
+
+def bootstrap(values: Sequence[float], seed: int = 0, samples: int = 2000) -> tuple[float, float, float]:
+    """The mean of values (nan left out) and its 95 % bootstrap interval: mean, low, high; all nan without values."""
+    kept = np.asarray([value for value in values if np.isfinite(value)])
+    if len(kept) == 0:
+        return float("nan"), float("nan"), float("nan")
+    drawn = np.random.default_rng(seed).choice(kept, size=(samples, len(kept))).mean(axis=1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(kept.mean()), float(low), float(high)

@@ -1,0 +1,161 @@
+"""The cost models by name, and the file in which a fitted one is kept.
+
+A file is an ``.npz`` archive: the model's arrays, and a header in JSON that says what it is and what it was fitted to.
+Reading one runs none of its content: arrays of objects are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.cost.features import FEATURE_VERSION
+from tilewright.cost.model import CostModel
+from tilewright.cost.xgb import XGBoostModel
+from tilewright.errors import CostModelError, MissingExtraError, TilewrightError
+
+__all__ = ["MODELS", "NamedModel", "StoredModel", "TrainableModel", "load_model", "make_model", "save_model"]
+
+_HEADER = "header"
+
+
+class TrainableModel(CostModel, Protocol):
+    """A cost model that can be kept."""
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What it has learnt, as arrays of numbers."""
+        ...
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what ``state`` gave. Raises ``KeyError`` or ``ValueError`` where it is something else."""
+        ...
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A cost model that a command line can name.
+
+    Attributes:
+        make: of a seed.
+        module: what it imports beyond Tilewright's dependencies; empty: nothing.
+        extra: the extra that installs that.
+    """
+
+    make: Callable[[int], TrainableModel]
+    module: str = ""
+    extra: str = ""
+
+
+def _mlp(seed: int) -> TrainableModel:
+    from tilewright.cost.mlp import MLPModel
+
+    return MLPModel(seed=seed)
+
+
+def _gcn(pooling: str) -> Callable[[int], TrainableModel]:
+    def make(seed: int) -> TrainableModel:
+        from tilewright.cost.gcn import GCNModel
+
+        return GCNModel(pooling=pooling, seed=seed)
+
+    return make
+
+
+MODELS: dict[str, NamedModel] = {
+    "xgb_rank": NamedModel(lambda seed: XGBoostModel("rank", seed=seed)),
+    "xgb_reg": NamedModel(lambda seed: XGBoostModel("regression", seed=seed)),
+    "mlp": NamedModel(_mlp, "torch", "torch"),
+    "gcn": NamedModel(_gcn("mean"), "torch_geometric", "torch"),
+    "gcn_attention": NamedModel(_gcn("attention"), "torch_geometric", "torch"),
+}
+
+
+def make_model(name: str, seed: int = 0) -> TrainableModel:
+    """An unfitted cost model.
+
+    Raises:
+        TilewrightError: a name that is not in ``MODELS``.
+        MissingExtraError: what it imports is not installed.
+    """
+    if name not in MODELS:
+        raise TilewrightError(f"a cost model is one of {', '.join(MODELS)}, but this is {name!r}")
+    named = MODELS[name]
+    if named.module and find_spec(named.module) is None:
+        raise MissingExtraError(named.module, named.extra)
+    return named.make(seed)
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A fitted cost model and where it comes from.
+
+    Attributes:
+        name: of the model, in ``MODELS``.
+        template: name and version of the template whose programs it was fitted to.
+        model: the model.
+        about: what it was fitted to: target, date, command, number of tasks and programs.
+    """
+
+    name: str
+    template: str
+    model: CostModel
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def save_model(name: str, model: TrainableModel, template: str, about: Mapping[str, Any], path: Path) -> None:
+    """Write a fitted model.
+
+    Raises:
+        CostModelError: the file cannot be written, or nothing was learnt that could be.
+    """
+    if not model.ready:
+        raise CostModelError(
+            f"a cost model is kept once it has learnt something, but this {name} was fitted to nothing that has an "
+            "order; fit it to tasks with several latencies each"
+        )
+    header = {"name": name, "features": FEATURE_VERSION, "template": template, "about": dict(about)}
+    text = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+    try:
+        with path.open("wb") as file:
+            np.savez_compressed(file, **{_HEADER: text, **model.state()})
+    except OSError as exc:
+        raise CostModelError(f"{path} cannot be written: {exc.strerror}; name another file") from exc
+
+
+def load_model(path: Path) -> StoredModel:
+    """The model of a file.
+
+    Raises:
+        CostModelError: no such file, no file of :func:`save_model`, a damaged one, or one of other features.
+        MissingExtraError: what the model imports is not installed.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        header = json.loads(arrays.pop(_HEADER).tobytes())
+        name, version, template = header["name"], header["features"], header["template"]
+        about = dict(header["about"])
+    except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as exc:
+        raise CostModelError(
+            f"a cost model is a file that 'tilewright cost train' wrote, but {path} is not, or is damaged: {exc}; "
+            "train it again"
+        ) from exc
+    if version != FEATURE_VERSION:
+        raise CostModelError(
+            f"this Tilewright's programs have features of version {FEATURE_VERSION}, but {path} was fitted to version "
+            f"{version}; train it again"
+        )
+    model = make_model(name)
+    try:
+        model.restore(arrays)
+    except (KeyError, ValueError, TypeError, TilewrightError) as exc:
+        raise CostModelError(f"{path} should hold a {name}, but it is damaged: {exc}; train it again") from exc
+    return StoredModel(name, template, model, about)

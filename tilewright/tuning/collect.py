@@ -1,0 +1,83 @@
+"""From records to a data set: the measured configs of each task as programs again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+
+import numpy as np
+
+from tilewright.cost.dataset import DataSet, TaskData
+from tilewright.errors import SpaceError
+from tilewright.measure.outcome import robust_seconds
+from tilewright.records.store import Query, Store
+from tilewright.space.configs import cardinalities
+from tilewright.space.registry import make_space
+from tilewright.target import Target
+from tilewright.task import Task
+
+__all__ = ["collect"]
+
+
+def collect(
+    store: Store,
+    tasks: Iterable[Task],
+    target: Target,
+    networks: Mapping[str, Iterable[str]] | None = None,
+    command: str = "",
+) -> DataSet:
+    """What a store holds of ``tasks`` on one target, as programs.
+
+    Tasks whose programs have no closed form, and those without two measurements, are left out; so are rows that are not
+    of the task's space (of a changed template, or damaged). A config measured several times counts once, with all
+    its repeats; one that ever gave a wrong result has failed.
+
+    Args:
+        store: the records.
+        tasks: which.
+        target: measured on.
+        networks: of a task's key, the networks it is of.
+        command: how the records were made, for people.
+
+    Raises:
+        RecordsError: the store cannot be read.
+    """
+    found, latest = [], 0.0
+    for task in tasks:
+        try:
+            space = make_space(task, target)
+        except SpaceError:
+            continue
+        if not space.has_loop_nest:
+            continue
+        repeats: dict[tuple[int, ...], list[float]] = {}
+        choices = cardinalities(space).tolist()
+        for m in store.scan(Query(task.key, target.key, space.template)):
+            if len(m.config) == len(choices) and all(0 <= i < c for i, c in zip(m.config, choices, strict=True)):
+                repeats.setdefault(m.config, []).extend(m.repeats)
+                latest = max(latest, m.time)
+        configs = np.asarray(list(repeats), dtype=np.int32).reshape(-1, len(choices))
+        valid = space.valid(configs)
+        if valid.sum() < 2:
+            continue
+        seconds = np.asarray([robust_seconds(tuple(times)) for times in repeats.values()])
+        found.append(
+            TaskData(
+                task=task.key,
+                name=task.name,
+                flop=task.flop,
+                networks=tuple(sorted((networks or {}).get(task.key, ()))),
+                target=target.key,
+                template=space.template,
+                configs=configs[valid],
+                nest=space.loop_nest(configs[valid]),
+                seconds=seconds[valid],
+            )
+        )
+    about = {
+        "target": asdict(target),
+        "date": time.strftime("%Y-%m-%d", time.gmtime(latest)),
+        "command": command,
+    }
+    return DataSet(tuple(found), about)
