@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from tilewright.search.gaussian_process import GaussianProcess
 from tilewright.search.ledger import Ledger
+from tilewright.search.searcher import Scorer
 from tilewright.space.configs import check, distinct, empty, from_keys, keys, mutate, neighbours, sample
 from tilewright.space.space import Configs, DesignSpace
 
@@ -24,6 +25,11 @@ _TUNED = 128
 _RANDOM, _CENTRES, _MOVED = 1536, 6, 512
 #: The candidates out of which the batch is picked, jointly.
 _JOINT = 384
+#: With a prior, the candidates that look best are moved on so many times, so many of them.
+_CLIMBS, _CLIMBERS = 4, 64
+#: What a prior's score is worth before there are measurements, in the logarithm of latencies per standard deviation of
+#: the score; how many measurements that is worth; and by how much it is expected to be wrong.
+_PRIOR_SLOPE, _PRIOR_COUNT, _PRIOR_SPREAD = 0.6, 4.0, 0.4
 #: Latencies beyond so many times the best count as this: how slow a slow config is says little about the fast ones.
 _SLOW = 6.0
 
@@ -41,21 +47,30 @@ class BayesianSearch:
     Cost models learn what makes programs fast from features of the program; this learns it from the names of the
     choices alone, and knows how sure it is.
 
+    With a prior, a model fitted to other tasks, the process is fitted to what the prior leaves unexplained: latencies
+    are taken to fall exponentially with its scores, at a rate that is estimated from the measurements. So a prior that
+    is right about this task is the first batch, and one that is wrong soon counts for nothing.
+
     Args:
         space: where to search.
         rng: the only source of randomness.
+        prior: scores of configs before any measurement, higher is faster; all equal: it knows nothing. It must
+            always say the same of a config.
 
     Attributes:
         seen: what must not be proposed.
     """
 
-    def __init__(self, space: DesignSpace, rng: np.random.Generator) -> None:
+    def __init__(self, space: DesignSpace, rng: np.random.Generator, prior: Scorer | None = None) -> None:
         self.seen = Ledger()
         self._space = space
         self._rng = rng
         self._process = GaussianProcess(space)
+        self._prior = _Prior(space, rng, prior) if prior is not None else None
         self._seconds: dict[bytes, float] = {}
         self._learnt = 0
+        # Logarithms of latencies are mean - slope x the prior's score + unit x what the process is fitted to.
+        self._slope, self._mean, self._unit, self._best = 0.0, 0.0, 1.0, math.inf
 
     def ask(self, count: int) -> Configs:
         """At most ``count`` new configs, ``(n, knobs)``, the most promising first, random ones last."""
@@ -63,7 +78,10 @@ class BayesianSearch:
         if count > 0:
             # On one thread: matrices are small, and several threads need not add up in the same order in every process.
             with threadpool_limits(1):
-                found = self._promising(count) if self._seconds else self._around(self._space.default(), count // 2)
+                if self._seconds or (self._prior is not None and self._prior.knows):
+                    found = self._promising(count)
+                else:
+                    found = self._around(self._space.default(), count // 2)
         self.seen.propose(found)
         filling = sample(self._space, self._rng, count - len(found), self.seen.has)
         self.seen.propose(filling)
@@ -92,32 +110,57 @@ class BayesianSearch:
     def _promising(self, count: int) -> Configs:
         names = list(self._seconds)
         seconds = np.fromiter(self._seconds.values(), dtype=np.float64, count=len(names))
-        if not np.isfinite(seconds).any():
+        knows = self._prior is not None and self._prior.knows
+        if not np.isfinite(seconds).any() and not knows:
             return empty(self._space)
         configs = from_keys(self._space, names)
         order = np.argsort(seconds, kind="stable")
-        best = float(self._learn(configs, seconds, order))
-        candidates = self._candidates(configs[order[:_CENTRES]])
+        self._learn(configs, seconds, order)
+        centres = configs[order[:_CENTRES]] if len(configs) else np.asarray(self._space.default(), dtype=np.int32)[None]
+        candidates = self._candidates(centres)
         if len(candidates) == 0:
             return candidates
-        mean, spread = self._process.predict(candidates)
+        mean, spread = self._predict(candidates)
+        best = self._best if math.isfinite(self._best) else float(mean.min())
         first = np.argsort(-_improvement(mean, spread, best), kind="stable")[:_JOINT]
         return candidates[first][self._pick(candidates[first], best, count)]
 
-    def _learn(self, configs: Configs, seconds: NDArray[np.float64], order: NDArray[np.intp]) -> float:
-        """Fit the process; the best value."""
+    def _learn(self, configs: Configs, seconds: NDArray[np.float64], order: NDArray[np.intp]) -> None:
+        """Fit the process."""
+        if not np.isfinite(seconds).any():
+            self._slope, self._mean, self._unit, self._best = _PRIOR_SLOPE, 0.0, _PRIOR_SPREAD, math.inf
+            return
         rest = self._rng.permutation(order[_FASTEST:])[:_OTHERS]
         rows = np.concatenate([order[:_FASTEST], rest])
         # Failures are as slow as the slowest that counts.
         values = np.log(np.minimum(seconds[rows], _SLOW * seconds[order[0]]))
-        spread = float(values.std())
-        values = (values - values.mean()) / (spread if spread > 0 else 1.0)
+        self._best = float(values.min())
+        if self._prior is not None and self._prior.knows:
+            scores = self._prior(configs[rows])
+            self._slope = _slope(scores, values)
+            values = values + self._slope * scores
+        self._mean, spread = float(values.mean()), float(values.std())
+        self._unit = spread if spread > 0 else 1.0
+        if self._slope > 0:
+            # One measurement does not say how wrong the prior is.
+            self._unit = math.sqrt((_PRIOR_COUNT * _PRIOR_SPREAD**2 + len(rows) * spread**2) / (_PRIOR_COUNT + len(rows)))
+        values = (values - self._mean) / self._unit
         if len(self._seconds) > self._learnt:
             self._learnt = len(self._seconds)
             tuned = np.unique(np.concatenate([np.arange(min(_TUNED // 2, len(rows))), self._some(len(rows))]))
             self._process.tune(configs[rows[tuned]], values[tuned])
         self._process.fit(configs[rows], values)
-        return float(values.min())
+
+    def _expected(self, configs: Configs) -> NDArray[np.float64]:
+        """What the logarithm of the latencies is before the process corrects it."""
+        if self._slope == 0 or self._prior is None:
+            return np.full(len(configs), self._mean)
+        return self._mean - self._slope * self._prior(configs)
+
+    def _predict(self, configs: Configs) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """``(n,)`` means and standard deviations of the logarithm of the latencies."""
+        mean, spread = self._process.predict(configs)
+        return self._expected(configs) + self._unit * mean, self._unit * spread
 
     def _some(self, count: int) -> NDArray[np.intp]:
         return self._rng.permutation(count)[: _TUNED // 2]
@@ -130,11 +173,26 @@ class BayesianSearch:
         rows = distinct(np.concatenate([*near, moved]))
         rows = rows[space.valid(rows)]
         rows = distinct(np.concatenate([rows, sample(space, rng, _RANDOM)]))
+        if self._slope > 0:
+            rows = self._climb(rows)
         return rows[~self.seen.has(rows)]
+
+    def _climb(self, rows: Configs) -> Configs:
+        """``rows`` and what is reached from the best of them: a prior has an opinion of places far from all others."""
+        space, rng = self._space, self._rng
+        values = self._predict(rows)[0]
+        for _ in range(_CLIMBS):
+            tops = rows[np.argsort(values, kind="stable")[:_CLIMBERS]]
+            moved = distinct(mutate(space, rng, np.repeat(tops, 4, axis=0)))
+            moved = moved[space.valid(moved)]
+            rows, first = np.unique(np.concatenate([rows, moved]), axis=0, return_index=True)
+            values = np.concatenate([values, self._predict(moved)[0]])[first]
+        return rows
 
     def _pick(self, candidates: Configs, best: float, count: int) -> list[int]:
         """At most ``count`` of them, one after the other."""
         mean, covariance = self._process.joint(candidates)
+        mean, best = mean + (self._expected(candidates) - best) / self._unit, 0.0
         left = np.ones(len(candidates), dtype=np.bool_)
         picked: list[int] = []
         for _ in range(min(count, len(candidates))):
@@ -153,3 +211,24 @@ def _improvement(mean: NDArray[np.float64], spread: NDArray[np.float64], best: f
     """The expected improvement on ``best`` (lower is better) of normally distributed values."""
     scaled = (best - mean) / spread
     return np.asarray(spread * (scaled * ndtr(scaled) + np.exp(-0.5 * scaled**2) / math.sqrt(2.0 * math.pi)))
+
+
+def _slope(scores: NDArray[np.float64], values: NDArray[np.float64]) -> float:
+    """How much the logarithm of latencies falls per unit of a prior's score, never below 0 (ridge regression)."""
+    x, y = scores - scores.mean(), values - values.mean()
+    return max(0.0, float((_PRIOR_COUNT * _PRIOR_SLOPE - x @ y) / (_PRIOR_COUNT + x @ x)))
+
+
+class _Prior:
+    """Scores in units of their standard deviation over random configs."""
+
+    def __init__(self, space: DesignSpace, rng: np.random.Generator, scorer: Scorer) -> None:
+        self._scorer = scorer
+        scores = scorer(sample(space, rng, 256))
+        self._centre = float(scores.mean()) if len(scores) else 0.0
+        spread = float(scores.std()) if len(scores) else 0.0
+        self.knows = math.isfinite(spread) and spread > 0
+        self._spread = spread if self.knows else 1.0
+
+    def __call__(self, configs: Configs) -> NDArray[np.float64]:
+        return (self._scorer(configs) - self._centre) / self._spread

@@ -82,12 +82,16 @@ class GaussianProcess:
 
     def predict(self, configs: Configs) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """``(n,)`` means and ``(n,)`` standard deviations, of the values without noise."""
+        if len(self._configs) == 0:
+            return np.zeros(len(configs)), np.full(len(configs), float(np.exp(0.5 * self._parameters[-2])))
         across, half = self._across(configs)
         left = float(np.exp(self._parameters[-2])) - (half**2).sum(axis=0)
         return across @ self._solved, np.sqrt(np.maximum(left, 1e-12))
 
     def joint(self, configs: Configs) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """``(n,)`` means and the ``(n, n)`` covariance."""
+        if len(self._configs) == 0:
+            return np.zeros(len(configs)), self._kernel(self._parts(configs, configs))
         across, half = self._across(configs)
         return across @ self._solved, self._kernel(self._parts(configs, configs)) - half.T @ half
 
