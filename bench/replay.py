@@ -31,7 +31,7 @@ from tilewright.task import Task
 if TYPE_CHECKING:
     from tvm.s_tir import Schedule
 
-__all__ = ["Clock", "RecordedModel", "ReplayRunner", "ReplaySpace", "Table", "read", "replay_store", "write"]
+__all__ = ["Clock", "RecordedModel", "ReplayRunner", "ReplaySpace", "Table", "read", "replay_store", "rows_of", "write"]
 
 _KNOBS: dict[str, type[Knob]] = {cls.__name__: cls for cls in (ChoiceKnob, OrderKnob, SplitKnob)}
 #: The fields of a loop nest with a row per config.
@@ -292,15 +292,16 @@ class RecordedModel:
     def fit(self, programs: Sequence[Programs], seconds: Sequence[NDArray[np.float64]]) -> None:
         """Fit the model."""
         features = self._table.features.values
-        self._model.fit([KnobTable(features[_rows(p)]) for p in programs], seconds)
+        self._model.fit([KnobTable(features[rows_of(p)]) for p in programs], seconds)
         self._scores = self._model.predict(self._table.features)
 
     def predict(self, programs: Programs) -> NDArray[np.float64]:
         """``(n,)`` scores."""
-        return self._scores[_rows(programs)]
+        return self._scores[rows_of(programs)]
 
 
-def _rows(programs: Programs) -> NDArray[np.int32]:
+def rows_of(programs: Programs) -> NDArray[np.int32]:
+    """``(n,)``: which rows of a table the programs of a ReplaySpace are."""
     if not isinstance(programs, _Rows):
         raise SpaceError("a recorded model scores the programs of a ReplaySpace only")
     return np.asarray(programs.rows)

@@ -150,7 +150,9 @@ def method_of(cell: Cell, recorded: Table) -> Method:
 
         named = replace(named, searcher=lambda space, rng, scorer: PPOSearch(space, rng, scorer, steps=PPO_STEPS))
     make = named.model
-    return named if make is None else replace(named, model=lambda seed: RecordedModel(make(seed), recorded))
+    return (
+        named if make is None else replace(named, model=lambda space, seed: RecordedModel(make(space, seed), recorded))
+    )
 
 
 # Figures of runs ------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ import numpy as np
 from bench._recorded import TASKS
 from bench.search import ROUND, interval
 from tilewright.cli.text import table
+from tilewright.cost.models import load_model
 from tilewright.measure.outcome import robust_seconds
 from tilewright.measure.pool import LocalPool
 from tilewright.network.tasks import task_of
@@ -36,14 +37,18 @@ from tilewright.tuning.tuner import TaskTuner
 
 LIVE = ("dense-512x1024x1024", "conv3x3-128-28", "conv7x7s2-first", "depthwise3x3-256-28")
 METHODS = ("quick", "random+top", "annealing+adaptive", "ppo+adaptive", "bayesian+top")
+#: What a method's name ends in where it has a prior.
+WITH = "+prior="
 #: How often each of the best is measured in the race.
 ROUNDS = 7
 
 
 def method(name: str) -> Method:
-    """``quick``, or a searcher and a sampler by name."""
-    searcher, _, sampler = name.partition("+")
-    return quick() if name == "quick" else combine(searcher, sampler or "top")
+    """``quick``, or a searcher and a sampler by name; ending in ``+prior=FILE``: with a model of ``cost train``."""
+    plain, _, file = name.partition(WITH)
+    prior = load_model(Path(file)) if file else None
+    searcher, _, sampler = plain.partition("+")
+    return quick(prior) if plain == "quick" else combine(searcher, sampler or "top", prior=prior)
 
 
 def tune(space: DesignSpace, target: Target, pool: LocalPool, name: str, seed: int, seconds: float) -> TaskTuner:
@@ -72,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each method on each task")
-    parser.add_argument("--methods", default=",".join(METHODS), help="quick, or SEARCHER+SAMPLER; comma-separated")
+    parser.add_argument("--methods", default=",".join(METHODS), help="see method(); comma-separated")
     parser.add_argument("--tasks", default=",".join(LIVE))
     parser.add_argument("--json", type=Path, default=Path("live.json"))
     arguments = parser.parse_args()

@@ -55,6 +55,13 @@ def tune(
         str | None,
         typer.Option(metavar="NAME", help="top, epsilon-greedy, diversity or adaptive; by default top."),
     ] = None,
+    cost_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="What is known beforehand: a file of 'tilewright cost train', or 'none'; by default Tilewright's own.",
+        ),
+    ] = None,
     shape: ShapeOption = None,
     json_file: JsonOption = None,
 ) -> None:
@@ -69,11 +76,15 @@ def tune(
     check_target(target)
     shapes = parse_shapes(shape)
     check_model(model)
-    method = None
-    if searcher is not None or sampler is not None:
-        from tilewright.tuning.method import DEFAULT_SEARCHER, combine
+    from tilewright.tuning.method import DEFAULT_SEARCHER, combine, default, known_beforehand
 
-        method = combine(searcher or DEFAULT_SEARCHER, sampler or "top")
+    prior, problem = (None, "") if cost_model == "none" else known_beforehand(Path(cost_model) if cost_model else None)
+    if problem:
+        print(problem, file=sys.stderr)
+    if searcher is not None or sampler is not None:
+        method = combine(searcher or DEFAULT_SEARCHER, sampler or "top", prior=prior)
+    else:
+        method = default(prior)
     check_out(out)
     store = records_file(records)
     from tilewright.records import open_store

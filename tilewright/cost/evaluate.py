@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tilewright.cost.dataset import TaskData
 from tilewright.cost.model import CostModel
+from tilewright.cost.ranking import pairwise_accuracy, recall_at, top_regret
 
 __all__ = ["Quality", "bootstrap", "evaluate", "pairwise_accuracy", "recall_at", "top_regret"]
 
@@ -41,31 +42,6 @@ def quality(scores: NDArray[np.float64], seconds: NDArray[np.float64]) -> Qualit
     if len(seconds) < 2:
         return Quality(np.nan, np.nan, np.nan)
     return Quality(pairwise_accuracy(scores, seconds), recall_at(scores, seconds, 10), top_regret(scores, seconds))
-
-
-def pairwise_accuracy(scores: NDArray[np.float64], seconds: NDArray[np.float64]) -> float:
-    """Of all pairs of programs with different latencies, how many have their scores in the same order.
-
-    A pair with equal scores counts half; nan where no latencies differ. 0.5 is guessing.
-    """
-    faster = np.sign(seconds[None, :] - seconds[:, None])
-    better = np.sign(scores[:, None] - scores[None, :])
-    counted = faster != 0
-    if not counted.any():
-        return float("nan")
-    return float((0.5 + 0.5 * (faster * better)[counted]).mean())
-
-
-def recall_at(scores: NDArray[np.float64], seconds: NDArray[np.float64], count: int) -> float:
-    """How many of the ``count`` fastest programs are among the ``count`` with the highest scores, as a share."""
-    count = min(count, len(seconds))
-    fastest = set(np.argsort(seconds, kind="stable")[:count].tolist())
-    return len(fastest.intersection(np.argsort(-scores, kind="stable")[:count].tolist())) / count
-
-
-def top_regret(scores: NDArray[np.float64], seconds: NDArray[np.float64], count: int = 1) -> float:
-    """How much slower than the fastest program the best of the ``count`` with the highest scores is: 0.1 is 10 %."""
-    return float(seconds[np.argsort(-scores, kind="stable")[:count]].min() / seconds.min() - 1.0)
 
 
 def bootstrap(values: Sequence[float], seed: int = 0, samples: int = 2000) -> tuple[float, float, float]:

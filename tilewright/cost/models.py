@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tilewright.cost.features import FEATURE_VERSION
 from tilewright.cost.model import CostModel
-from tilewright.cost.xgb import XGBoostModel
+from tilewright.cost.xgb import Loss, XGBoostModel
 from tilewright.errors import CostModelError, MissingExtraError, TilewrightError
 
 __all__ = ["MODELS", "NamedModel", "StoredModel", "TrainableModel", "load_model", "make_model", "save_model"]
@@ -54,6 +54,13 @@ class NamedModel:
     extra: str = ""
 
 
+def _xgb(loss: Loss) -> Callable[[int], TrainableModel]:
+    # More and larger trees than online: there are a hundred tasks to learn from, and minutes.
+    return lambda seed: XGBoostModel(
+        loss, seed=seed, rounds=300, patience=300, depth=6, eta=0.05, columns=0.2, sample=0.7
+    )
+
+
 def _mlp(seed: int) -> TrainableModel:
     from tilewright.cost.mlp import MLPModel
 
@@ -70,8 +77,8 @@ def _gcn(pooling: str) -> Callable[[int], TrainableModel]:
 
 
 MODELS: dict[str, NamedModel] = {
-    "xgb_rank": NamedModel(lambda seed: XGBoostModel("rank", seed=seed)),
-    "xgb_reg": NamedModel(lambda seed: XGBoostModel("regression", seed=seed)),
+    "xgb_rank": NamedModel(_xgb("rank")),
+    "xgb_reg": NamedModel(_xgb("regression")),
     "mlp": NamedModel(_mlp, "torch", "torch"),
     "gcn": NamedModel(_gcn("mean"), "torch_geometric", "torch"),
     "gcn_attention": NamedModel(_gcn("attention"), "torch_geometric", "torch"),

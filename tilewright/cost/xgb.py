@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.cost.features import features
-from tilewright.cost.model import Programs
+from tilewright.cost.model import CostModel, Programs
+from tilewright.cost.ranking import pairwise_accuracy
 from tilewright.errors import TilewrightError
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ Loss: TypeAlias = Literal["rank", "regression"]
 
 #: The paper's N: recall is of the best N, which is how many are measured per round.
 _TOP = 64
+#: A prior is trusted as if it had ranked so many programs rightly; and what its scores are worth under a rank loss, in
+#: logits per standard deviation, where it always has.
+_TRUST, _RANKED = 8, 3.0
 _OBJECTIVES: dict[str, dict[str, Any]] = {
     # Pairs of one of the predicted best 64 with any other. AutoTVM had one random pair per program, which learns the
     # order of bad programs as eagerly as that of good ones: the best of the predicted top 64 of 7,398 toy programs
@@ -51,24 +56,46 @@ class XGBoostModel:
         threads: of XGBoost, to fit and to predict.
         rounds: the most trees.
         patience: training ends after so many trees without a better recall on the training data.
+        depth: of a tree, at most.
+        eta: how much of a tree's correction is taken over.
+        columns: the share of the features that a split chooses from.
+        sample: the share of the programs that a tree is fitted to.
+        prior: a model fitted to other tasks, whose scores the trees correct. AutoTVM's transfer did so, too, and
+            halved the prior's scores with every 64 measurements; here they count for as much as they rank the
+            measurements rightly, so that a prior for another machine is dropped after the first batch.
 
     Raises:
         TilewrightError: a loss that does not exist.
     """
 
     def __init__(
-        self, loss: Loss = "rank", *, seed: int = 0, threads: int = 1, rounds: int = 100, patience: int = 20
+        self,
+        loss: Loss = "rank",
+        *,
+        seed: int = 0,
+        threads: int = 1,
+        rounds: int = 100,
+        patience: int = 20,
+        depth: int = 3,
+        eta: float = 0.3,
+        columns: float = 1.0,
+        sample: float = 1.0,
+        prior: CostModel | None = None,
     ) -> None:
         if loss not in _OBJECTIVES:
             raise TilewrightError(f"the loss of a cost model is one of {', '.join(_OBJECTIVES)}, but this is {loss!r}")
         self.loss = loss
         self._rounds = rounds
         self._patience = patience
+        self._prior = prior
+        self._margin = _Margin()
         self._booster: xgboost.Booster | None = None
         self._parameters = {
             **_OBJECTIVES[loss],
-            "max_depth": 3,
-            "eta": 0.3,
+            "max_depth": depth,
+            "eta": eta,
+            "colsample_bynode": columns,
+            "subsample": sample,
             "gamma": 1e-4,
             "min_child_weight": 1,
             "reg_lambda": 1,
@@ -82,8 +109,8 @@ class XGBoostModel:
 
     @property
     def ready(self) -> bool:
-        """Whether it was fitted to something that has an order."""
-        return self._booster is not None
+        """Whether it was fitted to something that has an order, or has a prior."""
+        return self._booster is not None or (self._prior is not None and self._prior.ready)
 
     def fit(self, programs: Sequence[Programs], seconds: Sequence[NDArray[np.float64]]) -> None:
         """Learn from measurements, replacing what was learnt before.
@@ -104,16 +131,27 @@ class XGBoostModel:
                 f"a cost model is fitted to programs of one width, each with its latency, but these are {shapes}; "
                 "use a model per template"
             )
-        self._booster = None
+        self._booster, self._margin = None, _Margin()
         if any(len(np.unique(labels)) > 1 for _, labels in tasks):
-            self._booster = self._train(tasks)
+            margins = None
+            if self._prior is not None and self._prior.ready:
+                scores = [self._prior.predict(p) for p, s in zip(programs, seconds, strict=True) if len(s) > 0]
+                self._margin = _Margin.of(scores, [labels for _, labels in tasks], self.loss)
+                margins = self._margin(np.concatenate(scores))
+            self._booster = self._train(tasks, margins)
 
     def predict(self, programs: Programs) -> NDArray[np.float64]:
         """``(n,)`` scores, higher is faster, comparable within one task; all 0 before the model is ready."""
-        if self._booster is None or len(programs) == 0:
+        if len(programs) == 0 or not self.ready:
             return np.zeros(len(programs))
+        scores = None
+        if self._prior is not None and self._prior.ready:
+            scores = self._margin(self._prior.predict(programs))
+        if self._booster is None:
+            assert scores is not None
+            return scores
         # Without a DMatrix, whose construction costs more than 100 trees.
-        return np.asarray(self._booster.inplace_predict(features(programs)), dtype=np.float64)
+        return np.asarray(self._booster.inplace_predict(features(programs), base_margin=scores), dtype=np.float64)
 
     def state(self) -> dict[str, NDArray[Any]]:
         """The trees, in XGBoost's own format, as bytes; nothing before the model is ready."""
@@ -137,7 +175,11 @@ class XGBoostModel:
             raise ValueError(f"XGBoost cannot read its trees: {str(exc).splitlines()[-1]}") from exc
         self._booster = booster
 
-    def _train(self, tasks: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> xgboost.Booster:
+    def _train(
+        self,
+        tasks: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],
+        margins: NDArray[np.float64] | None,
+    ) -> xgboost.Booster:
         import xgboost
 
         labels = np.concatenate([y for _, y in tasks])
@@ -148,6 +190,7 @@ class XGBoostModel:
             max_bin=self._parameters["max_bin"],
             nthread=self._parameters["nthread"],
             qid=groups if self.loss == "rank" else None,
+            base_margin=margins,
         )
         return xgboost.train(
             self._parameters,
@@ -158,6 +201,35 @@ class XGBoostModel:
             callbacks=[xgboost.callback.EarlyStopping(rounds=self._patience, maximize=True)],
             verbose_eval=False,
         )
+
+
+@dataclass(frozen=True)
+class _Margin:
+    """What a prior's scores count for: ``offset + slope x score``."""
+
+    offset: float = 0.0
+    slope: float = 1.0
+
+    def __call__(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self.offset + self.slope * scores
+
+    @classmethod
+    def of(cls, scores: list[NDArray[np.float64]], labels: list[NDArray[np.float32]], loss: Loss) -> _Margin:
+        """By how well ``scores`` rank the programs that ``labels`` (higher is faster) are known of."""
+        spread = float(np.concatenate(scores).std())
+        if spread == 0 or not np.isfinite(spread):
+            return cls(0.0, 0.0)
+        counts = [len(y) for y in labels]
+        right = [pairwise_accuracy(s, 1.0 - y) for s, y in zip(scores, labels, strict=True)]
+        known = [(a, n) for a, n in zip(right, counts, strict=True) if np.isfinite(a)]
+        total = sum(n for _, n in known)
+        accuracy = (_TRUST * 1.0 + sum(a * n for a, n in known)) / (_TRUST + total)
+        weight = max(0.0, 2.0 * accuracy - 1.0)
+        if loss == "rank":
+            return cls(0.0, _RANKED * weight / spread)
+        x, y = np.concatenate(scores), np.concatenate(labels).astype(np.float64)
+        slope = max(0.0, float(np.cov(x, y)[0, 1] / x.var())) if len(x) > 2 else 0.0
+        return cls(float(y.mean() - slope * x.mean()), slope)
 
 
 def relative_throughput(seconds: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -30,11 +30,13 @@ class SimulatedAnnealing:
     Args:
         space: where to search.
         rng: the only source of randomness.
-        scorer: the cost model's view of configs; nan counts as the worst. Not called before the first tell.
+        scorer: the cost model's view of configs; nan counts as the worst. Not called before the first tell, unless
+            ``informed``.
         chains: how many walk at once.
         steps: the most steps per ask.
         patience: an ask ends after so many steps without a better set of proposals.
         temperature: T of the first step, in units of the score.
+        informed: the scorer has something to go by before the first tell: a model fitted to other tasks.
 
     Attributes:
         seen: what must not be proposed.
@@ -50,6 +52,7 @@ class SimulatedAnnealing:
         steps: int = 500,
         patience: int = 50,
         temperature: float = 1.0,
+        informed: bool = False,
     ) -> None:
         self.seen = Ledger()
         self._space = space
@@ -60,7 +63,7 @@ class SimulatedAnnealing:
         self._patience = patience
         self._temperature = temperature
         self._chains: Configs | None = None
-        self._told = False
+        self._told = informed
 
     def ask(self, count: int) -> Configs:
         """At most ``count`` new configs, ``(n, knobs)``, best score first, random ones last."""

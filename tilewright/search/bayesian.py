@@ -143,7 +143,9 @@ class BayesianSearch:
         self._unit = spread if spread > 0 else 1.0
         if self._slope > 0:
             # One measurement does not say how wrong the prior is.
-            self._unit = math.sqrt((_PRIOR_COUNT * _PRIOR_SPREAD**2 + len(rows) * spread**2) / (_PRIOR_COUNT + len(rows)))
+            self._unit = math.sqrt(
+                (_PRIOR_COUNT * _PRIOR_SPREAD**2 + len(rows) * spread**2) / (_PRIOR_COUNT + len(rows))
+            )
         values = (values - self._mean) / self._unit
         if len(self._seconds) > self._learnt:
             self._learnt = len(self._seconds)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
 from tilewright.cost.model import CostModel
+from tilewright.cost.models import StoredModel
+from tilewright.cost.prior import SHIPPED, FixedModel, pretrained
 from tilewright.cost.xgb import Loss, XGBoostModel
-from tilewright.errors import MissingExtraError, TilewrightError
+from tilewright.errors import CostModelError, MissingExtraError, TilewrightError
 from tilewright.sample.adaptive import Adaptive
 from tilewright.sample.diversity import Diversity
 from tilewright.sample.epsilon_greedy import EpsilonGreedy
@@ -34,12 +37,16 @@ __all__ = [
     "NamedSampler",
     "NamedSearcher",
     "autotvm",
+    "bayesian",
     "combine",
+    "default",
+    "known_beforehand",
     "quick",
     "random_search",
 ]
 
 SearcherFactory: TypeAlias = Callable[[DesignSpace, np.random.Generator, Scorer], Searcher]
+ModelFactory: TypeAlias = Callable[[DesignSpace, int], CostModel]
 SamplerFactory: TypeAlias = Callable[[DesignSpace, np.random.Generator, Contains], Sampler]
 
 
@@ -51,16 +58,23 @@ class Method:
         name: for people and for the report.
         searcher: of a space, a source of randomness and the cost model's view of configs.
         sampler: of a space, a source of randomness and what tells which configs were proposed or measured.
-        model: of a seed; None for a method that predicts nothing.
+        model: of a space and a seed; None for a method that predicts nothing.
     """
 
     name: str
     searcher: SearcherFactory
     sampler: SamplerFactory
-    model: Callable[[int], CostModel] | None
+    model: ModelFactory | None
 
 
-def autotvm(loss: Loss = "rank", *, steps: int = 500, patience: int = 50, epsilon: float = 0.05) -> Method:
+def autotvm(
+    loss: Loss = "rank",
+    *,
+    steps: int = 500,
+    patience: int = 50,
+    epsilon: float = 0.05,
+    prior: StoredModel | None = None,
+) -> Method:
     """AutoTVM's own method: annealing on XGBoost's scores, of which a share is replaced by random configs.
 
     Args:
@@ -68,22 +82,66 @@ def autotvm(loss: Loss = "rank", *, steps: int = 500, patience: int = 50, epsilo
         steps: the most annealing steps per round.
         patience: annealing ends after so many steps without a better set of proposals.
         epsilon: the share of random configs.
+        prior: a model fitted to other tasks, which XGBoost's trees correct.
     """
     return Method(
         name="autotvm",
-        searcher=lambda space, rng, scorer: SimulatedAnnealing(space, rng, scorer, steps=steps, patience=patience),
+        searcher=lambda space, rng, scorer: SimulatedAnnealing(
+            space, rng, scorer, steps=steps, patience=patience, informed=_fitting(prior, space) is not None
+        ),
         sampler=lambda space, rng, measured: EpsilonGreedy(space, rng, TopK(), measured, epsilon),
-        model=lambda seed: XGBoostModel(loss, seed=seed),
+        model=_xgb(loss, prior),
     )
 
 
-def quick() -> Method:
+def quick(prior: StoredModel | None = None) -> Method:
     """:func:`autotvm` for the short rounds of a network: 80 annealing steps instead of 500.
 
     500 steps of 128 chains take 0.6 to 1.6 s with some 250 features, in which half a round of 16 could be measured;
     AutoTVM's rounds are of 64. The chains persist between rounds, so a walk is cut into parts rather than short.
     """
-    return autotvm(steps=80, patience=20)
+    return autotvm(steps=80, patience=20, prior=prior)
+
+
+def bayesian(prior: StoredModel | None = None) -> Method:
+    """Bayesian optimisation over the knobs, which without a prior starts around the default.
+
+    Args:
+        prior: a model fitted to other tasks: the first batch, and what the measurements then correct.
+    """
+    return Method(
+        name="bayesian" if prior is None else f"bayesian+{prior.name}",
+        searcher=lambda space, rng, scorer: BayesianSearch(space, rng, None if prior is None else scorer),
+        sampler=lambda space, rng, measured: TopK(),
+        model=None if prior is None else lambda space, seed: FixedModel(_fitting(prior, space)),
+    )
+
+
+def default(prior: StoredModel | None = None) -> Method:
+    """What ``tune`` searches with: :func:`bayesian`, which won on the recorded tables (docs/results)."""
+    return bayesian(prior)
+
+
+def known_beforehand(path: Path | None = None) -> tuple[StoredModel | None, str]:
+    """The cost model that comes with Tilewright, or that of a file.
+
+    Returns:
+        the model, and an empty text; or None and what is wrong with it: tuning goes on without.
+    """
+    try:
+        return pretrained(SHIPPED if path is None else path), ""
+    except (CostModelError, MissingExtraError) as error:
+        return None, f"{error}; tuning goes on without a cost model of other tasks"
+
+
+def _xgb(loss: Loss, prior: StoredModel | None) -> ModelFactory:
+    return lambda space, seed: XGBoostModel(loss, seed=seed, prior=_fitting(prior, space))
+
+
+def _fitting(prior: StoredModel | None, space: DesignSpace) -> CostModel | None:
+    """The prior, where it was fitted to programs of the space's template."""
+    fits = prior is not None and space.has_loop_nest and prior.template == space.template
+    return prior.model if prior is not None and fits else None
 
 
 def random_search() -> Method:
@@ -158,11 +216,17 @@ SAMPLERS: dict[str, NamedSampler] = {
 
 
 #: The searcher where only a sampler is named.
-DEFAULT_SEARCHER = "annealing"
+DEFAULT_SEARCHER = "bayesian"
 
 
-def combine(searcher: str, sampler: str, loss: Loss = "rank") -> Method:
+def combine(searcher: str, sampler: str, loss: Loss = "rank", prior: StoredModel | None = None) -> Method:
     """Any searcher with any sampler, both by name, and XGBoost where one of them goes by scores.
+
+    Args:
+        searcher: in ``SEARCHERS``.
+        sampler: in ``SAMPLERS``.
+        loss: of XGBoost.
+        prior: a model fitted to other tasks, for those that go by scores and for the Bayesian search.
 
     Raises:
         TilewrightError: a name that is not in ``SEARCHERS`` or ``SAMPLERS``.
@@ -174,9 +238,11 @@ def combine(searcher: str, sampler: str, loss: Loss = "rank") -> Method:
     search, pick = SEARCHERS[searcher], SAMPLERS[sampler]
     if search.module and find_spec(search.module) is None:
         raise MissingExtraError(search.module, search.extra)
+    if searcher == "bayesian" and prior is not None and not pick.scored:
+        return replace(bayesian(prior), name=f"{searcher}+{sampler}", sampler=pick.make)
     return Method(
         name=f"{searcher}+{sampler}",
         searcher=search.make,
         sampler=pick.make,
-        model=(lambda seed: XGBoostModel(loss, seed=seed)) if search.guided or pick.scored else None,
+        model=_xgb(loss, prior) if search.guided or pick.scored else None,
     )

@@ -23,8 +23,9 @@ from tilewright.target import Target
 from tilewright.task import Task
 from tilewright.tuning.budget import RunningBudget
 from tilewright.tuning.gain import Share, TaskUse, gains
+from tilewright.tuning.method import Method, default
 from tilewright.tuning.progress import Progress, SilentProgress, TuneState
-from tilewright.tuning.tuner import Method, TaskTuner, quick
+from tilewright.tuning.tuner import TaskTuner
 
 __all__ = ["NetworkTuner", "TaskUse"]
 
@@ -48,7 +49,7 @@ class NetworkTuner:
         store: earlier measurements.
         budget: what may be spent. ``trials`` are counted on it.
         rng: the only source of randomness.
-        method: how tasks are searched; by default :func:`tilewright.tuning.tuner.quick`.
+        method: how tasks are searched; by default :func:`tilewright.tuning.method.default`.
         make_space: makes the design space of a task; by default ``tilewright.space.registry.make_space``.
         progress: is shown how it goes; entered and left by the caller.
         first_round: candidates per task in the first pass.
@@ -80,7 +81,7 @@ class NetworkTuner:
         self.remeasured = 0
         self._target, self._runner, self._store = target, runner, store
         self._budget, self._rng = budget, rng
-        self._method = quick() if method is None else method
+        self._method = default() if method is None else method
         self._make_space = make_space
         self._progress: Progress = SilentProgress() if progress is None else progress
         self._first_round, self._round_size = first_round, round_size

@@ -25,7 +25,7 @@ from tilewright.records.store import Store
 from tilewright.space.registry import make_space
 from tilewright.target import Target
 from tilewright.tuning.budget import Budget, RunningBudget
-from tilewright.tuning.method import Method
+from tilewright.tuning.method import Method, default, known_beforehand
 from tilewright.tuning.progress import Progress, SilentProgress
 from tilewright.tuning.scheduler import NetworkTuner
 
@@ -78,7 +78,8 @@ def tune(
         records: a store or the file of one; None keeps the measurements in memory only.
         shapes: of symbolic inputs.
         seed: of everything random.
-        method: how tasks are searched; by default :func:`tilewright.tuning.method.quick`.
+        method: how tasks are searched; by default :func:`tilewright.tuning.method.default` with the cost model that
+            comes with Tilewright.
         progress: is shown how it goes.
         began: ``time.monotonic()`` at the start of the command; now, if None.
 
@@ -88,6 +89,11 @@ def tune(
     """
     running = budget.start(began=began)
     check_compiler()
+    notes: list[str] = []
+    if method is None:
+        prior, problem = known_beforehand()
+        method = default(prior)
+        notes += [problem] if problem else []
     machine = target if isinstance(target, Target) else Target.parse(target)
     if machine.triple:
         raise TargetError(
@@ -133,6 +139,7 @@ def tune(
         "replaced_tasks": blamed,
         "default_tasks": defaults,
         "algorithms": [choice.describe() for choice in choices],
+        "notes": notes,
         "plain_operators": list(extraction.fallbacks),
         "worker_peak_bytes": statistics.peak_rss,
         "before_seconds": _first(tuner),

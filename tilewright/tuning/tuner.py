@@ -103,7 +103,7 @@ class TaskTuner:
         self.thinking = 0.0
         self._runner, self._store, self._clock = runner, store, clock
         self._query = Query(space.task.key, target.key, space.template)
-        self._model = None if method.model is None else method.model(int(rng.integers(1 << 31)))
+        self._model = None if method.model is None else method.model(space, int(rng.integers(1 << 31)))
         self._known = ConfigSet()
         self._searcher = method.searcher(space, rng, self._score)
         self._sampler = method.sampler(space, rng, self._known.has)

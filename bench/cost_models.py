@@ -1,0 +1,430 @@
+"""Judges cost models: on networks that they have not seen, and by what a search finds with them.
+
+    python -m bench.cost_models --json c.json            # everything
+    python -m bench.cost_models --quick --json c.json    # without the searches
+
+- ``models``: leave one network out. Each model is fitted to the tasks of all networks but one, and ranks the measured
+  configs of the tasks that only this network has. Intervals are over tasks (bootstrap).
+- ``tables``: fitted to the whole data set but the tasks of the recorded tables; of 1,000 random configs of each table
+  the same measures, where the 10 fastest are a hundredth rather than a fifteenth of all.
+- ``end_to_end``: searches on the recorded tables, which start at the template's default as tuning does: the default's
+  searcher and AutoTVM's, cold, with each model as a prior, and with one that was fitted to another machine's programs
+  (the same networks for the x86-64-v2 instruction set: vectors of 4, not 8). What a model's thinking takes counts into
+  the simulated seconds; that of fitting a prior does not, for it was done before.
+- ``seconds``: to score 100,000 configs of a convolution on one core, features included; to fit 2,000 programs.
+
+Folds and runs are kept in ``--cache`` and not run again while data and models stay the same (``VERSION``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, replace
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.replay import Clock, ReplayRunner, ReplaySpace, Table, read, rows_of
+from bench.search import NEAR, Run, _quiet, interval, row_of
+from bench.search_speed import thinking, whole_space
+from tilewright.cli.text import table as text_table
+from tilewright.cost.dataset import DataSet, read_data_set
+from tilewright.cost.evaluate import Quality, bootstrap, evaluate, quality
+from tilewright.cost.model import CostModel, Programs
+from tilewright.cost.models import MODELS, StoredModel, load_model, make_model, save_model
+from tilewright.cost.prior import SHIPPED
+from tilewright.records.memory import MemoryStore
+from tilewright.space.configs import sample
+from tilewright.target import Target
+from tilewright.tuning.method import Method, bayesian, quick
+from tilewright.tuning.tuner import TaskTuner
+
+HERE = Path(__file__).parent
+#: Of what a fold or a run is; another version does not read what this one kept.
+VERSION = 1
+LIMIT, ROUND, DONE = 96, 16, 1.02
+AT = (16, 32, 48, 96)
+#: The name of the model that was fitted to another machine's programs.
+OTHER = "other_isa"
+SEARCHERS = ("bayesian", "annealing")
+MEASURES = ("pairwise_accuracy", "recall_at_10", "top1_regret")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=HERE / "dataset.parquet")
+    parser.add_argument("--other", type=Path, default=HERE / "dataset-sse.parquet", help="of another instruction set")
+    parser.add_argument("--models", default=",".join(MODELS), help="comma-separated")
+    parser.add_argument("--seeds", type=int, default=50, help="of each search")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--quick", action="store_true", help="no searches")
+    parser.add_argument("--cache", type=Path, default=Path("cost_models_cache"), help="a directory")
+    parser.add_argument(
+        "--ship", metavar="MODEL", help="only fit this model to everything, and put it into the package"
+    )
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    _quiet()
+    if arguments.ship:
+        print(f"{SHIPPED.stat().st_size / 1e6:.2f} MB" if ship(arguments.ship, arguments.data) else "")
+        return
+    arguments.cache.mkdir(parents=True, exist_ok=True)
+    data = read_data_set(arguments.data)
+    names = [name for name in arguments.models.split(",") if not MODELS[name].module or find_spec(MODELS[name].module)]
+    result: dict[str, Any] = {
+        "command": "python -m bench.cost_models" + (" --quick" if arguments.quick else ""),
+        "machine": Target.parse("native").machine,
+        "date": time.strftime("%Y-%m-%d"),
+        "data": {"tasks": len(data.tasks), "programs": sum(map(len, data.tasks)), **data.about},
+        "seconds": seconds_of(names, data),
+    }
+    print(speed_report(result["seconds"]))
+    with ProcessPoolExecutor(arguments.jobs, initializer=_quiet) as pool:
+        folds = [(name, network) for network in data.networks for name in names]
+        found = pool.map(fold, [arguments.data] * len(folds), *zip(*folds, strict=True), [arguments.cache] * len(folds))
+        per_task: dict[str, list[Quality]] = {name: [] for name in names}
+        for (name, _), qualities in zip(folds, found, strict=True):
+            per_task[name] += qualities
+        result["models"] = {name: measures(qualities) for name, qualities in per_task.items()}
+        print(f"\nnetworks left out, {len(next(iter(per_task.values())))} tasks:\n{quality_report(result['models'])}")
+        priors = [*names, *([OTHER] if arguments.other.exists() else [])]
+        files = dict(
+            zip(
+                priors,
+                pool.map(
+                    trained,
+                    [arguments.other if name == OTHER else arguments.data for name in priors],
+                    ["xgb_reg" if name == OTHER else name for name in priors],
+                    [arguments.cache] * len(priors),
+                ),
+                strict=True,
+            )
+        )
+        ranked = {name: [on_table(path, file) for path in tables()] for name, file in files.items()}
+        result["tables"] = {name: measures(qualities) for name, qualities in ranked.items()}
+        print(f"\n1,000 configs of each recorded table:\n{quality_report(result['tables'])}")
+        if not arguments.quick:
+            arms = [(searcher, prior) for searcher in SEARCHERS for prior in ("", *files)]
+            result["end_to_end"] = end_to_end(arms, files, arguments.seeds, arguments.cache, pool)
+            result["end_to_end_summary"] = summary(result["end_to_end"])
+            print(f"\nsearches on the tables, {arguments.seeds} seeds:\n{search_report(result['end_to_end_summary'])}")
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(result, indent=1))
+
+
+# Fitting --------------------------------------------------------------------------------------------------------------
+
+
+def fold(data_file: Path, name: str, network: str, cache_dir: Path) -> list[Quality]:
+    """How a model ranks the tasks of ``network`` after it was fitted to those of all others."""
+    file = cache_dir / f"fold-{name}-{network}-{stamp(data_file)}.json"
+    if not file.exists():
+        data = data_of(data_file)
+        model = make_model(name)
+        fit(model, data.without(network))
+        alone = [task for task in data.of(network).tasks if task.networks == (network,)]
+        file.write_text(json.dumps([asdict(q) for q in evaluate(model, alone)]))
+    return [Quality(**q) for q in json.loads(file.read_text())]
+
+
+def trained(data_file: Path, name: str, cache_dir: Path) -> Path:
+    """The file of a model that was fitted to everything but the tasks of the recorded tables."""
+    file = cache_dir / f"model-{name}-{stamp(data_file)}.npz"
+    if not file.exists():
+        keys = {read(path).task.key for path in tables()}
+        data = data_of(data_file)
+        save(name, DataSet(tuple(t for t in data.tasks if t.task not in keys), data.about), file)
+    return file
+
+
+def ship(name: str, data_file: Path) -> Path:
+    """Fit a model to the whole data set and put it into the package."""
+    save(name, data_of(data_file), SHIPPED)
+    return SHIPPED
+
+
+def save(name: str, data: DataSet, file: Path) -> None:
+    model = make_model(name)
+    fit(model, data)
+    about = {**data.about, "tasks": len(data.tasks), "programs": sum(map(len, data.tasks))}
+    save_model(name, model, data.tasks[0].template, about, file)
+
+
+def fit(model: CostModel, data: DataSet) -> None:
+    model.fit([task.nest for task in data.tasks], [task.seconds for task in data.tasks])
+
+
+@cache
+def data_of(path: Path) -> DataSet:
+    return read_data_set(path)
+
+
+@cache
+def model_of(path: Path) -> StoredModel:
+    return load_model(path)
+
+
+@cache
+def table_of(path: Path) -> Table:
+    return read(path)
+
+
+def tables() -> list[Path]:
+    return sorted((HERE / "tables").glob("*.parquet"))
+
+
+def stamp(path: Path) -> str:
+    return f"{VERSION}-{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+
+
+# Ranking --------------------------------------------------------------------------------------------------------------
+
+
+def measures(qualities: Sequence[Quality]) -> dict[str, dict[str, float]]:
+    """Mean and interval of each measure."""
+    return {
+        measure: dict(zip(("mean", "low", "high"), bootstrap([getattr(q, measure) for q in qualities]), strict=True))
+        for measure in MEASURES
+    }
+
+
+def on_table(path: Path, file: Path) -> Quality:
+    """How a model ranks 1,000 random configs of a table."""
+    recorded = table_of(path)
+    rows = np.random.default_rng(0).permutation(len(recorded))[:1000]
+    scores = model_of(file).model.predict(recorded.nest)
+    return quality(scores[rows], recorded.seconds[rows])
+
+
+def seconds_of(names: Sequence[str], data: DataSet) -> dict[str, dict[str, float]]:
+    """Seconds on one core."""
+    space = whole_space(Target.parse("native"))
+    configs = sample(space, np.random.default_rng(0), 100_000)
+    task = data.tasks[0]
+    while len(task) < 2000:
+        nest = type(task.nest)(
+            **{
+                key: np.concatenate([value, value]) if isinstance(value, np.ndarray) else value
+                for key, value in vars(task.nest).items()
+            }
+        )
+        task = replace(task, nest=nest, seconds=np.concatenate([task.seconds, task.seconds * 1.01]))
+    found = {}
+    for name in names:
+        model = make_model(name)
+        fit(model, DataSet(data.tasks[:4]))
+        began = time.perf_counter()
+        model.predict(space.loop_nest(configs))
+        scored = time.perf_counter() - began
+        began = time.perf_counter()
+        model.fit([task.nest], [task.seconds])
+        found[name] = {"score_100000": scored, f"refit_{len(task)}": time.perf_counter() - began}
+    return found
+
+
+# Searching ------------------------------------------------------------------------------------------------------------
+
+
+class _Looked:
+    """A fitted model's scores of a table, computed once."""
+
+    def __init__(self, scores: NDArray[np.float64]) -> None:
+        self._scores = scores
+
+    ready = True
+
+    def fit(self, programs: Sequence[Programs], seconds: Sequence[NDArray[np.float64]]) -> None:
+        """Learn nothing."""
+
+    def predict(self, programs: Programs) -> NDArray[np.float64]:
+        return self._scores[rows_of(programs)]
+
+
+class _Once:
+    """A model that scores the whole table after each fit, and then only looks scores up."""
+
+    def __init__(self, model: CostModel, whole: Programs) -> None:
+        self._model = model
+        self._whole = whole
+        self._scores = model.predict(whole)
+
+    @property
+    def ready(self) -> bool:
+        return self._model.ready
+
+    def fit(self, programs: Sequence[Programs], seconds: Sequence[NDArray[np.float64]]) -> None:
+        self._model.fit(programs, seconds)
+        self._scores = self._model.predict(self._whole)
+
+    def predict(self, programs: Programs) -> NDArray[np.float64]:
+        return np.asarray(self._scores[rows_of(programs)])
+
+
+def method_of(searcher: str, prior: StoredModel | None) -> Method:
+    return bayesian(prior) if searcher == "bayesian" else quick(prior)
+
+
+def on_tables(method: Method, recorded: Table) -> Method:
+    """The method, with a cost model that scores the table at once."""
+    make = method.model
+    if make is None:
+        return method
+    return replace(
+        method, model=lambda space, seed: _Once(make(space, seed), ReplaySpace(recorded).loop_nest(recorded.configs))
+    )
+
+
+@cache
+def scores_of(path: Path, file: Path) -> NDArray[np.float64]:
+    return model_of(file).model.predict(table_of(path).nest)
+
+
+def search(path: Path, searcher: str, file: Path | None, seed: int) -> Run:
+    """A search on a table, from the template's default."""
+    recorded = table_of(path)
+    prior = None
+    if file is not None:
+        stored = model_of(file)
+        prior = replace(stored, template=recorded.template, model=_Looked(scores_of(path, file)))
+    clock, times, found = Clock(), list[float](), Run([], [], [], [], 0)
+    runner = ReplayRunner(recorded, clock, lambda m: times.append(clock.now))
+    rng = np.random.default_rng(seed)
+    target = Target.parse("native")
+    space = ReplaySpace(recorded)
+    method = on_tables(method_of(searcher, prior), recorded)
+    tuner = TaskTuner(space, target, runner, MemoryStore(), rng, method, clock=clock)
+    best, asked = math.inf, 0
+    while asked < LIMIT and not tuner.exhausted and (not found.slowdown or found.slowdown[-1] > DONE):
+        for m in tuner.round(min(ROUND, LIMIT - asked), math.inf).measurements:
+            asked += 1
+            if m.ok and m.seconds < best:
+                best = m.seconds
+                found.trials.append(asked)
+                found.seconds.append(round(times[asked - 1], 3))
+                found.slowdown.append(round(best / recorded.optimum, 4))
+        found.rounds.append(asked)
+    return replace(found, asked=asked)
+
+
+def end_to_end(
+    arms: Sequence[tuple[str, str]], files: dict[str, Path], seeds: int, cache_dir: Path, pool: ProcessPoolExecutor
+) -> list[Any]:
+    """A row of each table and arm."""
+    log = cache_dir / "runs.jsonl"
+    done: dict[str, Run] = {}
+    if log.exists():
+        for line in log.read_text().splitlines():
+            entry = json.loads(line)
+            done[entry["key"]] = Run(**entry["run"])
+
+    def key(path: Path, searcher: str, prior: str, seed: int) -> str:
+        return f"{VERSION} {stamp(path)} {searcher} {files[prior].name if prior else ''} {seed}"
+
+    cells = [(path, *arm, seed) for seed in range(seeds) for path in tables() for arm in arms]
+    missing = [cell for cell in cells if key(*cell) not in done]
+    began = time.monotonic()
+    with log.open("a") as out:
+        works = pool.map(
+            search,
+            [path for path, _, _, _ in missing],
+            [searcher for _, searcher, _, _ in missing],
+            [files.get(prior) for _, _, prior, _ in missing],
+            [seed for _, _, _, seed in missing],
+            chunksize=8,
+        )
+        for number, (cell, found) in enumerate(zip(missing, works, strict=True), 1):
+            done[key(*cell)] = found
+            out.write(json.dumps({"key": key(*cell), "run": asdict(found)}) + "\n")
+            out.flush()
+            if number % 200 == 0 or number == len(missing):
+                left = (time.monotonic() - began) / number * (len(missing) - number)
+                print(f"{number} of {len(missing)} runs, {left:.0f} s left", flush=True)
+    target = Target.parse("native")
+    space = whole_space(target)
+    rows = []
+    for searcher, prior in arms:
+        method = method_of(searcher, model_of(files[prior]) if prior else None)
+        thought = float(np.median(thinking(space, target, method, 48, ROUND, 3)))
+        for path in tables():
+            runs = [done[key(path, searcher, prior, seed)] for seed in range(seeds)]
+            row = row_of(table_of(path), searcher, prior or "none", ROUND, runs, thought)
+            row["model"] = row.pop("sampler")
+            row["slowdown_at"] = {n: interval([slowdown_after(r, n) for r in runs]) for n in AT}
+            row["runs_at"] = {n: [slowdown_after(r, n) for r in runs] for n in AT}
+            row["thinking_seconds"] = thought
+            rows.append(row)
+    return rows
+
+
+def slowdown_after(run: Run, trials: int) -> float:
+    """The latency of the best after so many trials over the optimum."""
+    place = int(np.searchsorted(run.trials, trials, side="right")) - 1
+    return run.slowdown[place] if place >= 0 else math.inf
+
+
+def summary(rows: Sequence[Any]) -> list[Any]:
+    """Over all tables; intervals by resampling the seeds."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for searcher, model in dict.fromkeys((row["searcher"], row["model"]) for row in rows):
+        mine = [row for row in rows if (row["searcher"], row["model"]) == (searcher, model)]
+        line: dict[str, Any] = {"searcher": searcher, "model": model, "slowdown_at": {}}
+        for n in AT:
+            values = np.asarray([row["runs_at"][n] for row in mine])
+            drawn = values[:, rng.integers(0, values.shape[1], size=(2000, values.shape[1]))].mean(axis=(0, 2))
+            low, high = np.quantile(drawn, [0.025, 0.975])
+            line["slowdown_at"][n] = {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+        line["reached"] = float(np.mean([row["reached"] for row in mine]))
+        line["trials_to_5pct"] = math.exp(np.mean([math.log(row["trials_to_5pct"]["mean"]) for row in mine]))
+        line["seconds_to_5pct"] = math.exp(np.mean([math.log(row["seconds_to_5pct"]["mean"]) for row in mine]))
+        line["thinking_seconds"] = mine[0]["thinking_seconds"]
+        lines.append(line)
+    return lines
+
+
+# Reports --------------------------------------------------------------------------------------------------------------
+
+
+def shown(figure: dict[str, float]) -> str:
+    return f"{figure['mean']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
+
+
+def quality_report(models: dict[str, Any]) -> str:
+    rows = [[name, *(shown(figures[measure]) for measure in MEASURES)] for name, figures in models.items()]
+    return text_table(["model", "pairwise accuracy", "recall@10", "top-1 regret"], rows)
+
+
+def speed_report(seconds: dict[str, dict[str, float]]) -> str:
+    rows = [[name, *(f"{value:.2f}" for value in figures.values())] for name, figures in seconds.items()]
+    return text_table(["model", "100,000 scores (s)", "refit of 2,000 (s)"], rows)
+
+
+def search_report(lines: Sequence[Any]) -> str:
+    rows = [
+        [
+            line["searcher"],
+            line["model"],
+            *(shown(line["slowdown_at"][n]) for n in AT),
+            f"{line['reached']:.2f}",
+            f"{line['trials_to_5pct']:.0f}",
+            f"{line['seconds_to_5pct']:.1f}",
+            f"{line['thinking_seconds']:.2f}",
+        ]
+        for line in lines
+    ]
+    heads = [*(f"after {n}" for n in AT), f"within {NEAR - 1:.0%}", "trials", "seconds", "thinking"]
+    return text_table(["searcher", "prior", *heads], rows, left=2)
+
+
+if __name__ == "__main__":
+    main()
