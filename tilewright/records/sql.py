@@ -99,7 +99,8 @@ class SQLStore:
         """
         with self._reading() as connection:
             found = [
-                decode_task(row._mapping) for row in connection.execute(select(tasks).where(tasks.c.ir.is_not(None)))
+                decode_task(dict(row._mapping))
+                for row in connection.execute(select(tasks).where(tasks.c.ir.is_not(None)))
             ]
         # Sorted here, because databases order text by their own locale.
         return sorted(found, key=lambda task: task.key)
