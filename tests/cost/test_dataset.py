@@ -187,4 +187,4 @@ def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     for call in (lambda: read_data_set(tmp_path / "d"), lambda: write_data_set(data_set(), tmp_path / "d")):
         with pytest.raises(MissingExtraError, match=r"tilewright\[parquet\]"):
-            call()  # type: ignore[no-untyped-call]
+            call()

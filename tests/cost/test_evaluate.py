@@ -33,7 +33,7 @@ def of(*values: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         (of(1, 2), of(1, 1), NAN),
     ],
 )
-def test_pairwise_accuracy(scores: np.ndarray, seconds: np.ndarray, expected: float) -> None:  # type: ignore[type-arg]
+def test_pairwise_accuracy(scores: np.ndarray, seconds: np.ndarray, expected: float) -> None:
     assert pairwise_accuracy(scores, seconds) == pytest.approx(expected, nan_ok=True)
 
 
@@ -58,7 +58,7 @@ def test_pairwise_accuracy_of_more_programs_than_are_compared_at_a_time() -> Non
         (of(4, 3), of(1, 2), 2, NAN),  # any scores have both
     ],
 )
-def test_recall(scores: np.ndarray, seconds: np.ndarray, count: int, expected: float) -> None:  # type: ignore[type-arg]
+def test_recall(scores: np.ndarray, seconds: np.ndarray, count: int, expected: float) -> None:
     assert recall_at(scores, seconds, count) == pytest.approx(expected, nan_ok=True)
 
 
@@ -74,7 +74,7 @@ def test_recall(scores: np.ndarray, seconds: np.ndarray, count: int, expected: f
         (of(2, 1), of(0, 2), 1, NAN),
     ],
 )
-def test_regret(scores: np.ndarray, seconds: np.ndarray, count: int, expected: float) -> None:  # type: ignore[type-arg]
+def test_regret(scores: np.ndarray, seconds: np.ndarray, count: int, expected: float) -> None:
     assert top_regret(scores, seconds, count) == pytest.approx(expected, nan_ok=True)
 
 
@@ -104,7 +104,7 @@ def test_failures_do_not_count() -> None:
 
 
 @pytest.mark.parametrize("seconds", [of(), of(NAN, NAN), of(1, NAN)])
-def test_too_few_latencies(seconds: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_too_few_latencies(seconds: np.ndarray) -> None:
     found = quality(np.zeros(len(seconds)), seconds)
     assert all(math.isnan(value) for value in vars(found).values())
 
