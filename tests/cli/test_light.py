@@ -7,16 +7,18 @@ import sys
 
 from tests.cli.test_bad_input import ROOT, tilewright
 
-HEAVY = ("tvm", "numpy", "onnx", "onnxruntime", "xgboost", "sqlalchemy", "sklearn", "torch", "rich.live")
+HEAVY = ("tvm", "numpy", "onnx", "onnxruntime", "xgboost", "sqlalchemy", "sklearn", "pyarrow", "torch", "rich.live")
 
 
 def test_help_lists_the_commands() -> None:
     done = tilewright("--help")
     assert done.returncode == 0
-    for command in ("tune", "bench", "run", "tasks", "records"):
+    for command in ("tune", "bench", "run", "tasks", "records", "cost"):
         assert f"  {command} " in done.stdout
     for command in ("ls", "export"):
         assert f"  {command} " in tilewright("records", "--help").stdout
+    for command in ("train", "eval"):
+        assert f"  {command} " in tilewright("cost", "--help").stdout
 
 
 def test_the_command_line_imports_nothing_heavy() -> None:

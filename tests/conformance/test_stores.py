@@ -157,6 +157,25 @@ def test_describe(store: AnyStore) -> None:
     assert [(s.name, s.flop) for s in store.summary()] == [("a better name", 2e9), ("", None)]
 
 
+def test_tasks_come_back_whole_and_in_order(store: AnyStore) -> None:
+    assert store.tasks() == []
+    large = replace(TASK, key="b", ir='{"nodes": [' + "1, " * 50_000 + "2]}")
+    odd = replace(TASK, key="a", name="convolution Ω", ir="zlib:no, only a text that begins so")
+    for task in (large, TASK, odd, replace(TASK, key="nameless", ir="")):
+        store.describe(task)
+    assert store.tasks() == [odd, large, TASK]
+
+
+def test_an_ir_is_replaced_and_not_forgotten(store: AnyStore) -> None:
+    store.describe(replace(TASK, ir=""))
+    assert store.tasks() == []
+    store.describe(TASK)
+    store.describe(replace(TASK, name="a better name", ir=""))
+    assert store.tasks() == [replace(TASK, name="a better name")]
+    store.describe(replace(TASK, ir="[]"))
+    assert store.tasks() == [replace(TASK, ir="[]")]
+
+
 def test_adding_while_scanning(store: AnyStore) -> None:
     store.add([timed(index, 1.0) for index in range(50)])
     for seen, measurement in enumerate(store.scan(EVERYTHING)):
@@ -175,6 +194,7 @@ def test_a_closed_store_refuses(store: AnyStore) -> None:
         lambda: store.best("t", "cpu", "contraction/1", 1),
         lambda: store.scan(EVERYTHING),
         lambda: store.describe(TASK),
+        store.tasks,
         store.summary,
     ]
     for call in calls:
@@ -237,6 +257,11 @@ class Agreement(RuleBasedStateMachine):
     @invariant()
     def summaries_agree(self) -> None:
         model, *others = [store.summary() for store in getattr(self, "stores", [MemoryStore()])]
+        assert all(other == model for other in others)
+
+    @invariant()
+    def tasks_agree(self) -> None:
+        model, *others = [store.tasks() for store in getattr(self, "stores", [MemoryStore()])]
         assert all(other == model for other in others)
 
     def teardown(self) -> None:

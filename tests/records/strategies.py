@@ -36,4 +36,5 @@ def measurements(draw: st.DrawFn) -> Measurement:
 
 @st.composite
 def tasks(draw: st.DrawFn) -> Task:
-    return Task(key=draw(keys), name=draw(texts), kind="auto", flop=draw(st.floats(0, 1e15)), ir="{}")
+    ir = draw(st.sampled_from(["", "{}", "zlib:", "{" + "x\u03a9" * 30_000 + "}"]) | texts)
+    return Task(key=draw(keys), name=draw(texts), kind="auto", flop=draw(st.floats(0, 1e15)), ir=ir)

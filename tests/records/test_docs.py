@@ -16,6 +16,7 @@ from tilewright.records import open_store
 from tilewright.records.export import read_jsonl
 from tilewright.records.schema import measurements, tasks
 from tilewright.records.store import Query, Store
+from tilewright.task import Task
 
 DOCS = Path(__file__).parents[2] / "docs"
 GOOD = Measurement("t", "cpu", "contraction/1", (1, 2), Outcome.OK, (0.5, 0.5), "", 1.5, 0.25)
@@ -38,6 +39,10 @@ def test_your_own_store(tmp_path: Path) -> None:
         store.add([GOOD, replace(GOOD, repeats=())])
     assert list(store.scan(Query(task="t"))) == [slower, GOOD]
     assert store.best("t", "cpu", "contraction/1", 2) == [GOOD, slower]
+    task = Task("t", "dense", "contraction", 1.0, "{}")
+    for described in (replace(task, key="u", ir=""), task, replace(task, ir="")):
+        store.describe(described)
+    assert store.tasks() == [task]
     store.close()
     with pytest.raises(RecordsError):
         store.scan(Query())

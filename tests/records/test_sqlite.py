@@ -5,18 +5,22 @@ import os
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tilewright.errors import RecordsError, RecordsFormatError, RecordsVersionError
 from tilewright.measure.outcome import Measurement, Outcome
-from tilewright.records import open_store
+from tilewright.records import codec, open_store
 from tilewright.records.schema import VERSION
 from tilewright.records.sqlite import APPLICATION_ID
 from tilewright.records.store import Query
+from tilewright.task import Task
 
 EVERYTHING = Query()
+TASK = Task("t", "conv2d 3x3", "contraction", 1e9, "{}")
 
 
 def measured(writer: str, index: int) -> Measurement:
@@ -93,6 +97,133 @@ def test_a_newer_version(tmp_path: Path) -> None:
     edit(path, f"PRAGMA user_version = {VERSION + 1}")
     with pytest.raises(RecordsVersionError, match=rf"version {VERSION + 1}; upgrade Tilewright"):
         open_store(path)
+
+
+def old_store(path: Path) -> None:
+    """A file as version 1 made it, with a described task and two measurements of it."""
+    connection = sqlite3.connect(path)
+    connection.executescript(f"""
+        PRAGMA journal_mode = WAL;
+        CREATE TABLE tasks (
+            "key" TEXT NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL, flop DOUBLE NOT NULL, PRIMARY KEY ("key")
+        );
+        CREATE TABLE measurements (
+            id INTEGER NOT NULL, task TEXT NOT NULL, target TEXT NOT NULL, template TEXT NOT NULL,
+            config TEXT NOT NULL, outcome TEXT NOT NULL, repeats TEXT NOT NULL, seconds DOUBLE,
+            message TEXT NOT NULL, time DOUBLE NOT NULL, elapsed DOUBLE NOT NULL, PRIMARY KEY (id)
+        );
+        CREATE INDEX measurements_best ON measurements (task, target, template, seconds) WHERE seconds IS NOT NULL;
+        CREATE INDEX measurements_task ON measurements (task, target, template);
+        INSERT INTO tasks VALUES ('t', 'conv2d', 'contraction', 1e9);
+        INSERT INTO measurements VALUES
+            (1, 't', 'a', 'contraction/1', '[0]', 'ok', '[1.0]', 1.0, '', 0.0, 0.0),
+            (2, 't', 'a', 'contraction/1', '[1]', 'ok', '[2.0]', 2.0, '', 0.0, 0.0);
+        PRAGMA application_id = {APPLICATION_ID};
+        PRAGMA user_version = 1;
+    """)
+    connection.close()
+
+
+def version_of(path: Path) -> int:
+    connection = sqlite3.connect(path)
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    connection.close()
+    return int(version)
+
+
+def test_an_older_store_is_migrated_and_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    old_store(path)
+    for _ in range(2):
+        with open_store(path) as store:
+            assert list(store.scan(EVERYTHING)) == [measured("a", 0), measured("a", 1)]
+            assert [(s.name, s.flop, s.count) for s in store.summary()] == [("conv2d", 1e9, 2)]
+            assert store.tasks() == []
+        assert version_of(path) == VERSION == 2
+    with open_store(path) as store:
+        store.describe(TASK)
+        assert store.tasks() == [TASK]
+
+
+def test_an_older_tilewright_that_has_the_store_open_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    old_store(path)
+    older = sqlite3.connect(path)
+    assert older.execute("SELECT count(*) FROM tasks").fetchone() == (1,)
+    with open_store(path) as store:
+        older.execute("INSERT INTO tasks (key, name, kind, flop) VALUES ('u', 'dense', 'contraction', 1.0)")
+        older.commit()
+        older.close()
+        assert store.tasks() == []
+        store.describe(Task("u", "dense", "contraction", 1.0, "{}"))
+        assert [task.key for task in store.tasks()] == ["u"]
+
+
+def migrate(path: Path, start: Any, failures: Any) -> None:
+    start.wait(60)
+    try:
+        open_store(path).close()
+    except Exception as exc:
+        failures.put(repr(exc))
+        raise
+
+
+def test_two_processes_migrate_one_store(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    for attempt in range(2):
+        path = tmp_path / f"records{attempt}.db"
+        old_store(path)
+        start, failures = context.Barrier(3), context.SimpleQueue()
+        openers = [context.Process(target=migrate, args=(path, start, failures)) for _ in range(3)]
+        for opener in openers:
+            opener.start()
+        for opener in openers:
+            opener.join(60)
+        assert failures.empty()
+        assert [opener.exitcode for opener in openers] == [0] * 3
+        assert version_of(path) == 2
+
+
+def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    old_store(path)
+    edit(path, "DROP TABLE tasks")
+    with pytest.raises(RecordsFormatError, match="no such table"):
+        open_store(path)
+    assert version_of(path) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ir = x'00'", "ir = 'zlib:'", "ir = 'zlib:%'", "ir = 'zlib:AAAA'", "ir = 'zlib:eJyrrgUAAXUA'",
+        "ir = 'zlib:Ω'", "flop = 'many'", "name = x'ff'",
+    ],
+)  # fmt: skip
+def test_a_row_that_is_no_task(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "records.db"
+    with open_store(path) as store:
+        store.describe(TASK)
+        edit(path, f"UPDATE tasks SET {change}")
+        with pytest.raises(RecordsFormatError, match="task 't': not a task"):
+            store.tasks()
+
+
+def test_an_ir_that_would_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_store(tmp_path / "records.db") as store:
+        store.describe(replace(TASK, ir=" " * 100_000))
+        monkeypatch.setattr(codec, "_LARGEST_IR", 99_999)
+        with pytest.raises(RecordsFormatError, match="larger than any"):
+            store.tasks()
+
+
+def test_a_long_ir_takes_little_room(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    with open_store(path) as store:
+        store.describe(replace(TASK, ir='{"a": 1}' * 10_000))
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT length(ir) FROM tasks").fetchone()[0] < 2000
+    connection.close()
 
 
 def test_a_store_without_its_tables(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import sys  # noqa: E402
 
 import typer  # noqa: E402
 
-from tilewright.cli import bench, records, run, tasks, tune  # noqa: E402
+from tilewright.cli import bench, cost, records, run, tasks, tune  # noqa: E402
 
 __all__ = ["app", "main"]
 
@@ -29,6 +29,7 @@ app.command("bench")(bench.bench)
 app.command("run")(run.run)
 app.command("tasks")(tasks.tasks)
 app.add_typer(records.app, name="records")
+app.add_typer(cost.app, name="cost")
 
 
 def main() -> None:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tilewright.cli.boundary import command, write_json
-from tilewright.cli.options import JsonOption, RecordsOption, records_file
+from tilewright.cli.options import JsonOption, RecordsOption
+from tilewright.cli.programs import ProgramsTargetOption, open_records, recorded_programs
 from tilewright.cli.text import milliseconds, table
-from tilewright.errors import OutputError, RecordsError
-
-if TYPE_CHECKING:
-    from tilewright.records.sql import SQLStore
+from tilewright.errors import OutputError, TilewrightError
 
 __all__ = ["app"]
 
@@ -31,7 +29,7 @@ app = typer.Typer(
 @command
 def ls(records: RecordsOption = None, json_file: JsonOption = None) -> None:
     """List what was measured: each task with its target, its trials, and its best latency."""
-    with _open(records) as store:
+    with open_records(records) as store:
         entries = store.summary()
     rows = [
         [
@@ -55,13 +53,28 @@ def ls(records: RecordsOption = None, json_file: JsonOption = None) -> None:
 def export(
     records: RecordsOption = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write here; by default to the terminal.")] = None,
+    programs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.parquet",
+            help="Write the measured programs of one target instead, for cost models (extra parquet).",
+        ),
+    ] = None,
+    target: ProgramsTargetOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Write all measurements as JSON lines."""
+    """Write all measurements as JSON lines, or with --programs those of one target as a data set for cost models."""
+    if programs is not None:
+        if out is not None:
+            raise TilewrightError("--programs and --out are two kinds of export; leave one out")
+        write_json(json_file, _export_programs(records, programs, target or "native"))
+        return
+    if target is not None:
+        raise TilewrightError("--target chooses what --programs writes; leave it out, or give --programs")
     from tilewright.records.export import write_jsonl
     from tilewright.records.store import Query
 
-    with _open(records) as store:
+    with open_records(records) as store:
         if out is None:
             count = write_jsonl(store.scan(Query()), sys.stdout)
             sys.stdout.flush()
@@ -75,13 +88,11 @@ def export(
     write_json(json_file, {"count": count})
 
 
-def _open(path: Path | None) -> SQLStore:
-    from tilewright.records import open_store
+def _export_programs(records: Path | None, file: Path, target: str) -> dict[str, Any]:
+    data = recorded_programs(records, target)
+    from tilewright.cost.dataset import write_data_set
 
-    file = records_file(path)
-    # Opening would make it, and somebody who looks for records would be shown an empty list after a typing error.
-    if not file.exists():
-        raise RecordsError(
-            f"there are no records in {file}: no such file; tune something first, or name it with --records"
-        )
-    return open_store(file)
+    write_data_set(data, file)
+    count, failed = sum(map(len, data.tasks)), sum(int((~task.ok).sum()) for task in data.tasks)
+    print(f"{count} programs of {len(data.tasks)} tasks written to {file}, {failed} of them failed")
+    return {"tasks": len(data.tasks), "programs": count, "failed": failed, "target": data.tasks[0].target}

@@ -17,15 +17,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import MissingExtraError, RecordsError, RecordsVersionError
-from tilewright.space.loop_nest import LoopNest
+from tilewright.space.loop_nest import Annotation, LoopNest
 
 __all__ = ["VERSION", "DataSet", "TaskData", "read_data_set", "write_data_set"]
 
 #: Raised with every change after which an older reader would misread a file.
 VERSION = 1
 _MARK = b"tilewright-dataset"
-#: The fields of a loop nest with a row per program.
-_ARRAYS = ("axis", "extents", "annotations", "touched", "strides", "reuse", "arithmetic", "extra")
+#: The fields of a loop nest with a row per program, and their types.
+_ARRAYS: dict[str, type[np.generic]] = {
+    "axis": np.int8,
+    "extents": np.float32,
+    "annotations": np.int8,
+    "touched": np.float32,
+    "strides": np.float32,
+    "reuse": np.float32,
+    "arithmetic": np.float32,
+    "extra": np.float32,
+}
 _NAMES = ("axes", "buffers", "extra_names")
 
 
@@ -113,7 +122,7 @@ def write_data_set(data: DataSet, path: Path) -> None:
     for name in _ARRAYS:
         array = np.concatenate([getattr(t.nest, name) for t in data.tasks])
         widths[name] = array.shape[1:]
-        flat = array.reshape(len(array), -1)
+        flat = array.reshape(len(array), math.prod(array.shape[1:]))
         columns.update({f"{name}.{i}": flat[:, i] for i in range(flat.shape[1])})
     about = {
         "version": VERSION,
@@ -127,6 +136,7 @@ def write_data_set(data: DataSet, path: Path) -> None:
                 "networks": t.networks,
                 "target": t.target,
                 "template": t.template,
+                "knobs": t.configs.shape[1],
                 **{name: getattr(t.nest, name) for name in _NAMES},
             }
             for t in data.tasks
@@ -136,7 +146,7 @@ def write_data_set(data: DataSet, path: Path) -> None:
     try:
         pq.write_table(made, path, compression="zstd", compression_level=19)
     except OSError as exc:
-        raise RecordsError(f"{path} cannot be written: {exc}; name another file") from exc
+        raise RecordsError(f"{path} cannot be written: {exc.strerror or exc}; name another file") from exc
 
 
 def read_data_set(path: Path) -> DataSet:
@@ -149,7 +159,9 @@ def read_data_set(path: Path) -> DataSet:
     """
     pa, pq = _arrow()
     try:
-        stored = pq.read_table(path)
+        # Opened here, because PyArrow would read a directory as one table of all files in it.
+        with path.open("rb") as file:
+            stored = pq.read_table(file)
         about = json.loads((stored.schema.metadata or {})[_MARK])
         version = about["version"]
         if version > VERSION:
@@ -157,30 +169,45 @@ def read_data_set(path: Path) -> DataSet:
                 f"this Tilewright reads data sets up to version {VERSION}, but {path} is of version {version}; "
                 "upgrade Tilewright"
             )
-        return DataSet(tuple(_tasks(stored, about)), about["about"])
-    except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as exc:
-        raise RecordsError(
-            f"a data set is a Parquet file of 'tilewright records export --programs', but {path} is not: {exc}"
-        ) from exc
+        return DataSet(tuple(_tasks(stored, about)), dict(about["about"]))
+    except OSError as exc:
+        if exc.strerror is None:  # of PyArrow's own, about what the file holds
+            raise _not_a_data_set(path, exc) from exc
+        raise RecordsError(f"the data set {path} cannot be read: {exc.strerror}; check the path") from exc
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError, pa.ArrowException) as exc:
+        raise _not_a_data_set(path, exc) from exc
+
+
+def _not_a_data_set(path: Path, exc: Exception) -> RecordsError:
+    reason = f"no {exc}" if isinstance(exc, KeyError) else next(iter(str(exc).splitlines()), type(exc).__name__)
+    return RecordsError(
+        f"a data set is a Parquet file of 'tilewright records export --programs', but {path} is not: {reason}"
+    )
 
 
 def _tasks(stored: Any, about: dict[str, Any]) -> Iterable[TaskData]:
     columns = {name: stored.column(name) for name in stored.column_names}
     arrays = {}
-    for name in _ARRAYS:
+    for name, kind in _ARRAYS.items():
         width = about["widths"][name]
-        flat = np.stack([columns[f"{name}.{i}"].to_numpy() for i in range(math.prod(width))], axis=1)
+        flat = np.empty((len(stored), math.prod(width)), dtype=kind)
+        for i in range(flat.shape[1]):
+            flat[:, i] = columns[f"{name}.{i}"].to_numpy()
         arrays[name] = flat.reshape(len(stored), *width)
+    if not np.isin(arrays["annotations"], list(Annotation)).all():
+        raise ValueError("a loop has an annotation that does not exist")
     places, seconds = columns["task"].to_numpy(), columns["seconds"].to_numpy()
     configs = columns["config"].to_pylist()
     for number, fields in enumerate(about["tasks"]):
         rows = np.flatnonzero(places == number)
-        names = {name: tuple(fields.pop(name)) for name in _NAMES}
+        nest: dict[str, Any] = {name: tuple(fields.pop(name)) for name in _NAMES}
+        nest |= {name: array[rows] for name, array in arrays.items()}
+        knobs = fields.pop("knobs")
         fields["networks"] = tuple(fields["networks"])
         yield TaskData(
             **fields,
-            configs=np.asarray([configs[row] for row in rows.tolist()], dtype=np.int32),
-            nest=LoopNest(**names, **{name: array[rows] for name, array in arrays.items()}),
+            configs=np.asarray([configs[row] for row in rows.tolist()], dtype=np.int32).reshape(len(rows), knobs),
+            nest=LoopNest(**nest),
             seconds=seconds[rows].astype(np.float64),
         )
 

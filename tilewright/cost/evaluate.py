@@ -12,12 +12,12 @@ from tilewright.cost.dataset import TaskData
 from tilewright.cost.model import CostModel
 from tilewright.cost.ranking import pairwise_accuracy, recall_at, top_regret
 
-__all__ = ["Quality", "bootstrap", "evaluate", "pairwise_accuracy", "recall_at", "top_regret"]
+__all__ = ["Quality", "bootstrap", "evaluate", "pairwise_accuracy", "quality", "recall_at", "top_regret"]
 
 
 @dataclass(frozen=True)
 class Quality:
-    """How well scores rank the programs of one task; nan where it has fewer than two latencies.
+    """How well scores rank the programs of one task; nan where it has too few latencies to tell.
 
     Attributes:
         pairwise_accuracy: see :func:`pairwise_accuracy`.

@@ -1,13 +1,16 @@
 """The cost models by name, and the file in which a fitted one is kept.
 
 A file is an ``.npz`` archive: the model's arrays, and a header in JSON that says what it is and what it was fitted to.
-Reading one runs none of its content: arrays of objects are refused.
+Reading one runs none of its content: arrays of objects are refused. Damage is noticed by the archive's checksums;
+against a file that was made to do harm they do not help, as XGBoost does not check its trees.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -130,9 +133,11 @@ def save_model(name: str, model: TrainableModel, template: str, about: Mapping[s
         )
     header = {"name": name, "features": FEATURE_VERSION, "template": template, "about": dict(about)}
     text = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+    arrays: dict[str, Any] = {_HEADER: text, **model.state()}
+    archive = io.BytesIO()
+    np.savez_compressed(archive, **arrays)
     try:
-        with path.open("wb") as file:
-            np.savez_compressed(file, **{_HEADER: text, **model.state()})
+        path.write_bytes(archive.getvalue())
     except OSError as exc:
         raise CostModelError(f"{path} cannot be written: {exc.strerror}; name another file") from exc
 
@@ -145,14 +150,15 @@ def load_model(path: Path) -> StoredModel:
         MissingExtraError: what the model imports is not installed.
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        header = json.loads(arrays.pop(_HEADER).tobytes())
-        name, version, template = header["name"], header["features"], header["template"]
-        about = dict(header["about"])
-    except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as exc:
+        content = path.read_bytes()
+    except OSError as exc:
+        raise CostModelError(f"the cost model {path} cannot be read: {exc.strerror}; check the path") from exc
+    try:
+        name, version, template, about, arrays = _unpack(content)
+    except _DAMAGES as exc:
+        reason = next(iter(str(exc).splitlines()), "") or type(exc).__name__
         raise CostModelError(
-            f"a cost model is a file that 'tilewright cost train' wrote, but {path} is not, or is damaged: {exc}; "
+            f"a cost model is a file that 'tilewright cost train' wrote, but {path} is not, or is damaged: {reason}; "
             "train it again"
         ) from exc
     if version != FEATURE_VERSION:
@@ -160,9 +166,44 @@ def load_model(path: Path) -> StoredModel:
             f"this Tilewright's programs have features of version {FEATURE_VERSION}, but {path} was fitted to version "
             f"{version}; train it again"
         )
+    if name not in MODELS:
+        raise CostModelError(
+            f"a cost model is one of {', '.join(MODELS)}, but {path} holds {name!r}; "
+            "upgrade Tilewright, or train another"
+        )
     model = make_model(name)
     try:
         model.restore(arrays)
     except (KeyError, ValueError, TypeError, TilewrightError) as exc:
         raise CostModelError(f"{path} should hold a {name}, but it is damaged: {exc}; train it again") from exc
     return StoredModel(name, template, model, about)
+
+
+#: What reading a file of another form raises, in NumPy, in the archive, or in the header.
+_DAMAGES = (
+    LookupError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    OSError,
+    EOFError,
+    RecursionError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def _unpack(content: bytes) -> tuple[str, int, str, dict[str, Any], dict[str, NDArray[Any]]]:
+    """Name, version of the features, template, origin and arrays of a model's file."""
+    if not content.startswith(b"PK"):  # numpy.load would read other files too
+        raise ValueError("it is no .npz archive")
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    header = json.loads(arrays.pop(_HEADER).tobytes())
+    name, version, template = header["name"], header["features"], header["template"]
+    if not isinstance(name, str) or type(version) is not int or not isinstance(template, str):
+        raise ValueError("its header is of another form")
+    return name, version, template, dict(header["about"]), arrays

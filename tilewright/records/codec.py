@@ -1,4 +1,4 @@
-"""What a measurement may contain, and its form as text. Every store and the export pass through here.
+"""What measurements and tasks may contain, and their form as text. Every store and the export pass through here.
 
 Nothing read back is ever evaluated or unpickled: a config is a list of integers, a repeat is a number, and
 anything else is refused.
@@ -6,22 +6,31 @@ anything else is refused.
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import operator
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from tilewright.errors import RecordsError, RecordsFormatError
 from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.task import Task
 
-__all__ = ["decode", "decode_list", "encode_list", "normalise"]
+__all__ = ["decode", "decode_list", "decode_task", "encode_ir", "encode_list", "normalise"]
 
 #: A latency or an effort beyond this many seconds (31 years) is a mistake, and would overflow a sum later.
 LONGEST = 1e9
 #: Indices are int32 wherever configs are handled.
 LARGEST_INDEX = 2**31 - 1
+#: An ``ir`` longer than this is compressed: a convolution's 36 kB become 5.5 kB.
+_LONG = 20_000
+#: Stands before a compressed ``ir``; TVM's JSON begins with a brace.
+_COMPRESSED = "zlib:"
+#: More than this does not come out of a compressed ``ir``: a damaged or hostile one shall not fill the memory.
+_LARGEST_IR = 2**28
 
 
 def normalise(measurement: Measurement) -> Measurement:
@@ -105,6 +114,41 @@ def decode(fields: Mapping[str, Any]) -> Measurement:
         raise RecordsFormatError(f"a measurement has a field {exc}, but this has only {sorted(fields)}") from exc
     except (ValueError, OverflowError, RecordsError) as exc:
         raise RecordsFormatError(f"not a measurement: {exc}") from exc
+
+
+def encode_ir(ir: str) -> str:
+    """A task's ``ir`` as a database keeps it: as it is, or compressed where it is long."""
+    ir = storable(ir)
+    if len(ir) <= _LONG and not ir.startswith(_COMPRESSED):
+        return ir
+    return _COMPRESSED + base64.b64encode(zlib.compress(ir.encode(), 9)).decode("ascii")
+
+
+def decode_ir(text: str) -> str:
+    """The ``ir`` of :func:`encode_ir`. Raises ``ValueError`` where it is none."""
+    if not text.startswith(_COMPRESSED):
+        return text
+    unpack = zlib.decompressobj()
+    try:
+        ir = unpack.decompress(base64.b64decode(text[len(_COMPRESSED) :], validate=True), _LARGEST_IR)
+    except zlib.error as exc:
+        raise ValueError(f"its ir is damaged: {exc}") from exc
+    if not unpack.eof:
+        raise ValueError("its ir is cut off, or larger than any task's")
+    return ir.decode()
+
+
+def decode_task(fields: Mapping[str, Any]) -> Task:
+    """The task in ``fields``, which are the attributes of ``Task`` as a database has them.
+
+    Raises:
+        RecordsFormatError: a field is missing, or of the wrong kind.
+    """
+    try:
+        key, name, kind, ir = (_exactly(str, fields, field) for field in ("key", "name", "kind", "ir"))
+        return Task(key, name, kind, float(_number(fields, "flop")), decode_ir(ir))
+    except (KeyError, ValueError) as exc:
+        raise RecordsFormatError(f"task {shorten(fields.get('key'))}: not a task: {exc}") from exc
 
 
 def shorten(value: object) -> str:

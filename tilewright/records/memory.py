@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from types import TracebackType
 
@@ -20,7 +21,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._measurements: list[Measurement] = []
-        self._tasks: dict[str, tuple[str, float]] = {}
+        self._tasks: dict[str, Task] = {}
         self._closed = False
 
     def add(self, measurements: Sequence[Measurement]) -> None:
@@ -49,9 +50,16 @@ class MemoryStore:
         )
 
     def describe(self, task: Task) -> None:
-        """Remember the name and the FLOP count behind a task's key."""
+        """Remember the task behind a key; an empty ``ir`` leaves the one that is known."""
         self._check_open()
-        self._tasks[task.key] = (storable(task.name), float(task.flop))
+        before = self._tasks.get(task.key)
+        ir = storable(task.ir) or (before.ir if before else "")
+        self._tasks[task.key] = replace(task, name=storable(task.name), flop=float(task.flop), ir=ir)
+
+    def tasks(self) -> list[Task]:
+        """The tasks that were described with their ``ir``, ordered by key."""
+        self._check_open()
+        return sorted((task for task in self._tasks.values() if task.ir), key=lambda task: task.key)
 
     def summary(self) -> list[Summary]:
         """What the store holds of each task, target and template, ordered by these three."""
@@ -62,7 +70,8 @@ class MemoryStore:
         return [self._summarise(key, groups[key]) for key in sorted(groups)]
 
     def _summarise(self, key: tuple[str, str, str], group: list[Measurement]) -> Summary:
-        name, flop = self._tasks.get(key[0], ("", None))
+        task = self._tasks.get(key[0])
+        name, flop = (task.name, task.flop) if task else ("", None)
         latencies = [m.seconds for m in group if m.ok]
         best, last = min(latencies, default=None), max(m.time for m in group)
         return Summary(*key, name, flop, len(group), len(latencies), best, last)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, Table, Text
 
-__all__ = ["VERSION", "measurements", "metadata", "tasks"]
+__all__ = ["MIGRATIONS", "VERSION", "measurements", "metadata", "tasks"]
 
 #: Raised by one with every change of the tables; a store of an older version is then migrated when it is opened.
-VERSION = 1
+VERSION = 2
+
+#: What makes a store of version ``n`` one of ``n + 1``. Only ever adds what an older Tilewright that has the store open
+#: at that moment can leave alone.
+MIGRATIONS: dict[int, tuple[str, ...]] = {1: ("ALTER TABLE tasks ADD COLUMN ir TEXT",)}
 
 metadata = MetaData()
 
@@ -18,6 +22,7 @@ tasks = Table(
     Column("name", Text, nullable=False),
     Column("kind", Text, nullable=False),
     Column("flop", Double, nullable=False),
+    Column("ir", Text),
 )
 
 # No foreign key from measurements to tasks: a measurement counts even where nobody described its task.

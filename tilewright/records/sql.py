@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, Row, exc, func, insert, select, updat
 
 from tilewright.errors import RecordsError, RecordsFormatError
 from tilewright.measure.outcome import Measurement
-from tilewright.records.codec import decode, decode_list, encode_list, normalise, storable
+from tilewright.records.codec import decode, decode_list, decode_task, encode_ir, encode_list, normalise, storable
 from tilewright.records.schema import measurements, tasks
 from tilewright.records.store import Query, Summary
 from tilewright.task import Task
@@ -83,11 +83,27 @@ class SQLStore:
                 yield _measurement(row)
 
     def describe(self, task: Task) -> None:
-        """Remember the name and the FLOP count behind a task's key."""
-        values = {"name": storable(task.name), "kind": task.kind, "flop": float(task.flop)}
+        """Remember the task behind a key; an empty ``ir`` leaves the one that is known."""
+        values: dict[str, Any] = {"name": storable(task.name), "kind": task.kind, "flop": float(task.flop)}
+        if task.ir:
+            values["ir"] = encode_ir(task.ir)
         with self._writing() as connection:
             if connection.execute(update(tasks).where(tasks.c.key == task.key).values(**values)).rowcount == 0:
                 connection.execute(insert(tasks).values(key=task.key, **values))
+
+    def tasks(self) -> list[Task]:
+        """The tasks that were described with their ``ir``, ordered by key.
+
+        Raises:
+            RecordsFormatError: a row is not a task.
+        """
+        with self._reading() as connection:
+            found = [
+                decode_task(dict(row._mapping))
+                for row in connection.execute(select(tasks).where(tasks.c.ir.is_not(None)))
+            ]
+        # Sorted here, because databases order text by their own locale.
+        return sorted(found, key=lambda task: task.key)
 
     def summary(self) -> list[Summary]:
         """What the store holds of each task, target and template, ordered by these three."""

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, create_engine, event, inspect
 
 from tilewright.errors import RecordsError, RecordsFormatError, RecordsVersionError
-from tilewright.records.schema import VERSION, metadata
+from tilewright.records.schema import MIGRATIONS, VERSION, metadata
 from tilewright.records.sql import SQLStore, translated
 
 __all__ = ["APPLICATION_ID", "SQLiteStore"]
@@ -24,6 +24,8 @@ _BUSY_SECONDS = 30.0
 
 class SQLiteStore(SQLStore):
     """A store in an SQLite file, which any number of processes on one machine may use at once.
+
+    A store of an older version is migrated when it is opened.
 
     The file is in WAL mode, so readers never wait for writers, and each ``add`` is flushed to the disk before it
     returns.
@@ -54,7 +56,7 @@ class SQLiteStore(SQLStore):
             raise
 
     def _prepare(self, path: Path) -> None:
-        """Make the tables in a new file; check the marks of an old one, and that it can be written."""
+        """Make the tables in a new file; check the marks of an old one, migrate it, and see that it can be written."""
         with self._engine.execution_options(writes=True).begin() as connection:
             application, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
             if (application, version) == (0, 0) and not inspect(connection).get_table_names():
@@ -72,9 +74,13 @@ class SQLiteStore(SQLStore):
                     f"{version}; upgrade Tilewright, or name another file"
                 )
             else:
-                # Written although it is there already: in a file that may only be read, BEGIN IMMEDIATE passes, and
+                # The version was read within this transaction: of two processes only one finds the old one.
+                for older in range(version, VERSION):
+                    for statement in MIGRATIONS[older]:
+                        connection.exec_driver_sql(statement)
+                # Written even where it is there already: in a file that may only be read, BEGIN IMMEDIATE passes, and
                 # the first failure would otherwise be the first measurement, minutes later.
-                connection.exec_driver_sql(f"PRAGMA user_version = {version}")
+                connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
 
 
 def _check_file(path: Path) -> None:

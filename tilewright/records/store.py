@@ -64,7 +64,15 @@ class Store(Protocol):
         ...
 
     def describe(self, task: Task) -> None:
-        """Remember the name and the FLOP count behind a task's key, for those who read the records later."""
+        """Remember the task behind a key, for those who read the records later.
+
+        Its name, kind and FLOP count replace those told before. So does its ``ir``, unless it is empty: a key stands
+        for one function, and what is known of it is not forgotten.
+        """
+        ...
+
+    def tasks(self) -> list[Task]:
+        """The tasks that were described with their ``ir``, ordered by key."""
         ...
 
     def close(self) -> None:

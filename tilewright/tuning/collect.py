@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -10,7 +11,7 @@ import numpy as np
 
 from tilewright.cost.dataset import DataSet, TaskData
 from tilewright.errors import SpaceError
-from tilewright.measure.outcome import robust_seconds
+from tilewright.measure.outcome import Outcome, robust_seconds
 from tilewright.records.store import Query, Store
 from tilewright.space.configs import cardinalities
 from tilewright.space.registry import make_space
@@ -18,6 +19,9 @@ from tilewright.target import Target
 from tilewright.task import Task
 
 __all__ = ["collect"]
+
+#: The end of the year 9999: records may hold any number as their time.
+_LAST_TIME = 253402300799.0
 
 
 def collect(
@@ -45,6 +49,9 @@ def collect(
     """
     found, latest = [], 0.0
     for task in tasks:
+        # Asked first, because a generated space takes a second to make.
+        if next(iter(store.scan(Query(task.key, target.key))), None) is None:
+            continue
         try:
             space = make_space(task, target)
         except SpaceError:
@@ -52,16 +59,23 @@ def collect(
         if not space.has_loop_nest:
             continue
         repeats: dict[tuple[int, ...], list[float]] = {}
+        wrong = set()
         choices = cardinalities(space).tolist()
         for m in store.scan(Query(task.key, target.key, space.template)):
             if len(m.config) == len(choices) and all(0 <= i < c for i, c in zip(m.config, choices, strict=True)):
-                repeats.setdefault(m.config, []).extend(m.repeats)
+                repeats.setdefault(m.config, []).extend(m.repeats if m.ok else ())
+                if m.outcome is Outcome.WRONG_RESULT:
+                    wrong.add(m.config)
                 latest = max(latest, m.time)
+        if len(repeats) < 2:
+            continue
         configs = np.asarray(list(repeats), dtype=np.int32).reshape(-1, len(choices))
         valid = space.valid(configs)
         if valid.sum() < 2:
             continue
-        seconds = np.asarray([robust_seconds(tuple(times)) for times in repeats.values()])
+        seconds = np.asarray(
+            [math.nan if config in wrong else robust_seconds(tuple(times)) for config, times in repeats.items()]
+        )
         found.append(
             TaskData(
                 task=task.key,
@@ -77,7 +91,7 @@ def collect(
         )
     about = {
         "target": asdict(target),
-        "date": time.strftime("%Y-%m-%d", time.gmtime(latest)),
+        "date": time.strftime("%Y-%m-%d", time.gmtime(min(latest, _LAST_TIME))),
         "command": command,
     }
     return DataSet(tuple(found), about)

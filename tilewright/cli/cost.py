@@ -1,0 +1,201 @@
+"""``tilewright cost``: fit a cost model to measured programs, and see how well one ranks them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tilewright.cli.boundary import command, write_json
+from tilewright.cli.options import JsonOption, RecordsOption
+from tilewright.cli.programs import DataOption, ProgramsTargetOption, programs_of
+from tilewright.cli.text import table
+from tilewright.errors import CostModelError, OutputError, RecordsError
+
+if TYPE_CHECKING:
+    from tilewright.cost.dataset import TaskData
+    from tilewright.cost.evaluate import Quality
+    from tilewright.cost.model import CostModel
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Train cost models on measured programs, and evaluate them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+
+_MEASURES = {"pairwise_accuracy": "pairwise accuracy", "recall_at_10": "recall@10", "top1_regret": "top-1 regret"}
+
+
+@app.command("train")
+@command
+def train(
+    out: Annotated[Path, typer.Option(metavar="MODEL.npz", help="Where to write the model.")],
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="xgb_rank, xgb_reg, mlp, gcn or gcn_attention.")
+    ] = "xgb_rank",
+    records: RecordsOption = None,
+    data: DataOption = None,
+    target: ProgramsTargetOption = None,
+    hold_out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="Do not train on tasks with TEXT in their name or a network's; judge by these."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Fit a cost model to the programs of --data, or of --records, and write it to MODEL.npz."""
+    # What is cheap to refuse is refused first.
+    from tilewright.cost.models import make_model, save_model
+
+    fresh = make_model(model, seed)
+    if out.is_dir() or not out.parent.is_dir():
+        raise OutputError(f"a cost model is written to a file in a directory that exists, but --out is {out}")
+    found = programs_of(records, data, target)
+    template = _template(found.tasks)
+    trained, judged = _split(found.tasks, hold_out)
+    began = time.monotonic()
+    fresh.fit([task.nest for task in trained], [task.seconds for task in trained])
+    seconds = time.monotonic() - began
+    about = {
+        "target": found.about.get("target", {}),
+        "targets": sorted({task.target for task in trained}),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "tasks": len(trained),
+        "programs": sum(map(len, trained)),
+        "seed": seed,
+        "hold_out": hold_out,
+        "trained_on": sorted({task.task for task in trained}),
+    }
+    save_model(model, fresh, template, about, out)
+    print(f"{model} fitted to {about['tasks']} tasks, {about['programs']} programs in {seconds:.1f} s: {out}")
+    label = "on the training data, which says little about other tasks"
+    if judged:
+        label = f"on {len(judged)} tasks with {hold_out!r}, none of which was trained on"
+    report = _judge(fresh, judged or trained)
+    print(f"quality {label} (mean, 95 % interval over tasks):")
+    print(_means(report["mean"]))
+    kept = {name: value for name, value in about.items() if name != "trained_on"}
+    write_json(json_file, {**kept, "model": model, "seconds": seconds, "held_out": bool(judged), **report})
+
+
+@app.command("eval")
+@command
+def evaluate(
+    file: Annotated[Path, typer.Argument(metavar="MODEL.npz", help="A file of 'tilewright cost train'.")],
+    records: RecordsOption = None,
+    data: DataOption = None,
+    target: ProgramsTargetOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """How well the model in MODEL.npz ranks the programs of --data, or of --records: each task, and the means."""
+    from tilewright.cost.models import load_model
+
+    stored = load_model(file)
+    tasks = programs_of(records, data, target).tasks
+    template = _template(tasks)
+    if template != stored.template:
+        raise CostModelError(
+            f"{file} was fitted to programs of the template {stored.template}, but these are of {template}; "
+            "train it again on programs of that template"
+        )
+    report = _judge(stored.model, tasks)
+    known = stored.about.get("trained_on")
+    seen = set(known) if isinstance(known, list) and all(isinstance(key, str) for key in known) else None
+    for entry in report["tasks"]:
+        entry["trained_on"] = None if seen is None else entry["task"] in seen
+    rows = [
+        [
+            entry["name"] + (" *" if entry["trained_on"] else ""),
+            str(entry["programs"]),
+            str(entry["failed"]),
+            *(_number(entry[name]) for name in _MEASURES),
+        ]
+        for entry in report["tasks"]
+    ]
+    print(table(["task", "programs", "failed", *_MEASURES.values()], rows))
+    fitted = f"{stored.about.get('tasks', '?')} tasks on {_named(stored.about.get('targets'))}"
+    print(f"{stored.name}, fitted to {fitted}; programs of {_named(sorted({task.target for task in tasks}))}")
+    if seen is None:
+        print("the file does not say which tasks it was fitted to: these may be among them")
+    elif any(entry["trained_on"] for entry in report["tasks"]):
+        print("* was trained on, so its figures say little about other tasks")
+    print("mean and 95 % interval over tasks:")
+    print(_means(report["mean"]))
+    write_json(json_file, {"model": stored.name, "template": stored.template, **report})
+
+
+def _template(tasks: Sequence[TaskData]) -> str:
+    """The one template of the tasks' programs."""
+    templates = sorted({task.template for task in tasks})
+    if len(templates) != 1:
+        raise RecordsError(
+            f"a cost model is of programs of one template, but these are of {', '.join(templates)}; use a file for each"
+        )
+    return templates[0]
+
+
+def _split(tasks: Sequence[TaskData], hold_out: str | None) -> tuple[list[TaskData], list[TaskData]]:
+    """The tasks to train on and those to judge by, none of which (on whatever target) is among the first."""
+    if hold_out is None:
+        return list(tasks), []
+    held = {task.task for task in tasks if any(hold_out in text for text in (task.name, *task.networks))}
+    if not 0 < len(held) < len({task.task for task in tasks}):
+        networks = sorted({network for task in tasks for network in task.networks})
+        raise RecordsError(
+            f"--hold-out names some of the tasks, but {hold_out!r} is in the names of {'all' if held else 'none'}; "
+            f"the first is {tasks[0].name!r}, the networks are {', '.join(networks) or 'not known'}"
+        )
+    return [task for task in tasks if task.task not in held], [task for task in tasks if task.task in held]
+
+
+def _judge(model: CostModel, tasks: Sequence[TaskData]) -> dict[str, Any]:
+    """The quality on each task, and the means with their intervals, ready for JSON."""
+    from tilewright.cost.evaluate import bootstrap
+    from tilewright.cost.evaluate import evaluate as judged
+
+    try:
+        qualities: list[Quality] = judged(model, tasks)
+    except (ValueError, RuntimeError) as error:
+        # Libraries say so in their own ways: the table has other columns than that of the fit.
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CostModelError(f"the model cannot score these programs, which differ in width: {reason}") from error
+    entries = [
+        {
+            "task": task.task,
+            "name": task.name,
+            "programs": len(task),
+            "failed": int((~task.ok).sum()),
+            **asdict(quality),
+        }
+        for task, quality in zip(tasks, qualities, strict=True)
+    ]
+    means = {}
+    for name in _MEASURES:
+        mean, low, high = bootstrap([getattr(quality, name) for quality in qualities])
+        means[name] = {"mean": mean, "low": low, "high": high}
+    return {"tasks": entries, "mean": means}
+
+
+def _means(means: dict[str, dict[str, float]]) -> str:
+    rows = [
+        [label, _number(means[name]["mean"]), f"{_number(means[name]['low'])} .. {_number(means[name]['high'])}"]
+        for name, label in _MEASURES.items()
+    ]
+    return table(["", "mean", "95 % interval"], rows)
+
+
+def _number(value: float) -> str:
+    return "-" if value != value else f"{value:.3f}"
+
+
+def _named(targets: object) -> str:
+    return ", ".join(map(str, targets)) if isinstance(targets, list) and targets else "a target that is not known"

@@ -1,0 +1,103 @@
+"""Measured programs for the commands that need them: out of the records, or out of a data set's file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from tilewright.cli.options import check_target, records_file
+from tilewright.errors import RecordsError, TilewrightError
+
+if TYPE_CHECKING:
+    from tilewright.cost.dataset import DataSet
+    from tilewright.records.sql import SQLStore
+    from tilewright.target import Target
+
+__all__ = ["DataOption", "ProgramsTargetOption", "open_records", "programs_of", "recorded_programs"]
+
+DataOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="FILE.parquet", help="A file of 'tilewright records export --programs'."),
+]
+ProgramsTargetOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(help="Of records: the programs on 'native' (by default) or 'llvm:MCPU'."),
+]
+
+
+def programs_of(records: Path | None, data: Path | None, target: str | None) -> DataSet:
+    """The data set of a file or, where none is named, of the records.
+
+    Raises:
+        TilewrightError: records and a file are both named, or a target with a file.
+        RecordsError: either cannot be read, or the records hold no programs.
+    """
+    if data is None:
+        return recorded_programs(records, target or "native")
+    if records is not None or target is not None:
+        raise TilewrightError(
+            "programs come from --data or from --records with --target, but both were given; leave one out"
+        )
+    from tilewright.cost.dataset import read_data_set
+
+    found = read_data_set(data)
+    if not found.tasks:
+        raise RecordsError(f"{data} holds no programs; export records with some")
+    return found
+
+
+def recorded_programs(records: Path | None, target: str) -> DataSet:
+    """All measured programs on one target that have a closed form.
+
+    Raises:
+        TargetError: no such target.
+        RecordsError: the records cannot be read, or hold no such programs.
+    """
+    check_target(target)
+    with open_records(records) as store:
+        tasks = store.tasks()
+        if not tasks:
+            raise RecordsError(
+                f"programs are made from the tasks' functions, but {store.where} holds none (records of before "
+                "version 2 had none): tune the models again for some trials, which adds them"
+            )
+        from tilewright.target import Target
+        from tilewright.tuning.collect import collect
+
+        machine = Target.parse(target)
+        found = collect(store, tasks, machine, command=f"tilewright: the records in {Path(store.where).name}")
+        if not found.tasks:
+            raise RecordsError(_why_none(store, machine, len(tasks)))
+    return found
+
+
+def _why_none(store: SQLStore, machine: Target, tasks: int) -> str:
+    targets = sorted({entry.target for entry in store.summary()})
+    if machine.key not in targets:
+        return (
+            f"there is nothing measured on the target {machine.key} in {store.where}, only on "
+            f"{', '.join(targets) or 'none'}; tune something first, or use the machine of these records"
+        )
+    return (
+        f"{store.where} holds nothing to learn from: of {tasks} tasks none has two measured programs with a closed "
+        f"form on {machine.key}; measure more of convolutions, dense layers or matrix products"
+    )
+
+
+def open_records(path: Path | None) -> SQLStore:
+    """The store of records, which must exist.
+
+    Raises:
+        RecordsError: there is no such file, or it cannot be read.
+    """
+    from tilewright.records import open_store
+
+    file = records_file(path)
+    # Opening would make it, and somebody who looks for records would be shown an empty list after a typing error.
+    if not file.exists():
+        raise RecordsError(
+            f"there are no records in {file}: no such file; tune something first, or name it with --records"
+        )
+    return open_store(file)
