@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,7 +122,7 @@ def rows_of(programs: Programs, rows: slice | NDArray[np.intp]) -> Programs:
     """Some of the programs."""
     if isinstance(programs, KnobTable):
         return KnobTable(programs.values[rows])
-    values = {f.name: getattr(programs, f.name) for f in fields(LoopNest)}
+    values: dict[str, Any] = {f.name: getattr(programs, f.name) for f in fields(LoopNest)}
     return LoopNest(**{name: v[rows] if isinstance(v, np.ndarray) else v for name, v in values.items()})
 
 
@@ -220,7 +221,7 @@ def _fill_statement(
             numbers[:, node, Number.TOUCHED] = _log(nest.touched[:, buffer, 0])
             numbers[:, node, Number.REUSE] = _log(nest.reuse[:, buffer, 0])
     for column, kind in enumerate((NodeKind.ADD, NodeKind.MUL, NodeKind.OTHER)):
-        for node in np.flatnonzero(kinds == kind):
+        for node in np.flatnonzero(kinds == kind).tolist():
             numbers[:, node, Number.VALUE] = _log(nest.arithmetic[:, column])
             if kind == NodeKind.OTHER:
                 present[:, node] = nest.arithmetic[:, column] > 0
@@ -228,4 +229,5 @@ def _fill_statement(
 
 def _log(values: Floats) -> Floats:
     """log2(1 + x)."""
-    return np.log2(values + np.float32(1.0))
+    logarithm: Floats = np.log2(values + np.float32(1.0))
+    return logarithm

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from tilewright.cost.ast_graph import NodeKind
@@ -33,9 +34,9 @@ class Loop:
     def parts(self) -> list[tuple[int, int]]:
         """Steps and extents of the loops that this one was fused of, from outside in; itself if it was not."""
         cuts = sorted({1, *(c for c in self.cuts if 1 < c < self.extent), self.extent})
-        if any(outer % inner for inner, outer in zip(cuts, cuts[1:], strict=False)):
+        if any(outer % inner for inner, outer in pairwise(cuts)):
             return [(1, self.extent)]
-        return [(inner, outer // inner) for inner, outer in zip(cuts, cuts[1:], strict=False)][::-1] or [(1, 1)]
+        return [(inner, outer // inner) for inner, outer in pairwise(cuts)][::-1] or [(1, 1)]
 
 
 @dataclass(frozen=True)
