@@ -21,8 +21,8 @@ def test_losses_and_parameters_make_a_difference() -> None:
     seen, seconds = table(150)
     models: list[dict[str, Any]] = [{}, {"loss": "regression"}, {"hidden": (16,)}, {"rate": 1e-4}, {"seed": 1}]
     predictions = []
-    for parameters in [*models, {"epochs": 3}]:
-        model = MLPModel(**{"epochs": 5, **parameters})
+    for parameters in [*models, {"epochs": 3}, {"least_steps": 100}]:
+        model = MLPModel(**{"epochs": 5, "least_steps": 0, **parameters})
         model.fit([seen], [seconds])
         predictions.append(tuple(model.predict(seen).tolist()))
     assert len(set(predictions)) == len(predictions)
@@ -40,7 +40,7 @@ def test_no_trace_in_the_generator_and_threads_of_pytorch() -> None:
 
     threads, before = torch.get_num_threads(), torch.get_rng_state()
     seen, seconds = table(50)
-    model = MLPModel(epochs=2, threads=threads + 1)
+    model = MLPModel(epochs=2, least_steps=0, threads=threads + 1)
     model.fit([seen], [seconds])
     model.predict(seen)
     assert torch.get_num_threads() == threads
@@ -78,7 +78,7 @@ def test_equal_latencies_and_single_programs_leave_the_model_unready() -> None:
 def test_columns_that_were_constant_do_not_count() -> None:
     seen, seconds = table(60)
     seen.values[:, 5] = 3.0
-    model = MLPModel(epochs=2)
+    model = MLPModel(epochs=2, least_steps=0)
     model.fit([seen], [seconds])
     before = model.predict(seen)
     seen.values[:, 5] = 1e9
@@ -100,7 +100,7 @@ def test_stored_and_loaded_it_is_the_same(tmp_path: Path) -> None:
 
 def test_weights_of_another_model_or_version_are_refused() -> None:
     seen, seconds = table(60)
-    model = MLPModel(epochs=1)
+    model = MLPModel(epochs=1, least_steps=0)
     model.fit([seen], [seconds])
     with pytest.raises(TilewrightError, match=r"of the model 'mlp', version 0, but this is 'mlp', version \d"):
         MLPModel.from_state({**model.state(), "version": np.asarray(0)})

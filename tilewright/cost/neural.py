@@ -28,7 +28,9 @@ State: TypeAlias = dict[str, NDArray[Any]]
 
 _LOSSES = ("rank", "regression")
 #: Programs of one step of training; with the loss ``rank`` all their pairs count.
-_BATCH = 64
+_BATCH = 32
+#: Weights there are do not have far to go: of the first learning rate, what a warm fit begins with.
+_WARM_RATE = 0.3
 #: Standardised inputs beyond this are cut off: a task can lie far from those that were learnt from.
 _FARTHEST = 5.0
 
@@ -44,7 +46,9 @@ class NeuralModel(ABC):
         loss: ``rank`` or ``regression``.
         seed: of the first weights and of the order of training.
         threads: of PyTorch, to fit and to predict.
-        epochs: how often training sees each program.
+        epochs: how often training sees each program; more often if that makes fewer than ``least_steps``.
+        least_steps: of gradient descent, unless a fit starts from weights there are. Of 200 toy programs a graph
+            network learnt 79 to 86 % of the order of pairs in 100 steps and 86 to 88 % in 250.
         warm_epochs: the same, where it starts from weights there are.
         hidden: sizes of the hidden layers.
         rate: Adam's first learning rate.
@@ -64,9 +68,10 @@ class NeuralModel(ABC):
         seed: int = 0,
         threads: int = 1,
         epochs: int = 30,
+        least_steps: int = 250,
         warm_epochs: int = 2,
         hidden: tuple[int, ...] = (64, 64),
-        rate: float = 3e-3,
+        rate: float = 1e-2,
         warm: bool = False,
     ) -> None:
         if loss not in _LOSSES:
@@ -76,6 +81,7 @@ class NeuralModel(ABC):
         self._seed = seed
         self._threads = threads
         self._epochs = epochs
+        self._least_steps = least_steps
         self._warm_epochs = warm_epochs
         self._hidden = tuple(hidden)
         self._rate = rate
@@ -157,14 +163,16 @@ class NeuralModel(ABC):
         tasks = [self._scaled(each) for each in inputs]
         targets = [torch.from_numpy(each) for each in labels]
         rng = np.random.default_rng(self._seed)
-        epochs = self._warm_epochs if warm else self._epochs
-        steps = epochs * sum(-(-len(each) // _BATCH) for each in labels)
-        optimiser = torch.optim.Adam(self._net.parameters(), lr=self._rate)
+        once = sum(-(-len(each) // _BATCH) for each in labels)
+        epochs = self._warm_epochs if warm else max(self._epochs, -(-self._least_steps // once))
+        steps = epochs * once
+        rate = self._rate * (_WARM_RATE if warm else 1.0)
+        optimiser = torch.optim.Adam(self._net.parameters(), lr=rate)
         step = 0
         for _ in range(epochs):
             for task, rows in _batches([len(each) for each in labels], rng):
                 for group in optimiser.param_groups:
-                    group["lr"] = self._rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+                    group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
                 step += 1
                 optimiser.zero_grad()
                 loss = self._loss(torch, self._scores(torch, tasks[task], rows), targets[task][torch.from_numpy(rows)])

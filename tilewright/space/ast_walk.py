@@ -185,12 +185,16 @@ class _Expression:
         shape = [_integer(s) or 1 for s in buffer.ty.shape]
         replaced = _replaced([_scalar(index) for index in indices], self._values)
         dims = [self._terms(index) for index in replaced]
-        # Pixels that are one loop are row v // 14 and column v % 14, which together lie at v.
-        while None in dims and len(dims) > 1:
-            place = min(dims.index(None), len(dims) - 2)
-            replaced[place : place + 2] = [self._simplify(replaced[place] * shape[place + 1] + replaced[place + 1])]
+        place = 0
+        while place < len(dims) - 1:
+            # Pixels that are one loop are row v // 14 and column v % 14, which together lie at v.
+            both = self._simplify(replaced[place] * shape[place + 1] + replaced[place + 1])
+            terms, apart = self._terms(both), dims[place : place + 2]
+            if None not in apart and (terms is None or len(terms) >= sum(len(dim or []) for dim in apart)):
+                place += 1
+                continue
+            replaced[place : place + 2], dims[place : place + 2] = [both], [terms]
             shape[place : place + 2] = [shape[place] * shape[place + 1]]
-            dims[place : place + 2] = [self._terms(replaced[place])]
         bits = int(tvm.DataType(str(buffer.ty.dtype)).bits)
         known = tuple([] if dim is None else dim for dim in dims)
         for loop, lower, length, _ in (term for dim in known for term in dim):
