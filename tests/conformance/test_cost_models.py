@@ -34,7 +34,7 @@ if find_spec("torch_geometric") is not None:
     COST_MODELS |= {
         "gcn-mean": lambda seed: GCNModel("rank", pooling="mean", hidden=(16, 16), seed=seed),
         "gcn-attention": lambda seed: GCNModel("rank", pooling="attention", hidden=(16, 16), seed=seed),
-        "gcn-regression": lambda seed: GCNModel("regression", hidden=(16, 16), seed=seed),
+        "gcn-regression": lambda seed: GCNModel("regression", pooling="attention", seed=seed),
     }
 ROOT = Path(__file__).parents[2]
 SPACE = TableSpace()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,11 +60,14 @@ def test_a_small_program_node_by_node() -> None:
 
 def test_loops_of_one_iteration_are_absent_and_their_neighbours_adjacent() -> None:
     whole = nest()
-    wide = {"axis": [[0, 1, 1]], "extents": [[4, 1, 8]], "annotations": [[1, 3, 2]]}
-    middle = {name: np.insert(getattr(whole, name), 1, 7, axis=2) for name in ("touched", "strides", "reuse")}
+    middle: dict[str, Any] = {
+        name: np.insert(getattr(whole, name), 1, 7, axis=2) for name in ("touched", "strides", "reuse")
+    }
     with_one = dataclasses.replace(
         whole,
-        **{name: np.asarray(value, dtype=getattr(whole, name).dtype) for name, value in wide.items()},
+        axis=np.asarray([[0, 1, 1]], dtype=np.int8),
+        extents=np.asarray([[4, 1, 8]], dtype=np.float32),
+        annotations=np.asarray([[1, 3, 2]], dtype=np.int8),
         **middle,
     )
     for field in dataclasses.fields(AstGraph):

@@ -94,10 +94,11 @@ def test_tasks_of_several_structures_and_knobs_are_learnt_from() -> None:
     model.fit([seen, few], [seconds, np.arange(len(few)) + 1.0])
     assert model.ready
     table = KnobTable(np.random.default_rng(0).random((40, 3), dtype=np.float32))
-    model.fit([table], [1.0 + table.values[:, 0]])
+    latencies = 1.0 + table.values[:, 0].astype(np.float64)
+    model.fit([table], [latencies])
     assert model.predict(table).shape == (40,)
     with pytest.raises(TilewrightError, match="use a model per template"):
-        model.fit([table, seen], [1.0 + table.values[:, 0], seconds])
+        model.fit([table, seen], [latencies, seconds])
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)

@@ -123,7 +123,8 @@ def rows_of(programs: Programs, rows: slice | NDArray[np.intp]) -> Programs:
     if isinstance(programs, KnobTable):
         return KnobTable(programs.values[rows])
     values: dict[str, Any] = {f.name: getattr(programs, f.name) for f in fields(LoopNest)}
-    return LoopNest(**{name: v[rows] if isinstance(v, np.ndarray) else v for name, v in values.items()})
+    chosen: dict[str, Any] = {name: v[rows] if isinstance(v, np.ndarray) else v for name, v in values.items()}
+    return LoopNest(**chosen)
 
 
 def ast_graph(nest: LoopNest) -> AstGraph:

@@ -70,10 +70,9 @@ class GCNModel(NeuralModel):
             for start in range(0, len(programs), _CHUNK):
                 rows = slice(start, start + _CHUNK)
                 graph = programs if isinstance(programs, AstGraph) else graph_of(rows_of(programs, rows))
-                inputs = self._scaled(graph)
-                found = self._net(*inputs).numpy()
+                found = self._in_units(self._net(*self._scaled(graph)))
                 if isinstance(programs, AstGraph):
-                    return np.asarray(found, dtype=np.float64)
+                    return found
                 scores[rows] = found
         return scores
 

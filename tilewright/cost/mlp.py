@@ -37,7 +37,7 @@ class MLPModel(NeuralModel):
         with torch_threads(self._threads) as torch, torch.inference_mode():
             for start in range(0, len(table), _CHUNK):
                 rows = torch.from_numpy(self._standardise(table[start : start + _CHUNK]))
-                scores[start : start + _CHUNK] = self._net(rows)[:, 0].numpy()
+                scores[start : start + _CHUNK] = self._in_units(self._net(rows)[:, 0])
         return scores
 
     def _inputs(self, programs: Programs) -> NDArray[np.float32]:

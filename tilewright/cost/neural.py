@@ -67,7 +67,7 @@ class NeuralModel(ABC):
         *,
         seed: int = 0,
         threads: int = 1,
-        epochs: int = 30,
+        epochs: int = 15,
         least_steps: int = 250,
         warm_epochs: int = 2,
         hidden: tuple[int, ...] = (64, 64),
@@ -156,12 +156,13 @@ class NeuralModel(ABC):
 
     def _train(self, torch: ModuleType, inputs: list[Any], labels: list[NDArray[np.float32]], warm: bool) -> None:
         if not warm:
-            self._scaling = self._measure(inputs)
+            self._scaling = {**self._measure(inputs), "label": self._label_scaling(labels)}
             self._net = self._seeded(torch)
-        elif self._shapes(self._measure(inputs[:1])) != self._shapes(self._scaling):
+        elif any(self._scaling[name].shape != value.shape for name, value in self._measure(inputs[:1]).items()):
             raise TilewrightError("a warm cost model is fitted to programs of one width, and these have another")
         tasks = [self._scaled(each) for each in inputs]
-        targets = [torch.from_numpy(each) for each in labels]
+        mean, deviation = self._scaling["label"]
+        targets = [torch.from_numpy((each - mean) / deviation) for each in labels]
         rng = np.random.default_rng(self._seed)
         once = sum(-(-len(each) // _BATCH) for each in labels)
         epochs = self._warm_epochs if warm else max(self._epochs, -(-self._least_steps // once))
@@ -179,9 +180,17 @@ class NeuralModel(ABC):
                 loss.backward()
                 optimiser.step()
 
-    @staticmethod
-    def _shapes(state: State) -> dict[str, tuple[int, ...]]:
-        return {name: value.shape for name, value in state.items()}
+    def _label_scaling(self, labels: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Mean and deviation of the labels, in which a network learns to predict them; order has no unit."""
+        if self.loss == "rank":
+            return np.asarray([0.0, 1.0], dtype=np.float32)
+        every = np.concatenate(labels)
+        return np.asarray([every.mean(), every.std()], dtype=np.float32)
+
+    def _in_units(self, outputs: Any) -> NDArray[np.float64]:
+        """Scores from the network's outputs."""
+        mean, deviation = self._scaling["label"].astype(np.float64)
+        return np.asarray(mean + deviation * outputs.numpy().astype(np.float64))
 
     def _loss(self, torch: ModuleType, scores: Any, labels: Any) -> Any:
         if self.loss == "regression":
