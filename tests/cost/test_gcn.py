@@ -91,7 +91,7 @@ def test_tasks_of_several_structures_and_knobs_are_learnt_from() -> None:
     seen, seconds = programs(60)
     few = rows_of(seen, np.flatnonzero((seen.extents > 1).sum(axis=1) <= 4))
     model = GCNModel(epochs=1, least_steps=0)
-    model.fit([seen, few], [seconds, np.arange(len(few)) + 1.0])
+    model.fit([seen, few], [seconds, np.arange(1, 1 + len(few)).astype(np.float64)])
     assert model.ready
     table = KnobTable(np.random.default_rng(0).random((40, 3), dtype=np.float32))
     latencies = 1.0 + table.values[:, 0].astype(np.float64)
