@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.toys import TableSpace
+from tilewright.cost.gcn import GCNModel
+from tilewright.cost.mlp import MLPModel
 from tilewright.cost.model import CostModel, KnobTable, Programs
 from tilewright.cost.xgb import XGBoostModel
 from tilewright.space.configs import knob_values, sample
@@ -22,6 +25,17 @@ COST_MODELS: dict[str, Callable[[int], CostModel]] = {
     "xgb-rank": lambda seed: XGBoostModel("rank", seed=seed),
     "xgb-regression": lambda seed: XGBoostModel("regression", seed=seed),
 }
+if find_spec("torch") is not None:
+    COST_MODELS |= {
+        "mlp-rank": lambda seed: MLPModel("rank", seed=seed),
+        "mlp-regression": lambda seed: MLPModel("regression", seed=seed),
+    }
+if find_spec("torch_geometric") is not None:
+    COST_MODELS |= {
+        "gcn-mean": lambda seed: GCNModel("rank", pooling="mean", hidden=(16, 16), seed=seed),
+        "gcn-attention": lambda seed: GCNModel("rank", pooling="attention", hidden=(16, 16), seed=seed),
+        "gcn-regression": lambda seed: GCNModel("regression", pooling="attention", seed=seed),
+    }
 ROOT = Path(__file__).parents[2]
 SPACE = TableSpace()
 VIEWS = {"loop nest": True, "knobs": False}
