@@ -210,15 +210,8 @@ def seconds_of(names: Sequence[str], data: DataSet) -> dict[str, dict[str, float
     """Seconds on one core."""
     space = whole_space(Target.parse("native"))
     configs = sample(space, np.random.default_rng(0), 100_000)
-    task = data.tasks[0]
-    while len(task) < 2000:
-        nest = type(task.nest)(
-            **{
-                key: np.concatenate([value, value]) if isinstance(value, np.ndarray) else value
-                for key, value in vars(task.nest).items()
-            }
-        )
-        task = replace(task, nest=nest, seconds=np.concatenate([task.seconds, task.seconds * 1.01]))
+    times = -(-2000 // len(data.tasks[0]))
+    nests, measured = [data.tasks[0].nest] * times, [data.tasks[0].seconds] * times
     found = {}
     for name in names:
         model = make_model(name)
@@ -227,8 +220,8 @@ def seconds_of(names: Sequence[str], data: DataSet) -> dict[str, dict[str, float
         model.predict(space.loop_nest(configs))
         scored = time.perf_counter() - began
         began = time.perf_counter()
-        model.fit([task.nest], [task.seconds])
-        found[name] = {"score_100000": scored, f"refit_{len(task)}": time.perf_counter() - began}
+        model.fit(nests, measured)
+        found[name] = {"score_100000": scored, "refit_2000": time.perf_counter() - began}
     return found
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import _models
+from tilewright.cost.dataset import write_data_set
 from tilewright.errors import SpaceError
 from tilewright.measure.pool import LocalPool
 from tilewright.network.algorithms import stages
@@ -29,6 +30,7 @@ from tilewright.records.store import Query, Store
 from tilewright.space.registry import make_space
 from tilewright.target import Target
 from tilewright.task import Task
+from tilewright.tuning.collect import collect
 from tilewright.tuning.method import Method, combine, quick, random_search
 from tilewright.tuning.tuner import TaskTuner
 
@@ -48,6 +50,7 @@ MOST_BYTES = 1e8
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=Path, default=Path("dataset.db"))
+    parser.add_argument("--out", type=Path, default=Path("bench/dataset.parquet"))
     parser.add_argument("--target", default="native")
     parser.add_argument("--tasks", type=int, default=TASKS, help="of each network, at most")
     parser.add_argument("--share", type=float, default=1.0, help="of the candidates of each task")
@@ -55,7 +58,9 @@ def main() -> None:
     arguments = parser.parse_args()
     deadline = time.monotonic() + arguments.seconds
     target = Target.parse(arguments.target)
-    tasks = list(in_turns({name: chosen(name, target, arguments.tasks) for name in _models.NETWORKS}))
+    lists = {name: chosen(name, target, arguments.tasks) for name in _models.NETWORKS}
+    tasks = list(in_turns(lists))
+    networks = {task.key: [name for name, of in lists.items() if task.key in {t.key for t in of}] for task in tasks}
     print(f"{len(tasks)} tasks", flush=True)
     with open_store(arguments.records) as store, LocalPool(target, on_measurement=lambda m: store.add([m])) as pool:
         for number, task in enumerate(tasks):
@@ -63,6 +68,9 @@ def main() -> None:
             print(f"{number + 1} of {len(tasks)}: {task.name}; {pool.statistics}", flush=True)
             if time.monotonic() >= deadline:
                 break
+        data = collect(store, tasks, target, networks, "python -m bench.dataset")
+    write_data_set(data, arguments.out)
+    print(f"{len(data.tasks)} tasks, {sum(map(len, data.tasks))} programs, {arguments.out.stat().st_size / 1e6:.2f} MB")
 
 
 def chosen(name: str, target: Target, count: int) -> list[Task]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from tilewright.cost.features import FEATURE_VERSION
 from tilewright.cost.model import CostModel
 from tilewright.cost.xgb import Loss, XGBoostModel
 from tilewright.errors import CostModelError, MissingExtraError, TilewrightError
+
+if TYPE_CHECKING:
+    from tilewright.cost.gcn import Pooling
 
 __all__ = ["MODELS", "NamedModel", "StoredModel", "TrainableModel", "load_model", "make_model", "save_model"]
 
@@ -70,7 +73,7 @@ def _mlp(seed: int) -> TrainableModel:
     return MLPModel(seed=seed)
 
 
-def _gcn(pooling: str) -> Callable[[int], TrainableModel]:
+def _gcn(pooling: Pooling) -> Callable[[int], TrainableModel]:
     def make(seed: int) -> TrainableModel:
         from tilewright.cost.gcn import GCNModel
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -247,6 +247,10 @@ class NeuralModel(ABC):
             weights = {name[8:]: torch.from_numpy(v.copy()) for name, v in state.items() if name.startswith("weights.")}
             model._net.load_state_dict(weights)
         return model
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Become the model of :meth:`state`, whatever this one was. Raises as :meth:`from_state` does."""
+        self.__dict__.update(vars(self.from_state(dict(state))))
 
     def save(self, path: Path) -> None:
         """Write :meth:`state` as one ``.npz`` file."""

@@ -220,7 +220,7 @@ class _Margin:
         if spread == 0 or not np.isfinite(spread):
             return cls(0.0, 0.0)
         counts = [len(y) for y in labels]
-        right = [pairwise_accuracy(s, 1.0 - y) for s, y in zip(scores, labels, strict=True)]
+        right = [pairwise_accuracy(s, 1.0 - y.astype(np.float64)) for s, y in zip(scores, labels, strict=True)]
         known = [(a, n) for a, n in zip(right, counts, strict=True) if np.isfinite(a)]
         total = sum(n for _, n in known)
         accuracy = (_TRUST * 1.0 + sum(a * n for a, n in known)) / (_TRUST + total)
