@@ -137,3 +137,11 @@ def test_a_score_that_is_always_negative_is_no_reason_to_stop() -> None:
     search = SimulatedAnnealing(SPACE, np.random.default_rng(0), lambda configs: scorer(configs) - 100.0)
     search.tell(search.ask(8), np.ones(8))
     assert (search.ask(8)[0] == 7).all()
+
+
+def test_an_informed_scorer_is_asked_before_the_first_tell() -> None:
+    for informed in (False, True):
+        scorer = Recorder()
+        first = SimulatedAnnealing(SPACE, np.random.default_rng(0), scorer, informed=informed).ask(16)
+        assert bool(scorer.calls) == informed
+        assert (np.median(np.abs(first - 7).sum(axis=1)) <= 4) == informed

@@ -9,6 +9,7 @@ from tests.toys import TableSpace, ToySpace, plain
 from tilewright.search import gaussian_process
 from tilewright.search.bayesian import BayesianSearch
 from tilewright.search.gaussian_process import GaussianProcess, correlation
+from tilewright.search.searcher import Scorer
 from tilewright.space.configs import sample
 from tilewright.space.knob import ChoiceKnob, OrderKnob, SplitKnob
 
@@ -120,3 +121,46 @@ def test_a_batch_is_spread_out() -> None:
     search.tell(np.asarray([[0], [20], [39]], dtype=np.int32), np.asarray([2e-3, 1e-3, 3e-3]))
     batch = np.sort(search.ask(4)[:, 0])
     assert np.diff(batch).max() > 3
+
+
+def truth(sign: float) -> Scorer:
+    return lambda configs: -sign * np.log(SPACE.seconds(configs))
+
+
+def test_the_first_batch_is_what_the_prior_thinks_best() -> None:
+    every = np.sort(SPACE.seconds(sample(SPACE, np.random.default_rng(0), 1 << 20)))
+    search = BayesianSearch(SPACE, np.random.default_rng(0), truth(1.0))
+    first = SPACE.seconds(search.ask(16))
+    assert first.min() == every[0]
+    assert np.median(first) <= every[len(every) // 50]
+    cold = BayesianSearch(SPACE, np.random.default_rng(0))
+    assert SPACE.seconds(cold.ask(16)).min() > every[0]
+
+
+def test_a_prior_that_says_the_opposite_does_no_lasting_harm() -> None:
+    best = float(SPACE.seconds(sample(SPACE, np.random.default_rng(0), 1 << 20)).min())
+    found = []
+    for seed in range(3):
+        search = BayesianSearch(SPACE, np.random.default_rng(seed), truth(-1.0))
+        fastest = np.inf
+        for _ in range(8):
+            configs = search.ask(16)
+            search.tell(configs, SPACE.seconds(configs))
+            fastest = min(fastest, float(SPACE.seconds(configs).min()))
+        found.append(fastest / best)
+    assert max(found) <= 1.1
+
+
+@pytest.mark.parametrize("scorer", [lambda c: np.zeros(len(c)), lambda c: np.full(len(c), np.nan)])
+def test_a_prior_without_an_opinion_is_none(scorer: Scorer) -> None:
+    search = BayesianSearch(SPACE, np.random.default_rng(0), scorer)
+    for _ in range(3):
+        configs = search.ask(8)
+        assert len(configs) == 8
+        search.tell(configs, SPACE.seconds(configs))
+
+
+def test_failures_only_leave_the_prior_in_charge() -> None:
+    search = BayesianSearch(SPACE, np.random.default_rng(0), truth(1.0))
+    search.tell(search.ask(8), np.full(8, np.nan))
+    assert len(search.ask(8)) == 8

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from tests.toys import TableSpace
+from tilewright.cost.models import StoredModel
 from tilewright.errors import MissingExtraError, TilewrightError
+from tilewright.space.configs import sample
 from tilewright.tuning import method
-from tilewright.tuning.method import SAMPLERS, SEARCHERS, combine
+from tilewright.tuning.method import SAMPLERS, SEARCHERS, combine, default
 
 SPACE = TableSpace()
 
@@ -44,3 +46,33 @@ def test_what_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.Monke
     monkeypatch.setattr(method, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'tilewright\[rl\]'"):
         combine("ppo", "top")
+
+
+def stored(template: str) -> StoredModel:
+    class Model:
+        ready = True
+
+        def fit(self, programs: object, seconds: object) -> None: ...
+
+        def predict(self, programs: object) -> np.ndarray:
+            return np.arange(len(programs), dtype=np.float64)  # type: ignore[arg-type]
+
+    return StoredModel("xgb_reg", template, Model())
+
+
+@pytest.mark.parametrize("name", ["bayesian", "annealing"])
+def test_a_prior_counts_for_its_own_template_only(name: str) -> None:
+    programs = SPACE.loop_nest(sample(SPACE, np.random.default_rng(0), 5))
+    for template, ready in ((SPACE.template, True), ("contraction/99", False)):
+        made = combine(name, "top", prior=stored(template))
+        assert made.model is not None
+        model = made.model(SPACE, 0)
+        assert model.ready == ready
+        assert (model.predict(programs).max() > 0) == ready
+        assert len(made.searcher(SPACE, np.random.default_rng(0), lambda c: np.zeros(len(c))).ask(4)) == 4
+
+
+def test_the_default_has_a_name_that_says_what_it_is() -> None:
+    assert default().name == "bayesian"
+    assert default().model is None
+    assert default(stored("toy/1")).name == "bayesian+xgb_reg"

@@ -30,6 +30,8 @@ _CLIMBS, _CLIMBERS = 4, 64
 #: What a prior's score is worth before there are measurements, in the logarithm of latencies per standard deviation of
 #: the score; how many measurements that is worth; and by how much it is expected to be wrong.
 _PRIOR_SLOPE, _PRIOR_COUNT, _PRIOR_SPREAD = 0.6, 4.0, 0.4
+#: Of the first batch one in so many is random.
+_DOUBT = 8
 #: Latencies beyond so many times the best count as this: how slow a slow config is says little about the fast ones.
 _SLOW = 6.0
 
@@ -78,8 +80,11 @@ class BayesianSearch:
         if count > 0:
             # On one thread: matrices are small, and several threads need not add up in the same order in every process.
             with threadpool_limits(1):
-                if self._seconds or (self._prior is not None and self._prior.knows):
+                if self._seconds:
                     found = self._promising(count)
+                elif self._prior is not None and self._prior.knows:
+                    # Whether the prior is right shows by what it does not think much of, too.
+                    found = self._promising(count - count // _DOUBT)
                 else:
                     found = self._around(self._space.default(), count // 2)
         self.seen.propose(found)
