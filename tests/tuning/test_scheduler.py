@@ -19,6 +19,7 @@ from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task
 from tilewright.tuning.budget import Budget
+from tilewright.tuning.method import quick
 from tilewright.tuning.progress import SilentProgress, TuneState
 from tilewright.tuning.scheduler import NetworkTuner
 
@@ -59,6 +60,8 @@ def network(
         store,
         budget.start(clock=clock),
         np.random.default_rng(seed),
+        # Of how rounds are given away; the default finds these toys' best so soon that none is worth more rounds.
+        method=quick(),
         make_space=space_of,
         progress=progress,
     )
