@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.toys import TableSpace
+from tilewright.cost.ensemble import Ensemble
 from tilewright.cost.gcn import GCNModel
 from tilewright.cost.mlp import MLPModel
 from tilewright.cost.model import CostModel, KnobTable, Programs
@@ -24,6 +25,8 @@ from tilewright.space.configs import knob_values, sample
 COST_MODELS: dict[str, Callable[[int], CostModel]] = {
     "xgb-rank": lambda seed: XGBoostModel("rank", seed=seed),
     "xgb-regression": lambda seed: XGBoostModel("regression", seed=seed),
+    "xgb-curves": lambda seed: XGBoostModel("rank", seed=seed, view="both"),
+    "xgb-ensemble": lambda seed: Ensemble(lambda each: XGBoostModel("regression", seed=each), 3, seed),
 }
 if find_spec("torch") is not None:
     COST_MODELS |= {

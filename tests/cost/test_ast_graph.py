@@ -8,8 +8,8 @@ import pytest
 
 from tests.cost.test_features import nest
 from tests.toys import TableSpace
-from tilewright.cost.ast_graph import NUMBERS, AstGraph, NodeKind, Number, ast_graph, graph_of, knob_graph, rows_of
-from tilewright.cost.model import KnobTable
+from tilewright.cost.ast_graph import NUMBERS, AstGraph, NodeKind, Number, ast_graph, graph_of, knob_graph
+from tilewright.cost.model import KnobTable, rows_of
 from tilewright.space.configs import sample
 from tilewright.space.loop_nest import LoopNest
 

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import get_args
 
 import numpy as np
 
 from tests.toys import TableSpace
-from tilewright.cost.features import feature_names, features, itervar_features
+from tilewright.cost.features import View, curve_features, feature_names, features, itervar_features
 from tilewright.cost.model import KnobTable
 from tilewright.space.configs import sample
 from tilewright.space.loop_nest import Annotation, LoopNest
@@ -72,3 +73,20 @@ def test_no_programs_have_no_rows() -> None:
 def test_a_knob_table_is_served_as_it_is() -> None:
     values = np.asarray([[1.0, 2.0]], dtype=np.float32)
     assert features(KnobTable(values)) is values
+
+
+def test_curves_are_of_loops_whose_working_set_fits() -> None:
+    curves = curve_features(nest())[0].reshape(2, 2, 20)  # buffers A and B; reuse and entered; 2^5 to 2^24 bytes
+    log1 = {value: float(np.log2(np.float32(1 + value))) for value in (1, 4)}
+    # A touches 32 bytes in the inner loop, which is entered 4 times, and 128 in both.
+    assert curves[0, 0].tolist() == [log1[1]] * 20
+    assert curves[0, 1].tolist() == [2.0] * 20
+    assert curves[1, 0].tolist() == [log1[4]] * 20
+    small = dataclasses.replace(nest(), touched=np.asarray([[[128, 64], [32, 32]]], dtype=np.float32))
+    assert curve_features(small)[0].reshape(2, 2, 20)[0, 0].tolist() == [0.0] + [log1[1]] * 19
+
+
+def test_every_view_has_its_columns() -> None:
+    widths = {view: features(nest(), view).shape[1] for view in get_args(View)}
+    assert widths == {"itervar": 32, "curve": 81, "both": 112}
+    assert features(KnobTable(np.ones((3, 2), dtype=np.float32)), "curve").shape == (3, 2)

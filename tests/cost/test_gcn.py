@@ -8,9 +8,9 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.toys import TableSpace
-from tilewright.cost.ast_graph import ast_graph, rows_of
+from tilewright.cost.ast_graph import ast_graph
 from tilewright.cost.gcn import GCNModel
-from tilewright.cost.model import KnobTable
+from tilewright.cost.model import KnobTable, rows_of
 from tilewright.errors import TilewrightError
 from tilewright.space.configs import sample
 from tilewright.space.loop_nest import LoopNest

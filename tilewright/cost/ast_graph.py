@@ -11,8 +11,7 @@ loop and all terms that use it, so that loops and accesses are linked.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from tilewright.cost.model import KnobTable, Programs
 from tilewright.space.loop_nest import Annotation, LoopNest
 
-__all__ = ["NUMBERS", "AstGraph", "NodeKind", "Number", "ast_graph", "graph_of", "knob_graph", "rows_of"]
+__all__ = ["NUMBERS", "AstGraph", "NodeKind", "Number", "ast_graph", "graph_of", "knob_graph"]
 
 Floats = NDArray[np.float32]
 
@@ -116,15 +115,6 @@ def knob_graph(table: KnobTable) -> AstGraph:
         present=np.ones((count, 1 + width), dtype=np.bool_),
         extra=np.empty((count, 0), dtype=np.float32),
     )
-
-
-def rows_of(programs: Programs, rows: slice | NDArray[np.intp]) -> Programs:
-    """Some of the programs."""
-    if isinstance(programs, KnobTable):
-        return KnobTable(programs.values[rows])
-    values: dict[str, Any] = {f.name: getattr(programs, f.name) for f in fields(LoopNest)}
-    chosen: dict[str, Any] = {name: v[rows] if isinstance(v, np.ndarray) else v for name, v in values.items()}
-    return LoopNest(**chosen)
 
 
 def ast_graph(nest: LoopNest) -> AstGraph:

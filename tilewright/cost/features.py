@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.cost.model import KnobTable, Programs
 from tilewright.space.loop_nest import Annotation, LoopNest
 
-__all__ = ["FEATURE_VERSION", "feature_names", "features", "itervar_features"]
+__all__ = ["FEATURE_VERSION", "View", "curve_features", "feature_names", "features", "itervar_features"]
 
 #: Raised with every change of what the columns mean: a model that was fitted to others cannot be used.
 FEATURE_VERSION = 1
@@ -16,6 +18,10 @@ FEATURE_VERSION = 1
 _CHUNK = 2048
 _KINDS = len(Annotation)
 _ONE_HOT = np.eye(_KINDS, dtype=np.float32)
+#: Points of a curve; log2 of the bytes of the first.
+_POINTS, _SMALLEST = 20, 5
+#: Views of a program in closed form: per loop, per size of the working set (with the template's own numbers), or both.
+View: TypeAlias = Literal["itervar", "curve", "both"]
 _ARITHMETIC = ("add", "multiply", "other")
 
 
@@ -73,8 +79,35 @@ def _log(values: NDArray[np.float32], out: NDArray[np.float32]) -> None:
     np.log2(out, out=out)
 
 
-def features(programs: Programs) -> NDArray[np.float32]:
-    """``(n, F)`` float32: what a table model sees; the knobs' values where there is no loop nest."""
+def curve_features(nest: LoopNest) -> NDArray[np.float32]:
+    """``(n, 40 B)`` float32: AutoTVM's curve view (arXiv 1805.08166, appendix A.2), 20 points for each buffer.
+
+    Where the working set of a buffer at some loop is at most 2^k bytes, k = 5 to 24: log2(1 + x) of the largest reuse
+    of such a loop, and log2 of the largest number of times that it is entered. Both curves are 0 below the first such
+    loop. Different from AutoTVM: sizes in bytes, as caches have them, and all buffers.
+    """
+    count, buffers, loops = nest.touched.shape
+    entered = np.ones((count, loops), dtype=np.float32)
+    np.cumprod(np.maximum(nest.extents[:, :-1], 1.0), axis=1, out=entered[:, 1:])
+    values = np.stack([np.log2(1.0 + nest.reuse), np.broadcast_to(np.log2(entered)[:, None], nest.reuse.shape)])
+    table = np.empty((count, buffers, 2, _POINTS), dtype=np.float32)
+    for point in range(_POINTS):
+        fits = nest.touched <= np.float32(2.0 ** (_SMALLEST + point))
+        table[:, :, :, point] = np.where(fits, values, np.float32(0.0)).max(axis=3).transpose(1, 2, 0)
+    return table.reshape(count, -1)
+
+
+def features(programs: Programs, view: View = "itervar") -> NDArray[np.float32]:
+    """``(n, F)`` float32: what a table model sees.
+
+    Args:
+        programs: in closed form, or known by their knobs, which is the *knob* view and the only one of such programs.
+        view: of programs in closed form.
+    """
     if isinstance(programs, KnobTable):
         return np.asarray(programs.values, dtype=np.float32)
+    if view == "curve":
+        return np.concatenate([curve_features(programs), programs.extra], axis=1)
+    if view == "both":
+        return np.concatenate([itervar_features(programs), curve_features(programs)], axis=1)
     return itervar_features(programs)

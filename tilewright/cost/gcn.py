@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.cost.ast_graph import AstGraph, NodeKind, graph_of, rows_of
-from tilewright.cost.model import Programs
+from tilewright.cost.ast_graph import AstGraph, NodeKind, graph_of
+from tilewright.cost.model import Programs, rows_of
 from tilewright.cost.neural import Loss, NeuralModel, State, inverse, standardised, torch_threads
 from tilewright.errors import MissingExtraError, TilewrightError
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.space.loop_nest import LoopNest
 
-__all__ = ["CostModel", "KnobTable", "Programs"]
+__all__ = ["CostModel", "KnobTable", "Programs", "rows_of"]
 
 
 @dataclass(frozen=True)
@@ -50,3 +50,12 @@ class CostModel(Protocol):
     def predict(self, programs: Programs) -> NDArray[np.float64]:
         """``(n,)`` scores, higher is faster, comparable within one task."""
         ...
+
+
+def rows_of(programs: Programs, rows: slice | NDArray[np.intp]) -> Programs:
+    """Some of the programs."""
+    if isinstance(programs, KnobTable):
+        return KnobTable(programs.values[rows])
+    values: dict[str, Any] = {f.name: getattr(programs, f.name) for f in fields(LoopNest)}
+    chosen: dict[str, Any] = {name: v[rows] if isinstance(v, np.ndarray) else v for name, v in values.items()}
+    return LoopNest(**chosen)

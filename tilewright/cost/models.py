@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tilewright.cost.ensemble import Ensemble
 from tilewright.cost.features import FEATURE_VERSION
 from tilewright.cost.model import CostModel
 from tilewright.cost.xgb import Loss, XGBoostModel
@@ -85,6 +86,7 @@ def _gcn(pooling: Pooling) -> Callable[[int], TrainableModel]:
 MODELS: dict[str, NamedModel] = {
     "xgb_rank": NamedModel(_xgb("rank")),
     "xgb_reg": NamedModel(_xgb("regression")),
+    "xgb_ensemble": NamedModel(lambda seed: Ensemble(_xgb("regression"), seed=seed)),
     "mlp": NamedModel(_mlp, "torch", "torch"),
     "gcn": NamedModel(_gcn("mean"), "torch_geometric", "torch"),
     "gcn_attention": NamedModel(_gcn("attention"), "torch_geometric", "torch"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.cost.features import features
+from tilewright.cost.features import View, features
 from tilewright.cost.model import CostModel, Programs
 from tilewright.cost.ranking import pairwise_accuracy
 from tilewright.errors import TilewrightError
@@ -60,6 +60,7 @@ class XGBoostModel:
         eta: how much of a tree's correction is taken over.
         columns: the share of the features that a split chooses from.
         sample: the share of the programs that a tree is fitted to.
+        view: of the programs, see :func:`tilewright.cost.features.features`.
         prior: a model fitted to other tasks, whose scores the trees correct. AutoTVM's transfer did so, too, and
             halved the prior's scores with every 64 measurements; here they count for as much as they rank the
             measurements rightly, so that a prior for another machine is dropped after the first batch.
@@ -80,6 +81,7 @@ class XGBoostModel:
         eta: float = 0.3,
         columns: float = 1.0,
         sample: float = 1.0,
+        view: View = "itervar",
         prior: CostModel | None = None,
     ) -> None:
         if loss not in _OBJECTIVES:
@@ -88,6 +90,7 @@ class XGBoostModel:
         self._rounds = rounds
         self._patience = patience
         self._prior = prior
+        self._view: View = view
         self._margin = _Margin()
         self._booster: xgboost.Booster | None = None
         self._parameters = {
@@ -124,7 +127,11 @@ class XGBoostModel:
         Raises:
             TilewrightError: programs of different widths, or not one latency per program.
         """
-        tasks = [(features(p), relative_throughput(s)) for p, s in zip(programs, seconds, strict=True) if len(s) > 0]
+        tasks = [
+            (features(p, self._view), relative_throughput(s))
+            for p, s in zip(programs, seconds, strict=True)
+            if len(s) > 0
+        ]
         if len({table.shape[1] for table, _ in tasks}) > 1 or any(len(table) != len(y) for table, y in tasks):
             shapes = ", ".join(f"{table.shape} with {len(labels)} latencies" for table, labels in tasks)
             raise TilewrightError(
@@ -135,7 +142,7 @@ class XGBoostModel:
         if any(len(np.unique(labels)) > 1 for _, labels in tasks):
             margins = None
             if self._prior is not None and self._prior.ready:
-                scores = [self._prior.predict(p) for p, s in zip(programs, seconds, strict=True) if len(s) > 0]
+                scores = [self._prior.predict(p) for p, _ in given]
                 self._margin = _Margin.of(scores, [labels for _, labels in tasks], self.loss)
                 margins = self._margin(np.concatenate(scores))
             self._booster = self._train(tasks, margins)
@@ -151,7 +158,9 @@ class XGBoostModel:
             assert scores is not None
             return scores
         # Without a DMatrix, whose construction costs more than 100 trees.
-        return np.asarray(self._booster.inplace_predict(features(programs), base_margin=scores), dtype=np.float64)
+        return np.asarray(
+            self._booster.inplace_predict(features(programs, self._view), base_margin=scores), dtype=np.float64
+        )
 
     def state(self) -> dict[str, NDArray[Any]]:
         """The trees, in XGBoost's own format, as bytes; nothing before the model is ready."""
