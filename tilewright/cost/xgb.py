@@ -127,11 +127,8 @@ class XGBoostModel:
         Raises:
             TilewrightError: programs of different widths, or not one latency per program.
         """
-        tasks = [
-            (features(p, self._view), relative_throughput(s))
-            for p, s in zip(programs, seconds, strict=True)
-            if len(s) > 0
-        ]
+        given = [(p, s) for p, s in zip(programs, seconds, strict=True) if len(s) > 0]
+        tasks = [(features(p, self._view), relative_throughput(s)) for p, s in given]
         if len({table.shape[1] for table, _ in tasks}) > 1 or any(len(table) != len(y) for table, y in tasks):
             shapes = ", ".join(f"{table.shape} with {len(labels)} latencies" for table, labels in tasks)
             raise TilewrightError(
@@ -158,9 +155,8 @@ class XGBoostModel:
             assert scores is not None
             return scores
         # Without a DMatrix, whose construction costs more than 100 trees.
-        return np.asarray(
-            self._booster.inplace_predict(features(programs, self._view), base_margin=scores), dtype=np.float64
-        )
+        table = features(programs, self._view)
+        return np.asarray(self._booster.inplace_predict(table, base_margin=scores), dtype=np.float64)
 
     def state(self) -> dict[str, NDArray[Any]]:
         """The trees, in XGBoost's own format, as bytes; nothing before the model is ready."""
