@@ -51,10 +51,12 @@ def method(name: str) -> Method:
     return quick(prior) if plain == "quick" else combine(searcher, sampler or "top", prior=prior)
 
 
-def tune(space: DesignSpace, target: Target, pool: LocalPool, name: str, seed: int, seconds: float) -> TaskTuner:
+def tune(
+    space: DesignSpace, target: Target, pool: LocalPool, searching: Method, seed: int, seconds: float
+) -> TaskTuner:
     """One method's turn."""
     deadline = time.monotonic() + seconds
-    tuner = TaskTuner(space, target, pool, MemoryStore(), np.random.default_rng(seed), method(name))
+    tuner = TaskTuner(space, target, pool, MemoryStore(), np.random.default_rng(seed), searching)
     while time.monotonic() < deadline and not tuner.exhausted:
         tuner.round(ROUND, deadline)
     return tuner
@@ -92,14 +94,21 @@ def main() -> None:
         "machine": target.machine,
         "date": time.strftime("%Y-%m-%d"),
     }
+    made = {name: method(name) for name in methods}  # with PyTorch imported, and models read
     with LocalPool(target) as pool:
+        # Workers take seconds to start, which would be the first method's.
+        first = make_space(task_of(LIVE[0], TASKS[LIVE[0]]()), target)
+        for name in methods:
+            TaskTuner(first, target, pool, MemoryStore(), np.random.default_rng(0), made[name]).round(2, math.inf)
         for seed in range(arguments.seeds):
             for name in arguments.tasks.split(","):
                 if (name, seed) in done:
                     continue
                 space = make_space(task_of(name, TASKS[name]()), target)
                 order = np.random.default_rng(seed).permutation(len(methods))
-                tuners = {methods[i]: tune(space, target, pool, methods[i], seed, arguments.seconds) for i in order}
+                tuners = {
+                    methods[i]: tune(space, target, pool, made[methods[i]], seed, arguments.seconds) for i in order
+                }
                 seconds = race(space, pool, tuners)
                 trials = {key: tuner.trials for key, tuner in tuners.items()}
                 result["races"].append({"task": name, "seed": seed, "seconds": seconds, "trials": trials})

@@ -16,7 +16,10 @@ from tilewright.records import open_store
 
 def test_an_interrupt_ends_the_tuning_and_still_writes_the_executable(tmp_path: Path) -> None:
     model, report = conv_model(tmp_path / "m.onnx"), tmp_path / "tune.json"
+    broken = tmp_path / "model.npz"
+    broken.write_bytes(b"PK nothing")  # a cost model that cannot be read costs a message, not the run
     arguments = ["--out", tmp_path / "out", "--budget", "10m", "--records", tmp_path / "r.db", "--json", report]
+    arguments += ["--cost-model", broken]
     command = [sys.executable, "-m", "tilewright.cli", "tune", *map(str, [model, *arguments])]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -30,7 +33,9 @@ def test_an_interrupt_ends_the_tuning_and_still_writes_the_executable(tmp_path: 
     assert process.returncode == 130, [*seen, errors]
     assert "Traceback" not in errors
     assert "the same command goes on" in output
+    assert "tuning goes on without a cost model" in seen[0]
     result = json.loads(report.read_text())
+    assert result["method"] == "bayesian"
     assert result["interrupted"]
     with open_store(tmp_path / "r.db") as store:
         assert sum(entry.count for entry in store.summary()) >= result["trials"] > 0
