@@ -12,6 +12,6 @@ settings.register_profile("default", deadline=None, suppress_health_check=[Healt
 settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
-# In a job that a shell put into the background Ctrl-C is ignored, also by everything that it starts; some tests press it.
+# A job that a shell put into the background ignores Ctrl-C, and so does all that it starts; some tests press it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
