@@ -36,8 +36,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.replay import Clock, ReplayRunner, ReplaySpace, Table, read, rows_of
-from bench.search import NEAR, Run, _quiet, interval, row_of
+from bench.replay import Clock, ReplayRunner, ReplaySpace, Table, rows_of
+from bench.search import NEAR, ROUND, Run, _quiet, interval, row_of, searched, table_of
 from bench.search_speed import thinking, whole_space
 from tilewright.cli.text import table as text_table
 from tilewright.cost.dataset import DataSet, read_data_set
@@ -57,7 +57,7 @@ from tilewright.tuning.tuner import TaskTuner
 HERE = Path(__file__).parent
 #: Of what a fold or a run is; another version does not read what this one kept.
 VERSION = 1
-LIMIT, ROUND, DONE = 96, 16, 1.02
+LIMIT = 96
 AT = (16, 32, 48, 96)
 #: The name of the model that was fitted to another machine's programs.
 OTHER = "other_isa"
@@ -150,7 +150,7 @@ def trained(data_file: Path, name: str, cache_dir: Path) -> Path:
     """The file of a model that was fitted to everything but the tasks of the recorded tables."""
     file = cache_dir / f"model-{name}-{stamp(data_file)}.npz"
     if not file.exists():
-        keys = {read(path).task.key for path in tables()}
+        keys = {table_of(path).task.key for path in tables()}
         data = data_of(data_file)
         save(name, DataSet(tuple(t for t in data.tasks if t.task not in keys), data.about), file)
     return file
@@ -181,11 +181,6 @@ def data_of(path: Path) -> DataSet:
 @cache
 def model_of(path: Path) -> StoredModel:
     return load_model(path)
-
-
-@cache
-def table_of(path: Path) -> Table:
-    return read(path)
 
 
 def tables() -> list[Path]:
@@ -315,24 +310,14 @@ def search(path: Path, searcher: str, file: Path | None, seed: int) -> Run:
     if file is not None:
         stored = model_of(file)
         prior = replace(stored, template=recorded.template, model=_Looked(scores_of(path, file)))
-    clock, times, found = Clock(), list[float](), Run([], [], [], [], 0)
+    clock, times = Clock(), list[float]()
     runner = ReplayRunner(recorded, clock, lambda m: times.append(clock.now))
     rng = np.random.default_rng(seed)
     target = Target.parse("native")
     space = ReplaySpace(recorded)
     method = on_tables(method_of(searcher, prior), recorded)
     tuner = TaskTuner(space, target, runner, MemoryStore(), rng, method, clock=clock)
-    best, asked = math.inf, 0
-    while asked < LIMIT and not tuner.exhausted and (not found.slowdown or found.slowdown[-1] > DONE):
-        for m in tuner.round(min(ROUND, LIMIT - asked), math.inf).measurements:
-            asked += 1
-            if m.ok and m.seconds < best:
-                best = m.seconds
-                found.trials.append(asked)
-                found.seconds.append(round(times[asked - 1], 3))
-                found.slowdown.append(round(best / recorded.optimum, 4))
-        found.rounds.append(asked)
-    return replace(found, asked=asked)
+    return searched(tuner, recorded, times, ROUND, LIMIT)
 
 
 def end_to_end(

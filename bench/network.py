@@ -26,7 +26,7 @@ from tilewright.cli.text import table
 from tilewright.errors import TilewrightError
 from tilewright.network.peers import PEERS
 
-LIGHT = "bvlc_alexnet,densenet121,inception_v1,inception_v2,resnet50,shufflenet,squeezenet,vgg19,zfnet512"  # all nine
+LIGHT = ",".join(_models.LIGHT)  # all nine
 #: What is no ONNX file: by its name, what makes it, and how PyTorch runs it.
 MADE = {
     "transformer": (

@@ -120,11 +120,23 @@ def run(path: Path, cell: Cell) -> Run:
     times: list[float] = []
     runner = ReplayRunner(recorded, clock, lambda m: times.append(clock.now))
     tuner = TaskTuner(space, target, runner, MemoryStore(), searching, method, clock=clock)
+    return searched(tuner, recorded, times, cell.round, limit_of(cell, recorded))
+
+
+def searched(tuner: TaskTuner, recorded: Table, times: Sequence[float], size: int, limit: int) -> Run:
+    """Rounds of ``size`` until ``limit`` trials, the end of the space, or 2 % from the optimum.
+
+    Args:
+        tuner: on the table.
+        recorded: the table.
+        times: of each measurement the simulated seconds at its end; grows as the tuner measures.
+        size: of a round.
+        limit: the most trials.
+    """
     found = Run([], [], [], [], 0)
-    limit, best, asked = limit_of(cell, recorded), math.inf, 0
+    best, asked = math.inf, 0
     while asked < limit and not tuner.exhausted and (not found.slowdown or found.slowdown[-1] > DONE):
-        result = tuner.round(min(cell.round, limit - asked), math.inf)
-        for m in result.measurements:
+        for m in tuner.round(min(size, limit - asked), math.inf).measurements:
             asked += 1
             if m.ok and m.seconds < best:
                 best = m.seconds
@@ -132,7 +144,7 @@ def run(path: Path, cell: Cell) -> Run:
                 found.seconds.append(round(times[asked - 1], 3))
                 found.slowdown.append(round(best / recorded.optimum, 4))
         found.rounds.append(asked)
-    return Run(found.trials, found.seconds, found.slowdown, found.rounds, asked)
+    return replace(found, asked=asked)
 
 
 def limit_of(cell: Cell, recorded: Table) -> int:

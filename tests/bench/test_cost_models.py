@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from bench.cost_models import HERE, data_of, search, slowdown_after, table_of, tables
-from bench.search import Run
+from bench.cost_models import HERE, data_of, search, slowdown_after, tables
+from bench.search import Run, table_of
 from tilewright.cost.evaluate import evaluate
 from tilewright.cost.prior import SHIPPED, pretrained
 

@@ -38,7 +38,7 @@ _MEASURES = {"pairwise_accuracy": "pairwise accuracy", "recall_at_10": "recall@1
 def train(
     out: Annotated[Path, typer.Option(metavar="MODEL.npz", help="Where to write the model.")],
     model: Annotated[
-        str, typer.Option(metavar="NAME", help="xgb_rank, xgb_reg, mlp, gcn or gcn_attention.")
+        str, typer.Option(metavar="NAME", help="xgb_rank, xgb_reg, xgb_ensemble, mlp, gcn or gcn_attention.")
     ] = "xgb_rank",
     records: RecordsOption = None,
     data: DataOption = None,
