@@ -10,6 +10,7 @@ from tests.cost.test_xgb import table
 from tests.toys import TableSpace
 from tilewright.cost.mlp import MLPModel
 from tilewright.cost.model import KnobTable
+from tilewright.cost.models import load_model, save_model
 from tilewright.cost.xgb import relative_throughput
 from tilewright.errors import TilewrightError
 from tilewright.space.configs import sample
@@ -89,10 +90,11 @@ def test_stored_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     seen, seconds = table(60)
     model = MLPModel("regression", hidden=(8, 4), epochs=2)
     with pytest.raises(TilewrightError, match="stored after it was fitted"):
-        model.save(tmp_path / "model.npz")
+        model.state()
     model.fit([seen], [seconds])
-    model.save(tmp_path / "model.npz")
-    loaded = MLPModel.load(tmp_path / "model.npz")
+    save_model("mlp", model, "toy/1", {}, tmp_path / "model.npz")
+    loaded = load_model(tmp_path / "model.npz").model
+    assert isinstance(loaded, MLPModel)
     assert loaded.ready
     assert loaded.loss == "regression"
     assert (loaded.predict(seen) == model.predict(seen)).all()

@@ -6,7 +6,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -23,7 +22,7 @@ __all__ = ["FEATURE_VERSION", "Loss", "NeuralModel", "State", "torch_threads"]
 FEATURE_VERSION = 1
 #: What training minimises: misordered pairs within a task, or the squared error of the relative throughput.
 Loss: TypeAlias = Literal["rank", "regression"]
-#: A model as arrays, for ``numpy.savez``: how it was made, the inputs' mean and scale, and the weights.
+#: A model as arrays, for ``save_model``: how it was made, the inputs' mean and scale, and the weights.
 State: TypeAlias = dict[str, NDArray[Any]]
 
 _LOSSES = ("rank", "regression")
@@ -251,16 +250,6 @@ class NeuralModel(ABC):
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Become the model of :meth:`state`, whatever this one was. Raises as :meth:`from_state` does."""
         self.__dict__.update(vars(self.from_state(dict(state))))
-
-    def save(self, path: Path) -> None:
-        """Write :meth:`state` as one ``.npz`` file."""
-        np.savez_compressed(path, **self.state())  # type: ignore[arg-type]
-
-    @classmethod
-    def load(cls, path: Path, **arguments: Any) -> Any:
-        """The model of a file that :meth:`save` wrote; see :meth:`from_state`."""
-        with np.load(path, allow_pickle=False) as stored:
-            return cls.from_state(dict(stored), **arguments)
 
 
 def standardised(values: NDArray[np.float32], mean: NDArray[np.float32], scale: NDArray[np.float32]) -> Any:
