@@ -20,7 +20,7 @@ from tilewright.share.cluster import (
     maximal_cliques,
 )
 
-METHODS = pytest.mark.parametrize("method", [clique_clusters, agglomerative_clusters], ids=lambda m: m.__name__)
+METHODS = pytest.mark.parametrize("method", [clique_clusters, agglomerative_clusters], ids=["cliques", "agglomerative"])
 
 
 @st.composite
@@ -86,7 +86,8 @@ def test_a_task_between_two_cliques_goes_where_its_sum_is_larger() -> None:
 
 def test_the_threshold_decides() -> None:
     matrix = np.asarray([[1.0, 0.3], [0.3, 1.0]])
-    for method in (clique_clusters, agglomerative_clusters):
+    methods: list[ClusterMethod] = [clique_clusters, agglomerative_clusters]
+    for method in methods:
         assert len(method("ab", matrix, 0.3)) == 1
         assert len(method("ab", matrix, 0.31)) == 2
 

@@ -99,9 +99,16 @@ def test_agreement_knows_nothing_of_failures_ties_and_other_knobs() -> None:
     assert ranking_agreement(one, some) > 0.5
 
 
-def test_agreement_as_a_measure_asks_another_where_there_are_no_records() -> None:
-    spaces = [ToySpace(TABLE.knobs, task=task(key)) for key in "abc"]
-    opposite = RankingAgreement({"a": recorded(1.0), "b": recorded(-1.0, 1)})
-    assert similarity_matrix(spaces, opposite).tolist() == [[1, 0, 1], [0, 1, 1], [1, 1, 1]]
-    few = RankingAgreement({"a": recorded(1.0), "b": recorded(-1.0, 1)}, least=301)
-    assert few(spaces[0], spaces[1]) == 1.0
+def test_agreement_as_a_measure_takes_the_usual_where_there_are_no_records() -> None:
+    spaces = [ToySpace(TABLE.knobs, task=task(key)) for key in "abcd"]
+    records = {"a": recorded(1.0), "b": recorded(-1.0, 1), "c": recorded(1.0, 2)}
+    matrix = similarity_matrix(spaces, RankingAgreement(records, overlap))
+    assert matrix[0, 1] == matrix[1, 2] == 0.0
+    assert matrix[0, 2] > 0.5 > matrix[0, 3] == matrix[1, 3] > 0.0
+    few = RankingAgreement(records, overlap, least=301)
+    assert few(spaces[0], spaces[1]) == few(spaces[0], spaces[3])
+
+
+def test_agreement_as_a_measure_asks_the_programs_as_well() -> None:
+    tables = [ToySpace(TABLE.knobs, task=task("a")), ToySpace(TABLE.knobs, task=task("b"), template="toy/2")]
+    assert RankingAgreement({"a": recorded(1.0), "b": recorded(1.0, 1)})(*tables) == 0.0

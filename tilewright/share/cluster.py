@@ -7,10 +7,10 @@ sorted by key first, and ties go to the first key.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +36,14 @@ class Cluster:
     members: tuple[str, ...]
 
 
-#: Groups tasks (keys) by their ``(n, n)`` similarities.
-ClusterMethod: TypeAlias = Callable[[Sequence[str], NDArray[np.float64]], tuple[Cluster, ...]]
+class ClusterMethod(Protocol):
+    """Groups tasks."""
+
+    def __call__(
+        self, keys: Sequence[str], similarity: NDArray[np.float64], threshold: float = ...
+    ) -> tuple[Cluster, ...]:
+        """Clusters of the tasks ``keys`` by their ``(n, n)`` similarities, each task in one."""
+        ...
 
 
 def clique_clusters(

@@ -25,6 +25,7 @@ from tilewright.tuning.budget import RunningBudget
 from tilewright.tuning.gain import Share, TaskUse, gains
 from tilewright.tuning.method import Method, default
 from tilewright.tuning.progress import Progress, SilentProgress, TuneState
+from tilewright.tuning.sharing import Lending, Sharing
 from tilewright.tuning.tuner import TaskTuner
 
 __all__ = ["NetworkTuner", "TaskUse"]
@@ -54,6 +55,7 @@ class NetworkTuner:
         progress: is shown how it goes; entered and left by the caller.
         first_round: candidates per task in the first pass.
         round_size: candidates per round afterwards.
+        sharing: what tasks borrow from each other and from earlier networks; None: nothing.
 
     Attributes:
         interrupted: whether a KeyboardInterrupt ended the tuning.
@@ -75,6 +77,7 @@ class NetworkTuner:
         progress: Progress | None = None,
         first_round: int = 8,
         round_size: int = 16,
+        sharing: Sharing | None = None,
     ) -> None:
         self.interrupted = False
         self.curve: list[tuple[float, float]] = []
@@ -85,6 +88,8 @@ class NetworkTuner:
         self._make_space = make_space
         self._progress: Progress = SilentProgress() if progress is None else progress
         self._first_round, self._round_size = first_round, round_size
+        self._sharing = sharing
+        self._lending: Lending | None = None
         # A stream per task, so that the order of their rounds does not change what each one proposes.
         streams = rng.spawn(len(uses))
         self._shares = [Share(use, stream) for use, stream in zip(uses, streams, strict=True)]
@@ -146,6 +151,12 @@ class NetworkTuner:
                     self._method,
                     clock=lambda: self._budget.elapsed,
                 )
+        if self._sharing is not None and self._lending is None:
+            self._lending = Lending(
+                self._sharing, self._order, self._store, self._target, self._space, lambda: self._budget.elapsed
+            )
+            # Representatives first; the sort is stable.
+            self._order.sort(key=self._lending.borrows)
         self._note_latency()
 
     def run(self, reserve: float = 0.0, race: int = 3) -> None:
@@ -211,6 +222,7 @@ class NetworkTuner:
             "thinking_seconds": sum(tuner.thinking for tuner in self.tuners.values()),
             "interrupted": self.interrupted,
             "curve": [list(point) for point in self.curve],
+            **({} if self._lending is None else {"sharing": self._lending.describe()}),
         }
 
     # Whose turn it is --------------------------------------------------------------------------------------------
@@ -221,7 +233,13 @@ class NetworkTuner:
         for done, share in enumerate(todo):
             if self._budget.exhausted(reserve):
                 return
-            self._round(share, self._first_size(todo[:done], len(todo) - done, reserve), reserve)
+            size = self._first_size(todo[:done], len(todo) - done, reserve)
+            if self._lending is None:
+                self._round(share, size, reserve)
+                continue
+            self._round(share, self._lending.first_round(share, size), reserve)
+            while self._lending.again(share) and not self._budget.exhausted(reserve):
+                self._round(share, size, reserve)
 
     def _first_size(self, done: list[Share], left: int, reserve: float) -> int:
         """How many candidates each of the ``left`` first rounds may have: fewer where the budget is small."""
@@ -236,6 +254,8 @@ class NetworkTuner:
         live = [share for share in self._order if share.live]
         if not live:
             return None
+        if self._lending is not None:
+            self._lending.update()
         if self._rng.random() < _EPSILON:
             return live[int(self._rng.integers(len(live)))]
         return live[int(np.argmax(gains(live, self._shares, self._round_size)))]
@@ -244,9 +264,13 @@ class NetworkTuner:
         assert share.tuner is not None
         self._update(share.use.task.name)
         before = share.tuner.trials
+        if self._lending is not None:
+            size = self._lending.prepare(share, size)
         try:
             count = int(min(size, self._budget.remaining_trials))
             share.note(share.tuner.round(count, self._budget.deadline - reserve))
+            if self._lending is not None:
+                self._lending.learn(share)
         except SpaceError as error:  # one task's space must not end the tuning of the others
             share.problem = str(error)
         finally:  # an interrupted round has had its trials, too

@@ -1,0 +1,334 @@
+"""What the tasks of a network borrow from each other, and from those of earlier networks in the store.
+
+Schedule Sharing (Yu, TVM conference 2019; PAPERS.md 3) tuned one representative of each cluster of similar tasks to
+the end and gave its best configs to the others, as they were, with a warning where that went badly. Here nothing is
+final: a dependent borrows when its first turn comes and again when its representative has improved; what it borrowed
+is judged by its own measurements, and where they are poor it is tuned like any other task.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from tilewright.errors import SpaceError
+from tilewright.records.store import Query, Store
+from tilewright.share.cluster import Cluster, ClusterMethod, agglomerative_clusters, clique_clusters
+from tilewright.share.similarity import Measure, ProgramLikeness, overlap, similarity_matrix
+from tilewright.share.transfer import map_configs
+from tilewright.space.configs import cardinalities
+from tilewright.space.knob import Knob
+from tilewright.space.space import Configs, DesignSpace
+from tilewright.target import Target
+from tilewright.task import Task
+from tilewright.tuning.gain import Share
+
+__all__ = ["Lending", "Sharing"]
+
+#: A dependent of less than this share of its representative's FLOP/s was not helped enough.
+_POOR = 0.7
+#: Improvements by less are noise.
+_NOTEWORTHY = 0.01
+#: Lots that a dependent borrows in a row, at most: each must improve it.
+_MOST_LOTS = 5
+#: The best configs of an earlier task that are looked at, and the working measurements it must have to lend any.
+_EARLIER_BEST, _EARLIER_LEAST = 16, 8
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How tasks share.
+
+    Attributes:
+        measure: the similarity of tasks.
+        cluster: what groups them.
+        threshold: tasks less similar than this share nothing.
+        top: how many of the representative's best a dependent tries at a time.
+        earlier: tasks of earlier networks whose design spaces are made, at most; 0: none.
+        seconds: to make them in; what is begun is finished.
+    """
+
+    measure: Measure = field(default_factory=ProgramLikeness)
+    cluster: ClusterMethod = agglomerative_clusters
+    threshold: float = 0.2
+    top: int = 3
+    earlier: int = 24
+    seconds: float = 3.0
+
+    @classmethod
+    def published(cls) -> Sharing:
+        """The overlap of tuning spaces and maximal cliques, at a similarity of 0.01 (PAPERS.md 3)."""
+        return cls(overlap, clique_clusters, 0.01)
+
+
+class _Donor(Protocol):
+    """A task whose best configs others may try: of this network or in the store."""
+
+    name: str
+    knobs: tuple[Knob, ...]
+    flop: float
+
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def measured(self) -> int: ...
+    def best(self, count: int) -> Configs:
+        """``(at most count, knobs)``, the fastest first."""
+        ...
+
+
+class _Own:
+    """A task of this network."""
+
+    def __init__(self, share: Share) -> None:
+        assert share.tuner is not None
+        self.share, self._tuner = share, share.tuner
+        self.name, self.flop, self.knobs = share.use.task.name, share.use.task.flop, share.tuner.space.knobs
+
+    @property
+    def seconds(self) -> float:
+        return self._tuner.best_seconds
+
+    @property
+    def measured(self) -> int:
+        return self.share.measured
+
+    def best(self, count: int) -> Configs:
+        return self._tuner.finalists(count, math.inf)
+
+
+class _Earlier:
+    """A task that an earlier network left in the store."""
+
+    def __init__(self, space: DesignSpace, store: Store, target: Target) -> None:
+        self.space, self.name, self.flop, self.knobs = space, space.task.name, space.task.flop, space.knobs
+        query = Query(space.task.key, target.key, space.template)
+        self.measured = sum(m.ok for m in store.scan(query))
+        found = store.best(space.task.key, target.key, space.template, _EARLIER_BEST)
+        choices = cardinalities(space).tolist()
+        # Rows of a changed template, or damaged, are passed over.
+        found = [m for m in found if len(m.config) == len(choices)]
+        found = [m for m in found if all(0 <= i < c for i, c in zip(m.config, choices, strict=True))]
+        rows = np.asarray([m.config for m in found], dtype=np.int32).reshape(len(found), len(choices))
+        valid = space.valid(rows) if len(rows) else np.zeros(0, dtype=np.bool_)
+        self._best = rows[valid]
+        self.seconds = next((m.seconds for m, ok in zip(found, valid.tolist(), strict=True) if ok), math.inf)
+
+    def best(self, count: int) -> Configs:
+        return self._best[:count]
+
+
+@dataclass
+class _Loan:
+    """What one task borrows.
+
+    Attributes:
+        share: the task.
+        donor: of whom.
+        similarity: of the two.
+        seen: the donor's latency when it was last asked; inf: never.
+        tried: how many of its best were asked for then.
+        lots: in a row that improved the task.
+        waiting: how many are suggested and were not measured yet.
+        rows: what was suggested, over all.
+        poor: whether the task is better tuned by itself; None: not known yet.
+    """
+
+    share: Share
+    donor: _Donor
+    similarity: float
+    seen: float = math.inf
+    tried: int = 0
+    lots: int = 0
+    waiting: int = 0
+    rows: set[tuple[int, ...]] = field(default_factory=set)
+    poor: bool | None = None
+
+    @property
+    def news(self) -> float:
+        """By what share of its latency the donor improved since it was asked, 1 at first; 0: too little to matter."""
+        if not math.isfinite(self.donor.seconds):
+            return 0.0
+        gained = 1.0 - self.donor.seconds / self.seen
+        return gained if gained >= _NOTEWORTHY else 0.0
+
+
+class Lending:
+    """Who borrows from whom while a network is tuned.
+
+    Args:
+        sharing: how.
+        shares: the network's tasks; those without a tuner take no part.
+        store: of the tasks of earlier networks.
+        target: what is tuned for.
+        make_space: of an earlier task.
+        clock: seconds.
+
+    Attributes:
+        clusters: of the network's tasks, by ``Task.key``.
+
+    Raises:
+        RecordsError: the store cannot be read.
+    """
+
+    def __init__(
+        self,
+        sharing: Sharing,
+        shares: Sequence[Share],
+        store: Store,
+        target: Target,
+        make_space: Callable[[Task], DesignSpace],
+        clock: Callable[[], float],
+    ) -> None:
+        self._sharing = sharing
+        self._shares = {share.use.task.key: share for share in shares if share.tuner is not None}
+        spaces = [share.tuner.space for share in self._shares.values() if share.tuner is not None]
+        keys = list(self._shares)
+        matrix = similarity_matrix(spaces, sharing.measure)
+        self.clusters: tuple[Cluster, ...] = sharing.cluster(keys, matrix, sharing.threshold)
+        self._loans: dict[str, _Loan] = {}
+        for cluster in self.clusters:
+            donor = self._shares[cluster.representative]
+            for key in cluster.members:
+                if key != cluster.representative:
+                    similarity = float(matrix[keys.index(key), keys.index(cluster.representative)])
+                    self._loans[key] = _Loan(self._shares[key], _Own(donor), similarity)
+        self._ask_earlier(store, target, make_space, clock)
+
+    def borrows(self, share: Share) -> bool:
+        """Whether a task has someone of this network to borrow from, so that its turn comes later."""
+        loan = self._loans.get(share.use.task.key)
+        return loan is not None and isinstance(loan.donor, _Own)
+
+    def first_round(self, share: Share, size: int) -> int:
+        """The size of a task's first round: of one that borrows, the default and a lot."""
+        loan = self._loans.get(share.use.task.key)
+        return size if loan is None or loan.news == 0.0 else min(size, 1 + self._sharing.top)
+
+    def again(self, share: Share) -> bool:
+        """Whether a task that has just borrowed should at once borrow more, because that improved it."""
+        loan = self._loans.get(share.use.task.key)
+        return loan is not None and 0 < loan.lots < _MOST_LOTS and share.live and self._offer(loan)
+
+    def prepare(self, share: Share, size: int) -> int:
+        """Suggest to a task what it can borrow, and say how many candidates its next round is to have."""
+        loan = self._loans.get(share.use.task.key)
+        if loan is None or loan.poor:
+            return size
+        if loan.waiting == 0 and loan.news > 0.0:
+            loan.tried = loan.lots = 0
+            self._offer(loan)
+        return min(size, loan.waiting + (not share.measured)) if loan.waiting else size
+
+    def _offer(self, loan: _Loan) -> bool:
+        """Suggest the next few of the donor's best; whether any of them is new."""
+        tuner = loan.share.tuner
+        assert tuner is not None
+        loan.seen = loan.donor.seconds
+        ranked = loan.donor.best(loan.tried + self._sharing.top)[loan.tried :]
+        loan.tried += len(ranked)
+        configs = map_configs(loan.donor.knobs, ranked, tuner.space)
+        loan.waiting = tuner.suggest(configs)
+        loan.rows.update(tuple(row) for row in configs.tolist())
+        return loan.waiting > 0
+
+    def learn(self, share: Share) -> None:
+        """Judge what a task borrowed by its last round."""
+        loan = self._loans.get(share.use.task.key)
+        if loan is None or loan.waiting == 0:
+            return
+        loan.waiting = 0
+        last = share.rounds[-1]
+        loan.lots = loan.lots + 1 if last.after < last.before * (1.0 - _NOTEWORTHY) and self._leads(loan) else 0
+        loan.poor = not self._leads(loan) or self._speed(loan) < _POOR
+
+    def update(self) -> None:
+        """What the scheduler weighs: who is worth more than itself, and who needs no rounds of its own."""
+        for share in self._shares.values():
+            share.leverage, share.experience, share.promise = 1.0, 0.0, 0.0
+        for loan in self._loans.values():
+            if loan.poor is not None and not loan.poor:
+                share, donor = loan.share, loan.donor
+                trust = max(loan.similarity, min(1.0, self._speed(loan)))
+                share.experience = trust * donor.measured
+                share.promise = trust * loan.news
+                if isinstance(donor, _Own):
+                    own = donor.share.use.weight * donor.seconds
+                    donor.share.leverage += trust * share.use.weight * share.best / own
+
+    def describe(self) -> dict[str, Any]:
+        """For the report."""
+        names = {key: share.use.task.name for key, share in self._shares.items()}
+        return {
+            "clusters": [
+                {"representative": names[c.representative], "members": [names[key] for key in c.members]}
+                for c in self.clusters
+            ],
+            "borrowed": [
+                {
+                    "task": names[key],
+                    "from": loan.donor.name,
+                    "earlier": isinstance(loan.donor, _Earlier),
+                    "similarity": loan.similarity,
+                    "configs": len(loan.rows),
+                    "poor": loan.poor,
+                    "best": self._leads(loan),
+                }
+                for key, loan in self._loans.items()
+            ],
+        }
+
+    def _leads(self, loan: _Loan) -> bool:
+        """Whether the best config of the task is a borrowed one."""
+        best = None if loan.share.tuner is None else loan.share.tuner.best_config
+        return best is not None and tuple(best.tolist()) in loan.rows
+
+    def _speed(self, loan: _Loan) -> float:
+        """The task's FLOP/s as a share of its donor's; 1 where one of them has no arithmetic to speak of."""
+        flop = loan.share.use.task.flop
+        if flop <= 0 or loan.donor.flop <= 0:
+            return 1.0
+        return (flop / loan.share.best) / (loan.donor.flop / loan.donor.seconds)
+
+    def _ask_earlier(
+        self, store: Store, target: Target, make_space: Callable[[Task], DesignSpace], clock: Callable[[], float]
+    ) -> None:
+        """Let tasks of earlier networks stand in for representatives that are no more similar."""
+        began, made = clock(), 0
+        for task in self._candidates(store) if self._sharing.earlier > 0 else ():
+            if made >= self._sharing.earlier or clock() - began >= self._sharing.seconds:
+                return
+            # Asked first, because a space takes up to a second to make.
+            if next(iter(store.scan(Query(task.key, target.key))), None) is None:
+                continue
+            made += 1
+            try:
+                donor = _Earlier(make_space(task), store, target)
+            except SpaceError:
+                continue
+            if donor.measured < _EARLIER_LEAST or not math.isfinite(donor.seconds):
+                continue
+            for key, share in self._shares.items():
+                assert share.tuner is not None
+                similarity = self._sharing.measure(donor.space, share.tuner.space)
+                known = self._loans[key].similarity if key in self._loans else self._sharing.threshold
+                # Of equals the earlier one: it was tuned already.
+                replaces = key not in self._loans or isinstance(self._loans[key].donor, _Own)
+                if similarity > known or (similarity == known and replaces):
+                    self._loans[key] = _Loan(share, donor, similarity)
+
+    def _candidates(self, store: Store) -> list[Task]:
+        """Earlier tasks of the kinds that this network has, those of the most similar size first."""
+        sizes: dict[str, list[float]] = {}
+        for share in self._shares.values():
+            sizes.setdefault(share.use.task.kind, []).append(math.log2(1.0 + share.use.task.flop))
+        earlier = [task for task in store.tasks() if task.kind in sizes and task.key not in self._shares]
+
+        def apart(task: Task) -> float:
+            return min(abs(size - math.log2(1.0 + max(task.flop, 0.0))) for size in sizes[task.kind])
+
+        return sorted(earlier, key=apart)
