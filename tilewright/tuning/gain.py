@@ -58,7 +58,7 @@ class Share:
         failing: rounds since anything worked.
         leverage: by how much more than itself the network gains from it, as other tasks borrow its best configs.
         experience: measurements of another task that count like its own, since its best configs work here.
-        promise: by what share of its latency it may gain at once from what was learnt elsewhere.
+        promise: the share of its latency that borrowing promises, for as many trials as a round has.
     """
 
     use: TaskUse
@@ -148,7 +148,7 @@ def gains(live: Sequence[Share], shares: Sequence[Share], round_size: int) -> li
         optimism = best / max(1.0, (share.measured + share.experience) / round_size)
         if speeds[share.use.task.kind] > 0.0:
             optimism = max(optimism, best - _BETA * share.use.task.flop / speeds[share.use.task.kind])
-        forward = max(optimism / (1.0 + share.dry), best * share.promise)
-        expected = _ALPHA * backward + (1.0 - _ALPHA) * forward
+        ahead = max((1.0 - _ALPHA) * optimism / (1.0 + share.dry), (1.0 - _ALPHA) * best * share.promise)
+        expected = _ALPHA * backward + ahead
         found.append(share.leverage * share.use.weight * expected / (share.seconds_per_trial() or usual))
     return found

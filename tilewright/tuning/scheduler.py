@@ -237,7 +237,9 @@ class NetworkTuner:
             if self._lending is None:
                 self._round(share, size, reserve)
                 continue
-            self._round(share, self._lending.first_round(share, size), reserve)
+            for part in self._lending.first_rounds(share, size):
+                if share.live and not self._budget.exhausted(reserve):
+                    self._round(share, part, reserve)
             while self._lending.again(share) and not self._budget.exhausted(reserve):
                 self._round(share, size, reserve)
 
@@ -255,7 +257,7 @@ class NetworkTuner:
         if not live:
             return None
         if self._lending is not None:
-            self._lending.update()
+            self._lending.update(self._round_size)
         if self._rng.random() < _EPSILON:
             return live[int(self._rng.integers(len(live)))]
         return live[int(np.argmax(gains(live, self._shares, self._round_size)))]
@@ -264,9 +266,9 @@ class NetworkTuner:
         assert share.tuner is not None
         self._update(share.use.task.name)
         before = share.tuner.trials
-        if self._lending is not None:
-            size = self._lending.prepare(share, size)
         try:
+            if self._lending is not None:
+                size = self._lending.prepare(share, size)
             count = int(min(size, self._budget.remaining_trials))
             share.note(share.tuner.round(count, self._budget.deadline - reserve))
             if self._lending is not None:

@@ -20,7 +20,7 @@ from tilewright.records.store import Query, Store
 from tilewright.share.cluster import Cluster, ClusterMethod, agglomerative_clusters, clique_clusters
 from tilewright.share.similarity import Measure, ProgramLikeness, overlap, similarity_matrix
 from tilewright.share.transfer import map_configs
-from tilewright.space.configs import cardinalities
+from tilewright.space.configs import cardinalities, distinct, empty
 from tilewright.space.knob import Knob
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
@@ -33,6 +33,12 @@ __all__ = ["Lending", "Sharing"]
 _POOR = 0.7
 #: Improvements by less are noise.
 _NOTEWORTHY = 0.01
+#: Only configs within this factor of the best are lent.
+_NEARLY = 1.5
+#: What a dependent borrowed counts as good while nothing that it found by itself is faster by more than this factor.
+_NO_WORSE = 1.1
+#: A representative has at most so many first rounds more, of what its dependents save.
+_MOST_SAVED = 2
 #: Lots that a dependent borrows in a row, at most: each must improve it.
 _MOST_LOTS = 5
 #: The best configs of an earlier task that are looked at, and the working measurements it must have to lend any.
@@ -98,7 +104,7 @@ class _Own:
         return self.share.measured
 
     def best(self, count: int) -> Configs:
-        return self._tuner.finalists(count, math.inf)
+        return self._tuner.finalists(count, _NEARLY)
 
 
 class _Earlier:
@@ -115,8 +121,9 @@ class _Earlier:
         found = [m for m in found if all(0 <= i < c for i, c in zip(m.config, choices, strict=True))]
         rows = np.asarray([m.config for m in found], dtype=np.int32).reshape(len(found), len(choices))
         valid = space.valid(rows) if len(rows) else np.zeros(0, dtype=np.bool_)
-        self._best = rows[valid]
-        self.seconds = next((m.seconds for m, ok in zip(found, valid.tolist(), strict=True) if ok), math.inf)
+        seconds = np.asarray([m.seconds for m in found], dtype=np.float64)[valid]
+        self.seconds = float(seconds.min()) if len(seconds) else math.inf
+        self._best = rows[valid][seconds <= _NEARLY * self.seconds]
 
     def best(self, count: int) -> Configs:
         return self._best[:count]
@@ -130,22 +137,22 @@ class _Loan:
         share: the task.
         donor: of whom.
         similarity: of the two.
+        rows: ``(n, knobs)`` what was suggested, over all.
         seen: the donor's latency when it was last asked; inf: never.
         tried: how many of its best were asked for then.
         lots: in a row that improved the task.
         waiting: how many are suggested and were not measured yet.
-        rows: what was suggested, over all.
         poor: whether the task is better tuned by itself; None: not known yet.
     """
 
     share: Share
     donor: _Donor
     similarity: float
+    rows: Configs
     seen: float = math.inf
     tried: int = 0
     lots: int = 0
     waiting: int = 0
-    rows: set[tuple[int, ...]] = field(default_factory=set)
     poor: bool | None = None
 
     @property
@@ -196,7 +203,7 @@ class Lending:
             for key in cluster.members:
                 if key != cluster.representative:
                     similarity = float(matrix[keys.index(key), keys.index(cluster.representative)])
-                    self._loans[key] = _Loan(self._shares[key], _Own(donor), similarity)
+                    self._loans[key] = self._loan(self._shares[key], _Own(donor), similarity)
         self._ask_earlier(store, target, make_space, clock)
 
     def borrows(self, share: Share) -> bool:
@@ -204,37 +211,35 @@ class Lending:
         loan = self._loans.get(share.use.task.key)
         return loan is not None and isinstance(loan.donor, _Own)
 
-    def first_round(self, share: Share, size: int) -> int:
-        """The size of a task's first round: of one that borrows, the default and a lot."""
+    def first_rounds(self, share: Share, size: int) -> list[int]:
+        """The sizes of a task's first rounds, which are one of ``size`` where nobody shares.
+
+        One that borrows has the default and a lot; what that saves has its representative.
+        """
+        lot = min(size, 1 + self._sharing.top)
         loan = self._loans.get(share.use.task.key)
-        return size if loan is None or loan.news == 0.0 else min(size, 1 + self._sharing.top)
+        if loan is not None and loan.news > 0.0:
+            return [lot]
+        dependents = sum(isinstance(x.donor, _Own) and x.donor.share is share for x in self._loans.values())
+        saved = min(dependents * (size - lot), _MOST_SAVED * size)
+        return [size, saved] if saved > 0 else [size]
 
     def again(self, share: Share) -> bool:
         """Whether a task that has just borrowed should at once borrow more, because that improved it."""
         loan = self._loans.get(share.use.task.key)
-        return loan is not None and 0 < loan.lots < _MOST_LOTS and share.live and self._offer(loan)
+        return loan is not None and 0 < loan.lots < _MOST_LOTS and share.live and self._offer(loan, self._sharing.top)
 
     def prepare(self, share: Share, size: int) -> int:
         """Suggest to a task what it can borrow, and say how many candidates its next round is to have."""
         loan = self._loans.get(share.use.task.key)
-        if loan is None or loan.poor:
+        if loan is None:
             return size
         if loan.waiting == 0 and loan.news > 0.0:
             loan.tried = loan.lots = 0
-            self._offer(loan)
-        return min(size, loan.waiting + (not share.measured)) if loan.waiting else size
-
-    def _offer(self, loan: _Loan) -> bool:
-        """Suggest the next few of the donor's best; whether any of them is new."""
-        tuner = loan.share.tuner
-        assert tuner is not None
-        loan.seen = loan.donor.seconds
-        ranked = loan.donor.best(loan.tried + self._sharing.top)[loan.tried :]
-        loan.tried += len(ranked)
-        configs = map_configs(loan.donor.knobs, ranked, tuner.space)
-        loan.waiting = tuner.suggest(configs)
-        loan.rows.update(tuple(row) for row in configs.tolist())
-        return loan.waiting > 0
+            # One that is tuned by itself tries in each of its rounds whether that has changed.
+            if not self._offer(loan, 1 if loan.poor else self._sharing.top):
+                self._judge(loan)
+        return min(size, loan.waiting + (not share.measured)) if loan.waiting and not loan.poor else size
 
     def learn(self, share: Share) -> None:
         """Judge what a task borrowed by its last round."""
@@ -243,11 +248,35 @@ class Lending:
             return
         loan.waiting = 0
         last = share.rounds[-1]
-        loan.lots = loan.lots + 1 if last.after < last.before * (1.0 - _NOTEWORTHY) and self._leads(loan) else 0
-        loan.poor = not self._leads(loan) or self._speed(loan) < _POOR
+        self._judge(loan)
+        loan.lots = loan.lots + 1 if not loan.poor and last.after < last.before * (1.0 - _NOTEWORTHY) else 0
 
-    def update(self) -> None:
-        """What the scheduler weighs: who is worth more than itself, and who needs no rounds of its own."""
+    def _offer(self, loan: _Loan, count: int) -> bool:
+        """Suggest the next ``count`` of the donor's best; whether any of them is new."""
+        tuner = loan.share.tuner
+        assert tuner is not None
+        loan.seen = loan.donor.seconds
+        ranked = loan.donor.best(loan.tried + count)[loan.tried :]
+        loan.tried += len(ranked)
+        configs = map_configs(loan.donor.knobs, ranked, tuner.space)
+        loan.waiting = tuner.suggest(configs)
+        loan.rows = distinct(np.concatenate([loan.rows, configs]))
+        return loan.waiting > 0
+
+    def _judge(self, loan: _Loan) -> None:
+        """Whether the task is better tuned by itself: what it borrowed is not among its best, or is slow."""
+        assert loan.share.tuner is not None
+        known = loan.share.tuner.known(loan.rows)
+        borrowed = float(np.nanmin(known)) if np.isfinite(known).any() else math.inf
+        best = loan.share.best
+        loan.poor = not borrowed <= _NO_WORSE * best or not math.isfinite(best) or self._speed(loan) < _POOR
+
+    def update(self, round_size: int) -> None:
+        """What the scheduler weighs: who is worth more than itself, who needs no rounds of its own, and who may borrow.
+
+        Args:
+            round_size: candidates of the rounds that it compares; what a lot brings is had with fewer.
+        """
         for share in self._shares.values():
             share.leverage, share.experience, share.promise = 1.0, 0.0, 0.0
         for loan in self._loans.values():
@@ -255,7 +284,7 @@ class Lending:
                 share, donor = loan.share, loan.donor
                 trust = max(loan.similarity, min(1.0, self._speed(loan)))
                 share.experience = trust * donor.measured
-                share.promise = trust * loan.news
+                share.promise = trust * loan.news * round_size / self._sharing.top
                 if isinstance(donor, _Own):
                     own = donor.share.use.weight * donor.seconds
                     donor.share.leverage += trust * share.use.weight * share.best / own
@@ -282,10 +311,14 @@ class Lending:
             ],
         }
 
+    def _loan(self, share: Share, donor: _Donor, similarity: float) -> _Loan:
+        assert share.tuner is not None
+        return _Loan(share, donor, similarity, empty(share.tuner.space))
+
     def _leads(self, loan: _Loan) -> bool:
         """Whether the best config of the task is a borrowed one."""
         best = None if loan.share.tuner is None else loan.share.tuner.best_config
-        return best is not None and tuple(best.tolist()) in loan.rows
+        return best is not None and bool((loan.rows == best).all(axis=1).any())
 
     def _speed(self, loan: _Loan) -> float:
         """The task's FLOP/s as a share of its donor's; 1 where one of them has no arithmetic to speak of."""
@@ -319,7 +352,7 @@ class Lending:
                 # Of equals the earlier one: it was tuned already.
                 replaces = key not in self._loans or isinstance(self._loans[key].donor, _Own)
                 if similarity > known or (similarity == known and replaces):
-                    self._loans[key] = _Loan(share, donor, similarity)
+                    self._loans[key] = self._loan(share, donor, similarity)
 
     def _candidates(self, store: Store) -> list[Task]:
         """Earlier tasks of the kinds that this network has, those of the most similar size first."""

@@ -162,6 +162,10 @@ class TaskTuner:
         self._suggested = self._unmeasured(distinct(np.concatenate([self._suggested, rows[self.space.valid(rows)]])))
         return len(self._suggested)
 
+    def known(self, configs: Configs) -> NDArray[np.float64]:
+        """``(n,)``: latencies of configs in seconds; nan: it failed, or was never measured."""
+        return np.asarray([self._seconds.get(tuple(row), math.nan) for row in configs.tolist()], dtype=np.float64)
+
     def finalists(self, count: int = 3, factor: float = _RACE_FACTOR) -> Configs:
         """``(n, knobs)``: at most ``count`` of the fastest configs, fastest first, none slower than best x factor."""
         ok = [(seconds, row) for row, seconds in self._seconds.items() if seconds <= self.best_seconds * factor]
