@@ -177,7 +177,7 @@ class NetworkTuner:
             self.prepare()
             self._first_pass(reserve + racing)
             while not self._budget.exhausted(reserve + racing):
-                share = self._next()
+                share = self._next(reserve + racing)
                 if share is None:
                     break
                 self._round(share, self._round_size, reserve + racing)
@@ -252,15 +252,26 @@ class NetworkTuner:
             trials = min(trials, _FIRST_PASS_SHARE * (self._budget.remaining_seconds - reserve) / (left * mean))
         return int(min(self._first_round, max(2.0, trials)))
 
-    def _next(self) -> Share | None:
+    def _next(self, reserve: float) -> Share | None:
         live = [share for share in self._order if share.live]
         if not live:
             return None
         if self._lending is not None:
             self._lending.update(self._round_size)
+            urgent = self._lending.urgent(self._trials_left(reserve), self._round_size)
+            if urgent is not None:
+                return urgent
         if self._rng.random() < _EPSILON:
             return live[int(self._rng.integers(len(live)))]
         return live[int(np.argmax(gains(live, self._shares, self._round_size)))]
+
+    def _trials_left(self, reserve: float) -> float:
+        """About how many candidates the rest of the budget is enough for."""
+        known = [s for s in (share.seconds_per_trial() for share in self._shares) if s is not None]
+        if not known:
+            return self._budget.remaining_trials
+        seconds = max(0.0, self._budget.remaining_seconds - reserve)
+        return min(self._budget.remaining_trials, seconds * len(known) / sum(known))
 
     def _round(self, share: Share, size: int, reserve: float) -> None:
         assert share.tuner is not None

@@ -289,6 +289,18 @@ class Lending:
                     own = donor.share.use.weight * donor.seconds
                     donor.share.leverage += trust * share.use.weight * share.best / own
 
+    def urgent(self, trials: float, round_size: int) -> Share | None:
+        """Who is to borrow now, because soon nobody can any more; None: there is time.
+
+        Args:
+            trials: about how many are left.
+            round_size: the trials of one more round of anybody.
+        """
+        waiting = [share for share in self._shares.values() if share.promise > 0.0 and share.live]
+        if not waiting or trials > len(waiting) * self._sharing.top + round_size:
+            return None
+        return max(waiting, key=lambda share: share.use.weight * share.best * share.promise)
+
     def describe(self) -> dict[str, Any]:
         """For the report."""
         names = {key: share.use.task.name for key, share in self._shares.items()}
