@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -20,11 +20,11 @@ from tilewright.records.store import Query, Store
 from tilewright.share.cluster import Cluster, ClusterMethod, agglomerative_clusters, clique_clusters
 from tilewright.share.similarity import Measure, ProgramLikeness, overlap, similarity_matrix
 from tilewright.share.transfer import map_configs
-from tilewright.space.configs import cardinalities, distinct, empty
-from tilewright.space.knob import Knob
+from tilewright.space.configs import distinct, empty
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task
+from tilewright.tuning.donors import Donor, EarlierTask, OwnTask
 from tilewright.tuning.gain import Share
 
 __all__ = ["Lending", "Sharing"]
@@ -33,16 +33,14 @@ __all__ = ["Lending", "Sharing"]
 _POOR = 0.7
 #: Improvements by less are noise.
 _NOTEWORTHY = 0.01
-#: Only configs within this factor of the best are lent.
-_NEARLY = 1.5
 #: What a dependent borrowed counts as good while nothing that it found by itself is faster by more than this factor.
 _NO_WORSE = 1.1
 #: A representative has at most so many first rounds more, of what its dependents save.
 _MOST_SAVED = 2
 #: Lots that a dependent borrows in a row, at most: each must improve it.
 _MOST_LOTS = 5
-#: The best configs of an earlier task that are looked at, and the working measurements it must have to lend any.
-_EARLIER_BEST, _EARLIER_LEAST = 16, 8
+#: The working measurements that an earlier task must have to lend any.
+_EARLIER_LEAST = 8
 
 
 @dataclass(frozen=True)
@@ -72,64 +70,6 @@ class Sharing:
         return cls(overlap, clique_clusters, 0.01)
 
 
-class _Donor(Protocol):
-    """A task whose best configs others may try: of this network or in the store."""
-
-    name: str
-    knobs: tuple[Knob, ...]
-    flop: float
-
-    @property
-    def seconds(self) -> float: ...
-    @property
-    def measured(self) -> int: ...
-    def best(self, count: int) -> Configs:
-        """``(at most count, knobs)``, the fastest first."""
-        ...
-
-
-class _Own:
-    """A task of this network."""
-
-    def __init__(self, share: Share) -> None:
-        assert share.tuner is not None
-        self.share, self._tuner = share, share.tuner
-        self.name, self.flop, self.knobs = share.use.task.name, share.use.task.flop, share.tuner.space.knobs
-
-    @property
-    def seconds(self) -> float:
-        return self._tuner.best_seconds
-
-    @property
-    def measured(self) -> int:
-        return self.share.measured
-
-    def best(self, count: int) -> Configs:
-        return self._tuner.finalists(count, _NEARLY)
-
-
-class _Earlier:
-    """A task that an earlier network left in the store."""
-
-    def __init__(self, space: DesignSpace, store: Store, target: Target) -> None:
-        self.space, self.name, self.flop, self.knobs = space, space.task.name, space.task.flop, space.knobs
-        query = Query(space.task.key, target.key, space.template)
-        self.measured = sum(m.ok for m in store.scan(query))
-        found = store.best(space.task.key, target.key, space.template, _EARLIER_BEST)
-        choices = cardinalities(space).tolist()
-        # Rows of a changed template, or damaged, are passed over.
-        found = [m for m in found if len(m.config) == len(choices)]
-        found = [m for m in found if all(0 <= i < c for i, c in zip(m.config, choices, strict=True))]
-        rows = np.asarray([m.config for m in found], dtype=np.int32).reshape(len(found), len(choices))
-        valid = space.valid(rows) if len(rows) else np.zeros(0, dtype=np.bool_)
-        seconds = np.asarray([m.seconds for m in found], dtype=np.float64)[valid]
-        self.seconds = float(seconds.min()) if len(seconds) else math.inf
-        self._best = rows[valid][seconds <= _NEARLY * self.seconds]
-
-    def best(self, count: int) -> Configs:
-        return self._best[:count]
-
-
 @dataclass
 class _Loan:
     """What one task borrows.
@@ -147,7 +87,7 @@ class _Loan:
     """
 
     share: Share
-    donor: _Donor
+    donor: Donor
     similarity: float
     rows: Configs
     seen: float = math.inf
@@ -204,13 +144,13 @@ class Lending:
             for key in cluster.members:
                 if key != cluster.representative:
                     similarity = float(matrix[keys.index(key), keys.index(cluster.representative)])
-                    self._loans[key] = self._loan(self._shares[key], _Own(donor), similarity)
+                    self._loans[key] = self._loan(self._shares[key], OwnTask(donor), similarity)
         self._ask_earlier(store, target, make_space, clock)
 
     def borrows(self, share: Share) -> bool:
         """Whether a task has someone of this network to borrow from, so that its turn comes later."""
         loan = self._loans.get(share.use.task.key)
-        return loan is not None and isinstance(loan.donor, _Own)
+        return loan is not None and isinstance(loan.donor, OwnTask)
 
     def first_rounds(self, share: Share, size: int) -> list[int]:
         """The sizes of a task's first rounds, which are one of ``size`` where nobody shares.
@@ -221,7 +161,7 @@ class Lending:
         loan = self._loans.get(share.use.task.key)
         if loan is not None and loan.news > 0.0:
             return [lot]
-        dependents = sum(isinstance(x.donor, _Own) and x.donor.share is share for x in self._loans.values())
+        dependents = sum(isinstance(x.donor, OwnTask) and x.donor.share is share for x in self._loans.values())
         saved = min(dependents * (size - lot), _MOST_SAVED * size)
         return [size, saved] if saved > 0 else [size]
 
@@ -286,7 +226,7 @@ class Lending:
                 trust = max(loan.similarity, min(1.0, self._speed(loan)))
                 share.experience = trust * donor.measured
                 share.promise = trust * loan.news * round_size / self._sharing.top
-                if isinstance(donor, _Own):
+                if isinstance(donor, OwnTask):
                     own = donor.share.use.weight * donor.seconds
                     donor.share.leverage += trust * share.use.weight * share.best / own
 
@@ -314,7 +254,7 @@ class Lending:
                 {
                     "task": names[key],
                     "from": loan.donor.name,
-                    "earlier": isinstance(loan.donor, _Earlier),
+                    "earlier": isinstance(loan.donor, EarlierTask),
                     "similarity": loan.similarity,
                     "configs": len(loan.rows),
                     "poor": loan.poor,
@@ -324,7 +264,7 @@ class Lending:
             ],
         }
 
-    def _loan(self, share: Share, donor: _Donor, similarity: float) -> _Loan:
+    def _loan(self, share: Share, donor: Donor, similarity: float) -> _Loan:
         assert share.tuner is not None
         return _Loan(share, donor, similarity, empty(share.tuner.space))
 
@@ -353,7 +293,7 @@ class Lending:
                 continue
             made += 1
             try:
-                donor = _Earlier(make_space(task), store, target)
+                donor = EarlierTask(make_space(task), store, target)
             except SpaceError:
                 continue
             if donor.measured < _EARLIER_LEAST or not math.isfinite(donor.seconds):
@@ -363,7 +303,7 @@ class Lending:
                 similarity = self._sharing.measure(donor.space, share.tuner.space)
                 known = self._loans[key].similarity if key in self._loans else self._sharing.threshold
                 # Of equals the earlier one: it was tuned already.
-                replaces = key not in self._loans or isinstance(self._loans[key].donor, _Own)
+                replaces = key not in self._loans or isinstance(self._loans[key].donor, OwnTask)
                 if similarity > known or (similarity == known and replaces):
                     self._loans[key] = self._loan(share, donor, similarity)
 
