@@ -13,7 +13,7 @@ import tilewright
 ROOT = Path(tilewright.__file__).parent
 
 
-@pytest.mark.parametrize("package", ["search", "sample", "cost"])
+@pytest.mark.parametrize("package", ["search", "sample", "cost", "share"])
 def test_package_loads_neither_tvm_nor_xgboost(package: str) -> None:
     names = [f"tilewright.{package}.{path.stem}" for path in (ROOT / package).glob("[!_]*.py")]
     assert names

@@ -9,6 +9,7 @@ import pytest
 
 from tests.toys import ToySpace, plain
 from tests.tuning.replay import TABLE, TARGET, Clock, Replay, bowl, failing, task
+from tilewright.errors import SpaceError
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query
@@ -185,3 +186,59 @@ def test_a_wrong_result_disqualifies_even_a_config_that_once_worked() -> None:
     store.add([Measurement("small", TARGET.key, "toy/1", row, Outcome.OK, (1.0,))])
     store.add([Measurement("small", TARGET.key, "toy/1", row, Outcome.WRONG_RESULT)])
     assert tuner(store, Replay(store, {}), SMALL).best_config is None
+
+
+@METHODS
+def test_suggestions_come_after_the_default_and_before_proposals(method: Method) -> None:
+    store = MemoryStore()
+    runner = table(store)
+    tuned = tuner(store, runner, method=method)
+    wanted = sample(TABLE, np.random.default_rng(9), 5)
+    assert tuned.suggest(wanted) == 5
+    assert tuned.suggest(wanted[:2]) == 5
+    tuned.round(3, math.inf)
+    tuned.round(8, math.inf)
+    rows = [config for _, config, _ in runner.log]
+    assert rows[:6] == [tuple(TABLE.default().tolist()), *map(tuple, wanted.tolist())]
+    assert len(set(rows)) == 11
+    assert (tuned.known(wanted) == TABLE.seconds(wanted)).all()
+    assert tuned.suggest(wanted) == 0
+    assert np.isnan(tuned.known(sample(TABLE, np.random.default_rng(8), 1))).all()
+
+
+def test_suggestions_that_are_invalid_or_measured_are_passed_over() -> None:
+    store = MemoryStore()
+    store.add([Measurement("small", TARGET.key, "toy/1", (0, 0, 2), Outcome.OK, (1.0,))])
+    runner = Replay(store, {"small": bowl})
+    tuned = tuner(store, runner, SMALL)
+    assert tuned.suggest(np.asarray([[1, 0, 0], [0, 0, 2], [1, 1, 0], [1, 1, 0]], dtype=np.int32)) == 1
+    tuned.round(2, math.inf)
+    assert [config for _, config, _ in runner.log] == [(0, 0, 0), (1, 1, 0)]
+    with pytest.raises(SpaceError, match="shape"):
+        tuned.suggest(np.zeros((1, 2), dtype=np.int32))
+    with pytest.raises(SpaceError, match="indices"):
+        tuned.suggest(np.full((1, 3), 9, dtype=np.int32))
+
+
+def test_suggestions_that_the_deadline_cut_off_are_measured_next() -> None:
+    store = MemoryStore()
+    runner = table(store)
+    tuned = tuner(store, runner)
+    wanted = sample(TABLE, np.random.default_rng(9), 4)
+    tuned.suggest(wanted)
+    tuned.round(5, 2.0)
+    tuned.round(4, math.inf)
+    rows = [config for _, config, _ in runner.log]
+    assert rows[1:5] == list(map(tuple, wanted.tolist()))
+    assert len(set(rows)) == 6
+
+
+def test_a_small_space_with_suggestions_is_exhausted_with_each_config_measured_once() -> None:
+    store = MemoryStore()
+    runner = Replay(store, {"small": bowl})
+    tuned = tuner(store, runner, SMALL)
+    for seed in range(20):
+        tuned.suggest(sample(SMALL, np.random.default_rng(seed), 3))
+        tuned.round(7, math.inf)
+    assert tuned.exhausted
+    assert tuned.trials == 60 == len({config for _, config, _ in runner.log})

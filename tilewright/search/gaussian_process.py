@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
 
-from tilewright.space.knob import Knob, OrderKnob, SplitKnob
+from tilewright.space.knob import Knob, points
 from tilewright.space.space import Configs, DesignSpace
 
 __all__ = ["GaussianProcess", "correlation"]
@@ -40,7 +40,7 @@ class GaussianProcess:
 
     def __init__(self, space: DesignSpace) -> None:
         self._columns = [i for i, knob in enumerate(space.knobs) if len(knob) > 1]
-        self._points = [_points(space.knobs[i]) for i in self._columns]
+        self._points = [points(space.knobs[i]) for i in self._columns]
         self._tables = [
             correlation(knob) if len(knob) <= _TABULATED else None for knob in (space.knobs[i] for i in self._columns)
         ]
@@ -102,9 +102,9 @@ class GaussianProcess:
     def _parts(self, left: Configs, right: Configs) -> list[NDArray[np.float64]]:
         """Of each knob the correlations ``(n, m)`` between the choices of two lots of configs."""
         parts = []
-        for column, points, table in zip(self._columns, self._points, self._tables, strict=True):
+        for column, places, table in zip(self._columns, self._points, self._tables, strict=True):
             one, other = left[:, column], right[:, column]
-            parts.append(_matern(points[one], points[other]) if table is None else table[one[:, None], other])
+            parts.append(_matern(places[one], places[other]) if table is None else table[one[:, None], other])
         return parts
 
     def _kernel(self, parts: list[NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -147,18 +147,8 @@ def correlation(knob: Knob) -> NDArray[np.float64]:
     The distance is that of the inner factors of a split, of the places of an order's loops, and of the values of any
     other knob; factors and values are compared as logarithms.
     """
-    points = _points(knob)
-    return _matern(points, points)
-
-
-def _points(knob: Knob) -> NDArray[np.float64]:
-    """``(choices, dimensions)``: where choices lie."""
-    table = knob.table.astype(np.float64)
-    if isinstance(knob, OrderKnob):
-        return np.argsort(table, axis=1).astype(np.float64)
-    if isinstance(knob, SplitKnob):
-        return np.asarray(np.log2(1.0 + table[:, 1:]))
-    return np.asarray(np.sign(table) * np.log2(1.0 + np.abs(table)))
+    places = points(knob)
+    return _matern(places, places)
 
 
 def _matern(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tilewright.errors import SpaceError
 
-__all__ = ["ChoiceKnob", "Knob", "OrderKnob", "SplitKnob", "divisors"]
+__all__ = ["ChoiceKnob", "Knob", "OrderKnob", "SplitKnob", "divisors", "points"]
 
 
 def divisors(extent: int) -> list[int]:
@@ -118,3 +118,17 @@ class OrderKnob(Knob):
     def of(cls, name: str, orders: Sequence[Sequence[int]]) -> OrderKnob:
         """A knob whose choices are ``orders``."""
         return cls(name, tuple(tuple(o) for o in orders))
+
+
+def points(knob: Knob) -> NDArray[np.float64]:
+    """``(choices, dimensions)``: where the choices of a knob lie, so that near ones make similar programs.
+
+    The inner factors of a split and the values of any other knob as logarithms to base 2, the places of an order's
+    loops.
+    """
+    table = knob.table.astype(np.float64)
+    if isinstance(knob, OrderKnob):
+        return np.argsort(table, axis=1).astype(np.float64)
+    if isinstance(knob, SplitKnob):
+        return np.asarray(np.log2(1.0 + table[:, 1:]))
+    return np.asarray(np.sign(table) * np.log2(1.0 + np.abs(table)))

@@ -56,6 +56,9 @@ class Share:
         rounds: what they brought.
         dry: rounds since it last improved.
         failing: rounds since anything worked.
+        leverage: by how much more than itself the network gains from it, as other tasks borrow its best configs.
+        experience: measurements of another task that count like its own, since its best configs work here.
+        promise: the share of its latency that borrowing promises, for as many trials as a round has.
     """
 
     use: TaskUse
@@ -65,6 +68,9 @@ class Share:
     rounds: list[RoundResult] = field(default_factory=list)
     dry: int = 0
     failing: int = 0
+    leverage: float = 1.0
+    experience: float = 0.0
+    promise: float = 0.0
 
     @property
     def best(self) -> float:
@@ -139,9 +145,10 @@ def gains(live: Sequence[Share], shares: Sequence[Share], round_size: int) -> li
         recent = [result for result in share.rounds[-_WINDOW:] if math.isfinite(result.before)]
         if recent:
             backward = max(0.0, recent[0].before - recent[-1].after) / len(recent)
-        optimism = best / max(1.0, share.measured / round_size)
+        optimism = best / max(1.0, (share.measured + share.experience) / round_size)
         if speeds[share.use.task.kind] > 0.0:
             optimism = max(optimism, best - _BETA * share.use.task.flop / speeds[share.use.task.kind])
-        expected = _ALPHA * backward + (1.0 - _ALPHA) * optimism / (1.0 + share.dry)
-        found.append(share.use.weight * expected / (share.seconds_per_trial() or usual))
+        ahead = max((1.0 - _ALPHA) * optimism / (1.0 + share.dry), (1.0 - _ALPHA) * best * share.promise)
+        expected = _ALPHA * backward + ahead
+        found.append(share.leverage * share.use.weight * expected / (share.seconds_per_trial() or usual))
     return found

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from tilewright.tuning.budget import RunningBudget
 from tilewright.tuning.gain import Share, TaskUse, gains
 from tilewright.tuning.method import Method, default
 from tilewright.tuning.progress import Progress, SilentProgress, TuneState
+from tilewright.tuning.sharing import Lending, Sharing
 from tilewright.tuning.tuner import TaskTuner
 
 __all__ = ["NetworkTuner", "TaskUse"]
@@ -33,6 +35,8 @@ __all__ = ["NetworkTuner", "TaskUse"]
 _EPSILON = 0.05
 #: The first pass may use this share of the time that is left, if that leaves each task 2 candidates.
 _FIRST_PASS_SHARE = 0.4
+#: The share of the budget for the design spaces of earlier networks.
+_ASKING_SHARE = 0.05
 #: The share of the budget for racing the best of each task against each other.
 _RACE_SHARE = 0.05
 
@@ -54,6 +58,7 @@ class NetworkTuner:
         progress: is shown how it goes; entered and left by the caller.
         first_round: candidates per task in the first pass.
         round_size: candidates per round afterwards.
+        sharing: what tasks borrow from each other and from earlier networks; None: nothing.
 
     Attributes:
         interrupted: whether a KeyboardInterrupt ended the tuning.
@@ -75,6 +80,7 @@ class NetworkTuner:
         progress: Progress | None = None,
         first_round: int = 8,
         round_size: int = 16,
+        sharing: Sharing | None = None,
     ) -> None:
         self.interrupted = False
         self.curve: list[tuple[float, float]] = []
@@ -85,6 +91,8 @@ class NetworkTuner:
         self._make_space = make_space
         self._progress: Progress = SilentProgress() if progress is None else progress
         self._first_round, self._round_size = first_round, round_size
+        self._sharing = sharing
+        self._lending: Lending | None = None
         # A stream per task, so that the order of their rounds does not change what each one proposes.
         streams = rng.spawn(len(uses))
         self._shares = [Share(use, stream) for use, stream in zip(uses, streams, strict=True)]
@@ -146,6 +154,14 @@ class NetworkTuner:
                     self._method,
                     clock=lambda: self._budget.elapsed,
                 )
+        if self._sharing is not None and self._lending is None:
+            seconds = min(self._sharing.seconds, _ASKING_SHARE * self._budget.remaining_seconds)
+            sharing = replace(self._sharing, seconds=seconds)
+            self._lending = Lending(
+                sharing, self._order, self._store, self._target, self._space, lambda: self._budget.elapsed
+            )
+            # Representatives first; the sort is stable.
+            self._order.sort(key=self._lending.borrows)
         self._note_latency()
 
     def run(self, reserve: float = 0.0, race: int = 3) -> None:
@@ -166,7 +182,7 @@ class NetworkTuner:
             self.prepare()
             self._first_pass(reserve + racing)
             while not self._budget.exhausted(reserve + racing):
-                share = self._next()
+                share = self._next(reserve + racing)
                 if share is None:
                     break
                 self._round(share, self._round_size, reserve + racing)
@@ -211,6 +227,7 @@ class NetworkTuner:
             "thinking_seconds": sum(tuner.thinking for tuner in self.tuners.values()),
             "interrupted": self.interrupted,
             "curve": [list(point) for point in self.curve],
+            **({} if self._lending is None else {"sharing": self._lending.describe()}),
         }
 
     # Whose turn it is --------------------------------------------------------------------------------------------
@@ -221,7 +238,15 @@ class NetworkTuner:
         for done, share in enumerate(todo):
             if self._budget.exhausted(reserve):
                 return
-            self._round(share, self._first_size(todo[:done], len(todo) - done, reserve), reserve)
+            size = self._first_size(todo[:done], len(todo) - done, reserve)
+            if self._lending is None:
+                self._round(share, size, reserve)
+                continue
+            for part in self._lending.first_rounds(share, size):
+                if share.live and not self._budget.exhausted(reserve):
+                    self._round(share, part, reserve)
+            while self._lending.again(share) and not self._budget.exhausted(reserve):
+                self._round(share, size, reserve)
 
     def _first_size(self, done: list[Share], left: int, reserve: float) -> int:
         """How many candidates each of the ``left`` first rounds may have: fewer where the budget is small."""
@@ -232,21 +257,38 @@ class NetworkTuner:
             trials = min(trials, _FIRST_PASS_SHARE * (self._budget.remaining_seconds - reserve) / (left * mean))
         return int(min(self._first_round, max(2.0, trials)))
 
-    def _next(self) -> Share | None:
+    def _next(self, reserve: float) -> Share | None:
         live = [share for share in self._order if share.live]
         if not live:
             return None
+        if self._lending is not None:
+            self._lending.update(self._round_size)
+            urgent = self._lending.urgent(self._trials_left(reserve), self._round_size)
+            if urgent is not None:
+                return urgent
         if self._rng.random() < _EPSILON:
             return live[int(self._rng.integers(len(live)))]
         return live[int(np.argmax(gains(live, self._shares, self._round_size)))]
+
+    def _trials_left(self, reserve: float) -> float:
+        """About how many candidates the rest of the budget is enough for."""
+        known = [s for s in (share.seconds_per_trial() for share in self._shares) if s is not None]
+        if not known:
+            return self._budget.remaining_trials
+        seconds = max(0.0, self._budget.remaining_seconds - reserve)
+        return min(self._budget.remaining_trials, seconds * len(known) / sum(known))
 
     def _round(self, share: Share, size: int, reserve: float) -> None:
         assert share.tuner is not None
         self._update(share.use.task.name)
         before = share.tuner.trials
         try:
+            if self._lending is not None:
+                size = self._lending.prepare(share, size)
             count = int(min(size, self._budget.remaining_trials))
             share.note(share.tuner.round(count, self._budget.deadline - reserve))
+            if self._lending is not None:
+                self._lending.learn(share)
         except SpaceError as error:  # one task's space must not end the tuning of the others
             share.problem = str(error)
         finally:  # an interrupted round has had its trials, too

@@ -15,7 +15,7 @@ from tilewright.cost.model import KnobTable, Programs
 from tilewright.measure.outcome import Measurement, Outcome, robust_seconds
 from tilewright.measure.runner import Runner
 from tilewright.records.store import Query, Store
-from tilewright.space.configs import ConfigSet, cardinalities, distinct, empty, knob_values
+from tilewright.space.configs import ConfigSet, cardinalities, check, distinct, empty, knob_values
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.tuning.method import Method, autotvm, quick, random_search
@@ -108,6 +108,7 @@ class TaskTuner:
         self._searcher = method.searcher(space, rng, self._score)
         self._sampler = method.sampler(space, rng, self._known.has)
         self._left_over = empty(space)
+        self._suggested = empty(space)
         self._repeats: dict[tuple[int, ...], list[float]] = {}
         self._wrong: set[tuple[int, ...]] = set()
         # In the order they were measured; nan for failures.
@@ -146,6 +147,25 @@ class TaskTuner:
         self._left_over = self._unmeasured(distinct(np.concatenate([batch, self._left_over])))[:_MOST_LEFT_OVER]
         return RoundResult(tuple(measured), before, self.best_seconds, self._clock() - began, thinking)
 
+    def suggest(self, configs: Configs) -> int:
+        """Have ``(n, knobs)`` configs measured in the next rounds, after the default and before any proposal.
+
+        Those that are invalid, measured, or suggested already are passed over.
+
+        Returns:
+            how many wait for a measurement now.
+
+        Raises:
+            SpaceError: rows that are not of the space.
+        """
+        rows = check(self.space, configs)
+        self._suggested = self._unmeasured(distinct(np.concatenate([self._suggested, rows[self.space.valid(rows)]])))
+        return len(self._suggested)
+
+    def known(self, configs: Configs) -> NDArray[np.float64]:
+        """``(n,)``: latencies of configs in seconds; nan: it failed, or was never measured."""
+        return np.asarray([self._seconds.get(tuple(row), math.nan) for row in configs.tolist()], dtype=np.float64)
+
     def finalists(self, count: int = 3, factor: float = _RACE_FACTOR) -> Configs:
         """``(n, knobs)``: at most ``count`` of the fastest configs, fastest first, none slower than best x factor."""
         ok = [(seconds, row) for row, seconds in self._seconds.items() if seconds <= self.best_seconds * factor]
@@ -172,13 +192,21 @@ class TaskTuner:
         """The configs to measure, ``(n, knobs)``."""
         if count <= 0:
             return empty(self.space)
-        self._refit()
         default = np.asarray(self.space.default(), dtype=np.int32)[None]
         first = self._unmeasured(default)
+        if len(self._suggested) > 0:
+            self._suggested = self._unmeasured(self._suggested)
+            first = distinct(np.concatenate([first, self._suggested]))[:count]
+            if len(first) == count:
+                self._known.add(first)
+                return first
+        self._refit()
         asked = self._searcher.ask(math.ceil((count - len(first)) * max(1.0, self._sampler.oversampling)))
         self._known.add(first)
         proposals = self._unmeasured(distinct(np.concatenate([asked, self._left_over])))
-        proposals = proposals[~(proposals == default).all(axis=1)]
+        taken = ConfigSet()
+        taken.add(first)
+        proposals = proposals[~taken.has(proposals)]
         picked = self._sampler.pick(proposals, self._score(proposals), count - len(first))
         self._left_over = proposals
         return np.concatenate([first, picked])

@@ -1,0 +1,272 @@
+"""Tasks that borrow from each other and from earlier networks, on families of toy spaces with known latencies."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.toys import ToySpace
+from tests.tuning.replay import TARGET, Clock, Latency, Replay, Use
+from tilewright.errors import SpaceError
+from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.records.memory import MemoryStore
+from tilewright.records.store import Query
+from tilewright.share.cluster import clique_clusters
+from tilewright.share.similarity import overlap
+from tilewright.space.configs import choices_of, sample
+from tilewright.space.knob import ChoiceKnob, OrderKnob, SplitKnob
+from tilewright.space.space import Configs, DesignSpace
+from tilewright.target import Target
+from tilewright.task import Task
+from tilewright.tuning.budget import Budget
+from tilewright.tuning.method import quick
+from tilewright.tuning.scheduler import NetworkTuner
+from tilewright.tuning.sharing import Sharing
+
+#: Rows of the tasks of a family; all are products of a matrix with one of 96 columns.
+ROWS = (48, 96, 192, 384, 80, 640)
+ALL = Sharing(overlap, clique_clusters, 0.0)
+
+
+def product(rows: int, name: str = "") -> ToySpace:
+    """A tiled product of 5,000 to 23,000 configs, most of them valid."""
+    knobs = (
+        SplitKnob.exact("tile_m", rows, 3),
+        SplitKnob.exact("tile_n", 96, 2),
+        ChoiceKnob.of("unroll", [1, 2, 4, 8]),
+        OrderKnob.of("order", [(0, 1), (1, 0)]),
+        ChoiceKnob.of("parallel", [0, 1, 2]),
+    )
+    key = name or f"m{rows}"
+    task = Task(key, key, "auto", 1e4 * rows, f"rows {rows}")
+    return ToySpace(knobs, lambda c: knobs[0].table[c[:, 0], 2] * knobs[1].table[c[:, 1], 1] <= 192, task=task)
+
+
+def seconds_of(rows: int, wanted: tuple[float, ...] = (8.0, 4.0, 24.0, 4.0), share: float = 1.0) -> Latency:
+    """Fastest at some inner factors and an unroll, whatever the rows; a task's own wish is a small part of it."""
+    space = product(rows)
+
+    def latency(configs: Configs) -> NDArray[np.float64]:
+        m, n, u, o, p = (knob.table[configs[:, i]].astype(float) for i, knob in enumerate(space.knobs))
+        parts = np.stack([m[:, 1], m[:, 2], n[:, 1], u[:, 0]], axis=1)
+        off = np.abs(np.log2(parts) - np.log2(np.asarray(wanted))).sum(axis=1)
+        off = off + 0.5 * np.abs(p[:, 0] - 1) + 0.3 * o[:, 0]
+        return np.asarray(1e-7 * rows * share * (1.0 + 0.25 * off))
+
+    return latency
+
+
+def best_of(rows: int, latency: Latency) -> float:
+    return float(latency(sample(product(rows), np.random.default_rng(0), 1 << 15)).min())
+
+
+SPACES = {space.task.key: space for space in (product(rows) for rows in ROWS)}
+
+
+def space_of(task: Task, target: Target) -> DesignSpace:
+    if task.ir == "broken":
+        raise SpaceError("no space serves it")
+    return replace(SPACES[f"m{task.ir.split()[-1]}"], task=task)
+
+
+def tune(
+    latencies: dict[str, Latency],
+    budget: Budget,
+    sharing: Sharing | None,
+    *,
+    store: MemoryStore | None = None,
+    seed: int = 0,
+) -> tuple[NetworkTuner, Replay]:
+    clock = Clock()
+    store = MemoryStore() if store is None else store
+    runner = Replay(store, latencies, clock)
+    uses = [Use(SPACES[key].task) for key in latencies]
+    for use in uses:
+        store.describe(use.task)
+    tuner = NetworkTuner(
+        uses,
+        TARGET,
+        runner,
+        store,
+        budget.start(clock=clock),
+        np.random.default_rng(seed),
+        method=quick(),
+        make_space=space_of,
+        sharing=sharing,
+    )
+    tuner.run(race=0)
+    return tuner, runner
+
+
+def trials(runner: Replay) -> Counter[str]:
+    return Counter(key for key, _, _ in runner.log)
+
+
+ALIKE: dict[str, Latency] = {f"m{rows}": seconds_of(rows) for rows in ROWS}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_alike_tasks_reach_with_200_trials_what_tuning_each_reaches_with_480(seed: int) -> None:
+    alone, _ = tune(ALIKE, Budget(trials=480), None, seed=seed)
+    shared, runner = tune(ALIKE, Budget(trials=200), ALL, seed=seed)
+    assert shared.trials == len(runner.log) == 200
+    assert alone.estimated_latency is not None
+    assert shared.estimated_latency is not None
+    assert shared.estimated_latency <= alone.estimated_latency / 0.98
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_similarity_misleads_little_is_lost(seed: int) -> None:
+    wishes = [(8.0, 4.0, 24.0, 4.0), (1.0, 1.0, 2.0, 8.0), (2.0, 16.0, 1.0, 1.0), (16.0, 1.0, 96.0, 8.0)]
+    unlike: dict[str, Latency] = {
+        f"m{rows}": seconds_of(rows, wish) for rows, wish in zip(ROWS[:4], wishes, strict=True)
+    }
+    alone, _ = tune(unlike, Budget(trials=320), None, seed=seed)
+    shared, runner = tune(unlike, Budget(trials=320), ALL, seed=seed)
+    assert alone.estimated_latency is not None
+    assert shared.estimated_latency is not None
+    assert shared.estimated_latency <= 1.03 * alone.estimated_latency
+    assert min(trials(runner).values()) >= 30
+
+
+def first(runner: Replay, key: str, count: int) -> list[tuple[int, ...]]:
+    return [config for name, config, _ in runner.log if name == key][:count]
+
+
+def test_dependents_come_last_and_try_the_default_and_what_is_best_so_far() -> None:
+    tuner, runner = tune(ALIKE, Budget(trials=200), ALL)
+    shared = tuner.report()["sharing"]
+    (cluster,) = shared["clusters"]
+    assert sorted(cluster["members"]) == sorted(ALIKE)
+    order = list(dict.fromkeys(key for key, _, _ in runner.log))
+    assert order[0] == cluster["representative"]
+    assert order[1:] == [f"m{rows}" for rows in sorted(ROWS, reverse=True) if f"m{rows}" != order[0]]
+    # A first round of 8 and two more, of what the five dependents save.
+    assert [key for key, _, _ in runner.log][:24] == [order[0]] * 24
+    for dependent in order[1:]:
+        default, *borrowed = first(runner, dependent, 4)
+        assert default == (0, 0, 0, 0, 0)
+        assert len(set(borrowed)) == 3
+    assert {loan["from"] for loan in shared["borrowed"]} == {order[0]}
+    assert {loan["task"] for loan in shared["borrowed"]} == set(order[1:])
+
+
+def test_a_borrowed_config_has_the_same_inner_factors() -> None:
+    tuner, _ = tune(ALIKE, Budget(trials=120), ALL)
+    lead = tuner.tuners[tuner.report()["sharing"]["clusters"][0]["representative"]]
+    assert lead.best_config is not None
+    wanted = [c[1:] if i < 2 else c for i, c in enumerate(choices_of(lead.space, lead.best_config))]
+    same = 0
+    for loan in tuner.report()["sharing"]["borrowed"]:
+        own = tuner.tuners[loan["task"]]
+        assert own.best_config is not None
+        same += [c[1:] if i < 2 else c for i, c in enumerate(choices_of(own.space, own.best_config))] == wanted
+    assert same >= 3
+
+
+def test_nothing_is_shared_below_the_threshold() -> None:
+    alone, one = tune(ALIKE, Budget(trials=100), None, seed=5)
+    apart, other = tune(ALIKE, Budget(trials=100), replace(ALL, threshold=1.0), seed=5)
+    assert "sharing" not in alone.report()
+    assert apart.report()["sharing"]["borrowed"] == []
+    assert one.log == other.log
+
+
+def test_equal_seeds_share_alike() -> None:
+    logs = [tune(ALIKE, Budget(trials=90), Sharing(threshold=0.0), seed=2) for _ in range(2)]
+    assert logs[0][1].log == logs[1][1].log
+    assert logs[0][0].report() == logs[1][0].report()
+
+
+def earlier_network(target: Target = TARGET) -> MemoryStore:
+    """A store with the tuned task of 384 rows."""
+    store = MemoryStore()
+    tuned, _ = tune({"m384": ALIKE["m384"]}, Budget(trials=150), None, store=store)
+    assert tuned.tuners["m384"].best_seconds == pytest.approx(best_of(384, ALIKE["m384"]), rel=0.02)
+    if target is not TARGET:
+        moved = MemoryStore()
+        moved.describe(SPACES["m384"].task)
+        moved.add([replace(m, target=target.key) for m in store.scan(Query())])
+        return moved
+    return store
+
+
+def test_an_earlier_network_saves_nearly_all_of_the_trials() -> None:
+    two = {key: ALIKE[key] for key in ("m640", "m192")}
+    tuner, _ = tune(two, Budget(trials=12), ALL, store=earlier_network())
+    assert {loan["from"] for loan in tuner.report()["sharing"]["borrowed"]} == {"m384"}
+    assert all(loan["earlier"] and loan["best"] for loan in tuner.report()["sharing"]["borrowed"])
+    for rows in (640, 192):
+        assert tuner.tuners[f"m{rows}"].best_seconds <= 1.03 * best_of(rows, ALIKE[f"m{rows}"])
+
+
+@pytest.mark.parametrize("sharing", [replace(ALL, earlier=0), replace(ALL, seconds=0.0)], ids=["none", "no time"])
+def test_earlier_networks_can_be_left_alone(sharing: Sharing) -> None:
+    two = {key: ALIKE[key] for key in ("m640", "m80")}
+    _, one = tune(two, Budget(trials=40), ALL)
+    left, other = tune(two, Budget(trials=40), sharing, store=earlier_network())
+    assert one.log == other.log
+    assert not any(loan["earlier"] for loan in left.report()["sharing"]["borrowed"])
+
+
+def test_records_of_another_machine_change_nothing() -> None:
+    two = {key: ALIKE[key] for key in ("m640", "m80")}
+    _, one = tune(two, Budget(trials=40), ALL)
+    _, other = tune(two, Budget(trials=40), ALL, store=earlier_network(replace(TARGET, mcpu="another")))
+    assert one.log == other.log
+
+
+def test_an_earlier_task_that_no_space_serves_or_that_has_too_little_is_passed_over() -> None:
+    store = MemoryStore()
+    space = SPACES["m384"]
+    for number, ir in enumerate(("broken", "rows 384", "rows 192")):
+        task = Task(f"earlier{number}", "earlier", "auto", 1e6, ir)
+        store.describe(task)
+        rows = sample(space, np.random.default_rng(0), 30 if ir != "rows 192" else 3)
+        records = [
+            Measurement(task.key, TARGET.key, space.template, tuple(row), Outcome.RUN_CRASHED) for row in rows.tolist()
+        ]
+        if ir == "rows 192":
+            records = [replace(m, outcome=Outcome.OK, repeats=(1e-9,)) for m in records]
+        store.add(records)
+    two = {key: ALIKE[key] for key in ("m640", "m80")}
+    _, one = tune(two, Budget(trials=40), ALL)
+    _, other = tune(two, Budget(trials=40), ALL, store=store)
+    assert one.log == other.log
+
+
+def test_a_second_run_goes_on_from_the_first() -> None:
+    store = MemoryStore()
+    before, _ = tune(ALIKE, Budget(trials=120), ALL, store=store)
+    after, runner = tune(ALIKE, Budget(trials=60), ALL, store=store, seed=1)
+    assert len(runner.log) == 60
+    assert before.estimated_latency is not None
+    assert after.estimated_latency is not None
+    assert after.estimated_latency <= before.estimated_latency
+
+
+def test_a_dead_representative_takes_nobody_with_it() -> None:
+    lead = tune(ALIKE, Budget(trials=10), ALL)[0].report()["sharing"]["clusters"][0]["representative"]
+    latencies: dict[str, Latency] = {**ALIKE, lead: lambda configs: np.full(len(configs), np.nan)}
+    tuner, runner = tune(latencies, Budget(trials=400), ALL)
+    assert tuner.report()["tasks_without_success"] == 1
+    assert trials(runner)[lead] <= 3 * 16 + 8
+    assert tuner.trials == 400
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("budget", [Budget(trials=1), Budget(trials=7), Budget(seconds=9.0)], ids=str)
+def test_small_networks_and_small_budgets(number: int, budget: Budget) -> None:
+    tuner, runner = tune(dict(list(ALIKE.items())[:number]), budget, ALL)
+    assert tuner.trials == len(runner.log) == (0 if number == 0 else budget.trials or 9)
+
+
+def test_published_sharing_is_of_overlaps_and_cliques() -> None:
+    published = Sharing.published()
+    assert (published.measure, published.cluster, published.threshold) == (overlap, clique_clusters, 0.01)
+    tuner, _ = tune(ALIKE, Budget(trials=60), published)
+    assert tuner.trials == 60

@@ -1,0 +1,323 @@
+"""What the tasks of a network borrow from each other, and from those of earlier networks in the store.
+
+Schedule Sharing (Yu, TVM conference 2019; PAPERS.md 3) tuned one representative of each cluster of similar tasks to
+the end and gave its best configs to the others, as they were, with a warning where that went badly. Here nothing is
+final: a dependent borrows when its first turn comes and again when its representative has improved; what it borrowed
+is judged by its own measurements, and where they are poor it is tuned like any other task.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tilewright.errors import SpaceError
+from tilewright.records.store import Query, Store
+from tilewright.share.cluster import Cluster, ClusterMethod, agglomerative_clusters, clique_clusters
+from tilewright.share.similarity import Measure, ProgramLikeness, overlap, similarity_matrix
+from tilewright.share.transfer import map_configs
+from tilewright.space.configs import distinct, empty
+from tilewright.space.space import Configs, DesignSpace
+from tilewright.target import Target
+from tilewright.task import Task
+from tilewright.tuning.donors import Donor, EarlierTask, OwnTask
+from tilewright.tuning.gain import Share
+
+__all__ = ["Lending", "Sharing"]
+
+#: A dependent of less than this share of its representative's FLOP/s was not helped enough.
+_POOR = 0.7
+#: A loan that worked counts by so much as trials of the task's own do, for which there is still something to find. (On
+#: surrogates of recorded networks 1 made misleading clusters cost up to 13 % of the latency, this up to 3 %.)
+_TRUST = 0.5
+#: Improvements by less are noise.
+_NOTEWORTHY = 0.01
+#: What a dependent borrowed counts as good while nothing that it found by itself is faster by more than this factor.
+_NO_WORSE = 1.1
+#: A representative has at most so many first rounds more, of what its dependents save.
+_MOST_SAVED = 2
+#: Lots that a dependent borrows in a row, at most: each must improve it.
+_MOST_LOTS = 5
+#: The working measurements that an earlier task must have to lend any.
+_EARLIER_LEAST = 8
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How tasks share.
+
+    Attributes:
+        measure: the similarity of tasks.
+        cluster: what groups them.
+        threshold: tasks less similar than this share nothing. (At 0.3 the recorded networks have as many clusters as by
+            the published measure, and what dependents borrow is 8 % slower than their best in the median, not 16 %.)
+        top: how many of the representative's best a dependent tries at a time.
+        earlier: tasks of earlier networks whose design spaces are made, at most; 0: none.
+        seconds: to make them in, and at most a twentieth of the budget; what is begun is finished.
+    """
+
+    measure: Measure = field(default_factory=ProgramLikeness)
+    cluster: ClusterMethod = agglomerative_clusters
+    threshold: float = 0.3
+    top: int = 3
+    earlier: int = 24
+    seconds: float = 3.0
+
+    @classmethod
+    def published(cls) -> Sharing:
+        """The overlap of tuning spaces and maximal cliques, at a similarity of 0.01 (PAPERS.md 3)."""
+        return cls(overlap, clique_clusters, 0.01)
+
+
+@dataclass
+class _Loan:
+    """What one task borrows.
+
+    Attributes:
+        share: the task.
+        donor: of whom.
+        similarity: of the two.
+        rows: ``(n, knobs)`` what was suggested, over all.
+        seen: the donor's latency when it was last asked; inf: never.
+        tried: how many of its best were asked for then.
+        lots: in a row that improved the task.
+        waiting: how many are suggested and were not measured yet.
+        poor: whether the task is better tuned by itself; None: not known yet.
+    """
+
+    share: Share
+    donor: Donor
+    similarity: float
+    rows: Configs
+    seen: float = math.inf
+    tried: int = 0
+    lots: int = 0
+    waiting: int = 0
+    poor: bool | None = None
+
+    @property
+    def news(self) -> float:
+        """By what share of its latency the donor improved since it was asked, 1 at first; 0: too little to matter."""
+        if not math.isfinite(self.donor.seconds):
+            return 0.0
+        gained = 1.0 - self.donor.seconds / self.seen
+        return gained if gained >= _NOTEWORTHY else 0.0
+
+
+class Lending:
+    """Who borrows from whom while a network is tuned.
+
+    Args:
+        sharing: how.
+        shares: the network's tasks; those without a tuner take no part.
+        store: of the tasks of earlier networks.
+        target: what is tuned for.
+        make_space: of an earlier task.
+        clock: seconds.
+
+    Attributes:
+        clusters: of the network's tasks, by ``Task.key``.
+
+    Raises:
+        RecordsError: the store cannot be read.
+    """
+
+    def __init__(
+        self,
+        sharing: Sharing,
+        shares: Sequence[Share],
+        store: Store,
+        target: Target,
+        make_space: Callable[[Task], DesignSpace],
+        clock: Callable[[], float],
+    ) -> None:
+        self._sharing = sharing
+        self._shares = {share.use.task.key: share for share in shares if share.tuner is not None}
+        spaces = [share.tuner.space for share in self._shares.values() if share.tuner is not None]
+        keys = list(self._shares)
+        matrix = similarity_matrix(spaces, sharing.measure)
+        self.clusters: tuple[Cluster, ...] = sharing.cluster(keys, matrix, sharing.threshold)
+        self._loans: dict[str, _Loan] = {}
+        for cluster in self.clusters:
+            donor = self._shares[cluster.representative]
+            for key in cluster.members:
+                if key != cluster.representative:
+                    similarity = float(matrix[keys.index(key), keys.index(cluster.representative)])
+                    self._loans[key] = self._loan(self._shares[key], OwnTask(donor), similarity)
+        self._ask_earlier(store, target, make_space, clock)
+
+    def borrows(self, share: Share) -> bool:
+        """Whether a task has someone of this network to borrow from, so that its turn comes later."""
+        loan = self._loans.get(share.use.task.key)
+        return loan is not None and isinstance(loan.donor, OwnTask)
+
+    def first_rounds(self, share: Share, size: int) -> list[int]:
+        """The sizes of a task's first rounds, which are one of ``size`` where nobody shares.
+
+        One that borrows has the default and a lot; what that saves has its representative.
+        """
+        lot = min(size, 1 + self._sharing.top)
+        loan = self._loans.get(share.use.task.key)
+        if loan is not None and loan.news > 0.0:
+            return [lot]
+        dependents = sum(isinstance(x.donor, OwnTask) and x.donor.share is share for x in self._loans.values())
+        saved = min(dependents * (size - lot), _MOST_SAVED * size)
+        return [size, saved] if saved > 0 else [size]
+
+    def again(self, share: Share) -> bool:
+        """Whether a task that has just borrowed should at once borrow more, because that improved it."""
+        loan = self._loans.get(share.use.task.key)
+        return loan is not None and 0 < loan.lots < _MOST_LOTS and share.live and self._offer(loan, self._sharing.top)
+
+    def prepare(self, share: Share, size: int) -> int:
+        """Suggest to a task what it can borrow, and say how many candidates its next round is to have."""
+        loan = self._loans.get(share.use.task.key)
+        if loan is None:
+            return size
+        if loan.waiting == 0 and loan.news > 0.0:
+            loan.tried = loan.lots = 0
+            # One that is tuned by itself tries in each of its rounds whether that has changed.
+            if not self._offer(loan, 1 if loan.poor else self._sharing.top):
+                self._judge(loan)
+        return min(size, loan.waiting + (not share.measured)) if loan.waiting and not loan.poor else size
+
+    def learn(self, share: Share) -> None:
+        """Judge what a task borrowed by its last round."""
+        loan = self._loans.get(share.use.task.key)
+        if loan is None or loan.waiting == 0:
+            return
+        loan.waiting = 0
+        last = share.rounds[-1]
+        self._judge(loan)
+        loan.lots = loan.lots + 1 if not loan.poor and last.after < last.before * (1.0 - _NOTEWORTHY) else 0
+
+    def _offer(self, loan: _Loan, count: int) -> bool:
+        """Suggest the next ``count`` of the donor's best; whether any of them is new."""
+        tuner = loan.share.tuner
+        assert tuner is not None
+        loan.seen = loan.donor.seconds
+        ranked = loan.donor.best(loan.tried + count)[loan.tried :]
+        loan.tried += len(ranked)
+        configs = map_configs(loan.donor.knobs, ranked, tuner.space)
+        loan.waiting = tuner.suggest(configs)
+        loan.rows = distinct(np.concatenate([loan.rows, configs]))
+        return loan.waiting > 0
+
+    def _judge(self, loan: _Loan) -> None:
+        """Whether the task is better tuned by itself: what it borrowed is not among its best, or is slow."""
+        assert loan.share.tuner is not None
+        known = loan.share.tuner.known(loan.rows)
+        borrowed = float(np.nanmin(known)) if np.isfinite(known).any() else math.inf
+        best = loan.share.best
+        loan.poor = not borrowed <= _NO_WORSE * best or not math.isfinite(best) or self._speed(loan) < _POOR
+
+    def update(self, round_size: int) -> None:
+        """What the scheduler weighs: who is worth more than itself, who needs no rounds of its own, and who may borrow.
+
+        Args:
+            round_size: candidates of the rounds that it compares; what a lot brings is had with fewer.
+        """
+        for share in self._shares.values():
+            share.leverage, share.experience, share.promise = 1.0, 0.0, 0.0
+        for loan in self._loans.values():
+            if loan.poor is not None and not loan.poor:
+                share, donor = loan.share, loan.donor
+                trust = max(loan.similarity, min(1.0, self._speed(loan)))
+                share.experience = _TRUST * trust * donor.measured
+                share.promise = trust * loan.news * round_size / self._sharing.top
+                if isinstance(donor, OwnTask):
+                    own = donor.share.use.weight * donor.seconds
+                    donor.share.leverage += _TRUST * trust * share.use.weight * share.best / own
+
+    def urgent(self, trials: float, round_size: int) -> Share | None:
+        """Who is to borrow now, because soon nobody can any more; None: there is time.
+
+        Args:
+            trials: about how many are left.
+            round_size: the trials of one more round of anybody.
+        """
+        waiting = [share for share in self._shares.values() if share.promise > 0.0 and share.live]
+        if not waiting or trials > len(waiting) * self._sharing.top + round_size:
+            return None
+        return max(waiting, key=lambda share: share.use.weight * share.best * share.promise)
+
+    def describe(self) -> dict[str, Any]:
+        """For the report."""
+        names = {key: share.use.task.name for key, share in self._shares.items()}
+        return {
+            "clusters": [
+                {"representative": names[c.representative], "members": [names[key] for key in c.members]}
+                for c in self.clusters
+            ],
+            "borrowed": [
+                {
+                    "task": names[key],
+                    "from": loan.donor.name,
+                    "earlier": isinstance(loan.donor, EarlierTask),
+                    "similarity": loan.similarity,
+                    "configs": len(loan.rows),
+                    "poor": loan.poor,
+                    "best": self._leads(loan),
+                }
+                for key, loan in self._loans.items()
+            ],
+        }
+
+    def _loan(self, share: Share, donor: Donor, similarity: float) -> _Loan:
+        assert share.tuner is not None
+        return _Loan(share, donor, similarity, empty(share.tuner.space))
+
+    def _leads(self, loan: _Loan) -> bool:
+        """Whether the best config of the task is a borrowed one."""
+        best = None if loan.share.tuner is None else loan.share.tuner.best_config
+        return best is not None and bool((loan.rows == best).all(axis=1).any())
+
+    def _speed(self, loan: _Loan) -> float:
+        """The task's FLOP/s as a share of its donor's; 1 where one of them has no arithmetic to speak of."""
+        flop = loan.share.use.task.flop
+        if flop <= 0 or loan.donor.flop <= 0:
+            return 1.0
+        return (flop / loan.share.best) / (loan.donor.flop / loan.donor.seconds)
+
+    def _ask_earlier(
+        self, store: Store, target: Target, make_space: Callable[[Task], DesignSpace], clock: Callable[[], float]
+    ) -> None:
+        """Let tasks of earlier networks stand in for representatives that are no more similar."""
+        began, made = clock(), 0
+        for task in self._candidates(store) if self._sharing.earlier > 0 else ():
+            if made >= self._sharing.earlier or clock() - began >= self._sharing.seconds:
+                return
+            # Asked first, because a space takes up to a second to make.
+            if next(iter(store.scan(Query(task.key, target.key))), None) is None:
+                continue
+            made += 1
+            try:
+                donor = EarlierTask(make_space(task), store, target)
+            except SpaceError:
+                continue
+            if donor.measured < _EARLIER_LEAST or not math.isfinite(donor.seconds):
+                continue
+            for key, share in self._shares.items():
+                assert share.tuner is not None
+                similarity = self._sharing.measure(donor.space, share.tuner.space)
+                known = self._loans[key].similarity if key in self._loans else self._sharing.threshold
+                # Of equals the earlier one: it was tuned already.
+                replaces = key not in self._loans or isinstance(self._loans[key].donor, OwnTask)
+                if similarity > known or (similarity == known and replaces):
+                    self._loans[key] = self._loan(share, donor, similarity)
+
+    def _candidates(self, store: Store) -> list[Task]:
+        """Earlier tasks of the kinds that this network has, those of the most similar size first."""
+        sizes: dict[str, list[float]] = {}
+        for share in self._shares.values():
+            sizes.setdefault(share.use.task.kind, []).append(math.log2(1.0 + share.use.task.flop))
+        earlier = [task for task in store.tasks() if task.kind in sizes and task.key not in self._shares]
+
+        def apart(task: Task) -> float:
+            return min(abs(size - math.log2(1.0 + max(task.flop, 0.0))) for size in sizes[task.kind])
+
+        return sorted(earlier, key=apart)
