@@ -160,6 +160,15 @@ def test_a_default_that_hangs_leaves_the_first_candidate_as_reference(target: Ta
     assert outcomes(found) == [Outcome.OK, Outcome.WRONG_RESULT]
 
 
+def test_workers_compare_with_the_output_of_one_default(target: Target) -> None:
+    with LocalPool(target, workers=2, factory=make_faulty) as pool:
+        wrong = measure(pool, *[Deed.FAST] * 6, start=Deed.WRONG)
+        assert [m.outcome for m in wrong] == [Outcome.WRONG_RESULT] * 6
+        # The one that knows may die before it has told.
+        found = measure(pool, Deed.CRASH_IN_BUILD, *[Deed.FAST] * 4, Deed.WRONG)
+        assert [m.outcome for m in found] == [Outcome.BUILD_FAILED, *[Outcome.OK] * 4, Outcome.WRONG_RESULT]
+
+
 def test_tasks_may_take_turns(single: LocalPool) -> None:
     for start in (Deed.FAST, Deed.SLOW, Deed.FAST, Deed.SLOW):
         found = measure(single, Deed.FAST, Deed.WRONG, start=start)

@@ -21,9 +21,12 @@ from tilewright.errors import MeasureError
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.process import WorkerProcess
 from tilewright.measure.protocol import (
+    Adopt,
     Build,
     Drop,
     Failed,
+    Lend,
+    Lent,
     Lost,
     Prepare,
     Prepared,
@@ -221,17 +224,27 @@ class LocalPool:
         """Hand an idle worker its next piece of work, if there is one for it."""
         if process.awaiting or not batch.queue:
             return
-        task = batch.space.task
-        wanted = (task.key, task.key not in self._bad_defaults)
-        if process.prepared != wanted:
-            process.prepared = wanted
-            process.send(Prepare(task, wanted[1]), batch.limit(self.build_timeout + self.run_timeout))
+        key = batch.space.task.key
+        if process.prepared is None or process.prepared[0] != key:
+            # One runs the default, and the others adopt its outputs.
+            known = any(other.prepared == (key, True) or self._knows(other, key) for other in self._processes)
+            self._prepare(process, batch, not known and key not in self._bad_defaults)
             return
         first = batch.queue[0]
         alone = first in batch.losses or any(index in batch.losses for index in process.built)
         if len(process.built) < (1 if alone else _MOST_BUILT):
             process.building = batch.queue.popleft()
             process.send(Build(first, batch.configs[first]), batch.limit(self.build_timeout))
+
+    def _prepare(self, process: WorkerProcess, batch: _Batch, use_default: bool) -> None:
+        task = batch.space.task
+        process.prepared, process.reference = (task.key, use_default), False
+        process.send(Prepare(task, use_default), batch.limit(self.build_timeout + self.run_timeout))
+
+    @staticmethod
+    def _knows(process: WorkerProcess, key: str) -> bool:
+        """Whether a worker has turned to the task and knows what its outputs must be."""
+        return process.reference and process.prepared is not None and process.prepared[0] == key
 
     def _on_build_reply(self, process: WorkerProcess, reply: Reply | Lost, batch: _Batch) -> None:
         index, process.building = process.building, None
@@ -259,9 +272,12 @@ class LocalPool:
             self._start_failures = 0
             return
         if isinstance(reply, Prepared):
+            process.reference = reply.reference
             if reply.error:
                 process.prepared = None
                 self._give_up(batch, reply.error)
+            elif process.prepared == (batch.space.task.key, True) and not reply.reference:
+                self._bad_defaults.add(batch.space.task.key)
             return
         assert isinstance(reply, Lost)
         started, prepared = process.started, process.prepared
@@ -272,8 +288,9 @@ class LocalPool:
                 raise MeasureError(f"measuring needs worker processes, but they die while starting: {reply.reason}")
         elif not (reply.timed_out and batch.late()):
             assert prepared is not None
-            self._bad_defaults.add(prepared[0])  # from now on the first candidate that runs is the reference
-            if not prepared[1]:
+            if prepared[1]:
+                self._bad_defaults.add(prepared[0])  # from now on the first candidate that runs is the reference
+            else:
                 batch.failed_prepares += 1
             if batch.failed_prepares >= _MOST_BAD_PREPARES:
                 self._give_up(batch, f"the design space cannot be made in a worker: {reply.reason}")
@@ -290,6 +307,7 @@ class LocalPool:
         try:
             for process in starting:
                 process.pause()
+            self._share_reference(batch)
             for process in [process for process in self._processes if process.built]:
                 while process.built and not batch.late():  # empty, too, when the process was lost
                     self._time_one(process, process.built.pop(0), batch)
@@ -300,6 +318,39 @@ class LocalPool:
             for process in starting:
                 process.resume()
 
+    def _share_reference(self, batch: _Batch) -> None:
+        """Tell every worker that is to run something what the outputs must be, where any worker knows it."""
+        key = batch.space.task.key
+        lacking = [process for process in self._processes if process.built and not process.reference]
+        if not lacking:
+            return
+        lender = next((process for process in self._processes if self._knows(process, key)), None)
+        if lender is None:
+            # The one that knew it has died since, or its default failed. Only the first calls for running it again.
+            if key in self._bad_defaults or batch.late():
+                return
+            lender = lacking[0]
+            self._prepare(lender, batch, True)
+            self._on_prepared(lender, self._reply(lender, batch), batch)
+        if not lender.reference or lender not in self._processes:
+            return
+        lender.send(Lend(), batch.limit(self.run_timeout))
+        reply = self._reply(lender, batch)
+        if isinstance(reply, Lost):
+            self._discard(lender, batch)
+        elif isinstance(reply, Lent):
+            for process in lacking:
+                if process is not lender:
+                    process.send(Adopt(reply.parameters, reply.reference), 0.0)
+                    process.reference = True
+
+    def _reply(self, process: WorkerProcess, batch: _Batch) -> Reply | Lost:
+        """Wait for the reply of one worker."""
+        replies: list[tuple[WorkerProcess, Reply | Lost]] = []
+        while not replies:
+            replies = self._replies([process], batch)
+        return replies[0][1]
+
     def _time_one(self, process: WorkerProcess, index: int, batch: _Batch) -> None:
         if process.died_idle():  # killed from outside, say; no fault of the candidate's
             process.built.append(index)
@@ -307,12 +358,10 @@ class LocalPool:
             return
         allowed = min(self.run_timeout, _RUN_SECONDS + _RUN_FACTOR * batch.best)
         process.send(Run(index, batch.best), batch.limit(allowed))
-        replies: list[tuple[WorkerProcess, Reply | Lost]] = []
-        while not replies:
-            replies = self._replies([process], batch)
-        reply = replies[0][1]
+        reply = self._reply(process, batch)
         batch.spent[index] += time.monotonic() - process.since
         if isinstance(reply, Timed):
+            process.reference = True  # the first that runs is one, where there was none
             self._record(batch, index, Outcome.OK, repeats=reply.repeats)
             # What is left of the batch need not beat less than this one.
             batch.best = min(batch.best, batch.done[index].seconds)

@@ -14,7 +14,7 @@ from multiprocessing.connection import Pipe
 from pathlib import Path
 
 from tilewright.errors import MeasureError
-from tilewright.measure.protocol import Command, Drop, Hello, Lost, Reply, SpaceFactory
+from tilewright.measure.protocol import Adopt, Command, Drop, Hello, Lost, Reply, SpaceFactory
 from tilewright.target import Target
 
 __all__ = ["WorkerProcess", "arm", "ending"]
@@ -38,7 +38,8 @@ class WorkerProcess:
         connection: readable when the worker has replied or died.
         started: whether it has said so.
         awaiting: whether a reply is due, by the ``time.monotonic()`` of ``expires``.
-        prepared: what it was last prepared for: the task's key, and whether with the default's output.
+        prepared: what it was last prepared for: the task's key, and whether it was to run the default for a reference.
+        reference: whether it knows what that task's outputs must be.
         building: the candidate in its hands, if any.
         built: the candidates that it keeps.
 
@@ -56,6 +57,7 @@ class WorkerProcess:
         self.expires = 0.0
         self.since = 0.0
         self.prepared: tuple[str, bool] | None = None
+        self.reference = False
         self.building: int | None = None
         self.built: list[int] = []
         self._peak = 0
@@ -95,7 +97,7 @@ class WorkerProcess:
     def send(self, command: Command, seconds: float) -> None:
         """Give it a command whose reply is due within ``seconds``. To a dead worker too: the reply is then ``Lost``."""
         self.since = time.monotonic()
-        if not isinstance(command, Drop):
+        if not isinstance(command, Adopt | Drop):
             self.awaiting = True
             self.expires = self.since + seconds
         # What it printed so far was about other things. The position is one that the worker shares.

@@ -4,6 +4,8 @@
     Prepare  -> Prepared                    before the first candidate of a task
     Build    -> Built or Failed
     Run      -> Timed or Failed
+    Lend     -> Lent or Failed              what the task's outputs must be, for the workers that do not know it
+    Adopt    -> nothing
     Drop     -> nothing
 
 A worker that dies or is killed has no reply; :class:`Lost` is what the pool's side makes of it.
@@ -15,18 +17,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from tilewright.measure.arguments import Parameter, Reference
 from tilewright.measure.outcome import Outcome
 from tilewright.space.space import DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task
 
 __all__ = [
+    "Adopt",
     "Build",
     "Built",
     "Command",
     "Drop",
     "Failed",
     "Hello",
+    "Lend",
+    "Lent",
     "Lost",
     "Prepare",
     "Prepared",
@@ -56,7 +62,8 @@ class Prepare:
 
     Attributes:
         task: what the next candidates are of.
-        use_default: take the default config's output for the reference; otherwise it is the first candidate's.
+        use_default: take the default config's output for the reference, unless one is known; otherwise it is adopted
+            from another worker, or the first candidate's.
     """
 
     task: Task
@@ -80,6 +87,24 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Lend:
+    """Tell the reference of the current task."""
+
+
+@dataclass(frozen=True)
+class Adopt:
+    """Compare outputs of the current task with another worker's reference.
+
+    Attributes:
+        parameters: of the kernel that it came from.
+        reference: the outputs that count as right.
+    """
+
+    parameters: tuple[Parameter, ...]
+    reference: Reference
+
+
+@dataclass(frozen=True)
 class Drop:
     """Forget all kept candidates."""
 
@@ -93,9 +118,15 @@ class Started:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The worker has turned to the task. ``error``: why no config of it can be built, or empty."""
+    """The worker has turned to the task.
+
+    Attributes:
+        error: why no config of it can be built, or empty.
+        reference: whether it knows what the outputs must be.
+    """
 
     error: str = ""
+    reference: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +139,14 @@ class Timed:
     """The candidate's output is right, and each of ``repeats`` is its latency in seconds."""
 
     repeats: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Lent:
+    """The reference of the current task, and the parameters of the kernel that it came from."""
+
+    parameters: tuple[Parameter, ...]
+    reference: Reference
 
 
 @dataclass(frozen=True)
@@ -126,5 +165,5 @@ class Lost:
     reason: str
 
 
-Command: TypeAlias = Hello | Prepare | Build | Run | Drop
-Reply: TypeAlias = Started | Prepared | Built | Timed | Failed
+Command: TypeAlias = Hello | Prepare | Build | Run | Lend | Adopt | Drop
+Reply: TypeAlias = Started | Prepared | Built | Timed | Lent | Failed

@@ -21,12 +21,15 @@ import numpy as np
 from tilewright.measure.arguments import Arguments, Parameter, Reference, parameters_of
 from tilewright.measure.outcome import Outcome
 from tilewright.measure.protocol import (
+    Adopt,
     Build,
     Built,
     Command,
     Drop,
     Failed,
     Hello,
+    Lend,
+    Lent,
     Prepare,
     Prepared,
     Reply,
@@ -109,6 +112,8 @@ class _Worker:
         self._key = ""
         self._arguments: Arguments | None = None
         self._kernels: dict[int, _Kernel] = {}
+        #: The default that made the reference, as it is usually the first candidate, too.
+        self._default: tuple[tuple[int, ...], _Kernel] | None = None
 
     def handle(self, command: Command) -> Reply | None:
         if isinstance(command, Build):
@@ -117,14 +122,21 @@ class _Worker:
             return self._run(command)
         if isinstance(command, Prepare):
             return self._prepare(command)
-        if isinstance(command, Drop):
+        if isinstance(command, Lend):
+            return self._lend()
+        if isinstance(command, Adopt):
+            task = self._tasks[self._key]
+            task.parameters, task.reference = command.parameters, command.reference
+        elif isinstance(command, Drop):
             self._kernels.clear()
+            self._default = None
         return None
 
     def _prepare(self, command: Prepare) -> Prepared:
-        self._kernels.clear()
         key = command.task.key
         if key != self._key:
+            self._kernels.clear()
+            self._default = None
             self._arguments = None  # before the next task's: two large ones are too much memory
             self._key = key
         task = self._tasks.get(key)
@@ -135,14 +147,16 @@ class _Worker:
                 return Prepared(_words(error))
         self._tasks.move_to_end(key)
         if task.reference is None and command.use_default:
-            kernel = self._compile(task.space.default())
-            if isinstance(kernel, _Kernel):
-                self._first(task, kernel)  # if it fails, the first candidate that runs becomes the reference
+            config = task.space.default()
+            kernel = self._compile(config)
+            # If it fails, the first candidate that runs becomes the reference.
+            if isinstance(kernel, _Kernel) and isinstance(self._first(task, kernel), float):
+                self._default = (tuple(int(index) for index in config), kernel)
         elif task.reference is not None and self._arguments is None:
             # In its first run it would be in time as well, but there nothing is done in parallel.
             self._arguments = Arguments(task.parameters, key)
         self._forget()
-        return Prepared()
+        return Prepared(reference=task.reference is not None)
 
     def _forget(self) -> None:
         """Drop the tasks used longest ago until what is kept is within bounds."""
@@ -153,7 +167,11 @@ class _Worker:
             self._tasks.popitem(last=False)
 
     def _build(self, command: Build) -> Built | Failed:
-        kernel = self._compile(np.asarray(command.config, dtype=np.int32))
+        kernel: _Kernel | Failed
+        if self._default is not None and self._default[0] == command.config:
+            kernel = self._default[1]
+        else:
+            kernel = self._compile(np.asarray(command.config, dtype=np.int32))
         if isinstance(kernel, Failed):
             return kernel
         self._kernels[command.candidate] = kernel
@@ -174,6 +192,12 @@ class _Worker:
             return _Kernel(built["main"], parameters, built)
         except Exception as error:
             return Failed(Outcome.BUILD_FAILED, _words(error))
+
+    def _lend(self) -> Lent | Failed:
+        task = self._tasks[self._key]
+        if task.reference is None:
+            return Failed(Outcome.INVALID, "there is no reference to lend")
+        return Lent(task.parameters, task.reference)
 
     def _run(self, command: Run) -> Timed | Failed:
         task = self._tasks[self._key]
