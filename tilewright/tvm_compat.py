@@ -13,7 +13,16 @@ import types
 from pathlib import Path
 from typing import Any
 
-__all__ = ["light_tensor_intrinsics", "narrow_indices", "plain_clip", "set_threads", "spin_briefly", "usable_cores"]
+__all__ = [
+    "lean_kernels",
+    "light_tensor_intrinsics",
+    "narrow_indices",
+    "plain_clip",
+    "set_threads",
+    "spin_briefly",
+    "unchecked_schedules",
+    "usable_cores",
+]
 
 
 def usable_cores() -> int:
@@ -86,6 +95,30 @@ def narrow_indices(module: Any) -> Any:
         return tvm.tirx.transform.ForceNarrowIndexToInt32()(module)
     except (RuntimeError, ValueError, TypeError):
         return module
+
+
+def lean_kernels() -> Any:
+    """A context in which kernels are compiled without checks of their arguments.
+
+    TVM 0.27: checking the shape, strides, type and device of each argument is most of the code of an ordinary kernel,
+    and a sixth of the time that compiling it takes. Callers see to it that arguments are what the kernel takes.
+    """
+    import tvm
+
+    return tvm.transform.PassContext(opt_level=3, config={"tirx.disable_assert": True})
+
+
+def unchecked_schedules() -> None:
+    """Let the primitives of schedules take their arguments without comparing them with the annotations.
+
+    TVM 0.27: the comparison, in Python, is a third of the time that scheduling a candidate takes. What is no argument
+    of a primitive is refused by its own code all the same.
+    """
+    from tvm.s_tir import Schedule
+
+    for name, member in list(vars(Schedule).items()):
+        if hasattr(member, "__wrapped__"):
+            setattr(Schedule, name, member.__wrapped__)
 
 
 def light_tensor_intrinsics() -> None:

@@ -15,7 +15,7 @@ from tilewright.network.load import load
 from tilewright.network.tasks import extract
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query
-from tilewright.tuning import session
+from tilewright.tuning import finish
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.session import tune
 
@@ -72,7 +72,7 @@ def test_a_task_that_spoils_the_result_is_blamed_and_replaced(tmp_path: Path) ->
     functions = defaults(extraction)
     spoiled = next(use.task for use in extraction.uses if use.task.kind == "contraction")
     functions[spoiled.key] = ones(spoiled)
-    executable, error, blamed = session._checked(extraction, functions, tmp_path / "out")
+    executable, error, blamed = finish.written(extraction, functions, tmp_path / "out")
     assert blamed == [spoiled.name]
     assert error is not None
     assert error <= TOLERANCE
@@ -81,6 +81,6 @@ def test_a_task_that_spoils_the_result_is_blamed_and_replaced(tmp_path: Path) ->
 
 def test_a_wrong_result_without_a_culprit_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     extraction = extract(load(conv_model(tmp_path / "m.onnx")), TARGET)
-    monkeypatch.setattr(session, "network_error", lambda *_: 0.5)
+    monkeypatch.setattr(finish, "network_error", lambda *_: 0.5)
     with pytest.raises(CheckError, match=r"0\.5 .*none found"):
-        session._checked(extraction, defaults(extraction), tmp_path / "out")
+        finish.written(extraction, defaults(extraction), tmp_path / "out")

@@ -23,10 +23,13 @@ from tilewright.cli.options import (
     records_file,
 )
 from tilewright.cli.text import milliseconds
+from tilewright.errors import TilewrightError
 from tilewright.tuning.budget import Budget
 
 __all__ = ["tune"]
 
+#: Names of ways to share, and which one is taken where none is named.
+SHARING, DEFAULT_SHARING = ("own", "published", "none"), "none"
 _GO_ON = "what was measured is in the records, from which the same command goes on"
 
 
@@ -62,6 +65,14 @@ def tune(
             help="What is known beforehand: a file of 'tilewright cost train', or 'none'; by default Tilewright's own.",
         ),
     ] = None,
+    sharing: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What similar tasks borrow from each other and from earlier networks in the records: own (clusters of "
+            "similar programs), published (overlapping spaces, cliques), or none.",
+        ),
+    ] = DEFAULT_SHARING,
     shape: ShapeOption = None,
     json_file: JsonOption = None,
 ) -> None:
@@ -74,6 +85,8 @@ def tune(
     limits = Budget(None, trials) if budget is None else Budget.parse(budget, trials)
     out = out or Path(f"{model.stem}-tuned")
     check_target(target)
+    if sharing not in SHARING:
+        raise TilewrightError(f"tasks share by one of {', '.join(SHARING)}, but this is {sharing!r}; correct --sharing")
     shapes = parse_shapes(shape)
     check_model(model)
     from tilewright.tuning.method import DEFAULT_SEARCHER, combine, default, known_beforehand
@@ -93,6 +106,7 @@ def tune(
 
     from tilewright.tuning.progress import progress_for
     from tilewright.tuning.session import tune as run_session
+    from tilewright.tuning.sharing import Sharing
 
     try:
         result = run_session(
@@ -104,6 +118,7 @@ def tune(
             shapes=shapes,
             seed=seed,
             method=method,
+            sharing={"own": Sharing(), "published": Sharing.published(), "none": None}[sharing],
             progress=progress_for(),
             began=BEGAN,
         )
@@ -128,5 +143,13 @@ def summary(report: Mapping[str, Any], out: Path) -> str:
     before, after = report.get("before_seconds"), report.get("after_seconds")
     if before and after:
         lines.append(f"estimated latency: {milliseconds(before)} before, {milliseconds(after)} after")
+    untuned, tasks = len(report.get("default_tasks", [])), len(report.get("tasks", []))
+    if untuned:
+        lines.append(f"not tuned: {untuned} of {tasks} tasks, which run with their default schedules")
+    race = report.get("final_race")
+    if race is not None:
+        rivals = f"tuned {race['tuned_ms']:.3f} ms, before {race['incumbent_ms']:.3f} ms"
+        kept = "" if race["kept"] == "tuned" else "; the one from before is kept"
+        lines.append(f"final race of whole executables: {rivals}{kept}")
     lines.append(f"executable: {out}; compare it with: tilewright bench {out} --against onnxruntime --against untuned")
     return "\n".join(lines)

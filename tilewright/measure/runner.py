@@ -7,7 +7,7 @@ from typing import Protocol
 from tilewright.measure.outcome import Measurement
 from tilewright.space.space import Configs, DesignSpace
 
-__all__ = ["Runner"]
+__all__ = ["NoRunner", "Runner"]
 
 
 class Runner(Protocol):
@@ -27,3 +27,11 @@ class Runner(Protocol):
             one measurement per candidate that was started, in the order of ``configs``.
         """
         ...
+
+
+class NoRunner:
+    """Measures nothing: for a budget that is too short for it."""
+
+    def measure(self, space: DesignSpace, configs: Configs, best: float, deadline: float) -> list[Measurement]:
+        """No measurement."""
+        return []

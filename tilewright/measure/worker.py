@@ -41,7 +41,7 @@ from tilewright.measure.protocol import (
 from tilewright.measure.timing import first_call, time_calls
 from tilewright.space.space import DesignSpace
 from tilewright.target import Target
-from tilewright.tvm_compat import set_threads, spin_briefly
+from tilewright.tvm_compat import lean_kernels, set_threads, spin_briefly, unchecked_schedules
 
 __all__ = ["main"]
 
@@ -67,6 +67,7 @@ def main(connection_fd: int, lifeline_fd: int, cores: int) -> None:
 
         from tilewright.runtime.library import use_for_kernels
 
+        unchecked_schedules()
         use_for_kernels(cores)  # a candidate is timed on the threads that the executable will have
         worker = _Worker(hello)
     except Exception as error:
@@ -186,7 +187,8 @@ class _Worker:
         except Exception as error:
             return Failed(Outcome.INVALID, _words(error))
         try:
-            built = tvm.compile(module, target=self._target.tvm).mod
+            with lean_kernels():  # the arguments are of the parameters that the candidate has
+                built = tvm.compile(module, target=self._target.tvm).mod
             # Looking the function up is what makes LLVM emit machine code, a third of the time of a build. It belongs
             # here, where the workers are at it in parallel, and not where one of them runs alone.
             return _Kernel(built["main"], parameters, built)

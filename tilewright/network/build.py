@@ -21,8 +21,12 @@ from tilewright.network.plan import Plan
 from tilewright.network.tasks import Extraction
 from tilewright.runtime.library import compile_runtime, find_compiler
 from tilewright.target import Target
+from tilewright.tvm_compat import lean_kernels
 
-__all__ = ["build", "build_untuned", "check_compiler", "save_onnx"]
+__all__ = ["build", "build_untuned", "check_compiler", "compile_kernels", "replace_kernels", "save_onnx"]
+
+
+MANIFEST = "manifest.json"
 
 
 def check_compiler() -> None:
@@ -39,17 +43,51 @@ def build(extraction: Extraction, functions: Mapping[str, Any], out: Path, extra
         CompilerError: compiling or linking failed.
         OutputError: ``out`` cannot be written.
     """
-    module = extraction.module.clone()  # the extraction may be built again with other functions
-    for use in extraction.uses:
-        function = functions.get(use.task.key)
-        if function is None:
-            continue
-        for name in use.functions:
-            module.update_func(module.get_global_var(name), function.with_attr("global_symbol", name))
+    module = _with_functions(extraction, functions)
     arrays = [recipe.apply(extraction.network.weights) for recipe in extraction.rewritten.recipes]
     if extraction.plan is not None:
         arrays += extraction.plan.constants
     return _write(module, extraction.target, extraction.network, arrays, out, extra, extraction.plan)
+
+
+def compile_kernels(extraction: Extraction, functions: Mapping[str, Any], library: Path) -> None:
+    """Compile the network with other ``functions`` into ``library``, for :func:`replace_kernels`.
+
+    Raises:
+        CompilerError: compiling or linking failed.
+    """
+    _compiled(_with_functions(extraction, functions), extraction.target, extraction.plan, library)
+
+
+def replace_kernels(executable: Path, library: Path, out: Path) -> Executable:
+    """The executable in the directory ``executable`` with the kernels of ``library``, in the directory ``out``.
+
+    Both must come of the same extraction, since they share weights. ``out`` may be ``executable`` itself.
+
+    Raises:
+        OutputError: a file cannot be read or written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        manifest = json.loads((executable / MANIFEST).read_text(encoding="utf-8"))
+        fresh = out / "kernels.so.part"
+        shutil.copyfile(library, fresh)
+        fresh.replace(out / "kernels.so")
+        if out != executable:
+            _same_file(executable / "weights.npz", out / "weights.npz")
+        manifest["sha256"]["kernels.so"] = sha256(out / "kernels.so")
+        (out / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    except OSError as exc:
+        raise OutputError(f"the executable in {out} cannot be given other kernels: {exc}") from exc
+    return load_executable(out)
+
+
+def _same_file(source: Path, target: Path) -> None:
+    """The file once more, without the space of a copy where the file system can do that."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def build_untuned(model: Path, target: Target, out: Path) -> Executable:
@@ -68,7 +106,7 @@ def _write(
     plan: Plan | None = None,
 ) -> Executable:
     check_compiler()
-    if out.is_dir() and any(out.iterdir()) and not (out / "manifest.json").is_file():
+    if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
         raise OutputError(f"--out names a new directory or an executable to replace, but {out} holds other files")
     part = out.with_name(out.name + ".part")
     try:
@@ -79,10 +117,10 @@ def _write(
             f"the executable goes to {out}, which cannot be written: {exc}; choose another --out"
         ) from exc
     try:
-        _compile(module, target, plan, part / "kernels.so")
-    except (RuntimeError, ValueError, TypeError) as exc:
+        _compiled(module, target, plan, part / "kernels.so")
+    except CompilerError:
         shutil.rmtree(part, ignore_errors=True)
-        raise CompilerError(f"the network cannot be compiled: {(str(exc).splitlines() or ['?'])[0][:300]}") from exc
+        raise
     model = None
     try:
         named: dict[str, Any] = {f"w{i}": a for i, a in enumerate(arrays)}
@@ -101,7 +139,7 @@ def _write(
             "sha256": {name: sha256(part / name) for name in ("kernels.so", "weights.npz")},
             **extra,
         }
-        (part / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         if out.exists():
             shutil.rmtree(out)
         part.rename(out)
@@ -111,12 +149,30 @@ def _write(
     return load_executable(out)
 
 
+def _with_functions(extraction: Extraction, functions: Mapping[str, Any]) -> Any:
+    module = extraction.module.clone()  # the extraction may be built again with other functions
+    for use in extraction.uses:
+        function = functions.get(use.task.key)
+        if function is None:
+            continue
+        for name in use.functions:
+            module.update_func(module.get_global_var(name), function.with_attr("global_symbol", name))
+    return module
+
+
+def _compiled(module: Any, target: Target, plan: Plan | None, out: Path) -> None:
+    try:
+        _compile(module, target, plan, out)
+    except (RuntimeError, ValueError, TypeError) as exc:
+        raise CompilerError(f"the network cannot be compiled: {(str(exc).splitlines() or ['?'])[0][:300]}") from exc
+
+
 def _compile(module: Any, target: Target, plan: Plan | None, out: Path) -> None:
     """Write the library: the plan's kernels with the runtime, or a program of the virtual machine of Relax."""
     import tvm
     from tvm import relax
 
-    with tvm.transform.PassContext(opt_level=3):
+    with lean_kernels():  # executables check what they are called with
         if plan is None:
             relax.build(module, target.tvm).export_library(str(out), cc=find_compiler())
             return

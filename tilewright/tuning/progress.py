@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TextIO
@@ -60,6 +60,10 @@ class Progress(Protocol):
         """Show ``state``. Called before and after each round, so every few seconds."""
         ...
 
+    def announce(self, lines: Sequence[str]) -> None:
+        """Show what stays on the screen, such as the plan."""
+        ...
+
 
 class SilentProgress:
     """Shows nothing."""
@@ -73,6 +77,9 @@ class SilentProgress:
         pass
 
     def update(self, state: TuneState) -> None:
+        """Do nothing."""
+
+    def announce(self, lines: Sequence[str]) -> None:
         """Do nothing."""
 
 
@@ -109,6 +116,11 @@ class PlainProgress:
         self._hidden = state
         if self._clock() >= self._next:
             self._write(state)
+
+    def announce(self, lines: Sequence[str]) -> None:
+        """Write ``lines``."""
+        for line in lines:
+            print(line, file=self._stream, flush=True)
 
     def _write(self, state: TuneState) -> None:
         self._next = self._clock() + self._interval
@@ -154,6 +166,11 @@ class RichProgress:
     def update(self, state: TuneState) -> None:
         """Show ``state`` from the next refresh on."""
         self._state, self._since = state, self._clock()
+
+    def announce(self, lines: Sequence[str]) -> None:
+        """Print ``lines`` above the display."""
+        for line in lines:
+            self._console.print(line, markup=False, highlight=False)
 
     def _table(self) -> Table:
         from rich.table import Table

@@ -23,9 +23,10 @@ from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task
 from tilewright.tuning.budget import RunningBudget
-from tilewright.tuning.gain import Share, TaskUse, gains
+from tilewright.tuning.gain import Rule, Share, TaskUse, learning_gains
 from tilewright.tuning.method import Method, default
 from tilewright.tuning.progress import Progress, SilentProgress, TuneState
+from tilewright.tuning.roofline import Roofline
 from tilewright.tuning.sharing import Lending, Sharing
 from tilewright.tuning.tuner import TaskTuner
 
@@ -59,6 +60,8 @@ class NetworkTuner:
         first_round: candidates per task in the first pass.
         round_size: candidates per round afterwards.
         sharing: what tasks borrow from each other and from earlier networks; None: nothing.
+        rule: who promises what.
+        roofline: of the machine; None: not known.
 
     Attributes:
         interrupted: whether a KeyboardInterrupt ended the tuning.
@@ -78,9 +81,11 @@ class NetworkTuner:
         method: Method | None = None,
         make_space: Callable[[Task, Target], DesignSpace] | None = None,
         progress: Progress | None = None,
-        first_round: int = 8,
+        first_round: int = 4,
         round_size: int = 16,
         sharing: Sharing | None = None,
+        rule: Rule = learning_gains,
+        roofline: Roofline | None = None,
     ) -> None:
         self.interrupted = False
         self.curve: list[tuple[float, float]] = []
@@ -92,6 +97,7 @@ class NetworkTuner:
         self._progress: Progress = SilentProgress() if progress is None else progress
         self._first_round, self._round_size = first_round, round_size
         self._sharing = sharing
+        self._rule, self._roofline = rule, roofline
         self._lending: Lending | None = None
         # A stream per task, so that the order of their rounds does not change what each one proposes.
         streams = rng.spawn(len(uses))
@@ -154,6 +160,8 @@ class NetworkTuner:
                     self._method,
                     clock=lambda: self._budget.elapsed,
                 )
+                if self._roofline is not None:
+                    share.possible = self._roofline.possible(space)
         if self._sharing is not None and self._lending is None:
             seconds = min(self._sharing.seconds, _ASKING_SHARE * self._budget.remaining_seconds)
             sharing = replace(self._sharing, seconds=seconds)
@@ -163,6 +171,17 @@ class NetworkTuner:
             # Representatives first; the sort is stable.
             self._order.sort(key=self._lending.borrows)
         self._note_latency()
+
+    def plan(self) -> list[str]:
+        """What is going to be done, in a few lines for people. After :meth:`prepare`."""
+        known = sum(share.measured > 0 for share in self._shares)
+        without = sum(bool(share.problem) for share in self._shares)
+        first = f"{len(self._shares)} tasks"
+        if known:
+            first += f", {known} of them known from records"
+        if without:
+            first += f", {without} without a design space, which stay as TVM builds them"
+        return [first, *([] if self._lending is None else self._lending.plan())]
 
     def run(self, reserve: float = 0.0, race: int = 3) -> None:
         """Tune until the budget is spent, nothing promises anything any more, or the user interrupts.
@@ -268,7 +287,7 @@ class NetworkTuner:
                 return urgent
         if self._rng.random() < _EPSILON:
             return live[int(self._rng.integers(len(live)))]
-        return live[int(np.argmax(gains(live, self._shares, self._round_size)))]
+        return live[int(np.argmax(self._rule(live, self._shares, self._round_size)))]
 
     def _trials_left(self, reserve: float) -> float:
         """About how many candidates the rest of the budget is enough for."""

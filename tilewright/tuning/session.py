@@ -3,37 +3,48 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tilewright.errors import CheckError, SpaceError, TargetError
+from tilewright.errors import TargetError
 from tilewright.measure.pool import LocalPool
+from tilewright.measure.runner import NoRunner, Runner
 from tilewright.network.algorithms import Choice, choose
-from tilewright.network.build import build, check_compiler
-from tilewright.network.check import TOLERANCE, blame, network_error
-from tilewright.network.executable import Executable
+from tilewright.network.build import check_compiler
+from tilewright.network.executable import Executable, load_executable
 from tilewright.network.load import load
 from tilewright.network.tasks import Extraction, extract
-from tilewright.network.torch_model import SUFFIX, write_program
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Store
-from tilewright.space.registry import make_space
 from tilewright.target import Target
 from tilewright.tuning.budget import Budget, RunningBudget
+from tilewright.tuning.finish import Incumbent, chosen, never_slower, race_seconds, written
 from tilewright.tuning.method import Method, default, known_beforehand
 from tilewright.tuning.progress import Progress, SilentProgress
+from tilewright.tuning.roofline import Roofline, measure_roofline
 from tilewright.tuning.scheduler import NetworkTuner
+from tilewright.tuning.sharing import Sharing
 
 __all__ = ["TuneResult", "tune"]
 
-#: Seconds that the final build and check take, as measured: a constant, per task, per 100 MB of weights.
-_RESERVE = (4.0, 0.2, 4.0)
-
+#: Seconds that compiling the executable takes, as measured: a constant and per task; and that writing and checking it
+#: take: a constant and per byte of weights.
+_COMPILING, _WRITING = (2.0, 0.15), (2.0, 4e-8)
+#: The same again may take so many times as long beside a noisy neighbour.
+_DOUBT = 1.3
+#: What tuning is held against is compiled where the rest of the budget is so many times what finishing takes.
+_INCUMBENT = 6.0
+#: A budget of fewer seconds is too short to measure anything: half of it goes by until workers are there.
+_LEAST_MEASURING = 10.0
+#: The share of the machine's speed that a network has at least before the final race.
+_HALF_WAY = 0.5
 #: The share of the budget for choosing algorithms of convolutions; the seconds it may take where the budget has no
 #: end; and the seconds below which it is not begun, for a convolution takes 2 to 5.
 _CHOOSING, _MOST_CHOOSING, _LEAST_CHOOSING = 0.1, 60.0, 3.0
@@ -48,7 +59,7 @@ class TuneResult:
     Attributes:
         executable: the executable that was written.
         report: JSON-able: ``wall_seconds``, ``trials``, ``trials_per_second``, ``failures``, ``tasks``, ``curve``,
-            ``algorithms`` (of convolutions) ...
+            ``algorithms`` (of convolutions), ``final_race`` ...
     """
 
     executable: Executable
@@ -65,6 +76,7 @@ def tune(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     seed: int = 0,
     method: Method | None = None,
+    sharing: Sharing | None = None,
     progress: Progress | None = None,
     began: float | None = None,
 ) -> TuneResult:
@@ -80,6 +92,7 @@ def tune(
         seed: of everything random.
         method: how tasks are searched; by default :func:`tilewright.tuning.method.default` with the cost model that
             comes with Tilewright.
+        sharing: what tasks borrow from each other and from earlier networks in the records; None: nothing.
         progress: is shown how it goes.
         began: ``time.monotonic()`` at the start of the command; now, if None.
 
@@ -99,31 +112,63 @@ def tune(
         raise TargetError(
             f"candidates are timed on this machine, but code for {machine.triple} does not run here; tune there"
         )
-    network = load(model, shapes)
-    extraction = extract(network, machine)
-    choices: list[Choice] = []
-    loaded = running.elapsed
-    store, ours = _open(records)
-    show: Progress = progress or SilentProgress()
-    try:
-        with show, LocalPool(machine, on_measurement=lambda m: store.add([m])) as pool:
-            choices = _choices(extraction, pool, store, running)
-            if any(choice.chosen != "direct" for choice in choices):
-                extraction = extract(network, machine, {choice.convolution: choice.chosen for choice in choices})
-            for use in extraction.uses:
-                store.describe(use.task)
-            size = sum(recipe.size for recipe in extraction.rewritten.recipes) * 4e-8
-            reserve = _RESERVE[0] + _RESERVE[1] * len(extraction.uses) + _RESERVE[2] * size
-            rng = np.random.default_rng(seed)
-            tuner = NetworkTuner(extraction.uses, machine, pool, store, running, rng, method=method, progress=show)
-            tuner.run(reserve=reserve)
-            statistics = pool.statistics
-        tuned = running.elapsed
-        functions, defaults = _functions(extraction, tuner)
-        executable, error, blamed = _checked(extraction, functions, Path(out))
-    finally:
+    out = Path(out)
+    scratch = out.with_name(f"{out.name}.race")
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        store, ours = _open(records)
         if ours:
-            store.close()
+            stack.callback(store.close)
+        pool = None
+        if budget.seconds is None or running.remaining_seconds >= _LEAST_MEASURING:
+            # Before the network is read: workers take seconds to start.
+            pool = stack.enter_context(LocalPool(machine, on_measurement=lambda m: store.add([m])))
+        network = load(model, shapes)
+        extraction = extract(network, machine)
+        loaded = running.elapsed
+        show: Progress = stack.enter_context(progress or SilentProgress())
+        runner: Runner = NoRunner()
+        algorithms: list[Choice] = []
+        roofline = None
+        if pool is not None:
+            runner, algorithms = pool, _choices(extraction, pool, store, running)
+            roofline = measure_roofline(machine.cores)
+        if any(choice.chosen != "direct" for choice in algorithms):
+            extraction = extract(network, machine, {choice.convolution: choice.chosen for choice in algorithms})
+        for use in extraction.uses:
+            store.describe(use.task)
+        tuner = NetworkTuner(
+            extraction.uses,
+            machine,
+            runner,
+            store,
+            running,
+            np.random.default_rng(seed),
+            method=method,
+            progress=show,
+            sharing=sharing,
+            roofline=roofline,
+        )
+        tuner.prepare()
+        show.announce(tuner.plan())
+        reserve = _finishing(extraction)
+        incumbent = None
+        if roofline is not None and running.remaining_seconds >= _INCUMBENT * reserve:
+            incumbent = Incumbent.compiled(extraction, chosen(extraction, tuner), scratch)
+            if incumbent is not None:
+                reserve = _finishing(extraction, incumbent.seconds) + race_seconds(_at_most(extraction, roofline))
+        tuner.run(reserve=reserve)
+        peak = 0 if pool is None else pool.statistics.peak_rss
+        if pool is not None:
+            pool.close()  # nothing else of ours runs in the final race
+        tuned = running.elapsed
+        final = chosen(extraction, tuner)
+        executable, error, blamed = written(extraction, final.functions, out)
+        verdict = None
+        if incumbent is not None and not tuner.interrupted and final.configs != incumbent.choice.configs:
+            verdict = never_slower(executable, extraction, out, incumbent)
+            if verdict is not None and not verdict.kept:
+                executable = load_executable(out)
     report = {
         **tuner.report(),
         "model": network.name,
@@ -137,15 +182,29 @@ def tune(
         "build_seconds": running.elapsed - tuned,
         "relative_error": error,
         "replaced_tasks": blamed,
-        "default_tasks": defaults,
-        "algorithms": [choice.describe() for choice in choices],
+        "default_tasks": final.defaults,
+        "algorithms": [choice.describe() for choice in algorithms],
         "notes": notes,
         "plain_operators": list(extraction.fallbacks),
-        "worker_peak_bytes": statistics.peak_rss,
+        "worker_peak_bytes": peak,
         "before_seconds": _first(tuner),
         "after_seconds": tuner.estimated_latency,
+        "final_race": None if verdict is None else verdict.report,
     }
     return TuneResult(executable, report)
+
+
+def _finishing(extraction: Extraction, compiling: float | None = None) -> float:
+    """Seconds that compiling, writing and checking the executable take; ``compiling``: what the same took before."""
+    nbytes = 4 * sum(recipe.size for recipe in extraction.rewritten.recipes)
+    if compiling is None:
+        compiling = _COMPILING[0] + _COMPILING[1] * len(extraction.uses)
+    return _WRITING[0] + _WRITING[1] * nbytes + _DOUBT * compiling
+
+
+def _at_most(extraction: Extraction, roofline: Roofline) -> float:
+    """About the longest that a run of the network will take in the final race, in seconds."""
+    return sum(use.weight * use.task.flop for use in extraction.uses) / (_HALF_WAY * roofline.flops)
 
 
 def _choices(extraction: Extraction, pool: LocalPool, store: Store, running: RunningBudget) -> list[Choice]:
@@ -183,52 +242,3 @@ def _open(records: str | Path | Store | None) -> tuple[Store, bool]:
 def _first(tuner: NetworkTuner) -> float | None:
     """The estimated latency when every task had its first result: near what the default schedules give."""
     return next((latency for _, latency in tuner.curve if latency), None)
-
-
-def _functions(extraction: Extraction, tuner: NetworkTuner) -> tuple[dict[str, Any], list[str]]:
-    """The best scheduled function by task key, and the names of the tasks that have only their default."""
-    functions: dict[str, Any] = {}
-    defaults = []
-    for use in extraction.uses:
-        found = tuner.tuners.get(use.task.key)
-        try:
-            space = found.space if found is not None else make_space(use.task, extraction.target)
-            config = found.best_config if found is not None else None
-            if config is None:
-                defaults.append(use.task.name)
-            functions[use.task.key] = space.schedule(space.default() if config is None else config).mod["main"]
-        except SpaceError:
-            defaults.append(use.task.name)  # built as TVM builds it, unscheduled
-    return functions, defaults
-
-
-def _checked(
-    extraction: Extraction, functions: dict[str, Any], out: Path
-) -> tuple[Executable, float | None, list[str]]:
-    """Build and compare with the reference; tasks that spoil the result are replaced by their defaults."""
-    names = {use.task.key: use.task for use in extraction.uses}
-    # An executable keeps the model that it was made from: an ONNX model by itself, a PyTorch program by us.
-    program = extraction.network.program
-    kept = {} if program is None else {"model": f"model{SUFFIX}"}
-    executable = build(extraction, functions, out, kept)
-    error = network_error(executable, extraction.network)
-    blamed: list[str] = []
-    if error is not None and not error <= TOLERANCE:
-        for key in blame(extraction, functions):
-            space = make_space(names[key], extraction.target)
-            functions[key] = space.schedule(space.default()).mod["main"]
-            blamed.append(names[key].name)
-        guilty_still = blame(extraction, {key: functions[key] for key in functions if names[key].name in blamed})
-        for key in guilty_still:
-            del functions[key]  # not even its default is right: TVM's own
-        executable = build(extraction, functions, out, {**kept, "replaced": blamed})
-        error = network_error(executable, extraction.network)
-        if error is None or not error <= TOLERANCE:
-            raise CheckError(
-                f"outputs agree with the model's own to {TOLERANCE:g} of the largest, but these differ by {error:.3g} "
-                f"also with the defaults of the tasks to blame ({', '.join(blamed) or 'none found'}); "
-                f"do not use what is in {out}, and report the model"
-            )
-    if program is not None:
-        write_program(program, out / f"model{SUFFIX}")
-    return executable, error, blamed

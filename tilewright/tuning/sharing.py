@@ -245,6 +245,21 @@ class Lending:
             return None
         return max(waiting, key=lambda share: share.use.weight * share.best * share.promise)
 
+    def plan(self) -> list[str]:
+        """Who is to borrow from whom, a line for each that lends."""
+        lines = []
+        for donor in dict.fromkeys(loan.donor.name for loan in self._loans.values()):
+            loans = [loan for loan in self._loans.values() if loan.donor.name == donor]
+            earlier = isinstance(loans[0].donor, EarlierTask)
+            best = max(loans, key=lambda loan: loan.similarity)
+            others = f" and {len(loans) - 1} more" if len(loans) > 1 else ""
+            lines.append(
+                f"{donor}{', of an earlier network,' if earlier else ''} lends to {best.share.use.task.name}{others} "
+                f"(similarity {best.similarity:.2f})"
+            )
+        alone = sum(len(cluster.members) == 1 for cluster in self.clusters)
+        return [f"{len(self.clusters)} clusters, {alone} of them of one task", *lines]
+
     def describe(self) -> dict[str, Any]:
         """For the report."""
         names = {key: share.use.task.name for key, share in self._shares.items()}
