@@ -1,0 +1,197 @@
+"""How fast a network gets: its latency over the seconds of tuning, and the ratio to ONNX Runtime.
+
+    python -m bench.five_minutes --models light --minutes 10 --cache DIR --json five.json
+
+A network is tuned once, from nothing or (``--one-store``) from what the networks before it left in the records. From
+the records as they were after 30 s, 1, 2, 5 and 10 minutes (as far as the budget reaches) executables are built, and
+all of them are raced in one paired run, by turns in processes of their own, against ONNX Runtime. A mark counts the
+whole command: what was measured until the mark less the seconds that finishing took. What an executable would have
+had from the race at the end of its own budget is left out.
+
+Tuned networks are kept in ``--cache`` and not tuned again; networks in the JSON file are neither tuned nor raced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import _models
+from bench._models import export
+from tilewright.cli.boundary import write_json
+from tilewright.cli.text import table
+from tilewright.measure.compare import compare, difference, latency
+from tilewright.measure.peers import Entrant, Peer, race
+from tilewright.measure.runner import NoRunner
+from tilewright.network import peers
+from tilewright.network.build import build, compile_kernels, replace_kernels
+from tilewright.network.load import load
+from tilewright.network.tasks import Extraction, extract
+from tilewright.records import open_store
+from tilewright.records.memory import MemoryStore
+from tilewright.records.store import Query, Store
+from tilewright.target import Target, model_name
+from tilewright.tuning.budget import Budget
+from tilewright.tuning.finish import chosen
+from tilewright.tuning.scheduler import NetworkTuner
+
+#: Seconds at which a network is looked at.
+MARKS = (30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
+BLOCKS = 20
+PEER = "onnxruntime"
+
+
+def tuned(name: str, minutes: float, folder: Path, records: Path, sharing: str) -> dict[str, Any]:
+    """Tune a network, or read what came of it before. The report, with the times of start and end."""
+    report = folder / "tune.json"
+    if not report.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        model = Path(_models.model(name)) if name not in _models.MADE else folder / f"{name}.pt2"
+        if name in _models.MADE:
+            export(_models.MADE[name], model)
+        command = [sys.executable, "-m", "tilewright.cli", "tune", str(model), "--out", str(folder / "out")]
+        command += ["--budget", f"{60 * minutes:g}s", "--records", str(records), "--sharing", sharing]
+        command += ["--json", str(folder / "running.json")]
+        print("+", *command[2:], flush=True)
+        began = time.time()
+        subprocess.run(command, check=True)
+        found = json.loads((folder / "running.json").read_text())
+        write_json(report, {**found, "began": began, "records": str(records)})
+    found = json.loads(report.read_text())
+    assert isinstance(found, dict)
+    return found
+
+
+def before(store: Store, moment: float) -> MemoryStore:
+    """What a store held at a moment (``time.time()``)."""
+    earlier = MemoryStore()
+    earlier.add([m for m in store.scan(Query()) if m.time is not None and m.time <= moment])
+    return earlier
+
+
+def with_algorithms(name: str, target: Target, report: dict[str, Any]) -> Extraction:
+    """The network's tasks, as they were when it was tuned."""
+    network = load(_models.model(name))
+    plain = extract(network, target)
+    choices = {entry["conv"]: entry["chosen"] for entry in report["algorithms"]}
+    named = {conv: choices[str(conv)] for conv, _ in plain.rewritten.convolutions if str(conv) in choices}
+    return extract(network, target, named) if any(value != "direct" for value in named.values()) else plain
+
+
+def executables(name: str, report: dict[str, Any], folder: Path, marks: Sequence[float]) -> dict[float, Path]:
+    """By mark, the executable of what was known then; those of two marks may be the same."""
+    target = Target.parse("native")
+    extraction = with_algorithms(name, target, report)
+    finishing = report["build_seconds"]
+    found: dict[float, Path] = {}
+    last: tuple[Any, Path] | None = None
+    with open_store(report["records"]) as store:
+        for mark in marks:
+            known = before(store, report["began"] + mark - finishing)
+            budget = Budget(trials=1).start()
+            tuner = NetworkTuner(extraction.uses, target, NoRunner(), known, budget, np.random.default_rng(0))
+            tuner.prepare()
+            choice = chosen(extraction, tuner)
+            if last is None or choice.configs != last[0]:
+                out = folder / f"at-{mark:g}"
+                if last is None:
+                    build(extraction, choice.functions, out, {})
+                else:  # weights are the same, and may be large
+                    library = folder / "kernels.so"
+                    compile_kernels(extraction, choice.functions, library)
+                    shutil.rmtree(out, ignore_errors=True)
+                    replace_kernels(found[marks[0]], library, out)
+                last = choice.configs, out
+            found[mark] = last[1]
+    return found
+
+
+def raced(name: str, built: dict[float, Path], others: Sequence[Entrant] = ()) -> list[Peer]:
+    """Race the executables of all marks against ONNX Runtime and whom else there is; the last mark's first."""
+    ours = [Entrant(str(path), peers.executable, (str(path.absolute()),)) for path in dict.fromkeys(built.values())]
+    model = next(iter(built.values())) / "model.onnx"  # the first has it
+    entrants = [*ours[::-1], *others]
+    if model.is_file():
+        entrants.append(Entrant(PEER, peers.PEERS[PEER], (str(model.absolute()), "native")))
+    return race(entrants, BLOCKS, 0.1, Target.parse("native").cores)
+
+
+def bench(name: str, minutes: float, folder: Path, records: Path, sharing: str) -> dict[str, Any]:
+    report = tuned(name, minutes, folder, records, sharing)
+    marks = [mark for mark in MARKS if mark <= 60 * minutes]
+    built = executables(name, report, folder, marks)
+    found = {peer.name: peer for peer in raced(name, built)}
+    final = found[str(built[marks[-1]])]
+    peer = found.get(PEER)
+    entries = {}
+    for mark in marks:
+        ours = found[str(built[mark])]
+        entry: dict[str, Any] = {**latency(ours), "of_last": compare(ours, final)}
+        if peer is not None and not peer.error:
+            entry["ratio"] = compare(ours, peer)
+            entry["difference"] = difference(ours.outputs, peer.outputs)
+        entries[f"{mark:g}"] = entry
+    return {
+        "marks": entries,
+        "peer": None if peer is None else {"name": PEER, "error": peer.error, **latency(peer)},
+        "tasks": len(report["tasks"]),
+        "trials": report["trials"],
+        "trials_per_second": report["trials_per_second"],
+        "curve": report["curve"],
+        "wall_seconds": report["wall_seconds"],
+        "minutes": minutes,
+        "machine": model_name(),
+        "cores": report["cores"],
+        "date": report["date"],
+    }
+
+
+def show(done: dict[str, Any]) -> str:
+    marks = [f"{mark:g}" for mark in MARKS if any(f"{mark:g}" in entry["marks"] for entry in done.values())]
+    rows = []
+    for name, entry in done.items():
+        row = [name, str(entry["tasks"]), f"{entry['trials_per_second']:.1f}"]
+        for mark in marks:
+            found = entry["marks"].get(mark)
+            ratio = {} if found is None else found.get("ratio", {})
+            row.append("-" if found is None else f"{found['median_ms']:.2f}")
+            row.append("{ratio:.2f} ({ratio_low:.2f} to {ratio_high:.2f})".format(**ratio) if ratio else "-")
+        rows.append(row)
+    head = ["network", "tasks", "trials/s"]
+    for mark in marks:
+        head += [f"{mark} s: ms", "of ONNX Runtime"]
+    return table(head, rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default="light", help="comma-separated; 'light': the nine of the onnx package")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--sharing", default="own")
+    parser.add_argument("--one-store", action="store_true", help="networks find what earlier ones left")
+    parser.add_argument("--cache", type=Path, default=Path("five-minutes"))
+    parser.add_argument("--json", type=Path, default=Path("five.json"))
+    arguments = parser.parse_args()
+    names = _models.LIGHT if arguments.models == "light" else arguments.models.split(",")
+    done: dict[str, Any] = json.loads(arguments.json.read_text())["networks"] if arguments.json.exists() else {}
+    for name in names:
+        if name in done:
+            continue
+        folder = arguments.cache / name
+        records = (arguments.cache if arguments.one_store else folder) / "records.db"
+        done[name] = bench(name, arguments.minutes, folder, records, arguments.sharing)
+        write_json(arguments.json, {"networks": done})
+    print(show(done))
+
+
+if __name__ == "__main__":
+    main()

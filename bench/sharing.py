@@ -1,0 +1,248 @@
+"""What tasks of a network gain by sharing: time and latency with it and without.
+
+    python -m bench.sharing --models squeezenet,alexnet --limit 64 --json sharing.json
+
+Each network is tuned four times, each time from nothing, with the same searcher and cost model:
+
+- ``off``: every task has ``--limit`` trials.
+- ``published``: the representatives of clusters by overlapping spaces (cliques) have so many; each other task measures
+  the best ten of its representative and nothing else (Yu, TVM conference 2019).
+- ``own``: Tilewright's sharing and scheduler, with ``--share`` of the seconds that ``off`` took.
+- ``alone``: the scheduler with as many seconds, without sharing: what of it is due to sharing?
+
+In the end the best configs of all four are measured by turns, and a network's latency is the sum of weight x latency.
+Ratios are counted one way: ``time_ratio`` is an arm's seconds over ``off``'s, ``performance_ratio`` is ``off``'s
+latency over the arm's (below 1: slower than without sharing). Networks in the JSON file are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import _models
+from tilewright.cli.boundary import write_json
+from tilewright.cli.text import table
+from tilewright.measure.pool import LocalPool
+from tilewright.network.load import load
+from tilewright.network.tasks import TaskUse, extract
+from tilewright.records.memory import MemoryStore
+from tilewright.share.cluster import clique_clusters
+from tilewright.share.similarity import overlap, similarity_matrix
+from tilewright.share.transfer import map_configs
+from tilewright.space.registry import make_space
+from tilewright.space.space import Configs, DesignSpace
+from tilewright.target import Target, model_name
+from tilewright.tuning.budget import Budget
+from tilewright.tuning.method import Method, default, known_beforehand
+from tilewright.tuning.scheduler import NetworkTuner
+from tilewright.tuning.sharing import Sharing
+from tilewright.tuning.tuner import TaskTuner
+
+MODELS = "squeezenet,resnet50,shufflenet,alexnet,transformer,mobile"
+ROUND = 16
+#: What a dependent measures of its representative's best, and how similar tasks of a cluster are, as published.
+TOP, THRESHOLD = 10, 0.01
+#: How often the winners are measured by turns in the end.
+TURNS = 5
+ARMS = ("off", "published", "own", "alone")
+#: The best config of each task by its key, and the seconds and trials that finding them took.
+Found = tuple[dict[str, Configs], float, int]
+
+
+class Bench:
+    """One network.
+
+    Args:
+        uses: its tasks.
+        target: what is tuned for.
+        pool: measures.
+        method: how tasks are searched.
+        seed: of everything random.
+    """
+
+    def __init__(self, uses: Sequence[TaskUse], target: Target, pool: LocalPool, method: Method, seed: int) -> None:
+        self.uses, self.target, self.pool, self.method, self.seed = uses, target, pool, method, seed
+        self.spaces: dict[str, DesignSpace] = {use.task.key: make_space(use.task, target) for use in uses}
+        self.clusters = 0
+
+    def off(self, limit: int) -> Found:
+        """Each task by itself."""
+        began, store = time.monotonic(), self._store()
+        tuners = [self._tuned(store, use.task.key, number, limit) for number, use in enumerate(self.uses)]
+        return self._found(tuners, began)
+
+    def published(self, limit: int) -> Found:
+        """Representatives are tuned, and the others take over their best."""
+        began, store = time.monotonic(), self._store()
+        keys = list(self.spaces)
+        matrix = similarity_matrix([self.spaces[key] for key in keys], overlap)
+        clusters = clique_clusters(keys, matrix, THRESHOLD)
+        self.clusters = len(clusters)
+        tuners = []
+        for cluster in clusters:
+            donor = self._tuned(store, cluster.representative, keys.index(cluster.representative), limit)
+            tuners.append(donor)
+            for key in cluster.members:
+                if key != cluster.representative:
+                    tuner = self._tuner(store, key, keys.index(key))
+                    lent = map_configs(donor.space.knobs, donor.finalists(TOP, math.inf), tuner.space)
+                    waiting = tuner.suggest(lent)
+                    tuner.round(waiting + 1, math.inf)  # the default too, by which outputs are checked
+                    tuners.append(tuner)
+        return self._found(tuners, began)
+
+    def scheduled(self, seconds: float, sharing: Sharing | None) -> Found:
+        """As ``tilewright tune`` does it."""
+        began, store = time.monotonic(), self._store()
+        tuner = NetworkTuner(
+            self.uses,
+            self.target,
+            self.pool,
+            store,
+            Budget(seconds).start(began=began),
+            np.random.default_rng(self.seed),
+            method=self.method,
+            make_space=lambda task, _: self.spaces[task.key],
+            sharing=sharing,
+        )
+        tuner.run(race=0)
+        return self._found(list(tuner.tuners.values()), began)
+
+    def race(self, arms: dict[str, Found]) -> dict[str, list[float]]:
+        """The network's latency in seconds by each arm's configs, for each turn in which they were measured."""
+        latencies = {name: [0.0] * TURNS for name in arms}
+        for use in self.uses:
+            space = self.spaces[use.task.key]
+            rows = {name: found[0].get(use.task.key, np.asarray(space.default())[None]) for name, found in arms.items()}
+            configs = np.unique(np.concatenate(list(rows.values())), axis=0)
+            for turn in range(TURNS):
+                order = configs if turn % 2 == 0 else configs[::-1]
+                measured = self.pool.measure(space, order, math.inf, math.inf)
+                seconds = {m.config: m.seconds for m in measured if m.ok}
+                for name, row in rows.items():
+                    latencies[name][turn] += use.weight * seconds.get(tuple(row[0].tolist()), math.nan)
+        return latencies
+
+    def _store(self) -> MemoryStore:
+        store = MemoryStore()
+        self.pool.on_measurement = lambda m: store.add([m])
+        return store
+
+    def _tuner(self, store: MemoryStore, key: str, number: int) -> TaskTuner:
+        rng = np.random.default_rng([self.seed, number])
+        return TaskTuner(self.spaces[key], self.target, self.pool, store, rng, self.method)
+
+    def _tuned(self, store: MemoryStore, key: str, number: int, limit: int) -> TaskTuner:
+        tuner = self._tuner(store, key, number)
+        while tuner.trials < limit and not tuner.exhausted:
+            tuner.round(min(ROUND, limit - tuner.trials), math.inf)
+        return tuner
+
+    def _found(self, tuners: Sequence[TaskTuner], began: float) -> Found:
+        best = {t.space.task.key: t.best_config[None] for t in tuners if t.best_config is not None}
+        return best, time.monotonic() - began, sum(t.trials for t in tuners)
+
+
+def bench(name: str, limit: int, share: float, seed: int) -> dict[str, Any]:
+    target = Target.parse("native")
+    uses = extract(load(_models.model(name)), target).uses
+    with LocalPool(target) as pool:
+        run = Bench(uses, target, pool, default(known_beforehand()[0]), seed)
+        warm = next(iter(run.spaces.values()))
+        pool.measure(warm, np.asarray(warm.default())[None], math.inf, math.inf)  # until workers are there
+        arms: dict[str, Found] = {}
+        steps: dict[str, Callable[[], Found]] = {
+            "off": lambda: run.off(limit),
+            "published": lambda: run.published(limit),
+            "own": lambda: run.scheduled(share * arms["off"][1], Sharing()),
+            "alone": lambda: run.scheduled(share * arms["off"][1], None),
+        }
+        for arm, step in steps.items():
+            arms[arm] = step()
+            print(f"{name}: {arm}: {arms[arm][1]:.0f} s, {arms[arm][2]} trials", flush=True)
+        latencies = run.race(arms)
+    off = np.asarray(latencies["off"])
+    figures = {
+        arm: {
+            "seconds": found[1],
+            "trials": found[2],
+            "latency_ms": 1e3 * float(np.median(latencies[arm])),
+            "time_ratio": found[1] / arms["off"][1],
+            "performance_ratio": float(np.median(off / np.asarray(latencies[arm]))),
+            "turns": (off / np.asarray(latencies[arm])).tolist(),
+        }
+        for arm, found in arms.items()
+    }
+    return {
+        "tasks": len(uses),
+        "published_clusters": run.clusters,
+        "limit": limit,
+        "time_ratio": figures["own"]["time_ratio"],
+        "performance_ratio": figures["own"]["performance_ratio"],
+        "arms": figures,
+        "machine": model_name(),
+        "cores": target.cores,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def summary(networks: dict[str, Any]) -> dict[str, Any]:
+    """Over all networks: the geometric mean, the lowest and the highest ratio of each arm."""
+    found: dict[str, Any] = {}
+    for arm in ARMS[1:]:
+        for ratio in ("time_ratio", "performance_ratio"):
+            values = np.asarray([entry["arms"][arm][ratio] for entry in networks.values()])
+            found.setdefault(arm, {})[ratio] = {
+                "mean": float(np.exp(np.log(values).mean())),
+                "low": float(values.min()),
+                "high": float(values.max()),
+            }
+    return found
+
+
+def show(networks: dict[str, Any]) -> str:
+    head = ["network", "tasks", "off s", "off ms"]
+    head += [f"{arm} {what}" for arm in ARMS[1:] for what in ("time", "performance")]
+    rows = []
+    for name, entry in networks.items():
+        off = entry["arms"]["off"]
+        row = [name, str(entry["tasks"]), f"{off['seconds']:.0f}", f"{off['latency_ms']:.2f}"]
+        for arm in ARMS[1:]:
+            turns = entry["arms"][arm]["turns"]
+            row.append(f"{entry['arms'][arm]['time_ratio']:.2f}")
+            row.append(f"{entry['arms'][arm]['performance_ratio']:.3f} ({min(turns):.3f} to {max(turns):.3f})")
+        rows.append(row)
+    if networks:
+        row = ["mean (range)", "", "", ""]
+        for ratios in summary(networks).values():
+            row += [f"{r['mean']:.3f} ({r['low']:.3f} to {r['high']:.3f})" for r in ratios.values()]
+        rows.append(row)
+    return table(head, rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=MODELS, help="comma-separated")
+    parser.add_argument("--limit", type=int, default=64, help="trials of a task that is tuned to the end")
+    parser.add_argument("--share", type=float, default=0.15, help="of the seconds of tuning without sharing")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, default=Path("sharing.json"))
+    arguments = parser.parse_args()
+    done: dict[str, Any] = json.loads(arguments.json.read_text())["networks"] if arguments.json.exists() else {}
+    for name in arguments.models.split(","):
+        if name not in done:
+            done[name] = bench(name, arguments.limit, arguments.share, arguments.seed)
+            write_json(arguments.json, {"networks": done, "summary": summary(done)})
+    print(show(done))
+
+
+if __name__ == "__main__":
+    main()
