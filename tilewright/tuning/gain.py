@@ -27,7 +27,7 @@ _MOST_FAILING = 3
 #: After n trials a task is slower than it can be by _GAP / n ** _DECAY, on average over the recorded tables.
 _GAP, _DECAY = 0.28, 0.8
 #: So much expected improvement counts as much as what was seen, when a task's own curve is judged.
-_PATIENCE = 0.05
+_PATIENCE = 0.3
 #: Trials that worked and are assumed beforehand.
 _WORKING = 4.0
 #: What the fastest task reaches of its limit must leave room for a little more.

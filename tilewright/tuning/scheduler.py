@@ -36,6 +36,8 @@ __all__ = ["NetworkTuner", "TaskUse"]
 _EPSILON = 0.05
 #: The first pass may use this share of the time that is left, if that leaves each task 2 candidates.
 _FIRST_PASS_SHARE = 0.4
+#: Candidates of a task's first round: alone, and where others borrow what it finds.
+_FIRST, _FIRST_SHARED = 4, 8
 #: The share of the budget for the design spaces of earlier networks.
 _ASKING_SHARE = 0.05
 #: The share of the budget for racing the best of each task against each other.
@@ -57,7 +59,7 @@ class NetworkTuner:
         method: how tasks are searched; by default :func:`tilewright.tuning.method.default`.
         make_space: makes the design space of a task; by default ``tilewright.space.registry.make_space``.
         progress: is shown how it goes; entered and left by the caller.
-        first_round: candidates per task in the first pass.
+        first_round: candidates per task in the first pass; by default 4, or 8 where tasks share what those find.
         round_size: candidates per round afterwards.
         sharing: what tasks borrow from each other and from earlier networks; None: nothing.
         rule: who promises what.
@@ -81,7 +83,7 @@ class NetworkTuner:
         method: Method | None = None,
         make_space: Callable[[Task, Target], DesignSpace] | None = None,
         progress: Progress | None = None,
-        first_round: int = 4,
+        first_round: int | None = None,
         round_size: int = 16,
         sharing: Sharing | None = None,
         rule: Rule = learning_gains,
@@ -95,7 +97,9 @@ class NetworkTuner:
         self._method = default() if method is None else method
         self._make_space = make_space
         self._progress: Progress = SilentProgress() if progress is None else progress
-        self._first_round, self._round_size = first_round, round_size
+        self._first_round = first_round or _FIRST
+        self._first_is_given = first_round is not None
+        self._round_size = round_size
         self._sharing = sharing
         self._rule, self._roofline = rule, roofline
         self._lending: Lending | None = None
@@ -168,6 +172,8 @@ class NetworkTuner:
             self._lending = Lending(
                 sharing, self._order, self._store, self._target, self._space, lambda: self._budget.elapsed
             )
+            if self._lending.lends and not self._first_is_given:
+                self._first_round = _FIRST_SHARED
             # Representatives first; the sort is stable.
             self._order.sort(key=self._lending.borrows)
         self._note_latency()

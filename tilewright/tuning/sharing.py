@@ -150,6 +150,11 @@ class Lending:
                     self._loans[key] = self._loan(self._shares[key], OwnTask(donor), similarity)
         self._ask_earlier(store, target, make_space, clock)
 
+    @property
+    def lends(self) -> bool:
+        """Whether anybody borrows at all."""
+        return bool(self._loans)
+
     def borrows(self, share: Share) -> bool:
         """Whether a task has someone of this network to borrow from, so that its turn comes later."""
         loan = self._loans.get(share.use.task.key)
