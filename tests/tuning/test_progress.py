@@ -74,3 +74,17 @@ def test_silence(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_lines_where_there_is_no_terminal() -> None:
     assert isinstance(progress_for(io.StringIO()), PlainProgress)
+
+
+def test_a_plan_stays_on_the_screen() -> None:
+    lines = ["24 tasks", "conv2d [3x3] lends to conv2d [1x1]"]
+    stream = io.StringIO()
+    with PlainProgress(stream) as plain:
+        plain.announce(lines)
+    assert stream.getvalue().splitlines() == lines
+    stream = io.StringIO()
+    with RichProgress(Console(file=stream, force_terminal=True, width=100)) as display:
+        display.announce(lines)
+        display.update(STATE)
+    assert all(line in stream.getvalue() for line in lines)
+    SilentProgress().announce(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,26 @@ def test_a_wrong_result_without_a_culprit_is_an_error(tmp_path: Path, monkeypatc
     monkeypatch.setattr(finish, "network_error", lambda *_: 0.5)
     with pytest.raises(CheckError, match=r"0\.5 .*none found"):
         finish.written(extraction, defaults(extraction), tmp_path / "out")
+
+
+def test_a_budget_too_short_to_measure_still_gives_an_executable(tmp_path: Path) -> None:
+    store = MemoryStore()
+    result = tune(conv_model(tmp_path / "m.onnx"), tmp_path / "out", budget=Budget(seconds=1.0), records=store)
+    assert result.report["trials"] == 0
+    assert result.report["default_tasks"] == [task["name"] for task in result.report["tasks"]]
+    assert result.report["final_race"] is None
+    assert result.report["relative_error"] <= TOLERANCE
+    assert not list(store.scan(Query()))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "out"]
+
+
+def test_records_of_other_machines_change_nothing(tmp_path: Path) -> None:
+    model, store = conv_model(tmp_path / "m.onnx"), MemoryStore()
+    tune(model, tmp_path / "one", budget=Budget(trials=3), records=store)
+    foreign = MemoryStore()
+    foreign.add([replace(m, target="another") for m in store.scan(Query())])
+    result = tune(model, tmp_path / "two", budget=Budget(seconds=1.0), records=foreign)
+    assert all(task["recorded"] == 0 for task in result.report["tasks"])
+    own = tune(model, tmp_path / "three", budget=Budget(seconds=1.0), records=store)
+    assert any(task["recorded"] > 0 for task in own.report["tasks"])
+    assert len(own.report["default_tasks"]) < len(result.report["default_tasks"])
