@@ -17,6 +17,7 @@ Otherwise it is as ``tune_relax`` makes it.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import statistics
@@ -96,6 +97,7 @@ def tune(folder: Path, ready: Callable[[], None]) -> None:
         gradient.remember(task, runs, settings.trials_per_iter)
     cost_model = _cost_model(folder / COST_MODEL)
     builder, runner = _workers()
+    callbacks = [*ms.measure_callback.MeasureCallback.create("default"), _notes(folder, gradient, cost_model)]
     ready()
     ms.tune.tune_tasks(
         tasks=contexts,
@@ -107,7 +109,7 @@ def tune(folder: Path, ready: Callable[[], None]) -> None:
         runner=runner,
         database=database,
         cost_model=cost_model,
-        measure_callbacks=[*ms.measure_callback.MeasureCallback.create("default"), _notes(folder, gradient, cost_model)],
+        measure_callbacks=callbacks,
         task_scheduler=_scheduler(gradient),
     )
 
@@ -120,12 +122,13 @@ def network_path(model: str) -> Any:
 def _tasks(folder: Path, module: Any, target: Target, seed: int) -> tuple[list[Any], list[float]]:
     """The network's tasks and their weights: the heaviest first, or in the order of the first call."""
     import tvm
-    from tvm.s_tir.meta_schedule import relax_integration
+    from tvm.s_tir import meta_schedule as ms
+    from tvm.s_tir.meta_schedule.utils import fork_seed
 
     def gflop(task: Any) -> float:
         return float(tvm.s_tir.analysis.estimate_tir_flops(task.dispatched[0])) / 1e9
 
-    extracted = {str(task.task_name): task for task in relax_integration.extract_tasks(module, target.tvm)}
+    extracted = {str(task.task_name): task for task in ms.relax_integration.extract_tasks(module, target.tvm)}
     path = folder / TASKS
     if not path.exists():
         order = sorted(extracted, key=lambda name: (-extracted[name].weight * gflop(extracted[name]), name))
@@ -139,10 +142,20 @@ def _tasks(folder: Path, module: Any, target: Target, seed: int) -> tuple[list[A
             f"a run goes on with the tasks it began with, but those of {path} are not the network's; choose another "
             "--dir"
         )
-    contexts, weights = relax_integration.extracted_tasks_to_tune_contexts(
-        [extracted[name] for name in names], str(folder), num_threads=usable_cores(), seed=seed
-    )
-    return list(contexts), [float(weight) for weight in weights]
+    # As extracted_tasks_to_tune_contexts makes them, but without a file of logs for each.
+    contexts = [
+        ms.TuneContext(
+            mod=extracted[name].dispatched[0],
+            target=extracted[name].target,
+            space_generator="post-order-apply",
+            search_strategy="evolutionary",
+            task_name=name,
+            rand_state=state,
+            num_threads=usable_cores(),
+        ).clone()
+        for name, state in zip(names, fork_seed(seed, len(names)), strict=True)
+    ]
+    return contexts, [float(extracted[name].weight) for name in names]
 
 
 def _number(folder: Path, database: Any, contexts: Sequence[Any]) -> None:
@@ -348,6 +361,8 @@ def main(folder: str, descriptor: int) -> None:
         os.write(descriptor, b"1")
         os.close(descriptor)
 
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    logging.getLogger("tvm.s_tir.meta_schedule.task_scheduler").setLevel(logging.INFO)
     tune(Path(folder), ready)
 
 

@@ -20,7 +20,6 @@ import collections
 import json
 import os
 import select
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -90,22 +89,18 @@ def state_of(arguments: argparse.Namespace) -> State:
         if not arguments.model:
             raise TilewrightError(f"a run begins with a network, but {arguments.dir} holds no run; give it --model")
         arguments.dir.mkdir(parents=True, exist_ok=True)
-        state = State(
-            Settings(
-                arguments.model, arguments.trials_per_iter, arguments.layout, arguments.target, arguments.seed
-            )
-        )
+        state = State(asked(arguments))
         state.save(arguments.dir)
-    elif arguments.model and arguments.minutes > 0:
-        asked = Settings(
-            arguments.model, arguments.trials_per_iter, arguments.layout, arguments.target, arguments.seed
+    elif arguments.model and asked(arguments) != state.settings:
+        raise TilewrightError(
+            f"a run goes on as it began, but {arguments.dir} is of {state.settings}, and {asked(arguments)} was asked "
+            "for; choose another --dir, or leave --model out to go on with this one"
         )
-        if asked != state.settings:
-            raise TilewrightError(
-                f"a run goes on as it began, but {arguments.dir} is of {state.settings}, and {asked} was asked for; "
-                "choose another --dir"
-            )
     return state
+
+
+def asked(arguments: argparse.Namespace) -> Settings:
+    return Settings(arguments.model, arguments.trials_per_iter, arguments.layout, arguments.target, arguments.seed)
 
 
 def tune(folder: Path, state: State, limit: float) -> None:
@@ -212,19 +207,24 @@ class _Tuner:
 
 def summary(folder: Path) -> str:
     """How far the run has come, and what went wrong with candidates."""
-    lines = (folder / PROGRESS).read_text(encoding="utf-8").splitlines() if (folder / PROGRESS).exists() else []
+    lines = lines_of(folder / PROGRESS)
     if not lines:
         return "nothing tuned"
     last = json.loads(lines[-1])
-    failures = folder / FAILURES
-    entries = map(json.loads, failures.read_text(encoding="utf-8").splitlines()) if failures.exists() else iter(())
-    kinds = collections.Counter((entry["stage"], entry["error"]) for entry in entries)
+    kinds = collections.Counter(
+        f"{entry['stage']}: {entry['error']}" for entry in map(json.loads, lines_of(folder / FAILURES))
+    )
     latency = "unknown" if last["latency_ms"] is None else f"{last['latency_ms']:.2f} ms"
     head = (
         f"{last['seconds']:.0f} s, {last['records']} records, {last['failed']} of them failed, {last['missing']} tasks "
         f"without any; sum of the best kernels: {latency}"
     )
-    return "\n".join([head, *(f"{count} x {stage}: {error}" for (stage, error), count in kinds.most_common(5))])
+    return "\n".join([head, *(f"{count} x {kind}" for kind, count in kinds.most_common(5))])
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a file; none where there is none."""
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def raced(
