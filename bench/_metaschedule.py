@@ -46,6 +46,8 @@ LAYOUTS = ("NCHW", "NHWC")
 _ENDLESS = 1_000_000
 #: Seconds between two copies of the cost model.
 _SAVE_EVERY = 60.0
+#: Seconds that a build may take. MetaSchedule's own 30 are plenty, except on a machine with other work.
+_BUILD_SECONDS = 60.0
 #: How often work is tried again that was stopped in.
 _RETRIES = 3
 
@@ -97,7 +99,8 @@ def tune(folder: Path, ready: Callable[[], None]) -> None:
         gradient.remember(task, runs, settings.trials_per_iter)
     cost_model = _cost_model(folder / COST_MODEL)
     builder, runner = _workers()
-    callbacks = [*ms.measure_callback.MeasureCallback.create("default"), _notes(folder, gradient, cost_model)]
+    own = _notes(folder, gradient), _keeper(folder / COST_MODEL, cost_model)
+    callbacks = [own[0], *ms.measure_callback.MeasureCallback.create("default"), own[1]]
     ready()
     ms.tune.tune_tasks(
         tasks=contexts,
@@ -191,7 +194,9 @@ def _workers() -> tuple[Any, Any]:
     class Builder(PyBuilder):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self._inner = LocalBuilder(max_workers=usable_cores(), initializer=light_tensor_intrinsics)
+            self._inner = LocalBuilder(
+                max_workers=usable_cores(), timeout_sec=_BUILD_SECONDS, initializer=light_tensor_intrinsics
+            )
 
         def build(self, build_inputs: Any) -> Any:
             return watch.undisturbed(lambda: self._inner.build(build_inputs))
@@ -208,17 +213,13 @@ def _workers() -> tuple[Any, Any]:
     return Builder(), Runner()
 
 
-def _notes(folder: Path, gradient: Gradient, cost_model: Any) -> Any:
-    """What is called with the results of each round."""
+def _notes(folder: Path, gradient: Gradient) -> Any:
+    """Takes the results of each round, before MetaSchedule's own callbacks do."""
     from tvm.ir.utils import derived_object
     from tvm.s_tir.meta_schedule.measure_callback import PyMeasureCallback
 
     @derived_object
     class Notes(PyMeasureCallback):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self._saved = time.monotonic()
-
         def apply(self, scheduler: Any, task: int, candidates: Any, builds: Any, runs: Any) -> None:
             gradient.note(int(task), [_seconds(run) for run in runs])
             with (folder / FAILURES).open("a", encoding="utf-8") as file:
@@ -227,13 +228,29 @@ def _notes(folder: Path, gradient: Gradient, cost_model: Any) -> Any:
                     if message:
                         entry = {"task": int(task), "stage": stage, "error": _gist(str(message))}
                         file.write(json.dumps(entry) + "\n")
-            if cost_model.booster is not None and time.monotonic() - self._saved > _SAVE_EVERY:
-                part = folder / f"part-{COST_MODEL}"
-                cost_model.save(str(part))
-                os.replace(part, folder / COST_MODEL)
-                self._saved = time.monotonic()
 
     return Notes()
+
+
+def _keeper(path: Path, cost_model: Any) -> Any:
+    """Keeps the cost model for the next call; called after each round, when the model has learned from it."""
+    from tvm.ir.utils import derived_object
+    from tvm.s_tir.meta_schedule.measure_callback import PyMeasureCallback
+
+    @derived_object
+    class Keeper(PyMeasureCallback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self._saved = time.monotonic()
+
+        def apply(self, scheduler: Any, task: int, candidates: Any, builds: Any, runs: Any) -> None:
+            if cost_model.booster is not None and time.monotonic() - self._saved > _SAVE_EVERY:
+                part = path.with_name("part-" + path.name)
+                cost_model.save(str(part))
+                os.replace(part, path)
+                self._saved = time.monotonic()
+
+    return Keeper()
 
 
 def _seconds(run: Any) -> float:
