@@ -48,6 +48,8 @@ _ENDLESS = 1_000_000
 _SAVE_EVERY = 60.0
 #: Seconds that a build may take. MetaSchedule's own 30 are plenty, except on a machine with other work.
 _BUILD_SECONDS = 60.0
+#: Seconds without a sign of life beyond which work is done again. On a crowded machine a process waits for some.
+_STOPPED = 15.0
 #: How often work is tried again that was stopped in.
 _RETRIES = 3
 
@@ -288,7 +290,7 @@ class _Watch:
     """Notices that this process was stopped."""
 
     def __init__(self) -> None:
-        self._time = RunningTime()
+        self._time = RunningTime(longest=_STOPPED)
         self._lock = threading.Lock()
         threading.Thread(target=self._look, daemon=True).start()
 

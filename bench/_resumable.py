@@ -45,19 +45,23 @@ class RunningTime:
     Args:
         seconds: of earlier calls.
         clock: seconds that pass whether the process runs or not.
+        longest: seconds between two ticks beyond which it counts as stopped.
     """
 
-    def __init__(self, seconds: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, seconds: float = 0.0, clock: Callable[[], float] = time.monotonic, longest: float = LONGEST_GAP
+    ) -> None:
         self.seconds = seconds
         self.stops = 0
         self._clock = clock
+        self._longest = longest
         self._last = clock()
 
     def tick(self) -> float:
         """Look at the clock; returns the running seconds. To be called each second."""
         now = self._clock()
         gap, self._last = now - self._last, now
-        if gap > LONGEST_GAP:
+        if gap > self._longest:
             self.stops += 1
             gap = TICK
         self.seconds += gap

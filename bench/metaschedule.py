@@ -20,6 +20,7 @@ import collections
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -61,6 +62,7 @@ def main() -> None:
     parser.add_argument("--block-seconds", type=float, default=0.5)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # by way of what ends the tuner
     try:
         state = state_of(arguments)
         if state.seconds < 60 * arguments.minutes:

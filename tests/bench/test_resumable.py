@@ -55,6 +55,15 @@ def test_time_in_which_the_process_was_stopped_does_not_count() -> None:
         assert running.stops == stops
 
 
+def test_what_counts_as_stopped_is_ones_own_choice() -> None:
+    clock = Clock()
+    running = RunningTime(clock=clock, longest=15.0)
+    for gap, seconds, stops in ((10.0, 10.0, 0), (16.0, 11.0, 1)):
+        clock.now += gap
+        assert running.tick() == pytest.approx(seconds)
+        assert running.stops == stops
+
+
 @given(st.lists(st.floats(0, 1e4), max_size=30))
 def test_running_time_is_at_most_the_clocks(gaps: list[float]) -> None:
     clock = Clock()
