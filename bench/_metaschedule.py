@@ -50,8 +50,8 @@ _SAVE_EVERY = 60.0
 _BUILD_SECONDS = 60.0
 #: Seconds without a sign of life beyond which work is done again. On a crowded machine a process waits for some.
 _STOPPED = 15.0
-#: How often work is tried again that was stopped in.
-_RETRIES = 3
+#: How often work is tried that was stopped in.
+_TRIES = 3
 
 
 def prepare(network: Network, target: Target, layout: str) -> Any:
@@ -196,8 +196,10 @@ def _workers() -> tuple[Any, Any]:
     class Builder(PyBuilder):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self._inner = LocalBuilder(
-                max_workers=usable_cores(), timeout_sec=_BUILD_SECONDS, initializer=light_tensor_intrinsics
+            self._inner = watch.undisturbed(
+                lambda: LocalBuilder(
+                    max_workers=usable_cores(), timeout_sec=_BUILD_SECONDS, initializer=light_tensor_intrinsics
+                )
             )
 
         def build(self, build_inputs: Any) -> Any:
@@ -207,7 +209,7 @@ def _workers() -> tuple[Any, Any]:
     class Runner(PyRunner):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self._inner = LocalRunner(initializer=light_tensor_intrinsics)
+            self._inner = watch.undisturbed(lambda: LocalRunner(initializer=light_tensor_intrinsics))
 
         def run(self, runner_inputs: Any) -> Any:
             return watch.undisturbed(lambda: self._inner.run(runner_inputs))
@@ -289,19 +291,25 @@ def _gist(message: str) -> str:
 class _Watch:
     """Notices that this process was stopped."""
 
-    def __init__(self) -> None:
-        self._time = RunningTime(longest=_STOPPED)
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._time = RunningTime(clock=clock, longest=_STOPPED)
         self._lock = threading.Lock()
         threading.Thread(target=self._look, daemon=True).start()
 
     def undisturbed(self, work: Callable[[], Any]) -> Any:
-        """The result of ``work``, done again where it was stopped in. Its workers' clocks went on meanwhile."""
-        for _ in range(_RETRIES):
+        """The result of ``work``, done again where it was stopped in: its workers' clocks went on meanwhile."""
+        tries = 0
+        while True:
+            tries += 1
             before = self._stops()
-            result = work()
-            if self._stops() == before:
-                break
-        return result
+            try:
+                result = work()
+            except TimeoutError:
+                if self._stops() == before or tries == _TRIES:
+                    raise
+            else:
+                if self._stops() == before or tries == _TRIES:
+                    return result
 
     def _stops(self) -> int:
         with self._lock:

@@ -15,7 +15,7 @@ import pytest
 from onnx import helper
 
 from bench import metaschedule
-from bench._metaschedule import LAYOUTS, _tasks, build_as_of, prepare
+from bench._metaschedule import LAYOUTS, _tasks, _Watch, build_as_of, prepare
 from bench._resumable import PROGRESS, TASKS, Settings, State
 from tests.network.models import TARGET, normal, save
 from tilewright.errors import RecordsFormatError, TilewrightError
@@ -150,6 +150,36 @@ def test_a_tuner_that_fails_says_why(tmp_path: Path) -> None:
         with pytest.raises(TilewrightError, match=r"tuning ended early: exit code 1: .*a run begins with its settings"):
             tuner.wait_until_ready()
         tuner.end()
+
+
+@pytest.mark.parametrize(("stops", "tries"), [(0, 1), (1, 2), (9, 3)])
+@pytest.mark.parametrize("fails", [False, True])
+def test_work_that_was_stopped_in_is_done_again(stops: int, tries: int, fails: bool) -> None:
+    now, done = [0.0], []
+    watch = _Watch(clock=lambda: now[0])
+
+    def work() -> str:
+        done.append(1)
+        if len(done) <= stops:
+            now[0] += 300.0
+            if fails:
+                raise TimeoutError
+        return "done"
+
+    if fails and stops > tries:
+        with pytest.raises(TimeoutError):
+            watch.undisturbed(work)
+    else:
+        assert watch.undisturbed(work) == "done"
+    assert len(done) == tries
+
+
+def test_a_time_out_of_its_own_is_reported() -> None:
+    def work() -> None:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        _Watch(clock=lambda: 0.0).undisturbed(work)
 
 
 def test_help_needs_no_compiler() -> None:
