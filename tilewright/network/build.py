@@ -23,8 +23,15 @@ from tilewright.runtime.library import compile_runtime, find_compiler
 from tilewright.target import Target
 from tilewright.tvm_compat import lean_kernels
 
-__all__ = ["build", "build_untuned", "check_compiler", "compile_kernels", "replace_kernels", "save_onnx"]
-
+__all__ = [
+    "build",
+    "build_scheduled",
+    "build_untuned",
+    "check_compiler",
+    "compile_kernels",
+    "replace_kernels",
+    "save_onnx",
+]
 
 MANIFEST = "manifest.json"
 
@@ -94,6 +101,23 @@ def build_untuned(model: Path, target: Target, out: Path) -> Executable:
     """TVM's default build of an ONNX model, as a user of TVM gets it, into the directory ``out``."""
     network = load(model)
     return _write(network.module, target, network, list(network.weights.values()), out, {"untuned": True})
+
+
+def build_scheduled(module: Any, target: Target, network: Network, out: Path, extra: Mapping[str, Any]) -> Executable:
+    """Compile a network that somebody else has fused and scheduled, and write it into the directory ``out``.
+
+    Args:
+        module: a Relax module with the weights as constants; its kernels are compiled as they are.
+        target: what for.
+        network: what it was made from.
+        out: the directory.
+        extra: entries of the manifest.
+
+    Raises:
+        CompilerError: compiling or linking failed.
+        OutputError: ``out`` cannot be written.
+    """
+    return _write(module, target, network, [], out, extra)
 
 
 def _write(
