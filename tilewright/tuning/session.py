@@ -19,7 +19,6 @@ from tilewright.network.check import TOLERANCE, blame, network_error
 from tilewright.network.executable import Executable
 from tilewright.network.load import load
 from tilewright.network.tasks import Extraction, extract
-from tilewright.network.torch_model import SUFFIX, write_program
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Store
 from tilewright.space.registry import make_space
@@ -207,10 +206,7 @@ def _checked(
 ) -> tuple[Executable, float | None, list[str]]:
     """Build and compare with the reference; tasks that spoil the result are replaced by their defaults."""
     names = {use.task.key: use.task for use in extraction.uses}
-    # An executable keeps the model that it was made from: an ONNX model by itself, a PyTorch program by us.
-    program = extraction.network.program
-    kept = {} if program is None else {"model": f"model{SUFFIX}"}
-    executable = build(extraction, functions, out, kept)
+    executable = build(extraction, functions, out, {})
     error = network_error(executable, extraction.network)
     blamed: list[str] = []
     if error is not None and not error <= TOLERANCE:
@@ -221,7 +217,7 @@ def _checked(
         guilty_still = blame(extraction, {key: functions[key] for key in functions if names[key].name in blamed})
         for key in guilty_still:
             del functions[key]  # not even its default is right: TVM's own
-        executable = build(extraction, functions, out, {**kept, "replaced": blamed})
+        executable = build(extraction, functions, out, {"replaced": blamed})
         error = network_error(executable, extraction.network)
         if error is None or not error <= TOLERANCE:
             raise CheckError(
@@ -229,6 +225,4 @@ def _checked(
                 f"also with the defaults of the tasks to blame ({', '.join(blamed) or 'none found'}); "
                 f"do not use what is in {out}, and report the model"
             )
-    if program is not None:
-        write_program(program, out / f"model{SUFFIX}")
     return executable, error, blamed
