@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tilewright.reading import open_regular, parse_json, plain, read_array, read_arrays, read_file
+from tilewright.reading import open_regular, parse_json, read_array, read_arrays, read_file
 
 ARRAYS = hnp.arrays(
     st.one_of(
@@ -151,7 +151,3 @@ def test_only_regular_files_of_a_size(tmp_path: Path) -> None:
         open_regular(tmp_path)
     with pytest.raises(FileNotFoundError):
         read_file(tmp_path / "none", 4)
-
-
-def test_what_steers_a_terminal_is_not_printed() -> None:
-    assert plain("a\x1b[2Jb\nc\td\u202ee é") == "a\ufffd[2Jb\nc\ufffdd\ufffde é"

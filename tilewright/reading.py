@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["open_regular", "parse_json", "plain", "read_array", "read_arrays", "read_file"]
+__all__ = ["open_regular", "parse_json", "read_array", "read_arrays", "read_file"]
 
 #: More digits than any number has that is not made to be slow to convert.
 _DIGITS = 400
@@ -102,11 +102,6 @@ def _int(text: str) -> int:
     if len(text) > _DIGITS:
         raise ValueError(f"a number has {len(text)} digits")
     return int(text)
-
-
-def plain(text: str) -> str:
-    """``text`` without what would steer a terminal: other control characters than line breaks become U+FFFD."""
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
 def read_array(file: BinaryIO, size: int) -> NDArray[Any]:
