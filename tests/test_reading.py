@@ -130,7 +130,11 @@ def test_json_that_is_refused(text: str | bytes) -> None:
         parse_json(text)
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda s: st.lists(s) | st.dictionaries(st.text(), s)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(), lambda s: st.lists(s) | st.dictionaries(st.text(), s)
+    )
+)
 def test_json_comes_back(value: Any) -> None:
     for ascii_only in (False, True):
         assert parse_json(json.dumps(value, ensure_ascii=ascii_only)) == value

@@ -26,9 +26,7 @@ _DIGITS = 400
 #: Bytes read at a time.
 _CHUNK = 1 << 20
 #: The header of an array, NumPy's format 1 to 3. NumPy evaluates the dictionary as a Python literal; here it is matched.
-_ITEM = (
-    rb"'(?:descr': *'[<>|=]?[?bBiufcSUV]\d{0,9}'|fortran_order': *(?:True|False)|shape': *\((?:\d{1,18}, *)*(?:\d{1,18})?\))"
-)
+_ITEM = rb"'(?:descr': *'[<>|=]?[?bBiufcSUV]\d{0,9}'|fortran_order': *(?:True|False)|shape': *\((?:\d{1,18}, *)*(?:\d{1,18})?\))"
 _HEADER = re.compile(rb"\{ *" + _ITEM + rb", *" + _ITEM + rb", *" + _ITEM + rb",? *\} *\n?")
 _HEADER_BYTES = 1 << 14
 

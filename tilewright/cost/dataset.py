@@ -176,7 +176,9 @@ def read_data_set(path: Path) -> DataSet:
                 )
             # A few bytes can stand for millions of equal rows.
             if parquet.metadata.num_rows * parquet.metadata.num_columns > _MOST_CELLS:
-                raise ValueError(f"it has {parquet.metadata.num_rows:,} rows of {parquet.metadata.num_columns:,} columns")
+                raise ValueError(
+                    f"it has {parquet.metadata.num_rows:,} rows of {parquet.metadata.num_columns:,} columns"
+                )
             stored = parquet.read()
         if not isinstance(about["about"], dict):
             raise ValueError("its origin is no object")

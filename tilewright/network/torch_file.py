@@ -31,7 +31,9 @@ _MEMBER = re.compile(
     r"|serialized_exported_program\.json|serialized_(state_dict|constants|example_inputs)\.pt"
 )
 #: What a node may call.
-_TARGET = re.compile(r"torch\.ops\.(aten|prims|quantized_decomposed|higher_order)\.\w+(\.\w+)?|_operator\.\w+|math\.\w+|torch\.sym_\w+")
+_TARGET = re.compile(
+    r"torch\.ops\.(aten|prims|quantized_decomposed|higher_order)\.\w+(\.\w+)?|_operator\.\w+|math\.\w+|torch\.sym_\w+"
+)
 #: Reads and writes files.
 _REFUSED_TARGETS = re.compile(r"torch\.ops\.aten\.(from_file|_?save|_?load)\b.*")
 #: Names and words, which stay words where Python code is made of them.
@@ -117,7 +119,9 @@ def _check_words(value: Any, key: str = "") -> None:
             _check_words(item, key)
     elif isinstance(value, str):
         if key == "expr_str":
-            raise ShapeError(f"every tensor has a fixed shape, but this has {value[:40]!r}; export it with fixed shapes")
+            raise ShapeError(
+                f"every tensor has a fixed shape, but this has {value[:40]!r}; export it with fixed shapes"
+            )
         if key == "target" and not (_TARGET.fullmatch(value) and not _REFUSED_TARGETS.fullmatch(value)):
             raise ValueError(f"a node calls {value[:80]!r}, which is no operator of ATen's")
         if key in ("in_spec", "out_spec"):

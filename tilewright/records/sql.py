@@ -12,7 +12,16 @@ from sqlalchemy import Connection, Engine, Row, exc, func, insert, select, updat
 
 from tilewright.errors import RecordsError, RecordsFormatError
 from tilewright.measure.outcome import Measurement
-from tilewright.records.codec import decode, decode_list, decode_summary, decode_task, encode_ir, encode_list, normalise, storable
+from tilewright.records.codec import (
+    decode,
+    decode_list,
+    decode_summary,
+    decode_task,
+    encode_ir,
+    encode_list,
+    normalise,
+    storable,
+)
 from tilewright.records.schema import measurements, tasks
 from tilewright.records.store import Query, Summary
 from tilewright.task import Task

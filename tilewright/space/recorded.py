@@ -304,4 +304,3 @@ class _Module:
             raise ValueError("integers are divided by constants from 1 up")
 
     _check_FloorDiv = _check_FloorMod = _check_Div = _check_Mod = _check_divisor  # noqa: N815
-
