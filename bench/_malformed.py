@@ -1,16 +1,15 @@
 """Malformed files for every reader of the package: made from valid ones, read, and counted.
 
-A file that was changed is refused with a ``TilewrightError``, or is still valid: a byte of a comment changes nothing, and a
-config of other numbers is a config. Anything else (another exception, a crash, a hang, a blow-up of memory, content of
-wrong types) is a failure. :func:`count` is what other scripts call.
+A file that was changed is refused with a ``TilewrightError``, or is still valid: a byte of a comment changes nothing,
+and a config of other numbers is a config. Anything else (another exception, a crash, a hang, a blow-up of memory,
+content of wrong types) is a failure. :func:`count` is what other scripts call.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import io
 import json
-import os
 import random
 import resource
 import shutil
@@ -191,20 +190,13 @@ def _make_manifest(folder: Path) -> Path:
 
 
 def _make_executable(folder: Path) -> Path:
-    """A directory with an executable of one convolution; compiled once for all."""
-    out = folder / "out"
-    kept = os.environ.get("TILEWRIGHT_FUZZ_EXECUTABLE")
-    if kept:
-        shutil.copytree(kept, out)
-        return out
-    from tilewright.network.build import build_untuned
+    """A directory with an executable of one small network."""
+    from tilewright.network.build import build
     from tilewright.network.load import load
     from tilewright.network.tasks import extract
     from tilewright.target import Target
 
-    del build_untuned
-    from tilewright.network.build import build
-
+    out = folder / "out"
     build(extract(load(_make_onnx(folder)), Target.parse()), {}, out, {})
     return out
 
@@ -313,10 +305,8 @@ def _read_cost_model(path: Path) -> None:
     from tilewright.cost.models import load_model
 
     stored = load_model(path)
-    try:
+    with contextlib.suppress(ValueError, RuntimeError):  # of another width: said by the commands that score programs
         assert stored.model.predict(_nest()).shape == (40,)
-    except (ValueError, RuntimeError):
-        pass  # of programs of another width: said by the commands that score some
 
 
 def _make_data_set(folder: Path) -> Path:
@@ -332,8 +322,10 @@ def _read_data_set(path: Path) -> None:
     from tilewright.cost.dataset import read_data_set
 
     for task in read_data_set(path).tasks:
-        assert task.configs.dtype == np.int32 and len(task.configs) == len(task.seconds) == len(task.nest)
-        assert isinstance(task.name, str) and isinstance(task.flop, int | float)
+        assert task.configs.dtype == np.int32
+        assert len(task.configs) == len(task.seconds) == len(task.nest)
+        assert isinstance(task.name, str)
+        assert isinstance(task.flop, int | float)
 
 
 def _measurements() -> list[Any]:
@@ -421,7 +413,8 @@ def _read_input(path: Path) -> None:
     from tilewright.network.network import TensorSpec
 
     (array,) = _read([path], [TensorSpec("x", (2, 3), "float32")])
-    assert array.shape == (2, 3) and array.dtype == np.float32
+    assert array.shape == (2, 3)
+    assert array.dtype == np.float32
 
 
 READERS: dict[str, Reader] = {
@@ -459,7 +452,12 @@ def read_one(reader: Reader, path: Path, content: bytes) -> str:
 
 
 def count(
-    seconds: float, readers: Sequence[str] | None = None, seed: int = 0, *, engine: str = "own", keep: Path | None = None
+    seconds: float,
+    readers: Sequence[str] | None = None,
+    seed: int = 0,
+    *,
+    engine: str = "own",
+    keep: Path | None = None,
 ) -> dict[str, Counts]:
     """Try malformed files with each reader, each in a process of its own, for ``seconds`` altogether.
 
@@ -467,7 +465,7 @@ def count(
 
     Args:
         seconds: shared evenly by the readers.
-        readers: names in ``READERS``; by default all whose packages are installed.
+        readers: names in ``READERS``; by default all.
         seed: of the changes.
         engine: ``own``: changes of :func:`mutated`. ``atheris``: coverage-guided, where it is installed.
         keep: a folder for files that made a reader fail.
@@ -490,10 +488,11 @@ def _count_one(name: str, seconds: float, seed: int, folder: Path, engine: str, 
             done = subprocess.run(command, stdout=said, stderr=subprocess.DEVNULL, check=False)
         lines = (place / "said").read_text().splitlines()
         if "ready" not in lines:
-            raise RuntimeError(f"the reader {name!r} cannot be tried: {' '.join(lines)[-300:]} (code {done.returncode})")
+            raise RuntimeError(
+                f"the reader {name!r} cannot be tried: {' '.join(lines)[-300:]} (code {done.returncode})"
+            )
         for line in lines[lines.index("ready") + 1 :]:
             kind, _, text = line.partition(" ")
-            left -= float(text) if kind == "seconds" else 0.0
             if kind in ("valid", "refused", "failed"):
                 counts.add(text if kind == "failed" else kind)
                 if kind == "failed":
@@ -517,9 +516,10 @@ def _keep(place: Path, keep: Path | None, name: str, number: int) -> None:
 def main(name: str, seconds: float, seed: int, folder: Path, engine: str) -> None:
     """The process's side: make a valid file, then change and read it until the time is over."""
     reader = READERS[name]
-    path = reader.make(folder)
-    valid = path.read_bytes()
-    said = read_one(reader, path, valid)  # imports what is slow to import
+    with _instrumented(engine):
+        path = reader.make(folder)
+        valid = path.read_bytes()
+        said = read_one(reader, path, valid)  # imports what is slow to import
     if said != "valid":
         print(f"a valid file is not read: {said}")
         sys.exit(3)
@@ -533,7 +533,9 @@ def main(name: str, seconds: float, seed: int, folder: Path, engine: str) -> Non
         signal.alarm(_HANG_SECONDS)
         said = read_one(reader, path, content)
         signal.alarm(0)
-        print(said if said in ("valid", "refused") else f"failed {said.encode('ascii', 'replace').decode()}", flush=True)
+        print(
+            said if said in ("valid", "refused") else f"failed {said.encode('ascii', 'replace').decode()}", flush=True
+        )
 
     if engine == "atheris":
         _guided(attempt, valid, folder, seconds, seed)
@@ -558,10 +560,16 @@ def _guided(attempt: Callable[[bytes], None], valid: bytes, folder: Path, second
     options = [f"-max_total_time={max(1, round(seconds))}", f"-seed={seed + 1}", f"-max_len={4 * len(valid)}"]
     arguments = [sys.argv[0], *options, "-timeout=0", "-rss_limit_mb=0", f"-artifact_prefix={folder}/", str(corpus)]
     atheris.Setup(arguments, attempt, custom_mutator=change)
-    for module in [m for n, m in sys.modules.items() if n.startswith("tilewright.") and hasattr(m, "__file__")]:
-        del module  # instrumented below, function by function
-    atheris.instrument_all() if os.environ.get("TILEWRIGHT_FUZZ_ALL") else None
     atheris.Fuzz()
+
+
+def _instrumented(engine: str) -> contextlib.AbstractContextManager[Any]:
+    """Where atheris is to know which lines are reached, the package's modules are imported inside of this."""
+    if engine != "atheris":
+        return contextlib.nullcontext()
+    import atheris
+
+    return atheris.instrument_imports(include=["tilewright"])  # type: ignore[no-any-return]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Reading files that others may have written: bounded in size, checked in form, and nothing in them is evaluated.
 
-Everything here raises ``OSError`` or ``ValueError``; the reader of a format makes a ``TilewrightError`` of it that names
-the file and the remedy.
+Everything here raises ``OSError`` or ``ValueError``; the reader of a format makes a ``TilewrightError`` of it that
+names the file and the remedy.
 """
 
 from __future__ import annotations
@@ -25,8 +25,12 @@ __all__ = ["open_regular", "parse_json", "read_array", "read_arrays", "read_file
 _DIGITS = 400
 #: Bytes read at a time.
 _CHUNK = 1 << 20
-#: The header of an array, NumPy's format 1 to 3. NumPy evaluates the dictionary as a Python literal; here it is matched.
-_ITEM = rb"'(?:descr': *'[<>|=]?[?bBiufcSUV]\d{0,9}'|fortran_order': *(?:True|False)|shape': *\((?:\d{1,18}, *)*(?:\d{1,18})?\))"
+#: The header of an array, NumPy's format 1 to 3: a Python dictionary, which NumPy evaluates as a literal, and which is
+#: matched here.
+_ITEM = (
+    rb"'(?:descr': *'[<>|=]?[?bBiufcSUV]\d{0,9}'|fortran_order': *(?:True|False)"
+    rb"|shape': *\((?:\d{1,18}, *)*(?:\d{1,18})?\))"
+)
 _HEADER = re.compile(rb"\{ *" + _ITEM + rb", *" + _ITEM + rb", *" + _ITEM + rb",? *\} *\n?")
 _HEADER_BYTES = 1 << 14
 

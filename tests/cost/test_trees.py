@@ -95,7 +95,7 @@ def put(place: int, value: float) -> Callable[[NDArray[Any]], None]:
     ],
 )
 def test_what_is_no_tree_is_refused(name: str, change: Callable[[NDArray[Any]], Any]) -> None:
-    with pytest.raises(ValueError, match="its|it has"):
+    with pytest.raises(ValueError, match=r"its|it has"):
         unpack(changed(name, change), 1)
 
 

@@ -171,10 +171,11 @@ def test_a_model_outside_of_the_directory(model: str, out: Path) -> None:
     for file in (out / Path(model).name.replace("\0", ""), out.parent / "out.onnx"):
         if not file.exists():
             file.write_text("no model")
-    try:
+    if Path(model).name in ("", ".", "..") or not (out / Path(model).name.replace("\0", "")).is_file():
         assert reference_model(out) is None
-    except OutputError as exc:
-        assert "no name of a file" in str(exc)
+        return
+    with pytest.raises(OutputError, match="no name of a file"):
+        reference_model(out)
 
 
 def test_a_pipe_for_a_file(out: Path) -> None:

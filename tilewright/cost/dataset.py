@@ -160,7 +160,7 @@ def read_data_set(path: Path) -> DataSet:
         RecordsVersionError: a newer version wrote it.
         MissingExtraError: without ``pyarrow``.
     """
-    pa, pq = _arrow()
+    _, pq = _arrow()
     try:
         # Opened here, because PyArrow would read a directory as one table of all files in it.
         with open_regular(path, _MOST_BYTES) as file:

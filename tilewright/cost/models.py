@@ -1,8 +1,8 @@
 """The cost models by name, and the file in which a fitted one is kept.
 
 A file is an ``.npz`` archive: the model's arrays, and a header in JSON that says what it is and what it was fitted to.
-Reading one runs none of its content: arrays of objects are refused, sizes are bounded, and trees and weights are checked
-before XGBoost or PyTorch sees them.
+Reading one runs none of its content: arrays of objects are refused, sizes are bounded, and trees and weights are
+checked before XGBoost or PyTorch sees them.
 """
 
 from __future__ import annotations

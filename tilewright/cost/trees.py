@@ -90,7 +90,7 @@ def unpack(arrays: Mapping[str, NDArray[Any]], threads: int) -> xgboost.Booster:
 
 
 def _check(arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Raise ``ValueError`` where the arrays are not what :func:`pack` gives: whole trees, of numbers that are finite."""
+    """Raise ``ValueError`` where the arrays are not what :func:`pack` gives: whole trees, of finite numbers."""
     if "trees" in arrays and "sizes" not in arrays:
         raise ValueError("its trees are in XGBoost's own format, as before they were checked")
     for name, kind in (_ARRAYS | {"features": np.int32, "base": np.float32}).items():

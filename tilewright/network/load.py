@@ -83,8 +83,9 @@ def _blame(model: Any, exc: BaseException) -> str:
     text = str(exc)
     for node in model.graph.node:
         if re.search(rf"\b{re.escape(node.op_type)}\b", text):
+            name = node.name or next(iter(node.output), "")
             return (
-                f"every operator is one that TVM imports, but {node.op_type} (node {node.name or next(iter(node.output), '')!r}) "
+                f"every operator is one that TVM imports, but {node.op_type} (node {name!r}) "
                 f"is not: {text.strip().splitlines()[0][:160]}; replace it before export"
             )
     return f"the model cannot be imported: {(text.strip().splitlines() or ['?'])[0][:200]}"

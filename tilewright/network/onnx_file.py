@@ -89,7 +89,7 @@ def check_sizes(model: onnx.ModelProto) -> None:
 
 
 def bare(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy without the values of weights, which shape inference does not need, and which may pass protobuf's limit."""
+    """A copy without the values of weights: shape inference needs none, and they may pass protobuf's limit."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
     for tensor in made.graph.initializer:

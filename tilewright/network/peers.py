@@ -49,8 +49,9 @@ def reference_model(out: Path) -> Path | None:
     # Who only runs an executable may leave the model out of the directory.
     if not name or not (out / Path(name).name).exists():
         return None
-    beside = [file for file in manifest["sha256"] if file == _MORE_WEIGHTS]
-    return [listed(out, manifest, file) for file in (name, *beside)][0]
+    if _MORE_WEIGHTS in manifest["sha256"]:
+        listed(out, manifest, _MORE_WEIGHTS)
+    return listed(out, manifest, name)
 
 
 def executable(out: str) -> Runnable:

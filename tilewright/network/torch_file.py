@@ -1,9 +1,9 @@
 """PyTorch's ``.pt2`` files as others may have made them: what would run as code is refused before PyTorch reads them.
 
-``torch.export.load`` is no reader of data. It unpickles what a file marks as pickled, loads compiled libraries, lets SymPy
-evaluate the expressions of symbolic shapes, looks up the functions that nodes name, and makes Python code of guards and of
-the names of arguments, which it executes. None of that is needed for a network of ATen's operators on tensors of fixed
-shapes, so a file with any of it is refused.
+``torch.export.load`` is no reader of data. It unpickles what a file marks as pickled, loads compiled libraries, lets
+SymPy evaluate the expressions of symbolic shapes, looks up the functions that nodes name, and makes Python code of
+guards and of the names of arguments, which it executes. None of that is needed for a network of ATen's operators on
+tensors of fixed shapes, so a file with any of it is refused.
 """
 
 from __future__ import annotations

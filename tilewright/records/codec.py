@@ -155,9 +155,7 @@ def decode_task(fields: Mapping[str, Any]) -> Task:
     try:
         key, name, kind, ir = (_exactly(str, fields, field) for field in ("key", "name", "kind", "ir"))
         if any(len(text) > _LONGEST_KEY or storable(text) != text for text in (key, name, kind)):
-            raise ValueError(
-                f"its key, name and kind are texts of plain characters, but are {shorten((key, name, kind))}"
-            )
+            raise ValueError(f"its key, name and kind are plain texts, but are {shorten((key, name, kind))}")
         flop = float(_number(fields, "flop"))
         if not 0 <= flop < math.inf:
             raise ValueError(f"its flop is {flop}")

@@ -89,7 +89,7 @@ class SQLiteStore(SQLStore):
 
 
 def _check_schema(connection: Connection, path: Path) -> None:
-    """Refuse a store that would compute when it is used: one with triggers, or with views where its tables should be."""
+    """Refuse a store that would compute when it is used: with triggers, or with views where its tables should be."""
     entries = connection.exec_driver_sql("SELECT type, name, tbl_name, sql FROM sqlite_schema").all()
     ours = set(metadata.tables)
     for kind, name, table, sql in entries:

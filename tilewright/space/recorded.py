@@ -1,8 +1,8 @@
 """Tasks out of records: their functions are checked before TVM reads them.
 
-TVM's reader of JSON believes what it is told: a node of the wrong kind, or one that lacks a field, becomes a null pointer in
-C++. So a recorded function is held against the grammar below, which has what functions of tasks consist of and nothing
-that calls out. A function of other parts is refused; the programs of such tasks have no closed form anyway.
+TVM's reader of JSON believes what it is told: a node of the wrong kind, or one that lacks a field, becomes a null
+pointer in C++. So a recorded function is held against the grammar below, which has what functions of tasks consist of
+and nothing that calls out. A function of other parts is refused; the programs of such tasks have no closed form anyway.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from tilewright.task import Task
 
 __all__ = ["check_recorded", "recorded_space"]
 
-#: The largest function of 373 tasks of six networks has 73,000 characters, is 45 nodes deep, and, written out as a tree,
-#: has 8,814.
+#: The largest function of 373 tasks of six networks has 73,000 characters, is 45 nodes deep, and has 8,814 nodes when it
+#: is written out as a tree.
 _MOST_CHARACTERS, _MOST_DEPTH, _MOST_WRITTEN_OUT = 1 << 23, 300, 1 << 19
 #: Larger extents do not fit a kernel's 32-bit indices.
 _LARGEST = 2**31 - 1
 
-_BINARY = "Add Sub Mul Div Mod FloorDiv FloorMod Min Max EQ NE LT LE GT GE And Or LShift RShift".split()
+_BINARY = ["Add", "Sub", "Mul", "Div", "Mod", "FloorDiv", "FloorMod", "Min", "Max", "EQ", "NE", "LT", "LE", "GT", "GE"]
+_BINARY += ["And", "Or", "LShift", "RShift"]
 _GROUPS = {
     "Expr": ["ir.IntImm", "ir.FloatImm", "ir.Var", "ir.TensorLoad", "ir.Call", "prim.Cast", "prim.Select", "prim.Not"]
     + [f"prim.{name}" for name in _BINARY],
@@ -51,8 +52,8 @@ _FORMS = {
     "ir.TensorRegion": "source:ir.Var region:[ir.Range] ty:tirx.BufferRegionType",
     "ir.DictAttrs": "__dict__:{Simple}",
     "ir.SourceMap": "source_map:{}",
-    "ir.IRModule": "functions:{tirx.PrimFunc} global_var_map_:{ir.GlobalVar} source_map:ir.SourceMap attrs:ir.DictAttrs "
-    "global_infos:{}",
+    "ir.IRModule": "functions:{tirx.PrimFunc} global_var_map_:{ir.GlobalVar} source_map:ir.SourceMap "
+    "attrs:ir.DictAttrs global_infos:{}",
     "prim.Cast": "value:Expr ty:ir.PrimType",
     "prim.Not": "a:Expr ty:ir.PrimType",
     "prim.Select": "condition:Expr true_value:Expr false_value:Expr ty:ir.PrimType",
@@ -68,7 +69,8 @@ _FORMS = {
     "annotations:{Simple} step:None",
     "tirx.IterVar": "dom:ir.Range var:ir.Var iter_type:int thread_tag:ffi.String",
     "tirx.SeqStmt": "seq:[Stmt]",
-    "tirx.PrimFunc": "params:[ir.Var] ret_type:ir.TupleType body:s_tir.SBlockRealize attrs:ir.DictAttrs ty:relax.FuncType",
+    "tirx.PrimFunc": "params:[ir.Var] ret_type:ir.TupleType body:s_tir.SBlockRealize attrs:ir.DictAttrs "
+    "ty:relax.FuncType",
     "s_tir.SBlock": "iter_vars:[tirx.IterVar] reads:[ir.TensorRegion] writes:[ir.TensorRegion] name_hint:ffi.String "
     "alloc_buffers:[ir.Var] match_buffers:[] annotations:{Simple} init:Init body:Stmt",
     "s_tir.SBlockRealize": "iter_values:[Expr] predicate:ir.IntImm block:s_tir.SBlock",
