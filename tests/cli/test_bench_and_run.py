@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from tilewright.cli import app
 from tilewright.measure.peers import Array
 from tilewright.network import peers
+from tilewright.network.manifest import FORMAT, LIBRARY, WEIGHTS, sealed
 from tilewright.network.peers import OnnxInput, OnnxRuntimePeer
 
 
@@ -39,7 +40,10 @@ def out(tmp_path: Path) -> Path:
     graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "twice", value[:1], value[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, tmp_path / "model.onnx")
-    (tmp_path / "manifest.json").write_text(json.dumps({"model": "model.onnx"}))
+    for name in (LIBRARY, WEIGHTS):
+        (tmp_path / name).write_text("a stand-in")
+    entries: dict[str, Any] = {"format": FORMAT, "inputs": [], "outputs": [], "plan": None, "model": "model.onnx"}
+    (tmp_path / "manifest.json").write_text(sealed(entries, tmp_path, [LIBRARY, WEIGHTS, "model.onnx"]))
     return tmp_path
 
 
@@ -78,6 +82,24 @@ def test_bench_without_a_reference_model(out: Path) -> None:
     done = CliRunner().invoke(app, ["bench", str(out), "--against", "onnxruntime"])
     assert done.exit_code == 2
     assert "holds none" in done.output
+
+
+@pytest.mark.parametrize("name", [LIBRARY, WEIGHTS, "model.onnx", "manifest.json"])
+def test_bench_refuses_what_was_changed_after_it_was_written(out: Path, name: str) -> None:
+    data = bytearray((out / name).read_bytes())
+    data[len(data) // 3] ^= 1
+    (out / name).write_bytes(data)
+    done = CliRunner().invoke(app, ["bench", str(out), "--against", "onnxruntime"])
+    assert done.exit_code == 2, done.output
+    assert name in done.output
+
+
+def test_bench_refuses_a_model_elsewhere(out: Path) -> None:
+    (out / "model.onnx").rename(out.parent / "elsewhere.onnx")
+    (out / "model.onnx").symlink_to(out.parent / "elsewhere.onnx")
+    done = CliRunner().invoke(app, ["bench", str(out), "--against", "onnxruntime"])
+    assert done.exit_code == 2
+    assert "is a link to" in done.output
 
 
 @pytest.mark.usefixtures("doubler")

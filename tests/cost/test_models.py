@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,38 @@ def test_no_trees_and_trees_that_are_none(path: Path) -> None:
     refused(path, "should hold a xgb_rank, but it is damaged")
     np.savez(path, header=header, trees=np.zeros(100, dtype=np.uint8))
     refused(path, "should hold a xgb_rank, but it is damaged")
+
+
+@pytest.mark.parametrize("name", ["xgb_rank", "mlp", "gcn", "gcn_attention"])
+def test_arrays_of_other_kinds_are_refused(tmp_path: Path, name: str) -> None:
+    if MODELS[name].module:
+        pytest.importorskip(MODELS[name].module)
+    path = tmp_path / "m.npz"
+    save_model(name, fitted(name), "t/1", {}, path)
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    for key, value in arrays.items():
+        others = [value[..., None], value.astype("U1"), np.zeros((2, 3), np.float32), None]
+        if value.dtype == np.float32:
+            others.append(value * np.float32(np.nan))
+        if key == "hidden":
+            others += [value * 0 - 5, value * 0 + 2**62, np.ones(1000, np.int64), np.zeros(0, np.int64)]
+        for other in others if key != "header" else [None]:
+            changed: dict[str, Any] = {k: v for k, v in arrays.items() if k != key}
+            if other is not None:
+                changed[key] = other
+            np.savez(path, **changed)
+            refused(path, r"m\.npz")
+
+
+def test_what_is_no_file_and_what_is_too_much(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    refused(tmp_path / "pipe", "no regular file")
+    refused(Path("/dev/zero"), "no regular file")
+    header = np.frombuffer(json.dumps({"name": "xgb_rank"}).encode(), dtype=np.uint8)
+    np.savez_compressed(tmp_path / "m.npz", header=header, sizes=np.zeros(1 << 29, dtype=np.uint8))
+    assert (tmp_path / "m.npz").stat().st_size < 1 << 20
+    refused(tmp_path / "m.npz", "at most 268,435,456 are read")
 
 
 def test_programs_of_another_width(path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from tilewright.network.build import build_untuned, check_compiler
 from tilewright.network.check import network_error, relative_error
 from tilewright.network.executable import FORMAT, Executable, load_executable
 from tilewright.network.load import load
+from tilewright.network.manifest import LIBRARY, NAME, WEIGHTS, sealed
+from tilewright.network.peers import reference_model
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +111,138 @@ def test_a_changed_file(name: str, out: Path) -> None:
         load_executable(out)
 
 
+def resealed(out: Path, **changes: Any) -> None:
+    """The manifest with other entries, and checksums that are right for them."""
+    manifest = json.loads((out / NAME).read_text()) | changes
+    files = sorted(manifest.pop("sha256").keys() - {NAME})
+    (out / NAME).write_text(sealed(manifest, out, files))
+
+
+def refused(out: Path, says: str) -> None:
+    with pytest.raises(OutputError, match=says) as caught:
+        load_executable(out)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_file_has_its_checksum(out: Path) -> None:
+    sums = json.loads((out / NAME).read_text())["sha256"]
+    assert sums.keys() == {file.name for file in out.iterdir()}
+    resealed(out)
+    assert load_executable(out).inputs[0].name == "x"
+
+
+def test_a_manifest_that_was_changed(out: Path) -> None:
+    text = (out / NAME).read_text()
+    (out / NAME).write_text(text.replace('"arena_bytes": 1', '"arena_bytes": 2'))
+    assert (out / NAME).read_text() != text
+    refused(out, "damaged, or was changed: its own checksum differs; tune again")
+
+
+def test_files_without_a_checksum(out: Path) -> None:
+    manifest = json.loads((out / NAME).read_text())
+    del manifest["sha256"][NAME]  # as before manifests had one of their own
+    (out / NAME).write_text(json.dumps(manifest))
+    load_executable(out)
+    for name in (LIBRARY, WEIGHTS):
+        left = {key: value for key, value in manifest["sha256"].items() if key != name}
+        (out / NAME).write_text(json.dumps(manifest | {"sha256": left}))
+        refused(out, f"lists no checksum of {name}.*tune again")
+
+
+@pytest.mark.parametrize("name", [LIBRARY, WEIGHTS, NAME])
+def test_a_link_out_of_the_directory(name: str, out: Path) -> None:
+    (out / name).rename(out.parent / name)
+    (out / name).symlink_to(out.parent / name)
+    refused(out, "is a link to")
+
+
+def test_a_link_within_the_directory_and_to_it(out: Path) -> None:
+    (out / WEIGHTS).rename(out / "w")
+    (out / WEIGHTS).symlink_to("w")
+    (out.parent / "link").symlink_to(out, target_is_directory=True)
+    load_executable(out.parent / "link")
+
+
+@pytest.mark.parametrize("model", ["../out.onnx", "/etc/passwd", "a/b.onnx", "..", ".", "x\0y", "a\\b"])
+def test_a_model_outside_of_the_directory(model: str, out: Path) -> None:
+    manifest = json.loads((out / NAME).read_text())
+    manifest["model"] = model
+    (out / NAME).write_text(sealed({k: v for k, v in manifest.items() if k != "sha256"}, out, [LIBRARY]))
+    for file in (out / Path(model).name.replace("\0", ""), out.parent / "out.onnx"):
+        if not file.exists():
+            file.write_text("no model")
+    if Path(model).name in ("", ".", "..") or not (out / Path(model).name.replace("\0", "")).is_file():
+        assert reference_model(out) is None
+        return
+    with pytest.raises(OutputError, match="no name of a file"):
+        reference_model(out)
+
+
+def test_a_pipe_for_a_file(out: Path) -> None:
+    for name in (WEIGHTS, LIBRARY, NAME):
+        (out / name).unlink()
+        os.mkfifo(out / name)
+        refused(out, "regular file")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"inputs": None},
+        {"inputs": [{"name": "x"}]},
+        {"inputs": [{"name": "x", "shape": [1, 8, 10, 11], "dtype": "float32"}]},
+        {"inputs": [{"name": "x", "shape": [-1], "dtype": "float32"}]},
+        {"inputs": [{"name": "x", "shape": [2**40, 2**40], "dtype": "float32"}]},
+        {"inputs": [{"name": "x", "shape": [1, 8, 10, 10], "dtype": "object"}]},
+        {"outputs": []},
+        {"plan": 3},
+        {"plan": None},
+        {"plan": {}},
+        {"model": ["model.onnx"]},
+    ],
+    ids=str,
+)
+def test_a_manifest_of_wrong_types(changes: dict[str, Any], out: Path) -> None:
+    resealed(out, **changes)
+    refused(out, "tune again")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("arena_bytes",), 2**60),
+        (("arena_bytes",), 64),
+        (("arena_bytes",), -1),
+        (("arena_bytes",), 1e3),
+        (("tensors", 0, 0), "elsewhere"),
+        (("tensors", 0, 1), 2**40),
+        (("tensors", 0, 1), 1),
+        (("tensors", 0, 2), [2**20, 2**10]),
+        (("tensors", 0, 3), "O"),
+        (("calls", 0, 0), "../main"),
+        (("calls", 0, 0), "no_such_kernel"),
+        (("calls", 0), ["", [0]]),
+        (("calls", 0, 1), [99]),
+        (("inputs",), [-1]),
+        (("outputs",), [77]),
+        (("outputs",), []),
+    ],
+    ids=str,
+)
+def test_a_plan_that_would_reach_outside_of_its_memory(path: tuple[Any, ...], value: Any, out: Path) -> None:
+    plan = json.loads((out / NAME).read_text())["plan"]
+    place = plan
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    resealed(out, plan=plan)
+    refused(out, "cannot be loaded here: .*tune again")
+
+
 def test_a_newer_format(out: Path) -> None:
     manifest = json.loads((out / "manifest.json").read_text())
     (out / "manifest.json").write_text(json.dumps(manifest | {"format": FORMAT + 1}))
-    with pytest.raises(OutputError, match=f"has {FORMAT + 1}"):
+    with pytest.raises(OutputError, match=f"has '{FORMAT + 1}'"):
         load_executable(out)
 
 

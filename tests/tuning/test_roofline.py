@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+
 from tests.network.models import TARGET, conv_model
 from tests.toys import ToySpace, plain
 from tests.tuning.replay import task

@@ -76,6 +76,7 @@ def raced(
         TilewrightError: no such peer, no executable, or the executable cannot be timed at all.
     """
     from tilewright.network import peers as factories
+    from tilewright.network.manifest import verify
 
     peers = factories.PEERS if peers is None else peers
     names = list(dict.fromkeys(against))
@@ -84,7 +85,8 @@ def raced(
         raise TilewrightError(
             f"an executable is compared with one of {', '.join(peers)}, but this is {unknown[0]!r}; correct --against"
         )
-    model = factories.reference_model(out)
+    verify(out)
+    model = factories.reference_model(out) if names else None
     from tilewright.measure.peers import Entrant, race
     from tilewright.tvm_compat import usable_cores
 

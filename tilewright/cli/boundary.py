@@ -16,6 +16,7 @@ from typing import Any, NoReturn, ParamSpec
 
 import typer
 
+from tilewright.cli.text import plain
 from tilewright.errors import OutputError, TilewrightError
 
 __all__ = ["command", "write_json"]
@@ -119,7 +120,7 @@ def _check_writable(path: Path) -> None:
 
 
 def _say(error: Exception, message: str, path: Path | None) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {plain(message)}", file=sys.stderr)
     # Where the file itself is the trouble, the message on the terminal has said so.
     with contextlib.suppress(OutputError):
         write_json(path, {"error": {"type": type(error).__name__, "message": message}})

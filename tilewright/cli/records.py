@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +11,7 @@ import typer
 from tilewright.cli.boundary import command, write_json
 from tilewright.cli.options import JsonOption, RecordsOption
 from tilewright.cli.programs import ProgramsTargetOption, open_records, recorded_programs
-from tilewright.cli.text import milliseconds, table
+from tilewright.cli.text import milliseconds, moment, table
 from tilewright.errors import OutputError, TilewrightError
 
 __all__ = ["app"]
@@ -40,7 +39,7 @@ def ls(records: RecordsOption = None, json_file: JsonOption = None) -> None:
             str(entry.count - entry.ok),
             milliseconds(entry.best_seconds),
             "-" if not entry.flop or not entry.best_seconds else f"{entry.flop / entry.best_seconds / 1e9:.1f}",
-            time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_time)),
+            moment(entry.last_time),
         ]
         for entry in entries
     ]

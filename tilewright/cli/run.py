@@ -53,7 +53,7 @@ def run(
 
 
 def _read(paths: Sequence[Path], specs: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
-    import numpy as np
+    from tilewright.reading import open_regular, read_array
 
     wanted = ", ".join(f"{spec.name} {tuple(spec.shape)} {spec.dtype}" for spec in specs)
     if len(paths) != len(specs):
@@ -63,12 +63,12 @@ def _read(paths: Sequence[Path], specs: Sequence[Any]) -> list[np.ndarray[Any, A
     arrays = []
     for path, spec in zip(paths, specs, strict=True):
         try:
-            with path.open("rb") as file:
-                # Never pickles: they run whatever code they hold. Not numpy.load, which takes archives as well.
-                array = np.lib.format.read_array(file, allow_pickle=False)
+            with open_regular(path) as file:
+                # Not numpy.load, which takes pickles and archives as well.
+                array = read_array(file, path.stat().st_size)
         except OSError as error:
             raise TilewrightError(f"an input is a .npy file, but {path} cannot be read: {error.strerror}") from error
-        except (ValueError, EOFError, MemoryError) as error:
+        except (ValueError, MemoryError) as error:
             raise TilewrightError(
                 f"an input is a .npy file that numpy.save wrote, of numbers, but {path} is not: {error}"
             ) from error

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 
-__all__ = ["milliseconds", "quantity", "table"]
+__all__ = ["milliseconds", "moment", "plain", "quantity", "table"]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Aligned columns below their heads: the first ``left`` to the left, numbers to the right."""
-    lines = [list(head), *map(list, rows)]
+    lines = [[plain(cell) for cell in line] for line in (head, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     return "\n".join(
         "  ".join(
@@ -19,6 +20,19 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> 
         ).rstrip()
         for line in lines
     )
+
+
+def plain(text: str) -> str:
+    """``text`` without what would steer a terminal: control characters other than line breaks become U+FFFD."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+
+def moment(seconds: float) -> str:
+    """A POSIX time for people, local; a dash where no calendar has it."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return "-"
 
 
 def milliseconds(seconds: float | None) -> str:

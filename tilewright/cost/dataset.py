@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import MissingExtraError, RecordsError, RecordsVersionError
+from tilewright.reading import open_regular, parse_json
 from tilewright.space.loop_nest import Annotation, LoopNest
 
 __all__ = ["VERSION", "DataSet", "TaskData", "read_data_set", "write_data_set"]
@@ -36,6 +37,8 @@ _ARRAYS: dict[str, type[np.generic]] = {
     "extra": np.float32,
 }
 _NAMES = ("axes", "buffers", "extra_names")
+#: Of a file, and of its table: 100 times the largest data set there is.
+_MOST_BYTES, _MOST_CELLS = 1 << 30, 1 << 29
 
 
 @dataclass(frozen=True)
@@ -157,25 +160,39 @@ def read_data_set(path: Path) -> DataSet:
         RecordsVersionError: a newer version wrote it.
         MissingExtraError: without ``pyarrow``.
     """
-    pa, pq = _arrow()
+    _, pq = _arrow()
     try:
         # Opened here, because PyArrow would read a directory as one table of all files in it.
-        with path.open("rb") as file:
-            stored = pq.read_table(file)
-        about = json.loads((stored.schema.metadata or {})[_MARK])
-        version = about["version"]
-        if version > VERSION:
-            raise RecordsVersionError(
-                f"this Tilewright reads data sets up to version {VERSION}, but {path} is of version {version}; "
-                "upgrade Tilewright"
-            )
-        return DataSet(tuple(_tasks(stored, about)), dict(about["about"]))
+        with open_regular(path, _MOST_BYTES) as file:
+            parquet = pq.ParquetFile(file)
+            about = parse_json((parquet.schema_arrow.metadata or {})[_MARK])
+            version = about["version"]
+            if type(version) is not int:
+                raise ValueError(f"its version is {version!r:.40}")
+            if version > VERSION:
+                raise RecordsVersionError(
+                    f"this Tilewright reads data sets up to version {VERSION}, but {path} is of version {version}; "
+                    "upgrade Tilewright"
+                )
+            # A few bytes can stand for millions of equal rows.
+            if parquet.metadata.num_rows * parquet.metadata.num_columns > _MOST_CELLS:
+                raise ValueError(
+                    f"it has {parquet.metadata.num_rows:,} rows of {parquet.metadata.num_columns:,} columns"
+                )
+            stored = parquet.read()
+        if not isinstance(about["about"], dict):
+            raise ValueError("its origin is no object")
+        return DataSet(tuple(_tasks(stored, about)), about["about"])
     except OSError as exc:
         if exc.strerror is None:  # of PyArrow's own, about what the file holds
             raise _not_a_data_set(path, exc) from exc
         raise RecordsError(f"the data set {path} cannot be read: {exc.strerror}; check the path") from exc
-    except (LookupError, TypeError, AttributeError, ValueError, RecursionError, pa.ArrowException) as exc:
+    except _DAMAGES as exc:
         raise _not_a_data_set(path, exc) from exc
+
+
+#: What a file of another form raises, here, in NumPy or in PyArrow (whose own errors are these and ``OSError``).
+_DAMAGES = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError, MemoryError)
 
 
 def _not_a_data_set(path: Path, exc: Exception) -> RecordsError:
@@ -190,14 +207,21 @@ def _tasks(stored: Any, about: dict[str, Any]) -> Iterable[TaskData]:
     arrays = {}
     for name, kind in _ARRAYS.items():
         width = about["widths"][name]
+        if any(type(extent) is not int or extent < 0 for extent in width) or math.prod(width) > len(columns):
+            raise ValueError(f"its {name} are {width!r:.60} wide")
         flat = np.empty((len(stored), math.prod(width)), dtype=kind)
         for i in range(flat.shape[1]):
             flat[:, i] = columns[f"{name}.{i}"].to_numpy()
         arrays[name] = flat.reshape(len(stored), *width)
+    if len(columns) != len(stored.column_names) or not all(np.isfinite(array).all() for array in arrays.values()):
+        raise ValueError("a column stands there twice, or holds numbers that are not finite")
     if not np.isin(arrays["annotations"], list(Annotation)).all():
         raise ValueError("a loop has an annotation that does not exist")
     places, seconds = columns["task"].to_numpy(), columns["seconds"].to_numpy()
+    if seconds.dtype != np.float64 or (seconds <= 0).any() or np.isinf(seconds).any():
+        raise ValueError("latencies are positive numbers, or nan")
     configs = columns["config"].to_pylist()
+    _check_tasks(about["tasks"], places)
     for number, fields in enumerate(about["tasks"]):
         rows = np.flatnonzero(places == number)
         nest: dict[str, Any] = {name: tuple(fields.pop(name)) for name in _NAMES}
@@ -210,6 +234,24 @@ def _tasks(stored: Any, about: dict[str, Any]) -> Iterable[TaskData]:
             nest=LoopNest(**nest),
             seconds=seconds[rows].astype(np.float64),
         )
+
+
+def _check_tasks(tasks: Any, places: NDArray[Any]) -> None:
+    """Raise ``ValueError`` or ``KeyError`` where the fields of a task are of other types, or rows of no task."""
+    if not isinstance(tasks, list) or places.dtype != np.int32 or ((places < 0) | (places >= len(tasks))).any():
+        raise ValueError("its rows are of tasks that there are not")
+    for fields in tasks:
+        texts = [fields[name] for name in ("task", "name", "target", "template")]
+        lists = [fields[name] for name in ("networks", *_NAMES)]
+        if not all(isinstance(text, str) for text in texts) or not all(isinstance(each, list) for each in lists):
+            raise ValueError("a task's names are no texts")
+        if not all(isinstance(text, str) for each in lists for text in each):
+            raise ValueError("a task's networks, axes or buffers are no texts")
+        if type(fields["knobs"]) is not int or not 0 <= fields["knobs"] < 1000:
+            raise ValueError(f"a task has {fields['knobs']!r:.40} knobs")
+        flop = fields["flop"]
+        if type(flop) not in (int, float) or not 0 <= flop < math.inf:
+            raise ValueError(f"a task has {flop!r:.40} FLOP")
 
 
 def _arrow() -> tuple[Any, Any]:

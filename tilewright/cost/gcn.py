@@ -126,7 +126,10 @@ class GCNModel(NeuralModel):
             from tilewright.cost._gcn_net import GraphNetwork
         except ImportError as exc:
             raise MissingExtraError("PyTorch Geometric", "torch") from exc
-        width, extra = self._scaling["mean"].shape[1], len(self._scaling["extra_mean"])
+        kinds, width = self._scaling["mean"].shape
+        (extra,) = self._scaling["extra_mean"].shape
+        if kinds != len(NodeKind):
+            raise ValueError(f"a program has {len(NodeKind)} kinds of nodes, but this was fitted to {kinds}")
         return GraphNetwork(width, extra, self._hidden, self.pooling)
 
     def _scores(self, torch: ModuleType, inputs: Any, rows: NDArray[np.intp]) -> Any:

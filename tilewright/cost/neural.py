@@ -30,6 +30,8 @@ _LOSSES = ("rank", "regression")
 _BATCH = 32
 #: Weights there are do not have far to go: of the first learning rate, what a warm fit begins with.
 _WARM_RATE = 0.3
+#: More hidden layers than any model has.
+_MOST_LAYERS = 64
 #: Standardised inputs beyond this are cut off: a task can lie far from those that were learnt from.
 _FARTHEST = 5.0
 
@@ -230,26 +232,49 @@ class NeuralModel(ABC):
         """A model from the arrays of :meth:`state`; ``arguments`` say how it is trained further.
 
         Raises:
-            TilewrightError: they are of another model or another version.
+            TilewrightError: they are of another model or another version, or damaged.
+            KeyError, ValueError, TypeError, RuntimeError: they are damaged.
             MissingExtraError: PyTorch, or what else the model needs, is not installed.
         """
-        found = str(state.get("model", "?")), int(state.get("version", np.asarray(-1)))
+        words = {name: value.item() for name, value in state.items() if "." not in name and value.ndim == 0}
+        found = str(words.get("model", "?")), words.get("version")
         if found != (cls.name, FEATURE_VERSION):
             raise TilewrightError(
-                f"these weights are of the model {found[0]!r}, version {found[1]}, but this is {cls.name!r}, "
+                f"these weights are of the model {found[0]!r}, version {found[1]!s:.20}, but this is {cls.name!r}, "
                 f"version {FEATURE_VERSION}; train it again"
             )
+        _check(state, set(words))
         model = cls(**{**cls._constructor(state), **arguments})
         model._scaling = {name[8:]: value for name, value in state.items() if name.startswith("scaling.")}
         with torch_threads(model._threads) as torch:
-            model._net = model._seeded(torch)
+            # Without memory of its own: a file may declare layers of any size, but holds only what it holds.
+            with torch.device("meta"):
+                net = model._make(torch)
             weights = {name[8:]: torch.from_numpy(v.copy()) for name, v in state.items() if name.startswith("weights.")}
-            model._net.load_state_dict(weights)
+            net.load_state_dict(weights, assign=True)
+        model._net = net
         return model
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Become the model of :meth:`state`, whatever this one was. Raises as :meth:`from_state` does."""
         self.__dict__.update(vars(self.from_state(dict(state))))
+
+
+def _check(state: State, words: set[str]) -> None:
+    """Raise where the arrays are not finite float32 numbers, or the means and scales of inputs do not fit together."""
+    hidden = state["hidden"]
+    if hidden.dtype != np.int64 or hidden.ndim != 1 or len(hidden) > _MOST_LAYERS or (hidden < 1).any():
+        raise ValueError(f"its hidden layers are of {hidden.dtype} {hidden.shape}")
+    if other := {name for name in state if "." not in name} - words - {"hidden"}:
+        raise ValueError(f"its {min(other)} is no single value")
+    for name, value in state.items():
+        numbers = name.startswith(("weights.", "scaling."))
+        if numbers and (value.dtype != np.float32 or not np.isfinite(value).all()):
+            raise ValueError(f"its {name} are not finite numbers of float32")
+        if name.endswith("scale") and value.shape != state[name.removesuffix("scale") + "mean"].shape:
+            raise ValueError(f"its {name} has another shape than the mean")
+    if state["scaling.label"].shape != (2,):
+        raise ValueError("its labels have no mean and deviation")
 
 
 def standardised(values: NDArray[np.float32], mean: NDArray[np.float32], scale: NDArray[np.float32]) -> Any:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tilewright.cost.features import View, features
 from tilewright.cost.model import CostModel, Programs
 from tilewright.cost.ranking import pairwise_accuracy
+from tilewright.cost.trees import pack, unpack
 from tilewright.errors import TilewrightError
 
 if TYPE_CHECKING:
@@ -159,10 +160,8 @@ class XGBoostModel:
         return np.asarray(self._booster.inplace_predict(table, base_margin=scores), dtype=np.float64)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """The trees, in XGBoost's own format, as bytes; nothing before the model is ready."""
-        if self._booster is None:
-            return {}
-        return {"trees": np.frombuffer(bytes(self._booster.save_raw("ubj")), dtype=np.uint8)}
+        """The trees as arrays (see :mod:`tilewright.cost.trees`); nothing before the model is ready."""
+        return {} if self._booster is None else pack(self._booster)
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Take over the trees of :meth:`state`.
@@ -171,14 +170,7 @@ class XGBoostModel:
             KeyError: there are none.
             ValueError: they are damaged.
         """
-        import xgboost
-
-        booster = xgboost.Booster({"nthread": self._parameters["nthread"]})
-        try:
-            booster.load_model(bytearray(state["trees"].tobytes()))
-        except xgboost.core.XGBoostError as exc:
-            raise ValueError(f"XGBoost cannot read its trees: {str(exc).splitlines()[-1]}") from exc
-        self._booster = booster
+        self._booster = unpack(state, int(self._parameters["nthread"]))
 
     def _train(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import CompilerError, OutputError
-from tilewright.network.executable import FORMAT, Executable, load_executable, sha256
+from tilewright.network.executable import Executable, load_executable
 from tilewright.network.load import load
+from tilewright.network.manifest import FORMAT, LIBRARY, NAME, WEIGHTS, read_manifest, sealed
 from tilewright.network.network import Network
 from tilewright.network.plan import Plan
 from tilewright.network.tasks import Extraction
+from tilewright.network.torch_model import SUFFIX, write_program
 from tilewright.runtime.library import compile_runtime, find_compiler
 from tilewright.target import Target
 from tilewright.tvm_compat import lean_kernels
@@ -32,8 +33,6 @@ __all__ = [
     "replace_kernels",
     "save_onnx",
 ]
-
-MANIFEST = "manifest.json"
 
 
 def check_compiler() -> None:
@@ -76,14 +75,15 @@ def replace_kernels(executable: Path, library: Path, out: Path) -> Executable:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        manifest = json.loads((executable / MANIFEST).read_text(encoding="utf-8"))
-        fresh = out / "kernels.so.part"
+        manifest = read_manifest(executable)
+        fresh = out / f"{LIBRARY}.part"
         shutil.copyfile(library, fresh)
-        fresh.replace(out / "kernels.so")
+        fresh.replace(out / LIBRARY)
         if out != executable:
-            _same_file(executable / "weights.npz", out / "weights.npz")
-        manifest["sha256"]["kernels.so"] = sha256(out / "kernels.so")
-        (out / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+            _same_file(executable / WEIGHTS, out / WEIGHTS)
+            manifest["model"] = None
+        files = sorted(file.name for file in out.iterdir() if file.name != NAME)
+        (out / NAME).write_text(sealed(manifest, out, files), encoding="utf-8")
     except OSError as exc:
         raise OutputError(f"the executable in {out} cannot be given other kernels: {exc}") from exc
     return load_executable(out)
@@ -130,7 +130,7 @@ def _write(
     plan: Plan | None = None,
 ) -> Executable:
     check_compiler()
-    if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
+    if out.is_dir() and any(out.iterdir()) and not (out / NAME).is_file():
         raise OutputError(f"--out names a new directory or an executable to replace, but {out} holds other files")
     part = out.with_name(out.name + ".part")
     try:
@@ -141,17 +141,14 @@ def _write(
             f"the executable goes to {out}, which cannot be written: {exc}; choose another --out"
         ) from exc
     try:
-        _compiled(module, target, plan, part / "kernels.so")
+        _compiled(module, target, plan, part / LIBRARY)
     except CompilerError:
         shutil.rmtree(part, ignore_errors=True)
         raise
-    model = None
     try:
         named: dict[str, Any] = {f"w{i}": a for i, a in enumerate(arrays)}
-        np.savez(part / "weights.npz", **named)
-        if network.onnx is not None:
-            model = "model.onnx"
-            save_onnx(network.onnx, part / model)
+        np.savez(part / WEIGHTS, **named)
+        model = _keep_model(network, part)
         manifest = {
             "format": FORMAT,
             "name": network.name,
@@ -160,14 +157,14 @@ def _write(
             "target": {"mcpu": target.mcpu, "cores": target.cores, "machine": target.machine, "key": target.key},
             "model": model,
             "plan": None if plan is None else plan.to_json(),
-            "sha256": {name: sha256(part / name) for name in ("kernels.so", "weights.npz")},
             **extra,
         }
-        (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        text = sealed(manifest, part, sorted(file.name for file in part.iterdir()))
+        (part / NAME).write_text(text, encoding="utf-8")
         if out.exists():
             shutil.rmtree(out)
         part.rename(out)
-    except OSError as exc:
+    except (OSError, OutputError) as exc:
         shutil.rmtree(part, ignore_errors=True)
         raise OutputError(f"the executable cannot be written to {out}: {exc}") from exc
     return load_executable(out)
@@ -189,6 +186,17 @@ def _compiled(module: Any, target: Target, plan: Plan | None, out: Path) -> None
         _compile(module, target, plan, out)
     except (RuntimeError, ValueError, TypeError) as exc:
         raise CompilerError(f"the network cannot be compiled: {(str(exc).splitlines() or ['?'])[0][:300]}") from exc
+
+
+def _keep_model(network: Network, folder: Path) -> str | None:
+    """Write the model that the executable is made from beside it; the name of its file, or None where there is none."""
+    if network.onnx is not None:
+        save_onnx(network.onnx, folder / "model.onnx")
+        return "model.onnx"
+    if network.program is not None:
+        write_program(network.program, folder / f"model{SUFFIX}")
+        return f"model{SUFFIX}"
+    return None
 
 
 def _compile(module: Any, target: Target, plan: Plan | None, out: Path) -> None:

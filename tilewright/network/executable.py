@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import shutil
 import tempfile
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import OutputError, ShapeError
+from tilewright.network.manifest import FORMAT, LIBRARY, WEIGHTS, listed, read_manifest, take
 from tilewright.network.network import TensorSpec
 from tilewright.network.plan import Plan
 from tilewright.network.program import MachineProgram, PlanProgram, Program
+from tilewright.reading import open_regular, read_arrays
 from tilewright.tvm_compat import usable_cores
 
-__all__ = ["FORMAT", "Executable", "load_executable", "sha256"]
-
-#: Version of the directory's layout.
-FORMAT = 2
+__all__ = ["FORMAT", "Executable", "load_executable"]
 
 
 class Executable:
@@ -76,51 +70,48 @@ class Executable:
 def load_executable(path: str | Path) -> Executable:
     """The executable that ``tilewright tune`` wrote into the directory ``path``.
 
+    Nothing outside of the directory is loaded, and nothing in it whose checksum is not the manifest's.
+
     Raises:
-        OutputError: not such a directory, of a newer format, incomplete or damaged.
+        OutputError: not such a directory, of a newer format, incomplete, damaged, or changed.
     """
     folder = Path(path)
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        version = manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise OutputError(
-            f"an executable is a directory with a manifest.json that `tilewright tune` wrote, but {folder} is none: "
-            f"{exc}"
-        ) from exc
-    if version != FORMAT:
-        raise OutputError(
-            f"this Tilewright reads executables of format {FORMAT}, but {folder} has {version}; tune again"
-        )
-    library, weights = folder / "kernels.so", folder / "weights.npz"
-    for file in (library, weights):
-        if not file.is_file() or sha256(file) != manifest.get("sha256", {}).get(file.name):
-            raise OutputError(f"{file} is missing or not the file that was written; tune again")
+    manifest = read_manifest(folder)
+    weights = listed(folder, manifest, WEIGHTS)
     threads = int(os.environ.get("TVM_NUM_THREADS") or usable_cores())
-    try:
-        with np.load(weights, allow_pickle=False) as archive:
-            arrays = [archive[f"w{i}"] for i in range(len(archive.files))]
-        # The loader takes a path that it has seen for the library it holds already, although the file was replaced.
-        with tempfile.TemporaryDirectory(prefix="tilewright-") as fresh:
-            alias = Path(fresh, library.name)
-            shutil.copyfile(library, alias)
+    # A copy, because the loader takes a path that it has seen for the library it holds already, although the file was
+    # replaced; and because nobody else can change it after its checksum was compared.
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as fresh:
+        library = Path(fresh, LIBRARY)
+        take(folder, manifest, LIBRARY, library)
+        try:
+            with open_regular(weights) as file:
+                named = read_arrays(file)
+            arrays = [named[f"w{i}"] for i in range(len(named))]
             program: Program
-            if manifest.get("plan"):
-                program = PlanProgram(alias, arrays, Plan.from_json(manifest["plan"]), threads)
+            if manifest["plan"]:
+                plan = Plan.from_json(manifest["plan"])
+                plan.check(arrays)
+                _check_ends(plan, manifest)
+                program = PlanProgram(library, arrays, plan, threads)
             else:
-                program = MachineProgram(alias, arrays)
-            return Executable(program, manifest)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, zipfile.BadZipFile) as exc:
-        raise OutputError(f"the executable in {folder} cannot be loaded here: {str(exc).splitlines()[0]}") from exc
+                program = MachineProgram(library, arrays)
+        except _LOADING as exc:
+            reason = next(iter(str(exc).splitlines()), "") or type(exc).__name__
+            raise OutputError(f"the executable in {folder} cannot be loaded here: {reason}; tune again") from exc
+    return Executable(program, manifest)
 
 
-def sha256(path: Path) -> str:
-    """Checksum of a file, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+#: What a library, weights or a plan of another form raise, in the loader, in NumPy, or in TVM.
+_LOADING = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError, MemoryError)
+
+
+def _check_ends(plan: Plan, manifest: dict[str, Any]) -> None:
+    """Raise ``ValueError`` where the plan's inputs or outputs are not those that the manifest names."""
+    for numbers, entries in ((plan.inputs, manifest["inputs"]), (plan.outputs, manifest["outputs"])):
+        planned = [(list(plan.tensors[number].shape), plan.tensors[number].dtype) for number in numbers]
+        if planned != [(entry["shape"], entry["dtype"]) for entry in entries]:
+            raise ValueError("its plan has other inputs or outputs than it says")
 
 
 def _specs(entries: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:

@@ -11,7 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.errors import MissingExtraError, ModelFormatError, ShapeError, UnsupportedOperatorError
+from tilewright.errors import (
+    MissingExtraError,
+    ModelFormatError,
+    ShapeError,
+    TilewrightError,
+    UnsupportedOperatorError,
+)
 from tilewright.network.network import Network, TensorSpec
 from tilewright.network.torch_model import SUFFIX, read_program
 from tilewright.tvm_compat import plain_clip, set_threads
@@ -65,9 +71,11 @@ def _from_onnx(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Network:
         warnings.simplefilter("ignore")  # one for each weight that is not a graph input, as is usual
         try:
             module = from_onnx(folded, keep_params_in_input=True)
+            return _from_relax(module, path.stem, names, filled)
+        except TilewrightError:
+            raise
         except Exception as exc:  # the importer raises whatever the operator's converter ran into
             raise UnsupportedOperatorError(_blame(folded, exc)) from exc
-    return _from_relax(module, path.stem, names, filled)
 
 
 def _blame(model: Any, exc: BaseException) -> str:
@@ -75,8 +83,9 @@ def _blame(model: Any, exc: BaseException) -> str:
     text = str(exc)
     for node in model.graph.node:
         if re.search(rf"\b{re.escape(node.op_type)}\b", text):
+            name = node.name or next(iter(node.output), "")
             return (
-                f"every operator is one that TVM imports, but {node.op_type} (node {node.name or node.output[0]!r}) "
+                f"every operator is one that TVM imports, but {node.op_type} (node {name!r}) "
                 f"is not: {text.strip().splitlines()[0][:160]}; replace it before export"
             )
     return f"the model cannot be imported: {(text.strip().splitlines() or ['?'])[0][:200]}"
@@ -91,10 +100,13 @@ def _from_torch(program: Any, name: str) -> Network:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch deprecates what TVM's importer makes it do
             module = from_exported_program(program, keep_params_as_input=True)
+            network = _from_relax(module, name)
+    except TilewrightError:
+        raise
     except Exception as exc:  # as with ONNX, converters raise anything
         line = (str(exc).strip().splitlines() or ["?"])[0]
         raise UnsupportedOperatorError(f"the exported program cannot be imported: {line[:200]}") from exc
-    return dataclasses.replace(_from_relax(module, name), program=program)
+    return dataclasses.replace(network, program=program)
 
 
 def _from_relax(module: Any, name: str, names: list[str] | None = None, onnx: Any = None) -> Network:

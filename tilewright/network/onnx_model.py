@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from tilewright.errors import ModelFormatError, ShapeError, UnsupportedOperatorError
+from tilewright.network.onnx_file import bare, check_filled, check_sizes, read_proto
 
 __all__ = ["fold", "read_onnx"]
 
@@ -30,29 +31,24 @@ def read_onnx(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[onnx.M
     The first is what outputs are checked against, so that it shares as little as possible with what is compiled.
 
     Raises:
-        ModelFormatError: missing, truncated or not ONNX.
+        ModelFormatError: missing, truncated, not ONNX, or larger than the memory.
         ShapeError: a symbolic input shape that ``shapes`` does not fix, or a shape for no input.
         UnsupportedOperatorError: an operator that ONNX Runtime does not know.
     """
+    model = read_proto(path)
     try:
-        model = onnx.load(str(path))
-    except FileNotFoundError as exc:
-        raise ModelFormatError(f"a model is a file, but there is none at {path}; check the path") from exc
-    except Exception as exc:  # protobuf's and onnx's own errors share no base class
-        raise ModelFormatError(
-            f"a model is a whole ONNX file, but {path} cannot be read as one ({_first_line(exc)}); "
-            "export the model again, or check that the file was copied whole"
-        ) from exc
-    if not model.graph.node:
-        raise ModelFormatError(f"a model has operators, but {path} holds none; is it an ONNX file?")
-    _fix_shapes(model, shapes)
-    filled = _fill_weights(model)
-    if filled:
-        _calm_softmax(model, filled)
-    folded = onnx.ModelProto()
-    folded.CopyFrom(model)
-    _chain_sums(folded)
-    return model, fold(folded)
+        _fix_shapes(model, shapes)
+        check_sizes(model)
+        filled = _fill_weights(model)
+        if filled:
+            _calm_softmax(model, filled)
+        folded = onnx.ModelProto()
+        folded.CopyFrom(model)
+        _chain_sums(folded)
+        return model, fold(folded)
+    except (LookupError, ValueError, TypeError, AttributeError, OverflowError, MemoryError) as exc:
+        # An operator without the inputs or attributes that it must have.
+        raise ModelFormatError(f"{path} is not valid ONNX: {_first_line(exc)}; export it again") from exc
 
 
 def _first_line(exc: BaseException) -> str:
@@ -109,8 +105,10 @@ def _fill_weights(model: onnx.ModelProto) -> set[str]:
         and n.input[0] in shapes
         and all(numpy_helper.to_array(a.t).dtype == np.float32 for a in n.attribute)
     ]
+    wanted = {node.output[0]: tuple(map(int, shapes[node.input[0]].reshape(-1))) for node in filled}
+    check_filled(wanted)
     for node in filled:
-        shape = tuple(int(d) for d in shapes[node.input[0]])
+        shape = wanted[node.output[0]]
         name = node.output[0]
         rng = np.random.default_rng(zlib.crc32(name.encode()))
         if name in positive:
@@ -242,13 +240,6 @@ def _split_batch_norms(model: onnx.ModelProto) -> None:
 
 def _ranks(model: onnx.ModelProto) -> dict[str, int]:
     """How many dimensions each tensor has, as far as shape inference tells."""
-    bare = onnx.ModelProto()  # the weights' values do not matter, and may pass protobuf's limit
-    bare.CopyFrom(model)
-    for tensor in bare.graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT:
-            tensor.ClearField("raw_data")
-            tensor.ClearField("float_data")
-    bare.ir_version = max(4, bare.ir_version)  # before 4, a weight that is no input of the graph has no shape
-    graph = onnx.shape_inference.infer_shapes(bare).graph
+    graph = onnx.shape_inference.infer_shapes(bare(model)).graph
     values = [*graph.value_info, *graph.input, *graph.output]
     return {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -15,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tilewright.errors import MeasureError, OutputError
+from tilewright.errors import MeasureError
 from tilewright.measure.peers import Array, Runnable
+from tilewright.network.manifest import listed, read_manifest
 from tilewright.tvm_compat import usable_cores
 
 __all__ = [
@@ -34,24 +34,24 @@ __all__ = [
     "untuned",
 ]
 
+#: Where weights that pass protobuf's limit are, beside the ONNX file.
+_MORE_WEIGHTS = "model.bin"
+
 
 def reference_model(out: Path) -> Path | None:
     """The model file that the executable in ``out`` was made from; None where it keeps none. Imports no compiler.
 
     Raises:
-        OutputError: there is no executable in ``out``.
+        OutputError: there is no executable in ``out``, or it is damaged or was changed.
     """
-    try:
-        manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-        name = manifest.get("model")
-    except (OSError, ValueError, AttributeError) as error:
-        raise OutputError(
-            f"an executable is a directory with a manifest.json that `tilewright tune` wrote, but {out} is none: "
-            f"{error}"
-        ) from error
-    # A manifest names files beside itself, and nothing elsewhere.
-    path = out / Path(str(name)).name if name else None
-    return path if path is not None and path.is_file() else None
+    manifest = read_manifest(out)
+    name = manifest.get("model")
+    # Who only runs an executable may leave the model out of the directory.
+    if not name or not (out / Path(name).name).exists():
+        return None
+    if _MORE_WEIGHTS in manifest["sha256"]:
+        listed(out, manifest, _MORE_WEIGHTS)
+    return listed(out, manifest, name)
 
 
 def executable(out: str) -> Runnable:

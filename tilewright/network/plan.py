@@ -7,6 +7,7 @@ another view of the same bytes, and what a concatenation joins is written where 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,8 @@ __all__ = ["ALIGNMENT", "ARENA", "WEIGHTS", "Call", "Plan", "Tensor", "make_plan
 ALIGNMENT = 64
 #: Where a tensor is: in the memory shared by all that is computed, or among the weights.
 ARENA, WEIGHTS = "arena", "weights"
+#: NumPy has no more.
+_MOST_DIMENSIONS = 64
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,11 @@ class Tensor:
     place: int
     shape: tuple[int, ...]
     dtype: str
+
+    @property
+    def itemsize(self) -> int:
+        """The bytes of an element."""
+        return np.dtype(self.dtype).itemsize
 
     @property
     def bytes(self) -> int:
@@ -100,12 +108,51 @@ class Plan:
             KeyError, TypeError, ValueError: it did not.
         """
         return cls(
-            int(data["arena_bytes"]),
-            tuple(Tensor(str(r), int(p), tuple(map(int, s)), str(d)) for r, p, s, d in data["tensors"]),
-            tuple(Call(str(k), tuple(map(int, t))) for k, t in data["calls"]),
-            tuple(map(int, data["inputs"])),
-            tuple(map(int, data["outputs"])),
+            _number(data["arena_bytes"]),
+            tuple(Tensor(_text(r), _number(p), tuple(map(_number, s)), _text(d)) for r, p, s, d in data["tensors"]),
+            tuple(Call(_text(k), tuple(map(_number, t))) for k, t in data["calls"]),
+            tuple(map(_number, data["inputs"])),
+            tuple(map(_number, data["outputs"])),
         )
+
+    def check(self, weights: Sequence[NDArray[Any]]) -> None:
+        """Raise ``ValueError`` where a call would read or write outside of the arena and the weights."""
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if self.arena_bytes > memory:
+            raise ValueError(f"its tensors need {self.arena_bytes:,} bytes, but this machine has {memory:,}")
+        for tensor in self.tensors:
+            if len(tensor.shape) > _MOST_DIMENSIONS or np.dtype(tensor.dtype).kind not in "iufb":
+                raise ValueError(f"{tensor} is no tensor of numbers")
+            if tensor.region == ARENA:
+                fits = tensor.place % tensor.itemsize == 0 and tensor.place + tensor.bytes <= self.arena_bytes
+            else:
+                fits = tensor.place < len(weights) and tensor.bytes <= weights[tensor.place].nbytes
+            if not fits or tensor.region not in (ARENA, WEIGHTS):
+                raise ValueError(f"{tensor} lies outside of the memory of its region")
+        for call in self.calls:
+            if any(number >= len(self.tensors) for number in call.tensors):
+                raise ValueError(f"a call of {call.kernel or 'copy'!r} names a tensor that does not exist")
+            if call.kernel and not (call.kernel.isidentifier() and call.kernel.isascii()):
+                raise ValueError(f"{call.kernel!r} is no name of a kernel")
+            if not call.kernel:
+                to, source = call.tensors
+                if self.tensors[to].bytes < self.tensors[source].bytes:
+                    raise ValueError("a copy is longer than the place that it goes to")
+        for number in (*self.inputs, *self.outputs):
+            if number >= len(self.tensors) or self.tensors[number].region != ARENA:
+                raise ValueError("an input or output lies outside of the arena")
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"a plan has integers from 0 to 2**63 - 1, but this is {value!r:.80}")
+    return value
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise ValueError(f"a plan has a text here, but this is {value!r:.80}")
+    return value
 
 
 class _Unplannable(Exception):  # noqa: N818  a signal within this module, no error of the user's

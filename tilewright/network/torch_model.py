@@ -9,7 +9,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from tilewright.errors import MissingExtraError, ModelFormatError, OutputError, UnsupportedOperatorError
+from tilewright.errors import (
+    MissingExtraError,
+    ModelFormatError,
+    OutputError,
+    TilewrightError,
+    UnsupportedOperatorError,
+)
+from tilewright.network.torch_file import check_program
 
 __all__ = ["SUFFIX", "module_from_onnx", "onnx_from_program", "read_program", "write_program"]
 
@@ -21,10 +28,11 @@ def read_program(path: Path) -> Any:
     """The ``ExportedProgram`` in a file that ``torch.export.save`` wrote.
 
     Raises:
-        ModelFormatError: missing or not such a file.
+        ModelFormatError: missing, not such a file, or one that holds code (see ``network/torch_file``).
+        ShapeError: it has symbolic shapes.
         MissingExtraError: PyTorch is not installed.
     """
-    if not path.is_file():
+    if not path.exists():
         raise ModelFormatError(f"a model is a file, but there is none at {path}; check the path")
     try:
         import torch
@@ -33,7 +41,10 @@ def read_program(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about its own internals
+            check_program(path)
             return torch.export.load(str(path))
+    except TilewrightError:
+        raise
     except Exception as exc:  # zip's, pickle's and PyTorch's own errors share no base class
         line = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]
         raise ModelFormatError(

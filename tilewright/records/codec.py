@@ -17,20 +17,27 @@ from typing import Any
 
 from tilewright.errors import RecordsError, RecordsFormatError
 from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.reading import parse_json
 from tilewright.task import Task
 
-__all__ = ["decode", "decode_list", "decode_task", "encode_ir", "encode_list", "normalise"]
+__all__ = ["decode", "decode_list", "decode_summary", "decode_task", "encode_ir", "encode_list", "normalise"]
 
 #: A latency or an effort beyond this many seconds (31 years) is a mistake, and would overflow a sum later.
 LONGEST = 1e9
 #: Indices are int32 wherever configs are handled.
 LARGEST_INDEX = 2**31 - 1
+#: A list of numbers has no more characters: a config has a dozen entries, a measurement a few hundred repeats.
+_LONGEST_LIST = 1 << 20
+#: A message is a line or two; more of one that others wrote is cut.
+_LONGEST_MESSAGE = 10_000
+#: A key or the name of a task.
+_LONGEST_KEY = 1_000
 #: An ``ir`` longer than this is compressed: a convolution's 36 kB become 5.5 kB.
 _LONG = 20_000
 #: Stands before a compressed ``ir``; TVM's JSON begins with a brace.
 _COMPRESSED = "zlib:"
 #: More than this does not come out of a compressed ``ir``: a damaged or hostile one shall not fill the memory.
-_LARGEST_IR = 2**28
+_LARGEST_IR = 2**26
 
 
 def normalise(measurement: Measurement) -> Measurement:
@@ -48,24 +55,24 @@ def normalise(measurement: Measurement) -> Measurement:
         time, elapsed = float(measurement.time), float(measurement.elapsed)
     except (TypeError, ValueError, OverflowError) as exc:
         raise RecordsError(
-            f"a measurement holds a config of integers and times in seconds, but this is {measurement!r}: {exc}"
+            f"a measurement holds a config of integers and times in seconds, but this is {shorten(measurement)}: {exc}"
         ) from exc
     if not isinstance(measurement.outcome, Outcome):
         raise RecordsError(f"an outcome is one of {[o.name for o in Outcome]}, but this is {measurement.outcome!r}")
     for name in ("task", "target", "template"):
         key = getattr(measurement, name)
-        if not isinstance(key, str) or not key or storable(key) != key:
-            raise RecordsError(f"a measurement's {name} is a text of plain characters, but this is {key!r}")
+        if not isinstance(key, str) or not 0 < len(key) <= _LONGEST_KEY or storable(key) != key:
+            raise RecordsError(f"a measurement's {name} is a text of plain characters, but this is {shorten(key)}")
     if any(not 0 <= index <= LARGEST_INDEX for index in config):
-        raise RecordsError(f"a config's entries are from 0 to 2**31 - 1, but this is {config}")
+        raise RecordsError(f"a config's entries are from 0 to 2**31 - 1, but this is {shorten(config)}")
     if any(not 0 <= seconds <= LONGEST for seconds in (*repeats, elapsed)) or not math.isfinite(time):
         raise RecordsError(
-            f"a measurement's times are finite and not negative, but these are repeats {repeats}, elapsed {elapsed}, "
+            f"a measurement's times are finite and not negative, but these are repeats {shorten(repeats)}, elapsed {elapsed}, "
             f"time {time}; a failure has no repeats, and its outcome says what happened"
         )
     if measurement.ok and not repeats:
         raise RecordsError("an OK measurement has at least one repeat, but this has none; give it another outcome")
-    message = storable(str(measurement.message))
+    message = storable(str(measurement.message))[:_LONGEST_MESSAGE]
     return replace(measurement, config=config, repeats=repeats, time=time, elapsed=elapsed, message=message)
 
 
@@ -82,9 +89,8 @@ def encode_list(numbers: Iterable[float]) -> str:
 def decode_list(text: str) -> list[Any]:
     """The list in a JSON text. Raises ``RecordsFormatError`` where it is none."""
     try:
-        value = json.loads(text)
-    # A number of 5,000 digits is a ValueError, ten thousand opening brackets are a RecursionError.
-    except (TypeError, ValueError, RecursionError) as exc:
+        value = parse_json(text, _LONGEST_LIST)
+    except (TypeError, ValueError) as exc:
         raise RecordsFormatError(f"a list of numbers in JSON was expected, but found {shorten(text)}: {exc}") from exc
     if not isinstance(value, list):
         raise RecordsFormatError(f"a list of numbers in JSON was expected, but found {shorten(text)}")
@@ -127,6 +133,8 @@ def encode_ir(ir: str) -> str:
 def decode_ir(text: str) -> str:
     """The ``ir`` of :func:`encode_ir`. Raises ``ValueError`` where it is none."""
     if not text.startswith(_COMPRESSED):
+        if len(text) > _LARGEST_IR:
+            raise ValueError("its ir is larger than any task's")
         return text
     unpack = zlib.decompressobj()
     try:
@@ -146,8 +154,13 @@ def decode_task(fields: Mapping[str, Any]) -> Task:
     """
     try:
         key, name, kind, ir = (_exactly(str, fields, field) for field in ("key", "name", "kind", "ir"))
-        return Task(key, name, kind, float(_number(fields, "flop")), decode_ir(ir))
-    except (KeyError, ValueError) as exc:
+        if any(len(text) > _LONGEST_KEY or storable(text) != text for text in (key, name, kind)):
+            raise ValueError(f"its key, name and kind are plain texts, but are {shorten((key, name, kind))}")
+        flop = float(_number(fields, "flop"))
+        if not 0 <= flop < math.inf:
+            raise ValueError(f"its flop is {flop}")
+        return Task(key, name, kind, flop, decode_ir(ir))
+    except (KeyError, ValueError, OverflowError) as exc:
         raise RecordsFormatError(f"task {shorten(fields.get('key'))}: not a task: {exc}") from exc
 
 
@@ -169,6 +182,16 @@ def _number(fields: Mapping[str, Any], name: str) -> Any:
     if type(value) not in (int, float):
         raise ValueError(f"{name} should be a number, but is {shorten(value)}")
     return value
+
+
+def decode_summary(fields: Mapping[str, Any]) -> None:
+    """Raise ``RecordsFormatError`` where the summary of a store's rows has not the types it should have."""
+    texts = (fields["task"], fields["target"], fields["template"], fields["name"])
+    numbers = [fields[name] for name in ("flop", "best_seconds", "last_time") if fields[name] is not None]
+    if not all(isinstance(text, str) for text in texts) or fields["last_time"] is None:
+        raise RecordsFormatError(f"a measurement's keys are texts, but these are {shorten(texts)}")
+    if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+        raise RecordsFormatError(f"times and FLOP counts are numbers, but these are {shorten(numbers)}")
 
 
 def _numbers(kind: type, fields: Mapping[str, Any], name: str) -> list[Any]:

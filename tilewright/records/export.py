@@ -12,18 +12,23 @@ describes every field.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import TextIO
 
 from tilewright.errors import RecordsFormatError, RecordsVersionError
 from tilewright.measure.outcome import Measurement
+from tilewright.reading import parse_json
 from tilewright.records.codec import decode, normalise, shorten
 
 __all__ = ["VERSION", "read_jsonl", "write_jsonl"]
 
 #: Raised with every change after which an older reader would misread a line.
 VERSION = 1
+#: Characters of a line: one with a message of the greatest length, and a thousand repeats, has a tenth of that.
+_LONGEST = 1 << 20
 
 
 def write_jsonl(measurements: Iterable[Measurement], file: TextIO) -> int:
@@ -58,6 +63,9 @@ def read_jsonl(lines: Iterable[str]) -> Iterator[Measurement]:
         RecordsFormatError: a line is not a measurement; the message says which, counted from 1.
         RecordsVersionError: a line is of a newer version.
     """
+    if isinstance(lines, io.TextIOBase):
+        # A file without line ends would come as one line, whatever its size.
+        lines = iter(partial(lines.readline, _LONGEST + 1), "")
     try:
         for number, line in enumerate(lines, start=1):
             if line.strip():
@@ -68,8 +76,8 @@ def read_jsonl(lines: Iterable[str]) -> Iterator[Measurement]:
 
 def _read_line(number: int, line: str) -> Measurement:
     try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError) as exc:
+        fields = parse_json(line, _LONGEST)
+    except ValueError as exc:
         raise RecordsFormatError(f"line {number}: expected one JSON object, found {shorten(line)}: {exc}") from exc
     if not isinstance(fields, dict):
         raise RecordsFormatError(f"line {number}: expected one JSON object, found {shorten(line)}")

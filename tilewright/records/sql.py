@@ -12,7 +12,16 @@ from sqlalchemy import Connection, Engine, Row, exc, func, insert, select, updat
 
 from tilewright.errors import RecordsError, RecordsFormatError
 from tilewright.measure.outcome import Measurement
-from tilewright.records.codec import decode, decode_list, decode_task, encode_ir, encode_list, normalise, storable
+from tilewright.records.codec import (
+    decode,
+    decode_list,
+    decode_summary,
+    decode_task,
+    encode_ir,
+    encode_list,
+    normalise,
+    storable,
+)
 from tilewright.records.schema import measurements, tasks
 from tilewright.records.store import Query, Summary
 from tilewright.task import Task
@@ -59,7 +68,10 @@ class SQLStore:
         with self._reading() as connection:
             if count > 0:
                 for row in connection.execution_options(yield_per=64).execute(query):
-                    found.setdefault(row.config, _measurement(row))
+                    measurement = _measurement(row)
+                    if not measurement.ok:
+                        raise RecordsFormatError(f"measurement {row.id}: it failed, but has a latency")
+                    found.setdefault(row.config, measurement)
                     if len(found) == count:
                         break
         return list(found.values())
@@ -124,7 +136,10 @@ class SQLStore:
             groups.outerjoin(tasks, tasks.c.key == groups.c.task)
         )
         with self._reading() as connection:
-            found = [Summary(**row._mapping) for row in connection.execute(query)]
+            rows = [dict(row._mapping) for row in connection.execute(query)]
+        for row in rows:
+            decode_summary(row)
+        found = [Summary(**row) for row in rows]
         # Sorted here, because databases order text by their own locale.
         return sorted(found, key=lambda s: (s.task, s.target, s.template))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, create_engine, event, inspect
 
 from tilewright.errors import RecordsError, RecordsFormatError, RecordsVersionError
+from tilewright.reading import open_regular
 from tilewright.records.schema import MIGRATIONS, VERSION, metadata
 from tilewright.records.sql import SQLStore, translated
 
@@ -20,6 +22,8 @@ __all__ = ["APPLICATION_ID", "SQLiteStore"]
 APPLICATION_ID = 0x54696C65
 #: How long one process waits for another's transaction. One lasts milliseconds; a laptop's sleep lasts longer.
 _BUSY_SECONDS = 30.0
+#: Bytes of a row; the largest texts in it are functions of tasks.
+_LONGEST = 1 << 27
 
 
 class SQLiteStore(SQLStore):
@@ -74,6 +78,7 @@ class SQLiteStore(SQLStore):
                     f"{version}; upgrade Tilewright, or name another file"
                 )
             else:
+                _check_schema(connection, path)
                 # The version was read within this transaction: of two processes only one finds the old one.
                 for older in range(version, VERSION):
                     for statement in MIGRATIONS[older]:
@@ -81,6 +86,24 @@ class SQLiteStore(SQLStore):
                 # Written even where it is there already: in a file that may only be read, BEGIN IMMEDIATE passes, and
                 # the first failure would otherwise be the first measurement, minutes later.
                 connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
+
+
+def _check_schema(connection: Connection, path: Path) -> None:
+    """Refuse a store that would compute when it is used: with triggers, or with views where its tables should be."""
+    entries = connection.exec_driver_sql("SELECT type, name, tbl_name, sql FROM sqlite_schema").all()
+    ours = set(metadata.tables)
+    for kind, name, table, sql in entries:
+        other = f"{table!s:.80}" not in ours and name not in ours
+        virtual = str(sql).split(maxsplit=2)[1:2] not in (["TABLE"], ["table"])
+        if kind == "trigger" or not (other or kind == "index" or (kind == "table" and not virtual)):
+            raise RecordsFormatError(
+                f"a records store has tables and nothing that runs by itself, but {path} has {kind} {name!s:.80}; "
+                "drop it, or name another file"
+            )
+    for table in sorted(ours & {str(entry[1]) for entry in entries}):
+        # Neither hidden nor generated.
+        if any(column[-1] for column in connection.exec_driver_sql(f"PRAGMA table_xinfo({table})")):
+            raise RecordsFormatError(f"a records store has plain columns, but {path} computes some; name another file")
 
 
 def _check_file(path: Path) -> None:
@@ -92,7 +115,7 @@ def _check_file(path: Path) -> None:
         if not mode and not path.parent.is_dir():
             raise RecordsError(f"{path} cannot be made: its directory does not exist; make {path.parent} first")
         if mode:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 start = file.read(16)
             if start and start != b"SQLite format 3\0":
                 raise RecordsFormatError(
@@ -113,7 +136,11 @@ def _mode(path: Path) -> int:
 def _configure(connection: Any, _record: object) -> None:
     # The driver begins transactions when it thinks fit; _begin does it instead.
     connection.isolation_level = None
+    # A store may come from others: functions in its schema are not run, and no text is longer than any of ours.
+    if sys.version_info >= (3, 11):
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
     cursor = connection.cursor()
+    cursor.execute("PRAGMA trusted_schema = OFF")
     # Durable means durable: WAL's usual NORMAL may lose the last transactions when the power fails.
     cursor.execute("PRAGMA synchronous = FULL")
     if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":

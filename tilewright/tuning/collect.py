@@ -14,7 +14,7 @@ from tilewright.errors import SpaceError
 from tilewright.measure.outcome import Outcome, robust_seconds
 from tilewright.records.store import Query, Store
 from tilewright.space.configs import cardinalities
-from tilewright.space.registry import make_space
+from tilewright.space.recorded import recorded_space
 from tilewright.target import Target
 from tilewright.task import Task
 
@@ -53,7 +53,7 @@ def collect(
         if next(iter(store.scan(Query(task.key, target.key))), None) is None:
             continue
         try:
-            space = make_space(task, target)
+            space = recorded_space(task, target)
         except SpaceError:
             continue
         if not space.has_loop_nest:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from tilewright.network.build import build, compile_kernels, replace_kernels
 from tilewright.network.check import TOLERANCE, blame, network_error
 from tilewright.network.executable import Executable
 from tilewright.network.tasks import Extraction
-from tilewright.network.torch_model import SUFFIX, write_program
 from tilewright.space.registry import make_space
 from tilewright.tuning.scheduler import NetworkTuner
 
@@ -151,10 +149,7 @@ def written(extraction: Extraction, functions: dict[str, Any], out: Path) -> tup
         CheckError: the outputs are wrong, and replacing the tasks to blame did not help.
     """
     names = {use.task.key: use.task for use in extraction.uses}
-    # An executable keeps the model that it was made from: an ONNX model by itself, a PyTorch program by us.
-    program = extraction.network.program
-    kept: Mapping[str, Any] = {} if program is None else {"model": f"model{SUFFIX}"}
-    executable = build(extraction, functions, out, kept)
+    executable = build(extraction, functions, out, {})
     error = network_error(executable, extraction.network)
     blamed: list[str] = []
     if error is not None and not error <= TOLERANCE:
@@ -165,7 +160,7 @@ def written(extraction: Extraction, functions: dict[str, Any], out: Path) -> tup
         guilty_still = blame(extraction, {key: functions[key] for key in functions if names[key].name in blamed})
         for key in guilty_still:
             del functions[key]  # not even its default is right: TVM's own
-        executable = build(extraction, functions, out, {**kept, "replaced": blamed})
+        executable = build(extraction, functions, out, {"replaced": blamed})
         error = network_error(executable, extraction.network)
         if error is None or not error <= TOLERANCE:
             raise CheckError(
@@ -173,6 +168,4 @@ def written(extraction: Extraction, functions: dict[str, Any], out: Path) -> tup
                 f"also with the defaults of the tasks to blame ({', '.join(blamed) or 'none found'}); "
                 f"do not use what is in {out}, and report the model"
             )
-    if program is not None:
-        write_program(program, out / f"model{SUFFIX}")
     return executable, error, blamed

@@ -96,6 +96,7 @@ class NetworkTuner:
         self._budget, self._rng = budget, rng
         self._method = default() if method is None else method
         self._make_space = make_space
+        self._check_recorded = make_space is None  # whoever makes spaces of their own knows their own records
         self._progress: Progress = SilentProgress() if progress is None else progress
         self._first_round = first_round or _FIRST
         self._first_is_given = first_round is not None
@@ -170,7 +171,7 @@ class NetworkTuner:
             seconds = min(self._sharing.seconds, _ASKING_SHARE * self._budget.remaining_seconds)
             sharing = replace(self._sharing, seconds=seconds)
             self._lending = Lending(
-                sharing, self._order, self._store, self._target, self._space, lambda: self._budget.elapsed
+                sharing, self._order, self._store, self._target, self._earlier_space, lambda: self._budget.elapsed
             )
             if self._lending.lends and not self._first_is_given:
                 self._first_round = _FIRST_SHARED
@@ -328,7 +329,16 @@ class NetworkTuner:
             from tilewright.space.registry import make_space  # imports TVM
 
             self._make_space = make_space
+        self._check_recorded = make_space is None  # whoever makes spaces of their own knows their own records
         return self._make_space(task, self._target)
+
+    def _earlier_space(self, task: Task) -> DesignSpace:
+        """The space of a task out of the records, whose function others may have written."""
+        if self._check_recorded:
+            from tilewright.space.recorded import check_recorded
+
+            check_recorded(task)
+        return self._space(task)
 
     def _pending(self, share: Share) -> bool:
         return share.live or (share.tuner is None and not share.problem)
