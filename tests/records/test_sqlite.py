@@ -139,7 +139,7 @@ def test_an_older_store_is_migrated_and_loses_nothing(tmp_path: Path) -> None:
             assert list(store.scan(EVERYTHING)) == [measured("a", 0), measured("a", 1)]
             assert [(s.name, s.flop, s.count) for s in store.summary()] == [("conv2d", 1e9, 2)]
             assert store.tasks() == []
-        assert version_of(path) == VERSION == 2
+        assert version_of(path) == VERSION == 3
     with open_store(path) as store:
         store.describe(TASK)
         assert store.tasks() == [TASK]
@@ -181,7 +181,7 @@ def test_two_processes_migrate_one_store(tmp_path: Path) -> None:
             opener.join(60)
         assert failures.empty()
         assert [opener.exitcode for opener in openers] == [0] * 3
-        assert version_of(path) == 2
+        assert version_of(path) == VERSION
 
 
 def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:

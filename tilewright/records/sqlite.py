@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, create_engine, event, inspect
 
 from tilewright.errors import RecordsError, RecordsFormatError, RecordsVersionError
-from tilewright.records.schema import MIGRATIONS, VERSION, metadata
+from tilewright.records.schema import VERSION, metadata, migrate
 from tilewright.records.sql import SQLStore, translated
 
 __all__ = ["APPLICATION_ID", "SQLiteStore"]
@@ -75,9 +75,7 @@ class SQLiteStore(SQLStore):
                 )
             else:
                 # The version was read within this transaction: of two processes only one finds the old one.
-                for older in range(version, VERSION):
-                    for statement in MIGRATIONS[older]:
-                        connection.exec_driver_sql(statement)
+                migrate(connection, version)
                 # Written even where it is there already: in a file that may only be read, BEGIN IMMEDIATE passes, and
                 # the first failure would otherwise be the first measurement, minutes later.
                 connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
