@@ -11,8 +11,8 @@ VERSION = 3
 #: A store of this version or a later one has every column, so that it can be read without being migrated.
 OLDEST_READABLE = 2
 
-#: By database: what makes a store of version ``n`` one of ``n + 1``. Only ever changes what an older Tilewright that has
-#: the store open at that moment can leave alone. Text, because it must not change when the tables below do.
+#: By database: what makes a store of version ``n`` one of ``n + 1``. Only ever changes what an older Tilewright that
+#: has the store open at that moment can leave alone. Text, because it must not change when the tables below do.
 MIGRATIONS: dict[str, dict[int, tuple[str, ...]]] = {
     "sqlite": {
         1: ("ALTER TABLE tasks ADD COLUMN ir TEXT",),
