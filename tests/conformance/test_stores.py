@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from tests.records import strategies as some
-from tests.records.server import Server, missing
+from tests.records.server import Server, in_memory, missing
 from tilewright.errors import RecordsError
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.records import open_store
@@ -229,7 +229,7 @@ def test_a_closed_store_refuses(store: AnyStore) -> None:
 @settings(max_examples=50)
 @given(added=st.lists(some.measurements(), max_size=8))
 def test_round_trip(added: list[Measurement]) -> None:
-    with tempfile.TemporaryDirectory() as directory, open_store(Path(directory) / "records.db") as store:
+    with tempfile.TemporaryDirectory(dir=in_memory()) as directory, open_store(Path(directory) / "records.db") as store:
         store.add(added)
         assert list(store.scan(EVERYTHING)) == added
 
@@ -262,7 +262,7 @@ class Agreement(RuleBasedStateMachine):
 
     def __init__(self, server: Server | None) -> None:
         super().__init__()
-        self.directory = tempfile.TemporaryDirectory()
+        self.directory = tempfile.TemporaryDirectory(dir=in_memory())
         folder = Path(self.directory.name)
         self.where: list[str | Path] = [folder / "records.db", *([server.empty()] if server else [])]
         self.model, self.opened = MemoryStore(), [open_store(where) for where in self.where]

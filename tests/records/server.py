@@ -17,8 +17,9 @@ from urllib.parse import quote
 
 from sqlalchemy import create_engine
 
-__all__ = ["Server", "missing", "running"]
+__all__ = ["Server", "in_memory", "missing", "running"]
 
+#: Servers refuse to run as root, so root runs them as one of these.
 _ACCOUNTS = ("postgres", "nobody")
 
 
@@ -31,6 +32,81 @@ def missing() -> str | None:
     return None
 
 
+def in_memory() -> str | None:
+    """A directory in memory, for files that are flushed a thousand times; None where there is none of some size."""
+    shared = Path("/dev/shm")
+    return str(shared) if os.access(shared, os.W_OK) and shutil.disk_usage(shared).free > 2**30 else None
+
+
+class Server:
+    """A server.
+
+    Args:
+        folder: an empty directory, of a short name: a socket's path is at most 107 bytes long.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._names = (f"records{number}" for number in count())
+        self._as_user = _unprivileged(folder)
+        self._data = folder / "data"
+        initdb = f"{_binaries()}/initdb -D {self._data} -U tester -A trust -E UTF8 --locale=C --no-sync"
+        subprocess.run([*self._as_user, *initdb.split()], check=True, stdout=subprocess.DEVNULL, cwd="/")
+        self.start()
+
+    def start(self) -> None:
+        """Start, and wait until it serves."""
+        # Without autovacuum, which would only make timings differ; fsync stays on, as in life.
+        postgres = f"{_binaries()}/postgres -D {self._data} -k {self.folder} -c listen_addresses= -c autovacuum=off"
+        with (self.folder / "log").open("wb") as log:
+            self._process = subprocess.Popen([*self._as_user, *postgres.split()], stdout=log, stderr=log, cwd="/")
+        for _ in range(600):
+            ready = [f"{_binaries()}/pg_isready", "-q", "-h", str(self.folder)]
+            if subprocess.run(ready, check=False).returncode == 0:
+                return
+            try:
+                self._process.wait(0.05)
+                break
+            except subprocess.TimeoutExpired:
+                continue
+        raise RuntimeError(f"the server did not start: {(self.folder / 'log').read_text(errors='replace')}")
+
+    def kill(self) -> None:
+        """End at once, whatever clients it has; nothing is written any more, and the next start recovers."""
+        self._process.send_signal(signal.SIGQUIT)
+        self._process.wait(60)
+
+    def url(self, database: str = "postgres", user: str = "tester") -> str:
+        return f"postgresql://{user}@/{database}?host={quote(str(self.folder))}"
+
+    def empty(self) -> str:
+        """The URL of a new, empty place: a schema, which is made faster than a database."""
+        name = next(self._names)
+        self.execute(f"CREATE SCHEMA {name}")
+        return f"{self.url()}&options=-csearch_path%3D{name}"
+
+    def execute(self, *statements: str, url: str | None = None) -> None:
+        """Run statements outside of any transaction."""
+        address = (url or self.url()).replace("postgresql:", "postgresql+psycopg:")
+        engine = create_engine(address, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+        engine.dispose()
+
+
+@contextmanager
+def running() -> Iterator[Server]:
+    """A new server, which ends with the block. Only where nothing is :func:`missing`."""
+    # Not under pytest's directory, which other accounts may not enter.
+    with tempfile.TemporaryDirectory(prefix="tilewright-", dir=in_memory()) as folder:
+        server = Server(Path(folder))
+        try:
+            yield server
+        finally:
+            server.kill()
+
+
 def _binaries() -> Path | None:
     """The directory of ``initdb`` and ``postgres``, which Debian keeps out of the PATH; None where there is none."""
     folders = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
@@ -39,67 +115,8 @@ def _binaries() -> Path | None:
     return next((folder for folder in folders if (folder / "postgres").exists()), None)
 
 
-class Server:
-    """A running server.
-
-    Args:
-        folder: where its socket is.
-        process: the server.
-    """
-
-    def __init__(self, folder: Path, process: subprocess.Popen[bytes]) -> None:
-        self.folder, self.process = folder, process
-        self._names = (f"records{number}" for number in count())
-        self.execute("CREATE DATABASE records")
-
-    def url(self, database: str = "postgres", user: str = "tester") -> str:
-        return f"postgresql://{user}@/{database}?host={quote(str(self.folder))}"
-
-    def empty(self) -> str:
-        """The URL of a new, empty place: a schema, which is made faster than a database."""
-        name = next(self._names)
-        self.execute(f"CREATE SCHEMA {name}", self.url("records"))
-        return f"{self.url('records')}&options=-csearch_path%3D{name}"
-
-    def execute(self, statement: str, url: str | None = None) -> None:
-        """Run a statement outside of any transaction."""
-        address = (url or self.url()).replace("postgresql:", "postgresql+psycopg:")
-        engine = create_engine(address, isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            connection.exec_driver_sql(statement)
-        engine.dispose()
-
-
-@contextmanager
-def running() -> Iterator[Server]:
-    """A new server, which ends with the block. Only where nothing is :func:`missing`."""
-    bin_ = _binaries()
-    assert bin_ is not None
-    # Not under pytest's directory, which other accounts may not enter; and a socket's path is at most 107 bytes long.
-    with tempfile.TemporaryDirectory(prefix="tilewright-") as name:
-        folder = Path(name)
-        as_user = _unprivileged(folder)
-        data = folder / "data"
-        initdb = f"{bin_}/initdb -D {data} -U tester -A trust -E UTF8 --locale=C --no-sync".split()
-        subprocess.run([*as_user, *initdb], check=True, stdout=subprocess.DEVNULL, cwd="/")
-        # Without autovacuum, which would only make timings differ; fsync stays on, as in life.
-        postgres = f"{bin_}/postgres -D {data} -k {folder} -c listen_addresses= -c autovacuum=off".split()
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen([*as_user, *postgres], stdout=log, stderr=log, cwd="/")
-        try:
-            _await(process, bin_, folder)
-            yield Server(folder, process)
-        finally:
-            process.send_signal(signal.SIGQUIT)  # at once: nobody will read what it would write to the disk
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
 def _unprivileged(folder: Path) -> list[str]:
-    """What to put before a command: servers refuse to run as root. They end with this process, however that ends."""
+    """What to put before a command: it ends with this process, however that ends, and does not run as root."""
     ends = ["setpriv", "--pdeathsig=QUIT"]
     if os.geteuid() != 0:
         return ends
@@ -107,16 +124,3 @@ def _unprivileged(folder: Path) -> list[str]:
     os.chown(folder, account.pw_uid, account.pw_gid)
     folder.chmod(0o755)
     return [*ends, f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
-
-
-def _await(process: subprocess.Popen[bytes], bin_: Path, folder: Path) -> None:
-    for _ in range(300):
-        ready = subprocess.run([bin_ / "pg_isready", "-q", "-h", folder], check=False).returncode == 0
-        if ready:
-            return
-        try:
-            process.wait(0.1)
-            break
-        except subprocess.TimeoutExpired:
-            continue
-    raise RuntimeError(f"the server did not start: {(folder / 'log').read_text(errors='replace')}")
