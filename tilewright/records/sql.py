@@ -88,6 +88,9 @@ class SQLStore:
 
     def best(self, task: str, target: str, template: str, count: int) -> list[Measurement]:
         """The fastest ``count`` OK measurements with different configs, fastest first, the older of equals first."""
+        self._check_open()
+        if not all(map(_may_be, (task, target, template))):
+            return []
         table = measurements.c
         ordered = (
             select(measurements)
@@ -121,7 +124,7 @@ class SQLStore:
         A stream, which holds few rows at a time. It reads one state of the database from its first row on.
         """
         self._check_open()
-        return self._stream(query)
+        return self._stream(query) if all(map(_may_be, vars(query).values())) else iter(())
 
     def _stream(self, query: Query) -> Iterator[Measurement]:
         statement = select(measurements).order_by(measurements.c.id)
@@ -220,6 +223,11 @@ class SQLStore:
     def _check_open(self) -> None:
         if self._closed:
             raise RecordsError(f"a store is used before it is closed, but {self.where} was closed; open it again")
+
+
+def _may_be(key: str | None) -> bool:
+    """Whether anything can be stored under a key: drivers refuse to look for characters that databases do not store."""
+    return key is None or storable(key) == key
 
 
 def _row(measurement: Measurement) -> dict[str, Any]:
