@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +14,32 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from tests.records import strategies as some
+from tests.records.server import Server, in_memory, missing
 from tilewright.errors import RecordsError
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.records import open_store
+from tilewright.records.fallback import FallbackStore
 from tilewright.records.memory import MemoryStore
 from tilewright.records.sql import SQLStore
 from tilewright.records.store import Query, Store, Summary
 from tilewright.task import Task
 
-AnyStore = MemoryStore | SQLStore
-STORES: dict[str, Callable[[Path], AnyStore]] = {
-    "memory": lambda directory: MemoryStore(),
-    "sqlite": lambda directory: open_store(directory / "records.db"),
+Listed = MemoryStore | SQLStore
+AnyStore = Listed | FallbackStore
+#: Makes a store in an empty directory or, where it needs one, on a server.
+Factory = Callable[[Path, Callable[[], Server]], AnyStore]
+#: Stores that the command line opens: they have a ``summary`` too.
+LISTED: dict[str, Callable[[Path, Callable[[], Server]], Listed]] = {
+    "memory": lambda directory, server: MemoryStore(),
+    "sqlite": lambda directory, server: open_store(directory / "records.db"),
+    "postgresql": lambda directory, server: open_store(server().empty()),
+}
+STORES: dict[str, Factory] = {
+    **LISTED,
+    "fallback": lambda directory, server: FallbackStore(open_store(directory / "fallback.db")),
 }
 EVERYTHING = Query()
 GOOD = Measurement("t", "cpu", "contraction/1", (1, 2, 3), Outcome.OK, (0.002, 0.003), "", 1.7e9, 0.5)
@@ -35,7 +48,13 @@ TASK = Task("t", "conv2d 3x3", "contraction", 1e9, "{}")
 
 @pytest.fixture(params=STORES)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyStore]:
-    with STORES[request.param](tmp_path) as store:
+    with STORES[request.param](tmp_path, lambda: request.getfixturevalue("postgresql")) as store:
+        yield store
+
+
+@pytest.fixture(params=LISTED)
+def listed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Listed]:
+    with LISTED[request.param](tmp_path, lambda: request.getfixturevalue("postgresql")) as store:
         yield store
 
 
@@ -51,7 +70,6 @@ def test_is_a_store(store: AnyStore) -> None:
     contract: Store = store  # mypy holds the signatures against the contract
     assert list(contract.scan(EVERYTHING)) == []
     assert contract.best("t", "cpu", "contraction/1", 10) == []
-    assert store.summary() == []
 
 
 def test_order_of_adding(store: AnyStore) -> None:
@@ -104,7 +122,13 @@ def test_failures_are_kept_and_never_best(store: AnyStore, outcome: Outcome) -> 
     store.add([failure, GOOD, wrong_but_timed])
     assert list(store.scan(EVERYTHING)) == [failure, GOOD, wrong_but_timed]
     assert store.best("t", "cpu", "contraction/1", 10) == [GOOD]
-    assert (store.summary()[0].count, store.summary()[0].ok) == (3, 1)
+
+
+def test_failures_are_counted(listed: Listed) -> None:
+    assert listed.summary() == []
+    failure = replace(GOOD, outcome=Outcome.WRONG_RESULT, repeats=(1e-9,))
+    listed.add([failure, GOOD, failure])
+    assert [(entry.count, entry.ok) for entry in listed.summary()] == [(3, 1)]
 
 
 def test_numpy_numbers_come_back_as_plain_ones(store: AnyStore) -> None:
@@ -139,22 +163,22 @@ def test_the_impossible_is_refused_and_nothing_is_kept(store: AnyStore, change: 
     assert list(store.scan(EVERYTHING)) == []
 
 
-def test_summary(store: AnyStore) -> None:
+def test_summary(listed: Listed) -> None:
     failure = replace(GOOD, outcome=Outcome.RUN_CRASHED, repeats=(), time=1.8e9)
-    store.add([GOOD, timed(1, 0.001), failure, replace(failure, target="gpu")])
-    assert store.summary() == [
+    listed.add([GOOD, timed(1, 0.001), failure, replace(failure, target="gpu")])
+    assert listed.summary() == [
         Summary("t", "cpu", "contraction/1", "", None, 3, 2, 0.001, 1.8e9),
         Summary("t", "gpu", "contraction/1", "", None, 1, 0, None, 1.8e9),
     ]
 
 
-def test_describe(store: AnyStore) -> None:
-    store.describe(TASK)
-    assert store.summary() == []
-    store.add([GOOD, replace(GOOD, task="unknown")])
-    assert [(s.name, s.flop) for s in store.summary()] == [("conv2d 3x3", 1e9), ("", None)]
-    store.describe(replace(TASK, name="a better name", flop=2e9))
-    assert [(s.name, s.flop) for s in store.summary()] == [("a better name", 2e9), ("", None)]
+def test_describe(listed: Listed) -> None:
+    listed.describe(TASK)
+    assert listed.summary() == []
+    listed.add([GOOD, replace(GOOD, task="unknown")])
+    assert [(s.name, s.flop) for s in listed.summary()] == [("conv2d 3x3", 1e9), ("", None)]
+    listed.describe(replace(TASK, name="a better name", flop=2e9))
+    assert [(s.name, s.flop) for s in listed.summary()] == [("a better name", 2e9), ("", None)]
 
 
 def test_tasks_come_back_whole_and_in_order(store: AnyStore) -> None:
@@ -195,34 +219,72 @@ def test_a_closed_store_refuses(store: AnyStore) -> None:
         lambda: store.scan(EVERYTHING),
         lambda: store.describe(TASK),
         store.tasks,
-        store.summary,
+        getattr(store, "summary", store.tasks),
     ]
     for call in calls:
         with pytest.raises(RecordsError, match="closed"):
             call()
 
 
-@pytest.mark.parametrize("name", STORES)
 @settings(max_examples=50)
 @given(added=st.lists(some.measurements(), max_size=8))
-def test_round_trip(name: str, added: list[Measurement]) -> None:
-    with tempfile.TemporaryDirectory() as directory, STORES[name](Path(directory)) as store:
+def test_round_trip(added: list[Measurement]) -> None:
+    with tempfile.TemporaryDirectory(dir=in_memory()) as directory, open_store(Path(directory) / "records.db") as store:
         store.add(added)
         assert list(store.scan(EVERYTHING)) == added
 
 
-class Agreement(RuleBasedStateMachine):
-    """All stores, told the same, say the same. The first is in memory and the model for the others."""
+class Flaky:
+    """A store that refuses to be written while it is broken."""
 
-    @initialize()
-    def open(self) -> None:
-        self.directory = tempfile.TemporaryDirectory()
-        self.stores = [make(Path(self.directory.name)) for make in STORES.values()]
+    def __init__(self, store: SQLStore) -> None:
+        self.store, self.broken = store, False
+        self.best, self.scan, self.tasks, self.close = store.best, store.scan, store.tasks, store.close
+
+    def add(self, measurements: Sequence[Measurement]) -> None:
+        self._refuse()
+        self.store.add(measurements)
+
+    def describe(self, task: Task) -> None:
+        self._refuse()
+        self.store.describe(task)
+
+    def _refuse(self) -> None:
+        if self.broken:
+            raise RecordsError("the disk is full; make room")
+
+
+class Agreement(RuleBasedStateMachine):
+    """All stores, told the same, say the same. The first is in memory and the model for the others.
+
+    One stands before a store that is broken now and then; what it keeps meanwhile is no less to be found.
+    """
+
+    def __init__(self, server: Server | None) -> None:
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory(dir=in_memory())
+        folder = Path(self.directory.name)
+        self.where: list[str | Path] = [folder / "records.db", *([server.empty()] if server else [])]
+        self.model, self.opened = MemoryStore(), [open_store(where) for where in self.where]
+        self.flaky = Flaky(open_store(folder / "flaky.db"))
+        self.now = 0.0
+        self.fallback = FallbackStore(self.flaky, clock=lambda: self.now)
+
+    @property
+    def stores(self) -> list[AnyStore]:
+        return [self.model, *self.opened, self.fallback]
 
     @rule(added=st.lists(some.measurements(), max_size=4))
     def add(self, added: list[Measurement]) -> None:
         for store in self.stores:
             store.add(added)
+
+    @rule(measurement=some.measurements(), latencies=st.lists(some.seconds, min_size=1, max_size=30))
+    def add_again(self, measurement: Measurement, latencies: list[float]) -> None:
+        """A config that is measured again and again, as winners are."""
+        repeats = [replace(measurement, outcome=Outcome.OK, repeats=(latency,)) for latency in latencies]
+        for store in self.stores:
+            store.add([*repeats, measurement, measurement])
 
     @rule(good=some.measurements())
     def refuse(self, good: Measurement) -> None:
@@ -237,11 +299,28 @@ class Agreement(RuleBasedStateMachine):
 
     @rule()
     def reopen(self) -> None:
-        # Only what outlives its object can be opened again; the others go on.
-        for index, store in enumerate(self.stores):
-            if isinstance(store, SQLStore):
-                store.close()
-                self.stores[index] = open_store(store.where)
+        for store in self.opened:
+            store.close()
+        self.opened = [open_store(where) for where in self.where]
+
+    @rule(added=st.lists(some.measurements(), max_size=2))
+    def add_through_another(self, added: list[Measurement]) -> None:
+        """A second command on the same records."""
+        for where in self.where:
+            with open_store(where) as another:
+                another.add(added)
+        self.model.add(added)
+        self.fallback.add(added)
+
+    @rule(broken=st.booleans(), seconds=st.sampled_from([0.0, 5.0, 100.0]))
+    def weather(self, broken: bool, seconds: float) -> None:
+        self.flaky.broken = broken
+        self.now += seconds
+
+    @rule()
+    def settle(self) -> None:
+        self.fallback.settle()
+        assert self.flaky.broken or self.fallback.kept == 0
 
     @rule(key=st.tuples(some.keys, some.targets, some.templates), count=st.integers(-1, 5))
     def best(self, key: tuple[str, str, str], count: int) -> None:
@@ -254,22 +333,35 @@ class Agreement(RuleBasedStateMachine):
         model, *others = [list(store.scan(query)) for store in self.stores]
         assert all(other == model for other in others)
 
-    @invariant()
-    def summaries_agree(self) -> None:
-        model, *others = [store.summary() for store in getattr(self, "stores", [MemoryStore()])]
+    @rule(query=some.queries, seen=st.integers(0, 3))
+    def scan_a_little(self, query: Query, seen: int) -> None:
+        model, *others = [list(islice(store.scan(query), seen)) for store in self.stores]
         assert all(other == model for other in others)
 
-    @invariant()
+    @rule()
+    def summaries_agree(self) -> None:
+        assert all(store.summary() == self.model.summary() for store in self.opened)
+
+    @rule()
     def tasks_agree(self) -> None:
-        model, *others = [store.tasks() for store in getattr(self, "stores", [MemoryStore()])]
+        model, *others = [store.tasks() for store in self.stores]
         assert all(other == model for other in others)
 
     def teardown(self) -> None:
-        for store in getattr(self, "stores", []):
+        self.summaries_agree()
+        self.tasks_agree()
+        self.scan(EVERYTHING)
+        everything = list(self.model.scan(EVERYTHING))
+        self.flaky.broken = False
+        for store in self.stores:
             store.close()
-        if hasattr(self, "directory"):
-            self.directory.cleanup()
+        with open_store(Path(self.directory.name) / "flaky.db") as store:
+            assert list(store.scan(EVERYTHING)) == everything
+        self.directory.cleanup()
 
 
-TestAgreement = Agreement.TestCase
-TestAgreement.settings = settings(max_examples=40, stateful_step_count=15)
+def test_all_stores_agree(request: pytest.FixtureRequest) -> None:
+    # Without a server the others still have to.
+    server = request.getfixturevalue("postgresql") if missing() is None else None
+    machine: Any = partial(Agreement, server)
+    run_state_machine_as_test(machine, settings=settings(max_examples=25, stateful_step_count=20))

@@ -14,7 +14,7 @@ import pytest
 from tilewright.errors import RecordsError, RecordsFormatError, RecordsVersionError
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.records import codec, open_store
-from tilewright.records.schema import VERSION
+from tilewright.records.schema import MIGRATIONS, OLDEST_READABLE, VERSION
 from tilewright.records.sqlite import APPLICATION_ID
 from tilewright.records.store import Query
 from tilewright.task import Task
@@ -124,6 +124,33 @@ def old_store(path: Path) -> None:
     connection.close()
 
 
+def store_of_version_2(path: Path) -> None:
+    """A file as version 2 made it."""
+    old_store(path)
+    edit(path, "ALTER TABLE tasks ADD COLUMN ir TEXT")
+    edit(path, "UPDATE tasks SET ir = '{}'")
+    edit(path, "PRAGMA user_version = 2")
+
+
+OLD = {1: old_store, 2: store_of_version_2}
+
+
+def layout(path: Path) -> tuple[list[str], list[tuple[str, str, str]]]:
+    """The columns and indices of a store."""
+    connection = sqlite3.connect(path)
+    columns = [
+        f"{table}.{row[1]} {row[2]}"
+        for table in ("tasks", "measurements")
+        for row in connection.execute(f"PRAGMA table_info({table})")
+    ]
+    indices = connection.execute(
+        "SELECT m.name, group_concat(c.name), m.sql LIKE '%WHERE%' FROM sqlite_master m, pragma_index_info(m.name) c "
+        "WHERE m.type = 'index' AND m.sql IS NOT NULL GROUP BY m.name ORDER BY m.name"
+    ).fetchall()
+    connection.close()
+    return columns, indices
+
+
 def version_of(path: Path) -> int:
     connection = sqlite3.connect(path)
     version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -131,18 +158,40 @@ def version_of(path: Path) -> int:
     return int(version)
 
 
-def test_an_older_store_is_migrated_and_loses_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "records.db"
-    old_store(path)
+@pytest.mark.parametrize("version", OLD)
+def test_an_older_store_is_migrated_and_loses_nothing(tmp_path: Path, version: int) -> None:
+    path, new = tmp_path / "records.db", tmp_path / "new.db"
+    OLD[version](path)
     for _ in range(2):
         with open_store(path) as store:
             assert list(store.scan(EVERYTHING)) == [measured("a", 0), measured("a", 1)]
+            assert store.best("t", "a", "contraction/1", 5) == [measured("a", 0), measured("a", 1)]
             assert [(s.name, s.flop, s.count) for s in store.summary()] == [("conv2d", 1e9, 2)]
-            assert store.tasks() == []
-        assert version_of(path) == VERSION == 2
+            assert [task.ir for task in store.tasks()] == ([] if version == 1 else ["{}"])
+        assert version_of(path) == VERSION == 3
     with open_store(path) as store:
         store.describe(TASK)
         assert store.tasks() == [TASK]
+    open_store(new).close()
+    assert layout(path) == layout(new)
+
+
+def test_every_older_version_has_its_migration_and_its_test() -> None:
+    assert set(MIGRATIONS["sqlite"]) == set(OLD) == set(range(1, VERSION))
+
+
+@pytest.mark.parametrize("version", OLD)
+def test_an_older_store_that_may_only_be_read(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "records.db"
+    OLD[version](path)
+    if version < OLDEST_READABLE:
+        with pytest.raises(RecordsError, match="version 1 is read after it was made one of version 3"):
+            open_store(path, writable=False)
+    else:
+        with open_store(path, writable=False) as store:
+            assert store.best("t", "a", "contraction/1", 1) == [measured("a", 0)]
+            assert [task.key for task in store.tasks()] == ["t"]
+    assert version_of(path) == version
 
 
 def test_an_older_tilewright_that_has_the_store_open_goes_on(tmp_path: Path) -> None:
@@ -181,7 +230,7 @@ def test_two_processes_migrate_one_store(tmp_path: Path) -> None:
             opener.join(60)
         assert failures.empty()
         assert [opener.exitcode for opener in openers] == [0] * 3
-        assert version_of(path) == 2
+        assert version_of(path) == VERSION
 
 
 def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
@@ -304,28 +353,6 @@ def test_a_full_disk(tmp_path: Path) -> None:
         with pytest.raises(RecordsError, match="make room on the disk"):
             store.add([measured("a", index) for index in range(2000)])
         assert list(store.scan(EVERYTHING)) == [measured("a", 0)]
-
-
-def write_many(path: Path, writer: str, batches: int) -> None:
-    # Opened here, so that the processes race for making the file too.
-    with open_store(path) as store:
-        for index in range(batches):
-            store.add([measured(writer, 2 * index), measured(writer, 2 * index + 1)])
-            store.best("t", writer, "contraction/1", 3)
-
-
-def test_four_processes_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "records.db"
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=write_many, args=(path, name, 40)) for name in "abcd"]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join(60)
-    assert [writer.exitcode for writer in writers] == [0] * 4
-    with open_store(path) as store:
-        for name in "abcd":
-            assert list(store.scan(Query(target=name))) == [measured(name, index) for index in range(80)]
 
 
 def test_what_was_added_survives_a_kill(tmp_path: Path) -> None:

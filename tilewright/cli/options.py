@@ -12,6 +12,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from tilewright.errors import ModelFormatError, OutputError, RecordsError, ShapeError, TargetError
+from tilewright.records.address import is_url
 
 __all__ = [
     "JsonOption",
@@ -23,7 +24,7 @@ __all__ = [
     "check_out",
     "check_target",
     "parse_shapes",
-    "records_file",
+    "records_place",
 ]
 
 ModelArgument: TypeAlias = Annotated[
@@ -35,11 +36,12 @@ ShapeOption: TypeAlias = Annotated[
     typer.Option("--shape", metavar="NAME=1,3,224,224", help="The shape of an input; may be given several times."),
 ]
 RecordsOption: TypeAlias = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--records",
-        metavar="FILE",
-        help="The records of measurements; by default $TILEWRIGHT_RECORDS, or records.db in the user's data directory.",
+        metavar="FILE|URL",
+        help="The records of measurements: a file, or postgresql://USER@HOST/DATABASE; by default $TILEWRIGHT_RECORDS, "
+        "or records.db in the user's data directory.",
     ),
 ]
 JsonOption: TypeAlias = Annotated[
@@ -121,16 +123,17 @@ def check_out(path: Path) -> None:
                 break
 
 
-def records_file(path: Path | None) -> Path:
-    """The records file: the one given, that of ``TILEWRIGHT_RECORDS``, or the user's own, whose directory is made.
+def records_place(where: str | None) -> str | Path:
+    """Where the records are: as given, as in ``TILEWRIGHT_RECORDS``, or the user's own file, whose directory is made.
+
+    Returns:
+        a file as a ``Path``, a URL as text.
 
     Raises:
-        RecordsError: the user's data directory cannot be made.
+        RecordsError: the user's data directory cannot be made, or a URL is of no known kind.
     """
-    if path is not None:
-        return path
-    if named := os.environ.get("TILEWRIGHT_RECORDS"):
-        return Path(named)
+    if named := where or os.environ.get("TILEWRIGHT_RECORDS"):
+        return named if is_url(named) else Path(named)
     data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
     folder = data / "tilewright"
     try:

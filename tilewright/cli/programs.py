@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from tilewright.cli.options import check_target, records_file
+from tilewright.cli.options import check_target, records_place
 from tilewright.errors import RecordsError, TilewrightError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ ProgramsTargetOption: TypeAlias = Annotated[
 ]
 
 
-def programs_of(records: Path | None, data: Path | None, target: str | None) -> DataSet:
+def programs_of(records: str | None, data: Path | None, target: str | None) -> DataSet:
     """The data set of a file or, where none is named, of the records.
 
     Raises:
@@ -48,7 +48,7 @@ def programs_of(records: Path | None, data: Path | None, target: str | None) -> 
     return found
 
 
-def recorded_programs(records: Path | None, target: str) -> DataSet:
+def recorded_programs(records: str | None, target: str) -> DataSet:
     """All measured programs on one target that have a closed form.
 
     Raises:
@@ -86,18 +86,20 @@ def _why_none(store: SQLStore, machine: Target, tasks: int) -> str:
     )
 
 
-def open_records(path: Path | None) -> SQLStore:
+def open_records(where: str | None) -> SQLStore:
     """The store of records, which must exist.
 
     Raises:
-        RecordsError: there is no such file, or it cannot be read.
+        RecordsError: there is no such file or database, or it cannot be read.
     """
-    from tilewright.records import open_store
+    from tilewright.records import open_or_read, open_store
 
-    file = records_file(path)
-    # Opening would make it, and somebody who looks for records would be shown an empty list after a typing error.
-    if not file.exists():
+    place = records_place(where)
+    # Opening would make them, and somebody who looks for records would be shown an empty list after a typing error.
+    if isinstance(place, str):
+        return open_store(place, writable=False)
+    if not place.exists():
         raise RecordsError(
-            f"there are no records in {file}: no such file; tune something first, or name it with --records"
+            f"there are no records in {place}: no such file; tune something first, or name it with --records"
         )
-    return open_store(file)
+    return open_or_read(place)[0]

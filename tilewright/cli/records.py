@@ -87,7 +87,7 @@ def export(
     write_json(json_file, {"count": count})
 
 
-def _export_programs(records: Path | None, file: Path, target: str) -> dict[str, Any]:
+def _export_programs(records: str | None, file: Path, target: str) -> dict[str, Any]:
     data = recorded_programs(records, target)
     from tilewright.cost.dataset import write_data_set
 

@@ -15,7 +15,7 @@ from tilewright.cli.options import (
     check_model,
     check_target,
     parse_shapes,
-    records_file,
+    records_place,
 )
 from tilewright.cli.text import milliseconds, quantity, table
 
@@ -87,11 +87,11 @@ def _entry(task: Task, target: Target, store: SQLStore | None) -> dict[str, Any]
     }
 
 
-def _open(path: Path | None) -> SQLStore | None:
+def _open(where: str | None) -> SQLStore | None:
     """The records, where there are any; a look at a model makes no file."""
-    file = records_file(path)
-    if not file.exists():
+    place = records_place(where)
+    if isinstance(place, Path) and not place.exists():
         return None
-    from tilewright.records import open_store
+    from tilewright.records import open_or_read
 
-    return open_store(file)
+    return open_or_read(place)[0]

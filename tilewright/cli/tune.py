@@ -20,7 +20,7 @@ from tilewright.cli.options import (
     check_out,
     check_target,
     parse_shapes,
-    records_file,
+    records_place,
 )
 from tilewright.cli.text import milliseconds
 from tilewright.errors import TilewrightError
@@ -99,10 +99,10 @@ def tune(
     else:
         method = default(prior)
     check_out(out)
-    store = records_file(records)
-    from tilewright.records import open_store
+    place = records_place(records)
+    from tilewright.records.fallback import open_for_tuning
 
-    open_store(store).close()
+    store = open_for_tuning(place, tell=lambda note: print(note, file=sys.stderr))
 
     from tilewright.tuning.progress import progress_for
     from tilewright.tuning.session import tune as run_session
@@ -123,8 +123,10 @@ def tune(
             began=BEGAN,
         )
     except KeyboardInterrupt:  # while loading, or a second one while building
-        print(f"no executable was written; {_GO_ON}", file=sys.stderr)
+        print(f"no executable was written{'' if store.kept else f'; {_GO_ON}'}", file=sys.stderr)
         raise
+    finally:
+        store.close()
     print(summary(result.report, out))
     write_json(json_file, result.report)
     if result.report["interrupted"]:
@@ -139,7 +141,7 @@ def summary(report: Mapping[str, Any], out: Path) -> str:
         f"({report.get('trials_per_second', 0.0):.1f} per second, {failures} failed)"
     ]
     if report.get("interrupted"):
-        lines.append(f"interrupted; {_GO_ON}")
+        lines.append("interrupted" if report.get("unrecorded") else f"interrupted; {_GO_ON}")
     before, after = report.get("before_seconds"), report.get("after_seconds")
     if before and after:
         lines.append(f"estimated latency: {milliseconds(before)} before, {milliseconds(after)} after")

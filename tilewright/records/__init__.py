@@ -5,21 +5,53 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tilewright.errors import RecordsError, RecordsFormatError, RecordsVersionError
+from tilewright.records.address import is_url
+
 if TYPE_CHECKING:
     from tilewright.records.sql import SQLStore
 
-__all__ = ["open_store"]
+__all__ = ["open_or_read", "open_store"]
 
 
-def open_store(path: str | Path) -> SQLStore:
-    """Open the store in the file ``path``; make it where there is none.
+def open_store(where: str | Path, *, writable: bool = True) -> SQLStore:
+    """Open the store at ``where``; make it where there is none.
+
+    Args:
+        where: a file, or a URL: ``postgresql://USER:PASSWORD@HOST/DATABASE`` (extra ``postgresql``).
+        writable: False opens a store that exists for reading only, such as one on a file system that cannot be written.
 
     Raises:
-        RecordsFormatError: the file is not a records store.
+        RecordsFormatError: what is there is not a records store.
         RecordsVersionError: the store was written by a newer Tilewright.
-        RecordsError: the file cannot be opened, made or written.
+        RecordsError: the store cannot be opened, made or written.
+        MissingExtraError: a URL needs the extra.
     """
     # Imported here because SQLAlchemy takes a quarter of a second, which --help need not wait for.
+    if is_url(where):
+        from tilewright.records.postgresql import PostgreSQLStore
+
+        return PostgreSQLStore(str(where), writable=writable)
     from tilewright.records.sqlite import SQLiteStore
 
-    return SQLiteStore(path)
+    return SQLiteStore(where, writable=writable)
+
+
+def open_or_read(where: str | Path) -> tuple[SQLStore, RecordsError | None]:
+    """Open the store at ``where`` as :func:`open_store` does or, where it cannot be written, for reading only.
+
+    Returns:
+        the store, and why it cannot be written; None: it can.
+
+    Raises:
+        RecordsError: the store can neither be written nor read; otherwise as :func:`open_store`.
+    """
+    try:
+        return open_store(where), None
+    except (RecordsFormatError, RecordsVersionError):
+        raise
+    except RecordsError as error:
+        try:
+            return open_store(where, writable=False), error
+        except RecordsError:
+            raise error from None

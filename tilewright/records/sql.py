@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from types import TracebackType
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, exc, func, insert, select, update
+from sqlalchemy import Connection, Engine, Row, exc, func, insert, select, tuple_, update
 
 from tilewright.errors import RecordsError, RecordsFormatError
 from tilewright.measure.outcome import Measurement
@@ -26,10 +29,44 @@ from tilewright.records.schema import measurements, tasks
 from tilewright.records.store import Query, Summary
 from tilewright.task import Task
 
-__all__ = ["SQLStore"]
+__all__ = ["SQLStore", "Translation"]
 
 #: Rows fetched at a time while streaming: enough to make the fetching cheap, few enough to hold.
 _PAGE = 1000
+#: So many configs at most are named in a query as those not to be found again.
+_PASSED_OVER = 500
+
+
+@dataclass(frozen=True)
+class Translation:
+    """The one boundary at which a database's errors become ours.
+
+    Attributes:
+        damaged: an error whose message has one of these says that this is no records store.
+        restore: what to do about that.
+        remedies: what to do about any other, by a part of its message.
+        otherwise: what to do where none of them fits.
+    """
+
+    damaged: tuple[str, ...]
+    restore: str
+    remedies: Mapping[str, str]
+    otherwise: str
+
+    @contextmanager
+    def __call__(self, where: str) -> Iterator[None]:
+        """Translate what is raised inside; ``where`` names the store."""
+        try:
+            yield
+        # SQLAlchemy wraps the drivers' errors, but not those of a listener that prepares a connection.
+        except (exc.SQLAlchemyError, sqlite3.Error) as error:
+            cause = " ".join(str(getattr(error, "orig", None) or error).split())
+            if any(word in cause for word in self.damaged):
+                raise RecordsFormatError(
+                    f"{where} should be a records store, but the database says: {cause}; {self.restore}"
+                ) from error
+            remedy = next((text for word, text in self.remedies.items() if word in cause), self.otherwise)
+            raise RecordsError(f"the records in {where} cannot be read or written: {cause}; {remedy}") from error
 
 
 class SQLStore:
@@ -38,11 +75,13 @@ class SQLStore:
     Args:
         engine: the database. Transactions that write are begun with the execution option ``writes``.
         where: names the store in messages.
+        translation: of the database's errors.
     """
 
-    def __init__(self, engine: Engine, where: str) -> None:
+    def __init__(self, engine: Engine, where: str, translation: Translation) -> None:
         self.where = where
         self._engine = engine
+        self._translated = translation
         self._closed = False
 
     def add(self, new: Sequence[Measurement]) -> None:
@@ -58,23 +97,38 @@ class SQLStore:
 
     def best(self, task: str, target: str, template: str, count: int) -> list[Measurement]:
         """The fastest ``count`` OK measurements with different configs, fastest first, the older of equals first."""
+        self._check_open()
+        if not all(map(_may_be, (task, target, template))):
+            return []
         table = measurements.c
-        query = (
+        ordered = (
             select(measurements)
             .where(table.task == task, table.target == target, table.template == template, table.seconds.is_not(None))
             .order_by(table.seconds, table.id)
         )
-        found: dict[str, Measurement] = {}
+        found: dict[str, Row[Any]] = {}
+        seen: Counter[str] = Counter()
+        page = ordered
         with self._reading() as connection:
-            if count > 0:
-                for row in connection.execution_options(yield_per=64).execute(query):
-                    measurement = _measurement(row)
-                    if not measurement.ok:
-                        raise RecordsFormatError(f"measurement {row.id}: it failed, but has a latency")
-                    found.setdefault(row.config, measurement)
-                    if len(found) == count:
-                        break
-        return list(found.values())
+            while len(found) < count:
+                size = min(count + len(seen), _PAGE)
+                rows = connection.execute(page.limit(size)).all()
+                for row in rows:
+                    found.setdefault(row.config, row)
+                seen.update(row.config for row in rows)
+                if len(rows) < size:
+                    break
+                # The winners of many tunings are raced again and again: thousands of repeats of a few configs, which
+                # the database passes over a hundred times faster than we do.
+                last = rows[-1]
+                often = [config for config, _ in seen.most_common(_PASSED_OVER)]
+                page = ordered.where(
+                    tuple_(table.seconds, table.id) > (last.seconds, last.id), table.config.not_in(often)
+                )
+        best = [_measurement(row) for row in islice(found.values(), max(0, count))]
+        if not all(measurement.ok for measurement in best):
+            raise RecordsFormatError("a measurement that failed has no latency, but one of these has")
+        return best
 
     def scan(self, query: Query) -> Iterator[Measurement]:
         """The measurements that match, in the order they were added. Later ones may or may not be among them.
@@ -82,7 +136,7 @@ class SQLStore:
         A stream, which holds few rows at a time. It reads one state of the database from its first row on.
         """
         self._check_open()
-        return self._stream(query)
+        return self._stream(query) if all(map(_may_be, vars(query).values())) else iter(())
 
     def _stream(self, query: Query) -> Iterator[Measurement]:
         statement = select(measurements).order_by(measurements.c.id)
@@ -90,8 +144,12 @@ class SQLStore:
             wanted = getattr(query, name)
             if wanted is not None:
                 statement = statement.where(measurements.c[name] == wanted)
-        with self._reading() as connection:
-            for row in connection.execution_options(yield_per=_PAGE).execute(statement):
+        with (
+            self._reading() as connection,
+            # Closed before its connection is, also where the reader stops early.
+            connection.execution_options(yield_per=_PAGE).execute(statement) as rows,
+        ):
+            for row in rows:
                 yield _measurement(row)
 
     def describe(self, task: Task) -> None:
@@ -159,41 +217,32 @@ class SQLStore:
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         self._check_open()
-        with translated(self.where), self._engine.connect() as connection:
-            yield connection
+        with self._translated(self.where):
+            self._check_place()
+            with self._engine.connect() as connection:
+                yield connection
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
         self._check_open()
-        with translated(self.where), self._engine.execution_options(writes=True).begin() as connection:
-            yield connection
+        with self._translated(self.where):
+            self._check_place()
+            with self._engine.execution_options(writes=True).begin() as connection:
+                yield connection
+            # Once more: what went into a file that was removed meanwhile is not kept.
+            self._check_place()
+
+    def _check_place(self) -> None:
+        """Raise ``RecordsError`` where the database is gone, though its connections do not notice."""
 
     def _check_open(self) -> None:
         if self._closed:
             raise RecordsError(f"a store is used before it is closed, but {self.where} was closed; open it again")
 
 
-@contextmanager
-def translated(where: str) -> Iterator[None]:
-    """The one boundary at which the database's errors become ours."""
-    try:
-        yield
-    # SQLAlchemy wraps the drivers' errors, but not those of a listener that prepares a connection.
-    except (exc.SQLAlchemyError, sqlite3.Error) as error:
-        cause = str(getattr(error, "orig", None) or error)
-        if "not a database" in cause or "malformed" in cause or "no such" in cause:
-            raise RecordsFormatError(
-                f"{where} should be a records store, but the database says: {cause}; "
-                "name another file, or restore this one from a copy"
-            ) from error
-        remedies = {
-            "locked": "another process has held it for too long; wait for it, or name another file",
-            "full": "make room on the disk",
-            "readonly": "make the file and its directory writable, or name another file",
-            "unable to open": "make its directory exist and be writable, or name another file",
-        }
-        remedy = next((text for word, text in remedies.items() if word in cause), "name another file")
-        raise RecordsError(f"the records in {where} cannot be read or written: {cause}; {remedy}") from error
+def _may_be(key: str | None) -> bool:
+    """Whether anything can be stored under a key: drivers refuse to look for characters that databases do not store."""
+    return key is None or storable(key) == key
 
 
 def _row(measurement: Measurement) -> dict[str, Any]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import stat
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, create_engine, event, inspect
+from sqlalchemy import Connection, QueuePool, create_engine, event, inspect
 
 from tilewright.errors import RecordsError, RecordsFormatError, RecordsVersionError
 from tilewright.reading import open_regular
-from tilewright.records.schema import MIGRATIONS, VERSION, metadata
-from tilewright.records.sql import SQLStore, translated
+from tilewright.records.schema import OLDEST_READABLE, VERSION, metadata, migrate
+from tilewright.records.sql import SQLStore, Translation
 
 __all__ = ["APPLICATION_ID", "SQLiteStore"]
 
@@ -25,6 +26,20 @@ _BUSY_SECONDS = 30.0
 #: Bytes of a row; the largest texts in it are functions of tasks.
 _LONGEST = 1 << 27
 
+_TRANSLATION = Translation(
+    damaged=("not a database", "malformed", "no such"),
+    restore="name another file, or restore this one from a copy",
+    remedies={
+        "locked": "another process has held it for too long; wait for it, or name another file",
+        "full": "make room on the disk",
+        "readonly": "make the file and its directory writable, or name another file",
+        "unable to open": "make its directory exist and be writable, or name another file",
+        # What SQLite says of everything that a file system refuses; locks above all, on network mounts.
+        "disk I/O": "make room if the disk is full, or name a file on a local disk, whose file system grants locks",
+    },
+    otherwise="name another file",
+)
+
 
 class SQLiteStore(SQLStore):
     """A store in an SQLite file, which any number of processes on one machine may use at once.
@@ -32,10 +47,12 @@ class SQLiteStore(SQLStore):
     A store of an older version is migrated when it is opened.
 
     The file is in WAL mode, so readers never wait for writers, and each ``add`` is flushed to the disk before it
-    returns.
+    returns. Where the file is removed or replaced while the store is open, calls raise ``RecordsError`` until there is
+    a records store in its place again.
 
     Args:
         path: the file; made where there is none. Its directory must exist.
+        writable: False opens a store that exists for reading only, whatever file system it is on.
 
     Raises:
         RecordsFormatError: the file is not a records store.
@@ -43,52 +60,82 @@ class SQLiteStore(SQLStore):
         RecordsError: the file cannot be opened, made or written.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        path = Path(path)
-        _check_file(path)
-        # Absolute, because SQLAlchemy gives ':memory:' and 'file:' a meaning.
-        url = URL.create("sqlite", database=str(path.absolute()))
-        engine = create_engine(url, connect_args={"timeout": _BUSY_SECONDS})
-        event.listen(engine, "connect", _configure)
+    def __init__(self, path: str | Path, *, writable: bool = True) -> None:
+        # Absolute, because the process may change its directory.
+        self._path = Path(path).absolute()
+        self._writable = writable
+        _check_file(Path(path), writable)
+        # Made by ourselves: a connection that makes files would make a new one in the place of one that vanished.
+        engine = create_engine("sqlite://", creator=self._connect, poolclass=QueuePool)
         event.listen(engine, "begin", _begin)
-        super().__init__(engine, str(path))
+        super().__init__(engine, str(path), _TRANSLATION)
         try:
-            with translated(str(path)):
-                self._prepare(path)
+            with self._translated(self.where):
+                self._prepare()
         except BaseException:
             self.close()
             raise
 
-    def _prepare(self, path: Path) -> None:
+    def _connect(self) -> sqlite3.Connection:
+        if self._writable:
+            connection = sqlite3.connect(_uri(self._path, "rw"), _BUSY_SECONDS, uri=True, check_same_thread=False)
+            try:
+                _configure(connection)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+        return _connect_read_only(self._path)
+
+    def _prepare(self) -> None:
         """Make the tables in a new file; check the marks of an old one, migrate it, and see that it can be written."""
-        with self._engine.execution_options(writes=True).begin() as connection:
+        with self._engine.execution_options(writes=self._writable).begin() as connection:
+            self._identity = _identity(self._path)
             application, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
-            if (application, version) == (0, 0) and not inspect(connection).get_table_names():
+            if self._writable and (application, version) == (0, 0) and not inspect(connection).get_table_names():
                 metadata.create_all(connection)
                 connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
                 connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
             elif application != APPLICATION_ID or version < 1:
                 raise RecordsFormatError(
-                    f"a records store is an SQLite file that Tilewright made, but {path} is another application's "
-                    f"(application_id {application:#x}); name another file"
+                    f"a records store is an SQLite file that Tilewright made, but {self.where} is another "
+                    f"application's (application_id {application:#x}); name another file"
                 )
             elif version > VERSION:
                 raise RecordsVersionError(
-                    f"this Tilewright reads records stores up to version {VERSION}, but {path} is of version "
+                    f"this Tilewright reads records stores up to version {VERSION}, but {self.where} is of version "
                     f"{version}; upgrade Tilewright, or name another file"
                 )
+            elif not self._writable and version < OLDEST_READABLE:
+                raise RecordsError(
+                    f"a records store of version {version} is read after it was made one of version {VERSION}, but "
+                    f"{self.where} cannot be written; make it writable, or copy it"
+                )
             else:
-                _check_schema(connection, path)
-                # The version was read within this transaction: of two processes only one finds the old one.
-                for older in range(version, VERSION):
-                    for statement in MIGRATIONS[older]:
-                        connection.exec_driver_sql(statement)
-                # Written even where it is there already: in a file that may only be read, BEGIN IMMEDIATE passes, and
-                # the first failure would otherwise be the first measurement, minutes later.
-                connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
+                _check_schema(connection, self.where)
+                if self._writable:
+                    # The version was read within this transaction: of two processes only one finds the old one.
+                    migrate(connection, version)
+                    # Written even where it is there already: in a file that may only be read, BEGIN IMMEDIATE passes,
+                    # and the first failure would otherwise be the first measurement, minutes later.
+                    connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
+
+    def _check_place(self) -> None:
+        try:
+            if _identity(self._path) == self._identity:
+                return
+        except OSError as exc:
+            raise RecordsError(
+                f"the records in {self.where} were there and are not any more: {exc.strerror}; put the file back, or "
+                "name another"
+            ) from exc
+        # Another file, such as a copy that was put back. Nothing of the old one may reach it.
+        self._engine.dispose()
+        _check_file(self._path, writable=False)
+        self._prepare()
 
 
-def _check_schema(connection: Connection, path: Path) -> None:
+def _check_schema(connection: Connection, where: str) -> None:
     """Refuse a store that would compute when it is used: with triggers, or with views where its tables should be."""
     entries = connection.exec_driver_sql("SELECT type, name, tbl_name, sql FROM sqlite_schema").all()
     ours = set(metadata.tables)
@@ -97,32 +144,43 @@ def _check_schema(connection: Connection, path: Path) -> None:
         virtual = str(sql).split(maxsplit=2)[1:2] not in (["TABLE"], ["table"])
         if kind == "trigger" or not (other or kind == "index" or (kind == "table" and not virtual)):
             raise RecordsFormatError(
-                f"a records store has tables and nothing that runs by itself, but {path} has {kind} {name!s:.80}; "
+                f"a records store has tables and nothing that runs by itself, but {where} has {kind} {name!s:.80}; "
                 "drop it, or name another file"
             )
     for table in sorted(ours & {str(entry[1]) for entry in entries}):
         # Neither hidden nor generated.
         if any(column[-1] for column in connection.exec_driver_sql(f"PRAGMA table_xinfo({table})")):
-            raise RecordsFormatError(f"a records store has plain columns, but {path} computes some; name another file")
+            raise RecordsFormatError(f"a records store has plain columns, but {where} computes some; name another file")
 
 
-def _check_file(path: Path) -> None:
-    """Refuse what SQLite would refuse too, but only later and without saying why."""
+def _check_file(path: Path, writable: bool) -> None:
+    """Refuse what SQLite would refuse too, but only later and without saying why; make a file where there is none."""
     try:
         mode = _mode(path)
         if stat.S_ISDIR(mode):
             raise RecordsError(f"a records store is a file, but {path} is a directory; name a file in it")
         if not mode and not path.parent.is_dir():
             raise RecordsError(f"{path} cannot be made: its directory does not exist; make {path.parent} first")
-        if mode:
-            with open_regular(path) as file:
-                start = file.read(16)
-            if start and start != b"SQLite format 3\0":
-                raise RecordsFormatError(
-                    f"a records store is an SQLite file, but {path} begins with {start!r}; name another file"
-                )
+        if not mode and writable:
+            _make(path)
+        with open_regular(path) as file:
+            start = file.read(16)
+        if start and start != b"SQLite format 3\0":
+            raise RecordsFormatError(
+                f"a records store is an SQLite file, but {path} begins with {start!r}; name another file"
+            )
     except (OSError, ValueError) as exc:
         raise RecordsError(f"{str(path)!r} cannot be opened as a records store: {exc}; name another file") from exc
+
+
+def _make(path: Path) -> None:
+    try:
+        path.touch()
+    except OSError as exc:
+        raise RecordsError(
+            f"the records in {path} cannot be read or written: {exc.strerror}; make its directory writable, or name "
+            "another file"
+        ) from exc
 
 
 def _mode(path: Path) -> int:
@@ -133,28 +191,47 @@ def _mode(path: Path) -> int:
         return 0
 
 
-def _configure(connection: Any, _record: object) -> None:
+def _identity(path: Path) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
+
+
+def _uri(path: Path, mode: str) -> str:
+    return f"file:{quote(os.fsencode(path))}?mode={mode}"
+
+
+def _connect_read_only(path: Path) -> sqlite3.Connection:
+    """Also where no files can be made beside the store, as SQLite needs for what others may be writing."""
+    uri = _uri(path, "ro")
+    connection = sqlite3.connect(uri, _BUSY_SECONDS, uri=True, check_same_thread=False, isolation_level=None)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master")
+        return connection
+    except sqlite3.OperationalError as exc:
+        connection.close()
+        log = Path(f"{path}-wal")
+        # What lies in the log would be left out.
+        if "unable to open" not in str(exc) or (log.exists() and log.stat().st_size):
+            raise
+    return sqlite3.connect(f"{uri}&immutable=1", uri=True, check_same_thread=False, isolation_level=None)
+
+
+def _configure(connection: sqlite3.Connection) -> None:
     # The driver begins transactions when it thinks fit; _begin does it instead.
     connection.isolation_level = None
-    # A store may come from others: functions in its schema are not run, and no text is longer than any of ours.
-    if sys.version_info >= (3, 11):
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA trusted_schema = OFF")
     # Durable means durable: WAL's usual NORMAL may lose the last transactions when the power fails.
-    cursor.execute("PRAGMA synchronous = FULL")
-    if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-        _switch_to_wal(cursor)
-    cursor.close()
+    connection.execute("PRAGMA synchronous = FULL")
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        _switch_to_wal(connection)
 
 
-def _switch_to_wal(cursor: Any) -> None:
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
     # SQLite does not wait for its busy timeout here: two processes that make one file at the same moment would be
     # told that it is locked. Where a file system cannot do WAL, SQLite stays in its old mode and says no error.
     deadline = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
-            cursor.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA journal_mode = WAL")
             return
         except sqlite3.OperationalError as exc:
             if "locked" not in str(exc) or time.monotonic() > deadline:

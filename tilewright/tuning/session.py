@@ -21,6 +21,7 @@ from tilewright.network.build import check_compiler
 from tilewright.network.executable import Executable, load_executable
 from tilewright.network.load import load
 from tilewright.network.tasks import Extraction, extract
+from tilewright.records.fallback import FallbackStore, open_for_tuning
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Store
 from tilewright.target import Target
@@ -87,7 +88,8 @@ def tune(
         out: the directory to write; replaced if it is there.
         budget: covers everything, from ``began`` to the written executable.
         target: what to tune for.
-        records: a store or the file of one; None keeps the measurements in memory only.
+        records: a store, or the file or URL of one; None keeps the measurements in memory only. A store that fails
+            while tuning costs a note in the report: measurements are then kept in memory, and handed over if it can be.
         shapes: of symbolic inputs.
         seed: of everything random.
         method: how tasks are searched; by default :func:`tilewright.tuning.method.default` with the cost model that
@@ -97,6 +99,7 @@ def tune(
         began: ``time.monotonic()`` at the start of the command; now, if None.
 
     Raises:
+        RecordsError: the store cannot be opened; one that can only be read costs a note.
         TilewrightError: as the parts do. Measurements made so far are in the store.
         CheckError: the outputs are wrong, and replacing the tasks to blame did not help.
     """
@@ -119,6 +122,8 @@ def tune(
         store, ours = _open(records)
         if ours:
             stack.callback(store.close)
+        # An ending without a kill hands over what the store has refused so far.
+        stack.callback(store.settle)
         pool = None
         if budget.seconds is None or running.remaining_seconds >= _LEAST_MEASURING:
             # Before the network is read: workers take seconds to start.
@@ -169,6 +174,8 @@ def tune(
             verdict = never_slower(executable, extraction, out, incumbent)
             if verdict is not None and not verdict.kept:
                 executable = load_executable(out)
+        store.settle()
+        unrecorded = store.kept
     report = {
         **tuner.report(),
         "model": network.name,
@@ -184,7 +191,8 @@ def tune(
         "replaced_tasks": blamed,
         "default_tasks": final.defaults,
         "algorithms": [choice.describe() for choice in algorithms],
-        "notes": notes,
+        "notes": notes + store.notes,
+        "unrecorded": unrecorded,
         "plain_operators": list(extraction.fallbacks),
         "worker_peak_bytes": peak,
         "before_seconds": _first(tuner),
@@ -228,15 +236,13 @@ def _choices(extraction: Extraction, pool: LocalPool, store: Store, running: Run
     return choices
 
 
-def _open(records: str | Path | Store | None) -> tuple[Store, bool]:
+def _open(records: str | Path | Store | None) -> tuple[FallbackStore, bool]:
     """The store, and whether it is ours to close."""
     if records is None:
-        return MemoryStore(), True
+        return FallbackStore(MemoryStore()), True
     if isinstance(records, str | Path):
-        from tilewright.records import open_store
-
-        return open_store(Path(records)), True
-    return records, False
+        return open_for_tuning(records), True
+    return (records if isinstance(records, FallbackStore) else FallbackStore(records)), False
 
 
 def _first(tuner: NetworkTuner) -> float | None:
