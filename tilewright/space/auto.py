@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tvm.s_tir import Schedule
     from tvm.s_tir.schedule import Trace
 
-__all__ = ["AutoSpace"]
+__all__ = ["AutoSpace", "Sketch"]
 
 _UNTUNED, _SIMPLE = 0, 1
 #: Columns of the simple sketch's knobs.
@@ -38,8 +38,14 @@ _INLINE, _PARALLEL, _VECTOR, _UNROLL, _JOIN = _SIMPLE_KNOBS = range(1, 6)
 
 
 @dataclass(frozen=True)
-class _Sketch:
-    """One of MetaSchedule's spaces: its trace, and for each sample the column of its knob (None: no choice)."""
+class Sketch:
+    """One of MetaSchedule's spaces.
+
+    Attributes:
+        trace: how its programs are made.
+        samples: the trace's sampling instructions.
+        columns: for each of them the column of its knob; None where there is no choice.
+    """
 
     trace: Trace
     samples: tuple[Sample, ...]
@@ -51,6 +57,10 @@ class AutoSpace:
 
     The same task and target give the same knobs in every process. Knobs that the config's sketch does not use must
     be 0 (:meth:`canonical` makes them so): each program then has one config.
+
+    Attributes:
+        sketches: MetaSchedule's, which sketch 2 and those after it stand for.
+        generator_error: why MetaSchedule's generator gave no sketches, or "".
 
     Args:
         task: what is scheduled.
@@ -67,7 +77,6 @@ class AutoSpace:
         self.task = task
         self.target = target
         self._module = task_module(task)
-        #: Why MetaSchedule's generator gave no sketches, or "".
         self.generator_error = ""
         self._generator: Generator | None = None
         generated: list[tuple[Trace, list[Sample]]] = []
@@ -84,13 +93,13 @@ class AutoSpace:
             ChoiceKnob.of("unroll", [1, 16, 64]),
             ChoiceKnob.of("join", [0, 1]),
         ]
-        self._sketches = _share(generated, knobs)
+        self.sketches = tuple(_share(generated, knobs))
         self.knobs: tuple[Knob, ...] = tuple(knobs)
         #: ``(sketches, knobs)``: which knobs each sketch uses.
         self._active = np.zeros((2 + len(generated), len(knobs)), dtype=np.bool_)
         self._active[:, 0] = True
         self._active[_SIMPLE, list(_SIMPLE_KNOBS)] = True
-        for row, sketch in enumerate(self._sketches, start=2):
+        for row, sketch in enumerate(self.sketches, start=2):
             self._active[row, [c for c in sketch.columns if c is not None]] = True
 
     def __repr__(self) -> str:
@@ -154,7 +163,7 @@ class AutoSpace:
         if row[0] == _SIMPLE:
             inline, parallel, vector, unroll, join = (self.knobs[c].choices[row[c]][0] for c in _SIMPLE_KNOBS)
             return simple_schedule(self._module, bool(inline), bool(parallel), vector, unroll, bool(join))
-        sketch = self._sketches[row[0] - 2]
+        sketch = self.sketches[row[0] - 2]
         schedule = replay(
             sketch.trace,
             self._module,
@@ -175,7 +184,7 @@ class AutoSpace:
         return generator, [(trace, read_samples(trace, self._module)) for trace in traces]
 
 
-def _share(generated: Sequence[tuple[Trace, list[Sample]]], knobs: list[Knob]) -> list[_Sketch]:
+def _share(generated: Sequence[tuple[Trace, list[Sample]]], knobs: list[Knob]) -> list[Sketch]:
     """Give each sample a knob, appended to ``knobs``; the n-th equal choice of every sketch is one knob."""
     known: dict[tuple[str, tuple[tuple[int, ...], ...], int], int] = {}
     sketches = []
@@ -195,5 +204,5 @@ def _share(generated: Sequence[tuple[Trace, list[Sample]]], knobs: list[Knob]) -
                 tile = sample.kind == "tile"
                 knobs.append(SplitKnob(name, sample.labels, sample.extent) if tile else ChoiceKnob(name, sample.labels))
             columns.append(known[key])
-        sketches.append(_Sketch(trace, tuple(samples), tuple(columns)))
+        sketches.append(Sketch(trace, tuple(samples), tuple(columns)))
     return sketches
