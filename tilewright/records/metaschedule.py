@@ -1,4 +1,4 @@
-"""Our records as a database of MetaSchedule's, which TVM applies by itself: ``relax.transform.MetaScheduleApplyDatabase``.
+"""Our records as a database of MetaSchedule's, which ``tvm.relax.transform.MetaScheduleApplyDatabase`` applies.
 
 A database is a directory of two files of JSON lines: the functions, and traces that make fast programs of them. A
 trace is made on the function as the network has it; :mod:`tilewright.records.metaschedule_import` goes the other way.
@@ -58,10 +58,7 @@ def workload_module(task: Task) -> IRModule:
     Raises:
         SpaceError: the task's function cannot be read.
     """
-    import tvm
-
-    main = task_module(task)["main"]
-    return tvm.ir.IRModule({"main": main.without_attr(_OURS) if _OURS in main.attrs else main})
+    return _bare(task_module(task))
 
 
 def write_metaschedule(store: Store, tasks: Iterable[Task], target: Target, folder: Path, count: int = 3) -> Written:
@@ -103,8 +100,9 @@ def write_metaschedule(store: Store, tasks: Iterable[Task], target: Target, fold
                 raise RecordsError(_why_none(target, left_out))
             for name in (WORKLOADS, RECORDS):
                 os.replace(Path(part, name), folder / name)
-    except OSError as exc:
-        raise OutputError(f"a database goes into a directory, but {folder} cannot be written: {exc.strerror}") from exc
+    except (OSError, RuntimeError) as exc:  # TVM's, when it writes the files
+        reason = getattr(exc, "strerror", None) or next(iter(str(exc).splitlines()), "no reason given")
+        raise OutputError(f"a database goes into a directory, but {folder} cannot be written: {reason}") from exc
     return Written(written, records, tuple(left_out))
 
 
@@ -170,6 +168,7 @@ def _trace(space: DesignSpace, module: IRModule, measurement: Measurement) -> An
 
 
 def _bare(module: IRModule) -> IRModule:
+    """The function without what only tasks say of themselves."""
     import tvm
 
     main = module["main"]

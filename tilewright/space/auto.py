@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from tvm.s_tir import Schedule
     from tvm.s_tir.schedule import Trace
 
-__all__ = ["AutoSpace", "Sketch"]
+__all__ = ["FIRST_SKETCH", "AutoSpace", "Sketch"]
 
 _UNTUNED, _SIMPLE = 0, 1
+#: The number of the first sketch that is MetaSchedule's.
+FIRST_SKETCH = 2
 #: Columns of the simple sketch's knobs.
 _INLINE, _PARALLEL, _VECTOR, _UNROLL, _JOIN = _SIMPLE_KNOBS = range(1, 6)
 
@@ -59,7 +61,7 @@ class AutoSpace:
     be 0 (:meth:`canonical` makes them so): each program then has one config.
 
     Attributes:
-        sketches: MetaSchedule's, which sketch 2 and those after it stand for.
+        sketches: MetaSchedule's: numbers ``FIRST_SKETCH`` and up of the knob ``sketch``.
         generator_error: why MetaSchedule's generator gave no sketches, or "".
 
     Args:
@@ -86,7 +88,7 @@ class AutoSpace:
         except SpaceError as exc:  # the untuned and the simple sketch remain
             self.generator_error = str(exc)
         knobs: list[Knob] = [
-            ChoiceKnob.of("sketch", range(2 + len(generated))),
+            ChoiceKnob.of("sketch", range(FIRST_SKETCH + len(generated))),
             ChoiceKnob.of("inline", [0, 1]),
             ChoiceKnob.of("parallel", [0, 1]),
             ChoiceKnob.of("vector", [1, target.lanes, 2 * target.lanes, 4 * target.lanes]),
@@ -96,10 +98,10 @@ class AutoSpace:
         self.sketches = tuple(_share(generated, knobs))
         self.knobs: tuple[Knob, ...] = tuple(knobs)
         #: ``(sketches, knobs)``: which knobs each sketch uses.
-        self._active = np.zeros((2 + len(generated), len(knobs)), dtype=np.bool_)
+        self._active = np.zeros((FIRST_SKETCH + len(generated), len(knobs)), dtype=np.bool_)
         self._active[:, 0] = True
         self._active[_SIMPLE, list(_SIMPLE_KNOBS)] = True
-        for row, sketch in enumerate(self.sketches, start=2):
+        for row, sketch in enumerate(self.sketches, start=FIRST_SKETCH):
             self._active[row, [c for c in sketch.columns if c is not None]] = True
 
     def __repr__(self) -> str:
@@ -163,7 +165,7 @@ class AutoSpace:
         if row[0] == _SIMPLE:
             inline, parallel, vector, unroll, join = (self.knobs[c].choices[row[c]][0] for c in _SIMPLE_KNOBS)
             return simple_schedule(self._module, bool(inline), bool(parallel), vector, unroll, bool(join))
-        sketch = self.sketches[row[0] - 2]
+        sketch = self.sketches[row[0] - FIRST_SKETCH]
         schedule = replay(
             sketch.trace,
             self._module,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import SpaceError
-from tilewright.space.auto import AutoSpace, Sketch
+from tilewright.space.auto import FIRST_SKETCH, AutoSpace, Sketch
 
 if TYPE_CHECKING:
     from tvm.s_tir.schedule import Trace
@@ -56,7 +56,9 @@ class TraceReader:
         Raises:
             SpaceError: the space has no such program; the message says why in a few words, the same for all alike.
         """
-        kinds = [instruction[0] if isinstance(instruction, list) and instruction else None for instruction in instructions]
+        kinds = [
+            instruction[0] if isinstance(instruction, list) and instruction else None for instruction in instructions
+        ]
         cut = kinds.index(_POSTPROCESSING) if _POSTPROCESSING in kinds else len(kinds)
         if any(kind in _REWRITES for kind in kinds[cut:]):
             raise SpaceError("the layout of its arguments is rewritten")
@@ -67,7 +69,7 @@ class TraceReader:
         sketch = self._space.sketches[number]
         decided = _decided(decisions)
         row = np.zeros(len(self._space.knobs), dtype=np.int32)
-        row[0] = self._space.knobs[0].choices.index((number + 2,))
+        row[0] = FIRST_SKETCH + number
         for index, position in places.items():
             try:
                 choice = sketch.samples[position].decisions.index(decided[index])
