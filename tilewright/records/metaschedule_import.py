@@ -193,11 +193,15 @@ class _Reader:
 
     def _reader(self, task: Task) -> TraceReader:
         if task.key not in self._traces:
-            self._traces[task.key] = TraceReader(AutoSpace(task, self._target))
+            self._traces[task.key] = _trace_reader(task, self._target)
             self.tasks[task.key] = task
             query = Query(task=task.key, target=self._target.key, template=AutoSpace.template)
             self._stored[task.key] = {(m.config, m.repeats) for m in self._store.scan(query)}
         return self._traces[task.key]
+
+
+def _trace_reader(task: Task, target: Target) -> TraceReader:
+    return TraceReader(AutoSpace(task, target))
 
 
 @dataclass(frozen=True)
@@ -242,6 +246,6 @@ def _seconds(value: Any) -> tuple[float, ...]:
 def _lines(file: BinaryIO, longest: int) -> Iterator[bytes]:
     """The lines of ``file``; of one that is longer than ``longest``, only as much as shows it."""
     while line := file.readline(longest + 1):
-        yield line
+        yield line if len(line) <= longest else line + b"\n"
         while line and not line.endswith(b"\n"):
             line = file.readline(longest + 1)

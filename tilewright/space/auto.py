@@ -175,6 +175,7 @@ class AutoSpace:
             },
         )
         assert self._generator is not None  # it made the sketch
+        schedule.enter_postproc()  # MetaSchedule's search starts from a stored trace without what follows
         refused = self._generator.finish(schedule)
         if refused is not None:
             raise SpaceError(f"MetaSchedule's {refused} refuses the config {list(row)} of {self.task.name!r}")

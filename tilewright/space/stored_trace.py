@@ -104,16 +104,17 @@ def _places(sketch: Sketch, stored: Trace) -> _Places:
 
 
 def _instructions(trace: Trace) -> list[Any]:
-    instructions: list[Any] = _plain(trace.as_json())[0]
+    instructions: list[Any] = trace.as_json()[0]
     return instructions
 
 
+def _text(instructions: list[Any]) -> str:
+    return json.dumps(_plain(instructions))
+
+
 def _plain(value: Any) -> Any:
-    """TVM's numbers as Python's, which is how JSON has them."""
+    """With Python's numbers for TVM's, and 0 and 1 for false and true, which a database makes of them."""
     if isinstance(value, list):
         return [_plain(item) for item in value]
-    return getattr(value, "value", value)
-
-
-def _text(instructions: list[Any]) -> str:
-    return json.dumps(instructions, sort_keys=True)
+    value = getattr(value, "value", value)
+    return int(value) if isinstance(value, bool) else value
