@@ -134,7 +134,10 @@ def test_what_we_wrote_ourselves(tmp_path: Path) -> None:
     found = read(tmp_path, again)
     assert (found.records, found.added) == (4, 3)
     assert found.passed_over == {"its trace is of no sketch of the auto space": 1}
-    assert [list(m.config) for m in again.scan(Query())] == rows.tolist()
+    # A place where a block cannot be computed is another way to write the nearest one where it can.
+    for measurement, row in zip(again.scan(Query()), rows, strict=True):
+        program = auto.schedule(np.asarray(measurement.config, dtype=np.int32))
+        assert structural_equal(program.mod, auto.schedule(row).mod)
 
 
 @pytest.mark.parametrize("pattern", [0, 4, 8])
