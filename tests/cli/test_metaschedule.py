@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,6 @@ def test_export_says_what_it_leaves_out(tmp_path: Path) -> None:
     records, report = tmp_path / "r.db", tmp_path / "r.json"
     dense = record(records, outcome=Outcome.RUN_CRASHED)
     with open_store(records) as store:
-        from dataclasses import replace
-
         good = replace(dense, key="good", name="good")
         store.describe(good)
         (first, *_) = store.scan(Query())
