@@ -196,7 +196,7 @@ def test_exports_that_have_nothing_to_write(tmp_path: Path) -> None:
 
 def test_exports_that_contradict_themselves(tmp_path: Path) -> None:
     export = ["records", "export", "--records", str(tmp_path / "r.db")]
-    refused("two kinds of export", *export, "--programs", "a", "--out", "b")
+    refused("different kinds of export", *export, "--programs", "a", "--out", "b")
     refused("--programs", *export, "--target", "native")
 
 

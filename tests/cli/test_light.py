@@ -15,7 +15,7 @@ def test_help_lists_the_commands() -> None:
     assert done.returncode == 0
     for command in ("tune", "bench", "run", "tasks", "records", "cost"):
         assert f"  {command} " in done.stdout
-    for command in ("ls", "export"):
+    for command in ("ls", "export", "import-metaschedule"):
         assert f"  {command} " in tilewright("records", "--help").stdout
     for command in ("train", "eval"):
         assert f"  {command} " in tilewright("cost", "--help").stdout

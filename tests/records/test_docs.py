@@ -10,12 +10,18 @@ from typing import Any
 
 import pytest
 
+from tests.network.models import TARGET, conv_model
 from tilewright.errors import RecordsError
 from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.network.load import load
+from tilewright.network.tasks import extract
 from tilewright.records import open_store
 from tilewright.records.export import read_jsonl
+from tilewright.records.memory import MemoryStore
+from tilewright.records.metaschedule import write_metaschedule
 from tilewright.records.schema import measurements, tasks
 from tilewright.records.store import Query, Store
+from tilewright.space.registry import make_space
 from tilewright.task import Task
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -65,3 +71,19 @@ def test_the_reference_has_every_column_and_outcome() -> None:
     names = {column.name for table in (measurements, tasks) for column in table.columns}
     for name in names | {outcome.value for outcome in Outcome}:
         assert f"`{name}`" in page
+
+
+def test_a_database_of_metaschedules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's program builds the network with a program that is on record."""
+    monkeypatch.chdir(tmp_path)
+    extraction = extract(load(conv_model(tmp_path / "model.onnx")), TARGET)
+    use = next(use for use in extraction.uses if use.task.kind == "contraction")
+    store, space = MemoryStore(), make_space(use.task, TARGET)
+    config = tuple(space.default().tolist())
+    store.add([replace(GOOD, task=use.task.key, target=TARGET.key, template=space.template, config=config)])
+    write_metaschedule(store, [use.task], TARGET, tmp_path / "DIR")
+    (program,) = examples("reference/metaschedule.md", "python")
+    names: dict[str, Any] = {}
+    exec(program, names)
+    assert names["module"][use.functions[0]].attrs["tirx.is_scheduled"]
+    assert names["library"] is not None

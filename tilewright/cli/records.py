@@ -1,4 +1,4 @@
-"""``tilewright records``: look into the records of measurements, and take them elsewhere."""
+"""``tilewright records``: look into the records of measurements, and take them elsewhere or get them from there."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tilewright.cli.boundary import command, write_json
+from tilewright.cli.metaschedule import export_database, import_metaschedule
 from tilewright.cli.options import JsonOption, RecordsOption
 from tilewright.cli.programs import ProgramsTargetOption, open_records, recorded_programs
 from tilewright.cli.text import milliseconds, moment, table
@@ -17,7 +18,7 @@ from tilewright.errors import OutputError, TilewrightError
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="List or export the records of measurements.",
+    help="List, export or import the records of measurements.",
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
@@ -59,17 +60,27 @@ def export(
             help="Write the measured programs of one target instead, for cost models (extra parquet).",
         ),
     ] = None,
+    metaschedule: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write the fastest programs of one target instead, as MetaSchedule's database."
+        ),
+    ] = None,
     target: ProgramsTargetOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Write all measurements as JSON lines, or with --programs those of one target as a data set for cost models."""
+    """Write all measurements as JSON lines, or programs of one target: for cost models, or for MetaSchedule."""
+    given = [name for name, to in (("--out", out), ("--programs", programs), ("--metaschedule", metaschedule)) if to]
+    if len(given) > 1:
+        raise TilewrightError(f"{' and '.join(given)} are different kinds of export; give one at a time")
     if programs is not None:
-        if out is not None:
-            raise TilewrightError("--programs and --out are two kinds of export; leave one out")
         write_json(json_file, _export_programs(records, programs, target or "native"))
         return
+    if metaschedule is not None:
+        write_json(json_file, export_database(records, metaschedule, target or "native"))
+        return
     if target is not None:
-        raise TilewrightError("--target chooses what --programs writes; leave it out, or give --programs")
+        raise TilewrightError("--target chooses what --programs or --metaschedule writes; leave it out, or give one")
     from tilewright.records.export import write_jsonl
     from tilewright.records.store import Query
 
@@ -85,6 +96,9 @@ def export(
                 raise OutputError(f"{out} cannot be written: {error.strerror}; name another file with --out") from error
             print(f"{count} measurements written to {out}")
     write_json(json_file, {"count": count})
+
+
+app.command("import-metaschedule")(import_metaschedule)
 
 
 def _export_programs(records: str | None, file: Path, target: str) -> dict[str, Any]:

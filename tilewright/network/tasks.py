@@ -77,6 +77,7 @@ def extract(network: Network, target: Target, algorithms: Mapping[Convolution, A
         tvm.transform.module_pass(_concatenations_apart, opt_level=0),
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
+        tvm.transform.module_pass(_without_patterns, opt_level=0),
         relax.transform.DeadCodeElimination(),
     ]
     with target.tvm:
@@ -103,6 +104,14 @@ def _concatenations_apart(module: Any, _: Any) -> Any:
     for var, function in module.functions_items():
         if var.name_hint.startswith("concatenate"):
             module.update_func(var, function.with_attr("op_pattern", _OPAQUE))
+    return module
+
+
+def _without_patterns(module: Any, _: Any) -> Any:
+    """Each function as its task has it: a database of MetaSchedule's knows a function by its attributes as well."""
+    for var, function in module.functions_items():
+        if function.attrs is not None and "op_pattern" in function.attrs:
+            module.update_func(var, function.without_attr("op_pattern"))
     return module
 
 

@@ -30,16 +30,24 @@ if TYPE_CHECKING:
     from tvm.s_tir import Schedule
     from tvm.s_tir.schedule import Trace
 
-__all__ = ["AutoSpace"]
+__all__ = ["FIRST_SKETCH", "AutoSpace", "Sketch"]
 
 _UNTUNED, _SIMPLE = 0, 1
+#: The number of the first sketch that is MetaSchedule's.
+FIRST_SKETCH = 2
 #: Columns of the simple sketch's knobs.
 _INLINE, _PARALLEL, _VECTOR, _UNROLL, _JOIN = _SIMPLE_KNOBS = range(1, 6)
 
 
 @dataclass(frozen=True)
-class _Sketch:
-    """One of MetaSchedule's spaces: its trace, and for each sample the column of its knob (None: no choice)."""
+class Sketch:
+    """One of MetaSchedule's spaces.
+
+    Attributes:
+        trace: how its programs are made.
+        samples: the trace's sampling instructions.
+        columns: for each of them the column of its knob; None where there is no choice.
+    """
 
     trace: Trace
     samples: tuple[Sample, ...]
@@ -51,6 +59,10 @@ class AutoSpace:
 
     The same task and target give the same knobs in every process. Knobs that the config's sketch does not use must
     be 0 (:meth:`canonical` makes them so): each program then has one config.
+
+    Attributes:
+        sketches: MetaSchedule's: numbers ``FIRST_SKETCH`` and up of the knob ``sketch``.
+        generator_error: why MetaSchedule's generator gave no sketches, or "".
 
     Args:
         task: what is scheduled.
@@ -67,7 +79,6 @@ class AutoSpace:
         self.task = task
         self.target = target
         self._module = task_module(task)
-        #: Why MetaSchedule's generator gave no sketches, or "".
         self.generator_error = ""
         self._generator: Generator | None = None
         generated: list[tuple[Trace, list[Sample]]] = []
@@ -77,20 +88,20 @@ class AutoSpace:
         except SpaceError as exc:  # the untuned and the simple sketch remain
             self.generator_error = str(exc)
         knobs: list[Knob] = [
-            ChoiceKnob.of("sketch", range(2 + len(generated))),
+            ChoiceKnob.of("sketch", range(FIRST_SKETCH + len(generated))),
             ChoiceKnob.of("inline", [0, 1]),
             ChoiceKnob.of("parallel", [0, 1]),
             ChoiceKnob.of("vector", [1, target.lanes, 2 * target.lanes, 4 * target.lanes]),
             ChoiceKnob.of("unroll", [1, 16, 64]),
             ChoiceKnob.of("join", [0, 1]),
         ]
-        self._sketches = _share(generated, knobs)
+        self.sketches = tuple(_share(generated, knobs))
         self.knobs: tuple[Knob, ...] = tuple(knobs)
         #: ``(sketches, knobs)``: which knobs each sketch uses.
-        self._active = np.zeros((2 + len(generated), len(knobs)), dtype=np.bool_)
+        self._active = np.zeros((FIRST_SKETCH + len(generated), len(knobs)), dtype=np.bool_)
         self._active[:, 0] = True
         self._active[_SIMPLE, list(_SIMPLE_KNOBS)] = True
-        for row, sketch in enumerate(self._sketches, start=2):
+        for row, sketch in enumerate(self.sketches, start=FIRST_SKETCH):
             self._active[row, [c for c in sketch.columns if c is not None]] = True
 
     def __repr__(self) -> str:
@@ -154,7 +165,7 @@ class AutoSpace:
         if row[0] == _SIMPLE:
             inline, parallel, vector, unroll, join = (self.knobs[c].choices[row[c]][0] for c in _SIMPLE_KNOBS)
             return simple_schedule(self._module, bool(inline), bool(parallel), vector, unroll, bool(join))
-        sketch = self._sketches[row[0] - 2]
+        sketch = self.sketches[row[0] - FIRST_SKETCH]
         schedule = replay(
             sketch.trace,
             self._module,
@@ -164,6 +175,7 @@ class AutoSpace:
             },
         )
         assert self._generator is not None  # it made the sketch
+        schedule.enter_postproc()  # MetaSchedule's search starts from a stored trace without what follows
         refused = self._generator.finish(schedule)
         if refused is not None:
             raise SpaceError(f"MetaSchedule's {refused} refuses the config {list(row)} of {self.task.name!r}")
@@ -175,7 +187,7 @@ class AutoSpace:
         return generator, [(trace, read_samples(trace, self._module)) for trace in traces]
 
 
-def _share(generated: Sequence[tuple[Trace, list[Sample]]], knobs: list[Knob]) -> list[_Sketch]:
+def _share(generated: Sequence[tuple[Trace, list[Sample]]], knobs: list[Knob]) -> list[Sketch]:
     """Give each sample a knob, appended to ``knobs``; the n-th equal choice of every sketch is one knob."""
     known: dict[tuple[str, tuple[tuple[int, ...], ...], int], int] = {}
     sketches = []
@@ -195,5 +207,5 @@ def _share(generated: Sequence[tuple[Trace, list[Sample]]], knobs: list[Knob]) -
                 tile = sample.kind == "tile"
                 knobs.append(SplitKnob(name, sample.labels, sample.extent) if tile else ChoiceKnob(name, sample.labels))
             columns.append(known[key])
-        sketches.append(_Sketch(trace, tuple(samples), tuple(columns)))
+        sketches.append(Sketch(trace, tuple(samples), tuple(columns)))
     return sketches

@@ -1,0 +1,104 @@
+"""MetaSchedule's databases for ``tilewright records``: written out of the records, and read into them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tilewright.cli.boundary import command, write_json
+from tilewright.cli.options import (
+    JsonOption,
+    RecordsOption,
+    ShapeOption,
+    TargetOption,
+    check_model,
+    check_target,
+    parse_shapes,
+    records_file,
+)
+from tilewright.cli.programs import open_records
+from tilewright.errors import RecordsError, TilewrightError
+
+if TYPE_CHECKING:
+    from tilewright.target import Target
+    from tilewright.task import Task
+
+__all__ = ["export_database", "import_metaschedule"]
+
+
+def export_database(records: Path | None, folder: Path, target: str) -> dict[str, Any]:
+    """Write the records' fastest programs on ``target`` into ``folder``; say what was written, and return it.
+
+    Raises:
+        TargetError: no such target.
+        RecordsError: the records cannot be read, or there is nothing to write.
+        OutputError: ``folder`` holds a database already, or cannot be written.
+    """
+    check_target(target)
+    with open_records(records) as store:
+        tasks = store.tasks()
+        from tilewright.records.metaschedule import write_metaschedule
+        from tilewright.target import Target
+
+        written = write_metaschedule(store, tasks, Target.parse(target), folder)
+    print(f"{written.records} records of {written.tasks} tasks written to {folder}")
+    for name, reason in written.left_out:
+        print(f"left out: {name}: {reason}", file=sys.stderr)
+    left_out = [{"task": name, "reason": reason} for name, reason in written.left_out]
+    return {"tasks": written.tasks, "records": written.records, "left_out": left_out}
+
+
+@command
+def import_metaschedule(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A work directory of MetaSchedule's.")],
+    records: RecordsOption = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="MODEL", help="Recognise this model's functions, too, and not only those on record."),
+    ] = None,
+    shape: ShapeOption = None,
+    target: TargetOption = "native",
+    json_file: JsonOption = None,
+) -> None:
+    """Add MetaSchedule's measurements of this machine to the records, where they are of programs that we know."""
+    check_target(target)
+    shapes = parse_shapes(shape)
+    if model is not None:
+        check_model(model)
+    elif shapes is not None:
+        raise TilewrightError("--shape is that of an input of --model; leave it out, or give --model")
+    from tilewright.records import open_store
+
+    with open_records(records) if model is None else open_store(records_file(records)) as store:
+        from tilewright.target import Target
+
+        machine = Target.parse(target)
+        tasks = {task.key: task for task in [*store.tasks(), *_tasks(model, shapes, machine)]}
+        if not tasks:
+            raise RecordsError(
+                f"a function is recognised as that of a task on record, but {store.where} holds none; "
+                "name a model with --model"
+            )
+        from tilewright.records.metaschedule_import import read_metaschedule
+
+        read = read_metaschedule(folder, store, tasks.values(), machine)
+    print(f"{read.added} of {read.records} records added, of {read.tasks} tasks")
+    for reason, count in read.passed_over.items():
+        print(f"passed over: {count}: {reason}")
+    for fault in read.faults:
+        print(f"faulty: {fault}", file=sys.stderr)
+    if read.faulty > len(read.faults):
+        print(f"faulty: {read.faulty - len(read.faults)} more lines", file=sys.stderr)
+    write_json(json_file, vars(read))
+
+
+def _tasks(model: Path | None, shapes: dict[str, tuple[int, ...]] | None, target: Target) -> list[Task]:
+    if model is None:
+        return []
+    from tilewright.network.load import load
+    from tilewright.network.tasks import extract
+
+    return [use.task for use in extract(load(model, shapes), target).uses]
