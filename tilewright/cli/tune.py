@@ -23,6 +23,7 @@ from tilewright.cli.options import (
     records_file,
 )
 from tilewright.cli.text import milliseconds
+from tilewright.scratch import scratch
 from tilewright.tuning.budget import Budget
 
 __all__ = ["tune"]
@@ -95,18 +96,19 @@ def tune(
     from tilewright.tuning.session import tune as run_session
 
     try:
-        result = run_session(
-            model,
-            out,
-            budget=limits,
-            target=target,
-            records=store,
-            shapes=shapes,
-            seed=seed,
-            method=method,
-            progress=progress_for(),
-            began=BEGAN,
-        )
+        with scratch():
+            result = run_session(
+                model,
+                out,
+                budget=limits,
+                target=target,
+                records=store,
+                shapes=shapes,
+                seed=seed,
+                method=method,
+                progress=progress_for(),
+                began=BEGAN,
+            )
     except KeyboardInterrupt:  # while loading, or a second one while building
         print(f"no executable was written; {_GO_ON}", file=sys.stderr)
         raise

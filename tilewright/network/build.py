@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from tilewright.network.executable import FORMAT, Executable, load_executable, s
 from tilewright.network.load import load
 from tilewright.network.network import Network
 from tilewright.network.plan import Plan
+from tilewright.network.replacing import replacing
 from tilewright.network.tasks import Extraction
 from tilewright.runtime.library import compile_runtime, find_compiler
 from tilewright.target import Target
@@ -70,45 +70,45 @@ def _write(
     check_compiler()
     if out.is_dir() and any(out.iterdir()) and not (out / "manifest.json").is_file():
         raise OutputError(f"--out names a new directory or an executable to replace, but {out} holds other files")
-    part = out.with_name(out.name + ".part")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-    except OSError as exc:
-        raise OutputError(
-            f"the executable goes to {out}, which cannot be written: {exc}; choose another --out"
-        ) from exc
-    try:
-        _compile(module, target, plan, part / "kernels.so")
-    except (RuntimeError, ValueError, TypeError) as exc:
-        shutil.rmtree(part, ignore_errors=True)
-        raise CompilerError(f"the network cannot be compiled: {(str(exc).splitlines() or ['?'])[0][:300]}") from exc
-    model = None
-    try:
-        named: dict[str, Any] = {f"w{i}": a for i, a in enumerate(arrays)}
-        np.savez(part / "weights.npz", **named)
-        if network.onnx is not None:
-            model = "model.onnx"
-            save_onnx(network.onnx, part / model)
-        manifest = {
-            "format": FORMAT,
-            "name": network.name,
-            "inputs": [dataclasses.asdict(s) for s in network.inputs],
-            "outputs": [dataclasses.asdict(s) for s in network.outputs],
-            "target": {"mcpu": target.mcpu, "cores": target.cores, "machine": target.machine, "key": target.key},
-            "model": model,
-            "plan": None if plan is None else plan.to_json(),
-            "sha256": {name: sha256(part / name) for name in ("kernels.so", "weights.npz")},
-            **extra,
-        }
-        (part / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        if out.exists():
-            shutil.rmtree(out)
-        part.rename(out)
-    except OSError as exc:
-        shutil.rmtree(part, ignore_errors=True)
-        raise OutputError(f"the executable cannot be written to {out}: {exc}") from exc
+    with replacing(out) as part:
+        try:
+            _compile(module, target, plan, part / "kernels.so")
+        except (RuntimeError, ValueError, TypeError) as exc:
+            raise CompilerError(f"the network cannot be compiled: {(str(exc).splitlines() or ['?'])[0][:300]}") from exc
+        try:
+            _fill(part, target, network, arrays, extra, plan)
+        except OSError as exc:
+            raise OutputError(f"the executable cannot be written to {out}: {exc}") from exc
     return load_executable(out)
+
+
+def _fill(
+    part: Path,
+    target: Target,
+    network: Network,
+    arrays: Sequence[NDArray[Any]],
+    extra: Mapping[str, Any],
+    plan: Plan | None,
+) -> None:
+    """Write what belongs to an executable beside its library."""
+    named: dict[str, Any] = {f"w{i}": a for i, a in enumerate(arrays)}
+    np.savez(part / "weights.npz", **named)
+    model = None
+    if network.onnx is not None:
+        model = "model.onnx"
+        save_onnx(network.onnx, part / model)
+    manifest = {
+        "format": FORMAT,
+        "name": network.name,
+        "inputs": [dataclasses.asdict(s) for s in network.inputs],
+        "outputs": [dataclasses.asdict(s) for s in network.outputs],
+        "target": {"mcpu": target.mcpu, "cores": target.cores, "machine": target.machine, "key": target.key},
+        "model": model,
+        "plan": None if plan is None else plan.to_json(),
+        "sha256": {name: sha256(part / name) for name in ("kernels.so", "weights.npz")},
+        **extra,
+    }
+    (part / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
 def _compile(module: Any, target: Target, plan: Plan | None, out: Path) -> None:
