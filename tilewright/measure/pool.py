@@ -52,9 +52,11 @@ _GRACE = 1.0
 #: ``run_timeout``: what takes 1,000 times as long as the best shall not take 10 s of the budget as well.
 _RUN_FACTOR = 300.0
 _RUN_SECONDS = 2.0
+#: Waiting for a twentieth of a second does not take so many.
+_PAUSED = 1.0
 #: Bytes that a worker needs before it has built anything.
 _LEAST_MEMORY = 256 << 20
-#: Workers that die in a row while they start, until it is clear that none will.
+#: Workers that die in a row while they start, until it is clear that none will. Where others work, it is no error.
 _MOST_START_FAILURES = 3
 
 
@@ -197,6 +199,7 @@ class LocalPool:
         """
         if self._closed:
             raise MeasureError("the pool is closed; make another one")
+        self._start_failures = min(self._start_failures, _MOST_START_FAILURES - 1)
         rows = [tuple(int(index) for index in row) for row in np.asarray(configs)]
         batch = _Batch(space, rows, best, deadline, deque(range(len(rows))))
         try:
@@ -300,7 +303,7 @@ class LocalPool:
         self._discard(process, batch)
         if not started:
             self._start_failures += 1
-            if self._start_failures >= _MOST_START_FAILURES:
+            if self._start_failures >= _MOST_START_FAILURES and not any(p.started for p in self._processes):
                 raise MeasureError(f"measuring needs worker processes, but they die while starting: {reply.reason}")
         elif not (reply.timed_out and batch.late()):
             assert prepared is not None
@@ -368,6 +371,8 @@ class LocalPool:
         for process in list(self._processes):
             if process.died_idle():
                 self._discard(process, batch)
+        if self._start_failures >= _MOST_START_FAILURES and self._processes:
+            return  # in this batch those that work have to do
         ready = sum(process.started for process in self._processes)
         wanted = self.workers + (1 if ready >= self.workers else 0)
         while len(self._processes) < wanted:
@@ -377,9 +382,13 @@ class LocalPool:
         """Wait for replies of some workers, for a moment; those with no time left or too much memory are ended."""
         waited = {process.connection: process for process in processes}
         until = min([batch.deadline + _GRACE, *(process.expires for process in waited.values())])
-        ready = wait(list(waited), min(max(0.0, until - time.monotonic()), LOOK_SECONDS))
+        begin = time.monotonic()
+        ready = wait(list(waited), min(max(0.0, until - begin), LOOK_SECONDS))
         replies: list[tuple[WorkerProcess, Reply | Lost]] = []
         now = time.monotonic()
+        if now - begin > _PAUSED:  # this process was stopped, or the machine was: its workers had no time either
+            for process in self._processes:
+                process.expires += now - begin
         for connection, process in waited.items():
             if connection in ready:
                 replies.append((process, process.receive()))
