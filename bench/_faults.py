@@ -10,21 +10,30 @@ are accidents, such as the system's killing a worker: they belong to attempts, a
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench._misdeeds import Fault, Misbehaving, misbehaving
-from bench.replay import Clock, ReplayRunner, Table
+from bench._recorded import dense
+from bench.replay import Clock, ReplayRunner, ReplaySpace, Table
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.pool import LocalPool
+from tilewright.measure.runner import Runner
+from tilewright.network.tasks import task_of
+from tilewright.records.memory import MemoryStore
+from tilewright.space.registry import make_space
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
+from tilewright.tuning.method import bayesian, random_search
+from tilewright.tuning.tuner import TaskTuner
 
-__all__ = ["Fault", "FaultyPool", "FaultyReplay", "Plan", "as_it_should"]
+__all__ = ["Fault", "FaultyPool", "FaultyReplay", "Plan", "as_it_should", "faults", "replayed"]
 
 
 #: What the pool is to make of each: outcome, and what the message has to say.
@@ -48,6 +57,8 @@ ACCIDENTS = (Fault.SEGFAULT, Fault.ABORT, Fault.KILLED, Fault.MEMORY, Fault.BUIL
 LASTING = tuple(fault for fault in Fault if fault is not Fault.NONE)
 #: Seconds that a fault costs on a recorded table: time-outs, and a crash's new worker.
 _TIME_OUT, _NEW_WORKER = 10.0, 3.0
+#: The machine of a recorded table; its store is empty, so nothing is looked up by it.
+_NO_TARGET = Target("recorded", 2, "recorded", (), 8, 16, 1 << 15, 1 << 19, 1 << 23, "")
 
 
 def as_it_should(fault: Fault, found: Measurement) -> bool:
@@ -207,3 +218,55 @@ class FaultyPool:
 def _bare(measurement: Measurement) -> Measurement:
     """A measurement of the config without what it was told."""
     return replace(measurement, config=measurement.config[:-1])
+
+
+def faults(*, seconds: float = 120.0, share: float = 0.3, seed: int = 0) -> dict[str, Any]:
+    """Tune a small task for so many seconds in real workers, of whose candidates ``share`` go wrong.
+
+    Returns:
+        ``faults``: how many of each kind were ``injected``, and how many ``survived``: had their outcome and message.
+        ``others_failed``: candidates that failed although nothing was wrong with them.
+    """
+    target = Target.parse()
+    space = make_space(task_of("dense", dense(64, 64, 64)), target)
+    end = time.monotonic() + seconds
+    with FaultyPool(target, Plan(seed, share)) as pool:
+        tuner = TaskTuner(space, target, pool, MemoryStore(), np.random.default_rng(seed), random_search())
+        while time.monotonic() < end and not tuner.exhausted:
+            tuner.round(16, end)
+        statistics = pool.pool.statistics
+    injected = Counter(fault.name for fault, _ in pool.log if fault is not Fault.NONE)
+    survived = Counter(
+        fault.name for fault, found in pool.log if fault is not Fault.NONE and as_it_should(fault, found)
+    )
+    return {
+        "faults": {name: {"injected": n, "survived": survived[name]} for name, n in sorted(injected.items())},
+        "trials": len(pool.log),
+        "others_failed": sum(not found.ok for fault, found in pool.log if fault is Fault.NONE),
+        "workers_replaced": statistics.replaced,
+        "longest_gap": statistics.longest_gap,
+        "peak_bytes": statistics.peak_rss,
+    }
+
+
+def replayed(tables: Sequence[Table], *, trials: int = 500, seeds: int = 5, seconds: float = 300.0) -> dict[str, Any]:
+    """Tune on recorded tables with and without faults: how often both end at the same config, and how near at worst."""
+    begin, same, worst, runs = time.monotonic(), 0, 1.0, 0
+    for table, seed in ((table, seed) for seed in range(seeds) for table in tables):
+        if time.monotonic() - begin > seconds:
+            break
+        quiet = _tuned(table, ReplayRunner(table), trials, seed)
+        assert quiet.best_config is not None
+        plan = Plan(seed, spared=tuple(quiet.best_config.tolist()))
+        faulty = _tuned(table, FaultyReplay(table, plan), trials, seed)
+        runs += 1
+        same += faulty.best_seconds <= quiet.best_seconds
+        worst = max(worst, faulty.best_seconds / quiet.best_seconds)
+    return {"runs": runs, "same_best": same, "worst_ratio": worst}
+
+
+def _tuned(table: Table, runner: Runner, trials: int, seed: int) -> TaskTuner:
+    tuner = TaskTuner(ReplaySpace(table), _NO_TARGET, runner, MemoryStore(), np.random.default_rng(seed), bayesian())
+    while tuner.trials < trials and not tuner.exhausted:
+        tuner.round(min(16, trials - tuner.trials), math.inf)
+    return tuner
