@@ -19,6 +19,11 @@ def write(out: Path, text: str) -> None:
         assert not out.exists() or (out / "manifest.json").read_text() != text
 
 
+def stop_half_way(part: Path, error: type[BaseException]) -> None:
+    (part / "manifest.json").write_text("half")
+    raise error
+
+
 @pytest.mark.parametrize("atomic", [True, False])
 def test_new_and_then_replaced(tmp_path: Path, atomic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not atomic:
@@ -36,8 +41,7 @@ def test_an_interrupt_leaves_what_was_there(tmp_path: Path, error: type[BaseExce
     out = tmp_path / "out"
     write(out, "one")
     with pytest.raises(error), replacing(out) as part:
-        (part / "manifest.json").write_text("half")
-        raise error
+        stop_half_way(part, error)
     assert os.listdir(tmp_path) == ["out"]
     assert (out / "manifest.json").read_text() == "one"
 
