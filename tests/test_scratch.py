@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tilewright.errors import OutputError
 from tilewright.scratch import claim, scratch
 
 
@@ -75,6 +76,12 @@ def test_a_link_with_such_a_name_is_left_alone(base: Path, tmp_path_factory: pyt
     with scratch():
         pass
     assert (target / "thesis.tex").exists()
+
+
+def test_nowhere_to_put_them(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(base / "none"))
+    with pytest.raises(OutputError, match="set TMPDIR"), scratch():
+        pass
 
 
 def test_one_claim_at_a_time(base: Path) -> None:

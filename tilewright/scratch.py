@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tilewright.errors import OutputError
+
 __all__ = ["claim", "scratch"]
 
 _PREFIX = "tilewright-scratch-"
@@ -49,10 +51,16 @@ def scratch() -> Iterator[Path]:
 
     The C compiler and TVM, too, put theirs where ``TMPDIR`` says. A process that is killed leaves the directory
     behind; whoever enters here next removes it.
+
+    Raises:
+        OutputError: no directory can be made.
     """
-    base = Path(tempfile.gettempdir())
-    _sweep(base)
-    folder, descriptor = _make(base)
+    try:
+        base = Path(tempfile.gettempdir())
+        _sweep(base)
+        folder, descriptor = _make(base)
+    except OSError as exc:
+        raise OutputError(f"temporary files need a directory, but none can be made: {exc}; set TMPDIR to one") from exc
     before = os.environ.get("TMPDIR"), tempfile.tempdir
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
     try:

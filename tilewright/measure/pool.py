@@ -387,8 +387,8 @@ class LocalPool:
         replies: list[tuple[WorkerProcess, Reply | Lost]] = []
         now = time.monotonic()
         if now - begin > _PAUSED:  # this process was stopped, or the machine was: its workers had no time either
-            for process in self._processes:
-                process.expires += now - begin
+            for process in waited.values():
+                process.expires += batch.limit(now - begin)
         for connection, process in waited.items():
             if connection in ready:
                 replies.append((process, process.receive()))
