@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tilewright.errors import TargetError
-from tilewright.tvm_compat import set_threads, usable_cores
+from tilewright.tvm_compat import keep_interrupts, set_threads, usable_cores
 
 __all__ = ["Target"]
 
@@ -56,6 +56,7 @@ class Target:
         set_threads()
         import tvm
 
+        keep_interrupts()
         if text == "native":
             mcpu, triple = str(tvm.target.codegen.llvm_get_system_cpu()), ""
         else:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "keep_interrupts",
     "lean_kernels",
     "light_tensor_intrinsics",
     "narrow_indices",
@@ -55,6 +56,17 @@ def spin_briefly() -> None:
     spinning at all costs 20 us per region. An explicit ``TVM_THREAD_POOL_SPIN_COUNT`` of the user's wins.
     """
     os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "2000")
+
+
+def keep_interrupts() -> None:
+    """Let a Ctrl-C that arrives in a Python function which TVM called stay a KeyboardInterrupt.
+
+    TVM 0.27 (tvm-ffi 0.1.14): an exception of a class that was not registered leaves TVM as a RuntimeError without a
+    message. That looks like a pass that failed, which is caught in places, and the interrupt would be forgotten.
+    """
+    import tvm_ffi
+
+    tvm_ffi.register_error("KeyboardInterrupt", KeyboardInterrupt)
 
 
 def plain_clip() -> None:

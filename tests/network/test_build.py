@@ -259,6 +259,17 @@ def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
         built(conv_model(tmp_path / "m.onnx"), tmp_path / "file" / "out")
 
 
+def test_an_interrupt_while_compiling_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    model = conv_model(tmp_path / "m.onnx")
+    monkeypatch.setattr("tilewright.network.build._compile", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        built(model, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)

@@ -39,6 +39,8 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
                 if path is not None:
                     _check_writable(path)
                 function(*args, **kwargs)
+            if interrupts:  # one that was swallowed where it arrived, as Python does in a destructor
+                raise KeyboardInterrupt
         except TilewrightError as error:
             if interrupts:
                 _interrupted(error)
@@ -80,7 +82,7 @@ def write_json(path: Path | None, value: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _noted(interrupts: list[int]) -> Iterator[None]:
-    """Note each Ctrl-C: when one arrives in a callback of TVM's, what comes out is a RuntimeError without a message."""
+    """Note each Ctrl-C, so that it ends as one even where it came out as another error, or as none."""
     # Where it is ignored or handled already, or this is a thread's or a test's call, that stays as it is.
     if (
         threading.current_thread() is not threading.main_thread()

@@ -24,6 +24,7 @@ from tilewright.cli.options import (
 )
 from tilewright.cli.text import milliseconds
 from tilewright.errors import TilewrightError
+from tilewright.scratch import scratch
 from tilewright.tuning.budget import Budget
 
 __all__ = ["tune"]
@@ -109,19 +110,20 @@ def tune(
     from tilewright.tuning.sharing import Sharing
 
     try:
-        result = run_session(
-            model,
-            out,
-            budget=limits,
-            target=target,
-            records=store,
-            shapes=shapes,
-            seed=seed,
-            method=method,
-            sharing={"own": Sharing(), "published": Sharing.published(), "none": None}[sharing],
-            progress=progress_for(),
-            began=BEGAN,
-        )
+        with scratch():
+            result = run_session(
+                model,
+                out,
+                budget=limits,
+                target=target,
+                records=store,
+                shapes=shapes,
+                seed=seed,
+                method=method,
+                sharing={"own": Sharing(), "published": Sharing.published(), "none": None}[sharing],
+                progress=progress_for(),
+                began=BEGAN,
+            )
     except KeyboardInterrupt:  # while loading, or a second one while building
         print(f"no executable was written{'' if store.kept else f'; {_GO_ON}'}", file=sys.stderr)
         raise

@@ -22,6 +22,14 @@ class Outcome(enum.Enum):
     RUN_TIMED_OUT = "run_timed_out"
     WRONG_RESULT = "wrong_result"
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether something else than the candidate may have been to blame: its worker may have been killed.
+
+        Not so a time-out: what hangs would hang again, and cost its seconds twice.
+        """
+        return self in (Outcome.BUILD_FAILED, Outcome.RUN_CRASHED)
+
 
 #: The quantile over repeats that stands for a candidate. Neighbours on the machine only ever add time, so a low
 #: quantile estimates the undisturbed latency; the very minimum would reward a single lucky reading.

@@ -8,6 +8,7 @@ another round, each alone in a worker, so that a candidate is lost to a neighbou
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -18,6 +19,7 @@ from types import TracebackType
 import numpy as np
 
 from tilewright.errors import MeasureError
+from tilewright.measure.memory import LOOK_SECONDS, in_words, worker_share
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.process import WorkerProcess
 from tilewright.measure.protocol import (
@@ -53,7 +55,11 @@ _GRACE = 1.0
 #: ``run_timeout``: what takes 1,000 times as long as the best shall not take 10 s of the budget as well.
 _RUN_FACTOR = 300.0
 _RUN_SECONDS = 2.0
-#: Workers that die in a row while they start, until it is clear that none will.
+#: Waiting for a twentieth of a second does not take so many.
+_PAUSED = 1.0
+#: Bytes that a worker needs before it has built anything.
+_LEAST_MEMORY = 256 << 20
+#: Workers that die in a row while they start, until it is clear that none will. Where others work, it is no error.
 _MOST_START_FAILURES = 3
 
 
@@ -66,6 +72,8 @@ class PoolStatistics:
         timing: wall-clock seconds in which candidates were timed.
         measured: number of measurements.
         replaced: number of workers that died or were killed and made room for another.
+        longest_gap: the longest time in seconds for which fewer workers than wanted were there to build, after one
+            was lost.
         peak_rss: the most memory that any one worker has had, in bytes.
     """
 
@@ -73,6 +81,7 @@ class PoolStatistics:
     timing: float = 0.0
     measured: int = 0
     replaced: int = 0
+    longest_gap: float = 0.0
     peak_rss: int = 0
 
 
@@ -113,6 +122,9 @@ class LocalPool:
         build_timeout: seconds that scheduling and compiling one candidate may take.
         run_timeout: seconds that checking and timing one candidate may take. Where the best so far is known, the limit
             is shorter: 2 s and 300 times the best.
+        memory: bytes that a worker may have; by default its share of what this process may use
+            (:func:`tilewright.measure.memory.worker_share`). A candidate whose worker gets more than that has failed
+            to build, or crashed, with a message that says why.
         on_measurement: called with each measurement as it is made, so that none is lost by an interrupt.
 
     Raises:
@@ -127,11 +139,18 @@ class LocalPool:
         build_timeout: float = 10.0,
         run_timeout: float = 10.0,
         on_measurement: Callable[[Measurement], None] | None = None,
+        memory: int | None = None,
     ) -> None:
         self.target = target
         self.workers = target.cores if workers is None else workers
         if self.workers < 1:
             raise MeasureError(f"measuring needs at least one worker, but {self.workers} were asked for")
+        self.memory = worker_share(self.workers) if memory is None else memory
+        if self.memory < _LEAST_MEMORY:
+            raise MeasureError(
+                f"a worker needs {in_words(_LEAST_MEMORY)} of memory for its compiler alone, but is allowed "
+                f"{in_words(self.memory)}; allow more"
+            )
         self.build_timeout = build_timeout
         self.run_timeout = run_timeout
         self.on_measurement = on_measurement
@@ -139,6 +158,8 @@ class LocalPool:
         self._processes: list[WorkerProcess] = []
         self._closed = False
         self._start_failures = 0
+        self._complete = False
+        self._short_since = math.inf
         self._bad_defaults: set[str] = set()
         self._statistics = PoolStatistics()
         try:
@@ -181,6 +202,7 @@ class LocalPool:
         """
         if self._closed:
             raise MeasureError("the pool is closed; make another one")
+        self._start_failures = min(self._start_failures, _MOST_START_FAILURES - 1)
         rows = [tuple(int(index) for index in row) for row in np.asarray(configs)]
         batch = _Batch(space, rows, best, deadline, deque(range(len(rows))))
         try:
@@ -191,6 +213,8 @@ class LocalPool:
                 self._statistics.building += middle - begin
                 self._time(batch)
                 self._statistics.timing += time.monotonic() - middle
+            if not batch.late():
+                self._replenish(batch)  # what was lost while timing starts while the caller thinks
         finally:
             # An interrupt, the deadline or an error left something running or half said.
             for process in list(self._processes):
@@ -203,9 +227,11 @@ class LocalPool:
 
     def _build(self, batch: _Batch) -> None:
         """Have the queue built, as far as time and the workers' memory allow."""
+        self._short_since = math.inf
         while True:
             self._replenish(batch)
             active = [process for process in self._processes if process.started][: self.workers]
+            self._note_gap(len(active))
             # What is built also has to be timed before the deadline.
             built = sum(len(process.built) for process in active)
             stop = not batch.queue or batch.late(built * self._seconds_of_timing())
@@ -219,6 +245,15 @@ class LocalPool:
             starting = [process for process in self._processes if not process.started]
             for process, reply in self._replies([*busy, *starting], batch):
                 self._on_build_reply(process, reply, batch)
+
+    def _note_gap(self, ready: int) -> None:
+        """Note for how long workers have been missing. While the first ones start, none is."""
+        now = time.monotonic()
+        if ready == self.workers:
+            self._complete, self._short_since = True, math.inf
+        elif self._complete:
+            self._short_since = min(self._short_since, now)
+            self._statistics.longest_gap = max(self._statistics.longest_gap, now - self._short_since)
 
     def _occupy(self, process: WorkerProcess, batch: _Batch) -> None:
         """Hand an idle worker its next piece of work, if there is one for it."""
@@ -257,7 +292,7 @@ class LocalPool:
             if reply.timed_out and batch.late():
                 return  # cut off by the deadline, which says nothing about the candidate
             outcome = Outcome.BUILD_TIMED_OUT if reply.timed_out else Outcome.BUILD_FAILED
-            self._record(batch, index, outcome, message=_because(reply, "the build", self.build_timeout))
+            self._record(batch, index, outcome, message=self._because(reply, "the build", self.build_timeout))
         elif isinstance(reply, Failed):
             self._record(batch, index, reply.outcome, message=reply.message)
         else:
@@ -284,7 +319,7 @@ class LocalPool:
         self._discard(process, batch)
         if not started:
             self._start_failures += 1
-            if self._start_failures >= _MOST_START_FAILURES:
+            if self._start_failures >= _MOST_START_FAILURES and not any(p.started for p in self._processes):
                 raise MeasureError(f"measuring needs worker processes, but they die while starting: {reply.reason}")
         elif not (reply.timed_out and batch.late()):
             assert prepared is not None
@@ -372,7 +407,7 @@ class LocalPool:
             if reply.timed_out and batch.late():
                 return
             outcome = Outcome.RUN_TIMED_OUT if reply.timed_out else Outcome.RUN_CRASHED
-            self._record(batch, index, outcome, message=_because(reply, "the run", allowed))
+            self._record(batch, index, outcome, message=self._because(reply, "the run", allowed))
 
     def _seconds_of_timing(self) -> float:
         """What timing one candidate has taken on average."""
@@ -385,23 +420,31 @@ class LocalPool:
         for process in list(self._processes):
             if process.died_idle():
                 self._discard(process, batch)
+        if self._start_failures >= _MOST_START_FAILURES and self._processes:
+            return  # in this batch those that work have to do
         ready = sum(process.started for process in self._processes)
         wanted = self.workers + (1 if ready >= self.workers else 0)
         while len(self._processes) < wanted:
             self._processes.append(WorkerProcess(self.target, self._factory))
 
     def _replies(self, processes: Iterable[WorkerProcess], batch: _Batch) -> list[tuple[WorkerProcess, Reply | Lost]]:
-        """Wait for a reply of some workers; those whose time is over are ended."""
+        """Wait for replies of some workers, for a moment; those with no time left or too much memory are ended."""
         waited = {process.connection: process for process in processes}
         until = min([batch.deadline + _GRACE, *(process.expires for process in waited.values())])
-        ready = wait(list(waited), max(0.0, until - time.monotonic()))
+        begin = time.monotonic()
+        ready = wait(list(waited), min(max(0.0, until - begin), LOOK_SECONDS))
         replies: list[tuple[WorkerProcess, Reply | Lost]] = []
         now = time.monotonic()
+        if now - begin > _PAUSED:  # this process was stopped, or the machine was: its workers had no time either
+            for process in waited.values():
+                process.expires += batch.limit(now - begin)
         for connection, process in waited.items():
             if connection in ready:
                 replies.append((process, process.receive()))
             elif now >= process.expires:
                 replies.append((process, process.expire()))
+            elif (lost := process.exceed(self.memory)) is not None:
+                replies.append((process, lost))
         return replies
 
     def _discard(self, process: WorkerProcess, batch: _Batch) -> None:
@@ -442,6 +485,11 @@ class LocalPool:
         if self.on_measurement is not None:
             self.on_measurement(measurement)
 
-
-def _because(lost: Lost, what: str, seconds: float) -> str:
-    return f"{what} took longer than {seconds:.3g} s" if lost.timed_out else f"{what} ended its process: {lost.reason}"
+    def _because(self, lost: Lost, what: str, seconds: float) -> str:
+        if lost.timed_out:
+            return f"{what} took longer than {seconds:.3g} s"
+        if lost.memory:
+            had, allowed = in_words(lost.memory), in_words(self.memory)
+            return f"{what} took its worker to {had} of memory, where {allowed} are allowed"
+        hint = ", which the system sends when memory runs out" if lost.reason.startswith("SIGKILL") else ""
+        return f"{what} ended its process: {lost.reason}{hint}"

@@ -11,9 +11,9 @@ import sys
 import tempfile
 import time
 from multiprocessing.connection import Pipe
-from pathlib import Path
 
 from tilewright.errors import MeasureError
+from tilewright.measure.memory import held
 from tilewright.measure.protocol import Adopt, Command, Drop, Hello, Lost, Reply, SpaceFactory
 from tilewright.target import Target
 
@@ -125,6 +125,15 @@ class WorkerProcess:
         self.kill()
         return Lost(timed_out=True, reason="killed at the time-out")
 
+    def exceed(self, limit: int) -> Lost | None:
+        """End it if it has more than ``limit`` bytes of memory; None if it has not."""
+        now, most = held(self.pid)
+        self._peak = max(self._peak, most)
+        if now <= limit:
+            return None
+        self.kill()
+        return Lost(timed_out=False, reason="killed for its memory", memory=now)
+
     def kill(self) -> Lost:
         """End it and all that it started, now. Does nothing the second time."""
         self.awaiting = False
@@ -154,12 +163,8 @@ class WorkerProcess:
     @property
     def peak_rss(self) -> int:
         """The most memory that it has had, in bytes; as far as is known."""
-        try:
-            for line in Path(f"/proc/{self.pid}/status").read_text(encoding="ascii", errors="replace").splitlines():
-                if line.startswith("VmHWM:"):
-                    self._peak = max(self._peak, int(line.split()[1]) << 10)
-        except (OSError, ValueError):
-            pass
+        if not self.connection.closed:
+            self._peak = max(self._peak, held(self.pid)[1])
         return self._peak
 
     def _signal(self, number: signal.Signals) -> None:

@@ -159,10 +159,17 @@ class Failed:
 
 @dataclass(frozen=True)
 class Lost:
-    """The worker is gone, killed by us when ``timed_out``. ``reason``: its signal or exit code, and its last words."""
+    """The worker is gone.
+
+    Attributes:
+        timed_out: it was killed by us because its reply was overdue.
+        reason: its signal or exit code, and its last words.
+        memory: the bytes that it had when it was killed by us for having too many; otherwise 0.
+    """
 
     timed_out: bool
     reason: str
+    memory: int = 0
 
 
 Command: TypeAlias = Hello | Prepare | Build | Run | Lend | Adopt | Drop

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.measure.arguments import Arguments, Parameter, Reference, parameters_of
+from tilewright.measure.memory import die_first
 from tilewright.measure.outcome import Outcome
 from tilewright.measure.protocol import (
     Adopt,
@@ -58,6 +59,7 @@ def main(connection_fd: int, lifeline_fd: int, cores: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool decides what an interrupt means
     if select.select([lifeline_fd], [], [], 0)[0]:  # the pool's process died before it could arm the lifeline
         os._exit(1)
+    die_first()
     spin_briefly()
     set_threads(cores)  # both before anything imports TVM, such as the factory's module that Hello brings in
     connection = Connection(connection_fd)

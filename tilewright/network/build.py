@@ -18,6 +18,7 @@ from tilewright.network.load import load
 from tilewright.network.manifest import FORMAT, LIBRARY, NAME, WEIGHTS, read_manifest, sealed
 from tilewright.network.network import Network
 from tilewright.network.plan import Plan
+from tilewright.network.replacing import replacing
 from tilewright.network.tasks import Extraction
 from tilewright.network.torch_model import SUFFIX, write_program
 from tilewright.runtime.library import compile_runtime, find_compiler
@@ -73,19 +74,16 @@ def replace_kernels(executable: Path, library: Path, out: Path) -> Executable:
     Raises:
         OutputError: a file cannot be read or written.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        manifest = read_manifest(executable)
-        fresh = out / f"{LIBRARY}.part"
-        shutil.copyfile(library, fresh)
-        fresh.replace(out / LIBRARY)
-        if out != executable:
-            _same_file(executable / WEIGHTS, out / WEIGHTS)
-            manifest["model"] = None
-        files = sorted(file.name for file in out.iterdir() if file.name != NAME)
-        (out / NAME).write_text(sealed(manifest, out, files), encoding="utf-8")
-    except OSError as exc:
-        raise OutputError(f"the executable in {out} cannot be given other kernels: {exc}") from exc
+    manifest = read_manifest(executable)
+    with replacing(out) as part:
+        try:
+            shutil.copyfile(library, part / LIBRARY)
+            for name in manifest["sha256"]:
+                if name not in (LIBRARY, NAME):
+                    _same_file(executable / name, part / name)
+            _seal(part, manifest)
+        except OSError as exc:
+            raise OutputError(f"the executable in {executable} cannot be given other kernels: {exc}") from exc
     return load_executable(out)
 
 
@@ -132,42 +130,43 @@ def _write(
     check_compiler()
     if out.is_dir() and any(out.iterdir()) and not (out / NAME).is_file():
         raise OutputError(f"--out names a new directory or an executable to replace, but {out} holds other files")
-    part = out.with_name(out.name + ".part")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-    except OSError as exc:
-        raise OutputError(
-            f"the executable goes to {out}, which cannot be written: {exc}; choose another --out"
-        ) from exc
-    try:
+    with replacing(out) as part:
         _compiled(module, target, plan, part / LIBRARY)
-    except CompilerError:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    try:
-        named: dict[str, Any] = {f"w{i}": a for i, a in enumerate(arrays)}
-        np.savez(part / WEIGHTS, **named)
-        model = _keep_model(network, part)
-        manifest = {
-            "format": FORMAT,
-            "name": network.name,
-            "inputs": [dataclasses.asdict(s) for s in network.inputs],
-            "outputs": [dataclasses.asdict(s) for s in network.outputs],
-            "target": {"mcpu": target.mcpu, "cores": target.cores, "machine": target.machine, "key": target.key},
-            "model": model,
-            "plan": None if plan is None else plan.to_json(),
-            **extra,
-        }
-        text = sealed(manifest, part, sorted(file.name for file in part.iterdir()))
-        (part / NAME).write_text(text, encoding="utf-8")
-        if out.exists():
-            shutil.rmtree(out)
-        part.rename(out)
-    except (OSError, OutputError) as exc:
-        shutil.rmtree(part, ignore_errors=True)
-        raise OutputError(f"the executable cannot be written to {out}: {exc}") from exc
+        try:
+            _fill(part, target, network, arrays, extra, plan)
+        except OSError as exc:
+            raise OutputError(f"the executable cannot be written to {out}: {exc}") from exc
     return load_executable(out)
+
+
+def _fill(
+    part: Path,
+    target: Target,
+    network: Network,
+    arrays: Sequence[NDArray[Any]],
+    extra: Mapping[str, Any],
+    plan: Plan | None,
+) -> None:
+    """Write what belongs to an executable beside its library."""
+    named: dict[str, Any] = {f"w{i}": a for i, a in enumerate(arrays)}
+    np.savez(part / WEIGHTS, **named)
+    manifest = {
+        "format": FORMAT,
+        "name": network.name,
+        "inputs": [dataclasses.asdict(s) for s in network.inputs],
+        "outputs": [dataclasses.asdict(s) for s in network.outputs],
+        "target": {"mcpu": target.mcpu, "cores": target.cores, "machine": target.machine, "key": target.key},
+        "model": _keep_model(network, part),
+        "plan": None if plan is None else plan.to_json(),
+        **extra,
+    }
+    _seal(part, manifest)
+
+
+def _seal(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest of all files in ``folder``."""
+    text = sealed(manifest, folder, sorted(file.name for file in folder.iterdir()))
+    (folder / NAME).write_text(text, encoding="utf-8")
 
 
 def _with_functions(extraction: Extraction, functions: Mapping[str, Any]) -> Any:

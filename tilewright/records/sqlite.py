@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-import sys
 import time
 from pathlib import Path
 from urllib.parse import quote

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -116,9 +116,8 @@ def tune(
             f"candidates are timed on this machine, but code for {machine.triple} does not run here; tune there"
         )
     out = Path(out)
-    scratch = out.with_name(f"{out.name}.race")
     with ExitStack() as stack:
-        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        aside = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tilewright-")))
         store, ours = _open(records)
         if ours:
             stack.callback(store.close)
@@ -159,7 +158,7 @@ def tune(
         reserve = _finishing(extraction)
         incumbent = None
         if roofline is not None and running.remaining_seconds >= _INCUMBENT * reserve:
-            incumbent = Incumbent.compiled(extraction, chosen(extraction, tuner), scratch)
+            incumbent = Incumbent.compiled(extraction, chosen(extraction, tuner), aside)
             if incumbent is not None:
                 reserve = _finishing(extraction, incumbent.seconds) + race_seconds(_at_most(extraction, roofline))
         tuner.run(reserve=reserve)

@@ -18,6 +18,7 @@ from tilewright.records.store import Query, Store
 from tilewright.space.configs import ConfigSet, cardinalities, check, distinct, empty, knob_values
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
+from tilewright.tuning.again import SecondChances
 from tilewright.tuning.method import Method, autotvm, quick, random_search
 
 __all__ = ["Method", "RoundResult", "TaskTuner", "autotvm", "quick", "random_search"]
@@ -50,7 +51,8 @@ class RoundResult:
 class TaskTuner:
     """Searches the design space of one task.
 
-    What the store knows of the task on this target with this template is learnt first and never measured again.
+    What the store knows of the task on this target with this template is learnt first and never measured again. A
+    candidate of this tuner that crashed is, while that pays (:class:`tilewright.tuning.again.SecondChances`).
 
     The tuner does **not** write to the store: whoever makes the runner has it add each measurement as it is made
     (``LocalPool(on_measurement=lambda m: store.add([m]))``), so that an interrupt in the middle of a round loses
@@ -69,7 +71,7 @@ class TaskTuner:
         space: where it searches.
         best_config: the fastest config, ``(knobs,)``; None before there is one.
         best_seconds: its latency, robust over all its repeats; inf before there is one.
-        trials: how many candidates this tuner has measured.
+        trials: how many candidates this tuner has measured; one that crashed and was tried again counts twice.
         recorded: how many measurements came from the store.
         failures: this tuner's trials that failed, by outcome.
         history: after each round (and at first, where there were records) trials, clock reading, best latency.
@@ -111,6 +113,7 @@ class TaskTuner:
         self._suggested = empty(space)
         self._repeats: dict[tuple[int, ...], list[float]] = {}
         self._wrong: set[tuple[int, ...]] = set()
+        self._chances = SecondChances()
         # In the order they were measured; nan for failures.
         self._seconds: dict[tuple[int, ...], float] = {}
         self._stale = False
@@ -192,14 +195,15 @@ class TaskTuner:
         """The configs to measure, ``(n, knobs)``."""
         if count <= 0:
             return empty(self.space)
+        again = np.asarray(self._chances.due(count), dtype=np.int32).reshape(-1, len(self.space.knobs))
         default = np.asarray(self.space.default(), dtype=np.int32)[None]
-        first = self._unmeasured(default)
+        first = np.concatenate([again, self._unmeasured(default)])[:count]
         if len(self._suggested) > 0:
             self._suggested = self._unmeasured(self._suggested)
             first = distinct(np.concatenate([first, self._suggested]))[:count]
-            if len(first) == count:
-                self._known.add(first)
-                return first
+        if len(first) == count:
+            self._known.add(first)
+            return first
         self._refit()
         asked = self._searcher.ask(math.ceil((count - len(first)) * max(1.0, self._sampler.oversampling)))
         self._known.add(first)
@@ -236,6 +240,7 @@ class TaskTuner:
     def _conclude(self, measured: list[Measurement]) -> None:
         self.trials += len(measured)
         self.failures.update(m.outcome for m in measured if not m.ok)
+        self._chances.note(measured)
         self._learn(measured)
         self.history.append((self.trials, self._clock(), self.best_seconds))
 

@@ -1,0 +1,40 @@
+"""``kill -9`` at 50 random moments: 8 times the tuner, 42 times one of its workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench._kills import doubled, kill_tuners, kill_workers, writers
+from tests.network.models import conv_model
+from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.network.executable import load_executable
+
+
+def test_a_killed_tuner_loses_and_leaves_nothing_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    model, folder = conv_model(tmp_path / "m.onnx"), tmp_path / "run"
+    result = kill_tuners(model, folder, kills=8, latest=10.0)
+    assert (result["kills"], result["kills_survived"]) == (8, 8)
+    assert (result["records_lost"], result["records_doubled"], result["orphans"]) == (0, 0, 0)
+    assert (result["runs_failed"], result["leftovers"]) == (0, [])
+    assert result["records"] >= 40
+    assert load_executable(folder / "out").inputs[0].shape == (1, 8, 10, 10)
+
+
+def test_a_killed_worker_costs_one_candidate_at_most(tmp_path: Path) -> None:
+    result = kill_workers(tmp_path, kills=42)
+    assert (result["kills"], result["kills_survived"]) == (42, 42)
+    assert (result["records_lost"], result["records_doubled"], result["orphans"]) == (0, 0, 0)
+    assert result["candidates_lost"] <= 42
+
+
+def test_writers_of_one_store_lose_nothing_although_one_is_killed(tmp_path: Path) -> None:
+    result = writers(tmp_path, count=3, seconds=4.0)
+    assert (result["failed"], result["records_lost"], result["records_doubled"]) == (0, 0, 0)
+    assert result["records"] > 0
+
+
+def test_what_counts_as_doubled() -> None:
+    ok = Measurement("t", "m", "x/1", (1,), Outcome.OK, (1.0,))
+    crashed = Measurement("t", "m", "x/1", (1,), Outcome.RUN_CRASHED)
+    assert doubled([ok, crashed, crashed]) == 0  # tried again, once in vain
+    assert doubled([ok, ok, ok, crashed]) == 2

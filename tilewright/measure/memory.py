@@ -1,0 +1,85 @@
+"""How much memory a worker may have, and how much it has.
+
+A candidate that exhausts the memory must cost itself, not the machine. The pool looks at its workers' memory 20 times a
+second and ends one that has more than its share, because the other ways tell less or too much:
+
+- ``RLIMIT_AS`` limits addresses, of which a worker has several times what it uses: TVM and LLVM map their libraries
+  and reserve room for each thread's stack and heap.
+- ``RLIMIT_DATA`` counts private memory whether used or not, so its size depends on the number of threads; and what
+  follows when it is reached is up to whoever asked: a Python error, an abort, a crash at the address 0.
+- A control group does it right, but making one is up to the administrator.
+
+Between two looks a worker gets no further than the kernel can hand out pages, some hundred megabytes. Where the
+machine runs out all the same, the kernel takes a worker before anything else (:func:`die_first`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+__all__ = ["LOOK_SECONDS", "die_first", "held", "in_words", "usable_memory", "worker_share"]
+
+#: Seconds between two looks.
+LOOK_SECONDS = 0.05
+#: What a worker may have where that is no more than half of the memory: the largest layers of VGG-19 need 1 GB.
+_LEAST = 2 << 30
+
+
+def worker_share(workers: int) -> int:
+    """Bytes that each of so many workers may have by default.
+
+    An equal part of the memory, of which this process has one as well; but 2 GiB (at most half of the memory), since
+    that all workers want all of theirs at once is rare.
+    """
+    memory = usable_memory()
+    return max(memory // (workers + 1), min(_LEAST, memory // 2))
+
+
+def usable_memory(root: Path = Path("/")) -> int:
+    """Bytes of memory that this process may use: the machine's, or what its control group has of it.
+
+    Args:
+        root: where ``proc`` and ``sys`` are.
+    """
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    with contextlib.suppress(OSError, ValueError):
+        for line in (root / "proc/self/cgroup").read_text(encoding="ascii").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            mount, name = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
+            group = root / "sys/fs/cgroup" / mount
+            # A limit holds for all groups below its own. In a container the path may be the host's: the top is there.
+            for part in ["", *path.strip("/").split("/")]:
+                group = group / part
+                with contextlib.suppress(OSError, ValueError):  # "max", or no such group
+                    limits.append(int((group / name).read_text(encoding="ascii")))
+    return min(limits)
+
+
+def held(pid: int) -> tuple[int, int]:
+    """The bytes of memory that a process has, those that were swapped out included, and the most it has had.
+
+    Zeros where there is no such process any more, or the system does not tell.
+    """
+    now = most = 0
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith(("VmRSS:", "VmSwap:")):
+                now += int(line.split()[1]) << 10
+            elif line.startswith("VmHWM:"):
+                most = int(line.split()[1]) << 10
+    return now, most
+
+
+def die_first() -> None:
+    """Have the kernel end this process before others when memory runs out."""
+    with contextlib.suppress(OSError):  # not Linux
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
+def in_words(count: int) -> str:
+    """A number of bytes, for people."""
+    return f"{count / (1 << 30):.2f} GiB" if count >= 1 << 30 else f"{count / (1 << 20):.0f} MiB"

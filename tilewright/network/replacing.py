@@ -1,0 +1,106 @@
+"""A directory that appears whole or not at all, whatever happens to the process that writes it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from tilewright.errors import OutputError
+from tilewright.scratch import claim
+
+__all__ = ["replacing"]
+
+#: What an executable's directory holds; a directory with anything else in it is not what a killed process left.
+_FILES = ("kernels.so", "weights.npz", "manifest.json", "model.")
+#: Of linux/fcntl.h and linux/fs.h.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+@contextlib.contextmanager
+def replacing(out: Path) -> Iterator[Path]:
+    """An empty directory, ``OUT.part``, that takes the place of ``out`` when the block ends.
+
+    When the block is left by an exception (an interrupt, too), it is removed and ``out`` stays as it was. What a
+    process that was killed has left of it is removed first.
+
+    Raises:
+        OutputError: the directory cannot be written, or another process is at it.
+    """
+    part = out.with_name(out.name + ".part")
+    descriptor = _begin(part, out)
+    try:
+        yield part
+        try:
+            _put(part, out)
+        except OSError as exc:
+            raise OutputError(f"the executable cannot be written to {out}: {exc}") from exc
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _begin(part: Path, out: Path) -> int | None:
+    """Make ``part``, or empty the one that is there; its lock, or None where the file system has none."""
+    descriptor = None
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+        descriptor = _claimed(part)
+        _empty(part)
+    except BaseException as exc:
+        if descriptor is not None:
+            os.close(descriptor)
+        if not isinstance(exc, OSError):
+            raise
+        raise OutputError(
+            f"the executable goes to {out}, which cannot be written: {exc}; choose another --out"
+        ) from exc
+    return descriptor
+
+
+def _claimed(part: Path) -> int | None:
+    try:
+        descriptor = claim(part)
+    except OSError:
+        return None
+    if descriptor is None:
+        raise OutputError(
+            f"one process at a time writes an executable, but another is at {part}; wait for it, or choose another "
+            "--out"
+        )
+    return descriptor
+
+
+def _empty(part: Path) -> None:
+    for file in part.iterdir():
+        if not file.name.startswith(_FILES) or file.is_dir():
+            raise OutputError(
+                f"an executable is written to {part} first, but that holds other files, such as {file.name}; move "
+                "them, or choose another --out"
+            )
+        file.unlink()
+
+
+def _put(part: Path, out: Path) -> None:
+    """Put ``part`` in the place of ``out``. Where the system can do it, there is one or the other at any moment."""
+    if out.is_dir() and not out.is_symlink() and _exchange(part, out):
+        shutil.rmtree(part, ignore_errors=True)
+        return
+    if out.exists():
+        shutil.rmtree(out)
+    part.rename(out)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two directories change names in one step; False where the system cannot."""
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except AttributeError:  # not Linux, or a C library without it
+        return False
+    return int(rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)) == 0
