@@ -4,6 +4,7 @@
     Prepare  -> Prepared                    before the first candidate of a task
     Build    -> Built or Failed
     Run      -> Timed or Failed
+    Race     -> Raced, or Failed where one spoils it for all
     Drop     -> nothing
 
 A worker that dies or is killed has no reply; :class:`Lost` is what the pool's side makes of it.
@@ -30,6 +31,8 @@ __all__ = [
     "Lost",
     "Prepare",
     "Prepared",
+    "Race",
+    "Raced",
     "Reply",
     "Run",
     "SpaceFactory",
@@ -80,6 +83,14 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Race:
+    """Check kept candidates, then time them by turns for about so many ``seconds``."""
+
+    candidates: tuple[int, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Drop:
     """Forget all kept candidates."""
 
@@ -105,9 +116,15 @@ class Built:
 
 @dataclass(frozen=True)
 class Timed:
-    """The candidate's output is right, and each of ``repeats`` is its latency in seconds."""
+    """The candidate's output is right.
+
+    Attributes:
+        repeats: its latency in seconds, several times.
+        causes: what disturbed the timing, as :class:`tilewright.measure.disturbance.Watch` calls it.
+    """
 
     repeats: tuple[float, ...]
+    causes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,6 +136,13 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Raced:
+    """What became of each candidate of a race; the i-th repeats of all that are right were timed in the same round."""
+
+    results: tuple[Timed | Failed, ...]
+
+
+@dataclass(frozen=True)
 class Lost:
     """The worker is gone, killed by us when ``timed_out``. ``reason``: its signal or exit code, and its last words."""
 
@@ -126,5 +150,5 @@ class Lost:
     reason: str
 
 
-Command: TypeAlias = Hello | Prepare | Build | Run | Drop
-Reply: TypeAlias = Started | Prepared | Built | Timed | Failed
+Command: TypeAlias = Hello | Prepare | Build | Run | Race | Drop
+Reply: TypeAlias = Started | Prepared | Built | Timed | Raced | Failed
