@@ -50,16 +50,17 @@ def interleave(
     until = clock() + seconds
     for number in range(rounds):
         # Every other round backwards, and each pair of rounds begun by another one: nobody always follows the same.
-        first = number // 2 % len(running) if running else 0
+        first = number // 2 % max(1, len(running))
         order = running[first:] + running[:first]
         for racer in order if number % 2 == 0 else order[::-1]:
             blocks[racer].append(racers[racer]())
         if number + 1 < _LEAST_ROUNDS:
             continue
         low, high = ratios(np.asarray([blocks[racer] for racer in running]))
-        if (high <= 1.0 + _TIE).all() or clock() >= until:
-            break
+        tied = bool((high <= 1.0 + _TIE).all())
         running = [racer for racer, ratio in zip(running, low.tolist(), strict=True) if ratio <= 1.0]
+        if tied or len(running) == 1 or clock() >= until:
+            break
     return [tuple(times) for times in blocks]
 
 
