@@ -62,6 +62,10 @@ def tune(
             help="What is known beforehand: a file of 'tilewright cost train', or 'none'; by default Tilewright's own.",
         ),
     ] = None,
+    cold_cache: Annotated[
+        bool,
+        typer.Option("--cold-cache", help="Time candidates with empty caches; their records are kept apart. Slower."),
+    ] = False,
     shape: ShapeOption = None,
     json_file: JsonOption = None,
 ) -> None:
@@ -104,6 +108,7 @@ def tune(
             shapes=shapes,
             seed=seed,
             method=method,
+            cold_cache=cold_cache,
             progress=progress_for(),
             began=BEGAN,
         )
@@ -123,6 +128,11 @@ def summary(report: Mapping[str, Any], out: Path) -> str:
         f"{report.get('trials', 0)} trials in {report.get('wall_seconds', 0.0):.1f} s "
         f"({report.get('trials_per_second', 0.0):.1f} per second, {failures} failed)"
     ]
+    disturbed = report.get("disturbance", {}).get("disturbed", 0)
+    if disturbed:
+        causes = ", ".join(report["disturbance"]["causes"])
+        again = report["disturbance"]["remeasured"]
+        lines.append(f"{disturbed} candidates were disturbed while timed ({causes}); {again} of them were timed again")
     if report.get("interrupted"):
         lines.append(f"interrupted; {_GO_ON}")
     before, after = report.get("before_seconds"), report.get("after_seconds")

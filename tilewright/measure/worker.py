@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.measure.arguments import Arguments, Parameter, Reference, parameters_of
+from tilewright.measure.cold import kernel_flush
 from tilewright.measure.interleaved import interleave
 from tilewright.measure.outcome import Outcome
 from tilewright.measure.protocol import (
@@ -113,7 +114,7 @@ class _Worker:
         self._key = ""
         self._arguments: Arguments | None = None
         self._kernels: dict[int, _Kernel] = {}
-        self._timer = Timer()
+        self._timer = Timer(flush=kernel_flush(self._target) if self._target.cold else None)
 
     def handle(self, command: Command) -> Reply | None:
         if isinstance(command, Build):

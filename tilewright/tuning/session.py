@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class TuneResult:
     Attributes:
         executable: the executable that was written.
         report: JSON-able: ``wall_seconds``, ``trials``, ``trials_per_second``, ``failures``, ``tasks``, ``curve``,
-            ``algorithms`` (of convolutions) ...
+            ``algorithms`` (of convolutions), ``disturbance`` ...
     """
 
     executable: Executable
@@ -65,6 +65,7 @@ def tune(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     seed: int = 0,
     method: Method | None = None,
+    cold_cache: bool = False,
     progress: Progress | None = None,
     began: float | None = None,
 ) -> TuneResult:
@@ -80,6 +81,7 @@ def tune(
         seed: of everything random.
         method: how tasks are searched; by default :func:`tilewright.tuning.method.default` with the cost model that
             comes with Tilewright.
+        cold_cache: time candidates with cold caches rather than warm ones. Records of both are kept apart.
         progress: is shown how it goes.
         began: ``time.monotonic()`` at the start of the command; now, if None.
 
@@ -99,6 +101,7 @@ def tune(
         raise TargetError(
             f"candidates are timed on this machine, but code for {machine.triple} does not run here; tune there"
         )
+    machine = replace(machine, cold=machine.cold or cold_cache)
     network = load(model, shapes)
     extraction = extract(network, machine)
     choices: list[Choice] = []
@@ -142,6 +145,8 @@ def tune(
         "notes": notes,
         "plain_operators": list(extraction.fallbacks),
         "worker_peak_bytes": statistics.peak_rss,
+        "caches": "cold" if machine.cold else "warm",
+        "disturbance": statistics.disturbance(),
         "before_seconds": _first(tuner),
         "after_seconds": tuner.estimated_latency,
     }
