@@ -114,7 +114,7 @@ def by_race(kernels: Sequence[Kernel], timer: Timer, rounds: int | None = None) 
         turns.append(partial(timer.turn, kernel.function, kernel.arguments, estimate))
     if rounds is not None:
         return list(zip(*([turn() for turn in turns] for _ in range(rounds)), strict=True))
-    return interleave(turns, SECONDS_PER_RACER * len(turns))
+    return interleave(turns, SECONDS_PER_RACER * len(turns), clock=time.perf_counter)
 
 
 def rule(kernels: Sequence[Kernel], timer: Timer) -> int:
@@ -272,7 +272,8 @@ def text(report: dict[str, Any]) -> str:
         for part in report["parts"]
         if part["share"] == report["parts"][0]["share"]
     ]
-    about = f"{report['races']} races each; {report['machine']}, {report['threads']} threads, {report['date']}; {report['wall_seconds']:.0f} s"
+    about = f"{report['races']} races each; {report['machine']}, {report['threads']} threads, {report['date']}"
+    about += f"; {report['wall_seconds']:.0f} s"
     return "\n".join([table(head, rows), *truths, about])
 
 
