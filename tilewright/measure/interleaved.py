@@ -17,8 +17,9 @@ from tilewright.measure.outcome import ROBUST_QUANTILE, robust_seconds
 
 __all__ = ["MOST_ROUNDS", "interleave", "ratios", "winner"]
 
-#: No judgement before so many rounds; at most so many.
+#: No judgement before so many rounds, or so many where the time is over; at most so many.
 _LEAST_ROUNDS = 7
+_LEAST_LATE_ROUNDS = 3
 MOST_ROUNDS = 30
 #: A racer is out when it is slower than the fastest one with this probability. It is asked after every round.
 _CONFIDENCE = 0.99
@@ -38,7 +39,7 @@ def interleave(
 
     Args:
         racers: each times one block of its own and gives the seconds of a call.
-        seconds: no round is begun after so many, once there were enough to judge.
+        seconds: no round is begun after so many, once there were three.
         rounds: how many there are at most.
         clock: gives seconds.
 
@@ -54,12 +55,13 @@ def interleave(
         order = running[first:] + running[:first]
         for racer in order if number % 2 == 0 else order[::-1]:
             blocks[racer].append(racers[racer]())
-        if number + 1 < _LEAST_ROUNDS:
+        late = clock() >= until
+        if number + 1 < (_LEAST_LATE_ROUNDS if late else _LEAST_ROUNDS):
             continue
         low, high = ratios(np.asarray([blocks[racer] for racer in running]))
         tied = bool((high <= 1.0 + _TIE).all())
         running = [racer for racer, ratio in zip(running, low.tolist(), strict=True) if ratio <= 1.0]
-        if tied or len(running) == 1 or clock() >= until:
+        if tied or late or len(running) == 1:
             break
     return [tuple(times) for times in blocks]
 
