@@ -13,7 +13,7 @@ from typing import Any
 from tilewright.errors import TargetError
 from tilewright.tvm_compat import keep_interrupts, set_threads, usable_cores
 
-__all__ = ["Target"]
+__all__ = ["Target", "cache_sizes", "model_name"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Target:
         l1, l2, l3: data cache sizes in bytes; ``l1`` and ``l2`` per core, ``l3`` as shared.
         tvm_version: version of the compiler.
         triple: LLVM's name of the platform, where it is not this one's: code for it can be compiled, but not run here.
+        cold: whether candidates are timed with cold caches. It is part of the key: a kernel that is fast with its data
+            in the caches need not be fast without them, so records of both kinds are never taken for each other.
     """
 
     mcpu: str
@@ -43,6 +45,7 @@ class Target:
     l3: int
     tvm_version: str
     triple: str = ""
+    cold: bool = False
 
     @classmethod
     def parse(cls, text: str = "native") -> Target:
@@ -83,7 +86,8 @@ class Target:
             [self.mcpu, self.cores, self.machine, self.features, self.l1, self.l2, self.l3, self.tvm_version]
             + ([self.triple] if self.triple else [])
         )
-        return f"{self.mcpu}-{self.cores}x-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        suffix = "-cold" if self.cold else ""
+        return f"{self.mcpu}-{self.cores}x-{hashlib.sha256(text.encode()).hexdigest()[:12]}{suffix}"
 
     @cached_property
     def tvm(self) -> Any:
@@ -114,11 +118,11 @@ def _describe(mcpu: str, triple: str, cores: int, tvm_version: str) -> Target:
         lanes, registers = 8, 16
     elif "neon" in features:
         lanes, registers = 4, 32
-    l1, l2, l3 = _cache_sizes()
+    l1, l2, l3 = cache_sizes()
     return Target(mcpu, cores, model_name(), features, lanes, registers, l1, l2, l3, tvm_version, triple)
 
 
-def _cache_sizes() -> tuple[int, int, int]:
+def cache_sizes() -> tuple[int, int, int]:
     """Data cache sizes of the first core in bytes; common ones where the system does not tell."""
     sizes = {1: 32 << 10, 2: 512 << 10, 3: 8 << 20}
     for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):

@@ -77,6 +77,19 @@ def test_bench_reports_each_peer_and_the_one_that_fails(out: Path, monkeypatch: 
     assert "untuned could not be timed: " in done.output
 
 
+@pytest.mark.parametrize(("options", "caches"), [([], "warm"), (["--cold-cache"], "cold")])
+def test_bench_says_how_the_caches_were(
+    out: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], caches: str
+) -> None:
+    monkeypatch.setattr(peers, "executable", ours)
+    report = out / "b.json"
+    turns = ["--blocks", "2", "--block-seconds", "0.02", "--json", str(report)]
+    done = CliRunner().invoke(app, ["bench", str(out), *turns, *options])
+    assert done.exit_code == 0, done.output
+    assert json.loads(report.read_text())["caches"] == caches
+    assert f"{caches} caches" in done.output
+
+
 def test_bench_without_a_reference_model(out: Path) -> None:
     (out / "model.onnx").unlink()
     done = CliRunner().invoke(app, ["bench", str(out), "--against", "onnxruntime"])

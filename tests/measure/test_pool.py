@@ -9,8 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,12 @@ import pytest
 
 from tests.measure.spaces import Deed, FaultySpace, broken_factory, config, make_faulty, make_task
 from tilewright.errors import MeasureError
+from tilewright.measure.interleaved import winner
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.pool import LocalPool
+from tilewright.measure.process import WorkerProcess
+from tilewright.measure.protocol import Lost, Reply, Timed
+from tilewright.measure.runner import Racer
 from tilewright.space.space import DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task
@@ -137,6 +142,116 @@ def test_a_slow_candidate_is_dropped_after_its_first_run(shared: LocalPool) -> N
     assert len(found.repeats) > 1
 
 
+Answer = Callable[[Timed], Timed]
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> list[Answer]:
+    """What becomes of the latencies that a worker replies with, in order; afterwards nothing disturbs."""
+    waiting: list[Answer] = []
+    receive = WorkerProcess.receive
+
+    def received(self: WorkerProcess) -> Reply | Lost:
+        reply = receive(self)
+        if not isinstance(reply, Timed):
+            return reply
+        return waiting.pop(0)(reply) if waiting else replace(reply, causes=())
+
+    monkeypatch.setattr(WorkerProcess, "receive", received)
+    return waiting
+
+
+def disturbed(seconds: float) -> Answer:
+    return lambda reply: Timed((seconds,) * 3, ("stolen time",))
+
+
+def test_a_disturbed_candidate_has_another_turn_after_the_others(single: LocalPool, answers: list[Answer]) -> None:
+    before = replace(single.statistics, causes=single.statistics.causes.copy())
+    seen: list[Measurement] = []
+    single.on_measurement = seen.append
+    answers.append(disturbed(5.0))
+    found = measure(single, Deed.FAST, Deed.FAST, Deed.FAST)
+    assert [m.config[1] for m in seen] == [1, 2, 0]
+    assert [m.config[1] for m in found] == [0, 1, 2]
+    assert outcomes(found) == [Outcome.OK] * 3
+    assert found[0].seconds < 1.0  # what was disturbed does not count
+    after = single.statistics
+    assert after.disturbed - before.disturbed == after.remeasured - before.remeasured == 1
+    assert (after.causes - before.causes)["stolen time"] == 1
+    assert after.measured - before.measured == 3
+    assert set(after.disturbance()) == {"disturbed", "remeasured", "causes"}
+
+
+def test_what_is_always_disturbed_counts_with_its_fastest_turn(single: LocalPool, answers: list[Answer]) -> None:
+    answers += [disturbed(seconds) for seconds in (5.0, 3.0, 4.0)]
+    [found] = measure(single, Deed.FAST)
+    assert found.ok
+    assert found.repeats == (3.0,) * 3
+    assert answers == []
+
+
+def test_a_disturbed_candidate_that_cannot_win_has_no_other_turn(single: LocalPool, answers: list[Answer]) -> None:
+    answers.append(disturbed(5.0))
+    [found] = measure(single, Deed.FAST, best=1.0)
+    assert found.seconds == 5.0
+
+
+def test_only_a_share_of_the_candidates_has_another_turn(single: LocalPool, answers: list[Answer]) -> None:
+    before = single.statistics.remeasured
+    answers += [disturbed(5.0)] * 200
+    found = measure(single, *[Deed.FAST] * 24)
+    assert outcomes(found) == [Outcome.OK] * 24
+    assert single.statistics.remeasured - before <= 4 + 0.2 * single.statistics.measured
+
+
+def test_a_worker_killed_before_another_turn_loses_nothing(single: LocalPool, answers: list[Answer]) -> None:
+    def killed(reply: Timed) -> Timed:
+        kill(single.pids[0])
+        return Timed((5.0,) * 3, ("preemption",))
+
+    answers.append(killed)
+    [found] = measure(single, Deed.FAST)
+    assert found.ok  # the worker was killed while it had nothing to do: what is known counts
+    assert found.seconds == 5.0
+
+
+def race(pool: LocalPool, *deeds: Deed, seconds: float = 60.0) -> list[Measurement]:
+    configs = np.asarray([config(deed, which) for which, deed in enumerate(deeds)], dtype=np.int32)
+    return pool.race(FaultySpace(make_task()), configs.reshape(-1, 2), time.monotonic() + seconds)
+
+
+def test_a_race_times_all_by_turns(single: LocalPool) -> None:
+    assert isinstance(single, Racer)
+    seen: list[Measurement] = []
+    single.on_measurement = seen.append
+    found = race(single, Deed.FAST, Deed.SLOW, Deed.FAST)
+    assert seen == found
+    assert outcomes(found) == [Outcome.OK] * 3
+    assert [m.config for m in found] == [config(Deed.FAST, 0), config(Deed.SLOW, 1), config(Deed.FAST, 2)]
+    rounds = [len(m.repeats) for m in found]
+    assert min(rounds) >= 7
+    assert rounds[1] == min(rounds)
+    assert winner([m.repeats for m in found]) in (0, 2)
+    assert all(m.elapsed > 0 for m in found)
+
+
+def test_a_race_with_failures_is_one_of_the_others(single: LocalPool) -> None:
+    found = race(single, Deed.FAST, Deed.BAD_SCHEDULE, Deed.WRONG, Deed.FAST)
+    assert outcomes(found) == [Outcome.OK, Outcome.INVALID, Outcome.WRONG_RESULT, Outcome.OK]
+    assert len(found[0].repeats) >= 7
+
+
+@pytest.mark.parametrize("deed", [Deed.CRASH_IN_RUN, Deed.RAISE_IN_RUN])
+def test_a_racer_that_fails_costs_no_other(single: LocalPool, deed: Deed) -> None:
+    assert outcomes(race(single, Deed.FAST, deed, Deed.FAST)) == [Outcome.OK, Outcome.RUN_CRASHED, Outcome.OK]
+
+
+def test_a_race_without_time_or_rivals(single: LocalPool) -> None:
+    assert race(single) == []
+    assert race(single, Deed.FAST, Deed.FAST, seconds=-1.0) == []
+    assert outcomes(race(single, Deed.FAST)) == [Outcome.OK]
+
+
 def test_no_configs_and_no_time(shared: LocalPool) -> None:
     assert measure(shared) == []
     assert measure(shared, Deed.FAST, Deed.FAST, seconds=-1.0) == []
@@ -220,7 +335,10 @@ def test_the_deadline_cuts_off_what_hangs(target: Target, deed: Deed) -> None:
         assert measure(pool, deed, seconds=1.0) == []  # the deadline says nothing about the candidate
 
 
-def test_an_interrupt_loses_no_measurement_and_the_pool_goes_on(single: LocalPool) -> None:
+def test_an_interrupt_loses_no_measurement_and_the_pool_goes_on(
+    single: LocalPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalPool, "_again", lambda *_: False)  # what is disturbed may come last
     seen: list[Measurement] = []
 
     def interrupt(measurement: Measurement) -> None:

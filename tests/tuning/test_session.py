@@ -54,6 +54,20 @@ def test_two_runs_with_one_store(tmp_path: Path) -> None:
     assert load_executable(tmp_path / "two").outputs == result.executable.outputs
 
 
+def test_cold_and_warm_measurements_are_kept_apart(tmp_path: Path) -> None:
+    model, store = conv_model(tmp_path / "m.onnx"), MemoryStore()
+    budget = Budget(seconds=120, trials=2)
+    report = tune(model, tmp_path / "cold", budget=budget, records=store, cold_cache=True).report
+    assert report["caches"] == "cold"
+    assert report["target"].endswith("-cold")
+    assert report["trials"] > 0
+    assert {m.target for m in store.scan(Query(None, None, None))} == {report["target"]}
+    assert set(report["disturbance"]) == {"disturbed", "remeasured", "causes"}
+    report = tune(model, tmp_path / "warm", budget=budget, records=store).report
+    assert report["caches"] == "warm"
+    assert [task["recorded"] for task in report["tasks"]] == [0] * len(report["tasks"])
+
+
 def ones(task: Any) -> Any:
     """A function of the task's signature that gives ones whatever it is given."""
     from tvm import te, tirx

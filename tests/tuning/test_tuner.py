@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query
 from tilewright.space.configs import sample
-from tilewright.space.space import Configs
+from tilewright.space.space import Configs, DesignSpace
 from tilewright.tuning.tuner import Method, TaskTuner, autotvm, quick, random_search
 
 METHODS = pytest.mark.parametrize("method", [autotvm(steps=60), quick(), random_search()], ids=lambda m: m.name)
@@ -164,7 +165,7 @@ def test_an_interrupted_round_keeps_what_it_had_measured() -> None:
     assert tuned.best_seconds < math.inf
 
 
-def test_a_race_decides_by_all_repeats_and_is_no_trial() -> None:
+def test_without_a_racer_all_repeats_decide_and_are_no_trials() -> None:
     store = MemoryStore()
     lucky, steady, slow = (0, 0, 0), (0, 0, 2), (0, 0, 4)
     rows = [(lucky, (0.9,)), (steady, (1.0, 1.0)), (slow, (3.0,))]
@@ -178,6 +179,80 @@ def test_a_race_decides_by_all_repeats_and_is_no_trial() -> None:
     assert tuple(tuned.best_config.tolist()) == steady
     assert tuned.trials == 0
     assert {best for _, _, best in runner.log} == {math.inf}
+
+
+@dataclass
+class Racing(Replay):
+    """A runner that can race: what the race of a config gives."""
+
+    blocks: dict[tuple[int, ...], tuple[float, ...]] = field(default_factory=dict)
+
+    def race(self, space: DesignSpace, configs: Configs, deadline: float) -> list[Measurement]:
+        rows = [tuple(row) for row in configs.tolist()]
+        ok, crashed = Outcome.OK, Outcome.RUN_CRASHED
+        found = [
+            Measurement(
+                space.task.key, TARGET.key, space.template, row, ok if self.blocks[row] else crashed, self.blocks[row]
+            )
+            for row in rows
+            if row in self.blocks
+        ]
+        self.store.add(found)
+        return found
+
+
+def raced(
+    blocks: dict[tuple[int, ...], tuple[float, ...]], earlier: dict[tuple[int, ...], tuple[float, ...]]
+) -> TaskTuner:
+    """A tuner that knows what was measured earlier, after a race."""
+    store = MemoryStore()
+    store.add([Measurement("small", TARGET.key, "toy/1", row, Outcome.OK, times) for row, times in earlier.items()])
+    tuned = tuner(store, Racing(store, {"small": bowl}, blocks=blocks), SMALL)
+    assert tuned.race(3, math.inf) == len(blocks)
+    return tuned
+
+
+LUCKY, STEADY, FOURTH = (0, 0, 0), (0, 0, 2), (1, 1, 0)
+EARLIER: dict[tuple[int, ...], tuple[float, ...]] = {
+    LUCKY: (0.5,) * 40,
+    STEADY: (0.55,),
+    (0, 1, 1): (0.56,),
+    FOURTH: (0.57,),
+}
+
+
+def test_a_race_alone_decides_whatever_was_read_before() -> None:
+    blocks: dict[tuple[int, ...], tuple[float, ...]] = {LUCKY: (1.2,) * 9, STEADY: (1.0,) * 9, (0, 1, 1): (0.9,) * 7}
+    tuned = raced(blocks, EARLIER)
+    assert tuned.best_config is not None
+    # Not the one with the lucky readings, not the one that dropped out, and not the one that was not in the race.
+    assert tuple(tuned.best_config.tolist()) == STEADY
+    assert tuned.best_seconds == 1.0
+    assert tuned.trials == 0
+    assert tuned.known(np.asarray([LUCKY], dtype=np.int32))[0] == 1.2
+    assert tuned.finalists(4, math.inf).tolist() == [list(row) for row in (STEADY, FOURTH, (0, 1, 1), LUCKY)]
+
+
+def test_only_a_later_measurement_beats_the_winner_of_a_race() -> None:
+    tuned = raced({LUCKY: (1.2,) * 9, STEADY: (1.0,) * 9}, EARLIER)
+    tuned.suggest(np.asarray([[3, 3, 4]], dtype=np.int32))
+    result = tuned.round(2, math.inf)
+    assert result.before == 1.0
+    assert tuned.best_seconds == pytest.approx(bowl(np.asarray([[3, 3, 4]], dtype=np.int32))[0])
+
+
+def test_a_racer_that_fails_leaves_the_others_their_race() -> None:
+    tuned = raced({LUCKY: (1.2,) * 9, STEADY: (), (0, 1, 1): (1.0,) * 9}, EARLIER)
+    assert tuned.best_config is not None
+    assert tuple(tuned.best_config.tolist()) == (0, 1, 1)
+
+
+@pytest.mark.parametrize("blocks", [{}, {LUCKY: (1.2,) * 9}])
+def test_a_race_without_rivals_decides_nothing(blocks: dict[tuple[int, ...], tuple[float, ...]]) -> None:
+    tuned = raced(blocks, EARLIER)
+    assert tuned.best_config is not None
+    assert tuple(tuned.best_config.tolist()) == LUCKY
+    assert tuned.best_seconds == 0.5
 
 
 def test_a_wrong_result_disqualifies_even_a_config_that_once_worked() -> None:

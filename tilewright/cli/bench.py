@@ -38,11 +38,16 @@ def bench(
     block_seconds: Annotated[float, typer.Option(min=0.01, help="About how long a turn lasts.")] = 0.5,
     target: Annotated[str, typer.Option(help="What the untuned build is for: 'native' or 'llvm:MCPU'.")] = "native",
     seed: Annotated[int, typer.Option(min=0, help="Of the random inputs.")] = 0,
+    cold_cache: Annotated[
+        bool, typer.Option("--cold-cache", help="Empty the caches before each run, as for a network that rarely runs.")
+    ] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Time the executable in OUT against others: by turns, each in its own process, each the only one running."""
     check_target(target)
-    report = raced(out, against or (), blocks=blocks, block_seconds=block_seconds, target=target, seed=seed)
+    report = raced(
+        out, against or (), blocks=blocks, block_seconds=block_seconds, target=target, seed=seed, cold=cold_cache
+    )
     print(text(report))
     write_json(json_file, report)
     peers = report["peers"]
@@ -59,6 +64,7 @@ def raced(
     block_seconds: float = 0.5,
     target: str = "native",
     seed: int = 0,
+    cold: bool = False,
     peers: Mapping[str, Callable[[str, str], Any]] | None = None,
 ) -> dict[str, Any]:
     """Race the executable in ``out`` with the peers called ``against``; what came of it, ready for JSON.
@@ -70,6 +76,7 @@ def raced(
         block_seconds: about how long a turn lasts.
         target: what the untuned build is for.
         seed: of the inputs.
+        cold: whether the caches are emptied before each run.
         peers: their factories by name; by default ``tilewright.network.peers.PEERS``.
 
     Raises:
@@ -99,8 +106,8 @@ def raced(
             )
         entrants += [Entrant(name, peers[name], (str(model.absolute()), target)) for name in names]
     threads = usable_cores()
-    ours, *others = race(entrants, blocks, block_seconds, threads, seed)
-    report = _report(ours, others, threads)
+    ours, *others = race(entrants, blocks, block_seconds, threads, seed, cold=cold)
+    report = {**_report(ours, others, threads), "caches": "cold" if cold else "warm"}
     report["overhead_us"] = None if ours.error else _overhead(out)
     return report
 
@@ -156,7 +163,7 @@ def text(report: dict[str, Any]) -> str:
     lines = [
         table(["", "min ms", "median ms", "ratio", "95 % interval"], rows),
         f"ratio: {OURS}'s median / the other's; below 1 is faster. {report['blocks']} blocks in alternating processes, "
-        f"{report['threads']} threads, {report['machine']}, {report['date']}",
+        f"{report['threads']} threads, {report['caches']} caches, {report['machine']}, {report['date']}",
     ]
     if report["overhead_us"] is not None:
         lines.append(f"outside its kernels a call of {OURS}'s takes {report['overhead_us']:.1f} us")

@@ -74,6 +74,10 @@ def tune(
             "similar programs), published (overlapping spaces, cliques), or none.",
         ),
     ] = DEFAULT_SHARING,
+    cold_cache: Annotated[
+        bool,
+        typer.Option("--cold-cache", help="Time candidates with empty caches; their records are kept apart. Slower."),
+    ] = False,
     shape: ShapeOption = None,
     json_file: JsonOption = None,
 ) -> None:
@@ -120,6 +124,7 @@ def tune(
                 shapes=shapes,
                 seed=seed,
                 method=method,
+                cold_cache=cold_cache,
                 sharing={"own": Sharing(), "published": Sharing.published(), "none": None}[sharing],
                 progress=progress_for(),
                 began=BEGAN,
@@ -142,6 +147,11 @@ def summary(report: Mapping[str, Any], out: Path) -> str:
         f"{report.get('trials', 0)} trials in {report.get('wall_seconds', 0.0):.1f} s "
         f"({report.get('trials_per_second', 0.0):.1f} per second, {failures} failed)"
     ]
+    disturbed = report.get("disturbance", {}).get("disturbed", 0)
+    if disturbed:
+        causes = ", ".join(report["disturbance"]["causes"])
+        again = report["disturbance"]["remeasured"]
+        lines.append(f"{disturbed} candidates were disturbed while timed ({causes}); {again} of them were timed again")
     if report.get("interrupted"):
         lines.append("interrupted" if report.get("unrecorded") else f"interrupted; {_GO_ON}")
     before, after = report.get("before_seconds"), report.get("after_seconds")

@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 from tilewright.errors import MeasureError
+from tilewright.measure.cold import thread_flush
 from tilewright.measure.process import arm, ending
 
 __all__ = ["PeerProcess", "main"]
@@ -61,9 +62,14 @@ class PeerProcess:
         """Have the runnable made; returns what its inputs look like."""
         return list(self._ask(("start", factory.__module__, factory.__qualname__, arguments), _START_SECONDS))
 
-    def prepare(self, arrays: Sequence[Any]) -> tuple[list[Any], float]:
-        """Give it the inputs; returns its outputs, and about how long a run takes."""
-        outputs, seconds = self._ask(("prepare", list(arrays)), _RUN_SECONDS)
+    def prepare(self, arrays: Sequence[Any], cold: bool = False) -> tuple[list[Any], float]:
+        """Give it the inputs; returns its outputs, and about how long a run takes.
+
+        Args:
+            arrays: the inputs.
+            cold: empty the caches before each run, from now on; the time that takes is part of how long a run takes.
+        """
+        outputs, seconds = self._ask(("prepare", list(arrays), cold), _RUN_SECONDS)
         return outputs, seconds
 
     def time(self, warm_up: int, runs: int) -> list[float]:
@@ -118,6 +124,7 @@ def main(descriptor: int, lifeline: int) -> None:
     connection = Connection(descriptor)
     runnable: Any = None
     arrays: list[Any] = []
+    flush: Callable[[], None] | None = None
     with contextlib.suppress(EOFError, OSError):
         while True:
             question = connection.recv()
@@ -127,10 +134,11 @@ def main(descriptor: int, lifeline: int) -> None:
                     answer: Any = list(runnable.inputs)
                 elif question[0] == "prepare":
                     arrays = question[1]
-                    answer = (runnable(*arrays), _estimate(runnable, arrays))
+                    flush = thread_flush() if question[2] else None
+                    answer = (runnable(*arrays), _estimate(runnable, arrays, flush))
                 else:
-                    runnable.time(arrays, question[1])
-                    answer = runnable.time(arrays, question[2])
+                    _time(runnable, arrays, question[1], flush)
+                    answer = _time(runnable, arrays, question[2], flush)
             except Exception as error:  # whatever a runtime raises is an answer
                 lines = str(error).strip().splitlines()
                 answer = _Refusal(lines[0][:300] if lines else type(error).__name__)
@@ -138,11 +146,24 @@ def main(descriptor: int, lifeline: int) -> None:
     os.close(lifeline)
 
 
-def _estimate(runnable: Any, arrays: list[Any]) -> float:
-    """About how long a run takes: the shortest of some, since the first ones are cold."""
+def _time(runnable: Any, arrays: list[Any], runs: int, flush: Callable[[], None] | None) -> list[float]:
+    """The seconds of each of some runs, without those of emptying the caches."""
+    if flush is None:
+        return list(runnable.time(arrays, runs))
+    seconds: list[float] = []
+    for _ in range(runs):
+        flush()
+        seconds += runnable.time(arrays, 1)
+    return seconds
+
+
+def _estimate(runnable: Any, arrays: list[Any], flush: Callable[[], None] | None) -> float:
+    """About how long a run takes, emptying the caches included: the shortest of some, since the first ones are cold."""
     best, begin = float("inf"), time.monotonic()
     for _ in range(10):
-        best = min(best, *runnable.time(arrays, 1))
+        before = time.monotonic()
+        seconds = _time(runnable, arrays, 1, flush)
+        best = min(best, *seconds) if flush is None else min(best, time.monotonic() - before)
         if time.monotonic() - begin > 0.5:
             break
     return max(best, 1e-6)

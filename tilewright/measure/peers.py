@@ -100,7 +100,15 @@ class Peer:
     error: str = ""
 
 
-def race(entrants: Sequence[Entrant], blocks: int, block_seconds: float, threads: int, seed: int = 0) -> list[Peer]:
+def race(
+    entrants: Sequence[Entrant],
+    blocks: int,
+    block_seconds: float,
+    threads: int,
+    seed: int = 0,
+    *,
+    cold: bool = False,
+) -> list[Peer]:
     """Let ``entrants`` run by turns on the same random inputs. One that fails leaves the others alone.
 
     Args:
@@ -109,6 +117,7 @@ def race(entrants: Sequence[Entrant], blocks: int, block_seconds: float, threads
         block_seconds: about how long a turn lasts, without its warm-up; a single run may be longer.
         threads: how many threads each may use.
         seed: of the inputs.
+        cold: empty the caches before each run, which is part of a turn's time and of no run's.
 
     Raises:
         MeasureError: the first entrant fails before it has run.
@@ -122,7 +131,7 @@ def race(entrants: Sequence[Entrant], blocks: int, block_seconds: float, threads
             try:
                 specs = process.start(entrant.factory, entrant.arguments)
                 arrays = arrays or random_inputs(specs, seed)
-                peer.outputs, seconds = process.prepare(arrays)
+                peer.outputs, seconds = process.prepare(arrays, cold)
                 process.pause()
             except MeasureError as error:
                 process.kill()

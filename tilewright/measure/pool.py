@@ -4,23 +4,28 @@ A batch goes in rounds. In the *build phase* every idle worker is handed the nex
 *timing phase* one worker at a time runs what it has built, and nothing else of ours does: replacements that are just
 starting are stopped meanwhile. A worker that dies takes its built candidates with it; those are built again in
 another round, each alone in a worker, so that a candidate is lost to a neighbour at most once, and the rounds end.
+
+A candidate that something else on the machine disturbed, and that may be a good one, has another turn after the others
+of its worker: what disturbs comes in bursts, which are over by then.
+
+In a race all candidates are built by one worker, which then runs them by turns.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from types import TracebackType
 
 import numpy as np
 
 from tilewright.errors import MeasureError
+from tilewright.measure.batch import GRACE, Batch, PoolStatistics
 from tilewright.measure.memory import LOOK_SECONDS, in_words, worker_share
-from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.measure.outcome import Measurement, Outcome, robust_seconds
 from tilewright.measure.process import WorkerProcess
 from tilewright.measure.protocol import (
     Adopt,
@@ -32,12 +37,15 @@ from tilewright.measure.protocol import (
     Lost,
     Prepare,
     Prepared,
+    Race,
+    Raced,
     Reply,
     Run,
     SpaceFactory,
     Started,
     Timed,
 )
+from tilewright.measure.rule import HOPELESS_FACTOR
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 
@@ -49,8 +57,6 @@ _MOST_BUILT = 32
 _MOST_LOSSES = 3
 #: Workers that die over a task without its default config, until it is clear that its space kills them.
 _MOST_BAD_PREPARES = 2
-#: Seconds that work in progress may take beyond the deadline before its worker is killed.
-_GRACE = 1.0
 #: A candidate is allowed so many times the best latency, on top of the seconds that any may take, but never more than
 #: ``run_timeout``: what takes 1,000 times as long as the best shall not take 10 s of the budget as well.
 _RUN_FACTOR = 300.0
@@ -61,50 +67,12 @@ _PAUSED = 1.0
 _LEAST_MEMORY = 256 << 20
 #: Workers that die in a row while they start, until it is clear that none will. Where others work, it is no error.
 _MOST_START_FAILURES = 3
-
-
-@dataclass
-class PoolStatistics:
-    """Where the pool's time and memory went.
-
-    Attributes:
-        building: wall-clock seconds in which candidates were built.
-        timing: wall-clock seconds in which candidates were timed.
-        measured: number of measurements.
-        replaced: number of workers that died or were killed and made room for another.
-        longest_gap: the longest time in seconds for which fewer workers than wanted were there to build, after one
-            was lost.
-        peak_rss: the most memory that any one worker has had, in bytes.
-    """
-
-    building: float = 0.0
-    timing: float = 0.0
-    measured: int = 0
-    replaced: int = 0
-    longest_gap: float = 0.0
-    peak_rss: int = 0
-
-
-@dataclass
-class _Batch:
-    """One call of ``measure``: what is to be done, and what has been."""
-
-    space: DesignSpace
-    configs: list[tuple[int, ...]]
-    best: float
-    deadline: float
-    queue: deque[int] = field(default_factory=deque)
-    losses: dict[int, int] = field(default_factory=dict)
-    spent: dict[int, float] = field(default_factory=dict)
-    done: dict[int, Measurement] = field(default_factory=dict)
-    failed_prepares: int = 0
-
-    def late(self, reserve: float = 0.0) -> bool:
-        return time.monotonic() + reserve >= self.deadline
-
-    def limit(self, seconds: float) -> float:
-        """``seconds``, but not so long that the deadline is passed by more than the grace."""
-        return max(0.0, min(seconds, self.deadline + _GRACE - time.monotonic()))
+#: A disturbed candidate is timed so many times at most; and more than once, at most this share of all, and a few.
+_MOST_TURNS = 3
+_AGAIN_SHARE = 0.2
+_AGAIN_LEAST = 4
+#: Seconds that each candidate of a race may run, unless judging it at all takes longer.
+_RACE_SECONDS = 0.2
 
 
 class LocalPool:
@@ -200,12 +168,7 @@ class LocalPool:
 
         Candidates that were not finished by the deadline are left out; what runs then is given another second.
         """
-        if self._closed:
-            raise MeasureError("the pool is closed; make another one")
-        self._start_failures = min(self._start_failures, _MOST_START_FAILURES - 1)
-        rows = [tuple(int(index) for index in row) for row in np.asarray(configs)]
-        batch = _Batch(space, rows, best, deadline, deque(range(len(rows))))
-        try:
+        with self._batch(space, configs, best, deadline, self.workers) as batch:
             while batch.queue and not batch.late():
                 begin = time.monotonic()
                 self._build(batch)
@@ -215,23 +178,58 @@ class LocalPool:
                 self._statistics.timing += time.monotonic() - middle
             if not batch.late():
                 self._replenish(batch)  # what was lost while timing starts while the caller thinks
+        return [batch.done[index] for index in sorted(batch.done)]
+
+    def race(self, space: DesignSpace, configs: Configs, deadline: float) -> list[Measurement]:
+        """Time ``configs`` by turns; see :meth:`tilewright.measure.runner.Racer.race`.
+
+        Those that cannot be built together, or whose worker dies in the race, are measured one by one.
+        """
+        with self._batch(space, configs, math.inf, deadline, 1) as batch:
+            begin = time.monotonic()
+            self._build(batch)
+            middle = time.monotonic()
+            self._statistics.building += middle - begin
+            with self._alone():
+                self._share_reference(batch)
+                for process in [process for process in self._processes if process.built]:
+                    self._race(process, batch)
+            self._statistics.timing += time.monotonic() - middle
+        left = [index for index in range(len(batch.configs)) if index not in batch.done]
+        if left:
+            rows = np.asarray([batch.configs[index] for index in left], dtype=np.int32)
+            batch.done.update(zip(left, self.measure(space, rows, math.inf, deadline), strict=False))
+        return [batch.done[index] for index in sorted(batch.done)]
+
+    @contextmanager
+    def _batch(
+        self, space: DesignSpace, configs: Configs, best: float, deadline: float, builders: int
+    ) -> Iterator[Batch]:
+        if self._closed:
+            raise MeasureError("the pool is closed; make another one")
+        self._start_failures = min(self._start_failures, _MOST_START_FAILURES - 1)
+        rows = [tuple(int(index) for index in row) for row in np.asarray(configs)]
+        batch = Batch(space, rows, best, deadline, builders)
+        try:
+            yield batch
         finally:
             # An interrupt, the deadline or an error left something running or half said.
             for process in list(self._processes):
                 if process.started and process.awaiting:
                     self._end(process)
                 process.built.clear()
-        return [batch.done[index] for index in sorted(batch.done)]
+            self._settle(batch)
 
     # Building ---------------------------------------------------------------------------------------------------
 
-    def _build(self, batch: _Batch) -> None:
+    def _build(self, batch: Batch) -> None:
         """Have the queue built, as far as time and the workers' memory allow."""
         self._short_since = math.inf
         while True:
             self._replenish(batch)
             active = [process for process in self._processes if process.started][: self.workers]
             self._note_gap(len(active))
+            active = active[: batch.builders]
             # What is built also has to be timed before the deadline.
             built = sum(len(process.built) for process in active)
             stop = not batch.queue or batch.late(built * self._seconds_of_timing())
@@ -255,7 +253,7 @@ class LocalPool:
             self._short_since = min(self._short_since, now)
             self._statistics.longest_gap = max(self._statistics.longest_gap, now - self._short_since)
 
-    def _occupy(self, process: WorkerProcess, batch: _Batch) -> None:
+    def _occupy(self, process: WorkerProcess, batch: Batch) -> None:
         """Hand an idle worker its next piece of work, if there is one for it."""
         if process.awaiting or not batch.queue:
             return
@@ -271,7 +269,7 @@ class LocalPool:
             process.building = batch.queue.popleft()
             process.send(Build(first, batch.configs[first]), batch.limit(self.build_timeout))
 
-    def _prepare(self, process: WorkerProcess, batch: _Batch, use_default: bool) -> None:
+    def _prepare(self, process: WorkerProcess, batch: Batch, use_default: bool) -> None:
         task = batch.space.task
         process.prepared, process.reference = (task.key, use_default), False
         process.send(Prepare(task, use_default), batch.limit(self.build_timeout + self.run_timeout))
@@ -281,7 +279,7 @@ class LocalPool:
         """Whether a worker has turned to the task and knows what its outputs must be."""
         return process.reference and process.prepared is not None and process.prepared[0] == key
 
-    def _on_build_reply(self, process: WorkerProcess, reply: Reply | Lost, batch: _Batch) -> None:
+    def _on_build_reply(self, process: WorkerProcess, reply: Reply | Lost, batch: Batch) -> None:
         index, process.building = process.building, None
         if index is None:
             self._on_prepared(process, reply, batch)
@@ -298,7 +296,7 @@ class LocalPool:
         else:
             process.built.append(index)
 
-    def _on_prepared(self, process: WorkerProcess, reply: Reply | Lost, batch: _Batch) -> None:
+    def _on_prepared(self, process: WorkerProcess, reply: Reply | Lost, batch: Batch) -> None:
         """A worker has turned to the task, or has failed to."""
         if isinstance(reply, Started):
             if reply.error:
@@ -330,30 +328,35 @@ class LocalPool:
             if batch.failed_prepares >= _MOST_BAD_PREPARES:
                 self._give_up(batch, f"the design space cannot be made in a worker: {reply.reason}")
 
-    def _give_up(self, batch: _Batch, message: str) -> None:
+    def _give_up(self, batch: Batch, message: str) -> None:
         while batch.queue:
             self._record(batch, batch.queue.popleft(), Outcome.INVALID, message=message)
 
     # Timing -----------------------------------------------------------------------------------------------------
 
-    def _time(self, batch: _Batch) -> None:
+    def _time(self, batch: Batch) -> None:
         """Time what was built, worker after worker: its threads spin for a while after a kernel, so take few turns."""
-        starting = [process for process in self._processes if not process.started]
-        try:
-            for process in starting:
-                process.pause()
+        with self._alone():
             self._share_reference(batch)
             for process in [process for process in self._processes if process.built]:
                 while process.built and not batch.late():  # empty, too, when the process was lost
                     self._time_one(process, process.built.pop(0), batch)
-                if process in self._processes:
-                    process.built.clear()
-                    process.send(Drop(), 0.0)
+                self._drop(process)
+                self._settle(batch)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """With the workers stopped that are just starting."""
+        starting = [process for process in self._processes if not process.started]
+        try:
+            for process in starting:
+                process.pause()
+            yield
         finally:
             for process in starting:
                 process.resume()
 
-    def _share_reference(self, batch: _Batch) -> None:
+    def _share_reference(self, batch: Batch) -> None:
         """Tell every worker that is to run something what the outputs must be, where any worker knows it."""
         key = batch.space.task.key
         lacking = [process for process in self._processes if process.built and not process.reference]
@@ -379,14 +382,19 @@ class LocalPool:
                     process.send(Adopt(reply.parameters, reply.reference), 0.0)
                     process.reference = True
 
-    def _reply(self, process: WorkerProcess, batch: _Batch) -> Reply | Lost:
+    def _reply(self, process: WorkerProcess, batch: Batch) -> Reply | Lost:
         """Wait for the reply of one worker."""
         replies: list[tuple[WorkerProcess, Reply | Lost]] = []
         while not replies:
             replies = self._replies([process], batch)
         return replies[0][1]
 
-    def _time_one(self, process: WorkerProcess, index: int, batch: _Batch) -> None:
+    def _drop(self, process: WorkerProcess) -> None:
+        if process in self._processes:
+            process.built.clear()
+            process.send(Drop(), 0.0)
+
+    def _time_one(self, process: WorkerProcess, index: int, batch: Batch) -> None:
         if process.died_idle():  # killed from outside, say; no fault of the candidate's
             process.built.append(index)
             self._discard(process, batch)
@@ -397,9 +405,7 @@ class LocalPool:
         batch.spent[index] += time.monotonic() - process.since
         if isinstance(reply, Timed):
             process.reference = True  # the first that runs is one, where there was none
-            self._record(batch, index, Outcome.OK, repeats=reply.repeats)
-            # What is left of the batch need not beat less than this one.
-            batch.best = min(batch.best, batch.done[index].seconds)
+            self._on_timed(process, index, reply, batch)
         elif isinstance(reply, Failed):
             self._record(batch, index, reply.outcome, message=reply.message)
         elif isinstance(reply, Lost):
@@ -409,13 +415,61 @@ class LocalPool:
             outcome = Outcome.RUN_TIMED_OUT if reply.timed_out else Outcome.RUN_CRASHED
             self._record(batch, index, outcome, message=self._because(reply, "the run", allowed))
 
+    def _on_timed(self, process: WorkerProcess, index: int, reply: Timed, batch: Batch) -> None:
+        """Keep a latency. Where it was disturbed and matters, the candidate has another turn, after the others."""
+        batch.turns[index] += 1
+        repeats = batch.faster(index, reply.repeats) if reply.causes else reply.repeats
+        # What is left of the batch need not beat less than this one.
+        batch.best = min(batch.best, robust_seconds(repeats))
+        if reply.causes and batch.turns[index] == 1:
+            self._statistics.disturbed += 1
+            self._statistics.causes.update(reply.causes)
+        if reply.causes and robust_seconds(repeats) <= HOPELESS_FACTOR * batch.best and self._again(batch, index):
+            batch.pending[index] = repeats
+            process.built.append(index)
+        else:
+            self._record(batch, index, Outcome.OK, repeats=repeats)
+
+    def _again(self, batch: Batch, index: int) -> bool:
+        """Whether a candidate may have another turn."""
+        if batch.turns[index] > 1:
+            return batch.turns[index] < _MOST_TURNS
+        if self._statistics.remeasured >= _AGAIN_LEAST + _AGAIN_SHARE * self._statistics.measured:
+            return False
+        self._statistics.remeasured += 1
+        return True
+
+    def _settle(self, batch: Batch) -> None:
+        """Record what waited for another turn in vain."""
+        for index in list(batch.pending):
+            self._record(batch, index, Outcome.OK, repeats=batch.pending[index])
+
+    def _race(self, process: WorkerProcess, batch: Batch) -> None:
+        """Have all that a worker has built run by turns."""
+        racers, process.built = process.built, []
+        if len(racers) > 1 and not batch.late() and not process.died_idle():
+            limit = batch.limit(self.run_timeout * len(racers))
+            process.send(Race(tuple(racers), _RACE_SECONDS * len(racers)), limit)
+            reply = self._reply(process, batch)
+            if isinstance(reply, Lost):
+                self._discard(process, batch)
+            elif isinstance(reply, Raced):
+                spent = (time.monotonic() - process.since) / len(racers)
+                for index, result in zip(racers, reply.results, strict=True):
+                    batch.spent[index] += spent
+                    if isinstance(result, Timed):
+                        self._record(batch, index, Outcome.OK, repeats=result.repeats)
+                    else:
+                        self._record(batch, index, result.outcome, message=result.message)
+        self._drop(process)
+
     def _seconds_of_timing(self) -> float:
         """What timing one candidate has taken on average."""
         return self._statistics.timing / max(1, self._statistics.measured)
 
     # Workers ----------------------------------------------------------------------------------------------------
 
-    def _replenish(self, batch: _Batch) -> None:
+    def _replenish(self, batch: Batch) -> None:
         """Start what is missing. The one in reserve waits until the others are there, so as not to delay them."""
         for process in list(self._processes):
             if process.died_idle():
@@ -427,10 +481,10 @@ class LocalPool:
         while len(self._processes) < wanted:
             self._processes.append(WorkerProcess(self.target, self._factory))
 
-    def _replies(self, processes: Iterable[WorkerProcess], batch: _Batch) -> list[tuple[WorkerProcess, Reply | Lost]]:
+    def _replies(self, processes: Iterable[WorkerProcess], batch: Batch) -> list[tuple[WorkerProcess, Reply | Lost]]:
         """Wait for replies of some workers, for a moment; those with no time left or too much memory are ended."""
         waited = {process.connection: process for process in processes}
-        until = min([batch.deadline + _GRACE, *(process.expires for process in waited.values())])
+        until = min([batch.deadline + GRACE, *(process.expires for process in waited.values())])
         begin = time.monotonic()
         ready = wait(list(waited), min(max(0.0, until - begin), LOOK_SECONDS))
         replies: list[tuple[WorkerProcess, Reply | Lost]] = []
@@ -447,9 +501,11 @@ class LocalPool:
                 replies.append((process, lost))
         return replies
 
-    def _discard(self, process: WorkerProcess, batch: _Batch) -> None:
+    def _discard(self, process: WorkerProcess, batch: Batch) -> None:
         """A worker is gone: queue what it had built once more."""
         for index in process.built:
+            if index in batch.pending:
+                continue  # it was timed before
             batch.losses[index] = batch.losses.get(index, 0) + 1
             if batch.losses[index] < _MOST_LOSSES:
                 batch.queue.append(index)
@@ -467,7 +523,7 @@ class LocalPool:
             self._processes.remove(process)
 
     def _record(
-        self, batch: _Batch, index: int, outcome: Outcome, repeats: tuple[float, ...] = (), message: str = ""
+        self, batch: Batch, index: int, outcome: Outcome, repeats: tuple[float, ...] = (), message: str = ""
     ) -> None:
         measurement = Measurement(
             task=batch.space.task.key,
@@ -481,6 +537,7 @@ class LocalPool:
             elapsed=batch.spent.get(index, 0.0),
         )
         batch.done[index] = measurement
+        batch.pending.pop(index, None)
         self._statistics.measured += 1
         if self.on_measurement is not None:
             self.on_measurement(measurement)

@@ -6,6 +6,7 @@
     Run      -> Timed or Failed
     Lend     -> Lent or Failed              what the task's outputs must be, for the workers that do not know it
     Adopt    -> nothing
+    Race     -> Raced, or Failed where one spoils it for all
     Drop     -> nothing
 
 A worker that dies or is killed has no reply; :class:`Lost` is what the pool's side makes of it.
@@ -36,6 +37,8 @@ __all__ = [
     "Lost",
     "Prepare",
     "Prepared",
+    "Race",
+    "Raced",
     "Reply",
     "Run",
     "SpaceFactory",
@@ -105,6 +108,14 @@ class Adopt:
 
 
 @dataclass(frozen=True)
+class Race:
+    """Check kept candidates, then time them by turns for about so many ``seconds``."""
+
+    candidates: tuple[int, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Drop:
     """Forget all kept candidates."""
 
@@ -136,9 +147,15 @@ class Built:
 
 @dataclass(frozen=True)
 class Timed:
-    """The candidate's output is right, and each of ``repeats`` is its latency in seconds."""
+    """The candidate's output is right.
+
+    Attributes:
+        repeats: its latency in seconds, several times.
+        causes: what disturbed the timing, as :class:`tilewright.measure.disturbance.Watch` calls it.
+    """
 
     repeats: tuple[float, ...]
+    causes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -158,6 +175,13 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Raced:
+    """What became of each candidate of a race; the i-th repeats of all that are right were timed in the same round."""
+
+    results: tuple[Timed | Failed, ...]
+
+
+@dataclass(frozen=True)
 class Lost:
     """The worker is gone.
 
@@ -172,5 +196,5 @@ class Lost:
     memory: int = 0
 
 
-Command: TypeAlias = Hello | Prepare | Build | Run | Lend | Adopt | Drop
-Reply: TypeAlias = Started | Prepared | Built | Timed | Lent | Failed
+Command: TypeAlias = Hello | Prepare | Build | Run | Race | Lend | Adopt | Drop
+Reply: TypeAlias = Started | Prepared | Built | Timed | Raced | Lent | Failed

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tilewright.measure.outcome import Measurement
 from tilewright.space.space import Configs, DesignSpace
 
-__all__ = ["NoRunner", "Runner"]
+__all__ = ["NoRunner", "Racer", "Runner"]
 
 
 class Runner(Protocol):
@@ -35,3 +35,23 @@ class NoRunner:
     def measure(self, space: DesignSpace, configs: Configs, best: float, deadline: float) -> list[Measurement]:
         """No measurement."""
         return []
+
+
+@runtime_checkable
+class Racer(Protocol):
+    """A runner that can also race: what has the method is one. Others measure finalists once more, one by one."""
+
+    def race(self, space: DesignSpace, configs: Configs, deadline: float) -> list[Measurement]:
+        """Build ``configs``, an ``(n, knobs)`` int32 array, and time them by turns: A B C, C B A, B C A ...
+
+        Args:
+            space: the design space that the configs belong to.
+            configs: the finalists.
+            deadline: ``time.monotonic()`` value after which no race is started.
+
+        Returns:
+            one measurement per config that there was time for, in the order of ``configs``. Where several are OK,
+            their i-th repeats were timed in the same round, and those with fewer dropped out, surely slower
+            (:func:`tilewright.measure.interleaved.winner`).
+        """
+        ...

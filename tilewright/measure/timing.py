@@ -1,9 +1,13 @@
 """How long one call of a kernel takes, at a cost of 10 to 100 ms.
 
-A kernel is timed in blocks of calls with warm caches; each block gives one repeat, its mean. Blocks rather than single
-calls, because a clock reading and the call from Python (0.5 us) must not count against a kernel of 20 us. Several short
-blocks rather than a long one, because neighbours disturb some of them, and a low quantile over blocks
-(:func:`tilewright.measure.outcome.robust_seconds`) then still tells the undisturbed latency.
+A kernel is timed in blocks of calls; each block gives one repeat, its mean. Blocks rather than single calls, because a
+clock reading and the call from Python (0.5 us) must not count against a kernel of 20 us. Several short blocks rather
+than a long one, because neighbours disturb some of them, and a low quantile over blocks
+(:func:`tilewright.measure.outcome.robust_seconds`) then still tells the undisturbed latency. How many blocks, says
+:mod:`tilewright.measure.rule`; whether the machine was quiet, :mod:`tilewright.measure.disturbance`.
+
+Caches are warm, as the calls before a call have left them. With ``flush`` they are cold: every call that counts has a
+flush before it, and a block is a single call.
 """
 
 from __future__ import annotations
@@ -11,17 +15,19 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["SLOW_FACTOR", "first_call", "time_calls"]
+from tilewright.measure.disturbance import Watch
+from tilewright.measure.rule import enough
+
+__all__ = ["SLOW_FACTOR", "Timer", "Timing", "collector_resting"]
 
 #: A candidate whose estimate exceeds the best by this factor is dropped after it. Measured noise between two runs of
 #: one kernel is up to 1.4 on a shared machine, so a factor of 2 loses no winner.
 SLOW_FACTOR = 2.0
-#: After a few whole blocks less doubt is left, and a smaller factor ends it.
-_HOPELESS_FACTOR = 1.4
-_HOPELESS_BLOCKS = 3
 #: A first call that took longer, in seconds, is its own estimate: what a cold cache adds to it is small.
 _LONG_CALL = 0.01
 #: The estimate of a shorter kernel takes a block of so many seconds: one call of 50 us may as well measure how long
@@ -29,61 +35,100 @@ _LONG_CALL = 0.01
 _ESTIMATE_SECONDS = 0.001
 #: Length of a block in seconds: a scheduler's tick is 1 to 4 ms, so a good part of such blocks goes undisturbed.
 _BLOCK_SECONDS = 0.002
-#: At most so many blocks, and none is begun after so many seconds (two, where a single call takes longer).
-_MOST_BLOCKS = 10
-_MOST_SECONDS = 0.06
-_LEAST_BLOCKS = 2
-#: The kernel's latency is settled when, out of at least 5 blocks, the three fastest agree within 1 %.
-_SETTLED_BLOCKS = 5
-_SETTLED_SPREAD = 1.01
 
 
-def first_call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> float:
-    """Seconds of one call, cold. Its outputs are the ones to check."""
-    return _block(function, arguments, 1)
+@dataclass(frozen=True)
+class Timing:
+    """What came of timing a kernel.
+
+    Attributes:
+        repeats: the mean seconds of a call in each block; a single one where the kernel is clearly slower.
+        causes: what disturbed it, as :meth:`Watch.end` says; empty: nothing that can be seen.
+    """
+
+    repeats: tuple[float, ...]
+    causes: tuple[str, ...] = ()
 
 
-def time_calls(
-    function: Callable[..., Any], arguments: tuple[Any, ...], first: float, best: float
-) -> tuple[float, ...]:
-    """Time a kernel that has been called once.
+class Timer:
+    """Times kernels, one after the other.
 
     Args:
-        function: the kernel.
-        arguments: what it is called with.
-        first: what :func:`first_call` took, in seconds.
-        best: the latency to beat in seconds, or ``inf``.
-
-    Returns:
-        the mean seconds of a call in each block; a single one where the kernel is clearly slower than ``best``.
+        watch: sees disturbances; by default that of this machine.
+        flush: empties the caches; None: they stay warm.
     """
+
+    def __init__(self, watch: Watch | None = None, flush: Callable[[], None] | None = None) -> None:
+        self._watch = Watch() if watch is None else watch
+        self._flush = flush
+
+    def first_call(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> float:
+        """Seconds of one call, cold. Its outputs are the ones to check."""
+        return self.block(function, arguments, 1)
+
+    def time(self, function: Callable[..., Any], arguments: tuple[Any, ...], first: float, best: float) -> Timing:
+        """Time a kernel that has been called once.
+
+        Args:
+            function: the kernel.
+            arguments: what it is called with.
+            first: what :meth:`first_call` took, in seconds.
+            best: the latency to beat in seconds, or ``inf``.
+        """
+        switches = self._watch.switches
+        with collector_resting():
+            self._watch.begin()
+            before = switches()
+            estimate = self.estimate(function, arguments, first)
+            if estimate > SLOW_FACTOR * best and first < _LONG_CALL and switches() > before:
+                estimate = min(estimate, self.estimate(function, arguments, first))  # that was not the kernel's fault
+            if estimate > SLOW_FACTOR * best:
+                return Timing((estimate,))
+            number = self.length(estimate)
+            repeats: list[float] = []
+            spent, preempted = 0.0, 0
+            while not enough(repeats, spent, best):
+                before = switches()
+                repeats.append(self.block(function, arguments, number))
+                preempted += switches() > before
+                spent += repeats[-1] * number
+            return Timing(tuple(repeats), self._watch.end(len(repeats), preempted))
+
+    def estimate(self, function: Callable[..., Any], arguments: tuple[Any, ...], first: float) -> float:
+        """About how many seconds a call takes, in about a millisecond; ``first``: what :meth:`first_call` took."""
+        if first >= _LONG_CALL:
+            return first
+        return self.block(function, arguments, math.ceil(_ESTIMATE_SECONDS / max(first, 1e-7)))
+
+    def turn(self, function: Callable[..., Any], arguments: tuple[Any, ...], estimate: float) -> float:
+        """The mean seconds of a call in a block after another kernel's block, which has left its data in the caches."""
+        if self._flush is None and estimate < _LONG_CALL:
+            function(*arguments)
+        return self.block(function, arguments, self.length(estimate))
+
+    def length(self, estimate: float) -> int:
+        """How many calls of so many seconds make a block."""
+        return 1 if self._flush is not None else math.ceil(_BLOCK_SECONDS / max(estimate, 1e-7))
+
+    def block(self, function: Callable[..., Any], arguments: tuple[Any, ...], number: int) -> float:
+        """The mean seconds of ``number`` calls; of a single one where caches are cold."""
+        if self._flush is not None:
+            self._flush()
+            number = 1
+        calls = range(number)
+        begin = time.perf_counter()
+        for _ in calls:
+            function(*arguments)
+        return (time.perf_counter() - begin) / number
+
+
+@contextmanager
+def collector_resting() -> Iterator[None]:
+    """Without Python's garbage collector, whose pauses would be some kernel's."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        estimate = first
-        if first < _LONG_CALL:
-            estimate = _block(function, arguments, math.ceil(_ESTIMATE_SECONDS / max(first, 1e-7)))
-        if estimate > SLOW_FACTOR * best:
-            return (estimate,)
-        number = math.ceil(_BLOCK_SECONDS / max(estimate, 1e-7))
-        repeats: list[float] = []
-        spent = 0.0
-        while len(repeats) < _MOST_BLOCKS and (spent < _MOST_SECONDS or len(repeats) < _LEAST_BLOCKS):
-            repeats.append(_block(function, arguments, number))
-            spent += repeats[-1] * number
-            if len(repeats) >= _HOPELESS_BLOCKS and min(repeats) > _HOPELESS_FACTOR * best:
-                break
-            if len(repeats) >= _SETTLED_BLOCKS and sorted(repeats)[2] <= _SETTLED_SPREAD * min(repeats):
-                break
-        return tuple(repeats)
+        yield
     finally:
         if collecting:
             gc.enable()
-
-
-def _block(function: Callable[..., Any], arguments: tuple[Any, ...], number: int) -> float:
-    calls = range(number)
-    begin = time.perf_counter()
-    for _ in calls:
-        function(*arguments)
-    return (time.perf_counter() - begin) / number

@@ -13,12 +13,15 @@ import signal
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
 from tilewright.measure.arguments import Arguments, Parameter, Reference, parameters_of
+from tilewright.measure.cold import kernel_flush
+from tilewright.measure.interleaved import interleave
 from tilewright.measure.memory import die_first
 from tilewright.measure.outcome import Outcome
 from tilewright.measure.protocol import (
@@ -33,13 +36,15 @@ from tilewright.measure.protocol import (
     Lent,
     Prepare,
     Prepared,
+    Race,
+    Raced,
     Reply,
     Run,
     SpaceFactory,
     Started,
     Timed,
 )
-from tilewright.measure.timing import first_call, time_calls
+from tilewright.measure.timing import Timer, collector_resting
 from tilewright.space.space import DesignSpace
 from tilewright.target import Target
 from tilewright.tvm_compat import lean_kernels, set_threads, spin_briefly, unchecked_schedules
@@ -117,12 +122,15 @@ class _Worker:
         self._kernels: dict[int, _Kernel] = {}
         #: The default that made the reference, as it is usually the first candidate, too.
         self._default: tuple[tuple[int, ...], _Kernel] | None = None
+        self._timer = Timer(flush=kernel_flush(self._target) if self._target.cold else None)
 
     def handle(self, command: Command) -> Reply | None:
         if isinstance(command, Build):
             return self._build(command)
         if isinstance(command, Run):
             return self._run(command)
+        if isinstance(command, Race):
+            return self._race(command)
         if isinstance(command, Prepare):
             return self._prepare(command)
         if isinstance(command, Lend):
@@ -205,15 +213,44 @@ class _Worker:
 
     def _run(self, command: Run) -> Timed | Failed:
         task = self._tasks[self._key]
-        kernel = self._kernels.pop(command.candidate)
+        kernel = self._kernels[command.candidate]  # kept: it may have another turn
         first = self._first(task, kernel)
         if isinstance(first, Failed):
             return first
         assert self._arguments is not None
         try:
-            return Timed(time_calls(kernel.function, self._arguments.tensors, first, command.best))
+            timing = self._timer.time(kernel.function, self._arguments.tensors, first, command.best)
         except Exception as error:
             return Failed(Outcome.RUN_CRASHED, _words(error))
+        return Timed(timing.repeats, timing.causes)
+
+    def _race(self, command: Race) -> Raced | Failed:
+        task = self._tasks[self._key]
+        results: dict[int, Timed | Failed] = {}
+        firsts: dict[int, float] = {}
+        for candidate in command.candidates:
+            first = self._first(task, self._kernels[candidate])
+            if isinstance(first, Failed):
+                results[candidate] = first
+            else:
+                firsts[candidate] = first
+        if self._arguments is None:  # the last one spoiled them
+            self._arguments = Arguments(task.parameters, self._key)
+        try:
+            with collector_resting():
+                turns = [self._turn(self._kernels[candidate], first) for candidate, first in firsts.items()]
+                blocks = interleave(turns, command.seconds)
+        except Exception as error:  # whose, will be seen when they are measured one by one
+            return Failed(Outcome.RUN_CRASHED, _words(error))
+        results.update(zip(firsts, map(Timed, blocks), strict=True))
+        return Raced(tuple(results[candidate] for candidate in command.candidates))
+
+    def _turn(self, kernel: _Kernel, first: float) -> Callable[[], float]:
+        """Times one block of a kernel."""
+        assert self._arguments is not None
+        tensors = self._arguments.tensors
+        estimate = self._timer.estimate(kernel.function, tensors, first)
+        return partial(self._timer.turn, kernel.function, tensors, estimate)
 
     def _first(self, task: _Prepared, kernel: _Kernel) -> float | Failed:
         """Run a kernel once and check its outputs; without a reference to check against, they become it. Seconds."""
@@ -223,7 +260,7 @@ class _Worker:
             if self._arguments is None or self._arguments.parameters != kernel.parameters:
                 self._arguments = Arguments(kernel.parameters, self._key)
             self._arguments.blank()
-            seconds = first_call(kernel.function, self._arguments.tensors)
+            seconds = self._timer.first_call(kernel.function, self._arguments.tensors)
         except Exception as error:
             return Failed(Outcome.RUN_CRASHED, _words(error))
         if task.reference is None:

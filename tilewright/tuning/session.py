@@ -7,14 +7,14 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tilewright.errors import TargetError
-from tilewright.measure.pool import LocalPool
+from tilewright.measure.pool import LocalPool, PoolStatistics
 from tilewright.measure.runner import NoRunner, Runner
 from tilewright.network.algorithms import Choice, choose
 from tilewright.network.build import check_compiler
@@ -60,7 +60,7 @@ class TuneResult:
     Attributes:
         executable: the executable that was written.
         report: JSON-able: ``wall_seconds``, ``trials``, ``trials_per_second``, ``failures``, ``tasks``, ``curve``,
-            ``algorithms`` (of convolutions), ``final_race`` ...
+            ``algorithms`` (of convolutions), ``final_race``, ``disturbance`` ...
     """
 
     executable: Executable
@@ -78,6 +78,7 @@ def tune(
     seed: int = 0,
     method: Method | None = None,
     sharing: Sharing | None = None,
+    cold_cache: bool = False,
     progress: Progress | None = None,
     began: float | None = None,
 ) -> TuneResult:
@@ -95,6 +96,7 @@ def tune(
         method: how tasks are searched; by default :func:`tilewright.tuning.method.default` with the cost model that
             comes with Tilewright.
         sharing: what tasks borrow from each other and from earlier networks in the records; None: nothing.
+        cold_cache: time candidates with cold caches rather than warm ones. Records of both are kept apart.
         progress: is shown how it goes.
         began: ``time.monotonic()`` at the start of the command; now, if None.
 
@@ -115,6 +117,7 @@ def tune(
         raise TargetError(
             f"candidates are timed on this machine, but code for {machine.triple} does not run here; tune there"
         )
+    machine = replace(machine, cold=machine.cold or cold_cache)
     out = Path(out)
     with ExitStack() as stack:
         aside = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tilewright-")))
@@ -162,7 +165,7 @@ def tune(
             if incumbent is not None:
                 reserve = _finishing(extraction, incumbent.seconds) + race_seconds(_at_most(extraction, roofline))
         tuner.run(reserve=reserve)
-        peak = 0 if pool is None else pool.statistics.peak_rss
+        statistics = PoolStatistics() if pool is None else pool.statistics
         if pool is not None:
             pool.close()  # nothing else of ours runs in the final race
         tuned = running.elapsed
@@ -193,7 +196,9 @@ def tune(
         "notes": notes + store.notes,
         "unrecorded": unrecorded,
         "plain_operators": list(extraction.fallbacks),
-        "worker_peak_bytes": peak,
+        "worker_peak_bytes": statistics.peak_rss,
+        "caches": "cold" if machine.cold else "warm",
+        "disturbance": statistics.disturbance(),
         "before_seconds": _first(tuner),
         "after_seconds": tuner.estimated_latency,
         "final_race": None if verdict is None else verdict.report,

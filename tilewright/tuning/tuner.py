@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.cost.model import KnobTable, Programs
+from tilewright.measure.interleaved import winner
 from tilewright.measure.outcome import Measurement, Outcome, robust_seconds
-from tilewright.measure.runner import Runner
+from tilewright.measure.runner import Racer, Runner
 from tilewright.records.store import Query, Store
 from tilewright.space.configs import ConfigSet, cardinalities, check, distinct, empty, knob_values
 from tilewright.space.space import Configs, DesignSpace
@@ -70,7 +71,8 @@ class TaskTuner:
     Attributes:
         space: where it searches.
         best_config: the fastest config, ``(knobs,)``; None before there is one.
-        best_seconds: its latency, robust over all its repeats; inf before there is one.
+        best_seconds: its latency, robust over all its repeats (after a race, over those of the race); inf before
+            there is one.
         trials: how many candidates this tuner has measured; one that crashed and was tried again counts twice.
         recorded: how many measurements came from the store.
         failures: this tuner's trials that failed, by outcome.
@@ -114,6 +116,8 @@ class TaskTuner:
         self._repeats: dict[tuple[int, ...], list[float]] = {}
         self._wrong: set[tuple[int, ...]] = set()
         self._chances = SecondChances()
+        # Those that a race was about, and lost; a reading of theirs from before it counts no more.
+        self._beaten: set[tuple[int, ...]] = set()
         # In the order they were measured; nan for failures.
         self._seconds: dict[tuple[int, ...], float] = {}
         self._stale = False
@@ -170,16 +174,20 @@ class TaskTuner:
         return np.asarray([self._seconds.get(tuple(row), math.nan) for row in configs.tolist()], dtype=np.float64)
 
     def finalists(self, count: int = 3, factor: float = _RACE_FACTOR) -> Configs:
-        """``(n, knobs)``: at most ``count`` of the fastest configs, fastest first, none slower than best x factor."""
-        ok = [(seconds, row) for row, seconds in self._seconds.items() if seconds <= self.best_seconds * factor]
-        rows = [row for _, row in sorted(ok, key=lambda item: item[0])[:count] if self.best_config is not None]
+        """``(n, knobs)``: at most ``count`` of the fastest configs, fastest first, none slower than best x factor.
+
+        The winner of a race comes before those that it has beaten.
+        """
+        ok = [(row in self._beaten, s, row) for row, s in self._seconds.items() if s <= self.best_seconds * factor]
+        rows = [row for _, _, row in sorted(ok, key=lambda item: item[:2])[:count] if self.best_config is not None]
         return np.asarray(rows, dtype=np.int32).reshape(-1, len(self.space.knobs))
 
     def race(self, count: int, deadline: float) -> int:
-        """Measure the finalists once more, one after the other, and decide by all repeats of each.
+        """Race the finalists: they are timed by turns, and the race alone decides which one is the best.
 
-        The lowest of many noisy numbers is too low; the config that it belongs to need not be the fastest.
-        Without a second finalist nothing is measured. These are no trials.
+        The lowest of many noisy numbers is too low; the config that it belongs to need not be the fastest. A runner
+        that cannot race (:class:`tilewright.measure.runner.Racer`) measures them once more, one after the other, and
+        all repeats of each decide. Without a second finalist nothing is measured. These are no trials.
 
         Returns:
             the number of measurements.
@@ -187,8 +195,18 @@ class TaskTuner:
         configs = self.finalists(count)
         if len(configs) < 2:
             return 0
-        measured = self._runner.measure(self.space, configs, math.inf, deadline)
-        self._learn(measured)
+        if not isinstance(self._runner, Racer):
+            measured = self._runner.measure(self.space, configs, math.inf, deadline)
+            self._learn(measured)
+            return len(measured)
+        measured = self._runner.race(self.space, configs, deadline)
+        ran = [m for m in measured if m.ok]
+        if len(ran) > 1:
+            first = ran[winner([m.repeats for m in ran])].config
+            for m in ran:
+                self._repeats[m.config] = []
+            self._beaten = {row for row, seconds in self._seconds.items() if math.isfinite(seconds) and row != first}
+        self._learn(measured, raced=True)
         return len(measured)
 
     def _plan(self, count: int) -> Configs:
@@ -249,11 +267,13 @@ class TaskTuner:
         wanted = {tuple(row) for row in self._unmeasured(batch).tolist()}
         return [m for m in self._store.scan(self._query) if m.config in wanted]
 
-    def _learn(self, measured: Iterable[Measurement]) -> None:
-        """Take in measurements, new or old."""
+    def _learn(self, measured: Iterable[Measurement], raced: bool = False) -> None:
+        """Take in measurements, new or old; those of a race do not undo what it has decided."""
         rows: dict[tuple[int, ...], None] = {}
         for m in measured:
             rows[m.config] = None
+            if not raced:
+                self._beaten.discard(m.config)
             if m.ok:
                 self._repeats.setdefault(m.config, []).extend(m.repeats)
             elif m.outcome is Outcome.WRONG_RESULT:
@@ -267,7 +287,7 @@ class TaskTuner:
         self._known.add(configs)
         self._searcher.tell(configs, np.asarray([self._seconds[row] for row in rows]))
         self._stale = True
-        timed = {row: seconds for row, seconds in self._seconds.items() if math.isfinite(seconds)}
+        timed = {row: s for row, s in self._seconds.items() if math.isfinite(s) and row not in self._beaten}
         best = min(timed, key=timed.__getitem__, default=None)
         self.best_config = None if best is None else np.asarray(best, dtype=np.int32)
         self.best_seconds = math.inf if best is None else timed[best]

@@ -1,0 +1,40 @@
+"""What ``tune`` hands on and what it says, with a stand-in for the tuning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.network.models import conv_model
+from tilewright.cli import app
+from tilewright.cli.tune import summary
+
+
+@pytest.mark.parametrize(("options", "cold"), [([], False), (["--cold-cache"], True)])
+def test_the_state_of_the_caches_is_handed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], cold: bool
+) -> None:
+    given: dict[str, Any] = {}
+
+    def tune(*_: Any, **arguments: Any) -> SimpleNamespace:
+        given.update(arguments)
+        return SimpleNamespace(report={"interrupted": False})
+
+    monkeypatch.setattr("tilewright.tuning.session.tune", tune)
+    model = conv_model(tmp_path / "m.onnx")
+    places = ["--out", str(tmp_path / "out"), "--records", str(tmp_path / "r.db"), "--cost-model", "none"]
+    done = CliRunner().invoke(app, ["tune", str(model), *places, *options])
+    assert done.exit_code == 0, done.output
+    assert given["cold_cache"] is cold
+
+
+def test_disturbances_are_told_where_there_were_any() -> None:
+    quiet = {"disturbed": 0, "remeasured": 0, "causes": {}}
+    assert "disturbed" not in summary({"disturbance": quiet}, Path("out"))
+    busy = {"disturbed": 7, "remeasured": 3, "causes": {"preemption": 5, "stolen time": 2}}
+    said = summary({"disturbance": busy}, Path("out"))
+    assert "7 candidates were disturbed while timed (preemption, stolen time); 3 of them were timed again" in said

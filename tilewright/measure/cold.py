@@ -1,0 +1,81 @@
+"""Cold caches: what pushes everything else out of them before a call.
+
+Every core has to take part, as the caches next to a core are its own, and what is written is more than all caches
+hold, as they keep more of the old than the least recently used would be.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from tilewright.measure.arguments import Arguments, parameters_of
+from tilewright.target import Target, cache_sizes
+from tilewright.tvm_compat import usable_cores
+
+__all__ = ["flush_bytes", "kernel_flush", "thread_flush"]
+
+#: What is touched, as a multiple of all caches.
+_TIMES = 2
+#: But never more, in bytes: servers have caches of which a virtual machine gets a slice.
+_MOST_BYTES = 256 << 20
+#: A core's piece of work, in float32 numbers: 256 kB.
+_PIECE = 1 << 16
+
+
+def flush_bytes(l2: int, l3: int, cores: int) -> int:
+    """How many bytes to touch, from the sizes of a core's second cache and of the last one in bytes."""
+    return min(_TIMES * (l3 + cores * l2), _MOST_BYTES)
+
+
+def kernel_flush(target: Target) -> Callable[[], None]:
+    """A kernel that empties the caches, on the threads that kernels run on.
+
+    On those threads, so that they are awake, and not asleep, when the call begins that is timed.
+    """
+    import tvm
+    from tvm import te
+
+    # It reads one half of the bytes and writes the other.
+    rows = -(-flush_bytes(target.l2, target.l3, target.cores) // (2 * 4 * _PIECE))
+    source = te.placeholder((rows, _PIECE), name="source")
+    result = te.compute((rows, _PIECE), lambda i, j: source[i, j] + 1.0, name="result")
+    schedule = tvm.s_tir.Schedule(tvm.IRModule({"main": te.create_prim_func([source, result])}))
+    row, column = schedule.get_loops(schedule.get_sblock("result"))
+    schedule.parallel(row)
+    schedule.vectorize(schedule.split(column, [None, target.lanes])[1])
+    arguments = Arguments(parameters_of(schedule.mod["main"]), "flush")
+    module = tvm.compile(schedule.mod, target=target.tvm).mod
+    function = module["main"]
+
+    def flush(module: object = module) -> None:  # which has the code of the function
+        function(*arguments.tensors)
+
+    return flush
+
+
+def thread_flush() -> Callable[[], None]:
+    """The same for processes without TVM: threads, each bound to a core of its own."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(usable_cores()))
+    _, l2, l3 = cache_sizes()
+    size = flush_bytes(l2, l3, len(cores)) // (4 * len(cores))
+    arrays = [np.ones(size, dtype=np.float32) for _ in cores]
+    threads = [ThreadPoolExecutor(1, initializer=_bind, initargs=(core,)) for core in cores]
+
+    def flush() -> None:
+        for done in [thread.submit(_touch, array) for thread, array in zip(threads, arrays, strict=True)]:
+            done.result()
+
+    return flush
+
+
+def _bind(core: int) -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})  # the calling thread alone
+
+
+def _touch(array: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> None:
+    np.negative(array, out=array)
