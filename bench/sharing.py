@@ -10,8 +10,8 @@ Each network is tuned four times, each time from nothing, with the same searcher
 - ``own``: Tilewright's sharing and scheduler, with ``--share`` of the seconds that ``off`` took.
 - ``alone``: the scheduler with as many seconds, without sharing: what of it is due to sharing?
 
-In the end the best configs of all four are measured by turns, and a network's latency is the sum of weight x latency.
-Ratios are counted one way: ``time_ratio`` is an arm's seconds over ``off``'s, ``performance_ratio`` is ``off``'s
+In the end the best configs of all four are raced, by turns in one process, and a network's latency is the sum of
+weight x latency. Ratios are counted one way: ``time_ratio`` is an arm's seconds over ``off``'s, ``performance_ratio`` is ``off``'s
 latency over the arm's (below 1: slower than without sharing). Networks in the JSON file are not run again.
 """
 
@@ -50,8 +50,8 @@ MODELS = "squeezenet,resnet50,shufflenet,alexnet,transformer,mobile"
 ROUND = 16
 #: What a dependent measures of its representative's best, and how similar tasks of a cluster are, as published.
 TOP, THRESHOLD = 10, 0.01
-#: How often the winners are measured by turns in the end.
-TURNS = 5
+#: How often the winners are raced in the end.
+TURNS = 3
 ARMS = ("off", "published", "own", "alone")
 #: The best config of each task by its key, and the seconds and trials that finding them took.
 Found = tuple[dict[str, Configs], float, int]
@@ -117,15 +117,14 @@ class Bench:
         return self._found(list(tuner.tuners.values()), began)
 
     def race(self, arms: dict[str, Found]) -> dict[str, list[float]]:
-        """The network's latency in seconds by each arm's configs, for each turn in which they were measured."""
+        """The network's latency in seconds by each arm's configs, for each race of them."""
         latencies = {name: [0.0] * TURNS for name in arms}
         for use in self.uses:
             space = self.spaces[use.task.key]
             rows = {name: found[0].get(use.task.key, np.asarray(space.default())[None]) for name, found in arms.items()}
             configs = np.unique(np.concatenate(list(rows.values())), axis=0)
             for turn in range(TURNS):
-                order = configs if turn % 2 == 0 else configs[::-1]
-                measured = self.pool.measure(space, order, math.inf, math.inf)
+                measured = self.pool.race(space, configs, math.inf)
                 seconds = {m.config: m.seconds for m in measured if m.ok}
                 for name, row in rows.items():
                     latencies[name][turn] += use.weight * seconds.get(tuple(row[0].tolist()), math.nan)

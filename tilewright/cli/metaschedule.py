@@ -17,7 +17,7 @@ from tilewright.cli.options import (
     check_model,
     check_target,
     parse_shapes,
-    records_file,
+    records_place,
 )
 from tilewright.cli.programs import open_records
 from tilewright.errors import RecordsError, TilewrightError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["export_database", "import_metaschedule"]
 
 
-def export_database(records: Path | None, folder: Path, target: str) -> dict[str, Any]:
+def export_database(records: str | None, folder: Path, target: str) -> dict[str, Any]:
     """Write the records' fastest programs on ``target`` into ``folder``; say what was written, and return it.
 
     Raises:
@@ -72,7 +72,9 @@ def import_metaschedule(
         raise TilewrightError("--shape is that of an input of --model; leave it out, or give --model")
     from tilewright.records import open_store
 
-    with open_records(records) if model is None else open_store(records_file(records)) as store:
+    if model is None:
+        open_records(records).close()  # which must exist
+    with open_store(records_place(records)) as store:
         from tilewright.target import Target
 
         machine = Target.parse(target)

@@ -329,7 +329,6 @@ class NetworkTuner:
             from tilewright.space.registry import make_space  # imports TVM
 
             self._make_space = make_space
-        self._check_recorded = make_space is None  # whoever makes spaces of their own knows their own records
         return self._make_space(task, self._target)
 
     def _earlier_space(self, task: Task) -> DesignSpace:
