@@ -136,7 +136,8 @@ class _Module:
 
     def _children(self, place: int, node: dict[str, Any]) -> Sequence[int]:
         """The places that a node names, after a look at all that it says."""
-        kind, data = node["type"], node.get("data")
+        kind: str = node["type"]
+        data: Any = node.get("data")
         if kind in ("ffi.Array", "ffi.Map"):
             self._places(data, place)
             if kind == "ffi.Map" and len(data) % 2:
