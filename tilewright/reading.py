@@ -144,7 +144,8 @@ def read_array(file: BinaryIO, size: int) -> NDArray[Any]:
         raise ValueError("an array is cut off, or longer than it says")
     if not dtype.itemsize:
         return np.empty(shape, dtype=dtype)
-    return memory.view(dtype).reshape(shape, order="F" if fields[b"for"] == b"True" else "C")
+    array: NDArray[Any] = memory.view(dtype).reshape(shape, order="F" if fields[b"for"] == b"True" else "C")
+    return array
 
 
 def read_arrays(content: bytes | BinaryIO, most: int | None = None) -> dict[str, NDArray[Any]]:

@@ -38,8 +38,9 @@ class Sleeper:
     def time(self, arrays: Sequence[Array], runs: int) -> list[float]:
         if self.runs_left < runs:
             os._exit(7)
+        begin = time.monotonic()
         with self.diary.open("a") as file:
-            file.write(f"{self.seconds} {time.monotonic()} {time.monotonic() + runs * self.seconds}\n")
+            file.write(f"{self.seconds} {begin} {begin + runs * self.seconds}\n")
         for _ in range(runs):
             time.sleep(self.seconds)
         return [self.seconds] * runs

@@ -195,7 +195,7 @@ def _check_tensor(tensor: TensorProto, folder: Path) -> None:
 def _bytes(tensor: TensorProto) -> int:
     if any(extent < 0 for extent in tensor.dims):
         raise ValueError(f"{tensor.name!r} has the shape {list(tensor.dims)}")
-    count = math.prod(tensor.dims)
+    count: int = math.prod(tensor.dims)
     if tensor.data_type == TensorProto.STRING:
         return count
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
@@ -203,7 +203,7 @@ def _bytes(tensor: TensorProto) -> int:
         return (count + 1) // 2
     if tensor.data_type in (getattr(TensorProto, "INT2", -1), getattr(TensorProto, "UINT2", -1)):
         return (count + 3) // 4
-    return count * dtype.itemsize
+    return count * int(dtype.itemsize)
 
 
 def _check_place(tensor: TensorProto, nbytes: int, folder: Path) -> None:

@@ -67,8 +67,8 @@ def normalise(measurement: Measurement) -> Measurement:
         raise RecordsError(f"a config's entries are from 0 to 2**31 - 1, but this is {shorten(config)}")
     if any(not 0 <= seconds <= LONGEST for seconds in (*repeats, elapsed)) or not math.isfinite(time):
         raise RecordsError(
-            f"a measurement's times are finite and not negative, but these are repeats {shorten(repeats)}, elapsed "
-            f"{elapsed}, time {time}; a failure has no repeats, and its outcome says what happened"
+            f"a measurement's times are finite and not negative, but these are repeats {shorten(repeats)}, "
+            f"elapsed {elapsed}, time {time}; a failure has no repeats, and its outcome says what happened"
         )
     if measurement.ok and not repeats:
         raise RecordsError("an OK measurement has at least one repeat, but this has none; give it another outcome")

@@ -2,7 +2,7 @@
 
 TVM's reader of JSON believes what it is told: a node of the wrong kind, or one that lacks a field, becomes a null
 pointer in C++. So a recorded function is held against the grammar below, which has what functions of tasks consist of
-and nothing that calls out. A function of other parts is refused; the programs of such tasks have no closed form anyway.
+and nothing that calls out. A function of other parts is refused; programs of such tasks have no closed form anyway.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from tilewright.task import Task
 
 __all__ = ["check_recorded", "recorded_space"]
 
-#: The largest function of 373 tasks of six networks has 73,000 characters, is 45 nodes deep, and has 8,814 nodes when it
-#: is written out as a tree.
+#: The largest function of 373 tasks of six networks has 73,000 characters, is 45 nodes deep, and has 8,814 nodes when
+#: it is written out as a tree.
 _MOST_CHARACTERS, _MOST_DEPTH, _MOST_WRITTEN_OUT = 1 << 23, 300, 1 << 19
 #: Larger extents do not fit a kernel's 32-bit indices.
 _LARGEST = 2**31 - 1
@@ -136,7 +136,8 @@ class _Module:
 
     def _children(self, place: int, node: dict[str, Any]) -> Sequence[int]:
         """The places that a node names, after a look at all that it says."""
-        kind, data = node["type"], node.get("data")
+        kind: str = node["type"]
+        data: Any = node.get("data")
         if kind in ("ffi.Array", "ffi.Map"):
             self._places(data, place)
             if kind == "ffi.Map" and len(data) % 2:
