@@ -29,7 +29,7 @@ def test_export(tmp_path: Path) -> None:
         store.describe(dense)
         # Another task of which nothing can be written: its function is not known to be what was measured.
         store.add([Measurement("older", other, "contraction/1", (0,), Outcome.OK, (1.0,))])
-    export = ["records", "export", "--records", records, "--metaschedule", folder]
+    export: list[str | Path] = ["records", "export", "--records", records, "--metaschedule", folder]
     done = call(*export, "--json", tmp_path / "r.json")
     assert done.exit_code == 0, done.output
     assert done.stdout == f"2 records of 1 tasks written to {folder}\n"
