@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.network.models import TARGET, conv_model, defaults
-from tilewright.errors import CheckError
+from tilewright.errors import CheckError, RecordsError
+from tilewright.measure.outcome import Measurement
 from tilewright.network.check import TOLERANCE
 from tilewright.network.executable import load_executable
 from tilewright.network.load import load
@@ -51,6 +53,33 @@ def test_two_runs_with_one_store(tmp_path: Path) -> None:
         if task["name"] in bests:  # what was found before counts, whatever this run's trials gave
             assert task["best_seconds"] is not None
     assert load_executable(tmp_path / "two").outputs == result.executable.outputs
+
+
+class FullDisk(MemoryStore):
+    """Takes two measurements, and then no more until there is room."""
+
+    def __init__(self, room: float) -> None:
+        super().__init__()
+        self.room = room
+
+    def add(self, measurements: Sequence[Measurement]) -> None:
+        if len(list(self.scan(Query()))) + len(measurements) > self.room:
+            raise RecordsError("the disk is full; make room")
+        super().add(measurements)
+
+
+def test_a_disk_that_fills_up_ends_nothing(tmp_path: Path) -> None:
+    store = FullDisk(2)
+    report = tune(
+        conv_model(tmp_path / "m.onnx"), tmp_path / "out", budget=Budget(seconds=60, trials=4), records=store
+    ).report
+    assert len(list(store.scan(Query()))) == 2
+    assert report["trials"] > 2
+    assert report["unrecorded"] > 0
+    trouble, end = report["notes"]
+    assert trouble == "the disk is full; make room; tuning goes on, and what the records do not take is kept in memory"
+    assert end == f"{report['unrecorded']} measurements are in no records and will be forgotten: the disk is full; make room"
+    load_executable(tmp_path / "out")
 
 
 def ones(task: Any) -> Any:
