@@ -78,7 +78,10 @@ def test_a_disk_that_fills_up_ends_nothing(tmp_path: Path) -> None:
     assert report["unrecorded"] > 0
     trouble, end = report["notes"]
     assert trouble == "the disk is full; make room; tuning goes on, and what the records do not take is kept in memory"
-    assert end == f"{report['unrecorded']} measurements are in no records and will be forgotten: the disk is full; make room"
+    assert (
+        end
+        == f"{report['unrecorded']} measurements are in no records and will be forgotten: the disk is full; make room"
+    )
     load_executable(tmp_path / "out")
 
 
