@@ -164,3 +164,19 @@ def test_an_option_that_does_not_exist_is_a_usage_error() -> None:
     done = tilewright("tune", "--fast")
     assert done.returncode == 2
     assert "--help" in done.stderr
+
+
+def test_records_on_a_server_that_is_not_there(tmp_path: Path, model: Path) -> None:
+    pytest.importorskip("psycopg")
+    url = "postgresql://me:secret@/records?host=/nowhere"
+    for arguments in (["tune", model, "--out", tmp_path / "o"], ["tasks", model], ["records", "ls"]):
+        refused(tmp_path, "RecordsError", "see that the server runs", *arguments, "--records", url)
+    done = tilewright("records", "ls", TILEWRIGHT_RECORDS=url)
+    assert done.returncode == 2
+    assert "postgresql://me@/records" in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_records_on_a_server_of_another_kind(tmp_path: Path) -> None:
+    url = "mysql://me:secret@host/records"
+    refused(tmp_path, "RecordsError", "postgresql://USER@HOST/DATABASE", "records", "ls", "--records", url)

@@ -198,7 +198,7 @@ def test_reopening_for_writing(weather: Weather) -> None:
             raise refused.pop()
         return weather
 
-    store = FallbackStore(readable, reopen=reopen, clock=lambda: weather.now)  # type: ignore[arg-type, return-value]
+    store = FallbackStore(readable, reopen=reopen, clock=lambda: weather.now)  # type: ignore[arg-type]
     store.add([measured("a", 0)])
     assert best(store) == [(0,), (7,)]
     weather.now += 60

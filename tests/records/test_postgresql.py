@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine
+from typer.testing import CliRunner
 
 from tests.records.server import Server, missing, running
 from tests.records.test_sqlite import TASK, measured
+from tilewright.cli import app
 from tilewright.errors import MissingExtraError, RecordsError, RecordsFormatError, RecordsVersionError
 from tilewright.records import open_or_read, open_store, schema
 from tilewright.records import postgresql as module
 from tilewright.records.address import is_url, shown
+from tilewright.records.export import read_jsonl
 from tilewright.records.store import Query
 
 EVERYTHING = Query()
@@ -199,6 +203,22 @@ def test_a_server_that_dies_and_comes_back() -> None:
         assert list(store.scan(EVERYTHING)) == [measured("a", 0)]
         store.add([measured("a", 1)])
         assert len(list(store.scan(EVERYTHING))) == 2
+
+
+def test_the_command_line(postgresql: Server, tmp_path: Path) -> None:
+    where, report = postgresql.empty(), tmp_path / "report.json"
+    arguments = ["records", "ls", "--records", where, "--json", str(report)]
+    empty = CliRunner().invoke(app, arguments)
+    assert (empty.exit_code, json.loads(report.read_text())["error"]["type"]) == (2, "RecordsError")
+    with open_store(where) as store:
+        store.describe(TASK)
+        store.add([measured("a", 0)])
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert [entry["count"] for entry in json.loads(report.read_text())["records"]] == [1]
+    out = tmp_path / "records.jsonl"
+    exported = CliRunner().invoke(app, ["records", "export", "--out", str(out)], env={"TILEWRIGHT_RECORDS": where})
+    assert exported.exit_code == 0
+    assert list(read_jsonl(out.read_text().splitlines())) == [measured("a", 0)]
 
 
 def test_names_that_no_database_stores(postgresql: Server) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.network.models import TARGET, conv_model, defaults
-from tilewright.errors import CheckError
+from tilewright.errors import CheckError, RecordsError
+from tilewright.measure.outcome import Measurement
 from tilewright.network.check import TOLERANCE
 from tilewright.network.executable import load_executable
 from tilewright.network.load import load
@@ -66,6 +68,36 @@ def test_cold_and_warm_measurements_are_kept_apart(tmp_path: Path) -> None:
     report = tune(model, tmp_path / "warm", budget=budget, records=store).report
     assert report["caches"] == "warm"
     assert [task["recorded"] for task in report["tasks"]] == [0] * len(report["tasks"])
+
+
+class FullDisk(MemoryStore):
+    """Takes two measurements, and then no more until there is room."""
+
+    def __init__(self, room: float) -> None:
+        super().__init__()
+        self.room = room
+
+    def add(self, measurements: Sequence[Measurement]) -> None:
+        if len(list(self.scan(Query()))) + len(measurements) > self.room:
+            raise RecordsError("the disk is full; make room")
+        super().add(measurements)
+
+
+def test_a_disk_that_fills_up_ends_nothing(tmp_path: Path) -> None:
+    store = FullDisk(2)
+    report = tune(
+        conv_model(tmp_path / "m.onnx"), tmp_path / "out", budget=Budget(seconds=60, trials=4), records=store
+    ).report
+    assert len(list(store.scan(Query()))) == 2
+    assert report["trials"] > 2
+    assert report["unrecorded"] > 0
+    trouble, end = report["notes"]
+    assert trouble == "the disk is full; make room; tuning goes on, and what the records do not take is kept in memory"
+    assert (
+        end
+        == f"{report['unrecorded']} measurements are in no records and will be forgotten: the disk is full; make room"
+    )
+    load_executable(tmp_path / "out")
 
 
 def ones(task: Any) -> Any:

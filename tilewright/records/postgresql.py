@@ -43,7 +43,7 @@ _TAKE_TURNS = (
 )
 
 _TRANSLATION = Translation(
-    damaged=("does not exist LINE",),  # a table or a column, as against a database or a user
+    damaged=r"(relation|column) .*does not exist",
     restore="name another database, or restore this one from a copy",
     remedies={
         "lock timeout": "another process has held it for too long; wait for it, or name other records",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,13 +43,13 @@ class Translation:
     """The one boundary at which a database's errors become ours.
 
     Attributes:
-        damaged: an error whose message has one of these says that this is no records store.
+        damaged: an error whose message has this (a regular expression) says that this is no records store.
         restore: what to do about that.
         remedies: what to do about any other, by a part of its message.
         otherwise: what to do where none of them fits.
     """
 
-    damaged: tuple[str, ...]
+    damaged: str
     restore: str
     remedies: Mapping[str, str]
     otherwise: str
@@ -61,7 +62,7 @@ class Translation:
         # SQLAlchemy wraps the drivers' errors, but not those of a listener that prepares a connection.
         except (exc.SQLAlchemyError, sqlite3.Error) as error:
             cause = " ".join(str(getattr(error, "orig", None) or error).split())
-            if any(word in cause for word in self.damaged):
+            if re.search(self.damaged, cause):
                 raise RecordsFormatError(
                     f"{where} should be a records store, but the database says: {cause}; {self.restore}"
                 ) from error

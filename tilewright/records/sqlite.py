@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import sqlite3
 import stat
 import time
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import quote
 
 from sqlalchemy import Connection, QueuePool, create_engine, event, inspect
@@ -24,17 +27,19 @@ APPLICATION_ID = 0x54696C65
 _BUSY_SECONDS = 30.0
 #: Bytes of a row; the largest texts in it are functions of tasks.
 _LONGEST = 1 << 27
+#: A byte of the file that SQLite never locks.
+_FREE_BYTE = 0x50000000
 
 _TRANSLATION = Translation(
-    damaged=("not a database", "malformed", "no such"),
+    damaged="not a database|malformed|no such",
     restore="name another file, or restore this one from a copy",
     remedies={
         "locked": "another process has held it for too long; wait for it, or name another file",
         "full": "make room on the disk",
         "readonly": "make the file and its directory writable, or name another file",
         "unable to open": "make its directory exist and be writable, or name another file",
-        # What SQLite says of everything that a file system refuses; locks above all, on network mounts.
-        "disk I/O": "make room if the disk is full, or name a file on a local disk, whose file system grants locks",
+        # What SQLite says of everything that a file system refuses.
+        "disk I/O": "make room if the disk is full, or name a file on a local disk",
     },
     otherwise="name another file",
 )
@@ -164,6 +169,7 @@ def _check_file(path: Path, writable: bool) -> None:
             _make(path)
         with open_regular(path) as file:
             start = file.read(16)
+            _check_locks(file, path)
         if start and start != b"SQLite format 3\0":
             raise RecordsFormatError(
                 f"a records store is an SQLite file, but {path} begins with {start!r}; name another file"
@@ -179,6 +185,19 @@ def _make(path: Path) -> None:
         raise RecordsError(
             f"the records in {path} cannot be read or written: {exc.strerror}; make its directory writable, or name "
             "another file"
+        ) from exc
+
+
+def _check_locks(file: BinaryIO, path: Path) -> None:
+    """SQLite would say that the file is locked, after it has waited for half a minute."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, _FREE_BYTE)
+    except OSError as exc:
+        if exc.errno in (errno.EACCES, errno.EAGAIN):
+            return
+        raise RecordsError(
+            f"the file of a records store is locked while it is written, but the file system of {path} refuses locks "
+            f"({exc.strerror}); name a file on a local disk"
         ) from exc
 
 
