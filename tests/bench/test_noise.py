@@ -14,36 +14,35 @@ from tilewright.measure.timing import Timer
 
 
 class Clock:
-    """Time passes in calls of kernels only; a share of its slices of 10 ms is disturbed."""
+    """Time passes in calls of kernels only; a share of its slices of 10 ms is disturbed, which a watch can see."""
 
     def __init__(self, share: float) -> None:
         self.now = 0.0
+        self.switches = 0
         self._rng = np.random.default_rng(0)
         self._slow = self._rng.random(100_000) < share
 
     def kernel(self, latency: float) -> Callable[[], None]:
         def call() -> None:
             disturbed = self._slow[int(self.now / 0.01) % len(self._slow)]
+            self.switches += bool(disturbed)
             self.now += latency * (2.0 if disturbed else 1.0)
 
         return call
 
 
-def race_day(share: float, monkeypatch: pytest.MonkeyPatch) -> list[Kernel]:
+def race_day(share: float, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Kernel], Timer]:
     clock = Clock(share)
     monkeypatch.setattr("tilewright.measure.timing.time.perf_counter", lambda: clock.now)
-    return [Kernel(clock.kernel(4e-4 * ratio), (), ratio) for ratio in RATIOS]
-
-
-def quiet() -> Timer:
-    return Timer(Watch((), lambda: 1.0, lambda: 0))
+    timer = Timer(Watch((), lambda: 1.0, lambda: clock.switches))
+    return [Kernel(clock.kernel(4e-4 * ratio), (), ratio) for ratio in RATIOS], timer
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3])
 def test_the_true_best_wins_by_every_method_but_means(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    kernels = race_day(share, monkeypatch)
+    kernels, timer = race_day(share, monkeypatch)
     rng = np.random.default_rng(1)
-    races = [one_race(kernels, quiet(), rng) for _ in range(12)]
+    races = [one_race(kernels, timer, rng) for _ in range(12)]
     result = summary(kernels, races)
     assert set(result) == {*METHODS, *EQUAL}
     for name in METHODS:
@@ -55,14 +54,14 @@ def test_the_true_best_wins_by_every_method_but_means(share: float, monkeypatch:
 
 
 def test_a_long_race_tells_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernels = race_day(0.0, monkeypatch)
-    blocks = by_race(kernels, quiet(), 9)
+    kernels, timer = race_day(0.0, monkeypatch)
+    blocks = by_race(kernels, timer, 9)
     assert [len(times) for times in blocks] == [9] * 8
     assert [times[0] / blocks[0][0] for times in blocks] == pytest.approx(RATIOS)
 
 
 def test_means_give_each_kernel_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernels = race_day(0.0, monkeypatch)
+    kernels, _ = race_day(0.0, monkeypatch)
     assert means(kernels[::-1], 0.1) == 7
     assert means(kernels, 0.0) == 0
 
