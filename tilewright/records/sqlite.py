@@ -224,17 +224,26 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(uri, _BUSY_SECONDS, uri=True, check_same_thread=False, isolation_level=None)
     try:
         connection.execute("SELECT count(*) FROM sqlite_master")
-        return connection
+        return _restrict(connection)
     except sqlite3.OperationalError as exc:
         connection.close()
         log = Path(f"{path}-wal")
         # What lies in the log would be left out.
         if "unable to open" not in str(exc) or (log.exists() and log.stat().st_size):
             raise
-    return sqlite3.connect(f"{uri}&immutable=1", uri=True, check_same_thread=False, isolation_level=None)
+    return _restrict(sqlite3.connect(f"{uri}&immutable=1", uri=True, check_same_thread=False, isolation_level=None))
+
+
+def _restrict(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """A store may come from others: functions in its schema are not run, and no text is longer than any of ours."""
+    if sys.version_info >= (3, 11):
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
+    connection.execute("PRAGMA trusted_schema = OFF")
+    return connection
 
 
 def _configure(connection: sqlite3.Connection) -> None:
+    _restrict(connection)
     # The driver begins transactions when it thinks fit; _begin does it instead.
     connection.isolation_level = None
     # Durable means durable: WAL's usual NORMAL may lose the last transactions when the power fails.
