@@ -11,8 +11,8 @@ Each network is tuned four times, each time from nothing, with the same searcher
 - ``alone``: the scheduler with as many seconds, without sharing: what of it is due to sharing?
 
 In the end the best configs of all four are raced, by turns in one process, and a network's latency is the sum of
-weight x latency. Ratios are counted one way: ``time_ratio`` is an arm's seconds over ``off``'s, ``performance_ratio`` is
-``off``'s latency over the arm's (below 1: slower than without sharing). Networks in the JSON file are not run again.
+weight x latency. Ratios are counted one way: ``time_ratio`` is an arm's seconds over ``off``'s, ``performance_ratio``
+is ``off``'s latency over the arm's (below 1: slower than without sharing). Networks in the JSON file are not run again.
 """
 
 from __future__ import annotations

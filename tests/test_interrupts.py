@@ -24,7 +24,7 @@ def test_in_a_function_that_tvm_calls() -> None:
     Target.parse()  # where TVM comes in
     import tvm
 
-    @tvm.transform.module_pass(opt_level=0)
+    @tvm.transform.module_pass(opt_level=0)  # type: ignore[untyped-decorator]
     def interrupted(module: Any, _: Any) -> Any:
         press()
         return module

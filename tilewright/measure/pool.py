@@ -491,7 +491,7 @@ class LocalPool:
         now = time.monotonic()
         if now - begin > _PAUSED:  # this process was stopped, or the machine was: its workers had no time either
             for process in waited.values():
-                process.expires = max(process.expires, min(process.expires + now - begin, batch.deadline + _GRACE))
+                process.expires = max(process.expires, min(process.expires + now - begin, batch.deadline + GRACE))
         for connection, process in waited.items():
             if connection in ready:
                 replies.append((process, process.receive()))

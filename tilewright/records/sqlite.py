@@ -7,6 +7,7 @@ import fcntl
 import os
 import sqlite3
 import stat
+import sys
 import time
 from pathlib import Path
 from typing import BinaryIO
