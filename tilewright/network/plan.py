@@ -339,7 +339,7 @@ def _placed(planner: _Planner, inputs: Sequence[_View], outputs: Sequence[_View]
     calls = tuple(Call(name, tuple(number(v) for v in views)) for name, views in planner.calls)
     ins, outs = tuple(number(v) for v in inputs), tuple(number(v) for v in outputs)
     size = max((offsets[id(r)] + r.bytes for r in roots), default=0)
-    return Plan(size, tuple(tensors), calls, ins, outs, tuple(planner.constants), alignment)
+    return Plan(size, tuple(tensors), calls, ins, outs, tuple(planner.constants), planner.alignment)
 
 
 def _offsets(buffers: Sequence[_Buffer]) -> dict[int, int]:
