@@ -42,11 +42,6 @@ class Tensor:
     dtype: str
 
     @property
-    def itemsize(self) -> int:
-        """The bytes of an element."""
-        return np.dtype(self.dtype).itemsize
-
-    @property
     def bytes(self) -> int:
         """How many bytes it has."""
         return _bytes(self.shape, self.dtype)
@@ -76,6 +71,7 @@ class Plan:
         inputs: numbers of the network's inputs among the tensors.
         outputs: numbers of its outputs.
         constants: arrays in the network itself; their tensors follow the weights'.
+        vector: bytes that a tensor's address is a multiple of: the target's vector register.
     """
 
     arena_bytes: int
@@ -84,6 +80,7 @@ class Plan:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     constants: tuple[NDArray[Any], ...] = ()
+    vector: int = 16
 
     @property
     def kernels(self) -> tuple[str, ...]:
@@ -94,6 +91,7 @@ class Plan:
         """Without the constants, which are kept with the weights."""
         return {
             "arena_bytes": self.arena_bytes,
+            "vector": self.vector,
             "tensors": [[t.region, t.place, list(t.shape), t.dtype] for t in self.tensors],
             "calls": [[c.kernel, list(c.tensors)] for c in self.calls],
             "inputs": list(self.inputs),
@@ -113,6 +111,7 @@ class Plan:
             tuple(Call(_text(k), tuple(map(_number, t))) for k, t in data["calls"]),
             tuple(map(_number, data["inputs"])),
             tuple(map(_number, data["outputs"])),
+            vector=_number(data.get("vector", 16)),  # earlier plans do not say it
         )
 
     def check(self, weights: Sequence[NDArray[Any]]) -> None:
@@ -120,11 +119,13 @@ class Plan:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if self.arena_bytes > memory:
             raise ValueError(f"its tensors need {self.arena_bytes:,} bytes, but this machine has {memory:,}")
+        if self.vector not in (16, 32, 64):
+            raise ValueError(f"a vector register has 16, 32 or 64 bytes, but this has {self.vector}")
         for tensor in self.tensors:
             if len(tensor.shape) > _MOST_DIMENSIONS or np.dtype(tensor.dtype).kind not in "iufb":
                 raise ValueError(f"{tensor} is no tensor of numbers")
             if tensor.region == ARENA:
-                fits = tensor.place % tensor.itemsize == 0 and tensor.place + tensor.bytes <= self.arena_bytes
+                fits = tensor.place % self.vector == 0 and tensor.place + tensor.bytes <= self.arena_bytes
             else:
                 fits = tensor.place < len(weights) and tensor.bytes <= weights[tensor.place].nbytes
             if not fits or tensor.region not in (ARENA, WEIGHTS):
@@ -338,7 +339,7 @@ def _placed(planner: _Planner, inputs: Sequence[_View], outputs: Sequence[_View]
     calls = tuple(Call(name, tuple(number(v) for v in views)) for name, views in planner.calls)
     ins, outs = tuple(number(v) for v in inputs), tuple(number(v) for v in outputs)
     size = max((offsets[id(r)] + r.bytes for r in roots), default=0)
-    return Plan(size, tuple(tensors), calls, ins, outs, tuple(planner.constants))
+    return Plan(size, tuple(tensors), calls, ins, outs, tuple(planner.constants), planner.alignment)
 
 
 def _offsets(buffers: Sequence[_Buffer]) -> dict[int, int]:
