@@ -212,7 +212,7 @@ def kill_workers(folder: Path, *, kills: int = 50, seconds: float = 300.0, seed:
 
 
 class _Killer(threading.Thread):
-    """Kills a random worker of a pool every second or so."""
+    """Kills a random worker of a pool, two a second."""
 
     def __init__(self, pool: LocalPool, kills: int, seed: int) -> None:
         super().__init__(daemon=True)
@@ -222,7 +222,7 @@ class _Killer(threading.Thread):
 
     def run(self) -> None:
         """Until all are done, or it is told to stop."""
-        while self.done < self._kills and not self.stop.wait(float(self._rng.exponential(0.6))):
+        while self.done < self._kills and not self.stop.wait(float(self._rng.exponential(0.5))):
             pids = self._pool.pids
             if pids:
                 self.done += _kill_child(pids[int(self._rng.integers(len(pids)))])

@@ -24,13 +24,12 @@ def test_in_a_function_that_tvm_calls() -> None:
     Target.parse()  # where TVM comes in
     import tvm
 
-    @tvm.transform.module_pass(opt_level=0)  # type: ignore[untyped-decorator]
     def interrupted(module: Any, _: Any) -> Any:
         press()
         return module
 
     with pytest.raises(KeyboardInterrupt):
-        tvm.transform.Sequential([interrupted])(tvm.ir.IRModule({}))
+        tvm.transform.Sequential([tvm.transform.module_pass(interrupted, opt_level=0)])(tvm.ir.IRModule({}))
 
 
 def test_where_it_is_swallowed(capsys: pytest.CaptureFixture[str]) -> None:
