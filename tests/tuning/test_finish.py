@@ -13,12 +13,13 @@ from tilewright.measure.peers import Peer
 from tilewright.measure.runner import NoRunner
 from tilewright.network.build import build, replace_kernels
 from tilewright.network.executable import load_executable
+from tilewright.network.kernels_check import KernelCheck
 from tilewright.network.load import load
 from tilewright.network.tasks import Extraction, extract
 from tilewright.records.memory import MemoryStore
 from tilewright.tuning import finish
 from tilewright.tuning.budget import Budget
-from tilewright.tuning.finish import Choice, Incumbent, chosen, never_slower, race_seconds
+from tilewright.tuning.finish import Choice, Incumbent, checked, chosen, never_slower, race_seconds
 from tilewright.tuning.scheduler import NetworkTuner
 
 
@@ -125,3 +126,17 @@ def test_what_is_chosen_without_records_is_the_default(extraction: Extraction) -
 
 def test_slow_networks_take_longer_to_race() -> None:
     assert race_seconds(0.0) < race_seconds(0.1) < race_seconds(1.0)
+
+
+def test_a_winner_that_is_wrong_on_some_data_is_replaced(
+    extraction: Extraction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use = next(use for use in extraction.uses if use.task.kind == "contraction")
+    key, functions = use.task.key, defaults(extraction)
+    winner = functions[key].with_attr("winner", 1)
+    monkeypatch.setattr(finish, "check_kernels", lambda *_: KernelCheck({key: "on zeros: all of it"}, (), 0.1))
+    replaced, found = checked(extraction, Choice({**functions, key: winner}, {key: (0,)}), 60.0)
+    assert found.wrong == {key: "on zeros: all of it"}
+    assert "winner" not in (replaced.functions[key].attrs or {})
+    assert replaced.configs[key] is None
+    assert replaced.defaults == [use.task.name]

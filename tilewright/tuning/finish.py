@@ -14,11 +14,12 @@ from tilewright.network import peers
 from tilewright.network.build import build, compile_kernels, replace_kernels
 from tilewright.network.check import TOLERANCE, blame, network_error
 from tilewright.network.executable import Executable
+from tilewright.network.kernels_check import KernelCheck, check_kernels
 from tilewright.network.tasks import Extraction
 from tilewright.space.registry import make_space
 from tilewright.tuning.scheduler import NetworkTuner
 
-__all__ = ["Choice", "Incumbent", "Verdict", "chosen", "never_slower", "race_seconds", "written"]
+__all__ = ["Choice", "Incumbent", "Verdict", "checked", "chosen", "never_slower", "race_seconds", "written"]
 
 #: Turns of the final race, and about how long one lasts in seconds; what two processes take to start; and runs that
 #: warm each turn up.
@@ -55,6 +56,26 @@ def chosen(extraction: Extraction, tuner: NetworkTuner) -> Choice:
         except SpaceError:
             found.defaults.append(use.task.name)
     return found
+
+
+def checked(extraction: Extraction, choice: Choice, seconds: float) -> tuple[Choice, KernelCheck]:
+    """The choice without winners that compute something else than their defaults on some kind of data.
+
+    Args:
+        extraction: the network.
+        choice: of each task.
+        seconds: that checking may take, about; what there is no time for is taken as it is.
+    """
+    spaces = {use.task.key: use.task for use in extraction.uses if choice.configs.get(use.task.key) is not None}
+    defaults: dict[str, Any] = {}
+    for key, task in spaces.items():
+        space = make_space(task, extraction.target)
+        defaults[key] = space.schedule(space.default()).mod["main"]
+    found = check_kernels(extraction, choice.functions, defaults, seconds)
+    functions = choice.functions | {key: defaults[key] for key in found.wrong}
+    configs = choice.configs | dict.fromkeys(found.wrong)
+    names = [task.name for key, task in spaces.items() if key in found.wrong]
+    return Choice(functions, configs, choice.defaults + names), found
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Store
 from tilewright.target import Target
 from tilewright.tuning.budget import Budget, RunningBudget
-from tilewright.tuning.finish import Incumbent, chosen, never_slower, race_seconds, written
+from tilewright.tuning.finish import Incumbent, checked, chosen, never_slower, race_seconds, written
 from tilewright.tuning.method import Method, default, known_beforehand
 from tilewright.tuning.progress import Progress, SilentProgress
 from tilewright.tuning.roofline import Roofline, measure_roofline
@@ -42,6 +42,9 @@ _COMPILING, _WRITING = (2.0, 0.15), (2.0, 4e-8)
 _DOUBT = 1.3
 #: What tuning is held against is compiled where the rest of the budget is so many times what finishing takes.
 _INCUMBENT = 6.0
+#: The share of the budget for comparing winners with defaults on several kinds of data, the seconds that it may take
+#: where the budget has no end, and what a task takes.
+_CHECKING, _MOST_CHECKING, _CHECKING_TASK = 0.03, 60.0, 0.4
 #: A budget of fewer seconds is too short to measure anything: half of it goes by until workers are there.
 _LEAST_MEASURING = 10.0
 #: The share of the machine's speed that a network has at least before the final race.
@@ -164,12 +167,13 @@ def tune(
             incumbent = Incumbent.compiled(extraction, chosen(extraction, tuner), aside)
             if incumbent is not None:
                 reserve = _finishing(extraction, incumbent.seconds) + race_seconds(_at_most(extraction, roofline))
-        tuner.run(reserve=reserve)
+        checking = _MOST_CHECKING if budget.seconds is None else _CHECKING * budget.seconds
+        tuner.run(reserve=reserve + min(checking, _CHECKING_TASK * len(extraction.uses)))
         statistics = PoolStatistics() if pool is None else pool.statistics
         if pool is not None:
             pool.close()  # nothing else of ours runs in the final race
         tuned = running.elapsed
-        final = chosen(extraction, tuner)
+        final, kernels = checked(extraction, chosen(extraction, tuner), checking)
         executable, error, blamed = written(extraction, final.functions, out)
         verdict = None
         if incumbent is not None and not tuner.interrupted and final.configs != incumbent.choice.configs:
@@ -178,6 +182,7 @@ def tune(
                 executable = load_executable(out)
         store.settle()
         unrecorded = store.kept
+    names = {use.task.key: use.task.name for use in extraction.uses}
     report = {
         **tuner.report(),
         "model": network.name,
@@ -191,6 +196,8 @@ def tune(
         "build_seconds": running.elapsed - tuned,
         "relative_error": error,
         "replaced_tasks": blamed,
+        "wrong_kernels": {names[key]: reason for key, reason in kernels.wrong.items()},
+        "unchecked_kernels": [names[key] for key in kernels.unchecked],
         "default_tasks": final.defaults,
         "algorithms": [choice.describe() for choice in algorithms],
         "notes": notes + store.notes,
