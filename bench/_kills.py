@@ -186,7 +186,7 @@ def kill_workers(folder: Path, *, kills: int = 50, seconds: float = 300.0, seed:
 
         with LocalPool(target, on_measurement=note) as pool:
             tuner = TaskTuner(space, target, pool, store, np.random.default_rng(seed), random_search())
-            killer = _Killer(pool, kills, seed)
+            killer = _Killer(pool, reported, kills, seed)
             killer.start()
             try:
                 while killer.is_alive() and time.monotonic() - begin < seconds and not tuner.exhausted:
@@ -212,20 +212,24 @@ def kill_workers(folder: Path, *, kills: int = 50, seconds: float = 300.0, seed:
 
 
 class _Killer(threading.Thread):
-    """Kills a random worker of a pool, two a second."""
+    """Kills one or two random workers of a pool at random moments, with a measurement between each two."""
 
-    def __init__(self, pool: LocalPool, kills: int, seed: int) -> None:
+    def __init__(self, pool: LocalPool, reported: Sequence[Measurement], kills: int, seed: int) -> None:
         super().__init__(daemon=True)
         self.stop = threading.Event()
         self.done = 0
-        self._pool, self._kills, self._rng = pool, kills, np.random.default_rng(seed)
+        self._pool, self._reported, self._kills = pool, reported, kills
+        self._rng = np.random.default_rng(seed)
 
     def run(self) -> None:
         """Until all are done, or it is told to stop."""
-        while self.done < self._kills and not self.stop.wait(float(self._rng.exponential(0.5))):
-            pids = self._pool.pids
-            if pids:
-                self.done += _kill_child(pids[int(self._rng.integers(len(pids)))])
+        seen = 0
+        while self.done < self._kills and not self.stop.wait(float(self._rng.exponential(0.2))):
+            if len(self._reported) == seen:
+                continue
+            seen = len(self._reported)
+            for pid in self._rng.permutation(self._pool.pids)[: min(self._kills - self.done, self._rng.integers(1, 3))]:
+                self.done += _kill_child(int(pid))
 
 
 def writers(folder: Path, *, count: int = 4, seconds: float = 20.0) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def test_a_killed_tuner_loses_and_leaves_nothing_and_the_same_command_goes_on(tm
 
 
 def test_a_killed_worker_costs_one_candidate_at_most(tmp_path: Path) -> None:
-    result = kill_workers(tmp_path, kills=42)
+    result = kill_workers(tmp_path, kills=42, seconds=900.0)
     assert (result["kills"], result["kills_survived"]) == (42, 42)
     assert (result["records_lost"], result["records_doubled"], result["orphans"]) == (0, 0, 0)
     assert result["candidates_lost"] <= 42

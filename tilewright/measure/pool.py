@@ -126,6 +126,7 @@ class LocalPool:
         self._processes: list[WorkerProcess] = []
         self._closed = False
         self._start_failures = 0
+        self._hopeless = 0  # those of them that left no worker at all
         self._complete = False
         self._short_since = math.inf
         self._bad_defaults: set[str] = set()
@@ -302,7 +303,7 @@ class LocalPool:
             if reply.error:
                 raise MeasureError(f"measuring needs worker processes, but they cannot start: {reply.error}")
             process.started = True
-            self._start_failures = 0
+            self._start_failures = self._hopeless = 0
             return
         if isinstance(reply, Prepared):
             process.reference = reply.reference
@@ -317,7 +318,8 @@ class LocalPool:
         self._discard(process, batch)
         if not started:
             self._start_failures += 1
-            if self._start_failures >= _MOST_START_FAILURES and not any(p.started for p in self._processes):
+            self._hopeless += not any(p.started for p in self._processes)
+            if self._hopeless >= _MOST_START_FAILURES:
                 raise MeasureError(f"measuring needs worker processes, but they die while starting: {reply.reason}")
         elif not (reply.timed_out and batch.late()):
             assert prepared is not None
