@@ -56,8 +56,9 @@ class Server:
 
     def start(self) -> None:
         """Start, and wait until it serves."""
-        # Without autovacuum, which would only make timings differ; fsync stays on, as in life.
-        postgres = f"{_binaries()}/postgres -D {self._data} -k {self.folder} -c listen_addresses= -c autovacuum=off"
+        # fsync stays on, as in life. What processes share goes with the directory, also after a kill.
+        postgres = f"{_binaries()}/postgres -D {self._data} -k {self.folder} -c listen_addresses="
+        postgres += " -c autovacuum=off -c dynamic_shared_memory_type=mmap"
         with (self.folder / "log").open("wb") as log:
             self._process = subprocess.Popen([*self._as_user, *postgres.split()], stdout=log, stderr=log, cwd="/")
         for _ in range(600):

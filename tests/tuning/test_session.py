@@ -85,11 +85,9 @@ class FullDisk(MemoryStore):
 
 def test_a_disk_that_fills_up_ends_nothing(tmp_path: Path) -> None:
     store = FullDisk(2)
-    report = tune(
-        conv_model(tmp_path / "m.onnx"), tmp_path / "out", budget=Budget(seconds=60, trials=4), records=store
-    ).report
+    budget = Budget(seconds=None, trials=4)  # no seconds: a busy machine may need all of them for reading the model
+    report = tune(conv_model(tmp_path / "m.onnx"), tmp_path / "out", budget=budget, records=store).report
     assert len(list(store.scan(Query()))) == 2
-    assert report["trials"] > 2
     assert report["unrecorded"] > 0
     trouble, end = report["notes"]
     assert trouble == "the disk is full; make room; tuning goes on, and what the records do not take is kept in memory"
