@@ -64,7 +64,7 @@ def nests(draw: st.DrawFn, count: int, loops: int, buffers: int, extra: int) -> 
 def data_sets(draw: st.DrawFn) -> DataSet:
     widths = draw(st.integers(1, 3)), draw(st.integers(0, 3)), draw(st.integers(0, 2))
     text = st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
-    latency = st.floats(0, 1e9) | st.just(float("nan"))
+    latency = st.floats(0, 1e9, exclude_min=True) | st.just(float("nan"))
     found = []
     for number in range(draw(st.integers(1, 3))):
         count, knobs = draw(st.integers(0, 5)), draw(st.integers(0, 4))

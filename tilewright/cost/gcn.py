@@ -142,5 +142,9 @@ class GCNModel(NeuralModel):
 
     @classmethod
     def _constructor(cls, state: State) -> dict[str, Any]:
+        if state["extra"].dtype != np.bool_:
+            raise ValueError(
+                f"whether it uses a template's own numbers is true or false, but this is {state['extra']!s:.20}"
+            )
         made = {"pooling": str(state["pooling"]), "extra": bool(state["extra"])}
         return {**super()._constructor(state), **made}

@@ -267,6 +267,9 @@ def _check(state: State, words: set[str]) -> None:
         raise ValueError(f"its hidden layers are of {hidden.dtype} {hidden.shape}")
     if other := {name for name in state if "." not in name} - words - {"hidden"}:
         raise ValueError(f"its {min(other)} is no single value")
+    for name in [name for name in state if name.endswith("mean")]:
+        if name.removesuffix("mean") + "scale" not in state:
+            raise ValueError(f"its {name} has no scale")
     for name, value in state.items():
         numbers = name.startswith(("weights.", "scaling."))
         if numbers and (value.dtype != np.float32 or not np.isfinite(value).all()):

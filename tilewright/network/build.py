@@ -23,7 +23,6 @@ from tilewright.network.tasks import Extraction
 from tilewright.network.torch_model import SUFFIX, write_program
 from tilewright.runtime.library import compile_runtime, find_compiler
 from tilewright.target import Target
-from tilewright.tvm_compat import lean_kernels
 
 __all__ = [
     "build",
@@ -203,7 +202,8 @@ def _compile(module: Any, target: Target, plan: Plan | None, out: Path) -> None:
     import tvm
     from tvm import relax
 
-    with lean_kernels():  # executables check what they are called with
+    # Kernels check their arguments: what calls them is a plan in a file.
+    with tvm.transform.PassContext(opt_level=3):
         if plan is None:
             relax.build(module, target.tvm).export_library(str(out), cc=find_compiler())
             return

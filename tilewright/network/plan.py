@@ -151,9 +151,9 @@ def _number(value: Any) -> int:
 
 
 def _text(value: Any) -> str:
-    if type(value) is not str:
+    if not isinstance(value, str):
         raise ValueError(f"a plan has a text here, but this is {value!r:.80}")
-    return value
+    return str(value)  # TVM's texts are a class of their own
 
 
 class _Unplannable(Exception):  # noqa: N818  a signal within this module, no error of the user's

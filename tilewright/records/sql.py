@@ -59,6 +59,10 @@ class Translation:
         """Translate what is raised inside; ``where`` names the store."""
         try:
             yield
+        except UnicodeDecodeError as error:  # the driver's, of SQLite's message about a damaged schema
+            raise RecordsFormatError(
+                f"{where} should be a records store, but its texts are damaged; {self.restore}"
+            ) from error
         # SQLAlchemy wraps the drivers' errors, but not those of a listener that prepares a connection.
         except (exc.SQLAlchemyError, sqlite3.Error) as error:
             cause = " ".join(str(getattr(error, "orig", None) or error).split())
