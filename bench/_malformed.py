@@ -32,7 +32,7 @@ from tilewright.errors import TilewrightError
 __all__ = ["READERS", "Counts", "Reader", "count", "mutated", "read_one"]
 
 #: A single file may take so long to read; a process so much memory beyond what it has when it begins.
-_HANG_SECONDS, _MEMORY = 60, 8 << 30
+_HANG_SECONDS, _MEMORY = 60, 4 << 30
 
 
 @dataclass(frozen=True)
