@@ -319,6 +319,7 @@ class Agreement(RuleBasedStateMachine):
 
     @rule()
     def settle(self) -> None:
+        self.now += 100.0  # what has just been given up is tried again after a pause
         self.fallback.settle()
         assert self.flaky.broken or self.fallback.kept == 0
 
@@ -353,6 +354,7 @@ class Agreement(RuleBasedStateMachine):
         self.scan(EVERYTHING)
         everything = list(self.model.scan(EVERYTHING))
         self.flaky.broken = False
+        self.now += 100.0
         for store in self.stores:
             store.close()
         with open_store(Path(self.directory.name) / "flaky.db") as store:

@@ -116,6 +116,19 @@ def test_what_is_lost_is_told_and_not_tried_twice(weather: Weather, store: Fallb
     assert store.notes[1:] == ["2 measurements are in no records and will be forgotten: refusal 2; make room"]
 
 
+def test_what_was_given_up_is_handed_over_when_the_weather_is_fine_again(
+    weather: Weather, store: FallbackStore
+) -> None:
+    weather.writable = False
+    store.add([measured("a", 0)])
+    store.settle()
+    weather.writable = True
+    weather.now += 100.0
+    store.settle()
+    assert [m.config for m in weather.store.scan(EVERYTHING)] == [(0,)]
+    assert store.notes[-1] == "the records have all measurements after all"
+
+
 def test_it_is_not_asked_all_the_time(weather: Weather, store: FallbackStore) -> None:
     weather.writable, weather.patience = False, 30.0  # as long as another process's lock is waited for
     for index in range(600):

@@ -115,12 +115,17 @@ class FallbackStore:
         return memory.tasks()
 
     def settle(self) -> None:
-        """Try once more to hand over what is in memory, and note what came of it."""
+        """Try once more to hand over what is in memory, and note what came of it.
+
+        What has just been given up is tried again after the pause only, as by :meth:`add`.
+        """
         self._check_open()
-        if self.kept == self._given_up > 0:
-            return
-        self._next = self._clock()
+        known = self._given_up
+        if not self.kept == known > 0:
+            self._next = self._clock()
         self._hand_over()
+        if self.kept == known > 0:
+            return
         self._given_up = self.kept
         if self.kept:
             self._note(f"{self.kept} measurements are in no records and will be forgotten: {self._cause}")
