@@ -11,9 +11,12 @@ from hypothesis import HealthCheck, settings
 
 from tests.records import server
 
-# The machine that runs this may be busy with measurements: a slow example says nothing about the code.
-settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=2000)
+# The machine that runs this may be busy with measurements: a slow example says nothing about the code. The examples are
+# the same every time: whether a change passes is no matter of luck. `HYPOTHESIS_PROFILE=thorough` looks for new ones.
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+settings.register_profile(
+    "thorough", parent=settings.get_profile("default"), max_examples=2000, derandomize=False, print_blob=True
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 # A job that a shell put into the background ignores Ctrl-C, and so does all that it starts; some tests press it.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tilewright.errors import TargetError
-from tilewright.tvm_compat import keep_interrupts, set_threads, usable_cores
+from tilewright.tvm_compat import keep_interrupts, set_threads, usable_cores, without_torch
 
 __all__ = ["Target", "cache_sizes", "model_name"]
 
@@ -57,7 +57,8 @@ class Target:
             TargetError: no such target.
         """
         set_threads()
-        import tvm
+        with without_torch():
+            import tvm
 
         keep_interrupts()
         if text == "native":

@@ -10,6 +10,8 @@ import math
 import os
 import sys
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ __all__ = [
     "spin_briefly",
     "unchecked_schedules",
     "usable_cores",
+    "without_torch",
 ]
 
 
@@ -56,6 +59,24 @@ def spin_briefly() -> None:
     spinning at all costs 20 us per region. An explicit ``TVM_THREAD_POOL_SPIN_COUNT`` of the user's wins.
     """
     os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "2000")
+
+
+@contextmanager
+def without_torch() -> Iterator[None]:
+    """Let TVM be imported without PyTorch, unless that was imported before. Not to be used by several threads at once.
+
+    TVM 0.27 (tvm-ffi 0.1.14): where PyTorch is installed it is imported first, against a conflict of symbols that was
+    seen on Windows. That is two thirds of the time that importing TVM takes and half of its memory, in every worker.
+    PyTorch can be imported later still.
+    """
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]  # the import then fails as if it were not installed
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
 
 
 def keep_interrupts() -> None:

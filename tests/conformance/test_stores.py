@@ -366,4 +366,5 @@ def test_all_stores_agree(request: pytest.FixtureRequest) -> None:
     # Without a server the others still have to.
     server = request.getfixturevalue("postgresql") if missing() is None else None
     machine: Any = partial(Agreement, server)
-    run_state_machine_as_test(machine, settings=settings(max_examples=20, stateful_step_count=20))
+    examples = settings().max_examples // 5
+    run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=20))

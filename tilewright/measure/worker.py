@@ -47,7 +47,7 @@ from tilewright.measure.protocol import (
 from tilewright.measure.timing import Timer, collector_resting
 from tilewright.space.space import DesignSpace
 from tilewright.target import Target
-from tilewright.tvm_compat import lean_kernels, set_threads, spin_briefly, unchecked_schedules
+from tilewright.tvm_compat import lean_kernels, set_threads, spin_briefly, unchecked_schedules, without_torch
 
 __all__ = ["main"]
 
@@ -66,12 +66,13 @@ def main(connection_fd: int, lifeline_fd: int, cores: int) -> None:
         os._exit(1)
     die_first()
     spin_briefly()
-    set_threads(cores)  # both before anything imports TVM, such as the factory's module that Hello brings in
+    set_threads(cores)  # both before anything imports TVM
     connection = Connection(connection_fd)
     try:
-        hello = connection.recv()
-        import tvm  # noqa: F401  the slow part of starting, here rather than in the first build
+        with without_torch():
+            import tvm  # noqa: F401  the slow part of starting, here rather than in the first build
 
+        hello = connection.recv()
         from tilewright.runtime.library import use_for_kernels
 
         unchecked_schedules()
