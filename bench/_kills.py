@@ -248,11 +248,11 @@ class _Killer(threading.Thread):
     def chosen(self, processes: Sequence[WorkerProcess]) -> list[WorkerProcess]:
         """Which of a pool's workers to kill now: none while the pool has to recover first.
 
-        A pool gives up when several workers in a row die while they start and nobody else is there
-        (``_MOST_START_FAILURES`` of the pool): then none ever will start. On a busy machine, where starting takes long, shots could
-        bring that about. So they wait until the pool has noticed all earlier ones and has a worker that has started:
-        that one has started after any death that left the pool without one, so nothing is counted then. And they take
-        fewer starting ones than make the pool give up. All that have started, even all that there are, may go at once.
+        A pool gives up when ``_MOST_START_FAILURES`` workers in a row die while they start and nobody else is there:
+        then none ever will start. On a busy machine, where starting takes long, shots could bring that about. So they
+        wait until the pool has noticed all earlier ones, and has a worker that has started: it has done so after any
+        death that left the pool without one, and with that the pool has begun to count anew. And they take fewer
+        starting workers than make it give up. All that have started, even all that there are, may go at once.
         """
         if any(process in processes for process in self._shot) or not any(process.started for process in processes):
             return []
