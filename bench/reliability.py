@@ -99,11 +99,11 @@ def malformed(_: Path) -> dict[str, Any]:
 
 #: A limit is what the work may take, and what starting and ending may take on a busy machine.
 STEPS: dict[str, Step] = {
-    "faults": Step("faults", 240.0, faults),
+    "faults": Step("faults", 230.0, faults),
     "tuners": Step("kills", 390.0, tuners, TUNER_KILLS),
     "workers": Step("kills", 290.0, workers, WORKER_KILLS),
-    "writers": Step("writers", 40.0, writers),
-    "malformed": Step("malformed", 240.0, malformed),
+    "writers": Step("writers", 70.0, writers),
+    "malformed": Step("malformed", 220.0, malformed),
 }
 PARTS = tuple(dict.fromkeys(step.part for step in STEPS.values()))
 
@@ -204,7 +204,7 @@ def text(report: dict[str, Any]) -> str:
             rows.append([f"kill -9 of {name}", str(figures["kills"]), str(figures["kills_survived"])])
     for reader, counts in report["steps"].get("malformed", {}).get("readers", {}).items():
         rows.append([f"malformed: {reader}", str(counts["malformed_tried"]), str(counts["malformed_refused"])])
-    lines = [table(["harm", "tried", "survived or refused"], rows)]
+    lines = [table(["harm", "tried", "survived or refused"], rows)] if rows else []
     told = ("records_lost", "records_doubled", "orphans", "writers", "longest_gap")
     lines += [f"{key}: {report[key]:.3g}" for key in told if report[key] is not None]
     lines += [f"seconds of {name}: {figures['seconds']:.0f}" for name, figures in report["steps"].items()]
