@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 
 from bench._recorded import dense
-from tilewright.measure.outcome import Measurement
-from tilewright.measure.pool import LocalPool
+from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.measure.pool import _MOST_START_FAILURES, LocalPool
+from tilewright.measure.process import WorkerProcess
 from tilewright.network.tasks import task_of
 from tilewright.records import open_store
 from tilewright.records.store import Query
@@ -79,10 +80,12 @@ class Tuning:
         return process
 
     def finish(self, seconds: float) -> int:
-        """Run the command to its end; its exit code."""
+        """Run the command to its end, or kill it after so many seconds; its exit code."""
         process = self.start()
         try:
             return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return -signal.SIGKILL
         finally:
             process.kill()
             process.wait()
@@ -90,12 +93,13 @@ class Tuning:
     def kill(self, after: float) -> int | None:
         """Run the command and kill it after so many seconds; its exit code, where it had ended by then."""
         process = self.start()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(after)
-        code = process.returncode
-        process.kill()
-        process.wait()
-        return code
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(after)
+            return process.returncode
+        finally:
+            process.kill()
+            process.wait()
 
     def orphans(self, seconds: float = _GONE_SECONDS) -> int:
         """How many processes of a killed tuner are left after so many seconds, if not before."""
@@ -126,7 +130,14 @@ class Tuning:
 
 
 def kill_tuners(
-    model: Path, folder: Path, *, kills: int = 50, seconds: float = 900.0, latest: float = 12.0, seed: int = 0
+    model: Path,
+    folder: Path,
+    *,
+    kills: int = 50,
+    seconds: float = 900.0,
+    latest: float = 12.0,
+    last: float = 600.0,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Kill a tuner at random moments, start the same command again each time, and let it end once.
 
@@ -136,6 +147,7 @@ def kill_tuners(
         kills: how many.
         seconds: no run is begun after so many.
         latest: seconds after its start at which a run is killed at the latest; it should end in about as many.
+        last: seconds that the run may take that is not killed.
         seed: of the moments.
     """
     rng, begin = np.random.default_rng(seed), time.monotonic()
@@ -151,7 +163,7 @@ def kill_tuners(
         missing = max(0, before + tuning.reported - len(tuning.measurements()))
         survived += not left and not missing
         lost, orphans = lost + missing, orphans + left
-    failed += tuning.finish(600.0) != 0
+    failed += tuning.finish(last) != 0
     return {
         "kills": killed,
         "kills_survived": survived,
@@ -197,7 +209,8 @@ def kill_workers(folder: Path, *, kills: int = 50, seconds: float = 300.0, seed:
             after = tuner.round(8, math.inf).measurements
             pids, statistics = pool.pids, pool.statistics
         stored = list(store.scan(Query()))
-    failed = sum(m.outcome.doubtful for m in reported)  # a time-out is none of the killer's work
+    # A time-out is none of the killer's work, but a config that is called invalid is: all that are drawn are valid.
+    failed = sum(m.outcome.doubtful or m.outcome is Outcome.INVALID for m in reported)
     return {
         "kills": killer.done,
         "kills_survived": killer.done - max(0, failed - killer.done) - (0 if any(m.ok for m in after) else 1),
@@ -212,7 +225,7 @@ def kill_workers(folder: Path, *, kills: int = 50, seconds: float = 300.0, seed:
 
 
 class _Killer(threading.Thread):
-    """Kills one or two random workers of a pool at random moments, with a measurement between each two."""
+    """Kills one to three random workers of a pool at random moments, with a candidate that worked between each two."""
 
     def __init__(self, pool: LocalPool, reported: Sequence[Measurement], kills: int, seed: int) -> None:
         super().__init__(daemon=True)
@@ -220,16 +233,33 @@ class _Killer(threading.Thread):
         self.done = 0
         self._pool, self._reported, self._kills = pool, reported, kills
         self._rng = np.random.default_rng(seed)
+        self._shot: list[WorkerProcess] = []
 
     def run(self) -> None:
         """Until all are done, or it is told to stop."""
         seen = 0
         while self.done < self._kills and not self.stop.wait(float(self._rng.exponential(0.2))):
-            if len(self._reported) == seen:
-                continue
-            seen = len(self._reported)
-            for pid in self._rng.permutation(self._pool.pids)[: min(self._kills - self.done, self._rng.integers(1, 3))]:
-                self.done += _kill_child(int(pid))
+            worked = sum(m.ok for m in self._reported)
+            if worked > seen and (chosen := self.chosen(list(self._pool._processes))):
+                seen = worked
+                self._shot = [process for process in chosen if _kill_child(process.pid)]
+                self.done += len(self._shot)
+
+    def chosen(self, processes: Sequence[WorkerProcess]) -> list[WorkerProcess]:
+        """Which of a pool's workers to kill now: none while the pool has to recover first.
+
+        A pool gives up when ``_MOST_START_FAILURES`` workers in a row die while they start and nobody else is there:
+        then none ever will start. On a busy machine, where starting takes long, shots could bring that about. So they
+        wait until the pool has noticed all earlier ones, and has a worker that has started: it has done so after any
+        death that left the pool without one, and with that the pool has begun to count anew. And they take fewer
+        starting workers than make it give up. All that have started, even all that there are, may go at once.
+        """
+        if any(process in processes for process in self._shot) or not any(process.started for process in processes):
+            return []
+        count = min(self._kills - self.done, int(self._rng.integers(1, 4)))
+        chosen = [processes[number] for number in self._rng.permutation(len(processes))[:count]]
+        spared = [process for process in chosen if not process.started][_MOST_START_FAILURES - 1 :]
+        return [process for process in chosen if process not in spared]
 
 
 def writers(folder: Path, *, count: int = 4, seconds: float = 20.0) -> dict[str, Any]:

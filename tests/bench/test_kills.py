@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
-from bench._kills import doubled, kill_tuners, kill_workers, writers
+import pytest
+
+from bench._kills import _Killer, doubled, kill_tuners, kill_workers, writers
 from tests.network.models import conv_model
 from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.measure.pool import _MOST_START_FAILURES, LocalPool
+from tilewright.measure.process import WorkerProcess
 from tilewright.network.executable import load_executable
 
 
@@ -25,6 +30,31 @@ def test_a_killed_worker_costs_one_candidate_at_most(tmp_path: Path) -> None:
     assert (result["kills"], result["kills_survived"]) == (42, 42)
     assert (result["records_lost"], result["records_doubled"], result["orphans"]) == (0, 0, 0)
     assert result["candidates_lost"] <= 42
+
+
+class Worker:
+    def __init__(self, started: bool) -> None:
+        self.started = started
+
+
+def worker(started: bool) -> WorkerProcess:
+    return cast(WorkerProcess, Worker(started))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_shots_leave_a_pool_enough_to_recover(seed: int) -> None:
+    killer = _Killer(cast(LocalPool, None), [], 50, seed)
+    old, new, starting = worker(True), worker(True), [worker(False) for _ in range(4)]
+    assert killer.chosen(starting) == []  # nobody has started
+    found = [killer.chosen([old, *starting]) for _ in range(100)]
+    assert all(1 <= len(chosen) <= 3 for chosen in found)
+    assert all(sum(not process.started for process in chosen) < _MOST_START_FAILURES for chosen in found)
+    killer._shot = [old]
+    assert killer.chosen([new, old, *starting]) == []  # the pool has yet to notice
+    assert killer.chosen([new, *starting]) != []
+    assert any(len(killer.chosen([new, *starting[:2]])) == 3 for _ in range(100))  # all at once
+    killer.done = 49
+    assert len(killer.chosen([new, *starting])) == 1
 
 
 def test_writers_of_one_store_lose_nothing_although_one_is_killed(tmp_path: Path) -> None:
