@@ -65,7 +65,7 @@ class Batch:
         pending: latencies of candidates that were disturbed, and have another turn.
         turns: how often a candidate was timed.
         done: what has been measured.
-        failed_prepares: workers that died over the task.
+        failed_prepares: workers that died over the task while no other had turned to it.
     """
 
     space: DesignSpace

@@ -275,6 +275,15 @@ class LocalPool:
         process.prepared, process.reference = (task.key, use_default), False
         process.send(Prepare(task, use_default), batch.limit(self.build_timeout + self.run_timeout))
 
+    def _any_prepared(self, key: str) -> bool:
+        """Whether any worker has turned to the task: its design space can be made, then."""
+        return any(
+            process.prepared is not None
+            and process.prepared[0] == key
+            and (process.building is not None or not process.awaiting)
+            for process in self._processes
+        )
+
     @staticmethod
     def _knows(process: WorkerProcess, key: str) -> bool:
         """Whether a worker has turned to the task and knows what its outputs must be."""
@@ -326,7 +335,7 @@ class LocalPool:
             if prepared[1]:
                 self._bad_defaults.add(prepared[0])  # from now on the first candidate that runs is the reference
             else:
-                batch.failed_prepares += 1
+                batch.failed_prepares += not self._any_prepared(prepared[0])
             if batch.failed_prepares >= _MOST_BAD_PREPARES:
                 self._give_up(batch, f"the design space cannot be made in a worker: {reply.reason}")
 
