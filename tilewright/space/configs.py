@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import SpaceError
-from tilewright.space.knob import SplitKnob
 from tilewright.space.space import Configs, DesignSpace
 
 __all__ = [
@@ -246,13 +245,17 @@ def mutate(space: DesignSpace, rng: np.random.Generator, configs: Configs) -> Co
     free = np.flatnonzero(choices > 1)
     moved = np.array(configs, dtype=np.int32)
     rows = np.arange(len(moved) if len(free) else 0)
+    idle = hasattr(space, "canonical")
     # The move of an idle knob is undone; such rows try again. With half of the knobs idle, 32 tries
     # leave one row in 4 billion where it was.
     for _ in range(_MUTATIONS):
         columns = free[rng.integers(0, len(free), size=len(rows))]
+        most = choices[columns]
         # A shift by 1 to k-1 modulo k reaches each other value equally often and never the present one.
-        shift = rng.integers(1, choices[columns], dtype=np.int64)
-        moved[rows, columns] = (moved[rows, columns] + shift) % choices[columns]
+        shift = rng.integers(1, most, dtype=np.int64)
+        moved[rows, columns] = (moved[rows, columns] + shift) % most
+        if not idle:
+            break
         moved[rows] = canonical(space, moved[rows])
         rows = rows[(moved[rows] == configs[rows]).all(axis=1)]
         if len(rows) == 0:
@@ -287,11 +290,9 @@ def neighbours(space: DesignSpace, config: NDArray[np.int32]) -> Configs:
 def knob_values(space: DesignSpace, configs: Configs) -> NDArray[np.float32]:
     """``(n, features)`` float32: what the choices mean, for :class:`tilewright.cost.model.KnobTable`.
 
-    A split gives log2(1 + factor) for each factor, so that equal steps are equal ratios; any other knob gives
-    its numbers as they are.
+    The :attr:`tilewright.space.knob.Knob.features` of one knob after the other.
     """
     columns = [np.empty((len(configs), 0), dtype=np.float32)]
-    for index, knob in enumerate(space.knobs):
-        table = np.log2(1.0 + knob.table) if isinstance(knob, SplitKnob) else knob.table
-        columns.append(table.astype(np.float32)[configs[:, index]])
+    # Not table[indices], which takes twice as long.
+    columns += [knob.features.take(configs[:, index], axis=0) for index, knob in enumerate(space.knobs)]
     return np.concatenate(columns, axis=1)

@@ -161,7 +161,7 @@ class ContractionSpace:
             return build_program(self._module, self._form, plan)
 
     def _columns(self, configs: Configs) -> Columns:
-        values = [knob.table[configs[:, i]] for i, knob in enumerate(self.knobs)]
+        values = [knob.table.take(configs[:, i], axis=0) for i, knob in enumerate(self.knobs)]
         o, h, w = values[:3]
         rows_loop = h[:, 0] if self._form.rows else w[:, 0]
         return Columns(

@@ -48,6 +48,11 @@ class Knob:
         """``(choices, width)``: the choices as numbers, to look up whole columns of configs."""
         return np.asarray(self.choices, dtype=np.int64).reshape(len(self.choices), -1)
 
+    @cached_property
+    def features(self) -> NDArray[np.float32]:
+        """``(choices, width)``: what the choices mean to a cost model, here the numbers as they are."""
+        return self.table.astype(np.float32)
+
 
 @dataclass(frozen=True)
 class ChoiceKnob(Knob):
@@ -68,6 +73,11 @@ class SplitKnob(Knob):
     """
 
     extent: int = 1
+
+    @cached_property
+    def features(self) -> NDArray[np.float32]:
+        """``(choices, parts)``: log2(1 + factor), so that equal steps are equal ratios."""
+        return np.asarray(np.log2(1.0 + self.table), dtype=np.float32)
 
     @classmethod
     def exact(cls, name: str, extent: int, parts: int, most: Sequence[int | None] | None = None) -> SplitKnob:
