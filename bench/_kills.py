@@ -25,8 +25,9 @@ import numpy as np
 
 from bench._recorded import dense
 from tilewright.measure.outcome import Measurement, Outcome
-from tilewright.measure.pool import _MOST_START_FAILURES, LocalPool
+from tilewright.measure.pool import LocalPool
 from tilewright.measure.process import WorkerProcess
+from tilewright.measure.workforce import MOST_START_FAILURES
 from tilewright.network.tasks import task_of
 from tilewright.records import open_store
 from tilewright.records.store import Query
@@ -240,7 +241,7 @@ class _Killer(threading.Thread):
         seen = 0
         while self.done < self._kills and not self.stop.wait(float(self._rng.exponential(0.2))):
             worked = sum(m.ok for m in self._reported)
-            if worked > seen and (chosen := self.chosen(list(self._pool._processes))):
+            if worked > seen and (chosen := self.chosen(list(self._pool.workforce.processes))):
                 seen = worked
                 self._shot = [process for process in chosen if _kill_child(process.pid)]
                 self.done += len(self._shot)
@@ -248,7 +249,7 @@ class _Killer(threading.Thread):
     def chosen(self, processes: Sequence[WorkerProcess]) -> list[WorkerProcess]:
         """Which of a pool's workers to kill now: none while the pool has to recover first.
 
-        A pool gives up when ``_MOST_START_FAILURES`` workers in a row die while they start and nobody else is there:
+        A pool gives up when ``MOST_START_FAILURES`` workers in a row die while they start and nobody else is there:
         then none ever will start. On a busy machine, where starting takes long, shots could bring that about. So they
         wait until the pool has noticed all earlier ones, and has a worker that has started: it has done so after any
         death that left the pool without one, and with that the pool has begun to count anew. And they take fewer
@@ -258,7 +259,7 @@ class _Killer(threading.Thread):
             return []
         count = min(self._kills - self.done, int(self._rng.integers(1, 4)))
         chosen = [processes[number] for number in self._rng.permutation(len(processes))[:count]]
-        spared = [process for process in chosen if not process.started][_MOST_START_FAILURES - 1 :]
+        spared = [process for process in chosen if not process.started][MOST_START_FAILURES - 1 :]
         return [process for process in chosen if process not in spared]
 
 

@@ -10,8 +10,9 @@ import pytest
 from bench._kills import _Killer, doubled, kill_tuners, kill_workers, writers
 from tests.network.models import conv_model
 from tilewright.measure.outcome import Measurement, Outcome
-from tilewright.measure.pool import _MOST_START_FAILURES, LocalPool
+from tilewright.measure.pool import LocalPool
 from tilewright.measure.process import WorkerProcess
+from tilewright.measure.workforce import MOST_START_FAILURES
 from tilewright.network.executable import load_executable
 
 
@@ -48,7 +49,7 @@ def test_shots_leave_a_pool_enough_to_recover(seed: int) -> None:
     assert killer.chosen(starting) == []  # nobody has started
     found = [killer.chosen([old, *starting]) for _ in range(100)]
     assert all(1 <= len(chosen) <= 3 for chosen in found)
-    assert all(sum(not process.started for process in chosen) < _MOST_START_FAILURES for chosen in found)
+    assert all(sum(not process.started for process in chosen) < MOST_START_FAILURES for chosen in found)
     killer._shot = [old]
     assert killer.chosen([new, old, *starting]) == []  # the pool has yet to notice
     assert killer.chosen([new, *starting]) != []

@@ -15,16 +15,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import wait
 from types import TracebackType
 
 import numpy as np
 
 from tilewright.errors import MeasureError
-from tilewright.measure.batch import GRACE, Batch, PoolStatistics
-from tilewright.measure.memory import LOOK_SECONDS, in_words, worker_share
+from tilewright.measure.batch import Batch, PoolStatistics
+from tilewright.measure.memory import in_words, worker_share
 from tilewright.measure.outcome import Measurement, Outcome, robust_seconds
 from tilewright.measure.process import WorkerProcess
 from tilewright.measure.protocol import (
@@ -46,6 +45,7 @@ from tilewright.measure.protocol import (
     Timed,
 )
 from tilewright.measure.rule import HOPELESS_FACTOR
+from tilewright.measure.workforce import Workforce
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 
@@ -61,12 +61,8 @@ _MOST_BAD_PREPARES = 2
 #: ``run_timeout``: what takes 1,000 times as long as the best shall not take 10 s of the budget as well.
 _RUN_FACTOR = 300.0
 _RUN_SECONDS = 2.0
-#: Waiting for a twentieth of a second does not take so many.
-_PAUSED = 1.0
 #: Bytes that a worker needs before it has built anything.
 _LEAST_MEMORY = 256 << 20
-#: Workers that die in a row while they start, until it is clear that none will. Where others work, it is no error.
-_MOST_START_FAILURES = 3
 #: A disturbed candidate is timed so many times at most; and more than once, at most this share of all, and a few.
 _MOST_TURNS = 3
 _AGAIN_SHARE = 0.2
@@ -95,6 +91,9 @@ class LocalPool:
             to build, or crashed, with a message that says why.
         on_measurement: called with each measurement as it is made, so that none is lost by an interrupt.
 
+    Attributes:
+        workforce: its worker processes.
+
     Raises:
         MeasureError: workers cannot be started. From :meth:`measure` too, because they start in the background.
     """
@@ -122,21 +121,10 @@ class LocalPool:
         self.build_timeout = build_timeout
         self.run_timeout = run_timeout
         self.on_measurement = on_measurement
-        self._factory = factory
-        self._processes: list[WorkerProcess] = []
         self._closed = False
-        self._start_failures = 0
-        self._hopeless = 0  # those of them that left no worker at all
-        self._complete = False
-        self._short_since = math.inf
         self._bad_defaults: set[str] = set()
         self._statistics = PoolStatistics()
-        try:
-            while len(self._processes) < self.workers:
-                self._processes.append(WorkerProcess(target, factory))
-        except BaseException:
-            self.close()
-            raise
+        self.workforce = Workforce(target, factory, self.workers, self.memory, self._statistics)
 
     def __enter__(self) -> LocalPool:
         return self
@@ -149,20 +137,19 @@ class LocalPool:
     def close(self) -> None:
         """End all workers, whatever they are at. May be called again."""
         self._closed = True
-        while self._processes:
-            self._end(self._processes[-1])
+        self.workforce.close()
 
     @property
     def statistics(self) -> PoolStatistics:
         """Where time and memory went so far."""
-        for process in self._processes:
+        for process in self.workforce.processes:
             self._statistics.peak_rss = max(self._statistics.peak_rss, process.peak_rss)
         return self._statistics
 
     @property
     def pids(self) -> list[int]:
         """The process ids of the workers, including the one that is kept ready."""
-        return [process.pid for process in self._processes]
+        return [process.pid for process in self.workforce.processes]
 
     def measure(self, space: DesignSpace, configs: Configs, best: float, deadline: float) -> list[Measurement]:
         """Build and time ``configs``; see :meth:`tilewright.measure.runner.Runner.measure`.
@@ -191,9 +178,9 @@ class LocalPool:
             self._build(batch)
             middle = time.monotonic()
             self._statistics.building += middle - begin
-            with self._alone():
+            with self.workforce.alone():
                 self._share_reference(batch)
-                for process in [process for process in self._processes if process.built]:
+                for process in [process for process in self.workforce.processes if process.built]:
                     self._race(process, batch)
             self._statistics.timing += time.monotonic() - middle
         left = [index for index in range(len(batch.configs)) if index not in batch.done]
@@ -208,16 +195,16 @@ class LocalPool:
     ) -> Iterator[Batch]:
         if self._closed:
             raise MeasureError("the pool is closed; make another one")
-        self._start_failures = min(self._start_failures, _MOST_START_FAILURES - 1)
+        self.workforce.begin()
         rows = [tuple(int(index) for index in row) for row in np.asarray(configs)]
         batch = Batch(space, rows, best, deadline, builders)
         try:
             yield batch
         finally:
             # An interrupt, the deadline or an error left something running or half said.
-            for process in list(self._processes):
+            for process in list(self.workforce.processes):
                 if process.started and process.awaiting:
-                    self._end(process)
+                    self.workforce.end(process)
                 process.built.clear()
             self._settle(batch)
 
@@ -225,12 +212,11 @@ class LocalPool:
 
     def _build(self, batch: Batch) -> None:
         """Have the queue built, as far as time and the workers' memory allow."""
-        self._short_since = math.inf
+        self.workforce.resume_gaps()
         while True:
             self._replenish(batch)
-            active = [process for process in self._processes if process.started][: self.workers]
-            self._note_gap(len(active))
-            active = active[: batch.builders]
+            self.workforce.note_gap()
+            active = self.workforce.active[: batch.builders]
             # What is built also has to be timed before the deadline.
             built = sum(len(process.built) for process in active)
             stop = not batch.queue or batch.late(built * self._seconds_of_timing())
@@ -241,18 +227,8 @@ class LocalPool:
             if not busy and (stop or active):
                 return
             # One that starts is waited for as well: it will take its share of what is left.
-            starting = [process for process in self._processes if not process.started]
-            for process, reply in self._replies([*busy, *starting], batch):
+            for process, reply in self.workforce.replies([*busy, *self.workforce.starting], batch.deadline):
                 self._on_build_reply(process, reply, batch)
-
-    def _note_gap(self, ready: int) -> None:
-        """Note for how long workers have been missing. While the first ones start, none is."""
-        now = time.monotonic()
-        if ready == self.workers:
-            self._complete, self._short_since = True, math.inf
-        elif self._complete:
-            self._short_since = min(self._short_since, now)
-            self._statistics.longest_gap = max(self._statistics.longest_gap, now - self._short_since)
 
     def _occupy(self, process: WorkerProcess, batch: Batch) -> None:
         """Hand an idle worker its next piece of work, if there is one for it."""
@@ -261,7 +237,7 @@ class LocalPool:
         key = batch.space.task.key
         if process.prepared is None or process.prepared[0] != key:
             # One runs the default, and the others adopt its outputs.
-            known = any(other.prepared == (key, True) or self._knows(other, key) for other in self._processes)
+            known = any(other.prepared == (key, True) or self._knows(other, key) for other in self.workforce.processes)
             self._prepare(process, batch, not known and key not in self._bad_defaults)
             return
         first = batch.queue[0]
@@ -281,7 +257,7 @@ class LocalPool:
             process.prepared is not None
             and process.prepared[0] == key
             and (process.building is not None or not process.awaiting)
-            for process in self._processes
+            for process in self.workforce.processes
         )
 
     @staticmethod
@@ -309,10 +285,7 @@ class LocalPool:
     def _on_prepared(self, process: WorkerProcess, reply: Reply | Lost, batch: Batch) -> None:
         """A worker has turned to the task, or has failed to."""
         if isinstance(reply, Started):
-            if reply.error:
-                raise MeasureError(f"measuring needs worker processes, but they cannot start: {reply.error}")
-            process.started = True
-            self._start_failures = self._hopeless = 0
+            self.workforce.note_started(process, reply)
             return
         if isinstance(reply, Prepared):
             process.reference = reply.reference
@@ -326,10 +299,7 @@ class LocalPool:
         started, prepared = process.started, process.prepared
         self._discard(process, batch)
         if not started:
-            self._start_failures += 1
-            self._hopeless += not any(p.started for p in self._processes)
-            if self._hopeless >= _MOST_START_FAILURES:
-                raise MeasureError(f"measuring needs worker processes, but they die while starting: {reply.reason}")
+            self.workforce.note_stillborn(reply.reason)
         elif not (reply.timed_out and batch.late()):
             assert prepared is not None
             if prepared[1]:
@@ -347,33 +317,21 @@ class LocalPool:
 
     def _time(self, batch: Batch) -> None:
         """Time what was built, worker after worker: its threads spin for a while after a kernel, so take few turns."""
-        with self._alone():
+        with self.workforce.alone():
             self._share_reference(batch)
-            for process in [process for process in self._processes if process.built]:
+            for process in [process for process in self.workforce.processes if process.built]:
                 while process.built and not batch.late():  # empty, too, when the process was lost
                     self._time_one(process, process.built.pop(0), batch)
                 self._drop(process)
                 self._settle(batch)
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """With the workers stopped that are just starting."""
-        starting = [process for process in self._processes if not process.started]
-        try:
-            for process in starting:
-                process.pause()
-            yield
-        finally:
-            for process in starting:
-                process.resume()
-
     def _share_reference(self, batch: Batch) -> None:
         """Tell every worker that is to run something what the outputs must be, where any worker knows it."""
         key = batch.space.task.key
-        lacking = [process for process in self._processes if process.built and not process.reference]
+        lacking = [process for process in self.workforce.processes if process.built and not process.reference]
         if not lacking:
             return
-        lender = next((process for process in self._processes if self._knows(process, key)), None)
+        lender = next((process for process in self.workforce.processes if self._knows(process, key)), None)
         if lender is None:
             # The one that knew it has died since, or its default failed. Only the first calls for running it again.
             if key in self._bad_defaults or batch.late():
@@ -381,7 +339,7 @@ class LocalPool:
             lender = lacking[0]
             self._prepare(lender, batch, True)
             self._on_prepared(lender, self._reply(lender, batch), batch)
-        if not lender.reference or lender not in self._processes:
+        if not lender.reference or lender not in self.workforce.processes:
             return
         lender.send(Lend(), batch.limit(self.run_timeout))
         reply = self._reply(lender, batch)
@@ -397,11 +355,11 @@ class LocalPool:
         """Wait for the reply of one worker."""
         replies: list[tuple[WorkerProcess, Reply | Lost]] = []
         while not replies:
-            replies = self._replies([process], batch)
+            replies = self.workforce.replies([process], batch.deadline)
         return replies[0][1]
 
     def _drop(self, process: WorkerProcess) -> None:
-        if process in self._processes:
+        if process in self.workforce.processes:
             process.built.clear()
             process.send(Drop(), 0.0)
 
@@ -478,39 +436,10 @@ class LocalPool:
         """What timing one candidate has taken on average."""
         return self._statistics.timing / max(1, self._statistics.measured)
 
-    # Workers ----------------------------------------------------------------------------------------------------
+    # Records ----------------------------------------------------------------------------------------------------
 
     def _replenish(self, batch: Batch) -> None:
-        """Start what is missing. The one in reserve waits until the others are there, so as not to delay them."""
-        for process in list(self._processes):
-            if process.died_idle():
-                self._discard(process, batch)
-        if self._start_failures >= _MOST_START_FAILURES and self._processes:
-            return  # in this batch those that work have to do
-        ready = sum(process.started for process in self._processes)
-        wanted = self.workers + (1 if ready >= self.workers else 0)
-        while len(self._processes) < wanted:
-            self._processes.append(WorkerProcess(self.target, self._factory))
-
-    def _replies(self, processes: Iterable[WorkerProcess], batch: Batch) -> list[tuple[WorkerProcess, Reply | Lost]]:
-        """Wait for replies of some workers, for a moment; those with no time left or too much memory are ended."""
-        waited = {process.connection: process for process in processes}
-        until = min([batch.deadline + GRACE, *(process.expires for process in waited.values())])
-        begin = time.monotonic()
-        ready = wait(list(waited), min(max(0.0, until - begin), LOOK_SECONDS))
-        replies: list[tuple[WorkerProcess, Reply | Lost]] = []
-        now = time.monotonic()
-        if now - begin > _PAUSED:  # this process was stopped, or the machine was: its workers had no time either
-            for process in waited.values():
-                process.expires = max(process.expires, min(process.expires + now - begin, batch.deadline + GRACE))
-        for connection, process in waited.items():
-            if connection in ready:
-                replies.append((process, process.receive()))
-            elif now >= process.expires:
-                replies.append((process, process.expire()))
-            elif (lost := process.exceed(self.memory)) is not None:
-                replies.append((process, lost))
-        return replies
+        self.workforce.replenish(lambda process: self._discard(process, batch))
 
     def _discard(self, process: WorkerProcess, batch: Batch) -> None:
         """A worker is gone: queue what it had built once more."""
@@ -524,14 +453,7 @@ class LocalPool:
                 message = f"its worker died {_MOST_LOSSES} times before it could be timed"
                 self._record(batch, index, Outcome.RUN_CRASHED, message=message)
         process.built.clear()
-        self._statistics.replaced += 1
-        self._end(process)
-
-    def _end(self, process: WorkerProcess) -> None:
-        process.kill()
-        self._statistics.peak_rss = max(self._statistics.peak_rss, process.peak_rss)
-        if process in self._processes:
-            self._processes.remove(process)
+        self.workforce.discard(process)
 
     def _record(
         self, batch: Batch, index: int, outcome: Outcome, repeats: tuple[float, ...] = (), message: str = ""
