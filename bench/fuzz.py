@@ -17,7 +17,8 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from bench._malformed import READERS, Counts, count
+from bench._malformed import Counts, count
+from bench._readers import READERS
 
 __all__ = ["main", "text"]
 

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench._malformed import READERS, count, mutated, read_one
+from bench._malformed import count, read_one
+from bench._mutated import mutated
+from bench._readers import READERS
 
 #: Those that cannot take the process with them.
 IN_PROCESS = [name for name, reader in READERS.items() if not reader.compiled]
