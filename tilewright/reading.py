@@ -77,7 +77,7 @@ def parse_json(text: str | bytes, most: int | None = None) -> Any:
     if isinstance(text, bytes):
         text = text.decode("utf-8")
     try:
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_int=_int)
+        value = _DECODER.decode(text)
         # Only an escape makes half a character out of text that was valid UTF-8, and few texts have any.
         if "\\ud" in text or "\\uD" in text or not text.isascii():
             json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -104,6 +104,10 @@ def _int(text: str) -> int:
     if len(text) > _DIGITS:
         raise ValueError(f"a number has {len(text)} digits")
     return int(text)
+
+
+#: Made once: it costs as much as reading a short text.
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant, parse_int=_int)
 
 
 def read_array(file: BinaryIO, size: int) -> NDArray[Any]:

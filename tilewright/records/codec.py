@@ -12,7 +12,6 @@ import math
 import operator
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from tilewright.errors import RecordsError, RecordsFormatError
@@ -73,11 +72,23 @@ def normalise(measurement: Measurement) -> Measurement:
     if measurement.ok and not repeats:
         raise RecordsError("an OK measurement has at least one repeat, but this has none; give it another outcome")
     message = storable(str(measurement.message))[:_LONGEST_MESSAGE]
-    return replace(measurement, config=config, repeats=repeats, time=time, elapsed=elapsed, message=message)
+    return Measurement(
+        measurement.task,
+        measurement.target,
+        measurement.template,
+        config,
+        measurement.outcome,
+        repeats,
+        message,
+        time,
+        elapsed,
+    )
 
 
 def storable(text: str) -> str:
     """``text`` with U+FFFD for each NUL and each lone surrogate."""
+    if text.isascii() and "\0" not in text:
+        return text
     return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 

@@ -12,7 +12,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, exc, func, insert, select, tuple_, update
+from sqlalchemy import Connection, Engine, Row, bindparam, exc, func, insert, select, tuple_, update
 
 from tilewright.errors import RecordsError, RecordsFormatError
 from tilewright.measure.outcome import Measurement
@@ -36,6 +36,19 @@ __all__ = ["SQLStore", "Translation"]
 _PAGE = 1000
 #: So many configs at most are named in a query as those not to be found again.
 _PASSED_OVER = 500
+
+# What best() asks for. Written once: making a statement takes longer than most databases take to answer it.
+_OF_TASK = select(measurements).where(
+    measurements.c.task == bindparam("task"),
+    measurements.c.target == bindparam("target"),
+    measurements.c.template == bindparam("template"),
+    measurements.c.seconds.is_not(None),
+)
+_FASTEST = _OF_TASK.order_by(measurements.c.seconds, measurements.c.id).limit(bindparam("size"))
+_NEXT_FASTEST = _FASTEST.where(
+    tuple_(measurements.c.seconds, measurements.c.id) > tuple_(bindparam("last_seconds"), bindparam("last_id")),
+    measurements.c.config.not_in(bindparam("often", expanding=True)),
+)
 
 
 @dataclass(frozen=True)
@@ -105,19 +118,14 @@ class SQLStore:
         self._check_open()
         if not all(map(_may_be, (task, target, template))):
             return []
-        table = measurements.c
-        ordered = (
-            select(measurements)
-            .where(table.task == task, table.target == target, table.template == template, table.seconds.is_not(None))
-            .order_by(table.seconds, table.id)
-        )
+        wanted: dict[str, Any] = {"task": task, "target": target, "template": template}
         found: dict[str, Row[Any]] = {}
         seen: Counter[str] = Counter()
-        page = ordered
+        page = _FASTEST
         with self._reading() as connection:
             while len(found) < count:
                 size = min(count + len(seen), _PAGE)
-                rows = connection.execute(page.limit(size)).all()
+                rows = connection.execute(page, {**wanted, "size": size}).all()
                 for row in rows:
                     found.setdefault(row.config, row)
                 seen.update(row.config for row in rows)
@@ -125,11 +133,9 @@ class SQLStore:
                     break
                 # The winners of many tunings are raced again and again: thousands of repeats of a few configs, which
                 # the database passes over a hundred times faster than we do.
-                last = rows[-1]
-                often = [config for config, _ in seen.most_common(_PASSED_OVER)]
-                page = ordered.where(
-                    tuple_(table.seconds, table.id) > (last.seconds, last.id), table.config.not_in(often)
-                )
+                page, last = _NEXT_FASTEST, rows[-1]
+                wanted |= {"last_seconds": last.seconds, "last_id": last.id}
+                wanted["often"] = [config for config, _ in seen.most_common(_PASSED_OVER)]
         best = [_measurement(row) for row in islice(found.values(), max(0, count))]
         if not all(measurement.ok for measurement in best):
             raise RecordsFormatError("a measurement that failed has no latency, but one of these has")
