@@ -1,6 +1,6 @@
 """What tasks of a network gain by sharing: time and latency with it and without.
 
-    python -m bench.sharing --models squeezenet,alexnet --limit 64 --json sharing.json
+    python -m bench.sharing --models squeezenet,bvlc_alexnet --limit 64 --json sharing.json
 
 Each network is tuned four times, each time from nothing, with the same searcher and cost model:
 
@@ -46,7 +46,7 @@ from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.sharing import Sharing
 from tilewright.tuning.tuner import TaskTuner
 
-MODELS = "squeezenet,resnet50,shufflenet,alexnet,transformer,mobile"
+MODELS = "squeezenet,resnet50,shufflenet,bvlc_alexnet,transformer,mobile"
 ROUND = 16
 #: What a dependent measures of its representative's best, and how similar tasks of a cluster are, as published.
 TOP, THRESHOLD = 10, 0.01
@@ -72,6 +72,8 @@ class Bench:
         self.uses, self.target, self.pool, self.method, self.seed = uses, target, pool, method, seed
         self.spaces: dict[str, DesignSpace] = {use.task.key: make_space(use.task, target) for use in uses}
         self.clusters = 0
+        #: The milliseconds of each task in the race, of all its uses together, by arm.
+        self.parts: dict[str, dict[str, float]] = {}
 
     def off(self, limit: int) -> Found:
         """Each task by itself."""
@@ -117,17 +119,20 @@ class Bench:
         return self._found(list(tuner.tuners.values()), began)
 
     def race(self, arms: dict[str, Found]) -> dict[str, list[float]]:
-        """The network's latency in seconds by each arm's configs, for each race of them."""
+        """The network's latency in seconds by each arm's configs, for each race of them; see ``parts``, too."""
         latencies = {name: [0.0] * TURNS for name in arms}
         for use in self.uses:
             space = self.spaces[use.task.key]
             rows = {name: found[0].get(use.task.key, np.asarray(space.default())[None]) for name, found in arms.items()}
             configs = np.unique(np.concatenate(list(rows.values())), axis=0)
+            part: dict[str, list[float]] = {name: [] for name in arms}
             for turn in range(TURNS):
                 measured = self.pool.race(space, configs, math.inf)
                 seconds = {m.config: m.seconds for m in measured if m.ok}
                 for name, row in rows.items():
-                    latencies[name][turn] += use.weight * seconds.get(tuple(row[0].tolist()), math.nan)
+                    part[name].append(use.weight * seconds.get(tuple(row[0].tolist()), math.nan))
+                    latencies[name][turn] += part[name][-1]
+            self.parts[use.task.name] = {name: 1e3 * float(np.median(values)) for name, values in part.items()}
         return latencies
 
     def _store(self) -> MemoryStore:
@@ -187,6 +192,7 @@ def bench(name: str, limit: int, share: float, seed: int) -> dict[str, Any]:
         "time_ratio": figures["own"]["time_ratio"],
         "performance_ratio": figures["own"]["performance_ratio"],
         "arms": figures,
+        "parts_ms": run.parts,
         "machine": model_name(),
         "cores": target.cores,
         "date": time.strftime("%Y-%m-%d"),
