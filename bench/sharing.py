@@ -42,6 +42,7 @@ from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target, model_name
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.method import Method, default, known_beforehand
+from tilewright.tuning.roofline import measure_roofline
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.sharing import Sharing
 from tilewright.tuning.tuner import TaskTuner
@@ -74,6 +75,7 @@ class Bench:
         self.clusters = 0
         #: The milliseconds of each task in the race, of all its uses together, by arm.
         self.parts: dict[str, dict[str, float]] = {}
+        self.reports: list[dict[str, Any]] = []
 
     def off(self, limit: int) -> Found:
         """Each task by itself."""
@@ -101,8 +103,8 @@ class Bench:
                     tuners.append(tuner)
         return self._found(tuners, began)
 
-    def scheduled(self, seconds: float, sharing: Sharing | None) -> Found:
-        """As ``tilewright tune`` does it."""
+    def scheduled(self, seconds: float, sharing: Sharing | None, limit: int) -> Found:
+        """As ``tilewright tune`` does it, with at most ``limit`` trials of a task."""
         began, store = time.monotonic(), self._store()
         tuner = NetworkTuner(
             self.uses,
@@ -114,8 +116,11 @@ class Bench:
             method=self.method,
             make_space=lambda task, _: self.spaces[task.key],
             sharing=sharing,
+            roofline=measure_roofline(self.target.cores),
+            task_trials=limit,
         )
         tuner.run(race=0)
+        self.reports.append(tuner.report())
         return self._found(list(tuner.tuners.values()), began)
 
     def race(self, arms: dict[str, Found]) -> dict[str, list[float]]:
@@ -166,8 +171,8 @@ def bench(name: str, limit: int, share: float, seed: int) -> dict[str, Any]:
         steps: dict[str, Callable[[], Found]] = {
             "off": lambda: run.off(limit),
             "published": lambda: run.published(limit),
-            "own": lambda: run.scheduled(share * arms["off"][1], Sharing()),
-            "alone": lambda: run.scheduled(share * arms["off"][1], None),
+            "own": lambda: run.scheduled(share * arms["off"][1], Sharing(), limit),
+            "alone": lambda: run.scheduled(share * arms["off"][1], None, limit),
         }
         for arm, step in steps.items():
             arms[arm] = step()

@@ -30,7 +30,7 @@ from tilewright.tuning.budget import Budget
 __all__ = ["tune"]
 
 #: Names of ways to share, and which one is taken where none is named.
-SHARING, DEFAULT_SHARING = ("own", "published", "none"), "none"
+SHARING, DEFAULT_SHARING = ("own", "published", "none"), "own"
 _GO_ON = "what was measured is in the records, from which the same command goes on"
 
 

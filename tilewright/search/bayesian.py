@@ -56,8 +56,8 @@ class BayesianSearch:
     Args:
         space: where to search.
         rng: the only source of randomness.
-        prior: scores of configs before any measurement, higher is faster; all equal: it knows nothing. It must
-            always say the same of a config.
+        prior: scores of configs before any measurement, higher is faster; all equal: it knows nothing. It may learn
+            from other tasks between two questions.
 
     Attributes:
         seen: what must not be proposed.
@@ -77,6 +77,8 @@ class BayesianSearch:
     def ask(self, count: int) -> Configs:
         """At most ``count`` new configs, ``(n, knobs)``, the most promising first, random ones last."""
         found = empty(self._space)
+        if self._prior is not None:
+            self._prior.look()
         if count > 0:
             # On one thread: matrices are small, and several threads need not add up in the same order in every process.
             with threadpool_limits(1):
@@ -140,6 +142,7 @@ class BayesianSearch:
         # Failures are as slow as the slowest that counts.
         values = np.log(np.minimum(seconds[rows], _SLOW * seconds[order[0]]))
         self._best = float(values.min())
+        self._slope = 0.0
         if self._prior is not None and self._prior.knows:
             scores = self._prior(configs[rows])
             self._slope = _slope(scores, values)
@@ -231,7 +234,12 @@ class _Prior:
 
     def __init__(self, space: DesignSpace, rng: np.random.Generator, scorer: Scorer) -> None:
         self._scorer = scorer
-        scores = scorer(sample(space, rng, 256))
+        self._sample = sample(space, rng, 256)
+        self.look()
+
+    def look(self) -> None:
+        """See what the scorer thinks now."""
+        scores = self._scorer(self._sample)
         self._centre = float(scores.mean()) if len(scores) else 0.0
         spread = float(scores.std()) if len(scores) else 0.0
         self.knows = math.isfinite(spread) and spread > 0

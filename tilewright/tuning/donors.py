@@ -83,6 +83,8 @@ class EarlierTask:
 
     Attributes:
         space: of the task.
+        configs: ``(n, knobs)`` what was measured of it, valid and without failures, the fastest first.
+        latencies: ``(n,)`` of them, in seconds.
 
     Raises:
         RecordsError: the store cannot be read.
@@ -90,18 +92,19 @@ class EarlierTask:
 
     def __init__(self, space: DesignSpace, store: Store, target: Target) -> None:
         self.space, self.name, self.flop, self.knobs = space, space.task.name, space.task.flop, space.knobs
-        query = Query(space.task.key, target.key, space.template)
-        self.measured = sum(m.ok for m in store.scan(query))
-        found = store.best(space.task.key, target.key, space.template, _EARLIER_BEST)
         choices = cardinalities(space).tolist()
-        # Rows of a changed template, or damaged, are passed over.
-        found = [m for m in found if len(m.config) == len(choices)]
-        found = [m for m in found if all(0 <= i < c for i, c in zip(m.config, choices, strict=True))]
-        rows = np.asarray([m.config for m in found], dtype=np.int32).reshape(len(found), len(choices))
-        valid = space.valid(rows) if len(rows) else np.zeros(0, dtype=np.bool_)
-        seconds = np.asarray([m.seconds for m in found], dtype=np.float64)[valid]
-        self.seconds = float(seconds.min()) if len(seconds) else math.inf
-        self._best = rows[valid][seconds <= _NEARLY * self.seconds]
+        seconds: dict[tuple[int, ...], float] = {}
+        for m in store.scan(Query(space.task.key, target.key, space.template)):
+            # Rows of a changed template, or damaged, are passed over.
+            fits = len(m.config) == len(choices) and all(0 <= i < c for i, c in zip(m.config, choices, strict=True))
+            if m.ok and fits:
+                seconds[m.config] = min(m.seconds, seconds.get(m.config, math.inf))
+        rows = np.asarray(sorted(seconds, key=seconds.__getitem__), dtype=np.int32).reshape(-1, len(choices))
+        self.configs = rows[space.valid(rows)] if len(rows) else rows
+        self.latencies = np.asarray([seconds[tuple(row)] for row in self.configs.tolist()], dtype=np.float64)
+        self.measured = len(self.configs)
+        self.seconds = float(self.latencies[0]) if self.measured else math.inf
+        self._best = self.configs[:_EARLIER_BEST][self.latencies[:_EARLIER_BEST] <= _NEARLY * self.seconds]
 
     def best(self, count: int) -> Configs:
         """``(at most count, knobs)``, the fastest first."""

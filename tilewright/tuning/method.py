@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from tilewright.cost.model import CostModel
 from tilewright.cost.models import StoredModel
 from tilewright.cost.prior import SHIPPED, FixedModel, pretrained
+from tilewright.cost.shared import SharedModel
 from tilewright.cost.xgb import Loss, XGBoostModel
 from tilewright.errors import CostModelError, MissingExtraError, TilewrightError
 from tilewright.sample.adaptive import Adaptive
@@ -36,6 +38,7 @@ __all__ = [
     "Method",
     "NamedSampler",
     "NamedSearcher",
+    "SharedModels",
     "autotvm",
     "bayesian",
     "combine",
@@ -59,12 +62,46 @@ class Method:
         searcher: of a space, a source of randomness and the cost model's view of configs.
         sampler: of a space, a source of randomness and what tells which configs were proposed or measured.
         model: of a space and a seed; None for a method that predicts nothing.
+        shared: of a seed, the same method on models that all tasks of a network share; None: it has no use for one.
+        models: those that its tasks share; None: each has its own.
     """
 
     name: str
     searcher: SearcherFactory
     sampler: SamplerFactory
     model: ModelFactory | None
+    shared: Callable[[int], Method] | None = None
+    models: SharedModels | None = None
+
+
+class SharedModels:
+    """The models that the tasks of a network share, one for each template.
+
+    Args:
+        prior: what was known beforehand.
+        seed: of the models.
+
+    Attributes:
+        prior: likewise.
+    """
+
+    def __init__(self, prior: StoredModel | None = None, seed: int = 0) -> None:
+        self.prior, self._seed = prior, seed
+        self._models: dict[str, SharedModel] = {}
+
+    def of(self, space: DesignSpace) -> SharedModel:
+        """The model of a space's template."""
+        if space.template not in self._models:
+            self._models[space.template] = SharedModel(_fitting(self.prior, space), self._seed)
+        return self._models[space.template]
+
+    def describe(self) -> dict[str, Any]:
+        """For the report: by template, whether scores are corrected, and what that gains in pairwise accuracy."""
+        found = {name: (model.believed, model.gained) for name, model in self._models.items()}
+        return {
+            name: {"believed": believed, "gained": gained if math.isfinite(gained) else None}
+            for name, (believed, gained) in found.items()
+        }
 
 
 def autotvm(
@@ -114,6 +151,18 @@ def bayesian(prior: StoredModel | None = None) -> Method:
         searcher=lambda space, rng, scorer: BayesianSearch(space, rng, None if prior is None else scorer),
         sampler=lambda space, rng, measured: TopK(),
         model=None if prior is None else lambda space, seed: FixedModel(_fitting(prior, space)),
+        shared=lambda seed: _bayesian_shared(SharedModels(prior, seed)),
+    )
+
+
+def _bayesian_shared(models: SharedModels) -> Method:
+    """:func:`bayesian` whose prior is what tasks share."""
+    return Method(
+        name=f"bayesian+{'' if models.prior is None else models.prior.name + '+'}shared",
+        searcher=lambda space, rng, scorer: BayesianSearch(space, rng, scorer),
+        sampler=lambda space, rng, measured: TopK(),
+        model=lambda space, seed: models.of(space).of(space.task.key),
+        models=models,
     )
 
 
@@ -239,7 +288,7 @@ def combine(searcher: str, sampler: str, loss: Loss = "rank", prior: StoredModel
     if search.module and find_spec(search.module) is None:
         raise MissingExtraError(search.module, search.extra)
     if searcher == "bayesian" and prior is not None and not pick.scored:
-        return replace(bayesian(prior), name=f"{searcher}+{sampler}", sampler=pick.make)
+        return replace(bayesian(prior), name=f"{searcher}+{sampler}", sampler=pick.make, shared=None)
     return Method(
         name=f"{searcher}+{sampler}",
         searcher=search.make,

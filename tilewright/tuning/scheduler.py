@@ -36,8 +36,8 @@ __all__ = ["NetworkTuner", "TaskUse"]
 _EPSILON = 0.05
 #: The first pass may use this share of the time that is left, if that leaves each task 2 candidates.
 _FIRST_PASS_SHARE = 0.4
-#: Candidates of a task's first round: alone, and where others borrow what it finds.
-_FIRST, _FIRST_SHARED = 4, 8
+#: Candidates of a task's first round.
+_FIRST = 4
 #: The share of the budget for the design spaces of earlier networks.
 _ASKING_SHARE = 0.05
 #: The share of the budget for racing the best of each task against each other.
@@ -59,11 +59,12 @@ class NetworkTuner:
         method: how tasks are searched; by default :func:`tilewright.tuning.method.default`.
         make_space: makes the design space of a task; by default ``tilewright.space.registry.make_space``.
         progress: is shown how it goes; entered and left by the caller.
-        first_round: candidates per task in the first pass; by default 4, or 8 where tasks share what those find.
+        first_round: candidates per task in the first pass; by default 4.
         round_size: candidates per round afterwards.
         sharing: what tasks borrow from each other and from earlier networks; None: nothing.
         rule: who promises what.
         roofline: of the machine; None: not known.
+        task_trials: the most trials of one task; None: no limit.
 
     Attributes:
         interrupted: whether a KeyboardInterrupt ended the tuning.
@@ -88,6 +89,7 @@ class NetworkTuner:
         sharing: Sharing | None = None,
         rule: Rule = learning_gains,
         roofline: Roofline | None = None,
+        task_trials: int | None = None,
     ) -> None:
         self.interrupted = False
         self.curve: list[tuple[float, float]] = []
@@ -95,14 +97,15 @@ class NetworkTuner:
         self._target, self._runner, self._store = target, runner, store
         self._budget, self._rng = budget, rng
         self._method = default() if method is None else method
+        if sharing is not None and sharing.model and self._method.shared is not None:
+            self._method = self._method.shared(int(rng.integers(1 << 31)))
         self._make_space = make_space
         self._check_recorded = make_space is None  # whoever makes spaces of their own knows their own records
         self._progress: Progress = SilentProgress() if progress is None else progress
         self._first_round = first_round or _FIRST
-        self._first_is_given = first_round is not None
         self._round_size = round_size
         self._sharing = sharing
-        self._rule, self._roofline = rule, roofline
+        self._rule, self._roofline, self._task_trials = rule, roofline, math.inf if task_trials is None else task_trials
         self._lending: Lending | None = None
         # A stream per task, so that the order of their rounds does not change what each one proposes.
         streams = rng.spawn(len(uses))
@@ -171,10 +174,14 @@ class NetworkTuner:
             seconds = min(self._sharing.seconds, _ASKING_SHARE * self._budget.remaining_seconds)
             sharing = replace(self._sharing, seconds=seconds)
             self._lending = Lending(
-                sharing, self._order, self._store, self._target, self._earlier_space, lambda: self._budget.elapsed
+                sharing,
+                self._order,
+                self._store,
+                self._target,
+                self._earlier_space,
+                lambda: self._budget.elapsed,
+                self._method.models,
             )
-            if self._lending.lends and not self._first_is_given:
-                self._first_round = _FIRST_SHARED
             # Representatives first; the sort is stable.
             self._order.sort(key=self._lending.borrows)
         self._note_latency()
@@ -284,17 +291,21 @@ class NetworkTuner:
         return int(min(self._first_round, max(2.0, trials)))
 
     def _next(self, reserve: float) -> Share | None:
-        live = [share for share in self._order if share.live]
+        live = [share for share in self._order if share.live and self._left(share) > 0]
         if not live:
             return None
         if self._lending is not None:
             self._lending.update(self._round_size)
             urgent = self._lending.urgent(self._trials_left(reserve), self._round_size)
-            if urgent is not None:
+            if urgent is not None and self._left(urgent) > 0:
                 return urgent
         if self._rng.random() < _EPSILON:
             return live[int(self._rng.integers(len(live)))]
         return live[int(np.argmax(self._rule(live, self._shares, self._round_size)))]
+
+    def _left(self, share: Share) -> float:
+        """How many trials a task may still have."""
+        return self._task_trials - (0 if share.tuner is None else share.tuner.trials)
 
     def _trials_left(self, reserve: float) -> float:
         """About how many candidates the rest of the budget is enough for."""
@@ -311,7 +322,7 @@ class NetworkTuner:
         try:
             if self._lending is not None:
                 size = self._lending.prepare(share, size)
-            count = int(min(size, self._budget.remaining_trials))
+            count = int(min(size, self._left(share), self._budget.remaining_trials))
             share.note(share.tuner.round(count, self._budget.deadline - reserve))
             if self._lending is not None:
                 self._lending.learn(share)

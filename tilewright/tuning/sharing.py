@@ -2,8 +2,10 @@
 
 Schedule Sharing (Yu, TVM conference 2019; PAPERS.md 3) tuned one representative of each cluster of similar tasks to
 the end and gave its best configs to the others, as they were, with a warning where that went badly. Here nothing is
-final: a dependent borrows when its first turn comes and again when its representative has improved; what it borrowed
-is judged by its own measurements, and where they are poor it is tuned like any other task.
+final. A dependent borrows when its first turn comes and again when its representative has improved; what it borrowed
+is measured beside what its own search proposed, and how often it was the better of the two (:class:`_Credit`) decides
+how much the network goes on to borrow. With a cost model that knows such tasks already that is next to nothing, on a
+machine that no model knows it may be all. Where what a task borrowed is poor, it is tuned like any other task.
 """
 
 from __future__ import annotations
@@ -26,14 +28,16 @@ from tilewright.target import Target
 from tilewright.task import Task
 from tilewright.tuning.donors import Donor, EarlierTask, OwnTask
 from tilewright.tuning.gain import Share
+from tilewright.tuning.method import SharedModels
 
 __all__ = ["Lending", "Sharing"]
 
 #: A dependent of less than this share of its representative's FLOP/s was not helped enough.
 _POOR = 0.7
-#: A loan that worked counts by so much as trials of the task's own do, for which there is still something to find. (On
-#: surrogates of recorded networks 1 made misleading clusters cost up to 13 % of the latency, this up to 3 %.)
-_TRUST = 0.5
+#: Comparisons of borrowed with own proposals that a similarity is worth, before there are any.
+_BEFOREHAND = 4.0
+#: With less credit nothing is borrowed; with less than this, one config at a time, beside the task's own proposals.
+_LEAST_CREDIT, _GOOD_CREDIT = 0.3, 0.65
 #: Improvements by less are noise.
 _NOTEWORTHY = 0.01
 #: What a dependent borrowed counts as good while nothing that it found by itself is faster by more than this factor.
@@ -55,7 +59,8 @@ class Sharing:
         cluster: what groups them.
         threshold: tasks less similar than this share nothing. (At 0.3 the recorded networks have as many clusters as by
             the published measure, and what dependents borrow is 8 % slower than their best in the median, not 16 %.)
-        top: how many of the representative's best a dependent tries at a time.
+        top: how many of the representative's best a dependent tries at a time, where borrowing is worth that.
+        model: whether what a task measures corrects the cost model of the others, where the method can do that.
         earlier: tasks of earlier networks whose design spaces are made, at most; 0: none.
         seconds: to make them in, and at most a twentieth of the budget; what is begun is finished.
     """
@@ -64,13 +69,39 @@ class Sharing:
     cluster: ClusterMethod = agglomerative_clusters
     threshold: float = 0.3
     top: int = 3
+    model: bool = True
     earlier: int = 24
     seconds: float = 3.0
 
     @classmethod
     def published(cls) -> Sharing:
         """The overlap of tuning spaces and maximal cliques, at a similarity of 0.01 (PAPERS.md 3)."""
-        return cls(overlap, clique_clusters, 0.01)
+        return cls(overlap, clique_clusters, 0.01, model=False)
+
+
+@dataclass
+class _Credit:
+    """How often what tasks borrowed was faster than what they found by themselves in the same round.
+
+    Attributes:
+        won: comparisons that the borrowed configs won; one that nobody won counts by half.
+        made: comparisons.
+    """
+
+    won: float = 0.0
+    made: float = 0.0
+
+    def note(self, borrowed: float, own: float) -> None:
+        """Compare the best latencies of one round."""
+        self.made += 1.0
+        if borrowed < own * (1.0 - _NOTEWORTHY):
+            self.won += 1.0
+        elif borrowed <= own * (1.0 + _NOTEWORTHY):
+            self.won += 0.5
+
+    def of(self, similarity: float) -> float:
+        """The share of comparisons that a loan of this similarity is expected to win."""
+        return (_BEFOREHAND * similarity + self.won) / (_BEFOREHAND + self.made)
 
 
 @dataclass
@@ -82,6 +113,7 @@ class _Loan:
         donor: of whom.
         similarity: of the two.
         rows: ``(n, knobs)`` what was suggested, over all.
+        offered: ``(n, knobs)`` what was suggested last.
         seen: the donor's latency when it was last asked; inf: never.
         tried: how many of its best were asked for then.
         lots: in a row that improved the task.
@@ -93,6 +125,7 @@ class _Loan:
     donor: Donor
     similarity: float
     rows: Configs
+    offered: Configs
     seen: float = math.inf
     tried: int = 0
     lots: int = 0
@@ -118,6 +151,7 @@ class Lending:
         target: what is tuned for.
         make_space: of an earlier task.
         clock: seconds.
+        models: what the tasks share, which earlier tasks teach; None: each has its own.
 
     Attributes:
         clusters: of the network's tasks, by ``Task.key``.
@@ -134,14 +168,16 @@ class Lending:
         target: Target,
         make_space: Callable[[Task], DesignSpace],
         clock: Callable[[], float],
+        models: SharedModels | None = None,
     ) -> None:
-        self._sharing = sharing
+        self._sharing, self._models = sharing, models
         self._shares = {share.use.task.key: share for share in shares if share.tuner is not None}
         spaces = [share.tuner.space for share in self._shares.values() if share.tuner is not None]
         keys = list(self._shares)
         matrix = similarity_matrix(spaces, sharing.measure)
         self.clusters: tuple[Cluster, ...] = sharing.cluster(keys, matrix, sharing.threshold)
         self._loans: dict[str, _Loan] = {}
+        self._credit = _Credit()
         for cluster in self.clusters:
             donor = self._shares[cluster.representative]
             for key in cluster.members:
@@ -149,11 +185,6 @@ class Lending:
                     similarity = float(matrix[keys.index(key), keys.index(cluster.representative)])
                     self._loans[key] = self._loan(self._shares[key], OwnTask(donor), similarity)
         self._ask_earlier(store, target, make_space, clock)
-
-    @property
-    def lends(self) -> bool:
-        """Whether anybody borrows at all."""
-        return bool(self._loans)
 
     def borrows(self, share: Share) -> bool:
         """Whether a task has someone of this network to borrow from, so that its turn comes later."""
@@ -163,32 +194,35 @@ class Lending:
     def first_rounds(self, share: Share, size: int) -> list[int]:
         """The sizes of a task's first rounds, which are one of ``size`` where nobody shares.
 
-        One that borrows has the default and a lot; what that saves has its representative.
+        Where borrowing is worth it, one that borrows has the default and a lot; what that saves has its representative.
         """
         lot = min(size, 1 + self._sharing.top)
         loan = self._loans.get(share.use.task.key)
         if loan is not None and loan.news > 0.0:
-            return [lot]
-        dependents = sum(isinstance(x.donor, OwnTask) and x.donor.share is share for x in self._loans.values())
-        saved = min(dependents * (size - lot), _MOST_SAVED * size)
+            return [lot if self._good(loan) else size]
+        loans = [x for x in self._loans.values() if isinstance(x.donor, OwnTask) and x.donor.share is share]
+        saved = min(sum(self._good(x) for x in loans) * (size - lot), _MOST_SAVED * size)
         return [size, saved] if saved > 0 else [size]
 
     def again(self, share: Share) -> bool:
         """Whether a task that has just borrowed should at once borrow more, because that improved it."""
         loan = self._loans.get(share.use.task.key)
-        return loan is not None and 0 < loan.lots < _MOST_LOTS and share.live and self._offer(loan, self._sharing.top)
+        if loan is None or not 0 < loan.lots < _MOST_LOTS or not share.live or not self._good(loan):
+            return False
+        return self._offer(loan, self._sharing.top)
 
     def prepare(self, share: Share, size: int) -> int:
         """Suggest to a task what it can borrow, and say how many candidates its next round is to have."""
         loan = self._loans.get(share.use.task.key)
         if loan is None:
             return size
-        if loan.waiting == 0 and loan.news > 0.0:
+        good = self._good(loan) and not loan.poor
+        if loan.waiting == 0 and loan.news > 0.0 and self._credit.of(loan.similarity) >= _LEAST_CREDIT:
             loan.tried = loan.lots = 0
             # One that is tuned by itself tries in each of its rounds whether that has changed.
-            if not self._offer(loan, 1 if loan.poor else self._sharing.top):
+            if not self._offer(loan, self._sharing.top if good else 1):
                 self._judge(loan)
-        return min(size, loan.waiting + (not share.measured)) if loan.waiting and not loan.poor else size
+        return min(size, loan.waiting + (not share.measured)) if loan.waiting and good else size
 
     def learn(self, share: Share) -> None:
         """Judge what a task borrowed by its last round."""
@@ -197,8 +231,18 @@ class Lending:
             return
         loan.waiting = 0
         last = share.rounds[-1]
+        borrowed = set(map(tuple, loan.offered.tolist()))
+        lent = [m.seconds for m in last.measurements if m.ok and m.config in borrowed]
+        own = [m.seconds for m in last.measurements if m.ok and m.config not in borrowed]
+        # A lot that was measured alone is compared with what was known before.
+        if any(m.config in borrowed for m in last.measurements):
+            self._credit.note(min(lent, default=math.inf), min([*own, last.before]))
         self._judge(loan)
         loan.lots = loan.lots + 1 if not loan.poor and last.after < last.before * (1.0 - _NOTEWORTHY) else 0
+
+    def _good(self, loan: _Loan) -> bool:
+        """Whether borrowing has been worth more than searching."""
+        return self._credit.of(loan.similarity) >= _GOOD_CREDIT
 
     def _offer(self, loan: _Loan, count: int) -> bool:
         """Suggest the next ``count`` of the donor's best; whether any of them is new."""
@@ -208,7 +252,7 @@ class Lending:
         ranked = loan.donor.best(loan.tried + count)[loan.tried :]
         loan.tried += len(ranked)
         configs = map_configs(loan.donor.knobs, ranked, tuner.space)
-        loan.waiting = tuner.suggest(configs)
+        loan.offered, loan.waiting = configs, tuner.suggest(configs)
         loan.rows = distinct(np.concatenate([loan.rows, configs]))
         return loan.waiting > 0
 
@@ -231,12 +275,14 @@ class Lending:
         for loan in self._loans.values():
             if loan.poor is not None and not loan.poor:
                 share, donor = loan.share, loan.donor
-                trust = max(loan.similarity, min(1.0, self._speed(loan)))
-                share.experience = _TRUST * trust * donor.measured
+                # As much as it wins more often than not: at even odds a loan says nothing of what is left to find.
+                odds = max(0.0, 2.0 * self._credit.of(loan.similarity) - 1.0)
+                trust = odds * max(loan.similarity, min(1.0, self._speed(loan)))
+                share.experience = trust * donor.measured
                 share.promise = trust * loan.news * round_size / self._sharing.top
                 if isinstance(donor, OwnTask):
                     own = donor.share.use.weight * donor.seconds
-                    donor.share.leverage += _TRUST * trust * share.use.weight * share.best / own
+                    donor.share.leverage += trust * share.use.weight * share.best / own
 
     def urgent(self, trials: float, round_size: int) -> Share | None:
         """Who is to borrow now, because soon nobody can any more; None: there is time.
@@ -285,11 +331,15 @@ class Lending:
                 }
                 for key, loan in self._loans.items()
             ],
+            "compared": self._credit.made,
+            "won": self._credit.won,
+            "models": {} if self._models is None else self._models.describe(),
         }
 
     def _loan(self, share: Share, donor: Donor, similarity: float) -> _Loan:
         assert share.tuner is not None
-        return _Loan(share, donor, similarity, empty(share.tuner.space))
+        nothing = empty(share.tuner.space)
+        return _Loan(share, donor, similarity, nothing, nothing)
 
     def _leads(self, loan: _Loan) -> bool:
         """Whether the best config of the task is a borrowed one."""
@@ -319,6 +369,9 @@ class Lending:
                 donor = EarlierTask(make_space(task), store, target)
             except SpaceError:
                 continue
+            if self._models is not None and donor.space.has_loop_nest:
+                model = self._models.of(donor.space)
+                model.teach(task.key, donor.space.loop_nest(donor.configs), donor.latencies)
             if donor.measured < _EARLIER_LEAST or not math.isfinite(donor.seconds):
                 continue
             for key, share in self._shares.items():
