@@ -9,6 +9,7 @@ whole command: what was measured until the mark less the seconds that finishing 
 had from the race at the end of its own budget is left out.
 
 Tuned networks are kept in ``--cache`` and not tuned again; networks in the JSON file are neither tuned nor raced.
+``--plot FILE`` draws the ratios over time.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench import _models
+from bench._curves import plot_ratios
 from bench._models import export
 from tilewright.cli.boundary import write_json
 from tilewright.cli.text import table
@@ -48,6 +51,8 @@ from tilewright.tuning.scheduler import NetworkTuner
 MARKS = (30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 BLOCKS = 20
 PEER = "onnxruntime"
+#: A network is as good as tuned when its estimated latency is within this factor of the last.
+SETTLED = 1.03
 
 
 def tuned(name: str, minutes: float, folder: Path, records: Path, sharing: str) -> dict[str, Any]:
@@ -147,6 +152,9 @@ def bench(name: str, minutes: float, folder: Path, records: Path, sharing: str) 
         "trials": report["trials"],
         "trials_per_second": report["trials_per_second"],
         "curve": report["curve"],
+        "settled_seconds": settled(report["curve"]),
+        "sharing": report.get("sharing"),
+        "final_race": report["final_race"],
         "wall_seconds": report["wall_seconds"],
         "minutes": minutes,
         "machine": model_name(),
@@ -155,18 +163,24 @@ def bench(name: str, minutes: float, folder: Path, records: Path, sharing: str) 
     }
 
 
+def settled(curve: Sequence[tuple[float, float]]) -> float:
+    """Seconds after which the estimated latency stayed within ``SETTLED`` of the last one."""
+    last = curve[-1][1]
+    return max((later for (_, before), (later, _) in pairwise(curve) if before > SETTLED * last), default=curve[0][0])
+
+
 def show(done: dict[str, Any]) -> str:
     marks = [f"{mark:g}" for mark in MARKS if any(f"{mark:g}" in entry["marks"] for entry in done.values())]
     rows = []
     for name, entry in done.items():
-        row = [name, str(entry["tasks"]), f"{entry['trials_per_second']:.1f}"]
+        row = [name, str(entry["tasks"]), f"{entry['trials_per_second']:.1f}", f"{entry['settled_seconds']:.0f}"]
         for mark in marks:
             found = entry["marks"].get(mark)
             ratio = {} if found is None else found.get("ratio", {})
             row.append("-" if found is None else f"{found['median_ms']:.2f}")
             row.append("{ratio:.2f} ({ratio_low:.2f} to {ratio_high:.2f})".format(**ratio) if ratio else "-")
         rows.append(row)
-    head = ["network", "tasks", "trials/s"]
+    head = ["network", "tasks", "trials/s", f"within {SETTLED - 1:.0%} after s"]
     for mark in marks:
         head += [f"{mark} s: ms", "of ONNX Runtime"]
     return table(head, rows)
@@ -180,6 +194,7 @@ def main() -> None:
     parser.add_argument("--one-store", action="store_true", help="networks find what earlier ones left")
     parser.add_argument("--cache", type=Path, default=Path("five-minutes"))
     parser.add_argument("--json", type=Path, default=Path("five.json"))
+    parser.add_argument("--plot", type=Path, help="a PNG file to write")
     arguments = parser.parse_args()
     names = _models.LIGHT if arguments.models == "light" else arguments.models.split(",")
     done: dict[str, Any] = json.loads(arguments.json.read_text())["networks"] if arguments.json.exists() else {}
@@ -191,6 +206,8 @@ def main() -> None:
         done[name] = bench(name, arguments.minutes, folder, records, arguments.sharing)
         write_json(arguments.json, {"networks": done})
     print(show(done))
+    if arguments.plot is not None:
+        plot_ratios({name: done[name] for name in names}, arguments.plot)
 
 
 if __name__ == "__main__":

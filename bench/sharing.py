@@ -11,8 +11,9 @@ Each network is tuned four times, each time from nothing, with the same searcher
 - ``alone``: the scheduler with as many seconds, without sharing: what of it is due to sharing?
 
 In the end the best configs of all four are raced, by turns in one process, and a network's latency is the sum of
-weight x latency. Ratios are counted one way: ``time_ratio`` is an arm's seconds over ``off``'s, ``performance_ratio``
-is ``off``'s latency over the arm's (below 1: slower than without sharing). Networks in the JSON file are not run again.
+weight x latency; no task has more trials than ``--limit`` in any of them. Ratios are counted one way: ``time_ratio`` is
+an arm's seconds over ``off``'s, ``performance_ratio`` is ``off``'s latency over the arm's (below 1: slower than without
+sharing). Networks in the JSON file are not run again.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from bench import _models
+from bench._curves import plot_sharing
 from tilewright.cli.boundary import write_json
 from tilewright.cli.text import table
 from tilewright.measure.pool import LocalPool
@@ -198,6 +200,7 @@ def bench(name: str, limit: int, share: float, seed: int) -> dict[str, Any]:
         "performance_ratio": figures["own"]["performance_ratio"],
         "arms": figures,
         "parts_ms": run.parts,
+        "sharing": next(report["sharing"] for report in run.reports if "sharing" in report),
         "machine": model_name(),
         "cores": target.cores,
         "date": time.strftime("%Y-%m-%d"),
@@ -245,6 +248,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.15, help="of the seconds of tuning without sharing")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=Path("sharing.json"))
+    parser.add_argument("--plot", type=Path, help="a PNG file to write")
     arguments = parser.parse_args()
     done: dict[str, Any] = json.loads(arguments.json.read_text())["networks"] if arguments.json.exists() else {}
     for name in arguments.models.split(","):
@@ -252,6 +256,8 @@ def main() -> None:
             done[name] = bench(name, arguments.limit, arguments.share, arguments.seed)
             write_json(arguments.json, {"networks": done, "summary": summary(done)})
     print(show(done))
+    if arguments.plot is not None:
+        plot_sharing(done, arguments.plot)
 
 
 if __name__ == "__main__":

@@ -164,3 +164,16 @@ def test_failures_only_leave_the_prior_in_charge() -> None:
     search = BayesianSearch(SPACE, np.random.default_rng(0), truth(1.0))
     search.tell(search.ask(8), np.full(8, np.nan))
     assert len(search.ask(8)) == 8
+
+
+def test_a_prior_may_learn_between_two_questions() -> None:
+    best = SPACE.seconds(sample(SPACE, np.random.default_rng(1), 4000)).min()
+    known: list[bool] = [False]
+    search = BayesianSearch(SPACE, np.random.default_rng(0), lambda configs: -SPACE.seconds(configs) * known[0])
+    before = search.ask(8)
+    search.tell(before, SPACE.seconds(before))
+    known[0] = True
+    after = search.ask(4)
+    assert SPACE.seconds(after).min() <= 1.02 * best
+    known[0] = False
+    assert len(search.ask(4)) == 4

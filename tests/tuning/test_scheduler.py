@@ -49,6 +49,7 @@ def network(
     seed: int = 0,
     interrupt_after: int | None = None,
     progress: Watching | None = None,
+    task_trials: int | None = None,
 ) -> tuple[NetworkTuner, Replay]:
     clock = Clock()
     store = MemoryStore() if store is None else store
@@ -64,6 +65,7 @@ def network(
         method=quick(),
         make_space=space_of,
         progress=progress,
+        task_trials=task_trials,
     )
     return tuner, runner
 
@@ -92,6 +94,12 @@ def test_a_small_budget_still_reaches_every_task() -> None:
     tuner.run(race=0)
     assert min(rounds(runner).values()) >= 2
     assert tuner.estimated_latency is not None
+
+
+def test_a_task_has_no_more_trials_than_it_may() -> None:
+    tuner, runner = network({"a": bowl, "b": bowl}, Budget(trials=300), task_trials=37)
+    tuner.run(race=0)
+    assert rounds(runner) == {"a": 37, "b": 37}
 
 
 def test_the_time_is_kept_with_its_reserve() -> None:

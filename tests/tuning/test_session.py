@@ -31,7 +31,7 @@ def test_two_runs_with_one_store(tmp_path: Path) -> None:
     assert 0 < first["trials"] <= 6
     assert first["trials_per_second"] > 0
     assert isinstance(first["failures"], dict | int)
-    assert (first["method"], first["notes"]) == ("bayesian+xgb_reg", [])
+    assert (first["method"], first["notes"]) == ("bayesian+xgb_reg+shared", [])
     assert first["relative_error"] <= 1e-3
     assert first["tasks"]
     for task in first["tasks"]:

@@ -70,8 +70,8 @@ def tune(
         str,
         typer.Option(
             metavar="NAME",
-            help="What similar tasks borrow from each other and from earlier networks in the records: own (clusters of "
-            "similar programs), published (overlapping spaces, cliques), or none.",
+            help="What similar tasks lend each other, and earlier networks in the records lend them: own (clusters of "
+            "similar programs, and one cost model), published (cliques of overlapping spaces), or none.",
         ),
     ] = DEFAULT_SHARING,
     cold_cache: Annotated[
@@ -113,6 +113,7 @@ def tune(
     from tilewright.tuning.session import tune as run_session
     from tilewright.tuning.sharing import Sharing
 
+    how: dict[str, Sharing | bool] = {"own": True, "published": Sharing.published(), "none": False}
     try:
         with scratch():
             result = run_session(
@@ -125,7 +126,7 @@ def tune(
                 seed=seed,
                 method=method,
                 cold_cache=cold_cache,
-                sharing={"own": Sharing(), "published": Sharing.published(), "none": None}[sharing],
+                sharing=how[sharing],
                 progress=progress_for(),
                 began=BEGAN,
             )
@@ -160,6 +161,13 @@ def summary(report: Mapping[str, Any], out: Path) -> str:
     untuned, tasks = len(report.get("default_tasks", [])), len(report.get("tasks", []))
     if untuned:
         lines.append(f"not tuned: {untuned} of {tasks} tasks, which run with their default schedules")
+    shared = report.get("sharing", {})
+    if shared.get("compared"):
+        best = sum(loan["best"] for loan in shared["borrowed"])
+        lines.append(
+            f"borrowed configs were the better ones in {shared['won']:g} of {shared['compared']:g} rounds, "
+            f"and are the best of {best} tasks"
+        )
     race = report.get("final_race")
     if race is not None:
         rivals = f"tuned {race['tuned_ms']:.3f} ms, before {race['incumbent_ms']:.3f} ms"

@@ -182,6 +182,12 @@ class XGBoostModel:
         self._booster = unpack(state, int(self._parameters["nthread"]))
         self._forest, self._calls = None, 0
 
+    def use_threads(self, count: int) -> None:
+        """Predict on so many threads from now on. Scores do not depend on it."""
+        self._parameters["nthread"] = count
+        if self._booster is not None:
+            self._booster.set_param({"nthread": count})
+
     def _quick_forest(self, booster: xgboost.Booster) -> Forest | None:
         """The same trees for calls with few programs; None before there were many such, or where trees are deep."""
         self._calls += 1

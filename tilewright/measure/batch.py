@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from tilewright.measure.outcome import Measurement, robust_seconds
@@ -83,6 +84,11 @@ class Batch:
 
     def __post_init__(self) -> None:
         self.queue.extend(range(len(self.configs)))
+
+    @cached_property
+    def default(self) -> tuple[int, ...]:
+        """The space's default config."""
+        return tuple(int(index) for index in self.space.default())
 
     def late(self, reserve: float = 0.0) -> bool:
         """Whether the deadline is over, or will be in ``reserve`` seconds."""

@@ -240,11 +240,21 @@ class LocalPool:
             known = any(other.prepared == (key, True) or self._knows(other, key) for other in self.workforce.processes)
             self._prepare(process, batch, not known and key not in self._bad_defaults)
             return
-        first = batch.queue[0]
+        first = self._next(process, batch)
         alone = first in batch.losses or any(index in batch.losses for index in process.built)
-        if len(process.built) < (1 if alone else _MOST_BUILT):
-            process.building = batch.queue.popleft()
+        if first is not None and len(process.built) < (1 if alone else _MOST_BUILT):
+            batch.queue.remove(first)
+            process.building = first
             process.send(Build(first, batch.configs[first]), batch.limit(self.build_timeout))
+
+    def _next(self, process: WorkerProcess, batch: Batch) -> int | None:
+        """The candidate that a worker is to build; None: not now."""
+        turning = (batch.space.task.key, True)
+        others = [other for other in self.workforce.processes if other is not process and other.prepared == turning]
+        if not any(other.awaiting and other.building is None for other in others):
+            return batch.queue[0]
+        # One that builds the default for its outputs has it already when the default's turn as a candidate comes.
+        return next((index for index in batch.queue if batch.configs[index] != batch.default), None)
 
     def _prepare(self, process: WorkerProcess, batch: Batch, use_default: bool) -> None:
         task = batch.space.task

@@ -187,6 +187,12 @@ class _Worker:
         if isinstance(kernel, Failed):
             return kernel
         self._kernels[command.candidate] = kernel
+        if self._arguments is None:
+            # Here, where workers are at it in parallel, and not in the first run, where this one is alone.
+            try:
+                self._arguments = Arguments(kernel.parameters, self._key)
+            except Exception:
+                self._arguments = None  # the run will say what is wrong
         return Built()
 
     def _compile(self, config: Any) -> _Kernel | Failed:

@@ -32,6 +32,8 @@ _PATIENCE = 0.3
 _WORKING = 4.0
 #: What the fastest task reaches of its limit must leave room for a little more.
 _MARGIN = 1.05
+#: A round is no larger than what is known of its task, or than this: the first few candidates bring most.
+_LEAST_ROUND = 8
 #: A task that promises less than this share of its latency by a round is done.
 _DONE = 2e-5
 
@@ -65,7 +67,7 @@ class Share:
         done: whether more rounds are not worth their time.
         leverage: by how much more than itself the network gains from it, as other tasks borrow its best configs.
         experience: measurements of another task that count like its own, since its best configs work here.
-        promise: the share of its latency that borrowing promises, for as many trials as a round has.
+        promise: the share of its latency that borrowing promises, for as many trials as a round has at most.
     """
 
     use: TaskUse
@@ -109,6 +111,10 @@ class Share:
             trials = len(result.measurements)
             self.hoped += _expected(self.measured - trials + self.experience, trials)
             self.gained += max(0.0, math.log(result.before / result.after))
+
+    def round_size(self, most: int) -> int:
+        """How many candidates its next round has: as many as were measured so far, within bounds."""
+        return min(most, max(_LEAST_ROUND, self.measured))
 
     def seconds_per_trial(self) -> float | None:
         """Of its last rounds; None where they had no trials."""
@@ -170,7 +176,7 @@ def learning_gains(live: Sequence[Share], shares: Sequence[Share], round_size: i
     Args:
         live: the tasks to choose from, at least one.
         shares: all tasks.
-        round_size: candidates per round.
+        round_size: candidates per round, at most.
     """
     typical, usual = _typical(shares)
     # Measured beside a noisy neighbour the machine's limits may be too low, and not all operations counted be needed.
@@ -178,9 +184,10 @@ def learning_gains(live: Sequence[Share], shares: Sequence[Share], round_size: i
     found = []
     for share in live:
         best = share.best if math.isfinite(share.best) else typical
-        expected = max(share.improvement(round_size, limit), share.promise)
+        size = share.round_size(round_size)
+        expected = max(share.improvement(size, limit), share.promise * size / round_size)
         share.done = expected < _DONE
-        seconds = round_size * (share.seconds_per_trial() or usual)
+        seconds = size * (share.seconds_per_trial() or usual)
         found.append(share.leverage * share.use.weight * best * expected / seconds)
     return found
 

@@ -30,6 +30,7 @@ from tilewright.search.random import RandomSearch
 from tilewright.search.searcher import Scorer, Searcher
 from tilewright.space.configs import Contains
 from tilewright.space.space import DesignSpace
+from tilewright.tvm_compat import usable_cores
 
 __all__ = [
     "DEFAULT_SEARCHER",
@@ -178,7 +179,10 @@ def known_beforehand(path: Path | None = None) -> tuple[StoredModel | None, str]
         the model, and an empty text; or None and what is wrong with it: tuning goes on without.
     """
     try:
-        return pretrained(SHIPPED if path is None else path), ""
+        stored = pretrained(SHIPPED if path is None else path)
+        if isinstance(stored.model, XGBoostModel):  # workers wait while the search thinks
+            stored.model.use_threads(usable_cores())
+        return stored, ""
     except (CostModelError, MissingExtraError) as error:
         return None, f"{error}; tuning goes on without a cost model of other tasks"
 

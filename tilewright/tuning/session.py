@@ -80,7 +80,7 @@ def tune(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     seed: int = 0,
     method: Method | None = None,
-    sharing: Sharing | None = None,
+    sharing: Sharing | bool = True,
     cold_cache: bool = False,
     progress: Progress | None = None,
     began: float | None = None,
@@ -98,7 +98,8 @@ def tune(
         seed: of everything random.
         method: how tasks are searched; by default :func:`tilewright.tuning.method.default` with the cost model that
             comes with Tilewright.
-        sharing: what tasks borrow from each other and from earlier networks in the records; None: nothing.
+        sharing: what tasks borrow from each other and from earlier networks in the records; True: as ``Sharing()``
+            says, False: nothing.
         cold_cache: time candidates with cold caches rather than warm ones. Records of both are kept apart.
         progress: is shown how it goes.
         began: ``time.monotonic()`` at the start of the command; now, if None.
@@ -156,7 +157,7 @@ def tune(
             np.random.default_rng(seed),
             method=method,
             progress=show,
-            sharing=sharing,
+            sharing=Sharing() if sharing is True else sharing or None,
             roofline=roofline,
         )
         tuner.prepare()

@@ -3,7 +3,7 @@
 Schedule Sharing (Yu, TVM conference 2019; PAPERS.md 3) tuned one representative of each cluster of similar tasks to
 the end and gave its best configs to the others, as they were, with a warning where that went badly. Here nothing is
 final. A dependent borrows when its first turn comes and again when its representative has improved; what it borrowed
-is measured beside what its own search proposed, and how often it was the better of the two (:class:`_Credit`) decides
+is measured beside what its own search proposed, and how often it was the better of the two (:class:`Credit`) decides
 how much the network goes on to borrow. With a cost model that knows such tasks already that is next to nothing, on a
 machine that no model knows it may be all. Where what a task borrowed is poor, it is tuned like any other task.
 """
@@ -30,11 +30,11 @@ from tilewright.tuning.donors import Donor, EarlierTask, OwnTask
 from tilewright.tuning.gain import Share
 from tilewright.tuning.method import SharedModels
 
-__all__ = ["Lending", "Sharing"]
+__all__ = ["Credit", "Lending", "Sharing"]
 
 #: A dependent of less than this share of its representative's FLOP/s was not helped enough.
 _POOR = 0.7
-#: Comparisons of borrowed with own proposals that a similarity is worth, before there are any.
+#: Comparisons of borrowed with own proposals that what is expected beforehand is worth.
 _BEFOREHAND = 4.0
 #: With less credit nothing is borrowed; with less than this, one config at a time, beside the task's own proposals.
 _LEAST_CREDIT, _GOOD_CREDIT = 0.3, 0.65
@@ -60,6 +60,7 @@ class Sharing:
         threshold: tasks less similar than this share nothing. (At 0.3 the recorded networks have as many clusters as by
             the published measure, and what dependents borrow is 8 % slower than their best in the median, not 16 %.)
         top: how many of the representative's best a dependent tries at a time, where borrowing is worth that.
+        credit: how often borrowed configs are expected to win before any was compared; None: as similarity says.
         model: whether what a task measures corrects the cost model of the others, where the method can do that.
         earlier: tasks of earlier networks whose design spaces are made, at most; 0: none.
         seconds: to make them in, and at most a twentieth of the budget; what is begun is finished.
@@ -69,18 +70,22 @@ class Sharing:
     cluster: ClusterMethod = agglomerative_clusters
     threshold: float = 0.3
     top: int = 3
+    credit: float | None = None
     model: bool = True
     earlier: int = 24
     seconds: float = 3.0
 
     @classmethod
     def published(cls) -> Sharing:
-        """The overlap of tuning spaces and maximal cliques, at a similarity of 0.01 (PAPERS.md 3)."""
-        return cls(overlap, clique_clusters, 0.01, model=False)
+        """The overlap of tuning spaces and maximal cliques, at a similarity of 0.01, the best ten (PAPERS.md 3).
+
+        Loans are trusted in advance, as the paper did. Different from it: where they disappoint, tasks are tuned.
+        """
+        return cls(overlap, clique_clusters, 0.01, top=10, credit=1.0, model=False)
 
 
 @dataclass
-class _Credit:
+class Credit:
     """How often what tasks borrowed was faster than what they found by themselves in the same round.
 
     Attributes:
@@ -99,9 +104,9 @@ class _Credit:
         elif borrowed <= own * (1.0 + _NOTEWORTHY):
             self.won += 0.5
 
-    def of(self, similarity: float) -> float:
-        """The share of comparisons that a loan of this similarity is expected to win."""
-        return (_BEFOREHAND * similarity + self.won) / (_BEFOREHAND + self.made)
+    def of(self, beforehand: float) -> float:
+        """The share of comparisons that a loan is expected to win, ``beforehand``: without any."""
+        return (_BEFOREHAND * beforehand + self.won) / (_BEFOREHAND + self.made)
 
 
 @dataclass
@@ -177,7 +182,7 @@ class Lending:
         matrix = similarity_matrix(spaces, sharing.measure)
         self.clusters: tuple[Cluster, ...] = sharing.cluster(keys, matrix, sharing.threshold)
         self._loans: dict[str, _Loan] = {}
-        self._credit = _Credit()
+        self._credit = Credit()
         for cluster in self.clusters:
             donor = self._shares[cluster.representative]
             for key in cluster.members:
@@ -217,7 +222,10 @@ class Lending:
         if loan is None:
             return size
         good = self._good(loan) and not loan.poor
-        if loan.waiting == 0 and loan.news > 0.0 and self._credit.of(loan.similarity) >= _LEAST_CREDIT:
+        # Where it is not sure that borrowing pays, it never takes the only place.
+        places = size - (not share.measured)
+        wanted = self._expected(loan) >= _LEAST_CREDIT and (good or places > 1)
+        if loan.waiting == 0 and loan.news > 0.0 and wanted:
             loan.tried = loan.lots = 0
             # One that is tuned by itself tries in each of its rounds whether that has changed.
             if not self._offer(loan, self._sharing.top if good else 1):
@@ -240,9 +248,14 @@ class Lending:
         self._judge(loan)
         loan.lots = loan.lots + 1 if not loan.poor and last.after < last.before * (1.0 - _NOTEWORTHY) else 0
 
+    def _expected(self, loan: _Loan) -> float:
+        """How often what this loan brings is the better one."""
+        beforehand = loan.similarity if self._sharing.credit is None else self._sharing.credit
+        return self._credit.of(beforehand)
+
     def _good(self, loan: _Loan) -> bool:
         """Whether borrowing has been worth more than searching."""
-        return self._credit.of(loan.similarity) >= _GOOD_CREDIT
+        return self._expected(loan) >= _GOOD_CREDIT
 
     def _offer(self, loan: _Loan, count: int) -> bool:
         """Suggest the next ``count`` of the donor's best; whether any of them is new."""
@@ -276,7 +289,7 @@ class Lending:
             if loan.poor is not None and not loan.poor:
                 share, donor = loan.share, loan.donor
                 # As much as it wins more often than not: at even odds a loan says nothing of what is left to find.
-                odds = max(0.0, 2.0 * self._credit.of(loan.similarity) - 1.0)
+                odds = max(0.0, 2.0 * self._expected(loan) - 1.0)
                 trust = odds * max(loan.similarity, min(1.0, self._speed(loan)))
                 share.experience = trust * donor.measured
                 share.promise = trust * loan.news * round_size / self._sharing.top

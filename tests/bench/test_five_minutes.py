@@ -1,0 +1,54 @@
+"""What ``bench.five_minutes`` and ``bench.sharing`` make of a run, without running one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.five_minutes import settled
+from bench.sharing import ARMS, show, summary
+
+
+@pytest.mark.parametrize(
+    ("latencies", "seconds"),
+    [
+        ([4.0, 2.0, 1.02, 1.0], 3.0),  # 1.02 is near enough, and was there after 3 s
+        ([1.0], 1.0),
+        ([1.02, 1.0], 1.0),
+        ([1.0, 1.5, 1.01, 1.0], 3.0),  # a race may find the best to be slower than it seemed
+    ],
+)
+def test_settled_is_from_when_on_the_latency_stays(latencies: list[float], seconds: float) -> None:
+    assert settled([(float(i), latency) for i, latency in enumerate(latencies, 1)]) == seconds
+
+
+def entry(performance: float, time: float) -> dict[str, object]:
+    arm = {
+        "seconds": 100.0 * time,
+        "trials": 10,
+        "latency_ms": 1.0 / performance,
+        "time_ratio": time,
+        "performance_ratio": performance,
+        "turns": [performance],
+    }
+    return {"tasks": 3, "arms": dict.fromkeys(ARMS, arm)}
+
+
+def test_ratios_of_networks_are_summed_up_by_their_geometric_mean_and_range() -> None:
+    networks = {"a": entry(0.9, 0.2), "b": entry(1.0, 0.05)}
+    found = summary(networks)["own"]
+    assert found["performance_ratio"] == pytest.approx({"mean": 0.9**0.5, "low": 0.9, "high": 1.0})
+    assert found["time_ratio"] == pytest.approx({"mean": 0.1, "low": 0.05, "high": 0.2})
+    assert "0.900 (0.900 to 0.900)" in show(networks)
+
+
+def test_pictures_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from bench._curves import plot_ratios, plot_sharing
+
+    ratio = {"ratio": 0.8, "ratio_low": 0.7, "ratio_high": 0.9}
+    plot_ratios({"a": {"marks": {"30": {"ratio": ratio}, "300": {"ratio": ratio}, "600": {}}}}, tmp_path / "one.png")
+    plot_sharing({"a": entry(0.9, 0.2)}, tmp_path / "two.png")
+    assert (tmp_path / "one.png").stat().st_size > 1000
+    assert (tmp_path / "two.png").stat().st_size > 1000
