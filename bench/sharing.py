@@ -36,7 +36,7 @@ from tilewright.measure.pool import LocalPool
 from tilewright.network.load import load
 from tilewright.network.tasks import TaskUse, extract
 from tilewright.records.memory import MemoryStore
-from tilewright.share.cluster import clique_clusters
+from tilewright.share.cluster import agglomerative_clusters, clique_clusters
 from tilewright.share.similarity import overlap, similarity_matrix
 from tilewright.share.transfer import map_configs
 from tilewright.space.registry import make_space
@@ -169,6 +169,7 @@ def bench(name: str, limit: int, share: float, seed: int) -> dict[str, Any]:
         run = Bench(uses, target, pool, default(known_beforehand()[0]), seed)
         warm = next(iter(run.spaces.values()))
         pool.measure(warm, np.asarray(warm.default())[None], math.inf, math.inf)  # until workers are there
+        agglomerative_clusters(["a", "b"], np.eye(2))  # until scikit-learn is: a command imports it once
         arms: dict[str, Found] = {}
         steps: dict[str, Callable[[], Found]] = {
             "off": lambda: run.off(limit),

@@ -90,7 +90,7 @@ def test_a_correction_that_stops_proving_itself_is_dropped() -> None:
     assert model.believed
     rng = np.random.default_rng(0)
     for number in range(12):  # from now on latencies have nothing to do with programs
-        programs, seconds = measured(100 + number, 40)
+        programs, seconds = measured(100 + number, 100)
         model.teach(f"task{number}", programs, rng.permutation(seconds))
     assert not model.believed
 

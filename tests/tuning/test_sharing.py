@@ -187,8 +187,9 @@ def test_what_loses_is_borrowed_no_more_and_what_wins_is() -> None:
     sharing = replace(ALL, measure=lambda a, b: 0.6)
     lost, won = (tune(latencies, Budget(trials=300), sharing)[0] for latencies in (unlike, alike))
     shares = [tuner.report()["sharing"] for tuner in (lost, won)]
-    assert shares[0]["won"] / shares[0]["compared"] < 0.5 < shares[1]["won"] / shares[1]["compared"]
-    assert lots(lost) < lots(won)
+    assert shares[0]["won"] / shares[0]["compared"] < 0.2
+    assert shares[1]["won"] / shares[1]["compared"] > 0.4
+    assert 2 * lots(lost) < lots(won)
 
 
 @pytest.mark.parametrize(
@@ -295,7 +296,7 @@ class Named(TableSpace):
 
 
 def of_table(number: int) -> Task:
-    return Task(f"table{number}", f"table {number}", "toy", 1e6 * (1 + number), "")
+    return Task(f"table{number}", f"table {number}", "toy", 1e6 * (1 + number), f"table {number}")
 
 
 @pytest.mark.parametrize("known", [False, True])

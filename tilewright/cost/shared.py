@@ -24,7 +24,7 @@ _FOLDS = 4
 #: Trees of a correction, and how much of each counts: little is known, and of few tasks.
 _ROUNDS, _ETA = 40, 0.1
 #: It is fitted again when there are so many times the measurements, at least so many and of so many tasks.
-_GROWTH, _LEAST, _TASKS = 1.3, 32, 6
+_GROWTH, _LEAST, _TASKS = 1.6, 64, 6
 #: Standard errors by which corrections must rank unseen tasks better.
 _SURE = 1.64
 

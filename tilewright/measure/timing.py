@@ -33,8 +33,8 @@ _LONG_CALL = 0.01
 #: The estimate of a shorter kernel takes a block of so many seconds: one call of 50 us may as well measure how long
 #: the thread pool's sleeping threads take to wake up.
 _ESTIMATE_SECONDS = 0.001
-#: A kernel that seems slow is looked at again for so many seconds: threads of the one before may still be asking for work,
-#: and the system may have put two of this one's onto one core. Building it took 20 times as long.
+#: A kernel that seems slow is looked at again for so many seconds: threads of the one before may still be asking for
+#: work, and the system may have put two of this one's onto one core. Building it took 20 times as long.
 _SETTLING = 0.008
 #: Length of a block in seconds: a scheduler's tick is 1 to 4 ms, so a good part of such blocks goes undisturbed.
 _BLOCK_SECONDS = 0.002

@@ -36,7 +36,8 @@ __all__ = ["Credit", "Lending", "Sharing"]
 _POOR = 0.7
 #: Comparisons of borrowed with own proposals that what is expected beforehand is worth.
 _BEFOREHAND = 4.0
-#: With less credit nothing is borrowed; with less than this, one config at a time, beside the task's own proposals.
+#: With less credit nothing is borrowed, for it has to win against several of the task's own; with less than the other,
+#: one config at a time, beside those.
 _LEAST_CREDIT, _GOOD_CREDIT = 0.3, 0.65
 #: Improvements by less are noise.
 _NOTEWORTHY = 0.01

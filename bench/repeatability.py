@@ -1,0 +1,88 @@
+"""How far measurements of one and the same candidate differ, as a tuning measures it.
+
+    python -m bench.repeatability --json repeatability.json
+
+Of each of a network's heaviest tasks the six best of 24 candidates are measured by the pool again and again, in random
+order, each time built anew, beside each other as in any round. A row is a task: the median over configs of the spread
+of its readings (standard deviation of their logarithm), and how many of all readings were more than 1.4 times the
+config's fastest, beyond which tuning takes a candidate for hopeless.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import _models
+from tilewright.cli.boundary import write_json
+from tilewright.cli.text import table
+from tilewright.measure.pool import LocalPool
+from tilewright.measure.rule import HOPELESS_FACTOR
+from tilewright.network.load import load
+from tilewright.network.tasks import extract
+from tilewright.records.memory import MemoryStore
+from tilewright.space.registry import make_space
+from tilewright.target import Target, model_name
+from tilewright.task import Task
+from tilewright.tuning.method import default, known_beforehand
+from tilewright.tuning.tuner import TaskTuner
+
+#: Candidates of a task, and how many of the best are measured again.
+CANDIDATES, BEST = 24, 6
+
+
+def readings(task: Task, target: Target, pool: LocalPool, repeats: int) -> np.ndarray:
+    """``(repeats, BEST)`` latencies in seconds; nan: failed."""
+    rng = np.random.default_rng(0)
+    space = make_space(task, target)
+    tuner = TaskTuner(space, target, pool, MemoryStore(), rng, default(known_beforehand()[0]))
+    while tuner.trials < CANDIDATES and not tuner.exhausted:
+        tuner.round(CANDIDATES // 2, math.inf)
+    configs = tuner.finalists(BEST, math.inf)
+    found = np.full((repeats, len(configs)), np.nan)
+    for row in found:
+        order = rng.permutation(len(configs))
+        measured = pool.measure(space, configs[order], tuner.best_seconds, math.inf)
+        row[order] = [m.seconds if m.ok else np.nan for m in measured]
+    return found
+
+
+def row_of(task: Task, seconds: np.ndarray) -> dict[str, Any]:
+    fastest = np.nanmin(seconds, axis=0)
+    return {
+        "task": task.name,
+        "us": 1e6 * float(np.nanmedian(fastest)),
+        "spread": float(np.nanmedian(np.nanstd(np.log(seconds), axis=0))),
+        "lost": float(np.nanmean(seconds > HOPELESS_FACTOR * fastest)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="squeezenet")
+    parser.add_argument("--tasks", type=int, default=6, help="the heaviest")
+    parser.add_argument("--repeats", type=int, default=12)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    target = Target.parse("native")
+    uses = sorted(
+        extract(load(_models.model(arguments.model)), target).uses, key=lambda use: -use.weight * use.task.flop
+    )
+    with LocalPool(target) as pool:
+        rows = [
+            row_of(use.task, readings(use.task, target, pool, arguments.repeats)) for use in uses[: arguments.tasks]
+        ]
+    cells = [[r["task"], f"{r['us']:.0f}", f"{r['spread']:.1%}", f"{r['lost']:.0%}"] for r in rows]
+    spread, lost = (float(np.mean([r[key] for r in rows])) for key in ("spread", "lost"))
+    print(table(["task", "us", "spread", "taken for hopeless"], [*cells, ["mean", "", f"{spread:.1%}", f"{lost:.0%}"]]))
+    result = {"rows": rows, "spread": spread, "lost": lost, "machine": model_name(), "date": time.strftime("%Y-%m-%d")}
+    write_json(arguments.json, result)
+
+
+if __name__ == "__main__":
+    main()
