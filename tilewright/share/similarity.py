@@ -149,9 +149,9 @@ def ranking_agreement(a: Recorded, b: Recorded) -> float:
 class RankingAgreement:
     """:func:`ranking_agreement` times the square root of another measure.
 
-    Of 9,312 pairs of recorded tasks, with the measurements halved, Spearman's correlation with how well the best three
-    configs carried over was 0.29 for this with :class:`ProgramLikeness`, 0.28 for the agreement, 0.21 for the likeness,
-    and 0.10 for :func:`overlap`. Without records of both tasks the agreement is taken to be what it usually is.
+    ``python -m bench.similarity`` compares the measures by how well the best configs of one task carry over to another:
+    this does best, then the likeness, then :func:`overlap` (docs/results/sharing.md). Without records of both tasks the
+    agreement is taken to be what it usually is.
 
     Args:
         records: by ``Task.key``.
