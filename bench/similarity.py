@@ -12,7 +12,7 @@ latency there is estimated from the nearest four that were measured.
   knobs learns from one task what is left; its correlation with what is left of the other task, by similarity. 0: the
   tasks of a network share nothing that the model does not know.
 
-Intervals are over pairs of networks' means (bootstrap).
+Intervals (bootstrap) are over networks for the measures, and over pairs for the residuals.
 """
 
 from __future__ import annotations

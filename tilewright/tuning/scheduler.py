@@ -60,7 +60,7 @@ class NetworkTuner:
         make_space: makes the design space of a task; by default ``tilewright.space.registry.make_space``.
         progress: is shown how it goes; entered and left by the caller.
         first_round: candidates per task in the first pass; by default 4.
-        round_size: candidates per round afterwards, at most; a round is no larger than what is known of its task.
+        round_size: candidates per round afterwards, at most; see ``Share.round_size``.
         sharing: what tasks borrow from each other and from earlier networks; None: nothing.
         rule: who promises what.
         roofline: of the machine; None: not known.
