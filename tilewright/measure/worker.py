@@ -12,6 +12,7 @@ import select
 import signal
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
@@ -189,10 +190,8 @@ class _Worker:
         self._kernels[command.candidate] = kernel
         if self._arguments is None:
             # Here, where workers are at it in parallel, and not in the first run, where this one is alone.
-            try:
+            with suppress(Exception):  # the run tries again, and says what is wrong
                 self._arguments = Arguments(kernel.parameters, self._key)
-            except Exception:
-                self._arguments = None  # the run will say what is wrong
         return Built()
 
     def _compile(self, config: Any) -> _Kernel | Failed:
