@@ -131,7 +131,7 @@ def narrow_indices(module: Any) -> Any:
 
 
 def lean_kernels() -> Any:
-    """A context in which kernels are compiled without checks of their arguments, and common subexpressions by LLVM alone.
+    """A context for compiling kernels: no checks of their arguments, and common subexpressions are left to LLVM.
 
     TVM 0.27: checking the shape, strides, type and device of each argument is most of the code of an ordinary kernel,
     and a sixth of the time that compiling it takes. Callers see to it that arguments are what the kernel takes. TVM's

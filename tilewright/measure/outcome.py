@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["Measurement", "Outcome", "robust_seconds"]
 
@@ -61,6 +61,9 @@ class Measurement:
         message: what went wrong, empty when nothing did.
         time: POSIX time of the measurement in seconds.
         elapsed: wall-clock seconds spent on building and timing it.
+        anchor: latency in seconds of the task's default config, timed just before and just after this candidate and
+            others (the lower of the two): how fast the machine was at that moment. 0: not known. Records do not keep
+            it.
     """
 
     task: str
@@ -72,6 +75,7 @@ class Measurement:
     message: str = ""
     time: float = 0.0
     elapsed: float = 0.0
+    anchor: float = field(default=0.0, compare=False)
 
     @property
     def ok(self) -> bool:

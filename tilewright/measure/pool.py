@@ -17,6 +17,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
 
 import numpy as np
@@ -28,6 +29,7 @@ from tilewright.measure.outcome import Measurement, Outcome, robust_seconds
 from tilewright.measure.process import WorkerProcess
 from tilewright.measure.protocol import (
     Adopt,
+    Anchor,
     Build,
     Drop,
     Failed,
@@ -258,7 +260,7 @@ class LocalPool:
 
     def _prepare(self, process: WorkerProcess, batch: Batch, use_default: bool) -> None:
         task = batch.space.task
-        process.prepared, process.reference = (task.key, use_default), False
+        process.prepared, process.reference, process.anchor = (task.key, use_default), False, False
         process.send(Prepare(task, use_default), batch.limit(self.build_timeout + self.run_timeout))
 
     def _any_prepared(self, key: str) -> bool:
@@ -298,7 +300,7 @@ class LocalPool:
             self.workforce.note_started(process, reply)
             return
         if isinstance(reply, Prepared):
-            process.reference = reply.reference
+            process.reference, process.anchor = reply.reference, reply.anchor
             if reply.error:
                 process.prepared = None
                 self._give_up(batch, reply.error)
@@ -329,11 +331,31 @@ class LocalPool:
         """Time what was built, worker after worker: its threads spin for a while after a kernel, so take few turns."""
         with self.workforce.alone():
             self._share_reference(batch)
+            earlier, before = set(batch.done), self._default_now(batch)
             for process in [process for process in self.workforce.processes if process.built]:
                 while process.built and not batch.late():  # empty, too, when the process was lost
                     self._time_one(process, process.built.pop(0), batch)
                 self._drop(process)
                 self._settle(batch)
+            anchors = [seconds for seconds in (before, self._default_now(batch)) if seconds > 0.0]
+            for index in batch.done.keys() - earlier if anchors else ():
+                batch.done[index] = replace(batch.done[index], anchor=min(anchors))
+
+    def _default_now(self, batch: Batch) -> float:
+        """What the task's default takes at this moment, in seconds; 0 where nobody keeps it, or there is no time."""
+        turned = [process for process in self.workforce.processes if self._turned_to(process, batch)]
+        keeper = next((process for process in turned if process.anchor), None)
+        if keeper is None or batch.late() or keeper.died_idle():
+            return 0.0
+        keeper.send(Anchor(), batch.limit(self.run_timeout))
+        reply = self._reply(keeper, batch)
+        if isinstance(reply, Lost):
+            self._discard(keeper, batch)
+        return robust_seconds(reply.repeats) if isinstance(reply, Timed) else 0.0
+
+    @staticmethod
+    def _turned_to(process: WorkerProcess, batch: Batch) -> bool:
+        return process.prepared is not None and process.prepared[0] == batch.space.task.key
 
     def _share_reference(self, batch: Batch) -> None:
         """Tell every worker that is to run something what the outputs must be, where any worker knows it."""

@@ -40,6 +40,7 @@ class WorkerProcess:
         awaiting: whether a reply is due, by the ``time.monotonic()`` of ``expires``.
         prepared: what it was last prepared for: the task's key, and whether it was to run the default for a reference.
         reference: whether it knows what that task's outputs must be.
+        anchor: whether it keeps that task's default, to time it.
         building: the candidate in its hands, if any.
         built: the candidates that it keeps.
 
@@ -58,6 +59,7 @@ class WorkerProcess:
         self.since = 0.0
         self.prepared: tuple[str, bool] | None = None
         self.reference = False
+        self.anchor = False
         self.building: int | None = None
         self.built: list[int] = []
         self._peak = 0

@@ -7,6 +7,7 @@
     Lend     -> Lent or Failed              what the task's outputs must be, for the workers that do not know it
     Adopt    -> nothing
     Race     -> Raced, or Failed where one spoils it for all
+    Anchor   -> Timed or Failed             the task's default, to see how fast the machine is
     Drop     -> nothing
 
 A worker that dies or is killed has no reply; :class:`Lost` is what the pool's side makes of it.
@@ -26,6 +27,7 @@ from tilewright.task import Task
 
 __all__ = [
     "Adopt",
+    "Anchor",
     "Build",
     "Built",
     "Command",
@@ -116,6 +118,11 @@ class Race:
 
 
 @dataclass(frozen=True)
+class Anchor:
+    """Time the default of the current task, which was kept when it was built."""
+
+
+@dataclass(frozen=True)
 class Drop:
     """Forget all kept candidates."""
 
@@ -134,10 +141,12 @@ class Prepared:
     Attributes:
         error: why no config of it can be built, or empty.
         reference: whether it knows what the outputs must be.
+        anchor: whether it keeps the task's default, so that it can time it.
     """
 
     error: str = ""
     reference: bool = False
+    anchor: bool = False
 
 
 @dataclass(frozen=True)
@@ -196,5 +205,5 @@ class Lost:
     memory: int = 0
 
 
-Command: TypeAlias = Hello | Prepare | Build | Run | Race | Lend | Adopt | Drop
+Command: TypeAlias = Hello | Prepare | Build | Run | Race | Lend | Adopt | Anchor | Drop
 Reply: TypeAlias = Started | Prepared | Built | Timed | Raced | Lent | Failed

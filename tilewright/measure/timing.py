@@ -36,6 +36,8 @@ _ESTIMATE_SECONDS = 0.001
 #: A kernel that seems slow is looked at again for so many seconds: threads of the one before may still be asking for
 #: work, and the system may have put two of this one's onto one core. Building it took 20 times as long.
 _SETTLING = 0.008
+#: At most so many blocks of a glance, and none is begun after so many seconds.
+_GLANCE_BLOCKS, _GLANCE_SECONDS = 5, 0.015
 #: Length of a block in seconds: a scheduler's tick is 1 to 4 ms, so a good part of such blocks goes undisturbed.
 _BLOCK_SECONDS = 0.002
 
@@ -96,6 +98,16 @@ class Timer:
                 preempted += switches() > before
                 spent += repeats[-1] * number
             return Timing(tuple(repeats), self._watch.end(len(repeats), preempted))
+
+    def glance(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[float, ...]:
+        """A few blocks of a kernel that is known to be right: the mean seconds of a call in each."""
+        with collector_resting():
+            number = self.length(self.estimate(function, arguments, self.block(function, arguments, 1)))
+            repeats: list[float] = []
+            begin = time.perf_counter()
+            while not repeats or (len(repeats) < _GLANCE_BLOCKS and time.perf_counter() - begin < _GLANCE_SECONDS):
+                repeats.append(self.block(function, arguments, number))
+        return tuple(repeats)
 
     def estimate(self, function: Callable[..., Any], arguments: tuple[Any, ...], first: float) -> float:
         """About how many seconds a call takes, in about a millisecond; ``first``: what :meth:`first_call` took."""

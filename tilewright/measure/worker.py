@@ -27,6 +27,7 @@ from tilewright.measure.memory import die_first
 from tilewright.measure.outcome import Outcome
 from tilewright.measure.protocol import (
     Adopt,
+    Anchor,
     Build,
     Built,
     Command,
@@ -96,11 +97,20 @@ def main(connection_fd: int, lifeline_fd: int, cores: int) -> None:
 
 @dataclass
 class _Prepared:
-    """A task that was turned to, and what is kept of it."""
+    """A task that was turned to, and what is kept of it.
+
+    Attributes:
+        space: of its configs.
+        parameters: of the kernel that made the reference.
+        reference: what the outputs must be.
+        default: the default config's kernel, where this worker has built it for the reference: it is usually the first
+            candidate, too, and it tells how fast the machine is.
+    """
 
     space: DesignSpace
     parameters: tuple[Parameter, ...] = ()
     reference: Reference | None = None
+    default: tuple[tuple[int, ...], _Kernel] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,8 +132,6 @@ class _Worker:
         self._key = ""
         self._arguments: Arguments | None = None
         self._kernels: dict[int, _Kernel] = {}
-        #: The default that made the reference, as it is usually the first candidate, too.
-        self._default: tuple[tuple[int, ...], _Kernel] | None = None
         self._timer = Timer(flush=kernel_flush(self._target) if self._target.cold else None)
 
     def handle(self, command: Command) -> Reply | None:
@@ -137,19 +145,19 @@ class _Worker:
             return self._prepare(command)
         if isinstance(command, Lend):
             return self._lend()
+        if isinstance(command, Anchor):
+            return self._anchor()
         if isinstance(command, Adopt):
             task = self._tasks[self._key]
             task.parameters, task.reference = command.parameters, command.reference
         elif isinstance(command, Drop):
             self._kernels.clear()
-            self._default = None
         return None
 
     def _prepare(self, command: Prepare) -> Prepared:
         key = command.task.key
         if key != self._key:
             self._kernels.clear()
-            self._default = None
             self._arguments = None  # before the next task's: two large ones are too much memory
             self._key = key
         task = self._tasks.get(key)
@@ -164,12 +172,12 @@ class _Worker:
             kernel = self._compile(config)
             # If it fails, the first candidate that runs becomes the reference.
             if isinstance(kernel, _Kernel) and isinstance(self._first(task, kernel), float):
-                self._default = (tuple(int(index) for index in config), kernel)
+                task.default = (tuple(int(index) for index in config), kernel)
         elif task.reference is not None and self._arguments is None:
             # In its first run it would be in time as well, but there nothing is done in parallel.
             self._arguments = Arguments(task.parameters, key)
         self._forget()
-        return Prepared(reference=task.reference is not None)
+        return Prepared(reference=task.reference is not None, anchor=task.default is not None)
 
     def _forget(self) -> None:
         """Drop the tasks used longest ago until what is kept is within bounds."""
@@ -181,8 +189,9 @@ class _Worker:
 
     def _build(self, command: Build) -> Built | Failed:
         kernel: _Kernel | Failed
-        if self._default is not None and self._default[0] == command.config:
-            kernel = self._default[1]
+        default = self._tasks[self._key].default
+        if default is not None and default[0] == command.config:
+            kernel = default[1]
         else:
             kernel = self._compile(np.asarray(command.config, dtype=np.int32))
         if isinstance(kernel, Failed):
@@ -229,6 +238,18 @@ class _Worker:
         except Exception as error:
             return Failed(Outcome.RUN_CRASHED, _words(error))
         return Timed(timing.repeats, timing.causes)
+
+    def _anchor(self) -> Timed | Failed:
+        task = self._tasks[self._key]
+        if task.default is None:
+            return Failed(Outcome.INVALID, "there is no default to time")
+        kernel = task.default[1]
+        try:
+            if self._arguments is None or self._arguments.parameters != kernel.parameters:
+                self._arguments = Arguments(kernel.parameters, self._key)
+            return Timed(self._timer.glance(kernel.function, self._arguments.tensors))
+        except Exception as error:
+            return Failed(Outcome.RUN_CRASHED, _words(error))
 
     def _race(self, command: Race) -> Raced | Failed:
         task = self._tasks[self._key]

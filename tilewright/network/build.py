@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tilewright.network.plan import Plan
 from tilewright.network.replacing import replacing
 from tilewright.network.tasks import Extraction
 from tilewright.network.torch_model import SUFFIX, write_program
-from tilewright.runtime.library import compile_runtime, find_compiler
+from tilewright.runtime.library import compile_runtime, find_compiler, link
 from tilewright.target import Target
 
 __all__ = [
@@ -202,24 +203,37 @@ def _compile(module: Any, target: Target, plan: Plan | None, out: Path) -> None:
     import tvm
     from tvm import relax
 
-    # Kernels check their arguments: what calls them is a plan in a file.
-    with tvm.transform.PassContext(opt_level=3):
-        if plan is None:
+    if plan is None:
+        with _checked_kernels():
             relax.build(module, target.tvm).export_library(str(out), cc=find_compiler())
-            return
-        wanted = set(plan.kernels)
-        functions = {
-            var: function.with_attr("global_symbol", var.name_hint)
-            for var, function in module.functions_items()
-            if var.name_hint in wanted
-        }
-        kernels = tvm.compile(tvm.ir.IRModule(functions), target=target.tvm)
+        return
+    wanted = set(plan.kernels)
+    functions = [
+        (var, function.with_attr("global_symbol", var.name_hint))
+        for var, function in module.functions_items()
+        if var.name_hint in wanted
+    ]
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
+        objects = [Path(folder, f"kernels{n}.o") for n in range(max(1, min(target.cores, len(functions))))]
+
+        def compile_part(number: int) -> None:
+            with _checked_kernels():
+                part = tvm.ir.IRModule(dict(functions[number :: len(objects)]))
+                tvm.compile(part, target=target.tvm).mod.write_to_file(str(objects[number]), "o")
+
+        # TVM lets go of the interpreter while it compiles, so threads are enough.
+        with ThreadPoolExecutor(len(objects)) as pool:
+            list(pool.map(compile_part, range(len(objects))))
         runtime = Path(folder, "runtime.o")
         compile_runtime(runtime)
-        kernels.export_library(
-            str(out), addons=[str(runtime)], cc=find_compiler(), options=["-pthread", "-Wl,-Bsymbolic"]
-        )
+        link([*objects, runtime], out)
+
+
+def _checked_kernels() -> Any:
+    """A context, of one thread, in which kernels check their arguments: what calls them is a plan in a file."""
+    import tvm
+
+    return tvm.transform.PassContext(opt_level=3)
 
 
 def save_onnx(model: Any, path: Path) -> None:

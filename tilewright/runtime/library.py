@@ -8,12 +8,13 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from tilewright.errors import CompilerError
 
-__all__ = ["bind", "compile_runtime", "find_compiler", "use_for_kernels"]
+__all__ = ["bind", "compile_runtime", "find_compiler", "link", "use_for_kernels"]
 
 SOURCE = Path(__file__).with_name("runtime.c")
 _FLAGS = ("-x", "c", "-std=c11", "-O2", "-fPIC", "-pthread")
@@ -40,12 +41,26 @@ def compile_runtime(out: Path, *, shared: bool = False) -> None:
     Raises:
         CompilerError: there is no compiler, or it fails.
     """
-    command = [find_compiler(), *_FLAGS, "-shared" if shared else "-c", str(SOURCE), "-o", str(out)]
+    mode = "-shared" if shared else "-c"
+    _compile([find_compiler(), *_FLAGS, mode, str(SOURCE), "-o", str(out)], "the runtime cannot be compiled")
+
+
+def link(objects: Sequence[Path], out: Path) -> None:
+    """Link kernels and runtime into the shared library ``out``, in which each finds the other before anything else.
+
+    Raises:
+        CompilerError: there is no compiler, or it fails.
+    """
+    flags = ("-shared", "-fPIC", "-pthread", "-Wl,-Bsymbolic")
+    _compile([find_compiler(), *flags, *map(str, objects), "-o", str(out)], "the kernels cannot be linked")
+
+
+def _compile(command: list[str], failure: str) -> None:
     try:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     except (OSError, subprocess.SubprocessError) as exc:
         said = getattr(exc, "stderr", "") or str(exc)
-        raise CompilerError(f"the runtime cannot be compiled with `{' '.join(command)}`: {said[:300]}") from exc
+        raise CompilerError(f"{failure} with `{' '.join(command)}`: {said[:300]}") from exc
 
 
 def bind(library: ctypes.CDLL) -> ctypes.CDLL:

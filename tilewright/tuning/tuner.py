@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tilewright.cost.model import KnobTable, Programs
 from tilewright.measure.interleaved import winner
-from tilewright.measure.outcome import Measurement, Outcome, robust_seconds
+from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.runner import Racer, Runner
 from tilewright.records.store import Query, Store
 from tilewright.space.configs import ConfigSet, cardinalities, check, distinct, empty, knob_values
@@ -21,6 +21,7 @@ from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.tuning.again import SecondChances
 from tilewright.tuning.method import Method, autotvm, quick, random_search
+from tilewright.tuning.readings import Readings
 
 __all__ = ["Method", "RoundResult", "TaskTuner", "autotvm", "quick", "random_search"]
 
@@ -113,7 +114,8 @@ class TaskTuner:
         self._sampler = method.sampler(space, rng, self._known.has)
         self._left_over = empty(space)
         self._suggested = empty(space)
-        self._repeats: dict[tuple[int, ...], list[float]] = {}
+        self._default: tuple[int, ...] = tuple(np.asarray(space.default()).tolist())
+        self._readings = Readings(self._default)
         self._wrong: set[tuple[int, ...]] = set()
         self._chances = SecondChances()
         # Those that a race was about, and lost; a reading of theirs from before it counts no more.
@@ -136,7 +138,7 @@ class TaskTuner:
         Raises:
             MeasureError: the runner cannot work. The results before that are kept, as after a KeyboardInterrupt.
         """
-        began, before = self._clock(), self.best_seconds
+        began, incumbent = self._clock(), self.best_config
         batch = self._plan(count)
         thinking = self._clock() - began
         self.thinking += thinking
@@ -150,6 +152,8 @@ class TaskTuner:
         elif count > 0:
             self.exhausted = True
         self._conclude(measured)
+        # As it counts now: the machine may have turned out to be faster than it seemed.
+        before = math.inf if incumbent is None else self._seconds[tuple(incumbent.tolist())]
         # What there was no time for will be wanted still.
         self._left_over = self._unmeasured(distinct(np.concatenate([batch, self._left_over])))[:_MOST_LEFT_OVER]
         return RoundResult(tuple(measured), before, self.best_seconds, self._clock() - began, thinking)
@@ -185,14 +189,17 @@ class TaskTuner:
     def race(self, count: int, deadline: float) -> int:
         """Race the finalists: they are timed by turns, and the race alone decides which one is the best.
 
-        The lowest of many noisy numbers is too low; the config that it belongs to need not be the fastest. A runner
-        that cannot race (:class:`tilewright.measure.runner.Racer`) measures them once more, one after the other, and
-        all repeats of each decide. Without a second finalist nothing is measured. These are no trials.
+        The lowest of many noisy numbers is too low; the config that it belongs to need not be the fastest. The default
+        runs with them where it may be as fast. A runner that cannot race (:class:`tilewright.measure.runner.Racer`)
+        measures them once more, one after the other, and all repeats of each decide. Without a second finalist nothing
+        is measured. These are no trials.
 
         Returns:
             the number of measurements.
         """
         configs = self.finalists(count)
+        if self._seconds.get(self._default, math.inf) <= _RACE_FACTOR * self.best_seconds:
+            configs = distinct(np.concatenate([configs, np.asarray([self._default], dtype=np.int32)]))
         if len(configs) < 2:
             return 0
         if not isinstance(self._runner, Racer):
@@ -204,7 +211,7 @@ class TaskTuner:
         if len(ran) > 1:
             first = ran[winner([m.repeats for m in ran])].config
             for m in ran:
-                self._repeats[m.config] = []
+                self._readings.forget(m.config)
             self._beaten = {row for row, seconds in self._seconds.items() if math.isfinite(seconds) and row != first}
         self._learn(measured, raced=True)
         return len(measured)
@@ -214,7 +221,7 @@ class TaskTuner:
         if count <= 0:
             return empty(self.space)
         again = np.asarray(self._chances.due(count), dtype=np.int32).reshape(-1, len(self.space.knobs))
-        default = np.asarray(self.space.default(), dtype=np.int32)[None]
+        default = np.asarray([self._default], dtype=np.int32)
         first = np.concatenate([again, self._unmeasured(default)])[:count]
         if len(self._suggested) > 0:
             self._suggested = self._unmeasured(self._suggested)
@@ -275,14 +282,14 @@ class TaskTuner:
             if not raced:
                 self._beaten.discard(m.config)
             if m.ok:
-                self._repeats.setdefault(m.config, []).extend(m.repeats)
+                if self._readings.add(m):
+                    rows |= dict.fromkeys(self._seconds)
             elif m.outcome is Outcome.WRONG_RESULT:
                 self._wrong.add(m.config)  # once is too often; a crash may have been a neighbour's
         if not rows:
             return
         for row in rows:
-            usable = row not in self._wrong
-            self._seconds[row] = robust_seconds(tuple(self._repeats.get(row, ()))) if usable else math.nan
+            self._seconds[row] = math.nan if row in self._wrong else self._readings.seconds(row)
         configs = np.asarray(list(rows), dtype=np.int32).reshape(-1, len(self.space.knobs))
         self._known.add(configs)
         self._searcher.tell(configs, np.asarray([self._seconds[row] for row in rows]))

@@ -1,0 +1,55 @@
+"""What was read of a task's configs, made comparable: a machine with neighbours is not equally fast all the time.
+
+Readings of one batch lie within a second and see the same machine; those of batches a minute apart may differ by a
+tenth for that reason alone, and the best of many configs is then one that was lucky in its batch. So a reading comes
+with what the task's default took at that moment (``Measurement.anchor``), and counts as if the machine had been as fast
+as it was at the default's fastest. Neighbours only ever add time.
+"""
+
+from __future__ import annotations
+
+import math
+
+from tilewright.measure.outcome import Measurement, robust_seconds
+
+__all__ = ["Readings"]
+
+#: A reading is lowered to this share of itself at most: beyond, it is the default that was disturbed.
+_LEAST_LEVEL = 0.8
+#: Changes of what the default takes at its fastest by less are not worth counting everything anew.
+_NOTEWORTHY = 0.002
+
+
+class Readings:
+    """The readings of one task.
+
+    Args:
+        default: the task's default config.
+    """
+
+    def __init__(self, default: tuple[int, ...]) -> None:
+        self._default = default
+        self._of: dict[tuple[int, ...], list[Measurement]] = {}
+        self._fastest = math.inf  # of the default
+
+    def add(self, measurement: Measurement) -> bool:
+        """Take in a measurement that is OK. Returns whether the seconds of other configs have changed by it."""
+        self._of.setdefault(measurement.config, []).append(measurement)
+        if not 0.0 < measurement.anchor < self._fastest * (1.0 - _NOTEWORTHY):
+            return False
+        self._fastest = measurement.anchor
+        return True
+
+    def forget(self, config: tuple[int, ...]) -> None:
+        """Count no more what was read of a config so far."""
+        self._of.pop(config, None)
+
+    def seconds(self, config: tuple[int, ...]) -> float:
+        """The latency that stands for all readings of a config, in seconds; nan: there are none."""
+        found = self._of.get(config, [])
+        seconds = robust_seconds(tuple(level * s for m in found for level in (self._level(m),) for s in m.repeats))
+        # The default was read with every batch, not just in its own.
+        return min(seconds, self._fastest) if config == self._default else seconds
+
+    def _level(self, measurement: Measurement) -> float:
+        return max(_LEAST_LEVEL, self._fastest / measurement.anchor) if measurement.anchor > 0.0 else 1.0
