@@ -1,0 +1,215 @@
+"""The design space of functions that slide a window: pooling, and means over an image, in a blocked layout.
+
+parallel for n·c·h: for wo: for c8o:
+    for kh, kw: for wi: vectorised for c8i: Y[...] = max(Y[...], X[...])
+
+Written out, the results of a tile stay in registers. What follows element by element, as in a mean, is done tile by
+tile. Padding is no copy of the whole input: it is looked at where an input is read, or made for the rows that one
+iteration of the outer loop reads.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.errors import SpaceError
+from tilewright.space.configs import choices_of
+from tilewright.space.knob import ChoiceKnob, Knob, divisors
+from tilewright.space.loop_nest import LoopNest
+from tilewright.space.module import space_errors, task_module
+from tilewright.space.simple import work
+from tilewright.space.space import Configs
+from tilewright.target import Target
+from tilewright.task import Task
+
+if TYPE_CHECKING:
+    from tvm.ir import IRModule
+    from tvm.s_tir import Schedule
+
+__all__ = ["WindowSpace"]
+
+#: Innermost iterations (about 4 microseconds) below which waking the other threads costs more than they save.
+_PARALLEL_WORK = 1 << 16
+#: The widest tile, in results side by side.
+_WIDEST = 16
+#: Steps that are written out, at most.
+_MOST_UNROLLED = 64
+#: Shorter vectors are not worth a template.
+_SHORTEST_VECTOR = 4
+_SPATIAL, _REDUCTION = 0, 2  # tvm.tirx.IterVar.DataPar, CommReduce
+
+
+class WindowSpace:
+    """The programs of one function over windows.
+
+    Attributes:
+        task: what is scheduled.
+        target: the machine it is scheduled for.
+        template: ``window/1``.
+        knobs: ``parallel``: whether rows run in parallel; ``pad``: where padding is looked at, 0 as an input is read,
+            1 before, for all rows that are read; ``tile``: results side by side that are in registers; ``vector``:
+            lanes; ``unroll``: whether the window's steps are written out.
+        has_loop_nest: false.
+
+    Args:
+        task: what to schedule.
+        target: the machine to schedule it for.
+
+    Raises:
+        SpaceError: the function has not the form that the template knows.
+    """
+
+    template = "window/1"
+    has_loop_nest = False
+
+    def __init__(self, task: Task, target: Target) -> None:
+        self.task, self.target = task, target
+        self._module = task_module(task)
+        with space_errors(f"{task.name!r} has not the form of a function over windows"):
+            shape, padded = _read(self._module)
+        widest = {_lanes(shape[-1], times * target.lanes) for times in (1, 2)}
+        vectors = sorted(lanes for lanes in widest if lanes >= _SHORTEST_VECTOR)
+        if not vectors:
+            raise SpaceError(f"the last dimension of {task.name!r} is {shape[-1]}, of which no vector can be made")
+        self.knobs: tuple[Knob, ...] = (
+            ChoiceKnob.of("parallel", [0, 1]),
+            ChoiceKnob.of("pad", [0, 1] if padded else [0]),
+            ChoiceKnob.of("tile", [d for d in divisors(shape[-2]) if d <= _WIDEST]),
+            ChoiceKnob.of("vector", vectors),
+            ChoiceKnob.of("unroll", [0, 1]),
+        )
+        self.schedule(self.default())
+
+    def valid(self, configs: Configs) -> NDArray[np.bool_]:
+        """All. ``(n,)``."""
+        return np.ones(len(configs), dtype=np.bool_)
+
+    def loop_nest(self, configs: Configs) -> LoopNest:
+        """Refused: these programs have no closed form.
+
+        Raises:
+            SpaceError: always.
+        """
+        raise SpaceError(f"{self.template} has no loop nest in closed form; score its configs on their knobs")
+
+    def default(self) -> NDArray[np.int32]:
+        """Rows in parallel where there is work for it, padding looked at in place, tiles of at most 4 results."""
+        tiles, vectors = ([choice[0] for choice in self.knobs[place].choices] for place in (2, 3))
+        tile = sum(width <= 4 for width in tiles) - 1
+        whole = vectors.index(self.target.lanes) if self.target.lanes in vectors else len(vectors) - 1
+        return np.asarray([self._work >= _PARALLEL_WORK, 0, tile, whole, 1], dtype=np.int32)
+
+    @cached_property
+    def _work(self) -> int:
+        return work(self._module)
+
+    def schedule(self, config: NDArray[np.int32]) -> Schedule:
+        """The program of one config.
+
+        Raises:
+            SpaceError: TVM cannot make the program.
+        """
+        parallel, pad, tile, vector, unroll = (choice[0] for choice in choices_of(self, config))
+        with space_errors(f"{self.task.name!r} cannot be scheduled by windows"):
+            return _program(self._module, bool(parallel), bool(pad), tile, vector, bool(unroll))
+
+
+def _lanes(extent: int, most: int) -> int:
+    return max(d for d in divisors(extent) if d <= most)
+
+
+def _blocks(schedule: Schedule) -> tuple[list[str], str, list[str], str]:
+    """The names of the function's blocks: those before the one that reduces, that one, those between, the result's."""
+    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
+    names = [str(schedule.get(block).name_hint) for block in blocks]
+    kinds = [{int(v.iter_type) for v in schedule.get(block).iter_vars} for block in blocks]
+    reducing = [i for i, found in enumerate(kinds) if _REDUCTION in found]
+    if len(reducing) != 1 or any(not found <= {_SPATIAL, _REDUCTION} for found in kinds):
+        raise SpaceError("a function over windows has one block that reduces")
+    if any(schedule.get_consumers(block) for block in blocks[-1:]):
+        raise SpaceError("the last block of a function over windows is its result")
+    if any(len(schedule.get_consumers(block)) != 1 for block in blocks[:-1]):
+        raise SpaceError("the blocks of a function over windows are a chain")
+    at = reducing[0]
+    return names[:at], names[at], names[at + 1 : -1] if at + 1 < len(names) else [], names[-1]
+
+
+def _read(module: IRModule) -> tuple[list[int], bool]:
+    """The shape of the result, and whether something comes before the block that reduces."""
+    from tvm.s_tir import Schedule
+
+    schedule = Schedule(module, seed=1)
+    before, window, _, result = _blocks(schedule)
+    stmt = schedule.get(schedule.get_sblock(result))
+    shape = [int(v.dom.extent) for v in stmt.iter_vars if int(v.iter_type) == _SPATIAL]
+    if len(shape) < 3:
+        raise SpaceError("a function over windows has rows, columns and lanes")
+    if not _in_lanes(schedule.get(schedule.get_sblock(window))):
+        raise SpaceError("a function over windows reads one tensor, and its last dimension side by side")
+    return shape, bool(before)
+
+
+def _in_lanes(block: Any) -> bool:
+    """Whether results side by side are made from elements side by side of one tensor."""
+    from tvm.sym import detect_linear_equation
+
+    if len(block.reads) != 1 or len(block.writes) != 1:
+        return False
+    lane = [v.var for v in block.iter_vars if int(v.iter_type) == _SPATIAL][-1]
+    *others, last = [dim.min for dim in block.reads[0].region]
+    found = [detect_linear_equation(index, [lane]) for index in (*others, last)]
+    return all(len(pair) == 2 for pair in found) and [int(pair[0]) for pair in found] == [0] * len(others) + [1]
+
+
+def _program(module: IRModule, parallel: bool, pad: bool, tile: int, vector: int, unroll: bool) -> Schedule:
+    from tvm.s_tir import Schedule
+
+    schedule = Schedule(module, seed=1)
+    before, window, between, result = _blocks(schedule)
+    for name in [*before[:-1], *between, *([] if pad else before[-1:])]:
+        schedule.compute_inline(schedule.get_sblock(name))
+    rows, steps = _by_tiles(schedule, window, result, tile, vector, unroll)
+    if pad and before:
+        schedule.compute_at(schedule.get_sblock(before[-1]), rows, preserve_unit_loops=True)
+        padding = schedule.get_sblock(before[-1])
+        around = schedule.get_loops(padding)[-1]
+        lanes = _lanes(int(schedule.get(around).extent), vector)
+        if lanes >= _SHORTEST_VECTOR:
+            schedule.vectorize(schedule.split(around, factors=[None, lanes])[1])
+    if parallel:
+        schedule.parallel(rows)
+    schedule.decompose_reduction(schedule.get_sblock(window), steps)  # last: two blocks then write the same
+    return schedule
+
+
+def _by_tiles(schedule: Schedule, window: str, result: str, tile: int, vector: int, unroll: bool) -> tuple[Any, Any]:
+    """Reduce by tiles, and do at once what follows. Returns the outer loop and the outermost one of a window's steps.
+
+    Sums are where the block has them, and not in a buffer of the tile: TVM would allocate that anew for each parallel
+    iteration, at half of the speed.
+    """
+    block = schedule.get_sblock(window)
+    loops = schedule.get_loops(block)
+    reduced = [int(v.iter_type) == _REDUCTION for v in schedule.get(block).iter_vars]
+    steps = [loop for loop, is_step in zip(loops, reduced, strict=True) if is_step]
+    *outer, columns, last = [loop for loop, is_step in zip(loops, reduced, strict=True) if not is_step]
+    column, inside = schedule.split(columns, factors=[None, tile])
+    rest, lane = schedule.split(last, factors=[None, vector])
+    rows = schedule.fuse(*outer) if len(outer) > 1 else outer[0]
+    schedule.reorder(rows, column, rest, *steps, inside, lane)
+    schedule.vectorize(lane)
+    if window != result:
+        schedule.reverse_compute_at(schedule.get_sblock(result), rest, preserve_unit_loops=True)
+        schedule.vectorize(schedule.get_loops(schedule.get_sblock(result))[-1])
+    if unroll:
+        written_out = 1
+        for loop in (inside, *reversed(steps)):
+            written_out *= int(schedule.get(loop).extent)
+            if written_out > _MOST_UNROLLED:
+                break
+            schedule.unroll(loop)
+    return rows, steps[0]
