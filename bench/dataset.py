@@ -2,11 +2,10 @@
 
     python -m bench.dataset --records dataset.db --out bench/dataset.parquet
 
-Of each network's contractions at most nine, from the heaviest to the lightest; of each 75 random configs, and about
-100 that searches come to: two rounds of Bayesian search, three of annealing on XGBoost's scores, and before all of them
-two rounds of what the model that comes with Tilewright proposes, so that its successor learns where it was wrong. The
-tasks of all networks take turns, so that an unfinished recording has something of each. Measurements go to the records
-first: an interrupted recording goes on where it stopped.
+Of each network's contractions at most nine, from the heaviest to the lightest; of each about 75 random configs, and
+75 that searches come to (two rounds of Bayesian search, three of annealing on XGBoost's scores). The tasks of all
+networks take turns, so that an unfinished recording has something of each. Measurements go to the records first: an
+interrupted recording goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -32,14 +31,13 @@ from tilewright.space.registry import make_space
 from tilewright.target import Target
 from tilewright.task import Task
 from tilewright.tuning.collect import collect
-from tilewright.tuning.method import Method, bayesian, combine, known_beforehand, quick, random_search
+from tilewright.tuning.method import Method, combine, quick, random_search
 from tilewright.tuning.tuner import TaskTuner
 
 #: Tasks of a network, and products of Winograd's besides.
 TASKS, PRODUCTS = 9, 2
 #: Candidates of each task by each method, and of a round.
 PLAN: tuple[tuple[Callable[[], Method], int], ...] = (
-    (lambda: bayesian(known_beforehand()[0]), 24),
     (random_search, 75),
     (lambda: combine("bayesian", "top"), 32),
     (quick, 43),

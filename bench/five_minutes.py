@@ -2,11 +2,12 @@
 
     python -m bench.five_minutes --models light --minutes 10 --cache DIR --json five.json
 
-A network is tuned once, from nothing or (``--one-store``) from what the networks before it left in the records. From
-the records as they were after 30 s, 1, 2, 5 and 10 minutes (as far as the budget reaches) executables are built, and
-all of them are raced in one paired run, by turns in processes of their own, against ONNX Runtime. A mark counts the
-whole command: what was measured until the mark less the seconds that finishing took. What an executable would have
-had from the race at the end of its own budget is left out.
+A network is tuned once, from nothing or (``--one-store``) from what the networks before it left in the records, with
+the cost model that comes with Tilewright, fitted without this network (``bench/_held_out.py``). From the records as
+they were after 30 s, 1, 2, 5 and 10 minutes (as far as the budget reaches) executables are built, and all of them are
+raced in one paired run, by turns in processes of their own, against ONNX Runtime. A mark counts the whole command: what
+was measured until the mark less the seconds that finishing took. What an executable would have had from the race at the
+end of its own budget is left out.
 
 Tuned networks are kept in ``--cache`` and not tuned again; networks in the JSON file are neither tuned nor raced.
 ``--plot FILE`` draws the ratios over time.
@@ -29,6 +30,7 @@ import numpy as np
 
 from bench import _models
 from bench._curves import plot_ratios
+from bench._held_out import held_out_file
 from bench._models import export
 from tilewright.cli.boundary import write_json
 from tilewright.cli.text import table
@@ -65,6 +67,7 @@ def tuned(name: str, minutes: float, folder: Path, records: Path, sharing: str) 
             export(_models.MADE[name], model)
         command = [sys.executable, "-m", "tilewright.cli", "tune", str(model), "--out", str(folder / "out")]
         command += ["--budget", f"{60 * minutes:g}s", "--records", str(records), "--sharing", sharing]
+        command += ["--cost-model", str(held_out_file(name))]
         command += ["--json", str(folder / "running.json")]
         print("+", *command[2:], flush=True)
         began = time.time()

@@ -2,7 +2,8 @@
 
     python -m bench.sharing --models squeezenet,bvlc_alexnet --limit 64 --json sharing.json
 
-Each network is tuned four times, each time from nothing, with the same searcher and cost model:
+Each network is tuned four times, each time from nothing, with the same searcher and the cost model that comes with
+Tilewright, fitted without this network (``bench/_held_out.py``):
 
 - ``off``: every task has ``--limit`` trials.
 - ``published``: the representatives of clusters by overlapping spaces (cliques) have so many; each other task measures
@@ -30,6 +31,7 @@ import numpy as np
 
 from bench import _models
 from bench._curves import plot_sharing
+from bench._held_out import held_out
 from tilewright.cli.boundary import write_json
 from tilewright.cli.text import table
 from tilewright.measure.pool import LocalPool
@@ -43,7 +45,7 @@ from tilewright.space.registry import make_space
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target, model_name
 from tilewright.tuning.budget import Budget
-from tilewright.tuning.method import Method, default, known_beforehand
+from tilewright.tuning.method import Method, default
 from tilewright.tuning.roofline import measure_roofline
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.sharing import Sharing
@@ -166,7 +168,7 @@ def bench(name: str, limit: int, share: float, seed: int) -> dict[str, Any]:
     target = Target.parse("native")
     uses = extract(load(_models.model(name)), target).uses
     with LocalPool(target) as pool:
-        run = Bench(uses, target, pool, default(known_beforehand()[0]), seed)
+        run = Bench(uses, target, pool, default(held_out(name)), seed)
         warm = next(iter(run.spaces.values()))
         pool.measure(warm, np.asarray(warm.default())[None], math.inf, math.inf)  # until workers are there
         agglomerative_clusters(["a", "b"], np.eye(2))  # until scikit-learn is: a command imports it once

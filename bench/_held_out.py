@@ -1,0 +1,44 @@
+"""The cost model that comes with Tilewright, as it would be if it had never seen a network.
+
+The shipped one was fitted to programs of the very networks that the benches tune. What a user gains, whose network
+nobody has tuned, is what is gained with the tasks of that network left out.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from bench.cost_models import HERE, data_of, save, stamp
+from tilewright.cost.models import StoredModel
+from tilewright.tuning.method import known_beforehand
+
+__all__ = ["held_out", "held_out_file"]
+
+DATA = HERE / "dataset.parquet"
+SHIPPED = "xgb_reg"
+
+
+def held_out_file(network: str, folder: Path | None = None) -> Path:
+    """The file of a model that was fitted to all networks of the data set but one, in ``folder``.
+
+    It is fitted once, in some seconds. A network that the data set does not know leaves nothing out.
+    """
+    folder = Path(tempfile.gettempdir()) / "tilewright-held-out" if folder is None else folder
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"without-{network}-{stamp(DATA)}.npz"
+    if not file.exists():
+        save(SHIPPED, data_of(DATA).without(network), file)
+    return file
+
+
+def held_out(network: str) -> StoredModel:
+    """That model.
+
+    Raises:
+        RuntimeError: it cannot be read.
+    """
+    model, problem = known_beforehand(held_out_file(network))
+    if model is None:
+        raise RuntimeError(problem)
+    return model
