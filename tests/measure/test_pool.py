@@ -125,6 +125,16 @@ def test_each_fault_costs_its_candidate_and_no_other(shared: LocalPool, target: 
     assert shared.statistics.replaced == len(deaths)
 
 
+def test_candidates_come_with_what_the_default_took_at_that_moment(single: LocalPool) -> None:
+    fast, slow = measure(single, Deed.FAST, Deed.SLOW)
+    assert fast.anchor == slow.anchor > 0.0
+    assert fast.anchor < 10 * fast.seconds < slow.seconds
+    # Later, too, when the default is no candidate; not where there is no default that works.
+    (again,) = measure(single, Deed.SLOW)
+    assert 0.0 < again.anchor < again.seconds / 5
+    assert [m.anchor for m in measure(single, Deed.FAST, start=Deed.RAISE_IN_RUN)] == [0.0]
+
+
 def test_statistics_tell_where_time_and_memory_went(shared: LocalPool) -> None:
     before = shared.statistics.measured
     measure(shared, Deed.FAST, Deed.BAD_SCHEDULE)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tilewright.errors import CompilerError
-from tilewright.runtime.library import bind, compile_runtime, find_compiler
+from tilewright.runtime.library import bind, compile_runtime, find_compiler, link
 
 
 class Env(ctypes.Structure):
@@ -114,3 +114,5 @@ def test_a_compiler_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setenv("CC", "false")
     with pytest.raises(CompilerError, match="cannot be compiled"):
         compile_runtime(tmp_path / "runtime.o")
+    with pytest.raises(CompilerError, match="cannot be linked"):
+        link([tmp_path / "kernels.o"], tmp_path / "kernels.so")

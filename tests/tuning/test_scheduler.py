@@ -21,6 +21,7 @@ from tilewright.task import Task
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.method import quick
 from tilewright.tuning.progress import SilentProgress, TuneState
+from tilewright.tuning.roofline import Roofline
 from tilewright.tuning.scheduler import NetworkTuner
 
 
@@ -50,6 +51,7 @@ def network(
     interrupt_after: int | None = None,
     progress: Watching | None = None,
     task_trials: int | None = None,
+    roofline: Roofline | None = None,
 ) -> tuple[NetworkTuner, Replay]:
     clock = Clock()
     store = MemoryStore() if store is None else store
@@ -66,6 +68,7 @@ def network(
         make_space=space_of,
         progress=progress,
         task_trials=task_trials,
+        roofline=roofline,
     )
     return tuner, runner
 
@@ -86,6 +89,21 @@ def test_every_task_has_a_small_first_round_heaviest_first() -> None:
     tuner, runner = network(dict.fromkeys(("light", "heavy", "often"), bowl), Budget(trials=200), uses=uses)
     tuner.run()
     assert [key for key, _, _ in runner.log[:12]] == ["often"] * 4 + ["heavy"] * 4 + ["light"] * 4
+
+
+def test_what_hardly_matters_has_its_default_alone_until_that_proves_slow() -> None:
+    uses = [Use(task("heavy", 1e6)), Use(task("light", 1e4)), Use(task("poor", 1e4))]
+    latencies: dict[str, Latency] = {
+        "heavy": lambda c: 2e-4 * bowl(c) / 1e-3,
+        "light": lambda c: 2e-6 * bowl(c) / 1e-3,
+        "poor": bowl,
+    }
+    tuner, runner = network(latencies, Budget(trials=100), uses=uses, roofline=Roofline(1e10, 1e10))
+    tuner.run()
+    assert [key for key, _, _ in runner.log[:6]] == ["heavy"] * 4 + ["light", "poor"]
+    counts = rounds(runner)
+    assert counts["light"] < counts["heavy"]
+    assert counts["poor"] > 8
 
 
 def test_a_small_budget_still_reaches_every_task() -> None:

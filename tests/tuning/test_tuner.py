@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -231,6 +231,49 @@ def test_a_race_alone_decides_whatever_was_read_before() -> None:
     assert tuned.trials == 0
     assert tuned.known(np.asarray([LUCKY], dtype=np.int32))[0] == 1.2
     assert tuned.finalists(4, math.inf).tolist() == [list(row) for row in (STEADY, FOURTH, (0, 1, 1), LUCKY)]
+
+
+def test_the_default_is_in_every_race_that_it_might_win() -> None:
+    """Also where three others are faster by what was read of them."""
+    earlier: dict[tuple[int, ...], tuple[float, ...]] = {
+        STEADY: (0.55,),
+        (0, 1, 1): (0.56,),
+        FOURTH: (0.57,),
+        LUCKY: (0.6,),
+    }
+    assert tuple(SMALL.default().tolist()) == LUCKY
+    store = MemoryStore()
+    store.add([Measurement("small", TARGET.key, "toy/1", row, Outcome.OK, times) for row, times in earlier.items()])
+    blocks: dict[tuple[int, ...], tuple[float, ...]] = {row: (1.0 if row == LUCKY else 1.1,) * 9 for row in earlier}
+    tuned = tuner(store, Racing(store, {"small": bowl}, blocks=blocks), SMALL)
+    assert tuned.race(3, math.inf) == 4
+    assert tuned.best_config is not None
+    assert tuple(tuned.best_config.tolist()) == LUCKY
+
+
+@dataclass
+class Drifting(Replay):
+    """A machine that is slower by a tenth until a moment, and tells by its anchors."""
+
+    slow: int = 4
+
+    def measure(self, space: DesignSpace, configs: Configs, best: float, deadline: float) -> list[Measurement]:
+        speed = 1.1 if len(self.log) < self.slow else 1.0
+        found = super().measure(space, configs, best, deadline)
+        default = float(bowl(np.asarray(space.default())[None])[0])
+        return [replace(m, repeats=tuple(speed * s for s in m.repeats), anchor=speed * default) for m in found]
+
+
+def test_rounds_of_a_slow_moment_are_compared_with_others_fairly() -> None:
+    store = MemoryStore()
+    tuned = tuner(store, Drifting(store, {"small": bowl}), SMALL)
+    first = tuned.round(4, math.inf)
+    assert first.after == pytest.approx(1.1 * bowl(np.asarray([m.config for m in first.measurements])).min())
+    second = tuned.round(4, math.inf)
+    # What the task gained is what the search has found, not that the machine became faster.
+    assert second.before == pytest.approx(first.after / 1.1)
+    rows = np.asarray([m.config for m in (*first.measurements, *second.measurements)], dtype=np.int32)
+    assert tuned.known(rows) == pytest.approx(bowl(rows))
 
 
 def test_only_a_later_measurement_beats_the_winner_of_a_race() -> None:

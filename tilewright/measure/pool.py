@@ -30,6 +30,7 @@ from tilewright.measure.process import WorkerProcess
 from tilewright.measure.protocol import (
     Adopt,
     Anchor,
+    Anchored,
     Build,
     Drop,
     Failed,
@@ -351,7 +352,7 @@ class LocalPool:
         reply = self._reply(keeper, batch)
         if isinstance(reply, Lost):
             self._discard(keeper, batch)
-        return robust_seconds(reply.repeats) if isinstance(reply, Timed) else 0.0
+        return reply.seconds if isinstance(reply, Anchored) else 0.0
 
     @staticmethod
     def _turned_to(process: WorkerProcess, batch: Batch) -> bool:

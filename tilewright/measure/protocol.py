@@ -7,7 +7,7 @@
     Lend     -> Lent or Failed              what the task's outputs must be, for the workers that do not know it
     Adopt    -> nothing
     Race     -> Raced, or Failed where one spoils it for all
-    Anchor   -> Timed or Failed             the task's default, to see how fast the machine is
+    Anchor   -> Anchored or Failed          the task's default, to see how fast the machine is
     Drop     -> nothing
 
 A worker that dies or is killed has no reply; :class:`Lost` is what the pool's side makes of it.
@@ -28,6 +28,7 @@ from tilewright.task import Task
 __all__ = [
     "Adopt",
     "Anchor",
+    "Anchored",
     "Build",
     "Built",
     "Command",
@@ -168,6 +169,13 @@ class Timed:
 
 
 @dataclass(frozen=True)
+class Anchored:
+    """What the task's default takes at this moment, in seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Lent:
     """The reference of the current task, and the parameters of the kernel that it came from."""
 
@@ -206,4 +214,4 @@ class Lost:
 
 
 Command: TypeAlias = Hello | Prepare | Build | Run | Race | Lend | Adopt | Anchor | Drop
-Reply: TypeAlias = Started | Prepared | Built | Timed | Raced | Lent | Failed
+Reply: TypeAlias = Started | Prepared | Built | Timed | Raced | Anchored | Lent | Failed

@@ -24,10 +24,11 @@ from tilewright.measure.arguments import Arguments, Parameter, Reference, parame
 from tilewright.measure.cold import kernel_flush
 from tilewright.measure.interleaved import interleave
 from tilewright.measure.memory import die_first
-from tilewright.measure.outcome import Outcome
+from tilewright.measure.outcome import Outcome, robust_seconds
 from tilewright.measure.protocol import (
     Adopt,
     Anchor,
+    Anchored,
     Build,
     Built,
     Command,
@@ -239,7 +240,7 @@ class _Worker:
             return Failed(Outcome.RUN_CRASHED, _words(error))
         return Timed(timing.repeats, timing.causes)
 
-    def _anchor(self) -> Timed | Failed:
+    def _anchor(self) -> Anchored | Failed:
         task = self._tasks[self._key]
         if task.default is None:
             return Failed(Outcome.INVALID, "there is no default to time")
@@ -247,7 +248,7 @@ class _Worker:
         try:
             if self._arguments is None or self._arguments.parameters != kernel.parameters:
                 self._arguments = Arguments(kernel.parameters, self._key)
-            return Timed(self._timer.glance(kernel.function, self._arguments.tensors))
+            return Anchored(robust_seconds(self._timer.glance(kernel.function, self._arguments.tensors)))
         except Exception as error:
             return Failed(Outcome.RUN_CRASHED, _words(error))
 

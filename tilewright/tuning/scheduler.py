@@ -38,6 +38,10 @@ _EPSILON = 0.05
 _FIRST_PASS_SHARE = 0.4
 #: Candidates of a task's first round.
 _FIRST = 4
+#: Tasks that by the roofline need less than this share of the mean task's time have their default measured in the
+#: first pass, and no more: by the learning curve of :mod:`tilewright.tuning.gain` three more of their trials bring less
+#: than a later round of a heavy one. Where the default is slow, they have their turn by what they promise.
+_LIGHT = 0.25
 #: The share of the budget for the design spaces of earlier networks.
 _ASKING_SHARE = 0.05
 #: The share of the budget for racing the best of each task against each other.
@@ -271,7 +275,7 @@ class NetworkTuner:
         for done, share in enumerate(todo):
             if self._budget.exhausted(reserve):
                 return
-            size = self._first_size(todo[:done], len(todo) - done, reserve)
+            size = 1 if self._light(share) else self._first_size(todo[:done], len(todo) - done, reserve)
             if self._lending is None:
                 self._round(share, size, reserve)
                 continue
@@ -289,6 +293,11 @@ class NetworkTuner:
             mean = sum(known) / len(known)
             trials = min(trials, _FIRST_PASS_SHARE * (self._budget.remaining_seconds - reserve) / (left * mean))
         return int(min(self._first_round, max(2.0, trials)))
+
+    def _light(self, share: Share) -> bool:
+        """Whether a task will hardly matter, by the arithmetic that it has and the bytes that it touches."""
+        loads = [s.use.weight * s.possible for s in self._shares]
+        return share.use.weight * share.possible < _LIGHT * sum(loads) / len(loads)
 
     def _next(self, reserve: float) -> Share | None:
         live = [share for share in self._order if share.live and self._left(share) > 0]
