@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from tests.network.models import LIGHT, TARGET, agrees, built, normal, save
+from tilewright.errors import ShapeError
 from tilewright.network.load import load
 from tilewright.network.plan import ALIGNMENT, ARENA, Plan, _Buffer, _offsets
 from tilewright.network.tasks import extract
@@ -133,6 +134,7 @@ def test_a_network_that_calls_a_library_runs_on_the_machine(tmp_path: Path) -> N
     x = np.random.default_rng(0).standard_normal((2, 50)).astype(np.float32)
     np.testing.assert_array_equal(executable(x)[0], -np.sort(-x, axis=1)[:, :3])
     assert executable.overhead(3) is None
+    assert executable.profile([x], 3) is None
 
 
 def test_an_executable_runs_without_a_compiler(tmp_path: Path) -> None:
@@ -156,3 +158,17 @@ def test_outputs_are_not_overwritten_by_the_next_call(tmp_path: Path) -> None:
     executable(2 * x)
     np.testing.assert_array_equal(first, kept)
     assert executable.overhead(5) is not None
+
+
+def test_each_kernel_is_timed_in_its_place(tmp_path: Path) -> None:
+    extraction, executable = built(expand(tmp_path / "m.onnx"), tmp_path / "out")
+    x = normal(1, 8, 9, 9)
+    want = executable(x)[0]
+    profile = executable.profile([x], 3, 2)
+    assert profile is not None
+    assert extraction.plan is not None
+    assert [part.kernel for part in profile] == [call.kernel for call in extraction.plan.calls]
+    assert all(len(part.seconds) == 3 and min(part.seconds) > 0 for part in profile)
+    np.testing.assert_array_equal(executable(x)[0], want)
+    with pytest.raises(ShapeError):
+        executable.profile([x[:, :4]], 1)

@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tilewright.errors import SpaceError
-from tilewright.space.auto import AutoSpace
+from tilewright.space.auto import FIRST_SKETCH, AutoSpace
 from tilewright.space.configs import mutate, neighbours, sample
 from tilewright.space.knob import SplitKnob
 from tilewright.space.registry import make_space, task_module
@@ -147,10 +147,35 @@ def test_every_sketch_has_programs(function: Callable[[], list[Any]]) -> None:
 
 
 def test_default_is_parallel_only_where_it_pays() -> None:
+    parallel = set()
     for function in FUNCTIONS:
         default = space(function).default()
-        assert default[0] == SIMPLE, function.__name__
-        assert "T.parallel" not in space(function).schedule(default).mod.script()
+        assert default[0] == (FIRST_SKETCH if function is concatenation else SIMPLE), function.__name__
+        if "T.parallel" in space(function).schedule(default).mod.script():
+            parallel.add(function)
+    assert depthwise in parallel
+    assert not {softmax, chain} & parallel
+
+
+def test_what_moves_elements_has_metaschedules_program_by_default() -> None:
+    from tvm import te, topi
+
+    def transpose() -> list[Any]:
+        x = te.placeholder((4, 64, 8), name="x")
+        return [x, topi.transpose(x, (0, 2, 1))]
+
+    def narrow() -> list[Any]:
+        x = te.placeholder((3, 64), name="x")
+        return [x, topi.transpose(x)]
+
+    def rectified() -> list[Any]:
+        x = te.placeholder((64, 64), name="x")
+        return [x, topi.nn.relu(x)]
+
+    assert space(transpose).default().tolist() == [FIRST_SKETCH, 0, 0, 0, 0, 0]
+    assert "T.parallel" in space(transpose).schedule(space(transpose).default()).mod.script()
+    assert space(narrow).default()[0] == SIMPLE
+    assert space(rectified).default()[0] == SIMPLE
 
 
 def test_simple_sketch_spreads_and_vectorises() -> None:

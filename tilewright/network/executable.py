@@ -14,7 +14,7 @@ from tilewright.errors import OutputError, ShapeError
 from tilewright.network.manifest import FORMAT, LIBRARY, WEIGHTS, listed, read_manifest, take
 from tilewright.network.network import TensorSpec
 from tilewright.network.plan import Plan
-from tilewright.network.program import MachineProgram, PlanProgram, Program
+from tilewright.network.program import KernelTime, MachineProgram, PlanProgram, Program
 from tilewright.reading import open_regular, read_arrays
 from tilewright.tvm_compat import usable_cores
 
@@ -54,6 +54,21 @@ class Executable:
         None for an executable whose kernels cannot be left out (see :class:`MachineProgram`).
         """
         return self._program.overhead(runs)
+
+    def profile(self, arrays: Sequence[NDArray[Any]], runs: int, repeats: int = 1) -> list[KernelTime] | None:
+        """What each kernel takes in its place in the network, in order.
+
+        None for an executable whose kernels cannot be told apart (see :class:`MachineProgram`).
+
+        Args:
+            arrays: the inputs.
+            runs: of the network.
+            repeats: calls of each kernel in a row, of which the mean counts: many find their data in the caches.
+
+        Raises:
+            ShapeError: a wrong number of inputs, or a wrong shape or dtype.
+        """
+        return self._program.profile(self._checked(arrays), runs, repeats)
 
     def _checked(self, arrays: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
         if len(arrays) != len(self.inputs):

@@ -6,6 +6,7 @@ import ctypes
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ from tilewright.network.plan import ALIGNMENT, ARENA, Plan
 from tilewright.runtime.library import bind
 from tilewright.tvm_compat import set_threads
 
-__all__ = ["MachineProgram", "PlanProgram", "Program"]
+__all__ = ["KernelTime", "MachineProgram", "PlanProgram", "Program"]
 
 #: What TVM's compiler puts before the name of a function it exports.
 _PREFIX = "__tvm_ffi_"
@@ -25,6 +26,19 @@ _PREFIX = "__tvm_ffi_"
 _DLTENSOR = 7
 _DL_CPU = 1
 _DL_CODES = {"i": 0, "u": 1, "f": 2, "b": 6}
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """What one call of a kernel takes.
+
+    Attributes:
+        kernel: its name; empty: a copy.
+        seconds: of each run.
+    """
+
+    kernel: str
+    seconds: tuple[float, ...]
 
 
 class Program(Protocol):
@@ -40,6 +54,10 @@ class Program(Protocol):
 
     def overhead(self, runs: int) -> list[float] | None:
         """Seconds of each of ``runs`` calls in which no kernel runs; None where that cannot be done."""
+        ...
+
+    def profile(self, arrays: Sequence[NDArray[Any]], runs: int, repeats: int = 1) -> list[KernelTime] | None:
+        """What each kernel takes in its place in the network; None where that cannot be told."""
         ...
 
 
@@ -79,6 +97,10 @@ class MachineProgram:
 
     def overhead(self, runs: int) -> list[float] | None:
         """None: the machine cannot leave out the kernels."""
+        return None
+
+    def profile(self, arrays: Sequence[NDArray[Any]], runs: int, repeats: int = 1) -> list[KernelTime] | None:
+        """None: the machine does not tell its kernels apart."""
         return None
 
     def _tensors(self, arrays: Sequence[NDArray[Any]]) -> list[Any]:
@@ -188,6 +210,27 @@ class PlanProgram:
         with self._lock:
             self._check(self._library.tilewright_time(ctypes.addressof(self._hollow), len(self._hollow), runs, seconds))
         return list(seconds)
+
+    def profile(self, arrays: Sequence[NDArray[Any]], runs: int, repeats: int = 1) -> list[KernelTime]:
+        """What each kernel takes in its place in the network.
+
+        Args:
+            arrays: the inputs.
+            runs: of the network.
+            repeats: calls of each kernel in a row, of which the mean counts: with many of them it finds its data in the
+                caches, as where it is timed alone.
+        """
+        found = np.empty((runs, len(self._calls)))
+        seconds = (ctypes.c_double * repeats)()
+        begin, size = ctypes.addressof(self._calls), ctypes.sizeof(_Call)
+        with self._lock:
+            for run in found:
+                self._fill(arrays)
+                for number in range(len(self._calls)):
+                    failed = self._library.tilewright_time(begin + number * size, 1, repeats, seconds)
+                    self._check(number if failed >= 0 else -1)
+                    run[number] = sum(seconds) / repeats
+        return [KernelTime(c.kernel, tuple(t)) for c, t in zip(self._plan.calls, found.T.tolist(), strict=True)]
 
     def _fill(self, arrays: Sequence[NDArray[Any]]) -> None:
         for slot, array in zip(self._inputs, arrays, strict=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from tilewright.errors import SpaceError
 from tilewright.space.knob import ChoiceKnob, Knob, SplitKnob
 from tilewright.space.loop_nest import LoopNest
 from tilewright.space.module import space_errors, task_module
-from tilewright.space.simple import PARALLEL_WORK, simple_schedule, work
+from tilewright.space.simple import PARALLEL_WORK, moves_elements, simple_schedule, work
 from tilewright.space.space import Configs
 from tilewright.space.trace import Generator, Sample, read_samples, replay
 from tilewright.target import Target
@@ -125,20 +126,25 @@ class AutoSpace:
         raise SpaceError(f"{self.template} has no loop nest in closed form; score its configs on their knobs")
 
     def default(self) -> NDArray[np.int32]:
-        """The simple sketch; the untuned program where it does not apply."""
+        """The simple sketch; the untuned program where it does not apply.
+
+        MetaSchedule's program, where there is only one, for a function that moves elements (a transposition, a slice, a
+        concatenation): half of the time on the light networks.
+        """
         return self._default.copy()
 
     @cached_property
     def _default(self) -> NDArray[np.int32]:
-        config = np.zeros(len(self.knobs), dtype=np.int32)
-        config[0] = _SIMPLE
-        try:
-            with space_errors("the simple sketch does not apply"):
-                config[list(_SIMPLE_KNOBS)] = 1, work(self._module) >= PARALLEL_WORK, 1, 1, 1
-                self.schedule(config)
-        except SpaceError:
-            config[:] = 0
-        return config
+        simple, moved, untuned = np.zeros((3, len(self.knobs)), dtype=np.int32)
+        simple[0], moved[0] = _SIMPLE, FIRST_SKETCH
+        with suppress(SpaceError), space_errors("the function's work is not known"):
+            simple[list(_SIMPLE_KNOBS)] = 1, work(self._module) >= PARALLEL_WORK, 1, 1, 1
+            only = bool(self.sketches) and all(column is None for column in self.sketches[0].columns)
+            for config in (moved, simple) if only and moves_elements(self._module) else (simple,):
+                with suppress(SpaceError), space_errors("the sketch does not apply"):
+                    self.schedule(config)
+                    return config
+        return untuned
 
     def schedule(self, config: NDArray[np.int32]) -> Schedule:
         """The program of one config, traced, with its one function called ``main``.

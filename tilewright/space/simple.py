@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from tvm.ir import IRModule
     from tvm.s_tir import Schedule
 
-__all__ = ["PARALLEL_WORK", "simple_schedule", "work"]
+__all__ = ["PARALLEL_WORK", "moves_elements", "simple_schedule", "work"]
 
-#: Below so many innermost iterations (10 to 20 µs of copying), waking the other threads costs more than they save.
-PARALLEL_WORK = 1 << 17
+#: Below so many innermost iterations (1 to 2 µs of copying), sharing them with other threads costs more than it saves.
+PARALLEL_WORK = 1 << 14
 
 #: Shorter vectors are no faster than what LLVM finds by itself.
 _SHORTEST_VECTOR = 4
@@ -75,6 +75,27 @@ def work(module: IRModule) -> int:
         extents = [schedule.get(loop).extent for loop in schedule.get_loops(block)]
         total += math.prod(int(e) for e in extents if isinstance(getattr(e, "value", e), int))
     return total
+
+
+def moves_elements(module: IRModule) -> bool:
+    """Whether the function does nothing but to put elements into other places: by rows of some length, at best.
+
+    The innermost loop over the result is then no stretch of memory in what is read, and this schedule no good one.
+    """
+    from tvm.s_tir import Schedule
+
+    schedule = Schedule(module)
+    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
+    if len(blocks) != 1:
+        return False
+    stmt = schedule.get(blocks[0])
+    extents = [getattr(v.dom.extent, "value", v.dom.extent) for v in stmt.iter_vars]
+    return (
+        {v.iter_type for v in stmt.iter_vars} == {_SPATIAL}
+        and isinstance(extents[-1], int)
+        and extents[-1] >= _SHORTEST_VECTOR
+        and not _elementwise(stmt)
+    )
 
 
 def _inlinable(schedule: Schedule, block: Any) -> bool:

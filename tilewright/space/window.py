@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["WindowSpace"]
 
-#: Innermost iterations (about 4 microseconds) below which waking the other threads costs more than they save.
-_PARALLEL_WORK = 1 << 16
+#: Innermost iterations (about 2 microseconds) below which waking the other threads costs more than they save.
+_PARALLEL_WORK = 1 << 15
 #: The widest tile, in results side by side.
 _WIDEST = 16
 #: Steps that are written out, at most.
@@ -97,11 +97,15 @@ class WindowSpace:
         raise SpaceError(f"{self.template} has no loop nest in closed form; score its configs on their knobs")
 
     def default(self) -> NDArray[np.int32]:
-        """Rows in parallel where there is work for it, padding looked at in place, tiles of at most 4 results."""
+        """Rows in parallel where there is work for it, padding looked at in place.
+
+        Tiles are of at most 4 results, and of one where a vector is not the machine's.
+        """
         tiles, vectors = ([choice[0] for choice in self.knobs[place].choices] for place in (2, 3))
-        tile = sum(width <= 4 for width in tiles) - 1
-        whole = vectors.index(self.target.lanes) if self.target.lanes in vectors else len(vectors) - 1
-        return np.asarray([self._work >= _PARALLEL_WORK, 0, tile, whole, 1], dtype=np.int32)
+        fits = self.target.lanes in vectors
+        tile = sum(width <= 4 for width in tiles) - 1 if fits else 0
+        lanes = vectors.index(self.target.lanes) if fits else len(vectors) - 1
+        return np.asarray([self._work >= _PARALLEL_WORK, 0, tile, lanes, 1], dtype=np.int32)
 
     @cached_property
     def _work(self) -> int:

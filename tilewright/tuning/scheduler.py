@@ -275,7 +275,9 @@ class NetworkTuner:
         for done, share in enumerate(todo):
             if self._budget.exhausted(reserve):
                 return
-            size = 1 if self._light(share) else self._first_size(todo[:done], len(todo) - done, reserve)
+            size = self._first_size(todo[:done], len(todo) - done, reserve)
+            if self._light(share):  # the cost model's first choice, too, where there is one
+                size = min(size, 1 + (share.tuner is not None and share.tuner.space.has_loop_nest))
             if self._lending is None:
                 self._round(share, size, reserve)
                 continue
