@@ -248,7 +248,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=MODELS, help="comma-separated")
     parser.add_argument("--limit", type=int, default=64, help="trials of a task that is tuned to the end")
-    parser.add_argument("--share", type=float, default=0.15, help="of the seconds of tuning without sharing")
+    parser.add_argument(
+        "--share", type=float, default=0.148, help="of the seconds of tuning without sharing; what runs is finished"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=Path("sharing.json"))
     parser.add_argument("--plot", type=Path, help="a PNG file to write")

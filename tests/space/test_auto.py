@@ -150,7 +150,7 @@ def test_default_is_parallel_only_where_it_pays() -> None:
     parallel = set()
     for function in FUNCTIONS:
         default = space(function).default()
-        assert default[0] == (FIRST_SKETCH if function is concatenation else SIMPLE), function.__name__
+        assert default[0] == SIMPLE, function.__name__
         if "T.parallel" in space(function).schedule(default).mod.script():
             parallel.add(function)
     assert depthwise in parallel
@@ -161,15 +161,15 @@ def test_what_moves_elements_has_metaschedules_program_by_default() -> None:
     from tvm import te, topi
 
     def transpose() -> list[Any]:
-        x = te.placeholder((4, 64, 8), name="x")
+        x = te.placeholder((8, 64, 16), name="x")
         return [x, topi.transpose(x, (0, 2, 1))]
 
     def narrow() -> list[Any]:
-        x = te.placeholder((3, 64), name="x")
+        x = te.placeholder((3, 4096), name="x")
         return [x, topi.transpose(x)]
 
     def rectified() -> list[Any]:
-        x = te.placeholder((64, 64), name="x")
+        x = te.placeholder((64, 128), name="x")
         return [x, topi.nn.relu(x)]
 
     assert space(transpose).default().tolist() == [FIRST_SKETCH, 0, 0, 0, 0, 0]

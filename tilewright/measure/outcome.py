@@ -61,9 +61,8 @@ class Measurement:
         message: what went wrong, empty when nothing did.
         time: POSIX time of the measurement in seconds.
         elapsed: wall-clock seconds spent on building and timing it.
-        anchor: latency in seconds of the task's default config, timed just before and just after this candidate and
-            others (the lower of the two): how fast the machine was at that moment. 0: not known. Records do not keep
-            it.
+        anchor: latency in seconds of the task's default config, timed before, between and after the candidates of a
+            batch (the lowest of these): how fast the machine was at that moment. 0: not known. Records do not keep it.
     """
 
     task: str

@@ -332,15 +332,17 @@ class LocalPool:
         """Time what was built, worker after worker: its threads spin for a while after a kernel, so take few turns."""
         with self.workforce.alone():
             self._share_reference(batch)
-            earlier, before = set(batch.done), self._default_now(batch)
+            earlier, anchors = set(batch.done), [self._default_now(batch)]
             for process in [process for process in self.workforce.processes if process.built]:
                 while process.built and not batch.late():  # empty, too, when the process was lost
                     self._time_one(process, process.built.pop(0), batch)
                 self._drop(process)
                 self._settle(batch)
-            anchors = [seconds for seconds in (before, self._default_now(batch)) if seconds > 0.0]
-            for index in batch.done.keys() - earlier if anchors else ():
-                batch.done[index] = replace(batch.done[index], anchor=min(anchors))
+                anchors.append(self._default_now(batch))
+            # The lowest: what disturbed the default for a moment must not make the others fast.
+            anchor = min((seconds for seconds in anchors if seconds > 0.0), default=0.0)
+            for index in batch.done.keys() - earlier:
+                batch.done[index] = replace(batch.done[index], anchor=anchor)
 
     def _default_now(self, batch: Batch) -> float:
         """What the task's default takes at this moment, in seconds; 0 where nobody keeps it, or there is no time."""

@@ -21,7 +21,7 @@ from tilewright.errors import SpaceError
 from tilewright.space.knob import ChoiceKnob, Knob, SplitKnob
 from tilewright.space.loop_nest import LoopNest
 from tilewright.space.module import space_errors, task_module
-from tilewright.space.simple import PARALLEL_WORK, moves_elements, simple_schedule, work
+from tilewright.space.simple import MOVING_WORK, PARALLEL_WORK, moves_elements, simple_schedule, work
 from tilewright.space.space import Configs
 from tilewright.space.trace import Generator, Sample, read_samples, replay
 from tilewright.target import Target
@@ -138,9 +138,11 @@ class AutoSpace:
         simple, moved, untuned = np.zeros((3, len(self.knobs)), dtype=np.int32)
         simple[0], moved[0] = _SIMPLE, FIRST_SKETCH
         with suppress(SpaceError), space_errors("the function's work is not known"):
-            simple[list(_SIMPLE_KNOBS)] = 1, work(self._module) >= PARALLEL_WORK, 1, 1, 1
+            size = work(self._module)
+            simple[list(_SIMPLE_KNOBS)] = 1, size >= PARALLEL_WORK, 1, 1, 1
             only = bool(self.sketches) and all(column is None for column in self.sketches[0].columns)
-            for config in (moved, simple) if only and moves_elements(self._module) else (simple,):
+            moves = only and size >= MOVING_WORK and moves_elements(self._module)
+            for config in (moved, simple) if moves else (simple,):
                 with suppress(SpaceError), space_errors("the sketch does not apply"):
                     self.schedule(config)
                     return config

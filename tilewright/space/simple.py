@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from tvm.ir import IRModule
     from tvm.s_tir import Schedule
 
-__all__ = ["PARALLEL_WORK", "moves_elements", "simple_schedule", "work"]
+__all__ = ["MOVING_WORK", "PARALLEL_WORK", "moves_elements", "simple_schedule", "work"]
 
 #: Below so many innermost iterations (1 to 2 µs of copying), sharing them with other threads costs more than it saves.
 PARALLEL_WORK = 1 << 14
+
+#: Below so many elements that are moved, MetaSchedule's program is slower, as it always shares them with other threads.
+MOVING_WORK = 1 << 12
 
 #: Shorter vectors are no faster than what LLVM finds by itself.
 _SHORTEST_VECTOR = 4

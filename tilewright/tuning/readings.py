@@ -15,7 +15,7 @@ from tilewright.measure.outcome import Measurement, robust_seconds
 __all__ = ["Readings"]
 
 #: A reading is lowered to this share of itself at most: beyond, it is the default that was disturbed.
-_LEAST_LEVEL = 0.8
+_LEAST_LEVEL = 0.88
 #: Changes of what the default takes at its fastest by less are not worth counting everything anew.
 _NOTEWORTHY = 0.002
 
