@@ -19,12 +19,12 @@ DATA = HERE / "dataset.parquet"
 SHIPPED = "xgb_reg"
 
 
-def held_out_file(network: str, folder: Path | None = None) -> Path:
-    """The file of a model that was fitted to all networks of the data set but one, in ``folder``.
+def held_out_file(network: str) -> Path:
+    """The file of a model that was fitted to all networks of the data set but one, among the temporary files.
 
     It is fitted once, in some seconds. A network that the data set does not know leaves nothing out.
     """
-    folder = Path(tempfile.gettempdir()) / "tilewright-held-out" if folder is None else folder
+    folder = Path(tempfile.gettempdir()) / "tilewright-held-out"
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"without-{network}-{stamp(DATA)}.npz"
     if not file.exists():

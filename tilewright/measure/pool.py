@@ -238,7 +238,7 @@ class LocalPool:
         if process.awaiting or not batch.queue:
             return
         key = batch.space.task.key
-        if process.prepared is None or process.prepared[0] != key:
+        if not process.turned_to(key):
             # One runs the default, and the others adopt its outputs.
             known = any(other.prepared == (key, True) or self._knows(other, key) for other in self.workforce.processes)
             self._prepare(process, batch, not known and key not in self._bad_defaults)
@@ -267,16 +267,14 @@ class LocalPool:
     def _any_prepared(self, key: str) -> bool:
         """Whether any worker has turned to the task: its design space can be made, then."""
         return any(
-            process.prepared is not None
-            and process.prepared[0] == key
-            and (process.building is not None or not process.awaiting)
+            process.turned_to(key) and (process.building is not None or not process.awaiting)
             for process in self.workforce.processes
         )
 
     @staticmethod
     def _knows(process: WorkerProcess, key: str) -> bool:
         """Whether a worker has turned to the task and knows what its outputs must be."""
-        return process.reference and process.prepared is not None and process.prepared[0] == key
+        return process.reference and process.turned_to(key)
 
     def _on_build_reply(self, process: WorkerProcess, reply: Reply | Lost, batch: Batch) -> None:
         index, process.building = process.building, None
@@ -346,8 +344,8 @@ class LocalPool:
 
     def _default_now(self, batch: Batch) -> float:
         """What the task's default takes at this moment, in seconds; 0 where nobody keeps it, or there is no time."""
-        turned = [process for process in self.workforce.processes if self._turned_to(process, batch)]
-        keeper = next((process for process in turned if process.anchor), None)
+        key, processes = batch.space.task.key, self.workforce.processes
+        keeper = next((process for process in processes if process.anchor and process.turned_to(key)), None)
         if keeper is None or batch.late() or keeper.died_idle():
             return 0.0
         keeper.send(Anchor(), batch.limit(self.run_timeout))
@@ -355,10 +353,6 @@ class LocalPool:
         if isinstance(reply, Lost):
             self._discard(keeper, batch)
         return reply.seconds if isinstance(reply, Anchored) else 0.0
-
-    @staticmethod
-    def _turned_to(process: WorkerProcess, batch: Batch) -> bool:
-        return process.prepared is not None and process.prepared[0] == batch.space.task.key
 
     def _share_reference(self, batch: Batch) -> None:
         """Tell every worker that is to run something what the outputs must be, where any worker knows it."""

@@ -96,6 +96,10 @@ class WorkerProcess:
                 f"module, but {factory!r} cannot be sent to them ({error}); move it into a module"
             ) from error
 
+    def turned_to(self, key: str) -> bool:
+        """Whether it was last prepared for the task of this key."""
+        return self.prepared is not None and self.prepared[0] == key
+
     def send(self, command: Command, seconds: float) -> None:
         """Give it a command whose reply is due within ``seconds``. To a dead worker too: the reply is then ``Lost``."""
         self.since = time.monotonic()

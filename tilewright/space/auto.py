@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tilewright.errors import SpaceError
 from tilewright.space.knob import ChoiceKnob, Knob, SplitKnob
-from tilewright.space.loop_nest import LoopNest
+from tilewright.space.knobs_alone import KnobsAlone
 from tilewright.space.module import space_errors, task_module
 from tilewright.space.simple import MOVING_WORK, PARALLEL_WORK, moves_elements, simple_schedule, work
 from tilewright.space.space import Configs
@@ -55,7 +55,7 @@ class Sketch:
     columns: tuple[int | None, ...]
 
 
-class AutoSpace:
+class AutoSpace(KnobsAlone):
     """MetaSchedule's spaces, the untuned program and a plain parallel one, for any task.
 
     The same task and target give the same knobs in every process. Knobs that the config's sketch does not use must
@@ -74,7 +74,6 @@ class AutoSpace:
     """
 
     template = "auto/1"
-    has_loop_nest = False
 
     def __init__(self, task: Task, target: Target) -> None:
         self.task = task
@@ -116,14 +115,6 @@ class AutoSpace:
     def canonical(self, configs: Configs) -> Configs:
         """The configs with 0 in all knobs that their sketch does not use. ``(n, knobs)``."""
         return np.where(self._active[configs[:, 0]], configs, 0).astype(np.int32)
-
-    def loop_nest(self, configs: Configs) -> LoopNest:
-        """Refused: these programs have no closed form.
-
-        Raises:
-            SpaceError: always.
-        """
-        raise SpaceError(f"{self.template} has no loop nest in closed form; score its configs on their knobs")
 
     def default(self) -> NDArray[np.int32]:
         """The simple sketch; the untuned program where it does not apply.

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from tilewright.errors import SpaceError
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob, divisors
-from tilewright.space.loop_nest import LoopNest
+from tilewright.space.knobs_alone import KnobsAlone
 from tilewright.space.module import space_errors, task_module
 from tilewright.space.simple import work
-from tilewright.space.space import Configs
 from tilewright.target import Target
 from tilewright.task import Task
 
@@ -35,7 +34,7 @@ _PREFIX = "row_"
 _PARALLEL_WORK = 1 << 14
 
 
-class RowsSpace:
+class RowsSpace(KnobsAlone):
     """The programs of one function over rows.
 
     Attributes:
@@ -48,7 +47,6 @@ class RowsSpace:
     """
 
     template = "rows/1"
-    has_loop_nest = False
 
     def __init__(self, task: Task, target: Target) -> None:
         """Read the task's function.
@@ -71,18 +69,6 @@ class RowsSpace:
             ChoiceKnob.of("unroll", [1, 4, 16]),
         )
         self.schedule(self.default())
-
-    def valid(self, configs: Configs) -> NDArray[np.bool_]:
-        """All. ``(n,)``."""
-        return np.ones(len(configs), dtype=np.bool_)
-
-    def loop_nest(self, configs: Configs) -> LoopNest:
-        """Refused: these programs have no closed form.
-
-        Raises:
-            SpaceError: always.
-        """
-        raise SpaceError(f"{self.template} has no loop nest in closed form; score its configs on their knobs")
 
     def default(self) -> NDArray[np.int32]:
         """Parallel where there is work for it. ``(knobs,)``."""

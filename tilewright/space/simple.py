@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tvm.ir import IRModule
     from tvm.s_tir import Schedule
 
-__all__ = ["MOVING_WORK", "PARALLEL_WORK", "moves_elements", "simple_schedule", "work"]
+__all__ = ["MOVING_WORK", "PARALLEL_WORK", "lanes_in", "moves_elements", "simple_schedule", "work"]
 
 #: Below so many innermost iterations (1 to 2 µs of copying), sharing them with other threads costs more than it saves.
 PARALLEL_WORK = 1 << 14
@@ -136,7 +136,7 @@ def _schedule_block(schedule: Schedule, block: Any, parallel: bool, vector: int,
     else:
         contiguous = last is not None and _contiguous_along(stmt, last.var, bool(reduction))
     outer, inner = spatial[:-1], spatial[-1:]
-    lanes = _lanes(schedule.get(inner[0]).extent, vector) if contiguous else 1
+    lanes = lanes_in(schedule.get(inner[0]).extent, vector) if contiguous else 1
     lane_loop = None
     if lanes > 1:
         body, lane_loop = schedule.split(inner[0], factors=[None, lanes])
@@ -180,7 +180,7 @@ def _join(schedule: Schedule, block: Any, fused: Any, vector: int) -> list[str]:
     contiguous = _contiguous_along(stmt, stmt.iter_vars[-1].var, False)
     schedule.reverse_compute_at(consumer, fused)
     innermost = schedule.get_loops(consumer)[-1]
-    lanes = _lanes(schedule.get(innermost).extent, vector) if contiguous else 1
+    lanes = lanes_in(schedule.get(innermost).extent, vector) if contiguous else 1
     if lanes > 1 and not innermost.same_as(fused):
         schedule.vectorize(schedule.split(innermost, factors=[None, lanes])[1])
     return [stmt.name_hint]
@@ -237,7 +237,7 @@ def _elementwise(stmt: Any) -> bool:
     )
 
 
-def _lanes(extent: Any, vector: int) -> int:
+def lanes_in(extent: Any, vector: int) -> int:
     """The largest divisor of a loop's extent that is at most ``vector``; 1 where that is too short to pay."""
     count = getattr(extent, "value", extent)
     lanes = max(d for d in divisors(count) if d <= vector) if isinstance(count, int) else 1

@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from tilewright.errors import SpaceError
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob, divisors
-from tilewright.space.loop_nest import LoopNest
+from tilewright.space.knobs_alone import KnobsAlone
 from tilewright.space.module import space_errors, task_module
-from tilewright.space.simple import work
-from tilewright.space.space import Configs
+from tilewright.space.simple import lanes_in, work
 from tilewright.target import Target
 from tilewright.task import Task
 
@@ -38,12 +37,10 @@ _PARALLEL_WORK = 1 << 15
 _WIDEST = 16
 #: Steps that are written out, at most.
 _MOST_UNROLLED = 64
-#: Shorter vectors are not worth a template.
-_SHORTEST_VECTOR = 4
 _SPATIAL, _REDUCTION = 0, 2  # tvm.tirx.IterVar.DataPar, CommReduce
 
 
-class WindowSpace:
+class WindowSpace(KnobsAlone):
     """The programs of one function over windows.
 
     Attributes:
@@ -64,15 +61,13 @@ class WindowSpace:
     """
 
     template = "window/1"
-    has_loop_nest = False
 
     def __init__(self, task: Task, target: Target) -> None:
         self.task, self.target = task, target
         self._module = task_module(task)
         with space_errors(f"{task.name!r} has not the form of a function over windows"):
             shape, padded = _read(self._module)
-        widest = {_lanes(shape[-1], times * target.lanes) for times in (1, 2)}
-        vectors = sorted(lanes for lanes in widest if lanes >= _SHORTEST_VECTOR)
+        vectors = sorted({lanes_in(shape[-1], times * target.lanes) for times in (1, 2)} - {1})
         if not vectors:
             raise SpaceError(f"the last dimension of {task.name!r} is {shape[-1]}, of which no vector can be made")
         self.knobs: tuple[Knob, ...] = (
@@ -83,18 +78,6 @@ class WindowSpace:
             ChoiceKnob.of("unroll", [0, 1]),
         )
         self.schedule(self.default())
-
-    def valid(self, configs: Configs) -> NDArray[np.bool_]:
-        """All. ``(n,)``."""
-        return np.ones(len(configs), dtype=np.bool_)
-
-    def loop_nest(self, configs: Configs) -> LoopNest:
-        """Refused: these programs have no closed form.
-
-        Raises:
-            SpaceError: always.
-        """
-        raise SpaceError(f"{self.template} has no loop nest in closed form; score its configs on their knobs")
 
     def default(self) -> NDArray[np.int32]:
         """Rows in parallel where there is work for it, padding looked at in place.
@@ -122,10 +105,6 @@ class WindowSpace:
             return _program(self._module, bool(parallel), bool(pad), tile, vector, bool(unroll))
 
 
-def _lanes(extent: int, most: int) -> int:
-    return max(d for d in divisors(extent) if d <= most)
-
-
 def _blocks(schedule: Schedule) -> tuple[list[str], str, list[str], str]:
     """The names of the function's blocks: those before the one that reduces, that one, those between, the result's."""
     blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
@@ -139,7 +118,7 @@ def _blocks(schedule: Schedule) -> tuple[list[str], str, list[str], str]:
     if any(len(schedule.get_consumers(block)) != 1 for block in blocks[:-1]):
         raise SpaceError("the blocks of a function over windows are a chain")
     at = reducing[0]
-    return names[:at], names[at], names[at + 1 : -1] if at + 1 < len(names) else [], names[-1]
+    return names[:at], names[at], names[at + 1 : -1], names[-1]
 
 
 def _read(module: IRModule) -> tuple[list[int], bool]:
@@ -181,8 +160,8 @@ def _program(module: IRModule, parallel: bool, pad: bool, tile: int, vector: int
         schedule.compute_at(schedule.get_sblock(before[-1]), rows, preserve_unit_loops=True)
         padding = schedule.get_sblock(before[-1])
         around = schedule.get_loops(padding)[-1]
-        lanes = _lanes(int(schedule.get(around).extent), vector)
-        if lanes >= _SHORTEST_VECTOR:
+        lanes = lanes_in(schedule.get(around).extent, vector)
+        if lanes > 1:
             schedule.vectorize(schedule.split(around, factors=[None, lanes])[1])
     if parallel:
         schedule.parallel(rows)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tilewright.errors import SpaceError
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob
-from tilewright.space.loop_nest import LoopNest
+from tilewright.space.knobs_alone import KnobsAlone
 from tilewright.space.module import space_errors, task_module
 from tilewright.space.space import Configs
 from tilewright.target import Target
@@ -58,7 +58,7 @@ class _Form:
     padded: bool
 
 
-class WinogradTransformSpace:
+class WinogradTransformSpace(KnobsAlone):
     """The programs of one transform.
 
     Attributes:
@@ -71,7 +71,6 @@ class WinogradTransformSpace:
     """
 
     template = "winograd_transform/1"
-    has_loop_nest = False
 
     def __init__(self, task: Task, target: Target) -> None:
         """Read the task's function.
@@ -104,14 +103,6 @@ class WinogradTransformSpace:
         ok &= (pad != _PAD_ROW) | ((order != _CHANNELS_LAST) & (parallel < 4))
         ok &= (pad != _PAD_TILE) | (together == 0)
         return ok
-
-    def loop_nest(self, configs: Configs) -> LoopNest:
-        """Refused: these programs have no closed form.
-
-        Raises:
-            SpaceError: always.
-        """
-        raise SpaceError(f"{self.template} has no loop nest in closed form; score its configs on their knobs")
 
     def default(self) -> NDArray[np.int32]:
         """Channel blocks in parallel, and rows of tiles too where those are few. ``(knobs,)``."""

@@ -272,11 +272,12 @@ class NetworkTuner:
     def _first_pass(self, reserve: float) -> None:
         # A task that is known well enough from records needs no first round.
         todo = [s for s in self._order if s.live and (s.measured < self._first_round or math.isinf(s.best))]
+        light = _LIGHT * float(np.mean([s.use.weight * s.possible for s in self._shares])) if todo else 0.0
         for done, share in enumerate(todo):
             if self._budget.exhausted(reserve):
                 return
             size = self._first_size(todo[:done], len(todo) - done, reserve)
-            if self._light(share):  # the cost model's first choice, too, where there is one
+            if share.use.weight * share.possible < light:  # the cost model's first choice, too, where there is one
                 size = min(size, 1 + (share.tuner is not None and share.tuner.space.has_loop_nest))
             if self._lending is None:
                 self._round(share, size, reserve)
@@ -295,11 +296,6 @@ class NetworkTuner:
             mean = sum(known) / len(known)
             trials = min(trials, _FIRST_PASS_SHARE * (self._budget.remaining_seconds - reserve) / (left * mean))
         return int(min(self._first_round, max(2.0, trials)))
-
-    def _light(self, share: Share) -> bool:
-        """Whether a task will hardly matter, by the arithmetic that it has and the bytes that it touches."""
-        loads = [s.use.weight * s.possible for s in self._shares]
-        return share.use.weight * share.possible < _LIGHT * sum(loads) / len(loads)
 
     def _next(self, reserve: float) -> Share | None:
         live = [share for share in self._order if share.live and self._left(share) > 0]

@@ -1,0 +1,36 @@
+"""What design spaces have in common whose programs have no closed form."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.errors import SpaceError
+from tilewright.space.loop_nest import LoopNest
+from tilewright.space.space import Configs
+
+__all__ = ["KnobsAlone"]
+
+
+class KnobsAlone:
+    """Cost models score the configs of such a space on their knobs alone.
+
+    Attributes:
+        template: of the space.
+        has_loop_nest: false.
+    """
+
+    template: str
+    has_loop_nest = False
+
+    def valid(self, configs: Configs) -> NDArray[np.bool_]:
+        """All. ``(n,)``."""
+        return np.ones(len(configs), dtype=np.bool_)
+
+    def loop_nest(self, configs: Configs) -> LoopNest:
+        """Refused: these programs have no closed form.
+
+        Raises:
+            SpaceError: always.
+        """
+        raise SpaceError(f"{self.template} has no loop nest in closed form; score its configs on their knobs")
