@@ -44,6 +44,11 @@ class PoolStatistics:
     longest_gap: float = 0.0
     peak_rss: int = 0
 
+    @property
+    def timing_each(self) -> float:
+        """What timing one candidate has taken on average, in seconds."""
+        return self.timing / max(1, self.measured)
+
     def disturbance(self) -> dict[str, Any]:
         """What disturbed the measurements, ready for JSON: ``disturbed``, ``remeasured``, ``causes``."""
         causes = dict(sorted(self.causes.items()))

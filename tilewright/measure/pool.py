@@ -222,7 +222,7 @@ class LocalPool:
             active = self.workforce.active[: batch.builders]
             # What is built also has to be timed before the deadline.
             built = sum(len(process.built) for process in active)
-            stop = not batch.queue or batch.late(built * self._seconds_of_timing())
+            stop = not batch.queue or batch.late(built * self._statistics.timing_each)
             if not stop:
                 for process in active:
                     self._occupy(process, batch)
@@ -287,7 +287,7 @@ class LocalPool:
             if reply.timed_out and batch.late():
                 return  # cut off by the deadline, which says nothing about the candidate
             outcome = Outcome.BUILD_TIMED_OUT if reply.timed_out else Outcome.BUILD_FAILED
-            self._record(batch, index, outcome, message=self._because(reply, "the build", self.build_timeout))
+            self._record(batch, index, outcome, message=reply.because(self.memory, "the build", self.build_timeout))
         elif isinstance(reply, Failed):
             self._record(batch, index, reply.outcome, message=reply.message)
         else:
@@ -344,8 +344,7 @@ class LocalPool:
 
     def _default_now(self, batch: Batch) -> float:
         """What the task's default takes at this moment, in seconds; 0 where nobody keeps it, or there is no time."""
-        key, processes = batch.space.task.key, self.workforce.processes
-        keeper = next((process for process in processes if process.anchor and process.turned_to(key)), None)
+        keeper = next((p for p in self.workforce.processes if p.anchor and p.turned_to(batch.space.task.key)), None)
         if keeper is None or batch.late() or keeper.died_idle():
             return 0.0
         keeper.send(Anchor(), batch.limit(self.run_timeout))
@@ -411,7 +410,7 @@ class LocalPool:
             if reply.timed_out and batch.late():
                 return
             outcome = Outcome.RUN_TIMED_OUT if reply.timed_out else Outcome.RUN_CRASHED
-            self._record(batch, index, outcome, message=self._because(reply, "the run", allowed))
+            self._record(batch, index, outcome, message=reply.because(self.memory, "the run", allowed))
 
     def _on_timed(self, process: WorkerProcess, index: int, reply: Timed, batch: Batch) -> None:
         """Keep a latency. Where it was disturbed and matters, the candidate has another turn, after the others."""
@@ -461,10 +460,6 @@ class LocalPool:
                         self._record(batch, index, result.outcome, message=result.message)
         self._drop(process)
 
-    def _seconds_of_timing(self) -> float:
-        """What timing one candidate has taken on average."""
-        return self._statistics.timing / max(1, self._statistics.measured)
-
     # Records ----------------------------------------------------------------------------------------------------
 
     def _replenish(self, batch: Batch) -> None:
@@ -503,12 +498,3 @@ class LocalPool:
         self._statistics.measured += 1
         if self.on_measurement is not None:
             self.on_measurement(measurement)
-
-    def _because(self, lost: Lost, what: str, seconds: float) -> str:
-        if lost.timed_out:
-            return f"{what} took longer than {seconds:.3g} s"
-        if lost.memory:
-            had, allowed = in_words(lost.memory), in_words(self.memory)
-            return f"{what} took its worker to {had} of memory, where {allowed} are allowed"
-        hint = ", which the system sends when memory runs out" if lost.reason.startswith("SIGKILL") else ""
-        return f"{what} ended its process: {lost.reason}{hint}"

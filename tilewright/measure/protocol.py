@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from tilewright.measure.arguments import Parameter, Reference
+from tilewright.measure.memory import in_words
 from tilewright.measure.outcome import Outcome
 from tilewright.space.space import DesignSpace
 from tilewright.target import Target
@@ -211,6 +212,15 @@ class Lost:
     timed_out: bool
     reason: str
     memory: int = 0
+
+    def because(self, allowed: int, what: str, seconds: float) -> str:
+        """Why ``what`` has failed, in words; ``allowed``: bytes of memory that a worker may have."""
+        if self.timed_out:
+            return f"{what} took longer than {seconds:.3g} s"
+        if self.memory:
+            return f"{what} took its worker to {in_words(self.memory)} of memory, where {in_words(allowed)} are allowed"
+        hint = ", which the system sends when memory runs out" if self.reason.startswith("SIGKILL") else ""
+        return f"{what} ended its process: {self.reason}{hint}"
 
 
 Command: TypeAlias = Hello | Prepare | Build | Run | Race | Lend | Adopt | Anchor | Drop
