@@ -22,7 +22,8 @@ from tilewright.network.weights import Recipe
 from tilewright.network.winograd import Tiling, transform_weight
 from tilewright.space.registry import make_space
 
-WINOGRAD: tuple[Algorithm, ...] = ("winograd2", "winograd4")
+STAGED: tuple[Algorithm, ...] = ("winograd2", "winograd4")
+FUSED: tuple[Algorithm, ...] = ("fused_winograd2", "fused_winograd4")
 
 
 def agrees(path: Path, algorithm: Algorithm, out: Path) -> Extraction:
@@ -32,7 +33,7 @@ def agrees(path: Path, algorithm: Algorithm, out: Path) -> Extraction:
     assert convolutions
     extraction = extract(network, TARGET, {conv: algorithm for conv, _ in convolutions})
     transforms = [use for use in extraction.uses if use.task.kind == "winograd"]
-    assert len(transforms) >= 2
+    assert len(transforms) >= (2 if algorithm in STAGED else 1)
     for use in extraction.uses:
         if use.task.kind != "auto":
             assert not make_space(use.task, TARGET).template.startswith("auto"), use.task.name
@@ -42,8 +43,8 @@ def agrees(path: Path, algorithm: Algorithm, out: Path) -> Extraction:
     return extraction
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
-@given(data=st.data(), algorithm=st.sampled_from(WINOGRAD))
+@settings(max_examples=14, deadline=None, derandomize=True)
+@given(data=st.data(), algorithm=st.sampled_from(STAGED + FUSED))
 def test_convolutions_of_all_sizes(data: st.DataObject, algorithm: Algorithm) -> None:
     batch, channels = data.draw(st.sampled_from([1, 4])), data.draw(st.sampled_from([4, 8, 12, 16, 20, 32]))
     out = data.draw(st.sampled_from([4, 8, 12, 24, 32]))
@@ -66,8 +67,8 @@ def test_convolutions_of_all_sizes(data: st.DataObject, algorithm: Algorithm) ->
         agrees(path, algorithm, Path(folder, "out"))
 
 
-@pytest.mark.parametrize("algorithm", WINOGRAD)
-def test_consumers_are_fused_into_the_inverse_transform(algorithm: Algorithm, tmp_path: Path) -> None:
+@pytest.mark.parametrize("algorithm", STAGED + FUSED)
+def test_consumers_are_fused_into_the_last_function(algorithm: Algorithm, tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Conv", ["x", "w1"], ["c1"], pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["c1"], ["r1"]),
@@ -79,15 +80,19 @@ def test_consumers_are_fused_into_the_inverse_transform(algorithm: Algorithm, tm
     path = save(tmp_path / "m.onnx", nodes, {"x": [1, 16, 10, 10]}, [1, 16, 10, 10], **weights)
     extraction = agrees(path, algorithm, tmp_path / "out")
     uses = {use.functions[0]: use.weight for use in extraction.uses}
-    names = [name for name in uses if "inverse" in name]
+    names = [name for name in uses if ("inverse" if algorithm in STAGED else "conv_winograd") in name]
     assert len(names) == 2
     assert all(name.endswith("relu") for name in names)
-    # Both convolutions have one data transform and one product in common.
-    assert sorted(uses[name] for name in uses if name.startswith(("winograd", "products"))) == [2, 2]
+    # Both convolutions have one data transform and one product in common, where those are functions.
+    shared = sorted(uses[name] for name in uses if name.startswith(("winograd", "products")))
+    assert shared == ([2, 2] if algorithm in STAGED else [])
 
 
-@pytest.mark.parametrize("name", ["resnet50", "squeezenet", "inception_v2"])
-def test_networks(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "algorithm"),
+    [("resnet50", "winograd4"), ("squeezenet", "fused_winograd4"), ("inception_v2", "winograd4")],
+)
+def test_networks(name: str, algorithm: Algorithm, tmp_path: Path) -> None:
     model = onnx.load(LIGHT / f"light_{name}.onnx")
     # Random weights make the last layer's outputs so large that a softmax of them hides all differences.
     softmax = model.graph.node[-1]
@@ -97,7 +102,7 @@ def test_networks(name: str, tmp_path: Path) -> None:
     shape += [1, 1] if name == "squeezenet" and len(shape) == 2 else []
     model.graph.output.append(helper.make_tensor_value_info(softmax.input[0], onnx.TensorProto.FLOAT, shape))
     onnx.save(model, str(tmp_path / "m.onnx"))
-    agrees(tmp_path / "m.onnx", "winograd4", tmp_path / "out")
+    agrees(tmp_path / "m.onnx", algorithm, tmp_path / "out")
 
 
 def test_what_has_no_such_algorithm_stays_direct(tmp_path: Path) -> None:

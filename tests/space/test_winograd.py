@@ -1,4 +1,4 @@
-"""The space of Winograd's transforms: right programs, one for each config."""
+"""The spaces of Winograd's transforms, and of all in one function: right programs, one for each config."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import pytest
 
 from tilewright.errors import SpaceError
 from tilewright.network.tasks import task_of
-from tilewright.network.winograd import Tiling, data_transform, inverse_transform
+from tilewright.network.winograd import Tiling, data_transform, fused, inverse_transform, transform_weight
 from tilewright.space.configs import sample
 from tilewright.space.module import task_module
 from tilewright.space.registry import make_space
 from tilewright.space.winograd import WinogradTransformSpace
+from tilewright.space.winograd_fused import FusedWinogradSpace
 from tilewright.target import Target
 from tilewright.task import Task
 
@@ -141,3 +142,72 @@ def test_what_is_no_transform_is_refused() -> None:
         here.schedule(np.full(4, 99, dtype=np.int32))
     with pytest.raises(SpaceError, match="closed form"):
         here.loop_nest(here.default()[None])
+
+
+# All in one function ---------------------------------------------------------------------------------------------
+
+INPUTS, OUTPUTS = 2, 4  # blocks
+
+
+@cache
+def whole(name: str) -> FusedWinogradSpace:
+    here = tiling(name)
+    weight = (here.a**2, OUTPUTS, INPUTS, LANES, LANES)
+    made = make_space(task_of("whole", fused(here, (here.batch, INPUTS, *CASES[name][2], LANES), weight)), target())
+    assert isinstance(made, FusedWinogradSpace)
+    return made
+
+
+def convolved(name: str, data: np.ndarray[Any, Any], weight: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """``(n, C/cb, h, w, cb)`` and ``(O, C, 3, 3)``, directly."""
+    here = tiling(name)
+    top, left, bottom, right = here.padding
+    n, _, h, w, _ = data.shape
+    plain = data.transpose(0, 1, 4, 2, 3).reshape(n, -1, h, w).astype("float64")
+    padded = np.pad(plain, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+    result = np.einsum("nchwij,ocij->nohw", windows, weight)
+    return np.asarray(result.reshape(n, OUTPUTS, LANES, here.rows, here.cols).transpose(0, 1, 3, 4, 2))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_programs_in_one_function_are_right(name: str) -> None:
+    import tvm
+
+    here, space = tiling(name), whole(name)
+    rng = np.random.default_rng(1)
+    data = rng.standard_normal((here.batch, INPUTS, *CASES[name][2], LANES)).astype("float32")
+    kernels = rng.standard_normal((OUTPUTS * LANES, INPUTS * LANES, 3, 3)).astype("float32")
+    shape = (OUTPUTS, LANES, INPUTS, LANES, here.a, here.a)
+    packed = transform_weight(here.m, kernels).reshape(shape).transpose(4, 5, 0, 2, 3, 1)
+    weight = np.ascontiguousarray(packed.reshape(here.a**2, OUTPUTS, INPUTS, LANES, LANES))
+    want = convolved(name, data, kernels)
+    for config in [*space.likely(2), *sample(space, np.random.default_rng(0), 5)]:
+        tensors = [tvm.runtime.tensor(a) for a in (data, weight, np.zeros(want.shape, "float32"))]
+        tvm.compile(space.schedule(config).mod, target=target().tvm)["main"](*tensors)
+        np.testing.assert_allclose(tensors[-1].numpy(), want, rtol=1e-4, atol=1e-3, err_msg=str(config))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_configs_of_one_function_are_programs_of_their_own(name: str) -> None:
+    space = whole(name)
+    configs = sample(space, np.random.default_rng(0), 60)
+    scripts = {space.schedule(config).mod.script() for config in configs}
+    assert len(scripts) == len(configs)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_likely_configs_are_valid_and_differ_in_their_tiles(name: str) -> None:
+    space = whole(name)
+    likely = space.likely(4)
+    assert space.valid(likely).all()
+    np.testing.assert_array_equal(likely[0], space.default())
+    tiles = [tuple(space.knobs[i].choices[row[i]] for i in range(3)) for row in likely]
+    assert len(set(tiles)) == len(likely)
+
+
+def test_a_transform_alone_is_no_whole_convolution() -> None:
+    with pytest.raises(SpaceError, match="has the blocks"):
+        FusedWinogradSpace(task("F4", "data"), target())
+    with pytest.raises(SpaceError, match="closed form"):
+        whole("F4").loop_nest(whole("F4").default()[None])

@@ -11,7 +11,7 @@ from typing import Any
 from tilewright.errors import SpaceError
 from tilewright.measure.runner import Runner
 from tilewright.network import blocked, winograd
-from tilewright.network.convolution import Algorithm, Convolution, winograd_tile
+from tilewright.network.convolution import Algorithm, Convolution, is_fused, winograd_tile
 from tilewright.network.tasks import task_of
 from tilewright.records.store import Store
 from tilewright.space.registry import make_space
@@ -66,6 +66,8 @@ def stages(convolution: Convolution, algorithm: Algorithm) -> tuple[Task, ...]:
         function = blocked.conv2d(conv.packed_data, conv.packed_weight, conv.stride, conv.padding, (1, 1))
         return (task_of("conv2d", function),)
     tiling, weight = conv.tiling(m), conv.transformed_weight(m)
+    if is_fused(algorithm):
+        return (task_of(f"conv_winograd{m}", winograd.fused(tiling, conv.packed_data, weight)),)
     return (
         task_of(f"products{m}", winograd.products(tiling, weight)),
         task_of(f"winograd{m}", winograd.data_transform(tiling, conv.packed_data)),
@@ -110,12 +112,12 @@ def choose(
     trials = 0
     ordered = sorted(convolutions, key=lambda item: -item[0].flop * item[1])
     for conv, count in ordered:
-        # Seven tasks: the direct one, and three of each other algorithm.
-        if clock() >= deadline or trials + 7 * (1 + _MORE) > most_trials:
+        # Nine tasks: the direct one, two in one function, and three each of the two in three.
+        if clock() >= deadline or trials + 9 * (1 + _MORE) > most_trials:
             break
         cold = 1.0 / _BANDWIDTH if weight_bytes > target.l3 else 0.0
         seconds: dict[Algorithm, float] = {}
-        # The largest tiles first: on large maps the products of smaller ones alone take longer, which ends it there.
+        # In one function first, then the largest tiles: where stages are slower, their first one often ends it there.
         for algorithm in (conv.algorithms[0], *reversed(conv.algorithms[1:])):
             total = 0.0
             # The first stage reads the weights: while it computes, and so no faster than they come from memory.

@@ -8,18 +8,23 @@ from typing import Literal, TypeAlias
 
 from tilewright.network.winograd import Tiling
 
-__all__ = ["ALGORITHMS", "Algorithm", "Convolution", "winograd_tile"]
+__all__ = ["ALGORITHMS", "Algorithm", "Convolution", "is_fused", "winograd_tile"]
 
-#: How a convolution is computed: as it stands, or by F(2x2, 3x3) or F(4x4, 3x3).
-Algorithm: TypeAlias = Literal["direct", "winograd2", "winograd4"]
-ALGORITHMS: tuple[Algorithm, ...] = ("direct", "winograd2", "winograd4")
+#: How a convolution is computed: as it stands, or by F(2x2, 3x3) or F(4x4, 3x3), in three functions or in one.
+Algorithm: TypeAlias = Literal["direct", "winograd2", "winograd4", "fused_winograd2", "fused_winograd4"]
+ALGORITHMS: tuple[Algorithm, ...] = ("direct", "winograd2", "winograd4", "fused_winograd2", "fused_winograd4")
 
-_TILES: dict[Algorithm, int] = {"winograd2": 2, "winograd4": 4}
+_TILES: dict[Algorithm, int] = {"winograd2": 2, "winograd4": 4, "fused_winograd2": 2, "fused_winograd4": 4}
 
 
 def winograd_tile(algorithm: Algorithm) -> int | None:
     """The ``m`` of F(m x m, 3 x 3); None where the algorithm is no such."""
     return _TILES.get(algorithm)
+
+
+def is_fused(algorithm: Algorithm) -> bool:
+    """Whether one function computes it, where others have a function for each stage."""
+    return algorithm == "direct" or algorithm.startswith("fused")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tilewright.network import blocked, winograd
 from tilewright.network.channels import find_lattice, grouped_order, padded_order, permuted
-from tilewright.network.convolution import Convolution, winograd_tile
+from tilewright.network.convolution import Algorithm, Convolution, is_fused, winograd_tile
 from tilewright.network.elementary import ELEMENTARY
 from tilewright.network.tokens import BINARY, UNARY, elementary, shape_of
 from tilewright.network.value import Value
@@ -72,9 +72,9 @@ def conv2d(walk: Rewriter, call: Any, args: list[Value]) -> Value | None:
     known = Convolution(shape, kernel.shape, _pair(attrs.strides), _four(attrs.padding), (cb, x))
     if _pair(attrs.dilation) == (1, 1) and cb >= walk.lanes // 2 and len(known.algorithms) > 1:
         walk.convolutions[known] = walk.convolutions.get(known, 0) + 1
-        tile = winograd_tile(walk.algorithms.get(known, "direct"))
-        if tile is not None:
-            packed = by_winograd(walk, tile, known, source, kernel)
+        algorithm = walk.algorithms.get(known, "direct")
+        if algorithm != "direct":
+            packed = by_winograd(walk, algorithm, known, source, kernel)
             return Value(shape_of(call), packed=packed, block=x, order=order, fused=True)
     recipe = kernel.reshape((out // x, x, channels // cb, cb, kh, kw)).transpose((0, 2, 4, 5, 3, 1))
     stride, padding, dilation = _window(attrs)
@@ -192,18 +192,24 @@ def convolved(
     return Value(shape, packed=result, block=block, order=order, fused=True)
 
 
-def by_winograd(walk: Rewriter, m: int, conv: Convolution, source: Any, kernel: Recipe) -> Any:
+def by_winograd(walk: Rewriter, algorithm: Algorithm, conv: Convolution, source: Any, kernel: Recipe) -> Any:
     """The convolution by F(m x m, 3 x 3), of packed data."""
+    m = winograd_tile(algorithm)
+    assert m is not None
     oo, cc, _, _, cb, x = conv.packed_weight
     tiling, shape = conv.tiling(m), conv.transformed_weight(m)
     a = tiling.a
     recipe = kernel.winograd(m).reshape((oo, x, cc, cb, a, a)).transpose((4, 5, 0, 2, 3, 1)).reshape(shape)
+    result = (conv.data[0], oo, tiling.rows, tiling.cols, x)
+    if is_fused(algorithm):
+        function = winograd.fused(tiling, conv.packed_data, shape)
+        return walk.call(function, [source, walk.weight(recipe)], result, f"conv_winograd{m}")
     v = walk.call(
         winograd.data_transform(tiling, conv.packed_data), [source], (a * a, cc, tiling.tiles, cb), f"winograd{m}"
     )
-    shapes = (a * a, oo, tiling.tiles, x), (conv.data[0], oo, tiling.rows, tiling.cols, x)
-    products = walk.call(winograd.products(tiling, shape), [v, walk.weight(recipe)], shapes[0], f"products{m}")
-    return walk.call(winograd.inverse_transform(tiling, oo, x), [products], shapes[1], f"inverse{m}")
+    between = (a * a, oo, tiling.tiles, x)
+    products = walk.call(winograd.products(tiling, shape), [v, walk.weight(recipe)], between, f"products{m}")
+    return walk.call(winograd.inverse_transform(tiling, oo, x), [products], result, f"inverse{m}")
 
 
 def unary(walk: Rewriter, call: Any, args: list[Value]) -> Value | None:

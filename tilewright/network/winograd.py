@@ -1,4 +1,4 @@
-"""Winograd's minimal filtering for 3x3 convolutions with stride 1, in three functions.
+"""Winograd's minimal filtering for 3x3 convolutions with stride 1, in three functions or in one.
 
 F(m x m, 3 x 3) computes tiles of ``m x m`` outputs from tiles of ``a x a`` inputs, ``a = m + 2``, each of which
 overlaps its neighbours by two (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016):
@@ -11,6 +11,9 @@ block:
     data        (n, C/cb, h, w, cb)             --> V (a*a, C/cb, P, cb)    B^T d B
     products    V, U (a*a, O/x, C/cb, cb, x)    --> M (a*a, O/x, P, x)      a*a matrix products: a contraction
     inverse     M                               --> (n, O/x, rows, cols, x) A^T M A, cropped
+
+In three functions V and M are whole tensors, written by one core and read by the other. In one function (``fused``) a
+core takes some rows of tiles from data to outputs, and its part of V and M stays in its cache.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BLOCKS", "TILES", "Tiling", "data_transform", "inverse_transform", "products", "transform_weight"]
+__all__ = ["BLOCKS", "TILES", "Tiling", "data_transform", "fused", "inverse_transform", "products", "transform_weight"]
 
 #: The output tiles that there are transforms for.
 TILES = (2, 4)
@@ -94,11 +97,28 @@ def data_transform(tiling: Tiling, data: tuple[int, ...]) -> Any:
     """``B^T d B`` of all tiles d of NCHW[cb]c data. Gives a PrimFunc (data, V)."""
     from tvm import te
 
-    batch, cc, height, width, cb = data
-    m, a = tiling.m, tiling.a
-    across, down = tiling.grid[1], tiling.grid[0]
-    top, left = tiling.padding[:2]
     x = te.placeholder(data, name="data")
+    rows = _input_rows(tiling, x)
+    cc, cb = data[1], data[4]
+    m, a = tiling.m, tiling.a
+    down, across = tiling.grid
+
+    def both(xi: Any, c: Any, p: Any, v: Any) -> Any:
+        n, i, j = p // (down * across), p // across % down, p % across
+        return _choose(xi % a, _INPUT[m]([rows[n, c, i, j, xi // a, s, v] for s in range(a)]))
+
+    result = te.compute((a * a, cc, tiling.tiles, cb), both, name=BLOCKS[0])
+    return _function([x, result], _OPAQUE)
+
+
+def _input_rows(tiling: Tiling, x: Any) -> Any:
+    """The transform of the columns of all input tiles, ``(n, C/cb, down, across, a, a, cb)``."""
+    from tvm import te
+
+    batch, cc, height, width, cb = (int(extent) for extent in x.shape)
+    m, a = tiling.m, tiling.a
+    down, across = tiling.grid
+    top, left = tiling.padding[:2]
     source, (tall, wide) = x, (down * m + 2, across * m + 2)
     if (tall, wide, top, left) != (height, width, 0, 0):
         source = te.compute(
@@ -108,18 +128,11 @@ def data_transform(tiling: Tiling, data: tuple[int, ...]) -> Any:
             ),
             name="winograd_pad",
         )
-    rows = te.compute(
+    return te.compute(
         (batch, cc, down, across, a, a, cb),
         lambda n, c, i, j, u, s, v: _choose(u, _INPUT[m]([source[n, c, i * m + r, j * m + s, v] for r in range(a)])),
         name="winograd_rows",
     )
-
-    def both(xi: Any, c: Any, p: Any, v: Any) -> Any:
-        n, i, j = p // (down * across), p // across % down, p % across
-        return _choose(xi % a, _INPUT[m]([rows[n, c, i, j, xi // a, s, v] for s in range(a)]))
-
-    result = te.compute((a * a, cc, tiling.tiles, cb), both, name=BLOCKS[0])
-    return _function([x, result], _OPAQUE)
 
 
 def products(tiling: Tiling, weight: tuple[int, ...]) -> Any:
@@ -142,15 +155,50 @@ def inverse_transform(tiling: Tiling, oo: int, x: int) -> Any:
     """``A^T M A`` of all tiles, without what sticks out. Gives a PrimFunc (M, output), into which consumers fuse."""
     from tvm import te
 
+    down, across = tiling.grid
+    source = te.placeholder((tiling.a**2, oo, tiling.tiles, x), name="data")
+    result = _outputs(tiling, oo, x, "rows", lambda xi, o, n, i, j, v: source[xi, o, (n * down + i) * across + j, v])
+    return _function([source, result], _FUSABLE)
+
+
+def fused(tiling: Tiling, data: tuple[int, ...], weight: tuple[int, ...]) -> Any:
+    """All three: NCHW[cb]c data and U ``(a*a, O/x, C/cb, cb, x)``. Gives a PrimFunc (data, U, output).
+
+    Consumers fuse into it. Tiles are indexed by image, row and column, so that a schedule can take some of their rows
+    from one end to the other.
+    """
+    from tvm import te
+
+    count, oo, cc, cb, x = weight
     m, a = tiling.m, tiling.a
     down, across = tiling.grid
-    source = te.placeholder((a * a, oo, tiling.tiles, x), name="data")
+    source, w = te.placeholder(data, name="data"), te.placeholder(weight, name="weight")
+    rows = _input_rows(tiling, source)
+    transformed = te.compute(
+        (count, cc, tiling.batch, down, across, cb),
+        lambda xi, c, n, i, j, v: _choose(xi % a, _INPUT[m]([rows[n, c, i, j, xi // a, s, v] for s in range(a)])),
+        name=BLOCKS[0],
+    )
+    rc, ri = te.reduce_axis((0, cc), "rc"), te.reduce_axis((0, cb), "ri")
+    multiplied = te.compute(
+        (count, oo, tiling.batch, down, across, x),
+        lambda xi, o, n, i, j, v: te.sum(transformed[xi, rc, n, i, j, ri] * w[xi, o, rc, ri, v], axis=[rc, ri]),
+        name="winograd_products",
+    )
+    result = _outputs(tiling, oo, x, "back", lambda xi, o, n, i, j, v: multiplied[xi, o, n, i, j, v])
+    return _function([source, w, result], _FUSABLE)
+
+
+def _outputs(tiling: Tiling, oo: int, x: int, rows_name: str, source: Callable[..., Any]) -> Any:
+    """``A^T M A`` of all tiles, cropped; ``source`` gives M by ``(xi, o, n, i, j, v)``."""
+    from tvm import te
+
+    m, a = tiling.m, tiling.a
+    down, across = tiling.grid
     rows = te.compute(
         (tiling.batch, oo, down, across, m, a, x),
-        lambda n, o, i, j, u, s, v: _choose(
-            u, _OUTPUT[m]([source[r * a + s, o, (n * down + i) * across + j, v] for r in range(a)])
-        ),
-        name="winograd_rows",
+        lambda n, o, i, j, u, s, v: _choose(u, _OUTPUT[m]([source(r * a + s, o, n, i, j, v) for r in range(a)])),
+        name=f"winograd_{rows_name}",
     )
     whole = te.compute(
         (tiling.batch, oo, down * m, across * m, x),
@@ -158,8 +206,7 @@ def inverse_transform(tiling: Tiling, oo: int, x: int) -> Any:
         name=BLOCKS[1],
     )
     shape = (tiling.batch, oo, tiling.rows, tiling.cols, x)
-    result = te.compute(shape, lambda n, o, i, j, v: whole[n, o, i, j, v], name="winograd_crop")
-    return _function([source, result], _FUSABLE)
+    return te.compute(shape, lambda n, o, i, j, v: whole[n, o, i, j, v], name="winograd_crop")
 
 
 def _choose(index: Any, values: Sequence[Any]) -> Any:

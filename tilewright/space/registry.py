@@ -26,11 +26,13 @@ def make_space(task: Task, target: Target) -> DesignSpace:
         )
     if task.kind == "winograd":
         from tilewright.space.winograd import WinogradTransformSpace
+        from tilewright.space.winograd_fused import FusedWinogradSpace
 
-        try:
-            return WinogradTransformSpace(task, target)
-        except SpaceError:
-            pass
+        for kind in (FusedWinogradSpace, WinogradTransformSpace):
+            try:
+                return kind(task, target)
+            except SpaceError:
+                pass
     if task.kind == "contraction":
         from tilewright.space.contraction import ContractionSpace
 

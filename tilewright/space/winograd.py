@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tvm.ir import IRModule
     from tvm.s_tir import Schedule
 
-__all__ = ["BLOCKS", "WinogradTransformSpace"]
+__all__ = ["BLOCKS", "WinogradTransformSpace", "straight"]
 
 #: The last stage of the transform of data and of the inverse transform, by their names in ``network.winograd``.
 BLOCKS = _DATA, _INVERSE = ("winograd_data", "winograd_inverse")
@@ -168,7 +168,7 @@ def _data(module: IRModule, form: _Form, plan: _Plan) -> Schedule:
     schedule.set_scope(rows, 0, "local")
     if form.padded:
         _pad(schedule, schedule.get_sblock(_PAD), outer, plan)
-    _straight(schedule, rows, swap=True)
+    straight(schedule, rows, swap=True)
     for loop in (u, s):
         schedule.unroll(loop)
     schedule.vectorize(v)
@@ -198,8 +198,8 @@ def _inverse(module: IRModule, form: _Form, plan: _Plan) -> Schedule:
     schedule.reverse_compute_at(writer, outer[-1], preserve_unit_loops=True)
     schedule.set_scope(rows, 0, "local")
     schedule.set_scope(block, 0, "local")
-    _straight(schedule, rows, swap=True)
-    _straight(schedule, writer, swap=False)
+    straight(schedule, rows, swap=True)
+    straight(schedule, writer, swap=False)
     for loop in (u, s):
         schedule.unroll(loop)
     schedule.vectorize(v)
@@ -223,7 +223,7 @@ def _parallel(schedule: Schedule, outer: list[Any], plan: _Plan) -> None:
         schedule.parallel(schedule.fuse(*outer[: plan.parallel]) if plan.parallel > 1 else outer[0])
 
 
-def _straight(schedule: Schedule, block: Any, swap: bool) -> None:
+def straight(schedule: Schedule, block: Any, swap: bool) -> None:
     """Straight vector code for a block's two loops over a tile and its lanes; with ``swap`` column by column."""
     *_, u, s, v = schedule.get_loops(block)
     if swap:
