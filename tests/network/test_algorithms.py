@@ -112,6 +112,18 @@ def test_a_stage_lasts_no_less_than_reading_its_weights_where_they_do_not_fit_th
     assert cold.chosen == "direct"
 
 
+def test_one_function_waits_for_weights_that_do_not_fit_the_cache() -> None:
+    wide = Convolution((1, 512, 14, 14), (512, 512, 3, 3), (1, 1), (1, 1, 1, 1), (8, 8))
+    table = Table({**STAGED, "conv2d": 9.0, "conv_winograd": 0.4})
+    hot, _ = choose([(wide, 1)], TARGET, table, table.store, 1e3, clock=table.clock)
+    assert hot[0].chosen == "fused_winograd4"
+    table = Table(table.milliseconds)
+    cold, _ = choose([(wide, 1)], TARGET, table, table.store, 1e3, weight_bytes=TARGET.l3 + 1, clock=table.clock)
+    for algorithm in ("fused_winograd2", "fused_winograd4"):
+        assert cold[0].seconds[algorithm] == pytest.approx(0.4e-3 + wide.weight_bytes(algorithm) / 20e9)
+    assert cold[0].chosen == "winograd2"
+
+
 def test_time_and_trials_end_the_choosing() -> None:
     table = Table(STAGED)
     choices, _ = choose([(SMALL, 1), (LARGE, 1)], TARGET, table, table.store, 10.0, clock=table.clock)

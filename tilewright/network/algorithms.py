@@ -38,9 +38,10 @@ class Choice:
         convolution: the convolution.
         count: how often the network computes it.
         chosen: its algorithm.
-        seconds: of each algorithm that was measured; no less than reading its weights from memory takes. Of one whose
-            first stages alone took longer than another, those stages only. Empty where there was no time to measure,
-            and the algorithm is that of a similar convolution.
+        seconds: of each algorithm that was measured; no less than reading its weights from memory takes, or with that
+            in addition where one function does all of Winograd's algorithm. Of one whose first stages alone took
+            longer than another, those stages only. Empty where there was no time to measure, and the algorithm is that
+            of a similar convolution.
     """
 
     convolution: Convolution
@@ -119,9 +120,12 @@ def choose(
         seconds: dict[Algorithm, float] = {}
         # In one function first, then the largest tiles: where stages are slower, their first one often ends it there.
         for algorithm in (conv.algorithms[0], *reversed(conv.algorithms[1:])):
-            total = 0.0
             # The first stage reads the weights: while it computes, and so no faster than they come from memory.
-            reading = cold * conv.weight_bytes(algorithm)
+            total, reading = 0.0, cold * conv.weight_bytes(algorithm)
+            if algorithm != "direct" and is_fused(algorithm):
+                # All cores read all of them, for each stripe, and wait: the 9.4 MB of 256x14x14 to 256 took 0.39 ms
+                # more in ResNet-50 than alone, those of 512x7x7 to 512 (16.8 MB) 0.43 ms (bench.in_network).
+                total, reading = reading, 0.0
             for task in stages(conv, algorithm):
                 limit = min(seconds.values(), default=math.inf)
                 spent, made = _seconds(task, target, runner, store, limit, deadline)
