@@ -122,7 +122,7 @@ def choose(
         for algorithm in (conv.algorithms[0], *reversed(conv.algorithms[1:])):
             # The first stage reads the weights: while it computes, and so no faster than they come from memory.
             total, reading = 0.0, cold * conv.weight_bytes(algorithm)
-            if algorithm != "direct" and is_fused(algorithm):
+            if is_fused(algorithm):
                 # All cores read all of them, for each stripe, and wait: the 9.4 MB of 256x14x14 to 256 took 0.39 ms
                 # more in ResNet-50 than alone, those of 512x7x7 to 512 (16.8 MB) 0.43 ms (bench.in_network).
                 total, reading = reading, 0.0

@@ -23,8 +23,8 @@ def winograd_tile(algorithm: Algorithm) -> int | None:
 
 
 def is_fused(algorithm: Algorithm) -> bool:
-    """Whether one function computes it, where others have a function for each stage."""
-    return algorithm == "direct" or algorithm.startswith("fused")
+    """Whether one function does all of Winograd's algorithm."""
+    return algorithm.startswith("fused")
 
 
 @dataclass(frozen=True)

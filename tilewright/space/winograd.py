@@ -7,6 +7,7 @@ for n, channel blocks, rows of tiles, tiles, the outermost of them in parallel:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from tvm.ir import IRModule
     from tvm.s_tir import Schedule
 
-__all__ = ["BLOCKS", "WinogradTransformSpace", "straight"]
+__all__ = ["BLOCKS", "WinogradTransformSpace", "keep_stages", "straight"]
 
 #: The last stage of the transform of data and of the inverse transform, by their names in ``network.winograd``.
 BLOCKS = _DATA, _INVERSE = ("winograd_data", "winograd_inverse")
@@ -180,14 +181,8 @@ def _inverse(module: IRModule, form: _Form, plan: _Plan) -> Schedule:
     from tvm.s_tir import Schedule
 
     schedule = Schedule(module, seed=1)
-    names = [schedule.get(b).name_hint for b in schedule.get_child_blocks(schedule.get_sblock("root"))]
-    writers = [name for name in names if not schedule.get_consumers(schedule.get_sblock(name))]
-    if len(writers) != 1:
-        raise SpaceError(f"a transform's function has one result, but here are {len(writers)}")
-    for name in names:
-        if name not in (_ROWS, _INVERSE, writers[0]):
-            schedule.compute_inline(schedule.get_sblock(name))
-    block, rows, writer = (schedule.get_sblock(name) for name in (_INVERSE, _ROWS, writers[0]))
+    writer = keep_stages(schedule, (_ROWS, _INVERSE))
+    block, rows = schedule.get_sblock(_INVERSE), schedule.get_sblock(_ROWS)
     _, _, down, across = form.extents
     n, c, i, j, v = schedule.get_loops(block)
     i, u = schedule.split(i, factors=[down, None])
@@ -205,6 +200,22 @@ def _inverse(module: IRModule, form: _Form, plan: _Plan) -> Schedule:
     schedule.vectorize(v)
     _parallel(schedule, outer, plan)
     return schedule
+
+
+def keep_stages(schedule: Schedule, stages: Sequence[str]) -> Any:
+    """Leave no blocks but ``stages`` and the one that writes the result, which is returned; others are inlined.
+
+    Raises:
+        SpaceError: there are several results.
+    """
+    names = [str(schedule.get(b).name_hint) for b in schedule.get_child_blocks(schedule.get_sblock("root"))]
+    writers = [name for name in names if not schedule.get_consumers(schedule.get_sblock(name))]
+    if len(writers) != 1:
+        raise SpaceError(f"a function of Winograd's algorithm has one result, but here are {len(writers)}")
+    for name in names:
+        if name not in (*stages, writers[0]):
+            schedule.compute_inline(schedule.get_sblock(name))
+    return schedule.get_sblock(writers[0])
 
 
 def _outer(schedule: Schedule, loops: list[Any], plan: _Plan) -> list[Any]:

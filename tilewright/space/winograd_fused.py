@@ -25,7 +25,7 @@ from tilewright.space.knob import ChoiceKnob, Knob, SplitKnob, divisors
 from tilewright.space.knobs_alone import KnobsAlone
 from tilewright.space.module import space_errors, task_module
 from tilewright.space.space import Configs
-from tilewright.space.winograd import straight
+from tilewright.space.winograd import keep_stages, straight
 from tilewright.target import Target
 from tilewright.task import Task
 from tilewright.tvm_compat import narrow_indices
@@ -269,14 +269,8 @@ def _program(module: IRModule, form: _Form, plan: _Plan) -> Schedule:
     from tvm.s_tir import Schedule
 
     schedule = Schedule(module, seed=1)
-    names = [str(schedule.get(b).name_hint) for b in schedule.get_child_blocks(schedule.get_sblock("root"))]
-    writers = [name for name in names if not schedule.get_consumers(schedule.get_sblock(name))]
-    if len(writers) != 1:
-        raise SpaceError(f"a convolution's function has one result, but here are {len(writers)}")
-    for name in names:
-        if name not in (_PAD, _ROWS, _DATA, _PRODUCTS, _BACK, _INVERSE, writers[0]):
-            schedule.compute_inline(schedule.get_sblock(name))
-    outer, group = _back(schedule, form, plan, schedule.get_sblock(writers[0]))
+    writer = keep_stages(schedule, (_PAD, _ROWS, _DATA, _PRODUCTS, _BACK, _INVERSE))
+    outer, group = _back(schedule, form, plan, writer)
     depth = _products(schedule, form, plan, group)
     _forth(schedule, form, plan, outer[-1])
     schedule.parallel(schedule.fuse(*outer))
