@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def with_algorithms(name: str, target: Target, report: dict[str, Any]) -> Extrac
 
 def executables(name: str, report: dict[str, Any], folder: Path, marks: Sequence[float]) -> dict[float, Path]:
     """By mark, the executable of what was known then; those of two marks may be the same."""
-    target = Target.parse("native")
+    target = replace(Target.parse("native"), caches=report["caches"])
     extraction = with_algorithms(name, target, report)
     finishing = report["build_seconds"]
     found: dict[float, Path] = {}

@@ -5,15 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from tilewright.errors import TargetError
 from tilewright.tvm_compat import keep_interrupts, set_threads, usable_cores, without_torch
 
-__all__ = ["Target", "cache_sizes", "model_name"]
+__all__ = ["Caches", "Target", "cache_sizes", "model_name"]
+
+#: Where a kernel that is timed finds what it reads.
+Caches: TypeAlias = Literal["warm", "streamed", "cold"]
+
+#: This machine's targets, by how they are written.
+_NATIVE: dict[str, Caches] = {"native": "warm", "native:streamed": "streamed", "native:cold": "cold"}
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,10 @@ class Target:
         l1, l2, l3: data cache sizes in bytes; ``l1`` and ``l2`` per core, ``l3`` as shared.
         tvm_version: version of the compiler.
         triple: LLVM's name of the platform, where it is not this one's: code for it can be compiled, but not run here.
-        cold: whether candidates are timed with cold caches. It is part of the key: a kernel that is fast with its data
-            in the caches need not be fast without them, so records of both kinds are never taken for each other.
+        caches: how candidates are timed: ``warm``, with all they read where the calls before have left it;
+            ``streamed``, with weights from memory, as in a network whose weights do not fit the last cache; ``cold``,
+            with empty caches. It is part of the key: a kernel that is fast with its data in the caches need not be fast
+            without them, so records of different kinds are never taken for each other.
     """
 
     mcpu: str
@@ -45,13 +53,14 @@ class Target:
     l3: int
     tvm_version: str
     triple: str = ""
-    cold: bool = False
+    caches: Caches = "warm"
 
     @classmethod
     def parse(cls, text: str = "native") -> Target:
         """The target of ``native`` or ``llvm:MCPU`` (such as ``llvm:core-avx2``), with this machine's cores and caches.
 
         ``llvm:MCPU:TRIPLE`` (such as ``llvm:cortex-a76:aarch64-linux-gnu``) is a CPU of another architecture.
+        ``native:streamed``, ``native:cold`` are the targets of what was timed in these ways (``caches``).
 
         Raises:
             TargetError: no such target.
@@ -61,24 +70,28 @@ class Target:
             import tvm
 
         keep_interrupts()
-        if text == "native":
-            mcpu, triple = str(tvm.target.codegen.llvm_get_system_cpu()), ""
-        else:
-            kind, _, rest = text.partition(":")
-            mcpu, _, triple = rest.partition(":")
-            if kind != "llvm" or not mcpu:
-                raise TargetError(
-                    f"a target is 'native' or 'llvm:MCPU' such as llvm:core-avx2, but this is {text!r}; "
-                    "leave --target out to tune for this machine"
-                )
-            known = {str(name) for name in tvm.target.codegen.llvm_get_cpu_archlist(_tvm_target("", triple))}
-            if mcpu not in known:
-                near = ", ".join(sorted(name for name in known if name.startswith(mcpu[:4]))[:8])
-                raise TargetError(
-                    f"LLVM knows no CPU called {mcpu!r} for {triple or 'this machine'}"
-                    + (f"; near it are {near}" if near else "")
-                )
+        if text in _NATIVE:
+            mcpu = str(tvm.target.codegen.llvm_get_system_cpu())
+            return replace(_describe(mcpu, "", usable_cores(), str(tvm.__version__)), caches=_NATIVE[text])
+        kind, _, rest = text.partition(":")
+        mcpu, _, triple = rest.partition(":")
+        if kind != "llvm" or not mcpu:
+            raise TargetError(
+                f"a target is 'native' or 'llvm:MCPU' such as llvm:core-avx2, but this is {text!r}; "
+                "leave --target out to tune for this machine"
+            )
+        known = {str(name) for name in tvm.target.codegen.llvm_get_cpu_archlist(_tvm_target("", triple))}
+        if mcpu not in known:
+            near = ", ".join(sorted(name for name in known if name.startswith(mcpu[:4]))[:8])
+            raise TargetError(
+                f"LLVM knows no CPU called {mcpu!r} for {triple or 'this machine'}"
+                + (f"; near it are {near}" if near else "")
+            )
         return _describe(mcpu, triple, usable_cores(), str(tvm.__version__))
+
+    def with_weights(self, nbytes: int) -> Target:
+        """The target for a network with so many bytes of weights: ``streamed`` where they do not fit the last cache."""
+        return replace(self, caches="streamed") if self.caches == "warm" and nbytes > self.l3 else self
 
     @cached_property
     def key(self) -> str:
@@ -87,7 +100,7 @@ class Target:
             [self.mcpu, self.cores, self.machine, self.features, self.l1, self.l2, self.l3, self.tvm_version]
             + ([self.triple] if self.triple else [])
         )
-        suffix = "-cold" if self.cold else ""
+        suffix = "" if self.caches == "warm" else f"-{self.caches}"
         return f"{self.mcpu}-{self.cores}x-{hashlib.sha256(text.encode()).hexdigest()[:12]}{suffix}"
 
     @cached_property

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Task"]
+__all__ = ["WEIGHTS", "Task"]
+
+#: The attribute of a task's function that tells which of its parameters are weights: their places, such as "1,2".
+WEIGHTS = "tilewright.weights"
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,45 @@ def test_blank_outputs_are_no_result() -> None:
     assert "NaN" in reference.mismatch(arguments.outputs)
 
 
+def test_streamed_weights_are_others_in_each_call() -> None:
+    weight, small = (Parameter(shape, "float32", written=False, weight=True) for shape in ((64, 256), (8,)))
+    parameters = (Parameter((64, 256), "float32", written=False), weight, small, OUT)
+    arguments = Arguments(parameters, "key", streamed=1 << 18)  # four times the weight
+    calls: list[tuple[Any, ...]] = []
+    function = arguments.called(lambda *given: calls.append(given))
+    for _ in range(5):
+        function(*arguments.tensors)
+    places = [[np.from_dlpack(tensor).ctypes.data for tensor in call] for call in calls]
+    assert len({place[1] for place in places}) == 4
+    assert places[4] == places[0]
+    assert all(place[1] % 64 == 0 for place in places)
+    for column in (0, 2, 3):  # data, what is too small, and outputs stay
+        assert {place[column] for place in places} == {np.from_dlpack(arguments.tensors[column]).ctypes.data}
+    values = np.from_dlpack(calls[0][1])
+    assert values.shape == (64, 256)
+    assert -1 <= values.min() < -0.5 < 0.5 < values.max() <= 1
+
+
+def test_what_is_not_streamed_is_called_as_it_is() -> None:
+    def function(*_: Any) -> None: ...
+
+    weight = Parameter((64, 256), "float32", written=False, weight=True)
+    assert Arguments((weight, OUT), "key").called(function) is function
+    calls: list[tuple[Any, ...]] = []
+    arguments = Arguments((weight, OUT), "key", streamed=1 << 16)  # as large as the weight: it leaves the caches alone
+    arguments.called(lambda *given: calls.append(given))()
+    assert calls == [arguments.tensors]
+
+
+def test_a_function_tells_its_weights() -> None:
+    function = function_of(
+        "def main(A: T.Buffer((2,), 'float32'), W: T.Buffer((2,), 'float32'), B: T.Buffer((2,), 'float32')):\n"
+        "    T.func_attr({'tilewright.weights': '1'})\n"
+        "    T.call_packed('somebody', A.data, W.data, B.data)\n"
+    )
+    assert [p.weight for p in parameters_of(function)] == [False, True, False]
+
+
 def check(right: Any, found: Any, dtype: str = "float32") -> str:
     def array(values: Any) -> NDArray[Any]:
         return np.asarray(values, dtype=dtype)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.measure.spaces import Deed, FaultySpace, config, make_faulty, make_task
 from tilewright.measure import cold
-from tilewright.measure.cold import flush_bytes, kernel_flush, thread_flush
+from tilewright.measure.cold import flush_bytes, kernel_flush, streamed_bytes, thread_flush
 from tilewright.measure.pool import LocalPool
 from tilewright.target import Target, cache_sizes
 
@@ -50,12 +50,25 @@ def test_threads_touch_all_of_their_memory_each_on_a_core_of_its_own(monkeypatch
 
 def test_a_cold_target_is_another_target() -> None:
     warm = Target.parse()
-    assert replace(warm, cold=True).key == f"{warm.key}-cold"
-    assert replace(warm, cold=False).key == warm.key
+    assert replace(warm, caches="cold").key == f"{warm.key}-cold" == Target.parse("native:cold").key
+    assert Target.parse("native:streamed").key == f"{warm.key}-streamed"
+    assert replace(warm, caches="warm").key == warm.key
+
+
+def test_weights_are_streamed_where_they_do_not_fit_the_last_cache() -> None:
+    warm = Target.parse()
+    assert warm.with_weights(warm.l3) is warm
+    large = warm.with_weights(warm.l3 + 1)
+    assert large == Target.parse("native:streamed")
+    assert large.with_weights(0) is large
+    cold = replace(warm, caches="cold")
+    assert cold.with_weights(warm.l3 + 1) is cold
+    assert streamed_bytes(warm) == streamed_bytes(cold) == 0
+    assert streamed_bytes(large) == flush_bytes(warm.l2, warm.l3, warm.cores)
 
 
 def test_candidates_of_a_cold_target_are_timed_and_recorded_as_such() -> None:
-    target = replace(Target.parse(), cold=True)
+    target = Target.parse("native:cold")
     space = FaultySpace(make_task())
     configs = np.asarray([config(Deed.FAST, which) for which in range(2)], dtype=np.int32)
     with LocalPool(target, workers=1, factory=make_faulty) as pool:
@@ -63,3 +76,15 @@ def test_candidates_of_a_cold_target_are_timed_and_recorded_as_such() -> None:
         measured += pool.race(space, configs, time.monotonic() + 120)
     assert [m.ok for m in measured] == [True] * 4
     assert {m.target for m in measured} == {target.key}
+
+
+def test_a_pool_learns_of_weights_after_it_was_started() -> None:
+    target = replace(Target.parse(), l2=1 << 12, l3=1 << 16)
+    space = FaultySpace(make_task())
+    configs = np.asarray([config(Deed.FAST, which) for which in range(2)], dtype=np.int32)
+    with LocalPool(target, workers=1, factory=make_faulty) as pool:
+        pool.weigh(1 << 20)
+        measured = pool.measure(space, configs, float("inf"), time.monotonic() + 120)
+        measured += pool.race(space, configs, time.monotonic() + 120)
+    assert [m.ok for m in measured] == [True] * 4
+    assert {m.target for m in measured} == {f"{target.key}-streamed"}

@@ -14,6 +14,7 @@ from tilewright.network.algorithms import choose, stages
 from tilewright.network.convolution import ALGORITHMS, Convolution
 from tilewright.records.memory import MemoryStore
 from tilewright.space.space import Configs, DesignSpace
+from tilewright.task import WEIGHTS
 
 SMALL = Convolution((1, 8, 8, 8), (16, 8, 3, 3), (1, 1), (1, 1, 1, 1), (8, 8))
 LARGE = Convolution((1, 16, 12, 12), (16, 16, 3, 3), (1, 1), (1, 1, 1, 1), (8, 8))
@@ -98,32 +99,6 @@ def test_an_algorithm_that_fails_is_not_chosen() -> None:
     assert set(choices[0].seconds) == {"direct"}
 
 
-def test_a_stage_lasts_no_less_than_reading_its_weights_where_they_do_not_fit_the_cache() -> None:
-    wide = Convolution((1, 2048, 4, 4), (2048, 2048, 3, 3), (1, 1), (1, 1, 1, 1), (8, 8))
-    chosen = []
-    for weight_bytes in (0, TARGET.l3 + 1):
-        table = Table(STAGED)
-        choices, _ = choose([(wide, 1)], TARGET, table, table.store, 1e3, weight_bytes=weight_bytes, clock=table.clock)
-        chosen.append(choices[0])
-    hot, cold = chosen
-    assert hot.chosen == "winograd4"
-    assert hot.seconds["direct"] == pytest.approx(1e-3)
-    assert cold.seconds["direct"] == pytest.approx(wide.weight_bytes("direct") / 20e9)
-    assert cold.chosen == "direct"
-
-
-def test_one_function_waits_for_weights_that_do_not_fit_the_cache() -> None:
-    wide = Convolution((1, 512, 14, 14), (512, 512, 3, 3), (1, 1), (1, 1, 1, 1), (8, 8))
-    table = Table({**STAGED, "conv2d": 9.0, "conv_winograd": 0.4})
-    hot, _ = choose([(wide, 1)], TARGET, table, table.store, 1e3, clock=table.clock)
-    assert hot[0].chosen == "fused_winograd4"
-    table = Table(table.milliseconds)
-    cold, _ = choose([(wide, 1)], TARGET, table, table.store, 1e3, weight_bytes=TARGET.l3 + 1, clock=table.clock)
-    for algorithm in ("fused_winograd2", "fused_winograd4"):
-        assert cold[0].seconds[algorithm] == pytest.approx(0.4e-3 + wide.weight_bytes(algorithm) / 20e9)
-    assert cold[0].chosen == "winograd2"
-
-
 def test_time_and_trials_end_the_choosing() -> None:
     table = Table(STAGED)
     choices, _ = choose([(SMALL, 1), (LARGE, 1)], TARGET, table, table.store, 10.0, clock=table.clock)
@@ -139,7 +114,7 @@ def test_time_and_trials_end_the_choosing() -> None:
 
 
 def test_stages_are_tasks_of_their_templates() -> None:
-    from tilewright.space.registry import make_space
+    from tilewright.space.registry import make_space, task_module
 
     assert [t.kind for t in stages(SMALL, "direct")] == ["contraction"]
     for algorithm in ALGORITHMS[1:3]:
@@ -151,6 +126,8 @@ def test_stages_are_tasks_of_their_templates() -> None:
         (task,) = stages(SMALL, algorithm)
         assert task.kind == "winograd"
         assert make_space(task, TARGET).template.startswith("winograd/")
+    heavy = [stages(SMALL, algorithm)[0] for algorithm in ALGORITHMS]
+    assert all(task_module(task)["main"].attrs[WEIGHTS] == "1" for task in heavy)
     strided = dataclasses.replace(SMALL, stride=(2, 2))
     assert strided.algorithms == ("direct",)
     assert SMALL.algorithms == ALGORITHMS

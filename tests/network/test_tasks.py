@@ -10,6 +10,8 @@ from onnx import helper
 from tests.network.models import LIGHT, TARGET, normal, save
 from tilewright.network.load import load
 from tilewright.network.tasks import extract
+from tilewright.space.module import task_module
+from tilewright.task import WEIGHTS
 
 
 @pytest.mark.parametrize(
@@ -45,4 +47,5 @@ def test_equal_layers_are_one_task(tmp_path: Path) -> None:
     path = save(tmp_path / "m.onnx", nodes, {"x": [1, 16, 8, 8]}, [1, 16, 8, 8], **weights)
     uses = [u for u in extract(load(path), TARGET).uses if u.task.kind == "contraction"]
     assert [u.weight for u in uses] == [3]
+    assert task_module(uses[0].task)["main"].attrs[WEIGHTS] == "1"
     assert uses[0].task.flop == pytest.approx(2 * 16 * 16 * 9 * 64, rel=0.2)

@@ -18,6 +18,7 @@ from tilewright.network.load import load
 from tilewright.network.tasks import extract
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query
+from tilewright.target import Target
 from tilewright.tuning import finish
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.session import tune
@@ -68,6 +69,11 @@ def test_cold_and_warm_measurements_are_kept_apart(tmp_path: Path) -> None:
     report = tune(model, tmp_path / "warm", budget=budget, records=store).report
     assert report["caches"] == "warm"
     assert [task["recorded"] for task in report["tasks"]] == [0] * len(report["tasks"])
+    small = replace(Target.parse(), l3=1 << 10)
+    report = tune(model, tmp_path / "streamed", budget=budget, records=store, target=small).report
+    assert report["caches"] == "streamed"
+    assert report["target"] == f"{small.key}-streamed"
+    assert report["trials"] > 0
 
 
 class FullDisk(MemoryStore):

@@ -30,7 +30,7 @@ __all__ = [
 ModelArgument: TypeAlias = Annotated[
     Path, typer.Argument(metavar="MODEL", help="The model: an ONNX file, or a .pt2 file of torch.export.save.")
 ]
-TargetOption: TypeAlias = Annotated[str, typer.Option(help="'native' or 'llvm:MCPU', such as llvm:core-avx2.")]
+TargetOption: TypeAlias = Annotated[str, typer.Option(help="'native' (or native:streamed, native:cold) or 'llvm:MCPU'.")]
 ShapeOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--shape", metavar="NAME=1,3,224,224", help="The shape of an input; may be given several times."),
@@ -73,7 +73,7 @@ def check_target(text: str) -> None:
     Raises:
         TargetError: the text has not the form of a target.
     """
-    if text != "native" and not re.fullmatch(r"llvm:\S+", text):
+    if not re.fullmatch(r"native(:streamed|:cold)?|llvm:\S+", text):
         raise TargetError(
             f"a target is 'native' or 'llvm:MCPU' such as llvm:core-avx2, but this is {text!r}; "
             "leave --target out to tune for this machine"

@@ -46,7 +46,9 @@ def tasks(
     from tilewright.network.load import load
     from tilewright.network.tasks import extract
 
-    extraction = extract(load(model, shapes), machine)
+    network = load(model, shapes)
+    machine = machine.with_weights(network.weight_bytes)
+    extraction = extract(network, machine)
     entries = [{"weight": use.weight, **_entry(use.task, machine, store)} for use in extraction.uses]
     if store is not None:
         store.close()

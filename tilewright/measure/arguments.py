@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tilewright.task import WEIGHTS
 
 __all__ = ["TOLERANCE", "Arguments", "Parameter", "Reference", "parameters_of"]
 
@@ -18,17 +24,31 @@ TOLERANCE = 1e-3
 _ABSOLUTE = 1e-6
 #: The alignment in bytes that TVM's code assumes of every tensor.
 _ALIGNMENT = 64
+#: Weights of fewer bytes are not streamed: reading them takes a microsecond. And at most so many sets of them are.
+_LEAST_STREAMED, _MOST_STREAMS = 1 << 15, 256
 #: Outputs are compared in pieces of so many elements, which stay in the second-level cache.
 _PIECE = 1 << 16
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One tensor argument. ``written``: the kernel stores to it, so it is an output."""
+    """One tensor argument.
+
+    Attributes:
+        shape, dtype: of the tensor.
+        written: whether the kernel stores to it, so that it is an output.
+        weight: whether the network has it as a weight.
+    """
 
     shape: tuple[int, ...]
     dtype: str
     written: bool
+    weight: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Of the tensor."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 def parameters_of(function: Any) -> tuple[Parameter, ...]:
@@ -44,9 +64,11 @@ def parameters_of(function: Any) -> tuple[Parameter, ...]:
     written = [any(parameter.same_as(buffer) for buffer in stored) for parameter in function.params]
     if not any(written):
         written[-1] = True
+    marked = str(function.attrs[WEIGHTS]) if function.attrs is not None and WEIGHTS in function.attrs else ""
+    weights = {int(place) for place in marked.split(",") if place.isdecimal()}
     return tuple(
-        Parameter(tuple(int(extent) for extent in parameter.shape), str(parameter.dtype), is_written)
-        for parameter, is_written in zip(function.params, written, strict=True)
+        Parameter(tuple(int(e) for e in parameter.shape), str(parameter.dtype), is_written, place in weights)
+        for place, (parameter, is_written) in enumerate(zip(function.params, written, strict=True))
     )
 
 
@@ -56,9 +78,15 @@ class Arguments:
     Attributes:
         parameters: what the data is for.
         tensors: the arguments as TVM tensors, which share their memory with the arrays here.
+
+    Args:
+        parameters: what the data is for.
+        seed: of the data.
+        streamed: bytes of weights that calls go through before they meet the same ones again (:meth:`called`); 0: all
+            calls have the same.
     """
 
-    def __init__(self, parameters: tuple[Parameter, ...], seed: str) -> None:
+    def __init__(self, parameters: tuple[Parameter, ...], seed: str, streamed: int = 0) -> None:
         from tvm.runtime import from_dlpack
 
         digest = hashlib.sha256(seed.encode()).digest()
@@ -69,6 +97,37 @@ class Arguments:
             if not parameter.written:
                 _fill(array, generator)
         self.tensors: tuple[Any, ...] = tuple(from_dlpack(array) for array in self._arrays)
+        self._turns = itertools.cycle(self._streams(streamed)) if streamed else None
+
+    def called(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """What to time instead of ``function``: where weights are streamed, each call has others than the one before.
+
+        In a network whose weights do not fit the last cache a kernel finds them in memory, but its data in the caches.
+        """
+        turns = self._turns
+        if turns is None:
+            return function
+        return lambda *_: function(*next(turns))
+
+    def _streams(self, streamed: int) -> list[tuple[Any, ...]]:
+        """The arguments with weights from different places of one large array."""
+        from tvm.runtime import from_dlpack
+
+        places = [i for i, p in enumerate(self.parameters) if p.weight and not p.written and _can_be_streamed(p)]
+        sizes = [_round_up(self.parameters[i].bytes) for i in places]
+        count = min(_MOST_STREAMS, streamed // max(sum(sizes), 1))
+        if count < 2:  # those of one call alone are more than the caches hold
+            return [self.tensors]
+        slab = _slab(streamed)
+        found = []
+        for begin in np.linspace(0, streamed - sum(sizes), count):
+            tensors, start = list(self.tensors), int(begin) // _ALIGNMENT * _ALIGNMENT
+            for i, size in zip(places, sizes, strict=True):
+                part = slab[start // 4 : (start + self.parameters[i].bytes) // 4]
+                tensors[i] = from_dlpack(part.reshape(self.parameters[i].shape))
+                start += size
+            found.append(tuple(tensors))
+        return found
 
     @property
     def outputs(self) -> list[NDArray[Any]]:
@@ -120,6 +179,22 @@ def _mismatch(output: NDArray[Any], right: NDArray[Any]) -> str:
     if error <= TOLERANCE * scale + _ABSOLUTE:
         return ""
     return f"largest error {error:.3g} where the reference's largest magnitude is {scale:.3g}"
+
+
+def _can_be_streamed(parameter: Parameter) -> bool:
+    return parameter.dtype == "float32" and parameter.bytes >= _LEAST_STREAMED
+
+
+@lru_cache(maxsize=1)
+def _slab(size: int) -> NDArray[np.float32]:
+    """Numbers in ``size`` bytes, in which weights lie."""
+    slab = _aligned(Parameter((size // 4,), "float32", False))
+    _fill(slab, np.random.default_rng(0))
+    return slab
+
+
+def _round_up(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 def _numbers(array: NDArray[Any]) -> NDArray[Any]:

@@ -16,7 +16,7 @@ from tilewright.measure.arguments import Arguments, parameters_of
 from tilewright.target import Target, cache_sizes
 from tilewright.tvm_compat import usable_cores
 
-__all__ = ["flush_bytes", "kernel_flush", "thread_flush"]
+__all__ = ["flush_bytes", "kernel_flush", "streamed_bytes", "thread_flush"]
 
 #: What is touched, as a multiple of all caches.
 _TIMES = 2
@@ -29,6 +29,11 @@ _PIECE = 1 << 16
 def flush_bytes(l2: int, l3: int, cores: int) -> int:
     """How many bytes to touch, from the sizes of a core's second cache and of the last one in bytes."""
     return min(_TIMES * (l3 + cores * l2), _MOST_BYTES)
+
+
+def streamed_bytes(target: Target) -> int:
+    """How many bytes of weights calls go through before they meet the same ones again; 0: they have the same."""
+    return flush_bytes(target.l2, target.l3, target.cores) if target.caches == "streamed" else 0
 
 
 def kernel_flush(target: Target) -> Callable[[], None]:

@@ -24,6 +24,7 @@ import numpy as np
 
 from tilewright.errors import MeasureError
 from tilewright.measure.batch import Batch, PoolStatistics
+from tilewright.measure.cold import streamed_bytes
 from tilewright.measure.memory import in_words, worker_share
 from tilewright.measure.outcome import Measurement, Outcome, robust_seconds
 from tilewright.measure.process import WorkerProcess
@@ -128,6 +129,13 @@ class LocalPool:
         self._bad_defaults: set[str] = set()
         self._statistics = PoolStatistics()
         self.workforce = Workforce(target, factory, self.workers, self.memory, self._statistics)
+
+    def weigh(self, nbytes: int) -> None:
+        """Measure for a network with so many bytes of weights from now on: see ``Target.with_weights``.
+
+        How many there are is known only when a network has been read, and workers start before that.
+        """
+        self.target = self.target.with_weights(nbytes)
 
     def __enter__(self) -> LocalPool:
         return self
@@ -262,7 +270,8 @@ class LocalPool:
     def _prepare(self, process: WorkerProcess, batch: Batch, use_default: bool) -> None:
         task = batch.space.task
         process.prepared, process.reference, process.anchor = (task.key, use_default), False, False
-        process.send(Prepare(task, use_default), batch.limit(self.build_timeout + self.run_timeout))
+        command = Prepare(task, use_default, streamed_bytes(self.target))
+        process.send(command, batch.limit(self.build_timeout + self.run_timeout))
 
     def _any_prepared(self, key: str) -> bool:
         """Whether any worker has turned to the task: its design space can be made, then."""

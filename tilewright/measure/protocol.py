@@ -71,10 +71,12 @@ class Prepare:
         task: what the next candidates are of.
         use_default: take the default config's output for the reference, unless one is known; otherwise it is adopted
             from another worker, or the first candidate's.
+        streamed: bytes of weights between two calls with the same ones (``Arguments.called``); 0: all have the same.
     """
 
     task: Task
     use_default: bool
+    streamed: int = 0
 
 
 @dataclass(frozen=True)

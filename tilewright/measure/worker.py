@@ -132,8 +132,9 @@ class _Worker:
         self._tasks: OrderedDict[str, _Prepared] = OrderedDict()
         self._key = ""
         self._arguments: Arguments | None = None
+        self._streamed = 0
         self._kernels: dict[int, _Kernel] = {}
-        self._timer = Timer(flush=kernel_flush(self._target) if self._target.cold else None)
+        self._timer = Timer(flush=kernel_flush(self._target) if self._target.caches == "cold" else None)
 
     def handle(self, command: Command) -> Reply | None:
         if isinstance(command, Build):
@@ -157,6 +158,7 @@ class _Worker:
 
     def _prepare(self, command: Prepare) -> Prepared:
         key = command.task.key
+        self._streamed = command.streamed
         if key != self._key:
             self._kernels.clear()
             self._arguments = None  # before the next task's: two large ones are too much memory
@@ -176,7 +178,7 @@ class _Worker:
                 task.default = (tuple(int(index) for index in config), kernel)
         elif task.reference is not None and self._arguments is None:
             # In its first run it would be in time as well, but there nothing is done in parallel.
-            self._arguments = Arguments(task.parameters, key)
+            self._arguments = Arguments(task.parameters, key, self._streamed)
         self._forget()
         return Prepared(reference=task.reference is not None, anchor=task.default is not None)
 
@@ -201,7 +203,7 @@ class _Worker:
         if self._arguments is None:
             # Here, where workers are at it in parallel, and not in the first run, where this one is alone.
             with suppress(Exception):  # the run tries again, and says what is wrong
-                self._arguments = Arguments(kernel.parameters, self._key)
+                self._arguments = Arguments(kernel.parameters, self._key, self._streamed)
         return Built()
 
     def _compile(self, config: Any) -> _Kernel | Failed:
@@ -235,7 +237,8 @@ class _Worker:
             return first
         assert self._arguments is not None
         try:
-            timing = self._timer.time(kernel.function, self._arguments.tensors, first, command.best)
+            function = self._arguments.called(kernel.function)
+            timing = self._timer.time(function, self._arguments.tensors, first, command.best)
         except Exception as error:
             return Failed(Outcome.RUN_CRASHED, _words(error))
         return Timed(timing.repeats, timing.causes)
@@ -247,8 +250,9 @@ class _Worker:
         kernel = task.default[1]
         try:
             if self._arguments is None or self._arguments.parameters != kernel.parameters:
-                self._arguments = Arguments(kernel.parameters, self._key)
-            return Anchored(robust_seconds(self._timer.glance(kernel.function, self._arguments.tensors)))
+                self._arguments = Arguments(kernel.parameters, self._key, self._streamed)
+            function = self._arguments.called(kernel.function)
+            return Anchored(robust_seconds(self._timer.glance(function, self._arguments.tensors)))
         except Exception as error:
             return Failed(Outcome.RUN_CRASHED, _words(error))
 
@@ -263,7 +267,7 @@ class _Worker:
             else:
                 firsts[candidate] = first
         if self._arguments is None:  # the last one spoiled them
-            self._arguments = Arguments(task.parameters, self._key)
+            self._arguments = Arguments(task.parameters, self._key, self._streamed)
         try:
             with collector_resting():
                 turns = [self._turn(self._kernels[candidate], first) for candidate, first in firsts.items()]
@@ -276,9 +280,9 @@ class _Worker:
     def _turn(self, kernel: _Kernel, first: float) -> Callable[[], float]:
         """Times one block of a kernel."""
         assert self._arguments is not None
-        tensors = self._arguments.tensors
-        estimate = self._timer.estimate(kernel.function, tensors, first)
-        return partial(self._timer.turn, kernel.function, tensors, estimate)
+        function, tensors = self._arguments.called(kernel.function), self._arguments.tensors
+        estimate = self._timer.estimate(function, tensors, first)
+        return partial(self._timer.turn, function, tensors, estimate)
 
     def _first(self, task: _Prepared, kernel: _Kernel) -> float | Failed:
         """Run a kernel once and check its outputs; without a reference to check against, they become it. Seconds."""
@@ -286,7 +290,7 @@ class _Worker:
             if task.reference is not None and task.parameters != kernel.parameters:
                 return Failed(Outcome.WRONG_RESULT, "number, shapes or types of the arguments are not the reference's")
             if self._arguments is None or self._arguments.parameters != kernel.parameters:
-                self._arguments = Arguments(kernel.parameters, self._key)
+                self._arguments = Arguments(kernel.parameters, self._key, self._streamed)
             self._arguments.blank()
             seconds = self._timer.first_call(kernel.function, self._arguments.tensors)
         except Exception as error:

@@ -21,9 +21,8 @@ from tilewright.task import Task
 
 __all__ = ["Choice", "choose", "stages"]
 
-#: Bytes a second that weights are read at from memory. Two to four channels of a server's or a laptop's memory, shared
-#: with neighbours, give one program 15 to 40 GB/s; a low figure favours few weights, whose cost is the surer one.
-_BANDWIDTH = 20e9
+#: Which parameters of those functions are weights that have any.
+_WEIGHTS = (1,)
 #: Another algorithm than the direct one must be so much faster, for rounding errors are larger in all of them.
 _GAIN = 1.05
 #: Configs measured of each task besides its default, where its space can name good ones.
@@ -38,10 +37,8 @@ class Choice:
         convolution: the convolution.
         count: how often the network computes it.
         chosen: its algorithm.
-        seconds: of each algorithm that was measured; no less than reading its weights from memory takes, or with that
-            in addition where one function does all of Winograd's algorithm. Of one whose first stages alone took
-            longer than another, those stages only. Empty where there was no time to measure, and the algorithm is that
-            of a similar convolution.
+        seconds: of each algorithm that was measured. Of one whose first stages alone took longer than another, those
+            stages only. Empty where there was no time to measure, and the algorithm is that of a similar convolution.
     """
 
     convolution: Convolution
@@ -65,12 +62,12 @@ def stages(convolution: Convolution, algorithm: Algorithm) -> tuple[Task, ...]:
     m = winograd_tile(algorithm)
     if m is None:
         function = blocked.conv2d(conv.packed_data, conv.packed_weight, conv.stride, conv.padding, (1, 1))
-        return (task_of("conv2d", function),)
+        return (task_of("conv2d", function, _WEIGHTS),)
     tiling, weight = conv.tiling(m), conv.transformed_weight(m)
     if is_fused(algorithm):
-        return (task_of(f"conv_winograd{m}", winograd.fused(tiling, conv.packed_data, weight)),)
+        return (task_of(f"conv_winograd{m}", winograd.fused(tiling, conv.packed_data, weight), _WEIGHTS),)
     return (
-        task_of(f"products{m}", winograd.products(tiling, weight)),
+        task_of(f"products{m}", winograd.products(tiling, weight), _WEIGHTS),
         task_of(f"winograd{m}", winograd.data_transform(tiling, conv.packed_data)),
         task_of(f"inverse{m}", winograd.inverse_transform(tiling, weight[1], weight[4])),
     )
@@ -83,7 +80,6 @@ def choose(
     store: Store,
     deadline: float,
     *,
-    weight_bytes: int = 0,
     most_trials: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[list[Choice], int]:
@@ -99,7 +95,6 @@ def choose(
         runner: measures, and stores what it has measured.
         store: earlier measurements.
         deadline: the clock's reading after which no measurement is begun.
-        weight_bytes: of all weights of the network. What does not fit the last cache is read from memory each time.
         most_trials: no convolution is begun that might exceed so many measurements.
         clock: gives seconds.
 
@@ -116,22 +111,15 @@ def choose(
         # Nine tasks: the direct one, two in one function, and three each of the two in three.
         if clock() >= deadline or trials + 9 * (1 + _MORE) > most_trials:
             break
-        cold = 1.0 / _BANDWIDTH if weight_bytes > target.l3 else 0.0
         seconds: dict[Algorithm, float] = {}
         # In one function first, then the largest tiles: where stages are slower, their first one often ends it there.
         for algorithm in (conv.algorithms[0], *reversed(conv.algorithms[1:])):
-            # The first stage reads the weights: while it computes, and so no faster than they come from memory.
-            total, reading = 0.0, cold * conv.weight_bytes(algorithm)
-            if is_fused(algorithm):
-                # All cores read all of them, for each stripe, and wait: the 9.4 MB of 256x14x14 to 256 took 0.39 ms
-                # more in ResNet-50 than alone, those of 512x7x7 to 512 (16.8 MB) 0.43 ms (bench.in_network).
-                total, reading = reading, 0.0
+            total = 0.0
             for task in stages(conv, algorithm):
                 limit = min(seconds.values(), default=math.inf)
                 spent, made = _seconds(task, target, runner, store, limit, deadline)
                 trials += made
-                total += max(spent, reading)
-                reading = 0.0
+                total += spent
                 if total > limit:  # what follows can only add to it
                     break
             if math.isfinite(total):

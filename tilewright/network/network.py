@@ -46,6 +46,11 @@ class Network:
     onnx: onnx.ModelProto | None = None
     program: Any = None
 
+    @property
+    def weight_bytes(self) -> int:
+        """Of all weights."""
+        return sum(array.nbytes for array in self.weights.values())
+
     def random_inputs(self, seed: int = 0) -> list[NDArray[Any]]:
         """One array per input: floats standard normal, integers in [0, 2)."""
         return random_arrays(self.inputs, seed)

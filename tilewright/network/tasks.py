@@ -15,7 +15,7 @@ from tilewright.network.rewrite import Rewritten, rewrite
 from tilewright.network.rows import PREFIX
 from tilewright.network.winograd import BLOCKS
 from tilewright.target import Target
-from tilewright.task import Task
+from tilewright.task import WEIGHTS, Task
 
 __all__ = ["Extraction", "TaskUse", "extract", "task_of"]
 
@@ -84,6 +84,7 @@ def extract(network: Network, target: Target, algorithms: Mapping[Convolution, A
         module = tvm.transform.Sequential(passes)(rewritten.module)
     plan = make_plan(module, len(network.inputs), 4 * target.lanes)
     calls = _calls(module["main"]) if plan is None else Counter(call.kernel for call in plan.calls if call.kernel)
+    weights = _weights(module["main"], len(network.inputs))
     groups: dict[str, list[str]] = {}
     functions: dict[str, Any] = {}
     for var, function in module.functions_items():
@@ -94,7 +95,10 @@ def extract(network: Network, target: Target, algorithms: Mapping[Convolution, A
         key = _key(bare)
         groups.setdefault(key, []).append(name)
         functions.setdefault(key, bare)
-    uses = [_use(key, names, functions[key], sum(calls[n] for n in names)) for key, names in groups.items()]
+    uses = [
+        _use(key, names, functions[key], sum(calls[n] for n in names), weights[names[0]])
+        for key, names in groups.items()
+    ]
     uses.sort(key=lambda use: (-use.task.flop * use.weight, use.task.key))
     return Extraction(network, target, rewritten, module, tuple(uses), plan)
 
@@ -115,10 +119,10 @@ def _without_patterns(module: Any, _: Any) -> Any:
     return module
 
 
-def task_of(name: str, function: Any) -> Task:
-    """The task of a function by itself, as it is where nothing is fused into it."""
+def task_of(name: str, function: Any, weights: tuple[int, ...] = ()) -> Task:
+    """The task of a function by itself, as it is where nothing is fused into it; ``weights``: its parameters."""
     bare = _bare(function)
-    return _use(_key(bare), [name], bare, 1).task
+    return _use(_key(bare), [name], bare, 1, weights).task
 
 
 def _bare(function: Any) -> Any:
@@ -146,13 +150,36 @@ def _calls(main: Any) -> dict[str, int]:
     return counts
 
 
-def _use(key: str, names: list[str], function: Any, weight: int) -> TaskUse:
+def _weights(main: Any, inputs: int) -> dict[str, tuple[int, ...]]:
+    """Which parameters of each function ``main`` always calls with weights: its own parameters after the inputs."""
+    from tvm import ir, relax
+
+    own = list(main.params)[inputs:]
+    found: dict[str, set[int]] = {}
+
+    def visit(expr: Any) -> None:
+        if isinstance(expr, relax.Call) and isinstance(expr.op, ir.Op) and expr.op.name == "relax.call_tir":
+            name = expr.args[0].name_hint
+            here = {
+                place
+                for place, argument in enumerate(expr.args[1])
+                if any(argument.same_as(parameter) for parameter in own)
+            }
+            found[name] = found.get(name, here) & here
+
+    relax.analysis.post_order_visit(main, visit)
+    return {name: tuple(sorted(places)) for name, places in found.items()}
+
+
+def _use(key: str, names: list[str], function: Any, weight: int, weights: tuple[int, ...]) -> TaskUse:
     import tvm
 
     main = function.with_attr("global_symbol", "main")
     roles = _roles(main)
     if roles:
         main = main.with_attr("tilewright.contraction", roles)
+    if weights:
+        main = main.with_attr(WEIGHTS, ",".join(map(str, weights)))
     module = tvm.ir.IRModule({"main": main})
     kind = "contraction" if roles else "winograd" if _transforms(main) else "rows" if _by_rows(main) else "auto"
     try:

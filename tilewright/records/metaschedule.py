@@ -22,7 +22,7 @@ from tilewright.space.module import space_errors, task_module
 from tilewright.space.registry import make_space
 from tilewright.space.space import DesignSpace
 from tilewright.target import Target
-from tilewright.task import Task
+from tilewright.task import WEIGHTS, Task
 from tilewright.tvm_compat import light_tensor_intrinsics, narrow_indices
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ __all__ = ["RECORDS", "WORKLOADS", "Written", "workload_module", "write_metasche
 WORKLOADS, RECORDS = "database_workload.json", "database_tuning_record.json"
 
 #: What our tasks say of themselves, and the functions of a network do not.
-_OURS = "tilewright.contraction"
+_OURS = ("tilewright.contraction", WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -172,4 +172,7 @@ def _bare(module: IRModule) -> IRModule:
     import tvm
 
     main = module["main"]
-    return tvm.ir.IRModule({"main": main.without_attr(_OURS) if _OURS in main.attrs else main})
+    for name in _OURS:
+        if name in main.attrs:
+            main = main.without_attr(name)
+    return tvm.ir.IRModule({"main": main})

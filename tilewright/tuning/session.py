@@ -121,7 +121,7 @@ def tune(
         raise TargetError(
             f"candidates are timed on this machine, but code for {machine.triple} does not run here; tune there"
         )
-    machine = replace(machine, cold=machine.cold or cold_cache)
+    machine = replace(machine, caches="cold") if cold_cache else machine
     out = Path(out)
     with ExitStack() as stack:
         aside = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tilewright-")))
@@ -135,6 +135,9 @@ def tune(
             # Before the network is read: workers take seconds to start.
             pool = stack.enter_context(LocalPool(machine, on_measurement=lambda m: store.add([m])))
         network = load(model, shapes)
+        machine = machine.with_weights(network.weight_bytes)
+        if pool is not None:
+            pool.weigh(network.weight_bytes)
         extraction = extract(network, machine)
         loaded = running.elapsed
         show: Progress = stack.enter_context(progress or SilentProgress())
@@ -205,7 +208,7 @@ def tune(
         "unrecorded": unrecorded,
         "plain_operators": list(extraction.fallbacks),
         "worker_peak_bytes": statistics.peak_rss,
-        "caches": "cold" if machine.cold else "warm",
+        "caches": machine.caches,
         "disturbance": statistics.disturbance(),
         "before_seconds": _first(tuner),
         "after_seconds": tuner.estimated_latency,
@@ -234,14 +237,12 @@ def _choices(extraction: Extraction, pool: LocalPool, store: Store, running: Run
     trials = math.inf if budget.trials is None else _CHOOSING * budget.trials
     if not extraction.rewritten.convolutions or seconds < _LEAST_CHOOSING or running.exhausted():
         return []
-    nbytes = sum(array.nbytes for array in extraction.network.weights.values())
     choices, made = choose(
         extraction.rewritten.convolutions,
         extraction.target,
         pool,
         store,
         min(time.monotonic() + _STARTING + seconds, running.deadline),
-        weight_bytes=nbytes,
         most_trials=trials,
     )
     running.spend(made)
