@@ -30,7 +30,7 @@ __all__ = [
 ModelArgument: TypeAlias = Annotated[
     Path, typer.Argument(metavar="MODEL", help="The model: an ONNX file, or a .pt2 file of torch.export.save.")
 ]
-TargetOption: TypeAlias = Annotated[str, typer.Option(help="'native' (or native:streamed, native:cold) or 'llvm:MCPU'.")]
+TargetOption: TypeAlias = Annotated[str, typer.Option(help="'native' (native:streamed, native:cold) or 'llvm:MCPU'.")]
 ShapeOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--shape", metavar="NAME=1,3,224,224", help="The shape of an input; may be given several times."),
