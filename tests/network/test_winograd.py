@@ -137,5 +137,3 @@ def test_tiles_cover_the_outputs() -> None:
     conv = Convolution((3, 8, 14, 9), (16, 8, 3, 3), (1, 1), (1, 0, 1, 0), (8, 8))
     assert conv.result == (3, 16, 14, 7)
     assert conv.tiling(4) == tiling
-    assert conv.weight_bytes("direct") == 16 * 8 * 9 * 4
-    assert conv.weight_bytes("winograd4") == 16 * 8 * 36 * 4

@@ -86,11 +86,6 @@ class Convolution:
         oo, cc, _, _, cb, x = self.packed_weight
         return (m + 2) ** 2, oo, cc, cb, x
 
-    def weight_bytes(self, algorithm: Algorithm) -> int:
-        """Bytes of weights that ``algorithm`` reads."""
-        m = winograd_tile(algorithm)
-        return 4 * math.prod(self.weight if m is None else self.transformed_weight(m))
-
     def __str__(self) -> str:
         shapes = " ".join("x".join(map(str, shape)) for shape in (self.data, self.weight))
         return f"{shapes} stride {self.stride[0]},{self.stride[1]} padding {','.join(map(str, self.padding))}"
