@@ -6,8 +6,9 @@ A network is tuned once, from nothing or (``--one-store``) from what the network
 the cost model that comes with Tilewright, fitted without this network (``bench/_held_out.py``). From the records as
 they were after 30 s, 1, 2, 5 and 10 minutes (as far as the budget reaches) executables are built, and all of them are
 raced in one paired run, by turns in processes of their own, against ONNX Runtime. A mark counts the whole command: what
-was measured until the mark less the seconds that finishing took. What an executable would have had from the race at the
-end of its own budget is left out.
+was measured until the mark less the seconds that finishing took, and then the contest of each task's best in their
+places, in its share of so many seconds. The choice of algorithms is that of the whole budget, and what an executable
+would have had from the race at the end of its own is left out.
 
 Tuned networks are kept in ``--cache`` and not tuned again; networks in the JSON file are neither tuned nor raced.
 ``--plot FILE`` draws the ratios over time.
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -39,7 +39,8 @@ from tilewright.measure.compare import compare, difference, latency
 from tilewright.measure.peers import Entrant, Peer, race
 from tilewright.measure.runner import NoRunner
 from tilewright.network import peers
-from tilewright.network.build import build, compile_kernels, replace_kernels
+from tilewright.network.build import build, replace_kernels
+from tilewright.network.kernels import Kernels
 from tilewright.network.load import load
 from tilewright.network.tasks import Extraction, extract
 from tilewright.records import open_store
@@ -47,8 +48,10 @@ from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query, Store
 from tilewright.target import Target, model_name
 from tilewright.tuning.budget import Budget
-from tilewright.tuning.finish import chosen
+from tilewright.tuning.choice import chosen
+from tilewright.tuning.in_place import RUNNING, in_place, variants_of
 from tilewright.tuning.scheduler import NetworkTuner
+from tilewright.tuning.session import IN_PLACE
 
 #: Seconds at which a network is looked at.
 MARKS = (30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
@@ -97,31 +100,40 @@ def with_algorithms(name: str, target: Target, report: dict[str, Any]) -> Extrac
 
 
 def executables(name: str, report: dict[str, Any], folder: Path, marks: Sequence[float]) -> dict[float, Path]:
-    """By mark, the executable of what was known then; those of two marks may be the same."""
+    """By mark, the executable of what was known then."""
     target = replace(Target.parse("native"), caches=report["caches"])
     extraction = with_algorithms(name, target, report)
-    finishing = report["build_seconds"]
     found: dict[float, Path] = {}
-    last: tuple[Any, Path] | None = None
+    kernels = Kernels(extraction, folder / "kernels")
+    began = time.monotonic()
+    defaults = chosen(extraction, known_then(extraction, target, MemoryStore()))
+    kernels.library(defaults.functions, folder / "defaults.so")
+    compiling = (time.monotonic() - began) / len(extraction.uses)
+    finishing = report["build_seconds"] - (report.get("in_place") or {"seconds": 0.0})["seconds"]
     with open_store(report["records"]) as store:
         for mark in marks:
-            known = before(store, report["began"] + mark - finishing)
-            budget = Budget(trials=1).start()
-            tuner = NetworkTuner(extraction.uses, target, NoRunner(), known, budget, np.random.default_rng(0))
-            tuner.prepare()
-            choice = chosen(extraction, tuner)
-            if last is None or choice.configs != last[0]:
-                out = folder / f"at-{mark:g}"
-                if last is None:
-                    build(extraction, choice.functions, out, {})
-                else:  # weights are the same, and may be large
-                    library = folder / "kernels.so"
-                    compile_kernels(extraction, choice.functions, library)
-                    shutil.rmtree(out, ignore_errors=True)
-                    replace_kernels(found[marks[0]], library, out)
-                last = choice.configs, out
-            found[mark] = last[1]
+            share = IN_PLACE * mark
+            tuner = known_then(extraction, target, before(store, report["began"] + mark - finishing - share))
+            choice, out = chosen(extraction, tuner), folder / f"at-{mark:g}"
+            if not found:
+                build(extraction, choice.functions, out, {}, kernels)
+            else:  # weights are the same, and may be large
+                replace_kernels(found[marks[0]], kernels.library(choice.functions, folder / "kernels.so"), out)
+            most = int((1 - RUNNING) * share / compiling)
+            variants = variants_of(extraction, tuner, choice, defaults, most)
+            contest = in_place(extraction, kernels, out, choice, variants, folder, RUNNING * share)
+            if contest is not None:
+                replace_kernels(out, kernels.library(contest.choice.functions, folder / "kernels.so"), out)
+            found[mark] = out
     return found
+
+
+def known_then(extraction: Extraction, target: Target, store: Store) -> NetworkTuner:
+    """A tuner that knows what is in the store, and measures nothing."""
+    budget = Budget(trials=1).start()
+    tuner = NetworkTuner(extraction.uses, target, NoRunner(), store, budget, np.random.default_rng(0))
+    tuner.prepare()
+    return tuner
 
 
 def raced(name: str, built: dict[float, Path], others: Sequence[Entrant] = ()) -> list[Peer]:
@@ -158,6 +170,7 @@ def bench(name: str, minutes: float, folder: Path, records: Path, sharing: str) 
         "curve": report["curve"],
         "settled_seconds": settled(report["curve"]),
         "sharing": report.get("sharing"),
+        "in_place": report.get("in_place"),
         "final_race": report["final_race"],
         "wall_seconds": report["wall_seconds"],
         "minutes": minutes,

@@ -265,7 +265,7 @@ def test_an_interrupt_while_compiling_leaves_nothing(tmp_path: Path, monkeypatch
         raise KeyboardInterrupt
 
     model = conv_model(tmp_path / "m.onnx")
-    monkeypatch.setattr("tilewright.network.build._compile", interrupted)
+    monkeypatch.setattr("tilewright.network.kernels.Kernels.library", interrupted)
     with pytest.raises(KeyboardInterrupt):
         built(model, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]

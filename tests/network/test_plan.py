@@ -135,6 +135,7 @@ def test_a_network_that_calls_a_library_runs_on_the_machine(tmp_path: Path) -> N
     np.testing.assert_array_equal(executable(x)[0], -np.sort(-x, axis=1)[:, :3])
     assert executable.overhead(3) is None
     assert executable.profile([x], 3) is None
+    assert executable.contest([x], {"kernel": ["kernel"]}, 0.0) == {}
 
 
 def test_an_executable_runs_without_a_compiler(tmp_path: Path) -> None:
@@ -161,13 +162,12 @@ def test_outputs_are_not_overwritten_by_the_next_call(tmp_path: Path) -> None:
 
 
 def test_each_kernel_is_timed_in_its_place(tmp_path: Path) -> None:
-    extraction, executable = built(expand(tmp_path / "m.onnx"), tmp_path / "out")
+    _, executable = built(expand(tmp_path / "m.onnx"), tmp_path / "out")
     x = normal(1, 8, 9, 9)
     want = executable(x)[0]
     profile = executable.profile([x], 3, 2)
     assert profile is not None
-    assert extraction.plan is not None
-    assert [part.kernel for part in profile] == [call.kernel for call in extraction.plan.calls]
+    assert [part.kernel for part in profile] == [kernel for kernel, _ in executable.manifest["plan"]["calls"]]
     assert all(len(part.seconds) == 3 and min(part.seconds) > 0 for part in profile)
     np.testing.assert_array_equal(executable(x)[0], want)
     with pytest.raises(ShapeError):

@@ -13,13 +13,17 @@ from tilewright.measure.peers import Peer
 from tilewright.measure.runner import NoRunner
 from tilewright.network.build import build, replace_kernels
 from tilewright.network.executable import load_executable
-from tilewright.network.kernels_check import KernelCheck
+from tilewright.network.kernels import Kernels
 from tilewright.network.load import load
 from tilewright.network.tasks import Extraction, extract
 from tilewright.records.memory import MemoryStore
+from tilewright.space.configs import sample
+from tilewright.space.registry import make_space
 from tilewright.tuning import finish
 from tilewright.tuning.budget import Budget
-from tilewright.tuning.finish import Choice, Incumbent, checked, chosen, never_slower, race_seconds
+from tilewright.tuning.choice import Choice
+from tilewright.tuning.finish import Finished, Incumbent, exchanged, finished, never_slower, race_seconds
+from tilewright.tuning.in_place import Contest
 from tilewright.tuning.scheduler import NetworkTuner
 
 
@@ -36,7 +40,9 @@ def out(extraction: Extraction, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def incumbent(extraction: Extraction, tmp_path: Path) -> Incumbent:
-    found = Incumbent.compiled(extraction, Choice(defaults(extraction)), tmp_path / "out.race")
+    found = Incumbent.compiled(
+        Kernels(extraction, tmp_path / "kernels"), Choice(defaults(extraction)), tmp_path / "out.race"
+    )
     assert found is not None
     return found
 
@@ -74,7 +80,7 @@ def test_the_faster_one_stays(
     assert verdict is not None
     assert not verdict.kept
     assert verdict.report["kept"] == "incumbent"
-    assert (out / "kernels.so").read_bytes() == incumbent.library.read_bytes() != before
+    assert (out / "kernels.so").read_bytes() == incumbent.library.path.read_bytes() != before
     np.testing.assert_allclose(outputs(out), right, rtol=1e-4, atol=1e-5)
 
 
@@ -114,29 +120,75 @@ def test_kernels_are_replaced_in_another_directory(
     assert (tmp_path / "other" / "kernels.so").read_bytes() != (out / "kernels.so").read_bytes()
 
 
-def test_what_is_chosen_without_records_is_the_default(extraction: Extraction) -> None:
-    budget = Budget(trials=1).start()
-    tuner = NetworkTuner(extraction.uses, TARGET, NoRunner(), MemoryStore(), budget, np.random.default_rng(0))
-    tuner.prepare()
-    choice = chosen(extraction, tuner)
-    assert set(choice.configs.values()) == {None}
-    assert choice.defaults == [use.task.name for use in extraction.uses]
-    assert set(choice.functions) == {use.task.key for use in extraction.uses}
-
-
 def test_slow_networks_take_longer_to_race() -> None:
     assert race_seconds(0.0) < race_seconds(0.1) < race_seconds(1.0)
 
 
-def test_a_winner_that_is_wrong_on_some_data_is_replaced(
-    extraction: Extraction, monkeypatch: pytest.MonkeyPatch
+def test_other_kernels_are_taken_only_if_they_are_right(
+    extraction: Extraction, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    kernels, choice = Kernels(extraction, tmp_path / "kernels"), Choice(defaults(extraction))
+    before, right = (out / "kernels.so").read_bytes(), outputs(out)
+    with monkeypatch.context() as patched:
+        patched.setattr(finish, "network_error", lambda *_: 0.5)
+        assert exchanged(extraction, kernels, choice, out, tmp_path) is None
+    assert (out / "kernels.so").read_bytes() == before
+    found = exchanged(extraction, kernels, choice, out, tmp_path)
+    assert found is not None
+    assert found[1] is not None
+    assert found[1] <= 1e-3
+    assert (out / "kernels.so").read_bytes() != before
+    np.testing.assert_allclose(outputs(out), right, rtol=1e-4, atol=1e-5)
+
+
+def finish_with(
+    extraction: Extraction,
+    incumbent: Incumbent,
+    tmp_path: Path,
+    contest: Contest | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Finished:
+    monkeypatch.setattr(finish, "in_place", lambda *_: contest)
+    monkeypatch.setattr(finish, "never_slower", lambda *_: None)
+    tuner = NetworkTuner(
+        extraction.uses, TARGET, NoRunner(), MemoryStore(), Budget(trials=1).start(), np.random.default_rng(0)
+    )
+    tuner.prepare()
+    kernels = Kernels(extraction, tmp_path / "kernels")
+    return finished(extraction, tuner, kernels, incumbent, tmp_path / "done", tmp_path, 5.0, 5.0)
+
+
+def other_choice(extraction: Extraction) -> Choice:
+    """A convolution with another schedule than its default."""
     use = next(use for use in extraction.uses if use.task.kind == "contraction")
-    key, functions = use.task.key, defaults(extraction)
-    winner = functions[key].with_attr("winner", 1)
-    monkeypatch.setattr(finish, "check_kernels", lambda *_: KernelCheck({key: "on zeros: all of it"}, (), 0.1))
-    replaced, found = checked(extraction, Choice({**functions, key: winner}, {key: (0,)}), 60.0)
-    assert found.wrong == {key: "on zeros: all of it"}
-    assert "winner" not in (replaced.functions[key].attrs or {})
-    assert replaced.configs[key] is None
-    assert replaced.defaults == [use.task.name]
+    space = make_space(use.task, TARGET)
+    config = next(c for c in sample(space, np.random.default_rng(0), 20) if tuple(c) != tuple(space.default()))
+    functions = defaults(extraction) | {use.task.key: space.schedule(config).mod["main"]}
+    return Choice(functions, {use.task.key: tuple(config.tolist())})
+
+
+def test_the_winners_of_the_contest_are_written(
+    extraction: Extraction, incumbent: Incumbent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = other_choice(extraction)
+    done = finish_with(extraction, incumbent, tmp_path, Contest(other, {"tasks": 1}), monkeypatch)
+    assert done.choice.configs == other.configs
+    assert done.contest is not None
+    assert done.error is not None
+    assert done.error <= 1e-3
+    wanted = set(Kernels(extraction, tmp_path).symbols(other.functions).values())
+    plan = load_executable(tmp_path / "done").manifest["plan"]
+    assert wanted <= {kernel for kernel, _ in plan["calls"]}
+
+
+def test_winners_that_cannot_be_written_leave_what_there_was(
+    extraction: Extraction, incumbent: Incumbent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finish, "exchanged", lambda *_: None)
+    contest = Contest(other_choice(extraction), {"tasks": 1})
+    done = finish_with(extraction, incumbent, tmp_path, contest, monkeypatch)
+    assert done.contest is None
+    assert set(done.choice.configs.values()) == {None}
+    wanted = set(Kernels(extraction, tmp_path).symbols(defaults(extraction)).values())
+    plan = load_executable(tmp_path / "done").manifest["plan"]
+    assert wanted <= {kernel for kernel, _ in plan["calls"]}

@@ -168,6 +168,12 @@ def summary(report: Mapping[str, Any], out: Path) -> str:
             f"borrowed configs were the better ones in {shared['won']:g} of {shared['compared']:g} rounds, "
             f"and are the best of {best} tasks"
         )
+    contest = report.get("in_place")
+    if contest is not None:
+        lines.append(
+            f"timed in their places, {len(contest['exchanged'])} of {contest['tasks']} tasks run faster by another of "
+            f"their best schedules: {contest['before_ms']:.3f} ms before, {contest['after_ms']:.3f} ms after"
+        )
     race = report.get("final_race")
     if race is not None:
         rivals = f"tuned {race['tuned_ms']:.3f} ms, before {race['incumbent_ms']:.3f} ms"

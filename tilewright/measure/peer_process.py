@@ -76,6 +76,10 @@ class PeerProcess:
         """The seconds of each of ``runs`` runs, after some that do not count."""
         return list(self._ask(("time", warm_up, runs), _RUN_SECONDS))
 
+    def call(self, method: str, *arguments: Any) -> Any:
+        """What another method of the runnable says, which takes the inputs first."""
+        return self._ask(("call", method, arguments), _RUN_SECONDS)
+
     def pause(self) -> None:
         """Stop it until :meth:`resume`: not even a spinning thread of it runs on."""
         self._signal(signal.SIGSTOP)
@@ -136,6 +140,8 @@ def main(descriptor: int, lifeline: int) -> None:
                     arrays = question[1]
                     flush = thread_flush() if question[2] else None
                     answer = (runnable(*arrays), _estimate(runnable, arrays, flush))
+                elif question[0] == "call":
+                    answer = getattr(runnable, question[1])(arrays, *question[2])
                 else:
                     _time(runnable, arrays, question[1], flush)
                     answer = _time(runnable, arrays, question[2], flush)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tilewright.errors import MeasureError
 from tilewright.measure.peer_process import PeerProcess
 
-__all__ = ["Array", "Entrant", "InputSpec", "Peer", "Runnable", "race"]
+__all__ = ["Array", "Entrant", "InputSpec", "Peer", "Runnable", "race", "random_inputs"]
 
 Array: TypeAlias = NDArray[Any]
 

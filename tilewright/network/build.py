@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.errors import CompilerError, OutputError
+from tilewright.errors import OutputError
 from tilewright.network.executable import Executable, load_executable
+from tilewright.network.kernels import Kernels, Library, compile_machine
 from tilewright.network.load import load
 from tilewright.network.manifest import FORMAT, LIBRARY, NAME, WEIGHTS, read_manifest, sealed
 from tilewright.network.network import Network
@@ -22,7 +23,7 @@ from tilewright.network.plan import Plan
 from tilewright.network.replacing import replacing
 from tilewright.network.tasks import Extraction
 from tilewright.network.torch_model import SUFFIX, write_program
-from tilewright.runtime.library import compile_runtime, find_compiler, link
+from tilewright.runtime.library import find_compiler
 from tilewright.target import Target
 
 __all__ = [
@@ -30,7 +31,6 @@ __all__ = [
     "build_scheduled",
     "build_untuned",
     "check_compiler",
-    "compile_kernels",
     "replace_kernels",
     "save_onnx",
 ]
@@ -41,50 +41,51 @@ def check_compiler() -> None:
     find_compiler()
 
 
-def build(extraction: Extraction, functions: Mapping[str, Any], out: Path, extra: Mapping[str, Any]) -> Executable:
+def build(
+    extraction: Extraction,
+    functions: Mapping[str, Any],
+    out: Path,
+    extra: Mapping[str, Any],
+    kernels: Kernels | None = None,
+) -> Executable:
     """Compile the network with ``functions`` (a PrimFunc by task key) and write it into the directory ``out``.
 
-    Tasks without a function are compiled as they are. The directory appears whole or not at all.
+    Tasks without a function are compiled as they are. The directory appears whole or not at all. ``kernels`` are those
+    of the extraction, if some are compiled already.
 
     Raises:
         CompilerError: compiling or linking failed.
         OutputError: ``out`` cannot be written.
     """
-    module = _with_functions(extraction, functions)
     arrays = [recipe.apply(extraction.network.weights) for recipe in extraction.rewritten.recipes]
     if extraction.plan is not None:
         arrays += extraction.plan.constants
-    return _write(module, extraction.target, extraction.network, arrays, out, extra, extraction.plan)
+
+    def compiled(path: Path) -> Plan | None:
+        with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
+            return (kernels or Kernels(extraction, Path(folder))).library(functions, path).plan
+
+    return _write(compiled, extraction.target, extraction.network, arrays, out, extra)
 
 
-def compile_kernels(extraction: Extraction, functions: Mapping[str, Any], library: Path) -> None:
-    """Compile the network with other ``functions`` into ``library``, for :func:`replace_kernels`.
-
-    Raises:
-        CompilerError: compiling or linking failed.
-    """
-    _compiled(_with_functions(extraction, functions), extraction.target, extraction.plan, library)
-
-
-def replace_kernels(executable: Path, library: Path, out: Path) -> Executable:
-    """The executable in the directory ``executable`` with the kernels of ``library``, in the directory ``out``.
+def replace_kernels(executable: Path, library: Library, out: Path) -> None:
+    """Write the executable in the directory ``executable`` with the kernels of ``library`` into the directory ``out``.
 
     Both must come of the same extraction, since they share weights. ``out`` may be ``executable`` itself.
 
     Raises:
         OutputError: a file cannot be read or written.
     """
-    manifest = read_manifest(executable)
+    manifest = read_manifest(executable) | {"plan": None if library.plan is None else library.plan.to_json()}
     with replacing(out) as part:
         try:
-            shutil.copyfile(library, part / LIBRARY)
+            shutil.copyfile(library.path, part / LIBRARY)
             for name in manifest["sha256"]:
                 if name not in (LIBRARY, NAME):
                     _same_file(executable / name, part / name)
             _seal(part, manifest)
         except OSError as exc:
             raise OutputError(f"the executable in {executable} cannot be given other kernels: {exc}") from exc
-    return load_executable(out)
 
 
 def _same_file(source: Path, target: Path) -> None:
@@ -98,7 +99,8 @@ def _same_file(source: Path, target: Path) -> None:
 def build_untuned(model: Path, target: Target, out: Path) -> Executable:
     """TVM's default build of an ONNX model, as a user of TVM gets it, into the directory ``out``."""
     network = load(model)
-    return _write(network.module, target, network, list(network.weights.values()), out, {"untuned": True})
+    compiled = partial(compile_machine, network.module, target)
+    return _write(compiled, target, network, list(network.weights.values()), out, {"untuned": True})
 
 
 def build_scheduled(module: Any, target: Target, network: Network, out: Path, extra: Mapping[str, Any]) -> Executable:
@@ -115,23 +117,23 @@ def build_scheduled(module: Any, target: Target, network: Network, out: Path, ex
         CompilerError: compiling or linking failed.
         OutputError: ``out`` cannot be written.
     """
-    return _write(module, target, network, [], out, extra)
+    return _write(partial(compile_machine, module, target), target, network, [], out, extra)
 
 
 def _write(
-    module: Any,
+    compiled: Callable[[Path], Plan | None],
     target: Target,
     network: Network,
     arrays: Sequence[NDArray[Any]],
     out: Path,
     extra: Mapping[str, Any],
-    plan: Plan | None = None,
 ) -> Executable:
+    """Write an executable; ``compiled`` writes its library, and returns its plan."""
     check_compiler()
     if out.is_dir() and any(out.iterdir()) and not (out / NAME).is_file():
         raise OutputError(f"--out names a new directory or an executable to replace, but {out} holds other files")
     with replacing(out) as part:
-        _compiled(module, target, plan, part / LIBRARY)
+        plan = compiled(part / LIBRARY)
         try:
             _fill(part, target, network, arrays, extra, plan)
         except OSError as exc:
@@ -169,24 +171,6 @@ def _seal(folder: Path, manifest: Mapping[str, Any]) -> None:
     (folder / NAME).write_text(text, encoding="utf-8")
 
 
-def _with_functions(extraction: Extraction, functions: Mapping[str, Any]) -> Any:
-    module = extraction.module.clone()  # the extraction may be built again with other functions
-    for use in extraction.uses:
-        function = functions.get(use.task.key)
-        if function is None:
-            continue
-        for name in use.functions:
-            module.update_func(module.get_global_var(name), function.with_attr("global_symbol", name))
-    return module
-
-
-def _compiled(module: Any, target: Target, plan: Plan | None, out: Path) -> None:
-    try:
-        _compile(module, target, plan, out)
-    except (RuntimeError, ValueError, TypeError) as exc:
-        raise CompilerError(f"the network cannot be compiled: {(str(exc).splitlines() or ['?'])[0][:300]}") from exc
-
-
 def _keep_model(network: Network, folder: Path) -> str | None:
     """Write the model that the executable is made from beside it; the name of its file, or None where there is none."""
     if network.onnx is not None:
@@ -196,44 +180,6 @@ def _keep_model(network: Network, folder: Path) -> str | None:
         write_program(network.program, folder / f"model{SUFFIX}")
         return f"model{SUFFIX}"
     return None
-
-
-def _compile(module: Any, target: Target, plan: Plan | None, out: Path) -> None:
-    """Write the library: the plan's kernels with the runtime, or a program of the virtual machine of Relax."""
-    import tvm
-    from tvm import relax
-
-    if plan is None:
-        with _checked_kernels():
-            relax.build(module, target.tvm).export_library(str(out), cc=find_compiler())
-        return
-    wanted = set(plan.kernels)
-    functions = [
-        (var, function.with_attr("global_symbol", var.name_hint))
-        for var, function in module.functions_items()
-        if var.name_hint in wanted
-    ]
-    with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
-        objects = [Path(folder, f"kernels{n}.o") for n in range(max(1, min(target.cores, len(functions))))]
-
-        def compile_part(number: int) -> None:
-            with _checked_kernels():
-                part = tvm.ir.IRModule(dict(functions[number :: len(objects)]))
-                tvm.compile(part, target=target.tvm).mod.write_to_file(str(objects[number]), "o")
-
-        # TVM lets go of the interpreter while it compiles, so threads are enough.
-        with ThreadPoolExecutor(len(objects)) as pool:
-            list(pool.map(compile_part, range(len(objects))))
-        runtime = Path(folder, "runtime.o")
-        compile_runtime(runtime)
-        link([*objects, runtime], out)
-
-
-def _checked_kernels() -> Any:
-    """A context, of one thread, in which kernels check their arguments: what calls them is a plan in a file."""
-    import tvm
-
-    return tvm.transform.PassContext(opt_level=3)
 
 
 def save_onnx(model: Any, path: Path) -> None:

@@ -14,7 +14,7 @@ from tilewright.errors import OutputError, ShapeError
 from tilewright.network.manifest import FORMAT, LIBRARY, WEIGHTS, listed, read_manifest, take
 from tilewright.network.network import TensorSpec
 from tilewright.network.plan import Plan
-from tilewright.network.program import KernelTime, MachineProgram, PlanProgram, Program
+from tilewright.network.program import KernelTime, MachineProgram, PlanProgram, Program, Variants
 from tilewright.reading import open_regular, read_arrays
 from tilewright.tvm_compat import usable_cores
 
@@ -69,6 +69,26 @@ class Executable:
             ShapeError: a wrong number of inputs, or a wrong shape or dtype.
         """
         return self._program.profile(self._checked(arrays), runs, repeats)
+
+    def contest(
+        self, arrays: Sequence[NDArray[Any]], variants: Variants, seconds: float, least: int = 5, most: int = 100
+    ) -> dict[str, list[list[float]]]:
+        """What variants of kernels take in their places in the network, by turns (:meth:`PlanProgram.contest`).
+
+        Nothing for an executable whose kernels cannot be told apart (see :class:`MachineProgram`).
+
+        Args:
+            arrays: the inputs.
+            variants: by the name of a kernel, names of functions of the library.
+            seconds: after which no round is begun.
+            least: rounds that there are in any case.
+            most: rounds.
+
+        Raises:
+            ShapeError: a wrong number of inputs, or a wrong shape or dtype.
+            KeyError, AttributeError: there is no such kernel or function.
+        """
+        return self._program.contest(self._checked(arrays), variants, seconds, least, most)
 
     def _checked(self, arrays: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
         if len(arrays) != len(self.inputs):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,11 @@ class Plan:
     def kernels(self) -> tuple[str, ...]:
         """The functions that are called, each once."""
         return tuple(dict.fromkeys(call.kernel for call in self.calls if call.kernel))
+
+    def calling(self, names: Mapping[str, str]) -> Plan:
+        """The plan with other names for its kernels."""
+        calls = tuple(replace(call, kernel=names.get(call.kernel, call.kernel)) for call in self.calls)
+        return replace(self, calls=calls)
 
     def to_json(self) -> dict[str, Any]:
         """Without the constants, which are kept with the weights."""

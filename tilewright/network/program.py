@@ -5,10 +5,10 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,10 @@ from tilewright.network.plan import ALIGNMENT, ARENA, Plan
 from tilewright.runtime.library import bind
 from tilewright.tvm_compat import set_threads
 
-__all__ = ["KernelTime", "MachineProgram", "PlanProgram", "Program"]
+__all__ = ["KernelTime", "MachineProgram", "PlanProgram", "Program", "Variants"]
+
+#: By the name of a kernel, names of functions that compute the same.
+Variants: TypeAlias = Mapping[str, Sequence[str]]
 
 #: What TVM's compiler puts before the name of a function it exports.
 _PREFIX = "__tvm_ffi_"
@@ -58,6 +61,12 @@ class Program(Protocol):
 
     def profile(self, arrays: Sequence[NDArray[Any]], runs: int, repeats: int = 1) -> list[KernelTime] | None:
         """What each kernel takes in its place in the network; None where that cannot be told."""
+        ...
+
+    def contest(
+        self, arrays: Sequence[NDArray[Any]], variants: Variants, seconds: float, least: int, most: int
+    ) -> dict[str, list[list[float]]]:
+        """What variants of kernels take in their places in the network; nothing where that cannot be told."""
         ...
 
 
@@ -102,6 +111,12 @@ class MachineProgram:
     def profile(self, arrays: Sequence[NDArray[Any]], runs: int, repeats: int = 1) -> list[KernelTime] | None:
         """None: the machine does not tell its kernels apart."""
         return None
+
+    def contest(
+        self, arrays: Sequence[NDArray[Any]], variants: Variants, seconds: float, least: int, most: int
+    ) -> dict[str, list[list[float]]]:
+        """Nothing: the machine does not tell its kernels apart."""
+        return {}
 
     def _tensors(self, arrays: Sequence[NDArray[Any]]) -> list[Any]:
         return [self._tensor(np.ascontiguousarray(a), self._device) for a in arrays]
@@ -176,8 +191,7 @@ class PlanProgram:
         nothing = ctypes.cast(self._library.tilewright_nothing, ctypes.c_void_p).value
         for call, hollow, planned in zip(self._calls, self._hollow, plan.calls, strict=True):
             if planned.kernel:
-                symbol = getattr(self._library, _PREFIX + planned.kernel)
-                call.kernel = ctypes.cast(symbol, ctypes.c_void_p).value
+                call.kernel = self._address(planned.kernel)
                 values = [(_DLTENSOR, ctypes.addressof(tensors[i])) for i in planned.tensors]
             else:
                 to, source = planned.tensors
@@ -220,17 +234,78 @@ class PlanProgram:
             repeats: calls of each kernel in a row, of which the mean counts: with many of them it finds its data in the
                 caches, as where it is timed alone.
         """
-        found = np.empty((runs, len(self._calls)))
-        seconds = (ctypes.c_double * repeats)()
-        begin, size = ctypes.addressof(self._calls), ctypes.sizeof(_Call)
         with self._lock:
-            for run in found:
-                self._fill(arrays)
-                for number in range(len(self._calls)):
-                    failed = self._library.tilewright_time(begin + number * size, 1, repeats, seconds)
-                    self._check(number if failed >= 0 else -1)
-                    run[number] = sum(seconds) / repeats
-        return [KernelTime(c.kernel, tuple(t)) for c, t in zip(self._plan.calls, found.T.tolist(), strict=True)]
+            found = [self._profile(arrays, repeats) for _ in range(runs)]
+        return [KernelTime(c.kernel, tuple(t)) for c, t in zip(self._plan.calls, zip(*found, strict=True), strict=True)]
+
+    def contest(
+        self, arrays: Sequence[NDArray[Any]], variants: Variants, seconds: float, least: int, most: int
+    ) -> dict[str, list[list[float]]]:
+        """What variants of kernels take in their places in the network.
+
+        The network runs again and again, and each time every kernel is one of its variants, drawn independently of the
+        other kernels', so what one does to the caches meets all variants of the next. In one round each kernel is each
+        of its variants, and some more than once if another kernel has more.
+
+        Args:
+            arrays: the inputs.
+            variants: by the name of a kernel of the plan, names of functions in the library that may take its place.
+            seconds: after which no round is begun.
+            least: rounds that there are in any case.
+            most: rounds.
+
+        Returns:
+            by kernel and variant, the seconds of each run: the sum over all calls of the kernel.
+
+        Raises:
+            KeyError: the plan has no such kernel.
+            AttributeError: the library has no such function.
+        """
+        places = {kernel: [i for i, c in enumerate(self._plan.calls) if c.kernel == kernel] for kernel in variants}
+        if not all(places.values()):
+            raise KeyError(f"the plan does not call {next(k for k, found in places.items() if not found)}")
+        addresses = {kernel: [self._address(name) for name in names] for kernel, names in variants.items()}
+        found: dict[str, list[list[float]]] = {kernel: [[] for _ in names] for kernel, names in variants.items()}
+        rng = np.random.default_rng(0)
+        turns = max(map(len, variants.values()), default=0)
+        with self._lock:
+            try:
+                self._profile(arrays)  # the first run meets cold caches and sleeping threads
+                end = time.monotonic() + seconds
+                for number in range(most):
+                    if number >= least and time.monotonic() >= end:
+                        break
+                    orders = {kernel: rng.permutation(len(names)) for kernel, names in variants.items()}
+                    for turn in range(turns):
+                        drawn = {kernel: int(order[turn % len(order)]) for kernel, order in orders.items()}
+                        for kernel, variant in drawn.items():
+                            self._use(places[kernel], addresses[kernel][variant])
+                        taken = self._profile(arrays)
+                        for kernel, variant in drawn.items():
+                            found[kernel][variant].append(sum(taken[place] for place in places[kernel]))
+            finally:
+                for kernel, where in places.items():
+                    self._use(where, self._address(kernel))
+        return found
+
+    def _profile(self, arrays: Sequence[NDArray[Any]], repeats: int = 1) -> list[float]:
+        """Seconds of each call."""
+        seconds = (ctypes.c_double * len(self._calls))()
+        self._fill(arrays)
+        begin = ctypes.addressof(self._calls)
+        self._check(self._library.tilewright_profile(begin, len(self._calls), repeats, seconds))
+        return list(seconds)
+
+    def _use(self, places: Sequence[int], address: int) -> None:
+        """Let some calls be of the function at ``address``."""
+        for place in places:
+            self._calls[place].kernel = address
+
+    def _address(self, kernel: str) -> int:
+        """Of a function of the library. Raises ``AttributeError`` where there is none."""
+        address = ctypes.cast(getattr(self._library, _PREFIX + kernel), ctypes.c_void_p).value
+        assert address is not None
+        return address
 
     def _fill(self, arrays: Sequence[NDArray[Any]]) -> None:
         for slot, array in zip(self._inputs, arrays, strict=True):

@@ -71,13 +71,12 @@ def bind(library: ctypes.CDLL) -> ctypes.CDLL:
     library.tilewright_last_error.restype = ctypes.c_char_p
     library.tilewright_run.argtypes = [ctypes.c_void_p, ctypes.c_int32]
     library.tilewright_run.restype = ctypes.c_int
-    library.tilewright_time.argtypes = [
-        ctypes.c_void_p,
-        ctypes.c_int32,
-        ctypes.c_int32,
-        ctypes.POINTER(ctypes.c_double),
-    ]
-    library.tilewright_time.restype = ctypes.c_int
+    timings = [library.tilewright_time]
+    if hasattr(library, "tilewright_profile"):  # executables of earlier versions do not have it
+        timings.append(library.tilewright_profile)
+    for timing in timings:
+        timing.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.POINTER(ctypes.c_double)]
+        timing.restype = ctypes.c_int
     library.tilewright_initialize.argtypes = []
     library.tilewright_initialize.restype = None
     return library

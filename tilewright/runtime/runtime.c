@@ -360,6 +360,17 @@ EXPORT int tilewright_time(const Call *calls, int32_t count, int32_t runs, doubl
   return -1;
 }
 
+/* Each call `repeats` times in a row, the mean in seconds. Calls are made one after the other, as in a run. */
+EXPORT int tilewright_profile(const Call *calls, int32_t count, int32_t repeats, double *seconds) {
+  for (int32_t i = 0; i < count; ++i) {
+    double begin = now();
+    for (int32_t repeat = 0; repeat < repeats; ++repeat)
+      if (tilewright_run(calls + i, 1) >= 0) return i;
+    seconds[i] = (now() - begin) / repeats;
+  }
+  return -1;
+}
+
 /* ---- What the compiled kernels look for ---- */
 
 extern void *__TVMBackendParallelLaunch __attribute__((weak));

@@ -3,79 +3,39 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tilewright.errors import CheckError, CompilerError, MeasureError, OutputError, SpaceError
+from tilewright.errors import CheckError, CompilerError, MeasureError, OutputError
 from tilewright.measure.compare import compare, latency
 from tilewright.measure.peers import Entrant, race
 from tilewright.network import peers
-from tilewright.network.build import build, compile_kernels, replace_kernels
+from tilewright.network.build import build, replace_kernels
 from tilewright.network.check import TOLERANCE, blame, network_error
-from tilewright.network.executable import Executable
-from tilewright.network.kernels_check import KernelCheck, check_kernels
+from tilewright.network.executable import Executable, load_executable
+from tilewright.network.kernels import Kernels, Library
+from tilewright.network.kernels_check import KernelCheck
 from tilewright.network.tasks import Extraction
 from tilewright.space.registry import make_space
+from tilewright.tuning.choice import Choice, checked, chosen
+from tilewright.tuning.in_place import RUNNING, Contest, in_place, variants_of
 from tilewright.tuning.scheduler import NetworkTuner
 
-__all__ = ["Choice", "Incumbent", "Verdict", "checked", "chosen", "never_slower", "race_seconds", "written"]
+__all__ = [
+    "Finished",
+    "Incumbent",
+    "Verdict",
+    "exchanged",
+    "finished",
+    "never_slower",
+    "race_seconds",
+    "written",
+]
 
 #: Turns of the final race, and about how long one lasts in seconds; what two processes take to start; and runs that
 #: warm each turn up.
 _BLOCKS, _BLOCK_SECONDS, _STARTING, _WARM_UP = 10, 0.08, 3.0, 2
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What each task is to run with.
-
-    Attributes:
-        functions: scheduled functions by ``Task.key``; a task without one is built as TVM builds it, unscheduled.
-        configs: the config of each, by ``Task.key``; None: the default.
-        defaults: names of the tasks that have only their default.
-    """
-
-    functions: dict[str, Any] = field(default_factory=dict)
-    configs: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
-    defaults: list[str] = field(default_factory=list)
-
-
-def chosen(extraction: Extraction, tuner: NetworkTuner) -> Choice:
-    """The best that the tuner knows of each task now: at first what the records hold, or the defaults."""
-    found = Choice()
-    for use in extraction.uses:
-        key, known = use.task.key, tuner.tuners.get(use.task.key)
-        try:
-            space = known.space if known is not None else make_space(use.task, extraction.target)
-            config = known.best_config if known is not None else None
-            if config is None:
-                found.defaults.append(use.task.name)
-            found.configs[key] = None if config is None else tuple(int(index) for index in config)
-            found.functions[key] = space.schedule(space.default() if config is None else config).mod["main"]
-        except SpaceError:
-            found.defaults.append(use.task.name)
-    return found
-
-
-def checked(extraction: Extraction, choice: Choice, seconds: float) -> tuple[Choice, KernelCheck]:
-    """The choice without winners that compute something else than their defaults on some kind of data.
-
-    Args:
-        extraction: the network.
-        choice: of each task.
-        seconds: that checking may take, about; what there is no time for is taken as it is.
-    """
-    spaces = {use.task.key: use.task for use in extraction.uses if choice.configs.get(use.task.key) is not None}
-    defaults: dict[str, Any] = {}
-    for key, task in spaces.items():
-        space = make_space(task, extraction.target)
-        defaults[key] = space.schedule(space.default()).mod["main"]
-    found = check_kernels(extraction, choice.functions, defaults, seconds)
-    functions = choice.functions | {key: defaults[key] for key in found.wrong}
-    configs = choice.configs | dict.fromkeys(found.wrong)
-    names = [task.name for key, task in spaces.items() if key in found.wrong]
-    return Choice(functions, configs, choice.defaults + names), found
 
 
 @dataclass(frozen=True)
@@ -89,17 +49,16 @@ class Incumbent:
     """
 
     choice: Choice
-    library: Path
+    library: Library
     seconds: float
 
     @classmethod
-    def compiled(cls, extraction: Extraction, choice: Choice, folder: Path) -> Incumbent | None:
+    def compiled(cls, kernels: Kernels, choice: Choice, folder: Path) -> Incumbent | None:
         """Compile it into a file of ``folder``; None where that fails, which then is no reason to stop."""
         began = time.monotonic()
-        library = folder / "kernels.so"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            compile_kernels(extraction, choice.functions, library)
+            library = kernels.library(choice.functions, folder / "kernels.so")
         except (CompilerError, OSError):
             return None
         return cls(choice, library, time.monotonic() - began)
@@ -133,9 +92,9 @@ def never_slower(executable: Executable, extraction: Extraction, out: Path, incu
     Raises:
         OutputError: ``out`` cannot be written.
     """
-    other = incumbent.library.parent / "executable"
+    other = incumbent.library.path.parent / "executable"
     try:
-        rival = replace_kernels(out, incumbent.library, other)
+        replace_kernels(out, incumbent.library, other)
         entrants = [Entrant(str(path), peers.executable, (str(path.absolute()),)) for path in (out, other)]
         ours, theirs = race(entrants, _BLOCKS, _BLOCK_SECONDS, extraction.target.cores)
     except (MeasureError, OutputError):
@@ -145,7 +104,7 @@ def never_slower(executable: Executable, extraction: Extraction, out: Path, incu
         return None
     kept = found["ratio"] <= 1.0
     if not kept:
-        error = network_error(rival, extraction.network)
+        error = network_error(load_executable(other), extraction.network)
         kept = error is not None and not error <= TOLERANCE
     if not kept:
         replace_kernels(out, incumbent.library, out)
@@ -158,7 +117,39 @@ def never_slower(executable: Executable, extraction: Extraction, out: Path, incu
     return Verdict(kept, report)
 
 
-def written(extraction: Extraction, functions: dict[str, Any], out: Path) -> tuple[Executable, float | None, list[str]]:
+def exchanged(
+    extraction: Extraction, kernels: Kernels, choice: Choice, out: Path, aside: Path
+) -> tuple[Executable, float | None] | None:
+    """Give the executable in ``out`` the kernels of another choice, if they are right; returns what is there then.
+
+    Args:
+        extraction: the network.
+        kernels: its kernels.
+        choice: of each task.
+        out: the executable's directory.
+        aside: a directory for files.
+
+    Returns:
+        the executable and its relative error (None without a reference); None where it stayed as it was.
+
+    Raises:
+        OutputError: ``out`` cannot be written.
+    """
+    try:
+        library = kernels.library(choice.functions, aside / "exchanged.so")
+    except CompilerError:
+        return None
+    replace_kernels(out, library, aside / "exchanged")
+    error = network_error(load_executable(aside / "exchanged"), extraction.network)
+    if error is not None and not error <= TOLERANCE:
+        return None
+    replace_kernels(out, library, out)
+    return load_executable(out), error
+
+
+def written(
+    extraction: Extraction, functions: dict[str, Any], out: Path, kernels: Kernels | None = None
+) -> tuple[Executable, float | None, list[str]]:
     """Build into ``out`` and compare with the reference; tasks that spoil the result are replaced by their defaults.
 
     Returns:
@@ -170,7 +161,7 @@ def written(extraction: Extraction, functions: dict[str, Any], out: Path) -> tup
         CheckError: the outputs are wrong, and replacing the tasks to blame did not help.
     """
     names = {use.task.key: use.task for use in extraction.uses}
-    executable = build(extraction, functions, out, {})
+    executable = build(extraction, functions, out, {}, kernels)
     error = network_error(executable, extraction.network)
     blamed: list[str] = []
     if error is not None and not error <= TOLERANCE:
@@ -181,7 +172,7 @@ def written(extraction: Extraction, functions: dict[str, Any], out: Path) -> tup
         guilty_still = blame(extraction, {key: functions[key] for key in functions if names[key].name in blamed})
         for key in guilty_still:
             del functions[key]  # not even its default is right: TVM's own
-        executable = build(extraction, functions, out, {"replaced": blamed})
+        executable = build(extraction, functions, out, {"replaced": blamed}, kernels)
         error = network_error(executable, extraction.network)
         if error is None or not error <= TOLERANCE:
             raise CheckError(
@@ -190,3 +181,75 @@ def written(extraction: Extraction, functions: dict[str, Any], out: Path) -> tup
                 f"do not use what is in {out}, and report the model"
             )
     return executable, error, blamed
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What was written, and how it came about.
+
+    Attributes:
+        executable: the executable.
+        choice: of each task.
+        error: the relative error of its outputs; None without a reference.
+        blamed: names of tasks that had spoiled the outputs, and were replaced.
+        check: of the winners, on several kinds of data.
+        contest: of a task's best in their places.
+        verdict: of the race against the incumbent.
+    """
+
+    executable: Executable
+    choice: Choice
+    error: float | None
+    blamed: list[str]
+    check: KernelCheck
+    contest: Contest | None
+    verdict: Verdict | None
+
+
+def finished(
+    extraction: Extraction,
+    tuner: NetworkTuner,
+    kernels: Kernels,
+    incumbent: Incumbent | None,
+    out: Path,
+    aside: Path,
+    checking: float,
+    placing: float,
+) -> Finished:
+    """Write the executable that tuning has led to.
+
+    Args:
+        extraction: the network.
+        tuner: has tuned it.
+        kernels: the network's kernels.
+        incumbent: what it runs with if tuning brings nothing; None: there is none to race.
+        out: the directory to write.
+        aside: a directory for files.
+        checking: seconds for comparing winners with their defaults.
+        placing: seconds for timing them in their places; 0: that is left out.
+
+    Raises:
+        CompilerError, OutputError, CheckError: as :func:`written`.
+    """
+    choice = chosen(extraction, tuner)
+    executable, error, blamed = written(extraction, choice.functions, out, kernels)
+    contest = None
+    if incumbent is not None and placing and not blamed and not tuner.interrupted:
+        most = int((1 - RUNNING) * placing * len(extraction.uses) / incumbent.seconds)
+        variants = variants_of(extraction, tuner, choice, incumbent.choice, most)
+        contest = in_place(extraction, kernels, out, choice, variants, aside, RUNNING * placing)
+    final, check = checked(extraction, choice if contest is None else contest.choice, checking)
+    if final.configs != choice.configs:
+        other = exchanged(extraction, kernels, final, out, aside)
+        if other is None:  # nobody is to blame among those that ran before
+            contest = None
+            final, check = checked(extraction, choice, checking)
+            executable, error, blamed = written(extraction, final.functions, out, kernels)
+        else:
+            executable, error = other
+    verdict = None
+    if incumbent is not None and not tuner.interrupted and final.configs != incumbent.choice.configs:
+        verdict = never_slower(executable, extraction, out, incumbent)
+        if verdict is not None and not verdict.kept:
+            executable = load_executable(out)
+    return Finished(executable, final, error, blamed, check, contest, verdict)

@@ -18,7 +18,8 @@ from tilewright.measure.pool import LocalPool, PoolStatistics
 from tilewright.measure.runner import NoRunner, Runner
 from tilewright.network.algorithms import Choice, choose
 from tilewright.network.build import check_compiler
-from tilewright.network.executable import Executable, load_executable
+from tilewright.network.executable import Executable
+from tilewright.network.kernels import Kernels
 from tilewright.network.load import load
 from tilewright.network.tasks import Extraction, extract
 from tilewright.records.fallback import FallbackStore, open_for_tuning
@@ -26,14 +27,15 @@ from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Store
 from tilewright.target import Target
 from tilewright.tuning.budget import Budget, RunningBudget
-from tilewright.tuning.finish import Incumbent, checked, chosen, never_slower, race_seconds, written
+from tilewright.tuning.choice import chosen
+from tilewright.tuning.finish import Incumbent, finished, race_seconds
 from tilewright.tuning.method import Method, default, known_beforehand
 from tilewright.tuning.progress import Progress, SilentProgress
 from tilewright.tuning.roofline import Roofline, measure_roofline
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.sharing import Sharing
 
-__all__ = ["TuneResult", "tune"]
+__all__ = ["IN_PLACE", "TuneResult", "tune"]
 
 #: Seconds that compiling the executable takes, as measured: a constant and per task; and that writing and checking it
 #: take: a constant and per byte of weights.
@@ -45,8 +47,12 @@ _INCUMBENT = 6.0
 #: The share of the budget for comparing winners with defaults on several kinds of data, the seconds that it may take
 #: where the budget has no end, and what a task takes.
 _CHECKING, _MOST_CHECKING, _CHECKING_TASK = 0.03, 60.0, 0.4
+#: The share of the budget for timing a task's best schedules in their places, and seconds where the budget has no end.
+IN_PLACE, _MOST_IN_PLACE = 0.06, 20.0
 #: A budget of fewer seconds is too short to measure anything: half of it goes by until workers are there.
 _LEAST_MEASURING = 10.0
+#: How many of a task's best are raced against each other where they are not timed in their places.
+_RACED = 3
 #: The share of the machine's speed that a network has at least before the final race.
 _HALF_WAY = 0.5
 #: The share of the budget for choosing algorithms of convolutions; the seconds it may take where the budget has no
@@ -166,24 +172,24 @@ def tune(
         tuner.prepare()
         show.announce(tuner.plan())
         reserve = _finishing(extraction)
-        incumbent = None
+        kernels = Kernels(extraction, aside / "kernels")
+        incumbent, placing = None, 0.0
         if roofline is not None and running.remaining_seconds >= _INCUMBENT * reserve:
-            incumbent = Incumbent.compiled(extraction, chosen(extraction, tuner), aside)
+            incumbent = Incumbent.compiled(kernels, chosen(extraction, tuner), aside)
             if incumbent is not None:
                 reserve = _finishing(extraction, incumbent.seconds) + race_seconds(_at_most(extraction, roofline))
+                # With cold caches there is nothing that a kernel could find in its place.
+                if extraction.plan is not None and machine.caches != "cold":
+                    placing = _MOST_IN_PLACE if budget.seconds is None else IN_PLACE * budget.seconds
         checking = _MOST_CHECKING if budget.seconds is None else _CHECKING * budget.seconds
-        tuner.run(reserve=reserve + min(checking, _CHECKING_TASK * len(extraction.uses)))
+        reserve += placing + min(checking, _CHECKING_TASK * len(extraction.uses))
+        # What a task's best schedules are worth in their places says more than another race of each alone.
+        tuner.run(reserve=reserve, race=0 if placing else _RACED)
         statistics = PoolStatistics() if pool is None else pool.statistics
         if pool is not None:
             pool.close()  # nothing else of ours runs in the final race
         tuned = running.elapsed
-        final, kernels = checked(extraction, chosen(extraction, tuner), checking)
-        executable, error, blamed = written(extraction, final.functions, out)
-        verdict = None
-        if incumbent is not None and not tuner.interrupted and final.configs != incumbent.choice.configs:
-            verdict = never_slower(executable, extraction, out, incumbent)
-            if verdict is not None and not verdict.kept:
-                executable = load_executable(out)
+        done = finished(extraction, tuner, kernels, incumbent, out, aside, checking, placing)
         store.settle()
         unrecorded = store.kept
     names = {use.task.key: use.task.name for use in extraction.uses}
@@ -198,11 +204,11 @@ def tune(
         "wall_seconds": running.elapsed,
         "load_seconds": loaded,
         "build_seconds": running.elapsed - tuned,
-        "relative_error": error,
-        "replaced_tasks": blamed,
-        "wrong_kernels": {names[key]: reason for key, reason in kernels.wrong.items()},
-        "unchecked_kernels": [names[key] for key in kernels.unchecked],
-        "default_tasks": final.defaults,
+        "relative_error": done.error,
+        "replaced_tasks": done.blamed,
+        "wrong_kernels": {names[key]: reason for key, reason in done.check.wrong.items()},
+        "unchecked_kernels": [names[key] for key in done.check.unchecked],
+        "default_tasks": done.choice.defaults,
         "algorithms": [choice.describe() for choice in algorithms],
         "notes": notes + store.notes,
         "unrecorded": unrecorded,
@@ -212,9 +218,10 @@ def tune(
         "disturbance": statistics.disturbance(),
         "before_seconds": _first(tuner),
         "after_seconds": tuner.estimated_latency,
-        "final_race": None if verdict is None else verdict.report,
+        "in_place": None if done.contest is None else done.contest.report,
+        "final_race": None if done.verdict is None else done.verdict.report,
     }
-    return TuneResult(executable, report)
+    return TuneResult(done.executable, report)
 
 
 def _finishing(extraction: Extraction, compiling: float | None = None) -> float:

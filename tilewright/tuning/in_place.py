@@ -1,0 +1,184 @@
+"""The last word on a task: its best schedules are timed in their places, while the network runs.
+
+A kernel that is timed alone finds its weights and what it reads where the call before left them, and the machine in the
+state of that moment. In the network it meets what the kernels before it left, in the caches of which core, and there
+another one of a task's best schedules may be the fastest. So the network runs a few hundred times, each time with other
+variants of all its kernels (:meth:`tilewright.network.program.PlanProgram.contest`). That costs seconds: a variant has
+only to be compiled, and each run times one of every task.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tilewright.errors import CompilerError, MeasureError, OutputError, SpaceError
+from tilewright.measure.outcome import robust_seconds
+from tilewright.measure.peer_process import PeerProcess
+from tilewright.measure.peers import random_inputs
+from tilewright.network import peers
+from tilewright.network.build import replace_kernels
+from tilewright.network.kernels import Kernels
+from tilewright.network.tasks import Extraction
+from tilewright.tuning.choice import Choice
+from tilewright.tuning.scheduler import NetworkTuner
+
+__all__ = ["RUNNING", "Contest", "Variant", "in_place", "variants_of"]
+
+#: Of the best configs of a task, so many take part.
+_FINALISTS = 3
+#: The share of the seconds in which the network runs; in the others variants are compiled.
+RUNNING = 0.4
+#: A round in which every variant runs once is repeated so often, at least and at most.
+_ROUNDS = (5, 100)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of the schedules of a task.
+
+    Attributes:
+        config: its config; None: the default.
+        function: the scheduled PrimFunc.
+    """
+
+    config: tuple[int, ...] | None
+    function: Any
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What came of it.
+
+    Attributes:
+        choice: of each task, the variant that is the fastest in its place.
+        report: JSON-able: how many ``tasks`` took part, with how many ``variants``; the ``seconds`` it took, compiling
+            included; ``rounds``; the names of tasks that
+            were ``exchanged``; and milliseconds of a run that these tasks take ``before_ms`` and ``after_ms``.
+    """
+
+    choice: Choice
+    report: dict[str, Any]
+
+
+def variants_of(
+    extraction: Extraction, tuner: NetworkTuner, choice: Choice, known: Choice, most: int
+) -> dict[str, list[Variant]]:
+    """What may take part, by ``Task.key``: of each task its choice, what was known before, and the next best configs.
+
+    Args:
+        extraction: the network.
+        tuner: has tuned it.
+        choice: what is to be built.
+        known: what it is held against: the defaults, or earlier records.
+        most: how many kernels may be compiled for it besides those of ``choice`` and ``known``. The heaviest tasks,
+            by their latency, come first.
+    """
+    tuners = tuner.tuners
+    uses = [use for use in extraction.uses if use.task.key in tuners and use.task.key in choice.functions]
+    found: dict[str, list[Variant]] = {}
+    for use in sorted(uses, key=lambda use: -use.weight * tuners[use.task.key].best_seconds):
+        key, space = use.task.key, tuners[use.task.key].space
+        default = tuple(int(index) for index in space.default())
+        variants: dict[tuple[int, ...], Variant] = {}
+        for former in (choice, known):
+            if key in former.functions:
+                config = former.configs.get(key)
+                variants.setdefault(config or default, Variant(config, former.functions[key]))
+        rows = [tuple(row) for row in tuner.finalists(key, _FINALISTS).tolist()] if most > 0 else []
+        for row in rows:
+            if row not in variants:
+                try:
+                    function = space.schedule(np.asarray(row, dtype=np.int32)).mod["main"]
+                except SpaceError:
+                    continue
+                variants[row] = Variant(row, function)
+                most -= len(use.functions)
+        if len(variants) > 1:
+            found[key] = list(variants.values())
+    return found
+
+
+def in_place(
+    extraction: Extraction,
+    kernels: Kernels,
+    executable: Path,
+    choice: Choice,
+    variants: Mapping[str, Sequence[Variant]],
+    aside: Path,
+    seconds: float,
+) -> Contest | None:
+    """Time the variants of tasks in their places. None where that cannot be done; then nothing was lost.
+
+    Args:
+        extraction: the network, with a plan.
+        kernels: its kernels.
+        executable: the directory of its executable, as ``choice`` says.
+        choice: of each task.
+        variants: of some tasks, by ``Task.key``; the choice is the first one of each.
+        aside: a directory for files.
+        seconds: that the network may run, about.
+    """
+    names = kernels.symbols(choice.functions)
+    entered: dict[str, list[str]] = {}  # by the name of a kernel in the library
+    places: dict[str, list[str]] = {}  # by Task.key, such names
+    for use in extraction.uses:
+        key = use.task.key
+        symbols = [kernels.symbols({key: variant.function}) for variant in variants.get(key, ())]
+        for kernel in use.functions:
+            if symbols and kernel in names:
+                entered[names[kernel]] = [found[kernel] for found in symbols]
+                places.setdefault(key, []).append(names[kernel])
+    if not entered:
+        return None
+    depth = max(map(len, variants.values()))
+    began = time.monotonic()
+    layers = [{key: found[i].function for key, found in variants.items() if i < len(found)} for i in range(depth)]
+    try:
+        library = kernels.library(choice.functions, aside / "variants.so", layers)
+        replace_kernels(executable, library, aside / "variants")
+        taken = _timed(aside / "variants", entered, seconds, extraction.target.cores)
+    except (CompilerError, MeasureError, OutputError):
+        return None
+    latencies = {
+        key: [sum(robust_seconds(tuple(taken[name][i])) for name in where) for i in range(len(variants[key]))]
+        for key, where in places.items()
+    }
+    winners = {key: variants[key][int(np.argmin(found))] for key, found in latencies.items()}
+    tasks = {use.task.key: use.task for use in extraction.uses}
+    configs = choice.configs | {key: variant.config for key, variant in winners.items()}
+    report = {
+        "tasks": len(winners),
+        "variants": sum(map(len, variants.values())),
+        "seconds": time.monotonic() - began,
+        "rounds": min(len(runs) for found in taken.values() for runs in found),
+        "exchanged": [tasks[key].name for key in winners if configs[key] != choice.configs.get(key)],
+        "before_ms": 1e3 * sum(found[0] for found in latencies.values()),
+        "after_ms": 1e3 * sum(map(min, latencies.values())),
+    }
+    functions = choice.functions | {key: variant.function for key, variant in winners.items()}
+    defaults = [tasks[key].name for key in tasks if configs.get(key) is None]
+    return Contest(Choice(functions, configs, defaults), report)
+
+
+def _timed(
+    executable: Path, entered: Mapping[str, Sequence[str]], seconds: float, threads: int
+) -> dict[str, list[list[float]]]:
+    """Seconds of each run by kernel and variant, as the executable measures them in a process of its own.
+
+    Raises:
+        MeasureError: it cannot.
+    """
+    process = PeerProcess(threads)
+    try:
+        specs = process.start(peers.executable, (str(executable.absolute()),))
+        process.prepare(random_inputs(specs, 0))
+        found = process.call("contest", dict(entered), seconds, *_ROUNDS)
+    finally:
+        process.kill()
+    return dict(found)
