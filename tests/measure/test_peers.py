@@ -14,6 +14,7 @@ import pytest
 
 from tilewright.errors import MeasureError
 from tilewright.measure.compare import compare, difference, latency
+from tilewright.measure.peer_process import PeerProcess
 from tilewright.measure.peers import Array, Entrant, Peer, race
 
 
@@ -44,6 +45,9 @@ class Sleeper:
         for _ in range(runs):
             time.sleep(self.seconds)
         return [self.seconds] * runs
+
+    def scaled(self, arrays: Sequence[Array], factor: int) -> float:
+        return float(arrays[0][0, 0] * factor)
 
 
 class Dying(Sleeper):
@@ -122,3 +126,15 @@ def test_difference_is_relative_to_the_largest_output() -> None:
     ours, other = [np.asarray([1.0, 100.0])], [np.asarray([2.0, 100.0])]
     assert difference(ours, other) == pytest.approx(0.01)
     assert difference(ours, [np.zeros(3)]) == np.inf
+
+
+def test_another_method_is_called_with_the_inputs(diary: Path) -> None:
+    process = PeerProcess(1)
+    try:
+        process.start(Sleeper, (0.0, diary))
+        process.prepare([np.full((2, 3), 3.0)])
+        assert process.call("scaled", 5) == 15.0
+        with pytest.raises(MeasureError, match="no attribute 'nothing'"):
+            process.call("nothing")
+    finally:
+        process.kill()

@@ -71,7 +71,7 @@ class Executable:
         return self._program.profile(self._checked(arrays), runs, repeats)
 
     def contest(
-        self, arrays: Sequence[NDArray[Any]], variants: Variants, seconds: float, least: int = 5, most: int = 100
+        self, arrays: Sequence[NDArray[Any]], variants: Variants, seconds: float, least: int = 5, most: int = 400
     ) -> dict[str, list[list[float]]]:
         """What variants of kernels take in their places in the network, by turns (:meth:`PlanProgram.contest`).
 

@@ -35,7 +35,7 @@ _FINALISTS = 3
 #: The share of the seconds in which the network runs; in the others variants are compiled.
 RUNNING = 0.4
 #: A round in which every variant runs once is repeated so often, at least and at most.
-_ROUNDS = (5, 100)
+_ROUNDS = (5, 400)
 
 
 @dataclass(frozen=True)
