@@ -26,6 +26,7 @@ from tilewright.records.metaschedule import RECORDS, WORKLOADS, workload_module,
 from tilewright.records.store import Query
 from tilewright.space.configs import sample
 from tilewright.space.registry import make_space
+from tilewright.task import WEIGHTS
 from tilewright.tvm_compat import narrow_indices
 
 
@@ -112,7 +113,7 @@ def alone(function: Any) -> Any:
     """A module of the function alone, without attributes that say where it comes from."""
     import tvm
 
-    for name in ("tilewright.contraction", "tirx.is_scheduled"):
+    for name in ("tilewright.contraction", WEIGHTS, "tirx.is_scheduled"):
         function = function.without_attr(name) if name in function.attrs else function
     return tvm.ir.IRModule({"main": function.with_attr("global_symbol", "main")})
 
