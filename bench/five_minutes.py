@@ -40,7 +40,7 @@ from tilewright.measure.peers import Entrant, Peer, race
 from tilewright.measure.runner import NoRunner
 from tilewright.network import peers
 from tilewright.network.build import build, replace_kernels
-from tilewright.network.kernels import Kernels
+from tilewright.network.kernels import Kernels, Library
 from tilewright.network.load import load
 from tilewright.network.tasks import Extraction, extract
 from tilewright.records import open_store
@@ -48,7 +48,7 @@ from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query, Store
 from tilewright.target import Target, model_name
 from tilewright.tuning.budget import Budget
-from tilewright.tuning.choice import chosen
+from tilewright.tuning.choice import Choice, chosen
 from tilewright.tuning.in_place import RUNNING, in_place, variants_of
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.session import IN_PLACE
@@ -101,14 +101,11 @@ def with_algorithms(name: str, target: Target, report: dict[str, Any]) -> Extrac
 
 def executables(name: str, report: dict[str, Any], folder: Path, marks: Sequence[float]) -> dict[float, Path]:
     """By mark, the executable of what was known then."""
-    target = replace(Target.parse("native"), caches=report["caches"])
+    target = target_of(report)
     extraction = with_algorithms(name, target, report)
     found: dict[float, Path] = {}
     kernels = Kernels(extraction, folder / "kernels")
-    began = time.monotonic()
-    defaults = chosen(extraction, known_then(extraction, target, MemoryStore()))
-    kernels.library(defaults.functions, folder / "defaults.so")
-    compiling = (time.monotonic() - began) / len(extraction.uses)
+    defaults, _, compiling = compiled_defaults(extraction, kernels, folder)
     finishing = report["build_seconds"] - (report.get("in_place") or {"seconds": 0.0})["seconds"]
     with open_store(report["records"]) as store:
         for mark in marks:
@@ -126,6 +123,19 @@ def executables(name: str, report: dict[str, Any], folder: Path, marks: Sequence
                 replace_kernels(out, kernels.library(contest.choice.functions, folder / "kernels.so"), out)
             found[mark] = out
     return found
+
+
+def target_of(report: dict[str, Any]) -> Target:
+    """What a network was tuned for."""
+    return replace(Target.parse("native"), caches=report["caches"])
+
+
+def compiled_defaults(extraction: Extraction, kernels: Kernels, folder: Path) -> tuple[Choice, Library, float]:
+    """The defaults, their library in ``folder``, and the seconds that a kernel took to compile."""
+    began = time.monotonic()
+    defaults = chosen(extraction, known_then(extraction, extraction.target, MemoryStore()))
+    library = kernels.library(defaults.functions, folder / "defaults.so")
+    return defaults, library, (time.monotonic() - began) / len(extraction.uses)
 
 
 def known_then(extraction: Extraction, target: Target, store: Store) -> NetworkTuner:

@@ -1,0 +1,97 @@
+"""What timing a task's best schedules in their places is worth: executables with and without, raced.
+
+    python -m bench.in_place --cache five-minutes --models squeezenet,resnet50 --json in_place.json
+
+Of networks that `bench.five_minutes` has tuned into ``--cache`` three executables are built of the same records: of the
+defaults, of the best of each task by what it takes alone, and of the best of few in their places (the contest lasts as
+in a budget of five minutes). They are raced in one paired run, by turns in processes of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.five_minutes import compiled_defaults, known_then, target_of, with_algorithms
+from tilewright.cli.boundary import write_json
+from tilewright.cli.text import table
+from tilewright.measure.compare import compare, latency
+from tilewright.measure.peers import Entrant, race
+from tilewright.network import peers
+from tilewright.network.build import build, replace_kernels
+from tilewright.network.kernels import Kernels
+from tilewright.records import open_store
+from tilewright.target import model_name
+from tilewright.tuning.choice import chosen
+from tilewright.tuning.in_place import RUNNING, in_place, variants_of
+from tilewright.tuning.session import IN_PLACE
+
+#: The budget in seconds of which the contest has its share.
+BUDGET = 300.0
+BLOCKS = 40
+
+
+def bench(name: str, cache: Path, folder: Path) -> dict[str, Any]:
+    report = json.loads((cache / name / "tune.json").read_text())
+    target = target_of(report)
+    extraction = with_algorithms(name, target, report)
+    kernels = Kernels(extraction, folder / "kernels")
+    defaults, library, compiling = compiled_defaults(extraction, kernels, folder)
+    with open_store(report["records"]) as store:
+        tuner = known_then(extraction, target, store)
+    alone = chosen(extraction, tuner)
+    build(extraction, alone.functions, folder / "alone", {}, kernels)
+    replace_kernels(folder / "alone", library, folder / "defaults")
+    share = IN_PLACE * BUDGET
+    variants = variants_of(extraction, tuner, alone, defaults, int((1 - RUNNING) * share / compiling))
+    contest = in_place(extraction, kernels, folder / "alone", alone, variants, folder, RUNNING * share)
+    assert contest is not None
+    best = kernels.library(contest.choice.functions, folder / "best.so")
+    replace_kernels(folder / "alone", best, folder / "in_place")
+    entrants = [Entrant(n, peers.executable, (str(folder / n),)) for n in ("in_place", "alone", "defaults")]
+    first, second, third = race(entrants, BLOCKS, 0.1, target.cores)
+    return {
+        "in_place": latency(first),
+        "alone": {**latency(second), "in_place_of": compare(first, second)},
+        "defaults": {**latency(third), "in_place_of": compare(first, third)},
+        "contest": contest.report,
+        "machine": model_name(),
+        "cores": target.cores,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def show(done: dict[str, Any]) -> str:
+    rows = []
+    for name, entry in done.items():
+        contest = entry["contest"]
+        row = [name, f"{len(contest['exchanged'])} of {contest['tasks']}", f"{contest['seconds']:.1f}"]
+        row += [f"{entry[which]['median_ms']:.2f}" for which in ("defaults", "alone", "in_place")]
+        for which in ("defaults", "alone"):
+            row.append("{ratio:.3f} ({ratio_low:.3f} to {ratio_high:.3f})".format(**entry[which]["in_place_of"]))
+        rows.append(row)
+    head = ["network", "exchanged", "seconds", "defaults: ms", "best alone: ms", "best in place: ms"]
+    return table([*head, "in place, of defaults", "in place, of alone"], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path, default=Path("five-minutes"), help="of bench.five_minutes")
+    parser.add_argument("--models", default="squeezenet,resnet50")
+    parser.add_argument("--json", type=Path, default=Path("in_place.json"))
+    arguments = parser.parse_args()
+    done: dict[str, Any] = json.loads(arguments.json.read_text())["networks"] if arguments.json.exists() else {}
+    for name in arguments.models.split(","):
+        if name not in done:
+            with tempfile.TemporaryDirectory(prefix="tilewright-bench-") as folder:
+                done[name] = bench(name, arguments.cache, Path(folder))
+            write_json(arguments.json, {"networks": done})
+    print(show(done))
+
+
+if __name__ == "__main__":
+    main()
