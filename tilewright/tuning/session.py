@@ -51,8 +51,6 @@ _CHECKING, _MOST_CHECKING, _CHECKING_TASK = 0.03, 60.0, 0.4
 IN_PLACE, _MOST_IN_PLACE = 0.06, 20.0
 #: A budget of fewer seconds is too short to measure anything: half of it goes by until workers are there.
 _LEAST_MEASURING = 10.0
-#: How many of a task's best are raced against each other where they are not timed in their places.
-_RACED = 3
 #: The share of the machine's speed that a network has at least before the final race.
 _HALF_WAY = 0.5
 #: The share of the budget for choosing algorithms of convolutions; the seconds it may take where the budget has no
@@ -183,8 +181,7 @@ def tune(
                     placing = _MOST_IN_PLACE if budget.seconds is None else IN_PLACE * budget.seconds
         checking = _MOST_CHECKING if budget.seconds is None else _CHECKING * budget.seconds
         reserve += placing + min(checking, _CHECKING_TASK * len(extraction.uses))
-        # What a task's best schedules are worth in their places says more than another race of each alone.
-        tuner.run(reserve=reserve, race=0 if placing else _RACED)
+        tuner.run(reserve=reserve)
         statistics = PoolStatistics() if pool is None else pool.statistics
         if pool is not None:
             pool.close()  # nothing else of ours runs in the final race
