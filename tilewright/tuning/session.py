@@ -39,7 +39,7 @@ __all__ = ["IN_PLACE", "TuneResult", "tune"]
 
 #: Seconds that compiling the executable takes, as measured: a constant and per task; and that writing and checking it
 #: take: a constant and per byte of weights.
-_COMPILING, _WRITING = (2.0, 0.15), (2.0, 4e-8)
+_COMPILING, _WRITING = (1.5, 0.1), (2.0, 4e-8)
 #: The same again may take so many times as long beside a noisy neighbour.
 _DOUBT = 1.3
 #: What tuning is held against is compiled where the rest of the budget is so many times what finishing takes.
