@@ -43,7 +43,7 @@ _COMPILING, _WRITING = (1.5, 0.1), (2.0, 4e-8)
 #: The same again may take so many times as long beside a noisy neighbour.
 _DOUBT = 1.3
 #: What tuning is held against is compiled where the rest of the budget is so many times what finishing takes.
-_INCUMBENT = 6.0
+_INCUMBENT = 4.0
 #: The share of the budget for comparing winners with defaults on several kinds of data, the seconds that it may take
 #: where the budget has no end, and what a task takes.
 _CHECKING, _MOST_CHECKING, _CHECKING_TASK = 0.03, 60.0, 0.4
