@@ -49,7 +49,7 @@ from tilewright.records.store import Query, Store
 from tilewright.target import Target, model_name
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.choice import Choice, chosen
-from tilewright.tuning.in_place import RUNNING, in_place, variants_of
+from tilewright.tuning.in_place import contest
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.session import IN_PLACE
 
@@ -110,17 +110,15 @@ def executables(name: str, report: dict[str, Any], folder: Path, marks: Sequence
     with open_store(report["records"]) as store:
         for mark in marks:
             share = IN_PLACE * mark
-            tuner = known_then(extraction, target, before(store, report["began"] + mark - finishing - share))
+            tuner = known_then(extraction, before(store, report["began"] + mark - finishing - share))
             choice, out = chosen(extraction, tuner), folder / f"at-{mark:g}"
             if not found:
                 build(extraction, choice.functions, out, {}, kernels)
             else:  # weights are the same, and may be large
                 replace_kernels(found[marks[0]], kernels.library(choice.functions, folder / "kernels.so"), out)
-            most = int((1 - RUNNING) * share / compiling)
-            variants = variants_of(extraction, tuner, choice, defaults, most)
-            contest = in_place(extraction, kernels, out, choice, variants, folder, RUNNING * share)
-            if contest is not None:
-                replace_kernels(out, kernels.library(contest.choice.functions, folder / "kernels.so"), out)
+            best = contest(extraction, tuner, kernels, out, choice, defaults, folder, share, compiling)
+            if best is not None:
+                replace_kernels(out, kernels.library(best.choice.functions, folder / "kernels.so"), out)
             found[mark] = out
     return found
 
@@ -133,15 +131,15 @@ def target_of(report: dict[str, Any]) -> Target:
 def compiled_defaults(extraction: Extraction, kernels: Kernels, folder: Path) -> tuple[Choice, Library, float]:
     """The defaults, their library in ``folder``, and the seconds that a kernel took to compile."""
     began = time.monotonic()
-    defaults = chosen(extraction, known_then(extraction, extraction.target, MemoryStore()))
+    defaults = chosen(extraction, known_then(extraction, MemoryStore()))
     library = kernels.library(defaults.functions, folder / "defaults.so")
     return defaults, library, (time.monotonic() - began) / len(extraction.uses)
 
 
-def known_then(extraction: Extraction, target: Target, store: Store) -> NetworkTuner:
+def known_then(extraction: Extraction, store: Store) -> NetworkTuner:
     """A tuner that knows what is in the store, and measures nothing."""
     budget = Budget(trials=1).start()
-    tuner = NetworkTuner(extraction.uses, target, NoRunner(), store, budget, np.random.default_rng(0))
+    tuner = NetworkTuner(extraction.uses, extraction.target, NoRunner(), store, budget, np.random.default_rng(0))
     tuner.prepare()
     return tuner
 

@@ -27,7 +27,7 @@ from tilewright.network.kernels import Kernels
 from tilewright.records import open_store
 from tilewright.target import model_name
 from tilewright.tuning.choice import chosen
-from tilewright.tuning.in_place import RUNNING, in_place, variants_of
+from tilewright.tuning.in_place import contest
 from tilewright.tuning.session import IN_PLACE
 
 #: The budget in seconds of which the contest has its share.
@@ -42,23 +42,21 @@ def bench(name: str, cache: Path, folder: Path) -> dict[str, Any]:
     kernels = Kernels(extraction, folder / "kernels")
     defaults, library, compiling = compiled_defaults(extraction, kernels, folder)
     with open_store(report["records"]) as store:
-        tuner = known_then(extraction, target, store)
+        tuner = known_then(extraction, store)
     alone = chosen(extraction, tuner)
     build(extraction, alone.functions, folder / "alone", {}, kernels)
     replace_kernels(folder / "alone", library, folder / "defaults")
-    share = IN_PLACE * BUDGET
-    variants = variants_of(extraction, tuner, alone, defaults, int((1 - RUNNING) * share / compiling))
-    contest = in_place(extraction, kernels, folder / "alone", alone, variants, folder, RUNNING * share)
-    assert contest is not None
-    best = kernels.library(contest.choice.functions, folder / "best.so")
-    replace_kernels(folder / "alone", best, folder / "in_place")
+    out, share = folder / "alone", IN_PLACE * BUDGET
+    best = contest(extraction, tuner, kernels, out, alone, defaults, folder, share, compiling)
+    assert best is not None
+    replace_kernels(out, kernels.library(best.choice.functions, folder / "best.so"), folder / "in_place")
     entrants = [Entrant(n, peers.executable, (str(folder / n),)) for n in ("in_place", "alone", "defaults")]
     first, second, third = race(entrants, BLOCKS, 0.1, target.cores)
     return {
         "in_place": latency(first),
         "alone": {**latency(second), "in_place_of": compare(first, second)},
         "defaults": {**latency(third), "in_place_of": compare(first, third)},
-        "contest": contest.report,
+        "contest": best.report,
         "machine": model_name(),
         "cores": target.cores,
         "date": time.strftime("%Y-%m-%d"),

@@ -148,7 +148,7 @@ def finish_with(
     contest: Contest | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Finished:
-    monkeypatch.setattr(finish, "in_place", lambda *_: contest)
+    monkeypatch.setattr(finish, "contest", lambda *_: contest)
     monkeypatch.setattr(finish, "never_slower", lambda *_: None)
     tuner = NetworkTuner(
         extraction.uses, TARGET, NoRunner(), MemoryStore(), Budget(trials=1).start(), np.random.default_rng(0)

@@ -248,7 +248,7 @@ class LocalPool:
         key = batch.space.task.key
         if not process.turned_to(key):
             # One runs the default, and the others adopt its outputs.
-            known = any(other.prepared == (key, True) or self._knows(other, key) for other in self.workforce.processes)
+            known = any(other.prepared == (key, True) or other.knows(key) for other in self.workforce.processes)
             self._prepare(process, batch, not known and key not in self._bad_defaults)
             return
         first = self._next(process, batch)
@@ -272,18 +272,6 @@ class LocalPool:
         process.prepared, process.reference, process.anchor = (task.key, use_default), False, False
         command = Prepare(task, use_default, streamed_bytes(self.target))
         process.send(command, batch.limit(self.build_timeout + self.run_timeout))
-
-    def _any_prepared(self, key: str) -> bool:
-        """Whether any worker has turned to the task: its design space can be made, then."""
-        return any(
-            process.turned_to(key) and (process.building is not None or not process.awaiting)
-            for process in self.workforce.processes
-        )
-
-    @staticmethod
-    def _knows(process: WorkerProcess, key: str) -> bool:
-        """Whether a worker has turned to the task and knows what its outputs must be."""
-        return process.reference and process.turned_to(key)
 
     def _on_build_reply(self, process: WorkerProcess, reply: Reply | Lost, batch: Batch) -> None:
         index, process.building = process.building, None
@@ -325,7 +313,7 @@ class LocalPool:
             if prepared[1]:
                 self._bad_defaults.add(prepared[0])  # from now on the first candidate that runs is the reference
             else:
-                batch.failed_prepares += not self._any_prepared(prepared[0])
+                batch.failed_prepares += not self.workforce.any_turned_to(prepared[0])
             if batch.failed_prepares >= _MOST_BAD_PREPARES:
                 self._give_up(batch, f"the design space cannot be made in a worker: {reply.reason}")
 
@@ -368,7 +356,7 @@ class LocalPool:
         lacking = [process for process in self.workforce.processes if process.built and not process.reference]
         if not lacking:
             return
-        lender = next((process for process in self.workforce.processes if self._knows(process, key)), None)
+        lender = next((process for process in self.workforce.processes if process.knows(key)), None)
         if lender is None:
             # The one that knew it has died since, or its default failed. Only the first calls for running it again.
             if key in self._bad_defaults or batch.late():

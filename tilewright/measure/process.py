@@ -100,6 +100,10 @@ class WorkerProcess:
         """Whether it was last prepared for the task of this key."""
         return self.prepared is not None and self.prepared[0] == key
 
+    def knows(self, key: str) -> bool:
+        """Whether it has turned to the task and knows what its outputs must be."""
+        return self.reference and self.turned_to(key)
+
     def send(self, command: Command, seconds: float) -> None:
         """Give it a command whose reply is due within ``seconds``. To a dead worker too: the reply is then ``Lost``."""
         self.since = time.monotonic()

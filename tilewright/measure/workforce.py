@@ -75,6 +75,13 @@ class Workforce:
         """Those that are just starting."""
         return [process for process in self.processes if not process.started]
 
+    def any_turned_to(self, key: str) -> bool:
+        """Whether any worker has turned to the task: its design space can be made, then."""
+        return any(
+            process.turned_to(key) and (process.building is not None or not process.awaiting)
+            for process in self.processes
+        )
+
     def begin(self) -> None:
         """A batch begins: where none could be started any more, that is tried once more."""
         self._start_failures = min(self._start_failures, MOST_START_FAILURES - 1)

@@ -19,7 +19,7 @@ from tilewright.network.kernels_check import KernelCheck
 from tilewright.network.tasks import Extraction
 from tilewright.space.registry import make_space
 from tilewright.tuning.choice import Choice, checked, chosen
-from tilewright.tuning.in_place import RUNNING, Contest, in_place, variants_of
+from tilewright.tuning.in_place import Contest, contest
 from tilewright.tuning.scheduler import NetworkTuner
 
 __all__ = [
@@ -233,16 +233,15 @@ def finished(
     """
     choice = chosen(extraction, tuner)
     executable, error, blamed = written(extraction, choice.functions, out, kernels)
-    contest = None
+    place = None
     if incumbent is not None and placing and not blamed and not tuner.interrupted:
-        most = int((1 - RUNNING) * placing * len(extraction.uses) / incumbent.seconds)
-        variants = variants_of(extraction, tuner, choice, incumbent.choice, most)
-        contest = in_place(extraction, kernels, out, choice, variants, aside, RUNNING * placing)
-    final, check = checked(extraction, choice if contest is None else contest.choice, checking)
+        compiling = incumbent.seconds / len(extraction.uses)
+        place = contest(extraction, tuner, kernels, out, choice, incumbent.choice, aside, placing, compiling)
+    final, check = checked(extraction, choice if place is None else place.choice, checking)
     if final.configs != choice.configs:
         other = exchanged(extraction, kernels, final, out, aside)
         if other is None:  # nobody is to blame among those that ran before
-            contest = None
+            place = None
             final, check = checked(extraction, choice, checking)
             executable, error, blamed = written(extraction, final.functions, out, kernels)
         else:
@@ -252,4 +251,4 @@ def finished(
         verdict = never_slower(executable, extraction, out, incumbent)
         if verdict is not None and not verdict.kept:
             executable = load_executable(out)
-    return Finished(executable, final, error, blamed, check, contest, verdict)
+    return Finished(executable, final, error, blamed, check, place, verdict)

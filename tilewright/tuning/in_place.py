@@ -28,12 +28,12 @@ from tilewright.network.tasks import Extraction
 from tilewright.tuning.choice import Choice
 from tilewright.tuning.scheduler import NetworkTuner
 
-__all__ = ["RUNNING", "Contest", "Variant", "in_place", "variants_of"]
+__all__ = ["Contest", "Variant", "contest", "in_place", "variants_of"]
 
 #: Of the best configs of a task, so many take part.
 _FINALISTS = 3
 #: The share of the seconds in which the network runs; in the others variants are compiled.
-RUNNING = 0.4
+_RUNNING = 0.4
 #: A round in which every variant runs once is repeated so often, at least and at most.
 _ROUNDS = (5, 400)
 
@@ -58,12 +58,40 @@ class Contest:
     Attributes:
         choice: of each task, the variant that is the fastest in its place.
         report: JSON-able: how many ``tasks`` took part, with how many ``variants``; the ``seconds`` it took, compiling
-            included; ``rounds``; the names of tasks that
-            were ``exchanged``; and milliseconds of a run that these tasks take ``before_ms`` and ``after_ms``.
+            included; ``rounds``; the names of tasks that were ``exchanged``; and milliseconds of a run that these tasks
+            take ``before_ms`` and ``after_ms``.
     """
 
     choice: Choice
     report: dict[str, Any]
+
+
+def contest(
+    extraction: Extraction,
+    tuner: NetworkTuner,
+    kernels: Kernels,
+    executable: Path,
+    choice: Choice,
+    known: Choice,
+    aside: Path,
+    seconds: float,
+    compiling: float,
+) -> Contest | None:
+    """Time the best of each task in their places, in about so many ``seconds``. None where that cannot be done.
+
+    Args:
+        extraction: the network, with a plan.
+        tuner: has tuned it.
+        kernels: its kernels.
+        executable: the directory of its executable, as ``choice`` says.
+        choice: of each task.
+        known: what it is held against, whose kernels are compiled.
+        aside: a directory for files.
+        seconds: for compiling variants and for running the network.
+        compiling: seconds that compiling a kernel takes.
+    """
+    variants = variants_of(extraction, tuner, choice, known, int((1 - _RUNNING) * seconds / compiling))
+    return in_place(extraction, kernels, executable, choice, variants, aside, _RUNNING * seconds)
 
 
 def variants_of(
