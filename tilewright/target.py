@@ -8,7 +8,7 @@ import platform
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from tilewright.errors import TargetError
 from tilewright.tvm_compat import keep_interrupts, set_threads, usable_cores, without_torch
@@ -92,6 +92,11 @@ class Target:
     def with_weights(self, nbytes: int) -> Target:
         """The target for a network with so many bytes of weights: ``streamed`` where they do not fit the last cache."""
         return replace(self, caches="streamed") if self.caches == "warm" and nbytes > self.l3 else self
+
+    @property
+    def otherwise_timed(self) -> tuple[Target, ...]:
+        """This machine's targets whose candidates find their data in other caches."""
+        return tuple(replace(self, caches=caches) for caches in get_args(Caches) if caches != self.caches)
 
     @cached_property
     def key(self) -> str:

@@ -252,6 +252,26 @@ def test_an_earlier_network_saves_nearly_all_of_the_trials() -> None:
         assert tuner.tuners[f"m{rows}"].best_seconds <= 1.03 * best_of(rows, ALIKE[f"m{rows}"])
 
 
+@pytest.mark.parametrize("own", ["m192", "m384"], ids=["similar", "the same"])
+def test_what_was_timed_with_other_caches_is_lent_and_not_taken_for_known(own: str) -> None:
+    tuner, _ = tune({own: ALIKE[own]}, Budget(trials=5), ALL, store=earlier_network(replace(TARGET, caches="streamed")))
+    assert tuner.tuners[own].recorded == 0
+    (loan,) = tuner.report()["sharing"]["borrowed"]
+    assert (loan["from"], loan["earlier"], loan["best"]) == ("m384", True, True)
+    assert tuner.tuners[own].best_seconds <= 1.03 * best_of(int(own[1:]), ALIKE[own])
+
+
+def test_earlier_tasks_like_the_heaviest_are_asked_first() -> None:
+    store = earlier_network()
+    small = Task("small", "small", "auto", SPACES["m48"].task.flop, "rows 48")
+    store.describe(small)
+    tuned, _ = tune({"m48": ALIKE["m48"]}, Budget(trials=20), None)
+    store.add([replace(m, task="small") for m in tuned._store.scan(Query("m48"))])
+    two = {key: ALIKE[key] for key in ("m48", "m640")}
+    tuner, _ = tune(two, Budget(trials=8), replace(ALL, earlier=1), store=store)
+    assert {loan["from"] for loan in tuner.report()["sharing"]["borrowed"] if loan["earlier"]} == {"m384"}
+
+
 @pytest.mark.parametrize("sharing", [replace(ALL, earlier=0), replace(ALL, seconds=0.0)], ids=["none", "no time"])
 def test_earlier_networks_can_be_left_alone(sharing: Sharing) -> None:
     two = {key: ALIKE[key] for key in ("m640", "m80")}

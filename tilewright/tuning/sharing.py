@@ -11,8 +11,9 @@ machine that no model knows it may be all. Where what a task borrowed is poor, i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -375,15 +376,17 @@ class Lending:
         for task in self._candidates(store) if self._sharing.earlier > 0 else ():
             if made >= self._sharing.earlier or clock() - began >= self._sharing.seconds:
                 return
+            own = task.key in self._shares
             # Asked first, because a space takes up to a second to make.
-            if next(iter(store.scan(Query(task.key, target.key))), None) is None:
+            source = _recorded_for(task, store, target.otherwise_timed if own else (target, *target.otherwise_timed))
+            if source is None:
                 continue
             made += 1
             try:
-                donor = EarlierTask(make_space(task), store, target)
+                donor = EarlierTask(make_space(task), store, source)
             except SpaceError:
                 continue
-            if self._models is not None and donor.space.has_loop_nest:
+            if self._models is not None and donor.space.has_loop_nest and not own:
                 model = self._models.of(donor.space)
                 model.teach(task.key, donor.space.loop_nest(donor.configs), donor.latencies)
             if donor.measured < _EARLIER_LEAST or not math.isfinite(donor.seconds):
@@ -397,14 +400,22 @@ class Lending:
                 if similarity > known or (similarity == known and replaces):
                     self._loans[key] = self._loan(share, donor, similarity)
 
-    def _candidates(self, store: Store) -> list[Task]:
-        """Earlier tasks of the kinds that this network has, those of the most similar size first."""
-        sizes: dict[str, list[float]] = {}
-        for share in self._shares.values():
-            sizes.setdefault(share.use.task.kind, []).append(math.log2(1.0 + share.use.task.flop))
-        earlier = [task for task in store.tasks() if task.kind in sizes and task.key not in self._shares]
+    def _candidates(self, store: Store) -> Iterator[Task]:
+        """Earlier tasks of the kinds that this network has: the nearest in size to each of its own, then the second."""
+        kinds: dict[str, list[Task]] = {}
+        for task in store.tasks():
+            kinds.setdefault(task.kind, []).append(task)
+        ranked = [_nearest(share.use.task, kinds.get(share.use.task.kind, [])) for share in self._shares.values()]
+        tasks = (task for rank in zip_longest(*ranked) for task in rank if task is not None)
+        return iter({task.key: task for task in tasks}.values())
 
-        def apart(task: Task) -> float:
-            return min(abs(size - math.log2(1.0 + max(task.flop, 0.0))) for size in sizes[task.kind])
 
-        return sorted(earlier, key=apart)
+def _nearest(task: Task, others: Iterable[Task]) -> list[Task]:
+    """The others by how near they are in size, the nearest first; the sort is stable."""
+    size = math.log2(1.0 + task.flop)
+    return sorted(others, key=lambda other: abs(size - math.log2(1.0 + max(other.flop, 0.0))))
+
+
+def _recorded_for(task: Task, store: Store, targets: Iterable[Target]) -> Target | None:
+    """The first of some targets for which there are records of a task; None: there are none."""
+    return next((x for x in targets if next(iter(store.scan(Query(task.key, x.key))), None) is not None), None)
