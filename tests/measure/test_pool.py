@@ -129,9 +129,10 @@ def test_candidates_come_with_what_the_default_took_at_that_moment(single: Local
     fast, slow = measure(single, Deed.FAST, Deed.SLOW)
     assert fast.anchor == slow.anchor > 0.0
     assert fast.anchor < 10 * fast.seconds < slow.seconds
-    # Later, too, when the default is no candidate; not where there is no default that works.
+    # Later, too, when the default is no candidate, and in a race; not where there is no default that works.
     (again,) = measure(single, Deed.SLOW)
     assert 0.0 < again.anchor < again.seconds / 5
+    assert all(0.0 < m.anchor < again.seconds / 5 for m in race(single, Deed.SLOW, Deed.SLOW))
     assert [m.anchor for m in measure(single, Deed.FAST, start=Deed.RAISE_IN_RUN)] == [0.0]
 
 

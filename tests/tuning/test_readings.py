@@ -51,6 +51,14 @@ def test_a_disturbed_default_makes_nobody_fast() -> None:
     assert readings.seconds(GOOD) == pytest.approx(0.88)
 
 
+def test_a_race_in_a_slow_moment_does_not_make_a_task_slow() -> None:
+    readings = Readings(DEFAULT)
+    readings.add(read(DEFAULT, 1.0, anchor=1.0))
+    readings.add(read(GOOD, 1.6, anchor=2.0), raced=True)
+    readings.add(read(LUCKY, 1.8, anchor=2.0), raced=True)
+    assert (readings.seconds(GOOD), readings.seconds(LUCKY)) == pytest.approx((0.8, 0.9))
+
+
 def test_what_is_forgotten_counts_no_more() -> None:
     readings = Readings(DEFAULT)
     readings.add(read(GOOD, 1.0))

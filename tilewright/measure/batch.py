@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -106,3 +107,9 @@ class Batch:
     def faster(self, index: int, repeats: tuple[float, ...]) -> tuple[float, ...]:
         """``repeats``, or those of an earlier turn that was disturbed, if they are faster."""
         return min(repeats, self.pending.get(index, repeats), key=robust_seconds)
+
+    def note_anchor(self, indices: Iterable[int], anchors: Iterable[float]) -> None:
+        """Say of some measurements how long the default took meanwhile: readings in seconds, 0 where there is none."""
+        # The lowest: what disturbed the default for a moment must not make the others fast.
+        anchor = min((seconds for seconds in anchors if seconds > 0.0), default=0.0)
+        self.done |= {index: replace(self.done[index], anchor=anchor) for index in indices}

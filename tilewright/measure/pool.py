@@ -17,7 +17,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from types import TracebackType
 
 import numpy as np
@@ -191,8 +190,10 @@ class LocalPool:
             self._statistics.building += middle - begin
             with self.workforce.alone():
                 self._share_reference(batch)
+                anchors = [self._default_now(batch)]
                 for process in [process for process in self.workforce.processes if process.built]:
                     self._race(process, batch)
+                batch.note_anchor(batch.done.keys(), [*anchors, self._default_now(batch)])
             self._statistics.timing += time.monotonic() - middle
         left = [index for index in range(len(batch.configs)) if index not in batch.done]
         if left:
@@ -334,10 +335,7 @@ class LocalPool:
                 self._drop(process)
                 self._settle(batch)
                 anchors.append(self._default_now(batch))
-            # The lowest: what disturbed the default for a moment must not make the others fast.
-            anchor = min((seconds for seconds in anchors if seconds > 0.0), default=0.0)
-            for index in batch.done.keys() - earlier:
-                batch.done[index] = replace(batch.done[index], anchor=anchor)
+            batch.note_anchor(batch.done.keys() - earlier, anchors)
 
     def _default_now(self, batch: Batch) -> float:
         """What the task's default takes at this moment, in seconds; 0 where nobody keeps it, or there is no time."""

@@ -14,8 +14,9 @@ from tilewright.measure.outcome import Measurement, robust_seconds
 
 __all__ = ["Readings"]
 
-#: A reading is lowered to this share of itself at most: beyond, it is the default that was disturbed.
-_LEAST_LEVEL = 0.88
+#: A reading is lowered to this share of itself at most: beyond, it is the default that was disturbed. So is one of a
+#: race, whose finalists all have the same anchor: what that makes of them decides nothing between them.
+_LEAST_LEVEL, _LEAST_OF_RACE = 0.88, 0.4
 #: Changes of what the default takes at its fastest by less are not worth counting everything anew.
 _NOTEWORTHY = 0.002
 
@@ -29,12 +30,13 @@ class Readings:
 
     def __init__(self, default: tuple[int, ...]) -> None:
         self._default = default
-        self._of: dict[tuple[int, ...], list[Measurement]] = {}
+        self._of: dict[tuple[int, ...], list[tuple[Measurement, float]]] = {}  # and the least level of each
         self._fastest = math.inf  # of the default
 
-    def add(self, measurement: Measurement) -> bool:
+    def add(self, measurement: Measurement, raced: bool = False) -> bool:
         """Take in a measurement that is OK. Returns whether the seconds of other configs have changed by it."""
-        self._of.setdefault(measurement.config, []).append(measurement)
+        least = _LEAST_OF_RACE if raced else _LEAST_LEVEL
+        self._of.setdefault(measurement.config, []).append((measurement, least))
         if not 0.0 < measurement.anchor < self._fastest * (1.0 - _NOTEWORTHY):
             return False
         self._fastest = measurement.anchor
@@ -47,9 +49,10 @@ class Readings:
     def seconds(self, config: tuple[int, ...]) -> float:
         """The latency that stands for all readings of a config, in seconds; nan: there are none."""
         found = self._of.get(config, [])
-        seconds = robust_seconds(tuple(level * s for m in found for level in (self._level(m),) for s in m.repeats))
+        levels = [(m, self._level(m, least)) for m, least in found]
+        seconds = robust_seconds(tuple(level * s for m, level in levels for s in m.repeats))
         # The default was read with every batch, not just in its own.
         return min(seconds, self._fastest) if config == self._default else seconds
 
-    def _level(self, measurement: Measurement) -> float:
-        return max(_LEAST_LEVEL, self._fastest / measurement.anchor) if measurement.anchor > 0.0 else 1.0
+    def _level(self, measurement: Measurement, least: float) -> float:
+        return max(least, self._fastest / measurement.anchor) if measurement.anchor > 0.0 else 1.0

@@ -282,7 +282,7 @@ class TaskTuner:
             if not raced:
                 self._beaten.discard(m.config)
             if m.ok:
-                if self._readings.add(m):
+                if self._readings.add(m, raced):
                     rows |= dict.fromkeys(self._seconds)
             elif m.outcome is Outcome.WRONG_RESULT:
                 self._wrong.add(m.config)  # once is too often; a crash may have been a neighbour's
