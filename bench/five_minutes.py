@@ -10,7 +10,8 @@ was measured until the mark less the seconds that finishing took, and then the c
 places, in its share of so many seconds. The choice of algorithms is that of the whole budget, and what an executable
 would have had from the race at the end of its own is left out.
 
-Tuned networks are kept in ``--cache`` and not tuned again; networks in the JSON file are neither tuned nor raced.
+Tuned networks are kept in ``--cache``: one that was tuned for fewer minutes is tuned for the rest of them, by a second
+command that goes on from the records of the first. Networks in the JSON file, for as many minutes, are not raced again.
 ``--plot FILE`` draws the ratios over time.
 """
 
@@ -61,26 +62,40 @@ PEER = "onnxruntime"
 SETTLED = 1.03
 
 
-def tuned(name: str, minutes: float, folder: Path, records: Path, sharing: str) -> dict[str, Any]:
-    """Tune a network, or read what came of it before. The report, with the times of start and end."""
-    report = folder / "tune.json"
-    if not report.exists():
+def tuned(name: str, minutes: float, folder: Path, records: Path, sharing: str) -> list[dict[str, Any]]:
+    """Tune a network as far as that was not done before. Each command's report, with the time when it began."""
+    reports: list[dict[str, Any]] = []
+    while (report := folder / f"tune{f'-{len(reports) + 1}' if reports else ''}.json").exists():
+        reports.append(json.loads(report.read_text()))
+    rest = 60 * minutes - sum(found["budget_seconds"] for found in reports)
+    if rest > 0:
         folder.mkdir(parents=True, exist_ok=True)
         model = Path(_models.model(name)) if name not in _models.MADE else folder / f"{name}.pt2"
         if name in _models.MADE:
             export(_models.MADE[name], model)
         command = [sys.executable, "-m", "tilewright.cli", "tune", str(model), "--out", str(folder / "out")]
-        command += ["--budget", f"{60 * minutes:g}s", "--records", str(records), "--sharing", sharing]
+        command += ["--budget", f"{rest:g}s", "--records", str(records), "--sharing", sharing]
         command += ["--cost-model", str(held_out_file(name))]
         command += ["--json", str(folder / "running.json")]
         print("+", *command[2:], flush=True)
         began = time.time()
         subprocess.run(command, check=True)
-        found = json.loads((folder / "running.json").read_text())
-        write_json(report, {**found, "began": began, "records": str(records)})
-    found = json.loads(report.read_text())
-    assert isinstance(found, dict)
-    return found
+        reports.append({**json.loads((folder / "running.json").read_text()), "began": began, "records": str(records)})
+        write_json(report, reports[-1])
+    return reports
+
+
+def moment(reports: Sequence[dict[str, Any]], mark: float) -> float:
+    """Until when (``time.time()``) measurements count that are to be built after so many seconds of the commands."""
+    rest = mark
+    for report in reports[:-1]:
+        if rest <= report["budget_seconds"]:
+            break
+        rest -= report["budget_seconds"]
+    else:
+        report = reports[-1]
+    finishing = report["build_seconds"] - (report.get("in_place") or {"seconds": 0.0})["seconds"]
+    return float(report["began"] + rest - finishing - IN_PLACE * mark)
 
 
 def before(store: Store, moment: float) -> MemoryStore:
@@ -99,23 +114,25 @@ def with_algorithms(name: str, target: Target, report: dict[str, Any]) -> Extrac
     return extract(network, target, named) if any(value != "direct" for value in named.values()) else plain
 
 
-def executables(name: str, report: dict[str, Any], folder: Path, marks: Sequence[float]) -> dict[float, Path]:
+def executables(
+    name: str, reports: Sequence[dict[str, Any]], folder: Path, marks: Sequence[float]
+) -> dict[float, Path]:
     """By mark, the executable of what was known then."""
+    report = reports[-1]
     target = target_of(report)
     extraction = with_algorithms(name, target, report)
     found: dict[float, Path] = {}
     kernels = Kernels(extraction, folder / "kernels")
     defaults, _, compiling = compiled_defaults(extraction, kernels, folder)
-    finishing = report["build_seconds"] - (report.get("in_place") or {"seconds": 0.0})["seconds"]
     with open_store(report["records"]) as store:
         for mark in marks:
-            share = IN_PLACE * mark
-            tuner = known_then(extraction, before(store, report["began"] + mark - finishing - share))
+            tuner = known_then(extraction, before(store, moment(reports, mark)))
             choice, out = chosen(extraction, tuner), folder / f"at-{mark:g}"
             if not found:
                 build(extraction, choice.functions, out, {}, kernels)
             else:  # weights are the same, and may be large
                 replace_kernels(found[marks[0]], kernels.library(choice.functions, folder / "kernels.so"), out)
+            share = IN_PLACE * mark
             best = contest(extraction, tuner, kernels, out, choice, defaults, folder, share, compiling)
             if best is not None:
                 replace_kernels(out, kernels.library(best.choice.functions, folder / "kernels.so"), out)
@@ -155,9 +172,11 @@ def raced(name: str, built: dict[float, Path], others: Sequence[Entrant] = ()) -
 
 
 def bench(name: str, minutes: float, folder: Path, records: Path, sharing: str) -> dict[str, Any]:
-    report = tuned(name, minutes, folder, records, sharing)
+    reports = tuned(name, minutes, folder, records, sharing)
     marks = [mark for mark in MARKS if mark <= 60 * minutes]
-    built = executables(name, report, folder, marks)
+    built = executables(name, reports, folder, marks)
+    report, curve = reports[-1], joined(reports)
+    trials = sum(found["trials"] for found in reports)
     found = {peer.name: peer for peer in raced(name, built)}
     final = found[str(built[marks[-1]])]
     peer = found.get(PEER)
@@ -173,19 +192,26 @@ def bench(name: str, minutes: float, folder: Path, records: Path, sharing: str) 
         "marks": entries,
         "peer": None if peer is None else {"name": PEER, "error": peer.error, **latency(peer)},
         "tasks": len(report["tasks"]),
-        "trials": report["trials"],
-        "trials_per_second": report["trials_per_second"],
-        "curve": report["curve"],
-        "settled_seconds": settled(report["curve"]),
+        "trials": trials,
+        "trials_per_second": trials / sum(found["trials"] / found["trials_per_second"] for found in reports),
+        "curve": curve,
+        "settled_seconds": settled(curve),
         "sharing": report.get("sharing"),
         "in_place": report.get("in_place"),
         "final_race": report["final_race"],
-        "wall_seconds": report["wall_seconds"],
+        "wall_seconds": sum(found["wall_seconds"] for found in reports),
+        "commands": len(reports),
         "minutes": minutes,
         "machine": model_name(),
         "cores": report["cores"],
         "date": report["date"],
     }
+
+
+def joined(reports: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
+    """The estimated latency over the seconds of all commands."""
+    starts = np.cumsum([0.0] + [report["budget_seconds"] for report in reports])
+    return [(start + t, s) for start, report in zip(starts, reports, strict=False) for t, s in report["curve"]]
 
 
 def settled(curve: Sequence[tuple[float, float]]) -> float:
@@ -224,7 +250,7 @@ def main() -> None:
     names = _models.LIGHT if arguments.models == "light" else arguments.models.split(",")
     done: dict[str, Any] = json.loads(arguments.json.read_text())["networks"] if arguments.json.exists() else {}
     for name in names:
-        if name in done:
+        if name in done and done[name]["minutes"] >= arguments.minutes:
             continue
         folder = arguments.cache / name
         records = (arguments.cache if arguments.one_store else folder) / "records.db"

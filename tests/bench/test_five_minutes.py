@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bench.five_minutes import settled
+from bench.five_minutes import joined, moment, settled
 from bench.sharing import ARMS, show, summary
 
 
@@ -21,6 +22,29 @@ from bench.sharing import ARMS, show, summary
 )
 def test_settled_is_from_when_on_the_latency_stays(latencies: list[float], seconds: float) -> None:
     assert settled([(float(i), latency) for i, latency in enumerate(latencies, 1)]) == seconds
+
+
+def command(began: float, minutes: float, finishing: float, curve: list[tuple[float, float]]) -> dict[str, Any]:
+    return {
+        "began": began,
+        "budget_seconds": 60 * minutes,
+        "build_seconds": finishing + 5.0,
+        "in_place": {"seconds": 5.0},
+        "curve": curve,
+    }
+
+
+def test_a_mark_is_of_the_command_in_which_it_falls() -> None:
+    commands = [command(1000.0, 10, 20.0, []), command(9000.0, 20, 30.0, [])]
+    share = 0.06
+    assert moment(commands[:1], 300.0) == pytest.approx(1000.0 + 300.0 - 20.0 - share * 300.0)
+    assert moment(commands, 600.0) == pytest.approx(1000.0 + 600.0 - 20.0 - share * 600.0)
+    assert moment(commands, 1800.0) == pytest.approx(9000.0 + 1200.0 - 30.0 - share * 1800.0)
+
+
+def test_the_curve_goes_on_where_the_command_before_ended() -> None:
+    commands = [command(0.0, 10, 1.0, [(50.0, 3.0), (590.0, 2.0)]), command(0.0, 20, 1.0, [(40.0, 1.9)])]
+    assert joined(commands) == [(50.0, 3.0), (590.0, 2.0), (640.0, 1.9)]
 
 
 def entry(performance: float, time: float) -> dict[str, object]:
