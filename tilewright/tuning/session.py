@@ -236,17 +236,17 @@ def _at_most(extraction: Extraction, roofline: Roofline) -> float:
 
 def _choices(extraction: Extraction, pool: LocalPool, store: Store, running: RunningBudget) -> list[Choice]:
     """The algorithms of the network's convolutions, for a tenth of the budget; none where that is too little."""
-    budget = running.budget
+    budget, reserve = running.budget, _finishing(extraction)
     seconds = _MOST_CHOOSING if budget.seconds is None else _CHOOSING * budget.seconds
     trials = math.inf if budget.trials is None else _CHOOSING * budget.trials
-    if not extraction.rewritten.convolutions or seconds < _LEAST_CHOOSING or running.exhausted():
+    if not extraction.rewritten.convolutions or seconds < _LEAST_CHOOSING or running.exhausted(reserve):
         return []
     choices, made = choose(
         extraction.rewritten.convolutions,
         extraction.target,
         pool,
         store,
-        min(time.monotonic() + _STARTING + seconds, running.deadline),
+        min(time.monotonic() + _STARTING + seconds, running.deadline - reserve),
         most_trials=trials,
     )
     running.spend(made)
