@@ -84,6 +84,12 @@ def test_turns_never_overlap_and_give_the_ratio(diary: Path) -> None:
     assert result["ratio_low"] <= result["ratio"] <= result["ratio_high"]
 
 
+def test_turns_go_on_as_long_as_they_are_asked_for(diary: Path) -> None:
+    entrants = [Entrant("one", Sleeper, (0.004, diary)), Entrant("two", Sleeper, (0.004, diary))]
+    one, two = race(entrants, 2, 0.01, 1, more=lambda peers: len(peers[1].blocks) < 5)
+    assert sorted(one.blocks) == sorted(two.blocks) == list(range(5))
+
+
 def test_with_cold_caches_each_run_is_on_its_own(diary: Path) -> None:
     entrants = [Entrant("fast", Sleeper, (0.004, diary)), Entrant("slow", Sleeper, (0.008, diary))]
     fast, slow = race(entrants, blocks=3, block_seconds=0.3, threads=1, cold=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def incumbent(extraction: Extraction, tmp_path: Path) -> Incumbent:
 
 
 def raced(monkeypatch: pytest.MonkeyPatch, ours: float, theirs: float, error: str = "") -> None:
-    def race(entrants: Any, *_: Any) -> list[Peer]:
+    def race(entrants: Any, *_: Any, **__: Any) -> list[Peer]:
         times = zip(entrants, (ours, theirs), strict=True)
         first, second = (Peer(entrant.name, {block: [t] * 3 for block in range(5)}) for entrant, t in times)
         second.error = error
@@ -109,6 +110,22 @@ def test_executables_race_in_processes_of_their_own(extraction: Extraction, out:
     assert verdict.report["tuned_ms"] > 0
     assert verdict.report["incumbent_ms"] > 0
     assert verdict.kept == (verdict.report["ratio"] <= 1)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "until", "blocks"),
+    [(1.0, math.inf, 60), (2.0, math.inf, 10), (1.0, -math.inf, 10)],
+    ids=["equal", "decided", "no time"],
+)
+def test_a_race_goes_on_while_it_is_not_decided_and_there_is_time(theirs: float, until: float, blocks: int) -> None:
+    peers = [Peer("ours"), Peer("theirs")]
+    rng = np.random.default_rng(0)
+    while len(peers[0].blocks) < 10 or finish._undecided(until, peers):
+        for peer, seconds in zip(peers, (1.0, theirs), strict=True):
+            peer.blocks[len(peer.blocks)] = (seconds * rng.uniform(0.9, 1.1, 8)).tolist()
+    assert len(peers[0].blocks) == blocks
+    peers[1].error = "it died"
+    assert not finish._undecided(math.inf, peers)
 
 
 def test_kernels_are_replaced_in_another_directory(

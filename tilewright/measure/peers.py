@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -108,6 +109,7 @@ def race(
     seed: int = 0,
     *,
     cold: bool = False,
+    more: Callable[[Sequence[Peer]], bool] | None = None,
 ) -> list[Peer]:
     """Let ``entrants`` run by turns on the same random inputs. One that fails leaves the others alone.
 
@@ -118,6 +120,7 @@ def race(
         threads: how many threads each may use.
         seed: of the inputs.
         cold: empty the caches before each run, which is part of a turn's time and of no run's.
+        more: told what came of the turns so far, says whether each is to have another; asked when they have had theirs.
 
     Raises:
         MeasureError: the first entrant fails before it has run.
@@ -143,7 +146,9 @@ def race(
                 raise
             else:
                 running.append(_Turns(process, peer, seconds, blocks, block_seconds))
-        for block in range(blocks):
+        for block in count():
+            if block >= blocks and (more is None or not more(peers)):
+                break
             # Every other block backwards, so that nobody always follows the same one.
             for turns in running if block % 2 == 0 else running[::-1]:
                 turns.take(block)

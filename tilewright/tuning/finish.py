@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tilewright.errors import CheckError, CompilerError, MeasureError, OutputError
 from tilewright.measure.compare import compare, latency
-from tilewright.measure.peers import Entrant, race
+from tilewright.measure.peers import Entrant, Peer, race
 from tilewright.network import peers
 from tilewright.network.build import build, replace_kernels
 from tilewright.network.check import TOLERANCE, blame, network_error
@@ -36,6 +39,8 @@ __all__ = [
 #: Turns of the final race, and about how long one lasts in seconds; what two processes take to start; and runs that
 #: warm each turn up.
 _BLOCKS, _BLOCK_SECONDS, _STARTING, _WARM_UP = 10, 0.08, 3.0, 2
+#: A race that has decided nothing goes on for so many turns at a time, where there is time, and for so many in all.
+_MORE_BLOCKS, _MOST_BLOCKS = 5, 60
 
 
 @dataclass(frozen=True)
@@ -84,10 +89,19 @@ def race_seconds(run: float) -> float:
     return _STARTING + 2 * _BLOCKS * turn
 
 
-def never_slower(executable: Executable, extraction: Extraction, out: Path, incumbent: Incumbent) -> Verdict | None:
+def never_slower(
+    executable: Executable, extraction: Extraction, out: Path, incumbent: Incumbent, until: float = -math.inf
+) -> Verdict | None:
     """Race the executable in ``out`` against the incumbent, by turns in processes of their own; the faster one stays.
 
     None where there was no race, since one of them cannot be timed: then the tuned one stays, which was checked.
+
+    Args:
+        executable: what is in ``out``.
+        extraction: the network.
+        out: the executable's directory.
+        incumbent: the other one.
+        until: ``time.monotonic()`` value until which the race may go on while it is not decided.
 
     Raises:
         OutputError: ``out`` cannot be written.
@@ -96,7 +110,8 @@ def never_slower(executable: Executable, extraction: Extraction, out: Path, incu
     try:
         replace_kernels(out, incumbent.library, other)
         entrants = [Entrant(str(path), peers.executable, (str(path.absolute()),)) for path in (out, other)]
-        ours, theirs = race(entrants, _BLOCKS, _BLOCK_SECONDS, extraction.target.cores)
+        more = partial(_undecided, until)
+        ours, theirs = race(entrants, _BLOCKS, _BLOCK_SECONDS, extraction.target.cores, more=more)
     except (MeasureError, OutputError):
         return None
     found = compare(ours, theirs)
@@ -115,6 +130,17 @@ def never_slower(executable: Executable, extraction: Extraction, out: Path, incu
         **found,
     }
     return Verdict(kept, report)
+
+
+def _undecided(until: float, peers: Sequence[Peer]) -> bool:
+    """Whether a race of two is to go on: none of them is surely the faster one, and there is time."""
+    blocks = len(peers[0].blocks)
+    if blocks >= _MOST_BLOCKS or time.monotonic() >= until or any(peer.error for peer in peers):
+        return False
+    if blocks % _MORE_BLOCKS:
+        return True
+    found = compare(peers[0], peers[1])
+    return found["ratio_low"] <= 1.0 <= found["ratio_high"]
 
 
 def exchanged(
@@ -215,6 +241,7 @@ def finished(
     aside: Path,
     checking: float,
     placing: float,
+    until: float = -math.inf,
 ) -> Finished:
     """Write the executable that tuning has led to.
 
@@ -227,6 +254,7 @@ def finished(
         aside: a directory for files.
         checking: seconds for comparing winners with their defaults.
         placing: seconds for timing them in their places; 0: that is left out.
+        until: see :func:`never_slower`.
 
     Raises:
         CompilerError, OutputError, CheckError: as :func:`written`.
@@ -248,7 +276,7 @@ def finished(
             executable, error = other
     verdict = None
     if incumbent is not None and not tuner.interrupted and final.configs != incumbent.choice.configs:
-        verdict = never_slower(executable, extraction, out, incumbent)
+        verdict = never_slower(executable, extraction, out, incumbent, until)
         if verdict is not None and not verdict.kept:
             executable = load_executable(out)
     return Finished(executable, final, error, blamed, check, place, verdict)

@@ -186,7 +186,8 @@ def tune(
         if pool is not None:
             pool.close()  # nothing else of ours runs in the final race
         tuned = running.elapsed
-        done = finished(extraction, tuner, kernels, incumbent, out, aside, checking, placing)
+        until = running.deadline - _writing(extraction)
+        done = finished(extraction, tuner, kernels, incumbent, out, aside, checking, placing, until)
         store.settle()
         unrecorded = store.kept
     names = {use.task.key: use.task.name for use in extraction.uses}
@@ -223,10 +224,14 @@ def tune(
 
 def _finishing(extraction: Extraction, compiling: float | None = None) -> float:
     """Seconds that compiling, writing and checking the executable take; ``compiling``: what the same took before."""
-    nbytes = 4 * sum(recipe.size for recipe in extraction.rewritten.recipes)
     if compiling is None:
         compiling = _COMPILING[0] + _COMPILING[1] * len(extraction.uses)
-    return _WRITING[0] + _WRITING[1] * nbytes + _DOUBT * compiling
+    return _writing(extraction) + _DOUBT * compiling
+
+
+def _writing(extraction: Extraction) -> float:
+    """Seconds that writing and checking the executable take."""
+    return _WRITING[0] + _WRITING[1] * 4 * sum(recipe.size for recipe in extraction.rewritten.recipes)
 
 
 def _at_most(extraction: Extraction, roofline: Roofline) -> float:
