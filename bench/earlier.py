@@ -21,7 +21,7 @@ from typing import Any
 
 from bench import _models
 from bench._held_out import held_out_file
-from bench.five_minutes import PEER, raced, settled
+from bench.five_minutes import PEER, raced
 from tilewright.cli.boundary import write_json
 from tilewright.cli.text import table
 from tilewright.measure.compare import compare, latency
@@ -78,7 +78,6 @@ def bench(name: str, cache: Path, seconds: float, folder: Path) -> dict[str, Any
             "networks": report["networks"],
             "trials": report["trials"],
             "curve": report["curve"],
-            "settled_seconds": settled(report["curve"]),
             "borrowed": sum(loan["earlier"] for loan in loans),
             "borrowed_is_best": sum(loan["earlier"] and loan["best"] for loan in loans),
             "won": report["sharing"]["won"],
@@ -101,7 +100,8 @@ def show(done: dict[str, Any]) -> str:
     for name, entry in done.items():
         for arm, found in entry["arms"].items():
             row = [name, arm, str(entry["tasks"]), str(found["trials"]), f"{found['borrowed_is_best']}"]
-            row += [f"{1e3 * found['curve'][0][1]:.2f}", f"{1e3 * found['curve'][-1][1]:.2f}"]
+            # Where there was no time for every task, there is no estimate.
+            row += [f"{1e3 * found['curve'][place][1]:.2f}" if found["curve"] else "-" for place in (0, -1)]
             row.append(f"{found['median_ms']:.2f}")
             for which in ("ratio", "of_both"):
                 row.append("{ratio:.3f} ({ratio_low:.3f} to {ratio_high:.3f})".format(**found[which]))
