@@ -84,6 +84,15 @@ def test_turns_never_overlap_and_give_the_ratio(diary: Path) -> None:
     assert result["ratio_low"] <= result["ratio"] <= result["ratio_high"]
 
 
+def test_thousands_of_runs_are_compared_by_few_of_their_quantiles() -> None:
+    rng = np.random.default_rng(0)
+    runs = [(1.0 + rng.exponential(0.1, 5000)).tolist() for _ in range(8)]
+    ours, theirs = Peer("ours", dict(enumerate(runs[:4]))), Peer("theirs", dict(enumerate(runs[4:])))
+    result = compare(ours, theirs)
+    assert result["ratio"] == pytest.approx(np.median(runs[:4]) / np.median(runs[4:]), rel=1e-4)
+    assert result["ratio_low"] < result["ratio"] < result["ratio_high"]
+
+
 def test_turns_go_on_as_long_as_they_are_asked_for(diary: Path) -> None:
     entrants = [Entrant("one", Sleeper, (0.004, diary)), Entrant("two", Sleeper, (0.004, diary))]
     one, two = race(entrants, 2, 0.01, 1, more=lambda peers: len(peers[1].blocks) < 5)

@@ -114,7 +114,7 @@ def test_executables_race_in_processes_of_their_own(extraction: Extraction, out:
 
 @pytest.mark.parametrize(
     ("theirs", "until", "blocks"),
-    [(1.0, math.inf, 60), (2.0, math.inf, 10), (1.0, -math.inf, 10)],
+    [(1.0, math.inf, 40), (2.0, math.inf, 10), (1.0, -math.inf, 10)],
     ids=["equal", "decided", "no time"],
 )
 def test_a_race_goes_on_while_it_is_not_decided_and_there_is_time(theirs: float, until: float, blocks: int) -> None:
