@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from bench import _models
+from bench._each import each
 from bench._held_out import held_out_file
 from bench.five_minutes import PEER, raced
-from tilewright.cli.boundary import write_json
 from tilewright.cli.text import table
 from tilewright.measure.compare import compare, latency
 from tilewright.records import open_store
@@ -59,13 +59,18 @@ def tuned(name: str, arm: str, seconds: float, records: Path, folder: Path) -> d
     return found
 
 
-def bench(name: str, cache: Path, seconds: float, folder: Path) -> dict[str, Any]:
+def bench(name: str, cache: Path, seconds: float) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="tilewright-bench-") as folder:
+        return arms_of(name, cache, seconds, Path(folder))
+
+
+def arms_of(name: str, cache: Path, seconds: float, folder: Path) -> dict[str, Any]:
     reports = {}
     for arm, (known, _) in ARMS.items():
         records = folder / f"{arm}.db"
         networks = others(cache, name, records) if known else 0
         reports[arm] = tuned(name, arm, seconds, records, folder) | {"networks": networks}
-    peers = {peer.name: peer for peer in raced(name, {i: folder / arm for i, arm in enumerate(ARMS)})}
+    peers = {peer.name: peer for peer in raced({i: folder / arm for i, arm in enumerate(ARMS)})}
     last = peers[str(folder / "both")]
     arms = {}
     for arm, report in reports.items():
@@ -117,13 +122,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--json", type=Path, default=Path("earlier.json"))
     arguments = parser.parse_args()
-    done: dict[str, Any] = json.loads(arguments.json.read_text())["networks"] if arguments.json.exists() else {}
-    for name in arguments.models.split(","):
-        if name not in done:
-            with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
-                done[name] = bench(name, arguments.cache, arguments.seconds, Path(folder))
-            write_json(arguments.json, {"networks": done})
-    print(show(done))
+    names = arguments.models.split(",")
+    print(show(each(names, arguments.json, lambda name: bench(name, arguments.cache, arguments.seconds))))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ import numpy as np
 
 from bench import _models
 from bench._curves import plot_ratios
+from bench._each import each
 from bench._held_out import held_out_file
 from bench._models import export
 from tilewright.cli.boundary import write_json
@@ -161,7 +162,7 @@ def known_then(extraction: Extraction, store: Store) -> NetworkTuner:
     return tuner
 
 
-def raced(name: str, built: dict[float, Path], others: Sequence[Entrant] = ()) -> list[Peer]:
+def raced(built: dict[float, Path], others: Sequence[Entrant] = ()) -> list[Peer]:
     """Race the executables of all marks against ONNX Runtime and whom else there is; the last mark's first."""
     ours = [Entrant(str(path), peers.executable, (str(path.absolute()),)) for path in dict.fromkeys(built.values())]
     model = next(iter(built.values())) / "model.onnx"  # the first has it
@@ -177,7 +178,7 @@ def bench(name: str, minutes: float, folder: Path, records: Path, sharing: str) 
     built = executables(name, reports, folder, marks)
     report, curve = reports[-1], joined(reports)
     trials = sum(found["trials"] for found in reports)
-    found = {peer.name: peer for peer in raced(name, built)}
+    found = {peer.name: peer for peer in raced(built)}
     final = found[str(built[marks[-1]])]
     peer = found.get(PEER)
     entries = {}
@@ -248,14 +249,13 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="a PNG file to write")
     arguments = parser.parse_args()
     names = _models.LIGHT if arguments.models == "light" else arguments.models.split(",")
-    done: dict[str, Any] = json.loads(arguments.json.read_text())["networks"] if arguments.json.exists() else {}
-    for name in names:
-        if name in done and done[name]["minutes"] >= arguments.minutes:
-            continue
+
+    def run(name: str) -> dict[str, Any]:
         folder = arguments.cache / name
         records = (arguments.cache if arguments.one_store else folder) / "records.db"
-        done[name] = bench(name, arguments.minutes, folder, records, arguments.sharing)
-        write_json(arguments.json, {"networks": done})
+        return bench(name, arguments.minutes, folder, records, arguments.sharing)
+
+    done = each(names, arguments.json, run, lambda entry: entry["minutes"] >= arguments.minutes)
     print(show(done))
     if arguments.plot is not None:
         plot_ratios({name: done[name] for name in names}, arguments.plot)

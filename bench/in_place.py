@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench._each import each
 from bench.five_minutes import compiled_defaults, known_then, target_of, with_algorithms
-from tilewright.cli.boundary import write_json
 from tilewright.cli.text import table
 from tilewright.measure.compare import compare, latency
 from tilewright.measure.peers import Entrant, race
@@ -35,7 +35,12 @@ BUDGET = 300.0
 BLOCKS = 40
 
 
-def bench(name: str, cache: Path, folder: Path) -> dict[str, Any]:
+def bench(name: str, cache: Path) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="tilewright-bench-") as folder:
+        return compared(name, cache, Path(folder))
+
+
+def compared(name: str, cache: Path, folder: Path) -> dict[str, Any]:
     report = json.loads((cache / name / "tune.json").read_text())
     target = target_of(report)
     extraction = with_algorithms(name, target, report)
@@ -82,13 +87,8 @@ def main() -> None:
     parser.add_argument("--models", default="squeezenet,resnet50")
     parser.add_argument("--json", type=Path, default=Path("in_place.json"))
     arguments = parser.parse_args()
-    done: dict[str, Any] = json.loads(arguments.json.read_text())["networks"] if arguments.json.exists() else {}
-    for name in arguments.models.split(","):
-        if name not in done:
-            with tempfile.TemporaryDirectory(prefix="tilewright-bench-") as folder:
-                done[name] = bench(name, arguments.cache, Path(folder))
-            write_json(arguments.json, {"networks": done})
-    print(show(done))
+    names = arguments.models.split(",")
+    print(show(each(names, arguments.json, lambda name: bench(name, arguments.cache))))
 
 
 if __name__ == "__main__":

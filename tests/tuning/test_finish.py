@@ -69,7 +69,7 @@ def test_the_faster_one_stays(
     before = (out / "kernels.so").read_bytes()
     right = outputs(out)
     raced(monkeypatch, 1.0, 2.0)
-    verdict = never_slower(load_executable(out), extraction, out, incumbent)
+    verdict = never_slower(extraction, out, incumbent)
     assert verdict is not None
     assert verdict.kept
     assert verdict.report["kept"] == "tuned"
@@ -77,7 +77,7 @@ def test_the_faster_one_stays(
     assert (out / "kernels.so").read_bytes() == before
 
     raced(monkeypatch, 2.0, 1.0)
-    verdict = never_slower(load_executable(out), extraction, out, incumbent)
+    verdict = never_slower(extraction, out, incumbent)
     assert verdict is not None
     assert not verdict.kept
     assert verdict.report["kept"] == "incumbent"
@@ -91,7 +91,7 @@ def test_a_wrong_incumbent_never_wins(
     raced(monkeypatch, 2.0, 1.0)
     monkeypatch.setattr(finish, "network_error", lambda *_: 0.5)
     before = (out / "kernels.so").read_bytes()
-    verdict = never_slower(load_executable(out), extraction, out, incumbent)
+    verdict = never_slower(extraction, out, incumbent)
     assert verdict is not None
     assert verdict.kept
     assert (out / "kernels.so").read_bytes() == before
@@ -101,11 +101,11 @@ def test_without_a_race_the_tuned_one_stays(
     extraction: Extraction, out: Path, incumbent: Incumbent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raced(monkeypatch, 2.0, 1.0, error="it died")
-    assert never_slower(load_executable(out), extraction, out, incumbent) is None
+    assert never_slower(extraction, out, incumbent) is None
 
 
 def test_executables_race_in_processes_of_their_own(extraction: Extraction, out: Path, incumbent: Incumbent) -> None:
-    verdict = never_slower(load_executable(out), extraction, out, incumbent)
+    verdict = never_slower(extraction, out, incumbent)
     assert verdict is not None
     assert verdict.report["tuned_ms"] > 0
     assert verdict.report["incumbent_ms"] > 0

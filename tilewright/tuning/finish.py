@@ -94,15 +94,12 @@ def race_seconds(run: float) -> float:
     return _STARTING + 2 * _BLOCKS * turn
 
 
-def never_slower(
-    executable: Executable, extraction: Extraction, out: Path, incumbent: Incumbent, until: float = -math.inf
-) -> Verdict | None:
+def never_slower(extraction: Extraction, out: Path, incumbent: Incumbent, until: float = -math.inf) -> Verdict | None:
     """Race the executable in ``out`` against the incumbent, by turns in processes of their own; the faster one stays.
 
     None where there was no race, since one of them cannot be timed: then the tuned one stays, which was checked.
 
     Args:
-        executable: what is in ``out``.
         extraction: the network.
         out: the executable's directory.
         incumbent: the other one.
@@ -283,7 +280,7 @@ def finished(
             executable, error = other
     verdict = None
     if incumbent is not None and not tuner.interrupted and final.configs != incumbent.choice.configs:
-        verdict = never_slower(executable, extraction, out, incumbent, until)
+        verdict = never_slower(extraction, out, incumbent, until)
         if verdict is not None and not verdict.kept:
             executable = load_executable(out)
     return Finished(executable, final, error, blamed, check, place, verdict)

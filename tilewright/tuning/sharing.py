@@ -11,7 +11,7 @@ machine that no model knows it may be all. Where what a task borrowed is poor, i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
@@ -400,14 +400,14 @@ class Lending:
                 if similarity > known or (similarity == known and replaces):
                     self._loans[key] = self._loan(share, donor, similarity)
 
-    def _candidates(self, store: Store) -> Iterator[Task]:
+    def _candidates(self, store: Store) -> list[Task]:
         """Earlier tasks of the kinds that this network has: the nearest in size to each of its own, then the second."""
         kinds: dict[str, list[Task]] = {}
         for task in store.tasks():
             kinds.setdefault(task.kind, []).append(task)
         ranked = [_nearest(share.use.task, kinds.get(share.use.task.kind, [])) for share in self._shares.values()]
         tasks = (task for rank in zip_longest(*ranked) for task in rank if task is not None)
-        return iter({task.key: task for task in tasks}.values())
+        return list({task.key: task for task in tasks}.values())
 
 
 def _nearest(task: Task, others: Iterable[Task]) -> list[Task]:
