@@ -13,7 +13,7 @@ import pytest
 from onnx import helper
 
 from tests.network.models import LIGHT, TARGET, agrees, built, conv_model, normal, save
-from tilewright.errors import CompilerError, OutputError, ShapeError
+from tilewright.errors import CompilerError, OutputError, ShapeError, TargetError
 from tilewright.network.build import build_untuned, check_compiler
 from tilewright.network.check import network_error, relative_error
 from tilewright.network.executable import FORMAT, Executable, load_executable
@@ -276,6 +276,18 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(CompilerError, match="install one"):
         check_compiler()
+
+
+@pytest.mark.parametrize("text", ["two", "0", "-1", "1.5", "999999"])
+def test_a_number_of_threads_that_is_none(text: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TVM_NUM_THREADS", text)
+    with pytest.raises(TargetError, match="TVM_NUM_THREADS is a number of threads from 1 up"):
+        load_executable(out)
+
+
+def test_an_empty_number_of_threads_is_none_at_all(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TVM_NUM_THREADS", "")
+    assert load_executable(out).inputs
 
 
 def test_relative_error() -> None:

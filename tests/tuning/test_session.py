@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,10 @@ from tilewright.tuning.budget import Budget
 from tilewright.tuning.session import tune
 
 
+#: What the documentation says about the report.
+PAGE = Path(__file__).parents[2] / "docs/reference/command-line.md"
+
+
 def test_two_runs_with_one_store(tmp_path: Path) -> None:
     model, store = conv_model(tmp_path / "m.onnx"), MemoryStore()
     budget = Budget(seconds=60, trials=6)
@@ -42,6 +47,10 @@ def test_two_runs_with_one_store(tmp_path: Path) -> None:
         assert task["trials"] >= 0
     bests = {task["name"]: task["best_seconds"] for task in first["tasks"] if task["best_seconds"] is not None}
     assert bests
+    about = PAGE.read_text(encoding="utf-8").partition("### Its report")[2].partition("\n## ")[0]
+    heads = re.findall(r"^\| (`.*?`) \|", about, flags=re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", ", ".join(heads))) == first.keys()
+    assert set(re.findall(r"`(\w+)`", about)) >= {key for task in first["tasks"] for key in task}
     measured = len(list(store.scan(Query(None, None, None))))
     assert measured >= first["trials"]
     assert [task["recorded"] for task in first["tasks"]] == [0] * len(first["tasks"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from tilewright.errors import OutputError, ShapeError
+from tilewright.errors import OutputError, ShapeError, TargetError
 from tilewright.network.manifest import FORMAT, LIBRARY, WEIGHTS, listed, read_manifest, take
 from tilewright.network.network import TensorSpec
 from tilewright.network.plan import Plan
@@ -109,11 +110,12 @@ def load_executable(path: str | Path) -> Executable:
 
     Raises:
         OutputError: not such a directory, of a newer format, incomplete, damaged, or changed.
+        TargetError: ``TVM_NUM_THREADS`` is set to what is no number of threads.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
     weights = listed(folder, manifest, WEIGHTS)
-    threads = int(os.environ.get("TVM_NUM_THREADS") or usable_cores())
+    threads = _threads()
     # A copy, because the loader takes a path that it has seen for the library it holds already, although the file was
     # replaced; and because nobody else can change it after its checksum was compared.
     with tempfile.TemporaryDirectory(prefix="tilewright-") as fresh:
@@ -139,6 +141,14 @@ def load_executable(path: str | Path) -> Executable:
 
 #: What a library, weights or a plan of another form raise, in the loader, in NumPy, or in TVM.
 _LOADING = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError, MemoryError)
+
+
+def _threads() -> int:
+    """How many threads an executable runs on: all usable cores, if the user does not say."""
+    text = os.environ.get("TVM_NUM_THREADS") or str(usable_cores())
+    if not re.fullmatch(r"[1-9][0-9]{0,4}", text):
+        raise TargetError(f"TVM_NUM_THREADS is a number of threads from 1 up, but it is {text!r}; correct or unset it")
+    return int(text)
 
 
 def _check_ends(plan: Plan, manifest: dict[str, Any]) -> None:
