@@ -60,7 +60,7 @@ lint: $(STAMP) ## ruff and mypy, as configured in pyproject.toml
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(STAMP) ## list the benchmark scripts, or run one: make bench BENCH=throughput
+bench: $(STAMP) ## list the benchmark scripts, or run one: make bench BENCH=configs
 	@if [[ -n '$(BENCH)' ]]; then $(BIN)/python -m 'bench.$(BENCH)'; \
 	else echo 'make bench BENCH=NAME, where NAME is one of:'; \
 	  (cd bench && ls *.py 2>/dev/null || true) | sed -nE 's/^([a-z][a-z0-9_]*)\.py$$/  \1/p'; fi

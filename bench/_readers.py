@@ -77,7 +77,7 @@ def _make_onnx(folder: Path) -> Path:
 
     rng = np.random.default_rng(0)
     nodes = [
-        helper.make_node("ConstantOfShape", ["s"], ["w2"]),
+        helper.make_node("ConstantOfShape", ["w2__SHAPE"], ["w2"]),
         helper.make_node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["c"], ["r"]),
         helper.make_node("GlobalAveragePool", ["r"], ["p"]),
@@ -88,7 +88,7 @@ def _make_onnx(folder: Path) -> Path:
     weights = [
         numpy_helper.from_array(rng.standard_normal((8, 3, 3, 3)).astype(np.float32), "w"),
         numpy_helper.from_array(np.zeros(8, np.float32), "b"),
-        numpy_helper.from_array(np.asarray([8, 4], np.int64), "s"),
+        numpy_helper.from_array(np.asarray([8, 4], np.int64), "w2__SHAPE"),
     ]
     ends = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 6, 6])]
     out = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])]

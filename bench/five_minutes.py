@@ -64,10 +64,20 @@ SETTLED = 1.03
 
 
 def tuned(name: str, minutes: float, folder: Path, records: Path, sharing: str) -> list[dict[str, Any]]:
-    """Tune a network as far as that was not done before. Each command's report, with the time when it began."""
+    """Tune a network as far as that was not done before. Each command's report, with the time when it began.
+
+    Raises:
+        SystemExit: what was done before had other records, or shared otherwise.
+    """
     reports: list[dict[str, Any]] = []
     while (report := folder / f"tune{f'-{len(reports) + 1}' if reports else ''}.json").exists():
         reports.append(json.loads(report.read_text()))
+        used = reports[-1]["records"], reports[-1].get("sharing_by", sharing)
+        if used != (str(records), sharing):
+            raise SystemExit(
+                f"a network is tuned on with the records and the sharing that it began with, but {report} says "
+                f"{' and '.join(used)}, not {records} and {sharing}; name another --cache"
+            )
     rest = 60 * minutes - sum(found["budget_seconds"] for found in reports)
     if rest > 0:
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +91,8 @@ def tuned(name: str, minutes: float, folder: Path, records: Path, sharing: str) 
         print("+", *command[2:], flush=True)
         began = time.time()
         subprocess.run(command, check=True)
-        reports.append({**json.loads((folder / "running.json").read_text()), "began": began, "records": str(records)})
+        about = {"began": began, "records": str(records), "sharing_by": sharing}
+        reports.append({**json.loads((folder / "running.json").read_text()), **about})
         write_json(report, reports[-1])
     return reports
 
@@ -203,6 +214,8 @@ def bench(name: str, minutes: float, folder: Path, records: Path, sharing: str) 
         "wall_seconds": sum(found["wall_seconds"] for found in reports),
         "commands": len(reports),
         "minutes": minutes,
+        "records": report["records"],
+        "sharing_by": report.get("sharing_by"),
         "machine": model_name(),
         "cores": report["cores"],
         "date": report["date"],
@@ -255,10 +268,15 @@ def main() -> None:
         records = (arguments.cache if arguments.one_store else folder) / "records.db"
         return bench(name, arguments.minutes, folder, records, arguments.sharing)
 
-    done = each(names, arguments.json, run, lambda entry: entry["minutes"] >= arguments.minutes)
+    def enough(entry: dict[str, Any]) -> bool:
+        one_store = Path(entry.get("records", "")).parent == arguments.cache
+        alike = entry.get("sharing_by", arguments.sharing) == arguments.sharing
+        return bool(entry["minutes"] >= arguments.minutes and alike and one_store == arguments.one_store)
+
+    done = each(names, arguments.json, run, enough)
     print(show(done))
     if arguments.plot is not None:
-        plot_ratios({name: done[name] for name in names}, arguments.plot)
+        plot_ratios(done, arguments.plot)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m bench.kernels --json kernels.json --budget 60s --network resnet50
 
-Each distinct direct convolution is tuned alone, as `tilewright tune` tunes a task. Then its best kernel runs by turns
+Each distinct direct convolution is tuned alone, by annealing without a prior. Then its best kernel runs by turns
 with NumPy's and (where it is installed) PyTorch's product of two 2048 x 2048 float32 matrices: each in its own
 process, with as many threads, stopped while it is not its turn. The peak is the faster of the two products; what
 counts is the ratio within a round, which the noise of a shared machine hits on both sides.
@@ -109,7 +109,7 @@ def multiply_adds(task: Task) -> float:
 
 
 def tuned(use: TaskUse, target: Target, store: Store, seconds: float) -> dict[str, Any]:
-    """Tune one task alone, with what `tilewright tune` gives each task."""
+    """Tune one task alone."""
     deadline = time.monotonic() + seconds
     space = make_space(use.task, target)
     store.describe(use.task)

@@ -138,7 +138,7 @@ def row(name: dict[str, Any], curves: Sequence[Sequence[tuple[float, float]]]) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rules", default=",".join(RULES))
-    parser.add_argument("--first", default="8", help="candidates of a task's first round, comma-separated")
+    parser.add_argument("--first", default="4", help="candidates of a task's first round, comma-separated")
     parser.add_argument("--size", default="16", help="candidates of the other rounds, comma-separated")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=2)

@@ -88,7 +88,8 @@ def main() -> None:
     result: dict[str, Any] = {"races": []}
     if arguments.json.exists():
         result = json.loads(arguments.json.read_text())
-    done = {(r["task"], r["seed"]) for r in result["races"]}
+    races = [r for r in result["races"] if alike(r, methods, arguments.seconds)]
+    done = {(r["task"], r["seed"]) for r in races}
     result |= {
         "command": f"python -m bench.search_live --seeds {arguments.seeds} --seconds {arguments.seconds:g}",
         "machine": target.machine,
@@ -111,11 +112,18 @@ def main() -> None:
                 }
                 seconds = race(space, pool, tuners)
                 trials = {key: tuner.trials for key, tuner in tuners.items()}
-                result["races"].append({"task": name, "seed": seed, "seconds": seconds, "trials": trials})
+                races.append({"task": name, "seed": seed, "budget": arguments.seconds, "seconds": seconds})
+                races[-1]["trials"] = trials
+                result["races"].append(races[-1])
                 arguments.json.write_text(json.dumps(result, indent=1))
                 fastest = min(seconds.values())
                 print(name, seed, {k: (round(s / fastest, 3), trials[k]) for k, s in seconds.items()}, flush=True)
-    print(report(result["races"], methods))
+    print(report(races, methods))
+
+
+def alike(race: dict[str, Any], methods: Sequence[str], seconds: float) -> bool:
+    """Whether these methods, and maybe others, took part in a race, with as many seconds each."""
+    return set(methods) <= set(race["trials"]) and bool(race.get("budget", seconds) == seconds)
 
 
 def report(races: Sequence[Any], methods: Sequence[str]) -> str:

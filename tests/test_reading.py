@@ -98,6 +98,11 @@ def test_archives_that_are_too_much(tmp_path: Path) -> None:
         read_arrays(file.getvalue(), 5000)
     with pytest.raises(ValueError, match="compressed"):
         read_arrays(file.getvalue())
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_BZIP2) as archive:  # which is unpacked without a limit
+        archive.writestr("a.npy", written(np.zeros(1 << 20)))
+    with pytest.raises(ValueError, match="packed in a way"):
+        read_arrays(packed.getvalue(), 1 << 30)
     twice = io.BytesIO()
     with zipfile.ZipFile(twice, "w") as archive:
         archive.writestr("a.npy", written(np.zeros(1)))

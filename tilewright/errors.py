@@ -9,6 +9,7 @@
     ├── BudgetError                a budget that is not a duration, or not positive
     ├── SpaceError                 a config that is not of the space, or a task no space serves
     ├── RecordsError               the store of measurements
+    │   ├── NoRecordsError         a database without any
     │   ├── RecordsFormatError     not a records file
     │   └── RecordsVersionError    a records file of a newer version
     ├── CostModelError             a cost model's file: missing, damaged, or of other features
@@ -33,6 +34,7 @@ __all__ = [
     "MissingExtraError",
     "ModelError",
     "ModelFormatError",
+    "NoRecordsError",
     "OutputError",
     "RecordsError",
     "RecordsFormatError",
@@ -79,6 +81,10 @@ class SpaceError(TilewrightError):
 
 class RecordsError(TilewrightError):
     """The store of measurements cannot be read or written."""
+
+
+class NoRecordsError(RecordsError):
+    """The database that records are to be read from has none."""
 
 
 class RecordsFormatError(RecordsError):

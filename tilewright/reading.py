@@ -169,6 +169,9 @@ def read_arrays(content: bytes | BinaryIO, most: int | None = None) -> dict[str,
             if len(set(names)) < len(names) or not all(name.endswith(".npy") for name in names):
                 raise ValueError("an archive of arrays has each of them once, as NAME.npy")
             total = sum(member.file_size for member in members)
+            # Other ways of packing are unpacked without a limit.
+            if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+                raise ValueError("its arrays are packed in a way that NumPy does not use")
             if most is None:
                 # Members may point at the same bytes, or claim more than there are.
                 if any(m.compress_type != zipfile.ZIP_STORED or m.file_size != m.compress_size for m in members):

@@ -142,8 +142,11 @@ def _describe(mcpu: str, triple: str, cores: int, tvm_version: str) -> Target:
 
 
 def cache_sizes() -> tuple[int, int, int]:
-    """Data cache sizes of the first core in bytes; common ones where the system does not tell."""
-    sizes = {1: 32 << 10, 2: 512 << 10, 3: 8 << 20}
+    """Data cache sizes of the first core in bytes; common ones where the system does not tell.
+
+    Of a machine that has no third level the last one counts.
+    """
+    sizes: dict[int, int] = {}
     for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         try:
             if (index / "type").read_text().strip() == "Instruction":
@@ -153,7 +156,11 @@ def cache_sizes() -> tuple[int, int, int]:
             sizes[int((index / "level").read_text())] = int(text[:-1]) * scale if scale else int(text)
         except (OSError, ValueError):
             continue
-    return sizes[1], sizes[2], sizes[3]
+    if not sizes:
+        return 32 << 10, 512 << 10, 8 << 20
+    l1 = sizes.get(1, 32 << 10)
+    l2 = sizes.get(2, l1)
+    return l1, l2, sizes.get(3, l2)
 
 
 def model_name() -> str:

@@ -11,9 +11,11 @@ import os
 import sys
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from tilewright.control_groups import control_groups
 
 __all__ = [
     "keep_interrupts",
@@ -29,15 +31,19 @@ __all__ = [
 ]
 
 
-def usable_cores() -> int:
-    """How many cores this process may use: its affinity, and its control group's quota."""
+def usable_cores(root: Path = Path("/")) -> int:
+    """How many cores this process may use: its affinity, and the quotas of its control groups.
+
+    Args:
+        root: where ``proc`` and ``sys`` are.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        if quota != "max":
-            cores = min(cores, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # no control group of version 2: affinity is all there is
-        pass
+    for group in control_groups("cpu", root):
+        for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):  # version 2, version 1
+            with suppress(OSError, ValueError):  # "max", or no such group
+                quota, period = " ".join((group / name).read_text(encoding="ascii") for name in names).split()
+                if int(quota) > 0:
+                    cores = min(cores, max(1, round(int(quota) / int(period))))
     return cores
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.five_minutes import joined, moment, settled
+from bench.five_minutes import joined, moment, settled, tuned
 from bench.sharing import ARMS, show, summary
 
 
@@ -76,3 +77,12 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
     plot_sharing({"a": entry(0.9, 0.2)}, tmp_path / "two.png")
     assert (tmp_path / "one.png").stat().st_size > 1000
     assert (tmp_path / "two.png").stat().st_size > 1000
+
+
+def test_what_was_tuned_with_other_records_is_not_gone_on_with(tmp_path: Path) -> None:
+    report = {**command(100.0, 5.0, 20.0, []), "records": str(tmp_path / "records.db"), "sharing_by": "own"}
+    (tmp_path / "tune.json").write_text(json.dumps(report))
+    assert tuned("squeezenet", 5.0, tmp_path, tmp_path / "records.db", "own") == [report]
+    for records, sharing in ((tmp_path / "other.db", "own"), (tmp_path / "records.db", "none")):
+        with pytest.raises(SystemExit, match="name another --cache"):
+            tuned("squeezenet", 5.0, tmp_path, records, sharing)

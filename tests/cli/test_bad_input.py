@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tilewright.cli.options import records_place
+from tilewright.errors import RecordsError
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -158,6 +161,28 @@ def test_json_file_that_cannot_be_written(tmp_path: Path, model: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "--json" in done.stderr
+
+
+@pytest.mark.parametrize("out", [".", "x" * 300], ids=["here", "long"])
+def test_a_place_that_no_executable_can_take(tmp_path: Path, model: Path, out: str) -> None:
+    refused(tmp_path, "OutputError", "name another", "tune", model, "--out", out)
+
+
+def test_a_number_of_threads_is_looked_at_before_the_tuning(tmp_path: Path, model: Path) -> None:
+    done = tilewright("tune", model, "--out", tmp_path / "o", TVM_NUM_THREADS="two", XDG_DATA_HOME=str(tmp_path))
+    assert done.returncode == 2
+    assert "TVM_NUM_THREADS is a number of threads" in done.stderr
+
+
+def test_a_user_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nobody)
+    for name in ("XDG_DATA_HOME", "TILEWRIGHT_RECORDS"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(RecordsError, match="--records"):
+        records_place(None)
 
 
 def test_an_option_that_does_not_exist_is_a_usage_error() -> None:

@@ -201,6 +201,15 @@ def test_what_is_always_disturbed_counts_with_its_fastest_turn(single: LocalPool
     assert answers == []
 
 
+def test_another_turn_that_is_dropped_at_once_does_not_replace_a_better_one(
+    single: LocalPool, answers: list[Answer]
+) -> None:
+    answers += [disturbed(3.0), lambda reply: Timed((7.0,), ())]
+    [found] = measure(single, Deed.FAST)
+    assert found.repeats == (3.0,) * 3
+    assert answers == []
+
+
 def test_a_disturbed_candidate_that_cannot_win_has_no_other_turn(single: LocalPool, answers: list[Answer]) -> None:
     answers.append(disturbed(5.0))
     [found] = measure(single, Deed.FAST, best=1.0)

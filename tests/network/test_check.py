@@ -48,3 +48,14 @@ def test_relative_error() -> None:
     assert relative_error(np.array([1.0, 2.0]), np.array([1.0, 4.0])) == 0.5
     assert relative_error(np.array([np.nan, 2.0]), np.array([1.0, 4.0])) == np.inf
     assert relative_error(np.zeros(3), np.zeros(4)) == np.inf
+    assert relative_error(np.zeros((0, 2)), np.zeros((0, 2))) == 0.0
+    assert relative_error(np.array([1, 2]), np.array([1, 4])) == 0.5
+
+
+def test_what_is_not_finite_has_to_be_the_same() -> None:
+    masked = np.array([-np.inf, np.nan, 1.0, 2.0])
+    assert relative_error(masked.copy(), masked) == 0.0
+    assert relative_error(np.array([-np.inf, np.nan, 1.0, 3.0]), masked) == 0.5
+    assert relative_error(np.array([np.inf, np.nan, 1.0, 2.0]), masked) == np.inf
+    assert relative_error(np.array([np.nan, np.nan, 1.0, 2.0]), masked) == np.inf
+    assert relative_error(np.full(2, np.inf), np.full(2, np.inf)) == 0.0

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
-from tests.network.models import LIGHT, built, conv_model, save
+from tests.network.models import LIGHT, agrees, built, conv_model, normal, save
 from tilewright.errors import MissingExtraError, ModelFormatError, ShapeError, UnsupportedOperatorError
 from tilewright.network.check import network_error
 from tilewright.network.load import load
+from tilewright.network.peers import pytorch
 
 
 def test_the_network_says_what_the_file_says(tmp_path: Path) -> None:
@@ -97,6 +99,29 @@ def test_weights_that_a_file_only_declares_are_the_same_each_time() -> None:
         assert array.size < 2 or np.ptp(array) > 0
 
 
+def test_a_constant_of_the_model_s_own_keeps_its_value(tmp_path: Path) -> None:
+    value = numpy_helper.from_array(np.asarray([2.0], np.float32))
+    nodes = [
+        helper.make_node("ConstantOfShape", ["shape"], ["twos"], value=value),
+        helper.make_node("Add", ["x", "twos"], ["y"]),
+    ]
+    path = save(tmp_path / "m.onnx", nodes, {"x": [1, 8]}, [1, 8], shape=np.asarray([1, 8]))
+    _, executable = built(path, tmp_path / "out")
+    x = normal(1, 8)
+    np.testing.assert_allclose(executable(x)[0], x + 2.0, rtol=1e-6)
+
+
+def test_an_input_that_nobody_reads_stays_one(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Shape", ["like"], ["shape"]),
+        helper.make_node("Reshape", ["x", "shape"], ["r"]),
+        helper.make_node("Relu", ["r"], ["y"]),
+    ]
+    path = save(tmp_path / "m.onnx", nodes, {"x": [2, 8], "like": [4, 4]}, [4, 4])
+    extraction = agrees(path, tmp_path / "out")
+    assert [spec.name for spec in extraction.network.inputs] == ["x", "like"]
+
+
 def test_a_relax_module(tmp_path: Path) -> None:
     module = load(conv_model(tmp_path / "m.onnx")).module
     network = load(module)
@@ -126,6 +151,31 @@ def test_a_file_of_pytorch(tmp_path: Path) -> None:
     assert error <= 1e-3
     with pytest.raises(ShapeError, match="fixed shapes"):
         load(tmp_path / "small.pt2", {"x": (1, 3, 8, 8)})
+
+
+def test_a_program_of_pytorch_with_names_and_nests(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+
+    class Named(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(16, 16)
+
+        def forward(self, pair: Any, *, scale: Any) -> Any:
+            hidden = self.layer(pair[0] + pair[1])
+            return {"hidden": hidden, "more": (hidden * scale, scale)}
+
+    pair, scale = (torch.randn(2, 16), torch.randn(2, 16)), torch.randn(1)
+    program = torch.export.export(Named().eval(), (pair,), {"scale": scale})
+    extraction, executable = built(program, tmp_path / "out")
+    error = network_error(executable, extraction.network)
+    assert error is not None
+    assert error <= 1e-3
+    torch.export.save(program, str(tmp_path / "named.pt2"))
+    peer = pytorch(str(tmp_path / "named.pt2"), "native")
+    inputs = [pair[0].numpy(), pair[1].numpy(), scale.numpy()]
+    for ours, theirs in zip(executable(*inputs), peer(*inputs), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
 def test_a_file_that_only_has_pytorch_s_name(tmp_path: Path) -> None:

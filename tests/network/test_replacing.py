@@ -46,6 +46,16 @@ def test_an_interrupt_leaves_what_was_there(tmp_path: Path, error: type[BaseExce
     assert (out / "manifest.json").read_text() == "one"
 
 
+def test_what_cannot_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.chdir(tmp_path)
+    for out in (tmp_path / "link", Path()):
+        with pytest.raises(OutputError, match="choose another --out"):
+            write(out, "one")
+    assert sorted(os.listdir(tmp_path)) == ["link", "real"]
+
+
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     part = tmp_path / "out.part"
     part.mkdir()

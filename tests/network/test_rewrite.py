@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from tests.network.models import agrees, normal, save
+from tests.network.models import agrees, built, normal, save
 from tilewright.network.weights import Recipe
 
 
@@ -141,3 +141,55 @@ def test_a_strided_1x1_conv_reads_pixels_side_by_side(tmp_path: Path) -> None:
         save(tmp_path / "m.onnx", nodes, {"x": [1, 8, 7, 9]}, [1, 16, 4, 5], **weights), tmp_path / "out"
     )
     assert sum(use.weight for use in extraction.uses if "strided_slice" in use.task.name) == 1
+
+
+def test_parts_of_a_concatenation_that_begin_within_a_vector(tmp_path: Path) -> None:
+    node = helper.make_node("Concat", ["x", "z"], ["y"], axis=1)
+    extraction = agrees(save(tmp_path / "m.onnx", [node], {"x": [1, 3], "z": [1, 5]}, [1, 8]), tmp_path / "out")
+    assert extraction.plan is not None
+    assert [call.kernel for call in extraction.plan.calls] == ["", ""]
+
+
+def test_lanes_without_a_channel_stay_finite(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["c"]),
+        helper.make_node("Abs", ["c"], ["a"]),
+        helper.make_node("Log", ["a"], ["l"]),
+        helper.make_node("Conv", ["l", "w2"], ["y"]),
+    ]
+    weights = {"w1": normal(17, 8, 1, 1), "w2": normal(8, 17, 1, 1, seed=1)}
+    agrees(save(tmp_path / "m.onnx", nodes, {"x": [1, 8, 6, 6]}, [1, 8, 6, 6], **weights), tmp_path / "out")
+
+
+@pytest.mark.parametrize("operands", [["g", "c"], ["c", "g"]])
+def test_a_gate_of_channels_keeps_the_layout(operands: list[str], tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["c"]),
+        helper.make_node("GlobalAveragePool", ["c"], ["p"]),
+        helper.make_node("Conv", ["p", "w2"], ["s"]),
+        helper.make_node("Sigmoid", ["s"], ["g"]),
+        helper.make_node("Mul", operands, ["m"]),
+        helper.make_node("Conv", ["m", "w3"], ["y"]),
+    ]
+    weights = {"w1": normal(16, 16, 1, 1), "w2": normal(16, 16, 1, 1, seed=1), "w3": normal(16, 16, 1, 1, seed=2)}
+    path = save(tmp_path / "m.onnx", nodes, {"x": [1, 16, 12, 12]}, [1, 16, 12, 12], **weights)
+    extraction = agrees(path, tmp_path / "out")
+    names = [name for use in extraction.uses for name in use.functions]
+    assert sum("transpose" in name for name in names) == 2  # the input's and the output's
+
+
+def test_a_module_that_returns_a_tuple(tmp_path: Path) -> None:
+    from tvm import relax
+
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((2, 8), "float32"))
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            one = builder.emit_output(relax.op.nn.relu(x))
+            two = builder.emit_output(relax.op.add(one, x))
+        builder.emit_func_output(relax.Tuple([one, two]))
+    _, executable = built(builder.finalize(), tmp_path / "out")
+    data = normal(2, 8)
+    first, second = executable(data)
+    np.testing.assert_array_equal(first, np.maximum(data, 0))
+    np.testing.assert_allclose(second, np.maximum(data, 0) + data, rtol=1e-6)

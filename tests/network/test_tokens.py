@@ -50,6 +50,11 @@ def kinds(extraction: Extraction) -> list[str]:
     return sorted(use.task.kind for use in extraction.uses for _ in range(use.weight))
 
 
+def test_a_dense_layer_of_one_number(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["y"])]
+    right(save(tmp_path / "m.onnx", nodes, {"x": [1, 1]}, [1, 16], w=normal(1, 16), b=normal(16)))
+
+
 @few
 @given(
     rows=st.lists(st.integers(1, 9), min_size=1, max_size=2),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.toys import TableSpace, ToySpace, plain
 from tilewright.search import gaussian_process
@@ -12,6 +13,7 @@ from tilewright.search.gaussian_process import GaussianProcess, correlation
 from tilewright.search.searcher import Scorer
 from tilewright.space.configs import sample
 from tilewright.space.knob import ChoiceKnob, OrderKnob, SplitKnob
+from tilewright.space.space import Configs
 
 SPACE = TableSpace()
 
@@ -158,6 +160,18 @@ def test_a_prior_without_an_opinion_is_none(scorer: Scorer) -> None:
         configs = search.ask(8)
         assert len(configs) == 8
         search.tell(configs, SPACE.seconds(configs))
+
+
+def test_a_prior_that_does_not_know_some_configs() -> None:
+    known = sample(SPACE, np.random.default_rng(5), 6)
+    unknown = known[0]
+
+    def score(configs: Configs) -> NDArray[np.float64]:
+        return np.where((configs == unknown).all(axis=1), np.nan, -1.0 * configs.sum(axis=1))
+
+    search = BayesianSearch(SPACE, np.random.default_rng(0), score)
+    search.tell(known, SPACE.seconds(known))
+    assert len(search.ask(8)) == 8
 
 
 def test_failures_only_leave_the_prior_in_charge() -> None:

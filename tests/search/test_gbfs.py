@@ -61,3 +61,20 @@ def test_a_scorer_chooses_where_to_begin_and_where_to_go() -> None:
     step = search.ask(3)
     assert (distance(step, fastest) == 1).all()
     assert (latency(step) < latency(fastest[None])).all()
+
+
+def test_what_is_told_again_is_not_expanded_again() -> None:
+    search = GreedyBestFirst(SPACE, np.random.default_rng(0), breadth=5)
+    told = np.asarray([[6] * 8, [4] * 8], dtype=np.int32)
+    search.tell(told, latency(told))
+    search.ask(5)
+    search.tell(told, 0.99 * latency(told))  # readings of the task were corrected
+    assert (distance(search.ask(5), np.full(8, 4, dtype=np.int32)) == 1).all()
+
+
+def test_an_expansion_that_the_batch_cut_short_goes_on() -> None:
+    search = GreedyBestFirst(SPACE, np.random.default_rng(0), breadth=5)
+    told = np.asarray([[6] * 8, [2] * 8], dtype=np.int32)
+    search.tell(told, latency(told))
+    found = np.concatenate([search.ask(3), search.ask(3)])
+    assert (distance(found, np.full(8, 6, dtype=np.int32)) == 1).all()

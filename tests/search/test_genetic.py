@@ -58,3 +58,16 @@ def test_the_elite_stay_parents_and_the_rest_go() -> None:
     # 7 is in the elite since the first generation; of the other parents only those of the last are left.
     assert (children == 7).any()
     assert np.isin(children[:, 1:], [5, 7]).all()
+
+
+def test_what_is_told_again_is_no_new_generation() -> None:
+    search = Genetic(SPACE, np.random.default_rng(0), population=4, elite=1, mutation=0.0)
+    first = np.asarray([[7] * 8, [1] * 8, [2] * 8], dtype=np.int32)
+    search.tell(first, latency(first))
+    search.tell(first, 0.99 * latency(first))
+    search.tell(first, 0.98 * latency(first))
+    values = np.unique(search.ask(64))
+    assert not np.isin(values, [1, 2, 7]).all()  # still random: three are no generation
+    last = np.full((1, 8), 3, dtype=np.int32)
+    search.tell(last, latency(last))
+    assert np.isin(search.ask(8), [1, 2, 3, 7]).all()

@@ -43,6 +43,12 @@ def test_actions_that_lead_nowhere_learn_nothing() -> None:
     assert np.isfinite(network.logits(state)).all()
 
 
+def test_making_a_network_draws_nothing_from_pytorch() -> None:
+    before = torch.get_rng_state()
+    _Network(3, 4, 128, 1e-3, np.random.default_rng(0))
+    assert torch.equal(before, torch.get_rng_state())
+
+
 @pytest.mark.parametrize("length", [1, 3])
 def test_walks_begin_at_the_fastest_and_are_as_long_as_said(length: int) -> None:
     search = NeighbourhoodActorCritic(SPACE, np.random.default_rng(0), length=length)

@@ -97,13 +97,12 @@ def test_time_runs_out() -> None:
     assert (running.elapsed, running.remaining_seconds, running.deadline) == (0, 60, 1060)
     assert running.remaining_trials == math.inf
     clock.now += 45
-    assert (running.elapsed, running.remaining_seconds, running.fraction) == (45, 15, 0.75)
+    assert (running.elapsed, running.remaining_seconds) == (45, 15)
     assert not running.exhausted()
     assert not running.exhausted(reserve=14)
     assert running.exhausted(reserve=15)
     clock.now += 100
     assert running.remaining_seconds == 0
-    assert running.fraction == 1
     assert running.exhausted()
 
 
@@ -111,7 +110,7 @@ def test_trials_run_out() -> None:
     running = Budget(trials=10).start(clock=FakeClock())
     assert running.deadline == running.remaining_seconds == math.inf
     running.spend(8)
-    assert (running.remaining_trials, running.fraction) == (2, 0.8)
+    assert running.remaining_trials == 2
     assert not running.exhausted(reserve=1e9)
     running.spend(64)
     assert running.remaining_trials == 0
@@ -124,7 +123,7 @@ def test_whichever_ends_first() -> None:
     running = Budget(60, 10).start(clock=clock)
     running.spend(3)
     clock.now += 6
-    assert running.fraction == 0.3
+    assert not running.exhausted()
     running.spend(7)
     assert running.exhausted()
 

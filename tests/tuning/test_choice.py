@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from tests.network.models import TARGET, conv_model, defaults
+from tilewright.errors import SpaceError
 from tilewright.measure.runner import NoRunner
 from tilewright.network.kernels_check import KernelCheck
 from tilewright.network.load import load
 from tilewright.network.tasks import Extraction, extract
 from tilewright.records.memory import MemoryStore
+from tilewright.space.registry import make_space
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.choice import Choice, checked, chosen
 from tilewright.tuning.scheduler import NetworkTuner
@@ -27,7 +29,7 @@ def test_what_is_chosen_without_records_is_the_default(extraction: Extraction) -
     tuner.prepare()
     choice = chosen(extraction, tuner)
     assert set(choice.configs.values()) == {None}
-    assert choice.defaults == [use.task.name for use in extraction.uses]
+    assert choice.tuned == ()
     assert set(choice.functions) == {use.task.key for use in extraction.uses}
 
 
@@ -44,4 +46,30 @@ def test_a_winner_that_is_wrong_on_some_data_is_replaced(
     assert found.wrong == {key: "on zeros: all of it"}
     assert "winner" not in (replaced.functions[key].attrs or {})
     assert replaced.configs[key] is None
-    assert replaced.defaults == [use.task.name]
+    assert replaced.tuned == ()
+
+
+def test_a_default_that_was_the_best_is_no_other_config(extraction: Extraction) -> None:
+    budget = Budget(trials=1).start()
+    tuner = NetworkTuner(extraction.uses, TARGET, NoRunner(), MemoryStore(), budget, np.random.default_rng(0))
+    tuner.prepare()
+    for known in tuner.tuners.values():
+        known.best_config = known.space.default()
+    assert chosen(extraction, tuner).tuned == ()
+
+
+def test_a_winner_whose_default_cannot_be_made_is_unchecked(
+    extraction: Extraction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use = next(use for use in extraction.uses if use.task.kind == "contraction")
+    space = make_space(use.task, TARGET)
+
+    def refused(*_: object) -> None:
+        raise SpaceError("there is no such program")
+
+    monkeypatch.setattr(space, "schedule", refused)
+    monkeypatch.setattr("tilewright.tuning.choice.make_space", lambda *_: space)
+    choice = Choice(defaults(extraction), {use.task.key: (0,)})
+    same, found = checked(extraction, choice, 60.0)
+    assert same.tuned == (use.task.key,)
+    assert found.unchecked == (use.task.key,)

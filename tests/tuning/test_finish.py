@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import helper
 
-from tests.network.models import TARGET, conv_model, defaults
+from tests.network.models import TARGET, conv_model, defaults, save
 from tilewright.measure.peers import Peer
 from tilewright.measure.runner import NoRunner
 from tilewright.network.build import build, replace_kernels
 from tilewright.network.executable import load_executable
 from tilewright.network.kernels import Kernels
+from tilewright.network.kernels_check import KernelCheck
 from tilewright.network.load import load
 from tilewright.network.tasks import Extraction, extract
 from tilewright.records.memory import MemoryStore
@@ -23,7 +25,7 @@ from tilewright.space.registry import make_space
 from tilewright.tuning import finish
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.choice import Choice
-from tilewright.tuning.finish import Finished, Incumbent, exchanged, finished, never_slower, race_seconds
+from tilewright.tuning.finish import Finished, Incumbent, Verdict, exchanged, finished, never_slower, race_seconds
 from tilewright.tuning.in_place import Contest
 from tilewright.tuning.scheduler import NetworkTuner
 
@@ -58,9 +60,12 @@ def raced(monkeypatch: pytest.MonkeyPatch, ours: float, theirs: float, error: st
     monkeypatch.setattr(finish, "race", race)
 
 
+def inputs() -> Any:
+    return np.random.default_rng(0).standard_normal((1, 8, 10, 10), dtype=np.float32)
+
+
 def outputs(out: Path) -> Any:
-    x = np.random.default_rng(0).standard_normal((1, 8, 10, 10), dtype=np.float32)
-    return load_executable(out)(x)[0]
+    return load_executable(out)(inputs())[0]
 
 
 def test_the_faster_one_stays(
@@ -97,6 +102,17 @@ def test_a_wrong_incumbent_never_wins(
     assert (out / "kernels.so").read_bytes() == before
 
 
+def test_an_incumbent_whose_kernels_are_wrong_on_other_data_never_wins(
+    extraction: Extraction, out: Path, incumbent: Incumbent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raced(monkeypatch, 2.0, 1.0)
+    check = KernelCheck({"key": "on zeros: all of it"}, (), 0.1)
+    monkeypatch.setattr(finish, "checked", lambda *_: (incumbent.choice, check))
+    verdict = never_slower(extraction, out, incumbent, checking=1.0)
+    assert verdict is not None
+    assert verdict.kept
+
+
 def test_without_a_race_the_tuned_one_stays(
     extraction: Extraction, out: Path, incumbent: Incumbent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,13 +130,13 @@ def test_executables_race_in_processes_of_their_own(extraction: Extraction, out:
 
 @pytest.mark.parametrize(
     ("theirs", "until", "blocks"),
-    [(1.0, math.inf, 40), (2.0, math.inf, 10), (1.0, -math.inf, 10)],
+    [(1.0, math.inf, 40), (2.0, math.inf, 10), (1.0, -math.inf, 3)],
     ids=["equal", "decided", "no time"],
 )
 def test_a_race_goes_on_while_it_is_not_decided_and_there_is_time(theirs: float, until: float, blocks: int) -> None:
     peers = [Peer("ours"), Peer("theirs")]
     rng = np.random.default_rng(0)
-    while len(peers[0].blocks) < 10 or finish._undecided(until, peers):
+    while len(peers[0].blocks) < 3 or finish._undecided(until, peers):
         for peer, seconds in zip(peers, (1.0, theirs), strict=True):
             peer.blocks[len(peer.blocks)] = (seconds * rng.uniform(0.9, 1.1, 8)).tolist()
     assert len(peers[0].blocks) == blocks
@@ -138,7 +154,10 @@ def test_kernels_are_replaced_in_another_directory(
 
 
 def test_slow_networks_take_longer_to_race() -> None:
-    assert race_seconds(0.0) < race_seconds(0.1) < race_seconds(1.0)
+    assert race_seconds(1e-6) < race_seconds(0.1) < race_seconds(0.9) < race_seconds(10.0)
+    least, full = race_seconds(10.0)
+    assert least == pytest.approx(63, abs=1)  # three turns of two, of a run each
+    assert full == pytest.approx(203, abs=1)
 
 
 def test_other_kernels_are_taken_only_if_they_are_right(
@@ -164,15 +183,60 @@ def finish_with(
     tmp_path: Path,
     contest: Contest | None,
     monkeypatch: pytest.MonkeyPatch,
+    verdict: Verdict | None = None,
+    interrupted: bool = False,
 ) -> Finished:
     monkeypatch.setattr(finish, "contest", lambda *_: contest)
-    monkeypatch.setattr(finish, "never_slower", lambda *_: None)
+    monkeypatch.setattr(finish, "never_slower", lambda *_: verdict)
     tuner = NetworkTuner(
         extraction.uses, TARGET, NoRunner(), MemoryStore(), Budget(trials=1).start(), np.random.default_rng(0)
     )
     tuner.prepare()
+    tuner.interrupted = interrupted
     kernels = Kernels(extraction, tmp_path / "kernels")
     return finished(extraction, tuner, kernels, incumbent, tmp_path / "done", tmp_path, 5.0, 5.0)
+
+
+def reshape_model(path: Path) -> Path:
+    node = helper.make_node("Reshape", ["x", "shape"], ["y"])
+    return save(path, [node], {"x": [1, 4, 6]}, [2, 12], shape=np.asarray([2, 12]))
+
+
+def test_a_network_without_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = extract(load(reshape_model(tmp_path / "reshape.onnx")), TARGET)
+    assert nothing.uses == ()
+    first = Incumbent.compiled(Kernels(nothing, tmp_path / "k"), Choice(), tmp_path / "race")
+    assert first is not None
+    done = finish_with(nothing, first, tmp_path, None, monkeypatch)
+    x = np.arange(24, dtype=np.float32).reshape(1, 4, 6)
+    np.testing.assert_array_equal(done.executable(x)[0], x.reshape(2, 12))
+
+
+def test_the_incumbent_that_won_is_what_is_reported(
+    extraction: Extraction, incumbent: Incumbent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contest = Contest(other_choice(extraction), {"tasks": 1})
+    verdict = Verdict(False, {}, 0.25)
+    done = finish_with(extraction, incumbent, tmp_path, contest, monkeypatch, verdict)
+    assert done.choice is incumbent.choice
+    assert done.error == 0.25
+    assert done.verdict is verdict
+
+
+def test_an_interrupt_while_finishing_leaves_what_was_written(
+    extraction: Extraction, incumbent: Incumbent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(finish, "checked", interrupt)
+    done = finish_with(extraction, incumbent, tmp_path, None, monkeypatch)
+    assert done.choice.tuned == ()
+    assert done.contest is None
+    assert done.error is not None
+    np.testing.assert_array_equal(outputs(tmp_path / "done"), done.executable(inputs())[0])
+    with pytest.raises(KeyboardInterrupt):
+        finish_with(extraction, incumbent, tmp_path, None, monkeypatch, interrupted=True)
 
 
 def other_choice(extraction: Extraction) -> Choice:

@@ -96,7 +96,8 @@ def test_the_fastest_in_its_place_is_taken(
     assert found is not None
     assert found.choice.configs[key] == variants[key][2].config  # the low quantile of three, not the least reading
     assert found.choice.functions[key].same_as(variants[key][2].function)
-    assert space.task.name not in found.choice.defaults
+    assert key in found.choice.tuned
+    assert not (tmp_path / "variants").exists()
     assert found.report.pop("seconds") > 0
     assert found.report == {
         "tasks": 1,

@@ -24,7 +24,6 @@ from tilewright.tuning import finish
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.session import tune
 
-
 #: What the documentation says about the report.
 PAGE = Path(__file__).parents[2] / "docs/reference/command-line.md"
 
@@ -133,7 +132,7 @@ def test_a_task_that_spoils_the_result_is_blamed_and_replaced(tmp_path: Path) ->
     spoiled = next(use.task for use in extraction.uses if use.task.kind == "contraction")
     functions[spoiled.key] = ones(spoiled)
     executable, error, blamed = finish.written(extraction, functions, tmp_path / "out")
-    assert blamed == [spoiled.name]
+    assert blamed == [spoiled.key]
     assert error is not None
     assert error <= TOLERANCE
     assert executable.manifest["replaced"] == [spoiled.name]

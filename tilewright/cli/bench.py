@@ -118,7 +118,7 @@ def _overhead(out: Path) -> float | None:
 
     try:
         seconds = load_executable(out).overhead(1000)
-    except OutputError:  # it was just timed in a process of its own; here it adds a figure, and is no reason to fail
+    except TilewrightError:  # it was just timed in a process of its own; this only adds a figure
         return None
     return None if seconds is None else 1e6 * statistics.median(seconds)
 

@@ -109,7 +109,7 @@ def _interrupted(error: BaseException) -> NoReturn:
 
 def _check_writable(path: Path) -> None:
     """Refuse a file of ``--json`` that could not be written after the work is done."""
-    existed = path.exists()
+    existed = os.path.exists(path)
     try:
         with path.open("ab"):
             pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -57,7 +58,7 @@ def train(
     from tilewright.cost.models import make_model, save_model
 
     fresh = make_model(model, seed)
-    if out.is_dir() or not out.parent.is_dir():
+    if os.path.isdir(out) or not os.path.isdir(out.parent):
         raise OutputError(f"a cost model is written to a file in a directory that exists, but --out is {out}")
     found = programs_of(records, data, target)
     template = _template(found.tasks)

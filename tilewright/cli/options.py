@@ -101,9 +101,12 @@ def check_out(path: Path) -> None:
     Raises:
         OutputError: the directory cannot be made, nothing can be written to it, or it holds something else.
     """
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    if not path.name or path.is_symlink():
+        raise OutputError(f"--out names a directory that can be replaced, but {path} cannot; name another")
+    # Not Path.exists, which raises where a directory may not be looked into.
+    missing = [folder for folder in (path, *path.parents) if not os.path.exists(folder)]
     try:
-        if path.is_dir() and any(path.iterdir()) and not (path / "manifest.json").is_file():
+        if os.path.isdir(path) and any(path.iterdir()) and not os.path.isfile(path / "manifest.json"):
             raise OutputError(
                 f"--out names a new directory or an executable to replace, but {path} holds other files; name another"
             )
@@ -134,7 +137,10 @@ def records_place(where: str | None) -> str | Path:
     """
     if named := where or os.environ.get("TILEWRIGHT_RECORDS"):
         return named if is_url(named) else Path(named)
-    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    try:
+        data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    except RuntimeError as error:  # a user whom the system does not know
+        raise RecordsError(f"records are kept in your home directory, but: {error}; use --records") from error
     folder = data / "tilewright"
     try:
         folder.mkdir(parents=True, exist_ok=True)

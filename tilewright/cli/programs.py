@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -90,6 +91,7 @@ def open_records(where: str | None) -> SQLStore:
     """The store of records, which must exist.
 
     Raises:
+        NoRecordsError: the database has none.
         RecordsError: there is no such file or database, or it cannot be read.
     """
     from tilewright.records import open_or_read, open_store
@@ -98,7 +100,7 @@ def open_records(where: str | None) -> SQLStore:
     # Opening would make them, and somebody who looks for records would be shown an empty list after a typing error.
     if isinstance(place, str):
         return open_store(place, writable=False)
-    if not place.exists():
+    if not os.path.exists(place):
         raise RecordsError(
             f"there are no records in {place}: no such file; tune something first, or name it with --records"
         )

@@ -85,16 +85,19 @@ def export(
     from tilewright.records.store import Query
 
     with open_records(records) as store:
-        if out is None:
-            count = write_jsonl(store.scan(Query()), sys.stdout)
-            sys.stdout.flush()
-        else:
-            try:
+        try:
+            if out is None:
+                count = write_jsonl(store.scan(Query()), sys.stdout)
+                sys.stdout.flush()
+            else:
                 with out.open("w", encoding="utf-8") as file:
                     count = write_jsonl(store.scan(Query()), file)
-            except OSError as error:
-                raise OutputError(f"{out} cannot be written: {error.strerror}; name another file with --out") from error
-            print(f"{count} measurements written to {out}")
+                print(f"{count} measurements written to {out}")
+        except BrokenPipeError:
+            raise  # whoever read has enough
+        except OSError as error:
+            place = "the standard output" if out is None else out
+            raise OutputError(f"{place} cannot be written: {error.strerror}; name another file with --out") from error
     write_json(json_file, {"count": count})
 
 

@@ -31,7 +31,7 @@ def run(
     ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Run the executable in OUT once. Without --output, describe what came out."""
+    """Run the executable in OUT once, and describe what came out."""
     from tilewright.network.executable import load_executable
 
     executable = load_executable(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,9 @@ from tilewright.cli.options import (
     parse_shapes,
     records_place,
 )
+from tilewright.cli.programs import open_records
 from tilewright.cli.text import milliseconds, quantity, table
+from tilewright.errors import NoRecordsError
 
 if TYPE_CHECKING:
     from tilewright.records.sql import SQLStore
@@ -90,10 +93,11 @@ def _entry(task: Task, target: Target, store: SQLStore | None) -> dict[str, Any]
 
 
 def _open(where: str | None) -> SQLStore | None:
-    """The records, where there are any; a look at a model makes no file."""
+    """The records, where there are any; a look at a model makes none."""
     place = records_place(where)
-    if isinstance(place, Path) and not place.exists():
+    if isinstance(place, Path) and not os.path.exists(place):
         return None
-    from tilewright.records import open_or_read
-
-    return open_or_read(place)[0]
+    try:
+        return open_records(where)
+    except NoRecordsError:
+        return None

@@ -130,8 +130,8 @@ def tune(
                 progress=progress_for(),
                 began=BEGAN,
             )
-    except KeyboardInterrupt:  # while loading, or a second one while building
-        print(f"no executable was written{'' if store.kept else f'; {_GO_ON}'}", file=sys.stderr)
+    except KeyboardInterrupt:  # while loading or building, or a second one
+        print(f"no executable was finished{'' if store.kept else f'; {_GO_ON}'}", file=sys.stderr)
         raise
     finally:
         store.close()
@@ -158,9 +158,14 @@ def summary(report: Mapping[str, Any], out: Path) -> str:
     before, after = report.get("before_seconds"), report.get("after_seconds")
     if before and after:
         lines.append(f"estimated latency: {milliseconds(before)} before, {milliseconds(after)} after")
-    untuned, tasks = len(report.get("default_tasks", [])), len(report.get("tasks", []))
+    tasks, defaults = report.get("tasks", []), report.get("default_tasks", [])
+    untuned = sum(task["name"] in defaults and not task["trials"] and not task["recorded"] for task in tasks)
     if untuned:
-        lines.append(f"not tuned: {untuned} of {tasks} tasks, which run with their default schedules")
+        lines.append(f"not tuned: {untuned} of {len(tasks)} tasks, which run with their default schedules")
+    if as_they_were := len(defaults) - untuned:
+        lines.append(
+            f"{as_they_were} of {len(tasks)} tasks were tuned and run with their default schedules all the same"
+        )
     shared = report.get("sharing", {})
     if shared.get("compared"):
         best = sum(loan["best"] for loan in shared["borrowed"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ _ARRAYS: dict[str, type[np.generic]] = {
     "extra": np.float32,
 }
 _NAMES = ("axes", "buffers", "extra_names")
+#: What is counted, and so not negative.
+_COUNTS = ("extents", "touched", "reuse", "arithmetic")
 #: Of a file, and of its table: 100 times the largest data set there is.
 _MOST_BYTES, _MOST_CELLS = 1 << 30, 1 << 29
 
@@ -213,10 +215,13 @@ def _tasks(stored: Any, about: dict[str, Any]) -> Iterable[TaskData]:
         for i in range(flat.shape[1]):
             flat[:, i] = columns[f"{name}.{i}"].to_numpy()
         arrays[name] = flat.reshape(len(stored), *width)
+    _check_shapes({name: array.shape[1:] for name, array in arrays.items()})
     if len(columns) != len(stored.column_names) or not all(np.isfinite(array).all() for array in arrays.values()):
         raise ValueError("a column stands there twice, or holds numbers that are not finite")
     if not np.isin(arrays["annotations"], list(Annotation)).all():
         raise ValueError("a loop has an annotation that does not exist")
+    if any((arrays[name] < 0).any() for name in _COUNTS):
+        raise ValueError("extents, bytes, reuse and operations are no negative numbers")
     places, seconds = columns["task"].to_numpy(), columns["seconds"].to_numpy()
     if seconds.dtype != np.float64 or (seconds <= 0).any() or np.isinf(seconds).any():
         raise ValueError("latencies are positive numbers, or nan")
@@ -234,6 +239,14 @@ def _tasks(stored: Any, about: dict[str, Any]) -> Iterable[TaskData]:
             nest=LoopNest(**nest),
             seconds=seconds[rows].astype(np.float64),
         )
+
+
+def _check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ``ValueError`` where the arrays of a :class:`LoopNest`, by name, are not of the same loops and buffers."""
+    loops, buffers, arithmetic = shapes["extents"], shapes["touched"], shapes["arithmetic"]
+    alike = shapes["axis"] == shapes["annotations"] == loops and shapes["strides"] == shapes["reuse"] == buffers
+    if not alike or len(loops) != 1 or len(buffers) != 2 or buffers[1:] != loops or arithmetic != (3,):
+        raise ValueError(f"its arrays do not fit together: {shapes!r:.200}")
 
 
 def _check_tasks(tasks: Any, places: NDArray[Any]) -> None:

@@ -248,7 +248,7 @@ class _Margin:
         if loss == "rank":
             return cls(0.0, _RANKED * weight / spread)
         x, y = np.concatenate(scores), np.concatenate(labels).astype(np.float64)
-        slope = max(0.0, float(np.cov(x, y)[0, 1] / x.var())) if len(x) > 2 else 0.0
+        slope = max(0.0, float(np.cov(x, y, bias=True)[0, 1] / x.var())) if len(x) > 2 else 0.0
         return cls(float(y.mean() - slope * x.mean()), slope)
 
 

@@ -115,8 +115,8 @@ class Arguments:
 
         places = [i for i, p in enumerate(self.parameters) if p.weight and not p.written and _can_be_streamed(p)]
         sizes = [_round_up(self.parameters[i].bytes) for i in places]
-        count = min(_MOST_STREAMS, streamed // max(sum(sizes), 1))
-        if count < 2:  # those of one call alone are more than the caches hold
+        count = min(_MOST_STREAMS, streamed // sum(sizes)) if sizes else 1
+        if count < 2:  # there are none, or those of one call alone are more than the caches hold
             return [self.tensors]
         slab = _slab(streamed)
         found = []

@@ -8,7 +8,7 @@ import numpy as np
 
 from tilewright.measure.peers import Array, Peer
 
-__all__ = ["compare", "difference", "latency"]
+__all__ = ["compare", "difference", "latency", "relative_error"]
 
 _RESAMPLES = 2000
 #: A block of more runs is represented by so many of its quantiles: a median of thousands of runs is not worth seconds.
@@ -42,15 +42,28 @@ def compare(ours: Peer, other: Peer, seed: int = 0) -> dict[str, float]:
 
 
 def difference(ours: Sequence[Array], other: Sequence[Array]) -> float:
-    """The largest difference of two runtimes' outputs, relative to the largest output; inf where shapes differ."""
-    if [y.shape for y in ours] != [y.shape for y in other]:
+    """The largest :func:`relative_error` of two runtimes' outputs; inf where their numbers differ."""
+    if len(ours) != len(other):
         return float("inf")
-    differences = [
-        float(np.max(np.abs(a.astype(np.float64) - b)) / max(float(np.max(np.abs(b))), 1e-30))
-        for a, b in zip(ours, other, strict=True)
-        if a.size
-    ]
-    return max(differences, default=0.0)
+    return max(map(relative_error, ours, other), default=0.0)
+
+
+def relative_error(result: Array, reference: Array) -> float:
+    """Largest absolute difference over the largest absolute reference, of finite elements.
+
+    inf where the shapes differ, or the elements that are not finite.
+    """
+    if result.shape != reference.shape:
+        return float("inf")
+    finite = np.isfinite(reference)
+    if not np.array_equal(np.isfinite(result), finite):
+        return float("inf")
+    # As floats, because integers have no NaN, which ``equal_nan`` asks for.
+    if not np.array_equal(result[~finite].astype(np.float64), reference[~finite].astype(np.float64), equal_nan=True):
+        return float("inf")
+    ours, theirs = result[finite].astype(np.float64), reference[finite].astype(np.float64)
+    scale = float(np.max(np.abs(theirs), initial=0.0)) or 1.0
+    return float(np.max(np.abs(ours - theirs), initial=0.0)) / scale
 
 
 def _thinned(runs: Sequence[float]) -> Array:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from tilewright.control_groups import control_groups
+
 try:
     import resource
 except ImportError:  # not a POSIX system: nothing is known about our threads there
@@ -127,7 +129,8 @@ def machine_counters(root: Path = Path("/")) -> tuple[Counter, ...]:
     Args:
         root: what ``proc`` and ``sys`` are in.
     """
-    stat, groups = root / "proc/stat", _control_groups(root)
+    stat = root / "proc/stat"
+    groups = [group / "cpu.stat" for group in reversed(control_groups("cpu", root))]  # the nearest one first
     found = []
     if _stolen(stat) is not None:
         found.append(Counter("stolen time", partial(_or_zero, _stolen, stat), _STOLEN_SHARE * (os.cpu_count() or 1)))
@@ -159,20 +162,3 @@ def _throttled(path: Path) -> float | None:
     except (OSError, ValueError, IndexError):
         pass
     return None
-
-
-def _control_groups(root: Path) -> list[Path]:
-    """Where the statistics of this process's control group may be, of either version, the likeliest first."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    places = []
-    for line in lines:
-        _, _, rest = line.partition(":")  # 4:cpu,cpuacct:/group, or 0::/group in version 2
-        controllers, _, group = rest.partition(":")
-        if controllers == "" or "cpu" in controllers.split(","):
-            base = root / "sys/fs/cgroup" / controllers
-            # In a container the group's path is often the host's, and what is mounted is the group itself.
-            places += [base / group.lstrip("/") / "cpu.stat", base / "cpu.stat"]
-    return places

@@ -19,6 +19,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from tilewright.control_groups import control_groups
+
 __all__ = ["LOOK_SECONDS", "die_first", "held", "in_words", "usable_memory", "worker_share"]
 
 #: Seconds between two looks.
@@ -44,18 +46,10 @@ def usable_memory(root: Path = Path("/")) -> int:
         root: where ``proc`` and ``sys`` are.
     """
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    with contextlib.suppress(OSError, ValueError):
-        for line in (root / "proc/self/cgroup").read_text(encoding="ascii").splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers and "memory" not in controllers.split(","):
-                continue
-            mount, name = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
-            group = root / "sys/fs/cgroup" / mount
-            # A limit holds for all groups below its own. In a container the path may be the host's: the top is there.
-            for part in ["", *path.strip("/").split("/")]:
-                group = group / part
-                with contextlib.suppress(OSError, ValueError):  # "max", or no such group
-                    limits.append(int((group / name).read_text(encoding="ascii")))
+    for group in control_groups("memory", root):
+        for name in ("memory.max", "memory.limit_in_bytes"):  # version 2, version 1
+            with contextlib.suppress(OSError, ValueError):  # "max", or no such group
+                limits.append(int((group / name).read_text(encoding="ascii")))
     return min(limits)
 
 

@@ -37,8 +37,11 @@ class PeerProcess:
     """
 
     def __init__(self, threads: int) -> None:
-        self._connection, theirs = Pipe()
-        lifeline, self._lifeline = os.pipe()
+        try:
+            self._connection, theirs = Pipe()
+            lifeline, self._lifeline = os.pipe()
+        except OSError as error:
+            raise MeasureError(f"comparing needs processes, but none can be started: {error}") from error
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _BOOT.format(path=sys.path, arguments=f"{theirs.fileno()}, {lifeline}")],

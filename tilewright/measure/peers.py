@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tilewright.errors import MeasureError
 from tilewright.measure.peer_process import PeerProcess
 
-__all__ = ["Array", "Entrant", "InputSpec", "Peer", "Runnable", "race", "random_inputs"]
+__all__ = ["Array", "Entrant", "InputSpec", "Peer", "Runnable", "race", "random_inputs", "turn_runs"]
 
 Array: TypeAlias = NDArray[Any]
 
@@ -170,6 +170,12 @@ def random_inputs(specs: Sequence[InputSpec], seed: int) -> list[Array]:
     return arrays
 
 
+def turn_runs(seconds: float, block_seconds: float) -> tuple[int, int]:
+    """How many runs of ``seconds`` each a turn of about ``block_seconds`` warms up with, and how many it times."""
+    runs = max(1, round(block_seconds / max(seconds, 1e-9)))
+    return 0 if seconds > _LONG_RUN else _WARM_UP if runs > 1 else 1, runs
+
+
 class _Turns:
     """The turns of one process."""
 
@@ -177,8 +183,7 @@ class _Turns:
         self.process = process
         self._peer = peer
         self._seconds = seconds
-        self._runs = max(1, round(block_seconds / seconds))
-        self._warm_up = 0 if seconds > _LONG_RUN else _WARM_UP if self._runs > 1 else 1
+        self._warm_up, self._runs = turn_runs(seconds, block_seconds)
         turn = seconds * (self._runs + self._warm_up)
         turns = min(blocks, max(_LEAST_BLOCKS, int(_MOST_SECONDS / turn)))
         self._every = math.ceil(blocks / turns)

@@ -17,6 +17,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
 
 import numpy as np
@@ -198,8 +199,10 @@ class LocalPool:
         left = [index for index in range(len(batch.configs)) if index not in batch.done]
         if left:
             rows = np.asarray([batch.configs[index] for index in left], dtype=np.int32)
-            batch.done.update(zip(left, self.measure(space, rows, math.inf, deadline), strict=False))
-        return [batch.done[index] for index in sorted(batch.done)]
+            places = {batch.configs[index]: index for index in left}
+            batch.done.update({places[m.config]: m for m in self.measure(space, rows, math.inf, deadline)})
+        measured = [batch.done[index] for index in sorted(batch.done)]
+        return _as_often(measured) if left else measured
 
     @contextmanager
     def _batch(
@@ -410,7 +413,9 @@ class LocalPool:
     def _on_timed(self, process: WorkerProcess, index: int, reply: Timed, batch: Batch) -> None:
         """Keep a latency. Where it was disturbed and matters, the candidate has another turn, after the others."""
         batch.turns[index] += 1
-        repeats = batch.faster(index, reply.repeats) if reply.causes else reply.repeats
+        # One that was dropped at once (a single reading) asked no witness.
+        doubtful = bool(reply.causes) or len(reply.repeats) == 1
+        repeats = batch.faster(index, reply.repeats) if doubtful else reply.repeats
         # What is left of the batch need not beat less than this one.
         batch.best = min(batch.best, robust_seconds(repeats))
         if reply.causes and batch.turns[index] == 1:
@@ -493,3 +498,9 @@ class LocalPool:
         self._statistics.measured += 1
         if self.on_measurement is not None:
             self.on_measurement(measurement)
+
+
+def _as_often(measured: list[Measurement]) -> list[Measurement]:
+    """The same with as many repeats each, but for those that were dropped at once: none lost a race by having fewer."""
+    least = min((len(m.repeats) for m in measured if len(m.repeats) > 1), default=1)
+    return [replace(m, repeats=m.repeats[:least]) if m.ok else m for m in measured]

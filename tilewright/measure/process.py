@@ -63,10 +63,13 @@ class WorkerProcess:
         self.building: int | None = None
         self.built: list[int] = []
         self._peak = 0
-        # An anonymous file rather than a pipe: nobody has to empty it, and it leaves nothing behind.
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115  closed in kill()
-        self.connection, theirs = Pipe()
-        lifeline, self._lifeline = os.pipe()
+        try:
+            # An anonymous file rather than a pipe: nobody has to empty it, and it leaves nothing behind.
+            self._output = tempfile.TemporaryFile()  # noqa: SIM115  closed in kill()
+            self.connection, theirs = Pipe()
+            lifeline, self._lifeline = os.pipe()
+        except OSError as error:
+            raise MeasureError(f"measuring needs worker processes, but none can be started: {error}") from error
         code = _BOOT.format(path=sys.path, arguments=f"{theirs.fileno()}, {lifeline}, {target.cores}")
         try:
             self._process = subprocess.Popen(

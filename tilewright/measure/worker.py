@@ -58,6 +58,8 @@ __all__ = ["main"]
 #: together stay below the bytes.
 _KEPT_TASKS = 64
 _KEPT_BYTES = 96 << 20
+#: A default whose first call takes longer, in seconds, does not tell how fast the machine is: candidates would wait.
+_LONGEST_ANCHOR = 0.2
 #: Length of a message that goes into the records.
 _MESSAGE = 300
 
@@ -106,12 +108,14 @@ class _Prepared:
         reference: what the outputs must be.
         default: the default config's kernel, where this worker has built it for the reference: it is usually the first
             candidate, too, and it tells how fast the machine is.
+        quick: whether the default is there and takes so little that it may be timed before and after each batch.
     """
 
     space: DesignSpace
     parameters: tuple[Parameter, ...] = ()
     reference: Reference | None = None
     default: tuple[tuple[int, ...], _Kernel] | None = None
+    quick: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,17 +174,19 @@ class _Worker:
             except Exception as error:
                 return Prepared(_words(error))
         self._tasks.move_to_end(key)
-        if task.reference is None and command.use_default:
+        if command.use_default and task.default is None:
             config = task.space.default()
             kernel = self._compile(config)
             # If it fails, the first candidate that runs becomes the reference.
-            if isinstance(kernel, _Kernel) and isinstance(self._first(task, kernel), float):
+            seconds = self._first(task, kernel) if isinstance(kernel, _Kernel) else None
+            if isinstance(kernel, _Kernel) and isinstance(seconds, float):
                 task.default = (tuple(int(index) for index in config), kernel)
+                task.quick = seconds < _LONGEST_ANCHOR
         elif task.reference is not None and self._arguments is None:
             # In its first run it would be in time as well, but there nothing is done in parallel.
             self._arguments = Arguments(task.parameters, key, self._streamed)
         self._forget()
-        return Prepared(reference=task.reference is not None, anchor=task.default is not None)
+        return Prepared(reference=task.reference is not None, anchor=task.quick)
 
     def _forget(self) -> None:
         """Drop the tasks used longest ago until what is kept is within bounds."""

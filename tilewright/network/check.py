@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tilewright.measure.compare import relative_error
 from tilewright.network.executable import Executable
 from tilewright.network.network import Network
 from tilewright.network.tasks import Extraction
@@ -22,22 +23,14 @@ _TELLING = 0.01
 _SCALES = (1.0, 0.1, 0.01, 0.001)
 
 
-def relative_error(result: NDArray[Any], reference: NDArray[Any]) -> float:
-    """Largest absolute difference over the largest absolute reference; inf where one is not finite and the other is."""
-    if result.shape != reference.shape or not np.array_equal(np.isfinite(result), np.isfinite(reference)):
-        return float("inf")
-    if reference.size == 0:
-        return 0.0
-    scale = float(np.max(np.abs(reference))) or 1.0
-    return float(np.max(np.abs(result.astype(np.float64) - reference.astype(np.float64)))) / scale
-
-
 def _reference(network: Network) -> Callable[[Sequence[NDArray[Any]]], list[NDArray[Any]]] | None:
     """Runs ONNX Runtime or PyTorch; None where the network came from neither."""
     if network.program is not None:
         import torch
 
-        module = network.program.module()
+        from tilewright.network.torch_model import flat_module
+
+        module = flat_module(network.program)
 
         def by_torch(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
             with torch.inference_mode():

@@ -19,7 +19,7 @@ from tilewright.network.program import KernelTime, MachineProgram, PlanProgram, 
 from tilewright.reading import open_regular, read_arrays
 from tilewright.tvm_compat import usable_cores
 
-__all__ = ["FORMAT", "Executable", "load_executable"]
+__all__ = ["FORMAT", "Executable", "load_executable", "wanted_threads"]
 
 
 class Executable:
@@ -115,7 +115,7 @@ def load_executable(path: str | Path) -> Executable:
     folder = Path(path)
     manifest = read_manifest(folder)
     weights = listed(folder, manifest, WEIGHTS)
-    threads = _threads()
+    threads = wanted_threads()
     # A copy, because the loader takes a path that it has seen for the library it holds already, although the file was
     # replaced; and because nobody else can change it after its checksum was compared.
     with tempfile.TemporaryDirectory(prefix="tilewright-") as fresh:
@@ -143,8 +143,12 @@ def load_executable(path: str | Path) -> Executable:
 _LOADING = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError, MemoryError)
 
 
-def _threads() -> int:
-    """How many threads an executable runs on: all usable cores, if the user does not say."""
+def wanted_threads() -> int:
+    """How many threads an executable runs on: as ``TVM_NUM_THREADS`` says, otherwise one for each usable core.
+
+    Raises:
+        TargetError: the variable is set to what is no number of threads.
+    """
     text = os.environ.get("TVM_NUM_THREADS") or str(usable_cores())
     if not re.fullmatch(r"[1-9][0-9]{0,4}", text):
         raise TargetError(f"TVM_NUM_THREADS is a number of threads from 1 up, but it is {text!r}; correct or unset it")

@@ -92,21 +92,22 @@ def _fix_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -
 def _fill_weights(model: onnx.ModelProto) -> set[str]:
     """Give random values to weights that the file only declares.
 
-    Models without their weights (the light networks of the onnx package) make them by ConstantOfShape. Uniform
-    weights would hide wrong indexing from the check, so they get random values, the same for the same name.
+    Models without their weights (the light networks of the onnx package) make them by ConstantOfShape, as
+    ``onnx.tools.replace_constants`` writes and names it; any other is a constant of the model's own. Uniform weights
+    would hide wrong indexing from the check, so they get random values, the same for the same name.
     """
     graph = model.graph
     shapes = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.data_type == onnx.TensorProto.INT64}
     positive = {name for n in graph.node if n.op_type == "BatchNormalization" for name in (n.input[1], n.input[4])}
+    constant = [n for n in graph.node if n.op_type == "ConstantOfShape" and n.input[0] in shapes]
+    wanted = {node.output[0]: tuple(map(int, shapes[node.input[0]].reshape(-1))) for node in constant}
+    check_filled(wanted)
     filled = [
         n
-        for n in graph.node
-        if n.op_type == "ConstantOfShape"
-        and n.input[0] in shapes
+        for n in constant
+        if n.input[0] == f"{n.output[0]}__SHAPE"
         and all(numpy_helper.to_array(a.t).dtype == np.float32 for a in n.attribute)
     ]
-    wanted = {node.output[0]: tuple(map(int, shapes[node.input[0]].reshape(-1))) for node in filled}
-    check_filled(wanted)
     for node in filled:
         shape = wanted[node.output[0]]
         name = node.output[0]
@@ -181,6 +182,7 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     import onnxruntime
 
+    weights = {tensor.name for tensor in model.graph.initializer}
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4
@@ -203,10 +205,10 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
                 ) from exc
             raise ModelFormatError(f"the model is not valid ONNX: {_first_line(exc)}; export it again") from exc
     _split_batch_norms(result)
-    constants = {tensor.name for tensor in result.graph.initializer}
-    used = {name for node in result.graph.node for name in node.input}
-    # What ConstantOfShape nodes read stays behind as inputs that nobody reads, and old files list weights as inputs.
-    kept = [v for v in result.graph.input if v.name in used and v.name not in constants]
+    weights |= {tensor.name for tensor in result.graph.initializer}
+    # What ConstantOfShape nodes read stays behind as inputs that nobody reads, and old files list weights as inputs. An
+    # input of the model's own stays, whether anybody reads it or not, as other runtimes want it.
+    kept = [v for v in result.graph.input if v.name not in weights]
     del result.graph.input[:]
     result.graph.input.extend(kept)
     return result

@@ -114,9 +114,9 @@ def pytorch_compiled(model: str, target: str) -> Runnable:
 def _torch_module(model: str) -> Any:
     if _is_program(model):
         _need("torch")
-        from tilewright.network.torch_model import read_program
+        from tilewright.network.torch_model import flat_module, read_program
 
-        return read_program(Path(model)).module()
+        return flat_module(read_program(Path(model)))
     _need("torch", "onnx2torch")
     from tilewright.network.torch_model import module_from_onnx
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["serve"]
 
 #: Operators that can make infinities or NaN in lanes that hold no channel, which weights of zero do not silence.
-_UNSAFE = {"divide", "exp", "sqrt", "rsqrt"}
+_UNSAFE = {"divide", "exp", "log", "sqrt", "rsqrt"}
 #: So many blocks of output channels, or more, get an empty one where they divide neither by 2 nor by 3: the best tiles
 #: have two or three blocks. (The 125 of SqueezeNet's classifier, by 5 or alone, ran at 4/5 of the speed.)
 _MANY_BLOCKS = 25
@@ -227,9 +227,10 @@ def unary(walk: Rewriter, call: Any, args: list[Value]) -> Value | None:
 
 def binary(walk: Rewriter, call: Any, args: list[Value]) -> Value | None:
     # The layout of a convolution's result, which this is fused with: the other operand is converted.
-    first = min((a for a in args if a.packed is not None), key=lambda a: not a.fused, default=None)
     shape = shape_of(call)
-    if first is None or first.shape != shape or len(shape) != 4 or unsafe(walk, call, first):
+    whole = (a for a in args if a.packed is not None and a.shape == shape)
+    first = min(whole, key=lambda a: not a.fused, default=None)
+    if first is None or len(shape) != 4 or unsafe(walk, call, first):
         return None
     operands = []
     for arg in args:

@@ -126,11 +126,18 @@ class Plan:
             raise ValueError(f"its tensors need {self.arena_bytes:,} bytes, but this machine has {memory:,}")
         if self.vector not in (16, 32, 64):
             raise ValueError(f"a vector register has 16, 32 or 64 bytes, but this has {self.vector}")
-        for tensor in self.tensors:
+        # Kernels load whole vectors; a copy may go to any element of what it is a part of.
+        whole = {
+            *self.inputs,
+            *self.outputs,
+            *(number for call in self.calls if call.kernel for number in call.tensors),
+        }
+        for number, tensor in enumerate(self.tensors):
             if len(tensor.shape) > _MOST_DIMENSIONS or np.dtype(tensor.dtype).kind not in "iufb":
                 raise ValueError(f"{tensor} is no tensor of numbers")
             if tensor.region == ARENA:
-                fits = tensor.place % self.vector == 0 and tensor.place + tensor.bytes <= self.arena_bytes
+                step = self.vector if number in whole else np.dtype(tensor.dtype).itemsize
+                fits = tensor.place % step == 0 and tensor.place + tensor.bytes <= self.arena_bytes
             else:
                 fits = tensor.place < len(weights) and tensor.bytes <= weights[tensor.place].nbytes
             if not fits or tensor.region not in (ARENA, WEIGHTS):

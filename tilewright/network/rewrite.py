@@ -209,9 +209,9 @@ class Rewriter:
         out = relax.TensorType(shape, "float32")
         return self.emit(relax.call_tir(self.builder.add_func(function, name), arguments, out))
 
-    def channel_block(self, channels: int, most: int | None = None) -> int:
+    def channel_block(self, channels: int) -> int:
         """The largest divisor of ``channels`` that fits a vector register."""
-        return max(d for d in range(1, (most or self.lanes) + 1) if channels % d == 0)
+        return max(d for d in range(1, self.lanes + 1) if channels % d == 0)
 
     # The walk
 
@@ -311,7 +311,8 @@ class Rewriter:
 def rewrite(network: Network, target: Target, algorithms: Mapping[Convolution, Algorithm] | None = None) -> Rewritten:
     """The network with blocked layouts where its convolutions and matrix products are served by the template.
 
-    An operator that the rewriter cannot serve keeps its plain layout and is listed in ``fallbacks``.
+    An operator that the rewriter cannot serve keeps its plain layout. Convolutions and matrix products among them are
+    listed in ``fallbacks``.
 
     Args:
         network: the network.
@@ -341,7 +342,9 @@ def rewrite(network: Network, target: Target, algorithms: Mapping[Convolution, A
                 for binding in block.bindings:
                     walk.bindings[binding.var] = binding.value
                     walk.values[binding.var] = walk.visit(binding.value)
-            value = walk.values[main.body.body]
+            value = walk.values.get(main.body.body) or walk.generic(main.body.body)
+            if isinstance(value, list):
+                value = relax.Tuple([walk.plain(part) for part in value])
             output = builder.emit_output(walk.plain(value) if isinstance(value, Value) else value)
         builder.emit_func_output(output)
     module = builder.finalize()

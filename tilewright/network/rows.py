@@ -44,11 +44,8 @@ def softmax(shape: tuple[int, ...], lanes: int, safe: bool) -> Any:
     return _function([x, y])
 
 
-def layer_norm(shape: tuple[int, ...], lanes: int, epsilon: float, scaled: bool = True) -> Any:
-    """Layer norm over the last dimension, of ``lanes`` elements or more. Gives a PrimFunc (data, scale, shift, output).
-
-    Without ``scaled`` there are no scale and shift.
-    """
+def layer_norm(shape: tuple[int, ...], lanes: int, epsilon: float) -> Any:
+    """Layer norm over the last dimension, of ``lanes`` elements or more: a PrimFunc (data, scale, shift, output)."""
     from tvm import te, tirx
 
     x = te.placeholder(shape, name="data")
@@ -71,9 +68,6 @@ def layer_norm(shape: tuple[int, ...], lanes: int, epsilon: float, scaled: bool 
         lambda *i: tirx.const(1.0, "float32") / te.sqrt(squares(*i) * share + tirx.const(epsilon, "float32")),
         name="row_scale",
     )
-    if not scaled:
-        y = te.compute(shape, lambda *i: (x(*i) - mean(*i[:-1])) * scale(*i[:-1]), name="layer_norm")
-        return _function([x, y])
     gamma, beta = te.placeholder((n,), name="scale"), te.placeholder((n,), name="shift")
     y = te.compute(
         shape, lambda *i: (x(*i) - mean(*i[:-1])) * scale(*i[:-1]) * gamma[i[-1]] + beta[i[-1]], name="layer_norm"

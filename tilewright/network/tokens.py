@@ -200,7 +200,7 @@ def _trimmed(shape: list[int]) -> tuple[int, ...]:
 # Row by row
 
 
-def _rows(walk: Rewriter, value: Value) -> tuple[View, tuple[int, ...]] | None:
+def _rows(walk: Rewriter, value: Value) -> tuple[View, tuple[int, ...]]:
     """The tensor's view and its base's shape as rows, where the view's rows are rows of the base."""
     view = walk.whole(value)
     last = [a for a in view.dims[-1] if a.extent > 1]
@@ -209,9 +209,7 @@ def _rows(walk: Rewriter, value: Value) -> tuple[View, tuple[int, ...]] | None:
         walk.materialise(value)
         view = walk.view(value)
     n = value.shape[-1]
-    kept = [d for d in view.base_shape if d > 1]
-    shape = (math.prod(kept[:-1]), n) if kept[-1] == n else (math.prod(kept) // n, n)
-    return view, shape
+    return view, (math.prod(view.base_shape) // n, n)
 
 
 def _as_rows(view: View, n: int, out: int) -> View:
@@ -228,7 +226,7 @@ def dense(walk: Rewriter, call: Any, left: Value, recipe: Recipe) -> Value | Non
     x = walk.channel_block(n)
     if x < walk.lanes // 2:
         return None
-    view, shape = _rows(walk, left)  # type: ignore[misc]
+    view, shape = _rows(walk, left)
     source = walk.reshaped(left.base, shape)
     packed = recipe.reshape((depth, n // x, x)).transpose((1, 0, 2))
     function = blocked.dense(shape[0], packed.shape)
@@ -259,7 +257,7 @@ def _row_wise(
     n = value.shape[-1]
     if value.dtype != "float32" or n < walk.lanes:
         return None
-    view, shape = _rows(walk, value)  # type: ignore[misc]
+    view, shape = _rows(walk, value)
     result = walk.call(make(shape), [walk.reshaped(value.base, shape), *more], shape, name)
     return Value(value.shape, base=result, view=_as_rows(view, n, n), fresh=True)
 

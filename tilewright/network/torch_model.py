@@ -18,7 +18,7 @@ from tilewright.errors import (
 )
 from tilewright.network.torch_file import check_program
 
-__all__ = ["SUFFIX", "module_from_onnx", "onnx_from_program", "read_program", "write_program"]
+__all__ = ["SUFFIX", "flat_module", "module_from_onnx", "onnx_from_program", "read_program", "write_program"]
 
 #: What ``torch.export.save`` calls its files.
 SUFFIX = ".pt2"
@@ -67,6 +67,33 @@ def write_program(program: Any, path: Path) -> None:
             torch.export.save(program, str(path))
     except (OSError, RuntimeError) as exc:
         raise OutputError(f"the model cannot be written to {path}: {exc}") from exc
+
+
+def flat_module(program: Any) -> Any:
+    """The module of an ``ExportedProgram``, which takes its inputs one by one and gives its outputs as a tuple.
+
+    That is how executables have them. The program may want them by name, or in lists and dictionaries.
+    """
+    import torch
+    from torch.utils import _pytree as pytree
+
+    module, spec = program.module(), program.call_spec.in_spec
+    plain_in = pytree.tree_unflatten(list(range(spec.num_leaves)), spec) == (tuple(range(spec.num_leaves)), {})
+    outputs = program.call_spec.out_spec
+    plain_out = pytree.tree_unflatten([0] * outputs.num_leaves, outputs) in (0, (0,) * outputs.num_leaves)
+    if plain_in and plain_out:
+        return module
+
+    class Flat(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = module
+
+        def forward(self, *tensors: Any) -> Any:
+            arguments, named = pytree.tree_unflatten(list(tensors), spec)
+            return tuple(pytree.tree_leaves(self.inner(*arguments, **named)))
+
+    return Flat()
 
 
 def onnx_from_program(program: Any, path: Path) -> None:

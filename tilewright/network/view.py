@@ -80,7 +80,6 @@ class View:
                 elif atom.extent % wanted == 0:
                     parts = (Atom(wanted), Atom(atom.extent // wanted))
                     view = view.split(atom, parts)
-                    dims = [tuple(a for a in d if a is not atom) for d in dims]
                     dim.append(parts[0])
                     queue.insert(0, parts[1])
                     wanted = 1

@@ -25,10 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BLOCKS", "TILES", "Tiling", "data_transform", "fused", "inverse_transform", "products", "transform_weight"]
+__all__ = ["BLOCKS", "Tiling", "data_transform", "fused", "inverse_transform", "products", "transform_weight"]
 
-#: The output tiles that there are transforms for.
-TILES = (2, 4)
 #: The last stage of a transform, by which its design space knows it, with and without consumers.
 BLOCKS = ("winograd_data", "winograd_inverse")
 

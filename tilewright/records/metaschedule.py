@@ -19,6 +19,7 @@ from tilewright.errors import OutputError, RecordsError, SpaceError
 from tilewright.measure.outcome import Measurement
 from tilewright.records.store import Query, Store
 from tilewright.space.module import space_errors, task_module
+from tilewright.space.recorded import check_recorded
 from tilewright.space.registry import make_space
 from tilewright.space.space import DesignSpace
 from tilewright.target import Target
@@ -109,7 +110,7 @@ def write_metaschedule(store: Store, tasks: Iterable[Task], target: Target, fold
 def _check(folder: Path) -> None:
     """Refuse to add to a database, whose records may be of another machine."""
     for name in (WORKLOADS, RECORDS):
-        if (folder / name).exists():
+        if os.path.exists(folder / name):
             raise OutputError(f"a database is written into a directory without one, but {folder} has a {name}")
 
 
@@ -127,6 +128,7 @@ def _write_task(database: Any, store: Store, task: Task, target: Target, count: 
     from tvm.s_tir.meta_schedule.arg_info import ArgInfo
     from tvm.s_tir.meta_schedule.database import TuningRecord
 
+    check_recorded(task)
     space = make_space(task, target)
     best = store.best(task.key, target.key, space.template, count)
     if not best:

@@ -23,6 +23,7 @@ from tilewright.records.codec import LONGEST, shorten
 from tilewright.records.metaschedule import RECORDS, WORKLOADS, workload_module
 from tilewright.records.store import Query, Store
 from tilewright.space.auto import AutoSpace
+from tilewright.space.recorded import check_recorded
 from tilewright.space.stored_trace import TraceReader
 from tilewright.target import Target
 from tilewright.task import Task
@@ -123,9 +124,10 @@ def _hashes(tasks: Iterable[Task]) -> dict[str, Task]:
     found: dict[str, Task] = {}
     for task in tasks:
         try:
+            check_recorded(task)
             main = workload_module(task)["main"]
         except SpaceError:
-            continue  # of another version of TVM
+            continue  # damaged, or of another version of TVM
         for function in (main, *(main.with_attr("op_pattern", pattern) for pattern in _PATTERNS)):
             found[str(structural_hash(IRModule({"main": function})) & (1 << 64) - 1)] = task
     return found
@@ -235,8 +237,8 @@ def _seconds(value: Any) -> tuple[float, ...]:
         return ()
     if not isinstance(value, list) or any(type(item) not in (int, float) for item in value):
         raise ValueError(f"times are a list of seconds, but this is {shorten(value)}")
-    # MetaSchedule writes 1e10 for what failed.
-    if any(item > LONGEST for item in value):
+    # MetaSchedule writes 1e10 for what failed; nothing takes no time at all.
+    if any(item > LONGEST or item == 0 for item in value):
         return ()
     if not all(item >= 0 for item in value):
         raise ValueError(f"times are numbers from 0 up, but these are {shorten(value)}")

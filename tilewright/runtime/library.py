@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
@@ -85,7 +87,9 @@ def bind(library: ctypes.CDLL) -> ctypes.CDLL:
 @lru_cache(maxsize=1)
 def _shared() -> ctypes.CDLL:
     """The runtime as a library of its own, compiled once for all processes of this user."""
-    key = hashlib.sha256(SOURCE.read_bytes() + find_compiler().encode()).hexdigest()[:16]
+    # The directory may be shared by machines of several kinds.
+    about = (find_compiler(), *_FLAGS, sys.platform, platform.machine())
+    key = hashlib.sha256(SOURCE.read_bytes() + " ".join(about).encode()).hexdigest()[:16]
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     path = Path(base).expanduser() / "tilewright" / f"runtime-{key}.so"
     if not path.is_file():

@@ -41,10 +41,11 @@ class BayesianSearch:
 
     The process (:mod:`tilewright.search.gaussian_process`) is fitted to the logarithm of the latencies. Candidates are
     random configs, all one-knob neighbours of the fastest, and moves of two knobs. They are picked one after the other
-    by expected improvement, each as if the ones before had been measured with the expected result, so that a batch
-    spreads out as far as its members tell about each other. Before there are measurements, half of the proposals are
-    one or two moves away from the space's default, which is no random config; the others are random, as they are where
-    there are too few candidates. (BaCO, arXiv 2212.11142, searches compilers' knobs in this way, one at a time.)
+    by expected improvement on the best measured, each as if the ones before had been measured with the expected result,
+    so that a batch spreads out as far as its members tell about each other. Before there are measurements, half of the
+    proposals are one or two moves away from the space's default, which is no random config; the others are random, as
+    they are where there are too few candidates. (BaCO, arXiv 2212.11142, searches compilers' knobs in this way, one at
+    a time.)
 
     Cost models learn what makes programs fast from features of the program; this learns it from the names of the
     choices alone, and knows how sure it is.
@@ -241,9 +242,13 @@ class _Prior:
         """See what the scorer thinks now."""
         scores = self._scorer(self._sample)
         self._centre = float(scores.mean()) if len(scores) else 0.0
+        self._least = float(scores.min()) if len(scores) else 0.0
         spread = float(scores.std()) if len(scores) else 0.0
         self.knows = math.isfinite(spread) and spread > 0
         self._spread = spread if self.knows else 1.0
 
     def __call__(self, configs: Configs) -> NDArray[np.float64]:
-        return (self._scorer(configs) - self._centre) / self._spread
+        scores = self._scorer(configs)
+        # What the scorer does not know is the worst that it knows.
+        scores = np.where(np.isfinite(scores), scores, self._least)
+        return (scores - self._centre) / self._spread

@@ -61,6 +61,8 @@ class GreedyBestFirst:
         # Ties are a matter of who came first, not of the config's bytes.
         self._queue: list[tuple[float, int, bytes]] = []
         self._again: list[tuple[float, int, bytes]] = []
+        #: What has been in it: configs are told again where readings of a task are corrected.
+        self._queued: set[bytes] = set()
         self._told = 0
 
     def ask(self, count: int) -> Configs:
@@ -78,7 +80,9 @@ class GreedyBestFirst:
                 heapq.heapify(self._queue)
             entry = heapq.heappop(self._queue)
             rows, rest = self._expand(from_keys(self._space, [entry[2]])[0], missing)
-            if rest:
+            if rest and len(rows) < self._breadth:  # the batch ended in the middle of it
+                heapq.heappush(self._queue, entry)
+            elif rest:
                 self._again.append(entry)
             self.seen.propose(rows)
             parts.append(rows)
@@ -97,7 +101,8 @@ class GreedyBestFirst:
         rows = check(self._space, configs)
         self.seen.tell(rows)
         for name, time in zip(keys(rows).tolist(), np.asarray(seconds, dtype=np.float64).tolist(), strict=True):
-            if math.isfinite(time):
+            if math.isfinite(time) and name not in self._queued:
+                self._queued.add(name)
                 heapq.heappush(self._queue, (time, self._told, name))
             self._told += 1
 

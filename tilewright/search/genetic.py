@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.search.ledger import Ledger
-from tilewright.space.configs import canonical, cardinalities, check, crossover, distinct, sample
+from tilewright.space.configs import canonical, cardinalities, check, crossover, distinct, keys, sample
 from tilewright.space.space import Configs, DesignSpace
 
 __all__ = ["Genetic"]
@@ -56,7 +56,8 @@ class Genetic:
         self._mutation = mutation
         width = len(space.knobs)
         self._parents = np.empty((0, width), dtype=np.int32), np.empty(0)
-        self._next: list[tuple[Configs, NDArray[np.float64]]] = []
+        self._next: list[Configs] = []
+        self._speed: dict[bytes, float] = {}
 
     def ask(self, count: int) -> Configs:
         """At most ``count`` new configs, ``(n, knobs)``: children first, random ones last."""
@@ -85,13 +86,17 @@ class Genetic:
         times = np.asarray(seconds, dtype=np.float64)
         good = np.isfinite(times) & (times > 0)
         speed = np.where(good, 1.0 / np.where(good, times, 1.0), 0.0)
-        self._next.append((rows, speed))
-        if sum(len(told) for told, _ in self._next) >= self._population:
+        names = keys(rows).tolist()
+        # What was known before, and is told again since readings of the task are corrected, is no new generation.
+        new = np.asarray([self._speed.get(name, 0.0) == 0.0 for name in names], dtype=np.bool_)
+        self._speed.update(zip(names, speed.tolist(), strict=True))
+        self._next.append(rows[new])
+        if sum(map(len, self._next)) >= self._population:
             self._generation()
 
     def _generation(self) -> None:
-        rows = np.concatenate([self._parents[0], *(told for told, _ in self._next)])
-        speed = np.concatenate([self._parents[1], *(fast for _, fast in self._next)])
+        rows = distinct(np.concatenate([self._parents[0], *self._next]))
+        speed = np.asarray([self._speed[name] for name in keys(rows).tolist()], dtype=np.float64)
         old = len(self._parents[0])
         elite = np.argsort(-speed, kind="stable")[: self._elite]
         chosen = np.union1d(elite, np.arange(old, len(rows)))

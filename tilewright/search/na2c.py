@@ -199,9 +199,10 @@ class _Network:
             raise MissingExtraError("PyTorch", "torch") from exc
         self._torch = torch
         generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
-        self._shared = torch.nn.Linear(inputs, hidden)
-        self._actor = torch.nn.Linear(hidden, actions)
-        self._critic = torch.nn.Linear(hidden, 1)
+        with torch.random.fork_rng(devices=[]):  # making layers draws from PyTorch's global generator
+            self._shared = torch.nn.Linear(inputs, hidden)
+            self._actor = torch.nn.Linear(hidden, actions)
+            self._critic = torch.nn.Linear(hidden, 1)
         self._parameters = [p for layer in (self._shared, self._actor, self._critic) for p in layer.parameters()]
         for parameter in self._parameters:  # from our generator, not from PyTorch's global one
             bound = 1.0 / math.sqrt(max(1, parameter.shape[-1]))

@@ -57,7 +57,7 @@ class DesignSpace(Protocol):
         ...
 
     def schedule(self, config: NDArray[np.int32]) -> Schedule:
-        """The program of one config. The only method that calls TVM. Raises ``SpaceError``."""
+        """The program of one config. Only this and ``default`` may call TVM. Raises ``SpaceError``."""
         ...
 
 

@@ -119,13 +119,6 @@ class RunningBudget:
         """Trials left, never negative: a whole number, or inf without a limit of trials."""
         return math.inf if self.budget.trials is None else max(0, self.budget.trials - self.trials)
 
-    @property
-    def fraction(self) -> float:
-        """How much is spent, from 0 to 1, of whichever limit is nearer to its end."""
-        of_time = 0.0 if self.budget.seconds is None else self.elapsed / self.budget.seconds
-        of_trials = 0.0 if self.budget.trials is None else self.trials / self.budget.trials
-        return min(1.0, max(of_time, of_trials))
-
     def spend(self, trials: int) -> None:
         """Count ``trials`` measured candidates. More than remain is no error: a batch is not torn apart."""
         if trials < 0:

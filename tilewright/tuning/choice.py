@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 from tilewright.errors import SpaceError
 from tilewright.network.kernels_check import KernelCheck, check_kernels
@@ -20,13 +23,20 @@ class Choice:
 
     Attributes:
         functions: scheduled functions by ``Task.key``; a task without one is built as TVM builds it, unscheduled.
-        configs: the config of each, by ``Task.key``; None: the default.
-        defaults: names of the tasks that have only their default.
+        configs: the config of each, by ``Task.key``; None or none: the default.
     """
 
     functions: dict[str, Any] = field(default_factory=dict)
     configs: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
-    defaults: list[str] = field(default_factory=list)
+
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        """The keys of tasks that run with something else than their default."""
+        return tuple(key for key, config in self.configs.items() if config is not None)
+
+    def without(self, keys: Collection[str]) -> Choice:
+        """The same where some tasks, by their keys, were given their default functions."""
+        return replace(self, configs=self.configs | dict.fromkeys(keys))
 
 
 def chosen(extraction: Extraction, tuner: NetworkTuner) -> Choice:
@@ -37,12 +47,12 @@ def chosen(extraction: Extraction, tuner: NetworkTuner) -> Choice:
         try:
             space = known.space if known is not None else make_space(use.task, extraction.target)
             config = known.best_config if known is not None else None
-            if config is None:
-                found.defaults.append(use.task.name)
-            found.configs[key] = None if config is None else tuple(int(index) for index in config)
+            if config is not None and np.array_equal(config, space.default()):
+                config = None
             found.functions[key] = space.schedule(space.default() if config is None else config).mod["main"]
         except SpaceError:
-            found.defaults.append(use.task.name)
+            continue
+        found.configs[key] = None if config is None else tuple(int(index) for index in config)
     return found
 
 
@@ -54,13 +64,16 @@ def checked(extraction: Extraction, choice: Choice, seconds: float) -> tuple[Cho
         choice: of each task.
         seconds: that checking may take, about; what there is no time for is taken as it is.
     """
-    spaces = {use.task.key: use.task for use in extraction.uses if choice.configs.get(use.task.key) is not None}
     defaults: dict[str, Any] = {}
-    for key, task in spaces.items():
-        space = make_space(task, extraction.target)
-        defaults[key] = space.schedule(space.default()).mod["main"]
+    incomparable: list[str] = []
+    for use in extraction.uses:
+        if use.task.key in choice.tuned:
+            space = make_space(use.task, extraction.target)
+            try:
+                defaults[use.task.key] = space.schedule(space.default()).mod["main"]
+            except SpaceError:
+                incomparable.append(use.task.key)
     found = check_kernels(extraction, choice.functions, defaults, seconds)
+    found = replace(found, unchecked=(*found.unchecked, *incomparable))
     functions = choice.functions | {key: defaults[key] for key in found.wrong}
-    configs = choice.configs | dict.fromkeys(found.wrong)
-    names = [task.name for key, task in spaces.items() if key in found.wrong]
-    return Choice(functions, configs, choice.defaults + names), found
+    return Choice(functions, choice.configs).without(found.wrong), found

@@ -63,7 +63,7 @@ def collect(
         choices = cardinalities(space).tolist()
         for m in store.scan(Query(task.key, target.key, space.template)):
             if len(m.config) == len(choices) and all(0 <= i < c for i, c in zip(m.config, choices, strict=True)):
-                repeats.setdefault(m.config, []).extend(m.repeats if m.ok else ())
+                repeats.setdefault(m.config, []).extend(s for s in m.repeats if m.ok and s > 0)
                 if m.outcome is Outcome.WRONG_RESULT:
                     wrong.add(m.config)
                 latest = max(latest, m.time)

@@ -97,7 +97,7 @@ class EarlierTask:
         for m in store.scan(Query(space.task.key, target.key, space.template)):
             # Rows of a changed template, or damaged, are passed over.
             fits = len(m.config) == len(choices) and all(0 <= i < c for i, c in zip(m.config, choices, strict=True))
-            if m.ok and fits:
+            if m.ok and m.seconds > 0 and fits:
                 seconds[m.config] = min(m.seconds, seconds.get(m.config, math.inf))
         rows = np.asarray(sorted(seconds, key=seconds.__getitem__), dtype=np.int32).reshape(-1, len(choices))
         self.configs = rows[space.valid(rows)] if len(rows) else rows

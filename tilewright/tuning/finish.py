@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 
 from tilewright.errors import CheckError, CompilerError, MeasureError, OutputError
 from tilewright.measure.compare import compare, latency
-from tilewright.measure.peers import Entrant, Peer, race
+from tilewright.measure.peers import Entrant, Peer, race, turn_runs
 from tilewright.network import peers
 from tilewright.network.build import build, replace_kernels
 from tilewright.network.check import TOLERANCE, blame, network_error
@@ -39,9 +39,9 @@ __all__ = [
     "written",
 ]
 
-#: Turns of the final race, and about how long one lasts in seconds; what two processes take to start; and runs that
-#: warm each turn up.
-_BLOCKS, _BLOCK_SECONDS, _STARTING, _WARM_UP = 10, 0.08, 3.0, 2
+#: Turns of the final race, and those that it has in any case; about how long one lasts in seconds; and what two
+#: processes take to start.
+_BLOCKS, _LEAST_BLOCKS, _BLOCK_SECONDS, _STARTING = 10, 3, 0.08, 3.0
 #: A race that has decided nothing goes on for so many turns at a time, where there is time, and for so many in all.
 _MORE_BLOCKS, _MOST_BLOCKS = 5, 40
 #: It is decided where equals would come out so unequal with less than this probability.
@@ -82,19 +82,24 @@ class Verdict:
         kept: whether the tuned executable was kept.
         report: JSON-able: ``kept`` ("tuned" or "incumbent"), medians in milliseconds, and ``ratio`` of the tuned one's
             to the incumbent's with its 95 % interval.
+        error: the relative error of the incumbent's outputs, where it was kept; None: not known.
     """
 
     kept: bool
     report: dict[str, Any]
+    error: float | None = None
 
 
-def race_seconds(run: float) -> float:
-    """About how long the final race takes for a network of which a run takes ``run`` seconds."""
-    turn = max(_BLOCK_SECONDS, run) + _WARM_UP * run
-    return _STARTING + 2 * _BLOCKS * turn
+def race_seconds(run: float) -> tuple[float, float]:
+    """About how long the final race takes for a network of which a run takes ``run`` seconds: at least, and fully."""
+    turn = run * sum(turn_runs(run, _BLOCK_SECONDS))
+    least, full = (_STARTING + 2 * blocks * turn for blocks in (_LEAST_BLOCKS, _BLOCKS))
+    return least, full
 
 
-def never_slower(extraction: Extraction, out: Path, incumbent: Incumbent, until: float = -math.inf) -> Verdict | None:
+def never_slower(
+    extraction: Extraction, out: Path, incumbent: Incumbent, until: float = math.inf, checking: float = 0.0
+) -> Verdict | None:
     """Race the executable in ``out`` against the incumbent, by turns in processes of their own; the faster one stays.
 
     None where there was no race, since one of them cannot be timed: then the tuned one stays, which was checked.
@@ -103,7 +108,9 @@ def never_slower(extraction: Extraction, out: Path, incumbent: Incumbent, until:
         extraction: the network.
         out: the executable's directory.
         incumbent: the other one.
-        until: ``time.monotonic()`` value until which the race may go on while it is not decided.
+        until: ``time.monotonic()`` value after which the race has no more than three turns, and one that is not decided
+            does not go on.
+        checking: seconds for comparing an incumbent that has won with its defaults, if it is earlier records.
 
     Raises:
         OutputError: ``out`` cannot be written.
@@ -113,16 +120,19 @@ def never_slower(extraction: Extraction, out: Path, incumbent: Incumbent, until:
         replace_kernels(out, incumbent.library, other)
         entrants = [Entrant(str(path), peers.executable, (str(path.absolute()),)) for path in (out, other)]
         more = partial(_undecided, until)
-        ours, theirs = race(entrants, _BLOCKS, _BLOCK_SECONDS, extraction.target.cores, more=more)
+        ours, theirs = race(entrants, _LEAST_BLOCKS, _BLOCK_SECONDS, extraction.target.cores, more=more)
     except (MeasureError, OutputError):
         return None
     found = compare(ours, theirs)
     if ours.error or theirs.error or not found["ratio"] > 0:
         return None
-    kept = found["ratio"] <= 1.0
+    kept, error = found["ratio"] <= 1.0, None
     if not kept:
         error = network_error(load_executable(other), extraction.network)
         kept = error is not None and not error <= TOLERANCE
+    if not kept:
+        # What nothing has shown to be wrong so far; it was recorded, not checked on several kinds of data.
+        kept = bool(checked(extraction, incumbent.choice, checking)[1].wrong)
     if not kept:
         replace_kernels(out, incumbent.library, out)
     report = {
@@ -131,16 +141,16 @@ def never_slower(extraction: Extraction, out: Path, incumbent: Incumbent, until:
         "incumbent_ms": latency(theirs)["median_ms"],
         **found,
     }
-    return Verdict(kept, report)
+    return Verdict(kept, report, None if kept else error)
 
 
 def _undecided(until: float, peers: Sequence[Peer]) -> bool:
-    """Whether a race of two is to go on: none of them is surely the faster one, and there is time."""
+    """Whether a race of two is to go on: it is short, or none of them is surely the faster one; and there is time."""
     ours, theirs = (peer.blocks for peer in peers)
     turns = ours.keys() & theirs.keys()
     if len(turns) >= _MOST_BLOCKS or time.monotonic() >= until or any(peer.error for peer in peers):
         return False
-    if len(turns) % _MORE_BLOCKS:
+    if len(turns) < _BLOCKS or len(turns) % _MORE_BLOCKS:
         return True
     # A sign test, for turns of a network of microseconds have thousands of runs.
     faster = sum(bool(np.median(ours[turn]) < np.median(theirs[turn])) for turn in turns)
@@ -167,9 +177,9 @@ def exchanged(
     """
     try:
         library = kernels.library(choice.functions, aside / "exchanged.so")
-    except CompilerError:
+        replace_kernels(out, library, aside / "exchanged")
+    except (CompilerError, OutputError):
         return None
-    replace_kernels(out, library, aside / "exchanged")
     error = network_error(load_executable(aside / "exchanged"), extraction.network)
     if error is not None and not error <= TOLERANCE:
         return None
@@ -182,32 +192,39 @@ def written(
 ) -> tuple[Executable, float | None, list[str]]:
     """Build into ``out`` and compare with the reference; tasks that spoil the result are replaced by their defaults.
 
+    Args:
+        extraction: the network.
+        functions: scheduled, by ``Task.key``; those of replaced tasks are exchanged here.
+        out: the directory to write.
+        kernels: the network's, where they may be compiled already.
+
     Returns:
-        the executable, its relative error (None without a reference), and the names of replaced tasks.
+        the executable, its relative error (None without a reference), and the keys of replaced tasks.
 
     Raises:
         CompilerError: as :func:`tilewright.network.build.build`.
         OutputError: likewise.
         CheckError: the outputs are wrong, and replacing the tasks to blame did not help.
     """
-    names = {use.task.key: use.task for use in extraction.uses}
+    tasks = {use.task.key: use.task for use in extraction.uses}
     executable = build(extraction, functions, out, {}, kernels)
     error = network_error(executable, extraction.network)
     blamed: list[str] = []
     if error is not None and not error <= TOLERANCE:
-        for key in blame(extraction, functions):
-            space = make_space(names[key], extraction.target)
+        blamed = list(blame(extraction, functions))
+        for key in blamed:
+            space = make_space(tasks[key], extraction.target)
             functions[key] = space.schedule(space.default()).mod["main"]
-            blamed.append(names[key].name)
-        guilty_still = blame(extraction, {key: functions[key] for key in functions if names[key].name in blamed})
+        guilty_still = blame(extraction, {key: functions[key] for key in functions if key in blamed})
         for key in guilty_still:
             del functions[key]  # not even its default is right: TVM's own
-        executable = build(extraction, functions, out, {"replaced": blamed}, kernels)
+        replaced = [tasks[key].name for key in blamed]
+        executable = build(extraction, functions, out, {"replaced": replaced}, kernels)
         error = network_error(executable, extraction.network)
         if error is None or not error <= TOLERANCE:
             raise CheckError(
                 f"outputs agree with the model's own to {TOLERANCE:g} of the largest, but these differ by {error:.3g} "
-                f"also with the defaults of the tasks to blame ({', '.join(blamed) or 'none found'}); "
+                f"also with the defaults of the tasks to blame ({', '.join(replaced) or 'none found'}); "
                 f"do not use what is in {out}, and report the model"
             )
     return executable, error, blamed
@@ -221,7 +238,7 @@ class Finished:
         executable: the executable.
         choice: of each task.
         error: the relative error of its outputs; None without a reference.
-        blamed: names of tasks that had spoiled the outputs, and were replaced.
+        blamed: keys of tasks that had spoiled the outputs, and were replaced.
         check: of the winners, on several kinds of data.
         contest: of a task's best in their places.
         verdict: of the race against the incumbent.
@@ -260,27 +277,41 @@ def finished(
         placing: seconds for timing them in their places; 0: that is left out.
         until: see :func:`never_slower`.
 
+    A KeyboardInterrupt, if it is the first one, ends what comes after the executable was written and checked.
+
     Raises:
         CompilerError, OutputError, CheckError: as :func:`written`.
     """
     choice = chosen(extraction, tuner)
     executable, error, blamed = written(extraction, choice.functions, out, kernels)
-    place = None
-    if incumbent is not None and placing and not blamed and not tuner.interrupted:
-        compiling = incumbent.seconds / len(extraction.uses)
-        place = contest(extraction, tuner, kernels, out, choice, incumbent.choice, aside, placing, compiling)
-    final, check = checked(extraction, choice if place is None else place.choice, checking)
-    if final.configs != choice.configs:
-        other = exchanged(extraction, kernels, final, out, aside)
-        if other is None:  # nobody is to blame among those that ran before
-            place = None
-            final, check = checked(extraction, choice, checking)
-            executable, error, blamed = written(extraction, final.functions, out, kernels)
+    choice = choice.without(blamed)
+    final, check, place, verdict = choice, KernelCheck({}, choice.tuned, 0.0), None, None
+    try:
+        wanted = choice
+        if incumbent is not None and placing and extraction.uses and not blamed and not tuner.interrupted:
+            compiling = incumbent.seconds / len(extraction.uses)
+            found = contest(extraction, tuner, kernels, out, choice, incumbent.choice, aside, placing, compiling)
+            wanted = choice if found is None else found.choice
         else:
-            executable, error = other
-    verdict = None
-    if incumbent is not None and not tuner.interrupted and final.configs != incumbent.choice.configs:
-        verdict = never_slower(extraction, out, incumbent, until)
-        if verdict is not None and not verdict.kept:
-            executable = load_executable(out)
+            found = None
+        wanted, check = checked(extraction, wanted, checking)
+        if wanted.configs != choice.configs:
+            other = exchanged(extraction, kernels, wanted, out, aside)
+            if other is None:  # nobody is to blame among those that ran before
+                found = None
+                wanted, check = checked(extraction, choice, checking)
+                executable, error, more = written(extraction, wanted.functions, out, kernels)
+                wanted, blamed = wanted.without(more), blamed + more
+            else:
+                executable, error = other
+        final, place = wanted, found
+        if incumbent is not None and not tuner.interrupted and final.configs != incumbent.choice.configs:
+            verdict = never_slower(extraction, out, incumbent, until, checking)
+            if verdict is not None and not verdict.kept:
+                executable, final, error = load_executable(out), incumbent.choice, verdict.error
+    except KeyboardInterrupt:
+        if tuner.interrupted or check.wrong:
+            raise
+        tuner.interrupted = True
+        executable = load_executable(out)
     return Finished(executable, final, error, blamed, check, place, verdict)

@@ -9,6 +9,7 @@ only to be compiled, and each run times one of every task.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ def contest(
     seconds: float,
     compiling: float,
 ) -> Contest | None:
-    """Time the best of each task in their places, in about so many ``seconds``. None where that cannot be done.
+    """Time the best of each task in their places, in about so many ``seconds``. None where that cannot be done in them.
 
     Args:
         extraction: the network, with a plan.
@@ -91,6 +92,10 @@ def contest(
         compiling: seconds that compiling a kernel takes.
     """
     variants = variants_of(extraction, tuner, choice, known, int((1 - _RUNNING) * seconds / compiling))
+    # A round has as many runs as the task with the most variants has of them.
+    least = _ROUNDS[0] * max(map(len, variants.values()), default=0) * (tuner.estimated_latency or 0.0)
+    if least > _RUNNING * seconds:
+        return None
     return in_place(extraction, kernels, executable, choice, variants, aside, _RUNNING * seconds)
 
 
@@ -173,6 +178,8 @@ def in_place(
         taken = _timed(aside / "variants", entered, seconds, extraction.target.cores)
     except (CompilerError, MeasureError, OutputError):
         return None
+    finally:  # it may hold all weights once more
+        shutil.rmtree(aside / "variants", ignore_errors=True)
     latencies = {
         key: [sum(robust_seconds(tuple(taken[name][i])) for name in where) for i in range(len(variants[key]))]
         for key, where in places.items()
@@ -190,8 +197,7 @@ def in_place(
         "after_ms": 1e3 * sum(map(min, latencies.values())),
     }
     functions = choice.functions | {key: variant.function for key, variant in winners.items()}
-    defaults = [tasks[key].name for key in tasks if configs.get(key) is None]
-    return Contest(Choice(functions, configs, defaults), report)
+    return Contest(Choice(functions, configs), report)
 
 
 def _timed(

@@ -279,7 +279,8 @@ def combine(searcher: str, sampler: str, loss: Loss = "rank", prior: StoredModel
         searcher: in ``SEARCHERS``.
         sampler: in ``SAMPLERS``.
         loss: of XGBoost.
-        prior: a model fitted to other tasks, for those that go by scores and for the Bayesian search.
+        prior: a model fitted to other tasks, for those that go by scores and, with a sampler that does not, for the
+            Bayesian search.
 
     Raises:
         TilewrightError: a name that is not in ``SEARCHERS`` or ``SAMPLERS``.

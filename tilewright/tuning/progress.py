@@ -23,7 +23,6 @@ class TuneState:
     """How far tuning a network has come.
 
     Attributes:
-        elapsed: seconds since the budget started.
         remaining: seconds left; inf without a time limit.
         trials: candidates measured.
         trials_left: trials left; inf without a limit of trials.
@@ -36,7 +35,6 @@ class TuneState:
         tasks_without_success: how many have no working candidate so far, though they were tried.
     """
 
-    elapsed: float
     remaining: float = math.inf
     trials: int = 0
     trials_left: float = math.inf

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -190,19 +191,29 @@ class NetworkTuner:
             self._order.sort(key=self._lending.borrows)
         self._note_latency()
 
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """A KeyboardInterrupt in this block ends it and the tuning, and is no error; a second one is."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self.interrupted:
+                raise
+            self.interrupted = True
+
     def plan(self) -> list[str]:
         """What is going to be done, in a few lines for people. After :meth:`prepare`."""
         known = sum(share.measured > 0 for share in self._shares)
         without = sum(bool(share.problem) for share in self._shares)
         first = f"{len(self._shares)} tasks"
         if known:
-            first += f", {known} of them known from records"
+            first += f", {known} of them measured already"
         if without:
             first += f", {without} without a design space, which stay as TVM builds them"
         return [first, *([] if self._lending is None else self._lending.plan())]
 
     def run(self, reserve: float = 0.0, race: int = 3) -> None:
-        """Tune until the budget is spent, nothing promises anything any more, or the user interrupts.
+        """Tune until the budget is spent, nothing promises anything any more, or the user interrupts or has done so.
 
         Args:
             reserve: seconds of the budget to leave for what comes after.
@@ -216,17 +227,18 @@ class NetworkTuner:
         seconds = self._budget.budget.seconds
         racing = _RACE_SHARE * seconds if race > 0 and seconds is not None else 0.0
         try:
-            self.prepare()
-            self._first_pass(reserve + racing)
-            while not self._budget.exhausted(reserve + racing):
-                share = self._next(reserve + racing)
-                if share is None:
-                    break
-                self._round(share, share.round_size(self._round_size), reserve + racing)
-            if race > 0:
-                self.race(race, reserve)
-        except KeyboardInterrupt:
-            self.interrupted = True
+            with self.interruptible():
+                self.prepare()
+                if self.interrupted:
+                    return
+                self._first_pass(reserve + racing)
+                while not self._budget.exhausted(reserve + racing):
+                    share = self._next(reserve + racing)
+                    if share is None:
+                        break
+                    self._round(share, share.round_size(self._round_size), reserve + racing)
+                if race > 0:
+                    self.race(race, reserve)
         finally:
             self._ended = self._budget.elapsed
             self._update("")
@@ -369,7 +381,6 @@ class NetworkTuner:
         begun = [share for share in self._shares if share.measured or share.rounds]
         self._progress.update(
             TuneState(
-                elapsed=self._budget.elapsed,
                 remaining=self._budget.remaining_seconds,
                 trials=self.trials,
                 trials_left=self._budget.remaining_trials,

@@ -18,7 +18,7 @@ from tilewright.measure.pool import LocalPool, PoolStatistics
 from tilewright.measure.runner import NoRunner, Runner
 from tilewright.network.algorithms import Choice, choose
 from tilewright.network.build import check_compiler
-from tilewright.network.executable import Executable
+from tilewright.network.executable import Executable, wanted_threads
 from tilewright.network.kernels import Kernels
 from tilewright.network.load import load
 from tilewright.network.tasks import Extraction, extract
@@ -51,8 +51,9 @@ _CHECKING, _MOST_CHECKING, _CHECKING_TASK = 0.03, 60.0, 0.4
 IN_PLACE, _MOST_IN_PLACE = 0.06, 20.0
 #: A budget of fewer seconds is too short to measure anything: half of it goes by until workers are there.
 _LEAST_MEASURING = 10.0
-#: The share of the machine's speed that a network has at least before the final race.
-_HALF_WAY = 0.5
+#: The share of the machine's speed that a network has at least before the final race; and the share of the budget for
+#: that race, unless three turns take longer.
+_HALF_WAY, _RACING = 0.5, 0.1
 #: The share of the budget for choosing algorithms of convolutions; the seconds it may take where the budget has no
 #: end; and the seconds below which it is not begun, for a convolution takes 2 to 5.
 _CHOOSING, _MOST_CHOOSING, _LEAST_CHOOSING = 0.1, 60.0, 3.0
@@ -115,6 +116,7 @@ def tune(
     """
     running = budget.start(began=began)
     check_compiler()
+    wanted_threads()  # as the executable will be asked in the end
     notes: list[str] = []
     if method is None:
         prior, problem = known_beforehand()
@@ -147,10 +149,14 @@ def tune(
         show: Progress = stack.enter_context(progress or SilentProgress())
         runner: Runner = NoRunner()
         algorithms: list[Choice] = []
-        roofline = None
+        roofline, choosing, interrupted = None, 0, False
         if pool is not None:
-            runner, algorithms = pool, _choices(extraction, pool, store, running)
-            roofline = measure_roofline(machine.cores)
+            runner = pool
+            try:
+                algorithms, choosing = _choices(extraction, pool, store, running)
+                roofline = measure_roofline(machine.cores)
+            except KeyboardInterrupt:  # what was measured is in the store
+                interrupted = True
         if any(choice.chosen != "direct" for choice in algorithms):
             extraction = extract(network, machine, {choice.convolution: choice.chosen for choice in algorithms})
         for use in extraction.uses:
@@ -167,21 +173,24 @@ def tune(
             sharing=Sharing() if sharing is True else sharing or None,
             roofline=roofline,
         )
-        tuner.prepare()
-        show.announce(tuner.plan())
-        reserve = _finishing(extraction)
+        tuner.interrupted = interrupted
         kernels = Kernels(extraction, aside / "kernels")
         incumbent, placing = None, 0.0
-        if roofline is not None and running.remaining_seconds >= _INCUMBENT * reserve:
-            incumbent = Incumbent.compiled(kernels, chosen(extraction, tuner), aside)
+        checking = _MOST_CHECKING if budget.seconds is None else _CHECKING * budget.seconds
+        checking = min(checking, _CHECKING_TASK * len(extraction.uses))
+        with tuner.interruptible():
+            tuner.prepare()
+            show.announce(tuner.plan())
+            reserve = _finishing(extraction)
+            racing = _race_reserve(extraction, roofline, budget)
+            if not interrupted and running.remaining_seconds >= _INCUMBENT * max(reserve, racing):
+                incumbent = Incumbent.compiled(kernels, chosen(extraction, tuner), aside)
             if incumbent is not None:
-                reserve = _finishing(extraction, incumbent.seconds) + race_seconds(_at_most(extraction, roofline))
+                reserve = _finishing(extraction, incumbent.seconds) + racing
                 # With cold caches there is nothing that a kernel could find in its place.
                 if extraction.plan is not None and machine.caches != "cold":
                     placing = _MOST_IN_PLACE if budget.seconds is None else IN_PLACE * budget.seconds
-        checking = _MOST_CHECKING if budget.seconds is None else _CHECKING * budget.seconds
-        reserve += placing + min(checking, _CHECKING_TASK * len(extraction.uses))
-        tuner.run(reserve=reserve)
+            tuner.run(reserve=reserve + placing + checking)
         statistics = PoolStatistics() if pool is None else pool.statistics
         if pool is not None:
             pool.close()  # nothing else of ours runs in the final race
@@ -193,6 +202,7 @@ def tune(
     names = {use.task.key: use.task.name for use in extraction.uses}
     report = {
         **tuner.report(),
+        "algorithm_trials": choosing,
         "model": network.name,
         "target": machine.key,
         "machine": machine.machine,
@@ -203,10 +213,10 @@ def tune(
         "load_seconds": loaded,
         "build_seconds": running.elapsed - tuned,
         "relative_error": done.error,
-        "replaced_tasks": done.blamed,
+        "replaced_tasks": [names[key] for key in done.blamed],
         "wrong_kernels": {names[key]: reason for key, reason in done.check.wrong.items()},
         "unchecked_kernels": [names[key] for key in done.check.unchecked],
-        "default_tasks": done.choice.defaults,
+        "default_tasks": [name for key, name in names.items() if done.choice.configs.get(key) is None],
         "algorithms": [choice.describe() for choice in algorithms],
         "notes": notes + store.notes,
         "unrecorded": unrecorded,
@@ -234,18 +244,27 @@ def _writing(extraction: Extraction) -> float:
     return _WRITING[0] + _WRITING[1] * 4 * sum(recipe.size for recipe in extraction.rewritten.recipes)
 
 
-def _at_most(extraction: Extraction, roofline: Roofline) -> float:
-    """About the longest that a run of the network will take in the final race, in seconds."""
-    return sum(use.weight * use.task.flop for use in extraction.uses) / (_HALF_WAY * roofline.flops)
+def _race_reserve(extraction: Extraction, roofline: Roofline | None, budget: Budget) -> float:
+    """Seconds to leave for the final race; inf where nobody knows what it takes."""
+    if roofline is None:
+        return math.inf
+    # About the longest that a run will take.
+    run = sum(use.weight * use.task.flop for use in extraction.uses) / (_HALF_WAY * roofline.flops)
+    least, full = race_seconds(run)
+    return full if budget.seconds is None else min(full, max(least, _RACING * budget.seconds))
 
 
-def _choices(extraction: Extraction, pool: LocalPool, store: Store, running: RunningBudget) -> list[Choice]:
-    """The algorithms of the network's convolutions, for a tenth of the budget; none where that is too little."""
+def _choices(extraction: Extraction, pool: LocalPool, store: Store, running: RunningBudget) -> tuple[list[Choice], int]:
+    """The algorithms of the network's convolutions, for a tenth of the budget; none where that is too little.
+
+    Returns:
+        the choices, and how many candidates were measured.
+    """
     budget, reserve = running.budget, _finishing(extraction)
     seconds = _MOST_CHOOSING if budget.seconds is None else _CHOOSING * budget.seconds
     trials = math.inf if budget.trials is None else _CHOOSING * budget.trials
     if not extraction.rewritten.convolutions or seconds < _LEAST_CHOOSING or running.exhausted(reserve):
-        return []
+        return [], 0
     choices, made = choose(
         extraction.rewritten.convolutions,
         extraction.target,
@@ -255,7 +274,7 @@ def _choices(extraction: Extraction, pool: LocalPool, store: Store, running: Run
         most_trials=trials,
     )
     running.spend(made)
-    return choices
+    return choices, made
 
 
 def _open(records: str | Path | Store | None) -> tuple[FallbackStore, bool]:

@@ -122,6 +122,7 @@ class _Loan:
         rows: ``(n, knobs)`` what was suggested, over all.
         offered: ``(n, knobs)`` what was suggested last.
         seen: the donor's latency when it was last asked; inf: never.
+        leader: the donor's best config then.
         tried: how many of its best were asked for then.
         lots: in a row that improved the task.
         waiting: how many are suggested and were not measured yet.
@@ -134,6 +135,7 @@ class _Loan:
     rows: Configs
     offered: Configs
     seen: float = math.inf
+    leader: tuple[int, ...] = ()
     tried: int = 0
     lots: int = 0
     waiting: int = 0
@@ -145,7 +147,13 @@ class _Loan:
         if not math.isfinite(self.donor.seconds):
             return 0.0
         gained = 1.0 - self.donor.seconds / self.seen
-        return gained if gained >= _NOTEWORTHY else 0.0
+        # The same config is not news, though the machine may turn out to be faster than it seemed.
+        return gained if gained >= _NOTEWORTHY and self.donor_leader != self.leader else 0.0
+
+    @property
+    def donor_leader(self) -> tuple[int, ...]:
+        """The donor's best config now; empty: none."""
+        return tuple(int(index) for row in self.donor.best(1).tolist() for index in row)
 
 
 class Lending:
@@ -239,16 +247,22 @@ class Lending:
         loan = self._loans.get(share.use.task.key)
         if loan is None or loan.waiting == 0:
             return
-        loan.waiting = 0
-        last = share.rounds[-1]
-        borrowed = set(map(tuple, loan.offered.tolist()))
-        lent = [m.seconds for m in last.measurements if m.ok and m.config in borrowed]
-        own = [m.seconds for m in last.measurements if m.ok and m.config not in borrowed]
+        last, borrowed = share.rounds[-1], set(map(tuple, loan.offered.tolist()))
+        lent = [m.config for m in last.measurements if m.config in borrowed]
+        own = [m.config for m in last.measurements if m.config not in borrowed]
+        loan.waiting = max(0, loan.waiting - len(lent))
+        if not lent:
+            return  # they have their turn in the next round
         # A lot that was measured alone is compared with what was known before.
-        if any(m.config in borrowed for m in last.measurements):
-            self._credit.note(min(lent, default=math.inf), min([*own, last.before]))
+        self._credit.note(self._fastest(share, lent), min(self._fastest(share, own), last.before))
         self._judge(loan)
         loan.lots = loan.lots + 1 if not loan.poor and last.after < last.before * (1.0 - _NOTEWORTHY) else 0
+
+    def _fastest(self, share: Share, configs: Sequence[tuple[int, ...]]) -> float:
+        """The lowest latency of some configs as readings count now, in seconds; inf: none works."""
+        assert share.tuner is not None
+        known = share.tuner.known(np.asarray(configs, dtype=np.int32))
+        return float(np.min(known, where=np.isfinite(known), initial=math.inf))
 
     def _expected(self, loan: _Loan) -> float:
         """How often what this loan brings is the better one."""
@@ -263,7 +277,7 @@ class Lending:
         """Suggest the next ``count`` of the donor's best; whether any of them is new."""
         tuner = loan.share.tuner
         assert tuner is not None
-        loan.seen = loan.donor.seconds
+        loan.seen, loan.leader = loan.donor.seconds, loan.donor_leader
         ranked = loan.donor.best(loan.tried + count)[loan.tried :]
         loan.tried += len(ranked)
         configs = map_configs(loan.donor.knobs, ranked, tuner.space)

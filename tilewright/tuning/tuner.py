@@ -271,8 +271,9 @@ class TaskTuner:
 
     def _recover(self, batch: Configs) -> list[Measurement]:
         """What an interrupted round had brought, which its runner had put into the store."""
-        wanted = {tuple(row) for row in self._unmeasured(batch).tolist()}
-        return [m for m in self._store.scan(self._query) if m.config in wanted]
+        fresh = {tuple(row) for row in self._unmeasured(batch).tolist()}
+        again = {tuple(row) for row in batch.tolist()} - fresh  # they had failed so far
+        return [m for m in self._store.scan(self._query) if m.config in fresh or (m.ok and m.config in again)]
 
     def _learn(self, measured: Iterable[Measurement], raced: bool = False) -> None:
         """Take in measurements, new or old; those of a race do not undo what it has decided."""
@@ -303,6 +304,7 @@ class TaskTuner:
         """Learn from the store; rows that are not of the space (of a changed template, or damaged) are passed over."""
         choices = cardinalities(self.space)
         found = [m for m in self._store.scan(self._query) if len(m.config) == len(choices)]
+        found = [m for m in found if not m.ok or m.seconds > 0]  # nothing takes no time
         # Python's integers, as a damaged row may hold more than int32 does.
         found = [m for m in found if all(0 <= i < c for i, c in zip(m.config, choices.tolist(), strict=True))]
         if found:
