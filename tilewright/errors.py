@@ -9,7 +9,6 @@
     ├── BudgetError                a budget that is not a duration, or not positive
     ├── SpaceError                 a config that is not of the space, or a task no space serves
     ├── RecordsError               the store of measurements
-    │   ├── NoRecordsError         a database without any
     │   ├── RecordsFormatError     not a records file
     │   └── RecordsVersionError    a records file of a newer version
     ├── CostModelError             a cost model's file: missing, damaged, or of other features
@@ -34,7 +33,6 @@ __all__ = [
     "MissingExtraError",
     "ModelError",
     "ModelFormatError",
-    "NoRecordsError",
     "OutputError",
     "RecordsError",
     "RecordsFormatError",
@@ -80,11 +78,15 @@ class SpaceError(TilewrightError):
 
 
 class RecordsError(TilewrightError):
-    """The store of measurements cannot be read or written."""
+    """The store of measurements cannot be read or written.
 
+    Attributes:
+        absent: whether there are no records yet where they were to be read from.
+    """
 
-class NoRecordsError(RecordsError):
-    """The database that records are to be read from has none."""
+    def __init__(self, message: str = "", *, absent: bool = False) -> None:
+        super().__init__(message)
+        self.absent = absent
 
 
 class RecordsFormatError(RecordsError):

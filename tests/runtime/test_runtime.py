@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import subprocess
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -10,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tilewright.errors import CompilerError
+from tilewright.measure.memory import held
 from tilewright.runtime.library import bind, compile_runtime, find_compiler, link
 
 
@@ -101,6 +105,57 @@ def test_scratch_memory_is_used_again(runtime: ctypes.CDLL) -> None:
     runtime.tilewright_free(1, 0, first)
     assert runtime.tilewright_allocate(1, 0, 9_000, 2, 32) == first
     assert runtime.tilewright_allocate(1, 0, 10, 2, 32) not in (first, other)
+
+
+FORKED = """
+import ctypes, os, sys
+from pathlib import Path
+from tests.runtime.test_runtime import LAMBDA
+from tilewright.runtime.library import bind
+
+runtime = bind(ctypes.CDLL(sys.argv[1]))
+runtime.tilewright_launch.argtypes = [LAMBDA, ctypes.c_void_p, ctypes.c_int]
+runtime.tilewright_threads(3)
+
+
+def parts():
+    done = []
+    runtime.tilewright_launch(LAMBDA(lambda task, env, data: done.append((task, env.contents.num_task)) or 0), None, 0)
+    return sorted(done)
+
+
+before, threads = parts(), len(os.listdir("/proc/self/task"))
+child = os.fork()
+if child == 0:
+    os._exit(0 if parts() == before and len(os.listdir("/proc/self/task")) == threads else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert parts() == before
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_process_that_was_forked_makes_threads_of_its_own(runtime: ctypes.CDLL, tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORKED, str(tmp_path / "runtime.so")]
+    subprocess.run(command, check=True, timeout=60, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks into /proc")
+def test_a_thread_that_ends_leaves_no_memory_behind(runtime: ctypes.CDLL) -> None:
+    runtime.tilewright_allocate.restype = ctypes.c_void_p
+    runtime.tilewright_allocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_uint64, ctypes.c_int, ctypes.c_int]
+    runtime.tilewright_free.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
+
+    def use() -> None:
+        place = runtime.tilewright_allocate(1, 0, 32 << 20, 2, 32)
+        ctypes.memset(place, 1, 32 << 20)
+        runtime.tilewright_free(1, 0, place)
+
+    before, _ = held(os.getpid())
+    for _ in range(20):
+        thread = threading.Thread(target=use)
+        thread.start()
+        thread.join()
+    assert held(os.getpid())[0] - before < 5 * (32 << 20)
 
 
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,7 @@ def check_out(path: Path) -> None:
     Raises:
         OutputError: the directory cannot be made, nothing can be written to it, or it holds something else.
     """
-    if not path.name or path.is_symlink():
+    if not path.name or os.path.islink(path):
         raise OutputError(f"--out names a directory that can be replaced, but {path} cannot; name another")
     # Not Path.exists, which raises where a directory may not be looked into.
     missing = [folder for folder in (path, *path.parents) if not os.path.exists(folder)]

@@ -91,7 +91,6 @@ def open_records(where: str | None) -> SQLStore:
     """The store of records, which must exist.
 
     Raises:
-        NoRecordsError: the database has none.
         RecordsError: there is no such file or database, or it cannot be read.
     """
     from tilewright.records import open_or_read, open_store
@@ -102,6 +101,7 @@ def open_records(where: str | None) -> SQLStore:
         return open_store(place, writable=False)
     if not os.path.exists(place):
         raise RecordsError(
-            f"there are no records in {place}: no such file; tune something first, or name it with --records"
+            f"there are no records in {place}: no such file; tune something first, or name it with --records",
+            absent=True,
         )
     return open_or_read(place)[0]

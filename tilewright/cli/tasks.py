@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilewright.cli.boundary import command, write_json
@@ -16,11 +14,10 @@ from tilewright.cli.options import (
     check_model,
     check_target,
     parse_shapes,
-    records_place,
 )
 from tilewright.cli.programs import open_records
 from tilewright.cli.text import milliseconds, quantity, table
-from tilewright.errors import NoRecordsError
+from tilewright.errors import RecordsError
 
 if TYPE_CHECKING:
     from tilewright.records.sql import SQLStore
@@ -94,10 +91,9 @@ def _entry(task: Task, target: Target, store: SQLStore | None) -> dict[str, Any]
 
 def _open(where: str | None) -> SQLStore | None:
     """The records, where there are any; a look at a model makes none."""
-    place = records_place(where)
-    if isinstance(place, Path) and not os.path.exists(place):
-        return None
     try:
         return open_records(where)
-    except NoRecordsError:
-        return None
+    except RecordsError as error:
+        if error.absent:
+            return None
+        raise

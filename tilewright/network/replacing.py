@@ -30,7 +30,7 @@ def replacing(out: Path) -> Iterator[Path]:
     Raises:
         OutputError: the directory cannot be written, or another process is at it.
     """
-    if not out.name or out.is_symlink():
+    if not out.name or os.path.islink(out):
         raise OutputError(f"an executable is a directory that can be replaced, but {out} cannot; choose another --out")
     part = out.with_name(out.name + ".part")
     descriptor = _begin(part, out)

@@ -342,7 +342,8 @@ def rewrite(network: Network, target: Target, algorithms: Mapping[Convolution, A
                 for binding in block.bindings:
                     walk.bindings[binding.var] = binding.value
                     walk.values[binding.var] = walk.visit(binding.value)
-            value = walk.values.get(main.body.body) or walk.generic(main.body.body)
+            body = main.body.body
+            value = walk.values[body] if body in walk.values else walk.generic(body)
             if isinstance(value, list):
                 value = relax.Tuple([walk.plain(part) for part in value])
             output = builder.emit_output(walk.plain(value) if isinstance(value, Value) else value)

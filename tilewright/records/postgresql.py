@@ -20,13 +20,7 @@ from sqlalchemy import (
     update,
 )
 
-from tilewright.errors import (
-    MissingExtraError,
-    NoRecordsError,
-    RecordsError,
-    RecordsFormatError,
-    RecordsVersionError,
-)
+from tilewright.errors import MissingExtraError, RecordsError, RecordsFormatError, RecordsVersionError
 from tilewright.records.address import shown
 from tilewright.records.schema import VERSION, metadata, migrate
 from tilewright.records.sql import SQLStore, Translation
@@ -79,7 +73,6 @@ class PostgreSQLStore(SQLStore):
         MissingExtraError: the driver is not installed.
         RecordsFormatError: the database has tables of these names that are no records.
         RecordsVersionError: the store was written by a newer Tilewright.
-        NoRecordsError: it is opened for reading, and the database has none.
         RecordsError: the server cannot be reached, or does not let us read or write.
     """
 
@@ -133,7 +126,7 @@ class PostgreSQLStore(SQLStore):
                     "application's; name another database, or add ?options=-csearch_path%3DSCHEMA for another schema"
                 )
             elif not self._writable:
-                raise NoRecordsError(f"{self.where} has no records to read; name other records")
+                raise RecordsError(f"{self.where} has no records to read; name other records", absent=True)
             else:
                 metadata.create_all(connection, checkfirst=False)
                 _MARK.create(connection)

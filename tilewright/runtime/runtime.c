@@ -88,8 +88,24 @@ typedef struct Block {
   char pad[CACHE_LINE - sizeof(struct Block *) - sizeof(size_t)];
 } Block;
 
-/* Per thread, so that it needs no lock. Blocks of a thread that ends are lost; the pool's threads do not end. */
+/* Per thread, so that it needs no lock. */
 static _Thread_local Block *free_blocks;
+static pthread_key_t blocks_key;
+static pthread_once_t blocks_once = PTHREAD_ONCE_INIT;
+
+/* A thread ends that called kernels: a server may have one for each request. */
+static void drop_blocks(void *list) {
+  Block **blocks = list;
+  while (*blocks) {
+    Block *block = *blocks;
+    *blocks = block->next;
+    free(block);
+  }
+}
+
+static void make_blocks_key(void) {
+  if (pthread_key_create(&blocks_key, drop_blocks)) abort(); /* a process may have 1024 of them */
+}
 
 EXPORT void *tilewright_allocate(int device_type, int device_id, uint64_t bytes, int type_code, int type_bits) {
   (void)device_type, (void)device_id, (void)type_code, (void)type_bits;
@@ -110,6 +126,10 @@ EXPORT void *tilewright_allocate(int device_type, int device_id, uint64_t bytes,
 EXPORT int tilewright_free(int device_type, int device_id, void *memory) {
   (void)device_type, (void)device_id;
   Block *block = (Block *)memory - 1;
+  if (!free_blocks) {
+    pthread_once(&blocks_once, make_blocks_key);
+    pthread_setspecific(blocks_key, &free_blocks);
+  }
   block->next = free_blocks;
   free_blocks = block;
   return 0;
@@ -127,6 +147,7 @@ static struct {
   pthread_mutex_t sleep;
   pthread_cond_t wake;
   int threads; /* with the caller's */
+  atomic_int lost; /* so many there were before a fork, which takes only the thread that called it along */
   Share shares[MAX_THREADS];
   Lambda lambda;
   void *data;
@@ -262,8 +283,27 @@ static void *worker(void *argument) {
   return NULL;
 }
 
+/* In the child of a fork: nobody else is there, whatever the others were at. They are made anew when they are needed. */
+static void after_fork(void) {
+  pool.start = pool.launch = pool.sleep = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+  pool.wake = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+  if (pool.threads > 1) atomic_store(&pool.lost, pool.threads);
+  pool.threads = 1;
+  atomic_store(&pool.open, 0);
+  atomic_store(&pool.inside, 0);
+  atomic_store(&pool.sleeping, 0);
+  nested = 0;
+#if defined(__linux__)
+  atomic_store(&home, -1);
+#endif
+}
+
+static void watch_forks(void) { pthread_atfork(NULL, NULL, after_fork); }
+
 /* Use `threads` threads, the caller's included. More can be asked for later, but not fewer. Returns how many there are. */
 EXPORT int tilewright_threads(int threads) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, watch_forks);
   pthread_mutex_lock(&pool.start);
   if (threads > MAX_THREADS) threads = MAX_THREADS;
   if (pool.threads < 1) pool.threads = 1;
@@ -289,6 +329,8 @@ EXPORT int tilewright_threads(int threads) {
 
 /* In place of TVMBackendParallelLaunch: the lambda does part `task` of `env->num_task` equal parts of its loop. */
 EXPORT int tilewright_launch(Lambda lambda, void *data, int num_task) {
+  int lost = atomic_load_explicit(&pool.lost, memory_order_relaxed);
+  if (lost && (lost = atomic_exchange(&pool.lost, 0))) tilewright_threads(lost);
   if (pool.threads <= 1 || nested || num_task == 1) {
     ParallelEnv env = {NULL, 1};
     return lambda(0, &env, data);

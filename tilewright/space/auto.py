@@ -21,7 +21,14 @@ from tilewright.errors import SpaceError
 from tilewright.space.knob import ChoiceKnob, Knob, SplitKnob
 from tilewright.space.knobs_alone import KnobsAlone
 from tilewright.space.module import space_errors, task_module
-from tilewright.space.simple import MOVING_WORK, PARALLEL_WORK, moves_elements, simple_schedule, work
+from tilewright.space.simple import (
+    MOVING_WORK,
+    PARALLEL_WORK,
+    moves_elements,
+    simple_schedule,
+    stages_and_reductions,
+    work,
+)
 from tilewright.space.space import Configs
 from tilewright.space.trace import Generator, Sample, read_samples, replay
 from tilewright.target import Target
@@ -101,6 +108,10 @@ class AutoSpace(KnobsAlone):
         self._active = np.zeros((FIRST_SKETCH + len(generated), len(knobs)), dtype=np.bool_)
         self._active[:, 0] = True
         self._active[_SIMPLE, list(_SIMPLE_KNOBS)] = True
+        with suppress(SpaceError), space_errors("the function's stages are not known"):
+            stages, reduces = stages_and_reductions(self._module)
+            self._active[_SIMPLE, _INLINE] = stages > 1
+            self._active[_SIMPLE, [_UNROLL, _JOIN]] = reduces
         for row, sketch in enumerate(self.sketches, start=FIRST_SKETCH):
             self._active[row, [c for c in sketch.columns if c is not None]] = True
 
@@ -131,6 +142,7 @@ class AutoSpace(KnobsAlone):
         with suppress(SpaceError), space_errors("the function's work is not known"):
             size = work(self._module)
             simple[list(_SIMPLE_KNOBS)] = 1, size >= PARALLEL_WORK, 1, 1, 1
+            simple = self.canonical(simple[None])[0]
             only = bool(self.sketches) and all(column is None for column in self.sketches[0].columns)
             moves = only and size >= MOVING_WORK and moves_elements(self._module)
             for config in (moved, simple) if moves else (simple,):

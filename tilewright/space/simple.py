@@ -80,6 +80,15 @@ def work(module: IRModule) -> int:
     return total
 
 
+def stages_and_reductions(module: IRModule) -> tuple[int, bool]:
+    """How many stages the function has, and whether one of them reduces: without, some choices change nothing."""
+    from tvm.s_tir import Schedule
+
+    schedule = Schedule(module)
+    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
+    return len(blocks), any(v.iter_type != _SPATIAL for block in blocks for v in schedule.get(block).iter_vars)
+
+
 def moves_elements(module: IRModule) -> bool:
     """Whether the function does nothing but to put elements into other places: by rows of some length, at best.
 
