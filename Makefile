@@ -16,6 +16,7 @@ BUDGET ?= 5m
 TORCH ?= 1
 PYTEST_ARGS ?= -n 2
 BENCH ?=
+ARGS ?=
 
 BIN := .venv/bin
 comma := ,
@@ -60,10 +61,10 @@ lint: $(STAMP) ## ruff and mypy, as configured in pyproject.toml
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(STAMP) ## list the benchmark scripts, or run one: make bench BENCH=configs
-	@if [[ -n '$(BENCH)' ]]; then $(BIN)/python -m 'bench.$(BENCH)'; \
+bench: $(STAMP) ## list the benchmark scripts, or run one: make bench BENCH=network ARGS="--models resnet50"
+	@if [[ -n '$(BENCH)' ]]; then $(BIN)/python -m 'bench.$(BENCH)' $(ARGS); \
 	else echo 'make bench BENCH=NAME, where NAME is one of:'; \
-	  (cd bench && ls *.py 2>/dev/null || true) | sed -nE 's/^([a-z][a-z0-9_]*)\.py$$/  \1/p'; fi
+	  (cd bench && grep -l __main__ [a-z]*.py) | sed -nE 's/^([a-z][a-z0-9_]*)\.py$$/  \1/p'; fi
 
 clean: ## remove .venv and everything that was made
 	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

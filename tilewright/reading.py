@@ -66,8 +66,9 @@ def read_file(path: Path, most: int) -> bytes:
 def parse_json(text: str | bytes, most: int | None = None) -> Any:
     """What a JSON text says, of at most ``most`` characters.
 
-    Stricter than ``json.loads``: no key twice in one object, no NaN or infinities, no halves of characters (lone
-    surrogates, which cannot be printed or stored), no numbers of hundreds of digits.
+    Stricter than ``json.loads``: no key twice in one object, no ``NaN`` or ``Infinity`` (but ``1e999`` is one, as
+    everywhere), no halves of characters (lone surrogates, which cannot be printed or stored), no numbers of hundreds of
+    digits.
 
     Raises:
         ValueError: it is no such text, or nested too deeply.

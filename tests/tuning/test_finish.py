@@ -129,15 +129,17 @@ def test_executables_race_in_processes_of_their_own(extraction: Extraction, out:
 
 
 @pytest.mark.parametrize(
-    ("theirs", "until", "blocks"),
-    [(1.0, math.inf, 40), (2.0, math.inf, 10), (1.0, -math.inf, 3)],
-    ids=["equal", "decided", "no time"],
+    ("ours", "theirs", "until", "blocks"),
+    [(0.1, 0.1, math.inf, 40), (0.1, 0.2, math.inf, 10), (0.1, 0.1, -math.inf, 3), (9.0, 9.0, math.inf, 3)],
+    ids=["equal", "decided", "no time", "slow"],
 )
-def test_a_race_goes_on_while_it_is_not_decided_and_there_is_time(theirs: float, until: float, blocks: int) -> None:
+def test_a_race_goes_on_while_it_is_not_decided_and_there_is_time(
+    ours: float, theirs: float, until: float, blocks: int
+) -> None:
     peers = [Peer("ours"), Peer("theirs")]
     rng = np.random.default_rng(0)
     while len(peers[0].blocks) < 3 or finish._undecided(until, peers):
-        for peer, seconds in zip(peers, (1.0, theirs), strict=True):
+        for peer, seconds in zip(peers, (ours, theirs), strict=True):
             peer.blocks[len(peer.blocks)] = (seconds * rng.uniform(0.9, 1.1, 8)).tolist()
     assert len(peers[0].blocks) == blocks
     peers[1].error = "it died"
@@ -237,6 +239,22 @@ def test_an_interrupt_while_finishing_leaves_what_was_written(
     np.testing.assert_array_equal(outputs(tmp_path / "done"), done.executable(inputs())[0])
     with pytest.raises(KeyboardInterrupt):
         finish_with(extraction, incumbent, tmp_path, None, monkeypatch, interrupted=True)
+
+
+def test_an_interrupt_while_a_wrong_kernel_is_exchanged_leaves_no_executable(
+    extraction: Extraction, incumbent: Incumbent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = other_choice(extraction)
+    check = KernelCheck(dict.fromkeys(wrong.configs, "on zeros: all of it"), (), 0.1)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(finish, "chosen", lambda *_: wrong)
+    monkeypatch.setattr(finish, "checked", lambda *_: (Choice(defaults(extraction)), check))
+    monkeypatch.setattr(finish, "exchanged", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        finish_with(extraction, incumbent, tmp_path, None, monkeypatch)
 
 
 def other_choice(extraction: Extraction) -> Choice:

@@ -44,6 +44,8 @@ __all__ = [
 _BLOCKS, _LEAST_BLOCKS, _BLOCK_SECONDS, _STARTING = 10, 3, 0.08, 3.0
 #: A race that has decided nothing goes on for so many turns at a time, where there is time, and for so many in all.
 _MORE_BLOCKS, _MOST_BLOCKS = 5, 40
+#: Seconds that an executable has run after which the race is over, decided or not.
+_MOST_SECONDS = 60.0
 #: It is decided where equals would come out so unequal with less than this probability.
 _DECIDED = 0.05
 
@@ -149,6 +151,8 @@ def _undecided(until: float, peers: Sequence[Peer]) -> bool:
     ours, theirs = (peer.blocks for peer in peers)
     turns = ours.keys() & theirs.keys()
     if len(turns) >= _MOST_BLOCKS or time.monotonic() >= until or any(peer.error for peer in peers):
+        return False
+    if max(sum(map(sum, runs.values())) for runs in (ours, theirs)) >= _MOST_SECONDS:
         return False
     if len(turns) < _BLOCKS or len(turns) % _MORE_BLOCKS:
         return True
@@ -310,7 +314,7 @@ def finished(
             if verdict is not None and not verdict.kept:
                 executable, final, error = load_executable(out), incumbent.choice, verdict.error
     except KeyboardInterrupt:
-        if tuner.interrupted or check.wrong:
+        if tuner.interrupted or not check.wrong.keys().isdisjoint(final.tuned):
             raise
         tuner.interrupted = True
         executable = load_executable(out)
