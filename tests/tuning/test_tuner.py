@@ -16,6 +16,7 @@ from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query
 from tilewright.space.configs import sample
 from tilewright.space.space import Configs, DesignSpace
+from tilewright.tuning.method import combine
 from tilewright.tuning.tuner import Method, TaskTuner, autotvm, quick, random_search
 
 METHODS = pytest.mark.parametrize("method", [autotvm(steps=60), quick(), random_search()], ids=lambda m: m.name)
@@ -45,6 +46,15 @@ def test_finds_nearly_the_best_of_7398_in_160_trials() -> None:
     assert TABLE.seconds(tuned.best_config[None])[0] == pytest.approx(tuned.best_seconds)
     assert tuned.trials == 160 == len({config for _, config, _ in runner.log})
     assert [best for _, _, best in tuned.history] == sorted((best for _, _, best in tuned.history), reverse=True)
+
+
+@pytest.mark.parametrize("searcher", ["random", "annealing", "genetic", "gbfs", "bayesian"])
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_first_round_is_as_large_as_said_whoever_begins_with_the_default(searcher: str, count: int) -> None:
+    store = MemoryStore()
+    runner = table(store)
+    tuner(store, runner, method=combine(searcher, "top")).round(count, math.inf)
+    assert len(runner.log) == count
 
 
 @METHODS
@@ -152,6 +162,23 @@ def test_candidates_that_the_deadline_cut_off_are_measured_later() -> None:
     for _ in range(10):
         tuned.round(20, math.inf)
     assert tuned.trials == 60
+
+
+def test_an_interrupted_round_keeps_a_second_try_that_worked() -> None:
+    store, latencies = MemoryStore(), {"toy": failing}
+    runner = Replay(store, latencies, Clock())
+    tuned = tuner(store, runner)
+    tuned.round(16, math.inf)
+    assert (failed := sum(tuned.failures.values())) > 0
+    latencies["toy"] = TABLE.seconds  # whatever it was is over
+    runner.interrupt_after = len(runner.log) + 1
+    with pytest.raises(KeyboardInterrupt):
+        tuned.round(16, math.inf)
+    again = runner.log[-1][1]
+    assert again in {m.config for m in store.scan(Query()) if not m.ok}
+    assert np.isfinite(tuned.known(np.asarray([again], dtype=np.int32))).all()
+    assert tuned.trials == 17
+    assert sum(tuned.failures.values()) == failed
 
 
 def test_an_interrupted_round_keeps_what_it_had_measured() -> None:

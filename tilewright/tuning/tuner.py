@@ -230,13 +230,16 @@ class TaskTuner:
             self._known.add(first)
             return first
         self._refit()
-        asked = self._searcher.ask(math.ceil((count - len(first)) * max(1.0, self._sampler.oversampling)))
+        wanted, taken = count - len(first), ConfigSet()
+        taken.add(first)
+        asked = self._searcher.ask(math.ceil(wanted * max(1.0, self._sampler.oversampling)))
         self._known.add(first)
         proposals = self._unmeasured(distinct(np.concatenate([asked, self._left_over])))
-        taken = ConfigSet()
-        taken.add(first)
         proposals = proposals[~taken.has(proposals)]
-        picked = self._sampler.pick(proposals, self._score(proposals), count - len(first))
+        if len(proposals) < wanted:  # some were the default, with which many searchers begin
+            more = self._unmeasured(self._searcher.ask(wanted - len(proposals)))
+            proposals = distinct(np.concatenate([proposals, more[~taken.has(more)]]))
+        picked = self._sampler.pick(proposals, self._score(proposals), wanted)
         self._left_over = proposals
         return np.concatenate([first, picked])
 
