@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.toys import ToySpace, plain
-from tests.tuning.replay import TABLE, TARGET, Clock, Replay, bowl, failing, task
+from tests.tuning.replay import TABLE, TARGET, Clock, Latency, Replay, bowl, failing, task
 from tilewright.errors import SpaceError
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.records.memory import MemoryStore
@@ -165,7 +165,8 @@ def test_candidates_that_the_deadline_cut_off_are_measured_later() -> None:
 
 
 def test_an_interrupted_round_keeps_a_second_try_that_worked() -> None:
-    store, latencies = MemoryStore(), {"toy": failing}
+    store = MemoryStore()
+    latencies: dict[str, Latency] = {"toy": failing}
     runner = Replay(store, latencies, Clock())
     tuned = tuner(store, runner)
     tuned.round(16, math.inf)
