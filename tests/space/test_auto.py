@@ -243,7 +243,7 @@ def test_configs_are_drawn_in_their_one_form() -> None:
     near = neighbours(auto, auto.default())
     assert auto.valid(near).all()
     assert set(near[:, 0]) == set(range(len(auto.knobs[0])))
-    # A space without tiles is small enough to be listed: the untuned program, 96 simple ones, MetaSchedule's one.
+    # A space without tiles is small enough to be listed: the untuned program, 8 simple ones, MetaSchedule's one.
     assert len(sample(space(concatenation), rng, 1000)) == 1 + 2 * 4 + 1
 
 
