@@ -57,7 +57,7 @@ from tilewright.tuning.session import IN_PLACE
 
 #: Seconds at which a network is looked at.
 MARKS = (30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
-BLOCKS = 20
+TURNS = 20
 PEER = "onnxruntime"
 #: A network is as good as tuned when its estimated latency is within this factor of the last.
 SETTLED = 1.03
@@ -173,23 +173,23 @@ def known_then(extraction: Extraction, store: Store) -> NetworkTuner:
     return tuner
 
 
-def raced(built: dict[float, Path], others: Sequence[Entrant] = ()) -> list[Peer]:
+def raced(built: dict[float, Path], others: Sequence[Entrant] = (), turns: int = TURNS) -> list[Peer]:
     """Race the executables of all marks against ONNX Runtime and whom else there is; the last mark's first."""
     ours = [Entrant(str(path), peers.executable, (str(path.absolute()),)) for path in dict.fromkeys(built.values())]
     model = next(iter(built.values())) / "model.onnx"  # the first has it
     entrants = [*ours[::-1], *others]
     if model.is_file():
         entrants.append(Entrant(PEER, peers.PEERS[PEER], (str(model.absolute()), "native")))
-    return race(entrants, BLOCKS, 0.1, Target.parse("native").cores)
+    return race(entrants, turns, 0.1, Target.parse("native").cores)
 
 
-def bench(name: str, minutes: float, folder: Path, records: Path, sharing: str) -> dict[str, Any]:
+def bench(name: str, minutes: float, folder: Path, records: Path, sharing: str, turns: int) -> dict[str, Any]:
     reports = tuned(name, minutes, folder, records, sharing)
     marks = [mark for mark in MARKS if mark <= 60 * minutes]
     built = executables(name, reports, folder, marks)
     report, curve = reports[-1], joined(reports)
     trials = sum(found["trials"] for found in reports)
-    found = {peer.name: peer for peer in raced(built)}
+    found = {peer.name: peer for peer in raced(built, turns=turns)}
     final = found[str(built[marks[-1]])]
     peer = found.get(PEER)
     entries = {}
@@ -214,6 +214,7 @@ def bench(name: str, minutes: float, folder: Path, records: Path, sharing: str) 
         "wall_seconds": sum(found["wall_seconds"] for found in reports),
         "commands": len(reports),
         "minutes": minutes,
+        "turns": turns,
         "records": report["records"],
         "sharing_by": report.get("sharing_by"),
         "machine": model_name(),
@@ -257,6 +258,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--sharing", default="own")
     parser.add_argument("--one-store", action="store_true", help="networks find what earlier ones left")
+    parser.add_argument("--turns", type=int, default=TURNS, help="of each executable in the final race")
     parser.add_argument("--cache", type=Path, default=Path("five-minutes"))
     parser.add_argument("--json", type=Path, default=Path("five.json"))
     parser.add_argument("--plot", type=Path, help="a PNG file to write")
@@ -266,7 +268,7 @@ def main() -> None:
     def run(name: str) -> dict[str, Any]:
         folder = arguments.cache / name
         records = (arguments.cache if arguments.one_store else folder) / "records.db"
-        return bench(name, arguments.minutes, folder, records, arguments.sharing)
+        return bench(name, arguments.minutes, folder, records, arguments.sharing, arguments.turns)
 
     def enough(entry: dict[str, Any]) -> bool:
         one_store = Path(entry.get("records", "")).parent == arguments.cache

@@ -144,6 +144,7 @@ def tune(
         machine = machine.with_weights(network.weight_bytes)
         if pool is not None:
             pool.weigh(network.weight_bytes)
+        before = running.elapsed
         extraction = extract(network, machine)
         loaded = running.elapsed
         show: Progress = stack.enter_context(progress or SilentProgress())
@@ -153,7 +154,8 @@ def tune(
         if pool is not None:
             runner = pool
             try:
-                algorithms, choosing = _choices(extraction, pool, store, running)
+                # Extracting once more takes as long as before, and making design spaces about that as well.
+                algorithms, choosing = _choices(extraction, pool, store, running, 2.0 * (loaded - before))
                 roofline = measure_roofline(machine.cores)
             except KeyboardInterrupt:  # what was measured is in the store
                 interrupted = True
@@ -254,13 +256,22 @@ def _race_reserve(extraction: Extraction, roofline: Roofline | None, budget: Bud
     return full if budget.seconds is None else min(full, max(least, _RACING * budget.seconds))
 
 
-def _choices(extraction: Extraction, pool: LocalPool, store: Store, running: RunningBudget) -> tuple[list[Choice], int]:
+def _choices(
+    extraction: Extraction, pool: LocalPool, store: Store, running: RunningBudget, following: float
+) -> tuple[list[Choice], int]:
     """The algorithms of the network's convolutions, for a tenth of the budget; none where that is too little.
+
+    Args:
+        extraction: the network.
+        pool: measures.
+        store: earlier measurements.
+        running: the budget.
+        following: seconds that are needed after it in any case, besides finishing.
 
     Returns:
         the choices, and how many candidates were measured.
     """
-    budget, reserve = running.budget, _finishing(extraction)
+    budget, reserve = running.budget, following + _finishing(extraction)
     seconds = _MOST_CHOOSING if budget.seconds is None else _CHOOSING * budget.seconds
     trials = math.inf if budget.trials is None else _CHOOSING * budget.trials
     if not extraction.rewritten.convolutions or seconds < _LEAST_CHOOSING or running.exhausted(reserve):
