@@ -112,8 +112,8 @@ def main() -> None:
                 }
                 seconds = race(space, pool, tuners)
                 trials = {key: tuner.trials for key, tuner in tuners.items()}
-                races.append({"task": name, "seed": seed, "budget": arguments.seconds, "seconds": seconds})
-                races[-1]["trials"] = trials
+                about = {"task": name, "seed": seed, "budget": arguments.seconds}
+                races.append({**about, "seconds": seconds, "trials": trials})
                 result["races"].append(races[-1])
                 arguments.json.write_text(json.dumps(result, indent=1))
                 fastest = min(seconds.values())

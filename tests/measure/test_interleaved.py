@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tilewright.measure.interleaved import MOST_ROUNDS, interleave, ratios, winner
+from tilewright.measure.interleaved import MOST_ROUNDS, as_often, interleave, ratios, winner
+from tilewright.measure.outcome import Measurement, Outcome
 
 
 class Course:
@@ -107,3 +108,15 @@ def test_only_those_who_stayed_can_win() -> None:
     assert winner([(0.1,) * 7, (1.0,) * 9, (0.9,) * 9, ()]) == 2
     with pytest.raises(ValueError, match="nobody did"):
         winner([(), ()])
+
+
+def test_nobody_wins_a_race_that_was_given_up_by_having_more_repeats() -> None:
+    repeats = [(1.0,) * 5, (1.02,) * 20, (3.0,), ()]
+    outcomes = [Outcome.OK, Outcome.OK, Outcome.OK, Outcome.RUN_CRASHED]
+    measured = [
+        Measurement("t", "cpu", "a/1", (i,), o, r) for i, (o, r) in enumerate(zip(outcomes, repeats, strict=True))
+    ]
+    assert winner(repeats) == 1
+    cut = [m.repeats for m in as_often(measured)]
+    assert [len(times) for times in cut] == [5, 5, 1, 0]
+    assert winner(cut) == 0

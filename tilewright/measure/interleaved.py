@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.measure.outcome import ROBUST_QUANTILE, robust_seconds
+from tilewright.measure.outcome import ROBUST_QUANTILE, Measurement, robust_seconds
 
-__all__ = ["MOST_ROUNDS", "interleave", "ratios", "winner"]
+__all__ = ["MOST_ROUNDS", "as_often", "interleave", "ratios", "winner"]
 
 #: No judgement before so many rounds, or so many where the time is over; at most so many.
 _LEAST_ROUNDS = 7
@@ -91,3 +92,12 @@ def winner(blocks: Sequence[tuple[float, ...]]) -> int:
     if longest == 0:
         raise ValueError("a race is won by one that ran, but nobody did")
     return min((i for i, times in enumerate(blocks) if len(times) == longest), key=lambda i: robust_seconds(blocks[i]))
+
+
+def as_often(measured: Sequence[Measurement]) -> list[Measurement]:
+    """Measurements of a race that had to be given up, with as many repeats each, so that :func:`winner` compares all.
+
+    But for those that were dropped at once, with a single repeat: they have lost.
+    """
+    least = min((len(m.repeats) for m in measured if len(m.repeats) > 1), default=1)
+    return [replace(m, repeats=m.repeats[:least]) if m.ok else m for m in measured]

@@ -17,7 +17,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from types import TracebackType
 
 import numpy as np
@@ -25,6 +24,7 @@ import numpy as np
 from tilewright.errors import MeasureError
 from tilewright.measure.batch import Batch, PoolStatistics
 from tilewright.measure.cold import streamed_bytes
+from tilewright.measure.interleaved import as_often
 from tilewright.measure.memory import in_words, worker_share
 from tilewright.measure.outcome import Measurement, Outcome, robust_seconds
 from tilewright.measure.process import WorkerProcess
@@ -202,7 +202,7 @@ class LocalPool:
             places = {batch.configs[index]: index for index in left}
             batch.done.update({places[m.config]: m for m in self.measure(space, rows, math.inf, deadline)})
         measured = [batch.done[index] for index in sorted(batch.done)]
-        return _as_often(measured) if left else measured
+        return as_often(measured) if left else measured
 
     @contextmanager
     def _batch(
@@ -498,9 +498,3 @@ class LocalPool:
         self._statistics.measured += 1
         if self.on_measurement is not None:
             self.on_measurement(measurement)
-
-
-def _as_often(measured: list[Measurement]) -> list[Measurement]:
-    """The same with as many repeats each, but for those that were dropped at once: none lost a race by having fewer."""
-    least = min((len(m.repeats) for m in measured if len(m.repeats) > 1), default=1)
-    return [replace(m, repeats=m.repeats[:least]) if m.ok else m for m in measured]

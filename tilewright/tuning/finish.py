@@ -291,14 +291,11 @@ def finished(
     choice = choice.without(blamed)
     final, check, place, verdict = choice, KernelCheck({}, choice.tuned, 0.0), None, None
     try:
-        wanted = choice
+        found = None
         if incumbent is not None and placing and extraction.uses and not blamed and not tuner.interrupted:
             compiling = incumbent.seconds / len(extraction.uses)
             found = contest(extraction, tuner, kernels, out, choice, incumbent.choice, aside, placing, compiling)
-            wanted = choice if found is None else found.choice
-        else:
-            found = None
-        wanted, check = checked(extraction, wanted, checking)
+        wanted, check = checked(extraction, choice if found is None else found.choice, checking)
         if wanted.configs != choice.configs:
             other = exchanged(extraction, kernels, wanted, out, aside)
             if other is None:  # nobody is to blame among those that ran before
