@@ -35,6 +35,7 @@ from tilewright.errors import MeasureError, TilewrightError
 from tilewright.measure.compare import compare, difference, latency
 from tilewright.measure.peers import Entrant, Peer, race
 from tilewright.measure.process import arm, ending
+from tilewright.network.check import TOLERANCE
 from tilewright.network.peers import PEERS, executable, reference_model
 from tilewright.target import model_name
 from tilewright.tvm_compat import usable_cores
@@ -301,6 +302,8 @@ def text(report: dict[str, Any]) -> str:
         untuned = str(entry.get("untuned", ""))
         medians = [f"{entry[key]:.3f}" for key in ("min_ms", "median_ms", "ratio")]
         rows.append([name, *medians, interval, off, untuned])
+        if entry["difference"] is not None and not entry["difference"] <= TOLERANCE:
+            errors.append(f"{name} computes something else than {_REFERENCE}: another model, or other weights")
     head = ["", "min ms", "median ms", "ratio", "95 % interval", f"off {_REFERENCE}", "untuned kernels"]
     first = next(iter(report["entrants"]))
     foot = f"ratio: median / {first}'s; {report['threads']} threads, {report['machine']}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -116,6 +117,17 @@ def test_the_summary_tells_what_went_wrong(tmp_path: Path) -> None:
         "2 x build: slow",
         "1 x run: crash",
     ]
+
+
+def test_what_computes_something_else_is_told() -> None:
+    latencies = dict.fromkeys(("min_ms", "median_ms", "ratio", "ratio_low", "ratio_high"), 1.0)
+    differences = {"a": 1e-6, "b": 4.4, "c": math.nan, "d": None}
+    entrants: dict[str, Any] = {name: {**latencies, "difference": off} for name, off in differences.items()}
+    entrants["e"] = {"error": "no memory"}
+    *_, b, c, e = metaschedule.text({"entrants": entrants, "threads": 2, "machine": "toy"}).splitlines()
+    assert b == "b computes something else than onnxruntime: another model, or other weights"
+    assert c.startswith("c computes something else")
+    assert e == "e could not be timed: no memory"
 
 
 def test_the_tuner_ends_with_all_that_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

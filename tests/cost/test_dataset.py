@@ -183,6 +183,44 @@ def test_an_annotation_that_does_not_exist(tmp_path: Path) -> None:
         read_data_set(tmp_path / "d.parquet")
 
 
+@pytest.mark.parametrize("name", ["extents", "touched", "reuse", "arithmetic"])
+def test_counts_below_zero(tmp_path: Path, name: str) -> None:
+    task = task_data()
+    counts = np.array(getattr(task.nest, name))
+    counts.flat[-1] = -1
+    odd: Any = {name: counts}
+    write_data_set(DataSet((replace(task, nest=replace(task.nest, **odd)),)), tmp_path / "d.parquet")
+    with pytest.raises(RecordsError, match="no negative numbers"):
+        read_data_set(tmp_path / "d.parquet")
+
+
+@pytest.mark.parametrize("odd", [0.0, -1e-3, np.inf, -np.inf])
+def test_a_latency_that_cannot_be(tmp_path: Path, odd: float) -> None:
+    task = task_data()
+    seconds = np.array(task.seconds)
+    seconds[-1] = odd
+    write_data_set(DataSet((replace(task, seconds=seconds),)), tmp_path / "d.parquet")
+    with pytest.raises(RecordsError, match="latencies are positive numbers, or nan"):
+        read_data_set(tmp_path / "d.parquet")
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_a_program_that_is_not_finite(tmp_path: Path, odd: float) -> None:
+    task = task_data()
+    strides = np.array(task.nest.strides)
+    strides.flat[0] = odd
+    write_data_set(DataSet((replace(task, nest=replace(task.nest, strides=strides)),)), tmp_path / "d.parquet")
+    with pytest.raises(RecordsError, match="not finite"):
+        read_data_set(tmp_path / "d.parquet")
+
+
+@pytest.mark.parametrize("flop", [-1.0, float("nan"), "3"])
+def test_operations_that_cannot_be(tmp_path: Path, flop: Any) -> None:
+    write_data_set(DataSet((replace(task_data(), flop=flop),)), tmp_path / "d.parquet")
+    with pytest.raises(RecordsError, match="FLOP|no number of JSON"):
+        read_data_set(tmp_path / "d.parquet")
+
+
 def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     for call in (lambda: read_data_set(tmp_path / "d"), lambda: write_data_set(data_set(), tmp_path / "d")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,8 +21,9 @@ from tilewright.network.tasks import extract
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query
 from tilewright.target import Target
-from tilewright.tuning import finish
+from tilewright.tuning import finish, session
 from tilewright.tuning.budget import Budget
+from tilewright.tuning.roofline import Roofline
 from tilewright.tuning.session import tune
 
 #: What the documentation says about the report.
@@ -154,6 +156,22 @@ def test_a_budget_too_short_to_measure_still_gives_an_executable(tmp_path: Path)
     assert result.report["relative_error"] <= TOLERANCE
     assert not list(store.scan(Query()))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "out"]
+
+
+@pytest.mark.parametrize(("run", "seconds"), [(1e-3, 60.0), (0.5, 300.0), (5.0, 300.0), (40.0, 300.0), (0.5, None)])
+def test_the_final_race_leaves_slow_networks_time_for_tuning(tmp_path: Path, run: float, seconds: float | None) -> None:
+    extraction = extract(load(conv_model(tmp_path / "m.onnx")), TARGET)
+    flop = sum(use.weight * use.task.flop for use in extraction.uses)
+    least, full = finish.race_seconds(run)
+    assert least < full
+    # A machine on which a run takes so long with half of its speed.
+    reserve = session._race_reserve(extraction, Roofline(2 * flop / run, 1e9), Budget(seconds=seconds))
+    if seconds is None:
+        assert reserve == full
+    else:
+        # The share of the budget, where that is enough for ten turns or for three.
+        assert reserve == pytest.approx(min(full, max(least, 0.1 * seconds)))
+    assert session._race_reserve(extraction, None, Budget(seconds=seconds)) == math.inf
 
 
 def test_records_of_other_machines_change_nothing(tmp_path: Path) -> None:
