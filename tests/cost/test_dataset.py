@@ -217,7 +217,7 @@ def test_a_program_that_is_not_finite(tmp_path: Path, odd: float) -> None:
 @pytest.mark.parametrize("flop", [-1.0, float("nan"), "3"])
 def test_operations_that_cannot_be(tmp_path: Path, flop: Any) -> None:
     write_data_set(DataSet((replace(task_data(), flop=flop),)), tmp_path / "d.parquet")
-    with pytest.raises(RecordsError, match="FLOP|no number of JSON"):
+    with pytest.raises(RecordsError, match=r"FLOP|no number of JSON"):
         read_data_set(tmp_path / "d.parquet")
 
 
