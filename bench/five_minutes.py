@@ -252,6 +252,14 @@ def show(done: dict[str, Any]) -> str:
     return table(head, rows)
 
 
+def enough(entry: dict[str, Any], arguments: argparse.Namespace) -> bool:
+    """Whether a network's entry of an earlier command is what this one asks for."""
+    long = entry["minutes"] >= arguments.minutes and entry.get("turns", TURNS) >= arguments.turns
+    alike = entry.get("sharing_by", arguments.sharing) == arguments.sharing
+    one_store = Path(entry.get("records", "")).parent == arguments.cache
+    return bool(long and alike and one_store == arguments.one_store)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="light", help="comma-separated; 'light': the nine of the onnx package")
@@ -270,12 +278,7 @@ def main() -> None:
         records = (arguments.cache if arguments.one_store else folder) / "records.db"
         return bench(name, arguments.minutes, folder, records, arguments.sharing, arguments.turns)
 
-    def enough(entry: dict[str, Any]) -> bool:
-        one_store = Path(entry.get("records", "")).parent == arguments.cache
-        alike = entry.get("sharing_by", arguments.sharing) == arguments.sharing
-        return bool(entry["minutes"] >= arguments.minutes and alike and one_store == arguments.one_store)
-
-    done = each(names, arguments.json, run, enough)
+    done = each(names, arguments.json, run, lambda entry: enough(entry, arguments))
     print(show(done))
     if arguments.plot is not None:
         plot_ratios(done, arguments.plot)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.five_minutes import joined, moment, settled, tuned
+from bench.five_minutes import enough, joined, moment, settled, tuned
 from bench.sharing import ARMS, show, summary
 
 
@@ -86,3 +87,20 @@ def test_what_was_tuned_with_other_records_is_not_gone_on_with(tmp_path: Path) -
     for records, sharing in ((tmp_path / "other.db", "own"), (tmp_path / "records.db", "none")):
         with pytest.raises(SystemExit, match="name another --cache"):
             tuned("squeezenet", 5.0, tmp_path, records, sharing)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({}, True),
+        ({"minutes": 5.0, "turns": 10}, True),
+        ({"minutes": 30.0}, False),
+        ({"turns": 80}, False),
+        ({"sharing": "none"}, False),
+        ({"one_store": True}, False),
+    ],
+)
+def test_an_entry_is_kept_where_it_is_what_is_asked_for(changes: dict[str, Any], kept: bool) -> None:
+    entry: dict[str, Any] = {"minutes": 10.0, "turns": 20, "sharing_by": "own", "records": "nine/vgg19/records.db"}
+    asked: dict[str, Any] = {"minutes": 10.0, "turns": 20, "sharing": "own", "cache": Path("nine"), "one_store": False}
+    assert enough(entry, argparse.Namespace(**asked | changes)) is kept

@@ -175,50 +175,40 @@ def test_a_header_of_another_form(tmp_path: Path, changes: dict[str, Any]) -> No
         read_data_set(tmp_path / "d.parquet")
 
 
-def test_an_annotation_that_does_not_exist(tmp_path: Path) -> None:
-    task = task_data()
-    odd = replace(task.nest, annotations=task.nest.annotations + np.int8(7))
-    write_data_set(DataSet((replace(task, nest=odd),)), tmp_path / "d.parquet")
-    with pytest.raises(RecordsError, match="annotation"):
+def refused(tmp_path: Path, task: TaskData, reason: str) -> None:
+    write_data_set(DataSet((task,)), tmp_path / "d.parquet")
+    with pytest.raises(RecordsError, match=reason):
         read_data_set(tmp_path / "d.parquet")
 
 
-@pytest.mark.parametrize("name", ["extents", "touched", "reuse", "arithmetic"])
-def test_counts_below_zero(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "odd", "reason"),
+    [
+        ("annotations", 7, "annotation"),
+        *[(name, -1, "no negative numbers") for name in ("extents", "touched", "reuse", "arithmetic")],
+        ("strides", np.nan, "not finite"),
+        ("strides", np.inf, "not finite"),
+    ],
+)
+def test_a_program_that_cannot_be(tmp_path: Path, name: str, odd: float, reason: str) -> None:
     task = task_data()
-    counts = np.array(getattr(task.nest, name))
-    counts.flat[-1] = -1
-    odd: Any = {name: counts}
-    write_data_set(DataSet((replace(task, nest=replace(task.nest, **odd)),)), tmp_path / "d.parquet")
-    with pytest.raises(RecordsError, match="no negative numbers"):
-        read_data_set(tmp_path / "d.parquet")
+    array = np.array(getattr(task.nest, name))
+    array.flat[-1] = odd
+    changes: Any = {name: array}
+    refused(tmp_path, replace(task, nest=replace(task.nest, **changes)), reason)
 
 
 @pytest.mark.parametrize("odd", [0.0, -1e-3, np.inf, -np.inf])
 def test_a_latency_that_cannot_be(tmp_path: Path, odd: float) -> None:
     task = task_data()
-    seconds = np.array(task.seconds)
-    seconds[-1] = odd
-    write_data_set(DataSet((replace(task, seconds=seconds),)), tmp_path / "d.parquet")
-    with pytest.raises(RecordsError, match="latencies are positive numbers, or nan"):
-        read_data_set(tmp_path / "d.parquet")
+    refused(
+        tmp_path, replace(task, seconds=np.append(task.seconds[:-1], odd)), "latencies are positive numbers, or nan"
+    )
 
 
-@pytest.mark.parametrize("odd", [np.nan, np.inf])
-def test_a_program_that_is_not_finite(tmp_path: Path, odd: float) -> None:
-    task = task_data()
-    strides = np.array(task.nest.strides)
-    strides.flat[0] = odd
-    write_data_set(DataSet((replace(task, nest=replace(task.nest, strides=strides)),)), tmp_path / "d.parquet")
-    with pytest.raises(RecordsError, match="not finite"):
-        read_data_set(tmp_path / "d.parquet")
-
-
-@pytest.mark.parametrize("flop", [-1.0, float("nan"), "3"])
-def test_operations_that_cannot_be(tmp_path: Path, flop: Any) -> None:
-    write_data_set(DataSet((replace(task_data(), flop=flop),)), tmp_path / "d.parquet")
-    with pytest.raises(RecordsError, match=r"FLOP|no number of JSON"):
-        read_data_set(tmp_path / "d.parquet")
+@pytest.mark.parametrize(("odd", "reason"), [(-1.0, "FLOP"), ("3", "FLOP"), (np.nan, "no number of JSON")])
+def test_operations_that_cannot_be(tmp_path: Path, odd: Any, reason: str) -> None:
+    refused(tmp_path, replace(task_data(), flop=odd), reason)
 
 
 def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,12 +19,11 @@ import pytest
 
 from tests.measure.spaces import Deed, FaultySpace, broken_factory, config, make_faulty, make_task
 from tilewright.errors import MeasureError
-from tilewright.measure import worker
 from tilewright.measure.interleaved import winner
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.pool import LocalPool
 from tilewright.measure.process import WorkerProcess
-from tilewright.measure.protocol import Hello, Lost, Prepare, Prepared, Reply, Timed
+from tilewright.measure.protocol import Lost, Reply, Timed
 from tilewright.measure.runner import Racer
 from tilewright.space.space import DesignSpace
 from tilewright.target import Target
@@ -135,15 +134,6 @@ def test_candidates_come_with_what_the_default_took_at_that_moment(single: Local
     assert 0.0 < again.anchor < again.seconds / 5
     assert all(0.0 < m.anchor < again.seconds / 5 for m in race(single, Deed.SLOW, Deed.SLOW))
     assert [m.anchor for m in measure(single, Deed.FAST, start=Deed.RAISE_IN_RUN)] == [0.0]
-
-
-@pytest.mark.parametrize(("longest", "anchored"), [(LONG, True), (0.0, False)])
-def test_a_default_that_takes_long_is_not_timed_with_every_batch(
-    target: Target, monkeypatch: pytest.MonkeyPatch, longest: float, anchored: bool
-) -> None:
-    monkeypatch.setattr(worker, "_LONGEST_ANCHOR", longest)
-    one = worker._Worker(Hello(target, make_faulty))
-    assert one.handle(Prepare(make_task(), True, 0)) == Prepared(reference=True, anchor=anchored)
 
 
 def test_statistics_tell_where_time_and_memory_went(shared: LocalPool) -> None:
