@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 
 from tilewright.errors import ModelFormatError, ShapeError, UnsupportedOperatorError
 from tilewright.network.onnx_file import bare, check_filled, check_sizes, read_proto
+from tilewright.network.onnx_repair import repair
 
 __all__ = ["fold", "read_onnx"]
 
@@ -44,6 +45,7 @@ def read_onnx(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[onnx.M
             _calm_softmax(model, filled)
         folded = onnx.ModelProto()
         folded.CopyFrom(model)
+        repair(folded)
         _chain_sums(folded)
         return model, fold(folded)
     except (LookupError, ValueError, TypeError, AttributeError, OverflowError, MemoryError) as exc:

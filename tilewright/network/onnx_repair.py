@@ -1,0 +1,301 @@
+"""Writes ONNX operators that TVM 0.27 imports wrongly as others that it imports right.
+
+Each repair says what it writes, as before --> after. A model that needs none is left as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+__all__ = ["repair"]
+
+_SAME = ("SAME_UPPER", "SAME_LOWER")
+_POOLS = ("MaxPool", "AveragePool", "LpPool")
+
+
+@dataclass
+class _Graph:
+    """The nodes of a graph as they are being written anew.
+
+    Attributes:
+        model: the model.
+        constants: the initializers by name.
+        shapes: of tensors that are known, by name.
+        dtypes: element types of tensors that are known, by name.
+        nodes: written so far.
+    """
+
+    model: onnx.ModelProto
+    constants: dict[str, onnx.TensorProto]
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, int]
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+
+    def add(self, kind: str, inputs: Sequence[str], output: str, **attributes: object) -> str:
+        """Write a node with one output; returns the output."""
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
+        return output
+
+    def constant(self, name: str, values: NDArray[np.generic]) -> str:
+        """Add an initializer; returns its name."""
+        self.model.graph.initializer.append(numpy_helper.from_array(values, name))
+        return name
+
+    def array(self, name: str) -> NDArray[np.generic] | None:
+        """The values of an initializer; None where the name is not one."""
+        tensor = self.constants.get(name)
+        return None if tensor is None else numpy_helper.to_array(tensor)
+
+
+def repair(model: onnx.ModelProto) -> None:
+    """Write the operators of a model's main graph that would be imported wrongly as others, in place."""
+    if not any(node.op_type in _REPAIRS and node.domain in ("", "ai.onnx") for node in model.graph.node):
+        return
+    graph = _read(model)
+    for node in model.graph.node:
+        write = _REPAIRS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        if write is None or not write(graph, node):
+            graph.nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(graph.nodes)
+
+
+def _read(model: onnx.ModelProto) -> _Graph:
+    shapes: dict[str, tuple[int, ...]] = {}
+    dtypes: dict[str, int] = {}
+    for value in _values(model):
+        kind = value.type.tensor_type
+        dtypes[value.name] = kind.elem_type
+        if kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim):
+            shapes[value.name] = tuple(dim.dim_value for dim in kind.shape.dim)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name, tensor in constants.items():
+        shapes[name], dtypes[name] = tuple(tensor.dims), tensor.data_type
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            constants[node.output[0]] = node.attribute[0].t
+    return _Graph(model, constants, shapes, dtypes)
+
+
+def _values(model: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
+    """What is known of tensors: inputs, and whatever follows from them."""
+    yield from model.graph.input
+    # Weights are not needed for shapes, but for small integers, which are shapes and axes themselves.
+    light = onnx.ModelProto()
+    light.CopyFrom(model)
+    del light.graph.initializer[:]
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) <= 64:
+            light.graph.initializer.append(tensor)
+        else:
+            light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    try:
+        inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
+    except Exception:  # what is wrong with the model is said where it is read
+        return
+    yield from inferred.graph.value_info
+    yield from inferred.graph.output
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for attribute in node.attribute:
+        value = helper.get_attribute_value(attribute)
+        found[attribute.name] = value.decode() if isinstance(value, bytes) else value
+    return found
+
+
+def _ints(value: object, default: Sequence[int]) -> list[int]:
+    return [int(v) for v in value] if isinstance(value, Sequence) else list(default)
+
+
+def _set(node: onnx.NodeProto, drop: Sequence[str], **attributes: object) -> onnx.NodeProto:
+    """The node with other attributes."""
+    new = onnx.NodeProto()
+    new.CopyFrom(node)
+    kept = [a for a in node.attribute if a.name not in drop and a.name not in attributes]
+    del new.attribute[:]
+    new.attribute.extend(kept)
+    new.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+    return new
+
+
+def _pads(total: Sequence[int], upper: bool) -> list[int]:
+    """Pads at the begin and at the end of each axis; an odd one is at the end where ``upper``."""
+    begins = [t // 2 if upper else t - t // 2 for t in total]
+    return begins + [t - b for t, b in zip(total, begins, strict=True)]
+
+
+def _pool(graph: _Graph, node: onnx.NodeProto) -> bool:
+    """Pool(auto_pad=SAME) --> Pool(pads), none of which is negative (TVM's are, for kernels below the stride)."""
+    attributes, shape = _attributes(node), graph.shapes.get(node.input[0])
+    if attributes.get("auto_pad") not in _SAME or shape is None:
+        return False
+    kernel = _ints(attributes.get("kernel_shape"), ())
+    ones = [1] * len(kernel)
+    strides, dilations = _ints(attributes.get("strides"), ones), _ints(attributes.get("dilations"), ones)
+    total = [
+        max(0, (math.ceil(size / s) - 1) * s + (k - 1) * d + 1 - size)
+        for size, k, s, d in zip(shape[2:], kernel, strides, dilations, strict=True)
+    ]
+    pads = _pads(total, attributes["auto_pad"] == "SAME_UPPER")
+    graph.nodes.append(_set(node, ("auto_pad",), pads=pads))
+    return True
+
+
+def _transposed_convolution(graph: _Graph, node: onnx.NodeProto) -> bool:
+    """ConvTranspose(output_shape) --> ConvTranspose(pads, output_padding), which TVM does not ignore."""
+    attributes = _attributes(node)
+    shape, weight = graph.shapes.get(node.input[0]), graph.shapes.get(node.input[1])
+    if "output_shape" not in attributes or shape is None or weight is None:
+        return False
+    wanted = _ints(attributes["output_shape"], ())[-(len(shape) - 2) :]
+    kernel, ones = _ints(attributes.get("kernel_shape"), weight[2:]), [1] * len(wanted)
+    strides, dilations = _ints(attributes.get("strides"), ones), _ints(attributes.get("dilations"), ones)
+    extra = _ints(attributes.get("output_padding"), [0] * len(wanted))
+    total = [
+        s * (size - 1) + o + (k - 1) * d + 1 - w
+        for size, k, s, d, o, w in zip(shape[2:], kernel, strides, dilations, extra, wanted, strict=True)
+    ]
+    # More than the kernel reaches is zeros at the end.
+    extra = [o + max(0, -t) for o, t in zip(extra, total, strict=True)]
+    # Only SAME_LOWER has an odd pad at the begin by the specification of opset 11 and later.
+    pads = _pads([max(0, t) for t in total], attributes.get("auto_pad") == "SAME_UPPER")
+    graph.nodes.append(_set(node, ("auto_pad", "output_shape"), pads=pads, output_padding=extra))
+    return True
+
+
+def _one_hot(graph: _Graph, node: onnx.NodeProto) -> bool:
+    """OneHot --> Cast(OneHot): TVM's result is of Python's types, not of that of the values."""
+    dtype = graph.dtypes.get(node.input[2])
+    if not dtype:
+        return False
+    new = _set(node, ())
+    new.output[0] = f"{node.output[0]}__untyped"
+    graph.nodes.append(new)
+    graph.add("Cast", [new.output[0]], node.output[0], to=dtype)
+    return True
+
+
+def _layer_norm(graph: _Graph, node: onnx.NodeProto) -> bool:
+    """(y, mean, deviation) = LayerNormalization --> y = LayerNormalization, and the others by ReduceMean."""
+    used = [name for name in node.output[1:] if name]
+    shape = graph.shapes.get(node.input[0])
+    if not used or shape is None or graph.dtypes.get(node.input[0]) != onnx.TensorProto.FLOAT:
+        return False
+    attributes, data, stem = _attributes(node), node.input[0], f"{node.output[0]}__"
+    first = attributes.get("axis", -1)
+    assert isinstance(first, int)
+    axes = list(range(first % len(shape), len(shape)))
+    by_input = max((o.version for o in graph.model.opset_import if o.domain in ("", "ai.onnx")), default=1) >= 18
+    where = [graph.constant(f"{stem}axes", np.asarray(axes))] if by_input else []
+    how: dict[str, object] = {"keepdims": 1} if by_input else {"keepdims": 1, "axes": axes}
+    new = _set(node, ())
+    del new.output[1:]
+    graph.nodes.append(new)
+    mean = node.output[1] if len(node.output) > 1 and node.output[1] else f"{stem}mean"
+    graph.add("ReduceMean", [data, *where], mean, **how)
+    if len(node.output) > 2 and node.output[2]:
+        centred = graph.add("Sub", [data, mean], f"{stem}centred")
+        square = graph.add("Mul", [centred, centred], f"{stem}square")
+        variance = graph.add("ReduceMean", [square, *where], f"{stem}variance", **how)
+        epsilon = graph.constant(f"{stem}epsilon", np.asarray(attributes.get("epsilon", 1e-5), dtype=np.float32))
+        bounded = graph.add("Add", [variance, epsilon], f"{stem}bounded")
+        graph.add("Reciprocal", [graph.add("Sqrt", [bounded], f"{stem}root")], node.output[2])
+    return True
+
+
+def _resize(graph: _Graph, node: onnx.NodeProto) -> bool:
+    """Resize(scales) --> Gather or MatMul for each axis, where the scales are not the ratios of the sizes.
+
+    TVM takes coordinates from the sizes, which are rounded: by 2.5, 7 pixels become 17, not 17.5.
+    """
+    attributes, shape = _attributes(node), graph.shapes.get(node.input[0])
+    scales = graph.array(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    if shape is None or scales is None or scales.size != len(shape) or "axes" in attributes:
+        return False
+    factors = [float(f) for f in scales.astype(np.float64)]
+    sizes = [math.floor(size * factor) for size, factor in zip(shape, factors, strict=True)]
+    if all(size == before * factor for size, before, factor in zip(sizes, shape, factors, strict=True)):
+        return False
+    mode = attributes.get("mode", "nearest")
+    if mode not in ("nearest", "linear") or attributes.get("antialias", 0):
+        return False
+    transform = str(attributes.get("coordinate_transformation_mode", "half_pixel"))
+    rounding = str(attributes.get("nearest_mode", "round_prefer_floor"))
+    if transform not in ("half_pixel", "asymmetric", "pytorch_half_pixel"):
+        return False
+    changed = [axis for axis in range(len(shape)) if factors[axis] != 1.0]
+    name = node.input[0]
+    for axis in changed:
+        places = _places(sizes[axis], factors[axis], transform)
+        out = node.output[0] if axis == changed[-1] else f"{node.output[0]}__axis{axis}"
+        if mode == "nearest":
+            indices = np.clip(_ROUNDINGS[rounding](places), 0, shape[axis] - 1).astype(np.int64)
+            name = graph.add("Gather", [name, graph.constant(f"{out}__indices", indices)], out, axis=axis)
+        else:
+            name = _interpolate(graph, name, out, axis, len(shape), _weights(places, shape[axis]))
+    return True
+
+
+def _places(size: int, factor: float, transform: str) -> NDArray[np.float64]:
+    """Where each output element lies among the input's. ``(size,)``.
+
+    In float32 as in ONNX Runtime, since rounding decides between two neighbours at a half: 8.5 / 1.7 - 0.5 is 4.5.
+    """
+    index, half = np.arange(size, dtype=np.float32), np.float32(0.5)
+    if transform == "asymmetric":
+        return (index / np.float32(factor)).astype(np.float64)
+    if transform == "pytorch_half_pixel" and size == 1:
+        return np.zeros(1)
+    return ((index + half) / np.float32(factor) - half).astype(np.float64)
+
+
+def _weights(places: NDArray[np.float64], size: int) -> NDArray[np.float32]:
+    """The matrix of a linear interpolation. ``(outputs, size)``."""
+    bounded = np.clip(places, 0, size - 1)
+    low = np.floor(bounded).astype(np.int64)
+    high = np.minimum(low + 1, size - 1)
+    matrix = np.zeros((len(places), size))
+    rows = np.arange(len(places))
+    np.add.at(matrix, (rows, low), 1 - (bounded - low))
+    np.add.at(matrix, (rows, high), bounded - low)
+    return matrix.astype(np.float32)
+
+
+def _interpolate(graph: _Graph, name: str, out: str, axis: int, rank: int, matrix: NDArray[np.float32]) -> str:
+    """Multiply one axis of a tensor with a matrix ``(outputs, inputs)``."""
+    if axis == rank - 2:  # rows from the left
+        return graph.add("MatMul", [graph.constant(f"{out}__rows", matrix), name], out)
+    if axis == rank - 1:
+        return graph.add("MatMul", [name, graph.constant(f"{out}__columns", np.ascontiguousarray(matrix.T))], out)
+    order = [*(a for a in range(rank) if a != axis), axis]
+    back = [order.index(a) for a in range(rank)]
+    last = graph.add("Transpose", [name], f"{out}__last", perm=order)
+    columns = graph.constant(f"{out}__columns", np.ascontiguousarray(matrix.T))
+    product = graph.add("MatMul", [last, columns], f"{out}__product")
+    return graph.add("Transpose", [product], out, perm=back)
+
+
+_ROUNDINGS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "round_prefer_floor": lambda x: np.ceil(x - 0.5),
+    "round_prefer_ceil": lambda x: np.floor(x + 0.5),
+    "floor": np.floor,
+    "ceil": np.ceil,
+}
+
+#: By the operator: writes it otherwise, and says whether it did.
+_REPAIRS: dict[str, Callable[[_Graph, onnx.NodeProto], bool]] = {
+    **dict.fromkeys(_POOLS, _pool),
+    "ConvTranspose": _transposed_convolution,
+    "OneHot": _one_hot,
+    "LayerNormalization": _layer_norm,
+    "Resize": _resize,
+}
