@@ -14,7 +14,7 @@
     ├── CostModelError             a cost model's file: missing, damaged, or of other features
     ├── OutputError                the output directory cannot be written or read
     ├── CompilerError              no compiler, or the compiler failed
-    ├── CheckError                 outputs disagree with the reference and no task is to blame
+    ├── CheckError                 an executable computes something else than its model: a bug of ours
     ├── MeasureError               workers cannot be started
     └── MissingExtraError          an optional dependency is not installed
 
@@ -23,6 +23,9 @@ translated where they enter and chained with ``from``.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 __all__ = [
     "BudgetError",
@@ -110,7 +113,15 @@ class CompilerError(TilewrightError):
 
 
 class CheckError(TilewrightError):
-    """The outputs disagree with the reference's."""
+    """An executable computes something else than its model: a bug of ours.
+
+    Attributes:
+        report: JSON-able, what is known of it: the ``verdict``, and what the command had done until then.
+    """
+
+    def __init__(self, message: str = "", *, report: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.report: dict[str, Any] = dict(report or {})
 
 
 class MeasureError(TilewrightError):

@@ -1,8 +1,10 @@
-"""What is written in the end: the faster of two executables, whichever was tuned, and always a right one."""
+"""What is published in the end: the faster of two executables, whichever was tuned, and never a wrong one."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,12 @@ import pytest
 from onnx import helper
 
 from tests.network.models import TARGET, conv_model, defaults, save
+from tilewright.errors import CheckError, OutputError
+from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.peers import Peer
 from tilewright.measure.runner import NoRunner
-from tilewright.network.build import build, replace_kernels
+from tilewright.network.build import build, publish, replace_kernels
 from tilewright.network.executable import load_executable
-from tilewright.network.kernels import Kernels
 from tilewright.network.kernels_check import KernelCheck
 from tilewright.network.load import load
 from tilewright.network.tasks import Extraction, extract
@@ -25,9 +28,12 @@ from tilewright.space.registry import make_space
 from tilewright.tuning import finish
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.choice import Choice
-from tilewright.tuning.finish import Finished, Incumbent, Verdict, exchanged, finished, never_slower, race_seconds
+from tilewright.tuning.finish import Candidate, Finishing, FinishTimes, Workshop, race_against, race_seconds
 from tilewright.tuning.in_place import Contest
 from tilewright.tuning.scheduler import NetworkTuner
+from tilewright.verify.checker import Checker
+
+TIMES = FinishTimes(checking=5.0, placing=5.0)
 
 
 @pytest.fixture(scope="module")
@@ -35,22 +41,25 @@ def extraction(tmp_path_factory: pytest.TempPathFactory) -> Extraction:
     return extract(load(conv_model(tmp_path_factory.mktemp("model") / "m.onnx")), TARGET)
 
 
-@pytest.fixture
-def out(extraction: Extraction, tmp_path: Path) -> Path:
-    build(extraction, {}, tmp_path / "out", {})
-    return tmp_path / "out"
+@pytest.fixture(scope="module")
+def checker(extraction: Extraction) -> Iterator[Checker]:
+    with Checker(extraction.network, TARGET.cores, 3.0) as made:
+        yield made
 
 
 @pytest.fixture
-def incumbent(extraction: Extraction, tmp_path: Path) -> Incumbent:
-    found = Incumbent.compiled(
-        Kernels(extraction, tmp_path / "kernels"), Choice(defaults(extraction)), tmp_path / "out.race"
-    )
-    assert found is not None
-    return found
+def workshop(extraction: Extraction, checker: Checker, tmp_path: Path) -> Workshop:
+    return Workshop(extraction, checker, tmp_path / "aside", "first")
+
+
+@pytest.fixture
+def incumbent(extraction: Extraction, workshop: Workshop) -> Candidate:
+    return workshop.build(Choice(defaults(extraction), dict.fromkeys(use.task.key for use in extraction.uses)))
 
 
 def raced(monkeypatch: pytest.MonkeyPatch, ours: float, theirs: float, error: str = "") -> None:
+    """Let every race take these seconds."""
+
     def race(entrants: Any, *_: Any, **__: Any) -> list[Peer]:
         times = zip(entrants, (ours, theirs), strict=True)
         first, second = (Peer(entrant.name, {block: [t] * 3 for block in range(5)}) for entrant, t in times)
@@ -68,64 +77,152 @@ def outputs(out: Path) -> Any:
     return load_executable(out)(inputs())[0]
 
 
-def test_the_faster_one_stays(
-    extraction: Extraction, out: Path, incumbent: Incumbent, monkeypatch: pytest.MonkeyPatch
+def ones(task: Any) -> Any:
+    """A function of the task's signature that gives ones whatever it is given."""
+    from tvm import te, tirx
+
+    from tilewright.space.module import task_module
+
+    *inputs, output = [
+        te.placeholder(tuple(int(d) for d in p.ty.shape), str(p.ty.dtype), f"p{i}")
+        for i, p in enumerate(task_module(task)["main"].params)
+    ]
+    result = te.compute(output.shape, lambda *_: tirx.const(1.0, output.dtype), name="ones")
+    return te.create_prim_func([*inputs, result])
+
+
+def convolution(extraction: Extraction) -> Any:
+    return next(use.task for use in extraction.uses if use.task.kind == "contraction")
+
+
+def other_choice(extraction: Extraction) -> Choice:
+    """A convolution with another schedule than its default."""
+    task = convolution(extraction)
+    space = make_space(task, TARGET)
+    config = next(c for c in sample(space, np.random.default_rng(0), 20) if tuple(c) != tuple(space.default()))
+    functions = defaults(extraction) | {task.key: space.schedule(config).mod["main"]}
+    configs = dict.fromkeys(use.task.key for use in extraction.uses) | {task.key: tuple(config.tolist())}
+    return Choice(functions, configs)
+
+
+def tuner_of(extraction: Extraction, choice: Choice | None = None) -> NetworkTuner:
+    """A tuner that knows the choice as the best from its records."""
+    store = MemoryStore()
+    for use in extraction.uses:
+        config = None if choice is None else choice.configs[use.task.key]
+        if config is not None:
+            template = make_space(use.task, TARGET).template
+            store.add([Measurement(use.task.key, TARGET.key, template, config, Outcome.OK, (1e-6,) * 3)])
+    tuner = NetworkTuner(extraction.uses, TARGET, NoRunner(), store, Budget(trials=1).start(), np.random.default_rng(0))
+    tuner.prepare()
+    return tuner
+
+
+def test_a_candidate_is_judged(incumbent: Candidate) -> None:
+    assert incumbent.verdict.right
+    assert incumbent.verdict.error is not None
+    assert incumbent.verdict.error < 1e-5
+    assert incumbent.replaced == ()
+    assert incumbent.seconds > 0
+
+
+def test_a_task_that_spoils_the_outputs_is_blamed_and_replaced(extraction: Extraction, workshop: Workshop) -> None:
+    task, functions = convolution(extraction), defaults(extraction)
+    functions[task.key] = ones(task)
+    found = workshop.build(Choice(functions, {task.key: (1, 2, 3)}))
+    assert found.replaced == (task.key,)
+    assert found.verdict.right
+    assert found.choice.configs[task.key] is None
+    np.testing.assert_allclose(outputs(found.folder), outputs(workshop.build(Choice()).folder), rtol=1e-4, atol=1e-5)
+
+
+def test_a_default_that_is_wrong_gives_way_to_tvms_program(extraction: Extraction, workshop: Workshop) -> None:
+    task, functions = convolution(extraction), defaults(extraction)
+    functions[task.key] = ones(task)
+    found = workshop.build(Choice(functions, {task.key: None}))
+    assert found.replaced == (task.key,)
+    assert task.key not in found.choice.functions
+
+
+def test_wrong_outputs_without_a_culprit_are_an_error(
+    extraction: Extraction, checker: Checker, tmp_path: Path
 ) -> None:
-    before = (out / "kernels.so").read_bytes()
-    right = outputs(out)
-    raced(monkeypatch, 1.0, 2.0)
-    verdict = never_slower(extraction, out, incumbent)
-    assert verdict is not None
-    assert verdict.kept
-    assert verdict.report["kept"] == "tuned"
-    assert verdict.report["ratio"] == pytest.approx(0.5)
-    assert (out / "kernels.so").read_bytes() == before
-
-    raced(monkeypatch, 2.0, 1.0)
-    verdict = never_slower(extraction, out, incumbent)
-    assert verdict is not None
-    assert not verdict.kept
-    assert verdict.report["kept"] == "incumbent"
-    assert (out / "kernels.so").read_bytes() == incumbent.library.path.read_bytes() != before
-    np.testing.assert_allclose(outputs(out), right, rtol=1e-4, atol=1e-5)
+    network = extraction.network
+    weights = {name: -array for name, array in network.weights.items()}
+    wrong = dataclasses.replace(extraction, network=dataclasses.replace(network, weights=weights))
+    with pytest.raises(CheckError, match=r"outputs are wrong: .*report it") as caught:
+        Workshop(wrong, checker, tmp_path, "wrong").build(Choice(defaults(extraction)))
+    assert caught.value.report["verdict"]["outcome"] == "wrong"
 
 
-def test_a_wrong_incumbent_never_wins(
-    extraction: Extraction, out: Path, incumbent: Incumbent, monkeypatch: pytest.MonkeyPatch
+def test_kernels_are_exchanged_only_for_right_ones(
+    extraction: Extraction, workshop: Workshop, incumbent: Candidate
 ) -> None:
-    raced(monkeypatch, 2.0, 1.0)
-    monkeypatch.setattr(finish, "network_error", lambda *_: 0.5)
-    before = (out / "kernels.so").read_bytes()
-    verdict = never_slower(extraction, out, incumbent)
-    assert verdict is not None
-    assert verdict.kept
-    assert (out / "kernels.so").read_bytes() == before
+    task = convolution(extraction)
+    assert workshop.exchange(incumbent, Choice(defaults(extraction) | {task.key: ones(task)})) is None
+    found = workshop.exchange(incumbent, other_choice(extraction))
+    assert found is not None
+    assert found.verdict.right
+    assert (found.folder / "kernels.so").read_bytes() != (incumbent.folder / "kernels.so").read_bytes()
+    np.testing.assert_allclose(outputs(found.folder), outputs(incumbent.folder), rtol=1e-4, atol=1e-5)
+
+
+def test_the_faster_one_is_kept(
+    extraction: Extraction, workshop: Workshop, incumbent: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finish, "contest", lambda *_: None)
+    choice = other_choice(extraction)
+    for ours, theirs, kept in ((1.0, 2.0, "tuned"), (2.0, 1.0, "incumbent")):
+        raced(monkeypatch, ours, theirs)
+        finishing = Finishing(workshop, incumbent)
+        finishing.run(tuner_of(extraction, choice), TIMES)
+        assert finishing.race is not None
+        assert finishing.race.report["kept"] == kept
+        assert finishing.race.report["ratio"] == pytest.approx(ours / theirs)
+        assert (finishing.best is incumbent) == (kept == "incumbent")
+        assert finishing.best.verdict.right
+    raced(monkeypatch, 2.0, 1.0, error="it died")
+    finishing = Finishing(workshop, incumbent)
+    finishing.run(tuner_of(extraction, choice), TIMES)
+    assert finishing.race is None
+    assert finishing.best.choice.configs == choice.configs
 
 
 def test_an_incumbent_whose_kernels_are_wrong_on_other_data_never_wins(
-    extraction: Extraction, out: Path, incumbent: Incumbent, monkeypatch: pytest.MonkeyPatch
+    extraction: Extraction, workshop: Workshop, incumbent: Candidate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(finish, "contest", lambda *_: None)
     raced(monkeypatch, 2.0, 1.0)
-    check = KernelCheck({"key": "on zeros: all of it"}, (), 0.1)
-    monkeypatch.setattr(finish, "checked", lambda *_: (incumbent.choice, check))
-    verdict = never_slower(extraction, out, incumbent, checking=1.0)
-    assert verdict is not None
-    assert verdict.kept
+    choice = other_choice(extraction)
+
+    def checked(_: Any, asked: Choice, seconds: float) -> Any:
+        wrong = {"key": "on zeros: all of it"} if asked is incumbent.choice else {}
+        return asked, KernelCheck(wrong, (), 0.1)
+
+    monkeypatch.setattr(finish, "checked", checked)
+    finishing = Finishing(workshop, incumbent)
+    finishing.run(tuner_of(extraction, choice), TIMES)
+    assert finishing.best is not incumbent
 
 
-def test_without_a_race_the_tuned_one_stays(
-    extraction: Extraction, out: Path, incumbent: Incumbent, monkeypatch: pytest.MonkeyPatch
+def test_nothing_new_is_built_where_tuning_brought_nothing(
+    extraction: Extraction, workshop: Workshop, incumbent: Candidate
 ) -> None:
-    raced(monkeypatch, 2.0, 1.0, error="it died")
-    assert never_slower(extraction, out, incumbent) is None
+    finishing = Finishing(workshop, incumbent)
+    finishing.run(tuner_of(extraction), TIMES)
+    assert finishing.best is incumbent
+    assert finishing.race is None
 
 
-def test_executables_race_in_processes_of_their_own(extraction: Extraction, out: Path, incumbent: Incumbent) -> None:
-    verdict = never_slower(extraction, out, incumbent)
-    assert verdict is not None
-    assert verdict.report["tuned_ms"] > 0
-    assert verdict.report["incumbent_ms"] > 0
-    assert verdict.kept == (verdict.report["ratio"] <= 1)
+def test_executables_race_in_processes_of_their_own(incumbent: Candidate, workshop: Workshop) -> None:
+    other = workshop.exchange(incumbent, other_choice(incumbent.extraction))
+    assert other is not None
+    result = race_against(other.folder, incumbent.folder, TARGET.cores)
+    assert result is not None
+    assert result.report["tuned_ms"] > 0
+    assert result.report["incumbent_ms"] > 0
+    assert result.kept == (result.report["ratio"] <= 1)
+    assert race_against(other.folder, incumbent.folder / "nowhere", TARGET.cores) is None
 
 
 @pytest.mark.parametrize(
@@ -138,21 +235,12 @@ def test_a_race_goes_on_while_it_is_not_decided_and_there_is_time(
 ) -> None:
     peers = [Peer("ours"), Peer("theirs")]
     rng = np.random.default_rng(0)
-    while len(peers[0].blocks) < 3 or finish._undecided(until, peers):
+    while len(peers[0].blocks) < 3 or finish.undecided(until, peers):
         for peer, seconds in zip(peers, (ours, theirs), strict=True):
             peer.blocks[len(peer.blocks)] = (seconds * rng.uniform(0.9, 1.1, 8)).tolist()
     assert len(peers[0].blocks) == blocks
     peers[1].error = "it died"
-    assert not finish._undecided(math.inf, peers)
-
-
-def test_kernels_are_replaced_in_another_directory(
-    extraction: Extraction, out: Path, incumbent: Incumbent, tmp_path: Path
-) -> None:
-    right = outputs(out)
-    replace_kernels(out, incumbent.library, tmp_path / "other")
-    np.testing.assert_allclose(outputs(tmp_path / "other"), right, rtol=1e-4, atol=1e-5)
-    assert (tmp_path / "other" / "kernels.so").read_bytes() != (out / "kernels.so").read_bytes()
+    assert not finish.undecided(math.inf, peers)
 
 
 def test_slow_networks_take_longer_to_race() -> None:
@@ -162,132 +250,118 @@ def test_slow_networks_take_longer_to_race() -> None:
     assert full == pytest.approx(203, abs=1)
 
 
-def test_other_kernels_are_taken_only_if_they_are_right(
-    extraction: Extraction, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_kernels_are_replaced_in_another_directory(
+    workshop: Workshop, incumbent: Candidate, tmp_path: Path
 ) -> None:
-    kernels, choice = Kernels(extraction, tmp_path / "kernels"), Choice(defaults(extraction))
-    before, right = (out / "kernels.so").read_bytes(), outputs(out)
-    with monkeypatch.context() as patched:
-        patched.setattr(finish, "network_error", lambda *_: 0.5)
-        assert exchanged(extraction, kernels, choice, out, tmp_path) is None
-    assert (out / "kernels.so").read_bytes() == before
-    found = exchanged(extraction, kernels, choice, out, tmp_path)
-    assert found is not None
-    assert found[1] is not None
-    assert found[1] <= 1e-3
-    assert (out / "kernels.so").read_bytes() != before
-    np.testing.assert_allclose(outputs(out), right, rtol=1e-4, atol=1e-5)
+    library = workshop.kernels.library(other_choice(incumbent.extraction).functions, tmp_path / "other.so")
+    replace_kernels(incumbent.folder, library, tmp_path / "other")
+    np.testing.assert_allclose(outputs(tmp_path / "other"), outputs(incumbent.folder), rtol=1e-4, atol=1e-5)
 
 
-def finish_with(
-    extraction: Extraction,
-    incumbent: Incumbent,
-    tmp_path: Path,
-    contest: Contest | None,
-    monkeypatch: pytest.MonkeyPatch,
-    verdict: Verdict | None = None,
-    interrupted: bool = False,
-) -> Finished:
-    monkeypatch.setattr(finish, "contest", lambda *_: contest)
-    monkeypatch.setattr(finish, "never_slower", lambda *_: verdict)
-    tuner = NetworkTuner(
-        extraction.uses, TARGET, NoRunner(), MemoryStore(), Budget(trials=1).start(), np.random.default_rng(0)
-    )
-    tuner.prepare()
-    tuner.interrupted = interrupted
-    kernels = Kernels(extraction, tmp_path / "kernels")
-    return finished(extraction, tuner, kernels, incumbent, tmp_path / "done", tmp_path, 5.0, 5.0)
-
-
-def reshape_model(path: Path) -> Path:
-    node = helper.make_node("Reshape", ["x", "shape"], ["y"])
-    return save(path, [node], {"x": [1, 4, 6]}, [2, 12], shape=np.asarray([2, 12]))
-
-
-def test_a_network_without_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nothing = extract(load(reshape_model(tmp_path / "reshape.onnx")), TARGET)
-    assert nothing.uses == ()
-    first = Incumbent.compiled(Kernels(nothing, tmp_path / "k"), Choice(), tmp_path / "race")
-    assert first is not None
-    done = finish_with(nothing, first, tmp_path, None, monkeypatch)
-    x = np.arange(24, dtype=np.float32).reshape(1, 4, 6)
-    np.testing.assert_array_equal(done.executable(x)[0], x.reshape(2, 12))
-
-
-def test_the_incumbent_that_won_is_what_is_reported(
-    extraction: Extraction, incumbent: Incumbent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_publishing_replaces_an_executable_and_nothing_else(
+    extraction: Extraction, incumbent: Candidate, tmp_path: Path
 ) -> None:
-    contest = Contest(other_choice(extraction), {"tasks": 1})
-    verdict = Verdict(False, {}, 0.25)
-    done = finish_with(extraction, incumbent, tmp_path, contest, monkeypatch, verdict)
-    assert done.choice is incumbent.choice
-    assert done.error == 0.25
-    assert done.verdict is verdict
+    out = tmp_path / "out"
+    build(extraction, {}, out, {})
+    publish(incumbent.folder, out, {"verdict": incumbent.verdict.report()})
+    loaded = load_executable(out)
+    assert loaded.manifest["verdict"]["outcome"] == "right"
+    np.testing.assert_array_equal(loaded(inputs())[0], outputs(incumbent.folder))
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "letter.txt").write_text("dear")
+    with pytest.raises(OutputError, match="holds other files"):
+        publish(incumbent.folder, full, {})
+    assert [file.name for file in full.iterdir()] == ["letter.txt"]
 
 
-def test_an_interrupt_while_finishing_leaves_what_was_written(
-    extraction: Extraction, incumbent: Incumbent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(finish, "checked", interrupt)
-    done = finish_with(extraction, incumbent, tmp_path, None, monkeypatch)
-    assert done.choice.tuned == ()
-    assert done.contest is None
-    assert done.error is not None
-    np.testing.assert_array_equal(outputs(tmp_path / "done"), done.executable(inputs())[0])
-    with pytest.raises(KeyboardInterrupt):
-        finish_with(extraction, incumbent, tmp_path, None, monkeypatch, interrupted=True)
-
-
-def test_an_interrupt_while_a_wrong_kernel_is_exchanged_leaves_no_executable(
-    extraction: Extraction, incumbent: Incumbent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wrong = other_choice(extraction)
-    check = KernelCheck(dict.fromkeys(wrong.configs, "on zeros: all of it"), (), 0.1)
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(finish, "chosen", lambda *_: wrong)
-    monkeypatch.setattr(finish, "checked", lambda *_: (Choice(defaults(extraction)), check))
-    monkeypatch.setattr(finish, "exchanged", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        finish_with(extraction, incumbent, tmp_path, None, monkeypatch)
-
-
-def other_choice(extraction: Extraction) -> Choice:
-    """A convolution with another schedule than its default."""
-    use = next(use for use in extraction.uses if use.task.kind == "contraction")
-    space = make_space(use.task, TARGET)
-    config = next(c for c in sample(space, np.random.default_rng(0), 20) if tuple(c) != tuple(space.default()))
-    functions = defaults(extraction) | {use.task.key: space.schedule(config).mod["main"]}
-    return Choice(functions, {use.task.key: tuple(config.tolist())})
-
-
-def test_the_winners_of_the_contest_are_written(
-    extraction: Extraction, incumbent: Incumbent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_winners_of_the_contest_are_built(
+    extraction: Extraction, workshop: Workshop, incumbent: Candidate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = other_choice(extraction)
-    done = finish_with(extraction, incumbent, tmp_path, Contest(other, {"tasks": 1}), monkeypatch)
-    assert done.choice.configs == other.configs
-    assert done.contest is not None
-    assert done.error is not None
-    assert done.error <= 1e-3
-    wanted = set(Kernels(extraction, tmp_path).symbols(other.functions).values())
-    plan = load_executable(tmp_path / "done").manifest["plan"]
+    contest = Contest(Choice(defaults(extraction), incumbent.choice.configs), {"tasks": 1})
+    monkeypatch.setattr(finish, "contest", lambda *_: contest)
+    raced(monkeypatch, 1.0, 2.0)
+    finishing = Finishing(workshop, incumbent)
+    finishing.run(tuner_of(extraction, other), TIMES)
+    assert finishing.contest is contest
+    assert finishing.best.choice.configs == incumbent.choice.configs
+    wanted = set(workshop.kernels.symbols(defaults(extraction)).values())
+    plan = load_executable(finishing.best.folder).manifest["plan"]
     assert wanted <= {kernel for kernel, _ in plan["calls"]}
 
 
-def test_winners_that_cannot_be_written_leave_what_there_was(
-    extraction: Extraction, incumbent: Incumbent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_winners_that_are_wrong_leave_what_there_was(
+    extraction: Extraction, workshop: Workshop, incumbent: Candidate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finish, "exchanged", lambda *_: None)
-    contest = Contest(other_choice(extraction), {"tasks": 1})
-    done = finish_with(extraction, incumbent, tmp_path, contest, monkeypatch)
-    assert done.contest is None
-    assert set(done.choice.configs.values()) == {None}
-    wanted = set(Kernels(extraction, tmp_path).symbols(defaults(extraction)).values())
-    plan = load_executable(tmp_path / "done").manifest["plan"]
-    assert wanted <= {kernel for kernel, _ in plan["calls"]}
+    task, other = convolution(extraction), other_choice(extraction)
+    wrong = Choice(other.functions | {task.key: ones(task)}, other.configs | {task.key: (9, 9)})
+    monkeypatch.setattr(finish, "contest", lambda *_: Contest(wrong, {"tasks": 1}))
+    raced(monkeypatch, 1.0, 2.0)
+    finishing = Finishing(workshop, incumbent)
+    finishing.run(tuner_of(extraction, other), FinishTimes(checking=0.0, placing=5.0))  # no time to find it alone
+    assert finishing.contest is None
+    assert finishing.best.choice.configs == other.configs
+    assert finishing.best.verdict.right
+
+
+def test_an_interrupt_leaves_the_best_that_there_is(
+    extraction: Extraction, workshop: Workshop, incumbent: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    other = other_choice(extraction)
+    monkeypatch.setattr(finish, "contest", interrupt)
+    finishing = Finishing(workshop, incumbent)
+    with pytest.raises(KeyboardInterrupt):
+        finishing.run(tuner_of(extraction, other), TIMES)
+    assert finishing.best.choice.configs == other.configs
+    monkeypatch.setattr(workshop, "build", interrupt)
+    finishing = Finishing(workshop, incumbent)
+    with pytest.raises(KeyboardInterrupt):
+        finishing.run(tuner_of(extraction, other), TIMES)
+    assert finishing.best is incumbent
+
+
+def test_an_interrupt_while_a_wrong_kernel_is_exchanged_leaves_the_incumbent(
+    extraction: Extraction, workshop: Workshop, incumbent: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    other = other_choice(extraction)
+    found = Choice(defaults(extraction), incumbent.choice.configs)
+    check = KernelCheck(dict.fromkeys(other.tuned, "on zeros: all of it"), (), 0.1)
+    monkeypatch.setattr(finish, "contest", lambda *_: None)
+    monkeypatch.setattr(finish, "checked", lambda *_: (found, check))
+    monkeypatch.setattr(workshop, "exchange", interrupt)
+    finishing = Finishing(workshop, incumbent)
+    with pytest.raises(KeyboardInterrupt):
+        finishing.run(tuner_of(extraction, other), TIMES)
+    assert finishing.best is incumbent
+
+
+def test_a_short_finish_neither_compares_nor_races(
+    extraction: Extraction, workshop: Workshop, incumbent: Candidate
+) -> None:
+    other = other_choice(extraction)
+    finishing = Finishing(workshop, incumbent)
+    finishing.run(tuner_of(extraction, other), TIMES, short=True)
+    assert finishing.best.choice.configs == other.configs
+    assert finishing.best.verdict.right
+    assert (finishing.contest, finishing.race) == (None, None)
+
+
+def test_a_network_without_tasks(tmp_path: Path) -> None:
+    node = helper.make_node("Reshape", ["x", "shape"], ["y"])
+    path = save(tmp_path / "m.onnx", [node], {"x": [1, 4, 6]}, [2, 12], shape=np.asarray([2, 12]))
+    nothing = extract(load(path), TARGET)
+    assert nothing.uses == ()
+    with Checker(nothing.network, TARGET.cores, 3.0) as checker:
+        workshop = Workshop(nothing, checker, tmp_path, "first")
+        finishing = Finishing(workshop, workshop.build(Choice()))
+        finishing.run(tuner_of(nothing), TIMES)
+    assert finishing.best.verdict.right
+    x = np.arange(24, dtype=np.float32).reshape(1, 4, 6)
+    np.testing.assert_array_equal(load_executable(finishing.best.folder)(x)[0], x.reshape(2, 12))

@@ -7,17 +7,16 @@ import functools
 import json
 import math
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec
 
 import typer
 
 from tilewright.cli.text import plain
-from tilewright.errors import OutputError, TilewrightError
+from tilewright.errors import CheckError, OutputError, TilewrightError
+from tilewright.interrupts import exit_code, watching
 
 __all__ = ["command", "write_json"]
 
@@ -35,7 +34,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         path = json_file if isinstance(json_file, Path) else None
         interrupts: list[int] = []
         try:
-            with _noted(interrupts):
+            with watching() as interrupts:
                 if path is not None:
                     _check_writable(path)
                 function(*args, **kwargs)
@@ -45,7 +44,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             if interrupts:
                 _interrupted(error)
             _say(error, str(error), path)
-            raise typer.Exit(2) from error
+            raise typer.Exit(1 if isinstance(error, CheckError) else 2) from error
         except KeyboardInterrupt as error:
             _interrupted(error)
         except BrokenPipeError as error:
@@ -80,31 +79,9 @@ def write_json(path: Path | None, value: Mapping[str, Any]) -> None:
         raise OutputError(f"the file of --json, {path}, cannot be written: {error.strerror}") from error
 
 
-@contextlib.contextmanager
-def _noted(interrupts: list[int]) -> Iterator[None]:
-    """Note each Ctrl-C, so that it ends as one even where it came out as another error, or as none."""
-    # Where it is ignored or handled already, or this is a thread's or a test's call, that stays as it is.
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):
-        yield
-        return
-
-    def note(number: int, frame: object) -> None:
-        interrupts.append(number)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def _interrupted(error: BaseException) -> NoReturn:
     print("interrupted", file=sys.stderr)
-    raise typer.Exit(130) from error
+    raise typer.Exit(exit_code()) from error
 
 
 def _check_writable(path: Path) -> None:
@@ -125,7 +102,8 @@ def _say(error: Exception, message: str, path: Path | None) -> None:
     print(f"error: {plain(message)}", file=sys.stderr)
     # Where the file itself is the trouble, the message on the terminal has said so.
     with contextlib.suppress(OutputError):
-        write_json(path, {"error": {"type": type(error).__name__, "message": message}})
+        report = error.report if isinstance(error, CheckError) else {}
+        write_json(path, {**report, "error": {"type": type(error).__name__, "message": message}})
 
 
 def _plain(value: Any) -> Any:

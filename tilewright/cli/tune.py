@@ -24,6 +24,7 @@ from tilewright.cli.options import (
 )
 from tilewright.cli.text import milliseconds
 from tilewright.errors import TilewrightError
+from tilewright.interrupts import exit_code, holding
 from tilewright.scratch import scratch
 from tilewright.tuning.budget import Budget
 
@@ -31,6 +32,12 @@ __all__ = ["tune"]
 
 #: Names of ways to share, and which one is taken where none is named.
 SHARING, DEFAULT_SHARING = ("own", "published", "none"), "own"
+#: Which executable an interrupted command leaves, by ``published`` of its report.
+_PUBLISHED = {
+    "tuned": "the executable in {out} has the best schedules that were found until then",
+    "incumbent": "the executable in {out} is not tuned: it has the default schedules, or the best on record",
+    "earlier": "the executable in {out} is from before, and is untouched",
+}
 _GO_ON = "what was measured is in the records, from which the same command goes on"
 
 
@@ -130,15 +137,17 @@ def tune(
                 progress=progress_for(),
                 began=BEGAN,
             )
-    except KeyboardInterrupt:  # while loading or building, or a second one
-        print(f"no executable was finished{'' if store.kept else f'; {_GO_ON}'}", file=sys.stderr)
+    except KeyboardInterrupt:  # before there was an executable, or a second one
+        earlier = f"; the one in {out} is from before, and is untouched" if (out / "manifest.json").is_file() else ""
+        print(f"no executable was written{earlier}{'' if store.kept else f'; {_GO_ON}'}", file=sys.stderr)
         raise
     finally:
         store.close()
-    print(summary(result.report, out))
-    write_json(json_file, result.report)
+    with holding():  # it is done; what is left is to say so
+        print(summary(result.report, out))
+        write_json(json_file, result.report)
     if result.report["interrupted"]:
-        raise typer.Exit(130)
+        raise typer.Exit(exit_code())
 
 
 def summary(report: Mapping[str, Any], out: Path) -> str:
@@ -155,6 +164,7 @@ def summary(report: Mapping[str, Any], out: Path) -> str:
         lines.append(f"{disturbed} candidates were disturbed while timed ({causes}); {again} of them were timed again")
     if report.get("interrupted"):
         lines.append("interrupted" if report.get("unrecorded") else f"interrupted; {_GO_ON}")
+        lines.append(_PUBLISHED[report.get("published", "tuned")].format(out=out))
     before, after = report.get("before_seconds"), report.get("after_seconds")
     if before and after:
         lines.append(f"estimated latency: {milliseconds(before)} before, {milliseconds(after)} after")
@@ -184,5 +194,8 @@ def summary(report: Mapping[str, Any], out: Path) -> str:
         rivals = f"tuned {race['tuned_ms']:.3f} ms, before {race['incumbent_ms']:.3f} ms"
         kept = "" if race["kept"] == "tuned" else "; the one from before is kept"
         lines.append(f"final race of whole executables: {rivals}{kept}")
+    verdict = report.get("verdict")
+    if verdict is not None:
+        lines.append(f"outputs: {verdict['outcome']}; {verdict['evidence']}")
     lines.append(f"executable: {out}; compare it with: tilewright bench {out} --against onnxruntime --against untuned")
     return "\n".join(lines)

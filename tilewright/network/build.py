@@ -31,6 +31,7 @@ __all__ = [
     "build_scheduled",
     "build_untuned",
     "check_compiler",
+    "publish",
     "replace_kernels",
     "save_onnx",
 ]
@@ -88,6 +89,34 @@ def replace_kernels(executable: Path, library: Library, out: Path) -> None:
             raise OutputError(f"the executable in {executable} cannot be given other kernels: {exc}") from exc
 
 
+def publish(executable: Path, out: Path, extra: Mapping[str, Any]) -> None:
+    """Put an executable that was built in the directory ``executable`` into ``out``, which is replaced if it is there.
+
+    Args:
+        executable: stays as it is.
+        out: appears whole or not at all.
+        extra: further entries of the manifest.
+
+    Raises:
+        OutputError: a file cannot be read or written, or ``out`` holds something else than an executable.
+    """
+    _check_replaceable(out)
+    manifest = read_manifest(executable) | dict(extra)
+    with replacing(out) as part:
+        try:
+            for name in manifest["sha256"]:
+                if name != NAME:
+                    _same_file(executable / name, part / name)
+            _seal(part, manifest)
+        except OSError as exc:
+            raise OutputError(f"the executable cannot be written to {out}: {exc}") from exc
+
+
+def _check_replaceable(out: Path) -> None:
+    if out.is_dir() and any(out.iterdir()) and not (out / NAME).is_file():
+        raise OutputError(f"--out names a new directory or an executable to replace, but {out} holds other files")
+
+
 def _same_file(source: Path, target: Path) -> None:
     """The file once more, without the space of a copy where the file system can do that."""
     try:
@@ -130,8 +159,7 @@ def _write(
 ) -> Executable:
     """Write an executable; ``compiled`` writes its library, and returns its plan."""
     check_compiler()
-    if out.is_dir() and any(out.iterdir()) and not (out / NAME).is_file():
-        raise OutputError(f"--out names a new directory or an executable to replace, but {out} holds other files")
+    _check_replaceable(out)
     with replacing(out) as part:
         plan = compiled(part / LIBRARY)
         try:

@@ -7,14 +7,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tilewright.errors import SpaceError
 from tilewright.network.kernels_check import KernelCheck, check_kernels
 from tilewright.network.tasks import Extraction
+from tilewright.records.store import Store
 from tilewright.space.registry import make_space
+from tilewright.space.space import DesignSpace
 from tilewright.tuning.scheduler import NetworkTuner
 
-__all__ = ["Choice", "checked", "chosen"]
+__all__ = ["Choice", "checked", "chosen", "recorded"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,41 @@ class Choice:
     def without(self, keys: Collection[str]) -> Choice:
         """The same where some tasks, by their keys, were given their default functions."""
         return replace(self, configs=self.configs | dict.fromkeys(keys))
+
+
+def recorded(extraction: Extraction, store: Store) -> Choice:
+    """The best schedule on record of each task, or its default: what the network runs with before it is tuned.
+
+    Args:
+        extraction: the network.
+        store: earlier measurements.
+
+    Raises:
+        RecordsError: the store cannot be read.
+    """
+    found = Choice()
+    for use in extraction.uses:
+        key = use.task.key
+        try:
+            space = make_space(use.task, extraction.target)
+            known = store.best(key, extraction.target.key, space.template, 1)
+            config = np.asarray(known[0].config, dtype=np.int32) if known else None
+            if config is not None and (not _fits(space, config) or np.array_equal(config, space.default())):
+                config = None
+            found.functions[key] = space.schedule(space.default() if config is None else config).mod["main"]
+        except SpaceError:
+            continue
+        found.configs[key] = None if config is None else tuple(int(index) for index in config)
+    return found
+
+
+def _fits(space: DesignSpace, config: NDArray[np.int32]) -> bool:
+    """Whether a config out of the records is one of the space."""
+    if config.shape != (len(space.knobs),):
+        return False
+    return all(0 <= int(i) < len(knob) for i, knob in zip(config, space.knobs, strict=True)) and bool(
+        space.valid(config[None])[0]
+    )
 
 
 def chosen(extraction: Extraction, tuner: NetworkTuner) -> Choice:

@@ -1,11 +1,15 @@
-"""From what tuning found to the executable that is written: built, checked, and never slower than what there was."""
+"""From what tuning found to the executable that is published: built aside, judged, and never slower than the incumbent.
+
+Executables are built in directories of their own. What a user names with ``--out`` is written once, in the end, with an
+executable that was judged before; a refused one never comes near it.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,31 +17,22 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from tilewright.errors import CheckError, CompilerError, MeasureError, OutputError
+from tilewright.errors import CheckError, CompilerError, MeasureError, OutputError, SpaceError
 from tilewright.measure.compare import compare, latency
 from tilewright.measure.peers import Entrant, Peer, race, turn_runs
 from tilewright.network import peers
 from tilewright.network.build import build, replace_kernels
-from tilewright.network.check import TOLERANCE, blame, network_error
-from tilewright.network.executable import Executable, load_executable
-from tilewright.network.kernels import Kernels, Library
+from tilewright.network.kernels import Kernels
 from tilewright.network.kernels_check import KernelCheck
 from tilewright.network.tasks import Extraction
 from tilewright.space.registry import make_space
 from tilewright.tuning.choice import Choice, checked, chosen
 from tilewright.tuning.in_place import Contest, contest
 from tilewright.tuning.scheduler import NetworkTuner
+from tilewright.verify.checker import Checker
+from tilewright.verify.verdict import Outcome, Verdict
 
-__all__ = [
-    "Finished",
-    "Incumbent",
-    "Verdict",
-    "exchanged",
-    "finished",
-    "never_slower",
-    "race_seconds",
-    "written",
-]
+__all__ = ["Candidate", "FinishTimes", "Finishing", "RaceResult", "Workshop", "race_against", "race_seconds", "undecided"]
 
 #: Turns of the final race, and those that it has in any case; about how long one lasts in seconds; and what two
 #: processes take to start.
@@ -51,45 +46,144 @@ _DECIDED = 0.05
 
 
 @dataclass(frozen=True)
-class Incumbent:
-    """What the network runs with if tuning brings nothing: the best of earlier records, or else the defaults.
+class Candidate:
+    """An executable that could be published: built, judged, and not wrong.
 
     Attributes:
-        choice: of each task.
-        library: its kernels.
-        seconds: what compiling it took.
+        folder: its directory.
+        extraction: the network as it was rewritten for it.
+        choice: the schedule of each task.
+        verdict: right, or not decidable.
+        replaced: keys of tasks that had spoiled the outputs and were given their default schedules.
+        seconds: what compiling and writing it took.
     """
 
+    folder: Path
+    extraction: Extraction
     choice: Choice
-    library: Library
-    seconds: float
+    verdict: Verdict
+    replaced: tuple[str, ...] = ()
+    seconds: float = 0.0
 
-    @classmethod
-    def compiled(cls, kernels: Kernels, choice: Choice, folder: Path) -> Incumbent | None:
-        """Compile it into a file of ``folder``; None where that fails, which then is no reason to stop."""
+
+class Workshop:
+    """Builds executables of one network, and has each of them judged.
+
+    Args:
+        extraction: the network.
+        checker: judges.
+        aside: a directory for files, which outlives the candidates.
+        name: of this workshop's files; two in one directory have two names.
+    """
+
+    def __init__(self, extraction: Extraction, checker: Checker, aside: Path, name: str) -> None:
+        self.extraction = extraction
+        self.kernels = Kernels(extraction, aside / f"{name}-kernels")
+        self._checker, self._aside, self._name = checker, aside, name
+        self._count = 0
+        self._first: Path | None = None
+
+    def build(self, choice: Choice) -> Candidate:
+        """Build an executable of a choice; tasks that spoil the outputs are given their defaults, then TVM's programs.
+
+        Raises:
+            CompilerError: compiling or linking failed.
+            OutputError: the directory for files cannot be written.
+            CheckError: the outputs are wrong also after that.
+        """
+        began = time.monotonic()
+        folder = self._made(choice)
+        seconds = time.monotonic() - began
+        verdict = self._checker.judge(folder)
+        replaced: list[str] = []
+        for repair in (self._defaults, self._untuned):
+            if verdict.outcome is not Outcome.WRONG:
+                break
+            guilty = self._checker.find_culprits(folder, self.extraction).tasks
+            repaired = repair(choice, guilty)
+            if repaired is None:
+                break
+            choice = repaired
+            replaced += [key for key in guilty if key not in replaced]
+            folder = self._made(choice)
+            verdict = self._checker.judge(folder)
+        if verdict.outcome is Outcome.WRONG:
+            raise CheckError(self._complaint(folder, verdict, replaced), report={"verdict": verdict.report()})
+        return Candidate(folder, self.extraction, choice, verdict, tuple(replaced), seconds)
+
+    def _made(self, choice: Choice) -> Path:
+        """The directory of an executable of a choice. All of this workshop share one copy of the weights."""
+        folder = self._folder()
+        if self._first is None:
+            build(self.extraction, choice.functions, folder, {}, self.kernels)
+            self._first = folder
+        else:
+            library = self.kernels.library(choice.functions, self._aside / f"{folder.name}.so")
+            replace_kernels(self._first, library, folder)
+        return folder
+
+    def exchange(self, candidate: Candidate, choice: Choice) -> Candidate | None:
+        """The candidate with the kernels of another choice; None where that cannot be built, or is wrong."""
         began = time.monotonic()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            library = kernels.library(choice.functions, folder / "kernels.so")
-        except (CompilerError, OSError):
+            folder = self._made(choice)
+        except (CompilerError, OutputError):
             return None
-        return cls(choice, library, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        verdict = self._checker.judge(folder)
+        if verdict.outcome is Outcome.WRONG:
+            return None
+        return Candidate(folder, self.extraction, choice, verdict, candidate.replaced, seconds)
+
+    def _folder(self) -> Path:
+        self._count += 1
+        return self._aside / f"{self._name}-{self._count}"
+
+    def _names(self, keys: Sequence[str]) -> list[str]:
+        names = {use.task.key: use.task.name for use in self.extraction.uses}
+        return [names[key] for key in keys]
+
+    def _defaults(self, choice: Choice, keys: Sequence[str]) -> Choice | None:
+        """The choice with the default schedules of some tasks; None where these are what it has already."""
+        tasks = {use.task.key: use.task for use in self.extraction.uses}
+        functions = dict(choice.functions)
+        for key in set(keys) & set(choice.tuned):
+            space = make_space(tasks[key], self.extraction.target)
+            try:
+                functions[key] = space.schedule(space.default()).mod["main"]
+            except SpaceError:
+                functions.pop(key, None)
+        changed = replace(choice, functions=functions).without(keys)
+        return changed if set(keys) & set(choice.tuned) else self._untuned(choice, keys)
+
+    def _untuned(self, choice: Choice, keys: Sequence[str]) -> Choice | None:
+        """The choice with TVM's own programs for some tasks; None where these are what it has already."""
+        functions = {key: function for key, function in choice.functions.items() if key not in keys}
+        if len(functions) == len(choice.functions):
+            return None
+        return replace(choice, functions=functions).without(keys)
+
+    def _complaint(self, folder: Path, verdict: Verdict, replaced: Sequence[str]) -> str:
+        blamed = f" also with the default schedules of {', '.join(self._names(replaced))}" if replaced else ""
+        stage = self._checker.find_culprits(folder, self.extraction).stage
+        return (
+            f"an executable has to compute what the model computes, but its outputs are wrong{blamed}: "
+            f"{verdict.evidence}; {stage}; this is a bug in Tilewright, please report it with the model"
+        )
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """How the final race of whole executables ended.
+class RaceResult:
+    """How a race of the tuned executable against the incumbent ended.
 
     Attributes:
-        kept: whether the tuned executable was kept.
+        kept: whether the tuned executable was not the slower one.
         report: JSON-able: ``kept`` ("tuned" or "incumbent"), medians in milliseconds, and ``ratio`` of the tuned one's
             to the incumbent's with its 95 % interval.
-        error: the relative error of the incumbent's outputs, where it was kept; None: not known.
     """
 
     kept: bool
     report: dict[str, Any]
-    error: float | None = None
 
 
 def race_seconds(run: float) -> tuple[float, float]:
@@ -99,54 +193,35 @@ def race_seconds(run: float) -> tuple[float, float]:
     return least, full
 
 
-def never_slower(
-    extraction: Extraction, out: Path, incumbent: Incumbent, until: float = math.inf, checking: float = 0.0
-) -> Verdict | None:
-    """Race the executable in ``out`` against the incumbent, by turns in processes of their own; the faster one stays.
-
-    None where there was no race, since one of them cannot be timed: then the tuned one stays, which was checked.
+def race_against(tuned: Path, incumbent: Path, threads: int, until: float = math.inf) -> RaceResult | None:
+    """Race two executables by turns, in processes of their own; None where one of them cannot be timed.
 
     Args:
-        extraction: the network.
-        out: the executable's directory.
-        incumbent: the other one.
+        tuned: the directory of the one.
+        incumbent: the directory of the other.
+        threads: how many each may use.
         until: ``time.monotonic()`` value after which the race has no more than three turns, and one that is not decided
             does not go on.
-        checking: seconds for comparing an incumbent that has won with its defaults, if it is earlier records.
-
-    Raises:
-        OutputError: ``out`` cannot be written.
     """
-    other = incumbent.library.path.parent / "executable"
     try:
-        replace_kernels(out, incumbent.library, other)
-        entrants = [Entrant(str(path), peers.executable, (str(path.absolute()),)) for path in (out, other)]
-        more = partial(_undecided, until)
-        ours, theirs = race(entrants, _LEAST_BLOCKS, _BLOCK_SECONDS, extraction.target.cores, more=more)
+        entrants = [Entrant(str(path), peers.executable, (str(path.absolute()),)) for path in (tuned, incumbent)]
+        ours, theirs = race(entrants, _LEAST_BLOCKS, _BLOCK_SECONDS, threads, more=partial(undecided, until))
     except (MeasureError, OutputError):
         return None
     found = compare(ours, theirs)
     if ours.error or theirs.error or not found["ratio"] > 0:
         return None
-    kept, error = found["ratio"] <= 1.0, None
-    if not kept:
-        error = network_error(load_executable(other), extraction.network)
-        kept = error is not None and not error <= TOLERANCE
-    if not kept:
-        # What nothing has shown to be wrong so far; it was recorded, not checked on several kinds of data.
-        kept = bool(checked(extraction, incumbent.choice, checking)[1].wrong)
-    if not kept:
-        replace_kernels(out, incumbent.library, out)
+    kept = bool(found["ratio"] <= 1.0)
     report = {
         "kept": "tuned" if kept else "incumbent",
         "tuned_ms": latency(ours)["median_ms"],
         "incumbent_ms": latency(theirs)["median_ms"],
         **found,
     }
-    return Verdict(kept, report, None if kept else error)
+    return RaceResult(kept, report)
 
 
-def _undecided(until: float, peers: Sequence[Peer]) -> bool:
+def undecided(until: float, peers: Sequence[Peer]) -> bool:
     """Whether a race of two is to go on: it is short, or none of them is surely the faster one; and there is time."""
     ours, theirs = (peer.blocks for peer in peers)
     turns = ours.keys() & theirs.keys()
@@ -161,158 +236,127 @@ def _undecided(until: float, peers: Sequence[Peer]) -> bool:
     return bool(binomtest(faster, len(turns)).pvalue >= _DECIDED)
 
 
-def exchanged(
-    extraction: Extraction, kernels: Kernels, choice: Choice, out: Path, aside: Path
-) -> tuple[Executable, float | None] | None:
-    """Give the executable in ``out`` the kernels of another choice, if they are right; returns what is there then.
-
-    Args:
-        extraction: the network.
-        kernels: its kernels.
-        choice: of each task.
-        out: the executable's directory.
-        aside: a directory for files.
-
-    Returns:
-        the executable and its relative error (None without a reference); None where it stayed as it was.
-
-    Raises:
-        OutputError: ``out`` cannot be written.
-    """
-    try:
-        library = kernels.library(choice.functions, aside / "exchanged.so")
-        replace_kernels(out, library, aside / "exchanged")
-    except (CompilerError, OutputError):
-        return None
-    error = network_error(load_executable(aside / "exchanged"), extraction.network)
-    if error is not None and not error <= TOLERANCE:
-        return None
-    replace_kernels(out, library, out)
-    return load_executable(out), error
-
-
-def written(
-    extraction: Extraction, functions: dict[str, Any], out: Path, kernels: Kernels | None = None
-) -> tuple[Executable, float | None, list[str]]:
-    """Build into ``out`` and compare with the reference; tasks that spoil the result are replaced by their defaults.
-
-    Args:
-        extraction: the network.
-        functions: scheduled, by ``Task.key``; those of replaced tasks are exchanged here.
-        out: the directory to write.
-        kernels: the network's, where they may be compiled already.
-
-    Returns:
-        the executable, its relative error (None without a reference), and the keys of replaced tasks.
-
-    Raises:
-        CompilerError: as :func:`tilewright.network.build.build`.
-        OutputError: likewise.
-        CheckError: the outputs are wrong, and replacing the tasks to blame did not help.
-    """
-    tasks = {use.task.key: use.task for use in extraction.uses}
-    executable = build(extraction, functions, out, {}, kernels)
-    error = network_error(executable, extraction.network)
-    blamed: list[str] = []
-    if error is not None and not error <= TOLERANCE:
-        blamed = list(blame(extraction, functions))
-        for key in blamed:
-            space = make_space(tasks[key], extraction.target)
-            functions[key] = space.schedule(space.default()).mod["main"]
-        guilty_still = blame(extraction, {key: functions[key] for key in functions if key in blamed})
-        for key in guilty_still:
-            del functions[key]  # not even its default is right: TVM's own
-        replaced = [tasks[key].name for key in blamed]
-        executable = build(extraction, functions, out, {"replaced": replaced}, kernels)
-        error = network_error(executable, extraction.network)
-        if error is None or not error <= TOLERANCE:
-            raise CheckError(
-                f"outputs agree with the model's own to {TOLERANCE:g} of the largest, but these differ by {error:.3g} "
-                f"also with the defaults of the tasks to blame ({', '.join(replaced) or 'none found'}); "
-                f"do not use what is in {out}, and report the model"
-            )
-    return executable, error, blamed
-
-
 @dataclass(frozen=True)
-class Finished:
-    """What was written, and how it came about.
+class FinishTimes:
+    """What finishing may take.
 
     Attributes:
-        executable: the executable.
-        choice: of each task.
-        error: the relative error of its outputs; None without a reference.
-        blamed: keys of tasks that had spoiled the outputs, and were replaced.
+        checking: seconds for comparing winners with their defaults on several kinds of data.
+        placing: seconds for timing the best schedules in their places; 0: that is left out.
+        until: ``time.monotonic()`` value after which a race that is not decided does not go on.
+        racing: whether there is time for a race against the incumbent.
+    """
+
+    checking: float = 0.0
+    placing: float = 0.0
+    until: float = -math.inf
+    racing: bool = True
+
+
+@dataclass
+class Finishing:
+    """The steps from the end of tuning to the executable that will be published.
+
+    ``best`` is at any moment the best executable that may be published: whoever is interrupted publishes that.
+
+    Attributes:
+        workshop: builds.
+        incumbent: what the network runs with if tuning brings nothing.
+        best: what would be published now; the incumbent at first.
         check: of the winners, on several kinds of data.
-        contest: of a task's best in their places.
-        verdict: of the race against the incumbent.
+        contest: of the best schedules in their places; None: there was none.
+        race: of the tuned executable against the incumbent; None: there was none.
+        notes: what went wrong, for people.
     """
 
-    executable: Executable
-    choice: Choice
-    error: float | None
-    blamed: list[str]
-    check: KernelCheck
-    contest: Contest | None
-    verdict: Verdict | None
+    workshop: Workshop
+    incumbent: Candidate
+    best: Candidate = field(init=False)
+    check: KernelCheck = field(default_factory=lambda: KernelCheck({}, (), 0.0))
+    contest: Contest | None = None
+    race: RaceResult | None = None
+    notes: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.best = self.incumbent
 
-def finished(
-    extraction: Extraction,
-    tuner: NetworkTuner,
-    kernels: Kernels,
-    incumbent: Incumbent | None,
-    out: Path,
-    aside: Path,
-    checking: float,
-    placing: float,
-    until: float = -math.inf,
-) -> Finished:
-    """Write the executable that tuning has led to.
+    def run(self, tuner: NetworkTuner, times: FinishTimes, short: bool = False) -> None:
+        """Take the steps.
 
-    Args:
-        extraction: the network.
-        tuner: has tuned it.
-        kernels: the network's kernels.
-        incumbent: what it runs with if tuning brings nothing; None: there is none to race.
-        out: the directory to write.
-        aside: a directory for files.
-        checking: seconds for comparing winners with their defaults.
-        placing: seconds for timing them in their places; 0: that is left out.
-        until: see :func:`never_slower`.
+        Args:
+            tuner: has tuned the network.
+            times: what they may take.
+            short: leave out everything that is not needed for a right executable of what was tuned.
 
-    A KeyboardInterrupt, if it is the first one, ends what comes after the executable was written and checked.
+        Raises:
+            KeyboardInterrupt: ``best`` is what there is then.
+        """
+        choice = chosen(self.workshop.extraction, tuner)
+        if self._is_incumbent(choice):
+            return
+        tuned = self._built(choice)
+        if tuned is None:
+            return
+        self.best = tuned
+        if not short:
+            tuned = self._improved(tuner, tuned, times)
+        if tuned is not None and times.racing and not short:
+            self._race(tuned, times)
 
-    Raises:
-        CompilerError, OutputError, CheckError: as :func:`written`.
-    """
-    choice = chosen(extraction, tuner)
-    executable, error, blamed = written(extraction, choice.functions, out, kernels)
-    choice = choice.without(blamed)
-    final, check, place, verdict = choice, KernelCheck({}, choice.tuned, 0.0), None, None
-    try:
+    def _is_incumbent(self, choice: Choice) -> bool:
+        """Whether the incumbent runs with this choice. With other algorithms the network has other tasks."""
+        same = self.incumbent.extraction is self.workshop.extraction
+        return same and choice.configs == self.incumbent.choice.configs
+
+    def _built(self, choice: Choice) -> Candidate | None:
+        """The executable of a choice; None where there is none that is right, and the incumbent stays."""
+        try:
+            return self.workshop.build(choice)
+        except (CheckError, CompilerError) as error:
+            self.notes.append(f"the incumbent executable stays, since the tuned one was refused: {error}")
+            return None
+
+    def _improved(self, tuner: NetworkTuner, tuned: Candidate, times: FinishTimes) -> Candidate | None:
+        """Time schedules in their places, and leave out those that are wrong on some kind of data."""
+        extraction, kernels = self.workshop.extraction, self.workshop.kernels
         found = None
-        if incumbent is not None and placing and extraction.uses and not blamed and not tuner.interrupted:
-            compiling = incumbent.seconds / len(extraction.uses)
-            found = contest(extraction, tuner, kernels, out, choice, incumbent.choice, aside, placing, compiling)
-        wanted, check = checked(extraction, choice if found is None else found.choice, checking)
-        if wanted.configs != choice.configs:
-            other = exchanged(extraction, kernels, wanted, out, aside)
-            if other is None:  # nobody is to blame among those that ran before
-                found = None
-                wanted, check = checked(extraction, choice, checking)
-                executable, error, more = written(extraction, wanted.functions, out, kernels)
-                wanted, blamed = wanted.without(more), blamed + more
+        if times.placing and extraction.uses and not tuned.replaced:
+            compiling = self.incumbent.seconds / len(extraction.uses)
+            known, aside = self.incumbent.choice, tuned.folder.parent
+            found = contest(
+                extraction, tuner, kernels, tuned.folder, tuned.choice, known, aside, times.placing, compiling
+            )
+        wanted, self.check = checked(extraction, tuned.choice if found is None else found.choice, times.checking)
+        if wanted.configs == tuned.choice.configs:
+            self.contest = found
+            return tuned
+        if not self.check.wrong.keys().isdisjoint(tuned.choice.tuned):
+            self.best = self.incumbent  # until the wrong kernels are exchanged
+        other = self.workshop.exchange(tuned, wanted)
+        if other is not None:
+            self.best, self.contest = other, found
+            return other
+        # Those that ran before the contest are not to blame for what the contest brought in.
+        wanted, self.check = checked(extraction, tuned.choice, times.checking)
+        if wanted.configs == tuned.choice.configs:
+            self.best = tuned
+            return tuned
+        self.best = self.incumbent
+        rebuilt = self._built(wanted)
+        if rebuilt is not None:
+            self.best = rebuilt
+        return rebuilt
+
+    def _race(self, tuned: Candidate, times: FinishTimes) -> None:
+        """Keep the faster one of the tuned executable and the incumbent."""
+        if self._is_incumbent(tuned.choice):
+            return
+        cores = self.workshop.extraction.target.cores
+        result = race_against(tuned.folder, self.incumbent.folder, cores, times.until)
+        if result is not None and not result.kept:
+            # Nothing has shown it to be wrong so far, but earlier records were not checked on several kinds of data.
+            if checked(self.incumbent.extraction, self.incumbent.choice, times.checking)[1].wrong:
+                result = replace(result, kept=True, report={**result.report, "kept": "tuned"})
             else:
-                executable, error = other
-        final, place = wanted, found
-        if incumbent is not None and not tuner.interrupted and final.configs != incumbent.choice.configs:
-            verdict = never_slower(extraction, out, incumbent, until, checking)
-            if verdict is not None and not verdict.kept:
-                executable, final, error = load_executable(out), incumbent.choice, verdict.error
-    except KeyboardInterrupt:
-        if tuner.interrupted or not check.wrong.keys().isdisjoint(final.tuned):
-            raise
-        tuner.interrupted = True
-        executable = load_executable(out)
-    return Finished(executable, final, error, blamed, check, place, verdict)
+                self.best = self.incumbent
+        self.race = result

@@ -1,0 +1,113 @@
+"""Ctrl-C and SIGTERM: both end a command early, and both are held back where a step has to be whole.
+
+A command *watches* for them (:func:`watching`): each signal is noted and raises ``KeyboardInterrupt``. A step that must
+not be torn apart *holds* them (:func:`holding`): a signal is noted, the step goes on, and whoever holds decides what
+follows from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import FrameType
+
+__all__ = ["Hold", "exit_code", "holding", "watching"]
+
+#: What a terminal sends for Ctrl-C, and what containers and schedulers send to end a job.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass
+class Hold:
+    """The signals that a block holds back.
+
+    Attributes:
+        most: how many it holds back; those that follow raise ``KeyboardInterrupt``. None: all of them.
+        received: the numbers of those that came.
+        tell: is called at once for each of them.
+    """
+
+    most: int | None = None
+    received: list[int] = field(default_factory=list)
+    tell: Callable[[], None] = lambda: None
+
+    @property
+    def open(self) -> bool:
+        """Whether it still holds back the next one."""
+        return self.most is None or len(self.received) < self.most
+
+
+#: The holds of the main thread, the innermost last; and the signals that the watching command has noted.
+_holds: list[Hold] = []
+_noted: list[int] = []
+
+
+def exit_code() -> int:
+    """What a command that was interrupted exits with: 128 and the number of the first signal, as shells count."""
+    return 128 + (_noted[0] if _noted else signal.SIGINT)
+
+
+@contextlib.contextmanager
+def watching() -> Iterator[list[int]]:
+    """Note each Ctrl-C and SIGTERM in this block, and raise ``KeyboardInterrupt`` for it unless it is held.
+
+    Yields:
+        the numbers of the signals that came. A signal stands there, too, where the exception was swallowed.
+    """
+    if not _ours_to_handle(signal.SIGINT):
+        yield []
+        return
+    _noted.clear()
+    before = {number: signal.signal(number, _handle) for number in _SIGNALS if _ours_to_handle(number)}
+    try:
+        yield _noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def holding(most: int | None = None, tell: Callable[[], None] | None = None) -> Iterator[Hold]:
+    """Hold back the first ``most`` signals (None: all) that arrive in this block; nothing is raised at its end.
+
+    Args:
+        most: how many.
+        tell: is called at once for each, from the handler.
+
+    Yields:
+        what was held.
+    """
+    hold = Hold(most) if tell is None else Hold(most, tell=tell)
+    if threading.current_thread() is not threading.main_thread():  # signals do not arrive here
+        yield hold
+        return
+    # Where nobody watches, as in a script that calls the library, a Ctrl-C is held all the same.
+    borrowed = _ours_to_handle(signal.SIGINT)
+    if borrowed:
+        signal.signal(signal.SIGINT, _handle)
+    _holds.append(hold)
+    try:
+        yield hold
+    finally:
+        _holds.remove(hold)
+        if borrowed:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _ours_to_handle(number: int) -> bool:
+    """Whether the signal does what it does by default: whoever ignores or handles it knows why."""
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    return signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    _noted.append(number)
+    if _holds and _holds[-1].open:
+        _holds[-1].received.append(number)
+        _holds[-1].tell()
+        return
+    raise KeyboardInterrupt

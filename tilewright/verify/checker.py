@@ -1,0 +1,109 @@
+"""Judges executables of one network, each in a process of its own, against one set of inputs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from tilewright.verify.inputs import Trials, find_trials
+from tilewright.verify.judge import judge
+from tilewright.verify.localise import find_culprits
+from tilewright.verify.reference import open_reference
+from tilewright.verify.verdict import Outcome, Verdict
+
+from tilewright.errors import MeasureError
+from tilewright.measure.peer_process import PeerProcess
+from tilewright.measure.peers import Array
+from tilewright.network import peers
+from tilewright.network.network import Network
+from tilewright.network.tasks import Extraction
+
+__all__ = ["Checker", "Culprits"]
+
+
+@dataclass(frozen=True)
+class Culprits:
+    """Who is to blame for wrong outputs.
+
+    Attributes:
+        tasks: keys of tasks whose kernels compute something else than they should.
+        stage: a phrase for people: which stage made the mistake.
+    """
+
+    tasks: tuple[str, ...]
+    stage: str
+
+
+class Checker:
+    """Says whether executables of a network compute what its model computes.
+
+    The inputs, and what the reference makes of them, are found once, beside whatever this process does meanwhile. A
+    context manager: leaving it ends its processes.
+
+    Args:
+        network: with the model that it was read from.
+        threads: how many an executable may use.
+        seconds: that finding inputs may take, about.
+    """
+
+    def __init__(self, network: Network, threads: int, seconds: float) -> None:
+        self._network, self._threads, self._seconds = network, threads, seconds
+        self._helper = ThreadPoolExecutor(1, thread_name_prefix="tilewright-reference")
+        self._stack = contextlib.ExitStack()
+        self._trials: Future[Trials] = self._helper.submit(self._find)
+
+    def __enter__(self) -> Checker:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the processes."""
+        self._stack.close()  # a thread that waits for the reference then ends as well
+        self._helper.shutdown(cancel_futures=True)
+
+    @property
+    def trials(self) -> Trials:
+        """The inputs with their expected outputs; waits for them."""
+        try:
+            return self._trials.result()
+        except MeasureError as error:
+            return Trials((), "", f"the reference could not be computed: {error}")
+
+    def judge(self, folder: Path) -> Verdict:
+        """Judge the executable in a directory. Its death is a wrong result.
+
+        Raises:
+            MeasureError: no process can be started.
+        """
+        trials = self.trials
+        if not trials.trials:
+            return judge(_nothing, trials)
+        process = PeerProcess(self._threads)
+        try:
+            process.start(peers.executable, (str(folder.absolute()),))
+            return judge(process.run, trials)
+        except MeasureError as error:
+            return Verdict(Outcome.WRONG, None, 0, trials.precision, f"the executable does not run: {error}")
+        finally:
+            process.kill()
+
+    def find_culprits(self, folder: Path, extraction: Extraction) -> Culprits:
+        """Who is to blame for the wrong outputs of the executable in a directory."""
+        found = find_culprits(folder, extraction, self.trials)
+        kernels = set(found.kernels)
+        keys = (use.task.key for use in extraction.uses if not kernels.isdisjoint(use.functions))
+        return Culprits(tuple(keys), found.stage)
+
+    def _find(self) -> Trials:
+        reference = self._stack.enter_context(open_reference(self._network))
+        return find_trials(self._network, reference, seconds=self._seconds)
+
+
+def _nothing(inputs: Sequence[Array]) -> list[Array]:
+    return []
