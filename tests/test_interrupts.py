@@ -80,11 +80,12 @@ def test_a_step_that_is_held_is_done_to_its_end() -> None:
 def test_only_the_first_is_held_and_told() -> None:
     told: list[str] = []
     with watching():
-        with pytest.raises(KeyboardInterrupt), holding(1, lambda: told.append("interrupted")):
+        with holding(1, lambda: told.append("interrupted")):
             press()
             assert told == ["interrupted"]
-            press()
-        with pytest.raises(KeyboardInterrupt), holding(0):
+            with pytest.raises(KeyboardInterrupt):
+                press()
+        with holding(0), pytest.raises(KeyboardInterrupt):
             press()
 
 

@@ -40,3 +40,19 @@ def test_an_interrupt_ends_the_tuning_and_still_writes_the_executable(tmp_path: 
     with open_store(tmp_path / "r.db") as store:
         assert sum(entry.count for entry in store.summary()) >= result["trials"] > 0
     assert load_executable(tmp_path / "out").inputs[0].shape == (1, 8, 10, 10)
+
+
+def test_an_interrupt_at_any_moment_leaves_an_executable(tmp_path: Path) -> None:
+    model = conv_model(tmp_path / "m.onnx")
+    command = [sys.executable, "-m", "tests.cli.interrupting", str(model), str(tmp_path), "22", "8"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    turns = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(turns) == 30
+    assert sum(turn["pressed"] for turn in turns) >= 20  # the machine may be faster in one run than in another
+    for turn in turns:
+        assert turn["executable"], turn
+        assert turn["leftovers"] == [], turn
+        assert turn["interrupted"] or not turn["pressed"] or turn["published"], turn
+        if turn["published"] in (None, "earlier"):  # nothing was written: that is only where one was there before
+            assert turn["untouched"], turn

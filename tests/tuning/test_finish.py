@@ -144,9 +144,7 @@ def test_a_default_that_is_wrong_gives_way_to_tvms_program(extraction: Extractio
     assert task.key not in found.choice.functions
 
 
-def test_wrong_outputs_without_a_culprit_are_an_error(
-    extraction: Extraction, checker: Checker, tmp_path: Path
-) -> None:
+def test_wrong_outputs_without_a_culprit_are_an_error(extraction: Extraction, checker: Checker, tmp_path: Path) -> None:
     network = extraction.network
     weights = {name: -array for name, array in network.weights.items()}
     wrong = dataclasses.replace(extraction, network=dataclasses.replace(network, weights=weights))
@@ -250,9 +248,7 @@ def test_slow_networks_take_longer_to_race() -> None:
     assert full == pytest.approx(203, abs=1)
 
 
-def test_kernels_are_replaced_in_another_directory(
-    workshop: Workshop, incumbent: Candidate, tmp_path: Path
-) -> None:
+def test_kernels_are_replaced_in_another_directory(workshop: Workshop, incumbent: Candidate, tmp_path: Path) -> None:
     library = workshop.kernels.library(other_choice(incumbent.extraction).functions, tmp_path / "other.so")
     replace_kernels(incumbent.folder, library, tmp_path / "other")
     np.testing.assert_allclose(outputs(tmp_path / "other"), outputs(incumbent.folder), rtol=1e-4, atol=1e-5)

@@ -32,7 +32,16 @@ from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.verify.checker import Checker
 from tilewright.verify.verdict import Outcome, Verdict
 
-__all__ = ["Candidate", "FinishTimes", "Finishing", "RaceResult", "Workshop", "race_against", "race_seconds", "undecided"]
+__all__ = [
+    "Candidate",
+    "FinishTimes",
+    "Finishing",
+    "RaceResult",
+    "Workshop",
+    "race_against",
+    "race_seconds",
+    "undecided",
+]
 
 #: Turns of the final race, and those that it has in any case; about how long one lasts in seconds; and what two
 #: processes take to start.

@@ -39,7 +39,7 @@ from tilewright.tuning.sharing import Sharing
 from tilewright.verify.checker import Checker
 from tilewright.verify.verdict import Outcome
 
-__all__ = ["IN_PLACE", "TuneResult", "tune"]
+__all__ = ["IN_PLACE", "TuneResult", "race_reserve", "tune"]
 
 #: Seconds that compiling an executable takes: a constant and per task; and that writing and checking it take: a
 #: constant and per byte of weights. Measured on SqueezeNet to VGG-19.
@@ -64,8 +64,9 @@ _HALF_WAY, _RACING = 0.5, 0.1
 _CHOOSING, _MOST_CHOOSING, _LEAST_CHOOSING = 0.1, 60.0, 3.0
 #: Seconds in which workers start, which tuning would wait for as well.
 _STARTING = 3.0
-#: The share of the budget for finding inputs that executables are judged on, and its limits in seconds.
-_REFERENCE, _LEAST_REFERENCE, _MOST_REFERENCE = 0.03, 2.0, 8.0
+#: The share of the budget for finding inputs that executables are judged on, and its limits in seconds. Most networks
+#: need 1 to 5 s, beside the compiling of the first executable.
+_REFERENCE, _LEAST_REFERENCE, _MOST_REFERENCE = 0.05, 8.0, 15.0
 
 
 @dataclass(frozen=True)
@@ -361,9 +362,7 @@ class _Session:
             return math.inf
         # About the longest that a run will take.
         flop = sum(use.weight * use.task.flop for use in self.extraction.uses)
-        least, full = race_seconds(flop / (_HALF_WAY * self.roofline.flops))
-        seconds = self.plan.budget.budget.seconds
-        return full if seconds is None else min(full, max(least, _RACING * seconds))
+        return race_reserve(flop / (_HALF_WAY * self.roofline.flops), self.plan.budget.budget)
 
     # The end -----------------------------------------------------------------------------------------------------
 
@@ -445,6 +444,12 @@ class _Session:
             "in_place": None if finishing.contest is None else finishing.contest.report,
             "final_race": None if finishing.race is None else finishing.race.report,
         }
+
+
+def race_reserve(run: float, budget: Budget) -> float:
+    """Seconds of a budget to leave for the final race of a network of which a run takes ``run`` seconds."""
+    least, full = race_seconds(run)
+    return full if budget.seconds is None else min(full, max(least, _RACING * budget.seconds))
 
 
 def _holds_executable(out: Path) -> bool:

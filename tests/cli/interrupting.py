@@ -1,0 +1,80 @@
+"""Tunes a model many times, each time with a signal at another moment; one line of JSON for each. Run by a test.
+
+In one process, since importing the compiler takes longer than what is interrupted here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tilewright.interrupts import watching
+from tilewright.network.executable import load_executable
+from tilewright.tuning.session import tune
+
+
+def moments(short: int, long: int) -> Iterator[tuple[str, float]]:
+    """Budgets, and the share of what such a command takes after which the signal comes."""
+    for i in range(short):  # too short to measure anything: reading, building, checking, publishing
+        yield "2s", (i + 0.5) / short
+    for i in range(long):
+        yield "13s", (i + 0.5) / long
+
+
+def run(model: Path, out: Path, budget: str, after: float, number: int) -> dict[str, Any]:
+    """Tune once, with a signal ``after`` so many seconds."""
+    before = (out / "manifest.json").read_bytes() if out.exists() else b""
+    pressed = threading.Event()
+
+    def press() -> None:
+        if not pressed.is_set():
+            pressed.set()
+            os.kill(os.getpid(), number)
+
+    timer = threading.Timer(after, press)
+    found: dict[str, Any] = {"budget": budget, "after": after, "earlier": bool(before), "published": None}
+    began = time.monotonic()
+    with watching():
+        try:
+            timer.start()
+            report = tune(model, out, budget=budget).report
+            found |= {"published": report["published"], "interrupted": report["interrupted"]}
+            timer.cancel()
+            if pressed.is_set():
+                time.sleep(0.05)  # a signal of the last moment arrives here
+        except KeyboardInterrupt:
+            found["interrupted"] = True
+    timer.cancel()
+    found |= {"seconds": time.monotonic() - began, "pressed": pressed.is_set()}
+    found["executable"] = out.exists() and len(load_executable(out).inputs) == 1
+    found["untouched"] = bool(before) and (out / "manifest.json").read_bytes() == before
+    found["leftovers"] = sorted(path.name for path in out.parent.iterdir() if path != out)
+    return found
+
+
+def main(model: Path, folder: Path, short: int, long: int) -> None:
+    """Print what came of each moment."""
+    takes: dict[str, float] = {}
+    for turn, (budget, share) in enumerate(moments(short, long)):
+        out = folder / "places" / "out"
+        out.parent.mkdir(exist_ok=True)
+        if turn % 2 == 0 and out.exists():  # every other time there is an executable from before
+            shutil.rmtree(out)
+        if budget not in takes:
+            # The second time nothing is imported any more.
+            whole = [run(model, folder / "whole" / "out", budget, 1e6, 0)["seconds"] for _ in range(2)]
+            takes[budget] = min(whole)
+        number = signal.SIGTERM if turn % 3 == 2 else signal.SIGINT
+        print(json.dumps(run(model, out, budget, share * takes[budget], number)), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
