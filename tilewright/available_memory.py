@@ -11,8 +11,8 @@ from tilewright.control_groups import control_groups
 
 __all__ = ["available_memory"]
 
-#: Of a control group, of version 2 and 1: its limit, what it has, and the entry of ``memory.stat`` that the system takes
-#: back when somebody needs it.
+#: Of a control group, of version 2 and 1: its limit, what it has, and the entry of ``memory.stat`` that the system can
+#: take back.
 _FILES = (
     ("memory.max", "memory.current", "file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache"),

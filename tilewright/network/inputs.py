@@ -20,9 +20,9 @@ InputLike: TypeAlias = Any
 def to_array(value: InputLike, spec: TensorSpec) -> NDArray[Any]:
     """The array of ``spec``'s shape and dtype that ``value`` stands for.
 
-    An array or tensor of another dtype is converted if all its numbers stay what they are. Python's own numbers have no
-    such type: those with a fraction are rounded to the nearest of a floating-point dtype, whole ones must stay what they
-    are. The array may share memory with ``value``, and need not be contiguous.
+    An array or tensor of another dtype is converted if all its numbers stay what they are. Python's floats are rounded
+    to the nearest number of a floating-point dtype, its integers must stay what they are. The array may share memory
+    with ``value``, and need not be contiguous.
 
     Raises:
         ShapeError: the shape is another one, a number would change, or it is nothing that can be converted.

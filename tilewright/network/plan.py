@@ -118,7 +118,7 @@ class Plan:
 
     @property
     def used_bytes(self) -> int:
-        """Bytes of the arena that its tensors reach: what a plan says of the arena costs nothing unless they need it."""
+        """Bytes of the arena that tensors lie in: a plan that claims a larger arena gets no more."""
         return max((t.place + t.bytes for t in self.tensors if t.region == ARENA), default=0)
 
 

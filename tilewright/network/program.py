@@ -165,9 +165,8 @@ if hasattr(os, "register_at_fork"):
 class PlanProgram:
     """A network as a plan. Needs neither TVM nor a compiler, and allocates nothing while it runs.
 
-    Several programs of one process share their threads; a program that is gone leaves no thread and no library behind
-    (:class:`LoadedLibrary`). In the child of a fork a program runs on threads of the child, also where another thread of
-    the parent was calling it.
+    Programs of one process share their threads, and the last one that goes leaves none (:class:`LoadedLibrary`). In the
+    child of a fork a program has threads of the child, also where another thread of the parent was calling it.
 
     Args:
         library: the kernels, with the runtime linked in.

@@ -18,9 +18,9 @@ class LoadedLibrary:
     """A library of kernels with the runtime linked in, for one executable.
 
     The first one of a process becomes the *host*: its threads and scratch memory serve all that are loaded while it is
-    there. When this object goes, its library's part in them is given back, the last one to have loops of so many threads
-    ends these threads, and the library is unloaded, the host with the last one that uses it. A library that an earlier
-    version of Tilewright wrote has threads of its own, which nothing ends, so it stays.
+    there. When this object goes, its library is unloaded, the host with the last one that uses it; and threads end when
+    no library has loops of their number any more. A library that an earlier version of Tilewright wrote has threads of
+    its own, which nothing ends, so it stays.
 
     Args:
         path: the file, which may be removed or replaced once it is loaded. Each executable needs a file of its own: the
