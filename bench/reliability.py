@@ -14,8 +14,8 @@
 
 A record is *lost* when it was reported and is not in the store, *doubled* when a config has two latencies although it
 was asked for once. The JSON file is written after each part: an error in one does not lose the figures of the others.
-The exit code is 1 if anything was not survived, lost, doubled, left behind, not refused or not tried to its end, or a part
-ended in an error.
+The exit code is 1 if anything was not survived, lost, doubled, left behind, not refused or not tried to its end, or a
+part ended in an error.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def to_array(value: InputLike, spec: TensorSpec) -> NDArray[Any]:
         raise _refusal(
             spec,
             f"{array.dtype} {list(array.shape)} was given, with {changed!s}, which is no {spec.dtype}",
-            f"round it yourself, with .astype({spec.dtype!r}) or .to(torch.{spec.dtype})",
+            f"convert it yourself if that is meant: numpy.asarray(x).astype({spec.dtype!r})",
         )
     return made
 

@@ -151,7 +151,7 @@ typedef struct Team {
   int size;    /* threads that there should be, with the caller's */
   int threads; /* that there are; fewer where the system refused one; 1 in the child of a fork until its first loop */
   int started; /* whether they were made in this process */
-  int quit;    /* whether they should end */
+  atomic_int quit; /* whether they should end */
   pthread_t *workers;
   Share *shares;
   Lambda lambda;
@@ -289,7 +289,7 @@ static void *worker(void *argument) {
   uint64_t seen = 0;
   for (;;) {
     seen = await_epoch(team, seen);
-    if (team->quit) return NULL;
+    if (atomic_load(&team->quit)) return NULL;
     /* The caller closes the loop, then waits for nobody to be inside; so one who finds it open may join. */
     atomic_fetch_add(&team->inside, 1);
     if (atomic_load(&team->open) == seen) work(team, given.self);
@@ -341,7 +341,7 @@ static Team *make_team(int size) {
 /* End the threads of a team that nobody can find any more. */
 static void end_team(Team *team) {
   pthread_mutex_lock(&team->sleep);
-  team->quit = 1;
+  atomic_store(&team->quit, 1);
   atomic_fetch_add(&team->epoch, 1);
   pthread_cond_broadcast(&team->wake);
   pthread_mutex_unlock(&team->sleep);
