@@ -24,7 +24,7 @@ from typing import Any
 
 from bench._mutated import mutated
 from bench._readers import READERS, Reader
-from tilewright.errors import TilewrightError
+from tilewright.errors import OutputError, TilewrightError
 
 __all__ = ["Counts", "count", "read_one"]
 
@@ -40,13 +40,15 @@ class Counts:
         malformed_tried: changed files that are not valid any more.
         malformed_refused: those of them that were refused with a ``TilewrightError``.
         still_valid: changed files that were read, and rightly so.
-        failures: for each other file what happened.
+        failures: for each other file what happened, and why the reader was not tried to its end.
+        seconds: for which it was tried.
     """
 
     malformed_tried: int = 0
     malformed_refused: int = 0
     still_valid: int = 0
     failures: list[str] = field(default_factory=list)
+    seconds: float = 0.0
 
     def add(self, said: str) -> None:
         """Count what :func:`read_one` said."""
@@ -67,6 +69,8 @@ def read_one(reader: Reader, path: Path, content: bytes) -> str:
             warnings.simplefilter("ignore")
             reader.read(path)
     except TilewrightError as exc:
+        if isinstance(exc, OutputError) and isinstance(exc.__cause__, MemoryError):  # of an executable
+            return f"memory was taken before its size was known: {str(exc)[:200]}"
         return "refused" if str(exc) else "an error without a message"
     except Exception as exc:
         return f"{type(exc).__name__}: {next(iter(str(exc).splitlines()), '')[:200]}"
@@ -102,29 +106,34 @@ def count(
 
 def _count_one(name: str, seconds: float, seed: int, folder: Path, engine: str, keep: Path | None) -> Counts:
     counts, left = Counts(), seconds
-    while left > 0:
+    while left > 0.01 * seconds:
         place = folder / f"{len(list(folder.iterdir()))}"
         place.mkdir()
         command = [sys.executable, "-m", "bench._malformed", name, str(left), str(seed), str(place), engine]
         with (place / "said").open("w") as said:
             done = subprocess.run(command, stdout=said, stderr=subprocess.DEVNULL, check=False)
+        ended = time.monotonic()
         lines = (place / "said").read_text().splitlines()
-        if "ready" not in lines:
-            raise RuntimeError(
-                f"the reader {name!r} cannot be tried: {' '.join(lines)[-300:]} (code {done.returncode})"
-            )
-        for line in lines[lines.index("ready") + 1 :]:
+        began = next((float(line.split()[1]) for line in lines if line.startswith("ready ")), None)
+        if began is None:  # that of the other readers is found out all the same
+            counts.failures.append(f"it cannot be tried: {' '.join(lines)[-300:]} (code {done.returncode})")
+            break
+        for line in lines:
             kind, _, text = line.partition(" ")
             if kind in ("valid", "refused", "failed"):
                 counts.add(text if kind == "failed" else kind)
                 if kind == "failed":
                     _keep(place, keep, name, len(counts.failures))
+            elif kind == "unusable":
+                counts.failures.append(text)
+        counts.seconds += ended - began
         if done.returncode == 0:
             break
         hung = done.returncode == -signal.SIGALRM
         counts.add(f"took more than {_HANG_SECONDS} s" if hung else f"the process ended with code {done.returncode}")
         _keep(place, keep, name, len(counts.failures))
-        left, seed = left - seconds / 8, seed + 1_000_003  # otherwise it would crash there again
+        # What is left is tried in another process; with the same seed it would crash there again.
+        left, seed = left - max(ended - began, seconds / 8), seed + 1_000_003
         shutil.rmtree(place)
     return counts
 
@@ -147,7 +156,7 @@ def main(name: str, seconds: float, seed: int, folder: Path, engine: str) -> Non
         sys.exit(3)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY, used + _MEMORY))
-    print("ready", flush=True)
+    print("ready", time.monotonic(), flush=True)
     end = time.monotonic() + seconds
 
     def attempt(content: bytes) -> None:
@@ -165,6 +174,11 @@ def main(name: str, seconds: float, seed: int, folder: Path, engine: str) -> Non
     rng = random.Random(seed)
     while time.monotonic() < end:
         attempt(mutated(valid, rng))
+    # What was read before must leave memory and all else for what comes after, or refusals say nothing.
+    if (said := read_one(reader, path, valid)) != "valid":
+        print(
+            f"unusable after these files a valid one is not read any more: {said.encode('ascii', 'replace').decode()}"
+        )
 
 
 def _guided(attempt: Callable[[bytes], None], valid: bytes, folder: Path, seconds: float, seed: int) -> None:

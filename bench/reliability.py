@@ -14,7 +14,8 @@
 
 A record is *lost* when it was reported and is not in the store, *doubled* when a config has two latencies although it
 was asked for once. The JSON file is written after each part: an error in one does not lose the figures of the others.
-The exit code is 1 if anything was not survived, lost, doubled, left behind or not refused, or a part ended in an error.
+The exit code is 1 if anything was not survived, lost, doubled, left behind, not refused or not tried to its end, or a
+part ended in an error.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ __all__ = ["PARTS", "STEPS", "main", "problems", "run", "summary", "text"]
 #: A real network that is tuned again from the start in about half a minute.
 NETWORK = "squeezenet"
 TUNER_KILLS, WORKER_KILLS, WRITERS = 12, 38, 4
+#: For all readers together, and the share of its own that each is tried for at least.
+MALFORMED_SECONDS, _LEAST_TRIED = 110.0, 0.8
 #: Added up in the summary.
 _SUMS = (
     "kills",
@@ -92,9 +95,10 @@ def writers(folder: Path) -> dict[str, Any]:
 
 
 def malformed(_: Path) -> dict[str, Any]:
-    readers = {name: vars(counts) for name, counts in _malformed.count(110.0).items()}
+    found = _malformed.count(MALFORMED_SECONDS)
+    readers = {name: vars(counts) for name, counts in found.items()}
     sums = {key: sum(counts[key] for counts in readers.values()) for key in ("malformed_tried", "malformed_refused")}
-    return {**sums, "readers": readers}
+    return {**sums, "wanted_seconds": MALFORMED_SECONDS / len(found), "readers": readers}
 
 
 #: A limit is what the work may take, and what starting and ending may take on a busy machine.
@@ -189,6 +193,12 @@ def problems(steps: dict[str, dict[str, Any]], errors: dict[str, str]) -> list[s
             found.append(f"{name}: only {figures['kills']} of {STEPS[name].wanted} kills in its time")
         for reader, counts in figures.get("readers", {}).items():
             found += [f"{name}: {reader}: {failure}" for failure in sorted(set(counts["failures"]))]
+            if counts["malformed_refused"] < counts["malformed_tried"] and not counts["failures"]:
+                found.append(f"{name}: {reader}: {counts['malformed_refused']} of {counts['malformed_tried']} refused")
+            wanted = figures.get("wanted_seconds", 0.0)
+            if not counts["malformed_tried"] or counts.get("seconds", wanted) < _LEAST_TRIED * wanted:
+                tried = f"{counts['malformed_tried']} files in {counts.get('seconds', 0.0):.1f} of {wanted:.1f} s"
+                found.append(f"{name}: {reader}: not tried to its end, {tried}")
     return found
 
 

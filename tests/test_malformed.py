@@ -46,6 +46,16 @@ def test_a_changed_file_does_not_end_the_process(name: str) -> None:
     assert counts.malformed_tried == counts.malformed_refused > 0
 
 
+def test_a_reader_that_cannot_be_tried_is_told_and_the_others_are_tried() -> None:
+    found = count(1.0, ["no such reader", "input array"])
+    [failure] = found["no such reader"].failures
+    assert failure.startswith("it cannot be tried")
+    assert found["no such reader"].malformed_tried == 0
+    assert found["input array"].failures == []
+    assert found["input array"].malformed_tried > 0
+    assert 0.5 <= found["input array"].seconds < 60
+
+
 def test_changes_are_changes_and_can_be_repeated() -> None:
     for content in (b'{"a": [1, 2, {"b": "c"}]}', b"\x00\x01binary" * 20, b'{"a": 1}\n{"a": 2}\n'):
         made = [mutated(content, random.Random(seed)) for seed in range(200)]

@@ -87,7 +87,7 @@ def test_untuned(tmp_path: Path) -> None:
         [],
         [np.zeros((1, 8, 10, 11), np.float32)],
         [np.zeros((8, 10, 10), np.float32)],
-        [np.zeros((1, 8, 10, 10), np.float64)],
+        [np.full((1, 8, 10, 10), 0.1, np.float64)],  # no float32 is 0.1
         [np.zeros((1, 8, 10, 10), np.float32)] * 2,
     ],
 )

@@ -23,6 +23,7 @@ from tilewright.network.plan import Plan
 from tilewright.network.replacing import replacing
 from tilewright.network.tasks import Extraction
 from tilewright.network.torch_model import SUFFIX, write_program
+from tilewright.runtime.features import needed_features
 from tilewright.runtime.library import find_compiler
 from tilewright.target import Target
 
@@ -185,7 +186,13 @@ def _fill(
         "name": network.name,
         "inputs": [dataclasses.asdict(s) for s in network.inputs],
         "outputs": [dataclasses.asdict(s) for s in network.outputs],
-        "target": {"mcpu": target.mcpu, "cores": target.cores, "machine": target.machine, "key": target.key},
+        "target": {
+            "mcpu": target.mcpu,
+            "cores": target.cores,
+            "machine": target.machine,
+            "key": target.key,
+            "features": needed_features(target.tvm),
+        },
         "model": _keep_model(network, part),
         "plan": None if plan is None else plan.to_json(),
         **extra,

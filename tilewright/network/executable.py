@@ -7,15 +7,18 @@ import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from numpy.typing import NDArray
 
+from tilewright.available_memory import available_memory
 from tilewright.errors import OutputError, ShapeError, TargetError
+from tilewright.network.inputs import InputLike, to_array
 from tilewright.network.manifest import FORMAT, LIBRARY, WEIGHTS, listed, read_manifest, take
 from tilewright.network.network import TensorSpec
 from tilewright.network.plan import Plan
-from tilewright.network.program import KernelTime, MachineProgram, PlanProgram, Program, Variants
+from tilewright.network.plan_check import check_plan
+from tilewright.network.program import KernelTime, MachineProgram, PlanProgram, Program, Variants, check_features
 from tilewright.reading import open_regular, read_arrays
 from tilewright.tvm_compat import usable_cores
 
@@ -35,28 +38,52 @@ class Executable:
         self.manifest = manifest
         self.inputs = _specs(manifest["inputs"])
         self.outputs = _specs(manifest["outputs"])
-        self._program = program
+        self._program: Program | None = program
 
-    def __call__(self, *arrays: NDArray[Any]) -> list[NDArray[Any]]:
-        """The outputs for ``arrays``, one per input, of the inputs' shapes and dtypes.
+    def __call__(self, *arrays: InputLike) -> list[NDArray[Any]]:
+        """The outputs for ``arrays``, one per input: arrays of NumPy, tensors of PyTorch, numbers, or lists of them.
+
+        They have the inputs' shapes. Other dtypes are converted where no number changes (:func:`to_array`).
 
         Raises:
-            ShapeError: a wrong number of inputs, or a wrong shape or dtype.
+            ShapeError: a wrong number of inputs, a wrong shape, or numbers that would change.
+            OutputError: the executable is closed.
         """
-        return self._program.run(self._checked(arrays))
+        return self._running.run(self._checked(arrays))
 
-    def time(self, arrays: Sequence[NDArray[Any]], runs: int) -> list[float]:
+    def __enter__(self) -> Executable:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back memory, threads and the library, as soon as calls that are under way have ended.
+
+        Nothing needs to be closed: what nobody refers to any more is given back, too. The threads are those of all
+        executables of the process, and end with the last one.
+        """
+        self._program = None
+
+    @property
+    def _running(self) -> Program:
+        program = self._program
+        if program is None:
+            raise OutputError("an executable that is closed cannot be called any more; load it again")
+        return program
+
+    def time(self, arrays: Sequence[InputLike], runs: int) -> list[float]:
         """Seconds of each of ``runs`` calls, without copying inputs and outputs."""
-        return self._program.time(self._checked(arrays), runs)
+        return self._running.time(self._checked(arrays), runs)
 
     def overhead(self, runs: int) -> list[float] | None:
         """Seconds of each of ``runs`` calls in which no kernel runs: what a call costs outside kernels.
 
         None for an executable whose kernels cannot be left out (see :class:`MachineProgram`).
         """
-        return self._program.overhead(runs)
+        return self._running.overhead(runs)
 
-    def profile(self, arrays: Sequence[NDArray[Any]], runs: int, repeats: int = 1) -> list[KernelTime] | None:
+    def profile(self, arrays: Sequence[InputLike], runs: int, repeats: int = 1) -> list[KernelTime] | None:
         """What each kernel takes in its place in the network, in order.
 
         None for an executable whose kernels cannot be told apart (see :class:`MachineProgram`).
@@ -69,10 +96,10 @@ class Executable:
         Raises:
             ShapeError: a wrong number of inputs, or a wrong shape or dtype.
         """
-        return self._program.profile(self._checked(arrays), runs, repeats)
+        return self._running.profile(self._checked(arrays), runs, repeats)
 
     def contest(
-        self, arrays: Sequence[NDArray[Any]], variants: Variants, seconds: float, least: int = 5, most: int = 400
+        self, arrays: Sequence[InputLike], variants: Variants, seconds: float, least: int = 5, most: int = 400
     ) -> dict[str, list[list[float]]]:
         """What variants of kernels take in their places in the network, by turns (:meth:`PlanProgram.contest`).
 
@@ -89,18 +116,12 @@ class Executable:
             ShapeError: a wrong number of inputs, or a wrong shape or dtype.
             KeyError, AttributeError: there is no such kernel or function.
         """
-        return self._program.contest(self._checked(arrays), variants, seconds, least, most)
+        return self._running.contest(self._checked(arrays), variants, seconds, least, most)
 
-    def _checked(self, arrays: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
+    def _checked(self, arrays: Sequence[InputLike]) -> list[NDArray[Any]]:
         if len(arrays) != len(self.inputs):
             raise ShapeError(f"the network has {len(self.inputs)} inputs, but {len(arrays)} arrays were given")
-        for array, spec in zip(arrays, self.inputs, strict=True):
-            if tuple(array.shape) != spec.shape or str(array.dtype) != spec.dtype:
-                raise ShapeError(
-                    f"input {spec.name!r} is {spec.dtype} {list(spec.shape)}, but {array.dtype} {list(array.shape)} "
-                    "was given; convert or reshape it"
-                )
-        return arrays
+        return [to_array(array, spec) for array, spec in zip(arrays, self.inputs, strict=True)]
 
 
 def load_executable(path: str | Path) -> Executable:
@@ -110,12 +131,13 @@ def load_executable(path: str | Path) -> Executable:
 
     Raises:
         OutputError: not such a directory, of a newer format, incomplete, damaged, or changed.
-        TargetError: ``TVM_NUM_THREADS`` is set to what is no number of threads.
+        TargetError: the processor lacks instructions that the kernels need, or ``TVM_NUM_THREADS`` is set to what is no
+            number of threads.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
     weights = listed(folder, manifest, WEIGHTS)
-    threads = wanted_threads()
+    threads, features = wanted_threads(), manifest.get("target", {}).get("features", ())
     # A copy, because the loader takes a path that it has seen for the library it holds already, although the file was
     # replaced; and because nobody else can change it after its checksum was compared.
     with tempfile.TemporaryDirectory(prefix="tilewright-") as fresh:
@@ -123,24 +145,37 @@ def load_executable(path: str | Path) -> Executable:
         take(folder, manifest, LIBRARY, library)
         try:
             with open_regular(weights) as file:
-                named = read_arrays(file)
-            arrays = [named[f"w{i}"] for i in range(len(named))]
+                arrays = _read_weights(file)
             program: Program
             if manifest["plan"]:
                 plan = Plan.from_json(manifest["plan"])
-                plan.check(arrays)
+                check_plan(plan, arrays, available_memory())
                 _check_ends(plan, manifest)
-                program = PlanProgram(library, arrays, plan, threads)
+                program = PlanProgram(library, arrays, plan, threads, features)
             else:
+                check_features(features)
                 program = MachineProgram(library, arrays)
+        except TargetError as exc:
+            raise TargetError(f"the executable in {folder} cannot run here: {exc}; tune again on this machine") from exc
+        except MemoryError as exc:
+            raise OutputError(f"memory is missing to load the executable in {folder}; end other programs") from exc
         except _LOADING as exc:
             reason = next(iter(str(exc).splitlines()), "") or type(exc).__name__
             raise OutputError(f"the executable in {folder} cannot be loaded here: {reason}; tune again") from exc
     return Executable(program, manifest)
 
 
+def _read_weights(file: BinaryIO) -> list[NDArray[Any]]:
+    """The arrays ``w0``, ``w1``, ... of an archive. Raises ``ValueError`` and ``KeyError`` where it is another one."""
+    size, memory = os.fstat(file.fileno()).st_size, available_memory()
+    if 2 * size > memory:  # they are read, then laid out for the kernels
+        raise ValueError(f"its weights need {2 * size:,} bytes of memory, but {memory:,} are to be had here")
+    named = read_arrays(file)
+    return [named[f"w{i}"] for i in range(len(named))]
+
+
 #: What a library, weights or a plan of another form raise, in the loader, in NumPy, or in TVM.
-_LOADING = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError, MemoryError)
+_LOADING = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError)
 
 
 def wanted_threads() -> int:

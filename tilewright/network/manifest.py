@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,8 @@ NAME, LIBRARY, WEIGHTS = "manifest.json", "kernels.so", "weights.npz"
 _MOST_BYTES = 64 << 20
 #: Elements of an input or output; more cannot be addressed by the kernels' 32-bit indices.
 _MOST_ELEMENTS = 2**31 - 1
+#: How LLVM calls an extension of a processor.
+_FEATURE = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
 #: NumPy's kinds of what kernels compute with.
 _KINDS = "iufb"
 
@@ -49,6 +52,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = parse_json(read_file(_inside(folder, NAME), _MOST_BYTES))
         version = manifest["format"]
+    except MemoryError as exc:
+        raise OutputError(f"memory is missing to read {folder / NAME}; end other programs") from exc
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise OutputError(
             f"an executable is a directory with a manifest.json that `tilewright tune` wrote, but {folder} is none: "
@@ -149,13 +154,22 @@ def _check(manifest: Any) -> None:
                 raise ValueError("the name of a tensor is no text")
     if not isinstance(manifest.get("model"), str | None) or not isinstance(manifest["plan"], dict | None):
         raise ValueError("its model is no name of a file, or its plan no plan")
+    _check_target(manifest.get("target", {}))
+
+
+def _check_target(target: Any) -> None:
+    if not isinstance(target, dict):
+        raise ValueError("its target is no object")
+    features = target.get("features", [])  # earlier manifests do not list them
+    if not isinstance(features, list) or not all(isinstance(f, str) and _FEATURE.fullmatch(f) for f in features):
+        raise ValueError(f"the features of its target are no list of names, but {features!r:.80}")
 
 
 def check_tensor(shape: Any, dtype: Any) -> int:
     """The bytes of a tensor of that shape and dtype. Raises ``ValueError`` or ``TypeError`` where there is none."""
     if not isinstance(shape, list) or len(shape) > 32 or any(type(d) is not int or d < 0 for d in shape):
         raise ValueError(f"a shape is a list of at most 32 integers that are not negative, but this is {shape!r:.80}")
-    if math.prod(shape) > _MOST_ELEMENTS:
+    if math.prod(extent for extent in shape if extent) > _MOST_ELEMENTS:  # also where one of them is 0
         raise ValueError(f"a tensor has at most {_MOST_ELEMENTS:,} elements, but this has the shape {shape!r:.80}")
     if not isinstance(dtype, str) or not dtype.isidentifier() or np.dtype(dtype).kind not in _KINDS:
         raise ValueError(f"a dtype is one of NumPy's numbers, but this is {dtype!r:.80}")

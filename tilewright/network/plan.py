@@ -7,7 +7,6 @@ another view of the same bytes, and what a concatenation joins is written where 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,8 +20,6 @@ __all__ = ["ALIGNMENT", "ARENA", "WEIGHTS", "Call", "Plan", "Tensor", "make_plan
 ALIGNMENT = 64
 #: Where a tensor is: in the memory shared by all that is computed, or among the weights.
 ARENA, WEIGHTS = "arena", "weights"
-#: NumPy has no more.
-_MOST_DIMENSIONS = 64
 
 
 @dataclass(frozen=True)
@@ -119,41 +116,10 @@ class Plan:
             vector=_number(data.get("vector", 16)),  # earlier plans do not say it
         )
 
-    def check(self, weights: Sequence[NDArray[Any]]) -> None:
-        """Raise ``ValueError`` where a call would read or write outside of the arena and the weights."""
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if self.arena_bytes > memory:
-            raise ValueError(f"its tensors need {self.arena_bytes:,} bytes, but this machine has {memory:,}")
-        if self.vector not in (16, 32, 64):
-            raise ValueError(f"a vector register has 16, 32 or 64 bytes, but this has {self.vector}")
-        # Kernels load whole vectors; a copy may go to any element of what it is a part of.
-        whole = {
-            *self.inputs,
-            *self.outputs,
-            *(number for call in self.calls if call.kernel for number in call.tensors),
-        }
-        for number, tensor in enumerate(self.tensors):
-            if len(tensor.shape) > _MOST_DIMENSIONS or np.dtype(tensor.dtype).kind not in "iufb":
-                raise ValueError(f"{tensor} is no tensor of numbers")
-            if tensor.region == ARENA:
-                step = self.vector if number in whole else np.dtype(tensor.dtype).itemsize
-                fits = tensor.place % step == 0 and tensor.place + tensor.bytes <= self.arena_bytes
-            else:
-                fits = tensor.place < len(weights) and tensor.bytes <= weights[tensor.place].nbytes
-            if not fits or tensor.region not in (ARENA, WEIGHTS):
-                raise ValueError(f"{tensor} lies outside of the memory of its region")
-        for call in self.calls:
-            if any(number >= len(self.tensors) for number in call.tensors):
-                raise ValueError(f"a call of {call.kernel or 'copy'!r} names a tensor that does not exist")
-            if call.kernel and not (call.kernel.isidentifier() and call.kernel.isascii()):
-                raise ValueError(f"{call.kernel!r} is no name of a kernel")
-            if not call.kernel:
-                to, source = call.tensors
-                if self.tensors[to].bytes < self.tensors[source].bytes:
-                    raise ValueError("a copy is longer than the place that it goes to")
-        for number in (*self.inputs, *self.outputs):
-            if number >= len(self.tensors) or self.tensors[number].region != ARENA:
-                raise ValueError("an input or output lies outside of the arena")
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the arena that tensors lie in: a plan that claims a larger arena gets no more."""
+        return max((t.place + t.bytes for t in self.tensors if t.region == ARENA), default=0)
 
 
 def _number(value: Any) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +15,14 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.errors import MeasureError
+from tilewright.errors import MeasureError, TargetError
 from tilewright.network.plan import ALIGNMENT, ARENA, Plan
-from tilewright.runtime.library import bind
+from tilewright.runtime.features import missing_features
+from tilewright.runtime.loaded import LoadedLibrary
+from tilewright.target import model_name
 from tilewright.tvm_compat import set_threads
 
-__all__ = ["KernelTime", "MachineProgram", "PlanProgram", "Program", "Variants"]
+__all__ = ["KernelTime", "MachineProgram", "PlanProgram", "Program", "Variants", "check_features"]
 
 #: By the name of a kernel, names of functions that compute the same.
 Variants: TypeAlias = Mapping[str, Sequence[str]]
@@ -145,30 +149,52 @@ class _Call(ctypes.Structure):
     _fields_ = (("kernel", ctypes.c_void_p), ("arguments", ctypes.c_void_p), ("count", ctypes.c_int32))
 
 
+#: Programs whose locks are made anew in the child of a fork: whoever held one in the parent is not there to release it.
+_programs: weakref.WeakSet[PlanProgram] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    for program in _programs:
+        program._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
+
+
 class PlanProgram:
     """A network as a plan. Needs neither TVM nor a compiler, and allocates nothing while it runs.
+
+    Programs of one process share their threads, and the last one that goes leaves none (:class:`LoadedLibrary`). In the
+    child of a fork a program has threads of the child, also where another thread of the parent was calling it.
 
     Args:
         library: the kernels, with the runtime linked in.
         weights: the plan's weights.
         plan: what to run.
         threads: how many threads.
+        features: extensions of the processor that the kernels need, by LLVM's names.
 
     Raises:
         OSError, AttributeError: the library is not the plan's.
+        TargetError: the processor lacks an extension.
     """
 
-    def __init__(self, library: Path, weights: Sequence[NDArray[Any]], plan: Plan, threads: int) -> None:
-        self._library = bind(ctypes.CDLL(str(library)))
-        self._library.tilewright_initialize()
-        self._library.tilewright_threads(threads)
+    def __init__(
+        self, library: Path, weights: Sequence[NDArray[Any]], plan: Plan, threads: int, features: Sequence[str] = ()
+    ) -> None:
+        self._loaded = LoadedLibrary(library)
+        self._library = self._loaded.functions
+        check_features(features, self._library)
+        self._loaded.set_threads(threads)
         self._lock = threading.Lock()  # two threads would compute in the same memory
+        _programs.add(self)
         self._plan = plan
         starts = np.cumsum([0, *(_round_up(w.nbytes) for w in weights)])
         self._weights = _aligned(int(starts[-1]))
         for start, weight in zip(starts, weights, strict=False):
             self._weights[start : start + weight.nbytes] = np.ascontiguousarray(weight).reshape(-1).view(np.uint8)
-        self._arena = _aligned(plan.arena_bytes)
+        self._arena = _aligned(plan.used_bytes)
         self._keep: list[Any] = []  # what the calls point at
         addresses = [
             self._arena.ctypes.data + t.place if t.region == ARENA else self._weights.ctypes.data + int(starts[t.place])
@@ -322,6 +348,15 @@ class PlanProgram:
             raise KeyError("inputs and outputs are in the arena")
         memory = self._arena[tensor.place : tensor.place + tensor.bytes]
         return memory.view(np.dtype(tensor.dtype)).reshape(tensor.shape)
+
+
+def check_features(needed: Sequence[str], library: ctypes.CDLL | None = None) -> None:
+    """Raise ``TargetError`` where the processor lacks what kernels need (:func:`missing_features`)."""
+    missing = missing_features(needed, library)
+    if missing:
+        raise TargetError(
+            f"its kernels need a processor with {', '.join(missing)}, but {model_name()} has no such instructions"
+        )
 
 
 def _round_up(size: int) -> int:

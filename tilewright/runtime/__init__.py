@@ -1,1 +1,1 @@
-"""What compiled kernels need while they run, in C: see ``runtime.c``."""
+"""What compiled kernels need while they run, in C: see ``runtime.c``, and ``pool.h`` for its threads."""

@@ -19,6 +19,8 @@ from tilewright.errors import CompilerError
 __all__ = ["bind", "compile_runtime", "find_compiler", "link", "use_for_kernels"]
 
 SOURCE = Path(__file__).with_name("runtime.c")
+#: All that the runtime is compiled from.
+_SOURCES = (SOURCE, SOURCE.with_name("cpu.h"), SOURCE.with_name("pool.h"))
 _FLAGS = ("-x", "c", "-std=c11", "-O2", "-fPIC", "-pthread")
 
 
@@ -81,6 +83,17 @@ def bind(library: ctypes.CDLL) -> ctypes.CDLL:
         timing.restype = ctypes.c_int
     library.tilewright_initialize.argtypes = []
     library.tilewright_initialize.restype = None
+    if hasattr(library, "tilewright_share"):  # since executables of a process share their threads
+        library.tilewright_share.argtypes = []
+        library.tilewright_share.restype = ctypes.c_void_p
+        library.tilewright_adopt.argtypes = [ctypes.c_void_p]
+        library.tilewright_adopt.restype = ctypes.c_int
+        library.tilewright_enter.argtypes = [ctypes.c_int, ctypes.c_int]
+        library.tilewright_enter.restype = ctypes.c_int
+        library.tilewright_leave.argtypes = []
+        library.tilewright_leave.restype = None
+        library.tilewright_cpu_has.argtypes = [ctypes.c_char_p]
+        library.tilewright_cpu_has.restype = ctypes.c_int
     return library
 
 
@@ -89,7 +102,8 @@ def _shared() -> ctypes.CDLL:
     """The runtime as a library of its own, compiled once for all processes of this user."""
     # The directory may be shared by machines of several kinds.
     about = (find_compiler(), *_FLAGS, sys.platform, platform.machine())
-    key = hashlib.sha256(SOURCE.read_bytes() + " ".join(about).encode()).hexdigest()[:16]
+    source = b"".join(path.read_bytes() for path in _SOURCES)
+    key = hashlib.sha256(source + " ".join(about).encode()).hexdigest()[:16]
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     path = Path(base).expanduser() / "tilewright" / f"runtime-{key}.so"
     if not path.is_file():

@@ -2,10 +2,6 @@
  *
  * Linked into every executable, so that running one needs no compiler and no tuner, and loaded by the workers that
  * time candidates, so that a kernel is timed by the threads that it will run on.
- *
- * TVM's own pool gives each thread one equal part of a parallel loop. On a machine with neighbours the loop then takes
- * as long as the thread that was disturbed most. Here the loop is cut finer: every thread starts with a part of its
- * own (neighbouring iterations share data in the cache), and one that is done takes from the end of another's part.
  */
 #if defined(__linux__)
 #define _GNU_SOURCE
@@ -25,23 +21,8 @@
 #define EXPORT __attribute__((visibility("default")))
 #endif
 
-#if defined(__x86_64__) || defined(__i386__)
-#define PAUSE() __builtin_ia32_pause()
-#elif defined(__aarch64__)
-#define PAUSE() __asm__ __volatile__("yield")
-#else
-#define PAUSE() ((void)0)
-#endif
-
-#define CACHE_LINE 64
-#define MAX_THREADS 256
-/* Parts of a loop per thread: what one disturbed thread can delay is a part, not its whole share. */
-#define PARTS 8
-/* A thread without work spins so long, then sleeps: gaps between the kernels of a network are shorter. */
-#define SPIN_SECONDS 0.001
-#define CLOCK_ROUNDS 64
-/* After so long it lets others have its core between two looks: the caller may be waiting for just that one. */
-#define POLITE_SECONDS 20e-6
+#include "cpu.h"
+#include "pool.h"
 
 /* ---- The calling convention of TVM's compiled functions (tvm-ffi 0.1) ---- */
 
@@ -52,13 +33,6 @@ typedef struct {
 } Argument;
 
 typedef int (*Kernel)(void *self, const Argument *arguments, int32_t count, Argument *result);
-
-typedef struct {
-  void *sync_handle;
-  int32_t num_task;
-} ParallelEnv;
-
-typedef int (*Lambda)(int task, ParallelEnv *env, void *data);
 
 /* ---- Errors: the last message of this thread ---- */
 
@@ -80,287 +54,53 @@ EXPORT void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **par
 
 EXPORT void TVMFFIErrorSetRaisedFromCStr(const char *kind, const char *message) { set_error(kind, &message, 1); }
 
-/* ---- Scratch memory: blocks are kept, so that no call after the first allocates ---- */
+/* ---- This library's part in it ---- */
 
-typedef struct Block {
-  struct Block *next;
-  size_t size;
-  char pad[CACHE_LINE - sizeof(struct Block *) - sizeof(size_t)];
-} Block;
+static const Pool own_pool = {POOL_VERSION, sizeof(Pool), launch, allocate, release, enter, leave, trim};
+static const Pool *pool = &own_pool;
+static int own_threads; /* of this library's loops; 0: not said yet */
 
-/* Per thread, so that it needs no lock. */
-static _Thread_local Block *free_blocks;
-static pthread_key_t blocks_key;
-static pthread_once_t blocks_once = PTHREAD_ONCE_INIT;
+/* The table of this library as a host. */
+EXPORT const void *tilewright_share(void) { return &own_pool; }
 
-/* A thread ends that called kernels: a server may have one for each request. */
-static void drop_blocks(void *list) {
-  Block **blocks = list;
-  while (*blocks) {
-    Block *block = *blocks;
-    *blocks = block->next;
-    free(block);
-  }
-}
-
-static void make_blocks_key(void) {
-  if (pthread_key_create(&blocks_key, drop_blocks)) abort(); /* a process may have 1024 of them */
-}
-
-EXPORT void *tilewright_allocate(int device_type, int device_id, uint64_t bytes, int type_code, int type_bits) {
-  (void)device_type, (void)device_id, (void)type_code, (void)type_bits;
-  for (Block **link = &free_blocks; *link; link = &(*link)->next) {
-    Block *block = *link;
-    if (block->size >= bytes && block->size <= 2 * bytes + 4096) {
-      *link = block->next;
-      return block + 1;
-    }
-  }
-  size_t size = (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
-  void *memory = NULL;
-  if (posix_memalign(&memory, CACHE_LINE, sizeof(Block) + size)) return NULL;
-  ((Block *)memory)->size = size;
-  return (Block *)memory + 1;
-}
-
-EXPORT int tilewright_free(int device_type, int device_id, void *memory) {
-  (void)device_type, (void)device_id;
-  Block *block = (Block *)memory - 1;
-  if (!free_blocks) {
-    pthread_once(&blocks_once, make_blocks_key);
-    pthread_setspecific(blocks_key, &free_blocks);
-  }
-  block->next = free_blocks;
-  free_blocks = block;
+/* Use the pool of another library, before any other function here is called. Returns 0, or -1: its version is another one. */
+EXPORT int tilewright_adopt(const void *shared) {
+  const Pool *other = shared;
+  if (other->version != POOL_VERSION || other->size != (int32_t)sizeof(Pool)) return -1;
+  pool = other;
   return 0;
 }
 
-/* ---- Threads ---- */
-
-typedef struct {
-  _Alignas(CACHE_LINE) atomic_uint_fast64_t range; /* first task not taken << 32 | end of this thread's tasks */
-} Share;
-
-static struct {
-  pthread_mutex_t start;  /* held while threads are made */
-  pthread_mutex_t launch; /* held by the one caller whose loop runs */
-  pthread_mutex_t sleep;
-  pthread_cond_t wake;
-  int threads; /* with the caller's */
-  atomic_int lost; /* so many there were before a fork, which takes only the thread that called it along */
-  Share shares[MAX_THREADS];
-  Lambda lambda;
-  void *data;
-  ParallelEnv env;
-  _Alignas(CACHE_LINE) atomic_uint_fast64_t epoch; /* counts loops */
-  _Alignas(CACHE_LINE) atomic_uint_fast64_t open;  /* the epoch whose loop may be joined, or 0 */
-  _Alignas(CACHE_LINE) atomic_int inside;          /* workers that look at the loop */
-  _Alignas(CACHE_LINE) atomic_int sleeping;
-  atomic_int failed;
-} pool = {.start = PTHREAD_MUTEX_INITIALIZER,
-          .launch = PTHREAD_MUTEX_INITIALIZER,
-          .sleep = PTHREAD_MUTEX_INITIALIZER,
-          .wake = PTHREAD_COND_INITIALIZER};
-
-/* Set in threads that are inside a parallel loop: a loop within it runs where it is. */
-static _Thread_local int nested;
-
-static double now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static int take(Share *share, int from_end) {
-  uint64_t range = atomic_load_explicit(&share->range, memory_order_acquire);
-  for (;;) {
-    uint64_t first = range >> 32, end = range & 0xffffffffu;
-    if (first >= end) return -1;
-    uint64_t rest = from_end ? first << 32 | (end - 1) : (first + 1) << 32 | end;
-    if (atomic_compare_exchange_weak_explicit(&share->range, &range, rest, memory_order_acq_rel, memory_order_acquire))
-      return (int)(from_end ? end - 1 : first);
-  }
-}
-
-static void work(int self) {
-  nested = 1;
-  for (int other = 0; other < pool.threads; ++other) {
-    Share *share = &pool.shares[(self + other) % pool.threads];
-    int task;
-    while ((task = take(share, other > 0)) >= 0) {
-      if (pool.lambda(task, &pool.env, pool.data)) atomic_store(&pool.failed, 1);
-    }
-  }
-  nested = 0;
-}
-
-/* Wait until the epoch is no longer `seen`: spinning first, then asleep. */
-static uint64_t await_epoch(uint64_t seen) {
-  double start = now();
-  for (;;) {
-    for (int i = 0; i < CLOCK_ROUNDS; ++i) {
-      uint64_t epoch = atomic_load_explicit(&pool.epoch, memory_order_acquire);
-      if (epoch != seen) return epoch;
-      PAUSE();
-    }
-    double waited = now() - start;
-    if (waited > SPIN_SECONDS) break;
-    if (waited > POLITE_SECONDS) sched_yield();
-  }
-  pthread_mutex_lock(&pool.sleep);
-  atomic_fetch_add(&pool.sleeping, 1);
-  while (atomic_load(&pool.epoch) == seen) pthread_cond_wait(&pool.wake, &pool.sleep);
-  atomic_fetch_sub(&pool.sleeping, 1);
-  pthread_mutex_unlock(&pool.sleep);
-  return atomic_load(&pool.epoch);
-}
-
-#if defined(__linux__)
-/* The first core, where all cores are used and the workers keep to the others; -1: they do not. */
-static atomic_int home = -1;
-
-/* Make this thread run on one core alone; returns whether the system did. */
-static int bind_to(int cpu) {
-  cpu_set_t own;
-  CPU_ZERO(&own);
-  CPU_SET(cpu, &own);
-  return sched_setaffinity(0, sizeof own, &own) == 0;
-}
-#endif
-
-/* Where all cores are used, each worker keeps to one of its own, and leaves the first one to the caller. Otherwise the
- * system may put a worker beside the caller, on the core where data and wake-up come from, for as long as another
- * program runs on the second core. */
-static void keep_to_core(int self, int threads) {
-#if defined(__linux__)
-  cpu_set_t allowed;
-  if (sched_getaffinity(0, sizeof allowed, &allowed) || CPU_COUNT(&allowed) != threads) return;
-  int seen = -1, first = -1;
-  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-    if (!CPU_ISSET(cpu, &allowed)) continue;
-    if (++seen == 0) first = cpu;
-    if (seen == self) {
-      if (bind_to(cpu)) atomic_store(&home, first); /* a refusal costs speed alone */
-      return;
-    }
-  }
-#else
-  (void)self, (void)threads;
-#endif
-}
-
-/* Bring the caller to the core that the workers leave to it. It may have woken up on one of theirs, and it takes the system
- * milliseconds to see that two threads share a core while another has nothing to do: 45 % of the readings of good
- * candidates were 1.4 times their latency or more, most of them twice (bench.repeatability). */
-static void go_home(void) {
-#if defined(__linux__)
-  int cpu = atomic_load_explicit(&home, memory_order_relaxed);
-  if (cpu < 0 || sched_getcpu() == cpu) return;
-  cpu_set_t allowed;
-  /* Whoever keeps the caller elsewhere knows why. */
-  if (sched_getaffinity(0, sizeof allowed, &allowed) || !CPU_ISSET(cpu, &allowed)) return;
-  if (bind_to(cpu)) sched_setaffinity(0, sizeof allowed, &allowed); /* it moves there at once, and may leave again */
-#endif
-}
-
-typedef struct {
-  int self, threads;
-} Worker;
-
-static void *worker(void *argument) {
-  Worker given = *(Worker *)argument;
-  free(argument);
-  keep_to_core(given.self, given.threads);
-  int self = given.self;
-  uint64_t seen = 0;
-  for (;;) {
-    seen = await_epoch(seen);
-    /* The caller closes the loop, then waits for nobody to be inside; so one who finds it open may join. */
-    atomic_fetch_add(&pool.inside, 1);
-    if (atomic_load(&pool.open) == seen) work(self);
-    atomic_fetch_sub(&pool.inside, 1);
-  }
-  return NULL;
-}
-
-/* In the child of a fork: nobody else is there, whatever the others were at. They are made anew when they are needed. */
-static void after_fork(void) {
-  pool.start = pool.launch = pool.sleep = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
-  pool.wake = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
-  if (pool.threads > 1) atomic_store(&pool.lost, pool.threads);
-  pool.threads = 1;
-  atomic_store(&pool.open, 0);
-  atomic_store(&pool.inside, 0);
-  atomic_store(&pool.sleeping, 0);
-  nested = 0;
-#if defined(__linux__)
-  atomic_store(&home, -1);
-#endif
-}
-
-static void watch_forks(void) { pthread_atfork(NULL, NULL, after_fork); }
-
-/* Use `threads` threads, the caller's included. More can be asked for later, but not fewer. Returns how many there are. */
-EXPORT int tilewright_threads(int threads) {
-  static pthread_once_t once = PTHREAD_ONCE_INIT;
-  pthread_once(&once, watch_forks);
-  pthread_mutex_lock(&pool.start);
-  if (threads > MAX_THREADS) threads = MAX_THREADS;
-  if (pool.threads < 1) pool.threads = 1;
-  pthread_mutex_lock(&pool.launch);
-  while (pool.threads < threads) {
-    pthread_t thread;
-    Worker *given = malloc(sizeof *given);
-    if (!given) break;
-    given->self = pool.threads;
-    given->threads = threads;
-    if (pthread_create(&thread, NULL, worker, given)) {
-      free(given);
-      break;
-    }
-    pthread_detach(thread);
-    ++pool.threads;
-  }
-  pthread_mutex_unlock(&pool.launch);
-  int made = pool.threads;
-  pthread_mutex_unlock(&pool.start);
+/* Let loops of this library have `threads` threads, the caller's included. `cores` bounds how many threads all loops of that
+ * size have together that run at the same time. Returns how many there are. */
+EXPORT int tilewright_enter(int threads, int cores) {
+  int before = own_threads;
+  int made = pool->enter(threads, cores);
+  own_threads = threads;
+  pool->leave(before);
   return made;
+}
+
+EXPORT int tilewright_threads(int threads) { return tilewright_enter(threads, threads); }
+
+/* Give back what `tilewright_enter` asked for. The library can be unloaded afterwards, unless its pool is lent to others. */
+EXPORT void tilewright_leave(void) {
+  pool->leave(own_threads);
+  own_threads = 0;
+  pool->trim();
 }
 
 /* In place of TVMBackendParallelLaunch: the lambda does part `task` of `env->num_task` equal parts of its loop. */
 EXPORT int tilewright_launch(Lambda lambda, void *data, int num_task) {
-  int lost = atomic_load_explicit(&pool.lost, memory_order_relaxed);
-  if (lost && (lost = atomic_exchange(&pool.lost, 0))) tilewright_threads(lost);
-  if (pool.threads <= 1 || nested || num_task == 1) {
-    ParallelEnv env = {NULL, 1};
-    return lambda(0, &env, data);
-  }
-  pthread_mutex_lock(&pool.launch);
-  go_home();
-  pool.lambda = lambda;
-  pool.data = data;
-  pool.env.sync_handle = NULL;
-  pool.env.num_task = pool.threads * PARTS;
-  atomic_store_explicit(&pool.failed, 0, memory_order_relaxed);
-  for (uint64_t i = 0; i < (uint64_t)pool.threads; ++i)
-    atomic_store_explicit(&pool.shares[i].range, i * PARTS << 32 | (i + 1) * PARTS, memory_order_relaxed);
-  uint64_t epoch = atomic_load_explicit(&pool.epoch, memory_order_relaxed) + 1;
-  atomic_store(&pool.open, epoch);
-  atomic_store(&pool.epoch, epoch);
-  if (atomic_load(&pool.sleeping) > 0) {
-    pthread_mutex_lock(&pool.sleep);
-    pthread_cond_broadcast(&pool.wake);
-    pthread_mutex_unlock(&pool.sleep);
-  }
-  work(0);
-  atomic_store(&pool.open, 0);
-  for (unsigned round = 0; atomic_load(&pool.inside) > 0; ++round) {
-    PAUSE();
-    if (round % 4096 == 4095) sched_yield(); /* whoever is inside may be waiting for this core */
-  }
-  int failed = atomic_load_explicit(&pool.failed, memory_order_relaxed);
-  pthread_mutex_unlock(&pool.launch);
-  return failed ? -1 : 0;
+  return pool->launch(own_threads, lambda, data, num_task);
+}
+
+EXPORT void *tilewright_allocate(int device_type, int device_id, uint64_t bytes, int type_code, int type_bits) {
+  return pool->allocate(device_type, device_id, bytes, type_code, type_bits);
+}
+
+EXPORT int tilewright_free(int device_type, int device_id, void *memory) {
+  return pool->free(device_type, device_id, memory);
 }
 
 /* ---- A network: kernels one after the other on tensors that are made once ---- */
