@@ -16,6 +16,7 @@
     ├── CompilerError              no compiler, or the compiler failed
     ├── CheckError                 outputs disagree with the reference and no task is to blame
     ├── MeasureError               workers cannot be started
+    │   └── ProcessError           a call in a process of its own: the process died, or the call failed there
     └── MissingExtraError          an optional dependency is not installed
 
 A message states the rule, what was found instead, and the remedy. Errors of other libraries are
@@ -34,6 +35,7 @@ __all__ = [
     "ModelError",
     "ModelFormatError",
     "OutputError",
+    "ProcessError",
     "RecordsError",
     "RecordsFormatError",
     "RecordsVersionError",
@@ -115,6 +117,18 @@ class CheckError(TilewrightError):
 
 class MeasureError(TilewrightError):
     """The measuring workers cannot be started."""
+
+
+class ProcessError(MeasureError):
+    """A call in a process of its own gave no result.
+
+    Attributes:
+        died: whether the process died or was ended at a limit, rather than that the function raised something.
+    """
+
+    def __init__(self, message: str = "", *, died: bool = True) -> None:
+        super().__init__(message)
+        self.died = died
 
 
 class MissingExtraError(TilewrightError):
