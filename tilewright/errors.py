@@ -17,6 +17,7 @@
     ├── CheckError                 outputs disagree with the reference and no task is to blame
     ├── MeasureError               workers cannot be started
     │   └── ProcessError           a call in a process of its own: the process died, or the call failed there
+    ├── ResourceError              the machine lacks memory, space on a disk, or a directory that can be used
     └── MissingExtraError          an optional dependency is not installed
 
 A message states the rule, what was found instead, and the remedy. Errors of other libraries are
@@ -39,6 +40,7 @@ __all__ = [
     "RecordsError",
     "RecordsFormatError",
     "RecordsVersionError",
+    "ResourceError",
     "ShapeError",
     "SpaceError",
     "TargetError",
@@ -129,6 +131,10 @@ class ProcessError(MeasureError):
     def __init__(self, message: str = "", *, died: bool = True) -> None:
         super().__init__(message)
         self.died = died
+
+
+class ResourceError(TilewrightError):
+    """The machine lacks what a command needs: memory, space on a disk, or a directory that can be used."""
 
 
 class MissingExtraError(TilewrightError):

@@ -19,6 +19,7 @@ from tilewright.network.kernels import Kernels, Library, compile_machine
 from tilewright.network.load import load
 from tilewright.network.manifest import FORMAT, LIBRARY, NAME, WEIGHTS, read_manifest, sealed
 from tilewright.network.network import Network
+from tilewright.network.onnx_data import save_onnx
 from tilewright.network.plan import Plan
 from tilewright.network.replacing import replacing
 from tilewright.network.tasks import Extraction
@@ -180,12 +181,3 @@ def _keep_model(network: Network, folder: Path) -> str | None:
         write_program(network.program, folder / f"model{SUFFIX}")
         return f"model{SUFFIX}"
     return None
-
-
-def save_onnx(model: Any, path: Path) -> None:
-    """Save with the weights inside, or beside it where they pass protobuf's limit of 2 GB."""
-    import onnx
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    onnx.save(copy, str(path), save_as_external_data=copy.ByteSize() > 1 << 30, location="model.bin")

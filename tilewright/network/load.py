@@ -19,7 +19,9 @@ from tilewright.errors import (
     UnsupportedOperatorError,
 )
 from tilewright.network.network import Network, TensorSpec
+from tilewright.network.onnx_reading import OnnxReading
 from tilewright.network.torch_model import SUFFIX, read_program
+from tilewright.reading import printable
 from tilewright.tvm_compat import plain_clip, set_threads
 
 __all__ = ["load"]
@@ -29,23 +31,30 @@ def load(model: Any, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Net
     """Read a network.
 
     Args:
-        model: path of an ONNX file or of a ``.pt2`` file of ``torch.export.save`` (extra ``torch``), a Relax
-            ``IRModule`` whose ``main`` is static, or a ``torch.export.ExportedProgram``.
+        model: path of an ONNX file or of a ``.pt2`` file of ``torch.export.save`` (extra ``torch``), an ONNX file that
+            is being read already (``OnnxReading``), a Relax ``IRModule`` whose ``main`` is static, or a
+            ``torch.export.ExportedProgram``.
         shapes: shapes of ONNX inputs with symbolic dimensions.
 
     Raises:
         ModelFormatError: no such file, or not a model.
         ShapeError: a symbolic input shape.
         UnsupportedOperatorError: an operator that TVM cannot import.
+        ResourceError: it does not fit the memory, or its temporary files the disk.
     """
     set_threads()
     if isinstance(model, str | Path):
         path = Path(model)
         if path.suffix != SUFFIX:
-            return _from_onnx(path, shapes or {})
+            if path.is_dir():
+                raise ModelFormatError(f"a model is a file, but {path} is a directory; name the .onnx file")
+            with OnnxReading(path, shapes or {}) as reading:
+                return _from_onnx(reading)
         if shapes:
             raise ShapeError(f"--shape is for ONNX files, but {path} is a PyTorch program; export it with fixed shapes")
-        return _from_torch(read_program(path), path.stem)
+        return _from_torch(read_program(path), printable(path.stem))
+    if isinstance(model, OnnxReading):
+        return _from_onnx(model)
     import tvm
 
     if isinstance(model, tvm.ir.IRModule):
@@ -57,21 +66,17 @@ def load(model: Any, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Net
     )
 
 
-def _from_onnx(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Network:
-    from tilewright.network.onnx_model import read_onnx
-
-    if path.is_dir():
-        raise ModelFormatError(f"a model is a file, but {path} is a directory; name the .onnx file")
-    filled, folded = read_onnx(path, shapes)
+def _from_onnx(reading: OnnxReading) -> Network:
     from tvm.relax.frontend.onnx import from_onnx
 
     plain_clip()
+    filled, folded = reading.result()
     names = [value.name for value in folded.graph.input]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one for each weight that is not a graph input, as is usual
         try:
             module = from_onnx(folded, keep_params_in_input=True)
-            return _from_relax(module, path.stem, names, filled)
+            return _from_relax(module, printable(reading.path.stem), names, filled)
         except TilewrightError:
             raise
         except Exception as exc:  # the importer raises whatever the operator's converter ran into

@@ -119,7 +119,7 @@ def module_from_onnx(path: Path) -> Any:
     Raises:
         UnsupportedOperatorError: onnx2torch cannot convert it.
     """
-    from tilewright.network.onnx_model import read_onnx
+    from tilewright.network.onnx_reading import read_onnx
 
     _, folded = read_onnx(path, {})
     folded.ir_version = max(folded.ir_version, 8)  # before 4, weights must be inputs for their shapes to be inferred
