@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["open_regular", "parse_json", "printable", "read_array", "read_arrays", "read_file"]
+__all__ = ["open_regular", "parse_json", "read_array", "read_arrays", "read_file"]
 
 #: More digits than any number has that is not made to be slow to convert.
 _DIGITS = 400
@@ -61,11 +61,6 @@ def read_file(path: Path, most: int) -> bytes:
     if len(content) > most:
         raise ValueError(f"it has more than {most:,} bytes")
     return content
-
-
-def printable(text: str) -> str:
-    """The text without halves of characters, which a name has in Python for bytes that are not UTF-8: ``\\udcff``."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def parse_json(text: str | bytes, most: int | None = None) -> Any:

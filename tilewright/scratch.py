@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tilewright.errors import OutputError, ResourceError, TilewrightError
+from tilewright.names import check_encodable
 
-__all__ = ["check_encodable", "check_space", "claim", "explained", "scratch"]
+__all__ = ["check_space", "claim", "explained", "scratch"]
 
 #: What all temporary directories of this package are called.
 _OURS = "tilewright-"
@@ -55,11 +56,14 @@ def claim(folder: Path) -> int | None:
 
 
 @contextlib.contextmanager
-def scratch() -> Iterator[Path]:
+def scratch(runs: bool = True) -> Iterator[Path]:
     """A directory for all temporary files of this process and of those that it starts; removed in the end.
 
     The C compiler and TVM, too, put theirs where ``TMPDIR`` says. A process that is killed leaves the directory
     behind; whoever enters here next removes it.
+
+    Args:
+        runs: whether programs that are compiled there are to be run.
 
     Raises:
         OutputError: no directory can be made.
@@ -74,7 +78,8 @@ def scratch() -> Iterator[Path]:
     except OSError as exc:
         raise OutputError(f"temporary files need a directory, but none can be made: {exc}; set TMPDIR to one") from exc
     try:
-        _check_runs(folder, base)
+        if runs:
+            _check_runs(folder, base)
     except BaseException:
         _remove(folder, descriptor)
         raise
@@ -115,18 +120,6 @@ def _check_runs(folder: Path, base: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def check_encodable(path: Path, what: str, remedy: str) -> None:
-    """Refuse a path that is not UTF-8, where libraries take it that know no other names.
-
-    Raises:
-        OutputError: it is not.
-    """
-    try:
-        str(path).encode("utf-8")
-    except UnicodeEncodeError as exc:
-        raise OutputError(f"the name of {what} is UTF-8, but {str(path)!r} is not; {remedy}") from exc
-
-
 def check_space(folder: Path, least: int = _FULL) -> None:
     """Refuse a directory whose file system has less than ``least`` bytes, or no file, left.
 
@@ -152,7 +145,7 @@ def explained(exc: OSError, doing: str, *folders: Path) -> TilewrightError:
     for folder in folders:
         with contextlib.suppress(OSError):
             # NumPy and the C compiler do not pass the number on, so the disk is asked as well.
-            if exc.errno in (errno.ENOSPC, errno.EDQUOT) and len(folders) == 1 or _left(folder) < _FULL:
+            if (exc.errno in (errno.ENOSPC, errno.EDQUOT) and len(folders) == 1) or _left(folder) < _FULL:
                 return ResourceError(
                     f"{doing}: the disk is full where {_known(folder)} is; make room there, or name another directory "
                     f"with {_option(folder)}"

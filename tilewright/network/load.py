@@ -18,10 +18,10 @@ from tilewright.errors import (
     TilewrightError,
     UnsupportedOperatorError,
 )
+from tilewright.names import printable
 from tilewright.network.network import Network, TensorSpec
 from tilewright.network.onnx_reading import OnnxReading
 from tilewright.network.torch_model import SUFFIX, read_program
-from tilewright.reading import printable
 from tilewright.tvm_compat import plain_clip, set_threads
 
 __all__ = ["load"]

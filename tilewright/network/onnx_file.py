@@ -15,7 +15,15 @@ from onnx import TensorProto, numpy_helper
 
 from tilewright.errors import ModelFormatError, ResourceError, ShapeError, TilewrightError
 from tilewright.measure.memory import in_words, memory_error, usable_memory
-from tilewright.network.onnx_data import MOST_BYTES, check_place, fetch_data, graphs, tensor_bytes, tensors, without_weights
+from tilewright.network.onnx_data import (
+    MOST_BYTES,
+    check_place,
+    fetch_data,
+    graphs,
+    tensor_bytes,
+    tensors,
+    without_weights,
+)
 from tilewright.reading import read_file
 
 __all__ = ["bare", "check_filled", "check_sizes", "read_proto"]

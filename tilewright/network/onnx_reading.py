@@ -36,9 +36,7 @@ class OnnxReading:
         how: what the process calls, like :func:`tilewright.network.onnx_model.prepare`.
     """
 
-    def __init__(
-        self, path: Path, shapes: Mapping[str, tuple[int, ...]], how: Callable[..., None] = prepare
-    ) -> None:
+    def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], how: Callable[..., None] = prepare) -> None:
         self.path, self.shapes, self.folded = path, dict(shapes), True
         self._how = how
         self._call: IsolatedCall | None = None
