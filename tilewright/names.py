@@ -1,4 +1,4 @@
-"""Names of files whose bytes are not UTF-8. In Python's texts they are halves of characters, such as ``\\udcff``."""
+"""Names of files whose bytes are not UTF-8. In Python's texts they are halves of characters, such as U+DCFF."""
 
 from __future__ import annotations
 

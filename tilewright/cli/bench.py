@@ -95,7 +95,7 @@ def raced(
     verify(out)
     model = factories.reference_model(out) if names else None
     from tilewright.measure.peers import Entrant, race
-    from tilewright.tvm_compat import usable_cores
+    from tilewright.tvm_compat import wanted_threads
 
     entrants = [Entrant(OURS, factories.executable, (str(out.absolute()),))]
     if names:
@@ -105,7 +105,7 @@ def raced(
                 "leave --against out, or tune an ONNX or .pt2 file"
             )
         entrants += [Entrant(name, peers[name], (str(model.absolute()), target)) for name in names]
-    threads = usable_cores()
+    threads = wanted_threads()
     ours, *others = race(entrants, blocks, block_seconds, threads, seed, cold=cold)
     report = {**_report(ours, others, threads), "caches": "cold" if cold else "warm"}
     report["overhead_us"] = None if ours.error else _overhead(out)

@@ -160,9 +160,7 @@ def _check_writable(path: Path) -> None:
         ) from error
 
 
-def _say(
-    error: BaseException, message: str, path: Path | None, *, before: str = "error: ", keep: bool = False
-) -> None:
+def _say(error: BaseException, message: str, path: Path | None, *, before: str = "error: ", keep: bool = False) -> None:
     """Print a message and write it to the file of ``--json``; ``keep``: unless that has a report already."""
     print(f"{before}{plain(message)}", file=sys.stderr)
     # Where the file itself is the trouble, the message on the terminal has said so.

@@ -94,7 +94,7 @@ def _fill(number: int) -> None:
         os.set_inheritable(number, True)
 
 
-def _text(raw: io.FileIO, before: TextIO | None) -> TextIO:
+def _text(raw: io.FileIO, before: TextIO | None) -> io.TextIOWrapper[Any]:
     """A stream of text over ``raw``, in the encoding of the one before. A name may have bytes that are no text."""
     encoding = getattr(before, "encoding", None) or "utf-8"
     if before is not None:

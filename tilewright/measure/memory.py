@@ -68,17 +68,18 @@ def check_memory(addresses: int, memory: int) -> None:
     """Refuse to begin what would end for lack of memory, in a crash or in another error that says nothing of it.
 
     Args:
-        addresses: bytes of address space that a process maps, whether it uses them or not.
+        addresses: bytes of address space that a process maps at least, whether it uses them or not.
         memory: bytes that it uses at least.
 
     Raises:
         ResourceError: a limit of this process, or its control group, or the machine has less.
     """
     for option, limit in _own_limits().items():
-        if limit < addresses:
+        wanted = addresses if option == "-v" else memory
+        if limit < wanted:
             raise ResourceError(
-                f"memory is missing: a process of this command maps {in_words(addresses)} at least, but `ulimit "
-                f"{option}` allows {in_words(limit)}; raise it, for example with `ulimit {option} unlimited`"
+                f"memory is missing: a process of this command maps {in_words(wanted)} at least, but `ulimit {option}` "
+                f"allows {in_words(limit)}; raise the limit, for example with `ulimit {option} unlimited`"
             )
     if (usable := usable_memory()) < memory:
         raise ResourceError(

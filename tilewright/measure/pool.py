@@ -113,7 +113,7 @@ class LocalPool:
         memory: int | None = None,
     ) -> None:
         self.target = target
-        self.workers = target.cores if workers is None else workers
+        self.workers = min(target.cores, usable_cores()) if workers is None else workers
         if self.workers < 1:
             raise MeasureError(f"measuring needs at least one worker, but {self.workers} were asked for")
         self.memory = worker_share(self.workers) if memory is None else memory

@@ -25,6 +25,7 @@ from tilewright.network.replacing import replacing
 from tilewright.network.tasks import Extraction
 from tilewright.network.torch_model import SUFFIX, write_program
 from tilewright.runtime.library import find_compiler
+from tilewright.scratch import explained
 from tilewright.target import Target
 
 __all__ = [
@@ -86,7 +87,7 @@ def replace_kernels(executable: Path, library: Library, out: Path) -> None:
                     _same_file(executable / name, part / name)
             _seal(part, manifest)
         except OSError as exc:
-            raise OutputError(f"the executable in {executable} cannot be given other kernels: {exc}") from exc
+            raise explained(exc, f"the executable in {executable} cannot be given other kernels", part) from exc
 
 
 def _same_file(source: Path, target: Path) -> None:
@@ -138,7 +139,7 @@ def _write(
         try:
             _fill(part, target, network, arrays, extra, plan)
         except OSError as exc:
-            raise OutputError(f"the executable cannot be written to {out}: {exc}") from exc
+            raise explained(exc, f"the executable cannot be written to {out}", part) from exc
     return load_executable(out)
 
 

@@ -19,9 +19,10 @@ from tilewright.errors import (
     UnsupportedOperatorError,
 )
 from tilewright.names import printable
+from tilewright.network.file_kinds import check_kind, is_program
 from tilewright.network.network import Network, TensorSpec
 from tilewright.network.onnx_reading import OnnxReading
-from tilewright.network.torch_model import SUFFIX, read_program
+from tilewright.network.torch_model import read_program
 from tilewright.tvm_compat import plain_clip, set_threads
 
 __all__ = ["load"]
@@ -45,9 +46,11 @@ def load(model: Any, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Net
     set_threads()
     if isinstance(model, str | Path):
         path = Path(model)
-        if path.suffix != SUFFIX:
-            if path.is_dir():
-                raise ModelFormatError(f"a model is a file, but {path} is a directory; name the .onnx file")
+        if path.is_dir():
+            raise ModelFormatError(f"a model is a file, but {path} is a directory; name the .onnx file")
+        if path.is_file():
+            check_kind(path)
+        if not is_program(path):
             with OnnxReading(path, shapes or {}) as reading:
                 return _from_onnx(reading)
         if shapes:

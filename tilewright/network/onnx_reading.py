@@ -1,4 +1,4 @@
-"""Reading ONNX files in a process of its own: what is wrong with a file, or with ONNX Runtime, ends that process only."""
+"""Reading ONNX files in a process of its own: a file, or ONNX Runtime, that crashes ends only that process."""
 
 from __future__ import annotations
 
