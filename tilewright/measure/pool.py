@@ -52,6 +52,7 @@ from tilewright.measure.rule import HOPELESS_FACTOR
 from tilewright.measure.workforce import Workforce
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
+from tilewright.tvm_compat import usable_cores
 
 __all__ = ["LocalPool", "PoolStatistics"]
 

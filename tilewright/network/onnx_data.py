@@ -238,4 +238,5 @@ def _raw(tensor: TensorProto) -> bytes:
     if tensor.data_type not in (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64):
         return b""
     array = numpy_helper.to_array(tensor)
-    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    data: bytes = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    return data
