@@ -196,7 +196,8 @@ def serialized(model: onnx.ModelProto) -> bytes:
         ModelFormatError: it has more than protobuf's limit all the same.
     """
     try:
-        return model.SerializeToString()
+        content: bytes = model.SerializeToString()
+        return content
     except Exception as exc:  # protobuf's EncodeError has no base class of Python's but Exception
         raise ModelFormatError(
             "a model has less than 2 GB besides the weights of its main graph, but this one's constants have more; "

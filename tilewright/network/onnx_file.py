@@ -108,7 +108,7 @@ def bare(model: onnx.ModelProto) -> onnx.ModelProto:
     made = without_weights(model)
     for tensor in model.graph.initializer:
         copy = made.graph.initializer.add()
-        if math.prod(tensor.dims) <= _MOST_READ:
+        if math.prod(tensor.dims) <= _MOST_READ and tensor.data_location != TensorProto.EXTERNAL:
             copy.CopyFrom(tensor)
         else:
             copy.name, copy.data_type = tensor.name, tensor.data_type

@@ -229,7 +229,7 @@ def _optimised(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     options.optimized_model_filepath = str(target)
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "folded.bin")
-    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1048576")
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     source.write_bytes(serialized(model))
     try:
         onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
