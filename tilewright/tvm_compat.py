@@ -70,8 +70,21 @@ def set_threads(count: int | None = None) -> None:
     TVM 0.27, x86: the pool takes half of the logical processors, as if the rest were hyper-threads, also where they
     are not. An explicit ``TVM_NUM_THREADS`` of the user's wins.
     """
+    _import_without_home()
     if not os.environ.get("TVM_NUM_THREADS"):
         os.environ["TVM_NUM_THREADS"] = str(count or usable_cores())
+
+
+def _import_without_home() -> None:
+    """Let TVM be imported by a user whom the system does not know, and for whom ``HOME`` is not set.
+
+    TVM 0.27: on its import ``tvm.contrib.pickle_memoize`` asks where the user's cache is, and there is no answer. It
+    gets one, a place where nothing is and nothing can be made: of what TVM caches there Tilewright uses nothing.
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ.setdefault("XDG_CACHE_HOME", f"{os.devnull}/no-home")
 
 
 def spin_briefly() -> None:

@@ -140,7 +140,7 @@ def _cache() -> Path:
     try:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # a user whom the system does not know, without HOME
-        return Path(os.devnull, "tilewright")
+        return Path(os.devnull, "no-home")
     return base / "tilewright"
 
 
