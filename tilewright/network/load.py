@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import re
 import warnings
 from collections.abc import Mapping
@@ -75,7 +77,8 @@ def _from_onnx(reading: OnnxReading) -> Network:
     plain_clip()
     filled, folded = reading.result()
     names = [value.name for value in folded.graph.input]
-    with warnings.catch_warnings():
+    # The importer prints which operator it could not convert, which our own message says.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # one for each weight that is not a graph input, as is usual
         try:
             module = from_onnx(folded, keep_params_in_input=True)
@@ -89,14 +92,29 @@ def _from_onnx(reading: OnnxReading) -> Network:
 def _blame(model: Any, exc: BaseException) -> str:
     """Name the operator and the node that the importer stumbled over."""
     text = str(exc)
-    for node in model.graph.node:
-        if re.search(rf"\b{re.escape(node.op_type)}\b", text):
-            name = node.name or next(iter(node.output), "")
-            return (
-                f"every operator is one that TVM imports, but {node.op_type} (node {name!r}) "
-                f"is not: {text.strip().splitlines()[0][:160]}; replace it before export"
-            )
-    return f"the model cannot be imported: {(text.strip().splitlines() or ['?'])[0][:200]}"
+    said = (text.strip().splitlines() or [type(exc).__name__])[0][:160]
+    node = _converted(exc) or next(
+        (node for node in model.graph.node if re.search(rf"\b{re.escape(node.op_type)}\b", text)), None
+    )
+    if node is None:
+        return f"the model cannot be imported: {said}"
+    name = node.name or next(iter(node.output), "")
+    return (
+        f"every operator is one that TVM imports, but {node.op_type} (node {name!r}) is not, at least not with its "
+        f"inputs and attributes: {said}; replace it before export"
+    )
+
+
+def _converted(exc: BaseException) -> Any:
+    """The node that TVM's importer was converting when it raised ``exc``; None where that cannot be told."""
+    found = None
+    trace = exc.__traceback__
+    while trace is not None:
+        node = trace.tb_frame.f_locals.get("node")
+        if type(node).__name__ == "NodeProto":
+            found = node
+        trace = trace.tb_next
+    return found
 
 
 def _from_torch(program: Any, name: str) -> Network:
