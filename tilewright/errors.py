@@ -16,6 +16,8 @@
     ├── CompilerError              no compiler, or the compiler failed
     ├── CheckError                 an executable computes something else than its model: a bug of ours
     ├── MeasureError               workers cannot be started
+    │   └── ProcessError           a call in a process of its own: the process died, or the call failed there
+    ├── ResourceError              the machine lacks memory, space on a disk, or a directory that can be used
     └── MissingExtraError          an optional dependency is not installed
 
 A message states the rule, what was found instead, and the remedy. Errors of other libraries are
@@ -37,9 +39,11 @@ __all__ = [
     "ModelError",
     "ModelFormatError",
     "OutputError",
+    "ProcessError",
     "RecordsError",
     "RecordsFormatError",
     "RecordsVersionError",
+    "ResourceError",
     "ShapeError",
     "SpaceError",
     "TargetError",
@@ -126,6 +130,22 @@ class CheckError(TilewrightError):
 
 class MeasureError(TilewrightError):
     """The measuring workers cannot be started."""
+
+
+class ProcessError(MeasureError):
+    """A call in a process of its own gave no result.
+
+    Attributes:
+        died: whether the process died or was ended at a limit, rather than that the function raised something.
+    """
+
+    def __init__(self, message: str = "", *, died: bool = True) -> None:
+        super().__init__(message)
+        self.died = died
+
+
+class ResourceError(TilewrightError):
+    """The machine lacks what a command needs: memory, space on a disk, or a directory that can be used."""
 
 
 class MissingExtraError(TilewrightError):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from tilewright.errors import TargetError
-from tilewright.tvm_compat import keep_interrupts, set_threads, usable_cores, without_torch
+from tilewright.tvm_compat import keep_interrupts, set_threads, wanted_threads, without_torch
 
 __all__ = ["Caches", "Target", "cache_sizes", "model_name"]
 
@@ -28,7 +28,7 @@ class Target:
 
     Attributes:
         mcpu: LLVM's name of the CPU, such as ``znver3``.
-        cores: how many cores programs use.
+        cores: how many cores programs use, which is also how many threads they run on.
         machine: the CPU's own model name, so that records know whose they are.
         features: the vector extensions that matter, sorted.
         lanes: float32 numbers in a vector register.
@@ -59,12 +59,15 @@ class Target:
     def parse(cls, text: str = "native") -> Target:
         """The target of ``native`` or ``llvm:MCPU`` (such as ``llvm:core-avx2``), with this machine's cores and caches.
 
+        Where ``TVM_NUM_THREADS`` is set, the target has so many cores.
+
         ``llvm:MCPU:TRIPLE`` (such as ``llvm:cortex-a76:aarch64-linux-gnu``) is a CPU of another architecture.
         ``native:streamed``, ``native:cold`` are the targets of what was timed in these ways (``caches``).
 
         Raises:
-            TargetError: no such target.
+            TargetError: no such target, or ``TVM_NUM_THREADS`` is no number of threads.
         """
+        cores = wanted_threads()
         set_threads()
         with without_torch():
             import tvm
@@ -72,7 +75,7 @@ class Target:
         keep_interrupts()
         if text in _NATIVE:
             mcpu = str(tvm.target.codegen.llvm_get_system_cpu())
-            return replace(_describe(mcpu, "", usable_cores(), str(tvm.__version__)), caches=_NATIVE[text])
+            return replace(_describe(mcpu, "", cores, str(tvm.__version__)), caches=_NATIVE[text])
         kind, _, rest = text.partition(":")
         mcpu, _, triple = rest.partition(":")
         if kind != "llvm" or not mcpu:
@@ -87,7 +90,7 @@ class Target:
                 f"LLVM knows no CPU called {mcpu!r} for {triple or 'this machine'}"
                 + (f"; near it are {near}" if near else "")
             )
-        return _describe(mcpu, triple, usable_cores(), str(tvm.__version__))
+        return _describe(mcpu, triple, cores, str(tvm.__version__))
 
     def with_weights(self, nbytes: int) -> Target:
         """The target for a network with so many bytes of weights: ``streamed`` where they do not fit the last cache."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import re
 import sys
 import types
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tilewright.control_groups import control_groups
+from tilewright.errors import TargetError
 
 __all__ = [
     "keep_interrupts",
@@ -27,6 +29,7 @@ __all__ = [
     "spin_briefly",
     "unchecked_schedules",
     "usable_cores",
+    "wanted_threads",
     "without_torch",
 ]
 
@@ -47,13 +50,41 @@ def usable_cores(root: Path = Path("/")) -> int:
     return cores
 
 
+def wanted_threads() -> int:
+    """How many threads programs run on: as ``TVM_NUM_THREADS`` says, otherwise one for each usable core.
+
+    Everything that is timed or tuned for takes this number: candidates, executables, other runtimes, and the target.
+
+    Raises:
+        TargetError: the variable is set to what is no number of threads.
+    """
+    text = os.environ.get("TVM_NUM_THREADS") or str(usable_cores())
+    if not re.fullmatch(r"[1-9][0-9]{0,4}", text):
+        raise TargetError(f"TVM_NUM_THREADS is a number of threads from 1 up, but it is {text!r}; correct or unset it")
+    return int(text)
+
+
 def set_threads(count: int | None = None) -> None:
     """Make TVM's thread pool use ``count`` threads (default: all usable cores). Call before TVM is imported.
 
     TVM 0.27, x86: the pool takes half of the logical processors, as if the rest were hyper-threads, also where they
     are not. An explicit ``TVM_NUM_THREADS`` of the user's wins.
     """
-    os.environ.setdefault("TVM_NUM_THREADS", str(count or usable_cores()))
+    _import_without_home()
+    if not os.environ.get("TVM_NUM_THREADS"):
+        os.environ["TVM_NUM_THREADS"] = str(count or usable_cores())
+
+
+def _import_without_home() -> None:
+    """Let TVM be imported by a user whom the system does not know, and for whom ``HOME`` is not set.
+
+    TVM 0.27: on its import ``tvm.contrib.pickle_memoize`` asks where the user's cache is, and there is no answer. It
+    gets one, a place where nothing is and nothing can be made: of what TVM caches there Tilewright uses nothing.
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ.setdefault("XDG_CACHE_HOME", f"{os.devnull}/no-home")
 
 
 def spin_briefly() -> None:

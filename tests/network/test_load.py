@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +13,16 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from tests.network.models import LIGHT, agrees, built, conv_model, normal, save
+from tests.network.models import LIGHT, TARGET, agrees, built, conv_model, normal, save
 from tilewright.errors import MissingExtraError, ModelFormatError, ShapeError, UnsupportedOperatorError
+from tilewright.network.build import build
 from tilewright.network.check import network_error
 from tilewright.network.load import load
+from tilewright.network.onnx_data import open_model, save_onnx
+from tilewright.network.onnx_model import prepare
+from tilewright.network.onnx_reading import OnnxReading
 from tilewright.network.peers import pytorch
+from tilewright.network.tasks import extract
 
 
 def test_the_network_says_what_the_file_says(tmp_path: Path) -> None:
@@ -189,3 +197,93 @@ def test_a_file_that_only_has_pytorch_s_name(tmp_path: Path) -> None:
 def test_the_light_networks_are_nine() -> None:
     assert len(list(LIGHT.glob("light_*.onnx"))) == 9
     assert onnx.load(str(LIGHT / "light_vgg19.onnx")).graph.node
+
+
+def die_with_optimiser(path: Path, shapes: dict[str, tuple[int, ...]], folder: Path, optimised: bool) -> None:
+    """As :func:`prepare` where ONNX Runtime's optimiser crashes."""
+    if optimised:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    prepare(path, shapes, folder, optimised)
+
+
+def die(path: Path, shapes: dict[str, tuple[int, ...]], folder: Path, optimised: bool) -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def test_a_crash_of_the_optimiser_costs_the_folding_only(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("BatchNormalization", ["c", "s", "b", "m", "v"], ["y"]),
+    ]
+    weights = {name: np.abs(normal(16, seed=seed)) for seed, name in enumerate("sbmv")} | {"w": normal(16, 8, 3, 3)}
+    path = save(tmp_path / "m.onnx", nodes, {"x": [1, 8, 10, 10]}, [1, 16, 8, 8], **weights)
+    with OnnxReading(path, {}, die_with_optimiser) as reading:
+        network = load(reading)
+    assert not reading.folded
+    extraction = extract(network, TARGET)
+    error = network_error(build(extraction, {}, tmp_path / "out", {}), network)
+    assert error is not None
+    assert error <= 1e-3
+    with OnnxReading(path, {}, die) as reading, pytest.raises(ModelFormatError, match="SIGSEGV"):
+        load(reading)
+
+
+def test_an_empty_name_of_an_optional_input_is_none(tmp_path: Path) -> None:
+    nodes = [helper.make_node("LayerNormalization", ["x", "s", ""], ["y"], axis=-1)]  # ends ONNX Runtime 1.32
+    path = save(tmp_path / "m.onnx", nodes, {"x": [3, 8]}, [3, 8], s=normal(8))
+    network = load(path)
+    assert network.onnx is not None
+    assert list(network.onnx.graph.node[0].input) == ["x", "s"]
+    agrees(path, tmp_path / "out")
+
+
+def test_weights_above_the_limit_are_in_files_of_their_own(tmp_path: Path) -> None:
+    network = load(conv_model(tmp_path / "m.onnx"))
+    assert network.onnx is not None
+    save_onnx(network.onnx, tmp_path / "large.onnx", most_inside=1000)
+    assert (tmp_path / "model.bin").stat().st_size == 16 * 8 * 9 * 4  # the bias is small
+    assert (tmp_path / "large.onnx").stat().st_size < 1000
+    for name, array in load(tmp_path / "large.onnx").weights.items():
+        np.testing.assert_array_equal(array, network.weights[name])
+    onnx.checker.check_model(str(tmp_path / "large.onnx"))
+    (tmp_path / "model.bin").write_bytes(b"short")
+    with pytest.raises(ModelFormatError, match="does not hold"):
+        load(tmp_path / "large.onnx")
+
+
+def test_a_model_beyond_the_limit_of_protobuf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing serialises a model with its weights: with less than that as the limit, everything works as before."""
+    serialise = onnx.ModelProto.SerializeToString
+
+    def limited(model: onnx.ModelProto, **how: Any) -> bytes:
+        content = bytes(serialise(model, **how))
+        if len(content) > 3000:
+            raise ValueError("Failed to serialize proto")
+        return content
+
+    path = tmp_path / "m.onnx"
+    onnx.save(onnx.load(str(conv_model(path))), str(path), save_as_external_data=True, location="weights.bin")
+    folder = tmp_path / "read"
+    folder.mkdir()
+    monkeypatch.setattr(onnx.ModelProto, "SerializeToString", limited)
+    prepare(path, {}, folder)
+    filled = open_model(folder / "model.onnx")
+    save_onnx(filled, tmp_path / "saved.onnx", 1000)
+    assert open_model(folder / "folded.onnx").graph.node
+    with pytest.raises(ValueError, match="Failed"):
+        filled.SerializeToString()
+
+
+def test_a_program_of_pytorch_under_another_name(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    layer = torch.nn.Linear(8, 8).eval()
+    torch.export.save(torch.export.export(layer, (torch.randn(1, 8),)), str(tmp_path / "m.pt2"))
+    (tmp_path / "m.pt2").rename(tmp_path / "m.pt")
+    assert load(tmp_path / "m.pt").inputs[0].shape == (1, 8)
+    torch.save(layer.state_dict(), tmp_path / "m.pt")
+    with pytest.raises(ModelFormatError, match=r"state dict .*torch\.export"):
+        load(tmp_path / "m.pt")
+    with zipfile.ZipFile(tmp_path / "m.pt", "w") as archive:  # PyTorch warns that TorchScript is of yesterday
+        archive.writestr("m/code/__torch__/layer.py", "")
+    with pytest.raises(ModelFormatError, match="TorchScript"):
+        load(tmp_path / "m.pt")

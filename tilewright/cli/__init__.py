@@ -7,12 +7,12 @@ import time
 #: When the command began, as near as a process can tell: the budget of ``tune`` counts from here.
 BEGAN = time.monotonic()
 
-import io  # noqa: E402
 import sys  # noqa: E402
 
 import typer  # noqa: E402
 
 from tilewright.cli import bench, cost, records, run, tasks, tune  # noqa: E402
+from tilewright.cli.streams import prepare_streams  # noqa: E402
 
 __all__ = ["app", "main"]
 
@@ -34,11 +34,8 @@ app.add_typer(cost.app, name="cost")
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 1 a bug of ours, 2 a mistake in the input, 130 interrupted."""
-    for stream in (sys.stdout, sys.stderr):
-        # A name may have bytes that are no text.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    """Run the command line and exit: 0 done, 1 a bug of ours, 2 the input or the surroundings, 130 interrupted."""
+    prepare_streams()
     try:
         app(prog_name="tilewright")
     except KeyboardInterrupt:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tilewright.cli.boundary import command, write_json
-from tilewright.cli.options import JsonOption, check_target
+from tilewright.cli.options import JsonOption, check_machine, check_target
 from tilewright.cli.text import table
 from tilewright.errors import OutputError, TilewrightError
+from tilewright.names import encodable
+from tilewright.scratch import scratch
 
 if TYPE_CHECKING:
     from tilewright.measure.peers import Peer
@@ -45,11 +47,17 @@ def bench(
 ) -> None:
     """Time the executable in OUT against others: by turns, each in its own process, each the only one running."""
     check_target(target)
-    report = raced(
-        out, against or (), blocks=blocks, block_seconds=block_seconds, target=target, seed=seed, cold=cold_cache
-    )
-    print(text(report))
+    check_machine()
+    with scratch() as folder:
+        place = out
+        if not encodable(out.absolute()):  # other runtimes take no such name
+            place = folder / "executable"
+            place.symlink_to(out.absolute(), target_is_directory=True)
+        report = raced(
+            place, against or (), blocks=blocks, block_seconds=block_seconds, target=target, seed=seed, cold=cold_cache
+        )
     write_json(json_file, report)
+    print(text(report))
     peers = report["peers"]
     if "error" in report or (peers and all("error" in entry for entry in peers.values())):
         name = next(iter(peers), "")
@@ -95,7 +103,7 @@ def raced(
     verify(out)
     model = factories.reference_model(out) if names else None
     from tilewright.measure.peers import Entrant, race
-    from tilewright.tvm_compat import usable_cores
+    from tilewright.tvm_compat import wanted_threads
 
     entrants = [Entrant(OURS, factories.executable, (str(out.absolute()),))]
     if names:
@@ -105,7 +113,7 @@ def raced(
                 "leave --against out, or tune an ONNX or .pt2 file"
             )
         entrants += [Entrant(name, peers[name], (str(model.absolute()), target)) for name in names]
-    threads = usable_cores()
+    threads = wanted_threads()
     ours, *others = race(entrants, blocks, block_seconds, threads, seed, cold=cold)
     report = {**_report(ours, others, threads), "caches": "cold" if cold else "warm"}
     report["overhead_us"] = None if ours.error else _overhead(out)

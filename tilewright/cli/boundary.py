@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import math
@@ -14,15 +15,22 @@ from typing import Any, NoReturn, ParamSpec
 
 import typer
 
+from tilewright.cli.streams import debugging, written_out
 from tilewright.cli.text import plain
-from tilewright.errors import CheckError, OutputError, TilewrightError
+from tilewright.errors import CheckError, OutputError, ResourceError, TilewrightError
 from tilewright.interrupts import exit_code, watching
+from tilewright.measure.memory import memory_error
+from tilewright.names import printable
 
 __all__ = ["command", "write_json"]
 
 P = ParamSpec("P")
 
-_REPORT_TO = "this is a bug in Tilewright; please report it with what TILEWRIGHT_DEBUG=1 prints"
+_REPORT_TO = "this is a bug in Tilewright; please report it with what the same command prints after TILEWRIGHT_DEBUG=1"
+
+
+#: Files of ``--json`` that the command has written.
+_reported: list[Path] = []
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
@@ -33,32 +41,38 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         json_file = kwargs.get("json_file")
         path = json_file if isinstance(json_file, Path) else None
         interrupts: list[int] = []
+        _reported.clear()
         try:
             with watching() as interrupts:
                 if path is not None:
                     _check_writable(path)
                 function(*args, **kwargs)
-            if interrupts:  # one that was swallowed where it arrived, as Python does in a destructor
-                raise KeyboardInterrupt
+                if interrupts:  # one that was swallowed where it arrived, as Python does in a destructor
+                    raise KeyboardInterrupt
+                _check_output(path)
         except TilewrightError as error:
             if interrupts:
-                _interrupted(error)
+                _interrupted(error, path)
             _say(error, str(error), path)
+            # Wrong outputs are no mistake of the user's.
             raise typer.Exit(1 if isinstance(error, CheckError) else 2) from error
         except KeyboardInterrupt as error:
-            _interrupted(error)
+            _interrupted(error, path)
         except BrokenPipeError as error:
             # The reader of our output has gone, as `| head` does; Python would say so once more when it ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from error
         except Exception as error:
-            if isinstance(error, typer.Exit | typer.Abort) or os.environ.get("TILEWRIGHT_DEBUG") == "1":
+            if isinstance(error, typer.Exit | typer.Abort) or debugging():
                 raise
             if interrupts:
-                _interrupted(error)
+                _interrupted(error, path)
+            if (known := _surroundings(error)) is not None:
+                _say(known, str(known), path)
+                raise typer.Exit(2) from error
             lines = str(error).strip().splitlines()
             message = f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
-            _say(error, f"{message}\n{_REPORT_TO}, with the traceback that TILEWRIGHT_DEBUG=1 shows", path)
+            _say(error, f"{message}\n{_REPORT_TO}", path)
             raise typer.Exit(1) from error
 
     return guarded
@@ -73,14 +87,39 @@ def write_json(path: Path | None, value: Mapping[str, Any]) -> None:
     if path is None:
         return
     text = json.dumps(_plain(value), indent=2, allow_nan=False) + "\n"
+    _reported.append(path)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"the file of --json, {path}, cannot be written: {error.strerror}") from error
 
 
-def _interrupted(error: BaseException) -> NoReturn:
-    print("interrupted", file=sys.stderr)
+def _check_output(path: Path | None) -> None:
+    """Do not end as if all were well where what was printed could not be written."""
+    if (failure := written_out()) is not None:
+        error = OutputError(
+            f"the result was to be printed, but it cannot be written: {failure.strerror}; everything else is done"
+        )
+        _say(error, str(error), path, keep=True)
+        raise typer.Exit(2) from failure
+
+
+def _surroundings(error: Exception) -> TilewrightError | None:
+    """What the machine lacked, where that is why something failed that nobody foresaw; otherwise None."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM or "bad_alloc" in str(error):
+        return memory_error("this command")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" where {error.filename} is" if error.filename else ""
+        return ResourceError(
+            f"the disk is full{where}; make room there, or name other directories with TMPDIR and --out"
+        )
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN):
+        return ResourceError(f"a limit of this process is too low: {error.strerror}; raise it with `ulimit -n` or -u")
+    return None
+
+
+def _interrupted(error: BaseException, path: Path | None) -> NoReturn:
+    _say(error, "interrupted", path, before="", keep=True)
     raise typer.Exit(exit_code()) from error
 
 
@@ -98,22 +137,24 @@ def _check_writable(path: Path) -> None:
         ) from error
 
 
-def _say(error: Exception, message: str, path: Path | None) -> None:
-    print(f"error: {plain(message)}", file=sys.stderr)
+def _say(error: BaseException, message: str, path: Path | None, *, before: str = "error: ", keep: bool = False) -> None:
+    """Print a message and write it to the file of ``--json``; ``keep``: unless that has a report already."""
+    print(f"{before}{plain(message)}", file=sys.stderr)
     # Where the file itself is the trouble, the message on the terminal has said so.
     with contextlib.suppress(OutputError):
-        report = error.report if isinstance(error, CheckError) else {}
-        write_json(path, {**report, "error": {"type": type(error).__name__, "message": message}})
+        if not keep or path not in _reported:
+            report = error.report if isinstance(error, CheckError) else {}
+            write_json(path, {**report, "error": {"type": type(error).__name__, "message": message}})
 
 
 def _plain(value: Any) -> Any:
     """``value`` as what JSON has: no NaN, no infinities, no NumPy scalars, no paths."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {printable(str(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+    return value if value is None or isinstance(value, bool | int | float) else printable(str(value))

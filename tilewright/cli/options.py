@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
 from tilewright.errors import ModelFormatError, OutputError, RecordsError, ShapeError, TargetError
+from tilewright.measure.memory import check_memory
+from tilewright.network.file_kinds import check_kind, is_program
 from tilewright.records.address import is_url
 
 __all__ = [
@@ -20,12 +23,18 @@ __all__ = [
     "RecordsOption",
     "ShapeOption",
     "TargetOption",
+    "begin_reading",
+    "check_machine",
     "check_model",
     "check_out",
     "check_target",
     "parse_shapes",
     "records_place",
 ]
+
+#: Bytes of address space and of memory that a process with TVM and ONNX Runtime has, as measured on two cores: with
+#: 2.3 GiB of addresses ONNX Runtime reads no model, with 2.9 GiB a small network is tuned.
+_COMPILER_ADDRESSES, _COMPILER_MEMORY = 2750 << 20, 512 << 20
 
 ModelArgument: TypeAlias = Annotated[
     Path, typer.Argument(metavar="MODEL", help="The model: an ONNX file, or a .pt2 file of torch.export.save.")
@@ -81,18 +90,41 @@ def check_target(text: str) -> None:
 
 
 def check_model(path: Path) -> None:
-    """Refuse a model that is no file, before the compiler is imported.
+    """Refuse what is no file, or none of a model, before the compiler is imported.
 
     Raises:
-        ModelFormatError: there is no such file, or it cannot be read.
+        ModelFormatError: there is no such file, it cannot be read, or it is of another format.
     """
     try:
-        with path.open("rb"):
-            pass
+        check_kind(path)
     except OSError as error:
         raise ModelFormatError(
             f"a model is an ONNX or .pt2 file, but {path} cannot be read: {error.strerror}; check the path"
         ) from error
+
+
+@contextlib.contextmanager
+def begin_reading(path: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> Iterator[Any]:
+    """What ``load`` takes for a model's file: the file, or its reading in a process that begins now.
+
+    An ONNX file is read while the compiler is imported.
+    """
+    if is_program(path):
+        yield path
+        return
+    from tilewright.network.onnx_reading import OnnxReading
+
+    with OnnxReading(path, shapes or {}) as reading:
+        yield reading
+
+
+def check_machine() -> None:
+    """Refuse to import the compiler where the memory does not suffice for it.
+
+    Raises:
+        ResourceError: it does not.
+    """
+    check_memory(_COMPILER_ADDRESSES, _COMPILER_MEMORY)
 
 
 def check_out(path: Path) -> None:

@@ -12,11 +12,16 @@ from tilewright.cli.boundary import command, write_json
 from tilewright.cli.options import JsonOption
 from tilewright.cli.text import table
 from tilewright.errors import OutputError, ShapeError, TilewrightError
+from tilewright.measure.memory import check_memory
+from tilewright.scratch import scratch
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["run"]
+
+#: Bytes of address space and of memory that running a small executable takes: Python, NumPy and its threads.
+_LEAST = (400 << 20, 64 << 20)
 
 
 @command
@@ -32,24 +37,26 @@ def run(
     json_file: JsonOption = None,
 ) -> None:
     """Run the executable in OUT once, and describe what came out."""
-    from tilewright.network.executable import load_executable
+    check_memory(*_LEAST)
+    with scratch():
+        from tilewright.network.executable import load_executable
 
-    executable = load_executable(out)
-    outputs = outputs or []
-    if len(outputs) > len(executable.outputs):
-        raise OutputError(
-            f"this executable has {len(executable.outputs)} outputs, but --output was given {len(outputs)} times"
-        )
-    results = executable(*_read(inputs or [], executable.inputs))
+        executable = load_executable(out)
+        outputs = outputs or []
+        if len(outputs) > len(executable.outputs):
+            raise OutputError(
+                f"this executable has {len(executable.outputs)} outputs, but --output was given {len(outputs)} times"
+            )
+        results = executable(*_read(inputs or [], executable.inputs))
     for path, result in zip(outputs, results, strict=False):
         _write(path, result)
     rows = [
         [spec.name, "x".join(map(str, result.shape)) or "scalar", str(result.dtype), _range(result)]
         for spec, result in zip(executable.outputs, results, strict=True)
     ]
-    print(table(["output", "shape", "dtype", "min .. max"], rows, left=4))
     described = [{"name": row[0], "shape": y.shape, "dtype": row[2]} for row, y in zip(rows, results, strict=True)]
     write_json(json_file, {"outputs": described})
+    print(table(["output", "shape", "dtype", "min .. max"], rows, left=4))
 
 
 def _read(paths: Sequence[Path], specs: Sequence[Any]) -> list[np.ndarray[Any, Any]]:

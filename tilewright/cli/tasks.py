@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from tilewright.cli.boundary import command, write_json
@@ -11,6 +12,8 @@ from tilewright.cli.options import (
     RecordsOption,
     ShapeOption,
     TargetOption,
+    begin_reading,
+    check_machine,
     check_model,
     check_target,
     parse_shapes,
@@ -18,6 +21,7 @@ from tilewright.cli.options import (
 from tilewright.cli.programs import open_records
 from tilewright.cli.text import milliseconds, quantity, table
 from tilewright.errors import RecordsError
+from tilewright.scratch import scratch
 
 if TYPE_CHECKING:
     from tilewright.records.sql import SQLStore
@@ -39,19 +43,25 @@ def tasks(
     check_target(target)
     shapes = parse_shapes(shape)
     check_model(model)
-    store = _open(records)
-    from tilewright.target import Target
+    check_machine()
+    with ExitStack() as stack:
+        stack.enter_context(scratch(runs=False))
+        reading = stack.enter_context(begin_reading(model, shapes))
+        store = _open(records)
+        if store is not None:
+            stack.callback(store.close)
+        from tilewright.target import Target
 
-    machine = Target.parse(target)
-    from tilewright.network.load import load
-    from tilewright.network.tasks import extract
+        machine = Target.parse(target)
+        from tilewright.network.load import load
+        from tilewright.network.tasks import extract
 
-    network = load(model, shapes)
-    machine = machine.with_weights(network.weight_bytes)
-    extraction = extract(network, machine)
-    entries = [{"weight": use.weight, **_entry(use.task, machine, store)} for use in extraction.uses]
-    if store is not None:
-        store.close()
+        network = load(reading, shapes)
+        machine = machine.with_weights(network.weight_bytes)
+        extraction = extract(network, machine)
+        entries = [{"weight": use.weight, **_entry(use.task, machine, store)} for use in extraction.uses]
+    flop = sum(entry["weight"] * entry["flop"] for entry in entries)
+    write_json(json_file, {"tasks": entries, "fallbacks": extraction.fallbacks, "target": machine.key, "flop": flop})
     rows = [
         [
             entry["name"],
@@ -65,11 +75,9 @@ def tasks(
         for entry in entries
     ]
     print(table(["task", "space", "weight", "FLOP", "configs", "best so far", "GFLOP/s"], rows, left=2))
-    flop = sum(entry["weight"] * entry["flop"] for entry in entries)
     print(f"{len(entries)} tasks, {quantity(flop)}FLOP; target {machine.key}")
     if extraction.fallbacks:
         print(f"left in plain layout: {', '.join(extraction.fallbacks)}")
-    write_json(json_file, {"tasks": entries, "fallbacks": extraction.fallbacks, "target": machine.key, "flop": flop})
 
 
 def _entry(task: Task, target: Target, store: SQLStore | None) -> dict[str, Any]:

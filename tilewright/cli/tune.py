@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +17,8 @@ from tilewright.cli.options import (
     RecordsOption,
     ShapeOption,
     TargetOption,
+    begin_reading,
+    check_machine,
     check_model,
     check_out,
     check_target,
@@ -25,8 +28,12 @@ from tilewright.cli.options import (
 from tilewright.cli.text import milliseconds
 from tilewright.errors import TilewrightError
 from tilewright.interrupts import exit_code, holding
+from tilewright.network.replacing import reserve_out
 from tilewright.scratch import scratch
 from tilewright.tuning.budget import Budget
+
+if TYPE_CHECKING:
+    from tilewright.tuning.method import Method
 
 __all__ = ["tune"]
 
@@ -101,30 +108,26 @@ def tune(
         raise TilewrightError(f"tasks share by one of {', '.join(SHARING)}, but this is {sharing!r}; correct --sharing")
     shapes = parse_shapes(shape)
     check_model(model)
-    from tilewright.tuning.method import DEFAULT_SEARCHER, combine, default, known_beforehand
-
-    prior, problem = (None, "") if cost_model == "none" else known_beforehand(Path(cost_model) if cost_model else None)
-    if problem:
-        print(problem, file=sys.stderr)
-    if searcher is not None or sampler is not None:
-        method = combine(searcher or DEFAULT_SEARCHER, sampler or "top", prior=prior)
-    else:
-        method = default(prior)
     check_out(out)
-    place = records_place(records)
-    from tilewright.records.fallback import open_for_tuning
+    check_machine()
+    with ExitStack() as stack:
+        stack.enter_context(reserve_out(out))
+        stack.enter_context(scratch())
+        method = _method(searcher, sampler, cost_model)
+        place = records_place(records)
+        reading = stack.enter_context(begin_reading(model, shapes))
+        from tilewright.records.fallback import open_for_tuning
 
-    store = open_for_tuning(place, tell=lambda note: print(note, file=sys.stderr))
+        store = open_for_tuning(place, tell=lambda note: print(note, file=sys.stderr))
+        stack.callback(store.close)
+        from tilewright.tuning.progress import progress_for
+        from tilewright.tuning.session import tune as run_session
+        from tilewright.tuning.sharing import Sharing
 
-    from tilewright.tuning.progress import progress_for
-    from tilewright.tuning.session import tune as run_session
-    from tilewright.tuning.sharing import Sharing
-
-    how: dict[str, Sharing | bool] = {"own": True, "published": Sharing.published(), "none": False}
-    try:
-        with scratch():
+        how: dict[str, Sharing | bool] = {"own": True, "published": Sharing.published(), "none": False}
+        try:
             result = run_session(
-                model,
+                reading,
                 out,
                 budget=limits,
                 target=target,
@@ -137,17 +140,28 @@ def tune(
                 progress=progress_for(),
                 began=BEGAN,
             )
-    except KeyboardInterrupt:  # before there was an executable, or a second one
-        earlier = f"; the one in {out} is from before, and is untouched" if (out / "manifest.json").is_file() else ""
-        print(f"no executable was written{earlier}{'' if store.kept else f'; {_GO_ON}'}", file=sys.stderr)
-        raise
-    finally:
-        store.close()
+        except KeyboardInterrupt:  # before there was an executable, or a second one
+            earlier = "; the one in {out} is from before, and is untouched" if (out / "manifest.json").is_file() else ""
+            go_on = "" if store.kept else f"; {_GO_ON}"
+            print(f"no executable was written{earlier.format(out=out)}{go_on}", file=sys.stderr)
+            raise
     with holding():  # it is done; what is left is to say so
-        print(summary(result.report, out))
         write_json(json_file, result.report)
+        print(summary(result.report, out))
     if result.report["interrupted"]:
         raise typer.Exit(exit_code())
+
+
+def _method(searcher: str | None, sampler: str | None, cost_model: str | None) -> Method:
+    """How tasks are searched, by the names and the file that the command was given."""
+    from tilewright.tuning.method import DEFAULT_SEARCHER, combine, default, known_beforehand
+
+    prior, problem = (None, "") if cost_model == "none" else known_beforehand(Path(cost_model) if cost_model else None)
+    if problem:
+        print(problem, file=sys.stderr)
+    if searcher is not None or sampler is not None:
+        return combine(searcher or DEFAULT_SEARCHER, sampler or "top", prior=prior)
+    return default(prior)
 
 
 def summary(report: Mapping[str, Any], out: Path) -> str:

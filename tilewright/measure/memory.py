@@ -17,11 +17,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 from pathlib import Path
 
 from tilewright.control_groups import control_groups
+from tilewright.errors import ResourceError
 
-__all__ = ["LOOK_SECONDS", "die_first", "held", "in_words", "usable_memory", "worker_share"]
+__all__ = [
+    "LOOK_SECONDS",
+    "check_memory",
+    "die_first",
+    "held",
+    "in_words",
+    "memory_error",
+    "usable_memory",
+    "worker_share",
+]
 
 #: Seconds between two looks.
 LOOK_SECONDS = 0.05
@@ -45,12 +56,53 @@ def usable_memory(root: Path = Path("/")) -> int:
     Args:
         root: where ``proc`` and ``sys`` are.
     """
-    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_own_limits().values()]
     for group in control_groups("memory", root):
         for name in ("memory.max", "memory.limit_in_bytes"):  # version 2, version 1
             with contextlib.suppress(OSError, ValueError):  # "max", or no such group
                 limits.append(int((group / name).read_text(encoding="ascii")))
     return min(limits)
+
+
+def check_memory(addresses: int, memory: int) -> None:
+    """Refuse to begin what would end for lack of memory, in a crash or in another error that says nothing of it.
+
+    Args:
+        addresses: bytes of address space that a process maps at least, whether it uses them or not.
+        memory: bytes that it uses at least.
+
+    Raises:
+        ResourceError: a limit of this process, or its control group, or the machine has less.
+    """
+    for option, limit in _own_limits().items():
+        wanted = addresses if option == "-v" else memory
+        if limit < wanted:
+            raise ResourceError(
+                f"memory is missing: a process of this command maps {in_words(wanted)} at least, but `ulimit {option}` "
+                f"allows {in_words(limit)}; raise the limit, for example with `ulimit {option} unlimited`"
+            )
+    if (usable := usable_memory()) < memory:
+        raise ResourceError(
+            f"memory is missing: this command uses {in_words(memory)} at least, but it may have {in_words(usable)}; "
+            "raise the limit of its container or control group, or use a machine with more"
+        )
+
+
+def memory_error(doing: str) -> ResourceError:
+    """What is to be raised where the memory did not suffice for ``doing`` something."""
+    limits = [f"`ulimit {option}` allows {in_words(limit)}" for option, limit in _own_limits().items()]
+    allowed = " and ".join(limits) or f"it may have {in_words(usable_memory())}"
+    return ResourceError(f"memory is missing for {doing}: {allowed}; use a machine or a limit with more")
+
+
+def _own_limits() -> dict[str, int]:
+    """The limits of a process's memory that are set, by the option that the shell's ``ulimit`` has for them."""
+    found = {}
+    for option, kind in (("-v", resource.RLIMIT_AS), ("-d", resource.RLIMIT_DATA)):
+        soft, _ = resource.getrlimit(kind)
+        if soft != resource.RLIM_INFINITY:
+            found[option] = soft
+    return found
 
 
 def held(pid: int) -> tuple[int, int]:

@@ -52,6 +52,7 @@ from tilewright.measure.rule import HOPELESS_FACTOR
 from tilewright.measure.workforce import Workforce
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
+from tilewright.tvm_compat import usable_cores
 
 __all__ = ["LocalPool", "PoolStatistics"]
 
@@ -113,7 +114,7 @@ class LocalPool:
         memory: int | None = None,
     ) -> None:
         self.target = target
-        self.workers = target.cores if workers is None else workers
+        self.workers = min(target.cores, usable_cores()) if workers is None else workers
         if self.workers < 1:
             raise MeasureError(f"measuring needs at least one worker, but {self.workers} were asked for")
         self.memory = worker_share(self.workers) if memory is None else memory

@@ -19,12 +19,14 @@ from tilewright.network.kernels import Kernels, Library, compile_machine
 from tilewright.network.load import load
 from tilewright.network.manifest import FORMAT, LIBRARY, NAME, WEIGHTS, read_manifest, sealed
 from tilewright.network.network import Network
+from tilewright.network.onnx_data import save_onnx
 from tilewright.network.plan import Plan
 from tilewright.network.replacing import replacing
 from tilewright.network.tasks import Extraction
 from tilewright.network.torch_model import SUFFIX, write_program
 from tilewright.runtime.features import needed_features
 from tilewright.runtime.library import find_compiler
+from tilewright.scratch import explained
 from tilewright.target import Target
 
 __all__ = [
@@ -87,7 +89,7 @@ def replace_kernels(executable: Path, library: Library, out: Path) -> None:
                     _same_file(executable / name, part / name)
             _seal(part, manifest)
         except OSError as exc:
-            raise OutputError(f"the executable in {executable} cannot be given other kernels: {exc}") from exc
+            raise explained(exc, f"the executable in {executable} cannot be given other kernels", part) from exc
 
 
 def publish(executable: Path, out: Path, extra: Mapping[str, Any]) -> None:
@@ -110,7 +112,7 @@ def publish(executable: Path, out: Path, extra: Mapping[str, Any]) -> None:
                     _same_file(executable / name, part / name)
             _seal(part, manifest)
         except OSError as exc:
-            raise OutputError(f"the executable cannot be written to {out}: {exc}") from exc
+            raise explained(exc, f"the executable cannot be written to {out}", part) from exc
 
 
 def _check_replaceable(out: Path) -> None:
@@ -166,7 +168,7 @@ def _write(
         try:
             _fill(part, target, network, arrays, extra, plan)
         except OSError as exc:
-            raise OutputError(f"the executable cannot be written to {out}: {exc}") from exc
+            raise explained(exc, f"the executable cannot be written to {out}", part) from exc
     return load_executable(out)
 
 
@@ -215,12 +217,3 @@ def _keep_model(network: Network, folder: Path) -> str | None:
         write_program(network.program, folder / f"model{SUFFIX}")
         return f"model{SUFFIX}"
     return None
-
-
-def save_onnx(model: Any, path: Path) -> None:
-    """Save with the weights inside, or beside it where they pass protobuf's limit of 2 GB."""
-    import onnx
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    onnx.save(copy, str(path), save_as_external_data=copy.ByteSize() > 1 << 30, location="model.bin")

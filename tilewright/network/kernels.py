@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from tilewright.errors import CompilerError
+from tilewright.measure.memory import memory_error
 from tilewright.network.plan import Plan
 from tilewright.network.tasks import Extraction
 from tilewright.runtime.library import compile_runtime, find_compiler, link
+from tilewright.scratch import check_space, explained
 from tilewright.target import Target
 
 __all__ = ["Kernels", "Library", "compile_machine"]
@@ -109,7 +111,7 @@ class Kernels:
 
         self._folder.mkdir(parents=True, exist_ok=True)
         # TVM lets go of the interpreter while it compiles, so threads are enough.
-        with _translated(), ThreadPoolExecutor(target.cores) as pool:
+        with _translated(self._folder), ThreadPoolExecutor(target.cores) as pool:
             list(pool.map(compiled, programs))
 
 
@@ -121,7 +123,7 @@ def compile_machine(module: Any, target: Target, out: Path) -> None:
     """
     from tvm import relax
 
-    with _translated(), _checked_kernels():
+    with _translated(out.parent), _checked_kernels():
         relax.build(module, target.tvm).export_library(str(out), cc=find_compiler())
 
 
@@ -141,9 +143,16 @@ def _checked_kernels() -> Any:
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    """Turn what TVM raises into ``CompilerError``."""
+def _translated(folder: Path) -> Iterator[None]:
+    """Turn what TVM raises into errors of ours; ``folder``: where it writes, which may be full."""
     try:
         yield
+    except MemoryError as exc:
+        raise memory_error("compiling the network") from exc
+    except OSError as exc:
+        raise explained(exc, "the network cannot be compiled", folder) from exc
     except (RuntimeError, ValueError, TypeError) as exc:
+        check_space(folder)
+        if "bad_alloc" in str(exc) or "out of memory" in str(exc).lower():
+            raise memory_error("compiling the network") from exc
         raise CompilerError(f"the network cannot be compiled: {(str(exc).splitlines() or ['?'])[0][:300]}") from exc

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import re
 import warnings
 from collections.abc import Mapping
@@ -18,8 +20,11 @@ from tilewright.errors import (
     TilewrightError,
     UnsupportedOperatorError,
 )
+from tilewright.names import printable
+from tilewright.network.file_kinds import check_kind, is_program
 from tilewright.network.network import Network, TensorSpec
-from tilewright.network.torch_model import SUFFIX, read_program
+from tilewright.network.onnx_reading import OnnxReading
+from tilewright.network.torch_model import read_program
 from tilewright.tvm_compat import plain_clip, set_threads
 
 __all__ = ["load"]
@@ -29,23 +34,32 @@ def load(model: Any, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Net
     """Read a network.
 
     Args:
-        model: path of an ONNX file or of a ``.pt2`` file of ``torch.export.save`` (extra ``torch``), a Relax
-            ``IRModule`` whose ``main`` is static, or a ``torch.export.ExportedProgram``.
+        model: path of an ONNX file or of a ``.pt2`` file of ``torch.export.save`` (extra ``torch``), an ONNX file that
+            is being read already (``OnnxReading``), a Relax ``IRModule`` whose ``main`` is static, or a
+            ``torch.export.ExportedProgram``.
         shapes: shapes of ONNX inputs with symbolic dimensions.
 
     Raises:
         ModelFormatError: no such file, or not a model.
         ShapeError: a symbolic input shape.
         UnsupportedOperatorError: an operator that TVM cannot import.
+        ResourceError: it does not fit the memory, or its temporary files the disk.
     """
     set_threads()
     if isinstance(model, str | Path):
         path = Path(model)
-        if path.suffix != SUFFIX:
-            return _from_onnx(path, shapes or {})
+        if path.is_dir():
+            raise ModelFormatError(f"a model is a file, but {path} is a directory; name the .onnx file")
+        if path.is_file():
+            check_kind(path)
+        if not is_program(path):
+            with OnnxReading(path, shapes or {}) as reading:
+                return _from_onnx(reading)
         if shapes:
             raise ShapeError(f"--shape is for ONNX files, but {path} is a PyTorch program; export it with fixed shapes")
-        return _from_torch(read_program(path), path.stem)
+        return _from_torch(read_program(path), printable(path.stem))
+    if isinstance(model, OnnxReading):
+        return _from_onnx(model)
     import tvm
 
     if isinstance(model, tvm.ir.IRModule):
@@ -57,21 +71,18 @@ def load(model: Any, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Net
     )
 
 
-def _from_onnx(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Network:
-    from tilewright.network.onnx_model import read_onnx
-
-    if path.is_dir():
-        raise ModelFormatError(f"a model is a file, but {path} is a directory; name the .onnx file")
-    filled, folded = read_onnx(path, shapes)
+def _from_onnx(reading: OnnxReading) -> Network:
     from tvm.relax.frontend.onnx import from_onnx
 
     plain_clip()
+    filled, folded = reading.result()
     names = [value.name for value in folded.graph.input]
-    with warnings.catch_warnings():
+    # The importer prints which operator it could not convert, which our own message says.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # one for each weight that is not a graph input, as is usual
         try:
             module = from_onnx(folded, keep_params_in_input=True)
-            return _from_relax(module, path.stem, names, filled)
+            return _from_relax(module, printable(reading.path.stem), names, filled)
         except TilewrightError:
             raise
         except Exception as exc:  # the importer raises whatever the operator's converter ran into
@@ -81,14 +92,29 @@ def _from_onnx(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Network:
 def _blame(model: Any, exc: BaseException) -> str:
     """Name the operator and the node that the importer stumbled over."""
     text = str(exc)
-    for node in model.graph.node:
-        if re.search(rf"\b{re.escape(node.op_type)}\b", text):
-            name = node.name or next(iter(node.output), "")
-            return (
-                f"every operator is one that TVM imports, but {node.op_type} (node {name!r}) "
-                f"is not: {text.strip().splitlines()[0][:160]}; replace it before export"
-            )
-    return f"the model cannot be imported: {(text.strip().splitlines() or ['?'])[0][:200]}"
+    said = (text.strip().splitlines() or [type(exc).__name__])[0][:160]
+    node = _converted(exc) or next(
+        (node for node in model.graph.node if re.search(rf"\b{re.escape(node.op_type)}\b", text)), None
+    )
+    if node is None:
+        return f"the model cannot be imported: {said}"
+    name = node.name or next(iter(node.output), "")
+    return (
+        f"every operator is one that TVM imports, but {node.op_type} (node {name!r}) is not, at least not with its "
+        f"inputs and attributes: {said}; replace it before export"
+    )
+
+
+def _converted(exc: BaseException) -> Any:
+    """The node that TVM's importer was converting when it raised ``exc``; None where that cannot be told."""
+    found = None
+    trace = exc.__traceback__
+    while trace is not None:
+        node = trace.tb_frame.f_locals.get("node")
+        if type(node).__name__ == "NodeProto":
+            found = node
+        trace = trace.tb_next
+    return found
 
 
 def _from_torch(program: Any, name: str) -> Network:

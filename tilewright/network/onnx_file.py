@@ -7,25 +7,31 @@ follows a graph wherever it leads. So sizes, places of external data and the ord
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import onnx
-from onnx import TensorProto, external_data_helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
-from tilewright.errors import ModelFormatError, ShapeError
-from tilewright.reading import open_regular, read_file
+from tilewright.errors import ModelFormatError, ResourceError, ShapeError, TilewrightError
+from tilewright.measure.memory import in_words, memory_error, usable_memory
+from tilewright.network.onnx_data import (
+    MOST_BYTES,
+    check_place,
+    fetch_data,
+    graphs,
+    tensor_bytes,
+    tensors,
+    without_weights,
+)
+from tilewright.reading import read_file
 
 __all__ = ["bare", "check_filled", "check_sizes", "read_proto"]
 
-#: Protobuf's limit of a message. Larger weights stand in files of their own.
-_MOST_BYTES = 2**31 - 1
 #: The share of the machine's memory that a model's weights, or one tensor, may take: each is held several times.
 _SHARE = 1 / 4
-#: Graphs inside of graphs (If, Loop).
-_MOST_DEPTH = 32
+#: Elements of a weight that shape inference may read, as the shape, the axes or the scales of an operator.
+_MOST_READ = 1 << 16
 
 
 def read_proto(path: Path) -> onnx.ModelProto:
@@ -33,27 +39,36 @@ def read_proto(path: Path) -> onnx.ModelProto:
 
     Raises:
         ModelFormatError: it is no whole ONNX file, or refers to files outside of its directory.
+        ResourceError: its weights do not fit this machine's memory.
     """
     try:
-        model = onnx.load_model_from_string(read_file(path, _MOST_BYTES))
+        model = onnx.load_model_from_string(read_file(path, MOST_BYTES))
     except FileNotFoundError as exc:
         raise ModelFormatError(f"a model is a file, but there is none at {path}; check the path") from exc
+    except MemoryError as exc:
+        raise memory_error(f"reading {path}") from exc
     except Exception as exc:  # protobuf's and onnx's own errors share no base class
         raise _unreadable(path, exc) from exc
     if not model.graph.node:
         raise ModelFormatError(f"a model has operators, but {path} holds none; is it an ONNX file?")
     try:
         model.SerializeToString()  # notices texts that are none
-        tensors = [tensor for graph in _graphs(model) for tensor in _tensors(graph)]
-        for graph in _graphs(model):
+        held = [tensor for graph in graphs(model) for tensor in tensors(graph)]
+        for graph in graphs(model):
             _check_order(graph)
-        for tensor in tensors:
+        for tensor in held:
             _check_tensor(tensor, path.parent)
-        total = sum(_bytes(tensor) for tensor in tensors)
+        total = sum(tensor_bytes(tensor) for tensor in held)
         if total > _memory():
-            raise ValueError(f"its weights have {total:,} bytes, but at most {_memory():,} fit this machine's memory")
-        if any(tensor.data_location == TensorProto.EXTERNAL for tensor in tensors):
-            external_data_helper.load_external_data_for_model(model, str(path.parent))
+            raise ResourceError(
+                f"memory is missing: the weights of {path} have {in_words(total)}, and each is held several times, but "
+                f"this command may have {in_words(usable_memory())} in all; use a machine or a limit with more"
+            )
+        fetch_data(model, path.parent)
+    except TilewrightError:
+        raise
+    except MemoryError as exc:
+        raise memory_error(f"reading {path}") from exc
     except Exception as exc:
         raise _unreadable(path, exc) from exc
     return model
@@ -89,13 +104,15 @@ def check_sizes(model: onnx.ModelProto) -> None:
 
 
 def bare(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy without the values of weights: shape inference needs none, and they may pass protobuf's limit."""
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    for tensor in made.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT:
-            tensor.ClearField("raw_data")
-            tensor.ClearField("float_data")
+    """A copy without the values of large weights: shape inference needs none, and they may pass protobuf's limit."""
+    made = without_weights(model)
+    for tensor in model.graph.initializer:
+        copy = made.graph.initializer.add()
+        if math.prod(tensor.dims) <= _MOST_READ and tensor.data_location != TensorProto.EXTERNAL:
+            copy.CopyFrom(tensor)
+        else:
+            copy.name, copy.data_type = tensor.name, tensor.data_type
+            copy.dims.extend(tensor.dims)
     made.ir_version = max(4, made.ir_version)  # before 4, a weight that is no input of the graph has no shape
     return made
 
@@ -118,36 +135,7 @@ def check_filled(shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def _memory() -> int:
-    return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * _SHARE)
-
-
-def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    """Every graph of a model, those inside of others included."""
-    stack = [(model.graph, 0)]
-    for function in model.functions:
-        inner = [a.g for n in function.node for a in n.attribute if a.HasField("g")]
-        stack += [(graph, 1) for graph in inner]
-    while stack:
-        graph, depth = stack.pop()
-        if depth > _MOST_DEPTH:
-            raise ValueError(f"its graphs are nested deeper than {_MOST_DEPTH}")
-        yield graph
-        for node in graph.node:
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    stack.append((attribute.g, depth + 1))
-                stack += [(inner, depth + 1) for inner in attribute.graphs]
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
+    return int(usable_memory() * _SHARE)
 
 
 def _check_order(graph: onnx.GraphProto) -> None:
@@ -182,41 +170,11 @@ def _check_order(graph: onnx.GraphProto) -> None:
 
 def _check_tensor(tensor: TensorProto, folder: Path) -> None:
     """Raise ``ValueError`` where a tensor has not the data that it declares, or they are elsewhere."""
-    nbytes = _bytes(tensor)
+    nbytes = tensor_bytes(tensor)
     if tensor.data_location == TensorProto.EXTERNAL:
-        _check_place(tensor, nbytes, folder)
+        check_place(tensor, folder)
     elif tensor.HasField("raw_data"):
         if len(tensor.raw_data) != nbytes:
             raise ValueError(f"{tensor.name!r} declares {nbytes:,} bytes, but has {len(tensor.raw_data):,}")
     elif math.prod(tensor.dims):
         numpy_helper.to_array(tensor)  # takes what is there, then gives it its shape
-
-
-def _bytes(tensor: TensorProto) -> int:
-    if any(extent < 0 for extent in tensor.dims):
-        raise ValueError(f"{tensor.name!r} has the shape {list(tensor.dims)}")
-    count: int = math.prod(tensor.dims)
-    if tensor.data_type == TensorProto.STRING:
-        return count
-    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-    if tensor.data_type in (TensorProto.INT4, TensorProto.UINT4, getattr(TensorProto, "FLOAT4E2M1", -1)):
-        return (count + 1) // 2
-    if tensor.data_type in (getattr(TensorProto, "INT2", -1), getattr(TensorProto, "UINT2", -1)):
-        return (count + 3) // 4
-    return count * int(dtype.itemsize)
-
-
-def _check_place(tensor: TensorProto, nbytes: int, folder: Path) -> None:
-    """Raise ``ValueError`` where external data are not whole in a file within the model's directory."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    name = entries.get("location", "")
-    path = folder / name
-    inside = path.resolve().is_relative_to(folder.resolve())
-    if not name or not inside or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"the data of {tensor.name!r} are in {name!r}, outside of the model's directory")
-    with open_regular(path) as file:
-        size = file.seek(0, os.SEEK_END)
-    offset = int(entries.get("offset", "0"))
-    length = int(entries.get("length", nbytes))
-    if offset < 0 or length != nbytes or offset + length > size:
-        raise ValueError(f"the data of {tensor.name!r} are {nbytes:,} bytes, which {name!r} does not hold")

@@ -1,8 +1,7 @@
-"""Reading ONNX files: shapes fixed, missing weights filled, batch norms folded, ready to be imported."""
+"""ONNX models made ready to be imported: shapes fixed, missing weights filled, batch norms folded."""
 
 from __future__ import annotations
 
-import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,11 +13,16 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from tilewright.errors import ModelFormatError, ShapeError, UnsupportedOperatorError
+from tilewright.measure.memory import memory_error
+from tilewright.network.onnx_data import fetch_tensor, graphs, serialized, write_model
 from tilewright.network.onnx_file import bare, check_filled, check_sizes, read_proto
 from tilewright.network.onnx_repair import repair
+from tilewright.scratch import check_space, explained
 
-__all__ = ["fold", "read_onnx"]
+__all__ = ["FOLDED", "MODEL", "prepare"]
 
+#: The files that are written: the model for reference, and the one to compile.
+MODEL, FOLDED = "model.onnx", "folded.onnx"
 
 #: Operators whose output doubles when their first input does; a batch norm nearly so.
 _SCALED_THROUGH = ("Add", "Reshape", "Flatten", "Squeeze", "Dropout", "Relu", "AveragePool", "GlobalAveragePool")
@@ -26,31 +30,60 @@ _SCALED_THROUGH = ("Add", "Reshape", "Flatten", "Squeeze", "Dropout", "Relu", "A
 _SPREAD = 2.0
 
 
-def read_onnx(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """The model of a file with static input shapes and explicit weights, and the same with batch norms folded.
+def prepare(path: Path, shapes: Mapping[str, tuple[int, ...]], folder: Path, optimised: bool = True) -> None:
+    """Write the model of a file twice: with static input shapes and explicit weights, and the same folded.
 
-    The first is what outputs are checked against, so that it shares as little as possible with what is compiled.
+    The first, ``model.onnx``, is what outputs are checked against, so that it shares as little as possible with what is
+    compiled from the second, ``folded.onnx``. This runs ONNX Runtime's optimiser, which may crash: call it in a process
+    of its own (``network/onnx_reading``).
+
+    Args:
+        path: an ONNX file.
+        shapes: of symbolic inputs.
+        folder: an empty directory that is written to.
+        optimised: whether ONNX Runtime folds constants and batch norms; otherwise nothing of it is run.
 
     Raises:
-        ModelFormatError: missing, truncated, not ONNX, or larger than the memory.
+        ModelFormatError: missing, truncated, or not ONNX.
+        ResourceError: it does not fit the memory, or the disk.
         ShapeError: a symbolic input shape that ``shapes`` does not fix, or a shape for no input.
         UnsupportedOperatorError: an operator that ONNX Runtime does not know.
     """
     model = read_proto(path)
     try:
+        _drop_empty_ends(model)
         _fix_shapes(model, shapes)
         check_sizes(model)
         filled = _fill_weights(model)
-        if filled:
-            _calm_softmax(model, filled)
-        folded = onnx.ModelProto()
-        folded.CopyFrom(model)
-        repair(folded)
-        _chain_sums(folded)
-        return model, fold(folded)
-    except (LookupError, ValueError, TypeError, AttributeError, OverflowError, MemoryError) as exc:
+        if filled and optimised:
+            _calm_softmax(model, filled, folder)
+        written = write_model(model, folder / MODEL, "model.bin")
+        del model
+        weights = {tensor.name for tensor in written.graph.initializer}
+        repair(written)
+        _chain_sums(written)
+        folded = _optimised(written, folder) if optimised else written
+        _split_batch_norms(folded, folder)
+        _drop_inputs(folded, weights)
+        (folder / FOLDED).write_bytes(serialized(folded))
+    except MemoryError as exc:
+        raise memory_error(f"reading {path}") from exc
+    except OSError as exc:
+        raise explained(exc, f"reading {path} needs temporary files", folder) from exc
+    except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as exc:
         # An operator without the inputs or attributes that it must have.
         raise ModelFormatError(f"{path} is not valid ONNX: {_first_line(exc)}; export it again") from exc
+
+
+def _drop_empty_ends(model: onnx.ModelProto) -> None:
+    """Conv(x, w, "") --> Conv(x, w): an empty name of an optional input means that it is absent.
+
+    ONNX Runtime 1.32 crashes where it optimises a LayerNormalization with an empty name for its bias.
+    """
+    for graph in graphs(model):
+        for node in graph.node:
+            while node.input and not node.input[-1]:
+                node.input.pop()
 
 
 def _first_line(exc: BaseException) -> str:
@@ -124,7 +157,7 @@ def _fill_weights(model: onnx.ModelProto) -> set[str]:
     return {node.output[0] for node in filled}
 
 
-def _calm_softmax(model: onnx.ModelProto, filled: set[str]) -> None:
+def _calm_softmax(model: onnx.ModelProto, filled: set[str], folder: Path) -> None:
     """Scale the random weights before the last softmax so that its inputs differ by a few units, not by hundreds.
 
     Otherwise the output is 1 in one place and 0 elsewhere whatever was computed before, and comparing it shows nothing.
@@ -138,8 +171,8 @@ def _calm_softmax(model: onnx.ModelProto, filled: set[str]) -> None:
         node = makers.get(node.input[0]) if node is softmax or node.op_type in _SCALED_THROUGH else None
     if softmax is None or node is None or node.input[1] not in filled or not set(node.input[2:]) <= filled:
         return
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
+    file = folder / "probe.onnx"
+    probe = write_model(model, file, "probe.bin")
     del probe.graph.output[:]
     probe.graph.output.append(helper.make_tensor_value_info(softmax.input[0], onnx.TensorProto.FLOAT, None))
     options = onnxruntime.SessionOptions()
@@ -148,11 +181,15 @@ def _calm_softmax(model: onnx.ModelProto, filled: set[str]) -> None:
     options.add_session_config_entry("session.disable_prepacking", "1")
     rng = np.random.default_rng(0)
     try:
-        session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        file.write_bytes(serialized(probe))
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         feeds = {i.name: rng.standard_normal(i.shape).astype(np.float32) for i in session.get_inputs()}
         spread = float(np.std(session.run(None, feeds)[0]))
     except Exception:  # what is wrong with the model is said where it is read
         return
+    finally:
+        for name in ("probe.onnx", "probe.bin"):
+            (folder / name).unlink(missing_ok=True)
     if not np.isfinite(spread) or spread == 0:
         return
     for tensor in model.graph.initializer:
@@ -177,50 +214,61 @@ def _chain_sums(model: onnx.ModelProto) -> None:
     model.graph.node.extend(nodes)
 
 
-def fold(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Fold constants and batch norms by ONNX Runtime's basic optimisation; left-over batch norms become Mul and Add.
+def _optimised(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """The model after ONNX Runtime's basic optimisation, which folds constants and batch norms.
 
-    What was given is used up: its weights are moved to a file, which is the fastest way to ONNX Runtime.
+    Args:
+        model: its weights are in files in ``folder``.
+        folder: where those of the result will be, too.
     """
     import onnxruntime
 
-    weights = {tensor.name for tensor in model.graph.initializer}
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4
     options.intra_op_num_threads = 1  # its threads would spin beside the tuner
-    with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
-        source, folded = Path(folder, "model.onnx"), Path(folder, "folded.onnx")
-        options.optimized_model_filepath = str(folded)
-        options.add_session_config_entry("session.disable_prepacking", "1")
-        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "folded.bin")
-        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1048576")
-        try:
-            onnx.save(model, str(source), save_as_external_data=True)
-            onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-            result = onnx.load(str(folded))
-        except Exception as exc:  # its binding raises a dozen classes without a common base
-            text = str(exc)
-            if "not a registered" in text or "NOT_IMPLEMENTED" in text or "No Op registered" in text:
-                raise UnsupportedOperatorError(
-                    f"every operator is one of ONNX's: {_first_line(exc)}; replace it, or export it as standard ones"
-                ) from exc
-            raise ModelFormatError(f"the model is not valid ONNX: {_first_line(exc)}; export it again") from exc
-    _split_batch_norms(result)
-    weights |= {tensor.name for tensor in result.graph.initializer}
-    # What ConstantOfShape nodes read stays behind as inputs that nobody reads, and old files list weights as inputs. An
-    # input of the model's own stays, whether anybody reads it or not, as other runtimes want it.
-    kept = [v for v in result.graph.input if v.name not in weights]
-    del result.graph.input[:]
-    result.graph.input.extend(kept)
-    return result
+    source, target = folder / "chained.onnx", folder / FOLDED
+    options.optimized_model_filepath = str(target)
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "folded.bin")
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    source.write_bytes(serialized(model))
+    try:
+        onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+        return onnx.load_model_from_string(target.read_bytes())
+    except Exception as exc:  # its binding raises a dozen classes without a common base
+        check_space(folder)
+        text = str(exc)
+        if "not a registered" in text or "NOT_IMPLEMENTED" in text or "No Op registered" in text:
+            raise UnsupportedOperatorError(
+                f"every operator is one of ONNX's: {_first_line(exc)}; replace it, or export it as standard ones"
+            ) from exc
+        if "bad_alloc" in text or "Failed to allocate memory" in text:
+            raise MemoryError from exc
+        raise ModelFormatError(f"the model is not valid ONNX: {_first_line(exc)}; export it again") from exc
 
 
-def _split_batch_norms(model: onnx.ModelProto) -> None:
+def _drop_inputs(model: onnx.ModelProto, weights: set[str]) -> None:
+    """Drop the inputs that are weights, or were before they were folded.
+
+    What ConstantOfShape nodes read stays behind as inputs that nobody reads, and old files list weights as inputs. An
+    input of the model's own stays, whether anybody reads it or not, as other runtimes want it.
+    """
+    weights = weights | {tensor.name for tensor in model.graph.initializer}
+    kept = [value for value in model.graph.input if value.name not in weights]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+
+
+def _split_batch_norms(model: onnx.ModelProto, folder: Path) -> None:
     """BatchNormalization(x) --> x * scale + shift, where ONNX Runtime had no convolution to fold it into."""
     graph = model.graph
     wanted = {name for n in graph.node if n.op_type == "BatchNormalization" for name in n.input[1:5]}
-    arrays: dict[str, NDArray[Any]] = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.name in wanted}
+    arrays: dict[str, NDArray[Any]] = {}
+    for tensor in graph.initializer:
+        if tensor.name in wanted:
+            fetch_tensor(tensor, folder)
+            arrays[tensor.name] = numpy_helper.to_array(tensor)
     left = [n for n in graph.node if n.op_type == "BatchNormalization" and all(i in arrays for i in n.input[1:5])]
     ranks = _ranks(model) if left else {}
     nodes: list[onnx.NodeProto] = []
@@ -235,13 +283,14 @@ def _split_batch_norms(model: onnx.ModelProto) -> None:
         column = (-1,) + (1,) * (ranks[node.input[0]] - 2)
         out = node.output[0]
         for suffix, values in (("scale", scale), ("shift", shift)):
-            tensor = values.astype(np.float32).reshape(column)
-            graph.initializer.append(numpy_helper.from_array(tensor, f"{out}__{suffix}"))
+            shaped = values.astype(np.float32).reshape(column)
+            graph.initializer.append(numpy_helper.from_array(shaped, f"{out}__{suffix}"))
         nodes.append(helper.make_node("Mul", [node.input[0], f"{out}__scale"], [f"{out}__scaled"], f"{out}__mul"))
         nodes.append(helper.make_node("Add", [f"{out}__scaled", f"{out}__shift"], [out], f"{out}__add"))
     del graph.node[:]
     graph.node.extend(nodes)
-    used = {name for node in nodes for name in node.input} | {output.name for output in graph.output}
+    used = {name for each in graphs(model) for node in each.node for name in node.input}
+    used |= {output.name for each in graphs(model) for output in each.output}
     for index in reversed(range(len(graph.initializer))):
         if graph.initializer[index].name not in used:  # ONNX Runtime refuses unused ones
             del graph.initializer[index]

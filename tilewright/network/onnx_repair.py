@@ -51,7 +51,9 @@ class _Graph:
     def array(self, name: str) -> NDArray[np.generic] | None:
         """The values of an initializer; None where the name is not one."""
         tensor = self.constants.get(name)
-        return None if tensor is None else numpy_helper.to_array(tensor)
+        if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:  # no scale is that large
+            return None
+        return numpy_helper.to_array(tensor)
 
 
 def repair(model: onnx.ModelProto) -> None:

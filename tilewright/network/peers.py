@@ -17,7 +17,7 @@ from typing import Any
 from tilewright.errors import MeasureError
 from tilewright.measure.peers import Array, Runnable
 from tilewright.network.manifest import listed, read_manifest
-from tilewright.tvm_compat import usable_cores
+from tilewright.tvm_compat import wanted_threads
 
 __all__ = [
     "PEERS",
@@ -155,7 +155,7 @@ class OnnxRuntimePeer:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
-        options.intra_op_num_threads = usable_cores()
+        options.intra_op_num_threads = wanted_threads()
         options.log_severity_level = 3
         self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.inputs = tuple(
@@ -197,7 +197,7 @@ class OpenVinoPeer:
 
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": usable_cores(),
+            "INFERENCE_NUM_THREADS": wanted_threads(),
             "INFERENCE_PRECISION_HINT": "f32",
         }
         self._tensor = ov.Tensor
@@ -238,7 +238,7 @@ class TorchPeer:
     def __init__(self, module: Any, compiled: bool = False) -> None:
         import torch
 
-        torch.set_num_threads(usable_cores())
+        torch.set_num_threads(wanted_threads())
         if compiled:
             # `import torch` brings it in only where it is used.
             importlib.import_module("torch._inductor.config").freezing = True  # type: ignore[attr-defined]

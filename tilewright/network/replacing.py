@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from tilewright.errors import OutputError
-from tilewright.scratch import claim
+from tilewright.scratch import claim, explained
 
-__all__ = ["replacing"]
+__all__ = ["replacing", "reserve_out"]
 
 #: What an executable's directory holds; a directory with anything else in it is not what a killed process left.
 _FILES = ("kernels.so", "weights.npz", "manifest.json", "model.")
 #: Of linux/fcntl.h and linux/fs.h.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+#: How often a reservation is tried that another process may be about to give up.
+_ATTEMPTS = 4
 
 
 @contextlib.contextmanager
@@ -39,13 +43,62 @@ def replacing(out: Path) -> Iterator[Path]:
         try:
             _put(part, out)
         except OSError as exc:
-            raise OutputError(f"the executable cannot be written to {out}: {exc}") from exc
+            raise explained(exc, f"the executable cannot be written to {out}", part.parent) from exc
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
     finally:
         if descriptor is not None:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def reserve_out(out: Path) -> Iterator[None]:
+    """Keep ``out`` for this process while the block lasts: another one that wants it is refused at its start.
+
+    The reservation is the lock of an empty directory, ``OUT.lock``, which is removed in the end. The kernel gives the
+    lock back however the process ends, so what a killed process leaves is in nobody's way.
+
+    Raises:
+        OutputError: another process has it, or there is no place for the lock.
+    """
+    lock = out.with_name(out.name + ".lock")
+    missing = [folder for folder in lock.parents if not folder.exists()]
+    try:
+        descriptor = _reserved(lock, out)
+    except OSError as exc:
+        raise OutputError(
+            f"the executable goes to {out}, which cannot be written: {exc.strerror}; choose another --out"
+        ) from exc
+    try:
+        yield
+    finally:
+        for folder in [lock, *missing]:
+            with contextlib.suppress(OSError):  # not empty any more
+                folder.rmdir()
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _reserved(lock: Path, out: Path) -> int | None:
+    """Make and lock the directory; None where the file system has no locks."""
+    for _ in range(_ATTEMPTS):
+        lock.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = claim(lock)
+        except FileNotFoundError:  # whoever had it has just removed it
+            continue
+        except OSError as exc:
+            if exc.errno in (errno.ENOTDIR, errno.ELOOP, errno.EACCES):
+                raise
+            return None
+        if descriptor is not None:
+            return descriptor
+        time.sleep(0.05)
+    raise OutputError(
+        f"one command at a time makes an executable, but another one is at {out}; wait for its end, or choose another "
+        "--out"
+    )
 
 
 def _begin(part: Path, out: Path) -> int | None:

@@ -17,6 +17,7 @@ from tilewright.errors import (
     UnsupportedOperatorError,
 )
 from tilewright.network.torch_file import check_program
+from tilewright.scratch import explained
 
 __all__ = ["SUFFIX", "flat_module", "module_from_onnx", "onnx_from_program", "read_program", "write_program"]
 
@@ -42,7 +43,9 @@ def read_program(path: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about its own internals
             check_program(path)
-            return torch.export.load(str(path))
+            # As a file, since PyTorch takes no path of another suffix, nor one that is not UTF-8.
+            with path.open("rb") as file:
+                return torch.export.load(file)
     except TilewrightError:
         raise
     except Exception as exc:  # zip's, pickle's and PyTorch's own errors share no base class
@@ -64,8 +67,11 @@ def write_program(program: Any, path: Path) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.export.save(program, str(path))
-    except (OSError, RuntimeError) as exc:
+            with path.open("wb") as file:
+                torch.export.save(program, file)
+    except OSError as exc:
+        raise explained(exc, f"the model cannot be written to {path}", path.parent) from exc
+    except RuntimeError as exc:
         raise OutputError(f"the model cannot be written to {path}: {exc}") from exc
 
 
@@ -119,7 +125,7 @@ def module_from_onnx(path: Path) -> Any:
     Raises:
         UnsupportedOperatorError: onnx2torch cannot convert it.
     """
-    from tilewright.network.onnx_model import read_onnx
+    from tilewright.network.onnx_reading import read_onnx
 
     _, folded = read_onnx(path, {})
     folded.ir_version = max(folded.ir_version, 8)  # before 4, weights must be inputs for their shapes to be inferred

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import hashlib
 import os
 import platform
@@ -15,12 +17,15 @@ from functools import lru_cache
 from pathlib import Path
 
 from tilewright.errors import CompilerError
+from tilewright.scratch import check_space, explained
 
 __all__ = ["bind", "compile_runtime", "find_compiler", "link", "use_for_kernels"]
 
 SOURCE = Path(__file__).with_name("runtime.c")
 #: All that the runtime is compiled from.
 _SOURCES = (SOURCE, SOURCE.with_name("cpu.h"), SOURCE.with_name("pool.h"))
+#: Seconds that compiling the runtime or linking may take.
+_MOST_SECONDS = 120
 _FLAGS = ("-x", "c", "-std=c11", "-O2", "-fPIC", "-pthread")
 
 
@@ -44,9 +49,10 @@ def compile_runtime(out: Path, *, shared: bool = False) -> None:
 
     Raises:
         CompilerError: there is no compiler, or it fails.
+        ResourceError: a disk is full.
     """
     mode = "-shared" if shared else "-c"
-    _compile([find_compiler(), *_FLAGS, mode, str(SOURCE), "-o", str(out)], "the runtime cannot be compiled")
+    _compile([find_compiler(), *_FLAGS, mode, str(SOURCE), "-o", str(out)], out, "the runtime cannot be compiled")
 
 
 def link(objects: Sequence[Path], out: Path) -> None:
@@ -54,17 +60,42 @@ def link(objects: Sequence[Path], out: Path) -> None:
 
     Raises:
         CompilerError: there is no compiler, or it fails.
+        ResourceError: a disk is full.
     """
     flags = ("-shared", "-fPIC", "-pthread", "-Wl,-Bsymbolic")
-    _compile([find_compiler(), *flags, *map(str, objects), "-o", str(out)], "the kernels cannot be linked")
+    _compile([find_compiler(), *flags, *map(str, objects), "-o", str(out)], out, "the kernels cannot be linked")
 
 
-def _compile(command: list[str], failure: str) -> None:
+def _compile(command: list[str], out: Path, failure: str) -> None:
+    """Run the compiler, which writes ``out``. Of what it says the first line is told that is about an error."""
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-    except (OSError, subprocess.SubprocessError) as exc:
-        said = getattr(exc, "stderr", "") or str(exc)
-        raise CompilerError(f"{failure} with `{' '.join(command)}`: {said[:300]}") from exc
+        subprocess.run(
+            command,
+            check=True,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_MOST_SECONDS,
+            start_new_session=True,  # a Ctrl-C of the terminal is for us: an executable may still be finished
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise CompilerError(
+            f"{failure}: {command[0]} takes longer than {_MOST_SECONDS} s; set CC to another one"
+        ) from exc
+    except subprocess.CalledProcessError as exc:
+        # It says where a disk is full, and also does not: a file that was cut off is one that it cannot read.
+        for folder in {out.parent, Path(tempfile.gettempdir())}:
+            with contextlib.suppress(OSError):
+                check_space(folder)
+        lines = [line.strip() for line in exc.stderr.splitlines() if line.strip()]
+        if any("No space left" in line for line in lines):
+            raise explained(OSError(errno.ENOSPC, "No space left on device"), failure, out.parent) from exc
+        said = next((line for line in lines if "error" in line.lower()), lines[0] if lines else f"it ended with {exc}")
+        raise CompilerError(
+            f"{failure} by {command[0]}: {said[:200]}; see that it works, or set CC to another one"
+        ) from exc
+    except OSError as exc:
+        raise CompilerError(f"{failure}: {command[0]} cannot be run: {exc.strerror}; set CC to another one") from exc
 
 
 def bind(library: ctypes.CDLL) -> ctypes.CDLL:
@@ -104,8 +135,7 @@ def _shared() -> ctypes.CDLL:
     about = (find_compiler(), *_FLAGS, sys.platform, platform.machine())
     source = b"".join(path.read_bytes() for path in _SOURCES)
     key = hashlib.sha256(source + " ".join(about).encode()).hexdigest()[:16]
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    path = Path(base).expanduser() / "tilewright" / f"runtime-{key}.so"
+    path = _cache() / f"runtime-{key}.so"
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,9 +143,7 @@ def _shared() -> ctypes.CDLL:
             handle, part = tempfile.mkstemp(suffix=".so", dir=path.parent)
             os.close(handle)
         except OSError:  # no home that can be written
-            with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
-                compile_runtime(Path(folder, path.name), shared=True)
-                return bind(ctypes.CDLL(str(Path(folder, path.name))))
+            return _compiled_here(path.name)
         try:
             compile_runtime(Path(part), shared=True)
             os.replace(part, path)
@@ -124,7 +152,25 @@ def _shared() -> ctypes.CDLL:
     try:
         return bind(ctypes.CDLL(str(path)))
     except (OSError, AttributeError) as exc:
+        if "Operation not permitted" in str(exc) or "failed to map" in str(exc):  # no program may be run from there
+            return _compiled_here(path.name)
         raise CompilerError(f"{path} is not the library that was compiled: {exc}; remove it") from exc
+
+
+def _cache() -> Path:
+    """The directory of what is kept for all processes of this user; one that nobody can make where there is none."""
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user whom the system does not know, without HOME
+        return Path(os.devnull, "no-home")
+    return base / "tilewright"
+
+
+def _compiled_here(name: str) -> ctypes.CDLL:
+    """The runtime, compiled for this process alone."""
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
+        compile_runtime(Path(folder, name), shared=True)
+        return bind(ctypes.CDLL(str(Path(folder, name))))
 
 
 def use_for_kernels(threads: int) -> None:

@@ -1,0 +1,120 @@
+"""A call in a process of its own: its result, its errors, its death."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tilewright.errors import MissingExtraError, ProcessError, ShapeError
+from tilewright.measure.isolated_call import IsolatedCall, run_isolated
+
+
+def twice(value: int) -> int:
+    return 2 * value
+
+
+def crash() -> None:
+    print("these are my last words", flush=True)
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def refuse(kind: str) -> None:
+    class OwnError(Exception):
+        pass
+
+    errors: dict[str, Exception] = {
+        "shape": ShapeError("not a shape"),
+        "memory": MemoryError("no more"),
+        "own": OwnError("first line\nsecond line"),
+        "extra": MissingExtraError("PyTorch", "torch"),
+    }
+    raise errors[kind]
+
+
+def sleep(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def fill(size: int) -> None:
+    held = bytearray(size)
+    for at in range(0, size, 4096):
+        held[at] = 1
+    time.sleep(60)
+
+
+def variable(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def unsendable() -> object:
+    return lambda: None
+
+
+def test_a_call_returns_what_the_function_returns_also_where_it_waits() -> None:
+    assert run_isolated(twice, 21) == 42
+    with IsolatedCall(twice, 4, environment={"A_NAME": "b"}) as call:
+        assert call.result() == 8
+    assert run_isolated(variable, "A_NAME", environment={"A_NAME": "b"}) == "b"
+
+
+def test_a_crash_is_an_error_with_the_last_words() -> None:
+    with pytest.raises(ProcessError, match="SIGSEGV: these are my last words") as caught:
+        run_isolated(crash)
+    assert caught.value.died
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "says"),
+    [
+        ("shape", ShapeError, "not a shape"),
+        ("memory", MemoryError, "no more"),
+        ("own", ProcessError, "^OwnError: first line$"),
+        ("extra", ProcessError, "pip install"),  # it cannot be pickled
+    ],
+)
+def test_an_error_of_the_function_arrives(kind: str, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says) as caught:
+        run_isolated(refuse, kind)
+    assert not getattr(caught.value, "died", False)
+
+
+def test_time_and_memory_have_an_end() -> None:
+    began = time.monotonic()
+    with pytest.raises(ProcessError, match="no answer in time"):
+        run_isolated(sleep, 60.0, seconds=0.5)
+    with pytest.raises(ProcessError, match="more than 300 MiB"):
+        run_isolated(fill, 1 << 29, memory=300 << 20)
+    assert time.monotonic() - began < 50
+
+
+def test_a_result_that_cannot_be_sent_is_an_error() -> None:
+    with pytest.raises(ProcessError, match="cannot be sent"):
+        run_isolated(unsendable)
+
+
+def test_it_ends_with_the_process_that_asked(tmp_path: Path) -> None:
+    code = (
+        "from tests.measure.test_isolated import sleep\n"
+        "from tilewright.measure.isolated_call import IsolatedCall\n"
+        "call = IsolatedCall(sleep, 600.0)\n"
+        "print(call.pid, flush=True); call.result()"
+    )
+    root = Path(__file__).parents[2]
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=root) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        process.kill()
+    for _ in range(200):
+        with contextlib.suppress(FileNotFoundError):
+            if Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                time.sleep(0.05)
+                continue
+        return
+    raise AssertionError("it lives on")

@@ -1,0 +1,243 @@
+"""The tensors of ONNX models, in files of their own where that is needed: a message of protobuf ends at 2 GB.
+
+A model in memory may be larger than that, as long as nobody serialises it whole. So nothing here does, nor copies its
+weights.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from tilewright.errors import ModelFormatError
+from tilewright.reading import open_regular, read_file
+
+__all__ = [
+    "MOST_BYTES",
+    "check_place",
+    "fetch_data",
+    "fetch_tensor",
+    "graphs",
+    "open_model",
+    "save_onnx",
+    "serialized",
+    "tensor_bytes",
+    "tensors",
+    "without_weights",
+    "write_model",
+]
+
+#: Protobuf's limit of a message. Larger weights are in files of their own.
+MOST_BYTES = 2**31 - 1
+#: Bytes of weights up to which a saved model is one file.
+_MOST_INSIDE = 1 << 30
+#: Bytes from which a tensor moves to the other file. Shape inference reads small ones, such as the shape of a Reshape.
+_LEAST_OUTSIDE = 1024
+#: Graphs inside of graphs (If, Loop).
+_MOST_DEPTH = 32
+
+
+def graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    """Every graph of a model, those inside of others included.
+
+    Raises:
+        ValueError: they are nested deeper than 32.
+    """
+    stack = [(model.graph, 0)]
+    for function in model.functions:
+        inner = [a.g for n in function.node for a in n.attribute if a.HasField("g")]
+        stack += [(graph, 1) for graph in inner]
+    while stack:
+        graph, depth = stack.pop()
+        if depth > _MOST_DEPTH:
+            raise ValueError(f"its graphs are nested deeper than {_MOST_DEPTH}")
+        yield graph
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    stack.append((attribute.g, depth + 1))
+                stack += [(inner, depth + 1) for inner in attribute.graphs]
+
+
+def tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    """Every tensor that a graph holds, without those of graphs inside of it."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+
+
+def tensor_bytes(tensor: TensorProto) -> int:
+    """How many bytes the data of a tensor have, as it declares. Raises ``ValueError`` where its shape is negative."""
+    if any(extent < 0 for extent in tensor.dims):
+        raise ValueError(f"{tensor.name!r} has the shape {list(tensor.dims)}")
+    count: int = math.prod(tensor.dims)
+    if tensor.data_type == TensorProto.STRING:
+        return count
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    if tensor.data_type in (TensorProto.INT4, TensorProto.UINT4, getattr(TensorProto, "FLOAT4E2M1", -1)):
+        return (count + 1) // 2
+    if tensor.data_type in (getattr(TensorProto, "INT2", -1), getattr(TensorProto, "UINT2", -1)):
+        return (count + 3) // 4
+    return count * int(dtype.itemsize)
+
+
+def check_place(tensor: TensorProto, folder: Path) -> None:
+    """Raise ``ValueError`` or ``OSError`` where a tensor's data are not whole in a file within ``folder``."""
+    path, offset, length = _place(tensor, folder)
+    nbytes = tensor_bytes(tensor)
+    with open_regular(path) as file:
+        size = file.seek(0, os.SEEK_END)
+    if offset < 0 or length != nbytes or offset + length > size:
+        name = path.relative_to(folder)
+        raise ValueError(f"the data of {tensor.name!r} are {nbytes:,} bytes, which {str(name)!r} does not hold")
+
+
+def _place(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
+    """Path, offset and length of a tensor's data. Raises ``ValueError`` where they are outside of ``folder``."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    name = entries.get("location", "")
+    path = folder / name
+    inside = path.resolve().is_relative_to(folder.resolve())
+    if not name or not inside or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"the data of {tensor.name!r} are in {name!r}, outside of the model's directory")
+    return path, int(entries.get("offset", "0")), int(entries.get("length", tensor_bytes(tensor)))
+
+
+def fetch_data(model: onnx.ModelProto, folder: Path) -> None:
+    """Read all tensors of a model that are in other files in ``folder``, where :func:`check_place` found them.
+
+    The onnx package's own reader refuses folders whose names are not UTF-8.
+
+    Raises:
+        OSError, ValueError: they cannot be read.
+    """
+    for graph in graphs(model):
+        for tensor in tensors(graph):
+            fetch_tensor(tensor, folder)
+
+
+def fetch_tensor(tensor: TensorProto, folder: Path) -> None:
+    """Read the data of one tensor, if they are in another file. Raises as :func:`fetch_data` does."""
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return
+    path, offset, length = _place(tensor, folder)
+    with open_regular(path) as file:
+        file.seek(offset)
+        tensor.raw_data = file.read(length)
+    if length != len(tensor.raw_data):
+        raise ValueError(f"{path.name!r} ends within the data of {tensor.name!r}")
+    tensor.data_location = TensorProto.DEFAULT
+    del tensor.external_data[:]
+
+
+def open_model(path: Path) -> onnx.ModelProto:
+    """A model that :func:`write_model` or ONNX Runtime wrote, with all data. Raises as :func:`fetch_data` does."""
+    model = onnx.load_model_from_string(read_file(path, MOST_BYTES))
+    fetch_data(model, path.parent)
+    return model
+
+
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without the initializers of its main graph, which are most of its size."""
+    made = onnx.ModelProto()
+    _copy(model, made, "graph")
+    _copy(model.graph, made.graph, "initializer")
+    return made
+
+
+def _copy(source: Any, target: Any, without: str) -> None:
+    """Copy the fields of a message but one."""
+    for field, value in source.ListFields():
+        if field.name == without:
+            continue
+        if isinstance(value, bool | int | float | str | bytes):
+            setattr(target, field.name, value)
+        elif hasattr(value, "extend"):
+            getattr(target, field.name).extend(value)
+        else:
+            getattr(target, field.name).CopyFrom(value)
+
+
+def save_onnx(model: onnx.ModelProto, path: Path, most_inside: int = _MOST_INSIDE) -> None:
+    """Save a model with its weights inside, or beside it in ``model.bin`` where they have more than ``most_inside``.
+
+    Args:
+        model: stays as it is.
+        path: the file to write.
+        most_inside: bytes.
+
+    Raises:
+        OSError: the file cannot be written.
+        ModelFormatError: it does not fit protobuf's limit without its weights either.
+    """
+    total = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    if total > most_inside:
+        write_model(model, path, "model.bin")
+    else:
+        path.write_bytes(serialized(model))
+
+
+def serialized(model: onnx.ModelProto) -> bytes:
+    """The bytes of a model without its large weights.
+
+    Raises:
+        ModelFormatError: it has more than protobuf's limit all the same.
+    """
+    try:
+        content: bytes = model.SerializeToString()
+        return content
+    except Exception as exc:  # protobuf's EncodeError has no base class of Python's but Exception
+        raise ModelFormatError(
+            "a model has less than 2 GB besides the weights of its main graph, but this one's constants have more; "
+            "export them as initializers"
+        ) from exc
+
+
+def write_model(model: onnx.ModelProto, path: Path, data: str) -> onnx.ModelProto:
+    """Write a model into the file ``path``, and the tensors of its main graph into the file ``data`` beside it.
+
+    Returns:
+        what was written to ``path``: the model, whose tensors refer to the other file.
+
+    Raises: as :func:`save_onnx` does.
+    """
+    made = without_weights(model)
+    with (path.parent / data).open("wb") as file:
+        for tensor in model.graph.initializer:
+            copy = made.graph.initializer.add()
+            raw = _raw(tensor)
+            if len(raw) < _LEAST_OUTSIDE:
+                copy.CopyFrom(tensor)
+                continue
+            copy.name, copy.data_type = tensor.name, tensor.data_type
+            copy.dims.extend(tensor.dims)
+            copy.data_location = TensorProto.EXTERNAL
+            for key, value in (("location", data), ("offset", file.tell()), ("length", len(raw))):
+                entry = copy.external_data.add()
+                entry.key, entry.value = key, str(value)
+            file.write(raw)
+    path.write_bytes(serialized(made))
+    return made
+
+
+def _raw(tensor: TensorProto) -> bytes:
+    """The data of a tensor as bytes; none where they are few, or texts."""
+    if tensor.HasField("raw_data") or math.prod(tensor.dims) < _LEAST_OUTSIDE:
+        return tensor.raw_data
+    if tensor.data_type not in (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64):
+        return b""
+    array = numpy_helper.to_array(tensor)
+    data: bytes = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    return data
