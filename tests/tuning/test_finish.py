@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from tests.network.models import TARGET, conv_model, defaults, save
+from tests.network.models import TARGET, conv_model, defaults, runs, save
 from tilewright.measure.peers import Peer
 from tilewright.measure.runner import NoRunner
 from tilewright.network.build import build, replace_kernels
@@ -28,6 +28,8 @@ from tilewright.tuning.choice import Choice
 from tilewright.tuning.finish import Finished, Incumbent, Verdict, exchanged, finished, never_slower, race_seconds
 from tilewright.tuning.in_place import Contest
 from tilewright.tuning.scheduler import NetworkTuner
+
+pytestmark = runs
 
 
 @pytest.fixture(scope="module")

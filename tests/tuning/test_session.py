@@ -6,12 +6,13 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.network.models import TARGET, conv_model, defaults
+from tests.network.models import TARGET, conv_model, defaults, runs
 from tilewright.errors import CheckError, RecordsError
 from tilewright.measure.outcome import Measurement
 from tilewright.network.check import TOLERANCE
@@ -20,11 +21,12 @@ from tilewright.network.load import load
 from tilewright.network.tasks import extract
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query
-from tilewright.target import Target
 from tilewright.tuning import finish, session
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.roofline import Roofline
-from tilewright.tuning.session import tune
+
+pytestmark = runs
+tune = partial(session.tune, target=TARGET)
 
 #: What the documentation says about the report.
 PAGE = Path(__file__).parents[2] / "docs/reference/command-line.md"
@@ -79,7 +81,7 @@ def test_cold_and_warm_measurements_are_kept_apart(tmp_path: Path) -> None:
     report = tune(model, tmp_path / "warm", budget=budget, records=store).report
     assert report["caches"] == "warm"
     assert [task["recorded"] for task in report["tasks"]] == [0] * len(report["tasks"])
-    small = replace(Target.parse(), l3=1 << 10)
+    small = replace(TARGET, l3=1 << 10)
     report = tune(model, tmp_path / "streamed", budget=budget, records=store, target=small).report
     assert report["caches"] == "streamed"
     assert report["target"] == f"{small.key}-streamed"
