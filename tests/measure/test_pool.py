@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from tests.measure.spaces import Deed, FaultySpace, broken_factory, config, make_faulty, make_task
+from tests.targets import host_target, require
 from tilewright.errors import MeasureError
 from tilewright.measure.interleaved import winner
 from tilewright.measure.outcome import Measurement, Outcome
@@ -34,7 +35,8 @@ LONG = 600.0
 
 @pytest.fixture(scope="module")
 def target() -> Target:
-    return Target.parse()
+    require(host_target())
+    return host_target()
 
 
 @pytest.fixture(scope="module")

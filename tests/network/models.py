@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.targets import host_target, needs, require
 from tilewright.network.build import build
 from tilewright.network.check import network_error
 from tilewright.network.executable import Executable
@@ -19,7 +20,9 @@ from tilewright.network.tasks import Extraction, extract
 from tilewright.space.registry import make_space
 from tilewright.target import Target
 
-TARGET = Target.parse()
+#: What small models are built for, and what tests that run them begin with.
+TARGET = host_target()
+runs = needs(TARGET)
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
 
 Shape = Sequence[int | str]
@@ -56,19 +59,20 @@ def conv_model(path: Path, batch: int | str = 1) -> Path:
 def defaults(extraction: Extraction) -> dict[str, Any]:
     functions = {}
     for use in extraction.uses:
-        space = make_space(use.task, TARGET)
+        space = make_space(use.task, extraction.target)
         functions[use.task.key] = space.schedule(space.default()).mod["main"]
     return functions
 
 
-def built(model: Any, out: Path) -> tuple[Extraction, Executable]:
-    extraction = extract(load(model), TARGET)
+def built(model: Any, out: Path, target: Target = TARGET) -> tuple[Extraction, Executable]:
+    require(target)
+    extraction = extract(load(model), target)
     return extraction, build(extraction, defaults(extraction), out, {})
 
 
-def agrees(model: Path, out: Path) -> Extraction:
+def agrees(model: Path, out: Path, target: Target = TARGET) -> Extraction:
     """Built with default schedules, the model gives ONNX Runtime's outputs."""
-    extraction, executable = built(model, out)
+    extraction, executable = built(model, out, target)
     error = network_error(executable, extraction.network)
     assert error is not None
     assert error <= 1e-3

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from tests.network.models import LIGHT, TARGET, agrees, built, conv_model, normal, save
+from tests.network.models import LIGHT, TARGET, agrees, built, conv_model, normal, runs, save
 from tilewright.errors import CompilerError, OutputError, ShapeError, TargetError
 from tilewright.network.build import build_untuned, check_compiler
 from tilewright.network.check import network_error, relative_error
@@ -20,6 +20,8 @@ from tilewright.network.executable import FORMAT, Executable, load_executable
 from tilewright.network.load import load
 from tilewright.network.manifest import LIBRARY, NAME, WEIGHTS, sealed
 from tilewright.network.peers import reference_model
+
+pytestmark = runs
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
 from tests.network.models import TARGET, Shape, normal, save
+from tests.targets import require
 from tilewright.network.build import build
 from tilewright.network.check import network_error
 from tilewright.network.load import load
@@ -25,6 +26,7 @@ _DRAWN = settings(max_examples=12, deadline=None, derandomize=True, suppress_hea
 
 def all_agree(nodes: list[NodeProto], inputs: dict[str, Shape], output: Shape, **weights: NDArray[Any]) -> Extraction:
     """Built with default schedules, and with two random ones of each task, the model gives ONNX Runtime's outputs."""
+    require(TARGET)
     with tempfile.TemporaryDirectory() as folder:
         extraction = extract(load(save(Path(folder, "m.onnx"), nodes, inputs, output, **weights)), TARGET)
         spaces = {use.task.key: make_space(use.task, TARGET) for use in extraction.uses}

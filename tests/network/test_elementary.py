@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.network.models import TARGET
+from tests.targets import require
 from tilewright.network import blocked
 from tilewright.network.elementary import ELEMENTARY
 
@@ -31,6 +32,7 @@ REFERENCE: dict[str, Callable[[float], float]] = {
 def values(name: str, x: np.ndarray) -> np.ndarray:
     import tvm
 
+    require(TARGET)
     function = blocked.elementwise(ELEMENTARY[name], x.shape, "y").with_attr("global_symbol", "main")
     out = tvm.runtime.tensor(np.zeros_like(x))
     tvm.compile(tvm.ir.IRModule({"main": function}), target=TARGET.tvm)["main"](tvm.runtime.tensor(x), out)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.network.models import TARGET, conv_model, defaults
+from tests.network.models import TARGET, conv_model, defaults, runs
 from tilewright.errors import CompilerError
 from tilewright.network.build import build, replace_kernels
 from tilewright.network.executable import Executable, load_executable
@@ -17,6 +17,8 @@ from tilewright.network.load import load
 from tilewright.network.tasks import Extraction, extract
 from tilewright.space.configs import sample
 from tilewright.space.registry import make_space
+
+pytestmark = runs
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +85,9 @@ def test_variants_take_each_others_places(contested: tuple[Executable, dict[str,
     before = executable(x)[0]
     found = executable.contest([x], variants, 0.0, 4)
     assert set(found) == set(variants)
-    for runs in found.values():
-        assert [len(seconds) for seconds in runs] == [4, 4]
-        assert min(map(min, runs)) > 0
+    for measured in found.values():
+        assert [len(seconds) for seconds in measured] == [4, 4]
+        assert min(map(min, measured)) > 0
     np.testing.assert_array_equal(executable(x)[0], before)  # its own kernels are back
     assert len(next(iter(executable.contest([x], variants, 60.0, 1, 3).values()))[0]) == 3
     assert executable.contest([x], {}, 0.0) == {}

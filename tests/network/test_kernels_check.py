@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.network.models import TARGET, conv_model, defaults
+from tests.network.models import TARGET, conv_model, defaults, runs
 from tilewright.network.kernels_check import DISTRIBUTIONS, Distribution, _difference, check_kernels
 from tilewright.network.load import load
 from tilewright.network.tasks import Extraction, TaskUse, extract
 from tilewright.space.configs import sample
 from tilewright.space.registry import make_space
 from tilewright.task import Task
+
+pytestmark = runs
 
 
 def function(change: Callable[[Any, Any], Any] | None = None, sigmoid: bool = False) -> Any:

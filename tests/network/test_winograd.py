@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from tests.network.models import LIGHT, TARGET, defaults, normal, save
+from tests.targets import require
 from tilewright.network.build import build
 from tilewright.network.check import network_error
 from tilewright.network.convolution import Algorithm, Convolution
@@ -28,6 +29,7 @@ FUSED: tuple[Algorithm, ...] = ("fused_winograd2", "fused_winograd4")
 
 def agrees(path: Path, algorithm: Algorithm, out: Path) -> Extraction:
     """With ``algorithm`` wherever it can be, and default schedules, the model gives ONNX Runtime's outputs."""
+    require(TARGET)
     network = load(path)
     convolutions = extract(network, TARGET).rewritten.convolutions
     assert convolutions

@@ -13,7 +13,7 @@ import pytest
 from onnx import helper
 from tvm_ffi import structural_equal
 
-from tests.network.models import TARGET, normal, save
+from tests.network.models import TARGET, normal, runs, save
 from tilewright.errors import OutputError, RecordsError
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.network.build import build
@@ -28,6 +28,8 @@ from tilewright.space.configs import sample
 from tilewright.space.registry import make_space
 from tilewright.task import WEIGHTS
 from tilewright.tvm_compat import narrow_indices
+
+pytestmark = runs
 
 
 @pytest.fixture(scope="module")

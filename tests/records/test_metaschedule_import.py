@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tvm_ffi import structural_equal
 
-from tests.space.test_auto import chain, depthwise, draw, softmax, space, target, task
+from tests.space.test_auto import chain, depthwise, draw, softmax, task
+from tests.targets import lane_target
 from tilewright.errors import RecordsError
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.records import metaschedule_import
@@ -26,9 +27,21 @@ from tilewright.records.store import Query
 from tilewright.space.auto import AutoSpace
 from tilewright.space.registry import task_module
 from tilewright.space.stored_trace import TraceReader
+from tilewright.target import Target
 from tilewright.tvm_compat import light_tensor_intrinsics
 
 COUNT = 8
+
+
+@cache
+def target() -> Target:
+    """One target on every machine: which programs MetaSchedule draws depends on its vectors and its cores."""
+    return replace(lane_target(8), cores=2)
+
+
+@cache
+def space(function: Callable[[], list[Any]]) -> AutoSpace:
+    return AutoSpace(task(function), target())
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -59,7 +72,7 @@ def candidates(module: Any, strategy: str) -> list[Any]:
         num_trials_per_iter=COUNT,
         design_spaces=context.generate_design_space(),
         database=ms.database.MemoryDatabase(),
-        cost_model=ms.cost_model.RandomModel(),
+        cost_model=ms.cost_model.RandomModel(seed=3),
     )
     return [candidate.sch for candidate in context.generate_measure_candidates()]
 

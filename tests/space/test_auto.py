@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.targets import host_target, require
 from tilewright.errors import SpaceError
 from tilewright.space.auto import FIRST_SKETCH, AutoSpace
 from tilewright.space.configs import mutate, neighbours, sample
@@ -93,7 +94,7 @@ FUNCTIONS: list[Callable[[], list[Any]]] = [
 
 @cache
 def target() -> Target:
-    return Target.parse("native")
+    return host_target()
 
 
 @cache
@@ -119,6 +120,7 @@ def outputs(module: Any, seed: int = 0) -> list[NDArray[np.float32]]:
     """Every argument after a call on random data: inputs and results alike."""
     import tvm
 
+    require(target())
     rng = np.random.default_rng(seed)
     shapes = [[int(n) for n in param.ty.shape] for param in module["main"].params]
     arguments = [tvm.runtime.tensor(rng.normal(size=shape).astype(np.float32)) for shape in shapes]
@@ -295,8 +297,8 @@ def describe(auto: AutoSpace) -> str:
 
 def test_same_space_in_another_process() -> None:
     code = (
-        "import sys; from tests.space.test_auto import *; from tilewright.target import Target\n"
-        "auto = AutoSpace(Task('k', 'softmax', 'auto', 1.0, sys.stdin.read()), Target.parse('native'))\n"
+        "import sys; from tests.space.test_auto import *\n"
+        "auto = AutoSpace(Task('k', 'softmax', 'auto', 1.0, sys.stdin.read()), target())\n"
         "print(describe(auto))"
     )
     root = str(Path(__file__).parents[2])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.network.models import TARGET
+from tests.targets import LANES, lane_target, require
 from tilewright.errors import SpaceError
 from tilewright.space.configs import sample
 from tilewright.space.registry import make_space
@@ -31,6 +32,7 @@ def run(task: Task, x: Array, shape: tuple[int, ...], count: int = 12) -> list[A
     """The results of the default and of random configs."""
     import tvm
 
+    require(TARGET)
     space = make_space(task, TARGET)
     assert isinstance(space, WindowSpace)
     results = []
@@ -92,23 +94,45 @@ def test_a_window_over_channels() -> None:
         np.testing.assert_allclose(result, want.mean(-1), rtol=1e-5, atol=1e-6)
 
 
-def test_the_same_knobs_in_every_process_and_a_default_that_fits() -> None:
+@pytest.mark.parametrize("lanes", LANES)
+def test_the_same_knobs_in_every_process_and_a_default_that_fits(lanes: int) -> None:
     from tvm import topi
 
     def pool(t: Any) -> Any:
         return topi.nn.pool2d(t, (3, 3), (2, 2), (1, 1), (1, 1, 1, 1), "max", layout="NCHW8c")
 
-    first, second = (make_space(make_task(pool, (1, 64, 56, 56, 8)), TARGET) for _ in range(2))
+    first, second = (make_space(make_task(pool, (1, 64, 56, 56, 8)), lane_target(lanes)) for _ in range(2))
     assert first.knobs == second.knobs
     assert first.valid(first.default()[None]).all()
     parallel, pad, tile, vector, unroll = first.default()
     assert (parallel, pad, unroll) == (1, 0, 1)
     assert first.knobs[2].choices[tile] == (4,)
-    assert first.knobs[3].choices[vector] == (8,)
+    assert first.knobs[3].choices[vector] == (min(lanes, 8),)
     with pytest.raises(SpaceError, match="has indices 0 to"):
         first.schedule(np.full(5, 100, dtype=np.int32))
     with pytest.raises(SpaceError, match="closed form"):
         first.loop_nest(first.default()[None])
+
+
+@pytest.mark.parametrize(
+    ("width", "lanes", "vector"),
+    [
+        (28, 16, 14),  # 28 lanes would take two registers
+        (27, 16, 9),
+        (22, 8, 11),  # none fits: the shortest
+        (27, 4, 9),
+    ],
+)
+def test_the_default_has_the_longest_vectors_that_fit_a_register(width: int, lanes: int, vector: int) -> None:
+    from tvm import topi
+
+    def pool(t: Any) -> Any:
+        return topi.nn.pool3d(t, (5, 1, 1), (1, 1, 1), (1, 1, 1), (0, 0, 0, 0, 0, 0), "avg", layout="NCDHW")
+
+    space = WindowSpace(make_task(pool, (1, 1, 12, 8, width)), lane_target(lanes))
+    _, _, tile, chosen, _ = space.default()
+    assert space.knobs[3].choices[chosen] == (vector,)
+    assert space.knobs[2].choices[tile] == ((4,) if vector <= lanes else (1,))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.network.models import TARGET, conv_model, defaults
+from tests.network.models import TARGET, conv_model, defaults, runs
 from tilewright.errors import SpaceError
 from tilewright.measure.runner import NoRunner
 from tilewright.network.kernels_check import KernelCheck
@@ -16,6 +16,8 @@ from tilewright.space.registry import make_space
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.choice import Choice, checked, chosen
 from tilewright.tuning.scheduler import NetworkTuner
+
+pytestmark = runs
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from tests.network.models import TARGET, conv_model, defaults, save
+from tests.network.models import TARGET, conv_model, defaults, runs, save
 from tilewright.errors import CheckError, OutputError
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.peers import Peer
@@ -34,6 +34,8 @@ from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.verify.checker import Checker
 
 TIMES = FinishTimes(checking=5.0, placing=5.0)
+
+pytestmark = runs
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.network.models import TARGET, conv_model, defaults
+from tests.network.models import TARGET, conv_model, defaults, runs
 from tilewright.errors import MeasureError
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.runner import NoRunner
@@ -25,6 +25,8 @@ from tilewright.tuning.budget import Budget
 from tilewright.tuning.choice import Choice, chosen
 from tilewright.tuning.in_place import Variant, in_place, variants_of
 from tilewright.tuning.scheduler import NetworkTuner
+
+pytestmark = runs
 
 
 @pytest.fixture(scope="module")

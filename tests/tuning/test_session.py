@@ -5,22 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.network.models import conv_model
+from tests.network.models import TARGET, conv_model, runs
 from tilewright.errors import CheckError, RecordsError
 from tilewright.measure.outcome import Measurement
 from tilewright.network.executable import load_executable
 from tilewright.network.load import load
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query
-from tilewright.target import Target
 from tilewright.tuning import session
 from tilewright.tuning.budget import Budget
-from tilewright.tuning.session import race_reserve, tune
+from tilewright.tuning.session import race_reserve
+
+pytestmark = runs
+tune = partial(session.tune, target=TARGET)
 
 #: What the documentation says about the report.
 PAGE = Path(__file__).parents[2] / "docs/reference/command-line.md"
@@ -76,7 +79,7 @@ def test_cold_and_warm_measurements_are_kept_apart(tmp_path: Path) -> None:
     report = tune(model, tmp_path / "warm", budget=budget, records=store).report
     assert report["caches"] == "warm"
     assert [task["recorded"] for task in report["tasks"]] == [0] * len(report["tasks"])
-    small = replace(Target.parse(), l3=1 << 10)
+    small = replace(TARGET, l3=1 << 10)
     report = tune(model, tmp_path / "streamed", budget=budget, records=store, target=small).report
     assert report["caches"] == "streamed"
     assert report["target"] == f"{small.key}-streamed"

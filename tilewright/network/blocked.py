@@ -135,8 +135,14 @@ def depthwise_conv2d(
     return _function([a, w, y])
 
 
-def dense(rows: int, weight: tuple[int, ...]) -> Any:
-    """``(m, k)`` data times ``(N/x, k, x)`` weights. Gives a PrimFunc (data, weight, output ``(m, N)``)."""
+def dense(rows: int, weight: tuple[int, ...], outputs: int) -> Any:
+    """``(m, k)`` data times ``(ceil(N/x), k, x)`` weights. Gives a PrimFunc (data, weight, output ``(m, N)``).
+
+    Args:
+        rows: m.
+        weight: shape of the packed weights.
+        outputs: N; what the last block has beyond it is left out of the output.
+    """
     from tvm import te
 
     oo, depth, x = weight
@@ -144,7 +150,7 @@ def dense(rows: int, weight: tuple[int, ...]) -> Any:
     w = te.placeholder(weight, name="weight")
     k = te.reduce_axis((0, depth), "k")
     c = te.compute((rows, oo, x), lambda m, o, v: te.sum(a[m, k] * w[o, k, v], axis=[k]), name="contraction")
-    y = te.compute((rows, oo * x), lambda m, n: c[m, n // x, n % x], name="unpack")
+    y = te.compute((rows, outputs), lambda m, n: c[m, n // x, n % x], name="unpack")
     return _function([a, w, y])
 
 

@@ -16,14 +16,16 @@ __all__ = ["PREFIX", "layer_norm", "softmax"]
 PREFIX = "row_"
 #: TVM's OpPatternKind kOutEWiseFusable: element-wise consumers are fused into it.
 _FUSABLE = 4
+#: Elements of the shortest row that is reduced by vectors: SSE and NEON have registers of 4.
+_SHORTEST_VECTOR = 4
 
 
 def softmax(shape: tuple[int, ...], lanes: int, safe: bool) -> Any:
     """Softmax along the last dimension. Gives a PrimFunc (data, output).
 
     Args:
-        shape: of the data; the last dimension has ``lanes`` elements or more.
-        lanes: of a vector register.
+        shape: of the data.
+        lanes: of a vector register; rows that are shorter are reduced by a part of one.
         safe: whether rows that are all minus infinity give zeros, as PyTorch's attention has it, instead of nan.
     """
     from tvm import te, tirx
@@ -45,7 +47,7 @@ def softmax(shape: tuple[int, ...], lanes: int, safe: bool) -> Any:
 
 
 def layer_norm(shape: tuple[int, ...], lanes: int, epsilon: float) -> Any:
-    """Layer norm over the last dimension, of ``lanes`` elements or more: a PrimFunc (data, scale, shift, output)."""
+    """Layer norm over the last dimension, by vectors of at most ``lanes``: a PrimFunc (data, scale, shift, output)."""
     from tvm import te, tirx
 
     x = te.placeholder(shape, name="data")
@@ -84,9 +86,17 @@ def _reduce(
     combine: Callable[[Any, Any], Any],
     name: str,
 ) -> Any:
-    """A row reduced: up to four vectors side by side, these to one, and its lanes; the remainder one by one."""
+    """A row reduced: up to four vectors side by side, these to one, and its lanes; the remainder one by one.
+
+    A row shorter than a vector register has vectors of the largest power of two that fits it: 8 lanes of 16 for a row
+    of 12. A row of fewer than 4 elements has none.
+    """
     from tvm import te
 
+    if n < _SHORTEST_VECTOR:
+        e = te.reduce_axis((0, n), "e")
+        return te.compute(rows, lambda *i: reducer(element(*i, e), axis=[e]), name=f"{PREFIX}{name}")
+    lanes = min(lanes, 1 << (n.bit_length() - 1))
     vectors = max(v for v in (1, 2, 4) if v * lanes <= n)
     width = vectors * lanes
     k = te.reduce_axis((0, n // width), "k")

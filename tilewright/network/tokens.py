@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tilewright.network import blocked, rows
 from tilewright.network.blocked import Place, Product
+from tilewright.network.channels import padded_order
 from tilewright.network.elementary import ELEMENTARY
 from tilewright.network.value import Value
 from tilewright.network.view import Atom, View, refine
@@ -27,6 +28,8 @@ __all__ = ["BINARY", "UNARY", "serve"]
 UNARY = {"nn.relu", "sigmoid", "tanh", "exp", "sqrt", "rsqrt", "abs", "negative", "clip", "nn.gelu", "nn.silu"}
 UNARY |= {"nn.leakyrelu", "nn.gelu_tanh", "erf", "log", "square"}
 BINARY = {"add", "subtract", "multiply", "divide", "maximum", "minimum", "power"}
+#: Columns of the narrowest matrix that the templates of contractions and rows serve: a vector has 2 elements or more.
+_NARROWEST = 2
 
 
 def serve(walk: Rewriter, name: str, call: Any, args: list[Value | Any]) -> Value | None:
@@ -221,17 +224,28 @@ def _as_rows(view: View, n: int, out: int) -> View:
 
 
 def dense(walk: Rewriter, call: Any, left: Value, recipe: Recipe) -> Value | None:
-    """A matrix of weights, packed when the network is built."""
+    """A matrix of weights, packed when the network is built. Columns that are missing in the last block are zeros."""
     depth, n = recipe.shape
-    x = walk.channel_block(n)
-    if x < walk.lanes // 2:
+    if n < _NARROWEST:
         return None
+    x = _block(walk, n)
     view, shape = _rows(walk, left)
     source = walk.reshaped(left.base, shape)
-    packed = recipe.reshape((depth, n // x, x)).transpose((1, 0, 2))
-    function = blocked.dense(shape[0], packed.shape)
+    columns = recipe if n % x == 0 else recipe.take(1, padded_order(n, x))
+    packed = columns.reshape((depth, -(-n // x), x)).transpose((1, 0, 2))
+    function = blocked.dense(shape[0], packed.shape, n)
     result = walk.call(function, [source, walk.weight(packed)], (shape[0], n), "dense")
     return Value(shape_of(call), base=result, view=_as_rows(view, depth, n), fresh=True)
+
+
+def _block(walk: Rewriter, n: int) -> int:
+    """The lanes of a block of ``n`` columns: all of them where they fit a vector register.
+
+    Of more columns it is their largest divisor that fills half of a register, or else a whole one, of which the last is
+    padded.
+    """
+    x = walk.channel_block(n)
+    return walk.lanes if x < walk.lanes // 2 and n > walk.lanes else x
 
 
 def softmax(walk: Rewriter, call: Any, args: list[Any], safe: bool = False) -> Value | None:
@@ -255,7 +269,7 @@ def _row_wise(
     walk: Rewriter, value: Value, name: str, make: Callable[[tuple[int, ...]], Any], more: list[Any]
 ) -> Value | None:
     n = value.shape[-1]
-    if value.dtype != "float32" or n < walk.lanes:
+    if value.dtype != "float32" or n < _NARROWEST:
         return None
     view, shape = _rows(walk, value)
     result = walk.call(make(shape), [walk.reshaped(value.base, shape), *more], shape, name)
@@ -275,10 +289,9 @@ def matmul(walk: Rewriter, call: Any, args: list[Any]) -> Value | None:
     if len(left.shape) < 3 or left.shape[:-2] != right.shape[:-2]:
         return None
     n = right.shape[-1]
-    x = walk.channel_block(n)
-    x = walk.lanes if x < walk.lanes // 2 and n > walk.lanes else x
-    if x < walk.lanes // 2:
+    if n < _NARROWEST:
         return None
+    x = _block(walk, n)
     pending = [*left.pending, *right.pending]
     left, right = (dataclasses.replace(v, pending=()) for v in (left, right))
     views = []

@@ -67,7 +67,7 @@ class WindowSpace(KnobsAlone):
         self._module = task_module(task)
         with space_errors(f"{task.name!r} has not the form of a function over windows"):
             shape, padded = _read(self._module)
-        vectors = sorted({lanes_in(shape[-1], times * target.lanes) for times in (1, 2)} - {1})
+        vectors = _vectors(shape[-1], target.lanes)
         if not vectors:
             raise SpaceError(f"the last dimension of {task.name!r} is {shape[-1]}, of which no vector can be made")
         self.knobs: tuple[Knob, ...] = (
@@ -82,13 +82,13 @@ class WindowSpace(KnobsAlone):
     def default(self) -> NDArray[np.int32]:
         """Rows in parallel where there is work for it, padding looked at in place.
 
-        Tiles are of at most 4 results, and of one where a vector is not the machine's.
+        Vectors are the longest that fit a register, and tiles of at most 4 results. Where none fits, they are the
+        shortest, and tiles of one result: LLVM takes such vectors to pieces, which took 2 to 4 times as long.
         """
         tiles, vectors = ([choice[0] for choice in self.knobs[place].choices] for place in (2, 3))
-        fits = self.target.lanes in vectors
-        tile = sum(width <= 4 for width in tiles) - 1 if fits else 0
-        lanes = vectors.index(self.target.lanes) if fits else len(vectors) - 1
-        return np.asarray([self._work >= _PARALLEL_WORK, 0, tile, lanes, 1], dtype=np.int32)
+        fitting = sum(lanes <= self.target.lanes for lanes in vectors)
+        tile = sum(width <= 4 for width in tiles) - 1 if fitting else 0
+        return np.asarray([self._work >= _PARALLEL_WORK, 0, tile, max(fitting - 1, 0), 1], dtype=np.int32)
 
     @cached_property
     def _work(self) -> int:
@@ -103,6 +103,15 @@ class WindowSpace(KnobsAlone):
         parallel, pad, tile, vector, unroll = (choice[0] for choice in choices_of(self, config))
         with space_errors(f"{self.task.name!r} cannot be scheduled by windows"):
             return _program(self._module, bool(parallel), bool(pad), tile, vector, bool(unroll))
+
+
+def _vectors(extent: int, lanes: int) -> list[int]:
+    """The lengths of vectors that divide the last dimension: up to one register and two, or else up to four."""
+    for most in ((1, 2), (4,)):
+        found = {lanes_in(extent, times * lanes) for times in most} - {1}
+        if found:
+            break
+    return sorted(found)
 
 
 def _blocks(schedule: Schedule) -> tuple[list[str], str, list[str], str]:

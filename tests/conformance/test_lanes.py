@@ -1,0 +1,114 @@
+"""Conformance of every design space, layout and rewrite with vectors of 4, 8 and 16 float32 numbers.
+
+What is compiled for more lanes than this machine has is compiled here, and run elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.conformance.lane_cases import CASES, describe, extraction_of, space_of
+from tests.network.models import defaults
+from tests.targets import LANES, lack, lane_target
+from tilewright.network.build import build
+from tilewright.network.check import network_error
+from tilewright.space.configs import sample
+from tilewright.space.module import task_module
+
+#: Random configs of each task; its default is what the network is built with.
+COUNT = 1
+#: Tasks that another case had, too, by their lanes.
+_seen: set[tuple[str, int]] = set()
+
+each_case = pytest.mark.parametrize("name", CASES)
+each_lanes = pytest.mark.parametrize("lanes", LANES, ids=lambda lanes: f"{lanes} lanes")
+
+
+def served(name: str, lanes: int) -> Counter[str]:
+    """How many calls of a network each template serves."""
+    found: Counter[str] = Counter()
+    for use in extraction_of(name, lanes).uses:
+        found[space_of(use.task, lanes).template.partition("/")[0]] += use.weight
+    return found
+
+
+@each_case
+def test_the_same_templates_serve_a_network_whatever_the_lanes(name: str) -> None:
+    case = CASES[name]
+    found = [served(name, lanes) for lanes in LANES]
+    for counts in found:
+        assert {*case.templates} <= counts.keys()
+        assert case.moves or {*case.templates} == counts.keys()
+        assert {t: counts[t] for t in case.templates} == {t: found[0][t] for t in case.templates}
+    assert not any(extraction_of(name, lanes).fallbacks for lanes in LANES)
+
+
+@each_lanes
+@each_case
+def test_a_network_computes_what_onnx_runtime_does(name: str, lanes: int, tmp_path: Path) -> None:
+    extraction = extraction_of(name, lanes)
+    executable = build(extraction, defaults(extraction), tmp_path / "out", {})
+    if not lack(extraction.target):
+        error = network_error(executable, extraction.network)
+        assert error is not None
+        assert error <= 1e-4
+
+
+def results(module: Any, lanes: int, arrays: list[NDArray[np.float32]]) -> NDArray[np.float32] | None:
+    """What a compiled function computes; None where this machine cannot run it."""
+    import tvm
+
+    target = lane_target(lanes)
+    compiled = tvm.compile(module, target=target.tvm)
+    if lack(target):
+        return None
+    *inputs, output = (tvm.runtime.tensor(array) for array in arrays)
+    compiled["main"](*inputs, output)
+    return np.asarray(output.numpy())
+
+
+@each_lanes
+@each_case
+def test_configs_compute_what_the_untuned_function_does(name: str, lanes: int) -> None:
+    for use in extraction_of(name, lanes).uses:
+        space = space_of(use.task, lanes)
+        if space.template.partition("/")[0] not in CASES[name].templates:
+            continue  # what only moves elements
+        assert space.knobs
+        assert all(len(knob) > 0 for knob in space.knobs)
+        assert space.valid(space.default()[None]).all()
+        if (use.task.key, lanes) in _seen:
+            continue
+        _seen.add((use.task.key, lanes))
+        configs = sample(space, np.random.default_rng(0), COUNT)
+        assert len(configs)
+        assert space.valid(configs).all()
+        module = task_module(use.task)
+        rng = np.random.default_rng(1)
+        shapes = [[int(d) for d in p.ty.shape] for p in module["main"].params]
+        arrays = [rng.uniform(0.1, 1, shape).astype(np.float32) for shape in shapes]
+        arrays[-1].fill(np.nan)
+        want = results(module, lanes, arrays)
+        for config in configs:
+            found = results(space.schedule(config).mod, lanes, arrays)
+            if want is not None and found is not None:
+                message = f"{use.task.name}, {space.template}, {config}"
+                np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4 * np.abs(want).max(), err_msg=message)
+
+
+def test_the_same_spaces_in_another_process() -> None:
+    root = str(Path(__file__).parents[2])
+    code = "from tests.conformance.lane_cases import describe; print(describe())"
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": root, "PYTHONHASHSEED": "7"}
+    other = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root, env=environment)
+    assert other.stdout.strip() == describe()
