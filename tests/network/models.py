@@ -11,9 +11,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.network.agreement import network_error
 from tests.targets import host_target, needs, require
 from tilewright.network.build import build
-from tilewright.network.check import network_error
 from tilewright.network.executable import Executable
 from tilewright.network.load import load
 from tilewright.network.tasks import Extraction, extract

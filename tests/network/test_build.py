@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from tests.network.agreement import network_error
 from tests.network.models import LIGHT, TARGET, agrees, built, conv_model, normal, runs, save
 from tilewright.errors import CompilerError, OutputError, ShapeError, TargetError
+from tilewright.measure.compare import relative_error
 from tilewright.network.build import build_untuned, check_compiler
-from tilewright.network.check import network_error, relative_error
 from tilewright.network.executable import FORMAT, Executable, load_executable
 from tilewright.network.load import load
 from tilewright.network.manifest import LIBRARY, NAME, WEIGHTS, sealed

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
+from tests.network.agreement import network_error
 from tests.network.models import TARGET, Shape, normal, save
 from tests.targets import require
 from tilewright.network.build import build
-from tilewright.network.check import network_error
 from tilewright.network.load import load
 from tilewright.network.tasks import Extraction, extract
 from tilewright.space.configs import sample

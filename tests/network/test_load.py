@@ -13,10 +13,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from tests.network.agreement import network_error
 from tests.network.models import LIGHT, TARGET, agrees, built, conv_model, normal, save
 from tilewright.errors import MissingExtraError, ModelFormatError, ShapeError, UnsupportedOperatorError
 from tilewright.network.build import build
-from tilewright.network.check import network_error
 from tilewright.network.load import load
 from tilewright.network.onnx_data import open_model, save_onnx
 from tilewright.network.onnx_model import prepare

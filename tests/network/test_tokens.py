@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import helper
 
+from tests.network.agreement import network_error
 from tests.network.models import TARGET, agrees, built, defaults, normal, save
 from tests.targets import require
+from tilewright.measure.compare import relative_error
 from tilewright.network.build import build
-from tilewright.network.check import network_error, relative_error
 from tilewright.network.load import load
 from tilewright.network.tasks import Extraction, extract
 from tilewright.space.configs import sample

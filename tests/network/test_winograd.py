@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
+from tests.network.agreement import network_error
 from tests.network.models import LIGHT, TARGET, defaults, normal, save
 from tests.targets import require
 from tilewright.network.build import build
-from tilewright.network.check import network_error
 from tilewright.network.convolution import Algorithm, Convolution
 from tilewright.network.load import load
 from tilewright.network.tasks import Extraction, extract

@@ -13,11 +13,11 @@ import pytest
 from onnx import helper
 from tvm_ffi import structural_equal
 
+from tests.network.agreement import network_error
 from tests.network.models import TARGET, normal, runs, save
 from tilewright.errors import OutputError, RecordsError
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.network.build import build
-from tilewright.network.check import network_error
 from tilewright.network.load import load
 from tilewright.network.tasks import Extraction, extract
 from tilewright.records import metaschedule

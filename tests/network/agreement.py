@@ -1,8 +1,11 @@
-"""Are the outputs right? The executable against the model's own runtime, and a task against its untuned function."""
+"""A quick look in this process at whether an executable agrees with ONNX Runtime or PyTorch.
+
+Whether an executable is right is for ``tilewright.verify`` to say, which takes seconds and processes of its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +14,8 @@ from numpy.typing import NDArray
 from tilewright.measure.compare import relative_error
 from tilewright.network.executable import Executable
 from tilewright.network.network import Network
-from tilewright.network.tasks import Extraction
 
-__all__ = ["TOLERANCE", "blame", "network_error", "relative_error", "telling"]
+__all__ = ["TOLERANCE", "network_error", "telling"]
 
 #: The largest accepted difference, relative to the largest output.
 TOLERANCE = 1e-3
@@ -95,28 +97,3 @@ def network_error(executable: Executable, network: Network, seed: int = 0) -> fl
 
 def _largest(executable: Executable, inputs: Sequence[NDArray[Any]], reference: Sequence[NDArray[Any]]) -> float:
     return max(relative_error(r, e) for r, e in zip(executable(*inputs), reference, strict=True))
-
-
-def blame(extraction: Extraction, functions: Mapping[str, Any]) -> list[str]:
-    """The keys of the tasks whose scheduled function disagrees with the unscheduled one on random data."""
-    import tvm
-
-    from tilewright.network.network import TensorSpec, random_arrays
-    from tilewright.space.module import task_module
-
-    guilty = []
-    for use in extraction.uses:
-        if use.task.key not in functions:
-            continue
-        plain = task_module(use.task)
-        specs = tuple(
-            TensorSpec(p.name, tuple(int(d) for d in p.ty.shape), str(p.ty.dtype)) for p in plain["main"].params
-        )
-        results = []
-        for module in (plain, tvm.ir.IRModule({"main": functions[use.task.key]})):
-            arguments = [tvm.runtime.tensor(a) for a in random_arrays(specs)]
-            tvm.compile(module, target=extraction.target.tvm)["main"](*arguments)
-            results.append(arguments[-1].numpy())
-        if relative_error(results[1], results[0]) > TOLERANCE:
-            guilty.append(use.task.key)
-    return guilty
