@@ -5,8 +5,8 @@
     log(1 + y)                       -->  log1p(y)       exp(x) - 1                    -->  expm1(x)
     1 + erf(y)                       -->  erfc(-y)       1 + tanh(u)                   -->  2 * sigmoid(2 * u)
 
-Written out, their tails are lost: ``1 + erf(-6)`` is 0 in float32, and so is ``log(1 + exp(-18))``. Products may have any
-order and carry constants along.
+Written out, their tails are lost: ``1 + erf(-6)`` is 0 in float32, and so is ``log(1 + exp(-18))``. Products may have
+any order and carry constants along.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tilewright.network import elementary
+from tilewright.network.float32 import number
 
 __all__ = ["SOFTPLUS_THRESHOLD", "Idiom", "find_idiom"]
 
@@ -28,7 +29,9 @@ _CLOSE = 2e-6
 _DEEP = 6
 #: What a gate ends in, and what lies between its end and what is gated.
 _GATES = {"relax.sigmoid", "relax.tanh", "relax.add"}
-_INSIDE_GATES = {f"relax.{name}" for name in ("add", "multiply", "divide", "power", "square", "erf", "tanh", "log", "exp")}
+_INSIDE_GATES = {
+    f"relax.{name}" for name in ("add", "multiply", "divide", "power", "square", "erf", "tanh", "log", "exp")
+}
 _INSIDE_GATES |= {"relax.nn.softplus", "relax.maximum", "relax.where", "relax.negative", "relax.abs", "relax.nn.relu"}
 
 Function = Callable[[Any], Any]
@@ -94,7 +97,7 @@ class _Reader:
     # What completes an idiom
 
     def product(self, call: Any) -> _Found | None:
-        """k * x * gate(x), the factors in any order."""
+        """Products k * x * gate(x), the factors in any order."""
         for gate in self.factors(call)[1]:
             for x in self.origins(gate):
                 factor, terms = self.factors(call, x)
@@ -336,8 +339,8 @@ def _times(a: dict[int, float], b: dict[int, float]) -> dict[int, float]:
 
 def _scaled(function: Function, factor: float) -> Function:
     # Constants of float32 leave 1 - 6e-8 where 1 is meant.
-    return function if abs(factor - 1.0) <= _CLOSE else lambda v: function(v) * elementary.constant(factor)
+    return function if abs(factor - 1.0) <= _CLOSE else lambda v: function(v) * number(factor)
 
 
 def _negative(value: Any) -> Any:
-    return elementary.constant(0.0) - value
+    return number(0.0) - value

@@ -107,7 +107,7 @@ def unary(walk: Rewriter, call: Any, args: list[Any]) -> Value | None:
         result = elementary(walk, name, function, value.base, view.base_shape)
     else:
         result = walk.emit(relax.Call(call.op, [value.base, *call.args[1:]], call.attrs))
-    return Value(value.shape, base=result, view=view)
+    return Value(value.shape, base=result, view=view, fresh=value.fresh)
 
 
 def formula(call: Any) -> Callable[[Any], Any] | None:
@@ -120,9 +120,7 @@ def formula(call: Any) -> Callable[[Any], Any] | None:
     return ELEMENTARY.get(name)
 
 
-def elementary(
-    walk: Rewriter, name: str, function: Callable[[Any], Any], data: Any, shape: tuple[int, ...]
-) -> Any:
+def elementary(walk: Rewriter, name: str, function: Callable[[Any], Any], data: Any, shape: tuple[int, ...]) -> Any:
     """An exponential or the like in code that vectorises."""
     word = name.removeprefix("nn.")
     return walk.call(blocked.elementwise(function, shape, word), [data], shape, word)
