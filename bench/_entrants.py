@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tilewright.measure.limits import own_rate
+from tilewright.measure.limits import time_own_product
 from tilewright.measure.peers import Array, InputSpec
 from tilewright.target import Target
 from tilewright.task import Task
@@ -65,21 +65,18 @@ def torch_product(threads: int) -> Calls:
 
 
 class OwnProduct(Calls):
-    """Tilewright's own matrix product on packed operands (:mod:`tilewright.measure.limits`).
-
-    Its time is what the product of two matrices of :data:`SIDE` would take at its speed.
-    """
+    """Tilewright's own matrix product on packed operands (:mod:`tilewright.measure.limits`)."""
 
     def __init__(self, threads: int) -> None:
-        self._rate = own_rate(threads)
-        super().__init__(self._rate)
+        self._threads = threads
+        super().__init__(lambda: self.time((), 1))
 
     def time(self, _: Sequence[Array], runs: int) -> list[float]:
-        return [PRODUCT_FLOP / self._rate() for _run in range(runs)]
+        return time_own_product(self._threads, PRODUCT_FLOP, runs)
 
 
 def own_product(threads: int) -> OwnProduct:
-    """Tilewright's own float32 matrix product."""
+    """Tilewright's own float32 matrix product, with as many operations as the others."""
     return OwnProduct(threads)
 
 

@@ -168,6 +168,8 @@ typedef struct {
   long steps;
   double rates[MAX_THREADS * LINE / sizeof(double)]; /* a cache line for each thread */
   double best;
+  double *times, begin; /* where rounds have given steps and are timed as a whole: their seconds, and how many there are */
+  int wanted, timed;
 } Run;
 
 typedef struct {
@@ -211,6 +213,14 @@ static void set_steps(Run *run) {
   run->steps = steps < 1.0 ? 1 : steps > 1e9 ? 1000000000 : (long)steps;
 }
 
+/* Rounds of given steps. The first one does not count. */
+static void begin_round(Run *run) { run->begin = now(); }
+
+static void end_round(Run *run) {
+  if (run->timed >= 0) run->times[run->timed] = now() - run->begin;
+  if (++run->timed == run->wanted || atomic_load(&run->failed)) atomic_store(&run->stop, 1);
+}
+
 /* Where all cores are used, each thread has one of its own. */
 static void keep_to_core(int self, int threads) {
 #if defined(__linux__)
@@ -249,13 +259,14 @@ static void *member(void *argument) {
   }
   double *rate = &run->rates[me->self * LINE / sizeof(double)];
   for (int round = 0; !atomic_load(&run->stop); ++round) {
-    meet(run, NULL);
+    meet(run, run->times ? begin_round : NULL);
     work.steps = run->steps;
     double begin = now();
     if (!atomic_load(&run->failed)) run->kernel(&work);
     double seconds = now() - begin;
     *rate = (double)work.steps * run->units / (seconds > 1e-9 ? seconds : 1e-9);
-    meet(run, round < 3 ? set_steps : note_round); /* the clock is too coarse for the first ones */
+    /* The clock is too coarse for the first ones. */
+    meet(run, run->times ? end_round : round < 3 ? set_steps : note_round);
   }
   free(work.a), free(work.b), free(work.c);
   return NULL;
@@ -267,7 +278,7 @@ static double measured(Run *run, double seconds) {
   if (run->threads < 1) run->threads = 1;
   if (run->threads > MAX_THREADS) run->threads = MAX_THREADS;
   run->seconds = seconds;
-  run->steps = 1;
+  if (!run->times) run->steps = 1;
   for (int t = 0; t < run->threads; ++t) members[t] = (Member){run, t};
   int made = 0;
   for (; made < run->threads; ++made) {
@@ -313,6 +324,19 @@ EXPORT double tilewright_limits_product(int variant, int threads, double seconds
   product_sizes(&variants[variant], run->count);
   run->units = 2.0 * DEPTH * (double)run->count[2];
   return finished(run, seconds);
+}
+
+/* The seconds of each of some matrix products of about so many operations, divided among the threads, from the start of the
+ * first thread to the end of the last one. Returns how many operations each has. */
+EXPORT double tilewright_limits_product_times(int variant, int threads, double operations, int runs, double *seconds) {
+  Run *run = new_run(variant, PRODUCT, threads);
+  product_sizes(&variants[variant], run->count);
+  double step = 2.0 * DEPTH * (double)run->count[2] * threads;
+  run->steps = operations > step ? (long)(operations / step) : 1;
+  run->times = seconds, run->wanted = runs, run->timed = -1;
+  double each = step * (double)run->steps;
+  finished(run, 0.0);
+  return each;
 }
 
 /* The largest error of that product, of numbers from -1 to 1; -1 without memory. */

@@ -1,8 +1,8 @@
 """What the machine reaches at best: multiply-adds, a matrix product, bytes from caches and from memory.
 
-Measured by code of our own (``limits.c``), for a BLAS need not know the processor: with ``OPENBLAS_CORETYPE=Haswell`` in
-the environment NumPy reaches half of what an AVX-512 machine can do. NumPy's product is measured as well. All of it runs
-in a process of its own, since it runs code for particular instruction sets.
+Measured by code of our own (``limits.c``), for a BLAS need not know the processor: with ``OPENBLAS_CORETYPE=Haswell``
+in the environment NumPy reaches half of what an AVX-512 machine can do. NumPy's product is measured as well. All of it
+runs in a process of its own, since it runs code for particular instruction sets.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ from tilewright.measure.peer_process import PeerProcess
 from tilewright.runtime.library import find_compiler
 from tilewright.target import cache_sizes
 
-__all__ = ["Limits", "Probe", "measure_limits", "own_rate"]
+__all__ = ["Limits", "Probe", "measure_limits", "time_own_product"]
 
 SOURCE = Path(__file__).with_name("limits.c")
 _FLAGS = ("-x", "c", "-std=gnu11", "-O2", "-ffp-contract=fast", "-fPIC", "-pthread", "-shared")
 #: Seconds for each of the things that are measured; copying in memory does at least one round, whatever that takes.
 _ARITHMETIC_SECONDS, _BYTES_SECONDS, _MEMORY_SECONDS = 0.02, 0.005, 0.03
+#: The largest error of a product of 192 pairs of numbers from -1 to 1; one that is wrong counts for nothing.
+_PRODUCT_ERROR = 1e-3
 #: Extent of NumPy's matrix product: 17 ms on a slow core, 2 ms on two fast ones.
 _EXTENT = 768
 #: The instruction sets that ``limits.c`` has kernels for, in its order, by the features of a target that they need.
@@ -171,11 +173,12 @@ class Probe:
         def arithmetic(function: Callable[[int, int, float], float]) -> float:
             return max(function(variant, cores, _ARITHMETIC_SECONDS) for variant in variants)
 
+        right = all(library.tilewright_limits_product_error(v) < _PRODUCT_ERROR for v in variants)
         copied = min(max(_TIMES_CACHE * l3, _LEAST_COPIED), _MOST_COPIED)
         every = (_COPY, _ADD, _READ)
         return {
             "fma": arithmetic(library.tilewright_limits_fma),
-            "product": arithmetic(library.tilewright_limits_product),
+            "product": arithmetic(library.tilewright_limits_product) if right else None,
             # Three tensors in half of the first cache; and in half of the second one, but not in the first.
             "innermost_bandwidth": traffic(l1 // 6, every, _BYTES_SECONDS),
             "cache_bandwidth": traffic(max(l2 // 6, l1), every, _BYTES_SECONDS),
@@ -184,8 +187,8 @@ class Probe:
         }
 
 
-def own_rate(threads: int) -> Callable[[], float]:
-    """What measures the matrix product of our own once more: operations per second. In this process.
+def time_own_product(threads: int, operations: float, runs: int) -> list[float]:
+    """Seconds of each of some matrix products of our own with about so many operations, in this process.
 
     Raises:
         MeasureError: there is no C compiler, or the library cannot be loaded.
@@ -195,7 +198,9 @@ def own_rate(threads: int) -> Callable[[], float]:
     except (CompilerError, OSError, AttributeError) as exc:
         raise MeasureError(f"our own matrix product cannot be measured: {exc}") from exc
     widest = int(library.tilewright_limits_variants()).bit_length() - 1
-    return lambda: float(library.tilewright_limits_product(widest, threads, _ARITHMETIC_SECONDS))
+    seconds = (ctypes.c_double * runs)()
+    done = float(library.tilewright_limits_product_times(widest, threads, operations, runs, seconds))
+    return [operations / done * float(second) for second in seconds]
 
 
 def _library() -> ctypes.CDLL:
@@ -234,7 +239,10 @@ def _bound(path: Path) -> ctypes.CDLL:
         function.argtypes, function.restype = [ctypes.c_int, ctypes.c_int, ctypes.c_double], ctypes.c_double
     library.tilewright_limits_product_error.argtypes = [ctypes.c_int]
     library.tilewright_limits_product_error.restype = ctypes.c_double
-    integers = [ctypes.c_int, ctypes.c_int, ctypes.c_double, ctypes.c_int, ctypes.c_size_t]
+    times: list[Any] = [ctypes.c_int, ctypes.c_int, ctypes.c_double, ctypes.c_int, ctypes.POINTER(ctypes.c_double)]
+    library.tilewright_limits_product_times.argtypes = times
+    library.tilewright_limits_product_times.restype = ctypes.c_double
+    integers: list[Any] = [ctypes.c_int, ctypes.c_int, ctypes.c_double, ctypes.c_int, ctypes.c_size_t]
     library.tilewright_limits_bytes.argtypes, library.tilewright_limits_bytes.restype = integers, ctypes.c_double
     library.tilewright_limits_variants.argtypes, library.tilewright_limits_variants.restype = [], ctypes.c_int
     return library
