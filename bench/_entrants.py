@@ -1,4 +1,4 @@
-"""What ``bench.kernels`` races: one kernel, and the largest matrix product that the machine's libraries manage.
+"""What ``bench.kernels`` races: one kernel, and the matrix products of the machine's libraries and of our own.
 
 In a module of its own, because each runs in another process, which finds it by its name. None takes inputs: each makes
 its own data.
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tilewright.measure.limits import time_own_product
 from tilewright.measure.peers import Array, InputSpec
 from tilewright.target import Target
 from tilewright.task import Task
@@ -61,6 +62,22 @@ def torch_product(threads: int) -> Calls:
     a, b = (torch.randn(SIDE, SIDE) for _ in range(2))
     out = torch.empty_like(a)
     return Calls(lambda: torch.mm(a, b, out=out))
+
+
+class OwnProduct(Calls):
+    """Tilewright's own matrix product on packed operands (:mod:`tilewright.measure.limits`)."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        super().__init__(lambda: self.time((), 1))
+
+    def time(self, _: Sequence[Array], runs: int) -> list[float]:
+        return time_own_product(self._threads, PRODUCT_FLOP, runs)
+
+
+def own_product(threads: int) -> OwnProduct:
+    """Tilewright's own float32 matrix product, with as many operations as the others."""
+    return OwnProduct(threads)
 
 
 def kernel(task: Task, target: Target, config: Sequence[int]) -> Calls:

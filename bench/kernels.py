@@ -1,11 +1,14 @@
-"""How near the convolutions of a network come to the fastest matrix product of the machine.
+"""How near the convolutions of a network come to the peak of the machine.
 
     python -m bench.kernels --json kernels.json --budget 60s --network resnet50
 
 Each distinct direct convolution is tuned alone, by annealing without a prior. Then its best kernel runs by turns
-with NumPy's and (where it is installed) PyTorch's product of two 2048 x 2048 float32 matrices: each in its own
-process, with as many threads, stopped while it is not its turn. The peak is the faster of the two products; what
-counts is the ratio within a round, which the noise of a shared machine hits on both sides.
+with Tilewright's own matrix product on packed operands, and with NumPy's and (where it is installed) PyTorch's product
+of two 2048 x 2048 float32 matrices: each in its own process, with as many threads, stopped while it is not its turn.
+The peak is the fastest of the products; what counts is the ratio within a round, which the noise of a shared machine
+hits on both sides. What the machine allows at best (multiply-adds on registers alone) is measured beforehand, printed
+and written with all single figures as ``limits``. Variables that choose the code of OpenBLAS are taken out of the
+environment first: ``OPENBLAS_CORETYPE=Haswell`` halves NumPy's speed on an AVX-512 machine.
 
 The JSON file is written after each layer, and layers that it holds are not measured again.
 """
@@ -27,6 +30,7 @@ from bench import _entrants
 from bench.network import model
 from tilewright.cli.text import table
 from tilewright.errors import MeasureError
+from tilewright.measure.limits import measure_limits
 from tilewright.measure.peers import Entrant, Peer, race
 from tilewright.measure.pool import LocalPool
 from tilewright.network.load import load
@@ -45,6 +49,8 @@ CONVOLUTION = "boppl/rrrr"
 #: Candidates per round, as in tuning a network.
 ROUND = 16
 RESAMPLES = 2000
+#: They tell OpenBLAS which processor it is on.
+MISLEADING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 
 def main() -> None:
@@ -60,12 +66,16 @@ def main() -> None:
     arguments = parser.parse_args()
     seconds = Budget.parse(arguments.budget).seconds
     assert seconds is not None
+    for variable in MISLEADING:  # for all processes that are started from here
+        os.environ.pop(variable, None)
     target = Target.parse()
+    counts = [target.cores, 1] if arguments.one_core and target.cores > 1 else [target.cores]
     done: dict[str, Any] = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
     about = {"network": arguments.network, "machine": model_name(), "threads": target.cores}
     if done and {key: done[key] for key in about} != about:
         parser.error(f"{arguments.json} is of another network or machine; name another file with --json")
-    done = {**about, "date": time.strftime("%Y-%m-%d"), "layers": {}, **done}
+    limits = {str(count): measure_limits(count).describe() for count in counts}
+    done = {**about, "date": time.strftime("%Y-%m-%d"), "layers": {}, **done, "limits": limits}
 
     store: Store = MemoryStore() if arguments.records is None else open_store(arguments.records)
     uses = [use for use in extract(load(model(arguments.network)), target).uses if roles(use.task) == CONVOLUTION]
@@ -75,7 +85,6 @@ def main() -> None:
         print(f"+ {use.task.name}", flush=True)
         layer = tuned(use, target, store, seconds)
         if layer["config"] is not None:
-            counts = [target.cores, 1] if arguments.one_core and target.cores > 1 else [target.cores]
             for threads in counts:
                 layer["cores"][str(threads)] = compared(
                     use.task, target, layer, threads, arguments.rounds, arguments.block_seconds
@@ -138,6 +147,7 @@ def compared(
 ) -> dict[str, Any]:
     """The best kernel against the peak, by turns, all on ``threads`` threads."""
     entrants = [Entrant("kernel", _entrants.kernel, (task, target, layer["config"]))]
+    entrants.append(Entrant("tilewright", _entrants.own_product, (threads,)))
     entrants.append(Entrant("numpy", _entrants.numpy_product, (threads,)))
     if find_spec("torch") is not None:
         entrants.append(Entrant("torch", _entrants.torch_product, (threads,)))
@@ -208,6 +218,11 @@ def show(done: dict[str, Any]) -> None:
     print(table(head, rows))
     if done.get("geomean_of_peak") is not None:
         print(f"of peak: geometric mean {done['geomean_of_peak']:.3f}, lowest {done['lowest_of_peak']:.3f}")
+    for count, limits in done.get("limits", {}).items():
+        single = ", ".join(
+            f"{name} {limits[name] / 1e9:.1f}" for name in ("fma", "product", "blas") if limits[name] is not None
+        )
+        print(f"peak x{count}: {limits['peak'] / 1e9:.1f} GFLOP/s, by {limits['peak_source']} ({single})")
     print(f"medians; {done['network']}, {done['machine']}, {done['threads']} threads, {done['date']}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,19 +10,42 @@ import numpy as np
 
 from tests.network.models import TARGET, conv_model
 from tests.toys import ToySpace, plain
-from tests.tuning.replay import task
+from tests.tuning.replay import bowl, task
+from tests.tuning.test_scheduler import network
+from tilewright.measure.limits import Limits
 from tilewright.network.load import load
 from tilewright.network.tasks import extract
 from tilewright.space.registry import make_space
+from tilewright.space.space import DesignSpace
+from tilewright.tuning.budget import Budget
 from tilewright.tuning.roofline import Roofline, measure_roofline
 
 
+def convolution(path: Path) -> DesignSpace:
+    uses = extract(load(conv_model(path / "m.onnx")), TARGET).uses
+    return next(make_space(use.task, TARGET) for use in uses if use.task.kind == "contraction")
+
+
 def test_arithmetic_or_bytes_whichever_takes_longer(tmp_path: Path) -> None:
-    uses = extract(load(conv_model(tmp_path / "m.onnx")), TARGET).uses
-    space = next(make_space(use.task, TARGET) for use in uses if use.task.kind == "contraction")
+    space = convolution(tmp_path)
     assert Roofline(1e9, 1e15).possible(space) == space.task.flop / 1e9
     least = 4 * (8 * 10 * 10 + 16 * 8 * 3 * 3 + 16 + 16 * 10 * 10)
     assert least / 1e9 < Roofline(1e15, 1e9).possible(space) < 2 * least / 1e9
+
+
+def test_what_the_first_caches_cannot_hold_comes_out_of_the_next_ones(tmp_path: Path) -> None:
+    space = convolution(tmp_path)
+    limits = Limits(fma=1e15, innermost_bandwidth=4e9, cache_bandwidth=1e9)
+    small, large = (Roofline.of(replace(limits, innermost_bytes=size)) for size in (0, 1 << 30))
+    assert small.possible(space) > 3.9 * large.possible(space)
+
+
+def test_bounds_are_above_all_that_was_measured_and_goals_are_matrix_products() -> None:
+    roofline = Roofline.of(Limits(fma=3e9, product=2e9, blas=1e9, innermost_bandwidth=6e9, cache_bandwidth=5e9))
+    assert roofline.flops > 3e9
+    assert roofline.bandwidth > 6e9
+    assert roofline.reachable == 2e9
+    assert Roofline(1e9, 1e9).reachable == 1e9
 
 
 def test_a_space_without_closed_form_has_its_arithmetic() -> None:
@@ -33,3 +57,16 @@ def test_this_machine_has_limits() -> None:
     found = measure_roofline(1)
     assert np.isfinite([found.flops, found.bandwidth]).all()
     assert min(found.flops, found.bandwidth) > 1e7
+    assert found.reachable <= found.flops
+
+
+def test_a_report_names_the_peak_and_where_it_comes_from() -> None:
+    limits = Limits(fma=3e9, product=2e9, blas=1e9, cache_bandwidth=5e9, memory_bandwidth=4e9)
+    tuner, _ = network({"a": bowl}, Budget(trials=8), roofline=Roofline.of(limits))
+    tuner.run()
+    told = json.loads(json.dumps(tuner.report()))["roofline"]
+    assert (told["peak"], told["peak_source"]) == (3e9, "fma")
+    assert (told["product"], told["blas"], told["memory_bandwidth"]) == (2e9, 1e9, 4e9)
+    tuner, _ = network({"a": bowl}, Budget(trials=8))
+    tuner.run()
+    assert tuner.report()["roofline"] is None

@@ -25,7 +25,7 @@ from tilewright.network.file_kinds import check_kind, is_program
 from tilewright.network.network import Network, TensorSpec
 from tilewright.network.onnx_reading import OnnxReading
 from tilewright.network.torch_model import read_program
-from tilewright.tvm_compat import plain_clip, set_threads
+from tilewright.tvm_compat import plain_clip, scaled_elu, set_threads
 
 __all__ = ["load"]
 
@@ -122,6 +122,7 @@ def _from_torch(program: Any, name: str) -> Network:
         from tvm.relax.frontend.torch import from_exported_program
     except ImportError as exc:
         raise MissingExtraError("PyTorch", "torch") from exc
+    scaled_elu()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch deprecates what TVM's importer makes it do

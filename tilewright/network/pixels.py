@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from tilewright.network import blocked, winograd
 from tilewright.network.channels import find_lattice, grouped_order, padded_order, permuted
 from tilewright.network.convolution import Algorithm, Convolution, is_fused, winograd_tile
-from tilewright.network.elementary import ELEMENTARY
-from tilewright.network.tokens import BINARY, UNARY, elementary, shape_of
+from tilewright.network.idioms import Idiom
+from tilewright.network.tokens import BINARY, UNARY, elementary, formula, shape_of
 from tilewright.network.value import Value
 from tilewright.network.weights import Recipe
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["serve"]
 
 #: Operators that can make infinities or NaN in lanes that hold no channel, which weights of zero do not silence.
-_UNSAFE = {"divide", "exp", "log", "sqrt", "rsqrt"}
+_UNSAFE = {"divide", "exp", "expm1", "one_minus_exp", "log", "log1p", "sqrt", "rsqrt"}
 #: So many blocks of output channels, or more, get an empty one where they divide neither by 2 nor by 3: the best tiles
 #: have two or three blocks. (The 125 of SqueezeNet's classifier, by 5 or alone, ran at 4/5 of the speed.)
 _MANY_BLOCKS = 25
@@ -39,7 +39,8 @@ def serve(walk: Rewriter, name: str, call: Any, args: list[Value]) -> Value | No
         call: the call.
         args: its arguments that are tensors of the graph.
     """
-    handler = _TABLE.get(name) or (unary if name in UNARY else binary if name in BINARY else None)
+    unaries = name in UNARY or isinstance(call, Idiom)
+    handler = _TABLE.get(name) or (unary if unaries else binary if name in BINARY else None)
     return None if handler is None else handler(walk, call, args)
 
 
@@ -215,10 +216,11 @@ def by_winograd(walk: Rewriter, algorithm: Algorithm, conv: Convolution, source:
 def unary(walk: Rewriter, call: Any, args: list[Value]) -> Value | None:
     if args[0].packed is None or unsafe(walk, call, args[0]):
         return None
-    name = call.op.name.removeprefix("relax.")
-    if name in ELEMENTARY and str(call.ty.dtype) == "float32":
+    function = formula(call)
+    if function is not None and str(call.ty.dtype) == "float32":
         shape = tuple(int(d) for d in args[0].packed.ty.shape.values)
-        result = elementary(walk, name, args[0].packed, shape)
+        name = call.op.name.removeprefix("relax.")
+        result = elementary(walk, name, function, args[0].packed, shape)
         value = args[0]
         return Value(value.shape, packed=result, block=value.block, order=value.order, fused=value.fused)
     rest = list(call.args[1:])  # clip has scalar bounds

@@ -17,6 +17,7 @@ import numpy as np
 
 from tilewright.network import pixels, tokens
 from tilewright.network.convolution import Algorithm, Convolution
+from tilewright.network.idioms import find_idiom
 from tilewright.network.network import Network
 from tilewright.network.tokens import shape_of
 from tilewright.network.value import Value
@@ -59,6 +60,7 @@ class Rewriter:
         fallbacks: operators left plain.
         samples: every n-th pixel of tensors, by tensor and stride.
         bindings: what each variable of the network was bound to.
+        scalars: the numbers of weights that are one number.
     """
 
     lanes: int
@@ -71,6 +73,7 @@ class Rewriter:
     fallbacks: list[str] = field(default_factory=list)
     samples: dict[Any, Any] = field(default_factory=dict)
     bindings: dict[Any, Any] = field(default_factory=dict)
+    scalars: dict[Any, float] = field(default_factory=dict)
 
     # Values and their layouts
 
@@ -240,6 +243,9 @@ class Rewriter:
         operands = list(expr.args)
         if name == "concat" and isinstance(operands[0], relax.Tuple):
             operands = list(operands[0].fields)
+        idiom = self.idiom(expr)
+        if idiom is not None:
+            return idiom
         args = [self.values.get(a, a) if isinstance(a, relax.Var) else a for a in operands]
         known = [a for a in args if isinstance(a, Value)]
         if not known or any(isinstance(a, list | relax.Var) for a in args):
@@ -260,6 +266,15 @@ class Rewriter:
         if name in ("nn.conv2d", "matmul"):
             self.fallbacks.append(f"{name} {' x '.join(str(list(v.shape)) for v in known)}")
         return self.generic(expr)
+
+    def idiom(self, call: Any) -> Value | None:
+        """What a call comes to that, with those before it, computes an activation."""
+        found = find_idiom(call, self.bindings, self.scalars)
+        value = None if found is None else self.values.get(found.args[0])
+        if found is None or not isinstance(value, Value) or value.recipe is not None or value.dtype != "float32":
+            return None
+        name = found.op.name
+        return pixels.serve(self, name, found, [value]) or tokens.serve(self, name, found, [value])
 
     def split(self, call: Any, value: Value) -> list[Value] | None:
         """Equal parts, as views or as weights of their own."""
@@ -335,6 +350,8 @@ def rewrite(network: Network, target: Target, algorithms: Mapping[Convolution, A
     for param, (name, array) in zip(main.params[count:], network.weights.items(), strict=True):
         dtype = str(array.dtype)
         walk.values[param] = Value(array.shape, recipe=Recipe(name, array.shape, dtype), dtype=dtype)
+        if array.size == 1 and array.dtype.kind in "fi":
+            walk.scalars[param] = float(array.reshape(()))
 
     with builder.function("main", walk.parameters):
         with builder.dataflow():

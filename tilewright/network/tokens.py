@@ -16,6 +16,7 @@ from tilewright.network import blocked, rows
 from tilewright.network.blocked import Place, Product
 from tilewright.network.channels import padded_order
 from tilewright.network.elementary import ELEMENTARY
+from tilewright.network.idioms import SOFTPLUS_THRESHOLD, Idiom
 from tilewright.network.value import Value
 from tilewright.network.view import Atom, View, refine
 from tilewright.network.weights import Recipe
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["BINARY", "UNARY", "serve"]
 
 UNARY = {"nn.relu", "sigmoid", "tanh", "exp", "sqrt", "rsqrt", "abs", "negative", "clip", "nn.gelu", "nn.silu"}
-UNARY |= {"nn.leakyrelu", "nn.gelu_tanh", "erf", "log", "square"}
+UNARY |= {"nn.leakyrelu", "square"} | set(ELEMENTARY)
 BINARY = {"add", "subtract", "multiply", "divide", "maximum", "minimum", "power"}
 #: Columns of the narrowest matrix that the templates of contractions and rows serve: a vector has 2 elements or more.
 _NARROWEST = 2
@@ -47,7 +48,7 @@ def serve(walk: Rewriter, name: str, call: Any, args: list[Value | Any]) -> Valu
         return None
     if name in BINARY:
         return binary(walk, call, args)
-    handler = _TABLE.get(name) or (unary if name in UNARY else None)
+    handler = _TABLE.get(name) or (unary if name in UNARY or isinstance(call, Idiom) else None)
     return None if handler is None else handler(walk, call, args)
 
 
@@ -104,17 +105,28 @@ def unary(walk: Rewriter, call: Any, args: list[Any]) -> Value | None:
     if str(call.ty.dtype) != "float32":
         return None
     view = walk.whole(value)
-    if name in ELEMENTARY:
-        result = elementary(walk, name, value.base, view.base_shape)
+    function = formula(call)
+    if function is not None:
+        result = elementary(walk, name, function, value.base, view.base_shape)
     else:
         result = walk.emit(relax.Call(call.op, [value.base, *call.args[1:]], call.attrs))
-    return Value(value.shape, base=result, view=view)
+    return Value(value.shape, base=result, view=view, fresh=value.fresh)
 
 
-def elementary(walk: Rewriter, name: str, data: Any, shape: tuple[int, ...]) -> Any:
+def formula(call: Any) -> Callable[[Any], Any] | None:
+    """What the call computes of an element, where that is a formula of :mod:`tilewright.network.elementary`."""
+    if isinstance(call, Idiom):
+        return call.function
+    name = call.op.name.removeprefix("relax.")
+    if name == "nn.softplus" and (float(call.attrs.beta) != 1.0 or float(call.attrs.threshold) < SOFTPLUS_THRESHOLD):
+        return None
+    return ELEMENTARY.get(name)
+
+
+def elementary(walk: Rewriter, name: str, function: Callable[[Any], Any], data: Any, shape: tuple[int, ...]) -> Any:
     """An exponential or the like in code that vectorises."""
     word = name.removeprefix("nn.")
-    return walk.call(blocked.elementwise(ELEMENTARY[name], shape, word), [data], shape, word)
+    return walk.call(blocked.elementwise(function, shape, word), [data], shape, word)
 
 
 def binary(walk: Rewriter, call: Any, args: list[Any]) -> Value | None:

@@ -153,6 +153,7 @@ class _Expression:
             for loop in loops
         }
         self._operations: list[Operation] = []
+        self._bound: dict[Any, list[int]] = {}
 
     def store(self, stmt: Any) -> list[Operation]:
         inputs = self._visit(stmt.value)
@@ -168,6 +169,11 @@ class _Expression:
             return self._add(NodeKind.LOAD, self._access(value.source, value.indices), [])
         if kind in ("IntImm", "FloatImm"):
             return self._add(NodeKind.CONST, float(value.value), [])
+        if kind == "Let":
+            self._bound[value.var] = self._visit(value.value)
+            return self._visit(value.body)
+        if kind == "Var" and value in self._bound:
+            return self._bound[value]
         if kind in ("Add", "Mul"):
             inputs = [*self._visit(value.a), *self._visit(value.b)]
             return self._add(NodeKind.ADD if kind == "Add" else NodeKind.MUL, 0.0, inputs)

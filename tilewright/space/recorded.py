@@ -27,9 +27,10 @@ _MOST_CHARACTERS, _MOST_DEPTH, _MOST_WRITTEN_OUT = 1 << 23, 300, 1 << 19
 _LARGEST = 2**31 - 1
 
 _BINARY = ["Add", "Sub", "Mul", "Div", "Mod", "FloorDiv", "FloorMod", "Min", "Max", "EQ", "NE", "LT", "LE", "GT", "GE"]
-_BINARY += ["And", "Or", "LShift", "RShift"]
+_BINARY += ["And", "Or", "LShift", "RShift", "BitwiseAnd"]
 _GROUPS = {
-    "Expr": ["ir.IntImm", "ir.FloatImm", "ir.Var", "ir.TensorLoad", "ir.Call", "prim.Cast", "prim.Select", "prim.Not"]
+    "Expr": ["ir.IntImm", "ir.FloatImm", "ir.Var", "ir.TensorLoad", "ir.Call", "prim.Cast", "prim.Select", "prim.Let"]
+    + ["prim.Not"]
     + [f"prim.{name}" for name in _BINARY],
     "Stmt": ["tirx.For", "tirx.SeqStmt", "tirx.BufferStore", "s_tir.SBlockRealize"],
     "Simple": ["ffi.String", "int", "bool"],
@@ -55,6 +56,7 @@ _FORMS = {
     "ir.IRModule": "functions:{tirx.PrimFunc} global_var_map_:{ir.GlobalVar} source_map:ir.SourceMap "
     "attrs:ir.DictAttrs global_infos:{}",
     "prim.Cast": "value:Expr ty:ir.PrimType",
+    "prim.Let": "var:ir.Var value:Expr body:Expr ty:ir.PrimType",
     "prim.Not": "a:Expr ty:ir.PrimType",
     "prim.Select": "condition:Expr true_value:Expr false_value:Expr ty:ir.PrimType",
     "relax.FuncType": "params:[relax.TensorType] ret:ir.TupleType derive_func:None purity:bool",

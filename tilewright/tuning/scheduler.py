@@ -275,6 +275,7 @@ class NetworkTuner:
             "tasks_without_success": sum(math.isinf(share.best) for share in self._shares),
             "thinking_seconds": sum(tuner.thinking for tuner in self.tuners.values()),
             "interrupted": self.interrupted,
+            "roofline": None if self._roofline is None else self._roofline.describe(),
             "curve": [list(point) for point in self.curve],
             **({} if self._lending is None else {"sharing": self._lending.describe()}),
         }
