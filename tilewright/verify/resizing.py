@@ -35,7 +35,7 @@ class Resize(OpRun):  # type: ignore[misc]
         nearest_mode: str = "round_prefer_floor",
     ) -> tuple[NDArray[Any]]:
         if self.run_params["opsets"].get("", 1) < 11:  # no region there: the second input is the scales
-            scales, roi, coordinate_transformation_mode, nearest_mode = roi, None, "asymmetric", "floor"
+            scales, roi, coordinate_transformation_mode, nearest_mode = roi, None, "asymmetric", "simple"
         scales = None if scales is None or not scales.size else scales
         if antialias or coordinate_transformation_mode == "tf_crop_and_resize" or keep_aspect_ratio_policy != "stretch":
             slow = SlowResize._run
@@ -58,7 +58,8 @@ class Resize(OpRun):  # type: ignore[misc]
             kind = np.float32 if mode == "nearest" else np.float64
             where = _sources(extent, size, kind(factor), coordinate_transformation_mode)
             if mode == "nearest":
-                result = np.take(result, _nearest(where, nearest_mode, extent), axis=axis)
+                how = nearest_mode if nearest_mode != "simple" else "floor" if factor >= 1 else "ceil"
+                result = np.take(result, _nearest(where, how, extent), axis=axis)
             else:
                 matrix = _matrix(where, extent, mode, cubic_coeff_a, bool(exclude_outside))
                 moved = np.moveaxis(result, axis, -1)
