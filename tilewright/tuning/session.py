@@ -311,7 +311,7 @@ class _Session:
             budget.spend(made)
             self.algorithm_trials = made
             self._extract(choices)
-        self.roofline = measure_roofline(self.machine.cores)
+        self.roofline = measure_roofline(self.machine.cores, self.machine.features)
 
     def _spend(self, tuner: NetworkTuner) -> FinishTimes:
         """Tune until what is left of the budget is needed for finishing, and say what that may take."""
