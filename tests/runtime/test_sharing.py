@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import pytest
 
-from tests.runtime.test_runtime import LAMBDA
+from tests.runtime.test_runtime import LAMBDA, Env
 from tilewright.runtime.features import KNOWN, missing_features
 from tilewright.runtime.library import SOURCE, compile_runtime, find_compiler
 from tilewright.runtime.loaded import LoadedLibrary
@@ -53,8 +53,12 @@ def loaded(path: Path, threads: int) -> LoadedLibrary:
 def parts(library: LoadedLibrary) -> int:
     """Run a loop in a library; returns how many parts it had, each of which was done once."""
     done: list[tuple[int, int]] = []
-    part = LAMBDA(lambda task, env, data: done.append((task, env.contents.num_task)) or 0)
-    assert library.functions.tilewright_launch(part, None, 0) == 0
+
+    def part(task: int, env: ctypes._Pointer[Env], data: object) -> int:
+        done.append((task, env.contents.num_task))
+        return 0
+
+    assert library.functions.tilewright_launch(LAMBDA(part), None, 0) == 0
     assert sorted(task for task, _ in done) == list(range(done[0][1]))
     return done[0][1]
 
