@@ -44,8 +44,8 @@ __all__ = ["PARTS", "STEPS", "main", "problems", "run", "summary", "text"]
 #: A real network that is tuned again from the start in about half a minute.
 NETWORK = "squeezenet"
 TUNER_KILLS, WORKER_KILLS, WRITERS = 12, 38, 4
-#: For all readers together; with their imports, so that the step ends before its limit; and the share of its seconds that
-#: each is tried for at least.
+#: For all readers together; with imports, so that the step ends before its limit; and the share of its seconds
+#: that each is tried for at least.
 MALFORMED_SECONDS, MALFORMED_MOST, _LEAST_TRIED = 110.0, 190.0, 0.8
 #: Added up in the summary.
 _SUMS = (
