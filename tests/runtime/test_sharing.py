@@ -276,6 +276,29 @@ def test_a_fork_while_other_threads_call(compiled: Path, tmp_path: Path) -> None
     assert done.stdout.strip() == str([0] * 10)
 
 
+UNLOADED = """
+import os, sys
+from pathlib import Path
+from tests.runtime.test_sharing import loaded, parts
+
+library = loaded(Path(sys.argv[1]), 2)
+parts(library)
+del library
+child = os.fork()
+if child == 0:
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_fork_after_the_last_library_is_unloaded(compiled: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", UNLOADED, str(compiled)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=120, cwd=Path(__file__).parents[2]
+    )
+    assert done.stdout.strip() == "0"
+
+
 def test_what_the_processor_has_is_what_the_system_says(load: Load) -> None:
     flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), None)
     if flags is None:
