@@ -8,6 +8,7 @@ content of wrong types) is a failure. :func:`count` is what other scripts call.
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import resource
 import shutil
@@ -84,6 +85,7 @@ def count(
     *,
     engine: str = "own",
     keep: Path | None = None,
+    most: float = math.inf,
 ) -> dict[str, Counts]:
     """Try malformed files with each reader, each in a process of its own, for ``seconds`` altogether.
 
@@ -95,12 +97,17 @@ def count(
         seed: of the changes.
         engine: ``own``: changes of :func:`mutated`. ``atheris``: coverage-guided, where it is installed.
         keep: a folder for files that made a reader fail.
+        most: seconds, imports included, after which no other reader is begun; those that are left fail.
     """
+    began = time.monotonic()
     names = list(READERS) if readers is None else list(readers)
     found = {}
     with tempfile.TemporaryDirectory(prefix="tilewright-fuzz-") as folder:
         for name in names:
-            found[name] = _count_one(name, seconds / len(names), seed, Path(folder), engine, keep)
+            if time.monotonic() - began > most:
+                found[name] = Counts(failures=["no time was left to try it"])
+            else:
+                found[name] = _count_one(name, seconds / len(names), seed, Path(folder), engine, keep)
     return found
 
 

@@ -56,6 +56,11 @@ def test_a_reader_that_cannot_be_tried_is_told_and_the_others_are_tried() -> Non
     assert 0.5 <= found["input array"].seconds < 60
 
 
+def test_readers_that_no_time_is_left_for_are_told() -> None:
+    found = count(1.0, ["input array", "data set"], most=0.0)
+    assert [counts.failures for counts in found.values()] == [["no time was left to try it"]] * 2
+
+
 def test_changes_are_changes_and_can_be_repeated() -> None:
     for content in (b'{"a": [1, 2, {"b": "c"}]}', b"\x00\x01binary" * 20, b'{"a": 1}\n{"a": 2}\n'):
         made = [mutated(content, random.Random(seed)) for seed in range(200)]

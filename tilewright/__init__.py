@@ -1,7 +1,7 @@
 """Tilewright tunes neural networks for the machine in front of it.
 
 >>> import tilewright
->>> result = tilewright.tune("model.onnx", "out", budget=tilewright.Budget.parse("5m"))  # doctest: +SKIP
+>>> result = tilewright.tune("model.onnx", "out", budget="5m")  # doctest: +SKIP
 >>> tilewright.load_executable("out")(image)  # doctest: +SKIP
 """
 

@@ -170,7 +170,7 @@ def test_the_malformed_files_are_added_up(monkeypatch: pytest.MonkeyPatch, tmp_p
     counts = _malformed.Counts()
     for said in ("refused", "valid", "refused", "KeyError: 'x'"):
         counts.add(said)
-    monkeypatch.setattr(_malformed, "count", lambda seconds: {"a": counts, "b": counts})
+    monkeypatch.setattr(_malformed, "count", lambda seconds, most: {"a": counts, "b": counts})
     found = reliability.malformed(tmp_path)
     assert (found["malformed_tried"], found["malformed_refused"]) == (6, 4)
     assert found["readers"]["b"]["failures"] == ["KeyError: 'x'"]

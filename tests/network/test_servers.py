@@ -184,8 +184,11 @@ def test_the_manifest_says_which_instructions_the_kernels_need(out: Path) -> Non
         assert "sse3" in features or manifest(out)["target"]["mcpu"] == "x86-64"
 
 
-def test_an_instruction_that_the_processor_lacks_is_named(out: Path) -> None:
+@pytest.mark.parametrize("machine", [False, True], ids=["plan", "virtual machine"])
+def test_an_instruction_that_the_processor_lacks_is_named(machine: bool, out: Path) -> None:
     changed = manifest(out)
+    if machine:
+        changed["plan"] = None
     changed["target"]["features"] += ["no-such-extension", "another"]
     reseal(out, changed)
     with pytest.raises(TargetError, match=r"processor with no-such-extension, another, but .*; tune again") as caught:

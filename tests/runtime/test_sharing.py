@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import pytest
 
-from tests.runtime.test_runtime import LAMBDA
+from tests.runtime.test_runtime import LAMBDA, Env
 from tilewright.runtime.features import KNOWN, missing_features
 from tilewright.runtime.library import SOURCE, compile_runtime, find_compiler
 from tilewright.runtime.loaded import LoadedLibrary
@@ -53,8 +53,12 @@ def loaded(path: Path, threads: int) -> LoadedLibrary:
 def parts(library: LoadedLibrary) -> int:
     """Run a loop in a library; returns how many parts it had, each of which was done once."""
     done: list[tuple[int, int]] = []
-    part = LAMBDA(lambda task, env, data: done.append((task, env.contents.num_task)) or 0)
-    assert library.functions.tilewright_launch(part, None, 0) == 0
+
+    def part(task: int, env: ctypes._Pointer[Env], data: object) -> int:
+        done.append((task, env.contents.num_task))
+        return 0
+
+    assert library.functions.tilewright_launch(LAMBDA(part), None, 0) == 0
     assert sorted(task for task, _ in done) == list(range(done[0][1]))
     return done[0][1]
 
@@ -270,6 +274,29 @@ def test_a_fork_while_other_threads_call(compiled: Path, tmp_path: Path) -> None
         command, capture_output=True, text=True, check=True, timeout=120, cwd=Path(__file__).parents[2]
     )
     assert done.stdout.strip() == str([0] * 10)
+
+
+UNLOADED = """
+import os, sys
+from pathlib import Path
+from tests.runtime.test_sharing import loaded, parts
+
+library = loaded(Path(sys.argv[1]), 2)
+parts(library)
+del library
+child = os.fork()
+if child == 0:
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_fork_after_the_last_library_is_unloaded(compiled: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", UNLOADED, str(compiled)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=120, cwd=Path(__file__).parents[2]
+    )
+    assert done.stdout.strip() == "0"
 
 
 def test_what_the_processor_has_is_what_the_system_says(load: Load) -> None:

@@ -23,7 +23,7 @@ __all__ = ["bind", "compile_runtime", "find_compiler", "link", "use_for_kernels"
 
 SOURCE = Path(__file__).with_name("runtime.c")
 #: All that the runtime is compiled from.
-_SOURCES = (SOURCE, SOURCE.with_name("cpu.h"), SOURCE.with_name("pool.h"))
+_SOURCES = (SOURCE, *(SOURCE.with_name(name) for name in ("cpu.h", "pool.h", "scratch.h")))
 #: Seconds that compiling the runtime or linking may take.
 _MOST_SECONDS = 120
 _FLAGS = ("-x", "c", "-std=c11", "-O2", "-fPIC", "-pthread")

@@ -1,4 +1,4 @@
-/* Threads and scratch memory, which all executables of a process share. Included by runtime.c alone.
+/* Threads, which all executables of a process share, and how they share them. Included by runtime.c alone.
  *
  * TVM's own pool gives each thread one equal part of a parallel loop. On a machine with neighbours the loop then takes
  * as long as the thread that was disturbed most. Here the loop is cut finer: every thread starts with a part of its
@@ -13,7 +13,6 @@
 #define PAUSE() ((void)0)
 #endif
 
-#define CACHE_LINE 64
 #define MAX_THREADS 256
 /* Parts of a loop per thread: what one disturbed thread can delay is a part, not its whole share. */
 #define PARTS 8
@@ -36,11 +35,10 @@ typedef int (*Lambda)(int task, ParallelEnv *env, void *data);
  *
  * Each executable brings this runtime along in its own library, but a process needs one pool of threads only. So one
  * library, the host, lends its pool and its scratch memory to all others by this table; `tilewright_adopt` is handed the
- * host's. Whoever loads libraries keeps the host loaded for as long as another one uses it (tilewright/runtime/library.py
+ * host's. Whoever loads libraries keeps the host loaded for as long as another one uses it (tilewright/runtime/loaded.py
  * does). A library of another version of the table refuses it, and is a host of its own.
  *
- * A library must not be unloaded while it holds scratch memory of a thread or is called when a thread ends, so nothing
- * here belongs to a thread but what may be forgotten. */
+ * No code here runs when a thread ends: the library may be unloaded by then. */
 
 #define POOL_VERSION 1
 
@@ -54,85 +52,6 @@ typedef struct {
   void (*leave)(int threads);           /* one less; the last one ends them */
   void (*trim)(void);                   /* give scratch memory back that nobody uses at this moment */
 } Pool;
-
-/* ---- Scratch memory: blocks are kept, so that no call after the first allocates ---- */
-
-typedef struct Block {
-  struct Block *next;
-  size_t size;
-  char pad[CACHE_LINE - sizeof(struct Block *) - sizeof(size_t)];
-} Block;
-
-/* Each thread has its preferred shelf, so that threads do not wait for each other; what its own does not hold it takes from
- * another's. So threads that end leave no memory behind that the next ones do not use: a server may have one for each
- * request. */
-#define SHELVES 64
-static struct {
-  _Alignas(CACHE_LINE) atomic_int taken; /* whoever makes a 1 of the 0 has the shelf */
-  Block *blocks;
-} shelves[SHELVES];
-static atomic_uint next_shelf;
-static _Thread_local unsigned own_shelf; /* its number + 1, or 0 */
-
-static unsigned find_own_shelf(void) {
-  if (!own_shelf) own_shelf = atomic_fetch_add(&next_shelf, 1) % SHELVES + 1;
-  return own_shelf - 1;
-}
-
-static int take_shelf(unsigned number) {
-  return !atomic_exchange_explicit(&shelves[number].taken, 1, memory_order_acquire);
-}
-
-static void give_shelf(unsigned number) { atomic_store_explicit(&shelves[number].taken, 0, memory_order_release); }
-
-static void *allocate(int device_type, int device_id, uint64_t bytes, int type_code, int type_bits) {
-  (void)device_type, (void)device_id, (void)type_code, (void)type_bits;
-  if (bytes > SIZE_MAX - sizeof(Block) - 2 * CACHE_LINE) return NULL;
-  unsigned own = find_own_shelf();
-  for (unsigned i = 0; i < SHELVES; ++i) {
-    unsigned number = (own + i) % SHELVES;
-    if (!take_shelf(number)) continue;
-    for (Block **link = &shelves[number].blocks; *link; link = &(*link)->next) {
-      Block *block = *link;
-      if (block->size >= bytes && (block->size - bytes <= bytes + 4096)) {
-        *link = block->next;
-        give_shelf(number);
-        return block + 1;
-      }
-    }
-    give_shelf(number);
-  }
-  size_t size = (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
-  void *memory = NULL;
-  if (posix_memalign(&memory, CACHE_LINE, sizeof(Block) + size)) return NULL;
-  ((Block *)memory)->size = size;
-  return (Block *)memory + 1;
-}
-
-static int release(int device_type, int device_id, void *memory) {
-  (void)device_type, (void)device_id;
-  Block *block = (Block *)memory - 1;
-  unsigned number = find_own_shelf();
-  while (!take_shelf(number)) number = (number + 1) % SHELVES;
-  block->next = shelves[number].blocks;
-  shelves[number].blocks = block;
-  give_shelf(number);
-  return 0;
-}
-
-static void trim(void) {
-  for (unsigned number = 0; number < SHELVES; ++number) {
-    while (!take_shelf(number)) sched_yield();
-    Block *blocks = shelves[number].blocks;
-    shelves[number].blocks = NULL;
-    give_shelf(number);
-    while (blocks) {
-      Block *block = blocks;
-      blocks = block->next;
-      free(block);
-    }
-  }
-}
 
 /* ---- Threads ---- */
 
@@ -368,7 +287,7 @@ static void after_fork(void) {
       atomic_store(&team->home, -1);
     }
   }
-  for (unsigned number = 0; number < SHELVES; ++number) give_shelf(number);
+  free_shelves();
   nested = 0;
 }
 

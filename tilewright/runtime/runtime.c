@@ -22,6 +22,8 @@
 #endif
 
 #include "cpu.h"
+#include "scratch.h"
+
 #include "pool.h"
 
 /* ---- The calling convention of TVM's compiled functions (tvm-ffi 0.1) ---- */
