@@ -99,9 +99,11 @@ def test_full_disks(tmp_path: Path, model: Path, mounted: Callable[[str], tuple[
     place = variables["PLACE"]
     done = run("tune", model, "--out", tmp_path / "o", before=before, TMPDIR=place, **variables)
     refused(done, "the disk is full", place, "TMPDIR")
-    before, variables = mounted("size=16k")  # the executable has 60 kB
+    done = run("tune", model, "--out", Path(place, "o"), before=before, **variables | {"OPTIONS": "size=512k"})
+    refused(done, "the disk is full", place, "--out")
+    # What is left suffices at the start. The executable has 60 kB.
     arguments = ["--out", Path(place, "o"), "--budget", "5s", "--records", tmp_path / "r.db"]
-    done = run("tune", model, *arguments, before=before, **variables)
+    done = run("tune", model, *arguments, before=before, **variables | {"OPTIONS": "size=1056k"})
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: ")
