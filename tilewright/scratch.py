@@ -161,15 +161,21 @@ def _left(folder: Path) -> int:
 
 def _known(folder: Path) -> Path:
     """The directory that a user knows: without the temporary ones that were made in it."""
-    for parent in reversed([folder, *folder.parents]):
-        if parent.name.startswith(_OURS) and parent.is_relative_to(tempfile.gettempdir()):
-            return parent.parent
-    return folder
+    return _temporary(folder) or folder
 
 
 def _option(folder: Path) -> str:
     """How a user says that it is to be another directory."""
-    return "TMPDIR" if folder.is_relative_to(tempfile.gettempdir()) else "--out"
+    return "TMPDIR" if _temporary(folder) else "--out"
+
+
+def _temporary(folder: Path) -> Path | None:
+    """The directory of temporary files that the user has named, if ``folder`` is that or one of ours in it."""
+    base = Path(tempfile.gettempdir())
+    if base.name.startswith(_PREFIX):  # all temporary files are in there
+        return base.parent if folder.is_relative_to(base) or folder == base.parent else None
+    ours = folder.is_relative_to(base) and folder != base and folder.relative_to(base).parts[0].startswith(_OURS)
+    return base if ours or folder == base else None
 
 
 def _make(base: Path) -> tuple[Path, int | None]:

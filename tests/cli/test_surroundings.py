@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import pty
 import resource
 import shutil
 import subprocess
@@ -98,9 +99,11 @@ def test_full_disks(tmp_path: Path, model: Path, mounted: Callable[[str], tuple[
     place = variables["PLACE"]
     done = run("tune", model, "--out", tmp_path / "o", before=before, TMPDIR=place, **variables)
     refused(done, "the disk is full", place, "TMPDIR")
-    before, variables = mounted("size=16k")  # the executable has 60 kB
+    done = run("tune", model, "--out", Path(place, "o"), before=before, **variables | {"OPTIONS": "size=512k"})
+    refused(done, "the disk is full", place, "--out")
+    # What is left suffices at the start. The executable has 60 kB.
     arguments = ["--out", Path(place, "o"), "--budget", "5s", "--records", tmp_path / "r.db"]
-    done = run("tune", model, *arguments, before=before, **variables)
+    done = run("tune", model, *arguments, before=before, **variables | {"OPTIONS": "size=1056k"})
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: ")
@@ -211,3 +214,14 @@ def test_libraries_print_nothing_that_a_user_sees(tmp_path: Path) -> None:
     nodes = [helper.make_node("Det", ["x"], ["y"], name="determinant")]
     path = save(tmp_path / "m.onnx", nodes, {"x": [2, 4, 4]}, [2])
     refused(run("tasks", path, "--records", tmp_path / "none.db"), "Det")
+
+
+def test_a_terminal_that_is_gone(tmp_path: Path, model: Path) -> None:
+    ours, theirs = pty.openpty()
+    report = tmp_path / "tasks.json"
+    command = [*COMMAND, "tasks", str(model), "--records", str(tmp_path / "none.db"), "--json", str(report)]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT) as process:
+        os.close(theirs)
+        os.close(ours)
+        assert process.wait() == 2  # the result could not be printed
+    assert json.loads(report.read_text())["tasks"]

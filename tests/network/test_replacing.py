@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tilewright.errors import OutputError
 from tilewright.network import replacing as module
-from tilewright.network.replacing import replacing
+from tilewright.network.replacing import replacing, reserve_out
 from tilewright.scratch import claim
 
 
@@ -86,3 +89,25 @@ def test_two_processes_do_not_write_into_one(tmp_path: Path) -> None:
     assert (part / "kernels.so").exists()
     os.close(other)
     write(tmp_path / "out", "one")
+
+
+def test_a_reservation_ends_with_its_process(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    code = (
+        "import sys; from pathlib import Path; from tilewright.network.replacing import reserve_out\n"
+        "with reserve_out(Path(sys.argv[1])):\n"
+        "    print('reserved', flush=True); sys.stdin.read()"
+    )
+    root, pipe = Path(__file__).parents[2], subprocess.PIPE
+    command = [sys.executable, "-c", code, str(out)]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=root) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "reserved\n"
+        with pytest.raises(OutputError, match="another one is at"), reserve_out(out):
+            pass
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with reserve_out(out):
+        write(out, "one")  # a reservation is no obstacle to its owner
+        write(out, "two")
+    assert os.listdir(out.parent) == ["out"]

@@ -16,6 +16,7 @@ from tilewright.errors import ModelFormatError, OutputError, RecordsError, Shape
 from tilewright.measure.memory import check_memory
 from tilewright.network.file_kinds import check_kind, is_program
 from tilewright.records.address import is_url
+from tilewright.scratch import check_space
 
 __all__ = [
     "JsonOption",
@@ -132,6 +133,7 @@ def check_out(path: Path) -> None:
 
     Raises:
         OutputError: the directory cannot be made, nothing can be written to it, or it holds something else.
+        ResourceError: its disk is full.
     """
     if not path.name or os.path.islink(path):
         raise OutputError(f"--out names a directory that can be replaced, but {path} cannot; name another")
@@ -145,6 +147,7 @@ def check_out(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
+        check_space(path)
     except OSError as error:
         raise OutputError(
             f"the executable goes into a directory, but {path} cannot be written: {error.strerror}; "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +20,11 @@ from tilewright.scratch import check_space, explained
 from tilewright.target import Target
 
 __all__ = ["Kernels", "Library", "compile_machine"]
+
+#: Bytes on a disk that the object files of the virtual machine may need, which LLVM writes by itself.
+_LEAST_FREE = 16 << 20
+#: Characters of the name of a file in memory, which is for people only.
+_MOST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ class Kernels:
 
         Raises:
             CompilerError: compiling or linking failed.
+            ResourceError: a disk is full.
         """
         plan, module = self._extraction.plan, self._extraction.module
         if plan is None:
@@ -106,7 +114,7 @@ class Kernels:
             path = self._folder / f"{symbol}.o"
             with _checked_kernels():
                 module = tvm.ir.IRModule({tvm.ir.GlobalVar(symbol): function})
-                tvm.compile(module, target=target.tvm).mod.write_to_file(str(path), "o")
+                _write_object(tvm.compile(module, target=target.tvm).mod, path)
             self._objects[symbol] = path
 
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -123,8 +131,20 @@ def compile_machine(module: Any, target: Target, out: Path) -> None:
     """
     from tvm import relax
 
+    check_space(Path(tempfile.gettempdir()), _LEAST_FREE)
     with _translated(out.parent), _checked_kernels():
         relax.build(module, target.tvm).export_library(str(out), cc=find_compiler())
+
+
+def _write_object(module: Any, path: Path) -> None:
+    """Write an object file by way of memory: where a disk is full, LLVM ends the process, and Python raises."""
+    if not hasattr(os, "memfd_create"):
+        module.write_to_file(str(path), "o")
+        return
+    memory = os.memfd_create(path.name[:_MOST_NAME])
+    with os.fdopen(memory, "rb") as file:
+        module.write_to_file(f"/proc/self/fd/{memory}", "o")
+        path.write_bytes(file.read())
 
 
 def _symbol(kernel: str, function: Any) -> str:

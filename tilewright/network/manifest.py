@@ -6,6 +6,7 @@ directory can write checksums, too, and its library is native code. Load executa
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -19,6 +20,7 @@ import numpy as np
 
 from tilewright.errors import OutputError
 from tilewright.reading import open_regular, parse_json, read_file
+from tilewright.scratch import explained
 
 __all__ = ["FORMAT", "LIBRARY", "NAME", "WEIGHTS", "listed", "read_manifest", "sealed", "take", "verify"]
 
@@ -98,13 +100,15 @@ def verify(folder: Path) -> None:
 def take(folder: Path, manifest: Mapping[str, Any], name: str, to: Path) -> None:
     """Copy a listed file, and check the copy: nobody can change that one between the check and its use.
 
-    Raises as :func:`listed` does.
+    Raises as :func:`listed` does, and ``ResourceError`` where the disk of the copy is full.
     """
     path = _listed(folder, manifest, name)
     try:
         with open_regular(path) as source, to.open("xb") as copy:
             shutil.copyfileobj(source, copy, 1 << 20)
     except (OSError, ValueError) as exc:
+        if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):  # the copy's trouble
+            raise explained(exc, f"{path} cannot be copied to be loaded", to.parent) from exc
         raise _missing(path, exc) from exc
     if _sha256(to) != manifest["sha256"][name]:
         raise _changed(path)
