@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.network.models import TARGET, conv_model
+from tests.network.models import conv_model
 from tilewright.errors import RecordsError
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.network.load import load
@@ -22,6 +22,7 @@ from tilewright.records.metaschedule import write_metaschedule
 from tilewright.records.schema import measurements, tasks
 from tilewright.records.store import Query, Store
 from tilewright.space.registry import make_space
+from tilewright.target import Target
 from tilewright.task import Task
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -76,12 +77,13 @@ def test_the_reference_has_every_column_and_outcome() -> None:
 def test_a_database_of_metaschedules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page's program builds the network with a program that is on record."""
     monkeypatch.chdir(tmp_path)
-    extraction = extract(load(conv_model(tmp_path / "model.onnx")), TARGET)
+    native = Target.parse()  # as the program has it
+    extraction = extract(load(conv_model(tmp_path / "model.onnx")), native)
     use = next(use for use in extraction.uses if use.task.kind == "contraction")
-    store, space = MemoryStore(), make_space(use.task, TARGET)
+    store, space = MemoryStore(), make_space(use.task, native)
     config = tuple(space.default().tolist())
-    store.add([replace(GOOD, task=use.task.key, target=TARGET.key, template=space.template, config=config)])
-    write_metaschedule(store, [use.task], TARGET, tmp_path / "DIR")
+    store.add([replace(GOOD, task=use.task.key, target=native.key, template=space.template, config=config)])
+    write_metaschedule(store, [use.task], native, tmp_path / "DIR")
     (program,) = examples("reference/metaschedule.md", "python")
     names: dict[str, Any] = {}
     exec(program, names)
