@@ -147,6 +147,7 @@ class _Body:
         from tvm_ffi import structural_mutate
 
         dims = dict(zip(step.variables, self._form.places[step.buffer], strict=True))
+        bound: dict[Any, Any] = {}
 
         def load(node: Any, _: Any) -> Any:
             source = node.source
@@ -156,14 +157,20 @@ class _Body:
                 return tirx.BufferLoad(self.kept[source], [inside])
             return tirx.BufferLoad(self._flat[source], [self._offset(source, inside)])
 
+        def bind(node: Any, mutator: Any) -> Any:
+            # Steps of one formula share its variables, which TVM's analysis refuses where it meets them again.
+            value = mutator.mutate(node.value)
+            bound[node.var] = tirx.Var(node.var.name, str(node.var.ty.dtype))
+            return tirx.Let(bound[node.var], value, mutator.mutate(node.body))
+
         def variable(node: Any, _: Any) -> Any:
             if node not in dims:
-                return node
+                return bound.get(node, node)
             place = dims[node]
             index = _number(0) if place is None else self._index(place, inside)
             return tirx.Cast(str(node.ty.dtype), index)
 
-        return structural_mutate(step.value, ((TensorLoad, load), (Var, variable)))
+        return structural_mutate(step.value, ((TensorLoad, load), (tirx.Let, bind), (Var, variable)))
 
     def _offset(self, buffer: Any, inside: Any) -> Any:
         """Where in a parameter the element is."""
