@@ -6,6 +6,7 @@ Sums and maxima over a row go by lanes: LLVM does not reorder additions, so a pl
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from tilewright.network.elementary import exp
@@ -16,8 +17,11 @@ __all__ = ["PREFIX", "layer_norm", "softmax"]
 PREFIX = "row_"
 #: TVM's OpPatternKind kOutEWiseFusable: element-wise consumers are fused into it.
 _FUSABLE = 4
+#: Functions that are kept, as in :mod:`tilewright.network.blocked`.
+_KEPT = 512
 
 
+@lru_cache(_KEPT)
 def softmax(shape: tuple[int, ...], lanes: int, safe: bool) -> Any:
     """Softmax along the last dimension. Gives a PrimFunc (data, output).
 
@@ -44,6 +48,7 @@ def softmax(shape: tuple[int, ...], lanes: int, safe: bool) -> Any:
     return _function([x, y])
 
 
+@lru_cache(_KEPT)
 def layer_norm(shape: tuple[int, ...], lanes: int, epsilon: float) -> Any:
     """Layer norm over the last dimension, of ``lanes`` elements or more: a PrimFunc (data, scale, shift, output)."""
     from tvm import te, tirx
