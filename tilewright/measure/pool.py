@@ -50,6 +50,7 @@ from tilewright.measure.protocol import (
 )
 from tilewright.measure.rule import HOPELESS_FACTOR
 from tilewright.measure.workforce import Workforce
+from tilewright.space.generation import known_generated
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.tvm_compat import usable_cores
@@ -275,7 +276,8 @@ class LocalPool:
     def _prepare(self, process: WorkerProcess, batch: Batch, use_default: bool) -> None:
         task = batch.space.task
         process.prepared, process.reference, process.anchor = (task.key, use_default), False, False
-        command = Prepare(task, use_default, streamed_bytes(self.target))
+        made = known_generated(task, self.target)
+        command = Prepare(task, use_default, streamed_bytes(self.target), made)
         process.send(command, batch.limit(self.build_timeout + self.run_timeout))
 
     def _on_build_reply(self, process: WorkerProcess, reply: Reply | Lost, batch: Batch) -> None:

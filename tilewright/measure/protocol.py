@@ -22,6 +22,7 @@ from typing import TypeAlias
 from tilewright.measure.arguments import Parameter, Reference
 from tilewright.measure.memory import in_words
 from tilewright.measure.outcome import Outcome
+from tilewright.space.generation import Generated
 from tilewright.space.space import DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task
@@ -72,11 +73,14 @@ class Prepare:
         use_default: take the default config's output for the reference, unless one is known; otherwise it is adopted
             from another worker, or the first candidate's.
         streamed: bytes of weights between two calls with the same ones (``Arguments.called``); 0: all have the same.
+        generated: what MetaSchedule's generator made of the task under limits of time and memory, so that the worker's
+            space has the knobs of the pool's; None: that was not needed.
     """
 
     task: Task
     use_default: bool
     streamed: int = 0
+    generated: Generated | None = None
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ from tilewright.measure.protocol import (
     Timed,
 )
 from tilewright.measure.timing import Timer, collector_resting
+from tilewright.space.generation import remember_generated
 from tilewright.space.space import DesignSpace
 from tilewright.target import Target
 from tilewright.tvm_compat import lean_kernels, set_threads, spin_briefly, unchecked_schedules, without_torch
@@ -169,6 +170,8 @@ class _Worker:
             self._key = key
         task = self._tasks.get(key)
         if task is None:
+            if command.generated is not None:
+                remember_generated(command.task, self._target, command.generated)
             try:
                 task = self._tasks[key] = _Prepared(self._factory(command.task, self._target))
             except Exception as error:

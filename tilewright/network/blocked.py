@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 __all__ = ["Place", "Product", "batch_matmul", "conv2d", "dense", "depthwise_conv2d", "elementwise", "grouped_conv2d"]
@@ -15,8 +16,11 @@ __all__ = ["Place", "Product", "batch_matmul", "conv2d", "dense", "depthwise_con
 #: TVM's OpPatternKind kOutEWiseFusable: a contraction that element-wise consumers are fused into.
 _FUSABLE = 4
 _ELEMENTWISE = 0
+#: Functions that are kept: a network of 1,000 equal operators makes theirs once, which takes 3 to 10 ms.
+_KEPT = 512
 
 
+@lru_cache(_KEPT)
 def conv2d(
     data: tuple[int, ...],
     weight: tuple[int, ...],
@@ -50,6 +54,7 @@ def conv2d(
     return _function([a, w, c])
 
 
+@lru_cache(_KEPT)
 def grouped_conv2d(
     data: tuple[int, ...],
     weight: tuple[int, ...],
@@ -99,6 +104,7 @@ def grouped_conv2d(
     return _function([a, w, y])
 
 
+@lru_cache(_KEPT)
 def depthwise_conv2d(
     data: tuple[int, ...],
     weight: tuple[int, ...],
@@ -135,6 +141,7 @@ def depthwise_conv2d(
     return _function([a, w, y])
 
 
+@lru_cache(_KEPT)
 def dense(rows: int, weight: tuple[int, ...], outputs: int) -> Any:
     """``(m, k)`` data times ``(ceil(N/x), k, x)`` weights. Gives a PrimFunc (data, weight, output ``(m, N)``).
 
@@ -184,6 +191,7 @@ class Product:
         return tuple(self.batch[i] if kind == "batch" else getattr(self, kind) for kind, i in self.out)
 
 
+@lru_cache(_KEPT)
 def batch_matmul(product: Product, x: int) -> Any:
     """The right operand is packed into ``(b, n/x, k, x)`` on the way, which the template does just before its use.
 
@@ -254,6 +262,7 @@ def _outputs(data: Any, kernel: tuple[int, int], stride: tuple[int, int], dilati
     return rows, cols
 
 
+@lru_cache(_KEPT)
 def elementwise(function: Callable[[Any], Any], shape: tuple[int, ...], name: str) -> Any:
     """``function`` of each element. Gives a PrimFunc (data, output)."""
     from tvm import te

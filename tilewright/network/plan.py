@@ -287,7 +287,7 @@ def make_plan(module: Any, inputs: int, alignment: int) -> Plan | None:
         results = result if isinstance(result, list) else [result]
         if any(isinstance(r, list) for r in results):
             raise _Unplannable("a tuple in a tuple")
-        if any(_calls_out(functions[name]) for name, _ in planner.calls if name):
+        if any(_calls_out(functions[name]) for name in {name for name, _ in planner.calls if name}):
             raise _Unplannable("a kernel that calls a library")
     except _Unplannable:  # the virtual machine of Relax serves what is left
         return None

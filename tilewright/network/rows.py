@@ -6,6 +6,7 @@ Sums and maxima over a row go by lanes: LLVM does not reorder additions, so a pl
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from tilewright.network.elementary import exp
@@ -18,8 +19,11 @@ PREFIX = "row_"
 _FUSABLE = 4
 #: Elements of the shortest row that is reduced by vectors: SSE and NEON have registers of 4.
 _SHORTEST_VECTOR = 4
+#: Functions that are kept, as in :mod:`tilewright.network.blocked`.
+_KEPT = 512
 
 
+@lru_cache(_KEPT)
 def softmax(shape: tuple[int, ...], lanes: int, safe: bool) -> Any:
     """Softmax along the last dimension. Gives a PrimFunc (data, output).
 
@@ -46,6 +50,7 @@ def softmax(shape: tuple[int, ...], lanes: int, safe: bool) -> Any:
     return _function([x, y])
 
 
+@lru_cache(_KEPT)
 def layer_norm(shape: tuple[int, ...], lanes: int, epsilon: float) -> Any:
     """Layer norm over the last dimension, by vectors of at most ``lanes``: a PrimFunc (data, scale, shift, output)."""
     from tvm import te, tirx

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tilewright.network.chains import LONGEST_CHAIN, OPAQUE, cut_chains
 from tilewright.network.convolution import Algorithm, Convolution
 from tilewright.network.network import Network
 from tilewright.network.plan import Plan, make_plan
@@ -18,9 +19,6 @@ from tilewright.target import Target
 from tilewright.task import WEIGHTS, Task
 
 __all__ = ["Extraction", "TaskUse", "extract", "task_of"]
-
-#: TVM's OpPatternKind kOpaque.
-_OPAQUE = 8
 
 
 @dataclass(frozen=True)
@@ -75,12 +73,14 @@ def extract(network: Network, target: Target, algorithms: Mapping[Convolution, A
         relax.transform.LegalizeOps(skip_ops=["relax.reshape"]),
         relax.transform.AnnotateTIROpPattern(),
         tvm.transform.module_pass(_concatenations_apart, opt_level=0),
+        tvm.transform.module_pass(_cut_chains, opt_level=0),
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
         tvm.transform.module_pass(_without_patterns, opt_level=0),
         relax.transform.DeadCodeElimination(),
     ]
-    with target.tvm:
+    context = tvm.transform.PassContext(config={"relax.FuseOps.max_depth": LONGEST_CHAIN})
+    with target.tvm, context:
         module = tvm.transform.Sequential(passes)(rewritten.module)
     plan = make_plan(module, len(network.inputs), 4 * target.lanes)
     calls = _calls(module["main"]) if plan is None else Counter(call.kernel for call in plan.calls if call.kernel)
@@ -107,8 +107,12 @@ def _concatenations_apart(module: Any, _: Any) -> Any:
     """Fuse nothing with a concatenation: alone it costs nothing, because its parts are written in place."""
     for var, function in module.functions_items():
         if var.name_hint.startswith("concatenate"):
-            module.update_func(var, function.with_attr("op_pattern", _OPAQUE))
+            module.update_func(var, function.with_attr("op_pattern", OPAQUE))
     return module
+
+
+def _cut_chains(module: Any, _: Any) -> Any:
+    return cut_chains(module)
 
 
 def _without_patterns(module: Any, _: Any) -> Any:

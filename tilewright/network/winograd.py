@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ BLOCKS = ("winograd_data", "winograd_inverse")
 
 #: TVM's OpPatternKind kOutEWiseFusable (element-wise consumers are fused into it) and kOpaque (nothing is).
 _FUSABLE, _OPAQUE = 4, 8
+#: Functions that are kept, as in :mod:`tilewright.network.blocked`.
+_KEPT = 512
 
 _G: dict[int, list[list[float]]] = {
     2: [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]],
@@ -91,6 +94,7 @@ def transform_weight(m: int, weight: NDArray[Any]) -> NDArray[np.float32]:
     return np.asarray(g @ weight.astype(np.float64) @ g.T, dtype=np.float32)
 
 
+@lru_cache(_KEPT)
 def data_transform(tiling: Tiling, data: tuple[int, ...]) -> Any:
     """``B^T d B`` of all tiles d of NCHW[cb]c data. Gives a PrimFunc (data, V)."""
     from tvm import te
@@ -133,6 +137,7 @@ def _input_rows(tiling: Tiling, x: Any) -> Any:
     )
 
 
+@lru_cache(_KEPT)
 def products(tiling: Tiling, weight: tuple[int, ...]) -> Any:
     """The ``a*a`` matrix products of V and U ``(a*a, O/x, C/cb, cb, x)``. Gives a PrimFunc (V, U, M)."""
     from tvm import te
@@ -149,6 +154,7 @@ def products(tiling: Tiling, weight: tuple[int, ...]) -> Any:
     return _function([data, w, c], _OPAQUE)
 
 
+@lru_cache(_KEPT)
 def inverse_transform(tiling: Tiling, oo: int, x: int) -> Any:
     """``A^T M A`` of all tiles, without what sticks out. Gives a PrimFunc (M, output), into which consumers fuse."""
     from tvm import te
@@ -159,6 +165,7 @@ def inverse_transform(tiling: Tiling, oo: int, x: int) -> Any:
     return _function([source, result], _FUSABLE)
 
 
+@lru_cache(_KEPT)
 def fused(tiling: Tiling, data: tuple[int, ...], weight: tuple[int, ...]) -> Any:
     """All three: NCHW[cb]c data and U ``(a*a, O/x, C/cb, cb, x)``. Gives a PrimFunc (data, U, output).
 

@@ -3,6 +3,8 @@
 The first knob, ``sketch``, chooses the program's structure; the others are its sampling decisions. Sketch 0 is the
 function as it stands, which is what TVM builds untuned; sketch 1 is :mod:`tilewright.space.simple`; the rest are
 MetaSchedule's, by its rules for CPUs. Sketches share a knob where they make the same choice, so few columns are idle.
+
+A function that is too large for MetaSchedule's generator (:mod:`tilewright.space.generation`) has the first two only.
 """
 
 from __future__ import annotations
@@ -12,12 +14,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import SpaceError
+from tilewright.space.generation import generate, generate_apart, is_small, read_generated, why_too_large
 from tilewright.space.knob import ChoiceKnob, Knob, SplitKnob
 from tilewright.space.knobs_alone import KnobsAlone
 from tilewright.space.module import space_errors, task_module
@@ -30,7 +33,7 @@ from tilewright.space.simple import (
     work,
 )
 from tilewright.space.space import Configs
-from tilewright.space.trace import Generator, Sample, read_samples, replay
+from tilewright.space.trace import Generator, Sample, replay
 from tilewright.target import Target
 from tilewright.task import Task
 
@@ -38,7 +41,10 @@ if TYPE_CHECKING:
     from tvm.s_tir import Schedule
     from tvm.s_tir.schedule import Trace
 
-__all__ = ["FIRST_SKETCH", "AutoSpace", "Sketch"]
+__all__ = ["FIRST_SKETCH", "PLAIN", "AutoSpace", "Sketch"]
+
+#: The template of a space without MetaSchedule's sketches, where the function or its generation exceeds a limit.
+PLAIN = "plain/1"
 
 _UNTUNED, _SIMPLE = 0, 1
 #: The number of the first sketch that is MetaSchedule's.
@@ -69,6 +75,7 @@ class AutoSpace(KnobsAlone):
     be 0 (:meth:`canonical` makes them so): each program then has one config.
 
     Attributes:
+        template: ``auto/1``, or ``plain/1`` where a limit left MetaSchedule's sketches out.
         sketches: MetaSchedule's: numbers ``FIRST_SKETCH`` and up of the knob ``sketch``.
         generator_error: why MetaSchedule's generator gave no sketches, or "".
 
@@ -86,14 +93,7 @@ class AutoSpace(KnobsAlone):
         self.task = task
         self.target = target
         self._module = task_module(task)
-        self.generator_error = ""
-        self._generator: Generator | None = None
-        generated: list[tuple[Trace, list[Sample]]] = []
-        try:
-            with space_errors("MetaSchedule generates no space"):
-                self._generator, generated = self._generate()
-        except SpaceError as exc:  # the untuned and the simple sketch remain
-            self.generator_error = str(exc)
+        generated, self.generator_error = self._generate()
         knobs: list[Knob] = [
             ChoiceKnob.of("sketch", range(FIRST_SKETCH + len(generated))),
             ChoiceKnob.of("inline", [0, 1]),
@@ -185,17 +185,28 @@ class AutoSpace(KnobsAlone):
                 for sample, column in zip(sketch.samples, sketch.columns, strict=True)
             },
         )
-        assert self._generator is not None  # it made the sketch
         schedule.enter_postproc()  # MetaSchedule's search starts from a stored trace without what follows
         refused = self._generator.finish(schedule)
         if refused is not None:
             raise SpaceError(f"MetaSchedule's {refused} refuses the config {list(row)} of {self.task.name!r}")
         return schedule
 
-    def _generate(self) -> tuple[Generator, list[tuple[Trace, list[Sample]]]]:
-        generator = Generator(self._module, self.target.tvm)
-        traces: list[Any] = generator.traces()
-        return generator, [(trace, read_samples(trace, self._module)) for trace in traces]
+    @cached_property
+    def _generator(self) -> Generator:
+        return Generator(self._module, self.target.tvm)
+
+    def _generate(self) -> tuple[list[tuple[Trace, list[Sample]]], str]:
+        """MetaSchedule's sketches, or why there are none: the untuned and the simple one remain."""
+        problem = why_too_large(self._module)
+        made = None if problem or is_small(self._module) else generate_apart(self.task, self.target)
+        if problem or (made is not None and made.problem):
+            self.template = PLAIN
+            return [], problem or (made.problem if made is not None else "")
+        try:
+            sketches = generate(self._module, self.target) if made is None else read_generated(made, self._module)
+        except SpaceError as exc:
+            return [], str(exc)
+        return sketches, ""
 
 
 def _share(generated: Sequence[tuple[Trace, list[Sample]]], knobs: list[Knob]) -> list[Sketch]:

@@ -14,8 +14,8 @@ __all__ = ["make_space", "task_module"]
 def make_space(task: Task, target: Target) -> DesignSpace:
     """The design space of ``task`` on ``target``: the same knobs in every process.
 
-    A contraction, a transform, a function over rows or over windows that its template cannot serve gets the *auto*
-    space.
+    A contraction, a transform, a function over rows, over windows or over elements that its template cannot serve gets
+    the *auto* space.
 
     Raises:
         SpaceError: a task of unknown kind, or one whose function cannot be read.
@@ -48,12 +48,14 @@ def make_space(task: Task, target: Target) -> DesignSpace:
         except SpaceError:
             pass
     if task.kind == "auto":
+        from tilewright.space.elementwise import ElementwiseSpace
         from tilewright.space.window import WindowSpace
 
-        try:
-            return WindowSpace(task, target)
-        except SpaceError:
-            pass
+        for template in (ElementwiseSpace, WindowSpace):
+            try:
+                return template(task, target)
+            except SpaceError:
+                pass
     from tilewright.space.auto import AutoSpace
 
     return AutoSpace(task, target)

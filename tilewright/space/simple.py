@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from tilewright.space.inlining import MOST_LOADS, count_loads, inlined_loads
 from tilewright.space.knob import divisors
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def simple_schedule(module: IRModule, inline: bool, parallel: bool, vector: int,
 
     Args:
         module: the function, called ``main``.
-        inline: compute element-wise producers where they are used, rather than storing them.
+        inline: compute element-wise producers where they are used, rather than storing them; those only that leave
+            the function readable in bounded time.
         parallel: spread the outer spatial loops over the threads.
         vector: at most so many elements in a vectorised loop; 1 leaves vectorising to LLVM.
         unroll: at most so many iterations of a reduction written out, which keeps its sums in registers.
@@ -49,8 +51,9 @@ def simple_schedule(module: IRModule, inline: bool, parallel: bool, vector: int,
     schedule = Schedule(module, seed=1)
     root = schedule.get_sblock("root")
     if inline:
+        small = inlined_loads(module) <= MOST_LOADS
         for block in schedule.get_child_blocks(root):
-            if _inlinable(schedule, block):
+            if _inlinable(schedule, block) and (small or _stays_small(schedule, block)):
                 try:
                     schedule.compute_inline(block)
                 except ScheduleError:
@@ -120,6 +123,14 @@ def _inlinable(schedule: Schedule, block: Any) -> bool:
     return bool(consumers) and all(
         {v.iter_type for v in schedule.get(c).iter_vars} <= {_SPATIAL} and _size(schedule, c) <= size for c in consumers
     )
+
+
+def _stays_small(schedule: Schedule, block: Any) -> bool:
+    """Whether no reader of the block would load more often than is bearable if the block were inlined into it."""
+    (written,) = (region.source for region in schedule.get(block).writes)
+    inlined = sum(count_loads(schedule.get(block)).values())
+    readers = [count_loads(schedule.get(consumer)) for consumer in schedule.get_consumers(block)]
+    return all(sum(loads.values()) + loads[written] * (inlined - 1) <= MOST_LOADS for loads in readers)
 
 
 def _size(schedule: Schedule, block: Any, kind: int | None = None) -> int:
