@@ -114,9 +114,7 @@ def _levels(spec: TensorSpec, hint: tuple[int, int] | None) -> list[Range]:
         found.append(Range(0, 1, True))
     if kind.itemsize == 1:
         found.append(Range(int(info.min), int(info.max)))
-    found += [
-        Range(low, high) for low, high in _WIDEST if low >= info.min and high <= info.max
-    ]
+    found += [Range(low, high) for low, high in _WIDEST if low >= info.min and high <= info.max]
     return found
 
 

@@ -317,5 +317,3 @@ class TorchReference:
     def _end(self, exc: IsolatedError) -> None:
         self.precision, self.problem = "", f"there is no reference: PyTorch says {exc}"
         raise ReferenceError(self.problem) from exc
-
-
