@@ -1,4 +1,4 @@
-"""Integers that a kernel accepts as arguments: indices within the tensors that they are looked up in, divisors not 0."""
+"""Integers that a kernel accepts as arguments: indices within the tensors that they index, divisors that are not 0."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A candidate is compared while it is measured, and a network at its end, both on ordinary numbers. A program that goes
 wrong only on zeros, or where numbers are large, would pass. So winners are run on several kinds of data beside the
-default program, before the executable is built. That happens in a process of its own: a program that is wrong may well die.
+default program, before the executable is built. That happens in a process of its own: a wrong program may well die.
 """
 
 from __future__ import annotations

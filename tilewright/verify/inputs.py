@@ -14,7 +14,7 @@ from tilewright.errors import MeasureError
 from tilewright.network.network import Network, TensorSpec
 from tilewright.verify.dependence import constant_outputs
 from tilewright.verify.integers import Range, draw_integers, find_ranges
-from tilewright.verify.reference import Reference, ReferenceError
+from tilewright.verify.reference import Reference, NoReferenceError
 from tilewright.verify.rule import clearness, measure_noise, telling, tolerance
 
 __all__ = ["Trial", "Trials", "find_trials"]
@@ -101,7 +101,7 @@ def find_trials(network: Network, reference: Reference, seed: int = 0, seconds: 
     search = _Search(network, reference, seed, time.monotonic() + seconds)
     try:
         search.run()
-    except ReferenceError as exc:
+    except NoReferenceError as exc:
         return Trials((), "", reference.problem or str(exc), reference.dtypes, names)
     if not search.tried:
         why = f"the reference accepts no inputs: {search.refused}"
@@ -144,7 +144,7 @@ class _Search:
             number, (kind, scale) = waiting.pop(0)
             try:
                 self._try(number, kind, scale)
-            except ReferenceError:
+            except NoReferenceError:
                 raise
             except MeasureError as exc:
                 self.refused = self.refused or str(exc)
