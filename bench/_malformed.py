@@ -97,17 +97,21 @@ def count(
         seed: of the changes.
         engine: ``own``: changes of :func:`mutated`. ``atheris``: coverage-guided, where it is installed.
         keep: a folder for files that made a reader fail.
-        most: seconds, imports included, after which no other reader is begun; those that are left fail.
+        most: seconds, imports included. Where the imports of a busy machine leave less of it, the readers that are left
+            share what there is; after it no other reader is begun, and those that are left fail.
     """
     began = time.monotonic()
     names = list(READERS) if readers is None else list(readers)
-    found = {}
+    found: dict[str, Counts] = {}
     with tempfile.TemporaryDirectory(prefix="tilewright-fuzz-") as folder:
-        for name in names:
-            if time.monotonic() - began > most:
+        for number, name in enumerate(names):
+            elapsed, tried = time.monotonic() - began, sum(counts.seconds for counts in found.values())
+            if elapsed > most:
                 found[name] = Counts(failures=["no time was left to try it"])
-            else:
-                found[name] = _count_one(name, seconds / len(names), seed, Path(folder), engine, keep)
+                continue
+            starting = (elapsed - tried) / number if number else 0.0  # what each has taken besides
+            share = min(seconds / len(names), max(1.0, (most - elapsed) / (len(names) - number) - starting))
+            found[name] = _count_one(name, share, seed, Path(folder), engine, keep)
     return found
 
 
