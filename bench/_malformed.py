@@ -104,14 +104,16 @@ def count(
     names = list(READERS) if readers is None else list(readers)
     found: dict[str, Counts] = {}
     with tempfile.TemporaryDirectory(prefix="tilewright-fuzz-") as folder:
+        starting = 0.0  # the most that one has taken besides
         for number, name in enumerate(names):
-            elapsed, tried = time.monotonic() - began, sum(counts.seconds for counts in found.values())
-            if elapsed > most:
+            begin = time.monotonic()
+            left = began + most - begin
+            if left < 0:
                 found[name] = Counts(failures=["no time was left to try it"])
                 continue
-            starting = (elapsed - tried) / number if number else 0.0  # what each has taken besides
-            share = min(seconds / len(names), max(1.0, (most - elapsed) / (len(names) - number) - starting))
+            share = min(seconds / len(names), max(1.0, left / (len(names) - number) - starting))
             found[name] = _count_one(name, share, seed, Path(folder), engine, keep)
+            starting = max(starting, time.monotonic() - begin - found[name].seconds)
     return found
 
 
