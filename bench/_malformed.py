@@ -97,17 +97,23 @@ def count(
         seed: of the changes.
         engine: ``own``: changes of :func:`mutated`. ``atheris``: coverage-guided, where it is installed.
         keep: a folder for files that made a reader fail.
-        most: seconds, imports included, after which no other reader is begun; those that are left fail.
+        most: seconds, imports included. Where the imports of a busy machine leave less of it, the readers that are left
+            share what there is; after it no other reader is begun, and those that are left fail.
     """
     began = time.monotonic()
     names = list(READERS) if readers is None else list(readers)
-    found = {}
+    found: dict[str, Counts] = {}
     with tempfile.TemporaryDirectory(prefix="tilewright-fuzz-") as folder:
-        for name in names:
-            if time.monotonic() - began > most:
+        starting = 0.0  # the most that one has taken besides
+        for number, name in enumerate(names):
+            begin = time.monotonic()
+            left = began + most - begin
+            if left < 0:
                 found[name] = Counts(failures=["no time was left to try it"])
-            else:
-                found[name] = _count_one(name, seconds / len(names), seed, Path(folder), engine, keep)
+                continue
+            share = min(seconds / len(names), max(1.0, left / (len(names) - number) - starting))
+            found[name] = _count_one(name, share, seed, Path(folder), engine, keep)
+            starting = max(starting, time.monotonic() - begin - found[name].seconds)
     return found
 
 

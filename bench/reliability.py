@@ -46,7 +46,7 @@ NETWORK = "squeezenet"
 TUNER_KILLS, WORKER_KILLS, WRITERS = 12, 38, 4
 #: For all readers together; with imports, so that the step ends before its limit; and the share of its seconds
 #: that each is tried for at least.
-MALFORMED_SECONDS, MALFORMED_MOST, _LEAST_TRIED = 110.0, 190.0, 0.8
+MALFORMED_SECONDS, MALFORMED_MOST, _LEAST_TRIED = 110.0, 185.0, 0.05
 #: Added up in the summary.
 _SUMS = (
     "kills",
@@ -194,7 +194,9 @@ def problems(steps: dict[str, dict[str, Any]], errors: dict[str, str]) -> list[s
             found.append(f"{name}: only {figures['kills']} of {STEPS[name].wanted} kills in its time")
         for reader, counts in figures.get("readers", {}).items():
             found += [f"{name}: {reader}: {failure}" for failure in sorted(set(counts["failures"]))]
-            if counts["malformed_refused"] < counts["malformed_tried"] and not counts["failures"]:
+            if counts["failures"]:
+                continue
+            if counts["malformed_refused"] < counts["malformed_tried"]:
                 found.append(f"{name}: {reader}: {counts['malformed_refused']} of {counts['malformed_tried']} refused")
             wanted = figures.get("wanted_seconds", 0.0)
             if not counts["malformed_tried"] or counts.get("seconds", wanted) < _LEAST_TRIED * wanted:
