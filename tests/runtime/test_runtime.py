@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tilewright.errors import CompilerError
+from tilewright.errors import CompilerError, ResourceError
 from tilewright.measure.memory import held
 from tilewright.runtime.library import bind, compile_runtime, find_compiler, link
 
@@ -171,3 +171,21 @@ def test_a_compiler_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         compile_runtime(tmp_path / "runtime.o")
     with pytest.raises(CompilerError, match="cannot be linked"):
         link([tmp_path / "kernels.o"], tmp_path / "kernels.so")
+
+
+def test_a_compiler_that_fails_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "cc"
+    monkeypatch.setenv("CC", str(compiler))
+    for said, error, says in (
+        (
+            "collect2: warning: old\nld: error: no such symbol",
+            CompilerError,
+            r"by .*cc: ld: error: no such symbol; see",
+        ),
+        ("ld: final link failed: No space left on device", ResourceError, "the disk is full where .* is"),
+    ):
+        compiler.write_text(f"#!/bin/sh\nprintf '%s\\n' '{said}' >&2\nexit 1\n")
+        compiler.chmod(0o755)
+        with pytest.raises(error, match=says) as caught:
+            link([tmp_path / "a.o"], tmp_path / "k.so")
+        assert "-Wl" not in str(caught.value)  # the compiler's command line

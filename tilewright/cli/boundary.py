@@ -63,10 +63,13 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from error
         except Exception as error:
-            if isinstance(error, typer.Exit | typer.Abort) or debugging():
+            if isinstance(error, typer.Exit | typer.Abort):
                 raise
             if interrupts:
                 _interrupted(error, path)
+            if debugging():
+                _record(error, str(error), path)
+                raise
             if (known := _surroundings(error)) is not None:
                 _say(known, str(known), path)
                 raise typer.Exit(2) from error
@@ -140,11 +143,15 @@ def _check_writable(path: Path) -> None:
 def _say(error: BaseException, message: str, path: Path | None, *, before: str = "error: ", keep: bool = False) -> None:
     """Print a message and write it to the file of ``--json``; ``keep``: unless that has a report already."""
     print(f"{before}{plain(message)}", file=sys.stderr)
-    # Where the file itself is the trouble, the message on the terminal has said so.
+    if not keep or path not in _reported:
+        _record(error, message, path)
+
+
+def _record(error: BaseException, message: str, path: Path | None) -> None:
+    """Write an error to the file of ``--json``. Where the file itself is the trouble, the terminal has said so."""
     with contextlib.suppress(OutputError):
-        if not keep or path not in _reported:
-            report = error.report if isinstance(error, CheckError) else {}
-            write_json(path, {**report, "error": {"type": type(error).__name__, "message": message}})
+        report = error.report if isinstance(error, CheckError) else {}
+        write_json(path, {**report, "error": {"type": type(error).__name__, "message": message}})
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,7 @@ from tilewright.errors import (
     TilewrightError,
     UnsupportedOperatorError,
 )
+from tilewright.measure.memory import memory_error
 from tilewright.names import printable
 from tilewright.network.file_kinds import check_kind, is_program
 from tilewright.network.network import Network, TensorSpec
@@ -85,6 +86,8 @@ def _from_onnx(reading: OnnxReading) -> Network:
             return _from_relax(module, printable(reading.path.stem), names, filled)
         except TilewrightError:
             raise
+        except MemoryError as exc:
+            raise memory_error(f"importing {reading.path}") from exc
         except Exception as exc:  # the importer raises whatever the operator's converter ran into
             raise UnsupportedOperatorError(_blame(folded, exc)) from exc
 
@@ -130,6 +133,8 @@ def _from_torch(program: Any, name: str) -> Network:
             network = _from_relax(module, name)
     except TilewrightError:
         raise
+    except MemoryError as exc:
+        raise memory_error(f"importing {name}") from exc
     except Exception as exc:  # as with ONNX, converters raise anything
         line = (str(exc).strip().splitlines() or ["?"])[0]
         raise UnsupportedOperatorError(f"the exported program cannot be imported: {line[:200]}") from exc

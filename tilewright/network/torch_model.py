@@ -16,6 +16,7 @@ from tilewright.errors import (
     TilewrightError,
     UnsupportedOperatorError,
 )
+from tilewright.measure.memory import memory_error
 from tilewright.network.torch_file import check_program
 from tilewright.scratch import explained
 
@@ -48,6 +49,8 @@ def read_program(path: Path) -> Any:
                 return torch.export.load(file)
     except TilewrightError:
         raise
+    except MemoryError as exc:
+        raise memory_error(f"reading {path}") from exc
     except Exception as exc:  # zip's, pickle's and PyTorch's own errors share no base class
         line = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]
         raise ModelFormatError(
