@@ -17,6 +17,9 @@ from tilewright.target import Target
 
 __all__ = ["Kernels", "Library", "compile_machine"]
 
+#: What is kept of a kernel's name, which lists all operators that are fused: files have names of at most 255 bytes.
+_LONGEST_NAME = 120
+
 
 @dataclass(frozen=True)
 class Library:
@@ -130,7 +133,7 @@ def _symbol(kernel: str, function: Any) -> str:
 
     # The attribute is the symbol itself where somebody has named the function already.
     number = structural_hash(function.without_attr("global_symbol")) & 0xFFFFFFFF
-    return f"{kernel}_{number:08x}"
+    return f"{kernel[:_LONGEST_NAME]}_{number:08x}"
 
 
 def _checked_kernels() -> Any:
