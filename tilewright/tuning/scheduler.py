@@ -161,8 +161,8 @@ class NetworkTuner:
         """Make the design spaces and learn what the store knows of them. Done by :meth:`run`; may be called before.
 
         Args:
-            reserve: seconds of the budget to leave for what comes after. A task whose turn comes later, and after 10 s of
-                making spaces, is not tuned.
+            reserve: seconds of the budget to leave for what comes after. A task whose turn comes later, and after 10 s
+                of making spaces, is not tuned.
         """
         until = self._budget.elapsed + max(_LEAST_PREPARING, self._budget.remaining_seconds - reserve)
         for share in self._order:
