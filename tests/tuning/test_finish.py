@@ -45,7 +45,7 @@ def extraction(tmp_path_factory: pytest.TempPathFactory) -> Extraction:
 
 @pytest.fixture(scope="module")
 def checker(extraction: Extraction) -> Iterator[Checker]:
-    with Checker(extraction.network, TARGET.cores, 3.0) as made:
+    with Checker(extraction.network, 8.0) as made:
         yield made
 
 
@@ -356,7 +356,7 @@ def test_a_network_without_tasks(tmp_path: Path) -> None:
     path = save(tmp_path / "m.onnx", [node], {"x": [1, 4, 6]}, [2, 12], shape=np.asarray([2, 12]))
     nothing = extract(load(path), TARGET)
     assert nothing.uses == ()
-    with Checker(nothing.network, TARGET.cores, 3.0) as checker:
+    with Checker(nothing.network, 8.0) as checker:
         workshop = Workshop(nothing, checker, tmp_path, "first")
         finishing = Finishing(workshop, workshop.build(Choice()))
         finishing.run(tuner_of(nothing), TIMES)

@@ -13,6 +13,8 @@ from typing import Any
 
 from tilewright.errors import CompilerError
 from tilewright.measure.memory import memory_error
+from tilewright.network.chains import LONGEST_CHAIN
+from tilewright.network.folding import machine_pipeline
 from tilewright.network.plan import Plan
 from tilewright.network.tasks import Extraction
 from tilewright.runtime.library import compile_runtime, find_compiler, link
@@ -25,6 +27,8 @@ __all__ = ["Kernels", "Library", "compile_machine"]
 _LEAST_FREE = 16 << 20
 #: Characters of the name of a file in memory, which is for people only.
 _MOST_NAME = 100
+#: What is kept of a kernel's name, which lists all operators that are fused: files have names of at most 255 bytes.
+_LONGEST_NAME = 120
 
 
 @dataclass(frozen=True)
@@ -132,8 +136,9 @@ def compile_machine(module: Any, target: Target, out: Path) -> None:
     from tvm import relax
 
     check_space(Path(tempfile.gettempdir()), _LEAST_FREE)
-    with _translated(out.parent), _checked_kernels():
-        relax.build(module, target.tvm).export_library(str(out), cc=find_compiler())
+    with _translated(out.parent), _checked_kernels({"relax.FuseOps.max_depth": LONGEST_CHAIN}):
+        built = relax.build(module, target.tvm, relax_pipeline=machine_pipeline(target.tvm))
+        built.export_library(str(out), cc=find_compiler())
 
 
 def _write_object(module: Any, path: Path) -> None:
@@ -152,14 +157,14 @@ def _symbol(kernel: str, function: Any) -> str:
 
     # The attribute is the symbol itself where somebody has named the function already.
     number = structural_hash(function.without_attr("global_symbol")) & 0xFFFFFFFF
-    return f"{kernel}_{number:08x}"
+    return f"{kernel[:_LONGEST_NAME]}_{number:08x}"
 
 
-def _checked_kernels() -> Any:
+def _checked_kernels(config: Mapping[str, Any] | None = None) -> Any:
     """A context, of one thread, in which kernels check their arguments: what calls them is a plan in a file."""
     import tvm
 
-    return tvm.transform.PassContext(opt_level=3)
+    return tvm.transform.PassContext(opt_level=3, config=dict(config or {}))
 
 
 @contextlib.contextmanager

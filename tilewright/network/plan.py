@@ -322,16 +322,19 @@ def _placed(planner: _Planner, inputs: Sequence[_View], outputs: Sequence[_View]
 
 def _offsets(buffers: Sequence[_Buffer]) -> dict[int, int]:
     """Where each buffer goes: the largest first, each at the lowest place free for as long as it lives."""
-    placed: list[tuple[int, _Buffer]] = []
-    for buffer in sorted(buffers, key=lambda b: (-b.bytes, b.first)):
+    ordered = sorted(buffers, key=lambda b: (-b.bytes, b.first))
+    first, last = (np.asarray([getattr(b, name) for b in ordered], dtype=np.int64) for name in ("first", "last"))
+    starts = np.zeros(len(ordered), dtype=np.int64)
+    for number, buffer in enumerate(ordered):
         offset = 0
-        alive = [(s, o) for s, o in placed if o.first <= buffer.last and buffer.first <= o.last]
-        for start, other in sorted(alive, key=_start):
+        alive = np.flatnonzero((first[:number] <= buffer.last) & (buffer.first <= last[:number]))
+        for other in alive[np.argsort(starts[alive], kind="stable")]:
+            start = int(starts[other])
             if offset + buffer.bytes <= start:
                 break
-            offset = max(offset, -(-(start + other.bytes) // ALIGNMENT) * ALIGNMENT)
-        placed.append((offset, buffer))
-    return {id(buffer): offset for offset, buffer in placed}
+            offset = max(offset, -(-(start + ordered[other].bytes) // ALIGNMENT) * ALIGNMENT)
+        starts[number] = offset
+    return {id(buffer): int(start) for buffer, start in zip(ordered, starts, strict=True)}
 
 
 def _kind(tensor: Any) -> tuple[tuple[int, ...], str]:
@@ -348,10 +351,6 @@ def _kind(tensor: Any) -> tuple[tuple[int, ...], str]:
     except TypeError:
         raise _Unplannable(f"{dtype}, which NumPy does not have") from None
     return tuple(int(d) for d in tensor.shape.values), dtype
-
-
-def _start(entry: tuple[int, _Buffer]) -> int:
-    return entry[0]
 
 
 def _joins(name: str, arguments: list[_View], shapes: list[tuple[tuple[int, ...], str]]) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -302,6 +303,18 @@ class Rewriter:
         """The expression with plain operands."""
         from tvm import relax
 
+        result = self.emit(self.substitute().visit_expr(expr))
+        if not isinstance(result.ty, relax.TensorType):
+            return result
+        return Value.plain(shape_of(result), result, str(result.ty.dtype))
+
+    @cached_property
+    def substitute(self) -> Any:
+        """The class of mutators that put plain tensors in for variables. Making it takes as long as an operator."""
+        from tvm import relax
+
+        outer = self
+
         @relax.expr_functor.mutator
         class Substitute(relax.PyExprMutator):  # type: ignore[misc]
             def visit_var_(self, op: Any) -> Any:
@@ -316,11 +329,7 @@ class Rewriter:
                     return relax.Tuple([outer.plain(v) for v in value])
                 return outer.plain(value) if isinstance(value, Value) else (value if value is not None else op)
 
-        outer = self
-        result = self.emit(Substitute().visit_expr(expr))
-        if not isinstance(result.ty, relax.TensorType):
-            return result
-        return Value.plain(shape_of(result), result, str(result.ty.dtype))
+        return Substitute
 
 
 def rewrite(network: Network, target: Target, algorithms: Mapping[Convolution, Algorithm] | None = None) -> Rewritten:

@@ -52,8 +52,8 @@ class ElementwiseSpace(KnobsAlone):
         task: what is scheduled.
         target: the machine it is scheduled for.
         template: ``elementwise/1``.
-        knobs: ``pieces``, of the results that run in parallel; ``vector``, elements of one; ``unroll``, vectors that are
-            computed side by side.
+        knobs: ``pieces``, of the results that run in parallel; ``vector``, elements of one; ``unroll``, vectors that
+            are computed side by side.
         has_loop_nest: false.
 
     Args:
@@ -96,7 +96,7 @@ class ElementwiseSpace(KnobsAlone):
         return np.asarray([parallel, 0, min(1, len(self.knobs[2]) - 1)], dtype=np.int32)
 
     def schedule(self, config: NDArray[np.int32]) -> Schedule:
-        """The program of one config. It is written anew rather than made by a schedule's primitives: its trace is empty.
+        """The program of one config, written anew rather than made by a schedule's primitives: its trace is empty.
 
         Raises:
             SpaceError: the config is not of the space, or TVM cannot make the program.

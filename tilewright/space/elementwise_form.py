@@ -117,7 +117,7 @@ def read_form(module: IRModule) -> Form:
 def _check_alone(schedule: Any, handle: Any, block: Any) -> None:
     """Raise ``SpaceError`` where a block does not run once for each element, by loops of its own."""
     loops = schedule.get_loops(handle)
-    node = schedule.get(loops[0]) if loops else None
+    node: Any = schedule.get(loops[0]) if loops else None
     variables = []
     for _ in loops:
         variables.append(node.loop_var)

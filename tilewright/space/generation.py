@@ -69,7 +69,7 @@ _known: dict[tuple[str, str], Generated] = {}
 
 
 def known_generated(task: Task, target: Target) -> Generated | None:
-    """What was made of a medium task, here or by whoever told this process; None: nothing yet, or it is no such task."""
+    """What was made of a medium task, here or by whoever told this process; None: nothing yet, or it is not medium."""
     return _known.get((task.key, target.key))
 
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_LOADS", "blocks_of", "count_loads", "inlined_loads"]
 
-#: The most loads that an inlined function may have. 3 nested tanh have 6,859, which takes MetaSchedule's generator 0.6 s
-#: and the compiler 1.4 s; 4 have 130,321, which takes them 4 s and 30 s.
+#: The most loads that an inlined function may have. 3 nested tanh have 6,859, which takes MetaSchedule's generator
+#: 0.6 s and the compiler 1.4 s; 4 have 130,321, which takes them 4 s and 30 s.
 MOST_LOADS = 1 << 14
 #: Loads are not counted beyond this: the counts would become integers of thousands of digits.
 _ENOUGH = 1 << 40

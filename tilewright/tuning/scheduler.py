@@ -45,6 +45,8 @@ _FIRST = 4
 _LIGHT = 0.25
 #: The share of the budget for the design spaces of earlier networks.
 _ASKING_SHARE = 0.05
+#: Seconds that making design spaces may take although the budget ends before, for what records hold is read with them.
+_LEAST_PREPARING = 10.0
 #: The share of the budget for racing the best of each task against each other.
 _RACE_SHARE = 0.05
 
@@ -155,10 +157,19 @@ class NetworkTuner:
         known = [share for share in self._shares if math.isfinite(share.best)]
         return sum(share.use.weight * share.best for share in known) if known else None
 
-    def prepare(self) -> None:
-        """Make the design spaces and learn what the store knows of them. Done by :meth:`run`; may be called before."""
+    def prepare(self, reserve: float = 0.0) -> None:
+        """Make the design spaces and learn what the store knows of them. Done by :meth:`run`; may be called before.
+
+        Args:
+            reserve: seconds of the budget to leave for what comes after. A task whose turn comes later, and after 10 s
+                of making spaces, is not tuned.
+        """
+        until = self._budget.elapsed + max(_LEAST_PREPARING, self._budget.remaining_seconds - reserve)
         for share in self._order:
             if share.tuner is None and not share.problem:
+                if self._budget.elapsed >= until:
+                    share.problem = "the budget left no time to make its design space; give more"
+                    continue
                 try:
                     space = self._space(share.use.task)
                 except SpaceError as error:
@@ -228,7 +239,7 @@ class NetworkTuner:
         racing = _RACE_SHARE * seconds if race > 0 and seconds is not None else 0.0
         try:
             with self.interruptible():
-                self.prepare()
+                self.prepare(reserve + racing)
                 if self.interrupted:
                     return
                 self._first_pass(reserve + racing)

@@ -232,7 +232,7 @@ class _Session:
         seconds = _MOST_REFERENCE
         if budget.budget.seconds is not None:
             seconds = min(seconds, max(_LEAST_REFERENCE, _REFERENCE * budget.budget.seconds))
-        self.checker = self.stack.enter_context(Checker(self.network, self.machine.cores, seconds))
+        self.checker = self.stack.enter_context(Checker(self.network, seconds))
         before = budget.elapsed
         self.extraction = extract(self.network, self.machine)
         self.extracting = budget.elapsed - before

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,32 +12,16 @@ from typing import Any
 from numpy.typing import NDArray
 
 from tilewright.errors import MeasureError
-from tilewright.measure.isolated import IsolatedProcess
-from tilewright.network import peers
 from tilewright.network.network import Network
 from tilewright.network.tasks import Extraction
 from tilewright.verify.inputs import Trials, find_trials
 from tilewright.verify.judge import judge
+from tilewright.verify.localise import Culprits, find_culprits
 from tilewright.verify.reference import open_reference
-from tilewright.verify.verdict import Outcome, Verdict
+from tilewright.verify.subject import judge_executable
+from tilewright.verify.verdict import Verdict
 
-__all__ = ["Checker", "Culprits"]
-
-#: Seconds within which an executable is loaded.
-_START_SECONDS = 120.0
-
-
-@dataclass(frozen=True)
-class Culprits:
-    """Who is to blame for wrong outputs.
-
-    Attributes:
-        tasks: keys of tasks whose kernels compute something else than they should.
-        stage: a phrase for people: which stage made the mistake.
-    """
-
-    tasks: tuple[str, ...]
-    stage: str
+__all__ = ["Checker"]
 
 
 class Checker:
@@ -49,12 +32,11 @@ class Checker:
 
     Args:
         network: with the model that it was read from.
-        threads: how many an executable may use.
         seconds: that finding inputs may take, about.
     """
 
-    def __init__(self, network: Network, threads: int, seconds: float) -> None:
-        self._network, self._threads, self._seconds = network, threads, seconds
+    def __init__(self, network: Network, seconds: float) -> None:
+        self._network, self._seconds = network, seconds
         self._helper = ThreadPoolExecutor(1, thread_name_prefix="tilewright-reference")
         self._stack = contextlib.ExitStack()
         self._trials: Future[Trials] = self._helper.submit(self._find)
@@ -87,17 +69,11 @@ class Checker:
         trials = self.trials
         if not trials.trials:
             return judge(_nothing, trials)
-        variables = {"TVM_NUM_THREADS": str(self._threads)}
-        with IsolatedProcess(peers.executable, (str(folder.absolute()),), variables) as process:
-            try:
-                process.wait(_START_SECONDS)
-            except MeasureError as error:
-                return Verdict(Outcome.WRONG, None, 0, trials.precision, f"the executable cannot be loaded: {error}")
-            return judge(lambda inputs: list(process.call("__call__", *inputs)), trials)
+        return judge_executable(folder, trials)
 
     def find_culprits(self, folder: Path, extraction: Extraction) -> Culprits:
         """Who is to blame for the wrong outputs of the executable in a directory."""
-        return Culprits((), "no kernel was looked at")
+        return find_culprits(folder, extraction, self.trials)
 
     def _find(self) -> Trials:
         reference = self._stack.enter_context(open_reference(self._network))
