@@ -31,7 +31,7 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = ELEMENTARY | {
 
 def _sigmoid(x: Doubles) -> Doubles:
     e = np.exp(-np.abs(x))
-    return np.where(x > 0, 1 / (1 + e), e / (1 + e))
+    return np.asarray(np.where(x > 0, 1 / (1 + e), e / (1 + e)))
 
 
 def _softplus(x: Doubles) -> Doubles:
@@ -39,7 +39,7 @@ def _softplus(x: Doubles) -> Doubles:
 
 
 def _erfc(x: Doubles) -> Doubles:
-    return np.where(x > 0, special.erfcx(np.abs(x)) * np.exp(-x * x), special.erfc(x))
+    return np.asarray(np.where(x > 0, special.erfcx(np.abs(x)) * np.exp(-x * x), special.erfc(x)))
 
 
 def _selu(x: Doubles) -> Doubles:

@@ -129,24 +129,28 @@ def exp(x: Any, low: Any = None) -> Any:
 
 def _decay(x: Any, low: Any = None) -> Any:
     """The same, for an ``x`` below 88."""
+    from tvm import tirx
 
     def result(x: Any) -> Any:
-        value = let(clamp(x, _EXP_LOW, 88.0), lambda bounded: _exp_parts(bounded, low, _power))
+        value = let(tirx.max(number(_EXP_LOW), x), lambda bounded: _exp_parts(bounded, low, _power))
         return select(x < number(_EXP_LOW), number(0.0), value)
 
     return let(x, result)
 
 
 def expm1(x: Any) -> Any:
-    """e^x - 1."""
+    """The exponential of ``x``, less 1."""
+    from tvm import tirx
 
     def finish(q: Any, n: Any) -> Any:
         # 2^128 is no float32, and above 2^24 the one that is taken away is lost anyway.
-        return let(float_of((integer(n) + 127) << 23), lambda power: q * power + (power - number(1.0)))
+        small = tirx.min(n, number(60.0))
+        near = let(float_of((integer(small) + 127) << 23), lambda power: q * power + (power - number(1.0)))
+        return select(n > number(30.0), _power(q, n), near)
 
     def result(x: Any) -> Any:
-        small = let(clamp(x, _EXP_LOW, 20.0), lambda bounded: _exp_parts(bounded, None, finish))
-        return select(x > number(20.0), exp(x), small)
+        value = let(clamp(x, _EXP_LOW, _EXP_HIGH), lambda bounded: _exp_parts(bounded, None, finish))
+        return select(x > number(_EXP_HIGH), float_of(_INFINITY), value)
 
     return let(x, result)
 

@@ -312,9 +312,9 @@ class _Reader:
 
         if isinstance(expr, relax.Var):
             return self.scalars.get(expr)
-        if isinstance(expr, ir.GenericConst):
+        if isinstance(expr, ir.GenericConst) and math.prod(expr.value.shape) == 1:
             array = expr.value.numpy()
-            return float(array.reshape(())) if array.size == 1 and array.dtype.kind in "fi" else None
+            return float(array.reshape(())) if array.dtype.kind in "fi" else None
         return None
 
 
