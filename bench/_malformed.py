@@ -98,7 +98,7 @@ def count(
         engine: ``own``: changes of :func:`mutated`. ``atheris``: coverage-guided, where it is installed.
         keep: a folder for files that made a reader fail.
         most: seconds, imports included. Where the imports of a busy machine leave less of it, the readers that are left
-            share what there is; after it no other reader is begun, and those that are left fail.
+            share what there is. After a tenth more no other reader is begun, and those that are left fail.
     """
     began = time.monotonic()
     names = list(READERS) if readers is None else list(readers)
@@ -108,7 +108,7 @@ def count(
         for number, name in enumerate(names):
             begin = time.monotonic()
             left = began + most - begin
-            if left < 0:
+            if left < -0.1 * most:
                 found[name] = Counts(failures=["no time was left to try it"])
                 continue
             share = min(seconds / len(names), max(1.0, left / (len(names) - number) - starting))

@@ -46,7 +46,7 @@ NETWORK = "squeezenet"
 TUNER_KILLS, WORKER_KILLS, WRITERS = 12, 38, 4
 #: For all readers together; with imports, so that the step ends before its limit; and the share of its seconds
 #: that each is tried for at least.
-MALFORMED_SECONDS, MALFORMED_MOST, _LEAST_TRIED = 110.0, 185.0, 0.05
+MALFORMED_SECONDS, MALFORMED_MOST, _LEAST_TRIED = 110.0, 180.0, 0.05
 #: Added up in the summary.
 _SUMS = (
     "kills",
