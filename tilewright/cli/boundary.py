@@ -29,6 +29,9 @@ P = ParamSpec("P")
 _REPORT_TO = "this is a bug in Tilewright; please report it with what the same command prints after TILEWRIGHT_DEBUG=1"
 
 
+#: What C++, the system, and the loader of libraries say where memory or addresses are missing.
+_NO_MEMORY = ("bad_alloc", os.strerror(errno.ENOMEM), "failed to map segment", "can't start new thread")
+
 #: Files of ``--json`` that the command has written.
 _reported: list[Path] = []
 
@@ -109,7 +112,7 @@ def _check_output(path: Path | None) -> None:
 
 def _surroundings(error: Exception) -> TilewrightError | None:
     """What the machine lacked, where that is why something failed that nobody foresaw; otherwise None."""
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM or "bad_alloc" in str(error):
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in _NO_MEMORY):
         return memory_error("this command")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" where {error.filename} is" if error.filename else ""

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from tilewright.errors import CompilerError
+from tilewright.errors import CompilerError, ResourceError
 from tilewright.scratch import check_space, explained
 
 __all__ = ["bind", "compile_runtime", "find_compiler", "link", "use_for_kernels"]
@@ -147,6 +147,8 @@ def _shared() -> ctypes.CDLL:
         try:
             compile_runtime(Path(part), shared=True)
             os.replace(part, path)
+        except (ResourceError, OSError):  # its disk is full
+            return _compiled_here(path.name)
         finally:
             Path(part).unlink(missing_ok=True)
     try:
