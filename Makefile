@@ -3,6 +3,7 @@
 # PYTHON   the interpreter that .venv is made with (3.10 to 3.13)
 # MODEL    a model file, or the short name of one of the light networks of the onnx package (resnet50, vgg19, ...)
 # BUDGET   how long `make demo` may take to tune: 90s, 5m, 1h30m
+# TILEWRIGHT_TEST_LANES   in the environment of `make test`: 4, 8 or 16 tests code for x86-64-v2, -v3 or -v4
 # TORCH    0 leaves PyTorch and Stable-Baselines3 out; the tests that need them are then skipped
 
 SHELL := /bin/bash
@@ -24,7 +25,7 @@ comma := ,
 DEMO_STAMP := .venv/.installed-dev
 STAMP := $(DEMO_STAMP)$(if $(filter 1,$(TORCH)),-torch-rl)
 
-.PHONY: help venv demo test lint bench clean
+.PHONY: help venv demo test check lint bench clean
 
 help: ## list these targets
 	@echo "make demo [MODEL=resnet50] [BUDGET=5m], and:"
@@ -55,6 +56,9 @@ demo: $(DEMO_STAMP) ## tune MODEL within BUDGET, then compare with ONNX Runtime 
 
 test: $(STAMP) ## run the test suite (TORCH=0 without PyTorch, PYTEST_ARGS='-k records')
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: lint ## lint, and the tests marked fast, in under 90 s
+	$(BIN)/python -m pytest -m fast $(PYTEST_ARGS)
 
 lint: $(STAMP) ## ruff and mypy, as configured in pyproject.toml
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ def conv(channels: int, out: int, size: int, kernel: int, stride: int = 1) -> An
 
 
 def dense(m: int, k: int, n: int) -> Any:
-    return blocked.dense(m, (n // LANES, k, LANES))
+    return blocked.dense(m, (n // LANES, k, LANES), n)
 
 
 def depthwise(channels: int, size: int) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,6 +19,61 @@ settings.register_profile(
     "thorough", parent=settings.get_profile("default"), max_examples=2000, derandomize=False, print_blob=True
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+#: Files and folders whose tests are marked ``fast``: arrays, files and toys, without a compiler. A file joins where all
+#: its tests take 3 s of one core or less (measured in November 2026); the whole must leave `make check` under 90 s.
+FAST = (
+    "sample",
+    "cli/test_text.py",
+    "cost/test_dataset.py",
+    "cost/test_evaluate.py",
+    "cost/test_features.py",
+    "cost/test_trees.py",
+    "measure/test_compare.py",
+    "measure/test_disturbance.py",
+    "measure/test_interleaved.py",
+    "measure/test_outcome.py",
+    "measure/test_rule.py",
+    "network/test_channels.py",
+    "network/test_view.py",
+    "records/test_export.py",
+    "search/test_annealing.py",
+    "search/test_gbfs.py",
+    "search/test_genetic.py",
+    "search/test_na2c.py",
+    "share/test_similarity.py",
+    "share/test_transfer.py",
+    "space/test_configs.py",
+    "space/test_knob.py",
+    "space/test_moves.py",
+    "test_control_groups.py",
+    "test_reading.py",
+    "tuning/test_budget.py",
+    "tuning/test_gain.py",
+    "tuning/test_method.py",
+    "tuning/test_progress.py",
+    "tuning/test_readings.py",
+    "tuning/test_scheduler.py",
+    "tuning/test_tuner.py",
+)
+
+
+def _is_fast(path: Path) -> bool:
+    place = path.relative_to(Path(__file__).parent)
+    return any(str(one) in FAST for one in (place, *place.parents))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files that have no fast test need not be read where only fast ones are wanted: TVM alone takes seconds."""
+    only = config.option.markexpr == "fast" and collection_path.suffix == ".py"
+    return True if only and not _is_fast(collection_path) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _is_fast(item.path):
+            item.add_marker(pytest.mark.fast)
+
 
 # A job that a shell put into the background ignores Ctrl-C, and so does all that it starts; some tests press it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -98,7 +98,7 @@ def local_response(path: Path) -> Path:
 
 
 def dense(path: Path, outputs: int) -> Path:
-    steps = [("MatMul", {}, normal(16, outputs)), ("Add", {}, normal(outputs)), ("Sigmoid", {})]
+    steps: list[tuple[Any, ...]] = [("MatMul", {}, normal(16, outputs)), ("Add", {}, normal(outputs)), ("Sigmoid", {})]
     return chain(path, (6, 16), (6, outputs), *steps)
 
 
