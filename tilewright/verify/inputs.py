@@ -1,0 +1,228 @@
+"""Inputs on which a wrong result would show, with what is right for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.errors import MeasureError
+from tilewright.network.network import Network, TensorSpec
+from tilewright.verify.dependence import constant_outputs
+from tilewright.verify.integers import Range, draw_integers, find_ranges
+from tilewright.verify.reference import Reference, ReferenceError
+from tilewright.verify.rule import measure_noise, telling, tolerance
+
+__all__ = ["Trial", "Trials", "find_trials"]
+
+Array = NDArray[Any]
+
+#: What is tried, in this order: kinds of data, and what they are multiplied with.
+_KINDS = (
+    *(("normal", 1.0), ("image-like", 1.0), ("normal", 0.1), ("normal", 10.0), ("image-like", 255.0)),
+    *(("normal", 0.01), ("image-like", 0.01), ("normal", 100.0), ("normal", 0.001), ("normal", 1000.0)),
+)
+#: Conclusive inputs that are enough, and the most that are kept.
+_ENOUGH, _MOST = 2, 3
+#: The evaluations that noise is measured by: their amplitudes.
+_AMPLITUDES = (1.0, 4.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """Inputs, and what is right for them.
+
+    Attributes:
+        inputs: one array for each input of the network.
+        expected: the reference's outputs, floating-point ones in its precision.
+        noise: for each output an array of its shape: the size of error that rounding explains in each element;
+            infinite where it explains any.
+        what: the inputs, in a word for people, such as ``normal x 0.1``.
+        telling: for each output, whether enough of its elements would show a wrong result.
+    """
+
+    inputs: tuple[Array, ...]
+    expected: tuple[Array, ...]
+    noise: tuple[Array, ...]
+    what: str
+    telling: tuple[bool, ...] = ()
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether a wrong result would show in some output."""
+        return any(self.telling)
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """All inputs that a program is judged on.
+
+    Attributes:
+        trials: conclusive ones first; those that are not may still show that a program is wrong.
+        precision: of the reference: ``float64``, ``float32``, or empty where there is none.
+        problem: why they do not suffice to call a program right; empty where they do.
+        dtypes: of a right program's outputs; empty where that is not known.
+        names: of the outputs.
+        note: what else is to be known about the reference.
+    """
+
+    trials: tuple[Trial, ...]
+    precision: str
+    problem: str = ""
+    dtypes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    note: str = ""
+
+
+def find_trials(network: Network, reference: Reference, seed: int = 0, seconds: float = 60.0) -> Trials:
+    """Inputs of the network on which the reference shows that a wrong result would be seen.
+
+    An output counts as telling for some inputs where enough of its elements are clearly others than for other inputs.
+    Outputs that depend on no input are compared on any.
+
+    Args:
+        network: the network.
+        reference: its reference.
+        seed: of the inputs; the same seed gives the same inputs.
+        seconds: after which no further inputs are tried, conclusive or not.
+    """
+    end = time.monotonic() + seconds
+    names = tuple(spec.name for spec in network.outputs)
+    tried: list[Trial] = []
+    refused = ""
+    try:
+        ranges = find_ranges(network, reference, seed)
+        constant = constant_outputs(network)
+        for inputs, what in _candidates(network, ranges, seed):
+            if tried and time.monotonic() >= end:
+                break
+            try:
+                tried.append(_trial(inputs, what, reference))
+            except ReferenceError:
+                raise
+            except MeasureError as exc:
+                refused = refused or str(exc)
+                continue
+            if not network.inputs:
+                break
+            kept = _judge_mutually(tried, reference, constant)
+            if sum(trial.conclusive for trial in kept) >= _ENOUGH and not _silent(kept):
+                break
+    except ReferenceError as exc:
+        return Trials((), "", reference.problem or str(exc), reference.dtypes, names)
+    if not tried:
+        return Trials((), reference.precision, f"the reference accepts no inputs: {refused}", reference.dtypes, names)
+    kept = _judge_mutually(tried, reference, constant)
+    kept.sort(key=_conclusive, reverse=True)
+    problem = ""
+    silent = _silent(kept)
+    if silent:
+        which = ", ".join(repr(names[k] if k < len(names) else str(k)) for k in silent[:3])
+        problem = f"no inputs were found for which a wrong result would show in output {which}: {_look(kept, silent[0])}"
+    return Trials(tuple(_fewest(kept)), reference.precision, problem, reference.dtypes, names, reference.problem)
+
+
+def _trial(inputs: list[Array], what: str, reference: Reference) -> Trial:
+    expected = reference.outputs(inputs)
+    roundings = [reference.rounded(inputs, number, amplitude) for number, amplitude in enumerate(_AMPLITUDES)]
+    noise = []
+    for number, output in enumerate(expected):
+        same = [outputs[number] for outputs in roundings]
+        if any(other.shape != output.shape for other in same):
+            raise MeasureError("rounding decides how many outputs there are")
+        noise.append(measure_noise(output, same, reference.precision))
+    return Trial(tuple(inputs), tuple(expected), tuple(noise), what)
+
+
+def _judge_mutually(tried: Sequence[Trial], reference: Reference, constant: frozenset[int]) -> list[Trial]:
+    """The trials, each with what it is telling of, in comparison with the others."""
+    count = len(tried[0].expected)
+    same = constant | {k for k in range(count) if _never_varies(tried, k)}
+    found = []
+    for trial in tried:
+        others = [other for other in tried if other is not trial]
+        flags = []
+        for k in range(count):
+            dtype = reference.dtypes[k] if k < len(reference.dtypes) else "float32"
+            allowed = tolerance(trial.expected[k], trial.noise[k], dtype)
+            flags.append(k in same or any(telling(trial.expected[k], o.expected[k], allowed) for o in others))
+        found.append(Trial(trial.inputs, trial.expected, trial.noise, trial.what, tuple(flags)))
+    return found
+
+
+def _never_varies(tried: Sequence[Trial], k: int) -> bool:
+    """Whether an output is the same for all of several inputs, without being one number all over."""
+    first = tried[0].expected[k]
+    if len(tried) < 3 or not first.size or bool(np.all(first == first.reshape(-1)[0])):
+        return first.size == 0
+    kind = first.dtype.kind == "f"
+    return all(np.array_equal(first, trial.expected[k], equal_nan=kind) for trial in tried[1:])
+
+
+def _silent(trials: Sequence[Trial]) -> list[int]:
+    """The outputs that no trial is telling of."""
+    return [k for k, flags in enumerate(zip(*(trial.telling for trial in trials), strict=True)) if not any(flags)]
+
+
+def _look(trials: Sequence[Trial], k: int) -> str:
+    """What an output looks like, as a reason."""
+    arrays = [trial.expected[k] for trial in trials]
+    if not any(np.any(array) for array in arrays):
+        return "it is 0 for all that were tried"
+    if all(np.array_equal(arrays[0], array) for array in arrays[1:]):
+        return "it is the same for all that were tried"
+    return "it hardly differs between those that were tried"
+
+
+def _conclusive(trial: Trial) -> int:
+    return sum(trial.telling)
+
+
+def _fewest(trials: Sequence[Trial]) -> list[Trial]:
+    """Few trials that are telling of as many outputs as all, and some that are not where there are no others."""
+    kept: list[Trial] = []
+    for trial in trials:
+        missing = any(f and not any(other.telling[k] for other in kept) for k, f in enumerate(trial.telling))
+        if missing or (trial.conclusive and len(kept) < _ENOUGH):
+            kept.append(trial)
+    rest = [trial for trial in trials if trial not in kept and not trial.conclusive]
+    return kept + rest[: max(0, _MOST - len(kept))]
+
+
+def _candidates(network: Network, ranges: Sequence[Range | None], seed: int) -> Iterator[tuple[list[Array], str]]:
+    for number, (kind, scale) in enumerate(_KINDS):
+        rng = np.random.default_rng([seed, number])
+        arrays = []
+        for spec, bounds in zip(network.inputs, ranges, strict=True):
+            if bounds is not None:
+                arrays.append(draw_integers(spec, bounds, rng, narrow=number % 2 == 1))
+            else:
+                values = rng.standard_normal(spec.shape) if kind == "normal" else _image(spec, rng)
+                arrays.append(np.asarray(values * scale).astype(spec.dtype))
+        yield arrays, kind if scale == 1 else f"{kind} x {scale:g}"
+        if not network.inputs:
+            return
+
+
+def _image(spec: TensorSpec, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Numbers from 0 to 1, smooth along the last two axes where those are long."""
+    if len(spec.shape) < 3 or min(spec.shape[-2:]) < 8:
+        return rng.random(spec.shape)
+    *lead, height, width = spec.shape
+    result = 0.1 * rng.random(spec.shape)
+    for cells in (2, 6):
+        rows, columns = (_weights(extent, cells) for extent in (height, width))
+        result += 0.45 * (rows @ rng.random((*lead, cells, cells)) @ columns.T)
+    return result
+
+
+def _weights(extent: int, cells: int) -> NDArray[np.float64]:
+    """A matrix that interpolates ``cells`` numbers linearly over ``extent`` places."""
+    where = np.linspace(0, cells - 1, extent)[:, None]
+    return np.maximum(0.0, 1.0 - np.abs(where - np.arange(cells)))
+
+

@@ -1,0 +1,171 @@
+"""Integers that a network accepts: token ids within a table, divisors other than 0, masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.errors import MeasureError
+from tilewright.network.network import Network, TensorSpec
+from tilewright.verify.reference import Reference, ReferenceError
+
+__all__ = ["Range", "draw_integers", "find_ranges"]
+
+#: Ranges that are tried where the graph does not say which are accepted, the widest first.
+_WIDEST = ((-1000, 1000), (0, 1000), (-100, 100), (0, 100), (-8, 8), (0, 8), (1, 8), (-1, 0), (0, 1), (0, 0), (1, 1))
+#: Operators that hand integers on as they are.
+_THROUGH = frozenset(
+    "Cast Identity Reshape Flatten Squeeze Unsqueeze Transpose Expand Tile Slice Concat Split Gather Dropout".split()
+)
+
+
+@dataclass(frozen=True)
+class Range:
+    """The integers that an input gets.
+
+    Attributes:
+        low, high: the least and the greatest.
+        fixed: whether the graph says so; otherwise they were found by trying, and narrower ones are tried, too.
+    """
+
+    low: int
+    high: int
+    fixed: bool = False
+
+
+def draw_integers(spec: TensorSpec, bounds: Range, rng: np.random.Generator, narrow: bool) -> NDArray[Any]:
+    """Integers or booleans for an input; ``narrow``: as masks have them, if the graph does not say otherwise."""
+    if np.dtype(spec.dtype).kind == "b":
+        return rng.integers(0, 2, spec.shape).astype(spec.dtype)
+    low, high = bounds.low, bounds.high
+    if narrow and not bounds.fixed and low <= 0 and high >= 1:
+        low, high = 0, 1
+    values = np.asarray(rng.integers(low, high, spec.shape, endpoint=True)).astype(spec.dtype)
+    return values
+
+
+def find_ranges(network: Network, reference: Reference, seed: int) -> list[Range | None]:
+    """For each input the integers that it accepts; None for floating-point ones.
+
+    Tables and depths are read from an ONNX graph. Everything else is found by trying the reference.
+
+    Raises:
+        ReferenceError: there is no reference, or it died.
+    """
+    hints = _hints(network)
+    free = [i for i, spec in enumerate(network.inputs) if np.dtype(spec.dtype).kind in "iub"]
+    if not free:
+        return [None] * len(network.inputs)
+    levels = [_levels(spec, hints.get(spec.name)) if i in free else [] for i, spec in enumerate(network.inputs)]
+
+    def chosen(places: Sequence[int]) -> list[Range | None]:
+        return [row[min(place, len(row) - 1)] if row else None for row, place in zip(levels, places, strict=True)]
+
+    def accepted(places: Sequence[int]) -> bool:
+        try:
+            reference.outputs(_probe(network, chosen(places), seed))
+        except ReferenceError:
+            raise
+        except MeasureError:
+            return False
+        return True
+
+    count = len(network.inputs)
+    deepest = max(map(len, levels))
+    level = next((n for n in range(deepest) if accepted([n] * count)), deepest - 1)
+    places = [level] * count
+    for i in free if len(free) > 1 and level else []:  # one of them may have forbidden what the others accept
+        for wider in range(min(level, len(levels[i]))):
+            if accepted([wider if j == i else place for j, place in enumerate(places)]):
+                places[i] = wider
+                break
+    return chosen(places)
+
+
+def _probe(network: Network, ranges: Sequence[Range | None], seed: int) -> list[NDArray[Any]]:
+    rng = np.random.default_rng([seed, 1 << 20])
+    arrays = []
+    for spec, bounds in zip(network.inputs, ranges, strict=True):
+        if bounds is None:
+            arrays.append(rng.standard_normal(spec.shape).astype(spec.dtype))
+            continue
+        array = draw_integers(spec, bounds, rng, narrow=False)
+        if array.size > 1 and array.dtype.kind != "b":  # the ends of the range are what is refused
+            array.reshape(-1)[:2] = bounds.low, bounds.high
+        arrays.append(array)
+    return arrays
+
+
+def _levels(spec: TensorSpec, hint: tuple[int, int] | None) -> list[Range]:
+    """The ranges to try for an input, the best first."""
+    kind = np.dtype(spec.dtype)
+    if kind.kind == "b":
+        return [Range(0, 1, True)]
+    info = np.iinfo(kind)
+    found = []
+    if hint is not None:
+        low, high = max(hint[0], int(info.min)), min(hint[1], int(info.max))
+        found += [Range(low, high, True), Range(0, high, True)]
+    elif "mask" in spec.name.lower():
+        found.append(Range(0, 1, True))
+    if kind.itemsize == 1:
+        found.append(Range(int(info.min), int(info.max)))
+    found += [
+        Range(low, high) for low, high in _WIDEST if low >= info.min and high <= info.max
+    ]
+    return found
+
+
+def _hints(network: Network) -> dict[str, tuple[int, int]]:
+    """By name of an input, the indices that all tables which it is looked up in have."""
+    if network.onnx is None:
+        return {}
+    graph = network.onnx.graph
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info):
+        dims = value.type.tensor_type.shape.dim
+        if value.name not in shapes and all(d.HasField("dim_value") for d in dims):
+            shapes[value.name] = tuple(d.dim_value for d in dims)
+    scalars = _scalars(graph)
+    found: dict[str, tuple[int, int]] = {}
+    for spec in network.inputs:
+        if np.dtype(spec.dtype).kind not in "iu":
+            continue
+        names, extents = {spec.name}, []
+        for node in graph.node:
+            if node.op_type == "Gather" and node.input[1] in names and node.input[0] in shapes:
+                axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+                shape = shapes[node.input[0]]
+                extents += [shape[axis]] if -len(shape) <= axis < len(shape) else []
+            elif node.op_type == "OneHot" and node.input[0] in names and node.input[1] in scalars:
+                extents.append(scalars[node.input[1]])
+            elif node.op_type in _THROUGH and node.input and node.input[0] in names:
+                names.update(node.output)
+        if extents and min(extents) > 0:
+            found[spec.name] = (-min(extents), min(extents) - 1)
+    return found
+
+
+def _scalars(graph: Any) -> dict[str, int]:
+    """Integer constants of one element."""
+    from onnx import numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    tensors |= {
+        node.output[0]: attribute.t
+        for node in graph.node
+        if node.op_type == "Constant"
+        for attribute in node.attribute
+        if attribute.name == "value"
+    }
+    found = {}
+    for name, tensor in tensors.items():
+        if len(tensor.dims) <= 1 and int(np.prod(tensor.dims)) == 1:
+            value = numpy_helper.to_array(tensor).reshape(-1)[0]
+            if value.dtype.kind in "iuf":
+                found[name] = int(value)
+    return found

@@ -1,0 +1,287 @@
+"""What outputs are judged by: the model itself, evaluated in double precision where that can be had.
+
+A reference runs in processes of its own. One that dies, or cannot be made, is no error here: it has an empty precision
+and says why (:attr:`Reference.problem`), and whatever is judged by it is not decidable.
+
+ONNX models are evaluated in float64 by :mod:`tilewright.verify.evaluator`, and by ONNX Runtime without optimisation
+beside it, once, as a check of the evaluator. Where the two grossly disagree, or the evaluator lacks an operator, ONNX
+Runtime in float32 is the reference: it is what the model's author has compared it with. PyTorch programs run in double
+precision likewise; a Relax module has no source to be compared with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.errors import MeasureError
+from tilewright.measure.isolated import IsolatedError, IsolatedProcess
+from tilewright.network.network import Network
+from tilewright.verify.reference_process import EvaluatorSide, RuntimeSide
+
+__all__ = ["Reference", "ReferenceError", "open_reference"]
+
+Arrays: TypeAlias = Sequence[NDArray[Any]]
+
+#: What rounding in float32 and in float16 explains of a difference between two evaluators, relative to the largest
+#: output; and always, since ONNX Runtime's sigmoid is off by 2^-24 and is 0 below -18.
+_GROSS = {"float32": 0.02, "float16": 0.2}
+_ALWAYS = 2.0**-20
+
+
+class ReferenceError(MeasureError):  # noqa: A001  Python's own is about weak references
+    """The reference cannot be run any more."""
+
+
+class Reference(Protocol):
+    """The model's own outputs.
+
+    Attributes:
+        precision: ``float64`` or ``float32``; empty where there is no reference.
+        problem: why there is none; otherwise what is to be known about it, or empty.
+        dtypes: of the outputs of a right program, in NumPy's words; empty where that is not known.
+    """
+
+    precision: str
+    problem: str
+    dtypes: tuple[str, ...]
+
+    def outputs(self, inputs: Arrays) -> list[NDArray[Any]]:
+        """The outputs for ``inputs``: floating-point ones in the reference's precision.
+
+        Raises:
+            ReferenceError: there is no reference, or it died.
+            MeasureError: it refuses these inputs.
+        """
+        ...
+
+    def rounded(self, inputs: Arrays, seed: int, amplitude: float) -> list[NDArray[Any]]:
+        """The outputs of an evaluation that differs from the exact one as a correct program may.
+
+        Args:
+            inputs: the inputs.
+            seed: of the differences.
+            amplitude: their size, in units of what a correct program may differ by.
+
+        Raises:
+            ReferenceError: there is no reference, or it died.
+            MeasureError: it refuses these inputs.
+        """
+        ...
+
+
+@contextlib.contextmanager
+def open_reference(network: Network, seconds: float = 600.0) -> Iterator[Reference]:
+    """The reference of a network, in processes that end with the context.
+
+    Args:
+        network: the network.
+        seconds: within which each of its answers is due.
+    """
+    if network.onnx is None and network.program is None:
+        yield NoReference("there is no reference: a Relax module has no source that its outputs could be compared with")
+        return
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tilewright-")))
+        try:
+            found: Reference
+            if network.onnx is not None:
+                found = OnnxReference(network, folder, stack, seconds)
+            else:
+                found = TorchReference(network, folder, stack, seconds)
+        except (MeasureError, OSError, ValueError) as exc:
+            found = NoReference(f"there is no reference: {exc}")
+        yield found
+
+
+class NoReference:
+    """Stands for a reference that cannot be had.
+
+    Args:
+        problem: why.
+    """
+
+    precision = ""
+    dtypes: tuple[str, ...] = ()
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+
+    def outputs(self, inputs: Arrays) -> list[NDArray[Any]]:
+        """Raises ReferenceError."""
+        raise ReferenceError(self.problem)
+
+    def rounded(self, inputs: Arrays, seed: int, amplitude: float) -> list[NDArray[Any]]:
+        """Raises ReferenceError."""
+        raise ReferenceError(self.problem)
+
+
+class OnnxReference:
+    """An ONNX model: evaluated in float64 and, where that cannot be had, in float32 by ONNX Runtime."""
+
+    def __init__(self, network: Network, folder: Path, stack: contextlib.ExitStack, seconds: float) -> None:
+        assert network.onnx is not None
+        path = _write_onnx(network.onnx, folder)
+        names = tuple(spec.name for spec in network.inputs)
+        self.precision, self.problem = "float64", ""
+        self.dtypes = _declared(network.onnx)
+        self._seconds = seconds
+        self._integers = any(np.dtype(spec.dtype).kind not in "f" for spec in network.inputs)
+        self._processes = {
+            "float64": stack.enter_context(IsolatedProcess(EvaluatorSide, (str(path), names))),
+            "float32": stack.enter_context(IsolatedProcess(RuntimeSide, (str(path), names))),
+        }
+        self._lost: dict[str, str] = {}
+        self._compared = False
+
+    def outputs(self, inputs: Arrays) -> list[NDArray[Any]]:
+        """See :class:`Reference`."""
+        if self._lost.keys() >= self._processes.keys():
+            raise ReferenceError(self.problem)
+        said: dict[str, str] = {}
+        found: dict[str, list[NDArray[Any]]] = {}
+        for precision in self._processes:
+            if precision in self._lost or (precision == "float32" and self._compared and not self._integers):
+                continue
+            try:
+                found[precision] = self._call(precision, "outputs", list(inputs))
+            except IsolatedError as exc:
+                self._lose(precision, str(exc))
+            except MeasureError as exc:
+                said[precision] = str(exc)
+        if self._lost.keys() >= self._processes.keys():
+            raise ReferenceError(self.problem)
+        if "float32" in said or ("float64" in said and "float32" in self._lost):
+            # What either refuses is no input; that the evaluator alone does is its own lack.
+            raise MeasureError(said.get("float32") or said["float64"])
+        if "float64" in said:
+            self._lose("float64", said["float64"])
+        if not self._compared and len(found) == 2:
+            self._compare(found["float64"], found["float32"])
+        self._compared = True
+        return found[self.precision]
+
+    def rounded(self, inputs: Arrays, seed: int, amplitude: float) -> list[NDArray[Any]]:
+        """See :class:`Reference`."""
+        if not self.precision:
+            raise ReferenceError(self.problem)
+        try:
+            return self._call(self.precision, "rounded", list(inputs), seed, amplitude)
+        except IsolatedError as exc:
+            self._lose(self.precision, str(exc))
+            raise ReferenceError(self.problem) from exc
+
+    def _call(self, precision: str, method: str, *arguments: Any) -> list[NDArray[Any]]:
+        process = self._processes[precision]
+        try:
+            process.wait(self._seconds)
+        except IsolatedError:
+            raise
+        except MeasureError as exc:  # it could not be made
+            raise IsolatedError(str(exc)) from exc
+        return list(process.call(method, *arguments, seconds=self._seconds))
+
+    def _lose(self, precision: str, why: str) -> None:
+        """Do without one of the two from now on."""
+        self._lost[precision] = why
+        if precision == "float64" and self.precision == "float64":
+            self.precision = "float32"
+            self.problem = f"the model cannot be evaluated in float64 ({why})"
+        if self._lost.keys() >= self._processes.keys():
+            self.precision = ""
+            self.problem = (
+                f"there is no reference: ONNX Runtime says {self._lost['float32']}; "
+                f"the evaluator in float64 says {self._lost['float64']}"
+            )
+
+    def _compare(self, exact: Arrays, own: Arrays) -> None:
+        """Take ONNX Runtime's word where the two cannot both be right."""
+        bound = max((_GROSS.get(str(array.dtype), 0.02) for array in own), default=0.02)
+        if len(exact) != len(own) or any(not _close(e, o, bound) for e, o in zip(exact, own, strict=True)):
+            self._lose("float64", "its outputs disagree with ONNX Runtime's beyond rounding")
+
+
+def _close(exact: NDArray[Any], own: NDArray[Any], bound: float) -> bool:
+    if exact.shape != own.shape:
+        return False
+    if own.dtype.kind not in "fc":
+        return exact.dtype.kind == own.dtype.kind and float(np.mean(exact != own) if own.size else 0.0) <= bound
+    with np.errstate(all="ignore"):
+        rounded = exact.astype(own.dtype).astype(np.float64)
+        other = own.astype(np.float64)
+        both = np.isfinite(rounded) & np.isfinite(other)
+        if float(np.mean(np.isfinite(rounded) != np.isfinite(other)) if own.size else 0.0) > bound:
+            return False
+        scale = float(np.abs(rounded[both]).max(initial=0.0))
+        return bool(np.all(np.abs(rounded[both] - other[both]) <= bound * scale + _ALWAYS))
+
+
+def _declared(model: Any) -> tuple[str, ...]:
+    """The dtypes of the outputs as the model declares them; none where it does not."""
+    from onnx import helper
+
+    kinds = [output.type.tensor_type.elem_type for output in model.graph.output]
+    return tuple(str(helper.tensor_dtype_to_np_dtype(kind)) for kind in kinds) if all(kinds) else ()
+
+
+def _write_onnx(model: Any, folder: Path) -> Path:
+    path = folder / "model.onnx"
+    if model.ByteSize() > 1 << 30:
+        from tilewright.network.build import save_onnx
+
+        save_onnx(model, path)
+    else:
+        path.write_bytes(model.SerializeToString())
+    return path
+
+
+class TorchReference:
+    """A PyTorch program, in double precision where each of its operators has one."""
+
+    def __init__(self, network: Network, folder: Path, stack: contextlib.ExitStack, seconds: float) -> None:
+        from tilewright.network.torch_model import SUFFIX, write_program
+        from tilewright.verify.torch_process import TorchSide
+
+        path = folder / f"model{SUFFIX}"
+        write_program(network.program, path)
+        self._seconds = seconds
+        self._process = stack.enter_context(IsolatedProcess(TorchSide, (str(path),)))
+        self.precision, self.problem = "float64", ""
+        self.dtypes: tuple[str, ...] = ()
+
+    def outputs(self, inputs: Arrays) -> list[NDArray[Any]]:
+        """See :class:`Reference`."""
+        try:
+            outputs, self.precision, self.problem, self.dtypes = self._call("outputs", list(inputs))
+        except IsolatedError as exc:
+            self._end(exc)
+        return list(outputs)
+
+    def rounded(self, inputs: Arrays, seed: int, amplitude: float) -> list[NDArray[Any]]:
+        """See :class:`Reference`."""
+        try:
+            return list(self._call("rounded", list(inputs), seed, amplitude))
+        except IsolatedError as exc:
+            self._end(exc)
+            raise
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        try:
+            self._process.wait(self._seconds)
+        except IsolatedError:
+            raise
+        except MeasureError as exc:
+            raise IsolatedError(str(exc)) from exc
+        return self._process.call(method, *arguments, seconds=self._seconds)
+
+    def _end(self, exc: IsolatedError) -> None:
+        self.precision, self.problem = "", f"there is no reference: PyTorch says {exc}"
+        raise ReferenceError(self.problem) from exc
+
+

@@ -1,0 +1,150 @@
+"""The rule of judgement: how far an output may be off, and where a difference would show.
+
+A floating-point element may differ from the expected one by ``RELATIVE * |expected| + FACTOR * noise``. The noise is
+measured: evaluations that differ as correct programs may (:mod:`tilewright.verify.freedom`) are compared with the
+reference. It is told for each element, since one output may hold coordinates of hundreds beside probabilities of 1e-5:
+the root mean square over that slice through the element which differs least, and at least a fifth of what the
+evaluations differed by in the element itself (anywhere in the slice, if they jump). Where they show that float32 decides nothing (it overflows, or a choice
+between equals falls otherwise), the noise is infinite, and the element is exempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["FACTOR", "RELATIVE", "Difference", "compare", "measure_noise", "telling", "tolerance"]
+
+#: What an element may differ by, relative to itself, and in units of the noise.
+RELATIVE, FACTOR = 1e-4, 10.0
+#: Noise that there always is, relative to the root mean square of a slice: the last digits of float32.
+_LEAST = 2.0**-24
+#: Smaller numbers are none in float32.
+_TINY = float(np.finfo(np.float32).tiny)
+#: A reference in float32 is ONNX Runtime, whose sigmoid has this error.
+_OWN_ROUNDING = 2.0**-23
+#: A slice of fewer elements says nothing about its noise.
+_SLICE = 32
+#: A difference is one that would show where it is so many tolerances; and an output shows differences where at least
+#: this share of its elements does.
+_CLEAR, _SHARE = 4.0, 0.01
+
+Array = NDArray[Any]
+
+
+def measure_noise(expected: Array, roundings: Sequence[Array], precision: str) -> NDArray[np.float64]:
+    """What rounding explains of a difference from each element of ``expected``; infinite where it explains any.
+
+    Args:
+        expected: an output of the reference.
+        roundings: the same output of evaluations that differ as correct programs may; the first as little as they do,
+            the others more. Of the same shape.
+        precision: of the reference.
+    """
+    if expected.dtype.kind != "f":
+        free = np.zeros(expected.shape, dtype=bool)
+        for other in roundings:
+            free |= other != expected
+        return np.where(free, np.inf, 0.0)
+    wide = expected.astype(np.float64)
+    free = np.zeros(expected.shape, dtype=bool)
+    errors = []
+    with np.errstate(all="ignore"):
+        for other in roundings:
+            same = (other == wide) | (np.isnan(other) & np.isnan(wide))
+            free |= ~same & ~(np.isfinite(other) & np.isfinite(wide))
+            errors.append(np.where(same | free, 0.0, np.abs(other.astype(np.float64) - wide)))
+    size = np.where(np.isfinite(wide), wide, 0.0)
+    noise = _LEAST * _least_slice(size)[0]
+    for number, error in enumerate(errors):
+        usual, most = _least_slice(error)
+        if not number:
+            noise = np.maximum(noise, usual)
+        # Rare jumps, as where a number is rounded to an integer, may come anywhere else.
+        noise = np.maximum(noise, np.where(most > FACTOR * usual, most, error) / (FACTOR / 2))
+    if precision == "float32":
+        noise = np.maximum(noise, _OWN_ROUNDING)
+    return np.where(free, np.inf, noise)
+
+
+def _least_slice(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The least root mean square, and the least maximum, of the slices through each element, across one axis each."""
+    squares = values * values
+    usual = np.full(values.shape, squares.mean() if squares.size else 0.0)
+    most = np.full(values.shape, squares.max(initial=0.0))
+    for axis, extent in enumerate(values.shape):
+        if extent > 1 and values.size // extent >= _SLICE:
+            others = tuple(other for other in range(values.ndim) if other != axis)
+            usual = np.minimum(usual, squares.mean(axis=others, keepdims=True))
+            most = np.minimum(most, squares.max(axis=others, keepdims=True))
+    return np.sqrt(usual), np.sqrt(most)
+
+
+def tolerance(expected: Array, noise: NDArray[np.float64], dtype: str = "float32") -> NDArray[np.float64]:
+    """What each element of an output of type ``dtype`` may differ by from ``expected``."""
+    if expected.dtype.kind != "f":
+        return noise
+    relative = max(RELATIVE, 2.0 * float(np.finfo(dtype).eps)) if np.dtype(dtype).kind == "f" else RELATIVE
+    with np.errstate(all="ignore"):
+        size = np.where(np.isfinite(expected), np.abs(expected), 0.0).astype(np.float64)
+    return relative * size + FACTOR * noise + _TINY
+
+
+def telling(expected: Array, other: Array, allowed: NDArray[np.float64]) -> bool:
+    """Whether enough elements would show a wrong result, taking that for other inputs as an example of one."""
+    if expected.shape != other.shape:
+        return True
+    if not expected.size:
+        return True
+    shows = _clear(expected, other, allowed)
+    return bool(np.mean(shows) >= min(1.0, max(_SHARE, min(2, expected.size) / expected.size)))
+
+
+def _clear(expected: Array, other: Array, allowed: NDArray[np.float64]) -> NDArray[np.bool_]:
+    if expected.dtype.kind != "f":
+        return np.asarray((expected != other) & np.isfinite(allowed))
+    with np.errstate(all="ignore"):
+        apart = np.abs(expected.astype(np.float64) - other.astype(np.float64)) > _CLEAR * allowed
+    return np.asarray(apart & np.isfinite(expected) & np.isfinite(other))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How an output differs from the expected one.
+
+    Attributes:
+        count: of elements that differ by more than they may.
+        place: index of the one that is furthest off, in units of what it may be; () where there is none.
+        error: the largest difference, relative to the largest expected magnitude.
+    """
+
+    count: int
+    place: tuple[int, ...]
+    error: float
+
+
+def compare(found: Array, expected: Array, allowed: NDArray[np.float64]) -> Difference:
+    """Compare an output with the expected one, which has the same shape, as far as is ``allowed``."""
+    judged = np.isfinite(allowed)
+    if expected.dtype.kind != "f":
+        bad = (found != expected) & judged
+        count = int(np.count_nonzero(bad))
+        place = np.unravel_index(int(bad.argmax()), bad.shape) if count else ()
+        return Difference(count, tuple(map(int, place)), 0.0 if not count else 1.0)
+    with np.errstate(all="ignore"):
+        ours, theirs = found.astype(np.float64), expected.astype(np.float64)
+        same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
+        finite = np.isfinite(ours) & np.isfinite(theirs)
+        apart = np.where(same, 0.0, np.where(finite, np.abs(ours - theirs), np.inf))
+        excess = np.where(judged & ~same, apart / allowed, 0.0)
+        bad = excess > 1.0
+        scale = float(np.abs(theirs[np.isfinite(theirs) & judged]).max(initial=0.0))
+        largest = float(apart[judged].max(initial=0.0))
+        error = largest / scale if scale else largest
+    count = int(np.count_nonzero(bad))
+    place = np.unravel_index(int(excess.argmax()), bad.shape) if count else ()
+    return Difference(count, tuple(map(int, place)), error)
