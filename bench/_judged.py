@@ -19,6 +19,7 @@ from bench._runs import Runs, executable, onnxruntime, pytorch
 from tilewright.errors import MeasureError, TilewrightError, UnsupportedOperatorError
 from tilewright.measure.peers import Array
 from tilewright.network.load import load
+from tilewright.network.convolution import Algorithm
 from tilewright.network.network import Network, TensorSpec
 from tilewright.network.onnx_model import read_onnx
 from tilewright.target import Target
@@ -159,9 +160,9 @@ def judge_network(subject: Subject, target: Target, folder: Path, executables: b
         opened = time.monotonic()
         trials = find_trials(network, reference)
         found = time.monotonic()
-        report.precision, report.inputs = reference.precision, len(trials.inputs)
+        report.precision, report.inputs = reference.precision, sum(trial.conclusive for trial in trials.trials)
         bench = _Bench(subject, network, target, folder, reference, trials, runs)
-        default = bench.build("default") if executables and not report.problem else None
+        default = bench.build("direct") if executables and not report.problem else None
         built = time.monotonic()
         if default is not None:
             report.rights.append(bench.judged(lambda: runs.load(executable, default.path), "tilewright"))
@@ -224,24 +225,22 @@ class _Bench:
             return Judged(runtime, kind, site, None, str(error))
         return Judged(runtime, kind, site, verdict, verdict.evidence)
 
-    def build(self, name: str, algorithm: str = "") -> Default | None:
-        """The network with default schedules; None where there is no such algorithm in it."""
-        folder = self.folder / name
+    def build(self, algorithm: Algorithm) -> Default:
+        """The network with default schedules."""
+        folder = self.folder / algorithm
         folder.mkdir()
-        if not algorithm:
-            return Default(self.network, self.target, folder)
-        made = Default.by_algorithm(self.network, self.target, folder, algorithm)
-        return made
+        return Default(self.network, self.target, folder, algorithm)
 
     def winograd(self) -> Iterator[Judged]:
         """Executables with Winograd's algorithms, which round more."""
-        for algorithm in ("fused_winograd4", "winograd4"):
-            if algorithm == "winograd4" and self.subject.most:
-                continue  # compiling large networks once more costs more than it shows
-            built = self.build(algorithm, algorithm)
-            if built is not None:
-                path = built.path
-                yield self.judged(lambda path=path: self.runs.load(executable, path), f"tilewright, {algorithm}")
+        algorithms: tuple[Algorithm, ...] = ("fused_winograd4", "winograd4")
+        # Compiling large networks once more costs more than it shows.
+        for algorithm in algorithms[:1] if self.subject.most else algorithms:
+            built = self.build(algorithm)
+            if not built.convolutions:
+                return
+            path = built.path
+            yield self.judged(lambda path=path: self.runs.load(executable, path), f"tilewright, {algorithm}")
 
     def runtimes(self) -> Iterator[Judged]:
         """The model's own runtime."""
@@ -323,7 +322,7 @@ class _Bench:
             if np.issubdtype(np.dtype(spec.dtype), np.floating):
                 made.append((scale * rng.standard_normal(spec.shape)).astype(spec.dtype))
             else:
-                known = self.trials.inputs[0][place]
+                known = self.trials.trials[0].inputs[place]
                 made.append(rng.permutation(known.reshape(-1)).reshape(known.shape))
         return made
 
