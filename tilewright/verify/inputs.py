@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from tilewright.network.network import Network, TensorSpec
 from tilewright.verify.dependence import constant_outputs
 from tilewright.verify.integers import Range, draw_integers, find_ranges
 from tilewright.verify.reference import Reference, ReferenceError
-from tilewright.verify.rule import measure_noise, telling, tolerance
+from tilewright.verify.rule import clearness, measure_noise, telling, tolerance
 
 __all__ = ["Trial", "Trials", "find_trials"]
 
@@ -23,13 +23,17 @@ Array = NDArray[Any]
 
 #: What is tried, in this order: kinds of data, and what they are multiplied with.
 _KINDS = (
-    *(("normal", 1.0), ("image-like", 1.0), ("normal", 0.1), ("normal", 10.0), ("image-like", 255.0)),
-    *(("normal", 0.01), ("image-like", 0.01), ("normal", 100.0), ("normal", 0.001), ("normal", 1000.0)),
+    *(("normal", 1.0), ("image-like", 1.0), ("normal", 0.1), ("image-like", 0.01), ("normal", 10.0)),
+    *(("image-like", 255.0), ("normal", 0.01), ("normal", 100.0), ("normal", 0.001), ("normal", 1000.0)),
 )
+#: Where the first ones hardly matter to the outputs, what they would have to be multiplied with is tried next, up to
+#: this much; and the outputs are then to differ by so many times what would suffice.
+_LARGEST, _AMPLE = 1e9, 10.0
 #: Conclusive inputs that are enough, and the most that are kept.
 _ENOUGH, _MOST = 2, 3
-#: The evaluations that noise is measured by: their amplitudes.
-_AMPLITUDES = (1.0, 4.0)
+#: The amplitudes of the evaluations that noise is measured by. Outputs that are integers need more: what they show is
+#: not how much float32 matters, but only whether.
+_AMPLITUDES, _FOR_INTEGERS = (2.0,), (2.0, 8.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,26 +101,30 @@ def find_trials(network: Network, reference: Reference, seed: int = 0, seconds: 
     try:
         ranges = find_ranges(network, reference, seed)
         constant = constant_outputs(network)
-        for inputs, what in _candidates(network, ranges, seed):
-            if tried and time.monotonic() >= end:
-                break
+        waiting = list(enumerate(_KINDS[: None if network.inputs else 1]))
+        kept: list[Trial] = []
+        while waiting and not (tried and time.monotonic() >= end):
+            number, (kind, scale) = waiting.pop(0)
+            inputs = _draw(network, ranges, np.random.default_rng([seed, number]), kind, scale, narrow=number % 2 == 1)
             try:
-                tried.append(_trial(inputs, what, reference))
+                tried.append(_trial(inputs, kind if scale == 1 else f"{kind} x {scale:g}", reference))
             except ReferenceError:
                 raise
             except MeasureError as exc:
                 refused = refused or str(exc)
                 continue
-            if not network.inputs:
-                break
             kept = _judge_mutually(tried, reference, constant)
-            if sum(trial.conclusive for trial in kept) >= _ENOUGH and not _silent(kept):
+            silent = _silent(kept)
+            if sum(trial.conclusive for trial in kept) >= _ENOUGH and not silent:
                 break
+            if len(tried) == 2 and silent:
+                factor = _missing_factor(kept, reference, silent)
+                extra = [("normal", factor), ("image-like", factor)] if factor > 1 else []
+                waiting[:0] = enumerate(extra, len(_KINDS))
     except ReferenceError as exc:
         return Trials((), "", reference.problem or str(exc), reference.dtypes, names)
     if not tried:
         return Trials((), reference.precision, f"the reference accepts no inputs: {refused}", reference.dtypes, names)
-    kept = _judge_mutually(tried, reference, constant)
     kept.sort(key=_conclusive, reverse=True)
     problem = ""
     silent = _silent(kept)
@@ -128,13 +136,14 @@ def find_trials(network: Network, reference: Reference, seed: int = 0, seconds: 
 
 def _trial(inputs: list[Array], what: str, reference: Reference) -> Trial:
     expected = reference.outputs(inputs)
-    roundings = [reference.rounded(inputs, number, amplitude) for number, amplitude in enumerate(_AMPLITUDES)]
+    amplitudes = _FOR_INTEGERS if any(output.dtype.kind != "f" for output in expected) else _AMPLITUDES
+    roundings = [reference.rounded(inputs, number, amplitude) for number, amplitude in enumerate(amplitudes)]
     noise = []
     for number, output in enumerate(expected):
         same = [outputs[number] for outputs in roundings]
         if any(other.shape != output.shape for other in same):
             raise MeasureError("rounding decides how many outputs there are")
-        noise.append(measure_noise(output, same, reference.precision))
+        noise.append(measure_noise(output, same, amplitudes, reference.precision))
     return Trial(tuple(inputs), tuple(expected), tuple(noise), what)
 
 
@@ -193,19 +202,30 @@ def _fewest(trials: Sequence[Trial]) -> list[Trial]:
     return kept + rest[: max(0, _MOST - len(kept))]
 
 
-def _candidates(network: Network, ranges: Sequence[Range | None], seed: int) -> Iterator[tuple[list[Array], str]]:
-    for number, (kind, scale) in enumerate(_KINDS):
-        rng = np.random.default_rng([seed, number])
-        arrays = []
-        for spec, bounds in zip(network.inputs, ranges, strict=True):
-            if bounds is not None:
-                arrays.append(draw_integers(spec, bounds, rng, narrow=number % 2 == 1))
-            else:
-                values = rng.standard_normal(spec.shape) if kind == "normal" else _image(spec, rng)
-                arrays.append(np.asarray(values * scale).astype(spec.dtype))
-        yield arrays, kind if scale == 1 else f"{kind} x {scale:g}"
-        if not network.inputs:
-            return
+def _missing_factor(tried: Sequence[Trial], reference: Reference, silent: Sequence[int]) -> float:
+    """What the inputs are to be multiplied with, so that outputs that grow with them differ enough; 0: not known."""
+    first, second = tried[:2]
+    found = 0.0
+    for k in silent:
+        if first.expected[k].dtype.kind == "f" and first.expected[k].shape == second.expected[k].shape:
+            dtype = reference.dtypes[k] if k < len(reference.dtypes) else "float32"
+            allowed = tolerance(first.expected[k], first.noise[k], dtype)
+            share = clearness(first.expected[k], second.expected[k], allowed)
+            found = max(found, _AMPLE / share if share * _LARGEST > _AMPLE else 0.0)
+    return float(f"{found:.0e}")
+
+
+def _draw(
+    network: Network, ranges: Sequence[Range | None], rng: np.random.Generator, kind: str, scale: float, narrow: bool
+) -> list[Array]:
+    arrays = []
+    for spec, bounds in zip(network.inputs, ranges, strict=True):
+        if bounds is not None:
+            arrays.append(draw_integers(spec, bounds, rng, narrow))
+        else:
+            values = rng.standard_normal(spec.shape) if kind == "normal" else _image(spec, rng)
+            arrays.append(np.asarray(values * scale).astype(spec.dtype))
+    return arrays
 
 
 def _image(spec: TensorSpec, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FACTOR", "RELATIVE", "Difference", "compare", "measure_noise", "telling", "tolerance"]
+__all__ = ["FACTOR", "RELATIVE", "Difference", "clearness", "compare", "measure_noise", "telling", "tolerance"]
 
 #: What an element may differ by, relative to itself, and in units of the noise.
 RELATIVE, FACTOR = 1e-4, 10.0
@@ -36,13 +36,15 @@ _CLEAR, _SHARE = 4.0, 0.01
 Array = NDArray[Any]
 
 
-def measure_noise(expected: Array, roundings: Sequence[Array], precision: str) -> NDArray[np.float64]:
+def measure_noise(
+    expected: Array, roundings: Sequence[Array], amplitudes: Sequence[float], precision: str
+) -> NDArray[np.float64]:
     """What rounding explains of a difference from each element of ``expected``; infinite where it explains any.
 
     Args:
         expected: an output of the reference.
-        roundings: the same output of evaluations that differ as correct programs may; the first as little as they do,
-            the others more. Of the same shape.
+        roundings: the same output of evaluations that differ as correct programs may, of the same shape.
+        amplitudes: how much they differ, in units of what correct programs may.
         precision: of the reference.
     """
     if expected.dtype.kind != "f":
@@ -60,10 +62,9 @@ def measure_noise(expected: Array, roundings: Sequence[Array], precision: str) -
             errors.append(np.where(same | free, 0.0, np.abs(other.astype(np.float64) - wide)))
     size = np.where(np.isfinite(wide), wide, 0.0)
     noise = _LEAST * _least_slice(size)[0]
-    for number, error in enumerate(errors):
+    for error, amplitude in zip(errors, amplitudes, strict=True):
         usual, most = _least_slice(error)
-        if not number:
-            noise = np.maximum(noise, usual)
+        noise = np.maximum(noise, usual / amplitude)
         # Rare jumps, as where a number is rounded to an integer, may come anywhere else.
         noise = np.maximum(noise, np.where(most > FACTOR * usual, most, error) / (FACTOR / 2))
     if precision == "float32":
@@ -100,8 +101,19 @@ def telling(expected: Array, other: Array, allowed: NDArray[np.float64]) -> bool
         return True
     if not expected.size:
         return True
-    shows = _clear(expected, other, allowed)
-    return bool(np.mean(shows) >= min(1.0, max(_SHARE, min(2, expected.size) / expected.size)))
+    return bool(np.mean(_clear(expected, other, allowed)) >= _least_share(expected.size))
+
+
+def clearness(expected: Array, other: Array, allowed: NDArray[np.float64]) -> float:
+    """How clearly a floating-point output differs from another: 1 where that just makes it telling."""
+    with np.errstate(all="ignore"):
+        apart = np.abs(expected.astype(np.float64) - other.astype(np.float64)) / (_CLEAR * allowed)
+    apart = np.where(np.isfinite(apart), apart, 0.0)
+    return float(np.quantile(apart, 1.0 - _least_share(apart.size))) if apart.size else 0.0
+
+
+def _least_share(size: int) -> float:
+    return min(1.0, max(_SHARE, min(2, size) / size))
 
 
 def _clear(expected: Array, other: Array, allowed: NDArray[np.float64]) -> NDArray[np.bool_]:
