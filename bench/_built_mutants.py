@@ -49,7 +49,7 @@ class Built:
 
 @dataclass(frozen=True)
 class _Kernel:
-    """What a change of a kernel's text must know: its output, and operands of the output's shape that are no weights."""
+    """What a change of a kernel's text must know: its output, and operands of the same shape that are no weights."""
 
     output: str
     shape: tuple[int, ...]
@@ -106,9 +106,7 @@ class Default:
             weights = {int(i) for i in re.findall(r"\d+", str((function.attrs or {}).get("tilewright.weights", "")))}
             shapes = [tuple(int(d) for d in p.ty.shape) for p in params]
             alike = tuple(
-                p.name
-                for i, p in enumerate(params[:-1])
-                if i > 0 and i not in weights and shapes[i] == shapes[-1]
+                p.name for i, p in enumerate(params[:-1]) if i > 0 and i not in weights and shapes[i] == shapes[-1]
             )
             kernel = _Kernel(params[-1].name, shapes[-1], str(params[-1].ty.dtype), alike)
             yield use.task.key, use.functions[0], function.script(), kernel
@@ -169,9 +167,7 @@ def built_mutants(default: Default, folder: Path, seed: int = 0) -> Iterator[Bui
         shutil.rmtree(out)
 
 
-def _possible(
-    default: Default, rng: np.random.Generator
-) -> Iterator[tuple[str, str, Callable[[Path], None]]]:
+def _possible(default: Default, rng: np.random.Generator) -> Iterator[tuple[str, str, Callable[[Path], None]]]:
     """The mistakes: kind, site, and what writes the executable."""
     kernels = list(default.texts())
     for kind, rewrite in _REWRITES.items():

@@ -18,8 +18,8 @@ from bench._mutators import Mutant, mutants
 from bench._runs import Runs, executable, onnxruntime, pytorch
 from tilewright.errors import MeasureError, TilewrightError, UnsupportedOperatorError
 from tilewright.measure.peers import Array
-from tilewright.network.load import load
 from tilewright.network.convolution import Algorithm
+from tilewright.network.load import load
 from tilewright.network.network import Network, TensorSpec
 from tilewright.network.onnx_model import read_onnx
 from tilewright.target import Target
@@ -34,8 +34,8 @@ __all__ = ["Judged", "NetworkReport", "Subject", "judge_network"]
 _BEYOND_ROUNDING = 10.0
 #: Last digits of float32 that correct programs always differ by, relative to an element.
 _LAST_DIGITS = 4 * 2.0**-23
-#: What normal inputs are multiplied with where equivalence is looked at.
-_OWN_SCALES = (1.0, 0.3, 3.0)
+#: What normal inputs are multiplied with where equivalence is looked at, and how often each for a small network.
+_OWN_SCALES, _OWN_SEEDS = (1.0, 0.3, 3.0, 10.0), 6
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def judge_network(subject: Subject, target: Target, folder: Path, executables: b
         found = time.monotonic()
         report.precision, report.inputs = reference.precision, sum(trial.conclusive for trial in trials.trials)
         bench = _Bench(subject, network, target, folder, reference, trials, runs)
-        default = bench.build("direct") if executables and not report.problem else None
+        default = bench.build_default(report) if executables and not report.problem else None
         built = time.monotonic()
         if default is not None:
             report.rights.append(bench.judged(lambda: runs.load(executable, default.path), "tilewright"))
@@ -216,7 +216,11 @@ class _Bench:
     runs: Runs
 
     def judged(
-        self, load_it: Callable[[], Callable[[Sequence[Array]], list[Array]]], runtime: str, kind: str = "", site: str = ""
+        self,
+        load_it: Callable[[], Callable[[Sequence[Array]], list[Array]]],
+        runtime: str,
+        kind: str = "",
+        site: str = "",
     ) -> Judged:
         """The verdict on what ``load_it`` gives."""
         try:
@@ -224,6 +228,14 @@ class _Bench:
         except MeasureError as error:
             return Judged(runtime, kind, site, None, str(error))
         return Judged(runtime, kind, site, verdict, verdict.evidence)
+
+    def build_default(self, report: NetworkReport) -> Default | None:
+        """The incumbent; None, and why, where Tilewright cannot build the network."""
+        try:
+            return self.build("direct")
+        except (TilewrightError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+            report.problem = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            return None
 
     def build(self, algorithm: Algorithm) -> Default:
         """The network with default schedules."""
@@ -275,9 +287,7 @@ class _Bench:
         folder.mkdir()
         for built in itertools.islice(built_mutants(default, folder), self.subject.most or None):
             path = built.path
-            yield self.judged(
-                lambda path=path: self.runs.load(executable, path), "tilewright", built.kind, built.site
-            )
+            yield self.judged(lambda path=path: self.runs.load(executable, path), "tilewright", built.kind, built.site)
 
     def _saved(self, model: onnx.ModelProto, name: str) -> Path:
         path = self.folder / f"{name}.onnx"
@@ -297,34 +307,45 @@ class _Bench:
             return self.judged(lambda: run, exact.precision, mutant.kind, mutant.site)
 
     def _equivalent(self, mutant: Mutant) -> bool:
-        """Whether a mutant's float64 outputs are the original's, on inputs that no trial has.
+        """Whether a mutant's float64 outputs are the original's, on inputs of our own.
 
         What correct programs differ by is measured by ONNX Runtime in float32 on the same inputs.
         """
         assert self.network.onnx is not None
-        own = self._saved(self.network.onnx, "original")
+        own = self.runs.load(onnxruntime, self._saved(self.network.onnx, "original"))
         with open_reference(dataclasses.replace(self.network, onnx=mutant.model)) as other:
-            for number, scale in enumerate(_OWN_SCALES):
-                inputs = self._inputs(number, scale)
-                exact = self.reference.outputs(inputs)
-                changed = other.outputs(inputs)
-                rounded = self.runs.load(onnxruntime, own)(inputs)
-                for e, c, r in zip(exact, changed, rounded, strict=True):
-                    if e.shape != c.shape or e.dtype.kind != c.dtype.kind or _apart(e, c, r):
-                        return False
-        return True
+            return not any(_differ(exact, other.outputs(inputs), own(inputs)) for inputs, exact in self._own_trials())
 
-    def _inputs(self, seed: int, scale: float) -> list[Array]:
-        """Normal floats; integers of a trial, shuffled, since not all are accepted."""
-        rng = np.random.default_rng(1_000_003 + seed)
-        made: list[Array] = []
-        for place, spec in enumerate(self.network.inputs):
-            if np.issubdtype(np.dtype(spec.dtype), np.floating):
-                made.append((scale * rng.standard_normal(spec.shape)).astype(spec.dtype))
-            else:
-                known = self.trials.trials[0].inputs[place]
-                made.append(rng.permutation(known.reshape(-1)).reshape(known.shape))
-        return made
+    def _alike(self, built: Path, default: Path) -> bool:
+        """Likewise of an executable with a mistake; the right executable tells what correct programs differ by."""
+        trials = list(self._own_trials())
+        own = self.runs.load(executable, default)
+        right = [own(inputs) for inputs, _ in trials]
+        changed = self.runs.load(executable, built)
+        found = [changed(inputs) for inputs, _ in trials]
+        return not any(_differ(exact, c, r) for (_, exact), c, r in zip(trials, found, right, strict=True))
+
+    def _own_trials(self) -> Iterator[tuple[list[Array], list[Array]]]:
+        """Inputs of our own, and what the reference gives for them: normal floats, a trial's integers shuffled."""
+        for seed in range(1 if self.subject.most else _OWN_SEEDS):
+            for number, scale in enumerate(_OWN_SCALES):
+                rng = np.random.default_rng((1_000_003, seed, number))
+                made: list[Array] = []
+                for place, spec in enumerate(self.network.inputs):
+                    if np.issubdtype(np.dtype(spec.dtype), np.floating):
+                        made.append((scale * rng.standard_normal(spec.shape)).astype(spec.dtype))
+                    else:  # not all integers are accepted
+                        known = self.trials.trials[0].inputs[place]
+                        made.append(rng.permutation(known.reshape(-1)).reshape(known.shape))
+                yield made, self.reference.outputs(made)
+
+
+def _differ(exact: Sequence[Array], changed: Sequence[Array], rounded: Sequence[Array]) -> bool:
+    """Whether outputs differ by more than rounding explains, or in shape or kind."""
+    return any(
+        e.shape != c.shape or e.dtype.kind != c.dtype.kind or _apart(e, c, r)
+        for e, c, r in zip(exact, changed, rounded, strict=True)
+    )
 
 
 def _apart(exact: Array, changed: Array, rounded: Array) -> bool:
@@ -336,9 +357,8 @@ def _apart(exact: Array, changed: Array, rounded: Array) -> bool:
             return True
         finite = np.isfinite(exact)
         error = np.abs(rounded[finite].astype(np.float64) - exact[finite])
-        allowed = _BEYOND_ROUNDING * max(float(error.max(initial=0.0)), 0.0)
-        limit = np.minimum(allowed, np.inf) + _LAST_DIGITS * np.abs(exact[finite])
-        return bool(np.any(np.abs(changed[finite] - exact[finite]) > limit))
+        limit = _BEYOND_ROUNDING * float(error.max(initial=0.0)) + _LAST_DIGITS * np.abs(exact[finite])
+        return bool(np.any(np.abs(changed[finite].astype(np.float64) - exact[finite]) > limit))
 
 
 def _spread(found: list[Mutant], most: int) -> list[Mutant]:

@@ -214,7 +214,9 @@ def _wider_output(s: Surgery) -> str | None:
 def _residual_lost(s: Surgery) -> str | None:
     def sums(node: onnx.NodeProto) -> bool:
         shapes = [s.shape(name) for name in node.input]
-        return len(shapes) == 2 and shapes[0] == shapes[1] and not any(s.weight(name) is not None for name in node.input)
+        return (
+            len(shapes) == 2 and shapes[0] == shapes[1] and not any(s.weight(name) is not None for name in node.input)
+        )
 
     node = s.find("Add", "Sum", where=sums)
     if node is None:
@@ -232,9 +234,7 @@ def _swapped_operands(s: Surgery) -> str | None:
 
 
 def _padding_off(s: Surgery) -> str | None:
-    node = s.find(
-        "Conv", "MaxPool", "AveragePool", where=lambda n: all(p > 0 for p in attribute(n, "pads", [0]))
-    )
+    node = s.find("Conv", "MaxPool", "AveragePool", where=lambda n: all(p > 0 for p in attribute(n, "pads", [0])))
     if node is None:
         return None
     pads = [int(p) for p in attribute(node, "pads")]
@@ -390,7 +390,9 @@ def _index_off(s: Surgery) -> str | None:
 
 def _constant_off(s: Surgery) -> str | None:
     def scalar(node: onnx.NodeProto) -> str | None:
-        return next((n for n in node.input if (w := s.weight(n)) is not None and w.size == 1 and w.dtype == np.float32), None)
+        return next(
+            (n for n in node.input if (w := s.weight(n)) is not None and w.size == 1 and w.dtype == np.float32), None
+        )
 
     node = s.find("Mul", "Div", "Add", "Sub", where=lambda n: scalar(n) is not None)
     name = scalar(node) if node is not None else None

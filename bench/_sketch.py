@@ -102,7 +102,7 @@ class Sketch:
         return self.op("LayerNormalization", x, scale, shift, axis=-1, epsilon=1e-5)
 
     def activate(self, x: str, kind: str) -> str:
-        """``x`` through an activation: an operator's name, or one of gelu, swish, mish, relu6; the empty text for none."""
+        """``x`` through an activation: an operator's name, or gelu, swish, mish or relu6; the empty text for none."""
         if kind == "gelu":
             tail = self.op("Add", self.op("Erf", self.op("Div", x, self.number(math.sqrt(2)))), self.number(1))
             return self.op("Mul", self.op("Mul", x, tail), self.number(0.5))
@@ -129,7 +129,7 @@ class Sketch:
         return self.dense(self.op("Reshape", merged, self.integers(1, tokens, wide)), wide, wide)
 
     def encoder(self, x: str, tokens: int, wide: int, heads: int, mask: str = "") -> str:
-        """A layer of a transformer: attention and two dense layers with GELU, each after a layer norm, with residuals."""
+        """A layer of a transformer: attention, then dense layers with GELU, each after a layer norm, with residuals."""
         x = self.op("Add", x, self.attention(self.layer_norm(x, wide), tokens, wide, heads, mask))
         inner = self.dense(self.layer_norm(x, wide), wide, 2 * wide, "gelu")
         return self.op("Add", x, self.dense(inner, 2 * wide, wide))

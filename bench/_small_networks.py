@@ -77,7 +77,9 @@ def pyramid() -> onnx.ModelProto:
     fine = net.conv(net.input("image", 1, 3, 32, 32), (32, 3, 3, 3), "Relu", strides=[2, 2])
     coarse = net.conv(fine, (32, 32, 3, 3), "Relu", strides=[2, 2])
     scales = net.constant(np.asarray([1, 1, 2, 2], np.float32))
-    up = net.op("Resize", coarse, "", scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    up = net.op(
+        "Resize", coarse, "", scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+    )
     merged = net.conv(net.op("Add", fine, up), (16, 32, 3, 3), "Relu")
     net.output(net.conv(merged, (8, 16, 1, 1)), "fine")
     net.output(net.conv(coarse, (8, 32, 1, 1)), "coarse")

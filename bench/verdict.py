@@ -108,11 +108,10 @@ def run(names: Sequence[str], about: dict[str, Any], path: Path | None, executab
 
 
 def _line(found: NetworkReport, seconds: float) -> str:
-    caught = sum(m.caught for m in found.counted)
-    refused = sum(not r.accepted for r in found.counted_rights)
+    caught, accepted = sum(m.caught for m in found.counted), sum(r.accepted for r in found.counted_rights)
     return (
-        f"{found.name}: {caught} of {len(found.counted)} mutants caught, {refused} of {len(found.counted_rights)} right "
-        f"models not accepted, {seconds:.0f} s"
+        f"{found.name}: {caught} of {len(found.counted)} mutants caught, "
+        f"{accepted} of {len(found.counted_rights)} right models accepted, {seconds:.0f} s"
     )
 
 
@@ -176,8 +175,7 @@ def text(report: dict[str, Any]) -> str:
         )
     head = ["network", "inputs", "reference", "mutants", "caught", "right models", "accepted", "largest error"]
     lines = [table(head, rows), "", _costs(report["first_check"]), ""]
-    for key in ("mutants", "caught", "right_models", "falsely_refused"):
-        lines.append(f"{key}: {report[key]}")
+    lines += [f"{key}: {report[key]}" for key in ("mutants", "caught", "right_models", "falsely_refused")]
     lines += [f"{key}: {len(report[key])}" for key in ("equivalent", "undecidable", "not_imported")]
     lines += [f"PROBLEM: {problem}" for problem in report["problems"]]
     return "\n".join([*lines, f"{report['machine']}, {report['threads']} threads; {report['seconds']:.0f} s"])
