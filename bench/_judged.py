@@ -7,8 +7,9 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -30,6 +31,7 @@ from tilewright.verify.verdict import Outcome, Verdict
 
 __all__ = ["Judged", "NetworkReport", "Subject", "judge_network"]
 
+Run: TypeAlias = Callable[[Sequence[Array]], list[Array]]
 #: Float64 outputs of a mutant must differ by so many times what correct programs differ by; else it is equivalent.
 _BEYOND_ROUNDING = 10.0
 #: Last digits of float32 that correct programs always differ by, relative to an element.
@@ -165,7 +167,7 @@ def judge_network(subject: Subject, target: Target, folder: Path, executables: b
         default = bench.build_default(report) if executables and not report.problem else None
         built = time.monotonic()
         if default is not None:
-            report.rights.append(bench.judged(lambda: runs.load(executable, default.path), "tilewright"))
+            report.rights.append(bench.judged(partial(runs.load, executable, default.path), "tilewright"))
             seconds = {
                 "reference": opened - begin,
                 "inputs": found - opened,
@@ -217,7 +219,7 @@ class _Bench:
 
     def judged(
         self,
-        load_it: Callable[[], Callable[[Sequence[Array]], list[Array]]],
+        load_it: Callable[[], Run],
         runtime: str,
         kind: str = "",
         site: str = "",
@@ -252,31 +254,29 @@ class _Bench:
             if not built.convolutions:
                 return
             path = built.path
-            yield self.judged(lambda path=path: self.runs.load(executable, path), f"tilewright, {algorithm}")
+            yield self.judged(partial(self.runs.load, executable, path), f"tilewright, {algorithm}")
 
     def runtimes(self) -> Iterator[Judged]:
         """The model's own runtime."""
         if self.network.onnx is None:
-            yield self.judged(lambda: self.runs.load(pytorch, self.subject.path), "pytorch")
+            yield self.judged(partial(self.runs.load, pytorch, self.subject.path), "pytorch")
             return
         path = self._saved(self.network.onnx, "original")
         for optimised, name in ((True, "onnxruntime"), (False, "onnxruntime, not optimised")):
-            found = self.judged(lambda flag=optimised: self.runs.load(onnxruntime, path, flag), name)
+            found = self.judged(partial(self.runs.load, onnxruntime, path, optimised), name)
             yield dataclasses.replace(found, imprecise=bool(self.subject.imprecise))
 
     def graph_mutants(self) -> Iterator[Judged]:
         """Mutants of the ONNX graph."""
         if self.network.onnx is None:
             return
-        chosen = _spread(list(mutants(self.network.onnx)), self.subject.most)
-        for mutant in chosen:
+        kinds = [mutant.kind for mutant in mutants(self.network.onnx)] if self.subject.most else []
+        for mutant in mutants(self.network.onnx, kinds=_spread(kinds, self.subject.most)):
             if self.subject.imprecise:
                 found = self._in_float64(mutant)
             else:
                 path = self._saved(mutant.model, "mutant")
-                found = self.judged(
-                    lambda path=path: self.runs.load(onnxruntime, path), "onnxruntime", mutant.kind, mutant.site
-                )
+                found = self.judged(partial(self.runs.load, onnxruntime, path), "onnxruntime", mutant.kind, mutant.site)
             if not found.caught and self._equivalent(mutant):
                 found = dataclasses.replace(found, equivalent=True)
             yield found
@@ -287,7 +287,10 @@ class _Bench:
         folder.mkdir()
         for built in itertools.islice(built_mutants(default, folder), self.subject.most or None):
             path = built.path
-            yield self.judged(lambda path=path: self.runs.load(executable, path), "tilewright", built.kind, built.site)
+            found = self.judged(partial(self.runs.load, executable, path), "tilewright", built.kind, built.site)
+            if not found.caught and self._alike(path, default.path):
+                found = dataclasses.replace(found, equivalent=True)
+            yield found
 
     def _saved(self, model: onnx.ModelProto, name: str) -> Path:
         path = self.folder / f"{name}.onnx"
@@ -361,8 +364,6 @@ def _apart(exact: Array, changed: Array, rounded: Array) -> bool:
         return bool(np.any(np.abs(changed[finite].astype(np.float64) - exact[finite]) > limit))
 
 
-def _spread(found: list[Mutant], most: int) -> list[Mutant]:
-    """At most so many, drawn evenly from all kinds."""
-    if not most or len(found) <= most:
-        return found
-    return [found[i] for i in np.linspace(0, len(found) - 1, most).round().astype(int)]
+def _spread(kinds: list[str], most: int) -> list[str]:
+    """At most so many of all kinds, drawn evenly."""
+    return [kinds[i] for i in np.linspace(0, len(kinds) - 1, most).round().astype(int)] if len(kinds) > most else kinds

@@ -6,22 +6,18 @@ nothing of its kind.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import helper
 
-from bench._surgery import Anatomy, Surgery, attribute, set_attribute, size, spatial
+from bench._surgery import CONTRACTIONS, NORMS, Anatomy, Mutator, Surgery, attribute, set_attribute, size, spatial
+from bench._weight_mutators import WEIGHT_MUTATORS
 
 __all__ = ["MUTATORS", "Mutant", "mutants"]
 
-Mutator: TypeAlias = Callable[[Surgery], str | None]
-_CONTRACTIONS = ("Conv", "Gemm", "MatMul", "ConvTranspose")
-_NORMS = ("LayerNormalization", "BatchNormalization", "InstanceNormalization")
 _ACTIVATIONS = ("Relu", "LeakyRelu", "Elu", "HardSwish", "HardSigmoid", "Sigmoid", "Tanh", "Clip", "Erf", "Softplus")
 #: Wider than this a constant of a tensor's own shape costs more than it shows.
 _MOST_ELEMENTS = 1 << 20
@@ -42,113 +38,32 @@ class Mutant:
     model: onnx.ModelProto
 
 
-def mutants(model: onnx.ModelProto, seed: int = 0) -> Iterator[Mutant]:
-    """One mutant of each kind that is possible for ``model``, at a place drawn by chance."""
+def mutants(model: onnx.ModelProto, seed: int = 0, kinds: Collection[str] = ()) -> Iterator[Mutant]:
+    """One mutant of each kind that is possible for ``model``, at a place drawn by chance.
+
+    Args:
+        model: the original.
+        seed: of the places.
+        kinds: of mistakes; all without them.
+    """
     anatomy = Anatomy(model)
     for number, (kind, mutate) in enumerate(MUTATORS.items()):
+        if kinds and kind not in kinds:
+            continue
         surgery = Surgery(model, anatomy, (seed, number))
         site = mutate(surgery)
         if site is not None:
             yield Mutant(kind, site, surgery.model)
 
 
-def _of_weight(change: Callable[[Surgery, onnx.NodeProto, NDArray[Any]], NDArray[Any] | None]) -> Mutator:
-    """A mutator that changes the weight of a contraction."""
-
-    def mutate(s: Surgery) -> str | None:
-        nodes = [n for n in s.nodes if n.op_type in _CONTRACTIONS and s.weight(n.input[1]) is not None]
-        for place in s.rng.permutation(len(nodes)):
-            node = nodes[place]
-            weight = s.weight(node.input[1])
-            assert weight is not None
-            made = change(s, node, weight)
-            if made is not None:
-                s.set_weight(node.input[1], made)
-                return node.name or node.output[0]
-        return None
-
-    return mutate
-
-
-def _outputs_axis(node: onnx.NodeProto) -> int:
-    """Which axis of a weight is that of the outputs."""
-    if node.op_type == "Gemm":
-        return 0 if attribute(node, "transB", 0) else 1
-    return 0 if node.op_type == "Conv" else 1
-
-
-def _negated(s: Surgery, node: onnx.NodeProto, weight: NDArray[Any]) -> NDArray[Any]:
-    return -weight
-
-
-def _transposed(s: Surgery, node: onnx.NodeProto, weight: NDArray[Any]) -> NDArray[Any] | None:
-    if weight.ndim == 4 and weight.shape[-1] == weight.shape[-2] > 1:
-        return weight.swapaxes(-1, -2)
-    if weight.ndim == 2:  # as if it lay by columns
-        return np.ascontiguousarray(weight.T).reshape(weight.shape)
-    return None
-
-
-def _output_off(s: Surgery, node: onnx.NodeProto, weight: NDArray[Any]) -> NDArray[Any] | None:
-    axis = _outputs_axis(node)
-    return np.roll(weight, 1, axis) if weight.ndim > axis and weight.shape[axis] > 1 else None
-
-
-def _input_off(s: Surgery, node: onnx.NodeProto, weight: NDArray[Any]) -> NDArray[Any] | None:
-    axis = 1 - _outputs_axis(node)
-    return np.roll(weight, 1, axis) if weight.ndim >= 2 and weight.shape[axis] > 1 else None
-
-
-def _channel_lost(s: Surgery, node: onnx.NodeProto, weight: NDArray[Any]) -> NDArray[Any] | None:
-    axis = _outputs_axis(node)
-    made = weight.copy()
-    made[(slice(None),) * axis + (int(s.rng.integers(weight.shape[axis])),)] = 0
-    return made
-
-
-def _group_off(s: Surgery, node: onnx.NodeProto, weight: NDArray[Any]) -> NDArray[Any] | None:
-    groups = int(attribute(node, "group", 1))
-    return np.roll(weight, weight.shape[0] // groups, 0) if groups > 1 else None
-
-
-def _bias(s: Surgery, change: Callable[[NDArray[Any]], NDArray[Any]]) -> str | None:
-    """Change a vector that is added."""
-
-    def vector(node: onnx.NodeProto) -> str | None:
-        names = node.input[2:3] if node.op_type in ("Conv", "Gemm", "ConvTranspose") else node.input
-        for name in names:
-            weight = s.weight(name)
-            if weight is not None and weight.ndim == 1 and weight.size > 1 and weight.dtype == np.float32:
-                return str(name)
-        return None
-
-    node = s.find("Conv", "Gemm", "ConvTranspose", "Add", where=lambda n: vector(n) is not None)
-    if node is None:
-        return None
-    name = vector(node)
-    assert name is not None
-    values = s.weight(name)
-    assert values is not None
-    s.set_weight(name, change(values))
-    return str(node.name or node.output[0])
-
-
-def _bias_off(s: Surgery) -> str | None:
-    return _bias(s, lambda values: np.roll(values, 1))
-
-
-def _bias_lost(s: Surgery) -> str | None:
-    return _bias(s, np.zeros_like)
-
-
 def _tensors(s: Surgery, *kinds: str) -> list[str]:
     """Tensors of floats of a known, moderate size that operators of these kinds make."""
-    made = [node.output[0] for node in s.nodes if node.op_type in kinds]
+    made = [str(node.output[0]) for node in s.nodes if node.op_type in kinds]
     return [t for t in made if t in s.anatomy.floats and 1 < size(s.shape(t)) <= _MOST_ELEMENTS]
 
 
 def _wrong_tile(s: Surgery) -> str | None:
-    found = _tensors(s, *_CONTRACTIONS)
+    found = _tensors(s, *CONTRACTIONS)
     if not found:
         return None
     tensor = found[s.rng.integers(len(found))]
@@ -159,7 +74,7 @@ def _wrong_tile(s: Surgery) -> str | None:
 
 
 def _wrong_output_tile(s: Surgery) -> str | None:
-    outputs = [o.name for o in s.model.graph.output]
+    outputs = [str(o.name) for o in s.model.graph.output]
     tensor = outputs[s.rng.integers(len(outputs))]
     shape = s.shape(tensor)
     if tensor in s.anatomy.floats:
@@ -175,7 +90,7 @@ def _wrong_output_tile(s: Surgery) -> str | None:
 
 
 def _last_element(s: Surgery) -> str | None:
-    found = [o.name for o in s.model.graph.output if o.name in s.anatomy.floats and size(s.shape(o.name)) > 1]
+    found = [str(o.name) for o in s.model.graph.output if o.name in s.anatomy.floats and size(s.shape(o.name)) > 1]
     if not found:
         return None
     factors = np.ones(s.shape(found[-1]), np.float32)
@@ -185,7 +100,7 @@ def _last_element(s: Surgery) -> str | None:
 
 
 def _not_a_number(s: Surgery) -> str | None:
-    found = [o.name for o in s.model.graph.output if o.name in s.anatomy.floats and s.shape(o.name)]
+    found = [str(o.name) for o in s.model.graph.output if o.name in s.anatomy.floats and s.shape(o.name)]
     if not found:
         return None
     factors = np.ones(s.shape(found[0]), np.float32)
@@ -195,7 +110,7 @@ def _not_a_number(s: Surgery) -> str | None:
 
 
 def _scaled_output(s: Surgery) -> str | None:
-    found = [o.name for o in s.model.graph.output if o.name in s.anatomy.floats]
+    found = [str(o.name) for o in s.model.graph.output if o.name in s.anatomy.floats]
     if not found:
         return None
     s.multiply(found[-1], np.asarray(1.01, np.float32))
@@ -261,20 +176,10 @@ def _padding_lost(s: Surgery) -> str | None:
 
 
 def _epsilon(s: Surgery) -> str | None:
-    node = s.find(*_NORMS)
+    node = s.find(*NORMS)
     if node is None:
         return None
     set_attribute(node, "epsilon", 0.1)
-    return str(node.name or node.output[0])
-
-
-def _norm_off(s: Surgery) -> str | None:
-    node = s.find(*_NORMS, where=lambda n: s.weight(n.input[1]) is not None)
-    if node is None:
-        return None
-    values = s.weight(node.input[1])
-    assert values is not None
-    s.set_weight(node.input[1], np.roll(values, 1))
     return str(node.name or node.output[0])
 
 
@@ -363,7 +268,7 @@ def _joined_swapped(s: Surgery) -> str | None:
 
 def _layout_mixed(s: Surgery) -> str | None:
     """Channels last taken for channels first."""
-    found = [t for t in _tensors(s, *_CONTRACTIONS) if len(s.shape(t)) >= 3 and sum(e > 1 for e in s.shape(t)) > 1]
+    found = [t for t in _tensors(s, *CONTRACTIONS) if len(s.shape(t)) >= 3 and sum(e > 1 for e in s.shape(t)) > 1]
     if not found:
         return None
     tensor = found[s.rng.integers(len(found))]
@@ -377,30 +282,6 @@ def _layout_mixed(s: Surgery) -> str | None:
 
     s.after(tensor, make)
     return tensor
-
-
-def _index_off(s: Surgery) -> str | None:
-    node = s.find("Gather", where=lambda n: (w := s.weight(n.input[0])) is not None and w.dtype == np.float32)
-    table = s.weight(node.input[0]) if node is not None else None
-    if node is None or table is None:
-        return None
-    s.set_weight(node.input[0], np.roll(table, 1, int(attribute(node, "axis", 0))))
-    return str(node.name or node.output[0])
-
-
-def _constant_off(s: Surgery) -> str | None:
-    def scalar(node: onnx.NodeProto) -> str | None:
-        return next(
-            (n for n in node.input if (w := s.weight(n)) is not None and w.size == 1 and w.dtype == np.float32), None
-        )
-
-    node = s.find("Mul", "Div", "Add", "Sub", where=lambda n: scalar(n) is not None)
-    name = scalar(node) if node is not None else None
-    values = s.weight(name) if name is not None else None
-    if node is None or name is None or values is None:
-        return None
-    s.set_weight(name, values * np.float32(1.1))
-    return str(node.name or node.output[0])
 
 
 def _input_ignored(s: Surgery) -> str | None:
@@ -437,14 +318,7 @@ def _least_for_most(s: Surgery) -> str | None:
 
 #: Mutators by the name of the mistake.
 MUTATORS: dict[str, Mutator] = {
-    "negated weights": _of_weight(_negated),
-    "transposed weights": _of_weight(_transposed),
-    "output channels off by one": _of_weight(_output_off),
-    "input channels off by one": _of_weight(_input_off),
-    "a channel lost": _of_weight(_channel_lost),
-    "groups off by one": _of_weight(_group_off),
-    "bias of another channel": _bias_off,
-    "bias lost": _bias_lost,
+    **WEIGHT_MUTATORS,
     "one wrong tile": _wrong_tile,
     "one wrong tile of an output": _wrong_output_tile,
     "last element 10 % off": _last_element,
@@ -456,7 +330,6 @@ MUTATORS: dict[str, Mutator] = {
     "padding off by one": _padding_off,
     "edges for zeros": _padding_lost,
     "epsilon of 0.1": _epsilon,
-    "scale of another channel": _norm_off,
     "activation lost": _activation_lost,
     "leaky activation": _leaky,
     "stride off by one": _stride_off,
@@ -466,8 +339,6 @@ MUTATORS: dict[str, Mutator] = {
     "softmax along another axis": _softmax_axis,
     "concatenation in another order": _joined_swapped,
     "channels last for channels first": _layout_mixed,
-    "index off by one": _index_off,
-    "constant 10 % off": _constant_off,
     "input ignored": _input_ignored,
     "pixels in another order": _resized_otherwise,
     "least for most": _least_for_most,

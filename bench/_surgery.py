@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -13,7 +13,21 @@ from onnx import helper, numpy_helper
 
 from tilewright.network.onnx_file import bare
 
-__all__ = ["Anatomy", "Surgery"]
+__all__ = [
+    "CONTRACTIONS",
+    "NORMS",
+    "Anatomy",
+    "Mutator",
+    "Surgery",
+    "attribute",
+    "set_attribute",
+    "size",
+    "spatial",
+]
+
+#: Operators with weights that are multiplied and summed, and those that normalise.
+CONTRACTIONS = ("Conv", "Gemm", "MatMul", "ConvTranspose")
+NORMS = ("LayerNormalization", "BatchNormalization", "InstanceNormalization")
 
 _FLOAT = onnx.TensorProto.FLOAT
 
@@ -143,3 +157,7 @@ def spatial(node: onnx.NodeProto, name: str, rank: int, default: int) -> list[in
 def size(shape: Sequence[int]) -> int:
     """How many elements a tensor has."""
     return math.prod(shape)
+
+
+#: Changes a model, and says where; None where there is no place for its mistake.
+Mutator: TypeAlias = Callable[[Surgery], str | None]
