@@ -49,12 +49,14 @@ class Subject:
         path: an ONNX or ``.pt2`` file.
         most: how many mutants of each sort there are at most; 0 for all.
         imprecise: why ONNX Runtime is no right model of it; empty where it is one.
+        seed: of the places where mutants have their mistakes.
     """
 
     name: str
     path: Path
     most: int = 0
     imprecise: str = ""
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -271,7 +273,7 @@ class _Bench:
         if self.network.onnx is None:
             return
         kinds = [mutant.kind for mutant in mutants(self.network.onnx)] if self.subject.most else []
-        for mutant in mutants(self.network.onnx, kinds=_spread(kinds, self.subject.most)):
+        for mutant in mutants(self.network.onnx, self.subject.seed, _spread(kinds, self.subject.most)):
             if self.subject.imprecise:
                 found = self._in_float64(mutant)
             else:
@@ -285,7 +287,7 @@ class _Bench:
         """Mutants of the executable."""
         folder = self.folder / "mutants"
         folder.mkdir()
-        for built in itertools.islice(built_mutants(default, folder), self.subject.most or None):
+        for built in itertools.islice(built_mutants(default, folder, self.subject.seed), self.subject.most or None):
             path = built.path
             found = self.judged(partial(self.runs.load, executable, path), "tilewright", built.kind, built.site)
             if not found.caught and self._alike(path, default.path):

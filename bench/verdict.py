@@ -57,23 +57,25 @@ SECONDS, SHARE = 15.0, 0.05
 _FIVE_MINUTES = 300.0
 
 
-def subject(name: str, folder: Path) -> Subject:
+def subject(name: str, folder: Path, seed: int = 0) -> Subject:
     """What is judged under a name; a network of ours is written into ``folder``."""
     if name not in SMALL:
         made = _models.MADE.get(name)
         if made is None:
-            return Subject(name, Path(_models.model(name)), most=LARGE[name])
+            return Subject(name, Path(_models.model(name)), most=LARGE[name], seed=seed)
         path = folder / f"{name}.pt2"
         _models.export(made, path)
-        return Subject(name, path, most=LARGE[name])
+        return Subject(name, path, most=LARGE[name], seed=seed)
     import onnx
 
     path = folder / f"{name}.onnx"
     onnx.save(SMALL[name](), str(path))
-    return Subject(name, path, imprecise=IMPRECISE.get(name, ""))
+    return Subject(name, path, imprecise=IMPRECISE.get(name, ""), seed=seed)
 
 
-def run(names: Sequence[str], about: dict[str, Any], path: Path | None, executables: bool = True) -> dict[str, Any]:
+def run(
+    names: Sequence[str], about: dict[str, Any], path: Path | None, executables: bool = True, seed: int = 0
+) -> dict[str, Any]:
     """Judge network after network.
 
     Args:
@@ -81,6 +83,7 @@ def run(names: Sequence[str], about: dict[str, Any], path: Path | None, executab
         about: goes into the report first.
         path: where the report is written after each network; None for nowhere.
         executables: whether executables are built; otherwise only other runtimes are judged.
+        seed: of the places where mutants have their mistakes.
 
     Returns:
         The report.
@@ -94,7 +97,7 @@ def run(names: Sequence[str], about: dict[str, Any], path: Path | None, executab
         begin = time.monotonic()
         try:
             with tempfile.TemporaryDirectory(prefix="tilewright-bench-") as folder:
-                networks[name] = judge_network(subject(name, Path(folder)), target, Path(folder), executables)
+                networks[name] = judge_network(subject(name, Path(folder), seed), target, Path(folder), executables)
         except Exception as error:  # whatever it was, the other networks have their say as well
             traceback.print_exc()
             errors[name] = f"{type(error).__name__}: {error}"
@@ -203,6 +206,7 @@ def main() -> None:
     parser.add_argument("--networks", default="", help=f"comma-separated; all without it: {', '.join(NETWORKS)}")
     parser.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}")
     parser.add_argument("--runtimes-only", action="store_true", help="build no executables")
+    parser.add_argument("--seed", type=int, default=0, help="of the places where mutants have their mistakes")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     names = tuple(arguments.networks.split(",")) if arguments.networks else QUICK if arguments.quick else NETWORKS
@@ -217,7 +221,7 @@ def main() -> None:
         "date": time.strftime("%Y-%m-%d"),
         "tvm": target.tvm_version,
     }
-    report = run(names, about, arguments.json, not arguments.runtimes_only)
+    report = run(names, about, arguments.json, not arguments.runtimes_only, arguments.seed)
     print(text(json.loads(json.dumps(report))))
     sys.exit(bool(report["problems"]))
 
