@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 
 from bench._built_mutants import Default, built_mutants
+from bench._equivalence import BEYOND_ROUNDING, inputs_of_our_own, times_rounding
 from bench._mutators import Mutant, mutants
 from bench._runs import Runs, executable, onnxruntime, pytorch
 from tilewright.errors import MeasureError, TilewrightError, UnsupportedOperatorError
@@ -32,12 +33,9 @@ from tilewright.verify.verdict import Outcome, Verdict
 __all__ = ["Judged", "NetworkReport", "Subject", "judge_network"]
 
 Run: TypeAlias = Callable[[Sequence[Array]], list[Array]]
-#: Float64 outputs of a mutant must differ by so many times what correct programs differ by; else it is equivalent.
-_BEYOND_ROUNDING = 10.0
-#: Last digits of float32 that correct programs always differ by, relative to an element.
-_LAST_DIGITS = 4 * 2.0**-23
-#: What normal inputs are multiplied with where equivalence is looked at, and how often each for a small network.
-_OWN_SCALES, _OWN_SEEDS = (1.0, 0.3, 3.0, 10.0), 6
+Load: TypeAlias = Callable[[], Run]
+#: On how many inputs of our own a mutant that was not caught is compared with the original: of a large network, or not.
+_FEW, _MANY = 4, 24
 
 
 @dataclass(frozen=True)
@@ -67,9 +65,10 @@ class Judged:
         runtime: what ran it.
         kind: the mistake; empty for a right model.
         site: where it is.
-        verdict: the verdict; None where the program ended or refused to run.
-        evidence: the verdict's, or how the program ended.
-        equivalent: whether the mutant computes the same function.
+        verdict: the verdict; None where the program could not be loaded.
+        evidence: the verdict's, or why the program could not be loaded.
+        ran: whether it gave outputs.
+        factor: of a mutant that was not caught: by how many times the error of right programs it differs.
         imprecise: whether the runtime is known to be imprecise here.
     """
 
@@ -78,7 +77,8 @@ class Judged:
     site: str
     verdict: Verdict | None
     evidence: str
-    equivalent: bool = False
+    ran: bool = True
+    factor: float | None = None
     imprecise: bool = False
 
     @property
@@ -88,19 +88,31 @@ class Judged:
 
     @property
     def refused(self) -> bool:
-        """Whether it was judged wrong, or did not run."""
+        """Whether it was judged wrong, or could not be loaded."""
         return self.verdict is None or self.verdict.outcome is Outcome.WRONG
 
     caught = refused
 
+    @property
+    def equivalent(self) -> bool:
+        """Whether the mutant differs by no more than rounding explains."""
+        return self.factor is not None and self.factor <= BEYOND_ROUNDING
+
+    @property
+    def invalid(self) -> bool:
+        """Whether it is a mutant that its runtime refuses: that is a mistake of the mutator's."""
+        return bool(self.kind) and self.runtime != "tilewright" and not self.ran
+
     def describe(self) -> dict[str, Any]:
         """Ready for JSON."""
-        outcome = "ended" if self.verdict is None else self.verdict.outcome.value
+        outcome = "not loaded" if self.verdict is None else self.verdict.outcome.value
         error = None if self.verdict is None or self.verdict.error is None else float(self.verdict.error)
         told = {"runtime": self.runtime, "outcome": outcome, "error": error, "evidence": self.evidence}
         if not self.kind:
             return {**told, "imprecise": self.imprecise}
-        return {"kind": self.kind, "site": self.site, **told, "caught": self.caught, "equivalent": self.equivalent}
+        mutant: dict[str, Any] = {"caught": self.caught, "invalid": self.invalid}
+        mutant |= {"equivalent": self.equivalent, "times_rounding": self.factor}
+        return {"kind": self.kind, "site": self.site, **told, **mutant}
 
 
 @dataclass
@@ -127,8 +139,8 @@ class NetworkReport:
 
     @property
     def counted(self) -> list[Judged]:
-        """Mutants that are not equivalent."""
-        return [m for m in self.mutants if not m.equivalent]
+        """Mutants that compute something else."""
+        return [m for m in self.mutants if not m.equivalent and not m.invalid]
 
     @property
     def counted_rights(self) -> list[Judged]:
@@ -159,9 +171,8 @@ def judge_network(subject: Subject, target: Target, folder: Path, executables: b
     report = NetworkReport(subject.name)
     network, report.problem = _read(subject)
     begin = time.monotonic()
-    with open_reference(network) as reference, Runs(target.cores) as runs:
-        reference.outputs(network.random_inputs(0))
-        opened = time.monotonic()
+    with open_reference(network) as opened, Runs(target.cores) as runs:
+        reference = _Timed(opened)
         trials = find_trials(network, reference)
         found = time.monotonic()
         report.precision, report.inputs = reference.precision, sum(trial.conclusive for trial in trials.trials)
@@ -169,23 +180,53 @@ def judge_network(subject: Subject, target: Target, folder: Path, executables: b
         default = bench.build_default(report) if executables and not report.problem else None
         built = time.monotonic()
         if default is not None:
-            report.rights.append(bench.judged(partial(runs.load, executable, default.path), "tilewright"))
+            report.rights.append(bench.right(partial(runs.load, executable, default.path), "tilewright"))
             seconds = {
-                "reference": opened - begin,
-                "inputs": found - opened,
+                "reference": reference.seconds,
+                "inputs": found - begin - reference.seconds,
                 "incumbent": built - found,
                 "judging": time.monotonic() - built,
             }
-            total = sum(seconds.values())
-            within = total <= min(15.0, 0.05 * 300.0)
-            about = {"network": subject.name, "tasks": default.tasks}
-            report.first_check = {**about, **seconds, "total": total, "within": within}
+            about = {"network": subject.name, "tasks": default.tasks, "evaluations": reference.evaluations}
+            report.first_check = {**about, **seconds, "total": sum(seconds.values())}
             report.rights += bench.winograd()
         report.rights += bench.runtimes()
         report.mutants += bench.graph_mutants()
         if default is not None:
             report.mutants += bench.executable_mutants(default)
     return report
+
+
+class _Timed:
+    """A reference whose evaluations are counted and timed.
+
+    Args:
+        reference: the reference.
+    """
+
+    def __init__(self, reference: Reference) -> None:
+        self._reference = reference
+        self.seconds = 0.0
+        self.evaluations = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reference, name)
+
+    def outputs(self, inputs: Sequence[Array]) -> list[Array]:
+        """Those of the reference."""
+        return self._timed(lambda: self._reference.outputs(inputs))
+
+    def rounded(self, inputs: Sequence[Array], seed: int, amplitude: float) -> list[Array]:
+        """Those of the reference."""
+        return self._timed(lambda: self._reference.rounded(inputs, seed, amplitude))
+
+    def _timed(self, evaluate: Callable[[], list[Array]]) -> list[Array]:
+        begin = time.monotonic()
+        self.evaluations += 1
+        try:
+            return evaluate()
+        finally:
+            self.seconds += time.monotonic() - begin
 
 
 def _read(subject: Subject) -> tuple[Network, str]:
@@ -209,29 +250,45 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
 
 @dataclass(frozen=True)
 class _Bench:
-    """What all judgements of one network share."""
+    """What all judgements of one network share.
+
+    Attributes:
+        accepted: loads each right program that was accepted.
+    """
 
     subject: Subject
     network: Network
     target: Target
     folder: Path
-    reference: Reference
+    reference: Any
     trials: Trials
     runs: Runs
+    accepted: list[Load] = field(default_factory=list)
 
-    def judged(
-        self,
-        load_it: Callable[[], Run],
-        runtime: str,
-        kind: str = "",
-        site: str = "",
-    ) -> Judged:
+    def judged(self, load_it: Load, runtime: str, kind: str = "", site: str = "") -> Judged:
         """The verdict on what ``load_it`` gives."""
+        failed: list[MeasureError] = []
         try:
-            verdict = judge(load_it(), self.trials)
+            loaded = load_it()
         except MeasureError as error:
-            return Judged(runtime, kind, site, None, str(error))
-        return Judged(runtime, kind, site, verdict, verdict.evidence)
+            return Judged(runtime, kind, site, None, str(error), ran=False)
+
+        def run(arrays: Sequence[Array]) -> list[Array]:
+            try:
+                return loaded(arrays)
+            except MeasureError as error:
+                failed.append(error)
+                raise
+
+        verdict = judge(run, self.trials)
+        return Judged(runtime, kind, site, verdict, verdict.evidence, ran=not failed)
+
+    def right(self, load_it: Load, runtime: str) -> Judged:
+        """The verdict on a right program, which is remembered if it is accepted."""
+        found = self.judged(load_it, runtime)
+        if found.accepted:
+            self.accepted.append(load_it)
+        return found
 
     def build_default(self, report: NetworkReport) -> Default | None:
         """The incumbent; None, and why, where Tilewright cannot build the network."""
@@ -255,17 +312,16 @@ class _Bench:
             built = self.build(algorithm)
             if not built.convolutions:
                 return
-            path = built.path
-            yield self.judged(partial(self.runs.load, executable, path), f"tilewright, {algorithm}")
+            yield self.right(partial(self.runs.load, executable, built.path), f"tilewright, {algorithm}")
 
     def runtimes(self) -> Iterator[Judged]:
         """The model's own runtime."""
         if self.network.onnx is None:
-            yield self.judged(partial(self.runs.load, pytorch, self.subject.path), "pytorch")
+            yield self.right(partial(self.runs.load, pytorch, self.subject.path), "pytorch")
             return
         path = self._saved(self.network.onnx, "original")
         for optimised, name in ((True, "onnxruntime"), (False, "onnxruntime, not optimised")):
-            found = self.judged(partial(self.runs.load, onnxruntime, path, optimised), name)
+            found = self.right(partial(self.runs.load, onnxruntime, path, optimised), name)
             yield dataclasses.replace(found, imprecise=bool(self.subject.imprecise))
 
     def graph_mutants(self) -> Iterator[Judged]:
@@ -274,96 +330,58 @@ class _Bench:
             return
         kinds = [mutant.kind for mutant in mutants(self.network.onnx)] if self.subject.most else []
         for mutant in mutants(self.network.onnx, self.subject.seed, _spread(kinds, self.subject.most)):
+            changed = dataclasses.replace(self.network, onnx=mutant.model)
             if self.subject.imprecise:
-                found = self._in_float64(mutant)
+                found = self._in_float64(changed, mutant)
             else:
                 path = self._saved(mutant.model, "mutant")
                 found = self.judged(partial(self.runs.load, onnxruntime, path), "onnxruntime", mutant.kind, mutant.site)
-            if not found.caught and self._equivalent(mutant):
-                found = dataclasses.replace(found, equivalent=True)
+            if not found.caught:
+                with open_reference(changed) as other:
+                    found = dataclasses.replace(found, factor=self._factor(_given(other.outputs)))
             yield found
 
     def executable_mutants(self, default: Default) -> Iterator[Judged]:
         """Mutants of the executable."""
         folder = self.folder / "mutants"
         folder.mkdir()
-        for built in itertools.islice(built_mutants(default, folder, self.subject.seed), self.subject.most or None):
-            path = built.path
-            found = self.judged(partial(self.runs.load, executable, path), "tilewright", built.kind, built.site)
-            if not found.caught and self._alike(path, default.path):
-                found = dataclasses.replace(found, equivalent=True)
-            yield found
+        all_of_them = built_mutants(default, folder, self.subject.seed)
+        for built in itertools.islice(all_of_them, self.subject.most or None):
+            load_it = partial(self.runs.load, executable, built.path)
+            found = self.judged(load_it, "tilewright", built.kind, built.site)
+            yield found if found.caught else dataclasses.replace(found, factor=self._factor(load_it))
 
     def _saved(self, model: onnx.ModelProto, name: str) -> Path:
         path = self.folder / f"{name}.onnx"
         path.write_bytes(model.SerializeToString())
         return path
 
-    def _in_float64(self, mutant: Mutant) -> Judged:
+    def _in_float64(self, changed: Network, mutant: Mutant) -> Judged:
         """The verdict on a mutant that is evaluated in float64 and rounded once."""
         dtypes = [onnx.helper.tensor_dtype_to_np_dtype(o.type.tensor_type.elem_type) for o in mutant.model.graph.output]
-        with open_reference(dataclasses.replace(self.network, onnx=mutant.model)) as exact:
+        with open_reference(changed) as exact:
 
             def run(arrays: Sequence[Array]) -> list[Array]:
                 outputs = exact.outputs(list(arrays))
                 with np.errstate(all="ignore"):
                     return [o.astype(d) for o, d in zip(outputs, dtypes, strict=True)]
 
-            return self.judged(lambda: run, exact.precision, mutant.kind, mutant.site)
+            return self.judged(_given(run), exact.precision, mutant.kind, mutant.site)
 
-    def _equivalent(self, mutant: Mutant) -> bool:
-        """Whether a mutant's float64 outputs are the original's, on inputs of our own.
-
-        What correct programs differ by is measured by ONNX Runtime in float32 on the same inputs.
-        """
-        assert self.network.onnx is not None
-        own = self.runs.load(onnxruntime, self._saved(self.network.onnx, "original"))
-        with open_reference(dataclasses.replace(self.network, onnx=mutant.model)) as other:
-            return not any(_differ(exact, other.outputs(inputs), own(inputs)) for inputs, exact in self._own_trials())
-
-    def _alike(self, built: Path, default: Path) -> bool:
-        """Likewise of an executable with a mistake; the right executable tells what correct programs differ by."""
-        trials = list(self._own_trials())
-        own = self.runs.load(executable, default)
-        right = [own(inputs) for inputs, _ in trials]
-        changed = self.runs.load(executable, built)
-        found = [changed(inputs) for inputs, _ in trials]
-        return not any(_differ(exact, c, r) for (_, exact), c, r in zip(trials, found, right, strict=True))
-
-    def _own_trials(self) -> Iterator[tuple[list[Array], list[Array]]]:
-        """Inputs of our own, and what the reference gives for them: normal floats, a trial's integers shuffled."""
-        for seed in range(1 if self.subject.most else _OWN_SEEDS):
-            for number, scale in enumerate(_OWN_SCALES):
-                rng = np.random.default_rng((1_000_003, seed, number))
-                made: list[Array] = []
-                for place, spec in enumerate(self.network.inputs):
-                    if np.issubdtype(np.dtype(spec.dtype), np.floating):
-                        made.append((scale * rng.standard_normal(spec.shape)).astype(spec.dtype))
-                    else:  # not all integers are accepted
-                        known = self.trials.trials[0].inputs[place]
-                        made.append(rng.permutation(known.reshape(-1)).reshape(known.shape))
-                yield made, self.reference.outputs(made)
+    def _factor(self, load_it: Load) -> float | None:
+        """By how many times the error of the accepted right programs a mutant differs; None where there are none."""
+        if not self.accepted:
+            return None
+        count = _FEW if self.subject.most else _MANY
+        inputs = list(inputs_of_our_own(self.network, self.trials.trials[0].inputs, count))
+        exact = [self.reference.outputs(arrays) for arrays in inputs]
+        changed, *right = ([*map(load(), inputs)] for load in (load_it, *self.accepted))
+        return times_rounding(exact, changed, right)
 
 
-def _differ(exact: Sequence[Array], changed: Sequence[Array], rounded: Sequence[Array]) -> bool:
-    """Whether outputs differ by more than rounding explains, or in shape or kind."""
-    return any(
-        e.shape != c.shape or e.dtype.kind != c.dtype.kind or _apart(e, c, r)
-        for e, c, r in zip(exact, changed, rounded, strict=True)
-    )
-
-
-def _apart(exact: Array, changed: Array, rounded: Array) -> bool:
-    """Whether an output differs by more than rounding explains."""
-    if exact.dtype.kind != "f":
-        return not np.array_equal(exact, changed)
-    with np.errstate(all="ignore"):
-        if not np.array_equal(np.isfinite(exact), np.isfinite(changed)):
-            return True
-        finite = np.isfinite(exact)
-        error = np.abs(rounded[finite].astype(np.float64) - exact[finite])
-        limit = _BEYOND_ROUNDING * float(error.max(initial=0.0)) + _LAST_DIGITS * np.abs(exact[finite])
-        return bool(np.any(np.abs(changed[finite].astype(np.float64) - exact[finite]) > limit))
+def _given(run: Run) -> Load:
+    """Loads what is loaded already."""
+    return lambda: run
 
 
 def _spread(kinds: list[str], most: int) -> list[str]:

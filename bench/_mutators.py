@@ -286,7 +286,8 @@ def _layout_mixed(s: Surgery) -> str | None:
 
 def _input_ignored(s: Surgery) -> str | None:
     """An answer that does not depend on one of the inputs: it was kept from an earlier call."""
-    inputs = [i for i in s.model.graph.input if i.name in s.anatomy.shapes]
+    read = {name for node in s.nodes for name in node.input}
+    inputs = [i for i in s.model.graph.input if i.name in read and s.weight(i.name) is None]
     chosen = inputs[s.rng.integers(len(inputs))]
     shape = s.shape(chosen.name)
     floats = chosen.name in s.anatomy.floats

@@ -129,7 +129,13 @@ def summary(networks: Any) -> dict[str, Any]:
         "missed": [f"{name}: {m.kind} ({m.site}, {m.runtime}): {m.evidence}" for name, m in mutants if not m.caught],
         "mutants_by_runtime": _counts(m.runtime for _, m in mutants),
         "mutants_by_kind": _counts(m.kind for _, m in mutants),
-        "equivalent": [f"{n.name}: {m.kind} ({m.site}, {m.runtime})" for n in found for m in n.mutants if m.equivalent],
+        "equivalent": [
+            f"{n.name}: {m.kind} ({m.site}, {m.runtime}), {m.factor:.2g} times rounding"
+            for n in found
+            for m in n.mutants
+            if m.equivalent
+        ],
+        "invalid": [f"{n.name}: {m.kind} ({m.site}): {m.evidence}" for n in found for m in n.mutants if m.invalid],
         "right_models": len(rights),
         "right_by_runtime": _counts(r.runtime for _, r in rights),
         "falsely_refused": sum(r.refused for _, r in rights),
@@ -137,8 +143,12 @@ def summary(networks: Any) -> dict[str, Any]:
         "refused": [f"{name}: {r.runtime}: {r.evidence}" for name, r in rights if r.refused],
         "imprecise": [f"{n.name}: {r.runtime}: {r.evidence}" for n in found for r in n.rights if r.imprecise],
         "not_imported": {n.name: n.problem for n in found if n.problem},
-        "first_check": [n.first_check for n in found if n.first_check],
+        "first_check": [_within(n.first_check) for n in found if n.first_check],
     }
+
+
+def _within(check: dict[str, Any]) -> dict[str, Any]:
+    return {**check, "within": check["total"] <= min(SECONDS, SHARE * _FIVE_MINUTES)}
 
 
 def _counts(names: Any) -> dict[str, int]:
@@ -153,6 +163,7 @@ def problems(report: dict[str, Any]) -> list[str]:
     return [
         *(f"an error: {name}: {error}" for name, error in report["errors"].items()),
         *(f"missed: {line}" for line in report["missed"]),
+        *(f"no mutant, for it does not run: {line}" for line in report["invalid"]),
         *(f"falsely refused: {line}" for line in report["refused"]),
         *(f"not decided: {line}" for line in report["undecidable"]),
     ]
@@ -162,7 +173,7 @@ def text(report: dict[str, Any]) -> str:
     """The report for people."""
     rows = []
     for name, found in report["networks"].items():
-        counted = [m for m in found["mutants"] if not m["equivalent"]]
+        counted = [m for m in found["mutants"] if not m["equivalent"] and not m["invalid"]]
         rights = [r for r in found["right"] if not r["imprecise"]]
         rows.append(
             [

@@ -22,7 +22,7 @@ WRONG = Verdict(Outcome.WRONG, 0.5, 2, "float64", "differs")
 UNDECIDABLE = Verdict(Outcome.UNDECIDABLE, None, 0, "", "no reference")
 
 
-def judged(found: Verdict | None, kind: str = "", **more: bool) -> Judged:
+def judged(found: Verdict | None, kind: str = "", **more: Any) -> Judged:
     return Judged("onnxruntime", kind, "conv0", found, "agrees" if found is RIGHT else "differs", **more)
 
 
@@ -43,7 +43,8 @@ def ran(monkeypatch: pytest.MonkeyPatch, path: Path, *found: Judged) -> tuple[in
 def test_the_exit_code_is_0_where_mutants_are_caught_and_right_models_accepted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    found = (judged(RIGHT), judged(WRONG, "negated weights"), judged(None, "one NaN"))
+    built = Judged("tilewright", "plan: a call missing", "dense", None, "its process ended", ran=False)
+    found = (judged(RIGHT), judged(WRONG, "negated weights"), built)
     code, report = ran(monkeypatch, tmp_path / "v.json", *found)
     assert code == 0
     told = {key: report[key] for key in ("mutants", "caught", "right_models", "falsely_refused", "problems")}
@@ -61,13 +62,14 @@ def test_the_exit_code_is_0_where_mutants_are_caught_and_right_models_accepted(
 @pytest.mark.parametrize(
     "bad",
     [
-        judged(RIGHT, "negated weights"),
+        judged(RIGHT, "negated weights", factor=11.0),
+        judged(WRONG, "negated weights", ran=False),
         judged(UNDECIDABLE, "negated weights"),
         judged(WRONG),
         judged(None),
         judged(UNDECIDABLE),
     ],
-    ids=["missed", "mutant-undecided", "refused", "ended", "undecided"],
+    ids=["missed", "no-mutant", "mutant-undecided", "refused", "ended", "undecided"],
 )
 def test_the_exit_code_is_1_otherwise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bad: Judged) -> None:
     code, report = ran(monkeypatch, tmp_path / "v.json", judged(RIGHT), judged(WRONG, "bias lost"), bad)
@@ -78,10 +80,10 @@ def test_the_exit_code_is_1_otherwise(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_equivalent_mutants_and_imprecise_runtimes_are_listed_and_not_counted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    found = judged(RIGHT, "bias lost", equivalent=True), judged(WRONG, imprecise=True)
+    found = judged(RIGHT, "bias lost", factor=0.5), judged(WRONG, imprecise=True)
     code, report = ran(monkeypatch, tmp_path / "v.json", *found)
     assert (code, report["mutants"], report["right_models"], report["falsely_refused"]) == (0, 0, 0, 0)
-    assert report["equivalent"] == ["unet: bias lost (conv0, onnxruntime)"]
+    assert report["equivalent"] == ["unet: bias lost (conv0, onnxruntime), 0.5 times rounding"]
     assert len(report["imprecise"]) == 1
 
 
