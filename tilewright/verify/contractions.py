@@ -185,15 +185,16 @@ def _transposed_places(
     """Where the output begins in all that the kernels reach, and its extents."""
     rank = len(full)
     if wanted is None and auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-        wanted = [n * s for n, s in zip(extents, strides, strict=True)]
+        # No more than the kernels reach, as ONNX Runtime has it.
+        wanted = [min(n * s, f + e) for n, s, f, e in zip(extents, strides, full, extra, strict=True)]
     if wanted is None:
         pads = [0] * (2 * rank) if auto_pad == "VALID" or not pads else list(pads)
         sizes = [f + e - b - a for f, e, b, a in zip(full, extra, pads[:rank], pads[rank:], strict=True)]
         return list(pads[:rank]), sizes
     wanted = list(wanted)[-rank:]
     totals = [max(0, f + e - size) for f, e, size in zip(full, extra, wanted, strict=True)]
-    # As ONNX Runtime does it: the larger half goes first only with SAME_UPPER.
-    return [t - t // 2 if auto_pad == "SAME_UPPER" else t // 2 for t in totals], wanted
+    # The larger half goes last only with SAME_UPPER.
+    return [t // 2 if auto_pad == "SAME_UPPER" else t - t // 2 for t in totals], wanted
 
 
 class MatMul(_Contraction):

@@ -14,6 +14,8 @@ def constant_outputs(network: Network) -> frozenset[int]:
 
     A shape is known before the network runs, so what is computed from shapes alone is constant.
     """
+    if network.program is not None:
+        return _constant_results(network.program)
     if network.onnx is None:
         return frozenset()
     graph = network.onnx.graph
@@ -35,3 +37,12 @@ def _read(node: Any) -> set[str]:
                 names |= _read(inner)
             names |= {output.name for output in graph.output}
     return names
+
+
+def _constant_results(program: Any) -> frozenset[int]:
+    """Likewise of a PyTorch program."""
+    reached = set(program.graph_signature.user_inputs)
+    for node in program.graph.nodes:
+        if any(source.name in reached for source in node.all_input_nodes):
+            reached.add(node.name)
+    return frozenset(k for k, name in enumerate(program.graph_signature.user_outputs) if name not in reached)

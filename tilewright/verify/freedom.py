@@ -55,13 +55,13 @@ class Freedom:
         sample = flat[:: max(1, flat.size // 65536)].astype(np.float64)
         sample = sample[np.isfinite(sample)]
         scale = self.amplitude * size * float(np.sqrt(np.mean(sample * sample))) if sample.size else 0.0
-        return sums + self._normal(sums.shape, scale, sums.dtype) if scale else sums
+        return np.asarray(sums + self._normal(sums.shape, scale, sums.dtype)) if scale else sums
 
     def vary(self, values: NDArray[Any], size: float) -> NDArray[Any]:
         """``values``, each changed by about ``size`` times itself."""
         if not self.amplitude or values.dtype.kind != "f":
             return values
-        return values + values * self._normal(values.shape, self.amplitude * size, values.dtype)
+        return np.asarray(values * (1 + self._normal(values.shape, self.amplitude * size, values.dtype)))
 
     def _normal(self, shape: tuple[int, ...], scale: float, dtype: Any) -> NDArray[Any]:
         if self._drawn is None:

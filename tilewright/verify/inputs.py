@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,9 @@ _LARGEST, _AMPLE = 1e9, 10.0
 _ENOUGH, _MOST = 2, 3
 #: The amplitudes of the evaluations that noise is measured by. Outputs that are integers need more: what they show is
 #: not how much float32 matters, but only whether.
-_AMPLITUDES, _FOR_INTEGERS = (2.0,), (2.0, 8.0)
+_AMPLITUDES, _FOR_INTEGERS = (2.0,), (2.0, 8.0, 8.0)
+#: How far nearby inputs are on the way to others.
+_NEARBY = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +87,9 @@ class Trials:
 def find_trials(network: Network, reference: Reference, seed: int = 0, seconds: float = 60.0) -> Trials:
     """Inputs of the network on which the reference shows that a wrong result would be seen.
 
-    An output counts as telling for some inputs where enough of its elements are clearly others than for other inputs.
-    Outputs that depend on no input are compared on any.
+    An output counts as telling for some inputs where enough of its elements are clearly others than for inputs nearby,
+    or than for all other inputs, where it is of integers or takes few values. Outputs that depend on no input are
+    compared on any.
 
     Args:
         network: the network.
@@ -94,37 +97,18 @@ def find_trials(network: Network, reference: Reference, seed: int = 0, seconds: 
         seed: of the inputs; the same seed gives the same inputs.
         seconds: after which no further inputs are tried, conclusive or not.
     """
-    end = time.monotonic() + seconds
     names = tuple(spec.name for spec in network.outputs)
-    tried: list[Trial] = []
-    refused = ""
+    search = _Search(network, reference, seed, time.monotonic() + seconds)
     try:
-        ranges = find_ranges(network, reference, seed)
-        constant = constant_outputs(network)
-        waiting = list(enumerate(_KINDS[: None if network.inputs else 1]))
-        kept: list[Trial] = []
-        while waiting and not (tried and time.monotonic() >= end):
-            number, (kind, scale) = waiting.pop(0)
-            inputs = _draw(network, ranges, np.random.default_rng([seed, number]), kind, scale, narrow=number % 2 == 1)
-            try:
-                tried.append(_trial(inputs, kind if scale == 1 else f"{kind} x {scale:g}", reference))
-            except ReferenceError:
-                raise
-            except MeasureError as exc:
-                refused = refused or str(exc)
-                continue
-            kept = _judge_mutually(tried, reference, constant)
-            silent = _silent(kept)
-            if sum(trial.conclusive for trial in kept) >= _ENOUGH and not silent:
-                break
-            if len(tried) == 2 and silent:
-                factor = _missing_factor(kept, reference, silent)
-                extra = [("normal", factor), ("image-like", factor)] if factor > 1 else []
-                waiting[:0] = enumerate(extra, len(_KINDS))
+        search.run()
     except ReferenceError as exc:
         return Trials((), "", reference.problem or str(exc), reference.dtypes, names)
-    if not tried:
-        return Trials((), reference.precision, f"the reference accepts no inputs: {refused}", reference.dtypes, names)
+    if not search.tried:
+        why = f"the reference accepts no inputs: {search.refused}"
+        return Trials((), reference.precision, why, reference.dtypes, names)
+    kept = search.judged()
+    if _silent(kept):
+        kept = search.judged(lenient=frozenset(_silent(kept)))
     kept.sort(key=_conclusive, reverse=True)
     problem = ""
     silent = _silent(kept)
@@ -134,33 +118,93 @@ def find_trials(network: Network, reference: Reference, seed: int = 0, seconds: 
     return Trials(tuple(_fewest(kept)), reference.precision, problem, reference.dtypes, names, reference.problem)
 
 
-def _trial(inputs: list[Array], what: str, reference: Reference) -> Trial:
-    expected = reference.outputs(inputs)
-    amplitudes = _FOR_INTEGERS if any(output.dtype.kind != "f" for output in expected) else _AMPLITUDES
-    roundings = [reference.rounded(inputs, number, amplitude) for number, amplitude in enumerate(amplitudes)]
-    noise = []
-    for number, output in enumerate(expected):
-        same = [outputs[number] for outputs in roundings]
-        if any(other.shape != output.shape for other in same):
-            raise MeasureError("rounding decides how many outputs there are")
-        noise.append(measure_noise(output, same, amplitudes, reference.precision))
-    return Trial(tuple(inputs), tuple(expected), tuple(noise), what)
+class _Search:
+    """What was tried so far.
 
+    Attributes:
+        tried: the trials.
+        refused: what the reference said when it refused inputs, the first time.
+    """
 
-def _judge_mutually(tried: Sequence[Trial], reference: Reference, constant: frozenset[int]) -> list[Trial]:
-    """The trials, each with what it is telling of, in comparison with the others."""
-    count = len(tried[0].expected)
-    same = constant | {k for k in range(count) if _never_varies(tried, k)}
-    found = []
-    for trial in tried:
-        others = [other for other in tried if other is not trial]
-        flags = []
-        for k in range(count):
-            dtype = reference.dtypes[k] if k < len(reference.dtypes) else "float32"
-            allowed = tolerance(trial.expected[k], trial.noise[k], dtype)
-            flags.append(k in same or any(telling(trial.expected[k], o.expected[k], allowed) for o in others))
-        found.append(Trial(trial.inputs, trial.expected, trial.noise, trial.what, tuple(flags)))
-    return found
+    def __init__(self, network: Network, reference: Reference, seed: int, end: float) -> None:
+        self.tried: list[Trial] = []
+        self.refused = ""
+        self._nearby: list[list[Array]] = []
+        self._network, self._reference, self._seed, self._end = network, reference, seed, end
+        self._constant = constant_outputs(network)
+        self._ranges: list[Range | None] = []
+
+    def run(self) -> None:
+        """Try inputs until there are enough conclusive ones, or no time."""
+        self._ranges = find_ranges(self._network, self._reference, self._seed)
+        waiting = list(enumerate(_KINDS[: None if self._network.inputs else 1]))
+        while waiting and not (self.tried and time.monotonic() >= self._end):
+            number, (kind, scale) = waiting.pop(0)
+            try:
+                self._try(number, kind, scale)
+            except ReferenceError:
+                raise
+            except MeasureError as exc:
+                self.refused = self.refused or str(exc)
+                continue
+            kept = self.judged()
+            silent = _silent(kept)
+            if sum(trial.conclusive for trial in kept) >= _ENOUGH and not silent:
+                break
+            if len(self.tried) == 2 and silent:
+                factor = self._missing_factor(silent)
+                extra = [("normal", factor), ("image-like", factor)] if factor > 1 else []
+                waiting[:0] = enumerate(extra, len(_KINDS))
+
+    def judged(self, lenient: frozenset[int] = frozenset()) -> list[Trial]:
+        """The trials, each with what it is telling of; ``lenient``: outputs that are not compared with what is nearby."""
+        count = len(self.tried[0].expected)
+        same = self._constant | {k for k in range(count) if _never_varies(self.tried, k)}
+        found = []
+        for trial, nearby in zip(self.tried, self._nearby, strict=True):
+            others = [other.expected for other in self.tried if other is not trial]
+            flags = []
+            for k in range(count):
+                close = k not in lenient and trial.expected[k].dtype.kind == "f"
+                rivals = [nearby] if close else others
+                allowed = self._allowed(trial, k)
+                flags.append(k in same or any(telling(trial.expected[k], rival[k], allowed) for rival in rivals))
+            found.append(replace(trial, telling=tuple(flags)))
+        return found
+
+    def _try(self, number: int, kind: str, scale: float) -> None:
+        inputs, others = (
+            _draw(self._network, self._ranges, np.random.default_rng([self._seed, number, k]), kind, scale, number % 2)
+            for k in range(2)
+        )
+        reference = self._reference
+        expected = reference.outputs(inputs)
+        amplitudes = _FOR_INTEGERS if any(output.dtype.kind != "f" for output in expected) else _AMPLITUDES
+        roundings = [reference.rounded(inputs, seed, amplitude) for seed, amplitude in enumerate(amplitudes)]
+        nearby = reference.rounded([_blend(a, b) for a, b in zip(inputs, others, strict=True)], 0, 0.0)
+        noise = []
+        for k, output in enumerate(expected):
+            same = [outputs[k] for outputs in roundings]
+            if any(other.shape != output.shape for other in same):
+                raise MeasureError("rounding decides how many outputs there are")
+            noise.append(measure_noise(output, same, amplitudes, reference.precision))
+        what = kind if scale == 1 else f"{kind} x {scale:g}"
+        self.tried.append(Trial(tuple(inputs), tuple(expected), tuple(noise), what))
+        self._nearby.append(nearby)
+
+    def _allowed(self, trial: Trial, k: int) -> NDArray[np.float64]:
+        dtypes = self._reference.dtypes
+        return tolerance(trial.expected[k], trial.noise[k], dtypes[k] if k < len(dtypes) else "float32")
+
+    def _missing_factor(self, silent: Sequence[int]) -> float:
+        """What inputs are to be multiplied with, so that outputs that grow with them differ enough; 0: not known."""
+        trial, nearby = self.tried[0], self._nearby[0]
+        found = 0.0
+        for k in silent:
+            if trial.expected[k].dtype.kind == "f" and trial.expected[k].shape == nearby[k].shape:
+                share = clearness(trial.expected[k], nearby[k], self._allowed(trial, k))
+                found = max(found, _AMPLE / share if share * _LARGEST > _AMPLE else 0.0)
+        return float(f"{found:.0e}")
 
 
 def _never_varies(tried: Sequence[Trial], k: int) -> bool:
@@ -202,30 +246,25 @@ def _fewest(trials: Sequence[Trial]) -> list[Trial]:
     return kept + rest[: max(0, _MOST - len(kept))]
 
 
-def _missing_factor(tried: Sequence[Trial], reference: Reference, silent: Sequence[int]) -> float:
-    """What the inputs are to be multiplied with, so that outputs that grow with them differ enough; 0: not known."""
-    first, second = tried[:2]
-    found = 0.0
-    for k in silent:
-        if first.expected[k].dtype.kind == "f" and first.expected[k].shape == second.expected[k].shape:
-            dtype = reference.dtypes[k] if k < len(reference.dtypes) else "float32"
-            allowed = tolerance(first.expected[k], first.noise[k], dtype)
-            share = clearness(first.expected[k], second.expected[k], allowed)
-            found = max(found, _AMPLE / share if share * _LARGEST > _AMPLE else 0.0)
-    return float(f"{found:.0e}")
-
-
 def _draw(
-    network: Network, ranges: Sequence[Range | None], rng: np.random.Generator, kind: str, scale: float, narrow: bool
+    network: Network, ranges: Sequence[Range | None], rng: np.random.Generator, kind: str, scale: float, narrow: int
 ) -> list[Array]:
     arrays = []
     for spec, bounds in zip(network.inputs, ranges, strict=True):
         if bounds is not None:
-            arrays.append(draw_integers(spec, bounds, rng, narrow))
+            arrays.append(draw_integers(spec, bounds, rng, bool(narrow)))
         else:
             values = rng.standard_normal(spec.shape) if kind == "normal" else _image(spec, rng)
             arrays.append(np.asarray(values * scale).astype(spec.dtype))
     return arrays
+
+
+def _blend(array: Array, other: Array) -> Array:
+    """What lies nearby: a tenth of the way to ``other``, or a tenth of its integers."""
+    if array.dtype.kind == "f":
+        return ((1 - _NEARBY) * array + _NEARBY * other).astype(array.dtype)
+    chosen = np.arange(array.size).reshape(array.shape) % round(1 / _NEARBY) == 0
+    return np.where(chosen, other, array).astype(array.dtype)
 
 
 def _image(spec: TensorSpec, rng: np.random.Generator) -> NDArray[np.float64]:

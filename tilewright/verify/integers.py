@@ -122,6 +122,8 @@ def _levels(spec: TensorSpec, hint: tuple[int, int] | None) -> list[Range]:
 
 def _hints(network: Network) -> dict[str, tuple[int, int]]:
     """By name of an input, the indices that all tables which it is looked up in have."""
+    if network.program is not None:
+        return _embeddings(network)
     if network.onnx is None:
         return {}
     graph = network.onnx.graph
@@ -147,6 +149,17 @@ def _hints(network: Network) -> dict[str, tuple[int, int]]:
                 names.update(node.output)
         if extents and min(extents) > 0:
             found[spec.name] = (-min(extents), min(extents) - 1)
+    return found
+
+
+def _embeddings(network: Network) -> dict[str, tuple[int, int]]:
+    """Likewise of a PyTorch program, for ids that are looked up in an embedding at once."""
+    given = dict(zip(network.program.graph_signature.user_inputs, network.inputs, strict=False))
+    found: dict[str, tuple[int, int]] = {}
+    for node in network.program.graph.nodes:
+        if node.op == "call_function" and str(node.target).startswith("aten.embedding") and node.args[1].name in given:
+            name, rows = given[node.args[1].name].name, int(node.args[0].meta["val"].shape[0])
+            found[name] = (0, min(rows - 1, found.get(name, (0, rows - 1))[1]))
     return found
 
 

@@ -35,7 +35,7 @@ class Resize(OpRun):  # type: ignore[misc]
         nearest_mode: str = "round_prefer_floor",
     ) -> tuple[NDArray[Any]]:
         if self.run_params["opsets"].get("", 1) < 11:  # no region there: the second input is the scales
-            scales, roi, coordinate_transformation_mode, nearest_mode = roi, None, "asymmetric", "floor"
+            scales, roi, coordinate_transformation_mode, nearest_mode = roi, None, "asymmetric", "simple"
         scales = None if scales is None or not scales.size else scales
         if antialias or coordinate_transformation_mode == "tf_crop_and_resize" or keep_aspect_ratio_policy != "stretch":
             slow = SlowResize._run
@@ -54,9 +54,12 @@ class Resize(OpRun):  # type: ignore[misc]
             size = int(np.floor(extent * factor)) if scales is not None else int(_given(sizes)[number])
             if size == extent and factor == 1:
                 continue
-            where = _sources(extent, size, factor, coordinate_transformation_mode)
+            # Which is nearest of two equally near ones is decided by the rounding of float32, in which runtimes compute.
+            kind = np.float32 if mode == "nearest" else np.float64
+            where = _sources(extent, size, kind(factor), coordinate_transformation_mode)
             if mode == "nearest":
-                result = np.take(result, _nearest(where, nearest_mode, extent), axis=axis)
+                how = nearest_mode if nearest_mode != "simple" else "floor" if factor >= 1 else "ceil"
+                result = np.take(result, _nearest(where, how, extent), axis=axis)
             else:
                 matrix = _matrix(where, extent, mode, cubic_coeff_a, bool(exclude_outside))
                 moved = np.moveaxis(result, axis, -1)
@@ -86,19 +89,19 @@ def _given(sizes: NDArray[Any] | None) -> NDArray[Any]:
     return sizes
 
 
-def _sources(extent: int, size: int, factor: float, how: str) -> NDArray[Any]:
-    """Where in the input each element of the output lies."""
-    x = np.arange(size, dtype=np.float64)
+def _sources(extent: int, size: int, factor: Any, how: str) -> NDArray[Any]:
+    """Where in the input each element of the output lies, computed in the type of ``factor``."""
+    x = np.arange(size, dtype=factor.dtype)
     if how == "half_pixel" or (how == "pytorch_half_pixel" and size > 1):
-        return (x + 0.5) / factor - 0.5
+        return np.asarray((x + factor.dtype.type(0.5)) / factor - factor.dtype.type(0.5))
     if how == "half_pixel_symmetric":
         adjustment = size / (factor * extent)
         centre = extent / 2
-        return centre * (1 - adjustment) + (x + 0.5) / factor - 0.5
+        return np.asarray(centre * (1 - adjustment) + (x + 0.5) / factor - 0.5)
     if how == "asymmetric":
-        return x / factor
+        return np.asarray(x / factor)
     if how == "align_corners":
-        return x * (extent - 1) / (size - 1) if size > 1 else np.zeros(size)
+        return np.asarray(x * (extent - 1) / (size - 1)) if size > 1 else np.zeros(size)
     if how == "pytorch_half_pixel":
         return np.zeros(size)
     raise NotImplementedError(f"resizing with {how}")

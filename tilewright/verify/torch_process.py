@@ -20,6 +20,12 @@ _NARROW = (torch.float16, torch.float32, torch.bfloat16)
 #: Sums of products, by the names of PyTorch's operators.
 _SUMS = ("convolution", "conv1d", "conv2d", "conv3d", "mm", "addmm", "bmm", "baddbmm", "matmul", "linear")
 _SUMS += ("scaled_dot_product_attention", "einsum")
+#: Operators that programs approximate.
+_FUNCTIONS = frozenset(
+    "exp log sigmoid tanh erf gelu silu mish softplus softmax _softmax log_softmax _log_softmax pow sqrt rsqrt "
+    "reciprocal div elu selu celu hardswish sin cos tan layer_norm native_layer_norm group_norm instance_norm "
+    "batch_norm _native_batch_norm_legit_no_training mean sum avg_pool2d adaptive_avg_pool2d".split()
+)
 
 
 class TorchSide:
@@ -97,7 +103,9 @@ class _Disturbed(Interpreter):  # type: ignore[misc]
         if name in _SUMS:
             size = freedom.WINOGRAD if "conv" in name else freedom.SUM
             return torch.from_numpy(self.free.disturb(result.numpy(), size))
-        return torch.from_numpy(self.free.vary(result.numpy(), freedom.FUNCTION / 8))
+        if name in _FUNCTIONS:
+            return torch.from_numpy(self.free.vary(result.numpy(), freedom.FUNCTION))
+        return result
 
 
 class _Double(Interpreter):  # type: ignore[misc]

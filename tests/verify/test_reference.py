@@ -1,0 +1,147 @@
+"""The reference: float64 where that can be had, ONNX Runtime otherwise, and nothing that takes anybody along."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from tests.verify.onnx_models import by_onnxruntime, model, network, normal
+from tilewright.errors import MeasureError
+from tilewright.verify import reference as module
+from tilewright.verify.inputs import find_trials
+from tilewright.verify.judge import judge
+from tilewright.verify.reference import open_reference
+from tilewright.verify.reference_process import RuntimeSide
+from tilewright.verify.verdict import Outcome
+
+_SMALL = model(
+    [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Sigmoid", ["m"], ["y"])],
+    {"x": ([3, 8], "float32")},
+    {"y": "float32"},
+    w=normal(8, 5),
+)
+
+
+class Dying(RuntimeSide):
+    """As ONNX Runtime may be: it takes its process with it."""
+
+    def __init__(self, *_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+class Wrong(RuntimeSide):
+    """One that says something else."""
+
+    def outputs(self, inputs: Any) -> list[Any]:
+        return [array + 1 for array in super().outputs(inputs)]
+
+
+def test_it_is_float64() -> None:
+    x = normal(3, 8)
+    with open_reference(network(_SMALL)) as reference:
+        (found,) = reference.outputs([x])
+        assert reference.precision == "float64"
+        assert reference.problem == ""
+        assert reference.dtypes == ("float32",)
+        (rounded,) = reference.rounded([x], 0, 1.0)
+    assert found.dtype == np.float64
+    assert rounded.dtype == np.float32
+    assert 0 < np.abs(found - rounded).max() < 1e-5
+    np.testing.assert_allclose(by_onnxruntime(_SMALL, [x])[0], found, atol=1e-6)
+
+
+def test_an_onnxruntime_that_dies_costs_only_a_cross_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RuntimeSide", Dying)
+    with open_reference(network(_SMALL)) as reference:
+        found = find_trials(network(_SMALL), reference)
+    assert found.precision == "float64"
+    assert judge(lambda xs: by_onnxruntime(_SMALL, xs), found).right
+
+
+def test_both_die(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RuntimeSide", Dying)
+    monkeypatch.setattr(module, "EvaluatorSide", Dying)
+    with open_reference(network(_SMALL)) as reference:
+        found = find_trials(network(_SMALL), reference)
+    verdict = judge(lambda xs: by_onnxruntime(_SMALL, xs), found)
+    assert verdict.outcome is Outcome.UNDECIDABLE
+    assert verdict.precision == ""
+    assert "SIGSEGV" in verdict.evidence
+
+
+def test_onnxruntime_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the evaluator and ONNX Runtime cannot both be right, what users compare with counts, and it is said."""
+    monkeypatch.setattr(module, "RuntimeSide", Wrong)
+    with open_reference(network(_SMALL)) as reference:
+        found = find_trials(network(_SMALL), reference)
+    assert found.precision == "float32"
+    verdict = judge(lambda xs: [by_onnxruntime(_SMALL, xs)[0] + 1], found)
+    assert verdict.right
+    assert "disagree with ONNX Runtime" in verdict.evidence
+
+
+def test_an_operator_that_the_evaluator_lacks() -> None:
+    made = model([helper.make_node("GlobalLpPool", ["x"], ["y"])], {"x": ([1, 2, 5, 5], "float32")}, {"y": "float32"})
+    with open_reference(network(made)) as reference:
+        found = find_trials(network(made), reference)
+    assert found.precision == "float32"
+    assert found.problem == ""
+    assert "GlobalLpPool" in found.note
+    assert judge(lambda xs: by_onnxruntime(made, xs), found).right
+    assert judge(lambda xs: [-by_onnxruntime(made, xs)[0]], found).wrong
+
+
+def test_what_it_refuses_is_an_error_of_the_inputs() -> None:
+    made = model(
+        [helper.make_node("Gather", ["w", "i"], ["y"])], {"i": ([2], "int64")}, {"y": "float32"}, w=normal(4, 3)
+    )
+    with open_reference(network(made)) as reference:
+        with pytest.raises(MeasureError):
+            reference.outputs([np.array([0, 4])])
+        np.testing.assert_array_equal(reference.outputs([np.array([0, -4])])[0], normal(4, 3)[[0, 0]])
+
+
+def test_a_quantised_network() -> None:
+    """One that rounds to few integers: rounding decides whole steps, and neither reference is blamed for them."""
+    scale, zero = np.array(0.05, np.float32), np.array(128, np.uint8)
+    nodes = []
+    name = "x"
+    for i in range(3):
+        nodes += [
+            helper.make_node("QuantizeLinear", [name, "scale", "zero"], [f"q{i}"]),
+            helper.make_node("DequantizeLinear", [f"q{i}", "scale", "zero"], [f"d{i}"]),
+            helper.make_node("Conv", [f"d{i}", "w"], [f"c{i}"], pads=[1, 1, 1, 1]),
+        ]
+        name = f"c{i}"
+    nodes += [
+        helper.make_node("QuantizeLinear", [name, "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+    ]
+    w = (0.1 * normal(16, 16, 3, 3)).astype(np.float32)
+    made = model(nodes, {"x": ([1, 16, 20, 20], "float32")}, {"y": "float32"}, scale=scale, zero=zero, w=w)
+    with open_reference(network(made)) as reference:
+        found = find_trials(network(made), reference)
+    assert found.precision == "float64"
+    assert judge(lambda xs: by_onnxruntime(made, xs), found).right
+    assert judge(lambda xs: [np.roll(by_onnxruntime(made, xs)[0], 1, axis=1)], found).wrong
+
+
+def test_float16() -> None:
+    w = (0.2 * normal(8, 8, 3, 3)).astype(np.float16)
+    made = model(
+        [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Sigmoid", ["c"], ["y"])],
+        {"x": ([1, 8, 12, 12], "float16")},
+        {"y": "float16"},
+        w=w,
+    )
+    with open_reference(network(made)) as reference:
+        found = find_trials(network(made), reference)
+    assert found.precision == "float64"
+    assert found.dtypes == ("float16",)
+    assert judge(lambda xs: by_onnxruntime(made, xs), found).right
+    assert judge(lambda xs: by_onnxruntime(made, [-x for x in xs]), found).wrong
