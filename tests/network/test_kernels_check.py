@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tvm
 
 from tests.network.models import TARGET, conv_model, defaults
-from tilewright.network.kernels_check import DISTRIBUTIONS, Distribution, _difference, check_kernels
+from tilewright.network.kernels_check import DISTRIBUTIONS, Distribution, KernelSide, _difference, check_kernels
 from tilewright.network.load import load
 from tilewright.network.tasks import Extraction, TaskUse, extract
 from tilewright.space.configs import sample
@@ -38,8 +39,15 @@ def extraction(tmp_path_factory: pytest.TempPathFactory) -> Extraction:
     return replace(whole, uses=(TaskUse(Task("k", "dense", "auto", 1.0, ""), 1, ()),))
 
 
-def verdict(extraction: Extraction, winner: Any, default: Any) -> str:
-    return check_kernels(extraction, {"k": winner}, {"k": default}, 100.0).wrong.get("k", "")
+@pytest.fixture(scope="module")
+def side() -> KernelSide:
+    """What a process of :func:`check_kernels` does; here without the process, which takes seconds to start."""
+    return KernelSide(TARGET)
+
+
+def verdict(side: KernelSide, winner: Any, default: Any) -> str:
+    side.expect(tvm.ir.save_json(default))
+    return side.problem(tvm.ir.save_json(winner))
 
 
 @pytest.mark.parametrize(
@@ -53,17 +61,16 @@ def verdict(extraction: Extraction, winner: Any, default: Any) -> str:
         ("denormal numbers", lambda t, y, x: t.Select(t.all(x > 0, x < 1e-38), y * 2, y)),
     ],
 )
-def test_wrong_on_some_data_only(extraction: Extraction, name: str, wrong: Callable[..., Any]) -> None:
+def test_wrong_on_some_data_only(side: KernelSide, name: str, wrong: Callable[..., Any]) -> None:
     from tvm import tirx
 
-    problem = verdict(extraction, function(lambda y, x: wrong(tirx, y, x)), function(lambda y, x: y))
+    problem = verdict(side, function(lambda y, x: wrong(tirx, y, x)), function(lambda y, x: y))
     assert problem.startswith(f"on {name}: "), problem
 
 
 @pytest.mark.parametrize("sigmoid", [False, True])
-def test_sums_in_another_order(extraction: Extraction, sigmoid: bool) -> None:
+def test_sums_in_another_order(side: KernelSide, sigmoid: bool) -> None:
     """Also below a step, where a rounding decides."""
-    import tvm
     from tvm.s_tir import Schedule
 
     default = function(sigmoid=sigmoid)
@@ -71,7 +78,7 @@ def test_sums_in_another_order(extraction: Extraction, sigmoid: bool) -> None:
     *_, k = schedule.get_loops(schedule.get_sblock("product"))
     _, inner = schedule.split(k, [None, 4])
     schedule.rfactor(inner, 0)
-    assert verdict(extraction, schedule.mod["main"], default) == ""
+    assert verdict(side, schedule.mod["main"], default) == ""
 
 
 def test_programs_of_the_spaces_agree_with_the_default(tmp_path: Path) -> None:
@@ -84,11 +91,11 @@ def test_programs_of_the_spaces_agree_with_the_default(tmp_path: Path) -> None:
     assert (found.wrong, found.unchecked) == ({}, ())
 
 
-def test_other_arguments(extraction: Extraction) -> None:
+def test_other_arguments(side: KernelSide) -> None:
     from tvm import te, topi
 
     x = te.placeholder((8, 32), name="x")
-    assert "arguments" in verdict(extraction, te.create_prim_func([x, topi.nn.relu(x)]), function())
+    assert "arguments" in verdict(side, te.create_prim_func([x, topi.nn.relu(x)]), function())
 
 
 def test_time(extraction: Extraction) -> None:
@@ -138,3 +145,49 @@ def test_the_kinds_of_data_are_what_they_are_called() -> None:
     tiny = made["denormal numbers"]
     assert (np.abs(tiny) < np.finfo(np.float32).tiny).all()
     assert np.count_nonzero(tiny) == 1000
+
+
+def lookup(rows: int, shift: int = 0) -> Any:
+    """Rows of a table by ids, which first become another type."""
+    from tvm import te
+
+    table, ids = te.placeholder((rows, 4), name="table"), te.placeholder((6,), "int64", name="ids")
+    narrow = te.compute((6,), lambda i: ids[i].astype("int32"), name="narrow")
+    found = te.compute((6, 4), lambda i, j: table[narrow[i], j] + shift, name="found")
+    return te.create_prim_func([table, ids, found])
+
+
+def quotient(other: bool = False) -> Any:
+    """Integers divided by other integers."""
+    from tvm import te, tirx
+
+    a, b = te.placeholder((64,), "int32", name="a"), te.placeholder((64,), "int32", name="b")
+    divide = tirx.floordiv if other else tirx.truncdiv
+    return te.create_prim_func([a, b, te.compute((64,), lambda i: divide(a[i], b[i]), name="q")])
+
+
+def test_integers_are_plausible(side: KernelSide) -> None:
+    from tilewright.network.integer_arguments import integer_ranges
+
+    assert integer_ranges(lookup(3)) == {1: (0, 2)}
+    assert integer_ranges(lookup(1)) == {1: (0, 0)}
+    found = integer_ranges(quotient())
+    assert found[0][0] < 0 < found[0][1]
+    assert found[1][0] == 1 < found[1][1]
+    assert verdict(side, lookup(3, 1), lookup(3)).startswith("on ordinary numbers")
+    # They differ for negative numbers only.
+    assert verdict(side, quotient(other=True), quotient()).startswith("on ordinary numbers")
+
+
+def test_a_winner_that_dies_is_wrong_and_takes_nobody_along(extraction: Extraction) -> None:
+    from tvm import te, tirx
+
+    x = te.placeholder((64,), "int32", name="x")
+    right = te.create_prim_func([x, te.compute((64,), lambda i: x[i] + 1, name="y")])
+    deadly = te.create_prim_func([x, te.compute((64,), lambda i: tirx.truncdiv(1000, x[i]), name="y")])
+    found = check_kernels(extraction, {"k": deadly}, {"k": right}, 100.0)
+    assert "its process ended (SIGFPE)" in found.wrong["k"]
+    assert found.unchecked == ()
+    deadly = te.create_prim_func([x, te.compute((64,), lambda i: tirx.truncdiv(1000, x[i] - 1), name="y")])
+    found = check_kernels(extraction, {"k": right}, {"k": deadly}, 100.0)
+    assert (found.wrong, found.unchecked) == ({}, ("k",))  # nobody knows

@@ -80,7 +80,13 @@ _CASES: list[tuple[str, list[Any], int, int, dict[str, Any]]] = [
     ("Cast", [normal(3, 4) * 10], 17, 1, {"to": TensorProto.INT32}),
     ("OneHot", [_INTS % 4, np.array(4), np.float32([0, 1])], 17, 1, {}),
     ("Gather", [normal(5, 6), np.array([[-5, 0], [4, 2]])], 17, 1, {}),
-    ("LSTM", [normal(5, 2, 3), normal(2, 16, 3), normal(2, 16, 4)], 17, 3, {"hidden_size": 4, "direction": "bidirectional"}),
+    (
+        "LSTM",
+        [normal(5, 2, 3), normal(2, 16, 3), normal(2, 16, 4)],
+        17,
+        3,
+        {"hidden_size": 4, "direction": "bidirectional"},
+    ),
 ]
 
 
@@ -176,7 +182,9 @@ def test_functions_and_branches() -> None:
 
 
 def test_an_integer_division_by_zero_is_refused() -> None:
-    made = model([helper.make_node("Div", ["a", "b"], ["y"])], {"a": ([2], "int64"), "b": ([2], "int64")}, {"y": "int64"})
+    made = model(
+        [helper.make_node("Div", ["a", "b"], ["y"])], {"a": ([2], "int64"), "b": ([2], "int64")}, {"y": "int64"}
+    )
     evaluator = OnnxEvaluator(made, ["a", "b"], double=True)
     assert evaluator.run([np.array([7, -7]), np.array([2, 2])])[0].tolist() == [3, -3]
     with pytest.raises(ZeroDivisionError):

@@ -26,7 +26,10 @@ def trials(made: onnx.ModelProto) -> Trials:
 
 
 def made(
-    nodes: Sequence[onnx.NodeProto], inputs: Mapping[str, tuple[Sequence[int], str]], dtype: str = "float32", **weights: Any
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, tuple[Sequence[int], str]],
+    dtype: str = "float32",
+    **weights: Any,
 ) -> onnx.ModelProto:
     return model(nodes, inputs, {"y": dtype}, **weights)
 
@@ -214,7 +217,9 @@ def test_mutants(change: str) -> None:
         node("Gemm", ["f", "w3"], ["g"]),
         node("Softmax", ["g"], ["y"]),
     ]
-    w1, w2, w3 = (np.float32(scale) * normal(*s) for scale, s in ((0.2, (8, 8, 3, 3)), (0.2, (8, 8, 3, 3)), (1, (8, 20))))
+    w1, w2, w3 = (
+        np.float32(scale) * normal(*s) for scale, s in ((0.2, (8, 8, 3, 3)), (0.2, (8, 8, 3, 3)), (1, (8, 20)))
+    )
     inputs: dict[str, tuple[Sequence[int], str]] = {"x": ([1, 8, 20, 20], "float32")}
     whole = made(nodes, inputs, w1=w1, w2=w2, w3=w3)
     found = trials(whole)

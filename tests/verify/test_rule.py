@@ -33,7 +33,9 @@ def trials(*expected: Array, problem: str = "", noise: float = 1e-7, dtypes: tup
 
 
 def judged(found: Array, expected: Array, **options: Any) -> Verdict:
-    return judge(lambda _: [found], trials(expected.astype(np.float64) if expected.dtype.kind == "f" else expected, **options))
+    return judge(
+        lambda _: [found], trials(expected.astype(np.float64) if expected.dtype.kind == "f" else expected, **options)
+    )
 
 
 @given(_FLOATS)
@@ -177,8 +179,10 @@ def test_telling() -> None:
     small = tolerance(x, np.full(1000, 1e-7))
     assert telling(x, 2 * x, small)
     assert not telling(x, x * (1 + 1e-5), small)
-    sure, other = np.eye(1, 1000)[0], np.roll(np.eye(1, 1000)[0], 3)
+    sure, other = 0.9 * np.eye(1, 1000)[0], np.roll(0.9 * np.eye(1, 1000)[0], 3)
     assert not telling(sure, other, tolerance(sure, np.full(1000, 1e-7)))  # only 2 of 1000 elements
+    codes, others = np.eye(1, 1000), np.roll(np.eye(1, 1000), 3)
+    assert telling(codes, others, tolerance(codes, np.zeros((1, 1000))))  # as many as there can be
     assert telling(np.array([1e-6]), np.array([2e-6]), tolerance(np.array([1e-6]), np.array([1e-12])))
     assert telling(np.zeros((0, 4)), np.zeros((0, 4)), np.zeros((0, 4)))
 

@@ -18,7 +18,10 @@ from tilewright.verify.subject import judge_executable, open_executable
 
 
 def detector(bias: float, sign: int = 1) -> Any:
-    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1]), helper.make_node("Sigmoid", ["c"], ["y"])]
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Sigmoid", ["c"], ["y"]),
+    ]
     w = (sign * 0.3 * normal(1, 3, 3, 3)).astype(np.float32)
     return model(nodes, {"x": ([1, 3, 32, 32], "float32")}, {"y": "float32"}, w=w, b=np.full(1, bias, np.float32))
 
@@ -67,5 +70,3 @@ def test_what_is_no_executable_is_wrong(tmp_path: Path) -> None:
     verdict = judge_executable(tmp_path / "missing", trials)
     assert verdict.wrong
     assert "failed" in verdict.evidence
-
-

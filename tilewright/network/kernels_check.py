@@ -2,23 +2,31 @@
 
 A candidate is compared while it is measured, and a network at its end, both on ordinary numbers. A program that goes
 wrong only on zeros, or where numbers are large, would pass. So winners are run on several kinds of data beside the
-default program, before the executable is built.
+default program, before the executable is built. That happens in a process of its own: a wrong program may well die.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tilewright.errors import MeasureError
 from tilewright.measure.arguments import TOLERANCE, Parameter, parameters_of
+from tilewright.measure.isolated import IsolatedError, IsolatedProcess
+from tilewright.network.integer_arguments import integer_ranges
 from tilewright.network.tasks import Extraction
+from tilewright.target import Target
 
-__all__ = ["DISTRIBUTIONS", "Distribution", "KernelCheck", "check_kernels"]
+__all__ = ["DISTRIBUTIONS", "Distribution", "KernelCheck", "KernelSide", "check_kernels"]
+
+#: Seconds within which a kernel is compiled and has run on all kinds of data.
+_SECONDS = 120.0
 
 #: Random numbers that all arguments are cut from, since drawing millions takes longer than a kernel. A prime, so that
 #: no dimension is a period of it.
@@ -73,57 +81,109 @@ def check_kernels(
 ) -> KernelCheck:
     """Compare the ``winners`` with the ``defaults`` (PrimFuncs by task key), heaviest tasks first.
 
-    A winner that is the default, or has none, is right. No task is begun after ``seconds``; the last one may take them
-    over by its own time: 0.25 to 0.45 s for convolutions of SqueezeNet, most of it to compile two kernels.
+    A winner that is the default, or has none, is right. One that ends the process that it runs in is wrong; one whose
+    default does so is not checked. No task is begun after ``seconds``; the last one may take them over by its own time:
+    0.25 to 0.45 s for convolutions of SqueezeNet, most of it to compile two kernels.
     """
     from tvm_ffi import structural_equal
 
     began = time.monotonic()
-    drawn = np.random.default_rng(0).standard_normal(_DRAWN, dtype=np.float32)
-    wrong, unchecked = {}, []
-    for use in extraction.uses:
-        winner, default = winners.get(use.task.key), defaults.get(use.task.key)
-        if winner is None or default is None or structural_equal(winner, default):
-            continue
-        if time.monotonic() - began >= seconds:
-            unchecked.append(use.task.key)
-            continue
-        problem = _disagreement(winner, default, extraction.target.tvm, drawn)
-        if problem:
-            wrong[use.task.key] = problem
+    wrong: dict[str, str] = {}
+    unchecked: list[str] = []
+    with ExitStack() as stack:
+        process: IsolatedProcess | None = None
+        for use in extraction.uses:
+            key = use.task.key
+            winner, default = winners.get(key), defaults.get(key)
+            if winner is None or default is None or structural_equal(winner, default):
+                continue
+            if time.monotonic() - began >= seconds:
+                unchecked.append(key)
+                continue
+            try:
+                if process is None or not process.alive:
+                    process = stack.enter_context(IsolatedProcess(KernelSide, (extraction.target,)))
+                problem = _compare_in(process, winner, default)
+            except MeasureError:
+                unchecked.append(key)
+                continue
+            if problem:
+                wrong[key] = problem
     return KernelCheck(wrong, tuple(unchecked), time.monotonic() - began)
 
 
-def _disagreement(winner: Any, default: Any, target: Any, drawn: NDArray[np.float32]) -> str:
-    """What is different about two functions' outputs, in words; empty where nothing is."""
+def _compare_in(process: IsolatedProcess, winner: Any, default: Any) -> str:
+    """What is wrong with a winner; MeasureError where its default says nothing."""
     import tvm
 
-    parameters = parameters_of(default)
-    if parameters_of(winner) != parameters:
-        return "number, shapes or types of its arguments are not the default's"
-    kernels = [
-        tvm.compile(tvm.ir.IRModule({"main": f.with_attr("global_symbol", "main")}), target=target)["main"]
-        for f in (default, winner)
-    ]
-    arrays = [np.empty(p.shape, dtype=p.dtype) for p in parameters]
-    tensors = [tvm.runtime.tensor(array) for array in arrays]
-    for distribution in DISTRIBUTIONS:
-        source = distribution.make(drawn)
-        for number, (parameter, array, tensor) in enumerate(zip(parameters, arrays, tensors, strict=True)):
-            if not parameter.written:
-                _fill(array, source, number)
-                tensor.copyfrom(array)
-        results = []
-        for kernel in kernels:
-            for parameter, tensor in _written(parameters, tensors):
-                tensor.copyfrom(np.full(parameter.shape, _blank(parameter), dtype=parameter.dtype))
+    process.call("expect", tvm.ir.save_json(default), seconds=_SECONDS)
+    try:
+        return str(process.call("problem", tvm.ir.save_json(winner), seconds=_SECONDS))
+    except IsolatedError as exc:
+        return f"running it, {exc}"
+    except MeasureError as exc:
+        return f"it cannot be compiled or run: {exc}"
+
+
+class KernelSide:
+    """What runs in the process that compares kernels.
+
+    Args:
+        target: what they are compiled for.
+    """
+
+    def __init__(self, target: Target) -> None:
+        from tilewright.tvm_compat import set_threads
+
+        set_threads()
+        self._target = target.tvm
+        self._drawn = np.random.default_rng(0).standard_normal(_DRAWN, dtype=np.float32)
+        self._default: Any = None
+        self._wanted: list[list[NDArray[Any]]] = []
+
+    def expect(self, default: str) -> None:
+        """Run the default program, as JSON, whose outputs the next one's are compared with."""
+        import tvm
+
+        self._default = tvm.ir.load_json(default)
+        self._wanted = self._outputs(self._default)
+
+    def problem(self, winner: str) -> str:
+        """What is different about a program's outputs, in words; empty where nothing is."""
+        import tvm
+
+        function = tvm.ir.load_json(winner)
+        if parameters_of(function) != parameters_of(self._default):
+            return "number, shapes or types of its arguments are not the default's"
+        for distribution, results, right in zip(DISTRIBUTIONS, self._outputs(function), self._wanted, strict=True):
+            for wanted, found in zip(right, results, strict=True):
+                problem = _difference(found, wanted, distribution)
+                if problem:
+                    return f"on {distribution.name}: {problem}"
+        return ""
+
+    def _outputs(self, function: Any) -> list[list[NDArray[Any]]]:
+        """What a program makes of each kind of data."""
+        import tvm
+
+        parameters, ranges = parameters_of(self._default), integer_ranges(self._default)
+        kernel = tvm.compile(
+            tvm.ir.IRModule({"main": function.with_attr("global_symbol", "main")}), target=self._target
+        )["main"]
+        arrays = [np.empty(p.shape, dtype=p.dtype) for p in parameters]
+        tensors = [tvm.runtime.tensor(array) for array in arrays]
+        found = []
+        for distribution in DISTRIBUTIONS:
+            source = distribution.make(self._drawn)
+            for number, (parameter, array, tensor) in enumerate(zip(parameters, arrays, tensors, strict=True)):
+                if parameter.written:
+                    tensor.copyfrom(np.full(parameter.shape, _blank(parameter), dtype=parameter.dtype))
+                else:
+                    _fill(array, source if array.dtype.kind == "f" else self._drawn, number, ranges.get(number, (0, 1)))
+                    tensor.copyfrom(array)
             kernel(*tensors)
-            results.append([tensor.numpy() for _, tensor in _written(parameters, tensors)])
-        for wanted, found in zip(*results, strict=True):
-            problem = _difference(found, wanted, distribution)
-            if problem:
-                return f"on {distribution.name}: {problem}"
-    return ""
+            found.append([tensor.numpy() for _, tensor in _written(parameters, tensors)])
+        return found
 
 
 def _written(parameters: tuple[Parameter, ...], tensors: list[Any]) -> Iterator[tuple[Parameter, Any]]:
@@ -135,12 +195,13 @@ def _blank(parameter: Parameter) -> float:
     return np.nan if np.dtype(parameter.dtype).kind == "f" else 1
 
 
-def _fill(array: NDArray[Any], source: NDArray[np.float32], number: int) -> None:
-    """Fill an argument from ``source``, each from another place on; integers, which may be indices, are 0 and 1."""
+def _fill(array: NDArray[Any], source: NDArray[np.float32], number: int, bounds: tuple[int, int]) -> None:
+    """Fill an argument from ``source``, each from another place on; integers lie within ``bounds``, and reach them."""
     flat = array.reshape(-1)
     values = np.roll(source, -7919 * number)
     if array.dtype.kind != "f":
-        values = (values > 0).astype(array.dtype)
+        low, high = bounds
+        values = (low + np.floor(np.abs(values) * 1000).astype(np.int64) % (high - low + 1)).astype(array.dtype)
     for begin in range(0, flat.size, values.size):
         flat[begin : begin + values.size] = values[: flat.size - begin]
 

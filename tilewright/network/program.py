@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -186,6 +186,7 @@ class PlanProgram:
             slot.strides = ctypes.cast(strides, ctypes.POINTER(ctypes.c_int64))
             self._keep += [shape, strides]
         self._keep.append(tensors)
+        self._addresses = addresses
         self._calls = (_Call * len(plan.calls))()
         self._hollow = (_Call * len(plan.calls))()
         nothing = ctypes.cast(self._library.tilewright_nothing, ctypes.c_void_p).value
@@ -287,6 +288,31 @@ class PlanProgram:
                 for kernel, where in places.items():
                     self._use(where, self._address(kernel))
         return found
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The kernels of the plan's calls, in order; empty for a copy."""
+        return tuple(call.kernel for call in self._plan.calls)
+
+    def step(self, arrays: Sequence[NDArray[Any]]) -> Iterator[tuple[str, list[NDArray[Any]], list[NDArray[Any]]]]:
+        """Run call by call: of each its kernel (empty: a copy), and its tensors before and after it.
+
+        Nobody else may run the program until the last call is over.
+        """
+        with self._lock:
+            self._fill(arrays)
+            for number, call in enumerate(self._plan.calls):
+                before = [self._tensor(tensor).copy() for tensor in call.tensors]
+                begin = ctypes.addressof(self._calls) + number * ctypes.sizeof(_Call)
+                if self._library.tilewright_run(begin, 1) >= 0:
+                    self._check(number)
+                yield call.kernel, before, [self._tensor(tensor).copy() for tensor in call.tensors]
+
+    def _tensor(self, number: int) -> NDArray[Any]:
+        """A tensor of the plan, as it is now."""
+        tensor = self._plan.tensors[number]
+        memory = (ctypes.c_uint8 * tensor.bytes).from_address(self._addresses[number])
+        return np.frombuffer(memory, dtype=np.dtype(tensor.dtype)).reshape(tensor.shape)
 
     def _profile(self, arrays: Sequence[NDArray[Any]], repeats: int = 1) -> list[float]:
         """Seconds of each call."""

@@ -109,8 +109,7 @@ def _convolve(
     dtype, kernel = _summing(x.dtype), w.shape[2:]
     whole = np.ascontiguousarray(padded(x, pads), dtype=dtype)
     extents = [
-        (n - (k - 1) * d - 1) // s + 1
-        for n, k, d, s in zip(whole.shape[2:], kernel, dilations, strides, strict=True)
+        (n - (k - 1) * d - 1) // s + 1 for n, k, d, s in zip(whole.shape[2:], kernel, dilations, strides, strict=True)
     ]
     if not all(e > 0 for e in extents):
         raise ValueError("the kernel is larger than the padded input")

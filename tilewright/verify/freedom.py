@@ -20,11 +20,11 @@ WINOGRAD = 4e-6
 #: Error of an approximated function, relative to its value.
 FUNCTION = 2.0**-21
 #: Operators that are approximated.
-_FUNCTIONS = frozenset(
+_FUNCTIONS = (
     "Exp Log Sigmoid Tanh Erf Softplus Mish Gelu Softmax LogSoftmax Pow Sqrt Reciprocal Div Elu Selu Celu HardSwish "
     "Swish Sin Cos Tan Sinh Cosh Asin Acos Atan LayerNormalization InstanceNormalization GroupNormalization LRN "
     "BatchNormalization ReduceMean ReduceSum GlobalAveragePool AveragePool LpNormalization "
-    "ReduceL2 RMSNormalization".split()
+    "ReduceL2 RMSNormalization"
 )
 #: Random numbers that all disturbances are cut from; a prime, so that no extent is a period of it.
 _DRAWN = 1_000_003
@@ -76,6 +76,6 @@ class Freedom:
 
 def disturb_values(freedom: Freedom, operator: str, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """The outputs of an operator, disturbed where it is one that programs approximate."""
-    if not freedom.amplitude or operator not in _FUNCTIONS:
+    if not freedom.amplitude or operator not in _FUNCTIONS.split():
         return outputs
     return tuple(freedom.vary(o, FUNCTION) if isinstance(o, np.ndarray) else o for o in outputs)

@@ -14,7 +14,7 @@ from tilewright.errors import MeasureError
 from tilewright.network.network import Network, TensorSpec
 from tilewright.verify.dependence import constant_outputs
 from tilewright.verify.integers import Range, draw_integers, find_ranges
-from tilewright.verify.reference import Reference, ReferenceError
+from tilewright.verify.reference import Reference, NoReferenceError
 from tilewright.verify.rule import clearness, measure_noise, telling, tolerance
 
 __all__ = ["Trial", "Trials", "find_trials"]
@@ -101,7 +101,7 @@ def find_trials(network: Network, reference: Reference, seed: int = 0, seconds: 
     search = _Search(network, reference, seed, time.monotonic() + seconds)
     try:
         search.run()
-    except ReferenceError as exc:
+    except NoReferenceError as exc:
         return Trials((), "", reference.problem or str(exc), reference.dtypes, names)
     if not search.tried:
         why = f"the reference accepts no inputs: {search.refused}"
@@ -114,7 +114,9 @@ def find_trials(network: Network, reference: Reference, seed: int = 0, seconds: 
     silent = _silent(kept)
     if silent:
         which = ", ".join(repr(names[k] if k < len(names) else str(k)) for k in silent[:3])
-        problem = f"no inputs were found for which a wrong result would show in output {which}: {_look(kept, silent[0])}"
+        problem = (
+            f"no inputs were found for which a wrong result would show in output {which}: {_look(kept, silent[0])}"
+        )
     return Trials(tuple(_fewest(kept)), reference.precision, problem, reference.dtypes, names, reference.problem)
 
 
@@ -142,7 +144,7 @@ class _Search:
             number, (kind, scale) = waiting.pop(0)
             try:
                 self._try(number, kind, scale)
-            except ReferenceError:
+            except NoReferenceError:
                 raise
             except MeasureError as exc:
                 self.refused = self.refused or str(exc)
@@ -151,7 +153,10 @@ class _Search:
             silent = _silent(kept)
             if sum(trial.conclusive for trial in kept) >= _ENOUGH and not silent:
                 break
-            if len(self.tried) == 2 and silent:
+            if kept[-1].conclusive and not kept[-1].telling.count(False) and number >= 2:
+                other = ("image-like" if kind == "normal" else "normal", scale)
+                waiting.insert(0, (2 * len(_KINDS) + number, other))  # what was telling once is likely to be again
+            elif len(self.tried) == 2 and silent:
                 factor = self._missing_factor(silent)
                 extra = [("normal", factor), ("image-like", factor)] if factor > 1 else []
                 waiting[:0] = enumerate(extra, len(_KINDS))
@@ -283,5 +288,3 @@ def _weights(extent: int, cells: int) -> NDArray[np.float64]:
     """A matrix that interpolates ``cells`` numbers linearly over ``extent`` places."""
     where = np.linspace(0, cells - 1, extent)[:, None]
     return np.maximum(0.0, 1.0 - np.abs(where - np.arange(cells)))
-
-

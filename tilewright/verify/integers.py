@@ -11,16 +11,14 @@ from numpy.typing import NDArray
 
 from tilewright.errors import MeasureError
 from tilewright.network.network import Network, TensorSpec
-from tilewright.verify.reference import Reference, ReferenceError
+from tilewright.verify.reference import Reference, NoReferenceError
 
 __all__ = ["Range", "draw_integers", "find_ranges"]
 
 #: Ranges that are tried where the graph does not say which are accepted, the widest first.
 _WIDEST = ((-1000, 1000), (0, 1000), (-100, 100), (0, 100), (-8, 8), (0, 8), (1, 8), (-1, 0), (0, 1), (0, 0), (1, 1))
 #: Operators that hand integers on as they are.
-_THROUGH = frozenset(
-    "Cast Identity Reshape Flatten Squeeze Unsqueeze Transpose Expand Tile Slice Concat Split Gather Dropout".split()
-)
+_THROUGH = "Cast Identity Reshape Flatten Squeeze Unsqueeze Transpose Expand Tile Slice Concat Split Gather Dropout"
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def find_ranges(network: Network, reference: Reference, seed: int) -> list[Range
     Tables and depths are read from an ONNX graph. Everything else is found by trying the reference.
 
     Raises:
-        ReferenceError: there is no reference, or it died.
+        NoReferenceError: there is no reference, or it died.
     """
     hints = _hints(network)
     free = [i for i, spec in enumerate(network.inputs) if np.dtype(spec.dtype).kind in "iub"]
@@ -68,7 +66,7 @@ def find_ranges(network: Network, reference: Reference, seed: int) -> list[Range
     def accepted(places: Sequence[int]) -> bool:
         try:
             reference.outputs(_probe(network, chosen(places), seed))
-        except ReferenceError:
+        except NoReferenceError:
             raise
         except MeasureError:
             return False
@@ -114,9 +112,7 @@ def _levels(spec: TensorSpec, hint: tuple[int, int] | None) -> list[Range]:
         found.append(Range(0, 1, True))
     if kind.itemsize == 1:
         found.append(Range(int(info.min), int(info.max)))
-    found += [
-        Range(low, high) for low, high in _WIDEST if low >= info.min and high <= info.max
-    ]
+    found += [Range(low, high) for low, high in _WIDEST if low >= info.min and high <= info.max]
     return found
 
 
@@ -145,7 +141,7 @@ def _hints(network: Network) -> dict[str, tuple[int, int]]:
                 extents += [shape[axis]] if -len(shape) <= axis < len(shape) else []
             elif node.op_type == "OneHot" and node.input[0] in names and node.input[1] in scalars:
                 extents.append(scalars[node.input[1]])
-            elif node.op_type in _THROUGH and node.input and node.input[0] in names:
+            elif node.op_type in _THROUGH.split() and node.input and node.input[0] in names:
                 names.update(node.output)
         if extents and min(extents) > 0:
             found[spec.name] = (-min(extents), min(extents) - 1)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -25,7 +25,7 @@ from tilewright.measure.isolated import IsolatedError, IsolatedProcess
 from tilewright.network.network import Network
 from tilewright.verify.reference_process import EvaluatorSide, RuntimeSide
 
-__all__ = ["Reference", "ReferenceError", "open_reference"]
+__all__ = ["Reference", "NoReferenceError", "open_reference"]
 
 Arrays: TypeAlias = Sequence[NDArray[Any]]
 
@@ -37,7 +37,7 @@ _ALWAYS = 2.0**-20
 _MOST_REFUSALS = 12
 
 
-class ReferenceError(MeasureError):  # noqa: A001  Python's own is about weak references
+class NoReferenceError(MeasureError):
     """The reference cannot be run any more."""
 
 
@@ -58,7 +58,7 @@ class Reference(Protocol):
         """The outputs for ``inputs``: floating-point ones in the reference's precision.
 
         Raises:
-            ReferenceError: there is no reference, or it died.
+            NoReferenceError: there is no reference, or it died.
             MeasureError: it refuses these inputs.
         """
         ...
@@ -72,7 +72,7 @@ class Reference(Protocol):
             amplitude: their size, in units of what a correct program may differ by.
 
         Raises:
-            ReferenceError: there is no reference, or it died.
+            NoReferenceError: there is no reference, or it died.
             MeasureError: it refuses these inputs.
         """
         ...
@@ -116,12 +116,12 @@ class NoReference:
         self.problem = problem
 
     def outputs(self, inputs: Arrays) -> list[NDArray[Any]]:
-        """Raises ReferenceError."""
-        raise ReferenceError(self.problem)
+        """Raises NoReferenceError."""
+        raise NoReferenceError(self.problem)
 
     def rounded(self, inputs: Arrays, seed: int, amplitude: float) -> list[NDArray[Any]]:
-        """Raises ReferenceError."""
-        raise ReferenceError(self.problem)
+        """Raises NoReferenceError."""
+        raise NoReferenceError(self.problem)
 
 
 class OnnxReference:
@@ -146,7 +146,7 @@ class OnnxReference:
     def outputs(self, inputs: Arrays) -> list[NDArray[Any]]:
         """See :class:`Reference`."""
         if self._lost.keys() >= self._processes.keys():
-            raise ReferenceError(self.problem)
+            raise NoReferenceError(self.problem)
         found: dict[str, list[NDArray[Any]]] = {}
         said = self._ask("float64", inputs, found)
         if not self._compared or self._integers or "float64" not in found:
@@ -156,7 +156,7 @@ class OnnxReference:
             elif refused:
                 raise MeasureError(refused)
         if self._lost.keys() >= self._processes.keys():
-            raise ReferenceError(self.problem)
+            raise NoReferenceError(self.problem)
         if said and (self._compared or "float32" not in found):
             raise MeasureError(said)
         if said:  # ONNX Runtime takes these inputs: it is the evaluator that lacks something
@@ -186,12 +186,12 @@ class OnnxReference:
     def rounded(self, inputs: Arrays, seed: int, amplitude: float) -> list[NDArray[Any]]:
         """See :class:`Reference`."""
         if not self.precision:
-            raise ReferenceError(self.problem)
+            raise NoReferenceError(self.problem)
         try:
             return self._call(self.precision, "rounded", list(inputs), seed, amplitude)
         except IsolatedError as exc:
             self._lose(self.precision, str(exc))
-            raise ReferenceError(self.problem) from exc
+            raise NoReferenceError(self.problem) from exc
 
     def _call(self, precision: str, method: str, *arguments: Any) -> list[NDArray[Any]]:
         process = self._processes[precision]
@@ -316,6 +316,4 @@ class TorchReference:
 
     def _end(self, exc: IsolatedError) -> None:
         self.precision, self.problem = "", f"there is no reference: PyTorch says {exc}"
-        raise ReferenceError(self.problem) from exc
-
-
+        raise NoReferenceError(self.problem) from exc

@@ -21,10 +21,10 @@ _NARROW = (torch.float16, torch.float32, torch.bfloat16)
 _SUMS = ("convolution", "conv1d", "conv2d", "conv3d", "mm", "addmm", "bmm", "baddbmm", "matmul", "linear")
 _SUMS += ("scaled_dot_product_attention", "einsum")
 #: Operators that programs approximate.
-_FUNCTIONS = frozenset(
+_FUNCTIONS = (
     "exp log sigmoid tanh erf gelu silu mish softplus softmax _softmax log_softmax _log_softmax pow sqrt rsqrt "
     "reciprocal div elu selu celu hardswish sin cos tan layer_norm native_layer_norm group_norm instance_norm "
-    "batch_norm _native_batch_norm_legit_no_training mean sum avg_pool2d adaptive_avg_pool2d".split()
+    "batch_norm _native_batch_norm_legit_no_training mean sum avg_pool2d adaptive_avg_pool2d"
 )
 
 
@@ -103,7 +103,7 @@ class _Disturbed(Interpreter):  # type: ignore[misc]
         if name in _SUMS:
             size = freedom.WINOGRAD if "conv" in name else freedom.SUM
             return torch.from_numpy(self.free.disturb(result.numpy(), size))
-        if name in _FUNCTIONS:
+        if name in _FUNCTIONS.split():
             return torch.from_numpy(self.free.vary(result.numpy(), freedom.FUNCTION))
         return result
 

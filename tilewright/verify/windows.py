@@ -116,9 +116,7 @@ class AveragePool(_Pool):
         ones = np.ones((1, 1, *x.shape[2:]), dtype=dtype)
         # Counted padding is what the model asks for; windows of ceil_mode reach beyond it.
         counted = padded(padded(ones, pads, 1.0 if count_include_pad else 0.0), [*[0] * rank, *more])
-        sums, counts = (
-            sum(self._shifts(array, kernel_shape, strides, dilations, sizes)) for array in (whole, counted)
-        )
+        sums, counts = (sum(self._shifts(array, kernel_shape, strides, dilations, sizes)) for array in (whole, counted))
         return ((sums / counts).astype(x.dtype),)
 
 

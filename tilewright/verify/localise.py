@@ -1,0 +1,221 @@
+"""Who is to blame for wrong outputs: a kernel, the import of the model, or what was made of it in between.
+
+The executable runs call by call, in a process of its own. Each kernel's outputs for the inputs that it actually has are
+compared with those of its task's function, unscheduled, compiled with float64 in place of float32 (in float32 where it
+computes with the bits of numbers). Where no kernel is to blame, the model as TVM imports it, without any rewriting, is
+judged like an executable.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.errors import MeasureError
+from tilewright.measure.isolated import IsolatedError, IsolatedProcess
+from tilewright.network.tasks import Extraction
+from tilewright.target import Target
+from tilewright.verify import freedom
+from tilewright.verify.inputs import Trials
+from tilewright.verify.judge import judge
+from tilewright.verify.rule import compare, measure_noise, tolerance
+from tilewright.verify.verdict import Outcome
+
+__all__ = ["Culprits", "PlainSide", "SteppingSide", "find_culprits"]
+
+Arrays: TypeAlias = Sequence[NDArray[Any]]
+
+#: Seconds within which one call is run, and its function compiled and run.
+_CALL_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Culprits:
+    """Who is to blame for wrong outputs.
+
+    Attributes:
+        tasks: keys of the tasks whose kernels compute something else than they should.
+        stage: a phrase for people: which stage made the mistake.
+        kernels: for each of the tasks, the name of its kernel, and what is wrong with it, in words.
+    """
+
+    tasks: tuple[str, ...]
+    stage: str
+    kernels: tuple[str, ...] = ()
+
+
+def find_culprits(directory: Path, extraction: Extraction, trials: Trials, seconds: float = 120.0) -> Culprits:
+    """Who is to blame for the wrong outputs of an executable.
+
+    Args:
+        directory: of the executable.
+        extraction: what it was built from.
+        trials: what it was judged on.
+        seconds: after which no further kernel is looked at.
+
+    Raises:
+        MeasureError: no process can be started.
+    """
+    end = time.monotonic() + seconds
+    found: dict[str, str] = {}
+    for trial in trials.trials:
+        for key, problem in _guilty(directory, extraction, trial.inputs, end):
+            found.setdefault(key, problem)
+        if found or time.monotonic() >= end:
+            break
+    if found:
+        return Culprits(tuple(found), "a kernel computes something else than its task", tuple(found.values()))
+    return Culprits((), _stage(extraction, trials, complete=time.monotonic() < end))
+
+
+def _guilty(directory: Path, extraction: Extraction, inputs: Arrays, end: float) -> Iterator[tuple[str, str]]:
+    """The keys of tasks whose kernels are wrong for what they get in the network, each with the kernel's problem."""
+    keys = {name: use.task.key for use in extraction.uses for name in use.functions}
+    programs = {use.task.key: use.task.ir for use in extraction.uses}
+    arguments = (str(directory.absolute()), extraction.target, keys, programs)
+    with IsolatedProcess(SteppingSide, arguments) as process:
+        try:
+            kernels = process.call("begin", list(inputs))
+        except MeasureError:  # it cannot be loaded, or has no plan
+            return
+        for kernel in kernels:
+            key = keys.get(_function_of(kernel, keys), "")
+            try:
+                problem = process.call("advance", time.monotonic() < end, seconds=_CALL_SECONDS)
+            except IsolatedError as exc:  # nothing runs after it
+                if key:
+                    yield key, f"{kernel}: {exc}"
+                return
+            except MeasureError as exc:
+                problem = str(exc)
+            if problem and key:
+                yield key, f"{kernel}: {problem}"
+
+
+def _function_of(kernel: str, keys: dict[str, str]) -> str:
+    """The function that a kernel of a library was compiled from: its name, without the number of the schedule."""
+    return kernel if kernel in keys else kernel.rpartition("_")[0]
+
+
+class SteppingSide:
+    """Runs an executable call by call, and compares what its kernels compute.
+
+    Args:
+        directory: of the executable.
+        target: what functions are compiled for.
+        keys: of tasks, by the names of functions.
+        programs: the tasks' functions as TVM's JSON, by key.
+    """
+
+    def __init__(self, directory: str, target: Target, keys: dict[str, str], programs: dict[str, str]) -> None:
+        from tilewright.network.executable import load_executable
+        from tilewright.network.program import PlanProgram
+
+        program = load_executable(directory)._program
+        if not isinstance(program, PlanProgram):
+            raise ValueError("the executable has no plan whose calls could be run one by one")
+        self._program = program
+        self._target, self._keys, self._programs = target.tvm, keys, programs
+        self._steps: Any = iter(())
+        self._seen: set[str] = set()
+        self._free = freedom.Freedom()
+        self._free.choose(0, 1.0)
+
+    def begin(self, inputs: Arrays) -> list[str]:
+        """Start a run; the kernels that its calls are of, in order."""
+        self._steps = self._program.step(inputs)
+        return list(self._program.kernels)
+
+    def advance(self, look: bool) -> str:
+        """Run the next call; what is wrong with its outputs, in words.
+
+        Args:
+            look: whether to look at them. The same kernel is looked at once.
+        """
+        kernel, before, after = next(self._steps)
+        key = self._keys.get(_function_of(kernel, self._keys), "")
+        if not look or kernel in self._seen or key not in self._programs:
+            return ""
+        self._seen.add(kernel)
+        own = self._run(self._programs[key], before)
+        try:
+            exact = self._run(self._programs[key].replace('"float32"', '"float64"'), before)
+        except Exception:  # TVM's and LLVM's errors share no base class; the function computes with bits
+            exact = {place: array.astype(np.float64) if array.dtype.kind == "f" else array for place, array in own.items()}
+        for place, expected in exact.items():
+            found = after[place]
+            rounded = self._free.disturb(own[place], 4 * freedom.SUM)
+            allowed = tolerance(expected, measure_noise(expected, [rounded], [1.0], "float64"), str(found.dtype))
+            difference = compare(found, expected, allowed)
+            if difference.count:
+                at = difference.place
+                return (
+                    f"{difference.count} of {found.size} elements are wrong, such as "
+                    f"{list(at)}, which is {found[at]} instead of {expected[at]}"
+                )
+        return ""
+
+    def _run(self, program: str, arrays: Arrays) -> dict[int, NDArray[Any]]:
+        """The outputs of an unscheduled function, by their places among its parameters."""
+        import tvm
+
+        from tilewright.measure.arguments import parameters_of
+
+        module = tvm.ir.load_json(program)
+        parameters = parameters_of(module["main"])
+        tensors = [
+            tvm.runtime.tensor(array.astype(p.dtype).reshape(p.shape)) for p, array in zip(parameters, arrays, strict=True)
+        ]
+        tvm.compile(module, target=self._target)["main"](*tensors)
+        return {place: tensors[place].numpy() for place, p in enumerate(parameters) if p.written}
+
+
+def _stage(extraction: Extraction, trials: Trials, complete: bool) -> str:
+    """Which stage has made a mistake that no kernel has made."""
+    import tvm
+
+    network = extraction.network
+    arguments = (extraction.target, tvm.ir.save_json(network.module), list(network.weights.values()))
+    try:
+        with IsolatedProcess(PlainSide, arguments) as process:
+            process.wait()
+            verdict = judge(lambda inputs: list(process.call("run", list(inputs))), trials)
+    except MeasureError as exc:
+        return f"no kernel is to blame, and the model as TVM imports it cannot be run ({exc})"
+    if verdict.outcome is Outcome.WRONG:
+        return f"the import: the model as TVM imports it is wrong before anything is rewritten: {verdict.evidence}"
+    if not complete:
+        return "it is not known: there was no time to look at all kernels, and the model as TVM imports it is right"
+    return "the rewriting: the model as TVM imports it is right, and so is each kernel by itself"
+
+
+class PlainSide:
+    """A network as TVM imports it, compiled without any rewriting of ours.
+
+    Args:
+        target: what for.
+        module: the Relax module as TVM's JSON.
+        weights: the parameters after the inputs.
+    """
+
+    def __init__(self, target: Target, module: str, weights: Arrays) -> None:
+        import tvm
+
+        from tilewright.network.kernels import compile_machine
+        from tilewright.network.program import MachineProgram
+
+        with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
+            library = Path(folder, "plain.so")
+            compile_machine(tvm.ir.load_json(module), target, library)
+            self._program = MachineProgram(library, weights)
+
+    def run(self, inputs: Arrays) -> list[NDArray[Any]]:
+        """The outputs for ``inputs``."""
+        return self._program.run(inputs)
