@@ -17,7 +17,7 @@ import onnx
 from bench._built_mutants import Default, built_mutants
 from bench._equivalence import BEYOND_ROUNDING, inputs_of_our_own, times_rounding
 from bench._mutators import Mutant, mutants
-from bench._runs import Runs, executable, onnxruntime, pytorch
+from bench._runs import Runs, executable, onnxruntime, processor_seconds, pytorch
 from tilewright.errors import MeasureError, TilewrightError, UnsupportedOperatorError
 from tilewright.measure.peers import Array
 from tilewright.network.convolution import Algorithm
@@ -170,7 +170,7 @@ def judge_network(subject: Subject, target: Target, folder: Path, executables: b
     """
     report = NetworkReport(subject.name)
     network, report.problem = _read(subject)
-    begin = time.monotonic()
+    begin, used = time.monotonic(), processor_seconds()
     with open_reference(network) as opened, Runs(target.cores) as runs:
         reference = _Timed(opened)
         trials = find_trials(network, reference)
@@ -189,6 +189,7 @@ def judge_network(subject: Subject, target: Target, folder: Path, executables: b
             }
             about = {"network": subject.name, "tasks": default.tasks, "evaluations": reference.evaluations}
             report.first_check = {**about, **seconds, "total": sum(seconds.values())}
+            report.first_check["processor"] = processor_seconds() - used
             report.rights += bench.winograd()
         report.rights += bench.runtimes()
         report.mutants += bench.graph_mutants()

@@ -203,12 +203,24 @@ def _costs(checks: Sequence[dict[str, Any]]) -> str:
             str(check["tasks"]),
             *(f"{check[key]:.1f}" for key in ("reference", "inputs", "incumbent", "judging", "total")),
             f"{100 * check['total'] / _FIVE_MINUTES:.1f} %",
+            f"{check['processor']:.1f}",
             "yes" if check["within"] else "no",
         ]
         for check in checks
     ]
     bounds = f"within {SECONDS:g} s and {100 * SHARE:g} % of 5 min"
-    head = ["first check, seconds", "tasks", "reference", "inputs", "incumbent", "judging", "total", "share", bounds]
+    head = [
+        "first check, seconds",
+        "tasks",
+        "reference",
+        "inputs",
+        "incumbent",
+        "judging",
+        "total",
+        "share",
+        "processor",
+        bounds,
+    ]
     return table(head, rows)
 
 

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from bench import verdict
+from bench._equivalence import BEYOND_ROUNDING, inputs_of_our_own, times_rounding
 from bench._judged import Judged, NetworkReport
 from bench._mutators import MUTATORS, mutants
 from bench._small_networks import SMALL
+from tilewright.network.network import Network, TensorSpec
 from tilewright.verify.verdict import Outcome, Verdict
 
 RIGHT = Verdict(Outcome.RIGHT, 1e-7, 2, "float64", "agrees")
@@ -137,3 +139,25 @@ def test_a_small_network_is_judged_with_its_executables(tmp_path: Path) -> None:
     assert (report["right_models"], report["falsely_refused"]) == (3, 0)
     (check,) = report["first_check"]
     assert check["total"] == pytest.approx(sum(check[k] for k in ("reference", "inputs", "incumbent", "judging")))
+
+
+def test_a_mutant_is_told_from_rounding_by_what_right_programs_differ_by() -> None:
+    exact = np.array([1e9, 1e-9])
+    right = exact * (1 + 1e-6)
+
+    def factor(changed: Any) -> float:
+        return times_rounding([[exact]], [[np.asarray(changed)]], [[[exact]], [[right]]])
+
+    assert factor(right) <= 1
+    assert 2 < factor(exact * (1 + 5e-6)) < BEYOND_ROUNDING
+    assert factor([1e9, 2e-9]) > 1e5  # far from the largest element, but not from its own rounding
+    assert factor([1e9, np.nan]) == factor([1e9]) == factor([1, 2]) == np.inf
+
+
+def test_inputs_of_our_own_are_floats_of_several_sizes_and_integers_that_are_accepted() -> None:
+    specs = (TensorSpec("x", (100,), "float32"), TensorSpec("ids", (3,), "int64"))
+    network = Network("n", None, specs, (), {})
+    made = list(inputs_of_our_own(network, [np.zeros(100, np.float32), np.array([5, 0, 2])], 4))
+    assert {tuple(sorted(ids)) for _, ids in made} == {(0, 2, 5)}
+    assert len({round(float(np.std(x))) for x, _ in made}) >= 3
+    assert {x.dtype for x, _ in made} == {np.dtype(np.float32)}
