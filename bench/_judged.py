@@ -23,7 +23,7 @@ from tilewright.measure.peers import Array
 from tilewright.network.convolution import Algorithm
 from tilewright.network.load import load
 from tilewright.network.network import Network, TensorSpec
-from tilewright.network.onnx_model import read_onnx
+from tilewright.network.onnx_reading import read_onnx
 from tilewright.target import Target
 from tilewright.verify.inputs import Trials, find_trials
 from tilewright.verify.judge import judge

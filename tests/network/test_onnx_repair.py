@@ -39,7 +39,7 @@ def floats(*shape: int) -> Any:
 
 def resize(scales: list[float], **how: Any) -> tuple[list[Any], dict[str, Any], list[str], dict[str, Any]]:
     node = helper.make_node("Resize", ["x", "", "s"], ["y"], **how)
-    return [node], {"x": floats(1, 3, 7, 5)}, ["y"], {"s": np.float32([1, 1, *scales])}
+    return [node], {"x": floats(1, 3, 7, 5)}, ["y"], {"s": np.asarray([1, 1, *scales], dtype=np.float32)}
 
 
 def pool(kind: str, padding: str, kernel: int, stride: int) -> Any:
@@ -74,7 +74,7 @@ CASES = {
         [helper.make_node("OneHot", ["o", "d", "v"], ["y"])],
         {"o": np.asarray([0, -1, 3, 2, -4])},
         ["y"],
-        {"d": np.asarray(4), "v": np.float32([0, 1])},
+        {"d": np.asarray(4), "v": np.asarray([0, 1], dtype=np.float32)},
     ),
     "one hot of integers": (
         [helper.make_node("OneHot", ["o", "d", "v"], ["y"], axis=0)],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, BinaryIO
 from numpy.typing import NDArray
 
 from tilewright.available_memory import available_memory
-from tilewright.errors import OutputError, ShapeError, TargetError
+from tilewright.errors import OutputError, ResourceError, ShapeError, TargetError
 from tilewright.network.inputs import InputLike, to_array
 from tilewright.network.manifest import FORMAT, LIBRARY, WEIGHTS, listed, read_manifest, take
 from tilewright.network.network import TensorSpec
@@ -20,7 +19,7 @@ from tilewright.network.plan import Plan
 from tilewright.network.plan_check import check_plan
 from tilewright.network.program import KernelTime, MachineProgram, PlanProgram, Program, Variants, check_features
 from tilewright.reading import open_regular, read_arrays
-from tilewright.tvm_compat import usable_cores
+from tilewright.tvm_compat import wanted_threads
 
 __all__ = ["FORMAT", "Executable", "load_executable", "wanted_threads"]
 
@@ -160,6 +159,11 @@ def load_executable(path: str | Path) -> Executable:
         except MemoryError as exc:
             raise OutputError(f"memory is missing to load the executable in {folder}; end other programs") from exc
         except _LOADING as exc:
+            if "failed to map segment" in str(exc):
+                raise ResourceError(
+                    f"an executable is loaded from {tempfile.gettempdir()}, where no program may run; set TMPDIR to a "
+                    "directory that allows it"
+                ) from exc
             reason = next(iter(str(exc).splitlines()), "") or type(exc).__name__
             raise OutputError(f"the executable in {folder} cannot be loaded here: {reason}; tune again") from exc
     return Executable(program, manifest)
@@ -176,18 +180,6 @@ def _read_weights(file: BinaryIO) -> list[NDArray[Any]]:
 
 #: What a library, weights or a plan of another form raise, in the loader, in NumPy, or in TVM.
 _LOADING = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError)
-
-
-def wanted_threads() -> int:
-    """How many threads an executable runs on: as ``TVM_NUM_THREADS`` says, otherwise one for each usable core.
-
-    Raises:
-        TargetError: the variable is set to what is no number of threads.
-    """
-    text = os.environ.get("TVM_NUM_THREADS") or str(usable_cores())
-    if not re.fullmatch(r"[1-9][0-9]{0,4}", text):
-        raise TargetError(f"TVM_NUM_THREADS is a number of threads from 1 up, but it is {text!r}; correct or unset it")
-    return int(text)
 
 
 def _check_ends(plan: Plan, manifest: dict[str, Any]) -> None:

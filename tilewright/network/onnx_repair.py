@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -38,7 +39,7 @@ class _Graph:
     dtypes: dict[str, int]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
 
-    def add(self, kind: str, inputs: Sequence[str], output: str, **attributes: object) -> str:
+    def add(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         """Write a node with one output; returns the output."""
         self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
         return output
@@ -198,7 +199,7 @@ def _layer_norm(graph: _Graph, node: onnx.NodeProto) -> bool:
     axes = list(range(first % len(shape), len(shape)))
     by_input = max((o.version for o in graph.model.opset_import if o.domain in ("", "ai.onnx")), default=1) >= 18
     where = [graph.constant(f"{stem}axes", np.asarray(axes))] if by_input else []
-    how: dict[str, object] = {"keepdims": 1} if by_input else {"keepdims": 1, "axes": axes}
+    how: dict[str, Any] = {"keepdims": 1} if by_input else {"keepdims": 1, "axes": axes}
     new = _set(node, ())
     del new.output[1:]
     graph.nodes.append(new)

@@ -362,7 +362,7 @@ class _Session:
             return math.inf
         # About the longest that a run will take.
         flop = sum(use.weight * use.task.flop for use in self.extraction.uses)
-        return race_reserve(flop / (_HALF_WAY * self.roofline.flops), self.plan.budget.budget)
+        return race_reserve(flop / (_HALF_WAY * self.roofline.reachable), self.plan.budget.budget)
 
     # The end -----------------------------------------------------------------------------------------------------
 

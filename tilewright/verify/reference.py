@@ -264,13 +264,10 @@ def _declared(model: Any) -> tuple[str, ...]:
 
 
 def _write_onnx(model: Any, folder: Path) -> Path:
-    path = folder / "model.onnx"
-    if model.ByteSize() > 1 << 30:
-        from tilewright.network.build import save_onnx
+    from tilewright.network.onnx_data import save_onnx
 
-        save_onnx(model, path)
-    else:
-        path.write_bytes(model.SerializeToString())
+    path = folder / "model.onnx"
+    save_onnx(model, path)
     return path
 
 
