@@ -26,6 +26,8 @@ from tilewright.space.module import task_module
 
 #: Random configs of each task; its default is what the network is built with.
 COUNT = 1
+#: Tasks of each network, the heaviest first, whose random configs are compiled: three compilations take half a second.
+MOST = 3
 #: Tasks that another case had, too, by their lanes.
 _seen: set[tuple[str, int]] = set()
 
@@ -79,6 +81,7 @@ def results(module: Any, lanes: int, arrays: list[NDArray[np.float32]]) -> NDArr
 @each_lanes
 @each_case
 def test_configs_compute_what_the_untuned_function_does(name: str, lanes: int) -> None:
+    tried = 0
     for use in extraction_of(name, lanes).uses:
         space = space_of(use.task, lanes)
         if space.template.partition("/")[0] not in CASES[name].templates:
@@ -86,8 +89,9 @@ def test_configs_compute_what_the_untuned_function_does(name: str, lanes: int) -
         assert space.knobs
         assert all(len(knob) > 0 for knob in space.knobs)
         assert space.valid(space.default()[None]).all()
-        if (use.task.key, lanes) in _seen:
+        if (use.task.key, lanes) in _seen or tried == MOST:
             continue
+        tried += 1
         _seen.add((use.task.key, lanes))
         configs = sample(space, np.random.default_rng(0), COUNT)
         assert len(configs)

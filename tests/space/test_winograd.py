@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.targets import require
 from tilewright.errors import SpaceError
 from tilewright.network.tasks import task_of
 from tilewright.network.winograd import Tiling, data_transform, fused, inverse_transform, transform_weight
@@ -111,6 +112,7 @@ def expected(name: str, stage: str) -> np.ndarray[Any, Any]:
 def test_programs_are_right(name: str, stage: str) -> None:
     import tvm
 
+    require(target())
     here = space(name, stage)
     want = expected(name, stage)
     for config in [here.default(), *sample(here, np.random.default_rng(0), 3)]:
@@ -174,6 +176,7 @@ def convolved(name: str, data: np.ndarray[Any, Any], weight: np.ndarray[Any, Any
 def test_programs_in_one_function_are_right(name: str) -> None:
     import tvm
 
+    require(target())
     here, space = tiling(name), whole(name)
     rng = np.random.default_rng(1)
     data = rng.standard_normal((here.batch, INPUTS, *CASES[name][2], LANES)).astype("float32")
