@@ -8,19 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from tilewright.space.inlining import blocks_of, count_loads
+from tilewright.space.inlining import MOST_LOADS, blocks_of, count_loads, multiplies
 
 __all__ = ["LONGEST_CHAIN", "OPAQUE", "cut_chains"]
 
 #: Operators that are fused into one function, at most: the compiler takes 1 to 4 s for so many polynomials, and the
 #: tensors between two such functions are a small part of the work.
 LONGEST_CHAIN = 64
-#: What follows a contraction loads so often at most, when it is inlined into what stores a tile. Templates write that out
-#: for each vector of the tile: 361 loads (2 tanh) take the compiler seconds, 6,859 (3 tanh) minutes.
-_MOST_LOADS = 512
-#: An operand that loads no more often is no polynomial that another one would be nested around: a single formula may be
-#: as long as it is.
-_SIMPLE = 8
 #: TVM's OpPatternKind: the last of those that are element-wise, broadcast or move elements; of reductions and of
 #: contractions, which element-wise operators are fused into; and of what nothing is fused with.
 _INJECTIVE, _FUSABLE, OPAQUE = 2, (3, 4), 8
@@ -54,7 +48,7 @@ def cut_chains(module: Any) -> Any:
                 operands = [(n, sizes.get(a, 1)) for n, a in zip(loads[name], arguments, strict=False)]
                 size = sum(n * operand for n, operand in operands)
                 after = any(anchored.get(argument, False) for argument in arguments)
-                if after and size > _MOST_LOADS and any(n > 1 and operand > _SIMPLE for n, operand in operands):
+                if after and size > MOST_LOADS and any(multiplies(n, operand) for n, operand in operands):
                     cut.add(binding.value)
                     size, after = 1, False
             sizes[binding.var], anchored[binding.var] = min(max(1, size), 1 << 40), after
