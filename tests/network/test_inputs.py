@@ -101,7 +101,7 @@ NONE: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("value", NONE, ids=str)
+@pytest.mark.parametrize("value", NONE, ids=[f"{number}-{type(value).__name__}" for number, value in enumerate(NONE)])
 def test_what_has_no_numbers_is_refused(value: Any) -> None:
     with pytest.raises(ShapeError, match="input 'x' is float32") as caught:
         to_array(value, spec("float32", 2))

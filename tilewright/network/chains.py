@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tilewright.space.inlining import MOST_LOADS, blocks_of, count_loads
+from tilewright.space.inlining import MOST_LOADS, blocks_of, count_loads, multiplies
 
 __all__ = ["LONGEST_CHAIN", "OPAQUE", "cut_chains"]
 
@@ -45,9 +45,10 @@ def cut_chains(module: Any) -> Any:
             if pattern <= _INJECTIVE:
                 if name not in loads:
                     loads[name] = _loads_of_parameters(module[name])
-                size = sum(n * sizes.get(a, 1) for n, a in zip(loads[name], arguments, strict=False))
+                operands = [(n, sizes.get(a, 1)) for n, a in zip(loads[name], arguments, strict=False)]
+                size = sum(n * operand for n, operand in operands)
                 after = any(anchored.get(argument, False) for argument in arguments)
-                if after and size > MOST_LOADS:
+                if after and size > MOST_LOADS and any(multiplies(n, operand) for n, operand in operands):
                     cut.add(binding.value)
                     size, after = 1, False
             sizes[binding.var], anchored[binding.var] = min(max(1, size), 1 << 40), after
@@ -84,23 +85,21 @@ def _loads_of_parameters(function: Any) -> list[int]:
 
 def _with_own_functions(module: Any, calls: set[Any]) -> Any:
     """The module in which these calls call copies of their functions that are opaque."""
-    from tvm import ir, relax
+    from tvm import relax
 
     copies: dict[str, Any] = {}
-    for call in calls:
-        name = call.args[0].name_hint
-        if name not in copies:
-            copies[name] = ir.GlobalVar(f"{name}_alone")
-            module[copies[name]] = module[name].with_attr("op_pattern", OPAQUE)
 
     @relax.expr_functor.mutator
     class Redirect(relax.PyExprMutator):  # type: ignore[misc]
         def visit_call_(self, op: Any) -> Any:
             if op not in calls:
                 return super().visit_call_(op)
-            called = copies[op.args[0].name_hint]
-            return relax.Call(op.op, [called, *map(self.visit_expr, op.args[1:])], op.attrs, op.ty_args)
+            name = op.args[0].name_hint
+            if name not in copies:
+                copies[name] = self.builder_.add_func(module[name].with_attr("op_pattern", OPAQUE), f"{name}_alone")
+            return relax.Call(op.op, [copies[name], *map(self.visit_expr, op.args[1:])], op.attrs, op.ty_args)
 
     main = module.get_global_var("main")
-    module.update_func(main, Redirect(module).visit_expr(module[main]))
-    return module
+    redirect = Redirect(module)
+    redirect.builder_.update_func(main, redirect.visit_expr(module[main]))
+    return redirect.builder_.get()

@@ -12,29 +12,39 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tvm.ir import IRModule
 
-__all__ = ["MOST_LOADS", "blocks_of", "count_loads", "inlined_loads"]
+__all__ = ["MOST_LOADS", "blocks_of", "count_loads", "multiplies", "nested_loads"]
 
-#: The most loads that an inlined function may have. 3 nested tanh have 6,859, which takes MetaSchedule's generator
-#: 0.6 s and the compiler 1.4 s; 4 have 130,321, which takes them 4 s and 30 s.
-MOST_LOADS = 1 << 14
+#: The most loads that formulas may have that are inlined into each other. 2 nested tanh have 361 and 2 sigmoid 676;
+#: 3 tanh have 6,859, which takes MetaSchedule's generator 0.6 s and the compiler 1.4 s, and tens of seconds where it
+#: looks for common subexpressions.
+MOST_LOADS = 1024
+#: What loads no more often is no formula: a sum of a few operands.
+_SIMPLE = 8
 #: Loads are not counted beyond this: the counts would become integers of thousands of digits.
 _ENOUGH = 1 << 40
 
 
-def inlined_loads(module: IRModule) -> int:
+def nested_loads(module: IRModule) -> int:
     """The loads of the function ``main``, written out, if every block without a reduction is inlined into its readers.
 
-    Counted block by block, so that the time is that of reading the function once. At most 2**40.
+    That of the block that has most of those that nest formulas, and 0 where none does: a formula by itself may be as
+    long as it is. Counted block by block, so that the time is that of reading the function once. At most 2**40.
     """
-    total = 0
+    worst = 0
     sizes: dict[Any, int] = {}
     for block in blocks_of(module):
-        size = sum(count * sizes.get(source, 1) for source, count in count_loads(block).items())
-        size = min(max(size, 1), _ENOUGH)
+        operands = [(count, sizes.get(source, 1)) for source, count in count_loads(block).items()]
+        size = min(max(sum(count * loads for count, loads in operands), 1), _ENOUGH)
+        if any(multiplies(count, loads) for count, loads in operands):
+            worst = max(worst, size)
         if all(int(v.iter_type) == 0 for v in block.iter_vars):
             sizes |= {region.source: size for region in block.writes}
-        total = max(total, size)
-    return total
+    return worst
+
+
+def multiplies(count: int, loads: int) -> bool:
+    """Whether it nests formulas to read what itself has ``loads`` loads, ``count`` times."""
+    return count > 1 and loads > _SIMPLE
 
 
 def blocks_of(module: IRModule) -> list[Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from tilewright.space.inlining import MOST_LOADS, count_loads, inlined_loads
+from tilewright.space.inlining import MOST_LOADS, count_loads, multiplies, nested_loads
 from tilewright.space.knob import divisors
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def simple_schedule(module: IRModule, inline: bool, parallel: bool, vector: int,
     schedule = Schedule(module, seed=1)
     root = schedule.get_sblock("root")
     if inline:
-        small = inlined_loads(module) <= MOST_LOADS
+        small = nested_loads(module) <= MOST_LOADS
         for block in schedule.get_child_blocks(root):
             if _inlinable(schedule, block) and (small or _stays_small(schedule, block)):
                 try:
@@ -130,7 +130,10 @@ def _stays_small(schedule: Schedule, block: Any) -> bool:
     (written,) = (region.source for region in schedule.get(block).writes)
     inlined = sum(count_loads(schedule.get(block)).values())
     readers = [count_loads(schedule.get(consumer)) for consumer in schedule.get_consumers(block)]
-    return all(sum(loads.values()) + loads[written] * (inlined - 1) <= MOST_LOADS for loads in readers)
+    return all(
+        not multiplies(loads[written], inlined) or sum(loads.values()) + loads[written] * (inlined - 1) <= MOST_LOADS
+        for loads in readers
+    )
 
 
 def _size(schedule: Schedule, block: Any, kind: int | None = None) -> int:
