@@ -13,8 +13,6 @@ from typing import Any
 
 from tilewright.errors import CompilerError
 from tilewright.measure.memory import memory_error
-from tilewright.network.chains import LONGEST_CHAIN
-from tilewright.network.folding import machine_pipeline
 from tilewright.network.plan import Plan
 from tilewright.network.tasks import Extraction
 from tilewright.runtime.library import compile_runtime, find_compiler, link
@@ -136,9 +134,9 @@ def compile_machine(module: Any, target: Target, out: Path) -> None:
     from tvm import relax
 
     check_space(Path(tempfile.gettempdir()), _LEAST_FREE)
-    with _translated(out.parent), _checked_kernels({"relax.FuseOps.max_depth": LONGEST_CHAIN}):
-        built = relax.build(module, target.tvm, relax_pipeline=machine_pipeline(target.tvm))
-        built.export_library(str(out), cc=find_compiler())
+    # TVM's default pipeline for CPUs folds no constants, which it would do by running kernels in this process.
+    with _translated(out.parent), _checked_kernels():
+        relax.build(module, target.tvm).export_library(str(out), cc=find_compiler())
 
 
 def _write_object(module: Any, path: Path) -> None:
@@ -160,11 +158,11 @@ def _symbol(kernel: str, function: Any) -> str:
     return f"{kernel[:_LONGEST_NAME]}_{number:08x}"
 
 
-def _checked_kernels(config: Mapping[str, Any] | None = None) -> Any:
+def _checked_kernels() -> Any:
     """A context, of one thread, in which kernels check their arguments: what calls them is a plan in a file."""
     import tvm
 
-    return tvm.transform.PassContext(opt_level=3, config=dict(config or {}))
+    return tvm.transform.PassContext(opt_level=3)
 
 
 @contextlib.contextmanager

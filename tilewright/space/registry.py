@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from tilewright.errors import SpaceError
 from tilewright.space.module import task_module
 from tilewright.space.space import DesignSpace
@@ -13,11 +11,6 @@ from tilewright.task import Task
 __all__ = ["make_space", "task_module"]
 
 
-#: Design spaces that are kept, so that the phases of a command do not make them once more.
-_KEPT = 256
-
-
-@lru_cache(_KEPT)
 def make_space(task: Task, target: Target) -> DesignSpace:
     """The design space of ``task`` on ``target``: the same knobs in every process.
 
