@@ -154,12 +154,12 @@ class _Search:
             silent = _silent(kept)
             if sum(trial.conclusive for trial in kept) >= _ENOUGH and not silent:
                 break
-            if kept[-1].conclusive and not kept[-1].telling.count(False) and number >= 2:
-                other = ("image-like" if kind == "normal" else "normal", scale)
-                waiting.insert(0, (2 * len(_KINDS) + number, other))  # what was telling once is likely to be again
-            elif len(self.tried) == 2 and silent:
+            if all(kept[-1].telling) and not all(trial.conclusive for trial in kept):
+                # What was telling once, where others were not, is likely to be so again.
+                waiting.insert(0, (number + len(_KINDS) + 2, (kind, scale)))
+            elif len(self.tried) == 1 and silent:
                 factor = self._missing_factor(silent)
-                extra = [("normal", factor), ("image-like", factor)] if factor > 1 else []
+                extra = [("normal", factor), ("normal", 30 * factor)] if factor > 1 else []
                 waiting[:0] = enumerate(extra, len(_KINDS))
 
     def judged(self, lenient: frozenset[int] = frozenset()) -> list[Trial]:
