@@ -193,8 +193,8 @@ class _Search:
         with ThreadPoolExecutor(1) as pool:  # it is another process that does that work
             beside = pool.submit(self._roundings, inputs, nearby)
             expected = reference.outputs(inputs)
-        amplitudes, *roundings = beside.result() if reference.precision == precision else self._roundings(inputs, nearby)
-        close = roundings.pop()
+        same_one = reference.precision == precision  # otherwise another reference has taken over meanwhile
+        amplitudes, *roundings, close = beside.result() if same_one else self._roundings(inputs, nearby)
         noise = []
         for k, output in enumerate(expected):
             same = [outputs[k] for outputs in roundings]
