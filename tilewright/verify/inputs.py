@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -153,12 +154,12 @@ class _Search:
             silent = _silent(kept)
             if sum(trial.conclusive for trial in kept) >= _ENOUGH and not silent:
                 break
-            if kept[-1].conclusive and not kept[-1].telling.count(False) and number >= 2:
-                other = ("image-like" if kind == "normal" else "normal", scale)
-                waiting.insert(0, (2 * len(_KINDS) + number, other))  # what was telling once is likely to be again
-            elif len(self.tried) == 2 and silent:
+            if all(kept[-1].telling) and not all(trial.conclusive for trial in kept):
+                # What was telling once, where others were not, is likely to be so again.
+                waiting.insert(0, (number + len(_KINDS) + 2, (kind, scale)))
+            elif len(self.tried) == 1 and silent:
                 factor = self._missing_factor(silent)
-                extra = [("normal", factor), ("image-like", factor)] if factor > 1 else []
+                extra = [("normal", factor), ("normal", 30 * factor)] if factor > 1 else []
                 waiting[:0] = enumerate(extra, len(_KINDS))
 
     def judged(self, lenient: frozenset[int] = frozenset()) -> list[Trial]:
@@ -186,11 +187,14 @@ class _Search:
             _draw(self._network, self._ranges, np.random.default_rng([self._seed, number, k]), kind, scale, number % 2)
             for k in range(2)
         )
+        nearby = [_blend(a, b) for a, b in zip(inputs, others, strict=True)]
         reference = self._reference
-        expected = reference.outputs(inputs)
-        amplitudes = _FOR_INTEGERS if any(output.dtype.kind != "f" for output in expected) else _AMPLITUDES
-        roundings = [reference.rounded(inputs, seed, amplitude) for seed, amplitude in enumerate(amplitudes)]
-        nearby = reference.rounded([_blend(a, b) for a, b in zip(inputs, others, strict=True)], 0, 0.0)
+        precision = reference.precision
+        with ThreadPoolExecutor(1) as pool:  # it is another process that does that work
+            beside = pool.submit(self._roundings, inputs, nearby)
+            expected = reference.outputs(inputs)
+        same_one = reference.precision == precision  # otherwise another reference has taken over meanwhile
+        amplitudes, *roundings, close = beside.result() if same_one else self._roundings(inputs, nearby)
         noise = []
         for k, output in enumerate(expected):
             same = [outputs[k] for outputs in roundings]
@@ -199,7 +203,15 @@ class _Search:
             noise.append(measure_noise(output, same, amplitudes, reference.precision))
         what = kind if scale == 1 else f"{kind} x {scale:g}"
         self.tried.append(Trial(tuple(inputs), tuple(expected), tuple(noise), what))
-        self._nearby.append(nearby)
+        self._nearby.append(close)
+
+    def _roundings(self, inputs: list[Array], nearby: list[Array]) -> tuple[Any, ...]:
+        """Amplitudes, the outputs that are rounded so much, and those for inputs nearby."""
+        rounded = self._reference.rounded
+        integers = any(np.dtype(dtype).kind != "f" for dtype in self._reference.dtypes or ("int64",))
+        amplitudes = _FOR_INTEGERS if integers else _AMPLITUDES
+        outputs = [rounded(inputs, seed, amplitude) for seed, amplitude in enumerate(amplitudes)]
+        return (amplitudes, *outputs, rounded(nearby, 0, 0.0))
 
     def _allowed(self, trial: Trial, k: int) -> NDArray[np.float64]:
         dtypes = self._reference.dtypes
