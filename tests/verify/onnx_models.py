@@ -72,3 +72,8 @@ def by_onnxruntime(made: onnx.ModelProto, inputs: Sequence[Array]) -> list[Array
 
 def normal(*shape: int, seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def single(values: Any) -> NDArray[np.float32]:
+    """An array of float32."""
+    return np.asarray(values, np.float32)

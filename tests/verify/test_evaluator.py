@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, parser
 from scipy import special
 
-from tests.verify.onnx_models import by_onnxruntime, model, normal
+from tests.verify.onnx_models import by_onnxruntime, model, normal, single
 from tilewright.verify.evaluator import OnnxEvaluator
 
 _RNG = np.random.default_rng(1)
@@ -66,19 +66,19 @@ _CASES: list[tuple[str, list[Any], int, int, dict[str, Any]]] = [
     *(("Div", [_INTS, np.array(d)], 17, 1, {}) for d in (7, -3)),
     ("Mod", [_INTS, np.array(7)], 17, 1, {}),
     *(
-        ("Resize", [_X, _EMPTY, np.float32(scales)], opset, 1, {"mode": mode, "coordinate_transformation_mode": how})
+        ("Resize", [_X, _EMPTY, single(scales)], opset, 1, {"mode": mode, "coordinate_transformation_mode": how})
         for opset, mode in ((11, "nearest"), (13, "linear"), (18, "cubic"))
         for how in ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric")
         for scales in ([1, 1, 2, 2], [1, 1, 2.5, 0.7])
     ),
     ("Resize", [_X, _EMPTY, _EMPTY, np.array([2, 4, 15, 20])], 13, 1, {"mode": "linear"}),
-    ("Resize", [_X, np.float32([1, 1, 2.3, 0.6])], 10, 1, {"mode": "nearest"}),
-    ("Upsample", [_X, np.float32([1, 1, 2, 3])], 9, 1, {"mode": "linear"}),
+    ("Resize", [_X, single([1, 1, 2.3, 0.6])], 10, 1, {"mode": "nearest"}),
+    ("Upsample", [_X, single([1, 1, 2, 3])], 9, 1, {"mode": "linear"}),
     ("Upsample", [_X], 7, 1, {"mode": "nearest", "scales": [1.0, 1.0, 2.0, 3.0]}),
     ("DequantizeLinear", [_UINT8, normal(4), _UINT8[0]], 13, 1, {"axis": 1}),
     ("QuantizeLinear", [normal(3, 4), np.array(0.1, np.float32), np.array(128, np.uint8)], 13, 1, {}),
     ("Cast", [normal(3, 4) * 10], 17, 1, {"to": TensorProto.INT32}),
-    ("OneHot", [_INTS % 4, np.array(4), np.float32([0, 1])], 17, 1, {}),
+    ("OneHot", [_INTS % 4, np.array(4), single([0, 1])], 17, 1, {}),
     ("Gather", [normal(5, 6), np.array([[-5, 0], [4, 2]])], 17, 1, {}),
     (
         "LSTM",
@@ -126,7 +126,7 @@ def run(nodes: list[Any], x: NDArray[Any], opset: int = 20, double: bool = True,
 
 
 def test_tails_are_precise() -> None:
-    x = np.float32([-5, -14, -16, -25, -30])
+    x = single([-5, -14, -16, -25, -30])
     wide = x.astype(np.float64)
     exact = {
         "Sigmoid": special.expit(wide),
@@ -137,12 +137,12 @@ def test_tails_are_precise() -> None:
     for operator, wanted in exact.items():
         found = run([helper.make_node(operator, ["x"], ["y"])], x)
         np.testing.assert_allclose(found, wanted, rtol=1e-12, err_msg=operator)
-    sure = run([helper.make_node("LogSoftmax", ["x"], ["y"])], np.float32([0, 2000]))
+    sure = run([helper.make_node("LogSoftmax", ["x"], ["y"])], single([0, 2000]))
     np.testing.assert_array_equal(sure, [-2000, 0])
 
 
 def test_everything_is_float64() -> None:
-    """Constants, casts, shapes filled with numbers, functions of the schema: nothing is rounded to float32 on the way."""
+    """Constants, casts, functions of the schema: nothing is rounded to float32 on the way."""
     third = helper.make_node("Constant", [], ["c"], value_float=1 / 3)
     nodes = [
         third,
@@ -175,7 +175,7 @@ def test_functions_and_branches() -> None:
     <opset_import: ["": 17], domain: "local"> twice (v) => (w) { s = Sigmoid (v)  w = Add (s, s) }
     """
     made = parser.parse_model(text)
-    for x in (np.float32([1, 2, -20, -30]) + 40, np.float32([1, 2, -20, -30])):
+    for x in (single([1, 2, -20, -30]) + 40, single([1, 2, -20, -30])):
         (found,) = OnnxEvaluator(made, ["x"], double=True).run([x])
         wanted = special.expit(x.astype(np.float64)) * (2 if x.sum() > 0 else 1)
         np.testing.assert_allclose(found, wanted, rtol=1e-12)

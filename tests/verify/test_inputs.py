@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from tests.verify.onnx_models import Array, by_onnxruntime, model, network, normal
+from tests.verify.onnx_models import Array, by_onnxruntime, model, network, normal, single
 from tilewright.network.network import Network
 from tilewright.verify.inputs import Trials, find_trials
 from tilewright.verify.judge import judge
@@ -92,7 +92,7 @@ def test_a_softmax_that_is_sure_gets_smaller_inputs() -> None:
 
 def test_inputs_that_hardly_matter_are_made_larger() -> None:
     nodes = [node("Mul", ["x", "tiny"], ["m"]), node("Add", ["m", "c"], ["y"])]
-    whole = made(nodes, {"x": ([4, 50], "float32")}, tiny=np.float32([1e-6]), c=normal(50))
+    whole = made(nodes, {"x": ([4, 50], "float32")}, tiny=single([1e-6]), c=normal(50))
     found = trials(whole)
     assert found.problem == ""
     assert max(np.abs(trial.inputs[0]).max() for trial in found.trials) > 100
@@ -156,7 +156,7 @@ def test_division_by_a_constant_sees_negative_numbers() -> None:
 
 def test_dtypes_are_the_models() -> None:
     nodes = [node("OneHot", ["o", "d", "v"], ["y"])]
-    found = trials(made(nodes, {"o": ([7], "int64")}, d=np.array(4), v=np.float32([0, 1])))
+    found = trials(made(nodes, {"o": ([7], "int64")}, d=np.array(4), v=single([0, 1])))
     assert found.dtypes == ("float32",)
     right = np.eye(4, dtype=np.float32)
     assert judge(lambda xs: [right[xs[0]]], found).right
@@ -200,9 +200,9 @@ def test_a_relax_module_has_no_reference() -> None:
 
 def test_no_inputs() -> None:
     """A network that computes a constant is compared with it."""
-    found = trials(made([node("Sqrt", ["w"], ["y"])], {}, w=np.float32([4, 9])))
-    assert judge(lambda _: [np.float32([2, 3])], found).right
-    assert judge(lambda _: [np.float32([2, 3.1])], found).wrong
+    found = trials(made([node("Sqrt", ["w"], ["y"])], {}, w=single([4, 9])))
+    assert judge(lambda _: [single([2, 3])], found).right
+    assert judge(lambda _: [single([2, 3.1])], found).wrong
 
 
 @pytest.mark.parametrize("change", ["negated", "transposed", "channel", "tile", "residual"])
@@ -217,9 +217,7 @@ def test_mutants(change: str) -> None:
         node("Gemm", ["f", "w3"], ["g"]),
         node("Softmax", ["g"], ["y"]),
     ]
-    w1, w2, w3 = (
-        np.float32(scale) * normal(*s) for scale, s in ((0.2, (8, 8, 3, 3)), (0.2, (8, 8, 3, 3)), (1, (8, 20)))
-    )
+    w1, w2, w3 = (single(scale) * normal(*s) for scale, s in ((0.2, (8, 8, 3, 3)), (0.2, (8, 8, 3, 3)), (1, (8, 20))))
     inputs: dict[str, tuple[Sequence[int], str]] = {"x": ([1, 8, 20, 20], "float32")}
     whole = made(nodes, inputs, w1=w1, w2=w2, w3=w3)
     found = trials(whole)

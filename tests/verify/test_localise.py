@@ -86,5 +86,3 @@ def test_the_import(made: tuple[Extraction, Trials], tmp_path: Path) -> None:
     assert found.tasks == ()
     assert found.stage.startswith("the import")
     assert "is wrong in" in found.stage
-
-

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from tests.verify.onnx_models import normal
+from tests.verify.onnx_models import normal, single
 from tilewright.measure.compare import relative_error
 from tilewright.verify.inputs import Trial, Trials
 from tilewright.verify.judge import judge
@@ -91,17 +91,17 @@ def test_a_change_of_scale_changes_no_verdict(array: Array) -> None:
     ],
 )
 def test_special_numbers(found: list[float], expected: list[float], right: bool) -> None:
-    verdict = judged(np.float32(found), np.float32(expected))
+    verdict = judged(single(found), single(expected))
     assert verdict.right is right
     assert verdict.wrong is not right
 
 
 def test_what_overflows_in_float32_is_exempt() -> None:
     expected = np.array([1e39, 1.0])
-    noise = measure_noise(expected, [np.float32([np.inf, 1.0])], [1.0], "float64")
+    noise = measure_noise(expected, [single([np.inf, 1.0])], [1.0], "float64")
     made = Trials((Trial((), (expected,), (noise,), "normal", (True,)),), "float64", "", ("float32",), ("y",))
-    assert judge(lambda _: [np.float32([np.inf, 1.0])], made).right
-    assert judge(lambda _: [np.float32([np.inf, 1.1])], made).wrong
+    assert judge(lambda _: [single([np.inf, 1.0])], made).right
+    assert judge(lambda _: [single([np.inf, 1.1])], made).wrong
 
 
 def test_dtypes_shapes_and_numbers_of_outputs() -> None:
@@ -188,6 +188,6 @@ def test_telling() -> None:
 
 
 def test_the_error_is_relative_to_the_largest() -> None:
-    found, expected = np.float32([1.00001, 4.0]), np.float32([1.0, 4.0])
+    found, expected = single([1.00001, 4.0]), single([1.0, 4.0])
     verdict = judged(found, expected)
     assert verdict.error == pytest.approx(relative_error(found, expected), rel=1e-3)

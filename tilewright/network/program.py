@@ -312,7 +312,7 @@ class PlanProgram:
         """A tensor of the plan, as it is now."""
         tensor = self._plan.tensors[number]
         memory = (ctypes.c_uint8 * tensor.bytes).from_address(self._addresses[number])
-        return np.frombuffer(memory, dtype=np.dtype(tensor.dtype)).reshape(tensor.shape)
+        return np.asarray(memory).view(np.dtype(tensor.dtype)).reshape(tensor.shape)
 
     def _profile(self, arrays: Sequence[NDArray[Any]], repeats: int = 1) -> list[float]:
         """Seconds of each call."""

@@ -60,7 +60,7 @@ def _summing(dtype: Any) -> Any:
     return np.float32 if dtype == np.float16 else dtype
 
 
-class _Contraction(OpRun):  # type: ignore[misc]
+class _Contraction(OpRun):
     op_domain = ""
 
     @property
@@ -160,16 +160,19 @@ class ConvTranspose(_Contraction):
             products = np.matmul(weights.transpose(0, 2, 1), data[image])
             products = products.reshape(w.shape[1] * group, *kernel, *x.shape[2:])
             for place in np.ndindex(*kernel):
-                where = tuple(
-                    slice(p * d, p * d + s * (n - 1) + 1, s)
-                    for p, d, s, n in zip(place, dilations, strides, x.shape[2:], strict=True)
-                )
-                result[(image, slice(None), *where)] += products[(slice(None), *place)]
-        result = result[(..., *(slice(b, b + e) for b, e in zip(begins, extents, strict=True)))]
+                steps = zip(place, dilations, strides, x.shape[2:], strict=True)
+                where = [slice(p * d, p * d + s * (n - 1) + 1, s) for p, d, s, n in steps]
+                result[_index(image, slice(None), *where)] += products[_index(slice(None), *place)]
+        kept = [slice(b, b + e) for b, e in zip(begins, extents, strict=True)]
+        result = result[_index(..., *kept)]
         result = self._freedom.disturb(result, freedom.SUM)
         if b is not None:
             result = result + b.reshape((-1,) + (1,) * rank)
         return (result.astype(x.dtype),)
+
+
+def _index(*places: Any) -> tuple[Any, ...]:
+    return places
 
 
 def _transposed_places(

@@ -54,7 +54,7 @@ class OnnxEvaluator:
             return [np.asarray(output) for output in self._evaluator.run(None, feeds)]
 
 
-class _Evaluator(ReferenceEvaluator):  # type: ignore[misc]
+class _Evaluator(ReferenceEvaluator):
     """Also made for functions and branches, by the class of what they are part of."""
 
     double: ClassVar[bool]

@@ -14,7 +14,7 @@ from tilewright.errors import MeasureError
 from tilewright.network.network import Network, TensorSpec
 from tilewright.verify.dependence import constant_outputs
 from tilewright.verify.integers import Range, draw_integers, find_ranges
-from tilewright.verify.reference import Reference, NoReferenceError
+from tilewright.verify.reference import NoReferenceError, Reference
 from tilewright.verify.rule import clearness, measure_noise, telling, tolerance
 
 __all__ = ["Trial", "Trials", "find_trials"]
@@ -162,7 +162,11 @@ class _Search:
                 waiting[:0] = enumerate(extra, len(_KINDS))
 
     def judged(self, lenient: frozenset[int] = frozenset()) -> list[Trial]:
-        """The trials, each with what it is telling of; ``lenient``: outputs that are not compared with what is nearby."""
+        """The trials, each with what it is telling of.
+
+        Args:
+            lenient: outputs that are compared with those for all other inputs instead of inputs nearby.
+        """
         count = len(self.tried[0].expected)
         same = self._constant | {k for k in range(count) if _never_varies(self.tried, k)}
         found = []

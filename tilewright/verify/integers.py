@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tilewright.errors import MeasureError
 from tilewright.network.network import Network, TensorSpec
-from tilewright.verify.reference import Reference, NoReferenceError
+from tilewright.verify.reference import NoReferenceError, Reference
 
 __all__ = ["Range", "draw_integers", "find_ranges"]
 

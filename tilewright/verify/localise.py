@@ -148,7 +148,9 @@ class SteppingSide:
         try:
             exact = self._run(self._programs[key].replace('"float32"', '"float64"'), before)
         except Exception:  # TVM's and LLVM's errors share no base class; the function computes with bits
-            exact = {place: array.astype(np.float64) if array.dtype.kind == "f" else array for place, array in own.items()}
+            exact = {
+                place: array.astype(np.float64) if array.dtype.kind == "f" else array for place, array in own.items()
+            }
         for place, expected in exact.items():
             found = after[place]
             rounded = self._free.disturb(own[place], 4 * freedom.SUM)
@@ -171,7 +173,8 @@ class SteppingSide:
         module = tvm.ir.load_json(program)
         parameters = parameters_of(module["main"])
         tensors = [
-            tvm.runtime.tensor(array.astype(p.dtype).reshape(p.shape)) for p, array in zip(parameters, arrays, strict=True)
+            tvm.runtime.tensor(array.astype(p.dtype).reshape(p.shape))
+            for p, array in zip(parameters, arrays, strict=True)
         ]
         tvm.compile(module, target=self._target)["main"](*tensors)
         return {place: tensors[place].numpy() for place, p in enumerate(parameters) if p.written}

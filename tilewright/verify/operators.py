@@ -24,7 +24,7 @@ __all__ = ["OPERATORS"]
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
-class _Operator(OpRun):  # type: ignore[misc]
+class _Operator(OpRun):
     op_domain = ""
 
     def _given(self, name: str) -> bool:
@@ -190,5 +190,6 @@ class DequantizeLinear(_Operator):
 
 OPERATORS: tuple[type[OpRun], ...] = (
     *(Sigmoid, Softplus, Mish, Erf, Gelu, Softmax, LogSoftmax, BatchNormalization, LRN, Cast, Div, Mod),
-    *(DequantizeLinear, *CONTRACTIONS, *WINDOWS, *RESIZING),
+    DequantizeLinear,
 )
+OPERATORS += CONTRACTIONS + WINDOWS + RESIZING

@@ -25,7 +25,7 @@ from tilewright.measure.isolated import IsolatedError, IsolatedProcess
 from tilewright.network.network import Network
 from tilewright.verify.reference_process import EvaluatorSide, RuntimeSide
 
-__all__ = ["Reference", "NoReferenceError", "open_reference"]
+__all__ = ["NoReferenceError", "Reference", "open_reference"]
 
 Arrays: TypeAlias = Sequence[NDArray[Any]]
 
@@ -233,8 +233,7 @@ class OnnxReference:
 def _agree(exact: Arrays, own: Arrays, bound: float, rounded: Arrays | None = None) -> bool:
     same = len(exact) == len(own) and all(e.shape == o.shape for e, o in zip(exact, own, strict=True))
     return same and all(
-        _close(e, o, bound, e if r is None else r)
-        for e, o, r in zip(exact, own, rounded or [None] * len(own), strict=True)
+        _close(e, o, bound, r) for e, o, r in zip(exact, own, exact if rounded is None else rounded, strict=True)
     )
 
 

@@ -13,7 +13,7 @@ from onnx.reference.ops.op_resize import Resize as SlowResize
 __all__ = ["RESIZING"]
 
 
-class Resize(OpRun):  # type: ignore[misc]
+class Resize(OpRun):
     """By scales or sizes; antialiasing and cropping are left to ONNX's own."""
 
     op_domain = ""
@@ -38,7 +38,7 @@ class Resize(OpRun):  # type: ignore[misc]
             scales, roi, coordinate_transformation_mode, nearest_mode = roi, None, "asymmetric", "simple"
         scales = None if scales is None or not scales.size else scales
         if antialias or coordinate_transformation_mode == "tf_crop_and_resize" or keep_aspect_ratio_policy != "stretch":
-            slow = SlowResize._run
+            slow: Any = SlowResize._run
             return tuple(
                 slow(
                     self, x, roi, scales, sizes, antialias, list(axes) if axes is not None else None,
@@ -54,7 +54,7 @@ class Resize(OpRun):  # type: ignore[misc]
             size = int(np.floor(extent * factor)) if scales is not None else int(_given(sizes)[number])
             if size == extent and factor == 1:
                 continue
-            # Which is nearest of two equally near ones is decided by the rounding of float32, in which runtimes compute.
+            # Which is nearest of two equally near ones is decided by the rounding of float32, as runtimes have it.
             kind = np.float32 if mode == "nearest" else np.float64
             where = _sources(extent, size, kind(factor), coordinate_transformation_mode)
             if mode == "nearest":
@@ -70,17 +70,20 @@ class Resize(OpRun):  # type: ignore[misc]
         return (np.ascontiguousarray(result).astype(x.dtype),)
 
 
-class Upsample(Resize):
+class Upsample(OpRun):
     """Resizing as it was before there was Resize."""
+
+    op_domain = ""
 
     def _run(
         self, x: NDArray[Any], scale: NDArray[Any] | None = None, mode: str = "nearest", scales: Any = None, **_: Any
     ) -> tuple[NDArray[Any]]:
         factors = np.asarray(scales if scale is None else scale)
-        return super()._run(
-            x, factors if self.run_params["opsets"].get("", 1) < 11 else None, factors, mode=mode,
-            coordinate_transformation_mode="asymmetric", nearest_mode="floor",
-        )  # fmt: skip
+        before = self.run_params["opsets"].get("", 1) < 11
+        how = {"mode": mode, "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        resize: Any = Resize._run
+        result: tuple[NDArray[Any]] = resize(self, x, factors if before else None, factors, **how)
+        return result
 
 
 def _given(sizes: NDArray[Any] | None) -> NDArray[Any]:

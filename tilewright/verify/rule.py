@@ -4,8 +4,9 @@ A floating-point element may differ from the expected one by ``RELATIVE * |expec
 measured: evaluations that differ as correct programs may (:mod:`tilewright.verify.freedom`) are compared with the
 reference. It is told for each element, since one output may hold coordinates of hundreds beside probabilities of 1e-5:
 the root mean square over that slice through the element which differs least, and at least a fifth of what the
-evaluations differed by in the element itself (anywhere in the slice, if they jump). Where they show that float32 decides nothing (it overflows, or a choice
-between equals falls otherwise), the noise is infinite, and the element is exempt.
+evaluations differed by in the element itself (anywhere in the slice, if they jump). Where they show that float32
+decides nothing (it overflows, or a choice between equals falls otherwise), the noise is infinite, and the element is
+exempt.
 
 An output is telling where enough of its elements would be clearly off for other inputs. Of floating-point outputs that
 is asked for inputs nearby (a tenth of the way to others): a softmax of large numbers is 1 in one place and 0 elsewhere,

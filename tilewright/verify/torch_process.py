@@ -18,8 +18,7 @@ __all__ = ["TorchSide"]
 
 _NARROW = (torch.float16, torch.float32, torch.bfloat16)
 #: Sums of products, by the names of PyTorch's operators.
-_SUMS = ("convolution", "conv1d", "conv2d", "conv3d", "mm", "addmm", "bmm", "baddbmm", "matmul", "linear")
-_SUMS += ("scaled_dot_product_attention", "einsum")
+_SUMS = "convolution conv1d conv2d conv3d mm addmm bmm baddbmm matmul linear scaled_dot_product_attention einsum"
 #: Operators that programs approximate.
 _FUNCTIONS = (
     "exp log sigmoid tanh erf gelu silu mish softplus softmax _softmax log_softmax _log_softmax pow sqrt rsqrt "
@@ -100,7 +99,7 @@ class _Disturbed(Interpreter):  # type: ignore[misc]
         name = getattr(node.target, "__name__", str(node.target)).partition(".")[0]
         if result.dtype != torch.float32:
             return result
-        if name in _SUMS:
+        if name in _SUMS.split():
             size = freedom.WINOGRAD if "conv" in name else freedom.SUM
             return torch.from_numpy(self.free.disturb(result.numpy(), size))
         if name in _FUNCTIONS.split():

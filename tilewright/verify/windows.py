@@ -16,7 +16,7 @@ from tilewright.verify.contractions import padded, same_pads
 __all__ = ["WINDOWS"]
 
 
-class _Pool(OpRun):  # type: ignore[misc]
+class _Pool(OpRun):
     op_domain = ""
 
     @staticmethod
@@ -52,15 +52,9 @@ class _Pool(OpRun):  # type: ignore[misc]
     ) -> Any:
         """For each place in a window, the elements of ``x`` that are there."""
         for place in itertools.product(*map(range, kernel)):
-            yield x[
-                (
-                    ...,
-                    *(
-                        slice(p * d, p * d + s * (size - 1) + 1, s)
-                        for p, d, s, size in zip(place, dilations, strides, sizes, strict=True)
-                    ),
-                )
-            ]
+            steps = zip(place, dilations, strides, sizes, strict=True)
+            where: tuple[Any, ...] = (..., *(slice(p * d, p * d + s * (n - 1) + 1, s) for p, d, s, n in steps))
+            yield x[where]
 
 
 class MaxPool(_Pool):
