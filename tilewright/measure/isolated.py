@@ -9,6 +9,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection, Pipe
 from types import TracebackType
@@ -34,6 +35,8 @@ class IsolatedError(MeasureError):
 class IsolatedProcess:
     """A process with one object. It dies with this one, and nothing that it prints is seen.
 
+    Threads may share it: one waits until the other one has its answer.
+
     Args:
         factory: makes the object; a function or a class of an importable module.
         arguments: of the factory.
@@ -47,6 +50,7 @@ class IsolatedProcess:
         self, factory: Callable[..., Any], arguments: tuple[Any, ...], variables: Mapping[str, str] | None = None
     ) -> None:
         self._reason = ""
+        self._lock = threading.RLock()  # a question and its answer belong together
         try:
             self._connection, theirs = Pipe()
             lifeline, self._lifeline = os.pipe()
@@ -91,9 +95,10 @@ class IsolatedProcess:
             IsolatedError: the process ended, or took longer than ``seconds``.
             MeasureError: the factory raised.
         """
-        if self._pending:
-            self._receive(seconds)
-            self._pending = False
+        with self._lock:
+            if self._pending:
+                self._receive(seconds)
+                self._pending = False
 
     def call(self, method: str, *arguments: Any, seconds: float = _SECONDS) -> Any:
         """What a method of the object returns.
@@ -102,9 +107,10 @@ class IsolatedProcess:
             IsolatedError: the process ended, or gave no answer within ``seconds``, and is ended now.
             MeasureError: the method raised; the message is its own, after the exception's name.
         """
-        self.wait(seconds)
-        self._send((method, arguments))
-        return self._receive(seconds)
+        with self._lock:
+            self.wait(seconds)
+            self._send((method, arguments))
+            return self._receive(seconds)
 
     def kill(self) -> str:
         """End it with all that it started, and say how it ended. Does nothing the second time."""

@@ -94,8 +94,8 @@ class Conv(_Contraction):
         winograd = kernel == (3, 3) and strides == dilations == [1, 1] and group == 1
         result = self._freedom.disturb(result, freedom.WINOGRAD if winograd else freedom.SUM)
         if b is not None:
-            result = result + b.reshape((-1,) + (1,) * rank)
-        return (result.astype(x.dtype),)
+            result += b.reshape((-1,) + (1,) * rank)
+        return (result.astype(x.dtype, copy=False),)
 
 
 def _convolve(
@@ -167,8 +167,8 @@ class ConvTranspose(_Contraction):
         result = result[_index(..., *kept)]
         result = self._freedom.disturb(result, freedom.SUM)
         if b is not None:
-            result = result + b.reshape((-1,) + (1,) * rank)
-        return (result.astype(x.dtype),)
+            result += b.reshape((-1,) + (1,) * rank)
+        return (result.astype(x.dtype, copy=False),)
 
 
 def _index(*places: Any) -> tuple[Any, ...]:
@@ -205,7 +205,7 @@ class MatMul(_Contraction):
     def _run(self, a: NDArray[Any], b: NDArray[Any], **_: Any) -> tuple[NDArray[Any]]:
         dtype = _summing(a.dtype)
         result = np.matmul(a.astype(dtype, copy=False), b.astype(dtype, copy=False))
-        return (np.asarray(self._freedom.disturb(np.asarray(result), freedom.SUM)).astype(a.dtype),)
+        return (np.asarray(self._freedom.disturb(np.asarray(result), freedom.SUM)).astype(a.dtype, copy=False),)
 
 
 class Gemm(_Contraction):
@@ -229,7 +229,7 @@ class Gemm(_Contraction):
             result = result * dtype_of(alpha, result)
         if c is not None and beta != 0:
             result = result + c * dtype_of(beta, result)
-        return (result.astype(a.dtype),)
+        return (result.astype(a.dtype, copy=False),)
 
 
 def dtype_of(number: float, array: NDArray[Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -186,11 +187,14 @@ class _Search:
             _draw(self._network, self._ranges, np.random.default_rng([self._seed, number, k]), kind, scale, number % 2)
             for k in range(2)
         )
+        nearby = [_blend(a, b) for a, b in zip(inputs, others, strict=True)]
         reference = self._reference
-        expected = reference.outputs(inputs)
-        amplitudes = _FOR_INTEGERS if any(output.dtype.kind != "f" for output in expected) else _AMPLITUDES
-        roundings = [reference.rounded(inputs, seed, amplitude) for seed, amplitude in enumerate(amplitudes)]
-        nearby = reference.rounded([_blend(a, b) for a, b in zip(inputs, others, strict=True)], 0, 0.0)
+        precision = reference.precision
+        with ThreadPoolExecutor(1) as pool:  # it is another process that does that work
+            beside = pool.submit(self._roundings, inputs, nearby)
+            expected = reference.outputs(inputs)
+        amplitudes, *roundings = beside.result() if reference.precision == precision else self._roundings(inputs, nearby)
+        close = roundings.pop()
         noise = []
         for k, output in enumerate(expected):
             same = [outputs[k] for outputs in roundings]
@@ -199,7 +203,15 @@ class _Search:
             noise.append(measure_noise(output, same, amplitudes, reference.precision))
         what = kind if scale == 1 else f"{kind} x {scale:g}"
         self.tried.append(Trial(tuple(inputs), tuple(expected), tuple(noise), what))
-        self._nearby.append(nearby)
+        self._nearby.append(close)
+
+    def _roundings(self, inputs: list[Array], nearby: list[Array]) -> tuple[Any, ...]:
+        """Amplitudes, the outputs that are rounded so much, and those for inputs nearby."""
+        rounded = self._reference.rounded
+        integers = any(np.dtype(dtype).kind != "f" for dtype in self._reference.dtypes or ("int64",))
+        amplitudes = _FOR_INTEGERS if integers else _AMPLITUDES
+        outputs = [rounded(inputs, seed, amplitude) for seed, amplitude in enumerate(amplitudes)]
+        return (amplitudes, *outputs, rounded(nearby, 0, 0.0))
 
     def _allowed(self, trial: Trial, k: int) -> NDArray[np.float64]:
         dtypes = self._reference.dtypes

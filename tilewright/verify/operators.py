@@ -39,28 +39,28 @@ class Sigmoid(_Operator):
     """1 / (1 + exp(-x)), precise in its tail."""
 
     def _run(self, x: NDArray[Any]) -> tuple[NDArray[Any]]:
-        return (special.expit(x).astype(x.dtype),)
+        return (special.expit(x).astype(x.dtype, copy=False),)
 
 
 class Softplus(_Operator):
     """log(1 + exp(x)), precise in its tail."""
 
     def _run(self, x: NDArray[Any]) -> tuple[NDArray[Any]]:
-        return (np.logaddexp(x.dtype.type(0), x).astype(x.dtype),)
+        return (np.logaddexp(x.dtype.type(0), x).astype(x.dtype, copy=False),)
 
 
 class Mish(_Operator):
     """x tanh(softplus(x)), precise in its tail."""
 
     def _run(self, x: NDArray[Any]) -> tuple[NDArray[Any]]:
-        return ((x * np.tanh(np.logaddexp(x.dtype.type(0), x))).astype(x.dtype),)
+        return ((x * np.tanh(np.logaddexp(x.dtype.type(0), x))).astype(x.dtype, copy=False),)
 
 
 class Erf(_Operator):
     """The error function, which ONNX's own rounds to float32."""
 
     def _run(self, x: NDArray[Any]) -> tuple[NDArray[Any]]:
-        return (special.erf(x).astype(x.dtype),)
+        return (special.erf(x).astype(x.dtype, copy=False),)
 
 
 class Gelu(_Operator):
@@ -69,8 +69,8 @@ class Gelu(_Operator):
     def _run(self, x: NDArray[Any], approximate: str = "none") -> tuple[NDArray[Any]]:
         if approximate == "tanh":
             inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
-            return ((x * special.expit(2 * inner)).astype(x.dtype),)
-        return ((x * special.ndtr(x)).astype(x.dtype),)
+            return ((x * special.expit(2 * inner)).astype(x.dtype, copy=False),)
+        return ((x * special.ndtr(x)).astype(x.dtype, copy=False),)
 
 
 class Softmax(_Operator):
@@ -79,7 +79,7 @@ class Softmax(_Operator):
     def _run(self, x: NDArray[Any], axis: int = -1) -> tuple[NDArray[Any]]:
         shifted, axes = self._shifted(x, axis)
         values = np.exp(shifted)
-        return ((values / values.sum(axis=axes, keepdims=True)).astype(x.dtype),)
+        return ((values / values.sum(axis=axes, keepdims=True)).astype(x.dtype, copy=False),)
 
     def _shifted(self, x: NDArray[Any], axis: int) -> tuple[NDArray[Any], tuple[int, ...]]:
         axes: tuple[int, ...] = (axis,)
@@ -96,7 +96,7 @@ class LogSoftmax(Softmax):
 
     def _run(self, x: NDArray[Any], axis: int = -1) -> tuple[NDArray[Any]]:
         shifted, axes = self._shifted(x, axis)
-        return ((shifted - np.log(np.exp(shifted).sum(axis=axes, keepdims=True))).astype(x.dtype),)
+        return ((shifted - np.log(np.exp(shifted).sum(axis=axes, keepdims=True))).astype(x.dtype, copy=False),)
 
 
 class BatchNormalization(_Operator):
@@ -117,8 +117,9 @@ class BatchNormalization(_Operator):
             raise NotImplementedError("batch normalization in training mode")
         column = (-1,) + (1,) * (x.ndim - 2)
         factor = scale / np.sqrt(var + epsilon)
-        result = x * factor.reshape(column) + (bias - mean * factor).reshape(column)
-        return (result.astype(x.dtype),)
+        result = x * factor.reshape(column)
+        result += (bias - mean * factor).reshape(column)
+        return (result.astype(x.dtype, copy=False),)
 
 
 class LRN(_Operator):
@@ -131,7 +132,7 @@ class LRN(_Operator):
         padding = [(0, 0), (before, after), *[(0, 0)] * (x.ndim - 2)]
         squares = np.pad(x * x, padding)
         total = sum(squares[:, shift : shift + x.shape[1]] for shift in range(size))
-        return ((x / (bias + (alpha / size) * total) ** beta).astype(x.dtype),)
+        return ((x / (bias + (alpha / size) * total) ** beta).astype(x.dtype, copy=False),)
 
 
 class Cast(_Operator):
@@ -150,12 +151,12 @@ class Div(_Operator):
 
     def _run(self, a: NDArray[Any], b: NDArray[Any], **_: Any) -> tuple[NDArray[Any]]:
         if a.dtype.kind == "f":
-            return (np.divide(a, b).astype(a.dtype),)
+            return (np.divide(a, b).astype(a.dtype, copy=False),)
         if not np.all(b):
             raise ZeroDivisionError("an integer is divided by zero")
         quotient = np.floor_divide(a, b)
         inexact = (quotient * b != a) & ((a < 0) != (b < 0))
-        return ((quotient + inexact).astype(a.dtype),)
+        return ((quotient + inexact).astype(a.dtype, copy=False),)
 
 
 class Mod(_Operator):
@@ -164,7 +165,7 @@ class Mod(_Operator):
     def _run(self, a: NDArray[Any], b: NDArray[Any], fmod: int = 0) -> tuple[NDArray[Any]]:
         if a.dtype.kind != "f" and not np.all(b):
             raise ZeroDivisionError("an integer is divided by zero")
-        return ((np.fmod(a, b) if fmod else np.mod(a, b)).astype(a.dtype),)
+        return ((np.fmod(a, b) if fmod else np.mod(a, b)).astype(a.dtype, copy=False),)
 
 
 class DequantizeLinear(_Operator):
@@ -185,7 +186,7 @@ class DequantizeLinear(_Operator):
         whole = x.astype(np.float64)
         if zero is not None:
             whole = whole - zero.astype(np.float64).reshape(column)
-        return ((whole * scale.reshape(column)).astype(scale.dtype),)
+        return ((whole * scale.reshape(column)).astype(scale.dtype, copy=False),)
 
 
 OPERATORS: tuple[type[OpRun], ...] = (

@@ -14,30 +14,29 @@ Arrays: TypeAlias = Sequence[NDArray[Any]]
 
 
 class EvaluatorSide:
-    """An ONNX model in double precision, and in its own.
+    """An ONNX model in double precision, or in its own.
 
     Args:
         path: of the model.
         names: of its inputs, in the order in which they are given.
+        double: whether in double precision.
     """
 
-    def __init__(self, path: str, names: Sequence[str]) -> None:
+    def __init__(self, path: str, names: Sequence[str], double: bool) -> None:
         import onnx
 
         from tilewright.verify.evaluator import OnnxEvaluator
 
-        model = onnx.load(path)
-        self._double = OnnxEvaluator(model, names, double=True)
-        self._own = OnnxEvaluator(model, names, double=False)
+        self._evaluator = OnnxEvaluator(onnx.load(path), names, double)
 
     def outputs(self, inputs: Arrays) -> list[NDArray[Any]]:
         """In double precision."""
-        return self._double.run(inputs)
+        return self._evaluator.run(inputs)
 
     def rounded(self, inputs: Arrays, seed: int, amplitude: float) -> list[NDArray[Any]]:
         """In the model's own precision, disturbed by ``amplitude`` times what a correct program may differ by."""
-        self._own.freedom.choose(seed, amplitude)
-        return self._own.run(inputs)
+        self._evaluator.freedom.choose(seed, amplitude)
+        return self._evaluator.run(inputs)
 
 
 class RuntimeSide:

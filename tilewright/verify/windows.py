@@ -111,7 +111,7 @@ class AveragePool(_Pool):
         # Counted padding is what the model asks for; windows of ceil_mode reach beyond it.
         counted = padded(padded(ones, pads, 1.0 if count_include_pad else 0.0), [*[0] * rank, *more])
         sums, counts = (sum(self._shifts(array, kernel_shape, strides, dilations, sizes)) for array in (whole, counted))
-        return ((sums / counts).astype(x.dtype),)
+        return ((sums / counts).astype(x.dtype, copy=False),)
 
 
 WINDOWS: tuple[type[OpRun], ...] = (MaxPool, AveragePool)
