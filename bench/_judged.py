@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -199,7 +200,7 @@ def judge_network(subject: Subject, target: Target, folder: Path, executables: b
 
 
 class _Timed:
-    """A reference whose evaluations are counted and timed.
+    """A reference whose evaluations are counted and timed: those at the same time count once.
 
     Args:
         reference: the reference.
@@ -209,6 +210,7 @@ class _Timed:
         self._reference = reference
         self.seconds = 0.0
         self.evaluations = 0
+        self._running, self._since, self._lock = 0, 0.0, threading.Lock()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reference, name)
@@ -222,12 +224,16 @@ class _Timed:
         return self._timed(lambda: self._reference.rounded(inputs, seed, amplitude))
 
     def _timed(self, evaluate: Callable[[], list[Array]]) -> list[Array]:
-        begin = time.monotonic()
-        self.evaluations += 1
+        with self._lock:
+            self.evaluations += 1
+            self._since = self._since if self._running else time.monotonic()
+            self._running += 1
         try:
             return evaluate()
         finally:
-            self.seconds += time.monotonic() - begin
+            with self._lock:
+                self._running -= 1
+                self.seconds += 0.0 if self._running else time.monotonic() - self._since
 
 
 def _read(subject: Subject) -> tuple[Network, str]:
