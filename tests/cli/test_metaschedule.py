@@ -65,11 +65,11 @@ def test_exports_that_cannot_be(tmp_path: Path) -> None:
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A model whose task of plain layout was tuned by MetaSchedule, with two faulty lines among its records."""
-    path = conv_model(tmp_path / "m.onnx")
-    task = next(use.task for use in extract(load(path), Target.parse()).uses if use.task.kind == "auto")
+    path, machine = conv_model(tmp_path / "m.onnx"), Target.parse()
+    task = next(use.task for use in extract(load(path), machine).uses if use.task.kind == "auto")
     module = task_module(task)
     (tmp_path / "d").mkdir()
-    database(tmp_path / "d", module, candidates(module, "replay-trace"))
+    database(tmp_path / "d", module, candidates(module, "replay-trace", machine), machine)
     with (tmp_path / "d" / RECORDS).open("a") as file:
         file.write("[0,[]]\n[0,[[[")
     return path

@@ -101,7 +101,7 @@ def test_a_result_that_cannot_be_sent_is_an_error() -> None:
 
 def test_it_ends_with_the_process_that_asked(tmp_path: Path) -> None:
     code = (
-        "from tests.measure.test_isolated import sleep\n"
+        "from tests.measure.test_isolated_call import sleep\n"
         "from tilewright.measure.isolated_call import IsolatedCall\n"
         "call = IsolatedCall(sleep, 600.0)\n"
         "print(call.pid, flush=True); call.result()"

@@ -51,8 +51,9 @@ def spaces_are_made_once() -> Iterator[None]:
         yield
 
 
-def candidates(module: Any, strategy: str) -> list[Any]:
+def candidates(module: Any, strategy: str, machine: Target | None = None) -> list[Any]:
     """Schedules that MetaSchedule would measure, by its own rules and postprocessors."""
+    machine = machine or target()
     light_tensor_intrinsics()
     from tvm.s_tir import meta_schedule as ms
 
@@ -61,7 +62,7 @@ def candidates(module: Any, strategy: str) -> list[Any]:
         search = ms.search_strategy.EvolutionarySearch(population_size=32, init_min_unmeasured=8, genetic_num_iters=1)
     context = ms.TuneContext(
         mod=module,
-        target=target().tvm,
+        target=machine.tvm,
         space_generator="post-order-apply",
         search_strategy=search,
         rand_state=3,
@@ -77,7 +78,7 @@ def candidates(module: Any, strategy: str) -> list[Any]:
     return [candidate.sch for candidate in context.generate_measure_candidates()]
 
 
-def database(folder: Path, module: Any, schedules: list[Any]) -> list[str]:
+def database(folder: Path, module: Any, schedules: list[Any], machine: Target | None = None) -> list[str]:
     """Writes the database of ``schedules`` as MetaSchedule does; their latencies are 1 s, 2 s, ...
 
     Returns:
@@ -86,11 +87,12 @@ def database(folder: Path, module: Any, schedules: list[Any]) -> list[str]:
     from tvm.s_tir.meta_schedule.arg_info import ArgInfo
     from tvm.s_tir.meta_schedule.database import JSONDatabase, TuningRecord
 
+    machine = machine or target()
     written = JSONDatabase(work_dir=str(folder))
     workload = written.commit_workload(module)
     for number, schedule in enumerate(schedules, start=1):
         arguments = ArgInfo.from_prim_func(module["main"])
-        written.commit_tuning_record(TuningRecord(schedule.trace, workload, [number], target().tvm, arguments))
+        written.commit_tuning_record(TuningRecord(schedule.trace, workload, [number], machine.tvm, arguments))
     return (folder / RECORDS).read_text().splitlines(keepends=True)
 
 
@@ -316,6 +318,6 @@ def test_tasks_that_cannot_be_read_are_left_out(folder: Path) -> None:
 
 
 def test_a_space_that_has_no_sketches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(AutoSpace, "_generate", lambda self: (None, []))
+    monkeypatch.setattr(AutoSpace, "_generate", lambda self: ([], ""))
     monkeypatch.setattr(metaschedule_import, "_trace_reader", lambda task, target: TraceReader(AutoSpace(task, target)))
     assert read(folder).passed_over == {"its trace is of no sketch of the auto space": COUNT}

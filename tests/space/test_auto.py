@@ -372,8 +372,8 @@ def test_factorisations() -> None:
 
 
 def test_registry() -> None:
-    auto = make_space(task(chain), target())
-    assert auto.template == "auto/1"
+    assert make_space(task(transposition), target()).template == "auto/1"
+    assert make_space(task(chain), target()).template == "elementwise/1"
     with pytest.raises(SpaceError, match="'rows', 'winograd' or 'auto'"):
         make_space(Task("k", "n", "other", 1.0, ""), target())
     with pytest.raises(SpaceError, match="cannot be read"):

@@ -254,6 +254,13 @@ def part() -> list[Any]:
     return [x, topi.strided_slice(x, [0, 1], [6, 7], [1, 1])]
 
 
+def part_from_the_start() -> list[Any]:
+    from tvm import topi
+
+    x = placeholder(6, 7)
+    return [x, topi.strided_slice(x, [0, 0], [6, 5], [1, 1])]
+
+
 def total() -> list[Any]:
     from tvm import topi
 
@@ -283,7 +290,9 @@ def rows_of_three() -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    "function", [transposition, part, total, joined, read_in_two_ways, rows_of_three], ids=lambda f: f.__name__
+    "function",
+    [transposition, part, part_from_the_start, total, joined, read_in_two_ways, rows_of_three],
+    ids=lambda f: f.__name__,
 )
 def test_other_functions_are_refused(function: Callable[[], list[Any]]) -> None:
     with pytest.raises(SpaceError):

@@ -156,7 +156,7 @@ def _place_buffers(steps: Sequence[Step], results: Sequence[Any], shape: tuple[i
             raise SpaceError("every step of an element-wise function is a result, or read by a later one")
         own = {v: places[step.buffer][d] for d, v in enumerate(step.variables)}
         for load in _loads(step.value):
-            place = _place_load(load, own)
+            place = _place_load(load, own, shape)
             if places.setdefault(load.source, place) != place:
                 raise SpaceError("a buffer of an element-wise function is read in one way")
     return places
@@ -171,14 +171,21 @@ def _loads(value: Any) -> list[Any]:
     return found
 
 
-def _place_load(load: Any, own: dict[Any, int | None]) -> Places:
-    """The places of the buffer that ``load`` reads; ``own``: of the variables of the step that reads it."""
+def _place_load(load: Any, own: dict[Any, int | None], shape: tuple[int, ...]) -> Places:
+    """The places of the buffer that ``load`` reads.
+
+    Args:
+        load: the load.
+        own: the places of the variables of the step that loads.
+        shape: of the results.
+    """
     place: list[int | None] = []
     for index, extent in zip(load.indices, _shape(load.source), strict=True):
+        dim = own.get(index)
         if extent == 1:
             place.append(None)
-        elif index in own and own[index] is not None:
-            place.append(own[index])
+        elif dim is not None and extent == shape[dim]:  # a slice from the start reads part of a longer operand
+            place.append(dim)
         else:
             raise SpaceError("an element-wise function reads its operands where it writes its results")
     named = [p for p in place if p is not None]
