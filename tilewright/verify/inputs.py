@@ -16,7 +16,7 @@ from tilewright.network.network import Network, TensorSpec
 from tilewright.verify.dependence import constant_outputs
 from tilewright.verify.integers import Range, draw_integers, find_ranges
 from tilewright.verify.reference import NoReferenceError, Reference
-from tilewright.verify.rule import clearness, measure_noise, telling, tolerance
+from tilewright.verify.rule import clear, clearness, measure_noise, telling, tolerance
 
 __all__ = ["Trial", "Trials", "find_trials"]
 
@@ -35,6 +35,12 @@ _ENOUGH, _MOST = 2, 3
 #: The amplitudes of the evaluations that noise is measured by. Outputs that are integers need more: what they show is
 #: not how much float32 matters, but only whether.
 _AMPLITUDES, _FOR_INTEGERS = (2.0,), (2.0, 8.0, 8.0)
+#: Outputs with fewer elements in all are small: one that is lost by a mistake may show for some inputs only. If an
+#: evaluation takes less than so many seconds, noise is then measured by more evaluations.
+_SMALL, _QUICK, _FOR_SMALL = 4096, 0.5, (2.0,) * 8
+#: For small outputs inputs are added for so many seconds, up to so many trials, until so many numbers of each output
+#: were compared that would show a mistake, and this share of its elements.
+_ADDING, _MOST_ADDED, _NUMBERS, _NEARLY = 3.0, 32, 128, 0.99
 #: How far nearby inputs are on the way to others.
 _NEARBY = 0.1
 
@@ -102,6 +108,7 @@ def find_trials(network: Network, reference: Reference, seed: int = 0, seconds: 
     search = _Search(network, reference, seed, time.monotonic() + seconds)
     try:
         search.run()
+        search.add()
     except NoReferenceError as exc:
         return Trials((), "", reference.problem or str(exc), reference.dtypes, names)
     if not search.tried:
@@ -110,6 +117,7 @@ def find_trials(network: Network, reference: Reference, seed: int = 0, seconds: 
     kept = search.judged()
     if _silent(kept):
         kept = search.judged(lenient=frozenset(_silent(kept)))
+    kept, added = kept[: search.found], kept[search.found :]
     kept.sort(key=_conclusive, reverse=True)
     problem = ""
     silent = _silent(kept)
@@ -118,7 +126,7 @@ def find_trials(network: Network, reference: Reference, seed: int = 0, seconds: 
         problem = (
             f"no inputs were found for which a wrong result would show in output {which}: {_look(kept, silent[0])}"
         )
-    return Trials(tuple(_fewest(kept)), reference.precision, problem, reference.dtypes, names, reference.problem)
+    return Trials((*_fewest(kept), *added), reference.precision, problem, reference.dtypes, names, reference.problem)
 
 
 class _Search:
@@ -126,22 +134,26 @@ class _Search:
 
     Attributes:
         tried: the trials.
+        found: how many of them were tried to find conclusive ones; the others were added for small outputs.
         refused: what the reference said when it refused inputs, the first time.
     """
 
     def __init__(self, network: Network, reference: Reference, seed: int, end: float) -> None:
         self.tried: list[Trial] = []
+        self.found = 0
         self.refused = ""
         self._nearby: list[list[Array]] = []
         self._network, self._reference, self._seed, self._end = network, reference, seed, end
         self._constant = constant_outputs(network)
+        self._small = False
         self._ranges: list[Range | None] = []
 
     def run(self) -> None:
         """Try inputs until there are enough conclusive ones, or no time."""
         self._ranges = find_ranges(self._network, self._reference, self._seed)
         waiting = list(enumerate(_KINDS[: None if self._network.inputs else 1]))
-        while waiting and not (self.tried and time.monotonic() >= self._end):
+        # One trial alone is compared with nothing.
+        while waiting and not (len(self.tried) >= _ENOUGH and time.monotonic() >= self._end):
             number, (kind, scale) = waiting.pop(0)
             try:
                 self._try(number, kind, scale)
@@ -161,6 +173,37 @@ class _Search:
                 factor = self._missing_factor(silent)
                 extra = [("normal", factor), ("normal", 30 * factor)] if factor > 1 else []
                 waiting[:0] = enumerate(extra, len(_KINDS))
+        self.found = len(self.tried)
+
+    def add(self) -> None:
+        """Add inputs for small outputs: a lost activation shows for some inputs only, as a lost element does."""
+        if not (self._small and self.tried and self._network.inputs):
+            return
+        end = min(self._end, time.monotonic() + _ADDING)
+        kinds = [_KINDS[k] for k in (0, 4, 1, 2)]
+        for number in range(_MOST_ADDED):
+            if time.monotonic() >= end or self._well_judged():
+                return
+            try:
+                self._try(2 * len(_KINDS) + number, *kinds[number % len(kinds)])
+            except NoReferenceError:
+                raise
+            except MeasureError:
+                continue
+
+    def _well_judged(self) -> bool:
+        """Whether enough numbers of each floating-point output were compared that would show a mistake."""
+        for k, output in enumerate(self.tried[0].expected):
+            if output.dtype.kind != "f" or not output.size or k in self._constant:
+                continue
+            shown = [
+                clear(trial.expected[k], nearby[k], self._allowed(trial, k))
+                for trial, nearby in zip(self.tried, self._nearby, strict=True)
+                if trial.expected[k].shape == nearby[k].shape == output.shape
+            ]
+            if shown and (np.sum(shown) < _NUMBERS or np.mean(np.any(shown, axis=0)) < _NEARLY):
+                return False
+        return True
 
     def judged(self, lenient: frozenset[int] = frozenset()) -> list[Trial]:
         """The trials, each with what it is telling of.
@@ -189,6 +232,8 @@ class _Search:
         )
         nearby = [_blend(a, b) for a, b in zip(inputs, others, strict=True)]
         reference = self._reference
+        if not self.tried:
+            self._look_at_size(inputs)
         precision = reference.precision
         with ThreadPoolExecutor(1) as pool:  # it is another process that does that work
             beside = pool.submit(self._roundings, inputs, nearby)
@@ -205,11 +250,19 @@ class _Search:
         self.tried.append(Trial(tuple(inputs), tuple(expected), tuple(noise), what))
         self._nearby.append(close)
 
+    def _look_at_size(self, inputs: list[Array]) -> None:
+        """Learn whether outputs are small, and quick to compute. The first evaluation also loads what they need."""
+        if sum(int(np.prod(spec.shape)) for spec in self._network.outputs) < _SMALL:
+            self._reference.outputs(inputs)
+            begin = time.monotonic()
+            self._reference.outputs(inputs)
+            self._small = time.monotonic() - begin < _QUICK
+
     def _roundings(self, inputs: list[Array], nearby: list[Array]) -> tuple[Any, ...]:
         """Amplitudes, the outputs that are rounded so much, and those for inputs nearby."""
         rounded = self._reference.rounded
         integers = any(np.dtype(dtype).kind != "f" for dtype in self._reference.dtypes or ("int64",))
-        amplitudes = _FOR_INTEGERS if integers else _AMPLITUDES
+        amplitudes = (*(_FOR_SMALL if self._small else ()), *(_FOR_INTEGERS if integers else _AMPLITUDES))
         outputs = [rounded(inputs, seed, amplitude) for seed, amplitude in enumerate(amplitudes)]
         return (amplitudes, *outputs, rounded(nearby, 0, 0.0))
 

@@ -33,8 +33,13 @@ Arrays: TypeAlias = Sequence[NDArray[Any]]
 #: output; and always, since ONNX Runtime's sigmoid is off by 2^-24 and is 0 below -18.
 _GROSS = {"float32": 0.02, "float16": 0.2}
 _ALWAYS = 2.0**-20
-#: The evaluators' C library keeps the memory of results that are gone, which saves a third of their time.
-_KEEP_MEMORY = {
+#: The evaluators' C library keeps the memory of results that are gone, which saves a third of their time. Two
+#: evaluators and the compiler run at the same time, so each multiplies matrices on one core: on two, while others want
+#: them, the threads of OpenBLAS wait for each other, and DenseNet-121 took 2.5 s of the processor instead of 1.1.
+_VARIABLES = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
     "MALLOC_TOP_PAD_": str(1 << 26),
@@ -144,11 +149,11 @@ class OnnxReference:
         self._seconds = seconds
         self._integers = any(np.dtype(spec.dtype).kind not in "f" for spec in network.inputs)
         self._processes = {
-            "float64": stack.enter_context(IsolatedProcess(EvaluatorSide, (str(path), names, True), _KEEP_MEMORY)),
+            "float64": stack.enter_context(IsolatedProcess(EvaluatorSide, (str(path), names, True), _VARIABLES)),
             "float32": stack.enter_context(IsolatedProcess(RuntimeSide, (str(path), names))),
         }
         # Beside the one in float64, so that the two run at the same time.
-        self._own = stack.enter_context(IsolatedProcess(EvaluatorSide, (str(path), names, False), _KEEP_MEMORY))
+        self._own = stack.enter_context(IsolatedProcess(EvaluatorSide, (str(path), names, False), _VARIABLES))
         self._lost: dict[str, str] = {}
         self._compared = False
         self._refusals = 0

@@ -4,9 +4,9 @@ A floating-point element may differ from the expected one by ``RELATIVE * |expec
 measured: evaluations that differ as correct programs may (:mod:`tilewright.verify.freedom`) are compared with the
 reference. It is told for each element, since one output may hold coordinates of hundreds beside probabilities of 1e-5:
 the root mean square over that slice through the element which differs least, and at least a fifth of what the
-evaluations differed by in the element itself (anywhere in the slice, if they jump). Where they show that float32
-decides nothing (it overflows, or a choice between equals falls otherwise), the noise is infinite, and the element is
-exempt.
+evaluations differed by in the element itself (anywhere in the slice, if they jump). Where there are many evaluations,
+as of small outputs, those of the element itself bound it. Where they show that float32 decides nothing (it overflows,
+or a choice between equals falls otherwise), the noise is infinite, and the element is exempt.
 
 An output is telling where enough of its elements would be clearly off for other inputs. Of floating-point outputs that
 is asked for inputs nearby (a tenth of the way to others): a softmax of large numbers is 1 in one place and 0 elsewhere,
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FACTOR", "RELATIVE", "Difference", "clearness", "compare", "measure_noise", "telling", "tolerance"]
+__all__ = ["FACTOR", "RELATIVE", "Difference", "clear", "clearness", "compare", "measure_noise", "telling", "tolerance"]
 
 #: What an element may differ by, relative to itself, and in units of the noise.
 RELATIVE, FACTOR = 1e-4, 10.0
@@ -34,6 +34,8 @@ _TINY = float(np.finfo(np.float32).tiny)
 _OWN_ROUNDING = 2.0**-23
 #: A slice of fewer elements says nothing about its noise.
 _SLICE = 32
+#: So many evaluations tell the noise of an element by itself, up to this factor.
+_EVALUATIONS, _UNSURE = 6, 2.0
 #: A difference is one that would show where it is so many tolerances; and an output shows differences where at least
 #: this share of its elements does; of integers, which may be mostly 0 (masks, one-hot codes), fewer will do.
 _CLEAR, _SHARE, _SHARE_OF_INTEGERS = 4.0, 0.05, 0.001
@@ -72,6 +74,11 @@ def measure_noise(
         noise = np.maximum(noise, usual / amplitude)
         # Rare jumps, as where a number is rounded to an integer, may come anywhere else.
         noise = np.maximum(noise, np.where(most > FACTOR * usual, most, error) / (FACTOR / 2))
+    if len(errors) >= _EVALUATIONS:
+        # An output may hold rates of 1e-10 beside rates of 1e9, in slices that are too short to tell them apart.
+        scaled = [error / amplitude for error, amplitude in zip(errors, amplitudes, strict=True)]
+        own = _UNSURE * np.sqrt(np.mean(np.square(scaled), axis=0))
+        noise = np.where(own > 0, np.minimum(noise, np.maximum(own, _LEAST * np.abs(size))), noise)
     if precision == "float32":
         noise = np.maximum(noise, _OWN_ROUNDING)
     return np.where(free, np.inf, noise)
@@ -107,7 +114,7 @@ def telling(expected: Array, other: Array, allowed: NDArray[np.float64]) -> bool
     if not expected.size:
         return True
     strays = _strays(np.isfinite(allowed)) if expected.dtype.kind != "f" else 0
-    shows = np.count_nonzero(_clear(expected, other, allowed)) - strays
+    shows = np.count_nonzero(clear(expected, other, allowed)) - strays
     return bool(shows >= _least_share(expected) * expected.size)
 
 
@@ -132,7 +139,8 @@ def _strays(judged: NDArray[np.bool_]) -> int:
     return exempt // 4 + 1 if exempt else 0
 
 
-def _clear(expected: Array, other: Array, allowed: NDArray[np.float64]) -> NDArray[np.bool_]:
+def clear(expected: Array, other: Array, allowed: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which elements would show a wrong result, taking ``other`` as an example of one."""
     if expected.dtype.kind != "f":
         return np.asarray((expected != other) & np.isfinite(allowed))
     with np.errstate(all="ignore"):
