@@ -59,8 +59,9 @@ def test_an_onnxruntime_that_dies_costs_only_a_cross_check(monkeypatch: pytest.M
     monkeypatch.setattr(module, "RuntimeSide", Dying)
     with open_reference(network(_SMALL)) as reference:
         found = find_trials(network(_SMALL), reference)
-    assert found.precision == "float64"
-    assert judge(lambda xs: by_onnxruntime(_SMALL, xs), found).right
+        assert found.precision == "float64"
+        # Not ONNX Runtime: its sigmoid is 0 below -18, which is wrong where inputs are large.
+        assert judge(lambda xs: [array.astype(np.float32) for array in reference.outputs(xs)], found).right
 
 
 def test_both_die(monkeypatch: pytest.MonkeyPatch) -> None:

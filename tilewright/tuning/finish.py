@@ -105,19 +105,20 @@ class Workshop:
         seconds = time.monotonic() - began
         verdict = self._checker.judge(folder)
         replaced: list[str] = []
+        stage = "whose mistake it is was not looked for any more"
         for repair in (self._defaults, self._untuned):
             if verdict.outcome is not Outcome.WRONG:
                 break
-            guilty = self._checker.find_culprits(folder, self.extraction).tasks
-            repaired = repair(choice, guilty)
+            guilty = self._checker.find_culprits(folder, self.extraction)
+            stage, repaired = guilty.stage, repair(choice, guilty.tasks)
             if repaired is None:
                 break
             choice = repaired
-            replaced += [key for key in guilty if key not in replaced]
+            replaced += [key for key in guilty.tasks if key not in replaced]
             folder = self._made(choice)
             verdict = self._checker.judge(folder)
         if verdict.outcome is Outcome.WRONG:
-            raise CheckError(self._complaint(folder, verdict, replaced), report={"verdict": verdict.report()})
+            raise CheckError(self._complaint(verdict, replaced, stage), report={"verdict": verdict.report()})
         return Candidate(folder, self.extraction, choice, verdict, tuple(replaced), seconds)
 
     def _made(self, choice: Choice) -> Path:
@@ -172,9 +173,8 @@ class Workshop:
             return None
         return replace(choice, functions=functions).without(keys)
 
-    def _complaint(self, folder: Path, verdict: Verdict, replaced: Sequence[str]) -> str:
+    def _complaint(self, verdict: Verdict, replaced: Sequence[str], stage: str) -> str:
         blamed = f" also with the default schedules of {', '.join(self._names(replaced))}" if replaced else ""
-        stage = self._checker.find_culprits(folder, self.extraction).stage
         return (
             f"an executable has to compute what the model computes, but its outputs are wrong{blamed}: "
             f"{verdict.evidence}; {stage}; this is a bug in Tilewright, please report it with the model"
