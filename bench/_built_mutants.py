@@ -69,6 +69,7 @@ class Default:
     Attributes:
         path: the executable's directory.
         tasks: how many tasks it has.
+        extracting: seconds that extracting the tasks took.
         seconds: what scheduling, compiling and writing took.
     """
 
@@ -84,6 +85,7 @@ class Default:
         extraction = extract(network, target)
         if algorithm != "direct":
             extraction = extract(network, target, dict.fromkeys(_computed_by(algorithm, extraction), algorithm))
+        self.extracting = time.monotonic() - begin
         self._functions: dict[str, Any] = {}
         for use in extraction.uses:
             space = make_space(use.task, target)

@@ -7,7 +7,8 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,6 +27,7 @@ from tilewright.network.load import load
 from tilewright.network.network import Network, TensorSpec
 from tilewright.network.onnx_reading import read_onnx
 from tilewright.target import Target
+from tilewright.tuning.session import MOST_REFERENCE
 from tilewright.verify.inputs import Trials, find_trials
 from tilewright.verify.judge import judge
 from tilewright.verify.reference import Reference, open_reference
@@ -37,6 +39,7 @@ Run: TypeAlias = Callable[[Sequence[Array]], list[Array]]
 Load: TypeAlias = Callable[[], Run]
 #: On how many inputs of our own a mutant that was not caught is compared with the original: of a large network, or not.
 _FEW, _MANY = 4, 24
+NO_TRIALS = Trials((), "")
 
 
 @dataclass(frozen=True)
@@ -172,24 +175,27 @@ def judge_network(subject: Subject, target: Target, folder: Path, executables: b
     report = NetworkReport(subject.name)
     network, report.problem = _read(subject)
     begin, used = time.monotonic(), processor_seconds()
-    with open_reference(network) as opened, Runs(target.cores) as runs:
+    with open_reference(network) as opened, Runs(target.cores) as runs, ThreadPoolExecutor(1) as beside:
         reference = _Timed(opened)
-        trials = find_trials(network, reference)
-        found = time.monotonic()
-        report.precision, report.inputs = reference.precision, sum(trial.conclusive for trial in trials.trials)
-        bench = _Bench(subject, network, target, folder, reference, trials, runs)
+        # At the same time, as the command does.
+        finding = beside.submit(find_trials, network, reference, seconds=MOST_REFERENCE)
+        bench = _Bench(subject, network, target, folder, reference, NO_TRIALS, runs)
         default = bench.build_default(report) if executables and not report.problem else None
         built = time.monotonic()
+        trials = finding.result()
+        found = time.monotonic()
+        bench = replace(bench, trials=trials)
+        report.precision, report.inputs = reference.precision, sum(trial.conclusive for trial in trials.trials)
         if default is not None:
             report.rights.append(bench.right(partial(runs.load, executable, default.path), "tilewright"))
+            extracted = begin + default.extracting  # which tuning needs as well
             seconds = {
                 "reference": reference.seconds,
-                "inputs": found - begin - reference.seconds,
-                "incumbent": built - found,
-                "judging": time.monotonic() - built,
+                "incumbent": built - extracted,
+                "judging": time.monotonic() - found,
             }
             about = {"network": subject.name, "tasks": default.tasks, "evaluations": reference.evaluations}
-            report.first_check = {**about, **seconds, "total": sum(seconds.values())}
+            report.first_check = {**about, **seconds, "total": time.monotonic() - extracted}
             report.first_check["processor"] = processor_seconds() - used
             report.rights += bench.winograd()
         report.rights += bench.runtimes()

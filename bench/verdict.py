@@ -201,7 +201,7 @@ def _costs(checks: Sequence[dict[str, Any]]) -> str:
         [
             check["network"],
             str(check["tasks"]),
-            *(f"{check[key]:.1f}" for key in ("reference", "inputs", "incumbent", "judging", "total")),
+            *(f"{check[key]:.1f}" for key in ("reference", "incumbent", "judging", "total")),
             f"{100 * check['total'] / _FIVE_MINUTES:.1f} %",
             f"{check['processor']:.1f}",
             "yes" if check["within"] else "no",
@@ -213,7 +213,6 @@ def _costs(checks: Sequence[dict[str, Any]]) -> str:
         "first check, seconds",
         "tasks",
         "reference",
-        "inputs",
         "incumbent",
         "judging",
         "total",

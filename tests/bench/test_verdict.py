@@ -138,7 +138,8 @@ def test_a_small_network_is_judged_with_its_executables(tmp_path: Path) -> None:
     assert report["mutants_by_runtime"]["tilewright"] >= 6
     assert (report["right_models"], report["falsely_refused"]) == (3, 0)
     (check,) = report["first_check"]
-    assert check["total"] == pytest.approx(sum(check[k] for k in ("reference", "inputs", "incumbent", "judging")))
+    assert check["total"] >= check["incumbent"] + check["judging"] > 0
+    assert check["reference"] > 0
 
 
 def test_a_mutant_is_told_from_rounding_by_what_right_programs_differ_by() -> None:

@@ -39,7 +39,7 @@ from tilewright.tuning.sharing import Sharing
 from tilewright.verify.checker import Checker
 from tilewright.verify.verdict import Outcome
 
-__all__ = ["IN_PLACE", "TuneResult", "race_reserve", "tune"]
+__all__ = ["IN_PLACE", "MOST_REFERENCE", "TuneResult", "race_reserve", "tune"]
 
 #: Seconds that compiling an executable takes: a constant and per task; and that writing and checking it take: a
 #: constant and per byte of weights. Measured on SqueezeNet to VGG-19.
@@ -66,7 +66,7 @@ _CHOOSING, _MOST_CHOOSING, _LEAST_CHOOSING = 0.1, 60.0, 3.0
 _STARTING = 3.0
 #: The share of the budget for finding inputs that executables are judged on, and its limits in seconds. Most networks
 #: need 1 to 6 s, beside the compiling of the first executable; DenseNet-121 needs 10.
-_REFERENCE, _LEAST_REFERENCE, _MOST_REFERENCE = 0.05, 8.0, 10.0
+_REFERENCE, _LEAST_REFERENCE, MOST_REFERENCE = 0.05, 8.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ class _Session:
         self.machine = self.machine.with_weights(self.network.weight_bytes)
         if self.pool is not None:
             self.pool.weigh(self.network.weight_bytes)
-        seconds = _MOST_REFERENCE
+        seconds = MOST_REFERENCE
         if budget.budget.seconds is not None:
             seconds = min(seconds, max(_LEAST_REFERENCE, _REFERENCE * budget.budget.seconds))
         self.checker = self.stack.enter_context(Checker(self.network, seconds))
