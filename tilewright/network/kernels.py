@@ -159,10 +159,13 @@ def _symbol(kernel: str, function: Any) -> str:
 
 
 def _checked_kernels() -> Any:
-    """A context, of one thread, in which kernels check their arguments: what calls them is a plan in a file."""
+    """A context, of one thread, in which kernels check their arguments: what calls them is a plan in a file.
+
+    Common subexpressions are left to LLVM, as in :func:`~tilewright.tvm_compat.lean_kernels`.
+    """
     import tvm
 
-    return tvm.transform.PassContext(opt_level=3)
+    return tvm.transform.PassContext(opt_level=3, disabled_pass=["tirx.CommonSubexprElim"])
 
 
 @contextlib.contextmanager
