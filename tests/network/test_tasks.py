@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from tests.network.models import LIGHT, TARGET, normal, save
+from tilewright.errors import ShapeError, UnsupportedOperatorError
 from tilewright.network.load import load
 from tilewright.network.tasks import extract
 from tilewright.space.module import task_module
@@ -49,3 +51,35 @@ def test_equal_layers_are_one_task(tmp_path: Path) -> None:
     assert [u.weight for u in uses] == [3]
     assert task_module(uses[0].task)["main"].attrs[WEIGHTS] == "1"
     assert uses[0].task.flop == pytest.approx(2 * 16 * 16 * 9 * 64, rel=0.2)
+
+
+def test_a_look_up_in_a_table_of_weights_by_ids_of_any_shape(tmp_path: Path) -> None:
+    """TVM imports the shape of the ids as a value of its own, which is no tensor."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["ids"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "ids"], ["taken"]),
+        helper.make_node("Add", ["taken", "bias"], ["y"]),
+    ]
+    path = save(tmp_path / "m.onnx", nodes, {"x": [2, 4]}, [2, 4, 8], table=normal(16, 8), bias=normal(8))
+    assert extract(load(path), TARGET).uses
+
+
+def test_an_operator_that_is_imported_but_not_compiled_is_refused(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("Pow", ["whole", "two"], ["power"]),
+        helper.make_node("Cast", ["power"], ["y"], to=TensorProto.FLOAT),
+    ]
+    path = save(tmp_path / "m.onnx", nodes, {"x": [4]}, [4], two=np.array(2))
+    with pytest.raises(UnsupportedOperatorError, match=r"one of m is not: .*power only applies to float; replace it"):
+        extract(load(path), TARGET)
+
+
+def test_a_tensor_whose_size_values_decide_is_refused(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("NonMaxSuppression", ["boxes", "scores", "most"], ["picked"]),
+        helper.make_node("Cast", ["picked"], ["y"], to=TensorProto.FLOAT),
+    ]
+    path = save(tmp_path / "m.onnx", nodes, {"boxes": [1, 20, 4], "scores": [1, 2, 20]}, [40, 3], most=np.array([20]))
+    with pytest.raises(ShapeError, match="values decide how large it is"):
+        extract(load(path), TARGET)

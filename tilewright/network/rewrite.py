@@ -221,7 +221,7 @@ class Rewriter:
 
     def weight_step(self, name: str, call: Any, args: list[Value]) -> Value | None:
         """An operator on a weight that only moves its elements."""
-        if len(args) < 1 or args[0].recipe is None:
+        if len(args) < 1 or args[0].recipe is None or not hasattr(call.ty, "shape"):  # some give a shape, no tensor
             return None
         shape = shape_of(call)
         if name in ("reshape", "expand_dims", "squeeze"):

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tilewright.errors import ShapeError, TilewrightError, UnsupportedOperatorError
+from tilewright.measure.memory import memory_error
 from tilewright.network.chains import LONGEST_CHAIN, OPAQUE, cut_chains
 from tilewright.network.convolution import Algorithm, Convolution
 from tilewright.network.network import Network
@@ -63,7 +65,27 @@ def extract(network: Network, target: Target, algorithms: Mapping[Convolution, A
         network: the network.
         target: what it is rewritten for.
         algorithms: how to compute convolutions; all that are not in it directly.
+
+    Raises:
+        UnsupportedOperatorError: TVM imports an operator of the network, but it cannot be compiled.
+        ShapeError: the values of an input decide the shape of a tensor.
+        ResourceError: memory is missing.
     """
+    try:
+        return _extract(network, target, algorithms)
+    except TilewrightError:
+        raise
+    except MemoryError as exc:
+        raise memory_error(f"cutting {network.name} into tasks") from exc
+    except Exception as exc:  # TVM's passes raise whatever they ran into
+        said = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:160]
+        raise UnsupportedOperatorError(
+            f"every operator is one that can be compiled, but one of {network.name} is not: {said}; "
+            "replace it before export"
+        ) from exc
+
+
+def _extract(network: Network, target: Target, algorithms: Mapping[Convolution, Algorithm] | None) -> Extraction:
     import tvm
     from tvm import relax, tirx
 
@@ -190,12 +212,22 @@ def _use(key: str, names: list[str], function: Any, weight: int, weights: tuple[
         flop = float(tvm.s_tir.analysis.estimate_tir_flops(tvm.ir.IRModule({"main": _countable(main)})))
     except (RuntimeError, ValueError, TypeError):  # what it cannot count (casts, look-ups) is data movement
         flop = 0.0
-    shapes = [[int(d) for d in p.ty.shape] for p in function.params]
+    shapes = [_fixed(p.ty, names[0]) for p in function.params]
     # Pure data movement counts one operation per element written, so that no task is free.
     flop = max(flop, float(math.prod(shapes[-1])) if shapes else 0.0)
     stem = names[0].removeprefix("fused_").rstrip("0123456789")[:40]
     text = " ".join("x".join(map(str, s)) for s in (shapes[0], shapes[-1])) if shapes else ""
     return TaskUse(Task(key, f"{stem} {text}", kind, flop, tvm.ir.save_json(module)), weight, tuple(names))
+
+
+def _fixed(tensor: Any, function: str) -> list[int]:
+    try:
+        return [int(d) for d in tensor.shape]
+    except (TypeError, ValueError) as exc:
+        raise ShapeError(
+            f"every tensor has a fixed shape, but an operand or a result of {function} is {tensor}: values decide how "
+            "large it is; cut the model before that operator"
+        ) from exc
 
 
 def _countable(function: Any) -> Any:
