@@ -25,12 +25,13 @@ from bench.replay import Clock, ReplayRunner, ReplaySpace, Table
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.pool import LocalPool
 from tilewright.measure.runner import Runner
+from tilewright.methods.default import bayesian
+from tilewright.methods.random import random_search
 from tilewright.network.tasks import task_of
 from tilewright.records.memory import MemoryStore
 from tilewright.space.registry import make_space
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
-from tilewright.tuning.method import bayesian, random_search
 from tilewright.tuning.tuner import TaskTuner
 
 __all__ = ["Fault", "FaultyPool", "FaultyReplay", "Plan", "as_it_should", "faults", "replayed"]

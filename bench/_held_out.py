@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.cost_models import HERE, data_of, save, stamp
 from tilewright.cost.models import StoredModel
-from tilewright.tuning.method import known_beforehand
+from tilewright.methods.default import known_beforehand
 
 __all__ = ["held_out", "held_out_file"]
 

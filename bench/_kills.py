@@ -28,12 +28,12 @@ from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.pool import LocalPool
 from tilewright.measure.process import WorkerProcess
 from tilewright.measure.workforce import MOST_START_FAILURES
+from tilewright.methods.random import random_search
 from tilewright.network.tasks import task_of
 from tilewright.records import open_store
 from tilewright.records.store import Query
 from tilewright.space.registry import make_space
 from tilewright.target import Target
-from tilewright.tuning.method import random_search
 from tilewright.tuning.tuner import TaskTuner
 
 __all__ = ["Tuning", "doubled", "kill_tuners", "kill_workers", "writers"]

@@ -48,10 +48,12 @@ from tilewright.cost.models import MODELS, StoredModel, load_model, make_model, 
 from tilewright.cost.neural import NeuralModel
 from tilewright.cost.prior import SHIPPED
 from tilewright.cost.xgb import XGBoostModel
+from tilewright.methods.autotvm import quick
+from tilewright.methods.default import bayesian
+from tilewright.methods.method import Method
 from tilewright.records.memory import MemoryStore
 from tilewright.space.configs import sample
 from tilewright.target import Target
-from tilewright.tuning.method import Method, bayesian, quick
 from tilewright.tuning.tuner import TaskTuner
 
 HERE = Path(__file__).parent

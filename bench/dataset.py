@@ -22,6 +22,10 @@ from bench import _models
 from tilewright.cost.dataset import write_data_set
 from tilewright.errors import SpaceError
 from tilewright.measure.pool import LocalPool
+from tilewright.methods.autotvm import quick
+from tilewright.methods.method import Method
+from tilewright.methods.parts import combine
+from tilewright.methods.random import random_search
 from tilewright.network.algorithms import stages
 from tilewright.network.load import load
 from tilewright.network.tasks import extract
@@ -31,7 +35,6 @@ from tilewright.space.registry import make_space
 from tilewright.target import Target
 from tilewright.task import Task
 from tilewright.tuning.collect import collect
-from tilewright.tuning.method import Method, combine, quick, random_search
 from tilewright.tuning.tuner import TaskTuner
 
 #: Tasks of a network, and products of Winograd's besides.

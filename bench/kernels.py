@@ -33,6 +33,7 @@ from tilewright.errors import MeasureError
 from tilewright.measure.limits import measure_limits
 from tilewright.measure.peers import Entrant, Peer, race
 from tilewright.measure.pool import LocalPool
+from tilewright.methods.autotvm import quick
 from tilewright.network.load import load
 from tilewright.network.tasks import TaskUse, extract
 from tilewright.records import open_store
@@ -42,7 +43,7 @@ from tilewright.space.registry import make_space
 from tilewright.target import Target, model_name
 from tilewright.task import Task
 from tilewright.tuning.budget import Budget
-from tilewright.tuning.tuner import TaskTuner, quick
+from tilewright.tuning.tuner import TaskTuner
 
 #: How ``tilewright.network.tasks`` calls the iterators of a convolution.
 CONVOLUTION = "boppl/rrrr"

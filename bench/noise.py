@@ -42,13 +42,13 @@ from tilewright.measure.outcome import robust_seconds
 from tilewright.measure.pool import LocalPool
 from tilewright.measure.rule import HOPELESS_FACTOR
 from tilewright.measure.timing import Timer, collector_resting
+from tilewright.methods.autotvm import quick
 from tilewright.network.tasks import task_of
 from tilewright.records.memory import MemoryStore
 from tilewright.runtime.library import use_for_kernels
 from tilewright.space.registry import make_space
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
-from tilewright.tuning.method import quick
 from tilewright.tuning.tuner import TaskTuner
 from tilewright.tvm_compat import set_threads, spin_briefly
 

@@ -23,13 +23,13 @@ from tilewright.cli.boundary import write_json
 from tilewright.cli.text import table
 from tilewright.measure.pool import LocalPool
 from tilewright.measure.rule import HOPELESS_FACTOR
+from tilewright.methods.default import default, known_beforehand
 from tilewright.network.load import load
 from tilewright.network.tasks import extract
 from tilewright.records.memory import MemoryStore
 from tilewright.space.registry import make_space
 from tilewright.target import Target, model_name
 from tilewright.task import Task
-from tilewright.tuning.method import default, known_beforehand
 from tilewright.tuning.tuner import TaskTuner
 
 #: Candidates of a task, and how many of the best are measured again.

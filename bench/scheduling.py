@@ -27,13 +27,14 @@ from bench.replay import Clock, ReplayRunner, ReplaySpace, Table, read
 from tilewright.cli.boundary import write_json
 from tilewright.cli.text import table as text_table
 from tilewright.measure.outcome import Measurement
+from tilewright.methods.default import default, known_beforehand
+from tilewright.methods.method import Method
 from tilewright.records.memory import MemoryStore
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.gain import Rule, Share, ansor_gains, learning_gains
-from tilewright.tuning.method import Method, default, known_beforehand
 from tilewright.tuning.scheduler import NetworkTuner
 
 TABLES = Path(__file__).parent / "tables"

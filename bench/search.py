@@ -39,9 +39,10 @@ from threadpoolctl import threadpool_limits
 from bench.replay import Clock, RecordedModel, ReplayRunner, ReplaySpace, Table, read
 from bench.search_speed import thinking_seconds
 from tilewright.cli.text import table as text_table
+from tilewright.methods.method import Method
+from tilewright.methods.parts import SAMPLERS, SEARCHERS, combine
 from tilewright.records.memory import MemoryStore
 from tilewright.target import Target
-from tilewright.tuning.method import SAMPLERS, SEARCHERS, Method, combine
 from tilewright.tuning.tuner import TaskTuner
 
 #: Of what a run does; another version does not read the runs of this one.

@@ -27,12 +27,14 @@ from tilewright.cli.text import table
 from tilewright.cost.models import load_model
 from tilewright.measure.outcome import robust_seconds
 from tilewright.measure.pool import LocalPool
+from tilewright.methods.autotvm import quick
+from tilewright.methods.method import Method
+from tilewright.methods.parts import combine
 from tilewright.network.tasks import task_of
 from tilewright.records.memory import MemoryStore
 from tilewright.space.registry import make_space
 from tilewright.space.space import DesignSpace
 from tilewright.target import Target
-from tilewright.tuning.method import Method, combine, quick
 from tilewright.tuning.tuner import TaskTuner
 
 LIVE = ("dense-512x1024x1024", "conv3x3-128-28", "conv7x7s2-first", "depthwise3x3-256-28")

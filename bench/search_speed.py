@@ -28,6 +28,9 @@ from tilewright.cli.text import table
 from tilewright.cost.model import CostModel, Programs
 from tilewright.errors import SpaceError
 from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.methods.autotvm import quick
+from tilewright.methods.method import Method
+from tilewright.methods.parts import SEARCHERS, combine
 from tilewright.network.tasks import task_of
 from tilewright.records.memory import MemoryStore
 from tilewright.space.configs import sample, size
@@ -37,7 +40,6 @@ from tilewright.space.registry import make_space
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task
-from tilewright.tuning.method import SEARCHERS, Method, combine, quick
 from tilewright.tuning.tuner import TaskTuner
 
 if TYPE_CHECKING:

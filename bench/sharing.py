@@ -35,20 +35,21 @@ from bench._held_out import held_out
 from tilewright.cli.boundary import write_json
 from tilewright.cli.text import table
 from tilewright.measure.pool import LocalPool
+from tilewright.methods.default import default
+from tilewright.methods.method import Method
 from tilewright.network.load import load
 from tilewright.network.tasks import TaskUse, extract
 from tilewright.records.memory import MemoryStore
 from tilewright.share.cluster import agglomerative_clusters, clique_clusters
+from tilewright.share.policy import Sharing
 from tilewright.share.similarity import overlap, similarity_matrix
 from tilewright.share.transfer import map_configs
 from tilewright.space.registry import make_space
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target, model_name
 from tilewright.tuning.budget import Budget
-from tilewright.tuning.method import Method, default
 from tilewright.tuning.roofline import measure_roofline
 from tilewright.tuning.scheduler import NetworkTuner
-from tilewright.tuning.sharing import Sharing
 from tilewright.tuning.tuner import TaskTuner
 
 MODELS = "squeezenet,resnet50,shufflenet,bvlc_alexnet,transformer,mobile"

@@ -14,12 +14,12 @@ from bench.replay import ReplayRunner, ReplaySpace, Table, read
 from tests.tuning.replay import TARGET
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.runner import Runner
+from tilewright.methods.default import bayesian
 from tilewright.network.tasks import task_of
 from tilewright.records.memory import MemoryStore
 from tilewright.space.configs import sample
 from tilewright.space.registry import make_space
 from tilewright.target import Target
-from tilewright.tuning.method import bayesian
 from tilewright.tuning.tuner import TaskTuner
 
 TABLES = Path(__file__).parents[2] / "bench" / "tables"

@@ -56,10 +56,19 @@ def test_budget_that_is_no_duration(tmp_path: Path, model: Path, budget: str) ->
 
 @pytest.mark.parametrize(
     ("option", "says"),
-    [("--searcher=bfs", "random, annealing, genetic, ppo"), ("--sampler=best", "top, epsilon-greedy")],
+    [
+        ("--searcher=bfs", "random, annealing, genetic, ppo"),
+        ("--sampler=best", "top, epsilon-greedy"),
+        ("--method=ansor", "default, autotvm, chameleon, schedule_sharing, gbfs, na2c, graph_cost_model"),
+    ],
 )
 def test_strategy_that_does_not_exist(tmp_path: Path, model: Path, option: str, says: str) -> None:
     refused(tmp_path, "TilewrightError", says, "tune", model, "--out", tmp_path / "o", option)
+
+
+def test_a_method_and_a_part_of_one(tmp_path: Path, model: Path) -> None:
+    options = ["--method=gbfs", "--sampler=top"]
+    refused(tmp_path, "TilewrightError", "leave one", "tune", model, "--out", tmp_path / "o", *options)
 
 
 @pytest.mark.parametrize("command", ["tune", "tasks"])

@@ -12,8 +12,8 @@ from tilewright.cost.model import KnobTable
 from tilewright.cost.prior import FixedModel, pretrained
 from tilewright.cost.ranking import pairwise_accuracy
 from tilewright.cost.xgb import Loss, XGBoostModel
+from tilewright.methods.default import known_beforehand
 from tilewright.space.configs import knob_values, sample
-from tilewright.tuning.method import known_beforehand
 
 SPACE = TableSpace()
 

@@ -10,11 +10,11 @@ import pytest
 from bench.search import Cell, run, speed_after
 from tests.toys import TableSpace
 from tilewright.cost.xgb import XGBoostModel
+from tilewright.methods.parts import SEARCHERS
 from tilewright.search.annealing import SimulatedAnnealing
 from tilewright.search.random import RandomSearch
 from tilewright.search.searcher import Searcher
 from tilewright.space.configs import empty, sample
-from tilewright.tuning.method import SEARCHERS
 
 SPACE = TableSpace()
 EVERY = sample(SPACE, np.random.default_rng(0), 10_000)

@@ -8,10 +8,10 @@ import pytest
 from tests.toys import ToySpace, plain
 from tests.tuning.replay import TARGET, bowl, task
 from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.methods.random import random_search
 from tilewright.records.memory import MemoryStore
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.tuning.again import SecondChances
-from tilewright.tuning.method import random_search
 from tilewright.tuning.tuner import TaskTuner
 
 

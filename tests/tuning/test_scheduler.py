@@ -14,12 +14,12 @@ from tests.toys import ToySpace, plain
 from tests.tuning.replay import TARGET, Clock, Latency, Replay, Use, bowl, failing, flat, task, wide
 from tilewright.errors import SpaceError
 from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.methods.autotvm import quick
 from tilewright.records.memory import MemoryStore
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task
 from tilewright.tuning.budget import Budget
-from tilewright.tuning.method import quick
 from tilewright.tuning.progress import SilentProgress, TuneState
 from tilewright.tuning.roofline import Roofline
 from tilewright.tuning.scheduler import NetworkTuner

@@ -13,9 +13,12 @@ from tests.toys import TableSpace, ToySpace
 from tests.tuning.replay import TARGET, Clock, Latency, Replay, Use
 from tilewright.errors import SpaceError
 from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.methods.autotvm import quick
+from tilewright.methods.default import bayesian
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query
 from tilewright.share.cluster import clique_clusters
+from tilewright.share.policy import Sharing
 from tilewright.share.similarity import overlap
 from tilewright.share.transfer import map_configs
 from tilewright.space.configs import choices_of, sample
@@ -24,9 +27,8 @@ from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task
 from tilewright.tuning.budget import Budget
-from tilewright.tuning.method import bayesian, quick
 from tilewright.tuning.scheduler import NetworkTuner
-from tilewright.tuning.sharing import Credit, Sharing
+from tilewright.tuning.sharing import Credit
 
 #: Rows of the tasks of a family; all are products of a matrix with one of 96 columns.
 ROWS = (48, 96, 192, 384, 80, 640)

@@ -33,12 +33,13 @@ from tilewright.scratch import scratch
 from tilewright.tuning.budget import Budget
 
 if TYPE_CHECKING:
-    from tilewright.tuning.method import Method
+    from tilewright.methods.method import Method
+    from tilewright.share.policy import Sharing
 
 __all__ = ["tune"]
 
-#: Names of ways to share, and which one is taken where none is named.
-SHARING, DEFAULT_SHARING = ("own", "published", "none"), "own"
+#: Names of ways to share.
+SHARING = ("own", "published", "none")
 #: Which executable an interrupted command leaves, by ``published`` of its report.
 _PUBLISHED = {
     "tuned": "the executable in {out} has the best schedules that were found until then",
@@ -65,6 +66,14 @@ def tune(
     target: TargetOption = "native",
     records: RecordsOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A whole published system, or Tilewright's own: default, autotvm, chameleon, schedule_sharing, gbfs, "
+            "na2c or graph_cost_model.",
+        ),
+    ] = None,
     searcher: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="random, annealing, genetic, ppo, gbfs, na2c or bayesian."),
@@ -81,13 +90,14 @@ def tune(
         ),
     ] = None,
     sharing: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME",
             help="What similar tasks lend each other, and earlier networks in the records lend them: own (clusters of "
-            "similar programs, and one cost model), published (cliques of overlapping spaces), or none.",
+            "similar programs, and one cost model), published (cliques of overlapping spaces), or none; by default as "
+            "the method has it.",
         ),
-    ] = DEFAULT_SHARING,
+    ] = None,
     cold_cache: Annotated[
         bool,
         typer.Option("--cold-cache", help="Time candidates with empty caches; their records are kept apart. Slower."),
@@ -104,7 +114,7 @@ def tune(
     limits = Budget(None, trials) if budget is None else Budget.parse(budget, trials)
     out = out or Path(f"{model.stem}-tuned")
     check_target(target)
-    if sharing not in SHARING:
+    if sharing is not None and sharing not in SHARING:
         raise TilewrightError(f"tasks share by one of {', '.join(SHARING)}, but this is {sharing!r}; correct --sharing")
     shapes = parse_shapes(shape)
     check_model(model)
@@ -113,7 +123,7 @@ def tune(
     with ExitStack() as stack:
         stack.enter_context(reserve_out(out))
         stack.enter_context(scratch())
-        method = _method(searcher, sampler, cost_model)
+        how = _method(method, searcher, sampler, cost_model)
         place = records_place(records)
         reading = stack.enter_context(begin_reading(model, shapes))
         from tilewright.records.fallback import open_for_tuning
@@ -122,9 +132,7 @@ def tune(
         stack.callback(store.close)
         from tilewright.tuning.progress import progress_for
         from tilewright.tuning.session import tune as run_session
-        from tilewright.tuning.sharing import Sharing
 
-        how: dict[str, Sharing | bool] = {"own": True, "published": Sharing.published(), "none": False}
         try:
             result = run_session(
                 reading,
@@ -134,9 +142,9 @@ def tune(
                 records=store,
                 shapes=shapes,
                 seed=seed,
-                method=method,
+                method=how,
                 cold_cache=cold_cache,
-                sharing=how[sharing],
+                sharing=_sharing(sharing),
                 progress=progress_for(),
                 began=BEGAN,
             )
@@ -152,16 +160,41 @@ def tune(
         raise typer.Exit(exit_code())
 
 
-def _method(searcher: str | None, sampler: str | None, cost_model: str | None) -> Method:
+def _method(name: str | None, searcher: str | None, sampler: str | None, cost_model: str | None) -> Method:
     """How tasks are searched, by the names and the file that the command was given."""
-    from tilewright.tuning.method import DEFAULT_SEARCHER, combine, default, known_beforehand
+    if name is not None and (searcher is not None or sampler is not None):
+        raise TilewrightError(
+            "--method names a whole system, and --searcher and --sampler its parts, but this command has both; "
+            "leave one of them out"
+        )
 
-    prior, problem = (None, "") if cost_model == "none" else known_beforehand(Path(cost_model) if cost_model else None)
+    from tilewright.methods.default import known_beforehand
+    from tilewright.methods.parts import DEFAULT_SEARCHER, combine
+    from tilewright.methods.registry import METHODS, make_method
+
+    if name is not None and name not in METHODS:
+        raise TilewrightError(f"a method is one of {', '.join(METHODS)}, but this is {name!r}; correct --method")
+    # The published systems knew nothing beforehand.
+    alone = cost_model == "none" or (cost_model is None and name not in (None, "default"))
+    prior, problem = (None, "") if alone else known_beforehand(Path(cost_model) if cost_model else None)
     if problem:
         print(problem, file=sys.stderr)
     if searcher is not None or sampler is not None:
         return combine(searcher or DEFAULT_SEARCHER, sampler or "top", prior=prior)
-    return default(prior)
+    return make_method(name or "default", prior)
+
+
+def _sharing(name: str | None) -> Sharing | bool:
+    """What tasks borrow, by the name that the command was given; True: as the method has it."""
+    from tilewright.share.policy import Sharing
+
+    policies: dict[str | None, Sharing | bool] = {
+        None: True,
+        "own": Sharing(),
+        "published": Sharing.published(),
+        "none": False,
+    }
+    return policies[name]
 
 
 def summary(report: Mapping[str, Any], out: Path) -> str:

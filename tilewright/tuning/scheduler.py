@@ -19,16 +19,18 @@ import numpy as np
 
 from tilewright.errors import SpaceError
 from tilewright.measure.runner import Runner
+from tilewright.methods.default import default
+from tilewright.methods.method import Method
 from tilewright.records.store import Store
+from tilewright.share.policy import Sharing
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task
 from tilewright.tuning.budget import RunningBudget
 from tilewright.tuning.gain import Rule, Share, TaskUse, learning_gains
-from tilewright.tuning.method import Method, default
 from tilewright.tuning.progress import Progress, SilentProgress, TuneState
 from tilewright.tuning.roofline import Roofline
-from tilewright.tuning.sharing import Lending, Sharing
+from tilewright.tuning.sharing import Lending
 from tilewright.tuning.tuner import TaskTuner
 
 __all__ = ["NetworkTuner", "TaskUse"]
@@ -63,7 +65,7 @@ class NetworkTuner:
         store: earlier measurements.
         budget: what may be spent. ``trials`` are counted on it.
         rng: the only source of randomness.
-        method: how tasks are searched; by default :func:`tilewright.tuning.method.default`.
+        method: how tasks are searched; by default :func:`tilewright.methods.default.default`.
         make_space: makes the design space of a task; by default ``tilewright.space.registry.make_space``.
         progress: is shown how it goes; entered and left by the caller.
         first_round: candidates per task in the first pass; by default 4.

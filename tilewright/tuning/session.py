@@ -18,6 +18,8 @@ from tilewright.errors import CheckError, TargetError
 from tilewright.interrupts import holding
 from tilewright.measure.pool import LocalPool, PoolStatistics
 from tilewright.measure.runner import NoRunner, Runner
+from tilewright.methods.default import default, known_beforehand
+from tilewright.methods.method import Method
 from tilewright.network.algorithms import Choice, choose
 from tilewright.network.build import check_compiler, publish
 from tilewright.network.executable import Executable, load_executable, wanted_threads
@@ -27,15 +29,14 @@ from tilewright.network.tasks import extract
 from tilewright.records.fallback import FallbackStore, open_for_tuning
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query, Store
+from tilewright.share.policy import Sharing
 from tilewright.target import Target
 from tilewright.tuning.budget import Budget, RunningBudget
 from tilewright.tuning.choice import recorded
 from tilewright.tuning.finish import Candidate, Finishing, FinishTimes, Workshop, race_seconds
-from tilewright.tuning.method import Method, default, known_beforehand
 from tilewright.tuning.progress import Progress, SilentProgress
 from tilewright.tuning.roofline import Roofline, measure_roofline
 from tilewright.tuning.scheduler import NetworkTuner
-from tilewright.tuning.sharing import Sharing
 from tilewright.verify.checker import Checker
 from tilewright.verify.verdict import Outcome
 
@@ -117,10 +118,10 @@ def tune(
             while tuning costs a note in the report: measurements are then kept in memory, and handed over if it can be.
         shapes: of symbolic inputs.
         seed: of everything random.
-        method: how tasks are searched; by default :func:`tilewright.tuning.method.default` with the cost model that
+        method: how tasks are searched; by default :func:`tilewright.methods.default.default` with the cost model that
             comes with Tilewright.
-        sharing: what tasks borrow from each other and from earlier networks in the records; True: as ``Sharing()``
-            says, False: nothing.
+        sharing: what tasks borrow from each other and from earlier networks in the records; True: as the
+            method says, False: nothing.
         cold_cache: time candidates with cold caches rather than warm ones. Records of both are kept apart.
         progress: is shown how it goes.
         began: ``time.monotonic()`` at the start of the command; now, if None.
@@ -146,7 +147,7 @@ def tune(
             f"candidates are timed on this machine, but code for {machine.triple} does not run here; tune there"
         )
     machine = replace(machine, caches="cold") if cold_cache else machine
-    shared = Sharing() if sharing is True else sharing or None
+    shared = method.sharing if sharing is True else sharing or None
     with ExitStack() as stack:
         store, ours = _open(records)
         if ours:

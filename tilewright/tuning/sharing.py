@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
 from tilewright.errors import SpaceError
+from tilewright.methods.method import SharedModels
 from tilewright.records.store import Query, Store
-from tilewright.share.cluster import Cluster, ClusterMethod, agglomerative_clusters, clique_clusters
-from tilewright.share.similarity import Measure, ProgramLikeness, overlap, similarity_matrix
+from tilewright.share.cluster import Cluster
+from tilewright.share.policy import Sharing
+from tilewright.share.similarity import similarity_matrix
 from tilewright.share.transfer import map_configs
 from tilewright.space.configs import distinct, empty
 from tilewright.space.space import Configs, DesignSpace
@@ -29,9 +31,8 @@ from tilewright.target import Target
 from tilewright.task import Task
 from tilewright.tuning.donors import Donor, EarlierTask, OwnTask
 from tilewright.tuning.gain import Share
-from tilewright.tuning.method import SharedModels
 
-__all__ = ["Credit", "Lending", "Sharing"]
+__all__ = ["Credit", "Lending"]
 
 #: A dependent of less than this share of its representative's FLOP/s was not helped enough.
 _POOR = 0.7
@@ -50,40 +51,6 @@ _MOST_SAVED = 2
 _MOST_LOTS = 5
 #: The working measurements that an earlier task must have to lend any.
 _EARLIER_LEAST = 8
-
-
-@dataclass(frozen=True)
-class Sharing:
-    """How tasks share.
-
-    Attributes:
-        measure: the similarity of tasks.
-        cluster: what groups them.
-        threshold: tasks less similar than this share nothing. (At 0.3 the recorded networks have as many clusters as by
-            the published measure, and what dependents borrow is 8 % slower than their best in the median, not 16 %.)
-        top: how many of the representative's best a dependent tries at a time, where borrowing is worth that.
-        credit: how often borrowed configs are expected to win before any was compared; None: as similarity says.
-        model: whether what a task measures corrects the cost model of the others, where the method can do that.
-        earlier: tasks of earlier networks whose design spaces are made, at most; 0: none.
-        seconds: to make them in, and at most a twentieth of the budget; what is begun is finished.
-    """
-
-    measure: Measure = field(default_factory=ProgramLikeness)
-    cluster: ClusterMethod = agglomerative_clusters
-    threshold: float = 0.3
-    top: int = 3
-    credit: float | None = None
-    model: bool = True
-    earlier: int = 24
-    seconds: float = 3.0
-
-    @classmethod
-    def published(cls) -> Sharing:
-        """The overlap of tuning spaces and maximal cliques, at a similarity of 0.01, the best ten (PAPERS.md 3).
-
-        Loans are trusted in advance, as the paper did. Different from it: where they disappoint, tasks are tuned.
-        """
-        return cls(overlap, clique_clusters, 0.01, top=10, credit=1.0, model=False)
 
 
 @dataclass

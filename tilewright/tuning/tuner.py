@@ -15,15 +15,16 @@ from tilewright.cost.model import KnobTable, Programs
 from tilewright.measure.interleaved import winner
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.runner import Racer, Runner
+from tilewright.methods.autotvm import autotvm
+from tilewright.methods.method import Method
 from tilewright.records.store import Query, Store
 from tilewright.space.configs import ConfigSet, cardinalities, check, distinct, empty, knob_values
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.tuning.again import SecondChances
-from tilewright.tuning.method import Method, autotvm, quick, random_search
 from tilewright.tuning.readings import Readings
 
-__all__ = ["Method", "RoundResult", "TaskTuner", "autotvm", "quick", "random_search"]
+__all__ = ["RoundResult", "TaskTuner"]
 
 #: Proposals kept for later rounds because they were not measured in theirs.
 _MOST_LEFT_OVER = 256
@@ -66,7 +67,7 @@ class TaskTuner:
         runner: measures.
         store: earlier measurements.
         rng: the only source of randomness.
-        method: how to search; by default :func:`autotvm`.
+        method: how to search; by default :func:`~tilewright.methods.autotvm.autotvm`.
         clock: gives seconds, for ``history`` and for the times of rounds.
 
     Attributes:

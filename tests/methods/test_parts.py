@@ -1,4 +1,4 @@
-"""Methods by name: each makes what it says, and knows what it needs."""
+"""Searchers and samplers by name: each pair makes what it says, and knows what it needs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pytest
 from tests.toys import TableSpace
 from tilewright.cost.models import StoredModel
 from tilewright.errors import MissingExtraError, TilewrightError
+from tilewright.methods import parts
+from tilewright.methods.default import default
+from tilewright.methods.parts import SAMPLERS, SEARCHERS, combine
 from tilewright.space.configs import sample
-from tilewright.tuning import method
-from tilewright.tuning.method import SAMPLERS, SEARCHERS, combine, default
 
 SPACE = TableSpace()
 
@@ -43,7 +44,7 @@ def test_names_that_do_not_exist(searcher: str, sampler: str) -> None:
 
 
 def test_what_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(method, "find_spec", lambda name: None)
+    monkeypatch.setattr(parts, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'tilewright\[rl\]'"):
         combine("ppo", "top")
 

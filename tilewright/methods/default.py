@@ -1,0 +1,67 @@
+"""Tilewright's own method: Bayesian optimisation over the knobs, from the opinion of a model of earlier tasks.
+
+A cost model that was fitted to the programs of other networks gives the first batch. A Gaussian process over the knobs
+then learns how far that model is wrong for this task. The tasks of a network share the corrections, and similar tasks
+lend each other their best configs as long as that pays.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tilewright.cost.models import StoredModel
+from tilewright.cost.prior import SHIPPED, FixedModel, pretrained
+from tilewright.cost.xgb import XGBoostModel
+from tilewright.errors import CostModelError, MissingExtraError
+from tilewright.methods.method import Method, SharedModels, fitting_prior
+from tilewright.sample.top import TopK
+from tilewright.search.bayesian import BayesianSearch
+from tilewright.tvm_compat import usable_cores
+
+__all__ = ["bayesian", "default", "known_beforehand"]
+
+
+def bayesian(prior: StoredModel | None = None) -> Method:
+    """Bayesian optimisation over the knobs, which without a prior starts around the default.
+
+    Args:
+        prior: a model fitted to other tasks: the first batch, and what the measurements then correct.
+    """
+    return Method(
+        name="bayesian" if prior is None else f"bayesian+{prior.name}",
+        searcher=lambda space, rng, scorer: BayesianSearch(space, rng, None if prior is None else scorer),
+        sampler=lambda space, rng, measured: TopK(),
+        model=None if prior is None else lambda space, seed: FixedModel(fitting_prior(prior, space)),
+        shared=lambda seed: _bayesian_shared(SharedModels(prior, seed)),
+    )
+
+
+def _bayesian_shared(models: SharedModels) -> Method:
+    """:func:`bayesian` whose prior is what tasks share."""
+    return Method(
+        name=f"bayesian+{'' if models.prior is None else models.prior.name + '+'}shared",
+        searcher=lambda space, rng, scorer: BayesianSearch(space, rng, scorer),
+        sampler=lambda space, rng, measured: TopK(),
+        model=lambda space, seed: models.of(space).of(space.task.key),
+        models=models,
+    )
+
+
+def default(prior: StoredModel | None = None) -> Method:
+    """What ``tune`` searches with: :func:`bayesian`, which won on the recorded tables (docs/results/search.md)."""
+    return bayesian(prior)
+
+
+def known_beforehand(path: Path | None = None) -> tuple[StoredModel | None, str]:
+    """The cost model that comes with Tilewright, or that of a file.
+
+    Returns:
+        the model, and an empty text; or None and what is wrong with it: tuning goes on without.
+    """
+    try:
+        stored = pretrained(SHIPPED if path is None else path)
+        if isinstance(stored.model, XGBoostModel):  # workers wait while the search thinks
+            stored.model.use_threads(usable_cores())
+        return stored, ""
+    except (CostModelError, MissingExtraError) as error:
+        return None, f"{error}; tuning goes on without a cost model of other tasks"

@@ -1,0 +1,28 @@
+"""G-BFS: greedy best-first search over neighbouring configs, guided by measured times alone.
+
+Zhang et al. 2019, "Compiler-Level Matrix Multiplication Optimization for Deep Learning", arXiv 1909.10616.
+
+The best measured config that was not opened before is opened: five of its neighbours, drawn at random, are measured.
+
+What was changed: the paper tiled matrix products by factors of 2. Here a move takes any prime factor from one part of a
+split to another, or changes one other knob by a step, for any design space.
+"""
+
+from __future__ import annotations
+
+from tilewright.methods.method import Method
+from tilewright.sample.top import TopK
+from tilewright.search.gbfs import GreedyBestFirst
+
+__all__ = ["gbfs"]
+
+
+def gbfs() -> Method:
+    """Greedy best-first search without a cost model."""
+    return Method(
+        name="gbfs",
+        searcher=lambda space, rng, scorer: GreedyBestFirst(space, rng),
+        sampler=lambda space, rng, measured: TopK(),
+        model=None,
+        sharing=None,
+    )

@@ -1,0 +1,32 @@
+"""N-A2C: an actor and a critic walk around the best config, guided by measured times alone.
+
+Zhang et al. 2019, "Compiler-Level Matrix Multiplication Optimization for Deep Learning", arXiv 1909.10616, section 4.2.
+
+Walks of three steps begin at the best config so far, one step in ten at random, until a batch of new configs has been
+collected. These are measured, actor and critic learn from the times, and the centre moves to the best.
+
+What was changed: as for :mod:`~tilewright.methods.gbfs`, moves are those of any design space.
+"""
+
+from __future__ import annotations
+
+from tilewright.methods.method import Method
+from tilewright.methods.parts import make_searcher
+from tilewright.sample.top import TopK
+
+__all__ = ["na2c"]
+
+
+def na2c() -> Method:
+    """The neighbourhood actor-critic without a cost model.
+
+    Raises:
+        MissingExtraError: PyTorch is not installed.
+    """
+    return Method(
+        name="na2c",
+        searcher=make_searcher("na2c"),
+        sampler=lambda space, rng, measured: TopK(),
+        model=None,
+        sharing=None,
+    )

@@ -1,0 +1,45 @@
+"""The methods by name, as the command line and the benches name them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tilewright.cost.models import StoredModel
+from tilewright.errors import TilewrightError
+from tilewright.methods.autotvm import autotvm
+from tilewright.methods.chameleon import chameleon
+from tilewright.methods.default import default
+from tilewright.methods.gbfs import gbfs
+from tilewright.methods.graph_cost_model import graph_cost_model
+from tilewright.methods.method import Method
+from tilewright.methods.na2c import na2c
+from tilewright.methods.schedule_sharing import schedule_sharing
+
+__all__ = ["METHODS", "make_method"]
+
+#: By name: what makes the method from a cost model that was fitted to other tasks, or from None.
+METHODS: dict[str, Callable[[StoredModel | None], Method]] = {
+    "default": default,
+    "autotvm": lambda prior: autotvm(prior=prior),
+    "chameleon": chameleon,
+    "schedule_sharing": schedule_sharing,
+    "gbfs": lambda prior: gbfs(),
+    "na2c": lambda prior: na2c(),
+    "graph_cost_model": graph_cost_model,
+}
+
+
+def make_method(name: str, prior: StoredModel | None = None) -> Method:
+    """The method of a name.
+
+    Args:
+        name: in ``METHODS``.
+        prior: a cost model that was fitted to other tasks; methods without a cost model make no use of it.
+
+    Raises:
+        TilewrightError: there is no method of that name.
+        MissingExtraError: what the method imports is not installed.
+    """
+    if name not in METHODS:
+        raise TilewrightError(f"a method is one of {', '.join(METHODS)}, but this is {name!r}")
+    return METHODS[name](prior)

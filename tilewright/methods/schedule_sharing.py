@@ -1,0 +1,30 @@
+"""Schedule Sharing: AutoTVM on one task of each cluster, whose best configs the others take over.
+
+Yu, TVM conference 2019; apache/tvm, discussions #4187 and #4188.
+
+Tasks are alike as far as the choices of their knobs overlap (at least 0.01). The maximal cliques of like tasks are the
+clusters. The task that is most like the others represents its cluster, and they measure its ten best configs.
+
+What was changed: the published code ended with a warning where that went badly. Here such a task is tuned like any
+other. Borrowed configs are measured beside the task's own proposals, so that nothing is taken over unseen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tilewright.cost.models import StoredModel
+from tilewright.methods.autotvm import autotvm
+from tilewright.methods.method import Method
+from tilewright.share.policy import Sharing
+
+__all__ = ["schedule_sharing"]
+
+
+def schedule_sharing(prior: StoredModel | None = None) -> Method:
+    """:func:`~tilewright.methods.autotvm.autotvm` with the published form of sharing.
+
+    Args:
+        prior: a model fitted to other tasks, which XGBoost's trees correct.
+    """
+    return replace(autotvm(prior=prior), name="schedule_sharing", sharing=Sharing.published())
