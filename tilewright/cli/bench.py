@@ -39,7 +39,7 @@ def bench(
     blocks: Annotated[int, typer.Option(min=1, help="How many turns each runtime has.")] = 20,
     block_seconds: Annotated[float, typer.Option(min=0.01, help="About how long a turn lasts.")] = 0.5,
     target: Annotated[str, typer.Option(help="What the untuned build is for: 'native' or 'llvm:MCPU'.")] = "native",
-    seed: Annotated[int, typer.Option(min=0, help="Of the random inputs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the random inputs.")] = 0,
     cold_cache: Annotated[
         bool, typer.Option("--cold-cache", help="Empty the caches before each run, as for a network that rarely runs.")
     ] = False,

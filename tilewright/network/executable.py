@@ -20,6 +20,7 @@ from tilewright.network.plan_check import check_plan
 from tilewright.network.program import KernelTime, MachineProgram, PlanProgram, Program, Variants, check_features
 from tilewright.reading import open_regular, read_arrays
 from tilewright.tvm_compat import wanted_threads
+from tilewright.wording import counted
 
 __all__ = ["FORMAT", "Executable", "load_executable", "wanted_threads"]
 
@@ -119,7 +120,10 @@ class Executable:
 
     def _checked(self, arrays: Sequence[InputLike]) -> list[NDArray[Any]]:
         if len(arrays) != len(self.inputs):
-            raise ShapeError(f"the network has {len(self.inputs)} inputs, but {len(arrays)} arrays were given")
+            raise ShapeError(
+                f"the network takes one array for each input, but it has {counted(len(self.inputs), 'input')} "
+                f"and got {counted(len(arrays), 'array')}"
+            )
         return [to_array(array, spec) for array, spec in zip(arrays, self.inputs, strict=True)]
 
 
