@@ -133,7 +133,7 @@ class IsolatedProcess:
             raise IsolatedError(f"its process ended ({self._last_words()})") from error
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             self.kill()
-            raise MeasureError(f"its process cannot be told what to do: {error}") from error
+            raise MeasureError(f"its process cannot be sent the call: {error}") from error
 
     def _receive(self, seconds: float) -> Any:
         if self._connection.closed:

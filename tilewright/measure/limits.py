@@ -196,7 +196,7 @@ def time_own_product(threads: int, operations: float, runs: int) -> list[float]:
     try:
         library = _library()
     except (CompilerError, OSError, AttributeError) as exc:
-        raise MeasureError(f"our own matrix product cannot be measured: {exc}") from exc
+        raise MeasureError(f"Tilewright's matrix product cannot be measured: {exc}") from exc
     widest = int(library.tilewright_limits_variants()).bit_length() - 1
     seconds = (ctypes.c_double * runs)()
     done = float(library.tilewright_limits_product_times(widest, threads, operations, runs, seconds))

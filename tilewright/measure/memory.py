@@ -78,21 +78,23 @@ def check_memory(addresses: int, memory: int) -> None:
         wanted = addresses if option == "-v" else memory
         if limit < wanted:
             raise ResourceError(
-                f"memory is missing: a process of this command maps {in_words(wanted)} at least, but `ulimit {option}` "
-                f"allows {in_words(limit)}; raise the limit, for example with `ulimit {option} unlimited`"
+                f"memory is missing: each process of this command needs at least {in_words(wanted)}, but "
+                f"`ulimit {option}` allows {in_words(limit)}; raise the limit, for example with `ulimit {option} unlimited`"
             )
     if (usable := usable_memory()) < memory:
         raise ResourceError(
-            f"memory is missing: this command uses {in_words(memory)} at least, but it may have {in_words(usable)}; "
-            "raise the limit of its container or control group, or use a machine with more"
+            f"memory is missing: this command needs at least {in_words(memory)}, but it may use {in_words(usable)}; "
+            "raise the limit of its container or control group, or use a machine with more memory"
         )
 
 
 def memory_error(doing: str) -> ResourceError:
     """What is to be raised where the memory did not suffice for ``doing`` something."""
     limits = [f"`ulimit {option}` allows {in_words(limit)}" for option, limit in _own_limits().items()]
-    allowed = " and ".join(limits) or f"it may have {in_words(usable_memory())}"
-    return ResourceError(f"memory is missing for {doing}: {allowed}; use a machine or a limit with more")
+    allowed = " and ".join(limits) or f"it may use {in_words(usable_memory())}"
+    return ResourceError(
+        f"memory is missing for {doing}: {allowed}; raise the limit, or use a machine with more memory"
+    )
 
 
 def _own_limits() -> dict[str, int]:

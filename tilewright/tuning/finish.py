@@ -105,7 +105,7 @@ class Workshop:
         seconds = time.monotonic() - began
         verdict = self._checker.judge(folder)
         replaced: list[str] = []
-        stage = "whose mistake it is was not looked for any more"
+        stage = "it was not looked for"
         for repair in (self._defaults, self._untuned):
             if verdict.outcome is not Outcome.WRONG:
                 break
@@ -174,10 +174,10 @@ class Workshop:
         return replace(choice, functions=functions).without(keys)
 
     def _complaint(self, verdict: Verdict, replaced: Sequence[str], stage: str) -> str:
-        blamed = f" also with the default schedules of {', '.join(self._names(replaced))}" if replaced else ""
+        blamed = f", also with the default schedules of {', '.join(self._names(replaced))}" if replaced else ""
         return (
-            f"an executable has to compute what the model computes, but its outputs are wrong{blamed}: "
-            f"{verdict.evidence}; {stage}; this is a bug in Tilewright, please report it with the model"
+            f"an executable computes what its model computes, but these outputs are wrong{blamed}: "
+            f"{verdict.evidence}; cause: {stage}; this is a bug in Tilewright, please report it with the model"
         )
 
 
@@ -322,7 +322,7 @@ class Finishing:
         try:
             return self.workshop.build(choice)
         except (CheckError, CompilerError) as error:
-            self.notes.append(f"the incumbent executable stays, since the tuned one was refused: {error}")
+            self.notes.append(f"the tuned executable was refused, so the incumbent stays: {error}")
             return None
 
     def _improved(self, tuner: NetworkTuner, tuned: Candidate, times: FinishTimes) -> Candidate | None:

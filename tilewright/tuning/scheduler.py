@@ -169,7 +169,7 @@ class NetworkTuner:
         for share in self._order:
             if share.tuner is None and not share.problem:
                 if self._budget.elapsed >= until:
-                    share.problem = "the budget left no time to make its design space; give more"
+                    share.problem = "the budget left no time to make its design space; give a larger budget"
                     continue
                 try:
                     space = self._space(share.use.task)

@@ -216,7 +216,7 @@ class _Session:
 
     def _tell_held(self) -> None:
         self.plan.progress.announce(
-            ["interrupted: an executable without tuning is finished first; interrupt again to end at once"]
+            ["interrupted: the incumbent, which is not tuned, is finished first; interrupt again to end at once"]
         )
 
     def _load(self, model: Any, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
@@ -245,7 +245,7 @@ class _Session:
         self.incumbent = self.workshop.build(recorded(self.extraction, self.plan.store))
         self.finishing = Finishing(self.workshop, self.incumbent)
         if self.incumbent.verdict.outcome is Outcome.UNDECIDABLE:
-            self.notes.append(f"whether the outputs are right is not decidable: {self.incumbent.verdict.evidence}")
+            self.notes.append(f"it is not decidable whether the outputs are right: {self.incumbent.verdict.evidence}")
 
     def _use_recorded_algorithms(self) -> None:
         """Compute convolutions as the records say, where they say anything."""

@@ -112,7 +112,7 @@ def find_trials(network: Network, reference: Reference, seed: int = 0, seconds: 
     except NoReferenceError as exc:
         return Trials((), "", reference.problem or str(exc), reference.dtypes, names)
     if not search.tried:
-        why = f"the reference accepts no inputs: {search.refused}"
+        why = f"the reference accepts none of the inputs that were tried: {search.refused}"
         return Trials((), reference.precision, why, reference.dtypes, names)
     kept = search.judged()
     if _silent(kept):
@@ -244,7 +244,7 @@ class _Search:
         for k, output in enumerate(expected):
             same = [outputs[k] for outputs in roundings]
             if any(other.shape != output.shape for other in same):
-                raise MeasureError("rounding decides how many outputs there are")
+                raise MeasureError("rounding decides the shape of an output")
             noise.append(measure_noise(output, same, amplitudes, reference.precision))
         what = kind if scale == 1 else f"{kind} x {scale:g}"
         self.tried.append(Trial(tuple(inputs), tuple(expected), tuple(noise), what))
@@ -299,10 +299,10 @@ def _look(trials: Sequence[Trial], k: int) -> str:
     """What an output looks like, as a reason."""
     arrays = [trial.expected[k] for trial in trials]
     if not any(np.any(array) for array in arrays):
-        return "it is 0 for all that were tried"
+        return "it is 0 for all inputs that were tried"
     if all(np.array_equal(arrays[0], array) for array in arrays[1:]):
-        return "it is the same for all that were tried"
-    return "it hardly differs between those that were tried"
+        return "it is the same for all inputs that were tried"
+    return "it hardly differs between the inputs that were tried"
 
 
 def _conclusive(trial: Trial) -> int:

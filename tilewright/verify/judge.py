@@ -63,7 +63,7 @@ def _wrong(trials: Trials, error: float | None, inputs: int, evidence: str) -> V
 def _problem(outputs: Sequence[Array], trial: Trial, trials: Trials) -> tuple[str, float | None]:
     """What is wrong with outputs, in words, or nothing; and their largest relative error."""
     if len(outputs) != len(trial.expected):
-        return f"there are {len(outputs)} outputs instead of {len(trial.expected)}", None
+        return f"the number of outputs is {len(outputs)} instead of {len(trial.expected)}", None
     largest = 0.0
     for k, (found, expected, noise) in enumerate(zip(outputs, trial.expected, trial.noise, strict=True)):
         name = repr(trials.names[k]) if k < len(trials.names) else f"number {k}"

@@ -159,7 +159,7 @@ class SteppingSide:
             if difference.count:
                 at = difference.place
                 return (
-                    f"{difference.count} of {found.size} elements are wrong, such as "
+                    f"wrong elements: {difference.count} of {found.size}, such as "
                     f"{list(at)}, which is {found[at]} instead of {expected[at]}"
                 )
         return ""
@@ -195,7 +195,7 @@ def _stage(extraction: Extraction, trials: Trials, complete: bool) -> str:
     if verdict.outcome is Outcome.WRONG:
         return f"the import: the model as TVM imports it is wrong before anything is rewritten: {verdict.evidence}"
     if not complete:
-        return "it is not known: there was no time to look at all kernels, and the model as TVM imports it is right"
+        return "unknown: there was no time to look at all kernels, and the model as TVM imports it is right"
     return "the rewriting: the model as TVM imports it is right, and so is each kernel by itself"
 
 
