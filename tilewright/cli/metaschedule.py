@@ -64,7 +64,7 @@ def import_metaschedule(
     target: TargetOption = "native",
     json_file: JsonOption = None,
 ) -> None:
-    """Add MetaSchedule's measurements of this machine to the records, where they are of programs that we know."""
+    """Add MetaSchedule's measurements of this machine to the records, if Tilewright knows their programs."""
     check_target(target)
     shapes = parse_shapes(shape)
     if model is not None:

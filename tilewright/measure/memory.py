@@ -78,8 +78,8 @@ def check_memory(addresses: int, memory: int) -> None:
         wanted = addresses if option == "-v" else memory
         if limit < wanted:
             raise ResourceError(
-                f"memory is missing: each process of this command needs at least {in_words(wanted)}, but "
-                f"`ulimit {option}` allows {in_words(limit)}; raise the limit, for example with `ulimit {option} unlimited`"
+                f"memory is missing: a process of this command needs at least {in_words(wanted)}, but "
+                f"`ulimit {option}` is {in_words(limit)}; raise the limit, for example with `ulimit {option} unlimited`"
             )
     if (usable := usable_memory()) < memory:
         raise ResourceError(

@@ -61,8 +61,8 @@ def read_proto(path: Path) -> onnx.ModelProto:
         total = sum(tensor_bytes(tensor) for tensor in held)
         if total > _memory():
             raise ResourceError(
-                f"memory is missing: the weights of {path} take {in_words(total)}, and a command holds several copies, but "
-                f"it may use {in_words(usable_memory())} in all; raise its limit, or use a machine with more memory"
+                f"memory is missing: the weights of {path} take {in_words(total)}, and several copies are held, but "
+                f"a command may use {in_words(usable_memory())} in all; raise its limit, or use a machine with more memory"
             )
         fetch_data(model, path.parent)
     except TilewrightError:
