@@ -138,7 +138,8 @@ class ProcessError(MeasureError):
     """A call in a process of its own gave no result.
 
     Attributes:
-        died: whether the process died or was ended at a limit; False: the function's result could not be sent.
+        died: whether the process died or was ended at a limit; False: the function failed, or its result
+            could not be sent.
     """
 
     def __init__(self, message: str = "", *, died: bool = True) -> None:

@@ -62,7 +62,7 @@ def read_proto(path: Path) -> onnx.ModelProto:
         if total > _memory():
             raise ResourceError(
                 f"memory is missing: the weights of {path} take {in_words(total)}, and several copies are held, but "
-                f"a command may use {in_words(usable_memory())} in all; raise its limit, or use a machine with more memory"
+                f"a command may use {in_words(usable_memory())}; raise its limit, or use a machine with more memory"
             )
         fetch_data(model, path.parent)
     except TilewrightError:
