@@ -196,7 +196,7 @@ class RaceResult:
 
 
 def race_seconds(run: float) -> tuple[float, float]:
-    """About how many seconds the final race of a network takes whose run takes ``run`` seconds: the least, and in full."""
+    """About how many seconds the final race takes, if one run takes ``run`` seconds: the least, and in full."""
     turn = run * sum(turn_runs(run, _BLOCK_SECONDS))
     least, full = (_STARTING + 2 * blocks * turn for blocks in (_LEAST_BLOCKS, _BLOCKS))
     return least, full

@@ -100,12 +100,12 @@ def tune(
 ) -> TuneResult:
     """Tune a network within ``budget`` and write its executable into the directory ``out``.
 
-    First the incumbent is built, with the best schedules on record or default ones, and its outputs are judged. Only then
-    does tuning begin. ``out`` is written once, in the end, with an executable that was judged.
+    First the incumbent is built, with the best schedules on record or default ones, and its outputs are judged. Then
+    tuning begins. ``out`` is written once, in the end, with an executable that was judged.
 
     A first KeyboardInterrupt ends the tuning: the best executable that is ready is written, and the report says
-    ``interrupted``. If none is ready, an earlier executable in ``out`` stays and the interrupt is raised; if there is no
-    earlier one, the incumbent is finished first. A second interrupt is raised at once.
+    ``interrupted``. If none is ready, an earlier executable in ``out`` stays and the interrupt is raised; without
+    an earlier one, the incumbent is finished first. A second interrupt is raised at once.
 
     Args:
         model: what :func:`tilewright.network.load.load` takes.

@@ -21,9 +21,10 @@ Array = NDArray[Any]
 def judge(run: Callable[[Sequence[Array]], list[Array]], trials: Trials) -> Verdict:
     """Compare a program's outputs with the expected ones.
 
-    A program is right if this holds for all inputs: the number of outputs, their dtypes and shapes are those of the model,
-    NaN and infinities are in the same places, and no element is further off than :mod:`tilewright.verify.rule` allows.
-    Besides, the inputs must be conclusive: a wrong result would have shown in each output.
+    A program is right if this holds for all inputs: the number of outputs, their dtypes and shapes are those of the
+    model, NaN and infinities are in the same places, and no element is further off than
+    :mod:`tilewright.verify.rule` allows. Besides, the inputs must be conclusive: a wrong result
+    would have shown in each output.
 
     Args:
         run: runs the program; a ``MeasureError`` that it raises is the program's own failure, such as the end of its
