@@ -27,8 +27,8 @@ _KINDS = (
     *(("normal", 1.0), ("image-like", 1.0), ("normal", 0.1), ("image-like", 0.01), ("normal", 10.0)),
     *(("image-like", 255.0), ("normal", 0.01), ("normal", 100.0), ("normal", 0.001), ("normal", 1000.0)),
 )
-#: If the first inputs hardly matter to the outputs, larger ones are tried next. The largest factor; and how many times
-#: what would suffice the outputs are then to differ by.
+#: If the first inputs hardly matter to the outputs, larger ones are tried next: the largest factor that they may have;
+#: and how many times the sufficient difference the outputs should then show.
 _LARGEST, _AMPLE = 1e9, 10.0
 #: Conclusive inputs that are enough, and the most that are kept.
 _ENOUGH, _MOST = 2, 3

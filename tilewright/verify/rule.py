@@ -3,10 +3,10 @@
 A floating-point element may differ from the expected one by ``RELATIVE * |expected| + FACTOR * noise``. The noise is
 measured: evaluations that differ as correct programs may (:mod:`tilewright.verify.freedom`) are compared with the
 reference. Each element has a noise of its own, since one output may hold coordinates of hundreds beside probabilities
-of 1e-5: the root mean square over that slice through the element which differs least, and at least a fifth of what the
-evaluations differed by in the element itself (anywhere in the slice, if they jump). Where there are many evaluations,
-as of small outputs, those of the element itself bound it. Where they show that float32 decides nothing (it overflows,
-or a choice between equals falls otherwise), the noise is infinite, and the element is exempt.
+of 1e-5. The noise is the root mean square of the differences over a slice through the element: the slice that differs
+least. It is at least a third of the element's own difference (of any in the slice, if they jump). If there are many
+evaluations, as of small outputs, the element's own differences bound the noise. If float32 decides nothing (it
+overflows, or a choice between equals falls otherwise), the noise is infinite, and the element is exempt.
 
 Inputs are conclusive for an output (:func:`telling`) if enough of its elements would be clearly off for other inputs.
 Floating-point outputs are compared with those for inputs nearby (a tenth of the way to others): a softmax of large

@@ -56,7 +56,7 @@ class TorchSide:
         return own, "float32", self._problem, dtypes
 
     def rounded(self, inputs: Sequence[NDArray[Any]], seed: int, amplitude: float) -> list[NDArray[Any]]:
-        """The outputs in the program's own precision, disturbed by ``amplitude`` times what is allowed."""
+        """The outputs in the program's own precision, with disturbances; ``amplitude`` 1: a correct program's."""
         self._freedom.choose(seed, amplitude)
         return _run(self._own, inputs)
 
