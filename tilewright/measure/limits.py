@@ -1,8 +1,8 @@
 """What the machine reaches at best: multiply-adds, a matrix product, bytes from caches and from memory.
 
 Tilewright's own code (``limits.c``) measures them, since a BLAS may not know the processor: with
-``OPENBLAS_CORETYPE=Haswell`` in the environment NumPy reaches half of what an AVX-512 machine can do. NumPy's product is measured as well. All of it
-runs in a process of its own, since it uses particular instruction sets.
+``OPENBLAS_CORETYPE=Haswell`` in the environment NumPy reaches half of what an AVX-512 machine can do.
+NumPy's product is measured as well. All of it runs in a process of its own, since it uses particular instruction sets.
 """
 
 from __future__ import annotations
