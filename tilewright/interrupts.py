@@ -1,8 +1,7 @@
-"""Ctrl-C and SIGTERM: both end a command early, and both are held back where a step has to be whole.
+"""Ctrl-C and SIGTERM: both end a command early, and both are held back while a step must be whole.
 
 A command *watches* for them (:func:`watching`): each signal is noted and raises ``KeyboardInterrupt``. A step that must
-not be torn apart *holds* them (:func:`holding`): a signal is noted, the step goes on, and whoever holds decides what
-follows from it.
+be whole *holds* them (:func:`holding`): the signal is noted, the step goes on, and its caller then decides what to do.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ class Hold:
     """The signals that a block holds back.
 
     Attributes:
-        most: how many it holds back; those that follow raise ``KeyboardInterrupt``. None: all of them.
-        received: the numbers of those that came.
-        tell: is called at once for each of them.
+        most: the most signals it holds back; later ones raise ``KeyboardInterrupt``. None: all are held back.
+        received: the numbers of the signals that came.
+        tell: is called at once for each signal.
     """
 
     most: int | None = None
@@ -36,7 +35,7 @@ class Hold:
 
     @property
     def open(self) -> bool:
-        """Whether it still holds back the next one."""
+        """Whether it holds back the next signal."""
         return self.most is None or len(self.received) < self.most
 
 
@@ -46,7 +45,7 @@ _noted: list[int] = []
 
 
 def exit_code() -> int:
-    """What a command that was interrupted exits with: 128 and the number of the first signal, as shells count."""
+    """The exit code of an interrupted command: 128 plus the number of the first signal, as in shells."""
     return 128 + (_noted[0] if _noted else signal.SIGINT)
 
 
@@ -55,7 +54,7 @@ def watching() -> Iterator[list[int]]:
     """Note each Ctrl-C and SIGTERM in this block, and raise ``KeyboardInterrupt`` for it unless it is held.
 
     Yields:
-        the numbers of the signals that came. A signal stands there, too, where the exception was swallowed.
+        the numbers of the signals that came, including those whose exception was swallowed.
     """
     if not _ours_to_handle(signal.SIGINT):
         yield []
@@ -74,11 +73,11 @@ def holding(most: int | None = None, tell: Callable[[], None] | None = None) -> 
     """Hold back the first ``most`` signals (None: all) that arrive in this block; nothing is raised at its end.
 
     Args:
-        most: how many.
-        tell: is called at once for each, from the handler.
+        most: the most signals to hold back.
+        tell: is called at once for each signal, from the handler.
 
     Yields:
-        what was held.
+        the held signals.
     """
     hold = Hold(most) if tell is None else Hold(most, tell=tell)
     if threading.current_thread() is not threading.main_thread():  # signals do not arrive here
@@ -98,7 +97,7 @@ def holding(most: int | None = None, tell: Callable[[], None] | None = None) -> 
 
 
 def _ours_to_handle(number: int) -> bool:
-    """Whether the signal does what it does by default: whoever ignores or handles it knows why."""
+    """Whether the signal has its default handler: other handlers are left alone."""
     if threading.current_thread() is not threading.main_thread():
         return False
     return signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)

@@ -168,5 +168,5 @@ def test_an_executable_takes_lists_and_tensors(tmp_path: Path) -> None:
         assert len(executable.time([given], 2)) == 2
     if "torch" in sys.modules:
         np.testing.assert_array_equal(executable(sys.modules["torch"].from_numpy(x))[0], right)
-    with pytest.raises(ShapeError, match="has 1 inputs, but 2 arrays were given"):
+    with pytest.raises(ShapeError, match="has 1 input and got 2 arrays"):
         executable(x, x)

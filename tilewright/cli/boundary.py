@@ -26,7 +26,7 @@ __all__ = ["command", "write_json"]
 
 P = ParamSpec("P")
 
-_REPORT_TO = "this is a bug in Tilewright; please report it with what the same command prints after TILEWRIGHT_DEBUG=1"
+_REPORT_TO = "this is a bug in Tilewright; please report it with what the same command prints with TILEWRIGHT_DEBUG=1"
 
 
 #: What C++, the system, and the loader of libraries say where memory or addresses are missing.
@@ -97,14 +97,16 @@ def write_json(path: Path | None, value: Mapping[str, Any]) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"the file of --json, {path}, cannot be written: {error.strerror}") from error
+        raise OutputError(
+            f"the file of --json, {path}, cannot be written: {error.strerror}; name another file"
+        ) from error
 
 
 def _check_output(path: Path | None) -> None:
     """Do not end as if all were well where what was printed could not be written."""
     if (failure := written_out()) is not None:
         error = OutputError(
-            f"the result was to be printed, but it cannot be written: {failure.strerror}; everything else is done"
+            f"the result cannot be printed: {failure.strerror}; everything else is done; --json writes it to a file"
         )
         _say(error, str(error), path, keep=True)
         raise typer.Exit(2) from failure
@@ -120,7 +122,9 @@ def _surroundings(error: Exception) -> TilewrightError | None:
             f"the disk is full{where}; make room there, or name other directories with TMPDIR and --out"
         )
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN):
-        return ResourceError(f"a limit of this process is too low: {error.strerror}; raise it with `ulimit -n` or -u")
+        return ResourceError(
+            f"a limit of this process is too low: {error.strerror}; raise `ulimit -n` (files) or -u (processes)"
+        )
     return None
 
 

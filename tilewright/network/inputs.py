@@ -54,7 +54,7 @@ def to_array(value: InputLike, spec: TensorSpec) -> NDArray[Any]:
 def _read(value: InputLike, spec: TensorSpec) -> tuple[NDArray[Any], bool]:
     """An array of any dtype, and whether it consists of Python's numbers, which may be rounded."""
     if isinstance(value, np.ma.MaskedArray):
-        raise _refusal(spec, "a masked array was given, and a network knows no masks", "fill it, with .filled()")
+        raise _refusal(spec, "a masked array was given, but networks have no masks", "fill it, with .filled()")
     if isinstance(value, np.ndarray | np.generic):
         return np.asarray(value), type(value) is np.float64  # which is Python's float, too
     if isinstance(value, str | bytes | bytearray | memoryview):

@@ -101,7 +101,7 @@ def check_place(tensor: TensorProto, folder: Path) -> None:
         size = file.seek(0, os.SEEK_END)
     if offset < 0 or length != nbytes or offset + length > size:
         name = path.relative_to(folder)
-        raise ValueError(f"the data of {tensor.name!r} are {nbytes:,} bytes, which {str(name)!r} does not hold")
+        raise ValueError(f"the data of {tensor.name!r} need {nbytes:,} bytes, which {str(name)!r} does not hold")
 
 
 def _place(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
@@ -111,7 +111,7 @@ def _place(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
     path = folder / name
     inside = path.resolve().is_relative_to(folder.resolve())
     if not name or not inside or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"the data of {tensor.name!r} are in {name!r}, outside of the model's directory")
+        raise ValueError(f"the data of {tensor.name!r} are in {name!r}, outside the model's directory")
     return path, int(entries.get("offset", "0")), int(entries.get("length", tensor_bytes(tensor)))
 
 

@@ -241,7 +241,7 @@ def _optimised(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
         text = str(exc)
         if "not a registered" in text or "NOT_IMPLEMENTED" in text or "No Op registered" in text:
             raise UnsupportedOperatorError(
-                f"every operator is one of ONNX's: {_first_line(exc)}; replace it, or export it as standard ones"
+                f"every operator is one of ONNX's: {_first_line(exc)}; replace it, or export it as standard operators"
             ) from exc
         if "bad_alloc" in text or "Failed to allocate memory" in text:
             raise MemoryError from exc

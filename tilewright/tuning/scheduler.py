@@ -30,6 +30,7 @@ from tilewright.tuning.progress import Progress, SilentProgress, TuneState
 from tilewright.tuning.roofline import Roofline
 from tilewright.tuning.sharing import Lending, Sharing
 from tilewright.tuning.tuner import TaskTuner
+from tilewright.wording import counted
 
 __all__ = ["NetworkTuner", "TaskUse"]
 
@@ -168,7 +169,7 @@ class NetworkTuner:
         for share in self._order:
             if share.tuner is None and not share.problem:
                 if self._budget.elapsed >= until:
-                    share.problem = "the budget left no time to make its design space; give more"
+                    share.problem = "the budget left no time to make its design space; give a larger budget"
                     continue
                 try:
                     space = self._space(share.use.task)
@@ -216,11 +217,11 @@ class NetworkTuner:
         """What is going to be done, in a few lines for people. After :meth:`prepare`."""
         known = sum(share.measured > 0 for share in self._shares)
         without = sum(bool(share.problem) for share in self._shares)
-        first = f"{len(self._shares)} tasks"
+        first = counted(len(self._shares), "task")
         if known:
             first += f", {known} of them measured already"
         if without:
-            first += f", {without} without a design space, which stay as TVM builds them"
+            first += f", {without} without a design space, built by TVM without tuning"
         return [first, *([] if self._lending is None else self._lending.plan())]
 
     def run(self, reserve: float = 0.0, race: int = 3) -> None:

@@ -30,6 +30,7 @@ from tilewright.task import Task
 from tilewright.tuning.donors import Donor, EarlierTask, OwnTask
 from tilewright.tuning.gain import Share
 from tilewright.tuning.method import SharedModels
+from tilewright.wording import counted
 
 __all__ = ["Credit", "Lending", "Sharing"]
 
@@ -338,7 +339,7 @@ class Lending:
                 f"(similarity {best.similarity:.2f})"
             )
         alone = sum(len(cluster.members) == 1 for cluster in self.clusters)
-        return [f"{len(self.clusters)} clusters, {alone} of them of one task", *lines]
+        return [f"{counted(len(self.clusters), 'cluster')} of similar tasks, {alone} with a single task", *lines]
 
     def describe(self) -> dict[str, Any]:
         """For the report."""

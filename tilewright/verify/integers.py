@@ -27,7 +27,7 @@ class Range:
 
     Attributes:
         low, high: the least and the greatest.
-        fixed: whether the graph says so; otherwise they were found by trying, and narrower ones are tried, too.
+        fixed: whether the graph says so. Otherwise trials found the range, and narrower ranges are tried, too.
     """
 
     low: int
