@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,6 +46,8 @@ _PUBLISHED = {
     "incumbent": "{out} holds the incumbent, which is not tuned: it has default schedules, or the best on record",
     "earlier": "{out} still holds the earlier executable, untouched",
 }
+#: A command that takes longer than its budget by more than this factor says so.
+_OVER = 1.05
 _GO_ON = "the measurements are in the records, and the same command goes on from them"
 
 
@@ -148,7 +150,7 @@ def tune(
             raise
     with holding():  # it is done; what is left is to say so
         write_json(json_file, result.report)
-        print(summary(result.report, out))
+        print(summary(result.report, out, told=store.notes))
     if result.report["interrupted"]:
         raise typer.Exit(exit_code())
 
@@ -165,8 +167,8 @@ def _method(searcher: str | None, sampler: str | None, cost_model: str | None) -
     return default(prior)
 
 
-def summary(report: Mapping[str, Any], out: Path) -> str:
-    """What came of it, in a few lines; says only what the report holds."""
+def summary(report: Mapping[str, Any], out: Path, told: Sequence[str] = ()) -> str:
+    """What came of it, in a few lines; says only what the report holds, and no note of ``told`` again."""
     failures = sum(report.get("failures", {}).values())
     lines = [
         f"{counted(report.get('trials', 0), 'trial')} in {report.get('wall_seconds', 0.0):.1f} s "
@@ -211,5 +213,11 @@ def summary(report: Mapping[str, Any], out: Path) -> str:
     verdict = report.get("verdict")
     if verdict is not None:
         lines.append(f"outputs: {verdict['outcome']}; {verdict['evidence']}")
+    lines += [f"note: {note}" for note in report.get("notes", []) if note not in told]
+    seconds, wall = report.get("budget_seconds"), report.get("wall_seconds", 0.0)
+    if seconds is not None and wall > _OVER * seconds:
+        lines.append(
+            f"over the budget of {seconds:g} s by {wall - seconds:.1f} s, to read, build and judge the network"
+        )
     lines.append(f"executable: {out}; compare it with: tilewright bench {out} --against onnxruntime --against untuned")
     return "\n".join(lines)

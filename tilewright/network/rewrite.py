@@ -303,7 +303,11 @@ class Rewriter:
         """The expression with plain operands."""
         from tvm import relax
 
-        result = self.emit(self.substitute().visit_expr(expr))
+        plain = self.substitute().visit_expr(expr)
+        if getattr(getattr(plain, "op", None), "name", "") == "relax.take" and plain.attrs.mode == "fast":
+            # Any index may come with the inputs: none may read outside of the table.
+            plain = relax.op.take(plain.args[0], plain.args[1], plain.attrs.axis, mode="clip")
+        result = self.emit(plain)
         if not isinstance(result.ty, relax.TensorType):
             return result
         return Value.plain(shape_of(result), result, str(result.ty.dtype))

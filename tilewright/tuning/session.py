@@ -346,6 +346,10 @@ class _Session:
             workshop = Workshop(self.extraction, self.checker, self.aside, "tuned")
         self.finishing = Finishing(workshop, self.incumbent)
         self.finishing.run(tuner, times, short=tuner.interrupted)
+        if self.finishing.best is not self.incumbent and self.finishing.race is None and not tuner.interrupted:
+            self.finishing.notes.append(
+                "the tuned executable was not raced against the incumbent: the rest of the budget was too short"
+            )
 
     def _finishing_seconds(self) -> float:
         """Seconds that compiling, writing and checking the executable take."""

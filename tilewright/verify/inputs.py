@@ -80,7 +80,7 @@ class Trials:
         problem: why the inputs do not suffice to call a program right; empty if they do.
         dtypes: of a right program's outputs; empty where that is not known.
         names: of the outputs.
-        note: a remark about the reference.
+        note: a remark about the reference, or that there was no time for more inputs.
     """
 
     trials: tuple[Trial, ...]
@@ -126,7 +126,9 @@ def find_trials(network: Network, reference: Reference, seed: int = 0, seconds: 
         problem = (
             f"no inputs were found for which a wrong result would show in output {which}: {_look(kept, silent[0])}"
         )
-    return Trials((*_fewest(kept), *added), reference.precision, problem, reference.dtypes, names, reference.problem)
+    notes = [reference.problem, "there was no time for more inputs" if search.cut_short else ""]
+    note = "; ".join(filter(None, notes))
+    return Trials((*_fewest(kept), *added), reference.precision, problem, reference.dtypes, names, note)
 
 
 class _Search:
@@ -136,12 +138,14 @@ class _Search:
         tried: the trials.
         found: how many of them were tried to find conclusive ones; the others were added for small outputs.
         refused: what the reference said when it refused inputs, the first time.
+        cut_short: whether more inputs would have been tried if there had been time.
     """
 
     def __init__(self, network: Network, reference: Reference, seed: int, end: float) -> None:
         self.tried: list[Trial] = []
         self.found = 0
         self.refused = ""
+        self.cut_short = False
         self._nearby: list[list[Array]] = []
         self._network, self._reference, self._seed, self._end = network, reference, seed, end
         self._constant = constant_outputs(network)
@@ -153,7 +157,10 @@ class _Search:
         self._ranges = find_ranges(self._network, self._reference, self._seed)
         waiting = list(enumerate(_KINDS[: None if self._network.inputs else 1]))
         # One trial alone is compared with nothing.
-        while waiting and not (len(self.tried) >= _ENOUGH and time.monotonic() >= self._end):
+        while waiting:
+            if len(self.tried) >= _ENOUGH and time.monotonic() >= self._end:
+                self.cut_short = True
+                break
             number, (kind, scale) = waiting.pop(0)
             try:
                 self._try(number, kind, scale)
@@ -182,7 +189,10 @@ class _Search:
         end = min(self._end, time.monotonic() + _ADDING)
         kinds = [_KINDS[k] for k in (0, 4, 1, 2)]
         for number in range(_MOST_ADDED):
-            if time.monotonic() >= end or self._well_judged():
+            if self._well_judged():
+                return
+            if time.monotonic() >= end:
+                self.cut_short = True
                 return
             try:
                 self._try(2 * len(_KINDS) + number, *kinds[number % len(kinds)])

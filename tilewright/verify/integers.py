@@ -175,6 +175,6 @@ def _scalars(graph: Any) -> dict[str, int]:
     for name, tensor in tensors.items():
         if len(tensor.dims) <= 1 and int(np.prod(tensor.dims)) == 1:
             value = numpy_helper.to_array(tensor).reshape(-1)[0]
-            if value.dtype.kind in "iuf":
+            if value.dtype.kind in "iuf" and np.isfinite(value):
                 found[name] = int(value)
     return found
