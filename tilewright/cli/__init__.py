@@ -34,7 +34,7 @@ app.add_typer(cost.app, name="cost")
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 1 a bug of ours, 2 the input or the surroundings, 130 Ctrl-C, 143 SIGTERM."""
+    """Run the command line and exit: 0 done, 1 a bug of ours, 2 bad input or surroundings, 130 Ctrl-C, 143 SIGTERM."""
     prepare_streams()
     try:
         app(prog_name="tilewright")
