@@ -42,13 +42,14 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         json_file = kwargs.get("json_file")
-        path = json_file if isinstance(json_file, Path) else None
+        path: Path | None = None
         interrupts: list[int] = []
         _reported.clear()
         try:
             with watching() as interrupts:
-                if path is not None:
-                    _check_writable(path)
+                if isinstance(json_file, Path):
+                    _check_writable(json_file)
+                    path = json_file
                 function(*args, **kwargs)
                 if interrupts:  # one that was swallowed where it arrived, as Python does in a destructor
                     raise KeyboardInterrupt
@@ -130,9 +131,16 @@ def _interrupted(error: BaseException, path: Path | None) -> NoReturn:
 
 
 def _check_writable(path: Path) -> None:
-    """Refuse a file of ``--json`` that could not be written after the work is done."""
+    """Refuse a file of ``--json`` that could not be written after the work is done, or is no earlier report."""
     existed = os.path.exists(path)
     try:
+        if path.is_file() and path.stat().st_size:
+            with path.open("rb") as file:
+                head = file.read(64).lstrip()
+            if not head.startswith(b"{"):
+                raise OutputError(
+                    f"--json replaces earlier reports only, but {path} is something else; name another file"
+                )
         with path.open("ab"):
             pass
         if not existed:

@@ -51,7 +51,7 @@ def load(model: Any, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Net
         path = Path(model)
         if path.is_dir():
             raise ModelFormatError(f"a model is a file, but {path} is a directory; name the .onnx file")
-        if path.is_file():
+        if path.exists():
             check_kind(path)
         if not is_program(path):
             with OnnxReading(path, shapes or {}) as reading:
