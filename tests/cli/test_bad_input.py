@@ -176,6 +176,13 @@ def test_json_file_that_is_something_else(tmp_path: Path, model: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: --json replaces earlier reports only")
     assert model.read_bytes() == before
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text("{}")
+    done = tilewright("run", tmp_path, "--json", manifest)
+    assert done.stderr.startswith("error: --json replaces earlier reports only")
+    assert manifest.read_text() == "{}"
+    done = tilewright("tune", model, "--out", tmp_path / "o", "--json", tmp_path / "o")
+    assert (done.returncode, done.stderr.count("is the directory of the executable")) == (2, 1)
     report = tmp_path / "x.json"
     report.write_text('{"an": "earlier report"}\n')
     assert tilewright("tasks", tmp_path / "none.onnx", "--json", report).returncode == 2
