@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: both end a command early, and both are held back while a step must be whole.
+"""Ctrl-C, SIGTERM and SIGHUP: each ends a command early, and is held back while a step must be whole.
 
 A command *watches* for them (:func:`watching`): each signal is noted and raises ``KeyboardInterrupt``. A step that must
 be whole *holds* them (:func:`holding`): the signal is noted, the step goes on, and its caller then decides what to do.
@@ -15,8 +15,9 @@ from types import FrameType
 
 __all__ = ["Hold", "exit_code", "holding", "watching"]
 
-#: What a terminal sends for Ctrl-C, and what containers and schedulers send to end a job.
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+#: What a terminal sends for Ctrl-C, what containers and schedulers send to end a job, and what a terminal sends when it
+#: is closed or its connection is lost. ``nohup`` has the last one ignored, and it stays so.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass
@@ -51,7 +52,7 @@ def exit_code() -> int:
 
 @contextlib.contextmanager
 def watching() -> Iterator[list[int]]:
-    """Note each Ctrl-C and SIGTERM in this block, and raise ``KeyboardInterrupt`` for it unless it is held.
+    """Note each Ctrl-C, SIGTERM and SIGHUP in this block, and raise ``KeyboardInterrupt`` for it unless it is held.
 
     Yields:
         the numbers of the signals that came, including those whose exception was swallowed.

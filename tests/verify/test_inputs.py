@@ -83,6 +83,13 @@ def test_outputs_that_are_always_zero_decide_nothing() -> None:
     assert judge(lambda xs: [np.maximum(xs[0], 0)], found).wrong
 
 
+def test_outputs_that_are_never_numbers_decide_nothing() -> None:
+    nodes = [node("MatMul", ["x", "w"], ["y"])]
+    found = trials(made(nodes, {"x": ([2, 8], "float32")}, w=np.full((8, 4), np.nan, np.float32)))
+    assert "it is not a number (NaN) for all" in found.problem
+    assert judge(lambda xs: [np.full((2, 4), np.nan, np.float32)], found).outcome is Outcome.UNDECIDABLE
+
+
 def test_a_softmax_that_is_sure_gets_smaller_inputs() -> None:
     nodes = [node("MatMul", ["x", "w"], ["m"]), node("Softmax", ["m"], ["y"])]
     found = trials(made(nodes, {"x": ([1, 64], "float32")}, w=300 * normal(64, 200)))

@@ -62,9 +62,8 @@ def _read(value: InputLike, spec: TensorSpec) -> tuple[NDArray[Any], bool]:
     device = getattr(getattr(value, "device", None), "type", "cpu")
     if isinstance(device, str) and device != "cpu":
         raise _refusal(spec, f"a tensor on {device!r} was given", "bring it to the CPU first, with .cpu()")
-    detach = getattr(value, "detach", None)
     try:
-        array = np.asarray(detach() if callable(detach) else value)
+        array = np.asarray(_plain(value) if callable(getattr(value, "detach", None)) else value)
     except (TypeError, ValueError, RuntimeError, OverflowError) as exc:
         said = next(iter(str(exc).splitlines()), "")[:200]
         raise _refusal(
@@ -73,6 +72,12 @@ def _read(value: InputLike, spec: TensorSpec) -> tuple[NDArray[Any], bool]:
     if array.dtype == object:
         raise _refusal(spec, f"{_kind(value)} was given that NumPy has no numbers for", "make an array of it first")
     return array, isinstance(value, int | float | list | tuple)
+
+
+def _plain(tensor: Any) -> Any:
+    """A tensor of PyTorch as one that NumPy can read: without gradients, views that negate, and bfloat16."""
+    tensor = tensor.detach().resolve_conj().resolve_neg()
+    return tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor  # which is exact
 
 
 def _same(array: NDArray[Any], made: NDArray[Any]) -> NDArray[np.bool_]:

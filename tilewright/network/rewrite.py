@@ -223,10 +223,11 @@ class Rewriter:
         """An operator on a weight that only moves its elements."""
         if len(args) < 1 or args[0].recipe is None or not hasattr(call.ty, "shape"):  # some give a shape, no tensor
             return None
-        shape = shape_of(call)
         if name in ("reshape", "expand_dims", "squeeze"):
+            shape = shape_of(call)
             return Value(shape, recipe=args[0].recipe.reshape(shape), dtype=args[0].dtype)
         if name == "permute_dims":
+            shape = shape_of(call)
             axes = call.attrs.axes
             order = tuple(int(a) for a in axes) if axes is not None else tuple(reversed(range(len(shape))))
             return Value(shape, recipe=args[0].recipe.transpose(order), dtype=args[0].dtype)

@@ -187,7 +187,8 @@ class NetworkTuner:
                 )
                 if self._roofline is not None:
                     share.possible = self._roofline.possible(space)
-        if self._sharing is not None and self._lending is None:
+        # Comparing tasks takes seconds where there are hundreds, and brings nothing where none is measured any more.
+        if self._sharing is not None and self._lending is None and self._budget.remaining_seconds > 0.0:
             seconds = min(self._sharing.seconds, _ASKING_SHARE * self._budget.remaining_seconds)
             sharing = replace(self._sharing, seconds=seconds)
             self._lending = Lending(

@@ -294,9 +294,9 @@ class _Search:
 def _never_varies(tried: Sequence[Trial], k: int) -> bool:
     """Whether an output is the same for all of several inputs, without being one number all over."""
     first = tried[0].expected[k]
-    if len(tried) < 3 or not first.size or bool(np.all(first == first.reshape(-1)[0])):
-        return first.size == 0
     kind = first.dtype.kind == "f"
+    if len(tried) < 3 or not first.size or np.array_equal(first, np.full_like(first, first.flat[0]), equal_nan=kind):
+        return first.size == 0
     return all(np.array_equal(first, trial.expected[k], equal_nan=kind) for trial in tried[1:])
 
 
@@ -310,6 +310,8 @@ def _look(trials: Sequence[Trial], k: int) -> str:
     arrays = [trial.expected[k] for trial in trials]
     if not any(np.any(array) for array in arrays):
         return "it is 0 for all inputs that were tried"
+    if all(array.dtype.kind == "f" and np.all(np.isnan(array)) for array in arrays):
+        return "it is not a number (NaN) for all inputs that were tried"
     if all(np.array_equal(arrays[0], array) for array in arrays[1:]):
         return "it is the same for all inputs that were tried"
     return "it hardly differs between the inputs that were tried"
