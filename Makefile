@@ -60,10 +60,11 @@ test: $(STAMP) ## run the test suite (TORCH=0 without PyTorch, PYTEST_ARGS='-k r
 check: lint ## lint, and the tests marked fast, in under 90 s
 	$(BIN)/python -m pytest -m fast $(PYTEST_ARGS)
 
-lint: $(STAMP) ## ruff and mypy, as configured in pyproject.toml
+lint: $(STAMP) ## ruff, mypy and import contracts, as configured in pyproject.toml
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 
 bench: $(STAMP) ## list the benchmark scripts, or run one: make bench BENCH=network ARGS="--models resnet50"
 	@if [[ -n '$(BENCH)' ]]; then $(BIN)/python -m 'bench.$(BENCH)' $(ARGS); \

@@ -36,7 +36,7 @@ def test_in_a_function_that_tvm_calls() -> None:
         tvm.transform.Sequential([tvm.transform.module_pass(interrupted, opt_level=0)])(tvm.ir.IRModule({}))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_where_it_is_swallowed(number: int, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     @command
     def swallowing() -> None:
@@ -129,3 +129,19 @@ def test_handlers_are_given_back() -> None:
         "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_while_the_command_line_is_imported() -> None:
+    """Nothing has begun then, and a traceback of imports helps nobody."""
+    program = (
+        "import builtins, os, signal\n"
+        "plain = builtins.__import__\n"
+        "def slow(name, *rest):\n"
+        "    if name == 'typer':\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return plain(name, *rest)\n"
+        "builtins.__import__ = slow\n"
+        "import tilewright.cli\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")

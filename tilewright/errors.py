@@ -1,27 +1,29 @@
 """Every error that Tilewright raises on purpose.
 
-    TilewrightError
+    TilewrightError                also raised itself: an argument or option that is none of the choices
     ├── ModelError                 the model file or module
     │   ├── ModelFormatError       missing, truncated, or of no known format
-    │   ├── UnsupportedOperatorError   an operator that cannot be imported, named with its node
-    │   └── ShapeError             a symbolic or contradictory input shape
-    ├── TargetError                a target that does not exist or cannot be built for
-    ├── BudgetError                a budget that is not a duration, or not positive
-    ├── SpaceError                 a config that is not of the space, or a task no space serves
+    │   ├── UnsupportedOperatorError   an operator that cannot be imported
+    │   └── ShapeError             an input whose number, shape or dtype is not fixed, or not the model's
+    ├── TargetError                a target that does not exist, or whose code does not run here
+    ├── BudgetError                a budget of no positive duration or number of trials
+    ├── SpaceError                 a config that is not of the design space, or a task that no design space serves
     ├── RecordsError               the store of measurements
-    │   ├── RecordsFormatError     not a records file
+    │   ├── RecordsFormatError     damaged, or not a records file
     │   └── RecordsVersionError    a records file of a newer version
-    ├── CostModelError             a cost model's file: missing, damaged, or of other features
-    ├── OutputError                the output directory cannot be written or read
+    ├── CostModelError             a cost model's file, or programs that the cost model cannot score
+    ├── OutputError                an output that cannot be written, or an executable that cannot be loaded
     ├── CompilerError              no compiler, or the compiler failed
     ├── CheckError                 an executable computes something else than its model: a bug of ours
-    ├── MeasureError               workers cannot be started
-    │   └── ProcessError           a call in a process of its own: the process died, or the call failed there
-    ├── ResourceError              the machine lacks memory, space on a disk, or a directory that can be used
+    ├── MeasureError               measuring or checking failed: in a process, a kernel, a runtime or a reference
+    │   ├── ProcessError           a single call in a process of its own gave no result
+    │   ├── IsolatedError          a process that keeps an object ended (``measure/isolated.py``)
+    │   └── NoReferenceError       there is no reference to judge outputs by (``verify/reference.py``)
+    ├── ResourceError              the machine lacks memory, disk space, or a directory that can be used
     └── MissingExtraError          an optional dependency is not installed
 
-A message states the rule, what was found instead, and the remedy. Errors of other libraries are
-translated where they enter and chained with ``from``.
+A message states the rule, what was found instead, and the remedy. Errors of other libraries are translated where they
+enter, and chained with ``from``.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ __all__ = [
 
 
 class TilewrightError(Exception):
-    """The base of every error that Tilewright raises on purpose."""
+    """The base of every error that Tilewright raises on purpose; itself: an argument is none of the choices."""
 
 
 class ModelError(TilewrightError):
@@ -69,15 +71,15 @@ class UnsupportedOperatorError(ModelError):
 
 
 class ShapeError(ModelError):
-    """An input shape is symbolic, contradictory or not a shape."""
+    """An input's shape is symbolic or malformed; or inputs differ from the model's in number, shape or dtype."""
 
 
 class TargetError(TilewrightError):
-    """The target does not exist or cannot be built for."""
+    """The target does not exist, or code for it does not run on this machine."""
 
 
 class BudgetError(TilewrightError):
-    """The budget is not a duration or not positive."""
+    """The budget is not a positive duration or a positive number of trials."""
 
 
 class SpaceError(TilewrightError):
@@ -88,7 +90,7 @@ class RecordsError(TilewrightError):
     """The store of measurements cannot be read or written.
 
     Attributes:
-        absent: whether there are no records yet where they were to be read from.
+        absent: whether the place that was to be read holds no records yet.
     """
 
     def __init__(self, message: str = "", *, absent: bool = False) -> None:
@@ -97,7 +99,7 @@ class RecordsError(TilewrightError):
 
 
 class RecordsFormatError(RecordsError):
-    """The file is not a records store."""
+    """The file, or a line of it, is damaged or holds no records."""
 
 
 class RecordsVersionError(RecordsError):
@@ -105,11 +107,11 @@ class RecordsVersionError(RecordsError):
 
 
 class CostModelError(TilewrightError):
-    """A cost model's file is missing, damaged, or was fitted to other features."""
+    """A cost model's file is missing, damaged or of other features; or the model cannot score the programs."""
 
 
 class OutputError(TilewrightError):
-    """The output directory cannot be written, or does not hold an executable."""
+    """An output cannot be written, or a directory holds no executable that can be loaded."""
 
 
 class CompilerError(TilewrightError):
@@ -120,7 +122,7 @@ class CheckError(TilewrightError):
     """An executable computes something else than its model: a bug of ours.
 
     Attributes:
-        report: JSON-able, what is known of it: the ``verdict``, and what the command had done until then.
+        report: JSON-able: the ``verdict``, and what the command had done so far.
     """
 
     def __init__(self, message: str = "", *, report: Mapping[str, Any] | None = None) -> None:
@@ -129,14 +131,15 @@ class CheckError(TilewrightError):
 
 
 class MeasureError(TilewrightError):
-    """The measuring workers cannot be started."""
+    """Measuring or checking failed: in a process, a kernel, a runtime or a reference."""
 
 
 class ProcessError(MeasureError):
     """A call in a process of its own gave no result.
 
     Attributes:
-        died: whether the process died or was ended at a limit, rather than that the function raised something.
+        died: whether the process died or was ended at a limit; False: the function failed, or its result
+            could not be sent.
     """
 
     def __init__(self, message: str = "", *, died: bool = True) -> None:
@@ -145,7 +148,7 @@ class ProcessError(MeasureError):
 
 
 class ResourceError(TilewrightError):
-    """The machine lacks what a command needs: memory, space on a disk, or a directory that can be used."""
+    """The machine lacks what a command needs: memory, disk space, or a directory that can be used."""
 
 
 class MissingExtraError(TilewrightError):

@@ -1,8 +1,7 @@
-"""Ctrl-C and SIGTERM: both end a command early, and both are held back where a step has to be whole.
+"""Ctrl-C, SIGTERM and SIGHUP: each ends a command early, and is held back while a step must be whole.
 
 A command *watches* for them (:func:`watching`): each signal is noted and raises ``KeyboardInterrupt``. A step that must
-not be torn apart *holds* them (:func:`holding`): a signal is noted, the step goes on, and whoever holds decides what
-follows from it.
+be whole *holds* them (:func:`holding`): the signal is noted, the step goes on, and its caller then decides what to do.
 """
 
 from __future__ import annotations
@@ -16,8 +15,9 @@ from types import FrameType
 
 __all__ = ["Hold", "exit_code", "holding", "watching"]
 
-#: What a terminal sends for Ctrl-C, and what containers and schedulers send to end a job.
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+#: What a terminal sends for Ctrl-C, what containers and schedulers send to end a job, and what a terminal sends when it
+#: is closed or its connection is lost. ``nohup`` has the last one ignored, and it stays so.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass
@@ -25,9 +25,9 @@ class Hold:
     """The signals that a block holds back.
 
     Attributes:
-        most: how many it holds back; those that follow raise ``KeyboardInterrupt``. None: all of them.
-        received: the numbers of those that came.
-        tell: is called at once for each of them.
+        most: the most signals it holds back; later ones raise ``KeyboardInterrupt``. None: all are held back.
+        received: the numbers of the signals that came.
+        tell: is called at once for each signal.
     """
 
     most: int | None = None
@@ -36,7 +36,7 @@ class Hold:
 
     @property
     def open(self) -> bool:
-        """Whether it still holds back the next one."""
+        """Whether it holds back the next signal."""
         return self.most is None or len(self.received) < self.most
 
 
@@ -46,16 +46,16 @@ _noted: list[int] = []
 
 
 def exit_code() -> int:
-    """What a command that was interrupted exits with: 128 and the number of the first signal, as shells count."""
+    """The exit code of an interrupted command: 128 plus the number of the first signal, as in shells."""
     return 128 + (_noted[0] if _noted else signal.SIGINT)
 
 
 @contextlib.contextmanager
 def watching() -> Iterator[list[int]]:
-    """Note each Ctrl-C and SIGTERM in this block, and raise ``KeyboardInterrupt`` for it unless it is held.
+    """Note each Ctrl-C, SIGTERM and SIGHUP in this block, and raise ``KeyboardInterrupt`` for it unless it is held.
 
     Yields:
-        the numbers of the signals that came. A signal stands there, too, where the exception was swallowed.
+        the numbers of the signals that came, including those whose exception was swallowed.
     """
     if not _ours_to_handle(signal.SIGINT):
         yield []
@@ -74,11 +74,11 @@ def holding(most: int | None = None, tell: Callable[[], None] | None = None) -> 
     """Hold back the first ``most`` signals (None: all) that arrive in this block; nothing is raised at its end.
 
     Args:
-        most: how many.
-        tell: is called at once for each, from the handler.
+        most: the most signals to hold back.
+        tell: is called at once for each signal, from the handler.
 
     Yields:
-        what was held.
+        the held signals.
     """
     hold = Hold(most) if tell is None else Hold(most, tell=tell)
     if threading.current_thread() is not threading.main_thread():  # signals do not arrive here
@@ -98,7 +98,7 @@ def holding(most: int | None = None, tell: Callable[[], None] | None = None) -> 
 
 
 def _ours_to_handle(number: int) -> bool:
-    """Whether the signal does what it does by default: whoever ignores or handles it knows why."""
+    """Whether the signal has its default handler: other handlers are left alone."""
     if threading.current_thread() is not threading.main_thread():
         return False
     return signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)

@@ -81,6 +81,12 @@ def test_model_that_is_a_directory(tmp_path: Path) -> None:
     refused(tmp_path, "ModelFormatError", "directory", "tune", tmp_path, "--out", tmp_path / "o", "--budget", "5s")
 
 
+def test_model_that_is_a_pipe(tmp_path: Path) -> None:
+    """Nobody writes to it, so reading it would never end."""
+    os.mkfifo(tmp_path / "pipe.onnx")
+    refused(tmp_path, "ModelFormatError", "a pipe or a device", "tune", tmp_path / "pipe.onnx", "--budget", "5s")
+
+
 @pytest.mark.parametrize("content", [b"", b"this is no model", b"\x08\x07\x12\x05hello\x3a\xff\xff\x7f"])
 def test_model_that_is_not_onnx(tmp_path: Path, model: Path, content: bytes) -> None:
     pytest.importorskip("tilewright.network.load")
@@ -170,6 +176,26 @@ def test_json_file_that_cannot_be_written(tmp_path: Path, model: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "--json" in done.stderr
+
+
+def test_json_file_that_is_something_else(tmp_path: Path, model: Path) -> None:
+    """Such as the model, or the records, whose names are on the same line."""
+    before = model.read_bytes()
+    done = tilewright("tasks", model, "--json", model)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --json replaces earlier reports only")
+    assert model.read_bytes() == before
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text("{}")
+    done = tilewright("run", tmp_path, "--json", manifest)
+    assert done.stderr.startswith("error: --json replaces earlier reports only")
+    assert manifest.read_text() == "{}"
+    done = tilewright("tune", model, "--out", tmp_path / "o", "--json", tmp_path / "o")
+    assert (done.returncode, done.stderr.count("is the directory of the executable")) == (2, 1)
+    report = tmp_path / "x.json"
+    report.write_text('{"an": "earlier report"}\n')
+    assert tilewright("tasks", tmp_path / "none.onnx", "--json", report).returncode == 2
+    assert "error" in json.loads(report.read_text())
 
 
 @pytest.mark.parametrize("out", [".", "x" * 300], ids=["here", "long"])

@@ -144,7 +144,7 @@ def test_run_refuses_other_arrays(tmp_path: Path, array: Array, says: str) -> No
 @pytest.mark.usefixtures("doubler")
 def test_run_refuses_what_is_no_array_and_a_wrong_number(tmp_path: Path) -> None:
     (tmp_path / "x.npy").write_bytes(b"no array")
-    for arguments, says in ((["--input", str(tmp_path / "x.npy")], "numpy.save"), ([], "takes 1 inputs")):
+    for arguments, says in ((["--input", str(tmp_path / "x.npy")], "numpy.save"), ([], "takes 1 input ")):
         done = CliRunner().invoke(app, ["run", str(tmp_path), *arguments])
         assert done.exit_code == 2
         assert says in done.output

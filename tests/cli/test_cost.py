@@ -83,7 +83,7 @@ def test_train_and_eval(data: Path) -> None:
     done = call("cost", "eval", out, "--data", data, "--json", report)
     assert done.exit_code == 0, done.output
     assert "matmul 0 *" in done.stdout
-    assert "* was trained on" in done.stdout
+    assert "* the model was trained on this task" in done.stdout
     found = json.loads(report.read_text())
     assert [entry["trained_on"] for entry in found["tasks"]] == [True] * 3
     assert found["mean"]["pairwise_accuracy"]["mean"] > 0.9
@@ -170,7 +170,7 @@ def test_export_of_programs(tmp_path: Path) -> None:
     dense = record(records)
     done = call("records", "export", "--records", records, "--programs", file, "--json", tmp_path / "r.json")
     assert done.exit_code == 0, done.output
-    assert done.stdout == f"30 programs of 1 tasks written to {file}, 0 of them failed\n"
+    assert done.stdout == f"30 programs of 1 task written to {file}, 0 of them failed\n"
     report: dict[str, Any] = json.loads((tmp_path / "r.json").read_text())
     assert (report["tasks"], report["programs"]) == (1, 30)
     (found,) = read_data_set(file).tasks

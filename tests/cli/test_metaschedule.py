@@ -32,7 +32,7 @@ def test_export(tmp_path: Path) -> None:
     export: list[str | Path] = ["records", "export", "--records", records, "--metaschedule", folder]
     done = call(*export, "--json", tmp_path / "r.json")
     assert done.exit_code == 0, done.output
-    assert done.stdout == f"2 records of 1 tasks written to {folder}\n"
+    assert done.stdout == f"2 records of 1 task written to {folder}\n"
     assert json.loads((tmp_path / "r.json").read_text()) == {"tasks": 1, "records": 2, "left_out": []}
     assert len((folder / RECORDS).read_text().splitlines()) == 2
     refused(f"has a {WORKLOADS}", *export)
@@ -81,7 +81,7 @@ def test_import(model: Path) -> None:
     assert done.exit_code == 0, done.output
     found = json.loads(report.read_text())
     assert found["added"] == found["records"] > 0
-    assert done.stdout == f"{found['added']} of {found['records']} records added, of 1 tasks\n"
+    assert done.stdout == f"{found['added']} of {found['records']} records added, of 1 task\n"
     assert done.stderr.count("faulty: ") == found["faulty"] == 2
     assert f"line {found['records'] + 2} (cut off at its end)" in done.stderr
     # Now the function is on record.
@@ -97,7 +97,7 @@ def test_imports_that_cannot_be(tmp_path: Path) -> None:
     command = ["records", "import-metaschedule", str(tmp_path), "--records", str(records)]
     refused("no such file", *command)
     assert not records.exists()
-    refused("--shape is that of an input of --model", *command, "--shape", "x=1")
+    refused("--shape goes with --model", *command, "--shape", "x=1")
     refused("cannot be read: No such file", *command, "--model", tmp_path / "none.onnx")
     open_store(records).close()
     refused("name a model with --model", *command)

@@ -159,7 +159,7 @@ def test_a_user_without_a_home_and_stdout_that_is_full(tmp_path: Path, model: Pa
     full = ["sh", "-c", 'exec "$@" >/dev/full', "sh", *before]
     done = run("tune", model, *arguments, before=full, without=without)
     assert done.returncode == 2
-    assert "cannot be written: No space left on device" in done.stderr.splitlines()[-1]
+    assert "cannot be printed: No space left on device" in done.stderr.splitlines()[-1]
     assert "bug" not in done.stderr
     assert load_executable(out).inputs[0].shape == (1, 8, 10, 10)
     assert json.loads(report.read_text())["model"] == "m"

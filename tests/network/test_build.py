@@ -300,3 +300,12 @@ def test_relative_error() -> None:
     assert relative_error(np.array([1.0, np.nan]), one) == np.inf
     assert relative_error(np.zeros(3), one) == np.inf
     assert relative_error(np.zeros(0), np.zeros(0)) == 0
+
+
+@pytest.mark.parametrize("index", [-(10**12), -51, 50, 10**9])
+def test_an_index_outside_of_its_table_reads_its_first_or_last_row(index: int, tmp_path: Path) -> None:
+    table = normal(50, 8)
+    nodes = [helper.make_node("Cast", ["x"], ["ids"], to=7), helper.make_node("Gather", ["w", "ids"], ["y"])]
+    _, executable = built(save(tmp_path / "m.onnx", nodes, {"x": [1, 4]}, [1, 4, 8], w=table), tmp_path / "out")
+    (found,) = executable(np.full((1, 4), index, np.float32))
+    np.testing.assert_array_equal(found[0], table[[0 if index < 0 else 49] * 4])

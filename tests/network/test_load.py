@@ -99,6 +99,58 @@ def test_an_operator_that_tvm_does_not_know(tmp_path: Path) -> None:
     assert "determinant" in str(caught.value)
 
 
+def test_the_operator_that_is_missing_is_the_one_named(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("RandomNormalLike", ["x"], ["r"], name="noise"),
+        helper.make_node("Add", ["x", "r"], ["y"]),
+    ]
+    path = save(tmp_path / "m.onnx", nodes, {"x": [4]}, [4])
+    with pytest.raises(UnsupportedOperatorError, match=r"RandomNormalLike \(node 'noise'\) is not"):
+        load(path)
+
+
+@pytest.mark.parametrize("mode", ["initializer", "input"])
+def test_dropout_that_is_random_is_refused(mode: str, tmp_path: Path) -> None:
+    """As in a model that was exported for training: what it computes can be compared with nothing."""
+    nodes = [helper.make_node("Dropout", ["x", "ratio", "mode"], ["y"], name="drop")]
+    weights = {"ratio": np.asarray(0.5, np.float32)} | ({"mode": np.asarray(True)} if mode == "initializer" else {})
+    inputs = {"x": [4]} | ({} if weights.keys() >= {"mode"} else {"mode": []})
+    path = save(tmp_path / "m.onnx", nodes, inputs, [4], **weights)
+    with pytest.raises(UnsupportedOperatorError, match=r"Dropout \(node 'drop'\) is in its mode for training.*eval"):
+        load(path)
+    path = save(tmp_path / "e.onnx", nodes, {"x": [4]}, [4], ratio=np.asarray(0.5, np.float32), mode=np.asarray(False))
+    load(path)
+
+
+def test_batch_norms_that_train_are_refused(tmp_path: Path) -> None:
+    nodes = [helper.make_node("BatchNormalization", [*"xsbmv"], [*"yno"], name="norm", training_mode=1)]
+    path = save(tmp_path / "m.onnx", nodes, {"x": [2, 3, 4]}, [2, 3, 4], **{k: np.ones(3, np.float32) for k in "sbmv"})
+    with pytest.raises(UnsupportedOperatorError, match=r"BatchNormalization \(node 'norm'\) is in its mode"):
+        load(path)
+
+
+def test_what_onnx_runtime_says_names_no_file_of_ours(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.onnx", [helper.make_node("Add", ["x", "nowhere"], ["y"])], {"x": [4]}, [4])
+    with pytest.raises(ModelFormatError, match="'nowhere' is not a graph input, initializer, or output") as caught:
+        load(path)
+    assert "chained" not in str(caught.value)
+
+
+def test_a_split_into_many(tmp_path: Path) -> None:
+    """Its sizes have more than a KB, but shape inference reads them."""
+    parts = [f"p{i}" for i in range(200)]
+    nodes = [helper.make_node("Split", ["x", "sizes"], parts, axis=0), helper.make_node("Relu", ["p7"], ["y"])]
+    network = load(save(tmp_path / "m.onnx", nodes, {"x": [200, 4]}, [1, 4], sizes=np.ones(200, np.int64)))
+    assert network.outputs[0].shape == (1, 4)
+
+
+def test_a_negative_extent_is_fixed_as_the_message_says(tmp_path: Path) -> None:
+    path = conv_model(tmp_path / "m.onnx", batch=-1)
+    with pytest.raises(ShapeError, match="--shape x=1,8,10,10"):
+        load(path)
+    assert load(path, {"x": (1, 8, 10, 10)}).inputs[0].shape == (1, 8, 10, 10)
+
+
 def test_weights_that_a_file_only_declares_are_the_same_each_time() -> None:
     first, second = (load(LIGHT / "light_squeezenet.onnx").weights for _ in range(2))
     assert list(first) == list(second)
@@ -128,6 +180,45 @@ def test_an_input_that_nobody_reads_stays_one(tmp_path: Path) -> None:
     path = save(tmp_path / "m.onnx", nodes, {"x": [2, 8], "like": [4, 4]}, [4, 4])
     extraction = agrees(path, tmp_path / "out")
     assert [spec.name for spec in extraction.network.inputs] == ["x", "like"]
+
+
+def test_ids_that_are_an_input_of_one_axis(tmp_path: Path) -> None:
+    """TVM's importer asks for the shape of the table then."""
+    table = normal(10, 8)
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["table", "i"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("i", onnx.TensorProto.INT64, [6])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [6, 8])],
+        [numpy_helper.from_array(table, "table")],
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    _, executable = built(path, tmp_path / "out")
+    ids = np.asarray([0, 9, -1, -10, 3, 3])
+    np.testing.assert_array_equal(executable(ids)[0], table[ids])
+
+
+def test_a_scalar_of_a_network_with_branches(tmp_path: Path) -> None:
+    """TVM's machine runs it, and takes a scalar for one."""
+    branches = {
+        f"{kind}_branch": helper.make_graph(
+            [helper.make_node(operator, ["x"], [kind])],
+            kind,
+            [],
+            [helper.make_tensor_value_info(kind, onnx.TensorProto.FLOAT, [4, 4])],
+        )
+        for kind, operator in (("then", "Relu"), ("else", "Neg"))
+    }
+    nodes = [
+        helper.make_node("Greater", ["s", "zero"], ["c"]),
+        helper.make_node("If", ["c"], ["y"], **branches),
+    ]
+    path = save(tmp_path / "m.onnx", nodes, {"x": [4, 4], "s": []}, [4, 4], zero=np.asarray(0, np.float32))
+    _, executable = built(path, tmp_path / "out")
+    x = normal(4, 4)
+    np.testing.assert_allclose(executable(x, 1.0)[0], np.maximum(x, 0))
+    np.testing.assert_allclose(executable(x, -1.0)[0], -x)
 
 
 def test_a_relax_module(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_a_compiler_that_fails_is_told_in_a_line(tmp_path: Path, monkeypatch: py
         (
             "collect2: warning: old\nld: error: no such symbol",
             CompilerError,
-            r"by .*cc: ld: error: no such symbol; see",
+            r"by .*cc: ld: error: no such symbol; check",
         ),
         ("ld: final link failed: No space left on device", ResourceError, "the disk is full where .* is"),
     ):

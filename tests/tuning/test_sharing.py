@@ -386,3 +386,21 @@ def test_published_sharing_is_of_overlaps_and_cliques() -> None:
     tuner, _ = tune(ALIKE, Budget(trials=60), published)
     assert tuner.trials == 60
     assert lots(tuner) >= 3  # trusted in advance, however small the overlap
+
+
+def test_a_budget_that_is_spent_compares_no_tasks() -> None:
+    """Comparing hundreds of tasks takes seconds, and nothing is measured after it."""
+    late = iter(range(0, 10**6, 10))
+    tuner = NetworkTuner(
+        [Use(SPACES[key].task) for key in ALIKE],
+        TARGET,
+        Replay(MemoryStore(), ALIKE, Clock()),
+        MemoryStore(),
+        Budget(5.0).start(clock=lambda: float(next(late))),
+        np.random.default_rng(0),
+        method=quick(),
+        make_space=space_of,
+        sharing=ALL,
+    )
+    tuner.prepare()
+    assert "sharing" not in tuner.report()

@@ -83,6 +83,13 @@ def test_outputs_that_are_always_zero_decide_nothing() -> None:
     assert judge(lambda xs: [np.maximum(xs[0], 0)], found).wrong
 
 
+def test_outputs_that_are_never_numbers_decide_nothing() -> None:
+    nodes = [node("MatMul", ["x", "w"], ["y"])]
+    found = trials(made(nodes, {"x": ([2, 8], "float32")}, w=np.full((8, 4), np.nan, np.float32)))
+    assert "it is not a number (NaN) for all" in found.problem
+    assert judge(lambda xs: [np.full((2, 4), np.nan, np.float32)], found).outcome is Outcome.UNDECIDABLE
+
+
 def test_a_softmax_that_is_sure_gets_smaller_inputs() -> None:
     nodes = [node("MatMul", ["x", "w"], ["m"]), node("Softmax", ["m"], ["y"])]
     found = trials(made(nodes, {"x": ([1, 64], "float32")}, w=300 * normal(64, 200)))
@@ -106,6 +113,15 @@ def test_outputs_of_very_different_size() -> None:
     assert found.problem == ""
     assert judge(lambda xs: [np.maximum(xs[0], 0), np.zeros((3, 5), np.float32)], found).right
     assert judge(lambda xs: [np.maximum(xs[0], 0), np.ones((3, 5), np.float32)], found).wrong
+
+
+def test_a_verdict_says_that_there_was_no_time_for_more_inputs() -> None:
+    whole = made([node("Relu", ["x"], ["y"])], {"x": ([3], "float32")})
+    with open_reference(network(whole)) as reference:
+        hasty = find_trials(network(whole), reference, seconds=0.0)
+        assert judge(lambda xs: [np.maximum(xs[0], 0)], hasty).evidence.endswith("there was no time for more inputs")
+        thorough = find_trials(network(whole), reference)
+        assert "no time" not in judge(lambda xs: [np.maximum(xs[0], 0)], thorough).evidence
 
 
 def test_token_ids_are_those_of_the_table() -> None:
@@ -136,6 +152,18 @@ def test_ids_of_a_table_that_is_computed() -> None:
     assert found.problem == ""
     assert {int(i) for trial in found.trials for i in trial.inputs[1].reshape(-1)} <= {-1, 0}
     assert judge(lambda xs: by_onnxruntime(bare, xs), found).right
+
+
+def test_scalars_that_are_not_finite() -> None:
+    """The mask of an attention; scalars are looked at for what integers the graph accepts."""
+    nodes = [
+        node("Greater", ["x", "zero"], ["c"]),
+        node("Where", ["c", "x", "low"], ["m"]),
+        node("Softmax", ["m"], ["y"]),
+    ]
+    for low in (-np.inf, np.nan):
+        whole = made(nodes, {"x": ([4, 9], "float32")}, zero=single(0), low=single(low))
+        assert trials(whole).precision == "float64"
 
 
 def test_divisors_are_not_zero() -> None:

@@ -9,10 +9,13 @@ BEGAN = time.monotonic()
 
 import sys  # noqa: E402
 
-import typer  # noqa: E402
+try:
+    import typer
 
-from tilewright.cli import bench, cost, records, run, tasks, tune  # noqa: E402
-from tilewright.cli.streams import prepare_streams  # noqa: E402
+    from tilewright.cli import bench, cost, records, run, tasks, tune
+    from tilewright.cli.streams import prepare_streams
+except KeyboardInterrupt:  # nobody watches yet, and nothing has begun
+    sys.exit(130)
 
 __all__ = ["app", "main"]
 
@@ -34,7 +37,7 @@ app.add_typer(cost.app, name="cost")
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 1 our bug, 2 the input or the surroundings, 130 or 143 interrupted."""
+    """Run the command line and exit: 0 done, 1 a bug of ours, 2 bad input or surroundings, 130, 143, 129 a signal."""
     prepare_streams()
     try:
         app(prog_name="tilewright")

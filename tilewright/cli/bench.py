@@ -16,6 +16,7 @@ from tilewright.cli.text import table
 from tilewright.errors import OutputError, TilewrightError
 from tilewright.names import encodable
 from tilewright.scratch import scratch
+from tilewright.wording import counted
 
 if TYPE_CHECKING:
     from tilewright.measure.peers import Peer
@@ -39,7 +40,7 @@ def bench(
     blocks: Annotated[int, typer.Option(min=1, help="How many turns each runtime has.")] = 20,
     block_seconds: Annotated[float, typer.Option(min=0.01, help="About how long a turn lasts.")] = 0.5,
     target: Annotated[str, typer.Option(help="What the untuned build is for: 'native' or 'llvm:MCPU'.")] = "native",
-    seed: Annotated[int, typer.Option(min=0, help="Of the random inputs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the random inputs.")] = 0,
     cold_cache: Annotated[
         bool, typer.Option("--cold-cache", help="Empty the caches before each run, as for a network that rarely runs.")
     ] = False,
@@ -170,9 +171,10 @@ def text(report: dict[str, Any]) -> str:
         rows.append([name, f"{entry['min_ms']:.3f}", f"{entry['median_ms']:.3f}", f"{entry['ratio']:.3f}", interval])
     lines = [
         table(["", "min ms", "median ms", "ratio", "95 % interval"], rows),
-        f"ratio: {OURS}'s median / the other's; below 1 is faster. {report['blocks']} blocks in alternating processes, "
-        f"{report['threads']} threads, {report['caches']} caches, {report['machine']}, {report['date']}",
+        f"ratio: {OURS}'s median / the other's; below 1 is faster. {counted(report['blocks'], 'block')} in "
+        f"alternating processes, {counted(report['threads'], 'thread')}, {report['caches']} caches, "
+        f"{report['machine']}, {report['date']}",
     ]
     if report["overhead_us"] is not None:
-        lines.append(f"outside its kernels a call of {OURS}'s takes {report['overhead_us']:.1f} us")
+        lines.append(f"a call of {OURS} takes {report['overhead_us']:.1f} us outside its kernels")
     return "\n".join([*lines, *errors])

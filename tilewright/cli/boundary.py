@@ -26,12 +26,14 @@ __all__ = ["command", "write_json"]
 
 P = ParamSpec("P")
 
-_REPORT_TO = "this is a bug in Tilewright; please report it with what the same command prints after TILEWRIGHT_DEBUG=1"
+_REPORT_TO = "this is a bug in Tilewright; please report it with what the same command prints with TILEWRIGHT_DEBUG=1"
 
 
 #: What C++, the system, and the loader of libraries say where memory or addresses are missing.
 _NO_MEMORY = ("bad_alloc", os.strerror(errno.ENOMEM), "failed to map segment", "can't start new thread")
 
+#: A file of every executable, which is JSON as reports are.
+_MANIFEST = "manifest.json"
 #: Files of ``--json`` that the command has written.
 _reported: list[Path] = []
 
@@ -42,13 +44,14 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         json_file = kwargs.get("json_file")
-        path = json_file if isinstance(json_file, Path) else None
+        path: Path | None = None
         interrupts: list[int] = []
         _reported.clear()
         try:
             with watching() as interrupts:
-                if path is not None:
-                    _check_writable(path)
+                if isinstance(json_file, Path):
+                    _check_writable(json_file, kwargs.get("out"))
+                    path = json_file
                 function(*args, **kwargs)
                 if interrupts:  # one that was swallowed where it arrived, as Python does in a destructor
                     raise KeyboardInterrupt
@@ -97,14 +100,16 @@ def write_json(path: Path | None, value: Mapping[str, Any]) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"the file of --json, {path}, cannot be written: {error.strerror}") from error
+        raise OutputError(
+            f"the file of --json, {path}, cannot be written: {error.strerror}; name another file"
+        ) from error
 
 
 def _check_output(path: Path | None) -> None:
     """Do not end as if all were well where what was printed could not be written."""
     if (failure := written_out()) is not None:
         error = OutputError(
-            f"the result was to be printed, but it cannot be written: {failure.strerror}; everything else is done"
+            f"the result cannot be printed: {failure.strerror}; everything else is done; --json writes it to a file"
         )
         _say(error, str(error), path, keep=True)
         raise typer.Exit(2) from failure
@@ -120,7 +125,9 @@ def _surroundings(error: Exception) -> TilewrightError | None:
             f"the disk is full{where}; make room there, or name other directories with TMPDIR and --out"
         )
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN):
-        return ResourceError(f"a limit of this process is too low: {error.strerror}; raise it with `ulimit -n` or -u")
+        return ResourceError(
+            f"a limit of this process is too low: {error.strerror}; raise `ulimit -n` (files) or -u (processes)"
+        )
     return None
 
 
@@ -129,10 +136,24 @@ def _interrupted(error: BaseException, path: Path | None) -> NoReturn:
     raise typer.Exit(exit_code()) from error
 
 
-def _check_writable(path: Path) -> None:
-    """Refuse a file of ``--json`` that could not be written after the work is done."""
+def _check_writable(path: Path, out: object) -> None:
+    """Refuse a file of ``--json`` that could not be written after the work is done, or is no earlier report.
+
+    Args:
+        path: of ``--json``.
+        out: of an executable, if the command has one.
+    """
+    if isinstance(out, Path) and path.absolute() == out.absolute():
+        raise OutputError(f"--json names a file, but {path} is the directory of the executable; name another file")
     existed = os.path.exists(path)
     try:
+        if path.is_file() and path.stat().st_size:
+            with path.open("rb") as file:
+                head = file.read(64).lstrip()
+            if not head.startswith(b"{") or path.name == _MANIFEST:
+                raise OutputError(
+                    f"--json replaces earlier reports only, but {path} is something else; name another file"
+                )
         with path.open("ab"):
             pass
         if not existed:

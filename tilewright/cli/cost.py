@@ -16,6 +16,7 @@ from tilewright.cli.options import JsonOption, RecordsOption
 from tilewright.cli.programs import DataOption, ProgramsTargetOption, programs_of
 from tilewright.cli.text import table
 from tilewright.errors import CostModelError, OutputError, RecordsError
+from tilewright.wording import counted
 
 if TYPE_CHECKING:
     from tilewright.cost.dataset import TaskData
@@ -50,7 +51,7 @@ def train(
             metavar="TEXT", help="Do not train on tasks with TEXT in their name or a network's; judge by these."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of all random numbers.")] = 0,
     json_file: JsonOption = None,
 ) -> None:
     """Fit a cost model to the programs of --data, or of --records, and write it to MODEL.npz."""
@@ -59,7 +60,7 @@ def train(
 
     fresh = make_model(model, seed)
     if os.path.isdir(out) or not os.path.isdir(out.parent):
-        raise OutputError(f"a cost model is written to a file in a directory that exists, but --out is {out}")
+        raise OutputError(f"--out names a file in a directory that exists, but it is {out}; name another file")
     found = programs_of(records, data, target)
     template = _template(found.tasks)
     trained, judged = _split(found.tasks, hold_out)
@@ -77,10 +78,11 @@ def train(
         "trained_on": sorted({task.task for task in trained}),
     }
     save_model(model, fresh, template, about, out)
-    print(f"{model} fitted to {about['tasks']} tasks, {about['programs']} programs in {seconds:.1f} s: {out}")
+    fitted = f"{counted(len(trained), 'task')}, {counted(about['programs'], 'program')}"
+    print(f"{model} fitted to {fitted} in {seconds:.1f} s: {out}")
     label = "on the training data, which says little about other tasks"
     if judged:
-        label = f"on {len(judged)} tasks with {hold_out!r}, none of which was trained on"
+        label = f"on {counted(len(judged), 'task')} with {hold_out!r}, not trained on"
     report = _judge(fresh, judged or trained)
     print(f"quality {label} (mean, 95 % interval over tasks):")
     print(_means(report["mean"]))
@@ -123,12 +125,12 @@ def evaluate(
         for entry in report["tasks"]
     ]
     print(table(["task", "programs", "failed", *_MEASURES.values()], rows))
-    fitted = f"{stored.about.get('tasks', '?')} tasks on {_named(stored.about.get('targets'))}"
+    fitted = f"{counted(stored.about.get('tasks', '?'), 'task')} on {_named(stored.about.get('targets'))}"
     print(f"{stored.name}, fitted to {fitted}; programs of {_named(sorted({task.target for task in tasks}))}")
     if seen is None:
-        print("the file does not say which tasks it was fitted to: these may be among them")
+        print("the file does not say which tasks the model was fitted to; these tasks may be among them")
     elif any(entry["trained_on"] for entry in report["tasks"]):
-        print("* was trained on, so its figures say little about other tasks")
+        print("* the model was trained on this task, so its figures say little about other tasks")
     print("mean and 95 % interval over tasks:")
     print(_means(report["mean"]))
     write_json(json_file, {"model": stored.name, "template": stored.template, **report})

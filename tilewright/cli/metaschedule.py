@@ -21,6 +21,7 @@ from tilewright.cli.options import (
 )
 from tilewright.cli.programs import open_records
 from tilewright.errors import RecordsError, TilewrightError
+from tilewright.wording import counted
 
 if TYPE_CHECKING:
     from tilewright.target import Target
@@ -44,7 +45,7 @@ def export_database(records: str | None, folder: Path, target: str) -> dict[str,
         from tilewright.target import Target
 
         written = write_metaschedule(store, tasks, Target.parse(target), folder)
-    print(f"{written.records} records of {written.tasks} tasks written to {folder}")
+    print(f"{counted(written.records, 'record')} of {counted(written.tasks, 'task')} written to {folder}")
     for name, reason in written.left_out:
         print(f"left out: {name}: {reason}", file=sys.stderr)
     left_out = [{"task": name, "reason": reason} for name, reason in written.left_out]
@@ -63,13 +64,13 @@ def import_metaschedule(
     target: TargetOption = "native",
     json_file: JsonOption = None,
 ) -> None:
-    """Add MetaSchedule's measurements of this machine to the records, where they are of programs that we know."""
+    """Add MetaSchedule's measurements of this machine to the records, if Tilewright knows their programs."""
     check_target(target)
     shapes = parse_shapes(shape)
     if model is not None:
         check_model(model)
     elif shapes is not None:
-        raise TilewrightError("--shape is that of an input of --model; leave it out, or give --model")
+        raise TilewrightError("--shape goes with --model, which was not given; give --model, or leave --shape out")
     from tilewright.records import open_store
 
     if model is None:
@@ -81,19 +82,19 @@ def import_metaschedule(
         tasks = {task.key: task for task in [*store.tasks(), *_tasks(model, shapes, machine)]}
         if not tasks:
             raise RecordsError(
-                f"a function is recognised as that of a task on record, but {store.where} holds none; "
+                f"a function is recognised as that of a task on record, but {store.where} holds no tasks; "
                 "name a model with --model"
             )
         from tilewright.records.metaschedule_import import read_metaschedule
 
         read = read_metaschedule(folder, store, tasks.values(), machine)
-    print(f"{read.added} of {read.records} records added, of {read.tasks} tasks")
+    print(f"{read.added} of {counted(read.records, 'record')} added, of {counted(read.tasks, 'task')}")
     for reason, count in read.passed_over.items():
         print(f"passed over: {count}: {reason}")
     for fault in read.faults:
         print(f"faulty: {fault}", file=sys.stderr)
     if read.faulty > len(read.faults):
-        print(f"faulty: {read.faulty - len(read.faults)} more lines", file=sys.stderr)
+        print(f"faulty: {counted(read.faulty - len(read.faults), 'more line')}", file=sys.stderr)
     write_json(json_file, vars(read))
 
 

@@ -175,7 +175,9 @@ def records_place(where: str | None) -> str | Path:
     try:
         data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
     except RuntimeError as error:  # a user whom the system does not know
-        raise RecordsError(f"records are kept in your home directory, but: {error}; use --records") from error
+        raise RecordsError(
+            f"records are kept in your home directory, but you have none: {error}; name a file with --records"
+        ) from error
     folder = data / "tilewright"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -45,7 +45,7 @@ def programs_of(records: str | None, data: Path | None, target: str | None) -> D
 
     found = read_data_set(data)
     if not found.tasks:
-        raise RecordsError(f"{data} holds no programs; export records with some")
+        raise RecordsError(f"{data} holds no programs; export records that have some")
     return found
 
 
@@ -61,8 +61,8 @@ def recorded_programs(records: str | None, target: str) -> DataSet:
         tasks = store.tasks()
         if not tasks:
             raise RecordsError(
-                f"programs are made from the tasks' functions, but {store.where} holds none (records of before "
-                "version 2 had none): tune the models again for some trials, which adds them"
+                f"programs are made from the functions of tasks, but {store.where} holds no functions (version 1 kept "
+                "none); tune the models again for some trials, which adds them"
             )
         from tilewright.target import Target
         from tilewright.tuning.collect import collect
@@ -78,12 +78,12 @@ def _why_none(store: SQLStore, machine: Target, tasks: int) -> str:
     targets = sorted({entry.target for entry in store.summary()})
     if machine.key not in targets:
         return (
-            f"there is nothing measured on the target {machine.key} in {store.where}, only on "
-            f"{', '.join(targets) or 'none'}; tune something first, or use the machine of these records"
+            f"programs are of the target {machine.key}, but {store.where} holds measurements of "
+            f"{', '.join(targets) or 'no target'}; tune something first, or use the machine of these records"
         )
     return (
-        f"{store.where} holds nothing to learn from: of {tasks} tasks none has two measured programs with a closed "
-        f"form on {machine.key}; measure more of convolutions, dense layers or matrix products"
+        f"a cost model learns from tasks with two measured programs in closed form, but {store.where} has no such task "
+        f"on {machine.key}, of {tasks} in all; measure more convolutions, dense layers or matrix products"
     )
 
 
@@ -101,7 +101,7 @@ def open_records(where: str | None) -> SQLStore:
         return open_store(place, writable=False)
     if not os.path.exists(place):
         raise RecordsError(
-            f"there are no records in {place}: no such file; tune something first, or name it with --records",
+            f"there are no records in {place}: no such file; tune something first, or name another file with --records",
             absent=True,
         )
     return open_or_read(place)[0]

@@ -14,6 +14,7 @@ from tilewright.cli.options import JsonOption, RecordsOption
 from tilewright.cli.programs import ProgramsTargetOption, open_records, recorded_programs
 from tilewright.cli.text import milliseconds, moment, table
 from tilewright.errors import OutputError, TilewrightError
+from tilewright.wording import counted
 
 __all__ = ["app"]
 
@@ -80,7 +81,9 @@ def export(
         write_json(json_file, export_database(records, metaschedule, target or "native"))
         return
     if target is not None:
-        raise TilewrightError("--target chooses what --programs or --metaschedule writes; leave it out, or give one")
+        raise TilewrightError(
+            "--target goes with --programs or --metaschedule, but neither was given; give one, or leave --target out"
+        )
     from tilewright.records.export import write_jsonl
     from tilewright.records.store import Query
 
@@ -92,7 +95,7 @@ def export(
             else:
                 with out.open("w", encoding="utf-8") as file:
                     count = write_jsonl(store.scan(Query()), file)
-                print(f"{count} measurements written to {out}")
+                print(f"{counted(count, 'measurement')} written to {out}")
         except BrokenPipeError:
             raise  # whoever read has enough
         except OSError as error:
@@ -110,5 +113,7 @@ def _export_programs(records: str | None, file: Path, target: str) -> dict[str, 
 
     write_data_set(data, file)
     count, failed = sum(map(len, data.tasks)), sum(int((~task.ok).sum()) for task in data.tasks)
-    print(f"{count} programs of {len(data.tasks)} tasks written to {file}, {failed} of them failed")
+    print(
+        f"{counted(count, 'program')} of {counted(len(data.tasks), 'task')} written to {file}, {failed} of them failed"
+    )
     return {"tasks": len(data.tasks), "programs": count, "failed": failed, "target": data.tasks[0].target}

@@ -14,6 +14,7 @@ from tilewright.cli.text import table
 from tilewright.errors import OutputError, ShapeError, TilewrightError
 from tilewright.measure.memory import check_memory
 from tilewright.scratch import scratch
+from tilewright.wording import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +46,8 @@ def run(
         outputs = outputs or []
         if len(outputs) > len(executable.outputs):
             raise OutputError(
-                f"this executable has {len(executable.outputs)} outputs, but --output was given {len(outputs)} times"
+                f"--output is given at most once for each output, but this executable has "
+                f"{counted(len(executable.outputs), 'output')} and --output was given {counted(len(outputs), 'time')}"
             )
         results = executable(*_read(inputs or [], executable.inputs))
     for path, result in zip(outputs, results, strict=False):
@@ -65,7 +67,8 @@ def _read(paths: Sequence[Path], specs: Sequence[Any]) -> list[np.ndarray[Any, A
     wanted = ", ".join(f"{spec.name} {tuple(spec.shape)} {spec.dtype}" for spec in specs)
     if len(paths) != len(specs):
         raise ShapeError(
-            f"this executable takes {len(specs)} inputs ({wanted}), but --input was given {len(paths)} times"
+            f"--input is given once for each input, but this executable takes {counted(len(specs), 'input')} "
+            f"({wanted}) and --input was given {counted(len(paths), 'time')}"
         )
     arrays = []
     for path, spec in zip(paths, specs, strict=True):
@@ -74,10 +77,12 @@ def _read(paths: Sequence[Path], specs: Sequence[Any]) -> list[np.ndarray[Any, A
                 # Not numpy.load, which takes pickles and archives as well.
                 array = read_array(file, path.stat().st_size)
         except OSError as error:
-            raise TilewrightError(f"an input is a .npy file, but {path} cannot be read: {error.strerror}") from error
+            raise TilewrightError(
+                f"an input is a .npy file, but {path} cannot be read: {error.strerror}; check the path"
+            ) from error
         except (ValueError, MemoryError) as error:
             raise TilewrightError(
-                f"an input is a .npy file that numpy.save wrote, of numbers, but {path} is not: {error}"
+                f"an input is a .npy file of numbers, as numpy.save writes it, but {path} is not: {error}"
             ) from error
         if array.shape != tuple(spec.shape):
             raise ShapeError(

@@ -22,6 +22,7 @@ from tilewright.cli.programs import open_records
 from tilewright.cli.text import milliseconds, quantity, table
 from tilewright.errors import RecordsError
 from tilewright.scratch import scratch
+from tilewright.wording import counted
 
 if TYPE_CHECKING:
     from tilewright.records.sql import SQLStore
@@ -75,7 +76,7 @@ def tasks(
         for entry in entries
     ]
     print(table(["task", "space", "weight", "FLOP", "configs", "best so far", "GFLOP/s"], rows, left=2))
-    print(f"{len(entries)} tasks, {quantity(flop)}FLOP; target {machine.key}")
+    print(f"{counted(len(entries), 'task')}, {quantity(flop)}FLOP; target {machine.key}")
     if extraction.fallbacks:
         print(f"left in plain layout: {', '.join(extraction.fallbacks)}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +31,7 @@ from tilewright.interrupts import exit_code, holding
 from tilewright.network.replacing import reserve_out
 from tilewright.scratch import scratch
 from tilewright.tuning.budget import Budget
+from tilewright.wording import counted
 
 if TYPE_CHECKING:
     from tilewright.methods.method import Method
@@ -42,11 +43,13 @@ __all__ = ["tune"]
 SHARING = ("own", "published", "none")
 #: Which executable an interrupted command leaves, by ``published`` of its report.
 _PUBLISHED = {
-    "tuned": "the executable in {out} has the best schedules that were found until then",
-    "incumbent": "the executable in {out} is not tuned: it has the default schedules, or the best on record",
-    "earlier": "the executable in {out} is from before, and is untouched",
+    "tuned": "{out} holds the tuned executable, with the best schedules found so far",
+    "incumbent": "{out} holds the incumbent, which is not tuned: it has default schedules, or the best on record",
+    "earlier": "{out} still holds the earlier executable, untouched",
 }
-_GO_ON = "what was measured is in the records, from which the same command goes on"
+#: A command that takes longer than its budget by more than this factor says so.
+_OVER = 1.05
+_GO_ON = "the measurements are in the records, and the same command goes on from them"
 
 
 @command
@@ -62,10 +65,10 @@ def tune(
         str | None,
         typer.Option(metavar="DURATION", help="Wall-clock time of the whole command: 90s, 5m, 1h30m; by default 5m."),
     ] = None,
-    trials: Annotated[int | None, typer.Option(metavar="N", help="Measure at most so many candidates.")] = None,
+    trials: Annotated[int | None, typer.Option(metavar="N", help="The most candidates to measure.")] = None,
     target: TargetOption = "native",
     records: RecordsOption = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of all random numbers.")] = 0,
     method: Annotated[
         str | None,
         typer.Option(
@@ -86,7 +89,7 @@ def tune(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="What is known beforehand: a file of 'tilewright cost train', or 'none'; by default Tilewright's own.",
+            help="The cost model to start from: a file of 'tilewright cost train', or none; by default our own.",
         ),
     ] = None,
     sharing: Annotated[
@@ -105,7 +108,7 @@ def tune(
     shape: ShapeOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Tune MODEL for this machine and write an executable. Ctrl-C keeps everything and still writes it."""
+    """Tune MODEL for this machine and write an executable. Ctrl-C keeps all measurements and still writes one."""
     from tilewright.cli import BEGAN
 
     # What is cheap to refuse is refused before the compiler is imported, which takes seconds.
@@ -115,7 +118,7 @@ def tune(
     out = out or Path(f"{model.stem}-tuned")
     check_target(target)
     if sharing is not None and sharing not in SHARING:
-        raise TilewrightError(f"tasks share by one of {', '.join(SHARING)}, but this is {sharing!r}; correct --sharing")
+        raise TilewrightError(f"--sharing is one of {', '.join(SHARING)}, but this is {sharing!r}; correct it")
     shapes = parse_shapes(shape)
     check_model(model)
     check_out(out)
@@ -149,13 +152,13 @@ def tune(
                 began=BEGAN,
             )
         except KeyboardInterrupt:  # before there was an executable, or a second one
-            earlier = "; the one in {out} is from before, and is untouched" if (out / "manifest.json").is_file() else ""
+            earlier = "; {out} still holds the earlier one, untouched" if (out / "manifest.json").is_file() else ""
             go_on = "" if store.kept else f"; {_GO_ON}"
             print(f"no executable was written{earlier.format(out=out)}{go_on}", file=sys.stderr)
             raise
     with holding():  # it is done; what is left is to say so
         write_json(json_file, result.report)
-        print(summary(result.report, out))
+        print(summary(result.report, out, told=store.notes))
     if result.report["interrupted"]:
         raise typer.Exit(exit_code())
 
@@ -197,18 +200,18 @@ def _sharing(name: str | None) -> Sharing | bool:
     return policies[name]
 
 
-def summary(report: Mapping[str, Any], out: Path) -> str:
-    """What came of it, in a few lines; says only what the report holds."""
+def summary(report: Mapping[str, Any], out: Path, told: Sequence[str] = ()) -> str:
+    """What came of it, in a few lines; says only what the report holds, and no note of ``told`` again."""
     failures = sum(report.get("failures", {}).values())
     lines = [
-        f"{report.get('trials', 0)} trials in {report.get('wall_seconds', 0.0):.1f} s "
+        f"{counted(report.get('trials', 0), 'trial')} in {report.get('wall_seconds', 0.0):.1f} s "
         f"({report.get('trials_per_second', 0.0):.1f} per second, {failures} failed)"
     ]
     disturbed = report.get("disturbance", {}).get("disturbed", 0)
     if disturbed:
         causes = ", ".join(report["disturbance"]["causes"])
         again = report["disturbance"]["remeasured"]
-        lines.append(f"{disturbed} candidates were disturbed while timed ({causes}); {again} of them were timed again")
+        lines.append(f"disturbed while timed: {counted(disturbed, 'candidate')} ({causes}); timed again: {again}")
     if report.get("interrupted"):
         lines.append("interrupted" if report.get("unrecorded") else f"interrupted; {_GO_ON}")
         lines.append(_PUBLISHED[report.get("published", "tuned")].format(out=out))
@@ -218,31 +221,36 @@ def summary(report: Mapping[str, Any], out: Path) -> str:
     tasks, defaults = report.get("tasks", []), report.get("default_tasks", [])
     untuned = sum(task["name"] in defaults and not task["trials"] and not task["recorded"] for task in tasks)
     if untuned:
-        lines.append(f"not tuned: {untuned} of {len(tasks)} tasks, which run with their default schedules")
+        lines.append(f"not tuned, so with default schedules: {untuned} of {counted(len(tasks), 'task')}")
     if as_they_were := len(defaults) - untuned:
-        lines.append(
-            f"{as_they_were} of {len(tasks)} tasks were tuned and run with their default schedules all the same"
-        )
+        lines.append(f"tuned, but with default schedules: {as_they_were} of {counted(len(tasks), 'task')}")
     shared = report.get("sharing", {})
     if shared.get("compared"):
         best = sum(loan["best"] for loan in shared["borrowed"])
         lines.append(
-            f"borrowed configs were the better ones in {shared['won']:g} of {shared['compared']:g} rounds, "
-            f"and are the best of {best} tasks"
+            f"borrowed configs won {shared['won']:g} of {counted(int(shared['compared']), 'round')} "
+            f"and are the best in {counted(best, 'task')}"
         )
     contest = report.get("in_place")
     if contest is not None:
         lines.append(
-            f"timed in their places, {len(contest['exchanged'])} of {contest['tasks']} tasks run faster by another of "
-            f"their best schedules: {contest['before_ms']:.3f} ms before, {contest['after_ms']:.3f} ms after"
+            f"timed inside the network: another schedule is faster for {len(contest['exchanged'])} of "
+            f"{counted(contest['tasks'], 'task')}: {contest['before_ms']:.3f} ms before, "
+            f"{contest['after_ms']:.3f} ms after"
         )
     race = report.get("final_race")
     if race is not None:
-        rivals = f"tuned {race['tuned_ms']:.3f} ms, before {race['incumbent_ms']:.3f} ms"
-        kept = "" if race["kept"] == "tuned" else "; the one from before is kept"
+        rivals = f"tuned {race['tuned_ms']:.3f} ms, incumbent {race['incumbent_ms']:.3f} ms"
+        kept = "" if race["kept"] == "tuned" else "; the incumbent is kept"
         lines.append(f"final race of whole executables: {rivals}{kept}")
     verdict = report.get("verdict")
     if verdict is not None:
         lines.append(f"outputs: {verdict['outcome']}; {verdict['evidence']}")
+    lines += [f"note: {note}" for note in report.get("notes", []) if note not in told]
+    seconds, wall = report.get("budget_seconds"), report.get("wall_seconds", 0.0)
+    if seconds is not None and wall > _OVER * seconds:
+        lines.append(
+            f"over the budget of {seconds:g} s by {wall - seconds:.1f} s, to read, build and judge the network"
+        )
     lines.append(f"executable: {out}; compare it with: tilewright bench {out} --against onnxruntime --against untuned")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""A process that makes one object and calls its methods when asked: for work that may die without taking us along."""
+"""A process that makes one object and calls its methods on request: for work that may crash."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tilewright.measure.process import arm, ending
 __all__ = ["IsolatedError", "IsolatedProcess", "main"]
 
 _BOOT = "import sys; sys.path[:] = {path!r}; from tilewright.measure.isolated import main; main({arguments})"
-#: Seconds within which an answer is due where nothing else was said.
+#: Seconds within which an answer is due by default.
 _SECONDS = 600.0
 
 
@@ -33,13 +33,13 @@ class IsolatedError(MeasureError):
 
 
 class IsolatedProcess:
-    """A process with one object. It dies with this one, and nothing that it prints is seen.
+    """A process with one object. It ends with the calling process, and its output is not shown.
 
-    Threads may share it: one waits until the other one has its answer.
+    Threads may share it: each waits until the other has its answer.
 
     Args:
         factory: makes the object; a function or a class of an importable module.
-        arguments: of the factory.
+        arguments: the factory's arguments.
         variables: environment variables that only this process gets.
 
     Raises:
@@ -85,7 +85,7 @@ class IsolatedProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether it has not been ended, as far as is known."""
+        """Whether the process runs, as far as is known."""
         return not self._connection.closed
 
     def wait(self, seconds: float = _SECONDS) -> None:
@@ -104,7 +104,7 @@ class IsolatedProcess:
         """What a method of the object returns.
 
         Raises:
-            IsolatedError: the process ended, or gave no answer within ``seconds``, and is ended now.
+            IsolatedError: the process ended, or gave no answer within ``seconds`` and was killed.
             MeasureError: the method raised; the message is its own, after the exception's name.
         """
         with self._lock:
@@ -113,7 +113,7 @@ class IsolatedProcess:
             return self._receive(seconds)
 
     def kill(self) -> str:
-        """End it with all that it started, and say how it ended. Does nothing the second time."""
+        """End the process and all that it started; returns how it ended. Does nothing the second time."""
         if self._connection.closed:
             return self._reason
         if self._process.returncode is None:  # afterwards its process id may be anyone else's
@@ -133,7 +133,7 @@ class IsolatedProcess:
             raise IsolatedError(f"its process ended ({self._last_words()})") from error
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             self.kill()
-            raise MeasureError(f"its process cannot be told what to do: {error}") from error
+            raise MeasureError(f"its process cannot be sent the call: {error}") from error
 
     def _receive(self, seconds: float) -> Any:
         if self._connection.closed:

@@ -1,8 +1,8 @@
 """What the machine reaches at best: multiply-adds, a matrix product, bytes from caches and from memory.
 
-Measured by code of our own (``limits.c``), for a BLAS need not know the processor: with ``OPENBLAS_CORETYPE=Haswell``
-in the environment NumPy reaches half of what an AVX-512 machine can do. NumPy's product is measured as well. All of it
-runs in a process of its own, since it runs code for particular instruction sets.
+Tilewright's own code (``limits.c``) measures them, since a BLAS may not know the processor: with
+``OPENBLAS_CORETYPE=Haswell`` in the environment NumPy reaches half of what an AVX-512 machine can do.
+NumPy's product is measured as well. All of it runs in a process of its own, since it uses particular instruction sets.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def time_own_product(threads: int, operations: float, runs: int) -> list[float]:
     try:
         library = _library()
     except (CompilerError, OSError, AttributeError) as exc:
-        raise MeasureError(f"our own matrix product cannot be measured: {exc}") from exc
+        raise MeasureError(f"Tilewright's matrix product cannot be measured: {exc}") from exc
     widest = int(library.tilewright_limits_variants()).bit_length() - 1
     seconds = (ctypes.c_double * runs)()
     done = float(library.tilewright_limits_product_times(widest, threads, operations, runs, seconds))

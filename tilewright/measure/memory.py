@@ -1,16 +1,16 @@
-"""How much memory a worker may have, and how much it has.
+"""Limits of memory: how much a worker may have, how much it has, and what a command needs.
 
 A candidate that exhausts the memory must cost itself, not the machine. The pool looks at its workers' memory 20 times a
-second and ends one that has more than its share, because the other ways tell less or too much:
+second and ends one that has more than its share, because the other ways measure too little or too much:
 
 - ``RLIMIT_AS`` limits addresses, of which a worker has several times what it uses: TVM and LLVM map their libraries
   and reserve room for each thread's stack and heap.
-- ``RLIMIT_DATA`` counts private memory whether used or not, so its size depends on the number of threads; and what
-  follows when it is reached is up to whoever asked: a Python error, an abort, a crash at the address 0.
-- A control group does it right, but making one is up to the administrator.
+- ``RLIMIT_DATA`` counts private memory whether used or not, so its size depends on the number of threads. At the limit
+  the program's reaction varies: a Python error, an abort, a crash at the address 0.
+- A control group does it right, but only an administrator can make one.
 
-Between two looks a worker gets no further than the kernel can hand out pages, some hundred megabytes. Where the
-machine runs out all the same, the kernel takes a worker before anything else (:func:`die_first`).
+Between two looks a worker can take some hundred megabytes, as fast as the kernel hands out pages. If the machine runs
+out all the same, the kernel ends a worker before any other process (:func:`die_first`).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def usable_memory(root: Path = Path("/")) -> int:
 
 
 def check_memory(addresses: int, memory: int) -> None:
-    """Refuse to begin what would end for lack of memory, in a crash or in another error that says nothing of it.
+    """Refuse a command that would run out of memory, and then crash or fail with an unrelated error.
 
     Args:
         addresses: bytes of address space that a process maps at least, whether it uses them or not.
@@ -78,21 +78,23 @@ def check_memory(addresses: int, memory: int) -> None:
         wanted = addresses if option == "-v" else memory
         if limit < wanted:
             raise ResourceError(
-                f"memory is missing: a process of this command maps {in_words(wanted)} at least, but `ulimit {option}` "
-                f"allows {in_words(limit)}; raise the limit, for example with `ulimit {option} unlimited`"
+                f"memory is missing: a process of this command needs at least {in_words(wanted)}, but "
+                f"`ulimit {option}` is {in_words(limit)}; raise the limit, for example with `ulimit {option} unlimited`"
             )
     if (usable := usable_memory()) < memory:
         raise ResourceError(
-            f"memory is missing: this command uses {in_words(memory)} at least, but it may have {in_words(usable)}; "
-            "raise the limit of its container or control group, or use a machine with more"
+            f"memory is missing: this command needs at least {in_words(memory)}, but it may use {in_words(usable)}; "
+            "raise the limit of its container or control group, or use a machine with more memory"
         )
 
 
 def memory_error(doing: str) -> ResourceError:
-    """What is to be raised where the memory did not suffice for ``doing`` something."""
+    """The error to raise if the memory did not suffice for ``doing`` something."""
     limits = [f"`ulimit {option}` allows {in_words(limit)}" for option, limit in _own_limits().items()]
-    allowed = " and ".join(limits) or f"it may have {in_words(usable_memory())}"
-    return ResourceError(f"memory is missing for {doing}: {allowed}; use a machine or a limit with more")
+    allowed = " and ".join(limits) or f"it may use {in_words(usable_memory())}"
+    return ResourceError(
+        f"memory is missing for {doing}: {allowed}; raise the limit, or use a machine with more memory"
+    )
 
 
 def _own_limits() -> dict[str, int]:
@@ -121,7 +123,7 @@ def held(pid: int) -> tuple[int, int]:
 
 
 def die_first() -> None:
-    """Have the kernel end this process before others when memory runs out."""
+    """Let the kernel end this process before others when memory runs out."""
     with contextlib.suppress(OSError):  # not Linux
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 

@@ -111,7 +111,7 @@ class PeerProcess:
         except (OSError, EOFError) as error:
             raise MeasureError(f"its process ended: {self.kill()}") from error
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise MeasureError(f"its process cannot be told what to do: {error}") from error
+            raise MeasureError(f"its process cannot be sent the call: {error}") from error
         if isinstance(answer, _Refusal):
             raise MeasureError(answer.message)
         return answer

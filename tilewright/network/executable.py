@@ -20,6 +20,7 @@ from tilewright.network.plan_check import check_plan
 from tilewright.network.program import KernelTime, MachineProgram, PlanProgram, Program, Variants, check_features
 from tilewright.reading import open_regular, read_arrays
 from tilewright.tvm_compat import wanted_threads
+from tilewright.wording import counted
 
 __all__ = ["FORMAT", "Executable", "load_executable", "wanted_threads"]
 
@@ -119,7 +120,10 @@ class Executable:
 
     def _checked(self, arrays: Sequence[InputLike]) -> list[NDArray[Any]]:
         if len(arrays) != len(self.inputs):
-            raise ShapeError(f"the network has {len(self.inputs)} inputs, but {len(arrays)} arrays were given")
+            raise ShapeError(
+                f"the network takes one array for each input, but it has {counted(len(self.inputs), 'input')} "
+                f"and got {counted(len(arrays), 'array')}"
+            )
         return [to_array(array, spec) for array, spec in zip(arrays, self.inputs, strict=True)]
 
 
@@ -173,7 +177,7 @@ def _read_weights(file: BinaryIO) -> list[NDArray[Any]]:
     """The arrays ``w0``, ``w1``, ... of an archive. Raises ``ValueError`` and ``KeyError`` where it is another one."""
     size, memory = os.fstat(file.fileno()).st_size, available_memory()
     if 2 * size > memory:  # they are read, then laid out for the kernels
-        raise ValueError(f"its weights need {2 * size:,} bytes of memory, but {memory:,} are to be had here")
+        raise ValueError(f"its weights need {2 * size:,} bytes of memory, but only {memory:,} are free here")
     named = read_arrays(file)
     return [named[f"w{i}"] for i in range(len(named))]
 
@@ -187,7 +191,7 @@ def _check_ends(plan: Plan, manifest: dict[str, Any]) -> None:
     for numbers, entries in ((plan.inputs, manifest["inputs"]), (plan.outputs, manifest["outputs"])):
         planned = [(list(plan.tensors[number].shape), plan.tensors[number].dtype) for number in numbers]
         if planned != [(entry["shape"], entry["dtype"]) for entry in entries]:
-            raise ValueError("its plan has other inputs or outputs than it says")
+            raise ValueError("its plan has other inputs or outputs than its manifest")
 
 
 def _specs(entries: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import zipfile
 from pathlib import Path
 
@@ -47,6 +48,9 @@ def check_kind(path: Path) -> None:
         ModelFormatError: it is; the message says what it is and what to do.
         OSError: it cannot be read.
     """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe would be waited for
+        raise ModelFormatError(f"a model is a file, but {path} is a pipe or a device; write what it gives to a file")
     found = _foreign(path)
     if found is not None:
         raise ModelFormatError(

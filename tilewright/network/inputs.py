@@ -54,7 +54,7 @@ def to_array(value: InputLike, spec: TensorSpec) -> NDArray[Any]:
 def _read(value: InputLike, spec: TensorSpec) -> tuple[NDArray[Any], bool]:
     """An array of any dtype, and whether it consists of Python's numbers, which may be rounded."""
     if isinstance(value, np.ma.MaskedArray):
-        raise _refusal(spec, "a masked array was given, and a network knows no masks", "fill it, with .filled()")
+        raise _refusal(spec, "a masked array was given, but networks have no masks", "fill it, with .filled()")
     if isinstance(value, np.ndarray | np.generic):
         return np.asarray(value), type(value) is np.float64  # which is Python's float, too
     if isinstance(value, str | bytes | bytearray | memoryview):
@@ -62,9 +62,8 @@ def _read(value: InputLike, spec: TensorSpec) -> tuple[NDArray[Any], bool]:
     device = getattr(getattr(value, "device", None), "type", "cpu")
     if isinstance(device, str) and device != "cpu":
         raise _refusal(spec, f"a tensor on {device!r} was given", "bring it to the CPU first, with .cpu()")
-    detach = getattr(value, "detach", None)
     try:
-        array = np.asarray(detach() if callable(detach) else value)
+        array = np.asarray(_plain(value) if callable(getattr(value, "detach", None)) else value)
     except (TypeError, ValueError, RuntimeError, OverflowError) as exc:
         said = next(iter(str(exc).splitlines()), "")[:200]
         raise _refusal(
@@ -73,6 +72,12 @@ def _read(value: InputLike, spec: TensorSpec) -> tuple[NDArray[Any], bool]:
     if array.dtype == object:
         raise _refusal(spec, f"{_kind(value)} was given that NumPy has no numbers for", "make an array of it first")
     return array, isinstance(value, int | float | list | tuple)
+
+
+def _plain(tensor: Any) -> Any:
+    """A tensor of PyTorch as one that NumPy can read: without gradients, views that negate, and bfloat16."""
+    tensor = tensor.detach().resolve_conj().resolve_neg()
+    return tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor  # which is exact
 
 
 def _same(array: NDArray[Any], made: NDArray[Any]) -> NDArray[np.bool_]:

@@ -51,7 +51,7 @@ def load(model: Any, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Net
         path = Path(model)
         if path.is_dir():
             raise ModelFormatError(f"a model is a file, but {path} is a directory; name the .onnx file")
-        if path.is_file():
+        if path.exists():
             check_kind(path)
         if not is_program(path):
             with OnnxReading(path, shapes or {}) as reading:
@@ -96,9 +96,10 @@ def _blame(model: Any, exc: BaseException) -> str:
     """Name the operator and the node that the importer stumbled over."""
     text = str(exc)
     said = (text.strip().splitlines() or [type(exc).__name__])[0][:160]
-    node = _converted(exc) or next(
-        (node for node in model.graph.node if re.search(rf"\b{re.escape(node.op_type)}\b", text)), None
-    )
+    named = (node for node in model.graph.node if re.search(rf"\b{re.escape(node.op_type)}\b", text))
+    # Where it lists the operators that it lacks, it is converting none, and has walked to the last node.
+    node = None if "not supported for frontend" in text else _converted(exc)
+    node = node or next(named, None)
     if node is None:
         return f"the model cannot be imported: {said}"
     name = node.name or next(iter(node.output), "")

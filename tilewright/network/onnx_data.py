@@ -38,8 +38,9 @@ __all__ = [
 MOST_BYTES = 2**31 - 1
 #: Bytes of weights up to which a saved model is one file.
 _MOST_INSIDE = 1 << 30
-#: Bytes from which a tensor moves to the other file. Shape inference reads small ones, such as the shape of a Reshape.
-_LEAST_OUTSIDE = 1024
+#: Bytes from which a tensor moves to the other file; and from which one of integers does, since shape inference reads
+#: shapes, axes and the sizes of a Split.
+_LEAST_OUTSIDE, _LEAST_INTEGERS_OUTSIDE = 1024, 1 << 16
 #: Graphs inside of graphs (If, Loop).
 _MOST_DEPTH = 32
 
@@ -101,7 +102,7 @@ def check_place(tensor: TensorProto, folder: Path) -> None:
         size = file.seek(0, os.SEEK_END)
     if offset < 0 or length != nbytes or offset + length > size:
         name = path.relative_to(folder)
-        raise ValueError(f"the data of {tensor.name!r} are {nbytes:,} bytes, which {str(name)!r} does not hold")
+        raise ValueError(f"the data of {tensor.name!r} need {nbytes:,} bytes, which {str(name)!r} does not hold")
 
 
 def _place(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
@@ -111,7 +112,7 @@ def _place(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
     path = folder / name
     inside = path.resolve().is_relative_to(folder.resolve())
     if not name or not inside or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"the data of {tensor.name!r} are in {name!r}, outside of the model's directory")
+        raise ValueError(f"the data of {tensor.name!r} are in {name!r}, outside the model's directory")
     return path, int(entries.get("offset", "0")), int(entries.get("length", tensor_bytes(tensor)))
 
 
@@ -218,7 +219,8 @@ def write_model(model: onnx.ModelProto, path: Path, data: str) -> onnx.ModelProt
         for tensor in model.graph.initializer:
             copy = made.graph.initializer.add()
             raw = _raw(tensor)
-            if len(raw) < _LEAST_OUTSIDE:
+            integers = tensor.data_type in (TensorProto.INT32, TensorProto.INT64)
+            if len(raw) < (_LEAST_INTEGERS_OUTSIDE if integers else _LEAST_OUTSIDE):
                 copy.CopyFrom(tensor)
                 continue
             copy.name, copy.data_type = tensor.name, tensor.data_type

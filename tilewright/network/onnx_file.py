@@ -61,8 +61,8 @@ def read_proto(path: Path) -> onnx.ModelProto:
         total = sum(tensor_bytes(tensor) for tensor in held)
         if total > _memory():
             raise ResourceError(
-                f"memory is missing: the weights of {path} have {in_words(total)}, and each is held several times, but "
-                f"this command may have {in_words(usable_memory())} in all; use a machine or a limit with more"
+                f"memory is missing: the weights of {path} take {in_words(total)}, and several copies are held, but "
+                f"a command may use {in_words(usable_memory())}; raise its limit, or use a machine with more memory"
             )
         fetch_data(model, path.parent)
     except TilewrightError:
@@ -125,12 +125,14 @@ def check_filled(shapes: Mapping[str, tuple[int, ...]]) -> None:
     """
     for name, shape in shapes.items():
         if any(extent < 0 for extent in shape):
-            raise ModelFormatError(f"a shape is not negative, but the weight {name!r} is {shape}; export it again")
+            raise ModelFormatError(
+                f"a shape has no negative extent, but the weight {name!r} is {shape}; export it again"
+            )
     total = sum(4 * math.prod(shape) for shape in shapes.values())
     if total > _memory():
         raise ModelFormatError(
-            f"a model's weights fit this machine's memory, but this declares {total:,} bytes, of which at most "
-            f"{_memory():,} can be made; is the file damaged?"
+            f"a model's weights fit this machine's memory, but this model declares {total:,} bytes, and at most "
+            f"{_memory():,} can be made; check whether the file is damaged"
         )
 
 
@@ -143,10 +145,10 @@ def _check_order(graph: onnx.GraphProto) -> None:
     makers: dict[str, int] = {}
     for number, node in enumerate(graph.node):
         if not any(node.output):
-            raise ValueError(f"the node {node.name or node.op_type!r} gives nothing")
+            raise ValueError(f"the node {node.name or node.op_type!r} has no output")
         for name in filter(None, node.output):
             if name in makers:
-                raise ValueError(f"two nodes give {name!r}")
+                raise ValueError(f"two nodes compute {name!r}")
             makers[name] = number
     known = {t.name for t in graph.initializer} | {v.name for v in graph.input}
     if clash := known & makers.keys():
@@ -165,7 +167,7 @@ def _check_order(graph: onnx.GraphProto) -> None:
                 ready.append(reader)
     if len(ready) < len(waits):
         node = graph.node[next(number for number, count in enumerate(waits) if count)]
-        raise ValueError(f"the graph goes round in circles: {node.name or node.op_type!r} waits for itself")
+        raise ValueError(f"the graph has a cycle: {node.name or node.op_type!r} depends on itself")
 
 
 def _check_tensor(tensor: TensorProto, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,10 @@ MODEL, FOLDED = "model.onnx", "folded.onnx"
 
 #: Operators whose output doubles when their first input does; a batch norm nearly so.
 _SCALED_THROUGH = ("Add", "Reshape", "Flatten", "Squeeze", "Dropout", "Relu", "AveragePool", "GlobalAveragePool")
+#: Operators with a mode for training.
+_TRAINED = ("BatchNormalization", "Dropout")
+#: ONNX Runtime names a temporary file of ours, which tells the user nothing.
+_PLACE = re.compile(r"Load model from \S+ failed:")
 #: Standard deviation of a softmax's inputs in a network that we fill with random weights.
 _SPREAD = 2.0
 
@@ -47,11 +52,12 @@ def prepare(path: Path, shapes: Mapping[str, tuple[int, ...]], folder: Path, opt
         ModelFormatError: missing, truncated, or not ONNX.
         ResourceError: it does not fit the memory, or the disk.
         ShapeError: a symbolic input shape that ``shapes`` does not fix, or a shape for no input.
-        UnsupportedOperatorError: an operator that ONNX Runtime does not know.
+        UnsupportedOperatorError: an operator that ONNX Runtime does not know, or that trains.
     """
     model = read_proto(path)
     try:
         _drop_empty_ends(model)
+        _refuse_training(model)
         _fix_shapes(model, shapes)
         check_sizes(model)
         filled = _fill_weights(model)
@@ -86,6 +92,29 @@ def _drop_empty_ends(model: onnx.ModelProto) -> None:
                 node.input.pop()
 
 
+def _refuse_training(model: onnx.ModelProto) -> None:
+    """Refuse operators in their mode for training, which TVM ignores: dropout is random there, and statistics change.
+
+    Raises:
+        UnsupportedOperatorError: there is one.
+    """
+    arrays = {tensor.name: tensor for tensor in model.graph.initializer}
+    arrays |= {n.output[0]: n.attribute[0].t for n in model.graph.node if n.op_type == "Constant" and n.attribute}
+    for node in model.graph.node:
+        if node.op_type not in _TRAINED or node.domain not in ("", "ai.onnx"):
+            continue
+        trains = any(a.name == "training_mode" and a.i for a in node.attribute)
+        if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
+            mode = arrays.get(node.input[2])
+            trains = mode is None or bool(numpy_helper.to_array(mode).any())
+        if trains:
+            name = node.name or next(iter(node.output), "")
+            raise UnsupportedOperatorError(
+                f"a model is tuned for inference, but {node.op_type} (node {name!r}) is in its mode for training; "
+                "export the model in its mode for evaluation, with model.eval()"
+            )
+
+
 def _first_line(exc: BaseException) -> str:
     return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]
 
@@ -103,7 +132,8 @@ def _fix_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -
         if name in shapes:
             wanted = shapes[name]
             fits = len(wanted) == len(dims) and all(
-                not d.HasField("dim_value") or d.dim_value in (0, w) for d, w in zip(dims, wanted, strict=False)
+                not d.HasField("dim_value") or d.dim_value <= 0 or d.dim_value == w
+                for d, w in zip(dims, wanted, strict=False)
             )
             if not fits:
                 have = ",".join(d.dim_param or str(d.dim_value) for d in dims)
@@ -238,14 +268,15 @@ def _optimised(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
         return onnx.load_model_from_string(target.read_bytes())
     except Exception as exc:  # its binding raises a dozen classes without a common base
         check_space(folder)
-        text = str(exc)
+        text = _PLACE.sub("", str(exc))
+        line = text.strip().splitlines()[0][:300]
         if "not a registered" in text or "NOT_IMPLEMENTED" in text or "No Op registered" in text:
             raise UnsupportedOperatorError(
-                f"every operator is one of ONNX's: {_first_line(exc)}; replace it, or export it as standard ones"
+                f"every operator is one of ONNX's: {line}; replace it, or export it as standard operators"
             ) from exc
         if "bad_alloc" in text or "Failed to allocate memory" in text:
             raise MemoryError from exc
-        raise ModelFormatError(f"the model is not valid ONNX: {_first_line(exc)}; export it again") from exc
+        raise ModelFormatError(f"the model is not valid ONNX: {line}; export it again") from exc
 
 
 def _drop_inputs(model: onnx.ModelProto, weights: set[str]) -> None:

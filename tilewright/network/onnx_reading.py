@@ -87,7 +87,7 @@ class OnnxReading:
                 if "SIGKILL" in str(error):  # as the kernel ends a process that takes too much
                     raise memory_error(f"reading {self.path}") from error
                 raise ModelFormatError(
-                    f"a model can be read by the onnx package, but {self.path} ends that with {error}; export it again"
+                    f"a model can be read by the onnx package, but {self.path} ends it: {error}; export it again"
                 ) from error
         finally:
             self.close()

@@ -1,6 +1,6 @@
-"""Writes ONNX operators that TVM 0.27 imports wrongly as others that it imports right.
+"""Replaces ONNX operators that TVM 0.27 imports wrongly by operators that it imports right.
 
-Each repair says what it writes, as before --> after. A model that needs none is left as it is.
+Each repair states its rewrite, as before --> after. A model that needs none is left as it is.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _POOLS = ("MaxPool", "AveragePool", "LpPool")
 
 @dataclass
 class _Graph:
-    """The nodes of a graph as they are being written anew.
+    """The nodes of a graph while they are rewritten.
 
     Attributes:
         model: the model.
         constants: the initializers by name.
-        shapes: of tensors that are known, by name.
-        dtypes: element types of tensors that are known, by name.
+        shapes: the known shapes of tensors, by name.
+        dtypes: the known element types of tensors, by name.
         nodes: written so far.
     """
 
@@ -58,7 +58,7 @@ class _Graph:
 
 
 def repair(model: onnx.ModelProto) -> None:
-    """Write the operators of a model's main graph that would be imported wrongly as others, in place."""
+    """Replace the operators of a model's main graph that TVM would import wrongly, in place."""
     if not any(node.op_type in _REPAIRS and node.domain in ("", "ai.onnx") for node in model.graph.node):
         return
     graph = _read(model)
@@ -88,9 +88,9 @@ def _read(model: onnx.ModelProto) -> _Graph:
 
 
 def _values(model: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
-    """What is known of tensors: inputs, and whatever follows from them."""
+    """The known types of tensors: those of the inputs, and those inferred from them."""
     yield from model.graph.input
-    # Weights are not needed for shapes, but for small integers, which are shapes and axes themselves.
+    # Shapes do not depend on weights, except on small tensors of integers, which hold shapes and axes.
     light = onnx.ModelProto()
     light.CopyFrom(model)
     del light.graph.initializer[:]
@@ -131,7 +131,7 @@ def _set(node: onnx.NodeProto, drop: Sequence[str], **attributes: object) -> onn
 
 
 def _pads(total: Sequence[int], upper: bool) -> list[int]:
-    """Pads at the begin and at the end of each axis; an odd one is at the end where ``upper``."""
+    """Pads at the begin and at the end of each axis; an odd one is at the end if ``upper``."""
     begins = [t // 2 if upper else t - t // 2 for t in total]
     return begins + [t - b for t, b in zip(total, begins, strict=True)]
 
@@ -176,7 +176,7 @@ def _transposed_convolution(graph: _Graph, node: onnx.NodeProto) -> bool:
 
 
 def _one_hot(graph: _Graph, node: onnx.NodeProto) -> bool:
-    """OneHot --> Cast(OneHot): TVM's result is of Python's types, not of that of the values."""
+    """OneHot --> Cast(OneHot): TVM's result has a Python type, not the type of the values."""
     dtype = graph.dtypes.get(node.input[2])
     if not dtype:
         return False
@@ -294,7 +294,7 @@ _ROUNDINGS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "ceil": np.ceil,
 }
 
-#: By the operator: writes it otherwise, and says whether it did.
+#: By operator: the repair, which returns whether it rewrote the node.
 _REPAIRS: dict[str, Callable[[_Graph, onnx.NodeProto], bool]] = {
     **dict.fromkeys(_POOLS, _pool),
     "ConvTranspose": _transposed_convolution,

@@ -123,7 +123,7 @@ class MachineProgram:
         return {}
 
     def _tensors(self, arrays: Sequence[NDArray[Any]]) -> list[Any]:
-        return [self._tensor(np.ascontiguousarray(a), self._device) for a in arrays]
+        return [self._tensor(np.asarray(a, order="C"), self._device) for a in arrays]  # keeps scalars
 
 
 class _DLTensor(ctypes.Structure):

@@ -96,7 +96,7 @@ def _reserved(lock: Path, out: Path) -> int | None:
             return descriptor
         time.sleep(0.05)
     raise OutputError(
-        f"one command at a time makes an executable, but another one is at {out}; wait for its end, or choose another "
+        f"one command at a time writes an executable, but another one is at {out}; wait for its end, or choose another "
         "--out"
     )
 

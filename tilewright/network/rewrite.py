@@ -223,10 +223,11 @@ class Rewriter:
         """An operator on a weight that only moves its elements."""
         if len(args) < 1 or args[0].recipe is None or not hasattr(call.ty, "shape"):  # some give a shape, no tensor
             return None
-        shape = shape_of(call)
         if name in ("reshape", "expand_dims", "squeeze"):
+            shape = shape_of(call)
             return Value(shape, recipe=args[0].recipe.reshape(shape), dtype=args[0].dtype)
         if name == "permute_dims":
+            shape = shape_of(call)
             axes = call.attrs.axes
             order = tuple(int(a) for a in axes) if axes is not None else tuple(reversed(range(len(shape))))
             return Value(shape, recipe=args[0].recipe.transpose(order), dtype=args[0].dtype)
@@ -303,7 +304,11 @@ class Rewriter:
         """The expression with plain operands."""
         from tvm import relax
 
-        result = self.emit(self.substitute().visit_expr(expr))
+        plain = self.substitute().visit_expr(expr)
+        if getattr(getattr(plain, "op", None), "name", "") == "relax.take" and plain.attrs.mode == "fast":
+            # Any index may come with the inputs: none may read outside of the table.
+            plain = relax.op.take(plain.args[0], plain.args[1], plain.attrs.axis, mode="clip")
+        result = self.emit(plain)
         if not isinstance(result.ty, relax.TensorType):
             return result
         return Value.plain(shape_of(result), result, str(result.ty.dtype))

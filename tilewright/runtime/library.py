@@ -80,7 +80,7 @@ def _compile(command: list[str], out: Path, failure: str) -> None:
         )
     except subprocess.TimeoutExpired as exc:
         raise CompilerError(
-            f"{failure}: {command[0]} takes longer than {_MOST_SECONDS} s; set CC to another one"
+            f"{failure}: {command[0]} takes longer than {_MOST_SECONDS} s; set CC to another compiler"
         ) from exc
     except subprocess.CalledProcessError as exc:
         # It says where a disk is full, and also does not: a file that was cut off is one that it cannot read.
@@ -92,10 +92,12 @@ def _compile(command: list[str], out: Path, failure: str) -> None:
             raise explained(OSError(errno.ENOSPC, "No space left on device"), failure, out.parent) from exc
         said = next((line for line in lines if "error" in line.lower()), lines[0] if lines else f"it ended with {exc}")
         raise CompilerError(
-            f"{failure} by {command[0]}: {said[:200]}; see that it works, or set CC to another one"
+            f"{failure} by {command[0]}: {said[:200]}; check that it works, or set CC to another compiler"
         ) from exc
     except OSError as exc:
-        raise CompilerError(f"{failure}: {command[0]} cannot be run: {exc.strerror}; set CC to another one") from exc
+        raise CompilerError(
+            f"{failure}: {command[0]} cannot be run: {exc.strerror}; set CC to another compiler"
+        ) from exc
 
 
 def bind(library: ctypes.CDLL) -> ctypes.CDLL:
@@ -188,4 +190,4 @@ def use_for_kernels(threads: int) -> None:
     ffi = ctypes.CDLL(tvm_ffi.libinfo.find_libtvm_ffi())
     launch = ctypes.cast(library.tilewright_launch, ctypes.c_void_p)
     if ffi.TVMFFIEnvModRegisterContextSymbol(b"__TVMBackendParallelLaunch", launch):
-        raise CompilerError("this version of TVM does not let its threads be replaced; install the pinned one")
+        raise CompilerError("this version of TVM does not let its threads be replaced; install the pinned version")

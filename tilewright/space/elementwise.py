@@ -1,12 +1,12 @@
-"""The design space of element-wise functions: one pass over the results, whatever they are made of.
+"""The design space of element-wise functions: one pass over the results.
 
 parallel for piece: for rows of the piece: for each vector of the row:
     for each step that is read more than once: vectorised: s[...] = f(...)
     vectorised: Y[...] = g(s[...], X[...])
 
-A step that is read once is computed where it is read; any other has its elements in registers. So the size of the
-program grows with the number of steps, and not with its powers. The last vector of a row that is no multiple of one
-begins earlier, and computes some elements once more.
+A step that is read once is computed where it is read; any other step keeps its elements in registers. So the size of
+the program grows in proportion to the number of steps. If a row is no multiple of the vector, its last vector begins
+earlier, and computes some elements twice.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 __all__ = ["ElementwiseSpace"]
 
-#: A function over shorter rows has no vectors here: what LLVM makes of the plain loops was twice as fast for rows of 3.
+#: Fewest elements of a row. For rows of 3, LLVM's code for the plain loops was twice as fast as vectors.
 _SHORTEST_ROW = 4
 #: Bytes of an element that the target's lanes are counted for.
 _LANE_BYTES = 4
-#: Vectors that one iteration computes side by side, as far as a row has so many.
+#: Choices of how many vectors one iteration computes side by side; a row must have as many.
 _UNROLLED = (1, 2, 4, 8)
-#: The most loads that are written out, for all vectors together: the compiler takes 1 s for so many.
+#: The most loads of a program, for all vectors together: the compiler takes 1 s for so many.
 _MOST_WRITTEN = 4096
 
 

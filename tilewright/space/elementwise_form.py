@@ -1,7 +1,7 @@
-"""Element-wise functions as data: over which axes they run, and how each buffer lies along them.
+"""Element-wise functions as data: their axes, and how each buffer lies along these.
 
-A function is element-wise if each element of its results is made of the elements at the same place of its operands,
-which may be broadcast. However many steps it has, they can all be done in one pass.
+A function is element-wise if each element of its results depends only on the elements at the same place of its
+operands, which may be broadcast. All its steps can run in one pass, however many there are.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Axis", "Form", "Step", "read_form"]
 
-#: For each dimension of a buffer the dimension of the results that it lies along; None: it has one element.
+#: For each dimension of a buffer, the dimension of the results that it lies along; None: it has one element.
 Places = tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Dimensions of the results that lie one after the other in every buffer, or are broadcast by it, as one.
+    """Neighbouring dimensions of the results that every buffer either holds contiguously or broadcasts, as one axis.
 
     Attributes:
         dims: the dimensions, from outside in.
@@ -86,7 +86,7 @@ def read_form(module: IRModule) -> Form:
     """The element-wise function ``main`` of a module.
 
     Raises:
-        SpaceError: it is none.
+        SpaceError: the function is not element-wise.
     """
     from tvm.s_tir import Schedule
 

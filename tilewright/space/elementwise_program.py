@@ -1,4 +1,4 @@
-"""The program of an element-wise function: its loops, and what is computed in them."""
+"""Writes the program of an element-wise function: its loops and their bodies."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["make_program"]
 
-#: A step that is read once is computed where it is read, as long as an expression has no more steps and loads than
-#: this together: what passes of TVM do recursively.
+#: The most steps and loads of one expression, as passes of TVM are recursive. Below it, a step that is read once is
+#: computed where it is read.
 _LONGEST = 64
 _INDEX = "int64"  # as Relax counts
 
@@ -24,8 +24,8 @@ def make_program(module: IRModule, form: Form, pieces: int, vector: int, unroll:
 
     Args:
         module: the function.
-        form: what ``read_form`` says of it.
-        pieces: of the results, which run in parallel.
+        form: the result of ``read_form`` for it.
+        pieces: the number of pieces of the results that run in parallel.
         vector: elements of a vector, at most as many as a row has.
         unroll: vectors that are computed side by side, at most as many as a row has.
     """

@@ -1,7 +1,7 @@
-"""From what tuning found to the executable that is published: built aside, judged, and never slower than the incumbent.
+"""From the best schedules to the published executable: built aside, judged, and never slower than the incumbent.
 
-Executables are built in directories of their own. What a user names with ``--out`` is written once, in the end, with an
-executable that was judged before; a refused one never comes near it.
+Executables are built in directories of their own. The directory of ``--out`` is written once, in the end, with an
+executable that was judged. A refused executable is never written there.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ __all__ = [
     "undecided",
 ]
 
-#: Turns of the final race, and those that it has in any case; about how long one lasts in seconds; and what two
-#: processes take to start.
+#: Turns of the final race; the fewest turns; about how many seconds one lasts; and the seconds that two processes take
+#: to start.
 _BLOCKS, _LEAST_BLOCKS, _BLOCK_SECONDS, _STARTING = 10, 3, 0.08, 3.0
-#: A race that has decided nothing goes on for so many turns at a time, where there is time, and for so many in all.
+#: An undecided race goes on for this many turns at a time while there is time; and the most turns in all.
 _MORE_BLOCKS, _MOST_BLOCKS = 5, 40
 #: Seconds that an executable has run after which the race is over, decided or not.
 _MOST_SECONDS = 60.0
-#: It is decided where equals would come out so unequal with less than this probability.
+#: A race is decided if equal executables would differ as much with less than this probability.
 _DECIDED = 0.05
 
 
@@ -64,7 +64,7 @@ class Candidate:
         choice: the schedule of each task.
         verdict: right, or not decidable.
         replaced: keys of tasks that had spoiled the outputs and were given their default schedules.
-        seconds: what compiling and writing it took.
+        seconds: that compiling and writing it took.
     """
 
     folder: Path
@@ -80,7 +80,7 @@ class Workshop:
 
     Args:
         extraction: the network.
-        checker: judges.
+        checker: judges the executables.
         aside: a directory for files, which outlives the candidates.
         name: of this workshop's files; two in one directory have two names.
     """
@@ -98,14 +98,14 @@ class Workshop:
         Raises:
             CompilerError: compiling or linking failed.
             OutputError: the directory for files cannot be written.
-            CheckError: the outputs are wrong also after that.
+            CheckError: the outputs are still wrong after that.
         """
         began = time.monotonic()
         folder = self._made(choice)
         seconds = time.monotonic() - began
         verdict = self._checker.judge(folder)
         replaced: list[str] = []
-        stage = "whose mistake it is was not looked for any more"
+        stage = "it was not looked for"
         for repair in (self._defaults, self._untuned):
             if verdict.outcome is not Outcome.WRONG:
                 break
@@ -174,10 +174,10 @@ class Workshop:
         return replace(choice, functions=functions).without(keys)
 
     def _complaint(self, verdict: Verdict, replaced: Sequence[str], stage: str) -> str:
-        blamed = f" also with the default schedules of {', '.join(self._names(replaced))}" if replaced else ""
+        blamed = f", also with the default schedules of {', '.join(self._names(replaced))}" if replaced else ""
         return (
-            f"an executable has to compute what the model computes, but its outputs are wrong{blamed}: "
-            f"{verdict.evidence}; {stage}; this is a bug in Tilewright, please report it with the model"
+            f"an executable computes what its model computes, but these outputs are wrong{blamed}: "
+            f"{verdict.evidence}; cause: {stage}; this is a bug in Tilewright, please report it with the model"
         )
 
 
@@ -196,7 +196,7 @@ class RaceResult:
 
 
 def race_seconds(run: float) -> tuple[float, float]:
-    """About how long the final race takes for a network of which a run takes ``run`` seconds: at least, and fully."""
+    """About how many seconds the final race takes, if one run takes ``run`` seconds: the least, and in full."""
     turn = run * sum(turn_runs(run, _BLOCK_SECONDS))
     least, full = (_STARTING + 2 * blocks * turn for blocks in (_LEAST_BLOCKS, _BLOCKS))
     return least, full
@@ -209,8 +209,7 @@ def race_against(tuned: Path, incumbent: Path, threads: int, until: float = math
         tuned: the directory of the one.
         incumbent: the directory of the other.
         threads: how many each may use.
-        until: ``time.monotonic()`` value after which the race has no more than three turns, and one that is not decided
-            does not go on.
+        until: ``time.monotonic()`` value. After it the race has three turns at most, and an undecided race ends.
     """
     try:
         entrants = [Entrant(str(path), peers.executable, (str(path.absolute()),)) for path in (tuned, incumbent)]
@@ -231,7 +230,7 @@ def race_against(tuned: Path, incumbent: Path, threads: int, until: float = math
 
 
 def undecided(until: float, peers: Sequence[Peer]) -> bool:
-    """Whether a race of two is to go on: it is short, or none of them is surely the faster one; and there is time."""
+    """Whether a race of two goes on: it is short, or neither is surely faster; and there is time."""
     ours, theirs = (peer.blocks for peer in peers)
     turns = ours.keys() & theirs.keys()
     if len(turns) >= _MOST_BLOCKS or time.monotonic() >= until or any(peer.error for peer in peers):
@@ -247,12 +246,12 @@ def undecided(until: float, peers: Sequence[Peer]) -> bool:
 
 @dataclass(frozen=True)
 class FinishTimes:
-    """What finishing may take.
+    """The time limits of finishing.
 
     Attributes:
         checking: seconds for comparing winners with their defaults on several kinds of data.
-        placing: seconds for timing the best schedules in their places; 0: that is left out.
-        until: ``time.monotonic()`` value after which a race that is not decided does not go on.
+        placing: seconds for timing the best schedules inside the network; 0: none are timed.
+        until: ``time.monotonic()`` value after which an undecided race ends.
         racing: whether there is time for a race against the incumbent.
     """
 
@@ -266,14 +265,14 @@ class FinishTimes:
 class Finishing:
     """The steps from the end of tuning to the executable that will be published.
 
-    ``best`` is at any moment the best executable that may be published: whoever is interrupted publishes that.
+    ``best`` is always the best executable that may be published, so an interrupt can publish it.
 
     Attributes:
         workshop: builds.
-        incumbent: what the network runs with if tuning brings nothing.
+        incumbent: the executable without tuning.
         best: what would be published now; the incumbent at first.
-        check: of the winners, on several kinds of data.
-        contest: of the best schedules in their places; None: there was none.
+        check: the result of comparing the winners with their defaults on several kinds of data.
+        contest: the timing of the best schedules inside the network; None: there was none.
         race: of the tuned executable against the incumbent; None: there was none.
         notes: what went wrong, for people.
     """
@@ -293,12 +292,12 @@ class Finishing:
         """Take the steps.
 
         Args:
-            tuner: has tuned the network.
-            times: what they may take.
-            short: leave out everything that is not needed for a right executable of what was tuned.
+            tuner: the tuner of the network, when it is done.
+            times: the time limits.
+            short: only build and judge the tuned executable.
 
         Raises:
-            KeyboardInterrupt: ``best`` is what there is then.
+            KeyboardInterrupt: ``best`` is what may be published.
         """
         choice = chosen(self.workshop.extraction, tuner)
         if self._is_incumbent(choice):
@@ -322,7 +321,7 @@ class Finishing:
         try:
             return self.workshop.build(choice)
         except (CheckError, CompilerError) as error:
-            self.notes.append(f"the incumbent executable stays, since the tuned one was refused: {error}")
+            self.notes.append(f"the tuned executable was refused, so the incumbent stays: {error}")
             return None
 
     def _improved(self, tuner: NetworkTuner, tuned: Candidate, times: FinishTimes) -> Candidate | None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from tilewright.wording import counted
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
@@ -202,7 +204,7 @@ def _rows(state: TuneState, passed: float) -> list[tuple[str, str]]:
         trials += f", {state.trials_left:.0f} left"
     latency = "not known yet" if state.estimated_latency is None else f"{1e3 * state.estimated_latency:.3f} ms"
     if state.tasks_without_success:
-        latency += f" (without {state.tasks_without_success} tasks that have no working candidate)"
+        latency += f" (without {counted(state.tasks_without_success, 'task')} with no working candidate)"
     failures = ", ".join(f"{kind} {count}" for kind, count in sorted(state.failures.items()) if count)
     rows = [
         ("time left", left),

@@ -32,6 +32,7 @@ from tilewright.tuning.progress import Progress, SilentProgress, TuneState
 from tilewright.tuning.roofline import Roofline
 from tilewright.tuning.sharing import Lending
 from tilewright.tuning.tuner import TaskTuner
+from tilewright.wording import counted
 
 __all__ = ["NetworkTuner", "TaskUse"]
 
@@ -170,7 +171,7 @@ class NetworkTuner:
         for share in self._order:
             if share.tuner is None and not share.problem:
                 if self._budget.elapsed >= until:
-                    share.problem = "the budget left no time to make its design space; give more"
+                    share.problem = "the budget left no time to make its design space; give a larger budget"
                     continue
                 try:
                     space = self._space(share.use.task)
@@ -188,7 +189,8 @@ class NetworkTuner:
                 )
                 if self._roofline is not None:
                     share.possible = self._roofline.possible(space)
-        if self._sharing is not None and self._lending is None:
+        # Comparing tasks takes seconds where there are hundreds, and brings nothing where none is measured any more.
+        if self._sharing is not None and self._lending is None and self._budget.remaining_seconds > 0.0:
             seconds = min(self._sharing.seconds, _ASKING_SHARE * self._budget.remaining_seconds)
             sharing = replace(self._sharing, seconds=seconds)
             self._lending = Lending(
@@ -218,11 +220,11 @@ class NetworkTuner:
         """What is going to be done, in a few lines for people. After :meth:`prepare`."""
         known = sum(share.measured > 0 for share in self._shares)
         without = sum(bool(share.problem) for share in self._shares)
-        first = f"{len(self._shares)} tasks"
+        first = counted(len(self._shares), "task")
         if known:
             first += f", {known} of them measured already"
         if without:
-            first += f", {without} without a design space, which stay as TVM builds them"
+            first += f", {without} without a design space, built by TVM without tuning"
         return [first, *([] if self._lending is None else self._lending.plan())]
 
     def run(self, reserve: float = 0.0, race: int = 3) -> None:

@@ -55,7 +55,7 @@ _COMPARING = 4.0
 _CHECKING, _MOST_CHECKING, _CHECKING_TASK = 0.03, 60.0, 0.4
 #: The share of the budget for timing a task's best schedules in their places, and seconds where the budget has no end.
 IN_PLACE, _MOST_IN_PLACE = 0.06, 20.0
-#: A budget of fewer seconds is too short to measure anything: half of it goes by until workers are there.
+#: A budget of fewer seconds is too short to measure anything: half of it passes until workers are ready.
 _LEAST_MEASURING = 10.0
 #: The share of the machine's speed that a network has at least before the final race; and the share of the budget for
 #: that race, unless three turns take longer.
@@ -72,10 +72,10 @@ _REFERENCE, _LEAST_REFERENCE, MOST_REFERENCE = 0.05, 8.0, 10.0
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What came of tuning a network.
+    """The result of tuning a network.
 
     Attributes:
-        executable: the executable that is in the output directory now.
+        executable: the one in the output directory.
         report: JSON-able: ``wall_seconds``, ``trials``, ``trials_per_second``, ``failures``, ``tasks``, ``curve``,
             ``algorithms`` (of convolutions), ``final_race``, ``verdict``, ``published``, ``disturbance`` ...
     """
@@ -101,12 +101,12 @@ def tune(
 ) -> TuneResult:
     """Tune a network within ``budget`` and write its executable into the directory ``out``.
 
-    The network is built with what the records hold, or default schedules, and its outputs are judged, before any time
-    is spent on tuning. ``out`` is written once, in the end, with an executable that was judged.
+    First the incumbent is built, with the best schedules on record or default ones, and its outputs are judged. Then
+    tuning begins. ``out`` is written once, in the end, with an executable that was judged.
 
-    A first KeyboardInterrupt ends the tuning: the best executable that there is by then is written, and ``interrupted``
-    stands in the report. Where none is ready and ``out`` holds an earlier one, that one stays and the interrupt is
-    raised; where it holds none, one with default schedules is finished first. A second interrupt is raised at once.
+    A first KeyboardInterrupt ends the tuning: the best executable that is ready is written, and the report says
+    ``interrupted``. If none is ready, an earlier executable in ``out`` stays and the interrupt is raised; without
+    an earlier one, the incumbent is finished first. A second interrupt is raised at once.
 
     Args:
         model: what :func:`tilewright.network.load.load` takes.
@@ -114,16 +114,17 @@ def tune(
         budget: covers everything, from ``began`` to the written executable; a :class:`Budget`, or a duration as
             :meth:`Budget.parse` reads it, such as "5m".
         target: what to tune for.
-        records: a store, or the file or URL of one; None keeps the measurements in memory only. A store that fails
-            while tuning costs a note in the report: measurements are then kept in memory, and handed over if it can be.
-        shapes: of symbolic inputs.
-        seed: of everything random.
+        records: a store, or the file or URL of one; None keeps the measurements in memory only. If the store fails
+            while tuning, a note in the report says so. Measurements are then kept in memory, and handed over later if
+            the store allows.
+        shapes: the shapes of symbolic inputs, by name.
+        seed: the seed of all random numbers.
         method: how tasks are searched; by default :func:`tilewright.methods.default.default` with the cost model that
             comes with Tilewright.
         sharing: what tasks borrow from each other and from earlier networks in the records; True: as the
             method says, False: nothing.
         cold_cache: time candidates with cold caches rather than warm ones. Records of both are kept apart.
-        progress: is shown how it goes.
+        progress: shows the state of the tuning.
         began: ``time.monotonic()`` at the start of the command; now, if None.
 
     Raises:
@@ -217,7 +218,7 @@ class _Session:
 
     def _tell_held(self) -> None:
         self.plan.progress.announce(
-            ["interrupted: an executable without tuning is finished first; interrupt again to end at once"]
+            ["interrupted: the incumbent, which is not tuned, is finished first; interrupt again to end at once"]
         )
 
     def _load(self, model: Any, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
@@ -246,7 +247,7 @@ class _Session:
         self.incumbent = self.workshop.build(recorded(self.extraction, self.plan.store))
         self.finishing = Finishing(self.workshop, self.incumbent)
         if self.incumbent.verdict.outcome is Outcome.UNDECIDABLE:
-            self.notes.append(f"whether the outputs are right is not decidable: {self.incumbent.verdict.evidence}")
+            self.notes.append(f"it is not decidable whether the outputs are right: {self.incumbent.verdict.evidence}")
 
     def _use_recorded_algorithms(self) -> None:
         """Compute convolutions as the records say, where they say anything."""
@@ -266,7 +267,7 @@ class _Session:
     # Tuning ------------------------------------------------------------------------------------------------------
 
     def tune(self) -> None:
-        """Spend the budget: choose algorithms, tune, finish. An interrupt ends it, and is no error."""
+        """Spend the budget: choose algorithms, tune, finish. An interrupt ends this step without an error."""
         if not self.interrupted:
             try:
                 self._choose_algorithms()
@@ -297,7 +298,7 @@ class _Session:
         self.interrupted |= tuner.interrupted
 
     def _choose_algorithms(self) -> None:
-        """Measure the algorithms of convolutions, for a tenth of the budget; not where that is too little."""
+        """Measure the algorithms of convolutions for a tenth of the budget, unless that is too little."""
         if self.pool is None:
             return
         budget, convolutions = self.plan.budget, self.extraction.rewritten.convolutions
@@ -315,7 +316,7 @@ class _Session:
         self.roofline = measure_roofline(self.machine.cores, self.machine.features)
 
     def _spend(self, tuner: NetworkTuner) -> FinishTimes:
-        """Tune until what is left of the budget is needed for finishing, and say what that may take."""
+        """Tune until the rest of the budget is needed for finishing, and return what finishing may take."""
         budget, extraction = self.plan.budget, self.extraction
         seconds = budget.budget.seconds
         checking = _MOST_CHECKING if seconds is None else _CHECKING * seconds
@@ -346,6 +347,10 @@ class _Session:
             workshop = Workshop(self.extraction, self.checker, self.aside, "tuned")
         self.finishing = Finishing(workshop, self.incumbent)
         self.finishing.run(tuner, times, short=tuner.interrupted)
+        if self.finishing.best is not self.incumbent and self.finishing.race is None and not tuner.interrupted:
+            self.finishing.notes.append(
+                "the tuned executable was not raced against the incumbent: the rest of the budget was too short"
+            )
 
     def _finishing_seconds(self) -> float:
         """Seconds that compiling, writing and checking the executable take."""
@@ -368,7 +373,7 @@ class _Session:
     # The end -----------------------------------------------------------------------------------------------------
 
     def publish(self) -> TuneResult:
-        """Write the best executable into the output directory, and tell what was done.
+        """Write the best executable into the output directory, and report.
 
         Raises:
             OutputError: it cannot be written.
@@ -395,7 +400,7 @@ class _Session:
         return {"verdict": best.verdict.report(), "replaced": [names[key] for key in best.replaced]}
 
     def short_report(self) -> dict[str, Any]:
-        """What is known before anything was tuned, or where no executable is right."""
+        """The part of the report that is known before tuning, or when no executable is right."""
         budget = self.plan.budget
         network = getattr(self, "network", None)
         return {

@@ -31,6 +31,7 @@ from tilewright.target import Target
 from tilewright.task import Task
 from tilewright.tuning.donors import Donor, EarlierTask, OwnTask
 from tilewright.tuning.gain import Share
+from tilewright.wording import counted
 
 __all__ = ["Credit", "Lending"]
 
@@ -305,7 +306,7 @@ class Lending:
                 f"(similarity {best.similarity:.2f})"
             )
         alone = sum(len(cluster.members) == 1 for cluster in self.clusters)
-        return [f"{len(self.clusters)} clusters, {alone} of them of one task", *lines]
+        return [f"{counted(len(self.clusters), 'cluster')} of similar tasks, {alone} with a single task", *lines]
 
     def describe(self) -> dict[str, Any]:
         """For the report."""

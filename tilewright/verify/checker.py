@@ -27,12 +27,12 @@ __all__ = ["Checker"]
 class Checker:
     """Says whether executables of a network compute what its model computes.
 
-    The inputs, and what the reference makes of them, are found once, beside whatever this process does meanwhile. A
-    context manager: leaving it ends its processes.
+    The inputs, and the reference's outputs for them, are found once, in the background. A context manager: leaving it
+    ends its processes.
 
     Args:
         network: with the model that it was read from.
-        seconds: that finding inputs may take, about.
+        seconds: about how long finding inputs may take.
     """
 
     def __init__(self, network: Network, seconds: float) -> None:
@@ -61,7 +61,7 @@ class Checker:
             return Trials((), "", f"the reference could not be computed: {error}")
 
     def judge(self, folder: Path) -> Verdict:
-        """Judge the executable in a directory. Its death is a wrong result.
+        """Judge the executable in a directory. If its process dies, the verdict is wrong.
 
         Raises:
             MeasureError: no process can be started.

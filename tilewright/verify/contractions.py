@@ -1,4 +1,4 @@
-"""Convolutions and matrix products by the matrix products of NumPy."""
+"""Convolutions and matrix products as matrix products of NumPy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tilewright.verify import freedom
 
 __all__ = ["CONTRACTIONS", "padded", "same_pads", "sliding"]
 
-#: A convolution copies so many elements of its input at a time.
+#: Elements of the input that a convolution copies at a time.
 _PIECE = 1 << 22
 
 

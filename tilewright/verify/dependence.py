@@ -1,4 +1,4 @@
-"""Which outputs of a network depend on none of its inputs."""
+"""Finds the outputs of a network that depend on none of its inputs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["constant_outputs"]
 
 
 def constant_outputs(network: Network) -> frozenset[int]:
-    """The numbers of the outputs that no input's values reach; none where the graph is not known.
+    """The numbers of the outputs that no input's values reach; empty if the graph is not known.
 
     A shape is known before the network runs, so what is computed from shapes alone is constant.
     """

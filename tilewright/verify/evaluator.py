@@ -1,7 +1,7 @@
 """An ONNX model evaluated in double precision, or in its own: ONNX's reference evaluator with exact, fast operators.
 
-In double precision whatever is float16 or float32 in the model (weights, constants, inputs, results of casts) is
-float64, in local functions and in the branches of control flow too. Integers stay as they are.
+In double precision every float16 or float32 of the model (weights, constants, inputs, results of casts) becomes
+float64, in local functions and branches of control flow too. Integers stay as they are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tilewright.verify.operators import OPERATORS
 
 __all__ = ["OnnxEvaluator"]
 
-#: What is widened.
+#: Element types that are widened to float64.
 _NARROW = ("float16", "float32", "bfloat16")
 
 

@@ -1,7 +1,7 @@
-"""What float32 leaves open: sums in another order, other algorithms, functions that are approximated.
+"""The freedom of float32: sums in another order, other algorithms, approximated functions.
 
-Two correct programs differ by rounding. How far that reaches in a network's outputs is measured: the network is
-evaluated in its own precision, with results disturbed by about as much as a correct program may differ.
+Two correct programs differ by rounding. The effect on a network's outputs is measured: the network is evaluated in its
+own precision, with results disturbed by about as much as a correct program may differ.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Inputs on which a wrong result would show, with what is right for them."""
+"""Inputs on which a wrong result would show, with the expected outputs for them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _KINDS = (
     *(("normal", 1.0), ("image-like", 1.0), ("normal", 0.1), ("image-like", 0.01), ("normal", 10.0)),
     *(("image-like", 255.0), ("normal", 0.01), ("normal", 100.0), ("normal", 0.001), ("normal", 1000.0)),
 )
-#: Where the first ones hardly matter to the outputs, what they would have to be multiplied with is tried next, up to
-#: this much; and the outputs are then to differ by so many times what would suffice.
+#: If the first inputs hardly matter to the outputs, larger ones are tried next: the largest factor that they may have;
+#: and how many times the sufficient difference the outputs should then show.
 _LARGEST, _AMPLE = 1e9, 10.0
 #: Conclusive inputs that are enough, and the most that are kept.
 _ENOUGH, _MOST = 2, 3
@@ -47,15 +47,15 @@ _NEARBY = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """Inputs, and what is right for them.
+    """Inputs, and the expected outputs for them.
 
     Attributes:
         inputs: one array for each input of the network.
         expected: the reference's outputs, floating-point ones in its precision.
         noise: for each output an array of its shape: the size of error that rounding explains in each element;
             infinite where it explains any.
-        what: the inputs, in a word for people, such as ``normal x 0.1``.
-        telling: for each output, whether enough of its elements would show a wrong result.
+        what: the kind of inputs, for people, such as ``normal x 0.1``.
+        telling: for each output, whether the inputs are conclusive for it: enough elements would show a wrong result.
     """
 
     inputs: tuple[Array, ...]
@@ -77,10 +77,10 @@ class Trials:
     Attributes:
         trials: conclusive ones first; those that are not may still show that a program is wrong.
         precision: of the reference: ``float64``, ``float32``, or empty where there is none.
-        problem: why they do not suffice to call a program right; empty where they do.
+        problem: why the inputs do not suffice to call a program right; empty if they do.
         dtypes: of a right program's outputs; empty where that is not known.
         names: of the outputs.
-        note: what else is to be known about the reference.
+        note: a remark about the reference, or that there was no time for more inputs.
     """
 
     trials: tuple[Trial, ...]
@@ -92,16 +92,16 @@ class Trials:
 
 
 def find_trials(network: Network, reference: Reference, seed: int = 0, seconds: float = 60.0) -> Trials:
-    """Inputs of the network on which the reference shows that a wrong result would be seen.
+    """Find inputs of the network on which a wrong result would show.
 
-    An output counts as telling for some inputs where enough of its elements are clearly others than for inputs nearby,
-    or than for all other inputs, where it is of integers or takes few values. Outputs that depend on no input are
+    Inputs are conclusive for an output if enough of its elements differ clearly from those for inputs nearby. An output
+    of integers, or of few values, is compared with those for all other inputs. Outputs that depend on no input are
     compared on any.
 
     Args:
         network: the network.
         reference: its reference.
-        seed: of the inputs; the same seed gives the same inputs.
+        seed: the seed of the inputs; the same seed gives the same inputs.
         seconds: after which no further inputs are tried, conclusive or not.
     """
     names = tuple(spec.name for spec in network.outputs)
@@ -112,7 +112,7 @@ def find_trials(network: Network, reference: Reference, seed: int = 0, seconds: 
     except NoReferenceError as exc:
         return Trials((), "", reference.problem or str(exc), reference.dtypes, names)
     if not search.tried:
-        why = f"the reference accepts no inputs: {search.refused}"
+        why = f"the reference accepts none of the inputs that were tried: {search.refused}"
         return Trials((), reference.precision, why, reference.dtypes, names)
     kept = search.judged()
     if _silent(kept):
@@ -126,7 +126,9 @@ def find_trials(network: Network, reference: Reference, seed: int = 0, seconds: 
         problem = (
             f"no inputs were found for which a wrong result would show in output {which}: {_look(kept, silent[0])}"
         )
-    return Trials((*_fewest(kept), *added), reference.precision, problem, reference.dtypes, names, reference.problem)
+    notes = [reference.problem, "there was no time for more inputs" if search.cut_short else ""]
+    note = "; ".join(filter(None, notes))
+    return Trials((*_fewest(kept), *added), reference.precision, problem, reference.dtypes, names, note)
 
 
 class _Search:
@@ -136,12 +138,14 @@ class _Search:
         tried: the trials.
         found: how many of them were tried to find conclusive ones; the others were added for small outputs.
         refused: what the reference said when it refused inputs, the first time.
+        cut_short: whether more inputs would have been tried if there had been time.
     """
 
     def __init__(self, network: Network, reference: Reference, seed: int, end: float) -> None:
         self.tried: list[Trial] = []
         self.found = 0
         self.refused = ""
+        self.cut_short = False
         self._nearby: list[list[Array]] = []
         self._network, self._reference, self._seed, self._end = network, reference, seed, end
         self._constant = constant_outputs(network)
@@ -153,7 +157,10 @@ class _Search:
         self._ranges = find_ranges(self._network, self._reference, self._seed)
         waiting = list(enumerate(_KINDS[: None if self._network.inputs else 1]))
         # One trial alone is compared with nothing.
-        while waiting and not (len(self.tried) >= _ENOUGH and time.monotonic() >= self._end):
+        while waiting:
+            if len(self.tried) >= _ENOUGH and time.monotonic() >= self._end:
+                self.cut_short = True
+                break
             number, (kind, scale) = waiting.pop(0)
             try:
                 self._try(number, kind, scale)
@@ -182,7 +189,10 @@ class _Search:
         end = min(self._end, time.monotonic() + _ADDING)
         kinds = [_KINDS[k] for k in (0, 4, 1, 2)]
         for number in range(_MOST_ADDED):
-            if time.monotonic() >= end or self._well_judged():
+            if self._well_judged():
+                return
+            if time.monotonic() >= end:
+                self.cut_short = True
                 return
             try:
                 self._try(2 * len(_KINDS) + number, *kinds[number % len(kinds)])
@@ -244,7 +254,7 @@ class _Search:
         for k, output in enumerate(expected):
             same = [outputs[k] for outputs in roundings]
             if any(other.shape != output.shape for other in same):
-                raise MeasureError("rounding decides how many outputs there are")
+                raise MeasureError("rounding decides the shape of an output")
             noise.append(measure_noise(output, same, amplitudes, reference.precision))
         what = kind if scale == 1 else f"{kind} x {scale:g}"
         self.tried.append(Trial(tuple(inputs), tuple(expected), tuple(noise), what))
@@ -284,9 +294,9 @@ class _Search:
 def _never_varies(tried: Sequence[Trial], k: int) -> bool:
     """Whether an output is the same for all of several inputs, without being one number all over."""
     first = tried[0].expected[k]
-    if len(tried) < 3 or not first.size or bool(np.all(first == first.reshape(-1)[0])):
-        return first.size == 0
     kind = first.dtype.kind == "f"
+    if len(tried) < 3 or not first.size or np.array_equal(first, np.full_like(first, first.flat[0]), equal_nan=kind):
+        return first.size == 0
     return all(np.array_equal(first, trial.expected[k], equal_nan=kind) for trial in tried[1:])
 
 
@@ -299,10 +309,12 @@ def _look(trials: Sequence[Trial], k: int) -> str:
     """What an output looks like, as a reason."""
     arrays = [trial.expected[k] for trial in trials]
     if not any(np.any(array) for array in arrays):
-        return "it is 0 for all that were tried"
+        return "it is 0 for all inputs that were tried"
+    if all(array.dtype.kind == "f" and np.all(np.isnan(array)) for array in arrays):
+        return "it is not a number (NaN) for all inputs that were tried"
     if all(np.array_equal(arrays[0], array) for array in arrays[1:]):
-        return "it is the same for all that were tried"
-    return "it hardly differs between those that were tried"
+        return "it is the same for all inputs that were tried"
+    return "it hardly differs between the inputs that were tried"
 
 
 def _conclusive(trial: Trial) -> int:

@@ -27,7 +27,7 @@ class Range:
 
     Attributes:
         low, high: the least and the greatest.
-        fixed: whether the graph says so; otherwise they were found by trying, and narrower ones are tried, too.
+        fixed: whether the graph says so. Otherwise trials found the range, and narrower ranges are tried, too.
     """
 
     low: int
@@ -175,6 +175,6 @@ def _scalars(graph: Any) -> dict[str, int]:
     for name, tensor in tensors.items():
         if len(tensor.dims) <= 1 and int(np.prod(tensor.dims)) == 1:
             value = numpy_helper.to_array(tensor).reshape(-1)[0]
-            if value.dtype.kind in "iuf":
+            if value.dtype.kind in "iuf" and np.isfinite(value):
                 found[name] = int(value)
     return found

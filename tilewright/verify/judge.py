@@ -1,4 +1,4 @@
-"""Are a program's outputs right?"""
+"""Judges whether a program's outputs are right."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ Array = NDArray[Any]
 
 
 def judge(run: Callable[[Sequence[Array]], list[Array]], trials: Trials) -> Verdict:
-    """Compare a program's outputs with what is right.
+    """Compare a program's outputs with the expected ones.
 
-    The number of outputs, their dtypes and shapes are those of the model, NaN and infinities are in the same places,
-    and no element is further off than :mod:`tilewright.verify.rule` allows. A program is right if that holds for
-    all inputs, and the inputs are such that a wrong result would have shown in each output.
+    A program is right if this holds for all inputs: the number of outputs, their dtypes and shapes are those of the
+    model, NaN and infinities are in the same places, and no element is further off than
+    :mod:`tilewright.verify.rule` allows. Besides, the inputs must be conclusive: a wrong result
+    would have shown in each output.
 
     Args:
         run: runs the program; a ``MeasureError`` that it raises is the program's own failure, such as the end of its
             process.
-        trials: what it is judged on.
+        trials: the inputs that it is judged on.
     """
     error: float | None = None
     conclusive = 0
@@ -63,7 +64,7 @@ def _wrong(trials: Trials, error: float | None, inputs: int, evidence: str) -> V
 def _problem(outputs: Sequence[Array], trial: Trial, trials: Trials) -> tuple[str, float | None]:
     """What is wrong with outputs, in words, or nothing; and their largest relative error."""
     if len(outputs) != len(trial.expected):
-        return f"there are {len(outputs)} outputs instead of {len(trial.expected)}", None
+        return f"the number of outputs is {len(outputs)} instead of {len(trial.expected)}", None
     largest = 0.0
     for k, (found, expected, noise) in enumerate(zip(outputs, trial.expected, trial.noise, strict=True)):
         name = repr(trials.names[k]) if k < len(trials.names) else f"number {k}"

@@ -1,8 +1,8 @@
-"""Who is to blame for wrong outputs: a kernel, the import of the model, or what was made of it in between.
+"""Finds the cause of wrong outputs: a kernel, the import of the model, or the rewriting in between.
 
-The executable runs call by call, in a process of its own. Each kernel's outputs for the inputs that it actually has are
-compared with those of its task's function, unscheduled, compiled with float64 in place of float32 (in float32 where it
-computes with the bits of numbers). Where no kernel is to blame, the model as TVM imports it, without any rewriting, is
+The executable runs call by call, in a process of its own. Each kernel's outputs are compared with those of its task's
+unscheduled function on the same inputs. That function is compiled with float64 in place of float32 (in float32 if it
+computes with the bits of numbers). If no kernel is to blame, the model as TVM imports it, without any rewriting, is
 judged like an executable.
 """
 
@@ -43,7 +43,7 @@ class Culprits:
     Attributes:
         tasks: keys of the tasks whose kernels compute something else than they should.
         stage: a phrase for people: which stage made the mistake.
-        kernels: for each of the tasks, the name of its kernel, and what is wrong with it, in words.
+        kernels: for each of the tasks, the name of its kernel and its fault, in words.
     """
 
     tasks: tuple[str, ...]
@@ -52,12 +52,12 @@ class Culprits:
 
 
 def find_culprits(directory: Path, extraction: Extraction, trials: Trials, seconds: float = 120.0) -> Culprits:
-    """Who is to blame for the wrong outputs of an executable.
+    """Find the cause of the wrong outputs of an executable.
 
     Args:
         directory: of the executable.
         extraction: what it was built from.
-        trials: what it was judged on.
+        trials: the inputs that it was judged on.
         seconds: after which no further kernel is looked at.
 
     Raises:
@@ -129,15 +129,15 @@ class SteppingSide:
         self._free.choose(0, 1.0)
 
     def begin(self, inputs: Arrays) -> list[str]:
-        """Start a run; the kernels that its calls are of, in order."""
+        """Start a run; returns the kernels of its calls, in order."""
         self._steps = self._program.step(inputs)
         return list(self._program.kernels)
 
     def advance(self, look: bool) -> str:
-        """Run the next call; what is wrong with its outputs, in words.
+        """Run the next call; returns what is wrong with its outputs, in words.
 
         Args:
-            look: whether to look at them. The same kernel is looked at once.
+            look: whether to compare them. Each kernel is compared once.
         """
         kernel, before, after = next(self._steps)
         key = self._keys.get(_function_of(kernel, self._keys), "")
@@ -159,7 +159,7 @@ class SteppingSide:
             if difference.count:
                 at = difference.place
                 return (
-                    f"{difference.count} of {found.size} elements are wrong, such as "
+                    f"wrong elements: {difference.count} of {found.size}, such as "
                     f"{list(at)}, which is {found[at]} instead of {expected[at]}"
                 )
         return ""
@@ -195,7 +195,7 @@ def _stage(extraction: Extraction, trials: Trials, complete: bool) -> str:
     if verdict.outcome is Outcome.WRONG:
         return f"the import: the model as TVM imports it is wrong before anything is rewritten: {verdict.evidence}"
     if not complete:
-        return "it is not known: there was no time to look at all kernels, and the model as TVM imports it is right"
+        return "unknown: there was no time to look at all kernels, and the model as TVM imports it is right"
     return "the rewriting: the model as TVM imports it is right, and so is each kernel by itself"
 
 
@@ -203,7 +203,7 @@ class PlainSide:
     """A network as TVM imports it, compiled without any rewriting of ours.
 
     Args:
-        target: what for.
+        target: what it is compiled for.
         module: the Relax module as TVM's JSON.
         weights: the parameters after the inputs.
     """

@@ -1,4 +1,4 @@
-"""Operators in place of those of ONNX's reference evaluator that are slow, inexact, or wrong there.
+"""Replacements for operators of ONNX's reference evaluator that are slow, inexact, or wrong.
 
 Each works in the precision of its inputs; sums of float16 are made in float32. Those of ``contractions`` and
 ``windows`` are for speed; here are functions without cancellation, and what ONNX's own gets wrong.
@@ -20,7 +20,7 @@ from tilewright.verify.windows import WINDOWS
 
 __all__ = ["OPERATORS"]
 
-#: What a cast to is none in double precision.
+#: Casts to these types do nothing in double precision.
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 

@@ -1,12 +1,12 @@
-"""What outputs are judged by: the model itself, evaluated in double precision where that can be had.
+"""The reference that outputs are judged by: the model itself, in double precision where possible.
 
-A reference runs in processes of its own. One that dies, or cannot be made, is no error here: it has an empty precision
-and says why (:attr:`Reference.problem`), and whatever is judged by it is not decidable.
+A reference runs in processes of its own. If it dies or cannot be made, no error is raised here: its precision is empty,
+:attr:`Reference.problem` says why, and the verdict is "not decidable".
 
-ONNX models are evaluated in float64 by :mod:`tilewright.verify.evaluator`, and by ONNX Runtime without optimisation
-beside it, once, as a check of the evaluator. Where the two grossly disagree, or the evaluator lacks an operator, ONNX
-Runtime in float32 is the reference: it is what the model's author has compared it with. PyTorch programs run in double
-precision likewise; a Relax module has no source to be compared with.
+ONNX models are evaluated in float64 by :mod:`tilewright.verify.evaluator`. ONNX Runtime without optimisation checks the
+evaluator, once. If the two grossly disagree, or the evaluator lacks an operator, ONNX Runtime in float32 is the
+reference: the model's author has compared the model with it. PyTorch programs run in double precision likewise. A Relax
+module has no source to compare with.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _VARIABLES = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
     "MALLOC_TOP_PAD_": str(1 << 26),
 }
-#: So often ONNX Runtime may refuse integers that the evaluator accepts before it is done without.
+#: The most refusals of integers that the evaluator accepts, before ONNX Runtime is no longer asked.
 _MOST_REFUSALS = 12
 
 
 class NoReferenceError(MeasureError):
-    """The reference cannot be run any more."""
+    """There is no reference, or it died."""
 
 
 class Reference(Protocol):
@@ -57,8 +57,8 @@ class Reference(Protocol):
 
     Attributes:
         precision: ``float64`` or ``float32``; empty where there is no reference.
-        problem: why there is none; otherwise what is to be known about it, or empty.
-        dtypes: of the outputs of a right program, in NumPy's words; empty where that is not known.
+        problem: why there is none; otherwise a remark about it, or empty.
+        dtypes: of the outputs of a right program, as NumPy names them; empty if not known.
     """
 
     precision: str
@@ -97,7 +97,7 @@ def open_reference(network: Network, seconds: float = 600.0) -> Iterator[Referen
 
     Args:
         network: the network.
-        seconds: within which each of its answers is due.
+        seconds: the limit of each of its answers.
     """
     if network.onnx is None and network.program is None:
         yield NoReference("there is no reference: a Relax module has no source that its outputs could be compared with")
@@ -116,10 +116,10 @@ def open_reference(network: Network, seconds: float = 600.0) -> Iterator[Referen
 
 
 class NoReference:
-    """Stands for a reference that cannot be had.
+    """Stands for a missing reference.
 
     Args:
-        problem: why.
+        problem: why it is missing.
     """
 
     precision = ""
@@ -138,7 +138,7 @@ class NoReference:
 
 
 class OnnxReference:
-    """An ONNX model: evaluated in float64 and, where that cannot be had, in float32 by ONNX Runtime."""
+    """An ONNX model: evaluated in float64 or, if that fails, in float32 by ONNX Runtime."""
 
     def __init__(self, network: Network, folder: Path, stack: contextlib.ExitStack, seconds: float) -> None:
         assert network.onnx is not None

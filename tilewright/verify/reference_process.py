@@ -1,4 +1,4 @@
-"""The references' own side: what runs in the process of a reference, and may die there."""
+"""The references' side: what runs in the process of a reference, and may die there."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ class RuntimeSide:
         self._names = list(names)
 
     def outputs(self, inputs: Arrays) -> list[NDArray[Any]]:
-        """In the model's own precision."""
+        """The outputs for ``inputs``, in the model's own precision."""
         feeds = dict(zip(self._names, inputs, strict=True))
         return [np.asarray(output) for output in self._session.run(None, feeds)]
 
     def rounded(self, inputs: Arrays, seed: int, amplitude: float) -> list[NDArray[Any]]:
-        """For inputs that are disturbed by ``amplitude`` times some roundings."""
+        """The outputs for inputs that are disturbed by ``amplitude`` times some roundings."""
         generator = np.random.default_rng(seed)
         size = amplitude * 2.0**-21
         return self.outputs(

@@ -1,16 +1,16 @@
-"""The rule of judgement: how far an output may be off, and where a difference would show.
+"""The rule of judgement: how far an output may be off, and where a mistake would show.
 
 A floating-point element may differ from the expected one by ``RELATIVE * |expected| + FACTOR * noise``. The noise is
 measured: evaluations that differ as correct programs may (:mod:`tilewright.verify.freedom`) are compared with the
-reference. It is told for each element, since one output may hold coordinates of hundreds beside probabilities of 1e-5:
-the root mean square over that slice through the element which differs least, and at least a fifth of what the
-evaluations differed by in the element itself (anywhere in the slice, if they jump). Where there are many evaluations,
-as of small outputs, those of the element itself bound it. Where they show that float32 decides nothing (it overflows,
-or a choice between equals falls otherwise), the noise is infinite, and the element is exempt.
+reference. Each element has a noise of its own, since one output may hold coordinates of hundreds beside probabilities
+of 1e-5. The noise is the root mean square of the differences over a slice through the element: the slice that differs
+least. It is at least a third of the element's own difference (of any in the slice, if they jump). If there are many
+evaluations, as of small outputs, the element's own differences bound the noise. If float32 decides nothing (it
+overflows, or a choice between equals falls otherwise), the noise is infinite, and the element is exempt.
 
-An output is telling where enough of its elements would be clearly off for other inputs. Of floating-point outputs that
-is asked for inputs nearby (a tenth of the way to others): a softmax of large numbers is 1 in one place and 0 elsewhere,
-and would be so after many a wrong computation.
+Inputs are conclusive for an output (:func:`telling`) if enough of its elements would be clearly off for other inputs.
+Floating-point outputs are compared with those for inputs nearby (a tenth of the way to others): a softmax of large
+numbers is 1 in one place and 0 elsewhere, and would be so after many a wrong computation.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Array = NDArray[Any]
 def measure_noise(
     expected: Array, roundings: Sequence[Array], amplitudes: Sequence[float], precision: str
 ) -> NDArray[np.float64]:
-    """What rounding explains of a difference from each element of ``expected``; infinite where it explains any.
+    """The noise of each element of ``expected``: the difference that rounding explains; infinite where it explains any.
 
     Args:
         expected: an output of the reference.
@@ -121,7 +121,7 @@ def telling(expected: Array, other: Array, allowed: NDArray[np.float64]) -> bool
 
 
 def clearness(expected: Array, other: Array, allowed: NDArray[np.float64]) -> float:
-    """How clearly a floating-point output differs from another: 1 where that just makes it telling."""
+    """How clearly a floating-point output differs from another; 1 is just enough to be conclusive."""
     with np.errstate(all="ignore"):
         apart = np.abs(expected.astype(np.float64) - other.astype(np.float64)) / (_CLEAR * allowed)
     apart = np.where(np.isfinite(apart), apart, 0.0)
@@ -155,8 +155,8 @@ class Difference:
     """How an output differs from the expected one.
 
     Attributes:
-        count: of elements that differ by more than they may.
-        place: index of the one that is furthest off, in units of what it may be; () where there is none.
+        count: the number of elements that differ by more than their tolerance.
+        place: index of the element that is furthest off, relative to its tolerance; () if there is none.
         error: the largest difference, relative to the largest expected magnitude.
     """
 
@@ -166,7 +166,7 @@ class Difference:
 
 
 def compare(found: Array, expected: Array, allowed: NDArray[np.float64]) -> Difference:
-    """Compare an output with the expected one, which has the same shape, as far as is ``allowed``."""
+    """Compare an output with the expected one of the same shape; ``allowed`` is the tolerance of each element."""
     judged = np.isfinite(allowed)
     if expected.dtype.kind != "f":
         bad = (found != expected) & judged

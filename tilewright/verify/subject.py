@@ -20,7 +20,7 @@ Run: TypeAlias = Callable[[Sequence[NDArray[Any]]], list[NDArray[Any]]]
 
 
 class ExecutableSide:
-    """What runs in the process.
+    """The executable's side: what runs in the process.
 
     Args:
         directory: of the executable.
@@ -40,8 +40,8 @@ class ExecutableSide:
 def open_executable(directory: Path, seconds: float = 600.0) -> Iterator[Run]:
     """A function that runs the executable in ``directory`` in a process, which ends with the context.
 
-    The function raises ``MeasureError`` where the executable cannot be loaded, refuses its inputs, has taken its
-    process with it, or has not ended after ``seconds``.
+    The function raises ``MeasureError`` if the executable cannot be loaded, refuses its inputs, crashes its process, or
+    has not ended after ``seconds``.
 
     Raises:
         MeasureError: no process can be started.
@@ -59,8 +59,8 @@ def judge_executable(directory: Path, trials: Trials, seconds: float = 600.0) ->
 
     Args:
         directory: of the executable.
-        trials: what it is judged on.
-        seconds: within which each of its runs is to end.
+        trials: the inputs that it is judged on.
+        seconds: the limit of each run.
 
     Raises:
         MeasureError: no process can be started.

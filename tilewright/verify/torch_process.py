@@ -1,4 +1,4 @@
-"""The own side of a PyTorch program's reference. PyTorch is an extra."""
+"""The side of a PyTorch program's reference: what runs in its process. PyTorch is an extra."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TorchSide:
         _interpret(self._exact, _Double, None)
 
     def outputs(self, inputs: Sequence[NDArray[Any]]) -> tuple[list[NDArray[Any]], str, str, tuple[str, ...]]:
-        """The outputs, their precision, what is to be known about them, and the dtypes of the program's own outputs."""
+        """The outputs, their precision, a remark about them, and the dtypes of the program's own outputs."""
         self._freedom.amplitude = 0.0
         own = _run(self._own, inputs)
         dtypes = tuple(str(array.dtype) for array in own)
@@ -56,7 +56,7 @@ class TorchSide:
         return own, "float32", self._problem, dtypes
 
     def rounded(self, inputs: Sequence[NDArray[Any]], seed: int, amplitude: float) -> list[NDArray[Any]]:
-        """In the program's own precision, disturbed by ``amplitude`` times what a correct program may differ by."""
+        """The outputs in the program's own precision, with disturbances; ``amplitude`` 1: a correct program's."""
         self._freedom.choose(seed, amplitude)
         return _run(self._own, inputs)
 

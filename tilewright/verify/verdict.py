@@ -1,4 +1,4 @@
-"""What a check of outputs comes to: right, wrong, or not decidable, with its evidence."""
+"""The result of a check of outputs: right, wrong, or not decidable, with its evidence."""
 
 from __future__ import annotations
 
