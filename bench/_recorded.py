@@ -36,7 +36,7 @@ def depthwise(channels: int, size: int) -> Any:
     return blocked.depthwise_conv2d(data, weight, (1, 1), (1, 1, 1, 1), (1, 1))
 
 
-#: Name of the table and how its function is made. The first three are the independent set of PAPERS.md 4.
+#: Name of the table and how its function is made. The first three reproduce arXiv 1909.10616.
 TASKS: dict[str, Callable[[], Any]] = {
     "dense-512x1024x1024": lambda: dense(512, 1024, 1024),
     "dense-512x1024x4096": lambda: dense(512, 1024, 4096),

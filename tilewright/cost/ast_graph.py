@@ -1,4 +1,4 @@
-"""Programs as abstract syntax trees, for graph networks (Tomczak et al., arXiv 1904.11876; PAPERS.md 5).
+"""Programs as abstract syntax trees, for graph networks (Tomczak et al., arXiv 1904.11876).
 
 FOR ── FOR ── ... ── FOR ── STORE ── ADD ─┬─ LOAD (the accumulator)
  │      │             │       │           └─ MUL ─┬─ LOAD ── TERM ── VAR

@@ -1,4 +1,4 @@
-"""A graph convolutional network on the program's syntax tree (Tomczak et al., arXiv 1904.11876; PAPERS.md 5)."""
+"""A graph convolutional network on the program's syntax tree (Tomczak et al., arXiv 1904.11876)."""
 
 from __future__ import annotations
 

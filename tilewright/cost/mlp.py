@@ -1,4 +1,4 @@
-"""A multi-layer perceptron on a program's features: what a graph network has to beat (PAPERS.md 5)."""
+"""A multi-layer perceptron on a program's features: what a graph network has to beat."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """One cost model for all tasks of a network: what each of them measures corrects it for the others.
 
-Schedule Sharing carries configs from task to task (PAPERS.md 3); this carries what is behind them. A model that came
-from other machines or from nowhere is corrected by trees on the network's own measurements, and the correction is
-believed only while it ranks tasks that it has not seen better than the model alone.
+Schedule Sharing (Yu, TVM conference 2019) carries configs from task to task; this carries what is behind them. A model
+that came from other machines or from nowhere is corrected by trees on the network's own measurements. The correction
+is believed only while it ranks tasks that it has not seen better than the model alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Gradient-boosted trees on a program's features: AutoTVM's cost model (arXiv 1805.08166, section 3; PAPERS.md 1)."""
+"""Gradient-boosted trees on a program's features: AutoTVM's cost model (arXiv 1805.08166, section 3)."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ __all__ = ["EpsilonGreedy"]
 
 
 class EpsilonGreedy:
-    """Another sampler's pick, of which a share is replaced by random configs (AutoTVM; PAPERS.md 1).
+    """Another sampler's pick, of which a share is replaced by random configs (AutoTVM, arXiv 1805.08166).
 
     What is left over from rounding the share down is carried to the next pick, so that 64 configs at 0.05 begin
     with 3 random ones, and picks of 8 have one at times.

@@ -1,4 +1,4 @@
-"""Simulated annealing on a cost model's scores, as AutoTVM does it (arXiv 1805.08166, section 3; PAPERS.md 1)."""
+"""Simulated annealing on a cost model's scores, as AutoTVM does it (arXiv 1805.08166, section 3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Greedy best-first search over small moves, without a cost model (G-BFS; arXiv 1909.10616; PAPERS.md 4)."""
+"""Greedy best-first search over small moves, without a cost model (G-BFS; arXiv 1909.10616)."""
 
 from __future__ import annotations
 

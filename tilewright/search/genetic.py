@@ -1,4 +1,4 @@
-"""A genetic algorithm on measured latencies, without a cost model, as AutoTVM has it (PAPERS.md 1)."""
+"""A genetic algorithm on measured latencies, without a cost model, as AutoTVM has it (arXiv 1805.08166)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Neighbourhood advantage actor-critic, without a cost model (N-A2C; arXiv 1909.10616, section 4.2; PAPERS.md 4)."""
+"""Neighbourhood advantage actor-critic, without a cost model (N-A2C; arXiv 1909.10616, section 4.2)."""
 
 from __future__ import annotations
 

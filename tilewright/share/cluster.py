@@ -1,6 +1,6 @@
 """Which tasks go together, and which of them is tuned for the others.
 
-:func:`clique_clusters` is published Schedule Sharing (Yu, TVM conference 2019; PAPERS.md 3); the standard method beside
+:func:`clique_clusters` is published Schedule Sharing (Yu, TVM conference 2019); the standard method beside
 it is scikit-learn's agglomerative clustering. Both give the same clusters for the same tasks in any order: tasks are
 sorted by key first, and ties go to the first key.
 """

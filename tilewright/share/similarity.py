@@ -1,6 +1,6 @@
 """How alike two tasks are: whether what is fast for one is fast for the other.
 
-:func:`overlap` is the published measure (Yu, TVM conference 2019; PAPERS.md 3), which knows the choices only. The
+:func:`overlap` is the published measure (Yu, TVM conference 2019), which knows the choices only. The
 others are Tilewright's own: :class:`ProgramLikeness` compares the programs that the same choices make, and
 :class:`RankingAgreement` what was measured of them.
 """
@@ -60,7 +60,7 @@ def similarity_matrix(spaces: Sequence[DesignSpace], measure: Measure) -> NDArra
 def overlap(a: DesignSpace, b: DesignSpace) -> float:
     """The product over knobs of the Jaccard index of their choices; 0 for different templates or knobs.
 
-    Splits are compared without their outermost factor, so that tiles match across extents. (Published; PAPERS.md 3.)
+    Splits are compared without their outermost factor, so that tiles match across extents. (As published.)
     """
     if a.template != b.template or not comparable(a.knobs, b.knobs):
         return 0.0

@@ -1,6 +1,6 @@
 """From one task's configs to another's: the same choices where they exist, otherwise the nearest ones.
 
-Published Schedule Sharing (Yu, TVM conference 2019; PAPERS.md 3) applied a config as it was, and on CPUs many did not
+Published Schedule Sharing (Yu, TVM conference 2019) applied a config as it was, and on CPUs many did not
 apply. Here every choice has a nearest one, and what is not valid then is repaired.
 """
 

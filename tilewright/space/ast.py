@@ -1,4 +1,4 @@
-"""The abstract syntax tree of any TIR program, as the graph that cost models see (PAPERS.md 5)."""
+"""The abstract syntax tree of any TIR program, as the graph that cost models see (Tomczak et al., arXiv 1904.11876)."""
 
 from __future__ import annotations
 

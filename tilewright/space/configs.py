@@ -236,7 +236,7 @@ def _by_walking(space: DesignSpace, rng: np.random.Generator, draw: _Draw) -> No
 
 
 def mutate(space: DesignSpace, rng: np.random.Generator, configs: Configs) -> Configs:
-    """``(n, knobs)``: each row with one knob moved to another of its choices (AutoTVM's move; PAPERS.md 1).
+    """``(n, knobs)``: each row with one knob moved to another of its choices (AutoTVM's move, arXiv 1805.08166).
 
     The knob is uniform among those that have a choice (and are not idle), the value uniform among the others.
     Where no knob has a choice, rows stay as they are. Validity is not looked at.

@@ -1,6 +1,6 @@
 """What the tasks of a network borrow from each other, and from those of earlier networks in the store.
 
-Schedule Sharing (Yu, TVM conference 2019; PAPERS.md 3) tuned one representative of each cluster of similar tasks to
+Schedule Sharing (Yu, TVM conference 2019) tuned one representative of each cluster of similar tasks to
 the end and gave its best configs to the others, as they were, with a warning where that went badly. Here nothing is
 final. A dependent borrows when its first turn comes and again when its representative has improved; what it borrowed
 is measured beside what its own search proposed, and how often it was the better of the two (:class:`Credit`) decides

@@ -1,4 +1,4 @@
-"""Tuning one task: AutoTVM's loop (arXiv 1805.08166, section 3; PAPERS.md 1) around ask/tell, one round at a time."""
+"""Tuning one task: AutoTVM's loop (arXiv 1805.08166, section 3) around ask/tell, one round at a time."""
 
 from __future__ import annotations
 
