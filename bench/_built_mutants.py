@@ -17,13 +17,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from tilewright.compiling.build import build, replace_kernels
+from tilewright.compiling.kernels import Kernels
 from tilewright.errors import CompilerError
-from tilewright.network.build import build, replace_kernels
-from tilewright.network.convolution import Algorithm, Convolution
-from tilewright.network.kernels import Kernels
-from tilewright.network.manifest import NAME, WEIGHTS, read_manifest, sealed
-from tilewright.network.network import Network
-from tilewright.network.tasks import Extraction, extract
+from tilewright.executable.manifest import NAME, WEIGHTS, read_manifest, sealed
+from tilewright.frontend.network import Network
+from tilewright.graph.convolution import Algorithm, Convolution
+from tilewright.graph.tasks import Extraction, extract
 from tilewright.space.registry import make_space
 from tilewright.target import Target
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from tilewright.frontend.network import Network
 from tilewright.measure.peers import Array
-from tilewright.network.network import Network
 
 __all__ = ["BEYOND_ROUNDING", "inputs_of_our_own", "times_rounding"]
 

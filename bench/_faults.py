@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from bench._misdeeds import Fault, Misbehaving, misbehaving
 from bench._recorded import dense
 from bench.replay import Clock, ReplayRunner, ReplaySpace, Table
+from tilewright.graph.tasks import task_of
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.pool import LocalPool
 from tilewright.measure.runner import Runner
 from tilewright.methods.default import bayesian
 from tilewright.methods.random import random_search
-from tilewright.network.tasks import task_of
 from tilewright.records.memory import MemoryStore
 from tilewright.space.registry import make_space
 from tilewright.space.space import Configs, DesignSpace

@@ -21,12 +21,13 @@ from bench._equivalence import BEYOND_ROUNDING, inputs_of_our_own, times_roundin
 from bench._mutators import Mutant, mutants
 from bench._runs import Runs, executable, onnxruntime, processor_seconds, pytorch
 from tilewright.errors import MeasureError, TilewrightError, UnsupportedOperatorError
+from tilewright.frontend.load import load
+from tilewright.frontend.network import Network
+from tilewright.frontend.onnx.reading import read_onnx
+from tilewright.graph.convolution import Algorithm
 from tilewright.measure.peers import Array
-from tilewright.network.convolution import Algorithm
-from tilewright.network.load import load
-from tilewright.network.network import Network, TensorSpec
-from tilewright.network.onnx_reading import read_onnx
 from tilewright.target import Target
+from tilewright.tensor import TensorSpec
 from tilewright.tuning.session import MOST_REFERENCE
 from tilewright.verify.inputs import Trials, find_trials
 from tilewright.verify.judge import judge

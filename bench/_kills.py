@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 
 from bench._recorded import dense
+from tilewright.graph.tasks import task_of
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.pool import LocalPool
 from tilewright.measure.process import WorkerProcess
 from tilewright.measure.workforce import MOST_START_FAILURES
 from tilewright.methods.random import random_search
-from tilewright.network.tasks import task_of
 from tilewright.records import open_store
 from tilewright.records.store import Query
 from tilewright.space.registry import make_space

@@ -31,12 +31,12 @@ from typing import Any
 from bench import _models
 from bench._gradient import Gradient
 from bench._resumable import FAILED, RECORDS, TASKS, WORKLOADS, Records, RunningTime, State, mend, truncated
+from tilewright.compare.peers import executable
+from tilewright.compiling.build import build_scheduled
 from tilewright.errors import RecordsFormatError
+from tilewright.frontend.load import load
+from tilewright.frontend.network import Network
 from tilewright.measure.peers import Entrant
-from tilewright.network.build import build_scheduled
-from tilewright.network.load import load
-from tilewright.network.network import Network
-from tilewright.network.peers import executable
 from tilewright.target import Target
 from tilewright.tvm_compat import light_tensor_intrinsics, set_threads, spin_briefly, usable_cores
 

@@ -81,13 +81,13 @@ def export(made: Callable[[], tuple[Any, tuple[Any, ...]]], path: Path) -> None:
 
 def transformer_eager(model: str, target: str) -> Runnable:
     """Peer ``pytorch`` of the transformer, whatever the file holds."""
-    from tilewright.network.peers import TorchPeer
+    from tilewright.compare.peers import TorchPeer
 
     return TorchPeer(transformer()[0])
 
 
 def transformer_compiled(model: str, target: str) -> Runnable:
     """Peer ``pytorch-compiled`` of the transformer."""
-    from tilewright.network.peers import TorchPeer
+    from tilewright.compare.peers import TorchPeer
 
     return TorchPeer(transformer()[0], compiled=True)

@@ -43,9 +43,9 @@ def _make_manifest(folder: Path) -> Path:
 
 def _make_executable(folder: Path) -> Path:
     """A directory with an executable of one small network."""
-    from tilewright.network.build import build
-    from tilewright.network.load import load
-    from tilewright.network.tasks import extract
+    from tilewright.compiling.build import build
+    from tilewright.frontend.load import load
+    from tilewright.graph.tasks import extract
     from tilewright.target import Target
 
     out = folder / "out"
@@ -54,7 +54,7 @@ def _make_executable(folder: Path) -> Path:
 
 
 def _read_executable(path: Path) -> None:
-    from tilewright.network.executable import load_executable
+    from tilewright.executable.executable import load_executable
 
     executable = load_executable(path.parent)
     outputs = executable(*(np.zeros(spec.shape, dtype=spec.dtype) for spec in executable.inputs))
@@ -62,7 +62,7 @@ def _read_executable(path: Path) -> None:
 
 
 def _reseal(path: Path) -> None:
-    from tilewright.network.manifest import NAME, sealed
+    from tilewright.executable.manifest import NAME, sealed
 
     try:
         manifest = json.loads((path.parent / NAME).read_text())
@@ -100,10 +100,10 @@ def _make_onnx(folder: Path) -> Path:
 
 
 def _read_model(path: Path) -> None:
-    from tilewright.network.load import load
-    from tilewright.network.onnx_data import open_model
-    from tilewright.network.onnx_model import FOLDED, MODEL, prepare
-    from tilewright.network.onnx_reading import OnnxReading
+    from tilewright.frontend.load import load
+    from tilewright.frontend.onnx.data import open_model
+    from tilewright.frontend.onnx.model import FOLDED, MODEL, prepare
+    from tilewright.frontend.onnx.reading import OnnxReading
 
     class Here(OnnxReading):
         """Reads in this process, which is one of its own already: starting another takes a second for each file."""
@@ -135,7 +135,7 @@ def _make_program(folder: Path) -> Path:
 def _check_program(path: Path) -> None:
     """What is checked before PyTorch reads it; PyTorch itself takes a second for each file."""
     from tilewright.errors import ModelFormatError
-    from tilewright.network.torch_file import check_program
+    from tilewright.frontend.torch.file import check_program
 
     try:
         check_program(path)
@@ -250,8 +250,8 @@ def _read_store(path: Path) -> None:
 
 
 def _make_task(folder: Path) -> Path:
-    from tilewright.network.load import load
-    from tilewright.network.tasks import extract
+    from tilewright.frontend.load import load
+    from tilewright.graph.tasks import extract
     from tilewright.target import Target
 
     use = extract(load(_make_onnx(folder)), Target.parse()).uses[0]
@@ -277,7 +277,7 @@ def _make_input(folder: Path) -> Path:
 
 def _read_input(path: Path) -> None:
     from tilewright.cli.run import _read
-    from tilewright.network.network import TensorSpec
+    from tilewright.tensor import TensorSpec
 
     (array,) = _read([path], [TensorSpec("x", (2, 3), "float32")])
     assert array.shape == (2, 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tilewright.network import blocked
+from tilewright.ops import blocked
 from tilewright.space.registry import make_space
 from tilewright.space.subspace import Subspace, thinned
 from tilewright.target import Target

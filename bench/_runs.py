@@ -9,10 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tilewright.compare import peers
 from tilewright.errors import MeasureError
 from tilewright.measure.peer_process import PeerProcess
 from tilewright.measure.peers import Array
-from tilewright.network import peers
 
 __all__ = ["Runs", "executable", "onnxruntime", "processor_seconds", "pytorch"]
 

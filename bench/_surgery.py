@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from tilewright.network.onnx_file import bare
+from tilewright.frontend.onnx.file import bare
 
 __all__ = [
     "CONTRACTIONS",

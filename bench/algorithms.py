@@ -19,11 +19,11 @@ from typing import Any
 from bench import _models
 from tilewright.cli.boundary import write_json
 from tilewright.cli.text import table
+from tilewright.frontend.load import load
+from tilewright.graph.algorithms import choose
+from tilewright.graph.convolution import ALGORITHMS
+from tilewright.graph.tasks import extract
 from tilewright.measure.pool import LocalPool
-from tilewright.network.algorithms import choose
-from tilewright.network.convolution import ALGORITHMS
-from tilewright.network.load import load
-from tilewright.network.tasks import extract
 from tilewright.records.memory import MemoryStore
 from tilewright.target import Target, model_name
 

@@ -21,14 +21,14 @@ import numpy as np
 from bench import _models
 from tilewright.cost.dataset import write_data_set
 from tilewright.errors import SpaceError
+from tilewright.frontend.load import load
+from tilewright.graph.algorithms import stages
+from tilewright.graph.tasks import extract
 from tilewright.measure.pool import LocalPool
 from tilewright.methods.autotvm import quick
 from tilewright.methods.method import Method
 from tilewright.methods.parts import combine
 from tilewright.methods.random import random_search
-from tilewright.network.algorithms import stages
-from tilewright.network.load import load
-from tilewright.network.tasks import extract
 from tilewright.records import open_store
 from tilewright.records.store import Query, Store
 from tilewright.space.registry import make_space

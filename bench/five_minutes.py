@@ -37,14 +37,14 @@ from bench._held_out import held_out_file
 from bench._models import export
 from tilewright.cli.boundary import write_json
 from tilewright.cli.text import table
+from tilewright.compare import peers
+from tilewright.compiling.build import build, replace_kernels
+from tilewright.compiling.kernels import Kernels, Library
+from tilewright.frontend.load import load
+from tilewright.graph.tasks import Extraction, extract
 from tilewright.measure.compare import compare, difference, latency
 from tilewright.measure.peers import Entrant, Peer, race
 from tilewright.measure.runner import NoRunner
-from tilewright.network import peers
-from tilewright.network.build import build, replace_kernels
-from tilewright.network.kernels import Kernels, Library
-from tilewright.network.load import load
-from tilewright.network.tasks import Extraction, extract
 from tilewright.records import open_store
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query, Store

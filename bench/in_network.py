@@ -18,7 +18,7 @@ import numpy as np
 
 from tilewright.cli.boundary import write_json
 from tilewright.cli.text import table
-from tilewright.network.executable import load_executable
+from tilewright.executable.executable import load_executable
 from tilewright.target import Target, model_name
 
 #: Runs of the network, and calls of a kernel in a row.

@@ -19,11 +19,11 @@ from typing import Any
 from bench._each import each
 from bench.five_minutes import compiled_defaults, known_then, target_of, with_algorithms
 from tilewright.cli.text import table
+from tilewright.compare import peers
+from tilewright.compiling.build import build, replace_kernels
+from tilewright.compiling.kernels import Kernels
 from tilewright.measure.compare import compare, latency
 from tilewright.measure.peers import Entrant, race
-from tilewright.network import peers
-from tilewright.network.build import build, replace_kernels
-from tilewright.network.kernels import Kernels
 from tilewright.records import open_store
 from tilewright.target import model_name
 from tilewright.tuning.choice import chosen

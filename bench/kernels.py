@@ -30,12 +30,12 @@ from bench import _entrants
 from bench.network import model
 from tilewright.cli.text import table
 from tilewright.errors import MeasureError
+from tilewright.frontend.load import load
+from tilewright.graph.tasks import TaskUse, extract
 from tilewright.measure.limits import measure_limits
 from tilewright.measure.peers import Entrant, Peer, race
 from tilewright.measure.pool import LocalPool
 from tilewright.methods.autotvm import quick
-from tilewright.network.load import load
-from tilewright.network.tasks import TaskUse, extract
 from tilewright.records import open_store
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Store
@@ -45,7 +45,7 @@ from tilewright.task import Task
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.tuner import TaskTuner
 
-#: How ``tilewright.network.tasks`` calls the iterators of a convolution.
+#: How ``tilewright.graph.tasks`` calls the iterators of a convolution.
 CONVOLUTION = "boppl/rrrr"
 #: Candidates per round, as in tuning a network.
 ROUND = 16

@@ -31,11 +31,11 @@ from bench._metaschedule import FAILURES, LAYOUTS, entrant, network_path
 from bench._resumable import PROGRESS, TASKS, TICK, Progress, RunningTime, Settings, State, mend
 from tilewright.cli.boundary import write_json
 from tilewright.cli.text import table
+from tilewright.compare.peers import PEERS, executable, reference_model
 from tilewright.errors import MeasureError, TilewrightError
 from tilewright.measure.compare import compare, difference, latency
 from tilewright.measure.peers import Entrant, Peer, race
 from tilewright.measure.process import arm, ending
-from tilewright.network.peers import PEERS, executable, reference_model
 from tilewright.target import model_name
 from tilewright.tvm_compat import usable_cores
 

@@ -23,8 +23,8 @@ from bench import _models
 from tilewright.cli.bench import raced
 from tilewright.cli.boundary import write_json
 from tilewright.cli.text import table
+from tilewright.compare.peers import PEERS
 from tilewright.errors import TilewrightError
-from tilewright.network.peers import PEERS
 
 LIGHT = ",".join(_models.LIGHT)  # all nine
 #: What is no ONNX file: by its name, what makes it, and how PyTorch runs it.

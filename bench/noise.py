@@ -36,6 +36,8 @@ from bench._bursts import bursts
 from bench._recorded import TASKS
 from bench.search import interval
 from tilewright.cli.text import table
+from tilewright.executable.runtime.library import use_for_kernels
+from tilewright.graph.tasks import task_of
 from tilewright.measure.arguments import Arguments, parameters_of
 from tilewright.measure.interleaved import interleave, winner
 from tilewright.measure.outcome import robust_seconds
@@ -43,9 +45,7 @@ from tilewright.measure.pool import LocalPool
 from tilewright.measure.rule import HOPELESS_FACTOR
 from tilewright.measure.timing import Timer, collector_resting
 from tilewright.methods.autotvm import quick
-from tilewright.network.tasks import task_of
 from tilewright.records.memory import MemoryStore
-from tilewright.runtime.library import use_for_kernels
 from tilewright.space.registry import make_space
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target

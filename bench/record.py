@@ -20,9 +20,9 @@ import numpy as np
 
 from bench._recorded import TASKS, part_of
 from bench.replay import Table, write
+from tilewright.graph.tasks import task_of
 from tilewright.measure.outcome import Measurement
 from tilewright.measure.pool import LocalPool
-from tilewright.network.tasks import task_of
 from tilewright.records import open_store
 from tilewright.records.store import Query, Store
 from tilewright.space.configs import sample

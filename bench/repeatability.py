@@ -21,11 +21,11 @@ import numpy as np
 from bench import _models
 from tilewright.cli.boundary import write_json
 from tilewright.cli.text import table
+from tilewright.frontend.load import load
+from tilewright.graph.tasks import extract
 from tilewright.measure.pool import LocalPool
 from tilewright.measure.rule import HOPELESS_FACTOR
 from tilewright.methods.default import default, known_beforehand
-from tilewright.network.load import load
-from tilewright.network.tasks import extract
 from tilewright.records.memory import MemoryStore
 from tilewright.space.registry import make_space
 from tilewright.target import Target, model_name

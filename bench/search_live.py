@@ -25,12 +25,12 @@ from bench._recorded import TASKS
 from bench.search import ROUND, interval
 from tilewright.cli.text import table
 from tilewright.cost.models import load_model
+from tilewright.graph.tasks import task_of
 from tilewright.measure.outcome import robust_seconds
 from tilewright.measure.pool import LocalPool
 from tilewright.methods.autotvm import quick
 from tilewright.methods.method import Method
 from tilewright.methods.parts import combine
-from tilewright.network.tasks import task_of
 from tilewright.records.memory import MemoryStore
 from tilewright.space.registry import make_space
 from tilewright.space.space import DesignSpace

@@ -27,11 +27,11 @@ from bench._recorded import TASKS
 from tilewright.cli.text import table
 from tilewright.cost.model import CostModel, Programs
 from tilewright.errors import SpaceError
+from tilewright.graph.tasks import task_of
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.methods.autotvm import quick
 from tilewright.methods.method import Method
 from tilewright.methods.parts import SEARCHERS, combine
-from tilewright.network.tasks import task_of
 from tilewright.records.memory import MemoryStore
 from tilewright.space.configs import sample, size
 from tilewright.space.knob import ChoiceKnob, SplitKnob

@@ -34,11 +34,11 @@ from bench._curves import plot_sharing
 from bench._held_out import held_out
 from tilewright.cli.boundary import write_json
 from tilewright.cli.text import table
+from tilewright.frontend.load import load
+from tilewright.graph.tasks import TaskUse, extract
 from tilewright.measure.pool import LocalPool
 from tilewright.methods.default import default
 from tilewright.methods.method import Method
-from tilewright.network.load import load
-from tilewright.network.tasks import TaskUse, extract
 from tilewright.records.memory import MemoryStore
 from tilewright.share.cluster import agglomerative_clusters, clique_clusters
 from tilewright.share.policy import Sharing

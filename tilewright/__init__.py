@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tilewright.cost.model import CostModel
     from tilewright.errors import TilewrightError
+    from tilewright.executable.executable import Executable, load_executable
+    from tilewright.frontend.load import load
+    from tilewright.frontend.network import Network
     from tilewright.measure.outcome import Measurement, Outcome
     from tilewright.measure.runner import Runner
-    from tilewright.network.executable import Executable, load_executable
-    from tilewright.network.load import load
-    from tilewright.network.network import Network
     from tilewright.records.store import Store
     from tilewright.sample.sampler import Sampler
     from tilewright.search.searcher import Searcher
@@ -53,9 +53,9 @@ _HOMES = {
     "Budget": "tilewright.tuning.budget",
     "CostModel": "tilewright.cost.model",
     "DesignSpace": "tilewright.space.space",
-    "Executable": "tilewright.network.executable",
+    "Executable": "tilewright.executable.executable",
     "Measurement": "tilewright.measure.outcome",
-    "Network": "tilewright.network.network",
+    "Network": "tilewright.frontend.network",
     "Outcome": "tilewright.measure.outcome",
     "Runner": "tilewright.measure.runner",
     "Sampler": "tilewright.sample.sampler",
@@ -65,8 +65,8 @@ _HOMES = {
     "Task": "tilewright.task",
     "TilewrightError": "tilewright.errors",
     "TuneResult": "tilewright.tuning.session",
-    "load": "tilewright.network.load",
-    "load_executable": "tilewright.network.executable",
+    "load": "tilewright.frontend.load",
+    "load_executable": "tilewright.executable.executable",
     "tune": "tilewright.tuning.session",
 }
 

@@ -12,10 +12,10 @@ from bench._faults import LASTING, Fault, FaultyPool, FaultyReplay, Plan, as_it_
 from bench._recorded import dense
 from bench.replay import ReplayRunner, ReplaySpace, Table, read
 from tests.tuning.replay import TARGET
+from tilewright.graph.tasks import task_of
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.runner import Runner
 from tilewright.methods.default import bayesian
-from tilewright.network.tasks import task_of
 from tilewright.records.memory import MemoryStore
 from tilewright.space.configs import sample
 from tilewright.space.registry import make_space

@@ -8,12 +8,12 @@ from typing import cast
 import pytest
 
 from bench._kills import _Killer, doubled, kill_tuners, kill_workers, writers
-from tests.network.models import conv_model
+from tests.models import conv_model
+from tilewright.executable.executable import load_executable
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.pool import LocalPool
 from tilewright.measure.process import WorkerProcess
 from tilewright.measure.workforce import MOST_START_FAILURES
-from tilewright.network.executable import load_executable
 
 
 def test_a_killed_tuner_loses_and_leaves_nothing_and_the_same_command_goes_on(tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ from onnx import helper
 from bench import metaschedule
 from bench._metaschedule import LAYOUTS, _tasks, _Watch, build_as_of, prepare
 from bench._resumable import PROGRESS, TASKS, Settings, State
-from tests.network.agreement import network_error
-from tests.network.models import normal, save
+from tests.agreement import network_error
+from tests.models import normal, save
 from tilewright.errors import RecordsFormatError, TilewrightError
-from tilewright.network.executable import load_executable
-from tilewright.network.load import load
+from tilewright.executable.executable import load_executable
+from tilewright.frontend.load import load
 from tilewright.target import Target
 from tilewright.tvm_compat import light_tensor_intrinsics
 

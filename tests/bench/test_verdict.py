@@ -16,7 +16,8 @@ from bench._equivalence import BEYOND_ROUNDING, inputs_of_our_own, times_roundin
 from bench._judged import Judged, NetworkReport
 from bench._mutators import MUTATORS, mutants
 from bench._small_networks import SMALL
-from tilewright.network.network import Network, TensorSpec
+from tilewright.frontend.network import Network
+from tilewright.tensor import TensorSpec
 from tilewright.verify.verdict import Outcome, Verdict
 
 RIGHT = Verdict(Outcome.RIGHT, 1e-7, 2, "float64", "agrees")

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tilewright.executable.executable import load_executable
 from tilewright.interrupts import watching
-from tilewright.network.executable import load_executable
 from tilewright.tuning.session import tune
 
 

@@ -89,7 +89,7 @@ def test_model_that_is_a_pipe(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"this is no model", b"\x08\x07\x12\x05hello\x3a\xff\xff\x7f"])
 def test_model_that_is_not_onnx(tmp_path: Path, model: Path, content: bytes) -> None:
-    pytest.importorskip("tilewright.network.load")
+    pytest.importorskip("tilewright.frontend.load")
     model.write_bytes(content)
     refused(tmp_path, "ModelFormatError", "model.onnx", "tune", model, "--out", tmp_path / "o", "--budget", "5s")
     assert not (tmp_path / "o").exists()
@@ -163,7 +163,7 @@ def test_records_that_are_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["run", "bench"])
 def test_directory_that_is_no_executable(tmp_path: Path, command: str) -> None:
-    pytest.importorskip("tilewright.network.executable")
+    pytest.importorskip("tilewright.executable.executable")
     refused(tmp_path, "OutputError", str(tmp_path), command, tmp_path)
 
 

@@ -16,10 +16,10 @@ from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
 from tilewright.cli import app
+from tilewright.compare import peers
+from tilewright.compare.peers import OnnxInput, OnnxRuntimePeer
+from tilewright.executable.manifest import FORMAT, LIBRARY, WEIGHTS, sealed
 from tilewright.measure.peers import Array
-from tilewright.network import peers
-from tilewright.network.manifest import FORMAT, LIBRARY, WEIGHTS, sealed
-from tilewright.network.peers import OnnxInput, OnnxRuntimePeer
 
 
 @dataclass
@@ -49,9 +49,9 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def doubler(monkeypatch: pytest.MonkeyPatch) -> None:
-    module: Any = types.ModuleType("tilewright.network.executable")
+    module: Any = types.ModuleType("tilewright.executable.executable")
     module.load_executable = lambda _path: Doubler()
-    monkeypatch.setitem(sys.modules, "tilewright.network.executable", module)
+    monkeypatch.setitem(sys.modules, "tilewright.executable.executable", module)
 
 
 def ours(out: str) -> OnnxRuntimePeer:

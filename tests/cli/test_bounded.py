@@ -33,8 +33,8 @@ def test_tune_ends_with_an_executable(tmp_path: Path, kind: str, count: int) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_of_every_kind_is_extracted(tmp_path: Path, kind: str) -> None:
-    from tilewright.network.load import load
-    from tilewright.network.tasks import extract
+    from tilewright.frontend.load import load
+    from tilewright.graph.tasks import extract
     from tilewright.target import Target
 
     extraction = extract(load(write_model(kind, 40, tmp_path / "m.onnx")), Target.parse("llvm:x86-64-v3"))

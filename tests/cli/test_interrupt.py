@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from tests.cli.test_bad_input import ROOT
-from tests.network.models import conv_model
-from tilewright.network.executable import load_executable
+from tests.models import conv_model
+from tilewright.executable.executable import load_executable
 from tilewright.records import open_store
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.cli.test_cost import call, record, refused
-from tests.network.models import conv_model
+from tests.models import conv_model
 from tests.records.test_metaschedule_import import candidates, database
+from tilewright.frontend.load import load
+from tilewright.graph.tasks import extract
 from tilewright.measure.outcome import Measurement, Outcome
-from tilewright.network.load import load
-from tilewright.network.tasks import extract
 from tilewright.records import open_store
 from tilewright.records.metaschedule import RECORDS, WORKLOADS
 from tilewright.records.store import Query

@@ -18,9 +18,9 @@ import pytest
 from onnx import helper
 
 from tests.cli.test_bad_input import ROOT
-from tests.network.models import conv_model, normal, save
-from tilewright.network.executable import load_executable
-from tilewright.network.replacing import reserve_out
+from tests.models import conv_model, normal, save
+from tilewright.executable.executable import load_executable
+from tilewright.executable.replacing import reserve_out
 from tilewright.records import open_store
 
 COMMAND = [sys.executable, "-m", "tilewright.cli"]
@@ -137,7 +137,7 @@ def test_too_little_memory(tmp_path: Path, model: Path, kind: str) -> None:
 
 def test_memory_that_ends_while_a_model_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tilewright.errors import ResourceError
-    from tilewright.network.onnx_file import read_proto
+    from tilewright.frontend.onnx.file import read_proto
 
     monkeypatch.setattr(os, "sysconf", lambda name: 1000 if name == "SC_PHYS_PAGES" else 16)
     with pytest.raises(ResourceError, match="memory is missing: the weights"):

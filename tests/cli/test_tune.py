@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from tests.network.models import conv_model
+from tests.models import conv_model
 from tilewright.cli import app
 from tilewright.cli.tune import summary
 

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, helper
 
-from tests.network.models import normal, save
-from tests.network.test_plan import expand
-from tests.network.test_tokens import attention
+from tests.executable.test_plan import expand
+from tests.graph.test_tokens import attention
+from tests.models import normal, save
 from tests.targets import LANES, lane_target
-from tilewright.network.convolution import Algorithm
-from tilewright.network.load import load
-from tilewright.network.network import Network
-from tilewright.network.tasks import Extraction, extract
+from tilewright.frontend.load import load
+from tilewright.frontend.network import Network
+from tilewright.graph.convolution import Algorithm
+from tilewright.graph.tasks import Extraction, extract
 from tilewright.space.registry import make_space
 from tilewright.space.space import DesignSpace
 from tilewright.task import Task

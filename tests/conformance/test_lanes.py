@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.agreement import network_error
 from tests.conformance.lane_cases import CASES, describe, extraction_of, space_of
-from tests.network.agreement import network_error
-from tests.network.models import defaults
+from tests.models import defaults
 from tests.targets import LANES, lack, lane_target
-from tilewright.network.build import build
+from tilewright.compiling.build import build
 from tilewright.space.configs import sample
 from tilewright.space.module import task_module
 

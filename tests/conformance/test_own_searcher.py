@@ -96,9 +96,9 @@ def test_the_program_for_this_machine(monkeypatch: pytest.MonkeyPatch, capsys: p
             pass
 
     monkeypatch.setattr("tilewright.measure.pool.LocalPool", Pool)
-    monkeypatch.setattr("tilewright.network.load.load", lambda path: path)
+    monkeypatch.setattr("tilewright.frontend.load.load", lambda path: path)
     monkeypatch.setattr(
-        "tilewright.network.tasks.extract",
+        "tilewright.graph.tasks.extract",
         lambda network, target: SimpleNamespace(uses=[SimpleNamespace(task=SPACE.task)]),
     )
     monkeypatch.setattr("tilewright.space.registry.make_space", lambda task, target: SPACE)

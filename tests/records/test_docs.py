@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from tests.network.models import conv_model
+from tests.models import conv_model
 from tilewright.errors import RecordsError
+from tilewright.frontend.load import load
+from tilewright.graph.tasks import extract
 from tilewright.measure.outcome import Measurement, Outcome
-from tilewright.network.load import load
-from tilewright.network.tasks import extract
 from tilewright.records import open_store
 from tilewright.records.export import read_jsonl
 from tilewright.records.memory import MemoryStore

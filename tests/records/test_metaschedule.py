@@ -13,13 +13,13 @@ import pytest
 from onnx import helper
 from tvm_ffi import structural_equal
 
-from tests.network.agreement import network_error
-from tests.network.models import TARGET, normal, runs, save
+from tests.agreement import network_error
+from tests.models import TARGET, normal, runs, save
+from tilewright.compiling.build import build
 from tilewright.errors import OutputError, RecordsError
+from tilewright.frontend.load import load
+from tilewright.graph.tasks import Extraction, extract
 from tilewright.measure.outcome import Measurement, Outcome
-from tilewright.network.build import build
-from tilewright.network.load import load
-from tilewright.network.tasks import Extraction, extract
 from tilewright.records import metaschedule
 from tilewright.records.memory import MemoryStore
 from tilewright.records.metaschedule import RECORDS, WORKLOADS, workload_module, write_metaschedule

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tilewright.errors import SpaceError
-from tilewright.network.elementary import ELEMENTARY
+from tilewright.ops.elementary import ELEMENTARY
 from tilewright.space.elementwise import ElementwiseSpace
 from tilewright.space.registry import make_space, task_module
 from tilewright.target import Target

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tilewright.measure.generating import generate_in_process
-from tilewright.network.elementary import ELEMENTARY
+from tilewright.ops.elementary import ELEMENTARY
 from tilewright.space.auto import AutoSpace
 from tilewright.space.generation import Generated, generate, known_generated, remember_generated
 from tilewright.space.registry import make_space, task_module

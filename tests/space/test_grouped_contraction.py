@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.network.models import TARGET
+from tests.models import TARGET
 from tilewright.cost.features import features
-from tilewright.network import blocked
+from tilewright.ops import blocked
 from tilewright.space.configs import neighbours, sample
 from tilewright.space.contraction import ContractionSpace
 from tilewright.space.loop_nest import Annotation

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.network.models import conv_model
+from tests.models import conv_model
 from tilewright.errors import TargetError
-from tilewright.network.load import load
-from tilewright.network.tasks import extract
+from tilewright.frontend.load import load
+from tilewright.graph.tasks import extract
 from tilewright.space.configs import sample
 from tilewright.space.registry import make_space
 from tilewright.target import Target

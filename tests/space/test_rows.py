@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.network.models import TARGET
+from tests.models import TARGET
 from tests.targets import require
 from tilewright.errors import SpaceError
-from tilewright.network import rows
+from tilewright.ops import rows
 from tilewright.space.configs import sample
 from tilewright.space.registry import make_space
 from tilewright.space.rows import RowsSpace

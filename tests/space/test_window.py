@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.network.models import TARGET
+from tests.models import TARGET
 from tests.targets import LANES, lane_target, require
 from tilewright.errors import SpaceError
 from tilewright.space.configs import sample

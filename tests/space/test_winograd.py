@@ -11,8 +11,8 @@ import pytest
 
 from tests.targets import require
 from tilewright.errors import SpaceError
-from tilewright.network.tasks import task_of
-from tilewright.network.winograd import Tiling, data_transform, fused, inverse_transform, transform_weight
+from tilewright.graph.tasks import task_of
+from tilewright.ops.winograd import Tiling, data_transform, fused, inverse_transform, transform_weight
 from tilewright.space.configs import sample
 from tilewright.space.module import task_module
 from tilewright.space.registry import make_space

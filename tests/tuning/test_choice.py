@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.network.models import TARGET, conv_model, defaults, runs
+from tests.models import TARGET, conv_model, defaults, runs
+from tilewright.compiling.kernels_check import KernelCheck
 from tilewright.errors import SpaceError
+from tilewright.frontend.load import load
+from tilewright.graph.tasks import Extraction, extract
 from tilewright.measure.runner import NoRunner
-from tilewright.network.kernels_check import KernelCheck
-from tilewright.network.load import load
-from tilewright.network.tasks import Extraction, extract
 from tilewright.records.memory import MemoryStore
 from tilewright.space.registry import make_space
 from tilewright.tuning.budget import Budget

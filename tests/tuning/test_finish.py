@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from tests.network.models import TARGET, conv_model, defaults, runs, save
+from tests.models import TARGET, conv_model, defaults, runs, save
+from tilewright.compiling.build import build, publish, replace_kernels
+from tilewright.compiling.kernels_check import KernelCheck
 from tilewright.errors import CheckError, OutputError
+from tilewright.executable.executable import load_executable
+from tilewright.frontend.load import load
+from tilewright.graph.tasks import Extraction, extract
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.peers import Peer
 from tilewright.measure.runner import NoRunner
-from tilewright.network.build import build, publish, replace_kernels
-from tilewright.network.executable import load_executable
-from tilewright.network.kernels_check import KernelCheck
-from tilewright.network.load import load
-from tilewright.network.tasks import Extraction, extract
 from tilewright.records.memory import MemoryStore
 from tilewright.space.configs import sample
 from tilewright.space.registry import make_space

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.network.models import TARGET, conv_model, defaults, runs
+from tests.models import TARGET, conv_model, defaults, runs
+from tilewright.compiling.build import build
+from tilewright.compiling.kernels import Kernels
 from tilewright.errors import MeasureError
+from tilewright.frontend.load import load
+from tilewright.graph.tasks import Extraction, extract
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.runner import NoRunner
-from tilewright.network.build import build
-from tilewright.network.kernels import Kernels
-from tilewright.network.load import load
-from tilewright.network.tasks import Extraction, extract
 from tilewright.records.memory import MemoryStore
 from tilewright.space.configs import sample
 from tilewright.space.registry import make_space

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.network.models import TARGET, conv_model
+from tests.models import TARGET, conv_model
 from tests.toys import ToySpace, plain
 from tests.tuning.replay import bowl, task
 from tests.tuning.test_scheduler import network
+from tilewright.frontend.load import load
+from tilewright.graph.tasks import extract
 from tilewright.measure.limits import Limits
-from tilewright.network.load import load
-from tilewright.network.tasks import extract
 from tilewright.space.registry import make_space
 from tilewright.space.space import DesignSpace
 from tilewright.tuning.budget import Budget

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.network.models import TARGET, conv_model, runs
+from tests.models import TARGET, conv_model, runs
 from tilewright.errors import CheckError, RecordsError
+from tilewright.executable.executable import load_executable
+from tilewright.frontend.load import load
 from tilewright.measure.outcome import Measurement
-from tilewright.network.executable import load_executable
-from tilewright.network.load import load
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query
 from tilewright.tuning import session

@@ -12,7 +12,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from tilewright.network.network import Network, TensorSpec
+from tilewright.frontend.network import Network
+from tilewright.tensor import TensorSpec
 
 Array = NDArray[Any]
 

@@ -11,7 +11,7 @@ import pytest
 from onnx import helper
 
 from tests.verify.onnx_models import Array, by_onnxruntime, model, network, normal, single
-from tilewright.network.network import Network
+from tilewright.frontend.network import Network
 from tilewright.verify.inputs import Trials, find_trials
 from tilewright.verify.judge import judge
 from tilewright.verify.reference import open_reference

@@ -11,10 +11,10 @@ import pytest
 import tvm
 from onnx import helper
 
-from tests.network.models import built, defaults
+from tests.models import built, defaults
 from tests.verify.onnx_models import model, normal, saved
-from tilewright.network.build import build
-from tilewright.network.tasks import Extraction
+from tilewright.compiling.build import build
+from tilewright.graph.tasks import Extraction
 from tilewright.verify.inputs import Trials, find_trials
 from tilewright.verify.localise import find_culprits
 from tilewright.verify.reference import open_reference

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from tests.network.models import built
+from tests.models import built
 from tests.verify.onnx_models import model, normal, saved
 from tilewright.verify.inputs import Trials, find_trials
 from tilewright.verify.judge import judge

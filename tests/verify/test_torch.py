@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.network.models import defaults
-from tilewright.network.build import build
-from tilewright.network.load import load
-from tilewright.network.network import Network, TensorSpec
-from tilewright.network.tasks import extract
+from tests.models import defaults
+from tilewright.compiling.build import build
+from tilewright.frontend.load import load
+from tilewright.frontend.network import Network
+from tilewright.graph.tasks import extract
 from tilewright.target import Target
+from tilewright.tensor import TensorSpec
 from tilewright.verify.inputs import find_trials
 from tilewright.verify.judge import judge
 from tilewright.verify.reference import open_reference

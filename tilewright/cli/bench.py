@@ -86,13 +86,13 @@ def raced(
         target: what the untuned build is for.
         seed: of the inputs.
         cold: whether the caches are emptied before each run.
-        peers: their factories by name; by default ``tilewright.network.peers.PEERS``.
+        peers: their factories by name; by default ``tilewright.compare.peers.PEERS``.
 
     Raises:
         TilewrightError: no such peer, no executable, or the executable cannot be timed at all.
     """
-    from tilewright.network import peers as factories
-    from tilewright.network.manifest import verify
+    from tilewright.compare import peers as factories
+    from tilewright.executable.manifest import verify
 
     peers = factories.PEERS if peers is None else peers
     names = list(dict.fromkeys(against))
@@ -123,7 +123,7 @@ def raced(
 
 def _overhead(out: Path) -> float | None:
     """Microseconds of a call outside its kernels: the median of calls in which no kernel runs."""
-    from tilewright.network.executable import load_executable
+    from tilewright.executable.executable import load_executable
 
     try:
         seconds = load_executable(out).overhead(1000)

@@ -101,7 +101,7 @@ def import_metaschedule(
 def _tasks(model: Path | None, shapes: dict[str, tuple[int, ...]] | None, target: Target) -> list[Task]:
     if model is None:
         return []
-    from tilewright.network.load import load
-    from tilewright.network.tasks import extract
+    from tilewright.frontend.load import load
+    from tilewright.graph.tasks import extract
 
     return [use.task for use in extract(load(model, shapes), target).uses]

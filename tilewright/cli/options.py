@@ -13,8 +13,8 @@ from typing import Annotated, Any, TypeAlias
 import typer
 
 from tilewright.errors import ModelFormatError, OutputError, RecordsError, ShapeError, TargetError
+from tilewright.frontend.file_kinds import check_kind, is_program
 from tilewright.measure.memory import check_memory
-from tilewright.network.file_kinds import check_kind, is_program
 from tilewright.records.address import is_url
 from tilewright.scratch import check_space
 
@@ -113,7 +113,7 @@ def begin_reading(path: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> I
     if is_program(path):
         yield path
         return
-    from tilewright.network.onnx_reading import OnnxReading
+    from tilewright.frontend.onnx.reading import OnnxReading
 
     with OnnxReading(path, shapes or {}) as reading:
         yield reading

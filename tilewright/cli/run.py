@@ -40,7 +40,7 @@ def run(
     """Run the executable in OUT once, and describe what came out."""
     check_memory(*_LEAST)
     with scratch():
-        from tilewright.network.executable import load_executable
+        from tilewright.executable.executable import load_executable
 
         executable = load_executable(out)
         outputs = outputs or []

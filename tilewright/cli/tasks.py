@@ -54,8 +54,8 @@ def tasks(
         from tilewright.target import Target
 
         machine = Target.parse(target)
-        from tilewright.network.load import load
-        from tilewright.network.tasks import extract
+        from tilewright.frontend.load import load
+        from tilewright.graph.tasks import extract
 
         network = load(reading, shapes)
         machine = machine.with_weights(network.weight_bytes)

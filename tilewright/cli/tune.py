@@ -27,8 +27,8 @@ from tilewright.cli.options import (
 )
 from tilewright.cli.text import milliseconds
 from tilewright.errors import TilewrightError
+from tilewright.executable.replacing import reserve_out
 from tilewright.interrupts import exit_code, holding
-from tilewright.network.replacing import reserve_out
 from tilewright.scratch import scratch
 from tilewright.tuning.budget import Budget
 from tilewright.wording import counted

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from tilewright.errors import CompilerError, MeasureError
+from tilewright.executable.runtime.library import find_compiler
 from tilewright.measure.peer_process import PeerProcess
-from tilewright.runtime.library import find_compiler
 from tilewright.target import cache_sizes
 
 __all__ = ["Limits", "Probe", "measure_limits", "time_own_product"]

@@ -79,7 +79,7 @@ def main(connection_fd: int, lifeline_fd: int, cores: int) -> None:
             import tvm  # noqa: F401  the slow part of starting, here rather than in the first build
 
         hello = connection.recv()
-        from tilewright.runtime.library import use_for_kernels
+        from tilewright.executable.runtime.library import use_for_kernels
 
         unchecked_schedules()
         use_for_kernels(cores)  # a candidate is timed on the threads that the executable will have

@@ -33,7 +33,7 @@ def task_module(task: Task) -> IRModule:
         if not isinstance(module, tvm.ir.IRModule) or [v.name_hint for v in module.get_global_vars()] != ["main"]:
             raise SpaceError(
                 f"a task holds a module with one function, 'main', but that of {task.name!r} does not; "
-                "take tasks from tilewright.network"
+                "take tasks from tilewright.graph.tasks"
             )
         return module
 

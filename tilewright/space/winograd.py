@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BLOCKS", "WinogradTransformSpace", "keep_stages", "straight"]
 
-#: The last stage of the transform of data and of the inverse transform, by their names in ``network.winograd``.
+#: The last stage of the transform of data and of the inverse transform, by their names in ``ops.winograd``.
 BLOCKS = _DATA, _INVERSE = ("winograd_data", "winograd_inverse")
 _ROWS, _PAD = "winograd_rows", "winograd_pad"
 

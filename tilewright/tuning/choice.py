@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tilewright.compiling.kernels_check import KernelCheck, check_kernels
 from tilewright.errors import SpaceError
-from tilewright.network.kernels_check import KernelCheck, check_kernels
-from tilewright.network.tasks import Extraction
+from tilewright.graph.tasks import Extraction
 from tilewright.records.store import Store
 from tilewright.space.registry import make_space
 from tilewright.space.space import DesignSpace

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
+from tilewright.compare import peers
+from tilewright.compiling.build import build, replace_kernels
+from tilewright.compiling.kernels import Kernels
+from tilewright.compiling.kernels_check import KernelCheck
 from tilewright.errors import CheckError, CompilerError, MeasureError, OutputError, SpaceError
+from tilewright.graph.tasks import Extraction
 from tilewright.measure.compare import compare, latency
 from tilewright.measure.peers import Entrant, Peer, race, turn_runs
-from tilewright.network import peers
-from tilewright.network.build import build, replace_kernels
-from tilewright.network.kernels import Kernels
-from tilewright.network.kernels_check import KernelCheck
-from tilewright.network.tasks import Extraction
 from tilewright.space.registry import make_space
 from tilewright.tuning.choice import Choice, checked, chosen
 from tilewright.tuning.in_place import Contest, contest

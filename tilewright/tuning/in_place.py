@@ -3,8 +3,8 @@
 A kernel that is timed alone finds its weights and what it reads where the call before left them, and the machine in the
 state of that moment. In the network it meets what the kernels before it left, in the caches of which core, and there
 another one of a task's best schedules may be the fastest. So the network runs a few hundred times, each time with other
-variants of all its kernels (:meth:`tilewright.network.program.PlanProgram.contest`). That costs seconds: a variant has
-only to be compiled, and each run times one of every task.
+variants of all its kernels (:meth:`tilewright.executable.program.PlanProgram.contest`). That costs seconds: a variant
+has only to be compiled, and each run times one of every task.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.compare import peers
+from tilewright.compiling.build import replace_kernels
+from tilewright.compiling.kernels import Kernels
 from tilewright.errors import CompilerError, MeasureError, OutputError, SpaceError
+from tilewright.graph.tasks import Extraction
 from tilewright.measure.outcome import robust_seconds
 from tilewright.measure.peer_process import PeerProcess
 from tilewright.measure.peers import random_inputs
-from tilewright.network import peers
-from tilewright.network.build import replace_kernels
-from tilewright.network.kernels import Kernels
-from tilewright.network.tasks import Extraction
 from tilewright.tuning.choice import Choice
 from tilewright.tuning.scheduler import NetworkTuner
 

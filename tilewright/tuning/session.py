@@ -14,18 +14,18 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.compiling.build import check_compiler, publish
 from tilewright.errors import CheckError, TargetError
+from tilewright.executable.executable import Executable, load_executable, wanted_threads
+from tilewright.frontend.load import load
+from tilewright.frontend.network import Network
+from tilewright.graph.algorithms import Choice, choose
+from tilewright.graph.tasks import extract
 from tilewright.interrupts import holding
 from tilewright.measure.pool import LocalPool, PoolStatistics
 from tilewright.measure.runner import NoRunner, Runner
 from tilewright.methods.default import default, known_beforehand
 from tilewright.methods.method import Method
-from tilewright.network.algorithms import Choice, choose
-from tilewright.network.build import check_compiler, publish
-from tilewright.network.executable import Executable, load_executable, wanted_threads
-from tilewright.network.load import load
-from tilewright.network.network import Network
-from tilewright.network.tasks import extract
 from tilewright.records.fallback import FallbackStore, open_for_tuning
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query, Store
@@ -109,7 +109,7 @@ def tune(
     an earlier one, the incumbent is finished first. A second interrupt is raised at once.
 
     Args:
-        model: what :func:`tilewright.network.load.load` takes.
+        model: what :func:`tilewright.frontend.load.load` takes.
         out: the directory to write; replaced if it is there.
         budget: covers everything, from ``began`` to the written executable; a :class:`Budget`, or a duration as
             :meth:`Budget.parse` reads it, such as "5m".

@@ -12,8 +12,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from tilewright.errors import MeasureError
-from tilewright.network.network import Network
-from tilewright.network.tasks import Extraction
+from tilewright.frontend.network import Network
+from tilewright.graph.tasks import Extraction
 from tilewright.verify.inputs import Trials, find_trials
 from tilewright.verify.judge import judge
 from tilewright.verify.localise import Culprits, find_culprits

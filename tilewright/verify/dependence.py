@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tilewright.network.network import Network
+from tilewright.frontend.network import Network
 
 __all__ = ["constant_outputs"]
 

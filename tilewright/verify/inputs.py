@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import MeasureError
-from tilewright.network.network import Network, TensorSpec
+from tilewright.frontend.network import Network
+from tilewright.tensor import TensorSpec
 from tilewright.verify.dependence import constant_outputs
 from tilewright.verify.integers import Range, draw_integers, find_ranges
 from tilewright.verify.reference import NoReferenceError, Reference

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import MeasureError
+from tilewright.graph.tasks import Extraction
 from tilewright.measure.isolated import IsolatedError, IsolatedProcess
-from tilewright.network.tasks import Extraction
 from tilewright.target import Target
 from tilewright.verify import freedom
 from tilewright.verify.inputs import Trials
@@ -115,8 +115,8 @@ class SteppingSide:
     """
 
     def __init__(self, directory: str, target: Target, keys: dict[str, str], programs: dict[str, str]) -> None:
-        from tilewright.network.executable import load_executable
-        from tilewright.network.program import PlanProgram
+        from tilewright.executable.executable import load_executable
+        from tilewright.executable.program import PlanProgram
 
         program = load_executable(directory)._program
         if not isinstance(program, PlanProgram):
@@ -211,8 +211,8 @@ class PlainSide:
     def __init__(self, target: Target, module: str, weights: Arrays) -> None:
         import tvm
 
-        from tilewright.network.kernels import compile_machine
-        from tilewright.network.program import MachineProgram
+        from tilewright.compiling.kernels import compile_machine
+        from tilewright.executable.program import MachineProgram
 
         with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
             library = Path(folder, "plain.so")

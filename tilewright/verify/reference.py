@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import MeasureError
+from tilewright.frontend.network import Network
 from tilewright.measure.isolated import IsolatedError, IsolatedProcess
-from tilewright.network.network import Network
 from tilewright.verify.reference_process import EvaluatorSide, RuntimeSide
 
 __all__ = ["NoReferenceError", "Reference", "open_reference"]
@@ -280,7 +280,7 @@ def _declared(model: Any) -> tuple[str, ...]:
 
 
 def _write_onnx(model: Any, folder: Path) -> Path:
-    from tilewright.network.onnx_data import save_onnx
+    from tilewright.frontend.onnx.data import save_onnx
 
     path = folder / "model.onnx"
     save_onnx(model, path)
@@ -291,7 +291,7 @@ class TorchReference:
     """A PyTorch program, in double precision where each of its operators has one."""
 
     def __init__(self, network: Network, folder: Path, stack: contextlib.ExitStack, seconds: float) -> None:
-        from tilewright.network.torch_model import SUFFIX, write_program
+        from tilewright.frontend.torch.model import SUFFIX, write_program
         from tilewright.verify.torch_process import TorchSide
 
         path = folder / f"model{SUFFIX}"

@@ -27,7 +27,7 @@ class ExecutableSide:
     """
 
     def __init__(self, directory: str) -> None:
-        from tilewright.network.executable import load_executable
+        from tilewright.executable.executable import load_executable
 
         self._executable = load_executable(directory)
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.fx import Interpreter
 
-from tilewright.network.torch_model import flat_module, read_program
+from tilewright.frontend.torch.model import flat_module, read_program
 from tilewright.verify import freedom
 
 __all__ = ["TorchSide"]

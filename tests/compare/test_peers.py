@@ -1,0 +1,37 @@
+"""What an executable is compared with: each peer gives the model's outputs, or says what to install."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.models import conv_model, normal
+from tilewright.compare.peers import PEERS
+from tilewright.errors import MeasureError
+
+NEEDS = {"openvino": "openvino", "pytorch": "torch", "pytorch-compiled": "torch", "onnxruntime": "onnxruntime"}
+
+
+@pytest.mark.parametrize("name", sorted(NEEDS))
+def test_a_missing_package_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(MeasureError, match=f"{NEEDS[name]} is not installed; install it with: pip install"):
+        PEERS[name](str(tmp_path / "model.onnx"), "native")
+
+
+@pytest.mark.parametrize(
+    ("name", "packages"), [("openvino", ["openvino"]), ("pytorch", ["torch", "onnx2torch"]), ("untuned", [])]
+)
+@pytest.mark.filterwarnings("ignore")  # theirs
+def test_a_peer_gives_what_onnx_runtime_gives(name: str, packages: list[str], tmp_path: Path) -> None:
+    if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
+        pytest.skip(f"needs {missing}")
+    model, x = conv_model(tmp_path / "m.onnx"), normal(1, 8, 10, 10)
+    (reference,) = PEERS["onnxruntime"](str(model), "native")(x)
+    peer = PEERS[name](str(model), "native")
+    (result,) = peer(x)
+    np.testing.assert_allclose(result, reference, rtol=1e-3, atol=1e-4)
+    assert len(peer.time([x], 3)) == 3

@@ -1,0 +1,175 @@
+"""Plans: tensors alive at once do not overlap, concatenations are written in place, everything else has a way."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import helper
+
+from tests.models import LIGHT, TARGET, agrees, built, normal, save
+from tests.targets import lane_target
+from tilewright.errors import ShapeError
+from tilewright.executable.plan import ALIGNMENT, ARENA, Plan, _Buffer, _offsets
+from tilewright.frontend.load import load
+from tilewright.graph.tasks import extract
+
+
+def expand(path: Path, batch: int = 1, *, outer: bool = False) -> Path:
+    """Two convolutions of one tensor, joined; with ``outer``, joined once more with the tensor itself."""
+    nodes = [
+        helper.make_node("Conv", ["x", "v"], ["t"], name="squeeze"),
+        helper.make_node("Conv", ["t", "a"], ["p"], name="left"),
+        helper.make_node("Conv", ["t", "b"], ["q"], name="right", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["q"], ["r"]),
+        helper.make_node("Concat", ["p", "r"], ["j"], axis=1),
+    ]
+    channels = 40
+    last = "j"
+    if outer:
+        nodes += [helper.make_node("Concat", ["j", "t", "p"], ["k"], axis=1)]
+        last, channels = "k", 64 + 8
+    nodes += [helper.make_node("Conv", [last, "c"], ["y"], name="last")]
+    return save(
+        path,
+        nodes,
+        {"x": [batch, 8, 9, 9]},
+        [batch, 8, 9, 9],
+        v=normal(16, 8, 1, 1),
+        a=normal(16, 16, 1, 1),
+        b=normal(24, 16, 3, 3),
+        c=normal(8, channels, 1, 1),
+    )
+
+
+def test_a_concatenation_is_written_in_place(tmp_path: Path) -> None:
+    extraction = agrees(expand(tmp_path / "m.onnx"), tmp_path / "out")
+    assert extraction.plan is not None
+    assert all(call.kernel and "concatenate" not in call.kernel for call in extraction.plan.calls)
+    assert not any("concatenate" in use.task.name for use in extraction.uses)
+
+
+def test_a_tensor_in_two_concatenations_is_copied_into_the_second(tmp_path: Path) -> None:
+    extraction = agrees(expand(tmp_path / "m.onnx", outer=True), tmp_path / "out", lane_target(8))
+    assert extraction.plan is not None
+    assert [call.kernel for call in extraction.plan.calls].count("") == 1
+
+
+def test_a_batch_is_joined_by_a_kernel(tmp_path: Path) -> None:
+    extraction = agrees(expand(tmp_path / "m.onnx", batch=4, outer=True), tmp_path / "out")
+    assert extraction.plan is not None
+    assert sum("concatenate" in call.kernel for call in extraction.plan.calls) == 2
+
+
+@pytest.mark.parametrize("name", ["squeezenet", "densenet121", "shufflenet", "inception_v1"])
+def test_what_is_alive_does_not_overlap(name: str) -> None:
+    plan = extract(load(LIGHT / f"light_{name}.onnx"), TARGET).plan
+    assert plan is not None
+    memory = np.full(plan.arena_bytes // 4, -1, dtype=np.int64)
+    written: dict[int, int] = {}
+
+    def part(number: int) -> slice:
+        tensor = plan.tensors[number]
+        assert tensor.place % 32 == 0
+        assert tensor.place + tensor.bytes <= plan.arena_bytes
+        return slice(tensor.place // 4, (tensor.place + tensor.bytes) // 4)
+
+    for number in plan.inputs:
+        memory[part(number)] = -2
+    for now, call in enumerate(plan.calls):
+        *sources, target = call.tensors if call.kernel else tuple(reversed(call.tensors))
+        for source in sources:
+            if plan.tensors[source].region == ARENA:
+                # Whoever wrote it last wrote the input, all of it, or a part that it was joined from; whoever came
+                # in between would have left something that sticks out, or a hole.
+                assert (memory[part(source)] != -1).all()
+                for writer in set(memory[part(source)].tolist()) - {-2}:
+                    place, last = part(source), part(written[writer])
+                    inside = place.start <= last.start and last.stop <= place.stop
+                    assert inside or (last.start <= place.start and place.stop <= last.stop)
+                assert part(source).stop <= part(target).start or part(target).stop <= part(source).start
+        memory[part(target)] = now
+        written[now] = target
+    for number in plan.outputs:
+        assert (memory[part(number)] >= 0).all()
+
+
+@given(st.lists(st.tuples(st.integers(1, 5000), st.integers(0, 20), st.integers(0, 20)), max_size=30))
+def test_buffers_alive_at_once_are_apart(drawn: list[tuple[int, int, int]]) -> None:
+    buffers = [_Buffer(size, min(one, other), max(one, other)) for size, one, other in drawn]
+    offsets = _offsets(buffers)
+    for a, b in itertools.combinations(buffers, 2):
+        if a.first <= b.last and b.first <= a.last:
+            one, other = offsets[id(a)], offsets[id(b)]
+            assert one + a.bytes <= other or other + b.bytes <= one
+    assert all(offset % ALIGNMENT == 0 for offset in offsets.values())
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    plan = extract(load(expand(tmp_path / "m.onnx")), TARGET).plan
+    assert plan is not None
+    assert Plan.from_json(plan.to_json()) == plan
+    assert ALIGNMENT % (4 * TARGET.lanes) == 0
+
+
+def test_a_network_that_calls_a_library_runs_on_the_machine(tmp_path: Path) -> None:
+    nodes = [helper.make_node("TopK", ["x", "k"], ["y", "i"], axis=-1)]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2, 50])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [2, 3])],
+        [onnx.numpy_helper.from_array(np.array([3], dtype=np.int64), "k")],
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    extraction, executable = built(path, tmp_path / "out")
+    assert extraction.plan is None
+    x = np.random.default_rng(0).standard_normal((2, 50)).astype(np.float32)
+    np.testing.assert_array_equal(executable(x)[0], -np.sort(-x, axis=1)[:, :3])
+    assert executable.overhead(3) is None
+    assert executable.profile([x], 3) is None
+    assert executable.contest([x], {"kernel": ["kernel"]}, 0.0) == {}
+
+
+def test_an_executable_runs_without_a_compiler(tmp_path: Path) -> None:
+    built(expand(tmp_path / "m.onnx"), tmp_path / "out")
+    program = (
+        "import sys, numpy, tilewright\n"
+        f"executable = tilewright.load_executable({str(tmp_path / 'out')!r})\n"
+        "executable(*(numpy.zeros(s.shape, s.dtype) for s in executable.inputs))\n"
+        "print([n for n in ('tvm', 'tvm_ffi', 'onnx', 'onnxruntime', 'xgboost') if n in sys.modules])"
+    )
+    environment = {"PATH": "", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == "[]"
+
+
+def test_outputs_are_not_overwritten_by_the_next_call(tmp_path: Path) -> None:
+    _, executable = built(expand(tmp_path / "m.onnx"), tmp_path / "out")
+    x = normal(1, 8, 9, 9)
+    first = executable(x)[0]
+    kept = first.copy()
+    executable(2 * x)
+    np.testing.assert_array_equal(first, kept)
+    assert executable.overhead(5) is not None
+
+
+def test_each_kernel_is_timed_in_its_place(tmp_path: Path) -> None:
+    _, executable = built(expand(tmp_path / "m.onnx"), tmp_path / "out")
+    x = normal(1, 8, 9, 9)
+    want = executable(x)[0]
+    profile = executable.profile([x], 3, 2)
+    assert profile is not None
+    assert [part.kernel for part in profile] == [kernel for kernel, _ in executable.manifest["plan"]["calls"]]
+    assert all(len(part.seconds) == 3 and min(part.seconds) > 0 for part in profile)
+    np.testing.assert_array_equal(executable(x)[0], want)
+    with pytest.raises(ShapeError):
+        executable.profile([x[:, :4]], 1)

@@ -1,0 +1,79 @@
+"""Small ONNX models, and how they are built with default schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.agreement import network_error
+from tests.targets import host_target, needs, require
+from tilewright.compiling.build import build
+from tilewright.executable.executable import Executable
+from tilewright.frontend.load import load
+from tilewright.graph.tasks import Extraction, extract
+from tilewright.space.registry import make_space
+from tilewright.target import Target
+
+#: What small models are built for, and what tests that run them begin with.
+TARGET = host_target()
+runs = needs(TARGET)
+LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
+
+Shape = Sequence[int | str]
+
+
+def save(
+    path: Path, nodes: list[onnx.NodeProto], inputs: Mapping[str, Shape], output: Shape, **weights: NDArray[Any]
+) -> Path:
+    """A model that ends in the tensor ``y``."""
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, output)],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    return path
+
+
+def normal(*shape: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def conv_model(path: Path, batch: int | str = 1) -> Path:
+    """Convolution with bias, then ReLU."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], name="first", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["y"]),
+    ]
+    return save(path, nodes, {"x": [batch, 8, 10, 10]}, [batch, 16, 10, 10], w=normal(16, 8, 3, 3), b=normal(16))
+
+
+def defaults(extraction: Extraction) -> dict[str, Any]:
+    functions = {}
+    for use in extraction.uses:
+        space = make_space(use.task, extraction.target)
+        functions[use.task.key] = space.schedule(space.default()).mod["main"]
+    return functions
+
+
+def built(model: Any, out: Path, target: Target = TARGET) -> tuple[Extraction, Executable]:
+    require(target)
+    extraction = extract(load(model), target)
+    return extraction, build(extraction, defaults(extraction), out, {})
+
+
+def agrees(model: Path, out: Path, target: Target = TARGET) -> Extraction:
+    """Built with default schedules, the model gives ONNX Runtime's outputs."""
+    extraction, executable = built(model, out, target)
+    error = network_error(executable, extraction.network)
+    assert error is not None
+    assert error <= 1e-3
+    return extraction

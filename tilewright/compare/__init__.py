@@ -1,0 +1,1 @@
+"""Other runtimes for the same model, as entrants of a race."""

@@ -1,0 +1,1 @@
+"""Kernels and whole executables from tasks and their chosen configs."""

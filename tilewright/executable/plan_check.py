@@ -1,0 +1,66 @@
+"""Whether a plan out of a file can run: no call of it may reach beyond the memory that it is given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.executable.plan import ARENA, WEIGHTS, Plan, Tensor
+
+__all__ = ["check_plan"]
+
+#: NumPy has no more.
+_MOST_DIMENSIONS = 64
+
+
+def check_plan(plan: Plan, weights: Sequence[NDArray[Any]], memory: int) -> None:
+    """Raise ``ValueError`` where a call would read or write outside of the arena and the weights.
+
+    Args:
+        plan: what is to run.
+        weights: what it runs on.
+        memory: bytes that the arena may have.
+    """
+    if plan.arena_bytes > memory:
+        raise ValueError(f"its tensors need {plan.arena_bytes:,} bytes of memory, but {memory:,} are to be had here")
+    if plan.vector not in (16, 32, 64):
+        raise ValueError(f"a vector register has 16, 32 or 64 bytes, but this has {plan.vector}")
+    _check_tensors(plan, weights)
+    for call in plan.calls:
+        if any(number >= len(plan.tensors) for number in call.tensors):
+            raise ValueError(f"a call of {call.kernel or 'copy'!r} names a tensor that does not exist")
+        if call.kernel and not (call.kernel.isidentifier() and call.kernel.isascii()):
+            raise ValueError(f"{call.kernel!r} is no name of a kernel")
+        if not call.kernel:
+            to, source = call.tensors
+            if plan.tensors[to].bytes < plan.tensors[source].bytes:
+                raise ValueError("a copy is longer than the place that it goes to")
+    for number in (*plan.inputs, *plan.outputs):
+        if number >= len(plan.tensors) or plan.tensors[number].region != ARENA:
+            raise ValueError("an input or output lies outside of the arena")
+
+
+def _check_tensors(plan: Plan, weights: Sequence[NDArray[Any]]) -> None:
+    # Kernels load whole vectors; a copy may go to any element of what it is a part of.
+    whole = {*plan.inputs, *plan.outputs, *(number for call in plan.calls if call.kernel for number in call.tensors)}
+    for number, tensor in enumerate(plan.tensors):
+        _check_kind(tensor)
+        if tensor.region == ARENA:
+            step = plan.vector if number in whole else np.dtype(tensor.dtype).itemsize
+            fits = tensor.place % step == 0 and tensor.place + tensor.bytes <= plan.arena_bytes
+        else:
+            fits = tensor.place < len(weights) and tensor.bytes <= weights[tensor.place].nbytes
+        if not fits or tensor.region not in (ARENA, WEIGHTS):
+            raise ValueError(f"{tensor} lies outside of the memory of its region")
+
+
+def _check_kind(tensor: Tensor) -> None:
+    if len(tensor.shape) > _MOST_DIMENSIONS or np.dtype(tensor.dtype).kind not in "iufb":
+        raise ValueError(f"{tensor} is no tensor of numbers")
+    # Strides are products of extents, also where one of them is 0 and nothing is there.
+    if math.prod(extent for extent in tensor.shape if extent) >= 2**63:
+        raise ValueError(f"{tensor} has more elements than can be counted")

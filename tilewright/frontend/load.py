@@ -1,0 +1,171 @@
+"""From a model (ONNX file, PyTorch export, Relax module) to a Network."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tilewright.errors import (
+    MissingExtraError,
+    ModelFormatError,
+    ShapeError,
+    TilewrightError,
+    UnsupportedOperatorError,
+)
+from tilewright.frontend.file_kinds import check_kind, is_program
+from tilewright.frontend.network import Network
+from tilewright.frontend.onnx.reading import OnnxReading
+from tilewright.frontend.torch.model import read_program
+from tilewright.measure.memory import memory_error
+from tilewright.names import printable
+from tilewright.tensor import TensorSpec
+from tilewright.tvm_compat import plain_clip, scaled_elu, set_threads
+
+__all__ = ["load"]
+
+
+def load(model: Any, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Network:
+    """Read a network.
+
+    Args:
+        model: path of an ONNX file or of a ``.pt2`` file of ``torch.export.save`` (extra ``torch``), an ONNX file that
+            is being read already (``OnnxReading``), a Relax ``IRModule`` whose ``main`` is static, or a
+            ``torch.export.ExportedProgram``.
+        shapes: shapes of ONNX inputs with symbolic dimensions.
+
+    Raises:
+        ModelFormatError: no such file, or not a model.
+        ShapeError: a symbolic input shape.
+        UnsupportedOperatorError: an operator that TVM cannot import.
+        ResourceError: it does not fit the memory, or its temporary files the disk.
+    """
+    set_threads()
+    if isinstance(model, str | Path):
+        path = Path(model)
+        if path.is_dir():
+            raise ModelFormatError(f"a model is a file, but {path} is a directory; name the .onnx file")
+        if path.exists():
+            check_kind(path)
+        if not is_program(path):
+            with OnnxReading(path, shapes or {}) as reading:
+                return _from_onnx(reading)
+        if shapes:
+            raise ShapeError(f"--shape is for ONNX files, but {path} is a PyTorch program; export it with fixed shapes")
+        return _from_torch(read_program(path), printable(path.stem))
+    if isinstance(model, OnnxReading):
+        return _from_onnx(model)
+    import tvm
+
+    if isinstance(model, tvm.ir.IRModule):
+        return _from_relax(model, "relax")
+    if type(model).__name__ == "ExportedProgram":
+        return _from_torch(model, "torch")
+    raise ModelFormatError(
+        f"a model is an ONNX file, a Relax module or a PyTorch ExportedProgram, but this is a {type(model).__name__}"
+    )
+
+
+def _from_onnx(reading: OnnxReading) -> Network:
+    from tvm.relax.frontend.onnx import from_onnx
+
+    plain_clip()
+    filled, folded = reading.result()
+    names = [value.name for value in folded.graph.input]
+    # The importer prints which operator it could not convert, which our own message says.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # one for each weight that is not a graph input, as is usual
+        try:
+            module = from_onnx(folded, keep_params_in_input=True)
+            return _from_relax(module, printable(reading.path.stem), names, filled)
+        except TilewrightError:
+            raise
+        except MemoryError as exc:
+            raise memory_error(f"importing {reading.path}") from exc
+        except Exception as exc:  # the importer raises whatever the operator's converter ran into
+            raise UnsupportedOperatorError(_blame(folded, exc)) from exc
+
+
+def _blame(model: Any, exc: BaseException) -> str:
+    """Name the operator and the node that the importer stumbled over."""
+    text = str(exc)
+    said = (text.strip().splitlines() or [type(exc).__name__])[0][:160]
+    named = (node for node in model.graph.node if re.search(rf"\b{re.escape(node.op_type)}\b", text))
+    # Where it lists the operators that it lacks, it is converting none, and has walked to the last node.
+    node = None if "not supported for frontend" in text else _converted(exc)
+    node = node or next(named, None)
+    if node is None:
+        return f"the model cannot be imported: {said}"
+    name = node.name or next(iter(node.output), "")
+    return (
+        f"every operator is one that TVM imports, but {node.op_type} (node {name!r}) is not, at least not with its "
+        f"inputs and attributes: {said}; replace it before export"
+    )
+
+
+def _converted(exc: BaseException) -> Any:
+    """The node that TVM's importer was converting when it raised ``exc``; None where that cannot be told."""
+    found = None
+    trace = exc.__traceback__
+    while trace is not None:
+        node = trace.tb_frame.f_locals.get("node")
+        if type(node).__name__ == "NodeProto":
+            found = node
+        trace = trace.tb_next
+    return found
+
+
+def _from_torch(program: Any, name: str) -> Network:
+    try:
+        from tvm.relax.frontend.torch import from_exported_program
+    except ImportError as exc:
+        raise MissingExtraError("PyTorch", "torch") from exc
+    scaled_elu()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch deprecates what TVM's importer makes it do
+            module = from_exported_program(program, keep_params_as_input=True)
+            network = _from_relax(module, name)
+    except TilewrightError:
+        raise
+    except MemoryError as exc:
+        raise memory_error(f"importing {name}") from exc
+    except Exception as exc:  # as with ONNX, converters raise anything
+        line = (str(exc).strip().splitlines() or ["?"])[0]
+        raise UnsupportedOperatorError(f"the exported program cannot be imported: {line[:200]}") from exc
+    return dataclasses.replace(network, program=program)
+
+
+def _from_relax(module: Any, name: str, names: list[str] | None = None, onnx: Any = None) -> Network:
+    from tvm import relax
+
+    if "main" not in [v.name_hint for v in module.get_global_vars()]:
+        raise ModelFormatError("a Relax module has a function 'main', but this has none; rename the entry function")
+    module, arrays = relax.frontend.detach_params(module)
+    values = [np.asarray(a.numpy()) for a in arrays.get("main", [])]
+    main = module["main"]
+    count = len(main.params) - len(values)
+    specs = [_spec(p.name, p.ty) for p in main.params]
+    inputs = [TensorSpec(names[i] if names else s.name, s.shape, s.dtype) for i, s in enumerate(specs[:count])]
+    result = main.body.ty
+    fields = list(result.fields) if isinstance(result, relax.TupleType) else [result]
+    out_names = [o.name for o in onnx.graph.output] if onnx is not None else []
+    outputs = [_spec(out_names[i] if i < len(out_names) else f"output{i}", field) for i, field in enumerate(fields)]
+    weights = {spec.name: value for spec, value in zip(specs[count:], values, strict=True)}
+    return Network(name, module, tuple(inputs), tuple(outputs), weights, onnx)
+
+
+def _spec(name: str, info: Any) -> TensorSpec:
+    try:
+        return TensorSpec(name, tuple(int(d) for d in info.shape.values), str(info.dtype))
+    except (TypeError, ValueError, AttributeError) as exc:
+        raise ShapeError(
+            f"every tensor has a fixed shape, but {name!r} has {info}; export it with fixed shapes"
+        ) from exc

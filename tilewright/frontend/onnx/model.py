@@ -1,0 +1,334 @@
+"""ONNX models made ready to be imported: shapes fixed, missing weights filled, batch norms folded."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from tilewright.errors import ModelFormatError, ShapeError, UnsupportedOperatorError
+from tilewright.frontend.onnx.data import fetch_tensor, graphs, serialized, write_model
+from tilewright.frontend.onnx.file import bare, check_filled, check_sizes, read_proto
+from tilewright.frontend.onnx.repair import repair
+from tilewright.measure.memory import memory_error
+from tilewright.scratch import check_space, explained
+
+__all__ = ["FOLDED", "MODEL", "prepare"]
+
+#: The files that are written: the model for reference, and the one to compile.
+MODEL, FOLDED = "model.onnx", "folded.onnx"
+
+#: Operators whose output doubles when their first input does; a batch norm nearly so.
+_SCALED_THROUGH = ("Add", "Reshape", "Flatten", "Squeeze", "Dropout", "Relu", "AveragePool", "GlobalAveragePool")
+#: Operators with a mode for training.
+_TRAINED = ("BatchNormalization", "Dropout")
+#: ONNX Runtime names a temporary file of ours, which tells the user nothing.
+_PLACE = re.compile(r"Load model from \S+ failed:")
+#: Standard deviation of a softmax's inputs in a network that we fill with random weights.
+_SPREAD = 2.0
+
+
+def prepare(path: Path, shapes: Mapping[str, tuple[int, ...]], folder: Path, optimised: bool = True) -> None:
+    """Write the model of a file twice: with static input shapes and explicit weights, and the same folded.
+
+    The first, ``model.onnx``, is what outputs are checked against, so that it shares as little as possible with what is
+    compiled from the second, ``folded.onnx``. This runs ONNX Runtime's optimiser, which may crash: call it in a process
+    of its own (``frontend/onnx/reading``).
+
+    Args:
+        path: an ONNX file.
+        shapes: of symbolic inputs.
+        folder: an empty directory that is written to.
+        optimised: whether ONNX Runtime folds constants and batch norms; otherwise nothing of it is run.
+
+    Raises:
+        ModelFormatError: missing, truncated, or not ONNX.
+        ResourceError: it does not fit the memory, or the disk.
+        ShapeError: a symbolic input shape that ``shapes`` does not fix, or a shape for no input.
+        UnsupportedOperatorError: an operator that ONNX Runtime does not know, or that trains.
+    """
+    model = read_proto(path)
+    try:
+        _drop_empty_ends(model)
+        _refuse_training(model)
+        _fix_shapes(model, shapes)
+        check_sizes(model)
+        filled = _fill_weights(model)
+        if filled and optimised:
+            _calm_softmax(model, filled, folder)
+        written = write_model(model, folder / MODEL, "model.bin")
+        del model
+        weights = {tensor.name for tensor in written.graph.initializer}
+        repair(written)
+        _chain_sums(written)
+        folded = _optimised(written, folder) if optimised else written
+        _split_batch_norms(folded, folder)
+        _drop_inputs(folded, weights)
+        (folder / FOLDED).write_bytes(serialized(folded))
+    except MemoryError as exc:
+        raise memory_error(f"reading {path}") from exc
+    except OSError as exc:
+        raise explained(exc, f"reading {path} needs temporary files", folder) from exc
+    except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as exc:
+        # An operator without the inputs or attributes that it must have.
+        raise ModelFormatError(f"{path} is not valid ONNX: {_first_line(exc)}; export it again") from exc
+
+
+def _drop_empty_ends(model: onnx.ModelProto) -> None:
+    """Conv(x, w, "") --> Conv(x, w): an empty name of an optional input means that it is absent.
+
+    ONNX Runtime 1.32 crashes where it optimises a LayerNormalization with an empty name for its bias.
+    """
+    for graph in graphs(model):
+        for node in graph.node:
+            while node.input and not node.input[-1]:
+                node.input.pop()
+
+
+def _refuse_training(model: onnx.ModelProto) -> None:
+    """Refuse operators in their mode for training, which TVM ignores: dropout is random there, and statistics change.
+
+    Raises:
+        UnsupportedOperatorError: there is one.
+    """
+    arrays = {tensor.name: tensor for tensor in model.graph.initializer}
+    arrays |= {n.output[0]: n.attribute[0].t for n in model.graph.node if n.op_type == "Constant" and n.attribute}
+    for node in model.graph.node:
+        if node.op_type not in _TRAINED or node.domain not in ("", "ai.onnx"):
+            continue
+        trains = any(a.name == "training_mode" and a.i for a in node.attribute)
+        if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
+            mode = arrays.get(node.input[2])
+            trains = mode is None or bool(numpy_helper.to_array(mode).any())
+        if trains:
+            name = node.name or next(iter(node.output), "")
+            raise UnsupportedOperatorError(
+                f"a model is tuned for inference, but {node.op_type} (node {name!r}) is in its mode for training; "
+                "export the model in its mode for evaluation, with model.eval()"
+            )
+
+
+def _first_line(exc: BaseException) -> str:
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]
+
+
+def _fix_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = {value.name: value for value in model.graph.input if value.name not in constants}
+    unknown = sorted(set(shapes) - set(inputs))
+    if unknown:
+        raise ShapeError(
+            f"--shape names an input of the model, but {unknown[0]!r} is none; it has: {', '.join(inputs)}"
+        )
+    for name, value in inputs.items():
+        dims = value.type.tensor_type.shape.dim
+        if name in shapes:
+            wanted = shapes[name]
+            fits = len(wanted) == len(dims) and all(
+                not d.HasField("dim_value") or d.dim_value <= 0 or d.dim_value == w
+                for d, w in zip(dims, wanted, strict=False)
+            )
+            if not fits:
+                have = ",".join(d.dim_param or str(d.dim_value) for d in dims)
+                raise ShapeError(
+                    f"--shape keeps the dimensions that the model fixes, but input {name!r} is [{have}] "
+                    f"and {list(wanted)} was given"
+                )
+            for dim, size in zip(dims, wanted, strict=True):
+                dim.Clear()
+                dim.dim_value = size
+        elif any(not d.HasField("dim_value") or d.dim_value <= 0 for d in dims):
+            have = ",".join(d.dim_param or (str(d.dim_value) if d.HasField("dim_value") else "?") for d in dims)
+            example = ",".join(str(d.dim_value) if d.dim_value > 0 else "1" for d in dims)
+            raise ShapeError(
+                f"every input has a fixed shape, but {name!r} is [{have}]; fix it with --shape {name}={example}"
+            )
+    if shapes:
+        del model.graph.value_info[:]  # inferred for other shapes
+
+
+def _fill_weights(model: onnx.ModelProto) -> set[str]:
+    """Give random values to weights that the file only declares.
+
+    Models without their weights (the light networks of the onnx package) make them by ConstantOfShape, as
+    ``onnx.tools.replace_constants`` writes and names it; any other is a constant of the model's own. Uniform weights
+    would hide wrong indexing from the check, so they get random values, the same for the same name.
+    """
+    graph = model.graph
+    shapes = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.data_type == onnx.TensorProto.INT64}
+    positive = {name for n in graph.node if n.op_type == "BatchNormalization" for name in (n.input[1], n.input[4])}
+    constant = [n for n in graph.node if n.op_type == "ConstantOfShape" and n.input[0] in shapes]
+    wanted = {node.output[0]: tuple(map(int, shapes[node.input[0]].reshape(-1))) for node in constant}
+    check_filled(wanted)
+    filled = [
+        n
+        for n in constant
+        if n.input[0] == f"{n.output[0]}__SHAPE"
+        and all(numpy_helper.to_array(a.t).dtype == np.float32 for a in n.attribute)
+    ]
+    for node in filled:
+        shape = wanted[node.output[0]]
+        name = node.output[0]
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        if name in positive:
+            values = 0.5 + rng.random(shape, dtype=np.float32)
+        else:
+            values = rng.standard_normal(shape, dtype=np.float32)
+            values *= np.sqrt(2 / max(1, int(np.prod(shape[1:])))) if len(shape) >= 2 else 0.1
+        graph.initializer.append(numpy_helper.from_array(values, name))
+        graph.node.remove(node)
+    return {node.output[0] for node in filled}
+
+
+def _calm_softmax(model: onnx.ModelProto, filled: set[str], folder: Path) -> None:
+    """Scale the random weights before the last softmax so that its inputs differ by a few units, not by hundreds.
+
+    Otherwise the output is 1 in one place and 0 elsewhere whatever was computed before, and comparing it shows nothing.
+    """
+    import onnxruntime
+
+    makers = {name: node for node in model.graph.node for name in node.output}
+    softmax = next((n for n in reversed(model.graph.node) if n.op_type == "Softmax"), None)
+    node = softmax
+    while node is not None and node.op_type not in ("Conv", "Gemm", "MatMul"):
+        node = makers.get(node.input[0]) if node is softmax or node.op_type in _SCALED_THROUGH else None
+    if softmax is None or node is None or node.input[1] not in filled or not set(node.input[2:]) <= filled:
+        return
+    file = folder / "probe.onnx"
+    probe = write_model(model, file, "probe.bin")
+    del probe.graph.output[:]
+    probe.graph.output.append(helper.make_tensor_value_info(softmax.input[0], onnx.TensorProto.FLOAT, None))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    rng = np.random.default_rng(0)
+    try:
+        file.write_bytes(serialized(probe))
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        feeds = {i.name: rng.standard_normal(i.shape).astype(np.float32) for i in session.get_inputs()}
+        spread = float(np.std(session.run(None, feeds)[0]))
+    except Exception:  # what is wrong with the model is said where it is read
+        return
+    finally:
+        for name in ("probe.onnx", "probe.bin"):
+            (folder / name).unlink(missing_ok=True)
+    if not np.isfinite(spread) or spread == 0:
+        return
+    for tensor in model.graph.initializer:
+        if tensor.name in node.input[1:]:
+            array = (numpy_helper.to_array(tensor) * (_SPREAD / spread)).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+
+
+def _chain_sums(model: onnx.ModelProto) -> None:
+    """Sum(a, b, c) --> Add(Add(a, b), c), which fuses; TVM's importer stacks the operands of a Sum."""
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        if node.op_type != "Sum" or len(node.input) < 2:
+            nodes.append(node)
+            continue
+        left = node.input[0]
+        for i, right in enumerate(node.input[1:], 1):
+            out = node.output[0] if i == len(node.input) - 1 else f"{node.output[0]}__part{i}"
+            nodes.append(helper.make_node("Add", [left, right], [out], name=f"{node.name}__add{i}"))
+            left = out
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _optimised(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """The model after ONNX Runtime's basic optimisation, which folds constants and batch norms.
+
+    Args:
+        model: its weights are in files in ``folder``.
+        folder: where those of the result will be, too.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1  # its threads would spin beside the tuner
+    source, target = folder / "chained.onnx", folder / FOLDED
+    options.optimized_model_filepath = str(target)
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "folded.bin")
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    source.write_bytes(serialized(model))
+    try:
+        onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+        return onnx.load_model_from_string(target.read_bytes())
+    except Exception as exc:  # its binding raises a dozen classes without a common base
+        check_space(folder)
+        text = _PLACE.sub("", str(exc))
+        line = text.strip().splitlines()[0][:300]
+        if "not a registered" in text or "NOT_IMPLEMENTED" in text or "No Op registered" in text:
+            raise UnsupportedOperatorError(
+                f"every operator is one of ONNX's: {line}; replace it, or export it as standard operators"
+            ) from exc
+        if "bad_alloc" in text or "Failed to allocate memory" in text:
+            raise MemoryError from exc
+        raise ModelFormatError(f"the model is not valid ONNX: {line}; export it again") from exc
+
+
+def _drop_inputs(model: onnx.ModelProto, weights: set[str]) -> None:
+    """Drop the inputs that are weights, or were before they were folded.
+
+    What ConstantOfShape nodes read stays behind as inputs that nobody reads, and old files list weights as inputs. An
+    input of the model's own stays, whether anybody reads it or not, as other runtimes want it.
+    """
+    weights = weights | {tensor.name for tensor in model.graph.initializer}
+    kept = [value for value in model.graph.input if value.name not in weights]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+
+
+def _split_batch_norms(model: onnx.ModelProto, folder: Path) -> None:
+    """BatchNormalization(x) --> x * scale + shift, where ONNX Runtime had no convolution to fold it into."""
+    graph = model.graph
+    wanted = {name for n in graph.node if n.op_type == "BatchNormalization" for name in n.input[1:5]}
+    arrays: dict[str, NDArray[Any]] = {}
+    for tensor in graph.initializer:
+        if tensor.name in wanted:
+            fetch_tensor(tensor, folder)
+            arrays[tensor.name] = numpy_helper.to_array(tensor)
+    left = [n for n in graph.node if n.op_type == "BatchNormalization" and all(i in arrays for i in n.input[1:5])]
+    ranks = _ranks(model) if left else {}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.op_type != "BatchNormalization" or node not in left or node.input[0] not in ranks:
+            nodes.append(node)
+            continue
+        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+        gamma, beta, mean, var = (arrays[name].astype(np.float64) for name in node.input[1:5])
+        scale = gamma / np.sqrt(var + epsilon)
+        shift = beta - mean * scale
+        column = (-1,) + (1,) * (ranks[node.input[0]] - 2)
+        out = node.output[0]
+        for suffix, values in (("scale", scale), ("shift", shift)):
+            shaped = values.astype(np.float32).reshape(column)
+            graph.initializer.append(numpy_helper.from_array(shaped, f"{out}__{suffix}"))
+        nodes.append(helper.make_node("Mul", [node.input[0], f"{out}__scale"], [f"{out}__scaled"], f"{out}__mul"))
+        nodes.append(helper.make_node("Add", [f"{out}__scaled", f"{out}__shift"], [out], f"{out}__add"))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    used = {name for each in graphs(model) for node in each.node for name in node.input}
+    used |= {output.name for each in graphs(model) for output in each.output}
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in used:  # ONNX Runtime refuses unused ones
+            del graph.initializer[index]
+
+
+def _ranks(model: onnx.ModelProto) -> dict[str, int]:
+    """How many dimensions each tensor has, as far as shape inference tells."""
+    graph = onnx.shape_inference.infer_shapes(bare(model)).graph
+    values = [*graph.value_info, *graph.input, *graph.output]
+    return {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}

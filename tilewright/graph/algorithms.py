@@ -1,0 +1,169 @@
+"""Which algorithm computes each convolution of a network: measured, the heaviest convolutions first."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tilewright.errors import SpaceError
+from tilewright.graph.convolution import Algorithm, Convolution, is_fused, winograd_tile
+from tilewright.graph.tasks import task_of
+from tilewright.measure.runner import Runner
+from tilewright.ops import blocked, winograd
+from tilewright.records.store import Store
+from tilewright.space.registry import make_space
+from tilewright.space.space import Configs, DesignSpace
+from tilewright.target import Target
+from tilewright.task import Task
+
+__all__ = ["Choice", "choose", "stages"]
+
+#: Which parameters of those functions are weights that have any.
+_WEIGHTS = (1,)
+#: Another algorithm than the direct one must be so much faster, for rounding errors are larger in all of them.
+_GAIN = 1.05
+#: Configs measured of each task besides its default, where its space can name good ones.
+_MORE = 3
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen for a convolution.
+
+    Attributes:
+        convolution: the convolution.
+        count: how often the network computes it.
+        chosen: its algorithm.
+        seconds: of each algorithm that was measured. Of one whose first stages alone took longer than another, those
+            stages only. Empty where there was no time to measure, and the algorithm is that of a similar convolution.
+    """
+
+    convolution: Convolution
+    count: int
+    chosen: Algorithm
+    seconds: dict[Algorithm, float]
+
+    def describe(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "conv": str(self.convolution),
+            "count": self.count,
+            "chosen": self.chosen,
+            "milliseconds": {name: 1e3 * seconds for name, seconds in self.seconds.items()},
+        }
+
+
+def stages(convolution: Convolution, algorithm: Algorithm) -> tuple[Task, ...]:
+    """The tasks that together compute ``convolution`` by ``algorithm``, without what may be fused into the last."""
+    conv = convolution
+    m = winograd_tile(algorithm)
+    if m is None:
+        function = blocked.conv2d(conv.packed_data, conv.packed_weight, conv.stride, conv.padding, (1, 1))
+        return (task_of("conv2d", function, _WEIGHTS),)
+    tiling, weight = conv.tiling(m), conv.transformed_weight(m)
+    if is_fused(algorithm):
+        return (task_of(f"conv_winograd{m}", winograd.fused(tiling, conv.packed_data, weight), _WEIGHTS),)
+    return (
+        task_of(f"products{m}", winograd.products(tiling, weight), _WEIGHTS),
+        task_of(f"winograd{m}", winograd.data_transform(tiling, conv.packed_data)),
+        task_of(f"inverse{m}", winograd.inverse_transform(tiling, weight[1], weight[4])),
+    )
+
+
+def choose(
+    convolutions: Iterable[tuple[Convolution, int]],
+    target: Target,
+    runner: Runner,
+    store: Store,
+    deadline: float,
+    *,
+    most_trials: float = math.inf,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[list[Choice], int]:
+    """Measure the algorithms of each convolution with a few configs, and choose the fastest.
+
+    What the store knows of a task is not measured again. Convolutions for which there is no time, the lightest, are
+    computed as the measured one that is most like them (by pixels and channels); directly, and not in the result, where
+    none was measured.
+
+    Args:
+        convolutions: with how often each occurs.
+        target: what is measured for.
+        runner: measures, and stores what it has measured.
+        store: earlier measurements.
+        deadline: the clock's reading after which no measurement is begun.
+        most_trials: no convolution is begun that might exceed so many measurements.
+        clock: gives seconds.
+
+    Returns:
+        The choices, and how many measurements were made.
+
+    Raises:
+        MeasureError: the runner cannot work.
+    """
+    choices: list[Choice] = []
+    trials = 0
+    ordered = sorted(convolutions, key=lambda item: -item[0].flop * item[1])
+    for conv, count in ordered:
+        # Nine tasks: the direct one, two in one function, and three each of the two in three.
+        if clock() >= deadline or trials + 9 * (1 + _MORE) > most_trials:
+            break
+        seconds: dict[Algorithm, float] = {}
+        # In one function first, then the largest tiles: where stages are slower, their first one often ends it there.
+        for algorithm in (conv.algorithms[0], *reversed(conv.algorithms[1:])):
+            total = 0.0
+            for task in stages(conv, algorithm):
+                limit = min(seconds.values(), default=math.inf)
+                spent, made = _seconds(task, target, runner, store, limit, deadline)
+                trials += made
+                total += spent
+                if total > limit:  # what follows can only add to it
+                    break
+            if math.isfinite(total):
+                seconds[algorithm] = total
+        direct = seconds.get("direct")
+        if direct is None or (len(seconds) == 1 and clock() >= deadline):
+            break  # the time ended: what is not measured has not lost
+        fastest = min(seconds, key=lambda name: seconds[name])
+        choices.append(Choice(conv, count, fastest if seconds[fastest] * _GAIN < direct else "direct", seconds))
+    return choices + _by_analogy(choices, ordered[len(choices) :]), trials
+
+
+def _by_analogy(measured: list[Choice], others: Sequence[tuple[Convolution, int]]) -> list[Choice]:
+    """Choices for ``others``, each that of the most similar measured convolution."""
+
+    def distance(one: Convolution, other: Convolution) -> float:
+        sizes = [(math.prod(c.result[2:]), c.weight[0], c.weight[1]) for c in (one, other)]
+        return sum(abs(math.log2(a / b)) for a, b in zip(*sizes, strict=True))
+
+    choices = []
+    for conv, count in others:
+        like = min(measured, key=lambda choice: distance(choice.convolution, conv), default=None)
+        if like is not None and like.chosen in conv.algorithms:
+            choices.append(Choice(conv, count, like.chosen, {}))
+    return choices
+
+
+def _seconds(
+    task: Task, target: Target, runner: Runner, store: Store, limit: float, deadline: float
+) -> tuple[float, int]:
+    """The latency of the best of a few configs, or of the best on record; inf where none works."""
+    try:
+        space = make_space(task, target)
+    except SpaceError:
+        return math.inf, 0
+    known = store.best(task.key, target.key, space.template, 1)
+    if known:
+        return known[0].seconds, 0
+    store.describe(task)
+    measured = runner.measure(space, _some(space), limit, deadline)
+    return min((m.seconds for m in measured if m.ok), default=math.inf), len(measured)
+
+
+def _some(space: DesignSpace) -> Configs:
+    """The default first, then what the space takes for nearly as good. ``(n, knobs)``."""
+    likely = getattr(space, "likely", None)
+    return space.default()[None] if likely is None else likely(1 + _MORE)

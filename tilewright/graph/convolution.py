@@ -1,0 +1,91 @@
+"""A convolution as far as its algorithms are concerned, and which of them can compute it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from tilewright.ops.winograd import Tiling
+
+__all__ = ["ALGORITHMS", "Algorithm", "Convolution", "is_fused", "winograd_tile"]
+
+#: How a convolution is computed: as it stands, or by F(2x2, 3x3) or F(4x4, 3x3), in three functions or in one.
+Algorithm: TypeAlias = Literal["direct", "winograd2", "winograd4", "fused_winograd2", "fused_winograd4"]
+ALGORITHMS: tuple[Algorithm, ...] = ("direct", "winograd2", "winograd4", "fused_winograd2", "fused_winograd4")
+
+_TILES: dict[Algorithm, int] = {"winograd2": 2, "winograd4": 4, "fused_winograd2": 2, "fused_winograd4": 4}
+
+
+def winograd_tile(algorithm: Algorithm) -> int | None:
+    """The ``m`` of F(m x m, 3 x 3); None where the algorithm is no such."""
+    return _TILES.get(algorithm)
+
+
+def is_fused(algorithm: Algorithm) -> bool:
+    """Whether one function does all of Winograd's algorithm."""
+    return algorithm.startswith("fused")
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution without groups or dilation, of blocked data; equal ones are computed alike.
+
+    Attributes:
+        data: ``(n, C, h, w)``.
+        weight: ``(O, C, kh, kw)``.
+        stride: of rows and columns.
+        padding: top, left, bottom, right.
+        blocks: channels in a block of the data, and of the output.
+    """
+
+    data: tuple[int, ...]
+    weight: tuple[int, ...]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    blocks: tuple[int, int]
+
+    @property
+    def algorithms(self) -> tuple[Algorithm, ...]:
+        """Those that can compute it."""
+        return ALGORITHMS if self.weight[2:] == (3, 3) and self.stride == (1, 1) else ALGORITHMS[:1]
+
+    @property
+    def packed_data(self) -> tuple[int, ...]:
+        """``(n, C/cb, h, w, cb)``."""
+        n, c, h, w = self.data
+        return n, c // self.blocks[0], h, w, self.blocks[0]
+
+    @property
+    def packed_weight(self) -> tuple[int, ...]:
+        """``(O/x, C/cb, kh, kw, cb, x)``."""
+        out, c, kh, kw = self.weight
+        cb, x = self.blocks
+        return out // x, c // cb, kh, kw, cb, x
+
+    @property
+    def result(self) -> tuple[int, int, int, int]:
+        """``(n, O, rows, cols)``."""
+        top, left, bottom, right = self.padding
+        rows = (self.data[2] + top + bottom - self.weight[2]) // self.stride[0] + 1
+        cols = (self.data[3] + left + right - self.weight[3]) // self.stride[1] + 1
+        return self.data[0], self.weight[0], rows, cols
+
+    @property
+    def flop(self) -> float:
+        """Floating-point operations of the direct algorithm."""
+        return 2.0 * math.prod(self.result) * math.prod(self.weight[1:])
+
+    def tiling(self, m: int) -> Tiling:
+        """How F(m x m, 3 x 3) cuts its data."""
+        n, _, h, w = self.data
+        return Tiling.of(m, n, h, w, self.padding)
+
+    def transformed_weight(self, m: int) -> tuple[int, ...]:
+        """``(a*a, O/x, C/cb, cb, x)``."""
+        oo, cc, _, _, cb, x = self.packed_weight
+        return (m + 2) ** 2, oo, cc, cb, x
+
+    def __str__(self) -> str:
+        shapes = " ".join("x".join(map(str, shape)) for shape in (self.data, self.weight))
+        return f"{shapes} stride {self.stride[0]},{self.stride[1]} padding {','.join(map(str, self.padding))}"

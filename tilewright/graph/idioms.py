@@ -1,0 +1,346 @@
+"""Activations that importers and exporters write as several operators: found, and computed as the one that they are.
+
+    x * (erf(x / 1.4142) + 1) * 0.5  -->  gelu(x)        x * sigmoid(x)                -->  silu(x)
+    log(1 + exp(x))                  -->  softplus(x)    x * tanh(log(1 + exp(x)))     -->  mish(x)
+    log(1 + y)                       -->  log1p(y)       exp(x) - 1                    -->  expm1(x)
+    1 + erf(y)                       -->  erfc(-y)       1 + tanh(u)                   -->  2 * sigmoid(2 * u)
+
+Written out, their tails are lost: ``1 + erf(-6)`` is 0 in float32, and so is ``log(1 + exp(-18))``. Products may have
+any order and carry constants along.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tilewright.ops import elementary
+from tilewright.ops.float32 import number
+
+__all__ = ["SOFTPLUS_THRESHOLD", "Idiom", "find_idiom"]
+
+#: PyTorch's softplus(x) is x above a threshold; above this one the two are the same float32.
+SOFTPLUS_THRESHOLD = 16.0
+#: How far a constant may be from the one that makes the idiom: exporters write it as float32 or as six digits.
+_CLOSE = 2e-6
+#: So many operators deep an expression is looked at.
+_DEEP = 6
+#: What a gate ends in, and what lies between its end and what is gated.
+_GATES = {"relax.sigmoid", "relax.tanh", "relax.add"}
+_INSIDE_GATES = {
+    f"relax.{name}" for name in ("add", "multiply", "divide", "power", "square", "erf", "tanh", "log", "exp")
+}
+_INSIDE_GATES |= {"relax.nn.softplus", "relax.maximum", "relax.where", "relax.negative", "relax.abs", "relax.nn.relu"}
+
+Function = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class _Name:
+    name: str
+
+
+@dataclass(frozen=True)
+class Idiom:
+    """A call of an operator that Relax does not have; its fields are called as those of a ``relax.Call``.
+
+    Attributes:
+        op: with its ``name``.
+        args: the one operand, a variable.
+        function: what it computes of an element.
+        ty: of the result.
+        attrs: none.
+    """
+
+    op: _Name
+    args: tuple[Any, ...]
+    function: Function
+    ty: Any
+    attrs: None = None
+
+
+def find_idiom(call: Any, bindings: Mapping[Any, Any], scalars: Mapping[Any, float]) -> Idiom | None:
+    """The idiom that ``call`` completes; None where it completes none.
+
+    Args:
+        call: the call of an operator.
+        bindings: what the variables before it are bound to.
+        scalars: the numbers of variables that are one number.
+    """
+    if str(getattr(call.ty, "dtype", "")) != "float32":
+        return None
+    reader = _Reader(bindings, scalars)
+    name = call.op.name.removeprefix("relax.")
+    rules = {"multiply": reader.product, "log": reader.logarithm, "where": reader.choice}
+    rule = (rules | {"add": reader.total, "subtract": reader.total}).get(name)
+    found = None if rule is None else rule(call)
+    if found is None:
+        return None
+    word, function, operand = found
+    shapes = [[int(d) for d in expr.ty.shape.values] for expr in (operand, call)]
+    return Idiom(_Name(word), (operand,), function, call.ty) if shapes[0] == shapes[1] else None
+
+
+#: A word for it, the function of an element, and the operand.
+_Found = tuple[str, Function, Any]
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads expressions by what their variables are bound to."""
+
+    bindings: Mapping[Any, Any]
+    scalars: Mapping[Any, float]
+
+    # What completes an idiom
+
+    def product(self, call: Any) -> _Found | None:
+        """Products k * x * gate(x), the factors in any order."""
+        for gate in self.factors(call)[1]:
+            for x in self.origins(gate):
+                factor, terms = self.factors(call, x)
+                if len(terms) != 2 or not any(self.same(x, term) for term in terms):
+                    continue
+                other = terms[0] if self.same(x, terms[1]) else terms[1]
+                found = self.gate(x, other)
+                if found is not None:
+                    word, function, scale = found
+                    return word, _scaled(function, factor * scale), x
+        return None
+
+    def origins(self, gate: Any) -> list[Any]:
+        """The variables that a factor which may be a gate is made of."""
+        from tvm import relax
+
+        call = self.call(gate)
+        if call is None or call.op.name not in _GATES:
+            return []
+        found: dict[Any, None] = {}
+        level = list(call.args)
+        for _ in range(_DEEP):
+            level = [v for v in level if isinstance(v, relax.Var) and self.scalar(v) is None and v not in found]
+            found |= dict.fromkeys(level)
+            calls = [c for c in map(self.call, level) if c is not None and c.op.name in _INSIDE_GATES]
+            level = [arg for c in calls for arg in c.args]
+        return list(found)
+
+    def gate(self, x: Any, gate: Any) -> tuple[str, Function, float] | None:
+        """What x * gate is: a word, a function of x, and a factor."""
+        if (y := self.operand(gate, "sigmoid")) is not None and self.same(x, y):
+            return "silu", elementary.silu, 1.0
+        if (y := self.operand(gate, "tanh")) is not None:
+            soft = self.soft(y)
+            if soft is not None and self.same(x, soft):
+                return "mish", elementary.mish, 1.0
+        beside = self.beside_one(gate)
+        if beside is None or beside[1] < 0:
+            return None
+        if (y := self.operand(beside[0], "erf")) is not None and _near(self.polynomial(y, x), {1: math.sqrt(0.5)}):
+            return "gelu", elementary.gelu, 2.0
+        if (y := self.operand(beside[0], "tanh")) is not None:
+            slope = math.sqrt(2.0 / math.pi)
+            if _near(self.polynomial(y, x), {1: slope, 3: 0.044715 * slope}):
+                return "gelu_tanh", elementary.gelu_tanh, 2.0
+        return None
+
+    def logarithm(self, call: Any) -> _Found | None:
+        """log(1 + e^x), log(1 + y), and log(sigmoid(x))."""
+        if (x := self.operand(call.args[0], "sigmoid")) is not None:
+            return "log_sigmoid", lambda v: _negative(elementary.softplus(_negative(v))), x
+        beside = self.beside_one(call.args[0])
+        if beside is None or beside[1] < 0:
+            return None
+        if (x := self.operand(beside[0], "exp")) is not None and self.operand(x, "negative") is None:
+            return "softplus", elementary.softplus, x
+        return "log1p", elementary.log1p, beside[0]
+
+    def total(self, call: Any) -> _Found | None:
+        """max(x, 0) + log(1 + e^-|x|), and what loses its tail beside a 1."""
+        if call.op.name == "relax.add":
+            for large, small in (tuple(call.args), tuple(call.args)[::-1]):
+                x = self.positive_part(large)
+                if x is not None and self.is_soft_rest(small, x):
+                    return "softplus", elementary.softplus, x
+        expr = self.minus_one(call)
+        if expr is not None:
+            z = self.operand(expr, "exp")
+            return None if z is None else ("expm1", elementary.expm1, z)
+        beside = self.beside_one(call)
+        if beside is None:
+            return None
+        expr, sign = beside
+        if (y := self.operand(expr, "erf")) is not None:
+            return "erfc", (lambda v: elementary.erfc(_negative(v))) if sign > 0 else elementary.erfc, y
+        if (u := self.operand(expr, "tanh")) is not None:
+            return "twice_sigmoid", lambda v: elementary.twice_sigmoid(v, sign), u
+        if sign < 0 and (z := self.operand(expr, "sigmoid")) is not None:
+            return "sigmoid", lambda v: elementary.sigmoid(_negative(v)), z
+        if sign < 0 and (z := self.operand(expr, "exp")) is not None:
+            return "one_minus_exp", lambda v: _negative(elementary.expm1(v)), z
+        return None
+
+    def choice(self, call: Any) -> _Found | None:
+        """PyTorch's softplus: x where x > 20, log(1 + e^x) elsewhere."""
+        condition, large, small = call.args
+        x = self.soft(small)
+        test = self.call(condition)
+        if x is None or not self.same(x, large) or test is None or test.op.name != "relax.greater":
+            return None
+        limit = self.scalar(test.args[1])
+        usual = limit is not None and limit >= SOFTPLUS_THRESHOLD and self.same(test.args[0], x)
+        return ("softplus", elementary.softplus, x) if usual else None
+
+    # Parts
+
+    def soft(self, expr: Any) -> Any | None:
+        """The x of softplus(x), in any form."""
+        call = self.call(expr)
+        if call is None:
+            return None
+        if call.op.name == "relax.nn.softplus":
+            usual = float(call.attrs.beta) == 1.0 and float(call.attrs.threshold) >= SOFTPLUS_THRESHOLD
+            return call.args[0] if usual else None
+        rules = {"relax.log": self.logarithm, "relax.add": self.total, "relax.where": self.choice}
+        rule = rules.get(call.op.name)
+        found = None if rule is None else rule(call)
+        return found[2] if found is not None and found[0] == "softplus" else None
+
+    def positive_part(self, expr: Any) -> Any | None:
+        """The x of max(x, 0)."""
+        if (x := self.operand(expr, "nn.relu")) is not None:
+            return x
+        call = self.call(expr)
+        if call is None or call.op.name != "relax.maximum":
+            return None
+        for x, zero in (tuple(call.args), tuple(call.args)[::-1]):
+            if self.scalar(zero) == 0.0:
+                return x
+        return None
+
+    def is_soft_rest(self, expr: Any, x: Any) -> bool:
+        """Whether it is log(1 + e^-|x|)."""
+        inner = self.operand(expr, "log")
+        beside = None if inner is None else self.beside_one(inner)
+        power = None if beside is None or beside[1] < 0 else self.operand(beside[0], "exp")
+        size = None if power is None else self.operand(power, "negative")
+        y = None if size is None else self.operand(size, "abs")
+        return y is not None and self.same(x, y)
+
+    def beside_one(self, expr: Any) -> tuple[Any, int] | None:
+        """The y of 1 + y or y + 1 with 1, that of 1 - y with -1."""
+        call = self.call(expr)
+        if call is None or call.op.name not in ("relax.add", "relax.subtract"):
+            return None
+        left, right = call.args
+        if self.scalar(left) == 1.0:
+            return right, 1 if call.op.name == "relax.add" else -1
+        return (left, 1) if call.op.name == "relax.add" and self.scalar(right) == 1.0 else None
+
+    def minus_one(self, expr: Any) -> Any | None:
+        """The y of y - 1."""
+        call = self.call(expr)
+        wanted = {"relax.subtract": 1.0, "relax.add": -1.0}.get("" if call is None else call.op.name)
+        return call.args[0] if call is not None and wanted and self.scalar(call.args[1]) == wanted else None
+
+    def factors(self, expr: Any, whole: Any = None, depth: int = 0) -> tuple[float, list[Any]]:
+        """A product's constant, and its other factors, of which ``whole`` is not taken apart."""
+        number = self.scalar(expr)
+        if number is not None:
+            return number, []
+        if whole is not None and self.same(expr, whole):
+            return 1.0, [expr]
+        call = self.call(expr)
+        name = "" if call is None else call.op.name
+        if call is not None and depth < _DEEP and name == "relax.multiply":
+            parts = [self.factors(arg, whole, depth + 1) for arg in call.args]
+            return parts[0][0] * parts[1][0], parts[0][1] + parts[1][1]
+        if call is not None and depth < _DEEP and name == "relax.divide":
+            divisor = self.scalar(call.args[1])
+            if divisor:
+                factor, terms = self.factors(call.args[0], whole, depth + 1)
+                return factor / divisor, terms
+        return 1.0, [expr]
+
+    def polynomial(self, expr: Any, x: Any, depth: int = 0) -> dict[int, float] | None:
+        """The coefficients of ``expr`` by powers of ``x``; None where it is no such polynomial."""
+        number = self.scalar(expr)
+        if number is not None:
+            return {0: number}
+        if self.same(expr, x):
+            return {1: 1.0}
+        call = self.call(expr)
+        if call is None or depth > _DEEP:
+            return None
+        parts = [self.polynomial(arg, x, depth + 1) for arg in call.args]
+        known = [part for part in parts if part is not None]
+        if len(known) != len(parts):
+            return None
+        name = call.op.name.removeprefix("relax.")
+        if name == "add":
+            return _sum(known[0], known[1])
+        if name == "multiply":
+            return _times(known[0], known[1])
+        if name == "square":
+            return _times(known[0], known[0])
+        if name == "divide" and list(known[1]) == [0] and known[1][0]:
+            return _times(known[0], {0: 1.0 / known[1][0]})
+        if name == "power" and list(known[1]) == [0] and known[1][0] in (2.0, 3.0):
+            square = _times(known[0], known[0])
+            return square if known[1][0] == 2.0 else _times(square, known[0])
+        return None
+
+    def same(self, a: Any, b: Any) -> bool:
+        return bool(a.same_as(b))
+
+    def call(self, expr: Any) -> Any | None:
+        """The operator's call that a variable is bound to, or that the expression is."""
+        from tvm import ir, relax
+
+        bound = self.bindings.get(expr) if isinstance(expr, relax.Var) else expr
+        return bound if isinstance(bound, relax.Call) and isinstance(bound.op, ir.Op) else None
+
+    def operand(self, expr: Any, name: str) -> Any | None:
+        """The operand of a call of this operator."""
+        call = self.call(expr)
+        return call.args[0] if call is not None and call.op.name == f"relax.{name}" else None
+
+    def scalar(self, expr: Any) -> float | None:
+        """The number that the expression is."""
+        from tvm import ir, relax
+
+        if isinstance(expr, relax.Var):
+            return self.scalars.get(expr)
+        if isinstance(expr, ir.GenericConst) and math.prod(expr.value.shape) == 1:
+            array = expr.value.numpy()
+            return float(array.reshape(())) if array.dtype.kind in "fi" else None
+        return None
+
+
+def _near(found: dict[int, float] | None, wanted: dict[int, float]) -> bool:
+    known = {power: value for power, value in (found or {}).items() if value != 0.0}
+    return known.keys() == wanted.keys() and all(
+        abs(known[power] - value) <= _CLOSE * abs(value) for power, value in wanted.items()
+    )
+
+
+def _sum(a: dict[int, float], b: dict[int, float]) -> dict[int, float]:
+    return {power: a.get(power, 0.0) + b.get(power, 0.0) for power in a.keys() | b.keys()}
+
+
+def _times(a: dict[int, float], b: dict[int, float]) -> dict[int, float]:
+    result: dict[int, float] = {}
+    for i, u in a.items():
+        for j, v in b.items():
+            result[i + j] = result.get(i + j, 0.0) + u * v
+    return result
+
+
+def _scaled(function: Function, factor: float) -> Function:
+    # Constants of float32 leave 1 - 6e-8 where 1 is meant.
+    return function if abs(factor - 1.0) <= _CLOSE else lambda v: function(v) * number(factor)
+
+
+def _negative(value: Any) -> Any:
+    return number(0.0) - value

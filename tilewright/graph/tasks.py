@@ -1,0 +1,278 @@
+"""From a network to its tasks: fused functions, equal ones merged, with how often each occurs."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tilewright.errors import ShapeError, TilewrightError, UnsupportedOperatorError
+from tilewright.executable.plan import Plan, make_plan
+from tilewright.frontend.network import Network
+from tilewright.graph.chains import LONGEST_CHAIN, OPAQUE, cut_chains
+from tilewright.graph.convolution import Algorithm, Convolution
+from tilewright.graph.rewrite import Rewritten, rewrite
+from tilewright.measure.memory import memory_error
+from tilewright.ops.rows import PREFIX
+from tilewright.ops.winograd import BLOCKS
+from tilewright.target import Target
+from tilewright.task import WEIGHTS, Task
+
+__all__ = ["Extraction", "TaskUse", "extract", "task_of"]
+
+
+@dataclass(frozen=True)
+class TaskUse:
+    """A task and how it occurs in a network.
+
+    Attributes:
+        task: the task.
+        weight: how often the network calls it.
+        functions: the fused functions that are this task.
+    """
+
+    task: Task
+    weight: int
+    functions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """A network ready to be tuned and built: its fused module, the tasks in it, and the plan of its calls.
+
+    Without a plan (None) the network runs on the virtual machine of Relax.
+    """
+
+    network: Network
+    target: Target
+    rewritten: Rewritten
+    module: Any
+    uses: tuple[TaskUse, ...]
+    plan: Plan | None
+
+    @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """Operators that stay in plain layout, in the auto space."""
+        return self.rewritten.fallbacks
+
+
+def extract(network: Network, target: Target, algorithms: Mapping[Convolution, Algorithm] | None = None) -> Extraction:
+    """Rewrite, fuse, and list the tasks of ``network``, heaviest first (FLOP times weight).
+
+    Args:
+        network: the network.
+        target: what it is rewritten for.
+        algorithms: how to compute convolutions; all that are not in it directly.
+
+    Raises:
+        UnsupportedOperatorError: TVM imports an operator of the network, but it cannot be compiled.
+        ShapeError: the values of an input decide the shape of a tensor.
+        ResourceError: memory is missing.
+    """
+    try:
+        return _extract(network, target, algorithms)
+    except TilewrightError:
+        raise
+    except MemoryError as exc:
+        raise memory_error(f"cutting {network.name} into tasks") from exc
+    except Exception as exc:  # TVM's passes raise whatever they ran into
+        said = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:160]
+        raise UnsupportedOperatorError(
+            f"every operator is one that can be compiled, but one of {network.name} is not: {said}; "
+            "replace it before export"
+        ) from exc
+
+
+def _extract(network: Network, target: Target, algorithms: Mapping[Convolution, Algorithm] | None) -> Extraction:
+    import tvm
+    from tvm import relax, tirx
+
+    rewritten = rewrite(network, target, algorithms)
+    passes = [
+        # A reshape is a view, which the build makes of it unless it was fused with something.
+        relax.transform.LegalizeOps(skip_ops=["relax.reshape"]),
+        relax.transform.AnnotateTIROpPattern(),
+        tvm.transform.module_pass(_concatenations_apart, opt_level=0),
+        tvm.transform.module_pass(_cut_chains, opt_level=0),
+        relax.transform.FuseOps(),
+        relax.transform.FuseTIR(),
+        tvm.transform.module_pass(_without_patterns, opt_level=0),
+        relax.transform.DeadCodeElimination(),
+    ]
+    context = tvm.transform.PassContext(config={"relax.FuseOps.max_depth": LONGEST_CHAIN})
+    with target.tvm, context:
+        module = tvm.transform.Sequential(passes)(rewritten.module)
+    plan = make_plan(module, len(network.inputs), 4 * target.lanes)
+    calls = _calls(module["main"]) if plan is None else Counter(call.kernel for call in plan.calls if call.kernel)
+    weights = _weights(module["main"], len(network.inputs))
+    groups: dict[str, list[str]] = {}
+    functions: dict[str, Any] = {}
+    for var, function in module.functions_items():
+        name = var.name_hint
+        if not isinstance(function, tirx.PrimFunc) or name not in calls or relax.analysis.has_reshape_pattern(function):
+            continue  # a reshape costs nothing: the build turns it into a view
+        bare = _bare(function)
+        key = _key(bare)
+        groups.setdefault(key, []).append(name)
+        functions.setdefault(key, bare)
+    uses = [
+        _use(key, names, functions[key], sum(calls[n] for n in names), weights[names[0]])
+        for key, names in groups.items()
+    ]
+    uses.sort(key=lambda use: (-use.task.flop * use.weight, use.task.key))
+    return Extraction(network, target, rewritten, module, tuple(uses), plan)
+
+
+def _concatenations_apart(module: Any, _: Any) -> Any:
+    """Fuse nothing with a concatenation: alone it costs nothing, because its parts are written in place."""
+    for var, function in module.functions_items():
+        if var.name_hint.startswith("concatenate"):
+            module.update_func(var, function.with_attr("op_pattern", OPAQUE))
+    return module
+
+
+def _cut_chains(module: Any, _: Any) -> Any:
+    return cut_chains(module)
+
+
+def _without_patterns(module: Any, _: Any) -> Any:
+    """Each function as its task has it: a database of MetaSchedule's knows a function by its attributes as well."""
+    for var, function in module.functions_items():
+        if function.attrs is not None and "op_pattern" in function.attrs:
+            module.update_func(var, function.without_attr("op_pattern"))
+    return module
+
+
+def task_of(name: str, function: Any, weights: tuple[int, ...] = ()) -> Task:
+    """The task of a function by itself, as it is where nothing is fused into it; ``weights``: its parameters."""
+    bare = _bare(function)
+    return _use(_key(bare), [name], bare, 1, weights).task
+
+
+def _bare(function: Any) -> Any:
+    return function.without_attr("global_symbol").without_attr("op_pattern")
+
+
+def _key(bare: Any) -> str:
+    from tvm_ffi import structural_hash
+
+    return f"{structural_hash(bare, map_free_vars=True) & (1 << 64) - 1:016x}"
+
+
+def _calls(main: Any) -> dict[str, int]:
+    """How often ``main`` calls each function."""
+    from tvm import ir, relax
+
+    counts: dict[str, int] = {}
+
+    def visit(expr: Any) -> None:
+        if isinstance(expr, relax.Call) and isinstance(expr.op, ir.Op) and expr.op.name == "relax.call_tir":
+            name = expr.args[0].name_hint
+            counts[name] = counts.get(name, 0) + 1
+
+    relax.analysis.post_order_visit(main, visit)
+    return counts
+
+
+def _weights(main: Any, inputs: int) -> dict[str, tuple[int, ...]]:
+    """Which parameters of each function ``main`` always calls with weights: its own parameters after the inputs."""
+    from tvm import ir, relax
+
+    own = list(main.params)[inputs:]
+    found: dict[str, set[int]] = {}
+
+    def visit(expr: Any) -> None:
+        if isinstance(expr, relax.Call) and isinstance(expr.op, ir.Op) and expr.op.name == "relax.call_tir":
+            name = expr.args[0].name_hint
+            here = {
+                place
+                for place, argument in enumerate(expr.args[1])
+                if any(argument.same_as(parameter) for parameter in own)
+            }
+            found[name] = found.get(name, here) & here
+
+    relax.analysis.post_order_visit(main, visit)
+    return {name: tuple(sorted(places)) for name, places in found.items()}
+
+
+def _use(key: str, names: list[str], function: Any, weight: int, weights: tuple[int, ...]) -> TaskUse:
+    import tvm
+
+    main = function.with_attr("global_symbol", "main")
+    roles = _roles(main)
+    if roles:
+        main = main.with_attr("tilewright.contraction", roles)
+    if weights:
+        main = main.with_attr(WEIGHTS, ",".join(map(str, weights)))
+    module = tvm.ir.IRModule({"main": main})
+    kind = "contraction" if roles else "winograd" if _transforms(main) else "rows" if _by_rows(main) else "auto"
+    try:
+        flop = float(tvm.s_tir.analysis.estimate_tir_flops(tvm.ir.IRModule({"main": _countable(main)})))
+    except (RuntimeError, ValueError, TypeError):  # what it cannot count (casts, look-ups) is data movement
+        flop = 0.0
+    shapes = [_fixed(p.ty, names[0]) for p in function.params]
+    # Pure data movement counts one operation per element written, so that no task is free.
+    flop = max(flop, float(math.prod(shapes[-1])) if shapes else 0.0)
+    stem = names[0].removeprefix("fused_").rstrip("0123456789")[:40]
+    text = " ".join("x".join(map(str, s)) for s in (shapes[0], shapes[-1])) if shapes else ""
+    return TaskUse(Task(key, f"{stem} {text}", kind, flop, tvm.ir.save_json(module)), weight, tuple(names))
+
+
+def _fixed(tensor: Any, function: str) -> list[int]:
+    try:
+        return [int(d) for d in tensor.shape]
+    except (TypeError, ValueError) as exc:
+        raise ShapeError(
+            f"every tensor has a fixed shape, but an operand or a result of {function} is {tensor}: values decide how "
+            "large it is; cut the model before that operator"
+        ) from exc
+
+
+def _countable(function: Any) -> Any:
+    """The function with ``let t = a in b`` --> ``a + b``, whose operations are counted once: TVM counts no ``let``."""
+    from tvm import tirx
+    from tvm_ffi import structural_map
+
+    def unbound(node: Any) -> Any:
+        return node.value.astype(node.body.ty.dtype) + node.body
+
+    return function.with_body(structural_map(function.body, (tirx.Let, unbound)))
+
+
+#: What the iterators of a contraction are for (b: batch, g: groups, o: output channel blocks, p: pixels or rows, l:
+#: lane, r: reduction), by how many spatial and reduction iterators ``ops.blocked`` gives it. Fusion drops the
+#: attributes of functions, so the roles are told by the form.
+_ROLES = {(5, 4): "boppl/rrrr", (6, 4): "bgoppl/rrrr", (5, 2): "boppl/rr", (3, 1): "pol/r", (4, 1): "bpol/r"}
+_ROLES |= {(4, 2): "bopl/rr"}
+
+
+def _by_rows(main: Any) -> bool:
+    """Whether ``ops.rows`` made the function, or a part of it."""
+    from tvm.s_tir import Schedule
+
+    schedule = Schedule(main)
+    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
+    return any(str(schedule.get(block).name_hint).startswith(PREFIX) for block in blocks)
+
+
+def _roles(main: Any) -> str | None:
+    from tvm.s_tir import Schedule
+
+    schedule = Schedule(main)
+    for block in schedule.get_child_blocks(schedule.get_sblock("root")):
+        node = schedule.get(block)
+        if str(node.name_hint) == "contraction":
+            reductions = sum(int(v.iter_type) == 2 for v in node.iter_vars)
+            return _ROLES.get((len(node.iter_vars) - reductions, reductions))
+    return None
+
+
+def _transforms(main: Any) -> bool:
+    """Whether the function is one of Winograd's transforms, with or without what was fused into it."""
+    from tvm.s_tir import Schedule
+
+    schedule = Schedule(main)
+    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
+    return any(str(schedule.get(block).name_hint) in BLOCKS for block in blocks)
