@@ -19,7 +19,7 @@ def test_tasks_of_nested_polynomials(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tilewright.cli", "tasks", str(model), "--records", str(tmp_path / "r.db")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=True)
     assert "elementwise/1" in done.stdout
-    assert "1 tasks" in done.stdout
+    assert "1 task" in done.stdout
 
 
 @pytest.mark.parametrize(("kind", "count"), [("mix", 1000), ("cut", 300)])

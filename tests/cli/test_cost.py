@@ -184,7 +184,7 @@ def test_exports_that_have_nothing_to_write(tmp_path: Path) -> None:
     file, records = tmp_path / "d.parquet", tmp_path / "r.db"
     export = ["records", "export", "--records", str(records), "--programs", str(file)]
     open_store(records).close()
-    refused("functions, but", *export)
+    refused("holds no functions", *export)
     record(records, count=1)
     refused("none has two measured programs", *export)
     records.unlink()
