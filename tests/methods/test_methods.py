@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from importlib.util import find_spec
 
 import numpy as np
@@ -26,22 +27,25 @@ def need(name: str) -> None:
         pytest.importorskip(NEEDS[name])
 
 
-def tuned(name: str, trials: int) -> list[tuple[str, tuple[int, ...], float]]:
+def tune(name: str) -> list[tuple[str, tuple[int, ...], float]]:
     store, clock = MemoryStore(), Clock()
     runner = Replay(store, {"toy": TABLE.seconds}, clock)
     tuner = TaskTuner(TABLE, TARGET, runner, store, np.random.default_rng(3), make_method(name), clock=clock)
-    while tuner.trials < trials:
+    while tuner.trials < 32:
         tuner.round(16, math.inf)
     return runner.log
+
+
+tune_once = cache(tune)
 
 
 @EVERY
 def test_it_tunes_and_the_same_seed_gives_the_same_run(name: str) -> None:
     need(name)
-    log = tuned(name, 48)
-    assert len({config for _, config, _ in log}) == len(log) >= 48
+    log = tune_once(name)
+    assert len({config for _, config, _ in log}) == len(log) >= 32
     assert min(TABLE.seconds(np.asarray([c for _, c, _ in log]))) < TABLE.seconds(TABLE.default()[None])[0]
-    assert log == tuned(name, 48)
+    assert log == tune(name)
 
 
 @EVERY
@@ -57,8 +61,7 @@ def test_schedule_sharing_is_autotvm_with_cliques() -> None:
     assert method.sharing is not None
     assert method.sharing.cluster is clique_clusters
     assert method.sharing.threshold == 0.01
-    log = tuned("schedule_sharing", 32)
-    assert log == tuned("autotvm", 32)
+    assert tune_once("schedule_sharing") == tune_once("autotvm")
 
 
 def test_the_searches_by_measured_times_have_no_cost_model() -> None:
