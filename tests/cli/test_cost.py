@@ -186,10 +186,10 @@ def test_exports_that_have_nothing_to_write(tmp_path: Path) -> None:
     open_store(records).close()
     refused("holds no functions", *export)
     record(records, count=1)
-    refused("none has two measured programs", *export)
+    refused("two measured programs in closed form", *export)
     records.unlink()
     record(records, target="znver9-64x-0123")
-    refused("only on znver9-64x-0123", *export)
+    refused("holds measurements of znver9-64x-0123", *export)
     refused("LLVM knows no CPU", *export, "--target", "llvm:pentium-fantasy")
     assert not file.exists()
 

@@ -65,38 +65,37 @@ def find_culprits(directory: Path, extraction: Extraction, trials: Trials, secon
     """
     end = time.monotonic() + seconds
     found: dict[str, str] = {}
-    for trial in trials.trials:
-        for key, problem in _guilty(directory, extraction, trial.inputs, end):
-            found.setdefault(key, problem)
-        if found or time.monotonic() >= end:
-            break
+    keys = {name: use.task.key for use in extraction.uses for name in use.functions}
+    programs = {use.task.key: use.task.ir for use in extraction.uses}
+    with IsolatedProcess(SteppingSide, (str(directory.absolute()), extraction.target, keys, programs)) as process:
+        for trial in trials.trials:
+            for key, problem in _guilty(process, keys, trial.inputs, end):
+                found.setdefault(key, problem)
+            if found or time.monotonic() >= end:
+                break
     if found:
         return Culprits(tuple(found), "a kernel computes something else than its task", tuple(found.values()))
     return Culprits((), _stage(extraction, trials, complete=time.monotonic() < end))
 
 
-def _guilty(directory: Path, extraction: Extraction, inputs: Arrays, end: float) -> Iterator[tuple[str, str]]:
+def _guilty(process: IsolatedProcess, keys: dict[str, str], inputs: Arrays, end: float) -> Iterator[tuple[str, str]]:
     """The keys of tasks whose kernels are wrong for what they get in the network, each with the kernel's problem."""
-    keys = {name: use.task.key for use in extraction.uses for name in use.functions}
-    programs = {use.task.key: use.task.ir for use in extraction.uses}
-    arguments = (str(directory.absolute()), extraction.target, keys, programs)
-    with IsolatedProcess(SteppingSide, arguments) as process:
+    try:
+        kernels = process.call("begin", list(inputs))
+    except MeasureError:  # it cannot be loaded, or has no plan
+        return
+    for kernel in kernels:
+        key = keys.get(_function_of(kernel, keys), "")
         try:
-            kernels = process.call("begin", list(inputs))
-        except MeasureError:  # it cannot be loaded, or has no plan
+            problem = process.call("advance", time.monotonic() < end, seconds=_CALL_SECONDS)
+        except IsolatedError as exc:  # nothing runs after it
+            if key:
+                yield key, f"{kernel}: {exc}"
             return
-        for kernel in kernels:
-            key = keys.get(_function_of(kernel, keys), "")
-            try:
-                problem = process.call("advance", time.monotonic() < end, seconds=_CALL_SECONDS)
-            except IsolatedError as exc:  # nothing runs after it
-                if key:
-                    yield key, f"{kernel}: {exc}"
-                return
-            except MeasureError as exc:
-                problem = str(exc)
-            if problem and key:
-                yield key, f"{kernel}: {problem}"
+        except MeasureError as exc:
+            problem = str(exc)
+        if problem and key:
+            yield key, f"{kernel}: {problem}"
 
 
 def _function_of(kernel: str, keys: dict[str, str]) -> str:
@@ -125,19 +124,21 @@ class SteppingSide:
         self._target, self._keys, self._programs = target.tvm, keys, programs
         self._steps: Any = iter(())
         self._seen: set[str] = set()
+        self._compiled: dict[str, Any] = {}
         self._free = freedom.Freedom()
         self._free.choose(0, 1.0)
 
     def begin(self, inputs: Arrays) -> list[str]:
         """Start a run; returns the kernels of its calls, in order."""
         self._steps = self._program.step(inputs)
+        self._seen.clear()
         return list(self._program.kernels)
 
     def advance(self, look: bool) -> str:
         """Run the next call; returns what is wrong with its outputs, in words.
 
         Args:
-            look: whether to compare them. Each kernel is compared once.
+            look: whether to compare them. Each kernel is compared once a run.
         """
         kernel, before, after = next(self._steps)
         key = self._keys.get(_function_of(kernel, self._keys), "")
@@ -176,7 +177,9 @@ class SteppingSide:
             tvm.runtime.tensor(array.astype(p.dtype).reshape(p.shape))
             for p, array in zip(parameters, arrays, strict=True)
         ]
-        tvm.compile(module, target=self._target)["main"](*tensors)
+        if program not in self._compiled:
+            self._compiled[program] = tvm.compile(module, target=self._target)["main"]
+        self._compiled[program](*tensors)
         return {place: tensors[place].numpy() for place, p in enumerate(parameters) if p.written}
 
 
