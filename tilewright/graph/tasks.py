@@ -77,7 +77,7 @@ def extract(network: Network, target: Target, algorithms: Mapping[Convolution, A
         raise
     except MemoryError as exc:
         raise memory_error(f"cutting {network.name} into tasks") from exc
-    except Exception as exc:  # TVM's passes raise whatever they ran into
+    except (RuntimeError, ValueError, TypeError) as exc:  # what TVM's passes raise; anything else is a bug of ours
         said = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:160]
         raise UnsupportedOperatorError(
             f"every operator is one that can be compiled, but one of {network.name} is not: {said}; "

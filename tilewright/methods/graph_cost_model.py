@@ -34,7 +34,7 @@ def graph_cost_model(prior: StoredModel | None = None) -> Method:
             each task begins with an untrained graph network.
 
     Raises:
-        MissingExtraError: PyTorch is not installed.
+        MissingExtraError: PyTorch Geometric is not installed.
     """
     if find_spec("torch_geometric") is None:
         raise MissingExtraError("torch_geometric", "torch")
