@@ -28,7 +28,8 @@ from tilewright.graph.convolution import Algorithm
 from tilewright.measure.peers import Array
 from tilewright.target import Target
 from tilewright.tensor import TensorSpec
-from tilewright.tuning.session import MOST_REFERENCE
+from tilewright.tuning.budget import Budget
+from tilewright.tuning.budget_plan import reference_seconds
 from tilewright.verify.inputs import Trials, find_trials
 from tilewright.verify.judge import judge
 from tilewright.verify.reference import Reference, open_reference
@@ -179,7 +180,7 @@ def judge_network(subject: Subject, target: Target, folder: Path, executables: b
     with open_reference(network) as opened, Runs(target.cores) as runs, ThreadPoolExecutor(1) as beside:
         reference = _Timed(opened)
         # At the same time, as the command does.
-        finding = beside.submit(find_trials, network, reference, seconds=MOST_REFERENCE)
+        finding = beside.submit(find_trials, network, reference, seconds=reference_seconds(Budget(300.0)))
         bench = _Bench(subject, network, target, folder, reference, NO_TRIALS, runs)
         default = bench.build_default(report) if executables and not report.problem else None
         built = time.monotonic()

@@ -20,12 +20,13 @@ from bench import _models
 from tilewright.cli.boundary import write_json
 from tilewright.cli.text import table
 from tilewright.frontend.load import load
-from tilewright.graph.algorithms import choose
 from tilewright.graph.convolution import ALGORITHMS
 from tilewright.graph.tasks import extract
+from tilewright.jsonable import to_json_object
 from tilewright.measure.pool import LocalPool
 from tilewright.records.memory import MemoryStore
 from tilewright.target import Target, model_name
+from tilewright.tuning.algorithms import choose_algorithms
 
 
 def timed(name: str, target: Target) -> list[dict[str, Any]]:
@@ -33,8 +34,8 @@ def timed(name: str, target: Target) -> list[dict[str, Any]]:
     convolutions = extract(load(_models.model(name)), target).rewritten.convolutions
     store = MemoryStore()
     with LocalPool(target, on_measurement=lambda m: store.add([m])) as pool:
-        choices, _ = choose(convolutions, target, pool, store, math.inf)
-    return [choice.describe() for choice in choices]
+        choices, _ = choose_algorithms(convolutions, target, pool, store, math.inf)
+    return [to_json_object(choice.report()) for choice in choices]
 
 
 def show(networks: dict[str, list[dict[str, Any]]]) -> str:

@@ -22,7 +22,6 @@ from bench import _models
 from tilewright.cost.dataset import write_data_set
 from tilewright.errors import SpaceError
 from tilewright.frontend.load import load
-from tilewright.graph.algorithms import stages
 from tilewright.graph.tasks import extract
 from tilewright.measure.pool import LocalPool
 from tilewright.methods.autotvm import quick
@@ -34,6 +33,7 @@ from tilewright.records.store import Query, Store
 from tilewright.space.registry import make_space
 from tilewright.target import Target
 from tilewright.task import Task
+from tilewright.tuning.algorithms import stages
 from tilewright.tuning.collect import collect
 from tilewright.tuning.tuner import TaskTuner
 

@@ -50,10 +50,14 @@ from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query, Store
 from tilewright.target import Target, model_name
 from tilewright.tuning.budget import Budget
-from tilewright.tuning.choice import Choice, chosen
+from tilewright.tuning.budget_plan import in_place_seconds
+from tilewright.tuning.context import TuningContext
 from tilewright.tuning.in_place import contest
 from tilewright.tuning.scheduler import NetworkTuner
-from tilewright.tuning.session import IN_PLACE
+from tilewright.tuning.selection import select_best
+from tilewright.tuning.workshop import Candidate
+from tilewright.verify.verdict import Outcome as Judgement
+from tilewright.verify.verdict import Verdict
 
 #: Seconds at which a network is looked at.
 MARKS = (30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
@@ -61,6 +65,8 @@ TURNS = 20
 PEER = "onnxruntime"
 #: A network is as good as tuned when its estimated latency is within this factor of the last.
 SETTLED = 1.03
+#: The verdict on executables that nobody judges.
+UNJUDGED = Verdict(Judgement.UNDECIDABLE)
 
 
 def tuned(name: str, minutes: float, folder: Path, records: Path, sharing: str) -> list[dict[str, Any]]:
@@ -107,7 +113,7 @@ def moment(reports: Sequence[dict[str, Any]], mark: float) -> float:
     else:
         report = reports[-1]
     finishing = report["build_seconds"] - (report.get("in_place") or {"seconds": 0.0})["seconds"]
-    return float(report["began"] + rest - finishing - IN_PLACE * mark)
+    return float(report["began"] + rest - finishing - in_place_seconds(Budget(mark)))
 
 
 def before(store: Store, moment: float) -> MemoryStore:
@@ -135,19 +141,20 @@ def executables(
     extraction = with_algorithms(name, target, report)
     found: dict[float, Path] = {}
     kernels = Kernels(extraction, folder / "kernels")
-    defaults, _, compiling = compiled_defaults(extraction, kernels, folder)
+    defaults, _ = compiled_defaults(extraction, kernels, folder)
     with open_store(report["records"]) as store:
         for mark in marks:
             tuner = known_then(extraction, before(store, moment(reports, mark)))
-            choice, out = chosen(extraction, tuner), folder / f"at-{mark:g}"
+            selection, out = select_best(extraction, tuner), folder / f"at-{mark:g}"
             if not found:
-                build(extraction, choice.functions, out, {}, kernels)
+                build(extraction, selection.functions, out, {}, kernels)
             else:  # weights are the same, and may be large
-                replace_kernels(found[marks[0]], kernels.library(choice.functions, folder / "kernels.so"), out)
-            share = IN_PLACE * mark
-            best = contest(extraction, tuner, kernels, out, choice, defaults, folder, share, compiling)
+                replace_kernels(found[marks[0]], kernels.library(selection.functions, folder / "kernels.so"), out)
+            share = in_place_seconds(Budget(mark))
+            tuned = Candidate(out, extraction, selection, UNJUDGED)
+            best = contest(kernels, tuner, tuned, defaults, share)
             if best is not None:
-                replace_kernels(out, kernels.library(best.choice.functions, folder / "kernels.so"), out)
+                replace_kernels(out, kernels.library(best.selection.functions, folder / "kernels.so"), out)
             found[mark] = out
     return found
 
@@ -157,18 +164,20 @@ def target_of(report: dict[str, Any]) -> Target:
     return replace(Target.parse("native"), caches=report["caches"])
 
 
-def compiled_defaults(extraction: Extraction, kernels: Kernels, folder: Path) -> tuple[Choice, Library, float]:
-    """The defaults, their library in ``folder``, and the seconds that a kernel took to compile."""
+def compiled_defaults(extraction: Extraction, kernels: Kernels, folder: Path) -> tuple[Candidate, Library]:
+    """The defaults, and their library in ``folder``."""
     began = time.monotonic()
-    defaults = chosen(extraction, known_then(extraction, MemoryStore()))
+    defaults = select_best(extraction, known_then(extraction, MemoryStore()))
     library = kernels.library(defaults.functions, folder / "defaults.so")
-    return defaults, library, (time.monotonic() - began) / len(extraction.uses)
+    return Candidate(folder, extraction, defaults, UNJUDGED, seconds=time.monotonic() - began), library
 
 
 def known_then(extraction: Extraction, store: Store) -> NetworkTuner:
     """A tuner that knows what is in the store, and measures nothing."""
     budget = Budget(trials=1).start()
-    tuner = NetworkTuner(extraction.uses, extraction.target, NoRunner(), store, budget, np.random.default_rng(0))
+    tuner = NetworkTuner(
+        extraction.uses, TuningContext(extraction.target, NoRunner(), store, budget, np.random.default_rng(0))
+    )
     tuner.prepare()
     return tuner
 

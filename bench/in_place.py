@@ -17,18 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from bench._each import each
-from bench.five_minutes import compiled_defaults, known_then, target_of, with_algorithms
+from bench.five_minutes import UNJUDGED, compiled_defaults, known_then, target_of, with_algorithms
 from tilewright.cli.text import table
 from tilewright.compare import peers
 from tilewright.compiling.build import build, replace_kernels
 from tilewright.compiling.kernels import Kernels
+from tilewright.jsonable import to_json
 from tilewright.measure.compare import compare, latency
 from tilewright.measure.peers import Entrant, race
 from tilewright.records import open_store
 from tilewright.target import model_name
-from tilewright.tuning.choice import chosen
+from tilewright.tuning.budget import Budget
+from tilewright.tuning.budget_plan import in_place_seconds
 from tilewright.tuning.in_place import contest
-from tilewright.tuning.session import IN_PLACE
+from tilewright.tuning.selection import select_best
+from tilewright.tuning.workshop import Candidate
 
 #: The budget in seconds of which the contest has its share.
 BUDGET = 300.0
@@ -45,23 +48,23 @@ def compared(name: str, cache: Path, folder: Path) -> dict[str, Any]:
     target = target_of(report)
     extraction = with_algorithms(name, target, report)
     kernels = Kernels(extraction, folder / "kernels")
-    defaults, library, compiling = compiled_defaults(extraction, kernels, folder)
+    defaults, library = compiled_defaults(extraction, kernels, folder)
     with open_store(report["records"]) as store:
         tuner = known_then(extraction, store)
-    alone = chosen(extraction, tuner)
+    alone = select_best(extraction, tuner)
     build(extraction, alone.functions, folder / "alone", {}, kernels)
     replace_kernels(folder / "alone", library, folder / "defaults")
-    out, share = folder / "alone", IN_PLACE * BUDGET
-    best = contest(extraction, tuner, kernels, out, alone, defaults, folder, share, compiling)
+    out, share = folder / "alone", in_place_seconds(Budget(BUDGET))
+    best = contest(kernels, tuner, Candidate(out, extraction, alone, UNJUDGED), defaults, share)
     assert best is not None
-    replace_kernels(out, kernels.library(best.choice.functions, folder / "best.so"), folder / "in_place")
+    replace_kernels(out, kernels.library(best.selection.functions, folder / "best.so"), folder / "in_place")
     entrants = [Entrant(n, peers.executable, (str(folder / n),)) for n in ("in_place", "alone", "defaults")]
     first, second, third = race(entrants, BLOCKS, 0.1, target.cores)
     return {
         "in_place": latency(first),
         "alone": {**latency(second), "in_place_of": compare(first, second)},
         "defaults": {**latency(third), "in_place_of": compare(first, third)},
-        "contest": best.report,
+        "contest": to_json(best.report),
         "machine": model_name(),
         "cores": target.cores,
         "date": time.strftime("%Y-%m-%d"),

@@ -34,8 +34,10 @@ from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task
 from tilewright.tuning.budget import Budget
-from tilewright.tuning.gain import Rule, Share, ansor_gains, learning_gains
+from tilewright.tuning.context import Scheduling, TuningContext
+from tilewright.tuning.priorities import Rule, ansor_gains, learning_gains
 from tilewright.tuning.scheduler import NetworkTuner
+from tilewright.tuning.task_state import TaskSnapshot
 
 TABLES = Path(__file__).parent / "tables"
 #: Tasks made of each table.
@@ -47,9 +49,9 @@ AT = (15.0, 30.0, 60.0, 120.0, 240.0)
 RESAMPLES = 2000
 
 
-def even_gains(live: Sequence[Share], shares: Sequence[Share], round_size: int) -> list[float]:
+def even_gains(live: Sequence[TaskSnapshot], tasks: Sequence[TaskSnapshot], round_size: int) -> list[float]:
     """Everybody the same number of trials."""
-    return [-float(share.measured) for share in live]
+    return [1.0 / (1.0 + task.measured) for task in live]
 
 
 RULES: dict[str, Rule] = {"learning curves": learning_gains, "Ansor's": ansor_gains, "even": even_gains}
@@ -99,16 +101,10 @@ def run(rule: str, first: int, size: int, seed: int) -> list[tuple[float, float]
     budget = Budget(SECONDS).start(began=0.0, clock=clock)
     tuner = NetworkTuner(
         uses,
-        Target.parse("native"),
-        _Runner(recorded, clock),
-        MemoryStore(),
-        budget,
-        rng,
-        method=method(),
+        TuningContext(Target.parse("native"), _Runner(recorded, clock), MemoryStore(), budget, rng),
+        method=replace(method(), sharing=None),
         make_space=lambda task, target: spaces[task.key],
-        first_round=first,
-        round_size=size,
-        rule=RULES[rule],
+        scheduling=Scheduling(first_round=first, round_size=size, rule=RULES[rule]),
     )
     with threadpool_limits(1):
         tuner.run(race=0)

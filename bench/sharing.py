@@ -24,6 +24,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from tilewright.cli.boundary import write_json
 from tilewright.cli.text import table
 from tilewright.frontend.load import load
 from tilewright.graph.tasks import TaskUse, extract
+from tilewright.jsonable import to_json
 from tilewright.measure.pool import LocalPool
 from tilewright.methods.default import default
 from tilewright.methods.method import Method
@@ -48,6 +50,8 @@ from tilewright.space.registry import make_space
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target, model_name
 from tilewright.tuning.budget import Budget
+from tilewright.tuning.context import Scheduling, TuningContext
+from tilewright.tuning.report import NetworkReport
 from tilewright.tuning.roofline import measure_roofline
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.tuner import TaskTuner
@@ -80,7 +84,7 @@ class Bench:
         self.clusters = 0
         #: The milliseconds of each task in the race, of all its uses together, by arm.
         self.parts: dict[str, dict[str, float]] = {}
-        self.reports: list[dict[str, Any]] = []
+        self.reports: list[NetworkReport] = []
 
     def off(self, limit: int) -> Found:
         """Each task by itself."""
@@ -111,18 +115,15 @@ class Bench:
     def scheduled(self, seconds: float, sharing: Sharing | None, limit: int) -> Found:
         """As ``tilewright tune`` does it, with at most ``limit`` trials of a task."""
         began, store = time.monotonic(), self._store()
+        budget = Budget(seconds).start(began=began)
+        context = TuningContext(self.target, self.pool, store, budget, np.random.default_rng(self.seed))
         tuner = NetworkTuner(
             self.uses,
-            self.target,
-            self.pool,
-            store,
-            Budget(seconds).start(began=began),
-            np.random.default_rng(self.seed),
-            method=self.method,
-            make_space=lambda task, _: self.spaces[task.key],
-            sharing=sharing,
+            context,
+            method=replace(self.method, sharing=sharing),
+            scheduling=Scheduling(task_trials=limit),
             roofline=measure_roofline(self.target.cores),
-            task_trials=limit,
+            make_space=lambda task, _: self.spaces[task.key],
         )
         tuner.run(race=0)
         self.reports.append(tuner.report())
@@ -204,7 +205,7 @@ def bench(name: str, limit: int, share: float, seed: int) -> dict[str, Any]:
         "performance_ratio": figures["own"]["performance_ratio"],
         "arms": figures,
         "parts_ms": run.parts,
-        "sharing": next(report["sharing"] for report in run.reports if "sharing" in report),
+        "sharing": next(to_json(report.sharing) for report in run.reports if report.sharing is not None),
         "machine": model_name(),
         "cores": target.cores,
         "date": time.strftime("%Y-%m-%d"),

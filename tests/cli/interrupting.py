@@ -46,7 +46,7 @@ def run(model: Path, out: Path, budget: str, after: float, number: int) -> dict[
         try:
             timer.start()
             report = tune(model, out, budget=budget).report
-            found |= {"published": report["published"], "interrupted": report["interrupted"]}
+            found |= {"published": report.published, "interrupted": report.interrupted}
             timer.cancel()
             if pressed.is_set():
                 time.sleep(0.05)  # a signal of the last moment arrives here

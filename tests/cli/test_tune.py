@@ -12,36 +12,53 @@ from typer.testing import CliRunner
 from tests.models import conv_model
 from tilewright.cli import app
 from tilewright.cli.tune import summary
+from tilewright.tuning.report import ContestReport, DisturbanceReport, TuneReport
 
 
-@pytest.mark.parametrize(("options", "cold"), [([], False), (["--cold-cache"], True)])
-def test_the_state_of_the_caches_is_handed_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], cold: bool
+@pytest.mark.parametrize("verbose", [False, True])
+def test_details_are_printed_where_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verbose: bool
+) -> None:
+    def tune(*_: Any, **arguments: Any) -> SimpleNamespace:
+        arguments["budget"].progress.announce(["how the budget is divided"], detail=True)
+        return SimpleNamespace(report=TuneReport())
+
+    monkeypatch.setattr("tilewright.tuning.session.tune", tune)
+    model = conv_model(tmp_path / "m.onnx")
+    places = ["--out", str(tmp_path / "out"), "--records", str(tmp_path / "r.db"), "--cost-model", "none"]
+    done = CliRunner().invoke(app, ["tune", str(model), *places, *["--verbose"] * verbose])
+    assert done.exit_code == 0, done.output
+    assert ("how the budget is divided" in done.stderr) == verbose
+
+
+@pytest.mark.parametrize(("name", "top"), [(None, 2), ("own", 2), ("published", 10), ("none", None)])
+def test_the_way_of_sharing_is_the_methods_or_the_named_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | None, top: int | None
 ) -> None:
     given: dict[str, Any] = {}
 
     def tune(*_: Any, **arguments: Any) -> SimpleNamespace:
         given.update(arguments)
-        return SimpleNamespace(report={"interrupted": False})
+        return SimpleNamespace(report=TuneReport())
 
     monkeypatch.setattr("tilewright.tuning.session.tune", tune)
     model = conv_model(tmp_path / "m.onnx")
     places = ["--out", str(tmp_path / "out"), "--records", str(tmp_path / "r.db"), "--cost-model", "none"]
-    done = CliRunner().invoke(app, ["tune", str(model), *places, *options])
+    done = CliRunner().invoke(app, ["tune", str(model), *places, *([] if name is None else ["--sharing", name])])
     assert done.exit_code == 0, done.output
-    assert given["cold_cache"] is cold
+    sharing = given["method"].sharing
+    assert (None if sharing is None else sharing.top) == top
 
 
 def test_disturbances_are_told_where_there_were_any() -> None:
-    quiet = {"disturbed": 0, "remeasured": 0, "causes": {}}
-    assert "disturbed" not in summary({"disturbance": quiet}, Path("out"))
-    busy = {"disturbed": 7, "remeasured": 3, "causes": {"preemption": 5, "stolen time": 2}}
-    said = summary({"disturbance": busy}, Path("out"))
+    assert "disturbed" not in summary(TuneReport(), Path("out"))
+    busy = DisturbanceReport(disturbed=7, remeasured=3, causes={"preemption": 5, "stolen time": 2})
+    said = summary(TuneReport(disturbance=busy), Path("out"))
     assert "disturbed while timed: 7 candidates (preemption, stolen time); timed again: 3" in said
 
 
 def test_what_the_contest_of_schedules_has_changed_is_told() -> None:
-    contest = {"exchanged": ["conv2d", "pool"], "tasks": 20, "before_ms": 3.4, "after_ms": 3.2}
-    said = summary({"in_place": contest}, Path("out"))
+    contest = ContestReport(20, 60, 18.0, 5, ("conv2d", "pool"), 3.4, 3.2)
+    said = summary(TuneReport(in_place=contest), Path("out"))
     assert "another schedule is faster for 2 of 20 tasks: 3.400 ms before, 3.200 ms after" in said
-    assert "inside the network" not in summary({"in_place": None}, Path("out"))
+    assert "inside the network" not in summary(TuneReport(), Path("out"))

@@ -77,19 +77,3 @@ def test_the_default_has_a_name_that_says_what_it_is() -> None:
     assert default().name == "bayesian"
     assert default().model is None
     assert default(stored("toy/1")).name == "bayesian+xgb_reg"
-
-
-def test_a_method_on_shared_models_has_one_model_for_all_tasks_of_a_template() -> None:
-    made = default(stored(SPACE.template))
-    assert made.models is None
-    assert made.shared is not None
-    shared = made.shared(0)
-    assert shared.name == "bayesian+xgb_reg+shared"
-    assert shared.models is not None
-    assert shared.models.of(SPACE) is shared.models.of(TableSpace())
-    assert shared.model is not None
-    assert shared.model(SPACE, 0).ready
-    assert shared.models.describe() == {SPACE.template: {"believed": False, "gained": None}}
-    assert default().shared is not None
-    assert combine("annealing", "top").shared is None
-    assert combine("bayesian", "epsilon-greedy", prior=stored(SPACE.template)).shared is None

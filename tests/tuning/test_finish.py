@@ -25,14 +25,19 @@ from tilewright.measure.runner import NoRunner
 from tilewright.records.memory import MemoryStore
 from tilewright.space.configs import sample
 from tilewright.space.registry import make_space
-from tilewright.tuning import finish
+from tilewright.tuning import final_race, finish
 from tilewright.tuning.budget import Budget
-from tilewright.tuning.choice import Choice
-from tilewright.tuning.finish import Candidate, Finishing, FinishTimes, Workshop, race_against, race_seconds
+from tilewright.tuning.context import TuningContext
+from tilewright.tuning.final_race import compare_executables, goes_on, race_seconds
+from tilewright.tuning.finish import Finishing, FinishTimes
 from tilewright.tuning.in_place import Contest
+from tilewright.tuning.report import ContestReport
 from tilewright.tuning.scheduler import NetworkTuner
+from tilewright.tuning.selection import Selection
+from tilewright.tuning.workshop import Candidate, Workshop
 from tilewright.verify.checker import Checker
 
+CONTEST = ContestReport(tasks=1, variants=2, seconds=1.0, rounds=5, exchanged=(), before_ms=2.0, after_ms=1.0)
 TIMES = FinishTimes(checking=5.0, placing=5.0)
 
 pytestmark = runs
@@ -56,7 +61,7 @@ def workshop(extraction: Extraction, checker: Checker, tmp_path: Path) -> Worksh
 
 @pytest.fixture
 def incumbent(extraction: Extraction, workshop: Workshop) -> Candidate:
-    return workshop.build(Choice(defaults(extraction), dict.fromkeys(use.task.key for use in extraction.uses)))
+    return workshop.build(Selection(defaults(extraction), dict.fromkeys(use.task.key for use in extraction.uses)))
 
 
 def raced(monkeypatch: pytest.MonkeyPatch, ours: float, theirs: float, error: str = "") -> None:
@@ -68,7 +73,7 @@ def raced(monkeypatch: pytest.MonkeyPatch, ours: float, theirs: float, error: st
         second.error = error
         return [first, second]
 
-    monkeypatch.setattr(finish, "race", race)
+    monkeypatch.setattr(final_race, "race", race)
 
 
 def inputs() -> Any:
@@ -97,25 +102,26 @@ def convolution(extraction: Extraction) -> Any:
     return next(use.task for use in extraction.uses if use.task.kind == "contraction")
 
 
-def other_choice(extraction: Extraction) -> Choice:
+def other_choice(extraction: Extraction) -> Selection:
     """A convolution with another schedule than its default."""
     task = convolution(extraction)
     space = make_space(task, TARGET)
     config = next(c for c in sample(space, np.random.default_rng(0), 20) if tuple(c) != tuple(space.default()))
     functions = defaults(extraction) | {task.key: space.schedule(config).mod["main"]}
     configs = dict.fromkeys(use.task.key for use in extraction.uses) | {task.key: tuple(config.tolist())}
-    return Choice(functions, configs)
+    return Selection(functions, configs)
 
 
-def tuner_of(extraction: Extraction, choice: Choice | None = None) -> NetworkTuner:
-    """A tuner that knows the choice as the best from its records."""
+def tuner_of(extraction: Extraction, selection: Selection | None = None) -> NetworkTuner:
+    """A tuner that knows the selection as the best from its records."""
     store = MemoryStore()
     for use in extraction.uses:
-        config = None if choice is None else choice.configs[use.task.key]
+        config = None if selection is None else selection.configs[use.task.key]
         if config is not None:
             template = make_space(use.task, TARGET).template
             store.add([Measurement(use.task.key, TARGET.key, template, config, Outcome.OK, (1e-6,) * 3)])
-    tuner = NetworkTuner(extraction.uses, TARGET, NoRunner(), store, Budget(trials=1).start(), np.random.default_rng(0))
+    context = TuningContext(TARGET, NoRunner(), store, Budget(trials=1).start(), np.random.default_rng(0))
+    tuner = NetworkTuner(extraction.uses, context)
     tuner.prepare()
     return tuner
 
@@ -131,19 +137,19 @@ def test_a_candidate_is_judged(incumbent: Candidate) -> None:
 def test_a_task_that_spoils_the_outputs_is_blamed_and_replaced(extraction: Extraction, workshop: Workshop) -> None:
     task, functions = convolution(extraction), defaults(extraction)
     functions[task.key] = ones(task)
-    found = workshop.build(Choice(functions, {task.key: (1, 2, 3)}))
+    found = workshop.build(Selection(functions, {task.key: (1, 2, 3)}))
     assert found.replaced == (task.key,)
     assert found.verdict.right
-    assert found.choice.configs[task.key] is None
-    np.testing.assert_allclose(outputs(found.folder), outputs(workshop.build(Choice()).folder), rtol=1e-4, atol=1e-5)
+    assert found.selection.configs[task.key] is None
+    np.testing.assert_allclose(outputs(found.folder), outputs(workshop.build(Selection()).folder), rtol=1e-4, atol=1e-5)
 
 
 def test_a_default_that_is_wrong_gives_way_to_tvms_program(extraction: Extraction, workshop: Workshop) -> None:
     task, functions = convolution(extraction), defaults(extraction)
     functions[task.key] = ones(task)
-    found = workshop.build(Choice(functions, {task.key: None}))
+    found = workshop.build(Selection(functions, {task.key: None}))
     assert found.replaced == (task.key,)
-    assert task.key not in found.choice.functions
+    assert task.key not in found.selection.functions
 
 
 def test_wrong_outputs_without_a_culprit_are_an_error(extraction: Extraction, checker: Checker, tmp_path: Path) -> None:
@@ -151,7 +157,7 @@ def test_wrong_outputs_without_a_culprit_are_an_error(extraction: Extraction, ch
     weights = {name: -array for name, array in network.weights.items()}
     wrong = dataclasses.replace(extraction, network=dataclasses.replace(network, weights=weights))
     with pytest.raises(CheckError, match=r"outputs are wrong: .*report it") as caught:
-        Workshop(wrong, checker, tmp_path, "wrong").build(Choice(defaults(extraction)))
+        Workshop(wrong, checker, tmp_path, "wrong").build(Selection(defaults(extraction)))
     assert caught.value.report["verdict"]["outcome"] == "wrong"
 
 
@@ -159,7 +165,7 @@ def test_kernels_are_exchanged_only_for_right_ones(
     extraction: Extraction, workshop: Workshop, incumbent: Candidate
 ) -> None:
     task = convolution(extraction)
-    assert workshop.exchange(incumbent, Choice(defaults(extraction) | {task.key: ones(task)})) is None
+    assert workshop.exchange(incumbent, Selection(defaults(extraction) | {task.key: ones(task)})) is None
     found = workshop.exchange(incumbent, other_choice(extraction))
     assert found is not None
     assert found.verdict.right
@@ -171,21 +177,21 @@ def test_the_faster_one_is_kept(
     extraction: Extraction, workshop: Workshop, incumbent: Candidate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finish, "contest", lambda *_: None)
-    choice = other_choice(extraction)
+    selection = other_choice(extraction)
     for ours, theirs, kept in ((1.0, 2.0, "tuned"), (2.0, 1.0, "incumbent")):
         raced(monkeypatch, ours, theirs)
         finishing = Finishing(workshop, incumbent)
-        finishing.run(tuner_of(extraction, choice), TIMES)
+        finishing.run(tuner_of(extraction, selection), TIMES)
         assert finishing.race is not None
-        assert finishing.race.report["kept"] == kept
-        assert finishing.race.report["ratio"] == pytest.approx(ours / theirs)
+        assert finishing.race.kept == kept
+        assert finishing.race.ratio == pytest.approx(ours / theirs)
         assert (finishing.best is incumbent) == (kept == "incumbent")
         assert finishing.best.verdict.right
     raced(monkeypatch, 2.0, 1.0, error="it died")
     finishing = Finishing(workshop, incumbent)
-    finishing.run(tuner_of(extraction, choice), TIMES)
+    finishing.run(tuner_of(extraction, selection), TIMES)
     assert finishing.race is None
-    assert finishing.best.choice.configs == choice.configs
+    assert finishing.best.selection.configs == selection.configs
 
 
 def test_an_incumbent_whose_kernels_are_wrong_on_other_data_never_wins(
@@ -193,15 +199,15 @@ def test_an_incumbent_whose_kernels_are_wrong_on_other_data_never_wins(
 ) -> None:
     monkeypatch.setattr(finish, "contest", lambda *_: None)
     raced(monkeypatch, 2.0, 1.0)
-    choice = other_choice(extraction)
+    selection = other_choice(extraction)
 
-    def checked(_: Any, asked: Choice, seconds: float) -> Any:
-        wrong = {"key": "on zeros: all of it"} if asked is incumbent.choice else {}
+    def check_selection(_: Any, asked: Selection, seconds: float) -> Any:
+        wrong = {"key": "on zeros: all of it"} if asked is incumbent.selection else {}
         return asked, KernelCheck(wrong, (), 0.1)
 
-    monkeypatch.setattr(finish, "checked", checked)
+    monkeypatch.setattr(finish, "check_selection", check_selection)
     finishing = Finishing(workshop, incumbent)
-    finishing.run(tuner_of(extraction, choice), TIMES)
+    finishing.run(tuner_of(extraction, selection), TIMES)
     assert finishing.best is not incumbent
 
 
@@ -217,12 +223,13 @@ def test_nothing_new_is_built_where_tuning_brought_nothing(
 def test_executables_race_in_processes_of_their_own(incumbent: Candidate, workshop: Workshop) -> None:
     other = workshop.exchange(incumbent, other_choice(incumbent.extraction))
     assert other is not None
-    result = race_against(other.folder, incumbent.folder, TARGET.cores)
+    result = compare_executables(other.folder, incumbent.folder, TARGET.cores)
     assert result is not None
-    assert result.report["tuned_ms"] > 0
-    assert result.report["incumbent_ms"] > 0
-    assert result.kept == (result.report["ratio"] <= 1)
-    assert race_against(other.folder, incumbent.folder / "nowhere", TARGET.cores) is None
+    assert result.tuned_ms > 0
+    assert result.incumbent_ms > 0
+    assert result.ratio_low <= result.ratio <= result.ratio_high
+    assert (result.kept == "tuned") == (result.ratio <= 1)
+    assert compare_executables(other.folder, incumbent.folder / "nowhere", TARGET.cores) is None
 
 
 @pytest.mark.parametrize(
@@ -235,12 +242,12 @@ def test_a_race_goes_on_while_it_is_not_decided_and_there_is_time(
 ) -> None:
     peers = [Peer("ours"), Peer("theirs")]
     rng = np.random.default_rng(0)
-    while len(peers[0].blocks) < 3 or finish.undecided(until, peers):
+    while len(peers[0].blocks) < 3 or goes_on(until, peers):
         for peer, seconds in zip(peers, (ours, theirs), strict=True):
             peer.blocks[len(peer.blocks)] = (seconds * rng.uniform(0.9, 1.1, 8)).tolist()
     assert len(peers[0].blocks) == blocks
     peers[1].error = "it died"
-    assert not finish.undecided(math.inf, peers)
+    assert not goes_on(math.inf, peers)
 
 
 def test_slow_networks_take_longer_to_race() -> None:
@@ -277,13 +284,13 @@ def test_the_winners_of_the_contest_are_built(
     extraction: Extraction, workshop: Workshop, incumbent: Candidate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = other_choice(extraction)
-    contest = Contest(Choice(defaults(extraction), incumbent.choice.configs), {"tasks": 1})
+    contest = Contest(Selection(defaults(extraction), incumbent.selection.configs), CONTEST)
     monkeypatch.setattr(finish, "contest", lambda *_: contest)
     raced(monkeypatch, 1.0, 2.0)
     finishing = Finishing(workshop, incumbent)
     finishing.run(tuner_of(extraction, other), TIMES)
     assert finishing.contest is contest
-    assert finishing.best.choice.configs == incumbent.choice.configs
+    assert finishing.best.selection.configs == incumbent.selection.configs
     wanted = set(workshop.kernels.symbols(defaults(extraction)).values())
     plan = load_executable(finishing.best.folder).manifest["plan"]
     assert wanted <= {kernel for kernel, _ in plan["calls"]}
@@ -293,13 +300,13 @@ def test_winners_that_are_wrong_leave_what_there_was(
     extraction: Extraction, workshop: Workshop, incumbent: Candidate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task, other = convolution(extraction), other_choice(extraction)
-    wrong = Choice(other.functions | {task.key: ones(task)}, other.configs | {task.key: (9, 9)})
-    monkeypatch.setattr(finish, "contest", lambda *_: Contest(wrong, {"tasks": 1}))
+    wrong = Selection(other.functions | {task.key: ones(task)}, other.configs | {task.key: (9, 9)})
+    monkeypatch.setattr(finish, "contest", lambda *_: Contest(wrong, CONTEST))
     raced(monkeypatch, 1.0, 2.0)
     finishing = Finishing(workshop, incumbent)
     finishing.run(tuner_of(extraction, other), FinishTimes(checking=0.0, placing=5.0))  # no time to find it alone
     assert finishing.contest is None
-    assert finishing.best.choice.configs == other.configs
+    assert finishing.best.selection.configs == other.configs
     assert finishing.best.verdict.right
 
 
@@ -314,7 +321,7 @@ def test_an_interrupt_leaves_the_best_that_there_is(
     finishing = Finishing(workshop, incumbent)
     with pytest.raises(KeyboardInterrupt):
         finishing.run(tuner_of(extraction, other), TIMES)
-    assert finishing.best.choice.configs == other.configs
+    assert finishing.best.selection.configs == other.configs
     monkeypatch.setattr(workshop, "build", interrupt)
     finishing = Finishing(workshop, incumbent)
     with pytest.raises(KeyboardInterrupt):
@@ -329,10 +336,10 @@ def test_an_interrupt_while_a_wrong_kernel_is_exchanged_leaves_the_incumbent(
         raise KeyboardInterrupt
 
     other = other_choice(extraction)
-    found = Choice(defaults(extraction), incumbent.choice.configs)
+    found = Selection(defaults(extraction), incumbent.selection.configs)
     check = KernelCheck(dict.fromkeys(other.tuned, "on zeros: all of it"), (), 0.1)
     monkeypatch.setattr(finish, "contest", lambda *_: None)
-    monkeypatch.setattr(finish, "checked", lambda *_: (found, check))
+    monkeypatch.setattr(finish, "check_selection", lambda *_: (found, check))
     monkeypatch.setattr(workshop, "exchange", interrupt)
     finishing = Finishing(workshop, incumbent)
     with pytest.raises(KeyboardInterrupt):
@@ -346,7 +353,7 @@ def test_a_short_finish_neither_compares_nor_races(
     other = other_choice(extraction)
     finishing = Finishing(workshop, incumbent)
     finishing.run(tuner_of(extraction, other), TIMES, short=True)
-    assert finishing.best.choice.configs == other.configs
+    assert finishing.best.selection.configs == other.configs
     assert finishing.best.verdict.right
     assert (finishing.contest, finishing.race) == (None, None)
 
@@ -358,7 +365,7 @@ def test_a_network_without_tasks(tmp_path: Path) -> None:
     assert nothing.uses == ()
     with Checker(nothing.network, 8.0) as checker:
         workshop = Workshop(nothing, checker, tmp_path, "first")
-        finishing = Finishing(workshop, workshop.build(Choice()))
+        finishing = Finishing(workshop, workshop.build(Selection()))
         finishing.run(tuner_of(nothing), TIMES)
     assert finishing.best.verdict.right
     x = np.arange(24, dtype=np.float32).reshape(1, 4, 6)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task
 from tilewright.tuning.budget import Budget
+from tilewright.tuning.context import Scheduling, TuningContext
 from tilewright.tuning.progress import SilentProgress, TuneState
 from tilewright.tuning.roofline import Roofline
 from tilewright.tuning.scheduler import NetworkTuner
@@ -50,24 +51,20 @@ def network(
     seed: int = 0,
     interrupt_after: int | None = None,
     progress: Watching | None = None,
-    task_trials: int | None = None,
+    task_trials: float = math.inf,
     roofline: Roofline | None = None,
 ) -> tuple[NetworkTuner, Replay]:
     clock = Clock()
     store = MemoryStore() if store is None else store
     runner = Replay(store, latencies, clock, interrupt_after)
+    running = budget.start(clock=clock, progress=progress)
     tuner = NetworkTuner(
         uses if uses is not None else [Use(task(key)) for key in latencies],
-        TARGET,
-        runner,
-        store,
-        budget.start(clock=clock),
-        np.random.default_rng(seed),
+        TuningContext(TARGET, runner, store, running, np.random.default_rng(seed)),
         # Of how rounds are given away; the default finds these toys' best so soon that none is worth more rounds.
-        method=quick(),
+        method=replace(quick(), sharing=None),
+        scheduling=Scheduling(task_trials=task_trials),
         make_space=space_of,
-        progress=progress,
-        task_trials=task_trials,
         roofline=roofline,
     )
     return tuner, runner
@@ -122,7 +119,7 @@ def test_a_task_has_no_more_trials_than_it_may() -> None:
 
 def test_the_time_is_kept_with_its_reserve() -> None:
     tuner, runner = network({"a": bowl, "b": flat}, Budget(seconds=200.0))
-    tuner.run(reserve=50.0)
+    tuner.run(reserve=50.0, racing=10.0)
     assert 130.0 <= runner.clock.now <= 150.0
     assert tuner.remeasured <= 10  # 5 % of 200 s
 
@@ -152,9 +149,9 @@ def test_a_dead_task_gets_no_more_and_is_counted() -> None:
     assert rounds(runner)["dead"] <= 3 * 16
     assert rounds(runner)["a"] >= 400 - 3 * 16
     report = tuner.report()
-    assert report["tasks_without_success"] == 1
-    assert report["failures"] == {"run_crashed": rounds(runner)["dead"]}
-    assert report["tasks"][1]["best_seconds"] is None
+    assert report.tasks_without_success == 1
+    assert report.failures == {"run_crashed": rounds(runner)["dead"]}
+    assert report.tasks[1].best_seconds is None
     assert tuner.estimated_latency == tuner.tuners["a"].best_seconds
     assert watching.states[-1].tasks_without_success == 1
 
@@ -170,7 +167,7 @@ def test_a_task_without_a_space_is_reported_and_the_others_tuned() -> None:
     tuner, _ = network({"a": bowl, "unserved": bowl}, Budget(trials=20))
     tuner.run()
     assert tuner.trials == 20
-    assert tuner.report()["tasks"][1]["problem"] == "no space serves it"
+    assert tuner.report().tasks[1].problem == "no space serves it"
     assert set(tuner.tuners) == {"a"}
 
 
@@ -181,7 +178,7 @@ def test_a_space_that_fails_later_costs_only_its_own_task() -> None:
     tuner, _ = network({"a": bowl, "broken": broken}, Budget(trials=30))
     tuner.run()
     assert tuner.trials == 30
-    assert tuner.report()["tasks"][1]["problem"] == "the space broke"
+    assert tuner.report().tasks[1].problem == "the space broke"
     assert tuner.estimated_latency == tuner.tuners["a"].best_seconds
 
 
@@ -191,7 +188,7 @@ def test_an_interrupt_ends_the_tuning_and_keeps_the_results() -> None:
     assert tuner.interrupted
     assert tuner.trials == 30
     assert tuner.estimated_latency is not None
-    assert tuner.report()["interrupted"] is True
+    assert tuner.report().interrupted is True
 
 
 def test_a_second_run_starts_from_the_first() -> None:
@@ -242,10 +239,26 @@ def test_the_race_goes_to_the_heaviest_tasks_within_its_share() -> None:
     tuner, runner = network(slow, Budget(seconds=100.0), store=store)
     tuner.prepare()
     runner.clock.now = 96.0
-    tuner.run()
+    tuner.run(racing=5.0)
     assert tuner.trials == 0
     assert [key for key, _, _ in runner.log] == ["heavy"] * 3 + ["light"]
     assert tuner.finalists("heavy", 2).shape == (2, 7)
+
+
+def test_a_task_that_promises_nothing_has_no_more_rounds() -> None:
+    store, clock = MemoryStore(), Clock()
+    runner = Replay(store, {"a": bowl, "b": bowl}, clock)
+    context = TuningContext(TARGET, runner, store, Budget(trials=400).start(clock=clock), np.random.default_rng(0))
+    tuner = NetworkTuner(
+        [Use(task("a")), Use(task("b"))],
+        context,
+        method=replace(quick(), sharing=None),
+        scheduling=Scheduling(rule=lambda live, tasks, size: [0.0] * len(live)),
+        make_space=space_of,
+    )
+    tuner.run(race=0)
+    assert tuner.trials < 40
+    assert all(report.done for report in tuner.report().tasks)
 
 
 def test_no_tasks_at_all() -> None:

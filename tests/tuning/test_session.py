@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from tests.models import TARGET, conv_model, runs
 from tilewright.errors import CheckError, RecordsError
 from tilewright.executable.executable import load_executable
 from tilewright.frontend.load import load
+from tilewright.jsonable import to_json_object
 from tilewright.measure.outcome import Measurement
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query
 from tilewright.tuning import session
 from tilewright.tuning.budget import Budget
-from tilewright.tuning.session import race_reserve
+from tilewright.tuning.report import TaskReport
 
 pytestmark = runs
 tune = partial(session.tune, target=TARGET)
@@ -33,57 +34,59 @@ def test_two_runs_with_one_store(tmp_path: Path) -> None:
     model, store = conv_model(tmp_path / "m.onnx"), MemoryStore()
     budget = Budget(seconds=60, trials=6)
     first = tune(model, tmp_path / "one", budget=budget, records=store).report
-    assert 0 < first["wall_seconds"] < 60
-    assert 0 < first["trials"] <= 6
-    assert first["trials_per_second"] > 0
-    assert isinstance(first["failures"], dict | int)
-    assert (first["method"], first["notes"]) == ("bayesian+xgb_reg+shared", [])
-    assert first["relative_error"] <= 1e-5
-    assert first["verdict"]["outcome"] == first["first_check"]["verdict"]["outcome"] == "right"
-    assert first["tasks"]
-    for task in first["tasks"]:
-        assert task["name"]
-        assert task["weight"] > 0
-        assert task["flop"] > 0
-        assert task["trials"] >= 0
-    bests = {task["name"]: task["best_seconds"] for task in first["tasks"] if task["best_seconds"] is not None}
+    assert 0 < first.wall_seconds < 60
+    assert 0 < first.trials <= 6
+    assert first.trials_per_second > 0
+    assert (first.method, first.notes) == ("bayesian+xgb_reg", ())
+    assert first.relative_error is not None
+    assert first.relative_error <= 1e-5
+    assert first.verdict is not None
+    assert first.first_check is not None
+    assert first.verdict.right
+    assert first.first_check.verdict.right
+    assert first.tasks
+    for task in first.tasks:
+        assert task.name
+        assert task.weight > 0
+        assert task.flop > 0
+        assert task.trials >= 0
+    bests = {task.name: task.best_seconds for task in first.tasks if task.best_seconds is not None}
     assert bests
     about = PAGE.read_text(encoding="utf-8").partition("### Its report")[2].partition("\n## ")[0]
     heads = re.findall(r"^\| (`.*?`) \|", about, flags=re.MULTILINE)
-    assert set(re.findall(r"`(\w+)`", ", ".join(heads))) == first.keys()
-    assert set(re.findall(r"`(\w+)`", about)) >= {key for task in first["tasks"] for key in task}
+    assert set(re.findall(r"`(\w+)`", ", ".join(heads))) == to_json_object(first).keys()
+    assert set(re.findall(r"`(\w+)`", about)) >= {field.name for field in fields(TaskReport)}
     measured = len(list(store.scan(Query(None, None, None))))
-    assert measured >= first["trials"]
-    assert [task["recorded"] for task in first["tasks"]] == [0] * len(first["tasks"])
-    known = {task["name"]: len(list(store.scan(Query(task["key"], None, None)))) for task in first["tasks"]}
+    assert measured >= first.trials
+    assert [task.recorded for task in first.tasks] == [0] * len(first.tasks)
+    known = {task.name: len(list(store.scan(Query(task.key, None, None)))) for task in first.tasks}
 
     result = tune(model, tmp_path / "two", budget=budget, records=store)
     assert len(list(store.scan(Query(None, None, None)))) > measured
-    assert {task["name"]: task["recorded"] for task in result.report["tasks"]} == known
+    assert {task.name: task.recorded for task in result.report.tasks} == known
     assert sum(known.values()) == measured
-    for task in result.report["tasks"]:
-        if task["name"] in bests:  # what was found before counts, whatever this run's trials gave
-            assert task["best_seconds"] is not None
+    for task in result.report.tasks:
+        if task.name in bests:  # what was found before counts, whatever this run's trials gave
+            assert task.best_seconds is not None
     assert load_executable(tmp_path / "two").outputs == result.executable.outputs
 
 
 def test_cold_and_warm_measurements_are_kept_apart(tmp_path: Path) -> None:
     model, store = conv_model(tmp_path / "m.onnx"), MemoryStore()
     budget = Budget(seconds=120, trials=2)
-    report = tune(model, tmp_path / "cold", budget=budget, records=store, cold_cache=True).report
-    assert report["caches"] == "cold"
-    assert report["target"].endswith("-cold")
-    assert report["trials"] > 0
-    assert {m.target for m in store.scan(Query(None, None, None))} == {report["target"]}
-    assert set(report["disturbance"]) == {"disturbed", "remeasured", "causes"}
+    report = tune(model, tmp_path / "cold", budget=budget, records=store, target=replace(TARGET, caches="cold")).report
+    assert report.caches == "cold"
+    assert report.target.endswith("-cold")
+    assert report.trials > 0
+    assert {m.target for m in store.scan(Query(None, None, None))} == {report.target}
     report = tune(model, tmp_path / "warm", budget=budget, records=store).report
-    assert report["caches"] == "warm"
-    assert [task["recorded"] for task in report["tasks"]] == [0] * len(report["tasks"])
+    assert report.caches == "warm"
+    assert [task.recorded for task in report.tasks] == [0] * len(report.tasks)
     small = replace(TARGET, l3=1 << 10)
     report = tune(model, tmp_path / "streamed", budget=budget, records=store, target=small).report
-    assert report["caches"] == "streamed"
-    assert report["target"] == f"{small.key}-streamed"
-    assert report["trials"] > 0
+    assert report.caches == "streamed"
+    assert report.target == f"{small.key}-streamed"
+    assert report.trials > 0
 
 
 class FullDisk(MemoryStore):
@@ -104,12 +107,11 @@ def test_a_disk_that_fills_up_ends_nothing(tmp_path: Path) -> None:
     budget = Budget(seconds=None, trials=4)  # no seconds: a busy machine may need all of them for reading the model
     report = tune(conv_model(tmp_path / "m.onnx"), tmp_path / "out", budget=budget, records=store).report
     assert len(list(store.scan(Query()))) == 2
-    assert report["unrecorded"] > 0
-    trouble, end = report["notes"]
+    assert report.unrecorded > 0
+    trouble, end = report.notes
     assert trouble == "the disk is full; make room; tuning goes on, and what the records do not take is kept in memory"
     assert (
-        end
-        == f"{report['unrecorded']} measurements are in no records and will be forgotten: the disk is full; make room"
+        end == f"{report.unrecorded} measurements are in no records and will be forgotten: the disk is full; make room"
     )
     load_executable(tmp_path / "out")
 
@@ -134,28 +136,14 @@ def test_what_is_wrong_is_found_before_anything_is_tuned(tmp_path: Path, monkeyp
 def test_a_budget_too_short_to_measure_still_gives_an_executable(tmp_path: Path) -> None:
     store = MemoryStore()
     result = tune(conv_model(tmp_path / "m.onnx"), tmp_path / "out", budget=Budget(seconds=1.0), records=store)
-    assert result.report["trials"] == 0
-    assert result.report["default_tasks"] == [task["name"] for task in result.report["tasks"]]
-    assert result.report["final_race"] is None
-    assert result.report["relative_error"] <= 1e-5
-    assert result.report["published"] == "incumbent"
+    assert result.report.trials == 0
+    assert result.report.default_tasks == tuple(task.name for task in result.report.tasks)
+    assert result.report.final_race is None
+    assert result.report.relative_error is not None
+    assert result.report.relative_error <= 1e-5
+    assert result.report.published == "incumbent"
     assert not list(store.scan(Query()))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "out"]
-
-
-@pytest.mark.parametrize(
-    ("run", "seconds", "reserve"),
-    [
-        (0.5, 600.0, 23.0),  # ten turns of two executables, each of which runs twice, and 3 s until they are there
-        (2.0, 300.0, 30.0),  # the same would take 43 s: a tenth of the budget
-        (5.0, 300.0, 33.0),  # three turns, which take more; nothing is warmed up any more
-        (5.0, None, 103.0),  # ten
-    ],
-)
-def test_the_final_race_takes_a_tenth_of_the_budget_or_three_turns(
-    run: float, seconds: float | None, reserve: float
-) -> None:
-    assert race_reserve(run, Budget(seconds=seconds, trials=9)) == pytest.approx(reserve)
 
 
 def test_records_of_other_machines_change_nothing(tmp_path: Path) -> None:
@@ -164,8 +152,8 @@ def test_records_of_other_machines_change_nothing(tmp_path: Path) -> None:
     foreign = MemoryStore()
     foreign.add([replace(m, target="another") for m in store.scan(Query())])
     result = tune(model, tmp_path / "two", budget=Budget(seconds=1.0), records=foreign)
-    assert all(task["recorded"] == 0 for task in result.report["tasks"])
+    assert all(task.recorded == 0 for task in result.report.tasks)
     own = tune(model, tmp_path / "three", budget=Budget(seconds=1.0), records=store)
-    assert any(task["recorded"] > 0 for task in own.report["tasks"])
-    assert any(task["best_seconds"] is not None for task in own.report["tasks"])
-    assert all(task["best_seconds"] is None for task in result.report["tasks"])
+    assert any(task.recorded > 0 for task in own.report.tasks)
+    assert any(task.best_seconds is not None for task in own.report.tasks)
+    assert all(task.best_seconds is None for task in result.report.tasks)

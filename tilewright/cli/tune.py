@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,13 +30,14 @@ from tilewright.cli.text import milliseconds
 from tilewright.errors import TilewrightError
 from tilewright.executable.replacing import reserve_out
 from tilewright.interrupts import exit_code, holding
+from tilewright.jsonable import to_json_object
 from tilewright.scratch import scratch
 from tilewright.tuning.budget import Budget
 from tilewright.wording import counted
 
 if TYPE_CHECKING:
     from tilewright.methods.method import Method
-    from tilewright.share.policy import Sharing
+    from tilewright.tuning.report import TuneReport
 
 __all__ = ["tune"]
 
@@ -96,14 +98,12 @@ def tune(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="What similar tasks lend each other, and earlier networks in the records lend them: own (clusters of "
-            "similar programs, and one cost model), published (cliques of overlapping spaces), or none; by default as "
-            "the method has it.",
+            help="What similar tasks lend each other: own (clusters of similar programs, the best two configs), "
+            "published (cliques of overlapping spaces, the best ten), or none; by default as the method has it.",
         ),
     ] = None,
-    cold_cache: Annotated[
-        bool,
-        typer.Option("--cold-cache", help="Time candidates with empty caches; their records are kept apart. Slower."),
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Print how the budget is divided among the steps, and why.")
     ] = False,
     shape: ShapeOption = None,
     json_file: JsonOption = None,
@@ -126,7 +126,7 @@ def tune(
     with ExitStack() as stack:
         stack.enter_context(reserve_out(out))
         stack.enter_context(scratch())
-        how = _method(method, searcher, sampler, cost_model)
+        how = _share(_method(method, searcher, sampler, cost_model), sharing)
         place = records_place(records)
         reading = stack.enter_context(begin_reading(model, shapes))
         from tilewright.records.fallback import open_for_tuning
@@ -140,16 +140,12 @@ def tune(
             result = run_session(
                 reading,
                 out,
-                budget=limits,
+                budget=limits.start(began=BEGAN, progress=progress_for(verbose=verbose)),
                 target=target,
                 records=store,
                 shapes=shapes,
                 seed=seed,
                 method=how,
-                cold_cache=cold_cache,
-                sharing=_sharing(sharing),
-                progress=progress_for(),
-                began=BEGAN,
             )
         except KeyboardInterrupt:  # before there was an executable, or a second one
             earlier = "; {out} still holds the earlier one, untouched" if (out / "manifest.json").is_file() else ""
@@ -157,9 +153,9 @@ def tune(
             print(f"no executable was written{earlier.format(out=out)}{go_on}", file=sys.stderr)
             raise
     with holding():  # it is done; what is left is to say so
-        write_json(json_file, result.report)
+        write_json(json_file, to_json_object(result.report))
         print(summary(result.report, out, told=store.notes))
-    if result.report["interrupted"]:
+    if result.report.interrupted:
         raise typer.Exit(exit_code())
 
 
@@ -187,70 +183,72 @@ def _method(name: str | None, searcher: str | None, sampler: str | None, cost_mo
     return make_method(name or "default", prior)
 
 
-def _sharing(name: str | None) -> Sharing | bool:
-    """What tasks borrow, by the name that the command was given; True: as the method has it."""
+def _share(method: Method, name: str | None) -> Method:
+    """The method with another way of sharing, by the name that the command was given; None: as it is."""
     from tilewright.share.policy import Sharing
 
-    policies: dict[str | None, Sharing | bool] = {
-        None: True,
-        "own": Sharing(),
-        "published": Sharing.published(),
-        "none": False,
-    }
-    return policies[name]
+    policies = {"own": Sharing(), "published": Sharing.published(), "none": None}
+    return method if name is None else replace(method, sharing=policies[name])
 
 
-def summary(report: Mapping[str, Any], out: Path, told: Sequence[str] = ()) -> str:
+def summary(report: TuneReport, out: Path, told: Sequence[str] = ()) -> str:
     """What came of it, in a few lines; says only what the report holds, and no note of ``told`` again."""
-    failures = sum(report.get("failures", {}).values())
+    failed = sum(report.failures.values())
     lines = [
-        f"{counted(report.get('trials', 0), 'trial')} in {report.get('wall_seconds', 0.0):.1f} s "
-        f"({report.get('trials_per_second', 0.0):.1f} per second, {failures} failed)"
+        f"{counted(report.trials, 'trial')} in {report.wall_seconds:.1f} s "
+        f"({report.trials_per_second:.1f} per second, {failed} failed)"
     ]
-    disturbed = report.get("disturbance", {}).get("disturbed", 0)
-    if disturbed:
-        causes = ", ".join(report["disturbance"]["causes"])
-        again = report["disturbance"]["remeasured"]
-        lines.append(f"disturbed while timed: {counted(disturbed, 'candidate')} ({causes}); timed again: {again}")
-    if report.get("interrupted"):
-        lines.append("interrupted" if report.get("unrecorded") else f"interrupted; {_GO_ON}")
-        lines.append(_PUBLISHED[report.get("published", "tuned")].format(out=out))
-    before, after = report.get("before_seconds"), report.get("after_seconds")
-    if before and after:
-        lines.append(f"estimated latency: {milliseconds(before)} before, {milliseconds(after)} after")
-    tasks, defaults = report.get("tasks", []), report.get("default_tasks", [])
-    untuned = sum(task["name"] in defaults and not task["trials"] and not task["recorded"] for task in tasks)
-    if untuned:
-        lines.append(f"not tuned, so with default schedules: {untuned} of {counted(len(tasks), 'task')}")
-    if as_they_were := len(defaults) - untuned:
-        lines.append(f"tuned, but with default schedules: {as_they_were} of {counted(len(tasks), 'task')}")
-    shared = report.get("sharing", {})
-    if shared.get("compared"):
-        best = sum(loan["best"] for loan in shared["borrowed"])
+    disturbance = report.disturbance
+    if disturbance.disturbed:
         lines.append(
-            f"borrowed configs won {shared['won']:g} of {counted(int(shared['compared']), 'round')} "
-            f"and are the best in {counted(best, 'task')}"
+            f"disturbed while timed: {counted(disturbance.disturbed, 'candidate')} ({', '.join(disturbance.causes)}); "
+            f"timed again: {disturbance.remeasured}"
         )
-    contest = report.get("in_place")
+    if report.interrupted:
+        lines.append("interrupted" if report.unrecorded else f"interrupted; {_GO_ON}")
+        lines.append(_PUBLISHED[report.published].format(out=out))
+    if report.before_seconds and report.after_seconds:
+        lines.append(
+            f"estimated latency: {milliseconds(report.before_seconds)} before, "
+            f"{milliseconds(report.after_seconds)} after"
+        )
+    lines += _summary_of_tasks(report)
+    contest, race = report.in_place, report.final_race
     if contest is not None:
         lines.append(
-            f"timed inside the network: another schedule is faster for {len(contest['exchanged'])} of "
-            f"{counted(contest['tasks'], 'task')}: {contest['before_ms']:.3f} ms before, "
-            f"{contest['after_ms']:.3f} ms after"
+            f"timed inside the network: another schedule is faster for {len(contest.exchanged)} of "
+            f"{counted(contest.tasks, 'task')}: {contest.before_ms:.3f} ms before, {contest.after_ms:.3f} ms after"
         )
-    race = report.get("final_race")
     if race is not None:
-        rivals = f"tuned {race['tuned_ms']:.3f} ms, incumbent {race['incumbent_ms']:.3f} ms"
-        kept = "" if race["kept"] == "tuned" else "; the incumbent is kept"
+        rivals = f"tuned {race.tuned_ms:.3f} ms, incumbent {race.incumbent_ms:.3f} ms"
+        kept = "" if race.kept == "tuned" else "; the incumbent is kept"
         lines.append(f"final race of whole executables: {rivals}{kept}")
-    verdict = report.get("verdict")
-    if verdict is not None:
-        lines.append(f"outputs: {verdict['outcome']}; {verdict['evidence']}")
-    lines += [f"note: {note}" for note in report.get("notes", []) if note not in told]
-    seconds, wall = report.get("budget_seconds"), report.get("wall_seconds", 0.0)
+    if report.verdict is not None:
+        lines.append(f"outputs: {report.verdict.outcome.value}; {report.verdict.evidence}")
+    lines += [f"note: {note}" for note in report.notes if note not in told]
+    seconds, wall = report.budget_seconds, report.wall_seconds
     if seconds is not None and wall > _OVER * seconds:
         lines.append(
             f"over the budget of {seconds:g} s by {wall - seconds:.1f} s, to read, build and judge the network"
         )
     lines.append(f"executable: {out}; compare it with: tilewright bench {out} --against onnxruntime --against untuned")
     return "\n".join(lines)
+
+
+def _summary_of_tasks(report: TuneReport) -> list[str]:
+    """How many tasks run with what."""
+    lines, count = [], counted(len(report.tasks), "task")
+    defaults = set(report.default_tasks)
+    untuned = sum(task.name in defaults and not task.trials and not task.recorded for task in report.tasks)
+    if untuned:
+        lines.append(f"not tuned, so with default schedules: {untuned} of {count}")
+    if as_they_were := len(report.default_tasks) - untuned:
+        lines.append(f"tuned, but with default schedules: {as_they_were} of {count}")
+    shared = report.sharing
+    if shared is not None and shared.compared:
+        best = sum(loan.best for loan in shared.borrowed)
+        lines.append(
+            f"borrowed configs won {shared.won:g} of {counted(shared.compared, 'round')} "
+            f"and are the best in {counted(best, 'task')}"
+        )
+    return lines

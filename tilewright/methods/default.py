@@ -1,8 +1,8 @@
 """Tilewright's own method: Bayesian optimisation over the knobs, from the opinion of a model of earlier tasks.
 
 A cost model that was fitted to the programs of other networks gives the first batch. A Gaussian process over the knobs
-then learns how far that model is wrong for this task. The tasks of a network share the corrections, and similar tasks
-lend each other their best configs as long as that pays.
+then learns how far that model is wrong for this task. Similar tasks lend each other their best two configs, until these
+lose against a task's own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tilewright.cost.models import StoredModel
 from tilewright.cost.prior import SHIPPED, FixedModel, pretrained
 from tilewright.cost.xgb import XGBoostModel
 from tilewright.errors import CostModelError, MissingExtraError
-from tilewright.methods.method import Method, SharedModels, fitting_prior
+from tilewright.methods.method import Method, fitting_prior
 from tilewright.sample.top import TopK
 from tilewright.search.bayesian import BayesianSearch
 from tilewright.tvm_compat import usable_cores
@@ -32,18 +32,6 @@ def bayesian(prior: StoredModel | None = None) -> Method:
         searcher=lambda space, rng, scorer: BayesianSearch(space, rng, None if prior is None else scorer),
         sampler=lambda space, rng, measured: TopK(),
         model=None if prior is None else lambda space, seed: FixedModel(fitting_prior(prior, space)),
-        shared=lambda seed: _bayesian_shared(SharedModels(prior, seed)),
-    )
-
-
-def _bayesian_shared(models: SharedModels) -> Method:
-    """:func:`bayesian` whose prior is what tasks share."""
-    return Method(
-        name=f"bayesian+{'' if models.prior is None else models.prior.name + '+'}shared",
-        searcher=lambda space, rng, scorer: BayesianSearch(space, rng, scorer),
-        sampler=lambda space, rng, measured: TopK(),
-        model=lambda space, seed: models.of(space).of(space.task.key),
-        models=models,
     )
 
 

@@ -127,7 +127,7 @@ def combine(searcher: str, sampler: str, loss: Loss = "rank", prior: StoredModel
         raise TilewrightError(f"a sampler is one of {', '.join(SAMPLERS)}, but this is {sampler!r}")
     make, pick = make_searcher(searcher), SAMPLERS[sampler]
     if searcher == "bayesian" and prior is not None and not pick.scored:
-        return replace(bayesian(prior), name=f"{searcher}+{sampler}", sampler=pick.make, shared=None)
+        return replace(bayesian(prior), name=f"{searcher}+{sampler}", sampler=pick.make)
     return Method(
         name=f"{searcher}+{sampler}",
         searcher=make,

@@ -5,8 +5,9 @@ Yu, TVM conference 2019; apache/tvm, discussions #4187 and #4188.
 Tasks are alike as far as the choices of their knobs overlap (at least 0.01). The maximal cliques of like tasks are the
 clusters. The task that is most like the others represents its cluster, and they measure its ten best configs.
 
-What was changed: the published code ended with a warning where that went badly. Here such a task is tuned like any
-other. Borrowed configs are measured beside the task's own proposals, so that nothing is taken over unseen.
+What was changed: the published code ended with a warning where none of these worked. Here such a task is tuned like any
+other, as all are if time is left when the representatives are done. A dependent also measures its default, by which its
+outputs are checked.
 """
 
 from __future__ import annotations

@@ -12,33 +12,29 @@ __all__ = ["Sharing"]
 
 @dataclass(frozen=True)
 class Sharing:
-    """How tasks share.
+    """How tasks share. One task of each cluster represents the others and lends them its best configs.
 
     Attributes:
-        measure: the similarity of tasks.
-        cluster: what groups them.
+        measure: the similarity of two tasks, 0 to 1.
+        cluster: groups similar tasks.
         threshold: tasks less similar than this share nothing. (At 0.3 the recorded networks have as many clusters as by
             the published measure, and what dependents borrow is 8 % slower than their best in the median, not 16 %.)
-        top: how many of the representative's best a dependent tries at a time, where borrowing is worth that.
-        credit: how often borrowed configs are expected to win before any was compared; None: as similarity says.
-        model: whether what a task measures corrects the cost model of the others, where the method can do that.
-        earlier: tasks of earlier networks whose design spaces are made, at most; 0: none.
-        seconds: to make them in, and at most a twentieth of the budget; what is begun is finished.
+        top: how many of the representative's best configs a dependent tries at a time.
+        only_borrows: whether dependents try these and no proposals of their own, as published. They are tuned like any
+            other task only if none of these works, or if time is left when all representatives are done.
     """
 
     measure: Measure = field(default_factory=ProgramLikeness)
     cluster: ClusterMethod = agglomerative_clusters
     threshold: float = 0.3
-    top: int = 3
-    credit: float | None = None
-    model: bool = True
-    earlier: int = 24
-    seconds: float = 3.0
+    top: int = 2
+    only_borrows: bool = False
 
     @classmethod
     def published(cls) -> Sharing:
-        """The overlap of tuning spaces and maximal cliques, at a similarity of 0.01, the best ten.
+        """Schedule Sharing (Yu, TVM conference 2019; apache/tvm #4188).
 
-        Loans are trusted in advance, as the paper did. Different from it: where they disappoint, tasks are tuned.
+        Tasks are similar as far as their tuning spaces overlap. Maximal cliques at a similarity of 0.01 are clusters,
+        and dependents measure the ten best configs of their representatives.
         """
-        return cls(overlap, clique_clusters, 0.01, top=10, credit=1.0, model=False)
+        return cls(overlap, clique_clusters, 0.01, top=10, only_borrows=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tilewright.errors import BudgetError
+from tilewright.tuning.progress import Progress, SilentProgress
 
 __all__ = ["Budget", "RunningBudget"]
 
@@ -64,14 +65,21 @@ class Budget:
             raise BudgetError(f"a budget is a positive, finite duration, but this is {text!r}; {_REMEDY}")
         return cls(seconds, trials)
 
-    def start(self, *, began: float | None = None, clock: Callable[[], float] = time.monotonic) -> RunningBudget:
+    def start(
+        self,
+        *,
+        began: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        progress: Progress | None = None,
+    ) -> RunningBudget:
         """Start spending.
 
         Args:
             began: the clock's reading at which the command began, where that was before this call.
             clock: gives the time in seconds; tests put their own here.
+            progress: is shown what the budget is spent on; by default nobody.
         """
-        return RunningBudget(self, clock, clock() if began is None else began)
+        return RunningBudget(self, clock, clock() if began is None else began, progress)
 
     def __str__(self) -> str:
         parts = []
@@ -90,11 +98,15 @@ class RunningBudget:
 
     Attributes:
         budget: what there was to spend.
+        progress: is shown what it is spent on.
         trials: how many trials were spent.
     """
 
-    def __init__(self, budget: Budget, clock: Callable[[], float], began: float) -> None:
+    def __init__(
+        self, budget: Budget, clock: Callable[[], float], began: float, progress: Progress | None = None
+    ) -> None:
         self.budget = budget
+        self.progress: Progress = SilentProgress() if progress is None else progress
         self.trials = 0
         self._clock = clock
         self._began = began

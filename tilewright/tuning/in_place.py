@@ -26,8 +26,10 @@ from tilewright.graph.tasks import Extraction
 from tilewright.measure.outcome import robust_seconds
 from tilewright.measure.peer_process import PeerProcess
 from tilewright.measure.peers import random_inputs
-from tilewright.tuning.choice import Choice
+from tilewright.tuning.report import ContestReport
 from tilewright.tuning.scheduler import NetworkTuner
+from tilewright.tuning.selection import Selection
+from tilewright.tuning.workshop import Candidate
 
 __all__ = ["Contest", "Variant", "contest", "in_place", "variants_of"]
 
@@ -54,72 +56,60 @@ class Variant:
 
 @dataclass(frozen=True)
 class Contest:
-    """What came of it.
+    """The result of a contest.
 
     Attributes:
-        choice: of each task, the variant that is the fastest in its place.
-        report: JSON-able: how many ``tasks`` took part, with how many ``variants``; the ``seconds`` it took, compiling
-            included; ``rounds``; the names of tasks that were ``exchanged``; and milliseconds of a run that these tasks
-            take ``before_ms`` and ``after_ms``.
+        selection: of each task, the variant that is the fastest in its place.
+        report: for the report of the command.
     """
 
-    choice: Choice
-    report: dict[str, Any]
+    selection: Selection
+    report: ContestReport
 
 
 def contest(
-    extraction: Extraction,
-    tuner: NetworkTuner,
-    kernels: Kernels,
-    executable: Path,
-    choice: Choice,
-    known: Choice,
-    aside: Path,
-    seconds: float,
-    compiling: float,
+    kernels: Kernels, tuner: NetworkTuner, tuned: Candidate, incumbent: Candidate, seconds: float
 ) -> Contest | None:
-    """Time the best of each task in their places, in about so many ``seconds``. None where that cannot be done in them.
+    """Time the best schedules of each task inside the running network; None where ``seconds`` are too few for that.
 
     Args:
-        extraction: the network, with a plan.
-        tuner: has tuned it.
-        kernels: its kernels.
-        executable: the directory of its executable, as ``choice`` says.
-        choice: of each task.
-        known: what it is held against, whose kernels are compiled.
-        aside: a directory for files.
-        seconds: for compiling variants and for running the network.
-        compiling: seconds that compiling a kernel takes.
+        kernels: of both executables; their network has a plan.
+        tuner: of the network.
+        tuned: the executable of the best schedules.
+        incumbent: the executable without tuning, whose kernels are compiled already.
+        seconds: for compiling variants and for running the network, about.
     """
-    variants = variants_of(extraction, tuner, choice, known, int((1 - _RUNNING) * seconds / compiling))
+    compiling = incumbent.seconds / len(tuned.extraction.uses)
+    most = int((1 - _RUNNING) * seconds / compiling)
+    variants = variants_of(tuned.extraction, tuner, tuned.selection, incumbent.selection, most)
     # A round has as many runs as the task with the most variants has of them.
     least = _ROUNDS[0] * max(map(len, variants.values()), default=0) * (tuner.estimated_latency or 0.0)
     if least > _RUNNING * seconds:
         return None
-    return in_place(extraction, kernels, executable, choice, variants, aside, _RUNNING * seconds)
+    return in_place(kernels, tuned, variants, _RUNNING * seconds)
 
 
 def variants_of(
-    extraction: Extraction, tuner: NetworkTuner, choice: Choice, known: Choice, most: int
+    extraction: Extraction, tuner: NetworkTuner, selection: Selection, known: Selection, most: int
 ) -> dict[str, list[Variant]]:
-    """What may take part, by ``Task.key``: of each task its choice, what was known before, and the next best configs.
+    """The schedules that take part, by ``Task.key``: what a task runs with, what it ran with before, and the next best.
 
     Args:
         extraction: the network.
         tuner: has tuned it.
-        choice: what is to be built.
+        selection: what is to be built.
         known: what it is held against: the defaults, or earlier records.
-        most: how many kernels may be compiled for it besides those of ``choice`` and ``known``. The heaviest tasks,
+        most: how many kernels may be compiled for it besides those of ``selection`` and ``known``. The heaviest tasks,
             by their latency, come first.
     """
     tuners = tuner.tuners
-    uses = [use for use in extraction.uses if use.task.key in tuners and use.task.key in choice.functions]
+    uses = [use for use in extraction.uses if use.task.key in tuners and use.task.key in selection.functions]
     found: dict[str, list[Variant]] = {}
     for use in sorted(uses, key=lambda use: -use.weight * tuners[use.task.key].best_seconds):
         key, space = use.task.key, tuners[use.task.key].space
         default = tuple(int(index) for index in space.default())
         variants: dict[tuple[int, ...], Variant] = {}
-        for former in (choice, known):
+        for former in (selection, known):
             if key in former.functions:
                 config = former.configs.get(key)
                 variants.setdefault(config or default, Variant(config, former.functions[key]))
@@ -138,26 +128,18 @@ def variants_of(
 
 
 def in_place(
-    extraction: Extraction,
-    kernels: Kernels,
-    executable: Path,
-    choice: Choice,
-    variants: Mapping[str, Sequence[Variant]],
-    aside: Path,
-    seconds: float,
+    kernels: Kernels, tuned: Candidate, variants: Mapping[str, Sequence[Variant]], seconds: float
 ) -> Contest | None:
     """Time the variants of tasks in their places. None where that cannot be done; then nothing was lost.
 
     Args:
-        extraction: the network, with a plan.
-        kernels: its kernels.
-        executable: the directory of its executable, as ``choice`` says.
-        choice: of each task.
-        variants: of some tasks, by ``Task.key``; the choice is the first one of each.
-        aside: a directory for files.
+        kernels: of the executable.
+        tuned: the executable of a network with a plan.
+        variants: of some tasks, by ``Task.key``; what the executable runs with is the first one of each.
         seconds: that the network may run, about.
     """
-    names = kernels.symbols(choice.functions)
+    extraction, selection, aside = tuned.extraction, tuned.selection, tuned.folder.parent
+    names = kernels.symbols(selection.functions)
     entered: dict[str, list[str]] = {}  # by the name of a kernel in the library
     places: dict[str, list[str]] = {}  # by Task.key, such names
     for use in extraction.uses:
@@ -173,8 +155,8 @@ def in_place(
     began = time.monotonic()
     layers = [{key: found[i].function for key, found in variants.items() if i < len(found)} for i in range(depth)]
     try:
-        library = kernels.library(choice.functions, aside / "variants.so", layers)
-        replace_kernels(executable, library, aside / "variants")
+        library = kernels.library(selection.functions, aside / "variants.so", layers)
+        replace_kernels(tuned.folder, library, aside / "variants")
         taken = _timed(aside / "variants", entered, seconds, extraction.target.cores)
     except (CompilerError, MeasureError, OutputError):
         return None
@@ -186,18 +168,18 @@ def in_place(
     }
     winners = {key: variants[key][int(np.argmin(found))] for key, found in latencies.items()}
     tasks = {use.task.key: use.task for use in extraction.uses}
-    configs = choice.configs | {key: variant.config for key, variant in winners.items()}
-    report = {
-        "tasks": len(winners),
-        "variants": sum(map(len, variants.values())),
-        "seconds": time.monotonic() - began,
-        "rounds": min(len(runs) for found in taken.values() for runs in found),
-        "exchanged": [tasks[key].name for key in winners if configs[key] != choice.configs.get(key)],
-        "before_ms": 1e3 * sum(found[0] for found in latencies.values()),
-        "after_ms": 1e3 * sum(map(min, latencies.values())),
-    }
-    functions = choice.functions | {key: variant.function for key, variant in winners.items()}
-    return Contest(Choice(functions, configs), report)
+    configs = selection.configs | {key: variant.config for key, variant in winners.items()}
+    report = ContestReport(
+        tasks=len(winners),
+        variants=sum(map(len, variants.values())),
+        seconds=time.monotonic() - began,
+        rounds=min(len(runs) for found in taken.values() for runs in found),
+        exchanged=tuple(tasks[key].name for key in winners if configs[key] != selection.configs.get(key)),
+        before_ms=1e3 * sum(found[0] for found in latencies.values()),
+        after_ms=1e3 * sum(map(min, latencies.values())),
+    )
+    functions = selection.functions | {key: variant.function for key, variant in winners.items()}
+    return Contest(Selection(functions, configs), report)
 
 
 def _timed(

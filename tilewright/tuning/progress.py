@@ -60,8 +60,8 @@ class Progress(Protocol):
         """Show ``state``. Called before and after each round, so every few seconds."""
         ...
 
-    def announce(self, lines: Sequence[str]) -> None:
-        """Show what stays on the screen, such as the plan."""
+    def announce(self, lines: Sequence[str], *, detail: bool = False) -> None:
+        """Show what stays on the screen, such as the plan; ``detail``: only where the user asked for details."""
         ...
 
 
@@ -79,7 +79,7 @@ class SilentProgress:
     def update(self, state: TuneState) -> None:
         """Do nothing."""
 
-    def announce(self, lines: Sequence[str]) -> None:
+    def announce(self, lines: Sequence[str], *, detail: bool = False) -> None:
         """Do nothing."""
 
 
@@ -90,11 +90,17 @@ class PlainProgress:
         stream: where to; by default stderr.
         interval: seconds between two lines, at least.
         clock: gives seconds.
+        verbose: whether details are shown.
     """
 
     def __init__(
-        self, stream: TextIO | None = None, interval: float = 5.0, clock: Callable[[], float] = time.monotonic
+        self,
+        stream: TextIO | None = None,
+        interval: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+        verbose: bool = False,
     ) -> None:
+        self._verbose = verbose
         self._stream = sys.stderr if stream is None else stream
         self._interval = interval
         self._clock = clock
@@ -117,9 +123,9 @@ class PlainProgress:
         if self._clock() >= self._next:
             self._write(state)
 
-    def announce(self, lines: Sequence[str]) -> None:
-        """Write ``lines``."""
-        for line in lines:
+    def announce(self, lines: Sequence[str], *, detail: bool = False) -> None:
+        """Write ``lines``; details only where ``verbose``."""
+        for line in lines if self._verbose or not detail else ():
             print(line, file=self._stream, flush=True)
 
     def _write(self, state: TuneState) -> None:
@@ -135,9 +141,13 @@ class RichProgress:
     Args:
         console: where to; by default one on stderr.
         clock: gives seconds.
+        verbose: whether details are shown.
     """
 
-    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, console: Console | None = None, clock: Callable[[], float] = time.monotonic, verbose: bool = False
+    ) -> None:
+        self._verbose = verbose
         if console is None:
             from rich.console import Console
 
@@ -167,9 +177,9 @@ class RichProgress:
         """Show ``state`` from the next refresh on."""
         self._state, self._since = state, self._clock()
 
-    def announce(self, lines: Sequence[str]) -> None:
-        """Print ``lines`` above the display."""
-        for line in lines:
+    def announce(self, lines: Sequence[str], *, detail: bool = False) -> None:
+        """Print ``lines`` above the display; details only where ``verbose``."""
+        for line in lines if self._verbose or not detail else ():
             self._console.print(line, markup=False, highlight=False)
 
     def _table(self) -> Table:
@@ -184,14 +194,14 @@ class RichProgress:
         return table
 
 
-def progress_for(stream: TextIO | None = None) -> Progress:
+def progress_for(stream: TextIO | None = None, verbose: bool = False) -> Progress:
     """What suits the stream (by default stderr): a display on a terminal, else lines."""
     stream = sys.stderr if stream is None else stream
     if not stream.isatty():
-        return PlainProgress(stream)
+        return PlainProgress(stream, verbose=verbose)
     from rich.console import Console
 
-    return RichProgress(Console(file=stream))
+    return RichProgress(Console(file=stream), verbose=verbose)
 
 
 def _rows(state: TuneState, passed: float) -> list[tuple[str, str]]:

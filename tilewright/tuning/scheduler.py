@@ -2,8 +2,7 @@
 
 First every task has a small round, those with the most arithmetic first, so that there is a usable answer early. Then
 each round goes to the task that promises the largest reduction of the network's latency per second
-(:mod:`tilewright.tuning.gain`). There is no first round of 64 per task, which for SqueezeNet alone would be more than
-five minutes.
+(:mod:`tilewright.tuning.priorities`).
 """
 
 from __future__ import annotations
@@ -12,123 +11,88 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from tilewright.errors import SpaceError
-from tilewright.measure.runner import Runner
 from tilewright.methods.default import default
 from tilewright.methods.method import Method
-from tilewright.records.store import Store
-from tilewright.share.policy import Sharing
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task
-from tilewright.tuning.budget import RunningBudget
-from tilewright.tuning.gain import Rule, Share, TaskUse, learning_gains
-from tilewright.tuning.progress import Progress, SilentProgress, TuneState
+from tilewright.tuning.context import Scheduling, TuningContext
+from tilewright.tuning.progress import TuneState
+from tilewright.tuning.report import NetworkReport
 from tilewright.tuning.roofline import Roofline
 from tilewright.tuning.sharing import Lending
+from tilewright.tuning.task_state import TaskState, TaskUse
 from tilewright.tuning.tuner import TaskTuner
 from tilewright.wording import counted
 
-__all__ = ["NetworkTuner", "TaskUse"]
+__all__ = ["NetworkTuner"]
 
 #: The share of rounds that go to any task at random, against a gain that was misjudged.
 _EPSILON = 0.05
 #: The first pass may use this share of the time that is left, if that leaves each task 2 candidates.
 _FIRST_PASS_SHARE = 0.4
-#: Candidates of a task's first round.
-_FIRST = 4
 #: Tasks that by the roofline need less than this share of the mean task's time have their default measured in the
-#: first pass, and no more: by the learning curve of :mod:`tilewright.tuning.gain` three more of their trials bring less
-#: than a later round of a heavy one. Where the default is slow, they have their turn by what they promise.
+#: first pass, and no more: by :mod:`tilewright.tuning.learning_curve` three more of their trials bring less than a
+#: later round of a heavy one. Where the default is slow, they have their turn by what they promise.
 _LIGHT = 0.25
-#: The share of the budget for the design spaces of earlier networks.
-_ASKING_SHARE = 0.05
 #: Seconds that making design spaces may take although the budget ends before, for what records hold is read with them.
 _LEAST_PREPARING = 10.0
-#: The share of the budget for racing the best of each task against each other.
+#: Without a time limit, the share of the trials that may be measured once more in the final races of tasks.
 _RACE_SHARE = 0.05
+#: The share of the remaining budget that dependents may take, where they are measured after all representatives.
+_MOST_BORROWING = 0.5
 
 
 class NetworkTuner:
     """Spends a budget on the tasks of a network.
 
-    Measurements reach the store as :class:`tilewright.tuning.tuner.TaskTuner` describes: through the runner.
-
     Args:
         uses: the tasks, no two of one key, and how often each occurs.
-        target: what is tuned for.
-        runner: measures.
-        store: earlier measurements.
-        budget: what may be spent. ``trials`` are counted on it.
-        rng: the only source of randomness.
-        method: how tasks are searched; by default :func:`tilewright.methods.default.default`.
-        make_space: makes the design space of a task; by default ``tilewright.space.registry.make_space``.
-        progress: is shown how it goes; entered and left by the caller.
-        first_round: candidates per task in the first pass; by default 4.
-        round_size: candidates per round afterwards, at most; see ``Share.round_size``.
-        sharing: what tasks borrow from each other and from earlier networks; None: nothing.
-        rule: who promises what.
+        context: what the tuning works with.
+        method: how tasks are searched, and what they share; by default :func:`tilewright.methods.default.default`.
+        scheduling: how rounds are dealt out.
         roofline: of the machine; None: not known.
-        task_trials: the most trials of one task; None: no limit.
+        make_space: makes the design space of a task; by default ``tilewright.space.registry.make_space``.
 
     Attributes:
         interrupted: whether a KeyboardInterrupt ended the tuning.
         curve: seconds since the budget's start and the estimated latency of the network, where it changed.
-        remeasured: measurements of the final race, which are no trials.
+        remeasured: measurements of the final races, which are no trials.
     """
 
     def __init__(
         self,
         uses: Sequence[TaskUse],
-        target: Target,
-        runner: Runner,
-        store: Store,
-        budget: RunningBudget,
-        rng: np.random.Generator,
+        context: TuningContext,
         *,
         method: Method | None = None,
-        make_space: Callable[[Task, Target], DesignSpace] | None = None,
-        progress: Progress | None = None,
-        first_round: int | None = None,
-        round_size: int = 16,
-        sharing: Sharing | None = None,
-        rule: Rule = learning_gains,
+        scheduling: Scheduling = Scheduling(),  # noqa: B008 - a frozen value
         roofline: Roofline | None = None,
-        task_trials: int | None = None,
+        make_space: Callable[[Task, Target], DesignSpace] | None = None,
     ) -> None:
         self.interrupted = False
         self.curve: list[tuple[float, float]] = []
         self.remeasured = 0
-        self._target, self._runner, self._store = target, runner, store
-        self._budget, self._rng = budget, rng
+        self._context, self._budget, self._rng = context, context.budget, context.rng
         self._method = default() if method is None else method
-        if sharing is not None and sharing.model and self._method.shared is not None:
-            self._method = self._method.shared(int(rng.integers(1 << 31)))
-        self._make_space = make_space
-        self._check_recorded = make_space is None  # whoever makes spaces of their own knows their own records
-        self._progress: Progress = SilentProgress() if progress is None else progress
-        self._first_round = first_round or _FIRST
-        self._round_size = round_size
-        self._sharing = sharing
-        self._rule, self._roofline, self._task_trials = rule, roofline, math.inf if task_trials is None else task_trials
+        self._scheduling, self._roofline, self._make_space = scheduling, roofline, make_space
         self._lending: Lending | None = None
         # A stream per task, so that the order of their rounds does not change what each one proposes.
-        streams = rng.spawn(len(uses))
-        self._shares = [Share(use, stream) for use, stream in zip(uses, streams, strict=True)]
+        streams = self._rng.spawn(len(uses))
+        self._tasks = [TaskState(use, stream) for use, stream in zip(uses, streams, strict=True)]
         # Those with the most arithmetic first; the sort is stable.
-        self._order = sorted(self._shares, key=lambda share: -share.use.weight * share.use.task.flop)
-        self._began = budget.elapsed
+        self._order = sorted(self._tasks, key=lambda task: -task.use.weight * task.use.task.flop)
+        self._began = self._budget.elapsed
         self._ended: float | None = None
 
     @property
     def tuners(self) -> dict[str, TaskTuner]:
         """The tuner of each task that has a design space, by ``Task.key``."""
-        return {share.use.task.key: share.tuner for share in self._shares if share.tuner is not None}
+        return {task.key: task.tuner for task in self._tasks if task.tuner is not None}
 
     @property
     def trials(self) -> int:
@@ -145,7 +109,7 @@ class NetworkTuner:
 
     @property
     def trials_per_second(self) -> float:
-        """Of the time from the start of tuning (when workers start, too) to its end."""
+        """Trials per second from the start of tuning (when workers start, too) to its end."""
         spent = (self._budget.elapsed if self._ended is None else self._ended) - self._began
         return self.trials / spent if spent > 0 else 0.0
 
@@ -155,10 +119,10 @@ class NetworkTuner:
 
         A task for which nothing worked and which gets no more rounds is left out; ``report`` counts those.
         """
-        if not self._shares or any(math.isinf(share.best) and self._pending(share) for share in self._shares):
+        if not self._tasks or any(math.isinf(task.best) and _is_pending(task) for task in self._tasks):
             return None
-        known = [share for share in self._shares if math.isfinite(share.best)]
-        return sum(share.use.weight * share.best for share in known) if known else None
+        known = [task for task in self._tasks if math.isfinite(task.best)]
+        return sum(task.use.weight * task.best for task in known) if known else None
 
     def prepare(self, reserve: float = 0.0) -> None:
         """Make the design spaces and learn what the store knows of them. Done by :meth:`run`; may be called before.
@@ -168,42 +132,18 @@ class NetworkTuner:
                 of making spaces, is not tuned.
         """
         until = self._budget.elapsed + max(_LEAST_PREPARING, self._budget.remaining_seconds - reserve)
-        for share in self._order:
-            if share.tuner is None and not share.problem:
+        for task in self._order:
+            if task.tuner is None and not task.problem:
                 if self._budget.elapsed >= until:
-                    share.problem = "the budget left no time to make its design space; give a larger budget"
-                    continue
-                try:
-                    space = self._space(share.use.task)
-                except SpaceError as error:
-                    share.problem = str(error)
-                    continue
-                share.tuner = TaskTuner(
-                    space,
-                    self._target,
-                    self._runner,
-                    self._store,
-                    share.rng,
-                    self._method,
-                    clock=lambda: self._budget.elapsed,
-                )
-                if self._roofline is not None:
-                    share.possible = self._roofline.possible(space)
+                    task.problem = "the budget left no time to make its design space; give a larger budget"
+                else:
+                    self._prepare(task)
         # Comparing tasks takes seconds where there are hundreds, and brings nothing where none is measured any more.
-        if self._sharing is not None and self._lending is None and self._budget.remaining_seconds > 0.0:
-            seconds = min(self._sharing.seconds, _ASKING_SHARE * self._budget.remaining_seconds)
-            sharing = replace(self._sharing, seconds=seconds)
-            self._lending = Lending(
-                sharing,
-                self._order,
-                self._store,
-                self._target,
-                self._earlier_space,
-                lambda: self._budget.elapsed,
-                self._method.models,
-            )
-            # Representatives first; the sort is stable.
-            self._order.sort(key=self._lending.borrows)
+        sharing = self._method.sharing
+        if sharing is not None and self._lending is None and self._budget.remaining_seconds > 0.0:
+            self._lending = Lending(sharing, self._order)
+            dependents = {task.key for task in self._lending.dependents}
+            self._order.sort(key=lambda task: task.key in dependents)  # representatives first; the sort is stable
         self._note_latency()
 
     @contextmanager
@@ -218,40 +158,34 @@ class NetworkTuner:
 
     def plan(self) -> list[str]:
         """What is going to be done, in a few lines for people. After :meth:`prepare`."""
-        known = sum(share.measured > 0 for share in self._shares)
-        without = sum(bool(share.problem) for share in self._shares)
-        first = counted(len(self._shares), "task")
+        known = sum(task.measured > 0 for task in self._tasks)
+        without = sum(bool(task.problem) for task in self._tasks)
+        first = counted(len(self._tasks), "task")
         if known:
             first += f", {known} of them measured already"
         if without:
             first += f", {without} without a design space, built by TVM without tuning"
         return [first, *([] if self._lending is None else self._lending.plan())]
 
-    def run(self, reserve: float = 0.0, race: int = 3) -> None:
+    def run(self, reserve: float = 0.0, race: int = 3, racing: float = 0.0) -> None:
         """Tune until the budget is spent, nothing promises anything any more, or the user interrupts or has done so.
 
         Args:
             reserve: seconds of the budget to leave for what comes after.
-            race: how many of a task's best are measured once more at the end, in at most 5 % of the budget
-                (without a time limit: of the trials); 0: none.
+            race: how many of a task's best are measured once more at the end; 0: none.
+            racing: seconds for that. Without a time limit it takes at most 5 % of the trials.
 
         Raises:
             MeasureError: the runner cannot work.
             RecordsError: the store cannot be used.
         """
-        seconds = self._budget.budget.seconds
-        racing = _RACE_SHARE * seconds if race > 0 and seconds is not None else 0.0
+        rest = reserve + (racing if race > 0 else 0.0)
         try:
             with self.interruptible():
-                self.prepare(reserve + racing)
+                self.prepare(rest)
                 if self.interrupted:
                     return
-                self._first_pass(reserve + racing)
-                while not self._budget.exhausted(reserve + racing):
-                    share = self._next(reserve + racing)
-                    if share is None:
-                        break
-                    self._round(share, share.round_size(self._round_size), reserve + racing)
+                self._tune(rest)
                 if race > 0:
                     self.race(race, reserve)
         finally:
@@ -268,134 +202,163 @@ class NetworkTuner:
         Stops at the budget's deadline less ``reserve``, or without a time limit after 5 % of the trials.
         """
         limit = math.inf if self._budget.budget.seconds is not None else _RACE_SHARE * self.trials
-        ran = [share for share in self._shares if share.tuner is not None and math.isfinite(share.best)]
-        for share in sorted(ran, key=lambda share: -share.use.weight * share.best):
-            assert share.tuner is not None
+        ran = [task for task in self._tasks if task.tuner is not None and math.isfinite(task.best)]
+        for task in sorted(ran, key=lambda task: -task.use.weight * task.best):
+            assert task.tuner is not None
             if self._budget.remaining_seconds <= reserve or self.remeasured + count > limit:
                 return
-            self._update(f"{share.use.task.name} (final race)")
-            self.remeasured += share.tuner.race(count, self._budget.deadline - reserve)
+            self._update(f"{task.use.task.name} (final race)")
+            self.remeasured += task.tuner.race(count, self._budget.deadline - reserve)
             self._note_latency()
 
-    def report(self) -> dict[str, Any]:
-        """What was done, ready for JSON: seconds, and None for what is not known."""
-        return {
-            "method": self._method.name,
-            "tasks": [share.describe() for share in self._shares],
-            "trials": self.trials,
-            "trials_per_second": self.trials_per_second,
-            "remeasured": self.remeasured,
-            "failures": self.failures,
-            "estimated_latency": self.estimated_latency,
-            "tasks_without_success": sum(math.isinf(share.best) for share in self._shares),
-            "thinking_seconds": sum(tuner.thinking for tuner in self.tuners.values()),
-            "interrupted": self.interrupted,
-            "roofline": None if self._roofline is None else self._roofline.describe(),
-            "curve": [list(point) for point in self.curve],
-            **({} if self._lending is None else {"sharing": self._lending.describe()}),
-        }
+    def report(self) -> NetworkReport:
+        """What was done."""
+        return NetworkReport(
+            method=self._method.name,
+            tasks=tuple(task.report() for task in self._tasks),
+            trials=self.trials,
+            trials_per_second=self.trials_per_second,
+            remeasured=self.remeasured,
+            failures=self.failures,
+            estimated_latency=self.estimated_latency,
+            tasks_without_success=sum(math.isinf(task.best) for task in self._tasks),
+            thinking_seconds=sum(tuner.thinking for tuner in self.tuners.values()),
+            interrupted=self.interrupted,
+            roofline=None if self._roofline is None else self._roofline.describe(),
+            curve=tuple(self.curve),
+            sharing=None if self._lending is None else self._lending.report(),
+        )
 
     # Whose turn it is --------------------------------------------------------------------------------------------
 
-    def _first_pass(self, reserve: float) -> None:
+    def _tune(self, reserve: float) -> None:
+        """The first pass, then rounds until ``reserve`` seconds are left or no task promises anything."""
+        sharing = self._method.sharing
+        if sharing is not None and sharing.only_borrows and self._lending is not None:
+            waiting = self._lending.dependents
+            tuned = [task for task in self._order if task not in waiting]
+            self._deal(tuned, reserve, keep=(sharing.top + 1) * len(waiting))
+            for task in waiting:
+                if task.live and not self._budget.exhausted(reserve):
+                    self._round(task, 0, reserve, proposes=False)
+        self._deal(self._order, reserve)
+
+    def _deal(self, tasks: Sequence[TaskState], reserve: float, keep: int = 0) -> None:
+        """A first pass over some tasks, then rounds, until ``keep`` trials or ``reserve`` seconds are left."""
+        self._first_pass(tasks, reserve)
+        while not self._budget.exhausted(reserve):
+            left = self._trials_left(reserve)
+            if left <= min(keep, _MOST_BORROWING * (self.trials + left)):
+                return
+            task = self._next(tasks)
+            if task is None:
+                return
+            self._round(task, task.snapshot().round_size(self._scheduling.round_size), reserve)
+
+    def _first_pass(self, tasks: Sequence[TaskState], reserve: float) -> None:
         # A task that is known well enough from records needs no first round.
-        todo = [s for s in self._order if s.live and (s.measured < self._first_round or math.isinf(s.best))]
-        light = _LIGHT * float(np.mean([s.use.weight * s.possible for s in self._shares])) if todo else 0.0
-        for done, share in enumerate(todo):
+        first = self._scheduling.first_round
+        todo = [task for task in tasks if task.live and (task.measured < first or math.isinf(task.best))]
+        light = _LIGHT * float(np.mean([task.use.weight * task.possible for task in self._tasks])) if todo else 0.0
+        for done, task in enumerate(todo):
             if self._budget.exhausted(reserve):
                 return
             size = self._first_size(todo[:done], len(todo) - done, reserve)
-            if share.use.weight * share.possible < light:  # the cost model's first choice, too, where there is one
-                size = min(size, 1 + (share.tuner is not None and share.tuner.space.has_loop_nest))
-            if self._lending is None:
-                self._round(share, size, reserve)
-                continue
-            for part in self._lending.first_rounds(share, size):
-                if share.live and not self._budget.exhausted(reserve):
-                    self._round(share, part, reserve)
-            while self._lending.again(share) and not self._budget.exhausted(reserve):
-                self._round(share, size, reserve)
+            if task.use.weight * task.possible < light:  # the cost model's first choice, too, where there is one
+                size = min(size, 1 + (task.tuner is not None and task.tuner.space.has_loop_nest))
+            self._round(task, size, reserve)
 
-    def _first_size(self, done: list[Share], left: int, reserve: float) -> int:
+    def _first_size(self, done: Sequence[TaskState], left: int, reserve: float) -> int:
         """How many candidates each of the ``left`` first rounds may have: fewer where the budget is small."""
-        known = [s for s in (share.seconds_per_trial() for share in done) if s is not None]
         trials = _FIRST_PASS_SHARE * self._budget.remaining_trials / left
+        known = _seconds_per_trial(done)
         if known:
             mean = sum(known) / len(known)
             trials = min(trials, _FIRST_PASS_SHARE * (self._budget.remaining_seconds - reserve) / (left * mean))
-        return int(min(self._first_round, max(2.0, trials)))
+        return int(min(self._scheduling.first_round, max(2.0, trials)))
 
-    def _next(self, reserve: float) -> Share | None:
-        live = [share for share in self._order if share.live and self._left(share) > 0]
+    def _next(self, tasks: Sequence[TaskState]) -> TaskState | None:
+        live = [task for task in tasks if task.live and self._left(task) > 0]
         if not live:
             return None
-        if self._lending is not None:
-            self._lending.update(self._round_size)
-            urgent = self._lending.urgent(self._trials_left(reserve), self._round_size)
-            if urgent is not None and self._left(urgent) > 0:
-                return urgent
         if self._rng.random() < _EPSILON:
             return live[int(self._rng.integers(len(live)))]
-        return live[int(np.argmax(self._rule(live, self._shares, self._round_size)))]
+        everything = [task.snapshot() for task in self._tasks]
+        gains = self._scheduling.rule([task.snapshot() for task in live], everything, self._scheduling.round_size)
+        for task, gain in zip(live, gains, strict=True):
+            task.done = gain <= 0.0
+        leverage = [1.0 if self._lending is None else self._lending.leverage(task) for task in live]
+        return live[int(np.argmax(np.asarray(gains) * leverage))]
 
-    def _left(self, share: Share) -> float:
+    def _left(self, task: TaskState) -> float:
         """How many trials a task may still have."""
-        return self._task_trials - (0 if share.tuner is None else share.tuner.trials)
+        return self._scheduling.task_trials - (0 if task.tuner is None else task.tuner.trials)
 
     def _trials_left(self, reserve: float) -> float:
         """About how many candidates the rest of the budget is enough for."""
-        known = [s for s in (share.seconds_per_trial() for share in self._shares) if s is not None]
+        known = _seconds_per_trial(self._tasks)
         if not known:
             return self._budget.remaining_trials
         seconds = max(0.0, self._budget.remaining_seconds - reserve)
         return min(self._budget.remaining_trials, seconds * len(known) / sum(known))
 
-    def _round(self, share: Share, size: int, reserve: float) -> None:
-        assert share.tuner is not None
-        self._update(share.use.task.name)
-        before = share.tuner.trials
+    def _round(self, task: TaskState, size: int, reserve: float, *, proposes: bool = True) -> None:
+        """One round of a task. Without ``proposes`` it has no candidates but its default and what it borrows."""
+        assert task.tuner is not None
+        self._update(task.use.task.name)
+        before = task.tuner.trials
         try:
+            lent = 0 if self._lending is None else self._lending.lend(task)
+            if not proposes:
+                size = lent + (task.measured == 0)
+            count = int(min(size, self._left(task), self._budget.remaining_trials))
+            if count <= 0:
+                return
+            result = task.tuner.round(count, self._budget.deadline - reserve)
+            task.note(result)
             if self._lending is not None:
-                size = self._lending.prepare(share, size)
-            count = int(min(size, self._left(share), self._budget.remaining_trials))
-            share.note(share.tuner.round(count, self._budget.deadline - reserve))
-            if self._lending is not None:
-                self._lending.learn(share)
+                self._lending.judge(task, result)
         except SpaceError as error:  # one task's space must not end the tuning of the others
-            share.problem = str(error)
+            task.problem = str(error)
         finally:  # an interrupted round has had its trials, too
-            self._budget.spend(share.tuner.trials - before)
+            self._budget.spend(task.tuner.trials - before)
             self._note_latency()
-        self._update(share.use.task.name)
+        self._update(task.use.task.name)
 
-    # Telling -----------------------------------------------------------------------------------------------------
+    # Making and telling ------------------------------------------------------------------------------------------
 
-    def _space(self, task: Task) -> DesignSpace:
+    def _prepare(self, task: TaskState) -> None:
+        """Make the design space of a task."""
+        context = self._context
         if self._make_space is None:
             from tilewright.space.registry import make_space  # imports TVM
 
             self._make_space = make_space
-        return self._make_space(task, self._target)
-
-    def _earlier_space(self, task: Task) -> DesignSpace:
-        """The space of a task out of the records, whose function others may have written."""
-        if self._check_recorded:
-            from tilewright.space.recorded import check_recorded
-
-            check_recorded(task)
-        return self._space(task)
-
-    def _pending(self, share: Share) -> bool:
-        return share.live or (share.tuner is None and not share.problem)
+        try:
+            space = self._make_space(task.use.task, context.target)
+        except SpaceError as error:
+            task.problem = str(error)
+            return
+        task.tuner = TaskTuner(
+            space,
+            context.target,
+            context.runner,
+            context.store,
+            task.rng,
+            self._method,
+            clock=lambda: self._budget.elapsed,
+        )
+        if self._roofline is not None:
+            task.possible = self._roofline.possible(space)
 
     def _note_latency(self) -> None:
         latency = self.estimated_latency
         if latency is not None and (not self.curve or self.curve[-1][1] != latency):
             self.curve.append((self._budget.elapsed, latency))
 
-    def _update(self, task: str) -> None:
-        begun = [share for share in self._shares if share.measured or share.rounds]
-        self._progress.update(
+    def _update(self, name: str) -> None:
+        begun = [task for task in self._tasks if task.measured or task.rounds]
+        self._budget.progress.update(
             TuneState(
                 remaining=self._budget.remaining_seconds,
                 trials=self.trials,
@@ -403,9 +366,20 @@ class NetworkTuner:
                 trials_per_second=self.trials_per_second,
                 estimated_latency=self.estimated_latency,
                 failures=self.failures,
-                task=task,
+                task=name,
                 tasks_done=len(begun),
-                tasks=len(self._shares),
-                tasks_without_success=sum(math.isinf(share.best) for share in begun),
+                tasks=len(self._tasks),
+                tasks_without_success=sum(math.isinf(task.best) for task in begun),
             )
         )
+
+
+def _is_pending(task: TaskState) -> bool:
+    """Whether a task may still get a latency."""
+    return task.live or (task.tuner is None and not task.problem)
+
+
+def _seconds_per_trial(tasks: Sequence[TaskState]) -> list[float]:
+    """Seconds per trial of those tasks that had trials."""
+    found = (task.snapshot().seconds_per_trial for task in tasks)
+    return [seconds for seconds in found if seconds is not None]

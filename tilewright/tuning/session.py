@@ -1,4 +1,4 @@
-"""The whole command: load, check, tune, finish, publish."""
+"""The whole command: load, plan, tune, select, verify, publish."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,55 +18,38 @@ from tilewright.errors import CheckError, TargetError
 from tilewright.executable.executable import Executable, load_executable, wanted_threads
 from tilewright.frontend.load import load
 from tilewright.frontend.network import Network
-from tilewright.graph.algorithms import Choice, choose
-from tilewright.graph.tasks import extract
+from tilewright.graph.tasks import Extraction, extract
 from tilewright.interrupts import holding
 from tilewright.measure.pool import LocalPool, PoolStatistics
-from tilewright.measure.runner import NoRunner, Runner
+from tilewright.measure.runner import NoRunner
 from tilewright.methods.default import default, known_beforehand
 from tilewright.methods.method import Method
 from tilewright.records.fallback import FallbackStore, open_for_tuning
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query, Store
-from tilewright.share.policy import Sharing
 from tilewright.target import Target
+from tilewright.tuning.algorithms import AlgorithmChoice, choose_algorithms
 from tilewright.tuning.budget import Budget, RunningBudget
-from tilewright.tuning.choice import recorded
-from tilewright.tuning.finish import Candidate, Finishing, FinishTimes, Workshop, race_seconds
-from tilewright.tuning.progress import Progress, SilentProgress
+from tilewright.tuning.budget_plan import (
+    LEAST_MEASURING,
+    BudgetPlan,
+    Facts,
+    plan_budget,
+    reference_seconds,
+    run_bound,
+)
+from tilewright.tuning.context import TuningContext
+from tilewright.tuning.finish import Finishing, FinishTimes
+from tilewright.tuning.report import StartReport, TuneReport
 from tilewright.tuning.roofline import Roofline, measure_roofline
 from tilewright.tuning.scheduler import NetworkTuner
+from tilewright.tuning.selection import select_recorded
+from tilewright.tuning.session_report import Outcomes, report_session
+from tilewright.tuning.workshop import Candidate, Workshop
 from tilewright.verify.checker import Checker
 from tilewright.verify.verdict import Outcome
 
-__all__ = ["IN_PLACE", "MOST_REFERENCE", "TuneResult", "race_reserve", "tune"]
-
-#: Seconds that compiling an executable takes: a constant and per task; and that writing and checking it take: a
-#: constant and per byte of weights. Measured on SqueezeNet to VGG-19.
-_COMPILING, _WRITING = (1.5, 0.1), (2.0, 4e-8)
-#: Safety factor for repeated work on a noisy machine.
-_DOUBT = 1.3
-#: A tuned executable is compared with the incumbent only if the remaining budget is at least this many times what
-#: finishing or racing takes.
-_COMPARING = 4.0
-#: The share of the budget for comparing winners with defaults on several kinds of data, the seconds that it may take
-#: where the budget has no end, and what a task takes.
-_CHECKING, _MOST_CHECKING, _CHECKING_TASK = 0.03, 60.0, 0.4
-#: The share of the budget for timing a task's best schedules in their places, and seconds where the budget has no end.
-IN_PLACE, _MOST_IN_PLACE = 0.06, 20.0
-#: A budget of fewer seconds is too short to measure anything: half of it passes until workers are ready.
-_LEAST_MEASURING = 10.0
-#: The share of the machine's speed that a network has at least before the final race; and the share of the budget for
-#: that race, unless three turns take longer.
-_HALF_WAY, _RACING = 0.5, 0.1
-#: The share of the budget for choosing algorithms of convolutions; the seconds it may take where the budget has no
-#: end; and the seconds below which it is not begun, for a convolution takes 2 to 5.
-_CHOOSING, _MOST_CHOOSING, _LEAST_CHOOSING = 0.1, 60.0, 3.0
-#: Seconds in which workers start, which tuning would wait for as well.
-_STARTING = 3.0
-#: The share of the budget for finding inputs that executables are judged on, and its limits in seconds. Most networks
-#: need 1 to 6 s, beside the compiling of the first executable; DenseNet-121 needs 10.
-_REFERENCE, _LEAST_REFERENCE, MOST_REFERENCE = 0.05, 8.0, 10.0
+__all__ = ["TuneResult", "tune"]
 
 
 @dataclass(frozen=True)
@@ -76,28 +58,23 @@ class TuneResult:
 
     Attributes:
         executable: the one in the output directory.
-        report: JSON-able: ``wall_seconds``, ``trials``, ``trials_per_second``, ``failures``, ``tasks``, ``curve``,
-            ``algorithms`` (of convolutions), ``final_race``, ``verdict``, ``published``, ``disturbance`` ...
+        report: what was done; ``tilewright tune --json`` writes it.
     """
 
     executable: Executable
-    report: dict[str, Any]
+    report: TuneReport
 
 
 def tune(
-    model: Any,
+    model: object,
     out: str | Path,
     *,
-    budget: Budget | str,
+    budget: Budget | RunningBudget | str,
     target: str | Target = "native",
     records: str | Path | Store | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     seed: int = 0,
     method: Method | None = None,
-    sharing: Sharing | bool = True,
-    cold_cache: bool = False,
-    progress: Progress | None = None,
-    began: float | None = None,
 ) -> TuneResult:
     """Tune a network within ``budget`` and write its executable into the directory ``out``.
 
@@ -111,21 +88,16 @@ def tune(
     Args:
         model: what :func:`tilewright.frontend.load.load` takes.
         out: the directory to write; replaced if it is there.
-        budget: covers everything, from ``began`` to the written executable; a :class:`Budget`, or a duration as
-            :meth:`Budget.parse` reads it, such as "5m".
+        budget: covers everything until the executable is written. A duration as :meth:`Budget.parse` reads it, such as
+            "5m"; a :class:`Budget`; or one that was started, which may have somebody to show the progress to.
         target: what to tune for.
         records: a store, or the file or URL of one; None keeps the measurements in memory only. If the store fails
             while tuning, a note in the report says so. Measurements are then kept in memory, and handed over later if
             the store allows.
         shapes: the shapes of symbolic inputs, by name.
         seed: the seed of all random numbers.
-        method: how tasks are searched; by default :func:`tilewright.methods.default.default` with the cost model that
-            comes with Tilewright.
-        sharing: what tasks borrow from each other and from earlier networks in the records; True: as the
-            method says, False: nothing.
-        cold_cache: time candidates with cold caches rather than warm ones. Records of both are kept apart.
-        progress: shows the state of the tuning.
-        began: ``time.monotonic()`` at the start of the command; now, if None.
+        method: how tasks are searched and what they share; by default :func:`tilewright.methods.default.default` with
+            the cost model that comes with Tilewright.
 
     Raises:
         RecordsError: the store cannot be opened; one that can only be read costs a note.
@@ -134,7 +106,7 @@ def tune(
         KeyboardInterrupt: no executable was written; an earlier one in ``out`` is untouched.
     """
     limits = Budget.parse(budget) if isinstance(budget, str) else budget
-    running = limits.start(began=began)
+    running = limits if isinstance(limits, RunningBudget) else limits.start()
     check_compiler()
     wanted_threads()  # as the executable will be asked in the end
     notes: list[str] = []
@@ -147,54 +119,42 @@ def tune(
         raise TargetError(
             f"candidates are timed on this machine, but code for {machine.triple} does not run here; tune there"
         )
-    machine = replace(machine, caches="cold") if cold_cache else machine
-    shared = method.sharing if sharing is True else sharing or None
     with ExitStack() as stack:
         store, ours = _open(records)
         if ours:
             stack.callback(store.close)
         # An ending without a kill hands over what the store has refused so far.
         stack.callback(store.settle)
-        show = progress or SilentProgress()
-        plan = _Plan(Path(out), running, store, np.random.default_rng(seed), method, shared, show)
-        session = _Session(plan, machine, stack, notes)
+        session = _Session(Path(out), running, store, method, np.random.default_rng(seed), machine, stack, notes)
         try:
             session.check(model, shapes)
             session.tune()
         except CheckError as error:
-            error.report = {**session.short_report(), **error.report}
+            error.report = {**vars(session.start_report()), **error.report}
             raise
         return session.publish()
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What a session is asked to do."""
-
-    out: Path
-    budget: RunningBudget
-    store: FallbackStore
-    rng: np.random.Generator
-    method: Method
-    sharing: Sharing | None
-    progress: Progress
 
 
 @dataclass
 class _Session:
     """One tuning of one network: what is known of it so far, and the steps that add to that."""
 
-    plan: _Plan
+    out: Path
+    budget: RunningBudget
+    store: FallbackStore
+    method: Method
+    rng: np.random.Generator
     machine: Target
     stack: ExitStack
     notes: list[str]
     interrupted: bool = False
     pool: LocalPool | None = None
+    plan: BudgetPlan | None = None
     roofline: Roofline | None = None
-    algorithms: list[Choice] = field(default_factory=list)
+    algorithms: list[AlgorithmChoice] = field(default_factory=list)
     algorithm_trials: int = 0
-    tuner: NetworkTuner | None = None
-    finishing: Finishing | None = None
+    network: Network | None = None
+    extract_seconds: float = 0.0
     loaded: float = 0.0
     checked: float = 0.0
     tuned: float = 0.0
@@ -202,175 +162,155 @@ class _Session:
     def __post_init__(self) -> None:
         self.aside = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="tilewright-")))
 
-    # Before tuning -----------------------------------------------------------------------------------------------
+    # Load: the network, its tasks, and the incumbent ------------------------------------------------------------------
 
-    def check(self, model: Any, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
+    def check(self, model: object, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
         """Load the model, build it as it would run without tuning, and judge that executable.
 
         An interrupt is held back where there would be no executable otherwise; then nothing is tuned.
         """
-        hold = 0 if _holds_executable(self.plan.out) else 1
+        hold = 0 if _holds_executable(self.out) else 1
         with holding(hold, tell=self._tell_held) as held:
             self._load(model, shapes)
-            self._first_check()
+            self._build_incumbent()
         self.interrupted = bool(held.received)
-        self.checked = self.plan.budget.elapsed
+        self.checked = self.budget.elapsed
 
     def _tell_held(self) -> None:
-        self.plan.progress.announce(
+        self.budget.progress.announce(
             ["interrupted: the incumbent, which is not tuned, is finished first; interrupt again to end at once"]
         )
 
-    def _load(self, model: Any, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
-        budget, store = self.plan.budget, self.plan.store
-        if budget.budget.seconds is None or budget.remaining_seconds >= _LEAST_MEASURING:
+    def _load(self, model: object, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
+        budget, store = self.budget, self.store
+        if budget.remaining_seconds >= LEAST_MEASURING:
             # Before the network is read: workers take seconds to start.
             pool = LocalPool(self.machine, on_measurement=lambda m: store.add([m]))
             self.pool = self.stack.enter_context(pool)
-        self.network: Network = load(model, shapes)
+        self.network = load(model, shapes)
         self.machine = self.machine.with_weights(self.network.weight_bytes)
         if self.pool is not None:
             self.pool.weigh(self.network.weight_bytes)
-        seconds = MOST_REFERENCE
-        if budget.budget.seconds is not None:
-            seconds = min(seconds, max(_LEAST_REFERENCE, _REFERENCE * budget.budget.seconds))
-        self.checker = self.stack.enter_context(Checker(self.network, seconds))
+        self.checker = self.stack.enter_context(Checker(self.network, reference_seconds(budget.budget)))
         before = budget.elapsed
-        self.extraction = extract(self.network, self.machine)
-        self.extracting = budget.elapsed - before
+        self.extraction: Extraction = extract(self.network, self.machine)
         self.loaded = budget.elapsed
+        self.extract_seconds = self.loaded - before
 
-    def _first_check(self) -> None:
+    def _build_incumbent(self) -> None:
         """Build and judge what the network runs with before it is tuned: the incumbent."""
         self._use_recorded_algorithms()
         self.workshop = Workshop(self.extraction, self.checker, self.aside, "first")
-        self.incumbent = self.workshop.build(recorded(self.extraction, self.plan.store))
+        self.incumbent: Candidate = self.workshop.build(select_recorded(self.extraction, self.store))
         self.finishing = Finishing(self.workshop, self.incumbent)
         if self.incumbent.verdict.outcome is Outcome.UNDECIDABLE:
             self.notes.append(f"it is not decidable whether the outputs are right: {self.incumbent.verdict.evidence}")
 
     def _use_recorded_algorithms(self) -> None:
         """Compute convolutions as the records say, where they say anything."""
-        store, convolutions = self.plan.store, self.extraction.rewritten.convolutions
-        if convolutions and next(iter(store.scan(Query(target=self.machine.key))), None) is not None:
-            choices, _ = choose(convolutions, self.machine, NoRunner(), store, math.inf)
-            self._extract(choices)
+        convolutions = self.extraction.rewritten.convolutions
+        if convolutions and next(iter(self.store.scan(Query(target=self.machine.key))), None) is not None:
+            choices, _ = choose_algorithms(convolutions, self.machine, NoRunner(), self.store, math.inf)
+            self._use_algorithms(choices)
 
-    def _extract(self, choices: list[Choice]) -> None:
-        """Extract the network once more where other algorithms were chosen than it has."""
+    def _use_algorithms(self, choices: list[AlgorithmChoice]) -> None:
+        """Cut the network into tasks once more, where other algorithms were chosen than it has."""
         chosen = {choice.convolution: choice.chosen for choice in choices if choice.chosen != "direct"}
         before = {choice.convolution: choice.chosen for choice in self.algorithms if choice.chosen != "direct"}
         if chosen != before:
+            assert self.network is not None
             self.extraction = extract(self.network, self.machine, chosen)
         self.algorithms = choices
 
-    # Tuning ------------------------------------------------------------------------------------------------------
+    # Plan -------------------------------------------------------------------------------------------------------------
+
+    def _plan(self) -> BudgetPlan:
+        """Divide the budget, and show how."""
+        self.roofline = None if self.pool is None else measure_roofline(self.machine.cores, self.machine.features)
+        flop = sum(use.weight * use.task.flop for use in self.extraction.uses)
+        facts = Facts(
+            read_seconds=self.loaded,
+            incumbent_seconds=self.budget.elapsed - self.loaded,
+            extract_seconds=self.extract_seconds,
+            compile_seconds=self.incumbent.seconds,
+            tasks=len(self.extraction.uses),
+            weight_bytes=4 * sum(recipe.size for recipe in self.extraction.rewritten.recipes),
+            run_seconds=math.inf if self.roofline is None else run_bound(flop, self.roofline.reachable),
+            chooses=self.pool is not None and bool(self.extraction.rewritten.convolutions),
+            # With cold caches there is nothing that a kernel could find in its place.
+            places=self.extraction.plan is not None and self.machine.caches != "cold",
+        )
+        plan = plan_budget(self.budget.budget, facts)
+        self.budget.progress.announce(["plan of the budget:", *str(plan).splitlines()], detail=True)
+        return plan
+
+    # Tune -------------------------------------------------------------------------------------------------------------
 
     def tune(self) -> None:
         """Spend the budget: choose algorithms, tune, finish. An interrupt ends this step without an error."""
+        plan = None
         if not self.interrupted:
             try:
-                self._choose_algorithms()
+                self.plan = plan = self._plan()
+                self._choose_algorithms(plan)
             except KeyboardInterrupt:  # what was measured is in the store
                 self.interrupted = True
-        runner: Runner = NoRunner() if self.pool is None else self.pool
         for use in self.extraction.uses:
-            self.plan.store.describe(use.task)
-        self.tuner = tuner = NetworkTuner(
-            self.extraction.uses,
-            self.machine,
-            runner,
-            self.plan.store,
-            self.plan.budget,
-            self.plan.rng,
-            method=self.plan.method,
-            progress=self.plan.progress,
-            sharing=self.plan.sharing,
-            roofline=self.roofline,
-        )
-        if self.interrupted:
+            self.store.describe(use.task)
+        runner = NoRunner() if self.pool is None else self.pool
+        context = TuningContext(self.machine, runner, self.store, self.budget, self.rng)
+        self.tuner = NetworkTuner(self.extraction.uses, context, method=self.method, roofline=self.roofline)
+        if self.interrupted or plan is None:
             return
         try:
-            times = self._spend(tuner)
-            self._finish(tuner, times)
+            self._run_rounds(plan)
+            self._select(plan)
         except KeyboardInterrupt:
             self.interrupted = True
-        self.interrupted |= tuner.interrupted
+        self.interrupted |= self.tuner.interrupted
 
-    def _choose_algorithms(self) -> None:
-        """Measure the algorithms of convolutions for a tenth of the budget, unless that is too little."""
-        if self.pool is None:
+    def _choose_algorithms(self, plan: BudgetPlan) -> None:
+        """Measure the algorithms of convolutions."""
+        budget, convolutions = self.budget, self.extraction.rewritten.convolutions
+        if self.pool is None or plan.algorithms.seconds <= 0.0 or budget.exhausted():
             return
-        budget, convolutions = self.plan.budget, self.extraction.rewritten.convolutions
-        limits = budget.budget
-        seconds = _MOST_CHOOSING if limits.seconds is None else _CHOOSING * limits.seconds
-        trials = math.inf if limits.trials is None else _CHOOSING * limits.trials
-        # Extracting once more takes as long as before, and making design spaces about that as well.
-        reserve = 2.0 * self.extracting + self._finishing_seconds()
-        if convolutions and seconds >= _LEAST_CHOOSING and not budget.exhausted(reserve):
-            until = min(time.monotonic() + _STARTING + seconds, budget.deadline - reserve)
-            choices, made = choose(convolutions, self.machine, self.pool, self.plan.store, until, most_trials=trials)
-            budget.spend(made)
-            self.algorithm_trials = made
-            self._extract(choices)
-        self.roofline = measure_roofline(self.machine.cores, self.machine.features)
+        until, trials = time.monotonic() + plan.algorithms.seconds, plan.algorithm_trials
+        choices, made = choose_algorithms(convolutions, self.machine, self.pool, self.store, until, most_trials=trials)
+        budget.spend(made)
+        self.algorithm_trials = made
+        self._use_algorithms(choices)
 
-    def _spend(self, tuner: NetworkTuner) -> FinishTimes:
-        """Tune until the rest of the budget is needed for finishing, and return what finishing may take."""
-        budget, extraction = self.plan.budget, self.extraction
-        seconds = budget.budget.seconds
-        checking = _MOST_CHECKING if seconds is None else _CHECKING * seconds
-        checking = min(checking, _CHECKING_TASK * len(extraction.uses))
-        finishing, racing = self._finishing_seconds(), self._race_seconds()
-        # A short budget is not spent on comparisons.
-        compares = budget.remaining_seconds >= _COMPARING * max(finishing, racing)
-        placing, reserve = 0.0, finishing + checking
-        if compares:
-            reserve += racing
-            # With cold caches there is nothing that a kernel could find in its place.
-            if extraction.plan is not None and self.machine.caches != "cold":
-                placing = _MOST_IN_PLACE if seconds is None else IN_PLACE * seconds
-        until = budget.deadline - self._writing_seconds()
-        with self.plan.progress, tuner.interruptible():
-            tuner.prepare()
-            self.plan.progress.announce(tuner.plan())
-            tuner.run(reserve=reserve + placing)
+    def _run_rounds(self, plan: BudgetPlan) -> None:
+        """Tune until the rest of the budget is needed for what comes after."""
+        with self.budget.progress, self.tuner.interruptible():
+            self.tuner.prepare()
+            self.budget.progress.announce(self.tuner.plan())
+            self.tuner.run(reserve=plan.after_rounds, racing=plan.finalists.seconds)
         if self.pool is not None:
             self.pool.close()  # nothing else of ours runs in the final race
-        self.tuned = budget.elapsed
-        return FinishTimes(checking, placing, until, compares)
+        self.tuned = self.budget.elapsed
 
-    def _finish(self, tuner: NetworkTuner, times: FinishTimes) -> None:
+    # Select and verify ------------------------------------------------------------------------------------------------
+
+    def _select(self, plan: BudgetPlan) -> None:
         """Build and judge what was tuned, and race it against the incumbent."""
         workshop = self.workshop
         if self.extraction is not self.incumbent.extraction:
             workshop = Workshop(self.extraction, self.checker, self.aside, "tuned")
         self.finishing = Finishing(workshop, self.incumbent)
-        self.finishing.run(tuner, times, short=tuner.interrupted)
-        if self.finishing.best is not self.incumbent and self.finishing.race is None and not tuner.interrupted:
+        times = FinishTimes(
+            checking=plan.checking.seconds,
+            placing=plan.in_place.seconds,
+            until=self.budget.deadline - plan.publishing,
+            racing=plan.race.seconds > 0.0,
+        )
+        self.finishing.run(self.tuner, times, short=self.tuner.interrupted)
+        if self.finishing.best is not self.incumbent and self.finishing.race is None and not self.tuner.interrupted:
             self.finishing.notes.append(
                 "the tuned executable was not raced against the incumbent: the rest of the budget was too short"
             )
 
-    def _finishing_seconds(self) -> float:
-        """Seconds that compiling, writing and checking the executable take."""
-        compiling = self.incumbent.seconds or _COMPILING[0] + _COMPILING[1] * len(self.extraction.uses)
-        return self._writing_seconds() + _DOUBT * compiling
-
-    def _writing_seconds(self) -> float:
-        """Seconds that writing and checking the executable take."""
-        size = 4 * sum(recipe.size for recipe in self.extraction.rewritten.recipes)
-        return _WRITING[0] + _WRITING[1] * size
-
-    def _race_seconds(self) -> float:
-        """Seconds to leave for the final race; inf where nobody knows what it takes."""
-        if self.roofline is None:
-            return math.inf
-        # About the longest that a run will take.
-        flop = sum(use.weight * use.task.flop for use in self.extraction.uses)
-        return race_reserve(flop / (_HALF_WAY * self.roofline.reachable), self.plan.budget.budget)
-
-    # The end -----------------------------------------------------------------------------------------------------
+    # Publish ----------------------------------------------------------------------------------------------------------
 
     def publish(self) -> TuneResult:
         """Write the best executable into the output directory, and report.
@@ -378,84 +318,55 @@ class _Session:
         Raises:
             OutputError: it cannot be written.
         """
-        assert self.tuner is not None
-        assert self.finishing is not None
         best = self.finishing.best
         untuned = best is self.incumbent
         with holding() as held:  # whole or not at all, whatever is pressed
             # An earlier executable may have been tuned for long, and this command was not given its time.
-            keep = untuned and self.interrupted and not self.tuner.trials and _holds_executable(self.plan.out)
+            keep = untuned and self.interrupted and not self.tuner.trials and _holds_executable(self.out)
             if not keep:
-                publish(best.folder, self.plan.out, self._manifest(best))
-            self.plan.store.settle()
-            unrecorded = self.plan.store.kept
-            executable = load_executable(self.plan.out)
+                names = {use.task.key: use.task.name for use in best.extraction.uses}
+                about = {"verdict": best.verdict.report(), "replaced": [names[key] for key in best.replaced]}
+                publish(best.folder, self.out, about)
+            self.store.settle()
+            unrecorded = self.store.kept
+            executable = load_executable(self.out)
         self.interrupted |= bool(held.received)
         published = "earlier" if keep else "incumbent" if untuned else "tuned"
-        return TuneResult(executable, self._report(best, published, unrecorded))
+        return TuneResult(executable, self._report(published, unrecorded))
 
-    def _manifest(self, best: Candidate) -> dict[str, Any]:
-        """What the manifest of an executable says of how it came about."""
-        names = {use.task.key: use.task.name for use in best.extraction.uses}
-        return {"verdict": best.verdict.report(), "replaced": [names[key] for key in best.replaced]}
-
-    def short_report(self) -> dict[str, Any]:
+    def start_report(self) -> StartReport:
         """The part of the report that is known before tuning, or when no executable is right."""
-        budget = self.plan.budget
-        network = getattr(self, "network", None)
-        return {
-            "model": None if network is None else network.name,
-            "target": self.machine.key,
-            "machine": self.machine.machine,
-            "cores": self.machine.cores,
-            "date": time.strftime("%Y-%m-%d"),
-            "budget_seconds": budget.budget.seconds,
-            "wall_seconds": budget.elapsed,
-            "load_seconds": self.loaded,
-            "notes": self.notes + self.plan.store.notes,
-        }
+        return StartReport(
+            model=None if self.network is None else self.network.name,
+            target=self.machine.key,
+            machine=self.machine.machine,
+            cores=self.machine.cores,
+            date=time.strftime("%Y-%m-%d"),
+            budget_seconds=self.budget.budget.seconds,
+            wall_seconds=self.budget.elapsed,
+            load_seconds=self.loaded,
+            notes=(*self.notes, *self.store.notes),
+        )
 
-    def _report(self, best: Candidate, published: str, unrecorded: int) -> dict[str, Any]:
-        assert self.tuner is not None
-        assert self.finishing is not None
-        finishing, statistics = self.finishing, PoolStatistics() if self.pool is None else self.pool.statistics
-        names = {use.task.key: use.task.name for e in (best.extraction, self.extraction) for use in e.uses}
-        wall = self.plan.budget.elapsed
-        return {
-            **self.tuner.report(),
-            **self.short_report(),
-            "interrupted": self.interrupted,
-            "published": published,
-            "verdict": best.verdict.report(),
-            "first_check": {"seconds": self.checked - self.loaded, "verdict": self.incumbent.verdict.report()},
-            "algorithm_trials": self.algorithm_trials,
-            "wall_seconds": wall,
-            "build_seconds": wall - (self.tuned or wall),
-            "relative_error": best.verdict.error,
-            "replaced_tasks": [names[key] for key in best.replaced],
-            "wrong_kernels": {names[key]: reason for key, reason in finishing.check.wrong.items()},
-            "unchecked_kernels": [names[key] for key in finishing.check.unchecked],
-            "default_tasks": [
-                use.task.name for use in best.extraction.uses if best.choice.configs.get(use.task.key) is None
-            ],
-            "algorithms": [choice.describe() for choice in self.algorithms],
-            "notes": self.notes + finishing.notes + self.plan.store.notes,
-            "unrecorded": unrecorded,
-            "plain_operators": list(best.extraction.fallbacks),
-            "worker_peak_bytes": statistics.peak_rss,
-            "caches": self.machine.caches,
-            "disturbance": statistics.disturbance(),
-            "before_seconds": _first(self.tuner),
-            "after_seconds": self.tuner.estimated_latency,
-            "in_place": None if finishing.contest is None else finishing.contest.report,
-            "final_race": None if finishing.race is None else finishing.race.report,
-        }
-
-
-def race_reserve(run: float, budget: Budget) -> float:
-    """Seconds of a budget to leave for the final race of a network of which a run takes ``run`` seconds."""
-    least, full = race_seconds(run)
-    return full if budget.seconds is None else min(full, max(least, _RACING * budget.seconds))
+    def _report(self, published: str, unrecorded: int) -> TuneReport:
+        return report_session(
+            Outcomes(
+                start=self.start_report(),
+                tuner=self.tuner,
+                finishing=self.finishing,
+                extraction=self.extraction,
+                plan=self.plan,
+                algorithms=self.algorithms,
+                algorithm_trials=self.algorithm_trials,
+                statistics=PoolStatistics() if self.pool is None else self.pool.statistics,
+                check_seconds=self.checked - self.loaded,
+                build_seconds=self.budget.elapsed - (self.tuned or self.budget.elapsed),
+                caches=self.machine.caches,
+                interrupted=self.interrupted,
+                published=published,
+                unrecorded=unrecorded,
+            )
+        )
 
 
 def _holds_executable(out: Path) -> bool:
@@ -470,8 +381,3 @@ def _open(records: str | Path | Store | None) -> tuple[FallbackStore, bool]:
     if isinstance(records, str | Path):
         return open_for_tuning(records), True
     return (records if isinstance(records, FallbackStore) else FallbackStore(records)), False
-
-
-def _first(tuner: NetworkTuner) -> float | None:
-    """The estimated latency when every task had its first result: near what the default schedules give."""
-    return next((latency for _, latency in tuner.curve if latency), None)

@@ -21,8 +21,8 @@ from tilewright.records.store import Query, Store
 from tilewright.space.configs import ConfigSet, cardinalities, check, distinct, empty, knob_values
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
-from tilewright.tuning.again import SecondChances
 from tilewright.tuning.readings import Readings
+from tilewright.tuning.retry import SecondChances
 
 __all__ = ["RoundResult", "TaskTuner"]
 
@@ -55,7 +55,7 @@ class TaskTuner:
     """Searches the design space of one task.
 
     What the store knows of the task on this target with this template is learnt first and never measured again. A
-    candidate of this tuner that crashed is, while that pays (:class:`tilewright.tuning.again.SecondChances`).
+    candidate of this tuner that crashed is, while that pays (:class:`tilewright.tuning.retry.SecondChances`).
 
     The tuner does **not** write to the store: whoever makes the runner has it add each measurement as it is made
     (``LocalPool(on_measurement=lambda m: store.add([m]))``), so that an interrupt in the middle of a round loses

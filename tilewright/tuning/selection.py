@@ -1,4 +1,4 @@
-"""What each task of a network is to run with, as tuning leaves it."""
+"""Which program each task of a network gets: the selection that an executable is built from."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tilewright.space.registry import make_space
 from tilewright.space.space import DesignSpace
 from tilewright.tuning.scheduler import NetworkTuner
 
-__all__ = ["Choice", "checked", "chosen", "recorded"]
+__all__ = ["Selection", "check_selection", "select_best", "select_recorded"]
 
 
 @dataclass(frozen=True)
-class Choice:
+class Selection:
     """What each task is to run with.
 
     Attributes:
@@ -37,12 +37,12 @@ class Choice:
         """The keys of tasks that run with something else than their default."""
         return tuple(key for key, config in self.configs.items() if config is not None)
 
-    def without(self, keys: Collection[str]) -> Choice:
+    def without(self, keys: Collection[str]) -> Selection:
         """The same where some tasks, by their keys, were given their default functions."""
         return replace(self, configs=self.configs | dict.fromkeys(keys))
 
 
-def recorded(extraction: Extraction, store: Store) -> Choice:
+def select_recorded(extraction: Extraction, store: Store) -> Selection:
     """The best schedule on record of each task, or its default: what the network runs with before it is tuned.
 
     Args:
@@ -52,7 +52,7 @@ def recorded(extraction: Extraction, store: Store) -> Choice:
     Raises:
         RecordsError: the store cannot be read.
     """
-    found = Choice()
+    found = Selection()
     for use in extraction.uses:
         key = use.task.key
         try:
@@ -77,9 +77,9 @@ def _fits(space: DesignSpace, config: NDArray[np.int32]) -> bool:
     )
 
 
-def chosen(extraction: Extraction, tuner: NetworkTuner) -> Choice:
+def select_best(extraction: Extraction, tuner: NetworkTuner) -> Selection:
     """The best that the tuner knows of each task now: at first what the records hold, or the defaults."""
-    found = Choice()
+    found = Selection()
     for use in extraction.uses:
         key, known = use.task.key, tuner.tuners.get(use.task.key)
         try:
@@ -94,24 +94,24 @@ def chosen(extraction: Extraction, tuner: NetworkTuner) -> Choice:
     return found
 
 
-def checked(extraction: Extraction, choice: Choice, seconds: float) -> tuple[Choice, KernelCheck]:
-    """The choice without winners that compute something else than their defaults on some kind of data.
+def check_selection(extraction: Extraction, selection: Selection, seconds: float) -> tuple[Selection, KernelCheck]:
+    """The selection without winners that compute something else than their defaults on some kind of data.
 
     Args:
         extraction: the network.
-        choice: of each task.
+        selection: of each task.
         seconds: that checking may take, about; what there is no time for is taken as it is.
     """
     defaults: dict[str, Any] = {}
     incomparable: list[str] = []
     for use in extraction.uses:
-        if use.task.key in choice.tuned:
+        if use.task.key in selection.tuned:
             space = make_space(use.task, extraction.target)
             try:
                 defaults[use.task.key] = space.schedule(space.default()).mod["main"]
             except SpaceError:
                 incomparable.append(use.task.key)
-    found = check_kernels(extraction, choice.functions, defaults, seconds)
+    found = check_kernels(extraction, selection.functions, defaults, seconds)
     found = replace(found, unchecked=(*found.unchecked, *incomparable))
-    functions = choice.functions | {key: defaults[key] for key in found.wrong}
-    return Choice(functions, choice.configs).without(found.wrong), found
+    functions = selection.functions | {key: defaults[key] for key in found.wrong}
+    return Selection(functions, selection.configs).without(found.wrong), found

@@ -14,8 +14,9 @@ from tilewright.measure.runner import NoRunner
 from tilewright.records.memory import MemoryStore
 from tilewright.space.registry import make_space
 from tilewright.tuning.budget import Budget
-from tilewright.tuning.choice import Choice, checked, chosen
+from tilewright.tuning.context import TuningContext
 from tilewright.tuning.scheduler import NetworkTuner
+from tilewright.tuning.selection import Selection, check_selection, select_best
 
 pytestmark = runs
 
@@ -27,12 +28,14 @@ def extraction(tmp_path_factory: pytest.TempPathFactory) -> Extraction:
 
 def test_what_is_chosen_without_records_is_the_default(extraction: Extraction) -> None:
     budget = Budget(trials=1).start()
-    tuner = NetworkTuner(extraction.uses, TARGET, NoRunner(), MemoryStore(), budget, np.random.default_rng(0))
+    tuner = NetworkTuner(
+        extraction.uses, TuningContext(TARGET, NoRunner(), MemoryStore(), budget, np.random.default_rng(0))
+    )
     tuner.prepare()
-    choice = chosen(extraction, tuner)
-    assert set(choice.configs.values()) == {None}
-    assert choice.tuned == ()
-    assert set(choice.functions) == {use.task.key for use in extraction.uses}
+    selection = select_best(extraction, tuner)
+    assert set(selection.configs.values()) == {None}
+    assert selection.tuned == ()
+    assert set(selection.functions) == {use.task.key for use in extraction.uses}
 
 
 def test_a_winner_that_is_wrong_on_some_data_is_replaced(
@@ -42,9 +45,9 @@ def test_a_winner_that_is_wrong_on_some_data_is_replaced(
     key, functions = use.task.key, defaults(extraction)
     winner = functions[key].with_attr("winner", 1)
     monkeypatch.setattr(
-        "tilewright.tuning.choice.check_kernels", lambda *_: KernelCheck({key: "on zeros: all of it"}, (), 0.1)
+        "tilewright.tuning.selection.check_kernels", lambda *_: KernelCheck({key: "on zeros: all of it"}, (), 0.1)
     )
-    replaced, found = checked(extraction, Choice({**functions, key: winner}, {key: (0,)}), 60.0)
+    replaced, found = check_selection(extraction, Selection({**functions, key: winner}, {key: (0,)}), 60.0)
     assert found.wrong == {key: "on zeros: all of it"}
     assert "winner" not in (replaced.functions[key].attrs or {})
     assert replaced.configs[key] is None
@@ -53,11 +56,13 @@ def test_a_winner_that_is_wrong_on_some_data_is_replaced(
 
 def test_a_default_that_was_the_best_is_no_other_config(extraction: Extraction) -> None:
     budget = Budget(trials=1).start()
-    tuner = NetworkTuner(extraction.uses, TARGET, NoRunner(), MemoryStore(), budget, np.random.default_rng(0))
+    tuner = NetworkTuner(
+        extraction.uses, TuningContext(TARGET, NoRunner(), MemoryStore(), budget, np.random.default_rng(0))
+    )
     tuner.prepare()
     for known in tuner.tuners.values():
         known.best_config = known.space.default()
-    assert chosen(extraction, tuner).tuned == ()
+    assert select_best(extraction, tuner).tuned == ()
 
 
 def test_a_winner_whose_default_cannot_be_made_is_unchecked(
@@ -70,8 +75,8 @@ def test_a_winner_whose_default_cannot_be_made_is_unchecked(
         raise SpaceError("there is no such program")
 
     monkeypatch.setattr(space, "schedule", refused)
-    monkeypatch.setattr("tilewright.tuning.choice.make_space", lambda *_: space)
-    choice = Choice(defaults(extraction), {use.task.key: (0,)})
-    same, found = checked(extraction, choice, 60.0)
+    monkeypatch.setattr("tilewright.tuning.selection.make_space", lambda *_: space)
+    selection = Selection(defaults(extraction), {use.task.key: (0,)})
+    same, found = check_selection(extraction, selection, 60.0)
     assert same.tuned == (use.task.key,)
     assert found.unchecked == (use.task.key,)

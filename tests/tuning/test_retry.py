@@ -11,7 +11,7 @@ from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.methods.random import random_search
 from tilewright.records.memory import MemoryStore
 from tilewright.space.space import Configs, DesignSpace
-from tilewright.tuning.again import SecondChances
+from tilewright.tuning.retry import SecondChances
 from tilewright.tuning.tuner import TaskTuner
 
 

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tilewright.errors import SpaceError
 from tilewright.graph.convolution import Algorithm, Convolution, is_fused, winograd_tile
@@ -18,8 +17,9 @@ from tilewright.space.registry import make_space
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task
+from tilewright.tuning.report import AlgorithmReport
 
-__all__ = ["Choice", "choose", "stages"]
+__all__ = ["AlgorithmChoice", "choose_algorithms", "stages"]
 
 #: Which parameters of those functions are weights that have any.
 _WEIGHTS = (1,)
@@ -30,7 +30,7 @@ _MORE = 3
 
 
 @dataclass(frozen=True)
-class Choice:
+class AlgorithmChoice:
     """What was chosen for a convolution.
 
     Attributes:
@@ -46,14 +46,10 @@ class Choice:
     chosen: Algorithm
     seconds: dict[Algorithm, float]
 
-    def describe(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return {
-            "conv": str(self.convolution),
-            "count": self.count,
-            "chosen": self.chosen,
-            "milliseconds": {name: 1e3 * seconds for name, seconds in self.seconds.items()},
-        }
+    def report(self) -> AlgorithmReport:
+        """For the report of the command."""
+        milliseconds: dict[str, float] = {name: 1e3 * seconds for name, seconds in self.seconds.items()}
+        return AlgorithmReport(str(self.convolution), self.count, self.chosen, milliseconds)
 
 
 def stages(convolution: Convolution, algorithm: Algorithm) -> tuple[Task, ...]:
@@ -73,7 +69,7 @@ def stages(convolution: Convolution, algorithm: Algorithm) -> tuple[Task, ...]:
     )
 
 
-def choose(
+def choose_algorithms(
     convolutions: Iterable[tuple[Convolution, int]],
     target: Target,
     runner: Runner,
@@ -82,7 +78,7 @@ def choose(
     *,
     most_trials: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
-) -> tuple[list[Choice], int]:
+) -> tuple[list[AlgorithmChoice], int]:
     """Measure the algorithms of each convolution with a few configs, and choose the fastest.
 
     What the store knows of a task is not measured again. Convolutions for which there is no time, the lightest, are
@@ -104,7 +100,7 @@ def choose(
     Raises:
         MeasureError: the runner cannot work.
     """
-    choices: list[Choice] = []
+    choices: list[AlgorithmChoice] = []
     trials = 0
     ordered = sorted(convolutions, key=lambda item: -item[0].flop * item[1])
     for conv, count in ordered:
@@ -128,11 +124,13 @@ def choose(
         if direct is None or (len(seconds) == 1 and clock() >= deadline):
             break  # the time ended: what is not measured has not lost
         fastest = min(seconds, key=lambda name: seconds[name])
-        choices.append(Choice(conv, count, fastest if seconds[fastest] * _GAIN < direct else "direct", seconds))
+        choices.append(
+            AlgorithmChoice(conv, count, fastest if seconds[fastest] * _GAIN < direct else "direct", seconds)
+        )
     return choices + _by_analogy(choices, ordered[len(choices) :]), trials
 
 
-def _by_analogy(measured: list[Choice], others: Sequence[tuple[Convolution, int]]) -> list[Choice]:
+def _by_analogy(measured: list[AlgorithmChoice], others: Sequence[tuple[Convolution, int]]) -> list[AlgorithmChoice]:
     """Choices for ``others``, each that of the most similar measured convolution."""
 
     def distance(one: Convolution, other: Convolution) -> float:
@@ -143,7 +141,7 @@ def _by_analogy(measured: list[Choice], others: Sequence[tuple[Convolution, int]
     for conv, count in others:
         like = min(measured, key=lambda choice: distance(choice.convolution, conv), default=None)
         if like is not None and like.chosen in conv.algorithms:
-            choices.append(Choice(conv, count, like.chosen, {}))
+            choices.append(AlgorithmChoice(conv, count, like.chosen, {}))
     return choices
 
 

@@ -1,0 +1,79 @@
+"""The final race: the tuned executable and the incumbent run by turns, in processes of their own."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import binomtest
+
+from tilewright.compare import peers
+from tilewright.errors import MeasureError, OutputError
+from tilewright.measure.compare import compare, latency
+from tilewright.measure.peers import Entrant, Peer, race, turn_runs
+from tilewright.tuning.report import RaceReport
+
+__all__ = ["compare_executables", "goes_on", "race_seconds"]
+
+#: Turns of the race; the fewest turns; about how many seconds one lasts; and the seconds that two processes take to
+#: start.
+_TURNS, _LEAST_TURNS, _TURN_SECONDS, _STARTING = 10, 3, 0.08, 3.0
+#: An undecided race goes on for this many turns at a time while there is time; and the most turns in all.
+_MORE_TURNS, _MOST_TURNS = 5, 40
+#: Seconds that an executable has run after which the race is over, decided or not.
+_MOST_SECONDS = 60.0
+#: A race is decided if equal executables would differ as much with less than this probability.
+_DECIDED = 0.05
+
+
+def race_seconds(run: float) -> tuple[float, float]:
+    """About how many seconds the final race takes, if one run takes ``run`` seconds: the least, and in full."""
+    turn = run * sum(turn_runs(run, _TURN_SECONDS))
+    least, full = (_STARTING + 2 * turns * turn for turns in (_LEAST_TURNS, _TURNS))
+    return least, full
+
+
+def compare_executables(tuned: Path, incumbent: Path, threads: int, until: float = math.inf) -> RaceReport | None:
+    """Race two executables by turns, in processes of their own; None where one of them cannot be timed.
+
+    Args:
+        tuned: the directory of the one.
+        incumbent: the directory of the other.
+        threads: how many each may use.
+        until: ``time.monotonic()`` value. After it the race has three turns at most, and an undecided race ends.
+    """
+    try:
+        entrants = [Entrant(str(path), peers.executable, (str(path.absolute()),)) for path in (tuned, incumbent)]
+        ours, theirs = race(entrants, _LEAST_TURNS, _TURN_SECONDS, threads, more=partial(goes_on, until))
+    except (MeasureError, OutputError):
+        return None
+    found = compare(ours, theirs)
+    if ours.error or theirs.error or not found["ratio"] > 0:
+        return None
+    return RaceReport(
+        kept="tuned" if found["ratio"] <= 1.0 else "incumbent",
+        tuned_ms=latency(ours)["median_ms"],
+        incumbent_ms=latency(theirs)["median_ms"],
+        ratio=found["ratio"],
+        ratio_low=found["ratio_low"],
+        ratio_high=found["ratio_high"],
+    )
+
+
+def goes_on(until: float, peers: Sequence[Peer]) -> bool:
+    """Whether a race of two goes on: it is short, or neither is surely faster; and there is time."""
+    ours, theirs = (peer.blocks for peer in peers)
+    turns = ours.keys() & theirs.keys()
+    if len(turns) >= _MOST_TURNS or time.monotonic() >= until or any(peer.error for peer in peers):
+        return False
+    if max(sum(map(sum, runs.values())) for runs in (ours, theirs)) >= _MOST_SECONDS:
+        return False
+    if len(turns) < _TURNS or len(turns) % _MORE_TURNS:
+        return True
+    # A sign test, for turns of a network of microseconds have thousands of runs.
+    faster = sum(bool(np.median(ours[turn]) < np.median(theirs[turn])) for turn in turns)
+    return bool(binomtest(faster, len(turns)).pvalue >= _DECIDED)

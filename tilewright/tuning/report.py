@@ -1,0 +1,255 @@
+"""What a tuning reports: frozen dataclasses, whose fields are the keys of ``tilewright tune --json``.
+
+``docs/reference/command-line.md`` explains each key. Durations are in seconds unless the name says ``_ms``; None stands
+for what is not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tilewright.jsonable import JsonObject
+from tilewright.verify.verdict import Verdict
+
+__all__ = [
+    "AlgorithmReport",
+    "BorrowedReport",
+    "CheckReport",
+    "ClusterReport",
+    "ContestReport",
+    "DisturbanceReport",
+    "NetworkReport",
+    "RaceReport",
+    "SharingReport",
+    "StartReport",
+    "TaskReport",
+    "TuneReport",
+]
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """One task: what it is, its best latency, and what was spent on it.
+
+    Attributes:
+        possible_seconds: the latency that the machine's roofline allows.
+        recorded: measurements that were known before its first round.
+        failures: failed trials, by outcome.
+        exhausted: whether every config was measured.
+        done: whether more rounds were not worth their time.
+        problem: why it was not tuned; empty: it was.
+    """
+
+    name: str
+    kind: str
+    key: str
+    weight: int
+    flop: float
+    best_seconds: float | None
+    possible_seconds: float | None
+    trials: int
+    recorded: int
+    rounds: int
+    failures: Mapping[str, int]
+    exhausted: bool
+    done: bool
+    problem: str
+
+
+@dataclass(frozen=True)
+class ClusterReport:
+    """Similar tasks, by their names, and which of them represents the others."""
+
+    representative: str
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BorrowedReport:
+    """What one task borrowed.
+
+    Attributes:
+        task: its name.
+        lender: the name of its representative.
+        similarity: of the two, 0 to 1.
+        configs: how many configs it was lent.
+        lost: whether they were slower than its own, so that it borrowed no more.
+        best: whether its best config is a borrowed one.
+    """
+
+    task: str
+    lender: str
+    similarity: float
+    configs: int
+    lost: bool
+    best: bool
+
+
+@dataclass(frozen=True)
+class SharingReport:
+    """What the tasks of the network lent each other.
+
+    Attributes:
+        compared: rounds in which borrowed configs ran beside a task's own.
+        won: those of them in which a borrowed config was the fastest; a tie counts by half.
+    """
+
+    clusters: tuple[ClusterReport, ...]
+    borrowed: tuple[BorrowedReport, ...]
+    compared: int
+    won: float
+
+
+@dataclass(frozen=True)
+class AlgorithmReport:
+    """Which algorithm computes a convolution.
+
+    Attributes:
+        conv: its shape, for people.
+        count: how often the network computes it.
+        chosen: the algorithm.
+        milliseconds: of each algorithm that was measured.
+    """
+
+    conv: str
+    count: int
+    chosen: str
+    milliseconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ContestReport:
+    """The contest of the best schedules inside the running network.
+
+    Attributes:
+        tasks: how many took part.
+        variants: their schedules, summed up.
+        seconds: that it took, compiling included.
+        rounds: in which every variant ran once, at least.
+        exchanged: names of the tasks for which another schedule won.
+        before_ms: milliseconds of a run that these tasks took before.
+        after_ms: likewise with the winners.
+    """
+
+    tasks: int
+    variants: int
+    seconds: float
+    rounds: int
+    exchanged: tuple[str, ...]
+    before_ms: float
+    after_ms: float
+
+
+@dataclass(frozen=True)
+class RaceReport:
+    """The final race of two executables.
+
+    Attributes:
+        kept: "tuned" or "incumbent".
+        tuned_ms: the median run of the tuned executable.
+        incumbent_ms: of the incumbent.
+        ratio: the tuned one's median over the incumbent's.
+        ratio_low: the lower end of the ratio's 95 % interval.
+        ratio_high: the upper end.
+    """
+
+    kept: str
+    tuned_ms: float
+    incumbent_ms: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """The check of the incumbent: seconds that building and judging it took, and the verdict."""
+
+    seconds: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class DisturbanceReport:
+    """Candidates that something else on the machine disturbed, those of them that were timed again, and the causes."""
+
+    disturbed: int = 0
+    remeasured: int = 0
+    causes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkReport:
+    """What :class:`~tilewright.tuning.scheduler.NetworkTuner` did.
+
+    Attributes:
+        method: the name of the method.
+        remeasured: measurements of final races of tasks, which are no trials.
+        failures: failed trials, by outcome.
+        estimated_latency: the sum of weight x best latency.
+        thinking_seconds: for refitting and searching.
+        curve: pairs of seconds since the start and the estimated latency then, where it changed.
+    """
+
+    method: str = ""
+    tasks: tuple[TaskReport, ...] = ()
+    trials: int = 0
+    trials_per_second: float = 0.0
+    remeasured: int = 0
+    failures: Mapping[str, int] = field(default_factory=dict)
+    estimated_latency: float | None = None
+    tasks_without_success: int = 0
+    thinking_seconds: float = 0.0
+    interrupted: bool = False
+    roofline: JsonObject | None = None
+    curve: tuple[tuple[float, float], ...] = ()
+    sharing: SharingReport | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartReport:
+    """What is known before anything is tuned."""
+
+    model: str | None = None
+    target: str = ""
+    machine: str = ""
+    cores: int = 0
+    date: str = ""
+    budget_seconds: float | None = None
+    wall_seconds: float = 0.0
+    load_seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneReport(StartReport, NetworkReport):
+    """What ``tilewright tune`` reports.
+
+    Attributes:
+        published: which executable is in the output directory: "tuned", "incumbent", or an "earlier" one.
+        verdict: on the best executable.
+        budget_plan: the seconds of each step, as planned; see :class:`tilewright.tuning.budget_plan.BudgetPlan`.
+    """
+
+    published: str = "tuned"
+    verdict: Verdict | None = None
+    first_check: CheckReport | None = None
+    budget_plan: JsonObject | None = None
+    algorithm_trials: int = 0
+    build_seconds: float = 0.0
+    relative_error: float | None = None
+    replaced_tasks: tuple[str, ...] = ()
+    wrong_kernels: Mapping[str, str] = field(default_factory=dict)
+    unchecked_kernels: tuple[str, ...] = ()
+    default_tasks: tuple[str, ...] = ()
+    algorithms: tuple[AlgorithmReport, ...] = ()
+    unrecorded: int = 0
+    plain_operators: tuple[str, ...] = ()
+    worker_peak_bytes: int = 0
+    caches: str = ""
+    disturbance: DisturbanceReport = field(default_factory=DisturbanceReport)
+    before_seconds: float | None = None
+    after_seconds: float | None = None
+    in_place: ContestReport | None = None
+    final_race: RaceReport | None = None

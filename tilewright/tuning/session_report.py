@@ -1,0 +1,95 @@
+"""Puts the report of a whole command together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tilewright.graph.tasks import Extraction
+from tilewright.jsonable import to_json
+from tilewright.measure.batch import PoolStatistics
+from tilewright.tuning.algorithms import AlgorithmChoice
+from tilewright.tuning.budget_plan import BudgetPlan
+from tilewright.tuning.finish import Finishing
+from tilewright.tuning.report import (
+    CheckReport,
+    DisturbanceReport,
+    StartReport,
+    TuneReport,
+)
+from tilewright.tuning.scheduler import NetworkTuner
+
+__all__ = ["Outcomes", "report_session"]
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What a command has done.
+
+    Attributes:
+        start: what was known before tuning.
+        tuner: of the network.
+        finishing: the steps after it.
+        extraction: the network as it was tuned.
+        plan: how the budget was divided; None: the command was interrupted before that.
+        algorithms: of convolutions.
+        algorithm_trials: measurements that chose them.
+        statistics: of the workers.
+        check_seconds: that building and judging the incumbent took.
+        build_seconds: from the end of tuning to the end of the command.
+        caches: in which state of the caches candidates were timed.
+        interrupted: whether a signal ended the command.
+        published: "tuned", "incumbent" or "earlier".
+        unrecorded: measurements that the store did not take.
+    """
+
+    start: StartReport
+    tuner: NetworkTuner
+    finishing: Finishing
+    extraction: Extraction
+    plan: BudgetPlan | None
+    algorithms: Sequence[AlgorithmChoice]
+    algorithm_trials: int
+    statistics: PoolStatistics
+    check_seconds: float
+    build_seconds: float
+    caches: str
+    interrupted: bool
+    published: str
+    unrecorded: int
+
+
+def report_session(done: Outcomes) -> TuneReport:
+    """The report of a command that has published an executable."""
+    finishing, best = done.finishing, done.finishing.best
+    names = {use.task.key: use.task.name for e in (best.extraction, done.extraction) for use in e.uses}
+    defaults = [use.task for use in best.extraction.uses if best.selection.configs.get(use.task.key) is None]
+    whole = {**vars(done.tuner.report()), **vars(done.start), "interrupted": done.interrupted}
+    whole["notes"] = (*done.start.notes, *finishing.notes)
+    return TuneReport(
+        **whole,
+        published=done.published,
+        verdict=best.verdict,
+        first_check=CheckReport(done.check_seconds, finishing.incumbent.verdict),
+        budget_plan=None if done.plan is None else {name: to_json(step) for name, step in done.plan.steps()},
+        algorithm_trials=done.algorithm_trials,
+        build_seconds=done.build_seconds,
+        relative_error=best.verdict.error,
+        replaced_tasks=tuple(names[key] for key in best.replaced),
+        wrong_kernels={names[key]: reason for key, reason in finishing.check.wrong.items()},
+        unchecked_kernels=tuple(names[key] for key in finishing.check.unchecked),
+        default_tasks=tuple(task.name for task in defaults),
+        algorithms=tuple(choice.report() for choice in done.algorithms),
+        unrecorded=done.unrecorded,
+        plain_operators=tuple(best.extraction.fallbacks),
+        worker_peak_bytes=done.statistics.peak_rss,
+        caches=done.caches,
+        disturbance=DisturbanceReport(
+            done.statistics.disturbed, done.statistics.remeasured, dict(sorted(done.statistics.causes.items()))
+        ),
+        # When every task had its first result: near what the default schedules give.
+        before_seconds=next((latency for _, latency in done.tuner.curve if latency), None),
+        after_seconds=done.tuner.estimated_latency,
+        in_place=None if finishing.contest is None else finishing.contest.report,
+        final_race=finishing.race,
+    )
