@@ -127,11 +127,18 @@ def tune(
         stack.callback(store.settle)
         session = _Session(Path(out), running, store, method, np.random.default_rng(seed), machine, stack, notes)
         try:
-            session.check(model, shapes)
-            session.tune()
+            session.load(model, shapes)
         except CheckError as error:
             error.report = {**vars(session.start_report()), **error.report}
             raise
+        if not session.interrupted:
+            try:
+                session.plan()
+                session.choose_algorithms()
+                session.tune()
+                session.select_and_verify()
+            except KeyboardInterrupt:  # what was measured is in the store, and what is ready is published
+                session.interrupted = True
         return session.publish()
 
 
@@ -149,7 +156,7 @@ class _Session:
     notes: list[str]
     interrupted: bool = False
     pool: LocalPool | None = None
-    plan: BudgetPlan | None = None
+    planned: BudgetPlan | None = None
     roofline: Roofline | None = None
     algorithms: list[AlgorithmChoice] = field(default_factory=list)
     algorithm_trials: int = 0
@@ -164,24 +171,25 @@ class _Session:
 
     # Load: the network, its tasks, and the incumbent ------------------------------------------------------------------
 
-    def check(self, model: object, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
+    def load(self, model: object, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
         """Load the model, build it as it would run without tuning, and judge that executable.
 
         An interrupt is held back where there would be no executable otherwise; then nothing is tuned.
         """
         hold = 0 if _holds_executable(self.out) else 1
         with holding(hold, tell=self._tell_held) as held:
-            self._load(model, shapes)
+            self._read(model, shapes)
             self._build_incumbent()
         self.interrupted = bool(held.received)
         self.checked = self.budget.elapsed
+        self.tuner = self._make_tuner()  # has nothing to report yet
 
     def _tell_held(self) -> None:
         self.budget.progress.announce(
             ["interrupted: the incumbent, which is not tuned, is finished first; interrupt again to end at once"]
         )
 
-    def _load(self, model: object, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
+    def _read(self, model: object, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
         budget, store = self.budget, self.store
         if budget.remaining_seconds >= LEAST_MEASURING:
             # Before the network is read: workers take seconds to start.
@@ -224,8 +232,8 @@ class _Session:
 
     # Plan -------------------------------------------------------------------------------------------------------------
 
-    def _plan(self) -> BudgetPlan:
-        """Divide the budget, and show how."""
+    def plan(self) -> None:
+        """Divide the budget among the steps that follow, and show how."""
         self.roofline = None if self.pool is None else measure_roofline(self.machine.cores, self.machine.features)
         flop = sum(use.weight * use.task.flop for use in self.extraction.uses)
         facts = Facts(
@@ -240,61 +248,48 @@ class _Session:
             # With cold caches there is nothing that a kernel could find in its place.
             places=self.extraction.plan is not None and self.machine.caches != "cold",
         )
-        plan = plan_budget(self.budget.budget, facts)
-        self.budget.progress.announce(["plan of the budget:", *str(plan).splitlines()], detail=True)
-        return plan
+        self.planned = plan_budget(self.budget.budget, facts)
+        self.budget.progress.announce(["plan of the budget:", *str(self.planned).splitlines()], detail=True)
 
     # Tune -------------------------------------------------------------------------------------------------------------
 
-    def tune(self) -> None:
-        """Spend the budget: choose algorithms, tune, finish. An interrupt ends this step without an error."""
-        plan = None
-        if not self.interrupted:
-            try:
-                self.plan = plan = self._plan()
-                self._choose_algorithms(plan)
-            except KeyboardInterrupt:  # what was measured is in the store
-                self.interrupted = True
-        for use in self.extraction.uses:
-            self.store.describe(use.task)
-        runner = NoRunner() if self.pool is None else self.pool
-        context = TuningContext(self.machine, runner, self.store, self.budget, self.rng)
-        self.tuner = NetworkTuner(self.extraction.uses, context, method=self.method, roofline=self.roofline)
-        if self.interrupted or plan is None:
-            return
-        try:
-            self._run_rounds(plan)
-            self._select(plan)
-        except KeyboardInterrupt:
-            self.interrupted = True
-        self.interrupted |= self.tuner.interrupted
-
-    def _choose_algorithms(self, plan: BudgetPlan) -> None:
-        """Measure the algorithms of convolutions."""
-        budget, convolutions = self.budget, self.extraction.rewritten.convolutions
-        if self.pool is None or plan.algorithms.seconds <= 0.0 or budget.exhausted():
+    def choose_algorithms(self) -> None:
+        """Measure the algorithms of convolutions, and compute each one by the fastest."""
+        plan, budget = self.planned, self.budget
+        if plan is None or self.pool is None or plan.algorithms.seconds <= 0.0 or budget.exhausted():
             return
         until, trials = time.monotonic() + plan.algorithms.seconds, plan.algorithm_trials
+        convolutions = self.extraction.rewritten.convolutions
         choices, made = choose_algorithms(convolutions, self.machine, self.pool, self.store, until, most_trials=trials)
         budget.spend(made)
         self.algorithm_trials = made
         self._use_algorithms(choices)
 
-    def _run_rounds(self, plan: BudgetPlan) -> None:
-        """Tune until the rest of the budget is needed for what comes after."""
+    def tune(self) -> None:
+        """Tune the tasks until the rest of the budget is needed for what comes after."""
+        assert self.planned is not None
+        for use in self.extraction.uses:
+            self.store.describe(use.task)
+        self.tuner = self._make_tuner()
         with self.budget.progress, self.tuner.interruptible():
             self.tuner.prepare()
             self.budget.progress.announce(self.tuner.plan())
-            self.tuner.run(reserve=plan.after_rounds, racing=plan.finalists.seconds)
+            self.tuner.run(reserve=self.planned.after_rounds, racing=self.planned.finalists.seconds)
         if self.pool is not None:
             self.pool.close()  # nothing else of ours runs in the final race
         self.tuned = self.budget.elapsed
 
+    def _make_tuner(self) -> NetworkTuner:
+        runner = NoRunner() if self.pool is None else self.pool
+        context = TuningContext(self.machine, runner, self.store, self.budget, self.rng)
+        return NetworkTuner(self.extraction.uses, context, method=self.method, roofline=self.roofline)
+
     # Select and verify ------------------------------------------------------------------------------------------------
 
-    def _select(self, plan: BudgetPlan) -> None:
-        """Build and judge what was tuned, and race it against the incumbent."""
-        workshop = self.workshop
+    def select_and_verify(self) -> None:
+        """Build and judge an executable of the best schedules, and race it against the incumbent."""
+        plan, workshop = self.planned, self.workshop
+        assert plan is not None
         if self.extraction is not self.incumbent.extraction:
             workshop = Workshop(self.extraction, self.checker, self.aside, "tuned")
         self.finishing = Finishing(workshop, self.incumbent)
@@ -318,6 +313,7 @@ class _Session:
         Raises:
             OutputError: it cannot be written.
         """
+        self.interrupted |= self.tuner.interrupted
         best = self.finishing.best
         untuned = best is self.incumbent
         with holding() as held:  # whole or not at all, whatever is pressed
@@ -355,7 +351,7 @@ class _Session:
                 tuner=self.tuner,
                 finishing=self.finishing,
                 extraction=self.extraction,
-                plan=self.plan,
+                plan=self.planned,
                 algorithms=self.algorithms,
                 algorithm_trials=self.algorithm_trials,
                 statistics=PoolStatistics() if self.pool is None else self.pool.statistics,
