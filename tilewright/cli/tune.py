@@ -123,7 +123,7 @@ def tune(
     check_model(model)
     check_out(out)
     check_machine()
-    with ExitStack() as stack:
+    with ExitStack() as ending, ExitStack() as stack:
         stack.enter_context(reserve_out(out))
         stack.enter_context(scratch())
         how = _share(_method(method, searcher, sampler, cost_model), sharing)
@@ -152,7 +152,7 @@ def tune(
             go_on = "" if store.kept else f"; {_GO_ON}"
             print(f"no executable was written{earlier.format(out=out)}{go_on}", file=sys.stderr)
             raise
-    with holding():  # it is done; what is left is to say so
+        ending.enter_context(holding())  # it is done; what is left is to say so, and to clean up
         write_json(json_file, to_json_object(result.report))
         print(summary(result.report, out, told=store.notes))
     if result.report.interrupted:

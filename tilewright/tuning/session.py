@@ -19,7 +19,7 @@ from tilewright.executable.executable import Executable, load_executable, wanted
 from tilewright.frontend.load import load
 from tilewright.frontend.network import Network
 from tilewright.graph.tasks import Extraction, extract
-from tilewright.interrupts import holding
+from tilewright.interrupts import Hold, holding
 from tilewright.measure.pool import LocalPool, PoolStatistics
 from tilewright.measure.runner import NoRunner
 from tilewright.methods.default import default, known_beforehand
@@ -119,7 +119,7 @@ def tune(
         raise TargetError(
             f"candidates are timed on this machine, but code for {machine.triple} does not run here; tune there"
         )
-    with ExitStack() as stack:
+    with ExitStack() as ending, ExitStack() as stack:
         store, ours = _open(records)
         if ours:
             stack.callback(store.close)
@@ -139,7 +139,8 @@ def tune(
                 session.select_and_verify()
             except KeyboardInterrupt:  # what was measured is in the store, and what is ready is published
                 session.interrupted = True
-        return session.publish()
+        # From here to the end signals are held back: what is published is whole, and all is cleaned up.
+        return session.publish(ending.enter_context(holding()))
 
 
 @dataclass
@@ -307,8 +308,11 @@ class _Session:
 
     # Publish ----------------------------------------------------------------------------------------------------------
 
-    def publish(self) -> TuneResult:
+    def publish(self, held: Hold) -> TuneResult:
         """Write the best executable into the output directory, and report.
+
+        Args:
+            held: holds back all signals.
 
         Raises:
             OutputError: it cannot be written.
@@ -316,16 +320,15 @@ class _Session:
         self.interrupted |= self.tuner.interrupted
         best = self.finishing.best
         untuned = best is self.incumbent
-        with holding() as held:  # whole or not at all, whatever is pressed
-            # An earlier executable may have been tuned for long, and this command was not given its time.
-            keep = untuned and self.interrupted and not self.tuner.trials and _holds_executable(self.out)
-            if not keep:
-                names = {use.task.key: use.task.name for use in best.extraction.uses}
-                about = {"verdict": best.verdict.report(), "replaced": [names[key] for key in best.replaced]}
-                publish(best.folder, self.out, about)
-            self.store.settle()
-            unrecorded = self.store.kept
-            executable = load_executable(self.out)
+        # An earlier executable may have been tuned for long, and this command was not given its time.
+        keep = untuned and self.interrupted and not self.tuner.trials and _holds_executable(self.out)
+        if not keep:
+            names = {use.task.key: use.task.name for use in best.extraction.uses}
+            about = {"verdict": best.verdict.report(), "replaced": [names[key] for key in best.replaced]}
+            publish(best.folder, self.out, about)
+        self.store.settle()
+        unrecorded = self.store.kept
+        executable = load_executable(self.out)
         self.interrupted |= bool(held.received)
         published = "earlier" if keep else "incumbent" if untuned else "tuned"
         return TuneResult(executable, self._report(published, unrecorded))
