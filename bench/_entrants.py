@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tilewright.measure.limits import time_own_product
-from tilewright.measure.peers import Array, InputSpec
 from tilewright.target import Target
 from tilewright.task import Task
+from tilewright.tensor import Array, TensorSpec
 
 #: Side of the square matrices: three of them are 50 MB, and 17 GFLOP drown every overhead.
 SIDE = 2048
@@ -23,7 +23,7 @@ PRODUCT_FLOP = 2.0 * SIDE**3
 class Calls:
     """A function without arguments as something that can be raced."""
 
-    inputs: Sequence[InputSpec] = ()
+    inputs: Sequence[TensorSpec] = ()
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self._call = call

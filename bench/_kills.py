@@ -27,7 +27,7 @@ from bench._recorded import dense
 from tilewright.graph.tasks import task_of
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.pool import LocalPool
-from tilewright.measure.process import WorkerProcess
+from tilewright.measure.worker_process import WorkerProcess
 from tilewright.measure.workforce import MOST_START_FAILURES
 from tilewright.methods.random import random_search
 from tilewright.records import open_store

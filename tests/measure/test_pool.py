@@ -23,9 +23,10 @@ from tilewright.errors import MeasureError
 from tilewright.measure.interleaved import winner
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.pool import LocalPool
-from tilewright.measure.process import WorkerProcess
-from tilewright.measure.protocol import Lost, Reply, Timed
+from tilewright.measure.process import Lost
+from tilewright.measure.protocol import Reply, Timed
 from tilewright.measure.runner import Racer
+from tilewright.measure.worker_process import WorkerProcess
 from tilewright.space.space import DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task

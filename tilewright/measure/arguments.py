@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.task import WEIGHTS
+from tilewright.tensor import fill_uniform
 
 __all__ = ["TOLERANCE", "Arguments", "Parameter", "Reference", "parameters_of"]
 
@@ -95,7 +96,7 @@ class Arguments:
         self._arrays = [_aligned(parameter) for parameter in parameters]
         for parameter, array in zip(parameters, self._arrays, strict=True):
             if not parameter.written:
-                _fill(array, generator)
+                fill_uniform(array, generator)
         self.tensors: tuple[Any, ...] = tuple(from_dlpack(array) for array in self._arrays)
         self._turns = itertools.cycle(self._streams(streamed)) if streamed else None
 
@@ -189,7 +190,7 @@ def _can_be_streamed(parameter: Parameter) -> bool:
 def _slab(size: int) -> NDArray[np.float32]:
     """Numbers in ``size`` bytes, in which weights lie."""
     slab = _aligned(Parameter((size // 4,), "float32", False))
-    _fill(slab, np.random.default_rng(0))
+    fill_uniform(slab, np.random.default_rng(0))
     return slab
 
 
@@ -208,15 +209,3 @@ def _aligned(parameter: Parameter) -> NDArray[Any]:
     memory = np.empty(size + _ALIGNMENT, dtype=np.uint8)
     offset = -memory.ctypes.data % _ALIGNMENT
     return memory[offset : offset + size].view(dtype).reshape(parameter.shape)
-
-
-def _fill(array: NDArray[Any], generator: np.random.Generator) -> None:
-    """Uniform in [-1, 1) for floating point, 0 to 3 for integers: those may be indices into whatever is there."""
-    if array.dtype in (np.float32, np.float64):  # in place: a weight may have half of the worker's memory
-        generator.random(out=array, dtype=array.dtype)
-        array *= 2
-        array -= 1
-    elif array.dtype.kind == "f":
-        array[...] = generator.random(size=array.shape, dtype=np.float32) * 2 - 1
-    else:
-        array[...] = generator.integers(0, 2 if array.dtype.kind == "b" else 4, size=array.shape, dtype=np.int8)

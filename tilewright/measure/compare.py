@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from tilewright.measure.peers import Array, Peer
+from tilewright.measure.peers import Peer
+from tilewright.tensor import Array
 
 __all__ = ["compare", "difference", "latency", "relative_error"]
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from tilewright.errors import CompilerError, MeasureError
 from tilewright.executable.runtime.library import find_compiler
-from tilewright.measure.peer_process import PeerProcess
+from tilewright.measure.isolated import IsolatedProcess
 from tilewright.target import cache_sizes
 
 __all__ = ["Limits", "Probe", "measure_limits", "time_own_product"]
@@ -111,18 +111,16 @@ def measure_limits(cores: int, features: Sequence[str] | None = None) -> Limits:
 
 
 def _asked(cores: int, features: Sequence[str] | None, own: bool) -> Limits:
-    process = PeerProcess(cores)
-    try:
-        process.start(Probe, (cores, None if features is None else tuple(features), own))
+    arguments = (cores, None if features is None else tuple(features), own)
+    variables = {"TVM_NUM_THREADS": str(cores)}
+    with IsolatedProcess(Probe, arguments, variables, "measuring the machine needs a process of its own") as process:
         found = process.call("measure")
-    finally:
-        process.kill()
     assert isinstance(found, Limits)
     return found
 
 
 class Probe:
-    """Measures in its own process, which :class:`tilewright.measure.peer_process.PeerProcess` starts.
+    """Measures in its own process, which :func:`measure_limits` starts.
 
     Args:
         cores: how many threads run.
@@ -130,12 +128,10 @@ class Probe:
         own: whether to run code of our own.
     """
 
-    inputs: Sequence[Any] = ()
-
     def __init__(self, cores: int, features: Sequence[str] | None, own: bool) -> None:
         self._cores, self._features, self._own = cores, features, own
 
-    def measure(self, _: Sequence[Any]) -> Limits:
+    def measure(self) -> Limits:
         """All of it."""
         variants, widest = self._variants()
         found: dict[str, Any] = {} if not variants else self._by_own_code(variants)

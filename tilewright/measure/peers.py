@@ -11,17 +11,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, Protocol, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Protocol
 
 from tilewright.errors import MeasureError
 from tilewright.measure.peer_process import PeerProcess
+from tilewright.tensor import Array, TensorSpec, random_arrays
 
-__all__ = ["Array", "Entrant", "InputSpec", "Peer", "Runnable", "race", "random_inputs", "turn_runs"]
-
-Array: TypeAlias = NDArray[Any]
+__all__ = ["Entrant", "Peer", "Runnable", "race", "turn_runs"]
 
 #: Seconds that all blocks of one peer may take together; one that is too slow for it sits blocks out.
 _MOST_SECONDS = 60.0
@@ -33,30 +29,11 @@ _LONG_RUN = 1.0
 _WARM_UP = 2
 
 
-class InputSpec(Protocol):
-    """What an input looks like."""
-
-    @property
-    def name(self) -> str:
-        """As the model calls it."""
-        ...
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its extents."""
-        ...
-
-    @property
-    def dtype(self) -> str:
-        """NumPy's name of its kind of number."""
-        ...
-
-
 class Runnable(Protocol):
     """A network that some runtime runs."""
 
     @property
-    def inputs(self) -> Sequence[InputSpec]:
+    def inputs(self) -> Sequence[TensorSpec]:
         """What it takes, in this order."""
         ...
 
@@ -81,7 +58,7 @@ class Entrant:
 
     name: str
     factory: Callable[..., Runnable]
-    arguments: tuple[Any, ...] = ()
+    arguments: tuple[object, ...] = ()
 
 
 @dataclass
@@ -133,7 +110,7 @@ def race(
             process = PeerProcess(threads)
             try:
                 specs = process.start(entrant.factory, entrant.arguments)
-                arrays = arrays or random_inputs(specs, seed)
+                arrays = arrays or random_arrays(specs, seed)
                 peer.outputs, seconds = process.prepare(arrays, cold)
                 process.pause()
             except MeasureError as error:
@@ -156,18 +133,6 @@ def race(
         for turns in running:
             turns.process.kill()
     return peers
-
-
-def random_inputs(specs: Sequence[InputSpec], seed: int) -> list[Array]:
-    """An array for each input: normal numbers; 0 and 1 where they are integers, which may be indices."""
-    rng = np.random.default_rng(seed)
-    arrays: list[Array] = []
-    for spec in specs:
-        if np.issubdtype(np.dtype(spec.dtype), np.floating):
-            arrays.append(rng.standard_normal(spec.shape).astype(spec.dtype))
-        else:
-            arrays.append(rng.integers(0, 2, spec.shape).astype(spec.dtype))
-    return arrays
 
 
 def turn_runs(seconds: float, block_seconds: float) -> tuple[int, int]:

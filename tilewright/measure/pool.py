@@ -27,7 +27,7 @@ from tilewright.measure.cold import streamed_bytes
 from tilewright.measure.interleaved import as_often
 from tilewright.measure.memory import in_words, worker_share
 from tilewright.measure.outcome import Measurement, Outcome, robust_seconds
-from tilewright.measure.process import WorkerProcess
+from tilewright.measure.process import Lost
 from tilewright.measure.protocol import (
     Adopt,
     Anchor,
@@ -37,7 +37,6 @@ from tilewright.measure.protocol import (
     Failed,
     Lend,
     Lent,
-    Lost,
     Prepare,
     Prepared,
     Race,
@@ -49,6 +48,7 @@ from tilewright.measure.protocol import (
     Timed,
 )
 from tilewright.measure.rule import HOPELESS_FACTOR
+from tilewright.measure.worker_process import WorkerProcess
 from tilewright.measure.workforce import Workforce
 from tilewright.space.generation import known_generated
 from tilewright.space.space import Configs, DesignSpace

@@ -10,7 +10,7 @@
     Anchor   -> Anchored or Failed          the task's default, to see how fast the machine is
     Drop     -> nothing
 
-A worker that dies or is killed has no reply; :class:`Lost` is what the pool's side makes of it.
+A worker that dies or is killed has no reply; :class:`tilewright.measure.process.Lost` stands for it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from tilewright.measure.arguments import Parameter, Reference
-from tilewright.measure.memory import in_words
 from tilewright.measure.outcome import Outcome
 from tilewright.space.generation import Generated
 from tilewright.space.space import DesignSpace
@@ -39,7 +38,6 @@ __all__ = [
     "Hello",
     "Lend",
     "Lent",
-    "Lost",
     "Prepare",
     "Prepared",
     "Race",
@@ -203,30 +201,6 @@ class Raced:
     """What became of each candidate of a race; the i-th repeats of all that are right were timed in the same round."""
 
     results: tuple[Timed | Failed, ...]
-
-
-@dataclass(frozen=True)
-class Lost:
-    """The worker is gone.
-
-    Attributes:
-        timed_out: it was killed by us because its reply was overdue.
-        reason: its signal or exit code, and its last words.
-        memory: the bytes that it had when it was killed by us for having too many; otherwise 0.
-    """
-
-    timed_out: bool
-    reason: str
-    memory: int = 0
-
-    def because(self, allowed: int, what: str, seconds: float) -> str:
-        """Why ``what`` has failed, in words; ``allowed``: bytes of memory that a worker may have."""
-        if self.timed_out:
-            return f"{what} took longer than {seconds:.3g} s"
-        if self.memory:
-            return f"{what} took its worker to {in_words(self.memory)} of memory, where {in_words(allowed)} are allowed"
-        hint = ", which the system sends when memory runs out" if self.reason.startswith("SIGKILL") else ""
-        return f"{what} ended its process: {self.reason}{hint}"
 
 
 Command: TypeAlias = Hello | Prepare | Build | Run | Race | Lend | Adopt | Anchor | Drop

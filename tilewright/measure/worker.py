@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import os
-import select
 import signal
 from collections import OrderedDict
 from collections.abc import Callable
@@ -65,15 +64,12 @@ _LONGEST_ANCHOR = 0.2
 _MESSAGE = 300
 
 
-def main(connection_fd: int, lifeline_fd: int, cores: int) -> None:
-    """Serve the pool at the other end of ``connection_fd`` until it hangs up."""
+def main(connection: Connection, cores: int) -> None:
+    """Serve the pool at the other end of ``connection`` until it hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool decides what an interrupt means
-    if select.select([lifeline_fd], [], [], 0)[0]:  # the pool's process died before it could arm the lifeline
-        os._exit(1)
     die_first()
     spin_briefly()
     set_threads(cores)  # both before anything imports TVM
-    connection = Connection(connection_fd)
     try:
         with without_torch():
             import tvm  # noqa: F401  the slow part of starting, here rather than in the first build

@@ -14,8 +14,9 @@ from multiprocessing.connection import wait
 from tilewright.errors import MeasureError
 from tilewright.measure.batch import GRACE, PoolStatistics
 from tilewright.measure.memory import LOOK_SECONDS
-from tilewright.measure.process import WorkerProcess
-from tilewright.measure.protocol import Lost, Reply, SpaceFactory, Started
+from tilewright.measure.process import Lost
+from tilewright.measure.protocol import Reply, SpaceFactory, Started
+from tilewright.measure.worker_process import WorkerProcess
 from tilewright.target import Target
 
 __all__ = ["MOST_START_FAILURES", "Workforce"]
