@@ -115,7 +115,7 @@ def test_a_stopped_one_goes_on_where_it_was(child: ChildProcess) -> None:
 
 def test_one_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
-    with pytest.raises(MeasureError, match="testing needs a process, but none can be started: .*nonexistent"):
+    with pytest.raises(MeasureError, match=r"testing needs a process, but none can be started: .*nonexistent"):
         ChildProcess("testing needs a process", __name__)
 
 
