@@ -77,7 +77,7 @@ def test_bench_reports_each_peer_and_the_one_that_fails(out: Path, monkeypatch: 
     assert "untuned could not be timed: " in done.output
 
 
-@pytest.mark.parametrize(("options", "caches"), [([], "warm"), (["--cold-cache"], "cold")])
+@pytest.mark.parametrize(("options", "caches"), [([], "warm"), (["--target", "native:cold"], "cold")])
 def test_bench_says_how_the_caches_were(
     out: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], caches: str
 ) -> None:

@@ -14,9 +14,9 @@ from tilewright.cli import app
 from tilewright.cli.tune import summary
 
 
-@pytest.mark.parametrize(("options", "cold"), [([], False), (["--cold-cache"], True)])
-def test_the_state_of_the_caches_is_handed_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], cold: bool
+@pytest.mark.parametrize(("options", "target"), [([], "native"), (["--target", "native:cold"], "native:cold")])
+def test_the_target_with_the_state_of_its_caches_is_handed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], target: str
 ) -> None:
     given: dict[str, Any] = {}
 
@@ -29,7 +29,7 @@ def test_the_state_of_the_caches_is_handed_on(
     places = ["--out", str(tmp_path / "out"), "--records", str(tmp_path / "r.db"), "--cost-model", "none"]
     done = CliRunner().invoke(app, ["tune", str(model), *places, *options])
     assert done.exit_code == 0, done.output
-    assert given["cold_cache"] is cold
+    assert given["target"] == target
 
 
 def test_disturbances_are_told_where_there_were_any() -> None:

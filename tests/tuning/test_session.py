@@ -70,7 +70,7 @@ def test_two_runs_with_one_store(tmp_path: Path) -> None:
 def test_cold_and_warm_measurements_are_kept_apart(tmp_path: Path) -> None:
     model, store = conv_model(tmp_path / "m.onnx"), MemoryStore()
     budget = Budget(seconds=120, trials=2)
-    report = tune(model, tmp_path / "cold", budget=budget, records=store, cold_cache=True).report
+    report = tune(model, tmp_path / "cold", budget=budget, records=store, target="native:cold").report
     assert report["caches"] == "cold"
     assert report["target"].endswith("-cold")
     assert report["trials"] > 0

@@ -101,10 +101,6 @@ def tune(
             "the method has it.",
         ),
     ] = None,
-    cold_cache: Annotated[
-        bool,
-        typer.Option("--cold-cache", help="Time candidates with empty caches; their records are kept apart. Slower."),
-    ] = False,
     shape: ShapeOption = None,
     json_file: JsonOption = None,
 ) -> None:
@@ -146,7 +142,6 @@ def tune(
                 shapes=shapes,
                 seed=seed,
                 method=how,
-                cold_cache=cold_cache,
                 sharing=_sharing(sharing),
                 progress=progress_for(),
                 began=BEGAN,

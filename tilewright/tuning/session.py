@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,6 @@ def tune(
     seed: int = 0,
     method: Method | None = None,
     sharing: Sharing | bool = True,
-    cold_cache: bool = False,
     progress: Progress | None = None,
     began: float | None = None,
 ) -> TuneResult:
@@ -113,7 +112,7 @@ def tune(
         out: the directory to write; replaced if it is there.
         budget: covers everything, from ``began`` to the written executable; a :class:`Budget`, or a duration as
             :meth:`Budget.parse` reads it, such as "5m".
-        target: what to tune for.
+        target: what to tune for. ``native:cold`` times candidates with cold caches; their records are kept apart.
         records: a store, or the file or URL of one; None keeps the measurements in memory only. If the store fails
             while tuning, a note in the report says so. Measurements are then kept in memory, and handed over later if
             the store allows.
@@ -123,7 +122,6 @@ def tune(
             comes with Tilewright.
         sharing: what tasks borrow from each other and from earlier networks in the records; True: as the
             method says, False: nothing.
-        cold_cache: time candidates with cold caches rather than warm ones. Records of both are kept apart.
         progress: shows the state of the tuning.
         began: ``time.monotonic()`` at the start of the command; now, if None.
 
@@ -147,7 +145,6 @@ def tune(
         raise TargetError(
             f"candidates are timed on this machine, but code for {machine.triple} does not run here; tune there"
         )
-    machine = replace(machine, caches="cold") if cold_cache else machine
     shared = method.sharing if sharing is True else sharing or None
     with ExitStack() as stack:
         store, ours = _open(records)
