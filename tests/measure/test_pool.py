@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.measure.spaces import Deed, FaultySpace, broken_factory, config, make_faulty, make_task
+from tests.measure.spaces import Deed, FaultySpace, broken_factory, config, make_faulty, make_task, pids_of
 from tests.targets import host_target, require
 from tilewright.errors import MeasureError
 from tilewright.measure.interleaved import winner
@@ -229,7 +229,7 @@ def test_only_a_share_of_the_candidates_has_another_turn(single: LocalPool, answ
 
 def test_a_worker_killed_before_another_turn_loses_nothing(single: LocalPool, answers: list[Answer]) -> None:
     def killed(reply: Timed) -> Timed:
-        kill(single.pids[0])
+        kill(pids_of(single)[0])
         return Timed((5.0,) * 3, ("preemption",))
 
     answers.append(killed)
@@ -321,7 +321,7 @@ def test_what_a_dead_worker_had_built_is_built_again(single: LocalPool) -> None:
 
 def test_a_worker_killed_while_building_costs_one_candidate(single: LocalPool) -> None:
     measure(single, Deed.FAST)
-    killer = threading.Timer(0.5, lambda: os.kill(single.pids[0], signal.SIGKILL))
+    killer = threading.Timer(0.5, lambda: os.kill(pids_of(single)[0], signal.SIGKILL))
     killer.start()
     found = measure(single, Deed.FAST, Deed.SLEEPY_BUILD, Deed.FAST)
     killer.join()
@@ -331,14 +331,14 @@ def test_a_worker_killed_while_building_costs_one_candidate(single: LocalPool) -
 
 def test_a_worker_killed_while_it_has_nothing_to_do_costs_none(single: LocalPool) -> None:
     measure(single, Deed.FAST)
-    pids = single.pids
+    pids = pids_of(single)
     for pid in pids:
         kill(pid)
     assert outcomes(measure(single, Deed.FAST, Deed.FAST)) == [Outcome.OK] * 2
 
 
 def test_workers_killed_after_every_measurement_lose_nothing(single: LocalPool) -> None:
-    single.on_measurement = lambda _: kill(single.pids[0])
+    single.on_measurement = lambda _: kill(pids_of(single)[0])
     assert outcomes(measure(single, *[Deed.FAST] * 3)) == [Outcome.OK] * 3
 
 
@@ -442,11 +442,11 @@ def test_no_workers_are_refused(target: Target) -> None:
 def test_close_leaves_no_process(target: Target) -> None:
     with LocalPool(target, workers=2, factory=make_faulty) as pool:
         measure(pool, Deed.FAST)
-        pids = pool.pids
+        pids = pids_of(pool)
         assert len(pids) >= 2
         assert all(alive(pid) for pid in pids)
     assert not any(alive(pid) for pid in pids)
-    assert pool.pids == []
+    assert pids_of(pool) == []
     pool.close()
     with pytest.raises(MeasureError, match="closed"):
         measure(pool, Deed.FAST)
@@ -465,7 +465,7 @@ def tuner(deed: Deed) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
         "def go(deed):\n"
         "    return pool.measure(space, np.array([config(deed)], np.int32), math.inf, time.monotonic() + 600)\n"
         "go(Deed.FAST)\n"
-        "print(*pool.pids, flush=True)\n"
+        "print(*pids_of(pool), flush=True)\n"
         f"go(Deed.{deed.name})\n"
     )
     root = Path(__file__).resolve().parents[2]

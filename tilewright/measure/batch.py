@@ -14,8 +14,8 @@ from tilewright.space.space import DesignSpace
 
 __all__ = ["GRACE", "Batch", "DisturbanceCounts", "PoolLimits", "PoolStatistics"]
 
-#: Seconds that work in progress may take beyond the deadline before its worker is killed: a small network's candidate
-#: is built and timed in less.
+#: Seconds that work in progress may take beyond the deadline before its worker is killed. Most candidates are built
+#: and timed in less: building takes 0.04 to 0.5 s, timing 0.01 to 0.1 s.
 GRACE = 1.0
 
 

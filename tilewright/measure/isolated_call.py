@@ -9,56 +9,35 @@ import pickle
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
-from typing import TypeVar, cast
+from typing import cast
 
 from tilewright.errors import ProcessError, TilewrightError
 from tilewright.measure.memory import die_first, in_words
 from tilewright.measure.process import ChildProcess, Lost, find
 
-__all__ = ["IsolatedCall", "main", "run_isolated"]
+__all__ = ["IsolatedCall", "main"]
 
-#: How much of an exception's first line its message keeps, in characters.
+#: How much of an exception's first line its message keeps, in characters: a few lines of a terminal.
 _MOST_CHARACTERS = 500
-
-_Result = TypeVar("_Result")
-
-
-def run_isolated(
-    function: Callable[..., _Result],
-    *arguments: object,
-    seconds: float = math.inf,
-    memory: int | None = None,
-    environment: Mapping[str, str] | None = None,
-) -> _Result:
-    """What ``function(*arguments)`` returns, computed in a process of its own. It dies with this one.
-
-    Args:
-        function: of an importable module. The process imports that module and what it needs.
-        arguments: can be pickled. Large models go as paths of files: protobuf's messages end at 2 GB.
-        seconds: after which the process is ended.
-        memory: bytes that it may have.
-        environment: variables that it has besides this process's own.
-
-    Returns:
-        the result, which can be pickled.
-
-    Raises:
-        ProcessError: it died (``died`` is true), took too long or too much memory (likewise), or raised what is
-            neither Python's own nor Tilewright's (``died`` is false).
-        MeasureError: no process can be started.
-        Exception: a TilewrightError or one of Python's own, as the function raised it.
-    """
-    with IsolatedCall(function, *arguments, seconds=seconds, memory=memory, environment=environment) as call:
-        return cast(_Result, call.result())
 
 
 class IsolatedCall:
-    """A call that goes on in a process of its own while this one does something else.
+    """A call that goes on in a process of its own while this process does something else.
 
-    Use it as a context manager, whose end ends the process. Arguments and errors: see :func:`run_isolated`.
+    Use it as a context manager, whose end ends the process. The process dies with this one.
+
+    Args:
+        function: of an importable module. The process imports that module and what it needs.
+        arguments: can be pickled. Large models go as paths of files, because protobuf's messages end at 2 GB.
+        seconds: after which the process is ended.
+        memory: bytes that the process may have; None: any number.
+        environment: variables that the process has besides those of this process.
 
     Attributes:
         lost: how the process ended instead of giving an answer, once :meth:`result` has raised for that.
+
+    Raises:
+        MeasureError: no process can be started.
     """
 
     def __init__(
@@ -93,11 +72,17 @@ class IsolatedCall:
         return self._process.pid
 
     def result(self) -> object:
-        """What the function returned; waits for it. To be asked for once. Raises as :func:`run_isolated` does."""
+        """Wait for what the function returns. To be asked for once.
+
+        Raises:
+            ProcessError: the process died or was ended at a limit (``died`` is true). Or the function raised what is
+                neither Python's own nor Tilewright's, or returned what cannot be pickled (``died`` is false).
+            Exception: a TilewrightError or one of Python's own, as the function raised it.
+        """
         reply = self._process.receive(self._expires - time.monotonic(), self._memory)
         if isinstance(reply, Lost):
             self.lost = reply
-            raise ProcessError(self._words(reply), died=True)
+            raise ProcessError(self._describe(reply), died=True)
         raised, value = cast(tuple[bool, object], reply)
         if raised:
             assert isinstance(value, BaseException)
@@ -108,7 +93,7 @@ class IsolatedCall:
         """End the process with all that it started. Does nothing the second time."""
         self._process.kill()
 
-    def _words(self, lost: Lost) -> str:
+    def _describe(self, lost: Lost) -> str:
         if lost.timed_out:
             return "its process gave no answer in time"
         if lost.memory:
@@ -128,7 +113,7 @@ def main(connection: Connection) -> None:
         function = cast(Callable[..., object], find(module, name))
         answer: tuple[bool, object] = (False, function(*arguments))
     except Exception as error:
-        answer = (True, _portable(error))
+        answer = (True, _make_portable(error))
     try:
         connection.send(answer)
     except (pickle.PicklingError, TypeError, AttributeError, ValueError) as error:
@@ -137,7 +122,7 @@ def main(connection: Connection) -> None:
         return
 
 
-def _portable(error: Exception) -> Exception:
+def _make_portable(error: Exception) -> Exception:
     """``error`` if the other side can have it as it is; otherwise a ``ProcessError`` with what it says."""
     kind: type[Exception] = type(error)
     if isinstance(error, TilewrightError) or getattr(builtins, kind.__name__, None) is kind:

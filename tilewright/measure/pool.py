@@ -36,7 +36,7 @@ from tilewright.tvm_compat import usable_cores
 
 __all__ = ["LocalPool", "PoolStatistics"]
 
-#: Bytes that a worker needs before it has built anything: the compiler takes 150 MiB.
+#: Bytes that a worker needs before it has built anything: it has 191 MiB with TVM 0.27 loaded.
 _LEAST_MEMORY = 256 << 20
 
 
@@ -136,11 +136,6 @@ class LocalPool:
         for process in self.workforce.processes:
             self._statistics.peak_rss = max(self._statistics.peak_rss, process.peak_rss)
         return self._statistics
-
-    @property
-    def pids(self) -> list[int]:
-        """The process ids of the workers, including the one that is kept ready."""
-        return [process.pid for process in self.workforce.processes]
 
     def measure(self, space: DesignSpace, configs: Configs, best: float, deadline: float) -> list[Measurement]:
         """Build and time ``configs``; see :meth:`tilewright.measure.runner.Runner.measure`.
