@@ -6,14 +6,16 @@ its own data.
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tilewright.measure.limits import time_own_product
-from tilewright.measure.peers import Array, InputSpec
+from tilewright.errors import CompilerError, MeasureError
+from tilewright.measure.limits_library import load_limits
 from tilewright.target import Target
 from tilewright.task import Task
+from tilewright.tensor import Array, TensorSpec
 
 #: Side of the square matrices: three of them are 50 MB, and 17 GFLOP drown every overhead.
 SIDE = 2048
@@ -23,7 +25,7 @@ PRODUCT_FLOP = 2.0 * SIDE**3
 class Calls:
     """A function without arguments as something that can be raced."""
 
-    inputs: Sequence[InputSpec] = ()
+    inputs: Sequence[TensorSpec] = ()
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self._call = call
@@ -65,14 +67,30 @@ def torch_product(threads: int) -> Calls:
 
 
 class OwnProduct(Calls):
-    """Tilewright's own matrix product on packed operands (:mod:`tilewright.measure.limits`)."""
+    """Tilewright's own matrix product on packed operands (:mod:`tilewright.measure.limits`).
 
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
+    Args:
+        threads: how many threads it runs on.
+        flop: about how many operations it has.
+
+    Raises:
+        MeasureError: there is no C compiler, or the library cannot be loaded.
+    """
+
+    def __init__(self, threads: int, flop: float = PRODUCT_FLOP) -> None:
+        self._threads, self._flop = threads, flop
+        try:
+            self._library = load_limits()
+        except (CompilerError, OSError, AttributeError) as exc:
+            raise MeasureError(f"Tilewright's matrix product cannot be measured: {exc}") from exc
         super().__init__(lambda: self.time((), 1))
 
     def time(self, _: Sequence[Array], runs: int) -> list[float]:
-        return time_own_product(self._threads, PRODUCT_FLOP, runs)
+        widest = int(self._library.tilewright_limits_variants()).bit_length() - 1
+        seconds = (ctypes.c_double * runs)()
+        times = self._library.tilewright_limits_product_times
+        done = float(times(widest, self._threads, self._flop, runs, seconds))
+        return [self._flop / done * float(second) for second in seconds]
 
 
 def own_product(threads: int) -> OwnProduct:

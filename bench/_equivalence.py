@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tilewright.frontend.network import Network
-from tilewright.measure.peers import Array
+from tilewright.tensor import Array
 
 __all__ = ["BEYOND_ROUNDING", "inputs_of_our_own", "times_rounding"]
 
@@ -67,10 +67,13 @@ def times_rounding(
             continue
         if not np.array_equal(np.isfinite(wide), np.isfinite(other)):
             return float("inf")
+        values = wide.astype(np.float64)
         with np.errstate(all="ignore"):
-            errors = [np.abs(np.stack([outputs[number] for outputs in run]).astype(np.float64) - wide) for run in right]
+            errors = [
+                np.abs(np.stack([outputs[number] for outputs in run]).astype(np.float64) - values) for run in right
+            ]
             error = np.max([np.nan_to_num(e, posinf=0.0).max(axis=0) for e in errors], axis=0)
             allowed = error + _LAST_DIGITS * np.abs(wide) + _TINY
-            apart = np.nan_to_num(np.abs(other.astype(np.float64) - wide) / allowed, posinf=0.0)
+            apart = np.nan_to_num(np.abs(other.astype(np.float64) - values) / allowed, posinf=0.0)
         found = max(found, float(apart.max(initial=0.0)))
     return found

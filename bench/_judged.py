@@ -25,9 +25,8 @@ from tilewright.frontend.load import load
 from tilewright.frontend.network import Network
 from tilewright.frontend.onnx.reading import read_onnx
 from tilewright.graph.convolution import Algorithm
-from tilewright.measure.peers import Array
 from tilewright.target import Target
-from tilewright.tensor import TensorSpec
+from tilewright.tensor import Array, TensorSpec
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.budget_plan import reference_seconds
 from tilewright.verify.inputs import Trials, find_trials

@@ -27,7 +27,7 @@ from bench._recorded import dense
 from tilewright.graph.tasks import task_of
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.pool import LocalPool
-from tilewright.measure.process import WorkerProcess
+from tilewright.measure.worker_process import WorkerProcess
 from tilewright.measure.workforce import MOST_START_FAILURES
 from tilewright.methods.random import random_search
 from tilewright.records import open_store
@@ -208,7 +208,8 @@ def kill_workers(folder: Path, *, kills: int = 50, seconds: float = 300.0, seed:
                 killer.stop.set()
                 killer.join()
             after = tuner.round(8, math.inf).measurements
-            pids, statistics = pool.pids, pool.statistics
+            pids = [process.pid for process in pool.workforce.processes]
+            statistics = pool.statistics
         stored = list(store.scan(Query()))
     # A time-out is none of the killer's work, but a config that is called invalid is: all that are drawn are valid.
     failed = sum(m.outcome.doubtful or m.outcome is Outcome.INVALID for m in reported)

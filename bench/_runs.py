@@ -12,7 +12,7 @@ from typing import Any
 from tilewright.compare import peers
 from tilewright.errors import MeasureError
 from tilewright.measure.peer_process import PeerProcess
-from tilewright.measure.peers import Array
+from tilewright.tensor import Array
 
 __all__ = ["Runs", "executable", "onnxruntime", "processor_seconds", "pytorch"]
 

@@ -33,6 +33,7 @@ FAST = (
     "measure/test_disturbance.py",
     "measure/test_interleaved.py",
     "measure/test_outcome.py",
+    "measure/test_process.py",
     "measure/test_rule.py",
     "methods/test_parts.py",
     "graph/test_channels.py",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TensorSpec", "random_arrays"]
+__all__ = ["Array", "TensorSpec", "fill_uniform", "random_arrays"]
+
+#: An array of any shape and dtype.
+Array: TypeAlias = NDArray[np.generic]
 
 
 @dataclass(frozen=True)
@@ -20,8 +24,8 @@ class TensorSpec:
     dtype: str
 
 
-def random_arrays(specs: tuple[TensorSpec, ...], seed: int = 0) -> list[NDArray[Any]]:
-    """One array per spec: floats standard normal, integers and booleans in [0, 2)."""
+def random_arrays(specs: Sequence[TensorSpec], seed: int = 0) -> list[Array]:
+    """One array per spec: floats standard normal; integers and booleans 0 or 1, since they may be indices."""
     rng = np.random.default_rng(seed)
     return [
         rng.standard_normal(spec.shape).astype(spec.dtype)
@@ -29,3 +33,19 @@ def random_arrays(specs: tuple[TensorSpec, ...], seed: int = 0) -> list[NDArray[
         else rng.integers(0, 2, spec.shape).astype(spec.dtype)
         for spec in specs
     ]
+
+
+def fill_uniform(array: Array, generator: np.random.Generator) -> None:
+    """Fill ``array`` in place: floats uniform in [-1, 1); integers 0 to 3 and booleans, since they may be indices.
+
+    Other numbers than :func:`random_arrays` draws, and without a second array: a weight may take half of the memory.
+    """
+    if array.dtype in (np.float32, np.float64):
+        floats = cast("NDArray[np.float32]", array)
+        generator.random(out=floats, dtype=floats.dtype)
+        floats *= 2
+        floats -= 1
+    elif array.dtype.kind == "f":
+        array[...] = generator.random(size=array.shape, dtype=np.float32) * 2 - 1
+    else:
+        array[...] = generator.integers(0, 2 if array.dtype.kind == "b" else 4, size=array.shape, dtype=np.int8)

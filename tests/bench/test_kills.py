@@ -12,7 +12,7 @@ from tests.models import conv_model
 from tilewright.executable.executable import load_executable
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.pool import LocalPool
-from tilewright.measure.process import WorkerProcess
+from tilewright.measure.worker_process import WorkerProcess
 from tilewright.measure.workforce import MOST_START_FAILURES
 
 

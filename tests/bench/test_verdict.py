@@ -161,5 +161,5 @@ def test_inputs_of_our_own_are_floats_of_several_sizes_and_integers_that_are_acc
     network = Network("n", None, specs, (), {})
     made = list(inputs_of_our_own(network, [np.zeros(100, np.float32), np.array([5, 0, 2])], 4))
     assert {tuple(sorted(ids)) for _, ids in made} == {(0, 2, 5)}
-    assert len({round(float(np.std(x))) for x, _ in made}) >= 3
+    assert len({round(float(np.std(x.astype(np.float64)))) for x, _ in made}) >= 3
     assert {x.dtype for x, _ in made} == {np.dtype(np.float32)}

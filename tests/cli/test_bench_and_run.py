@@ -17,17 +17,17 @@ from typer.testing import CliRunner
 
 from tilewright.cli import app
 from tilewright.compare import peers
-from tilewright.compare.peers import OnnxInput, OnnxRuntimePeer
+from tilewright.compare.peers import OnnxRuntimePeer
 from tilewright.executable.manifest import FORMAT, LIBRARY, WEIGHTS, sealed
-from tilewright.measure.peers import Array
+from tilewright.tensor import Array, TensorSpec
 
 
 @dataclass
 class Doubler:
     """Takes x of (2, 3), gives 2x."""
 
-    inputs: tuple[OnnxInput, ...] = (OnnxInput("x", (2, 3), "float32"),)
-    outputs: tuple[OnnxInput, ...] = (OnnxInput("y", (2, 3), "float32"),)
+    inputs: tuple[TensorSpec, ...] = (TensorSpec("x", (2, 3), "float32"),)
+    outputs: tuple[TensorSpec, ...] = (TensorSpec("y", (2, 3), "float32"),)
 
     def __call__(self, *arrays: Array) -> list[Array]:
         return [2 * arrays[0]]
@@ -77,7 +77,7 @@ def test_bench_reports_each_peer_and_the_one_that_fails(out: Path, monkeypatch: 
     assert "untuned could not be timed: " in done.output
 
 
-@pytest.mark.parametrize(("options", "caches"), [([], "warm"), (["--cold-cache"], "cold")])
+@pytest.mark.parametrize(("options", "caches"), [([], "warm"), (["--target", "native:cold"], "cold")])
 def test_bench_says_how_the_caches_were(
     out: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], caches: str
 ) -> None:

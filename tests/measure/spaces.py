@@ -23,7 +23,9 @@ from tilewright.task import Task
 if TYPE_CHECKING:
     from tvm.s_tir import Schedule
 
-__all__ = ["Deed", "FaultySpace", "broken_factory", "config", "make_faulty", "make_task"]
+    from tilewright.measure.pool import LocalPool
+
+__all__ = ["Deed", "FaultySpace", "broken_factory", "config", "make_faulty", "make_task", "pids_of"]
 
 _EXTENT = 4096
 
@@ -183,3 +185,8 @@ def broken_factory(task: Task, target: Target) -> DesignSpace:
 def config(deed: Deed, which: int = 0) -> tuple[int, int]:
     """The config that does ``deed``."""
     return (int(deed), which)
+
+
+def pids_of(pool: LocalPool) -> list[int]:
+    """The process ids of a pool's workers, including the one that is kept ready."""
+    return [process.pid for process in pool.workforce.processes]

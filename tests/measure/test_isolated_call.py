@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tilewright.errors import MissingExtraError, ProcessError, ShapeError
-from tilewright.measure.isolated_call import IsolatedCall, run_isolated
+from tilewright.measure.isolated_call import IsolatedCall
 
 
 def twice(value: int) -> int:
@@ -57,16 +59,21 @@ def unsendable() -> object:
     return lambda: None
 
 
+def result_of(function: Callable[..., object], *arguments: object, **limits: Any) -> object:
+    with IsolatedCall(function, *arguments, **limits) as call:
+        return call.result()
+
+
 def test_a_call_returns_what_the_function_returns_also_where_it_waits() -> None:
-    assert run_isolated(twice, 21) == 42
+    assert result_of(twice, 21) == 42
     with IsolatedCall(twice, 4, environment={"A_NAME": "b"}) as call:
         assert call.result() == 8
-    assert run_isolated(variable, "A_NAME", environment={"A_NAME": "b"}) == "b"
+    assert result_of(variable, "A_NAME", environment={"A_NAME": "b"}) == "b"
 
 
 def test_a_crash_is_an_error_with_the_last_words() -> None:
     with pytest.raises(ProcessError, match="SIGSEGV: these are my last words") as caught:
-        run_isolated(crash)
+        result_of(crash)
     assert caught.value.died
 
 
@@ -81,22 +88,22 @@ def test_a_crash_is_an_error_with_the_last_words() -> None:
 )
 def test_an_error_of_the_function_arrives(kind: str, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says) as caught:
-        run_isolated(refuse, kind)
+        result_of(refuse, kind)
     assert not getattr(caught.value, "died", False)
 
 
 def test_time_and_memory_have_an_end() -> None:
     began = time.monotonic()
     with pytest.raises(ProcessError, match="no answer in time"):
-        run_isolated(sleep, 60.0, seconds=0.5)
+        result_of(sleep, 60.0, seconds=0.5)
     with pytest.raises(ProcessError, match="more than 300 MiB"):
-        run_isolated(fill, 1 << 29, memory=300 << 20)
+        result_of(fill, 1 << 29, memory=300 << 20)
     assert time.monotonic() - began < 50
 
 
 def test_a_result_that_cannot_be_sent_is_an_error() -> None:
     with pytest.raises(ProcessError, match="cannot be sent"):
-        run_isolated(unsendable)
+        result_of(unsendable)
 
 
 def test_it_ends_with_the_process_that_asked(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,20 +14,14 @@ import pytest
 from tilewright.errors import MeasureError
 from tilewright.measure.compare import compare, difference, latency
 from tilewright.measure.peer_process import PeerProcess
-from tilewright.measure.peers import Array, Entrant, Peer, race
-
-
-@dataclass(frozen=True)
-class Spec:
-    name: str = "x"
-    shape: tuple[int, ...] = (2, 3)
-    dtype: str = "float32"
+from tilewright.measure.peers import Entrant, Peer, race
+from tilewright.tensor import Array, TensorSpec
 
 
 class Sleeper:
     """Doubles its input in so many seconds, and writes down when it ran."""
 
-    inputs = (Spec(),)
+    inputs = (TensorSpec("x", (2, 3), "float32"),)
 
     def __init__(self, seconds: float, diary: Path, runs_left: int = 10**9) -> None:
         self.seconds, self.diary, self.runs_left = seconds, diary, runs_left

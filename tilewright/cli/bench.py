@@ -25,6 +25,8 @@ __all__ = ["bench", "raced", "text"]
 
 #: How the executable is called among its peers.
 OURS = "tilewright"
+#: The target of runs with empty caches.
+_COLD = "native:cold"
 
 
 @command
@@ -39,11 +41,14 @@ def bench(
     ] = None,
     blocks: Annotated[int, typer.Option(min=1, help="How many turns each runtime has.")] = 20,
     block_seconds: Annotated[float, typer.Option(min=0.01, help="About how long a turn lasts.")] = 0.5,
-    target: Annotated[str, typer.Option(help="What the untuned build is for: 'native' or 'llvm:MCPU'.")] = "native",
+    target: Annotated[
+        str,
+        typer.Option(
+            help="What the untuned build is for: 'native' or 'llvm:MCPU'; native:cold empties the caches before each "
+            "run of every runtime, as for a network that rarely runs."
+        ),
+    ] = "native",
     seed: Annotated[int, typer.Option(min=0, help="The seed of the random inputs.")] = 0,
-    cold_cache: Annotated[
-        bool, typer.Option("--cold-cache", help="Empty the caches before each run, as for a network that rarely runs.")
-    ] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Time the executable in OUT against others: by turns, each in its own process, each the only one running."""
@@ -54,9 +59,7 @@ def bench(
         if not encodable(out.absolute()):  # other runtimes take no such name
             place = folder / "executable"
             place.symlink_to(out.absolute(), target_is_directory=True)
-        report = raced(
-            place, against or (), blocks=blocks, block_seconds=block_seconds, target=target, seed=seed, cold=cold_cache
-        )
+        report = raced(place, against or (), blocks=blocks, block_seconds=block_seconds, target=target, seed=seed)
     write_json(json_file, report)
     print(text(report))
     peers = report["peers"]
@@ -73,7 +76,6 @@ def raced(
     block_seconds: float = 0.5,
     target: str = "native",
     seed: int = 0,
-    cold: bool = False,
     peers: Mapping[str, Callable[[str, str], Any]] | None = None,
 ) -> dict[str, Any]:
     """Race the executable in ``out`` with the peers called ``against``; what came of it, ready for JSON.
@@ -83,9 +85,8 @@ def raced(
         against: names of peers.
         blocks: how many turns each has.
         block_seconds: about how long a turn lasts.
-        target: what the untuned build is for.
+        target: what the untuned build is for; for ``native:cold`` the caches are emptied before each run.
         seed: of the inputs.
-        cold: whether the caches are emptied before each run.
         peers: their factories by name; by default ``tilewright.compare.peers.PEERS``.
 
     Raises:
@@ -114,7 +115,7 @@ def raced(
                 "leave --against out, or tune an ONNX or .pt2 file"
             )
         entrants += [Entrant(name, peers[name], (str(model.absolute()), target)) for name in names]
-    threads = wanted_threads()
+    threads, cold = wanted_threads(), target == _COLD
     ours, *others = race(entrants, blocks, block_seconds, threads, seed, cold=cold)
     report = {**_report(ours, others, threads), "caches": "cold" if cold else "warm"}
     report["overhead_us"] = None if ours.error else _overhead(out)

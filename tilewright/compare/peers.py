@@ -10,18 +10,17 @@ import importlib.util
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tilewright.errors import MeasureError
 from tilewright.executable.manifest import listed, read_manifest
-from tilewright.measure.peers import Array, Runnable
+from tilewright.measure.peers import Runnable
+from tilewright.tensor import Array, TensorSpec
 from tilewright.tvm_compat import wanted_threads
 
 __all__ = [
     "PEERS",
-    "OnnxInput",
     "OnnxRuntimePeer",
     "OpenVinoPeer",
     "TorchPeer",
@@ -135,15 +134,6 @@ def _need(*packages: str) -> None:
         raise MeasureError(f"{missing[0]} is not installed; install it with: pip install {' '.join(missing)}")
 
 
-@dataclass(frozen=True)
-class OnnxInput:
-    """What an input looks like."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-
 class OnnxRuntimePeer:
     """ONNX Runtime's CPU provider, as a user has it: every optimisation, threads that spin between runs.
 
@@ -159,7 +149,7 @@ class OnnxRuntimePeer:
         options.log_severity_level = 3
         self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.inputs = tuple(
-            OnnxInput(spec.name, tuple(spec.shape), _DTYPES.get(spec.type, spec.type))
+            TensorSpec(spec.name, tuple(spec.shape), _DTYPES.get(spec.type, spec.type))
             for spec in self._session.get_inputs()
         )
 
@@ -190,7 +180,7 @@ class OpenVinoPeer:
         model: an ``openvino.Model``.
     """
 
-    inputs: tuple[OnnxInput, ...] = ()  # it takes what the executable takes
+    inputs: tuple[TensorSpec, ...] = ()  # it takes what the executable takes
 
     def __init__(self, model: Any) -> None:
         import openvino as ov
@@ -233,7 +223,7 @@ class TorchPeer:
         compiled: whether by ``torch.compile``; the first run compiles.
     """
 
-    inputs: tuple[OnnxInput, ...] = ()  # it takes what the executable takes
+    inputs: tuple[TensorSpec, ...] = ()  # it takes what the executable takes
 
     def __init__(self, module: Any, compiled: bool = False) -> None:
         import torch

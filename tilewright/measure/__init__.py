@@ -1,1 +1,1 @@
-"""How fast a candidate is, really: builds in parallel, times alone, and survives whatever a candidate does."""
+"""How fast a candidate is: builds candidates in parallel, times each alone, and survives whatever they do."""

@@ -1,32 +1,41 @@
-"""A kernel's arguments: read off its function, filled with reproducible data, and its outputs compared."""
+"""A kernel's arguments: which ones its function has, reproducible data for them, and the check of its outputs."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.task import WEIGHTS
+from tilewright.tensor import Array, fill_uniform
+
+if TYPE_CHECKING:
+    from tvm.runtime import Tensor
+    from tvm.tirx import Buffer, PrimFunc
 
 __all__ = ["TOLERANCE", "Arguments", "Parameter", "Reference", "parameters_of"]
 
-#: Largest error that passes, as a fraction of the reference's largest magnitude: reordered float32 sums stay
-#: two orders below it, wrong indexing of random data lies three above.
+#: The largest error that passes, as a fraction of the reference's largest magnitude. Reordered float32 sums stay two
+#: orders of magnitude below it; wrong indexing of random data lies three orders above it.
 TOLERANCE = 1e-3
-#: Error that always passes, for outputs that are all zero in the reference (a clipped activation).
+#: The error that always passes, in the unit of the output: an output may be all zero in the reference, as a clipped
+#: activation is. Outputs have magnitudes near 1, so this is the tolerance of much smaller ones.
 _ABSOLUTE = 1e-6
-#: The alignment in bytes that TVM's code assumes of every tensor.
+#: The alignment that TVM's code assumes of every tensor, in bytes.
 _ALIGNMENT = 64
-#: Weights of fewer bytes are not streamed: reading them takes a microsecond. And at most so many sets of them are.
-_LEAST_STREAMED, _MOST_STREAMS = 1 << 15, 256
-#: Outputs are compared in pieces of so many elements, which stay in the second-level cache.
+#: Weights of fewer bytes are not streamed, because reading them takes only a microsecond.
+_LEAST_STREAMED = 1 << 15
+#: The largest number of sets of weights that are streamed. It bounds the number of tensors; 256 sets of the smallest
+#: weights fill 8 MiB.
+_MOST_STREAMS = 256
+#: The number of elements that are compared at once. Their float64 values, 512 KiB, stay in the second cache.
 _PIECE = 1 << 16
 
 
@@ -35,9 +44,10 @@ class Parameter:
     """One tensor argument.
 
     Attributes:
-        shape, dtype: of the tensor.
-        written: whether the kernel stores to it, so that it is an output.
-        weight: whether the network has it as a weight.
+        shape: of the tensor.
+        dtype: of the tensor.
+        written: whether the kernel stores to the tensor, so that it is an output.
+        weight: whether the tensor is a weight of the network.
     """
 
     shape: tuple[int, ...]
@@ -47,19 +57,19 @@ class Parameter:
 
     @property
     def bytes(self) -> int:
-        """Of the tensor."""
+        """The size of the tensor."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
-def parameters_of(function: Any) -> tuple[Parameter, ...]:
-    """The tensor arguments of a ``tvm.tirx.PrimFunc`` of static shapes, in order.
+def parameters_of(function: PrimFunc) -> tuple[Parameter, ...]:
+    """The tensor arguments of a function of static shapes, in order.
 
-    What the function stores to is an output; where no store to an argument is found (only extern calls), the last is.
+    What the function stores to is an output. If it stores to no argument (it has only extern calls), the last one is.
     """
     import tvm_ffi
     from tvm.tirx import BufferStore
 
-    stored: list[Any] = []
+    stored: list[Buffer] = []
     tvm_ffi.structural_walk(function.body, [(BufferStore, lambda store: stored.append(store.buffer))])
     written = [any(parameter.same_as(buffer) for buffer in stored) for parameter in function.params]
     if not any(written):
@@ -73,7 +83,7 @@ def parameters_of(function: Any) -> tuple[Parameter, ...]:
 
 
 class Arguments:
-    """The data that a kernel is run on; the same for the same parameters and ``seed`` in every process.
+    """The data that a kernel is run on. The same parameters and ``seed`` give the same data in every process.
 
     Attributes:
         parameters: what the data is for.
@@ -82,8 +92,8 @@ class Arguments:
     Args:
         parameters: what the data is for.
         seed: of the data.
-        streamed: bytes of weights that calls go through before they meet the same ones again (:meth:`called`); 0: all
-            calls have the same.
+        streamed: bytes of weights that calls go through before they meet the same weights again (:meth:`called`). 0:
+            all calls have the same weights.
     """
 
     def __init__(self, parameters: tuple[Parameter, ...], seed: str, streamed: int = 0) -> None:
@@ -92,15 +102,15 @@ class Arguments:
         digest = hashlib.sha256(seed.encode()).digest()
         generator = np.random.default_rng(int.from_bytes(digest[:8], "little"))
         self.parameters = parameters
-        self._arrays = [_aligned(parameter) for parameter in parameters]
+        self._arrays = [_allocate(parameter) for parameter in parameters]
         for parameter, array in zip(parameters, self._arrays, strict=True):
             if not parameter.written:
-                _fill(array, generator)
-        self.tensors: tuple[Any, ...] = tuple(from_dlpack(array) for array in self._arrays)
+                fill_uniform(array, generator)
+        self.tensors: tuple[Tensor, ...] = tuple(from_dlpack(array) for array in self._arrays)
         self._turns = itertools.cycle(self._streams(streamed)) if streamed else None
 
-    def called(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """What to time instead of ``function``: where weights are streamed, each call has others than the one before.
+    def called(self, function: Callable[..., object]) -> Callable[..., object]:
+        """What to time instead of ``function``. If weights are streamed, each call has others than the one before.
 
         In a network whose weights do not fit the last cache a kernel finds them in memory, but its data in the caches.
         """
@@ -109,14 +119,24 @@ class Arguments:
             return function
         return lambda *_: function(*next(turns))
 
-    def _streams(self, streamed: int) -> list[tuple[Any, ...]]:
-        """The arguments with weights from different places of one large array."""
+    @property
+    def outputs(self) -> list[Array]:
+        """The written arguments, as they are now."""
+        return [a for p, a in zip(self.parameters, self._arrays, strict=True) if p.written]
+
+    def blank(self) -> None:
+        """Overwrite the outputs, so that a kernel which leaves elements out does not pass by an earlier kernel's."""
+        for array in self.outputs:
+            array.fill(np.nan if array.dtype.kind == "f" else 85)
+
+    def _streams(self, streamed: int) -> list[tuple[Tensor, ...]]:
+        """Sets of arguments whose weights come from different places of one array of ``streamed`` bytes."""
         from tvm.runtime import from_dlpack
 
         places = [i for i, p in enumerate(self.parameters) if p.weight and not p.written and _can_be_streamed(p)]
         sizes = [_round_up(self.parameters[i].bytes) for i in places]
         count = min(_MOST_STREAMS, streamed // sum(sizes)) if sizes else 1
-        if count < 2:  # there are none, or those of one call alone are more than the caches hold
+        if count < 2:  # there are no weights, or those of one call alone are more than the caches hold
             return [self.tensors]
         slab = _slab(streamed)
         found = []
@@ -129,30 +149,20 @@ class Arguments:
             found.append(tuple(tensors))
         return found
 
-    @property
-    def outputs(self) -> list[NDArray[Any]]:
-        """The written arguments, as they are now."""
-        return [a for p, a in zip(self.parameters, self._arrays, strict=True) if p.written]
-
-    def blank(self) -> None:
-        """Overwrite the outputs, so that a kernel that leaves elements out is not excused by an earlier one's."""
-        for array in self.outputs:
-            array.fill(np.nan if array.dtype.kind == "f" else 85)
-
 
 class Reference:
     """Outputs that count as right.
 
     Attributes:
-        bytes: what it holds in memory.
+        bytes: the size of the outputs.
     """
 
-    def __init__(self, outputs: list[NDArray[Any]]) -> None:
+    def __init__(self, outputs: Sequence[Array]) -> None:
         self._outputs = [output.copy() for output in outputs]
         self.bytes = sum(output.nbytes for output in outputs)
 
-    def mismatch(self, outputs: list[NDArray[Any]]) -> str:
-        """What is wrong with ``outputs``, in words; empty when nothing is."""
+    def mismatch(self, outputs: Sequence[Array]) -> str:
+        """What is wrong with ``outputs``, in words; empty if nothing is wrong."""
         for index, (output, right) in enumerate(zip(outputs, self._outputs, strict=True)):
             message = _mismatch(output.reshape(-1), right.reshape(-1))
             if message:
@@ -160,10 +170,10 @@ class Reference:
         return ""
 
 
-def _mismatch(output: NDArray[Any], right: NDArray[Any]) -> str:
+def _mismatch(output: Array, right: Array) -> str:
     error = scale = 0.0
     for begin in range(0, output.size, _PIECE):
-        found, wanted = _numbers(output[begin : begin + _PIECE]), _numbers(right[begin : begin + _PIECE])
+        found, wanted = _as_floats(output[begin : begin + _PIECE]), _as_floats(right[begin : begin + _PIECE])
         finite = np.isfinite(wanted)
         if not finite.all():
             odd = ~finite
@@ -187,9 +197,9 @@ def _can_be_streamed(parameter: Parameter) -> bool:
 
 @lru_cache(maxsize=1)
 def _slab(size: int) -> NDArray[np.float32]:
-    """Numbers in ``size`` bytes, in which weights lie."""
-    slab = _aligned(Parameter((size // 4,), "float32", False))
-    _fill(slab, np.random.default_rng(0))
+    """An array of ``size`` bytes, from which weights are taken."""
+    slab = cast("NDArray[np.float32]", _allocate(Parameter((size // 4,), "float32", False)))
+    fill_uniform(slab, np.random.default_rng(0))
     return slab
 
 
@@ -197,26 +207,17 @@ def _round_up(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
-def _numbers(array: NDArray[Any]) -> NDArray[Any]:
-    """As floating-point numbers in which a difference neither wraps round nor overflows."""
-    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
+def _as_floats(array: Array) -> NDArray[np.floating]:
+    """The numbers of ``array`` in a dtype in which a difference neither wraps round nor overflows."""
+    if array.dtype in (np.float32, np.float64):
+        return cast("NDArray[np.floating]", array)
+    return array.astype(np.float64)
 
 
-def _aligned(parameter: Parameter) -> NDArray[Any]:
+def _allocate(parameter: Parameter) -> Array:
+    """An aligned array for ``parameter``."""
     dtype = np.dtype(parameter.dtype)
     size = int(np.prod(parameter.shape, dtype=np.int64)) * dtype.itemsize
     memory = np.empty(size + _ALIGNMENT, dtype=np.uint8)
     offset = -memory.ctypes.data % _ALIGNMENT
     return memory[offset : offset + size].view(dtype).reshape(parameter.shape)
-
-
-def _fill(array: NDArray[Any], generator: np.random.Generator) -> None:
-    """Uniform in [-1, 1) for floating point, 0 to 3 for integers: those may be indices into whatever is there."""
-    if array.dtype in (np.float32, np.float64):  # in place: a weight may have half of the worker's memory
-        generator.random(out=array, dtype=array.dtype)
-        array *= 2
-        array -= 1
-    elif array.dtype.kind == "f":
-        array[...] = generator.random(size=array.shape, dtype=np.float32) * 2 - 1
-    else:
-        array[...] = generator.integers(0, 2 if array.dtype.kind == "b" else 4, size=array.shape, dtype=np.int8)

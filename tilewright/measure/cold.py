@@ -1,7 +1,7 @@
-"""Cold caches: what pushes everything else out of them before a call.
+"""Cold caches: what pushes all other data out of the caches before a call.
 
-Every core has to take part, as the caches next to a core are its own, and what is written is more than all caches
-hold, as they keep more of the old than the least recently used would be.
+Every core takes part, because the caches next to a core are its own. More bytes are touched than all caches hold,
+because a cache keeps more old data than one that drops the least recently used first.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tilewright.measure.arguments import Arguments, parameters_of
 from tilewright.target import Target, cache_sizes
@@ -18,28 +19,34 @@ from tilewright.tvm_compat import usable_cores
 
 __all__ = ["flush_bytes", "kernel_flush", "streamed_bytes", "thread_flush"]
 
-#: What is touched, as a multiple of all caches.
+#: The bytes to touch, as a multiple of all caches' size.
 _TIMES = 2
-#: But never more, in bytes: servers have caches of which a virtual machine gets a slice.
+#: The most bytes to touch: a virtual machine on a server is told the size of caches of which it gets only a slice.
 _MOST_BYTES = 256 << 20
-#: A core's piece of work, in float32 numbers: 256 kB.
+#: The piece of work of a core, in float32 numbers: 256 KiB, so that even small caches make many pieces.
 _PIECE = 1 << 16
 
 
 def flush_bytes(l2: int, l3: int, cores: int) -> int:
-    """How many bytes to touch, from the sizes of a core's second cache and of the last one in bytes."""
+    """The bytes to touch.
+
+    Args:
+        l2: bytes in the second cache of a core.
+        l3: bytes in the last cache.
+        cores: the number of cores.
+    """
     return min(_TIMES * (l3 + cores * l2), _MOST_BYTES)
 
 
 def streamed_bytes(target: Target) -> int:
-    """How many bytes of weights calls go through before they meet the same ones again; 0: they have the same."""
+    """The bytes of weights that calls go through before they meet the same ones again; 0: they have the same."""
     return flush_bytes(target.l2, target.l3, target.cores) if target.caches == "streamed" else 0
 
 
 def kernel_flush(target: Target) -> Callable[[], None]:
     """A kernel that empties the caches, on the threads that kernels run on.
 
-    On those threads, so that they are awake, and not asleep, when the call begins that is timed.
+    So these threads are awake, and not asleep, when the call begins that is timed.
     """
     import tvm
     from tvm import te
@@ -56,7 +63,7 @@ def kernel_flush(target: Target) -> Callable[[], None]:
     module = tvm.compile(schedule.mod, target=target.tvm).mod
     function = module["main"]
 
-    def flush(module: object = module) -> None:  # which has the code of the function
+    def flush(module: object = module) -> None:  # the module owns the code of the function
         function(*arguments.tensors)
 
     return flush
@@ -82,5 +89,5 @@ def _bind(core: int) -> None:
         os.sched_setaffinity(0, {core})  # the calling thread alone
 
 
-def _touch(array: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> None:
+def _touch(array: NDArray[np.float32]) -> None:
     np.negative(array, out=array)

@@ -1,22 +1,25 @@
-"""What blocks of runs say about two runtimes: medians, and their ratio with an interval."""
+"""How two runtimes compare by their blocks of runs: medians, and the ratio of these with an interval."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tilewright.measure.peers import Array, Peer
+from tilewright.measure.peers import Peer
+from tilewright.tensor import Array
 
 __all__ = ["compare", "difference", "latency", "relative_error"]
 
+#: The number of draws of the bootstrap: 50 of them lie beyond each end of a 95 % interval.
 _RESAMPLES = 2000
-#: A block of more runs is represented by so many of its quantiles: a median of thousands of runs is not worth seconds.
+#: A block of more runs is represented by so many of its quantiles: medians of thousands of runs would take seconds.
 _MOST_RUNS = 200
 
 
 def latency(peer: Peer) -> dict[str, float]:
-    """The shortest and the median run of all, in milliseconds; nan where there were none."""
+    """``min_ms`` and ``median_ms``: the shortest and the median run of all, in milliseconds; nan if there were none."""
     runs = np.asarray([seconds for block in peer.blocks.values() for seconds in block] or [np.nan])
     return {"min_ms": 1e3 * float(runs.min()), "median_ms": 1e3 * float(np.median(runs))}
 
@@ -24,8 +27,16 @@ def latency(peer: Peer) -> dict[str, float]:
 def compare(ours: Peer, other: Peer, seed: int = 0) -> dict[str, float]:
     """Our median / the other's, over the blocks that both ran in, with the 95 % interval of a bootstrap over blocks.
 
-    Whole blocks are drawn again, not runs: what disturbs a machine lasts longer than a run, so runs of one block
-    are no independent witnesses. Both sides of a block are drawn together, since they shared the disturbance.
+    Whole blocks are drawn again, not runs: what disturbs a machine lasts longer than a run, so the runs of one block
+    are not independent. Both sides of a block are drawn together, because they shared the disturbance.
+
+    Args:
+        ours: the peer whose median is the numerator.
+        other: the peer whose median is the denominator.
+        seed: of the draws.
+
+    Returns:
+        ``ratio``, ``ratio_low`` and ``ratio_high``; all nan if no block was common.
     """
     both = sorted(ours.blocks.keys() & other.blocks.keys())
     if not both:
@@ -42,16 +53,16 @@ def compare(ours: Peer, other: Peer, seed: int = 0) -> dict[str, float]:
 
 
 def difference(ours: Sequence[Array], other: Sequence[Array]) -> float:
-    """The largest :func:`relative_error` of two runtimes' outputs; inf where their numbers differ."""
+    """The largest :func:`relative_error` of two runtimes' outputs; inf if one has more outputs than the other."""
     if len(ours) != len(other):
         return float("inf")
     return max(map(relative_error, ours, other), default=0.0)
 
 
 def relative_error(result: Array, reference: Array) -> float:
-    """Largest absolute difference over the largest absolute reference, of finite elements.
+    """The largest absolute difference over the largest absolute reference, of the finite elements.
 
-    inf where the shapes differ, or the elements that are not finite.
+    inf if the shapes differ, or the elements that are not finite.
     """
     if result.shape != reference.shape:
         return float("inf")
@@ -66,11 +77,12 @@ def relative_error(result: Array, reference: Array) -> float:
     return float(np.max(np.abs(ours - theirs), initial=0.0)) / scale
 
 
-def _thinned(runs: Sequence[float]) -> Array:
+def _thinned(runs: Sequence[float]) -> NDArray[np.float64]:
+    """The runs of a block, or as many quantiles of them as are enough."""
     if len(runs) <= _MOST_RUNS:
         return np.asarray(runs)
     return np.asarray(np.quantile(runs, (np.arange(_MOST_RUNS) + 0.5) / _MOST_RUNS))
 
 
-def _median(blocks: Sequence[Array], draw: Iterable[int]) -> float:
+def _median(blocks: Sequence[NDArray[np.float64]], draw: Iterable[int]) -> float:
     return float(np.median(np.concatenate([blocks[index] for index in draw])))

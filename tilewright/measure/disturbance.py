@@ -1,8 +1,12 @@
 """Whether something else was at work on the processors while a candidate was timed.
 
-Four witnesses, each of which stands still on a quiet machine: time that the hypervisor gave to others, the throttling
-of a control group, threads of ours that had to make room, and a fixed piece of work that took longer than it can. The
-last one also sees a clock that was lowered, in virtual machines too, which cannot read their clock's frequency.
+Four witnesses tell. Each stands still on a quiet machine:
+
+- the time that the hypervisor gave to other machines,
+- the throttling of a control group,
+- the threads of this process that had to make room for other processes,
+- the time of a fixed piece of work. It also shows a clock that was lowered, in virtual machines too, which cannot read
+  the frequency of their clock.
 """
 
 from __future__ import annotations
@@ -25,26 +29,28 @@ except ImportError:  # not a POSIX system: nothing is known about our threads th
 
 __all__ = ["Counter", "Watch", "calibrate", "machine_counters", "preemptions"]
 
-#: The share of the processors' time that others may take. The system counts it in hundredths of a second, so while a
-#: candidate is timed, 10 to 100 ms on two processors, any that is seen is more than this.
+#: The share of the processors' time that other machines may take. The system counts that time in hundredths of a
+#: second. A candidate is timed for 10 to 100 ms, so on two processors any time that is counted is a larger share.
 _STOLEN_SHARE = 0.05
-#: What the fixed work may take, as a multiple of its own best: the 95th percentile on a busy machine was 1.08.
+#: The most that the fixed work may take, as a multiple of its best. The 95th percentile on a busy machine was 1.08.
 _SLOW_CLOCK = 1.1
-#: How many readings the best is among: a clock that is lowered for good is the clock, and no disturbance.
+#: The number of readings among which the best is looked for: two for each candidate. A clock that stays lowered for 32
+#: candidates is the normal clock from then on, and no disturbance.
 _READINGS = 64
-#: A pass is disturbed when more than this share of its blocks was preempted: a low quantile bears fewer.
+#: Timing is disturbed if more than this share of its blocks was preempted. The 0.2-quantile bears fewer.
 _PREEMPTED_SHARE = 0.5
+#: The fixed work hashes so many bytes, which fit the first cache. Hashing them takes 0.02 to 0.1 ms.
 _WORK = bytes(32 << 10)
 
 
 @dataclass(frozen=True)
 class Counter:
-    """A number that the system counts up while something disturbs.
+    """A number that the system increases while something disturbs.
 
     Attributes:
         name: what disturbs, for reports.
         read: gives the number.
-        limit: how much it may grow in each second of watching.
+        limit: by how much the number may grow in each second of watching.
     """
 
     name: str
@@ -57,9 +63,9 @@ class Watch:
 
     Args:
         counters: by default :func:`machine_counters`.
-        work: does a fixed piece of work and gives its seconds; by default :func:`calibrate`.
-        switches: how often a thread of this process had to make room so far; by default :func:`preemptions`.
-        clock: gives seconds.
+        work: does a fixed piece of work and returns its seconds; by default :func:`calibrate`.
+        switches: returns how often a thread of this process had to make room so far; by default :func:`preemptions`.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -79,13 +85,13 @@ class Watch:
         self._began = 0.0
 
     def begin(self) -> None:
-        """From now on."""
+        """Begin to watch."""
         self._slow = self._slowed()
         self._before = [counter.read() for counter in self._counters]
         self._began = self._clock()
 
     def end(self, blocks: int, preempted: int) -> tuple[str, ...]:
-        """What disturbed since :meth:`begin`, by name; empty: nothing that can be seen.
+        """The names of what disturbed since :meth:`begin`; empty if nothing was seen.
 
         Args:
             blocks: how many blocks were timed.
@@ -109,7 +115,7 @@ class Watch:
 
 
 def calibrate() -> float:
-    """Seconds of a fixed piece of work, the best of three: 0.02 to 0.1 ms of hashing, which needs no cache but L1."""
+    """The seconds of a fixed piece of work, the best of three."""
     best = float("inf")
     for _ in range(3):
         begin = time.perf_counter()
@@ -119,15 +125,15 @@ def calibrate() -> float:
 
 
 def preemptions() -> int:
-    """How often a thread of this process had to make room for another process; 0 where the system does not tell."""
+    """How often a thread of this process had to make room for another process; 0 if the system does not tell."""
     return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def machine_counters(root: Path = Path("/")) -> tuple[Counter, ...]:
-    """The counters that this machine has: seconds stolen by its hypervisor, periods in which we were throttled.
+    """The counters that this machine has: seconds stolen by its hypervisor, and periods of throttling.
 
     Args:
-        root: what ``proc`` and ``sys`` are in.
+        root: the directory that holds ``proc`` and ``sys``.
     """
     stat = root / "proc/stat"
     groups = [group / "cpu.stat" for group in reversed(control_groups("cpu", root))]  # the nearest one first
@@ -145,7 +151,7 @@ def _or_zero(read: Callable[[Path], float | None], path: Path) -> float:
 
 
 def _stolen(stat: Path) -> float | None:
-    """Seconds that the hypervisor gave to other machines, of all processors together; None where it does not tell."""
+    """Seconds that the hypervisor gave to other machines, of all processors together; None if it does not tell."""
     try:
         with stat.open("rb") as file:
             return int(file.readline().split()[8]) / os.sysconf("SC_CLK_TCK")
@@ -154,7 +160,7 @@ def _stolen(stat: Path) -> float | None:
 
 
 def _throttled(path: Path) -> float | None:
-    """Number of periods in which a control group had used up its share."""
+    """The number of periods in which a control group had used up its share; None if the system does not tell."""
     try:
         for line in path.read_text(encoding="ascii").splitlines():
             if line.startswith("nr_throttled "):

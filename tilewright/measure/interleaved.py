@@ -1,8 +1,8 @@
 """Races: kernels timed by turns, block by block, until it is clear which one is the fastest.
 
-Kernels whose blocks lie side by side see the same machine, so what disturbs it for longer than a round is no one's
-luck. A racer is judged by the low quantile of its blocks in *this* race, and how sure the order is, by drawing whole
-rounds again: all racers' blocks of a round together, since they shared what happened in it.
+Kernels whose blocks lie side by side see the same machine, so a disturbance that lasts longer than a round favours
+none. A racer is judged by the low quantile of its blocks in *this* race. Drawing whole rounds again tells how sure the
+order is. The blocks of a round are drawn together, because the racers shared what happened in it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,18 @@ from tilewright.measure.outcome import ROBUST_QUANTILE, Measurement, robust_seco
 
 __all__ = ["MOST_ROUNDS", "as_often", "interleave", "ratios", "winner"]
 
-#: No judgement before so many rounds, or so many where the time is over; at most so many.
+#: The number of rounds before the first judgement (a choice: the 0.2-quantile of 7 blocks is near the second).
 _LEAST_ROUNDS = 7
+#: The number of rounds before the first judgement if the time is over.
 _LEAST_LATE_ROUNDS = 3
+#: The largest number of rounds: 30 rounds of 2 ms blocks take 60 ms for each racer.
 MOST_ROUNDS = 30
-#: A racer is out when it is slower than the fastest one with this probability. It is asked after every round.
+#: A racer drops out if it is slower than the fastest one with this probability. It is high because a racer is judged
+#: up to 24 times.
 _CONFIDENCE = 0.99
-#: Those that are surely no further apart, as a share, need no decision.
+#: Racers whose latencies are surely within this share of the fastest need no decision (a choice).
 _TIE = 0.005
+#: The number of draws: 4 of them lie beyond each end of a 99 % interval.
 _RESAMPLES = 400
 
 
@@ -36,16 +40,16 @@ def interleave(
     rounds: int = MOST_ROUNDS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[tuple[float, ...]]:
-    """Let ``racers`` run by turns; one that is surely slower than the fastest drops out.
+    """Let ``racers`` run by turns. One that is surely slower than the fastest drops out.
 
     Args:
-        racers: each times one block of its own and gives the seconds of a call.
-        seconds: no round is begun after so many, once there were three.
-        rounds: how many there are at most.
-        clock: gives seconds.
+        racers: each times one block of its own and returns the seconds of a call.
+        seconds: no round begins after so many, once there were three rounds.
+        rounds: the largest number of rounds.
+        clock: returns seconds.
 
     Returns:
-        for each racer, its blocks in the order of the rounds: the i-th ones of all were timed in the same round.
+        for each racer, its blocks in the order of the rounds. The i-th blocks of all racers are of the same round.
     """
     blocks: list[list[float]] = [[] for _ in racers]
     running = list(range(len(racers)))
@@ -70,7 +74,7 @@ def interleave(
 def ratios(blocks: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """How much slower racers are than the fastest of them: both ends of an interval for each ratio, ``(n,)``.
 
-    Each end is right with 99 % confidence. Those of the fastest are 1.
+    Each end is right with 99 % confidence. Both ends of the fastest racer are 1.
 
     Args:
         blocks: ``(n, rounds)`` seconds.
@@ -83,7 +87,7 @@ def ratios(blocks: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np
 
 
 def winner(blocks: Sequence[tuple[float, ...]]) -> int:
-    """The fastest of those that stayed in a race to its end, by what :func:`interleave` returned.
+    """The place of the fastest racer that stayed to the end, in what :func:`interleave` returned.
 
     Raises:
         ValueError: nobody ran.
@@ -95,9 +99,9 @@ def winner(blocks: Sequence[tuple[float, ...]]) -> int:
 
 
 def as_often(measured: Sequence[Measurement]) -> list[Measurement]:
-    """Measurements of a race that had to be given up, with as many repeats each, so that :func:`winner` compares all.
+    """Measurements of a race that had to be given up, cut to equally many repeats, so that :func:`winner` compares all.
 
-    But for those that were dropped at once, with a single repeat: they have lost.
+    Measurements of a single repeat stay as they are: these candidates were dropped at once, and have lost.
     """
     least = min((len(m.repeats) for m in measured if len(m.repeats) > 1), default=1)
     return [replace(m, repeats=m.repeats[:least]) if m.ok else m for m in measured]

@@ -1,16 +1,16 @@
-"""Limits of memory: how much a worker may have, how much it has, and what a command needs.
+"""Limits of memory: how much a process may have, how much it has, and what a command needs.
 
-A candidate that exhausts the memory must cost itself, not the machine. The pool looks at its workers' memory 20 times a
-second and ends one that has more than its share, because the other ways measure too little or too much:
+A candidate that exhausts the memory must cost itself, not the machine. So the memory of a child process is looked at
+20 times a second, and the process is ended if it has more than its share. The other ways are worse:
 
 - ``RLIMIT_AS`` limits addresses, of which a worker has several times what it uses: TVM and LLVM map their libraries
   and reserve room for each thread's stack and heap.
 - ``RLIMIT_DATA`` counts private memory whether used or not, so its size depends on the number of threads. At the limit
   the program's reaction varies: a Python error, an abort, a crash at the address 0.
-- A control group does it right, but only an administrator can make one.
+- A control group is right, but only an administrator can make one.
 
-Between two looks a worker can take some hundred megabytes, as fast as the kernel hands out pages. If the machine runs
-out all the same, the kernel ends a worker before any other process (:func:`die_first`).
+Between two looks a process can take some hundred megabytes, as fast as the kernel hands out pages. If the machine runs
+out of memory all the same, the kernel ends a worker before any other process (:func:`die_first`).
 """
 
 from __future__ import annotations
@@ -34,27 +34,28 @@ __all__ = [
     "worker_share",
 ]
 
-#: Seconds between two looks.
+#: Seconds between two looks at the memory of a process. A look takes 0.05 ms.
 LOOK_SECONDS = 0.05
-#: What a worker may have where that is no more than half of the memory: the largest layers of VGG-19 need 1 GB.
+#: The bytes that a worker may have even if its equal part is less, up to half of the memory. The largest layers of
+#: VGG-19 need 1 GB.
 _LEAST = 2 << 30
 
 
 def worker_share(workers: int) -> int:
-    """Bytes that each of so many workers may have by default.
+    """The bytes that each of ``workers`` workers may have by default.
 
-    An equal part of the memory, of which this process has one as well; but 2 GiB (at most half of the memory), since
-    that all workers want all of theirs at once is rare.
+    Workers and this process have equal parts of the memory. A worker has at least 2 GiB, up to half of the memory,
+    because workers rarely need all of theirs at the same moment.
     """
     memory = usable_memory()
     return max(memory // (workers + 1), min(_LEAST, memory // 2))
 
 
 def usable_memory(root: Path = Path("/")) -> int:
-    """Bytes of memory that this process may use: the machine's, or what its control group has of it.
+    """The bytes of memory that this process may use: the machine's, or the part that its control groups may use.
 
     Args:
-        root: where ``proc`` and ``sys`` are.
+        root: the directory that holds ``proc`` and ``sys``.
     """
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_own_limits().values()]
     for group in control_groups("memory", root):
@@ -68,8 +69,8 @@ def check_memory(addresses: int, memory: int) -> None:
     """Refuse a command that would run out of memory, and then crash or fail with an unrelated error.
 
     Args:
-        addresses: bytes of address space that a process maps at least, whether it uses them or not.
-        memory: bytes that it uses at least.
+        addresses: the bytes of address space that a process maps at least, whether it uses them or not.
+        memory: the bytes that it uses at least.
 
     Raises:
         ResourceError: a limit of this process, or its control group, or the machine has less.
@@ -89,7 +90,7 @@ def check_memory(addresses: int, memory: int) -> None:
 
 
 def memory_error(doing: str) -> ResourceError:
-    """The error to raise if the memory did not suffice for ``doing`` something."""
+    """The error to raise if the memory did not suffice for ``doing``, such as "reading model.onnx"."""
     limits = [f"`ulimit {option}` allows {in_words(limit)}" for option, limit in _own_limits().items()]
     allowed = " and ".join(limits) or f"it may use {in_words(usable_memory())}"
     return ResourceError(
@@ -98,7 +99,7 @@ def memory_error(doing: str) -> ResourceError:
 
 
 def _own_limits() -> dict[str, int]:
-    """The limits of a process's memory that are set, by the option that the shell's ``ulimit`` has for them."""
+    """The limits of this process's memory that are set, in bytes, by their option of the shell's ``ulimit``."""
     found = {}
     for option, kind in (("-v", resource.RLIMIT_AS), ("-d", resource.RLIMIT_DATA)):
         soft, _ = resource.getrlimit(kind)
@@ -108,9 +109,9 @@ def _own_limits() -> dict[str, int]:
 
 
 def held(pid: int) -> tuple[int, int]:
-    """The bytes of memory that a process has, those that were swapped out included, and the most it has had.
+    """The bytes of memory that a process has, including those that were swapped out, and the most it has had.
 
-    Zeros where there is no such process any more, or the system does not tell.
+    Both are 0 if there is no such process any more, or the system does not tell.
     """
     now = most = 0
     with contextlib.suppress(OSError, ValueError):
@@ -123,7 +124,7 @@ def held(pid: int) -> tuple[int, int]:
 
 
 def die_first() -> None:
-    """Let the kernel end this process before others when memory runs out."""
+    """Ask the kernel to end this process before others when memory runs out."""
     with contextlib.suppress(OSError):  # not Linux
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 

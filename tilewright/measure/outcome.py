@@ -1,4 +1,4 @@
-"""What became of one candidate: a measurement, whose failure is data like its time."""
+"""What became of one candidate: a measurement. A failure is data, as a latency is."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ class Outcome(enum.Enum):
 
     @property
     def doubtful(self) -> bool:
-        """Whether something else than the candidate may have been to blame: its worker may have been killed.
+        """Whether something else than the candidate may be to blame: its worker may have been killed.
 
-        Not so a time-out: what hangs would hang again, and cost its seconds twice.
+        A time-out is not doubtful: what hangs would hang again, and take its seconds twice.
         """
         return self in (Outcome.BUILD_FAILED, Outcome.RUN_CRASHED)
 
 
-#: The quantile over repeats that stands for a candidate. Neighbours on the machine only ever add time, so a low
-#: quantile estimates the undisturbed latency; the very minimum would reward a single lucky reading.
+#: The quantile over repeats that stands for a candidate. Other programs on the machine only ever add time, so a low
+#: quantile estimates the undisturbed latency. The minimum would reward a single lucky reading.
 ROBUST_QUANTILE = 0.2
 
 
 def robust_seconds(repeats: tuple[float, ...]) -> float:
-    """The latency that stands for some repeats, in seconds: a low quantile; nan where there are none."""
+    """The latency that stands for some repeats, in seconds: their 0.2-quantile; nan if there are none."""
     if not repeats:
         return math.nan
-    # numpy.quantile to the last bit, a hundred times as fast: stores ask for it with every measurement.
+    # The same to the last bit as numpy.quantile, and a hundred times as fast: stores ask for it with every measurement.
     ordered = sorted(repeats)
     place = ROBUST_QUANTILE * (len(ordered) - 1)
     below, above = ordered[int(place)], ordered[min(int(place) + 1, len(ordered) - 1)]
@@ -55,14 +55,14 @@ class Measurement:
         target: ``Target.key``, which names the machine.
         template: version of the template that the config belongs to, such as ``contraction/1``.
         config: the config's row, one index per knob.
-        outcome: how it ended.
-        repeats: latency of each repeat in seconds; empty on failure, a single one where the candidate
-            was dropped after its first run.
-        message: what went wrong, empty when nothing did.
+        outcome: how the build and run ended.
+        repeats: latency of each repeat in seconds; empty on failure; a single one if the candidate was dropped after
+            its first run.
+        message: what went wrong; empty if nothing did.
         time: POSIX time of the measurement in seconds.
         elapsed: wall-clock seconds spent on building and timing it.
-        anchor: latency in seconds of the task's default config, timed before, between and after the candidates of a
-            batch (the lowest of these): how fast the machine was at that moment. 0: not known. Records do not keep it.
+        anchor: how fast the machine was at that moment: latency in seconds of the task's default config, the lowest of
+            its readings before, between and after the candidates of the batch. 0: not known. Records do not keep it.
     """
 
     task: str

@@ -1,8 +1,8 @@
-"""Runs several runtimes against each other: each in its own process, by turns, block by block.
+"""Races several runtimes: each in its own process, by turns, block by block.
 
-Never two in one process and never two at once: the threads of one runtime go on spinning after its run and cost the
-other up to 2.5 times its latency. A process whose turn it is not is therefore stopped (SIGSTOP), whatever its
-threads are at.
+Two runtimes never share a process, and never run at once: the threads of one go on spinning after its run, which made
+the other up to 2.5 times as slow. So the processes whose turn it is not are stopped (SIGSTOP), whatever their threads
+are at.
 """
 
 from __future__ import annotations
@@ -11,53 +11,32 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, Protocol, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Protocol
 
 from tilewright.errors import MeasureError
 from tilewright.measure.peer_process import PeerProcess
+from tilewright.tensor import Array, TensorSpec, random_arrays
 
-__all__ = ["Array", "Entrant", "InputSpec", "Peer", "Runnable", "race", "random_inputs", "turn_runs"]
+__all__ = ["Entrant", "Peer", "Runnable", "race", "turn_runs"]
 
-Array: TypeAlias = NDArray[Any]
-
-#: Seconds that all blocks of one peer may take together; one that is too slow for it sits blocks out.
+#: The seconds that all blocks of one peer may take together (a choice). A slower peer sits blocks out.
 _MOST_SECONDS = 60.0
-#: Fewer blocks than this say nothing about an interval.
+#: A peer has at least so many blocks: fewer give no interval.
 _LEAST_BLOCKS = 3
-#: A run longer than this needs no warm-up: what is cold at its start is a small part of it.
+#: A run of more seconds needs no warm-up: what is cold at its start is a small part of it.
 _LONG_RUN = 1.0
-#: A block's first runs find the caches full of another process's data.
+#: The number of runs that warm up before each block: the first runs find the caches full of another process's data.
 _WARM_UP = 2
-
-
-class InputSpec(Protocol):
-    """What an input looks like."""
-
-    @property
-    def name(self) -> str:
-        """As the model calls it."""
-        ...
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its extents."""
-        ...
-
-    @property
-    def dtype(self) -> str:
-        """NumPy's name of its kind of number."""
-        ...
+#: The least seconds of a run that numbers of runs are computed from, because clocks may read 0.
+_LEAST_SECONDS = 1e-9
 
 
 class Runnable(Protocol):
-    """A network that some runtime runs."""
+    """A network that a runtime runs."""
 
     @property
-    def inputs(self) -> Sequence[InputSpec]:
-        """What it takes, in this order."""
+    def inputs(self) -> Sequence[TensorSpec]:
+        """Its inputs, in order."""
         ...
 
     def __call__(self, *arrays: Array) -> list[Array]:
@@ -65,23 +44,23 @@ class Runnable(Protocol):
         ...
 
     def time(self, arrays: Sequence[Array], runs: int) -> list[float]:
-        """The seconds of each of some runs, without copying the inputs."""
+        """The seconds of each of ``runs`` runs, without copying the inputs."""
         ...
 
 
 @dataclass(frozen=True)
 class Entrant:
-    """Who takes part.
+    """A runtime that takes part in a race.
 
     Attributes:
         name: such as ``onnxruntime``.
-        factory: makes the runnable in the entrant's own process, which finds it by its name.
+        factory: makes the runnable in a process of its own, which finds the factory by its name.
         arguments: of the factory.
     """
 
     name: str
     factory: Callable[..., Runnable]
-    arguments: tuple[Any, ...] = ()
+    arguments: tuple[object, ...] = ()
 
 
 @dataclass
@@ -89,10 +68,10 @@ class Peer:
     """What came of one entrant.
 
     Attributes:
-        name: the entrant's.
-        blocks: number of the block -> seconds of each of its runs.
-        outputs: of the first run, on the inputs that all got.
-        error: why it does not take part (any more); empty where nothing went wrong.
+        name: the entrant's name.
+        blocks: the seconds of each run, by the number of the block.
+        outputs: of the first run, on the inputs that all entrants got.
+        error: why it takes part no longer, or never did; empty if nothing went wrong.
     """
 
     name: str
@@ -114,13 +93,13 @@ def race(
     """Let ``entrants`` run by turns on the same random inputs. One that fails leaves the others alone.
 
     Args:
-        entrants: the first one's inputs are what all get.
-        blocks: how many turns each has; one that is very slow has fewer.
-        block_seconds: about how long a turn lasts, without its warm-up; a single run may be longer.
+        entrants: all of them get inputs for the first one.
+        blocks: the number of turns that each has. One that is very slow has fewer.
+        block_seconds: about how many seconds a turn lasts, without its warm-up. A single run may be longer.
         threads: how many threads each may use.
         seed: of the inputs.
-        cold: empty the caches before each run, which is part of a turn's time and of no run's.
-        more: told what came of the turns so far, says whether each is to have another; asked when they have had theirs.
+        cold: empty the caches before each run. The time that takes is part of a turn's time, but of no run's.
+        more: asked once all turns are over, with what came of them. It says whether each entrant has another turn.
 
     Raises:
         MeasureError: the first entrant fails before it has run.
@@ -133,7 +112,7 @@ def race(
             process = PeerProcess(threads)
             try:
                 specs = process.start(entrant.factory, entrant.arguments)
-                arrays = arrays or random_inputs(specs, seed)
+                arrays = arrays or random_arrays(specs, seed)
                 peer.outputs, seconds = process.prepare(arrays, cold)
                 process.pause()
             except MeasureError as error:
@@ -158,26 +137,27 @@ def race(
     return peers
 
 
-def random_inputs(specs: Sequence[InputSpec], seed: int) -> list[Array]:
-    """An array for each input: normal numbers; 0 and 1 where they are integers, which may be indices."""
-    rng = np.random.default_rng(seed)
-    arrays: list[Array] = []
-    for spec in specs:
-        if np.issubdtype(np.dtype(spec.dtype), np.floating):
-            arrays.append(rng.standard_normal(spec.shape).astype(spec.dtype))
-        else:
-            arrays.append(rng.integers(0, 2, spec.shape).astype(spec.dtype))
-    return arrays
-
-
 def turn_runs(seconds: float, block_seconds: float) -> tuple[int, int]:
-    """How many runs of ``seconds`` each a turn of about ``block_seconds`` warms up with, and how many it times."""
-    runs = max(1, round(block_seconds / max(seconds, 1e-9)))
+    """How many runs a turn warms up with, and how many it times.
+
+    Args:
+        seconds: of a run.
+        block_seconds: about how many seconds a turn lasts.
+    """
+    runs = max(1, round(block_seconds / max(seconds, _LEAST_SECONDS)))
     return 0 if seconds > _LONG_RUN else _WARM_UP if runs > 1 else 1, runs
 
 
 class _Turns:
-    """The turns of one process."""
+    """The turns of one process.
+
+    Args:
+        process: of the peer.
+        peer: keeps what comes of the turns.
+        seconds: of a run.
+        blocks: the number of turns that each has.
+        block_seconds: about how many seconds a turn lasts.
+    """
 
     def __init__(self, process: PeerProcess, peer: Peer, seconds: float, blocks: int, block_seconds: float) -> None:
         self.process = process
@@ -189,7 +169,7 @@ class _Turns:
         self._every = math.ceil(blocks / turns)
 
     def take(self, block: int) -> None:
-        """One block, if this is one of its own."""
+        """Time the block of this number, unless the process sits it out."""
         if self._peer.error or block % self._every:
             return
         try:

@@ -1,145 +1,188 @@
-"""The pool's side of one worker: starts it, talks to it, and ends it with everything it started."""
+"""A child Python process: started, asked over a pipe, bounded in time and memory, and ended with all that it started.
+
+:class:`ChildProcess` is the only place that starts a Python process. What a process is for, its protocol adds:
+
+    worker_process    WorkerProcess      builds and times candidates
+    isolated          IsolatedProcess    makes one object and calls its methods
+    peer_process      PeerProcess        an isolated object that times one runtime
+    isolated_call     IsolatedCall       calls one function
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib
+import math
 import os
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from multiprocessing.connection import Pipe
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe
 
 from tilewright.errors import MeasureError
-from tilewright.measure.memory import held
-from tilewright.measure.protocol import Adopt, Command, Drop, Hello, Lost, Reply, SpaceFactory
-from tilewright.target import Target
+from tilewright.measure.memory import LOOK_SECONDS, held, in_words
 
-__all__ = ["WorkerProcess", "arm", "ending"]
+__all__ = ["ChildProcess", "Lost", "arm", "ending", "find", "serve"]
 
-#: The worker finds modules where this process does (its factory may be in a script's directory), and never imports
+#: The child finds modules where this process does (its factory may be in a script's directory), and never imports
 #: this process's main module, so a user's script needs no ``if __name__ == "__main__"``.
-_BOOT = "import sys; sys.path[:] = {path!r}; from tilewright.measure.worker import main; main({arguments})"
-#: Seconds within which a worker has imported its compiler: 2.5 on a quiet machine.
-_START_SECONDS = 60.0
-#: What is read of a worker's last words, in bytes, and what is kept of them for the records, in characters.
+_BOOT = "import sys; sys.path[:] = {path!r}; from tilewright.measure.process import serve; serve({arguments})"
+#: Seconds that a child which has closed its pipe gets to end by itself: killing it earlier would hide how it ended.
+#: Python ends within 0.05 s on two cores with six busy programs.
+_ENDING_SECONDS = 5.0
+#: Seconds between two looks at whether such a child has ended: a tenth of the time that this usually takes.
+_POLL_SECONDS = 0.005
+#: How much of the output is read for the last words, in bytes, and how much of it messages and records keep, in
+#: characters: a line or two.
 _TAIL_BYTES = 1 << 16
 _TAIL_CHARACTERS = 200
-#: TVM's own handler of SIGSEGV begins so; the C stack of the interpreter, which follows, helps nobody.
+#: TVM's handler of SIGSEGV begins its output so. The C stack of the interpreter, which follows, helps nobody.
 _BACKTRACE = "!!!!!!! Segfault encountered"
 
 
-class WorkerProcess:
-    """A worker process. It starts in the background: its first reply is ``Started``.
+@dataclass(frozen=True)
+class Lost:
+    """What stands for an answer if the process gave none. The process has ended then.
 
     Attributes:
-        connection: readable when the worker has replied or died.
-        started: whether it has said so.
-        awaiting: whether a reply is due, by the ``time.monotonic()`` of ``expires``.
-        prepared: what it was last prepared for: the task's key, and whether it was to run the default for a reference.
-        reference: whether it knows what that task's outputs must be.
-        anchor: whether it keeps that task's default, to time it.
-        building: the candidate in its hands, if any.
-        built: the candidates that it keeps.
-
-    Args:
-        target: what it builds for.
-        factory: makes its design spaces.
-
-    Raises:
-        MeasureError: no process can be started, or the factory is not one that it could import.
+        timed_out: whether it was killed because its answer was overdue.
+        reason: its signal or exit code with its last words, or why it was killed.
+        memory: the bytes that it had when it was killed because it had too many; otherwise 0.
     """
 
-    def __init__(self, target: Target, factory: SpaceFactory | None) -> None:
-        self.started = False
-        self.awaiting = False
-        self.expires = 0.0
-        self.since = 0.0
-        self.prepared: tuple[str, bool] | None = None
-        self.reference = False
-        self.anchor = False
-        self.building: int | None = None
-        self.built: list[int] = []
+    timed_out: bool
+    reason: str
+    memory: int = 0
+
+    def because(self, allowed: int, what: str, seconds: float) -> str:
+        """Why ``what`` has failed, in words.
+
+        Args:
+            allowed: bytes of memory that the process might have.
+            what: what the process was asked for, such as "the build".
+            seconds: what it might take.
+        """
+        if self.timed_out:
+            return f"{what} took longer than {seconds:.3g} s"
+        if self.memory:
+            return f"{what} took {in_words(self.memory)} of memory, where {in_words(allowed)} are allowed"
+        hint = ", which the system sends when memory runs out" if self.reason.startswith("SIGKILL") else ""
+        return f"{what} ended its process: {self.reason}{hint}"
+
+
+class ChildProcess:
+    """A Python process that serves one module's ``main``. It dies with this process, however this process ends.
+
+    It has a session of its own: no Ctrl-C of the terminal reaches it, and whatever it starts is ended with it.
+
+    Args:
+        purpose: what needs the process, for the message of an error, such as "measuring needs worker processes".
+        module: its function ``main`` runs in the child, with the child's end of the pipe and then ``arguments``.
+        arguments: numbers or texts for ``main``.
+        variables: environment variables that the child has besides those of this process.
+        keep_output: whether what the child prints is kept for its last words. Otherwise it is thrown away.
+
+    Attributes:
+        connection: readable if the child has answered or ended. Closed if it was ended here.
+        pid: the child's process id.
+
+    Raises:
+        MeasureError: no process can be started.
+    """
+
+    def __init__(
+        self,
+        purpose: str,
+        module: str,
+        arguments: tuple[int | str, ...] = (),
+        variables: Mapping[str, str] | None = None,
+        keep_output: bool = True,
+    ) -> None:
+        self._reason = ""
         self._peak = 0
+        self._resources = ExitStack()
         try:
-            # An anonymous file rather than a pipe: nobody has to empty it, and it leaves nothing behind.
-            self._output = tempfile.TemporaryFile()  # noqa: SIM115  closed in kill()
-            self.connection, theirs = Pipe()
-            lifeline, self._lifeline = os.pipe()
-        except OSError as error:
-            raise MeasureError(f"measuring needs worker processes, but none can be started: {error}") from error
-        code = _BOOT.format(path=sys.path, arguments=f"{theirs.fileno()}, {lifeline}, {target.cores}")
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code],
-                stdin=subprocess.DEVNULL,
-                stdout=self._output,
-                stderr=self._output,
-                pass_fds=(theirs.fileno(), lifeline),
-                start_new_session=True,  # no Ctrl-C from the terminal, and a group to end as one
-            )
-            arm(lifeline, self._process.pid)
+            with ExitStack() as failing:
+                failing.callback(self._resources.close)
+                # An anonymous file rather than a pipe: nobody has to empty it, and it leaves nothing behind.
+                self._output = self._resources.enter_context(tempfile.TemporaryFile()) if keep_output else None
+                self.connection, theirs = Pipe()
+                self._resources.callback(self.connection.close)
+                with theirs:
+                    lifeline, ours = os.pipe()
+                    self._resources.callback(os.close, ours)
+                    try:
+                        served = f"{theirs.fileno()}, {lifeline}, {module!r}, {arguments!r}"
+                        self._process = subprocess.Popen(
+                            [sys.executable, "-c", _BOOT.format(path=sys.path, arguments=served)],
+                            stdin=subprocess.DEVNULL,
+                            stdout=self._output or subprocess.DEVNULL,
+                            stderr=self._output or subprocess.DEVNULL,
+                            pass_fds=(theirs.fileno(), lifeline),
+                            env=os.environ | dict(variables or {}),
+                            start_new_session=True,
+                        )
+                        arm(lifeline, self._process.pid)
+                    finally:
+                        os.close(lifeline)
+                failing.pop_all()
         except (OSError, ValueError) as error:
-            self.connection.close()
-            os.close(self._lifeline)
-            self._output.close()
-            raise MeasureError(f"measuring needs worker processes, but none can be started: {error}") from error
-        finally:
-            theirs.close()
-            os.close(lifeline)
+            raise MeasureError(f"{purpose}, but none can be started: {error}") from error
         self.pid = self._process.pid
-        try:
-            self.send(Hello(target, factory), _START_SECONDS)
-        except Exception as error:
-            self.kill()
-            raise MeasureError(
-                f"workers find the factory of design spaces by its name, so it must be a function of an importable "
-                f"module, but {factory!r} cannot be sent to them ({error}); move it into a module"
-            ) from error
 
-    def turned_to(self, key: str) -> bool:
-        """Whether it was last prepared for the task of this key."""
-        return self.prepared is not None and self.prepared[0] == key
+    @property
+    def alive(self) -> bool:
+        """Whether the process was not ended here. It may have ended by itself."""
+        return not self.connection.closed
 
-    def knows(self, key: str) -> bool:
-        """Whether it has turned to the task and knows what its outputs must be."""
-        return self.reference and self.turned_to(key)
+    @property
+    def peak_rss(self) -> int:
+        """The most memory that the process has had, in bytes, as far as is known."""
+        if self.alive:
+            self._peak = max(self._peak, held(self.pid)[1])
+        return self._peak
 
-    def send(self, command: Command, seconds: float) -> None:
-        """Give it a command whose reply is due within ``seconds``. To a dead worker too: the reply is then ``Lost``."""
-        self.since = time.monotonic()
-        if not isinstance(command, Adopt | Drop):
-            self.awaiting = True
-            self.expires = self.since + seconds
-        # What it printed so far was about other things. The position is one that the worker shares.
-        os.ftruncate(self._output.fileno(), 0)
-        os.lseek(self._output.fileno(), 0, os.SEEK_SET)
+    def send(self, message: object) -> None:
+        """Send a message. If the process has ended by itself, :meth:`receive` says so.
+
+        Raises:
+            Exception: the message cannot be pickled.
+        """
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.connection.send(command)
+            self.connection.send(message)
 
-    def receive(self) -> Reply | Lost:
-        """The reply that has come; ``Lost`` where the worker has died instead, which ends it here as well."""
-        try:
-            reply: Reply = self.connection.recv()
-        except Exception:  # the end of the pipe, or the half of a message
-            return self.kill()
-        self.awaiting = False
-        return reply
+    def receive(self, seconds: float = math.inf, memory: int | None = None) -> object:
+        """The next answer, or :class:`Lost` if none comes.
 
-    def died_idle(self) -> bool:
-        """Whether it is gone although it had nothing to do."""
-        # Nothing is due, so what can be read is the end of the pipe.
-        return self.started and not self.awaiting and not self.connection.closed and self.connection.poll(0)
+        Args:
+            seconds: the process is killed if it has not answered after so many.
+            memory: the process is killed if it has more bytes. None: it may have any number.
+        """
+        until = time.monotonic() + seconds
+        while True:
+            left = until - time.monotonic()
+            step = left if memory is None else min(left, LOOK_SECONDS)
+            if self.connection.poll(None if math.isinf(step) else max(0.0, step)):
+                return self._read()
+            if left <= 0:
+                return self.expire()
+            if memory is not None and (lost := self.exceed(memory)) is not None:
+                return lost
 
     def expire(self) -> Lost:
-        """End it because its reply is overdue."""
+        """Kill the process because its answer is overdue."""
         self.kill()
         return Lost(timed_out=True, reason="killed at the time-out")
 
     def exceed(self, limit: int) -> Lost | None:
-        """End it if it has more than ``limit`` bytes of memory; None if it has not."""
+        """Kill the process if it has more than ``limit`` bytes of memory. None if it has not."""
         now, most = held(self.pid)
         self._peak = max(self._peak, most)
         if now <= limit:
@@ -147,57 +190,96 @@ class WorkerProcess:
         self.kill()
         return Lost(timed_out=False, reason="killed for its memory", memory=now)
 
-    def kill(self) -> Lost:
-        """End it and all that it started, now. Does nothing the second time."""
-        self.awaiting = False
-        if self.connection.closed:
-            return Lost(timed_out=False, reason="already ended")
-        self._peak = self.peak_rss
-        # While the worker is not waited for, its process id cannot be anyone else's.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        code = self._process.wait()
-        reason = ending(code)
-        tail = self._tail()
-        self.connection.close()
-        os.close(self._lifeline)
-        self._output.close()
-        return Lost(timed_out=False, reason=f"{reason}: {tail}" if tail else reason)
-
     def pause(self) -> None:
-        """Stop it until :meth:`resume`."""
+        """Stop the process and what it has started until :meth:`resume`: not even a spinning thread runs on."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on, with all of its time before it."""
+        """Let the process go on."""
         self._signal(signal.SIGCONT)
-        self.expires = time.monotonic() + _START_SECONDS
 
-    @property
-    def peak_rss(self) -> int:
-        """The most memory that it has had, in bytes; as far as is known."""
-        if not self.connection.closed:
-            self._peak = max(self._peak, held(self.pid)[1])
-        return self._peak
+    def kill(self) -> str:
+        """End the process and all that it has started. Returns how it ended. Does nothing the second time."""
+        if self.alive:
+            self._peak = self.peak_rss
+            self._signal(signal.SIGKILL)
+            self._reason = ending(self._process.wait())
+            if tail := self._tail():
+                self._reason = f"{self._reason}: {tail}"
+            self._resources.close()
+        return self._reason
+
+    def forget_output(self) -> None:
+        """Keep nothing of what the process has printed so far."""
+        if self._output is not None:
+            # The child shares the position in the file.
+            os.ftruncate(self._output.fileno(), 0)
+            os.lseek(self._output.fileno(), 0, os.SEEK_SET)
+
+    def _read(self) -> object:
+        try:
+            return self.connection.recv()
+        except (EOFError, OSError):  # the end of the pipe, or of half a message
+            until = time.monotonic() + _ENDING_SECONDS
+            while not self._has_ended() and time.monotonic() < until:
+                time.sleep(_POLL_SECONDS)
+            return Lost(timed_out=False, reason=self.kill())
+        except Exception:  # what the child sent cannot be unpickled here
+            self.kill()
+            return Lost(timed_out=False, reason="its answer cannot be read")
+
+    def _has_ended(self) -> bool:
+        """Whether the process has ended. It is not waited for, so that its id stays its own until :meth:`kill`."""
+        if not hasattr(os, "waitid"):  # macOS before Python 3.13
+            return self._process.poll() is not None
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:  # this process ignores SIGCHLD
+            return True
 
     def _signal(self, number: signal.Signals) -> None:
-        if not self.connection.closed:
+        # While the process is not waited for, its id cannot be anyone else's.
+        if self.alive and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
 
     def _tail(self) -> str:
+        if self._output is None:
+            return ""
         size = os.fstat(self._output.fileno()).st_size
         text = os.pread(self._output.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode(errors="replace")
         return " ".join(text.partition(_BACKTRACE)[0].split())[-_TAIL_CHARACTERS:]
 
 
-def arm(lifeline: int, pid: int) -> None:
-    """Have the kernel kill ``pid`` when the lifeline's write end is closed, which only this process has.
+def serve(descriptor: int, lifeline: int, module: str, arguments: tuple[int | str, ...]) -> None:
+    """The child's side: run ``main`` of ``module``. The lifeline stays open until the process ends.
 
-    Unlike a thread that waits for the end of a pipe, this works in a worker that is stopped, or whose kernel never
-    gives the interpreter back; unlike ``PR_SET_PDEATHSIG``, it does not fire when merely the *thread* ends that
-    started the worker. The setting belongs to the open pipe, so it holds as long as the worker has
-    inherited it. Linux only; elsewhere a worker ends when it next waits for a command.
+    Args:
+        descriptor: of the child's end of the pipe.
+        lifeline: a descriptor of the pipe whose other end only the parent has.
+        module: what is served.
+        arguments: of ``main``, after the connection.
+    """
+    if select.select([lifeline], [], [], 0)[0]:  # the parent died before it could arm the lifeline
+        os._exit(1)
+    importlib.import_module(module).main(Connection(descriptor), *arguments)
+
+
+def find(module: str, name: str) -> object:
+    """The function or class that ``module`` has under the qualified ``name``."""
+    found: object = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def arm(lifeline: int, pid: int) -> None:
+    """Have the kernel kill process ``pid`` when the lifeline's write end is closed, which only this process has.
+
+    Unlike a thread that waits for the end of a pipe, this works in a process that is stopped, or whose code never
+    gives the interpreter back. Unlike ``PR_SET_PDEATHSIG``, it does not fire when only the *thread* ends that
+    started the process. The setting belongs to the open pipe, so it holds as long as the process has inherited it.
+    Linux only. Elsewhere a process ends when it next waits for a message.
     """
     if hasattr(fcntl, "F_SETSIG"):
         fcntl.fcntl(lifeline, fcntl.F_SETOWN, pid)

@@ -1,16 +1,16 @@
-"""What the pool and its workers say to each other: plain data over a pipe, one reply per command.
+"""What a pool and its workers send each other: plain data over a pipe, one reply per command.
 
     Hello    -> Started                     once, first
     Prepare  -> Prepared                    before the first candidate of a task
     Build    -> Built or Failed
     Run      -> Timed or Failed
-    Lend     -> Lent or Failed              what the task's outputs must be, for the workers that do not know it
+    Lend     -> Lent or Failed              what the task's outputs must be, for workers that do not know it
     Adopt    -> nothing
-    Race     -> Raced, or Failed where one spoils it for all
+    Race     -> Raced, or Failed if one candidate spoils the race for all
     Anchor   -> Anchored or Failed          the task's default, to see how fast the machine is
     Drop     -> nothing
 
-A worker that dies or is killed has no reply; :class:`Lost` is what the pool's side makes of it.
+A worker that dies or is killed sends no reply. :class:`tilewright.measure.process.Lost` stands for it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from tilewright.measure.arguments import Parameter, Reference
-from tilewright.measure.memory import in_words
 from tilewright.measure.outcome import Outcome
 from tilewright.space.generation import Generated
 from tilewright.space.space import DesignSpace
@@ -39,7 +38,6 @@ __all__ = [
     "Hello",
     "Lend",
     "Lent",
-    "Lost",
     "Prepare",
     "Prepared",
     "Race",
@@ -51,14 +49,14 @@ __all__ = [
     "Timed",
 ]
 
-#: Makes the design space of a task inside a worker. Found by its module and name there, so it must be a
+#: Makes the design space of a task inside a worker. The worker finds it by its module and name, so it must be a
 #: module-level function of an importable module.
 SpaceFactory: TypeAlias = Callable[[Task, Target], DesignSpace]
 
 
 @dataclass(frozen=True)
 class Hello:
-    """What the worker is for. ``factory`` None stands for ``tilewright.space.registry.make_space``."""
+    """What the worker is for. If ``factory`` is None, it is ``tilewright.space.registry.make_space``."""
 
     target: Target
     factory: SpaceFactory | None
@@ -69,12 +67,13 @@ class Prepare:
     """Turn to ``task``: make its space and data.
 
     Attributes:
-        task: what the next candidates are of.
-        use_default: take the default config's output for the reference, unless one is known; otherwise it is adopted
-            from another worker, or the first candidate's.
-        streamed: bytes of weights between two calls with the same ones (``Arguments.called``); 0: all have the same.
+        task: the task of the next candidates.
+        use_default: take the outputs of the default config for the reference, unless one is known. Otherwise the worker
+            adopts another worker's reference, or takes the outputs of its first candidate.
+        streamed: bytes of weights between two calls with the same weights (``Arguments.called``). 0: all calls have the
+            same weights.
         generated: what MetaSchedule's generator made of the task under limits of time and memory, so that the worker's
-            space has the knobs of the pool's; None: that was not needed.
+            space has the same knobs as the pool's. None: the task needs no such limits.
     """
 
     task: Task
@@ -101,7 +100,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Lend:
-    """Tell the reference of the current task."""
+    """Send the reference of the current task."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ class Adopt:
 
 @dataclass(frozen=True)
 class Race:
-    """Check kept candidates, then time them by turns for about so many ``seconds``."""
+    """Check kept candidates, then time them by turns for about ``seconds`` seconds."""
 
     candidates: tuple[int, ...]
     seconds: float
@@ -147,9 +146,9 @@ class Prepared:
     """The worker has turned to the task.
 
     Attributes:
-        error: why no config of it can be built, or empty.
-        reference: whether it knows what the outputs must be.
-        anchor: whether it keeps the task's default, so that it can time it.
+        error: why no config of the task can be built, or empty.
+        reference: whether the worker knows what the outputs must be.
+        anchor: whether the worker keeps the task's default, to time it.
     """
 
     error: str = ""
@@ -167,7 +166,7 @@ class Timed:
     """The candidate's output is right.
 
     Attributes:
-        repeats: its latency in seconds, several times.
+        repeats: its latency in seconds, in each block.
         causes: what disturbed the timing, as :class:`tilewright.measure.disturbance.Watch` calls it.
     """
 
@@ -177,7 +176,7 @@ class Timed:
 
 @dataclass(frozen=True)
 class Anchored:
-    """What the task's default takes at this moment, in seconds."""
+    """The latency of the task's default at this moment, in seconds."""
 
     seconds: float
 
@@ -200,33 +199,9 @@ class Failed:
 
 @dataclass(frozen=True)
 class Raced:
-    """What became of each candidate of a race; the i-th repeats of all that are right were timed in the same round."""
+    """What became of each candidate of a race. The i-th repeats of all that are right are of the same round."""
 
     results: tuple[Timed | Failed, ...]
-
-
-@dataclass(frozen=True)
-class Lost:
-    """The worker is gone.
-
-    Attributes:
-        timed_out: it was killed by us because its reply was overdue.
-        reason: its signal or exit code, and its last words.
-        memory: the bytes that it had when it was killed by us for having too many; otherwise 0.
-    """
-
-    timed_out: bool
-    reason: str
-    memory: int = 0
-
-    def because(self, allowed: int, what: str, seconds: float) -> str:
-        """Why ``what`` has failed, in words; ``allowed``: bytes of memory that a worker may have."""
-        if self.timed_out:
-            return f"{what} took longer than {seconds:.3g} s"
-        if self.memory:
-            return f"{what} took its worker to {in_words(self.memory)} of memory, where {in_words(allowed)} are allowed"
-        hint = ", which the system sends when memory runs out" if self.reason.startswith("SIGKILL") else ""
-        return f"{what} ended its process: {self.reason}{hint}"
 
 
 Command: TypeAlias = Hello | Prepare | Build | Run | Race | Lend | Adopt | Anchor | Drop

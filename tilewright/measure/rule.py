@@ -1,9 +1,12 @@
 """When a candidate has been timed enough: a sequential rule over the blocks of calls that were timed so far.
 
-What stands for the blocks is a low quantile (:func:`tilewright.measure.outcome.robust_seconds`), as neighbours on the
-machine only ever add time. Its interval are two order statistics: no assumption about the disturbance, no chance, no
-cost. The nearer a candidate may be to the best, the tighter its interval has to be, and the longer that may take; how
-fast exactly a candidate is that cannot win is only of interest to the cost model.
+A low quantile stands for the blocks (:func:`tilewright.measure.outcome.robust_seconds`), because other programs only
+ever add time. The ends of its interval are two order statistics, which assume nothing about the disturbance. The nearer
+a candidate may be to the best, the tighter its interval has to be, and the longer that may take. The exact latency of a
+candidate that cannot win is only of interest to the cost model.
+
+``docs/explanation/measuring.md`` has the rule as a table. ``python -m bench.noise`` counts how often the fastest of 8
+close kernels wins by it.
 """
 
 from __future__ import annotations
@@ -16,30 +19,38 @@ from tilewright.measure.outcome import ROBUST_QUANTILE
 
 __all__ = ["HOPELESS_FACTOR", "LEAST_BLOCKS", "MOST_NEAR_BLOCKS", "enough", "interval"]
 
-#: Each end of an interval is right with this probability.
+#: The probability with which each end of an interval is right (a choice).
 _CONFIDENCE = 0.9
-#: A candidate is near the best while the lower end of its interval is within this factor of it.
+#: A candidate is near the best while the lower end of its interval is at most this factor above the best (a choice).
 _NEAR_FACTOR = 1.03
-#: One that is slower by this factor after a few whole blocks has lost.
+#: A candidate that is slower than the best by this factor after :data:`LEAST_BLOCKS` blocks has lost. Two runs of one
+#: kernel on a shared machine differed by a factor of up to 1.4.
 HOPELESS_FACTOR = 1.4
-#: The relative half-width of an interval that is tight, near the best; elsewhere this share of the distance to it.
+#: The relative half-width of an interval that is tight near the best (a choice: a race ties at the same share).
 _TIGHT = 0.005
+#: The same elsewhere, as a share of the relative distance to the best (a choice).
 _TIGHT_SHARE = 0.1
-#: No judgement before so many blocks, where one block does not take longer than all may; near the best, before more.
+#: The number of blocks before the first judgement, elsewhere and near the best. With 5 blocks the upper end of an
+#: interval is the third block.
 LEAST_BLOCKS = 3
 _LEAST_NEAR_BLOCKS = 5
-#: At most so many blocks, and none is begun after so many seconds (two, where a single call takes longer).
+#: The largest number of blocks elsewhere, and the seconds after which none of them begins, apart from the second one:
+#: with 10 blocks the upper end of an interval is the fifth block.
 _MOST_BLOCKS = 10
 _MOST_SECONDS = 0.06
+#: The same near the best: with 20 blocks the ends of an interval are the second and the seventh block.
 MOST_NEAR_BLOCKS = 20
 _MOST_NEAR_SECONDS = 0.15
 
 
 def interval(repeats: Sequence[float]) -> tuple[float, float]:
-    """What the low quantile is between, with 90 % confidence in each end, from independent repeats in seconds.
+    """The ends of an interval for the low quantile. Each end is right with 90 % confidence.
 
     Fewer than 11 repeats have no order statistic that is so surely below the quantile. The lower end is then the
-    fastest of them: it is not much above the undisturbed latency, which nothing can go below.
+    fastest repeat, because nothing can be faster than the undisturbed latency.
+
+    Args:
+        repeats: independent readings in seconds.
 
     Raises:
         ValueError: there are no repeats.
@@ -52,11 +63,11 @@ def interval(repeats: Sequence[float]) -> tuple[float, float]:
 
 
 def enough(repeats: Sequence[float], spent: float, best: float) -> bool:
-    """Whether no further block is worth its time.
+    """Whether a candidate needs no further block.
 
     Args:
         repeats: the mean seconds of a call in each block so far.
-        spent: seconds that the blocks took.
+        spent: the seconds that the blocks took.
         best: the latency to beat in seconds, or ``inf``.
     """
     count = len(repeats)
@@ -77,8 +88,8 @@ def enough(repeats: Sequence[float], spent: float, best: float) -> bool:
 
 @cache
 def _ranks(count: int) -> tuple[int, int]:
-    """The positions, from 0, of the order statistics that are the ends of an interval."""
-    at_most = 0.0  # the probability that so many repeats, or fewer, lie below the quantile
+    """The places, from 0, of the order statistics that are the ends of an interval of ``count`` repeats."""
+    at_most = 0.0  # the probability that ``below`` repeats, or fewer, lie below the quantile
     low = 0
     for below in range(count):
         at_most += math.comb(count, below) * ROBUST_QUANTILE**below * (1.0 - ROBUST_QUANTILE) ** (count - below)

@@ -1,4 +1,4 @@
-"""The contract of what measures candidates: the local pool, and replays of recorded tables."""
+"""The contract of whatever measures candidates, such as the local pool and replays of recorded tables."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Runner(Protocol):
         Args:
             space: the design space that the configs belong to.
             configs: the candidates.
-            best: the latency of the task's best so far in seconds (``inf``: none); clearly slower
+            best: the latency of the task's best so far in seconds, or ``inf`` if there is none; clearly slower
                 candidates are dropped after their first run.
-            deadline: ``time.monotonic()`` value after which no further candidate is started.
+            deadline: reading of ``time.monotonic()`` after which no further candidate is started.
 
         Returns:
             one measurement per candidate that was started, in the order of ``configs``.
@@ -30,7 +30,7 @@ class Runner(Protocol):
 
 
 class NoRunner:
-    """Measures nothing: for a budget that is too short for it."""
+    """A runner that measures nothing: for a budget that is too short to measure."""
 
     def measure(self, space: DesignSpace, configs: Configs, best: float, deadline: float) -> list[Measurement]:
         """No measurement."""
@@ -39,7 +39,7 @@ class NoRunner:
 
 @runtime_checkable
 class Racer(Protocol):
-    """A runner that can also race: what has the method is one. Others measure finalists once more, one by one."""
+    """A runner that can also race. For any other runner, finalists are measured once more, one by one."""
 
     def race(self, space: DesignSpace, configs: Configs, deadline: float) -> list[Measurement]:
         """Build ``configs``, an ``(n, knobs)`` int32 array, and time them by turns: A B C, C B A, B C A ...
@@ -47,11 +47,11 @@ class Racer(Protocol):
         Args:
             space: the design space that the configs belong to.
             configs: the finalists.
-            deadline: ``time.monotonic()`` value after which no race is started.
+            deadline: reading of ``time.monotonic()`` after which no race is started.
 
         Returns:
-            one measurement per config that there was time for, in the order of ``configs``. Where several are OK,
-            their i-th repeats were timed in the same round, and those with fewer dropped out, surely slower
+            one measurement per config that there was time for, in the order of ``configs``. The i-th repeats of all
+            that are OK are of the same round. Those with fewer repeats dropped out because they were surely slower
             (:func:`tilewright.measure.interleaved.winner`).
         """
         ...

@@ -1,14 +1,13 @@
 """The worker's side: a process that builds candidates, keeps them in memory, and times them when told to.
 
-Started by :mod:`tilewright.measure.process`. It never prints for the user, never decides when to run, and ends when
-the pool's process does, however that happened.
+:class:`tilewright.measure.worker_process.WorkerProcess` starts it. It never prints for the user, never decides when to
+run, and ends with the pool's process, however that ends.
 """
 
 from __future__ import annotations
 
 import gc
 import os
-import select
 import signal
 from collections import OrderedDict
 from collections.abc import Callable
@@ -16,9 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tilewright.measure.arguments import Arguments, Parameter, Reference, parameters_of
 from tilewright.measure.cold import kernel_flush
@@ -47,7 +46,7 @@ from tilewright.measure.protocol import (
     Started,
     Timed,
 )
-from tilewright.measure.timing import Timer, collector_resting
+from tilewright.measure.timing import Function, Timer, collector_resting
 from tilewright.space.generation import remember_generated
 from tilewright.space.space import DesignSpace
 from tilewright.target import Target
@@ -55,25 +54,22 @@ from tilewright.tvm_compat import lean_kernels, set_threads, spin_briefly, unche
 
 __all__ = ["main"]
 
-#: Tasks whose space and reference are kept, so that a network's tasks may take turns. The references of all of them
-#: together stay below the bytes.
+#: The number of tasks whose space and reference are kept, so that a network's tasks may take turns (a choice).
 _KEPT_TASKS = 64
+#: The bytes of all references that are kept, unless the current task's alone has more: half of what the compiler takes.
 _KEPT_BYTES = 96 << 20
-#: A default whose first call takes longer, in seconds, does not tell how fast the machine is: candidates would wait.
+#: A default whose first call took more seconds is not timed with every batch, because candidates would wait for it.
 _LONGEST_ANCHOR = 0.2
-#: Length of a message that goes into the records.
+#: The characters of a message that records keep: a few lines of a terminal.
 _MESSAGE = 300
 
 
-def main(connection_fd: int, lifeline_fd: int, cores: int) -> None:
-    """Serve the pool at the other end of ``connection_fd`` until it hangs up."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool decides what an interrupt means
-    if select.select([lifeline_fd], [], [], 0)[0]:  # the pool's process died before it could arm the lifeline
-        os._exit(1)
+def main(connection: Connection, cores: int) -> None:
+    """Serve the pool at the other end of ``connection`` until it hangs up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool decides what to do about an interrupt
     die_first()
     spin_briefly()
     set_threads(cores)  # both before anything imports TVM
-    connection = Connection(connection_fd)
     try:
         with without_torch():
             import tvm  # noqa: F401  the slow part of starting, here rather than in the first build
@@ -85,9 +81,9 @@ def main(connection_fd: int, lifeline_fd: int, cores: int) -> None:
         use_for_kernels(cores)  # a candidate is timed on the threads that the executable will have
         worker = _Worker(hello)
     except Exception as error:
-        connection.send(Started(_words(error)))
+        connection.send(Started(_describe(error)))
         os._exit(1)
-    gc.freeze()  # the compiler's 200,000 objects stay; going through them again and again was 5 % of a build
+    gc.freeze()  # the compiler's 200,000 objects stay: to go through them again and again was 5 % of a build
     connection.send(Started())
     while True:
         try:
@@ -101,15 +97,15 @@ def main(connection_fd: int, lifeline_fd: int, cores: int) -> None:
 
 @dataclass
 class _Prepared:
-    """A task that was turned to, and what is kept of it.
+    """A task that the worker has turned to, and what it keeps of the task.
 
     Attributes:
-        space: of its configs.
+        space: the design space of the task.
         parameters: of the kernel that made the reference.
         reference: what the outputs must be.
-        default: the default config's kernel, where this worker has built it for the reference: it is usually the first
-            candidate, too, and it tells how fast the machine is.
-        quick: whether the default is there and takes so little that it may be timed before and after each batch.
+        default: the default config and its kernel, if this worker has built it for the reference. It is usually the
+            first candidate, too, and it tells how fast the machine is.
+        quick: whether the default is there and takes so little time that it may be timed before and after each batch.
     """
 
     space: DesignSpace
@@ -123,13 +119,13 @@ class _Prepared:
 class _Kernel:
     """A built candidate. ``module`` keeps the code of ``function`` in memory."""
 
-    function: Callable[..., Any]
+    function: Function
     parameters: tuple[Parameter, ...]
-    module: Any
+    module: object
 
 
 class _Worker:
-    """Carries out commands. Whatever a candidate raises becomes a reply; what kills the process, the pool sees."""
+    """Carries out commands. Whatever a candidate raises becomes a reply. The pool sees what kills the process."""
 
     def __init__(self, hello: Hello) -> None:
         self._target: Target = hello.target
@@ -142,6 +138,7 @@ class _Worker:
         self._timer = Timer(flush=kernel_flush(self._target) if self._target.caches == "cold" else None)
 
     def handle(self, command: Command) -> Reply | None:
+        """Carry out a command; returns the reply, if the command has one."""
         if isinstance(command, Build):
             return self._build(command)
         if isinstance(command, Run):
@@ -166,7 +163,7 @@ class _Worker:
         self._streamed = command.streamed
         if key != self._key:
             self._kernels.clear()
-            self._arguments = None  # before the next task's: two large ones are too much memory
+            self._arguments = None  # before the next task's are made: both may be too much memory
             self._key = key
         task = self._tasks.get(key)
         if task is None:
@@ -175,7 +172,7 @@ class _Worker:
             try:
                 task = self._tasks[key] = _Prepared(self._factory(command.task, self._target))
             except Exception as error:
-                return Prepared(_words(error))
+                return Prepared(_describe(error))
         self._tasks.move_to_end(key)
         if command.use_default and task.default is None:
             config = task.space.default()
@@ -186,7 +183,7 @@ class _Worker:
                 task.default = (tuple(int(index) for index in config), kernel)
                 task.quick = seconds < _LONGEST_ANCHOR
         elif task.reference is not None and self._arguments is None:
-            # In its first run it would be in time as well, but there nothing is done in parallel.
+            # The first run would make them as well, but runs are not parallel.
             self._arguments = Arguments(task.parameters, key, self._streamed)
         self._forget()
         return Prepared(reference=task.reference is not None, anchor=task.quick)
@@ -210,27 +207,27 @@ class _Worker:
             return kernel
         self._kernels[command.candidate] = kernel
         if self._arguments is None:
-            # Here, where workers are at it in parallel, and not in the first run, where this one is alone.
+            # Here rather than in the first run, because workers build in parallel.
             with suppress(Exception):  # the run tries again, and says what is wrong
                 self._arguments = Arguments(kernel.parameters, self._key, self._streamed)
         return Built()
 
-    def _compile(self, config: Any) -> _Kernel | Failed:
+    def _compile(self, config: NDArray[np.int32]) -> _Kernel | Failed:
         import tvm
 
         try:
             module = self._tasks[self._key].space.schedule(config).mod
             parameters = parameters_of(module["main"])
         except Exception as error:
-            return Failed(Outcome.INVALID, _words(error))
+            return Failed(Outcome.INVALID, _describe(error))
         try:
-            with lean_kernels():  # the arguments are of the parameters that the candidate has
+            with lean_kernels():  # kernels need no checks of arguments: these have the candidate's parameters
                 built = tvm.compile(module, target=self._target.tvm).mod
-            # Looking the function up is what makes LLVM emit machine code, a third of the time of a build. It belongs
-            # here, where the workers are at it in parallel, and not where one of them runs alone.
+            # Looking the function up makes LLVM emit machine code, which is a third of the time of a build. Here the
+            # workers do so in parallel.
             return _Kernel(built["main"], parameters, built)
         except Exception as error:
-            return Failed(Outcome.BUILD_FAILED, _words(error))
+            return Failed(Outcome.BUILD_FAILED, _describe(error))
 
     def _lend(self) -> Lent | Failed:
         task = self._tasks[self._key]
@@ -249,7 +246,7 @@ class _Worker:
             function = self._arguments.called(kernel.function)
             timing = self._timer.time(function, self._arguments.tensors, first, command.best)
         except Exception as error:
-            return Failed(Outcome.RUN_CRASHED, _words(error))
+            return Failed(Outcome.RUN_CRASHED, _describe(error))
         return Timed(timing.repeats, timing.causes)
 
     def _anchor(self) -> Anchored | Failed:
@@ -263,7 +260,7 @@ class _Worker:
             function = self._arguments.called(kernel.function)
             return Anchored(robust_seconds(self._timer.glance(function, self._arguments.tensors)))
         except Exception as error:
-            return Failed(Outcome.RUN_CRASHED, _words(error))
+            return Failed(Outcome.RUN_CRASHED, _describe(error))
 
     def _race(self, command: Race) -> Raced | Failed:
         task = self._tasks[self._key]
@@ -281,20 +278,20 @@ class _Worker:
             with collector_resting():
                 turns = [self._turn(self._kernels[candidate], first) for candidate, first in firsts.items()]
                 blocks = interleave(turns, command.seconds)
-        except Exception as error:  # whose, will be seen when they are measured one by one
-            return Failed(Outcome.RUN_CRASHED, _words(error))
+        except Exception as error:  # measuring them one by one will show which candidate raises
+            return Failed(Outcome.RUN_CRASHED, _describe(error))
         results.update(zip(firsts, map(Timed, blocks), strict=True))
         return Raced(tuple(results[candidate] for candidate in command.candidates))
 
     def _turn(self, kernel: _Kernel, first: float) -> Callable[[], float]:
-        """Times one block of a kernel."""
+        """What times one block of a kernel."""
         assert self._arguments is not None
         function, tensors = self._arguments.called(kernel.function), self._arguments.tensors
         estimate = self._timer.estimate(function, tensors, first)
         return partial(self._timer.turn, function, tensors, estimate)
 
     def _first(self, task: _Prepared, kernel: _Kernel) -> float | Failed:
-        """Run a kernel once and check its outputs; without a reference to check against, they become it. Seconds."""
+        """Run a kernel once and check its outputs. If there is no reference, they become it. Returns seconds."""
         try:
             if task.reference is not None and task.parameters != kernel.parameters:
                 return Failed(Outcome.WRONG_RESULT, "number, shapes or types of the arguments are not the reference's")
@@ -303,14 +300,14 @@ class _Worker:
             self._arguments.blank()
             seconds = self._timer.first_call(kernel.function, self._arguments.tensors)
         except Exception as error:
-            return Failed(Outcome.RUN_CRASHED, _words(error))
+            return Failed(Outcome.RUN_CRASHED, _describe(error))
         if task.reference is None:
             task.parameters = kernel.parameters
             task.reference = Reference(self._arguments.outputs)
             return seconds
         message = task.reference.mismatch(self._arguments.outputs)
         if message:
-            self._arguments = None  # it may have written anywhere: the next candidate gets fresh data
+            self._arguments = None  # the kernel may have written anywhere: the next candidate gets fresh data
             return Failed(Outcome.WRONG_RESULT, message)
         return seconds
 
@@ -321,7 +318,7 @@ def _default_factory() -> SpaceFactory:
     return make_space
 
 
-def _words(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     """An exception in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:_MESSAGE]

@@ -1,4 +1,4 @@
-"""The worker processes of a pool: who is there, who takes the place of whom, and what they say.
+"""The worker processes of a pool: which there are, which takes the place of which, and what they reply.
 
 Besides the workers at work one more is kept ready, to replace one that is lost: starting one takes seconds.
 """
@@ -14,15 +14,17 @@ from multiprocessing.connection import wait
 from tilewright.errors import MeasureError
 from tilewright.measure.batch import GRACE, PoolStatistics
 from tilewright.measure.memory import LOOK_SECONDS
-from tilewright.measure.process import WorkerProcess
-from tilewright.measure.protocol import Lost, Reply, SpaceFactory, Started
+from tilewright.measure.process import Lost
+from tilewright.measure.protocol import Reply, SpaceFactory, Started
+from tilewright.measure.worker_process import WorkerProcess
 from tilewright.target import Target
 
 __all__ = ["MOST_START_FAILURES", "Workforce"]
 
-#: Workers that die in a row while they start, until it is clear that none will. Where others work, it is no error.
+#: No worker will ever start when so many in a row have died while they started: fewer may be accidents. As long as
+#: other workers work, it is no error.
 MOST_START_FAILURES = 3
-#: Waiting for a twentieth of a second does not take so many.
+#: If waiting for :data:`LOOK_SECONDS` took so many seconds, this process or the whole machine was stopped meanwhile.
 _PAUSED = 1.0
 
 
@@ -33,14 +35,14 @@ class Workforce:
         target: what they build for.
         factory: makes design spaces in them; see :class:`tilewright.measure.pool.LocalPool`.
         count: how many are at work.
-        memory: bytes that one may have.
+        memory: bytes that each may have.
         statistics: is told of gaps, replacements and memory.
 
     Attributes:
-        processes: all of them, those that are just starting included.
+        processes: all workers, including those that are just starting.
 
     Raises:
-        MeasureError: they cannot be started.
+        MeasureError: workers cannot be started.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class Workforce:
         self.processes: list[WorkerProcess] = []
         self._target, self._factory, self._count, self._memory = target, factory, count, memory
         self._statistics = statistics
-        self._start_failures = 0
+        self._start_failures = 0  # in a row
         self._hopeless = 0  # those of them that left no worker at all
         self._complete = False
         self._short_since = math.inf
@@ -61,49 +63,49 @@ class Workforce:
             raise
 
     def close(self) -> None:
-        """End all of them, whatever they are at. May be called again."""
+        """End all workers, whatever they are at. May be called again."""
         while self.processes:
             self.end(self.processes[-1])
 
     @property
     def active(self) -> list[WorkerProcess]:
-        """Those at work: started, and no more than there should be."""
+        """The workers at work: those that have started, without the one in reserve."""
         return [process for process in self.processes if process.started][: self._count]
 
     @property
     def starting(self) -> list[WorkerProcess]:
-        """Those that are just starting."""
+        """The workers that are just starting."""
         return [process for process in self.processes if not process.started]
 
     def any_turned_to(self, key: str) -> bool:
-        """Whether any worker has turned to the task: its design space can be made, then."""
+        """Whether any worker has turned to the task with this key: then its design space can be made."""
         return any(
             process.turned_to(key) and (process.building is not None or not process.awaiting)
             for process in self.processes
         )
 
     def begin(self) -> None:
-        """A batch begins: where none could be started any more, that is tried once more."""
+        """A batch begins: try once more to start workers, even if none could be started before."""
         self._start_failures = min(self._start_failures, MOST_START_FAILURES - 1)
 
-    def replenish(self, gone: Callable[[WorkerProcess], None]) -> None:
-        """Start what is missing. The one in reserve waits until the others are there, so as not to delay them.
+    def replenish(self, discard: Callable[[WorkerProcess], None]) -> None:
+        """Start the workers that are missing. The one in reserve waits for the others, so as not to delay them.
 
         Args:
-            gone: called first with each that has died without being asked anything, and has to discard it.
+            discard: called first with each worker that has died idle, and has to discard it.
         """
         for process in list(self.processes):
             if process.died_idle():
-                gone(process)
+                discard(process)
         if self._start_failures >= MOST_START_FAILURES and self.processes:
-            return  # in this batch those that work have to do
+            return  # this batch has to do with the workers that there are
         ready = sum(process.started for process in self.processes)
         wanted = self._count + (1 if ready >= self._count else 0)
         while len(self.processes) < wanted:
             self._start()
 
     def note_started(self, process: WorkerProcess, reply: Started) -> None:
-        """One has started, or says why it cannot.
+        """A worker has started, or says why it cannot.
 
         Raises:
             MeasureError: it cannot.
@@ -114,7 +116,7 @@ class Workforce:
         self._start_failures = self._hopeless = 0
 
     def note_stillborn(self, reason: str) -> None:
-        """One has died while it started, and was discarded.
+        """A worker has died while it started, and was discarded.
 
         Raises:
             MeasureError: so did the others, and none is left.
@@ -125,7 +127,7 @@ class Workforce:
             raise MeasureError(f"measuring needs worker processes, but they die while starting: {reason}")
 
     def resume_gaps(self) -> None:
-        """What follows is work: from now on a missing worker counts."""
+        """Building begins: from now on a missing worker counts."""
         self._short_since = math.inf
 
     def note_gap(self) -> None:
@@ -139,7 +141,7 @@ class Workforce:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """With those stopped that are just starting."""
+        """Stop the workers that are just starting."""
         starting = self.starting
         try:
             for process in starting:
@@ -149,15 +151,27 @@ class Workforce:
             for process in starting:
                 process.resume()
 
+    def reply(self, process: WorkerProcess, deadline: float) -> Reply | Lost:
+        """Wait for the reply of one worker, as :meth:`replies` does."""
+        replies: list[tuple[WorkerProcess, Reply | Lost]] = []
+        while not replies:
+            replies = self.replies([process], deadline)
+        return replies[0][1]
+
     def replies(self, processes: Iterable[WorkerProcess], deadline: float) -> list[tuple[WorkerProcess, Reply | Lost]]:
-        """Wait for replies of some, for a moment; those with no time left or too much memory are ended."""
+        """Wait for replies of some workers, for a moment. Those with no time left or too much memory are ended.
+
+        Args:
+            processes: the workers.
+            deadline: reading of ``time.monotonic()``. Workers get :data:`GRACE` more.
+        """
         waited = {process.connection: process for process in processes}
         until = min([deadline + GRACE, *(process.expires for process in waited.values())])
         begin = time.monotonic()
         ready = wait(list(waited), min(max(0.0, until - begin), LOOK_SECONDS))
         replies: list[tuple[WorkerProcess, Reply | Lost]] = []
         now = time.monotonic()
-        if now - begin > _PAUSED:  # this process was stopped, or the machine was: its workers had no time either
+        if now - begin > _PAUSED:  # the workers had no time either
             for process in waited.values():
                 process.expires = max(process.expires, min(process.expires + now - begin, deadline + GRACE))
         for connection, process in waited.items():
@@ -170,12 +184,12 @@ class Workforce:
         return replies
 
     def discard(self, process: WorkerProcess) -> None:
-        """End one that is lost, and will be replaced."""
+        """End a worker that is lost and will be replaced."""
         self._statistics.replaced += 1
         self.end(process)
 
     def end(self, process: WorkerProcess) -> None:
-        """End one of them, whatever it is at."""
+        """End a worker, whatever it is at."""
         process.kill()
         self._statistics.peak_rss = max(self._statistics.peak_rss, process.peak_rss)
         if process in self.processes:

@@ -25,7 +25,7 @@ from tilewright.errors import CompilerError, MeasureError, OutputError, SpaceErr
 from tilewright.graph.tasks import Extraction
 from tilewright.measure.outcome import robust_seconds
 from tilewright.measure.peer_process import PeerProcess
-from tilewright.measure.peers import random_inputs
+from tilewright.tensor import random_arrays
 from tilewright.tuning.report import ContestReport
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.selection import Selection
@@ -193,7 +193,7 @@ def _timed(
     process = PeerProcess(threads)
     try:
         specs = process.start(peers.executable, (str(executable.absolute()),))
-        process.prepare(random_inputs(specs, 0))
+        process.prepare(random_arrays(specs, 0))
         found = process.call("contest", dict(entered), seconds, *_ROUNDS)
     finally:
         process.kill()

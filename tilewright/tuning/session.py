@@ -90,7 +90,7 @@ def tune(
         out: the directory to write; replaced if it is there.
         budget: covers everything until the executable is written. A duration as :meth:`Budget.parse` reads it, such as
             "5m"; a :class:`Budget`; or one that was started, which may have somebody to show the progress to.
-        target: what to tune for.
+        target: what to tune for. ``native:cold`` times candidates with cold caches; their records are kept apart.
         records: a store, or the file or URL of one; None keeps the measurements in memory only. If the store fails
             while tuning, a note in the report says so. Measurements are then kept in memory, and handed over later if
             the store allows.
