@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tilewright.compiling.build import build, replace_kernels
 from tilewright.compiling.kernels import Kernels
 from tilewright.errors import CompilerError
-from tilewright.executable.manifest import NAME, WEIGHTS, read_manifest, sealed
+from tilewright.executable.manifest import NAME, WEIGHTS, read_manifest, seal
 from tilewright.frontend.network import Network
 from tilewright.graph.convolution import Algorithm, Convolution
 from tilewright.graph.tasks import Extraction, extract
@@ -142,7 +142,7 @@ class Default:
             np.savez(out / WEIGHTS, **named)
         if plan is not None:
             manifest["plan"] = plan
-        (out / NAME).write_text(sealed(manifest, out, names), encoding="utf-8")
+        (out / NAME).write_text(seal(manifest, out, names), encoding="utf-8")
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """The packed weights by name."""

@@ -47,7 +47,7 @@ def _reference(network: Network) -> Callable[[Sequence[NDArray[Any]]], list[NDAr
 
     import onnxruntime
 
-    from tilewright.compiling.build import save_onnx
+    from tilewright.frontend.onnx.data import save_onnx
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4

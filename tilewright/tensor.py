@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TensorSpec", "random_arrays"]
+__all__ = ["Array", "Floats", "Numbers", "TensorSpec", "random_arrays"]
+
+#: An array of any dtype.
+Array: TypeAlias = NDArray[np.generic]
+#: An array of floating-point numbers of any precision.
+Floats: TypeAlias = NDArray[np.floating]
+#: An array of numbers, with which one can calculate.
+Numbers: TypeAlias = NDArray[np.number]
 
 
 @dataclass(frozen=True)

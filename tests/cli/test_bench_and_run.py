@@ -17,17 +17,18 @@ from typer.testing import CliRunner
 
 from tilewright.cli import app
 from tilewright.compare import peers
-from tilewright.compare.peers import OnnxInput, OnnxRuntimePeer
-from tilewright.executable.manifest import FORMAT, LIBRARY, WEIGHTS, sealed
+from tilewright.compare.peers import OnnxRuntimePeer
+from tilewright.executable.manifest import FORMAT, LIBRARY, WEIGHTS, seal
 from tilewright.measure.peers import Array
+from tilewright.tensor import TensorSpec
 
 
 @dataclass
 class Doubler:
     """Takes x of (2, 3), gives 2x."""
 
-    inputs: tuple[OnnxInput, ...] = (OnnxInput("x", (2, 3), "float32"),)
-    outputs: tuple[OnnxInput, ...] = (OnnxInput("y", (2, 3), "float32"),)
+    inputs: tuple[TensorSpec, ...] = (TensorSpec("x", (2, 3), "float32"),)
+    outputs: tuple[TensorSpec, ...] = (TensorSpec("y", (2, 3), "float32"),)
 
     def __call__(self, *arrays: Array) -> list[Array]:
         return [2 * arrays[0]]
@@ -43,7 +44,7 @@ def out(tmp_path: Path) -> Path:
     for name in (LIBRARY, WEIGHTS):
         (tmp_path / name).write_text("a stand-in")
     entries: dict[str, Any] = {"format": FORMAT, "inputs": [], "outputs": [], "plan": None, "model": "model.onnx"}
-    (tmp_path / "manifest.json").write_text(sealed(entries, tmp_path, [LIBRARY, WEIGHTS, "model.onnx"]))
+    (tmp_path / "manifest.json").write_text(seal(entries, tmp_path, [LIBRARY, WEIGHTS, "model.onnx"]))
     return tmp_path
 
 

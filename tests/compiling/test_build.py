@@ -18,7 +18,7 @@ from tilewright.compare.peers import reference_model
 from tilewright.compiling.build import build_untuned, check_compiler
 from tilewright.errors import CompilerError, OutputError, ShapeError, TargetError
 from tilewright.executable.executable import FORMAT, Executable, load_executable
-from tilewright.executable.manifest import LIBRARY, NAME, WEIGHTS, sealed
+from tilewright.executable.manifest import LIBRARY, NAME, WEIGHTS, seal
 from tilewright.frontend.load import load
 from tilewright.measure.compare import relative_error
 
@@ -119,7 +119,7 @@ def resealed(out: Path, **changes: Any) -> None:
     """The manifest with other entries, and checksums that are right for them."""
     manifest = json.loads((out / NAME).read_text()) | changes
     files = sorted(manifest.pop("sha256").keys() - {NAME})
-    (out / NAME).write_text(sealed(manifest, out, files))
+    (out / NAME).write_text(seal(manifest, out, files))
 
 
 def refused(out: Path, says: str) -> None:
@@ -171,7 +171,7 @@ def test_a_link_within_the_directory_and_to_it(out: Path) -> None:
 def test_a_model_outside_of_the_directory(model: str, out: Path) -> None:
     manifest = json.loads((out / NAME).read_text())
     manifest["model"] = model
-    (out / NAME).write_text(sealed({k: v for k, v in manifest.items() if k != "sha256"}, out, [LIBRARY]))
+    (out / NAME).write_text(seal({k: v for k, v in manifest.items() if k != "sha256"}, out, [LIBRARY]))
     for file in (out / Path(model).name.replace("\0", ""), out.parent / "out.onnx"):
         if not file.exists():
             file.write_text("no model")

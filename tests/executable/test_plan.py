@@ -17,7 +17,8 @@ from onnx import helper
 from tests.models import LIGHT, TARGET, agrees, built, normal, save
 from tests.targets import lane_target
 from tilewright.errors import ShapeError
-from tilewright.executable.plan import ALIGNMENT, ARENA, Plan, _Buffer, _offsets
+from tilewright.executable.buffers import ALIGNMENT, Buffer, place_buffers
+from tilewright.executable.plan import ARENA, Plan
 from tilewright.frontend.load import load
 from tilewright.graph.tasks import extract
 
@@ -103,8 +104,8 @@ def test_what_is_alive_does_not_overlap(name: str) -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 5000), st.integers(0, 20), st.integers(0, 20)), max_size=30))
 def test_buffers_alive_at_once_are_apart(drawn: list[tuple[int, int, int]]) -> None:
-    buffers = [_Buffer(size, min(one, other), max(one, other)) for size, one, other in drawn]
-    offsets = _offsets(buffers)
+    buffers = [Buffer(size, min(one, other), max(one, other)) for size, one, other in drawn]
+    offsets = place_buffers(buffers)
     for a, b in itertools.combinations(buffers, 2):
         if a.first <= b.last and b.first <= a.last:
             one, other = offsets[id(a)], offsets[id(b)]

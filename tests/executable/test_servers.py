@@ -19,7 +19,7 @@ import pytest
 from tests.models import built, conv_model, normal
 from tilewright.errors import OutputError, TargetError
 from tilewright.executable.executable import Executable, load_executable
-from tilewright.executable.manifest import NAME, sealed
+from tilewright.executable.manifest import NAME, seal
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 ROOT = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ def manifest(out: Path) -> dict[str, Any]:
 
 def reseal(out: Path, changed: dict[str, Any]) -> None:
     files = sorted(changed.pop("sha256").keys() - {NAME})
-    (out / NAME).write_text(sealed(changed, out, files))
+    (out / NAME).write_text(seal(changed, out, files))
 
 
 def run_python(program: str, *arguments: object, timeout: float = 120.0) -> str:

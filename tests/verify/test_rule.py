@@ -15,7 +15,7 @@ from tests.verify.onnx_models import normal, single
 from tilewright.measure.compare import relative_error
 from tilewright.verify.inputs import Trial, Trials
 from tilewright.verify.judge import judge
-from tilewright.verify.rule import measure_noise, telling, tolerance
+from tilewright.verify.rule import is_telling, measure_noise, tolerance
 from tilewright.verify.verdict import Outcome, Verdict
 
 Array = NDArray[Any]
@@ -177,14 +177,14 @@ def test_rare_jumps_may_come_anywhere() -> None:
 def test_telling() -> None:
     x = np.abs(normal(1000)).astype(np.float64)
     small = tolerance(x, np.full(1000, 1e-7))
-    assert telling(x, 2 * x, small)
-    assert not telling(x, x * (1 + 1e-5), small)
+    assert is_telling(x, 2 * x, small)
+    assert not is_telling(x, x * (1 + 1e-5), small)
     sure, other = 0.9 * np.eye(1, 1000)[0], np.roll(0.9 * np.eye(1, 1000)[0], 3)
-    assert not telling(sure, other, tolerance(sure, np.full(1000, 1e-7)))  # only 2 of 1000 elements
+    assert not is_telling(sure, other, tolerance(sure, np.full(1000, 1e-7)))  # only 2 of 1000 elements
     codes, others = np.eye(1, 1000), np.roll(np.eye(1, 1000), 3)
-    assert telling(codes, others, tolerance(codes, np.zeros((1, 1000))))  # as many as there can be
-    assert telling(np.array([1e-6]), np.array([2e-6]), tolerance(np.array([1e-6]), np.array([1e-12])))
-    assert telling(np.zeros((0, 4)), np.zeros((0, 4)), np.zeros((0, 4)))
+    assert is_telling(codes, others, tolerance(codes, np.zeros((1, 1000))))  # as many as there can be
+    assert is_telling(np.array([1e-6]), np.array([2e-6]), tolerance(np.array([1e-6]), np.array([1e-12])))
+    assert is_telling(np.zeros((0, 4)), np.zeros((0, 4)), np.zeros((0, 4)))
 
 
 def test_the_error_is_relative_to_the_largest() -> None:
