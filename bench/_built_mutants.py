@@ -21,6 +21,7 @@ from tilewright.compiling.build import build, replace_kernels
 from tilewright.compiling.kernels import Kernels
 from tilewright.errors import CompilerError
 from tilewright.executable.manifest import NAME, WEIGHTS, read_manifest, seal
+from tilewright.executable.plan import PlanJson
 from tilewright.frontend.network import Network
 from tilewright.graph.convolution import Algorithm, Convolution
 from tilewright.graph.tasks import Extraction, extract
@@ -129,7 +130,7 @@ class Default:
         replace_kernels(self.path, library, out)
 
     def with_files(
-        self, out: Path, weights: Mapping[str, NDArray[Any]] | None = None, plan: Mapping[str, Any] | None = None
+        self, out: Path, weights: Mapping[str, NDArray[Any]] | None = None, plan: PlanJson | None = None
     ) -> None:
         """Write the executable with other weights or another plan."""
         shutil.copytree(self.path, out)
@@ -149,9 +150,11 @@ class Default:
         with np.load(self.path / WEIGHTS) as held:
             return {name: held[name] for name in held.files}
 
-    def plan(self) -> dict[str, Any]:
+    def plan(self) -> PlanJson:
         """The plan, as the manifest has it."""
-        return dict(read_manifest(self.path)["plan"])
+        found = read_manifest(self.path)["plan"]
+        assert found is not None
+        return found
 
 
 def _computed_by(algorithm: Algorithm, extraction: Extraction) -> list[Convolution]:

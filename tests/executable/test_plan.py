@@ -168,8 +168,10 @@ def test_each_kernel_is_timed_in_its_place(tmp_path: Path) -> None:
     x = normal(1, 8, 9, 9)
     want = executable(x)[0]
     profile = executable.profile([x], 3, 2)
+    plan = executable.manifest["plan"]
     assert profile is not None
-    assert [part.kernel for part in profile] == [kernel for kernel, _ in executable.manifest["plan"]["calls"]]
+    assert plan is not None
+    assert [part.kernel for part in profile] == [kernel for kernel, _ in plan["calls"]]
     assert all(len(part.seconds) == 3 and min(part.seconds) > 0 for part in profile)
     np.testing.assert_array_equal(executable(x)[0], want)
     with pytest.raises(ShapeError):

@@ -286,6 +286,7 @@ def test_the_winners_of_the_contest_are_built(
     assert finishing.best.choice.configs == incumbent.choice.configs
     wanted = set(workshop.kernels.symbols(defaults(extraction)).values())
     plan = load_executable(finishing.best.folder).manifest["plan"]
+    assert plan is not None
     assert wanted <= {kernel for kernel, _ in plan["calls"]}
 
 

@@ -7,10 +7,11 @@ of casts, also in local functions and in branches of control flow. Integers stay
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
@@ -49,7 +50,7 @@ class OnnxEvaluator:
         self._names = list(names)
         self._double = double
 
-    def run(self, inputs: Sequence[Array]) -> list[Array]:
+    def run(self, inputs: Sequence[Array]) -> list[NDArray[Any]]:
         """The model's outputs for ``inputs``."""
         feeds = dict(zip(self._names, inputs, strict=True))
         if self._double:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tilewright.difference import compare_arrays
 from tilewright.errors import MeasureError
@@ -17,8 +18,8 @@ from tilewright.wording import counted
 
 __all__ = ["Run", "judge"]
 
-#: Runs a program: takes the inputs, returns the outputs.
-Run: TypeAlias = Callable[[Sequence[Array]], list[Array]]
+#: Runs a program: takes the inputs, returns the outputs. Only the model knows the dtypes.
+Run: TypeAlias = Callable[[Sequence[NDArray[Any]]], list[Array]]
 
 
 def judge(run: Run, trials: Trials) -> Verdict:

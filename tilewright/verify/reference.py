@@ -16,9 +16,10 @@ import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tilewright.errors import MeasureError
 from tilewright.frontend.network import Network
@@ -75,7 +76,7 @@ class Reference(Protocol):
     problem: str
     dtypes: tuple[str, ...]
 
-    def outputs(self, inputs: Arrays) -> list[Array]:
+    def outputs(self, inputs: Arrays) -> list[NDArray[Any]]:
         """The outputs for ``inputs``. Floating-point outputs have the reference's precision.
 
         Raises:
@@ -84,7 +85,7 @@ class Reference(Protocol):
         """
         ...
 
-    def rounded(self, inputs: Arrays, seed: int, amplitude: float) -> list[Array]:
+    def rounded(self, inputs: Arrays, seed: int, amplitude: float) -> list[NDArray[Any]]:
         """The outputs of an evaluation that differs from the exact one as a correct program does.
 
         Another thread may call this while :meth:`outputs` runs.
