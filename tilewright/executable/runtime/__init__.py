@@ -1,1 +1,1 @@
-"""The C code that compiled kernels need while they run (``runtime.c``, with its threads in ``pool.h``), and its loader."""
+"""The C code that compiled kernels need while they run (``runtime.c``; threads in ``pool.h``), and its loader."""
