@@ -84,11 +84,11 @@ def onnxruntime(model: str, target: str) -> Runnable:
     if not _is_program(model):
         return OnnxRuntimePeer(model)
     _need("torch", "onnxscript")
-    from tilewright.frontend.torch.model import onnx_from_program, read_program
+    from tilewright.frontend.torch.model import export_onnx, read_program
 
     with tempfile.TemporaryDirectory(prefix="tilewright-onnx-") as folder:
         exported = Path(folder, "model.onnx")
-        onnx_from_program(read_program(Path(model)), exported)
+        export_onnx(read_program(Path(model)), exported)
         return OnnxRuntimePeer(str(exported))
 
 
@@ -119,13 +119,13 @@ def _torch_module(model: str) -> torch.nn.Module:
     """The module of a PyTorch program or an ONNX file."""
     if _is_program(model):
         _need("torch")
-        from tilewright.frontend.torch.model import flat_module, read_program
+        from tilewright.frontend.torch.model import flatten_program, read_program
 
-        return flat_module(read_program(Path(model)))
+        return flatten_program(read_program(Path(model)))
     _need("torch", "onnx2torch")
-    from tilewright.frontend.torch.model import module_from_onnx
+    from tilewright.frontend.torch.model import convert_onnx
 
-    return module_from_onnx(Path(model))
+    return convert_onnx(Path(model))
 
 
 def _is_program(model: str) -> bool:

@@ -17,8 +17,8 @@ from tilewright.errors import OutputError
 from tilewright.executable.executable import Executable, load_executable
 from tilewright.executable.manifest import FORMAT, LIBRARY, NAME, WEIGHTS, read_manifest, seal
 from tilewright.executable.plan import Plan
-from tilewright.executable.replacing import replacing
-from tilewright.executable.runtime.features import needed_features
+from tilewright.executable.replacing import replace_directory
+from tilewright.executable.runtime.features import find_needed_features
 from tilewright.executable.runtime.library import find_compiler
 from tilewright.frontend.load import load
 from tilewright.frontend.network import Network
@@ -83,7 +83,7 @@ def replace_kernels(executable: Path, library: Library, out: Path) -> None:
         OutputError: a file cannot be read or written.
     """
     manifest = read_manifest(executable) | {"plan": None if library.plan is None else library.plan.to_json()}
-    with replacing(out) as part:
+    with replace_directory(out) as part:
         try:
             shutil.copyfile(library.path, part / LIBRARY)
             for name in manifest["sha256"]:
@@ -107,7 +107,7 @@ def publish(executable: Path, out: Path, extra: Mapping[str, object]) -> None:
     """
     _check_replaceable(out)
     given = read_manifest(executable)
-    with replacing(out) as part:
+    with replace_directory(out) as part:
         try:
             for name in given["sha256"]:
                 if name != NAME:
@@ -178,7 +178,7 @@ def _write(
     """Write an executable. ``compiled`` writes its library into a file, and returns its plan."""
     check_compiler()
     _check_replaceable(out)
-    with replacing(out) as part:
+    with replace_directory(out) as part:
         plan = compiled(part / LIBRARY)
         try:
             _fill(part, target, network, arrays, extra, plan)
@@ -208,7 +208,7 @@ def _fill(
             "cores": target.cores,
             "machine": target.machine,
             "key": target.key,
-            "features": needed_features(target.tvm),
+            "features": find_needed_features(target.tvm),
         },
         "model": _keep_model(network, part),
         "plan": None if plan is None else plan.to_json(),

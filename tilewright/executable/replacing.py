@@ -14,7 +14,7 @@ from pathlib import Path
 from tilewright.errors import OutputError
 from tilewright.scratch import claim, explained
 
-__all__ = ["replacing", "reserve_out"]
+__all__ = ["replace_directory", "reserve_out"]
 
 #: The beginnings of the names of an executable's files. A killed process leaves no other files in its directory.
 _FILES = ("kernels.so", "weights.npz", "manifest.json", "model.")
@@ -25,7 +25,7 @@ _ATTEMPTS = 4
 
 
 @contextlib.contextmanager
-def replacing(out: Path) -> Iterator[Path]:
+def replace_directory(out: Path) -> Iterator[Path]:
     """An empty directory, ``OUT.part``, that takes the place of ``out`` when the block ends.
 
     If an exception or an interrupt ends the block, the directory is removed and ``out`` stays as it was. Files that a

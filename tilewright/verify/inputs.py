@@ -17,7 +17,7 @@ from tilewright.tensor import Array, TensorSpec
 from tilewright.verify.dependence import find_constant_outputs
 from tilewright.verify.integers import Range, draw_integers, find_ranges
 from tilewright.verify.reference import NoReferenceError, Reference
-from tilewright.verify.rule import find_clear, is_telling, measure_clearness, measure_noise, tolerance
+from tilewright.verify.rule import compute_tolerance, find_clear, is_telling, measure_clearness, measure_noise
 
 __all__ = ["Trial", "Trials", "find_trials"]
 
@@ -292,7 +292,7 @@ class _Search:
     def _allowed(self, trial: Trial, k: int) -> NDArray[np.float64]:
         """The tolerance of each element of the output number ``k``."""
         dtypes = self._reference.dtypes
-        return tolerance(trial.expected[k], trial.noise[k], dtypes[k] if k < len(dtypes) else "float32")
+        return compute_tolerance(trial.expected[k], trial.noise[k], dtypes[k] if k < len(dtypes) else "float32")
 
     def _missing_factor(self, silent: Sequence[int]) -> float:
         """The factor of inputs with which outputs differ enough, if they grow with the inputs; 0: it is not known.

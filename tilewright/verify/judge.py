@@ -12,7 +12,7 @@ from tilewright.difference import compare_arrays
 from tilewright.errors import MeasureError
 from tilewright.tensor import Array
 from tilewright.verify.inputs import Trial, Trials
-from tilewright.verify.rule import tolerance
+from tilewright.verify.rule import compute_tolerance
 from tilewright.verify.verdict import Outcome, Verdict
 from tilewright.wording import counted
 
@@ -79,7 +79,7 @@ def _find_problem(outputs: Sequence[Array], trial: Trial, trials: Trials) -> tup
             return f"output {name} is {found.dtype} instead of {dtype}", None
         if found.shape != expected.shape:
             return f"output {name} is {list(found.shape)} instead of {list(expected.shape)}", None
-        allowed = tolerance(expected, noise, dtype)
+        allowed = compute_tolerance(expected, noise, dtype)
         difference = compare_arrays(found, expected, allowed)
         largest = max(largest, difference.error)
         if difference.count:

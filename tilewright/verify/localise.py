@@ -27,7 +27,7 @@ from tilewright.tensor import Array
 from tilewright.verify import freedom
 from tilewright.verify.inputs import Trials
 from tilewright.verify.judge import judge
-from tilewright.verify.rule import measure_noise, tolerance
+from tilewright.verify.rule import compute_tolerance, measure_noise
 
 if TYPE_CHECKING:
     import tvm
@@ -173,7 +173,9 @@ class SteppingSide:
         for place, expected in exact.items():
             found = step.after[place]
             rounded = self._free.disturb(own[place], _DISTURBANCE * freedom.SUM)
-            allowed = tolerance(expected, measure_noise(expected, [rounded], [1.0], "float64"), str(found.dtype))
+            allowed = compute_tolerance(
+                expected, measure_noise(expected, [rounded], [1.0], "float64"), str(found.dtype)
+            )
             difference = compare_arrays(found, expected, allowed)
             if difference.count:
                 at = difference.place

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from tilewright.difference import allowed_strays
 from tilewright.tensor import Array
 
-__all__ = ["FACTOR", "RELATIVE", "find_clear", "is_telling", "measure_clearness", "measure_noise", "tolerance"]
+__all__ = ["FACTOR", "RELATIVE", "compute_tolerance", "find_clear", "is_telling", "measure_clearness", "measure_noise"]
 
 #: What an element may differ by: relative to itself, and in units of the noise. Right programs use at most a third of
 #: both (102 programs of 30 networks, some with Winograd's algorithm; ``python -m bench.verdict``, November 2026). With
@@ -108,7 +108,7 @@ def _least_slice(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDAr
     return np.sqrt(usual), np.sqrt(most)
 
 
-def tolerance(expected: Array, noise: NDArray[np.float64], dtype: str = "float32") -> NDArray[np.float64]:
+def compute_tolerance(expected: Array, noise: NDArray[np.float64], dtype: str = "float32") -> NDArray[np.float64]:
     """How far each element of an output may differ from ``expected``.
 
     Args:

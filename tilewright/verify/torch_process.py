@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.fx import Interpreter
 
-from tilewright.frontend.torch.model import flat_module, read_program
+from tilewright.frontend.torch.model import flatten_program, read_program
 from tilewright.tensor import Array
 from tilewright.verify import freedom
 
@@ -58,7 +58,7 @@ class TorchSide:
 
     def __init__(self, path: str) -> None:
         program = read_program(Path(path))
-        self._own, self._exact = flat_module(program), flat_module(program)
+        self._own, self._exact = flatten_program(program), flatten_program(program)
         self._freedom = freedom.Freedom()
         self._problem = ""
         _run_by_nodes(self._own, type("Disturbed", (_Disturbed,), {"disturbances": self._freedom}))

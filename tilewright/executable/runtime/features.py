@@ -14,7 +14,7 @@ from tilewright.target import model_name
 if TYPE_CHECKING:
     import tvm
 
-__all__ = ["KNOWN", "check_features", "missing_features", "needed_features"]
+__all__ = ["KNOWN", "check_features", "find_missing_features", "find_needed_features"]
 
 #: Extensions of x86-64 that LLVM may use by itself if ``-mcpu`` has them; ``cpu.h`` has the same names. LLVM uses
 #: others (``aes``, ``rdrnd``) for intrinsics only, which no kernel calls.
@@ -34,7 +34,7 @@ _LINUX = {
 }
 
 
-def needed_features(target: tvm.target.Target) -> tuple[str, ...]:
+def find_needed_features(target: tvm.target.Target) -> tuple[str, ...]:
     """The extensions that code for ``target`` may use, sorted; empty for other architectures than x86-64."""
     import tvm
 
@@ -42,7 +42,7 @@ def needed_features(target: tvm.target.Target) -> tuple[str, ...]:
     return tuple(sorted(has.intersection(KNOWN)))
 
 
-def missing_features(needed: Iterable[str], library: ctypes.CDLL | None = None) -> list[str]:
+def find_missing_features(needed: Iterable[str], library: ctypes.CDLL | None = None) -> list[str]:
     """Those extensions of ``needed`` that this processor does not have.
 
     Args:
@@ -57,12 +57,12 @@ def missing_features(needed: Iterable[str], library: ctypes.CDLL | None = None) 
 
 
 def check_features(needed: Iterable[str], library: ctypes.CDLL | None = None) -> None:
-    """Refuse to run kernels that need other extensions than the processor has; arguments: :func:`missing_features`.
+    """Refuse to run kernels that need other extensions than the processor has; see :func:`find_missing_features`.
 
     Raises:
         TargetError: an extension is missing.
     """
-    missing = missing_features(needed, library)
+    missing = find_missing_features(needed, library)
     if missing:
         raise TargetError(
             f"its kernels need a processor with {', '.join(missing)}, but {model_name()} has no such instructions"

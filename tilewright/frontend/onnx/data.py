@@ -22,15 +22,15 @@ from tilewright.reading import open_regular, read_file
 __all__ = [
     "MOST_BYTES",
     "check_place",
+    "copy_without_weights",
+    "count_bytes",
     "fetch_data",
     "fetch_tensor",
     "graphs",
     "open_model",
     "save_onnx",
-    "serialized",
-    "tensor_bytes",
+    "serialize",
     "tensors",
-    "without_weights",
     "write_model",
 ]
 
@@ -81,7 +81,7 @@ def tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
             yield from attribute.tensors
 
 
-def tensor_bytes(tensor: TensorProto) -> int:
+def count_bytes(tensor: TensorProto) -> int:
     """The bytes of data that a tensor declares. Raises ``ValueError`` if an extent is negative."""
     if any(extent < 0 for extent in tensor.dims):
         raise ValueError(f"{tensor.name!r} has the shape {list(tensor.dims)}")
@@ -99,7 +99,7 @@ def tensor_bytes(tensor: TensorProto) -> int:
 def check_place(tensor: TensorProto, folder: Path) -> None:
     """Raise ``ValueError`` or ``OSError`` if a file in ``folder`` does not hold all data of a tensor."""
     path, offset, length = _place(tensor, folder)
-    nbytes = tensor_bytes(tensor)
+    nbytes = count_bytes(tensor)
     with open_regular(path) as file:
         size = file.seek(0, os.SEEK_END)
     if offset < 0 or length != nbytes or offset + length > size:
@@ -115,7 +115,7 @@ def _place(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
     inside = path.resolve().is_relative_to(folder.resolve())
     if not name or not inside or Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"the data of {tensor.name!r} are in {name!r}, outside the model's directory")
-    return path, int(entries.get("offset", "0")), int(entries.get("length", tensor_bytes(tensor)))
+    return path, int(entries.get("offset", "0")), int(entries.get("length", count_bytes(tensor)))
 
 
 def fetch_data(model: onnx.ModelProto, folder: Path) -> None:
@@ -152,7 +152,7 @@ def open_model(path: Path) -> onnx.ModelProto:
     return model
 
 
-def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+def copy_without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of a model without the initializers of its main graph, which are most of its size."""
     made = onnx.ModelProto()
     _copy(model, made, "graph")
@@ -189,10 +189,10 @@ def save_onnx(model: onnx.ModelProto, path: Path, most_inside: int = _MOST_INSID
     if total > most_inside:
         write_model(model, path, "model.bin")
     else:
-        path.write_bytes(serialized(model))
+        path.write_bytes(serialize(model))
 
 
-def serialized(model: onnx.ModelProto) -> bytes:
+def serialize(model: onnx.ModelProto) -> bytes:
     """The bytes of a model whose large weights are in other files.
 
     Raises:
@@ -217,7 +217,7 @@ def write_model(model: onnx.ModelProto, path: Path, data: str) -> onnx.ModelProt
     Raises:
         OSError, ModelFormatError: as :func:`save_onnx` does.
     """
-    made = without_weights(model)
+    made = copy_without_weights(model)
     with (path.parent / data).open("wb") as file:
         for tensor in model.graph.initializer:
             copy = made.graph.initializer.add()
@@ -233,7 +233,7 @@ def write_model(model: onnx.ModelProto, path: Path, data: str) -> onnx.ModelProt
                 entry = copy.external_data.add()
                 entry.key, entry.value = key, str(value)
             file.write(raw)
-    path.write_bytes(serialized(made))
+    path.write_bytes(serialize(made))
     return made
 
 

@@ -17,16 +17,16 @@ from tilewright.errors import ModelFormatError, ResourceError, ShapeError, Tilew
 from tilewright.frontend.onnx.data import (
     MOST_BYTES,
     check_place,
+    copy_without_weights,
+    count_bytes,
     fetch_data,
     graphs,
-    tensor_bytes,
     tensors,
-    without_weights,
 )
 from tilewright.measure.memory import in_words, memory_error, usable_memory
 from tilewright.reading import read_file
 
-__all__ = ["bare", "check_filled", "check_sizes", "read_proto"]
+__all__ = ["check_filled", "check_sizes", "copy_for_inference", "read_proto"]
 
 #: The share of the usable memory that a model's weights, or one tensor, may take. Several copies of each are held.
 _SHARE = 1 / 4
@@ -58,7 +58,7 @@ def read_proto(path: Path) -> onnx.ModelProto:
             _check_order(graph)
         for tensor in held:
             _check_tensor(tensor, path.parent)
-        total = sum(tensor_bytes(tensor) for tensor in held)
+        total = sum(count_bytes(tensor) for tensor in held)
         if total > _memory():
             raise ResourceError(
                 f"memory is missing: the weights of {path} take {in_words(total)}, and several copies are held, but "
@@ -90,7 +90,7 @@ def check_sizes(model: onnx.ModelProto) -> None:
     """
     values = [*model.graph.input, *model.graph.output, *model.graph.value_info]
     try:
-        graph = onnx.shape_inference.infer_shapes(bare(model), data_prop=True).graph
+        graph = onnx.shape_inference.infer_shapes(copy_for_inference(model), data_prop=True).graph
         values += [*graph.value_info, *graph.output]
     except Exception:  # ONNX Runtime says what is wrong with the model when it optimises it
         pass
@@ -103,12 +103,12 @@ def check_sizes(model: onnx.ModelProto) -> None:
             )
 
 
-def bare(model: onnx.ModelProto) -> onnx.ModelProto:
+def copy_for_inference(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of a model without the values of large weights, for shape inference.
 
     Shape inference needs no large weights, and with them the model may exceed protobuf's limit.
     """
-    made = without_weights(model)
+    made = copy_without_weights(model)
     for tensor in model.graph.initializer:
         copy = made.graph.initializer.add()
         if math.prod(tensor.dims) <= _MOST_READ and tensor.data_location != TensorProto.EXTERNAL:
@@ -179,7 +179,7 @@ def _check_order(graph: onnx.GraphProto) -> None:
 
 def _check_tensor(tensor: TensorProto, folder: Path) -> None:
     """Raise ``ValueError`` if a tensor lacks data that it declares, or if they are outside of ``folder``."""
-    nbytes = tensor_bytes(tensor)
+    nbytes = count_bytes(tensor)
     if tensor.data_location == TensorProto.EXTERNAL:
         check_place(tensor, folder)
     elif tensor.HasField("raw_data"):

@@ -12,8 +12,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from tilewright.errors import ModelFormatError, ShapeError, UnsupportedOperatorError
-from tilewright.frontend.onnx.data import fetch_tensor, graphs, serialized, write_model
-from tilewright.frontend.onnx.file import bare, check_filled, check_sizes, read_proto
+from tilewright.frontend.onnx.data import fetch_tensor, graphs, serialize, write_model
+from tilewright.frontend.onnx.file import check_filled, check_sizes, copy_for_inference, read_proto
 from tilewright.frontend.onnx.repair import repair
 from tilewright.measure.memory import memory_error
 from tilewright.scratch import check_space, explained
@@ -70,7 +70,7 @@ def prepare(path: Path, shapes: Mapping[str, tuple[int, ...]], folder: Path, opt
         folded = _optimise(written, folder) if optimised else written
         _split_batch_norms(folded, folder)
         _drop_inputs(folded, weights)
-        (folder / FOLDED).write_bytes(serialized(folded))
+        (folder / FOLDED).write_bytes(serialize(folded))
     except MemoryError as exc:
         raise memory_error(f"reading {path}") from exc
     except OSError as exc:
@@ -213,7 +213,7 @@ def _calm_softmax(model: onnx.ModelProto, filled: set[str], folder: Path) -> Non
     options.add_session_config_entry("session.disable_prepacking", "1")
     rng = np.random.default_rng(0)
     try:
-        file.write_bytes(serialized(probe))
+        file.write_bytes(serialize(probe))
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         feeds = {i.name: rng.standard_normal(i.shape).astype(np.float32) for i in session.get_inputs()}
         spread = float(np.std(session.run(None, feeds)[0]))
@@ -264,7 +264,7 @@ def _optimise(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "folded.bin")
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-    source.write_bytes(serialized(model))
+    source.write_bytes(serialize(model))
     try:
         onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
         return onnx.load_model_from_string(target.read_bytes())
@@ -331,6 +331,6 @@ def _split_batch_norms(model: onnx.ModelProto, folder: Path) -> None:
 
 def _ranks(model: onnx.ModelProto) -> dict[str, int]:
     """The number of dimensions of each tensor whose shape can be inferred, by name."""
-    graph = onnx.shape_inference.infer_shapes(bare(model)).graph
+    graph = onnx.shape_inference.infer_shapes(copy_for_inference(model)).graph
     values = [*graph.value_info, *graph.input, *graph.output]
     return {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}

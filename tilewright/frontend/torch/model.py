@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch.export import ExportedProgram
 
-__all__ = ["SUFFIX", "flat_module", "module_from_onnx", "onnx_from_program", "read_program", "write_program"]
+__all__ = ["SUFFIX", "convert_onnx", "export_onnx", "flatten_program", "read_program", "write_program"]
 
 #: The suffix of files that ``torch.export.save`` writes.
 SUFFIX = ".pt2"
@@ -82,7 +82,7 @@ def write_program(program: ExportedProgram, path: Path) -> None:
         raise OutputError(f"the model cannot be written to {path}: {exc}") from exc
 
 
-def flat_module(program: ExportedProgram) -> torch.nn.Module:
+def flatten_program(program: ExportedProgram) -> torch.nn.Module:
     """The module of a program. It takes inputs one by one and gives its outputs as a tuple, as an executable does.
 
     The program itself may take inputs by name, or in lists and dictionaries.
@@ -109,7 +109,7 @@ def flat_module(program: ExportedProgram) -> torch.nn.Module:
     return Flat()
 
 
-def onnx_from_program(program: ExportedProgram, path: Path) -> None:
+def export_onnx(program: ExportedProgram, path: Path) -> None:
     """Write a program as an ONNX file.
 
     Raises:
@@ -126,7 +126,7 @@ def onnx_from_program(program: ExportedProgram, path: Path) -> None:
         raise UnsupportedOperatorError(f"PyTorch cannot export this model as ONNX: {line}") from exc
 
 
-def module_from_onnx(path: Path) -> torch.nn.Module:
+def convert_onnx(path: Path) -> torch.nn.Module:
     """The PyTorch module that onnx2torch makes of an ONNX file. Batch norms and constants are folded before.
 
     Raises:
