@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from tilewright.compiling.build import build, replace_kernels
 from tilewright.compiling.kernels import Kernels
 from tilewright.errors import CompilerError
-from tilewright.executable.manifest import NAME, WEIGHTS, read_manifest, sealed
+from tilewright.executable.manifest import NAME, WEIGHTS, read_manifest, seal
+from tilewright.executable.plan import PlanJson
 from tilewright.frontend.network import Network
 from tilewright.graph.convolution import Algorithm, Convolution
 from tilewright.graph.tasks import Extraction, extract
@@ -129,7 +130,7 @@ class Default:
         replace_kernels(self.path, library, out)
 
     def with_files(
-        self, out: Path, weights: Mapping[str, NDArray[Any]] | None = None, plan: Mapping[str, Any] | None = None
+        self, out: Path, weights: Mapping[str, NDArray[Any]] | None = None, plan: PlanJson | None = None
     ) -> None:
         """Write the executable with other weights or another plan."""
         shutil.copytree(self.path, out)
@@ -142,16 +143,18 @@ class Default:
             np.savez(out / WEIGHTS, **named)
         if plan is not None:
             manifest["plan"] = plan
-        (out / NAME).write_text(sealed(manifest, out, names), encoding="utf-8")
+        (out / NAME).write_text(seal(manifest, out, names), encoding="utf-8")
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """The packed weights by name."""
         with np.load(self.path / WEIGHTS) as held:
             return {name: held[name] for name in held.files}
 
-    def plan(self) -> dict[str, Any]:
+    def plan(self) -> PlanJson:
         """The plan, as the manifest has it."""
-        return dict(read_manifest(self.path)["plan"])
+        found = read_manifest(self.path)["plan"]
+        assert found is not None
+        return found
 
 
 def _computed_by(algorithm: Algorithm, extraction: Extraction) -> list[Convolution]:

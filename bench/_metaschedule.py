@@ -32,7 +32,7 @@ from bench import _models
 from bench._gradient import Gradient
 from bench._resumable import FAILED, RECORDS, TASKS, WORKLOADS, Records, RunningTime, State, mend, truncated
 from tilewright.compare.peers import executable
-from tilewright.compiling.build import build_scheduled
+from tilewright.compiling.build import build_machine
 from tilewright.errors import RecordsFormatError
 from tilewright.frontend.load import load
 from tilewright.frontend.network import Network
@@ -365,7 +365,7 @@ def build_as_of(folder: Path, seconds: float, out: Path, work: Path) -> int:
         module = tvm.transform.Sequential([*packing, passes.FoldConstant(), passes.DeadCodeElimination()])(module)
     left = [str(var.name_hint) for var in module.get_global_vars() if "weight_prepack" in var.name_hint]
     extra = {"metaschedule": vars(settings), "seconds": seconds, "untuned": untuned, "packed_at_run": left}
-    build_scheduled(module, target, network, out, extra)
+    build_machine(network, module, [], target, out, extra)
     return untuned
 
 

@@ -62,12 +62,12 @@ def _read_executable(path: Path) -> None:
 
 
 def _reseal(path: Path) -> None:
-    from tilewright.executable.manifest import NAME, sealed
+    from tilewright.executable.manifest import NAME, seal
 
     try:
         manifest = json.loads((path.parent / NAME).read_text())
         files = [name for name in manifest.pop("sha256") if name != NAME and (path.parent / name).is_file()]
-        (path.parent / NAME).write_text(sealed(manifest, path.parent, files))
+        (path.parent / NAME).write_text(seal(manifest, path.parent, files))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError):
         pass  # then it stays as it is
 

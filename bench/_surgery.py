@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from tilewright.frontend.onnx.file import bare
+from tilewright.frontend.onnx.file import copy_for_inference
 
 __all__ = [
     "CONTRACTIONS",
@@ -40,7 +40,7 @@ class Anatomy:
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        graph = onnx.shape_inference.infer_shapes(bare(model), data_prop=True).graph
+        graph = onnx.shape_inference.infer_shapes(copy_for_inference(model), data_prop=True).graph
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.floats: set[str] = set()
         for value in (*graph.value_info, *graph.input, *graph.output):

@@ -30,9 +30,9 @@ def _reference(network: Network) -> Callable[[Sequence[NDArray[Any]]], list[NDAr
     if network.program is not None:
         import torch
 
-        from tilewright.frontend.torch.model import flat_module
+        from tilewright.frontend.torch.model import flatten_program
 
-        module = flat_module(network.program)
+        module = flatten_program(network.program)
 
         def by_torch(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
             with torch.inference_mode():
@@ -47,7 +47,7 @@ def _reference(network: Network) -> Callable[[Sequence[NDArray[Any]]], list[NDAr
 
     import onnxruntime
 
-    from tilewright.compiling.build import save_onnx
+    from tilewright.frontend.onnx.data import save_onnx
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4

@@ -29,6 +29,7 @@ FAST = (
     "cost/test_evaluate.py",
     "cost/test_features.py",
     "cost/test_trees.py",
+    "executable/test_buffers.py",
     "measure/test_compare.py",
     "measure/test_disturbance.py",
     "measure/test_interleaved.py",
@@ -51,6 +52,7 @@ FAST = (
     "space/test_moves.py",
     "space/test_subspace.py",
     "test_control_groups.py",
+    "test_difference.py",
     "test_reading.py",
     "tuning/test_budget.py",
     "tuning/test_budget_plan.py",
@@ -59,6 +61,7 @@ FAST = (
     "tuning/test_readings.py",
     "tuning/test_scheduler.py",
     "tuning/test_tuner.py",
+    "verify/test_attributes.py",
 )
 
 

@@ -9,8 +9,10 @@ from typing import TypeAlias
 
 __all__ = ["Json", "JsonObject", "to_json", "to_json_object"]
 
-Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
-JsonObject: TypeAlias = "Mapping[str, Json]"
+#: What ``json.loads`` returns.
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+#: An object of JSON: a dictionary with names as keys.
+JsonObject: TypeAlias = dict[str, Json]
 
 
 def to_json(value: object) -> Json:

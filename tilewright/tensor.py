@@ -9,10 +9,14 @@ from typing import TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "TensorSpec", "fill_uniform", "random_arrays"]
+__all__ = ["Array", "Floats", "Numbers", "TensorSpec", "fill_uniform", "random_arrays"]
 
 #: An array of any shape and dtype.
 Array: TypeAlias = NDArray[np.generic]
+#: An array of floating-point numbers of any precision.
+Floats: TypeAlias = NDArray[np.floating]
+#: An array of numbers, with which one can calculate.
+Numbers: TypeAlias = NDArray[np.number]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from tilewright.cli import app
 from tilewright.compare import peers
 from tilewright.compare.peers import OnnxRuntimePeer
-from tilewright.executable.manifest import FORMAT, LIBRARY, WEIGHTS, sealed
+from tilewright.executable.manifest import FORMAT, LIBRARY, WEIGHTS, seal
 from tilewright.tensor import Array, TensorSpec
 
 
@@ -43,7 +43,7 @@ def out(tmp_path: Path) -> Path:
     for name in (LIBRARY, WEIGHTS):
         (tmp_path / name).write_text("a stand-in")
     entries: dict[str, Any] = {"format": FORMAT, "inputs": [], "outputs": [], "plan": None, "model": "model.onnx"}
-    (tmp_path / "manifest.json").write_text(sealed(entries, tmp_path, [LIBRARY, WEIGHTS, "model.onnx"]))
+    (tmp_path / "manifest.json").write_text(seal(entries, tmp_path, [LIBRARY, WEIGHTS, "model.onnx"]))
     return tmp_path
 
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,32 +10,13 @@ from onnx import helper
 
 from tests.agreement import network_error
 from tests.models import LIGHT, TARGET, agrees, built, conv_model, normal, runs, save
-from tilewright.compare.peers import reference_model
 from tilewright.compiling.build import build_untuned, check_compiler
 from tilewright.errors import CompilerError, OutputError, ShapeError, TargetError
-from tilewright.executable.executable import FORMAT, Executable, load_executable
-from tilewright.executable.manifest import LIBRARY, NAME, WEIGHTS, sealed
+from tilewright.executable.executable import Executable, load_executable
 from tilewright.frontend.load import load
 from tilewright.measure.compare import relative_error
 
 pytestmark = runs
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shared")
-    built(conv_model(folder / "m.onnx"), folder / "out")
-    return folder / "out"
-
-
-@pytest.fixture
-def out(shared: Path, tmp_path: Path) -> Path:
-    """An executable to damage."""
-    copy = tmp_path / "out"
-    copy.mkdir()
-    for file in shared.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
-    return copy
 
 
 @pytest.fixture
@@ -97,164 +74,6 @@ def test_untuned(tmp_path: Path) -> None:
 def test_inputs_that_do_not_fit(arrays: list[np.ndarray], executable: Executable) -> None:
     with pytest.raises(ShapeError):
         executable(*arrays)
-
-
-@pytest.mark.parametrize("name", ["manifest.json", "kernels.so", "weights.npz"])
-def test_a_missing_file(name: str, out: Path) -> None:
-    (out / name).unlink()
-    with pytest.raises(OutputError):
-        load_executable(out)
-
-
-@pytest.mark.parametrize("name", ["kernels.so", "weights.npz"])
-def test_a_changed_file(name: str, out: Path) -> None:
-    data = bytearray((out / name).read_bytes())
-    data[len(data) // 2] ^= 1
-    (out / name).write_bytes(data)
-    with pytest.raises(OutputError, match="not the file that was written"):
-        load_executable(out)
-
-
-def resealed(out: Path, **changes: Any) -> None:
-    """The manifest with other entries, and checksums that are right for them."""
-    manifest = json.loads((out / NAME).read_text()) | changes
-    files = sorted(manifest.pop("sha256").keys() - {NAME})
-    (out / NAME).write_text(sealed(manifest, out, files))
-
-
-def refused(out: Path, says: str) -> None:
-    with pytest.raises(OutputError, match=says) as caught:
-        load_executable(out)
-    assert "\n" not in str(caught.value)
-
-
-def test_every_file_has_its_checksum(out: Path) -> None:
-    sums = json.loads((out / NAME).read_text())["sha256"]
-    assert sums.keys() == {file.name for file in out.iterdir()}
-    resealed(out)
-    assert load_executable(out).inputs[0].name == "x"
-
-
-def test_a_manifest_that_was_changed(out: Path) -> None:
-    text = (out / NAME).read_text()
-    (out / NAME).write_text(text.replace('"arena_bytes": 1', '"arena_bytes": 2'))
-    assert (out / NAME).read_text() != text
-    refused(out, "damaged, or was changed: its own checksum differs; tune again")
-
-
-def test_files_without_a_checksum(out: Path) -> None:
-    manifest = json.loads((out / NAME).read_text())
-    del manifest["sha256"][NAME]  # as before manifests had one of their own
-    (out / NAME).write_text(json.dumps(manifest))
-    load_executable(out)
-    for name in (LIBRARY, WEIGHTS):
-        left = {key: value for key, value in manifest["sha256"].items() if key != name}
-        (out / NAME).write_text(json.dumps(manifest | {"sha256": left}))
-        refused(out, f"lists no checksum of {name}.*tune again")
-
-
-@pytest.mark.parametrize("name", [LIBRARY, WEIGHTS, NAME])
-def test_a_link_out_of_the_directory(name: str, out: Path) -> None:
-    (out / name).rename(out.parent / name)
-    (out / name).symlink_to(out.parent / name)
-    refused(out, "is a link to")
-
-
-def test_a_link_within_the_directory_and_to_it(out: Path) -> None:
-    (out / WEIGHTS).rename(out / "w")
-    (out / WEIGHTS).symlink_to("w")
-    (out.parent / "link").symlink_to(out, target_is_directory=True)
-    load_executable(out.parent / "link")
-
-
-@pytest.mark.parametrize("model", ["../out.onnx", "/etc/passwd", "a/b.onnx", "..", ".", "x\0y", "a\\b"])
-def test_a_model_outside_of_the_directory(model: str, out: Path) -> None:
-    manifest = json.loads((out / NAME).read_text())
-    manifest["model"] = model
-    (out / NAME).write_text(sealed({k: v for k, v in manifest.items() if k != "sha256"}, out, [LIBRARY]))
-    for file in (out / Path(model).name.replace("\0", ""), out.parent / "out.onnx"):
-        if not file.exists():
-            file.write_text("no model")
-    found = None
-    with contextlib.suppress(OutputError):
-        found = reference_model(out)
-    assert found is None
-
-
-def test_a_pipe_for_a_file(out: Path) -> None:
-    for name in (WEIGHTS, LIBRARY, NAME):
-        (out / name).unlink()
-        os.mkfifo(out / name)
-        refused(out, "regular file")
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"inputs": None},
-        {"inputs": [{"name": "x"}]},
-        {"inputs": [{"name": "x", "shape": [1, 8, 10, 11], "dtype": "float32"}]},
-        {"inputs": [{"name": "x", "shape": [-1], "dtype": "float32"}]},
-        {"inputs": [{"name": "x", "shape": [2**40, 2**40], "dtype": "float32"}]},
-        {"inputs": [{"name": "x", "shape": [1, 8, 10, 10], "dtype": "object"}]},
-        {"outputs": []},
-        {"plan": 3},
-        {"plan": None},
-        {"plan": {}},
-        {"model": ["model.onnx"]},
-    ],
-    ids=str,
-)
-def test_a_manifest_of_wrong_types(changes: dict[str, Any], out: Path) -> None:
-    resealed(out, **changes)
-    refused(out, "tune again")
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        (("arena_bytes",), 2**60),
-        (("arena_bytes",), 64),
-        (("arena_bytes",), -1),
-        (("arena_bytes",), 1e3),
-        (("tensors", 0, 0), "elsewhere"),
-        (("tensors", 0, 1), 2**40),
-        (("tensors", 0, 1), 4),
-        (("vector",), 4),
-        (("tensors", 0, 2), [2**20, 2**10]),
-        (("tensors", 0, 3), "O"),
-        (("calls", 0, 0), "../main"),
-        (("calls", 0, 0), "no_such_kernel"),
-        (("calls", 0), ["", [0]]),
-        (("calls", 0, 1), [99]),
-        (("inputs",), [-1]),
-        (("outputs",), [77]),
-        (("outputs",), []),
-    ],
-    ids=str,
-)
-def test_a_plan_that_would_reach_outside_of_its_memory(path: tuple[Any, ...], value: Any, out: Path) -> None:
-    plan = json.loads((out / NAME).read_text())["plan"]
-    place = plan
-    for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] = value
-    resealed(out, plan=plan)
-    refused(out, "cannot be loaded here: .*tune again")
-
-
-def test_a_newer_format(out: Path) -> None:
-    manifest = json.loads((out / "manifest.json").read_text())
-    (out / "manifest.json").write_text(json.dumps(manifest | {"format": FORMAT + 1}))
-    with pytest.raises(OutputError, match=f"has '{FORMAT + 1}'"):
-        load_executable(out)
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", "not json"])
-def test_a_manifest_of_something_else(text: str, out: Path) -> None:
-    (out / "manifest.json").write_text(text)
-    with pytest.raises(OutputError):
-        load_executable(out)
 
 
 def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import tvm
 
 from tests.models import TARGET, conv_model, defaults, runs
-from tilewright.compiling.kernels_check import DISTRIBUTIONS, Distribution, KernelSide, _difference, check_kernels
+from tilewright.compiling.kernels_check import DISTRIBUTIONS, Distribution, KernelSide, check_kernels, find_difference
 from tilewright.frontend.load import load
 from tilewright.graph.tasks import Extraction, TaskUse, extract
 from tilewright.space.configs import sample
@@ -125,16 +125,16 @@ def test_time(extraction: Extraction) -> None:
     ],
 )
 def test_difference(found: list[float], wanted: list[float], agrees: bool) -> None:
-    assert (_difference(np.asarray(found), np.asarray(wanted), DISTRIBUTIONS[0]) == "") is agrees
+    assert (find_difference(np.asarray(found), np.asarray(wanted), DISTRIBUTIONS[0]) == "") is agrees
 
 
 def test_strays() -> None:
     wanted, found = np.zeros(1000), np.zeros(1000)
     found[0] = 1
     stray = Distribution("", lambda x: x, strays=1e-3)
-    assert _difference(found, wanted, stray) == ""
+    assert find_difference(found, wanted, stray) == ""
     found[1] = 1
-    assert _difference(found, wanted, stray)
+    assert find_difference(found, wanted, stray)
 
 
 def test_the_kinds_of_data_are_what_they_are_called() -> None:
@@ -169,11 +169,11 @@ def quotient(other: bool = False) -> Any:
 
 
 def test_integers_are_plausible(side: KernelSide) -> None:
-    from tilewright.compiling.integer_arguments import integer_ranges
+    from tilewright.compiling.integer_arguments import find_integer_ranges
 
-    assert integer_ranges(lookup(3)) == {1: (0, 2)}
-    assert integer_ranges(lookup(1)) == {1: (0, 0)}
-    found = integer_ranges(quotient())
+    assert find_integer_ranges(lookup(3)) == {1: (0, 2)}
+    assert find_integer_ranges(lookup(1)) == {1: (0, 0)}
+    found = find_integer_ranges(quotient())
     assert found[0][0] < 0 < found[0][1]
     assert found[1][0] == 1 < found[1][1]
     assert verdict(side, lookup(3, 1), lookup(3)).startswith("on ordinary numbers")

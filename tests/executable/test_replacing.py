@@ -12,12 +12,12 @@ import pytest
 
 from tilewright.errors import OutputError
 from tilewright.executable import replacing as module
-from tilewright.executable.replacing import replacing, reserve_out
+from tilewright.executable.replacing import replace_directory, reserve_out
 from tilewright.scratch import claim
 
 
 def write(out: Path, text: str) -> None:
-    with replacing(out) as part:
+    with replace_directory(out) as part:
         (part / "manifest.json").write_text(text)
         assert not out.exists() or (out / "manifest.json").read_text() != text
 
@@ -43,7 +43,7 @@ def test_new_and_then_replaced(tmp_path: Path, atomic: bool, monkeypatch: pytest
 def test_an_interrupt_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
     out = tmp_path / "out"
     write(out, "one")
-    with pytest.raises(error), replacing(out) as part:
+    with pytest.raises(error), replace_directory(out) as part:
         stop_half_way(part, error)
     assert os.listdir(tmp_path) == ["out"]
     assert (out / "manifest.json").read_text() == "one"

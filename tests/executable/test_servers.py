@@ -16,41 +16,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.models import built, conv_model, normal
+from tests.executables import read, reseal
+from tests.models import normal
 from tilewright.errors import OutputError, TargetError
 from tilewright.executable.executable import Executable, load_executable
-from tilewright.executable.manifest import NAME, sealed
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 ROOT = Path(__file__).parents[2]
 X = normal(1, 8, 10, 10)
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shared")
-    built(conv_model(folder / "m.onnx"), folder / "out")
-    return folder / "out"
-
-
-@pytest.fixture
-def out(shared: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(shared, tmp_path / "out"))
-
-
 @pytest.fixture(autouse=True)
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TVM_NUM_THREADS", "2")
-
-
-def manifest(out: Path) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads((out / NAME).read_text())
-    return read
-
-
-def reseal(out: Path, changed: dict[str, Any]) -> None:
-    files = sorted(changed.pop("sha256").keys() - {NAME})
-    (out / NAME).write_text(sealed(changed, out, files))
 
 
 def run_python(program: str, *arguments: object, timeout: float = 120.0) -> str:
@@ -184,15 +162,15 @@ def test_a_fork_while_other_threads_call(shared: Path) -> None:
 
 
 def test_the_manifest_says_which_instructions_the_kernels_need(out: Path) -> None:
-    features = manifest(out)["target"]["features"]
+    features = read(out)["target"]["features"]
     assert features == sorted(features)
     if platform.machine() == "x86_64":
-        assert "sse3" in features or manifest(out)["target"]["mcpu"] == "x86-64"
+        assert "sse3" in features or read(out)["target"]["mcpu"] == "x86-64"
 
 
 @pytest.mark.parametrize("machine", [False, True], ids=["plan", "virtual machine"])
 def test_an_instruction_that_the_processor_lacks_is_named(machine: bool, out: Path) -> None:
-    changed = manifest(out)
+    changed = read(out)
     if machine:
         changed["plan"] = None
     changed["target"]["features"] += ["no-such-extension", "another"]
@@ -202,17 +180,9 @@ def test_an_instruction_that_the_processor_lacks_is_named(machine: bool, out: Pa
     assert str(out) in str(caught.value)
 
 
-@pytest.mark.parametrize("target", [None, {"mcpu": "x"}])
-def test_a_manifest_of_an_earlier_version_names_no_instructions(target: dict[str, Any] | None, out: Path) -> None:
-    changed = manifest(out)
-    del changed["target"]
-    reseal(out, changed if target is None else changed | {"target": target})
-    assert load_executable(out)(X)[0].shape == (1, 16, 10, 10)
-
-
 @pytest.mark.parametrize("features", [None, "avx2", ["\x1b[2J"], [3], {"avx2": True}, ["x" * 500]], ids=str)
 def test_instructions_that_are_no_names(features: object, out: Path) -> None:
-    reseal(out, manifest(out) | {"target": {"features": features}})
+    reseal(out, read(out) | {"target": {"features": features}})
     with pytest.raises(OutputError, match="damaged, or was changed: the features of its target"):
         load_executable(out)
 
@@ -231,7 +201,7 @@ except TargetError as exc:
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="emulates an x86-64 processor")
 @pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="there is no qemu-x86_64 (Debian: qemu-user)")
 def test_a_processor_without_avx_512(out: Path) -> None:
-    changed = manifest(out)
+    changed = read(out)
     changed["target"]["features"] = ["avx512f", "avx512vl", "sse3"]
     reseal(out, changed)
     command = ["qemu-x86_64", "-cpu", "Haswell", sys.executable, "-W", "ignore", "-c", EMULATED, str(out)]
@@ -259,7 +229,7 @@ for path in sys.argv[1:]:
 
 @linux
 def test_memory_that_there_is_not_is_refused_before_it_is_taken(out: Path, tmp_path: Path) -> None:
-    original = manifest(out)
+    original = read(out)
     large, claims = Path(shutil.copytree(out, tmp_path / "large")), Path(shutil.copytree(out, tmp_path / "claims"))
     plan = json.loads(json.dumps(original["plan"]))
     numbers = {number for number, tensor in enumerate(plan["tensors"]) if tensor[0] == "arena"} - {*plan["inputs"]}
@@ -276,7 +246,7 @@ def test_memory_that_there_is_not_is_refused_before_it_is_taken(out: Path, tmp_p
 
 @pytest.mark.parametrize("shape", [[0, 2**62, 2**62], [2**40, 0, 2**40]], ids=str)
 def test_a_tensor_without_elements_that_cannot_be_counted(shape: list[int], out: Path) -> None:
-    changed = manifest(out)
+    changed = read(out)
     for tensor in changed["plan"]["tensors"]:
         tensor[2] = shape
     reseal(out, changed)

@@ -17,7 +17,7 @@ from typing import TypeAlias
 import pytest
 
 from tests.executable.test_runtime import LAMBDA
-from tilewright.executable.runtime.features import KNOWN, missing_features
+from tilewright.executable.runtime.features import KNOWN, find_missing_features
 from tilewright.executable.runtime.library import SOURCE, compile_runtime, find_compiler
 from tilewright.executable.runtime.loaded import LoadedLibrary
 
@@ -327,5 +327,5 @@ def test_what_the_processor_has_is_what_the_system_says(load: Load) -> None:
         pytest.skip("extensions are compared on x86-64 alone")
     library = load(1)
     assert all(library.functions.tilewright_cpu_has(name.encode()) >= 0 for name in KNOWN)
-    assert missing_features(KNOWN, library.functions) == missing_features(KNOWN)
-    assert missing_features(["sse3", "no-such-extension"], library.functions) == ["no-such-extension"]
+    assert find_missing_features(KNOWN, library.functions) == find_missing_features(KNOWN)
+    assert find_missing_features(["sse3", "no-such-extension"], library.functions) == ["no-such-extension"]

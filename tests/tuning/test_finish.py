@@ -293,6 +293,7 @@ def test_the_winners_of_the_contest_are_built(
     assert finishing.best.selection.configs == incumbent.selection.configs
     wanted = set(workshop.kernels.symbols(defaults(extraction)).values())
     plan = load_executable(finishing.best.folder).manifest["plan"]
+    assert plan is not None
     assert wanted <= {kernel for kernel, _ in plan["calls"]}
 
 

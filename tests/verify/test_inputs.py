@@ -173,7 +173,7 @@ def test_divisors_are_not_zero() -> None:
     assert all(np.all(trial.inputs[1] != 0) for trial in found.trials)
     assert len(np.unique(found.trials[0].inputs[1])) > 2
     floor = judge(lambda xs: [xs[0] // xs[1]], found)
-    assert floor.wrong or all(np.all(t.inputs[0] * t.inputs[1] >= 0) for t in found.trials)
+    assert floor.wrong or all(np.all(np.multiply(*t.inputs) >= 0) for t in found.trials)
 
 
 def test_division_by_a_constant_sees_negative_numbers() -> None:

@@ -15,7 +15,7 @@ from tests.verify.onnx_models import normal, single
 from tilewright.measure.compare import relative_error
 from tilewright.verify.inputs import Trial, Trials
 from tilewright.verify.judge import judge
-from tilewright.verify.rule import measure_noise, telling, tolerance
+from tilewright.verify.rule import compute_tolerance, is_telling, measure_noise
 from tilewright.verify.verdict import Outcome, Verdict
 
 Array = NDArray[Any]
@@ -159,7 +159,7 @@ def test_noise_is_told_for_each_slice() -> None:
     expected[:, :4] *= 300
     expected[:, 4:] *= 1e-5
     rounded = expected * (1 + 1e-6 * normal(1, 8, 100, seed=1))
-    allowed = tolerance(expected, measure_noise(expected, [rounded], [1.0], "float64"))
+    allowed = compute_tolerance(expected, measure_noise(expected, [rounded], [1.0], "float64"))
     assert allowed[:, 4:].max() < 1e-8
     assert allowed[:, :4].max() > 1e-3
 
@@ -169,22 +169,22 @@ def test_rare_jumps_may_come_anywhere() -> None:
     expected = np.round(10 * normal(4, 1000)).astype(np.float64)
     rounded = expected.copy()
     rounded[0, 7] += 1
-    allowed = tolerance(expected, measure_noise(expected, [rounded], [1.0], "float64"))
+    allowed = compute_tolerance(expected, measure_noise(expected, [rounded], [1.0], "float64"))
     assert allowed[0].min() > 1
     assert allowed[1].max() < 0.1
 
 
 def test_telling() -> None:
     x = np.abs(normal(1000)).astype(np.float64)
-    small = tolerance(x, np.full(1000, 1e-7))
-    assert telling(x, 2 * x, small)
-    assert not telling(x, x * (1 + 1e-5), small)
+    small = compute_tolerance(x, np.full(1000, 1e-7))
+    assert is_telling(x, 2 * x, small)
+    assert not is_telling(x, x * (1 + 1e-5), small)
     sure, other = 0.9 * np.eye(1, 1000)[0], np.roll(0.9 * np.eye(1, 1000)[0], 3)
-    assert not telling(sure, other, tolerance(sure, np.full(1000, 1e-7)))  # only 2 of 1000 elements
+    assert not is_telling(sure, other, compute_tolerance(sure, np.full(1000, 1e-7)))  # only 2 of 1000 elements
     codes, others = np.eye(1, 1000), np.roll(np.eye(1, 1000), 3)
-    assert telling(codes, others, tolerance(codes, np.zeros((1, 1000))))  # as many as there can be
-    assert telling(np.array([1e-6]), np.array([2e-6]), tolerance(np.array([1e-6]), np.array([1e-12])))
-    assert telling(np.zeros((0, 4)), np.zeros((0, 4)), np.zeros((0, 4)))
+    assert is_telling(codes, others, compute_tolerance(codes, np.zeros((1, 1000))))  # as many as there can be
+    assert is_telling(np.array([1e-6]), np.array([2e-6]), compute_tolerance(np.array([1e-6]), np.array([1e-12])))
+    assert is_telling(np.zeros((0, 4)), np.zeros((0, 4)), np.zeros((0, 4)))
 
 
 def test_the_error_is_relative_to_the_largest() -> None:

@@ -1,6 +1,7 @@
-"""What an executable is compared with: each a factory that makes a runnable in a process of its own.
+"""The runtimes that an executable is compared with.
 
-A new peer is one function and one line in ``PEERS``.
+Each has a factory that makes a runnable in a process of its own. A new runtime needs one function and one line in
+``PEERS``.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tilewright.errors import MeasureError
-from tilewright.executable.manifest import listed, read_manifest
+from tilewright.executable.manifest import find_listed, read_manifest
 from tilewright.measure.peers import Runnable
 from tilewright.tensor import Array, TensorSpec
 from tilewright.tvm_compat import wanted_threads
+
+if TYPE_CHECKING:
+    import openvino as ov
+    import torch
 
 __all__ = [
     "PEERS",
@@ -33,24 +38,24 @@ __all__ = [
     "untuned",
 ]
 
-#: Where weights that pass protobuf's limit are, beside the ONNX file.
+#: The file beside the ONNX file with weights that exceed protobuf's limit.
 _MORE_WEIGHTS = "model.bin"
 
 
 def reference_model(out: Path) -> Path | None:
-    """The model file that the executable in ``out`` was made from; None where it keeps none. Imports no compiler.
+    """The model file that the executable in ``out`` was made from; None if it keeps none. Imports no compiler.
 
     Raises:
         OutputError: there is no executable in ``out``, or it is damaged or was changed.
     """
     manifest = read_manifest(out)
     name = manifest.get("model")
-    # Who only runs an executable may leave the model out of the directory.
+    # Users who only run an executable may remove the model.
     if not name or not (out / Path(name).name).exists():
         return None
     if _MORE_WEIGHTS in manifest["sha256"]:
-        listed(out, manifest, _MORE_WEIGHTS)
-    return listed(out, manifest, name)
+        find_listed(out, manifest, _MORE_WEIGHTS)
+    return find_listed(out, manifest, name)
 
 
 def executable(out: str) -> Runnable:
@@ -69,7 +74,7 @@ def untuned(model: str, target: str) -> Runnable:
 
     with tempfile.TemporaryDirectory(prefix="tilewright-untuned-") as folder:
         build_untuned(Path(model), Target.parse(target), Path(folder))
-        loaded: Runnable = load_executable(Path(folder))  # whoever holds a library open may see its file removed
+        loaded: Runnable = load_executable(Path(folder))  # does not need the files any more
     return loaded
 
 
@@ -79,16 +84,16 @@ def onnxruntime(model: str, target: str) -> Runnable:
     if not _is_program(model):
         return OnnxRuntimePeer(model)
     _need("torch", "onnxscript")
-    from tilewright.frontend.torch.model import onnx_from_program, read_program
+    from tilewright.frontend.torch.model import export_onnx, read_program
 
     with tempfile.TemporaryDirectory(prefix="tilewright-onnx-") as folder:
         exported = Path(folder, "model.onnx")
-        onnx_from_program(read_program(Path(model)), exported)
+        export_onnx(read_program(Path(model)), exported)
         return OnnxRuntimePeer(str(exported))
 
 
 def openvino(model: str, target: str) -> Runnable:
-    """OpenVINO with all cores, for the shortest latency, computing in float32 as the others do."""
+    """OpenVINO with all cores, set to the shortest latency, in float32 as the other runtimes are."""
     _need("openvino")
     import openvino as ov
 
@@ -101,44 +106,48 @@ def openvino(model: str, target: str) -> Runnable:
 
 
 def pytorch(model: str, target: str) -> Runnable:
-    """PyTorch as it runs without its compiler."""
+    """PyTorch without its compiler."""
     return TorchPeer(_torch_module(model))
 
 
 def pytorch_compiled(model: str, target: str) -> Runnable:
-    """PyTorch by ``torch.compile``, whose weights are frozen, as PyTorch advises for inference on CPUs."""
+    """PyTorch with ``torch.compile`` and frozen weights, as PyTorch advises for inference on CPUs."""
     return TorchPeer(_torch_module(model), compiled=True)
 
 
-def _torch_module(model: str) -> Any:
+def _torch_module(model: str) -> torch.nn.Module:
+    """The module of a PyTorch program or an ONNX file."""
     if _is_program(model):
         _need("torch")
-        from tilewright.frontend.torch.model import flat_module, read_program
+        from tilewright.frontend.torch.model import flatten_program, read_program
 
-        return flat_module(read_program(Path(model)))
+        return flatten_program(read_program(Path(model)))
     _need("torch", "onnx2torch")
-    from tilewright.frontend.torch.model import module_from_onnx
+    from tilewright.frontend.torch.model import convert_onnx
 
-    return module_from_onnx(Path(model))
+    return convert_onnx(Path(model))
 
 
 def _is_program(model: str) -> bool:
-    """Whether it is a PyTorch program, rather than an ONNX file."""
+    """Whether the file is a PyTorch program; otherwise it is an ONNX file."""
     return Path(model).suffix == ".pt2"
 
 
 def _need(*packages: str) -> None:
-    """Raise ``MeasureError`` where a package is missing that a peer needs."""
+    """Raise ``MeasureError`` if one of the packages is not installed."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         raise MeasureError(f"{missing[0]} is not installed; install it with: pip install {' '.join(missing)}")
 
 
 class OnnxRuntimePeer:
-    """ONNX Runtime's CPU provider, as a user has it: every optimisation, threads that spin between runs.
+    """ONNX Runtime's CPU provider with its defaults: all optimisations, and threads that spin between runs.
 
     Args:
-        model: an ONNX file.
+        model: the path of an ONNX file.
+
+    Attributes:
+        inputs: what a run takes, in order.
     """
 
     def __init__(self, model: str) -> None:
@@ -159,7 +168,7 @@ class OnnxRuntimePeer:
         return list(self._session.run(None, feed))
 
     def time(self, arrays: Sequence[Array], runs: int) -> list[float]:
-        """The seconds of each of some runs on inputs that were bound before."""
+        """The seconds of each of ``runs`` runs on inputs that were bound before."""
         binding = self._session.io_binding()
         for spec, array in zip(self.inputs, arrays, strict=True):
             binding.bind_cpu_input(spec.name, array)
@@ -177,12 +186,15 @@ class OpenVinoPeer:
     """OpenVINO's CPU plugin.
 
     Args:
-        model: an ``openvino.Model``.
+        model: the model.
+
+    Attributes:
+        inputs: empty: a run takes what the executable takes.
     """
 
-    inputs: tuple[TensorSpec, ...] = ()  # it takes what the executable takes
+    inputs: tuple[TensorSpec, ...] = ()
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: ov.Model) -> None:
         import openvino as ov
 
         settings = {
@@ -201,7 +213,7 @@ class OpenVinoPeer:
         return [self._request.get_tensor(port).data.copy() for port in self._compiled.outputs]
 
     def time(self, arrays: Sequence[Array], runs: int) -> list[float]:
-        """The seconds of each of some runs on inputs that were bound before."""
+        """The seconds of each of ``runs`` runs on inputs that were bound before."""
         self._bind(arrays)
         seconds = []
         for _ in range(runs):
@@ -220,17 +232,20 @@ class TorchPeer:
 
     Args:
         module: takes tensors in the order of the executable's inputs.
-        compiled: whether by ``torch.compile``; the first run compiles.
+        compiled: whether ``torch.compile`` compiles it, in the first run.
+
+    Attributes:
+        inputs: empty: a run takes what the executable takes.
     """
 
-    inputs: tuple[TensorSpec, ...] = ()  # it takes what the executable takes
+    inputs: tuple[TensorSpec, ...] = ()
 
-    def __init__(self, module: Any, compiled: bool = False) -> None:
+    def __init__(self, module: torch.nn.Module, compiled: bool = False) -> None:
         import torch
 
         torch.set_num_threads(wanted_threads())
         if compiled:
-            # `import torch` brings it in only where it is used.
+            # `import torch` does not import this module.
             importlib.import_module("torch._inductor.config").freezing = True  # type: ignore[attr-defined]
             module = torch.compile(module)
         self._torch, self._module = torch, module
@@ -243,7 +258,7 @@ class TorchPeer:
         return [tensor.numpy() for tensor in results]
 
     def time(self, arrays: Sequence[Array], runs: int) -> list[float]:
-        """The seconds of each of some runs."""
+        """The seconds of each of ``runs`` runs."""
         seconds = []
         with self._torch.inference_mode():
             tensors = [self._torch.from_numpy(array) for array in arrays]
@@ -254,6 +269,7 @@ class TorchPeer:
         return seconds
 
 
+#: NumPy's names of dtypes by ONNX Runtime's.
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
@@ -265,8 +281,8 @@ _DTYPES = {
     "tensor(bool)": "bool",
 }
 
-#: By the name that ``--against`` takes; each is given the reference model's path and the target's text.
-PEERS: dict[str, Callable[[str, str], Any]] = {
+#: The factories by the names that ``--against`` takes. Their arguments are the path of the model and the target's text.
+PEERS: dict[str, Callable[[str, str], Runnable]] = {
     "onnxruntime": onnxruntime,
     "untuned": untuned,
     "openvino": openvino,

@@ -1,4 +1,4 @@
-"""From best schedules to an executable, in memory and on disk."""
+"""Builds executables from the programs of tasks, and writes them into directories."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tilewright.compiling.kernels import Kernels, Library, compile_machine
 from tilewright.errors import OutputError
 from tilewright.executable.executable import Executable, load_executable
-from tilewright.executable.manifest import FORMAT, LIBRARY, NAME, WEIGHTS, read_manifest, sealed
+from tilewright.executable.manifest import FORMAT, LIBRARY, NAME, WEIGHTS, read_manifest, seal
 from tilewright.executable.plan import Plan
-from tilewright.executable.replacing import replacing
-from tilewright.executable.runtime.features import needed_features
+from tilewright.executable.replacing import replace_directory
+from tilewright.executable.runtime.features import find_needed_features
 from tilewright.executable.runtime.library import find_compiler
 from tilewright.frontend.load import load
 from tilewright.frontend.network import Network
@@ -28,40 +27,40 @@ from tilewright.frontend.torch.model import SUFFIX, write_program
 from tilewright.graph.tasks import Extraction
 from tilewright.scratch import explained
 from tilewright.target import Target
+from tilewright.tensor import Array
 
-__all__ = [
-    "build",
-    "build_scheduled",
-    "build_untuned",
-    "check_compiler",
-    "publish",
-    "replace_kernels",
-    "save_onnx",
-]
+if TYPE_CHECKING:
+    from tvm import ir, tirx
+
+__all__ = ["build", "build_machine", "build_untuned", "check_compiler", "publish", "replace_kernels"]
 
 
 def check_compiler() -> None:
-    """Raise ``CompilerError`` where there is no compiler for the executable: better now than after the budget."""
+    """Raise ``CompilerError`` if there is no C compiler, so that a command ends before it spends its budget."""
     find_compiler()
 
 
 def build(
     extraction: Extraction,
-    functions: Mapping[str, Any],
+    functions: Mapping[str, tirx.PrimFunc],
     out: Path,
-    extra: Mapping[str, Any],
+    extra: Mapping[str, object],
     kernels: Kernels | None = None,
 ) -> Executable:
-    """Compile the network with ``functions`` (a PrimFunc by task key) and write it into the directory ``out``.
+    """Compile a network, and write it as an executable.
 
-    Tasks without a function are compiled as they are. The directory appears whole or not at all. ``kernels`` are those
-    of the extraction, if some are compiled already.
+    Args:
+        extraction: the network.
+        functions: the programs of its tasks, by ``Task.key``. Other tasks are compiled as they are.
+        out: the executable's directory, which appears whole or not at all.
+        extra: further JSON-able entries of the manifest.
+        kernels: compiles the kernels of ``extraction``, and may have compiled some already; None: nothing is compiled.
 
     Raises:
         CompilerError: compiling or linking failed.
         OutputError: ``out`` cannot be written.
     """
-    arrays = [recipe.apply(extraction.network.weights) for recipe in extraction.rewritten.recipes]
+    arrays: list[Array] = [recipe.apply(extraction.network.weights) for recipe in extraction.rewritten.recipes]
     if extraction.plan is not None:
         arrays += extraction.plan.constants
 
@@ -73,15 +72,18 @@ def build(
 
 
 def replace_kernels(executable: Path, library: Library, out: Path) -> None:
-    """Write the executable in the directory ``executable`` with the kernels of ``library`` into the directory ``out``.
+    """Write an executable once more with other kernels.
 
-    Both must come of the same extraction, since they share weights. ``out`` may be ``executable`` itself.
+    Args:
+        executable: the executable's directory.
+        library: the kernels, of the same extraction as the executable, since both use the same weights.
+        out: the directory to write. It may be ``executable`` itself.
 
     Raises:
         OutputError: a file cannot be read or written.
     """
     manifest = read_manifest(executable) | {"plan": None if library.plan is None else library.plan.to_json()}
-    with replacing(out) as part:
+    with replace_directory(out) as part:
         try:
             shutil.copyfile(library.path, part / LIBRARY)
             for name in manifest["sha256"]:
@@ -92,25 +94,25 @@ def replace_kernels(executable: Path, library: Library, out: Path) -> None:
             raise explained(exc, f"the executable in {executable} cannot be given other kernels", part) from exc
 
 
-def publish(executable: Path, out: Path, extra: Mapping[str, Any]) -> None:
-    """Put an executable that was built in the directory ``executable`` into ``out``, which is replaced if it is there.
+def publish(executable: Path, out: Path, extra: Mapping[str, object]) -> None:
+    """Write an executable once more, into the directory where users look for it.
 
     Args:
-        executable: stays as it is.
-        out: appears whole or not at all.
-        extra: further entries of the manifest.
+        executable: the executable's directory, which stays as it is.
+        out: the directory to write, which appears whole or not at all. An executable in it is replaced.
+        extra: further JSON-able entries of the manifest.
 
     Raises:
-        OutputError: a file cannot be read or written, or ``out`` holds something else than an executable.
+        OutputError: a file cannot be read or written, or ``out`` holds other files than an executable's.
     """
     _check_replaceable(out)
-    manifest = read_manifest(executable) | dict(extra)
-    with replacing(out) as part:
+    given = read_manifest(executable)
+    with replace_directory(out) as part:
         try:
-            for name in manifest["sha256"]:
+            for name in given["sha256"]:
                 if name != NAME:
                     _same_file(executable / name, part / name)
-            _seal(part, manifest)
+            _seal(part, {**given, **extra})
         except OSError as exc:
             raise explained(exc, f"the executable cannot be written to {out}", part) from exc
 
@@ -121,7 +123,7 @@ def _check_replaceable(out: Path) -> None:
 
 
 def _same_file(source: Path, target: Path) -> None:
-    """The file once more, without the space of a copy where the file system can do that."""
+    """Make ``target`` the same file as ``source`` if the file system can do that, or else a copy."""
     try:
         target.hardlink_to(source)
     except OSError:
@@ -129,41 +131,54 @@ def _same_file(source: Path, target: Path) -> None:
 
 
 def build_untuned(model: Path, target: Target, out: Path) -> Executable:
-    """TVM's default build of an ONNX model, as a user of TVM gets it, into the directory ``out``."""
-    network = load(model)
-    compiled = partial(compile_machine, network.module, target)
-    return _write(compiled, target, network, list(network.weights.values()), out, {"untuned": True})
-
-
-def build_scheduled(module: Any, target: Target, network: Network, out: Path, extra: Mapping[str, Any]) -> Executable:
-    """Compile a network that somebody else has fused and scheduled, and write it into the directory ``out``.
+    """Write TVM's default build of a model, as a user of TVM gets it. Raises as :func:`build_machine` and ``load`` do.
 
     Args:
-        module: a Relax module with the weights as constants; its kernels are compiled as they are.
-        target: what for.
-        network: what it was made from.
-        out: the directory.
-        extra: entries of the manifest.
+        model: the file of an ONNX model.
+        target: what it is compiled for.
+        out: the executable's directory.
+    """
+    network = load(model)
+    return build_machine(network, network.module, list(network.weights.values()), target, out, {"untuned": True})
+
+
+def build_machine(
+    network: Network,
+    module: ir.IRModule,
+    weights: Sequence[Array],
+    target: Target,
+    out: Path,
+    extra: Mapping[str, object],
+) -> Executable:
+    """Compile a Relax module for its virtual machine, and write it as an executable.
+
+    Args:
+        network: the network that the module computes.
+        module: the module. Its kernels are compiled as they are.
+        weights: the arguments of its function ``main`` after the inputs.
+        target: what it is compiled for.
+        out: the executable's directory, which appears whole or not at all.
+        extra: further JSON-able entries of the manifest.
 
     Raises:
         CompilerError: compiling or linking failed.
         OutputError: ``out`` cannot be written.
     """
-    return _write(partial(compile_machine, module, target), target, network, [], out, extra)
+    return _write(partial(compile_machine, module, target), target, network, weights, out, extra)
 
 
 def _write(
     compiled: Callable[[Path], Plan | None],
     target: Target,
     network: Network,
-    arrays: Sequence[NDArray[Any]],
+    arrays: Sequence[Array],
     out: Path,
-    extra: Mapping[str, Any],
+    extra: Mapping[str, object],
 ) -> Executable:
-    """Write an executable; ``compiled`` writes its library, and returns its plan."""
+    """Write an executable. ``compiled`` writes its library into a file, and returns its plan."""
     check_compiler()
     _check_replaceable(out)
-    with replacing(out) as part:
+    with replace_directory(out) as part:
         plan = compiled(part / LIBRARY)
         try:
             _fill(part, target, network, arrays, extra, plan)
@@ -176,12 +191,12 @@ def _fill(
     part: Path,
     target: Target,
     network: Network,
-    arrays: Sequence[NDArray[Any]],
-    extra: Mapping[str, Any],
+    arrays: Sequence[Array],
+    extra: Mapping[str, object],
     plan: Plan | None,
 ) -> None:
-    """Write what belongs to an executable beside its library."""
-    named: dict[str, Any] = {f"w{i}": a for i, a in enumerate(arrays)}
+    """Write the files of an executable other than its library."""
+    named: dict[str, Any] = {f"w{i}": a for i, a in enumerate(arrays)}  # for NumPy, options may be among them
     np.savez(part / WEIGHTS, **named)
     manifest = {
         "format": FORMAT,
@@ -193,7 +208,7 @@ def _fill(
             "cores": target.cores,
             "machine": target.machine,
             "key": target.key,
-            "features": needed_features(target.tvm),
+            "features": find_needed_features(target.tvm),
         },
         "model": _keep_model(network, part),
         "plan": None if plan is None else plan.to_json(),
@@ -202,14 +217,14 @@ def _fill(
     _seal(part, manifest)
 
 
-def _seal(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest of all files in ``folder``."""
-    text = sealed(manifest, folder, sorted(file.name for file in folder.iterdir()))
+def _seal(folder: Path, manifest: Mapping[str, object]) -> None:
+    """Write the manifest with the checksums of all files in ``folder``."""
+    text = seal(manifest, folder, sorted(file.name for file in folder.iterdir()))
     (folder / NAME).write_text(text, encoding="utf-8")
 
 
 def _keep_model(network: Network, folder: Path) -> str | None:
-    """Write the model that the executable is made from beside it; the name of its file, or None where there is none."""
+    """Write the model that the executable is made from. Returns the name of its file; None if there is no model."""
     if network.onnx is not None:
         save_onnx(network.onnx, folder / "model.onnx")
         return "model.onnx"

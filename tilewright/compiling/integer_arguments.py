@@ -1,24 +1,28 @@
-"""Integers that a kernel accepts as arguments: indices within the tensors that they index, divisors that are not 0."""
+"""Finds the integers that a kernel accepts as arguments: indices within their tensors, divisors other than 0."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-__all__ = ["integer_ranges"]
+if TYPE_CHECKING:
+    from tvm import ir, tirx
 
-#: Integers that are neither indices nor divisors.
+__all__ = ["find_integer_ranges"]
+
+#: The range of integers that are neither indices nor divisors; unsigned ones begin at 0.
 _LOW, _HIGH = -4, 7
 
 
-def integer_ranges(function: Any) -> dict[int, tuple[int, int]]:
-    """The least and the greatest integer for each parameter of a ``tvm.tirx.PrimFunc`` that is of integers.
+def find_integer_ranges(function: tirx.PrimFunc) -> dict[int, tuple[int, int]]:
+    """The least and the greatest integer of each integer parameter of a function, by the parameter's position.
 
-    What becomes a part of an index, in whatever way, is kept from 0 to below the least extent that is indexed with it,
-    and what becomes a part of a divisor is positive.
+    An integer that an index depends on is at least 0, and less than the least extent that is indexed with it. An
+    integer that a divisor depends on is positive.
     """
-    loads, divisors = _uses(function)
+    loads, divisors = _find_uses(function)
     ranges: dict[int, tuple[int, int]] = {}
     for place, parameter in enumerate(function.params):
         kind = np.dtype(str(parameter.dtype)) if str(parameter.dtype) != "bool" else np.dtype(bool)
@@ -34,29 +38,34 @@ def integer_ranges(function: Any) -> dict[int, tuple[int, int]]:
     return ranges
 
 
-def _uses(function: Any) -> tuple[dict[str, int], set[str]]:
-    """The names of buffers whose elements become indices, with the least extent indexed; and those of divisors."""
+def _find_uses(function: tirx.PrimFunc) -> tuple[dict[str, int], set[str]]:
+    """The buffers on whose elements indices and divisors depend.
+
+    Returns:
+        by the name of a buffer, the least extent that is indexed with its elements; and the names of the buffers that
+        divisors depend on.
+    """
     import tvm_ffi
     from tvm import ir, tirx
 
     indexed: list[tuple[set[str], int]] = []
     dividing: list[set[str]] = []
-    sources: dict[str, set[str]] = {}  # by the name of a buffer, those that its elements are computed from
+    sources: dict[str, set[str]] = {}  # by the name of a buffer, the buffers that its elements are computed from
 
-    def index(buffer: Any, indices: Any) -> None:
+    def index(buffer: tirx.Buffer, indices: Sequence[ir.PrimExpr]) -> None:
         for extent, expression in zip(buffer.ty.shape, indices, strict=True):
             names = _loaded(expression)
             if names and isinstance(extent, int | tirx.IntImm):
                 indexed.append((names, int(extent)))
 
-    def load(node: Any) -> None:
+    def load(node: ir.TensorLoad) -> None:
         index(node.source, node.indices)
 
-    def store(node: Any) -> None:
+    def store(node: tirx.BufferStore) -> None:
         index(node.buffer, node.indices)
         sources.setdefault(node.buffer.name, set()).update(_loaded(node.value))
 
-    def divide(node: Any) -> None:
+    def divide(node: tirx.Div) -> None:
         dividing.append(_loaded(node.b))
 
     kinds = [(kind, divide) for kind in (tirx.Div, tirx.Mod, tirx.FloorDiv, tirx.FloorMod)]
@@ -68,7 +77,7 @@ def _uses(function: Any) -> tuple[dict[str, int], set[str]]:
     return loads, {name for names in dividing for name in _origins(names, sources)}
 
 
-def _loaded(expression: Any) -> set[str]:
+def _loaded(expression: ir.PrimExpr) -> set[str]:
     """The names of the buffers that an expression reads."""
     import tvm_ffi
     from tvm import ir
@@ -79,7 +88,7 @@ def _loaded(expression: Any) -> set[str]:
 
 
 def _origins(names: set[str], sources: dict[str, set[str]]) -> set[str]:
-    """All buffers that some buffers are computed from, and these."""
+    """The buffers ``names``, and all buffers that these are computed from."""
     found: set[str] = set()
     waiting = list(names)
     while waiting:

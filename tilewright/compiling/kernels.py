@@ -1,4 +1,4 @@
-"""A network's kernels as object files, each compiled once, and the libraries that are linked from them."""
+"""Compiles a network's kernels into object files, each once, and links libraries from them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tilewright.errors import CompilerError
 from tilewright.executable.plan import Plan
@@ -19,13 +19,16 @@ from tilewright.measure.memory import memory_error
 from tilewright.scratch import check_space, explained
 from tilewright.target import Target
 
+if TYPE_CHECKING:
+    from tvm import ir, runtime, tirx, transform
+
 __all__ = ["Kernels", "Library", "compile_machine"]
 
-#: Bytes on a disk that the object files of the virtual machine may need, which LLVM writes by itself.
+#: Bytes that must be free on the disk where LLVM writes the object files of the virtual machine.
 _LEAST_FREE = 16 << 20
-#: Characters of the name of a file in memory, which is for people only.
+#: Characters of the name of a file in memory. The name is for people only.
 _MOST_NAME = 100
-#: What is kept of a kernel's name, which lists all operators that are fused: files have names of at most 255 bytes.
+#: Characters that are kept of a kernel's name. It lists all fused operators, but names of files have at most 255 bytes.
 _LONGEST_NAME = 120
 
 
@@ -34,7 +37,7 @@ class Library:
     """A compiled network without its weights.
 
     Attributes:
-        path: the shared library.
+        path: the file of the shared library.
         plan: the calls of its kernels; None: it is a program of the virtual machine of Relax.
     """
 
@@ -43,14 +46,14 @@ class Library:
 
 
 class Kernels:
-    """Compiles the kernels of a network, none twice.
+    """Compiles the kernels of a network, each program once.
 
-    A kernel may be there in several variants, which have other schedules. So each is compiled under a name of its own,
-    the kernel's with a number that tells its program, and the plan of a library calls it by that.
+    A kernel may have several variants with other schedules. So each variant is compiled under a name of its own: the
+    kernel's name and a number that depends on its program. The plan of a library calls it by this name.
 
     Args:
         extraction: the network.
-        folder: where object files are kept for as long as this is used; made if it is not there.
+        folder: the directory for object files, which must exist as long as this object is used. It is made if needed.
     """
 
     def __init__(self, extraction: Extraction, folder: Path) -> None:
@@ -58,17 +61,26 @@ class Kernels:
         self._keys = {name: use.task.key for use in extraction.uses for name in use.functions}
         self._objects: dict[str, Path] = {}
 
-    def symbols(self, functions: Mapping[str, Any]) -> dict[str, str]:
-        """Under what name a library has each kernel of the plan whose task is in ``functions`` (by ``Task.key``)."""
+    def symbols(self, functions: Mapping[str, tirx.PrimFunc]) -> dict[str, str]:
+        """The names that a library has for the plan's kernels, by kernel.
+
+        Args:
+            functions: programs by ``Task.key``. Kernels of other tasks are left out.
+        """
         return {kernel: _symbol(kernel, f) for kernel, f in self._programs(functions).items()}
 
-    def library(self, functions: Mapping[str, Any], out: Path, variants: Iterable[Mapping[str, Any]] = ()) -> Library:
+    def library(
+        self,
+        functions: Mapping[str, tirx.PrimFunc],
+        out: Path,
+        variants: Iterable[Mapping[str, tirx.PrimFunc]] = (),
+    ) -> Library:
         """Write a library of the network's kernels.
 
         Args:
-            functions: what it runs, PrimFuncs by ``Task.key``. Tasks without one are compiled as they are.
+            functions: the programs that it runs, by ``Task.key``. Other tasks are compiled as they are.
             out: the file to write.
-            variants: functions that it holds besides, by ``Task.key``. Only of a network with a plan.
+            variants: further programs that it holds, by ``Task.key``; used only if the network has a plan.
 
         Raises:
             CompilerError: compiling or linking failed.
@@ -90,23 +102,24 @@ class Kernels:
         if not runtime.exists():
             compile_runtime(runtime)
         link([*(self._objects[symbol] for symbol in programs), runtime], out)
-        return Library(out, plan.calling(names))
+        return Library(out, plan.rename_kernels(names))
 
-    def _programs(self, functions: Mapping[str, Any]) -> dict[str, Any]:
-        """Functions by the names of the plan's kernels."""
+    def _programs(self, functions: Mapping[str, tirx.PrimFunc]) -> dict[str, tirx.PrimFunc]:
+        """Programs by the names of the plan's kernels, instead of by ``Task.key``."""
         assert self._extraction.plan is not None
         kernels = self._extraction.plan.kernels
         return {k: functions[self._keys[k]] for k in kernels if self._keys.get(k) in functions}
 
-    def _module(self, functions: Mapping[str, Any]) -> Any:
+    def _module(self, functions: Mapping[str, tirx.PrimFunc]) -> ir.IRModule:
+        """The network's module with other programs for tasks."""
         module = self._extraction.module.clone()  # the extraction may be built again with other functions
         for name, key in self._keys.items():
             if key in functions:
                 module.update_func(module.get_global_var(name), functions[key].with_attr("global_symbol", name))
         return module
 
-    def _compile(self, programs: Mapping[str, Any]) -> None:
-        """Compile functions on all cores, by the names that they are to have."""
+    def _compile(self, programs: Mapping[str, tirx.PrimFunc]) -> None:
+        """Compile programs on all cores, each under its name in ``programs``."""
         import tvm
 
         target = self._extraction.target
@@ -120,12 +133,12 @@ class Kernels:
             self._objects[symbol] = path
 
         self._folder.mkdir(parents=True, exist_ok=True)
-        # TVM lets go of the interpreter while it compiles, so threads are enough.
+        # TVM releases the interpreter's lock while it compiles, so threads use all cores.
         with _translated(self._folder), ThreadPoolExecutor(target.cores) as pool:
             list(pool.map(compiled, programs))
 
 
-def compile_machine(module: Any, target: Target, out: Path) -> None:
+def compile_machine(module: ir.IRModule, target: Target, out: Path) -> None:
     """Compile a Relax module for its virtual machine into the library ``out``.
 
     Raises:
@@ -134,13 +147,13 @@ def compile_machine(module: Any, target: Target, out: Path) -> None:
     from tvm import relax
 
     check_space(Path(tempfile.gettempdir()), _LEAST_FREE)
-    # TVM's default pipeline for CPUs folds no constants, which it would do by running kernels in this process.
+    # TVM folds constants by running kernels in this process, but not in its default pipeline for CPUs.
     with _translated(out.parent), _checked_kernels():
         relax.build(module, target.tvm).export_library(str(out), cc=find_compiler())
 
 
-def _write_object(module: Any, path: Path) -> None:
-    """Write an object file by way of memory: where a disk is full, LLVM ends the process, and Python raises."""
+def _write_object(module: runtime.Module, path: Path) -> None:
+    """Write an object file by way of memory. If a disk is full, Python raises an error, but LLVM ends the process."""
     if not hasattr(os, "memfd_create"):
         module.write_to_file(str(path), "o")
         return
@@ -150,18 +163,19 @@ def _write_object(module: Any, path: Path) -> None:
         path.write_bytes(file.read())
 
 
-def _symbol(kernel: str, function: Any) -> str:
+def _symbol(kernel: str, function: tirx.PrimFunc) -> str:
+    """The name that a program of a kernel has in a library."""
     from tvm_ffi import structural_hash
 
-    # The attribute is the symbol itself where somebody has named the function already.
+    # The attribute may hold this name already.
     number = structural_hash(function.without_attr("global_symbol")) & 0xFFFFFFFF
     return f"{kernel[:_LONGEST_NAME]}_{number:08x}"
 
 
-def _checked_kernels() -> Any:
-    """A context, of one thread, in which kernels check their arguments: what calls them is a plan in a file.
+def _checked_kernels() -> transform.PassContext:
+    """A context of one thread in which compiled kernels check their arguments, since a plan in a file calls them.
 
-    Common subexpressions are left to LLVM, as in :func:`~tilewright.tvm_compat.lean_kernels`.
+    LLVM eliminates common subexpressions, as in :func:`~tilewright.tvm_compat.lean_kernels`.
     """
     import tvm
 
@@ -170,7 +184,7 @@ def _checked_kernels() -> Any:
 
 @contextlib.contextmanager
 def _translated(folder: Path) -> Iterator[None]:
-    """Turn what TVM raises into errors of ours; ``folder``: where it writes, which may be full."""
+    """Turn TVM's errors into Tilewright's. TVM writes to ``folder``, whose disk may be full."""
     try:
         yield
     except MemoryError as exc:

@@ -1,8 +1,8 @@
-"""Does a task's winner compute what its default program does, whatever the data?
+"""Checks on several kinds of data that the best program of a task computes what its default program computes.
 
-A candidate is compared while it is measured, and a network at its end, both on ordinary numbers. A program that goes
-wrong only on zeros, or where numbers are large, would pass. So winners are run on several kinds of data beside the
-default program, before the executable is built. That happens in a process of its own: a wrong program may well die.
+Candidates are compared on ordinary numbers while they are measured, and so is the network in the end. A program that is
+wrong only for zeros, or for large numbers, would pass. So the best programs are compared with the default programs on
+several kinds of data. They run in a process of their own, since a wrong program may crash.
 """
 
 from __future__ import annotations
@@ -11,36 +11,45 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.compiling.integer_arguments import integer_ranges
+from tilewright.compiling.integer_arguments import find_integer_ranges
+from tilewright.difference import compare_arrays, scaled_tolerance
 from tilewright.errors import MeasureError
 from tilewright.graph.tasks import Extraction
 from tilewright.measure.arguments import TOLERANCE, Parameter, parameters_of
 from tilewright.measure.isolated import IsolatedError, IsolatedProcess
 from tilewright.target import Target
+from tilewright.tensor import Array
 
-__all__ = ["DISTRIBUTIONS", "Distribution", "KernelCheck", "KernelSide", "check_kernels"]
+if TYPE_CHECKING:
+    from tvm import tirx
 
-#: Seconds within which a kernel is compiled and has run on all kinds of data.
+__all__ = ["DISTRIBUTIONS", "Distribution", "KernelCheck", "KernelSide", "check_kernels", "find_difference"]
+
+#: Seconds within which a kernel must be compiled and run on all kinds of data.
 _SECONDS = 120.0
 
-#: Random numbers that all arguments are cut from, since drawing millions takes longer than a kernel. A prime, so that
-#: no dimension is a period of it.
+#: How many random numbers are drawn. All arguments are cut from them, since drawing millions takes longer than a kernel
+#: runs. The number is prime, so that no extent of a tensor is a period of it.
 _DRAWN = 1_000_003
+#: How far the numbers of one argument lie behind those of the argument before.
+_SHIFT = 7919
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """A kind of data, made of standard normal numbers, and what counts as agreement on it.
+    """A kind of data, and what counts as agreement on it.
 
     Attributes:
-        name: for people.
-        make: from the normal numbers, float32, to the data.
-        absolute: the error that always passes, for outputs that are all zero.
+        name: the kind's name, for people.
+        make: makes the data from standard normal numbers of float32.
+        absolute: the error that is always accepted, for outputs that are 0 everywhere.
         strays: the share of elements that may disagree.
     """
 
@@ -50,8 +59,9 @@ class Distribution:
     strays: float = 0.0
 
 
-#: Sums of denormal numbers are exact but for the last of their few digits. Of large numbers a sigmoid is a step: where
-#: a sum of them comes out near zero, its rounding decides between 0 and 1.
+#: The kinds of data. Sums of denormal numbers are exact but for the last of their few digits, so hardly any error is
+#: accepted. The sigmoid of large numbers is a step: if a sum of them is near zero, rounding decides between 0 and 1, so
+#: some elements may disagree.
 DISTRIBUTIONS = (
     Distribution("ordinary numbers", lambda x: x),
     Distribution("zeros", lambda x: np.zeros_like(x)),
@@ -63,12 +73,12 @@ DISTRIBUTIONS = (
 
 @dataclass(frozen=True)
 class KernelCheck:
-    """What came of checking a network's winners.
+    """The result of checking a network's best programs.
 
     Attributes:
-        wrong: by the key of each task whose winner disagrees with its default: on what data, and how.
-        unchecked: the keys of tasks that there was no time for.
-        seconds: what it took.
+        wrong: for each task whose best program disagrees with its default, by key: on which data, and how.
+        unchecked: the keys of the tasks that there was no time for, or whose default fails.
+        seconds: how long the check took.
     """
 
     wrong: Mapping[str, str]
@@ -77,13 +87,22 @@ class KernelCheck:
 
 
 def check_kernels(
-    extraction: Extraction, winners: Mapping[str, Any], defaults: Mapping[str, Any], seconds: float
+    extraction: Extraction,
+    winners: Mapping[str, tirx.PrimFunc],
+    defaults: Mapping[str, tirx.PrimFunc],
+    seconds: float,
 ) -> KernelCheck:
-    """Compare the ``winners`` with the ``defaults`` (PrimFuncs by task key), heaviest tasks first.
+    """Compare the best programs of tasks with their default programs, the heaviest tasks first.
 
-    A winner that is the default, or has none, is right. One that ends the process that it runs in is wrong; one whose
-    default does so is not checked. No task is begun after ``seconds``; the last one may take them over by its own time:
-    0.25 to 0.45 s for convolutions of SqueezeNet, most of it to compile two kernels.
+    A best program is right if it is the default, or if its task has no default. It is wrong if it ends its process. If
+    the default ends its process, the task is not checked.
+
+    Args:
+        extraction: the network.
+        winners: the best programs by ``Task.key``.
+        defaults: the default programs by ``Task.key``.
+        seconds: the time after which no task is begun. The last task may end later: a convolution of SqueezeNet takes
+            0.25 to 0.45 s, most of it to compile two kernels.
     """
     from tvm_ffi import structural_equal
 
@@ -112,8 +131,8 @@ def check_kernels(
     return KernelCheck(wrong, tuple(unchecked), time.monotonic() - began)
 
 
-def _compare_in(process: IsolatedProcess, winner: Any, default: Any) -> str:
-    """What is wrong with a winner; MeasureError where its default says nothing."""
+def _compare_in(process: IsolatedProcess, winner: tirx.PrimFunc, default: tirx.PrimFunc) -> str:
+    """What is wrong with a best program, in words. Raises ``MeasureError`` if its default fails."""
     import tvm
 
     process.call("expect", tvm.ir.save_json(default), seconds=_SECONDS)
@@ -126,10 +145,10 @@ def _compare_in(process: IsolatedProcess, winner: Any, default: Any) -> str:
 
 
 class KernelSide:
-    """What runs in the process that compares kernels.
+    """Compares programs in a process of its own.
 
     Args:
-        target: what they are compiled for.
+        target: what the programs are compiled for.
     """
 
     def __init__(self, target: Target) -> None:
@@ -138,18 +157,18 @@ class KernelSide:
         set_threads()
         self._target = target.tvm
         self._drawn = np.random.default_rng(0).standard_normal(_DRAWN, dtype=np.float32)
-        self._default: Any = None
-        self._wanted: list[list[NDArray[Any]]] = []
+        self._default: tirx.PrimFunc | None = None
+        self._wanted: list[list[Array]] = []
 
     def expect(self, default: str) -> None:
-        """Run the default program, as JSON, whose outputs the next one's are compared with."""
+        """Run a default program, given as TVM's JSON. Its outputs are the expected ones from now on."""
         import tvm
 
         self._default = tvm.ir.load_json(default)
         self._wanted = self._outputs(self._default)
 
     def problem(self, winner: str) -> str:
-        """What is different about a program's outputs, in words; empty where nothing is."""
+        """How the outputs of a program, given as TVM's JSON, differ from the expected ones; empty if they agree."""
         import tvm
 
         function = tvm.ir.load_json(winner)
@@ -157,16 +176,16 @@ class KernelSide:
             return "number, shapes or types of its arguments are not the default's"
         for distribution, results, right in zip(DISTRIBUTIONS, self._outputs(function), self._wanted, strict=True):
             for wanted, found in zip(right, results, strict=True):
-                problem = _difference(found, wanted, distribution)
+                problem = find_difference(found, wanted, distribution)
                 if problem:
                     return f"on {distribution.name}: {problem}"
         return ""
 
-    def _outputs(self, function: Any) -> list[list[NDArray[Any]]]:
-        """What a program makes of each kind of data."""
+    def _outputs(self, function: tirx.PrimFunc) -> list[list[Array]]:
+        """The outputs of a program on each kind of data."""
         import tvm
 
-        parameters, ranges = parameters_of(self._default), integer_ranges(self._default)
+        parameters, ranges = parameters_of(self._default), find_integer_ranges(self._default)
         kernel = tvm.compile(
             tvm.ir.IRModule({"main": function.with_attr("global_symbol", "main")}), target=self._target
         )["main"]
@@ -186,40 +205,48 @@ class KernelSide:
         return found
 
 
-def _written(parameters: tuple[Parameter, ...], tensors: list[Any]) -> Iterator[tuple[Parameter, Any]]:
+def _written(parameters: tuple[Parameter, ...], tensors: list[_Item]) -> Iterator[tuple[Parameter, _Item]]:
+    """The parameters that are outputs, with their tensors."""
     return ((p, t) for p, t in zip(parameters, tensors, strict=True) if p.written)
 
 
 def _blank(parameter: Parameter) -> float:
-    """What an output holds before: no kernel is excused by what another one left there."""
+    """The number that an output holds before a kernel runs, so that the results of another kernel do not stay there."""
     return np.nan if np.dtype(parameter.dtype).kind == "f" else 1
 
 
-def _fill(array: NDArray[Any], source: NDArray[np.float32], number: int, bounds: tuple[int, int]) -> None:
-    """Fill an argument from ``source``, each from another place on; integers lie within ``bounds``, and reach them."""
-    flat = array.reshape(-1)
-    values = np.roll(source, -7919 * number)
+def _fill(array: Array, source: NDArray[np.float32], number: int, bounds: tuple[int, int]) -> None:
+    """Fill the argument ``number`` from ``source``.
+
+    Each argument begins at another place of ``source``. Integers lie within ``bounds``, and reach both.
+    """
+    flat, rolled = array.reshape(-1), np.roll(source, -_SHIFT * number)
+    values: Array = rolled
     if array.dtype.kind != "f":
         low, high = bounds
-        values = (low + np.floor(np.abs(values) * 1000).astype(np.int64) % (high - low + 1)).astype(array.dtype)
+        values = (low + np.floor(np.abs(rolled) * 1000).astype(np.int64) % (high - low + 1)).astype(array.dtype)
     for begin in range(0, flat.size, values.size):
         flat[begin : begin + values.size] = values[: flat.size - begin]
 
 
-def _difference(found: NDArray[Any], wanted: NDArray[Any], distribution: Distribution) -> str:
-    """What is wrong with ``found``, in words; empty when nothing is. Infinities and NaN must be in the same places."""
+def find_difference(found: Array, wanted: Array, distribution: Distribution) -> str:
+    """How an output differs from the expected one, in words; empty if they agree.
+
+    An element agrees if it is off by at most ``TOLERANCE`` of the largest expected magnitude. This holds for integers
+    as well. Infinities and NaN must be in the same places.
+
+    Args:
+        found: the output.
+        wanted: the expected output, of the same shape.
+        distribution: the kind of data that they are computed from.
+    """
     found, wanted = found.reshape(-1).astype(np.float64), wanted.reshape(-1).astype(np.float64)
-    finite = np.isfinite(wanted)
-    largest = float(np.abs(wanted[finite]).max(initial=0.0))
-    with np.errstate(invalid="ignore"):  # infinity - infinity
-        far = np.abs(found - wanted) > TOLERANCE * largest + distribution.absolute
-    same = np.isnan(found) & np.isnan(wanted) | (found == wanted)
-    bad = ~same & (far | ~finite | ~np.isfinite(found))
-    count = int(np.count_nonzero(bad))
-    if count <= distribution.strays * bad.size:
+    difference = compare_arrays(found, wanted, scaled_tolerance(wanted, TOLERANCE, distribution.absolute))
+    if difference.count <= distribution.strays * found.size:
         return ""
-    place = int(bad.argmax())
+    (place,) = difference.place
+    largest = np.abs(wanted[np.isfinite(wanted)]).max(initial=0.0)
     return (
-        f"{count} of {bad.size} elements disagree, the first is {found[place]:.4g} and should be {wanted[place]:.4g} "
-        f"(the largest is {largest:.4g})"
+        f"{difference.count} of {found.size} elements disagree, the worst is {found[place]:.4g} and should be "
+        f"{wanted[place]:.4g} (the largest is {largest:.4g})"
     )

@@ -1,1 +1,1 @@
-"""What an executable is and how it runs: its files, its plan of calls, its loader. Nothing of the tuner is imported."""
+"""Executables: their files, their plans of calls, their loader and their runtime. Imports nothing of the tuner."""

@@ -1,4 +1,4 @@
-"""An executable on disk: the compiled library, its weights, a manifest. Running it needs no tuner."""
+"""Loads and runs an executable: a directory with a compiled library, its weights and a manifest."""
 
 from __future__ import annotations
 
@@ -13,12 +13,23 @@ from numpy.typing import NDArray
 from tilewright.available_memory import available_memory
 from tilewright.errors import OutputError, ResourceError, ShapeError, TargetError
 from tilewright.executable.inputs import InputLike, to_array
-from tilewright.executable.manifest import FORMAT, LIBRARY, WEIGHTS, listed, read_manifest, take
+from tilewright.executable.machine import MachineProgram
+from tilewright.executable.manifest import (
+    FORMAT,
+    LIBRARY,
+    WEIGHTS,
+    Manifest,
+    TensorJson,
+    copy_listed,
+    find_listed,
+    read_manifest,
+)
 from tilewright.executable.plan import Plan
 from tilewright.executable.plan_check import check_plan
-from tilewright.executable.program import KernelTime, MachineProgram, PlanProgram, Program, Variants, check_features
+from tilewright.executable.program import KernelTime, PlanProgram, Program, Variants
+from tilewright.executable.runtime.features import check_features
 from tilewright.reading import open_regular, read_arrays
-from tilewright.tensor import TensorSpec
+from tilewright.tensor import Array, TensorSpec
 from tilewright.tvm_compat import wanted_threads
 from tilewright.wording import counted
 
@@ -29,27 +40,27 @@ class Executable:
     """A compiled network with its weights, ready to be called.
 
     Attributes:
-        inputs: what a call takes, in order.
-        outputs: what it gives, in order.
-        manifest: what ``manifest.json`` says.
+        inputs: the arrays that a call takes, in order.
+        outputs: the arrays that it gives, in order.
+        manifest: the content of ``manifest.json``.
     """
 
-    def __init__(self, program: Program, manifest: dict[str, Any]) -> None:
+    def __init__(self, program: Program, manifest: Manifest) -> None:
         self.manifest = manifest
         self.inputs = _specs(manifest["inputs"])
         self.outputs = _specs(manifest["outputs"])
         self._program: Program | None = program
 
-    def __call__(self, *arrays: InputLike) -> list[NDArray[Any]]:
-        """The outputs for ``arrays``, one per input: arrays of NumPy, tensors of PyTorch, numbers, or lists of them.
+    def __call__(self, *arrays: InputLike) -> list[NDArray[Any]]:  # only the model knows the dtypes
+        """The outputs for ``arrays``, one for each input: NumPy's arrays, PyTorch's tensors, numbers, or lists of them.
 
-        They have the inputs' shapes. Other dtypes are converted where no number changes (:func:`to_array`).
+        They have the inputs' shapes. Other dtypes are converted if no number changes (:func:`to_array`).
 
         Raises:
-            ShapeError: a wrong number of inputs, a wrong shape, or numbers that would change.
+            ShapeError: the number of inputs or a shape is wrong, or a number would change.
             OutputError: the executable is closed.
         """
-        return self._running.run(self._checked(arrays))
+        return self._running.run(self._to_arrays(arrays))
 
     def __enter__(self) -> Executable:
         return self
@@ -58,10 +69,10 @@ class Executable:
         self.close()
 
     def close(self) -> None:
-        """Give back memory, threads and the library, as soon as calls that are under way have ended.
+        """Give back memory, threads and the library, as soon as running calls have ended.
 
-        Nothing needs to be closed: what nobody refers to any more is given back, too. The threads are those of all
-        executables of the process, and end with the last one.
+        An executable need not be closed: it also gives them back when nothing refers to it any more. All executables of
+        a process share their threads, which end with the last executable.
         """
         self._program = None
 
@@ -73,52 +84,53 @@ class Executable:
         return program
 
     def time(self, arrays: Sequence[InputLike], runs: int) -> list[float]:
-        """Seconds of each of ``runs`` calls, without copying inputs and outputs."""
-        return self._running.time(self._checked(arrays), runs)
+        """The seconds of each of ``runs`` calls, without copying inputs and outputs. Raises as a call does."""
+        return self._running.time(self._to_arrays(arrays), runs)
 
     def overhead(self, runs: int) -> list[float] | None:
-        """Seconds of each of ``runs`` calls in which no kernel runs: what a call costs outside kernels.
+        """The seconds of each of ``runs`` calls in which no kernel runs: what a call costs outside its kernels.
 
-        None for an executable whose kernels cannot be left out (see :class:`MachineProgram`).
+        None if the executable cannot leave out its kernels (see :class:`MachineProgram`).
         """
         return self._running.overhead(runs)
 
     def profile(self, arrays: Sequence[InputLike], runs: int, repeats: int = 1) -> list[KernelTime] | None:
         """What each kernel takes in its place in the network, in order.
 
-        None for an executable whose kernels cannot be told apart (see :class:`MachineProgram`).
+        None if the executable does not tell its kernels apart (see :class:`MachineProgram`).
 
         Args:
             arrays: the inputs.
-            runs: of the network.
-            repeats: calls of each kernel in a row, of which the mean counts: many find their data in the caches.
+            runs: how often the network runs.
+            repeats: how often each kernel is called in a row; the mean counts. With many calls a kernel finds its data
+                in the caches.
 
         Raises:
-            ShapeError: a wrong number of inputs, or a wrong shape or dtype.
+            ShapeError: the number of inputs, a shape or a dtype is wrong.
         """
-        return self._running.profile(self._checked(arrays), runs, repeats)
+        return self._running.profile(self._to_arrays(arrays), runs, repeats)
 
     def contest(
         self, arrays: Sequence[InputLike], variants: Variants, seconds: float, least: int = 5, most: int = 400
     ) -> dict[str, list[list[float]]]:
         """What variants of kernels take in their places in the network, by turns (:meth:`PlanProgram.contest`).
 
-        Nothing for an executable whose kernels cannot be told apart (see :class:`MachineProgram`).
+        Empty if the executable does not tell its kernels apart (see :class:`MachineProgram`).
 
         Args:
             arrays: the inputs.
             variants: by the name of a kernel, names of functions of the library.
-            seconds: after which no round is begun.
-            least: rounds that there are in any case.
-            most: rounds.
+            seconds: the time after which no round is begun.
+            least: the least number of rounds, whatever the time.
+            most: the largest number of rounds.
 
         Raises:
-            ShapeError: a wrong number of inputs, or a wrong shape or dtype.
+            ShapeError: the number of inputs, a shape or a dtype is wrong.
             KeyError, AttributeError: there is no such kernel or function.
         """
-        return self._running.contest(self._checked(arrays), variants, seconds, least, most)
+        return self._running.contest(self._to_arrays(arrays), variants, seconds, least, most)
 
-    def _checked(self, arrays: Sequence[InputLike]) -> list[NDArray[Any]]:
+    def _to_arrays(self, arrays: Sequence[InputLike]) -> list[Array]:
         if len(arrays) != len(self.inputs):
             raise ShapeError(
                 f"the network takes one array for each input, but it has {counted(len(self.inputs), 'input')} "
@@ -130,22 +142,23 @@ class Executable:
 def load_executable(path: str | Path) -> Executable:
     """The executable that ``tilewright tune`` wrote into the directory ``path``.
 
-    Nothing outside of the directory is loaded, and nothing in it whose checksum is not the manifest's.
+    Only files in the directory are loaded, and only those whose checksums are the manifest's.
 
     Raises:
-        OutputError: not such a directory, of a newer format, incomplete, damaged, or changed.
-        TargetError: the processor lacks instructions that the kernels need, or ``TVM_NUM_THREADS`` is set to what is no
-            number of threads.
+        OutputError: it is no such directory, of another format, incomplete, damaged, or changed.
+        TargetError: the processor lacks instructions that the kernels need, or ``TVM_NUM_THREADS`` is not a number of
+            threads.
+        ResourceError: a disk is full, or no program may run from the directory for temporary files.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
-    weights = listed(folder, manifest, WEIGHTS)
-    threads, features = wanted_threads(), manifest.get("target", {}).get("features", ())
-    # A copy, because the loader takes a path that it has seen for the library it holds already, although the file was
-    # replaced; and because nobody else can change it after its checksum was compared.
+    weights = find_listed(folder, manifest, WEIGHTS)
+    threads, features = wanted_threads(), manifest.get("target", {}).get("features", [])
+    # A copy is loaded: the loader takes a path that it has seen for the library that it holds, even if the file was
+    # replaced. And nobody else can change the copy after its checksum was compared.
     with tempfile.TemporaryDirectory(prefix="tilewright-") as fresh:
         library = Path(fresh, LIBRARY)
-        take(folder, manifest, LIBRARY, library)
+        copy_listed(folder, manifest, LIBRARY, library)
         try:
             with open_regular(weights) as file:
                 arrays = _read_weights(file)
@@ -173,26 +186,26 @@ def load_executable(path: str | Path) -> Executable:
     return Executable(program, manifest)
 
 
-def _read_weights(file: BinaryIO) -> list[NDArray[Any]]:
-    """The arrays ``w0``, ``w1``, ... of an archive. Raises ``ValueError`` and ``KeyError`` where it is another one."""
+def _read_weights(file: BinaryIO) -> list[Array]:
+    """The arrays ``w0``, ``w1``, ... of an archive. Raises ``ValueError`` or ``KeyError`` if it holds other things."""
     size, memory = os.fstat(file.fileno()).st_size, available_memory()
-    if 2 * size > memory:  # they are read, then laid out for the kernels
+    if 2 * size > memory:  # the weights are read, then copied to where the kernels need them
         raise ValueError(f"its weights need {2 * size:,} bytes of memory, but only {memory:,} are free here")
     named = read_arrays(file)
     return [named[f"w{i}"] for i in range(len(named))]
 
 
-#: What a library, weights or a plan of another form raise, in the loader, in NumPy, or in TVM.
+#: The errors that a library, weights or a plan of another form cause in the loader, in NumPy, or in TVM.
 _LOADING = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError)
 
 
-def _check_ends(plan: Plan, manifest: dict[str, Any]) -> None:
-    """Raise ``ValueError`` where the plan's inputs or outputs are not those that the manifest names."""
+def _check_ends(plan: Plan, manifest: Manifest) -> None:
+    """Raise ``ValueError`` if the plan's inputs or outputs are not those that the manifest lists."""
     for numbers, entries in ((plan.inputs, manifest["inputs"]), (plan.outputs, manifest["outputs"])):
         planned = [(list(plan.tensors[number].shape), plan.tensors[number].dtype) for number in numbers]
         if planned != [(entry["shape"], entry["dtype"]) for entry in entries]:
             raise ValueError("its plan has other inputs or outputs than its manifest")
 
 
-def _specs(entries: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+def _specs(entries: list[TensorJson]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(e["name"], tuple(e["shape"]), e["dtype"]) for e in entries)

@@ -1,35 +1,38 @@
-"""What a caller hands to an executable, as the array that the network reads: converted only where nothing is lost."""
+"""Converts what a caller passes to an executable into the array that the network reads, if no number changes."""
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import ShapeError
-from tilewright.tensor import TensorSpec
+from tilewright.tensor import Array, Numbers, TensorSpec
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["InputLike", "to_array"]
 
-#: NumPy arrays, tensors of PyTorch on the CPU and all else that NumPy can read as an array, numbers, and (nested) lists
-#: of them.
-InputLike: TypeAlias = Any
+#: NumPy's arrays, PyTorch's tensors on the CPU, everything else that NumPy can read as an array, numbers, and (nested)
+#: lists of numbers.
+InputLike: TypeAlias = object
 
 
-def to_array(value: InputLike, spec: TensorSpec) -> NDArray[Any]:
+def to_array(value: InputLike, spec: TensorSpec) -> Array:
     """The array of ``spec``'s shape and dtype that ``value`` stands for.
 
-    An array or tensor of another dtype is converted if all its numbers stay what they are. Python's floats are rounded
-    to the nearest number of a floating-point dtype, its integers must stay what they are. The array may share memory
-    with ``value``, and need not be contiguous.
+    An array or tensor of another dtype is converted if no number changes. Python's floats are rounded to the nearest
+    number of a floating-point dtype. Python's integers must not change. The array may share memory with ``value``, and
+    need not be contiguous.
 
     Raises:
-        ShapeError: the shape is another one, a number would change, or it is nothing that can be converted.
+        ShapeError: the value has another shape, a number would change, or the value cannot be converted.
     """
     if type(value) is np.ndarray and value.dtype == spec.dtype and value.shape == spec.shape:
         return value
-    array, rounds = _read(value, spec)
+    array, may_round = _read(value, spec)
     if array.shape != spec.shape:
         raise _refusal(spec, f"{array.dtype} {list(array.shape)} was given", "reshape it")
     if array.dtype == spec.dtype:
@@ -39,7 +42,7 @@ def to_array(value: InputLike, spec: TensorSpec) -> NDArray[Any]:
     with np.errstate(all="ignore"):
         made = array.astype(spec.dtype)
         kept = _same(array, made)
-        if rounds and array.dtype.kind == made.dtype.kind == "f":
+        if may_round and array.dtype.kind == made.dtype.kind == "f":
             kept = np.isfinite(made) | kept
     if not kept.all():
         changed = array[~kept].flat[0]
@@ -51,12 +54,12 @@ def to_array(value: InputLike, spec: TensorSpec) -> NDArray[Any]:
     return made
 
 
-def _read(value: InputLike, spec: TensorSpec) -> tuple[NDArray[Any], bool]:
-    """An array of any dtype, and whether it consists of Python's numbers, which may be rounded."""
+def _read(value: InputLike, spec: TensorSpec) -> tuple[Numbers, bool]:
+    """The value as an array of its own dtype, and whether it holds Python's numbers, which may be rounded."""
     if isinstance(value, np.ma.MaskedArray):
         raise _refusal(spec, "a masked array was given, but networks have no masks", "fill it, with .filled()")
     if isinstance(value, np.ndarray | np.generic):
-        return np.asarray(value), type(value) is np.float64  # which is Python's float, too
+        return np.asarray(value), type(value) is np.float64  # a subclass of Python's float
     if isinstance(value, str | bytes | bytearray | memoryview):
         raise _refusal(spec, f"{type(value).__name__} was given", "make an array of it first")
     device = getattr(getattr(value, "device", None), "type", "cpu")
@@ -74,19 +77,19 @@ def _read(value: InputLike, spec: TensorSpec) -> tuple[NDArray[Any], bool]:
     return array, isinstance(value, int | float | list | tuple)
 
 
-def _plain(tensor: Any) -> Any:
-    """A tensor of PyTorch as one that NumPy can read: without gradients, views that negate, and bfloat16."""
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of PyTorch as NumPy can read it: without gradients, views that negate, and bfloat16."""
     tensor = tensor.detach().resolve_conj().resolve_neg()
-    return tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor  # which is exact
+    return tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor  # float32 holds every bfloat16
 
 
-def _same(array: NDArray[Any], made: NDArray[Any]) -> NDArray[np.bool_]:
-    """Where ``made``, which is ``array`` converted, has the same numbers."""
+def _same(array: Numbers, made: Numbers) -> NDArray[np.bool_]:
+    """Where ``made``, the converted ``array``, has the same numbers."""
     same: NDArray[np.bool_] = (made.astype(array.dtype) == array) | ((array != array) & (made != made))
-    # Beyond the range of integers a conversion may give anything, also what comes back to the number that it was.
+    # The conversion of a number beyond the range of integers is undefined, and may even convert back to that number.
     whole, fraction = (made, array) if made.dtype.kind in "iu" else (array, made)
     if whole.dtype.kind in "iu" and fraction.dtype.kind == "f":
-        limits = np.iinfo(whole.dtype)
+        limits = np.iinfo(whole.dtype.name)
         same &= (fraction >= float(limits.min)) & (fraction < float(limits.max + 1))
     elif made.dtype.kind in "iu" and array.dtype.kind in "iu":
         same &= (made < 0) == (array < 0)

@@ -1,7 +1,13 @@
-"""The manifest of an executable, and the files it lists: each with its checksum, none outside the directory.
+"""The manifest of an executable, and the files that it lists. Each has a checksum; all lie in the directory.
 
-Checksums tell damage, and files that were changed after they were written. They are no signature: whoever can write the
-directory can write checksums, too, and its library is native code. Load executables that you trust.
+Checksums show damage, and files that were changed after they were written. They are not a signature: whoever can write
+the directory can write checksums, too. The library is native code, so load only executables that you trust.
+
+The formats of the directory:
+
+- 1: an executable that no released version wrote. It must be tuned again.
+- 2: the present one. Earlier manifests of this format lack ``target``, ``features`` in ``target``, ``vector`` in
+  ``plan``, and the manifest's own checksum. They are read.
 """
 
 from __future__ import annotations
@@ -14,38 +20,102 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import numpy as np
 
 from tilewright.errors import OutputError
+from tilewright.executable.plan import PlanJson
+from tilewright.jsonable import Json, JsonObject
 from tilewright.reading import open_regular, parse_json, read_file
 from tilewright.scratch import explained
 
-__all__ = ["FORMAT", "LIBRARY", "NAME", "WEIGHTS", "listed", "read_manifest", "sealed", "take", "verify"]
+__all__ = [
+    "FORMAT",
+    "LIBRARY",
+    "NAME",
+    "WEIGHTS",
+    "Manifest",
+    "TensorJson",
+    "copy_listed",
+    "find_listed",
+    "read_manifest",
+    "seal",
+    "verify",
+]
 
-#: Version of the directory's layout.
+#: The version of the directory's layout that this Tilewright reads and writes.
 FORMAT = 2
 NAME, LIBRARY, WEIGHTS = "manifest.json", "kernels.so", "weights.npz"
-#: A manifest is a few hundred kilobytes: a line for each call and tensor.
+#: The most bytes of a manifest that are read. With a line for each call and tensor it has a few hundred kilobytes.
 _MOST_BYTES = 64 << 20
-#: Elements of an input or output; more cannot be addressed by the kernels' 32-bit indices.
+#: The most elements of an input or output: kernels have indices of 32 bits.
 _MOST_ELEMENTS = 2**31 - 1
-#: How LLVM calls an extension of a processor.
+#: LLVM's names for the extensions of a processor.
 _FEATURE = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
-#: NumPy's kinds of what kernels compute with.
+#: NumPy's kinds of the dtypes that kernels compute with.
 _KINDS = "iufb"
 
 
-def sealed(manifest: Mapping[str, Any], folder: Path, files: list[str]) -> str:
-    """The text of a manifest, with the checksums of ``files`` in ``folder`` and of itself."""
+class TensorJson(TypedDict):
+    """An input or output: a :class:`~tilewright.tensor.TensorSpec` as JSON-able data."""
+
+    name: str
+    shape: list[int]
+    dtype: str
+
+
+class TargetJson(TypedDict, total=False):
+    """The machine that an executable was built for; ``features``: the extensions that its kernels may use."""
+
+    mcpu: str
+    cores: int
+    machine: str
+    key: str
+    features: list[str]
+
+
+class _Required(TypedDict):
+    format: int
+    inputs: list[TensorJson]
+    outputs: list[TensorJson]
+    plan: PlanJson | None
+    sha256: dict[str, str]
+
+
+class Manifest(_Required, total=False):
+    """The manifest of an executable. Builders may add entries; those that others read are listed here.
+
+    Attributes:
+        format: the version of the directory's layout.
+        inputs, outputs: what a call takes and gives, in order.
+        plan: the calls of the kernels; None: the executable runs on the virtual machine of Relax.
+        sha256: the checksums of the files, by name.
+        name: the network's name, for people.
+        target: the machine that it was built for.
+        model: the name of the model's file; None if the executable keeps none.
+        verdict: the verdict that it was published with.
+        untuned: whether it is TVM's default build.
+        packed_at_run: of a network that MetaSchedule tuned: the weights that are packed in each run.
+    """
+
+    name: str
+    target: TargetJson
+    model: str | None
+    verdict: JsonObject
+    untuned: bool
+    packed_at_run: list[str]
+
+
+def seal(manifest: Mapping[str, object], folder: Path, files: list[str]) -> str:
+    """The text of a manifest, with the checksums of ``files`` in ``folder`` and of the manifest itself."""
     sums = {name: _sha256(folder / name) for name in files}
     made = json.loads(json.dumps({**manifest, "sha256": sums}))
     made["sha256"][NAME] = _own_sum(made)
     return json.dumps(made, indent=1) + "\n"
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> Manifest:
     """The manifest of the executable in ``folder``, complete and of the right types.
 
     Raises:
@@ -62,24 +132,26 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{getattr(exc, 'strerror', None) or exc}"
         ) from exc
     if version != FORMAT:
+        newer = type(version) is int and version > FORMAT
         raise OutputError(
-            f"this Tilewright reads executables of format {FORMAT}, but {folder} has {str(version)[:40]!r}; tune again"
+            f"this Tilewright reads executables of format {FORMAT}, but {folder} has {str(version)[:40]!r}; "
+            f"{'install a newer Tilewright, or ' if newer else ''}tune again"
         )
     try:
         _check(manifest)
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         reason = f"it has no {exc}" if isinstance(exc, KeyError) else str(exc)
         raise OutputError(f"{folder / NAME} is damaged, or was changed: {reason}; tune again") from exc
-    return dict(manifest)
+    return cast(Manifest, dict(manifest))
 
 
-def listed(folder: Path, manifest: Mapping[str, Any], name: str) -> Path:
-    """The file called ``name`` of an executable, if it is the one that was written.
+def find_listed(folder: Path, manifest: Manifest, name: str) -> Path:
+    """The path of an executable's file ``name``, if it is the file that was written.
 
     Raises:
-        OutputError: it is missing, outside of the directory, not listed with a checksum, or has another one.
+        OutputError: the file is missing, is outside of the directory, or has no checksum or another one.
     """
-    path = _listed(folder, manifest, name)
+    path = _find_path(folder, manifest, name)
     try:
         with open_regular(path):
             right = _sha256(path) == manifest["sha256"][name]
@@ -91,30 +163,30 @@ def listed(folder: Path, manifest: Mapping[str, Any], name: str) -> Path:
 
 
 def verify(folder: Path) -> None:
-    """Refuse an executable that would not be loaded, without loading anything. Raises as :func:`listed` does."""
+    """Refuse an executable that would not be loaded, without loading anything. Raises as :func:`find_listed` does."""
     manifest = read_manifest(folder)
     for name in (LIBRARY, WEIGHTS):
-        listed(folder, manifest, name)
+        find_listed(folder, manifest, name)
 
 
-def take(folder: Path, manifest: Mapping[str, Any], name: str, to: Path) -> None:
-    """Copy a listed file, and check the copy: nobody can change that one between the check and its use.
+def copy_listed(folder: Path, manifest: Manifest, name: str, to: Path) -> None:
+    """Copy a listed file, and check the copy. No other process can change the copy between the check and its use.
 
-    Raises as :func:`listed` does, and ``ResourceError`` where the disk of the copy is full.
+    Raises as :func:`find_listed` does, and ``ResourceError`` if the disk of the copy is full.
     """
-    path = _listed(folder, manifest, name)
+    path = _find_path(folder, manifest, name)
     try:
         with open_regular(path) as source, to.open("xb") as copy:
             shutil.copyfileobj(source, copy, 1 << 20)
     except (OSError, ValueError) as exc:
-        if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):  # the copy's trouble
+        if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):  # the copy cannot be written
             raise explained(exc, f"{path} cannot be copied to be loaded", to.parent) from exc
         raise _missing(path, exc) from exc
     if _sha256(to) != manifest["sha256"][name]:
         raise _changed(path)
 
 
-def _listed(folder: Path, manifest: Mapping[str, Any], name: str) -> Path:
+def _find_path(folder: Path, manifest: Manifest, name: str) -> Path:
     try:
         path = _inside(folder, name)
     except ValueError as exc:
@@ -133,7 +205,7 @@ def _changed(path: Path) -> OutputError:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """The path of a file in ``folder`` itself. Raises ``ValueError`` where the name or a link leads elsewhere."""
+    """The path of a file in ``folder`` itself. Raises ``ValueError`` if the name or a link leads elsewhere."""
     if not name or name != Path(name).name or name in (".", "..") or "\\" in name or not name.isprintable():
         raise ValueError(f"{name!r} is no name of a file in it")
     path = folder / name
@@ -142,17 +214,20 @@ def _inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _check(manifest: Any) -> None:
-    """Raise ``ValueError``, ``KeyError`` or ``TypeError`` where a field that is used has not its type."""
+def _check(manifest: JsonObject) -> None:
+    """Raise ``ValueError``, ``KeyError`` or ``TypeError`` if an entry is missing or of another type."""
     sums = manifest["sha256"]
     if not isinstance(sums, dict) or not all(isinstance(value, str) for value in sums.values()):
         raise ValueError("its checksums are no texts")
-    if NAME in sums and sums[NAME] != _own_sum(manifest):  # directories written before it was summed have none
+    if NAME in sums and sums[NAME] != _own_sum(manifest):  # earlier manifests have none
         raise ValueError("its own checksum differs")
     for key in ("inputs", "outputs"):
-        if not isinstance(manifest[key], list):
+        entries = manifest[key]
+        if not isinstance(entries, list):
             raise ValueError(f"its {key} are no list")
-        for entry in manifest[key]:
+        for entry in entries:
+            if not isinstance(entry, dict):
+                raise TypeError(f"one of its {key} is no object, but {entry!r:.80}")
             check_tensor(entry["shape"], entry["dtype"])
             if not isinstance(entry["name"], str):
                 raise ValueError("the name of a tensor is no text")
@@ -161,27 +236,29 @@ def _check(manifest: Any) -> None:
     _check_target(manifest.get("target", {}))
 
 
-def _check_target(target: Any) -> None:
+def _check_target(target: Json) -> None:
     if not isinstance(target, dict):
         raise ValueError("its target is no object")
-    features = target.get("features", [])  # earlier manifests do not list them
+    features = target.get("features", [])  # earlier manifests have no list of them
     if not isinstance(features, list) or not all(isinstance(f, str) and _FEATURE.fullmatch(f) for f in features):
         raise ValueError(f"the features of its target are no list of names, but {features!r:.80}")
 
 
-def check_tensor(shape: Any, dtype: Any) -> int:
-    """The bytes of a tensor of that shape and dtype. Raises ``ValueError`` or ``TypeError`` where there is none."""
-    if not isinstance(shape, list) or len(shape) > 32 or any(type(d) is not int or d < 0 for d in shape):
+def check_tensor(shape: Json, dtype: Json) -> None:
+    """Raise ``ValueError`` or ``TypeError`` if no tensor has that shape and dtype."""
+    extents = [d for d in shape if type(d) is int and d >= 0] if isinstance(shape, list) else []
+    if not isinstance(shape, list) or len(shape) > 32 or len(extents) < len(shape):
         raise ValueError(f"a shape is a list of at most 32 integers that are not negative, but this is {shape!r:.80}")
-    if math.prod(extent for extent in shape if extent) > _MOST_ELEMENTS:  # also where one of them is 0
+    if math.prod(extent for extent in extents if extent) > _MOST_ELEMENTS:  # even if another extent is 0
         raise ValueError(f"a tensor has at most {_MOST_ELEMENTS:,} elements, but this has the shape {shape!r:.80}")
     if not isinstance(dtype, str) or not dtype.isidentifier() or np.dtype(dtype).kind not in _KINDS:
         raise ValueError(f"a dtype is one of NumPy's numbers, but this is {dtype!r:.80}")
-    return math.prod(shape) * np.dtype(dtype).itemsize
 
 
-def _own_sum(manifest: Mapping[str, Any]) -> str:
-    sums = {name: value for name, value in manifest["sha256"].items() if name != NAME}
+def _own_sum(manifest: JsonObject) -> str:
+    """The checksum of a manifest without this checksum."""
+    listed = manifest["sha256"]
+    sums = {name: value for name, value in listed.items() if name != NAME} if isinstance(listed, dict) else {}
     text = json.dumps({**manifest, "sha256": sums}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

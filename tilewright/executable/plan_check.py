@@ -1,29 +1,28 @@
-"""Whether a plan out of a file can run: no call of it may reach beyond the memory that it is given."""
+"""Checks a plan that was read from a file: no call may reach beyond the memory that it is given."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tilewright.executable.plan import ARENA, WEIGHTS, Plan, Tensor
+from tilewright.tensor import Array
 
 __all__ = ["check_plan"]
 
-#: NumPy has no more.
+#: The largest number of axes that NumPy's arrays have.
 _MOST_DIMENSIONS = 64
 
 
-def check_plan(plan: Plan, weights: Sequence[NDArray[Any]], memory: int) -> None:
-    """Raise ``ValueError`` where a call would read or write outside of the arena and the weights.
+def check_plan(plan: Plan, weights: Sequence[Array], memory: int) -> None:
+    """Raise ``ValueError`` if a call would read or write outside of the arena and the weights.
 
     Args:
-        plan: what is to run.
-        weights: what it runs on.
-        memory: bytes that the arena may have.
+        plan: the plan to check.
+        weights: its weights.
+        memory: the largest number of bytes that the arena may have.
     """
     if plan.arena_bytes > memory:
         raise ValueError(f"its tensors need {plan.arena_bytes:,} bytes of memory, but {memory:,} are to be had here")
@@ -44,8 +43,8 @@ def check_plan(plan: Plan, weights: Sequence[NDArray[Any]], memory: int) -> None
             raise ValueError("an input or output lies outside of the arena")
 
 
-def _check_tensors(plan: Plan, weights: Sequence[NDArray[Any]]) -> None:
-    # Kernels load whole vectors; a copy may go to any element of what it is a part of.
+def _check_tensors(plan: Plan, weights: Sequence[Array]) -> None:
+    # A kernel loads whole vectors from where its tensors begin. A copy may begin at any element.
     whole = {*plan.inputs, *plan.outputs, *(number for call in plan.calls if call.kernel for number in call.tensors)}
     for number, tensor in enumerate(plan.tensors):
         _check_kind(tensor)
@@ -61,6 +60,6 @@ def _check_tensors(plan: Plan, weights: Sequence[NDArray[Any]]) -> None:
 def _check_kind(tensor: Tensor) -> None:
     if len(tensor.shape) > _MOST_DIMENSIONS or np.dtype(tensor.dtype).kind not in "iufb":
         raise ValueError(f"{tensor} is no tensor of numbers")
-    # Strides are products of extents, also where one of them is 0 and nothing is there.
+    # Strides are products of extents, even if another extent is 0 and the tensor has no elements.
     if math.prod(extent for extent in tensor.shape if extent) >= 2**63:
         raise ValueError(f"{tensor} has more elements than can be counted")

@@ -1,4 +1,4 @@
-"""A directory that appears whole or not at all, whatever happens to the process that writes it."""
+"""Writes a directory that appears whole or not at all, whatever happens to the process that writes it."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from pathlib import Path
 from tilewright.errors import OutputError
 from tilewright.scratch import claim, explained
 
-__all__ = ["replacing", "reserve_out"]
+__all__ = ["replace_directory", "reserve_out"]
 
-#: What an executable's directory holds; a directory with anything else in it is not what a killed process left.
+#: The beginnings of the names of an executable's files. A killed process leaves no other files in its directory.
 _FILES = ("kernels.so", "weights.npz", "manifest.json", "model.")
-#: Of linux/fcntl.h and linux/fs.h.
+#: Constants of linux/fcntl.h and linux/fs.h.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-#: How often a reservation is tried that another process may be about to give up.
+#: How often a reservation is tried, since another process may be about to give it up.
 _ATTEMPTS = 4
 
 
 @contextlib.contextmanager
-def replacing(out: Path) -> Iterator[Path]:
+def replace_directory(out: Path) -> Iterator[Path]:
     """An empty directory, ``OUT.part``, that takes the place of ``out`` when the block ends.
 
-    When the block is left by an exception (an interrupt, too), it is removed and ``out`` stays as it was. What a
-    process that was killed has left of it is removed first.
+    If an exception or an interrupt ends the block, the directory is removed and ``out`` stays as it was. Files that a
+    killed process left in the directory are removed first.
 
     Raises:
-        OutputError: the directory cannot be written, or another process is at it.
+        OutputError: the directory cannot be written, or another process is writing it.
     """
     if not out.name or os.path.islink(out):
         raise OutputError(f"an executable is a directory that can be replaced, but {out} cannot; choose another --out")
@@ -54,18 +54,18 @@ def replacing(out: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def reserve_out(out: Path) -> Iterator[None]:
-    """Keep ``out`` for this process while the block lasts: another one that wants it is refused at its start.
+    """Reserve ``out`` for this process while the block lasts. A command that wants it, too, is refused at its start.
 
-    The reservation is the lock of an empty directory, ``OUT.lock``, which is removed in the end. The kernel gives the
-    lock back however the process ends, so what a killed process leaves is in nobody's way.
+    The reservation is the lock of an empty directory, ``OUT.lock``, which is removed in the end. The system gives the
+    lock back however the process ends. So the directory that a killed process leaves does not refuse others.
 
     Raises:
-        OutputError: another process has it, or there is no place for the lock.
+        OutputError: another process has reserved it, or the lock's directory cannot be made.
     """
     lock = out.with_name(out.name + ".lock")
     missing = [folder for folder in lock.parents if not folder.exists()]
     try:
-        descriptor = _reserved(lock, out)
+        descriptor = _lock(lock, out)
     except OSError as exc:
         raise OutputError(
             f"the executable goes to {out}, which cannot be written: {exc.strerror}; choose another --out"
@@ -74,19 +74,19 @@ def reserve_out(out: Path) -> Iterator[None]:
         yield
     finally:
         for folder in [lock, *missing]:
-            with contextlib.suppress(OSError):  # not empty any more
+            with contextlib.suppress(OSError):  # it is not empty any more
                 folder.rmdir()
         if descriptor is not None:
             os.close(descriptor)
 
 
-def _reserved(lock: Path, out: Path) -> int | None:
-    """Make and lock the directory; None where the file system has no locks."""
+def _lock(lock: Path, out: Path) -> int | None:
+    """Make the directory ``lock`` and lock it. Returns its descriptor; None if the file system has no locks."""
     for _ in range(_ATTEMPTS):
         lock.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = claim(lock)
-        except FileNotFoundError:  # whoever had it has just removed it
+        except FileNotFoundError:  # the process that had it has just removed it
             continue
         except OSError as exc:
             if exc.errno in (errno.ENOTDIR, errno.ELOOP, errno.EACCES):
@@ -102,11 +102,11 @@ def _reserved(lock: Path, out: Path) -> int | None:
 
 
 def _begin(part: Path, out: Path) -> int | None:
-    """Make ``part``, or empty the one that is there; its lock, or None where the file system has none."""
+    """Make or empty the directory ``part``, and lock it. Returns its descriptor; None if the system has no locks."""
     descriptor = None
     try:
         part.mkdir(parents=True, exist_ok=True)
-        descriptor = _claimed(part)
+        descriptor = _claim(part)
         _empty(part)
     except BaseException as exc:
         if descriptor is not None:
@@ -119,7 +119,8 @@ def _begin(part: Path, out: Path) -> int | None:
     return descriptor
 
 
-def _claimed(part: Path) -> int | None:
+def _claim(part: Path) -> int | None:
+    """Lock a directory. Returns its descriptor; None if the file system has no locks."""
     try:
         descriptor = claim(part)
     except OSError:
@@ -133,6 +134,7 @@ def _claimed(part: Path) -> int | None:
 
 
 def _empty(part: Path) -> None:
+    """Remove the files of an executable. Raises ``OutputError`` if the directory holds other files."""
     for file in part.iterdir():
         if not file.name.startswith(_FILES) or file.is_dir():
             raise OutputError(
@@ -143,7 +145,7 @@ def _empty(part: Path) -> None:
 
 
 def _put(part: Path, out: Path) -> None:
-    """Put ``part`` in the place of ``out``. Where the system can do it, there is one or the other at any moment."""
+    """Put ``part`` in the place of ``out``. If the system can exchange directories, ``out`` exists at any moment."""
     if out.is_dir() and not out.is_symlink() and _exchange(part, out):
         shutil.rmtree(part, ignore_errors=True)
         return
@@ -153,7 +155,7 @@ def _put(part: Path, out: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two directories change names in one step; False where the system cannot."""
+    """Exchange the names of two directories in one step. Returns False if the system cannot."""
     try:
         rename = ctypes.CDLL(None).renameat2
     except AttributeError:  # not Linux, or a C library without it

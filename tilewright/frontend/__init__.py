@@ -1,1 +1,1 @@
-"""Read a model: a file, a Relax module or a PyTorch program becomes a Network with fixed shapes."""
+"""Reads models: a file, a Relax module or a PyTorch program becomes a ``Network`` with fixed shapes."""

@@ -1,4 +1,4 @@
-"""What a model's file is, by its first bytes: ONNX, a program of PyTorch, or a format that is mistaken for them."""
+"""Tells by a file's first bytes whether it is an ONNX file, a PyTorch program, or in a format mistaken for them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from tilewright.errors import ModelFormatError
 
 __all__ = ["check_kind", "is_program"]
 
-#: What ``torch.export.save`` calls its files.
+#: The suffix of files that ``torch.export.save`` writes.
 _PROGRAM = ".pt2"
-#: Bytes that are looked at.
+#: How many bytes are read.
 _HEAD = 512
 _EXPORT = (
     "load the model in PyTorch, then save torch.export.export(model.eval(), (example_input,)) with torch.export.save "
@@ -20,7 +20,7 @@ _EXPORT = (
 )
 _ONNX = "export the model as an ONNX file"
 _UNPACK = "unpack it, and name the model's file in it"
-#: By the bytes at a place: what the file is, and what to do.
+#: Known formats: a position and the bytes there, what such a file is, and what its user should do.
 _SIGNS: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes weights", f"{_ONNX} with tf2onnx or keras.Model.export"),
     (4, b"TFL3", "a TensorFlow Lite model", f"{_ONNX}, for example with tf2onnx --tflite"),
@@ -42,14 +42,14 @@ _SIGNS: tuple[tuple[int, bytes, str, str], ...] = (
 
 
 def check_kind(path: Path) -> None:
-    """Refuse a file that is known to be something else than an ONNX file or a program of PyTorch.
+    """Refuse a file of a known format other than an ONNX file or a PyTorch program.
 
     Raises:
-        ModelFormatError: it is; the message says what it is and what to do.
-        OSError: it cannot be read.
+        ModelFormatError: the file is of such a format; the message says which, and what to do.
+        OSError: the file cannot be read.
     """
     mode = path.stat().st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe would be waited for
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # reading a pipe would wait for a writer
         raise ModelFormatError(f"a model is a file, but {path} is a pipe or a device; write what it gives to a file")
     found = _foreign(path)
     if found is not None:
@@ -59,12 +59,12 @@ def check_kind(path: Path) -> None:
 
 
 def is_program(path: Path) -> bool:
-    """Whether the file is to be read as a program of PyTorch: by its name, or by what it holds."""
+    """Whether the file is a PyTorch program, by its suffix or by the files in its archive."""
     return path.suffix == _PROGRAM or _members(path) == _PROGRAM
 
 
 def _foreign(path: Path) -> tuple[str, str] | None:
-    """What the file is, and the remedy; None where it may be a model."""
+    """What the file is, and the remedy; None if it may be a model."""
     with path.open("rb") as file:
         head = file.read(_HEAD)
     for place, sign, what, remedy in _SIGNS:
@@ -91,7 +91,7 @@ def _foreign(path: Path) -> tuple[str, str] | None:
 
 
 def _members(path: Path) -> str:
-    """What a zip archive is, by the names of its files; empty: it is none."""
+    """What a zip archive is, by the names of the files in it; empty if it is no archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

@@ -1,4 +1,4 @@
-"""From a model (ONNX file, PyTorch export, Relax module) to a Network."""
+"""Reads a model (ONNX file, PyTorch program, Relax module) into a ``Network``."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import dataclasses
 import io
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,23 +30,33 @@ from tilewright.names import printable
 from tilewright.tensor import TensorSpec
 from tilewright.tvm_compat import plain_clip, scaled_elu, set_threads
 
+if TYPE_CHECKING:
+    import onnx
+    from torch.export import ExportedProgram
+    from tvm import ir, relax
+
 __all__ = ["load"]
 
 
-def load(model: Any, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Network:
+def load(
+    model: str | Path | OnnxReading | ir.IRModule | ExportedProgram, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Network:
     """Read a network.
 
     Args:
-        model: path of an ONNX file or of a ``.pt2`` file of ``torch.export.save`` (extra ``torch``), an ONNX file that
-            is being read already (``OnnxReading``), a Relax ``IRModule`` whose ``main`` is static, or a
-            ``torch.export.ExportedProgram``.
-        shapes: shapes of ONNX inputs with symbolic dimensions.
+        model: one of
+
+            - the path of an ONNX file, or of a ``.pt2`` file of ``torch.export.save`` (extra ``torch``);
+            - an ONNX file that another process is reading already (``OnnxReading``);
+            - a Relax ``IRModule`` whose function ``main`` has fixed shapes;
+            - a ``torch.export.ExportedProgram``.
+        shapes: the shapes of ONNX inputs with symbolic dimensions, by name.
 
     Raises:
-        ModelFormatError: no such file, or not a model.
-        ShapeError: a symbolic input shape.
-        UnsupportedOperatorError: an operator that TVM cannot import.
-        ResourceError: it does not fit the memory, or its temporary files the disk.
+        ModelFormatError: there is no such file, or it is no model.
+        ShapeError: an input has a symbolic shape.
+        UnsupportedOperatorError: TVM cannot import an operator.
+        ResourceError: the model does not fit the memory, or its temporary files do not fit the disk.
     """
     set_threads()
     if isinstance(model, str | Path):
@@ -79,27 +90,28 @@ def _from_onnx(reading: OnnxReading) -> Network:
     plain_clip()
     filled, folded = reading.result()
     names = [value.name for value in folded.graph.input]
-    # The importer prints which operator it could not convert, which our own message says.
+    # The importer prints which operator it cannot convert. The error says so, too.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # one for each weight that is not a graph input, as is usual
+        warnings.simplefilter("ignore")  # the importer warns of each weight that is no input of the graph
         try:
             module = from_onnx(folded, keep_params_in_input=True)
-            return _from_relax(module, printable(reading.path.stem), names, filled)
+            network = _from_relax(module, printable(reading.path.stem), names, [o.name for o in filled.graph.output])
+            return dataclasses.replace(network, onnx=filled)
         except TilewrightError:
             raise
         except MemoryError as exc:
             raise memory_error(f"importing {reading.path}") from exc
-        except Exception as exc:  # the importer raises whatever the operator's converter ran into
+        except Exception as exc:  # the converters of operators raise errors of all classes
             raise UnsupportedOperatorError(_blame(folded, exc)) from exc
 
 
-def _blame(model: Any, exc: BaseException) -> str:
-    """Name the operator and the node that the importer stumbled over."""
+def _blame(model: onnx.ModelProto, exc: BaseException) -> str:
+    """The message that names the operator and the node that the importer cannot convert."""
     text = str(exc)
     said = (text.strip().splitlines() or [type(exc).__name__])[0][:160]
     named = (node for node in model.graph.node if re.search(rf"\b{re.escape(node.op_type)}\b", text))
-    # Where it lists the operators that it lacks, it is converting none, and has walked to the last node.
-    node = None if "not supported for frontend" in text else _converted(exc)
+    # The importer lists the operators that it lacks after it has visited all nodes. Then it is converting none.
+    node = None if "not supported for frontend" in text else _find_node(exc)
     node = node or next(named, None)
     if node is None:
         return f"the model cannot be imported: {said}"
@@ -110,10 +122,10 @@ def _blame(model: Any, exc: BaseException) -> str:
     )
 
 
-def _converted(exc: BaseException) -> Any:
-    """The node that TVM's importer was converting when it raised ``exc``; None where that cannot be told."""
-    found = None
-    trace = exc.__traceback__
+def _find_node(exc: BaseException) -> onnx.NodeProto | None:
+    """The node that TVM's importer was converting when it raised ``exc``; None if that is not known."""
+    found: onnx.NodeProto | None = None
+    trace: TracebackType | None = exc.__traceback__
     while trace is not None:
         node = trace.tb_frame.f_locals.get("node")
         if type(node).__name__ == "NodeProto":
@@ -122,7 +134,7 @@ def _converted(exc: BaseException) -> Any:
     return found
 
 
-def _from_torch(program: Any, name: str) -> Network:
+def _from_torch(program: ExportedProgram, name: str) -> Network:
     try:
         from tvm.relax.frontend.torch import from_exported_program
     except ImportError as exc:
@@ -130,20 +142,30 @@ def _from_torch(program: Any, name: str) -> Network:
     scaled_elu()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch deprecates what TVM's importer makes it do
+            warnings.simplefilter("ignore")  # PyTorch deprecates functions that TVM's importer calls
             module = from_exported_program(program, keep_params_as_input=True)
             network = _from_relax(module, name)
     except TilewrightError:
         raise
     except MemoryError as exc:
         raise memory_error(f"importing {name}") from exc
-    except Exception as exc:  # as with ONNX, converters raise anything
+    except Exception as exc:  # the converters of operators raise errors of all classes
         line = (str(exc).strip().splitlines() or ["?"])[0]
         raise UnsupportedOperatorError(f"the exported program cannot be imported: {line[:200]}") from exc
     return dataclasses.replace(network, program=program)
 
 
-def _from_relax(module: Any, name: str, names: list[str] | None = None, onnx: Any = None) -> Network:
+def _from_relax(
+    module: ir.IRModule, name: str, inputs: Sequence[str] | None = None, outputs: Sequence[str] = ()
+) -> Network:
+    """The network of a Relax module.
+
+    Args:
+        module: the module.
+        name: the network's name.
+        inputs: the names of its inputs; None: the names of the parameters of ``main``.
+        outputs: the names of its outputs; further outputs are called ``output0``, ``output1``, ...
+    """
     from tvm import relax
 
     if "main" not in [v.name_hint for v in module.get_global_vars()]:
@@ -153,16 +175,15 @@ def _from_relax(module: Any, name: str, names: list[str] | None = None, onnx: An
     main = module["main"]
     count = len(main.params) - len(values)
     specs = [_spec(p.name, p.ty) for p in main.params]
-    inputs = [TensorSpec(names[i] if names else s.name, s.shape, s.dtype) for i, s in enumerate(specs[:count])]
+    taken = [TensorSpec(inputs[i] if inputs else s.name, s.shape, s.dtype) for i, s in enumerate(specs[:count])]
     result = main.body.ty
     fields = list(result.fields) if isinstance(result, relax.TupleType) else [result]
-    out_names = [o.name for o in onnx.graph.output] if onnx is not None else []
-    outputs = [_spec(out_names[i] if i < len(out_names) else f"output{i}", field) for i, field in enumerate(fields)]
+    given = [_spec(outputs[i] if i < len(outputs) else f"output{i}", field) for i, field in enumerate(fields)]
     weights = {spec.name: value for spec, value in zip(specs[count:], values, strict=True)}
-    return Network(name, module, tuple(inputs), tuple(outputs), weights, onnx)
+    return Network(name, module, tuple(taken), tuple(given), weights)
 
 
-def _spec(name: str, info: Any) -> TensorSpec:
+def _spec(name: str, info: relax.TensorType) -> TensorSpec:
     try:
         return TensorSpec(name, tuple(int(d) for d in info.shape.values), str(info.dtype))
     except (TypeError, ValueError, AttributeError) as exc:

@@ -1,4 +1,4 @@
-"""A network as it was read: a Relax module, its inputs and outputs, and its weights as arrays."""
+"""A network as it was read: a Relax module, its inputs and outputs, its weights, and the model that it came from."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tilewright.tensor import TensorSpec, random_arrays
 
 if TYPE_CHECKING:
     import onnx
+    from torch.export import ExportedProgram
     from tvm.ir import IRModule
 
 __all__ = ["Network"]
@@ -18,31 +19,31 @@ __all__ = ["Network"]
 
 @dataclass(frozen=True)
 class Network:
-    """A network, read and folded.
+    """A network that was read, with its batch norms folded.
 
     Attributes:
-        name: for people; the file's stem.
-        module: Relax module whose ``main`` takes the inputs, then the weights.
+        name: the name for people: the stem of the file's name.
+        module: a Relax module whose function ``main`` takes the inputs, then the weights.
         inputs: the inputs of ``main``, without the weights.
-        outputs: what ``main`` returns.
-        weights: the arrays of ``main``'s further parameters, by name, in their order.
-        onnx: the ONNX model before folding, with the same weights: the reference; None where there is none.
-        program: the PyTorch ``ExportedProgram``, which is the reference then; None where there is none.
+        outputs: the results of ``main``.
+        weights: the arrays for the further parameters of ``main``, by name, in the parameters' order.
+        onnx: the ONNX model before folding, by which outputs are judged; None if it was read from something else.
+        program: the PyTorch program, by which outputs are judged; None if it was read from something else.
     """
 
     name: str
     module: IRModule
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    weights: dict[str, NDArray[Any]]
+    weights: dict[str, NDArray[Any]]  # only the model knows the dtypes
     onnx: onnx.ModelProto | None = None
-    program: Any = None
+    program: ExportedProgram | None = None
 
     @property
     def weight_bytes(self) -> int:
-        """Of all weights."""
+        """The size of all weights in bytes."""
         return sum(array.nbytes for array in self.weights.values())
 
     def random_inputs(self, seed: int = 0) -> list[NDArray[Any]]:
-        """One array per input: floats standard normal, integers in [0, 2)."""
+        """One random array for each input: standard normal numbers, or integers in [0, 2)."""
         return random_arrays(self.inputs, seed)

@@ -1,15 +1,11 @@
-"""Judges executables of one network, each in a process of its own, against one set of inputs."""
+"""Judges executables of one network against one set of inputs, each executable in a process of its own."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any
-
-from numpy.typing import NDArray
 
 from tilewright.errors import MeasureError
 from tilewright.frontend.network import Network
@@ -25,13 +21,13 @@ __all__ = ["Checker"]
 
 
 class Checker:
-    """Says whether executables of a network compute what its model computes.
+    """Judges whether executables of a network compute what its model computes.
 
-    The inputs, and the reference's outputs for them, are found once, in the background. A context manager: leaving it
-    ends its processes.
+    The inputs and the reference's outputs for them are found once, in the background. The checker is a context manager
+    that ends its processes on exit.
 
     Args:
-        network: with the model that it was read from.
+        network: the network, with the model that it was read from.
         seconds: about how long finding inputs may take.
     """
 
@@ -49,12 +45,12 @@ class Checker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the processes."""
-        self._stack.close()  # a thread that waits for the reference then ends as well
+        self._stack.close()  # a thread that waits for the reference ends then, too
         self._helper.shutdown(cancel_futures=True)
 
     @property
     def trials(self) -> Trials:
-        """The inputs with their expected outputs; waits for them."""
+        """The inputs with their expected outputs. Waits until they are found."""
         try:
             return self._trials.result()
         except MeasureError as error:
@@ -68,17 +64,17 @@ class Checker:
         """
         trials = self.trials
         if not trials.trials:
-            return judge(_nothing, trials)
+            return judge(lambda _: [], trials)  # not decidable; nothing is run
         return judge_executable(folder, trials)
 
     def find_culprits(self, folder: Path, extraction: Extraction) -> Culprits:
-        """Who is to blame for the wrong outputs of the executable in a directory."""
+        """Find the cause of the wrong outputs of the executable in a directory, which was built from ``extraction``.
+
+        Raises:
+            MeasureError: no process can be started.
+        """
         return find_culprits(folder, extraction, self.trials)
 
     def _find(self) -> Trials:
         reference = self._stack.enter_context(open_reference(self._network))
         return find_trials(self._network, reference, seconds=self._seconds)
-
-
-def _nothing(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-    return []

@@ -1,28 +1,40 @@
-"""Convolutions and matrix products as matrix products of NumPy."""
+"""Convolutions and matrix products of ONNX's reference evaluator, computed by NumPy's matrix product."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
-from numpy.typing import NDArray
 from onnx.reference.op_run import OpRun
 
+from tilewright.tensor import Floats, Numbers
 from tilewright.verify import freedom
+from tilewright.verify.attributes import Attributes
 
-__all__ = ["CONTRACTIONS", "padded", "same_pads", "sliding"]
+__all__ = ["CONTRACTIONS", "pad_image", "same_pads", "slide_windows"]
 
-#: Elements of the input that a convolution copies at a time.
+#: Elements of the input that a convolution copies at a time. It bounds the memory that the copies take.
 _PIECE = 1 << 22
 
 
 def same_pads(
     extents: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], lower: bool
 ) -> list[int]:
-    """The padding that gives ceil(extent / stride) outputs: all beginnings, then all ends."""
+    """The padding with which there are ceil(extent / stride) windows along each axis.
+
+    Args:
+        extents: of the image's spatial axes.
+        kernel: the window's extents.
+        strides: steps from one window to the next.
+        dilations: steps from one element of a window to the next.
+        lower: whether the larger half of an odd padding goes to the beginning of the axis.
+
+    Returns:
+        the padding at the beginnings of all axes, then the padding at their ends.
+    """
     totals = [
         max(0, (-(-n // s) - 1) * s + (k - 1) * d + 1 - n)
         for n, k, s, d in zip(extents, kernel, strides, dilations, strict=True)
@@ -31,8 +43,8 @@ def same_pads(
     return [*more, *less] if lower else [*less, *more]
 
 
-def padded(x: NDArray[Any], pads: Sequence[int], value: float = 0.0) -> NDArray[Any]:
-    """``x`` with its spatial axes extended; negative padding cuts off."""
+def pad_image(x: Numbers, pads: Sequence[int], value: float = 0.0) -> Numbers:
+    """Extend the spatial axes of ``x`` (batch, channels, spatial axes) with ``value``; negative padding cuts off."""
     half = len(pads) // 2
     cut = tuple(
         slice(max(0, -b), n - max(0, -e)) for n, b, e in zip(x.shape[2:], pads[:half], pads[half:], strict=True)
@@ -44,10 +56,10 @@ def padded(x: NDArray[Any], pads: Sequence[int], value: float = 0.0) -> NDArray[
     return np.pad(x, [(0, 0), (0, 0), *widths], constant_values=value)
 
 
-def sliding(
-    x: NDArray[Any], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], extents: Sequence[int]
-) -> NDArray[Any]:
-    """A view of the windows of ``x``: batch, channels, places in a window, then ``extents`` windows."""
+def slide_windows(
+    x: Numbers, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], extents: Sequence[int]
+) -> Numbers:
+    """A read-only view of the windows of ``x``, of shape (batch, channels, *kernel, *extents)."""
     batch, channels, *space = x.strides
     inner = [d * s for d, s in zip(dilations, space, strict=True)]
     outer = [d * s for d, s in zip(strides, space, strict=True)]
@@ -55,9 +67,50 @@ def sliding(
     return as_strided(x, shape, (batch, channels, *inner, *outer), writeable=False)
 
 
-def _summing(dtype: Any) -> Any:
-    """The type in which products are summed."""
-    return np.float32 if dtype == np.float16 else dtype
+def _summing(dtype: np.dtype[np.number]) -> np.dtype[np.number]:
+    """The dtype in which products are summed: float32 for float16, otherwise the operands' own."""
+    return np.dtype(np.float32) if dtype == np.float16 else dtype
+
+
+@dataclass(frozen=True)
+class _Convolution:
+    """The attributes of a convolution. Each list has one entry for each spatial axis, but ``pads`` has two.
+
+    Attributes:
+        strides: steps from one window to the next.
+        dilations: steps from one element of the kernel to the next.
+        group: the number of groups of channels.
+        auto_pad: ``NOTSET``, ``VALID``, ``SAME_UPPER`` or ``SAME_LOWER``.
+        pads: at the beginnings of all axes, then at their ends; empty if the node does not say.
+        output_padding: elements that a transposed convolution adds at the end of each axis.
+        output_shape: extents of a transposed convolution's output; empty if the node does not say.
+    """
+
+    strides: list[int]
+    dilations: list[int]
+    group: int
+    auto_pad: str
+    pads: list[int]
+    output_padding: list[int]
+    output_shape: list[int]
+
+    @classmethod
+    def read(cls, attributes: Attributes, rank: int) -> _Convolution:
+        """The attributes of a node whose image has ``rank`` spatial axes."""
+        return cls(
+            strides=attributes.integers("strides") or [1] * rank,
+            dilations=attributes.integers("dilations") or [1] * rank,
+            group=attributes.integer("group", 1),
+            auto_pad=attributes.text("auto_pad", "NOTSET"),
+            pads=attributes.integers("pads"),
+            output_padding=attributes.integers("output_padding") or [0] * rank,
+            output_shape=attributes.integers("output_shape"),
+        )
+
+    @property
+    def given_pads(self) -> list[int]:
+        """The padding as the node gives it: none with ``VALID``."""
+        return self.pads if self.pads and self.auto_pad != "VALID" else [0] * (2 * len(self.strides))
 
 
 class _Contraction(OpRun):
@@ -70,52 +123,34 @@ class _Contraction(OpRun):
 
 
 class Conv(_Contraction):
-    """A convolution of any number of spatial axes."""
+    """A convolution with any number of spatial axes."""
 
-    def _run(
-        self,
-        x: NDArray[Any],
-        w: NDArray[Any],
-        b: NDArray[Any] | None = None,
-        auto_pad: str = "NOTSET",
-        dilations: Sequence[int] | None = None,
-        group: int = 1,
-        pads: Sequence[int] | None = None,
-        strides: Sequence[int] | None = None,
-        **_: Any,
-    ) -> tuple[NDArray[Any]]:
+    def _run(self, x: Floats, w: Floats, b: Floats | None = None, **given: object) -> tuple[Floats]:
         kernel, rank = w.shape[2:], x.ndim - 2
-        strides, dilations = list(strides or [1] * rank), list(dilations or [1] * rank)
-        if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-            pads = same_pads(x.shape[2:], kernel, strides, dilations, auto_pad == "SAME_LOWER")
-        elif auto_pad == "VALID" or not pads:
-            pads = [0] * (2 * rank)
-        result = _convolve(x, w, strides, dilations, group, pads)
-        winograd = kernel == (3, 3) and strides == dilations == [1, 1] and group == 1
+        how = _Convolution.read(Attributes(given), rank)
+        pads = how.given_pads
+        if how.auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+            pads = same_pads(x.shape[2:], kernel, how.strides, how.dilations, how.auto_pad == "SAME_LOWER")
+        result = _convolve(x, w, how, pads)
+        winograd = kernel == (3, 3) and how.strides == how.dilations == [1, 1] and how.group == 1
         result = self._freedom.disturb(result, freedom.WINOGRAD if winograd else freedom.SUM)
         if b is not None:
             result += b.reshape((-1,) + (1,) * rank)
         return (result.astype(x.dtype, copy=False),)
 
 
-def _convolve(
-    x: NDArray[Any],
-    w: NDArray[Any],
-    strides: Sequence[int],
-    dilations: Sequence[int],
-    group: int,
-    pads: Sequence[int],
-) -> NDArray[Any]:
-    dtype, kernel = _summing(x.dtype), w.shape[2:]
-    whole = np.ascontiguousarray(padded(x, pads), dtype=dtype)
+def _convolve(x: Floats, w: Floats, how: _Convolution, pads: Sequence[int]) -> Floats:
+    dtype, kernel, group = _summing(x.dtype), w.shape[2:], how.group
+    whole: Floats = np.ascontiguousarray(pad_image(x, pads), dtype=dtype)
     extents = [
-        (n - (k - 1) * d - 1) // s + 1 for n, k, d, s in zip(whole.shape[2:], kernel, dilations, strides, strict=True)
+        (n - (k - 1) * d - 1) // s + 1
+        for n, k, d, s in zip(whole.shape[2:], kernel, how.dilations, how.strides, strict=True)
     ]
     if not all(e > 0 for e in extents):
         raise ValueError("the kernel is larger than the padded input")
-    windows = sliding(whole, kernel, strides, dilations, extents)
+    windows = slide_windows(whole, kernel, how.strides, how.dilations, extents)
     weights = w.astype(dtype, copy=False).reshape(group, w.shape[0] // group, -1)
-    result = np.empty((x.shape[0], w.shape[0], *extents), dtype=dtype)
+    result: Floats = np.empty((x.shape[0], w.shape[0], *extents), dtype=dtype)
     row = x.shape[1] * math.prod(kernel) * math.prod(extents[1:])
     step = max(1, _PIECE // max(1, row))
     lead = (slice(None),) * (1 + len(kernel))
@@ -129,112 +164,81 @@ def _convolve(
 
 
 class ConvTranspose(_Contraction):
-    """A transposed convolution of any number of spatial axes."""
+    """A transposed convolution with any number of spatial axes."""
 
-    def _run(
-        self,
-        x: NDArray[Any],
-        w: NDArray[Any],
-        b: NDArray[Any] | None = None,
-        auto_pad: str = "NOTSET",
-        dilations: Sequence[int] | None = None,
-        group: int = 1,
-        output_padding: Sequence[int] | None = None,
-        output_shape: Sequence[int] | None = None,
-        pads: Sequence[int] | None = None,
-        strides: Sequence[int] | None = None,
-        **_: Any,
-    ) -> tuple[NDArray[Any]]:
+    def _run(self, x: Floats, w: Floats, b: Floats | None = None, **given: object) -> tuple[Floats]:
         kernel, rank = w.shape[2:], x.ndim - 2
-        strides, dilations = list(strides or [1] * rank), list(dilations or [1] * rank)
-        extra = list(output_padding or [0] * rank)
-        spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-        full = [s * (n - 1) + e for n, s, e in zip(x.shape[2:], strides, spans, strict=True)]
-        begins, extents = _transposed_places(x.shape[2:], full, strides, extra, auto_pad, output_shape, pads)
-        dtype = _summing(x.dtype)
+        how = _Convolution.read(Attributes(given), rank)
+        spans = [(k - 1) * d + 1 for k, d in zip(kernel, how.dilations, strict=True)]
+        full = [s * (n - 1) + e for n, s, e in zip(x.shape[2:], how.strides, spans, strict=True)]
+        begins, extents = _transposed_places(x.shape[2:], full, how)
+        dtype, group = _summing(x.dtype), how.group
         wide = [max(f, b + e) for f, b, e in zip(full, begins, extents, strict=True)]
-        result = np.zeros((x.shape[0], w.shape[1] * group, *wide), dtype=dtype)
+        result: Floats = np.zeros((x.shape[0], w.shape[1] * group, *wide), dtype=dtype)
         weights = w.astype(dtype, copy=False).reshape(group, w.shape[0] // group, -1)
         data = x.astype(dtype, copy=False).reshape(x.shape[0], group, x.shape[1] // group, -1)
         for image in range(x.shape[0]):
             products = np.matmul(weights.transpose(0, 2, 1), data[image])
             products = products.reshape(w.shape[1] * group, *kernel, *x.shape[2:])
             for place in np.ndindex(*kernel):
-                steps = zip(place, dilations, strides, x.shape[2:], strict=True)
-                where = [slice(p * d, p * d + s * (n - 1) + 1, s) for p, d, s, n in steps]
-                result[_index(image, slice(None), *where)] += products[_index(slice(None), *place)]
-        kept = [slice(b, b + e) for b, e in zip(begins, extents, strict=True)]
-        result = result[_index(..., *kept)]
-        result = self._freedom.disturb(result, freedom.SUM)
+                steps = zip(place, how.dilations, how.strides, x.shape[2:], strict=True)
+                where = tuple(slice(p * d, p * d + s * (n - 1) + 1, s) for p, d, s, n in steps)
+                result[image][(slice(None), *where)] += products[(slice(None), *place)]
+        kept = tuple(slice(b, b + e) for b, e in zip(begins, extents, strict=True))
+        result = self._freedom.disturb(result[(slice(None), slice(None), *kept)], freedom.SUM)
         if b is not None:
             result += b.reshape((-1,) + (1,) * rank)
         return (result.astype(x.dtype, copy=False),)
 
 
-def _index(*places: Any) -> tuple[Any, ...]:
-    return places
-
-
 def _transposed_places(
-    extents: Sequence[int],
-    full: Sequence[int],
-    strides: Sequence[int],
-    extra: Sequence[int],
-    auto_pad: str,
-    wanted: Sequence[int] | None,
-    pads: Sequence[int] | None,
-) -> tuple[list[int], list[int]]:
-    """Where the output begins in all that the kernels reach, and its extents."""
-    rank = len(full)
-    if wanted is None and auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-        # No more than the kernels reach, as ONNX Runtime has it.
-        wanted = [min(n * s, f + e) for n, s, f, e in zip(extents, strides, full, extra, strict=True)]
-    if wanted is None:
-        pads = [0] * (2 * rank) if auto_pad == "VALID" or not pads else list(pads)
+    extents: Sequence[int], full: Sequence[int], how: _Convolution
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Where the output of a transposed convolution begins in all that its kernels reach, and the output's extents.
+
+    Args:
+        extents: of the input.
+        full: extents of all that the kernels reach.
+        how: the attributes.
+    """
+    rank, extra, wanted = len(full), how.output_padding, how.output_shape
+    if not wanted and how.auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+        # ONNX Runtime makes the output no larger than what the kernels reach.
+        wanted = [min(n * s, f + e) for n, s, f, e in zip(extents, how.strides, full, extra, strict=True)]
+    if not wanted:
+        pads = how.given_pads
         sizes = [f + e - b - a for f, e, b, a in zip(full, extra, pads[:rank], pads[rank:], strict=True)]
-        return list(pads[:rank]), sizes
-    wanted = list(wanted)[-rank:]
+        return pads[:rank], sizes
+    wanted = wanted[-rank:]
     totals = [max(0, f + e - size) for f, e, size in zip(full, extra, wanted, strict=True)]
-    # The larger half goes last only with SAME_UPPER.
-    return [t // 2 if auto_pad == "SAME_UPPER" else t - t // 2 for t in totals], wanted
+    # The larger half goes to the end with SAME_UPPER only.
+    return [t // 2 if how.auto_pad == "SAME_UPPER" else t - t // 2 for t in totals], wanted
 
 
 class MatMul(_Contraction):
-    """As NumPy's."""
+    """A matrix product, with the broadcasting of ``numpy.matmul``."""
 
-    def _run(self, a: NDArray[Any], b: NDArray[Any], **_: Any) -> tuple[NDArray[Any]]:
+    def _run(self, a: Numbers, b: Numbers) -> tuple[Numbers]:
         dtype = _summing(a.dtype)
-        result = np.matmul(a.astype(dtype, copy=False), b.astype(dtype, copy=False))
-        return (np.asarray(self._freedom.disturb(np.asarray(result), freedom.SUM)).astype(a.dtype, copy=False),)
+        result = np.asarray(np.matmul(a.astype(dtype, copy=False), b.astype(dtype, copy=False)))
+        return (self._freedom.disturb(result, freedom.SUM).astype(a.dtype, copy=False),)
 
 
 class Gemm(_Contraction):
-    """``alpha a b + beta c``."""
+    """``alpha a b + beta c``, where ``a`` and ``b`` may be transposed."""
 
-    def _run(
-        self,
-        a: NDArray[Any],
-        b: NDArray[Any],
-        c: NDArray[Any] | None = None,
-        alpha: float = 1.0,
-        beta: float = 1.0,
-        transA: int = 0,  # noqa: N803  ONNX's names
-        transB: int = 0,  # noqa: N803
-        **_: Any,
-    ) -> tuple[NDArray[Any]]:
-        dtype = _summing(a.dtype)
-        left, right = (a.T if transA else a).astype(dtype), (b.T if transB else b).astype(dtype)
-        result = self._freedom.disturb(left @ right, freedom.SUM)
+    def _run(self, a: Numbers, b: Numbers, c: Numbers | None = None, **given: object) -> tuple[Numbers]:
+        how, dtype = Attributes(given), _summing(a.dtype)
+        left: Numbers = (a.T if how.integer("transA", 0) else a).astype(dtype)
+        right: Numbers = (b.T if how.integer("transB", 0) else b).astype(dtype)
+        alpha, beta = how.number("alpha", 1.0), how.number("beta", 1.0)
+        result = self._freedom.disturb(np.matmul(left, right), freedom.SUM)
+        # Factors of the result's own dtype do not widen it.
         if alpha != 1:
-            result = result * dtype_of(alpha, result)
+            result = result * result.dtype.type(alpha)
         if c is not None and beta != 0:
-            result = result + c * dtype_of(beta, result)
+            result = result + c * result.dtype.type(beta)
         return (result.astype(a.dtype, copy=False),)
-
-
-def dtype_of(number: float, array: NDArray[Any]) -> Any:
-    """A number in an array's type, so that it does not widen it."""
-    return array.dtype.type(number)
 
 
 CONTRACTIONS: tuple[type[OpRun], ...] = (Conv, ConvTranspose, MatMul, Gemm)

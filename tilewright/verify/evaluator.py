@@ -1,7 +1,7 @@
-"""An ONNX model evaluated in double precision, or in its own: ONNX's reference evaluator with exact, fast operators.
+"""Evaluates an ONNX model in double precision, or in its own, by ONNX's reference evaluator with replaced operators.
 
-In double precision every float16 or float32 of the model (weights, constants, inputs, results of casts) becomes
-float64, in local functions and branches of control flow too. Integers stay as they are.
+In double precision every float16, bfloat16 or float32 of the model becomes float64: weights, constants, inputs, results
+of casts, also in local functions and in branches of control flow. Integers stay as they are.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 
+from tilewright.tensor import Array
 from tilewright.verify.freedom import Freedom, disturb_values
 from tilewright.verify.operators import OPERATORS
 
 __all__ = ["OnnxEvaluator"]
 
-#: Element types that are widened to float64.
+#: Element types that become float64 in double precision.
 _NARROW = ("float16", "float32", "bfloat16")
 
 
@@ -27,13 +29,16 @@ class OnnxEvaluator:
     """Evaluates one model.
 
     Args:
-        model: of opsets that ONNX's reference evaluator knows.
-        names: of its inputs, in the order in which they are given.
-        double: whether in double precision; otherwise in the model's own, with the freedom that
-            :class:`~tilewright.verify.freedom.Freedom` has.
+        model: a model of opsets that ONNX's reference evaluator knows.
+        names: the names of its inputs, in the order in which a caller gives them.
+        double: True: evaluates in double precision; False: in the model's own precision, with the disturbances that
+            ``freedom`` has.
+
+    Attributes:
+        freedom: how much an evaluation in the model's own precision is disturbed.
 
     Raises:
-        Exception: an operator that the evaluator lacks; its exceptions share no base class.
+        Exception: the evaluator lacks an operator. Its exceptions share no base class.
     """
 
     def __init__(self, model: onnx.ModelProto, names: Sequence[str], double: bool) -> None:
@@ -45,64 +50,70 @@ class OnnxEvaluator:
         self._names = list(names)
         self._double = double
 
-    def run(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """The outputs for ``inputs``."""
+    def run(self, inputs: Sequence[Array]) -> list[NDArray[Any]]:
+        """The model's outputs for ``inputs``."""
         feeds = dict(zip(self._names, inputs, strict=True))
         if self._double:
-            feeds = {name: _wide(array) for name, array in feeds.items()}
+            feeds = {name: _widen_array(array) for name, array in feeds.items()}
         with np.errstate(all="ignore"):
             return [np.asarray(output) for output in self._evaluator.run(None, feeds)]
 
 
 class _Evaluator(ReferenceEvaluator):
-    """Also made for functions and branches, by the class of what they are part of."""
+    """Makes evaluators of its own class for functions and branches, so the class holds what all of them share."""
 
     double: ClassVar[bool]
     narrow: ClassVar[bool]
     freedom: ClassVar[Freedom]
 
-    def __init__(self, proto: Any, **options: Any) -> None:
-        super().__init__(proto, **(options | {"new_ops": list(OPERATORS)}))
+    def __init__(self, proto: object, **options: object) -> None:
+        super().__init__(proto, **(options | {"new_ops": list(OPERATORS)}))  # type: ignore[arg-type]
 
     def _init(self) -> None:
         super()._init()
         if self.double:
-            self.rt_inits_ = {name: _wide(array) for name, array in self.rt_inits_.items()}
+            self.rt_inits_ = {name: _widen_array(array) for name, array in self.rt_inits_.items()}
         self.rt_nodes_ = [_Node(node, type(self)) for node in self.rt_nodes_]
 
 
 class _Node:
-    """A node, and what its precision is."""
+    """A node of the evaluator that gives its outputs the precision of the evaluation."""
 
-    def __init__(self, node: Any, evaluator: type[_Evaluator]) -> None:
+    def __init__(self, node: OpRun, evaluator: type[_Evaluator]) -> None:
         self._node = node
         self._evaluator = evaluator
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._node, name)
 
-    def run(self, *inputs: Any, **options: Any) -> tuple[Any, ...]:
+    def run(self, *inputs: object, **options: object) -> tuple[object, ...]:
         """The node's outputs."""
-        outputs = self._node.run(*inputs, **options)
+        outputs: tuple[object, ...] = self._node.run(*inputs, **options)  # type: ignore[no-untyped-call]
         if self._evaluator.double:
-            return tuple(map(_wide, outputs))
+            return tuple(map(_widen, outputs))
         if self._evaluator.narrow:
             outputs = tuple(map(_narrow, outputs))
         return disturb_values(self._evaluator.freedom, self._node.op_type, outputs)
 
 
-def _wide(value: Any) -> Any:
-    if isinstance(value, list):  # a sequence
-        return [_wide(part) for part in value]
-    return value.astype(np.float64) if isinstance(value, np.ndarray) and value.dtype.name in _NARROW else value
+def _widen(value: object) -> object:
+    """An array, or each array of a sequence, with float64 in place of narrower floating-point numbers."""
+    if isinstance(value, list):
+        return [_widen(part) for part in value]
+    return _widen_array(value) if isinstance(value, np.ndarray) else value
 
 
-def _narrow(value: Any) -> Any:
-    """What NumPy computed in double precision although nothing in the model is."""
+def _widen_array(array: Array) -> Array:
+    return array.astype(np.float64) if array.dtype.name in _NARROW else array
+
+
+def _narrow(value: object) -> object:
+    """An array in float32 if NumPy computed it in double precision, although nothing in the model is."""
     return value.astype(np.float32) if isinstance(value, np.ndarray) and value.dtype == np.float64 else value
 
 
 def _has_double(model: onnx.ModelProto) -> bool:
+    """Whether a weight, an input or an attribute of the model is of double precision."""
     kinds = {tensor.data_type for tensor in model.graph.initializer}
     kinds |= {value.type.tensor_type.elem_type for value in model.graph.input}
     for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):

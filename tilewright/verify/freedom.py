@@ -1,40 +1,47 @@
-"""The freedom of float32: sums in another order, other algorithms, approximated functions.
+"""How far correct programs in float32 may differ: in the order of sums, in algorithms, in approximated functions.
 
-Two correct programs differ by rounding. The effect on a network's outputs is measured: the network is evaluated in its
-own precision, with results disturbed by about as much as a correct program may differ.
+Two correct programs differ by rounding. The effect on a network's outputs is measured. The network is evaluated in its
+own precision, and its intermediate results are disturbed by about as much as correct programs differ.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Freedom", "disturb_values"]
+__all__ = ["FUNCTION", "SUM", "WINOGRAD", "Freedom", "disturb_values"]
 
-#: Error of a sum of products in float32, relative to the root mean square of such sums: the order of the terms.
+#: An array of any dtype, which stays what it is.
+_Dtype = TypeVar("_Dtype", bound=np.generic)
+
+#: Error of a sum of products in float32 that the order of its terms explains, relative to the root mean square of such
+#: sums.
 SUM = 2.0**-21
-#: Likewise where Winograd's F(4x4, 3x3) may be used: measured, 2e-6 to 4e-6 for 64 to 512 channels.
+#: The same error if Winograd's algorithm F(4x4, 3x3) may be used: 2e-6 to 4e-6 were measured for 64 to 512 channels.
 WINOGRAD = 4e-6
 #: Error of an approximated function, relative to its value.
 FUNCTION = 2.0**-21
-#: Operators that are approximated.
+#: ONNX operators that programs approximate.
 _FUNCTIONS = (
-    "Exp Log Sigmoid Tanh Erf Softplus Mish Gelu Softmax LogSoftmax Pow Sqrt Reciprocal Div Elu Selu Celu HardSwish "
-    "Swish Sin Cos Tan Sinh Cosh Asin Acos Atan LayerNormalization InstanceNormalization GroupNormalization LRN "
-    "BatchNormalization ReduceMean ReduceSum GlobalAveragePool AveragePool LpNormalization "
-    "ReduceL2 RMSNormalization"
+    "Exp Log Sigmoid Tanh Erf Softplus Mish Gelu Softmax LogSoftmax Pow Sqrt Reciprocal Div Elu Selu Celu "
+    "HardSwish Swish Sin Cos Tan Sinh Cosh Asin Acos Atan LayerNormalization InstanceNormalization "
+    "GroupNormalization LRN BatchNormalization ReduceMean ReduceSum GlobalAveragePool AveragePool "
+    "LpNormalization ReduceL2 RMSNormalization"
 )
-#: Random numbers that all disturbances are cut from; a prime, so that no extent is a period of it.
+#: How many random numbers are drawn. All disturbances are cut from them. The number is prime, so that no extent of a
+#: tensor is a period of it.
 _DRAWN = 1_000_003
+#: Elements of a result by which its root mean square is estimated, at most twice as many.
+_SAMPLE = 1 << 16
 
 
 class Freedom:
-    """How much an evaluation is disturbed.
+    """Disturbs the results of one evaluation.
 
     Attributes:
-        amplitude: in units of what a correct program may differ by; 0: not at all.
+        amplitude: the size of the disturbances, in units of what correct programs may differ by; 0: no disturbances.
     """
 
     def __init__(self) -> None:
@@ -43,27 +50,30 @@ class Freedom:
         self._drawn: NDArray[np.float32] | None = None
 
     def choose(self, seed: int, amplitude: float) -> None:
-        """Disturb by ``amplitude`` from now on, the same for the same ``seed``."""
+        """Disturb by ``amplitude`` from now on. The same ``seed`` gives the same disturbances."""
         self.amplitude = amplitude
         self._generator = np.random.default_rng(seed)
 
-    def disturb(self, sums: NDArray[Any], size: float) -> NDArray[Any]:
-        """``sums``, each changed by about ``size`` times the root mean square of all."""
+    def disturb(self, sums: NDArray[_Dtype], size: float) -> NDArray[_Dtype]:
+        """Change each of ``sums`` by about ``size`` times the root mean square of all; integers stay as they are."""
         if not self.amplitude or sums.dtype.kind != "f" or not sums.size:
             return sums
         flat = sums.reshape(-1)
-        sample = flat[:: max(1, flat.size // 65536)].astype(np.float64)
+        sample = flat[:: max(1, flat.size // _SAMPLE)].astype(np.float64)
         sample = sample[np.isfinite(sample)]
         scale = self.amplitude * size * float(np.sqrt(np.mean(sample * sample))) if sample.size else 0.0
-        return np.asarray(sums + self._normal(sums.shape, scale, sums.dtype)) if scale else sums
+        return np.add(sums, self._draw(sums.shape, scale, sums.dtype)) if scale else sums
 
-    def vary(self, values: NDArray[Any], size: float) -> NDArray[Any]:
-        """``values``, each changed by about ``size`` times itself."""
+    def vary(self, values: NDArray[_Dtype], size: float) -> NDArray[_Dtype]:
+        """Change each of ``values`` by about ``size`` times itself; integers stay as they are."""
         if not self.amplitude or values.dtype.kind != "f":
             return values
-        return np.asarray(values * (1 + self._normal(values.shape, self.amplitude * size, values.dtype)))
+        factors = np.add(1, self._draw(values.shape, self.amplitude * size, values.dtype))
+        varied: NDArray[_Dtype] = np.multiply(values, factors)
+        return varied
 
-    def _normal(self, shape: tuple[int, ...], scale: float, dtype: Any) -> NDArray[Any]:
+    def _draw(self, shape: tuple[int, ...], scale: float, dtype: np.dtype[_Dtype]) -> NDArray[_Dtype]:
+        """Normal numbers with the standard deviation ``scale``."""
         if self._drawn is None:
             self._drawn = np.random.default_rng(0).standard_normal(_DRAWN, dtype=np.float32)
         size = int(np.prod(shape))
@@ -74,8 +84,8 @@ class Freedom:
         return (values * np.float32(scale)).astype(dtype).reshape(shape)
 
 
-def disturb_values(freedom: Freedom, operator: str, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The outputs of an operator, disturbed where it is one that programs approximate."""
+def disturb_values(freedom: Freedom, operator: str, outputs: tuple[object, ...]) -> tuple[object, ...]:
+    """The outputs of an ONNX operator, disturbed if programs approximate this operator."""
     if not freedom.amplitude or operator not in _FUNCTIONS.split():
         return outputs
     return tuple(freedom.vary(o, FUNCTION) if isinstance(o, np.ndarray) else o for o in outputs)

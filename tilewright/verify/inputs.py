@@ -1,4 +1,4 @@
-"""Inputs on which a wrong result would show, with the expected outputs for them."""
+"""Finds inputs on which a wrong result would show, with the expected outputs for them."""
 
 from __future__ import annotations
 
@@ -6,43 +6,41 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import MeasureError
 from tilewright.frontend.network import Network
-from tilewright.tensor import TensorSpec
-from tilewright.verify.dependence import constant_outputs
+from tilewright.tensor import Array, TensorSpec
+from tilewright.verify.dependence import find_constant_outputs
 from tilewright.verify.integers import Range, draw_integers, find_ranges
 from tilewright.verify.reference import NoReferenceError, Reference
-from tilewright.verify.rule import clear, clearness, measure_noise, telling, tolerance
+from tilewright.verify.rule import compute_tolerance, find_clear, is_telling, measure_clearness, measure_noise
 
 __all__ = ["Trial", "Trials", "find_trials"]
 
-Array = NDArray[Any]
-
-#: What is tried, in this order: kinds of data, and what they are multiplied with.
+#: The kinds of inputs in the order in which they are tried, each with the factor that its numbers are multiplied with.
 _KINDS = (
     *(("normal", 1.0), ("image-like", 1.0), ("normal", 0.1), ("image-like", 0.01), ("normal", 10.0)),
     *(("image-like", 255.0), ("normal", 0.01), ("normal", 100.0), ("normal", 0.001), ("normal", 1000.0)),
 )
-#: If the first inputs hardly matter to the outputs, larger ones are tried next: the largest factor that they may have;
-#: and how many times the sufficient difference the outputs should then show.
+#: If the first inputs hardly matter to the outputs, larger inputs are tried next. Their factor is chosen so that the
+#: outputs differ by ``_AMPLE`` times what is sufficient. If the factor would exceed ``_LARGEST``, none is tried.
 _LARGEST, _AMPLE = 1e9, 10.0
-#: Conclusive inputs that are enough, and the most that are kept.
+#: Conclusive inputs that are enough, and the most inputs that are kept.
 _ENOUGH, _MOST = 2, 3
-#: The amplitudes of the evaluations that noise is measured by. Outputs that are integers need more: what they show is
-#: not how much float32 matters, but only whether.
+#: The amplitudes of the evaluations that measure noise: of floating-point outputs, and of outputs of integers. An
+#: integer only shows whether rounding matters, and not how much, so integers need more evaluations.
 _AMPLITUDES, _FOR_INTEGERS = (2.0,), (2.0, 8.0, 8.0)
-#: Outputs with fewer elements in all are small: one that is lost by a mistake may show for some inputs only. If an
-#: evaluation takes less than so many seconds, noise is then measured by more evaluations.
+#: Outputs of fewer elements than ``_SMALL`` in all are small. A small output may show a lost element for some inputs
+#: only. If an evaluation takes less than ``_QUICK`` seconds, more evaluations measure the noise of small outputs.
 _SMALL, _QUICK, _FOR_SMALL = 4096, 0.5, (2.0,) * 8
-#: For small outputs inputs are added for so many seconds, up to so many trials, until so many numbers of each output
-#: were compared that would show a mistake, and this share of its elements.
+#: Inputs are added for small outputs until ``_NUMBERS`` numbers of each output were compared that would show a mistake,
+#: among them the share ``_NEARLY`` of its elements. This takes at most ``_ADDING`` seconds and ``_MOST_ADDED`` inputs.
 _ADDING, _MOST_ADDED, _NUMBERS, _NEARLY = 3.0, 32, 128, 0.99
-#: How far nearby inputs are on the way to others.
+#: How far nearby inputs are on the way to other inputs.
 _NEARBY = 0.1
 
 
@@ -52,16 +50,16 @@ class Trial:
 
     Attributes:
         inputs: one array for each input of the network.
-        expected: the reference's outputs, floating-point ones in its precision.
-        noise: for each output an array of its shape: the size of error that rounding explains in each element;
-            infinite where it explains any.
+        expected: the reference's outputs. Floating-point outputs have the reference's precision.
+        noise: one array for each output, of its shape: the size of error that rounding explains in each element;
+            infinite where it explains any error.
         what: the kind of inputs, for people, such as ``normal x 0.1``.
-        telling: for each output, whether the inputs are conclusive for it: enough elements would show a wrong result.
+        telling: whether the inputs are conclusive for each output: enough elements would show a wrong result.
     """
 
     inputs: tuple[Array, ...]
     expected: tuple[Array, ...]
-    noise: tuple[Array, ...]
+    noise: tuple[NDArray[np.float64], ...]
     what: str
     telling: tuple[bool, ...] = ()
 
@@ -76,11 +74,11 @@ class Trials:
     """All inputs that a program is judged on.
 
     Attributes:
-        trials: conclusive ones first; those that are not may still show that a program is wrong.
-        precision: of the reference: ``float64``, ``float32``, or empty where there is none.
+        trials: the inputs, conclusive ones first. The others may still show that a program is wrong.
+        precision: the reference's: ``float64`` or ``float32``; empty if there is no reference.
         problem: why the inputs do not suffice to call a program right; empty if they do.
-        dtypes: of a right program's outputs; empty where that is not known.
-        names: of the outputs.
+        dtypes: the dtypes of a right program's outputs; empty if they are not known.
+        names: the names of the outputs.
         note: a remark about the reference, or that there was no time for more inputs.
     """
 
@@ -96,14 +94,14 @@ def find_trials(network: Network, reference: Reference, seed: int = 0, seconds: 
     """Find inputs of the network on which a wrong result would show.
 
     Inputs are conclusive for an output if enough of its elements differ clearly from those for inputs nearby. An output
-    of integers, or of few values, is compared with those for all other inputs. Outputs that depend on no input are
-    compared on any.
+    of integers, or of few values, is compared with those for all other inputs. For an output that depends on no input,
+    all inputs are conclusive.
 
     Args:
         network: the network.
         reference: its reference.
         seed: the seed of the inputs; the same seed gives the same inputs.
-        seconds: after which no further inputs are tried, conclusive or not.
+        seconds: the time limit, after which no further inputs are tried.
     """
     names = tuple(spec.name for spec in network.outputs)
     search = _Search(network, reference, seed, time.monotonic() + seconds)
@@ -119,27 +117,41 @@ def find_trials(network: Network, reference: Reference, seed: int = 0, seconds: 
     if _silent(kept):
         kept = search.judged(lenient=frozenset(_silent(kept)))
     kept, added = kept[: search.found], kept[search.found :]
-    kept.sort(key=_conclusive, reverse=True)
+    kept.sort(key=lambda trial: sum(trial.telling), reverse=True)
     problem = ""
     silent = _silent(kept)
     if silent:
         which = ", ".join(repr(names[k] if k < len(names) else str(k)) for k in silent[:3])
         problem = (
-            f"no inputs were found for which a wrong result would show in output {which}: {_look(kept, silent[0])}"
+            f"no inputs were found for which a wrong result would show in output {which}: {_describe(kept, silent[0])}"
         )
     notes = [reference.problem, "there was no time for more inputs" if search.cut_short else ""]
     note = "; ".join(filter(None, notes))
     return Trials((*_fewest(kept), *added), reference.precision, problem, reference.dtypes, names, note)
 
 
-class _Search:
-    """What was tried so far.
+class _Evaluated(NamedTuple):
+    """The outputs of evaluations in the model's own precision.
 
     Attributes:
-        tried: the trials.
-        found: how many of them were tried to find conclusive ones; the others were added for small outputs.
-        refused: what the reference said when it refused inputs, the first time.
-        cut_short: whether more inputs would have been tried if there had been time.
+        amplitudes: by how much each of ``rounded`` was disturbed.
+        rounded: the outputs for the inputs, disturbed.
+        nearby: the outputs for inputs nearby, not disturbed.
+    """
+
+    amplitudes: tuple[float, ...]
+    rounded: list[list[Array]]
+    nearby: list[Array]
+
+
+class _Search:
+    """A search for conclusive inputs.
+
+    Attributes:
+        tried: the trials so far.
+        found: how many trials were made to find conclusive inputs. The trials after these were added for small outputs.
+        refused: why the reference refused inputs, the first time that it did.
+        cut_short: whether there was no time to try more inputs.
     """
 
     def __init__(self, network: Network, reference: Reference, seed: int, end: float) -> None:
@@ -149,15 +161,15 @@ class _Search:
         self.cut_short = False
         self._nearby: list[list[Array]] = []
         self._network, self._reference, self._seed, self._end = network, reference, seed, end
-        self._constant = constant_outputs(network)
+        self._constant = find_constant_outputs(network)
         self._small = False
         self._ranges: list[Range | None] = []
 
     def run(self) -> None:
-        """Try inputs until there are enough conclusive ones, or no time."""
+        """Try inputs until enough are conclusive, or the time is over."""
         self._ranges = find_ranges(self._network, self._reference, self._seed)
         waiting = list(enumerate(_KINDS[: None if self._network.inputs else 1]))
-        # One trial alone is compared with nothing.
+        # There are at least two trials: a single one could not be compared with others.
         while waiting:
             if len(self.tried) >= _ENOUGH and time.monotonic() >= self._end:
                 self.cut_short = True
@@ -175,7 +187,7 @@ class _Search:
             if sum(trial.conclusive for trial in kept) >= _ENOUGH and not silent:
                 break
             if all(kept[-1].telling) and not all(trial.conclusive for trial in kept):
-                # What was telling once, where others were not, is likely to be so again.
+                # This kind was telling where others were not, so it is likely to be telling again.
                 waiting.insert(0, (number + len(_KINDS) + 2, (kind, scale)))
             elif len(self.tried) == 1 and silent:
                 factor = self._missing_factor(silent)
@@ -184,7 +196,7 @@ class _Search:
         self.found = len(self.tried)
 
     def add(self) -> None:
-        """Add inputs for small outputs: a lost activation shows for some inputs only, as a lost element does."""
+        """Add inputs for small outputs, which show a lost activation or a lost element for some inputs only."""
         if not (self._small and self.tried and self._network.inputs):
             return
         end = min(self._end, time.monotonic() + _ADDING)
@@ -203,12 +215,12 @@ class _Search:
                 continue
 
     def _well_judged(self) -> bool:
-        """Whether enough numbers of each floating-point output were compared that would show a mistake."""
+        """Whether enough numbers of each floating-point output were compared that would have shown a mistake."""
         for k, output in enumerate(self.tried[0].expected):
             if output.dtype.kind != "f" or not output.size or k in self._constant:
                 continue
             shown = [
-                clear(trial.expected[k], nearby[k], self._allowed(trial, k))
+                find_clear(trial.expected[k], nearby[k], self._allowed(trial, k))
                 for trial, nearby in zip(self.tried, self._nearby, strict=True)
                 if trial.expected[k].shape == nearby[k].shape == output.shape
             ]
@@ -217,10 +229,10 @@ class _Search:
         return True
 
     def judged(self, lenient: frozenset[int] = frozenset()) -> list[Trial]:
-        """The trials, each with what it is telling of.
+        """The trials, each with the outputs that it is telling of.
 
         Args:
-            lenient: outputs that are compared with those for all other inputs instead of inputs nearby.
+            lenient: indices of outputs that are compared with those for all other inputs, instead of inputs nearby.
         """
         count = len(self.tried[0].expected)
         same = self._constant | {k for k in range(count) if _never_varies(self.tried, k)}
@@ -232,11 +244,12 @@ class _Search:
                 close = k not in lenient and trial.expected[k].dtype.kind == "f"
                 rivals = [nearby] if close else others
                 allowed = self._allowed(trial, k)
-                flags.append(k in same or any(telling(trial.expected[k], rival[k], allowed) for rival in rivals))
+                flags.append(k in same or any(is_telling(trial.expected[k], rival[k], allowed) for rival in rivals))
             found.append(replace(trial, telling=tuple(flags)))
         return found
 
     def _try(self, number: int, kind: str, scale: float) -> None:
+        """Evaluate the reference on the inputs number ``number``, of a kind and a scale."""
         inputs, others = (
             _draw(self._network, self._ranges, np.random.default_rng([self._seed, number, k]), kind, scale, number % 2)
             for k in range(2)
@@ -246,54 +259,61 @@ class _Search:
         if not self.tried:
             self._look_at_size(inputs)
         precision = reference.precision
-        with ThreadPoolExecutor(1) as pool:  # it is another process that does that work
-            beside = pool.submit(self._roundings, inputs, nearby)
+        with ThreadPoolExecutor(1) as pool:  # two processes evaluate at the same time
+            beside = pool.submit(self._evaluate_rounded, inputs, nearby)
             expected = reference.outputs(inputs)
         same_one = reference.precision == precision  # otherwise another reference has taken over meanwhile
-        amplitudes, *roundings, close = beside.result() if same_one else self._roundings(inputs, nearby)
+        evaluated = beside.result() if same_one else self._evaluate_rounded(inputs, nearby)
         noise = []
         for k, output in enumerate(expected):
-            same = [outputs[k] for outputs in roundings]
+            same = [outputs[k] for outputs in evaluated.rounded]
             if any(other.shape != output.shape for other in same):
                 raise MeasureError("rounding decides the shape of an output")
-            noise.append(measure_noise(output, same, amplitudes, reference.precision))
+            noise.append(measure_noise(output, same, evaluated.amplitudes, reference.precision))
         what = kind if scale == 1 else f"{kind} x {scale:g}"
         self.tried.append(Trial(tuple(inputs), tuple(expected), tuple(noise), what))
-        self._nearby.append(close)
+        self._nearby.append(evaluated.nearby)
 
     def _look_at_size(self, inputs: list[Array]) -> None:
-        """Learn whether outputs are small, and quick to compute. The first evaluation also loads what they need."""
+        """Find out whether the outputs are small, and quick to compute. The first evaluation is slower than others."""
         if sum(int(np.prod(spec.shape)) for spec in self._network.outputs) < _SMALL:
             self._reference.outputs(inputs)
             begin = time.monotonic()
             self._reference.outputs(inputs)
             self._small = time.monotonic() - begin < _QUICK
 
-    def _roundings(self, inputs: list[Array], nearby: list[Array]) -> tuple[Any, ...]:
-        """Amplitudes, the outputs that are rounded so much, and those for inputs nearby."""
+    def _evaluate_rounded(self, inputs: list[Array], nearby: list[Array]) -> _Evaluated:
         rounded = self._reference.rounded
         integers = any(np.dtype(dtype).kind != "f" for dtype in self._reference.dtypes or ("int64",))
         amplitudes = (*(_FOR_SMALL if self._small else ()), *(_FOR_INTEGERS if integers else _AMPLITUDES))
         outputs = [rounded(inputs, seed, amplitude) for seed, amplitude in enumerate(amplitudes)]
-        return (amplitudes, *outputs, rounded(nearby, 0, 0.0))
+        return _Evaluated(amplitudes, outputs, rounded(nearby, 0, 0.0))
 
     def _allowed(self, trial: Trial, k: int) -> NDArray[np.float64]:
+        """The tolerance of each element of the output number ``k``."""
         dtypes = self._reference.dtypes
-        return tolerance(trial.expected[k], trial.noise[k], dtypes[k] if k < len(dtypes) else "float32")
+        return compute_tolerance(trial.expected[k], trial.noise[k], dtypes[k] if k < len(dtypes) else "float32")
 
     def _missing_factor(self, silent: Sequence[int]) -> float:
-        """What inputs are to be multiplied with, so that outputs that grow with them differ enough; 0: not known."""
+        """The factor of inputs with which outputs differ enough, if they grow with the inputs; 0: it is not known.
+
+        Args:
+            silent: indices of the outputs that did not differ enough.
+        """
         trial, nearby = self.tried[0], self._nearby[0]
         found = 0.0
         for k in silent:
             if trial.expected[k].dtype.kind == "f" and trial.expected[k].shape == nearby[k].shape:
-                share = clearness(trial.expected[k], nearby[k], self._allowed(trial, k))
+                share = measure_clearness(trial.expected[k], nearby[k], self._allowed(trial, k))
                 found = max(found, _AMPLE / share if share * _LARGEST > _AMPLE else 0.0)
         return float(f"{found:.0e}")
 
 
 def _never_varies(tried: Sequence[Trial], k: int) -> bool:
-    """Whether an output is the same for all of several inputs, without being one number all over."""
+    """Whether the output number ``k`` is the same for all of at least three inputs, and does not hold one number only.
+
+    An empty output never varies.
+    """
     first = tried[0].expected[k]
     kind = first.dtype.kind == "f"
     if len(tried) < 3 or not first.size or np.array_equal(first, np.full_like(first, first.flat[0]), equal_nan=kind):
@@ -302,12 +322,12 @@ def _never_varies(tried: Sequence[Trial], k: int) -> bool:
 
 
 def _silent(trials: Sequence[Trial]) -> list[int]:
-    """The outputs that no trial is telling of."""
+    """The indices of the outputs that no trial is telling of."""
     return [k for k, flags in enumerate(zip(*(trial.telling for trial in trials), strict=True)) if not any(flags)]
 
 
-def _look(trials: Sequence[Trial], k: int) -> str:
-    """What an output looks like, as a reason."""
+def _describe(trials: Sequence[Trial], k: int) -> str:
+    """Why the output number ``k`` shows nothing: what it looks like."""
     arrays = [trial.expected[k] for trial in trials]
     if not any(np.any(array) for array in arrays):
         return "it is 0 for all inputs that were tried"
@@ -318,12 +338,8 @@ def _look(trials: Sequence[Trial], k: int) -> str:
     return "it hardly differs between the inputs that were tried"
 
 
-def _conclusive(trial: Trial) -> int:
-    return sum(trial.telling)
-
-
 def _fewest(trials: Sequence[Trial]) -> list[Trial]:
-    """Few trials that are telling of as many outputs as all, and some that are not where there are no others."""
+    """As few trials as are telling of all outputs that any is telling of, filled up by some that are not conclusive."""
     kept: list[Trial] = []
     for trial in trials:
         missing = any(f and not any(other.telling[k] for other in kept) for k, f in enumerate(trial.telling))
@@ -336,7 +352,8 @@ def _fewest(trials: Sequence[Trial]) -> list[Trial]:
 def _draw(
     network: Network, ranges: Sequence[Range | None], rng: np.random.Generator, kind: str, scale: float, narrow: int
 ) -> list[Array]:
-    arrays = []
+    """One array for each input: numbers of a kind times ``scale``, or integers within a range."""
+    arrays: list[Array] = []
     for spec, bounds in zip(network.inputs, ranges, strict=True):
         if bounds is not None:
             arrays.append(draw_integers(spec, bounds, rng, bool(narrow)))
@@ -347,15 +364,16 @@ def _draw(
 
 
 def _blend(array: Array, other: Array) -> Array:
-    """What lies nearby: a tenth of the way to ``other``, or a tenth of its integers."""
+    """An array nearby ``array``: a tenth of the way to ``other``, or a tenth of the integers taken from ``other``."""
     if array.dtype.kind == "f":
-        return ((1 - _NEARBY) * array + _NEARBY * other).astype(array.dtype)
+        blended: Array = np.add(np.multiply(1 - _NEARBY, array), np.multiply(_NEARBY, other)).astype(array.dtype)
+        return blended
     chosen = np.arange(array.size).reshape(array.shape) % round(1 / _NEARBY) == 0
     return np.where(chosen, other, array).astype(array.dtype)
 
 
 def _image(spec: TensorSpec, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Numbers from 0 to 1, smooth along the last two axes where those are long."""
+    """Numbers from 0 to 1, smooth along the last two axes if these have at least 8 elements."""
     if len(spec.shape) < 3 or min(spec.shape[-2:]) < 8:
         return rng.random(spec.shape)
     *lead, height, width = spec.shape
@@ -367,6 +385,6 @@ def _image(spec: TensorSpec, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _weights(extent: int, cells: int) -> NDArray[np.float64]:
-    """A matrix that interpolates ``cells`` numbers linearly over ``extent`` places."""
+    """A matrix of shape (``extent``, ``cells``) that interpolates ``cells`` numbers linearly over ``extent`` places."""
     where = np.linspace(0, cells - 1, extent)[:, None]
     return np.maximum(0.0, 1.0 - np.abs(where - np.arange(cells)))

@@ -1,34 +1,37 @@
-"""Integers that a network accepts: token ids within a table, divisors other than 0, masks."""
+"""Finds integers that a network accepts as inputs: token ids within a table, divisors other than 0, masks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tilewright.errors import MeasureError
 from tilewright.frontend.network import Network
-from tilewright.tensor import TensorSpec
+from tilewright.tensor import Array, TensorSpec
 from tilewright.verify.reference import NoReferenceError, Reference
+
+if TYPE_CHECKING:
+    import onnx
+    from torch.export import ExportedProgram
 
 __all__ = ["Range", "draw_integers", "find_ranges"]
 
-#: Ranges that are tried where the graph does not say which are accepted, the widest first.
+#: Ranges to try, the widest first, if the graph does not say which integers it accepts.
 _WIDEST = ((-1000, 1000), (0, 1000), (-100, 100), (0, 100), (-8, 8), (0, 8), (1, 8), (-1, 0), (0, 1), (0, 0), (1, 1))
-#: Operators that hand integers on as they are.
+#: ONNX operators that pass integers on unchanged.
 _THROUGH = "Cast Identity Reshape Flatten Squeeze Unsqueeze Transpose Expand Tile Slice Concat Split Gather Dropout"
 
 
 @dataclass(frozen=True)
 class Range:
-    """The integers that an input gets.
+    """The integers that are drawn for an input.
 
     Attributes:
-        low, high: the least and the greatest.
-        fixed: whether the graph says so. Otherwise trials found the range, and narrower ranges are tried, too.
+        low, high: the least and the greatest integer.
+        fixed: True: the graph says so; False: the reference accepted these integers when they were tried.
     """
 
     low: int
@@ -36,21 +39,33 @@ class Range:
     fixed: bool = False
 
 
-def draw_integers(spec: TensorSpec, bounds: Range, rng: np.random.Generator, narrow: bool) -> NDArray[Any]:
-    """Integers or booleans for an input; ``narrow``: as masks have them, if the graph does not say otherwise."""
+def draw_integers(spec: TensorSpec, bounds: Range, rng: np.random.Generator, narrow: bool) -> Array:
+    """Draw integers or booleans for an input.
+
+    Args:
+        spec: the input.
+        bounds: the integers that it accepts.
+        rng: the source of chance.
+        narrow: draw 0 and 1 only, as masks have them, unless the graph fixes the range.
+    """
     if np.dtype(spec.dtype).kind == "b":
         return rng.integers(0, 2, spec.shape).astype(spec.dtype)
     low, high = bounds.low, bounds.high
     if narrow and not bounds.fixed and low <= 0 and high >= 1:
         low, high = 0, 1
-    values = np.asarray(rng.integers(low, high, spec.shape, endpoint=True)).astype(spec.dtype)
-    return values
+    return np.asarray(rng.integers(low, high, spec.shape, endpoint=True)).astype(spec.dtype)
 
 
 def find_ranges(network: Network, reference: Reference, seed: int) -> list[Range | None]:
-    """For each input the integers that it accepts; None for floating-point ones.
+    """The integers that each input accepts; None for floating-point inputs.
 
-    Tables and depths are read from an ONNX graph. Everything else is found by trying the reference.
+    The sizes of tables and the depths of one-hot codes are read from the graph. All other ranges are tried on the
+    reference.
+
+    Args:
+        network: the network.
+        reference: refuses inputs with other integers.
+        seed: the seed of the inputs that are tried.
 
     Raises:
         NoReferenceError: there is no reference, or it died.
@@ -61,12 +76,12 @@ def find_ranges(network: Network, reference: Reference, seed: int) -> list[Range
         return [None] * len(network.inputs)
     levels = [_levels(spec, hints.get(spec.name)) if i in free else [] for i, spec in enumerate(network.inputs)]
 
-    def chosen(places: Sequence[int]) -> list[Range | None]:
+    def select(places: Sequence[int]) -> list[Range | None]:
         return [row[min(place, len(row) - 1)] if row else None for row, place in zip(levels, places, strict=True)]
 
-    def accepted(places: Sequence[int]) -> bool:
+    def accepts(places: Sequence[int]) -> bool:
         try:
-            reference.outputs(_probe(network, chosen(places), seed))
+            reference.outputs(_draw_probe(network, select(places), seed))
         except NoReferenceError:
             raise
         except MeasureError:
@@ -75,32 +90,38 @@ def find_ranges(network: Network, reference: Reference, seed: int) -> list[Range
 
     count = len(network.inputs)
     deepest = max(map(len, levels))
-    level = next((n for n in range(deepest) if accepted([n] * count)), deepest - 1)
+    level = next((n for n in range(deepest) if accepts([n] * count)), deepest - 1)
     places = [level] * count
-    for i in free if len(free) > 1 and level else []:  # one of them may have forbidden what the others accept
+    for i in free if len(free) > 1 and level else []:  # one input alone may have needed the narrow range
         for wider in range(min(level, len(levels[i]))):
-            if accepted([wider if j == i else place for j, place in enumerate(places)]):
+            if accepts([wider if j == i else place for j, place in enumerate(places)]):
                 places[i] = wider
                 break
-    return chosen(places)
+    return select(places)
 
 
-def _probe(network: Network, ranges: Sequence[Range | None], seed: int) -> list[NDArray[Any]]:
+def _draw_probe(network: Network, ranges: Sequence[Range | None], seed: int) -> list[Array]:
+    """Inputs that hold both ends of their ranges, since the ends are what a network refuses."""
     rng = np.random.default_rng([seed, 1 << 20])
-    arrays = []
+    arrays: list[Array] = []
     for spec, bounds in zip(network.inputs, ranges, strict=True):
         if bounds is None:
             arrays.append(rng.standard_normal(spec.shape).astype(spec.dtype))
             continue
         array = draw_integers(spec, bounds, rng, narrow=False)
-        if array.size > 1 and array.dtype.kind != "b":  # the ends of the range are what is refused
-            array.reshape(-1)[:2] = bounds.low, bounds.high
+        if array.size > 1 and array.dtype.kind != "b":
+            array.reshape(-1)[:2] = np.asarray([bounds.low, bounds.high])
         arrays.append(array)
     return arrays
 
 
 def _levels(spec: TensorSpec, hint: tuple[int, int] | None) -> list[Range]:
-    """The ranges to try for an input, the best first."""
+    """The ranges to try for an input, the best first.
+
+    Args:
+        spec: the input.
+        hint: the least and the greatest integer according to the graph; None where it does not say.
+    """
     kind = np.dtype(spec.dtype)
     if kind.kind == "b":
         return [Range(0, 1, True)]
@@ -118,9 +139,9 @@ def _levels(spec: TensorSpec, hint: tuple[int, int] | None) -> list[Range]:
 
 
 def _hints(network: Network) -> dict[str, tuple[int, int]]:
-    """By name of an input, the indices that all tables which it is looked up in have."""
+    """The least and the greatest integer, by name of an input, which all tables accept that it is an index into."""
     if network.program is not None:
-        return _embeddings(network)
+        return _embeddings(network, network.program)
     if network.onnx is None:
         return {}
     graph = network.onnx.graph
@@ -149,19 +170,19 @@ def _hints(network: Network) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _embeddings(network: Network) -> dict[str, tuple[int, int]]:
-    """Likewise of a PyTorch program, for ids that are looked up in an embedding at once."""
-    given = dict(zip(network.program.graph_signature.user_inputs, network.inputs, strict=False))
+def _embeddings(network: Network, program: ExportedProgram) -> dict[str, tuple[int, int]]:
+    """The same for a PyTorch program, for inputs that are themselves the indices into an embedding."""
+    given = dict(zip(program.graph_signature.user_inputs, network.inputs, strict=False))
     found: dict[str, tuple[int, int]] = {}
-    for node in network.program.graph.nodes:
+    for node in program.graph.nodes:
         if node.op == "call_function" and str(node.target).startswith("aten.embedding") and node.args[1].name in given:
             name, rows = given[node.args[1].name].name, int(node.args[0].meta["val"].shape[0])
             found[name] = (0, min(rows - 1, found.get(name, (0, rows - 1))[1]))
     return found
 
 
-def _scalars(graph: Any) -> dict[str, int]:
-    """Integer constants of one element."""
+def _scalars(graph: onnx.GraphProto) -> dict[str, int]:
+    """The constants of one element by name, as integers."""
     from onnx import numpy_helper
 
     tensors = {tensor.name: tensor for tensor in graph.initializer}

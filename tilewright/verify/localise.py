@@ -1,9 +1,10 @@
 """Finds the cause of wrong outputs: a kernel, the import of the model, or the rewriting in between.
 
 The executable runs call by call, in a process of its own. Each kernel's outputs are compared with those of its task's
-unscheduled function on the same inputs. That function is compiled with float64 in place of float32 (in float32 if it
-computes with the bits of numbers). If no kernel is to blame, the model as TVM imports it, without any rewriting, is
-judged like an executable.
+unscheduled function on the same inputs. That function is compiled with float64 in place of float32; if it computes with
+the bits of numbers, in float32.
+
+If no kernel is to blame, the model as TVM imports it, without any rewriting, is judged like an executable.
 """
 
 from __future__ import annotations
@@ -13,37 +14,46 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tilewright.difference import compare_arrays
 from tilewright.errors import MeasureError
 from tilewright.graph.tasks import Extraction
 from tilewright.measure.isolated import IsolatedError, IsolatedProcess
 from tilewright.target import Target
+from tilewright.tensor import Array
 from tilewright.verify import freedom
 from tilewright.verify.inputs import Trials
 from tilewright.verify.judge import judge
-from tilewright.verify.rule import compare, measure_noise, tolerance
-from tilewright.verify.verdict import Outcome
+from tilewright.verify.rule import compute_tolerance, measure_noise
+
+if TYPE_CHECKING:
+    import tvm
+
+    from tilewright.executable.program import Step
 
 __all__ = ["Culprits", "PlainSide", "SteppingSide", "find_culprits"]
 
-Arrays: TypeAlias = Sequence[NDArray[Any]]
+Arrays: TypeAlias = Sequence[Array]
 
-#: Seconds within which one call is run, and its function compiled and run.
+#: Seconds within which one call must run, and its function be compiled and run.
 _CALL_SECONDS = 120.0
+#: Seconds after which no further kernel is looked at.
+_SECONDS = 120.0
+#: The size of the disturbances by which a kernel's noise is measured, in units of ``freedom.SUM``.
+_DISTURBANCE = 4
 
 
 @dataclass(frozen=True)
 class Culprits:
-    """Who is to blame for wrong outputs.
+    """The cause of wrong outputs.
 
     Attributes:
-        tasks: keys of the tasks whose kernels compute something else than they should.
-        stage: a phrase for people: which stage made the mistake.
-        kernels: for each of the tasks, the name of its kernel and its fault, in words.
+        tasks: the keys of the tasks whose kernels are wrong.
+        stage: which stage made the mistake; a phrase for people.
+        kernels: the name of each of these tasks' kernels, with its fault in words.
     """
 
     tasks: tuple[str, ...]
@@ -51,14 +61,14 @@ class Culprits:
     kernels: tuple[str, ...] = ()
 
 
-def find_culprits(directory: Path, extraction: Extraction, trials: Trials, seconds: float = 120.0) -> Culprits:
+def find_culprits(directory: Path, extraction: Extraction, trials: Trials, seconds: float = _SECONDS) -> Culprits:
     """Find the cause of the wrong outputs of an executable.
 
     Args:
-        directory: of the executable.
-        extraction: what it was built from.
+        directory: the executable's directory.
+        extraction: the network that it was built from.
         trials: the inputs that it was judged on.
-        seconds: after which no further kernel is looked at.
+        seconds: the time limit, after which no further kernel is looked at.
 
     Raises:
         MeasureError: no process can be started.
@@ -69,26 +79,28 @@ def find_culprits(directory: Path, extraction: Extraction, trials: Trials, secon
     programs = {use.task.key: use.task.ir for use in extraction.uses}
     with IsolatedProcess(SteppingSide, (str(directory.absolute()), extraction.target, keys, programs)) as process:
         for trial in trials.trials:
-            for key, problem in _guilty(process, keys, trial.inputs, end):
+            for key, problem in _find_wrong_kernels(process, keys, trial.inputs, end):
                 found.setdefault(key, problem)
             if found or time.monotonic() >= end:
                 break
     if found:
         return Culprits(tuple(found), "a kernel computes something else than its task", tuple(found.values()))
-    return Culprits((), _stage(extraction, trials, complete=time.monotonic() < end))
+    return Culprits((), _find_stage(extraction, trials, complete=time.monotonic() < end))
 
 
-def _guilty(process: IsolatedProcess, keys: dict[str, str], inputs: Arrays, end: float) -> Iterator[tuple[str, str]]:
-    """The keys of tasks whose kernels are wrong for what they get in the network, each with the kernel's problem."""
+def _find_wrong_kernels(
+    process: IsolatedProcess, keys: dict[str, str], inputs: Arrays, end: float
+) -> Iterator[tuple[str, str]]:
+    """The keys of the tasks whose kernels are wrong on ``inputs`` of the network, each with the kernel's fault."""
     try:
         kernels = process.call("begin", list(inputs))
-    except MeasureError:  # it cannot be loaded, or has no plan
+    except MeasureError:  # the executable cannot be loaded, or has no plan
         return
     for kernel in kernels:
         key = keys.get(_function_of(kernel, keys), "")
         try:
             problem = process.call("advance", time.monotonic() < end, seconds=_CALL_SECONDS)
-        except IsolatedError as exc:  # nothing runs after it
+        except IsolatedError as exc:  # the process has ended
             if key:
                 yield key, f"{kernel}: {exc}"
             return
@@ -99,18 +111,21 @@ def _guilty(process: IsolatedProcess, keys: dict[str, str], inputs: Arrays, end:
 
 
 def _function_of(kernel: str, keys: dict[str, str]) -> str:
-    """The function that a kernel of a library was compiled from: its name, without the number of the schedule."""
+    """The name of the function that a kernel was compiled from: its own name without the number of its schedule."""
     return kernel if kernel in keys else kernel.rpartition("_")[0]
 
 
 class SteppingSide:
-    """Runs an executable call by call, and compares what its kernels compute.
+    """Runs an executable call by call, and compares its kernels' outputs with their functions'.
 
     Args:
-        directory: of the executable.
+        directory: the executable's directory.
         target: what functions are compiled for.
-        keys: of tasks, by the names of functions.
-        programs: the tasks' functions as TVM's JSON, by key.
+        keys: the keys of tasks, by the names of their functions.
+        programs: the tasks' functions as TVM's JSON, by the keys of the tasks.
+
+    Raises:
+        ValueError: the executable has no plan.
     """
 
     def __init__(self, directory: str, target: Target, keys: dict[str, str], programs: dict[str, str]) -> None:
@@ -122,41 +137,46 @@ class SteppingSide:
             raise ValueError("the executable has no plan whose calls could be run one by one")
         self._program = program
         self._target, self._keys, self._programs = target.tvm, keys, programs
-        self._steps: Any = iter(())
+        self._steps: Iterator[Step] = iter(())
         self._seen: set[str] = set()
-        self._compiled: dict[str, Any] = {}
+        self._compiled: dict[str, tvm.runtime.Function] = {}
         self._free = freedom.Freedom()
         self._free.choose(0, 1.0)
 
     def begin(self, inputs: Arrays) -> list[str]:
-        """Start a run; returns the kernels of its calls, in order."""
+        """Start a run on ``inputs``. Returns the kernels of its calls, in order."""
         self._steps = self._program.step(inputs)
         self._seen.clear()
         return list(self._program.kernels)
 
     def advance(self, look: bool) -> str:
-        """Run the next call; returns what is wrong with its outputs, in words.
+        """Run the next call.
 
         Args:
-            look: whether to compare them. Each kernel is compared once a run.
+            look: whether to compare its outputs. Each kernel is compared once a run.
+
+        Returns:
+            what is wrong with the outputs, in words; empty if nothing is, or if they were not compared.
         """
-        kernel, before, after = next(self._steps)
-        key = self._keys.get(_function_of(kernel, self._keys), "")
-        if not look or kernel in self._seen or key not in self._programs:
+        step = next(self._steps)
+        key = self._keys.get(_function_of(step.kernel, self._keys), "")
+        if not look or step.kernel in self._seen or key not in self._programs:
             return ""
-        self._seen.add(kernel)
-        own = self._run(self._programs[key], before)
+        self._seen.add(step.kernel)
+        own = self._run(self._programs[key], step.before)
         try:
-            exact = self._run(self._programs[key].replace('"float32"', '"float64"'), before)
-        except Exception:  # TVM's and LLVM's errors share no base class; the function computes with bits
+            exact = self._run(self._programs[key].replace('"float32"', '"float64"'), step.before)
+        except Exception:  # the function computes with bits; TVM's and LLVM's errors share no base class
             exact = {
                 place: array.astype(np.float64) if array.dtype.kind == "f" else array for place, array in own.items()
             }
         for place, expected in exact.items():
-            found = after[place]
-            rounded = self._free.disturb(own[place], 4 * freedom.SUM)
-            allowed = tolerance(expected, measure_noise(expected, [rounded], [1.0], "float64"), str(found.dtype))
-            difference = compare(found, expected, allowed)
+            found = step.after[place]
+            rounded = self._free.disturb(own[place], _DISTURBANCE * freedom.SUM)
+            allowed = compute_tolerance(
+                expected, measure_noise(expected, [rounded], [1.0], "float64"), str(found.dtype)
+            )
+            difference = compare_arrays(found, expected, allowed)
             if difference.count:
                 at = difference.place
                 return (
@@ -165,8 +185,8 @@ class SteppingSide:
                 )
         return ""
 
-    def _run(self, program: str, arrays: Arrays) -> dict[int, NDArray[Any]]:
-        """The outputs of an unscheduled function, by their places among its parameters."""
+    def _run(self, program: str, arrays: Arrays) -> dict[int, Array]:
+        """The outputs of an unscheduled function, by their positions among its parameters."""
         import tvm
 
         from tilewright.measure.arguments import parameters_of
@@ -183,8 +203,14 @@ class SteppingSide:
         return {place: tensors[place].numpy() for place, p in enumerate(parameters) if p.written}
 
 
-def _stage(extraction: Extraction, trials: Trials, complete: bool) -> str:
-    """Which stage has made a mistake that no kernel has made."""
+def _find_stage(extraction: Extraction, trials: Trials, complete: bool) -> str:
+    """Which stage made a mistake that no kernel made, in words.
+
+    Args:
+        extraction: the network.
+        trials: the inputs that its executable was judged on.
+        complete: whether all kernels were looked at.
+    """
     import tvm
 
     network = extraction.network
@@ -195,7 +221,7 @@ def _stage(extraction: Extraction, trials: Trials, complete: bool) -> str:
             verdict = judge(lambda inputs: list(process.call("run", list(inputs))), trials)
     except MeasureError as exc:
         return f"no kernel is to blame, and the model as TVM imports it cannot be run ({exc})"
-    if verdict.outcome is Outcome.WRONG:
+    if verdict.wrong:
         return f"the import: the model as TVM imports it is wrong before anything is rewritten: {verdict.evidence}"
     if not complete:
         return "unknown: there was no time to look at all kernels, and the model as TVM imports it is right"
@@ -203,25 +229,25 @@ def _stage(extraction: Extraction, trials: Trials, complete: bool) -> str:
 
 
 class PlainSide:
-    """A network as TVM imports it, compiled without any rewriting of ours.
+    """A network as TVM imports it, compiled without any rewriting.
 
     Args:
         target: what it is compiled for.
         module: the Relax module as TVM's JSON.
-        weights: the parameters after the inputs.
+        weights: the arguments after the inputs.
     """
 
     def __init__(self, target: Target, module: str, weights: Arrays) -> None:
         import tvm
 
         from tilewright.compiling.kernels import compile_machine
-        from tilewright.executable.program import MachineProgram
+        from tilewright.executable.machine import MachineProgram
 
         with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
             library = Path(folder, "plain.so")
             compile_machine(tvm.ir.load_json(module), target, library)
             self._program = MachineProgram(library, weights)
 
-    def run(self, inputs: Arrays) -> list[NDArray[Any]]:
+    def run(self, inputs: Arrays) -> list[Array]:
         """The outputs for ``inputs``."""
         return self._program.run(inputs)

@@ -1,26 +1,26 @@
-"""Replacements for operators of ONNX's reference evaluator that are slow, inexact, or wrong.
+"""Replacements for operators of ONNX's reference evaluator that are slow, imprecise or wrong.
 
-Each works in the precision of its inputs; sums of float16 are made in float32. Those of ``contractions`` and
-``windows`` are for speed; here are functions without cancellation, and what ONNX's own gets wrong.
+Each operator computes in the precision of its inputs, but adds up float16 in float32. Here are functions without
+cancellation, and operators that ONNX's evaluator gets wrong. The operators of ``contractions``, ``windows`` and
+``resizing`` are replaced because they are slow.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from onnx.reference.op_run import OpRun
 from scipy import special
 
+from tilewright.tensor import Array, Floats, Numbers
+from tilewright.verify.attributes import Attributes
 from tilewright.verify.contractions import CONTRACTIONS
 from tilewright.verify.resizing import RESIZING
 from tilewright.verify.windows import WINDOWS
 
 __all__ = ["OPERATORS"]
 
-#: Casts to these types do nothing in double precision.
+#: In double precision a cast to one of these types gives float64.
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
@@ -28,7 +28,7 @@ class _Operator(OpRun):
     op_domain = ""
 
     def _given(self, name: str) -> bool:
-        """Whether the node itself has an attribute, rather than its default."""
+        """Whether the node itself has an attribute, rather than ONNX's default for it."""
         return any(attribute.name == name for attribute in self.onnx_node.attribute)
 
     def _opset(self) -> int:
@@ -36,37 +36,37 @@ class _Operator(OpRun):
 
 
 class Sigmoid(_Operator):
-    """1 / (1 + exp(-x)), precise in its tail."""
+    """``1 / (1 + exp(-x))``, precise in its tail."""
 
-    def _run(self, x: NDArray[Any]) -> tuple[NDArray[Any]]:
+    def _run(self, x: Floats) -> tuple[Floats]:
         return (special.expit(x).astype(x.dtype, copy=False),)
 
 
 class Softplus(_Operator):
-    """log(1 + exp(x)), precise in its tail."""
+    """``log(1 + exp(x))``, precise in its tail."""
 
-    def _run(self, x: NDArray[Any]) -> tuple[NDArray[Any]]:
+    def _run(self, x: Floats) -> tuple[Floats]:
         return (np.logaddexp(x.dtype.type(0), x).astype(x.dtype, copy=False),)
 
 
 class Mish(_Operator):
-    """x tanh(softplus(x)), precise in its tail."""
+    """``x tanh(softplus(x))``, precise in its tail."""
 
-    def _run(self, x: NDArray[Any]) -> tuple[NDArray[Any]]:
+    def _run(self, x: Floats) -> tuple[Floats]:
         return ((x * np.tanh(np.logaddexp(x.dtype.type(0), x))).astype(x.dtype, copy=False),)
 
 
 class Erf(_Operator):
-    """The error function, which ONNX's own rounds to float32."""
+    """The error function. ONNX's evaluator rounds it to float32."""
 
-    def _run(self, x: NDArray[Any]) -> tuple[NDArray[Any]]:
+    def _run(self, x: Floats) -> tuple[Floats]:
         return (special.erf(x).astype(x.dtype, copy=False),)
 
 
 class Gelu(_Operator):
-    """x times the normal distribution's function, precise in its tail."""
+    """``x`` times the distribution function of the normal distribution, precise in its tail."""
 
-    def _run(self, x: NDArray[Any], approximate: str = "none") -> tuple[NDArray[Any]]:
+    def _run(self, x: Floats, approximate: str = "none") -> tuple[Floats]:
         if approximate == "tanh":
             inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
             return ((x * special.expit(2 * inner)).astype(x.dtype, copy=False),)
@@ -74,14 +74,15 @@ class Gelu(_Operator):
 
 
 class Softmax(_Operator):
-    """Over one axis; before opset 13 over all from ``axis`` on."""
+    """A softmax over one axis. Before opset 13 it is over all axes from ``axis`` on."""
 
-    def _run(self, x: NDArray[Any], axis: int = -1) -> tuple[NDArray[Any]]:
-        shifted, axes = self._shifted(x, axis)
+    def _run(self, x: Floats, axis: int = -1) -> tuple[Floats]:
+        shifted, axes = self._shift(x, axis)
         values = np.exp(shifted)
         return ((values / values.sum(axis=axes, keepdims=True)).astype(x.dtype, copy=False),)
 
-    def _shifted(self, x: NDArray[Any], axis: int) -> tuple[NDArray[Any], tuple[int, ...]]:
+    def _shift(self, x: Floats, axis: int) -> tuple[Floats, tuple[int, ...]]:
+        """``x`` without its maximum over the axes of the softmax, and these axes."""
         axes: tuple[int, ...] = (axis,)
         if self._opset() < 13:
             axis = axis if self._given("axis") else 1
@@ -92,27 +93,27 @@ class Softmax(_Operator):
 
 
 class LogSoftmax(Softmax):
-    """Without the logarithm of a value that was rounded to 0."""
+    """The logarithm of a softmax. No value is rounded to 0 before its logarithm is taken."""
 
-    def _run(self, x: NDArray[Any], axis: int = -1) -> tuple[NDArray[Any]]:
-        shifted, axes = self._shifted(x, axis)
+    def _run(self, x: Floats, axis: int = -1) -> tuple[Floats]:
+        shifted, axes = self._shift(x, axis)
         return ((shifted - np.log(np.exp(shifted).sum(axis=axes, keepdims=True))).astype(x.dtype, copy=False),)
 
 
 class BatchNormalization(_Operator):
-    """With given statistics: ONNX's own trains up to opset 13."""
+    """Normalizes with given statistics. ONNX's evaluator computes statistics itself up to opset 13."""
 
     def _run(
         self,
-        x: NDArray[Any],
-        scale: NDArray[Any],
-        bias: NDArray[Any],
-        mean: NDArray[Any],
-        var: NDArray[Any],
+        x: Floats,
+        scale: Floats,
+        bias: Floats,
+        mean: Floats,
+        var: Floats,
         epsilon: float = 1e-5,
         training_mode: int = 0,
-        **_: Any,
-    ) -> tuple[NDArray[Any]]:
+        **_: object,
+    ) -> tuple[Floats]:
         if training_mode:
             raise NotImplementedError("batch normalization in training mode")
         column = (-1,) + (1,) * (x.ndim - 2)
@@ -123,11 +124,9 @@ class BatchNormalization(_Operator):
 
 
 class LRN(_Operator):
-    """Over neighbouring channels, where ONNX's own goes through the batch instead of the channels."""
+    """Local response normalization over neighbouring channels. ONNX's evaluator goes through the batch instead."""
 
-    def _run(
-        self, x: NDArray[Any], size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0
-    ) -> tuple[NDArray[Any]]:
+    def _run(self, x: Floats, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> tuple[Floats]:
         before, after = (size - 1) // 2, size // 2
         padding = [(0, 0), (before, after), *[(0, 0)] * (x.ndim - 2)]
         squares = np.pad(x * x, padding)
@@ -136,9 +135,9 @@ class LRN(_Operator):
 
 
 class Cast(_Operator):
-    """To another type; between floating-point types not in double precision."""
+    """Converts to another type. In double precision every floating-point type is float64."""
 
-    def _run(self, x: NDArray[Any], to: int = 0, **_: Any) -> tuple[NDArray[Any]]:
+    def _run(self, x: Array, to: int = 0, **_: object) -> tuple[Array]:
         if to == TensorProto.STRING:
             raise NotImplementedError("casts to strings")
         double = self.run_params["evaluator_cls"].double
@@ -147,41 +146,35 @@ class Cast(_Operator):
 
 
 class Div(_Operator):
-    """Integers are divided towards zero, and never by zero."""
+    """A quotient. Integers are divided towards zero, and never by zero."""
 
-    def _run(self, a: NDArray[Any], b: NDArray[Any], **_: Any) -> tuple[NDArray[Any]]:
+    def _run(self, a: Numbers, b: Numbers) -> tuple[Numbers]:
         if a.dtype.kind == "f":
             return (np.divide(a, b).astype(a.dtype, copy=False),)
         if not np.all(b):
             raise ZeroDivisionError("an integer is divided by zero")
         quotient = np.floor_divide(a, b)
-        inexact = (quotient * b != a) & ((a < 0) != (b < 0))
+        inexact = (quotient * b != a) & (np.less(a, 0) != np.less(b, 0))
         return ((quotient + inexact).astype(a.dtype, copy=False),)
 
 
 class Mod(_Operator):
-    """The remainder, never of a division of integers by zero."""
+    """The remainder of a division. Integers are never divided by zero."""
 
-    def _run(self, a: NDArray[Any], b: NDArray[Any], fmod: int = 0) -> tuple[NDArray[Any]]:
+    def _run(self, a: Numbers, b: Numbers, fmod: int = 0) -> tuple[Numbers]:
         if a.dtype.kind != "f" and not np.all(b):
             raise ZeroDivisionError("an integer is divided by zero")
         return ((np.fmod(a, b) if fmod else np.mod(a, b)).astype(a.dtype, copy=False),)
 
 
 class DequantizeLinear(_Operator):
-    """(x - zero point) * scale; ONNX's own makes the difference in float32, which int32 does not fit."""
+    """``(x - zero) * scale``. ONNX's evaluator subtracts in float32, which does not hold every int32."""
 
-    def _run(
-        self,
-        x: NDArray[Any],
-        scale: NDArray[Any],
-        zero: NDArray[Any] | None = None,
-        axis: int = 1,
-        block_size: int = 0,
-        **_: Any,
-    ) -> tuple[NDArray[Any]]:
-        if block_size or x.dtype.kind not in "iu":
+    def _run(self, x: Numbers, scale: Floats, zero: Numbers | None = None, **given: object) -> tuple[Floats]:
+        attributes = Attributes(given)
+        if attributes.integer("block_size", 0) or x.dtype.kind not in "iu":
             raise NotImplementedError("quantization by blocks, or to floating-point numbers")
+        axis = attributes.integer("axis", 1)
         column = (-1,) + (1,) * (x.ndim - axis % max(1, x.ndim) - 1) if scale.ndim and scale.size > 1 else ()
         whole = x.astype(np.float64)
         if zero is not None:

@@ -1,25 +1,26 @@
-"""The references' side: what runs in the process of a reference, and may die there."""
+"""The objects that evaluate an ONNX model, each in a process that may die: ONNX's evaluator and ONNX Runtime."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+
+from tilewright.tensor import Array
 
 __all__ = ["EvaluatorSide", "RuntimeSide"]
 
-Arrays: TypeAlias = Sequence[NDArray[Any]]
+#: The size of the disturbances of ONNX Runtime's inputs, relative to the inputs: some roundings of float32.
+_ROUNDING = 2.0**-21
 
 
 class EvaluatorSide:
     """An ONNX model in double precision, or in its own.
 
     Args:
-        path: of the model.
-        names: of its inputs, in the order in which they are given.
-        double: whether in double precision.
+        path: the model's file.
+        names: the names of its inputs, in the order in which a caller gives them.
+        double: whether it is evaluated in double precision.
     """
 
     def __init__(self, path: str, names: Sequence[str], double: bool) -> None:
@@ -29,12 +30,18 @@ class EvaluatorSide:
 
         self._evaluator = OnnxEvaluator(onnx.load(path), names, double)
 
-    def outputs(self, inputs: Arrays) -> list[NDArray[Any]]:
-        """In double precision."""
+    def outputs(self, inputs: Sequence[Array]) -> list[Array]:
+        """The outputs for ``inputs``; in double precision only if the evaluator was made so."""
         return self._evaluator.run(inputs)
 
-    def rounded(self, inputs: Arrays, seed: int, amplitude: float) -> list[NDArray[Any]]:
-        """In the model's own precision, disturbed by ``amplitude`` times what a correct program may differ by."""
+    def rounded(self, inputs: Sequence[Array], seed: int, amplitude: float) -> list[Array]:
+        """The outputs in the model's own precision, disturbed.
+
+        Args:
+            inputs: the inputs.
+            seed: the seed of the disturbances.
+            amplitude: their size, in units of what correct programs may differ by.
+        """
         self._evaluator.freedom.choose(seed, amplitude)
         return self._evaluator.run(inputs)
 
@@ -43,8 +50,8 @@ class RuntimeSide:
     """An ONNX model in ONNX Runtime, without any optimisation.
 
     Args:
-        path: of the model.
-        names: of its inputs, in the order in which they are given.
+        path: the model's file.
+        names: the names of its inputs, in the order in which a caller gives them.
     """
 
     def __init__(self, path: str, names: Sequence[str]) -> None:
@@ -58,18 +65,18 @@ class RuntimeSide:
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self._names = list(names)
 
-    def outputs(self, inputs: Arrays) -> list[NDArray[Any]]:
+    def outputs(self, inputs: Sequence[Array]) -> list[Array]:
         """The outputs for ``inputs``, in the model's own precision."""
         feeds = dict(zip(self._names, inputs, strict=True))
         return [np.asarray(output) for output in self._session.run(None, feeds)]
 
-    def rounded(self, inputs: Arrays, seed: int, amplitude: float) -> list[NDArray[Any]]:
-        """The outputs for inputs that are disturbed by ``amplitude`` times some roundings."""
+    def rounded(self, inputs: Sequence[Array], seed: int, amplitude: float) -> list[Array]:
+        """The outputs for disturbed inputs; ``amplitude`` 1 changes each number by some roundings."""
         generator = np.random.default_rng(seed)
-        size = amplitude * 2.0**-21
-        return self.outputs(
-            [
-                (a * (1 + size * generator.standard_normal(a.shape))).astype(a.dtype) if a.dtype.kind == "f" else a
-                for a in inputs
-            ]
-        )
+        disturbed: list[Array] = []
+        for array in inputs:
+            if array.dtype.kind == "f":
+                factors = 1 + amplitude * _ROUNDING * generator.standard_normal(array.shape)
+                array = np.multiply(array, factors).astype(array.dtype)
+            disturbed.append(array)
+        return self.outputs(disturbed)

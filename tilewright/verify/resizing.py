@@ -1,102 +1,131 @@
-"""Resizing, one axis after the other, each by a matrix."""
+"""Resizing of ONNX's reference evaluator: one axis after the other, each by indices or by a matrix product."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops.op_resize import Resize as SlowResize
 
+from tilewright.tensor import Floats, Numbers
+from tilewright.verify.attributes import Attributes
+
 __all__ = ["RESIZING"]
 
 
+@dataclass(frozen=True)
+class _Resizing:
+    """The attributes of a resizing operator.
+
+    Attributes:
+        mode: ``nearest``, ``linear`` or ``cubic``.
+        coordinates: where an output element lies in the input, as ``coordinate_transformation_mode`` names it.
+        rounding: which input element is the nearest, as ``nearest_mode`` names it; ``simple``: the lower one where the
+            input grows, the upper one where it shrinks.
+        cubic: the coefficient of the cubic interpolation.
+        inside: whether elements outside of the input have no weight.
+    """
+
+    mode: str
+    coordinates: str
+    rounding: str
+    cubic: float = -0.75
+    inside: bool = False
+
+
 class Resize(OpRun):
-    """By scales or sizes; antialiasing and cropping are left to ONNX's own."""
+    """Resizes by scales or to sizes. ONNX's evaluator does what is left: antialiasing, cropping, aspect ratios."""
 
     op_domain = ""
 
     def _run(
         self,
-        x: NDArray[Any],
-        roi: NDArray[Any] | None = None,
-        scales: NDArray[Any] | None = None,
-        sizes: NDArray[Any] | None = None,
-        antialias: int = 0,
-        axes: Sequence[int] | None = None,
-        coordinate_transformation_mode: str = "half_pixel",
-        cubic_coeff_a: float = -0.75,
-        exclude_outside: int = 0,
-        extrapolation_value: float = 0.0,
-        keep_aspect_ratio_policy: str = "stretch",
-        mode: str = "nearest",
-        nearest_mode: str = "round_prefer_floor",
-    ) -> tuple[NDArray[Any]]:
-        if self.run_params["opsets"].get("", 1) < 11:  # no region there: the second input is the scales
-            scales, roi, coordinate_transformation_mode, nearest_mode = roi, None, "asymmetric", "simple"
+        x: Numbers,
+        roi: Floats | None = None,
+        scales: Floats | None = None,
+        sizes: NDArray[np.integer] | None = None,
+        **given: object,
+    ) -> tuple[Numbers]:
+        attributes = Attributes(given)
+        coordinates = attributes.text("coordinate_transformation_mode", "half_pixel")
+        rounding = attributes.text("nearest_mode", "round_prefer_floor")
+        if self.run_params["opsets"].get("", 1) < 11:  # there is no region: the second input is the scales
+            scales, roi, coordinates, rounding = roi, None, "asymmetric", "simple"
         scales = None if scales is None or not scales.size else scales
-        if antialias or coordinate_transformation_mode == "tf_crop_and_resize" or keep_aspect_ratio_policy != "stretch":
-            slow: Any = SlowResize._run
-            return tuple(
-                slow(
-                    self, x, roi, scales, sizes, antialias, list(axes) if axes is not None else None,
-                    coordinate_transformation_mode, cubic_coeff_a, exclude_outside, extrapolation_value,
-                    keep_aspect_ratio_policy, mode, nearest_mode,
-                )
-            )  # fmt: skip
-        places = list(range(x.ndim)) if axes is None else [axis % x.ndim for axis in axes]
-        result = x if x.dtype.kind == "f" else x.astype(np.float64)
-        for number, axis in enumerate(places):
-            extent = x.shape[axis]
-            factor = float(scales[number]) if scales is not None else int(_given(sizes)[number]) / extent
-            size = int(np.floor(extent * factor)) if scales is not None else int(_given(sizes)[number])
-            if size == extent and factor == 1:
-                continue
-            # Which is nearest of two equally near ones is decided by the rounding of float32, as runtimes have it.
-            kind = np.float32 if mode == "nearest" else np.float64
-            where = _sources(extent, size, kind(factor), coordinate_transformation_mode)
-            if mode == "nearest":
-                how = nearest_mode if nearest_mode != "simple" else "floor" if factor >= 1 else "ceil"
-                result = np.take(result, _nearest(where, how, extent), axis=axis)
-            else:
-                matrix = _matrix(where, extent, mode, cubic_coeff_a, bool(exclude_outside))
-                moved = np.moveaxis(result, axis, -1)
-                result = np.moveaxis(moved @ matrix.T.astype(result.dtype), -1, axis)
-        if x.dtype.kind != "f":
-            bounds = np.iinfo(x.dtype)
-            result = np.clip(np.round(result) if mode == "nearest" else np.trunc(result), bounds.min, bounds.max)
-        return (np.ascontiguousarray(result).astype(x.dtype),)
+        policy = attributes.text("keep_aspect_ratio_policy", "stretch")
+        mode, cubic = attributes.text("mode", "nearest"), attributes.number("cubic_coeff_a", -0.75)
+        antialias, inside = attributes.integer("antialias", 0), attributes.integer("exclude_outside", 0)
+        axes = attributes.integers("axes") or None
+        if antialias or coordinates == "tf_crop_and_resize" or policy != "stretch":
+            outside = attributes.number("extrapolation_value", 0.0)
+            found: tuple[Numbers] = SlowResize._run(
+                self,  # type: ignore[arg-type]  # it makes no use of its class
+                *(x, roi, scales, sizes, antialias, axes, coordinates, cubic, inside, outside, policy, mode, rounding),
+            )
+            return found
+        how = _Resizing(mode, coordinates, rounding, cubic, bool(inside))
+        return (_resize(x, scales, sizes, axes, how),)
 
 
 class Upsample(OpRun):
-    """Resizing as it was before there was Resize."""
+    """Resizes by scales: the operator that Resize has replaced."""
 
     op_domain = ""
 
-    def _run(
-        self, x: NDArray[Any], scale: NDArray[Any] | None = None, mode: str = "nearest", scales: Any = None, **_: Any
-    ) -> tuple[NDArray[Any]]:
-        factors = np.asarray(scales if scale is None else scale)
+    def _run(self, x: Numbers, scale: Floats | None = None, **given: object) -> tuple[Numbers]:
+        attributes = Attributes(given)
+        factors = np.asarray(attributes.numbers("scales") if scale is None else scale)
         before = self.run_params["opsets"].get("", 1) < 11
-        how = {"mode": mode, "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-        resize: Any = Resize._run
-        result: tuple[NDArray[Any]] = resize(self, x, factors if before else None, factors, **how)
-        return result
+        how = _Resizing(attributes.text("mode", "nearest"), "asymmetric", "simple" if before else "floor")
+        return (_resize(x, factors if factors.size else None, None, None, how),)
 
 
-def _given(sizes: NDArray[Any] | None) -> NDArray[Any]:
+def _resize(
+    x: Numbers, scales: Floats | None, sizes: NDArray[np.integer] | None, axes: list[int] | None, how: _Resizing
+) -> Numbers:
+    """Resize the ``axes`` of ``x`` (None: all) by ``scales`` or to ``sizes``, which have one number for each axis."""
+    places = list(range(x.ndim)) if axes is None else [axis % x.ndim for axis in axes]
+    result = x if x.dtype.kind == "f" else x.astype(np.float64)
+    for number, axis in enumerate(places):
+        extent = x.shape[axis]
+        if scales is not None:
+            factor = float(scales[number])
+            size = int(np.floor(extent * factor))
+        else:
+            size = int(_need(sizes)[number])
+            factor = size / extent
+        if size == extent and factor == 1:
+            continue
+        if how.mode == "nearest":
+            # Which of two equally near elements is taken, is decided by rounding in float32, as in runtimes.
+            where = _sources(extent, size, np.float32(factor), how.coordinates)
+            rounding = how.rounding if how.rounding != "simple" else "floor" if factor >= 1 else "ceil"
+            result = np.take(result, _nearest(where, rounding, extent), axis=axis)
+        else:
+            matrix = _matrix(_sources(extent, size, np.float64(factor), how.coordinates), extent, how)
+            moved = np.moveaxis(result, axis, -1)
+            result = np.moveaxis(np.matmul(moved, matrix.T.astype(result.dtype)), -1, axis)
+    if x.dtype.kind != "f":
+        bounds = np.iinfo(x.dtype.name)
+        whole = result.astype(np.float64, copy=False)
+        result = np.clip(np.round(whole) if how.mode == "nearest" else np.trunc(whole), bounds.min, bounds.max)
+    return np.ascontiguousarray(result).astype(x.dtype)
+
+
+def _need(sizes: NDArray[np.integer] | None) -> NDArray[np.integer]:
     if sizes is None:
         raise ValueError("a resize has scales or sizes")
     return sizes
 
 
-def _sources(extent: int, size: int, factor: Any, how: str) -> NDArray[Any]:
-    """Where in the input each element of the output lies, computed in the type of ``factor``."""
-    x = np.arange(size, dtype=factor.dtype)
+def _sources(extent: int, size: int, factor: np.floating, how: str) -> Floats:
+    """Where in the input each of ``size`` elements of the output lies, computed in the precision of ``factor``."""
+    x: Floats = np.arange(size).astype(factor.dtype)
     if how == "half_pixel" or (how == "pytorch_half_pixel" and size > 1):
-        return np.asarray((x + factor.dtype.type(0.5)) / factor - factor.dtype.type(0.5))
+        half = factor.dtype.type(0.5)
+        return np.asarray((x + half) / factor - half)
     if how == "half_pixel_symmetric":
         adjustment = size / (factor * extent)
         centre = extent / 2
@@ -110,23 +139,25 @@ def _sources(extent: int, size: int, factor: Any, how: str) -> NDArray[Any]:
     raise NotImplementedError(f"resizing with {how}")
 
 
-def _nearest(where: NDArray[Any], how: str, extent: int) -> NDArray[Any]:
-    if how == "round_prefer_floor":
+def _nearest(where: Floats, rounding: str, extent: int) -> NDArray[np.int64]:
+    """The indices of the input elements that are nearest to the places ``where``."""
+    if rounding == "round_prefer_floor":
         found = np.ceil(where - 0.5)
-    elif how == "round_prefer_ceil":
+    elif rounding == "round_prefer_ceil":
         found = np.floor(where + 0.5)
     else:
-        found = np.floor(where) if how == "floor" else np.ceil(where)
-    return np.clip(found, 0, extent - 1).astype(np.int64)
+        found = np.floor(where) if rounding == "floor" else np.ceil(where)
+    return np.asarray(np.clip(found, 0, extent - 1)).astype(np.int64)
 
 
-def _matrix(where: NDArray[Any], extent: int, mode: str, a: float, inside: bool) -> NDArray[Any]:
-    """The weights of the input's elements in each element of the output."""
+def _matrix(where: Floats, extent: int, how: _Resizing) -> NDArray[np.float64]:
+    """The weight of each input element in each output element, of shape (outputs, ``extent``)."""
     floor = np.floor(where)
     ratio = where - floor
-    if mode == "linear":
+    if how.mode == "linear":
         weights = {0: 1 - ratio, 1: ratio}
-    elif mode == "cubic":
+    elif how.mode == "cubic":
+        a = how.cubic
         weights = {
             -1: ((a * (ratio + 1) - 5 * a) * (ratio + 1) + 8 * a) * (ratio + 1) - 4 * a,
             0: ((a + 2) * ratio - (a + 3)) * ratio * ratio + 1,
@@ -134,14 +165,14 @@ def _matrix(where: NDArray[Any], extent: int, mode: str, a: float, inside: bool)
             2: ((a * (2 - ratio) - 5 * a) * (2 - ratio) + 8 * a) * (2 - ratio) - 4 * a,
         }
     else:
-        raise NotImplementedError(f"resizing by {mode}")
+        raise NotImplementedError(f"resizing by {how.mode}")
     matrix = np.zeros((where.size, extent))
     rows = np.arange(where.size)
     for shift, values in weights.items():
         place = (floor + shift).astype(np.int64)
-        kept = (place >= 0) & (place < extent) if inside else np.ones(where.size, dtype=bool)
+        kept = (place >= 0) & (place < extent) if how.inside else np.ones(where.size, dtype=bool)
         np.add.at(matrix, (rows[kept], np.clip(place, 0, extent - 1)[kept]), values[kept])
-    return matrix / matrix.sum(axis=1, keepdims=True) if inside else matrix
+    return np.asarray(matrix / matrix.sum(axis=1, keepdims=True)) if how.inside else matrix
 
 
 RESIZING: tuple[type[OpRun], ...] = (Resize, Upsample)

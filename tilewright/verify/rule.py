@@ -1,60 +1,69 @@
 """The rule of judgement: how far an output may be off, and where a mistake would show.
 
 A floating-point element may differ from the expected one by ``RELATIVE * |expected| + FACTOR * noise``. The noise is
-measured: evaluations that differ as correct programs may (:mod:`tilewright.verify.freedom`) are compared with the
+measured. Evaluations that differ as correct programs do (:mod:`tilewright.verify.freedom`) are compared with the
 reference. Each element has a noise of its own, since one output may hold coordinates of hundreds beside probabilities
-of 1e-5. The noise is the root mean square of the differences over a slice through the element: the slice that differs
-least. It is at least a third of the element's own difference (of any in the slice, if they jump). If there are many
-evaluations, as of small outputs, the element's own differences bound the noise. If float32 decides nothing (it
-overflows, or a choice between equals falls otherwise), the noise is infinite, and the element is exempt.
+of 1e-5.
 
-Inputs are conclusive for an output (:func:`telling`) if enough of its elements would be clearly off for other inputs.
-Floating-point outputs are compared with those for inputs nearby (a tenth of the way to others): a softmax of large
-numbers is 1 in one place and 0 elsewhere, and would be so after many a wrong computation.
+- The noise of an element is the root mean square of the differences in a slice through it. Of the slices along all
+  axes, the one with the smallest differences counts.
+- The noise is at least a third of the element's own difference. If differences in the slice jump, it is at least a
+  third of the largest one.
+- If there are many evaluations, as there are for small outputs, the element's own differences bound its noise.
+- If float32 decides nothing, the noise is infinite, and the element is not judged. Examples are overflow, and a choice
+  between equal numbers.
+
+Inputs are conclusive for an output (:func:`is_telling`) if enough of its elements would be clearly off for other
+inputs. Floating-point outputs are compared with those for inputs nearby, a tenth of the way to other inputs. The reason
+is softmax: of large numbers it is 1 in one place and 0 elsewhere, and after many a wrong computation, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FACTOR", "RELATIVE", "Difference", "clear", "clearness", "compare", "measure_noise", "telling", "tolerance"]
+from tilewright.difference import allowed_strays
+from tilewright.tensor import Array
 
-#: What an element may differ by, relative to itself, and in units of the noise. Right programs use at most a third of
-#: that (102 programs of 30 networks, Winograd's algorithm among them; `python -m bench.verdict`, November 2026). With a
-#: factor of 10, one of 785 mutants passed.
+__all__ = ["FACTOR", "RELATIVE", "compute_tolerance", "find_clear", "is_telling", "measure_clearness", "measure_noise"]
+
+#: What an element may differ by: relative to itself, and in units of the noise. Right programs use at most a third of
+#: both (102 programs of 30 networks, some with Winograd's algorithm; ``python -m bench.verdict``, November 2026). With
+#: a factor of 10, one of 785 mutants was accepted.
 RELATIVE, FACTOR = 1e-4, 6.0
-#: Noise that there always is, relative to the root mean square of a slice: the last digits of float32.
+#: The least noise, relative to the root mean square of a slice: the last digit of float32.
 _LEAST = 2.0**-24
-#: Smaller numbers are none in float32.
+#: The least normal number of float32. A difference of less is always allowed.
 _TINY = float(np.finfo(np.float32).tiny)
-#: A reference in float32 is ONNX Runtime, whose sigmoid has this error.
+#: The least noise where the reference is in float32: the error of ONNX Runtime's sigmoid.
 _OWN_ROUNDING = 2.0**-23
-#: A slice of fewer elements says nothing about its noise.
+#: The least number of elements in a slice by which its noise is measured.
 _SLICE = 32
-#: So many evaluations tell the noise of an element by itself, up to this factor.
+#: From this number of evaluations on, an element's own differences tell its noise, up to the factor ``_UNSURE``.
 _EVALUATIONS, _UNSURE = 6, 2.0
-#: A difference is one that would show where it is so many tolerances; and an output shows differences where at least
-#: this share of its elements does; of integers, which may be mostly 0 (masks, one-hot codes), fewer will do.
-_CLEAR, _SHARE, _SHARE_OF_INTEGERS = 4.0, 0.05, 0.001
-
-Array = NDArray[Any]
+#: An element is clearly off if its difference is this many times its tolerance.
+_CLEAR = 4.0
+#: The least share of an output's elements that must be clearly off for other inputs: of floating-point numbers, and of
+#: integers, most of which may be 0 (masks, one-hot codes).
+_SHARE, _SHARE_OF_INTEGERS = 0.05, 0.001
 
 
 def measure_noise(
     expected: Array, roundings: Sequence[Array], amplitudes: Sequence[float], precision: str
 ) -> NDArray[np.float64]:
-    """The noise of each element of ``expected``: the difference that rounding explains; infinite where it explains any.
+    """The noise of each element of ``expected``: the size of difference that rounding explains.
 
     Args:
-        expected: an output of the reference.
-        roundings: the same output of evaluations that differ as correct programs may, of the same shape.
-        amplitudes: how much they differ, in units of what correct programs may.
-        precision: of the reference.
+        expected: an output of the reference, of any shape and dtype.
+        roundings: the same output of evaluations that differ as correct programs do, of the same shape.
+        amplitudes: how much each evaluation differs, in units of what correct programs may differ by.
+        precision: the reference's: ``float64`` or ``float32``.
+
+    Returns:
+        an array of the same shape; infinite where rounding explains any difference.
     """
     if expected.dtype.kind != "f":
         free = np.zeros(expected.shape, dtype=bool)
@@ -74,10 +83,10 @@ def measure_noise(
     for error, amplitude in zip(errors, amplitudes, strict=True):
         usual, most = _least_slice(error)
         noise = np.maximum(noise, usual / amplitude)
-        # Rare jumps, as where a number is rounded to an integer, may come anywhere else.
+        # Where numbers are rounded to integers, rare jumps may come anywhere in the slice.
         noise = np.maximum(noise, np.where(most > FACTOR * usual, most, error) / (FACTOR / 2))
     if len(errors) >= _EVALUATIONS:
-        # An output may hold rates of 1e-10 beside rates of 1e9, in slices that are too short to tell them apart.
+        # A slice is too short to tell elements apart, if an output holds rates of 1e-10 beside rates of 1e9.
         scaled = [error / amplitude for error, amplitude in zip(errors, amplitudes, strict=True)]
         own = _UNSURE * np.sqrt(np.mean(np.square(scaled), axis=0))
         noise = np.where(own > 0, np.minimum(noise, np.maximum(own, _LEAST * np.abs(size))), noise)
@@ -87,7 +96,7 @@ def measure_noise(
 
 
 def _least_slice(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The least root mean square, and the least maximum, of the slices through each element, across one axis each."""
+    """For each element the least root mean square, and the least maximum, of the slices through it across one axis."""
     squares = values * values
     usual = np.full(values.shape, squares.mean() if squares.size else 0.0)
     most = np.full(values.shape, squares.max(initial=0.0))
@@ -99,8 +108,17 @@ def _least_slice(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDAr
     return np.sqrt(usual), np.sqrt(most)
 
 
-def tolerance(expected: Array, noise: NDArray[np.float64], dtype: str = "float32") -> NDArray[np.float64]:
-    """What each element of an output of type ``dtype`` may differ by from ``expected``."""
+def compute_tolerance(expected: Array, noise: NDArray[np.float64], dtype: str = "float32") -> NDArray[np.float64]:
+    """How far each element of an output may differ from ``expected``.
+
+    Args:
+        expected: the output of the reference.
+        noise: of :func:`measure_noise`, of the same shape.
+        dtype: the output's own dtype, by which its rounding is known.
+
+    Returns:
+        an array of the same shape; infinite where an element is not judged.
+    """
     if expected.dtype.kind != "f":
         return noise
     relative = max(RELATIVE, 2.0 * float(np.finfo(dtype).eps)) if np.dtype(dtype).kind == "f" else RELATIVE
@@ -109,19 +127,23 @@ def tolerance(expected: Array, noise: NDArray[np.float64], dtype: str = "float32
     return relative * size + FACTOR * noise + _TINY
 
 
-def telling(expected: Array, other: Array, allowed: NDArray[np.float64]) -> bool:
-    """Whether enough elements would show a wrong result, taking that for other inputs as an example of one."""
-    if expected.shape != other.shape:
+def is_telling(expected: Array, other: Array, allowed: NDArray[np.float64]) -> bool:
+    """Whether enough elements would show a wrong result. The output ``other`` for other inputs stands for one.
+
+    Args:
+        expected: an output of the reference.
+        other: the same output for other inputs.
+        allowed: the tolerance of each element, of ``expected``'s shape.
+    """
+    if expected.shape != other.shape or not expected.size:
         return True
-    if not expected.size:
-        return True
-    strays = _strays(np.isfinite(allowed)) if expected.dtype.kind != "f" else 0
-    shows = np.count_nonzero(clear(expected, other, allowed)) - strays
+    strays = allowed_strays(np.isfinite(allowed)) if expected.dtype.kind != "f" else 0
+    shows = np.count_nonzero(find_clear(expected, other, allowed)) - strays
     return bool(shows >= _least_share(expected) * expected.size)
 
 
-def clearness(expected: Array, other: Array, allowed: NDArray[np.float64]) -> float:
-    """How clearly a floating-point output differs from another; 1 is just enough to be conclusive."""
+def measure_clearness(expected: Array, other: Array, allowed: NDArray[np.float64]) -> float:
+    """How clearly a floating-point output differs from ``other``: at 1 its inputs are just conclusive."""
     with np.errstate(all="ignore"):
         apart = np.abs(expected.astype(np.float64) - other.astype(np.float64)) / (_CLEAR * allowed)
     apart = np.where(np.isfinite(apart), apart, 0.0)
@@ -129,62 +151,17 @@ def clearness(expected: Array, other: Array, allowed: NDArray[np.float64]) -> fl
 
 
 def _least_share(expected: Array) -> float:
+    """The least share of the elements of ``expected`` that must be clearly off."""
     with np.errstate(all="ignore"):
-        integers = expected.dtype.kind != "f" or bool(np.all(expected == np.round(expected)))
+        integers = expected.dtype.kind != "f" or bool(np.all(expected == np.round(expected.astype(np.float64))))
     share = _SHARE_OF_INTEGERS if integers else _SHARE
     return min(1.0, max(share, min(2, expected.size) / expected.size))
 
 
-def _strays(judged: NDArray[np.bool_]) -> int:
-    """How many integers may differ besides those that are exempt: some ties are broken alike in all evaluations."""
-    exempt = int(np.count_nonzero(~judged))
-    return exempt // 4 + 1 if exempt else 0
-
-
-def clear(expected: Array, other: Array, allowed: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which elements would show a wrong result, taking ``other`` as an example of one."""
+def find_clear(expected: Array, other: Array, allowed: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which elements would show a wrong result. The output ``other`` of the same shape stands for one."""
     if expected.dtype.kind != "f":
         return np.asarray((expected != other) & np.isfinite(allowed))
     with np.errstate(all="ignore"):
         apart = np.abs(expected.astype(np.float64) - other.astype(np.float64)) > _CLEAR * allowed
     return np.asarray(apart & np.isfinite(expected) & np.isfinite(other))
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How an output differs from the expected one.
-
-    Attributes:
-        count: the number of elements that differ by more than their tolerance.
-        place: index of the element that is furthest off, relative to its tolerance; () if there is none.
-        error: the largest difference, relative to the largest expected magnitude.
-    """
-
-    count: int
-    place: tuple[int, ...]
-    error: float
-
-
-def compare(found: Array, expected: Array, allowed: NDArray[np.float64]) -> Difference:
-    """Compare an output with the expected one of the same shape; ``allowed`` is the tolerance of each element."""
-    judged = np.isfinite(allowed)
-    if expected.dtype.kind != "f":
-        bad = (found != expected) & judged
-        count = int(np.count_nonzero(bad))
-        if count <= _strays(judged):
-            return Difference(0, (), 0.0)
-        place = np.unravel_index(int(bad.argmax()), bad.shape) if count else ()
-        return Difference(count, tuple(map(int, place)), 0.0 if not count else 1.0)
-    with np.errstate(all="ignore"):
-        ours, theirs = found.astype(np.float64), expected.astype(np.float64)
-        same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
-        finite = np.isfinite(ours) & np.isfinite(theirs)
-        apart = np.where(same, 0.0, np.where(finite, np.abs(ours - theirs), np.inf))
-        excess = np.where(judged & ~same, apart / allowed, 0.0)
-        bad = excess > 1.0
-        scale = float(np.abs(theirs[np.isfinite(theirs) & judged]).max(initial=0.0))
-        largest = float(apart[judged].max(initial=0.0))
-        error = largest / scale if scale else largest
-    count = int(np.count_nonzero(bad))
-    place = np.unravel_index(int(excess.argmax()), bad.shape) if count else ()
-    return Difference(count, tuple(map(int, place)), error)

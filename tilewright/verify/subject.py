@@ -1,29 +1,28 @@
-"""An executable under test, in a process of its own."""
+"""Runs an executable under test in a process of its own, and judges it."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
-
-from numpy.typing import NDArray
 
 from tilewright.measure.isolated import IsolatedProcess
+from tilewright.tensor import Array
 from tilewright.verify.inputs import Trials
-from tilewright.verify.judge import judge
+from tilewright.verify.judge import Run, judge
 from tilewright.verify.verdict import Verdict
 
 __all__ = ["ExecutableSide", "judge_executable", "open_executable"]
 
-Run: TypeAlias = Callable[[Sequence[NDArray[Any]]], list[NDArray[Any]]]
+#: Seconds within which a run under test must end.
+_SECONDS = 600.0
 
 
 class ExecutableSide:
-    """The executable's side: what runs in the process.
+    """The executable in its process.
 
     Args:
-        directory: of the executable.
+        directory: the executable's directory.
     """
 
     def __init__(self, directory: str) -> None:
@@ -31,36 +30,36 @@ class ExecutableSide:
 
         self._executable = load_executable(directory)
 
-    def run(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
         """The outputs for ``inputs``."""
         return self._executable(*inputs)
 
 
 @contextlib.contextmanager
-def open_executable(directory: Path, seconds: float = 600.0) -> Iterator[Run]:
-    """A function that runs the executable in ``directory`` in a process, which ends with the context.
+def open_executable(directory: Path, seconds: float = _SECONDS) -> Iterator[Run]:
+    """A function that runs the executable in ``directory`` in another process. The process ends with the context.
 
     The function raises ``MeasureError`` if the executable cannot be loaded, refuses its inputs, crashes its process, or
-    has not ended after ``seconds``.
+    runs for longer than ``seconds``.
 
     Raises:
         MeasureError: no process can be started.
     """
     with IsolatedProcess(ExecutableSide, (str(directory.absolute()),)) as process:
 
-        def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        def run(inputs: Sequence[Array]) -> list[Array]:
             return list(process.call("run", list(inputs), seconds=seconds))
 
         yield run
 
 
-def judge_executable(directory: Path, trials: Trials, seconds: float = 600.0) -> Verdict:
-    """The verdict on the executable in ``directory``, which runs in a process of its own.
+def judge_executable(directory: Path, trials: Trials, seconds: float = _SECONDS) -> Verdict:
+    """Judge the executable in ``directory``, which runs in a process of its own.
 
     Args:
-        directory: of the executable.
+        directory: the executable's directory.
         trials: the inputs that it is judged on.
-        seconds: the limit of each run.
+        seconds: the time limit of each run.
 
     Raises:
         MeasureError: no process can be started.

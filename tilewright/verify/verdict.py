@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import TypedDict
 
-__all__ = ["Outcome", "Verdict"]
+__all__ = ["Outcome", "Verdict", "VerdictReport"]
 
 
 class Outcome(Enum):
@@ -17,6 +17,16 @@ class Outcome(Enum):
     UNDECIDABLE = "not decidable"
 
 
+class VerdictReport(TypedDict):
+    """A verdict as JSON-able data: the fields of :class:`Verdict`, with the outcome as a text."""
+
+    outcome: str
+    error: float | None
+    inputs: int
+    precision: str
+    evidence: str
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The judgement of one program's outputs.
@@ -24,11 +34,11 @@ class Verdict:
     Attributes:
         outcome: right, wrong, or not decidable.
         error: the largest difference of an output, relative to its largest expected magnitude, over the conclusive
-            inputs; None where nothing was compared.
+            inputs; None if nothing was compared.
         inputs: the number of conclusive inputs that the program was judged on.
-        precision: of the reference: ``float64`` or ``float32``; empty where there is no reference.
-        evidence: one sentence for people. Right: the error and the number of inputs. Wrong: which output, which
-            input, which element, and how far it is off. Not decidable: why.
+        precision: the reference's: ``float64`` or ``float32``; empty if there is no reference.
+        evidence: one sentence for people. Right: the error and the number of inputs. Wrong: which output is wrong on
+            which input, in which element, and how far it is off. Not decidable: why.
     """
 
     outcome: Outcome
@@ -47,7 +57,7 @@ class Verdict:
         """Whether the outputs were shown to be wrong."""
         return self.outcome is Outcome.WRONG
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> VerdictReport:
         """The verdict as JSON-able data; ``outcome`` is "right", "wrong" or "not decidable"."""
         return {
             "outcome": self.outcome.value,

@@ -1,36 +1,52 @@
-"""Pooling without loops over windows."""
+"""Pooling of ONNX's reference evaluator: one NumPy operation for each place in the window, none for each window."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import EllipsisType
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx.reference.op_run import OpRun
 
-from tilewright.verify.contractions import padded, same_pads
+from tilewright.tensor import Numbers
+from tilewright.verify.attributes import Attributes
+from tilewright.verify.contractions import pad_image, same_pads
 
 __all__ = ["WINDOWS"]
 
 
-class _Pool(OpRun):
-    op_domain = ""
+@dataclass(frozen=True)
+class _Windows:
+    """The windows of a pooling operator. Each list has one entry for each spatial axis, but ``pads`` has two.
 
-    @staticmethod
-    def _frame(
-        extents: Sequence[int],
-        kernel: Sequence[int],
-        strides: Sequence[int],
-        dilations: Sequence[int],
-        auto_pad: str,
-        pads: Sequence[int] | None,
-        ceil_mode: int,
-    ) -> tuple[list[int], list[int], list[int]]:
-        """The padding, the extents of the output, and how much padding more the last windows reach into."""
+    Attributes:
+        kernel: a window's extents.
+        strides: steps from one window to the next.
+        dilations: steps from one element of a window to the next.
+        pads: at the beginnings of all axes, then at their ends.
+        sizes: how many windows there are.
+        more: how far the last windows reach beyond the padding.
+    """
+
+    kernel: list[int]
+    strides: list[int]
+    dilations: list[int]
+    pads: list[int]
+    sizes: list[int]
+    more: list[int]
+
+    @classmethod
+    def read(cls, attributes: Attributes, extents: Sequence[int]) -> _Windows:
+        """The windows that a node's attributes describe on an image of these spatial ``extents``."""
+        kernel = attributes.integers("kernel_shape")
         rank = len(kernel)
+        strides = attributes.integers("strides") or [1] * rank
+        dilations = attributes.integers("dilations") or [1] * rank
+        auto_pad, round_up = attributes.text("auto_pad", "NOTSET"), bool(attributes.integer("ceil_mode", 0))
+        pads = attributes.integers("pads")
         if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
             pads = same_pads(extents, kernel, strides, dilations, auto_pad == "SAME_LOWER")
         elif auto_pad == "VALID" or not pads:
@@ -39,78 +55,63 @@ class _Pool(OpRun):
         for axis in range(rank):
             span = (kernel[axis] - 1) * dilations[axis] + 1
             room = extents[axis] + pads[axis] + pads[axis + rank] - span
-            size = (math.ceil if ceil_mode else math.floor)(room / strides[axis]) + 1
-            if ceil_mode and (size - 1) * strides[axis] >= extents[axis] + pads[axis]:
-                size -= 1  # a window that begins in the padding after the end
+            size = (math.ceil if round_up else math.floor)(room / strides[axis]) + 1
+            if round_up and (size - 1) * strides[axis] >= extents[axis] + pads[axis]:
+                size -= 1  # this window would begin in the padding after the end
             sizes.append(size)
-            more.append(max(0, (size - 1) * strides[axis] + span - room - span))
-        return list(pads), sizes, more
+            more.append(max(0, (size - 1) * strides[axis] - room))
+        return cls(kernel, strides, dilations, pads, sizes, more)
 
-    @staticmethod
-    def _shifts(
-        x: NDArray[Any], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], sizes: Sequence[int]
-    ) -> Any:
-        """For each place in a window, the elements of ``x`` that are there."""
-        for place in itertools.product(*map(range, kernel)):
-            steps = zip(place, dilations, strides, sizes, strict=True)
-            where: tuple[Any, ...] = (..., *(slice(p * d, p * d + s * (n - 1) + 1, s) for p, d, s, n in steps))
+    @property
+    def all_pads(self) -> list[int]:
+        """The padding with which every window is whole."""
+        rank = len(self.kernel)
+        return [*self.pads[:rank], *(p + m for p, m in zip(self.pads[rank:], self.more, strict=True))]
+
+    def shifts(self, x: Numbers) -> Iterator[Numbers]:
+        """For each place in a window, the elements of the padded ``x`` at this place of all windows."""
+        for place in itertools.product(*map(range, self.kernel)):
+            steps = zip(place, self.dilations, self.strides, self.sizes, strict=True)
+            where: tuple[slice | EllipsisType, ...] = (
+                ...,
+                *(slice(p * d, p * d + s * (n - 1) + 1, s) for p, d, s, n in steps),
+            )
             yield x[where]
 
 
-class MaxPool(_Pool):
-    """The largest of each window; of the outputs only the first."""
+class MaxPool(OpRun):
+    """The largest element of each window. The second output, the indices, is not computed."""
 
-    def _run(
-        self,
-        x: NDArray[Any],
-        auto_pad: str = "NOTSET",
-        ceil_mode: int = 0,
-        dilations: Sequence[int] | None = None,
-        kernel_shape: Sequence[int] = (),
-        pads: Sequence[int] | None = None,
-        strides: Sequence[int] | None = None,
-        **_: Any,
-    ) -> tuple[NDArray[Any]]:
+    op_domain = ""
+
+    def _run(self, x: Numbers, **given: object) -> tuple[Numbers]:
         if len(self.onnx_node.output) > 1 and self.onnx_node.output[1]:
             raise NotImplementedError("MaxPool with indices")
-        rank = len(kernel_shape)
-        strides, dilations = list(strides or [1] * rank), list(dilations or [1] * rank)
-        pads, sizes, more = self._frame(x.shape[2:], kernel_shape, strides, dilations, auto_pad, pads, ceil_mode)
-        least: float = -np.inf if x.dtype.kind == "f" else int(np.iinfo(x.dtype).min)
-        ends = [p + m for p, m in zip(pads[rank:], more, strict=True)]
-        whole = padded(x, [*pads[:rank], *ends], least)
-        result: NDArray[Any] | None = None
-        for part in self._shifts(whole, kernel_shape, strides, dilations, sizes):
-            result = part.copy() if result is None else np.maximum(result, part, out=result)
-        assert result is not None
+        windows = _Windows.read(Attributes(given), x.shape[2:])
+        least: float = -np.inf if x.dtype.kind == "f" else int(np.iinfo(x.dtype.name).min)
+        first, *others = windows.shifts(pad_image(x, windows.all_pads, least))
+        result = first.copy()
+        for part in others:
+            np.maximum(result, part, out=result)
         return (result,)
 
 
-class AveragePool(_Pool):
+class AveragePool(OpRun):
     """The mean of each window."""
 
-    def _run(
-        self,
-        x: NDArray[Any],
-        auto_pad: str = "NOTSET",
-        ceil_mode: int = 0,
-        count_include_pad: int = 0,
-        dilations: Sequence[int] | None = None,
-        kernel_shape: Sequence[int] = (),
-        pads: Sequence[int] | None = None,
-        strides: Sequence[int] | None = None,
-        **_: Any,
-    ) -> tuple[NDArray[Any]]:
-        rank = len(kernel_shape)
-        strides, dilations = list(strides or [1] * rank), list(dilations or [1] * rank)
-        pads, sizes, more = self._frame(x.shape[2:], kernel_shape, strides, dilations, auto_pad, pads, ceil_mode)
-        dtype = np.float32 if x.dtype == np.float16 else x.dtype
-        ends = [p + m for p, m in zip(pads[rank:], more, strict=True)]
-        whole = padded(x.astype(dtype, copy=False), [*pads[:rank], *ends])
-        ones = np.ones((1, 1, *x.shape[2:]), dtype=dtype)
-        # Counted padding is what the model asks for; windows of ceil_mode reach beyond it.
-        counted = padded(padded(ones, pads, 1.0 if count_include_pad else 0.0), [*[0] * rank, *more])
-        sums, counts = (sum(self._shifts(array, kernel_shape, strides, dilations, sizes)) for array in (whole, counted))
+    op_domain = ""
+
+    def _run(self, x: Numbers, **given: object) -> tuple[Numbers]:
+        attributes = Attributes(given)
+        windows = _Windows.read(attributes, x.shape[2:])
+        rank = len(windows.kernel)
+        dtype = np.dtype(np.float32) if x.dtype == np.float16 else x.dtype
+        whole = pad_image(x.astype(dtype, copy=False), windows.all_pads)
+        ones: Numbers = np.ones((1, 1, *x.shape[2:]), dtype=dtype)
+        # The model says whether its padding counts. What windows of ceil_mode reach beyond the padding never counts.
+        padding = 1.0 if attributes.integer("count_include_pad", 0) else 0.0
+        counted = pad_image(pad_image(ones, windows.pads, padding), [*[0] * rank, *windows.more])
+        sums, counts = (np.asarray(sum(windows.shifts(array))) for array in (whole, counted))
         return ((sums / counts).astype(x.dtype, copy=False),)
 
 

@@ -1,1 +1,1 @@
-"""What compiled kernels need while they run, in C: see ``runtime.c``, and ``pool.h`` for its threads."""
+"""The C code that compiled kernels need while they run (``runtime.c``; threads in ``pool.h``), and its loader."""

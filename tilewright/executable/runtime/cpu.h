@@ -1,9 +1,9 @@
-/* Which instructions the processor has, by LLVM's names of them. Included by runtime.c alone. */
+/* The extensions of the processor's instruction set, by LLVM's names. Only runtime.c includes this file. */
 
 #if defined(__x86_64__) || defined(__i386__)
 #include <cpuid.h>
 
-/* Registers that the system must save between threads, bits of XCR0: without that the instructions are not to be used. */
+/* Registers as bits of XCR0. A program may use their instructions only if the system saves them between threads. */
 #define AVX_STATE 0x6u
 #define AVX512_STATE 0xe6u
 #define APX_STATE 0x80000u
@@ -12,12 +12,12 @@ enum { EAX, EBX, ECX, EDX };
 
 typedef struct {
   const char *name;
-  unsigned leaf, part; /* of CPUID */
-  unsigned where, bit;
-  unsigned state; /* that the system must save */
+  unsigned leaf, part; /* the arguments of CPUID */
+  unsigned where, bit; /* the register of its result, and the bit in it */
+  unsigned state;      /* the registers that the system must save */
 } Feature;
 
-/* What LLVM makes use of by itself; tilewright/executable/runtime/features.py has the same names. */
+/* The extensions that LLVM may use by itself; features.py has the same names. */
 static const Feature features[] = {
     {"sse3", 1, 0, ECX, 0, 0},
     {"ssse3", 1, 0, ECX, 9, 0},
@@ -72,7 +72,7 @@ static unsigned saved_state(void) {
   return a;
 }
 
-/* 1: the processor and the system have it, 0: they do not, -1: nothing is known of that name. */
+/* Returns 1: the processor and the system support the extension; 0: they do not; -1: the name is not known. */
 EXPORT int tilewright_cpu_has(const char *name) {
   for (size_t i = 0; i < sizeof features / sizeof *features; ++i) {
     const Feature *feature = &features[i];

@@ -1,4 +1,4 @@
-"""Compiling the runtime, and putting it in the place of TVM's own."""
+"""Compiles the runtime, links it with kernels, and puts it in the place of TVM's own."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from tilewright.scratch import check_space, explained
 
 __all__ = ["bind", "compile_runtime", "find_compiler", "link", "use_for_kernels"]
 
+#: The runtime's main source file.
 SOURCE = Path(__file__).with_name("runtime.c")
-#: All that the runtime is compiled from.
+#: All files that the runtime is compiled from.
 _SOURCES = (SOURCE, *(SOURCE.with_name(name) for name in ("cpu.h", "pool.h", "scratch.h")))
-#: Seconds that compiling the runtime or linking may take.
+#: Seconds within which the runtime must be compiled, or a library linked.
 _MOST_SECONDS = 120
 _FLAGS = ("-x", "c", "-std=c11", "-O2", "-fPIC", "-pthread")
 
 
 def find_compiler() -> str:
-    """The C compiler: ``$CC``, or the first of the usual ones on ``PATH``.
+    """The name of the C compiler: ``$CC``, or the first of the usual compilers on ``PATH``.
 
     Raises:
-        CompilerError: there is none.
+        CompilerError: there is no compiler.
     """
     for name in (os.environ.get("CC", ""), "cc", "gcc", "clang", "g++", "clang++"):
         if name and shutil.which(name):
@@ -45,7 +46,11 @@ def find_compiler() -> str:
 
 
 def compile_runtime(out: Path, *, shared: bool = False) -> None:
-    """Compile the runtime into the object file ``out``, or into a shared library.
+    """Compile the runtime.
+
+    Args:
+        out: the file to write.
+        shared: whether it is a shared library; otherwise it is an object file.
 
     Raises:
         CompilerError: there is no compiler, or it fails.
@@ -56,7 +61,9 @@ def compile_runtime(out: Path, *, shared: bool = False) -> None:
 
 
 def link(objects: Sequence[Path], out: Path) -> None:
-    """Link kernels and runtime into the shared library ``out``, in which each finds the other before anything else.
+    """Link the object files of kernels and of the runtime into the shared library ``out``.
+
+    Functions of the library find each other before functions of the same name in other libraries.
 
     Raises:
         CompilerError: there is no compiler, or it fails.
@@ -67,7 +74,13 @@ def link(objects: Sequence[Path], out: Path) -> None:
 
 
 def _compile(command: list[str], out: Path, failure: str) -> None:
-    """Run the compiler, which writes ``out``. Of what it says the first line is told that is about an error."""
+    """Run the compiler, which writes ``out``. The error that is raised has the first line of its messages on an error.
+
+    Args:
+        command: the compiler and its arguments.
+        out: the file that it writes.
+        failure: what failed, as the beginning of the message.
+    """
     try:
         subprocess.run(
             command,
@@ -76,14 +89,14 @@ def _compile(command: list[str], out: Path, failure: str) -> None:
             text=True,
             errors="replace",
             timeout=_MOST_SECONDS,
-            start_new_session=True,  # a Ctrl-C of the terminal is for us: an executable may still be finished
+            start_new_session=True,  # after a Ctrl-C in the terminal an executable may still be finished
         )
     except subprocess.TimeoutExpired as exc:
         raise CompilerError(
             f"{failure}: {command[0]} takes longer than {_MOST_SECONDS} s; set CC to another compiler"
         ) from exc
     except subprocess.CalledProcessError as exc:
-        # It says where a disk is full, and also does not: a file that was cut off is one that it cannot read.
+        # The compiler does not always say that a disk is full: it may only fail to read a file that was cut off.
         for folder in {out.parent, Path(tempfile.gettempdir())}:
             with contextlib.suppress(OSError):
                 check_space(folder)
@@ -101,7 +114,11 @@ def _compile(command: list[str], out: Path, failure: str) -> None:
 
 
 def bind(library: ctypes.CDLL) -> ctypes.CDLL:
-    """Declare the types of the functions of a library that the runtime is linked into."""
+    """Declare the types of the runtime's functions in a library. Returns the library.
+
+    Raises:
+        AttributeError: the library lacks one of these functions.
+    """
     library.tilewright_threads.argtypes = [ctypes.c_int]
     library.tilewright_threads.restype = ctypes.c_int
     library.tilewright_last_error.argtypes = []
@@ -109,14 +126,14 @@ def bind(library: ctypes.CDLL) -> ctypes.CDLL:
     library.tilewright_run.argtypes = [ctypes.c_void_p, ctypes.c_int32]
     library.tilewright_run.restype = ctypes.c_int
     timings = [library.tilewright_time]
-    if hasattr(library, "tilewright_profile"):  # executables of earlier versions do not have it
+    if hasattr(library, "tilewright_profile"):  # executables of earlier versions lack it
         timings.append(library.tilewright_profile)
     for timing in timings:
         timing.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.POINTER(ctypes.c_double)]
         timing.restype = ctypes.c_int
     library.tilewright_initialize.argtypes = []
     library.tilewright_initialize.restype = None
-    if hasattr(library, "tilewright_share"):  # since executables of a process share their threads
+    if hasattr(library, "tilewright_share"):  # executables of earlier versions have threads of their own
         library.tilewright_share.argtypes = []
         library.tilewright_share.restype = ctypes.c_void_p
         library.tilewright_adopt.argtypes = [ctypes.c_void_p]
@@ -132,8 +149,8 @@ def bind(library: ctypes.CDLL) -> ctypes.CDLL:
 
 @lru_cache(maxsize=1)
 def _shared() -> ctypes.CDLL:
-    """The runtime as a library of its own, compiled once for all processes of this user."""
-    # The directory may be shared by machines of several kinds.
+    """The runtime as a library without kernels, compiled once for all processes of this user."""
+    # Machines of several kinds may share the directory.
     about = (find_compiler(), *_FLAGS, sys.platform, platform.machine())
     source = b"".join(path.read_bytes() for path in _SOURCES)
     key = hashlib.sha256(source + " ".join(about).encode()).hexdigest()[:16]
@@ -141,36 +158,36 @@ def _shared() -> ctypes.CDLL:
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Under another name first: a process beside this one must not load half a file.
+            # It is written under another name first, so that no other process loads half a file.
             handle, part = tempfile.mkstemp(suffix=".so", dir=path.parent)
             os.close(handle)
-        except OSError:  # no home that can be written
-            return _compiled_here(path.name)
+        except OSError:  # the home directory cannot be written
+            return _compile_here(path.name)
         try:
             compile_runtime(Path(part), shared=True)
             os.replace(part, path)
         except (ResourceError, OSError):  # its disk is full
-            return _compiled_here(path.name)
+            return _compile_here(path.name)
         finally:
             Path(part).unlink(missing_ok=True)
     try:
         return bind(ctypes.CDLL(str(path)))
     except (OSError, AttributeError) as exc:
         if "Operation not permitted" in str(exc) or "failed to map" in str(exc):  # no program may be run from there
-            return _compiled_here(path.name)
+            return _compile_here(path.name)
         raise CompilerError(f"{path} is not the library that was compiled: {exc}; remove it") from exc
 
 
 def _cache() -> Path:
-    """The directory of what is kept for all processes of this user; one that nobody can make where there is none."""
+    """The directory for files that all processes of this user share; if it is not known, one that cannot be made."""
     try:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # a user whom the system does not know, without HOME
+    except RuntimeError:  # the system does not know the user, and HOME is not set
         return Path(os.devnull, "no-home")
     return base / "tilewright"
 
 
-def _compiled_here(name: str) -> ctypes.CDLL:
+def _compile_here(name: str) -> ctypes.CDLL:
     """The runtime, compiled for this process alone."""
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         compile_runtime(Path(folder, name), shared=True)
@@ -178,7 +195,7 @@ def _compiled_here(name: str) -> ctypes.CDLL:
 
 
 def use_for_kernels(threads: int) -> None:
-    """Let every kernel that TVM loads into this process from now on run on ``threads`` threads of this runtime.
+    """Let all kernels that TVM loads into this process from now on run on ``threads`` threads of this runtime.
 
     Raises:
         CompilerError: the runtime cannot be compiled.

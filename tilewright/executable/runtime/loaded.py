@@ -1,4 +1,4 @@
-"""Libraries of executables in this process: they share the threads of one of them, and are unloaded after their use."""
+"""Loads the libraries of executables. They share the threads of one of them, and are unloaded after their use."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ __all__ = ["LoadedLibrary"]
 class LoadedLibrary:
     """A library of kernels with the runtime linked in, for one executable.
 
-    The first one of a process becomes the *host*: its threads and scratch memory serve all that are loaded while it is
-    there. When this object goes, its library is unloaded, the host with the last one that uses it; and threads end when
-    no library has loops of their number any more. A library that an earlier version of Tilewright wrote has threads of
-    its own, which nothing ends, so it stays.
+    The first library of a process becomes the *host*. Its threads and scratch memory serve all libraries that are
+    loaded while it is there.
+
+    - When this object is deleted, its library is unloaded. The host is unloaded with the last library that uses it.
+    - Threads end when no library has loops of their number any more.
+    - A library of an earlier version of Tilewright has threads of its own, which nothing ends. It is never unloaded.
 
     Args:
-        path: the file, which may be removed or replaced once it is loaded. Each executable needs a file of its own: the
-            system takes a file that it has loaded already for the same library.
+        path: the file, which may be removed or replaced once it is loaded. Each executable needs a file of its own,
+            since the system loads a file only once.
 
     Attributes:
-        functions: what is in it. Nothing of it may be called after this object is gone.
+        functions: the functions of the library. None may be called after this object is deleted.
 
     Raises:
-        OSError, AttributeError: it is no such library.
+        OSError, AttributeError: the file is no such library.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,10 +40,10 @@ class LoadedLibrary:
         self.functions = mapping.functions
         self.functions.tilewright_initialize()
         self._end = weakref.finalize(self, _leave, mapping)
-        self._end.atexit = False  # threads of the process may still be calling then
+        self._end.atexit = False  # threads of the process may still call the library then
 
     def set_threads(self, threads: int) -> int:
-        """Let the library's loops have so many threads, the caller's included; returns how many there are."""
+        """Let the library's loops have ``threads`` threads with the caller's. Returns how many they have."""
         if hasattr(self.functions, "tilewright_enter"):
             return int(self.functions.tilewright_enter(threads, usable_cores()))
         return int(self.functions.tilewright_threads(threads))
@@ -56,20 +58,20 @@ class _Mapping:
         try:
             self.functions = bind(library)
         except AttributeError:
-            _unload(handle, None)  # no function of it was called
+            _unload(handle, None)  # none of its functions was called
             raise
         if shares:
             host = _join_host(self)
             weakref.finalize(self, _unload, handle, host).atexit = False
 
 
-#: The libraries whose threads others may use; more than one only where their versions differ.
+#: The libraries whose threads others may use. There are several only if their versions differ.
 _hosts: list[weakref.ref[_Mapping]] = []
 _changing = threading.Lock()
 
 
 def _renew_lock() -> None:
-    """In the child of a fork: whoever held the lock is not there."""
+    """Make a new lock in the child of a fork, which lacks the thread that held the old one."""
     global _changing
     _changing = threading.Lock()
 
@@ -79,7 +81,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _join_host(guest: _Mapping) -> _Mapping | None:
-    """Let a library use the threads of another one and return that, or make it a host."""
+    """Let a library use the threads of a host, which is returned; or make the library a host, and return None."""
     with _changing:
         alive = [(reference, host) for reference in _hosts if (host := reference()) is not None]
         _hosts[:] = [reference for reference, _ in alive]
@@ -96,7 +98,7 @@ def _leave(mapping: _Mapping) -> None:
 
 
 def _unload(handle: int, host: _Mapping | None) -> None:
-    """Unload a library. Whoever holds this call's arguments keeps ``host`` loaded for as long."""
+    """Unload a library. The host stays loaded as long as something holds the arguments of this call."""
     close = ctypes.CDLL(None).dlclose
     close.argtypes = [ctypes.c_void_p]
     close(handle)

@@ -1,8 +1,9 @@
-/* Threads, which all executables of a process share, and how they share them. Included by runtime.c alone.
+/* Threads that all executables of a process share. Only runtime.c includes this file.
  *
- * TVM's own pool gives each thread one equal part of a parallel loop. On a machine with neighbours the loop then takes
- * as long as the thread that was disturbed most. Here the loop is cut finer: every thread starts with a part of its
- * own (neighbouring iterations share data in the cache), and one that is done takes from the end of another's part.
+ * TVM's own pool gives each thread one equal part of a parallel loop. If other programs run on the machine, the loop takes
+ * as long as the thread that they disturb most. Here the loop is cut finer. Every thread starts with a share of
+ * neighbouring parts, which have data in common in the cache. A thread that is done takes parts from the end of another's
+ * share.
  */
 
 #if defined(__x86_64__) || defined(__i386__)
@@ -14,15 +15,16 @@
 #endif
 
 #define MAX_THREADS 256
-/* Parts of a loop per thread: what one disturbed thread can delay is a part, not its whole share. */
+/* How many parts of a loop a thread's share has. A disturbed thread delays one part instead of its whole share. */
 #define PARTS 8
-/* A thread without work spins so long, then sleeps: gaps between the kernels of a network are shorter. */
+/* Seconds that a thread without work spins before it sleeps. The gaps between the kernels of a network are shorter. */
 #define SPIN_SECONDS 0.001
+/* How often a spinning thread looks for work before it reads the clock. */
 #define CLOCK_ROUNDS 64
-/* After so long it lets others have its core between two looks: the caller may be waiting for just that one. */
+/* Seconds after which a spinning thread yields its core between two looks, since the caller may need that core. */
 #define POLITE_SECONDS 20e-6
 
-/* How TVM's compiled functions ask for a loop (tvm-ffi 0.1): the lambda does part `task` of `env->num_task` equal parts. */
+/* A parallel loop of TVM's compiled functions (tvm-ffi 0.1). The lambda does part `task` of `env->num_task` equal parts. */
 
 typedef struct {
   void *sync_handle;
@@ -31,71 +33,71 @@ typedef struct {
 
 typedef int (*Lambda)(int task, ParallelEnv *env, void *data);
 
-/* ---- What libraries of one process share ----
+/* ---- The pool that the libraries of one process share ----
  *
- * Each executable brings this runtime along in its own library, but a process needs one pool of threads only. So one
- * library, the host, lends its pool and its scratch memory to all others by this table; `tilewright_adopt` is handed the
- * host's. Whoever loads libraries keeps the host loaded for as long as another one uses it (tilewright/executable/runtime/loaded.py
- * does). A library of another version of the table refuses it, and is a host of its own.
+ * Each executable's library contains this runtime, but a process needs one pool of threads only. So one library, the
+ * host, lends its pool and its scratch memory to all others by this table, which `tilewright_adopt` takes. The loader
+ * (loaded.py) keeps the host loaded as long as another library uses it. A library that knows another version of the table
+ * refuses it, and is a host itself.
  *
- * No code here runs when a thread ends: the library may be unloaded by then. */
+ * No code here may run when a thread ends, since the library may be unloaded by then. */
 
 #define POOL_VERSION 1
 
 typedef struct {
-  int32_t version; /* POOL_VERSION; it changes with anything below */
-  int32_t size;    /* of this table in bytes */
+  int32_t version; /* POOL_VERSION, which changes if anything below changes */
+  int32_t size;    /* the size of this table in bytes */
   int (*launch)(int threads, Lambda lambda, void *data, int num_task);
   void *(*allocate)(int device_type, int device_id, uint64_t bytes, int type_code, int type_bits);
   int (*free)(int device_type, int device_id, void *memory);
-  int (*enter)(int threads, int cores); /* one more library's loops have so many threads; returns how many there are */
-  void (*leave)(int threads);           /* one less; the last one ends them */
-  void (*trim)(void);                   /* give scratch memory back that nobody uses at this moment */
+  int (*enter)(int threads, int cores); /* one more library has loops of this size; returns how many threads they have */
+  void (*leave)(int threads);           /* one library less; the last one ends the threads */
+  void (*trim)(void);                   /* free the scratch memory that is not in use */
 } Pool;
 
 /* ---- Threads ---- */
 
 typedef struct {
-  _Alignas(CACHE_LINE) atomic_uint_fast64_t range; /* first task not taken << 32 | end of this thread's tasks */
+  _Alignas(CACHE_LINE) atomic_uint_fast64_t range; /* first part not taken << 32 | end of this thread's parts */
 } Share;
 
-/* Threads that do one loop at a time together. Loops of one number of threads have teams of their own, and the number of
- * teams is such that they do not have more threads than there are cores: libraries that use all cores take turns on one
- * team, those that use fewer may run at the same time. */
+/* Threads that run one loop at a time together. Loops of each size (number of threads) have teams of their own. The teams
+ * of one size have no more threads together than there are cores. So libraries that use all cores take turns on one team,
+ * and libraries that use fewer cores may run at the same time. */
 typedef struct Team {
-  struct Team *_Atomic next; /* of the same size */
-  pthread_mutex_t launch;    /* held by the one caller whose loop runs */
+  struct Team *_Atomic next; /* the next team of the same size */
+  pthread_mutex_t launch;    /* the caller whose loop runs holds it */
   pthread_mutex_t sleep;
   pthread_cond_t wake;
-  int size;    /* threads that there should be, with the caller's */
-  int threads; /* that there are; fewer where the system refused one; 1 in the child of a fork until its first loop */
-  int started; /* whether they were made in this process */
-  atomic_int quit; /* whether they should end */
+  int size;    /* how many threads the team should have, with the caller's */
+  int threads; /* how many it has; fewer if the system refused one; 1 in the child of a fork until its first loop */
+  int started; /* whether the threads were made in this process */
+  atomic_int quit; /* whether the threads should end */
   pthread_t *workers;
   Share *shares;
   Lambda lambda;
   void *data;
   ParallelEnv env;
-  /* The first core, where all cores are used and the workers keep to the others; -1: they do not. */
+  /* The first core if the team uses all cores, and its workers keep to the others; otherwise -1. */
   atomic_int home;
   _Alignas(CACHE_LINE) atomic_uint_fast64_t epoch; /* counts loops */
   _Alignas(CACHE_LINE) atomic_uint_fast64_t open;  /* the epoch whose loop may be joined, or 0 */
-  _Alignas(CACHE_LINE) atomic_int inside;          /* workers that look at the loop */
+  _Alignas(CACHE_LINE) atomic_int inside;          /* how many workers look at the loop */
   _Alignas(CACHE_LINE) atomic_int sleeping;
   atomic_int failed;
 } Team;
 
-/* By the number of threads. A size that no library has has no teams. */
+/* The teams by size. A size that no library uses has no teams. */
 static struct {
   Team *_Atomic teams;
-  int users; /* libraries */
-  int count; /* of teams */
+  int users; /* how many libraries use the size */
+  int count; /* how many teams there are */
   atomic_uint turn;
 } sizes[MAX_THREADS + 1];
 static pthread_mutex_t changing = PTHREAD_MUTEX_INITIALIZER; /* held while teams, users or limits change */
-static int cores_allowed = 1;                                /* threads that teams of one size may have together */
+static int cores_allowed = 1;                                /* how many threads the teams of one size may have together */
 
-/* Set in threads that are inside a parallel loop: a loop within it runs where it is. */
+/* Set in threads that are inside a parallel loop. A loop within this loop runs in its thread alone. */
 static _Thread_local int nested;
 
 static double now(void) {
@@ -104,6 +106,7 @@ static double now(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* Take a part of a share. Returns its number; -1: none is left. */
 static int take(Share *share, int from_end) {
   uint64_t range = atomic_load_explicit(&share->range, memory_order_acquire);
   for (;;) {
@@ -115,6 +118,7 @@ static int take(Share *share, int from_end) {
   }
 }
 
+/* Do parts of the team's loop until none is left: those of thread `self`'s share first. */
 static void work(Team *team, int self) {
   nested = 1;
   for (int other = 0; other < team->threads; ++other) {
@@ -127,7 +131,7 @@ static void work(Team *team, int self) {
   nested = 0;
 }
 
-/* Wait until the epoch is no longer `seen`: spinning first, then asleep. */
+/* Wait until the epoch is not `seen` any more: first spin, then sleep. Returns the epoch. */
 static uint64_t await_epoch(Team *team, uint64_t seen) {
   double start = now();
   for (;;) {
@@ -149,7 +153,7 @@ static uint64_t await_epoch(Team *team, uint64_t seen) {
 }
 
 #if defined(__linux__)
-/* Make this thread run on one core alone; returns whether the system did. */
+/* Make this thread run on one core only. Returns whether the system has done so. */
 static int bind_to(int cpu) {
   cpu_set_t own;
   CPU_ZERO(&own);
@@ -158,9 +162,9 @@ static int bind_to(int cpu) {
 }
 #endif
 
-/* Where all cores are used, each worker keeps to one of its own, and leaves the first one to the caller. Otherwise the
- * system may put a worker beside the caller, on the core where data and wake-up come from, for as long as another
- * program runs on the second core. */
+/* If the team uses all cores, bind this worker to a core of its own. The first core is left to the caller. Otherwise the
+ * system may put a worker on the caller's core, from which data and wake-up come, as long as another program runs on the
+ * second core. */
 static void keep_to_core(Team *team, int self) {
 #if defined(__linux__)
   cpu_set_t allowed;
@@ -170,7 +174,7 @@ static void keep_to_core(Team *team, int self) {
     if (!CPU_ISSET(cpu, &allowed)) continue;
     if (++seen == 0) first = cpu;
     if (seen == self) {
-      if (bind_to(cpu)) atomic_store(&team->home, first); /* a refusal costs speed alone */
+      if (bind_to(cpu)) atomic_store(&team->home, first); /* a refusal costs speed only */
       return;
     }
   }
@@ -179,15 +183,15 @@ static void keep_to_core(Team *team, int self) {
 #endif
 }
 
-/* Bring the caller to the core that the workers leave to it. It may have woken up on one of theirs, and it takes the system
- * milliseconds to see that two threads share a core while another has nothing to do: 45 % of the readings of good
- * candidates were 1.4 times their latency or more, most of them twice (bench.repeatability). */
+/* Bring the caller to the core that the workers leave to it. It may have woken up on the core of a worker, and the system
+ * takes milliseconds to see that two threads share a core while another core is idle. Without this 45 % of the readings of
+ * good candidates were at least 1.4 times their latency, most of them twice (bench.repeatability). */
 static void go_home(Team *team) {
 #if defined(__linux__)
   int cpu = atomic_load_explicit(&team->home, memory_order_relaxed);
   if (cpu < 0 || sched_getcpu() == cpu) return;
   cpu_set_t allowed;
-  /* Whoever keeps the caller elsewhere knows why. */
+  /* The caller may be bound to other cores for a reason. */
   if (sched_getaffinity(0, sizeof allowed, &allowed) || !CPU_ISSET(cpu, &allowed)) return;
   if (bind_to(cpu)) sched_setaffinity(0, sizeof allowed, &allowed); /* it moves there at once, and may leave again */
 #else
@@ -209,14 +213,14 @@ static void *worker(void *argument) {
   for (;;) {
     seen = await_epoch(team, seen);
     if (atomic_load(&team->quit)) return NULL;
-    /* The caller closes the loop, then waits for nobody to be inside; so one who finds it open may join. */
+    /* The caller closes the loop, then waits until no worker is inside. So a worker that finds it open may join. */
     atomic_fetch_add(&team->inside, 1);
     if (atomic_load(&team->open) == seen) work(team, given.self);
     atomic_fetch_sub(&team->inside, 1);
   }
 }
 
-/* Make the threads of a team whose `launch` the caller holds. */
+/* Make the threads of a team. The caller holds its `launch`. */
 static void start_team(Team *team) {
   team->started = 1;
   for (team->threads = 1; team->threads < team->size; ++team->threads) {
@@ -237,7 +241,7 @@ static void free_team(Team *team) {
   free(team);
 }
 
-/* A team without threads, or NULL where there is no memory. */
+/* A team without threads; NULL if there is no memory for it. */
 static Team *make_team(int size) {
   void *team_memory = NULL, *shares = NULL;
   if (posix_memalign(&team_memory, CACHE_LINE, sizeof(Team))) return NULL;
@@ -257,7 +261,7 @@ static Team *make_team(int size) {
   return team;
 }
 
-/* End the threads of a team that nobody can find any more. */
+/* End the threads of a team, which is in no list any more, and free it. */
 static void end_team(Team *team) {
   pthread_mutex_lock(&team->sleep);
   atomic_store(&team->quit, 1);
@@ -271,8 +275,8 @@ static void end_team(Team *team) {
   free_team(team);
 }
 
-/* In the child of a fork: nobody else is there, whatever the others were at. Threads are made anew when they are needed,
- * and what others held stays lost. */
+/* Called in the child of a fork, which has one thread only. Other threads are made again when a loop needs them. The memory
+ * that they held in the parent stays lost. */
 static void after_fork(void) {
   changing = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
   for (int size = 0; size <= MAX_THREADS; ++size) {
@@ -293,7 +297,7 @@ static void after_fork(void) {
 
 static void watch_forks(void) { pthread_atfork(NULL, NULL, after_fork); }
 
-/* One more team of so many threads, whose `launch` the caller gets; NULL where there are enough. */
+/* Add a team of a size. The caller holds its `launch` then. Returns NULL if there are enough teams, or no memory. */
 static Team *add_team(int size) {
   Team *team = NULL;
   pthread_mutex_lock(&changing);
@@ -308,20 +312,21 @@ static Team *add_team(int size) {
   return team;
 }
 
-/* A team of so many threads, whose `launch` the caller gets; NULL where there is no memory for one. */
+/* Find or add a team of a size. The caller holds its `launch` then. Returns NULL if there is no memory for a team. */
 static Team *find_team(int size) {
   Team *first = atomic_load(&sizes[size].teams);
   for (Team *team = first; team; team = atomic_load(&team->next))
     if (!pthread_mutex_trylock(&team->launch)) return team;
   Team *added = add_team(size);
   if (added || !first) return added;
-  Team *team = first; /* wait for one of them */
+  Team *team = first; /* wait for one of the teams, in turn */
   for (unsigned skip = atomic_fetch_add(&sizes[size].turn, 1) % 64; skip; --skip)
     if (!(team = atomic_load(&team->next))) team = first;
   pthread_mutex_lock(&team->launch);
   return team;
 }
 
+/* See `Pool`. */
 static int enter(int threads, int cores) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   pthread_once(&once, watch_forks);
@@ -331,7 +336,7 @@ static int enter(int threads, int cores) {
   ++sizes[threads].users;
   if (cores > cores_allowed) cores_allowed = cores;
   pthread_mutex_unlock(&changing);
-  Team *team = find_team(threads); /* now, so that the first call does not wait for its threads */
+  Team *team = find_team(threads); /* its threads are made now, so that the first call does not wait for them */
   if (!team) return 1;
   if (!team->started) start_team(team);
   int made = team->threads;
@@ -356,6 +361,7 @@ static void leave(int threads) {
   }
 }
 
+/* Run a parallel loop by a team. Returns 0; otherwise a part of it failed. */
 static int launch(int threads, Lambda lambda, void *data, int num_task) {
   if (threads > MAX_THREADS) threads = MAX_THREADS;
   Team *team = threads <= 1 || nested || num_task == 1 ? NULL : find_team(threads);
@@ -388,7 +394,7 @@ static int launch(int threads, Lambda lambda, void *data, int num_task) {
   atomic_store(&team->open, 0);
   for (unsigned round = 0; atomic_load(&team->inside) > 0; ++round) {
     PAUSE();
-    if (round % 4096 == 4095) sched_yield(); /* whoever is inside may be waiting for this core */
+    if (round % 4096 == 4095) sched_yield(); /* a worker that is inside may need this core */
   }
   int failed = atomic_load_explicit(&team->failed, memory_order_relaxed);
   pthread_mutex_unlock(&team->launch);

@@ -1,7 +1,7 @@
-/* What kernels need while they run: threads, scratch memory, and a network's list of calls.
+/* The runtime of kernels: threads, scratch memory, and the list of a network's calls.
  *
- * Linked into every executable, so that running one needs no compiler and no tuner, and loaded by the workers that
- * time candidates, so that a kernel is timed by the threads that it will run on.
+ * It is linked into every executable, so that an executable runs without a compiler or a tuner. The workers that time
+ * candidates load it, too, so that a kernel is timed with the threads that it will run on.
  */
 #if defined(__linux__)
 #define _GNU_SOURCE
@@ -49,23 +49,23 @@ static void set_error(const char *kind, const char **parts, int32_t count) {
 
 EXPORT const char *tilewright_last_error(void) { return last_error; }
 
-/* Kernels report a failed check of their arguments through these. */
+/* Kernels call these functions when a check of their arguments fails. */
 EXPORT void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int32_t count) {
   set_error(kind, parts, count);
 }
 
 EXPORT void TVMFFIErrorSetRaisedFromCStr(const char *kind, const char *message) { set_error(kind, &message, 1); }
 
-/* ---- This library's part in it ---- */
+/* ---- The pool that this library uses ---- */
 
 static const Pool own_pool = {POOL_VERSION, sizeof(Pool), launch, allocate, release, enter, leave, trim};
 static const Pool *pool = &own_pool;
-static int own_threads; /* of this library's loops; 0: not said yet */
+static int own_threads; /* how many threads this library's loops have; 0: not set yet */
 
-/* The table of this library as a host. */
+/* The table that this library lends to others as their host. */
 EXPORT const void *tilewright_share(void) { return &own_pool; }
 
-/* Use the pool of another library, before any other function here is called. Returns 0, or -1: its version is another one. */
+/* Use the pool of another library. Call this before any other function. Returns 0; -1: the pool is of another version. */
 EXPORT int tilewright_adopt(const void *shared) {
   const Pool *other = shared;
   if (other->version != POOL_VERSION || other->size != (int32_t)sizeof(Pool)) return -1;
@@ -73,8 +73,8 @@ EXPORT int tilewright_adopt(const void *shared) {
   return 0;
 }
 
-/* Let loops of this library have `threads` threads, the caller's included. `cores` bounds how many threads all loops of that
- * size have together that run at the same time. Returns how many there are. */
+/* Let loops of this library have `threads` threads with the caller's. Several loops of this size may run at the same time;
+ * together they have at most `cores` threads. Returns how many threads a loop has. */
 EXPORT int tilewright_enter(int threads, int cores) {
   int before = own_threads;
   int made = pool->enter(threads, cores);
@@ -85,14 +85,14 @@ EXPORT int tilewright_enter(int threads, int cores) {
 
 EXPORT int tilewright_threads(int threads) { return tilewright_enter(threads, threads); }
 
-/* Give back what `tilewright_enter` asked for. The library can be unloaded afterwards, unless its pool is lent to others. */
+/* Give back the threads of `tilewright_enter`. Then the library can be unloaded, unless its pool is lent to others. */
 EXPORT void tilewright_leave(void) {
   pool->leave(own_threads);
   own_threads = 0;
   pool->trim();
 }
 
-/* In place of TVMBackendParallelLaunch: the lambda does part `task` of `env->num_task` equal parts of its loop. */
+/* Takes the place of TVMBackendParallelLaunch. The lambda does part `task` of `env->num_task` equal parts of its loop. */
 EXPORT int tilewright_launch(Lambda lambda, void *data, int num_task) {
   return pool->launch(own_threads, lambda, data, num_task);
 }
@@ -105,21 +105,21 @@ EXPORT int tilewright_free(int device_type, int device_id, void *memory) {
   return pool->free(device_type, device_id, memory);
 }
 
-/* ---- A network: kernels one after the other on tensors that are made once ---- */
+/* ---- A network: kernels one after the other, on tensors that are made once ---- */
 
 typedef struct {
   Kernel kernel; /* NULL: a copy */
   const Argument *arguments;
-  int32_t count; /* of arguments; of a copy there are three: to, from, bytes */
+  int32_t count; /* how many arguments; a copy has three: to, from, bytes */
 } Call;
 
-/* A kernel that does nothing: a network of these shows what a call costs outside its kernels. */
+/* A kernel that does nothing. A network of such kernels shows what a call costs outside its kernels. */
 EXPORT int tilewright_nothing(void *self, const Argument *arguments, int32_t count, Argument *result) {
   (void)self, (void)arguments, (void)count, (void)result;
   return 0;
 }
 
-/* Run `count` calls. Returns -1, or the number of the call that failed. */
+/* Run `count` calls. Returns -1; otherwise the number of the call that failed. */
 EXPORT int tilewright_run(const Call *calls, int32_t count) {
   for (int32_t i = 0; i < count; ++i) {
     const Call *call = &calls[i];
@@ -133,7 +133,7 @@ EXPORT int tilewright_run(const Call *calls, int32_t count) {
   return -1;
 }
 
-/* The same `runs` times, each timed, in seconds. */
+/* Run `count` calls `runs` times, and write the seconds of each run. Returns as `tilewright_run` does. */
 EXPORT int tilewright_time(const Call *calls, int32_t count, int32_t runs, double *seconds) {
   for (int32_t run = 0; run < runs; ++run) {
     double begin = now();
@@ -144,7 +144,7 @@ EXPORT int tilewright_time(const Call *calls, int32_t count, int32_t runs, doubl
   return -1;
 }
 
-/* Each call `repeats` times in a row, the mean in seconds. Calls are made one after the other, as in a run. */
+/* Run each call `repeats` times in a row, one call after the other as in a run. Write the mean seconds of each call. */
 EXPORT int tilewright_profile(const Call *calls, int32_t count, int32_t repeats, double *seconds) {
   for (int32_t i = 0; i < count; ++i) {
     double begin = now();
@@ -155,13 +155,13 @@ EXPORT int tilewright_profile(const Call *calls, int32_t count, int32_t repeats,
   return -1;
 }
 
-/* ---- What the compiled kernels look for ---- */
+/* ---- The functions that compiled kernels look up ---- */
 
 extern void *__TVMBackendParallelLaunch __attribute__((weak));
 extern void *__TVMBackendAllocWorkspace __attribute__((weak));
 extern void *__TVMBackendFreeWorkspace __attribute__((weak));
 
-/* Called once after loading the library that this file is linked into. */
+/* Call this once after loading the library. */
 EXPORT void tilewright_initialize(void) {
   if (&__TVMBackendParallelLaunch) __TVMBackendParallelLaunch = (void *)tilewright_launch;
   if (&__TVMBackendAllocWorkspace) __TVMBackendAllocWorkspace = (void *)tilewright_allocate;

@@ -1,4 +1,4 @@
-/* Scratch memory of kernels: blocks are kept, so that no call after the first allocates. Included by runtime.c alone. */
+/* Scratch memory of kernels. Blocks are kept, so that only the first call allocates. Only runtime.c includes this file. */
 
 #define CACHE_LINE 64
 
@@ -8,12 +8,12 @@ typedef struct Block {
   char pad[CACHE_LINE - sizeof(struct Block *) - sizeof(size_t)];
 } Block;
 
-/* Each thread has its preferred shelf, so that threads do not wait for each other; what its own does not hold it takes from
- * another's. So threads that end leave no memory behind that the next ones do not use: a server may have one for each
+/* Each thread prefers one shelf, so that threads do not wait for each other. If its own shelf lacks a block, it takes one
+ * from another shelf. So later threads use the memory of threads that have ended: a server may have one for each
  * request. */
 #define SHELVES 64
 static struct {
-  _Alignas(CACHE_LINE) atomic_int taken; /* whoever makes a 1 of the 0 has the shelf */
+  _Alignas(CACHE_LINE) atomic_int taken; /* 1: a thread has the shelf */
   Block *blocks;
 } shelves[SHELVES];
 static atomic_uint next_shelf;
@@ -30,7 +30,7 @@ static int take_shelf(unsigned number) {
 
 static void give_shelf(unsigned number) { atomic_store_explicit(&shelves[number].taken, 0, memory_order_release); }
 
-/* In the child of a fork: whoever had a shelf is not there. */
+/* Call this in the child of a fork, which lacks the threads that had shelves. */
 static void free_shelves(void) {
   for (unsigned number = 0; number < SHELVES; ++number) give_shelf(number);
 }

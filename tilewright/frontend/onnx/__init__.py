@@ -1,1 +1,1 @@
-"""ONNX files: read within limits, checked and folded in a process of their own, mended where TVM imports wrongly."""
+"""Reads ONNX files within limits, checks and folds them in a process of its own, repairs what TVM imports wrongly."""

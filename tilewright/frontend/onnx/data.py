@@ -1,7 +1,7 @@
-"""The tensors of ONNX models, in files of their own where that is needed: a message of protobuf ends at 2 GB.
+"""Reads and writes ONNX models whose weights are in files of their own, since a message of protobuf has at most 2 GB.
 
-A model in memory may be larger than that, as long as nobody serialises it whole. So nothing here does, nor copies its
-weights.
+A model in memory may be larger, as long as it is not serialised whole. No function here serialises or copies all
+weights of a model together.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -22,34 +22,36 @@ from tilewright.reading import open_regular, read_file
 __all__ = [
     "MOST_BYTES",
     "check_place",
+    "copy_without_weights",
+    "count_bytes",
     "fetch_data",
     "fetch_tensor",
     "graphs",
     "open_model",
     "save_onnx",
-    "serialized",
-    "tensor_bytes",
+    "serialize",
     "tensors",
-    "without_weights",
     "write_model",
 ]
 
-#: Protobuf's limit of a message. Larger weights are in files of their own.
+_Message = TypeVar("_Message", onnx.ModelProto, onnx.GraphProto)
+
+#: The most bytes of a message of protobuf. Larger models have their weights in files of their own.
 MOST_BYTES = 2**31 - 1
-#: Bytes of weights up to which a saved model is one file.
+#: The most bytes of weights that are saved in one file with the model.
 _MOST_INSIDE = 1 << 30
-#: Bytes from which a tensor moves to the other file; and from which one of integers does, since shape inference reads
-#: shapes, axes and the sizes of a Split.
+#: The least bytes of a tensor that is moved to the other file; and those of a tensor of integers. Shape inference reads
+#: integers: shapes, axes and the sizes of a Split.
 _LEAST_OUTSIDE, _LEAST_INTEGERS_OUTSIDE = 1024, 1 << 16
-#: Graphs inside of graphs (If, Loop).
+#: How deep graphs may be nested in other graphs (If, Loop).
 _MOST_DEPTH = 32
 
 
 def graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    """Every graph of a model, those inside of others included.
+    """Every graph of a model, with the graphs inside of other graphs.
 
     Raises:
-        ValueError: they are nested deeper than 32.
+        ValueError: graphs are nested deeper than 32.
     """
     stack = [(model.graph, 0)]
     for function in model.functions:
@@ -68,7 +70,7 @@ def graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
 
 
 def tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
-    """Every tensor that a graph holds, without those of graphs inside of it."""
+    """Every tensor that a graph holds, without the tensors of graphs inside of it."""
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
@@ -79,8 +81,8 @@ def tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
             yield from attribute.tensors
 
 
-def tensor_bytes(tensor: TensorProto) -> int:
-    """How many bytes the data of a tensor have, as it declares. Raises ``ValueError`` where its shape is negative."""
+def count_bytes(tensor: TensorProto) -> int:
+    """The bytes of data that a tensor declares. Raises ``ValueError`` if an extent is negative."""
     if any(extent < 0 for extent in tensor.dims):
         raise ValueError(f"{tensor.name!r} has the shape {list(tensor.dims)}")
     count: int = math.prod(tensor.dims)
@@ -95,9 +97,9 @@ def tensor_bytes(tensor: TensorProto) -> int:
 
 
 def check_place(tensor: TensorProto, folder: Path) -> None:
-    """Raise ``ValueError`` or ``OSError`` where a tensor's data are not whole in a file within ``folder``."""
+    """Raise ``ValueError`` or ``OSError`` if a file in ``folder`` does not hold all data of a tensor."""
     path, offset, length = _place(tensor, folder)
-    nbytes = tensor_bytes(tensor)
+    nbytes = count_bytes(tensor)
     with open_regular(path) as file:
         size = file.seek(0, os.SEEK_END)
     if offset < 0 or length != nbytes or offset + length > size:
@@ -106,23 +108,23 @@ def check_place(tensor: TensorProto, folder: Path) -> None:
 
 
 def _place(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
-    """Path, offset and length of a tensor's data. Raises ``ValueError`` where they are outside of ``folder``."""
+    """The path, offset and length of a tensor's data. Raises ``ValueError`` if they are outside of ``folder``."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     name = entries.get("location", "")
     path = folder / name
     inside = path.resolve().is_relative_to(folder.resolve())
     if not name or not inside or Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"the data of {tensor.name!r} are in {name!r}, outside the model's directory")
-    return path, int(entries.get("offset", "0")), int(entries.get("length", tensor_bytes(tensor)))
+    return path, int(entries.get("offset", "0")), int(entries.get("length", count_bytes(tensor)))
 
 
 def fetch_data(model: onnx.ModelProto, folder: Path) -> None:
-    """Read all tensors of a model that are in other files in ``folder``, where :func:`check_place` found them.
+    """Read all tensors of a model that are in other files in ``folder``. :func:`check_place` has checked them.
 
-    The onnx package's own reader refuses folders whose names are not UTF-8.
+    The onnx package has a function for this. It refuses directories whose names are not UTF-8.
 
     Raises:
-        OSError, ValueError: they cannot be read.
+        OSError, ValueError: the files cannot be read.
     """
     for graph in graphs(model):
         for tensor in tensors(graph):
@@ -130,7 +132,7 @@ def fetch_data(model: onnx.ModelProto, folder: Path) -> None:
 
 
 def fetch_tensor(tensor: TensorProto, folder: Path) -> None:
-    """Read the data of one tensor, if they are in another file. Raises as :func:`fetch_data` does."""
+    """Read the data of one tensor if they are in another file. Raises as :func:`fetch_data` does."""
     if tensor.data_location != TensorProto.EXTERNAL:
         return
     path, offset, length = _place(tensor, folder)
@@ -144,22 +146,22 @@ def fetch_tensor(tensor: TensorProto, folder: Path) -> None:
 
 
 def open_model(path: Path) -> onnx.ModelProto:
-    """A model that :func:`write_model` or ONNX Runtime wrote, with all data. Raises as :func:`fetch_data` does."""
+    """Read a model that :func:`write_model` or ONNX Runtime wrote, with all data. Raises as :func:`fetch_data` does."""
     model = onnx.load_model_from_string(read_file(path, MOST_BYTES))
     fetch_data(model, path.parent)
     return model
 
 
-def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy without the initializers of its main graph, which are most of its size."""
+def copy_without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a model without the initializers of its main graph, which are most of its size."""
     made = onnx.ModelProto()
     _copy(model, made, "graph")
     _copy(model.graph, made.graph, "initializer")
     return made
 
 
-def _copy(source: Any, target: Any, without: str) -> None:
-    """Copy the fields of a message but one."""
+def _copy(source: _Message, target: _Message, without: str) -> None:
+    """Copy all fields of a message except one."""
     for field, value in source.ListFields():
         if field.name == without:
             continue
@@ -172,34 +174,34 @@ def _copy(source: Any, target: Any, without: str) -> None:
 
 
 def save_onnx(model: onnx.ModelProto, path: Path, most_inside: int = _MOST_INSIDE) -> None:
-    """Save a model with its weights inside, or beside it in ``model.bin`` where they have more than ``most_inside``.
+    """Save a model with its weights in the same file, or in ``model.bin`` beside it.
 
     Args:
-        model: stays as it is.
+        model: the model, which stays as it is.
         path: the file to write.
-        most_inside: bytes.
+        most_inside: the most bytes of weights that are saved in the same file.
 
     Raises:
-        OSError: the file cannot be written.
-        ModelFormatError: it does not fit protobuf's limit without its weights either.
+        OSError: a file cannot be written.
+        ModelFormatError: even without its weights the model exceeds protobuf's limit.
     """
     total = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     if total > most_inside:
         write_model(model, path, "model.bin")
     else:
-        path.write_bytes(serialized(model))
+        path.write_bytes(serialize(model))
 
 
-def serialized(model: onnx.ModelProto) -> bytes:
-    """The bytes of a model without its large weights.
+def serialize(model: onnx.ModelProto) -> bytes:
+    """The bytes of a model whose large weights are in other files.
 
     Raises:
-        ModelFormatError: it has more than protobuf's limit all the same.
+        ModelFormatError: the model exceeds protobuf's limit nevertheless.
     """
     try:
         content: bytes = model.SerializeToString()
         return content
-    except Exception as exc:  # protobuf's EncodeError has no base class of Python's but Exception
+    except Exception as exc:  # protobuf's EncodeError has no other base class of Python's
         raise ModelFormatError(
             "a model has less than 2 GB besides the weights of its main graph, but this one's constants have more; "
             "export them as initializers"
@@ -210,11 +212,12 @@ def write_model(model: onnx.ModelProto, path: Path, data: str) -> onnx.ModelProt
     """Write a model into the file ``path``, and the tensors of its main graph into the file ``data`` beside it.
 
     Returns:
-        what was written to ``path``: the model, whose tensors refer to the other file.
+        the model that was written to ``path``. Its tensors refer to the other file.
 
-    Raises: as :func:`save_onnx` does.
+    Raises:
+        OSError, ModelFormatError: as :func:`save_onnx` does.
     """
-    made = without_weights(model)
+    made = copy_without_weights(model)
     with (path.parent / data).open("wb") as file:
         for tensor in model.graph.initializer:
             copy = made.graph.initializer.add()
@@ -230,12 +233,12 @@ def write_model(model: onnx.ModelProto, path: Path, data: str) -> onnx.ModelProt
                 entry = copy.external_data.add()
                 entry.key, entry.value = key, str(value)
             file.write(raw)
-    path.write_bytes(serialized(made))
+    path.write_bytes(serialize(made))
     return made
 
 
 def _raw(tensor: TensorProto) -> bytes:
-    """The data of a tensor as bytes; none where they are few, or texts."""
+    """The data of a tensor as bytes; empty if there are few, or if they are texts."""
     if tensor.HasField("raw_data") or math.prod(tensor.dims) < _LEAST_OUTSIDE:
         return tensor.raw_data
     if tensor.data_type not in (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64):

@@ -1,7 +1,7 @@
-"""ONNX files as others may have made them: read within bounds, and checked before anything is computed from them.
+"""Reads ONNX files within bounds, and checks them before anything is computed from them.
 
-What reads a model later (onnx's shape inference, ONNX Runtime, TVM's importer) allocates what a tensor declares and
-follows a graph wherever it leads. So sizes, places of external data and the order of the graph are checked here.
+A file may be malformed. onnx's shape inference, ONNX Runtime and TVM's importer allocate what a tensor declares, and
+follow the edges of a graph without end. So sizes, places of external data and the order of the graph are checked here.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from tilewright.errors import ModelFormatError, ResourceError, ShapeError, Tilew
 from tilewright.frontend.onnx.data import (
     MOST_BYTES,
     check_place,
+    copy_without_weights,
+    count_bytes,
     fetch_data,
     graphs,
-    tensor_bytes,
     tensors,
-    without_weights,
 )
 from tilewright.measure.memory import in_words, memory_error, usable_memory
 from tilewright.reading import read_file
 
-__all__ = ["bare", "check_filled", "check_sizes", "read_proto"]
+__all__ = ["check_filled", "check_sizes", "copy_for_inference", "read_proto"]
 
-#: The share of the machine's memory that a model's weights, or one tensor, may take: each is held several times.
+#: The share of the usable memory that a model's weights, or one tensor, may take. Several copies of each are held.
 _SHARE = 1 / 4
-#: Elements of a weight that shape inference may read, as the shape, the axes or the scales of an operator.
+#: The most elements of a weight that shape inference may read, as the shape, the axes or the scales of an operator.
 _MOST_READ = 1 << 16
 
 
 def read_proto(path: Path) -> onnx.ModelProto:
-    """The model of a file, with its external data. Its graphs have an order, its tensors the data that they declare.
+    """The model of a file, with its external data. Its graphs have no cycle, its tensors have the data they declare.
 
     Raises:
-        ModelFormatError: it is no whole ONNX file, or refers to files outside of its directory.
-        ResourceError: its weights do not fit this machine's memory.
+        ModelFormatError: the file is no whole ONNX file, or refers to files outside of its directory.
+        ResourceError: the weights do not fit this machine's memory.
     """
     try:
         model = onnx.load_model_from_string(read_file(path, MOST_BYTES))
@@ -52,13 +52,13 @@ def read_proto(path: Path) -> onnx.ModelProto:
     if not model.graph.node:
         raise ModelFormatError(f"a model has operators, but {path} holds none; is it an ONNX file?")
     try:
-        model.SerializeToString()  # notices texts that are none
+        model.SerializeToString()  # finds texts that are not UTF-8
         held = [tensor for graph in graphs(model) for tensor in tensors(graph)]
         for graph in graphs(model):
             _check_order(graph)
         for tensor in held:
             _check_tensor(tensor, path.parent)
-        total = sum(tensor_bytes(tensor) for tensor in held)
+        total = sum(count_bytes(tensor) for tensor in held)
         if total > _memory():
             raise ResourceError(
                 f"memory is missing: the weights of {path} take {in_words(total)}, and several copies are held, but "
@@ -83,16 +83,16 @@ def _unreadable(path: Path, exc: Exception) -> ModelFormatError:
 
 
 def check_sizes(model: onnx.ModelProto) -> None:
-    """Refuse a model one of whose inputs or results, as far as their shapes can be told, does not fit the memory.
+    """Refuse a model with an input or a result that does not fit the memory, as far as shapes can be inferred.
 
     Raises:
-        ShapeError: there is one.
+        ShapeError: one does not fit.
     """
     values = [*model.graph.input, *model.graph.output, *model.graph.value_info]
     try:
-        graph = onnx.shape_inference.infer_shapes(bare(model), data_prop=True).graph
+        graph = onnx.shape_inference.infer_shapes(copy_for_inference(model), data_prop=True).graph
         values += [*graph.value_info, *graph.output]
-    except Exception:  # what is wrong with the model is said where it is read
+    except Exception:  # ONNX Runtime says what is wrong with the model when it optimises it
         pass
     for value in values:
         extents = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
@@ -103,9 +103,12 @@ def check_sizes(model: onnx.ModelProto) -> None:
             )
 
 
-def bare(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy without the values of large weights: shape inference needs none, and they may pass protobuf's limit."""
-    made = without_weights(model)
+def copy_for_inference(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a model without the values of large weights, for shape inference.
+
+    Shape inference needs no large weights, and with them the model may exceed protobuf's limit.
+    """
+    made = copy_without_weights(model)
     for tensor in model.graph.initializer:
         copy = made.graph.initializer.add()
         if math.prod(tensor.dims) <= _MOST_READ and tensor.data_location != TensorProto.EXTERNAL:
@@ -113,15 +116,18 @@ def bare(model: onnx.ModelProto) -> onnx.ModelProto:
         else:
             copy.name, copy.data_type = tensor.name, tensor.data_type
             copy.dims.extend(tensor.dims)
-    made.ir_version = max(4, made.ir_version)  # before 4, a weight that is no input of the graph has no shape
+    made.ir_version = max(4, made.ir_version)  # before 4, only weights that are inputs have a shape
     return made
 
 
 def check_filled(shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse weights that the file only declares where they would not fit the memory.
+    """Refuse weights that the file only declares, if they would not fit the memory.
+
+    Args:
+        shapes: the shapes of these weights of float32, by name.
 
     Raises:
-        ModelFormatError: they would not, or a shape is negative.
+        ModelFormatError: they would not fit, or an extent is negative.
     """
     for name, shape in shapes.items():
         if any(extent < 0 for extent in shape):
@@ -137,11 +143,12 @@ def check_filled(shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def _memory() -> int:
+    """The bytes that a model's weights, or one tensor, may take."""
     return int(usable_memory() * _SHARE)
 
 
 def _check_order(graph: onnx.GraphProto) -> None:
-    """Raise ``ValueError`` where a result is computed twice or from itself, or a node has none."""
+    """Raise ``ValueError`` if a result is computed twice or from itself, or if a node has no output."""
     makers: dict[str, int] = {}
     for number, node in enumerate(graph.node):
         if not any(node.output):
@@ -171,12 +178,12 @@ def _check_order(graph: onnx.GraphProto) -> None:
 
 
 def _check_tensor(tensor: TensorProto, folder: Path) -> None:
-    """Raise ``ValueError`` where a tensor has not the data that it declares, or they are elsewhere."""
-    nbytes = tensor_bytes(tensor)
+    """Raise ``ValueError`` if a tensor lacks data that it declares, or if they are outside of ``folder``."""
+    nbytes = count_bytes(tensor)
     if tensor.data_location == TensorProto.EXTERNAL:
         check_place(tensor, folder)
     elif tensor.HasField("raw_data"):
         if len(tensor.raw_data) != nbytes:
             raise ValueError(f"{tensor.name!r} declares {nbytes:,} bytes, but has {len(tensor.raw_data):,}")
     elif math.prod(tensor.dims):
-        numpy_helper.to_array(tensor)  # takes what is there, then gives it its shape
+        numpy_helper.to_array(tensor)  # fails unless the number of elements fits the shape

@@ -1,4 +1,4 @@
-"""ONNX models made ready to be imported: shapes fixed, missing weights filled, batch norms folded."""
+"""Prepares ONNX models for the importer: fixes shapes, fills missing weights, folds batch norms."""
 
 from __future__ import annotations
 
@@ -6,53 +6,52 @@ import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from tilewright.errors import ModelFormatError, ShapeError, UnsupportedOperatorError
-from tilewright.frontend.onnx.data import fetch_tensor, graphs, serialized, write_model
-from tilewright.frontend.onnx.file import bare, check_filled, check_sizes, read_proto
+from tilewright.frontend.onnx.data import fetch_tensor, graphs, serialize, write_model
+from tilewright.frontend.onnx.file import check_filled, check_sizes, copy_for_inference, read_proto
 from tilewright.frontend.onnx.repair import repair
 from tilewright.measure.memory import memory_error
 from tilewright.scratch import check_space, explained
+from tilewright.tensor import Array
 
 __all__ = ["FOLDED", "MODEL", "prepare"]
 
-#: The files that are written: the model for reference, and the one to compile.
+#: The files that :func:`prepare` writes: the model for reference, and the model to compile.
 MODEL, FOLDED = "model.onnx", "folded.onnx"
 
-#: Operators whose output doubles when their first input does; a batch norm nearly so.
+#: Operators whose output doubles if their first input doubles.
 _SCALED_THROUGH = ("Add", "Reshape", "Flatten", "Squeeze", "Dropout", "Relu", "AveragePool", "GlobalAveragePool")
-#: Operators with a mode for training.
+#: Operators that have a mode for training.
 _TRAINED = ("BatchNormalization", "Dropout")
-#: ONNX Runtime names a temporary file of ours, which tells the user nothing.
+#: The part of ONNX Runtime's messages that names a temporary file. It tells the user nothing.
 _PLACE = re.compile(r"Load model from \S+ failed:")
-#: Standard deviation of a softmax's inputs in a network that we fill with random weights.
+#: The standard deviation that the inputs of the last softmax get, in a network that is filled with random weights.
 _SPREAD = 2.0
 
 
 def prepare(path: Path, shapes: Mapping[str, tuple[int, ...]], folder: Path, optimised: bool = True) -> None:
-    """Write the model of a file twice: with static input shapes and explicit weights, and the same folded.
+    """Write the model of a file twice: with fixed input shapes and explicit weights, and the same model folded.
 
-    The first, ``model.onnx``, is what outputs are checked against, so that it shares as little as possible with what is
-    compiled from the second, ``folded.onnx``. This runs ONNX Runtime's optimiser, which may crash: call it in a process
-    of its own (``frontend/onnx/reading``).
+    Outputs are judged by the first model, ``model.onnx``. It has undergone as little as possible of what the second
+    model, ``folded.onnx``, undergoes before it is compiled. ONNX Runtime's optimiser may crash, so call this function
+    in a process of its own (``frontend/onnx/reading``).
 
     Args:
         path: an ONNX file.
-        shapes: of symbolic inputs.
-        folder: an empty directory that is written to.
-        optimised: whether ONNX Runtime folds constants and batch norms; otherwise nothing of it is run.
+        shapes: the shapes of inputs with symbolic dimensions, by name.
+        folder: an empty directory for the files.
+        optimised: whether ONNX Runtime folds constants and batch norms; otherwise ONNX Runtime is not run.
 
     Raises:
-        ModelFormatError: missing, truncated, or not ONNX.
-        ResourceError: it does not fit the memory, or the disk.
-        ShapeError: a symbolic input shape that ``shapes`` does not fix, or a shape for no input.
-        UnsupportedOperatorError: an operator that ONNX Runtime does not know, or that trains.
+        ModelFormatError: the file is missing or truncated, or it is no ONNX file.
+        ResourceError: the model does not fit the memory, or the disk.
+        ShapeError: ``shapes`` does not fix a symbolic input shape, or names no input.
+        UnsupportedOperatorError: ONNX Runtime does not know an operator, or an operator is in its mode for training.
     """
     model = read_proto(path)
     try:
@@ -68,23 +67,23 @@ def prepare(path: Path, shapes: Mapping[str, tuple[int, ...]], folder: Path, opt
         weights = {tensor.name for tensor in written.graph.initializer}
         repair(written)
         _chain_sums(written)
-        folded = _optimised(written, folder) if optimised else written
+        folded = _optimise(written, folder) if optimised else written
         _split_batch_norms(folded, folder)
         _drop_inputs(folded, weights)
-        (folder / FOLDED).write_bytes(serialized(folded))
+        (folder / FOLDED).write_bytes(serialize(folded))
     except MemoryError as exc:
         raise memory_error(f"reading {path}") from exc
     except OSError as exc:
         raise explained(exc, f"reading {path} needs temporary files", folder) from exc
     except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as exc:
-        # An operator without the inputs or attributes that it must have.
+        # An operator lacks inputs or attributes that it must have.
         raise ModelFormatError(f"{path} is not valid ONNX: {_first_line(exc)}; export it again") from exc
 
 
 def _drop_empty_ends(model: onnx.ModelProto) -> None:
-    """Conv(x, w, "") --> Conv(x, w): an empty name of an optional input means that it is absent.
+    """Conv(x, w, "") --> Conv(x, w), since an empty name stands for an optional input that is absent.
 
-    ONNX Runtime 1.32 crashes where it optimises a LayerNormalization with an empty name for its bias.
+    ONNX Runtime 1.32 crashes when it optimises a LayerNormalization with an empty name for its bias.
     """
     for graph in graphs(model):
         for node in graph.node:
@@ -93,10 +92,12 @@ def _drop_empty_ends(model: onnx.ModelProto) -> None:
 
 
 def _refuse_training(model: onnx.ModelProto) -> None:
-    """Refuse operators in their mode for training, which TVM ignores: dropout is random there, and statistics change.
+    """Refuse operators in their mode for training, in which dropout is random and statistics change.
+
+    TVM ignores this mode.
 
     Raises:
-        UnsupportedOperatorError: there is one.
+        UnsupportedOperatorError: an operator is in its mode for training.
     """
     arrays = {tensor.name: tensor for tensor in model.graph.initializer}
     arrays |= {n.output[0]: n.attribute[0].t for n in model.graph.node if n.op_type == "Constant" and n.attribute}
@@ -120,6 +121,7 @@ def _first_line(exc: BaseException) -> str:
 
 
 def _fix_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Give the inputs the ``shapes``. Raises ``ShapeError`` if they do not fit, or do not fix every dimension."""
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = {value.name: value for value in model.graph.input if value.name not in constants}
     unknown = sorted(set(shapes) - set(inputs))
@@ -151,15 +153,15 @@ def _fix_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -
                 f"every input has a fixed shape, but {name!r} is [{have}]; fix it with --shape {name}={example}"
             )
     if shapes:
-        del model.graph.value_info[:]  # inferred for other shapes
+        del model.graph.value_info[:]  # these shapes were inferred from the old ones
 
 
 def _fill_weights(model: onnx.ModelProto) -> set[str]:
-    """Give random values to weights that the file only declares.
+    """Give random values to weights that the file only declares. Returns their names.
 
-    Models without their weights (the light networks of the onnx package) make them by ConstantOfShape, as
-    ``onnx.tools.replace_constants`` writes and names it; any other is a constant of the model's own. Uniform weights
-    would hide wrong indexing from the check, so they get random values, the same for the same name.
+    Models without their weights, such as the light networks of the onnx package, make them by ConstantOfShape.
+    ``onnx.tools.replace_constants`` writes and names these operators; others are constants of the model itself. Equal
+    weights would hide wrong indexing from the check, so the weights get random values: the same for the same name.
     """
     graph = model.graph
     shapes = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.data_type == onnx.TensorProto.INT64}
@@ -188,9 +190,9 @@ def _fill_weights(model: onnx.ModelProto) -> set[str]:
 
 
 def _calm_softmax(model: onnx.ModelProto, filled: set[str], folder: Path) -> None:
-    """Scale the random weights before the last softmax so that its inputs differ by a few units, not by hundreds.
+    """Scale the random weights before the last softmax, so that its inputs differ by a few units instead of hundreds.
 
-    Otherwise the output is 1 in one place and 0 elsewhere whatever was computed before, and comparing it shows nothing.
+    Of large inputs the output is 1 in one place and 0 elsewhere, and would hide a wrong result.
     """
     import onnxruntime
 
@@ -211,11 +213,11 @@ def _calm_softmax(model: onnx.ModelProto, filled: set[str], folder: Path) -> Non
     options.add_session_config_entry("session.disable_prepacking", "1")
     rng = np.random.default_rng(0)
     try:
-        file.write_bytes(serialized(probe))
+        file.write_bytes(serialize(probe))
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         feeds = {i.name: rng.standard_normal(i.shape).astype(np.float32) for i in session.get_inputs()}
         spread = float(np.std(session.run(None, feeds)[0]))
-    except Exception:  # what is wrong with the model is said where it is read
+    except Exception:  # ONNX Runtime says what is wrong with the model when it optimises it
         return
     finally:
         for name in ("probe.onnx", "probe.bin"):
@@ -229,7 +231,7 @@ def _calm_softmax(model: onnx.ModelProto, filled: set[str], folder: Path) -> Non
 
 
 def _chain_sums(model: onnx.ModelProto) -> None:
-    """Sum(a, b, c) --> Add(Add(a, b), c), which fuses; TVM's importer stacks the operands of a Sum."""
+    """Sum(a, b, c) --> Add(Add(a, b), c), which is fused. TVM's importer stacks the operands of a Sum."""
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         if node.op_type != "Sum" or len(node.input) < 2:
@@ -244,29 +246,29 @@ def _chain_sums(model: onnx.ModelProto) -> None:
     model.graph.node.extend(nodes)
 
 
-def _optimised(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+def _optimise(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     """The model after ONNX Runtime's basic optimisation, which folds constants and batch norms.
 
     Args:
-        model: its weights are in files in ``folder``.
-        folder: where those of the result will be, too.
+        model: a model whose weights are in files in ``folder``.
+        folder: the directory, to which the weights of the result are written, too.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4
-    options.intra_op_num_threads = 1  # its threads would spin beside the tuner
+    options.intra_op_num_threads = 1  # more threads would spin and disturb the tuner
     source, target = folder / "chained.onnx", folder / FOLDED
     options.optimized_model_filepath = str(target)
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "folded.bin")
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-    source.write_bytes(serialized(model))
+    source.write_bytes(serialize(model))
     try:
         onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
         return onnx.load_model_from_string(target.read_bytes())
-    except Exception as exc:  # its binding raises a dozen classes without a common base
+    except Exception as exc:  # ONNX Runtime's errors share no base class
         check_space(folder)
         text = _PLACE.sub("", str(exc))
         line = text.strip().splitlines()[0][:300]
@@ -280,10 +282,10 @@ def _optimised(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
 
 
 def _drop_inputs(model: onnx.ModelProto, weights: set[str]) -> None:
-    """Drop the inputs that are weights, or were before they were folded.
+    """Drop the inputs that are weights, or that were weights before they were folded.
 
-    What ConstantOfShape nodes read stays behind as inputs that nobody reads, and old files list weights as inputs. An
-    input of the model's own stays, whether anybody reads it or not, as other runtimes want it.
+    Old files list weights as inputs, and the inputs of ConstantOfShape nodes remain although nothing reads them. The
+    model's own inputs stay, even if nothing reads them, since other runtimes require them.
     """
     weights = weights | {tensor.name for tensor in model.graph.initializer}
     kept = [value for value in model.graph.input if value.name not in weights]
@@ -292,10 +294,10 @@ def _drop_inputs(model: onnx.ModelProto, weights: set[str]) -> None:
 
 
 def _split_batch_norms(model: onnx.ModelProto, folder: Path) -> None:
-    """BatchNormalization(x) --> x * scale + shift, where ONNX Runtime had no convolution to fold it into."""
+    """BatchNormalization(x) --> x * scale + shift, if ONNX Runtime found no convolution to fold it into."""
     graph = model.graph
     wanted = {name for n in graph.node if n.op_type == "BatchNormalization" for name in n.input[1:5]}
-    arrays: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, Array] = {}
     for tensor in graph.initializer:
         if tensor.name in wanted:
             fetch_tensor(tensor, folder)
@@ -328,7 +330,7 @@ def _split_batch_norms(model: onnx.ModelProto, folder: Path) -> None:
 
 
 def _ranks(model: onnx.ModelProto) -> dict[str, int]:
-    """How many dimensions each tensor has, as far as shape inference tells."""
-    graph = onnx.shape_inference.infer_shapes(bare(model)).graph
+    """The number of dimensions of each tensor whose shape can be inferred, by name."""
+    graph = onnx.shape_inference.infer_shapes(copy_for_inference(model)).graph
     values = [*graph.value_info, *graph.input, *graph.output]
     return {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}

@@ -1,11 +1,10 @@
-"""Reading ONNX files in a process of its own: a file, or ONNX Runtime, that crashes ends only that process."""
+"""Reads ONNX files in a process of its own. A crash of ONNX Runtime, or caused by a file, ends this process only."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import onnx
 
@@ -20,20 +19,20 @@ __all__ = ["OnnxReading", "read_onnx"]
 
 
 class OnnxReading:
-    """The reading of a file, which goes on while this process does something else, as importing the compiler.
+    """Reads a file while this process does something else, such as importing the compiler.
 
-    :func:`tilewright.frontend.load.load` takes one in the place of a path. Use it as a context manager.
-
-    Attributes:
-        path: the file.
-        shapes: of symbolic inputs.
-        folded: whether ONNX Runtime has folded constants and batch norms; known with the result. Where its optimiser
-            crashes, the model is read without.
+    It is a context manager. :func:`tilewright.frontend.load.load` takes it in place of a path.
 
     Args:
         path: the file.
-        shapes: of symbolic inputs.
-        how: what the process calls, like :func:`tilewright.frontend.onnx.model.prepare`.
+        shapes: the shapes of inputs with symbolic dimensions, by name.
+        how: the function that the process calls, like :func:`tilewright.frontend.onnx.model.prepare`.
+
+    Attributes:
+        path: the file.
+        shapes: the shapes of inputs with symbolic dimensions, by name.
+        folded: whether ONNX Runtime has folded constants and batch norms, known when :meth:`result` returns. If its
+            optimiser crashes, the model is read without it.
     """
 
     def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], how: Callable[..., None] = prepare) -> None:
@@ -48,11 +47,11 @@ class OnnxReading:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the process, if it goes on, and remove its files."""
+        """End the process if it still runs, and remove its files."""
         self.close()
 
     def close(self) -> None:
-        """End the process, if it goes on, and remove its files. Does nothing the second time."""
+        """End the process if it still runs, and remove its files. Does nothing the second time."""
         if self._call is not None:
             self._call.close()
         if self._place is not None:
@@ -60,15 +59,16 @@ class OnnxReading:
         self._call = self._place = None
 
     def result(self) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-        """The model with static input shapes and explicit weights, and the same with batch norms folded.
+        """Wait for the process. A second call reads the file again.
 
-        Waits for the process. May be asked for again, then the file is read again.
+        Returns:
+            the model with fixed input shapes and explicit weights, and the same model with batch norms folded.
 
         Raises:
-            ModelFormatError: missing, truncated, or not ONNX.
-            ResourceError: it does not fit the memory, or the disk.
-            ShapeError: a symbolic input shape that ``shapes`` does not fix, or a shape for no input.
-            UnsupportedOperatorError: an operator that ONNX Runtime does not know.
+            ModelFormatError: the file is missing or truncated, or it is no ONNX file.
+            ResourceError: the model does not fit the memory, or the disk.
+            ShapeError: ``shapes`` does not fix a symbolic input shape, or names no input.
+            UnsupportedOperatorError: ONNX Runtime does not know an operator.
         """
         try:
             if self._call is None:
@@ -84,7 +84,7 @@ class OnnxReading:
             try:
                 return self._finish()
             except ProcessError as error:
-                if "SIGKILL" in str(error):  # as the kernel ends a process that takes too much
+                if "SIGKILL" in str(error):  # so the kernel ends a process that takes too much memory
                     raise memory_error(f"reading {self.path}") from error
                 raise ModelFormatError(
                     f"a model can be read by the onnx package, but {self.path} ends it: {error}; export it again"
@@ -114,7 +114,7 @@ class OnnxReading:
             raise memory_error(f"reading {self.path}") from exc
 
 
-def read_onnx(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Any, Any]:
-    """The two models of a file, as :meth:`OnnxReading.result` gives them. Raises as that does."""
+def read_onnx(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """The two models of a file, as :meth:`OnnxReading.result` returns them. Raises as that does."""
     with OnnxReading(path, shapes) as reading:
         return reading.result()

@@ -1,6 +1,6 @@
 """Replaces ONNX operators that TVM 0.27 imports wrongly by operators that it imports right.
 
-Each repair states its rewrite, as before --> after. A model that needs none is left as it is.
+The docstring of each repair states its rewrite as before --> after. A model that needs no repair stays as it is.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,20 +16,21 @@ from onnx import helper, numpy_helper
 
 __all__ = ["repair"]
 
+#: Values of ``auto_pad`` with which the padding depends on the shape of the image.
 _SAME = ("SAME_UPPER", "SAME_LOWER")
 _POOLS = ("MaxPool", "AveragePool", "LpPool")
 
 
 @dataclass
 class _Graph:
-    """The nodes of a graph while they are rewritten.
+    """A graph whose nodes are being rewritten.
 
     Attributes:
-        model: the model.
-        constants: the initializers by name.
+        model: the model that the graph belongs to.
+        constants: initializers and the values of Constant nodes, by name.
         shapes: the known shapes of tensors, by name.
         dtypes: the known element types of tensors, by name.
-        nodes: written so far.
+        nodes: the new nodes so far.
     """
 
     model: onnx.ModelProto
@@ -39,20 +39,22 @@ class _Graph:
     dtypes: dict[str, int]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
 
-    def add(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        """Write a node with one output; returns the output."""
-        self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
+    def add(self, kind: str, inputs: Sequence[str], output: str, **attributes: int | Sequence[int]) -> str:
+        """Add a node with one output. Returns the output's name."""
+        node = helper.make_node(kind, list(inputs), [output], name=output)
+        node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+        self.nodes.append(node)
         return output
 
     def constant(self, name: str, values: NDArray[np.generic]) -> str:
-        """Add an initializer; returns its name."""
+        """Add an initializer. Returns its name."""
         self.model.graph.initializer.append(numpy_helper.from_array(values, name))
         return name
 
     def array(self, name: str) -> NDArray[np.generic] | None:
-        """The values of an initializer; None where the name is not one."""
+        """The values of a constant; None if the name is no constant's."""
         tensor = self.constants.get(name)
-        if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:  # no scale is that large
+        if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:  # scales are never that large
             return None
         return numpy_helper.to_array(tensor)
 
@@ -88,9 +90,9 @@ def _read(model: onnx.ModelProto) -> _Graph:
 
 
 def _values(model: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
-    """The known types of tensors: those of the inputs, and those inferred from them."""
+    """The known types of tensors: those of the inputs, and those that can be inferred from them."""
     yield from model.graph.input
-    # Shapes do not depend on weights, except on small tensors of integers, which hold shapes and axes.
+    # Shapes depend on small weights only, which hold shapes and axes.
     light = onnx.ModelProto()
     light.CopyFrom(model)
     del light.graph.initializer[:]
@@ -101,7 +103,7 @@ def _values(model: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
             light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     try:
         inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
-    except Exception:  # what is wrong with the model is said where it is read
+    except Exception:  # ONNX Runtime says what is wrong with the model when it optimises it
         return
     yield from inferred.graph.value_info
     yield from inferred.graph.output
@@ -119,8 +121,8 @@ def _ints(value: object, default: Sequence[int]) -> list[int]:
     return [int(v) for v in value] if isinstance(value, Sequence) else list(default)
 
 
-def _set(node: onnx.NodeProto, drop: Sequence[str], **attributes: object) -> onnx.NodeProto:
-    """The node with other attributes."""
+def _with_attributes(node: onnx.NodeProto, drop: Sequence[str], **attributes: object) -> onnx.NodeProto:
+    """A copy of the node with other ``attributes``, and without those in ``drop``."""
     new = onnx.NodeProto()
     new.CopyFrom(node)
     kept = [a for a in node.attribute if a.name not in drop and a.name not in attributes]
@@ -131,13 +133,13 @@ def _set(node: onnx.NodeProto, drop: Sequence[str], **attributes: object) -> onn
 
 
 def _pads(total: Sequence[int], upper: bool) -> list[int]:
-    """Pads at the begin and at the end of each axis; an odd one is at the end if ``upper``."""
+    """The padding at the beginning of each axis, then at its end. If ``upper``, the larger half is at the end."""
     begins = [t // 2 if upper else t - t // 2 for t in total]
     return begins + [t - b for t, b in zip(total, begins, strict=True)]
 
 
 def _pool(graph: _Graph, node: onnx.NodeProto) -> bool:
-    """Pool(auto_pad=SAME) --> Pool(pads), none of which is negative (TVM's are, for kernels below the stride)."""
+    """Pool(auto_pad=SAME) --> Pool(pads). TVM computes negative padding if the kernel is smaller than the stride."""
     attributes, shape = _attributes(node), graph.shapes.get(node.input[0])
     if attributes.get("auto_pad") not in _SAME or shape is None:
         return False
@@ -149,12 +151,12 @@ def _pool(graph: _Graph, node: onnx.NodeProto) -> bool:
         for size, k, s, d in zip(shape[2:], kernel, strides, dilations, strict=True)
     ]
     pads = _pads(total, attributes["auto_pad"] == "SAME_UPPER")
-    graph.nodes.append(_set(node, ("auto_pad",), pads=pads))
+    graph.nodes.append(_with_attributes(node, ("auto_pad",), pads=pads))
     return True
 
 
 def _transposed_convolution(graph: _Graph, node: onnx.NodeProto) -> bool:
-    """ConvTranspose(output_shape) --> ConvTranspose(pads, output_padding), which TVM does not ignore."""
+    """ConvTranspose(output_shape) --> ConvTranspose(pads, output_padding). TVM ignores ``output_shape``."""
     attributes = _attributes(node)
     shape, weight = graph.shapes.get(node.input[0]), graph.shapes.get(node.input[1])
     if "output_shape" not in attributes or shape is None or weight is None:
@@ -167,20 +169,20 @@ def _transposed_convolution(graph: _Graph, node: onnx.NodeProto) -> bool:
         s * (size - 1) + o + (k - 1) * d + 1 - w
         for size, k, s, d, o, w in zip(shape[2:], kernel, strides, dilations, extra, wanted, strict=True)
     ]
-    # More than the kernel reaches is zeros at the end.
+    # What the kernel does not reach is filled with zeros at the end.
     extra = [o + max(0, -t) for o, t in zip(extra, total, strict=True)]
-    # Only SAME_LOWER has an odd pad at the begin by the specification of opset 11 and later.
+    # Since opset 11 the larger half of the padding goes to the end with SAME_UPPER only.
     pads = _pads([max(0, t) for t in total], attributes.get("auto_pad") == "SAME_UPPER")
-    graph.nodes.append(_set(node, ("auto_pad", "output_shape"), pads=pads, output_padding=extra))
+    graph.nodes.append(_with_attributes(node, ("auto_pad", "output_shape"), pads=pads, output_padding=extra))
     return True
 
 
 def _one_hot(graph: _Graph, node: onnx.NodeProto) -> bool:
-    """OneHot --> Cast(OneHot): TVM's result has a Python type, not the type of the values."""
+    """OneHot --> Cast(OneHot). TVM's result has a Python type instead of the type of the values."""
     dtype = graph.dtypes.get(node.input[2])
     if not dtype:
         return False
-    new = _set(node, ())
+    new = _with_attributes(node, ())
     new.output[0] = f"{node.output[0]}__untyped"
     graph.nodes.append(new)
     graph.add("Cast", [new.output[0]], node.output[0], to=dtype)
@@ -188,7 +190,10 @@ def _one_hot(graph: _Graph, node: onnx.NodeProto) -> bool:
 
 
 def _layer_norm(graph: _Graph, node: onnx.NodeProto) -> bool:
-    """(y, mean, deviation) = LayerNormalization --> y = LayerNormalization, and the others by ReduceMean."""
+    """(y, mean, deviation) = LayerNormalization --> y = LayerNormalization, with the others by ReduceMean.
+
+    TVM imports the first output only.
+    """
     used = [name for name in node.output[1:] if name]
     shape = graph.shapes.get(node.input[0])
     if not used or shape is None or graph.dtypes.get(node.input[0]) != onnx.TensorProto.FLOAT:
@@ -199,8 +204,8 @@ def _layer_norm(graph: _Graph, node: onnx.NodeProto) -> bool:
     axes = list(range(first % len(shape), len(shape)))
     by_input = max((o.version for o in graph.model.opset_import if o.domain in ("", "ai.onnx")), default=1) >= 18
     where = [graph.constant(f"{stem}axes", np.asarray(axes))] if by_input else []
-    how: dict[str, Any] = {"keepdims": 1} if by_input else {"keepdims": 1, "axes": axes}
-    new = _set(node, ())
+    how: dict[str, int | Sequence[int]] = {"keepdims": 1} if by_input else {"keepdims": 1, "axes": axes}
+    new = _with_attributes(node, ())
     del new.output[1:]
     graph.nodes.append(new)
     mean = node.output[1] if len(node.output) > 1 and node.output[1] else f"{stem}mean"
@@ -216,9 +221,9 @@ def _layer_norm(graph: _Graph, node: onnx.NodeProto) -> bool:
 
 
 def _resize(graph: _Graph, node: onnx.NodeProto) -> bool:
-    """Resize(scales) --> Gather or MatMul for each axis, where the scales are not the ratios of the sizes.
+    """Resize(scales) --> Gather or MatMul for each axis, if the scales are not the ratios of the sizes.
 
-    TVM takes coordinates from the sizes, which are rounded: by 2.5, 7 pixels become 17, not 17.5.
+    TVM computes coordinates from the sizes, which are rounded: scaled by 2.5, 7 pixels become 17 instead of 17.5.
     """
     attributes, shape = _attributes(node), graph.shapes.get(node.input[0])
     scales = graph.array(node.input[2]) if len(node.input) > 2 and node.input[2] else None
@@ -249,9 +254,10 @@ def _resize(graph: _Graph, node: onnx.NodeProto) -> bool:
 
 
 def _places(size: int, factor: float, transform: str) -> NDArray[np.float64]:
-    """Where each output element lies among the input's. ``(size,)``.
+    """The coordinate of each output element in the input, of shape ``(size,)``.
 
-    In float32 as in ONNX Runtime, since rounding decides between two neighbours at a half: 8.5 / 1.7 - 0.5 is 4.5.
+    It is computed in float32, as in ONNX Runtime: rounding decides between two neighbours that are equally near, for
+    example at 8.5 / 1.7 - 0.5 = 4.5.
     """
     index, half = np.arange(size, dtype=np.float32), np.float32(0.5)
     if transform == "asymmetric":
@@ -262,7 +268,7 @@ def _places(size: int, factor: float, transform: str) -> NDArray[np.float64]:
 
 
 def _weights(places: NDArray[np.float64], size: int) -> NDArray[np.float32]:
-    """The matrix of a linear interpolation. ``(outputs, size)``."""
+    """The matrix of a linear interpolation, of shape ``(outputs, size)``."""
     bounded = np.clip(places, 0, size - 1)
     low = np.floor(bounded).astype(np.int64)
     high = np.minimum(low + 1, size - 1)
@@ -274,8 +280,8 @@ def _weights(places: NDArray[np.float64], size: int) -> NDArray[np.float32]:
 
 
 def _interpolate(graph: _Graph, name: str, out: str, axis: int, rank: int, matrix: NDArray[np.float32]) -> str:
-    """Multiply one axis of a tensor with a matrix ``(outputs, inputs)``."""
-    if axis == rank - 2:  # rows from the left
+    """Multiply one axis of a tensor by a matrix of shape ``(outputs, inputs)``. Returns the name of the result."""
+    if axis == rank - 2:  # the matrix is the left operand
         return graph.add("MatMul", [graph.constant(f"{out}__rows", matrix), name], out)
     if axis == rank - 1:
         return graph.add("MatMul", [name, graph.constant(f"{out}__columns", np.ascontiguousarray(matrix.T))], out)
@@ -287,6 +293,7 @@ def _interpolate(graph: _Graph, name: str, out: str, axis: int, rank: int, matri
     return graph.add("Transpose", [product], out, perm=back)
 
 
+#: How a coordinate becomes an index, by ``nearest_mode``.
 _ROUNDINGS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "round_prefer_floor": lambda x: np.ceil(x - 0.5),
     "round_prefer_ceil": lambda x: np.floor(x + 0.5),
@@ -294,7 +301,7 @@ _ROUNDINGS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "ceil": np.ceil,
 }
 
-#: By operator: the repair, which returns whether it rewrote the node.
+#: The repairs by operator. A repair returns whether it has rewritten the node.
 _REPAIRS: dict[str, Callable[[_Graph, onnx.NodeProto], bool]] = {
     **dict.fromkeys(_POOLS, _pool),
     "ConvTranspose": _transposed_convolution,

@@ -1,1 +1,1 @@
-"""PyTorch programs: files of ``torch.export.save``, and programs as modules that can be run."""
+"""Reads PyTorch programs from files of ``torch.export.save``, and makes modules of them that can be run."""

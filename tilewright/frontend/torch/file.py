@@ -1,58 +1,79 @@
-"""PyTorch's ``.pt2`` files as others may have made them: what would run as code is refused before PyTorch reads them.
+"""Checks PyTorch's ``.pt2`` files, and refuses those from which PyTorch would run code.
 
-``torch.export.load`` is no reader of data. It unpickles what a file marks as pickled, loads compiled libraries, lets
-SymPy evaluate the expressions of symbolic shapes, looks up the functions that nodes name, and makes Python code of
-guards and of the names of arguments, which it executes. None of that is needed for a network of ATen's operators on
-tensors of fixed shapes, so a file with any of it is refused.
+``torch.export.load`` does more than read data:
+
+- it unpickles what a file marks as pickled, and loads compiled libraries;
+- it lets SymPy evaluate the expressions of symbolic shapes;
+- it looks up the functions that nodes name;
+- it makes Python code of guards and of the names of arguments, and executes it.
+
+A network of ATen's operators on tensors of fixed shapes needs none of that, so a file with any of it is refused.
 """
 
 from __future__ import annotations
 
 import io
-import math
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from tilewright.errors import ShapeError
+from tilewright.jsonable import Json
 from tilewright.reading import open_regular, parse_json
 
 __all__ = ["check_program"]
 
-#: The description of a network is text, a few kilobytes for each operator.
+#: The most bytes of a description of a network. It has a few kilobytes for each operator.
 _MOST_JSON = 1 << 28
-#: Files of an archive, without the folder that all are in: plain names of data.
+#: The names of an archive's files that hold data, without the directory that all of them are in.
 _MEMBER = re.compile(
     r"models/model\.json|data/(weights|constants)/(model_(weights|constants)_config\.json|(weight|tensor)_\d+)"
     r"|data/sample_inputs/model\.pt|archive_format|archive_version|byteorder|\.data/\w+|\.format_version"
     r"|\.storage_alignment|version|extra/[\w./-]+|extra_files/[\w./-]+"
-    # As PyTorch before 2.8 wrote it.
+    # PyTorch before 2.8 wrote these.
     r"|serialized_exported_program\.json|serialized_(state_dict|constants|example_inputs)\.pt"
 )
-#: What a node may call.
+#: The functions that a node may call.
 _TARGET = re.compile(
     r"torch\.ops\.(aten|prims|quantized_decomposed|higher_order)\.\w+(\.\w+)?|_operator\.\w+|math\.\w+|torch\.sym_\w+"
 )
-#: Reads and writes files.
+#: The operators that read and write files.
 _REFUSED_TARGETS = re.compile(r"torch\.ops\.aten\.(from_file|_?save|_?load)\b.*")
-#: Names and words, which stay words where Python code is made of them.
+#: Texts that remain words when Python code is made of them.
 _WORD = re.compile(r"[\w.:+ -]*")
-#: How inputs and outputs may be nested.
+#: The classes in which inputs and outputs may be nested.
 _NESTS = ("builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict", None)
 
 
+class _TensorMeta(TypedDict):
+    sizes: list[dict[str, int]]
+
+
+class _Payload(TypedDict):
+    path_name: str
+    use_pickle: bool
+    tensor_meta: _TensorMeta
+
+
+class _Payloads(TypedDict):
+    """The list of weights as PyTorch writes it. A file may hold anything else."""
+
+    config: dict[str, _Payload]
+
+
 def check_program(path: Path) -> None:
-    """Refuse a file that PyTorch would not only read.
+    """Refuse a file from which PyTorch would run code.
 
     Raises:
-        OSError: it cannot be opened.
-        ValueError, TypeError, LookupError, zipfile.BadZipFile: it is none of ``torch.export.save``, or holds code.
+        OSError: the file cannot be opened.
+        ValueError, TypeError, LookupError, AttributeError, zipfile.BadZipFile: ``torch.export.save`` does not write
+            such a file, or it holds code.
         ShapeError: a shape is symbolic.
     """
     with open_regular(path) as file, zipfile.ZipFile(file) as archive:
         members = archive.infolist()
-        # PyTorch has a reader of its own: where the two could see different members, there is something to hide.
+        # PyTorch has a reader of its own. An archive in which the two readers could see different members is refused.
         file.seek(-22, io.SEEK_END)
         if archive.comment or min(m.header_offset for m in members) or file.read(4) != b"PK\x05\x06":
             raise ValueError("its archive has something before or after it")
@@ -77,40 +98,52 @@ def check_program(path: Path) -> None:
 
 
 def _check_pickle(content: bytes, name: str) -> None:
-    """Raise ``ValueError`` where PyTorch's restricted unpickler, which runs nothing, does not take the content."""
+    """Raise ``ValueError`` if PyTorch's restricted unpickler, which runs no code, refuses the content."""
     import torch
 
     if not content:
         return
     try:
         torch.load(io.BytesIO(content), weights_only=True)
-    except Exception as exc:  # pickle's, zip's and PyTorch's own
+    except Exception as exc:  # the errors of pickle, zipfile and PyTorch share no base class
         line = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:120]
         raise ValueError(f"{name} holds more than tensors: {line}") from exc
 
 
-def _check_payloads(config: Any, folder: str, sizes: dict[str, int]) -> None:
-    """Raise where a weight is pickled, elsewhere, or declares elements that the file does not have."""
+def _check_payloads(config: _Payloads, folder: str, sizes: dict[str, int]) -> None:
+    """Raise if a weight is pickled, lies elsewhere, or declares elements that its file does not have.
+
+    Args:
+        config: the list of weights.
+        folder: the directory of the weights in the archive.
+        sizes: the sizes of the archive's files in bytes, by name.
+    """
     for entry in config["config"].values():
         name, meta = f"{folder}/{entry['path_name']}", entry["tensor_meta"]
         if entry["use_pickle"] is not False or "/" in entry["path_name"] or name not in sizes:
             raise ValueError(f"its part {entry['path_name']!r:.80} is pickled, or not there")
-        extents = [extent.get("as_int") for extent in meta["sizes"]]
-        if any(type(extent) is not int or extent < 0 for extent in extents):
+        found = [extent.get("as_int") for extent in meta["sizes"]]
+        extents = [extent for extent in found if type(extent) is int and extent >= 0]
+        if len(extents) < len(found):
             raise ShapeError(f"every tensor has a fixed shape, but that of {entry['path_name']!r:.80} is symbolic")
-        if sizes[name] == 0 and math.prod(extents):
+        if sizes[name] == 0 and 0 not in extents:
             raise ValueError(f"its part {entry['path_name']!r:.80} is empty, but declares {extents!r:.80}")
 
 
-def _check_words(value: Any, key: str = "") -> None:
-    """Raise where a text could become more than a word: where PyTorch evaluates it, or makes code of it."""
+def _check_words(value: Json, key: str = "") -> None:
+    """Raise if PyTorch would evaluate a text in ``value``, or make code of it, and the text is more than a word.
+
+    Args:
+        value: a part of a network's description.
+        key: the key of this part in the object around it.
+    """
     if isinstance(value, dict):
         for name, item in value.items():
             _check_text(name)
-            # What nodes remember of their origin is for people.
+            # Metadata tell people where a node comes from.
             if name != "metadata":
                 _check_words(item, name)
-            elif not all(isinstance(text, str) for text in item.values()):
+            elif not isinstance(item, dict) or not all(isinstance(text, str) for text in item.values()):
                 raise ValueError("its metadata are no texts")
     elif isinstance(value, list):
         if key == "guards_code" and value:
@@ -135,8 +168,8 @@ def _check_text(text: str) -> None:
         raise ValueError(f"it has the text {text[:80]!r} where a word is expected")
 
 
-def _check_spec(spec: Any) -> None:
-    """Raise where inputs or outputs are of classes that are not Python's own, which would have to be imported."""
+def _check_spec(spec: Json) -> None:
+    """Raise if inputs or outputs are nested in other classes than Python's own. PyTorch would import these."""
     if isinstance(spec, list):
         for item in spec:
             _check_spec(item)

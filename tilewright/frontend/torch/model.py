@@ -1,4 +1,4 @@
-"""PyTorch programs: read from ``.pt2`` files, and made from ONNX models for comparison. PyTorch is an extra."""
+"""Reads PyTorch programs from ``.pt2`` files, and converts them from and to ONNX models. PyTorch is an extra."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import types
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tilewright.errors import (
     MissingExtraError,
@@ -20,18 +20,22 @@ from tilewright.frontend.torch.file import check_program
 from tilewright.measure.memory import memory_error
 from tilewright.scratch import explained
 
-__all__ = ["SUFFIX", "flat_module", "module_from_onnx", "onnx_from_program", "read_program", "write_program"]
+if TYPE_CHECKING:
+    import torch
+    from torch.export import ExportedProgram
 
-#: What ``torch.export.save`` calls its files.
+__all__ = ["SUFFIX", "convert_onnx", "export_onnx", "flatten_program", "read_program", "write_program"]
+
+#: The suffix of files that ``torch.export.save`` writes.
 SUFFIX = ".pt2"
 
 
-def read_program(path: Path) -> Any:
-    """The ``ExportedProgram`` in a file that ``torch.export.save`` wrote.
+def read_program(path: Path) -> ExportedProgram:
+    """The program in a file that ``torch.export.save`` wrote.
 
     Raises:
-        ModelFormatError: missing, not such a file, or one that holds code (see ``frontend/torch/file``).
-        ShapeError: it has symbolic shapes.
+        ModelFormatError: there is no file, it is no such file, or it holds code (see ``frontend/torch/file``).
+        ShapeError: a shape is symbolic.
         MissingExtraError: PyTorch is not installed.
     """
     if not path.exists():
@@ -42,16 +46,16 @@ def read_program(path: Path) -> Any:
         raise MissingExtraError("PyTorch", "torch") from exc
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about its own internals
+            warnings.simplefilter("ignore")  # PyTorch warns about its own internals
             check_program(path)
-            # As a file, since PyTorch takes no path of another suffix, nor one that is not UTF-8.
+            # PyTorch refuses paths that have another suffix, or are not UTF-8. It accepts open files.
             with path.open("rb") as file:
                 return torch.export.load(file)
     except TilewrightError:
         raise
     except MemoryError as exc:
         raise memory_error(f"reading {path}") from exc
-    except Exception as exc:  # zip's, pickle's and PyTorch's own errors share no base class
+    except Exception as exc:  # the errors of zipfile, pickle and PyTorch share no base class
         line = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]
         raise ModelFormatError(
             f"a {SUFFIX} file is one that torch.export.save wrote, but {path} cannot be read as one ({line}); "
@@ -59,8 +63,8 @@ def read_program(path: Path) -> Any:
         ) from exc
 
 
-def write_program(program: Any, path: Path) -> None:
-    """Write an ``ExportedProgram`` into a file, for :func:`read_program`.
+def write_program(program: ExportedProgram, path: Path) -> None:
+    """Write a program into a file that :func:`read_program` reads.
 
     Raises:
         OutputError: the file cannot be written.
@@ -78,10 +82,10 @@ def write_program(program: Any, path: Path) -> None:
         raise OutputError(f"the model cannot be written to {path}: {exc}") from exc
 
 
-def flat_module(program: Any) -> Any:
-    """The module of an ``ExportedProgram``, which takes its inputs one by one and gives its outputs as a tuple.
+def flatten_program(program: ExportedProgram) -> torch.nn.Module:
+    """The module of a program. It takes inputs one by one and gives its outputs as a tuple, as an executable does.
 
-    That is how executables have them. The program may want them by name, or in lists and dictionaries.
+    The program itself may take inputs by name, or in lists and dictionaries.
     """
     import torch
     from torch.utils import _pytree as pytree
@@ -98,18 +102,18 @@ def flat_module(program: Any) -> Any:
             super().__init__()
             self.inner = module
 
-        def forward(self, *tensors: Any) -> Any:
+        def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
             arguments, named = pytree.tree_unflatten(list(tensors), spec)
             return tuple(pytree.tree_leaves(self.inner(*arguments, **named)))
 
     return Flat()
 
 
-def onnx_from_program(program: Any, path: Path) -> None:
-    """Write an ``ExportedProgram`` as an ONNX file.
+def export_onnx(program: ExportedProgram, path: Path) -> None:
+    """Write a program as an ONNX file.
 
     Raises:
-        UnsupportedOperatorError: it has something that ONNX has not, or ``onnxscript`` is missing.
+        UnsupportedOperatorError: ONNX lacks an operator of the program, or ``onnxscript`` is not installed.
     """
     import torch
 
@@ -122,16 +126,16 @@ def onnx_from_program(program: Any, path: Path) -> None:
         raise UnsupportedOperatorError(f"PyTorch cannot export this model as ONNX: {line}") from exc
 
 
-def module_from_onnx(path: Path) -> Any:
-    """The PyTorch module of an ONNX file, by onnx2torch, its batch norms and constants folded as Tilewright folds them.
+def convert_onnx(path: Path) -> torch.nn.Module:
+    """The PyTorch module that onnx2torch makes of an ONNX file. Batch norms and constants are folded before.
 
     Raises:
-        UnsupportedOperatorError: onnx2torch cannot convert it.
+        UnsupportedOperatorError: onnx2torch cannot convert the model.
     """
     from tilewright.frontend.onnx.reading import read_onnx
 
     _, folded = read_onnx(path, {})
-    folded.ir_version = max(folded.ir_version, 8)  # before 4, weights must be inputs for their shapes to be inferred
+    folded.ir_version = max(folded.ir_version, 8)  # before 4, only weights that are inputs have a shape
     _stand_in_for_torchvision()
     import onnx2torch
 
@@ -143,16 +147,15 @@ def module_from_onnx(path: Path) -> Any:
 
 
 def _stand_in_for_torchvision() -> None:
-    """Let onnx2torch be imported where torchvision is missing, or is not of PyTorch's build (CUDA or not).
+    """Let onnx2torch be imported if torchvision is missing, or was built for another PyTorch.
 
-    onnx2torch 1.5 imports it for two operators of detection networks, which then cannot be converted.
+    onnx2torch 1.5 needs torchvision for two operators of detection networks. These cannot be converted then.
     """
     try:
         importlib.import_module("torchvision.ops")
     except (ImportError, RuntimeError):
-        package: Any = types.ModuleType("torchvision")
-        package.ops = types.ModuleType("torchvision.ops")
-        package.ops.roi_align = None
+        package, operators = types.ModuleType("torchvision"), types.ModuleType("torchvision.ops")
+        vars(package)["ops"], vars(operators)["roi_align"] = operators, None
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]
-        sys.modules |= {"torchvision": package, "torchvision.ops": package.ops}
+        sys.modules |= {"torchvision": package, "torchvision.ops": operators}

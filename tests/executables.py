@@ -1,0 +1,45 @@
+"""A small executable for tests, copies of it to damage, and manifests with right checksums.
+
+``conftest.py`` of a folder whose tests need the fixtures imports them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tilewright.executable.manifest import NAME, seal
+
+__all__ = ["out", "read", "reseal", "shared"]
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An executable of ``conv_model``, which no test changes."""
+    from tests.models import built, conv_model  # not at the top: fast tests need no TVM
+
+    folder = tmp_path_factory.mktemp("shared")
+    built(conv_model(folder / "m.onnx"), folder / "out")
+    return folder / "out"
+
+
+@pytest.fixture
+def out(shared: Path, tmp_path: Path) -> Path:
+    """An executable to damage."""
+    return Path(shutil.copytree(shared, tmp_path / "out"))
+
+
+def read(out: Path) -> dict[str, Any]:
+    """The manifest as it is in the file."""
+    found: dict[str, Any] = json.loads((out / NAME).read_text())
+    return found
+
+
+def reseal(out: Path, manifest: dict[str, Any]) -> None:
+    """Write another manifest, with right checksums of the same files."""
+    files = sorted(manifest["sha256"].keys() - {NAME})
+    (out / NAME).write_text(seal({k: v for k, v in manifest.items() if k != "sha256"}, out, files))

@@ -1,0 +1,172 @@
+"""A plan's calls as the C runtime takes them, on memory that is allocated once."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.executable.buffers import ALIGNMENT
+from tilewright.executable.plan import ARENA, Plan
+from tilewright.tensor import Array
+
+__all__ = ["PreparedCalls"]
+
+#: What TVM's compiler puts before the name of a function that a library exports.
+_PREFIX = "__tvm_ffi_"
+#: The type code of tensors in tvm-ffi.
+_DLTENSOR = 7
+#: The device type of DLPack for the processor's memory, and DLPack's type codes by NumPy's kinds.
+_DL_CPU = 1
+_DL_CODES = {"i": 0, "u": 1, "f": 2, "b": 6}
+
+
+class _DLTensor(ctypes.Structure):
+    """A tensor as DLPack defines it."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+class _Argument(ctypes.Structure):
+    """``Argument`` of ``runtime.c``."""
+
+    _fields_ = (("type_index", ctypes.c_int32), ("padding", ctypes.c_uint32), ("value", ctypes.c_void_p))
+
+
+class _Call(ctypes.Structure):
+    """``Call`` of ``runtime.c``."""
+
+    _fields_ = (("kernel", ctypes.c_void_p), ("arguments", ctypes.c_void_p), ("count", ctypes.c_int32))
+
+
+class PreparedCalls:
+    """The calls of a plan with the addresses of their kernels and tensors.
+
+    Args:
+        library: the kernels, with the runtime linked in.
+        plan: the calls.
+        weights: the plan's weights. They are copied.
+
+    Attributes:
+        count: the number of calls.
+        begin: the address of the first call.
+        hollow: the address of the first of as many calls that run no kernel.
+        inputs: for each input of the network an array that shares memory with it.
+        outputs: the same for each output.
+
+    Raises:
+        AttributeError: the library lacks a kernel.
+        KeyError: an input or an output is not in the arena.
+    """
+
+    def __init__(self, library: ctypes.CDLL, plan: Plan, weights: Sequence[Array]) -> None:
+        self._library, self._plan = library, plan
+        starts = np.cumsum([0, *(_round_up(w.nbytes) for w in weights)])
+        self._weights = _aligned(int(starts[-1]))
+        for start, weight in zip(starts, weights, strict=False):
+            self._weights[start : start + weight.nbytes] = np.ascontiguousarray(weight).reshape(-1).view(np.uint8)
+        self._arena = _aligned(plan.used_bytes)
+        self._addresses = [
+            self._arena.ctypes.data + t.place if t.region == ARENA else self._weights.ctypes.data + int(starts[t.place])
+            for t in plan.tensors
+        ]
+        self._keep: list[object] = []  # what the calls point at must live as long as this object
+        tensors = self._make_tensors()
+        self._calls = (_Call * len(plan.calls))()
+        hollow = (_Call * len(plan.calls))()
+        nothing = ctypes.cast(library.tilewright_nothing, ctypes.c_void_p).value
+        for call, empty, planned in zip(self._calls, hollow, plan.calls, strict=True):
+            if planned.kernel:
+                call.kernel = self.find_kernel(planned.kernel)
+                values = [(_DLTENSOR, ctypes.addressof(tensors[i])) for i in planned.tensors]
+            else:
+                to, source = planned.tensors
+                values = [(0, self._addresses[to]), (0, self._addresses[source]), (0, plan.tensors[source].bytes)]
+            arguments = (_Argument * len(values))(*(_Argument(t, 0, v) for t, v in values))
+            call.arguments, call.count = ctypes.addressof(arguments), len(values)
+            empty.kernel, empty.arguments, empty.count = nothing, call.arguments, call.count
+            self._keep.append(arguments)
+        self._keep.append(hollow)
+        self.count = len(plan.calls)
+        self.begin, self.hollow = ctypes.addressof(self._calls), ctypes.addressof(hollow)
+        self.inputs = [self._share(number) for number in plan.inputs]
+        self.outputs = [self._share(number) for number in plan.outputs]
+
+    def address(self, number: int) -> int:
+        """The address of the call ``number``."""
+        return self.begin + number * ctypes.sizeof(_Call)
+
+    def find_kernel(self, kernel: str) -> int:
+        """The address of a function of the library. Raises ``AttributeError`` if there is none of this name."""
+        address = ctypes.cast(getattr(self._library, _PREFIX + kernel), ctypes.c_void_p).value
+        assert address is not None
+        return address
+
+    def exchange_kernel(self, numbers: Sequence[int], address: int) -> None:
+        """Let the calls ``numbers`` call the function at ``address``."""
+        for number in numbers:
+            self._calls[number].kernel = address
+
+    def copy_tensor(self, number: int) -> Array:
+        """A copy of a tensor of the plan as it is now."""
+        tensor = self._plan.tensors[number]
+        memory = (ctypes.c_uint8 * tensor.bytes).from_address(self._addresses[number])
+        return np.asarray(memory).view(np.dtype(tensor.dtype)).reshape(tensor.shape).copy()
+
+    def _make_tensors(self) -> ctypes.Array[_DLTensor]:
+        """The plan's tensors as DLPack has them."""
+        plan = self._plan
+        tensors = (_DLTensor * len(plan.tensors))()
+        for slot, tensor, address in zip(tensors, plan.tensors, self._addresses, strict=True):
+            dtype = np.dtype(tensor.dtype)
+            shape = (ctypes.c_int64 * max(1, len(tensor.shape)))(*tensor.shape)
+            slot.data, slot.device_type, slot.ndim = address, _DL_CPU, len(tensor.shape)
+            slot.code, slot.bits, slot.lanes = _DL_CODES[dtype.kind], 8 * dtype.itemsize, 1
+            slot.shape = ctypes.cast(shape, ctypes.POINTER(ctypes.c_int64))
+            # tvm-ffi needs strides even for tensors that lie in order.
+            strides = (ctypes.c_int64 * max(1, len(tensor.shape)))(*_strides(tensor.shape))
+            slot.strides = ctypes.cast(strides, ctypes.POINTER(ctypes.c_int64))
+            self._keep += [shape, strides]
+        self._keep.append(tensors)
+        return tensors
+
+    def _share(self, number: int) -> Array:
+        """An array that shares memory with a tensor in the arena."""
+        tensor = self._plan.tensors[number]
+        if tensor.region != ARENA:
+            raise KeyError("inputs and outputs are in the arena")
+        memory = self._arena[tensor.place : tensor.place + tensor.bytes]
+        return memory.view(np.dtype(tensor.dtype)).reshape(tensor.shape)
+
+
+def _round_up(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _aligned(size: int) -> NDArray[np.uint8]:
+    """``size`` bytes that begin on a cache line. They are written once, so that the first run meets no page fault."""
+    memory = np.zeros(size + ALIGNMENT, dtype=np.uint8)
+    memory[:] = 0
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size]
+
+
+def _strides(shape: tuple[int, ...]) -> list[int]:
+    """The steps, in elements, between neighbours along each axis of a tensor that lies in order."""
+    steps = [1]
+    for extent in reversed(shape[1:]):
+        steps.append(steps[-1] * extent)
+    return steps[::-1]
