@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TensorSpec", "random_arrays"]
+__all__ = ["Array", "TensorSpec", "random_arrays"]
+
+#: An array of any dtype.
+Array: TypeAlias = NDArray[np.generic]
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class TensorSpec:
     dtype: str
 
 
-def random_arrays(specs: tuple[TensorSpec, ...], seed: int = 0) -> list[NDArray[Any]]:
+def random_arrays(specs: tuple[TensorSpec, ...], seed: int = 0) -> list[Array]:
     """One array per spec: floats standard normal, integers and booleans in [0, 2)."""
     rng = np.random.default_rng(seed)
     return [
