@@ -1,8 +1,8 @@
-"""One cost model for all tasks of a network: what each of them measures corrects it for the others.
+"""One cost model for all tasks of a network, which the measurements of each task correct for the others.
 
-Schedule Sharing (Yu, TVM conference 2019) carries configs from task to task; this carries what is behind them. A model
-that came from other machines or from nowhere is corrected by trees on the network's own measurements. The correction
-is believed only while it ranks tasks that it has not seen better than the model alone.
+Schedule Sharing (Yu, TVM conference 2019) carries configs from task to task. This model carries what makes them fast.
+Trees on the network's own measurements correct a prior of other machines, or no prior. The correction counts only while
+it ranks unseen tasks better than the prior alone.
 """
 
 from __future__ import annotations
@@ -15,33 +15,35 @@ from numpy.typing import NDArray
 
 from tilewright.cost.model import CostModel, KnobTable, Programs
 from tilewright.cost.ranking import pairwise_accuracy
-from tilewright.cost.xgb import XGBoostModel
+from tilewright.cost.xgb import Boosting, XGBoostModel
 
 __all__ = ["SharedModel"]
 
-#: Parts that the tasks are divided into: each has a correction that was fitted to the others.
+#: The folds of tasks. Each has a correction that was fitted to the tasks of the other folds.
 _FOLDS = 4
-#: Trees of a correction, and how much of each counts: little is known, and of few tasks.
-_ROUNDS, _ETA = 40, 0.1
-#: It is fitted again when there are so many times the measurements, at least so many and of so many tasks.
-_GROWTH, _LEAST, _TASKS = 1.6, 64, 6
-#: Standard errors by which corrections must rank unseen tasks better.
+#: The trees of a correction are few, and count little, because few tasks have few measurements.
+_CORRECTION = Boosting(rounds=40, eta=0.1)
+#: The correction is fitted again when the measurements have grown by a factor of 1.6.
+_GROWTH = 1.6
+#: The fewest measurements, and the fewest tasks, to which a correction is fitted.
+_LEAST, _TASKS = 64, 6
+#: Corrections count if they rank unseen tasks better by this number of standard errors (one-sided, 95 %).
 _SURE = 1.64
 
 
 class SharedModel:
     """A model of all tasks of one template.
 
-    Tasks are dealt to ``_FOLDS`` folds, and a task's scores come from trees fitted to the other folds. So what
-    is judged is what is used, and a task's own measurements, which its searcher learns from, do not count twice.
+    Tasks are dealt to 4 folds, and a task's scores come from trees that were fitted to the other folds. So the judged
+    trees are those in use, and a task's own measurements do not count twice: its searcher learns from them as well.
 
     Args:
-        base: what was known beforehand; None, or a model that is not ready: nothing.
+        base: the prior; None, or a model that is not ready, is no prior.
         seed: of the trees.
 
     Attributes:
         believed: whether scores are corrected.
-        gained: the pairwise accuracy that the corrections add on tasks that they have not seen; nan: not known yet.
+        gained: the pairwise accuracy that the corrections add on unseen tasks; nan before it was measured.
     """
 
     def __init__(self, base: CostModel | None = None, seed: int = 0) -> None:
@@ -56,16 +58,22 @@ class SharedModel:
 
     @property
     def ready(self) -> bool:
-        """Whether it knows anything."""
+        """Whether it has a prior, or a correction that counts."""
         return self._base is not None or self.believed
 
     def of(self, task: str) -> CostModel:
-        """The model as one task sees it: fitting it teaches it that task's measurements."""
+        """The cost model of one task. Fitting it teaches the shared model that task's measurements."""
         self._fold(task)
-        return _View(self, task)
+        return _TaskModel(self, task)
 
     def teach(self, task: str, programs: Programs, seconds: NDArray[np.float64]) -> None:
-        """Learn ``(n,)`` latencies of a task's programs, replacing what was known of the task; nan: failed."""
+        """Learn the ``(n,)`` latencies of a task's programs, and forget earlier ones of the task.
+
+        Args:
+            task: ``Task.key``.
+            programs: of the task; knobs alone teach nothing.
+            seconds: the latencies in seconds; nan if a program failed.
+        """
         if isinstance(programs, KnobTable) or np.isfinite(seconds).sum() < 2:
             return
         self._fold(task)
@@ -76,7 +84,7 @@ class SharedModel:
             self._fit()
 
     def predict(self, task: str, programs: Programs) -> NDArray[np.float64]:
-        """``(n,)`` scores of a task's programs, higher is faster; all 0 where nothing is known."""
+        """The ``(n,)`` scores of a task's programs, where higher is faster; all 0 if nothing is known."""
         if isinstance(programs, KnobTable) or not self.ready:
             return np.zeros(len(programs))
         if self.believed:
@@ -93,7 +101,7 @@ class SharedModel:
         self._models = []
         gains = []
         for fold in range(_FOLDS):
-            model = XGBoostModel("regression", seed=self._seed, rounds=_ROUNDS, eta=_ETA, prior=self._base)
+            model = XGBoostModel("regression", boosting=_CORRECTION, seed=self._seed, prior=self._base)
             taught = [lesson for task, lesson in self._lessons.items() if self._folds[task] != fold]
             model.fit([programs for programs, _ in taught], [seconds for _, seconds in taught])
             self._models.append(model)
@@ -108,8 +116,8 @@ class SharedModel:
         self.believed = self.gained > _SURE * float(known.std(ddof=1)) / math.sqrt(len(known))
 
 
-class _View:
-    """What one task sees of a shared model."""
+class _TaskModel:
+    """The cost model of one task, backed by a shared model. A ``CostModel``."""
 
     def __init__(self, shared: SharedModel, task: str) -> None:
         self._shared, self._task = shared, task
