@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tilewright.cost.forest import Forest
 from tilewright.cost.model import KnobTable
 from tilewright.cost.trees import pack
-from tilewright.cost.xgb import XGBoostModel
+from tilewright.cost.xgb import Boosting, XGBoostModel
 
 RNG = np.random.default_rng(0)
 #: A few values each, so that programs lie on the trees' thresholds.
@@ -65,13 +65,13 @@ def fitted(model: XGBoostModel, labels: NDArray[np.float32] = LABELS) -> XGBoost
 @pytest.mark.parametrize("depth", [3, 6])
 @pytest.mark.parametrize("count", [1, 100])
 def test_a_model_scores_the_same_however_often_and_of_how_many_it_is_asked(depth: int, count: int) -> None:
-    model = fitted(XGBoostModel(depth=depth))
+    model = fitted(XGBoostModel(boosting=Boosting(max_depth=depth)))
     every = model.predict(KnobTable(DATA))
     for _ in range(40):
         assert (model.predict(KnobTable(DATA[:count])) == every[:count]).all()
     holes = DATA[:count].copy()
     holes[:, 0] = np.nan
-    again = XGBoostModel(depth=depth)
+    again = XGBoostModel(boosting=Boosting(max_depth=depth))
     again.restore(model.state())
     assert (model.predict(KnobTable(holes)) == again.predict(KnobTable(holes))).all()
 

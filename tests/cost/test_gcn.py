@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tilewright.cost.ast_graph import ast_graph
 from tilewright.cost.gcn import GCNModel
 from tilewright.cost.model import KnobTable, rows_of
 from tilewright.cost.models import load_model, save_model
+from tilewright.cost.neural import Training
 from tilewright.errors import TilewrightError
 from tilewright.space.configs import sample
 from tilewright.space.loop_nest import LoopNest
@@ -19,6 +21,7 @@ from tilewright.space.loop_nest import LoopNest
 pytest.importorskip("torch_geometric")
 
 POOLINGS: list[Any] = ["mean", "attention"]
+BRIEF = Training(epochs=2, least_steps=0)
 
 
 def programs(count: int, seed: int = 0) -> tuple[LoopNest, NDArray[np.float64]]:
@@ -29,7 +32,7 @@ def programs(count: int, seed: int = 0) -> tuple[LoopNest, NDArray[np.float64]]:
 
 def fitted(count: int = 60, **parameters: Any) -> GCNModel:
     seen, seconds = programs(count)
-    model = GCNModel(**{"epochs": 2, "least_steps": 0, "hidden": (8, 8), **parameters})
+    model = GCNModel(**{"training": BRIEF, "hidden": (8, 8), **parameters})
     model.fit([seen], [seconds])
     return model
 
@@ -42,7 +45,10 @@ def test_parameters_make_a_difference() -> None:
         {"extra": False},
         {"seed": 1},
     ]
-    changes += [{"hidden": (8,)}, {"hidden": (8, 4)}, {"epochs": 1}, {"rate": 1e-4}, {"least_steps": 9}]
+    changes += [{"hidden": (8,)}, {"hidden": (8, 4)}]
+    changes += [
+        {"training": replace(BRIEF, **change)} for change in ({"epochs": 1}, {"rate": 1e-4}, {"least_steps": 9})
+    ]
     seen, _ = programs(20, seed=1)
     assert len({tuple(fitted(**change).predict(seen).tolist()) for change in changes}) == len(changes)
 
@@ -76,6 +82,7 @@ def test_the_convolution_is_kipf_and_wellings() -> None:
     graph = ast_graph(rows_of(programs(1)[0], slice(0, 1)))  # type: ignore[arg-type]
     kinds, edges, adjacency, numbers, present, extra = model._scaled(graph)
     net = model._net
+    assert net is not None
     reference = GCNConv(8, 8)
     reference.lin.weight.data = net.convolutions[0].lin.weight.data
     both = torch.from_numpy(np.concatenate([graph.edges, graph.edges[::-1]], axis=1))
@@ -91,7 +98,7 @@ def test_the_convolution_is_kipf_and_wellings() -> None:
 def test_tasks_of_several_structures_and_knobs_are_learnt_from() -> None:
     seen, seconds = programs(60)
     few = rows_of(seen, np.flatnonzero((seen.extents > 1).sum(axis=1) <= 4))
-    model = GCNModel(epochs=1, least_steps=0)
+    model = GCNModel(training=Training(epochs=1, least_steps=0))
     model.fit([seen, few], [seconds, np.arange(1, 1 + len(few)).astype(np.float64)])
     assert model.ready
     table = KnobTable(np.random.default_rng(0).random((40, 3), dtype=np.float32))
@@ -114,7 +121,7 @@ def test_stored_and_loaded_it_is_the_same(pooling: Any, tmp_path: Path) -> None:
 def test_a_warm_fit_goes_on_from_the_weights_there_are() -> None:
     seen, seconds = programs(60)
     cold = fitted()
-    warm = GCNModel.from_state(cold.state(), warm=True, warm_epochs=1, rate=1e-6)
+    warm = GCNModel.from_state(cold.state(), warm=True, training=Training(warm_epochs=1, rate=1e-6))
     warm.fit([seen], [seconds])
     assert warm.predict(seen) == pytest.approx(cold.predict(seen), abs=1e-3)
     assert (warm.predict(seen) != cold.predict(seen)).any()

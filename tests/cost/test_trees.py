@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tilewright.cost.trees import pack, unpack
+from tilewright.cost.trees import Trees, pack, unpack
 
 State = dict[str, NDArray[Any]]
 DATA = (np.random.default_rng(0).standard_normal((400, 6)) * 8).astype(np.float32)
@@ -24,7 +24,7 @@ def booster(**parameters: Any) -> xgboost.Booster:
     return xgboost.train(chosen, xgboost.DMatrix(DATA, LABELS), 8)
 
 
-STATE = pack(booster())
+STATE: State = pack(booster()).arrays()
 
 
 @pytest.mark.parametrize(
@@ -46,13 +46,13 @@ def test_the_scores_are_the_same(parameters: dict[str, Any]) -> None:
     for threads in (1, 2):
         again = unpack(pack(made), threads)
         assert (again.inplace_predict(table) == made.inplace_predict(table)).all()
-    assert {name: array.tolist() for name, array in pack(again).items()} == {
-        name: array.tolist() for name, array in pack(made).items()
+    assert {name: array.tolist() for name, array in pack(again).arrays().items()} == {
+        name: array.tolist() for name, array in pack(made).arrays().items()
     }
 
 
 def changed(name: str, change: Callable[[NDArray[Any]], Any]) -> State:
-    array = STATE[name].copy()
+    array: NDArray[Any] = STATE[name].copy()
     result = change(array)
     return STATE | {name: array if result is None else result}
 
@@ -96,18 +96,18 @@ def put(place: int, value: float) -> Callable[[NDArray[Any]], None]:
 )
 def test_what_is_no_tree_is_refused(name: str, change: Callable[[NDArray[Any]], Any]) -> None:
     with pytest.raises(ValueError, match=r"its|it has"):
-        unpack(changed(name, change), 1)
+        Trees.of(changed(name, change))
 
 
 @pytest.mark.parametrize("name", STATE)
 def test_a_missing_array(name: str) -> None:
     with pytest.raises(KeyError, match=name):
-        unpack({key: value for key, value in STATE.items() if key != name}, 1)
+        Trees.of({key: value for key, value in STATE.items() if key != name})
 
 
 def test_trees_in_the_format_of_before() -> None:
     with pytest.raises(ValueError, match="XGBoost's own format"):
-        unpack({"trees": np.frombuffer(bytes(booster().save_raw("ubj")), dtype=np.uint8)}, 1)
+        Trees.of({"trees": np.frombuffer(bytes(booster().save_raw("ubj")), dtype=np.uint8)})
 
 
 @given(st.data())
@@ -119,7 +119,7 @@ def test_any_change_is_refused_or_gives_scores(data: st.DataObject) -> None:
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     state = STATE | {name: np.frombuffer(bytes(content), dtype=array.dtype).reshape(STATE[name].shape)}
     try:
-        made = unpack(state, 1)
+        made = unpack(Trees.of(state), 1)
     except ValueError:
         return
     if int(state["features"]) == DATA.shape[1]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tilewright.cost.model import KnobTable
-from tilewright.cost.xgb import XGBoostModel, average_recall, relative_throughput
+from tilewright.cost.xgb import Boosting, XGBoostModel, average_recall, relative_throughput
 from tilewright.errors import TilewrightError
 
 
@@ -42,7 +42,8 @@ def test_average_recall_is_what_its_definition_says(sizes: list[int], seed: int)
 
 def test_losses_and_parameters_make_a_difference() -> None:
     seen, seconds = table(150)
-    models: list[dict[str, Any]] = [{}, {"loss": "regression"}, {"rounds": 3}, {"patience": 1}]
+    models: list[dict[str, Any]] = [{}, {"loss": "regression"}, {"boosting": Boosting(rounds=3)}]
+    models.append({"boosting": Boosting(patience=1)})
     predictions = []
     for parameters in models:
         model = XGBoostModel(**parameters)

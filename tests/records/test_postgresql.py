@@ -16,7 +16,7 @@ from tilewright.cli import app
 from tilewright.errors import MissingExtraError, RecordsError, RecordsFormatError, RecordsVersionError
 from tilewright.records import open_or_read, open_store, schema
 from tilewright.records import postgresql as module
-from tilewright.records.address import is_url, shown
+from tilewright.records.address import is_url, shorten_address
 from tilewright.records.export import read_jsonl
 from tilewright.records.store import Query
 
@@ -39,7 +39,7 @@ EVERYTHING = Query()
 )
 def test_a_password_is_never_shown(url: str, says: str) -> None:
     assert is_url(url)
-    assert shown(url) == says
+    assert shorten_address(url) == says
     if says.endswith("..."):
         with pytest.raises(RecordsError, match="not of that form") as raised:
             open_store(url)
@@ -50,7 +50,7 @@ def test_a_password_is_never_shown(url: str, says: str) -> None:
 def test_a_file_is_no_url(name: str) -> None:
     assert not is_url(name)
     assert not is_url(Path("postgresql://host/db"))
-    assert shown(name) == name
+    assert shorten_address(name) == name
 
 
 def test_another_kind_of_server() -> None:

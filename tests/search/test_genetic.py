@@ -41,7 +41,7 @@ def test_knobs_change_as_often_as_said(mutation: float) -> None:
     search = Genetic(SPACE, np.random.default_rng(0), population=2, mutation=mutation)
     parents = np.asarray([[0] * 8, [0] * 7 + [1]], dtype=np.int32)
     search.tell(parents, latency(parents))
-    children = search._children(2000)[:, :7]
+    children = search._breed(2000)[:, :7]
     # One choice in ten is the one that was there before.
     assert (children != 0).mean() == pytest.approx(0.9 * mutation, rel=0.1)
 

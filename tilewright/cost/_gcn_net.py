@@ -1,17 +1,16 @@
-"""The graph convolutional network in PyTorch; imported where it is used, for loading PyTorch takes seconds."""
+"""The graph convolutional network in PyTorch. It is imported where it is used, because PyTorch loads for seconds."""
 
 from __future__ import annotations
 
 import warnings
 from itertools import pairwise
-from typing import Any
 
 import torch
 
 from tilewright.cost.ast_graph import NodeKind
 
 with warnings.catch_warnings():
-    # PyTorch Geometric 2.8 compiles a few of its functions in a way that PyTorch 2.13 calls deprecated.
+    # PyTorch Geometric 2.8 compiles some functions in a way that PyTorch 2.13 calls deprecated.
     warnings.simplefilter("ignore", DeprecationWarning)
     from torch_geometric.nn import GCNConv
 
@@ -19,20 +18,21 @@ __all__ = ["GraphNetwork"]
 
 
 class GraphNetwork(torch.nn.Module):  # type: ignore[misc]
-    """Nodes embedded by kind and numbers, graph convolutions with skip connections, pooling, and a perceptron.
+    """Embeds nodes by kind and numbers; then come graph convolutions with skip connections, pooling, and a perceptron.
 
-    The convolution is Kipf and Welling's (arXiv 1609.02907) on each program's own tree: of the one graph that the
-    programs of a task are parts of, the absent nodes neither send nor count as neighbours. That needs degrees per
-    program, so it is done here around ``GCNConv``, which would have them for the whole graph.
+    The convolution is Kipf and Welling's (arXiv 1609.02907) on each program's own tree. The trees of a task are parts
+    of one graph. Nodes that are absent from a program send nothing and count as no neighbours. So degrees differ from
+    program to program, and the scaling by degrees is done here, around ``GCNConv``, which has one degree a node.
 
-    Nodes come first and programs second, for then a message is one long copy: 4 times as fast as the other way round.
+    The first axis of tensors is that of nodes, and the second that of programs. A message is then one long copy, which
+    is 4 times as fast as with the axes exchanged.
 
     Args:
-        width: numbers of a node.
-        extra: numbers of a program.
-        hidden: of the embedding and of each convolution after it.
-        pooling: ``mean`` of the nodes, or ``attention``: a mean weighted by a softmax over the nodes, for each
-            channel its own (Li et al., arXiv 1511.05493, section 3.3, with a softmax instead of a sigmoid).
+        width: the numbers of a node.
+        extra: the numbers of a program.
+        hidden: the sizes of the embedding and of each convolution.
+        pooling: ``mean`` of the nodes, or ``attention``: for each channel a mean that is weighted by a softmax over the
+            nodes (Li et al., arXiv 1511.05493, section 3.3, with a softmax instead of a sigmoid).
     """
 
     def __init__(self, width: int, extra: int, hidden: tuple[int, ...], pooling: str) -> None:
@@ -48,18 +48,26 @@ class GraphNetwork(torch.nn.Module):  # type: ignore[misc]
             torch.nn.Linear(hidden[-1] + extra, hidden[-1]), torch.nn.ReLU(), torch.nn.Linear(hidden[-1], 1)
         )
 
-    def forward(self, kinds: Any, edges: Any, adjacency: Any, numbers: Any, present: Any, extra: Any) -> Any:
-        """``(n,)`` scores.
+    def forward(
+        self,
+        kinds: torch.Tensor,
+        edges: torch.Tensor,
+        adjacency: torch.Tensor,
+        numbers: torch.Tensor,
+        present: torch.Tensor,
+        extra: torch.Tensor,
+    ) -> torch.Tensor:
+        """The ``(n,)`` scores of programs.
 
         Args:
             kinds: ``(N,)`` int64.
-            edges: ``(2, E)`` int64, both directions, and one from each node to itself.
-            adjacency: ``(N, N)`` the same as a matrix of zeros and ones.
+            edges: ``(2, E)`` int64, in both directions, and one from each node to itself.
+            adjacency: ``(N, N)`` the edges as a matrix of zeros and ones.
             numbers: ``(N, n, width)``, standardised.
             present: ``(N, n)`` zeros and ones.
             extra: ``(n, extra)``, standardised.
         """
-        # At an absent node there may be 0 neighbours, itself included.
+        # An absent node may have 0 neighbours, itself included.
         scale = (present * (adjacency @ present).clamp(min=1).rsqrt())[:, :, None]
         x = torch.relu(self.embed(numbers) + self.kinds(kinds)[:, None])
         for convolution, bias in zip(self.convolutions, self.biases, strict=True):

@@ -4,8 +4,8 @@ FOR ── FOR ── ... ── FOR ── STORE ── ADD ─┬─ LOAD (the
  │      │             │       │           └─ MUL ─┬─ LOAD ── TERM ── VAR
 VAR    VAR           VAR     TERM ── VAR          └─ LOAD ── TERM ── VAR
 
-An index is a sum of terms Var x Const: one node each, which carries the stride. Nodes of variables are shared by the
-loop and all terms that use it, so that loops and accesses are linked.
+An index is a sum of terms Var x Const. Each term is a node, which carries the stride. A loop and all terms that use its
+variable share one node of the variable, which links loops and accesses.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Floats = NDArray[np.float32]
 
 
 class NodeKind(enum.IntEnum):
-    """What a node of the syntax tree is."""
+    """The kind of a node of the syntax tree."""
 
-    ROOT = 0  # several nests one after the other, or all knobs
+    ROOT = 0  # of several nests one after the other, or of all knobs
     FOR = 1
     VAR = 2
     LOAD = 3
@@ -41,13 +41,17 @@ class NodeKind(enum.IntEnum):
 
 
 class Number(enum.IntEnum):
-    """The columns of :attr:`AstGraph.numbers`; zero at nodes that have no such number.
+    """The columns of :attr:`AstGraph.numbers`, which are zero at nodes of other kinds than these:
 
-    EXTENT: log2 of the trip count (FOR, VAR). SERIAL to UNROLLED: the annotation, one-hot (FOR). OUTER: log2 of how
-    often the loop is entered (FOR). INNER: log2 of the iterations of the loop and those inside it (FOR). STRIDE:
-    log2(1 + |x|) with the sign of x, in elements (TERM). TOUCHED: log2(1 + bytes) at that loop, of one buffer (TERM) or
-    of all (FOR), or in the whole nest (LOAD, STORE). REUSE: log2(1 + x) (TERM, LOAD, STORE). VALUE: log2(1 + how many
-    of them an innermost iteration has) (ADD, MUL, OTHER), or the number itself (CONST).
+    - EXTENT: log2 of the trip count (FOR, VAR)
+    - SERIAL to UNROLLED: the annotation, one-hot (FOR)
+    - OUTER: log2 of the number of times that the loop is entered (FOR)
+    - INNER: log2 of the iterations of the loop and those inside it (FOR)
+    - STRIDE: log2(1 + |x|) with the sign of x, in elements (TERM)
+    - TOUCHED: log2(1 + bytes) at the loop, of one buffer (TERM) or of all (FOR), or in the whole nest (LOAD, STORE)
+    - REUSE: log2(1 + x) (TERM, LOAD, STORE)
+    - VALUE: log2(1 + x) of the number of such operations in an innermost iteration (ADD, MUL, OTHER), or the number
+      itself (CONST)
     """
 
     EXTENT = 0
@@ -63,7 +67,7 @@ class Number(enum.IntEnum):
     VALUE = 10
 
 
-#: How many columns the nodes of a program have.
+#: The number of columns of the nodes of a program.
 NUMBERS = len(Number)
 
 
@@ -71,16 +75,16 @@ NUMBERS = len(Number)
 class AstGraph:
     """The syntax trees of ``n`` programs, as parts of one graph of ``N`` nodes.
 
-    The tree of a program is the part of the graph between the nodes that are present in it. Loops of one iteration
-    are no nodes, nor are their variables and terms.
+    The tree of a program is the part of the graph between the nodes that are present in the program. Loops of one
+    iteration are no nodes, nor are their variables and terms.
 
     Attributes:
         kinds: ``(N,)`` int8, values of :class:`NodeKind`.
         edges: ``(2, E)`` int64, parents and children.
-        numbers: ``(n, N, F)`` float32, F = ``NUMBERS`` with the meaning of :class:`Number` (for knobs there are more,
-            see :func:`knob_graph`); zero at absent nodes.
-        present: ``(n, N)`` bool.
-        extra: ``(n, E)`` float32, what the template knows of the whole program (``LoopNest.extra``); E may be 0.
+        numbers: ``(n, N, F)`` float32 with the columns of :class:`Number`; zero at absent nodes. The graph of knobs has
+            further columns (:func:`knob_graph`).
+        present: ``(n, N)`` bool, whether each program has each node.
+        extra: ``(n, E)`` float32, the template's own numbers of the whole program (``LoopNest.extra``); E may be 0.
     """
 
     kinds: NDArray[np.int8]
@@ -94,15 +98,15 @@ class AstGraph:
 
 
 def graph_of(programs: Programs) -> AstGraph:
-    """The syntax trees of loop nests, or for knobs the graph that stands for them."""
+    """The syntax trees of loop nests, or the graph of knobs."""
     return knob_graph(programs) if isinstance(programs, KnobTable) else ast_graph(programs)
 
 
 def knob_graph(table: KnobTable) -> AstGraph:
-    """A root with a child for each knob.
+    """The graph of programs that are known only by their knobs: a root with a child for each knob.
 
-    The nodes have ``NUMBERS + knobs`` columns: the value of a knob stands in a column of its own, or knobs would be
-    the same to a network that treats all nodes alike.
+    The nodes have ``NUMBERS + knobs`` columns. The value of each knob has a column of its own, because a network that
+    treats all nodes alike could not tell the knobs apart otherwise.
     """
     count, width = table.values.shape
     numbers = np.zeros((count, 1 + width, NUMBERS + width), dtype=np.float32)
@@ -118,10 +122,10 @@ def knob_graph(table: KnobTable) -> AstGraph:
 
 
 def ast_graph(nest: LoopNest) -> AstGraph:
-    """The syntax trees of ``n`` loop nests in closed form. The last buffer is the one that is added to.
+    """The syntax trees of ``n`` loop nests in closed form. The last buffer is the accumulator.
 
-    Loops of more than one iteration are moved to the innermost places of the chain, so that neighbours in a program are
-    neighbours in the graph, and the statement is always below the last place. Nodes that no program has are left out.
+    Loops of more than one iteration get the innermost places of the chain. So neighbours in a program are neighbours in
+    the graph, and the statement is always below the last place. Nodes that no program has are left out.
     """
     here = nest.extents > 1
     depth = int(here.sum(axis=1).max(initial=0))
@@ -154,16 +158,16 @@ def ast_graph(nest: LoopNest) -> AstGraph:
 def _structure(
     depth: int, buffers: int, moves: NDArray[np.bool_], other: bool
 ) -> tuple[NDArray[np.int8], NDArray[np.int64], NDArray[np.intp]]:
-    """Nodes in the order loops, variables, store, loads (the accumulator first), arithmetic, terms.
+    """The nodes, in the order loops, variables, store, loads (the accumulator first), arithmetic, terms.
 
     Args:
-        depth: how many loops.
-        buffers: how many buffers.
-        moves: ``(buffers, depth)`` which terms there are.
-        other: whether there is arithmetic besides additions and multiplications.
+        depth: the number of loops.
+        buffers: the number of buffers.
+        moves: ``(buffers, depth)`` which terms exist.
+        other: whether there are operations besides additions and multiplications.
 
     Returns:
-        kinds, edges, and of each term its flat place in ``moves``.
+        the kinds, the edges, and the flat place of each term in ``moves``.
     """
     used = np.flatnonzero(moves)
     store = 2 * depth
@@ -179,7 +183,7 @@ def _structure(
     edges += [(add, add + 1 + product)] * other
     for term, place in enumerate(used.tolist(), start=len(kinds)):
         buffer, loop = divmod(place, depth)
-        # The store and the load of the accumulator have one and the same index.
+        # The store and the load of the accumulator share one index.
         edges += [(int(loads[buffer]), term)] + [(store, term)] * (buffer == buffers - 1) + [(term, depth + loop)]
     kinds += [NodeKind.TERM] * len(used)
     return np.asarray(kinds, dtype=np.int8), np.asarray(edges, dtype=np.int64).reshape(-1, 2).T.copy(), used

@@ -1,17 +1,18 @@
-"""Measured programs of many tasks, on which cost models are trained and judged; kept as one Parquet file.
+"""Data sets: measured programs of many tasks, on which cost models are trained and judged, in one Parquet file.
 
-A row is a measured config: what it gave, and its program in closed form. So a data set needs neither TVM nor the
-templates that made it, and a later version of a template does not change what it says.
+A row is a measured config, with its latency and its program in closed form. So a data set needs neither TVM nor the
+templates that made its programs, and a later version of a template does not change its meaning.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +21,15 @@ from tilewright.errors import MissingExtraError, RecordsError, RecordsVersionErr
 from tilewright.reading import open_regular, parse_json
 from tilewright.space.loop_nest import Annotation, LoopNest
 
+if TYPE_CHECKING:
+    import pyarrow
+
 __all__ = ["VERSION", "DataSet", "TaskData", "read_data_set", "write_data_set"]
 
-#: Raised with every change after which an older reader would misread a file.
+#: The version of the file's format. A change that an older reader would misread raises it.
 VERSION = 1
 _MARK = b"tilewright-dataset"
-#: The fields of a loop nest with a row per program, and their types.
+#: The fields of a loop nest that have a row per program, and their dtypes.
 _ARRAYS: dict[str, type[np.generic]] = {
     "axis": np.int8,
     "extents": np.float32,
@@ -37,9 +41,9 @@ _ARRAYS: dict[str, type[np.generic]] = {
     "extra": np.float32,
 }
 _NAMES = ("axes", "buffers", "extra_names")
-#: What is counted, and so not negative.
+#: The fields that count something, and so are not negative.
 _COUNTS = ("extents", "touched", "reuse", "arithmetic")
-#: Of a file, and of its table: 100 times the largest data set there is.
+#: The most bytes of a file, and the most cells of its table: 100 times those of the largest data set.
 _MOST_BYTES, _MOST_CELLS = 1 << 30, 1 << 29
 
 
@@ -51,12 +55,12 @@ class TaskData:
         task: ``Task.key``.
         name: of the task, for people.
         flop: floating-point operations of one call.
-        networks: those that the task was seen in; a model is judged on networks that none of its tasks is of.
+        networks: the networks that have the task. A model is judged on networks that have none of its tasks.
         target: ``Target.key``.
         template: name and version of the template.
-        configs: ``(n, knobs)``, none twice.
+        configs: ``(n, knobs)``, each once.
         nest: the programs.
-        seconds: ``(n,)`` robust latencies; nan: failed.
+        seconds: ``(n,)`` robust latencies in seconds; nan if a program failed.
     """
 
     task: str
@@ -74,29 +78,29 @@ class TaskData:
 
     @property
     def ok(self) -> NDArray[np.bool_]:
-        """``(n,)``: which have a latency."""
+        """``(n,)`` whether each program has a latency."""
         return np.isfinite(self.seconds)
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Tasks and where they were measured.
+    """The measured programs of many tasks.
 
     Attributes:
-        tasks: no two of one task, target and template.
-        about: machine, date, command, and the features of the target, ready for JSON.
+        tasks: the tasks, no two with the same key, target and template.
+        about: the machine, the date, the command, and the features of the target, ready for JSON.
     """
 
     tasks: tuple[TaskData, ...]
-    about: dict[str, Any] = field(default_factory=dict)
+    about: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """All networks, sorted."""
+        """The names of all networks, sorted."""
         return tuple(sorted({network for task in self.tasks for network in task.networks}))
 
     def without(self, network: str) -> DataSet:
-        """The tasks that ``network`` has nothing of."""
+        """The tasks that ``network`` does not have."""
         return DataSet(tuple(t for t in self.tasks if network not in t.networks), self.about)
 
     def of(self, network: str) -> DataSet:
@@ -108,17 +112,17 @@ def write_data_set(data: DataSet, path: Path) -> None:
     """Write a data set as one Parquet file.
 
     Raises:
-        RecordsError: the loop nests differ in width (of several templates, or of none), or the file can't be written.
-        MissingExtraError: without ``pyarrow``.
+        RecordsError: the loop nests differ in width, there are none, or the file cannot be written.
+        MissingExtraError: PyArrow is not installed.
     """
-    pa, pq = _arrow()
+    pa, pq = _import_arrow()
     shapes = {task.nest.touched.shape[1:] + task.nest.extra.shape[1:] for task in data.tasks}
     if len(shapes) != 1:
         raise RecordsError(
             f"a data set holds programs of one width, but these have {sorted(shapes) or 'no programs'}; "
             "write one file per template"
         )
-    columns: dict[str, Any] = {
+    columns: dict[str, object] = {
         "task": np.repeat(np.arange(len(data.tasks), dtype=np.int32), [len(t) for t in data.tasks]),
         "config": pa.array([row.tolist() for t in data.tasks for row in t.configs], pa.list_(pa.int32())),
         "seconds": np.concatenate([t.seconds for t in data.tasks]),
@@ -155,16 +159,16 @@ def write_data_set(data: DataSet, path: Path) -> None:
 
 
 def read_data_set(path: Path) -> DataSet:
-    """The data set of a file.
+    """Read the data set of a file.
 
     Raises:
-        RecordsError: it is no file that :func:`write_data_set` wrote.
-        RecordsVersionError: a newer version wrote it.
-        MissingExtraError: without ``pyarrow``.
+        RecordsError: :func:`write_data_set` did not write the file.
+        RecordsVersionError: a newer version of Tilewright wrote it.
+        MissingExtraError: PyArrow is not installed.
     """
-    _, pq = _arrow()
+    _, pq = _import_arrow()
     try:
-        # Opened here, because PyArrow would read a directory as one table of all files in it.
+        # PyArrow is given an open file, because it would read a directory as one table of all files in it.
         with open_regular(path, _MOST_BYTES) as file:
             parquet = pq.ParquetFile(file)
             about = parse_json((parquet.schema_arrow.metadata or {})[_MARK])
@@ -176,7 +180,7 @@ def read_data_set(path: Path) -> DataSet:
                     f"this Tilewright reads data sets up to version {VERSION}, but {path} is of version {version}; "
                     "upgrade Tilewright"
                 )
-            # A few bytes can stand for millions of equal rows.
+            # A few bytes can encode millions of equal rows.
             if parquet.metadata.num_rows * parquet.metadata.num_columns > _MOST_CELLS:
                 raise ValueError(
                     f"it has {parquet.metadata.num_rows:,} rows of {parquet.metadata.num_columns:,} columns"
@@ -184,16 +188,16 @@ def read_data_set(path: Path) -> DataSet:
             stored = parquet.read()
         if not isinstance(about["about"], dict):
             raise ValueError("its origin is no object")
-        return DataSet(tuple(_tasks(stored, about)), about["about"])
+        return DataSet(tuple(_read_tasks(stored, about["widths"], about["tasks"])), about["about"])
     except OSError as exc:
-        if exc.strerror is None:  # of PyArrow's own, about what the file holds
+        if exc.strerror is None:  # PyArrow's own error, about the content of the file
             raise _not_a_data_set(path, exc) from exc
         raise RecordsError(f"the data set {path} cannot be read: {exc.strerror}; check the path") from exc
     except _DAMAGES as exc:
         raise _not_a_data_set(path, exc) from exc
 
 
-#: What a file of another form raises, here, in NumPy or in PyArrow (whose own errors are these and ``OSError``).
+#: The errors that a file of another form raises, here, in NumPy, or in PyArrow, which raises these and ``OSError``.
 _DAMAGES = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError, MemoryError)
 
 
@@ -204,11 +208,27 @@ def _not_a_data_set(path: Path, exc: Exception) -> RecordsError:
     )
 
 
-def _tasks(stored: Any, about: dict[str, Any]) -> Iterable[TaskData]:
+@dataclass(frozen=True)
+class _Header:
+    """What the file's metadata say of a task; the fields are those of :class:`TaskData` and of :class:`LoopNest`."""
+
+    task: str
+    name: str
+    flop: float
+    networks: tuple[str, ...]
+    target: str
+    template: str
+    knobs: int
+    axes: tuple[str, ...]
+    buffers: tuple[str, ...]
+    extra_names: tuple[str, ...]
+
+
+def _read_tasks(stored: pyarrow.Table, widths: Mapping[str, list[int]], tasks: object) -> Iterator[TaskData]:
     columns = {name: stored.column(name) for name in stored.column_names}
     arrays = {}
     for name, kind in _ARRAYS.items():
-        width = about["widths"][name]
+        width = widths[name]
         if any(type(extent) is not int or extent < 0 for extent in width) or math.prod(width) > len(columns):
             raise ValueError(f"its {name} are {width!r:.60} wide")
         flat = np.empty((len(stored), math.prod(width)), dtype=kind)
@@ -226,48 +246,71 @@ def _tasks(stored: Any, about: dict[str, Any]) -> Iterable[TaskData]:
     if seconds.dtype != np.float64 or (seconds <= 0).any() or np.isinf(seconds).any():
         raise ValueError("latencies are positive numbers, or nan")
     configs = columns["config"].to_pylist()
-    _check_tasks(about["tasks"], places)
-    for number, fields in enumerate(about["tasks"]):
+    if not isinstance(tasks, list) or places.dtype != np.int32 or ((places < 0) | (places >= len(tasks))).any():
+        raise ValueError("its rows are of tasks that there are not")
+    for number, header in enumerate([_read_header(fields) for fields in tasks]):
         rows = np.flatnonzero(places == number)
-        nest: dict[str, Any] = {name: tuple(fields.pop(name)) for name in _NAMES}
-        nest |= {name: array[rows] for name, array in arrays.items()}
-        knobs = fields.pop("knobs")
-        fields["networks"] = tuple(fields["networks"])
         yield TaskData(
-            **fields,
-            configs=np.asarray([configs[row] for row in rows.tolist()], dtype=np.int32).reshape(len(rows), knobs),
-            nest=LoopNest(**nest),
+            task=header.task,
+            name=header.name,
+            flop=header.flop,
+            networks=header.networks,
+            target=header.target,
+            template=header.template,
+            configs=np.asarray([configs[row] for row in rows.tolist()], dtype=np.int32).reshape(
+                len(rows), header.knobs
+            ),
+            nest=LoopNest(
+                axes=header.axes,
+                buffers=header.buffers,
+                extra_names=header.extra_names,
+                **{name: array[rows] for name, array in arrays.items()},
+            ),
             seconds=seconds[rows].astype(np.float64),
         )
 
 
 def _check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise ``ValueError`` where the arrays of a :class:`LoopNest`, by name, are not of the same loops and buffers."""
+    """Raise ``ValueError`` unless the arrays of a :class:`LoopNest`, by name, are of the same loops and buffers."""
     loops, buffers, arithmetic = shapes["extents"], shapes["touched"], shapes["arithmetic"]
     alike = shapes["axis"] == shapes["annotations"] == loops and shapes["strides"] == shapes["reuse"] == buffers
     if not alike or len(loops) != 1 or len(buffers) != 2 or buffers[1:] != loops or arithmetic != (3,):
         raise ValueError(f"its arrays do not fit together: {shapes!r:.200}")
 
 
-def _check_tasks(tasks: Any, places: NDArray[Any]) -> None:
-    """Raise ``ValueError`` or ``KeyError`` where the fields of a task are of other types, or rows of no task."""
-    if not isinstance(tasks, list) or places.dtype != np.int32 or ((places < 0) | (places >= len(tasks))).any():
-        raise ValueError("its rows are of tasks that there are not")
-    for fields in tasks:
-        texts = [fields[name] for name in ("task", "name", "target", "template")]
-        lists = [fields[name] for name in ("networks", *_NAMES)]
-        if not all(isinstance(text, str) for text in texts) or not all(isinstance(each, list) for each in lists):
-            raise ValueError("a task's names are no texts")
-        if not all(isinstance(text, str) for each in lists for text in each):
-            raise ValueError("a task's networks, axes or buffers are no texts")
-        if type(fields["knobs"]) is not int or not 0 <= fields["knobs"] < 1000:
-            raise ValueError(f"a task has {fields['knobs']!r:.40} knobs")
-        flop = fields["flop"]
-        if type(flop) not in (int, float) or not 0 <= flop < math.inf:
-            raise ValueError(f"a task has {flop!r:.40} FLOP")
+def _read_header(fields: object) -> _Header:
+    """A task's header. Raises ``ValueError`` or ``KeyError`` if a field is missing or of another type."""
+    if not isinstance(fields, dict):
+        raise ValueError("a task is no object")
+    texts = {name: fields[name] for name in ("task", "name", "target", "template")}
+    lists = {name: fields[name] for name in ("networks", *_NAMES)}
+    if not all(isinstance(text, str) for text in texts.values()):
+        raise ValueError("a task's names are no texts")
+    if not all(isinstance(each, list) for each in lists.values()):
+        raise ValueError("a task's names are no texts")
+    if not all(isinstance(text, str) for each in lists.values() for text in each):
+        raise ValueError("a task's networks, axes or buffers are no texts")
+    knobs, flop = fields["knobs"], fields["flop"]
+    if type(knobs) is not int or not 0 <= knobs < 1000:
+        raise ValueError(f"a task has {knobs!r:.40} knobs")
+    if type(flop) not in (int, float) or not 0 <= flop < math.inf:
+        raise ValueError(f"a task has {flop!r:.40} FLOP")
+    return _Header(
+        task=texts["task"],
+        name=texts["name"],
+        flop=flop,
+        networks=tuple(lists["networks"]),
+        target=texts["target"],
+        template=texts["template"],
+        knobs=knobs,
+        axes=tuple(lists["axes"]),
+        buffers=tuple(lists["buffers"]),
+        extra_names=tuple(lists["extra_names"]),
+    )
 
 
-def _arrow() -> tuple[Any, Any]:
+def _import_arrow() -> tuple[ModuleType, ModuleType]:
+    """PyArrow, and its module of Parquet files."""
     try:
         import pyarrow
         import pyarrow.parquet

@@ -1,15 +1,16 @@
-"""Several models of one kind, fitted with different seeds: their mean, and how far they disagree."""
+"""Ensembles: several models of one kind with different seeds, whose mean is the score."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.cost.model import Programs, rows_of
 from tilewright.errors import TilewrightError
+from tilewright.tensor import Array
 
 if TYPE_CHECKING:
     from tilewright.cost.models import TrainableModel
@@ -18,17 +19,17 @@ __all__ = ["Ensemble"]
 
 
 class Ensemble:
-    """The mean of models that differ in their seed, each fitted to a resampling of the programs of every task.
+    """The mean of models with different seeds, each fitted to a resampling of every task's programs. A ``CostModel``.
 
-    Resampled (bagging, Breiman 1996), as models of one loss on the same data agree where all are wrong.
+    Resampling is bagging (Breiman 1996). Models that are fitted to the same data make the same mistakes.
 
     Args:
-        make: a model, of a seed.
-        count: how many.
-        seed: of the first model's seed, and of the resampling.
+        make: makes a model from a seed.
+        count: the number of models.
+        seed: of the first model, and of the resampling.
 
     Raises:
-        TilewrightError: fewer than two models, which cannot disagree.
+        TilewrightError: there are fewer than two models.
     """
 
     def __init__(self, make: Callable[[int], TrainableModel], count: int = 5, seed: int = 0) -> None:
@@ -39,37 +40,36 @@ class Ensemble:
 
     @property
     def ready(self) -> bool:
-        """Whether all models are."""
+        """Whether all models are ready."""
         return all(member.ready for member in self._members)
 
     def fit(self, programs: Sequence[Programs], seconds: Sequence[NDArray[np.float64]]) -> None:
-        """Fit every model; see ``CostModel``. Raises as the models do."""
+        """Fit every model, as ``CostModel.fit`` says. Raises as the models do."""
         rng = np.random.default_rng(self._seed)
         for member in self._members:
-            # A program that was not drawn is left out as if it had not been measured; the best always counts, as labels
-            # are relative to it.
-            drawn = [_without(times, rng) for times in seconds]
+            # A program that was not drawn counts as not measured. The best always counts: labels are relative to it.
+            drawn = [_resample(times, rng) for times in seconds]
             member.fit(
                 [rows_of(p, kept) for p, kept in zip(programs, drawn, strict=True)],
                 [times[kept] for times, kept in zip(seconds, drawn, strict=True)],
             )
 
     def predict(self, programs: Programs) -> NDArray[np.float64]:
-        """``(n,)`` mean scores, higher is faster, comparable within one task; all 0 before the models are ready."""
+        """The ``(n,)`` mean scores, where higher is faster within one task; all 0 before the models are ready."""
         return np.asarray(self._scores(programs).mean(axis=0))
 
     def spread(self, programs: Programs) -> NDArray[np.float64]:
-        """``(n,)`` standard deviations of the models' scores: large where they know little."""
+        """The ``(n,)`` standard deviations of the models' scores, which are large for unfamiliar programs."""
         return np.asarray(self._scores(programs).std(axis=0))
 
-    def state(self) -> dict[str, NDArray[Any]]:
-        """What the models have learnt, as arrays."""
+    def state(self) -> dict[str, Array]:
+        """The arrays of all models."""
         return {
             f"{i}.{name}": value for i, member in enumerate(self._members) for name, value in member.state().items()
         }
 
-    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what ``state`` gave. Raises as the models do."""
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Take over the arrays of :meth:`state`. Raises as the models do."""
         for i, member in enumerate(self._members):
             head = f"{i}."
             member.restore({name[len(head) :]: value for name, value in state.items() if name.startswith(head)})
@@ -80,8 +80,8 @@ class Ensemble:
         return np.stack([member.predict(programs) for member in self._members])
 
 
-def _without(seconds: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.intp]:
-    """The rows of a resampling, each once, and the fastest."""
+def _resample(seconds: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.intp]:
+    """The rows of a resampling, each once, with that of the fastest program."""
     kept = set(rng.integers(0, len(seconds), size=len(seconds)).tolist()) if len(seconds) else set()
     if np.isfinite(seconds).any():
         kept.add(int(np.nanargmin(seconds)))

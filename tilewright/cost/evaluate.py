@@ -1,4 +1,4 @@
-"""How good a cost model is at what a search needs of it: the order of programs, above all at the fast end."""
+"""Judges cost models by what a search needs of them: the order of programs, above all of the fast ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Quality", "bootstrap", "evaluate", "pairwise_accuracy", "quality", "
 
 @dataclass(frozen=True)
 class Quality:
-    """How well scores rank the programs of one task; nan where it has too few latencies to tell.
+    """How well scores rank the programs of one task; nan if the task has too few latencies.
 
     Attributes:
         pairwise_accuracy: see :func:`pairwise_accuracy`.
@@ -31,12 +31,12 @@ class Quality:
 
 
 def evaluate(model: CostModel, tasks: Sequence[TaskData]) -> list[Quality]:
-    """How well a model ranks the programs of each task."""
+    """The quality of a model's scores on each task."""
     return [quality(model.predict(task.nest), task.seconds) for task in tasks]
 
 
 def quality(scores: NDArray[np.float64], seconds: NDArray[np.float64]) -> Quality:
-    """How well ``(n,)`` scores (higher is faster) rank programs of ``(n,)`` latencies; failures (nan) do not count."""
+    """The quality of ``(n,)`` scores (higher is faster) of programs with ``(n,)`` latencies; nan does not count."""
     ok = np.isfinite(seconds)
     scores, seconds = scores[ok], seconds[ok]
     if len(seconds) < 2:
@@ -45,7 +45,16 @@ def quality(scores: NDArray[np.float64], seconds: NDArray[np.float64]) -> Qualit
 
 
 def bootstrap(values: Sequence[float], seed: int = 0, samples: int = 2000) -> tuple[float, float, float]:
-    """The mean of values (nan left out) and its 95 % bootstrap interval: mean, low, high; all nan without values."""
+    """The mean of values with its 95 % bootstrap interval.
+
+    Args:
+        values: of which nan does not count.
+        seed: of the resampling.
+        samples: the number of resamplings.
+
+    Returns:
+        mean, low, high; all nan without values.
+    """
     kept = np.asarray([value for value in values if np.isfinite(value)])
     if len(kept) == 0:
         return float("nan"), float("nan"), float("nan")

@@ -1,4 +1,4 @@
-"""Programs as rows of numbers, for cost models on tables: AutoTVM's itervar features, in closed form."""
+"""Programs as rows of features, for cost models on tables: AutoTVM's itervar and curve features, in closed form."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from tilewright.space.loop_nest import Annotation, LoopNest
 
 __all__ = ["FEATURE_VERSION", "View", "curve_features", "feature_names", "features", "itervar_features"]
 
-#: Raised with every change of what the columns mean: a model that was fitted to others cannot be used.
+#: The version of the columns. Every change of their meaning raises it, so that models of other columns are refused.
 FEATURE_VERSION = 1
-#: Programs handled at a time, so that intermediate arrays stay in the cache.
+#: The programs that are handled at a time, so that intermediate arrays stay in the cache.
 _CHUNK = 2048
 _KINDS = len(Annotation)
 _ONE_HOT = np.eye(_KINDS, dtype=np.float32)
-#: Points of a curve; log2 of the bytes of the first.
+#: The points of a curve, and log2 of the bytes of the first.
 _POINTS, _SMALLEST = 20, 5
-#: Views of a program in closed form: per loop, per size of the working set (with the template's own numbers), or both.
+#: A view of a program in closed form: features of each loop, of each size of the working set (with the template's own
+#: numbers), or both.
 View: TypeAlias = Literal["itervar", "curve", "both"]
 _ARITHMETIC = ("add", "multiply", "other")
 
@@ -38,13 +39,18 @@ def feature_names(nest: LoopNest) -> list[str]:
 
 
 def itervar_features(nest: LoopNest) -> NDArray[np.float32]:
-    """``(n, F)`` float32, F = 8 L + 3 B L + 3 + E: AutoTVM's itervar view (arXiv 1805.08166, appendix A.2).
+    """AutoTVM's itervar view (arXiv 1805.08166, appendix A.2): ``(n, F)`` float32, F = 8 L + 3 B L + 3 + E.
 
-    For each loop: log2 of its length, of the product of lengths down to it and of the product from it inwards, the
-    axis it iterates, and its annotation, one-hot. For each buffer and loop: log2(1 + x) of the bytes touched, of
-    the stride (with its sign), and of the reuse. Then log2(1 + x) of the arithmetic of an innermost iteration, and
-    the template's own numbers as they are. Different from AutoTVM: loops keep their position in the template
-    instead of being sorted by length, and the axis is a column.
+    The columns are:
+
+    - for each loop: log2 of its length, of the product of lengths from outside down to it, and of the product from it
+      inwards; the axis that it iterates; and its annotation, one-hot
+    - for each buffer and loop: log2(1 + x) of the bytes touched, of the stride (with its sign), and of the reuse
+    - log2(1 + x) of the additions, multiplications and other operations of an innermost iteration
+    - the template's own numbers, unchanged
+
+    Different from AutoTVM: loops keep their position in the template and are not sorted by length, and the axis is a
+    column.
     """
     count, loops = nest.extents.shape
     per_buffer = nest.touched.shape[1] * loops
@@ -60,7 +66,7 @@ def _fill(out: NDArray[np.float32], nest: LoopNest, rows: slice, loops: int, per
     length, topdown, bottomup, axis, kinds, touched, stride, reuse, arithmetic, extra = np.split(out, ends, axis=1)
     count = len(out)
     np.log2(np.maximum(nest.extents[rows], 1.0), out=length)
-    # Products of lengths are sums of their logarithms.
+    # The logarithm of a product of lengths is the sum of their logarithms.
     np.cumsum(length, axis=1, out=topdown)
     np.cumsum(length[:, ::-1], axis=1, out=bottomup[:, ::-1])
     axis[:] = nest.axis[rows]
@@ -80,11 +86,12 @@ def _log(values: NDArray[np.float32], out: NDArray[np.float32]) -> None:
 
 
 def curve_features(nest: LoopNest) -> NDArray[np.float32]:
-    """``(n, 40 B)`` float32: AutoTVM's curve view (arXiv 1805.08166, appendix A.2), 20 points for each buffer.
+    """AutoTVM's curve view (arXiv 1805.08166, appendix A.2): ``(n, 40 B)`` float32, two curves of 20 points a buffer.
 
-    Where the working set of a buffer at some loop is at most 2^k bytes, k = 5 to 24: log2(1 + x) of the largest reuse
-    of such a loop, and log2 of the largest number of times that it is entered. Both curves are 0 below the first such
-    loop. Different from AutoTVM: sizes in bytes, as caches have them, and all buffers.
+    Point k = 5 to 24 looks at the loops at which the working set of the buffer has at most 2^k bytes. The first curve
+    is log2(1 + x) of the largest reuse at such a loop, and the second log2 of the largest number of times that such a
+    loop is entered. Without such a loop both are 0. Different from AutoTVM: sizes are in bytes, like those of caches,
+    and all buffers count.
     """
     count, buffers, loops = nest.touched.shape
     entered = np.ones((count, loops), dtype=np.float32)
@@ -98,10 +105,10 @@ def curve_features(nest: LoopNest) -> NDArray[np.float32]:
 
 
 def features(programs: Programs, view: View = "itervar") -> NDArray[np.float32]:
-    """``(n, F)`` float32: what a table model sees.
+    """The features of programs for a model on tables: ``(n, F)`` float32.
 
     Args:
-        programs: in closed form, or known by their knobs, which is the *knob* view and the only one of such programs.
+        programs: in closed form, or known only by their knobs, whose values are then the features.
         view: of programs in closed form.
     """
     if isinstance(programs, KnobTable):

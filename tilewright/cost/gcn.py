@@ -4,42 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.cost.ast_graph import AstGraph, NodeKind, graph_of
 from tilewright.cost.model import Programs, rows_of
-from tilewright.cost.neural import Loss, NeuralModel, State, inverse, standardised, torch_threads
+from tilewright.cost.neural import (
+    Loss,
+    NeuralModel,
+    Scaling,
+    State,
+    Tensors,
+    Training,
+    invert,
+    standardise,
+    torch_threads,
+)
 from tilewright.errors import MissingExtraError, TilewrightError
+from tilewright.tensor import Array
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["GCNModel", "Pooling"]
 
-#: How the nodes of a program become one vector.
+#: How the vectors of a program's nodes become one vector.
 Pooling: TypeAlias = Literal["mean", "attention"]
 
-_POOLINGS = ("mean", "attention")
-#: Programs scored at a time, so that their nodes stay in the cache.
+#: The programs that are scored at a time, so that their nodes stay in the cache.
 _CHUNK = 128
 
 
-class GCNModel(NeuralModel):
+class GCNModel(NeuralModel[AstGraph]):
     """Graph convolutions on :func:`tilewright.cost.ast_graph.ast_graph`. A ``CostModel``.
 
-    Different from the papers, which do not say how large their layers were: the template's own numbers
-    (``LoopNest.extra``) are given to the perceptron after the pooling, as they stand at no node.
-
-    Takes the arguments of :class:`~tilewright.cost.neural.NeuralModel`, and these:
+    Different from the papers: the template's own numbers (``LoopNest.extra``) belong to no node, so the perceptron
+    after the pooling takes them. The papers do not say how large their layers were.
 
     Args:
+        loss: ``rank`` or ``regression``.
         pooling: ``mean`` or ``attention``.
-        extra: whether the template's own numbers are used. Without, a model can be given the trees of any program
-            (``tilewright.space.ast.program_graph``), which have none.
-        hidden: size of the nodes' embedding, then of each convolution.
+        extra: whether the template's own numbers are used. A model without them scores the trees of any program
+            (``tilewright.space.ast.program_graph``).
+        hidden: the sizes of the nodes' embedding and of each convolution.
+        training: see :class:`~tilewright.cost.neural.NeuralModel`, like the next three.
+        seed: of the weights and of the order of training.
+        threads: of PyTorch.
+        warm: whether a fit starts from the present weights.
 
     Raises:
-        TilewrightError: a loss or a pooling that does not exist, or no hidden layer.
+        TilewrightError: the loss or the pooling does not exist, or there is no hidden layer.
     """
 
     name = "gcn"
@@ -51,26 +67,30 @@ class GCNModel(NeuralModel):
         pooling: Pooling = "mean",
         extra: bool = True,
         hidden: tuple[int, ...] = (32, 32, 32),
-        **training: Any,
+        training: Training | None = None,
+        seed: int = 0,
+        threads: int = 1,
+        warm: bool = False,
     ) -> None:
-        super().__init__(loss, hidden=hidden, **training)
-        if pooling not in _POOLINGS:
-            raise TilewrightError(f"the pooling of a graph is one of {', '.join(_POOLINGS)}, but this is {pooling!r}")
+        super().__init__(loss, hidden=hidden, training=training, seed=seed, threads=threads, warm=warm)
+        poolings = get_args(Pooling)
+        if pooling not in poolings:
+            raise TilewrightError(f"the pooling of a graph is one of {', '.join(poolings)}, but this is {pooling!r}")
         if not hidden:
             raise TilewrightError("a graph network has a hidden layer or more, but this has none")
         self.pooling: Pooling = pooling
         self._extra = extra
 
     def predict(self, programs: Programs | AstGraph) -> NDArray[np.float64]:
-        """``(n,)`` scores, higher is faster, comparable within one task; all 0 before the model is ready."""
-        scores = np.zeros(len(programs))
-        if self._net is None:
+        """The ``(n,)`` scores, where higher is faster within one task; all 0 before the model is ready."""
+        scores, net = np.zeros(len(programs)), self._net
+        if net is None:
             return scores
         with torch_threads(self._threads) as torch, torch.inference_mode():
             for start in range(0, len(programs), _CHUNK):
                 rows = slice(start, start + _CHUNK)
                 graph = programs if isinstance(programs, AstGraph) else graph_of(rows_of(programs, rows))
-                found = self._in_units(self._net(*self._scaled(graph)))
+                found = self._in_units(net(*self._scaled(graph)))
                 if isinstance(programs, AstGraph):
                     return found
                 scores[rows] = found
@@ -82,8 +102,8 @@ class GCNModel(NeuralModel):
     def _width(self, inputs: AstGraph) -> tuple[int, ...]:
         return inputs.numbers.shape[2], inputs.extra.shape[1]
 
-    def _measure(self, inputs: Sequence[AstGraph]) -> State:
-        """Mean and scale of each number, for each kind of node its own."""
+    def _measure(self, inputs: Sequence[AstGraph]) -> Scaling:
+        """The means and scales of each number of each kind of node, and of the template's own numbers."""
         width = inputs[0].numbers.shape[2]
         count, total, squares = (np.zeros((len(NodeKind), width)) for _ in range(3))
         for graph in inputs:
@@ -99,12 +119,12 @@ class GCNModel(NeuralModel):
         extra = np.concatenate([graph.extra for graph in inputs]).astype(np.float64)[:, : None if self._extra else 0]
         return {
             "mean": mean.astype(np.float32),
-            "scale": inverse(deviation),
+            "scale": invert(deviation),
             "extra_mean": extra.mean(axis=0).astype(np.float32),
-            "extra_scale": inverse(extra.std(axis=0)),
+            "extra_scale": invert(extra.std(axis=0)),
         }
 
-    def _scaled(self, inputs: AstGraph) -> Any:
+    def _scaled(self, inputs: AstGraph) -> Tensors:
         """The arguments of ``GraphNetwork.forward``."""
         import torch
 
@@ -114,14 +134,14 @@ class GCNModel(NeuralModel):
         adjacency = np.zeros((len(kinds), len(kinds)), dtype=np.float32)
         adjacency[edges[0], edges[1]] = 1.0
         numbers = np.ascontiguousarray(inputs.numbers.transpose(1, 0, 2))
-        numbers = standardised(numbers, self._scaling["mean"][kinds][:, None], self._scaling["scale"][kinds][:, None])
+        numbers = standardise(numbers, self._scaling["mean"][kinds][:, None], self._scaling["scale"][kinds][:, None])
         present = np.ascontiguousarray(inputs.present.T.astype(np.float32))
         extra = inputs.extra[:, : None if self._extra else 0]
-        extra = standardised(extra, self._scaling["extra_mean"], self._scaling["extra_scale"])
+        extra = standardise(extra, self._scaling["extra_mean"], self._scaling["extra_scale"])
         arrays = (kinds, np.ascontiguousarray(edges), adjacency, numbers, present, extra)
         return tuple(torch.from_numpy(array) for array in arrays)
 
-    def _make(self, torch: ModuleType) -> Any:
+    def _make(self, torch: ModuleType) -> torch.nn.Module:
         try:
             from tilewright.cost._gcn_net import GraphNetwork
         except ImportError as exc:
@@ -132,19 +152,19 @@ class GCNModel(NeuralModel):
             raise ValueError(f"a program has {len(NodeKind)} kinds of nodes, but this was fitted to {kinds}")
         return GraphNetwork(width, extra, self._hidden, self.pooling)
 
-    def _scores(self, torch: ModuleType, inputs: Any, rows: NDArray[np.intp]) -> Any:
+    def _scores(self, net: torch.nn.Module, inputs: Tensors, rows: torch.Tensor) -> torch.Tensor:
         kinds, edges, adjacency, numbers, present, extra = inputs
-        chosen = torch.from_numpy(rows)
-        return self._net(kinds, edges, adjacency, numbers[:, chosen], present[:, chosen], extra[chosen])
+        return net(kinds, edges, adjacency, numbers[:, rows], present[:, rows], extra[rows])
 
-    def _arguments(self) -> State:
+    def _arguments(self) -> dict[str, Array]:
         return {**super()._arguments(), "pooling": np.asarray(self.pooling), "extra": np.asarray(self._extra)}
 
     @classmethod
-    def _constructor(cls, state: State) -> dict[str, Any]:
+    def _from_arguments(cls, state: State) -> GCNModel:
         if state["extra"].dtype != np.bool_:
             raise ValueError(
                 f"whether it uses a template's own numbers is true or false, but this is {state['extra']!s:.20}"
             )
-        made = {"pooling": str(state["pooling"]), "extra": bool(state["extra"])}
-        return {**super()._constructor(state), **made}
+        loss: Loss = str(state["loss"])  # type: ignore[assignment]  # which the constructor checks
+        pooling: Pooling = str(state["pooling"])  # type: ignore[assignment]  # likewise
+        return cls(loss, pooling=pooling, extra=bool(state["extra"]), hidden=tuple(state["hidden"].tolist()))

@@ -1,10 +1,10 @@
-"""The contract of a cost model: how fast would these programs be."""
+"""The contract of a cost model, which predicts how programs of one task rank by speed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Protocol, TypeAlias
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,38 +24,48 @@ class KnobTable:
         return len(self.values)
 
 
-#: What a cost model sees of ``n`` programs of one design space.
+#: ``n`` programs of one design space, as a cost model sees them.
 Programs: TypeAlias = LoopNest | KnobTable
 
 
 class CostModel(Protocol):
-    """Predicts how programs rank. Never imports TVM.
+    """Predicts how programs rank by speed. Never imports TVM.
 
     Attributes:
-        ready: whether it was fitted, so that ``predict`` means something.
+        ready: whether the model has learnt something, so that its scores mean something.
     """
 
     @property
     def ready(self) -> bool: ...
 
     def fit(self, programs: Sequence[Programs], seconds: Sequence[NDArray[np.float64]]) -> None:
-        """Learn from measurements, replacing what was learnt before.
+        """Learn from measurements, and forget what was learnt before.
 
         Args:
-            programs: one entry per task, of one kind and width.
-            seconds: per task ``(n,)`` latencies in seconds; nan: the candidate failed.
+            programs: the measured programs of each task, all of one kind and width.
+            seconds: the ``(n,)`` latencies of each task in seconds; nan if a program failed.
         """
         ...
 
     def predict(self, programs: Programs) -> NDArray[np.float64]:
-        """``(n,)`` scores, higher is faster, comparable within one task."""
+        """The ``(n,)`` scores of programs. A higher score is a faster program of the same task."""
         ...
 
 
 def rows_of(programs: Programs, rows: slice | NDArray[np.intp]) -> Programs:
-    """Some of the programs."""
+    """The programs in ``rows``."""
     if isinstance(programs, KnobTable):
         return KnobTable(programs.values[rows])
-    values: dict[str, Any] = {f.name: getattr(programs, f.name) for f in fields(LoopNest)}
-    chosen: dict[str, Any] = {name: v[rows] if isinstance(v, np.ndarray) else v for name, v in values.items()}
-    return LoopNest(**chosen)
+    return LoopNest(
+        axes=programs.axes,
+        buffers=programs.buffers,
+        axis=programs.axis[rows],
+        extents=programs.extents[rows],
+        annotations=programs.annotations[rows],
+        touched=programs.touched[rows],
+        strides=programs.strides[rows],
+        reuse=programs.reuse[rows],
+        arithmetic=programs.arithmetic[rows],
+        extra=programs.extra[rows],
+        extra_names=programs.extra_names,
+    )

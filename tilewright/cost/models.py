@@ -1,8 +1,8 @@
-"""The cost models by name, and the file in which a fitted one is kept.
+"""The cost models by name, and the files that keep fitted ones.
 
-A file is an ``.npz`` archive: the model's arrays, and a header in JSON that says what it is and what it was fitted to.
-Reading one runs none of its content: arrays of objects are refused, sizes are bounded, and trees and weights are
-checked before XGBoost or PyTorch sees them.
+A file is an ``.npz`` archive of the model's arrays and a header in JSON, which names the model and what it was fitted
+to. Reading a file runs none of its content. Arrays of objects are refused, sizes are bounded, and trees and weights are
+checked before XGBoost or PyTorch reads them.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tilewright.cost.ensemble import Ensemble
 from tilewright.cost.features import FEATURE_VERSION
 from tilewright.cost.model import CostModel
-from tilewright.cost.xgb import Loss, XGBoostModel
+from tilewright.cost.xgb import Boosting, Loss, XGBoostModel
 from tilewright.errors import CostModelError, MissingExtraError, TilewrightError
+from tilewright.jsonable import JsonObject
 from tilewright.reading import parse_json, read_arrays, read_file
+from tilewright.tensor import Array
 
 if TYPE_CHECKING:
     from tilewright.cost.gcn import Pooling
@@ -31,19 +32,19 @@ if TYPE_CHECKING:
 __all__ = ["MODELS", "NamedModel", "StoredModel", "TrainableModel", "load_model", "make_model", "save_model"]
 
 _HEADER = "header"
-#: Of a file, and of its arrays together; the model that comes with Tilewright has 700 kB.
+#: The most bytes of a file, and of all its arrays. The shipped model's arrays have 700 kB.
 _MOST_BYTES = 1 << 28
 
 
 class TrainableModel(CostModel, Protocol):
-    """A cost model that can be kept."""
+    """A cost model that can be stored."""
 
-    def state(self) -> dict[str, NDArray[Any]]:
-        """What it has learnt, as arrays of numbers."""
+    def state(self) -> dict[str, Array]:
+        """What the model has learnt, as arrays of numbers."""
         ...
 
-    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what ``state`` gave. Raises ``KeyError`` or ``ValueError`` where it is something else."""
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Take over the arrays of :meth:`state`. Raises ``KeyError`` or ``ValueError`` for other arrays."""
         ...
 
 
@@ -52,9 +53,9 @@ class NamedModel:
     """A cost model that a command line can name.
 
     Attributes:
-        make: of a seed.
-        module: what it imports beyond Tilewright's dependencies; empty: nothing.
-        extra: the extra that installs that.
+        make: makes the model from a seed.
+        module: the module that it imports beyond Tilewright's dependencies; empty if there is none.
+        extra: the extra that installs this module.
     """
 
     make: Callable[[int], TrainableModel]
@@ -62,11 +63,12 @@ class NamedModel:
     extra: str = ""
 
 
+#: More and larger trees than during a search: there are a hundred tasks to learn from, and minutes to spend.
+_OFFLINE = Boosting(rounds=300, patience=300, max_depth=6, eta=0.05, colsample_bynode=0.2, subsample=0.7)
+
+
 def _xgb(loss: Loss) -> Callable[[int], TrainableModel]:
-    # More and larger trees than online: there are a hundred tasks to learn from, and minutes.
-    return lambda seed: XGBoostModel(
-        loss, seed=seed, rounds=300, patience=300, depth=6, eta=0.05, columns=0.2, sample=0.7
-    )
+    return lambda seed: XGBoostModel(loss, boosting=_OFFLINE, seed=seed)
 
 
 def _mlp(seed: int) -> TrainableModel:
@@ -84,6 +86,7 @@ def _gcn(pooling: Pooling) -> Callable[[int], TrainableModel]:
     return make
 
 
+#: The cost models, by the names that the command line takes.
 MODELS: dict[str, NamedModel] = {
     "xgb_rank": NamedModel(_xgb("rank")),
     "xgb_reg": NamedModel(_xgb("regression")),
@@ -95,11 +98,11 @@ MODELS: dict[str, NamedModel] = {
 
 
 def make_model(name: str, seed: int = 0) -> TrainableModel:
-    """An unfitted cost model.
+    """Make an unfitted cost model.
 
     Raises:
-        TilewrightError: a name that is not in ``MODELS``.
-        MissingExtraError: what it imports is not installed.
+        TilewrightError: the name is not in ``MODELS``.
+        MissingExtraError: a library that the model needs is not installed.
     """
     if name not in MODELS:
         raise TilewrightError(f"a cost model is one of {', '.join(MODELS)}, but this is {name!r}")
@@ -111,26 +114,33 @@ def make_model(name: str, seed: int = 0) -> TrainableModel:
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A fitted cost model and where it comes from.
+    """A fitted cost model and its origin.
 
     Attributes:
         name: of the model, in ``MODELS``.
-        template: name and version of the template whose programs it was fitted to.
+        template: name and version of the template whose programs the model was fitted to.
         model: the model.
-        about: what it was fitted to: target, date, command, number of tasks and programs.
+        about: what the model was fitted to: target, date, command, number of tasks and programs.
     """
 
     name: str
     template: str
     model: CostModel
-    about: dict[str, Any] = field(default_factory=dict)
+    about: JsonObject = field(default_factory=dict)
 
 
-def save_model(name: str, model: TrainableModel, template: str, about: Mapping[str, Any], path: Path) -> None:
-    """Write a fitted model.
+def save_model(name: str, model: TrainableModel, template: str, about: Mapping[str, object], path: Path) -> None:
+    """Write a fitted model to a file.
+
+    Args:
+        name: of the model, in ``MODELS``.
+        model: the model.
+        template: name and version of the template whose programs the model was fitted to.
+        about: what the model was fitted to, ready for JSON.
+        path: the file.
 
     Raises:
-        CostModelError: the file cannot be written, or nothing was learnt that could be.
+        CostModelError: the file cannot be written, or the model has learnt nothing.
     """
     if not model.ready:
         raise CostModelError(
@@ -139,9 +149,9 @@ def save_model(name: str, model: TrainableModel, template: str, about: Mapping[s
         )
     header = {"name": name, "features": FEATURE_VERSION, "template": template, "about": dict(about)}
     text = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-    arrays: dict[str, Any] = {_HEADER: text, **model.state()}
+    arrays: dict[str, Array] = {_HEADER: text, **model.state()}
     archive = io.BytesIO()
-    np.savez_compressed(archive, **arrays)
+    np.savez_compressed(archive, allow_pickle=False, **arrays)
     try:
         path.write_bytes(archive.getvalue())
     except OSError as exc:
@@ -149,11 +159,11 @@ def save_model(name: str, model: TrainableModel, template: str, about: Mapping[s
 
 
 def load_model(path: Path) -> StoredModel:
-    """The model of a file.
+    """Read the model of a file.
 
     Raises:
-        CostModelError: no such file, no file of :func:`save_model`, a damaged one, or one of other features.
-        MissingExtraError: what the model imports is not installed.
+        CostModelError: the file does not exist, is no file of :func:`save_model`, is damaged, or has other features.
+        MissingExtraError: a library that the model needs is not installed.
     """
     try:
         name, version, template, about, arrays = _unpack(read_file(path, _MOST_BYTES))
@@ -186,8 +196,8 @@ def load_model(path: Path) -> StoredModel:
     return StoredModel(name, template, model, about)
 
 
-def _unpack(content: bytes) -> tuple[str, int, str, dict[str, Any], dict[str, NDArray[Any]]]:
-    """Name, version of the features, template, origin and arrays of a model's file."""
+def _unpack(content: bytes) -> tuple[str, int, str, JsonObject, dict[str, Array]]:
+    """The name, version of the features, template, origin and arrays of a model's file."""
     arrays = read_arrays(content, _MOST_BYTES)
     header = parse_json(arrays.pop(_HEADER).tobytes())
     name, version, template = header["name"], header["features"], header["template"]

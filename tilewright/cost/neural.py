@@ -1,4 +1,4 @@
-"""What neural cost models share: labels, losses, training, and weights that can be stored."""
+"""What neural cost models share: labels, losses, training, and the arrays of a stored model."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,49 +16,74 @@ from numpy.typing import NDArray
 from tilewright.cost.model import Programs
 from tilewright.cost.xgb import relative_throughput
 from tilewright.errors import MissingExtraError, TilewrightError
+from tilewright.tensor import Array
 
-__all__ = ["FEATURE_VERSION", "Loss", "NeuralModel", "State", "torch_threads"]
+if TYPE_CHECKING:
+    import torch
 
-#: Counted up whenever features, graphs or layers change, so that weights of before are refused.
+__all__ = ["FEATURE_VERSION", "Loss", "NeuralModel", "Scaling", "State", "Tensors", "Training", "torch_threads"]
+
+#: The version of features, graphs and layers. Every change of these raises it, so that older weights are refused.
 FEATURE_VERSION = 1
 #: What training minimises: misordered pairs within a task, or the squared error of the relative throughput.
 Loss: TypeAlias = Literal["rank", "regression"]
-#: A model as arrays, for ``save_model``: how it was made, the inputs' mean and scale, and the weights.
-State: TypeAlias = dict[str, NDArray[Any]]
+#: A model as arrays by name: how it was made, the means and scales of its inputs, and its weights.
+State: TypeAlias = Mapping[str, Array]
+#: The means and scales of a model's inputs and labels, by name.
+Scaling: TypeAlias = dict[str, NDArray[np.float32]]
+#: The scaled inputs of one task, as the network takes them.
+Tensors: TypeAlias = "tuple[torch.Tensor, ...]"
 
-_LOSSES = ("rank", "regression")
-#: Programs of one step of training; with the loss ``rank`` all their pairs count.
+#: The programs of one task, as a kind of network sees them before scaling.
+Inputs = TypeVar("Inputs")
+Model = TypeVar("Model", bound="NeuralModel")  # type: ignore[type-arg]
+
+#: The programs in one step of training. With the loss ``rank`` all pairs of them count.
 _BATCH = 32
-#: Weights there are do not have far to go: of the first learning rate, what a warm fit begins with.
+#: The learning rate of a warm fit, relative to that of a cold one: trained weights are close to good ones.
 _WARM_RATE = 0.3
-#: More hidden layers than any model has.
+#: The most hidden layers of a stored model, far above those of any model here.
 _MOST_LAYERS = 64
-#: Standardised inputs beyond this are cut off: a task can lie far from those that were learnt from.
+#: The bound of standardised inputs, in standard deviations. A new task can lie far from those that were learnt from.
 _FARTHEST = 5.0
 
 
-class NeuralModel(ABC):
-    """A network fitted to throughput relative to the task's best, failures as 0.
+@dataclass(frozen=True)
+class Training:
+    """The hyperparameters of training with Adam (Kingma and Ba, arXiv 1412.6980).
 
-    With the loss ``rank`` it minimises the logistic loss of each pair of programs of a task (RankNet, Burges et al.
-    2005), weighted by how much the two throughputs differ, so that the order of the fast ones counts most, and that of
-    two measurements which differ by noise hardly at all. Trained with Adam, whose rate falls to 0 along a half cosine.
+    Attributes:
+        epochs: how often a cold fit sees each program.
+        least_steps: the fewest steps of a cold fit; more epochs are added up to them. Of 200 toy programs a graph
+            network ordered 79 to 86 % of the pairs rightly after 100 steps, and 86 to 88 % after 250.
+        warm_epochs: how often a warm fit sees each program.
+        rate: Adam's learning rate in the first step. It falls to 0 along half a cosine.
+    """
+
+    epochs: int = 15
+    least_steps: int = 250
+    warm_epochs: int = 2
+    rate: float = 1e-2
+
+
+class NeuralModel(ABC, Generic[Inputs]):
+    """A network that is fitted to throughput relative to the task's best program, where failures count as 0.
+
+    The loss ``rank`` is the logistic loss of each pair of programs of a task (RankNet, Burges et al. 2005), weighted by
+    the difference of the two throughputs. So the order of fast programs counts most, and that of two measurements that
+    differ by noise counts little.
 
     Args:
         loss: ``rank`` or ``regression``.
+        hidden: the sizes of the hidden layers.
+        training: the hyperparameters of training.
         seed: of the first weights and of the order of training.
         threads: of PyTorch, to fit and to predict.
-        epochs: how often training sees each program; more often if that makes fewer than ``least_steps``.
-        least_steps: of gradient descent, unless a fit starts from weights there are. Of 200 toy programs a graph
-            network learnt 79 to 86 % of the order of pairs in 100 steps and 86 to 88 % in 250.
-        warm_epochs: the same, where it starts from weights there are.
-        hidden: sizes of the hidden layers.
-        rate: Adam's first learning rate.
-        warm: whether a fit starts from the weights there are and keeps their scaling of the inputs. Otherwise it
-            replaces what was learnt before.
+        warm: whether a fit starts from the present weights and keeps their scaling of the inputs. A cold fit forgets
+            what was learnt before.
 
     Raises:
-        TilewrightError: a loss that does not exist.
+        TilewrightError: the loss does not exist.
     """
 
     name: ClassVar[str]
@@ -66,53 +92,49 @@ class NeuralModel(ABC):
         self,
         loss: Loss = "rank",
         *,
+        hidden: tuple[int, ...] = (64, 64),
+        training: Training | None = None,
         seed: int = 0,
         threads: int = 1,
-        epochs: int = 15,
-        least_steps: int = 250,
-        warm_epochs: int = 2,
-        hidden: tuple[int, ...] = (64, 64),
-        rate: float = 1e-2,
         warm: bool = False,
     ) -> None:
-        if loss not in _LOSSES:
-            raise TilewrightError(f"the loss of a cost model is one of {', '.join(_LOSSES)}, but this is {loss!r}")
+        if loss not in get_args(Loss):
+            raise TilewrightError(
+                f"the loss of a cost model is one of {', '.join(get_args(Loss))}, but this is {loss!r}"
+            )
         self.loss: Loss = loss
         self.warm = warm
         self._seed = seed
         self._threads = threads
-        self._epochs = epochs
-        self._least_steps = least_steps
-        self._warm_epochs = warm_epochs
+        self._training = Training() if training is None else training
         self._hidden = tuple(hidden)
-        self._rate = rate
-        self._net: Any = None
-        self._scaling: State = {}
+        self._net: torch.nn.Module | None = None
+        self._scaling: Scaling = {}
 
     @property
     def ready(self) -> bool:
-        """Whether it was fitted to something that has an order."""
+        """Whether the model was fitted to programs of different speed."""
         return self._net is not None
 
     def fit(self, programs: Sequence[Programs], seconds: Sequence[NDArray[np.float64]]) -> None:
         """Learn from measurements.
 
-        Measurements without any difference (none at all, or nothing but failures) leave a model unready, or a warm
-        one as it was.
+        Measurements without any difference (none at all, or failures only) leave a cold model unready, and a warm one
+        as it was.
 
         Args:
-            programs: one entry per task, of one kind and width.
-            seconds: per task ``(n,)`` latencies in seconds; nan: the candidate failed.
+            programs: the measured programs of each task, all of one kind and width.
+            seconds: the ``(n,)`` latencies of each task in seconds; nan if a program failed.
 
         Raises:
-            TilewrightError: programs of different widths, or not one latency per program.
-            MissingExtraError: PyTorch, or what else the model needs, is not installed.
+            TilewrightError: programs differ in width, or have not one latency each.
+            MissingExtraError: PyTorch, or another library that the model needs, is not installed.
         """
         tasks = [(p, relative_throughput(s)) for p, s in zip(programs, seconds, strict=True) if len(s) > 0]
         if any(len(p) != len(labels) for p, labels in tasks):
             shapes = ", ".join(f"{len(p)} with {len(labels)} latencies" for p, labels in tasks)
             raise TilewrightError(f"a cost model is fitted to programs, each with its latency, but these are {shapes}")
-        # A task whose programs are all alike has no order to teach.
+        # A task whose programs are all equally fast has no order to teach.
         tasks = [(p, labels) for p, labels in tasks if len(np.unique(labels)) > 1]
         inputs = [self._inputs(p) for p, _ in tasks]
         if len({self._width(each) for each in inputs}) > 1:
@@ -120,45 +142,51 @@ class NeuralModel(ABC):
             raise TilewrightError(
                 f"a cost model is fitted to programs of one width, but these are {widths}; use a model per template"
             )
-        warm = self.warm and self._net is not None
-        if not warm:
+        if not self.warm:
             self._net = None
         if tasks:
             with torch_threads(self._threads) as torch:
-                self._train(torch, inputs, [labels for _, labels in tasks], warm)
+                self._train(torch, inputs, [labels for _, labels in tasks])
 
     @abstractmethod
     def predict(self, programs: Programs) -> NDArray[np.float64]:
-        """``(n,)`` scores, higher is faster, comparable within one task; all 0 before the model is ready."""
+        """The ``(n,)`` scores, where higher is faster within one task; all 0 before the model is ready."""
 
     @abstractmethod
-    def _inputs(self, programs: Programs) -> Any:
-        """What the network sees of the programs of one task, before scaling."""
+    def _inputs(self, programs: Programs) -> Inputs:
+        """The programs of one task as the network sees them, before scaling."""
 
     @abstractmethod
-    def _width(self, inputs: Any) -> tuple[int, ...]:
-        """How many numbers a program, and a node of it, has."""
+    def _width(self, inputs: Inputs) -> tuple[int, ...]:
+        """The number of features of a program, or of each of its nodes."""
 
     @abstractmethod
-    def _measure(self, inputs: Sequence[Any]) -> State:
-        """Mean and scale of the inputs."""
+    def _measure(self, inputs: Sequence[Inputs]) -> Scaling:
+        """The means and scales of the inputs."""
 
     @abstractmethod
-    def _scaled(self, inputs: Any) -> Any:
-        """The inputs of one task as the network takes them, by ``self._scaling``."""
+    def _scaled(self, inputs: Inputs) -> Tensors:
+        """The inputs of one task, scaled by ``self._scaling``."""
 
     @abstractmethod
-    def _make(self, torch: ModuleType) -> Any:
+    def _make(self, torch: ModuleType) -> torch.nn.Module:
         """A network for inputs of the widths of ``self._scaling``."""
 
     @abstractmethod
-    def _scores(self, torch: ModuleType, inputs: Any, rows: NDArray[np.intp]) -> Any:
-        """``(len(rows),)`` the network's scores of some programs of a task."""
+    def _scores(self, net: torch.nn.Module, inputs: Tensors, rows: torch.Tensor) -> torch.Tensor:
+        """The network's ``(len(rows),)`` scores of some programs of a task."""
 
-    def _train(self, torch: ModuleType, inputs: list[Any], labels: list[NDArray[np.float32]], warm: bool) -> None:
-        if not warm:
+    @classmethod
+    @abstractmethod
+    def _from_arguments(cls: type[Model], state: State) -> Model:
+        """An unfitted model with the arguments that ``state`` holds."""
+
+    def _train(self, torch: ModuleType, inputs: list[Inputs], labels: list[NDArray[np.float32]]) -> None:
+        net, settings = self._net, self._training
+        warm = net is not None
+        if net is None:
             self._scaling = {**self._measure(inputs), "label": self._label_scaling(labels)}
-            self._net = self._seeded(torch)
+            self._net = net = self._make_seeded(torch)
         elif any(self._scaling[name].shape != value.shape for name, value in self._measure(inputs[:1]).items()):
             raise TilewrightError("a warm cost model is fitted to programs of one width, and these have another")
         tasks = [self._scaled(each) for each in inputs]
@@ -166,59 +194,56 @@ class NeuralModel(ABC):
         targets = [torch.from_numpy((each - mean) / deviation) for each in labels]
         rng = np.random.default_rng(self._seed)
         once = sum(-(-len(each) // _BATCH) for each in labels)
-        epochs = self._warm_epochs if warm else max(self._epochs, -(-self._least_steps // once))
+        epochs = settings.warm_epochs if warm else max(settings.epochs, -(-settings.least_steps // once))
         steps = epochs * once
-        rate = self._rate * (_WARM_RATE if warm else 1.0)
-        optimiser = torch.optim.Adam(self._net.parameters(), lr=rate)
+        rate = settings.rate * (_WARM_RATE if warm else 1.0)
+        optimiser = torch.optim.Adam(net.parameters(), lr=rate)
         step = 0
         for _ in range(epochs):
-            for task, rows in _batches([len(each) for each in labels], rng):
+            for task, rows in _draw_batches([len(each) for each in labels], rng):
                 for group in optimiser.param_groups:
                     group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
                 step += 1
                 optimiser.zero_grad()
-                loss = self._loss(torch, self._scores(torch, tasks[task], rows), targets[task][torch.from_numpy(rows)])
+                chosen = torch.from_numpy(rows)
+                loss = self._loss(torch, self._scores(net, tasks[task], chosen), targets[task][chosen])
                 loss.backward()
                 optimiser.step()
 
     def _label_scaling(self, labels: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Mean and deviation of the labels, in which a network learns to predict them; order has no unit."""
+        """The mean and deviation of the labels that a network predicts; an order has no unit, hence 0 and 1."""
         if self.loss == "rank":
             return np.asarray([0.0, 1.0], dtype=np.float32)
         every = np.concatenate(labels)
         return np.asarray([every.mean(), every.std()], dtype=np.float32)
 
-    def _in_units(self, outputs: Any) -> NDArray[np.float64]:
-        """Scores from the network's outputs."""
+    def _in_units(self, outputs: torch.Tensor) -> NDArray[np.float64]:
+        """The scores in the unit of the labels, from the network's outputs."""
         mean, deviation = self._scaling["label"].astype(np.float64)
         return np.asarray(mean + deviation * outputs.numpy().astype(np.float64))
 
-    def _loss(self, torch: ModuleType, scores: Any, labels: Any) -> Any:
+    def _loss(self, torch: ModuleType, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if self.loss == "regression":
             return ((scores - labels) ** 2).mean()
         better = (labels[:, None] - labels[None, :]).clamp(min=0)
         pairs = torch.nn.functional.softplus(scores[None, :] - scores[:, None])
         return (pairs * better).sum() / better.sum().clamp(min=1e-6)
 
-    def _seeded(self, torch: ModuleType) -> Any:
-        """A network with weights of our seed, without a trace in PyTorch's global generator."""
+    def _make_seeded(self, torch: ModuleType) -> torch.nn.Module:
+        """A network with weights of the model's seed. PyTorch's global generator stays as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self._seed)
             return self._make(torch)
 
-    def _arguments(self) -> State:
-        """What the constructor needs to make this model again, apart from how it is trained."""
+    def _arguments(self) -> dict[str, Array]:
+        """The arguments of the constructor that decide what the model computes, as arrays."""
         return {"hidden": np.asarray(self._hidden, dtype=np.int64), "loss": np.asarray(self.loss)}
 
-    @classmethod
-    def _constructor(cls, state: State) -> dict[str, Any]:
-        return {"hidden": tuple(state["hidden"].tolist()), "loss": str(state["loss"])}
-
-    def state(self) -> State:
+    def state(self) -> dict[str, Array]:
         """The model as arrays.
 
         Raises:
-            TilewrightError: it was not fitted.
+            TilewrightError: the model was not fitted.
         """
         if self._net is None:
             raise TilewrightError("a cost model is stored after it was fitted, but this one was not")
@@ -228,13 +253,21 @@ class NeuralModel(ABC):
         return {**head, **self._arguments(), **scaling, **weights}
 
     @classmethod
-    def from_state(cls, state: State, **arguments: Any) -> Any:
-        """A model from the arrays of :meth:`state`; ``arguments`` say how it is trained further.
+    def from_state(
+        cls: type[Model],
+        state: State,
+        *,
+        training: Training | None = None,
+        seed: int = 0,
+        threads: int = 1,
+        warm: bool = False,
+    ) -> Model:
+        """The model that :meth:`state` has stored. The further arguments are those of the constructor.
 
         Raises:
-            TilewrightError: they are of another model or another version, or damaged.
-            KeyError, ValueError, TypeError, RuntimeError: they are damaged.
-            MissingExtraError: PyTorch, or what else the model needs, is not installed.
+            TilewrightError: the arrays are of another model or another version.
+            KeyError, ValueError, TypeError, RuntimeError: the arrays are damaged.
+            MissingExtraError: PyTorch, or another library that the model needs, is not installed.
         """
         words = {name: value.item() for name, value in state.items() if "." not in name and value.ndim == 0}
         found = str(words.get("model", "?")), words.get("version")
@@ -244,10 +277,12 @@ class NeuralModel(ABC):
                 f"version {FEATURE_VERSION}; train it again"
             )
         _check(state, set(words))
-        model = cls(**{**cls._constructor(state), **arguments})
-        model._scaling = {name[8:]: value for name, value in state.items() if name.startswith("scaling.")}
-        with torch_threads(model._threads) as torch:
-            # Without memory of its own: a file may declare layers of any size, but holds only what it holds.
+        model = cls._from_arguments(state)
+        model._training = Training() if training is None else training
+        model._seed, model._threads, model.warm = seed, threads, warm
+        model._scaling = {name[8:]: v.astype(np.float32) for name, v in state.items() if name.startswith("scaling.")}
+        with torch_threads(threads) as torch:
+            # The meta device allocates nothing: a file may declare layers of any size, but holds only its own weights.
             with torch.device("meta"):
                 net = model._make(torch)
             weights = {name[8:]: torch.from_numpy(v.copy()) for name, v in state.items() if name.startswith("weights.")}
@@ -255,15 +290,16 @@ class NeuralModel(ABC):
         model._net = net
         return model
 
-    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Become the model of :meth:`state`, whatever this one was. Raises as :meth:`from_state` does."""
-        self.__dict__.update(vars(self.from_state(dict(state))))
+    def restore(self, state: State) -> None:
+        """Become the model of :meth:`state`, with the default training. Raises as :meth:`from_state` does."""
+        self.__dict__.update(vars(self.from_state(state)))
 
 
 def _check(state: State, words: set[str]) -> None:
-    """Raise where the arrays are not finite float32 numbers, or the means and scales of inputs do not fit together."""
+    """Raise unless the weights are finite float32 numbers, and the means and scales fit together."""
     hidden = state["hidden"]
-    if hidden.dtype != np.int64 or hidden.ndim != 1 or len(hidden) > _MOST_LAYERS or (hidden < 1).any():
+    whole = hidden.dtype == np.int64 and hidden.ndim == 1 and len(hidden) <= _MOST_LAYERS
+    if not whole or (hidden.astype(np.int64) < 1).any():
         raise ValueError(f"its hidden layers are of {hidden.dtype} {hidden.shape}")
     if other := {name for name in state if "." not in name} - words - {"hidden"}:
         raise ValueError(f"its {min(other)} is no single value")
@@ -272,7 +308,7 @@ def _check(state: State, words: set[str]) -> None:
             raise ValueError(f"its {name} has no scale")
     for name, value in state.items():
         numbers = name.startswith(("weights.", "scaling."))
-        if numbers and (value.dtype != np.float32 or not np.isfinite(value).all()):
+        if numbers and (value.dtype != np.float32 or not np.isfinite(value.astype(np.float32)).all()):
             raise ValueError(f"its {name} are not finite numbers of float32")
         if name.endswith("scale") and value.shape != state[name.removesuffix("scale") + "mean"].shape:
             raise ValueError(f"its {name} has another shape than the mean")
@@ -280,19 +316,22 @@ def _check(state: State, words: set[str]) -> None:
         raise ValueError("its labels have no mean and deviation")
 
 
-def standardised(values: NDArray[np.float32], mean: NDArray[np.float32], scale: NDArray[np.float32]) -> Any:
-    """(x - mean) x scale, cut off at 5 to either side."""
-    return np.clip((values - mean) * scale, -_FARTHEST, _FARTHEST)
+def standardise(
+    values: NDArray[np.float32], mean: NDArray[np.float32], scale: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """``(values - mean) * scale``, cut off at 5 standard deviations to either side."""
+    clipped: NDArray[np.float32] = np.clip((values - mean) * scale, -_FARTHEST, _FARTHEST)
+    return clipped
 
 
-def inverse(deviation: NDArray[Any]) -> NDArray[np.float32]:
-    """1 / x; 0 for columns that were constant, of which nothing can be known."""
+def invert(deviation: NDArray[np.float64]) -> NDArray[np.float32]:
+    """``1 / deviation``; 0 for columns that were constant, from which nothing can be learnt."""
     known = deviation > 1e-6
     return np.asarray(np.divide(1.0, deviation, out=np.zeros(deviation.shape), where=known), dtype=np.float32)
 
 
-def _batches(sizes: list[int], rng: np.random.Generator) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    """Tasks and rows of theirs: each program once, a batch of one task, all in random order."""
+def _draw_batches(sizes: list[int], rng: np.random.Generator) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """Batches in random order, each the number of a task and rows of it. All batches have each program once."""
     batches = []
     for task, size in enumerate(sizes):
         parts = np.array_split(rng.permutation(size), -(-size // _BATCH))
@@ -303,7 +342,7 @@ def _batches(sizes: list[int], rng: np.random.Generator) -> Iterator[tuple[int, 
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[ModuleType]:
-    """PyTorch, on so many threads; their number is the whole process's, so it is put back.
+    """PyTorch on ``count`` threads. The number belongs to the whole process, so it is restored at the end.
 
     Raises:
         MissingExtraError: PyTorch is not installed.

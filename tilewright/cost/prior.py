@@ -1,4 +1,4 @@
-"""Cost models that were fitted to other tasks, as the first opinion on a new one."""
+"""Priors: cost models that were fitted to other tasks, and score the first programs of a new task."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from tilewright.cost.models import StoredModel, load_model
 
 __all__ = ["SHIPPED", "FixedModel", "pretrained"]
 
-#: The model that comes with Tilewright; ``bench.cost_models --ship`` makes it.
+#: The file of the shipped model, which ``bench.cost_models --ship`` makes.
 SHIPPED = Path(__file__).with_name("pretrained.npz")
 
 
 @cache
 def pretrained(path: Path = SHIPPED) -> StoredModel:
-    """The model that comes with Tilewright, or that of another file. Raises as ``load_model`` does."""
+    """The shipped model, or that of another file. Raises as ``load_model`` does."""
     return load_model(path)
 
 
 class FixedModel:
-    """A fitted model that learns no more: always the same scores of a program.
+    """A fitted model that learns nothing more, so that a program's score never changes. A ``CostModel``.
 
     Args:
-        model: fitted to programs in closed form. None, or any, for programs known by their knobs: knows nothing.
+        model: fitted to programs in closed form. None scores all programs alike. Programs that are known only by their
+            knobs are always scored alike.
     """
 
     def __init__(self, model: CostModel | None) -> None:
@@ -36,14 +37,14 @@ class FixedModel:
 
     @property
     def ready(self) -> bool:
-        """Whether there is a model."""
+        """Whether there is a fitted model."""
         return self._model is not None and self._model.ready
 
     def fit(self, programs: Sequence[Programs], seconds: Sequence[NDArray[np.float64]]) -> None:
         """Learn nothing."""
 
     def predict(self, programs: Programs) -> NDArray[np.float64]:
-        """``(n,)`` scores, higher is faster; all 0 where the model knows nothing."""
+        """The ``(n,)`` scores, where higher is faster; all 0 if the model cannot score the programs."""
         if self._model is None or isinstance(programs, KnobTable):
             return np.zeros(len(programs))
         return self._model.predict(programs)

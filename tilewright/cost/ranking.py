@@ -1,4 +1,4 @@
-"""How well scores rank programs: the measures, on arrays."""
+"""Measures of how well scores rank programs, on arrays."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 
 __all__ = ["pairwise_accuracy", "recall_at", "top_regret"]
 
-#: Programs compared with all others at a time.
+#: The programs that are compared with all others at a time. All pairs of 50,000 programs would take 20 GB.
 _ROWS = 1024
 
 
 def pairwise_accuracy(scores: NDArray[np.float64], seconds: NDArray[np.float64]) -> float:
-    """Of all pairs of programs with different latencies, how many have their scores in the same order.
+    """The share of pairs whose scores are in the order of their latencies, of all pairs with different latencies.
 
-    A pair with equal scores, or one that is nan, counts half; nan where no latencies differ. 0.5 is guessing.
+    A pair with equal scores, or with a score of nan, counts half. Guessing gives 0.5. The result is nan if no latencies
+    differ.
     """
     right, counted = 0.0, 0
-    # Some rows of all pairs at a time: those of 50,000 programs would take 20 GB.
     for start in range(0, len(seconds), _ROWS):
         rows = slice(start, start + _ROWS)
         faster = seconds[rows, None] < seconds[None, :]
@@ -31,10 +31,10 @@ def pairwise_accuracy(scores: NDArray[np.float64], seconds: NDArray[np.float64])
 
 
 def recall_at(scores: NDArray[np.float64], seconds: NDArray[np.float64], count: int) -> float:
-    """How many of the ``count`` programs with the highest scores are as fast as the ``count`` fastest, as a share.
+    """The share of the ``count`` programs with the highest scores that is as fast as the ``count`` fastest.
 
-    Of equal scores those that count are drawn by lot: this is what is to be expected. nan where there are no more
-    than ``count`` programs, as then any scores have all of them.
+    Equal scores are ordered by lot; the result is the expected share. It is nan if there are no more than ``count``
+    programs, because any scores then have all of them.
     """
     if len(seconds) <= count:
         return float("nan")
@@ -44,17 +44,16 @@ def recall_at(scores: NDArray[np.float64], seconds: NDArray[np.float64], count: 
 
 
 def top_regret(scores: NDArray[np.float64], seconds: NDArray[np.float64], count: int = 1) -> float:
-    """How much slower than the fastest program the best of the ``count`` with the highest scores is: 0.1 is 10 %.
+    """How much slower the best of the ``count`` programs with the highest scores is than the fastest; 0.1 is 10 %.
 
-    Of equal scores those that count are drawn by lot: this is what is to be expected. nan where the fastest takes no
-    time.
+    Equal scores are ordered by lot; the result is the expected value. It is nan if the fastest latency is 0.
     """
     fastest = float(seconds.min())
     if fastest == 0.0:
         return float("nan")
     above, tied, places = _top(scores, min(count, len(seconds)))
     best = float(np.min(seconds[above], initial=np.inf))
-    # The chance that the fastest of those drawn is the i-th fastest of the equals.
+    # The chance that the fastest of the drawn programs is the i-th fastest of those with equal scores.
     among = np.sort(seconds[tied])
     ways = [math.comb(len(among) - 1 - i, places - 1) for i in range(len(among))]
     chances = np.asarray([way / math.comb(len(among), places) for way in ways])
@@ -62,9 +61,13 @@ def top_regret(scores: NDArray[np.float64], seconds: NDArray[np.float64], count:
 
 
 def _top(scores: NDArray[np.float64], count: int) -> tuple[NDArray[np.intp], NDArray[np.intp], int]:
-    """Which are certainly among the ``count`` highest scores, which share the last places, and how many those are.
+    """The rows of the ``count`` highest scores.
 
-    A score that is nan is below all others.
+    A score of nan is below all others.
+
+    Returns:
+        the rows that are surely among them, the rows whose equal scores share the last places, and the number of these
+        places.
     """
     scores = np.where(np.isnan(scores), -np.inf, scores)
     last = np.partition(scores, len(scores) - count)[len(scores) - count]

@@ -1,30 +1,33 @@
-"""XGBoost's trees as plain arrays, which are checked before XGBoost sees them.
+"""XGBoost's trees as plain arrays, which are checked before XGBoost reads them.
 
-XGBoost believes its own files: a node whose child or feature does not exist makes it read memory that is not its own.
-So trees are kept as arrays, one entry for each node of each tree, and XGBoost's file is made of them anew.
+XGBoost trusts its own files: a node with a child or a feature that does not exist makes it read foreign memory. So
+files of cost models hold trees as arrays, with one entry for each node of each tree. XGBoost's own format is made from
+the arrays after they were checked.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tilewright.tensor import Array
+
 if TYPE_CHECKING:
     import xgboost
 
-__all__ = ["pack", "unpack"]
+__all__ = ["Trees", "pack", "unpack"]
 
-#: Far more than any model here has: a hundred times the one that comes with Tilewright.
+#: The most nodes and features that are read: a hundred times those of the shipped model.
 _MOST_NODES = 10_000_000
 _MOST_FEATURES = 1_000_000
-#: The arrays and their types: nodes of each tree; then, for each node, the children's places in the tree (-1: a leaf),
-#: the feature that it looks at, what the feature is compared with (of a leaf: its value), and where a nan goes.
-_ARRAYS = {
+#: The dtype of each array that has an entry a tree (``sizes``) or a node (all others).
+_ARRAYS: dict[str, type[np.generic]] = {
     "sizes": np.int32,
     "left": np.int32,
     "right": np.int32,
@@ -32,38 +35,100 @@ _ARRAYS = {
     "threshold": np.float32,
     "default_left": np.uint8,
 }
+#: The dtype of each single value.
+_VALUES: dict[str, type[np.generic]] = {"features": np.int32, "base": np.float32}
 #: UBJSON's letters for the types of numbers.
 _LETTERS = {"f4": b"d", "i4": b"l", "u1": b"U", "i8": b"L"}
 
+_UBJson: TypeAlias = "Mapping[str, _UBJson] | Sequence[_UBJson] | Array | str | int"
 
-def pack(booster: xgboost.Booster) -> dict[str, NDArray[Any]]:
-    """The trees of a booster of one output as arrays, nodes in the order of breadth, with ``features`` and ``base``."""
+
+@dataclass(frozen=True)
+class Trees:
+    """The trees of a booster with one output. Nodes are in breadth-first order, tree after tree.
+
+    Attributes:
+        sizes: ``(trees,)`` the number of nodes of each tree.
+        left: ``(nodes,)`` the place of the left child within its tree; -1 in a leaf.
+        right: ``(nodes,)`` the place of the right child within its tree; -1 in a leaf.
+        feature: ``(nodes,)`` the feature that the node compares.
+        threshold: ``(nodes,)`` the number that the feature is compared with; the value of a leaf.
+        default_left: ``(nodes,)`` 1 if a nan goes to the left child, otherwise 0.
+        features: the number of features, without dimensions.
+        base: the score before the first tree, without dimensions.
+    """
+
+    sizes: NDArray[np.int32]
+    left: NDArray[np.int32]
+    right: NDArray[np.int32]
+    feature: NDArray[np.int32]
+    threshold: NDArray[np.float32]
+    default_left: NDArray[np.uint8]
+    features: NDArray[np.int32]
+    base: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Array]) -> Trees:
+        """The trees of :meth:`arrays`.
+
+        Raises:
+            KeyError: an array is missing.
+            ValueError: the arrays hold no trees, or trees that are not whole.
+        """
+        if "trees" in arrays and "sizes" not in arrays:
+            raise ValueError("its trees are in XGBoost's own format, as before they were checked")
+        for name, kind in (_ARRAYS | _VALUES).items():
+            array = arrays[name]
+            if array.dtype != kind or array.ndim != int(name in _ARRAYS):
+                raise ValueError(f"its {name} are of {array.dtype} {array.shape}")
+        found = cls(
+            sizes=arrays["sizes"].astype(np.int32),
+            left=arrays["left"].astype(np.int32),
+            right=arrays["right"].astype(np.int32),
+            feature=arrays["feature"].astype(np.int32),
+            threshold=arrays["threshold"].astype(np.float32),
+            default_left=arrays["default_left"].astype(np.uint8),
+            features=arrays["features"].astype(np.int32),
+            base=arrays["base"].astype(np.float32),
+        )
+        _check(found)
+        return found
+
+    def arrays(self) -> dict[str, Array]:
+        """The arrays by name, as a file holds them."""
+        return asdict(self)
+
+
+def pack(booster: xgboost.Booster) -> Trees:
+    """The trees of a booster with one output."""
     learner = json.loads(bytes(booster.save_raw("json")))["learner"]
-    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in _ARRAYS}
+    parameters = learner["learner_model_param"]
+    sizes, lefts, rights, features, thresholds, default_lefts = [], [], [], [], [], []
     for tree in learner["gradient_booster"]["model"]["trees"]:
         left, right = np.asarray(tree["left_children"]), np.asarray(tree["right_children"])
-        order = _breadth_first(left, right)  # pruned nodes are left out
-        place = np.full(len(left) + 1, -1)  # that of child -1, which there is none, is -1
+        order = _order_breadth_first(left, right)  # without pruned nodes
+        place = np.full(len(left) + 1, -1)  # the last entry is that of child -1, and stays -1
         place[order] = np.arange(len(order))
-        found = {
-            "sizes": [len(order)],
-            "left": place[left[order]],
-            "right": place[right[order]],
-            "feature": np.asarray(tree["split_indices"])[order],
-            "threshold": np.asarray(tree["split_conditions"])[order],
-            "default_left": np.asarray(tree["default_left"])[order],
-        }
-        for name, values in found.items():
-            parts[name].append(np.asarray(values, dtype=_ARRAYS[name]))
-    parameters = learner["learner_model_param"]
-    arrays: dict[str, NDArray[Any]] = {name: np.concatenate(values) for name, values in parts.items()}
-    arrays["features"] = np.asarray(int(parameters["num_feature"]), dtype=np.int32)
-    # XGBoost 3.1 writes a list of one, earlier ones a number.
-    arrays["base"] = np.asarray(float(parameters["base_score"].strip("[]")), dtype=np.float32)
-    return arrays
+        sizes.append(len(order))
+        lefts.append(place[left[order]])
+        rights.append(place[right[order]])
+        features.append(np.asarray(tree["split_indices"])[order])
+        thresholds.append(np.asarray(tree["split_conditions"])[order])
+        default_lefts.append(np.asarray(tree["default_left"])[order])
+    return Trees(
+        sizes=np.asarray(sizes, dtype=np.int32),
+        left=np.concatenate(lefts).astype(np.int32),
+        right=np.concatenate(rights).astype(np.int32),
+        feature=np.concatenate(features).astype(np.int32),
+        threshold=np.concatenate(thresholds).astype(np.float32),
+        default_left=np.concatenate(default_lefts).astype(np.uint8),
+        features=np.asarray(int(parameters["num_feature"]), dtype=np.int32),
+        # XGBoost 3.1 writes a list of one number, earlier versions a number.
+        base=np.asarray(float(parameters["base_score"].strip("[]")), dtype=np.float32),
+    )
 
 
-def _breadth_first(left: NDArray[Any], right: NDArray[Any]) -> list[int]:
+def _order_breadth_first(left: NDArray[np.int64], right: NDArray[np.int64]) -> list[int]:
     order = [0]
     for node in order:
         if left[node] >= 0:
@@ -71,75 +136,66 @@ def _breadth_first(left: NDArray[Any], right: NDArray[Any]) -> list[int]:
     return order
 
 
-def unpack(arrays: Mapping[str, NDArray[Any]], threads: int) -> xgboost.Booster:
-    """The booster of :func:`pack`, to predict with.
+def unpack(trees: Trees, threads: int) -> xgboost.Booster:
+    """A booster that predicts with ``trees`` on ``threads`` threads.
 
     Raises:
-        KeyError: an array is missing.
-        ValueError: they are no trees.
+        ValueError: XGBoost refuses the trees.
     """
     import xgboost
 
-    _check(arrays)
     booster = xgboost.Booster({"nthread": threads})
     try:
-        booster.load_model(bytearray(_document(arrays)))
+        booster.load_model(bytearray(_write_document(trees)))
     except xgboost.core.XGBoostError as exc:
         raise ValueError(f"XGBoost cannot read its trees: {str(exc).splitlines()[0]}") from exc
     return booster
 
 
-def _check(arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Raise ``ValueError`` where the arrays are not what :func:`pack` gives: whole trees, of finite numbers."""
-    if "trees" in arrays and "sizes" not in arrays:
-        raise ValueError("its trees are in XGBoost's own format, as before they were checked")
-    for name, kind in (_ARRAYS | {"features": np.int32, "base": np.float32}).items():
-        array = arrays[name]
-        if array.dtype != kind or array.ndim != int(name in _ARRAYS):
-            raise ValueError(f"its {name} are of {array.dtype} {array.shape}")
-    sizes, left, right = (arrays[name].astype(np.int64) for name in ("sizes", "left", "right"))
-    nodes, features = int(sizes.sum()), int(arrays["features"])
+def _check(trees: Trees) -> None:
+    """Raise ``ValueError`` unless the arrays are whole trees of finite numbers."""
+    sizes, left, right = (array.astype(np.int64) for array in (trees.sizes, trees.left, trees.right))
+    nodes, features = int(sizes.sum()), int(trees.features)
     if not len(sizes) or sizes.min() < 1 or nodes > _MOST_NODES or not 1 <= features <= _MOST_FEATURES:
         raise ValueError(f"it has {len(sizes)} trees, {nodes} nodes and {features} features")
-    if any(len(arrays[name]) != nodes for name in _ARRAYS if name != "sizes"):
+    if any(len(array) != nodes for array in (left, right, trees.feature, trees.threshold, trees.default_left)):
         raise ValueError(f"its arrays are not of {nodes} nodes each")
     first = np.repeat(np.cumsum(sizes) - sizes, sizes)
     place, size = np.arange(nodes) - first, np.repeat(sizes, sizes)
     leaf = (left == -1) & (right == -1)
-    # Children come after their parents, so no way down ends where it began.
+    # Children come after their parents, so that every way down ends.
     inner = (left > place) & (left < size) & (right > place) & (right < size)
     children = np.concatenate([(left + first)[~leaf], (right + first)[~leaf]])
     if not (leaf | inner).all() or (np.bincount(children, minlength=nodes) != (place > 0)).any():
         raise ValueError("its nodes are no trees")
-    if arrays["feature"].min() < 0 or arrays["feature"].max() >= features or arrays["default_left"].max() > 1:
+    if trees.feature.min() < 0 or trees.feature.max() >= features or trees.default_left.max() > 1:
         raise ValueError("its trees look at features that there are not")
-    if not np.isfinite(arrays["threshold"]).all() or not np.isfinite(arrays["base"]):
+    if not np.isfinite(trees.threshold).all() or not np.isfinite(trees.base):
         raise ValueError("its trees hold numbers that are not finite")
 
 
-def _document(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """XGBoost's file, as UBJSON, in which numbers are exact."""
-    sizes = arrays["sizes"].tolist()
-    features, count = str(int(arrays["features"])), len(sizes)
-    ends = np.cumsum(sizes).tolist()
-    trees = [
-        _tree({name: arrays[name][end - size : end] for name in _ARRAYS if name != "sizes"}, number, features)
-        for number, (size, end) in enumerate(zip(sizes, ends, strict=True))
+def _write_document(trees: Trees) -> bytes:
+    """XGBoost's own file as UBJSON, in which numbers are exact."""
+    features, count = str(int(trees.features)), len(trees.sizes)
+    ends = np.cumsum(trees.sizes).tolist()
+    written = [
+        _describe_tree(trees, slice(end - size, end), number, features)
+        for number, (size, end) in enumerate(zip(trees.sizes.tolist(), ends, strict=True))
     ]
-    model = {
+    model: dict[str, _UBJson] = {
         "gbtree_model_param": {"num_parallel_tree": "1", "num_trees": str(count)},
         "iteration_indptr": list(range(count + 1)),
         "tree_info": [0] * count,
-        "trees": trees,
+        "trees": written,
     }
-    # Both losses' scores are the sum of the leaves, so the objective of either will do.
-    learner = {
+    # The scores of both losses are sums of leaves, so the objective of either loss predicts the same.
+    learner: dict[str, _UBJson] = {
         "attributes": {},
         "feature_names": [],
         "feature_types": [],
         "gradient_booster": {"model": model, "name": "gbtree"},
         "learner_model_param": {
-            "base_score": _decimal(arrays["base"]),
+            "base_score": _write_decimal(trees.base),
             "boost_from_average": "1",
             "num_class": "0",
             "num_feature": features,
@@ -147,63 +203,63 @@ def _document(arrays: Mapping[str, NDArray[Any]]) -> bytes:
         },
         "objective": {"name": "reg:squarederror", "reg_loss_param": {"scale_pos_weight": "1"}},
     }
-    # The oldest version whose files have these fields: every later one reads them.
-    return _ubjson({"learner": learner, "version": [2, 1, 0]})
+    # Version 2.1.0 is the oldest whose files have these fields. Every later version reads them.
+    return _write_ubjson({"learner": learner, "version": [2, 1, 0]})
 
 
-def _tree(nodes: Mapping[str, NDArray[Any]], number: int, features: str) -> dict[str, Any]:
-    """A tree as XGBoost keeps it, with zeros for what it only keeps to tell about its training."""
-    count = len(nodes["left"])
-    parents = np.full(count, 2**31 - 1, dtype=np.int32)
-    for side in ("left", "right"):
-        inner = np.flatnonzero(nodes[side] >= 0)
-        parents[nodes[side][inner]] = inner
-    nothing = np.zeros(count, dtype=np.float32)
+def _describe_tree(trees: Trees, nodes: slice, number: int, features: str) -> dict[str, _UBJson]:
+    """A tree as XGBoost stores it, with zeros for the statistics of its training."""
+    left, right = trees.left[nodes], trees.right[nodes]
+    parents = np.full(len(left), 2**31 - 1, dtype=np.int32)
+    for children in (left, right):
+        inner = np.flatnonzero(children >= 0)
+        parents[children[inner]] = inner
+    nothing = np.zeros(len(left), dtype=np.float32)
     return {
         "base_weights": nothing,
         "categories": np.zeros(0, dtype=np.int32),
         "categories_nodes": np.zeros(0, dtype=np.int32),
         "categories_segments": np.zeros(0, dtype=np.int64),
         "categories_sizes": np.zeros(0, dtype=np.int64),
-        "default_left": nodes["default_left"],
+        "default_left": trees.default_left[nodes],
         "id": number,
-        "left_children": nodes["left"],
+        "left_children": left,
         "loss_changes": nothing,
         "parents": parents,
-        "right_children": nodes["right"],
-        "split_conditions": nodes["threshold"],
-        "split_indices": nodes["feature"],
-        "split_type": np.zeros(count, dtype=np.uint8),
+        "right_children": right,
+        "split_conditions": trees.threshold[nodes],
+        "split_indices": trees.feature[nodes],
+        "split_type": np.zeros(len(left), dtype=np.uint8),
         "sum_hessian": nothing,
         "tree_param": {
             "num_deleted": "0",
             "num_feature": features,
-            "num_nodes": str(count),
+            "num_nodes": str(len(left)),
             "size_leaf_vector": "1",
         },
     }
 
 
-def _decimal(number: NDArray[Any]) -> str:
-    """A float32 as XGBoost writes it, in the fewest digits: XGBoost 2 takes 0.5 where there are more."""
+def _write_decimal(number: NDArray[np.float32]) -> str:
+    """A float32 in the fewest digits, as XGBoost writes it. XGBoost 2 reads 0.5 from a text with more digits."""
     return np.format_float_scientific(np.float32(number), trim="-", exp_digits=1).replace("e+", "E").replace("e", "E")
 
 
-def _ubjson(value: Any) -> bytes:
-    """A value of dictionaries, lists, texts, integers and arrays of numbers in UBJSON."""
-    if isinstance(value, dict):
-        return b"{" + b"".join(_text(key) + _ubjson(item) for key, item in value.items()) + b"}"
+def _write_ubjson(value: _UBJson) -> bytes:
+    """A value in UBJSON."""
+    if isinstance(value, str):
+        return b"S" + _write_text(value)
     if isinstance(value, np.ndarray):
         kind = value.dtype.str[1:]
         numbers = value.astype(value.dtype.newbyteorder(">")).tobytes()
         return b"[$" + _LETTERS[kind] + b"#L" + struct.pack(">q", len(value)) + numbers
-    if isinstance(value, list):
-        return b"[" + b"".join(map(_ubjson, value)) + b"]"
-    if isinstance(value, str):
-        return b"S" + _text(value)
+    if isinstance(value, Mapping):
+        return b"{" + b"".join(_write_text(key) + _write_ubjson(item) for key, item in value.items()) + b"}"
+    if isinstance(value, Sequence):
+        return b"[" + b"".join(map(_write_ubjson, value)) + b"]"
     return b"L" + struct.pack(">q", value)
 
 
-def _text(text: str) -> bytes:
+def _write_text(text: str) -> bytes:
     content = text.encode()
     return b"L" + struct.pack(">q", len(content)) + content

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,30 +13,34 @@ from tilewright.cost.features import View, features
 from tilewright.cost.forest import Forest
 from tilewright.cost.model import CostModel, Programs
 from tilewright.cost.ranking import pairwise_accuracy
-from tilewright.cost.trees import pack, unpack
+from tilewright.cost.trees import Trees, pack, unpack
 from tilewright.errors import TilewrightError
+from tilewright.tensor import Array
 
 if TYPE_CHECKING:
     import xgboost
 
-__all__ = ["XGBoostModel", "average_recall", "relative_throughput"]
+__all__ = ["Boosting", "Loss", "XGBoostModel", "average_recall", "relative_throughput"]
 
 #: What the trees minimise: misordered pairs, or the squared error of the relative throughput.
 Loss: TypeAlias = Literal["rank", "regression"]
 
-#: The paper's N: recall is of the best N, which is how many are measured per round.
+#: The paper's N: recall is that of the best 64 programs, the number that AutoTVM measured in a round.
 _TOP = 64
-#: Up to so many programs NumPy walks shallow trees sooner than XGBoost does; and how many calls make it worth the 10
-#: milliseconds of reading the trees.
+#: Up to 512 programs, NumPy walks shallow trees faster than XGBoost. Reading the trees for NumPy takes 10 ms, so that
+#: waits for the 20th such call.
 _FEW, _CALLS = 512, 20
-#: A prior is trusted as if it had ranked so many programs rightly; and what its scores are worth under a rank loss, in
-#: logits per standard deviation, where it always has.
-_TRUST, _RANKED = 8, 3.0
-_OBJECTIVES: dict[str, dict[str, Any]] = {
-    # Pairs of one of the predicted best 64 with any other. AutoTVM had one random pair per program, which learns the
-    # order of bad programs as eagerly as that of good ones: the best of the predicted top 64 of 7,398 toy programs
-    # had 0.91 to 0.95 of the optimum's speed after 64 measurements, with these pairs 0.96 to 0.99 (mean of 6 seeds,
-    # 30 to 200 trees). Not rank:ndcg: its labels are grades.
+#: Before measurements count, a prior is trusted as if it had ranked 8 programs rightly.
+_TRUST = 8
+#: The weight of a prior that ranks all programs rightly, under a rank loss, in logits per standard deviation of scores.
+_RANKED = 3.0
+#: The bins of each feature.
+_BINS = 64
+_OBJECTIVES: dict[str, dict[str, str | int]] = {
+    # Pairs of one of the predicted best 64 programs with any other. AutoTVM had one random pair per program, which
+    # learns the order of bad programs as eagerly as that of good ones: the best of the predicted top 64 of 7,398 toy
+    # programs had 0.91 to 0.95 of the optimum's speed after 64 measurements, and with these pairs 0.96 to 0.99 (mean of
+    # 6 seeds, 30 to 200 trees). rank:ndcg is no choice, because its labels are grades.
     "rank": {
         "objective": "rank:pairwise",
         "lambdarank_pair_method": "topk",
@@ -46,93 +50,104 @@ _OBJECTIVES: dict[str, dict[str, Any]] = {
 }
 
 
-class XGBoostModel:
-    """Trees fitted to throughput relative to the task's best, failures as 0.
+@dataclass(frozen=True)
+class Boosting:
+    """The hyperparameters of gradient boosting (Chen and Guestrin, arXiv 1603.02754), with AutoTVM's values.
 
-    Trees are the paper's: depth 3, eta 0.3, gamma 1e-4, min_child_weight 1, lambda 1. Different from the paper:
-    at most ``rounds`` trees instead of 8,000, as a refit has to cost less than what it saves; recall is averaged
-    over the best 1 to 64 as AutoTVM's code did, not XGBoost's own ndcg, which since version 2 refuses labels that
-    are not integers; ranking compares with the top 64 only; and 64 bins per feature, since tile sizes have few
-    values.
+    Attributes:
+        rounds: the most trees. AutoTVM had 8,000; here a refit must take less time than it saves.
+        patience: training ends after this number of trees without a better recall on the training data.
+        max_depth: the greatest depth of a tree.
+        eta: the share of a tree's correction that counts.
+        colsample_bynode: the share of the features from which a split chooses.
+        subsample: the share of the programs to which a tree is fitted.
+    """
+
+    rounds: int = 100
+    patience: int = 20
+    max_depth: int = 3
+    eta: float = 0.3
+    colsample_bynode: float = 1.0
+    subsample: float = 1.0
+
+
+class XGBoostModel:
+    """Trees that are fitted to throughput relative to the task's best program, where failures count as 0.
+
+    The trees are the paper's, with gamma 1e-4, min_child_weight 1 and lambda 1. Different from the paper:
+
+    - Recall is averaged over the best 1 to 64 programs, as in AutoTVM's code. XGBoost's own ndcg refuses labels that
+      are not integers since version 2.
+    - Ranking compares programs with the top 64 only.
+    - Features have 64 bins, because tile sizes have few values.
 
     Args:
         loss: ``rank``: pairwise order within each task. ``regression``: squared error.
+        boosting: the hyperparameters of the trees.
         seed: of XGBoost.
         threads: of XGBoost, to fit and to predict.
-        rounds: the most trees.
-        patience: training ends after so many trees without a better recall on the training data.
-        depth: of a tree, at most.
-        eta: how much of a tree's correction is taken over.
-        columns: the share of the features that a split chooses from.
-        sample: the share of the programs that a tree is fitted to.
         view: of the programs, see :func:`tilewright.cost.features.features`.
-        prior: a model fitted to other tasks, whose scores the trees correct. AutoTVM's transfer did so, too, and
-            halved the prior's scores with every 64 measurements; here they count for as much as they rank the
-            measurements rightly, so that a prior for another machine is dropped after the first batch.
+        prior: a model fitted to other tasks, whose scores the trees correct. AutoTVM halved the weight of such scores
+            with every 64 measurements. Here their weight grows with the share of measured pairs that they rank rightly,
+            so that a prior of another machine is dropped after the first batch.
 
     Raises:
-        TilewrightError: a loss that does not exist.
+        TilewrightError: the loss does not exist.
     """
 
     def __init__(
         self,
         loss: Loss = "rank",
         *,
+        boosting: Boosting | None = None,
         seed: int = 0,
         threads: int = 1,
-        rounds: int = 100,
-        patience: int = 20,
-        depth: int = 3,
-        eta: float = 0.3,
-        columns: float = 1.0,
-        sample: float = 1.0,
         view: View = "itervar",
         prior: CostModel | None = None,
     ) -> None:
         if loss not in _OBJECTIVES:
             raise TilewrightError(f"the loss of a cost model is one of {', '.join(_OBJECTIVES)}, but this is {loss!r}")
         self.loss = loss
-        self._rounds = rounds
-        self._patience = patience
+        self._boosting = Boosting() if boosting is None else boosting
+        self._threads = threads
         self._prior = prior
         self._view: View = view
         self._margin = _Margin()
         self._booster: xgboost.Booster | None = None
         self._forest: Forest | None = None
         self._calls = 0
-        self._parameters = {
+        self._parameters: dict[str, str | int | float] = {
             **_OBJECTIVES[loss],
-            "max_depth": depth,
-            "eta": eta,
-            "colsample_bynode": columns,
-            "subsample": sample,
+            "max_depth": self._boosting.max_depth,
+            "eta": self._boosting.eta,
+            "colsample_bynode": self._boosting.colsample_bynode,
+            "subsample": self._boosting.subsample,
             "gamma": 1e-4,
             "min_child_weight": 1,
             "reg_lambda": 1,
             "tree_method": "hist",
-            "max_bin": 64,
+            "max_bin": _BINS,
             "seed": seed,
-            "nthread": threads,
             "verbosity": 0,
             "disable_default_eval_metric": True,
         }
 
     @property
     def ready(self) -> bool:
-        """Whether it was fitted to something that has an order, or has a prior."""
+        """Whether the model was fitted to programs of different speed, or has a prior."""
         return self._booster is not None or (self._prior is not None and self._prior.ready)
 
     def fit(self, programs: Sequence[Programs], seconds: Sequence[NDArray[np.float64]]) -> None:
-        """Learn from measurements, replacing what was learnt before.
+        """Learn from measurements, and forget what was learnt before.
 
-        Measurements without any difference (none at all, or nothing but failures) leave the model unready.
+        Measurements without any difference (none at all, or failures only) leave a model without a prior unready.
 
         Args:
-            programs: one entry per task, of one kind and width.
-            seconds: per task ``(n,)`` latencies in seconds; nan: the candidate failed.
+            programs: the measured programs of each task, all of one kind and width.
+            seconds: the ``(n,)`` latencies of each task in seconds; nan if a program failed.
 
         Raises:
-            TilewrightError: programs of different widths, or not one latency per program.
+            TilewrightError: programs differ in width, or have not one latency each.
         """
         given = [(p, s) for p, s in zip(programs, seconds, strict=True) if len(s) > 0]
         tasks = [(features(p, self._view), relative_throughput(s)) for p, s in given]
@@ -152,7 +167,7 @@ class XGBoostModel:
             self._booster = self._train(tasks, margins)
 
     def predict(self, programs: Programs) -> NDArray[np.float64]:
-        """``(n,)`` scores, higher is faster, comparable within one task; all 0 before the model is ready."""
+        """The ``(n,)`` scores, where higher is faster within one task; all 0 before the model is ready."""
         if len(programs) == 0 or not self.ready:
             return np.zeros(len(programs))
         scores = None
@@ -165,31 +180,31 @@ class XGBoostModel:
         forest = self._quick_forest(self._booster) if len(table) <= _FEW else None
         if forest is not None and not np.isnan(table.min()):
             return forest.predict(table, scores)
-        # Without a DMatrix, whose construction costs more than 100 trees.
+        # In place, because making a DMatrix takes longer than 100 trees.
         return np.asarray(self._booster.inplace_predict(table, base_margin=scores), dtype=np.float64)
 
-    def state(self) -> dict[str, NDArray[Any]]:
-        """The trees as arrays (see :mod:`tilewright.cost.trees`); nothing before the model is ready."""
-        return {} if self._booster is None else pack(self._booster)
+    def state(self) -> dict[str, Array]:
+        """The trees as arrays (:mod:`tilewright.cost.trees`); no arrays before the model was fitted."""
+        return {} if self._booster is None else pack(self._booster).arrays()
 
-    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+    def restore(self, state: Mapping[str, Array]) -> None:
         """Take over the trees of :meth:`state`.
 
         Raises:
-            KeyError: there are none.
-            ValueError: they are damaged.
+            KeyError: an array is missing.
+            ValueError: the trees are damaged.
         """
-        self._booster = unpack(state, int(self._parameters["nthread"]))
+        self._booster = unpack(Trees.of(state), self._threads)
         self._forest, self._calls = None, 0
 
     def use_threads(self, count: int) -> None:
-        """Predict on so many threads from now on. Scores do not depend on it."""
-        self._parameters["nthread"] = count
+        """Fit and predict on ``count`` threads from now on. Scores do not depend on the number."""
+        self._threads = count
         if self._booster is not None:
             self._booster.set_param({"nthread": count})
 
     def _quick_forest(self, booster: xgboost.Booster) -> Forest | None:
-        """The same trees for calls with few programs; None before there were many such, or where trees are deep."""
+        """The trees for calls with few programs; None before the 20th such call, or if the trees are deep."""
         self._calls += 1
         if self._calls == _CALLS:
             self._forest = Forest.of(pack(booster))
@@ -207,25 +222,25 @@ class XGBoostModel:
         data = xgboost.QuantileDMatrix(
             np.concatenate([table for table, _ in tasks]),
             labels,
-            max_bin=self._parameters["max_bin"],
-            nthread=self._parameters["nthread"],
+            max_bin=_BINS,
+            nthread=self._threads,
             qid=groups if self.loss == "rank" else None,
             base_margin=margins,
         )
         return xgboost.train(
-            self._parameters,
+            {**self._parameters, "nthread": self._threads},
             data,
-            num_boost_round=self._rounds,
+            num_boost_round=self._boosting.rounds,
             evals=[(data, "train")],
             custom_metric=_metric(labels, groups),
-            callbacks=[xgboost.callback.EarlyStopping(rounds=self._patience, maximize=True)],
+            callbacks=[xgboost.callback.EarlyStopping(rounds=self._boosting.patience, maximize=True)],
             verbose_eval=False,
         )
 
 
 @dataclass(frozen=True)
 class _Margin:
-    """What a prior's scores count for: ``offset + slope x score``."""
+    """The score before the first tree: ``offset + slope * score`` of a prior's score."""
 
     offset: float = 0.0
     slope: float = 1.0
@@ -235,7 +250,7 @@ class _Margin:
 
     @classmethod
     def of(cls, scores: list[NDArray[np.float64]], labels: list[NDArray[np.float32]], loss: Loss) -> _Margin:
-        """By how well ``scores`` rank the programs that ``labels`` (higher is faster) are known of."""
+        """The margin of a prior, by how well its ``scores`` rank programs with known ``labels`` (higher is faster)."""
         spread = float(np.concatenate(scores).std())
         if spread == 0 or not np.isfinite(spread):
             return cls(0.0, 0.0)
@@ -253,32 +268,34 @@ class _Margin:
 
 
 def relative_throughput(seconds: NDArray[np.float64]) -> NDArray[np.float32]:
-    """``(n,)`` float32: best latency / latency, so 1 for the best; 0 for failures (nan)."""
+    """The ``(n,)`` ratios of the best latency to each latency: 1 for the best program, 0 for failures (nan)."""
     ok = np.isfinite(seconds)
     best = float(np.min(seconds, where=ok, initial=np.inf))
     return np.divide(best, seconds, out=np.zeros(len(seconds)), where=ok).astype(np.float32)
 
 
 def average_recall(labels: NDArray[np.float32], scores: NDArray[np.float32], groups: NDArray[np.intp]) -> float:
-    """Recall@k averaged over k = 1 to 64 and over tasks: how much of the best k is among the predicted best k.
+    """The mean of recall@k over k = 1 to 64 and over tasks.
+
+    Recall@k is the share of the best k programs that is among the predicted best k.
 
     Args:
-        labels: ``(n,)`` what is true, higher is better.
-        scores: ``(n,)`` what is predicted.
-        groups: ``(n,)`` the task of each, ascending from 0.
+        labels: ``(n,)`` true values, higher is better.
+        scores: ``(n,)`` predicted values.
+        groups: ``(n,)`` the task of each program, ascending from 0.
     """
     return _Recall(labels, groups)(scores)
 
 
 class _Recall:
-    """:func:`average_recall` of many predictions of the same labels: it is asked for after each tree."""
+    """:func:`average_recall` for many predictions of the same labels. XGBoost asks for it after each tree."""
 
     def __init__(self, labels: NDArray[np.float32], groups: NDArray[np.intp]) -> None:
         self._groups = groups
         self._places = np.arange(len(groups)) - np.searchsorted(groups, groups)
         sizes = np.bincount(groups)
         self._tasks = len(sizes)
-        # Those beyond the best 64 can no longer count.
+        # Programs beyond the best 64 never count.
         ranks = self._ranks(labels)
         self._top = np.flatnonzero(ranks < _TOP)
         self._top_ranks = ranks[self._top]
@@ -288,7 +305,7 @@ class _Recall:
         self._counts = self._meant.sum(axis=1)
 
     def __call__(self, scores: NDArray[np.float32]) -> float:
-        # A program counts from the k on at which it is in both lists.
+        # A program counts from the first k at which it is in both lists.
         from_k = np.maximum(self._top_ranks, self._ranks(scores)[self._top])
         within = from_k < _TOP
         cells = self._top_groups[within] * _TOP + from_k[within]

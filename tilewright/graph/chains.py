@@ -1,40 +1,46 @@
-"""How many element-wise operators one function may hold.
+"""Limits on the number of element-wise operators in one function.
 
-TVM fuses up to 256 of them, and templates compute what follows a contraction where it is stored, by inlining. Both grow
-without bounds: inlined, n nested polynomials read their input k**n times (:mod:`tilewright.space.inlining`).
+TVM fuses up to 256 of them. Templates inline what follows a contraction into the store of its result. Inlined code can
+grow without bounds: n nested polynomials read their input k**n times (:mod:`tilewright.space.inlining`).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tilewright.space.inlining import MOST_LOADS, blocks_of, count_loads, multiplies
 
+if TYPE_CHECKING:
+    from tvm import relax, tirx
+    from tvm.ir import IRModule
+
 __all__ = ["LONGEST_CHAIN", "OPAQUE", "cut_chains"]
 
-#: Operators that are fused into one function, at most: the compiler takes 1 to 4 s for so many polynomials, and the
-#: tensors between two such functions are a small part of the work.
+#: The most operators that are fused into one function. The compiler takes 1 to 4 s for 64 polynomials, and storing the
+#: tensors between two such functions is a small part of the work.
 LONGEST_CHAIN = 64
-#: TVM's OpPatternKind: the last of those that are element-wise, broadcast or move elements; of reductions and of
-#: contractions, which element-wise operators are fused into; and of what nothing is fused with.
+#: Values of TVM's OpPatternKind. Patterns up to ``_INJECTIVE`` are element-wise, broadcast, or move elements.
+#: ``_FUSABLE`` are reductions and contractions, into which element-wise operators are fused. ``OPAQUE`` is never fused.
 _INJECTIVE, _FUSABLE, OPAQUE = 2, (3, 4), 8
+#: The largest count of operators or loads that is kept. Counts grow exponentially along a chain.
+_MOST_COUNTED = 1 << 40
 
 
-def cut_chains(module: Any) -> Any:
-    """Fuse nothing with an operator that would make what follows a contraction too long to be inlined.
+def cut_chains(module: IRModule) -> IRModule:
+    """Keep operators out of fusion where the chain after a contraction becomes too long to be inlined.
 
     contraction, f, f, f, f, f  -->  (contraction, f, f, f), f, (f)
 
     Args:
-        module: legalised, with the pattern of each function.
+        module: a legalised module in which each function has its pattern.
 
     Returns:
-        the module, in which some calls have functions of their own that are opaque.
+        the module, in which the operators at the cuts have opaque functions of their own.
     """
-    sizes: dict[Any, int] = {}
-    anchored: dict[Any, bool] = {}
+    sizes: dict[relax.Var, int] = {}
+    anchored: dict[relax.Var, bool] = {}
     loads: dict[str, list[int]] = {}
-    cut: set[Any] = set()
+    cut: set[relax.Call] = set()
     for block in module["main"].body.blocks:
         for binding in block.bindings:
             called = _called(module, binding.value)
@@ -51,12 +57,12 @@ def cut_chains(module: Any) -> Any:
                 if after and size > MOST_LOADS and any(multiplies(n, operand) for n, operand in operands):
                     cut.add(binding.value)
                     size, after = 1, False
-            sizes[binding.var], anchored[binding.var] = min(max(1, size), 1 << 40), after
+            sizes[binding.var], anchored[binding.var] = min(max(1, size), _MOST_COUNTED), after
     return _with_own_functions(module, cut) if cut else module
 
 
-def _called(module: Any, value: Any) -> tuple[str, int, list[Any]] | None:
-    """The function that an expression calls, its pattern, and the arguments; None where it calls none."""
+def _called(module: IRModule, value: relax.Expr) -> tuple[str, int, list[relax.Expr]] | None:
+    """The name and pattern of the function that an expression calls, and the arguments; None if it calls none."""
     from tvm import ir, relax
 
     if not isinstance(value, relax.Call) or not isinstance(value.op, ir.Op) or value.op.name != "relax.call_tir":
@@ -67,31 +73,31 @@ def _called(module: Any, value: Any) -> tuple[str, int, list[Any]] | None:
     return name, pattern, list(value.args[1].fields)
 
 
-def _loads_of_parameters(function: Any) -> list[int]:
-    """How often a function without reductions loads from each parameter, if its blocks are inlined into each other."""
+def _loads_of_parameters(function: tirx.PrimFunc) -> list[int]:
+    """The number of loads from each parameter of a function without reductions, after all blocks are inlined."""
     import tvm
 
     parameters = list(function.params)
-    found: dict[Any, list[int]] = {p: [int(p.same_as(q)) for q in parameters] for p in parameters}
+    found: dict[tirx.Buffer, list[int]] = {p: [int(p.same_as(q)) for q in parameters] for p in parameters}
     total = [0] * len(parameters)
     for block in blocks_of(tvm.ir.IRModule({"main": function.with_attr("global_symbol", "main")})):
         total = [0] * len(parameters)
         for source, count in count_loads(block).items():
             total = [a + count * b for a, b in zip(total, found.get(source, total), strict=True)]
-        total = [min(count, 1 << 40) for count in total]
+        total = [min(count, _MOST_COUNTED) for count in total]
         found |= {region.source: total for region in block.writes}
     return total
 
 
-def _with_own_functions(module: Any, calls: set[Any]) -> Any:
-    """The module in which these calls call copies of their functions that are opaque."""
+def _with_own_functions(module: IRModule, calls: set[relax.Call]) -> IRModule:
+    """The module with opaque copies of the functions that ``calls`` call."""
     from tvm import relax
 
-    copies: dict[str, Any] = {}
+    copies: dict[str, relax.GlobalVar] = {}
 
     @relax.expr_functor.mutator
     class Redirect(relax.PyExprMutator):  # type: ignore[misc]
-        def visit_call_(self, op: Any) -> Any:
+        def visit_call_(self, op: relax.Call) -> relax.Expr:
             if op not in calls:
                 return super().visit_call_(op)
             name = op.args[0].name_hint

@@ -1,7 +1,7 @@
-"""Where the channels of a blocked tensor lie: orders with gaps, and groups of channels seen as steps through them.
+"""Orders of the channels in a blocked tensor, with gaps, and the places of each group of channels.
 
-An order gives for each place (block times block length plus lane) the channel that lies there, -1 for none. Lanes
-without a channel hold finite numbers that nobody uses: weights are zero there.
+A place is the number ``block * block length + lane``. An order lists the channel at each place; -1 is a gap. The lanes
+of gaps hold finite numbers. Weights are zero there, so that these numbers change no result.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ __all__ = ["Lattice", "find_lattice", "grouped_order", "padded_order", "permuted
 
 @dataclass(frozen=True)
 class Lattice:
-    """Places of the inputs of each group: ``r * period + group * step + i`` for r < count, i < length.
+    """The places of each group's inputs: ``r * period + group * step + i`` for r < count and i < length.
 
     Attributes:
-        count: how many stretches a group has.
-        period: distance between two of them.
-        step: distance between two groups.
-        length: length of a stretch.
+        count: the number of stretches of a group.
+        period: the distance between two stretches of a group, in places.
+        step: the distance between two groups, in places.
+        length: the length of a stretch, in places.
     """
 
     count: int
@@ -32,7 +32,7 @@ class Lattice:
 
     @property
     def size(self) -> int:
-        """Places of a group."""
+        """The number of places of a group."""
         return self.count * self.length
 
     def places(self, group: int) -> list[int]:
@@ -55,18 +55,24 @@ def find_lattice(groups: Sequence[Sequence[int]], places: int) -> Lattice:
 
 
 def padded_order(channels: int, multiple: int) -> tuple[int, ...]:
-    """All channels, then gaps up to a multiple."""
+    """The order of all channels, then gaps up to a multiple of ``multiple`` places."""
     return (*range(channels), *(-1,) * (-channels % multiple))
 
 
 def grouped_order(groups: int, channels: int, multiple: int) -> tuple[int, ...]:
-    """Each group's ``channels``, then gaps up to a multiple."""
+    """The order of each group's ``channels``, followed by gaps up to a multiple of ``multiple`` places."""
     one = padded_order(channels, multiple)
     return tuple(-1 if c < 0 else g * channels + c for g in range(groups) for c in one)
 
 
 def permuted(order: Sequence[int], dims: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
-    """The order after the channels, seen as an array of ``dims``, are transposed. The elements stay where they are."""
+    """The order after a transposition of the channels, whose elements stay in their places.
+
+    Args:
+        order: the order before.
+        dims: the shape of the channels as an array.
+        axes: the order of these axes after the transposition.
+    """
     old = np.arange(int(np.prod(dims))).reshape(dims).transpose(axes).ravel()
     new = np.empty_like(old)
     new[old] = np.arange(len(old))

@@ -1,4 +1,4 @@
-"""A convolution as far as its algorithms are concerned, and which of them can compute it."""
+"""A convolution as its algorithms see it, and the algorithms that can compute it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from tilewright.ops.winograd import Tiling
 
 __all__ = ["ALGORITHMS", "Algorithm", "Convolution", "is_fused", "winograd_tile"]
 
-#: How a convolution is computed: as it stands, or by F(2x2, 3x3) or F(4x4, 3x3), in three functions or in one.
+#: How a convolution is computed: directly, or by Winograd's F(2x2, 3x3) or F(4x4, 3x3). Winograd's algorithm is made of
+#: three functions, or fused into one.
 Algorithm: TypeAlias = Literal["direct", "winograd2", "winograd4", "fused_winograd2", "fused_winograd4"]
 ALGORITHMS: tuple[Algorithm, ...] = ("direct", "winograd2", "winograd4", "fused_winograd2", "fused_winograd4")
 
@@ -18,25 +19,25 @@ _TILES: dict[Algorithm, int] = {"winograd2": 2, "winograd4": 4, "fused_winograd2
 
 
 def winograd_tile(algorithm: Algorithm) -> int | None:
-    """The ``m`` of F(m x m, 3 x 3); None where the algorithm is no such."""
+    """The ``m`` of Winograd's F(m x m, 3 x 3); None for the direct algorithm."""
     return _TILES.get(algorithm)
 
 
 def is_fused(algorithm: Algorithm) -> bool:
-    """Whether one function does all of Winograd's algorithm."""
+    """Whether one function computes the whole of Winograd's algorithm."""
     return algorithm.startswith("fused")
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution without groups or dilation, of blocked data; equal ones are computed alike.
+    """A convolution of blocked data without groups or dilation. Equal convolutions share one algorithm.
 
     Attributes:
-        data: ``(n, C, h, w)``.
-        weight: ``(O, C, kh, kw)``.
-        stride: of rows and columns.
+        data: the shape ``(n, C, h, w)``.
+        weight: the shape ``(O, C, kh, kw)``.
+        stride: of rows and of columns.
         padding: top, left, bottom, right.
-        blocks: channels in a block of the data, and of the output.
+        blocks: the channels in a block of the data, and in a block of the output.
     """
 
     data: tuple[int, ...]
@@ -47,25 +48,25 @@ class Convolution:
 
     @property
     def algorithms(self) -> tuple[Algorithm, ...]:
-        """Those that can compute it."""
+        """The algorithms that can compute it."""
         return ALGORITHMS if self.weight[2:] == (3, 3) and self.stride == (1, 1) else ALGORITHMS[:1]
 
     @property
     def packed_data(self) -> tuple[int, ...]:
-        """``(n, C/cb, h, w, cb)``."""
+        """The shape of the blocked data, ``(n, C/cb, h, w, cb)``."""
         n, c, h, w = self.data
         return n, c // self.blocks[0], h, w, self.blocks[0]
 
     @property
     def packed_weight(self) -> tuple[int, ...]:
-        """``(O/x, C/cb, kh, kw, cb, x)``."""
+        """The shape of the packed weights, ``(O/x, C/cb, kh, kw, cb, x)``."""
         out, c, kh, kw = self.weight
         cb, x = self.blocks
         return out // x, c // cb, kh, kw, cb, x
 
     @property
     def result(self) -> tuple[int, int, int, int]:
-        """``(n, O, rows, cols)``."""
+        """The shape of the result, ``(n, O, rows, cols)``."""
         top, left, bottom, right = self.padding
         rows = (self.data[2] + top + bottom - self.weight[2]) // self.stride[0] + 1
         cols = (self.data[3] + left + right - self.weight[3]) // self.stride[1] + 1
@@ -73,16 +74,16 @@ class Convolution:
 
     @property
     def flop(self) -> float:
-        """Floating-point operations of the direct algorithm."""
+        """The floating-point operations of the direct algorithm."""
         return 2.0 * math.prod(self.result) * math.prod(self.weight[1:])
 
     def tiling(self, m: int) -> Tiling:
-        """How F(m x m, 3 x 3) cuts its data."""
+        """The tiles into which F(m x m, 3 x 3) cuts the data."""
         n, _, h, w = self.data
         return Tiling.of(m, n, h, w, self.padding)
 
     def transformed_weight(self, m: int) -> tuple[int, ...]:
-        """``(a*a, O/x, C/cb, cb, x)``."""
+        """The shape of Winograd's transformed weights, ``(a*a, O/x, C/cb, cb, x)`` with ``a = m + 2``."""
         oo, cc, _, _, cb, x = self.packed_weight
         return (m + 2) ** 2, oo, cc, cb, x
 

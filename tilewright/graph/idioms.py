@@ -1,12 +1,12 @@
-"""Activations that importers and exporters write as several operators: found, and computed as the one that they are.
+"""Finds activations that importers and exporters write as several operators, and names the one that they are.
 
     x * (erf(x / 1.4142) + 1) * 0.5  -->  gelu(x)        x * sigmoid(x)                -->  silu(x)
     log(1 + exp(x))                  -->  softplus(x)    x * tanh(log(1 + exp(x)))     -->  mish(x)
     log(1 + y)                       -->  log1p(y)       exp(x) - 1                    -->  expm1(x)
     1 + erf(y)                       -->  erfc(-y)       1 + tanh(u)                   -->  2 * sigmoid(2 * u)
 
-Written out, their tails are lost: ``1 + erf(-6)`` is 0 in float32, and so is ``log(1 + exp(-18))``. Products may have
-any order and carry constants along.
+The written-out form loses the tails: ``1 + erf(-6)`` is 0 in float32, and so is ``log(1 + exp(-18))``. The factors of
+a product may have any order, and constants among them become a scale of the result.
 """
 
 from __future__ import annotations
@@ -14,60 +14,69 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from tilewright.ops import elementary
 from tilewright.ops.float32 import number
 
-__all__ = ["SOFTPLUS_THRESHOLD", "Idiom", "find_idiom"]
+if TYPE_CHECKING:
+    from tvm import relax, tirx
 
-#: PyTorch's softplus(x) is x above a threshold; above this one the two are the same float32.
+__all__ = ["SOFTPLUS_THRESHOLD", "Formula", "Idiom", "find_idiom"]
+
+#: PyTorch's softplus(x) is x above a threshold. From 16 on, x and softplus(x) are the same float32.
 SOFTPLUS_THRESHOLD = 16.0
-#: How far a constant may be from the one that makes the idiom: exporters write it as float32 or as six digits.
+#: The largest relative difference between a constant and the one of the idiom. Exporters round it to float32 or to six
+#: digits.
 _CLOSE = 2e-6
-#: So many operators deep an expression is looked at.
+#: How many operators deep an expression is searched.
 _DEEP = 6
-#: What a gate ends in, and what lies between its end and what is gated.
+#: The last operators of gates, and the operators between a gate's last one and the gated value.
 _GATES = {"relax.sigmoid", "relax.tanh", "relax.add"}
 _INSIDE_GATES = {
     f"relax.{name}" for name in ("add", "multiply", "divide", "power", "square", "erf", "tanh", "log", "exp")
 }
 _INSIDE_GATES |= {"relax.nn.softplus", "relax.maximum", "relax.where", "relax.negative", "relax.abs", "relax.nn.relu"}
 
-Function = Callable[[Any], Any]
+#: A formula of one element.
+Formula: TypeAlias = "Callable[[tirx.Expr], tirx.Expr]"
 
 
 @dataclass(frozen=True)
 class _Name:
+    """The name of an operator, in the place of a ``tvm.ir.Op``."""
+
     name: str
 
 
 @dataclass(frozen=True)
 class Idiom:
-    """A call of an operator that Relax does not have; its fields are called as those of a ``relax.Call``.
+    """A call of an operator that Relax does not have. Its fields have the names of those of a ``relax.Call``.
 
     Attributes:
-        op: with its ``name``.
+        op: has the operator's ``name``.
         args: the one operand, a variable.
-        function: what it computes of an element.
-        ty: of the result.
-        attrs: none.
+        function: the formula of an element.
+        ty: the type of the result.
+        attrs: always None.
     """
 
     op: _Name
-    args: tuple[Any, ...]
-    function: Function
-    ty: Any
+    args: tuple[relax.Var, ...]
+    function: Formula
+    ty: relax.TensorType
     attrs: None = None
 
 
-def find_idiom(call: Any, bindings: Mapping[Any, Any], scalars: Mapping[Any, float]) -> Idiom | None:
-    """The idiom that ``call`` completes; None where it completes none.
+def find_idiom(
+    call: relax.Call, bindings: Mapping[relax.Var, relax.Expr], scalars: Mapping[relax.Var, float]
+) -> Idiom | None:
+    """The idiom whose last operator is ``call``; None if there is none.
 
     Args:
         call: the call of an operator.
-        bindings: what the variables before it are bound to.
-        scalars: the numbers of variables that are one number.
+        bindings: the expressions of the variables before it.
+        scalars: the numbers of the variables that hold one number.
     """
     if str(getattr(call.ty, "dtype", "")) != "float32":
         return None
@@ -83,21 +92,21 @@ def find_idiom(call: Any, bindings: Mapping[Any, Any], scalars: Mapping[Any, flo
     return Idiom(_Name(word), (operand,), function, call.ty) if shapes[0] == shapes[1] else None
 
 
-#: A word for it, the function of an element, and the operand.
-_Found = tuple[str, Function, Any]
+#: The name of an idiom, its formula, and its operand.
+_Found: TypeAlias = "tuple[str, Formula, relax.Var]"
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads expressions by what their variables are bound to."""
+    """Reads expressions through the bindings of their variables."""
 
-    bindings: Mapping[Any, Any]
-    scalars: Mapping[Any, float]
+    bindings: Mapping[relax.Var, relax.Expr]
+    scalars: Mapping[relax.Var, float]
 
-    # What completes an idiom
+    # Idioms, by their last operator
 
-    def product(self, call: Any) -> _Found | None:
-        """Products k * x * gate(x), the factors in any order."""
+    def product(self, call: relax.Call) -> _Found | None:
+        """The idiom of a product k * x * gate(x), with the factors in any order."""
         for gate in self.factors(call)[1]:
             for x in self.origins(gate):
                 factor, terms = self.factors(call, x)
@@ -110,14 +119,14 @@ class _Reader:
                     return word, _scaled(function, factor * scale), x
         return None
 
-    def origins(self, gate: Any) -> list[Any]:
-        """The variables that a factor which may be a gate is made of."""
+    def origins(self, gate: relax.Expr) -> list[relax.Var]:
+        """The variables from which a factor is computed; none if the factor cannot be a gate."""
         from tvm import relax
 
         call = self.call(gate)
         if call is None or call.op.name not in _GATES:
             return []
-        found: dict[Any, None] = {}
+        found: dict[relax.Var, None] = {}
         level = list(call.args)
         for _ in range(_DEEP):
             level = [v for v in level if isinstance(v, relax.Var) and self.scalar(v) is None and v not in found]
@@ -126,8 +135,8 @@ class _Reader:
             level = [arg for c in calls for arg in c.args]
         return list(found)
 
-    def gate(self, x: Any, gate: Any) -> tuple[str, Function, float] | None:
-        """What x * gate is: a word, a function of x, and a factor."""
+    def gate(self, x: relax.Var, gate: relax.Expr) -> tuple[str, Formula, float] | None:
+        """The idiom that x * gate is: its name, its formula of x, and a factor."""
         if (y := self.operand(gate, "sigmoid")) is not None and self.same(x, y):
             return "silu", elementary.silu, 1.0
         if (y := self.operand(gate, "tanh")) is not None:
@@ -145,8 +154,8 @@ class _Reader:
                 return "gelu_tanh", elementary.gelu_tanh, 2.0
         return None
 
-    def logarithm(self, call: Any) -> _Found | None:
-        """log(1 + e^x), log(1 + y), and log(sigmoid(x))."""
+    def logarithm(self, call: relax.Call) -> _Found | None:
+        """The idiom of log(1 + e^x), log(1 + y), or log(sigmoid(x))."""
         if (x := self.operand(call.args[0], "sigmoid")) is not None:
             return "log_sigmoid", lambda v: _negative(elementary.softplus(_negative(v))), x
         beside = self.beside_one(call.args[0])
@@ -156,8 +165,8 @@ class _Reader:
             return "softplus", elementary.softplus, x
         return "log1p", elementary.log1p, beside[0]
 
-    def total(self, call: Any) -> _Found | None:
-        """max(x, 0) + log(1 + e^-|x|), and what loses its tail beside a 1."""
+    def total(self, call: relax.Call) -> _Found | None:
+        """The idiom of max(x, 0) + log(1 + e^-|x|), or of a sum with 1 that loses the tail of its other part."""
         if call.op.name == "relax.add":
             for large, small in (tuple(call.args), tuple(call.args)[::-1]):
                 x = self.positive_part(large)
@@ -181,8 +190,8 @@ class _Reader:
             return "one_minus_exp", lambda v: _negative(elementary.expm1(v)), z
         return None
 
-    def choice(self, call: Any) -> _Found | None:
-        """PyTorch's softplus: x where x > 20, log(1 + e^x) elsewhere."""
+    def choice(self, call: relax.Call) -> _Found | None:
+        """The idiom of PyTorch's softplus: x where x > 20, log(1 + e^x) elsewhere."""
         condition, large, small = call.args
         x = self.soft(small)
         test = self.call(condition)
@@ -192,10 +201,10 @@ class _Reader:
         usual = limit is not None and limit >= SOFTPLUS_THRESHOLD and self.same(test.args[0], x)
         return ("softplus", elementary.softplus, x) if usual else None
 
-    # Parts
+    # Parts of idioms
 
-    def soft(self, expr: Any) -> Any | None:
-        """The x of softplus(x), in any form."""
+    def soft(self, expr: relax.Expr) -> relax.Expr | None:
+        """The x of softplus(x), written in any form."""
         call = self.call(expr)
         if call is None:
             return None
@@ -207,7 +216,7 @@ class _Reader:
         found = None if rule is None else rule(call)
         return found[2] if found is not None and found[0] == "softplus" else None
 
-    def positive_part(self, expr: Any) -> Any | None:
+    def positive_part(self, expr: relax.Expr) -> relax.Expr | None:
         """The x of max(x, 0)."""
         if (x := self.operand(expr, "nn.relu")) is not None:
             return x
@@ -219,8 +228,8 @@ class _Reader:
                 return x
         return None
 
-    def is_soft_rest(self, expr: Any, x: Any) -> bool:
-        """Whether it is log(1 + e^-|x|)."""
+    def is_soft_rest(self, expr: relax.Expr, x: relax.Expr) -> bool:
+        """Whether the expression is log(1 + e^-|x|)."""
         inner = self.operand(expr, "log")
         beside = None if inner is None else self.beside_one(inner)
         power = None if beside is None or beside[1] < 0 else self.operand(beside[0], "exp")
@@ -228,8 +237,8 @@ class _Reader:
         y = None if size is None else self.operand(size, "abs")
         return y is not None and self.same(x, y)
 
-    def beside_one(self, expr: Any) -> tuple[Any, int] | None:
-        """The y of 1 + y or y + 1 with 1, that of 1 - y with -1."""
+    def beside_one(self, expr: relax.Expr) -> tuple[relax.Expr, int] | None:
+        """The y of 1 + y, y + 1 or 1 - y, and its sign: 1 or -1."""
         call = self.call(expr)
         if call is None or call.op.name not in ("relax.add", "relax.subtract"):
             return None
@@ -238,14 +247,16 @@ class _Reader:
             return right, 1 if call.op.name == "relax.add" else -1
         return (left, 1) if call.op.name == "relax.add" and self.scalar(right) == 1.0 else None
 
-    def minus_one(self, expr: Any) -> Any | None:
+    def minus_one(self, expr: relax.Expr) -> relax.Expr | None:
         """The y of y - 1."""
         call = self.call(expr)
         wanted = {"relax.subtract": 1.0, "relax.add": -1.0}.get("" if call is None else call.op.name)
         return call.args[0] if call is not None and wanted and self.scalar(call.args[1]) == wanted else None
 
-    def factors(self, expr: Any, whole: Any = None, depth: int = 0) -> tuple[float, list[Any]]:
-        """A product's constant, and its other factors, of which ``whole`` is not taken apart."""
+    def factors(
+        self, expr: relax.Expr, whole: relax.Expr | None = None, depth: int = 0
+    ) -> tuple[float, list[relax.Expr]]:
+        """The constant of a product, and its other factors. The factor ``whole`` is not split further."""
         number = self.scalar(expr)
         if number is not None:
             return number, []
@@ -263,8 +274,8 @@ class _Reader:
                 return factor / divisor, terms
         return 1.0, [expr]
 
-    def polynomial(self, expr: Any, x: Any, depth: int = 0) -> dict[int, float] | None:
-        """The coefficients of ``expr`` by powers of ``x``; None where it is no such polynomial."""
+    def polynomial(self, expr: relax.Expr, x: relax.Expr, depth: int = 0) -> dict[int, float] | None:
+        """The coefficients of ``expr`` by powers of ``x``; None if ``expr`` is no polynomial of ``x``."""
         number = self.scalar(expr)
         if number is not None:
             return {0: number}
@@ -291,23 +302,24 @@ class _Reader:
             return square if known[1][0] == 2.0 else _times(square, known[0])
         return None
 
-    def same(self, a: Any, b: Any) -> bool:
+    def same(self, a: relax.Expr, b: relax.Expr) -> bool:
+        """Whether both are the same variable."""
         return bool(a.same_as(b))
 
-    def call(self, expr: Any) -> Any | None:
-        """The operator's call that a variable is bound to, or that the expression is."""
+    def call(self, expr: relax.Expr) -> relax.Call | None:
+        """The call of an operator that a variable is bound to, or that the expression is; None for anything else."""
         from tvm import ir, relax
 
         bound = self.bindings.get(expr) if isinstance(expr, relax.Var) else expr
         return bound if isinstance(bound, relax.Call) and isinstance(bound.op, ir.Op) else None
 
-    def operand(self, expr: Any, name: str) -> Any | None:
-        """The operand of a call of this operator."""
+    def operand(self, expr: relax.Expr, name: str) -> relax.Expr | None:
+        """The operand of a call of the operator ``name``; None if the expression is no such call."""
         call = self.call(expr)
         return call.args[0] if call is not None and call.op.name == f"relax.{name}" else None
 
-    def scalar(self, expr: Any) -> float | None:
-        """The number that the expression is."""
+    def scalar(self, expr: relax.Expr) -> float | None:
+        """The number that the expression holds; None if it does not hold one number."""
         from tvm import ir, relax
 
         if isinstance(expr, relax.Var):
@@ -337,10 +349,10 @@ def _times(a: dict[int, float], b: dict[int, float]) -> dict[int, float]:
     return result
 
 
-def _scaled(function: Function, factor: float) -> Function:
-    # Constants of float32 leave 1 - 6e-8 where 1 is meant.
+def _scaled(function: Formula, factor: float) -> Formula:
+    # A product of rounded constants is 1 - 6e-8 where the exporter meant 1.
     return function if abs(factor - 1.0) <= _CLOSE else lambda v: function(v) * number(factor)
 
 
-def _negative(value: Any) -> Any:
+def _negative(value: tirx.Expr) -> tirx.Expr:
     return number(0.0) - value

@@ -1,16 +1,19 @@
-"""One tensor of the graph that is rewritten, in the layouts that it exists in."""
+"""One tensor of the rewritten graph, in the layouts in which it exists."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tilewright.graph.view import View
 from tilewright.graph.weights import Recipe
 
-__all__ = ["Value"]
+if TYPE_CHECKING:
+    from tvm import ir, relax
+
+__all__ = ["Value", "shape_of"]
 
 
 @dataclass
@@ -18,57 +21,65 @@ class Value:
     """A tensor.
 
     Attributes:
-        shape: its shape in the network; if blocked: batch, channels (in one or more dimensions), rows, columns.
-        base, view: a tensor that exists, and how this one lies in it.
-        packed, block: the tensor as ``(n, places/block, h, w, block)``.
-        order: the channel at each place of the blocked tensor; None where they lie in order, without gaps.
-        copies: blocked tensors by block and order, with ``packed`` itself.
-        fused: whether it is written by a convolution, with what is element-wise after it.
-        recipe: of a weight.
-        pending: (operator, scalar) that ``base`` has still to go through.
-        fresh: whether ``base`` was just computed by a function that element-wise operators are fused into.
+        shape: its shape in the network. That of a blocked tensor is batch, channels (one or more dimensions), rows,
+            columns.
+        base: an existing tensor that holds the elements; None if only ``packed`` or ``recipe`` does.
+        view: how this tensor lies in ``base``.
+        packed: the blocked tensor ``(n, places/block, h, w, block)``; None if there is none.
+        block: the places in a block of ``packed``.
+        order: the channel at each place of the blocked tensor; None if the channels lie in order, without gaps.
+        copies: the blocked tensors, ``packed`` too, by block and order.
+        fused: whether a convolution writes it, together with the element-wise operators after the convolution.
+        recipe: how a weight is made; None for other tensors.
+        pending: pairs of an operator and a scalar that have yet to be applied to ``base``.
+        fresh: whether the function that computes ``base`` fuses element-wise operators that follow.
         dtype: of its elements.
     """
 
     shape: tuple[int, ...]
-    base: Any = None
+    base: relax.Expr = None
     view: View | None = None
-    packed: Any = None
+    packed: relax.Expr = None
     block: int = 0
     recipe: Recipe | None = None
-    pending: tuple[tuple[Any, Any], ...] = ()
+    pending: tuple[tuple[ir.Op, relax.Expr], ...] = ()
     fresh: bool = False
     dtype: str = "float32"
     order: tuple[int, ...] | None = None
-    copies: dict[tuple[int, tuple[int, ...] | None], Any] = field(default_factory=dict)
+    copies: dict[tuple[int, tuple[int, ...] | None], relax.Expr] = field(default_factory=dict)
     fused: bool = False
 
     @property
     def channels(self) -> int:
-        """How many there are."""
+        """The number of channels."""
         return int(np.prod(self.shape[1:-2]))
 
     @property
     def places(self) -> tuple[int, ...]:
-        """The channel at each place, -1 for none."""
+        """The channel at each place; -1 is a gap."""
         return tuple(range(self.channels)) if self.order is None else self.order
 
     @property
     def channels_last(self) -> bool:
-        """Whether all channels make one block."""
+        """Whether one block holds all channels."""
         return self.packed is not None and self.block == len(self.places)
 
     @classmethod
-    def plain(cls, shape: tuple[int, ...], tensor: Any, dtype: str = "float32") -> Value:
-        """A tensor that exists as it is."""
+    def plain(cls, shape: tuple[int, ...], tensor: relax.Expr, dtype: str = "float32") -> Value:
+        """The value of a tensor that exists in its plain layout."""
         return cls(shape, base=tensor, view=View.of(shape), dtype=dtype)
 
     def seen(self, view: View) -> Value:
-        """The same base in another view."""
+        """The value that has the same base and another view."""
         return Value(view.shape, base=self.base, view=view, pending=self.pending, fresh=self.fresh, dtype=self.dtype)
 
-    def scaled(self, op: Any, scalar: Any) -> Value:
-        """``op`` with ``scalar`` to be done later."""
+    def scaled(self, op: ir.Op, scalar: relax.Expr) -> Value:
+        """The value of ``op(self, scalar)``, which is computed later."""
         return Value(
             self.shape, base=self.base, view=self.view, pending=(*self.pending, (op, scalar)), dtype=self.dtype
         )
+
+
+def shape_of(expr: relax.Expr) -> tuple[int, ...]:
+    """The shape of an expression's result."""
+    return tuple(int(d) for d in expr.ty.shape.values)

@@ -1,8 +1,8 @@
-"""Tensors read from another one in another order: reshapes, transpositions and slices that nobody has made yet.
+"""Views: reshapes, transpositions and slices that are remembered instead of carried out.
 
-A view cuts the dimensions of its base (a tensor in memory) into *atoms* and deals these out to its own dimensions.
-So a head split, (tokens, 3 * heads * depth) --> (heads, tokens, depth) of one of the three, is
-``base = ((t), (3, h, d))``, ``dims = ((h), (t), (d))``, ``fixed = {3: 0}``, and whoever reads it can do so in place.
+A view cuts the dimensions of its base (a tensor in memory) into *atoms* and assigns the atoms to its own dimensions.
+The head split (tokens, 3 * heads * depth) --> (heads, tokens, depth) of one of the three parts is
+``base = ((t), (3, h, d))``, ``dims = ((h), (t), (d))``, ``fixed = {3: 0}``. Reading this view reads the base in place.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Atom", "View", "refine"]
 
 @dataclass(frozen=True, eq=False)
 class Atom:
-    """A part of a dimension: ``extent`` steps."""
+    """A part of a dimension, of ``extent`` indices."""
 
     extent: int
 
@@ -26,9 +26,9 @@ class View:
     """How a tensor lies in its base.
 
     Attributes:
-        base: for each dimension of the base its atoms, outermost first.
-        dims: the same of the view. Each atom of the base is in one of them or in ``fixed``.
-        fixed: atoms at which only one index is read, with the index.
+        base: the atoms of each dimension of the base, outermost first.
+        dims: the atoms of each dimension of the view. Each atom of the base is in one of these or in ``fixed``.
+        fixed: the atoms at which the view reads only one index, each with that index.
     """
 
     base: tuple[tuple[Atom, ...], ...]
@@ -37,36 +37,36 @@ class View:
 
     @classmethod
     def of(cls, shape: Iterable[int]) -> View:
-        """A tensor as it lies."""
+        """The view of a whole tensor in its own order."""
         dims = tuple((Atom(d),) for d in shape)
         return cls(dims, dims)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Extents of the view's dimensions."""
+        """The extents of the view's dimensions."""
         return tuple(extent(d) for d in self.dims)
 
     @property
     def base_shape(self) -> tuple[int, ...]:
-        """Extents of the base's dimensions."""
+        """The extents of the base's dimensions."""
         return tuple(extent(d) for d in self.base)
 
     @property
     def atoms(self) -> list[Atom]:
-        """All atoms in the order of memory, without those of extent 1."""
+        """All atoms of the base with an extent above 1, in the order of memory."""
         return [a for dim in self.base for a in dim if a.extent > 1]
 
     @property
     def in_order(self) -> bool:
-        """Whether the view is a mere reshape of the base."""
+        """Whether the view is a reshape of the base."""
         return not self.fixed and [a for dim in self.dims for a in dim if a.extent > 1] == self.atoms
 
     def permute(self, axes: Sequence[int]) -> View:
-        """The dimensions in another order."""
+        """The view with its dimensions in the order ``axes``."""
         return View(self.base, tuple(self.dims[a] for a in axes), self.fixed)
 
     def reshape(self, shape: Sequence[int]) -> View | None:
-        """The same elements in another shape; None where that mixes atoms up (6 x 4 as 8 x 3, transposed)."""
+        """The view in another shape; None if no cut of the atoms gives it (6 x 4 as 8 x 3, transposed)."""
         view = self
         queue = [a for dim in self.dims for a in dim if a.extent > 1]
         dims: list[tuple[Atom, ...]] = []
@@ -89,7 +89,7 @@ class View:
         return View(view.base, tuple(dims), view.fixed)
 
     def index(self, axis: int, position: int) -> View:
-        """One index of a dimension, which goes."""
+        """The view at index ``position`` of the dimension ``axis``, without that dimension."""
         fixed = list(self.fixed)
         for atom in reversed(self.dims[axis]):
             position, here = divmod(position, atom.extent)
@@ -107,7 +107,7 @@ class View:
         return View(swap(self.base), swap(self.dims), self.fixed)
 
     def merged(self) -> View:
-        """Neighbours in both base and view as one atom, and each atom a dimension of the base."""
+        """The view with neighbours in both base and view merged into one atom, and one atom per base dimension."""
         order = self.atoms
         dims: list[tuple[Atom, ...]] = []
         new: dict[Atom, Atom | None] = {}  # None: part of the atom before it
@@ -133,12 +133,21 @@ class View:
 
 
 def extent(dim: Iterable[Atom]) -> int:
-    """How many elements atoms span."""
+    """The number of elements that the atoms of a dimension span."""
     return math.prod(a.extent for a in dim)
 
 
 def refine(first: View, second: View, pairs: Sequence[tuple[int, int]]) -> tuple[View, View] | None:
-    """Cut atoms until the dimensions of each pair (of ``first``, of ``second``) have equal ones; None if impossible."""
+    """Cut atoms until the two dimensions of each pair have atoms of equal extents.
+
+    Args:
+        first: a view.
+        second: another view.
+        pairs: a dimension of ``first`` and one of ``second`` each.
+
+    Returns:
+        both views; None if no cut makes the extents equal.
+    """
     for i, j in pairs:
         k = 0
         while True:

@@ -1,30 +1,29 @@
-"""How a compiled network's weights are made from the model's own: reshaped, transposed, packed."""
+"""How the weights of a compiled network are made from those of the model: reshaped, transposed, packed."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tilewright.ops.winograd import transform_weight
+from tilewright.tensor import Array
 
 __all__ = ["Recipe"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """An array made from one weight of the model: by reshapes, transpositions, taking elements along an axis, slices,
-    and Winograd's transform of kernels.
+    """The steps that make an array from one weight of the model.
 
     Attributes:
-        source: name of the model's weight.
-        shape: the array's shape after ``steps``.
-        dtype: its dtype.
-        steps: ``("reshape", shape)``, ``("transpose", axes)``, ``("take", (axis, *indices))``,
-            ``("slice", (axis, begin, end))`` or ``("winograd", (m,))``, in order.
+        source: the name of the model's weight.
+        shape: the array's shape after all ``steps``.
+        dtype: the array's dtype.
+        steps: the steps in order, each ``("reshape", shape)``, ``("transpose", axes)``, ``("take", (axis, *indices))``,
+            ``("slice", (axis, begin, end))`` or ``("winograd", (m,))``.
     """
 
     source: str
@@ -34,34 +33,34 @@ class Recipe:
 
     @property
     def size(self) -> int:
-        """How many elements it has."""
+        """The number of elements."""
         return math.prod(self.shape)
 
     def reshape(self, shape: tuple[int, ...]) -> Recipe:
-        """The same elements in ``shape``."""
+        """The array in another ``shape``."""
         return Recipe(self.source, shape, self.dtype, (*self.steps, ("reshape", shape)))
 
     def transpose(self, axes: tuple[int, ...]) -> Recipe:
-        """Axes permuted."""
+        """The array with its axes in the order ``axes``."""
         return Recipe(self.source, tuple(self.shape[a] for a in axes), self.dtype, (*self.steps, ("transpose", axes)))
 
     def winograd(self, m: int) -> Recipe:
-        """3x3 kernels transformed for tiles of ``m x m`` outputs: ``(O, C, 3, 3)`` --> ``(O, C, m + 2, m + 2)``."""
+        """The 3x3 kernels transformed for ``m x m`` outputs a tile: ``(O, C, 3, 3)`` --> ``(O, C, m + 2, m + 2)``."""
         shape = (*self.shape[:-2], m + 2, m + 2)
         return Recipe(self.source, shape, self.dtype, (*self.steps, ("winograd", (m,))))
 
     def take(self, axis: int, indices: tuple[int, ...]) -> Recipe:
-        """The elements ``indices`` along ``axis``; zeros where an index is -1."""
+        """The elements at ``indices`` along ``axis``; zeros at indices of -1."""
         shape = (*self.shape[:axis], len(indices), *self.shape[axis + 1 :])
         return Recipe(self.source, shape, self.dtype, (*self.steps, ("take", (axis, *indices))))
 
     def slice(self, axis: int, begin: int, end: int) -> Recipe:
-        """A stretch along one axis."""
+        """The elements from ``begin`` up to ``end`` along ``axis``."""
         shape = (*self.shape[:axis], end - begin, *self.shape[axis + 1 :])
         return Recipe(self.source, shape, self.dtype, (*self.steps, ("slice", (axis, begin, end))))
 
-    def apply(self, weights: dict[str, NDArray[Any]]) -> NDArray[Any]:
-        """The array, contiguous."""
+    def apply(self, weights: Mapping[str, Array]) -> Array:
+        """Make the array, contiguous, from the model's ``weights`` by name."""
         array = weights[self.source]
         for kind, argument in self.steps:
             if kind == "winograd":
@@ -75,4 +74,5 @@ class Recipe:
                 array = array[(slice(None),) * axis + (slice(begin, end),)]
             else:
                 array = array.reshape(argument) if kind == "reshape" else array.transpose(argument)
-        return np.ascontiguousarray(array).reshape(self.shape)  # it turns a scalar into a vector of one
+        # ascontiguousarray turns a scalar into a vector of one element, so the shape is set after it.
+        return np.ascontiguousarray(array).reshape(self.shape)

@@ -1,4 +1,4 @@
-"""Measurements that outlive the command that made them. Only this package opens databases."""
+"""Stores that keep measurements beyond the command that made them. Only this package opens databases."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def open_store(where: str | Path, *, writable: bool = True) -> SQLStore:
 
     Args:
         where: a file, or a URL: ``postgresql://USER:PASSWORD@HOST/DATABASE`` (extra ``postgresql``).
-        writable: False opens a store that exists for reading only, such as one on a file system that cannot be written.
+        writable: False opens an existing store for reading only, such as one on a read-only file system.
 
     Raises:
         RecordsFormatError: what is there is not a records store.
         RecordsVersionError: the store was written by a newer Tilewright.
         RecordsError: the store cannot be opened, made or written.
-        MissingExtraError: a URL needs the extra.
+        MissingExtraError: a URL needs the extra ``postgresql``.
     """
-    # Imported here because SQLAlchemy takes a quarter of a second, which --help need not wait for.
+    # SQLAlchemy takes a quarter of a second to import, for which --help must not wait.
     if is_url(where):
         from tilewright.records.postgresql import PostgreSQLStore
 
@@ -38,10 +38,10 @@ def open_store(where: str | Path, *, writable: bool = True) -> SQLStore:
 
 
 def open_or_read(where: str | Path) -> tuple[SQLStore, RecordsError | None]:
-    """Open the store at ``where`` as :func:`open_store` does or, where it cannot be written, for reading only.
+    """Open the store at ``where`` as :func:`open_store` does, or for reading only if it cannot be written.
 
     Returns:
-        the store, and why it cannot be written; None: it can.
+        the store, and the error that says why it cannot be written; None if it can.
 
     Raises:
         RecordsError: the store can neither be written nor read; otherwise as :func:`open_store`.

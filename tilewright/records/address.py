@@ -1,4 +1,4 @@
-"""Where a store is: in a file, or on a server. Light, so that the command line can tell before anything is opened."""
+"""The address of a store: a file, or a URL. Light, so that the command line can check it before it opens anything."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tilewright.errors import RecordsError
 
-__all__ = ["is_url", "shown"]
+__all__ = ["is_url", "shorten_address"]
 
 _SCHEME = "postgresql://"
 #: Host, port and database of a URL.
@@ -33,11 +33,11 @@ def is_url(where: str | Path) -> bool:
     return True
 
 
-def shown(where: str | Path) -> str:
-    """``where`` for messages: of a URL only user, host, port and database, for its options may be secrets too."""
+def shorten_address(where: str | Path) -> str:
+    """The address for messages. A URL is cut to user, host, port and database, because its options may be secrets."""
     if not is_url(where):
         return str(where)
-    # The password ends with the first @, whatever else is in it: so SQLAlchemy reads it.
+    # The password ends at the first @, as SQLAlchemy reads it.
     secret, at, rest = str(where)[len(_SCHEME) :].partition("@")
     user = secret.partition(":")[0] if at else ""
     place = _PLACE.match(rest if at else secret)

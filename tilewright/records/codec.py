@@ -1,7 +1,7 @@
-"""What measurements and tasks may contain, and their form as text. Every store and the export pass through here.
+"""The permitted content of measurements and tasks, and their form as text, for every store and the export.
 
-Nothing read back is ever evaluated or unpickled: a config is a list of integers, a repeat is a number, and
-anything else is refused.
+Nothing that is read back is evaluated or unpickled. A config is a list of integers, a repeat is a number, and anything
+else is refused.
 """
 
 from __future__ import annotations
@@ -12,41 +12,43 @@ import math
 import operator
 import zlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TypeVar
 
 from tilewright.errors import RecordsError, RecordsFormatError
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.reading import parse_json
 from tilewright.task import Task
 
-__all__ = ["decode", "decode_list", "decode_summary", "decode_task", "encode_ir", "encode_list", "normalise"]
+__all__ = ["check_summary", "decode", "decode_list", "decode_task", "encode_ir", "encode_list", "normalise"]
 
-#: A latency or an effort beyond this many seconds (31 years) is a mistake, and would overflow a sum later.
+Field = TypeVar("Field")
+
+#: The longest latency or effort in seconds: 31 years. Longer times are mistakes, and their sums could overflow.
 LONGEST = 1e9
-#: Indices are int32 wherever configs are handled.
+#: The largest index of a config, an int32.
 LARGEST_INDEX = 2**31 - 1
-#: A list of numbers has no more characters: a config has a dozen entries, a measurement a few hundred repeats.
+#: The most characters of a list of numbers. A config has a dozen entries, and a measurement a few hundred repeats.
 _LONGEST_LIST = 1 << 20
-#: A message is a line or two; more of one that others wrote is cut.
+#: The most characters of a message. Messages have a line or two; the rest of a longer one is cut off.
 _LONGEST_MESSAGE = 10_000
-#: A key or the name of a task.
+#: The most characters of a key, and of the name of a task.
 _LONGEST_KEY = 1_000
-#: An ``ir`` longer than this is compressed: a convolution's 36 kB become 5.5 kB.
+#: An ``ir`` of more characters is compressed. The 36 kB of a convolution become 5.5 kB.
 _LONG = 20_000
-#: Stands before a compressed ``ir``; TVM's JSON begins with a brace.
+#: The prefix of a compressed ``ir``. TVM's JSON begins with a brace.
 _COMPRESSED = "zlib:"
-#: More than this does not come out of a compressed ``ir``: a damaged or hostile one shall not fill the memory.
+#: The most characters of an ``ir``, so that a damaged or hostile compressed one cannot fill the memory.
 _LARGEST_IR = 2**26
 
 
 def normalise(measurement: Measurement) -> Measurement:
-    """The measurement in plain Python numbers and storable text, checked.
+    """Check a measurement, and convert it to plain Python numbers and storable text.
 
-    NumPy scalars become ``int`` and ``float``. Of a message, characters that no database stores (NUL and lone
-    surrogates, both common in the last words of a crashed compiler) become U+FFFD.
+    NumPy scalars become ``int`` and ``float``. Characters of a message that no database stores become U+FFFD: NUL and
+    lone surrogates, which are common in the output of a crashed compiler.
 
     Raises:
-        RecordsError: a field is of the wrong kind or out of range.
+        RecordsError: a field has the wrong type or is out of range.
     """
     try:
         config = tuple(operator.index(index) for index in measurement.config)
@@ -86,19 +88,19 @@ def normalise(measurement: Measurement) -> Measurement:
 
 
 def storable(text: str) -> str:
-    """``text`` with U+FFFD for each NUL and each lone surrogate."""
+    """The text with U+FFFD for each NUL and each lone surrogate."""
     if text.isascii() and "\0" not in text:
         return text
     return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def encode_list(numbers: Iterable[float]) -> str:
-    """A list of numbers as JSON. Equal lists give equal text, so that a database can compare configs."""
+    """Encode a list of numbers as JSON. Equal lists give equal texts, so that a database can compare configs."""
     return json.dumps(list(numbers), separators=(",", ":"), allow_nan=False)
 
 
-def decode_list(text: str) -> list[Any]:
-    """The list in a JSON text. Raises ``RecordsFormatError`` where it is none."""
+def decode_list(text: str) -> list[object]:
+    """Decode the list in a JSON text. Raises ``RecordsFormatError`` if the text holds no list."""
     try:
         value = parse_json(text, _LONGEST_LIST)
     except (TypeError, ValueError) as exc:
@@ -108,23 +110,23 @@ def decode_list(text: str) -> list[Any]:
     return value
 
 
-def decode(fields: Mapping[str, Any]) -> Measurement:
-    """The measurement in ``fields``, which are the attributes of ``Measurement`` as JSON has them.
+def decode(fields: Mapping[str, object]) -> Measurement:
+    """Decode a measurement from its attributes as JSON has them.
 
     Raises:
-        RecordsFormatError: a field is missing, of the wrong kind, or out of range.
+        RecordsFormatError: a field is missing, has the wrong type, or is out of range.
     """
     try:
         measurement = Measurement(
             task=_exactly(str, fields, "task"),
             target=_exactly(str, fields, "target"),
             template=_exactly(str, fields, "template"),
-            config=tuple(_numbers(int, fields, "config")),
+            config=tuple(_integers(fields, "config")),
             outcome=Outcome(_exactly(str, fields, "outcome")),
-            repeats=tuple(map(float, _numbers(float, fields, "repeats"))),
+            repeats=tuple(_numbers(fields, "repeats")),
             message=_exactly(str, fields, "message"),
-            time=float(_number(fields, "time")),
-            elapsed=float(_number(fields, "elapsed")),
+            time=_number(fields, "time"),
+            elapsed=_number(fields, "elapsed"),
         )
         return normalise(measurement)
     except KeyError as exc:
@@ -134,7 +136,7 @@ def decode(fields: Mapping[str, Any]) -> Measurement:
 
 
 def encode_ir(ir: str) -> str:
-    """A task's ``ir`` as a database keeps it: as it is, or compressed where it is long."""
+    """Encode a task's ``ir`` for a database: a long one is compressed."""
     ir = storable(ir)
     if len(ir) <= _LONG and not ir.startswith(_COMPRESSED):
         return ir
@@ -142,7 +144,7 @@ def encode_ir(ir: str) -> str:
 
 
 def decode_ir(text: str) -> str:
-    """The ``ir`` of :func:`encode_ir`. Raises ``ValueError`` where it is none."""
+    """Decode the ``ir`` of :func:`encode_ir`. Raises ``ValueError`` if it is damaged or too large."""
     if not text.startswith(_COMPRESSED):
         if len(text) > _LARGEST_IR:
             raise ValueError("its ir is larger than any task's")
@@ -157,17 +159,17 @@ def decode_ir(text: str) -> str:
     return ir.decode()
 
 
-def decode_task(fields: Mapping[str, Any]) -> Task:
-    """The task in ``fields``, which are the attributes of ``Task`` as a database has them.
+def decode_task(fields: Mapping[str, object]) -> Task:
+    """Decode a task from its attributes as a database has them.
 
     Raises:
-        RecordsFormatError: a field is missing, or of the wrong kind.
+        RecordsFormatError: a field is missing or has the wrong type.
     """
     try:
         key, name, kind, ir = (_exactly(str, fields, field) for field in ("key", "name", "kind", "ir"))
         if any(len(text) > _LONGEST_KEY or storable(text) != text for text in (key, name, kind)):
             raise ValueError(f"its key, name and kind are plain texts, but are {shorten((key, name, kind))}")
-        flop = float(_number(fields, "flop"))
+        flop = _number(fields, "flop")
         if not 0 <= flop < math.inf:
             raise ValueError(f"its flop is {flop}")
         return Task(key, name, kind, flop, decode_ir(ir))
@@ -176,37 +178,47 @@ def decode_task(fields: Mapping[str, Any]) -> Task:
 
 
 def shorten(value: object) -> str:
-    """A value for a message: quoted, and cut where it is long."""
+    """A value for a message: quoted, and cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _exactly(kind: type, fields: Mapping[str, Any], name: str) -> Any:
-    value = fields[name]
-    if type(value) is not kind:
-        raise ValueError(f"{name} should be of type {kind.__name__}, but is {shorten(value)}")
-    return value
-
-
-def _number(fields: Mapping[str, Any], name: str) -> Any:
-    value = fields[name]
-    if type(value) not in (int, float):
-        raise ValueError(f"{name} should be a number, but is {shorten(value)}")
-    return value
-
-
-def decode_summary(fields: Mapping[str, Any]) -> None:
-    """Raise ``RecordsFormatError`` where the summary of a store's rows has not the types it should have."""
+def check_summary(fields: Mapping[str, object]) -> None:
+    """Raise ``RecordsFormatError`` if a field of a ``Summary``, as a database has it, has the wrong type."""
     texts = (fields["task"], fields["target"], fields["template"], fields["name"])
     numbers = [fields[name] for name in ("flop", "best_seconds", "last_time") if fields[name] is not None]
     if not all(isinstance(text, str) for text in texts) or fields["last_time"] is None:
         raise RecordsFormatError(f"a measurement's keys are texts, but these are {shorten(texts)}")
-    if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+    if not all(isinstance(n, int | float) and type(n) is not bool and math.isfinite(n) for n in numbers):
         raise RecordsFormatError(f"times and FLOP counts are numbers, but these are {shorten(numbers)}")
 
 
-def _numbers(kind: type, fields: Mapping[str, Any], name: str) -> list[Any]:
-    values = _exactly(list, fields, name)
-    if any(type(value) is not int and type(value) is not kind for value in values):
-        raise ValueError(f"{name} should be a list of type {kind.__name__}, but is {shorten(values)}")
-    return list(values)
+def _exactly(kind: type[Field], fields: Mapping[str, object], name: str) -> Field:
+    """The field ``name``, whose type is ``kind`` and no subclass of it."""
+    value = fields[name]
+    if not isinstance(value, kind) or type(value) is not kind:
+        raise ValueError(f"{name} should be of type {kind.__name__}, but is {shorten(value)}")
+    return value
+
+
+def _number(fields: Mapping[str, object], name: str) -> float:
+    value = fields[name]
+    if not isinstance(value, int | float) or type(value) is bool:
+        raise ValueError(f"{name} should be a number, but is {shorten(value)}")
+    return float(value)
+
+
+def _integers(fields: Mapping[str, object], name: str) -> list[int]:
+    values: list[object] = _exactly(list, fields, name)
+    found = [value for value in values if isinstance(value, int) and type(value) is not bool]
+    if len(found) != len(values):
+        raise ValueError(f"{name} should be a list of type int, but is {shorten(values)}")
+    return found
+
+
+def _numbers(fields: Mapping[str, object], name: str) -> list[float]:
+    values: list[object] = _exactly(list, fields, name)
+    found = [float(value) for value in values if isinstance(value, int | float) and type(value) is not bool]
+    if len(found) != len(values):
+        raise ValueError(f"{name} should be a list of type float, but is {shorten(values)}")
+    return found

@@ -1,13 +1,12 @@
-r"""Measurements as JSON lines, to be read by people, by other tools, and by another store.
+r"""Measurements as JSON lines, for people, other tools, and other stores.
 
-One measurement is one line::
+A line is one measurement::
 
     {"version": 1, "task": "9f2c…", "target": "znver3-2x-…", "template": "contraction/1", "config": [3, 0, 7],
      "outcome": "ok", "seconds": 0.0012, "repeats": [0.0012, 0.0013], "message": "",
      "time": 1700000000.0, "elapsed": 0.4}
 
-``seconds`` is the robust latency, for readers' convenience; it is not read back. docs/reference/records.md
-describes every field.
+``seconds`` is the robust latency, which is not read back. docs/reference/records.md describes every field.
 """
 
 from __future__ import annotations
@@ -25,16 +24,17 @@ from tilewright.records.codec import decode, normalise, shorten
 
 __all__ = ["VERSION", "read_jsonl", "write_jsonl"]
 
-#: Raised with every change after which an older reader would misread a line.
+#: The version of the lines. A change that an older reader would misread raises it.
 VERSION = 1
-#: Characters of a line: one with a message of the greatest length, and a thousand repeats, has a tenth of that.
+#: The most characters of a line: ten times those of one with the longest message and a thousand repeats.
 _LONGEST = 1 << 20
 
 
 def write_jsonl(measurements: Iterable[Measurement], file: TextIO) -> int:
-    """Write measurements to ``file``, one JSON object a line, in ASCII; return how many there were.
+    """Write measurements to ``file``, one JSON object a line, in ASCII; return the number of lines.
 
-    Holds one measurement at a time, so that ``write_jsonl(store.scan(Query()), file)`` exports a store of any size.
+    One measurement is in memory at a time, so that ``write_jsonl(store.scan(Query()), file)`` exports a store of any
+    size.
     """
     count = 0
     for measurement in map(normalise, measurements):
@@ -57,14 +57,14 @@ def write_jsonl(measurements: Iterable[Measurement], file: TextIO) -> int:
 
 
 def read_jsonl(lines: Iterable[str]) -> Iterator[Measurement]:
-    """The measurements in ``lines`` (such as an open file), one at a time. Empty lines are skipped.
+    """Read the measurements in ``lines``, such as an open file, one at a time. Empty lines are skipped.
 
     Raises:
         RecordsFormatError: a line is not a measurement; the message says which, counted from 1.
         RecordsVersionError: a line is of a newer version.
     """
     if isinstance(lines, io.TextIOBase):
-        # A file without line ends would come as one line, whatever its size.
+        # A file without line ends would be read as one line of any size.
         lines = iter(partial(lines.readline, _LONGEST + 1), "")
     try:
         for number, line in enumerate(lines, start=1):

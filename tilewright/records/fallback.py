@@ -1,4 +1,4 @@
-"""A store for bad weather: tuning goes on when the disk is full, and the measurements are handed over later."""
+"""A store that keeps measurements in memory while another store fails, and hands them over later."""
 
 from __future__ import annotations
 
@@ -19,28 +19,30 @@ from tilewright.task import Task
 
 __all__ = ["FallbackStore", "open_for_tuning"]
 
-T = TypeVar("T")
+Result = TypeVar("Result")
 
-#: After a failure the store is left alone for this many seconds, and for so many times as long as the failure took:
-#: one that waits half a minute for a lock shall not take a tenth of the budget.
-_LEAST_PAUSE, _PAUSE = 10.0, 10.0
+#: The least pause after a failure of the other store, in seconds.
+_LEAST_PAUSE = 10.0
+#: The pause after a failure, as a multiple of the time that the failure took. A store that waits half a minute for a
+#: lock then takes at most a tenth of the time.
+_PAUSE = 10.0
 
 
 class FallbackStore:
-    """A store that keeps in memory what another does not take, and hands it over when it does.
+    """A store that keeps in memory what another store refuses, and hands it over when the other store works again.
 
-    Reads are served from both. What the other store says is told once, not raised; only an impossible measurement is
-    an error here. A failure can leave open whether the other store took something; it is then handed over again, so
-    that a measurement may be there twice, but none is missing.
+    Reads are answered from both. Errors of the other store are noted once and not raised; only an impossible
+    measurement is an error here. After some failures it is unknown whether the other store took a measurement. Such
+    measurements are handed over again: one may be stored twice, but none is lost.
 
     Args:
-        store: the other store. Closed with this one.
-        tell: called with each of ``notes`` as it arises.
-        reopen: opens the other store for writing, where ``store`` can only be read.
+        store: the other store. It is closed with this one.
+        tell: is called with each new note.
+        reopen: opens the other store for writing, if ``store`` can only be read.
         clock: gives seconds.
 
     Attributes:
-        notes: what went wrong and what came of it, for people.
+        notes: what went wrong and what followed, for people.
     """
 
     def __init__(
@@ -63,14 +65,14 @@ class FallbackStore:
 
     @property
     def kept(self) -> int:
-        """How many measurements are in memory only."""
+        """The number of measurements that are only in memory."""
         return len(self._measurements)
 
     def add(self, measurements: Sequence[Measurement]) -> None:
-        """Keep the measurements, all or none: in the other store, or in memory until it takes them.
+        """Keep all measurements, or none: in the other store, or in memory until the other store takes them.
 
         Raises:
-            RecordsError: a measurement holds something impossible.
+            RecordsError: a measurement has an impossible field.
         """
         self._check_open()
         self._measurements += [normalise(measurement) for measurement in measurements]
@@ -86,7 +88,7 @@ class FallbackStore:
         return memory.best(task, target, template, count)
 
     def scan(self, query: Query) -> Iterator[Measurement]:
-        """The measurements that match, in the order they were added; those in memory are the last."""
+        """The measurements that match, in the order they were added. Those in memory come last."""
         self._check_open()
         return self._scan(query)
 
@@ -100,14 +102,14 @@ class FallbackStore:
         yield from memory.scan(query)
 
     def describe(self, task: Task) -> None:
-        """Remember the task behind a key; an empty ``ir`` leaves the one that is known."""
+        """Keep the task of a key. An empty ``ir`` does not replace a known one."""
         self._check_open()
         before = self._tasks.get(task.key)
         self._tasks[task.key] = replace(task, ir=task.ir or (before.ir if before else ""))
         self._hand_over()
 
     def tasks(self) -> list[Task]:
-        """The tasks that were described with their ``ir``, ordered by key."""
+        """The tasks with a known ``ir``, ordered by key."""
         self._check_open()
         memory = MemoryStore()
         for task in (*self._read(self._store.tasks), *self._tasks.values()):
@@ -115,9 +117,9 @@ class FallbackStore:
         return memory.tasks()
 
     def settle(self) -> None:
-        """Try once more to hand over what is in memory, and note what came of it.
+        """Hand over what is in memory, and note the result.
 
-        What has just been given up is tried again after the pause only, as by :meth:`add`.
+        Measurements that were just given up are tried again only after the pause, as in :meth:`add`.
         """
         self._check_open()
         known = self._given_up
@@ -134,7 +136,7 @@ class FallbackStore:
             self._late = False
 
     def close(self) -> None:
-        """Hand over what is in memory, if that can be, and close the other store. A second close does nothing."""
+        """Hand over what the other store takes, and close that store. A second close does nothing."""
         if not self._closed:
             self.settle()
             self._closed = True
@@ -150,7 +152,7 @@ class FallbackStore:
         self.close()
 
     def _hand_over(self) -> None:
-        """Give the other store what is in memory, unless it has just failed."""
+        """Hand over what is in memory, unless the other store has just failed."""
         began = self._clock()
         if began < self._next or not (self._measurements or self._tasks):
             return
@@ -169,7 +171,7 @@ class FallbackStore:
             self._next = self._clock() + max(_LEAST_PAUSE, _PAUSE * (self._clock() - began))
             self._note_trouble(error)
 
-    def _read(self, read: Callable[[], list[T]]) -> list[T]:
+    def _read(self, read: Callable[[], list[Result]]) -> list[Result]:
         try:
             return read()
         except RecordsError as error:
@@ -177,7 +179,7 @@ class FallbackStore:
             return []
 
     def _note_trouble(self, error: RecordsError) -> None:
-        # Told once: a full disk fails again with every measurement.
+        # Only the first failure is noted, because a full disk fails with every measurement.
         if not self._cause:
             self._note(f"{error}; tuning goes on, and what the records do not take is kept in memory")
         self._cause = str(error)
@@ -193,19 +195,19 @@ class FallbackStore:
 
 
 def open_for_tuning(where: str | Path, tell: Callable[[str], None] | None = None) -> FallbackStore:
-    """Open the store at ``where``, or make it, such that nothing that befalls it later ends the tuning.
+    """Open the store at ``where``, or make it, so that no later failure of the store ends the tuning.
 
-    A store that can be read but not written is opened too: new measurements stay in memory, and a note says so.
+    A store that can only be read is opened too. New measurements then stay in memory, and a note says so.
 
     Args:
         where: a file or a URL, as for :func:`tilewright.records.open_store`.
-        tell: called with each note as it arises.
+        tell: is called with each new note.
 
     Raises:
         RecordsFormatError: what is there is not a records store.
         RecordsVersionError: the store was written by a newer Tilewright.
         RecordsError: the store can neither be written nor read.
-        MissingExtraError: a URL needs the extra.
+        MissingExtraError: a URL needs the extra ``postgresql``.
     """
     opened, problem = open_or_read(where)
     if problem is None:

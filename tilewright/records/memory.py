@@ -1,4 +1,4 @@
-"""A store that forgets: for tests, for trying things out, and for when no file can be written."""
+"""A store in memory: for tests, for experiments, and for when no file can be written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["MemoryStore"]
 
 
 class MemoryStore:
-    """A store in this process's memory."""
+    """A store in the memory of this process. A ``Store``."""
 
     def __init__(self) -> None:
         self._measurements: list[Measurement] = []
@@ -25,7 +25,7 @@ class MemoryStore:
         self._closed = False
 
     def add(self, measurements: Sequence[Measurement]) -> None:
-        """Keep the measurements, all or none. Raises ``RecordsError`` where one holds something impossible."""
+        """Keep all measurements, or none. Raises ``RecordsError`` if one has an impossible field."""
         self._check_open()
         self._measurements.extend([normalise(measurement) for measurement in measurements])
 
@@ -39,7 +39,7 @@ class MemoryStore:
         return list(islice(found.values(), max(0, count)))
 
     def scan(self, query: Query) -> Iterator[Measurement]:
-        """The measurements that match, in the order they were added. Later ones may or may not be among them."""
+        """The measurements that match, in the order they were added. Those added later may be missing."""
         self._check_open()
         return (
             measurement
@@ -50,19 +50,19 @@ class MemoryStore:
         )
 
     def describe(self, task: Task) -> None:
-        """Remember the task behind a key; an empty ``ir`` leaves the one that is known."""
+        """Keep the task of a key. An empty ``ir`` does not replace a known one."""
         self._check_open()
         before = self._tasks.get(task.key)
         ir = storable(task.ir) or (before.ir if before else "")
         self._tasks[task.key] = replace(task, name=storable(task.name), flop=float(task.flop), ir=ir)
 
     def tasks(self) -> list[Task]:
-        """The tasks that were described with their ``ir``, ordered by key."""
+        """The tasks with a known ``ir``, ordered by key."""
         self._check_open()
         return sorted((task for task in self._tasks.values() if task.ir), key=lambda task: task.key)
 
     def summary(self) -> list[Summary]:
-        """What the store holds of each task, target and template, ordered by these three."""
+        """A summary of each task, target and template, ordered by these three."""
         self._check_open()
         groups: dict[tuple[str, str, str], list[Measurement]] = {}
         for measurement in self._measurements:

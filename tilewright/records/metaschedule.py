@@ -1,7 +1,7 @@
-"""Our records as a database of MetaSchedule's, which ``tvm.relax.transform.MetaScheduleApplyDatabase`` applies.
+"""Exports records as a database of MetaSchedule, which ``tvm.relax.transform.MetaScheduleApplyDatabase`` applies.
 
-A database is a directory of two files of JSON lines: the functions, and traces that make fast programs of them. A
-trace is made on the function as the network has it; :mod:`tilewright.records.metaschedule_import` goes the other way.
+A database is a directory with two files of JSON lines: functions, and traces that schedule them. The traces schedule
+the functions as the network has them. :mod:`tilewright.records.metaschedule_import` imports such a database.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,24 +28,26 @@ from tilewright.tvm_compat import light_tensor_intrinsics, narrow_indices
 
 if TYPE_CHECKING:
     from tvm.ir import IRModule
+    from tvm.s_tir.meta_schedule.database import JSONDatabase
+    from tvm.s_tir.schedule import Trace
 
 __all__ = ["RECORDS", "WORKLOADS", "Written", "workload_module", "write_metaschedule"]
 
 #: The files of a database, as MetaSchedule names them.
 WORKLOADS, RECORDS = "database_workload.json", "database_tuning_record.json"
 
-#: What our tasks say of themselves, and the functions of a network do not.
+#: The attributes that tasks of Tilewright have, and functions of a network lack.
 _OURS = ("tilewright.contraction", WEIGHTS)
 
 
 @dataclass(frozen=True)
 class Written:
-    """What went into a database.
+    """What was written into a database.
 
     Attributes:
-        tasks: how many tasks.
-        records: how many records of them.
-        left_out: the names of tasks that were measured and are not in it, each with the reason.
+        tasks: the number of tasks.
+        records: the number of records.
+        left_out: the names of measured tasks that were not written, each with the reason.
     """
 
     tasks: int
@@ -54,7 +56,7 @@ class Written:
 
 
 def workload_module(task: Task) -> IRModule:
-    """The task's function as MetaSchedule looks it up: called ``main``, and with no attribute that it was given here.
+    """The task's function as MetaSchedule looks it up: named ``main``, and without Tilewright's attributes.
 
     Raises:
         SpaceError: the task's function cannot be read.
@@ -65,15 +67,15 @@ def workload_module(task: Task) -> IRModule:
 def write_metaschedule(store: Store, tasks: Iterable[Task], target: Target, folder: Path, count: int = 3) -> Written:
     """Write the fastest programs of ``tasks`` into the directory ``folder``, both files or none.
 
-    A record's ``run_secs`` is the one latency that stands for our repeats: MetaSchedule takes the record of the lowest
-    mean, which would be another one than ours where a repeat was disturbed.
+    The ``run_secs`` of a record is the robust latency alone. MetaSchedule takes the record with the lowest mean, which
+    a disturbed repeat would change.
 
     Args:
-        store: where the measurements are.
-        tasks: which to write, such as ``store.tasks()``. Those that were not measured on ``target`` are passed over.
-        target: whose measurements.
-        folder: the directory; made where there is none. It must not hold a database already.
-        count: how many different programs of each task.
+        store: holds the measurements.
+        tasks: the tasks to write, such as ``store.tasks()``. Those without a measurement on ``target`` are skipped.
+        target: the machine of the measurements.
+        folder: the directory, which is made if it does not exist. It must hold no database.
+        count: the number of different programs of each task.
 
     Raises:
         OutputError: ``folder`` holds a database, or cannot be written.
@@ -108,7 +110,7 @@ def write_metaschedule(store: Store, tasks: Iterable[Task], target: Target, fold
 
 
 def _check(folder: Path) -> None:
-    """Refuse to add to a database, whose records may be of another machine."""
+    """Refuse a directory with a database, because its records may be of another machine."""
     for name in (WORKLOADS, RECORDS):
         if os.path.exists(folder / name):
             raise OutputError(f"a database is written into a directory without one, but {folder} has a {name}")
@@ -123,8 +125,8 @@ def _why_none(target: Target, left_out: list[tuple[str, str]]) -> str:
     return f"of {len(left_out)} tasks none can be written; the first, {left_out[0][0]!r}: {left_out[0][1]}"
 
 
-def _write_task(database: Any, store: Store, task: Task, target: Target, count: int) -> int:
-    """Commit a task's fastest programs; returns how many. Raises ``SpaceError`` where there are none."""
+def _write_task(database: JSONDatabase, store: Store, task: Task, target: Target, count: int) -> int:
+    """Write a task's fastest programs; return their number. Raises ``SpaceError`` if there are none."""
     from tvm.s_tir.meta_schedule.arg_info import ArgInfo
     from tvm.s_tir.meta_schedule.database import TuningRecord
 
@@ -149,10 +151,11 @@ def _write_task(database: Any, store: Store, task: Task, target: Target, count: 
     return len(traces)
 
 
-def _trace(space: DesignSpace, module: IRModule, measurement: Measurement) -> Any:
-    """The trace of a measured program, which makes it of ``module`` as well.
+def _trace(space: DesignSpace, module: IRModule, measurement: Measurement) -> Trace:
+    """The trace of a measured program, which makes the same program of ``module``.
 
-    A template may schedule a rewritten function (with 32-bit indices), so this is tried out.
+    A template may schedule a rewritten function (with 32-bit indices), so the trace is applied to ``module`` as a
+    check.
     """
     from tvm.s_tir import Schedule
 
@@ -163,14 +166,14 @@ def _trace(space: DesignSpace, module: IRModule, measurement: Measurement) -> An
     again = Schedule(module)
     with space_errors("the trace of its program does not apply to the function as it stands"):
         schedule.trace.apply_to_schedule(again, remove_postproc=False)
-    # As text: where 64-bit indices were narrowed after scheduling rather than before, an unused type may stay behind.
+    # Texts are compared. If indices are narrowed after scheduling, an unused 64-bit type may remain in the module.
     if narrow_indices(again.mod)["main"].script() != narrow_indices(_bare(schedule.mod))["main"].script():
         raise SpaceError("the trace of its program makes another program of the function as it stands")
     return schedule.trace
 
 
 def _bare(module: IRModule) -> IRModule:
-    """The function without what only tasks say of themselves."""
+    """The function without Tilewright's attributes."""
     import tvm
 
     main = module["main"]

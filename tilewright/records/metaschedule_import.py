@@ -1,8 +1,8 @@
-"""MetaSchedule's records as measurements of the *auto* space.
+"""Imports MetaSchedule's records as measurements of the *auto* space.
 
-The files may come from anywhere: they are read line by line within bounds, as JSON, and nothing of them is handed to
-TVM. (Its reader of functions takes the process down on a damaged one.) A function is recognised by its hash as that of
-a task that is known here, a trace by its text as that of a program of the task's space.
+The files may come from anywhere. They are read line by line within bounds, as JSON, and TVM gets nothing of them: its
+reader of functions crashes on a damaged one. A function is recognised by its hash as that of a known task, and a trace
+by its text as that of a program of the task's space.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from tilewright.errors import RecordsError, SpaceError
 from tilewright.measure.outcome import Measurement, Outcome
@@ -30,18 +30,18 @@ from tilewright.task import Task
 
 __all__ = ["Read", "read_metaschedule"]
 
-#: No line is longer, in bytes: a function of a network takes some 50 kB, a record 10 kB (and in Python up to 20 times).
+#: The most bytes of a line. A function of a network has some 50 kB, a record 10 kB, and up to 20 times that in Python.
 _LONGEST_WORKLOAD, _LONGEST_RECORD = 1 << 24, 1 << 20
-#: A function's line: its hash, and what TVM needs to read it.
+#: A function's line: its hash, and its text for TVM.
 _WORKLOAD = re.compile(rb'\s*\[\s*"([0-9]{1,20})"\s*,\s*"[^"]*"\s*\]\s*')
-#: How many faulty lines are described. The others are counted.
+#: The number of faulty lines that are described. The others are counted.
 _DESCRIBED = 20
-#: How many measurements are added at a time.
+#: The number of measurements that are added at a time.
 _BATCH = 500
-#: TVM's patterns of operators for fusion, with which MetaSchedule takes functions that nothing was fused with.
+#: The values of TVM's OpPatternKind. MetaSchedule keeps this attribute on functions with which nothing was fused.
 _PATTERNS = range(9)
 
-#: Why a record says nothing about a config.
+#: The reasons for which a record is passed over.
 _UNKNOWN = "its function is that of no known task"
 _FAILED = "it failed, or was not measured"
 _ELSEWHERE = "it was measured on another target"
@@ -53,12 +53,12 @@ class Read:
     """What became of a database's records.
 
     Attributes:
-        records: how many records there are.
-        added: how many of them are measurements now.
-        tasks: of how many tasks those are.
-        passed_over: how many are not, by reason.
-        faulty: how many lines are no records, or no functions.
-        faults: the first of those, each with its file and number.
+        records: the number of records.
+        added: the number of records that were added as measurements.
+        tasks: the number of tasks of the added measurements.
+        passed_over: the numbers of records that were not added, by reason.
+        faulty: the number of lines that hold no record, or no function.
+        faults: descriptions of the first of these lines, with file and line number.
     """
 
     records: int
@@ -73,12 +73,13 @@ def read_metaschedule(folder: Path, store: Store, tasks: Iterable[Task], target:
     """Add the records of the database in ``folder`` to ``store``, as measurements of the *auto* space.
 
     Args:
-        folder: with a ``database_workload.json`` and a ``database_tuning_record.json``. A faulty line, or a last one
-            that was not written to its end, costs no other.
-        store: gets the measurements, and their tasks.
-        tasks: those that may be recognised, such as ``store.tasks()``.
-        target: the machine that the records are of. They do not name one; those made for another CPU or another
-            number of cores are passed over.
+        folder: a directory with ``database_workload.json`` and ``database_tuning_record.json``. A faulty line, or a
+        last
+            line that was cut off, does not affect the others.
+        store: takes the measurements and their tasks.
+        tasks: the tasks that are recognised, such as ``store.tasks()``.
+        target: the machine of the records, which do not name theirs. Records for another CPU or another number of cores
+            are passed over.
 
     Raises:
         RecordsError: a file cannot be read, or the store cannot be written.
@@ -105,7 +106,7 @@ def read_metaschedule(folder: Path, store: Store, tasks: Iterable[Task], target:
 
 
 def _workloads(file: BinaryIO, known: Mapping[str, Task], reader: _Reader) -> dict[int, Task]:
-    """The tasks of a file's functions, by line."""
+    """The tasks of the functions in a file, by line number from 0."""
     found = {}
     for number, line in enumerate(_lines(file, _LONGEST_WORKLOAD)):
         match = _WORKLOAD.fullmatch(line)
@@ -117,7 +118,7 @@ def _workloads(file: BinaryIO, known: Mapping[str, Task], reader: _Reader) -> di
 
 
 def _hashes(tasks: Iterable[Task]) -> dict[str, Task]:
-    """The tasks by the hash that MetaSchedule has for their functions, with each of the patterns and without."""
+    """The tasks by MetaSchedule's hashes of their functions, with each of the patterns and without a pattern."""
     from tvm.ir import IRModule
     from tvm_ffi import structural_hash
 
@@ -134,7 +135,7 @@ def _hashes(tasks: Iterable[Task]) -> dict[str, Task]:
 
 
 class _Reader:
-    """Turns records into measurements, and counts what it cannot use."""
+    """Turns records into measurements, and counts the records that it cannot use."""
 
     def __init__(self, store: Store, target: Target) -> None:
         self.records = self.faulty = 0
@@ -143,11 +144,11 @@ class _Reader:
         self.tasks: dict[str, Task] = {}
         self._store, self._target = store, target
         self._traces: dict[str, TraceReader] = {}
-        #: What the store has of each task.
+        # The configs and repeats that the store has of each task.
         self._stored: dict[str, set[tuple[tuple[int, ...], tuple[float, ...]]]] = {}
 
     def fault(self, file: str, number: int, problem: str, line: bytes) -> None:
-        """Note a faulty line, counted from 0."""
+        """Note a faulty line; ``number`` counts from 0."""
         self.faulty += 1
         if len(self.faults) < _DESCRIBED:
             end = "" if line.endswith(b"\n") else " (cut off at its end)"
@@ -162,7 +163,8 @@ class _Reader:
                 yield self._measurement(record, workloads, made)
             except SpaceError as exc:
                 self.passed_over[str(exc)] += 1
-            # Of bytes that are no text, of a number of 5,000 digits; of ten thousand opening brackets.
+            # Bytes that are no text or a number of 5,000 digits raise the first, ten thousand opening brackets the
+            # second.
             except (ValueError, RecursionError) as exc:
                 self.fault(RECORDS, number, str(exc)[:300], line)
 
@@ -172,7 +174,7 @@ class _Reader:
         task = workloads.get(record.workload)
         if task is None:
             raise SpaceError(_UNKNOWN)
-        if not self._ours(record.target):
+        if not self._fits(record.target):
             raise SpaceError(_ELSEWHERE)
         row = self._reader(task).config(record.instructions, record.decisions)
         config = tuple(int(index) for index in row)
@@ -184,8 +186,8 @@ class _Reader:
             task.key, self._target.key, AutoSpace.template, config, Outcome.OK, record.seconds, time=made
         )
 
-    def _ours(self, target: Any) -> bool:
-        """Whether a target as JSON is the machine's, as far as it says."""
+    def _fits(self, target: object) -> bool:
+        """Whether a target in JSON is the machine, as far as the JSON tells."""
         wanted = {"kind": "llvm", "mcpu": self._target.mcpu, "num-cores": self._target.cores}
         return (
             isinstance(target, dict)
@@ -208,17 +210,17 @@ def _trace_reader(task: Task, target: Target) -> TraceReader:
 
 @dataclass(frozen=True)
 class _Record:
-    """A record as JSON has it; ``seconds`` is empty where it failed."""
+    """A record in JSON. ``seconds`` is empty for a failure."""
 
     workload: int
-    instructions: list[Any]
-    decisions: list[Any]
+    instructions: list[object]
+    decisions: list[object]
     seconds: tuple[float, ...]
-    target: Any
+    target: object
 
 
 def _record(line: bytes) -> _Record:
-    """Raises ``ValueError`` or ``RecursionError`` where a line is no record."""
+    """Read a line. Raises ``ValueError`` or ``RecursionError`` if it holds no record."""
     if len(line) > _LONGEST_RECORD:
         raise ValueError(f"a record has at most {_LONGEST_RECORD} bytes, but this has more")
     value = json.loads(line)
@@ -232,12 +234,13 @@ def _record(line: bytes) -> _Record:
     return _Record(value[0], trace[0], trace[1], _seconds(seconds), target)
 
 
-def _seconds(value: Any) -> tuple[float, ...]:
+def _seconds(value: object) -> tuple[float, ...]:
+    """The times of a record in seconds; empty for a failure."""
     if value is None:
         return ()
     if not isinstance(value, list) or any(type(item) not in (int, float) for item in value):
         raise ValueError(f"times are a list of seconds, but this is {shorten(value)}")
-    # MetaSchedule writes 1e10 for what failed; nothing takes no time at all.
+    # MetaSchedule writes 1e10 for a failure. A time of 0 is no measurement either.
     if any(item > LONGEST or item == 0 for item in value):
         return ()
     if not all(item >= 0 for item in value):
@@ -246,7 +249,7 @@ def _seconds(value: Any) -> tuple[float, ...]:
 
 
 def _lines(file: BinaryIO, longest: int) -> Iterator[bytes]:
-    """The lines of ``file``; of one that is longer than ``longest``, only as much as shows it."""
+    """The lines of ``file``. A line of more than ``longest`` bytes is cut off one byte after that."""
     while line := file.readline(longest + 1):
         yield line if len(line) <= longest else line + b"\n"
         while line and not line.endswith(b"\n"):

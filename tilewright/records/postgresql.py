@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import (
     Column,
     Connection,
@@ -21,22 +19,22 @@ from sqlalchemy import (
 )
 
 from tilewright.errors import MissingExtraError, RecordsError, RecordsFormatError, RecordsVersionError
-from tilewright.records.address import shown
+from tilewright.records.address import shorten_address
 from tilewright.records.schema import VERSION, metadata, migrate
 from tilewright.records.sql import SQLStore, Translation
 
 __all__ = ["PostgreSQLStore"]
 
-#: How long one process waits for another's transaction, in milliseconds; as for SQLite.
+#: How long a process waits for another's transaction, in milliseconds, as with SQLite.
 _BUSY_MILLISECONDS = 30_000
-#: How long a server may take to answer a connection, in seconds, and to acknowledge what was sent, in milliseconds.
+#: How long a server may take to accept a connection, in seconds, and to acknowledge a message, in milliseconds.
 _CONNECT_SECONDS, _SILENT_MILLISECONDS = 10, 30_000
-#: The schema's version. Stands in the database to tell a records store from other tables of the same names.
+#: The table with the schema's version. It tells a records store from other tables of the same names.
 _MARK = Table("tilewright", MetaData(), Column("version", Integer, nullable=False))
-#: "Tile" in ASCII.
+#: The number of the writers' lock: "Tile" in ASCII.
 _LOCK = 0x54696C65
-#: Writers take turns, as in SQLite: an ``id`` that is lower was added earlier, and nothing ends in a deadlock. What
-#: ``add`` has returned from is on the disk even where the server's default is not to wait for that.
+#: Writers take turns, as in SQLite. So a lower ``id`` was added earlier, and there is no deadlock. What ``add`` has
+#: stored is on the disk when it returns, even if the server does not wait for its disk by default.
 _TAKE_TURNS = (
     f"SELECT pg_advisory_xact_lock({_LOCK}), CASE WHEN current_setting('synchronous_commit') = 'off' "
     "THEN set_config('synchronous_commit', 'on', true) END"
@@ -62,28 +60,28 @@ _TRANSLATION = Translation(
 class PostgreSQLStore(SQLStore):
     """A store in a PostgreSQL database, which any number of processes on any number of machines may use at once.
 
-    Its tables lie in the first schema of the connection's ``search_path`` and are made where there are none. A store of
-    an older version is migrated when it is opened. Text is stored as UTF-8, so the database has that encoding.
+    Its tables are in the first schema of the connection's ``search_path``, and are made if they do not exist. A store
+    of an older version is migrated when it is opened. Text is stored as UTF-8, so the database must have that encoding.
 
     Args:
-        url: ``postgresql://USER:PASSWORD@HOST:PORT/DATABASE``; options of libpq may follow after a question mark.
-        writable: False opens a store that exists for reading only.
+        url: ``postgresql://USER:PASSWORD@HOST:PORT/DATABASE``. Options of libpq may follow after a question mark.
+        writable: False opens an existing store for reading only.
 
     Raises:
         MissingExtraError: the driver is not installed.
-        RecordsFormatError: the database has tables of these names that are no records.
+        RecordsFormatError: the database has tables of the same names that are no records.
         RecordsVersionError: the store was written by a newer Tilewright.
-        RecordsError: the server cannot be reached, or does not let us read or write.
+        RecordsError: the server cannot be reached, or refuses to read or write.
     """
 
     def __init__(self, url: str, *, writable: bool = True) -> None:
-        where = shown(url)
+        where = shorten_address(url)
         self._writable = writable
         try:
             address = make_url(url).set(drivername="postgresql+psycopg")
         except (exc.ArgumentError, ValueError):
             address = None
-        # Not chained, nor with the text: it holds the password.
+        # The error is not chained and does not quote the URL, which holds the password.
         if address is None or where.endswith("..."):
             raise RecordsError(
                 "records on a server are at postgresql://USER:PASSWORD@HOST:PORT/DATABASE, but this is not of that "
@@ -109,7 +107,7 @@ class PostgreSQLStore(SQLStore):
             raise
 
     def _prepare(self) -> None:
-        """Make the tables where there are none; check the mark of a store, migrate it, see that it can be written."""
+        """Make missing tables, or check the version of a store, migrate it, and check that it can be written."""
         with self._engine.execution_options(writes=self._writable).begin() as connection:
             encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
             if encoding != "UTF8":
@@ -132,8 +130,8 @@ class PostgreSQLStore(SQLStore):
                 _MARK.create(connection)
                 connection.execute(insert(_MARK).values(version=VERSION))
 
-    def _check(self, connection: Connection, version: Any) -> None:
-        if type(version) is not int or version < 1:
+    def _check(self, connection: Connection, version: object) -> None:
+        if not isinstance(version, int) or type(version) is bool or version < 1:
             raise RecordsFormatError(
                 f"a records store has a version, but {self.where} has {version!r}; name another database"
             )
@@ -144,7 +142,8 @@ class PostgreSQLStore(SQLStore):
             )
         if self._writable:
             migrate(connection, version)
-            # Written even where it is there already: who may only read is told so now, not at the first measurement.
+            # The version is written even if it is the same: a user who may only read fails now, not at the first
+            # measurement.
             connection.execute(update(_MARK).values(version=VERSION))
 
 

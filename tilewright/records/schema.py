@@ -1,4 +1,4 @@
-"""The tables of a store, the same in every database. docs/reference/records.md describes them for readers."""
+"""The tables of a store, which are the same in every database. docs/reference/records.md describes them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from sqlalchemy import BigInteger, Column, Connection, Double, Index, Integer, M
 
 __all__ = ["MIGRATIONS", "OLDEST_READABLE", "VERSION", "measurements", "metadata", "migrate", "tasks"]
 
-#: Raised by one with every change of the tables; a store of an older version is then migrated when it is opened.
+#: The version of the tables. Every change of them raises it by one, and older stores are migrated when they are opened.
 VERSION = 3
-#: A store of this version or a later one has every column, so that it can be read without being migrated.
+#: The oldest version with all columns. Such a store can be read without a migration.
 OLDEST_READABLE = 2
 
-#: By database: what makes a store of version ``n`` one of ``n + 1``. Only ever changes what an older Tilewright that
-#: has the store open at that moment can leave alone. Text, because it must not change when the tables below do.
+#: The statements that migrate a store from version ``n`` to ``n + 1``, by kind of database. An older Tilewright may
+#: have the store open meanwhile, so they must not disturb it. They are texts, because they must not change with the
+#: tables.
 MIGRATIONS: dict[str, dict[int, tuple[str, ...]]] = {
     "sqlite": {
         1: ("ALTER TABLE tasks ADD COLUMN ir TEXT",),
@@ -38,7 +39,8 @@ tasks = Table(
     Column("ir", Text),
 )
 
-# No foreign key from measurements to tasks: a measurement counts even where nobody described its task.
+# There is no foreign key from measurements to tasks, because a measurement counts even without a description of its
+# task.
 measurements = Table(
     "measurements",
     metadata,
@@ -55,8 +57,8 @@ measurements = Table(
     Column("elapsed", Double, nullable=False),
 )
 
-# best() walks this in order and stops after a few rows, however large the store is. In SQLite it holds the configs too,
-# so that repeats of one config are passed over without a look at the table; PostgreSQL's indices refuse long texts.
+# best() reads the first rows of this index, whatever the size of the store. In SQLite it holds the configs as well, so
+# that repeats of a config are skipped without reading the table. PostgreSQL's indices refuse long texts.
 _timed = measurements.c.seconds.is_not(None)
 for _dialect, _more in (("sqlite", [measurements.c.config]), ("postgresql", [])):
     Index(
@@ -70,12 +72,12 @@ for _dialect, _more in (("sqlite", [measurements.c.config]), ("postgresql", []))
         sqlite_where=_timed,
         postgresql_where=_timed,
     ).ddl_if(dialect=_dialect)
-# scan() of one task, and the summary.
+# For scan() of one task, and for summary().
 Index("measurements_task", measurements.c.task, measurements.c.target, measurements.c.template)
 
 
 def migrate(connection: Connection, version: int) -> None:
-    """Make a store of an older version one of ``VERSION``, within the connection's transaction."""
+    """Migrate a store from ``version`` to ``VERSION``, within the connection's transaction."""
     for older in range(version, VERSION):
         for statement in MIGRATIONS[connection.dialect.name][older]:
             connection.exec_driver_sql(statement)

@@ -1,4 +1,4 @@
-"""The store in a database, through SQLAlchemy. What is special to one database stays out of here."""
+"""The store in any database of SQLAlchemy. The modules of the databases add what is special to each."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
-from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, bindparam, exc, func, insert, select, tuple_, update
+from sqlalchemy import Connection, Engine, RowMapping, bindparam, exc, func, insert, select, tuple_, update
 
 from tilewright.errors import RecordsError, RecordsFormatError
 from tilewright.measure.outcome import Measurement
 from tilewright.records.codec import (
+    check_summary,
     decode,
     decode_list,
-    decode_summary,
     decode_task,
     encode_ir,
     encode_list,
@@ -32,12 +31,12 @@ from tilewright.task import Task
 
 __all__ = ["SQLStore", "Translation"]
 
-#: Rows fetched at a time while streaming: enough to make the fetching cheap, few enough to hold.
+#: The rows that a stream fetches at a time: enough to make fetching cheap, and few enough for the memory.
 _PAGE = 1000
-#: So many configs at most are named in a query as those not to be found again.
+#: The most configs that a query of best() excludes.
 _PASSED_OVER = 500
 
-# What best() asks for. Written once: making a statement takes longer than most databases take to answer it.
+# The queries of best(). They are made once, because making one takes longer than answering it.
 _OF_TASK = select(measurements).where(
     measurements.c.task == bindparam("task"),
     measurements.c.target == bindparam("target"),
@@ -53,13 +52,13 @@ _NEXT_FASTEST = _FASTEST.where(
 
 @dataclass(frozen=True)
 class Translation:
-    """The one boundary at which a database's errors become ours.
+    """Translates a database's errors to those of Tilewright, at one boundary.
 
     Attributes:
-        damaged: an error whose message has this (a regular expression) says that this is no records store.
-        restore: what to do about that.
-        remedies: what to do about any other, by a part of its message.
-        otherwise: what to do where none of them fits.
+        damaged: a regular expression of the messages which mean that the database is no records store.
+        restore: the remedy for these.
+        remedies: the remedies for other errors, by a part of the message.
+        otherwise: the remedy for all remaining errors.
     """
 
     damaged: str
@@ -69,14 +68,14 @@ class Translation:
 
     @contextmanager
     def __call__(self, where: str) -> Iterator[None]:
-        """Translate what is raised inside; ``where`` names the store."""
+        """Translate the errors of the body; ``where`` names the store."""
         try:
             yield
-        except UnicodeDecodeError as error:  # the driver's, of SQLite's message about a damaged schema
+        except UnicodeDecodeError as error:  # the driver reads SQLite's message about a damaged schema
             raise RecordsFormatError(
                 f"{where} should be a records store, but its texts are damaged; {self.restore}"
             ) from error
-        # SQLAlchemy wraps the drivers' errors, but not those of a listener that prepares a connection.
+        # SQLAlchemy wraps the errors of drivers, except those of a listener that prepares a connection.
         except (exc.SQLAlchemyError, sqlite3.Error) as error:
             cause = " ".join(str(getattr(error, "orig", None) or error).split())
             if re.search(self.damaged, cause):
@@ -88,11 +87,11 @@ class Translation:
 
 
 class SQLStore:
-    """A store in a database whose tables exist. ``open_store`` is the way to get one.
+    """A store in a database with existing tables. ``open_store`` makes one. A ``Store``.
 
     Args:
-        engine: the database. Transactions that write are begun with the execution option ``writes``.
-        where: names the store in messages.
+        engine: the database. Transactions that write have the execution option ``writes``.
+        where: the name of the store in messages.
         translation: of the database's errors.
     """
 
@@ -103,10 +102,10 @@ class SQLStore:
         self._closed = False
 
     def add(self, new: Sequence[Measurement]) -> None:
-        """Keep the measurements, all or none, in one transaction; they are durable when this returns.
+        """Keep all measurements, or none, in one transaction. They are durable when this returns.
 
         Raises:
-            RecordsError: a measurement holds something impossible, or the database cannot be written.
+            RecordsError: a measurement has an impossible field, or the database cannot be written.
         """
         rows = [_row(normalise(measurement)) for measurement in new]
         with self._writing() as connection:
@@ -118,23 +117,23 @@ class SQLStore:
         self._check_open()
         if not all(map(_may_be, (task, target, template))):
             return []
-        wanted: dict[str, Any] = {"task": task, "target": target, "template": template}
-        found: dict[str, Row[Any]] = {}
+        wanted: dict[str, object] = {"task": task, "target": target, "template": template}
+        found: dict[str, RowMapping] = {}
         seen: Counter[str] = Counter()
         page = _FASTEST
         with self._reading() as connection:
             while len(found) < count:
                 size = min(count + len(seen), _PAGE)
-                rows = connection.execute(page, {**wanted, "size": size}).all()
+                rows = connection.execute(page, {**wanted, "size": size}).mappings().all()
                 for row in rows:
-                    found.setdefault(row.config, row)
-                seen.update(row.config for row in rows)
+                    found.setdefault(row["config"], row)
+                seen.update(row["config"] for row in rows)
                 if len(rows) < size:
                     break
-                # The winners of many tunings are raced again and again: thousands of repeats of a few configs, which
-                # the database passes over a hundred times faster than we do.
+                # Races of many tunings leave thousands of repeats of a few configs. The database skips them a hundred
+                # times faster than Python does.
                 page, last = _NEXT_FASTEST, rows[-1]
-                wanted |= {"last_seconds": last.seconds, "last_id": last.id}
+                wanted |= {"last_seconds": last["seconds"], "last_id": last["id"]}
                 wanted["often"] = [config for config, _ in seen.most_common(_PASSED_OVER)]
         best = [_measurement(row) for row in islice(found.values(), max(0, count))]
         if not all(measurement.ok for measurement in best):
@@ -142,9 +141,9 @@ class SQLStore:
         return best
 
     def scan(self, query: Query) -> Iterator[Measurement]:
-        """The measurements that match, in the order they were added. Later ones may or may not be among them.
+        """The measurements that match, in the order they were added. Those added later may be missing.
 
-        A stream, which holds few rows at a time. It reads one state of the database from its first row on.
+        The stream holds few rows at a time. It reads one state of the database from its first row on.
         """
         self._check_open()
         return self._stream(query) if all(map(_may_be, vars(query).values())) else iter(())
@@ -157,15 +156,15 @@ class SQLStore:
                 statement = statement.where(measurements.c[name] == wanted)
         with (
             self._reading() as connection,
-            # Closed before its connection is, also where the reader stops early.
+            # The rows are closed before their connection, also if the reader stops early.
             connection.execution_options(yield_per=_PAGE).execute(statement) as rows,
         ):
-            for row in rows:
+            for row in rows.mappings():
                 yield _measurement(row)
 
     def describe(self, task: Task) -> None:
-        """Remember the task behind a key; an empty ``ir`` leaves the one that is known."""
-        values: dict[str, Any] = {"name": storable(task.name), "kind": task.kind, "flop": float(task.flop)}
+        """Keep the task of a key. An empty ``ir`` does not replace a known one."""
+        values: dict[str, str | float] = {"name": storable(task.name), "kind": task.kind, "flop": float(task.flop)}
         if task.ir:
             values["ir"] = encode_ir(task.ir)
         with self._writing() as connection:
@@ -173,21 +172,19 @@ class SQLStore:
                 connection.execute(insert(tasks).values(key=task.key, **values))
 
     def tasks(self) -> list[Task]:
-        """The tasks that were described with their ``ir``, ordered by key.
+        """The tasks with a known ``ir``, ordered by key.
 
         Raises:
             RecordsFormatError: a row is not a task.
         """
         with self._reading() as connection:
-            found = [
-                decode_task(dict(row._mapping))
-                for row in connection.execute(select(tasks).where(tasks.c.ir.is_not(None)))
-            ]
-        # Sorted here, because databases order text by their own locale.
+            rows = connection.execute(select(tasks).where(tasks.c.ir.is_not(None))).mappings()
+            found = [decode_task(dict(row)) for row in rows]
+        # Python sorts, because databases order text by their own locale.
         return sorted(found, key=lambda task: task.key)
 
     def summary(self) -> list[Summary]:
-        """What the store holds of each task, target and template, ordered by these three."""
+        """A summary of each task, target and template, ordered by these three."""
         table = measurements.c
         key = (table.task, table.target, table.template)
         groups = (
@@ -205,11 +202,11 @@ class SQLStore:
             groups.outerjoin(tasks, tasks.c.key == groups.c.task)
         )
         with self._reading() as connection:
-            rows = [dict(row._mapping) for row in connection.execute(query)]
+            rows = [dict(row) for row in connection.execute(query).mappings()]
         for row in rows:
-            decode_summary(row)
+            check_summary(row)
         found = [Summary(**row) for row in rows]
-        # Sorted here, because databases order text by their own locale.
+        # Python sorts, because databases order text by their own locale.
         return sorted(found, key=lambda s: (s.task, s.target, s.template))
 
     def close(self) -> None:
@@ -240,11 +237,11 @@ class SQLStore:
             self._check_place()
             with self._engine.execution_options(writes=True).begin() as connection:
                 yield connection
-            # Once more: what went into a file that was removed meanwhile is not kept.
+            # A second check: a file that was removed meanwhile has not kept the rows.
             self._check_place()
 
     def _check_place(self) -> None:
-        """Raise ``RecordsError`` where the database is gone, though its connections do not notice."""
+        """Raise ``RecordsError`` if the database is gone, which its connections do not notice."""
 
     def _check_open(self) -> None:
         if self._closed:
@@ -252,11 +249,11 @@ class SQLStore:
 
 
 def _may_be(key: str | None) -> bool:
-    """Whether anything can be stored under a key: drivers refuse to look for characters that databases do not store."""
+    """Whether the database can hold a key. Drivers refuse to look up characters that no database stores."""
     return key is None or storable(key) == key
 
 
-def _row(measurement: Measurement) -> dict[str, Any]:
+def _row(measurement: Measurement) -> dict[str, object]:
     return {
         "task": measurement.task,
         "target": measurement.target,
@@ -271,11 +268,11 @@ def _row(measurement: Measurement) -> dict[str, Any]:
     }
 
 
-def _measurement(row: Row[Any]) -> Measurement:
-    fields = dict(row._mapping)
-    fields["config"] = decode_list(fields["config"])
-    fields["repeats"] = decode_list(fields["repeats"])
+def _measurement(row: RowMapping) -> Measurement:
+    fields: dict[str, object] = {str(name): value for name, value in row.items()}
+    fields["config"] = decode_list(row["config"])
+    fields["repeats"] = decode_list(row["repeats"])
     try:
         return decode(fields)
     except RecordsFormatError as error:
-        raise RecordsFormatError(f"measurement {row.id}: {error}") from error
+        raise RecordsFormatError(f"measurement {row['id']}: {error}") from error

@@ -22,13 +22,13 @@ from tilewright.records.sql import SQLStore, Translation
 
 __all__ = ["APPLICATION_ID", "SQLiteStore"]
 
-#: Stands in the file's header and tells a records store from any other SQLite file: "Tile" in ASCII.
+#: The mark in the file's header that tells a records store from other SQLite files: "Tile" in ASCII.
 APPLICATION_ID = 0x54696C65
-#: How long one process waits for another's transaction. One lasts milliseconds; a laptop's sleep lasts longer.
+#: How long a process waits for another's transaction, in seconds. One lasts milliseconds, but a laptop may sleep.
 _BUSY_SECONDS = 30.0
-#: Bytes of a row; the largest texts in it are functions of tasks.
+#: The most bytes of a row. Its largest texts are functions of tasks.
 _LONGEST = 1 << 27
-#: A byte of the file that SQLite never locks.
+#: The offset of a byte in the file that SQLite never locks.
 _FREE_BYTE = 0x50000000
 
 _TRANSLATION = Translation(
@@ -39,7 +39,7 @@ _TRANSLATION = Translation(
         "full": "make room on the disk",
         "readonly": "make the file and its directory writable, or name another file",
         "unable to open": "make its directory exist and be writable, or name another file",
-        # What SQLite says of everything that a file system refuses.
+        # SQLite says this of everything that a file system refuses.
         "disk I/O": "make room if the disk is full, or name a file on a local disk",
     },
     otherwise="name another file",
@@ -51,13 +51,13 @@ class SQLiteStore(SQLStore):
 
     A store of an older version is migrated when it is opened.
 
-    The file is in WAL mode, so readers never wait for writers, and each ``add`` is flushed to the disk before it
-    returns. Where the file is removed or replaced while the store is open, calls raise ``RecordsError`` until there is
-    a records store in its place again.
+    The file is in WAL mode, so that readers never wait for writers. Each ``add`` is flushed to the disk before it
+    returns. If the file is removed or replaced while the store is open, calls raise ``RecordsError`` until a records
+    store is in its place again.
 
     Args:
-        path: the file; made where there is none. Its directory must exist.
-        writable: False opens a store that exists for reading only, whatever file system it is on.
+        path: the file, which is made if it does not exist. Its directory must exist.
+        writable: False opens an existing store for reading only, on any file system.
 
     Raises:
         RecordsFormatError: the file is not a records store.
@@ -66,11 +66,11 @@ class SQLiteStore(SQLStore):
     """
 
     def __init__(self, path: str | Path, *, writable: bool = True) -> None:
-        # Absolute, because the process may change its directory.
+        # The path is absolute, because the process may change its directory.
         self._path = Path(path).absolute()
         self._writable = writable
         _check_file(Path(path), writable)
-        # Made by ourselves: a connection that makes files would make a new one in the place of one that vanished.
+        # A connection that may make files would make a new one in the place of one that vanished.
         engine = create_engine("sqlite://", creator=self._connect, poolclass=QueuePool)
         event.listen(engine, "begin", _begin)
         super().__init__(engine, str(path), _TRANSLATION)
@@ -93,7 +93,7 @@ class SQLiteStore(SQLStore):
         return _connect_read_only(self._path)
 
     def _prepare(self) -> None:
-        """Make the tables in a new file; check the marks of an old one, migrate it, and see that it can be written."""
+        """Make the tables of a new file, or check the marks of a store, migrate it, and check that it is writable."""
         with self._engine.execution_options(writes=self._writable).begin() as connection:
             self._identity = _identity(self._path)
             application, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
@@ -119,10 +119,10 @@ class SQLiteStore(SQLStore):
             else:
                 _check_schema(connection, self.where)
                 if self._writable:
-                    # The version was read within this transaction: of two processes only one finds the old one.
+                    # The version was read within this transaction, so that only one of two processes migrates.
                     migrate(connection, version)
-                    # Written even where it is there already: in a file that may only be read, BEGIN IMMEDIATE passes,
-                    # and the first failure would otherwise be the first measurement, minutes later.
+                    # The version is written even if it is the same. BEGIN IMMEDIATE succeeds in a read-only file, and
+                    # the first measurement would fail minutes later.
                     connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
 
     def _check_place(self) -> None:
@@ -134,14 +134,14 @@ class SQLiteStore(SQLStore):
                 f"the records in {self.where} were there and are not any more: {exc.strerror}; put the file back, or "
                 "name another"
             ) from exc
-        # Another file, such as a copy that was put back. Nothing of the old one may reach it.
+        # The path has another file, such as a restored copy. Connections to the old file must not write to it.
         self._engine.dispose()
         _check_file(self._path, writable=False)
         self._prepare()
 
 
 def _check_schema(connection: Connection, where: str) -> None:
-    """Refuse a store that would compute when it is used: with triggers, or with views where its tables should be."""
+    """Refuse a store that runs code when it is used: one with triggers, or with views in the place of tables."""
     entries = connection.exec_driver_sql("SELECT type, name, tbl_name, sql FROM sqlite_schema").all()
     ours = set(metadata.tables)
     for kind, name, table, sql in entries:
@@ -153,13 +153,13 @@ def _check_schema(connection: Connection, where: str) -> None:
                 "drop it, or name another file"
             )
     for table in sorted(ours & {str(entry[1]) for entry in entries}):
-        # Neither hidden nor generated.
+        # The last field is 0 for a column that is neither hidden nor generated.
         if any(column[-1] for column in connection.exec_driver_sql(f"PRAGMA table_xinfo({table})")):
             raise RecordsFormatError(f"a records store has plain columns, but {where} computes some; name another file")
 
 
 def _check_file(path: Path, writable: bool) -> None:
-    """Refuse what SQLite would refuse too, but only later and without saying why; make a file where there is none."""
+    """Refuse files that SQLite refuses later without a reason, and make a file that does not exist."""
     try:
         mode = _mode(path)
         if stat.S_ISDIR(mode):
@@ -190,7 +190,7 @@ def _make(path: Path) -> None:
 
 
 def _check_locks(file: BinaryIO, path: Path) -> None:
-    """SQLite would say that the file is locked, after it has waited for half a minute."""
+    """Refuse a file system without locks, of which SQLite says after half a minute that the file is locked."""
     try:
         fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, _FREE_BYTE)
     except OSError as exc:
@@ -203,7 +203,7 @@ def _check_locks(file: BinaryIO, path: Path) -> None:
 
 
 def _mode(path: Path) -> int:
-    """The file's mode; 0 where there is none. Unlike ``Path.exists`` it says why it cannot tell."""
+    """The file's mode; 0 if there is no file. Unlike ``Path.exists``, it raises the error that hides a file."""
     try:
         return path.stat().st_mode
     except FileNotFoundError:
@@ -211,6 +211,7 @@ def _mode(path: Path) -> int:
 
 
 def _identity(path: Path) -> tuple[int, int]:
+    """The device and the inode of a file."""
     found = os.stat(path)
     return found.st_dev, found.st_ino
 
@@ -220,7 +221,7 @@ def _uri(path: Path, mode: str) -> str:
 
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:
-    """Also where no files can be made beside the store, as SQLite needs for what others may be writing."""
+    """Connect for reading, also in a directory in which SQLite cannot make the files that it shares with writers."""
     uri = _uri(path, "ro")
     connection = sqlite3.connect(uri, _BUSY_SECONDS, uri=True, check_same_thread=False, isolation_level=None)
     try:
@@ -229,14 +230,14 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
     except sqlite3.OperationalError as exc:
         connection.close()
         log = Path(f"{path}-wal")
-        # What lies in the log would be left out.
+        # An immutable connection would not see the content of the log.
         if "unable to open" not in str(exc) or (log.exists() and log.stat().st_size):
             raise
     return _restrict(sqlite3.connect(f"{uri}&immutable=1", uri=True, check_same_thread=False, isolation_level=None))
 
 
 def _restrict(connection: sqlite3.Connection) -> sqlite3.Connection:
-    """A store may come from others: functions in its schema are not run, and no text is longer than any of ours."""
+    """Bound a store of unknown origin: functions in its schema are not run, and its texts are limited."""
     if sys.version_info >= (3, 11):
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
     connection.execute("PRAGMA trusted_schema = OFF")
@@ -245,17 +246,17 @@ def _restrict(connection: sqlite3.Connection) -> sqlite3.Connection:
 
 def _configure(connection: sqlite3.Connection) -> None:
     _restrict(connection)
-    # The driver begins transactions when it thinks fit; _begin does it instead.
+    # The driver begins no transactions; _begin does.
     connection.isolation_level = None
-    # Durable means durable: WAL's usual NORMAL may lose the last transactions when the power fails.
+    # WAL's usual NORMAL may lose the last transactions when the power fails.
     connection.execute("PRAGMA synchronous = FULL")
     if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         _switch_to_wal(connection)
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    # SQLite does not wait for its busy timeout here: two processes that make one file at the same moment would be
-    # told that it is locked. Where a file system cannot do WAL, SQLite stays in its old mode and says no error.
+    # SQLite ignores its busy timeout here: of two processes that make one file at once, one would fail as locked. On a
+    # file system without WAL, SQLite keeps its old mode without an error.
     deadline = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
@@ -268,8 +269,8 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    # A transaction that starts as a reader and writes later fails at once when another writer came between;
-    # one that says so at its start waits its turn.
+    # A transaction that begins as a reader fails when it writes after another writer. One that begins as a writer
+    # waits.
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 

@@ -14,7 +14,7 @@ __all__ = ["Query", "Store", "Summary"]
 
 @dataclass(frozen=True)
 class Query:
-    """Which measurements to scan: those that agree with every field that is not None."""
+    """Selects the measurements that agree with every field that is not None."""
 
     task: str | None = None
     target: str | None = None
@@ -23,18 +23,18 @@ class Query:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a store holds of one task on one target with one template.
+    """A summary of the measurements of one task on one target with one template.
 
     Attributes:
         task: ``Task.key``.
         target: ``Target.key``.
         template: name and version of the template.
-        name: the task's name for people; empty where the task was never described.
-        flop: floating-point operations of one call; None where the task was never described.
-        count: number of measurements.
-        ok: number of those that have a latency.
-        best_seconds: the lowest latency; None where ``ok`` is 0.
-        last_time: POSIX time of the latest measurement in seconds.
+        name: the task's name for people; empty if the task was never described.
+        flop: floating-point operations of one call; None if the task was never described.
+        count: the number of measurements.
+        ok: the number of measurements with a latency.
+        best_seconds: the lowest latency in seconds; None if ``ok`` is 0.
+        last_time: the POSIX time of the latest measurement in seconds.
     """
 
     task: str
@@ -52,7 +52,7 @@ class Store(Protocol):
     """Keeps measurements. Many processes may use one store at once."""
 
     def add(self, measurements: Sequence[Measurement]) -> None:
-        """Keep ``measurements``, all or none; they are durable when this returns. Raises ``RecordsError``."""
+        """Keep all ``measurements``, or none. They are durable when this returns. Raises ``RecordsError``."""
         ...
 
     def best(self, task: str, target: str, template: str, count: int) -> list[Measurement]:
@@ -64,17 +64,17 @@ class Store(Protocol):
         ...
 
     def describe(self, task: Task) -> None:
-        """Remember the task behind a key, for those who read the records later.
+        """Keep the task of a key, for later readers of the records.
 
-        Its name, kind and FLOP count replace those told before. So does its ``ir``, unless it is empty: a key stands
-        for one function, and what is known of it is not forgotten.
+        Its name, kind and FLOP count replace earlier ones. So does its ``ir``, unless it is empty: a key stands for one
+        function, and a known function is not forgotten.
         """
         ...
 
     def tasks(self) -> list[Task]:
-        """The tasks that were described with their ``ir``, ordered by key."""
+        """The tasks with a known ``ir``, ordered by key."""
         ...
 
     def close(self) -> None:
-        """Release what the store holds. Further calls are errors."""
+        """Release the store's connections. Further calls are errors."""
         ...

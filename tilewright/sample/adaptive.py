@@ -1,4 +1,4 @@
-"""Adaptive sampling: measure the centres of clusters of proposals (Chameleon; arXiv 2001.08743, section 4)."""
+"""Adaptive sampling, which measures the centres of clusters of proposals (Chameleon; arXiv 2001.08743, section 4)."""
 
 from __future__ import annotations
 
@@ -14,33 +14,36 @@ __all__ = ["Adaptive"]
 
 
 class Adaptive:
-    """One config of each cluster of alike proposals, and no more clusters than tell them apart.
+    """Picks one config of each cluster of similar proposals, with as few clusters as the knee of the loss allows.
 
-    The ``plan`` best proposals go into 8, 16, 24 ... clusters by k-means, until 8 more no longer lower the loss by the
-    factor ``knee``. Each centre becomes the proposal next to it. Where the config at the centre itself was measured
-    before, one is synthesised instead: of each knob the choice that most of the cluster have, if that is valid and new.
+    K-means puts the ``plan`` best proposals into 8, 16, 24 ... clusters, until 8 more clusters no longer lower the loss
+    by the factor ``knee``. The proposal nearest to each centre is picked. If the config at the centre itself was
+    measured before, a new config is synthesised instead: the most frequent choice of each knob in the cluster. It is
+    picked if it is valid and new.
 
-    With the papers' factor of 2.5 the second try is the last, unless the proposals fall into groups far apart: 16
-    clusters have 0.56 to 0.71 of the loss of 8 (64 to 512 proposals of 5 knobs, at random or by annealing; 0.86 with 11
-    knobs), not 0.4. So 16 are picked of 64, which is the saving. The factor fits the published code, which clusters
-    over two knobs: in a plane twice the clusters have about half of the loss.
+    With the papers' factor of 2.5 the second try is the last, unless the proposals fall into groups far apart. 16
+    clusters have 0.56 to 0.71 of the loss of 8, not 0.4 (64 to 512 proposals of 5 knobs, random or by annealing; 0.86
+    with 11 knobs). So 16 of 64 proposals are picked, which is the saving. The factor fits the published code, which
+    clusters over two knobs: in a plane twice the clusters have about half of the loss.
 
-    Different from the published code: clusters over all knobs rather than the two or three largest, each knob with the
-    same weight; centres are proposals, not whatever the rounding gives; synthesis from the cluster's own proposals
-    rather than all, and of a new config or none, so that it ends.
+    Different from the published code:
+
+    - Clusters are over all knobs with equal weights, not over the two or three largest knobs.
+    - Centres are proposals, not the results of rounding.
+    - Synthesis uses the cluster's own proposals, not all proposals. It gives one new config or none, so that it ends.
 
     Args:
-        space: whose configs are picked.
+        space: of the configs.
         rng: the only source of randomness.
-        measured: which configs were measured. Proposals are none of these, whatever it says, so a searcher's
-            ``seen.has`` will do.
-        step: clusters are tried by so many.
+        measured: says which configs were measured. Proposals count as not measured, so a searcher's ``seen.has``
+            serves.
+        step: the number by which the clusters grow.
         knee: the factor by which ``step`` more clusters must lower the loss.
-        plan: how many proposals are clustered, at least as many as may be picked. With 64 as in the papers, 96 trials
-            on ``tests.toys.TableSpace`` by annealing and XGBoost came to 0.99 of the best speed, with 256 and 512 to
-            0.97 or 0.98 (means of 7 seeds; the 64 best themselves: 0.96).
-        oversampling: proposals per pick to ask for. With 4, rounds of 16 have the plan; with 1 there would be nothing
-            to choose from, as up to 16 are all picked. Where rounds are as large as the plan, 1 will do.
+        plan: the number of proposals that are clustered, at least the number of picks. After 96 trials on
+            ``tests.toys.TableSpace`` by annealing and XGBoost, 64 proposals, as in the papers, came to 0.99 of the best
+            speed, and 256 or 512 to 0.97 or 0.98 (means of 7 seeds; without clusters, the 64 best: 0.96).
+        oversampling: the proposals to ask for per pick. With 4, rounds of 16 have 64 proposals. With 1 all of up to 16
+            proposals are picked, so 1 serves only rounds as large as the plan.
     """
 
     def __init__(
@@ -64,9 +67,9 @@ class Adaptive:
         self._places = [_places(knob) for knob in space.knobs]
 
     def pick(self, configs: Configs, scores: NDArray[np.float64], count: int) -> Configs:
-        """At most ``count`` different configs, ``(n, knobs)``, often fewer; that of the best proposal's cluster first.
+        """At most ``count`` different configs, ``(n, knobs)``, often fewer. The cluster of the best proposal is first.
 
-        Proposals with nan scores are clustered only where all are nan.
+        Proposals with nan scores are clustered only if all scores are nan.
         """
         if count <= 0:
             return configs[:0]
@@ -91,14 +94,14 @@ class Adaptive:
         return np.concatenate(picked)
 
     def _clusters(self, points: NDArray[np.float64], most: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        """``(n,)`` the cluster of each point and ``(clusters, features)`` their centres."""
-        # 1.3 s of processor time to import, which those who sample otherwise need not spend.
+        """The ``(n,)`` cluster of each point, and the ``(clusters, features)`` centres."""
+        # The import takes 1.3 s of processor time, so it waits until it is needed.
         from sklearn.cluster import KMeans
         from threadpoolctl import threadpool_limits
 
         seed = int(self._rng.integers(1 << 31))
         before = np.inf
-        # Several threads add up in any order: the same seed would not give the same clusters.
+        # Several threads add in any order, so that the same seed would give other clusters.
         with threadpool_limits(1):
             for clusters in range(min(self._step, most), most + 1, self._step):
                 model = KMeans(n_clusters=clusters, n_init=1, random_state=seed).fit(points)
@@ -110,7 +113,7 @@ class Adaptive:
     def _representative(
         self, nearest: Configs, centre: NDArray[np.float64], proposals: ConfigSet, taken: ConfigSet
     ) -> Configs:
-        """``(1, knobs)`` or, where all of the cluster were synthesised for others, ``(0, knobs)``."""
+        """The cluster's pick, ``(1, knobs)``; ``(0, knobs)`` if other clusters have synthesised all its configs."""
         if self._known(self._at(centre), proposals)[0]:
             made = canonical(self._space, _modes(nearest))
             if self._space.valid(made)[0] and not (self._known(made, proposals) | taken.has(made))[0]:
@@ -121,7 +124,7 @@ class Adaptive:
         return np.asarray(self._measured(configs) & ~proposals.has(configs))
 
     def _at(self, centre: NDArray[np.float64]) -> Configs:
-        """``(1, knobs)``: of each knob the choice next to the centre; valid or not."""
+        """``(1, knobs)``: the choice of each knob nearest to the centre, valid or not."""
         ends = np.cumsum([places.shape[1] for places in self._places])[:-1]
         parts = zip(self._places, np.split(centre, ends), strict=True)
         row = [int(((places - part) ** 2).sum(axis=1).argmin()) for places, part in parts]
@@ -129,10 +132,10 @@ class Adaptive:
 
 
 def _places(knob: Knob) -> NDArray[np.float64]:
-    """``(choices, width)``: where the choices lie, with variance 1.
+    """``(choices, width)``: the positions of the choices, with variance 1.
 
-    Numbers are sizes for the most part, of which equal ratios are equal distances. The variance is over the choices
-    that there are rather than those that were proposed, which would put a rare choice far off, as a cluster of its own.
+    Most numbers are sizes, so equal ratios are equal distances. The variance is that of all choices of the knob. That
+    of the proposed choices would move a rare choice far away, into a cluster of its own.
     """
     table = knob.table.astype(np.float64)
     places = table if isinstance(knob, OrderKnob) or (table < 0).any() else np.log2(1.0 + table)
@@ -141,5 +144,5 @@ def _places(knob: Knob) -> NDArray[np.float64]:
 
 
 def _modes(rows: Configs) -> Configs:
-    """``(1, knobs)``: of each knob the choice that most rows have; of several the smallest."""
+    """``(1, knobs)``: the most frequent choice of each knob; the smallest of several."""
     return np.asarray([[np.bincount(column).argmax() for column in rows.T]], dtype=np.int32)

@@ -1,4 +1,4 @@
-"""A pick that covers the knobs' choices, so that near-copies of one config do not fill a batch."""
+"""Diversity: a pick covers many choices of the knobs, so that near-copies of one config do not fill a batch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["Diversity"]
 
 
 class Diversity:
-    """Greedy submodular pick: score plus new knob choices (AutoTVM's diversity filter; arXiv 1805.08166, section 3).
+    """Picks configs greedily by score plus new knob choices (AutoTVM's diversity filter; arXiv 1805.08166, section 3).
 
-    Config after config, the one with the largest gain: its score, scaled to 0..1 over the proposals since the
-    scores of a rank loss have no unit, plus ``weight`` for each of its choices that no picked config has. The
-    greedy pick has at least 1 - 1/e of the best subset's value, as the value is monotone and submodular.
+    The next pick is the config with the largest gain: its score, scaled to 0..1 over the proposals, plus ``weight`` for
+    each of its choices that no picked config has. Scores are scaled because those of a rank loss have no unit. The
+    value of a subset is monotone and submodular, so a greedy pick has at least 1 - 1/e of the best subset's value.
 
     Args:
-        oversampling: how many proposals per pick to choose from (the paper's lambda).
-        weight: what a new choice of a knob is worth, against 1 between the best and the worst score.
+        oversampling: the proposals per pick (the paper's lambda).
+        weight: the gain by a new choice of a knob; the best and the worst score differ by 1.
     """
 
     def __init__(self, oversampling: float = 2.0, weight: float = 1.0) -> None:
@@ -27,8 +27,8 @@ class Diversity:
         self._weight = weight
 
     def pick(self, configs: Configs, scores: NDArray[np.float64], count: int) -> Configs:
-        """At most ``count`` different configs, ``(n, knobs)``, in the order they were chosen."""
-        values = _scaled(np.asarray(scores, dtype=np.float64))
+        """At most ``count`` different configs, ``(n, knobs)``, in the order of the picks."""
+        values = _scale(np.asarray(scores, dtype=np.float64))
         choices = int(configs.max(initial=0)) + 1
         columns = np.arange(configs.shape[1])
         uncovered = np.full((configs.shape[1], choices), self._weight)
@@ -41,8 +41,8 @@ class Diversity:
         return configs[picked]
 
 
-def _scaled(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """To 0..1 from the worst to the best; nan and infinities count as the worst."""
+def _scale(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The scores from 0, the worst, to 1, the best; nan and infinities count as the worst."""
     finite = np.isfinite(scores)
     if not finite.any():
         return np.zeros(len(scores))

@@ -1,4 +1,4 @@
-"""A share of random configs in every pick, against a cost model that is sure of the wrong thing."""
+"""Epsilon-greedy: a share of every pick is random, because a cost model can be wrong with confidence."""
 
 from __future__ import annotations
 
@@ -14,24 +14,23 @@ __all__ = ["EpsilonGreedy"]
 
 
 class EpsilonGreedy:
-    """Another sampler's pick, of which a share is replaced by random configs (AutoTVM, arXiv 1805.08166).
+    """Replaces a share of another sampler's pick by random configs (AutoTVM, arXiv 1805.08166).
 
-    What is left over from rounding the share down is carried to the next pick, so that 64 configs at 0.05 begin
-    with 3 random ones, and picks of 8 have one at times.
+    The share is rounded down, and the remainder is carried to the next pick. At 0.05, a first pick of 64 has 3 random
+    configs, and some picks of 8 have one.
 
     Args:
-        space: where random configs come from.
+        space: of the random configs.
         rng: the only source of randomness.
-        inner: picks the others.
-        measured: which configs must not be picked at random since they were measured; a searcher's
-            ``seen.has`` will do.
+        inner: picks the other configs.
+        measured: says which configs were measured, and so are not picked at random. A searcher's ``seen.has`` serves.
         epsilon: the share of random configs, 0 to 1.
 
     Attributes:
         oversampling: that of ``inner``.
 
     Raises:
-        TilewrightError: ``epsilon`` is no share.
+        TilewrightError: ``epsilon`` is not from 0 to 1.
     """
 
     def __init__(
@@ -56,18 +55,18 @@ class EpsilonGreedy:
     def pick(self, configs: Configs, scores: NDArray[np.float64], count: int) -> Configs:
         """At most ``count`` different configs, ``(n, knobs)``, the random ones last.
 
-        The random ones are no proposals and were neither measured nor picked at random before. Where the space
-        has fewer of these, ``inner`` picks more.
+        The random ones are no proposals, and were neither measured nor picked at random before. If the space has too
+        few such configs, ``inner`` picks more.
         """
         share = self._epsilon * max(count, 0) + self._carried
         wanted = min(int(share + 1e-9), max(count, 0))
         self._carried = max(0.0, share - wanted)
-        explored = self._random(configs, wanted)
+        explored = self._draw(configs, wanted)
         picked = self._inner.pick(configs, scores, count - len(explored))
-        # A sampler that makes configs of its own may have made one of these.
+        # The inner sampler may have synthesised one of the random configs.
         return distinct(np.concatenate([picked, explored]))
 
-    def _random(self, proposals: Configs, count: int) -> Configs:
+    def _draw(self, proposals: Configs, count: int) -> Configs:
         taken = ConfigSet()
         taken.add(proposals)
 

@@ -1,4 +1,4 @@
-"""The contract of a sampler: which of the proposals to measure."""
+"""The contract of a sampler, which picks the proposals to measure."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["Sampler"]
 
 
 class Sampler(Protocol):
-    """Chooses among proposals. Never measures, never prints, never imports TVM.
+    """Picks among proposals. Never measures, never prints, never imports TVM.
 
     Attributes:
-        oversampling: how many proposals per pick it wants to choose from (1: no more than are picked).
+        oversampling: the number of proposals that it needs per pick, at least 1.
     """
 
     @property
@@ -26,8 +26,8 @@ class Sampler(Protocol):
         """At most ``count`` different configs to measure.
 
         Args:
-            configs: ``(n, knobs)`` proposals, all valid, unmeasured and different.
-            scores: ``(n,)`` predictions, higher is faster.
-            count: how many to measure.
+            configs: ``(n, knobs)`` proposals, all valid, not measured, and different.
+            scores: the ``(n,)`` predictions of the cost model, where higher is faster.
+            count: the most configs to measure.
         """
         ...

@@ -1,4 +1,4 @@
-"""The best predictions are measured: what a search without a sampler does."""
+"""Picks the proposals with the best scores."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["TopK", "best_first"]
 
 
 def best_first(scores: NDArray[np.float64]) -> NDArray[np.intp]:
-    """``(n,)``: the order of falling scores; nan last, equal scores in their order."""
+    """The ``(n,)`` rows by falling scores. Rows with nan are last, and equal scores keep their order."""
     return np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
 
 
 class TopK:
-    """Picks the proposals of the highest scores, highest first.
+    """Picks the proposals with the highest scores, highest first.
 
     Attributes:
-        oversampling: 1, there is nothing to choose from further proposals.
+        oversampling: 1, because a searcher proposes its best configs first.
     """
 
     oversampling = 1.0

@@ -1,4 +1,4 @@
-"""Simulated annealing on a cost model's scores, as AutoTVM does it (arXiv 1805.08166, section 3)."""
+"""Simulated annealing on a cost model's scores, AutoTVM's searcher (arXiv 1805.08166, section 3)."""
 
 from __future__ import annotations
 
@@ -17,29 +17,28 @@ __all__ = ["SimulatedAnnealing"]
 
 
 class SimulatedAnnealing:
-    """Parallel chains walk uphill on the scores; the best configs they pass are proposed.
+    """Proposes the best scored configs that parallel chains meet on their way to high scores.
 
     A step moves one knob of every chain to a new value and accepts with probability
     ``exp(min(delta / (T + 1e-5), 1))``, where T falls linearly from ``temperature`` to 0. Chains persist from one
-    ask to the next and may pass through configs that were measured, but these are not proposed again. Before
-    anything was told, and where the chains find too few, proposals are random.
+    ask to the next. They may pass through measured configs, which are not proposed again. Proposals are random before
+    the first tell, and where the chains find too few.
 
-    Different from AutoTVM: chains start on valid configs and stay on them, a config is scored once per ask, and
-    negative scores are not dropped (under a rank loss the sign means nothing).
+    Different from AutoTVM: chains start on valid configs and stay on them, and a config is scored once per ask.
+    Negative scores are not dropped, because the sign means nothing under a rank loss.
 
     Args:
         space: where to search.
         rng: the only source of randomness.
-        scorer: the cost model's view of configs; nan counts as the worst. Not called before the first tell, unless
-            ``informed``.
-        chains: how many walk at once.
+        scorer: scores configs; nan counts as the worst. Not called before the first tell, unless ``informed``.
+        chains: the number of chains.
         steps: the most steps per ask.
-        patience: an ask ends after so many steps without a better set of proposals.
+        patience: an ask ends after this number of steps without a better set of proposals.
         temperature: T of the first step, in units of the score.
-        informed: the scorer has something to go by before the first tell: a model fitted to other tasks.
+        informed: whether the scorer has learnt from other tasks, so that its scores count before the first tell.
 
     Attributes:
-        seen: what must not be proposed.
+        seen: the configs that must not be proposed.
     """
 
     def __init__(
@@ -74,15 +73,16 @@ class SimulatedAnnealing:
         return np.concatenate([configs, filling])
 
     def tell(self, configs: Configs, seconds: NDArray[np.float64]) -> None:
-        """Note that ``configs`` need not be proposed again, and that the scorer has something to go by.
+        """Note that ``configs`` were measured. From now on the scorer guides the chains.
 
         Raises:
-            SpaceError: rows that are not of the space.
+            SpaceError: a row is not of the space.
         """
         self.seen.tell(check(self._space, configs))
         self._told = self._told or len(configs) > 0
 
     def _anneal(self, count: int) -> Configs:
+        """The at most ``count`` best scored new configs that the chains meet in one ask."""
         space, rng = self._space, self._rng
         points = self._chains if self._chains is not None else sample(space, rng, self._count)
         best = _Best(count, self.seen, self._scorer)
@@ -93,7 +93,7 @@ class SimulatedAnnealing:
             moved = mutate(space, rng, points)
             allowed = np.flatnonzero(space.valid(moved))
             after = best.score(moved[allowed])
-            with np.errstate(invalid="ignore"):  # -inf to -inf is nan: not accepted
+            with np.errstate(invalid="ignore"):  # from -inf to -inf, delta is nan, which is not accepted
                 delta = after - scores[allowed]
             odds = np.exp(np.minimum(delta / (temperature + 1e-5), 1.0))
             accepted = rng.random(len(allowed)) < odds
@@ -109,7 +109,11 @@ class SimulatedAnnealing:
 
 
 class _Best:
-    """Scores configs, each once, and keeps the ``count`` best that were not seen before."""
+    """Scores each config once, and keeps the ``count`` best that may be proposed.
+
+    Attributes:
+        changed: whether the kept configs have changed since it was last set to False.
+    """
 
     def __init__(self, count: int, seen: Ledger, scorer: Scorer) -> None:
         self.changed = False
@@ -117,11 +121,11 @@ class _Best:
         self._seen = seen
         self._scorer = scorer
         self._known: dict[bytes, float] = {}
-        # The worst on top. The second entry makes ties a matter of who came first, not of the config's bytes.
+        # The worst is on top. The second entry decides ties by who came first, and not by the config's bytes.
         self._heap: list[tuple[float, int, bytes]] = []
 
     def score(self, configs: Configs) -> NDArray[np.float64]:
-        """``(n,)`` scores, -inf for nan."""
+        """The ``(n,)`` scores, with -inf for nan."""
         known = self._known
         names: list[bytes] = keys(configs).tolist()
         fresh = list({name: row for row, name in enumerate(names) if name not in known}.values())
@@ -148,5 +152,5 @@ class _Best:
             self.changed = True
 
     def ordered(self) -> list[bytes]:
-        """The keys of the best, best first."""
+        """The keys of the kept configs, best first."""
         return [name for _, _, name in sorted(self._heap, reverse=True)]

@@ -1,4 +1,4 @@
-"""Tilewright's own searcher: Bayesian optimisation over the knobs, with moves around the fastest."""
+"""Bayesian optimisation over the knobs, with moves around the fastest configs: Tilewright's own searcher."""
 
 from __future__ import annotations
 
@@ -17,51 +17,52 @@ from tilewright.space.space import Configs, DesignSpace
 
 __all__ = ["BayesianSearch"]
 
-#: Measurements that the process learns from: so many of the fastest, and so many of the others.
+#: The measurements to which the process is fitted: the fastest, and a random draw of the others.
 _FASTEST, _OTHERS = 192, 128
-#: Of them, the kernel's parameters are chosen by so many.
+#: The measurements from which the kernel's parameters are chosen.
 _TUNED = 128
-#: Candidates of an ask: random ones, one-knob neighbours of so many of the fastest, and two moves away from them.
+#: The candidates of an ask: random configs, one-knob neighbours of the 6 fastest configs, and moves of two knobs.
 _RANDOM, _CENTRES, _MOVED = 1536, 6, 512
-#: The candidates out of which the batch is picked, jointly.
+#: The most promising candidates, from which the batch is picked jointly.
 _JOINT = 384
-#: With a prior, the candidates that look best are moved on so many times, so many of them.
+#: With a prior, the 64 candidates that look best are moved on 4 times.
 _CLIMBS, _CLIMBERS = 4, 64
-#: What a prior's score is worth before there are measurements, in the logarithm of latencies per standard deviation of
-#: the score; how many measurements that is worth; and by how much it is expected to be wrong.
+#: What is assumed of a prior: by how much the logarithm of latencies falls per standard deviation of its scores, the
+#: number of measurements that outweighs this assumption, and the standard deviation of its errors in that logarithm.
 _PRIOR_SLOPE, _PRIOR_COUNT, _PRIOR_SPREAD = 0.6, 4.0, 0.4
-#: Of the first batch one in so many is random.
+#: One config in 8 of a prior's first batch is random.
 _DOUBT = 8
-#: Latencies beyond so many times the best count as this: how slow a slow config is says little about the fast ones.
+#: Latencies above this multiple of the best count as this multiple: the slow end says little about the fast configs.
 _SLOW = 6.0
 
 
 class BayesianSearch:
-    """Proposes the batch with the largest expected improvement, by a Gaussian process over knobs, without a cost model.
+    """Proposes the batch with the largest expected improvement, by a Gaussian process over the knobs.
 
     The process (:mod:`tilewright.search.gaussian_process`) is fitted to the logarithm of the latencies. Candidates are
-    random configs, all one-knob neighbours of the fastest, and moves of two knobs. They are picked one after the other
-    by expected improvement on the best measured, each as if the ones before had been measured with the expected result,
-    so that a batch spreads out as far as its members tell about each other. Before there are measurements, half of the
-    proposals are one or two moves away from the space's default, which is no random config; the others are random, as
-    they are where there are too few candidates. (BaCO, arXiv 2212.11142, searches compilers' knobs in this way, one at
-    a time.)
+    random configs, all one-knob neighbours of the fastest configs, and moves of two knobs. Configs are picked one by
+    one by expected improvement on the best latency. Each pick counts as measured, with its expected latency, when the
+    next one is picked. So a batch spreads out: a config that is like an earlier pick promises little.
 
-    Cost models learn what makes programs fast from features of the program; this learns it from the names of the
-    choices alone, and knows how sure it is.
+    Before there are measurements, half of the proposals are one or two moves away from the space's default, and the
+    other half is random. Where there are too few candidates, the rest of a batch is random. (BaCO, arXiv 2212.11142,
+    searches the knobs of compilers in this way, one config at a time.)
 
-    With a prior, a model fitted to other tasks, the process is fitted to what the prior leaves unexplained: latencies
-    are taken to fall exponentially with its scores, at a rate that is estimated from the measurements. So a prior that
-    is right about this task is the first batch, and one that is wrong soon counts for nothing.
+    Cost models learn from features of the programs. This process learns from the choices of the knobs alone, and
+    estimates its own uncertainty.
+
+    With a prior, a model fitted to other tasks, the process is fitted to what the prior leaves unexplained. Latencies
+    are assumed to fall exponentially with its scores, at a rate that is estimated from the measurements. So the prior
+    decides the first batch, and soon counts for nothing if it is wrong about this task.
 
     Args:
         space: where to search.
         rng: the only source of randomness.
-        prior: scores of configs before any measurement, higher is faster; all equal: it knows nothing. It may learn
-            from other tasks between two questions.
+        prior: scores configs before any measurement, where higher is faster. Equal scores mean that it knows nothing.
+            Its scores may change between two asks, because it may learn from other tasks.
 
     Attributes:
-        seen: what must not be proposed.
+        seen: the configs that must not be proposed.
     """
 
     def __init__(self, space: DesignSpace, rng: np.random.Generator, prior: Scorer | None = None) -> None:
@@ -72,7 +73,7 @@ class BayesianSearch:
         self._prior = _Prior(space, rng, prior) if prior is not None else None
         self._seconds: dict[bytes, float] = {}
         self._learnt = 0
-        # Logarithms of latencies are mean - slope x the prior's score + unit x what the process is fitted to.
+        # The logarithm of a latency is mean - slope * (the prior's score) + unit * (the value of the process).
         self._slope, self._mean, self._unit, self._best = 0.0, 0.0, 1.0, math.inf
 
     def ask(self, count: int) -> Configs:
@@ -81,12 +82,12 @@ class BayesianSearch:
         if self._prior is not None:
             self._prior.look()
         if count > 0:
-            # On one thread: matrices are small, and several threads need not add up in the same order in every process.
+            # One thread suffices for small matrices. Several threads may add in another order in every process.
             with threadpool_limits(1):
                 if self._seconds:
                     found = self._promising(count)
                 elif self._prior is not None and self._prior.knows:
-                    # Whether the prior is right shows by what it does not think much of, too.
+                    # Configs with low scores also show whether the prior is right.
                     found = self._promising(count - count // _DOUBT)
                 else:
                     found = self._around(self._space.default(), count // 2)
@@ -96,10 +97,10 @@ class BayesianSearch:
         return np.concatenate([found, filling])
 
     def tell(self, configs: Configs, seconds: NDArray[np.float64]) -> None:
-        """Note how fast ``configs`` were.
+        """Learn the latencies of ``configs``.
 
         Raises:
-            SpaceError: rows that are not of the space.
+            SpaceError: a row is not of the space.
         """
         rows = check(self._space, configs)
         self.seen.tell(rows)
@@ -108,7 +109,7 @@ class BayesianSearch:
         self._seconds.update(zip(keys(rows).tolist(), good.tolist(), strict=True))
 
     def _around(self, start: NDArray[np.int32], count: int) -> Configs:
-        """At most ``count`` configs one or two moves away from one."""
+        """At most ``count`` new configs one or two moves away from ``start``."""
         space, rng = self._space, self._rng
         once = mutate(space, rng, np.tile(np.asarray(start, dtype=np.int32), (_MOVED, 1)))
         rows = np.where(rng.random(_MOVED)[:, None] < 0.5, once, mutate(space, rng, once))
@@ -116,6 +117,7 @@ class BayesianSearch:
         return rows[~self.seen.has(rows)][:count]
 
     def _promising(self, count: int) -> Configs:
+        """At most ``count`` candidates, by expected improvement."""
         names = list(self._seconds)
         seconds = np.fromiter(self._seconds.values(), dtype=np.float64, count=len(names))
         knows = self._prior is not None and self._prior.knows
@@ -134,13 +136,13 @@ class BayesianSearch:
         return candidates[first][self._pick(candidates[first], best, count)]
 
     def _learn(self, configs: Configs, seconds: NDArray[np.float64], order: NDArray[np.intp]) -> None:
-        """Fit the process."""
+        """Fit the process to the measurements; ``order`` lists their rows from the fastest on."""
         if not np.isfinite(seconds).any():
             self._slope, self._mean, self._unit, self._best = _PRIOR_SLOPE, 0.0, _PRIOR_SPREAD, math.inf
             return
         rest = self._rng.permutation(order[_FASTEST:])[:_OTHERS]
         rows = np.concatenate([order[:_FASTEST], rest])
-        # Failures are as slow as the slowest that counts.
+        # Failures count as slow as the slowest latency that counts.
         values = np.log(np.minimum(seconds[rows], _SLOW * seconds[order[0]]))
         self._best = float(values.min())
         self._slope = 0.0
@@ -151,7 +153,7 @@ class BayesianSearch:
         self._mean, spread = float(values.mean()), float(values.std())
         self._unit = spread if spread > 0 else 1.0
         if self._slope > 0:
-            # One measurement does not say how wrong the prior is.
+            # A few measurements do not show how wrong the prior is.
             self._unit = math.sqrt(
                 (_PRIOR_COUNT * _PRIOR_SPREAD**2 + len(rows) * spread**2) / (_PRIOR_COUNT + len(rows))
             )
@@ -163,13 +165,13 @@ class BayesianSearch:
         self._process.fit(configs[rows], values)
 
     def _expected(self, configs: Configs) -> NDArray[np.float64]:
-        """What the logarithm of the latencies is before the process corrects it."""
+        """The logarithm of the latencies that is expected before the process corrects it."""
         if self._slope == 0 or self._prior is None:
             return np.full(len(configs), self._mean)
         return self._mean - self._slope * self._prior(configs)
 
     def _predict(self, configs: Configs) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """``(n,)`` means and standard deviations of the logarithm of the latencies."""
+        """The ``(n,)`` means and standard deviations of the logarithm of the latencies."""
         mean, spread = self._process.predict(configs)
         return self._expected(configs) + self._unit * mean, self._unit * spread
 
@@ -177,7 +179,7 @@ class BayesianSearch:
         return self._rng.permutation(count)[: _TUNED // 2]
 
     def _candidates(self, centres: Configs) -> Configs:
-        """New valid configs to choose from."""
+        """The new valid configs from which the batch is picked."""
         space, rng = self._space, self._rng
         near = [neighbours(space, centre) for centre in centres]
         moved = mutate(space, rng, mutate(space, rng, centres[rng.integers(0, len(centres), size=_MOVED)]))
@@ -189,7 +191,7 @@ class BayesianSearch:
         return rows[~self.seen.has(rows)]
 
     def _climb(self, rows: Configs) -> Configs:
-        """``rows`` and what is reached from the best of them: a prior has an opinion of places far from all others."""
+        """``rows``, and the configs that moves from the best of them reach. A prior also scores distant configs."""
         space, rng = self._space, self._rng
         values = self._predict(rows)[0]
         for _ in range(_CLIMBS):
@@ -201,7 +203,7 @@ class BayesianSearch:
         return rows
 
     def _pick(self, candidates: Configs, best: float, count: int) -> list[int]:
-        """At most ``count`` of them, one after the other."""
+        """The rows of at most ``count`` candidates, picked one by one."""
         mean, covariance = self._process.joint(candidates)
         mean, best = mean + (self._expected(candidates) - best) / self._unit, 0.0
         left = np.ones(len(candidates), dtype=np.bool_)
@@ -212,26 +214,26 @@ class BayesianSearch:
             row = int(np.argmax(gain))
             picked.append(row)
             left[row] = False
-            # What is known once the row is measured; the mean stays, as the result is taken to be the expected one.
+            # The row counts as measured with its expected latency, so that the mean stays, and the variance falls.
             column = covariance[:, row]
             covariance = covariance - np.outer(column, column) / (variance[row] + self._process.noise)
         return picked
 
 
 def _improvement(mean: NDArray[np.float64], spread: NDArray[np.float64], best: float) -> NDArray[np.float64]:
-    """The expected improvement on ``best`` (lower is better) of normally distributed values."""
+    """The expected improvement on ``best`` of normally distributed values, where lower is better."""
     scaled = (best - mean) / spread
     return np.asarray(spread * (scaled * ndtr(scaled) + np.exp(-0.5 * scaled**2) / math.sqrt(2.0 * math.pi)))
 
 
 def _slope(scores: NDArray[np.float64], values: NDArray[np.float64]) -> float:
-    """How much the logarithm of latencies falls per unit of a prior's score, never below 0 (ridge regression)."""
+    """The fall of the logarithm of latencies per unit of a prior's score, at least 0, by ridge regression."""
     x, y = scores - scores.mean(), values - values.mean()
     return max(0.0, float((_PRIOR_COUNT * _PRIOR_SLOPE - x @ y) / (_PRIOR_COUNT + x @ x)))
 
 
 class _Prior:
-    """Scores in units of their standard deviation over random configs."""
+    """A prior whose scores are standardised by their mean and standard deviation over random configs."""
 
     def __init__(self, space: DesignSpace, rng: np.random.Generator, scorer: Scorer) -> None:
         self._scorer = scorer
@@ -239,7 +241,7 @@ class _Prior:
         self.look()
 
     def look(self) -> None:
-        """See what the scorer thinks now."""
+        """Standardise by the scorer's present scores."""
         scores = self._scorer(self._sample)
         self._centre = float(scores.mean()) if len(scores) else 0.0
         self._least = float(scores.min()) if len(scores) else 0.0
@@ -249,6 +251,6 @@ class _Prior:
 
     def __call__(self, configs: Configs) -> NDArray[np.float64]:
         scores = self._scorer(configs)
-        # What the scorer does not know is the worst that it knows.
+        # A config that the scorer cannot score counts as the worst.
         scores = np.where(np.isfinite(scores), scores, self._least)
         return (scores - self._centre) / self._spread

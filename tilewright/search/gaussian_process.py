@@ -1,9 +1,9 @@
-"""A Gaussian process over configs: what a few measurements say about all others, and how sure it is.
+"""A Gaussian process over configs, which predicts the values of all configs from a few, with its uncertainty.
 
 The kernel is the ANOVA kernel (Durrande et al., "ANOVA kernels and RKHS of zero mean functions for model-based
-sensitivity analysis", 2013; additive Gaussian processes, Duvenaud et al., 2011): a product over knobs of
-``1 + weight x correlation``. Multiplied out, it is the sum of every knob's own effect and of all their interactions,
-so that what unrolling does is learnt from all measurements, not only from those with a similar tile.
+sensitivity analysis", 2013; additive Gaussian processes, Duvenaud et al., 2011). It is the product over all knobs of
+``1 + weight * correlation``. Multiplied out, it is the sum of the effects of each knob and of all their interactions.
+So the effect of unrolling is learnt from all measurements, not only from those with a similar tile.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from tilewright.space.space import Configs, DesignSpace
 
 __all__ = ["GaussianProcess", "correlation"]
 
-#: Distance at which two choices of a knob have little to do with each other, in doublings (of a factor or a value) or
-#: in places (of an order).
+#: The distance at which two choices of a knob are nearly independent: in doublings of a factor or a value, or in places
+#: of an order.
 _LENGTH = 1.0
-#: What is expected of the kernel's parameters before any measurement, as logarithms: mean and standard deviation of
-#: each knob's weight, of the total variance, and of the noise's. Values are standardised before.
+#: The prior of the kernel's parameters: mean and standard deviation of the logarithms of each knob's weight, of the
+#: total variance, and of the variance of the noise. The fitted values are standardised.
 _WEIGHT, _VARIANCE, _NOISE = (np.log(0.5), 1.5), (0.0, 1.0), (np.log(0.02), 1.0)
 _BOUNDS = {"weight": (-5.0, 4.0), "variance": (-3.0, 3.0), "noise": (np.log(1e-3), np.log(0.5))}
-#: Parameters are fitted in at most so many steps, from the last fit's.
+#: The most steps of a fit of the parameters, which begins at the last fit's.
 _STEPS = 30
-#: Correlations between the choices of a knob are computed beforehand where there are at most so many.
+#: The most choices of a knob whose correlations are tabulated.
 _TABULATED = 1024
 
 
 class GaussianProcess:
-    """Fits ``(n,)`` values of configs, and predicts those of others, jointly normal.
+    """Fits ``(n,)`` values of configs, and predicts the values of other configs, which are jointly normal.
 
     Args:
-        space: whose configs.
+        space: of the configs.
     """
 
     def __init__(self, space: DesignSpace) -> None:
@@ -56,11 +56,11 @@ class GaussianProcess:
 
     @property
     def noise(self) -> float:
-        """The variance of a measurement around the value, in squares of the fitted values' unit."""
+        """The variance of a measurement around the value, in the squared unit of the fitted values."""
         return float(np.exp(self._parameters[-1]))
 
     def tune(self, configs: Configs, values: NDArray[np.float64]) -> None:
-        """Choose the kernel's parameters: the most probable ones given ``(n,)`` values, by their gradient."""
+        """Choose the most probable parameters of the kernel, given the ``(n,)`` values of configs, by gradient."""
         parts = self._parts(configs, configs)
         found = minimize(
             lambda parameters: self._loss(parameters, parts, values),
@@ -73,7 +73,7 @@ class GaussianProcess:
         self._parameters = np.asarray(found.x, dtype=np.float64)
 
     def fit(self, configs: Configs, values: NDArray[np.float64]) -> None:
-        """Learn ``(n,)`` values, replacing what was learnt before."""
+        """Learn the ``(n,)`` values of configs, and forget what was learnt before."""
         self._configs = configs
         covariance = self._kernel(self._parts(configs, configs))
         covariance[np.diag_indices(len(configs))] += self.noise
@@ -81,7 +81,7 @@ class GaussianProcess:
         self._solved = cho_solve((self._factor, True), values)
 
     def predict(self, configs: Configs) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """``(n,)`` means and ``(n,)`` standard deviations, of the values without noise."""
+        """The ``(n,)`` means and ``(n,)`` standard deviations of the values, without noise."""
         if len(self._configs) == 0:
             return np.zeros(len(configs)), np.full(len(configs), float(np.exp(0.5 * self._parameters[-2])))
         across, half = self._across(configs)
@@ -89,7 +89,7 @@ class GaussianProcess:
         return across @ self._solved, np.sqrt(np.maximum(left, 1e-12))
 
     def joint(self, configs: Configs) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """``(n,)`` means and the ``(n, n)`` covariance."""
+        """The ``(n,)`` means and the ``(n, n)`` covariance of the values, without noise."""
         if len(self._configs) == 0:
             return np.zeros(len(configs)), self._kernel(self._parts(configs, configs))
         across, half = self._across(configs)
@@ -100,7 +100,7 @@ class GaussianProcess:
         return across, solve_triangular(self._factor, across.T, lower=True)
 
     def _parts(self, left: Configs, right: Configs) -> list[NDArray[np.float64]]:
-        """Of each knob the correlations ``(n, m)`` between the choices of two lots of configs."""
+        """The ``(n, m)`` correlations between the choices of two sets of configs, for each knob."""
         parts = []
         for column, places, table in zip(self._columns, self._points, self._tables, strict=True):
             one, other = left[:, column], right[:, column]
@@ -109,7 +109,7 @@ class GaussianProcess:
 
     def _kernel(self, parts: list[NDArray[np.float64]]) -> NDArray[np.float64]:
         weights = np.exp(self._parameters[:-2])
-        # Divided by what it is between a config and itself, so that the variance is a parameter of its own.
+        # Divided by its value between a config and itself, so that the variance is a parameter of its own.
         product = np.full(parts[0].shape if parts else (1, 1), np.exp(self._parameters[-2]) / np.prod(1.0 + weights))
         for weight, part in zip(weights, parts, strict=True):
             product *= 1.0 + weight * part
@@ -118,7 +118,7 @@ class GaussianProcess:
     def _loss(
         self, parameters: NDArray[np.float64], parts: list[NDArray[np.float64]], values: NDArray[np.float64]
     ) -> tuple[float, NDArray[np.float64]]:
-        """Minus the log of the parameters' probability, and its gradient."""
+        """The negative log probability of the parameters, and its gradient."""
         self._parameters = parameters
         kernel = self._kernel(parts)
         try:
@@ -142,10 +142,10 @@ class GaussianProcess:
 
 
 def correlation(knob: Knob) -> NDArray[np.float64]:
-    """``(choices, choices)``: how alike two choices are, 1 for one and the same (Matern 3/2 of their distance).
+    """The ``(choices, choices)`` correlations of a knob's choices: Matern 3/2 of their distance, 1 on the diagonal.
 
-    The distance is that of the inner factors of a split, of the places of an order's loops, and of the values of any
-    other knob; factors and values are compared as logarithms.
+    The distance is that between the inner factors of a split, the places of an order's loops, or the values of any
+    other knob. Factors and values are compared as logarithms.
     """
     places = points(knob)
     return _matern(places, places)

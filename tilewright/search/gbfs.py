@@ -1,4 +1,4 @@
-"""Greedy best-first search over small moves, without a cost model (G-BFS; arXiv 1909.10616)."""
+"""G-BFS, greedy best-first search over small moves, without a cost model (arXiv 1909.10616)."""
 
 from __future__ import annotations
 
@@ -20,26 +20,25 @@ __all__ = ["GreedyBestFirst"]
 
 
 class GreedyBestFirst:
-    """Expands the fastest config that was measured and not yet expanded, again and again.
+    """Expands the fastest measured config that was not expanded yet, again and again.
 
     An expansion proposes ``breadth`` random neighbours (:class:`tilewright.space.moves.Moves`) that were not measured.
-    Where a batch wants more, the next fastest are expanded as well. Where nothing is left to expand, those that have
-    neighbours left are expanded once more, and then proposals are random, so that the search ends only with the space.
+    A large batch expands the next fastest configs as well. Where nothing is left to expand, configs with neighbours
+    left are expanded once more. Then proposals are random, so that the search ends only with the space.
 
-    Different from the paper: primes instead of factors of 2, every knob instead of the splits of a matrix product, and
-    batches, of which it had one state each.
+    Different from the paper: moves are by prime factors instead of factors of 2, and of every knob, not only of the
+    splits of a matrix product. A batch may expand several configs; in the paper it expands one.
 
     Args:
         space: where to search.
         rng: the only source of randomness.
-        scorer: a cost model's view of configs, an option: the search begins with the best scored of some random configs
-            (which takes a model that knows something by then), and expands to the best scored neighbours instead of
-            random ones.
-        breadth: neighbours per expansion (the paper's rho).
-        start: random configs that the scorer chooses the first ones from.
+        scorer: scores configs, optional. With a scorer, the search begins with the best scored of ``start`` random
+            configs, and expands to the best scored neighbours instead of random ones.
+        breadth: the neighbours of an expansion (the paper's rho).
+        start: the random configs from which the scorer chooses the first proposals.
 
     Attributes:
-        seen: what must not be proposed.
+        seen: the configs that must not be proposed.
     """
 
     def __init__(
@@ -58,10 +57,10 @@ class GreedyBestFirst:
         self._breadth = breadth
         self._start = start
         self._moves = Moves(space)
-        # Ties are a matter of who came first, not of the config's bytes.
+        # Entries are the latency, the number of the tell, which decides ties, and the config's key.
         self._queue: list[tuple[float, int, bytes]] = []
         self._again: list[tuple[float, int, bytes]] = []
-        #: What has been in it: configs are told again where readings of a task are corrected.
+        # The keys of all entries so far: a config is told again when the readings of a task are corrected.
         self._queued: set[bytes] = set()
         self._told = 0
 
@@ -80,7 +79,7 @@ class GreedyBestFirst:
                 heapq.heapify(self._queue)
             entry = heapq.heappop(self._queue)
             rows, rest = self._expand(from_keys(self._space, [entry[2]])[0], missing)
-            if rest and len(rows) < self._breadth:  # the batch ended in the middle of it
+            if rest and len(rows) < self._breadth:  # the batch ended in the middle of this expansion
                 heapq.heappush(self._queue, entry)
             elif rest:
                 self._again.append(entry)
@@ -93,10 +92,10 @@ class GreedyBestFirst:
         return np.concatenate(parts)
 
     def tell(self, configs: Configs, seconds: NDArray[np.float64]) -> None:
-        """Put what works into the queue.
+        """Queue the configs that have a latency, for expansion.
 
         Raises:
-            SpaceError: rows that are not of the space.
+            SpaceError: a row is not of the space.
         """
         rows = check(self._space, configs)
         self.seen.tell(rows)
@@ -107,7 +106,7 @@ class GreedyBestFirst:
             self._told += 1
 
     def _expand(self, config: NDArray[np.int32], most: int) -> tuple[Configs, bool]:
-        """Neighbours to propose, and whether there are others."""
+        """At most ``most`` neighbours to propose, and whether there are further ones."""
         near = self._moves.of(config)
         near = near[~self.seen.has(near)]
         order = self._rng.permutation(len(near)) if self._scorer is None else best_first(self._scorer(near))

@@ -1,4 +1,4 @@
-"""A genetic algorithm on measured latencies, without a cost model, as AutoTVM has it (arXiv 1805.08166)."""
+"""A genetic algorithm on measured latencies, without a cost model: AutoTVM's second searcher (arXiv 1805.08166)."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from tilewright.space.space import Configs, DesignSpace
 
 __all__ = ["Genetic"]
 
-#: Rounds of breeding for one ask before what is missing is drawn at random.
+#: The most rounds of breeding in an ask. Configs that are missing then are drawn at random.
 _TRIES = 16
 
 
 class Genetic:
-    """Children of fast configs: each knob from one of two parents, some changed at random.
+    """Proposes children of fast configs. Each knob comes from one of two parents, and some are changed at random.
 
-    The first ``population`` configs are random. Parents are the configs told since the last generation began, and the
-    ``elite`` fastest of all; each is chosen with a probability in proportion to its speed (1 / latency; a failure has
-    none). A generation ends when ``population`` configs have been told. Children that are invalid or known are
-    dropped, and what is then missing is drawn at random.
+    The first ``population`` configs are random. Parents are the configs that were told since the last generation began,
+    and the ``elite`` fastest of all. A parent is chosen with a probability in proportion to its speed (1 / latency, 0
+    for a failure). A generation ends when ``population`` configs have been told. Invalid or known children are dropped,
+    and random configs take their place.
 
-    Different from AutoTVM: knobs of any kind, validity, no config twice, and uniform crossover instead of one cut, for
-    the order of knobs means nothing.
+    Different from AutoTVM: knobs of any kind, valid configs only, and no config twice. Crossover is uniform instead of
+    by one cut, because the order of knobs means nothing.
 
     Args:
         space: where to search.
         rng: the only source of randomness.
-        population: configs of a generation.
-        elite: how many of the fastest stay parents for ever.
-        mutation: with what probability a child's knob gets a random choice.
+        population: the configs of a generation.
+        elite: the number of the fastest configs that stay parents for ever.
+        mutation: the probability that a knob of a child gets a random choice.
 
     Attributes:
-        seen: what must not be proposed.
+        seen: the configs that must not be proposed.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Genetic:
         for _ in range(_TRIES if len(self._parents[0]) > 1 else 0):
             if missing <= 0:
                 break
-            rows = self._children(2 * missing)
+            rows = self._breed(2 * missing)
             rows = distinct(rows[self._space.valid(rows) & ~self.seen.has(rows)])[:missing]
             self.seen.propose(rows)
             parts.append(rows)
@@ -76,10 +76,10 @@ class Genetic:
         return np.concatenate([*parts, filling])
 
     def tell(self, configs: Configs, seconds: NDArray[np.float64]) -> None:
-        """Note how fast ``configs`` were; with enough of them a generation ends.
+        """Learn the latencies of ``configs``, and end the generation if it is complete.
 
         Raises:
-            SpaceError: rows that are not of the space.
+            SpaceError: a row is not of the space.
         """
         rows = check(self._space, configs)
         self.seen.tell(rows)
@@ -87,14 +87,14 @@ class Genetic:
         good = np.isfinite(times) & (times > 0)
         speed = np.where(good, 1.0 / np.where(good, times, 1.0), 0.0)
         names = keys(rows).tolist()
-        # What was known before, and is told again since readings of the task are corrected, is no new generation.
+        # A known config is told again when the readings of a task are corrected. It is not of the new generation.
         new = np.asarray([self._speed.get(name, 0.0) == 0.0 for name in names], dtype=np.bool_)
         self._speed.update(zip(names, speed.tolist(), strict=True))
         self._next.append(rows[new])
         if sum(map(len, self._next)) >= self._population:
-            self._generation()
+            self._end_generation()
 
-    def _generation(self) -> None:
+    def _end_generation(self) -> None:
         rows = distinct(np.concatenate([self._parents[0], *self._next]))
         speed = np.asarray([self._speed[name] for name in keys(rows).tolist()], dtype=np.float64)
         old = len(self._parents[0])
@@ -104,7 +104,7 @@ class Genetic:
         self._parents = rows[chosen], speed[chosen]
         self._next = []
 
-    def _children(self, count: int) -> Configs:
+    def _breed(self, count: int) -> Configs:
         rows, speed = self._parents
         odds = speed / math.fsum(speed)
         left, right = self._rng.choice(len(rows), size=(2, count), p=odds)

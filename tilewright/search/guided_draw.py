@@ -1,4 +1,4 @@
-"""Random configs, or the best of many random ones in a cost model's eyes."""
+"""Draws random configs, or the best scored of many random configs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,19 @@ __all__ = ["draw"]
 def draw(
     space: DesignSpace, rng: np.random.Generator, count: int, seen: Ledger, scorer: Scorer | None, among: int
 ) -> Configs:
-    """At most ``count`` random configs that may be proposed; with a scorer the best of at least ``among``, in order."""
+    """Draw random configs that may be proposed.
+
+    Args:
+        space: of the configs.
+        rng: the only source of randomness.
+        count: the most configs.
+        seen: the configs that must not be proposed.
+        scorer: scores configs; None draws without scores.
+        among: the fewest random configs of which the scorer picks the best.
+
+    Returns:
+        ``(n, knobs)`` configs, best score first.
+    """
     if scorer is None or count <= 0:
         return sample(space, rng, count, seen.has)
     drawn = sample(space, rng, max(count, among), seen.has)

@@ -1,4 +1,4 @@
-"""What a searcher must not propose: what was measured, and what is being considered."""
+"""The configs that a searcher must not propose: those that were measured, and those of its last proposals."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["Ledger"]
 
 
 class Ledger:
-    """Which configs a searcher has proposed or been told.
+    """The configs that a searcher has proposed or been told.
 
-    A proposal that a sampler passes over may be proposed again once something was told; until then it may not, for
-    several asks in a row want different configs.
+    A proposal that the sampler did not pick may be proposed again after the next tell. Until then it may not, because
+    several asks in a row must give different configs.
 
     Attributes:
         told: every config that was told.
@@ -26,15 +26,15 @@ class Ledger:
         self._proposed = ConfigSet()
 
     def has(self, configs: Configs) -> NDArray[np.bool_]:
-        """``(n,)``: which rows must not be proposed now."""
+        """``(n,)`` whether each config must not be proposed now."""
         return self.told.has(configs) | self._proposed.has(configs)
 
     def propose(self, configs: Configs) -> None:
-        """These are proposed."""
+        """Note that ``configs`` are proposed."""
         self._proposed.add(configs)
 
     def tell(self, configs: Configs) -> None:
-        """These were measured, and proposals that were not are open again."""
+        """Note that ``configs`` were measured. Proposals without a measurement may be proposed again."""
         self.told.add(configs)
         if len(configs):
             self._proposed = ConfigSet()

@@ -1,10 +1,10 @@
-"""A reinforcement-learned walk over the knobs, against the cost model (arXiv 1905.12799 and 2001.08743)."""
+"""PPO: a policy that is trained on the cost model's scores walks over the knobs (arXiv 1905.12799 and 2001.08743)."""
 
 from __future__ import annotations
 
 import heapq
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,45 +18,49 @@ from tilewright.space.space import Configs, DesignSpace
 
 if TYPE_CHECKING:
     from stable_baselines3 import PPO
+    from stable_baselines3.common.vec_env import VecEnv
+    from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 __all__ = ["PPOSearch"]
 
-#: An episode ends when so many of the knobs stay.
+#: An episode ends when at least this share of the knobs stays.
 _ENDED = 0.75
+#: The papers' discount of later rewards.
 _DISCOUNT = 0.9
-#: Steps between updates of the policy, at most: about an episode, after which the papers update it.
+#: The most steps between updates of the policy: about an episode, after which the papers update it.
 _ROLLOUT = 16
-#: How often an invalid step is halved.
+#: How often an invalid step is tried again with half of its moves.
 _TRIES = 3
 
 
 class PPOSearch:
-    """Walkers move every knob up, down or not at all, as a policy says that learns to reach high scores.
+    """Walkers move every knob up, down or not at all, by a policy that learns to reach high scores.
 
-    As in RELEASE and Chameleon, each ask starts ``walkers`` walkers on random configs, lets them take ``steps`` steps,
-    and updates the policy by PPO every 16 steps (one policy for the task, kept from ask to ask). A walker's episode
-    ends when at least three quarters of the knobs stay or are at a bound; it then starts on another random config. The
-    best scored configs that were met are proposed. Before anything was told, and where walks find too few, proposals
-    are random.
+    As in RELEASE and Chameleon, each ask starts ``walkers`` walkers on random configs and lets them take ``steps``
+    steps. PPO updates the policy every 16 steps. The task keeps one policy from ask to ask. An episode of a walker ends
+    when at least three quarters of the knobs stay or are at a bound; the walker then starts on another random config.
+    The best scored configs that were met are proposed. Proposals are random before the first tell, and where walks find
+    too few.
 
     Different from the published code:
 
-    - The policy is trained (in two of three releases the call is missing).
-    - Rewards are scores relative to those of the configs an ask starts from, as a rank loss knows no scale.
-    - Walkers stay on valid configs: where a step would leave them, a random half of its moves is tried instead, thrice,
-      and then none. (Of a convolution's space 14 % are valid, and walkers stood still in 62 % of their steps.)
-    - An ask has 64 steps instead of at most 500. With 32, 64, 128 the proposals for a convolution had 0.87, 0.92,
-      0.95 of the mean score of the best 64 configs there are (0 being the median config), in 0.6, 1.1, 2.1 s.
+    - The policy is trained. In two of three releases the call is missing.
+    - Rewards are scores relative to those of the configs at the start of the ask, because a rank loss has no scale.
+    - Walkers stay on valid configs. Instead of an invalid step, a random half of its moves is tried, up to three times,
+      and then no move. (In the space of a convolution 14 % of configs are valid; without this rule walkers stood still
+      in 62 % of their steps.)
+    - An ask has 64 steps instead of at most 500. The proposals for a convolution had 0.87, 0.92 and 0.95 of the mean
+      score of the best 64 configs with 32, 64 and 128 steps, in 0.6, 1.1 and 2.1 s. (The median config counts as 0.)
 
     Args:
         space: where to search.
         rng: the only source of randomness.
-        scorer: the cost model's view of configs; nan counts as the worst. Not called before the first tell.
-        walkers: how many walk at once.
-        steps: of each walker, per ask.
+        scorer: scores configs; nan counts as the worst. Not called before the first tell.
+        walkers: the number of walkers.
+        steps: the steps of each walker in an ask.
 
     Attributes:
-        seen: what must not be proposed.
+        seen: the configs that must not be proposed.
 
     Raises:
         MissingExtraError: Stable-Baselines3 is not installed.
@@ -77,13 +81,13 @@ class PPOSearch:
         self._told = False
         self._walk = _Walk(space, rng, scorer, walkers)
         self._steps = steps
-        self._agent = _agent(self._walk, steps, int(rng.integers(1 << 31)))
+        self._agent = _make_agent(self._walk, steps, int(rng.integers(1 << 31)))
 
     def ask(self, count: int) -> Configs:
         """At most ``count`` new configs, ``(n, knobs)``, best score first, random ones last."""
         found = empty(self._space)
         if self._told and count > 0 and self._agent is not None:
-            # This starts the walkers anew; the policy and its optimiser stay.
+            # The walkers start anew; the policy and its optimiser stay.
             with one_thread(), own_randomness(int(self._rng.integers(1 << 31))):
                 self._agent.learn(self._walk.walkers * self._steps, log_interval=None)
             found = self._walk.best(count, self.seen)
@@ -93,17 +97,17 @@ class PPOSearch:
         return np.concatenate([found, filling])
 
     def tell(self, configs: Configs, seconds: NDArray[np.float64]) -> None:
-        """Note that ``configs`` need not be proposed again, and that the scorer has something to go by.
+        """Note that ``configs`` were measured. From now on the scorer guides the walks.
 
         Raises:
-            SpaceError: rows that are not of the space.
+            SpaceError: a row is not of the space.
         """
         self.seen.tell(check(self._space, configs))
         self._told = self._told or len(configs) > 0
 
 
-def _agent(walk: _Walk, steps: int, seed: int) -> PPO | None:
-    """The agent with the papers' hyperparameters; None where no knob has a choice."""
+def _make_agent(walk: _Walk, steps: int, seed: int) -> PPO | None:
+    """An agent with the papers' hyperparameters; None if no knob has a choice."""
     try:
         import torch
         from stable_baselines3 import PPO
@@ -115,13 +119,13 @@ def _agent(walk: _Walk, steps: int, seed: int) -> PPO | None:
         return None
     rollout = next(length for length in range(min(_ROLLOUT, steps), 0, -1) if steps % length == 0)
     size = rollout * walk.walkers
-    # The papers have three minibatches; of a buffer that three do not divide, such as ours of 128 x 16, four. A rest
-    # would be a minibatch of its own with its own, noisier advantages, which is why Stable-Baselines3 warns of it.
+    # The papers have three minibatches. A buffer that three do not divide, such as 128 x 16, has four. A remainder
+    # would be a minibatch of its own with noisier advantages, of which Stable-Baselines3 warns.
     batches = next((n for n in (3, 4, 2) if size % n == 0 and size > n), 1)
     with one_thread(), own_randomness(seed):
         agent = PPO(
             "MlpPolicy",
-            _environment(walk),
+            _make_environment(walk),
             n_steps=rollout,
             batch_size=size // batches,
             n_epochs=3,
@@ -135,17 +139,17 @@ def _agent(walk: _Walk, steps: int, seed: int) -> PPO | None:
             policy_kwargs={"net_arch": {"pi": [20, 20], "vf": [20, 20]}, "activation_fn": torch.nn.Tanh},
             device="cpu",
         )
-    # With a logger of its own it makes a directory in /tmp for each call of learn.
+    # With its own logger the agent makes a directory in /tmp for each call of learn.
     agent.set_logger(Logger(None, []))
     return agent
 
 
 class _Walk:
-    """The walkers, and what they met.
+    """The walkers, and the configs that they met.
 
     Attributes:
-        walkers: how many there are.
-        knobs: how many knobs have a choice, and so are moved and seen.
+        walkers: the number of walkers.
+        knobs: the number of knobs that have a choice. Only these are moved and observed.
     """
 
     def __init__(self, space: DesignSpace, rng: np.random.Generator, scorer: Scorer, walkers: int) -> None:
@@ -162,9 +166,9 @@ class _Walk:
         self._mean, self._spread = 0.0, 1.0
 
     def start(self) -> NDArray[np.float32]:
-        """All walkers on random configs; ``(walkers, knobs)`` what they see. Old scores are forgotten."""
+        """Put all walkers on random configs, and forget old scores. Returns their ``(walkers, knobs)`` observations."""
         self._known = {}
-        # One draw for the whole ask, with some to restart from: in a space that is nearly all invalid each takes long.
+        # One draw serves the whole ask, restarts included, because a draw takes long in a space with few valid configs.
         self._starts = sample(self._space, self._rng, 8 * self.walkers)
         self._points = self._random(self.walkers)
         scores = self._score(self._points)
@@ -173,18 +177,22 @@ class _Walk:
         return self._seen(self._points)
 
     def step(self, actions: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-        """What is seen, earned, and ended after ``(walkers, knobs)`` actions: 0 down, 1 stay, 2 up."""
+        """Move all walkers by ``(walkers, knobs)`` actions: 0 down, 1 stay, 2 up.
+
+        Returns:
+            the observations ``(walkers, knobs)``, the rewards ``(walkers,)``, and whether each episode has ended.
+        """
         here = self._points[:, self._free]
         there = np.clip(here + actions - 1, 0, self._last)
         ended: NDArray[np.bool_] = (there == here).mean(axis=1) >= _ENDED
-        self._points = self._moved(there)
-        # Returns, which are sums of about 1 / (1 - discount) rewards, are then of the order of 1.
+        self._points = self._move(there)
+        # A return is the sum of about 1 / (1 - discount) rewards. This factor makes returns about 1.
         rewards = (1 - _DISCOUNT) * np.clip((self._score(self._points) - self._mean) / self._spread, -10.0, 10.0)
         self._points[ended] = self._random(int(ended.sum()))
         return self._seen(self._points), rewards.astype(np.float32), ended
 
-    def _moved(self, there: NDArray[np.int64]) -> Configs:
-        """The walkers' configs with their knobs at ``there``, or where that is invalid, with as many as may be."""
+    def _move(self, there: NDArray[np.int64]) -> Configs:
+        """The walkers' configs after their knobs have moved to ``there``, or after part of an invalid move."""
         points = self._points.copy()
         rest = np.arange(len(points))
         for _ in range(1 + _TRIES):
@@ -201,7 +209,7 @@ class _Walk:
         return points
 
     def best(self, count: int, seen: Ledger) -> Configs:
-        """The best scored configs met that may be proposed."""
+        """The ``count`` best scored configs among those met that may be proposed."""
         names = [name for name, score in self._known.items() if score > -math.inf]
         rows = from_keys(self._space, names)
         new = ~seen.has(rows)
@@ -224,8 +232,8 @@ class _Walk:
         return (configs[:, self._free] / self._last).astype(np.float32)
 
 
-def _environment(walk: _Walk) -> Any:
-    """The walkers as Stable-Baselines3 wants to see them: one vectorised environment."""
+def _make_environment(walk: _Walk) -> VecEnv:
+    """The walkers as one vectorised environment of Stable-Baselines3."""
     from gymnasium import spaces
     from stable_baselines3.common.vec_env import VecEnv
 
@@ -235,28 +243,30 @@ def _environment(walk: _Walk) -> Any:
             super().__init__(walk.walkers, seen, actions)
             self._actions = np.ones((walk.walkers, walk.knobs), dtype=np.int64)
 
-        def reset(self) -> Any:
+        def reset(self) -> VecEnvObs:
             return walk.start()
 
-        def step_async(self, actions: Any) -> None:
+        def step_async(self, actions: NDArray[np.int64]) -> None:
             self._actions = actions
 
-        def step_wait(self) -> Any:
+        def step_wait(self) -> VecEnvStepReturn:
             return *walk.step(self._actions), [{} for _ in range(walk.walkers)]
 
         def close(self) -> None:
             pass
 
-        def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[None]:
             return [None] * walk.walkers
 
-        def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        def set_attr(self, attr_name: str, value: object, indices: VecEnvIndices = None) -> None:
             pass
 
-        def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        def env_method(
+            self, method_name: str, *args: object, indices: VecEnvIndices = None, **kwargs: object
+        ) -> list[None]:
             return [None] * walk.walkers
 
-        def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        def env_is_wrapped(self, wrapper_class: type, indices: VecEnvIndices = None) -> list[bool]:
             return [False] * walk.walkers
 
     return Environment()

@@ -1,4 +1,4 @@
-"""Random search: the baseline that every other searcher has to beat."""
+"""Random search, the baseline of every other searcher."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class RandomSearch:
     """Proposes uniformly random valid configs, each once.
 
     Attributes:
-        seen: what must not be proposed.
+        seen: the configs that must not be proposed.
     """
 
     def __init__(self, space: DesignSpace, rng: np.random.Generator) -> None:
@@ -25,15 +25,15 @@ class RandomSearch:
         self._rng = rng
 
     def ask(self, count: int) -> Configs:
-        """At most ``count`` new random configs, ``(n, knobs)``; fewer, or none, when the space is exhausted."""
+        """At most ``count`` new random configs, ``(n, knobs)``; fewer if the space is exhausted."""
         configs = sample(self._space, self._rng, count, self.seen.has)
         self.seen.propose(configs)
         return configs
 
     def tell(self, configs: Configs, seconds: NDArray[np.float64]) -> None:
-        """Note that ``configs`` need not be proposed again.
+        """Note that ``configs`` were measured.
 
         Raises:
-            SpaceError: rows that are not of the space.
+            SpaceError: a row is not of the space.
         """
         self.seen.tell(check(self._space, configs))

@@ -1,4 +1,4 @@
-"""The contract of a searcher: what to propose next."""
+"""The contract of a searcher, which proposes configs."""
 
 from __future__ import annotations
 
@@ -19,20 +19,23 @@ Scorer: TypeAlias = Callable[[Configs], NDArray[np.float64]]
 class Searcher(Protocol):
     """Proposes configs. Never measures, never prints, never imports TVM.
 
-    A searcher is built with a design space, a ``numpy.random.Generator``, and, where it is guided by
-    a cost model, a :data:`Scorer`.
+    A searcher is made of a design space and a ``numpy.random.Generator``. One that a cost model guides takes a
+    :data:`Scorer` as well.
     """
 
     def ask(self, count: int) -> Configs:
-        """At most ``count`` valid configs, no two equal, none told before, none asked for since the last tell.
+        """At most ``count`` valid configs, ``(n, knobs)``; fewer, or none, if the searcher has no more to propose.
 
-        Fewer, or none, when it has no more to propose. (A proposal that a sampler passed over may come again.)
+        No two are equal, none was told before, and none was asked for since the last tell. A proposal that the sampler
+        did not pick may come again after that.
         """
         ...
 
     def tell(self, configs: Configs, seconds: NDArray[np.float64]) -> None:
-        """Learn the measured latency of ``(n, knobs)`` configs, in seconds; nan: the candidate failed.
+        """Learn the latencies of configs. Configs that were never asked for may be among them (of an earlier run).
 
-        Configs that were never asked for may be told as well (records of an earlier run).
+        Args:
+            configs: ``(n, knobs)``.
+            seconds: the ``(n,)`` latencies in seconds; nan if a config failed.
         """
         ...

@@ -1,4 +1,4 @@
-"""PyTorch for a searcher: on one thread, and without a trace in anybody's random numbers."""
+"""PyTorch for searchers: on one thread, and without a change of the global random generators."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["one_thread", "own_randomness"]
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """PyTorch computes on this thread alone: waking others costs more than nets so small give them to do.
+    """Run PyTorch on one thread. Waking other threads takes longer than the work of a small network.
 
-    The number of threads is the whole process's, so it is put back.
+    The number of threads belongs to the whole process, so it is restored at the end.
     """
     import torch
 
@@ -28,16 +28,15 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def own_randomness(seed: int) -> Iterator[None]:
-    """The global generators of PyTorch and NumPy are seeded, and afterwards as they were before.
+    """Seed the global generators of PyTorch and NumPy, and restore them at the end.
 
-    For libraries that can draw from no other: Stable-Baselines3 draws weights and actions from PyTorch's and the order
-    of minibatches from NumPy's.
+    Stable-Baselines3 draws from no others: weights and actions from PyTorch's, the order of minibatches from NumPy's.
     """
     import torch
 
     before = np.random.get_state()
     with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which would seed the generators of GPUs as well.
+        # torch.manual_seed would seed the generators of GPUs as well.
         torch.default_generator.manual_seed(seed)
         np.random.seed(seed)
         try:

@@ -1,0 +1,330 @@
+"""Walks through a network and emits it anew, with the values of its tensors in the layouts that operators need.
+
+Every value of the graph exists in plain layout, blocked, or both. It is converted where an operator needs another
+layout, so two conversions in a row cancel. :mod:`tilewright.graph.pixels` serves operators on blocked images, and
+:mod:`tilewright.graph.tokens` operators on views of all other tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from tilewright.graph import pixels, tokens
+from tilewright.graph.convolution import Algorithm, Convolution
+from tilewright.graph.idioms import find_idiom
+from tilewright.graph.value import Value, shape_of
+from tilewright.graph.view import View
+from tilewright.graph.weights import Recipe
+
+if TYPE_CHECKING:
+    from tvm import relax, tirx
+
+__all__ = ["Rewriter"]
+
+#: What an expression of the network becomes: a tensor, the parts of a split one, or an expression that is no tensor.
+_Rewritten: TypeAlias = "Value | list[Value] | relax.Expr"
+
+
+@dataclass
+class Rewriter:
+    """Walks through a graph and emits the new one.
+
+    Attributes:
+        lanes: the float32 numbers in a vector register.
+        builder: builds the new function.
+        algorithms: how to compute convolutions.
+        convolutions: the convolutions met so far for which there is a choice of algorithms, and how often.
+        parameters: the inputs of the new function.
+        recipes: the variable of each packed weight.
+        values: the new value of each variable of the network.
+        fallbacks: the convolutions and matrix products that stay in plain layout.
+        samples: every n-th pixel of tensors, by tensor and stride.
+        bindings: the expression of each variable of the network.
+        scalars: the numbers of the weights that hold one number.
+    """
+
+    lanes: int
+    builder: relax.BlockBuilder
+    algorithms: Mapping[Convolution, Algorithm] = field(default_factory=dict)
+    convolutions: dict[Convolution, int] = field(default_factory=dict)
+    parameters: list[relax.Var] = field(default_factory=list)
+    recipes: dict[Recipe, relax.Var] = field(default_factory=dict)
+    values: dict[relax.Var, _Rewritten] = field(default_factory=dict)
+    fallbacks: list[str] = field(default_factory=list)
+    samples: dict[tuple[relax.Expr, tuple[int, int]], relax.Expr] = field(default_factory=dict)
+    bindings: dict[relax.Var, relax.Expr] = field(default_factory=dict)
+    scalars: dict[relax.Var, float] = field(default_factory=dict)
+
+    # Values and their layouts
+
+    def add_weight(self, recipe: Recipe) -> relax.Var:
+        """The parameter of the new function for the weight that ``recipe`` makes."""
+        if recipe not in self.recipes:
+            from tvm import relax
+
+            var = relax.Var(f"w{len(self.recipes)}", relax.TensorType(recipe.shape, recipe.dtype))
+            self.recipes[recipe] = var
+        return self.recipes[recipe]
+
+    def make_plain(self, value: Value) -> relax.Expr:
+        """The tensor in plain layout."""
+        view = self.make_view(value)
+        if value.pending or not view.in_order:
+            self.materialise(value)
+        return self.reshape(value.base, value.shape)
+
+    def make_view(self, value: Value) -> View:
+        """The view of the tensor in ``value.base``. A missing base is made."""
+        if value.view is None:
+            if value.recipe is not None:
+                value.base = self.add_weight(value.recipe)
+            else:
+                value.base = self.unpack(value)
+            value.view = View.of(value.shape)
+        return value.view
+
+    def make_whole_view(self, value: Value) -> View:
+        """The view of the tensor in a base that holds the tensor's elements and no others."""
+        if self.make_view(value).fixed or value.pending:
+            self.materialise(value)
+        assert value.view is not None
+        return value.view
+
+    def materialise(self, value: Value) -> None:
+        """Make the tensor its own base, in its own order."""
+        from tvm import relax
+
+        view = self.make_view(value)
+        atoms = view.atoms
+        tensor = self.reshape(value.base, tuple(a.extent for a in atoms))
+        fixed = [(atoms.index(a), i) for a, i in view.fixed if a.extent > 1]
+        if fixed:
+            begins = [i for _, i in fixed]
+            tensor = relax.op.strided_slice(
+                tensor, [p for p, _ in fixed], begins, [i + 1 for i in begins], assume_inbound=True
+            )
+            tensor = self.emit(tensor)
+        order = [p for p, _ in fixed] + [atoms.index(a) for dim in view.dims for a in dim if a.extent > 1]
+        if order != sorted(order):
+            tensor = self.emit(relax.op.permute_dims(tensor, order))
+        tensor = self.reshape(tensor, value.shape)
+        for op, scalar in value.pending:
+            tensor = self.emit(relax.Call(op, [tensor, scalar], None))
+        value.base, value.view, value.pending, value.fresh = tensor, View.of(value.shape), (), False
+
+    def reshape(self, tensor: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:
+        """The tensor in another shape. A reshape costs no time when the network runs."""
+        from tvm import relax
+
+        if tuple(int(d) for d in tensor.ty.shape.values) == shape:
+            return tensor
+        return self.emit(relax.op.reshape(tensor, shape))
+
+    def unpack(self, value: Value) -> relax.Expr:
+        """A blocked tensor in plain layout, without gaps."""
+        from tvm import relax
+
+        n, *_, h, w = value.shape
+        tensor, channels, places = value.packed, value.channels, value.places
+        if h * w > 1:
+            tensor = self.emit(relax.op.permute_dims(tensor, [0, 1, 4, 2, 3]))
+        if value.order is not None:
+            tensor = self.reshape(tensor, (n, len(places), h, w))
+            if places[:channels] == tuple(range(channels)):
+                tensor = self.emit(relax.op.strided_slice(tensor, [1], [0], [channels]))
+            else:
+                at = {c: p for p, c in enumerate(places)}
+                table = np.asarray([at[c] for c in range(channels)], dtype=np.int64)
+                tensor = self.emit(relax.op.take(tensor, relax.const(table), axis=1, mode="clip"))
+        return self.reshape(tensor, value.shape)
+
+    def pack(self, value: Value, block: int, order: tuple[int, ...] | None = None) -> relax.Expr:
+        """The tensor as ``(n, places/block, h, w, block)``, with its channels in ``order``."""
+        if (block, order) == (value.block, value.order) and value.packed is not None:
+            return value.packed
+        if (block, order) in value.copies:
+            return value.copies[block, order]
+        from tvm import relax
+
+        n, *_, h, w = value.shape
+        channels = value.channels
+        if value.packed is not None and value.order == order:
+            result = self.reblock(value.packed, block)
+        elif value.packed is not None:
+            at = {c: p for p, c in enumerate(value.places)}
+            # Any channel may fill a gap: the numbers there must be finite, and change no result.
+            table = np.asarray([at.get(c, 0) for c in order or range(channels)], dtype=np.int64)
+            last = self.reblock(value.packed, len(value.places))
+            result = self.reblock(self.emit(relax.op.take(last, relax.const(table), axis=4, mode="clip")), block)
+        elif order is not None:
+            natural = self.pack(Value.plain(value.shape, self.make_plain(value)), channels)
+            result = self.pack(Value(value.shape, packed=natural, block=channels), block, order)
+        else:
+            tensor = relax.op.reshape(self.make_plain(value), (n, channels // block, block, h, w))
+            result = self.emit(relax.op.permute_dims(self.emit(tensor), [0, 1, 3, 4, 2]))
+        if value.packed is None:
+            value.packed, value.block, value.order = result, block, order
+        value.copies[block, order] = result
+        return result
+
+    def reblock(self, tensor: relax.Expr, block: int) -> relax.Expr:
+        """A blocked tensor with blocks of another length, and its places in the same order."""
+        from tvm import relax
+
+        n, blocks, h, w, have = (int(d) for d in tensor.ty.shape.values)
+        if have == block:
+            return tensor
+        if blocks > 1:
+            tensor = self.emit(relax.op.permute_dims(tensor, [0, 2, 3, 1, 4]))
+        places = blocks * have
+        tensor = self.emit(relax.op.reshape(tensor, (n, 1, h, w, places)))
+        if block == places:
+            return tensor
+        tensor = self.emit(relax.op.reshape(tensor, (n, h, w, places // block, block)))
+        return self.emit(relax.op.permute_dims(tensor, [0, 3, 1, 2, 4]))
+
+    def emit(self, expr: relax.Expr) -> relax.Var:
+        """Bind an expression to a new variable."""
+        return self.builder.emit(expr)
+
+    def call(
+        self, function: tirx.PrimFunc, arguments: list[relax.Expr], shape: tuple[int, ...], name: str
+    ) -> relax.Var:
+        """Emit the call of a function whose result is float32 of ``shape``, and add the function as ``name``."""
+        from tvm import relax
+
+        out = relax.TensorType(shape, "float32")
+        return self.emit(relax.call_tir(self.builder.add_func(function, name), arguments, out))
+
+    def channel_block(self, channels: int) -> int:
+        """The largest divisor of ``channels`` that fits a vector register."""
+        return max(d for d in range(1, self.lanes + 1) if channels % d == 0)
+
+    # The walk
+
+    def move_weight(self, name: str, call: relax.Call, args: list[Value]) -> Value | None:
+        """The value of an operator that only moves the elements of a weight; None for any other operator."""
+        if len(args) < 1 or args[0].recipe is None or not hasattr(call.ty, "shape"):  # some give a shape, no tensor
+            return None
+        if name in ("reshape", "expand_dims", "squeeze"):
+            shape = shape_of(call)
+            return Value(shape, recipe=args[0].recipe.reshape(shape), dtype=args[0].dtype)
+        if name == "permute_dims":
+            shape = shape_of(call)
+            axes = call.attrs.axes
+            order = tuple(int(a) for a in axes) if axes is not None else tuple(reversed(range(len(shape))))
+            return Value(shape, recipe=args[0].recipe.transpose(order), dtype=args[0].dtype)
+        return None
+
+    def visit(self, expr: relax.Expr) -> _Rewritten:
+        """The new value of an expression of the network."""
+        from tvm import ir, relax
+
+        if isinstance(expr, relax.TupleGetItem):
+            parts = self.values.get(expr.tuple_value)
+            if isinstance(parts, list):
+                return parts[int(expr.index)]
+        if not isinstance(expr, relax.Call) or not isinstance(expr.op, ir.Op):
+            return self.keep_plain(expr)
+        name = expr.op.name.removeprefix("relax.")
+        operands = list(expr.args)
+        if name == "concat" and isinstance(operands[0], relax.Tuple):
+            operands = list(operands[0].fields)
+        idiom = self.serve_idiom(expr)
+        if idiom is not None:
+            return idiom
+        args = [self.values.get(a, a) if isinstance(a, relax.Var) else a for a in operands]
+        known = [a for a in args if isinstance(a, Value)]
+        if not known or any(isinstance(a, list | relax.Var) for a in args):
+            return self.keep_plain(expr)
+        moved = self.move_weight(name, expr, known)
+        if moved is not None:
+            return moved
+        if name == "split":
+            return self.split(expr, known[0]) or self.keep_plain(expr)
+        result = None
+        # Operators on blocked operands come first. A constant operand has no blocked layout.
+        if name == "power" or not any(isinstance(a, ir.GenericConst) for a in args):
+            result = pixels.serve(self, name, expr, known)
+        if result is None:
+            result = tokens.serve(self, name, expr, args)
+        if result is not None:
+            return result
+        if name in ("nn.conv2d", "matmul"):
+            self.fallbacks.append(f"{name} {' x '.join(str(list(v.shape)) for v in known)}")
+        return self.keep_plain(expr)
+
+    def serve_idiom(self, call: relax.Call) -> Value | None:
+        """The value of the activation that ``call`` completes; None if it completes none."""
+        found = find_idiom(call, self.bindings, self.scalars)
+        value = None if found is None else self.values.get(found.args[0])
+        if found is None or not isinstance(value, Value) or value.recipe is not None or value.dtype != "float32":
+            return None
+        name = found.op.name
+        return pixels.serve(self, name, found, [value]) or tokens.serve(self, name, found, [value])
+
+    def split(self, call: relax.Call, value: Value) -> list[Value] | None:
+        """The equal parts of a tensor, as views or as weights of their own; None if they cannot be either."""
+        given = call.attrs.indices_or_sections
+        axis = int(call.attrs.axis) % len(value.shape)
+        size = value.shape[axis]
+        if isinstance(given, int) or hasattr(given, "value"):
+            count = int(given)
+        else:
+            bounds = [0, *(int(i) for i in given), size]
+            count = len(bounds) - 1
+            if bounds != [i * size // count for i in range(count + 1)]:
+                return None
+        if size % count:
+            return None
+        if value.recipe is not None:
+            step = size // count
+            return [
+                Value(recipe.shape, recipe=recipe, dtype=value.dtype)
+                for recipe in (value.recipe.slice(axis, i * step, (i + 1) * step) for i in range(count))
+            ]
+        return tokens.split_view(self, value, axis, count)
+
+    def keep_plain(self, expr: relax.Expr) -> Value | relax.Expr:
+        """The value of an expression that is computed on plain operands."""
+        from tvm import relax
+
+        plain = self.substitute().visit_expr(expr)
+        if getattr(getattr(plain, "op", None), "name", "") == "relax.take" and plain.attrs.mode == "fast":
+            # The inputs may hold any index, and no index may read outside of the table.
+            plain = relax.op.take(plain.args[0], plain.args[1], plain.attrs.axis, mode="clip")
+        result = self.emit(plain)
+        if not isinstance(result.ty, relax.TensorType):
+            return result
+        return Value.plain(shape_of(result), result, str(result.ty.dtype))
+
+    @cached_property
+    def substitute(self) -> type[relax.PyExprMutator]:
+        """The class of mutators that replace variables by plain tensors.
+
+        It is made once, because making it takes as long as rewriting an operator.
+        """
+        from tvm import relax
+
+        outer = self
+
+        @relax.expr_functor.mutator
+        class Substitute(relax.PyExprMutator):  # type: ignore[misc]
+            def visit_var_(self, op: relax.Var) -> relax.Expr:
+                return self.lookup(op)
+
+            def visit_dataflow_var_(self, op: relax.DataflowVar) -> relax.Expr:
+                return self.lookup(op)
+
+            def lookup(self, op: relax.Var) -> relax.Expr:
+                value = outer.values.get(op)
+                if isinstance(value, list):
+                    return relax.Tuple([outer.make_plain(v) for v in value])
+                return outer.make_plain(value) if isinstance(value, Value) else (value if value is not None else op)
+
+        return Substitute

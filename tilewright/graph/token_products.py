@@ -1,0 +1,124 @@
+"""Matrix products of tensors of tokens: dense layers, and batched products that read their operands in place."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+from tilewright.graph.token_rows import NARROWEST, choose_block, dense
+from tilewright.graph.value import Value, shape_of
+from tilewright.graph.view import Atom, View, refine
+from tilewright.graph.weights import Recipe
+from tilewright.ops import blocked
+from tilewright.ops.blocked import Place, Product
+
+if TYPE_CHECKING:
+    from tvm import relax
+
+    from tilewright.graph.rewriter import Rewriter
+
+__all__ = ["matmul"]
+
+
+def matmul(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
+    """A dense layer where the right operand is a weight, and otherwise the product of two batches of matrices."""
+    left, right = args
+    if not isinstance(right, Value) or str(call.ty.dtype) != "float32":
+        return None
+    recipe = right.recipe or _find_repeated(walk, call.args[1], right.shape)
+    if recipe is not None:
+        return dense(walk, call, left, recipe) if len(recipe.shape) == 2 and len(left.shape) > 1 else None
+    if len(left.shape) < 3 or left.shape[:-2] != right.shape[:-2] or right.shape[-1] < NARROWEST:
+        return None
+    return _emit_batch(walk, call, left, right)
+
+
+def _emit_batch(walk: Rewriter, call: relax.Call, left: Value, right: Value) -> Value | None:
+    """The product of two batches of matrices, each read where it lies."""
+    from tvm import relax
+
+    n = right.shape[-1]
+    # Scales that are pending on an operand are applied to the result.
+    pending = [*left.pending, *right.pending]
+    left, right = (dataclasses.replace(v, pending=()) for v in (left, right))
+    views = []
+    for value in (left, right):
+        view = walk.make_view(value).merged()
+        matrix = view.dims[-1] + view.dims[-2]
+        if max(len(view.dims[-1]), len(view.dims[-2])) > 1 or not {*view.atoms[-1:]} <= {*matrix}:
+            walk.materialise(value)
+            view = walk.make_view(value).merged()
+        views.append(view)
+    batch = list(range(len(left.shape) - 2))
+    cut = refine(views[0], views[1], [(d, d) for d in batch])
+    if cut is None:
+        return None
+    product, result_view = _describe_product(cut[0], cut[1], (left.shape[-2], left.shape[-1], n))
+    operands = [
+        walk.reshape(v.base, tuple(e for e, _ in dims)) for v, dims in ((left, product.left), (right, product.right))
+    ]
+    function = blocked.batch_matmul(product, choose_block(walk, n))
+    result = walk.call(function, operands, product.out_shape, "batch_matmul")
+    for op, scalar in pending:
+        result = walk.emit(relax.Call(op, [result, scalar], None))
+    return Value(shape_of(call), base=result, view=result_view, fresh=True)
+
+
+def _find_repeated(walk: Rewriter, expr: relax.Expr, shape: tuple[int, ...]) -> Recipe | None:
+    """The matrix of weights that a batch repeats; None if the batch is no such repetition.
+
+    PyTorch exports a dense layer on several sequences in this way.
+    """
+    from tvm import relax
+
+    names = {"relax.broadcast_to", "relax.reshape", "relax.expand_dims"}
+    while isinstance(expr, relax.Var):
+        value = walk.values.get(expr)
+        if isinstance(value, Value) and value.recipe is not None:
+            repeated = math.prod(value.shape) == math.prod(shape[-2:])
+            return value.recipe.reshape(shape[-2:]) if repeated else None
+        bound = walk.bindings.get(expr)
+        if not isinstance(bound, relax.Call) or getattr(bound.op, "name", "") not in names:
+            return None
+        if shape_of(bound)[-2:] != shape[-2:]:
+            return None
+        expr = bound.args[0]
+    return None
+
+
+def _describe_product(left: View, right: View, mkn: tuple[int, int, int]) -> tuple[Product, View]:
+    """How a product reads its operands, and the view of its result.
+
+    Args:
+        left: of the left operand, merged.
+        right: of the right operand, merged, with the same atoms in the dimensions of the batch.
+        mkn: the extents of the matrices: ``(m, k)`` times ``(k, n)``.
+    """
+    m, k, n = mkn
+    parts = [a for dim in left.dims[:-2] for a in dim if a.extent > 1]
+    twins = [a for dim in right.dims[:-2] for a in dim if a.extent > 1]
+
+    def places(view: View, batch: list[Atom], first: str, second: str) -> tuple[tuple[int, Place], ...]:
+        known: dict[Atom, Place] = {a: ("batch", i) for i, a in enumerate(batch)}
+        known |= {a: (first, 0) for a in view.dims[-2]} | {a: (second, 0) for a in view.dims[-1]}
+        known |= {a: ("fixed", i) for a, i in view.fixed}
+        return tuple((a.extent, known[a]) for a in view.atoms)
+
+    rights = places(right, twins, "k", "n")
+    out: list[Place]
+    if rights and rights[-1][1] == ("n", 0) and k > 1:
+        # Rows of the right operand stay rows of the result: (tokens, heads, depth) gives (tokens, heads, depth).
+        out = [("m", 0) if p == ("k", 0) else p for _, p in rights if p[0] != "fixed"]
+    else:
+        out = [*(("batch", i) for i in range(len(parts))), ("m", 0), ("n", 0)]
+    atoms = {p: Atom({"m": m, "n": n}.get(p[0]) or parts[p[1]].extent) for p in out}
+    number = {a: i for i, a in enumerate(parts)}
+    dims = [tuple(atoms["batch", number[a]] for a in dim if a.extent > 1) for dim in left.dims[:-2]]
+    view = View(tuple((atoms[p],) for p in out), (*dims, (atoms["m", 0],), (atoms["n", 0],)))
+    extents = tuple(a.extent for a in parts) or (1,)
+    if not parts:
+        # A batch of one matrix has an index of its own, which is always 0.
+        out = [("batch", 0), *out]
+        view = View(((Atom(1),), *view.base), view.dims)
+    return Product(extents, m, k, n, places(left, parts, "m", "k"), rights, tuple(out)), view

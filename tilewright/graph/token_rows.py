@@ -1,0 +1,145 @@
+"""Operators on the rows of tensors of tokens: dense layers, softmax, and layer norm.
+
+A row is a vector along the last dimension. Where the rows of a tensor lie in another order in memory, these operators
+compute them in that order, and the result is a view again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tilewright.graph.channels import padded_order
+from tilewright.graph.value import Value, shape_of
+from tilewright.graph.view import Atom, View
+from tilewright.graph.weights import Recipe
+from tilewright.ops import blocked, rows
+
+if TYPE_CHECKING:
+    from tvm import relax, tirx
+
+    from tilewright.graph.rewriter import Rewriter
+
+__all__ = ["NARROWEST", "choose_block", "dense", "layer_norm", "masked_softmax", "softmax"]
+
+#: The fewest columns of a matrix that the templates of contractions and rows serve: a vector has 2 elements or more.
+NARROWEST = 2
+
+
+def dense(walk: Rewriter, call: relax.Call, left: Value, recipe: Recipe) -> Value | None:
+    """The product with a matrix of weights, which is packed when the network is built.
+
+    Columns that fill up the last block are zeros.
+    """
+    depth, n = recipe.shape
+    if n < NARROWEST:
+        return None
+    x = choose_block(walk, n)
+    view, shape = _find_rows(walk, left)
+    source = walk.reshape(left.base, shape)
+    columns = recipe if n % x == 0 else recipe.take(1, padded_order(n, x))
+    packed = columns.reshape((depth, -(-n // x), x)).transpose((1, 0, 2))
+    function = blocked.dense(shape[0], packed.shape, n)
+    result = walk.call(function, [source, walk.add_weight(packed)], (shape[0], n), "dense")
+    return Value(shape_of(call), base=result, view=_view_rows(view, depth, n), fresh=True)
+
+
+def choose_block(walk: Rewriter, n: int) -> int:
+    """The lanes of a block of ``n`` columns.
+
+    Up to a vector register, a block holds all columns. Of more columns it holds their largest divisor that fills at
+    least half of a register. Without such a divisor it holds a whole register, and the last block is padded.
+    """
+    x = walk.channel_block(n)
+    return walk.lanes if x < walk.lanes // 2 and n > walk.lanes else x
+
+
+def softmax(walk: Rewriter, call: relax.Call, args: list[Value], safe: bool = False) -> Value | None:
+    """The softmax along the last dimension; ``safe``: zeros where a whole row is minus infinity."""
+    if int(call.attrs.axis) not in (-1, len(args[0].shape) - 1):
+        return None
+    return _emit_rows(walk, args[0], "softmax", lambda shape: rows.softmax(shape, walk.lanes, safe), [])
+
+
+def layer_norm(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
+    """The layer norm along the last dimension, with weights as scale and shift."""
+    attrs, count = call.attrs, len(args[0].shape)
+    if [int(a) % count for a in attrs.axes] != [count - 1] or not (attrs.center and attrs.scale):
+        return None
+    recipes = [a.recipe if isinstance(a, Value) else None for a in args[1:]]
+    if any(recipe is None for recipe in recipes):
+        return None
+    scale_shift = [walk.add_weight(recipe) for recipe in recipes if recipe is not None]
+    epsilon = float(attrs.epsilon)
+    return _emit_rows(walk, args[0], "layer_norm", lambda s: rows.layer_norm(s, walk.lanes, epsilon), scale_shift)
+
+
+def masked_softmax(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
+    """The softmax of PyTorch's attention, which exports ``where(row is minus infinity, 0, softmax(row))``."""
+    from tvm import ir, relax
+
+    def find_call(expr: relax.Expr, name: str) -> relax.Call | None:
+        bound = walk.bindings.get(expr) if isinstance(expr, relax.Var) else None
+        fits = isinstance(bound, relax.Call) and getattr(bound.op, "name", "") == f"relax.{name}"
+        return bound if fits else None
+
+    def is_constant(expr: relax.Expr, value: float) -> bool:
+        return isinstance(expr, ir.GenericConst) and bool((expr.value.numpy() == value).all())
+
+    soft = find_call(call.args[2], "nn.softmax")
+    zeros = find_call(call.args[1], "full_like")
+    if soft is None or zeros is None or not is_constant(zeros.args[1], 0.0):
+        return None
+    step = call.args[0]
+    for name in ("logical_not", "astype", "max", "astype", "logical_not", "equal"):
+        bound = find_call(step, name)
+        if bound is None:
+            return None
+        if name == "equal":
+            if not bound.args[0].same_as(soft.args[0]) or not is_constant(bound.args[1], -math.inf):
+                return None
+        elif name == "max" and [int(a) for a in bound.attrs.axis] not in ([-1], [len(shape_of(soft)) - 1]):
+            return None
+        step = bound.args[0]
+    source = walk.values[soft.args[0]]
+    return softmax(walk, soft, [source], safe=True) if isinstance(source, Value) else None
+
+
+def _find_rows(walk: Rewriter, value: Value) -> tuple[View, tuple[int, int]]:
+    """The view of a tensor whose rows are rows of its base, and the base's shape as (rows, columns).
+
+    A tensor whose rows do not lie so is materialised.
+    """
+    view = walk.make_whole_view(value)
+    last = [a for a in view.dims[-1] if a.extent > 1]
+    count = len(last)
+    if not count or view.atoms[-count:] != last:
+        walk.materialise(value)
+        view = walk.make_view(value)
+    n = value.shape[-1]
+    return view, (math.prod(view.base_shape) // n, n)
+
+
+def _view_rows(view: View, n: int, out: int) -> View:
+    """The view of a result that has ``out`` numbers for each row of ``n``, and a matrix as its base."""
+    inner = [a for a in view.dims[-1] if a.extent > 1]
+    outer = tuple(a for a in view.atoms if a not in inner)
+    last = (Atom(out),)
+    return View((outer, last), (*view.dims[:-1], last))
+
+
+def _emit_rows(
+    walk: Rewriter,
+    value: Value,
+    name: str,
+    make: Callable[[tuple[int, int]], tirx.PrimFunc],
+    more: list[relax.Expr],
+) -> Value | None:
+    """Emit the call of a function on rows, which ``make`` makes of the shape (rows, columns)."""
+    n = value.shape[-1]
+    if value.dtype != "float32" or n < NARROWEST:
+        return None
+    view, shape = _find_rows(walk, value)
+    result = walk.call(make(shape), [walk.reshape(value.base, shape), *more], shape, name)
+    return Value(value.shape, base=result, view=_view_rows(view, n, n), fresh=True)
