@@ -24,7 +24,7 @@ from tilewright.executable.manifest import NAME, WEIGHTS, read_manifest, sealed
 from tilewright.frontend.network import Network
 from tilewright.graph.convolution import Algorithm, Convolution
 from tilewright.graph.tasks import Extraction, extract
-from tilewright.space.registry import make_space
+from tilewright.ops.registry import make_space
 from tilewright.target import Target
 
 __all__ = ["Built", "Default", "built_mutants"]

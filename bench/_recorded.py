@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tilewright.ops import blocked
-from tilewright.space.registry import make_space
+from tilewright.ops.registry import make_space
 from tilewright.space.subspace import Subspace, thinned
 from tilewright.target import Target
 from tilewright.task import Task

@@ -20,9 +20,9 @@ from tilewright.cli import app
 from tilewright.cost import models
 from tilewright.cost.dataset import DataSet, read_data_set, write_data_set
 from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.ops.registry import make_space
 from tilewright.records import open_store
 from tilewright.space.configs import sample
-from tilewright.space.registry import make_space
 from tilewright.target import Target
 from tilewright.task import Task
 

@@ -20,8 +20,8 @@ from tilewright.frontend.load import load
 from tilewright.graph.convolution import Algorithm, Convolution
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.graph.weights import Recipe
+from tilewright.ops.registry import make_space
 from tilewright.ops.winograd import Tiling, transform_weight
-from tilewright.space.registry import make_space
 
 STAGED: tuple[Algorithm, ...] = ("winograd2", "winograd4")
 FUSED: tuple[Algorithm, ...] = ("fused_winograd2", "fused_winograd4")

@@ -19,13 +19,13 @@ from tests.space.test_auto import chain, depthwise, draw, softmax, task
 from tests.targets import lane_target
 from tilewright.errors import RecordsError
 from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.ops.registry import task_module
 from tilewright.records import metaschedule_import
 from tilewright.records.memory import MemoryStore
 from tilewright.records.metaschedule import RECORDS, WORKLOADS, workload_module, write_metaschedule
 from tilewright.records.metaschedule_import import Read, read_metaschedule
 from tilewright.records.store import Query
 from tilewright.space.auto import AutoSpace
-from tilewright.space.registry import task_module
 from tilewright.space.stored_trace import TraceReader
 from tilewright.target import Target
 from tilewright.tvm_compat import light_tensor_intrinsics

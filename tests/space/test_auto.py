@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from tests.targets import host_target, require
 from tilewright.errors import SpaceError
+from tilewright.ops.registry import make_space
 from tilewright.space.auto import FIRST_SKETCH, AutoSpace
 from tilewright.space.configs import mutate, neighbours, sample
 from tilewright.space.knob import SplitKnob
-from tilewright.space.registry import make_space, task_module
+from tilewright.space.module import task_module
 from tilewright.space.space import Configs
 from tilewright.space.trace import Generator, factorisations
 from tilewright.target import Target

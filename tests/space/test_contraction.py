@@ -13,10 +13,11 @@ import pytest
 from tests.targets import require
 from tilewright.cost.features import features
 from tilewright.errors import SpaceError
+from tilewright.ops.registry import make_space
 from tilewright.space.configs import neighbours, sample
 from tilewright.space.contraction import ContractionSpace
 from tilewright.space.loop_nest import Annotation
-from tilewright.space.registry import make_space, task_module
+from tilewright.space.module import task_module
 from tilewright.target import Target
 from tilewright.task import Task
 

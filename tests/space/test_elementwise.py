@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from tilewright.errors import SpaceError
 from tilewright.ops.elementary import ELEMENTARY
+from tilewright.ops.registry import make_space
 from tilewright.space.elementwise import ElementwiseSpace
-from tilewright.space.registry import make_space, task_module
+from tilewright.space.module import task_module
 from tilewright.target import Target
 from tilewright.task import Task
 

@@ -10,9 +10,10 @@ import pytest
 
 from tilewright.measure.generating import generate_in_process
 from tilewright.ops.elementary import ELEMENTARY
+from tilewright.ops.registry import make_space
 from tilewright.space.auto import AutoSpace
 from tilewright.space.generation import Generated, generate, known_generated, remember_generated
-from tilewright.space.registry import make_space, task_module
+from tilewright.space.module import task_module
 from tilewright.space.simple import simple_schedule
 from tilewright.target import Target
 from tilewright.task import Task

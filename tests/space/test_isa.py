@@ -13,8 +13,8 @@ from tests.models import conv_model
 from tilewright.errors import TargetError
 from tilewright.frontend.load import load
 from tilewright.graph.tasks import extract
+from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
-from tilewright.space.registry import make_space
 from tilewright.target import Target
 
 CPUS = {

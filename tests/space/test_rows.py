@@ -11,8 +11,8 @@ from tests.models import TARGET
 from tests.targets import require
 from tilewright.errors import SpaceError
 from tilewright.ops import rows
+from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
-from tilewright.space.registry import make_space
 from tilewright.space.rows import RowsSpace
 from tilewright.task import Task
 

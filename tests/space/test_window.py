@@ -11,8 +11,8 @@ import pytest
 from tests.models import TARGET
 from tests.targets import LANES, lane_target, require
 from tilewright.errors import SpaceError
+from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
-from tilewright.space.registry import make_space
 from tilewright.space.window import WindowSpace
 from tilewright.task import Task
 

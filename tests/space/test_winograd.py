@@ -12,10 +12,10 @@ import pytest
 from tests.targets import require
 from tilewright.errors import SpaceError
 from tilewright.graph.tasks import task_of
+from tilewright.ops.registry import make_space
 from tilewright.ops.winograd import Tiling, data_transform, fused, inverse_transform, transform_weight
 from tilewright.space.configs import sample
 from tilewright.space.module import task_module
-from tilewright.space.registry import make_space
 from tilewright.space.winograd import WinogradTransformSpace
 from tilewright.space.winograd_fused import FusedWinogradSpace
 from tilewright.target import Target

@@ -13,8 +13,8 @@ from tilewright.graph.convolution import Algorithm, Convolution, is_fused, winog
 from tilewright.graph.tasks import task_of
 from tilewright.measure.runner import Runner
 from tilewright.ops import blocked, winograd
+from tilewright.ops.registry import make_space
 from tilewright.records.store import Store
-from tilewright.space.registry import make_space
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task

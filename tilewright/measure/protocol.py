@@ -58,7 +58,7 @@ SpaceFactory: TypeAlias = Callable[[Task, Target], DesignSpace]
 
 @dataclass(frozen=True)
 class Hello:
-    """What the worker is for. ``factory`` None stands for ``tilewright.space.registry.make_space``."""
+    """What the worker is for. ``factory`` None stands for ``tilewright.ops.registry.make_space``."""
 
     target: Target
     factory: SpaceFactory | None

@@ -316,7 +316,7 @@ class _Worker:
 
 
 def _default_factory() -> SpaceFactory:
-    from tilewright.space.registry import make_space
+    from tilewright.ops.registry import make_space
 
     return make_space
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from tilewright.ops.mark import Mark
+
 __all__ = ["Place", "Product", "batch_matmul", "conv2d", "dense", "depthwise_conv2d", "elementwise", "grouped_conv2d"]
 
 #: TVM's OpPatternKind kOutEWiseFusable: a contraction that element-wise consumers are fused into.
@@ -50,6 +52,7 @@ def conv2d(
             axis=[rc, ry, rx, ri],
         ),
         name="contraction",
+        attrs=_mark("boppl/rrrr"),
     )
     return _function([a, w, c])
 
@@ -90,6 +93,7 @@ def grouped_conv2d(
         (n, groups, oo, rows, cols, x),
         lambda b, g, o, i, j, v: te.sum(source(b, g, i, j) * w[g, o, rc, ry, rx, ri, v], axis=[rc, ry, rx, ri]),
         name="contraction",
+        attrs=_mark("bgoppl/rrrr"),
     )
     if last:
         y = te.compute(
@@ -134,6 +138,7 @@ def depthwise_conv2d(
         (n, oo, rows, cols, x),
         lambda b, o, i, j, v: te.sum(source(b, o, i, j, v) * w[o, ry, rx, v], axis=[ry, rx]),
         name="contraction",
+        attrs=_mark("boppl/rr"),
     )
     if data[1] == oo:
         return _function([a, w, c])
@@ -156,7 +161,9 @@ def dense(rows: int, weight: tuple[int, ...], outputs: int) -> Any:
     a = te.placeholder((rows, depth), name="data")
     w = te.placeholder(weight, name="weight")
     k = te.reduce_axis((0, depth), "k")
-    c = te.compute((rows, oo, x), lambda m, o, v: te.sum(a[m, k] * w[o, k, v], axis=[k]), name="contraction")
+    c = te.compute(
+        (rows, oo, x), lambda m, o, v: te.sum(a[m, k] * w[o, k, v], axis=[k]), name="contraction", attrs=_mark("pol/r")
+    )
     y = te.compute((rows, outputs), lambda m, n: c[m, n // x, n % x], name="unpack")
     return _function([a, w, y])
 
@@ -227,6 +234,7 @@ def batch_matmul(product: Product, x: int) -> Any:
         (batch, product.m, blocks, x),
         lambda b, i, o, v: te.sum(a(*indices(product.left, b, m=i, k=r)) * p[b, o, r, v], axis=[r]),
         name="contraction",
+        attrs=_mark("bpol/r"),
     )
 
     def unpacked(*axes: Any) -> Any:
@@ -237,6 +245,16 @@ def batch_matmul(product: Product, x: int) -> Any:
 
     y = te.compute(product.out_shape, unpacked, name="unpack")
     return _function([a, w, y])
+
+
+def _mark(roles: str) -> dict[str, str]:
+    """The mark of a contraction.
+
+    Args:
+        roles: what the iterators are for, spatial ones before the slash. b: batch, g: groups, o: blocks of output
+            channels, p: pixels or rows, l: lane, r: reduction.
+    """
+    return Mark("contraction", roles).annotations
 
 
 def _padded(data: Any, padding: tuple[int, int, int, int]) -> Any:

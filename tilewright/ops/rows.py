@@ -10,11 +10,13 @@ from functools import lru_cache
 from typing import Any
 
 from tilewright.ops.elementary import exp
+from tilewright.ops.mark import Mark
 
 __all__ = ["PREFIX", "layer_norm", "softmax"]
 
 #: How the names of blocks that reduce rows begin.
 PREFIX = "row_"
+_MARK = Mark("rows").annotations
 #: TVM's OpPatternKind kOutEWiseFusable: element-wise consumers are fused into it.
 _FUSABLE = 4
 #: Elements of the shortest row that is reduced by vectors: SSE and NEON have registers of 4.
@@ -46,7 +48,7 @@ def softmax(shape: tuple[int, ...], lanes: int, safe: bool) -> Any:
         lambda *i: tirx.const(1.0, "float32") / (tirx.max(total(*i), smallest) if safe else total(*i)),
         name="row_inverse",
     )
-    y = te.compute(shape, lambda *i: e(*i) * inverse(*i[:-1]), name="softmax")
+    y = te.compute(shape, lambda *i: e(*i) * inverse(*i[:-1]), name="softmax", attrs=_MARK)
     return _function([x, y])
 
 
@@ -77,7 +79,10 @@ def layer_norm(shape: tuple[int, ...], lanes: int, epsilon: float) -> Any:
     )
     gamma, beta = te.placeholder((n,), name="scale"), te.placeholder((n,), name="shift")
     y = te.compute(
-        shape, lambda *i: (x(*i) - mean(*i[:-1])) * scale(*i[:-1]) * gamma[i[-1]] + beta[i[-1]], name="layer_norm"
+        shape,
+        lambda *i: (x(*i) - mean(*i[:-1])) * scale(*i[:-1]) * gamma[i[-1]] + beta[i[-1]],
+        name="layer_norm",
+        attrs=_MARK,
     )
     return _function([x, gamma, beta, y])
 

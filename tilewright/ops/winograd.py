@@ -26,11 +26,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tilewright.ops.mark import Mark
+
 __all__ = ["BLOCKS", "Tiling", "data_transform", "fused", "inverse_transform", "products", "transform_weight"]
 
 #: The last stage of a transform, by which its design space knows it, with and without consumers.
 BLOCKS = ("winograd_data", "winograd_inverse")
 
+#: Of the last stage of a transform.
+_MARK = Mark("winograd").annotations
 #: TVM's OpPatternKind kOutEWiseFusable (element-wise consumers are fused into it) and kOpaque (nothing is).
 _FUSABLE, _OPAQUE = 4, 8
 #: Functions that are kept, as in :mod:`tilewright.ops.blocked`.
@@ -109,7 +113,7 @@ def data_transform(tiling: Tiling, data: tuple[int, ...]) -> Any:
         n, i, j = p // (down * across), p // across % down, p % across
         return _choose(xi % a, _INPUT[m]([rows[n, c, i, j, xi // a, s, v] for s in range(a)]))
 
-    result = te.compute((a * a, cc, tiling.tiles, cb), both, name=BLOCKS[0])
+    result = te.compute((a * a, cc, tiling.tiles, cb), both, name=BLOCKS[0], attrs=_MARK)
     return _function([x, result], _OPAQUE)
 
 
@@ -150,6 +154,7 @@ def products(tiling: Tiling, weight: tuple[int, ...]) -> Any:
         (count, oo, tiling.tiles, x),
         lambda b, o, p, v: te.sum(data[b, rc, p, ri] * w[b, o, rc, ri, v], axis=[rc, ri]),
         name="contraction",
+        attrs=Mark("contraction", "bopl/rr").annotations,
     )
     return _function([data, w, c], _OPAQUE)
 
@@ -183,6 +188,7 @@ def fused(tiling: Tiling, data: tuple[int, ...], weight: tuple[int, ...]) -> Any
         (count, cc, tiling.batch, down, across, cb),
         lambda xi, c, n, i, j, v: _choose(xi % a, _INPUT[m]([rows[n, c, i, j, xi // a, s, v] for s in range(a)])),
         name=BLOCKS[0],
+        attrs=_MARK,
     )
     rc, ri = te.reduce_axis((0, cc), "rc"), te.reduce_axis((0, cb), "ri")
     multiplied = te.compute(
@@ -209,6 +215,7 @@ def _outputs(tiling: Tiling, oo: int, x: int, rows_name: str, source: Callable[.
         (tiling.batch, oo, down * m, across * m, x),
         lambda n, o, i, j, v: _choose(j % m, _OUTPUT[m]([rows[n, o, i // m, j // m, i % m, s, v] for s in range(a)])),
         name=BLOCKS[1],
+        attrs=_MARK,
     )
     shape = (tiling.batch, oo, tiling.rows, tiling.cols, x)
     return te.compute(shape, lambda n, o, i, j, v: whole[n, o, i, j, v], name="winograd_crop")

@@ -32,7 +32,7 @@ from tilewright.space.simple import (
     stages_and_reductions,
     work,
 )
-from tilewright.space.space import Configs
+from tilewright.space.space import Configs, DesignSpace
 from tilewright.space.trace import Generator, Sample, replay
 from tilewright.target import Target
 from tilewright.task import Task
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from tvm.s_tir import Schedule
     from tvm.s_tir.schedule import Trace
 
-__all__ = ["FIRST_SKETCH", "PLAIN", "AutoSpace", "Sketch"]
+__all__ = ["FIRST_SKETCH", "PLAIN", "AutoSpace", "AutoTemplate", "Sketch"]
 
 #: The template of a space without MetaSchedule's sketches, where the function or its generation exceeds a limit.
 PLAIN = "plain/1"
@@ -231,3 +231,18 @@ def _share(generated: Sequence[tuple[Trace, list[Sample]]], knobs: list[Knob]) -
             columns.append(known[key])
         sketches.append(Sketch(trace, tuple(samples), tuple(columns)))
     return sketches
+
+
+class AutoTemplate:
+    """Schedules any function."""
+
+    name = "auto"
+    kind = "auto"
+
+    def serves(self, task: Task, target: Target) -> bool:
+        """Always."""
+        return True
+
+    def space(self, task: Task, target: Target) -> DesignSpace:
+        """MetaSchedule's spaces, a plain parallel program and the untuned one."""
+        return AutoSpace(task, target)

@@ -14,16 +14,18 @@ from tilewright.space.contraction_nest import Columns, Ints, loop_nest, register
 from tilewright.space.contraction_program import PAD_INSIDE, PAD_PARALLEL, PAD_SERIAL, Plan, build_program, prepare
 from tilewright.space.knob import ChoiceKnob, Knob, OrderKnob, SplitKnob, divisors
 from tilewright.space.loop_nest import LoopNest
-from tilewright.space.module import space_errors, task_module
-from tilewright.space.space import Configs
+from tilewright.space.module import form_errors, space_errors, task_module
+from tilewright.space.space import Configs, DesignSpace
+from tilewright.space.template import FormReader
 from tilewright.target import Target
 from tilewright.task import Task
 from tilewright.tvm_compat import narrow_indices
 
 if TYPE_CHECKING:
+    from tvm.ir import IRModule
     from tvm.s_tir import Schedule
 
-__all__ = ["ContractionSpace"]
+__all__ = ["ContractionSpace", "ContractionTemplate"]
 
 #: Multiply-adds written out in the innermost loop, at most: more take LLVM long and leave the instruction cache.
 _BODY = 512
@@ -38,6 +40,18 @@ _ORDERS = ((0, 2, 1, 3), (2, 0, 3, 1), (2, 3, 0, 1), (0, 2, 3, 1))
 _RC_FIRST, _KERNEL_FIRST, _COLUMNS_LAST = (0, 1, 2, 3), (1, 2, 0, 3), (0, 1, 3, 2)
 #: Multiply-adds (about 10 microseconds) below which waking the other threads costs more than they save.
 _PARALLEL_WORK = 1 << 18
+
+
+def _analyse(task: Task) -> tuple[IRModule, Form]:
+    """The task's function with narrow indices, and the form of the contraction in it."""
+    module = narrow_indices(task_module(task))
+    with form_errors(f"{task.name!r} has not the form of a contraction"):
+        form = read_form(module)
+        prepare(module, form)
+    return module, form
+
+
+_read_contraction = FormReader(_analyse)
 
 
 class ContractionSpace:
@@ -63,13 +77,11 @@ class ContractionSpace:
             target: the machine to schedule it for.
 
         Raises:
-            SpaceError: the function is no contraction of the form that the template knows.
+            FormError: the function is no contraction of the form that the template knows.
+            SpaceError: the function cannot be read.
         """
         self.task, self.target = task, target
-        self._module = narrow_indices(task_module(task))
-        with space_errors(f"{task.name!r} has not the form of a contraction"):
-            self._form = read_form(self._module)
-            prepare(self._module, self._form)
+        self._module, self._form = _read_contraction(task)
         self.knobs: tuple[Knob, ...] = _knobs(self._form, target)
 
     def valid(self, configs: Configs) -> NDArray[np.bool_]:
@@ -277,3 +289,18 @@ def _knobs(form: Form, target: Target) -> tuple[Knob, ...]:
         ChoiceKnob.of("parallel", depths),
         ChoiceKnob.of("pad", [PAD_PARALLEL, PAD_INSIDE, PAD_SERIAL] if form.padded else [PAD_PARALLEL]),
     )
+
+
+class ContractionTemplate:
+    """Schedules contractions, and what is fused into them."""
+
+    name = "contraction"
+    kind = "contraction"
+
+    def serves(self, task: Task, target: Target) -> bool:
+        """Whether the function is a contraction of the form."""
+        return task.kind == self.kind and _read_contraction.fits(task)
+
+    def space(self, task: Task, target: Target) -> DesignSpace:
+        """The programs of the task's function."""
+        return ContractionSpace(task, target)

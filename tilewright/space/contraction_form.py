@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tilewright.errors import SpaceError
+from tilewright.errors import FormError
 
 if TYPE_CHECKING:
     from tvm.ir import IRModule
@@ -82,14 +82,14 @@ def read_form(module: IRModule) -> Form:
     """The form of the contraction in ``module``.
 
     Raises:
-        SpaceError: it holds none, or one of another form.
+        FormError: it holds none, or one of another form.
     """
     from tvm.s_tir import Schedule
 
     attributes = module["main"].attrs
     roles = attributes[ROLES] if attributes is not None and ROLES in attributes else None
     if roles is None:
-        raise SpaceError(f"a contraction's function has the attribute {ROLES!r}, but this one has not")
+        raise FormError(f"a contraction's function has the attribute {ROLES!r}, but this one has not")
     schedule = Schedule(module)
     block = schedule.get_sblock(BLOCK)
     stmt = schedule.get(block)
@@ -97,7 +97,7 @@ def read_form(module: IRModule) -> Form:
     spatial = str(roles).index("/")
     kinds = [int(v.iter_type) for v in stmt.iter_vars]
     if kinds != [0] * spatial + [2] * (len(iterators) - spatial):
-        raise SpaceError(f"the block's iterators are not those of its roles {str(roles)!r}")
+        raise FormError(f"the block's iterators are not those of its roles {str(roles)!r}")
     extents = dict.fromkeys(AXES, 1)
     for axis, var in zip(iterators, stmt.iter_vars, strict=True):
         extents[axis] = _integer(var.dom.extent)
@@ -109,7 +109,7 @@ def read_form(module: IRModule) -> Form:
     weights = reads[1:] if depthwise else [a for a in reads if "l" in dict(a.steps)]
     data = reads[:1] if depthwise else [a for a in reads if "l" not in dict(a.steps)]
     if len(weights) != 1 or len(data) != 1 or len(stmt.writes) != 1:
-        raise SpaceError("a contraction multiplies data by weights, of which only the weights have the lane axis")
+        raise FormError("a contraction multiplies data by weights, of which only the weights have the lane axis")
     accesses = [_named("A", data[0]), _named("W", weights[0]), _named("C", _access(stmt.writes[0], names, extents))]
     padded = find_pad(schedule, block) is not None
     dims = set(accesses[0].dims)
@@ -133,14 +133,14 @@ def _axes_of(roles: str) -> tuple[str, ...]:
     pair = ["kh", "kw"] if spatial.count("p") == 2 else ["rc", "ri"]
     axes += {"r": ["ri"], "rr": pair, "rrrr": ["rc", "kh", "kw", "ri"]}.get(reduction, [""])
     if "" in axes or len(set(axes)) != len(axes) or not {"o", "w", "l"} <= set(axes):
-        raise SpaceError(f"the roles of a contraction's iterators are such as 'boppl/rrrr', but these are {roles!r}")
+        raise FormError(f"the roles of a contraction's iterators are such as 'boppl/rrrr', but these are {roles!r}")
     return tuple(axes)
 
 
 def _integer(value: Any) -> int:
     number = getattr(value, "value", value)
     if not isinstance(number, int):
-        raise SpaceError(f"a contraction has known extents, but one of these is {value}")
+        raise FormError(f"a contraction has known extents, but one of these is {value}")
     return number
 
 
@@ -164,7 +164,7 @@ def _access(region: Any, names: list[tuple[str, Any]], extents: dict[str, int]) 
             continue
         linear = detect_linear_equation(extent.min, variables)
         if len(linear) == 0 or _integer(extent.extent) != 1:
-            raise SpaceError("a contraction's buffers are indexed by sums of its iterators")
+            raise FormError("a contraction's buffers are indexed by sums of its iterators")
         terms = [(names[i][0], _integer(linear[i])) for i in range(len(names))]
         # An axis of extent 1 moves nothing, and hides that a 1x1 kernel reads pixels as they lie.
         used = tuple((axis, c) for axis, c in terms if c != 0 and (axis == "l" or extents[axis] > 1))

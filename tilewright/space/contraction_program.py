@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tilewright.errors import SpaceError
+from tilewright.errors import FormError
 from tilewright.space.contraction_form import BLOCK, Form, find_pad
 
 if TYPE_CHECKING:
@@ -72,14 +72,14 @@ def prepare(module: IRModule, form: Form) -> tuple[Schedule, Any, Any, Any | Non
     names = [schedule.get(b).name_hint for b in schedule.get_child_blocks(schedule.get_sblock("root"))]
     writers = [name for name in names if not schedule.get_consumers(schedule.get_sblock(name))]
     if len(writers) != 1:
-        raise SpaceError(f"a contraction's function has one result, but here are {len(writers)}")
+        raise FormError(f"a contraction's function has one result, but here are {len(writers)}")
     keep = {BLOCK, writers[0], *([] if pad is None else [schedule.get(pad).name_hint])}
     for name in names:
         if name not in keep:
             schedule.compute_inline(schedule.get_sblock(name))
     block, writer = schedule.get_sblock(BLOCK), schedule.get_sblock(writers[0])
     if any(int(v.iter_type) != 0 for v in schedule.get(writer).iter_vars):
-        raise SpaceError("what follows a contraction is element-wise, but here it is another reduction")
+        raise FormError("what follows a contraction is element-wise, but here it is another reduction")
     joins = _align(schedule, block, writer, form)
     return schedule, block, writer, None if pad is None else schedule.get_sblock(schedule.get(pad).name_hint), joins
 
@@ -92,7 +92,7 @@ def _align(schedule: Schedule, block: Any, writer: Any, form: Form) -> bool:
     stmt = schedule.get(writer)
     regions = [r for r in stmt.reads if r.source.same_as(result)]
     if len(regions) != 1:
-        raise SpaceError("what follows a contraction reads its result in one place")
+        raise FormError("what follows a contraction reads its result in one place")
     place = [r.min for r in regions[0].region]
     variables = [v.var for v in stmt.iter_vars]
     dtype = str(variables[0].ty.dtype)

@@ -17,21 +17,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.errors import SpaceError
+from tilewright.errors import FormError
 from tilewright.space.configs import choices_of
 from tilewright.space.elementwise_form import Form, read_form
 from tilewright.space.elementwise_program import make_program
 from tilewright.space.knob import ChoiceKnob, Knob
 from tilewright.space.knobs_alone import KnobsAlone
-from tilewright.space.module import space_errors, task_module
+from tilewright.space.module import form_errors, space_errors, task_module
 from tilewright.space.simple import PARALLEL_WORK
+from tilewright.space.space import DesignSpace
+from tilewright.space.template import FormReader
 from tilewright.target import Target
 from tilewright.task import Task
 
 if TYPE_CHECKING:
+    from tvm.ir import IRModule
     from tvm.s_tir import Schedule
 
-__all__ = ["ElementwiseSpace"]
+__all__ = ["ElementwiseSpace", "ElementwiseTemplate"]
 
 #: Fewest elements of a row. For rows of 3, LLVM's code for the plain loops was twice as fast as vectors.
 _SHORTEST_ROW = 4
@@ -41,6 +44,29 @@ _LANE_BYTES = 4
 _UNROLLED = (1, 2, 4, 8)
 #: The most loads of a program, for all vectors together: the compiler takes 1 s for so many.
 _MOST_WRITTEN = 4096
+
+
+def _analyse(task: Task) -> tuple[IRModule, Form]:
+    """The task's function and its form."""
+    from tvm.s_tir import Schedule
+
+    module = task_module(task)
+    with form_errors(f"{task.name!r} is no element-wise function"):
+        form = read_form(module)
+        row = _row(form)
+        if row < _SHORTEST_ROW and len(form.axes) > 1:
+            raise FormError(f"rows have at least {_SHORTEST_ROW} elements here, but those of {task.name!r} have {row}")
+        # TVM takes all programs of the function, or none.
+        Schedule(make_program(module, form, 1, _vector(row, _SHORTEST_ROW), 1))
+    return module, form
+
+
+_read_elementwise = FormReader(_analyse)
+
+
+def _row(form: Form) -> int:
+    """Elements of a row of the results."""
+    return form.axes[-1].extent if form.axes else 1
 
 
 class ElementwiseSpace(KnobsAlone):
@@ -61,19 +87,16 @@ class ElementwiseSpace(KnobsAlone):
         target: the machine to schedule it for.
 
     Raises:
-        SpaceError: the function is not element-wise, or its rows are shorter than any vector.
+        FormError: the function is not element-wise, or its rows are shorter than any vector.
+        SpaceError: the function cannot be read.
     """
 
     template = "elementwise/1"
 
     def __init__(self, task: Task, target: Target) -> None:
         self.task, self.target = task, target
-        self._module = task_module(task)
-        with space_errors(f"{task.name!r} is no element-wise function"):
-            self._form: Form = read_form(self._module)
-        row = self._form.axes[-1].extent if self._form.axes else 1
-        if row < _SHORTEST_ROW and len(self._form.axes) > 1:
-            raise SpaceError(f"rows have at least {_SHORTEST_ROW} elements here, but those of {task.name!r} have {row}")
+        self._module, self._form = _read_elementwise(task)
+        row = _row(self._form)
         lanes = max(1, target.lanes * _LANE_BYTES // self._form.bytes)
         vectors = sorted({_vector(row, lanes), _vector(row, max(1, lanes // 2))}, reverse=True)
         loads = sum(sum(step.loads.values()) for step in self._form.steps)
@@ -83,7 +106,6 @@ class ElementwiseSpace(KnobsAlone):
             ChoiceKnob.of("vector", vectors),
             ChoiceKnob.of("unroll", [count for count in _UNROLLED if count <= most]),
         )
-        self.schedule(self.default())
 
     def _pieces(self, vector: int) -> list[int]:
         """Numbers of pieces worth a try: 1, and multiples of the cores."""
@@ -111,3 +133,18 @@ class ElementwiseSpace(KnobsAlone):
 def _vector(row: int, lanes: int) -> int:
     """Elements of a vector: ``lanes``, or the largest power of two that a shorter row has."""
     return lanes if row >= lanes else 1 << (row.bit_length() - 1)
+
+
+class ElementwiseTemplate:
+    """Schedules functions whose results depend on the elements at the same place alone."""
+
+    name = "elementwise"
+    kind = "auto"
+
+    def serves(self, task: Task, target: Target) -> bool:
+        """Whether the function is element-wise."""
+        return task.kind == self.kind and _read_elementwise.fits(task)
+
+    def space(self, task: Task, target: Target) -> DesignSpace:
+        """The programs of the task's function."""
+        return ElementwiseSpace(task, target)

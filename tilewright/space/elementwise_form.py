@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tilewright.errors import SpaceError
+from tilewright.errors import FormError
 from tilewright.space.inlining import count_loads
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def read_form(module: IRModule) -> Form:
     """The element-wise function ``main`` of a module.
 
     Raises:
-        SpaceError: the function is not element-wise.
+        FormError: the function is not element-wise.
     """
     from tvm.s_tir import Schedule
 
@@ -98,16 +98,16 @@ def read_form(module: IRModule) -> Form:
         _check_alone(schedule, handle, block)
         steps.append(_read_step(block))
     if not steps:
-        raise SpaceError("an element-wise function computes something")
+        raise FormError("an element-wise function computes something")
     params = tuple(module["main"].params)
     results = tuple(p for p in params if any(step.buffer.same_as(p) for step in steps))
     shapes = {_shape(p) for p in results}
     if len(shapes) != 1:
-        raise SpaceError("the results of an element-wise function have one shape")
+        raise FormError("the results of an element-wise function have one shape")
     (shape,) = shapes
     places = _place_buffers(steps, results, shape)
     if any(not _is_plain(buffer) for buffer in places):
-        raise SpaceError("the buffers of an element-wise function are whole tensors")
+        raise FormError("the buffers of an element-wise function are whole tensors")
     read = [buffer for buffer in places if any(buffer.same_as(p) for p in params)]
     axes = _axes(shape, [places[buffer] for buffer in read])
     widest = max(_bytes(buffer) for buffer in places)
@@ -115,7 +115,7 @@ def read_form(module: IRModule) -> Form:
 
 
 def _check_alone(schedule: Any, handle: Any, block: Any) -> None:
-    """Raise ``SpaceError`` where a block does not run once for each element, by loops of its own."""
+    """Raise ``FormError`` where a block does not run once for each element, by loops of its own."""
     loops = schedule.get_loops(handle)
     node: Any = schedule.get(loops[0]) if loops else None
     variables = []
@@ -124,10 +124,10 @@ def _check_alone(schedule: Any, handle: Any, block: Any) -> None:
         node = node.body
     alone = node is not None and hasattr(node, "iter_values") and node.block.same_as(block)
     if not alone or int(getattr(node.predicate, "value", 0)) != 1:
-        raise SpaceError("each block of an element-wise function has loops of its own")
+        raise FormError("each block of an element-wise function has loops of its own")
     values = list(node.iter_values)
     if len(values) != len(variables) or not all(a.same_as(b) for a, b in zip(values, variables, strict=True)):
-        raise SpaceError("each block of an element-wise function runs over its elements in order")
+        raise FormError("each block of an element-wise function runs over its elements in order")
 
 
 def _read_step(block: Any) -> Step:
@@ -135,15 +135,15 @@ def _read_step(block: Any) -> Step:
 
     store = block.body
     if any(int(v.iter_type) != 0 for v in block.iter_vars):
-        raise SpaceError("an element-wise function reduces nothing")
+        raise FormError("an element-wise function reduces nothing")
     if not isinstance(store, BufferStore) or block.init is not None or block.match_buffers or block.alloc_buffers:
-        raise SpaceError("a block of an element-wise function stores one element")
+        raise FormError("a block of an element-wise function stores one element")
     variables = tuple(v.var for v in block.iter_vars)
     extents = tuple(int(v.dom.extent) for v in block.iter_vars)
     indices = list(store.indices)
     same = len(indices) == len(variables) and all(i.same_as(v) for i, v in zip(indices, variables, strict=True))
     if not same or extents != _shape(store.buffer):
-        raise SpaceError("a block of an element-wise function computes its result in order")
+        raise FormError("a block of an element-wise function computes its result in order")
     return Step(store.buffer, store.value, variables, count_loads(block))
 
 
@@ -153,12 +153,12 @@ def _place_buffers(steps: Sequence[Step], results: Sequence[Any], shape: tuple[i
     places: dict[Any, Places] = dict.fromkeys(results, whole)
     for step in reversed(steps):
         if step.buffer not in places:
-            raise SpaceError("every step of an element-wise function is a result, or read by a later one")
+            raise FormError("every step of an element-wise function is a result, or read by a later one")
         own = {v: places[step.buffer][d] for d, v in enumerate(step.variables)}
         for load in _loads(step.value):
             place = _place_load(load, own, shape)
             if places.setdefault(load.source, place) != place:
-                raise SpaceError("a buffer of an element-wise function is read in one way")
+                raise FormError("a buffer of an element-wise function is read in one way")
     return places
 
 
@@ -187,10 +187,10 @@ def _place_load(load: Any, own: dict[Any, int | None], shape: tuple[int, ...]) -
         elif dim is not None and extent == shape[dim]:  # a slice from the start reads part of a longer operand
             place.append(dim)
         else:
-            raise SpaceError("an element-wise function reads its operands where it writes its results")
+            raise FormError("an element-wise function reads its operands where it writes its results")
     named = [p for p in place if p is not None]
     if named != sorted(set(named)):
-        raise SpaceError("an element-wise function reads its operands in the order of its results")
+        raise FormError("an element-wise function reads its operands in the order of its results")
     return tuple(place)
 
 
@@ -209,7 +209,7 @@ def _axes(shape: tuple[int, ...], read: Sequence[Places]) -> tuple[Axis, ...]:
 def _shape(buffer: Any) -> tuple[int, ...]:
     extents = buffer.ty.shape
     if not all(isinstance(getattr(e, "value", e), int) for e in extents):
-        raise SpaceError("the buffers of an element-wise function have fixed shapes")
+        raise FormError("the buffers of an element-wise function have fixed shapes")
     return tuple(int(e) for e in extents)
 
 

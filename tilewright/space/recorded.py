@@ -13,12 +13,9 @@ from typing import Any
 
 from tilewright.errors import SpaceError
 from tilewright.reading import parse_json
-from tilewright.space.registry import make_space
-from tilewright.space.space import DesignSpace
-from tilewright.target import Target
 from tilewright.task import Task
 
-__all__ = ["check_recorded", "recorded_space"]
+__all__ = ["check_recorded"]
 
 #: The largest function of 373 tasks of six networks has 73,000 characters, is 45 nodes deep, and has 8,814 nodes when
 #: it is written out as a tree.
@@ -86,16 +83,6 @@ _OPERATORS = re.compile(
     r"|floor|ceil|round|trunc|nearbyint|fmod|isnan|isinf|isfinite|max_value|min_value|infinity"
     r"|shift_(left|right)|bitwise_(and|or|xor|not))"
 )
-
-
-def recorded_space(task: Task, target: Target) -> DesignSpace:
-    """The design space of a task whose function comes out of records; see :func:`tilewright.space.registry.make_space`.
-
-    Raises:
-        SpaceError: as ``make_space`` does, and where the function is not one that could be a task's.
-    """
-    check_recorded(task)
-    return make_space(task, target)
 
 
 def check_recorded(task: Task) -> None:

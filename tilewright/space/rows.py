@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.errors import SpaceError
+from tilewright.errors import FormError
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob, divisors
 from tilewright.space.knobs_alone import KnobsAlone
-from tilewright.space.module import space_errors, task_module
+from tilewright.space.module import form_errors, space_errors, task_module
 from tilewright.space.simple import work
+from tilewright.space.space import DesignSpace
+from tilewright.space.template import FormReader
 from tilewright.target import Target
 from tilewright.task import Task
 
@@ -26,12 +28,27 @@ if TYPE_CHECKING:
     from tvm.ir import IRModule
     from tvm.s_tir import Schedule
 
-__all__ = ["RowsSpace"]
+__all__ = ["RowsSpace", "RowsTemplate"]
 
 #: How the names of the blocks begin that compute what a row shares.
 _PREFIX = "row_"
 #: Elements (about 10 microseconds) below which waking the other threads costs more than they save.
 _PARALLEL_WORK = 1 << 14
+#: The function is of the form if TVM can make one program of it. That program is made for so many cores, and with
+#: vectors of so many elements, which is the longest that any target has.
+_TRIAL_CORES, _TRIAL_VECTOR = 2, 64
+
+
+def _analyse(task: Task) -> tuple[IRModule, int]:
+    """The task's function, and how many rows it has."""
+    module = task_module(task)
+    with form_errors(f"{task.name!r} has not the form of a function over rows"):
+        rows = _count_rows(module)
+        _program(module, _chunks(rows, _TRIAL_CORES)[-1], _TRIAL_VECTOR, 1)
+    return module, rows
+
+
+_read_rows = FormReader(_analyse)
 
 
 class RowsSpace(KnobsAlone):
@@ -56,19 +73,17 @@ class RowsSpace(KnobsAlone):
             target: the machine to schedule it for.
 
         Raises:
-            SpaceError: the function has not the form that the template knows.
+            FormError: the function has not the form that the template knows.
+            SpaceError: the function cannot be read.
         """
         self.task, self.target = task, target
-        self._module = task_module(task)
+        self._module, self._rows = _read_rows(task)
         lanes = target.lanes
-        with space_errors(f"{task.name!r} has not the form of a function over rows"):
-            self._rows = _count_rows(self._module)
         self.knobs: tuple[Knob, ...] = (
             ChoiceKnob.of("chunks", _chunks(self._rows, target.cores)),
             ChoiceKnob.of("vector", [lanes, 2 * lanes, 4 * lanes]),
             ChoiceKnob.of("unroll", [1, 4, 16]),
         )
-        self.schedule(self.default())
 
     def default(self) -> NDArray[np.int32]:
         """Parallel where there is work for it. ``(knobs,)``."""
@@ -109,7 +124,7 @@ def _count_rows(module: IRModule) -> int:
     blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
     results = [b for b in blocks if not schedule.get_consumers(b)]
     if len(results) != 1:
-        raise SpaceError(f"a function over rows has one result, but here are {len(results)}")
+        raise FormError(f"a function over rows has one result, but here are {len(results)}")
     return math.prod(int(v.dom.extent) for v in schedule.get(results[0]).iter_vars[:-1])
 
 
@@ -120,7 +135,7 @@ def _program(module: IRModule, chunks: int, vector: int, unroll: int) -> Schedul
     names = [str(schedule.get(b).name_hint) for b in schedule.get_child_blocks(schedule.get_sblock("root"))]
     results = [name for name in names if not schedule.get_consumers(schedule.get_sblock(name))]
     if len(results) != 1 or not any(name.startswith(_PREFIX) for name in names):
-        raise SpaceError("a function over rows has blocks that reduce them, and one result")
+        raise FormError("a function over rows has blocks that reduce them, and one result")
     (result,) = results
     for name in names:
         # The element-wise steps after the last reduction are one.
@@ -130,7 +145,7 @@ def _program(module: IRModule, chunks: int, vector: int, unroll: int) -> Schedul
     last = schedule.get_sblock(result)
     loops = schedule.get_loops(last)
     if len(loops) < 2:
-        raise SpaceError("a function over rows has rows and columns")
+        raise FormError("a function over rows has rows and columns")
     fused = schedule.fuse(*loops[:-1]) if len(loops) > 2 else loops[0]
     chunk, rows = schedule.split(fused, factors=[chunks, None])
     for name in reversed(steps):
@@ -178,3 +193,18 @@ def _inside(schedule: Schedule, block: Any, vector: int, unroll: int) -> None:
         schedule.vectorize(lane)
         if unroll > 1 and extent // lanes <= unroll:
             schedule.unroll(outer)
+
+
+class RowsTemplate:
+    """Schedules softmax, layer norm, and what is fused into them."""
+
+    name = "rows"
+    kind = "rows"
+
+    def serves(self, task: Task, target: Target) -> bool:
+        """Whether the function works row by row."""
+        return task.kind == self.kind and _read_rows.fits(task)
+
+    def space(self, task: Task, target: Target) -> DesignSpace:
+        """The programs of the task's function."""
+        return RowsSpace(task, target)

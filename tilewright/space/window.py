@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.errors import SpaceError
+from tilewright.errors import FormError
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob, divisors
 from tilewright.space.knobs_alone import KnobsAlone
-from tilewright.space.module import space_errors, task_module
+from tilewright.space.module import form_errors, space_errors, task_module
 from tilewright.space.simple import lanes_in, work
+from tilewright.space.space import DesignSpace
+from tilewright.space.template import FormReader
 from tilewright.target import Target
 from tilewright.task import Task
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from tvm.ir import IRModule
     from tvm.s_tir import Schedule
 
-__all__ = ["WindowSpace"]
+__all__ = ["WindowSpace", "WindowTemplate"]
 
 #: Innermost iterations (about 2 microseconds) below which waking the other threads costs more than they save.
 _PARALLEL_WORK = 1 << 15
@@ -38,6 +40,19 @@ _WIDEST = 16
 #: Steps that are written out, at most.
 _MOST_UNROLLED = 64
 _SPATIAL, _REDUCTION = 0, 2  # tvm.tirx.IterVar.DataPar, CommReduce
+
+
+def _analyse(task: Task) -> tuple[IRModule, list[int], bool]:
+    """The task's function, the shape of its result, and whether something comes before the block that reduces."""
+    module = task_module(task)
+    with form_errors(f"{task.name!r} has not the form of a function over windows"):
+        shape, padded = _read(module)
+        # TVM can make all programs of the function, or none: this one has every step.
+        _program(module, parallel=True, pad=False, tile=1, vector=shape[-1], unroll=True)
+    return module, shape, padded
+
+
+_read_window = FormReader(_analyse)
 
 
 class WindowSpace(KnobsAlone):
@@ -57,19 +72,18 @@ class WindowSpace(KnobsAlone):
         target: the machine to schedule it for.
 
     Raises:
-        SpaceError: the function has not the form that the template knows.
+        FormError: the function has not the form that the template knows, or no vectors.
+        SpaceError: the function cannot be read.
     """
 
     template = "window/1"
 
     def __init__(self, task: Task, target: Target) -> None:
         self.task, self.target = task, target
-        self._module = task_module(task)
-        with space_errors(f"{task.name!r} has not the form of a function over windows"):
-            shape, padded = _read(self._module)
+        self._module, shape, padded = _read_window(task)
         vectors = _vectors(shape[-1], target.lanes)
         if not vectors:
-            raise SpaceError(f"the last dimension of {task.name!r} is {shape[-1]}, of which no vector can be made")
+            raise FormError(f"the last dimension of {task.name!r} is {shape[-1]}, of which no vector can be made")
         self.knobs: tuple[Knob, ...] = (
             ChoiceKnob.of("parallel", [0, 1]),
             ChoiceKnob.of("pad", [0, 1] if padded else [0]),
@@ -77,7 +91,6 @@ class WindowSpace(KnobsAlone):
             ChoiceKnob.of("vector", vectors),
             ChoiceKnob.of("unroll", [0, 1]),
         )
-        self.schedule(self.default())
 
     def default(self) -> NDArray[np.int32]:
         """Rows in parallel where there is work for it, padding looked at in place.
@@ -121,11 +134,11 @@ def _blocks(schedule: Schedule) -> tuple[list[str], str, list[str], str]:
     kinds = [{int(v.iter_type) for v in schedule.get(block).iter_vars} for block in blocks]
     reducing = [i for i, found in enumerate(kinds) if _REDUCTION in found]
     if len(reducing) != 1 or any(not found <= {_SPATIAL, _REDUCTION} for found in kinds):
-        raise SpaceError("a function over windows has one block that reduces")
+        raise FormError("a function over windows has one block that reduces")
     if any(schedule.get_consumers(block) for block in blocks[-1:]):
-        raise SpaceError("the last block of a function over windows is its result")
+        raise FormError("the last block of a function over windows is its result")
     if any(len(schedule.get_consumers(block)) != 1 for block in blocks[:-1]):
-        raise SpaceError("the blocks of a function over windows are a chain")
+        raise FormError("the blocks of a function over windows are a chain")
     at = reducing[0]
     return names[:at], names[at], names[at + 1 : -1], names[-1]
 
@@ -139,9 +152,9 @@ def _read(module: IRModule) -> tuple[list[int], bool]:
     stmt = schedule.get(schedule.get_sblock(result))
     shape = [int(v.dom.extent) for v in stmt.iter_vars if int(v.iter_type) == _SPATIAL]
     if len(shape) < 3:
-        raise SpaceError("a function over windows has rows, columns and lanes")
+        raise FormError("a function over windows has rows, columns and lanes")
     if not _in_lanes(schedule.get(schedule.get_sblock(window))):
-        raise SpaceError("a function over windows reads one tensor, and its last dimension side by side")
+        raise FormError("a function over windows reads one tensor, and its last dimension side by side")
     return shape, bool(before)
 
 
@@ -205,3 +218,21 @@ def _by_tiles(schedule: Schedule, window: str, result: str, tile: int, vector: i
                 break
             schedule.unroll(loop)
     return rows, steps[0]
+
+
+class WindowTemplate:
+    """Schedules pooling, means over an image, and what is fused into them."""
+
+    name = "window"
+    kind = "auto"
+
+    def serves(self, task: Task, target: Target) -> bool:
+        """Whether the function slides a window, and its last dimension makes whole vectors of the target."""
+        if task.kind != self.kind or not _read_window.fits(task):
+            return False
+        _, shape, _ = _read_window(task)
+        return bool(_vectors(shape[-1], target.lanes))
+
+    def space(self, task: Task, target: Target) -> DesignSpace:
+        """The programs of the task's function."""
+        return WindowSpace(task, target)

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.errors import SpaceError
+from tilewright.errors import FormError
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob
 from tilewright.space.knobs_alone import KnobsAlone
-from tilewright.space.module import space_errors, task_module
-from tilewright.space.space import Configs
+from tilewright.space.module import form_errors, space_errors, task_module
+from tilewright.space.space import Configs, DesignSpace
+from tilewright.space.template import FormReader
 from tilewright.target import Target
 from tilewright.task import Task
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from tvm.ir import IRModule
     from tvm.s_tir import Schedule
 
-__all__ = ["BLOCKS", "WinogradTransformSpace", "keep_stages", "straight"]
+__all__ = ["BLOCKS", "WinogradTransformSpace", "WinogradTransformTemplate", "keep_stages", "straight"]
 
 #: The last stage of the transform of data and of the inverse transform, by their names in ``ops.winograd``.
 BLOCKS = _DATA, _INVERSE = ("winograd_data", "winograd_inverse")
@@ -59,6 +60,19 @@ class _Form:
     padded: bool
 
 
+def _analyse(task: Task) -> tuple[IRModule, _Form]:
+    """The task's function and its form."""
+    module = task_module(task)
+    with form_errors(f"{task.name!r} is no transform of Winograd's"):
+        form = _read(module)
+        # TVM can make all programs of the function, or none.
+        _program(module, form, _Plan(_ORDERS[_CHANNELS_FIRST], 2, 1, _PAD_ROW if form.padded else _PAD_WHOLE))
+    return module, form
+
+
+_read_transform = FormReader(_analyse)
+
+
 class WinogradTransformSpace(KnobsAlone):
     """The programs of one transform.
 
@@ -77,19 +91,17 @@ class WinogradTransformSpace(KnobsAlone):
         """Read the task's function.
 
         Raises:
-            SpaceError: the function is no such transform.
+            FormError: the function is no such transform.
+            SpaceError: the function cannot be read.
         """
         self.task, self.target = task, target
-        self._module = task_module(task)
-        with space_errors(f"{task.name!r} is no transform of Winograd's"):
-            self._form = _read(self._module)
-            self.knobs: tuple[Knob, ...] = (
-                ChoiceKnob.of("order", range(len(_ORDERS))),
-                ChoiceKnob.of("parallel", range(5)),
-                ChoiceKnob.of("together", _TOGETHER),
-                ChoiceKnob.of("pad", [_PAD_WHOLE, _PAD_ROW, _PAD_TILE] if self._form.padded else [_PAD_WHOLE]),
-            )
-            self.schedule(self.default())
+        self._module, self._form = _read_transform(task)
+        self.knobs: tuple[Knob, ...] = (
+            ChoiceKnob.of("order", range(len(_ORDERS))),
+            ChoiceKnob.of("parallel", range(5)),
+            ChoiceKnob.of("together", _TOGETHER),
+            ChoiceKnob.of("pad", [_PAD_WHOLE, _PAD_ROW, _PAD_TILE] if self._form.padded else [_PAD_WHOLE]),
+        )
 
     def valid(self, configs: Configs) -> NDArray[np.bool_]:
         """Which configs have a parallel loop that ends in a loop with iterations, and split evenly. ``(n,)``."""
@@ -124,8 +136,7 @@ class WinogradTransformSpace(KnobsAlone):
         """
         order, parallel, together, pad = (choice[0] for choice in choices_of(self, config))
         with space_errors(f"config {config.tolist()} of {self.task.name!r} cannot be scheduled"):
-            build = _inverse if self._form.inverse else _data
-            return build(self._module, self._form, _Plan(_ORDERS[order], parallel, together, pad))
+            return _program(self._module, self._form, _Plan(_ORDERS[order], parallel, together, pad))
 
 
 def _read(module: IRModule) -> _Form:
@@ -134,7 +145,7 @@ def _read(module: IRModule) -> _Form:
     schedule = Schedule(module)
     names = [str(schedule.get(b).name_hint) for b in schedule.get_child_blocks(schedule.get_sblock("root"))]
     if _ROWS not in names or not set(BLOCKS) & set(names):
-        raise SpaceError(f"a transform has a block {_ROWS!r} and one of {BLOCKS}, but the blocks here are {names}")
+        raise FormError(f"a transform has a block {_ROWS!r} and one of {BLOCKS}, but the blocks here are {names}")
     rows = [int(v.dom.extent) for v in schedule.get(schedule.get_sblock(_ROWS)).iter_vars]
     n, channels, down, across, _, a, _ = rows
     return _Form(_INVERSE in names, (n, channels, down, across), a, _PAD in names)
@@ -148,6 +159,11 @@ class _Plan:
     parallel: int
     together: int
     pad: int
+
+
+def _program(module: IRModule, form: _Form, plan: _Plan) -> Schedule:
+    """The scheduled transform."""
+    return _inverse(module, form, plan) if form.inverse else _data(module, form, plan)
 
 
 def _data(module: IRModule, form: _Form, plan: _Plan) -> Schedule:
@@ -206,12 +222,12 @@ def keep_stages(schedule: Schedule, stages: Sequence[str]) -> Any:
     """Leave no blocks but ``stages`` and the one that writes the result, which is returned; others are inlined.
 
     Raises:
-        SpaceError: there are several results.
+        FormError: there are several results.
     """
     names = [str(schedule.get(b).name_hint) for b in schedule.get_child_blocks(schedule.get_sblock("root"))]
     writers = [name for name in names if not schedule.get_consumers(schedule.get_sblock(name))]
     if len(writers) != 1:
-        raise SpaceError(f"a function of Winograd's algorithm has one result, but here are {len(writers)}")
+        raise FormError(f"a function of Winograd's algorithm has one result, but here are {len(writers)}")
     for name in names:
         if name not in (*stages, writers[0]):
             schedule.compute_inline(schedule.get_sblock(name))
@@ -257,3 +273,18 @@ def _pad(schedule: Schedule, pad: Any, outer: list[Any], plan: _Plan) -> None:
             for loop in (u, s):
                 schedule.unroll(loop)
     schedule.vectorize(v)
+
+
+class WinogradTransformTemplate:
+    """Schedules the transforms of Winograd's algorithm, and what is fused into the inverse one."""
+
+    name = "winograd_transform"
+    kind = "winograd"
+
+    def serves(self, task: Task, target: Target) -> bool:
+        """Whether the function is one of the two transforms."""
+        return task.kind == self.kind and _read_transform.fits(task)
+
+    def space(self, task: Task, target: Target) -> DesignSpace:
+        """The programs of the task's function."""
+        return WinogradTransformSpace(task, target)

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.errors import SpaceError
+from tilewright.errors import FormError
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob, SplitKnob, divisors
 from tilewright.space.knobs_alone import KnobsAlone
-from tilewright.space.module import space_errors, task_module
-from tilewright.space.space import Configs
+from tilewright.space.module import form_errors, space_errors, task_module
+from tilewright.space.space import Configs, DesignSpace
+from tilewright.space.template import FormReader
 from tilewright.space.winograd import keep_stages, straight
 from tilewright.target import Target
 from tilewright.task import Task
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from tvm.ir import IRModule
     from tvm.s_tir import Schedule
 
-__all__ = ["FusedWinogradSpace"]
+__all__ = ["FusedWinogradSpace", "FusedWinogradTemplate"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -100,6 +101,20 @@ class _Columns:
     pad: Ints
 
 
+def _analyse(task: Task) -> tuple[IRModule, _Form]:
+    """The task's function with narrow indices, and its form."""
+    module = narrow_indices(task_module(task))
+    with form_errors(f"{task.name!r} is no convolution by Winograd's algorithm"):
+        form = _read(module)
+        # TVM can make all programs of the function, or none: this one has tiles of one pixel and one block.
+        smallest = _Plan((form.down, 1, 1), (form.across, 1), (form.outputs, 1, 1, 1), _STRIPES_FIRST, 1, _PAD_ROW)
+        _program(module, form, smallest)
+    return module, form
+
+
+_read_fused = FormReader(_analyse)
+
+
 class FusedWinogradSpace(KnobsAlone):
     """The programs of one convolution by Winograd's algorithm.
 
@@ -118,25 +133,23 @@ class FusedWinogradSpace(KnobsAlone):
         target: the machine to schedule it for.
 
     Raises:
-        SpaceError: the function is no such convolution.
+        FormError: the function is no such convolution.
+        SpaceError: the function cannot be read.
     """
 
     template = "winograd/1"
 
     def __init__(self, task: Task, target: Target) -> None:
         self.task, self.target = task, target
-        self._module = narrow_indices(task_module(task))
-        with space_errors(f"{task.name!r} is no convolution by Winograd's algorithm"):
-            self._form = form = _read(self._module)
-            self.knobs: tuple[Knob, ...] = (
-                SplitKnob.exact("tile_h", form.down, 3, [None, _TILE_ROWS]),
-                SplitKnob.of("tile_w", form.across, [range(1, target.registers - 1)]),
-                SplitKnob.exact("tile_o", form.outputs, 4, [None, None, target.registers // 2]),
-                ChoiceKnob.of("order", [_STRIPES_FIRST, _GROUPS_FIRST]),
-                ChoiceKnob.of("unroll", [d for d in divisors(form.cb) if d <= _UNROLL]),
-                ChoiceKnob.of("pad", [_PAD_ROW, _PAD_STRIPE] if form.padded else [_PAD_ROW]),
-            )
-            self.schedule(self.default())
+        self._module, self._form = _, form = _read_fused(task)
+        self.knobs: tuple[Knob, ...] = (
+            SplitKnob.exact("tile_h", form.down, 3, [None, _TILE_ROWS]),
+            SplitKnob.of("tile_w", form.across, [range(1, target.registers - 1)]),
+            SplitKnob.exact("tile_o", form.outputs, 4, [None, None, target.registers // 2]),
+            ChoiceKnob.of("order", [_STRIPES_FIRST, _GROUPS_FIRST]),
+            ChoiceKnob.of("unroll", [d for d in divisors(form.cb) if d <= _UNROLL]),
+            ChoiceKnob.of("pad", [_PAD_ROW, _PAD_STRIPE] if form.padded else [_PAD_ROW]),
+        )
 
     def valid(self, configs: Configs) -> NDArray[np.bool_]:
         """Which configs fit the registers, keep the code short, and are the one config of their program. ``(n,)``."""
@@ -243,7 +256,7 @@ def _read(module: IRModule) -> _Form:
     names = [str(schedule.get(b).name_hint) for b in schedule.get_child_blocks(schedule.get_sblock("root"))]
     needed = {_ROWS, _DATA, _PRODUCTS, _BACK, _INVERSE}
     if not needed <= set(names):
-        raise SpaceError(f"such a convolution has the blocks {sorted(needed)}, but the blocks here are {names}")
+        raise FormError(f"such a convolution has the blocks {sorted(needed)}, but the blocks here are {names}")
 
     def extents(name: str) -> list[int]:
         return [int(v.dom.extent) for v in schedule.get(schedule.get_sblock(name)).iter_vars]
@@ -349,3 +362,18 @@ def _forth(schedule: Schedule, form: _Form, plan: _Plan, outer: Any) -> None:
     for loop in (u, s):
         schedule.unroll(loop)
     schedule.vectorize(v)
+
+
+class FusedWinogradTemplate:
+    """Schedules whole convolutions by Winograd's algorithm, and what is fused into them."""
+
+    name = "winograd"
+    kind = "winograd"
+
+    def serves(self, task: Task, target: Target) -> bool:
+        """Whether the function is a whole convolution by Winograd's algorithm."""
+        return task.kind == self.kind and _read_fused.fits(task)
+
+    def space(self, task: Task, target: Target) -> DesignSpace:
+        """The programs of the task's function."""
+        return FusedWinogradSpace(task, target)

@@ -25,7 +25,7 @@ from tilewright.errors import CheckError, CompilerError, MeasureError, OutputErr
 from tilewright.graph.tasks import Extraction
 from tilewright.measure.compare import compare, latency
 from tilewright.measure.peers import Entrant, Peer, race, turn_runs
-from tilewright.space.registry import make_space
+from tilewright.ops.registry import make_space
 from tilewright.tuning.choice import Choice, checked, chosen
 from tilewright.tuning.in_place import Contest, contest
 from tilewright.tuning.scheduler import NetworkTuner

@@ -67,7 +67,7 @@ class NetworkTuner:
         budget: what may be spent. ``trials`` are counted on it.
         rng: the only source of randomness.
         method: how tasks are searched; by default :func:`tilewright.methods.default.default`.
-        make_space: makes the design space of a task; by default ``tilewright.space.registry.make_space``.
+        make_space: makes the design space of a task; by default ``tilewright.ops.registry.make_space``.
         progress: is shown how it goes; entered and left by the caller.
         first_round: candidates per task in the first pass; by default 4.
         round_size: candidates per round afterwards, at most; see ``Share.round_size``.
@@ -372,7 +372,7 @@ class NetworkTuner:
 
     def _space(self, task: Task) -> DesignSpace:
         if self._make_space is None:
-            from tilewright.space.registry import make_space  # imports TVM
+            from tilewright.ops.registry import make_space  # imports TVM
 
             self._make_space = make_space
         return self._make_space(task, self._target)
