@@ -14,10 +14,10 @@ from tests.records.test_metaschedule_import import candidates, database
 from tilewright.frontend.load import load
 from tilewright.graph.tasks import extract
 from tilewright.measure.outcome import Measurement, Outcome
-from tilewright.ops.registry import task_module
 from tilewright.records import open_store
 from tilewright.records.metaschedule import RECORDS, WORKLOADS
 from tilewright.records.store import Query
+from tilewright.space.module import task_module
 from tilewright.target import Target
 
 

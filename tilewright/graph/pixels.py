@@ -16,7 +16,7 @@ from tilewright.graph.idioms import Idiom
 from tilewright.graph.tokens import BINARY, UNARY, elementary, formula, shape_of
 from tilewright.graph.value import Value
 from tilewright.graph.weights import Recipe
-from tilewright.ops import blocked, winograd
+from tilewright.ops import contraction, winograd
 
 if TYPE_CHECKING:
     from tilewright.graph.rewrite import Rewriter
@@ -81,7 +81,7 @@ def conv2d(walk: Rewriter, call: Any, args: list[Value]) -> Value | None:
     stride, padding, dilation = _window(attrs)
     if kh == kw == 1 and stride != (1, 1) and not any(padding):
         source, stride = sampled(walk, source, stride), (1, 1)
-    function = blocked.conv2d(shape_of(source), recipe.shape, stride, padding, dilation)
+    function = contraction.conv2d(shape_of(source), recipe.shape, stride, padding, dilation)
     return convolved(walk, call, function, [source, walk.weight(recipe)], x, order, out // x)
 
 
@@ -116,7 +116,7 @@ def depthwise_conv2d(walk: Rewriter, call: Any, data: Value, kernel: Recipe) -> 
         kernel = kernel.take(0, order)
     places, _, kh, kw = kernel.shape
     recipe = kernel.reshape((places // x, x, kh, kw)).transpose((0, 2, 3, 1))
-    function = blocked.depthwise_conv2d(shape_of(source), recipe.shape, *_window(call.attrs))
+    function = contraction.depthwise_conv2d(shape_of(source), recipe.shape, *_window(call.attrs))
     arguments = [source, walk.weight(recipe)]
     return convolved(walk, call, function, arguments, block, order, places // block, "depthwise_conv2d")
 
@@ -169,7 +169,7 @@ def grouped_conv2d(walk: Rewriter, call: Any, data: Value, kernel: Recipe) -> Va
         recipe = recipe.take(0, padded_order(each, padded))
         order = grouped_order(groups, each, padded)
     recipe = recipe.reshape((padded // x, x, kh, kw, groups, *sums)).transpose((4, 0, 5, 2, 3, 6, 1))
-    function = blocked.grouped_conv2d(
+    function = contraction.grouped_conv2d(
         shape_of(source), recipe.shape, *_window(call.attrs), lattice.step, lattice.period
     )
     arguments = [source, walk.weight(recipe)]

@@ -17,9 +17,9 @@ from tilewright.graph.idioms import SOFTPLUS_THRESHOLD, Idiom
 from tilewright.graph.value import Value
 from tilewright.graph.view import Atom, View, refine
 from tilewright.graph.weights import Recipe
-from tilewright.ops import blocked, rows
-from tilewright.ops.blocked import Place, Product
-from tilewright.ops.elementary import ELEMENTARY
+from tilewright.ops import contraction, elementwise, rows
+from tilewright.ops.contraction import Place, Product
+from tilewright.ops.elementwise.elementary import ELEMENTARY
 
 if TYPE_CHECKING:
     from tilewright.graph.rewrite import Rewriter
@@ -114,7 +114,7 @@ def unary(walk: Rewriter, call: Any, args: list[Any]) -> Value | None:
 
 
 def formula(call: Any) -> Callable[[Any], Any] | None:
-    """What the call computes of an element, where that is a formula of :mod:`tilewright.ops.elementary`."""
+    """What the call computes of an element, where that is a formula of :mod:`tilewright.ops.elementwise.elementary`."""
     if isinstance(call, Idiom):
         return call.function
     name = call.op.name.removeprefix("relax.")
@@ -126,7 +126,7 @@ def formula(call: Any) -> Callable[[Any], Any] | None:
 def elementary(walk: Rewriter, name: str, function: Callable[[Any], Any], data: Any, shape: tuple[int, ...]) -> Any:
     """An exponential or the like in code that vectorises."""
     word = name.removeprefix("nn.")
-    return walk.call(blocked.elementwise(function, shape, word), [data], shape, word)
+    return walk.call(elementwise.apply_formula(function, shape, word), [data], shape, word)
 
 
 def binary(walk: Rewriter, call: Any, args: list[Any]) -> Value | None:
@@ -245,7 +245,7 @@ def dense(walk: Rewriter, call: Any, left: Value, recipe: Recipe) -> Value | Non
     source = walk.reshaped(left.base, shape)
     columns = recipe if n % x == 0 else recipe.take(1, padded_order(n, x))
     packed = columns.reshape((depth, -(-n // x), x)).transpose((1, 0, 2))
-    function = blocked.dense(shape[0], packed.shape, n)
+    function = contraction.dense(shape[0], packed.shape, n)
     result = walk.call(function, [source, walk.weight(packed)], (shape[0], n), "dense")
     return Value(shape_of(call), base=result, view=_as_rows(view, depth, n), fresh=True)
 
@@ -323,7 +323,7 @@ def matmul(walk: Rewriter, call: Any, args: list[Any]) -> Value | None:
         walk.reshaped(v.base, tuple(e for e, _ in dims)) for v, dims in ((left, product.left), (right, product.right))
     ]
     shape = product.out_shape
-    result = walk.call(blocked.batch_matmul(product, x), operands, shape, "batch_matmul")
+    result = walk.call(contraction.batch_matmul(product, x), operands, shape, "batch_matmul")
     for op, scalar in pending:
         from tvm import relax
 

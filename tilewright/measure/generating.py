@@ -13,7 +13,7 @@ import time
 
 from tilewright.measure.memory import LOOK_SECONDS, die_first, held, in_words, usable_memory
 from tilewright.measure.process import arm, ending
-from tilewright.space.generation import Generated
+from tilewright.ops.generic.generation import Generated
 from tilewright.target import Target
 from tilewright.task import Task
 
@@ -92,7 +92,7 @@ def main(files: tuple[int, int], lifeline: int) -> None:
         lifeline: of a pipe that whoever asks has the other end of.
     """
     from tilewright.errors import SpaceError
-    from tilewright.space.generation import generate, write_generated
+    from tilewright.ops.generic.generation import generate, write_generated
     from tilewright.space.module import task_module
     from tilewright.tvm_compat import without_torch
 

@@ -50,7 +50,7 @@ from tilewright.measure.protocol import (
 )
 from tilewright.measure.rule import HOPELESS_FACTOR
 from tilewright.measure.workforce import Workforce
-from tilewright.space.generation import known_generated
+from tilewright.ops.generic.generation import known_generated
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.tvm_compat import usable_cores

@@ -48,7 +48,7 @@ from tilewright.measure.protocol import (
     Timed,
 )
 from tilewright.measure.timing import Timer, collector_resting
-from tilewright.space.generation import remember_generated
+from tilewright.ops.generic.generation import remember_generated
 from tilewright.space.space import DesignSpace
 from tilewright.target import Target
 from tilewright.tvm_compat import lean_kernels, set_threads, spin_briefly, unchecked_schedules, without_torch

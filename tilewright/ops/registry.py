@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tilewright.errors import SpaceError
-from tilewright.space.auto import AutoTemplate
-from tilewright.space.contraction import ContractionTemplate
-from tilewright.space.elementwise import ElementwiseTemplate
+from tilewright.ops.contraction import ContractionTemplate
+from tilewright.ops.elementwise import ElementwiseTemplate
+from tilewright.ops.generic import AutoTemplate
+from tilewright.ops.rows import RowsTemplate
+from tilewright.ops.window import WindowTemplate
+from tilewright.ops.winograd import FusedWinogradTemplate, WinogradTransformTemplate
 from tilewright.space.recorded import check_recorded
-from tilewright.space.rows import RowsTemplate
 from tilewright.space.space import DesignSpace
 from tilewright.space.template import Template
-from tilewright.space.window import WindowTemplate
-from tilewright.space.winograd import WinogradTransformTemplate
-from tilewright.space.winograd_fused import FusedWinogradTemplate
 from tilewright.target import Target
 from tilewright.task import Task
 
