@@ -305,7 +305,7 @@ def test_same_space_in_another_process() -> None:
         "auto = AutoSpace(Task('k', 'softmax', 'auto', 1.0, sys.stdin.read()), target())\n"
         "print(describe(auto))"
     )
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     given = subprocess.run(
         [sys.executable, "-c", code],
         input=task(softmax).ir,
@@ -335,7 +335,7 @@ def test_default_falls_back_to_the_untuned_program(monkeypatch: pytest.MonkeyPat
     def refuse(*args: object) -> None:
         raise ValueError("not this one")
 
-    monkeypatch.setattr("tilewright.space.auto.simple_schedule", refuse)
+    monkeypatch.setattr("tilewright.ops.generic.space.simple_schedule", refuse)
     auto = AutoSpace(task(chain), target())
     assert not auto.default().any()
 
