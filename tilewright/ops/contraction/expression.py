@@ -8,10 +8,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tilewright.ops.function import FUSABLE, KEPT, make_function
 from tilewright.ops.mark import Mark
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr
+    from tvm.te import Tensor
+    from tvm.tirx import PrimFunc
 
 __all__ = ["Place", "Product", "batch_matmul", "conv2d", "dense", "depthwise_conv2d", "grouped_conv2d"]
 
@@ -23,7 +28,7 @@ def conv2d(
     stride: tuple[int, int],
     padding: tuple[int, int, int, int],
     dilation: tuple[int, int],
-) -> Any:
+) -> PrimFunc:
     """Convolution of NCHW[cb]c data ``(n, C/cb, h, w, cb)`` with ``(O/x, C/cb, kh, kw, cb, x)`` weights.
 
     Padding is (top, left, bottom, right). Gives a PrimFunc (data, weight, output).
@@ -60,7 +65,7 @@ def grouped_conv2d(
     dilation: tuple[int, int],
     step: int,
     period: int,
-) -> Any:
+) -> PrimFunc:
     """Convolution by groups of channels, with ``(G, Og/x, rc, kh, kw, ri, x)`` weights.
 
     With one block of channels in the data (channels last) the input ``(rc, ri)`` of group g is the channel ``rc *
@@ -79,7 +84,7 @@ def grouped_conv2d(
     rc, ry = te.reduce_axis((0, sums), "rc"), te.reduce_axis((0, kh), "ry")
     rx, ri = te.reduce_axis((0, kw), "rx"), te.reduce_axis((0, depth), "ri")
 
-    def source(b: Any, g: Any, i: Any, j: Any) -> Any:
+    def source(b: Expr, g: Expr, i: Expr, j: Expr) -> Expr:
         block, lane = (0, rc * period + g * step + ri) if last else (g * step + rc, ri)
         return src[b, block, i * stride[0] + ry * dilation[0], j * stride[1] + rx * dilation[1], lane]
 
@@ -109,7 +114,7 @@ def depthwise_conv2d(
     stride: tuple[int, int],
     padding: tuple[int, int, int, int],
     dilation: tuple[int, int],
-) -> Any:
+) -> PrimFunc:
     """Convolution of every channel by itself, with ``(C/x, kh, kw, x)`` weights.
 
     The data have blocks of x channels, or one block of all. Gives a PrimFunc (data, weight, output like the data).
@@ -124,7 +129,7 @@ def depthwise_conv2d(
     rows, cols = _outputs(src, (kh, kw), stride, dilation)
     ry, rx = te.reduce_axis((0, kh), "ry"), te.reduce_axis((0, kw), "rx")
 
-    def source(b: Any, o: Any, i: Any, j: Any, v: Any) -> Any:
+    def source(b: Expr, o: Expr, i: Expr, j: Expr, v: Expr) -> Expr:
         block, lane = (o, v) if data[1] == oo else (0, o * x + v)
         return src[b, block, i * stride[0] + ry * dilation[0], j * stride[1] + rx * dilation[1], lane]
 
@@ -141,7 +146,7 @@ def depthwise_conv2d(
 
 
 @lru_cache(KEPT)
-def dense(rows: int, weight: tuple[int, ...], outputs: int) -> Any:
+def dense(rows: int, weight: tuple[int, ...], outputs: int) -> PrimFunc:
     """``(m, k)`` data times ``(ceil(N/x), k, x)`` weights. Gives a PrimFunc (data, weight, output ``(m, N)``).
 
     Args:
@@ -193,7 +198,7 @@ class Product:
 
 
 @lru_cache(KEPT)
-def batch_matmul(product: Product, x: int) -> Any:
+def batch_matmul(product: Product, x: int) -> PrimFunc:
     """The right operand is packed into ``(b, n/x, k, x)`` on the way, which the template does just before its use.
 
     Gives a PrimFunc (left, right, output).
@@ -203,7 +208,7 @@ def batch_matmul(product: Product, x: int) -> Any:
     batch = math.prod(product.batch)
     steps = [math.prod(product.batch[i + 1 :]) for i in range(len(product.batch))]
 
-    def indices(dims: tuple[tuple[int, Place], ...], b: Any, **axes: Any) -> list[Any]:
+    def indices(dims: tuple[tuple[int, Place], ...], b: Expr, **axes: Expr) -> list[Expr]:
         found = []
         for extent, (kind, i) in dims:
             if kind == "batch":
@@ -217,7 +222,7 @@ def batch_matmul(product: Product, x: int) -> Any:
     w = te.placeholder([e for e, _ in product.right], name="right")
     blocks = -(-product.n // x)
 
-    def packed(b: Any, o: Any, k: Any, v: Any) -> Any:
+    def packed(b: Expr, o: Expr, k: Expr, v: Expr) -> Expr:
         n = o * x + v
         element = w(*indices(product.right, b, k=k, n=n))
         return element if product.n % x == 0 else te.if_then_else(n < product.n, element, 0.0)
@@ -231,7 +236,7 @@ def batch_matmul(product: Product, x: int) -> Any:
         attrs=_mark("bpol/r"),
     )
 
-    def unpacked(*axes: Any) -> Any:
+    def unpacked(*axes: Expr) -> Expr:
         at = dict(zip(product.out, axes, strict=True))
         b = sum(((at["batch", i] * step) for i, step in enumerate(steps)), 0)
         n = at["n", 0]
@@ -251,7 +256,7 @@ def _mark(roles: str) -> dict[str, str]:
     return Mark("contraction", roles).annotations
 
 
-def _padded(data: Any, padding: tuple[int, int, int, int]) -> Any:
+def _padded(data: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
     """The tensor with zeros around its pixels."""
     from tvm import te
 
@@ -268,7 +273,9 @@ def _padded(data: Any, padding: tuple[int, int, int, int]) -> Any:
     )
 
 
-def _outputs(data: Any, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
+def _outputs(
+    data: Tensor, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[int, int]:
     """Rows and columns of the result of a convolution of padded data."""
     rows, cols = ((int(data.shape[2 + d]) - dilation[d] * (kernel[d] - 1) - 1) // stride[d] + 1 for d in range(2))
     return rows, cols

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tilewright.errors import FormError
 
 if TYPE_CHECKING:
-    from tvm.ir import IRModule
+    from tvm.ir import Expr, IRModule, TensorRegion, Var
     from tvm.s_tir import Schedule
+    from tvm.s_tir.schedule import SBlockRV
 
 __all__ = ["AXES", "BLOCK", "ROLES", "Access", "Form", "find_pad", "read_form"]
 
@@ -72,7 +73,7 @@ class Form:
         return access.itemsize * math.prod(spans)
 
 
-def find_pad(schedule: Schedule, block: Any) -> Any | None:
+def find_pad(schedule: Schedule, block: SBlockRV) -> SBlockRV | None:
     """The block that pads the contraction's data or packs its right operand, if there is one."""
     pads = [p for p in schedule.get_producers(block) if schedule.get(p).name_hint.startswith(("pad", "pack"))]
     return pads[0] if pads else None
@@ -137,14 +138,14 @@ def _axes_of(roles: str) -> tuple[str, ...]:
     return tuple(axes)
 
 
-def _integer(value: Any) -> int:
+def _integer(value: object) -> int:
     number = getattr(value, "value", value)
     if not isinstance(number, int):
         raise FormError(f"a contraction has known extents, but one of these is {value}")
     return number
 
 
-def _access(region: Any, names: list[tuple[str, Any]], extents: dict[str, int]) -> Access:
+def _access(region: TensorRegion, names: list[tuple[str, Var]], extents: dict[str, int]) -> Access:
     import tvm
     from tvm.sym import detect_linear_equation
 
@@ -175,7 +176,7 @@ def _access(region: Any, names: list[tuple[str, Any]], extents: dict[str, int]) 
     return Access("", bits // 8, tuple(dims), tuple(steps.items()))
 
 
-def _is_part(index: Any, names: list[tuple[str, Any]]) -> bool:
+def _is_part(index: Expr, names: list[tuple[str, Var]]) -> bool:
     """Whether an index is the number of a batch's part, which depends on the batch alone, but not linearly."""
     from tvm.sym import detect_linear_equation
     from tvm.tirx.analysis import undefined_vars

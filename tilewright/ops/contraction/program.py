@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tilewright.errors import FormError
 from tilewright.ops.contraction.form import BLOCK, Form, find_pad
 
 if TYPE_CHECKING:
-    from tvm.ir import IRModule
+    from collections.abc import Callable
+
+    from tvm.ir import Expr, IRModule
     from tvm.s_tir import Schedule
+    from tvm.s_tir.schedule import LoopRV, SBlockRV
+    from tvm.tirx import IndexMap
 
 __all__ = ["PAD_INSIDE", "PAD_PARALLEL", "PAD_SERIAL", "Plan", "build_program", "prepare"]
 
@@ -56,7 +60,7 @@ class Plan:
     pad: int
 
 
-def prepare(module: IRModule, form: Form) -> tuple[Schedule, Any, Any, Any | None, bool]:
+def prepare(module: IRModule, form: Form) -> tuple[Schedule, SBlockRV, SBlockRV, SBlockRV | None, bool]:
     """Leave no blocks but padding, contraction and one that writes the result, over the contraction's iterators.
 
     Returns:
@@ -84,7 +88,7 @@ def prepare(module: IRModule, form: Form) -> tuple[Schedule, Any, Any, Any | Non
     return schedule, block, writer, None if pad is None else schedule.get_sblock(schedule.get(pad).name_hint), joins
 
 
-def _align(schedule: Schedule, block: Any, writer: Any, form: Form) -> bool:
+def _align(schedule: Schedule, block: SBlockRV, writer: SBlockRV, form: Form) -> bool:
     """Iterate the writer as the contraction is; whether that can be done (a padded last block cannot)."""
     from tvm.tirx import IndexMap
 
@@ -102,12 +106,12 @@ def _align(schedule: Schedule, block: Any, writer: Any, form: Form) -> bool:
     rows = form.iterators.index("h") if form.fused else -1
     width = int(schedule.get(block).iter_vars[rows + 1].dom.extent) if form.fused else 1
 
-    def fuse(*axes: Any) -> tuple[Any, ...]:
+    def fuse(*axes: Expr) -> tuple[Expr, ...]:
         if not form.fused:
             return axes
         return (*axes[:rows], axes[rows] * width + axes[rows + 1], *axes[rows + 2 :])
 
-    def writer_map(*axes: Any) -> tuple[Any, ...]:
+    def writer_map(*axes: Expr) -> tuple[Expr, ...]:
         return fuse(*IndexMap(variables, place, None).map_indices(list(axes)))
 
     identity = len(place) == len(variables) and all(p.same_as(v) for p, v in zip(place, variables, strict=True))
@@ -122,7 +126,7 @@ def _align(schedule: Schedule, block: Any, writer: Any, form: Form) -> bool:
     return True
 
 
-def _fixed(function: Any, count: int, dtype: str) -> Any:
+def _fixed(function: Callable[..., tuple[Expr, ...]], count: int, dtype: str) -> IndexMap:
     """An index map of ``count`` indices, for a function of any number.
 
     In another dtype than the function's own indices TVM casts them, and no longer sees that the map is affine.
@@ -138,7 +142,7 @@ def build_program(module: IRModule, form: Form, plan: Plan) -> Schedule:
     if joins:
         schedule.set_scope(block, 0, "local")
     axes = [a for a in form.iterators if not (form.fused and a == "h")]
-    loops: dict[str, Any] = dict(zip(axes, schedule.get_loops(block), strict=True))
+    loops: dict[str, LoopRV] = dict(zip(axes, schedule.get_loops(block), strict=True))
     o0, o1, o2 = schedule.split(loops["o"], factors=list(plan.o))
     tail = math.prod(plan.w) != form.extents["w"]
     tiles, w2 = schedule.split(loops["w"], factors=[None, plan.w[-1]])
@@ -181,7 +185,7 @@ def build_program(module: IRModule, form: Form, plan: Plan) -> Schedule:
     return schedule
 
 
-def _write_out(schedule: Schedule, writer: Any, depth: int, lanes: int) -> None:
+def _write_out(schedule: Schedule, writer: SBlockRV, depth: int, lanes: int) -> None:
     """Straight vector code for the writer's loops inside the tile."""
     loops = schedule.get_loops(writer)[depth:]
     if loops and lanes > 1:
@@ -190,7 +194,7 @@ def _write_out(schedule: Schedule, writer: Any, depth: int, lanes: int) -> None:
         schedule.unroll(loop)
 
 
-def _pad(schedule: Schedule, pad: Any, fused: Any | None, where: int) -> None:
+def _pad(schedule: Schedule, pad: SBlockRV, fused: LoopRV | None, where: int) -> None:
     if where == PAD_INSIDE and fused is not None:
         schedule.compute_at(pad, fused)
         _vectorize(schedule, schedule.get_loops(pad)[-1])
@@ -198,14 +202,14 @@ def _pad(schedule: Schedule, pad: Any, fused: Any | None, where: int) -> None:
         _alone(schedule, pad, where == PAD_PARALLEL and fused is not None, schedule.get_loops(pad)[-1])
 
 
-def _vectorize(schedule: Schedule, loop: Any) -> None:
+def _vectorize(schedule: Schedule, loop: LoopRV) -> None:
     """Vectors of at most 16 elements: all channels of a pixel in one would be a long program."""
     extent = int(schedule.get(loop).extent)
     lanes = next(d for d in range(min(extent, _LONGEST_VECTOR), 0, -1) if extent % d == 0)
     schedule.vectorize(loop if lanes == extent else schedule.split(loop, factors=[None, lanes])[1])
 
 
-def _alone(schedule: Schedule, block: Any, parallel: bool, lane: Any | None) -> None:
+def _alone(schedule: Schedule, block: SBlockRV, parallel: bool, lane: LoopRV | None) -> None:
     """A block with loops of its own: all but the two innermost in parallel (columns stay together)."""
     loops = schedule.get_loops(block)
     if lane is not None and len(loops) > 1:

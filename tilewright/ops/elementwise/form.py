@@ -10,13 +10,16 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tilewright.errors import FormError
 from tilewright.space.inlining import count_loads
 
 if TYPE_CHECKING:
-    from tvm.ir import IRModule
+    from tvm.ir import Expr, IRModule, TensorLoad, Var
+    from tvm.s_tir import SBlock, SBlockRealize, Schedule
+    from tvm.s_tir.schedule import SBlockRV
+    from tvm.tirx import For
 
 __all__ = ["Axis", "Form", "Step", "read_form"]
 
@@ -48,10 +51,10 @@ class Step:
         loads: how often ``value`` loads from each buffer.
     """
 
-    buffer: Any
-    value: Any
-    variables: tuple[Any, ...]
-    loads: Counter[Any]
+    buffer: Var
+    value: Expr
+    variables: tuple[Var, ...]
+    loads: Counter[Var]
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,9 @@ class Form:
     shape: tuple[int, ...]
     axes: tuple[Axis, ...]
     steps: tuple[Step, ...]
-    places: dict[Any, Places]
-    params: tuple[Any, ...]
-    results: tuple[Any, ...]
+    places: dict[Var, Places]
+    params: tuple[Var, ...]
+    results: tuple[Var, ...]
     bytes: int
 
     @property
@@ -114,15 +117,17 @@ def read_form(module: IRModule) -> Form:
     return Form(shape, axes, tuple(steps), places, params, results, widest)
 
 
-def _check_alone(schedule: Any, handle: Any, block: Any) -> None:
+def _check_alone(schedule: Schedule, handle: SBlockRV, block: SBlock) -> None:
     """Raise ``FormError`` where a block does not run once for each element, by loops of its own."""
     loops = schedule.get_loops(handle)
-    node: Any = schedule.get(loops[0]) if loops else None
+    if not loops:
+        raise FormError("each block of an element-wise function has loops of its own")
+    node: For | SBlockRealize = schedule.get(loops[0])
     variables = []
     for _ in loops:
         variables.append(node.loop_var)
         node = node.body
-    alone = node is not None and hasattr(node, "iter_values") and node.block.same_as(block)
+    alone = hasattr(node, "iter_values") and node.block.same_as(block)
     if not alone or int(getattr(node.predicate, "value", 0)) != 1:
         raise FormError("each block of an element-wise function has loops of its own")
     values = list(node.iter_values)
@@ -130,7 +135,7 @@ def _check_alone(schedule: Any, handle: Any, block: Any) -> None:
         raise FormError("each block of an element-wise function runs over its elements in order")
 
 
-def _read_step(block: Any) -> Step:
+def _read_step(block: SBlock) -> Step:
     from tvm.tirx import BufferStore
 
     store = block.body
@@ -147,10 +152,10 @@ def _read_step(block: Any) -> Step:
     return Step(store.buffer, store.value, variables, count_loads(block))
 
 
-def _place_buffers(steps: Sequence[Step], results: Sequence[Any], shape: tuple[int, ...]) -> dict[Any, Places]:
+def _place_buffers(steps: Sequence[Step], results: Sequence[Var], shape: tuple[int, ...]) -> dict[Var, Places]:
     """Along which dimensions of the results each buffer lies; the same wherever it is read."""
     whole = tuple(d if extent > 1 else None for d, extent in enumerate(shape))
-    places: dict[Any, Places] = dict.fromkeys(results, whole)
+    places: dict[Var, Places] = dict.fromkeys(results, whole)
     for step in reversed(steps):
         if step.buffer not in places:
             raise FormError("every step of an element-wise function is a result, or read by a later one")
@@ -162,16 +167,16 @@ def _place_buffers(steps: Sequence[Step], results: Sequence[Any], shape: tuple[i
     return places
 
 
-def _loads(value: Any) -> list[Any]:
+def _loads(value: Expr) -> list[TensorLoad]:
     from tvm.ir import TensorLoad
     from tvm_ffi import structural_walk
 
-    found: list[Any] = []
+    found: list[TensorLoad] = []
     structural_walk(value, (TensorLoad, found.append))
     return found
 
 
-def _place_load(load: Any, own: dict[Any, int | None], shape: tuple[int, ...]) -> Places:
+def _place_load(load: TensorLoad, own: dict[Var, int | None], shape: tuple[int, ...]) -> Places:
     """The places of the buffer that ``load`` reads.
 
     Args:
@@ -206,19 +211,19 @@ def _axes(shape: tuple[int, ...], read: Sequence[Places]) -> tuple[Axis, ...]:
     return tuple(Axis(tuple(dims), math.prod(shape[d] for d in dims)) for dims in groups)
 
 
-def _shape(buffer: Any) -> tuple[int, ...]:
+def _shape(buffer: Var) -> tuple[int, ...]:
     extents = buffer.ty.shape
     if not all(isinstance(getattr(e, "value", e), int) for e in extents):
         raise FormError("the buffers of an element-wise function have fixed shapes")
     return tuple(int(e) for e in extents)
 
 
-def _is_plain(buffer: Any) -> bool:
+def _is_plain(buffer: Var) -> bool:
     kind = buffer.ty
     return not list(kind.strides) and int(kind.elem_offset) == 0 and str(kind.storage_scope) in ("", "global")
 
 
-def _bytes(buffer: Any) -> int:
+def _bytes(buffer: Var) -> int:
     import numpy as np
 
     dtype = str(buffer.ty.dtype)

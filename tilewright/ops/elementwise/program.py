@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tilewright.ops.elementwise.form import Form, Step
 
 if TYPE_CHECKING:
-    from tvm.ir import IRModule
+    from tvm.ir import Expr, IRModule, TensorLoad, Var
+    from tvm.tirx import ForKind, Let, Stmt
+    from tvm_ffi import StructuralMutator
 
 __all__ = ["make_program"]
 
@@ -74,7 +76,7 @@ class _Nest:
         start = step * self.width
         self.start = start if most[1] * self.width <= length else _least(start, length - self.width)
 
-    def around(self, body: Any) -> Any:
+    def around(self, body: Stmt) -> Stmt:
         """The loops around what a step does."""
         from tvm import tirx
 
@@ -93,12 +95,12 @@ class _Body:
 
     def __init__(self, form: Form, nest: _Nest) -> None:
         self._form, self._nest = form, nest
-        self.views: list[Any] = []
-        self.kept: dict[Any, Any] = {}
-        self._inlined: dict[Any, Step] = {}
+        self.views: list[Stmt] = []
+        self.kept: dict[Var, Var] = {}
+        self._inlined: dict[Var, Step] = {}
         self._flat = {param: self._view(param) for param in form.params if param in form.places}
 
-    def _view(self, param: Any) -> Any:
+    def _view(self, param: Var) -> Var:
         from tvm import tirx
 
         size = math.prod(int(extent) for extent in param.ty.shape)
@@ -106,12 +108,12 @@ class _Body:
         self.views.append(tirx.DeclBuffer(view, data=param.data))
         return view
 
-    def statements(self) -> Any:
+    def statements(self) -> Stmt:
         """The steps, but for those that are computed where they are read."""
-        reads: Counter[Any] = Counter()
+        reads: Counter[Var] = Counter()
         for step in self._form.steps:
             reads.update(step.loads)
-        weights: dict[Any, int] = {}
+        weights: dict[Var, int] = {}
         found = []
         for step in self._form.steps:
             weight = 1 + sum(count * weights.get(source, 1) for source, count in step.loads.items())
@@ -121,7 +123,7 @@ class _Body:
                 found.append(self._computed(step, reads[step.buffer] > 0))
         return _sequence(found)
 
-    def _computed(self, step: Step, read: bool) -> Any:
+    def _computed(self, step: Step, read: bool) -> Stmt:
         """The elements of a step, kept where other steps read them, and stored where they are a result."""
         from tvm import tirx
 
@@ -140,16 +142,16 @@ class _Body:
         body = _loop(lane, lanes, _sequence(stores), tirx.ForKind.VECTORIZED if lanes > 1 else None)
         return _loop(vector, self._nest.width // lanes, body, tirx.ForKind.UNROLLED)
 
-    def _value(self, step: Step, inside: Any) -> Any:
+    def _value(self, step: Step, inside: Expr) -> Expr:
         """What a step computes for the element ``inside`` of those that an iteration computes."""
         from tvm import tirx
         from tvm.ir import TensorLoad, Var
         from tvm_ffi import structural_mutate
 
         dims = dict(zip(step.variables, self._form.places[step.buffer], strict=True))
-        bound: dict[Any, Any] = {}
+        bound: dict[Var, Var] = {}
 
-        def load(node: Any, _: Any) -> Any:
+        def load(node: TensorLoad, _: object) -> Expr:
             source = node.source
             if source in self._inlined:
                 return self._value(self._inlined[source], inside)
@@ -157,13 +159,13 @@ class _Body:
                 return tirx.BufferLoad(self.kept[source], [inside])
             return tirx.BufferLoad(self._flat[source], [self._offset(source, inside)])
 
-        def bind(node: Any, mutator: Any) -> Any:
+        def bind(node: Let, mutator: StructuralMutator) -> Expr:
             # Steps of one formula share its variables, which TVM's analysis refuses where it meets them again.
             value = mutator.mutate(node.value)
             bound[node.var] = tirx.Var(node.var.name, str(node.var.ty.dtype))
             return tirx.Let(bound[node.var], value, mutator.mutate(node.body))
 
-        def variable(node: Any, _: Any) -> Any:
+        def variable(node: Var, _: object) -> Expr:
             if node not in dims:
                 return bound.get(node, node)
             place = dims[node]
@@ -172,7 +174,7 @@ class _Body:
 
         return structural_mutate(step.value, ((TensorLoad, load), (tirx.Let, bind), (Var, variable)))
 
-    def _offset(self, buffer: Any, inside: Any) -> Any:
+    def _offset(self, buffer: Var, inside: Expr) -> Expr:
         """Where in a parameter the element is."""
         axes, places = self._form.axes, self._form.places[buffer]
         total, stride = _number(0), 1
@@ -182,13 +184,13 @@ class _Body:
                 stride *= axes[number].extent
         return total
 
-    def _index(self, dim: int, inside: Any) -> Any:
+    def _index(self, dim: int, inside: Expr) -> Expr:
         """The element's index in a dimension of the results."""
         number = next(n for n, axis in enumerate(self._form.axes) if dim in axis.dims)
         within = math.prod(self._form.shape[d] for d in self._form.axes[number].dims if d > dim)
         return self._along(number, inside) // within % self._form.shape[dim]
 
-    def _along(self, number: int, inside: Any) -> Any:
+    def _along(self, number: int, inside: Expr) -> Expr:
         """The element's index along an axis."""
         axes = self._form.axes
         if number == len(axes) - 1:
@@ -197,31 +199,31 @@ class _Body:
         return self._nest.row // within % axes[number].extent
 
 
-def _sequence(statements: list[Any]) -> Any:
+def _sequence(statements: list[Stmt]) -> Stmt:
     from tvm import tirx
 
     return tirx.SeqStmt(statements) if len(statements) > 1 else statements[0]
 
 
-def _variable(name: str) -> Any:
+def _variable(name: str) -> Var:
     from tvm import tirx
 
     return tirx.Var(name, _INDEX)
 
 
-def _number(value: int) -> Any:
+def _number(value: int) -> Expr:
     from tvm import tirx
 
     return tirx.const(value, _INDEX)
 
 
-def _least(value: Any, most: int) -> Any:
+def _least(value: Expr, most: int) -> Expr:
     from tvm import tirx
 
     return tirx.min(value, _number(most))
 
 
-def _loop(variable: Any, extent: int, body: Any, kind: Any = None) -> Any:
+def _loop(variable: Var, extent: int, body: Stmt, kind: ForKind | None = None) -> Stmt:
     from tvm import tirx
 
     return tirx.For(variable, _number(0), _number(extent), tirx.ForKind.SERIAL if kind is None else kind, body)

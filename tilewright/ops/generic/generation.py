@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tilewright.errors import SpaceError
 from tilewright.ops.generic.trace import Generator, Sample, read_samples
@@ -103,7 +103,7 @@ def generate(module: IRModule, target: Target) -> list[tuple[Trace, list[Sample]
         SpaceError: the generator gives none.
     """
     with space_errors("MetaSchedule generates no space"):
-        traces: list[Any] = Generator(module, target.tvm).traces()
+        traces: list[Trace] = Generator(module, target.tvm).traces()
         return [(trace, read_samples(trace, module)) for trace in traces]
 
 
@@ -144,7 +144,7 @@ def read_generated(made: Generated, module: IRModule) -> list[tuple[Trace, list[
     return sketches
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """With Python's own numbers and texts for TVM's."""
     if isinstance(value, str):
         return str(value)

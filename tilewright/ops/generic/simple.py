@@ -10,14 +10,16 @@ parallel for n·c·h:
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tilewright.space.inlining import MOST_LOADS, count_loads, multiplies, nested_loads
 from tilewright.space.loops import REDUCTION, SHORTEST_VECTOR, SPATIAL, lanes_in
 
 if TYPE_CHECKING:
-    from tvm.ir import IRModule
-    from tvm.s_tir import Schedule
+    from tvm.ir import Call, Expr, IRModule, TensorRegion, Var
+    from tvm.s_tir import SBlock, SBlockRealize, Schedule
+    from tvm.s_tir.schedule import LoopRV, SBlockRV
+    from tvm.tirx import IterVar, Select
 
 __all__ = ["MOVING_WORK", "moves_elements", "simple_schedule", "stages_and_reductions"]
 
@@ -94,7 +96,7 @@ def moves_elements(module: IRModule) -> bool:
     )
 
 
-def _inlinable(schedule: Schedule, block: Any) -> bool:
+def _inlinable(schedule: Schedule, block: SBlockRV) -> bool:
     """Whether inlining repeats no work: all consumers are spatial, and as large as the block itself.
 
     (A padding or an exponential inlined into a reduction would be computed again for every use.)
@@ -106,7 +108,7 @@ def _inlinable(schedule: Schedule, block: Any) -> bool:
     )
 
 
-def _stays_small(schedule: Schedule, block: Any) -> bool:
+def _stays_small(schedule: Schedule, block: SBlockRV) -> bool:
     """Whether no reader of the block would load more often than is bearable if the block were inlined into it."""
     (written,) = (region.source for region in schedule.get(block).writes)
     inlined = sum(count_loads(schedule.get(block)).values())
@@ -117,12 +119,12 @@ def _stays_small(schedule: Schedule, block: Any) -> bool:
     )
 
 
-def _size(schedule: Schedule, block: Any, kind: int | None = None) -> int:
+def _size(schedule: Schedule, block: SBlockRV, kind: int | None = None) -> int:
     """Iterations of the block's variables, or of those of one kind."""
     return math.prod(int(v.dom.extent) for v in schedule.get(block).iter_vars if kind in (None, v.iter_type))
 
 
-def _schedule_block(schedule: Schedule, block: Any, parallel: bool, vector: int, unroll: int) -> Any | None:
+def _schedule_block(schedule: Schedule, block: SBlockRV, parallel: bool, vector: int, unroll: int) -> LoopRV | None:
     """Schedule one block; returns the outer loop of a reduction."""
     stmt = schedule.get(block)
     loops = list(schedule.get_loops(block))
@@ -170,7 +172,7 @@ def _schedule_block(schedule: Schedule, block: Any, parallel: bool, vector: int,
     return fused
 
 
-def _join(schedule: Schedule, block: Any, fused: Any, vector: int) -> list[str]:
+def _join(schedule: Schedule, block: SBlockRV, fused: LoopRV, vector: int) -> list[str]:
     """Move the one element-wise consumer of a scheduled reduction into its loop ``fused``. Returns its name."""
     consumers = schedule.get_consumers(block)
     if len(consumers) != 1:
@@ -190,7 +192,7 @@ def _join(schedule: Schedule, block: Any, fused: Any, vector: int) -> list[str]:
     return [stmt.name_hint]
 
 
-def _loop_variables(schedule: Schedule, block: Any, loops: list[Any]) -> list[Any] | None:
+def _loop_variables(schedule: Schedule, block: SBlockRV, loops: list[LoopRV]) -> list[IterVar | None] | None:
     """For each loop around ``block`` the iteration variable it alone is, or None for a loop of extent 1.
 
     None for all where loops and variables do not pair up, or a variable is neither spatial nor a reduction.
@@ -199,7 +201,7 @@ def _loop_variables(schedule: Schedule, block: Any, loops: list[Any]) -> list[An
     if realize is None:
         return None
     pairs = list(zip(realize.iter_values, schedule.get(block).iter_vars, strict=True))
-    found: list[Any] = []
+    found: list[IterVar | None] = []
     for loop in loops:
         node = schedule.get(loop)
         var = next((v for value, v in pairs if node.loop_var.same_as(value)), None)
@@ -210,7 +212,7 @@ def _loop_variables(schedule: Schedule, block: Any, loops: list[Any]) -> list[An
     return found
 
 
-def _realize(schedule: Schedule, block: Any, loops: list[Any]) -> Any | None:
+def _realize(schedule: Schedule, block: SBlockRV, loops: list[LoopRV]) -> SBlockRealize | None:
     """The realisation of ``block`` where its loops are around it alone."""
     if not loops:
         return None
@@ -220,11 +222,11 @@ def _realize(schedule: Schedule, block: Any, loops: list[Any]) -> Any | None:
     return node if hasattr(node, "iter_values") and node.block.same_as(schedule.get(block)) else None
 
 
-def _is_one(extent: Any) -> bool:
+def _is_one(extent: object) -> bool:
     return bool(getattr(extent, "value", extent) == 1)
 
 
-def _elementwise(stmt: Any) -> bool:
+def _elementwise(stmt: SBlock) -> bool:
     """Whether all buffers have one shape and are accessed at the same place."""
     from tvm_ffi import structural_equal
 
@@ -241,7 +243,7 @@ def _elementwise(stmt: Any) -> bool:
     )
 
 
-def _contiguous_along(stmt: Any, var: Any, reduces: bool) -> bool:
+def _contiguous_along(stmt: SBlock, var: Var, reduces: bool) -> bool:
     """Whether the block can be vectorised along ``var``: contiguous writes, and no condition that depends on it.
 
     A reduction's reads must be contiguous too (or not depend on ``var``): its vectorised loop goes inside the
@@ -256,7 +258,7 @@ def _contiguous_along(stmt: Any, var: Any, reduces: bool) -> bool:
     )
 
 
-def _contiguous(region: Any, var: Any) -> bool:
+def _contiguous(region: TensorRegion, var: Var) -> bool:
     """Whether ``var`` moves along the last dimension of the region only, in steps of one.
 
     (Pooling with stride 2, vectorised here, took 1.5 to 2 times as long as what LLVM made of the plain loop.)
@@ -265,35 +267,35 @@ def _contiguous(region: Any, var: Any) -> bool:
     return bool(moves) and moves[-1] and not any(moves[:-1]) and not _scaled(region.region[-1].min, var)
 
 
-def _uses(region: Any, var: Any) -> bool:
+def _uses(region: TensorRegion, var: Var) -> bool:
     return any(_in(r.min, var) for r in region.region)
 
 
-def _in(expr: Any, var: Any) -> bool:
+def _in(expr: Expr, var: Var) -> bool:
     from tvm.tirx.analysis import undefined_vars
 
     return any(v.same_as(var) for v in undefined_vars(expr))
 
 
-def _scaled(expr: Any, var: Any) -> bool:
+def _scaled(expr: Expr, var: Var) -> bool:
     """Whether ``var`` is multiplied or divided on its way into ``expr``."""
     from tvm.tirx import FloorDiv, FloorMod, Mul
     from tvm_ffi import structural_walk
 
-    terms: list[Any] = []
+    terms: list[Expr] = []
     structural_walk(expr, tuple((kind, terms.append) for kind in (Mul, FloorDiv, FloorMod)))
     return any(_in(term, var) for term in terms)
 
 
-def _conditional(stmt: Any, var: Any) -> bool:
+def _conditional(stmt: SBlock, var: Var) -> bool:
     """Whether ``var`` decides a condition, which would turn the vectorised loop back into a serial one."""
     from tvm.ir import Call
     from tvm.tirx import Select
     from tvm_ffi import structural_walk
 
-    conditions: list[Any] = []
+    conditions: list[Expr] = []
 
-    def see(node: Any) -> None:
+    def see(node: Select | Call) -> None:
         if isinstance(node, Select):
             conditions.append(node.condition)
         elif getattr(node.op, "name", "").endswith("if_then_else"):

@@ -8,7 +8,8 @@ text; nothing of it is handed to TVM, which would trust it.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ class TraceReader:
             for trace in (sketch.trace.simplified(True), sketch.trace):
                 self._known.setdefault(_text(_instructions(trace)), (number, _places(sketch, trace)))
 
-    def config(self, instructions: list[Any], decisions: list[Any]) -> NDArray[np.int32]:
+    def config(self, instructions: Sequence[object], decisions: Sequence[object]) -> NDArray[np.int32]:
         """The config of a stored trace. ``(knobs,)``, int32.
 
         Args:
@@ -81,7 +82,7 @@ class TraceReader:
         return row
 
 
-def _decided(decisions: list[Any]) -> dict[int, tuple[int, ...]]:
+def _decided(decisions: Sequence[object]) -> dict[int, tuple[int, ...]]:
     """The decisions by the index of their instruction, those that are of no use left out."""
     found: dict[int, tuple[int, ...]] = {}
     for entry in decisions:
@@ -103,16 +104,16 @@ def _places(sketch: Sketch, stored: Trace) -> _Places:
     }
 
 
-def _instructions(trace: Trace) -> list[Any]:
-    instructions: list[Any] = trace.as_json()[0]
+def _instructions(trace: Trace) -> Sequence[object]:
+    instructions: Sequence[object] = trace.as_json()[0]
     return instructions
 
 
-def _text(instructions: list[Any]) -> str:
+def _text(instructions: Sequence[object]) -> str:
     return json.dumps(_plain(instructions))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """With Python's numbers for TVM's, and 0 and 1 for false and true, which a database makes of them."""
     if isinstance(value, list):
         return [_plain(item) for item in value]

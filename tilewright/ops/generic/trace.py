@@ -5,16 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tilewright.space.knob import divisors
 from tilewright.space.module import TVM_ERRORS
 from tilewright.tvm_compat import light_tensor_intrinsics
 
 if TYPE_CHECKING:
+    import tvm
     from tvm.ir import IRModule
     from tvm.s_tir import Schedule
-    from tvm.s_tir.schedule import Instruction, Trace
+    from tvm.s_tir.schedule import Instruction, LoopRV, SBlockRV, Trace
 
 __all__ = ["Generator", "Sample", "factorisations", "read_samples", "replay"]
 
@@ -51,7 +52,7 @@ class Sample:
 class Generator:
     """MetaSchedule's rules and postprocessors for CPUs, bound to one function."""
 
-    def __init__(self, module: IRModule, target: Any) -> None:
+    def __init__(self, module: IRModule, target: tvm.target.Target) -> None:
         """Bind to ``module``; ``target`` is a ``tvm.target.Target``."""
         light_tensor_intrinsics()
         from tvm.s_tir import meta_schedule as ms
@@ -119,7 +120,9 @@ class _Probe:
         position = -1
 
         # TVM calls this before each instruction, with the schedule in the state that the instruction will find.
-        def decide(inst: Instruction, inputs: Sequence[Any], attrs: Sequence[Any], decision: Any) -> Any:
+        def decide(
+            inst: Instruction, inputs: Sequence[SBlockRV | LoopRV], attrs: Sequence[int], decision: object
+        ) -> object:
             nonlocal position
             position += 1
             kind = inst.kind.name
@@ -162,7 +165,7 @@ def factorisations(extent: int, parts: int, innermost: int) -> tuple[tuple[int, 
     )
 
 
-def _nearest_location(schedule: Schedule, block: Any, wanted: int) -> int:
+def _nearest_location(schedule: Schedule, block: SBlockRV, wanted: int) -> int:
     """The possible location for ``block`` that TVM takes for ``wanted``: itself, or the nearest one before it."""
     schedule.sample_compute_location(block, decision=wanted)
     trace = schedule.trace

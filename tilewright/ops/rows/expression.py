@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tilewright.ops.elementwise.elementary import exp
 from tilewright.ops.function import FUSABLE, KEPT, make_function
 from tilewright.ops.mark import Mark
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr
+    from tvm.te import Tensor
+    from tvm.tirx import PrimFunc
 
 __all__ = ["PREFIX", "layer_norm", "softmax"]
 
@@ -23,7 +28,7 @@ _SHORTEST_VECTOR = 4
 
 
 @lru_cache(KEPT)
-def softmax(shape: tuple[int, ...], lanes: int, safe: bool) -> Any:
+def softmax(shape: tuple[int, ...], lanes: int, safe: bool) -> PrimFunc:
     """Softmax along the last dimension. Gives a PrimFunc (data, output).
 
     Args:
@@ -50,21 +55,21 @@ def softmax(shape: tuple[int, ...], lanes: int, safe: bool) -> Any:
 
 
 @lru_cache(KEPT)
-def layer_norm(shape: tuple[int, ...], lanes: int, epsilon: float) -> Any:
+def layer_norm(shape: tuple[int, ...], lanes: int, epsilon: float) -> PrimFunc:
     """Layer norm over the last dimension, by vectors of at most ``lanes``: a PrimFunc (data, scale, shift, output)."""
     from tvm import te, tirx
 
     x = te.placeholder(shape, name="data")
     rows, n = shape[:-1], shape[-1]
 
-    def add(a: Any, b: Any) -> Any:
+    def add(a: Expr, b: Expr) -> Expr:
         return a + b
 
     share = tirx.const(1.0 / n, "float32")
     total = _reduce(lambda *i: x(*i), rows, n, lanes, te.sum, add, "sum")
     mean = te.compute(rows, lambda *i: total(*i) * share, name="row_mean")
 
-    def square(*i: Any) -> Any:
+    def square(*i: Expr) -> Expr:
         centred = x(*i) - mean(*i[:-1])
         return centred * centred
 
@@ -85,14 +90,14 @@ def layer_norm(shape: tuple[int, ...], lanes: int, epsilon: float) -> Any:
 
 
 def _reduce(
-    element: Callable[..., Any],
+    element: Callable[..., Expr],
     rows: tuple[int, ...],
     n: int,
     lanes: int,
-    reducer: Callable[..., Any],
-    combine: Callable[[Any, Any], Any],
+    reducer: Callable[..., Expr],
+    combine: Callable[[Expr, Expr], Expr],
     name: str,
-) -> Any:
+) -> Tensor:
     """A row reduced: up to four vectors side by side, these to one, and its lanes; the remainder one by one.
 
     A row shorter than a vector register has vectors of the largest power of two that fits it: 8 lanes of 16 for a row

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from tilewright.task import Task
 if TYPE_CHECKING:
     from tvm.ir import IRModule
     from tvm.s_tir import Schedule
+    from tvm.s_tir.schedule import SBlockRV
 
 __all__ = ["RowsSpace", "RowsTemplate"]
 
@@ -165,7 +166,7 @@ def _program(module: IRModule, chunks: int, vector: int, unroll: int) -> Schedul
     return schedule
 
 
-def _inside(schedule: Schedule, block: Any, vector: int, unroll: int) -> None:
+def _inside(schedule: Schedule, block: SBlockRV, vector: int, unroll: int) -> None:
     """Vectorise and unroll the loops of one step inside the row."""
     stmt = schedule.get(block)
     loops = schedule.get_loops(block)[2:]

@@ -11,7 +11,7 @@ iteration of the outer loop reads.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,8 @@ from tilewright.task import Task
 
 if TYPE_CHECKING:
     from tvm.ir import IRModule
-    from tvm.s_tir import Schedule
+    from tvm.s_tir import SBlock, Schedule
+    from tvm.s_tir.schedule import LoopRV
 
 __all__ = ["WindowSpace", "WindowTemplate"]
 
@@ -157,7 +158,7 @@ def _read(module: IRModule) -> tuple[list[int], bool]:
     return shape, bool(before)
 
 
-def _in_lanes(block: Any) -> bool:
+def _in_lanes(block: SBlock) -> bool:
     """Whether results side by side are made from elements side by side of one tensor."""
     from tvm.sym import detect_linear_equation
 
@@ -190,7 +191,9 @@ def _program(module: IRModule, parallel: bool, pad: bool, tile: int, vector: int
     return schedule
 
 
-def _by_tiles(schedule: Schedule, window: str, result: str, tile: int, vector: int, unroll: bool) -> tuple[Any, Any]:
+def _by_tiles(
+    schedule: Schedule, window: str, result: str, tile: int, vector: int, unroll: bool
+) -> tuple[LoopRV, LoopRV]:
     """Reduce by tiles, and do at once what follows. Returns the outer loop and the outermost one of a window's steps.
 
     Sums are where the block has them, and not in a buffer of the tile: TVM would allocate that anew for each parallel

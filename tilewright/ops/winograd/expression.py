@@ -21,13 +21,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.ops.function import FUSABLE, KEPT, OPAQUE, make_function
 from tilewright.ops.mark import Mark
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr
+    from tvm.te import Tensor
+    from tvm.tirx import PrimFunc
 
 __all__ = ["BLOCKS", "Tiling", "data_transform", "fused", "inverse_transform", "products", "transform_weight"]
 
@@ -89,14 +94,14 @@ class Tiling:
         return self.batch * self.grid[0] * self.grid[1]
 
 
-def transform_weight(m: int, weight: NDArray[Any]) -> NDArray[np.float32]:
+def transform_weight(m: int, weight: NDArray[np.generic]) -> NDArray[np.float32]:
     """``G g G^T`` of each kernel, rounded once: ``(O, C, 3, 3)`` --> ``(O, C, a, a)``."""
     g = np.asarray(_G[m], dtype=np.float64)
     return np.asarray(g @ weight.astype(np.float64) @ g.T, dtype=np.float32)
 
 
 @lru_cache(KEPT)
-def data_transform(tiling: Tiling, data: tuple[int, ...]) -> Any:
+def data_transform(tiling: Tiling, data: tuple[int, ...]) -> PrimFunc:
     """``B^T d B`` of all tiles d of NCHW[cb]c data. Gives a PrimFunc (data, V)."""
     from tvm import te
 
@@ -106,7 +111,7 @@ def data_transform(tiling: Tiling, data: tuple[int, ...]) -> Any:
     m, a = tiling.m, tiling.a
     down, across = tiling.grid
 
-    def both(xi: Any, c: Any, p: Any, v: Any) -> Any:
+    def both(xi: Expr, c: Expr, p: Expr, v: Expr) -> Expr:
         n, i, j = p // (down * across), p // across % down, p % across
         return _choose(xi % a, _INPUT[m]([rows[n, c, i, j, xi // a, s, v] for s in range(a)]))
 
@@ -114,7 +119,7 @@ def data_transform(tiling: Tiling, data: tuple[int, ...]) -> Any:
     return make_function([x, result], OPAQUE)
 
 
-def _input_rows(tiling: Tiling, x: Any) -> Any:
+def _input_rows(tiling: Tiling, x: Tensor) -> Tensor:
     """The transform of the columns of all input tiles, ``(n, C/cb, down, across, a, a, cb)``."""
     from tvm import te
 
@@ -139,7 +144,7 @@ def _input_rows(tiling: Tiling, x: Any) -> Any:
 
 
 @lru_cache(KEPT)
-def products(tiling: Tiling, weight: tuple[int, ...]) -> Any:
+def products(tiling: Tiling, weight: tuple[int, ...]) -> PrimFunc:
     """The ``a*a`` matrix products of V and U ``(a*a, O/x, C/cb, cb, x)``. Gives a PrimFunc (V, U, M)."""
     from tvm import te
 
@@ -157,7 +162,7 @@ def products(tiling: Tiling, weight: tuple[int, ...]) -> Any:
 
 
 @lru_cache(KEPT)
-def inverse_transform(tiling: Tiling, oo: int, x: int) -> Any:
+def inverse_transform(tiling: Tiling, oo: int, x: int) -> PrimFunc:
     """``A^T M A`` of all tiles, without what sticks out. Gives a PrimFunc (M, output), into which consumers fuse."""
     from tvm import te
 
@@ -168,7 +173,7 @@ def inverse_transform(tiling: Tiling, oo: int, x: int) -> Any:
 
 
 @lru_cache(KEPT)
-def fused(tiling: Tiling, data: tuple[int, ...], weight: tuple[int, ...]) -> Any:
+def fused(tiling: Tiling, data: tuple[int, ...], weight: tuple[int, ...]) -> PrimFunc:
     """All three: NCHW[cb]c data and U ``(a*a, O/x, C/cb, cb, x)``. Gives a PrimFunc (data, U, output).
 
     Consumers fuse into it. Tiles are indexed by image, row and column, so that a schedule can take some of their rows
@@ -197,7 +202,7 @@ def fused(tiling: Tiling, data: tuple[int, ...], weight: tuple[int, ...]) -> Any
     return make_function([source, w, result], FUSABLE)
 
 
-def _outputs(tiling: Tiling, oo: int, x: int, rows_name: str, source: Callable[..., Any]) -> Any:
+def _outputs(tiling: Tiling, oo: int, x: int, rows_name: str, source: Callable[..., Expr]) -> Tensor:
     """``A^T M A`` of all tiles, cropped; ``source`` gives M by ``(xi, o, n, i, j, v)``."""
     from tvm import te
 
@@ -218,7 +223,7 @@ def _outputs(tiling: Tiling, oo: int, x: int, rows_name: str, source: Callable[.
     return te.compute(shape, lambda n, o, i, j, v: whole[n, o, i, j, v], name="winograd_crop")
 
 
-def _choose(index: Any, values: Sequence[Any]) -> Any:
+def _choose(index: Expr, values: Sequence[Expr]) -> Expr:
     """``values[index]``; once ``index`` is unrolled the others are gone."""
     from tvm import tirx
 
@@ -231,15 +236,15 @@ def _choose(index: Any, values: Sequence[Any]) -> Any:
 # One-dimensional transforms. Equal terms are written alike, so that the compiler computes them once.
 
 
-def _input2(d: Sequence[Any]) -> list[Any]:
+def _input2(d: Sequence[Expr]) -> list[Expr]:
     return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
 
 
-def _output2(m: Sequence[Any]) -> list[Any]:
+def _output2(m: Sequence[Expr]) -> list[Expr]:
     return [m[0] + (m[1] + m[2]), (m[1] - m[2]) - m[3]]
 
 
-def _input4(d: Sequence[Any]) -> list[Any]:
+def _input4(d: Sequence[Expr]) -> list[Expr]:
     four, two, five = (_number(v) for v in (4.0, 2.0, 5.0))
     even, odd = d[4] - four * d[2], d[3] - four * d[1]
     near, far = d[4] - d[2], two * (d[3] - d[1])
@@ -247,7 +252,7 @@ def _input4(d: Sequence[Any]) -> list[Any]:
     return [ends[0], even + odd, even - odd, near + far, near - far, ends[1]]
 
 
-def _output4(m: Sequence[Any]) -> list[Any]:
+def _output4(m: Sequence[Expr]) -> list[Expr]:
     two, four, eight = (_number(v) for v in (2.0, 4.0, 8.0))
     plus, minus, far_plus, far_minus = m[1] + m[2], m[1] - m[2], m[3] + m[4], m[3] - m[4]
     return [
@@ -258,12 +263,12 @@ def _output4(m: Sequence[Any]) -> list[Any]:
     ]
 
 
-def _number(value: float) -> Any:
+def _number(value: float) -> Expr:
     from tvm import tirx
 
     return tirx.const(value, "float32")
 
 
 #: ``B^T d`` of a column and ``A^T m`` of a column, by the output tile.
-_INPUT: dict[int, Callable[[Sequence[Any]], list[Any]]] = {2: _input2, 4: _input4}
-_OUTPUT: dict[int, Callable[[Sequence[Any]], list[Any]]] = {2: _output2, 4: _output4}
+_INPUT: dict[int, Callable[[Sequence[Expr]], list[Expr]]] = {2: _input2, 4: _input4}
+_OUTPUT: dict[int, Callable[[Sequence[Expr]], list[Expr]]] = {2: _output2, 4: _output4}

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +32,9 @@ from tilewright.task import Task
 from tilewright.tvm_compat import narrow_indices
 
 if TYPE_CHECKING:
-    from tvm.ir import IRModule
+    from tvm.ir import Expr, IRModule
     from tvm.s_tir import Schedule
+    from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 __all__ = ["FusedWinogradSpace", "FusedWinogradTemplate"]
 
@@ -291,7 +292,7 @@ def _program(module: IRModule, form: _Form, plan: _Plan) -> Schedule:
     return schedule
 
 
-def _back(schedule: Schedule, form: _Form, plan: _Plan, writer: Any) -> tuple[list[Any], Any]:
+def _back(schedule: Schedule, form: _Form, plan: _Plan, writer: SBlockRV) -> tuple[list[LoopRV], LoopRV]:
     """The inverse transform and what consumes it; returns the loops to run in parallel, and that over groups inside."""
     block, rows = schedule.get_sblock(_INVERSE), schedule.get_sblock(_BACK)
     n, o, i, j, v = schedule.get_loops(block)
@@ -313,7 +314,7 @@ def _back(schedule: Schedule, form: _Form, plan: _Plan, writer: Any) -> tuple[li
     return outer, group
 
 
-def _products(schedule: Schedule, form: _Form, plan: _Plan, group: Any) -> Any:
+def _products(schedule: Schedule, form: _Form, plan: _Plan, group: LoopRV) -> LoopRV:
     """The matrix products of a group of outputs, tile by tile in registers; returns the outermost loop of the sums."""
     products = schedule.get_sblock(_PRODUCTS)
     stored = schedule.cache_write(products, 0, "local")
@@ -339,13 +340,13 @@ def _products(schedule: Schedule, form: _Form, plan: _Plan, group: Any) -> Any:
     return blocks
 
 
-def _forth(schedule: Schedule, form: _Form, plan: _Plan, outer: Any) -> None:
+def _forth(schedule: Schedule, form: _Form, plan: _Plan, outer: LoopRV) -> None:
     """The transform of a stripe's data."""
     from tvm.tirx import IndexMap
 
     block, rows = schedule.get_sblock(_DATA), schedule.get_sblock(_ROWS)
 
-    def by_tiles(xi: Any, c: Any, n: Any, i: Any, j: Any, v: Any) -> tuple[Any, ...]:
+    def by_tiles(xi: Expr, c: Expr, n: Expr, i: Expr, j: Expr, v: Expr) -> tuple[Expr, ...]:
         return n, c, i, j, xi // form.a, xi % form.a, v
 
     dtype = str(schedule.get(block).iter_vars[0].var.ty.dtype)

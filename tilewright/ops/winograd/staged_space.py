@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,9 @@ from tilewright.target import Target
 from tilewright.task import Task
 
 if TYPE_CHECKING:
-    from tvm.ir import IRModule
+    from tvm.ir import Expr, IRModule
     from tvm.s_tir import Schedule
+    from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 __all__ = ["BLOCKS", "WinogradTransformSpace", "WinogradTransformTemplate", "keep_stages", "straight"]
 
@@ -175,7 +176,7 @@ def _data(module: IRModule, form: _Form, plan: _Plan) -> Schedule:
     _, _, down, across = form.extents
     a = form.a
 
-    def tiles(xi: Any, c: Any, p: Any, v: Any) -> tuple[Any, ...]:
+    def tiles(xi: Expr, c: Expr, p: Expr, v: Expr) -> tuple[Expr, ...]:
         return p // (down * across), c, p // across % down, p % across, xi // a, xi % a, v
 
     schedule.transform_block_layout(block, IndexMap.from_func(tiles, ndim=4, index_dtype="int64"))
@@ -218,7 +219,7 @@ def _inverse(module: IRModule, form: _Form, plan: _Plan) -> Schedule:
     return schedule
 
 
-def keep_stages(schedule: Schedule, stages: Sequence[str]) -> Any:
+def keep_stages(schedule: Schedule, stages: Sequence[str]) -> SBlockRV:
     """Leave no blocks but ``stages`` and the one that writes the result, which is returned; others are inlined.
 
     Raises:
@@ -234,7 +235,7 @@ def keep_stages(schedule: Schedule, stages: Sequence[str]) -> Any:
     return schedule.get_sblock(writers[0])
 
 
-def _outer(schedule: Schedule, loops: list[Any], plan: _Plan) -> list[Any]:
+def _outer(schedule: Schedule, loops: list[LoopRV], plan: _Plan) -> list[LoopRV]:
     """Order the outer loops; the innermost is split where several of its iterations are written out."""
     outer = [loops[position] for position in plan.order]
     schedule.reorder(*outer)
@@ -243,14 +244,14 @@ def _outer(schedule: Schedule, loops: list[Any], plan: _Plan) -> list[Any]:
     return outer
 
 
-def _parallel(schedule: Schedule, outer: list[Any], plan: _Plan) -> None:
+def _parallel(schedule: Schedule, outer: list[LoopRV], plan: _Plan) -> None:
     if plan.together > 1:
         schedule.unroll(outer[4])
     if plan.parallel:
         schedule.parallel(schedule.fuse(*outer[: plan.parallel]) if plan.parallel > 1 else outer[0])
 
 
-def straight(schedule: Schedule, block: Any, swap: bool) -> None:
+def straight(schedule: Schedule, block: SBlockRV, swap: bool) -> None:
     """Straight vector code for a block's two loops over a tile and its lanes; with ``swap`` column by column."""
     *_, u, s, v = schedule.get_loops(block)
     if swap:
@@ -260,7 +261,7 @@ def straight(schedule: Schedule, block: Any, swap: bool) -> None:
     schedule.vectorize(v)
 
 
-def _pad(schedule: Schedule, pad: Any, outer: list[Any], plan: _Plan) -> None:
+def _pad(schedule: Schedule, pad: SBlockRV, outer: list[LoopRV], plan: _Plan) -> None:
     if plan.pad == _PAD_WHOLE:
         n, c, i, _, v = schedule.get_loops(pad)
         if plan.parallel:
