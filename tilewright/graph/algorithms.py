@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tilewright.errors import SpaceError
 from tilewright.graph.convolution import Algorithm, Convolution, is_fused, winograd_tile
@@ -46,7 +45,7 @@ class Choice:
     chosen: Algorithm
     seconds: dict[Algorithm, float]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Ready for JSON."""
         return {
             "conv": str(self.convolution),

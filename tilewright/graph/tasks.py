@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tilewright.errors import ShapeError, TilewrightError, UnsupportedOperatorError
 from tilewright.executable.plan import Plan, make_plan
@@ -18,6 +18,11 @@ from tilewright.measure.memory import memory_error
 from tilewright.ops.mark import Mark, take_mark, take_marks
 from tilewright.target import Target
 from tilewright.task import WEIGHTS, Task
+
+if TYPE_CHECKING:
+    from tvm import relax
+    from tvm.ir import Expr, IRModule
+    from tvm.tirx import Let, PrimFunc
 
 __all__ = ["Extraction", "TaskUse", "extract", "task_of"]
 
@@ -47,7 +52,7 @@ class Extraction:
     network: Network
     target: Target
     rewritten: Rewritten
-    module: Any
+    module: IRModule
     uses: tuple[TaskUse, ...]
     plan: Plan | None
 
@@ -107,7 +112,7 @@ def _extract(network: Network, target: Target, algorithms: Mapping[Convolution, 
     calls = _calls(module["main"]) if plan is None else Counter(call.kernel for call in plan.calls if call.kernel)
     weights = _weights(module["main"], len(network.inputs))
     groups: dict[str, list[str]] = {}
-    functions: dict[str, Any] = {}
+    functions: dict[str, PrimFunc] = {}
     for var, function in module.functions_items():
         name = var.name_hint
         if not isinstance(function, tirx.PrimFunc) or name not in calls or relax.analysis.has_reshape_pattern(function):
@@ -124,7 +129,7 @@ def _extract(network: Network, target: Target, algorithms: Mapping[Convolution, 
     return Extraction(network, target, rewritten, module, tuple(uses), plan)
 
 
-def _concatenations_apart(module: Any, _: Any) -> Any:
+def _concatenations_apart(module: IRModule, _: object) -> IRModule:
     """Fuse nothing with a concatenation: alone it costs nothing, because its parts are written in place."""
     for var, function in module.functions_items():
         if var.name_hint.startswith("concatenate"):
@@ -132,11 +137,11 @@ def _concatenations_apart(module: Any, _: Any) -> Any:
     return module
 
 
-def _cut_chains(module: Any, _: Any) -> Any:
+def _cut_chains(module: IRModule, _: object) -> IRModule:
     return cut_chains(module)
 
 
-def _without_patterns(module: Any, _: Any) -> Any:
+def _without_patterns(module: IRModule, _: object) -> IRModule:
     """Each function as its task has it: a database of MetaSchedule's knows a function by its attributes as well."""
     for var, function in module.functions_items():
         if function.attrs is not None and "op_pattern" in function.attrs:
@@ -144,29 +149,29 @@ def _without_patterns(module: Any, _: Any) -> Any:
     return module
 
 
-def task_of(name: str, function: Any, weights: tuple[int, ...] = ()) -> Task:
+def task_of(name: str, function: PrimFunc, weights: tuple[int, ...] = ()) -> Task:
     """The task of a function by itself, as it is where nothing is fused into it; ``weights``: its parameters."""
     bare, mark = take_mark(_bare(function))
     return _use(_key(bare), [name], bare, mark, 1, weights).task
 
 
-def _bare(function: Any) -> Any:
+def _bare(function: PrimFunc) -> PrimFunc:
     return function.without_attr("global_symbol").without_attr("op_pattern")
 
 
-def _key(bare: Any) -> str:
+def _key(bare: PrimFunc) -> str:
     from tvm_ffi import structural_hash
 
     return f"{structural_hash(bare, map_free_vars=True) & (1 << 64) - 1:016x}"
 
 
-def _calls(main: Any) -> dict[str, int]:
+def _calls(main: relax.Function) -> dict[str, int]:
     """How often ``main`` calls each function."""
     from tvm import ir, relax
 
     counts: dict[str, int] = {}
 
-    def visit(expr: Any) -> None:
+    def visit(expr: relax.Expr) -> None:
         if isinstance(expr, relax.Call) and isinstance(expr.op, ir.Op) and expr.op.name == "relax.call_tir":
             name = expr.args[0].name_hint
             counts[name] = counts.get(name, 0) + 1
@@ -175,14 +180,14 @@ def _calls(main: Any) -> dict[str, int]:
     return counts
 
 
-def _weights(main: Any, inputs: int) -> dict[str, tuple[int, ...]]:
+def _weights(main: relax.Function, inputs: int) -> dict[str, tuple[int, ...]]:
     """Which parameters of each function ``main`` always calls with weights: its own parameters after the inputs."""
     from tvm import ir, relax
 
     own = list(main.params)[inputs:]
     found: dict[str, set[int]] = {}
 
-    def visit(expr: Any) -> None:
+    def visit(expr: relax.Expr) -> None:
         if isinstance(expr, relax.Call) and isinstance(expr.op, ir.Op) and expr.op.name == "relax.call_tir":
             name = expr.args[0].name_hint
             here = {
@@ -196,7 +201,7 @@ def _weights(main: Any, inputs: int) -> dict[str, tuple[int, ...]]:
     return {name: tuple(sorted(places)) for name, places in found.items()}
 
 
-def _use(key: str, names: list[str], function: Any, mark: Mark, weight: int, weights: tuple[int, ...]) -> TaskUse:
+def _use(key: str, names: list[str], function: PrimFunc, mark: Mark, weight: int, weights: tuple[int, ...]) -> TaskUse:
     import tvm
 
     main = function.with_attr("global_symbol", "main")
@@ -217,7 +222,7 @@ def _use(key: str, names: list[str], function: Any, mark: Mark, weight: int, wei
     return TaskUse(Task(key, f"{stem} {text}", mark.kind, flop, tvm.ir.save_json(module)), weight, tuple(names))
 
 
-def _fixed(tensor: Any, function: str) -> list[int]:
+def _fixed(tensor: relax.TensorType, function: str) -> list[int]:
     try:
         return [int(d) for d in tensor.shape]
     except (TypeError, ValueError) as exc:
@@ -227,12 +232,12 @@ def _fixed(tensor: Any, function: str) -> list[int]:
         ) from exc
 
 
-def _countable(function: Any) -> Any:
+def _countable(function: PrimFunc) -> PrimFunc:
     """The function with ``let t = a in b`` --> ``a + b``, whose operations are counted once: TVM counts no ``let``."""
     from tvm import tirx
     from tvm_ffi import structural_map
 
-    def unbound(node: Any) -> Any:
+    def unbound(node: Let) -> Expr:
         return node.value.astype(node.body.ty.dtype) + node.body
 
     return function.with_body(structural_map(function.body, (tirx.Let, unbound)))

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from tilewright.ops.contraction.form import BLOCK, PACK, PAD, mark_roles
 from tilewright.ops.function import FUSABLE, KEPT, make_function
-from tilewright.ops.mark import Mark
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
@@ -50,8 +50,8 @@ def conv2d(
             * w[o, rc, ry, rx, ri, v],
             axis=[rc, ry, rx, ri],
         ),
-        name="contraction",
-        attrs=_mark("boppl/rrrr"),
+        name=BLOCK,
+        attrs=mark_roles("boppl/rrrr"),
     )
     return make_function([a, w, c], FUSABLE)
 
@@ -91,8 +91,8 @@ def grouped_conv2d(
     c = te.compute(
         (n, groups, oo, rows, cols, x),
         lambda b, g, o, i, j, v: te.sum(source(b, g, i, j) * w[g, o, rc, ry, rx, ri, v], axis=[rc, ry, rx, ri]),
-        name="contraction",
-        attrs=_mark("bgoppl/rrrr"),
+        name=BLOCK,
+        attrs=mark_roles("bgoppl/rrrr"),
     )
     if last:
         y = te.compute(
@@ -136,8 +136,8 @@ def depthwise_conv2d(
     c = te.compute(
         (n, oo, rows, cols, x),
         lambda b, o, i, j, v: te.sum(source(b, o, i, j, v) * w[o, ry, rx, v], axis=[ry, rx]),
-        name="contraction",
-        attrs=_mark("boppl/rr"),
+        name=BLOCK,
+        attrs=mark_roles("boppl/rr"),
     )
     if data[1] == oo:
         return make_function([a, w, c], FUSABLE)
@@ -161,7 +161,7 @@ def dense(rows: int, weight: tuple[int, ...], outputs: int) -> PrimFunc:
     w = te.placeholder(weight, name="weight")
     k = te.reduce_axis((0, depth), "k")
     c = te.compute(
-        (rows, oo, x), lambda m, o, v: te.sum(a[m, k] * w[o, k, v], axis=[k]), name="contraction", attrs=_mark("pol/r")
+        (rows, oo, x), lambda m, o, v: te.sum(a[m, k] * w[o, k, v], axis=[k]), name=BLOCK, attrs=mark_roles("pol/r")
     )
     y = te.compute((rows, outputs), lambda m, n: c[m, n // x, n % x], name="unpack")
     return make_function([a, w, y], FUSABLE)
@@ -227,13 +227,13 @@ def batch_matmul(product: Product, x: int) -> PrimFunc:
         element = w(*indices(product.right, b, k=k, n=n))
         return element if product.n % x == 0 else te.if_then_else(n < product.n, element, 0.0)
 
-    p = te.compute((batch, blocks, product.k, x), packed, name="pack")
+    p = te.compute((batch, blocks, product.k, x), packed, name=PACK)
     r = te.reduce_axis((0, product.k), "k")
     c = te.compute(
         (batch, product.m, blocks, x),
         lambda b, i, o, v: te.sum(a(*indices(product.left, b, m=i, k=r)) * p[b, o, r, v], axis=[r]),
-        name="contraction",
-        attrs=_mark("bpol/r"),
+        name=BLOCK,
+        attrs=mark_roles("bpol/r"),
     )
 
     def unpacked(*axes: Expr) -> Expr:
@@ -244,16 +244,6 @@ def batch_matmul(product: Product, x: int) -> PrimFunc:
 
     y = te.compute(product.out_shape, unpacked, name="unpack")
     return make_function([a, w, y], FUSABLE)
-
-
-def _mark(roles: str) -> dict[str, str]:
-    """The mark of a contraction.
-
-    Args:
-        roles: what the iterators are for, spatial ones before the slash. b: batch, g: groups, o: blocks of output
-            channels, p: pixels or rows, l: lane, r: reduction.
-    """
-    return Mark("contraction", roles).annotations
 
 
 def _padded(data: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
@@ -269,7 +259,7 @@ def _padded(data: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
         lambda b, c, i, j, v: te.if_then_else(
             te.all(i >= top, i < height + top, j >= left, j < width + left), data[b, c, i - top, j - left, v], 0.0
         ),
-        name="pad",
+        name=PAD,
     )
 
 

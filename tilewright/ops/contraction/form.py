@@ -7,19 +7,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tilewright.errors import FormError
+from tilewright.ops.mark import Mark
 
 if TYPE_CHECKING:
     from tvm.ir import Expr, IRModule, TensorRegion, Var
     from tvm.s_tir import Schedule
     from tvm.s_tir.schedule import SBlockRV
 
-__all__ = ["AXES", "BLOCK", "ROLES", "Access", "Form", "find_pad", "read_form"]
+__all__ = ["AXES", "BLOCK", "KIND", "PACK", "PAD", "ROLES", "Access", "Form", "find_pad", "mark_roles", "read_form"]
 
 #: All axes a contraction may have: batch, blocks of outputs, rows and columns of pixels, lanes; then blocks of
 #: inputs, kernel rows and columns, inputs of a block; and groups of channels. One it does not have has extent 1.
 AXES = ("n", "o", "h", "w", "l", "rc", "kh", "kw", "ri", "g")
-#: The name of the block that is scheduled, and of the attribute that tells the roles of its iterators.
-BLOCK, ROLES = "contraction", "tilewright.contraction"
+#: The kind of the tasks, and the attribute of their functions that tells the roles of the block's iterators.
+KIND, ROLES = "contraction", "tilewright.contraction"
+#: The names of the blocks that add and multiply, that pad the data, and that pack the right operand of a product.
+BLOCK, PAD, PACK = "contraction", "pad", "pack"
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,19 @@ class Form:
         return access.itemsize * math.prod(spans)
 
 
+def mark_roles(roles: str) -> dict[str, str]:
+    """The annotations of a contraction's block.
+
+    Args:
+        roles: what the iterators are for, spatial ones before the slash. b: batch, g: groups, o: blocks of output
+            channels, p: pixels or rows, l: lane, r: reduction. ``boppl/rrrr`` is a convolution.
+    """
+    return Mark(KIND, roles).annotations
+
+
 def find_pad(schedule: Schedule, block: SBlockRV) -> SBlockRV | None:
     """The block that pads the contraction's data or packs its right operand, if there is one."""
-    pads = [p for p in schedule.get_producers(block) if schedule.get(p).name_hint.startswith(("pad", "pack"))]
+    pads = [p for p in schedule.get_producers(block) if schedule.get(p).name_hint.startswith((PAD, PACK))]
     return pads[0] if pads else None
 
 

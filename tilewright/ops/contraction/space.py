@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.ops.contraction.form import Form, read_form
+from tilewright.ops.contraction.form import KIND, Form, read_form
 from tilewright.ops.contraction.nest import Columns, Ints, loop_nest, register_pressure, unrolled_kernel
 from tilewright.ops.contraction.program import PAD_INSIDE, PAD_PARALLEL, PAD_SERIAL, Plan, build_program, prepare
 from tilewright.space.configs import choices_of
@@ -295,7 +295,7 @@ class ContractionTemplate:
     """Schedules contractions, and what is fused into them."""
 
     name = "contraction"
-    kind = "contraction"
+    kind = KIND
 
     def serves(self, task: Task, target: Target) -> bool:
         """Whether the function is a contraction of the form."""

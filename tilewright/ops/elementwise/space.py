@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tilewright.errors import FormError
 from tilewright.ops.elementwise.form import Form, read_form
 from tilewright.ops.elementwise.program import make_program
+from tilewright.ops.mark import UNMARKED
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob
 from tilewright.space.knobs_alone import KnobsAlone
@@ -139,7 +140,7 @@ class ElementwiseTemplate:
     """Schedules functions whose results depend on the elements at the same place alone."""
 
     name = "elementwise"
-    kind = "auto"
+    kind = UNMARKED.kind
 
     def serves(self, task: Task, target: Target) -> bool:
         """Whether the function is element-wise."""

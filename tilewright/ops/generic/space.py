@@ -29,6 +29,7 @@ from tilewright.ops.generic.simple import (
     stages_and_reductions,
 )
 from tilewright.ops.generic.trace import Generator, Sample, replay
+from tilewright.ops.mark import UNMARKED
 from tilewright.space.knob import ChoiceKnob, Knob, SplitKnob
 from tilewright.space.knobs_alone import KnobsAlone
 from tilewright.space.loops import PARALLEL_WORK, count_iterations
@@ -237,7 +238,7 @@ class AutoTemplate:
     """Schedules any function."""
 
     name = "auto"
-    kind = "auto"
+    kind = UNMARKED.kind
 
     def serves(self, task: Task, target: Target) -> bool:
         """Always."""

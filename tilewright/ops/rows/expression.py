@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from tvm.te import Tensor
     from tvm.tirx import PrimFunc
 
-__all__ = ["PREFIX", "layer_norm", "softmax"]
+__all__ = ["KIND", "PREFIX", "layer_norm", "softmax"]
 
-#: How the names of blocks that reduce rows begin.
+#: The kind of the tasks.
+KIND = "rows"
+#: How the names of the blocks begin that compute what a row shares, by which the template finds them.
 PREFIX = "row_"
-_MARK = Mark("rows").annotations
+_MARK = Mark(KIND).annotations
 #: Elements of the shortest row that is reduced by vectors: SSE and NEON have registers of 4.
 _SHORTEST_VECTOR = 4
 
@@ -41,14 +43,14 @@ def softmax(shape: tuple[int, ...], lanes: int, safe: bool) -> PrimFunc:
     x = te.placeholder(shape, name="data")
     rows, n = shape[:-1], shape[-1]
     top = _reduce(lambda *i: x(*i), rows, n, lanes, te.max, tirx.max, "max")
-    e = te.compute(shape, lambda *i: exp(x(*i) - top(*i[:-1])), name="row_exp")
+    e = te.compute(shape, lambda *i: exp(x(*i) - top(*i[:-1])), name=f"{PREFIX}exp")
     total = _reduce(lambda *i: e(*i), rows, n, lanes, te.sum, lambda a, b: a + b, "sum")
     # One division per row. Where all are minus infinity, the maximum is te.max's own start, and all e are 0.
     smallest = tirx.const(1e-30 if safe else 0.0, "float32")
     inverse = te.compute(
         rows,
         lambda *i: tirx.const(1.0, "float32") / (tirx.max(total(*i), smallest) if safe else total(*i)),
-        name="row_inverse",
+        name=f"{PREFIX}inverse",
     )
     y = te.compute(shape, lambda *i: e(*i) * inverse(*i[:-1]), name="softmax", attrs=_MARK)
     return make_function([x, y], FUSABLE)
@@ -67,7 +69,7 @@ def layer_norm(shape: tuple[int, ...], lanes: int, epsilon: float) -> PrimFunc:
 
     share = tirx.const(1.0 / n, "float32")
     total = _reduce(lambda *i: x(*i), rows, n, lanes, te.sum, add, "sum")
-    mean = te.compute(rows, lambda *i: total(*i) * share, name="row_mean")
+    mean = te.compute(rows, lambda *i: total(*i) * share, name=f"{PREFIX}mean")
 
     def square(*i: Expr) -> Expr:
         centred = x(*i) - mean(*i[:-1])
@@ -77,7 +79,7 @@ def layer_norm(shape: tuple[int, ...], lanes: int, epsilon: float) -> PrimFunc:
     scale = te.compute(
         rows,
         lambda *i: tirx.const(1.0, "float32") / te.sqrt(squares(*i) * share + tirx.const(epsilon, "float32")),
-        name="row_scale",
+        name=f"{PREFIX}scale",
     )
     gamma, beta = te.placeholder((n,), name="scale"), te.placeholder((n,), name="shift")
     y = te.compute(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import FormError
+from tilewright.ops.rows.expression import KIND, PREFIX
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob, divisors
 from tilewright.space.knobs_alone import KnobsAlone
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RowsSpace", "RowsTemplate"]
 
-#: How the names of the blocks begin that compute what a row shares.
-_PREFIX = "row_"
 #: The function is of the form if TVM can make one program of it. That program is made for so many cores, and with
 #: vectors of so many elements, which is the longest that any target has.
 _TRIAL_CORES, _TRIAL_VECTOR = 2, 64
@@ -133,14 +132,14 @@ def _program(module: IRModule, chunks: int, vector: int, unroll: int) -> Schedul
     schedule = Schedule(module, seed=1)
     names = [str(schedule.get(b).name_hint) for b in schedule.get_child_blocks(schedule.get_sblock("root"))]
     results = [name for name in names if not schedule.get_consumers(schedule.get_sblock(name))]
-    if len(results) != 1 or not any(name.startswith(_PREFIX) for name in names):
+    if len(results) != 1 or not any(name.startswith(PREFIX) for name in names):
         raise FormError("a function over rows has blocks that reduce them, and one result")
     (result,) = results
     for name in names:
         # The element-wise steps after the last reduction are one.
-        if name != result and not name.startswith(_PREFIX):
+        if name != result and not name.startswith(PREFIX):
             schedule.compute_inline(schedule.get_sblock(name))
-    steps = [name for name in names if name.startswith(_PREFIX)]
+    steps = [name for name in names if name.startswith(PREFIX)]
     last = schedule.get_sblock(result)
     loops = schedule.get_loops(last)
     if len(loops) < 2:
@@ -198,7 +197,7 @@ class RowsTemplate:
     """Schedules softmax, layer norm, and what is fused into them."""
 
     name = "rows"
-    kind = "rows"
+    kind = KIND
 
     def serves(self, task: Task, target: Target) -> bool:
         """Whether the function works row by row."""

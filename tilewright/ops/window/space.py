@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import FormError
+from tilewright.ops.mark import UNMARKED
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob, divisors
 from tilewright.space.knobs_alone import KnobsAlone
@@ -226,7 +227,7 @@ class WindowTemplate:
     """Schedules pooling, means over an image, and what is fused into them."""
 
     name = "window"
-    kind = "auto"
+    kind = UNMARKED.kind
 
     def serves(self, task: Task, target: Target) -> bool:
         """Whether the function slides a window, and its last dimension makes whole vectors of the target."""

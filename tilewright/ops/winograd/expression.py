@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from tilewright.ops.contraction.form import BLOCK, mark_roles
 from tilewright.ops.function import FUSABLE, KEPT, OPAQUE, make_function
 from tilewright.ops.mark import Mark
 
@@ -34,13 +35,30 @@ if TYPE_CHECKING:
     from tvm.te import Tensor
     from tvm.tirx import PrimFunc
 
-__all__ = ["BLOCKS", "Tiling", "data_transform", "fused", "inverse_transform", "products", "transform_weight"]
+__all__ = [
+    "BACK",
+    "DATA",
+    "INVERSE",
+    "KIND",
+    "PAD",
+    "PRODUCTS",
+    "ROWS",
+    "Tiling",
+    "data_transform",
+    "fused",
+    "inverse_transform",
+    "products",
+    "transform_weight",
+]
 
-#: The last stage of a transform, by which its design space knows it, with and without consumers.
-BLOCKS = ("winograd_data", "winograd_inverse")
-
-#: Of the last stage of a transform.
-_MARK = Mark("winograd").annotations
+#: The kind of the tasks.
+KIND = "winograd"
+#: The names of the stages, by which the templates find them: padding; the transform of the data by columns, and by rows
+#: after that; the products of the one function; the inverse transform by columns, alone and in the one function, and by
+#: rows after that.
+PAD, ROWS, DATA = "winograd_pad", "winograd_rows", "winograd_data"
+PRODUCTS, BACK, INVERSE = "winograd_products", "winograd_back", "winograd_inverse"
+_MARK = Mark(KIND).annotations
 
 _G: dict[int, list[list[float]]] = {
     2: [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]],
@@ -115,7 +133,7 @@ def data_transform(tiling: Tiling, data: tuple[int, ...]) -> PrimFunc:
         n, i, j = p // (down * across), p // across % down, p % across
         return _choose(xi % a, _INPUT[m]([rows[n, c, i, j, xi // a, s, v] for s in range(a)]))
 
-    result = te.compute((a * a, cc, tiling.tiles, cb), both, name=BLOCKS[0], attrs=_MARK)
+    result = te.compute((a * a, cc, tiling.tiles, cb), both, name=DATA, attrs=_MARK)
     return make_function([x, result], OPAQUE)
 
 
@@ -134,12 +152,12 @@ def _input_rows(tiling: Tiling, x: Tensor) -> Tensor:
             lambda n, c, i, j, v: te.if_then_else(
                 te.all(i >= top, i < height + top, j >= left, j < width + left), x[n, c, i - top, j - left, v], 0.0
             ),
-            name="winograd_pad",
+            name=PAD,
         )
     return te.compute(
         (batch, cc, down, across, a, a, cb),
         lambda n, c, i, j, u, s, v: _choose(u, _INPUT[m]([source[n, c, i * m + r, j * m + s, v] for r in range(a)])),
-        name="winograd_rows",
+        name=ROWS,
     )
 
 
@@ -155,8 +173,8 @@ def products(tiling: Tiling, weight: tuple[int, ...]) -> PrimFunc:
     c = te.compute(
         (count, oo, tiling.tiles, x),
         lambda b, o, p, v: te.sum(data[b, rc, p, ri] * w[b, o, rc, ri, v], axis=[rc, ri]),
-        name="contraction",
-        attrs=Mark("contraction", "bopl/rr").annotations,
+        name=BLOCK,
+        attrs=mark_roles("bopl/rr"),
     )
     return make_function([data, w, c], OPAQUE)
 
@@ -168,7 +186,7 @@ def inverse_transform(tiling: Tiling, oo: int, x: int) -> PrimFunc:
 
     down, across = tiling.grid
     source = te.placeholder((tiling.a**2, oo, tiling.tiles, x), name="data")
-    result = _outputs(tiling, oo, x, "rows", lambda xi, o, n, i, j, v: source[xi, o, (n * down + i) * across + j, v])
+    result = _outputs(tiling, oo, x, ROWS, lambda xi, o, n, i, j, v: source[xi, o, (n * down + i) * across + j, v])
     return make_function([source, result], FUSABLE)
 
 
@@ -189,20 +207,20 @@ def fused(tiling: Tiling, data: tuple[int, ...], weight: tuple[int, ...]) -> Pri
     transformed = te.compute(
         (count, cc, tiling.batch, down, across, cb),
         lambda xi, c, n, i, j, v: _choose(xi % a, _INPUT[m]([rows[n, c, i, j, xi // a, s, v] for s in range(a)])),
-        name=BLOCKS[0],
+        name=DATA,
         attrs=_MARK,
     )
     rc, ri = te.reduce_axis((0, cc), "rc"), te.reduce_axis((0, cb), "ri")
     multiplied = te.compute(
         (count, oo, tiling.batch, down, across, x),
         lambda xi, o, n, i, j, v: te.sum(transformed[xi, rc, n, i, j, ri] * w[xi, o, rc, ri, v], axis=[rc, ri]),
-        name="winograd_products",
+        name=PRODUCTS,
     )
-    result = _outputs(tiling, oo, x, "back", lambda xi, o, n, i, j, v: multiplied[xi, o, n, i, j, v])
+    result = _outputs(tiling, oo, x, BACK, lambda xi, o, n, i, j, v: multiplied[xi, o, n, i, j, v])
     return make_function([source, w, result], FUSABLE)
 
 
-def _outputs(tiling: Tiling, oo: int, x: int, rows_name: str, source: Callable[..., Expr]) -> Tensor:
+def _outputs(tiling: Tiling, oo: int, x: int, name: str, source: Callable[..., Expr]) -> Tensor:
     """``A^T M A`` of all tiles, cropped; ``source`` gives M by ``(xi, o, n, i, j, v)``."""
     from tvm import te
 
@@ -211,12 +229,12 @@ def _outputs(tiling: Tiling, oo: int, x: int, rows_name: str, source: Callable[.
     rows = te.compute(
         (tiling.batch, oo, down, across, m, a, x),
         lambda n, o, i, j, u, s, v: _choose(u, _OUTPUT[m]([source(r * a + s, o, n, i, j, v) for r in range(a)])),
-        name=f"winograd_{rows_name}",
+        name=name,
     )
     whole = te.compute(
         (tiling.batch, oo, down * m, across * m, x),
         lambda n, o, i, j, v: _choose(j % m, _OUTPUT[m]([rows[n, o, i // m, j // m, i % m, s, v] for s in range(a)])),
-        name=BLOCKS[1],
+        name=INVERSE,
         attrs=_MARK,
     )
     shape = (tiling.batch, oo, tiling.rows, tiling.cols, x)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import FormError
+from tilewright.ops.winograd.expression import BACK, DATA, INVERSE, KIND, PAD, PRODUCTS, ROWS
 from tilewright.ops.winograd.staged_space import keep_stages, straight
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob, SplitKnob, divisors
@@ -41,8 +42,6 @@ __all__ = ["FusedWinogradSpace", "FusedWinogradTemplate"]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-_PAD, _ROWS, _DATA = "winograd_pad", "winograd_rows", "winograd_data"
-_PRODUCTS, _BACK, _INVERSE = "winograd_products", "winograd_back", "winograd_inverse"
 #: Which is the outer loop of the parallel one: stripes, or groups of outputs.
 _STRIPES_FIRST, _GROUPS_FIRST = 0, 1
 #: Where the data are padded: for each row of tiles, or for the stripe.
@@ -255,16 +254,16 @@ def _read(module: IRModule) -> _Form:
 
     schedule = Schedule(module)
     names = [str(schedule.get(b).name_hint) for b in schedule.get_child_blocks(schedule.get_sblock("root"))]
-    needed = {_ROWS, _DATA, _PRODUCTS, _BACK, _INVERSE}
+    needed = {ROWS, DATA, PRODUCTS, BACK, INVERSE}
     if not needed <= set(names):
         raise FormError(f"such a convolution has the blocks {sorted(needed)}, but the blocks here are {names}")
 
     def extents(name: str) -> list[int]:
         return [int(v.dom.extent) for v in schedule.get(schedule.get_sblock(name)).iter_vars]
 
-    images, inputs, down, across, a, _, cb = extents(_ROWS)
-    _, outputs, *_, x, _, _ = extents(_PRODUCTS)
-    return _Form(images, down, across, inputs, cb, outputs, x, a, _PAD in names)
+    images, inputs, down, across, a, _, cb = extents(ROWS)
+    _, outputs, *_, x, _, _ = extents(PRODUCTS)
+    return _Form(images, down, across, inputs, cb, outputs, x, a, PAD in names)
 
 
 @dataclass(frozen=True)
@@ -283,18 +282,18 @@ def _program(module: IRModule, form: _Form, plan: _Plan) -> Schedule:
     from tvm.s_tir import Schedule
 
     schedule = Schedule(module, seed=1)
-    writer = keep_stages(schedule, (_PAD, _ROWS, _DATA, _PRODUCTS, _BACK, _INVERSE))
+    writer = keep_stages(schedule, (PAD, ROWS, DATA, PRODUCTS, BACK, INVERSE))
     outer, group = _back(schedule, form, plan, writer)
     depth = _products(schedule, form, plan, group)
     _forth(schedule, form, plan, outer[-1])
     schedule.parallel(schedule.fuse(*outer))
-    schedule.decompose_reduction(schedule.get_sblock(_PRODUCTS), depth)
+    schedule.decompose_reduction(schedule.get_sblock(PRODUCTS), depth)
     return schedule
 
 
 def _back(schedule: Schedule, form: _Form, plan: _Plan, writer: SBlockRV) -> tuple[list[LoopRV], LoopRV]:
     """The inverse transform and what consumes it; returns the loops to run in parallel, and that over groups inside."""
-    block, rows = schedule.get_sblock(_INVERSE), schedule.get_sblock(_BACK)
+    block, rows = schedule.get_sblock(INVERSE), schedule.get_sblock(BACK)
     n, o, i, j, v = schedule.get_loops(block)
     i, u = schedule.split(i, factors=[form.down, None])
     j, s = schedule.split(j, factors=[form.across, None])
@@ -316,7 +315,7 @@ def _back(schedule: Schedule, form: _Form, plan: _Plan, writer: SBlockRV) -> tup
 
 def _products(schedule: Schedule, form: _Form, plan: _Plan, group: LoopRV) -> LoopRV:
     """The matrix products of a group of outputs, tile by tile in registers; returns the outermost loop of the sums."""
-    products = schedule.get_sblock(_PRODUCTS)
+    products = schedule.get_sblock(PRODUCTS)
     stored = schedule.cache_write(products, 0, "local")
     schedule.compute_at(stored, group, preserve_unit_loops=True)
     schedule.compute_at(products, group, preserve_unit_loops=True)
@@ -344,7 +343,7 @@ def _forth(schedule: Schedule, form: _Form, plan: _Plan, outer: LoopRV) -> None:
     """The transform of a stripe's data."""
     from tvm.tirx import IndexMap
 
-    block, rows = schedule.get_sblock(_DATA), schedule.get_sblock(_ROWS)
+    block, rows = schedule.get_sblock(DATA), schedule.get_sblock(ROWS)
 
     def by_tiles(xi: Expr, c: Expr, n: Expr, i: Expr, j: Expr, v: Expr) -> tuple[Expr, ...]:
         return n, c, i, j, xi // form.a, xi % form.a, v
@@ -356,7 +355,7 @@ def _forth(schedule: Schedule, form: _Form, plan: _Plan, outer: LoopRV) -> None:
     schedule.compute_at(rows, j, preserve_unit_loops=True)
     schedule.set_scope(rows, 0, "local")
     if form.padded:
-        pad = schedule.get_sblock(_PAD)
+        pad = schedule.get_sblock(PAD)
         schedule.compute_at(pad, i if plan.pad == _PAD_ROW else outer, preserve_unit_loops=True)
         schedule.vectorize(schedule.get_loops(pad)[-1])
     straight(schedule, rows, swap=True)
@@ -369,7 +368,7 @@ class FusedWinogradTemplate:
     """Schedules whole convolutions by Winograd's algorithm, and what is fused into them."""
 
     name = "winograd"
-    kind = "winograd"
+    kind = KIND
 
     def serves(self, task: Task, target: Target) -> bool:
         """Whether the function is a whole convolution by Winograd's algorithm."""

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import FormError
+from tilewright.ops.winograd.expression import DATA, INVERSE, KIND, PAD, ROWS
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob
 from tilewright.space.knobs_alone import KnobsAlone
@@ -29,11 +30,7 @@ if TYPE_CHECKING:
     from tvm.s_tir import Schedule
     from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-__all__ = ["BLOCKS", "WinogradTransformSpace", "WinogradTransformTemplate", "keep_stages", "straight"]
-
-#: The last stage of the transform of data and of the inverse transform, by their names in ``ops.winograd``.
-BLOCKS = _DATA, _INVERSE = ("winograd_data", "winograd_inverse")
-_ROWS, _PAD = "winograd_rows", "winograd_pad"
+__all__ = ["WinogradTransformSpace", "WinogradTransformTemplate", "keep_stages", "straight"]
 
 #: Orders of the loops (n, channel blocks, rows of tiles, tiles).
 _ORDERS = ((0, 1, 2, 3), (0, 2, 1, 3), (0, 2, 3, 1))
@@ -145,11 +142,13 @@ def _read(module: IRModule) -> _Form:
 
     schedule = Schedule(module)
     names = [str(schedule.get(b).name_hint) for b in schedule.get_child_blocks(schedule.get_sblock("root"))]
-    if _ROWS not in names or not set(BLOCKS) & set(names):
-        raise FormError(f"a transform has a block {_ROWS!r} and one of {BLOCKS}, but the blocks here are {names}")
-    rows = [int(v.dom.extent) for v in schedule.get(schedule.get_sblock(_ROWS)).iter_vars]
+    if ROWS not in names or not {DATA, INVERSE} & set(names):
+        raise FormError(
+            f"a transform has a block {ROWS!r} and one of {(DATA, INVERSE)}, but the blocks here are {names}"
+        )
+    rows = [int(v.dom.extent) for v in schedule.get(schedule.get_sblock(ROWS)).iter_vars]
     n, channels, down, across, _, a, _ = rows
-    return _Form(_INVERSE in names, (n, channels, down, across), a, _PAD in names)
+    return _Form(INVERSE in names, (n, channels, down, across), a, PAD in names)
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,7 @@ def _data(module: IRModule, form: _Form, plan: _Plan) -> Schedule:
     from tvm.tirx import IndexMap
 
     schedule = Schedule(module, seed=1)
-    block, rows = schedule.get_sblock(_DATA), schedule.get_sblock(_ROWS)
+    block, rows = schedule.get_sblock(DATA), schedule.get_sblock(ROWS)
     _, _, down, across = form.extents
     a = form.a
 
@@ -185,7 +184,7 @@ def _data(module: IRModule, form: _Form, plan: _Plan) -> Schedule:
     schedule.compute_at(rows, outer[-1], preserve_unit_loops=True)
     schedule.set_scope(rows, 0, "local")
     if form.padded:
-        _pad(schedule, schedule.get_sblock(_PAD), outer, plan)
+        _pad(schedule, schedule.get_sblock(PAD), outer, plan)
     straight(schedule, rows, swap=True)
     for loop in (u, s):
         schedule.unroll(loop)
@@ -198,8 +197,8 @@ def _inverse(module: IRModule, form: _Form, plan: _Plan) -> Schedule:
     from tvm.s_tir import Schedule
 
     schedule = Schedule(module, seed=1)
-    writer = keep_stages(schedule, (_ROWS, _INVERSE))
-    block, rows = schedule.get_sblock(_INVERSE), schedule.get_sblock(_ROWS)
+    writer = keep_stages(schedule, (ROWS, INVERSE))
+    block, rows = schedule.get_sblock(INVERSE), schedule.get_sblock(ROWS)
     _, _, down, across = form.extents
     n, c, i, j, v = schedule.get_loops(block)
     i, u = schedule.split(i, factors=[down, None])
@@ -280,7 +279,7 @@ class WinogradTransformTemplate:
     """Schedules the transforms of Winograd's algorithm, and what is fused into the inverse one."""
 
     name = "winograd_transform"
-    kind = "winograd"
+    kind = KIND
 
     def serves(self, task: Task, target: Target) -> bool:
         """Whether the function is one of the two transforms."""
