@@ -9,6 +9,11 @@ from tilewright.errors import FormError
 from tilewright.ops.function import ELEMENTWISE, FUSABLE, OPAQUE, make_function
 from tilewright.ops.mark import Mark
 from tilewright.ops.registry import TEMPLATES, make_space
+from tilewright.space.configs import choices_of
+from tilewright.space.knob import ChoiceKnob, Knob, OrderKnob, SplitKnob, divisors
+from tilewright.space.knobs_alone import KnobsAlone
+from tilewright.space.module import form_errors, space_errors, task_module
+from tilewright.space.space import Configs, DesignSpace
 from tilewright.space.template import FormReader, Template
 
 __all__ = [
@@ -16,10 +21,22 @@ __all__ = [
     "FUSABLE",
     "OPAQUE",
     "TEMPLATES",
+    "ChoiceKnob",
+    "Configs",
+    "DesignSpace",
     "FormError",
     "FormReader",
+    "Knob",
+    "KnobsAlone",
     "Mark",
+    "OrderKnob",
+    "SplitKnob",
     "Template",
+    "choices_of",
+    "divisors",
+    "form_errors",
     "make_function",
     "make_space",
+    "space_errors",
+    "task_module",
 ]
