@@ -25,7 +25,7 @@ from tilewright.executable.plan import PlanJson
 from tilewright.frontend.network import Network
 from tilewright.graph.convolution import Algorithm, Convolution
 from tilewright.graph.tasks import Extraction, extract
-from tilewright.space.registry import make_space
+from tilewright.ops.registry import make_space
 from tilewright.target import Target
 
 __all__ = ["Built", "Default", "built_mutants"]

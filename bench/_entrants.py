@@ -104,7 +104,7 @@ def kernel(task: Task, target: Target, config: Sequence[int]) -> Calls:
     import tvm
 
     from tilewright.measure.arguments import Arguments, parameters_of
-    from tilewright.space.registry import make_space
+    from tilewright.ops.registry import make_space
 
     module = make_space(task, target).schedule(np.asarray(config, dtype=np.int32)).mod
     built = tvm.compile(module, target=target.tvm).mod

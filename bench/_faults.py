@@ -28,8 +28,8 @@ from tilewright.measure.pool import LocalPool
 from tilewright.measure.runner import Runner
 from tilewright.methods.default import bayesian
 from tilewright.methods.random import random_search
+from tilewright.ops.registry import make_space
 from tilewright.records.memory import MemoryStore
-from tilewright.space.registry import make_space
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.tuning.tuner import TaskTuner

@@ -30,9 +30,9 @@ from tilewright.measure.pool import LocalPool
 from tilewright.measure.worker_process import WorkerProcess
 from tilewright.measure.workforce import MOST_START_FAILURES
 from tilewright.methods.random import random_search
+from tilewright.ops.registry import make_space
 from tilewright.records import open_store
 from tilewright.records.store import Query
-from tilewright.space.registry import make_space
 from tilewright.target import Target
 from tilewright.tuning.tuner import TaskTuner
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tilewright.ops.registry import make_space
 from tilewright.space.knob import ChoiceKnob, Knob
 from tilewright.space.loop_nest import LoopNest
-from tilewright.space.registry import make_space
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task

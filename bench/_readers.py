@@ -260,7 +260,7 @@ def _make_task(folder: Path) -> Path:
 
 
 def _read_task(path: Path) -> None:
-    from tilewright.space.recorded import recorded_space
+    from tilewright.ops.registry import recorded_space
     from tilewright.target import Target
     from tilewright.task import Task
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tilewright.ops import blocked
-from tilewright.space.registry import make_space
+from tilewright.ops import contraction
+from tilewright.ops.registry import make_space
 from tilewright.space.subspace import Subspace, thinned
 from tilewright.target import Target
 from tilewright.task import Task
@@ -24,16 +24,16 @@ def conv(channels: int, out: int, size: int, kernel: int, stride: int = 1) -> An
     data = (1, channels // cb, size, size, cb)
     weight = (out // LANES, channels // cb, kernel, kernel, cb, LANES)
     pad = kernel // 2
-    return blocked.conv2d(data, weight, (stride, stride), (pad, pad, pad, pad), (1, 1))
+    return contraction.conv2d(data, weight, (stride, stride), (pad, pad, pad, pad), (1, 1))
 
 
 def dense(m: int, k: int, n: int) -> Any:
-    return blocked.dense(m, (n // LANES, k, LANES), n)
+    return contraction.dense(m, (n // LANES, k, LANES), n)
 
 
 def depthwise(channels: int, size: int) -> Any:
     data, weight = (1, channels // LANES, size, size, LANES), (channels // LANES, 3, 3, LANES)
-    return blocked.depthwise_conv2d(data, weight, (1, 1), (1, 1, 1, 1), (1, 1))
+    return contraction.depthwise_conv2d(data, weight, (1, 1), (1, 1, 1, 1), (1, 1))
 
 
 #: Name of the table and how its function is made. The first three reproduce arXiv 1909.10616.

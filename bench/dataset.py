@@ -28,9 +28,9 @@ from tilewright.methods.autotvm import quick
 from tilewright.methods.method import Method
 from tilewright.methods.parts import combine
 from tilewright.methods.random import random_search
+from tilewright.ops.registry import make_space
 from tilewright.records import open_store
 from tilewright.records.store import Query, Store
-from tilewright.space.registry import make_space
 from tilewright.target import Target
 from tilewright.task import Task
 from tilewright.tuning.algorithms import stages

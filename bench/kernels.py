@@ -36,10 +36,10 @@ from tilewright.measure.limits import measure_limits
 from tilewright.measure.peers import Entrant, Peer, race
 from tilewright.measure.pool import LocalPool
 from tilewright.methods.autotvm import quick
+from tilewright.ops.registry import make_space
 from tilewright.records import open_store
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Store
-from tilewright.space.registry import make_space
 from tilewright.target import Target, model_name
 from tilewright.task import Task
 from tilewright.tuning.budget import Budget

@@ -45,8 +45,8 @@ from tilewright.measure.pool import LocalPool
 from tilewright.measure.rule import HOPELESS_FACTOR
 from tilewright.measure.timing import Timer, collector_resting
 from tilewright.methods.autotvm import quick
+from tilewright.ops.registry import make_space
 from tilewright.records.memory import MemoryStore
-from tilewright.space.registry import make_space
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.tuning.tuner import TaskTuner

@@ -26,8 +26,8 @@ from tilewright.graph.tasks import extract
 from tilewright.measure.pool import LocalPool
 from tilewright.measure.rule import HOPELESS_FACTOR
 from tilewright.methods.default import default, known_beforehand
+from tilewright.ops.registry import make_space
 from tilewright.records.memory import MemoryStore
-from tilewright.space.registry import make_space
 from tilewright.target import Target, model_name
 from tilewright.task import Task
 from tilewright.tuning.tuner import TaskTuner

@@ -31,8 +31,8 @@ from tilewright.measure.pool import LocalPool
 from tilewright.methods.autotvm import quick
 from tilewright.methods.method import Method
 from tilewright.methods.parts import combine
+from tilewright.ops.registry import make_space
 from tilewright.records.memory import MemoryStore
-from tilewright.space.registry import make_space
 from tilewright.space.space import DesignSpace
 from tilewright.target import Target
 from tilewright.tuning.tuner import TaskTuner

@@ -32,11 +32,11 @@ from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.methods.autotvm import quick
 from tilewright.methods.method import Method
 from tilewright.methods.parts import SEARCHERS, combine
+from tilewright.ops.registry import make_space
 from tilewright.records.memory import MemoryStore
 from tilewright.space.configs import sample, size
 from tilewright.space.knob import ChoiceKnob, SplitKnob
 from tilewright.space.loop_nest import LoopNest
-from tilewright.space.registry import make_space
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task

@@ -41,12 +41,12 @@ from tilewright.jsonable import to_json
 from tilewright.measure.pool import LocalPool
 from tilewright.methods.default import default
 from tilewright.methods.method import Method
+from tilewright.ops.registry import make_space
 from tilewright.records.memory import MemoryStore
 from tilewright.share.cluster import agglomerative_clusters, clique_clusters
 from tilewright.share.policy import Sharing
 from tilewright.share.similarity import overlap, similarity_matrix
 from tilewright.share.transfer import map_configs
-from tilewright.space.registry import make_space
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target, model_name
 from tilewright.tuning.budget import Budget

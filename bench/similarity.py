@@ -37,10 +37,10 @@ from tilewright.cli.text import table
 from tilewright.cost.dataset import TaskData, read_data_set
 from tilewright.cost.evaluate import bootstrap
 from tilewright.cost.models import make_model
+from tilewright.ops.registry import make_space
 from tilewright.share.similarity import Measure, ProgramLikeness, RankingAgreement, Recorded, overlap
 from tilewright.share.transfer import comparable, distance, map_configs
 from tilewright.space.knob import Knob, points
-from tilewright.space.registry import make_space
 from tilewright.space.space import DesignSpace
 from tilewright.target import Target, model_name
 

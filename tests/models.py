@@ -17,7 +17,7 @@ from tilewright.compiling.build import build
 from tilewright.executable.executable import Executable
 from tilewright.frontend.load import load
 from tilewright.graph.tasks import Extraction, extract
-from tilewright.space.registry import make_space
+from tilewright.ops.registry import make_space
 from tilewright.target import Target
 
 #: What small models are built for, and what tests that run them begin with.

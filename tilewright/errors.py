@@ -8,6 +8,7 @@
     ├── TargetError                a target that does not exist, or whose code does not run here
     ├── BudgetError                a budget of no positive duration or number of trials
     ├── SpaceError                 a config that is not of the design space, or a task that no design space serves
+    │   └── FormError              a function that is not of the form that a template schedules
     ├── RecordsError               the store of measurements
     │   ├── RecordsFormatError     damaged, or not a records file
     │   └── RecordsVersionError    a records file of a newer version
@@ -36,6 +37,7 @@ __all__ = [
     "CheckError",
     "CompilerError",
     "CostModelError",
+    "FormError",
     "MeasureError",
     "MissingExtraError",
     "ModelError",
@@ -84,6 +86,10 @@ class BudgetError(TilewrightError):
 
 class SpaceError(TilewrightError):
     """A config is not of the design space, or no design space serves the task."""
+
+
+class FormError(SpaceError):
+    """A task's function is not of the form that a template schedules. The message says what the form lacks."""
 
 
 class RecordsError(TilewrightError):

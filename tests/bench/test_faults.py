@@ -16,9 +16,9 @@ from tilewright.graph.tasks import task_of
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.runner import Runner
 from tilewright.methods.default import bayesian
+from tilewright.ops.registry import make_space
 from tilewright.records.memory import MemoryStore
 from tilewright.space.configs import sample
-from tilewright.space.registry import make_space
 from tilewright.target import Target
 from tilewright.tuning.tuner import TaskTuner
 

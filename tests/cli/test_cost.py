@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 from tests.cli.test_bad_input import tilewright
 from tests.cost.data import data_set, narrower
 from tests.cost.test_models import rewrite
-from tests.space.test_contraction import task
+from tests.ops.contraction.test_space import task
 from tilewright.cli import app
 from tilewright.cost import models
 from tilewright.cost.dataset import DataSet, read_data_set, write_data_set
 from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.ops.registry import make_space
 from tilewright.records import open_store
 from tilewright.space.configs import sample
-from tilewright.space.registry import make_space
 from tilewright.target import Target
 from tilewright.task import Task
 

@@ -17,7 +17,7 @@ from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.records import open_store
 from tilewright.records.metaschedule import RECORDS, WORKLOADS
 from tilewright.records.store import Query
-from tilewright.space.registry import task_module
+from tilewright.space.module import task_module
 from tilewright.target import Target
 
 

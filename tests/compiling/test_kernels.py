@@ -15,8 +15,8 @@ from tilewright.errors import CompilerError
 from tilewright.executable.executable import Executable, load_executable
 from tilewright.frontend.load import load
 from tilewright.graph.tasks import Extraction, extract
+from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
-from tilewright.space.registry import make_space
 
 pytestmark = runs
 

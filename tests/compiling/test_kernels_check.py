@@ -15,8 +15,8 @@ from tests.models import TARGET, conv_model, defaults, runs
 from tilewright.compiling.kernels_check import DISTRIBUTIONS, Distribution, KernelSide, check_kernels, find_difference
 from tilewright.frontend.load import load
 from tilewright.graph.tasks import Extraction, TaskUse, extract
+from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
-from tilewright.space.registry import make_space
 from tilewright.task import Task
 
 pytestmark = runs

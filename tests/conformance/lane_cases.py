@@ -25,7 +25,7 @@ from tilewright.frontend.load import load
 from tilewright.frontend.network import Network
 from tilewright.graph.convolution import Algorithm
 from tilewright.graph.tasks import Extraction, extract
-from tilewright.space.registry import make_space
+from tilewright.ops.registry import make_space
 from tilewright.space.space import DesignSpace
 from tilewright.task import Task
 

@@ -101,7 +101,7 @@ def test_the_program_for_this_machine(monkeypatch: pytest.MonkeyPatch, capsys: p
         "tilewright.graph.tasks.extract",
         lambda network, target: SimpleNamespace(uses=[SimpleNamespace(task=SPACE.task)]),
     )
-    monkeypatch.setattr("tilewright.space.registry.make_space", lambda task, target: SPACE)
+    monkeypatch.setattr("tilewright.ops.registry.make_space", lambda task, target: SPACE)
     monkeypatch.setattr(Target, "parse", lambda: TARGET)
     names(SEARCHER, METHOD, MACHINE)
     assert capsys.readouterr().out.startswith("the task small 105 0.001")

@@ -12,8 +12,9 @@ from tests.models import TARGET, defaults, normal, save
 from tilewright.compiling.build import build
 from tilewright.frontend.load import load
 from tilewright.graph.tasks import extract
+from tilewright.ops.registry import make_space
 from tilewright.space.inlining import MOST_LOADS, nested_loads
-from tilewright.space.registry import make_space, task_module
+from tilewright.space.module import task_module
 
 
 def chain(path: Path, operators: list[str], *, convolution: bool) -> Path:

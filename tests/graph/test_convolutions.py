@@ -18,8 +18,8 @@ from tests.targets import require
 from tilewright.compiling.build import build
 from tilewright.frontend.load import load
 from tilewright.graph.tasks import Extraction, extract
+from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
-from tilewright.space.registry import make_space
 
 _DRAWN = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.models import TARGET, built, normal, save
-from tests.ops.test_elementary import REFERENCE, largest_error
+from tests.ops.elementwise.test_elementary import REFERENCE, largest_error
 from tilewright.frontend.load import load
 from tilewright.graph.tasks import extract
 

@@ -22,8 +22,8 @@ from tilewright.compiling.build import build
 from tilewright.frontend.load import load
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.measure.compare import relative_error
+from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
-from tilewright.space.registry import make_space
 
 few = settings(max_examples=4, deadline=None, derandomize=True)
 

@@ -15,13 +15,13 @@ from tilewright.errors import RecordsError
 from tilewright.frontend.load import load
 from tilewright.graph.tasks import extract
 from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.ops.registry import make_space
 from tilewright.records import open_store
 from tilewright.records.export import read_jsonl
 from tilewright.records.memory import MemoryStore
 from tilewright.records.metaschedule import write_metaschedule
 from tilewright.records.schema import measurements, tasks
 from tilewright.records.store import Query, Store
-from tilewright.space.registry import make_space
 from tilewright.target import Target
 from tilewright.task import Task
 

@@ -20,12 +20,12 @@ from tilewright.errors import OutputError, RecordsError
 from tilewright.frontend.load import load
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.ops.registry import make_space
 from tilewright.records import metaschedule
 from tilewright.records.memory import MemoryStore
 from tilewright.records.metaschedule import RECORDS, WORKLOADS, workload_module, write_metaschedule
 from tilewright.records.store import Query
 from tilewright.space.configs import sample
-from tilewright.space.registry import make_space
 from tilewright.task import WEIGHTS
 from tilewright.tvm_compat import narrow_indices
 

@@ -15,18 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tvm_ffi import structural_equal
 
-from tests.space.test_auto import chain, depthwise, draw, softmax, task
+from tests.ops.generic.test_space import chain, depthwise, draw, softmax, task
 from tests.targets import lane_target
 from tilewright.errors import RecordsError
 from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.ops.generic.space import AutoSpace
+from tilewright.ops.generic.stored_trace import TraceReader
 from tilewright.records import metaschedule_import
 from tilewright.records.memory import MemoryStore
 from tilewright.records.metaschedule import RECORDS, WORKLOADS, workload_module, write_metaschedule
 from tilewright.records.metaschedule_import import Read, read_metaschedule
 from tilewright.records.store import Query
-from tilewright.space.auto import AutoSpace
-from tilewright.space.registry import task_module
-from tilewright.space.stored_trace import TraceReader
+from tilewright.space.module import task_module
 from tilewright.target import Target
 from tilewright.tvm_compat import light_tensor_intrinsics
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.space.test_contraction import some, space
-from tests.space.test_grouped_contraction import space as grouped
+from tests.ops.contraction.test_grouped import space as grouped
+from tests.ops.contraction.test_space import some, space
 from tilewright.cost.ast_graph import AstGraph, NodeKind, Number, ast_graph
 from tilewright.space.ast import program_graph
 from tilewright.space.configs import sample

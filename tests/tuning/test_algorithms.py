@@ -113,7 +113,8 @@ def test_time_and_trials_end_the_choosing() -> None:
 
 
 def test_stages_are_tasks_of_their_templates() -> None:
-    from tilewright.space.registry import make_space, task_module
+    from tilewright.ops.registry import make_space
+    from tilewright.space.module import task_module
 
     assert [t.kind for t in stages(SMALL, "direct")] == ["contraction"]
     for algorithm in ALGORITHMS[1:3]:

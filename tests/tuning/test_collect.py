@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.space.test_contraction import target, task
+from tests.ops.contraction.test_space import target, task
 from tilewright.measure.outcome import Measurement, Outcome, robust_seconds
+from tilewright.ops.registry import make_space
 from tilewright.records.memory import MemoryStore
 from tilewright.space.configs import sample
-from tilewright.space.registry import make_space
 from tilewright.task import Task
 from tilewright.tuning.collect import collect
 

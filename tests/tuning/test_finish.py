@@ -22,9 +22,9 @@ from tilewright.graph.tasks import Extraction, extract
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.peers import Peer
 from tilewright.measure.runner import NoRunner
+from tilewright.ops.registry import make_space
 from tilewright.records.memory import MemoryStore
 from tilewright.space.configs import sample
-from tilewright.space.registry import make_space
 from tilewright.tuning import final_race, finish
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.context import TuningContext

@@ -15,9 +15,9 @@ from tilewright.frontend.load import load
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.runner import NoRunner
+from tilewright.ops.registry import make_space
 from tilewright.records.memory import MemoryStore
 from tilewright.space.configs import sample
-from tilewright.space.registry import make_space
 from tilewright.space.space import DesignSpace
 from tilewright.tuning import in_place as module
 from tilewright.tuning.budget import Budget

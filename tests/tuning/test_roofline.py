@@ -16,7 +16,7 @@ from tilewright.frontend.load import load
 from tilewright.graph.tasks import extract
 from tilewright.jsonable import to_json_object
 from tilewright.measure.limits import Limits
-from tilewright.space.registry import make_space
+from tilewright.ops.registry import make_space
 from tilewright.space.space import DesignSpace
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.roofline import Roofline, measure_roofline

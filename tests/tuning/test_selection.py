@@ -11,8 +11,8 @@ from tilewright.errors import SpaceError
 from tilewright.frontend.load import load
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.measure.runner import NoRunner
+from tilewright.ops.registry import make_space
 from tilewright.records.memory import MemoryStore
-from tilewright.space.registry import make_space
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.context import TuningContext
 from tilewright.tuning.scheduler import NetworkTuner

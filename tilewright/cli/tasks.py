@@ -82,8 +82,8 @@ def tasks(
 
 
 def _entry(task: Task, target: Target, store: SQLStore | None) -> dict[str, Any]:
+    from tilewright.ops.registry import make_space
     from tilewright.space.configs import size
-    from tilewright.space.registry import make_space
 
     space = make_space(task, target)
     best = store.best(task.key, target.key, space.template, 1) if store is not None else []

@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from tilewright.ops import elementary
-from tilewright.ops.float32 import number
+from tilewright.ops.elementwise import elementary
+from tilewright.ops.elementwise.float32 import number
 
 if TYPE_CHECKING:
     from tvm import relax, tirx

@@ -13,7 +13,7 @@ from tilewright.graph.channels import find_lattice, grouped_order, padded_order
 from tilewright.graph.convolution import Algorithm, Convolution, is_fused, winograd_tile
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.weights import Recipe
-from tilewright.ops import blocked, winograd
+from tilewright.ops import contraction, winograd
 
 if TYPE_CHECKING:
     from tvm import ir, relax, tirx
@@ -66,7 +66,7 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
     stride, padding, dilation = _window(attrs)
     if kh == kw == 1 and stride != (1, 1) and not any(padding):
         source, stride = sample_pixels(walk, source, stride), (1, 1)
-    function = blocked.conv2d(shape_of(source), recipe.shape, stride, padding, dilation)
+    function = contraction.conv2d(shape_of(source), recipe.shape, stride, padding, dilation)
     return emit_convolution(walk, call, function, [source, walk.add_weight(recipe)], x, order, out // x)
 
 
@@ -101,7 +101,7 @@ def depthwise_conv2d(walk: Rewriter, call: relax.Call, data: Value, kernel: Reci
         kernel = kernel.take(0, order)
     places, _, kh, kw = kernel.shape
     recipe = kernel.reshape((places // x, x, kh, kw)).transpose((0, 2, 3, 1))
-    function = blocked.depthwise_conv2d(shape_of(source), recipe.shape, *_window(call.attrs))
+    function = contraction.depthwise_conv2d(shape_of(source), recipe.shape, *_window(call.attrs))
     arguments = [source, walk.add_weight(recipe)]
     return emit_convolution(walk, call, function, arguments, block, order, places // block, "depthwise_conv2d")
 
@@ -154,7 +154,7 @@ def grouped_conv2d(walk: Rewriter, call: relax.Call, data: Value, kernel: Recipe
         recipe = recipe.take(0, padded_order(each, padded))
         order = grouped_order(groups, each, padded)
     recipe = recipe.reshape((padded // x, x, kh, kw, groups, *sums)).transpose((4, 0, 5, 2, 3, 6, 1))
-    function = blocked.grouped_conv2d(
+    function = contraction.grouped_conv2d(
         shape_of(source), recipe.shape, *_window(call.attrs), lattice.step, lattice.period
     )
     arguments = [source, walk.add_weight(recipe)]

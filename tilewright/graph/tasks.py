@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tilewright.errors import ShapeError, TilewrightError, UnsupportedOperatorError
 from tilewright.executable.plan import Plan, make_plan
@@ -15,10 +15,14 @@ from tilewright.graph.chains import LONGEST_CHAIN, OPAQUE, cut_chains
 from tilewright.graph.convolution import Algorithm, Convolution
 from tilewright.graph.rewrite import Rewritten, rewrite
 from tilewright.measure.memory import memory_error
-from tilewright.ops.rows import PREFIX
-from tilewright.ops.winograd import BLOCKS
+from tilewright.ops.mark import Mark, take_mark, take_marks
 from tilewright.target import Target
 from tilewright.task import WEIGHTS, Task
+
+if TYPE_CHECKING:
+    from tvm import relax
+    from tvm.ir import Expr, IRModule
+    from tvm.tirx import Let, PrimFunc
 
 __all__ = ["Extraction", "TaskUse", "extract", "task_of"]
 
@@ -48,7 +52,7 @@ class Extraction:
     network: Network
     target: Target
     rewritten: Rewritten
-    module: Any
+    module: IRModule
     uses: tuple[TaskUse, ...]
     plan: Plan | None
 
@@ -103,12 +107,12 @@ def _extract(network: Network, target: Target, algorithms: Mapping[Convolution, 
     ]
     context = tvm.transform.PassContext(config={"relax.FuseOps.max_depth": LONGEST_CHAIN})
     with target.tvm, context:
-        module = tvm.transform.Sequential(passes)(rewritten.module)
+        module, marks = take_marks(tvm.transform.Sequential(passes)(rewritten.module))
     plan = make_plan(module, len(network.inputs), 4 * target.lanes)
     calls = _calls(module["main"]) if plan is None else Counter(call.kernel for call in plan.calls if call.kernel)
     weights = _weights(module["main"], len(network.inputs))
     groups: dict[str, list[str]] = {}
-    functions: dict[str, Any] = {}
+    functions: dict[str, PrimFunc] = {}
     for var, function in module.functions_items():
         name = var.name_hint
         if not isinstance(function, tirx.PrimFunc) or name not in calls or relax.analysis.has_reshape_pattern(function):
@@ -118,14 +122,14 @@ def _extract(network: Network, target: Target, algorithms: Mapping[Convolution, 
         groups.setdefault(key, []).append(name)
         functions.setdefault(key, bare)
     uses = [
-        _use(key, names, functions[key], sum(calls[n] for n in names), weights[names[0]])
+        _use(key, names, functions[key], marks[names[0]], sum(calls[n] for n in names), weights[names[0]])
         for key, names in groups.items()
     ]
     uses.sort(key=lambda use: (-use.task.flop * use.weight, use.task.key))
     return Extraction(network, target, rewritten, module, tuple(uses), plan)
 
 
-def _concatenations_apart(module: Any, _: Any) -> Any:
+def _concatenations_apart(module: IRModule, _: object) -> IRModule:
     """Fuse nothing with a concatenation: alone it costs nothing, because its parts are written in place."""
     for var, function in module.functions_items():
         if var.name_hint.startswith("concatenate"):
@@ -133,11 +137,11 @@ def _concatenations_apart(module: Any, _: Any) -> Any:
     return module
 
 
-def _cut_chains(module: Any, _: Any) -> Any:
+def _cut_chains(module: IRModule, _: object) -> IRModule:
     return cut_chains(module)
 
 
-def _without_patterns(module: Any, _: Any) -> Any:
+def _without_patterns(module: IRModule, _: object) -> IRModule:
     """Each function as its task has it: a database of MetaSchedule's knows a function by its attributes as well."""
     for var, function in module.functions_items():
         if function.attrs is not None and "op_pattern" in function.attrs:
@@ -145,29 +149,29 @@ def _without_patterns(module: Any, _: Any) -> Any:
     return module
 
 
-def task_of(name: str, function: Any, weights: tuple[int, ...] = ()) -> Task:
+def task_of(name: str, function: PrimFunc, weights: tuple[int, ...] = ()) -> Task:
     """The task of a function by itself, as it is where nothing is fused into it; ``weights``: its parameters."""
-    bare = _bare(function)
-    return _use(_key(bare), [name], bare, 1, weights).task
+    bare, mark = take_mark(_bare(function))
+    return _use(_key(bare), [name], bare, mark, 1, weights).task
 
 
-def _bare(function: Any) -> Any:
+def _bare(function: PrimFunc) -> PrimFunc:
     return function.without_attr("global_symbol").without_attr("op_pattern")
 
 
-def _key(bare: Any) -> str:
+def _key(bare: PrimFunc) -> str:
     from tvm_ffi import structural_hash
 
     return f"{structural_hash(bare, map_free_vars=True) & (1 << 64) - 1:016x}"
 
 
-def _calls(main: Any) -> dict[str, int]:
+def _calls(main: relax.Function) -> dict[str, int]:
     """How often ``main`` calls each function."""
     from tvm import ir, relax
 
     counts: dict[str, int] = {}
 
-    def visit(expr: Any) -> None:
+    def visit(expr: relax.Expr) -> None:
         if isinstance(expr, relax.Call) and isinstance(expr.op, ir.Op) and expr.op.name == "relax.call_tir":
             name = expr.args[0].name_hint
             counts[name] = counts.get(name, 0) + 1
@@ -176,14 +180,14 @@ def _calls(main: Any) -> dict[str, int]:
     return counts
 
 
-def _weights(main: Any, inputs: int) -> dict[str, tuple[int, ...]]:
+def _weights(main: relax.Function, inputs: int) -> dict[str, tuple[int, ...]]:
     """Which parameters of each function ``main`` always calls with weights: its own parameters after the inputs."""
     from tvm import ir, relax
 
     own = list(main.params)[inputs:]
     found: dict[str, set[int]] = {}
 
-    def visit(expr: Any) -> None:
+    def visit(expr: relax.Expr) -> None:
         if isinstance(expr, relax.Call) and isinstance(expr.op, ir.Op) and expr.op.name == "relax.call_tir":
             name = expr.args[0].name_hint
             here = {
@@ -197,17 +201,15 @@ def _weights(main: Any, inputs: int) -> dict[str, tuple[int, ...]]:
     return {name: tuple(sorted(places)) for name, places in found.items()}
 
 
-def _use(key: str, names: list[str], function: Any, weight: int, weights: tuple[int, ...]) -> TaskUse:
+def _use(key: str, names: list[str], function: PrimFunc, mark: Mark, weight: int, weights: tuple[int, ...]) -> TaskUse:
     import tvm
 
     main = function.with_attr("global_symbol", "main")
-    roles = _roles(main)
-    if roles:
-        main = main.with_attr("tilewright.contraction", roles)
+    for attribute, value in mark.attributes.items():
+        main = main.with_attr(attribute, value)
     if weights:
         main = main.with_attr(WEIGHTS, ",".join(map(str, weights)))
     module = tvm.ir.IRModule({"main": main})
-    kind = "contraction" if roles else "winograd" if _transforms(main) else "rows" if _by_rows(main) else "auto"
     try:
         flop = float(tvm.s_tir.analysis.estimate_tir_flops(tvm.ir.IRModule({"main": _countable(main)})))
     except (RuntimeError, ValueError, TypeError):  # what it cannot count (casts, look-ups) is data movement
@@ -217,10 +219,10 @@ def _use(key: str, names: list[str], function: Any, weight: int, weights: tuple[
     flop = max(flop, float(math.prod(shapes[-1])) if shapes else 0.0)
     stem = names[0].removeprefix("fused_").rstrip("0123456789")[:40]
     text = " ".join("x".join(map(str, s)) for s in (shapes[0], shapes[-1])) if shapes else ""
-    return TaskUse(Task(key, f"{stem} {text}", kind, flop, tvm.ir.save_json(module)), weight, tuple(names))
+    return TaskUse(Task(key, f"{stem} {text}", mark.kind, flop, tvm.ir.save_json(module)), weight, tuple(names))
 
 
-def _fixed(tensor: Any, function: str) -> list[int]:
+def _fixed(tensor: relax.TensorType, function: str) -> list[int]:
     try:
         return [int(d) for d in tensor.shape]
     except (TypeError, ValueError) as exc:
@@ -230,49 +232,12 @@ def _fixed(tensor: Any, function: str) -> list[int]:
         ) from exc
 
 
-def _countable(function: Any) -> Any:
+def _countable(function: PrimFunc) -> PrimFunc:
     """The function with ``let t = a in b`` --> ``a + b``, whose operations are counted once: TVM counts no ``let``."""
     from tvm import tirx
     from tvm_ffi import structural_map
 
-    def unbound(node: Any) -> Any:
+    def unbound(node: Let) -> Expr:
         return node.value.astype(node.body.ty.dtype) + node.body
 
     return function.with_body(structural_map(function.body, (tirx.Let, unbound)))
-
-
-#: What the iterators of a contraction are for (b: batch, g: groups, o: output channel blocks, p: pixels or rows, l:
-#: lane, r: reduction), by how many spatial and reduction iterators ``ops.blocked`` gives it. Fusion drops the
-#: attributes of functions, so the roles are told by the form.
-_ROLES = {(5, 4): "boppl/rrrr", (6, 4): "bgoppl/rrrr", (5, 2): "boppl/rr", (3, 1): "pol/r", (4, 1): "bpol/r"}
-_ROLES |= {(4, 2): "bopl/rr"}
-
-
-def _by_rows(main: Any) -> bool:
-    """Whether ``ops.rows`` made the function, or a part of it."""
-    from tvm.s_tir import Schedule
-
-    schedule = Schedule(main)
-    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
-    return any(str(schedule.get(block).name_hint).startswith(PREFIX) for block in blocks)
-
-
-def _roles(main: Any) -> str | None:
-    from tvm.s_tir import Schedule
-
-    schedule = Schedule(main)
-    for block in schedule.get_child_blocks(schedule.get_sblock("root")):
-        node = schedule.get(block)
-        if str(node.name_hint) == "contraction":
-            reductions = sum(int(v.iter_type) == 2 for v in node.iter_vars)
-            return _ROLES.get((len(node.iter_vars) - reductions, reductions))
-    return None
-
-
-def _transforms(main: Any) -> bool:
-    """Whether the function is one of Winograd's transforms, with or without what was fused into it."""
-    from tvm.s_tir import Schedule
-
-    schedule = Schedule(main)
-    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
-    return any(str(schedule.get(block).name_hint) in BLOCKS for block in blocks)

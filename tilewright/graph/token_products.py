@@ -10,8 +10,8 @@ from tilewright.graph.token_rows import NARROWEST, choose_block, dense
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import Atom, View, refine
 from tilewright.graph.weights import Recipe
-from tilewright.ops import blocked
-from tilewright.ops.blocked import Place, Product
+from tilewright.ops import contraction
+from tilewright.ops.contraction.expression import Place, Product
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -58,7 +58,7 @@ def _emit_batch(walk: Rewriter, call: relax.Call, left: Value, right: Value) -> 
     operands = [
         walk.reshape(v.base, tuple(e for e, _ in dims)) for v, dims in ((left, product.left), (right, product.right))
     ]
-    function = blocked.batch_matmul(product, choose_block(walk, n))
+    function = contraction.batch_matmul(product, choose_block(walk, n))
     result = walk.call(function, operands, product.out_shape, "batch_matmul")
     for op, scalar in pending:
         result = walk.emit(relax.Call(op, [result, scalar], None))

@@ -14,7 +14,7 @@ from tilewright.graph.channels import padded_order
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import Atom, View
 from tilewright.graph.weights import Recipe
-from tilewright.ops import blocked, rows
+from tilewright.ops import contraction, rows
 
 if TYPE_CHECKING:
     from tvm import relax, tirx
@@ -40,7 +40,7 @@ def dense(walk: Rewriter, call: relax.Call, left: Value, recipe: Recipe) -> Valu
     source = walk.reshape(left.base, shape)
     columns = recipe if n % x == 0 else recipe.take(1, padded_order(n, x))
     packed = columns.reshape((depth, -(-n // x), x)).transpose((1, 0, 2))
-    function = blocked.dense(shape[0], packed.shape, n)
+    function = contraction.dense(shape[0], packed.shape, n)
     result = walk.call(function, [source, walk.add_weight(packed)], (shape[0], n), "dense")
     return Value(shape_of(call), base=result, view=_view_rows(view, depth, n), fresh=True)
 

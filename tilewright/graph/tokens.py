@@ -16,8 +16,8 @@ from tilewright.graph.token_products import matmul
 from tilewright.graph.token_rows import layer_norm, masked_softmax, softmax
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import Atom, View, refine
-from tilewright.ops import blocked
-from tilewright.ops.elementary import ELEMENTARY
+from tilewright.ops import elementwise
+from tilewright.ops.elementwise.elementary import ELEMENTARY
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -117,7 +117,7 @@ def unary(walk: Rewriter, call: relax.Call | Idiom, args: list[Value | relax.Exp
 
 
 def find_formula(call: relax.Call | Idiom) -> Formula | None:
-    """The formula of :mod:`tilewright.ops.elementary` that the call applies to each element; None if there is none."""
+    """The formula of :mod:`tilewright.ops.elementwise` that the call applies to each element; None if there is none."""
     if isinstance(call, Idiom):
         return call.function
     name = call.op.name.removeprefix("relax.")
@@ -131,7 +131,7 @@ def emit_elementary(
 ) -> relax.Expr:
     """Emit an elementary function of each element, such as an exponential, as code that LLVM vectorises."""
     word = name.removeprefix("nn.")
-    return walk.call(blocked.elementwise(function, shape, word), [data], shape, word)
+    return walk.call(elementwise.apply_formula(function, shape, word), [data], shape, word)
 
 
 def binary(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:

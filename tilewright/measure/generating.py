@@ -7,7 +7,7 @@ from typing import cast
 from tilewright.errors import MeasureError, ProcessError, SpaceError
 from tilewright.measure.isolated_call import IsolatedCall
 from tilewright.measure.memory import usable_memory
-from tilewright.space.generation import Generated, generate, write_generated
+from tilewright.ops.generic.generation import Generated, generate, write_generated
 from tilewright.target import Target
 from tilewright.task import Task
 

@@ -51,7 +51,7 @@ class LocalPool:
         target: what is built for; each kernel runs on ``target.cores`` threads.
         workers: how many build at once; by default one per core.
         factory: makes the design space of a task in the workers, where it is found by its name; it must be a
-            function of an importable module. By default ``tilewright.space.registry.make_space``.
+            function of an importable module. By default ``tilewright.ops.registry.make_space``.
         build_timeout: seconds that scheduling and compiling one candidate may take.
         run_timeout: seconds that checking and timing one candidate may take. If the best so far is known, the limit
             is shorter: 2 s and 300 times the best.

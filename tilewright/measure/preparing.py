@@ -14,7 +14,7 @@ from tilewright.measure.protocol import Adopt, Lend, Lent, Prepare, Prepared, Re
 from tilewright.measure.recording import Recorder
 from tilewright.measure.worker_process import WorkerProcess
 from tilewright.measure.workforce import Workforce
-from tilewright.space.generation import known_generated
+from tilewright.ops.generic.generation import known_generated
 
 __all__ = ["Preparer"]
 

@@ -21,7 +21,7 @@ from typing import TypeAlias
 
 from tilewright.measure.arguments import Parameter, Reference
 from tilewright.measure.outcome import Outcome
-from tilewright.space.generation import Generated
+from tilewright.ops.generic.generation import Generated
 from tilewright.space.space import DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task

@@ -47,7 +47,7 @@ from tilewright.measure.protocol import (
     Timed,
 )
 from tilewright.measure.timing import Function, Timer, collector_resting
-from tilewright.space.generation import remember_generated
+from tilewright.ops.generic.generation import remember_generated
 from tilewright.space.space import DesignSpace
 from tilewright.target import Target
 from tilewright.tvm_compat import lean_kernels, set_threads, spin_briefly, unchecked_schedules, without_torch
@@ -313,7 +313,7 @@ class _Worker:
 
 
 def _default_factory() -> SpaceFactory:
-    from tilewright.space.registry import make_space
+    from tilewright.ops.registry import make_space
 
     return make_space
 

@@ -17,10 +17,10 @@ import numpy as np
 
 from tilewright.errors import OutputError, RecordsError, SpaceError
 from tilewright.measure.outcome import Measurement
+from tilewright.ops.registry import make_space
 from tilewright.records.store import Query, Store
 from tilewright.space.module import space_errors, task_module
 from tilewright.space.recorded import check_recorded
-from tilewright.space.registry import make_space
 from tilewright.space.space import DesignSpace
 from tilewright.target import Target
 from tilewright.task import WEIGHTS, Task

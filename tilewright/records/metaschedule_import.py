@@ -19,12 +19,12 @@ from typing import BinaryIO
 
 from tilewright.errors import RecordsError, SpaceError
 from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.ops.generic.space import AutoSpace
+from tilewright.ops.generic.stored_trace import TraceReader
 from tilewright.records.codec import LONGEST, shorten
 from tilewright.records.metaschedule import RECORDS, WORKLOADS, workload_module
 from tilewright.records.store import Query, Store
-from tilewright.space.auto import AutoSpace
 from tilewright.space.recorded import check_recorded
-from tilewright.space.stored_trace import TraceReader
 from tilewright.target import Target
 from tilewright.task import Task
 

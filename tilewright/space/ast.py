@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -68,7 +68,7 @@ class _Builder:
         parts = [(loop, number) for loop in statement.loops for number in range(len(loop.parts()))]
         extents = [loop.parts()[number][1] for loop, number in parts]
         nodes = self._chain(parts, extents)
-        self._terms: dict[tuple[Any, ...], list[int]] = {}
+        self._terms: dict[tuple[object, ...], list[int]] = {}
         children: list[int] = []
         for kind, value, inputs in statement.operations:
             if isinstance(value, Access):

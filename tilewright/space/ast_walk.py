@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tilewright.cost.ast_graph import NodeKind
 from tilewright.space.loop_nest import Annotation
 
 if TYPE_CHECKING:
-    from tvm.tirx import PrimFunc
+    from collections.abc import Sequence
+
+    from tvm.ir import Expr, Var
+    from tvm.tirx import BufferStore, PrimFunc, Stmt
 
 __all__ = ["Access", "Loop", "Operation", "Statement", "statements"]
 
@@ -26,7 +29,7 @@ class Loop:
         cuts: where indices take it apart: if ``v // 6`` and ``v % 6`` occur, one of them is 6.
     """
 
-    variable: Any
+    variable: Var
     extent: int
     annotation: Annotation
     cuts: set[int] = field(default_factory=set)
@@ -90,7 +93,7 @@ class _Walk:
     def __init__(self) -> None:
         self.found: list[Statement] = []
 
-    def visit(self, stmt: Any, loops: tuple[Loop, ...], values: dict[Any, Any]) -> None:
+    def visit(self, stmt: Stmt, loops: tuple[Loop, ...], values: dict[Var, Expr]) -> None:
         """Adds the stores of a statement.
 
         Args:
@@ -120,7 +123,7 @@ class _Walk:
         elif getattr(stmt, "body", None) is not None:  # attributes, allocations, while
             self.visit(stmt.body, loops, values)
 
-    def _loop(self, stmt: Any, loops: tuple[Loop, ...], values: dict[Any, Any]) -> None:
+    def _loop(self, stmt: Stmt, loops: tuple[Loop, ...], values: dict[Var, Expr]) -> None:
         extent = _integer(stmt.extent)
         if extent == 1:
             self.visit(stmt.body, loops, {**values, stmt.loop_var: _replaced([stmt.min], values)[0]})
@@ -130,7 +133,7 @@ class _Walk:
         self.visit(stmt.body, (*loops, Loop(stmt.loop_var, 1 if extent is None else extent, annotation)), values)
 
 
-def _replaced(expressions: list[Any], values: dict[Any, Any]) -> list[Any]:
+def _replaced(expressions: list[Expr], values: dict[Var, Expr]) -> list[Expr]:
     """Expressions with values instead of variables."""
     from tvm.tirx import IndexMap
 
@@ -140,7 +143,7 @@ def _replaced(expressions: list[Any], values: dict[Any, Any]) -> list[Any]:
 
 
 class _Expression:
-    def __init__(self, loops: tuple[Loop, ...], values: dict[Any, Any]) -> None:
+    def __init__(self, loops: tuple[Loop, ...], values: dict[Var, Expr]) -> None:
         from tvm.ir import Range
         from tvm.sym import Analyzer
         from tvm.tirx import const
@@ -153,14 +156,14 @@ class _Expression:
             for loop in loops
         }
         self._operations: list[Operation] = []
-        self._bound: dict[Any, list[int]] = {}
+        self._bound: dict[Var, list[int]] = {}
 
-    def store(self, stmt: Any) -> list[Operation]:
+    def store(self, stmt: BufferStore) -> list[Operation]:
         inputs = self._visit(stmt.value)
         self._operations.append((NodeKind.STORE, self._access(stmt.buffer, stmt.indices), inputs))
         return self._operations
 
-    def _visit(self, value: Any) -> list[int]:
+    def _visit(self, value: Expr) -> list[int]:
         """Adds the nodes of an expression; the number of its node, or nothing for what is left out."""
         kind = type(value).__name__
         if kind in ("Cast", "Broadcast"):
@@ -185,7 +188,7 @@ class _Expression:
         self._operations.append((kind, value, inputs))
         return [len(self._operations) - 1]
 
-    def _access(self, buffer: Any, indices: Any) -> Access:
+    def _access(self, buffer: Var, indices: Sequence[Expr]) -> Access:
         import tvm
 
         shape = [_integer(s) or 1 for s in buffer.ty.shape]
@@ -207,7 +210,7 @@ class _Expression:
             loop.cuts |= {lower, lower * length}
         return Access(hash(buffer), max(1, bits // 8), tuple(shape), known)
 
-    def _terms(self, index: Any) -> list[tuple[Loop, int, int, int]] | None:
+    def _terms(self, index: Expr) -> list[tuple[Loop, int, int, int]] | None:
         """The terms of an index; none if it is not a sum of them and a constant."""
         from tvm.sym import normalize_to_iter_sum
 
@@ -222,20 +225,20 @@ class _Expression:
         return terms if _integer(normal.base) is not None else None
 
 
-def _scalar(index: Any) -> Any:
+def _scalar(index: Expr) -> Expr:
     """The first element of an index of vectors."""
     while type(index).__name__ in ("Ramp", "Broadcast"):
         index = index.base if type(index).__name__ == "Ramp" else index.value
     return index
 
 
-def _children(value: Any) -> list[Any]:
+def _children(value: Expr) -> list[Expr]:
     if type(value).__name__ == "Call":
         return list(value.args)
     names = ("true_value", "false_value") if type(value).__name__ == "Select" else ("a", "b")
     return [getattr(value, name) for name in names if hasattr(value, name)]
 
 
-def _integer(value: Any) -> int | None:
+def _integer(value: object) -> int | None:
     number = getattr(value, "value", value)
     return number if isinstance(number, int) else None

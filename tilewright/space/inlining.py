@@ -7,10 +7,12 @@ times, and TVM's passes, the generator of MetaSchedule and the compiler visit ev
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tvm.ir import IRModule
+    from tvm.ir import Expr, IRModule, TensorLoad, Var
+    from tvm.s_tir import SBlock
+    from tvm.tirx import Let, Stmt
 
 __all__ = ["MOST_LOADS", "blocks_of", "count_loads", "multiplies", "nested_loads"]
 
@@ -31,7 +33,7 @@ def nested_loads(module: IRModule) -> int:
     long as it is. Counted block by block, so that the time is that of reading the function once. At most 2**40.
     """
     worst = 0
-    sizes: dict[Any, int] = {}
+    sizes: dict[Var, int] = {}
     for block in blocks_of(module):
         operands = [(count, sizes.get(source, 1)) for source, count in count_loads(block).items()]
         size = min(max(sum(count * loads for count, loads in operands), 1), _ENOUGH)
@@ -47,7 +49,7 @@ def multiplies(count: int, loads: int) -> bool:
     return count > 1 and loads > _SIMPLE
 
 
-def blocks_of(module: IRModule) -> list[Any]:
+def blocks_of(module: IRModule) -> list[SBlock]:
     """The blocks of the function ``main``, in the order in which they run."""
     from tvm.s_tir import Schedule
 
@@ -55,7 +57,7 @@ def blocks_of(module: IRModule) -> list[Any]:
     return [schedule.get(block) for block in schedule.get_child_blocks(schedule.get_sblock("root"))]
 
 
-def count_loads(block: Any) -> Counter[Any]:
+def count_loads(block: SBlock) -> Counter[Var]:
     """How often the statement of a block, written out as a tree, loads from each buffer.
 
     What a ``let`` binds counts as often as it is used: TVM's simplifier looks through it each time.
@@ -63,22 +65,22 @@ def count_loads(block: Any) -> Counter[Any]:
     return _count(block.body)[0]
 
 
-def _count(node: Any) -> tuple[Counter[Any], Counter[Any]]:
+def _count(node: Stmt | Expr) -> tuple[Counter[Var], Counter[Var]]:
     """How often each buffer is loaded from in ``node``, and each variable used."""
     from tvm.ir import TensorLoad, Var
     from tvm.tirx import Let
     from tvm_ffi import structural_visit
 
-    loads: Counter[Any] = Counter()
-    uses: Counter[Any] = Counter()
+    loads: Counter[Var] = Counter()
+    uses: Counter[Var] = Counter()
 
-    def load(value: Any, _: Any) -> None:
+    def load(value: TensorLoad, _: object) -> None:
         loads[value.source] += 1
 
-    def use(value: Any, _: Any) -> None:
+    def use(value: Var, _: object) -> None:
         uses[value] += 1
 
-    def bind(value: Any, _: Any) -> None:
+    def bind(value: Let, _: object) -> None:
         inner, inner_uses = _count(value.body)
         bound, bound_uses = _count(value.value)
         times = inner_uses.pop(value.var, 0)

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tilewright.errors import SpaceError
+from tilewright.errors import FormError, SpaceError
 from tilewright.task import Task
 from tilewright.tvm_compat import set_threads
 
 if TYPE_CHECKING:
     from tvm.ir import IRModule
 
-__all__ = ["TVM_ERRORS", "space_errors", "task_module"]
+__all__ = ["TVM_ERRORS", "form_errors", "space_errors", "task_module"]
 
 #: What crosses TVM's C++ boundary: its own errors derive from RuntimeError, some checks raise Python's.
 TVM_ERRORS = (RuntimeError, ValueError, TypeError, LookupError)
@@ -47,6 +47,17 @@ def space_errors(what: str) -> Iterator[None]:
         raise
     except TVM_ERRORS as exc:
         raise SpaceError(f"{what}: {_gist(exc)}") from exc
+
+
+@contextmanager
+def form_errors(what: str) -> Iterator[None]:
+    """Turn whatever TVM raises inside, where a function is examined, into a ``FormError`` that starts with ``what``."""
+    try:
+        yield
+    except FormError:
+        raise
+    except TVM_ERRORS as exc:
+        raise FormError(f"{what}: {_gist(exc)}") from exc
 
 
 def _gist(exc: Exception) -> str:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from tilewright.errors import SpaceError
 from tilewright.reading import parse_json
-from tilewright.space.registry import make_space
-from tilewright.space.space import DesignSpace
-from tilewright.target import Target
 from tilewright.task import Task
 
-__all__ = ["check_recorded", "recorded_space"]
+__all__ = ["check_recorded"]
+
+#: A node of the JSON, or its fields by name. What they hold is not known before the grammar has been asked.
+Fields: TypeAlias = dict[str, Any]
 
 #: The largest function of 373 tasks of six networks has 73,000 characters, is 45 nodes deep, and has 8,814 nodes when
 #: it is written out as a tree.
@@ -88,16 +88,6 @@ _OPERATORS = re.compile(
 )
 
 
-def recorded_space(task: Task, target: Target) -> DesignSpace:
-    """The design space of a task whose function comes out of records; see :func:`tilewright.space.registry.make_space`.
-
-    Raises:
-        SpaceError: as ``make_space`` does, and where the function is not one that could be a task's.
-    """
-    check_recorded(task)
-    return make_space(task, target)
-
-
 def check_recorded(task: Task) -> None:
     """Refuse a task whose function TVM might not survive.
 
@@ -116,11 +106,11 @@ def check_recorded(task: Task) -> None:
 class _Module:
     """TVM's JSON: a list of nodes, each of which names others by their places, and comes after them."""
 
-    def __init__(self, document: Any) -> None:
+    def __init__(self, document: Fields) -> None:
         nodes = document["nodes"]
         if not isinstance(nodes, list) or document["root_index"] != len(nodes) - 1:
             raise ValueError("its root is not the last node")
-        self.nodes: list[dict[str, Any]] = nodes
+        self.nodes: list[Fields] = nodes
 
     def check(self) -> None:
         depths: list[int] = []
@@ -136,7 +126,7 @@ class _Module:
         if len(functions) != 2 or self._kind(functions[0]) != "ir.GlobalVar" or self._name(functions[0]) != "main":
             raise ValueError("a task's module has one function, called main")
 
-    def _children(self, place: int, node: dict[str, Any]) -> Sequence[int]:
+    def _children(self, place: int, node: Fields) -> Sequence[int]:
         """The places that a node names, after a look at all that it says."""
         kind: str = node["type"]
         data: Any = node.get("data")
@@ -147,7 +137,7 @@ class _Module:
             return list(data)
         if kind in _FIELDS:
             return self._object(place, kind, data)
-        simple: dict[str, Callable[[Any], bool]] = {
+        simple: dict[str, Callable[[object], bool]] = {
             "None": lambda value: value is None,
             "bool": lambda value: type(value) is bool,
             "int": lambda value: type(value) is int and abs(value) < 2**63,
@@ -158,7 +148,7 @@ class _Module:
             raise ValueError(f"a node {kind!r:.40} is none that a task has, or holds {data!r:.60}")
         return ()
 
-    def _object(self, place: int, kind: str, data: dict[str, Any]) -> list[int]:
+    def _object(self, place: int, kind: str, data: Fields) -> list[int]:
         fields = _FIELDS[kind]
         if data.keys() - {"span"} != fields.keys():
             raise ValueError(f"{kind} has {', '.join(fields)}, but here {', '.join(sorted(data))[:80]}")
@@ -180,7 +170,7 @@ class _Module:
             extra(data)
         return children
 
-    def _inline(self, value: Any, form: str) -> None:
+    def _inline(self, value: object, form: str) -> None:
         right = {
             "int": type(value) is int and -1 <= value <= _LARGEST,
             "float": type(value) in (int, float),
@@ -190,7 +180,7 @@ class _Module:
         if not right[form]:
             raise ValueError(f"a {form} is expected where {value!r:.60} is")
 
-    def _container(self, place: Any, form: str, before: int) -> None:
+    def _container(self, place: int, form: str, before: int) -> None:
         kind = "ffi.Array" if form[0] == "[" else "ffi.Map"
         self._expect(place, kind, before)
         items = self.nodes[place]["data"]
@@ -205,21 +195,21 @@ class _Module:
         for item in items:
             self._expect(item, wanted, before)
 
-    def _expect(self, place: Any, wanted: str, before: int) -> None:
+    def _expect(self, place: int, wanted: str, before: int) -> None:
         """Raise where the node at a place is none of the kinds wanted, or not before the one that names it."""
         self._places([place], before)
         kinds = [kind for part in wanted.split("|") for kind in _GROUPS.get(part, [part])]
         if self._kind(place) not in kinds:
             raise ValueError(f"{wanted} is expected where {self._kind(place)} is")
 
-    def _places(self, places: Any, before: int) -> None:
+    def _places(self, places: object, before: int) -> None:
         if not isinstance(places, list) or any(type(place) is not int or not 0 <= place < before for place in places):
             raise ValueError(f"a node names nodes before it, but this is {places!r:.60}")
 
     def _kind(self, place: int) -> str:
         return str(self.nodes[place]["type"])
 
-    def _fields(self, place: int, kind: str) -> dict[str, Any]:
+    def _fields(self, place: int, kind: str) -> Fields:
         if self._kind(place) != kind:
             raise ValueError(f"{kind} is expected where {self._kind(place)} is")
         return dict(self.nodes[place]["data"])
@@ -239,19 +229,19 @@ class _Module:
 
     # What the fields of one node must have to do with each other.
 
-    def _check_BufferType(self, data: dict[str, Any]) -> None:  # noqa: N802  named after the node
+    def _check_BufferType(self, data: Fields) -> None:  # noqa: N802  named after the node
         if not all(1 <= self._int(extent) <= _LARGEST for extent in self._items(data["shape"])):
             raise ValueError("a buffer has an extent below 1, or too large")
         if data["data_alignment"] < 1 or data["offset_factor"] < 1 or self._int(data["elem_offset"]):
             raise ValueError("a buffer does not begin where it should")
 
-    def _check_IntImm(self, data: dict[str, Any]) -> None:  # noqa: N802
+    def _check_IntImm(self, data: Fields) -> None:  # noqa: N802
         dtype = self.nodes[data["ty"]]["data"]["dtype"]
         value, bits = self.nodes[data["value"]]["data"], int(dtype.lstrip("uint") or 0) if "int" in dtype else 1
         if "float" in dtype or not -(2 ** (bits - 1)) <= value < 2**bits:
             raise ValueError(f"{value} is no {dtype}")
 
-    def _check_FloatImm(self, data: dict[str, Any]) -> None:  # noqa: N802
+    def _check_FloatImm(self, data: Fields) -> None:  # noqa: N802
         if "float" not in self.nodes[data["ty"]]["data"]["dtype"]:
             raise ValueError("a float has the type of an integer")
 
@@ -260,21 +250,21 @@ class _Module:
         if len(self._items(self._fields(kind, "tirx.BufferType")["shape"])) != len(self._items(indices)):
             raise ValueError("a buffer is read or written with another number of indices than it has")
 
-    def _check_TensorLoad(self, data: dict[str, Any]) -> None:  # noqa: N802
+    def _check_TensorLoad(self, data: Fields) -> None:  # noqa: N802
         self._check_access(data["source"], data["indices"])
 
-    def _check_BufferStore(self, data: dict[str, Any]) -> None:  # noqa: N802
+    def _check_BufferStore(self, data: Fields) -> None:  # noqa: N802
         self._check_access(data["buffer"], data["indices"])
 
-    def _check_TensorRegion(self, data: dict[str, Any]) -> None:  # noqa: N802
+    def _check_TensorRegion(self, data: Fields) -> None:  # noqa: N802
         self._check_access(data["source"], data["region"])
 
-    def _check_For(self, data: dict[str, Any]) -> None:  # noqa: N802
+    def _check_For(self, data: Fields) -> None:  # noqa: N802
         self._check_scalar(data["loop_var"])
         if not 1 <= self._int(data["extent"]) <= _LARGEST or self._int(data["min"]) or not 0 <= data["kind"] <= 3:
             raise ValueError("a loop has an extent below 1, or too large, or does not begin at 0")
 
-    def _check_IterVar(self, data: dict[str, Any]) -> None:  # noqa: N802
+    def _check_IterVar(self, data: Fields) -> None:  # noqa: N802
         self._check_scalar(data["var"])
         if not 0 <= data["iter_type"] <= 3:
             raise ValueError("an iterator is of no kind")
@@ -283,28 +273,28 @@ class _Module:
         if self._kind(self._fields(var, "ir.Var")["ty"]) != "ir.PrimType" or "int" not in self._dtype(var):
             raise ValueError("an iterator is no integer")
 
-    def _check_SBlockRealize(self, data: dict[str, Any]) -> None:  # noqa: N802
+    def _check_SBlockRealize(self, data: Fields) -> None:  # noqa: N802
         block = self._fields(data["block"], "s_tir.SBlock")
         if len(self._items(data["iter_values"])) != len(self._items(block["iter_vars"])):
             raise ValueError("a block has another number of iterators than of values for them")
 
-    def _check_SBlock(self, data: dict[str, Any]) -> None:  # noqa: N802
+    def _check_SBlock(self, data: Fields) -> None:  # noqa: N802
         for var in self._items(data["alloc_buffers"]):
             self._fields(self._fields(var, "ir.Var")["ty"], "tirx.BufferType")
 
-    def _check_PrimFunc(self, data: dict[str, Any]) -> None:  # noqa: N802
+    def _check_PrimFunc(self, data: Fields) -> None:  # noqa: N802
         params = self._items(data["params"])
         for var in params:
             self._fields(self._fields(var, "ir.Var")["ty"], "tirx.BufferType")
         if not params or len(self._items(self._fields(data["ty"], "relax.FuncType")["params"])) != len(params):
             raise ValueError("a function has another number of parameters than its type")
 
-    def _check_TensorType(self, data: dict[str, Any]) -> None:  # noqa: N802
+    def _check_TensorType(self, data: Fields) -> None:  # noqa: N802
         shape = self._fields(data["shape"], "relax.expr.ShapeExpr")
         if len(self._items(shape["values"])) != data["ndim"]:
             raise ValueError("a tensor's type has another number of dimensions than its shape")
 
-    def _check_divisor(self, data: dict[str, Any]) -> None:
+    def _check_divisor(self, data: Fields) -> None:
         if "int" in self._dtype(data["a"]) and (self._kind(data["b"]) != "ir.IntImm" or self._int(data["b"]) < 1):
             raise ValueError("integers are divided by constants from 1 up")
 

@@ -11,9 +11,9 @@ from tilewright.errors import SpaceError
 from tilewright.graph.convolution import Algorithm, Convolution, is_fused, winograd_tile
 from tilewright.graph.tasks import task_of
 from tilewright.measure.runner import Runner
-from tilewright.ops import blocked, winograd
+from tilewright.ops import contraction, winograd
+from tilewright.ops.registry import make_space
 from tilewright.records.store import Store
-from tilewright.space.registry import make_space
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task
@@ -57,7 +57,7 @@ def stages(convolution: Convolution, algorithm: Algorithm) -> tuple[Task, ...]:
     conv = convolution
     m = winograd_tile(algorithm)
     if m is None:
-        function = blocked.conv2d(conv.packed_data, conv.packed_weight, conv.stride, conv.padding, (1, 1))
+        function = contraction.conv2d(conv.packed_data, conv.packed_weight, conv.stride, conv.padding, (1, 1))
         return (task_of("conv2d", function, _WEIGHTS),)
     tiling, weight = conv.tiling(m), conv.transformed_weight(m)
     if is_fused(algorithm):

@@ -12,9 +12,9 @@ import numpy as np
 from tilewright.cost.dataset import DataSet, TaskData
 from tilewright.errors import SpaceError
 from tilewright.measure.outcome import Outcome, robust_seconds
+from tilewright.ops.registry import recorded_space
 from tilewright.records.store import Query, Store
 from tilewright.space.configs import cardinalities
-from tilewright.space.recorded import recorded_space
 from tilewright.target import Target
 from tilewright.task import Task
 

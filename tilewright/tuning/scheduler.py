@@ -331,7 +331,7 @@ class NetworkTuner:
         """Make the design space of a task."""
         context = self._context
         if self._make_space is None:
-            from tilewright.space.registry import make_space  # imports TVM
+            from tilewright.ops.registry import make_space  # imports TVM
 
             self._make_space = make_space
         try:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from tilewright.compiling.kernels_check import KernelCheck, check_kernels
 from tilewright.errors import SpaceError
 from tilewright.graph.tasks import Extraction
+from tilewright.ops.registry import make_space
 from tilewright.records.store import Store
-from tilewright.space.registry import make_space
 from tilewright.space.space import DesignSpace
 from tilewright.tuning.scheduler import NetworkTuner
 

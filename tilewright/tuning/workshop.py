@@ -11,7 +11,7 @@ from tilewright.compiling.build import build, replace_kernels
 from tilewright.compiling.kernels import Kernels
 from tilewright.errors import CheckError, CompilerError, OutputError, SpaceError
 from tilewright.graph.tasks import Extraction
-from tilewright.space.registry import make_space
+from tilewright.ops.registry import make_space
 from tilewright.tuning.selection import Selection
 from tilewright.verify.checker import Checker
 from tilewright.verify.verdict import Outcome, Verdict

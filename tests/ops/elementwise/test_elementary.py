@@ -1,0 +1,138 @@
+"""Exponentials and activations: as exact as float32 lets them be, over all of its range."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import special
+
+from tests.models import TARGET
+from tests.targets import require
+from tilewright.graph.tasks import task_of
+from tilewright.ops import elementwise
+from tilewright.ops.elementwise import elementary
+from tilewright.ops.elementwise.elementary import ELEMENTARY
+from tilewright.space.ast import program_graph
+from tilewright.space.recorded import check_recorded
+
+Doubles = NDArray[np.float64]
+
+FUNCTIONS: dict[str, Callable[[Any], Any]] = ELEMENTARY | {
+    "expm1": elementary.expm1,
+    "log1p": elementary.log1p,
+    "erfc": elementary.erfc,
+    "mish": elementary.mish,
+    "twice_sigmoid": lambda x: elementary.twice_sigmoid(x, -1),
+}
+
+
+def _sigmoid(x: Doubles) -> Doubles:
+    e = np.exp(-np.abs(x))
+    return np.asarray(np.where(x > 0, 1 / (1 + e), e / (1 + e)))
+
+
+def _softplus(x: Doubles) -> Doubles:
+    return np.asarray(np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))))
+
+
+def _erfc(x: Doubles) -> Doubles:
+    return np.asarray(np.where(x > 0, special.erfcx(np.abs(x)) * np.exp(-x * x), special.erfc(x)))
+
+
+def _selu(x: Doubles) -> Doubles:
+    return np.asarray(1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(x)))
+
+
+REFERENCE: dict[str, Callable[[Doubles], Doubles]] = {
+    "exp": np.exp,
+    "log": np.log,
+    "erf": special.erf,
+    "tanh": np.tanh,
+    "sigmoid": _sigmoid,
+    "expm1": np.expm1,
+    "log1p": np.log1p,
+    "erfc": _erfc,
+    "mish": lambda x: x * np.tanh(_softplus(x)),
+    "twice_sigmoid": lambda x: 2 * _sigmoid(-2 * x),
+    "nn.gelu": lambda x: 0.5 * x * _erfc(-x / np.sqrt(2)),
+    "nn.gelu_tanh": lambda x: x * _sigmoid(np.sqrt(8 / np.pi) * (x + 0.044715 * x**3)),
+    "nn.silu": lambda x: x * _sigmoid(x),
+    "nn.softplus": _softplus,
+    "nn.selu": _selu,
+}
+#: Every 4096th of all float32 numbers, NaN and infinities among them, and where activations are curved.
+POINTS = np.concatenate(
+    [
+        np.arange(0, 2**32, 1 << 12, dtype=np.uint32).view(np.float32),
+        np.linspace(-100, 100, 300_000, dtype=np.float32),
+        np.linspace(-1, 1, 20_000, dtype=np.float32),
+        np.array([0.0, -0.0, -1.0, 1.0], np.float32),
+    ]
+)
+
+
+def compiled(name: str, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], str]:
+    """The function's values, and its assembly."""
+    import tvm
+
+    require(TARGET)
+    function = elementwise.apply_formula(FUNCTIONS[name], x.shape, "y").with_attr("global_symbol", "main")
+    schedule = tvm.s_tir.Schedule(tvm.ir.IRModule({"main": function}))
+    _, vector = schedule.split(schedule.get_loops(schedule.get_sblock("y"))[0], [None, TARGET.lanes])
+    schedule.vectorize(vector)
+    built = tvm.compile(schedule.mod, target=TARGET.tvm)
+    out = tvm.runtime.tensor(np.zeros_like(x))
+    built["main"](tvm.runtime.tensor(x), out)
+    return np.asarray(out.numpy()), str(built.mod.inspect_source("asm"))
+
+
+def largest_error(got: NDArray[np.float32], want: Doubles) -> float:
+    """The largest relative error where the right result is a normal float32; inf where it is NaN there."""
+    normal = (np.abs(want) >= 1.17550e-38) & (np.abs(want) <= 3.4028234e38)
+    errors = np.abs(got[normal].astype(np.float64) / want[normal] - 1)
+    return float(np.nan_to_num(errors, nan=np.inf).max())
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_relative_errors_are_below_a_millionth_wherever_the_result_is_normal(name: str) -> None:
+    x = np.resize(POINTS, len(POINTS) // TARGET.lanes * TARGET.lanes)
+    got, assembly = compiled(name, x)
+    with np.errstate(all="ignore"):
+        want = REFERENCE[name](x.astype(np.float64))
+        assert largest_error(got, want) < (4e-6 if name == "nn.gelu_tanh" else 1e-6)
+    # What is no normal number is next to nothing, infinite, or NaN, as it should be.
+    tiny = np.abs(want) < 1.1754e-38
+    assert (np.abs(got[tiny]) < 1.1756e-38).all()
+    np.testing.assert_array_equal(np.isnan(got[np.isnan(x)]), True)
+    above = (want > 3.41e38) & np.isfinite(x)
+    np.testing.assert_array_equal(got[above], np.inf)
+    for symbol in ("exp", "log", "erf", "tanh", "pow"):  # of the C library
+        assert f"{symbol}f@" not in assembly
+        assert f"{symbol}f\n" not in assembly
+
+
+def test_limits() -> None:
+    x = np.resize(np.array([-np.inf, np.inf, 0.0, -1.0], np.float32), 4 * TARGET.lanes)
+    np.testing.assert_array_equal(compiled("exp", x)[0][:3], [0, np.inf, 1])
+    np.testing.assert_array_equal(compiled("log", x)[0][:4], [np.nan, np.inf, -np.inf, np.nan])
+    np.testing.assert_array_equal(compiled("log1p", x)[0][1:4], [np.inf, 0, -np.inf])
+    np.testing.assert_allclose(compiled("tanh", x)[0][:3], [-1, 1, 0], rtol=1e-6)
+    np.testing.assert_allclose(compiled("erf", x)[0][:3], [-1, 1, 0], rtol=1e-6)
+    for name in ("nn.gelu", "nn.silu", "nn.softplus", "mish"):
+        assert compiled(name, x)[0][1] == np.inf
+
+
+@pytest.mark.parametrize("name", ["nn.gelu", "nn.gelu_tanh", "nn.softplus", "log"])
+def test_operations_are_counted_once(name: str) -> None:
+    """What a formula uses several times is computed once: a bound on the latency counts on it."""
+    function = elementwise.apply_formula(FUNCTIONS[name], (1000,), "y")
+    task = task_of("f", function)
+    assert 20_000 < task.flop < 100_000
+    assert len(task.ir) < 60_000
+    check_recorded(task)  # and records may hold it
+    graph = program_graph(function)
+    assert 20 < len(graph.kinds) < 150

@@ -1,0 +1,85 @@
+"""The space of functions over rows: right programs for rows of any length."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.models import TARGET
+from tests.targets import require
+from tilewright.errors import SpaceError
+from tilewright.ops import rows
+from tilewright.ops.registry import make_space
+from tilewright.ops.rows.space import RowsSpace
+from tilewright.space.configs import sample
+from tilewright.task import Task
+
+
+def make_task(function: Any) -> Task:
+    import tvm
+
+    module = tvm.ir.IRModule({"main": function.with_attr("global_symbol", "main")})
+    return Task("key", "rows", "rows", 1e6, tvm.ir.save_json(module))
+
+
+def run(function: Any, arrays: list[np.ndarray[Any, Any]], count: int = 3) -> list[np.ndarray[Any, Any]]:
+    """The results of the default and of random configs."""
+    import tvm
+
+    require(TARGET)
+    space = make_space(make_task(function), TARGET)
+    assert isinstance(space, RowsSpace)
+    results = []
+    for config in [space.default(), *sample(space, np.random.default_rng(0), count)]:
+        out = tvm.runtime.tensor(np.zeros_like(arrays[0]))
+        arguments = [tvm.runtime.tensor(a) for a in arrays]
+        tvm.compile(space.schedule(config).mod, target=TARGET.tvm)["main"](*arguments, out)
+        results.append(np.asarray(out.numpy()))
+    return results
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (64, 128), (1, 1000), (3, 5, 197), (7, 37), (9, 1), (4, 3), (5, 12)])
+def test_softmax(shape: tuple[int, ...]) -> None:
+    x = 3 * np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    e = np.exp(x - x.max(-1, keepdims=True), dtype=np.float64)
+    for result in run(rows.softmax(shape, TARGET.lanes, safe=False), [x]):
+        np.testing.assert_allclose(result, e / e.sum(-1, keepdims=True), rtol=2e-6, atol=1e-30)
+
+
+def test_rows_of_minus_infinity() -> None:
+    x = np.full((4, 16), -np.inf, np.float32)
+    x[1:, :3] = 0.5
+    for safe in (True, False):
+        for result in run(rows.softmax(x.shape, TARGET.lanes, safe), [x], 1):
+            np.testing.assert_array_equal(result[0], 0.0 if safe else np.nan)
+            np.testing.assert_allclose(result[1:, :3], 1 / 3, rtol=1e-6)
+            np.testing.assert_array_equal(result[1:, 3:], 0.0)
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (128, 256), (1, 1000), (5, 100), (3, 2), (4, 15)])
+def test_layer_norm(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    # A mean far from zero: the sum of squares alone would lose the variance.
+    x = (rng.standard_normal(shape) + 1000).astype(np.float32)
+    scale, shift = (rng.standard_normal(shape[-1]).astype(np.float32) for _ in range(2))
+    centred = x - x.mean(-1, keepdims=True, dtype=np.float64)
+    want = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * scale + shift
+    for result in run(rows.layer_norm(shape, TARGET.lanes, 1e-5), [x, scale, shift]):
+        np.testing.assert_allclose(result, want, rtol=1e-3, atol=1e-3)
+
+
+def test_what_has_no_rows_is_refused() -> None:
+    from tvm import te
+
+    x = te.placeholder((4, 4), name="x")
+    task = make_task(te.create_prim_func([x, te.compute((4, 4), lambda i, j: x[i, j] + 1.0, name="y")]))
+    with pytest.raises(SpaceError):
+        RowsSpace(task, TARGET)
+    assert make_space(task, TARGET).template.startswith("auto")
+    space = RowsSpace(make_task(rows.softmax((4, 16), TARGET.lanes, safe=False)), TARGET)
+    with pytest.raises(SpaceError, match="has indices 0 to"):
+        space.schedule(np.full(3, 100, dtype=np.int32))
+    with pytest.raises(SpaceError, match="closed form"):
+        space.loop_nest(space.default()[None])

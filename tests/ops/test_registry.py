@@ -1,0 +1,97 @@
+"""The registry: which template makes a task's space, and what it says where none does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.models import TARGET
+from tests.targets import LANES, lane_target
+from tilewright.errors import SpaceError
+from tilewright.graph.tasks import task_of
+from tilewright.ops import TEMPLATES, Template, contraction, elementwise, make_space, rows, winograd
+from tilewright.ops.elementwise.elementary import silu
+from tilewright.space.space import DesignSpace
+from tilewright.target import Target
+from tilewright.task import Task
+
+_SAME = (1, 1), (1, 1, 1, 1), (1, 1)
+_TILING = winograd.Tiling.of(2, 1, 8, 8, (1, 1, 1, 1))
+#: An expression of each family: its function, the kind of its task, and the template that serves it.
+FAMILIES: dict[str, tuple[Any, str, str]] = {
+    "convolution": (contraction.conv2d((1, 2, 8, 8, 8), (2, 2, 3, 3, 8, 8), *_SAME), "contraction", "contraction"),
+    "depthwise": (contraction.depthwise_conv2d((1, 2, 8, 8, 8), (2, 3, 3, 8), *_SAME), "contraction", "contraction"),
+    "dense": (contraction.dense(4, (2, 16, 8), 16), "contraction", "contraction"),
+    "softmax": (rows.softmax((8, 24), 8, True), "rows", "rows"),
+    "layer norm": (rows.layer_norm((8, 24), 8, 1e-5), "rows", "rows"),
+    "products": (winograd.products(_TILING, (16, 2, 2, 8, 8)), "contraction", "contraction"),
+    "transform": (winograd.data_transform(_TILING, (1, 2, 8, 8, 8)), "winograd", "winograd_transform"),
+    "inverse": (winograd.inverse_transform(_TILING, 2, 8), "winograd", "winograd_transform"),
+    "whole": (winograd.fused(_TILING, (1, 2, 8, 8, 8), (16, 2, 2, 8, 8)), "winograd", "winograd"),
+    "formula": (elementwise.apply_formula(silu, (8, 24), "silu"), "auto", "elementwise"),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_each_expression_is_served_by_its_template(name: str) -> None:
+    function, kind, template = FAMILIES[name]
+    task = task_of(name, function)
+    assert task.kind == kind
+    serving = next(t for t in TEMPLATES if t.serves(task, TARGET))
+    assert serving.name == template
+    assert make_space(task, TARGET).template.partition("/")[0] == template
+    assert TEMPLATES[-1].serves(task, TARGET)  # the generic one serves every task
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_task_holds_no_mark(name: str) -> None:
+    """Its key and its text are those of the function as it was before there were marks."""
+    assert "tilewright.template" not in task_of(name, FAMILIES[name][0]).ir
+    assert "tilewright.detail" not in task_of(name, FAMILIES[name][0]).ir
+
+
+def test_templates_have_names_of_their_own() -> None:
+    names = [template.name for template in TEMPLATES]
+    assert len(set(names)) == len(names)
+
+
+class Mine:
+    """A template from outside, which serves dense layers alone."""
+
+    name = "mine"
+    kind = "contraction"
+
+    def serves(self, task: Task, target: Target) -> bool:
+        return task.name.startswith("dense")
+
+    def space(self, task: Task, target: Target) -> DesignSpace:
+        return TEMPLATES[-1].space(task, target)
+
+
+def test_the_first_template_that_serves_makes_the_space() -> None:
+    templates: tuple[Template, ...] = (Mine(), *TEMPLATES)
+    dense = task_of("dense", FAMILIES["dense"][0])
+    assert make_space(dense, TARGET, templates).template == "auto/1"
+    convolution = task_of("conv", FAMILIES["convolution"][0])
+    assert make_space(convolution, TARGET, templates).template == "contraction/2"
+
+
+def test_a_task_that_no_template_serves_is_refused() -> None:
+    convolution = task_of("conv", FAMILIES["convolution"][0])
+    with pytest.raises(SpaceError, match=r"mine do not serve .* put TEMPLATES after your own"):
+        make_space(convolution, TARGET, (Mine(),))
+    with pytest.raises(SpaceError, match=r"kind is 'contraction', but that of .* is 'rows'"):
+        make_space(task_of("softmax", FAMILIES["softmax"][0]), TARGET, (Mine(),))
+    with pytest.raises(SpaceError, match="'contraction', 'rows', 'winograd' or 'auto'"):
+        make_space(Task("k", "n", "other", 1.0, ""), TARGET)
+    with pytest.raises(SpaceError, match="cannot be read"):
+        make_space(Task("k", "n", "auto", 1.0, "{}"), TARGET)
+
+
+def test_a_task_has_a_space_of_its_own_on_each_target() -> None:
+    """A form is read once for each task, but knobs are made for each target."""
+    task = task_of("softmax", FAMILIES["softmax"][0])
+    for lanes in LANES:
+        vectors = next(knob for knob in make_space(task, lane_target(lanes)).knobs if knob.name == "vector")
+        assert vectors.choices == ((lanes,), (2 * lanes,), (4 * lanes,))

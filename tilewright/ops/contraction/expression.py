@@ -1,0 +1,271 @@
+"""Tensor expressions of contractions on blocked data: what the contraction template schedules.
+
+``x`` is the vector length of the output's channel blocks, ``cb`` that of the input's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from tilewright.ops.contraction.form import BLOCK, PACK, PAD, mark_roles
+from tilewright.ops.function import FUSABLE, KEPT, make_function
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr
+    from tvm.te import Tensor
+    from tvm.tirx import PrimFunc
+
+__all__ = ["Place", "Product", "batch_matmul", "conv2d", "dense", "depthwise_conv2d", "grouped_conv2d"]
+
+
+@lru_cache(KEPT)
+def conv2d(
+    data: tuple[int, ...],
+    weight: tuple[int, ...],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+) -> PrimFunc:
+    """Convolution of NCHW[cb]c data ``(n, C/cb, h, w, cb)`` with ``(O/x, C/cb, kh, kw, cb, x)`` weights.
+
+    Padding is (top, left, bottom, right). Gives a PrimFunc (data, weight, output).
+    """
+    from tvm import te
+
+    n, cc, _, _, cb = data
+    oo, _, kh, kw, _, x = weight
+    a = te.placeholder(data, name="data")
+    w = te.placeholder(weight, name="weight")
+    src = _padded(a, padding)
+    rows, cols = _outputs(src, (kh, kw), stride, dilation)
+    rc, ry = te.reduce_axis((0, cc), "rc"), te.reduce_axis((0, kh), "ry")
+    rx, ri = te.reduce_axis((0, kw), "rx"), te.reduce_axis((0, cb), "ri")
+    c = te.compute(
+        (n, oo, rows, cols, x),
+        lambda b, o, i, j, v: te.sum(
+            src[b, rc, i * stride[0] + ry * dilation[0], j * stride[1] + rx * dilation[1], ri]
+            * w[o, rc, ry, rx, ri, v],
+            axis=[rc, ry, rx, ri],
+        ),
+        name=BLOCK,
+        attrs=mark_roles("boppl/rrrr"),
+    )
+    return make_function([a, w, c], FUSABLE)
+
+
+@lru_cache(KEPT)
+def grouped_conv2d(
+    data: tuple[int, ...],
+    weight: tuple[int, ...],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    step: int,
+    period: int,
+) -> PrimFunc:
+    """Convolution by groups of channels, with ``(G, Og/x, rc, kh, kw, ri, x)`` weights.
+
+    With one block of channels in the data (channels last) the input ``(rc, ri)`` of group g is the channel ``rc *
+    period + g * step + ri``, and the output has one block, too. With more it is the channel ``ri`` of block
+    ``g * step + rc``, and the output is ``(n, G * Og/x, h, w, x)``. Gives a PrimFunc (data, weight, output).
+    """
+    from tvm import te
+
+    n = data[0]
+    last = data[1] == 1
+    groups, oo, sums, kh, kw, depth, x = weight
+    a = te.placeholder(data, name="data")
+    w = te.placeholder(weight, name="weight")
+    src = _padded(a, padding)
+    rows, cols = _outputs(src, (kh, kw), stride, dilation)
+    rc, ry = te.reduce_axis((0, sums), "rc"), te.reduce_axis((0, kh), "ry")
+    rx, ri = te.reduce_axis((0, kw), "rx"), te.reduce_axis((0, depth), "ri")
+
+    def source(b: Expr, g: Expr, i: Expr, j: Expr) -> Expr:
+        block, lane = (0, rc * period + g * step + ri) if last else (g * step + rc, ri)
+        return src[b, block, i * stride[0] + ry * dilation[0], j * stride[1] + rx * dilation[1], lane]
+
+    c = te.compute(
+        (n, groups, oo, rows, cols, x),
+        lambda b, g, o, i, j, v: te.sum(source(b, g, i, j) * w[g, o, rc, ry, rx, ri, v], axis=[rc, ry, rx, ri]),
+        name=BLOCK,
+        attrs=mark_roles("bgoppl/rrrr"),
+    )
+    if last:
+        y = te.compute(
+            (n, 1, rows, cols, groups * oo * x),
+            lambda b, _, i, j, v: c[b, v // (oo * x), v // x % oo, i, j, v % x],
+            name="unpack",
+        )
+    else:
+        y = te.compute(
+            (n, groups * oo, rows, cols, x), lambda b, o, i, j, v: c[b, o // oo, o % oo, i, j, v], name="unpack"
+        )
+    return make_function([a, w, y], FUSABLE)
+
+
+@lru_cache(KEPT)
+def depthwise_conv2d(
+    data: tuple[int, ...],
+    weight: tuple[int, ...],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+) -> PrimFunc:
+    """Convolution of every channel by itself, with ``(C/x, kh, kw, x)`` weights.
+
+    The data have blocks of x channels, or one block of all. Gives a PrimFunc (data, weight, output like the data).
+    """
+    from tvm import te
+
+    n = data[0]
+    oo, kh, kw, x = weight
+    a = te.placeholder(data, name="data")
+    w = te.placeholder(weight, name="weight")
+    src = _padded(a, padding)
+    rows, cols = _outputs(src, (kh, kw), stride, dilation)
+    ry, rx = te.reduce_axis((0, kh), "ry"), te.reduce_axis((0, kw), "rx")
+
+    def source(b: Expr, o: Expr, i: Expr, j: Expr, v: Expr) -> Expr:
+        block, lane = (o, v) if data[1] == oo else (0, o * x + v)
+        return src[b, block, i * stride[0] + ry * dilation[0], j * stride[1] + rx * dilation[1], lane]
+
+    c = te.compute(
+        (n, oo, rows, cols, x),
+        lambda b, o, i, j, v: te.sum(source(b, o, i, j, v) * w[o, ry, rx, v], axis=[ry, rx]),
+        name=BLOCK,
+        attrs=mark_roles("boppl/rr"),
+    )
+    if data[1] == oo:
+        return make_function([a, w, c], FUSABLE)
+    y = te.compute((n, 1, rows, cols, oo * x), lambda b, _, i, j, v: c[b, v // x, i, j, v % x], name="unpack")
+    return make_function([a, w, y], FUSABLE)
+
+
+@lru_cache(KEPT)
+def dense(rows: int, weight: tuple[int, ...], outputs: int) -> PrimFunc:
+    """``(m, k)`` data times ``(ceil(N/x), k, x)`` weights. Gives a PrimFunc (data, weight, output ``(m, N)``).
+
+    Args:
+        rows: m.
+        weight: shape of the packed weights.
+        outputs: N; what the last block has beyond it is left out of the output.
+    """
+    from tvm import te
+
+    oo, depth, x = weight
+    a = te.placeholder((rows, depth), name="data")
+    w = te.placeholder(weight, name="weight")
+    k = te.reduce_axis((0, depth), "k")
+    c = te.compute(
+        (rows, oo, x), lambda m, o, v: te.sum(a[m, k] * w[o, k, v], axis=[k]), name=BLOCK, attrs=mark_roles("pol/r")
+    )
+    y = te.compute((rows, outputs), lambda m, n: c[m, n // x, n % x], name="unpack")
+    return make_function([a, w, y], FUSABLE)
+
+
+#: Where a dimension of an operand is read: at ("fixed", index), along the batch's part ("batch", number), or along
+#: ("m", 0), ("k", 0) or ("n", 0).
+Place = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Product:
+    """A batch of matrix products ``(batch, m, k) x (batch, k, n)``, its operands read from where they lie.
+
+    Attributes:
+        batch: extents of the batch's parts.
+        m, k, n: extents of the matrices.
+        left, right: shape and places of the operands' dimensions.
+        out: places of the result's.
+    """
+
+    batch: tuple[int, ...]
+    m: int
+    k: int
+    n: int
+    left: tuple[tuple[int, Place], ...]
+    right: tuple[tuple[int, Place], ...]
+    out: tuple[Place, ...]
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """Shape of the result."""
+        return tuple(self.batch[i] if kind == "batch" else getattr(self, kind) for kind, i in self.out)
+
+
+@lru_cache(KEPT)
+def batch_matmul(product: Product, x: int) -> PrimFunc:
+    """The right operand is packed into ``(b, n/x, k, x)`` on the way, which the template does just before its use.
+
+    Gives a PrimFunc (left, right, output).
+    """
+    from tvm import te
+
+    batch = math.prod(product.batch)
+    steps = [math.prod(product.batch[i + 1 :]) for i in range(len(product.batch))]
+
+    def indices(dims: tuple[tuple[int, Place], ...], b: Expr, **axes: Expr) -> list[Expr]:
+        found = []
+        for extent, (kind, i) in dims:
+            if kind == "batch":
+                # One part is the index itself: no arithmetic to be simplified away.
+                found.append(b if extent == batch else b // steps[i] % extent if i else b // steps[i])
+            else:
+                found.append(i if kind == "fixed" else axes[kind])
+        return found
+
+    a = te.placeholder([e for e, _ in product.left], name="left")
+    w = te.placeholder([e for e, _ in product.right], name="right")
+    blocks = -(-product.n // x)
+
+    def packed(b: Expr, o: Expr, k: Expr, v: Expr) -> Expr:
+        n = o * x + v
+        element = w(*indices(product.right, b, k=k, n=n))
+        return element if product.n % x == 0 else te.if_then_else(n < product.n, element, 0.0)
+
+    p = te.compute((batch, blocks, product.k, x), packed, name=PACK)
+    r = te.reduce_axis((0, product.k), "k")
+    c = te.compute(
+        (batch, product.m, blocks, x),
+        lambda b, i, o, v: te.sum(a(*indices(product.left, b, m=i, k=r)) * p[b, o, r, v], axis=[r]),
+        name=BLOCK,
+        attrs=mark_roles("bpol/r"),
+    )
+
+    def unpacked(*axes: Expr) -> Expr:
+        at = dict(zip(product.out, axes, strict=True))
+        b = sum(((at["batch", i] * step) for i, step in enumerate(steps)), 0)
+        n = at["n", 0]
+        return c[b, at["m", 0], n // x, n % x]
+
+    y = te.compute(product.out_shape, unpacked, name="unpack")
+    return make_function([a, w, y], FUSABLE)
+
+
+def _padded(data: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
+    """The tensor with zeros around its pixels."""
+    from tvm import te
+
+    if not any(padding):
+        return data
+    n, blocks, height, width, lanes = data.shape
+    top, left, bottom, right = padding
+    return te.compute(
+        (n, blocks, height + top + bottom, width + left + right, lanes),
+        lambda b, c, i, j, v: te.if_then_else(
+            te.all(i >= top, i < height + top, j >= left, j < width + left), data[b, c, i - top, j - left, v], 0.0
+        ),
+        name=PAD,
+    )
+
+
+def _outputs(
+    data: Tensor, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[int, int]:
+    """Rows and columns of the result of a convolution of padded data."""
+    rows, cols = ((int(data.shape[2 + d]) - dilation[d] * (kernel[d] - 1) - 1) // stride[d] + 1 for d in range(2))
+    return rows, cols

@@ -1,0 +1,209 @@
+"""What a contraction is made of: its axes, their extents, and how its buffers are indexed by them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tilewright.errors import FormError
+from tilewright.ops.mark import Mark
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr, IRModule, TensorRegion, Var
+    from tvm.s_tir import Schedule
+    from tvm.s_tir.schedule import SBlockRV
+
+__all__ = ["AXES", "BLOCK", "KIND", "PACK", "PAD", "ROLES", "Access", "Form", "find_pad", "mark_roles", "read_form"]
+
+#: All axes a contraction may have: batch, blocks of outputs, rows and columns of pixels, lanes; then blocks of
+#: inputs, kernel rows and columns, inputs of a block; and groups of channels. One it does not have has extent 1.
+AXES = ("n", "o", "h", "w", "l", "rc", "kh", "kw", "ri", "g")
+#: The kind of the tasks, and the attribute of their functions that tells the roles of the block's iterators.
+KIND, ROLES = "contraction", "tilewright.contraction"
+#: The names of the blocks that add and multiply, that pad the data, and that pack the right operand of a product.
+BLOCK, PAD, PACK = "contraction", "pad", "pack"
+
+
+@dataclass(frozen=True)
+class Access:
+    """How a buffer is indexed.
+
+    Attributes:
+        name: ``A`` (the data), ``W`` (the weights) or ``C`` (the result).
+        itemsize: bytes of an element.
+        dims: for each dimension the axes that move along it, each with its coefficient.
+        steps: per axis the distance in elements between neighbours along it.
+    """
+
+    name: str
+    itemsize: int
+    dims: tuple[tuple[tuple[str, int], ...], ...]
+    steps: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Form:
+    """A contraction C[n, o, h, w, l] += A[n, rc, h + kh, w + kw, ri] * W[o, rc, kh, kw, ri, l], or one with fewer axes.
+
+    With groups all three have the axis g too. A depthwise one is C[n, o, h, w, l] += A[n, o, h + kh, w + kw, l] *
+    W[o, kh, kw, l].
+
+    Attributes:
+        iterators: the axis of each iterator of the block, in its order.
+        spatial: how many of them are spatial; they come first.
+        extents: extent of each of ``AXES``. With ``fused``, ``w`` is all pixels and ``h`` is 1.
+        accesses: of A, W and C.
+        fused: whether rows and columns of pixels are one axis (a 1x1 kernel without stride or padding).
+        rows: whether there is a row axis of its own.
+        padded: whether a block in the function pads the data, or packs what is multiplied with them.
+        depthwise: whether the data have the lane axis too, so that they are multiplied vector by vector.
+    """
+
+    iterators: tuple[str, ...]
+    spatial: int
+    extents: dict[str, int]
+    accesses: tuple[Access, ...]
+    fused: bool
+    rows: bool
+    padded: bool
+    depthwise: bool = False
+
+    def bytes(self, name: str) -> int:
+        """Bytes that all iterations together touch of the buffer ``name``."""
+        access = next(a for a in self.accesses if a.name == name)
+        spans = (1 + sum(c * (self.extents[axis] - 1) for axis, c in dim) for dim in access.dims)
+        return access.itemsize * math.prod(spans)
+
+
+def mark_roles(roles: str) -> dict[str, str]:
+    """The annotations of a contraction's block.
+
+    Args:
+        roles: what the iterators are for, spatial ones before the slash. b: batch, g: groups, o: blocks of output
+            channels, p: pixels or rows, l: lane, r: reduction. ``boppl/rrrr`` is a convolution.
+    """
+    return Mark(KIND, roles).annotations
+
+
+def find_pad(schedule: Schedule, block: SBlockRV) -> SBlockRV | None:
+    """The block that pads the contraction's data or packs its right operand, if there is one."""
+    pads = [p for p in schedule.get_producers(block) if schedule.get(p).name_hint.startswith((PAD, PACK))]
+    return pads[0] if pads else None
+
+
+def read_form(module: IRModule) -> Form:
+    """The form of the contraction in ``module``.
+
+    Raises:
+        FormError: it holds none, or one of another form.
+    """
+    from tvm.s_tir import Schedule
+
+    attributes = module["main"].attrs
+    roles = attributes[ROLES] if attributes is not None and ROLES in attributes else None
+    if roles is None:
+        raise FormError(f"a contraction's function has the attribute {ROLES!r}, but this one has not")
+    schedule = Schedule(module)
+    block = schedule.get_sblock(BLOCK)
+    stmt = schedule.get(block)
+    iterators = _axes_of(str(roles))
+    spatial = str(roles).index("/")
+    kinds = [int(v.iter_type) for v in stmt.iter_vars]
+    if kinds != [0] * spatial + [2] * (len(iterators) - spatial):
+        raise FormError(f"the block's iterators are not those of its roles {str(roles)!r}")
+    extents = dict.fromkeys(AXES, 1)
+    for axis, var in zip(iterators, stmt.iter_vars, strict=True):
+        extents[axis] = _integer(var.dom.extent)
+    names = list(zip(iterators, (v.var for v in stmt.iter_vars), strict=True))
+    reads = [
+        _access(region, names, extents) for region in stmt.reads if not region.source.same_as(stmt.writes[0].source)
+    ]
+    depthwise = "rc" not in iterators and "ri" not in iterators
+    weights = reads[1:] if depthwise else [a for a in reads if "l" in dict(a.steps)]
+    data = reads[:1] if depthwise else [a for a in reads if "l" not in dict(a.steps)]
+    if len(weights) != 1 or len(data) != 1 or len(stmt.writes) != 1:
+        raise FormError("a contraction multiplies data by weights, of which only the weights have the lane axis")
+    accesses = [_named("A", data[0]), _named("W", weights[0]), _named("C", _access(stmt.writes[0], names, extents))]
+    padded = find_pad(schedule, block) is not None
+    dims = set(accesses[0].dims)
+    plain = extents["kh"] == extents["kw"] == 1 and (("h", 1),) in dims and (("w", 1),) in dims
+    rows = "h" in iterators
+    # Pixels of several rows make one axis only where they lie in memory one after the other.
+    steps = dict(accesses[0].steps)
+    fused = rows and plain and not padded and steps["h"] == extents["w"] * steps["w"]
+    if fused:
+        extents |= {"w": extents["h"] * extents["w"], "h": 1}
+        accesses = [_without_rows(a) for a in accesses]
+    return Form(iterators, spatial, extents, tuple(accesses), fused, rows and not fused, padded, depthwise)
+
+
+def _axes_of(roles: str) -> tuple[str, ...]:
+    spatial, _, reduction = roles.partition("/")
+    pixels = iter({0: [], 1: ["w"], 2: ["h", "w"]}.get(spatial.count("p"), []))
+    other = {"b": "n", "g": "g", "o": "o", "l": "l"}
+    axes = [next(pixels, "") if role == "p" else other.get(role, "") for role in spatial]
+    # Two sums over one axis of pixels are inputs by blocks; over rows and columns, the kernel of a depthwise one.
+    pair = ["kh", "kw"] if spatial.count("p") == 2 else ["rc", "ri"]
+    axes += {"r": ["ri"], "rr": pair, "rrrr": ["rc", "kh", "kw", "ri"]}.get(reduction, [""])
+    if "" in axes or len(set(axes)) != len(axes) or not {"o", "w", "l"} <= set(axes):
+        raise FormError(f"the roles of a contraction's iterators are such as 'boppl/rrrr', but these are {roles!r}")
+    return tuple(axes)
+
+
+def _integer(value: object) -> int:
+    number = getattr(value, "value", value)
+    if not isinstance(number, int):
+        raise FormError(f"a contraction has known extents, but one of these is {value}")
+    return number
+
+
+def _access(region: TensorRegion, names: list[tuple[str, Var]], extents: dict[str, int]) -> Access:
+    import tvm
+    from tvm.sym import detect_linear_equation
+
+    variables = [var for _, var in names]
+    dims: list[tuple[tuple[str, int], ...]] = []
+    steps: dict[str, int] = {}
+    buffer = region.source.ty
+    shape = [_integer(s) for s in buffer.shape]
+    parts = [place for place, extent in enumerate(region.region) if _is_part(extent.min, names)]
+    for place, extent in enumerate(region.region):
+        if place in parts:
+            # Quotient and remainder of the batch's number. Neighbours differ in the last of them.
+            moves = place == parts[-1]
+            if moves:
+                steps["n"] = math.prod(shape[place + 1 :])
+            dims.append((("n", 1),) if moves else ())
+            continue
+        linear = detect_linear_equation(extent.min, variables)
+        if len(linear) == 0 or _integer(extent.extent) != 1:
+            raise FormError("a contraction's buffers are indexed by sums of its iterators")
+        terms = [(names[i][0], _integer(linear[i])) for i in range(len(names))]
+        # An axis of extent 1 moves nothing, and hides that a 1x1 kernel reads pixels as they lie.
+        used = tuple((axis, c) for axis, c in terms if c != 0 and (axis == "l" or extents[axis] > 1))
+        for axis, c in used:
+            steps[axis] = steps.get(axis, 0) + c * math.prod(shape[place + 1 :])
+        dims.append(used)
+    bits = int(tvm.DataType(str(buffer.dtype)).bits)
+    return Access("", bits // 8, tuple(dims), tuple(steps.items()))
+
+
+def _is_part(index: Expr, names: list[tuple[str, Var]]) -> bool:
+    """Whether an index is the number of a batch's part, which depends on the batch alone, but not linearly."""
+    from tvm.sym import detect_linear_equation
+    from tvm.tirx.analysis import undefined_vars
+
+    used = undefined_vars(index)
+    batch = next((var for axis, var in names if axis == "n"), None)
+    alone = len(used) == 1 and batch is not None and used[0].same_as(batch)
+    return alone and len(detect_linear_equation(index, [batch])) == 0
+
+
+def _named(name: str, access: Access) -> Access:
+    return Access(name, access.itemsize, access.dims, access.steps)
+
+
+def _without_rows(access: Access) -> Access:
+    dims = tuple(d for d in access.dims if d != (("h", 1),))
+    return Access(access.name, access.itemsize, dims, tuple(s for s in access.steps if s[0] != "h"))

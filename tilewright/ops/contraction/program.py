@@ -1,0 +1,219 @@
+"""The register-blocked program of a contraction: the only part of its design space that calls TVM.
+
+for n, tiles of outputs and pixels, the outermost of them in parallel:
+    for rc, kh, kw, ri/unroll:                          accumulators stay in registers
+        unrolled for ri, rows, cols, outs: vectorised for l: C[...] += A[...] * W[..., l]
+    unrolled for outs, rows, cols: vectorised for l: Y[...] = epilogue(C[...])
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tilewright.errors import FormError
+from tilewright.ops.contraction.form import BLOCK, Form, find_pad
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tvm.ir import Expr, IRModule
+    from tvm.s_tir import Schedule
+    from tvm.s_tir.schedule import LoopRV, SBlockRV
+    from tvm.tirx import IndexMap
+
+__all__ = ["PAD_INSIDE", "PAD_PARALLEL", "PAD_SERIAL", "Plan", "build_program", "prepare"]
+
+#: Where the data are padded: in a parallel loop of its own, inside the contraction's, or in a serial loop of its own.
+PAD_PARALLEL, PAD_INSIDE, PAD_SERIAL = 0, 1, 2
+
+#: Elements of a vector in what stands beside the contraction, at most.
+_LONGEST_VECTOR = 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a config means.
+
+    Attributes:
+        o: factors of the output blocks: outer, cache, register.
+        h: factors of the rows: outer, register.
+        w: factors of the columns (with fused pixels: of all pixels): outer, cache, register. Without fused pixels
+            the outer factor is 1, for it is the rows' outer loop that plays this part.
+        outer: order of the outer loops: (o0, o1, h0, w0) by number.
+        reduction: order of the reduction loops: (rc, kh, kw, ri outer) by number.
+        unroll: how many of ``ri`` are written out.
+        unroll_kernel: how much of the kernel is written out: nothing, its columns, or all of it.
+        parallel: how many of the outermost loops make the parallel loop; batch and groups count as one.
+        pad: one of ``PAD_PARALLEL``, ``PAD_INSIDE``, ``PAD_SERIAL``.
+    """
+
+    o: tuple[int, ...]
+    h: tuple[int, ...]
+    w: tuple[int, ...]
+    outer: tuple[int, ...]
+    reduction: tuple[int, ...]
+    unroll: int
+    unroll_kernel: int
+    parallel: int
+    pad: int
+
+
+def prepare(module: IRModule, form: Form) -> tuple[Schedule, SBlockRV, SBlockRV, SBlockRV | None, bool]:
+    """Leave no blocks but padding, contraction and one that writes the result, over the contraction's iterators.
+
+    Returns:
+        The schedule, the contraction, the writer, the padding, and whether the writer can join the contraction's loops.
+    """
+    from tvm.s_tir import Schedule
+
+    schedule = Schedule(module, seed=1)
+    block = schedule.get_sblock(BLOCK)
+    pad = find_pad(schedule, block)
+    if not schedule.get_consumers(block):
+        schedule.cache_write(block, 0, "local")
+    names = [schedule.get(b).name_hint for b in schedule.get_child_blocks(schedule.get_sblock("root"))]
+    writers = [name for name in names if not schedule.get_consumers(schedule.get_sblock(name))]
+    if len(writers) != 1:
+        raise FormError(f"a contraction's function has one result, but here are {len(writers)}")
+    keep = {BLOCK, writers[0], *([] if pad is None else [schedule.get(pad).name_hint])}
+    for name in names:
+        if name not in keep:
+            schedule.compute_inline(schedule.get_sblock(name))
+    block, writer = schedule.get_sblock(BLOCK), schedule.get_sblock(writers[0])
+    if any(int(v.iter_type) != 0 for v in schedule.get(writer).iter_vars):
+        raise FormError("what follows a contraction is element-wise, but here it is another reduction")
+    joins = _align(schedule, block, writer, form)
+    return schedule, block, writer, None if pad is None else schedule.get_sblock(schedule.get(pad).name_hint), joins
+
+
+def _align(schedule: Schedule, block: SBlockRV, writer: SBlockRV, form: Form) -> bool:
+    """Iterate the writer as the contraction is; whether that can be done (a padded last block cannot)."""
+    from tvm.tirx import IndexMap
+
+    result = schedule.get(block).writes[0].source
+    stmt = schedule.get(writer)
+    regions = [r for r in stmt.reads if r.source.same_as(result)]
+    if len(regions) != 1:
+        raise FormError("what follows a contraction reads its result in one place")
+    place = [r.min for r in regions[0].region]
+    variables = [v.var for v in stmt.iter_vars]
+    dtype = str(variables[0].ty.dtype)
+    size = math.prod(int(v.dom.extent) for v in stmt.iter_vars)
+    if size != math.prod(form.extents[a] for a in form.iterators[: form.spatial]):
+        return False
+    rows = form.iterators.index("h") if form.fused else -1
+    width = int(schedule.get(block).iter_vars[rows + 1].dom.extent) if form.fused else 1
+
+    def fuse(*axes: Expr) -> tuple[Expr, ...]:
+        if not form.fused:
+            return axes
+        return (*axes[:rows], axes[rows] * width + axes[rows + 1], *axes[rows + 2 :])
+
+    def writer_map(*axes: Expr) -> tuple[Expr, ...]:
+        return fuse(*IndexMap(variables, place, None).map_indices(list(axes)))
+
+    identity = len(place) == len(variables) and all(p.same_as(v) for p, v in zip(place, variables, strict=True))
+    if form.fused:
+        spatial = form.spatial
+        schedule.transform_layout(block, ("write", 0), _fixed(fuse, spatial, dtype))
+        schedule.transform_block_layout(
+            block, _fixed(lambda *axes: (*fuse(*axes[:spatial]), *axes[spatial:]), len(form.iterators), dtype)
+        )
+    if form.fused or not identity:
+        schedule.transform_block_layout(writer, _fixed(writer_map, len(variables), dtype))
+    return True
+
+
+def _fixed(function: Callable[..., tuple[Expr, ...]], count: int, dtype: str) -> IndexMap:
+    """An index map of ``count`` indices, for a function of any number.
+
+    In another dtype than the function's own indices TVM casts them, and no longer sees that the map is affine.
+    """
+    from tvm.tirx import IndexMap
+
+    return IndexMap.from_func(function, ndim=count, index_dtype=dtype)
+
+
+def build_program(module: IRModule, form: Form, plan: Plan) -> Schedule:
+    """The scheduled module."""
+    schedule, block, writer, pad, joins = prepare(module, form)
+    if joins:
+        schedule.set_scope(block, 0, "local")
+    axes = [a for a in form.iterators if not (form.fused and a == "h")]
+    loops: dict[str, LoopRV] = dict(zip(axes, schedule.get_loops(block), strict=True))
+    o0, o1, o2 = schedule.split(loops["o"], factors=list(plan.o))
+    tail = math.prod(plan.w) != form.extents["w"]
+    tiles, w2 = schedule.split(loops["w"], factors=[None, plan.w[-1]])
+    inner = []
+    if form.rows:
+        h0, h1 = schedule.split(loops["h"], factors=list(plan.h))
+        w0, inner = tiles, [h1]
+    else:
+        h0, w0 = schedule.split(tiles, factors=list(plan.w[:2]))
+    r0, *r1 = schedule.split(loops["ri"], factors=[None, plan.unroll]) if "ri" in loops else (None,)
+    lead = [loops[a] for a in ("n", "g") if a in loops]
+    outer = [*lead, *((o0, o1, h0, w0)[i] for i in plan.outer)]
+    reduction = [(loops.get("rc"), loops.get("kh"), loops.get("kw"), r0)[i] for i in plan.reduction]
+    reduction = [loop for loop in reduction if loop is not None]
+    registers = [*inner, w2, o2]
+    schedule.reorder(*outer, *reduction, *r1, *registers, loops["l"])
+    if joins:
+        schedule.reverse_compute_at(writer, outer[-1])
+        _write_out(schedule, writer, len(outer), form.extents["l"])
+    else:
+        _alone(schedule, writer, plan.parallel > 0, None)
+    if tail:
+        # Tiles that stick out get a copy of the program of their own, in which all extents are constants.
+        schedule.annotate(w0, "pragma_loop_partition_hint", 1)
+    schedule.vectorize(loops["l"])
+    for loop in [*registers, *(r1 if plan.unroll > 1 else [])]:
+        schedule.unroll(loop)
+    for axis in ("kw", "kh")[: plan.unroll_kernel]:
+        if axis in loops:
+            schedule.unroll(loops[axis])
+    depth = plan.parallel - 1 + len(lead)
+    fused = None
+    if plan.parallel > 0 and depth > 0:
+        fused = schedule.fuse(*outer[:depth]) if depth > 1 else outer[0]
+    if pad is not None:
+        _pad(schedule, pad, fused, plan.pad)
+    if fused is not None:
+        schedule.parallel(fused)
+    schedule.decompose_reduction(block, reduction[0])
+    return schedule
+
+
+def _write_out(schedule: Schedule, writer: SBlockRV, depth: int, lanes: int) -> None:
+    """Straight vector code for the writer's loops inside the tile."""
+    loops = schedule.get_loops(writer)[depth:]
+    if loops and lanes > 1:
+        schedule.vectorize(loops.pop())
+    for loop in loops:
+        schedule.unroll(loop)
+
+
+def _pad(schedule: Schedule, pad: SBlockRV, fused: LoopRV | None, where: int) -> None:
+    if where == PAD_INSIDE and fused is not None:
+        schedule.compute_at(pad, fused)
+        _vectorize(schedule, schedule.get_loops(pad)[-1])
+    else:
+        _alone(schedule, pad, where == PAD_PARALLEL and fused is not None, schedule.get_loops(pad)[-1])
+
+
+def _vectorize(schedule: Schedule, loop: LoopRV) -> None:
+    """Vectors of at most 16 elements: all channels of a pixel in one would be a long program."""
+    extent = int(schedule.get(loop).extent)
+    lanes = next(d for d in range(min(extent, _LONGEST_VECTOR), 0, -1) if extent % d == 0)
+    schedule.vectorize(loop if lanes == extent else schedule.split(loop, factors=[None, lanes])[1])
+
+
+def _alone(schedule: Schedule, block: SBlockRV, parallel: bool, lane: LoopRV | None) -> None:
+    """A block with loops of its own: all but the two innermost in parallel (columns stay together)."""
+    loops = schedule.get_loops(block)
+    if lane is not None and len(loops) > 1:
+        _vectorize(schedule, lane)
+    if parallel and len(loops) > 1:
+        outer = loops[: max(1, len(loops) - 2)]
+        schedule.parallel(schedule.fuse(*outer) if len(outer) > 1 else outer[0])

@@ -1,0 +1,306 @@
+"""The design space of contractions (blocked convolutions, dense layers, batched products): register-blocked loops."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.ops.contraction.form import KIND, Form, read_form
+from tilewright.ops.contraction.nest import Columns, Ints, loop_nest, register_pressure, unrolled_kernel
+from tilewright.ops.contraction.program import PAD_INSIDE, PAD_PARALLEL, PAD_SERIAL, Plan, build_program, prepare
+from tilewright.space.configs import choices_of
+from tilewright.space.knob import ChoiceKnob, Knob, OrderKnob, SplitKnob, divisors
+from tilewright.space.loop_nest import LoopNest
+from tilewright.space.module import form_errors, space_errors, task_module
+from tilewright.space.space import Configs, DesignSpace
+from tilewright.space.template import FormReader
+from tilewright.target import Target
+from tilewright.task import Task
+from tilewright.tvm_compat import narrow_indices
+
+if TYPE_CHECKING:
+    from tvm.ir import IRModule
+    from tvm.s_tir import Schedule
+
+__all__ = ["ContractionSpace", "ContractionTemplate"]
+
+#: Multiply-adds written out in the innermost loop, at most: more take LLVM long and leave the instruction cache.
+_BODY = 512
+#: Rows and blocks of outputs of a register tile, at most.
+_ROWS, _OUTS = 4, 8
+_UNROLL = 16
+#: Orders of (o0, o1, h0, w0) by number. With o1 = 1 the first three are the programs there are, otherwise all but
+#: the third: see ``ContractionSpace._one_program_one_config``.
+_O_H_O_W, _H_O_W_O, _H_W_O, _O_H_W_O = 0, 1, 2, 3
+_ORDERS = ((0, 2, 1, 3), (2, 0, 3, 1), (2, 3, 0, 1), (0, 2, 3, 1))
+#: Orders of (rc, kh, kw, ri) by number.
+_RC_FIRST, _KERNEL_FIRST, _COLUMNS_LAST = (0, 1, 2, 3), (1, 2, 0, 3), (0, 1, 3, 2)
+#: Multiply-adds (about 10 microseconds) below which waking the other threads costs more than they save.
+_PARALLEL_WORK = 1 << 18
+
+
+def _analyse(task: Task) -> tuple[IRModule, Form]:
+    """The task's function with narrow indices, and the form of the contraction in it."""
+    module = narrow_indices(task_module(task))
+    with form_errors(f"{task.name!r} has not the form of a contraction"):
+        form = read_form(module)
+        prepare(module, form)
+    return module, form
+
+
+_read_contraction = FormReader(_analyse)
+
+
+class ContractionSpace:
+    """The programs of one contraction.
+
+    Attributes:
+        task: what is scheduled.
+        target: the machine it is scheduled for.
+        template: ``contraction/2`` (1 compiled tiles that stick out with a test in their inner loop).
+        knobs: ``tile_o``, ``tile_h``, ``tile_w``, ``order``, ``reduction``, ``unroll``, ``unroll_kernel``,
+            ``parallel``, ``pad``; those that a task has no use for have one choice.
+        has_loop_nest: true.
+    """
+
+    template = "contraction/2"
+    has_loop_nest = True
+
+    def __init__(self, task: Task, target: Target) -> None:
+        """Read the task's function.
+
+        Args:
+            task: what to schedule.
+            target: the machine to schedule it for.
+
+        Raises:
+            FormError: the function is no contraction of the form that the template knows.
+            SpaceError: the function cannot be read.
+        """
+        self.task, self.target = task, target
+        self._module, self._form = _read_contraction(task)
+        self.knobs: tuple[Knob, ...] = _knobs(self._form, target)
+
+    def valid(self, configs: Configs) -> NDArray[np.bool_]:
+        """Which configs fit the registers, keep the code short, and are the one config of their program. ``(n,)``."""
+        c = self._columns(configs)
+        form = self._form
+        vectors = -(-form.extents["l"] // self.target.lanes)
+        kernel = unrolled_kernel(form, c)
+        body = c.outs * c.rows * c.cols * vectors * c.unroll * kernel
+        ok: NDArray[np.bool_] = np.asarray(register_pressure(form, self.target, c) <= self.target.registers)
+        # The smallest tile is always allowed, or a task with long lanes would have no program at all.
+        ok |= c.outs * c.rows * c.cols == 1
+        ok &= (body <= _BODY) | (c.unroll * kernel == 1)
+        ok &= self._one_program_one_config(configs, c)
+        ok &= self._parallel_fits(configs, c)
+        return ok
+
+    def _one_program_one_config(self, configs: Configs, c: Columns) -> NDArray[np.bool_]:
+        """Drop orders that differ only in where a loop of one iteration stands."""
+        order = configs[:, 3]
+        o0, o1, h0, w0 = (c.outer[:, i] > 1 for i in range(4))
+        one_level = (order == _O_H_O_W) | (o0 & (((order == _H_O_W_O) & h0) | ((order == _H_W_O) & w0)))
+        two_levels = ((order == _O_H_O_W) & h0) | ((order == _H_O_W_O) & h0 & w0) | ((order == _O_H_W_O) & w0)
+        rest = self._form.extents["ri"] // c.unroll > 1
+        columns_last = c.reduction[:, 3] == 2
+        allowed: NDArray[np.bool_] = np.where(o1, two_levels, one_level) & (~columns_last | rest)
+        return allowed
+
+    def _parallel_fits(self, configs: Configs, c: Columns) -> NDArray[np.bool_]:
+        """The last parallel loop has iterations, and the tile that sticks out is not among them."""
+        extents = np.take_along_axis(c.outer, c.order, axis=1)
+        last = np.take_along_axis(extents, np.maximum(c.parallel - 2, 0)[:, None], axis=1)[:, 0]
+        some = np.where(c.parallel <= 1, True, last > 1)
+        position = (c.order == 3).argmax(axis=1) + 1
+        tail = self._form.extents["w"] % c.cols != 0
+        ok: NDArray[np.bool_] = some & (~tail | (position >= c.parallel)) & ((c.pad != PAD_INSIDE) | (c.parallel > 0))
+        if not self._form.rows:  # two levels of pixels side by side in the parallel loop are one
+            place = np.arange(4)
+            h0, w0 = ((c.order == i).argmax(axis=1) for i in (2, 3))
+            between = np.where((place > h0[:, None]) & (place < w0[:, None]), extents, 1).prod(axis=1)
+            ok &= (c.outer[:, 2] == 1) | (c.outer[:, 3] == 1) | (between > 1) | (w0 + 2 > c.parallel)
+        # In a serial program padding is serial, too.
+        ok &= (c.pad != PAD_SERIAL) | (c.parallel > 0)
+        return ok
+
+    def loop_nest(self, configs: Configs) -> LoopNest:
+        """The programs in closed form."""
+        return loop_nest(self._form, self.target, self._columns(configs))
+
+    def default(self) -> NDArray[np.int32]:
+        """The tile with the fewest estimated cycles, over enough parallel iterations for all cores. ``(knobs,)``."""
+        return self._default.copy()
+
+    def likely(self, count: int) -> Configs:
+        """The default, then the register tiles with the next fewest estimated cycles. ``(at most count, knobs)``."""
+        return np.stack([self._default, *(self._with_outer(tile) for tile in self._tiles[1:count])])
+
+    @cached_property
+    def _default(self) -> NDArray[np.int32]:
+        return self._with_outer(self._tiles[0])
+
+    @cached_property
+    def _tiles(self) -> Configs:
+        """Register tiles without a second level of output blocks, the one with the fewest estimated cycles first."""
+        tiles = self._combinations(np.zeros(len(self.knobs), dtype=np.int32), (0, 1, 2))
+        tiles = tiles[(self._columns(tiles).outer[:, 1] == 1) & self.valid(tiles)]
+        order = self._cycles(self._columns(tiles)).argsort(kind="stable")
+        return np.asarray(tiles[order], dtype=np.int32)
+
+    def _with_outer(self, tile: NDArray[np.int32]) -> NDArray[np.int32]:
+        """``tile`` in the outer loops of the lowest estimated cost."""
+        # The few sums of a depthwise kernel are all written out where that is allowed. A packed operand belongs to one
+        # matrix of the batch, so it is packed just before its use.
+        free = (3, 6, 7) if self._form.depthwise else (3, 5, 7, 8) if self._packs else (3, 5, 7)
+        rows = self._combinations(tile, free)
+        rows = rows[self.valid(rows)]
+        best: NDArray[np.int32] = rows[int(self._outer_cost(rows).argmin())]
+        return best
+
+    def schedule(self, config: NDArray[np.int32]) -> Schedule:
+        """The program of one config.
+
+        Raises:
+            SpaceError: TVM cannot make the program.
+        """
+        tile_o, tile_h, tile_w, order, reduction, unroll, kernel, parallel, pad = choices_of(self, config)
+        plan = Plan(tile_o, tile_h, tile_w, _ORDERS[order[0]], reduction, unroll[0], kernel[0], parallel[0], pad[0])
+        with space_errors(f"config {config.tolist()} of {self.task.name!r} cannot be scheduled"):
+            return build_program(self._module, self._form, plan)
+
+    def _columns(self, configs: Configs) -> Columns:
+        values = [knob.table.take(configs[:, i], axis=0) for i, knob in enumerate(self.knobs)]
+        o, h, w = values[:3]
+        rows_loop = h[:, 0] if self._form.rows else w[:, 0]
+        return Columns(
+            outer=np.stack([o[:, 0], o[:, 1], rows_loop, w[:, 1]], axis=1),
+            order=np.asarray(_ORDERS, dtype=np.int64)[values[3][:, 0]],
+            outs=o[:, 2],
+            rows=h[:, 1],
+            cols=w[:, 2],
+            reduction=values[4],
+            unroll=values[5][:, 0],
+            unroll_kernel=values[6][:, 0],
+            parallel=values[7][:, 0],
+            pad=values[8][:, 0],
+        )
+
+    def _combinations(self, base: NDArray[np.int32], columns: tuple[int, ...]) -> Configs:
+        """``base`` with every choice of the knobs ``columns``."""
+        grid = np.indices([len(self.knobs[i]) for i in columns]).reshape(len(columns), -1).T
+        rows = np.tile(base, (len(grid), 1))
+        rows[:, columns] = grid
+        return rows
+
+    def _cycles(self, c: Columns) -> NDArray[np.float64]:
+        """Estimated cycles of all register tiles, per step of the reduction."""
+        vectors = -(-self._form.extents["l"] // self.target.lanes)
+        tails = self._form.extents["w"] % c.cols
+        whole = self._form.extents["w"] // c.cols
+        rows = self._form.extents["h"] // c.rows
+        outs = self._form.extents["o"] // c.outs
+
+        def cycles(cols: Ints) -> NDArray[np.float64]:
+            # Two multiply-adds and two loads a cycle; a sum is ready for the next addition after four.
+            loads = c.outs * vectors + c.rows * cols * (c.outs * vectors if self._form.depthwise else 1)
+            sums = c.outs * c.rows * cols * vectors
+            # Weights come from farther away than data.
+            busy = np.maximum(np.maximum(sums, loads) / 2, 4) + 0.05 * (loads + 2 * c.outs * vectors)
+            # Of 16 registers LLVM spills from 13 sums on (measured: half the speed); with 32 it has room.
+            spilled = np.where(sums > self.target.registers - 4, 1.5, 1.0) * busy
+            total: NDArray[np.float64] = np.where(cols > 0, spilled, 0.0)
+            return total
+
+        # A tile that sticks out breaks the stream: 14 columns as 7 x 2 ran 1.6 times as fast as 5 + 5 + 4.
+        row = whole * cycles(c.cols) + cycles(tails) + 3 * (tails > 0)
+        estimate: NDArray[np.float64] = np.asarray(row * rows * outs, dtype=np.float64)
+        # No split of the pixels into two levels, other things being equal.
+        return estimate + (0.0 if self._form.rows else 1e-3) * (c.outer[:, 2] - 1)
+
+    def _outer_cost(self, configs: Configs) -> NDArray[np.float64]:
+        c = self._columns(configs)
+        nest = self.loop_nest(configs)
+        iterations = 2.0 ** nest.extra[:, nest.extra_names.index("log2_parallel")]
+        balance = nest.extra[:, nest.extra_names.index("balance")]
+        small = self._form.bytes("C") / 4 * self._reduced() < _PARALLEL_WORK
+        cores = self.target.cores
+        cost = np.where(c.parallel > 0, 1.0, 0.0) if small else 4.0 * (1 - np.where(c.parallel > 0, balance, 1 / cores))
+        cost = cost + 0.3 * np.log2(np.maximum(1.0, 4 * cores / iterations)) * (not small) + 0.001 * np.log2(iterations)
+        # Weights stay in the cache while all pixels pass, unless those do not fit and the weights do.
+        rows_first = self._form.bytes("W") <= self.target.l2 / 2 < self._form.bytes("A")
+        wanted = _H_O_W_O if rows_first and self._form.rows else _O_H_O_W
+        steps = dict(self._form.accesses[0].steps)
+        if 0 < steps.get("o", 0) < steps.get("w", 0):  # channels last: all of a pixel's while it is in the cache
+            wanted = _H_W_O
+        if self._packs:
+            # Packed again for each parallel iteration, or once for all in a parallel loop of its own.
+            again = np.maximum(iterations / max(self._form.extents["n"], 1), 1)
+            cost = cost + np.where(c.pad == PAD_INSIDE, 0.2 * (again - 1), 0.1 if small else 0.3)
+        total: NDArray[np.float64] = cost + 0.05 * (configs[:, 3] != wanted) + 0.02 * np.abs(np.log2(c.unroll / 4))
+        total = total - 0.02 * c.unroll_kernel * self._form.depthwise
+        return total
+
+    @property
+    def _packs(self) -> bool:
+        return self._form.padded and "n" in self._form.iterators and "h" not in self._form.iterators
+
+    def _reduced(self) -> int:
+        return int(np.prod([self._form.extents[a] for a in ("rc", "kh", "kw", "ri")]))
+
+
+def _knobs(form: Form, target: Target) -> tuple[Knob, ...]:
+    extents = form.extents
+    pixels = extents["w"]
+    outs = target.registers // 2 if pixels * extents["h"] < 4 else _OUTS
+    tile_o = [
+        (extents["o"] // (o1 * o2), o1, o2)
+        for o2 in divisors(extents["o"])
+        if o2 <= outs
+        for o1 in divisors(extents["o"] // o2)
+        if o1 == 1 or o1 < extents["o"] // o2
+    ]
+    tile_h = [(extents["h"] // r, r) for r in divisors(extents["h"]) if r <= (_ROWS if form.rows else 1)]
+    tile_w = []
+    for cols in range(1, min(pixels, target.registers - 2) + 1):
+        tiles = -(-pixels // cols)
+        # A tile that sticks out gets code of its own, for which its loop must be alone with it.
+        outer = divisors(tiles) if not form.rows and pixels % cols == 0 else [1]
+        tile_w += [(f, tiles // f, cols) for f in outer if f == 1 or f < tiles]
+    reductions = [_RC_FIRST]
+    if extents["kh"] * extents["kw"] > 1 and not form.depthwise:
+        reductions += [_KERNEL_FIRST] if extents["rc"] > 1 else []
+        reductions += [_COLUMNS_LAST] if extents["kw"] > 1 else []
+    depths = ([0, 1] if extents["n"] * extents["g"] > 1 else [0]) + [2, 3, 4, 5]
+    kernel = [0, 1] if extents["kw"] > 1 else [0]
+    if form.depthwise and extents["kh"] > 1:
+        kernel = [*kernel, 2]
+    return (
+        SplitKnob("tile_o", tuple(tile_o), extents["o"]),
+        SplitKnob("tile_h", tuple(tile_h), extents["h"]),
+        SplitKnob("tile_w", tuple(tile_w), pixels),
+        ChoiceKnob.of("order", range(len(_ORDERS))),
+        OrderKnob.of("reduction", reductions),
+        ChoiceKnob.of("unroll", [d for d in divisors(extents["ri"]) if d <= _UNROLL]),
+        ChoiceKnob.of("unroll_kernel", kernel),
+        ChoiceKnob.of("parallel", depths),
+        ChoiceKnob.of("pad", [PAD_PARALLEL, PAD_INSIDE, PAD_SERIAL] if form.padded else [PAD_PARALLEL]),
+    )
+
+
+class ContractionTemplate:
+    """Schedules contractions, and what is fused into them."""
+
+    name = "contraction"
+    kind = KIND
+
+    def serves(self, task: Task, target: Target) -> bool:
+        """Whether the function is a contraction of the form."""
+        return task.kind == self.kind and _read_contraction.fits(task)
+
+    def space(self, task: Task, target: Target) -> DesignSpace:
+        """The programs of the task's function."""
+        return ContractionSpace(task, target)

@@ -1,0 +1,149 @@
+"""Exponentials and logarithms in float32 arithmetic: what most elementary functions are made of.
+
+Coefficients are those of Cephes where nothing else is said. The errors are those of
+:mod:`tilewright.ops.elementwise.elementary`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tilewright.ops.elementwise.float32 import bits, clamp, float_of, horner, integer, let, number, select
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr
+
+__all__ = ["decay", "exp", "expm1", "log", "log1p", "log1p_unit"]
+
+_LOG2E = 1.4426950408889634
+#: ln 2 in two parts, so that n * ln 2 loses nothing (Cephes).
+_LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
+#: Below the first one the exponential is no normal float32, above the second one it is infinite.
+_EXP_LOW, _EXP_HIGH = -87.33654, 88.7228
+#: (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2 (Cephes).
+_EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+#: (ln(1 + f) - f + f^2 / 2) / f^3 for 1 + f from the root of 1/2 to that of 2 (Cephes).
+_LOG = (
+    7.0376836292e-2,
+    -1.1514610310e-1,
+    1.1676998740e-1,
+    -1.2420140846e-1,
+    1.4249322787e-1,
+    -1.6668057665e-1,
+    2.0000714765e-1,
+    -2.4999993993e-1,
+    3.3333331174e-1,
+)
+#: (artanh(s) / s - 1) / s^2 by s^2, for s <= 1/3: relative error of the logarithm 5e-9 (Lawson's algorithm).
+_ARTANH = (0.140059969, 0.140009018, 0.200107637, 0.333332081)
+#: Bits of infinity, of a NaN, of the root of 1/2.
+_INFINITY, _NAN, _HALF_ROOT = 0x7F800000, 0x7FC00000, 0x3F3504F3
+
+
+def _exp_parts(x: Expr, low: Expr, finish: Callable[[Expr, Expr], Expr]) -> Expr:
+    """``finish(e^r - 1, n)``, where ``x + low`` is n ln 2 + r; ``low`` (None: 0) is what ``x`` could not hold."""
+    from tvm import tirx
+
+    def rest(n: Expr) -> Expr:
+        r = x - n * number(_LN2_HIGH) - n * number(_LN2_LOW)
+        return let(r if low is None else r + low, lambda r: let(horner(_EXP, r) * r * r + r, lambda q: finish(q, n)))
+
+    return let(tirx.floor(x * number(_LOG2E) + number(0.5)), rest)
+
+
+def _power(q: Expr, n: Expr) -> Expr:
+    """(1 + q) * 2^n, by the bits of the exponent."""
+    return float_of(bits(q + number(1.0)) + (integer(n) << 23))
+
+
+def exp(x: Expr, low: Expr = None) -> Expr:
+    """The exponential of ``x + low``; 0 below -87.33654. ``low``: a correction of at most 0.1; None: 0."""
+
+    def result(x: Expr) -> Expr:
+        value = let(clamp(x, _EXP_LOW, _EXP_HIGH), lambda bounded: _exp_parts(bounded, low, _power))
+        return select(x < number(_EXP_LOW), number(0.0), select(x > number(_EXP_HIGH), float_of(_INFINITY), value))
+
+    return let(x, result)
+
+
+def decay(x: Expr, low: Expr = None) -> Expr:
+    """The same, for an ``x`` below 88."""
+    from tvm import tirx
+
+    def result(x: Expr) -> Expr:
+        value = let(tirx.max(number(_EXP_LOW), x), lambda bounded: _exp_parts(bounded, low, _power))
+        return select(x < number(_EXP_LOW), number(0.0), value)
+
+    return let(x, result)
+
+
+def expm1(x: Expr) -> Expr:
+    """The exponential of ``x``, less 1."""
+    from tvm import tirx
+
+    def finish(q: Expr, n: Expr) -> Expr:
+        # 2^128 is no float32, and above 2^24 the one that is taken away is lost anyway.
+        small = tirx.min(n, number(60.0))
+        near = let(float_of((integer(small) + 127) << 23), lambda power: q * power + (power - number(1.0)))
+        return select(n > number(30.0), _power(q, n), near)
+
+    def result(x: Expr) -> Expr:
+        value = let(clamp(x, _EXP_LOW, _EXP_HIGH), lambda bounded: _exp_parts(bounded, None, finish))
+        return select(x > number(_EXP_HIGH), float_of(_INFINITY), value)
+
+    return let(x, result)
+
+
+def log(x: Expr) -> Expr:
+    """The natural logarithm; -inf of 0, NaN of what is negative."""
+    from tvm import tirx
+
+    def result(x: Expr) -> Expr:
+        small = x < number(1.17549435e-38)
+
+        def parts(pattern: Expr) -> Expr:
+            variable = tirx.Var("e", "int32")
+            e = tirx.Cast("float32", variable) - select(small, number(23.0), number(0.0))
+            f = float_of(pattern - (variable << 23)) - number(1.0)
+            body = let(e, lambda e: let(f, lambda f: polynomial(e, f)))
+            return tirx.Let(variable, (pattern - _HALF_ROOT) >> 23, body)
+
+        def polynomial(e: Expr, f: Expr) -> Expr:
+            square = f * f
+            return let(
+                square,
+                lambda z: (
+                    f + (horner(_LOG, f) * f * z + e * number(_LN2_LOW) - number(0.5) * z) + e * number(_LN2_HIGH)
+                ),
+            )
+
+        scaled = tirx.Var("i", "int32")
+        value = tirx.Let(scaled, bits(select(small, x * number(8388608.0), x)), parts(scaled))
+        infinite = float_of(_INFINITY)
+        value = select(x < infinite, value, x)  # infinity and NaN stay
+        return select(x < number(0.0), float_of(_NAN), select(x == number(0.0), number(0.0) - infinite, value))
+
+    return let(x, result)
+
+
+def log1p(y: Expr) -> Expr:
+    """ln(1 + y)."""
+
+    def result(y: Expr) -> Expr:
+        def corrected(w: Expr) -> Expr:
+            lost = (y - (w - number(1.0))) / w  # what 1 + y rounded away
+            return log(w) + select(w < number(1e30), select(w > number(0.0), lost, number(0.0)), number(0.0))
+
+        return let(y + number(1.0), corrected)
+
+    return let(y, result)
+
+
+def log1p_unit(u: Expr) -> Expr:
+    """ln(1 + u) for u from 0 to 1: 2 artanh(u / (2 + u))."""
+
+    def series(s: Expr) -> Expr:
+        return let(s * s, lambda z: number(2.0) * (s + s * z * horner(_ARTANH, z)))
+
+    return let(u, lambda u: let(u / (number(2.0) + u), series))

@@ -1,0 +1,28 @@
+"""Tensor expressions of element-wise functions, with the formulas of :mod:`tilewright.ops.elementwise.elementary`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from tilewright.ops.function import ELEMENTWISE, KEPT, make_function
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr
+    from tvm.tirx import PrimFunc
+
+__all__ = ["apply_formula"]
+
+
+@lru_cache(KEPT)
+def apply_formula(formula: Callable[[Expr], Expr], shape: tuple[int, ...], name: str) -> PrimFunc:
+    """``formula`` of each element. Gives a PrimFunc (data, output).
+
+    The expression has no mark: TVM fuses its own element-wise operators into it, and it into them.
+    """
+    from tvm import te
+
+    x = te.placeholder(shape, name="data")
+    y = te.compute(shape, lambda *i: formula(x(*i)), name=name)
+    return make_function([x, y], ELEMENTWISE)

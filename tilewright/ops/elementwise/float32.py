@@ -1,0 +1,83 @@
+"""Parts of formulas in float32 arithmetic, as expressions of TIR."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr
+
+__all__ = ["absolute", "bits", "clamp", "cut", "float_of", "horner", "integer", "let", "number", "select"]
+
+
+def number(value: float) -> Expr:
+    """A float32 constant."""
+    from tvm import tirx
+
+    return tirx.const(value, "float32")
+
+
+def let(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
+    """``body`` of a variable that stands for ``value``."""
+    from tvm import tirx
+
+    variable = tirx.Var("t", "float32")
+    return tirx.Let(variable, value, body(variable))
+
+
+def horner(coefficients: tuple[float, ...], x: Expr) -> Expr:
+    """The polynomial with these coefficients, that of the highest power first."""
+    total = number(coefficients[0])
+    for c in coefficients[1:]:
+        total = total * x + number(c)
+    return total
+
+
+def clamp(x: Expr, low: float, high: float) -> Expr:
+    """``x`` within bounds; NaN stays NaN, by this order of operands."""
+    from tvm import tirx
+
+    return tirx.max(number(low), tirx.min(number(high), x))
+
+
+def select(condition: Expr, value: Expr, otherwise: Expr) -> Expr:
+    """``value`` where ``condition`` holds, and ``otherwise`` elsewhere; both are computed."""
+    from tvm import tirx
+
+    return tirx.Select(condition, value, otherwise)
+
+
+def bits(value: Expr) -> Expr:
+    """The bits of a float32 as an int32."""
+    from tvm import tirx
+
+    return tirx.reinterpret("int32", value)
+
+
+def float_of(bits: Expr) -> Expr:
+    """The float32 that has these bits."""
+    from tvm import tirx
+
+    return tirx.reinterpret("float32", tirx.const(bits, "int32") if isinstance(bits, int) else bits)
+
+
+def cut(x: Expr, mask: int) -> Expr:
+    """``x`` with the first bits of its significand alone, so that products of it are exact."""
+    from tvm import tirx
+
+    return float_of(bits(x) & tirx.const(mask, "int32"))
+
+
+def integer(x: Expr) -> Expr:
+    """``x``, a whole number, as an int32."""
+    from tvm import tirx
+
+    return tirx.Cast("int32", x)
+
+
+def absolute(x: Expr) -> Expr:
+    """``x`` without its sign."""
+    from tvm import tirx
+
+    return float_of(bits(x) & tirx.const(0x7FFFFFFF, "int32"))

@@ -1,0 +1,134 @@
+"""Tensor expressions of softmax and layer norm: what the rows template schedules.
+
+Sums and maxima over a row go by lanes: LLVM does not reorder additions, so a plain sum stays scalar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from tilewright.ops.elementwise.elementary import exp
+from tilewright.ops.function import FUSABLE, KEPT, make_function
+from tilewright.ops.mark import Mark
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr
+    from tvm.te import Tensor
+    from tvm.tirx import PrimFunc
+
+__all__ = ["KIND", "PREFIX", "layer_norm", "softmax"]
+
+#: The kind of the tasks.
+KIND = "rows"
+#: How the names of the blocks begin that compute what a row shares, by which the template finds them.
+PREFIX = "row_"
+_MARK = Mark(KIND).annotations
+#: Elements of the shortest row that is reduced by vectors: SSE and NEON have registers of 4.
+_SHORTEST_VECTOR = 4
+
+
+@lru_cache(KEPT)
+def softmax(shape: tuple[int, ...], lanes: int, safe: bool) -> PrimFunc:
+    """Softmax along the last dimension. Gives a PrimFunc (data, output).
+
+    Args:
+        shape: of the data.
+        lanes: of a vector register; rows that are shorter are reduced by a part of one.
+        safe: whether rows that are all minus infinity give zeros, as PyTorch's attention has it, instead of nan.
+    """
+    from tvm import te, tirx
+
+    x = te.placeholder(shape, name="data")
+    rows, n = shape[:-1], shape[-1]
+    top = _reduce(lambda *i: x(*i), rows, n, lanes, te.max, tirx.max, "max")
+    e = te.compute(shape, lambda *i: exp(x(*i) - top(*i[:-1])), name=f"{PREFIX}exp")
+    total = _reduce(lambda *i: e(*i), rows, n, lanes, te.sum, lambda a, b: a + b, "sum")
+    # One division per row. Where all are minus infinity, the maximum is te.max's own start, and all e are 0.
+    smallest = tirx.const(1e-30 if safe else 0.0, "float32")
+    inverse = te.compute(
+        rows,
+        lambda *i: tirx.const(1.0, "float32") / (tirx.max(total(*i), smallest) if safe else total(*i)),
+        name=f"{PREFIX}inverse",
+    )
+    y = te.compute(shape, lambda *i: e(*i) * inverse(*i[:-1]), name="softmax", attrs=_MARK)
+    return make_function([x, y], FUSABLE)
+
+
+@lru_cache(KEPT)
+def layer_norm(shape: tuple[int, ...], lanes: int, epsilon: float) -> PrimFunc:
+    """Layer norm over the last dimension, by vectors of at most ``lanes``: a PrimFunc (data, scale, shift, output)."""
+    from tvm import te, tirx
+
+    x = te.placeholder(shape, name="data")
+    rows, n = shape[:-1], shape[-1]
+
+    def add(a: Expr, b: Expr) -> Expr:
+        return a + b
+
+    share = tirx.const(1.0 / n, "float32")
+    total = _reduce(lambda *i: x(*i), rows, n, lanes, te.sum, add, "sum")
+    mean = te.compute(rows, lambda *i: total(*i) * share, name=f"{PREFIX}mean")
+
+    def square(*i: Expr) -> Expr:
+        centred = x(*i) - mean(*i[:-1])
+        return centred * centred
+
+    squares = _reduce(square, rows, n, lanes, te.sum, add, "squares")
+    scale = te.compute(
+        rows,
+        lambda *i: tirx.const(1.0, "float32") / te.sqrt(squares(*i) * share + tirx.const(epsilon, "float32")),
+        name=f"{PREFIX}scale",
+    )
+    gamma, beta = te.placeholder((n,), name="scale"), te.placeholder((n,), name="shift")
+    y = te.compute(
+        shape,
+        lambda *i: (x(*i) - mean(*i[:-1])) * scale(*i[:-1]) * gamma[i[-1]] + beta[i[-1]],
+        name="layer_norm",
+        attrs=_MARK,
+    )
+    return make_function([x, gamma, beta, y], FUSABLE)
+
+
+def _reduce(
+    element: Callable[..., Expr],
+    rows: tuple[int, ...],
+    n: int,
+    lanes: int,
+    reducer: Callable[..., Expr],
+    combine: Callable[[Expr, Expr], Expr],
+    name: str,
+) -> Tensor:
+    """A row reduced: up to four vectors side by side, these to one, and its lanes; the remainder one by one.
+
+    A row shorter than a vector register has vectors of the largest power of two that fits it: 8 lanes of 16 for a row
+    of 12. A row of fewer than 4 elements has none.
+    """
+    from tvm import te
+
+    if n < _SHORTEST_VECTOR:
+        e = te.reduce_axis((0, n), "e")
+        return te.compute(rows, lambda *i: reducer(element(*i, e), axis=[e]), name=f"{PREFIX}{name}")
+    lanes = min(lanes, 1 << (n.bit_length() - 1))
+    vectors = max(v for v in (1, 2, 4) if v * lanes <= n)
+    width = vectors * lanes
+    k = te.reduce_axis((0, n // width), "k")
+    part = te.compute(
+        (*rows, width), lambda *i: reducer(element(*i[:-1], k * width + i[-1]), axis=[k]), name=f"{PREFIX}{name}_part"
+    )
+    if vectors > 1:
+        v = te.reduce_axis((0, vectors), "v")
+        wide = part
+        part = te.compute(
+            (*rows, lanes), lambda *i: reducer(wide(*i[:-1], v * lanes + i[-1]), axis=[v]), name=f"{PREFIX}{name}_fold"
+        )
+    j = te.reduce_axis((0, lanes), "j")
+    total = te.compute(rows, lambda *i: reducer(part(*i, j), axis=[j]), name=f"{PREFIX}{name}")
+    rest = n % width
+    if rest:
+        t = te.reduce_axis((0, rest), "t")
+        tail = te.compute(rows, lambda *i: reducer(element(*i, n - rest + t), axis=[t]), name=f"{PREFIX}{name}_tail")
+        whole = total
+        total = te.compute(rows, lambda *i: combine(whole(*i), tail(*i)), name=f"{PREFIX}{name}_whole")
+    return total

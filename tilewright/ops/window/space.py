@@ -1,0 +1,241 @@
+"""The design space of functions that slide a window: pooling, and means over an image, in a blocked layout.
+
+parallel for n·c·h: for wo: for c8o:
+    for kh, kw: for wi: vectorised for c8i: Y[...] = max(Y[...], X[...])
+
+Written out, the results of a tile stay in registers. What follows element by element, as in a mean, is done tile by
+tile. Padding is no copy of the whole input: it is looked at where an input is read, or made for the rows that one
+iteration of the outer loop reads.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.errors import FormError
+from tilewright.ops.mark import UNMARKED
+from tilewright.space.configs import choices_of
+from tilewright.space.knob import ChoiceKnob, Knob, divisors
+from tilewright.space.knobs_alone import KnobsAlone
+from tilewright.space.loops import REDUCTION, SPATIAL, count_iterations, lanes_in
+from tilewright.space.module import form_errors, space_errors, task_module
+from tilewright.space.space import DesignSpace
+from tilewright.space.template import FormReader
+from tilewright.target import Target
+from tilewright.task import Task
+
+if TYPE_CHECKING:
+    from tvm.ir import IRModule
+    from tvm.s_tir import SBlock, Schedule
+    from tvm.s_tir.schedule import LoopRV
+
+__all__ = ["WindowSpace", "WindowTemplate"]
+
+#: Innermost iterations (about 2 microseconds) below which waking the other threads costs more than they save.
+_PARALLEL_WORK = 1 << 15
+#: The widest tile, in results side by side.
+_WIDEST = 16
+#: Steps that are written out, at most.
+_MOST_UNROLLED = 64
+
+
+def _analyse(task: Task) -> tuple[IRModule, list[int], bool]:
+    """The task's function, the shape of its result, and whether something comes before the block that reduces."""
+    module = task_module(task)
+    with form_errors(f"{task.name!r} has not the form of a function over windows"):
+        shape, padded = _read(module)
+        # TVM can make all programs of the function, or none: this one has every step.
+        _program(module, parallel=True, pad=False, tile=1, vector=shape[-1], unroll=True)
+    return module, shape, padded
+
+
+_read_window = FormReader(_analyse)
+
+
+class WindowSpace(KnobsAlone):
+    """The programs of one function over windows.
+
+    Attributes:
+        task: what is scheduled.
+        target: the machine it is scheduled for.
+        template: ``window/1``.
+        knobs: ``parallel``: whether rows run in parallel; ``pad``: where padding is looked at, 0 as an input is read,
+            1 before, for all rows that are read; ``tile``: results side by side that are in registers; ``vector``:
+            lanes; ``unroll``: whether the window's steps are written out.
+        has_loop_nest: false.
+
+    Args:
+        task: what to schedule.
+        target: the machine to schedule it for.
+
+    Raises:
+        FormError: the function has not the form that the template knows, or no vectors.
+        SpaceError: the function cannot be read.
+    """
+
+    template = "window/1"
+
+    def __init__(self, task: Task, target: Target) -> None:
+        self.task, self.target = task, target
+        self._module, shape, padded = _read_window(task)
+        vectors = _vectors(shape[-1], target.lanes)
+        if not vectors:
+            raise FormError(f"the last dimension of {task.name!r} is {shape[-1]}, of which no vector can be made")
+        self.knobs: tuple[Knob, ...] = (
+            ChoiceKnob.of("parallel", [0, 1]),
+            ChoiceKnob.of("pad", [0, 1] if padded else [0]),
+            ChoiceKnob.of("tile", [d for d in divisors(shape[-2]) if d <= _WIDEST]),
+            ChoiceKnob.of("vector", vectors),
+            ChoiceKnob.of("unroll", [0, 1]),
+        )
+
+    def default(self) -> NDArray[np.int32]:
+        """Rows in parallel where there is work for it, padding looked at in place.
+
+        Vectors are the longest that fit a register, and tiles of at most 4 results. Where none fits, they are the
+        shortest, and tiles of one result: LLVM takes such vectors to pieces, which took 2 to 4 times as long.
+        """
+        tiles, vectors = ([choice[0] for choice in self.knobs[place].choices] for place in (2, 3))
+        fitting = sum(lanes <= self.target.lanes for lanes in vectors)
+        tile = sum(width <= 4 for width in tiles) - 1 if fitting else 0
+        return np.asarray([self._work >= _PARALLEL_WORK, 0, tile, max(fitting - 1, 0), 1], dtype=np.int32)
+
+    @cached_property
+    def _work(self) -> int:
+        return count_iterations(self._module)
+
+    def schedule(self, config: NDArray[np.int32]) -> Schedule:
+        """The program of one config.
+
+        Raises:
+            SpaceError: TVM cannot make the program.
+        """
+        parallel, pad, tile, vector, unroll = (choice[0] for choice in choices_of(self, config))
+        with space_errors(f"{self.task.name!r} cannot be scheduled by windows"):
+            return _program(self._module, bool(parallel), bool(pad), tile, vector, bool(unroll))
+
+
+def _vectors(extent: int, lanes: int) -> list[int]:
+    """The lengths of vectors that divide the last dimension: up to one register and two, or else up to four."""
+    for most in ((1, 2), (4,)):
+        found = {lanes_in(extent, times * lanes) for times in most} - {1}
+        if found:
+            break
+    return sorted(found)
+
+
+def _blocks(schedule: Schedule) -> tuple[list[str], str, list[str], str]:
+    """The names of the function's blocks: those before the one that reduces, that one, those between, the result's."""
+    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
+    names = [str(schedule.get(block).name_hint) for block in blocks]
+    kinds = [{int(v.iter_type) for v in schedule.get(block).iter_vars} for block in blocks]
+    reducing = [i for i, found in enumerate(kinds) if REDUCTION in found]
+    if len(reducing) != 1 or any(not found <= {SPATIAL, REDUCTION} for found in kinds):
+        raise FormError("a function over windows has one block that reduces")
+    if any(schedule.get_consumers(block) for block in blocks[-1:]):
+        raise FormError("the last block of a function over windows is its result")
+    if any(len(schedule.get_consumers(block)) != 1 for block in blocks[:-1]):
+        raise FormError("the blocks of a function over windows are a chain")
+    at = reducing[0]
+    return names[:at], names[at], names[at + 1 : -1], names[-1]
+
+
+def _read(module: IRModule) -> tuple[list[int], bool]:
+    """The shape of the result, and whether something comes before the block that reduces."""
+    from tvm.s_tir import Schedule
+
+    schedule = Schedule(module, seed=1)
+    before, window, _, result = _blocks(schedule)
+    stmt = schedule.get(schedule.get_sblock(result))
+    shape = [int(v.dom.extent) for v in stmt.iter_vars if int(v.iter_type) == SPATIAL]
+    if len(shape) < 3:
+        raise FormError("a function over windows has rows, columns and lanes")
+    if not _in_lanes(schedule.get(schedule.get_sblock(window))):
+        raise FormError("a function over windows reads one tensor, and its last dimension side by side")
+    return shape, bool(before)
+
+
+def _in_lanes(block: SBlock) -> bool:
+    """Whether results side by side are made from elements side by side of one tensor."""
+    from tvm.sym import detect_linear_equation
+
+    if len(block.reads) != 1 or len(block.writes) != 1:
+        return False
+    lane = [v.var for v in block.iter_vars if int(v.iter_type) == SPATIAL][-1]
+    *others, last = [dim.min for dim in block.reads[0].region]
+    found = [detect_linear_equation(index, [lane]) for index in (*others, last)]
+    return all(len(pair) == 2 for pair in found) and [int(pair[0]) for pair in found] == [0] * len(others) + [1]
+
+
+def _program(module: IRModule, parallel: bool, pad: bool, tile: int, vector: int, unroll: bool) -> Schedule:
+    from tvm.s_tir import Schedule
+
+    schedule = Schedule(module, seed=1)
+    before, window, between, result = _blocks(schedule)
+    for name in [*before[:-1], *between, *([] if pad else before[-1:])]:
+        schedule.compute_inline(schedule.get_sblock(name))
+    rows, steps = _by_tiles(schedule, window, result, tile, vector, unroll)
+    if pad and before:
+        schedule.compute_at(schedule.get_sblock(before[-1]), rows, preserve_unit_loops=True)
+        padding = schedule.get_sblock(before[-1])
+        around = schedule.get_loops(padding)[-1]
+        lanes = lanes_in(schedule.get(around).extent, vector)
+        if lanes > 1:
+            schedule.vectorize(schedule.split(around, factors=[None, lanes])[1])
+    if parallel:
+        schedule.parallel(rows)
+    schedule.decompose_reduction(schedule.get_sblock(window), steps)  # last: two blocks then write the same
+    return schedule
+
+
+def _by_tiles(
+    schedule: Schedule, window: str, result: str, tile: int, vector: int, unroll: bool
+) -> tuple[LoopRV, LoopRV]:
+    """Reduce by tiles, and do at once what follows. Returns the outer loop and the outermost one of a window's steps.
+
+    Sums are where the block has them, and not in a buffer of the tile: TVM would allocate that anew for each parallel
+    iteration, at half of the speed.
+    """
+    block = schedule.get_sblock(window)
+    loops = schedule.get_loops(block)
+    reduced = [int(v.iter_type) == REDUCTION for v in schedule.get(block).iter_vars]
+    steps = [loop for loop, is_step in zip(loops, reduced, strict=True) if is_step]
+    *outer, columns, last = [loop for loop, is_step in zip(loops, reduced, strict=True) if not is_step]
+    column, inside = schedule.split(columns, factors=[None, tile])
+    rest, lane = schedule.split(last, factors=[None, vector])
+    rows = schedule.fuse(*outer) if len(outer) > 1 else outer[0]
+    schedule.reorder(rows, column, rest, *steps, inside, lane)
+    schedule.vectorize(lane)
+    if window != result:
+        schedule.reverse_compute_at(schedule.get_sblock(result), rest, preserve_unit_loops=True)
+        schedule.vectorize(schedule.get_loops(schedule.get_sblock(result))[-1])
+    if unroll:
+        written_out = 1
+        for loop in (inside, *reversed(steps)):
+            written_out *= int(schedule.get(loop).extent)
+            if written_out > _MOST_UNROLLED:
+                break
+            schedule.unroll(loop)
+    return rows, steps[0]
+
+
+class WindowTemplate:
+    """Schedules pooling, means over an image, and what is fused into them."""
+
+    name = "window"
+    kind = UNMARKED.kind
+
+    def serves(self, task: Task, target: Target) -> bool:
+        """Whether the function slides a window, and its last dimension makes whole vectors of the target."""
+        if task.kind != self.kind or not _read_window.fits(task):
+            return False
+        _, shape, _ = _read_window(task)
+        return bool(_vectors(shape[-1], target.lanes))
+
+    def space(self, task: Task, target: Target) -> DesignSpace:
+        """The programs of the task's function."""
+        return WindowSpace(task, target)

@@ -1,0 +1,292 @@
+"""Winograd's minimal filtering for 3x3 convolutions with stride 1, in three functions or in one.
+
+F(m x m, 3 x 3) computes tiles of ``m x m`` outputs from tiles of ``a x a`` inputs, ``a = m + 2``, each of which
+overlaps its neighbours by two (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016):
+
+    Y = A^T [ (G g G^T) . (B^T d B) ] A
+
+With ``P`` tiles, of all images and in their order, ``x`` the lanes of an output block and ``cb`` those of an input
+block:
+
+    data        (n, C/cb, h, w, cb)             --> V (a*a, C/cb, P, cb)    B^T d B
+    products    V, U (a*a, O/x, C/cb, cb, x)    --> M (a*a, O/x, P, x)      a*a matrix products: a contraction
+    inverse     M                               --> (n, O/x, rows, cols, x) A^T M A, cropped
+
+In three functions V and M are whole tensors, written by one core and read by the other. In one function (``fused``) a
+core takes some rows of tiles from data to outputs, and its part of V and M stays in its cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.ops.contraction.form import BLOCK, mark_roles
+from tilewright.ops.function import FUSABLE, KEPT, OPAQUE, make_function
+from tilewright.ops.mark import Mark
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr
+    from tvm.te import Tensor
+    from tvm.tirx import PrimFunc
+
+__all__ = [
+    "BACK",
+    "DATA",
+    "INVERSE",
+    "KIND",
+    "PAD",
+    "PRODUCTS",
+    "ROWS",
+    "Tiling",
+    "data_transform",
+    "fused",
+    "inverse_transform",
+    "products",
+    "transform_weight",
+]
+
+#: The kind of the tasks.
+KIND = "winograd"
+#: The names of the stages, by which the templates find them: padding; the transform of the data by columns, and by rows
+#: after that; the products of the one function; the inverse transform by columns, alone and in the one function, and by
+#: rows after that.
+PAD, ROWS, DATA = "winograd_pad", "winograd_rows", "winograd_data"
+PRODUCTS, BACK, INVERSE = "winograd_products", "winograd_back", "winograd_inverse"
+_MARK = Mark(KIND).annotations
+
+_G: dict[int, list[list[float]]] = {
+    2: [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]],
+    4: [
+        [1 / 4, 0, 0],
+        [-1 / 6, -1 / 6, -1 / 6],
+        [-1 / 6, 1 / 6, -1 / 6],
+        [1 / 24, 1 / 12, 1 / 6],
+        [1 / 24, -1 / 12, 1 / 6],
+        [0, 0, 1],
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How an image is cut into tiles.
+
+    Attributes:
+        m: rows and columns of outputs of a tile.
+        batch: number of images.
+        rows, cols: of the outputs.
+        padding: top, left, bottom, right.
+    """
+
+    m: int
+    batch: int
+    rows: int
+    cols: int
+    padding: tuple[int, int, int, int]
+
+    @classmethod
+    def of(cls, m: int, batch: int, height: int, width: int, padding: tuple[int, int, int, int]) -> Tiling:
+        """The tiling for images of ``height x width``."""
+        top, left, bottom, right = padding
+        return cls(m, batch, height + top + bottom - 2, width + left + right - 2, padding)
+
+    @property
+    def a(self) -> int:
+        """Rows and columns of inputs of a tile."""
+        return self.m + 2
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tiles of an image."""
+        return -(-self.rows // self.m), -(-self.cols // self.m)
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of all images."""
+        return self.batch * self.grid[0] * self.grid[1]
+
+
+def transform_weight(m: int, weight: NDArray[np.generic]) -> NDArray[np.float32]:
+    """``G g G^T`` of each kernel, rounded once: ``(O, C, 3, 3)`` --> ``(O, C, a, a)``."""
+    g = np.asarray(_G[m], dtype=np.float64)
+    return np.asarray(g @ weight.astype(np.float64) @ g.T, dtype=np.float32)
+
+
+@lru_cache(KEPT)
+def data_transform(tiling: Tiling, data: tuple[int, ...]) -> PrimFunc:
+    """``B^T d B`` of all tiles d of NCHW[cb]c data. Gives a PrimFunc (data, V)."""
+    from tvm import te
+
+    x = te.placeholder(data, name="data")
+    rows = _input_rows(tiling, x)
+    cc, cb = data[1], data[4]
+    m, a = tiling.m, tiling.a
+    down, across = tiling.grid
+
+    def both(xi: Expr, c: Expr, p: Expr, v: Expr) -> Expr:
+        n, i, j = p // (down * across), p // across % down, p % across
+        return _choose(xi % a, _INPUT[m]([rows[n, c, i, j, xi // a, s, v] for s in range(a)]))
+
+    result = te.compute((a * a, cc, tiling.tiles, cb), both, name=DATA, attrs=_MARK)
+    return make_function([x, result], OPAQUE)
+
+
+def _input_rows(tiling: Tiling, x: Tensor) -> Tensor:
+    """The transform of the columns of all input tiles, ``(n, C/cb, down, across, a, a, cb)``."""
+    from tvm import te
+
+    batch, cc, height, width, cb = (int(extent) for extent in x.shape)
+    m, a = tiling.m, tiling.a
+    down, across = tiling.grid
+    top, left = tiling.padding[:2]
+    source, (tall, wide) = x, (down * m + 2, across * m + 2)
+    if (tall, wide, top, left) != (height, width, 0, 0):
+        source = te.compute(
+            (batch, cc, tall, wide, cb),
+            lambda n, c, i, j, v: te.if_then_else(
+                te.all(i >= top, i < height + top, j >= left, j < width + left), x[n, c, i - top, j - left, v], 0.0
+            ),
+            name=PAD,
+        )
+    return te.compute(
+        (batch, cc, down, across, a, a, cb),
+        lambda n, c, i, j, u, s, v: _choose(u, _INPUT[m]([source[n, c, i * m + r, j * m + s, v] for r in range(a)])),
+        name=ROWS,
+    )
+
+
+@lru_cache(KEPT)
+def products(tiling: Tiling, weight: tuple[int, ...]) -> PrimFunc:
+    """The ``a*a`` matrix products of V and U ``(a*a, O/x, C/cb, cb, x)``. Gives a PrimFunc (V, U, M)."""
+    from tvm import te
+
+    count, oo, cc, cb, x = weight
+    data = te.placeholder((count, cc, tiling.tiles, cb), name="data")
+    w = te.placeholder(weight, name="weight")
+    rc, ri = te.reduce_axis((0, cc), "rc"), te.reduce_axis((0, cb), "ri")
+    c = te.compute(
+        (count, oo, tiling.tiles, x),
+        lambda b, o, p, v: te.sum(data[b, rc, p, ri] * w[b, o, rc, ri, v], axis=[rc, ri]),
+        name=BLOCK,
+        attrs=mark_roles("bopl/rr"),
+    )
+    return make_function([data, w, c], OPAQUE)
+
+
+@lru_cache(KEPT)
+def inverse_transform(tiling: Tiling, oo: int, x: int) -> PrimFunc:
+    """``A^T M A`` of all tiles, without what sticks out. Gives a PrimFunc (M, output), into which consumers fuse."""
+    from tvm import te
+
+    down, across = tiling.grid
+    source = te.placeholder((tiling.a**2, oo, tiling.tiles, x), name="data")
+    result = _outputs(tiling, oo, x, ROWS, lambda xi, o, n, i, j, v: source[xi, o, (n * down + i) * across + j, v])
+    return make_function([source, result], FUSABLE)
+
+
+@lru_cache(KEPT)
+def fused(tiling: Tiling, data: tuple[int, ...], weight: tuple[int, ...]) -> PrimFunc:
+    """All three: NCHW[cb]c data and U ``(a*a, O/x, C/cb, cb, x)``. Gives a PrimFunc (data, U, output).
+
+    Consumers fuse into it. Tiles are indexed by image, row and column, so that a schedule can take some of their rows
+    from one end to the other.
+    """
+    from tvm import te
+
+    count, oo, cc, cb, x = weight
+    m, a = tiling.m, tiling.a
+    down, across = tiling.grid
+    source, w = te.placeholder(data, name="data"), te.placeholder(weight, name="weight")
+    rows = _input_rows(tiling, source)
+    transformed = te.compute(
+        (count, cc, tiling.batch, down, across, cb),
+        lambda xi, c, n, i, j, v: _choose(xi % a, _INPUT[m]([rows[n, c, i, j, xi // a, s, v] for s in range(a)])),
+        name=DATA,
+        attrs=_MARK,
+    )
+    rc, ri = te.reduce_axis((0, cc), "rc"), te.reduce_axis((0, cb), "ri")
+    multiplied = te.compute(
+        (count, oo, tiling.batch, down, across, x),
+        lambda xi, o, n, i, j, v: te.sum(transformed[xi, rc, n, i, j, ri] * w[xi, o, rc, ri, v], axis=[rc, ri]),
+        name=PRODUCTS,
+    )
+    result = _outputs(tiling, oo, x, BACK, lambda xi, o, n, i, j, v: multiplied[xi, o, n, i, j, v])
+    return make_function([source, w, result], FUSABLE)
+
+
+def _outputs(tiling: Tiling, oo: int, x: int, name: str, source: Callable[..., Expr]) -> Tensor:
+    """``A^T M A`` of all tiles, cropped; ``source`` gives M by ``(xi, o, n, i, j, v)``."""
+    from tvm import te
+
+    m, a = tiling.m, tiling.a
+    down, across = tiling.grid
+    rows = te.compute(
+        (tiling.batch, oo, down, across, m, a, x),
+        lambda n, o, i, j, u, s, v: _choose(u, _OUTPUT[m]([source(r * a + s, o, n, i, j, v) for r in range(a)])),
+        name=name,
+    )
+    whole = te.compute(
+        (tiling.batch, oo, down * m, across * m, x),
+        lambda n, o, i, j, v: _choose(j % m, _OUTPUT[m]([rows[n, o, i // m, j // m, i % m, s, v] for s in range(a)])),
+        name=INVERSE,
+        attrs=_MARK,
+    )
+    shape = (tiling.batch, oo, tiling.rows, tiling.cols, x)
+    return te.compute(shape, lambda n, o, i, j, v: whole[n, o, i, j, v], name="winograd_crop")
+
+
+def _choose(index: Expr, values: Sequence[Expr]) -> Expr:
+    """``values[index]``; once ``index`` is unrolled the others are gone."""
+    from tvm import tirx
+
+    result = values[-1]
+    for number in reversed(range(len(values) - 1)):
+        result = tirx.Select(index == number, values[number], result)
+    return result
+
+
+# One-dimensional transforms. Equal terms are written alike, so that the compiler computes them once.
+
+
+def _input2(d: Sequence[Expr]) -> list[Expr]:
+    return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
+
+
+def _output2(m: Sequence[Expr]) -> list[Expr]:
+    return [m[0] + (m[1] + m[2]), (m[1] - m[2]) - m[3]]
+
+
+def _input4(d: Sequence[Expr]) -> list[Expr]:
+    four, two, five = (_number(v) for v in (4.0, 2.0, 5.0))
+    even, odd = d[4] - four * d[2], d[3] - four * d[1]
+    near, far = d[4] - d[2], two * (d[3] - d[1])
+    ends = [(d[i + 4] - five * d[i + 2]) + four * d[i] for i in (0, 1)]
+    return [ends[0], even + odd, even - odd, near + far, near - far, ends[1]]
+
+
+def _output4(m: Sequence[Expr]) -> list[Expr]:
+    two, four, eight = (_number(v) for v in (2.0, 4.0, 8.0))
+    plus, minus, far_plus, far_minus = m[1] + m[2], m[1] - m[2], m[3] + m[4], m[3] - m[4]
+    return [
+        (m[0] + plus) + far_plus,
+        minus + two * far_minus,
+        plus + four * far_plus,
+        (minus + eight * far_minus) + m[5],
+    ]
+
+
+def _number(value: float) -> Expr:
+    from tvm import tirx
+
+    return tirx.const(value, "float32")
+
+
+#: ``B^T d`` of a column and ``A^T m`` of a column, by the output tile.
+_INPUT: dict[int, Callable[[Sequence[Expr]], list[Expr]]] = {2: _input2, 4: _input4}
+_OUTPUT: dict[int, Callable[[Sequence[Expr]], list[Expr]]] = {2: _output2, 4: _output4}
