@@ -56,7 +56,7 @@ SpaceFactory: TypeAlias = Callable[[Task, Target], DesignSpace]
 
 @dataclass(frozen=True)
 class Hello:
-    """What the worker is for. If ``factory`` is None, it is ``tilewright.space.registry.make_space``."""
+    """What the worker is for. If ``factory`` is None, it is ``tilewright.ops.registry.make_space``."""
 
     target: Target
     factory: SpaceFactory | None

@@ -56,7 +56,7 @@ class NetworkTuner:
         method: how tasks are searched, and what they share; by default :func:`tilewright.methods.default.default`.
         scheduling: how rounds are dealt out.
         roofline: of the machine; None: not known.
-        make_space: makes the design space of a task; by default ``tilewright.space.registry.make_space``.
+        make_space: makes the design space of a task; by default ``tilewright.ops.registry.make_space``.
 
     Attributes:
         interrupted: whether a KeyboardInterrupt ended the tuning.
