@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -58,6 +59,7 @@ def test_it_answers_with_its_arguments_and_variables(child: ChildProcess) -> Non
     assert child.kill() == child.kill() == "SIGKILL"
     assert not child.alive
     assert child.peak_rss > 1 << 20
+    assert child.receive(60.0) == Lost(timed_out=False, reason="SIGKILL")
 
 
 @pytest.mark.parametrize(
@@ -111,6 +113,15 @@ def test_a_stopped_one_goes_on_where_it_was(child: ChildProcess) -> None:
     assert not child.connection.poll(0.2)
     child.resume()
     assert child.receive(60.0) == ("say", 7, "here")
+
+
+def test_another_thread_may_end_it(child: ChildProcess) -> None:
+    child.send(("sleep", 60))
+    timer = threading.Timer(0.3, child.kill)
+    timer.start()
+    lost = child.receive(60.0)
+    timer.join()
+    assert lost == Lost(timed_out=False, reason="SIGKILL")
 
 
 def test_one_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -107,6 +108,7 @@ class ChildProcess:
     ) -> None:
         self._reason = ""
         self._peak = 0
+        self._killing = threading.RLock()  # one thread may end the process while another waits for its answer
         self._resources = ExitStack()
         try:
             with ExitStack() as failing:
@@ -169,7 +171,11 @@ class ChildProcess:
         while True:
             left = until - time.monotonic()
             step = left if memory is None else min(left, LOOK_SECONDS)
-            if self.connection.poll(None if math.isinf(step) else max(0.0, step)):
+            try:
+                ready = self.connection.poll(None if math.isinf(step) else max(0.0, step))
+            except OSError:  # it was killed before, or another thread is killing it
+                ready = True
+            if ready:
                 return self._read()
             if left <= 0:
                 return self.expire()
@@ -200,14 +206,15 @@ class ChildProcess:
 
     def kill(self) -> str:
         """End the process and all that it has started. Returns how it ended. Does nothing the second time."""
-        if self.alive:
-            self._peak = self.peak_rss
-            self._signal(signal.SIGKILL)
-            self._reason = ending(self._process.wait())
-            if tail := self._tail():
-                self._reason = f"{self._reason}: {tail}"
-            self._resources.close()
-        return self._reason
+        with self._killing:
+            if self.alive:
+                self._peak = self.peak_rss
+                self._signal(signal.SIGKILL)
+                self._reason = ending(self._process.wait())
+                if tail := self._tail():
+                    self._reason = f"{self._reason}: {tail}"
+                self._resources.close()
+            return self._reason
 
     def forget_output(self) -> None:
         """Keep nothing of what the process has printed so far."""
