@@ -283,6 +283,7 @@ class _Search:
             self._small = time.monotonic() - begin < _QUICK
 
     def _evaluate_rounded(self, inputs: list[Array], nearby: list[Array]) -> _Evaluated:
+        """Evaluate the model in its own precision, for the inputs and for inputs nearby."""
         rounded = self._reference.rounded
         integers = any(np.dtype(dtype).kind != "f" for dtype in self._reference.dtypes or ("int64",))
         amplitudes = (*(_FOR_SMALL if self._small else ()), *(_FOR_INTEGERS if integers else _AMPLITUDES))
