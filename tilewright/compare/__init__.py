@@ -1,1 +1,1 @@
-"""Other runtimes for the same model, as entrants of a race."""
+"""Runs a model in other runtimes, as entrants of a race against its executable."""

@@ -1,1 +1,1 @@
-"""Kernels and whole executables from tasks and their chosen configs."""
+"""Compiles kernels and executables from the programs of tasks, and checks kernels on several kinds of data."""

@@ -54,7 +54,7 @@ def build(
         functions: the programs of its tasks, by ``Task.key``. Other tasks are compiled as they are.
         out: the executable's directory, which appears whole or not at all.
         extra: further JSON-able entries of the manifest.
-        kernels: compiles the kernels of ``extraction``, and may have compiled some already; None: nothing is compiled.
+        kernels: compiles the kernels of ``extraction``, and may have compiled some before; None: none was compiled.
 
     Raises:
         CompilerError: compiling or linking failed.

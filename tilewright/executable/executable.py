@@ -95,7 +95,7 @@ class Executable:
         return self._running.overhead(runs)
 
     def profile(self, arrays: Sequence[InputLike], runs: int, repeats: int = 1) -> list[KernelTime] | None:
-        """What each kernel takes in its place in the network, in order.
+        """The time that each kernel takes in its place in the network, in order.
 
         None if the executable does not tell its kernels apart (see :class:`MachineProgram`).
 
@@ -113,7 +113,7 @@ class Executable:
     def contest(
         self, arrays: Sequence[InputLike], variants: Variants, seconds: float, least: int = 5, most: int = 400
     ) -> dict[str, list[list[float]]]:
-        """What variants of kernels take in their places in the network, by turns (:meth:`PlanProgram.contest`).
+        """The times that variants of kernels take in their places in the network (:meth:`PlanProgram.contest`).
 
         Empty if the executable does not tell its kernels apart (see :class:`MachineProgram`).
 
@@ -154,8 +154,8 @@ def load_executable(path: str | Path) -> Executable:
     manifest = read_manifest(folder)
     weights = find_listed(folder, manifest, WEIGHTS)
     threads, features = wanted_threads(), manifest.get("target", {}).get("features", [])
-    # A copy is loaded: the loader takes a path that it has seen for the library that it holds, even if the file was
-    # replaced. And nobody else can change the copy after its checksum was compared.
+    # A copy is loaded. The system loads a path only once, even if the file is replaced, and no other process can
+    # change the copy after its checksum was compared.
     with tempfile.TemporaryDirectory(prefix="tilewright-") as fresh:
         library = Path(fresh, LIBRARY)
         copy_listed(folder, manifest, LIBRARY, library)

@@ -5,9 +5,9 @@ the directory can write checksums, too. The library is native code, so load only
 
 The formats of the directory:
 
-- 1: an executable that no released version wrote. It must be tuned again.
-- 2: the present one. Earlier manifests of this format lack ``target``, ``features`` in ``target``, ``vector`` in
-  ``plan``, and the manifest's own checksum. They are read.
+- 1: executables without plans. They are refused: the network must be tuned again.
+- 2: executables with plans. Earlier manifests of this format may lack ``features`` in ``target``, ``vector`` in
+  ``plan``, and checksums of the model and of the manifest itself. They are read.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def _changed(path: Path) -> OutputError:
 def _inside(folder: Path, name: str) -> Path:
     """The path of a file in ``folder`` itself. Raises ``ValueError`` if the name or a link leads elsewhere."""
     if not name or name != Path(name).name or name in (".", "..") or "\\" in name or not name.isprintable():
-        raise ValueError(f"{name!r} is no name of a file in it")
+        raise ValueError(f"{name!r} is not the name of a file in it")
     path = folder / name
     if path.is_symlink() and path.resolve().parent != folder.resolve():
         raise ValueError(f"{path} is a link to {path.resolve()}")
@@ -218,30 +218,30 @@ def _check(manifest: JsonObject) -> None:
     """Raise ``ValueError``, ``KeyError`` or ``TypeError`` if an entry is missing or of another type."""
     sums = manifest["sha256"]
     if not isinstance(sums, dict) or not all(isinstance(value, str) for value in sums.values()):
-        raise ValueError("its checksums are no texts")
+        raise ValueError("its checksums are not texts")
     if NAME in sums and sums[NAME] != _own_sum(manifest):  # earlier manifests have none
         raise ValueError("its own checksum differs")
     for key in ("inputs", "outputs"):
         entries = manifest[key]
         if not isinstance(entries, list):
-            raise ValueError(f"its {key} are no list")
+            raise ValueError(f"its {key} are not a list")
         for entry in entries:
             if not isinstance(entry, dict):
-                raise TypeError(f"one of its {key} is no object, but {entry!r:.80}")
+                raise TypeError(f"one of its {key} is not an object, but {entry!r:.80}")
             check_tensor(entry["shape"], entry["dtype"])
             if not isinstance(entry["name"], str):
-                raise ValueError("the name of a tensor is no text")
+                raise ValueError("the name of a tensor is not a text")
     if not isinstance(manifest.get("model"), str | None) or not isinstance(manifest["plan"], dict | None):
-        raise ValueError("its model is no name of a file, or its plan no plan")
+        raise ValueError("its model is not the name of a file, or its plan is not a plan")
     _check_target(manifest.get("target", {}))
 
 
 def _check_target(target: Json) -> None:
     if not isinstance(target, dict):
-        raise ValueError("its target is no object")
+        raise ValueError("its target is not an object")
     features = target.get("features", [])  # earlier manifests have no list of them
     if not isinstance(features, list) or not all(isinstance(f, str) and _FEATURE.fullmatch(f) for f in features):
-        raise ValueError(f"the features of its target are no list of names, but {features!r:.80}")
+        raise ValueError(f"the features of its target are not a list of names, but {features!r:.80}")
 
 
 def check_tensor(shape: Json, dtype: Json) -> None:

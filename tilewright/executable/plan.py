@@ -341,8 +341,8 @@ def _place(planner: _Planner, inputs: Sequence[_Operand], outputs: Sequence[_Ope
             tensor = Tensor(ARENA, offsets[id(root)] + offset, operand.shape, operand.dtype)
         return tensors.setdefault(tensor, len(tensors))
 
-    calls = tuple(Call(name, tuple(number(v) for v in views)) for name, views in planner.calls)
-    ins, outs = tuple(number(v) for v in inputs), tuple(number(v) for v in outputs)
+    calls = tuple(Call(name, tuple(map(number, operands))) for name, operands in planner.calls)
+    ins, outs = tuple(map(number, inputs)), tuple(map(number, outputs))
     size = max((offsets[id(r)] + r.bytes for r in roots), default=0)
     return Plan(size, tuple(tensors), calls, ins, outs, tuple(planner.constants), planner.alignment)
 

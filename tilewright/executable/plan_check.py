@@ -25,7 +25,7 @@ def check_plan(plan: Plan, weights: Sequence[Array], memory: int) -> None:
         memory: the largest number of bytes that the arena may have.
     """
     if plan.arena_bytes > memory:
-        raise ValueError(f"its tensors need {plan.arena_bytes:,} bytes of memory, but {memory:,} are to be had here")
+        raise ValueError(f"its tensors need {plan.arena_bytes:,} bytes of memory, but {memory:,} are available here")
     if plan.vector not in (16, 32, 64):
         raise ValueError(f"a vector register has 16, 32 or 64 bytes, but this has {plan.vector}")
     _check_tensors(plan, weights)
@@ -33,7 +33,7 @@ def check_plan(plan: Plan, weights: Sequence[Array], memory: int) -> None:
         if any(number >= len(plan.tensors) for number in call.tensors):
             raise ValueError(f"a call of {call.kernel or 'copy'!r} names a tensor that does not exist")
         if call.kernel and not (call.kernel.isidentifier() and call.kernel.isascii()):
-            raise ValueError(f"{call.kernel!r} is no name of a kernel")
+            raise ValueError(f"{call.kernel!r} is not the name of a kernel")
         if not call.kernel:
             to, source = call.tensors
             if plan.tensors[to].bytes < plan.tensors[source].bytes:
@@ -59,7 +59,7 @@ def _check_tensors(plan: Plan, weights: Sequence[Array]) -> None:
 
 def _check_kind(tensor: Tensor) -> None:
     if len(tensor.shape) > _MOST_DIMENSIONS or np.dtype(tensor.dtype).kind not in "iufb":
-        raise ValueError(f"{tensor} is no tensor of numbers")
+        raise ValueError(f"{tensor} is not a tensor of numbers")
     # Strides are products of extents, even if another extent is 0 and the tensor has no elements.
     if math.prod(extent for extent in tensor.shape if extent) >= 2**63:
         raise ValueError(f"{tensor} has more elements than can be counted")

@@ -29,7 +29,7 @@ Variants: TypeAlias = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True)
 class KernelTime:
-    """What one call of a kernel takes.
+    """The time that one call of a kernel takes.
 
     Attributes:
         kernel: the kernel's name; empty: a copy.
@@ -71,13 +71,13 @@ class Program(Protocol):
         ...
 
     def profile(self, arrays: Sequence[Array], runs: int, repeats: int = 1) -> list[KernelTime] | None:
-        """What each kernel takes in its place in the network; None if kernels cannot be told apart."""
+        """The time that each kernel takes in its place in the network; None if kernels cannot be told apart."""
         ...
 
     def contest(
         self, arrays: Sequence[Array], variants: Variants, seconds: float, least: int, most: int
     ) -> dict[str, list[list[float]]]:
-        """What variants of kernels take in their places in the network; empty if kernels cannot be told apart."""
+        """The times that variants of kernels take in their places; empty if kernels cannot be told apart."""
         ...
 
 
@@ -143,7 +143,7 @@ class PlanProgram:
             return self._time(self._calls.hollow, runs)
 
     def profile(self, arrays: Sequence[Array], runs: int, repeats: int = 1) -> list[KernelTime]:
-        """What each kernel takes in its place in the network.
+        """The time that each kernel takes in its place in the network.
 
         Args:
             arrays: the inputs.
@@ -158,7 +158,7 @@ class PlanProgram:
     def contest(
         self, arrays: Sequence[Array], variants: Variants, seconds: float, least: int, most: int
     ) -> dict[str, list[list[float]]]:
-        """What variants of kernels take in their places in the network.
+        """The times that variants of kernels take in their places in the network.
 
         The network runs again and again. In each run every kernel is one of its variants, drawn independently of the
         other kernels' variants. So the effect of a variant on the caches meets all variants of the next kernel alike.

@@ -16,7 +16,7 @@ from tilewright.verify.attributes import Attributes
 
 __all__ = ["CONTRACTIONS", "pad_image", "same_pads", "slide_windows"]
 
-#: Elements of the input that a convolution copies at a time. It bounds the memory that the copies take.
+#: How many elements of the input a convolution copies at a time: a bound of the memory that the copies take.
 _PIECE = 1 << 22
 
 
@@ -26,7 +26,7 @@ def same_pads(
     """The padding with which there are ceil(extent / stride) windows along each axis.
 
     Args:
-        extents: of the image's spatial axes.
+        extents: the extents of the image's spatial axes.
         kernel: the window's extents.
         strides: steps from one window to the next.
         dilations: steps from one element of a window to the next.
@@ -197,8 +197,8 @@ def _transposed_places(
     """Where the output of a transposed convolution begins in all that its kernels reach, and the output's extents.
 
     Args:
-        extents: of the input.
-        full: extents of all that the kernels reach.
+        extents: the extents of the input.
+        full: the extents of all that the kernels reach.
         how: the attributes.
     """
     rank, extra, wanted = len(full), how.output_padding, how.output_shape

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 __all__ = ["FUNCTION", "SUM", "WINOGRAD", "Freedom", "disturb_values"]
 
-#: An array of any dtype, which stays what it is.
+#: The dtype of an array, which stays the same.
 _Dtype = TypeVar("_Dtype", bound=np.generic)
 
 #: Error of a sum of products in float32 that the order of its terms explains, relative to the root mean square of such
@@ -33,7 +33,7 @@ _FUNCTIONS = (
 #: How many random numbers are drawn. All disturbances are cut from them. The number is prime, so that no extent of a
 #: tensor is a period of it.
 _DRAWN = 1_000_003
-#: Elements of a result by which its root mean square is estimated, at most twice as many.
+#: How many elements of a result tell its root mean square, or up to twice as many.
 _SAMPLE = 1 << 16
 
 

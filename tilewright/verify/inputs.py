@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from tilewright.errors import MeasureError
 from tilewright.frontend.network import Network
-from tilewright.tensor import Array, TensorSpec
+from tilewright.tensor import Array
 from tilewright.verify.dependence import find_constant_outputs
-from tilewright.verify.integers import Range, draw_integers, find_ranges
+from tilewright.verify.draws import blend_arrays, draw_inputs
+from tilewright.verify.integers import Range, find_ranges
 from tilewright.verify.reference import NoReferenceError, Reference
 from tilewright.verify.rule import compute_tolerance, find_clear, is_telling, measure_clearness, measure_noise
 
@@ -40,8 +41,6 @@ _SMALL, _QUICK, _FOR_SMALL = 4096, 0.5, (2.0,) * 8
 #: Inputs are added for small outputs until ``_NUMBERS`` numbers of each output were compared that would show a mistake,
 #: among them the share ``_NEARLY`` of its elements. This takes at most ``_ADDING`` seconds and ``_MOST_ADDED`` inputs.
 _ADDING, _MOST_ADDED, _NUMBERS, _NEARLY = 3.0, 32, 128, 0.99
-#: How far nearby inputs are on the way to other inputs.
-_NEARBY = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,11 +249,11 @@ class _Search:
 
     def _try(self, number: int, kind: str, scale: float) -> None:
         """Evaluate the reference on the inputs number ``number``, of a kind and a scale."""
+        sources = (np.random.default_rng([self._seed, number, k]) for k in range(2))
         inputs, others = (
-            _draw(self._network, self._ranges, np.random.default_rng([self._seed, number, k]), kind, scale, number % 2)
-            for k in range(2)
+            draw_inputs(self._network, self._ranges, rng, kind, scale, bool(number % 2)) for rng in sources
         )
-        nearby = [_blend(a, b) for a, b in zip(inputs, others, strict=True)]
+        nearby = [blend_arrays(a, b) for a, b in zip(inputs, others, strict=True)]
         reference = self._reference
         if not self.tried:
             self._look_at_size(inputs)
@@ -283,6 +282,7 @@ class _Search:
             self._small = time.monotonic() - begin < _QUICK
 
     def _evaluate_rounded(self, inputs: list[Array], nearby: list[Array]) -> _Evaluated:
+        """Evaluate the model in its own precision, for the inputs and for inputs nearby."""
         rounded = self._reference.rounded
         integers = any(np.dtype(dtype).kind != "f" for dtype in self._reference.dtypes or ("int64",))
         amplitudes = (*(_FOR_SMALL if self._small else ()), *(_FOR_INTEGERS if integers else _AMPLITUDES))
@@ -347,44 +347,3 @@ def _fewest(trials: Sequence[Trial]) -> list[Trial]:
             kept.append(trial)
     rest = [trial for trial in trials if trial not in kept and not trial.conclusive]
     return kept + rest[: max(0, _MOST - len(kept))]
-
-
-def _draw(
-    network: Network, ranges: Sequence[Range | None], rng: np.random.Generator, kind: str, scale: float, narrow: int
-) -> list[Array]:
-    """One array for each input: numbers of a kind times ``scale``, or integers within a range."""
-    arrays: list[Array] = []
-    for spec, bounds in zip(network.inputs, ranges, strict=True):
-        if bounds is not None:
-            arrays.append(draw_integers(spec, bounds, rng, bool(narrow)))
-        else:
-            values = rng.standard_normal(spec.shape) if kind == "normal" else _image(spec, rng)
-            arrays.append(np.asarray(values * scale).astype(spec.dtype))
-    return arrays
-
-
-def _blend(array: Array, other: Array) -> Array:
-    """An array nearby ``array``: a tenth of the way to ``other``, or a tenth of the integers taken from ``other``."""
-    if array.dtype.kind == "f":
-        blended: Array = np.add(np.multiply(1 - _NEARBY, array), np.multiply(_NEARBY, other)).astype(array.dtype)
-        return blended
-    chosen = np.arange(array.size).reshape(array.shape) % round(1 / _NEARBY) == 0
-    return np.where(chosen, other, array).astype(array.dtype)
-
-
-def _image(spec: TensorSpec, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Numbers from 0 to 1, smooth along the last two axes if these have at least 8 elements."""
-    if len(spec.shape) < 3 or min(spec.shape[-2:]) < 8:
-        return rng.random(spec.shape)
-    *lead, height, width = spec.shape
-    result = 0.1 * rng.random(spec.shape)
-    for cells in (2, 6):
-        rows, columns = (_weights(extent, cells) for extent in (height, width))
-        result += 0.45 * (rows @ rng.random((*lead, cells, cells)) @ columns.T)
-    return result
-
-
-def _weights(extent: int, cells: int) -> NDArray[np.float64]:
-    """A matrix of shape (``extent``, ``cells``) that interpolates ``cells`` numbers linearly over ``extent`` places."""
-    where = np.linspace(0, cells - 1, extent)[:, None]
-    return np.maximum(0.0, 1.0 - np.abs(where - np.arange(cells)))

@@ -139,7 +139,7 @@ def _levels(spec: TensorSpec, hint: tuple[int, int] | None) -> list[Range]:
 
 
 def _hints(network: Network) -> dict[str, tuple[int, int]]:
-    """The least and the greatest integer, by name of an input, which all tables accept that it is an index into."""
+    """The ranges of inputs that are indices into tables, by name: the integers that all of their tables accept."""
     if network.program is not None:
         return _embeddings(network, network.program)
     if network.onnx is None:

@@ -36,8 +36,8 @@ __all__ = ["NoReferenceError", "Reference", "open_reference"]
 
 Arrays: TypeAlias = Sequence[Array]
 
-#: The largest difference between two evaluators that rounding explains, relative to the largest output, by dtype; and
-#: for other dtypes.
+#: The largest difference between two evaluators that rounding explains, relative to the largest output: by dtype, and
+#: for all other dtypes.
 _GROSS, _GROSS_OTHERWISE = {"float32": 0.02, "float16": 0.2}, 0.02
 #: A difference that is never gross: ONNX Runtime's sigmoid is off by 2^-24, and is 0 below -18.
 _ALWAYS = 2.0**-20

@@ -22,8 +22,8 @@ class _Resizing:
     Attributes:
         mode: ``nearest``, ``linear`` or ``cubic``.
         coordinates: where an output element lies in the input, as ``coordinate_transformation_mode`` names it.
-        rounding: which input element is the nearest, as ``nearest_mode`` names it; ``simple``: the lower one where the
-            input grows, the upper one where it shrinks.
+        rounding: which input element is the nearest, as ``nearest_mode`` names it; ``simple``: the lower one if the
+            input grows, the upper one if it shrinks.
         cubic: the coefficient of the cubic interpolation.
         inside: whether elements outside of the input have no weight.
     """
@@ -99,7 +99,7 @@ def _resize(
         if size == extent and factor == 1:
             continue
         if how.mode == "nearest":
-            # Which of two equally near elements is taken, is decided by rounding in float32, as in runtimes.
+            # Rounding in float32 decides which of two equally near elements is taken, as it does in runtimes.
             where = _sources(extent, size, np.float32(factor), how.coordinates)
             rounding = how.rounding if how.rounding != "simple" else "floor" if factor >= 1 else "ceil"
             result = np.take(result, _nearest(where, rounding, extent), axis=axis)

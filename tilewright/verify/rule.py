@@ -113,7 +113,7 @@ def compute_tolerance(expected: Array, noise: NDArray[np.float64], dtype: str = 
 
     Args:
         expected: the output of the reference.
-        noise: of :func:`measure_noise`, of the same shape.
+        noise: the result of :func:`measure_noise`, of the same shape.
         dtype: the output's own dtype, by which its rounding is known.
 
     Returns:
@@ -128,7 +128,7 @@ def compute_tolerance(expected: Array, noise: NDArray[np.float64], dtype: str = 
 
 
 def is_telling(expected: Array, other: Array, allowed: NDArray[np.float64]) -> bool:
-    """Whether enough elements would show a wrong result. The output ``other`` for other inputs stands for one.
+    """Whether enough elements would show a wrong result. The output ``other`` stands for a wrong one.
 
     Args:
         expected: an output of the reference.
@@ -159,7 +159,7 @@ def _least_share(expected: Array) -> float:
 
 
 def find_clear(expected: Array, other: Array, allowed: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which elements would show a wrong result. The output ``other`` of the same shape stands for one."""
+    """Which elements would show a wrong result. The output ``other`` of the same shape stands for it."""
     if expected.dtype.kind != "f":
         return np.asarray((expected != other) & np.isfinite(allowed))
     with np.errstate(all="ignore"):

@@ -74,7 +74,7 @@ def link(objects: Sequence[Path], out: Path) -> None:
 
 
 def _compile(command: list[str], out: Path, failure: str) -> None:
-    """Run the compiler, which writes ``out``. The error that is raised has the first line of its messages on an error.
+    """Run the compiler, which writes ``out``. If it fails, the error quotes the line of its output that says why.
 
     Args:
         command: the compiler and its arguments.

@@ -1,4 +1,4 @@
-"""Reads ONNX files in a process of its own. A crash of ONNX Runtime, or caused by a file, ends this process only."""
+"""Reads ONNX files in a process of its own, so that a crash of ONNX Runtime ends only that process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["OnnxReading", "read_onnx"]
 
 
 class OnnxReading:
-    """Reads a file while this process does something else, such as importing the compiler.
+    """Reads a file in another process, while this one does something else, such as importing the compiler.
 
     It is a context manager. :func:`tilewright.frontend.load.load` takes it in place of a path.
 
