@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 __all__ = ["Array", "TensorSpec", "fill_uniform", "random_arrays"]
 
-#: An array of any shape and dtype.
+#: An array of any dtype.
 Array: TypeAlias = NDArray[np.generic]
 
 
