@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 __all__ = ["Array", "Floats", "Numbers", "TensorSpec", "fill_uniform", "random_arrays"]
 
-#: An array of any shape and dtype.
+#: An array of any dtype.
 Array: TypeAlias = NDArray[np.generic]
 #: An array of floating-point numbers of any precision.
 Floats: TypeAlias = NDArray[np.floating]

@@ -26,7 +26,7 @@ __all__ = ["TOLERANCE", "Arguments", "Parameter", "Reference", "parameters_of"]
 #: orders of magnitude below it; wrong indexing of random data lies three orders above it.
 TOLERANCE = 1e-3
 #: The error that always passes, in the unit of the output: an output may be all zero in the reference, as a clipped
-#: activation is. Outputs have magnitudes near 1, so this is the tolerance of much smaller ones.
+#: activation is (a choice).
 _ABSOLUTE = 1e-6
 #: The alignment that TVM's code assumes of every tensor, in bytes.
 _ALIGNMENT = 64

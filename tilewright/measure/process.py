@@ -3,7 +3,7 @@
 :class:`ChildProcess` is the only place that starts a Python process. What a process is for, its protocol adds:
 
     worker_process    WorkerProcess      builds and times candidates
-    isolated          IsolatedProcess    makes one object and calls its methods
+    isolated          IsolatedProcess    makes one object, and calls its methods
     peer_process      PeerProcess        an isolated object that times one runtime
     isolated_call     IsolatedCall       calls one function
 """
@@ -32,7 +32,7 @@ from tilewright.measure.memory import LOOK_SECONDS, held, in_words
 
 __all__ = ["ChildProcess", "Lost", "arm", "ending", "find", "serve"]
 
-#: The child finds modules where this process does (its factory may be in a script's directory), and never imports
+#: The child finds modules where this process does, because its factory may be in a script's directory. It never imports
 #: this process's main module, so a user's script needs no ``if __name__ == "__main__"``.
 _BOOT = "import sys; sys.path[:] = {path!r}; from tilewright.measure.process import serve; serve({arguments})"
 #: Seconds that a child which has closed its pipe gets to end by itself: killing it earlier would hide how it ended.

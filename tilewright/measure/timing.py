@@ -44,8 +44,7 @@ _ESTIMATE_SECONDS = 0.001
 #: The seconds in which a kernel that seems slow is estimated again: threads of the kernel before may still be asking
 #: for work, and the system may have put two threads of this one onto one core. Building it took 20 times as long.
 _SETTLING = 0.008
-#: The largest number of blocks of a glance, and the seconds after which none of them begins (a choice: a tenth of what
-#: a candidate costs).
+#: The largest number of blocks of a glance, and the seconds after which none of them begins (a choice).
 _GLANCE_BLOCKS, _GLANCE_SECONDS = 5, 0.015
 #: The seconds of a block. A scheduler's tick is 1 to 4 ms, so a good part of such blocks goes undisturbed.
 _BLOCK_SECONDS = 0.002
