@@ -60,7 +60,7 @@ def build(
         CompilerError: compiling or linking failed.
         OutputError: ``out`` cannot be written.
     """
-    arrays: list[Array] = [recipe.apply(extraction.network.weights) for recipe in extraction.rewritten.recipes]
+    arrays: list[Array] = [recipe.apply(extraction.network.weights) for recipe in extraction.recipes]
     if extraction.plan is not None:
         arrays += extraction.plan.constants
 

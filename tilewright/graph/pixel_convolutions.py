@@ -1,4 +1,4 @@
-"""Convolutions on blocked values: dense, depthwise, by groups, and by Winograd's algorithm.
+"""Convolutions on blocked values: dense, depthwise, and by groups.
 
 A grouped convolution whose groups fill no whole blocks works on one block of all channels (channels last), where a
 group is a stretch of lanes.
@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tilewright.graph.channels import find_lattice, grouped_order, padded_order
-from tilewright.graph.convolution import Algorithm, Convolution, is_fused, winograd_tile
+from tilewright.graph.convolution import Convolution
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.weights import Recipe
-from tilewright.ops import contraction, winograd
+from tilewright.ops import contraction
 
 if TYPE_CHECKING:
     from tvm import ir, relax, tirx
@@ -29,7 +29,7 @@ _MANY_BLOCKS = 25
 
 
 def conv2d(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
-    """A convolution with weights, by the algorithm that was chosen for it."""
+    """A convolution with weights. The walk remembers the ones that have other algorithms than the direct one."""
     data, weight = args
     attrs = call.attrs
     kernel = weight.recipe
@@ -56,18 +56,17 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
     out, channels = kernel.shape[:2]
     shape = (data.shape[0], channels, *data.shape[2:])
     known = Convolution(shape, kernel.shape, _pair(attrs.strides), _four(attrs.padding), (cb, x))
-    if _pair(attrs.dilation) == (1, 1) and cb >= walk.lanes // 2 and len(known.algorithms) > 1:
-        walk.convolutions[known] = walk.convolutions.get(known, 0) + 1
-        algorithm = walk.algorithms.get(known, "direct")
-        if algorithm != "direct":
-            packed = emit_winograd(walk, algorithm, known, source, kernel)
-            return Value(shape_of(call), packed=packed, block=x, order=order, fused=True)
     recipe = kernel.reshape((out // x, x, channels // cb, cb, kh, kw)).transpose((0, 2, 4, 5, 3, 1))
     stride, padding, dilation = _window(attrs)
     if kh == kw == 1 and stride != (1, 1) and not any(padding):
         source, stride = sample_pixels(walk, source, stride), (1, 1)
     function = contraction.conv2d(shape_of(source), recipe.shape, stride, padding, dilation)
-    return emit_convolution(walk, call, function, [source, walk.add_weight(recipe)], x, order, out // x)
+    result = emit_convolution(walk, call, function, [source, walk.add_weight(recipe)], x, order, out // x)
+    if dilation == (1, 1) and cb >= walk.lanes // 2 and len(known.algorithms) > 1:
+        walk.convolutions[known] = walk.convolutions.get(known, 0) + 1
+        walk.functions[walk.function_of(result.packed)] = known
+        walk.kernels[recipe] = kernel
+    return result
 
 
 def sample_pixels(walk: Rewriter, source: relax.Expr, stride: tuple[int, int]) -> relax.Expr:
@@ -187,28 +186,6 @@ def emit_convolution(
     n, _, h, w = shape = shape_of(call)
     result = walk.call(function, arguments, (n, blocks, h, w, block), name)
     return Value(shape, packed=result, block=block, order=order, fused=True)
-
-
-def emit_winograd(
-    walk: Rewriter, algorithm: Algorithm, conv: Convolution, source: relax.Expr, kernel: Recipe
-) -> relax.Expr:
-    """Emit a convolution of blocked data by Winograd's F(m x m, 3 x 3)."""
-    m = winograd_tile(algorithm)
-    assert m is not None
-    oo, cc, _, _, cb, x = conv.packed_weight
-    tiling, shape = conv.tiling(m), conv.transformed_weight(m)
-    a = tiling.a
-    recipe = kernel.winograd(m).reshape((oo, x, cc, cb, a, a)).transpose((4, 5, 0, 2, 3, 1)).reshape(shape)
-    result = (conv.data[0], oo, tiling.rows, tiling.cols, x)
-    if is_fused(algorithm):
-        function = winograd.fused(tiling, conv.packed_data, shape)
-        return walk.call(function, [source, walk.add_weight(recipe)], result, f"conv_winograd{m}")
-    v = walk.call(
-        winograd.data_transform(tiling, conv.packed_data), [source], (a * a, cc, tiling.tiles, cb), f"winograd{m}"
-    )
-    between = (a * a, oo, tiling.tiles, x)
-    products = walk.call(winograd.products(tiling, shape), [v, walk.add_weight(recipe)], between, f"products{m}")
-    return walk.call(winograd.inverse_transform(tiling, oo, x), [products], result, f"inverse{m}")
 
 
 def _window(attrs: ir.Attrs) -> tuple[tuple[int, int], tuple[int, int, int, int], tuple[int, int]]:

@@ -6,11 +6,11 @@ Element-wise operators, pooling and concatenation keep the layout of their opera
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tilewright.frontend.network import Network
-from tilewright.graph.convolution import Algorithm, Convolution
+from tilewright.graph.convolution import Convolution
 from tilewright.graph.rewriter import Rewriter
 from tilewright.graph.value import Value
 from tilewright.graph.weights import Recipe
@@ -31,15 +31,19 @@ class Rewritten:
         recipes: how the weights are made, in the order of ``main``'s parameters.
         fallbacks: the convolutions and matrix products that keep their plain layout.
         convolutions: the convolutions for which there is a choice of algorithms, and how often each occurs.
+        functions: of those convolutions, by the name of the function in ``module`` that computes each directly.
+        kernels: of their packed weights, the weights before they were packed.
     """
 
     module: IRModule
     recipes: tuple[Recipe, ...]
     fallbacks: tuple[str, ...]
     convolutions: tuple[tuple[Convolution, int], ...] = ()
+    functions: Mapping[str, Convolution] = field(default_factory=dict)
+    kernels: Mapping[Recipe, Recipe] = field(default_factory=dict)
 
 
-def rewrite(network: Network, target: Target, algorithms: Mapping[Convolution, Algorithm] | None = None) -> Rewritten:
+def rewrite(network: Network, target: Target) -> Rewritten:
     """Rewrite the network to blocked layouts for the convolutions and matrix products that templates serve.
 
     An operator without a blocked form keeps its plain layout. The result lists the convolutions and matrix products
@@ -48,7 +52,6 @@ def rewrite(network: Network, target: Target, algorithms: Mapping[Convolution, A
     Args:
         network: the network.
         target: its vector length decides the blocks.
-        algorithms: how to compute convolutions. A convolution that it does not name is computed directly.
     """
     import tvm
     from tvm import relax
@@ -57,7 +60,7 @@ def rewrite(network: Network, target: Target, algorithms: Mapping[Convolution, A
     # Importers write some operators (Clip) as functions beside main. Calls of these are kept.
     beside = {v: f for v, f in network.module.functions_items() if v.name_hint != "main"}
     builder = relax.BlockBuilder(tvm.ir.IRModule(beside))
-    walk = Rewriter(target.lanes, builder, algorithms or {})
+    walk = Rewriter(target.lanes, builder)
     count = len(network.inputs)
     for param, spec in zip(main.params[:count], network.inputs, strict=True):
         var = relax.Var(param.name, relax.TensorType(spec.shape, spec.dtype))
@@ -90,4 +93,6 @@ def rewrite(network: Network, target: Target, algorithms: Mapping[Convolution, A
     module = relax.transform.DeadCodeElimination()(module)
     assert isinstance(module, tvm.ir.IRModule)
     fallbacks = tuple(dict.fromkeys(walk.fallbacks))
-    return Rewritten(module, tuple(walk.recipes), fallbacks, tuple(walk.convolutions.items()))
+    return Rewritten(
+        module, tuple(walk.recipes), fallbacks, tuple(walk.convolutions.items()), walk.functions, walk.kernels
+    )

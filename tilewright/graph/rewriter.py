@@ -7,7 +7,6 @@ layout, so two conversions in a row cancel. :mod:`tilewright.graph.pixels` serve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from tilewright.graph import pixels, tokens
-from tilewright.graph.convolution import Algorithm, Convolution
+from tilewright.graph.convolution import Convolution
 from tilewright.graph.idioms import find_idiom
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import View
@@ -37,8 +36,9 @@ class Rewriter:
     Attributes:
         lanes: the float32 numbers in a vector register.
         builder: builds the new function.
-        algorithms: how to compute convolutions.
         convolutions: the convolutions met so far for which there is a choice of algorithms, and how often.
+        functions: of those convolutions, by the name of the function that computes each directly.
+        kernels: of their packed weights, the weights before they were packed.
         parameters: the inputs of the new function.
         recipes: the variable of each packed weight.
         values: the new value of each variable of the network.
@@ -50,8 +50,9 @@ class Rewriter:
 
     lanes: int
     builder: relax.BlockBuilder
-    algorithms: Mapping[Convolution, Algorithm] = field(default_factory=dict)
     convolutions: dict[Convolution, int] = field(default_factory=dict)
+    functions: dict[str, Convolution] = field(default_factory=dict)
+    kernels: dict[Recipe, Recipe] = field(default_factory=dict)
     parameters: list[relax.Var] = field(default_factory=list)
     recipes: dict[Recipe, relax.Var] = field(default_factory=dict)
     values: dict[relax.Var, _Rewritten] = field(default_factory=dict)
@@ -200,6 +201,10 @@ class Rewriter:
 
         out = relax.TensorType(shape, "float32")
         return self.emit(relax.call_tir(self.builder.add_func(function, name), arguments, out))
+
+    def function_of(self, result: relax.Var) -> str:
+        """The name of the function whose call gave ``result``."""
+        return str(self.builder.lookup_binding(result).args[0].name_hint)
 
     def channel_block(self, channels: int) -> int:
         """The largest divisor of ``channels`` that fits a vector register."""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tilewright.errors import ShapeError, TilewrightError, UnsupportedOperatorError
 from tilewright.executable.plan import Plan, make_plan
 from tilewright.frontend.network import Network
+from tilewright.graph.alternatives import replace_groups, splice
 from tilewright.graph.chains import LONGEST_CHAIN, OPAQUE, cut_chains
 from tilewright.graph.convolution import Algorithm, Convolution
 from tilewright.graph.rewrite import Rewritten, rewrite
+from tilewright.graph.weights import Recipe
 from tilewright.measure.memory import memory_error
 from tilewright.ops.mark import Mark, take_mark, take_marks
 from tilewright.target import Target
@@ -46,20 +49,56 @@ class TaskUse:
 class Extraction:
     """A network ready to be tuned and built: its fused module, the tasks in it, and the plan of its calls.
 
-    Without a plan (None) the network runs on the virtual machine of Relax.
+    Attributes:
+        network: the network.
+        target: what it was rewritten for.
+        rewritten: the network in the layouts that its operators need, every convolution computed directly.
+        module: the fused functions, and a ``main`` that calls them.
+        recipes: how the weights are made, in the order of ``main``'s parameters after the inputs.
+        uses: the tasks, the heaviest first.
+        plan: of its calls; None: the network runs on the virtual machine of Relax.
     """
 
     network: Network
     target: Target
     rewritten: Rewritten
     module: IRModule
+    recipes: tuple[Recipe, ...]
     uses: tuple[TaskUse, ...]
     plan: Plan | None
+    _direct: _Direct = field(repr=False)
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
         """Operators that stay in plain layout, in the auto space."""
         return self.rewritten.fallbacks
+
+    def with_algorithms(self, algorithms: Mapping[Convolution, Algorithm]) -> Extraction:
+        """The network with other algorithms for some convolutions; all others are computed directly.
+
+        Only the functions of these convolutions are made anew (:mod:`tilewright.graph.alternatives`).
+
+        Raises:
+            UnsupportedOperatorError: TVM cannot compile it.
+            ResourceError: memory is missing.
+        """
+        with _translating(self.network):
+            return _with_algorithms(self, algorithms)
+
+
+@dataclass(frozen=True)
+class _Direct:
+    """A network that computes every convolution directly, on its way from operators to fused functions.
+
+    Attributes:
+        grouped: the operators in groups that are not fused yet.
+        fused: the fused module.
+        marks: of its functions.
+    """
+
+    grouped: IRModule
+    fused: IRModule
+    marks: Mapping[str, Mark]
 
 
 def extract(network: Network, target: Target, algorithms: Mapping[Convolution, Algorithm] | None = None) -> Extraction:
@@ -75,8 +114,21 @@ def extract(network: Network, target: Target, algorithms: Mapping[Convolution, A
         ShapeError: the values of an input decide the shape of a tensor.
         ResourceError: memory is missing.
     """
+    with _translating(network):
+        rewritten = rewrite(network, target)
+        with _context(target):
+            grouped = _group(rewritten.module)
+            fused, marks = take_marks(_fuse(grouped))
+        direct = _Direct(grouped, fused, marks)
+        extraction = _list_tasks(network, target, rewritten, fused, rewritten.recipes, marks, direct)
+        return extraction if not algorithms else _with_algorithms(extraction, algorithms)
+
+
+@contextmanager
+def _translating(network: Network) -> Iterator[None]:
+    """Translate what TVM and Python raise while a network is cut into tasks."""
     try:
-        return _extract(network, target, algorithms)
+        yield
     except TilewrightError:
         raise
     except MemoryError as exc:
@@ -89,11 +141,40 @@ def extract(network: Network, target: Target, algorithms: Mapping[Convolution, A
         ) from exc
 
 
-def _extract(network: Network, target: Target, algorithms: Mapping[Convolution, Algorithm] | None) -> Extraction:
-    import tvm
-    from tvm import relax, tirx
+def _with_algorithms(extraction: Extraction, algorithms: Mapping[Convolution, Algorithm]) -> Extraction:
+    direct, rewritten, marks = extraction._direct, extraction.rewritten, dict(extraction._direct.marks)
+    network, target = extraction.network, extraction.target
 
-    rewritten = rewrite(network, target, algorithms)
+    def fuse(module: IRModule) -> IRModule:
+        fused, more = take_marks(_fuse(_group(module)))
+        made.append((fused, more))
+        return fused
+
+    made: list[tuple[IRModule, Mapping[str, Mark]]] = []
+    with _context(target):
+        replacements = replace_groups(direct.grouped, rewritten, algorithms, fuse)
+        module, recipes, names = splice(direct.fused, rewritten, len(network.inputs), replacements)
+    for group, replacement in replacements.items():
+        more = next(found for fused, found in made if fused is replacement.module)
+        marks |= {new: more[old] for (of, old), new in names.items() if of == group}
+    return _list_tasks(network, target, rewritten, module, recipes, marks, direct)
+
+
+def _context(target: Target) -> ExitStack:
+    """TVM's context for grouping and fusing."""
+    import tvm
+
+    stack = ExitStack()
+    stack.enter_context(target.tvm)
+    stack.enter_context(tvm.transform.PassContext(config={"relax.FuseOps.max_depth": LONGEST_CHAIN}))
+    return stack
+
+
+def _group(module: IRModule) -> IRModule:
+    """Operators --> functions of TIR, and groups of them that will be fused."""
+    import tvm
+    from tvm import relax
+
     passes = [
         # A reshape is a view, which the build makes of it unless it was fused with something.
         relax.transform.LegalizeOps(skip_ops=["relax.reshape"]),
@@ -101,13 +182,34 @@ def _extract(network: Network, target: Target, algorithms: Mapping[Convolution, 
         tvm.transform.module_pass(_concatenations_apart, opt_level=0),
         tvm.transform.module_pass(_cut_chains, opt_level=0),
         relax.transform.FuseOps(),
+    ]
+    return tvm.transform.Sequential(passes)(module)
+
+
+def _fuse(module: IRModule) -> IRModule:
+    """Each group --> one function of TIR."""
+    import tvm
+    from tvm import relax
+
+    passes = [
         relax.transform.FuseTIR(),
         tvm.transform.module_pass(_without_patterns, opt_level=0),
         relax.transform.DeadCodeElimination(),
     ]
-    context = tvm.transform.PassContext(config={"relax.FuseOps.max_depth": LONGEST_CHAIN})
-    with target.tvm, context:
-        module, marks = take_marks(tvm.transform.Sequential(passes)(rewritten.module))
+    return tvm.transform.Sequential(passes)(module)
+
+
+def _list_tasks(
+    network: Network,
+    target: Target,
+    rewritten: Rewritten,
+    module: IRModule,
+    recipes: tuple[Recipe, ...],
+    marks: Mapping[str, Mark],
+    direct: _Direct,
+) -> Extraction:
+    from tvm import relax, tirx
+
     plan = make_plan(module, len(network.inputs), 4 * target.lanes)
     calls = _calls(module["main"]) if plan is None else Counter(call.kernel for call in plan.calls if call.kernel)
     weights = _weights(module["main"], len(network.inputs))
@@ -126,7 +228,7 @@ def _extract(network: Network, target: Target, algorithms: Mapping[Convolution, 
         for key, names in groups.items()
     ]
     uses.sort(key=lambda use: (-use.task.flop * use.weight, use.task.key))
-    return Extraction(network, target, rewritten, module, tuple(uses), plan)
+    return Extraction(network, target, rewritten, module, recipes, tuple(uses), plan, direct)
 
 
 def _concatenations_apart(module: IRModule, _: object) -> IRModule:

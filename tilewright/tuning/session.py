@@ -223,12 +223,11 @@ class _Session:
             self._use_algorithms(choices)
 
     def _use_algorithms(self, choices: list[AlgorithmChoice]) -> None:
-        """Cut the network into tasks once more, where other algorithms were chosen than it has."""
+        """Exchange the functions of convolutions for which other algorithms were chosen than they have."""
         chosen = {choice.convolution: choice.chosen for choice in choices if choice.chosen != "direct"}
         before = {choice.convolution: choice.chosen for choice in self.algorithms if choice.chosen != "direct"}
         if chosen != before:
-            assert self.network is not None
-            self.extraction = extract(self.network, self.machine, chosen)
+            self.extraction = self.extraction.with_algorithms(chosen)
         self.algorithms = choices
 
     # Plan -------------------------------------------------------------------------------------------------------------
@@ -243,7 +242,7 @@ class _Session:
             extract_seconds=self.extract_seconds,
             compile_seconds=self.incumbent.seconds,
             tasks=len(self.extraction.uses),
-            weight_bytes=4 * sum(recipe.size for recipe in self.extraction.rewritten.recipes),
+            weight_bytes=4 * sum(recipe.size for recipe in self.extraction.recipes),
             run_seconds=math.inf if self.roofline is None else run_bound(flop, self.roofline.reachable),
             chooses=self.pool is not None and bool(self.extraction.rewritten.convolutions),
             # With cold caches there is nothing that a kernel could find in its place.
