@@ -108,7 +108,8 @@ def test_a_disk_that_fills_up_ends_nothing(tmp_path: Path) -> None:
     report = tune(conv_model(tmp_path / "m.onnx"), tmp_path / "out", budget=budget, records=store).report
     assert len(list(store.scan(Query()))) == 2
     assert report.unrecorded > 0
-    trouble, end = report.notes
+    # A tuned executable that wins of so few trials adds a note that there was no race.
+    trouble, end = [note for note in report.notes if "was not raced" not in note]
     assert trouble == "the disk is full; make room; tuning goes on, and what the records do not take is kept in memory"
     assert (
         end == f"{report.unrecorded} measurements are in no records and will be forgotten: the disk is full; make room"
