@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,6 +30,9 @@ from tilewright.tuning.report import ContestReport
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.selection import Selection
 from tilewright.tuning.workshop import Candidate
+
+if TYPE_CHECKING:
+    from tvm.tirx import PrimFunc
 
 __all__ = ["Contest", "Variant", "contest", "in_place", "variants_of"]
 
@@ -51,7 +54,7 @@ class Variant:
     """
 
     config: tuple[int, ...] | None
-    function: Any
+    function: PrimFunc
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from tilewright.jsonable import JsonObject
 from tilewright.measure.limits import Limits, measure_limits
 from tilewright.space.space import DesignSpace
 
@@ -63,7 +63,7 @@ class Roofline:
                     seconds = max(seconds, outer / (_MARGIN * self.limits.cache_bandwidth))
         return seconds
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> JsonObject:
         """For reports: the bounds, and what was measured (:class:`tilewright.measure.limits.Limits`)."""
         measured = {} if self.limits is None else self.limits.describe()
         return {"flops_bound": self.flops, "bandwidth_bound": self.bandwidth, **measured}

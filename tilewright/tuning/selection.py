@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from tilewright.ops.registry import make_space
 from tilewright.records.store import Store
 from tilewright.space.space import DesignSpace
 from tilewright.tuning.scheduler import NetworkTuner
+
+if TYPE_CHECKING:
+    from tvm.tirx import PrimFunc
 
 __all__ = ["Selection", "check_selection", "select_best", "select_recorded"]
 
@@ -29,7 +32,7 @@ class Selection:
         configs: the config of each, by ``Task.key``; None or none: the default.
     """
 
-    functions: dict[str, Any] = field(default_factory=dict)
+    functions: dict[str, PrimFunc] = field(default_factory=dict)
     configs: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
 
     @property
@@ -102,7 +105,7 @@ def check_selection(extraction: Extraction, selection: Selection, seconds: float
         selection: of each task.
         seconds: that checking may take, about; what there is no time for is taken as it is.
     """
-    defaults: dict[str, Any] = {}
+    defaults: dict[str, PrimFunc] = {}
     incomparable: list[str] = []
     for use in extraction.uses:
         if use.task.key in selection.tuned:
