@@ -49,6 +49,7 @@ FAST = (
     "space/test_knob.py",
     "space/test_moves.py",
     "space/test_subspace.py",
+    "space/test_template.py",
     "test_control_groups.py",
     "test_reading.py",
     "tuning/test_budget.py",
