@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 from tilewright.errors import SpaceError
 from tilewright.graph.convolution import Algorithm, Convolution, is_fused, winograd_tile
@@ -28,6 +29,15 @@ _GAIN = 1.05
 _MORE = 3
 
 
+class ChoiceReport(TypedDict):
+    """What the report of a tuning says of a convolution; ``milliseconds`` are those of ``Choice.seconds``."""
+
+    conv: str
+    count: int
+    chosen: Algorithm
+    milliseconds: dict[Algorithm, float]
+
+
 @dataclass(frozen=True)
 class Choice:
     """What was chosen for a convolution.
@@ -45,8 +55,8 @@ class Choice:
     chosen: Algorithm
     seconds: dict[Algorithm, float]
 
-    def describe(self) -> dict[str, object]:
-        """Ready for JSON."""
+    def describe(self) -> ChoiceReport:
+        """The choice as the report of a tuning has it."""
         return {
             "conv": str(self.convolution),
             "count": self.count,
