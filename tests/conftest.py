@@ -51,6 +51,7 @@ FAST = (
     "space/test_knob.py",
     "space/test_moves.py",
     "space/test_subspace.py",
+    "space/test_template.py",
     "test_control_groups.py",
     "test_difference.py",
     "test_reading.py",

@@ -19,7 +19,8 @@ class Task:
     Attributes:
         key: structural hash of the function, the same in every process; the identity of the task.
         name: for people, such as ``conv2d 3x3 64x55x55 -> 64x55x55``.
-        kind: the design space that serves it: ``contraction``, ``winograd``, ``rows`` or ``auto``.
+        kind: which templates are made for it, as the mark of its expression says (``contraction``, ``winograd``,
+            ``rows``); ``auto`` without a mark.
         flop: floating-point operations of one call.
         ir: the function as TVM's JSON.
     """

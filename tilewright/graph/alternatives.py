@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from tilewright.graph.convolution import Algorithm, Convolution, is_fused, winograd_tile
 from tilewright.graph.weights import Recipe
 from tilewright.ops import winograd
+from tilewright.ops.mark import Mark
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -49,19 +50,21 @@ class Replacement:
         place: the place of the weights among the parameters.
         conv: the convolution.
         algorithm: its algorithm.
+        marks: of the functions of ``module``, by name.
     """
 
     module: IRModule
     place: int
     conv: Convolution
     algorithm: Algorithm
+    marks: Mapping[str, Mark]
 
 
 def replace_groups(
     grouped: IRModule,
     rewritten: Rewritten,
     algorithms: Mapping[Convolution, Algorithm],
-    fuse: Callable[[IRModule], IRModule],
+    fuse: Callable[[IRModule], tuple[IRModule, dict[str, Mark]]],
 ) -> dict[str, Replacement]:
     """The replacement of each group whose convolution has another algorithm than the direct one, by the group's name.
 
@@ -69,7 +72,7 @@ def replace_groups(
         grouped: the network with its operators grouped, and the groups not fused yet.
         rewritten: the network before that.
         algorithms: of some convolutions.
-        fuse: groups and fuses a module of operators.
+        fuse: groups and fuses a module of operators, and takes off the marks of its functions.
     """
     from tvm import relax
 
@@ -109,7 +112,7 @@ def _replace(
     conv: Convolution,
     algorithm: Algorithm,
     rewritten: Rewritten,
-    fuse: Callable[[IRModule], IRModule],
+    fuse: Callable[[IRModule], tuple[IRModule, dict[str, Mark]]],
 ) -> Replacement:
     import tvm
     from tvm import relax
@@ -137,7 +140,8 @@ def _replace(
                     values[binding.var] = result
             output = builder.emit_output(values[group.body.body])
         builder.emit_func_output(output)
-    return Replacement(fuse(builder.finalize()), place, conv, algorithm)
+    module, marks = fuse(builder.finalize())
+    return Replacement(module, place, conv, algorithm, marks)
 
 
 def _emit(

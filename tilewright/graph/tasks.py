@@ -1,4 +1,4 @@
-"""From a network to its tasks: fused functions, equal ones merged, with how often each occurs."""
+"""Cuts a network into tasks: fuses its operators, and merges functions of equal structure."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ __all__ = ["Extraction", "TaskUse", "extract", "task_of"]
 
 @dataclass(frozen=True)
 class TaskUse:
-    """A task and how it occurs in a network.
+    """A task and its uses in a network.
 
     Attributes:
         task: the task.
-        weight: how often the network calls it.
-        functions: the fused functions that are this task.
+        weight: number of calls in the network.
+        functions: names of the fused functions that are this task.
     """
 
     task: Task
@@ -47,7 +47,7 @@ class TaskUse:
 
 @dataclass(frozen=True)
 class Extraction:
-    """A network ready to be tuned and built: its fused module, the tasks in it, and the plan of its calls.
+    """A network that is ready to be tuned and built.
 
     Attributes:
         network: the network.
@@ -70,7 +70,7 @@ class Extraction:
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
-        """Operators that stay in plain layout, in the auto space."""
+        """Operators that stay in plain layout, and have the auto space."""
         return self.rewritten.fallbacks
 
     def with_algorithms(self, algorithms: Mapping[Convolution, Algorithm]) -> Extraction:
@@ -102,15 +102,15 @@ class _Direct:
 
 
 def extract(network: Network, target: Target, algorithms: Mapping[Convolution, Algorithm] | None = None) -> Extraction:
-    """Rewrite, fuse, and list the tasks of ``network``, heaviest first (FLOP times weight).
+    """Rewrite and fuse a network, and list its tasks, heaviest first (FLOP times weight).
 
     Args:
         network: the network.
-        target: what it is rewritten for.
-        algorithms: how to compute convolutions; all that are not in it directly.
+        target: the machine to rewrite it for.
+        algorithms: of convolutions. Those that are missing are computed directly.
 
     Raises:
-        UnsupportedOperatorError: TVM imports an operator of the network, but it cannot be compiled.
+        UnsupportedOperatorError: TVM imports an operator of the network, but cannot compile it.
         ShapeError: the values of an input decide the shape of a tensor.
         ResourceError: memory is missing.
     """
@@ -145,18 +145,12 @@ def _with_algorithms(extraction: Extraction, algorithms: Mapping[Convolution, Al
     direct, rewritten, marks = extraction._direct, extraction.rewritten, dict(extraction._direct.marks)
     network, target = extraction.network, extraction.target
 
-    def fuse(module: IRModule) -> IRModule:
-        fused, more = take_marks(_fuse(_group(module)))
-        made.append((fused, more))
-        return fused
-
-    made: list[tuple[IRModule, Mapping[str, Mark]]] = []
     with _context(target):
-        replacements = replace_groups(direct.grouped, rewritten, algorithms, fuse)
+        replacements = replace_groups(
+            direct.grouped, rewritten, algorithms, lambda module: take_marks(_fuse(_group(module)))
+        )
         module, recipes, names = splice(direct.fused, rewritten, len(network.inputs), replacements)
-    for group, replacement in replacements.items():
-        more = next(found for fused, found in made if fused is replacement.module)
-        marks |= {new: more[old] for (of, old), new in names.items() if of == group}
+    marks |= {new: replacements[group].marks[old] for (group, old), new in names.items()}
     return _list_tasks(network, target, rewritten, module, recipes, marks, direct)
 
 
@@ -176,7 +170,7 @@ def _group(module: IRModule) -> IRModule:
     from tvm import relax
 
     passes = [
-        # A reshape is a view, which the build makes of it unless it was fused with something.
+        # A reshape that nothing is fused with becomes a view when the executable is built.
         relax.transform.LegalizeOps(skip_ops=["relax.reshape"]),
         relax.transform.AnnotateTIROpPattern(),
         tvm.transform.module_pass(_concatenations_apart, opt_level=0),
@@ -218,7 +212,7 @@ def _list_tasks(
     for var, function in module.functions_items():
         name = var.name_hint
         if not isinstance(function, tirx.PrimFunc) or name not in calls or relax.analysis.has_reshape_pattern(function):
-            continue  # a reshape costs nothing: the build turns it into a view
+            continue  # the build turns a reshape into a view
         bare = _bare(function)
         key = _key(bare)
         groups.setdefault(key, []).append(name)
@@ -232,7 +226,7 @@ def _list_tasks(
 
 
 def _concatenations_apart(module: IRModule, _: object) -> IRModule:
-    """Fuse nothing with a concatenation: alone it costs nothing, because its parts are written in place."""
+    """Fuse nothing with a concatenation. Alone it costs nothing, since its parts are written in place."""
     for var, function in module.functions_items():
         if var.name_hint.startswith("concatenate"):
             module.update_func(var, function.with_attr("op_pattern", OPAQUE))
@@ -244,7 +238,7 @@ def _cut_chains(module: IRModule, _: object) -> IRModule:
 
 
 def _without_patterns(module: IRModule, _: object) -> IRModule:
-    """Each function as its task has it: a database of MetaSchedule's knows a function by its attributes as well."""
+    """Drop the attributes of fusion. MetaSchedule's databases identify a function by its attributes, too."""
     for var, function in module.functions_items():
         if function.attrs is not None and "op_pattern" in function.attrs:
             module.update_func(var, function.without_attr("op_pattern"))
@@ -252,7 +246,13 @@ def _without_patterns(module: IRModule, _: object) -> IRModule:
 
 
 def task_of(name: str, function: PrimFunc, weights: tuple[int, ...] = ()) -> Task:
-    """The task of a function by itself, as it is where nothing is fused into it; ``weights``: its parameters."""
+    """The task of a function that nothing is fused with.
+
+    Args:
+        name: of the task.
+        function: an expression of ``tilewright.ops``, or any function of TIR.
+        weights: the places of the parameters that are weights.
+    """
     bare, mark = take_mark(_bare(function))
     return _use(_key(bare), [name], bare, mark, 1, weights).task
 
@@ -268,7 +268,7 @@ def _key(bare: PrimFunc) -> str:
 
 
 def _calls(main: relax.Function) -> dict[str, int]:
-    """How often ``main`` calls each function."""
+    """Number of calls of each function in ``main``."""
     from tvm import ir, relax
 
     counts: dict[str, int] = {}
@@ -283,7 +283,7 @@ def _calls(main: relax.Function) -> dict[str, int]:
 
 
 def _weights(main: relax.Function, inputs: int) -> dict[str, tuple[int, ...]]:
-    """Which parameters of each function ``main`` always calls with weights: its own parameters after the inputs."""
+    """The places of each function's parameters that are weights (of ``main``, after its inputs) in all calls."""
     from tvm import ir, relax
 
     own = list(main.params)[inputs:]
@@ -314,10 +314,10 @@ def _use(key: str, names: list[str], function: PrimFunc, mark: Mark, weight: int
     module = tvm.ir.IRModule({"main": main})
     try:
         flop = float(tvm.s_tir.analysis.estimate_tir_flops(tvm.ir.IRModule({"main": _countable(main)})))
-    except (RuntimeError, ValueError, TypeError):  # what it cannot count (casts, look-ups) is data movement
+    except (RuntimeError, ValueError, TypeError):  # functions that it cannot count (casts, look-ups) move data
         flop = 0.0
     shapes = [_fixed(p.ty, names[0]) for p in function.params]
-    # Pure data movement counts one operation per element written, so that no task is free.
+    # Moving data counts as one operation for each element that is written, so that no task is free.
     flop = max(flop, float(math.prod(shapes[-1])) if shapes else 0.0)
     stem = names[0].removeprefix("fused_").rstrip("0123456789")[:40]
     text = " ".join("x".join(map(str, s)) for s in (shapes[0], shapes[-1])) if shapes else ""
@@ -335,7 +335,7 @@ def _fixed(tensor: relax.TensorType, function: str) -> list[int]:
 
 
 def _countable(function: PrimFunc) -> PrimFunc:
-    """The function with ``let t = a in b`` --> ``a + b``, whose operations are counted once: TVM counts no ``let``."""
+    """The function with ``let t = a in b`` --> ``a + b``: TVM counts no ``let``, and the operations of a count once."""
     from tvm import tirx
     from tvm_ffi import structural_map
 

@@ -1,0 +1,1 @@
+"""What design spaces are made of: knobs, configs, moves, loop nests, and the contract of a template. No operator."""

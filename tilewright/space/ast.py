@@ -1,4 +1,4 @@
-"""The abstract syntax tree of any TIR program, as the graph that cost models see (Tomczak et al., arXiv 1904.11876)."""
+"""The syntax tree of a TIR program as the graph that cost models see (Tomczak et al., arXiv 1904.11876)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["program_graph"]
 def program_graph(function: PrimFunc, *, main: bool = False) -> AstGraph:
     """The syntax tree of a scheduled or lowered function, as a graph of one program.
 
-    Loops that were fused are shown as the loops they were made of, as far as the indices tell; loops of one iteration
-    are not shown; of an index that is no sum of loop variables times constants (not affine), only the affine part is.
-    Guards and the conditions of selections are left out.
+    A fused loop is shown as the loops it was fused of, as far as the indices tell. Loops of one iteration are left out,
+    and so are guards and the conditions of selections. Of an index that is not affine (no sum of loop variables times
+    constants), only the affine part is shown.
 
     Args:
-        function: with or without blocks, vectors as loops or as ramps.
-        main: only the store that is executed most often, with the loops around it. That is the tree which
+        function: with or without blocks; vectors may be loops or ramps.
+        main: show only the store that runs most often, and the loops around it. This is the tree that
             ``tilewright.cost.ast_graph.ast_graph`` has in closed form.
     """
     found = statements(function)
@@ -64,7 +64,7 @@ class _Builder:
         )
 
     def add(self, statement: Statement) -> None:
-        """A store, the expression it stores, and the loops around it that are not there yet."""
+        """Add a store, the expression it stores, and those loops around it that the graph lacks."""
         parts = [(loop, number) for loop in statement.loops for number in range(len(loop.parts()))]
         extents = [loop.parts()[number][1] for loop, number in parts]
         nodes = self._chain(parts, extents)
@@ -105,7 +105,7 @@ class _Builder:
     def _access(
         self, kind: NodeKind, access: Access, parts: list[tuple[Loop, int]], extents: list[int], nodes: list[int]
     ) -> int:
-        """The node of a load or store, with the terms of its index; equal indices of one buffer are shared."""
+        """The node of a load or store, with the terms of its index. Equal indices of one buffer share their terms."""
         dims = [[_coefficient(dim, loop, number) for loop, number in parts] for dim in access.dims]
         node = self._node(kind)
         touched = [access.itemsize * _elements(dims, access.shape, extents, place) for place in range(len(parts))]
@@ -143,7 +143,7 @@ class _Builder:
 
 
 def _coefficient(dim: list[tuple[Loop, int, int, int]], loop: Loop, number: int) -> int:
-    """By how much an index moves in one iteration of a part of a loop."""
+    """The distance that an index moves in one iteration of a part of a loop."""
     step, extent = loop.parts()[number]
     return sum(
         scale * (step // lower)
@@ -153,11 +153,11 @@ def _coefficient(dim: list[tuple[Loop, int, int, int]], loop: Loop, number: int)
 
 
 def _elements(dims: list[list[int]], shape: tuple[int, ...], extents: list[int], place: int) -> float:
-    """Distinct elements touched by the loops from ``place`` inwards."""
+    """Distinct elements that the loops from ``place`` inwards touch."""
     total = 1.0
     for dim, size in zip(dims, shape, strict=True):
         moves = [(abs(c), e) for c, e in zip(dim[place:], extents[place:], strict=True) if c != 0]
-        # With gaps (a stride wider than the kernel) no more elements than iterations.
+        # A stride wider than the kernel leaves gaps. Then the loops touch at most one element in each iteration.
         reach = 1 + sum(c * (e - 1) for c, e in moves)
         total *= min(reach, math.prod(e for _, e in moves), size)
     return total

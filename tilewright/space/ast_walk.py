@@ -23,10 +23,10 @@ class Loop:
     """A loop of more than one iteration.
 
     Attributes:
-        variable: of TIR.
+        variable: the loop's variable in TIR.
         extent: trip count; 1 if it is not known.
-        annotation: how it is executed.
-        cuts: where indices take it apart: if ``v // 6`` and ``v % 6`` occur, one of them is 6.
+        annotation: how the loop is executed.
+        cuts: strides at which indices take the loop apart. If ``v // 6`` and ``v % 6`` occur, 6 is a cut.
     """
 
     variable: Var
@@ -35,7 +35,7 @@ class Loop:
     cuts: set[int] = field(default_factory=set)
 
     def parts(self) -> list[tuple[int, int]]:
-        """Steps and extents of the loops that this one was fused of, from outside in; itself if it was not."""
+        """Steps and extents of the loops that this loop was fused of, from outside in; its own if it was not fused."""
         cuts = sorted({1, *(c for c in self.cuts if 1 < c < self.extent), self.extent})
         if any(outer % inner for inner, outer in pairwise(cuts)):
             return [(1, self.extent)]
@@ -47,11 +47,11 @@ class Access:
     """A load or store.
 
     Attributes:
-        buffer: tells buffers apart.
+        buffer: a number of the buffer's own.
         itemsize: bytes of an element.
-        shape: of the buffer; 1 where it is not known.
-        dims: for each dimension the terms of its index: of ``(v // lower % length) * scale`` the loop of ``v``, and
-            ``lower``, ``length`` and ``scale``.
+        shape: of the buffer; an extent that is not known is 1.
+        dims: for each dimension the terms of its index. The term ``(v // lower % length) * scale`` is the loop of
+            ``v``, ``lower``, ``length`` and ``scale``.
     """
 
     buffer: int
@@ -60,7 +60,7 @@ class Access:
     dims: tuple[list[tuple[Loop, int, int, int]], ...]
 
 
-#: A node of an expression: what it is, the access or the value of a constant, and its inputs by number.
+#: A node of an expression: its kind, its access or the value of a constant, and the numbers of its inputs.
 Operation = tuple[NodeKind, "Access | float", list[int]]
 
 
@@ -69,8 +69,8 @@ class Statement:
     """A store.
 
     Attributes:
-        loops: around it, from outside in.
-        operations: its expression, inputs before those who use them, the store itself last.
+        loops: around the store, from outside in.
+        operations: the expression. Inputs come before the operations that use them; the store comes last.
     """
 
     loops: tuple[Loop, ...]
@@ -78,12 +78,12 @@ class Statement:
 
     @property
     def accesses(self) -> list[Access]:
-        """Loads, then the store."""
+        """The loads, then the store."""
         return [value for _, value, _ in self.operations if isinstance(value, Access)]
 
 
 def statements(function: PrimFunc) -> list[Statement]:
-    """All stores, in program order."""
+    """All stores of a function, in program order."""
     walk = _Walk()
     walk.visit(function.body, (), {})
     return walk.found
@@ -94,12 +94,13 @@ class _Walk:
         self.found: list[Statement] = []
 
     def visit(self, stmt: Stmt, loops: tuple[Loop, ...], values: dict[Var, Expr]) -> None:
-        """Adds the stores of a statement.
+        """Add the stores of a statement.
 
         Args:
-            stmt: what is visited.
-            loops: around it.
-            values: of iterators of blocks and variables of loops of one iteration, in terms of the loops' variables.
+            stmt: the statement.
+            loops: the loops around it.
+            values: of the iterators of blocks and of the variables of one-iteration loops, in terms of the loops'
+                variables.
         """
         kind = type(stmt).__name__
         if kind == "For":
@@ -134,7 +135,7 @@ class _Walk:
 
 
 def _replaced(expressions: list[Expr], values: dict[Var, Expr]) -> list[Expr]:
-    """Expressions with values instead of variables."""
+    """The expressions with the values in place of the variables."""
     from tvm.tirx import IndexMap
 
     if not values or not expressions:
@@ -164,7 +165,7 @@ class _Expression:
         return self._operations
 
     def _visit(self, value: Expr) -> list[int]:
-        """Adds the nodes of an expression; the number of its node, or nothing for what is left out."""
+        """Add the nodes of an expression. Returns the number of its node, or nothing for what is left out."""
         kind = type(value).__name__
         if kind in ("Cast", "Broadcast"):
             return self._visit(value.value)
@@ -181,7 +182,7 @@ class _Expression:
             inputs = [*self._visit(value.a), *self._visit(value.b)]
             return self._add(NodeKind.ADD if kind == "Add" else NodeKind.MUL, 0.0, inputs)
         inputs = [number for child in _children(value) for number in self._visit(child)]
-        # A variable or an address in an expression says nothing of its cost.
+        # A variable or an address adds nothing to the cost of an expression.
         return self._add(NodeKind.OTHER, 0.0, inputs) if inputs else []
 
     def _add(self, kind: NodeKind, value: Access | float, inputs: list[int]) -> list[int]:
@@ -196,7 +197,7 @@ class _Expression:
         dims = [self._terms(index) for index in replaced]
         place = 0
         while place < len(dims) - 1:
-            # Pixels that are one loop are row v // 14 and column v % 14, which together lie at v.
+            # A loop v over all pixels has the row v // 14 and the column v % 14. Together they lie at v.
             both = self._simplify(replaced[place] * shape[place + 1] + replaced[place + 1])
             terms, apart = self._terms(both), dims[place : place + 2]
             if None not in apart and (terms is None or len(terms) >= sum(len(dim or []) for dim in apart)):
@@ -211,7 +212,7 @@ class _Expression:
         return Access(hash(buffer), max(1, bits // 8), tuple(shape), known)
 
     def _terms(self, index: Expr) -> list[tuple[Loop, int, int, int]] | None:
-        """The terms of an index; none if it is not a sum of them and a constant."""
+        """The terms of an index; None if the index is no sum of terms and a constant."""
         from tvm.sym import normalize_to_iter_sum
 
         normal = normalize_to_iter_sum(index, self._ranges)
@@ -226,7 +227,7 @@ class _Expression:
 
 
 def _scalar(index: Expr) -> Expr:
-    """The first element of an index of vectors."""
+    """The first element of a vector of indices."""
     while type(index).__name__ in ("Ramp", "Broadcast"):
         index = index.base if type(index).__name__ == "Ramp" else index.value
     return index

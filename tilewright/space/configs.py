@@ -1,10 +1,11 @@
-"""Vectorised operations on configs, for any design space: draw, mutate, cross, list neighbours, tell apart.
+"""Vectorised operations on the configs of any design space: draw, mutate, cross, list neighbours, tell apart.
 
-Configs are ``(n, knobs)`` int32 arrays of knob indices. Validity is the space's own business
-(``DesignSpace.valid``): only :func:`sample` asks about it.
+Configs are ``(n, knobs)`` int32 arrays of knob indices. Which of them are valid is up to the space
+(``DesignSpace.valid``). Only :func:`sample` asks for it.
 
-A space in which a knob may be idle (where another knob chose a program without it) has one config per program: it
-offers ``canonical(configs)``, which sets idle knobs to 0, and everything here that makes configs applies it.
+In some spaces a knob may be idle: the choice of another knob makes it useless. Such a space offers
+``canonical(configs)``, which sets idle knobs to 0, so that each program has one config. All functions here that make
+configs apply it.
 """
 
 from __future__ import annotations
@@ -38,18 +39,18 @@ __all__ = [
     "size",
 ]
 
-#: Tells of ``(n, knobs)`` configs which ones are in some set, ``(n,)``; such as ``ConfigSet.has``.
+#: A function that says which of ``(n, knobs)`` configs are in a set, ``(n,)``; such as ``ConfigSet.has``.
 Contains: TypeAlias = Callable[[Configs], NDArray[np.bool_]]
 
-#: Spaces up to this size are listed in full when rejection does not find enough.
+#: Configs of the largest space that is listed in full, where rejection does not find enough.
 _ENUMERABLE = 1 << 18
-#: Rows handled at a time, which bounds the memory of a draw.
+#: Rows that are handled at a time. It bounds the memory of a draw.
 _CHUNK = 1 << 16
-#: Draws that rejection may spend, at least, and per config that is asked for.
+#: Draws that rejection may spend: at least so many, and so many for each config that is asked for.
 _DRAWS, _DRAWS_PER_CONFIG = 1 << 16, 32
-#: Rounds and moves per round of the walk through a space too large to list and too sparse to hit.
+#: Rounds, and moves in each round, of the walk through a space that is too large to list and too sparse to hit.
 _WALK_ROUNDS, _WALK_MOVES = 64, 512
-#: Tries to move a knob that is not idle.
+#: Tries to find a knob that is not idle.
 _MUTATIONS = 32
 
 
@@ -72,7 +73,7 @@ def check(space: DesignSpace, configs: Configs) -> Configs:
     """``configs`` as a contiguous ``(n, knobs)`` int32 array.
 
     Raises:
-        SpaceError: another shape, no integers, or an index that its knob does not have.
+        SpaceError: they have another shape, are no integers, or hold an index that its knob does not have.
     """
     given = np.asarray(configs)
     width = len(space.knobs)
@@ -92,7 +93,7 @@ def check(space: DesignSpace, configs: Configs) -> Configs:
 
 
 def choices_of(space: DesignSpace, config: NDArray[np.int32]) -> tuple[tuple[int, ...], ...]:
-    """What each knob is set to in one config, ``(knobs,)``.
+    """The choice of each knob in one config, ``(knobs,)``.
 
     Raises:
         SpaceError: it is no config of the space.
@@ -102,13 +103,13 @@ def choices_of(space: DesignSpace, config: NDArray[np.int32]) -> tuple[tuple[int
 
 
 def canonical(space: DesignSpace, configs: Configs) -> Configs:
-    """``configs`` with idle knobs at 0, where the space has such (:class:`tilewright.space.space.Canonical`)."""
+    """``configs`` with idle knobs at 0 (:class:`tilewright.space.space.Canonical`); as they are in other spaces."""
     rewrite: Callable[[Configs], Configs] | None = getattr(space, "canonical", None)
     return configs if rewrite is None else rewrite(configs)
 
 
 def keys(configs: Configs) -> NDArray[np.void]:
-    """``(n,)`` one opaque value per row, equal exactly where rows are: for ``np.unique``, ``np.isin``, sets.
+    """``(n,)`` one opaque value for each row. Two values are equal if their rows are: for ``np.unique`` and sets.
 
     ``keys(configs).tolist()`` is a list of hashable ``bytes``.
     """
@@ -120,7 +121,7 @@ def keys(configs: Configs) -> NDArray[np.void]:
 
 
 def from_keys(space: DesignSpace, rows: list[bytes]) -> Configs:
-    """``(n, knobs)`` int32: the configs that ``keys`` were taken of."""
+    """``(n, knobs)`` int32: the configs whose :func:`keys` these are."""
     width = len(space.knobs)
     if width == 0:
         return np.zeros((len(rows), 0), dtype=np.int32)
@@ -128,7 +129,7 @@ def from_keys(space: DesignSpace, rows: list[bytes]) -> Configs:
 
 
 def distinct(configs: Configs) -> Configs:
-    """The rows without repeats, each where it first occurred."""
+    """The rows without repeats, in the order in which they first occur."""
     names = keys(configs).tolist()
     # Later writes win, so walking backwards leaves each row's first position.
     first = dict(zip(reversed(names), range(len(names) - 1, -1, -1), strict=True))
@@ -145,7 +146,7 @@ class ConfigSet:
         return len(self._keys)
 
     def add(self, configs: Configs) -> None:
-        """Put in every row of ``(n, knobs)``."""
+        """Add every row of ``(n, knobs)``."""
         self._keys.update(keys(configs).tolist())
 
     def has(self, configs: Configs) -> NDArray[np.bool_]:
@@ -157,15 +158,15 @@ class ConfigSet:
 def sample(space: DesignSpace, rng: np.random.Generator, count: int, exclude: Contains | None = None) -> Configs:
     """At most ``count`` random valid configs, no two equal and none that ``exclude`` contains.
 
-    Uniform among what is left (with idle knobs: uniform in each knob that is used), by rejection; a space that
-    is small enough (2^18 configs) is listed when that finds too few, so that fewer are returned only when there
-    are fewer. In a larger space that is nearly all invalid, the rest are found by random one-knob moves from valid
-    configs (first of all the default), and fewer may be returned than exist.
+    They are drawn by rejection: uniform among the configs that are left, or, with idle knobs, uniform in each knob
+    that is used. Where rejection finds too few, a space of up to 2^18 configs is listed. So fewer are returned only
+    if there are fewer. In a larger space, random one-knob moves from valid configs, first from the default, find the
+    rest. Then fewer may be returned than exist.
     """
     draw = _Draw(count, exclude, empty(space))
     total = size(space)
     small = total <= _ENUMERABLE
-    # Where a good part of the space is wanted, listing it is cheaper than guessing what is left of it.
+    # If a quarter of the space is wanted, listing it is cheaper than guessing what is left of it.
     if count > 0 and ((small and total <= 4 * count) or not _by_rejection(space, rng, draw)):
         if small:
             draw.take(rng.permutation(_every_valid(space), axis=0))
@@ -175,7 +176,7 @@ def sample(space: DesignSpace, rng: np.random.Generator, count: int, exclude: Co
 
 
 class _Draw:
-    """What a call to :func:`sample` has found so far."""
+    """The configs that a call of :func:`sample` has found so far."""
 
     def __init__(self, count: int, exclude: Contains | None, start: Configs) -> None:
         self.missing = count
@@ -184,7 +185,7 @@ class _Draw:
         self._exclude = exclude
 
     def take(self, valid: Configs) -> bool:
-        """Keep the new ones among ``valid`` configs; whether that was all that is wanted."""
+        """Keep the new ones among ``valid`` configs. Returns whether enough are found."""
         new = valid[~self._found.has(valid)]
         if self._exclude is not None:
             new = new[~self._exclude(new)]
@@ -206,7 +207,7 @@ def _by_rejection(space: DesignSpace, rng: np.random.Generator, draw: _Draw) -> 
         if draw.take(rows[space.valid(rows)]):
             return True
         left -= batch
-        # As many more as the yield so far suggests, but never a leap on the word of a small batch.
+        # The yield of the last batch suggests how many draws are needed. A small batch says little: at most 4 times it.
         batch = min(4 * batch, int(1.2 * batch * draw.missing / max(1, before - draw.missing)) + 16)
     return False
 
@@ -238,20 +239,20 @@ def _by_walking(space: DesignSpace, rng: np.random.Generator, draw: _Draw) -> No
 def mutate(space: DesignSpace, rng: np.random.Generator, configs: Configs) -> Configs:
     """``(n, knobs)``: each row with one knob moved to another of its choices (AutoTVM's move, arXiv 1805.08166).
 
-    The knob is uniform among those that have a choice (and are not idle), the value uniform among the others.
-    Where no knob has a choice, rows stay as they are. Validity is not looked at.
+    The knob is uniform among those that have a choice and are not idle; its new value is uniform among the others.
+    Rows stay as they are where no knob has a choice. The result may be invalid.
     """
     choices = cardinalities(space)
     free = np.flatnonzero(choices > 1)
     moved = np.array(configs, dtype=np.int32)
     rows = np.arange(len(moved) if len(free) else 0)
     idle = hasattr(space, "canonical")
-    # The move of an idle knob is undone; such rows try again. With half of the knobs idle, 32 tries
-    # leave one row in 4 billion where it was.
+    # The move of an idle knob is undone, and its row tries again. With half of the knobs idle, 32 tries fail for one
+    # row in 4 billion.
     for _ in range(_MUTATIONS):
         columns = free[rng.integers(0, len(free), size=len(rows))]
         most = choices[columns]
-        # A shift by 1 to k-1 modulo k reaches each other value equally often and never the present one.
+        # A shift by 1 to k - 1 modulo k gives each other value with equal chance, and never the present one.
         shift = rng.integers(1, most, dtype=np.int64)
         moved[rows, columns] = (moved[rows, columns] + shift) % most
         if not idle:
@@ -264,7 +265,7 @@ def mutate(space: DesignSpace, rng: np.random.Generator, configs: Configs) -> Co
 
 
 def crossover(space: DesignSpace, rng: np.random.Generator, left: Configs, right: Configs) -> Configs:
-    """``(n, knobs)``: children that take each knob from either parent, row by row. Validity is not looked at."""
+    """``(n, knobs)``: children that take each knob from either parent, row by row. They may be invalid."""
     children = np.where(rng.integers(0, 2, size=left.shape, dtype=np.int8) == 1, left, right)
     return canonical(space, children.astype(np.int32))
 
@@ -272,7 +273,7 @@ def crossover(space: DesignSpace, rng: np.random.Generator, left: Configs, right
 def neighbours(space: DesignSpace, config: NDArray[np.int32]) -> Configs:
     """``(sum of choices - knobs, knobs)``: all configs that differ from ``config`` in one knob, valid or not.
 
-    Fewer where knobs are idle: rows are canonical, distinct, and none is ``config``.
+    There are fewer where knobs are idle: rows are canonical and distinct, and none is ``config``.
     """
     choices = cardinalities(space)
     columns = np.repeat(np.arange(len(choices)), choices)
@@ -288,11 +289,11 @@ def neighbours(space: DesignSpace, config: NDArray[np.int32]) -> Configs:
 
 
 def knob_values(space: DesignSpace, configs: Configs) -> NDArray[np.float32]:
-    """``(n, features)`` float32: what the choices mean, for :class:`tilewright.cost.model.KnobTable`.
+    """``(n, features)`` float32: the features of the choices, for :class:`tilewright.cost.model.KnobTable`.
 
-    The :attr:`tilewright.space.knob.Knob.features` of one knob after the other.
+    They are the :attr:`tilewright.space.knob.Knob.features` of one knob after the other.
     """
     columns = [np.empty((len(configs), 0), dtype=np.float32)]
-    # Not table[indices], which takes twice as long.
+    # table[indices] would take twice as long.
     columns += [knob.features.take(configs[:, index], axis=0) for index, knob in enumerate(space.knobs)]
     return np.concatenate(columns, axis=1)

@@ -1,7 +1,8 @@
-"""How large a function becomes when what is element-wise is computed where it is used.
+"""How large a function becomes if element-wise blocks are inlined: computed where their results are used.
 
-A polynomial reads its argument many times: tanh 19 times. Inlined into each other, n of them read their input 19**n
-times, and TVM's passes, the generator of MetaSchedule and the compiler visit every one. So whoever inlines asks first.
+A polynomial reads its argument many times: that of tanh 19 times. Inlined into each other, n of them read their input
+19**n times. TVM's passes, MetaSchedule's generator and the compiler visit each read. So all code that inlines asks
+this module first.
 """
 
 from __future__ import annotations
@@ -16,21 +17,21 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_LOADS", "blocks_of", "count_loads", "multiplies", "nested_loads"]
 
-#: The most loads that formulas may have that are inlined into each other. 2 nested tanh have 361 and 2 sigmoid 676;
-#: 3 tanh have 6,859, which takes MetaSchedule's generator 0.6 s and the compiler 1.4 s, and tens of seconds where it
-#: looks for common subexpressions.
+#: The most loads of formulas that are inlined into each other. Two nested tanh have 361, two nested sigmoids 676. Three
+#: tanh have 6,859: MetaSchedule's generator takes 0.6 s for them and the compiler 1.4 s, or tens of seconds if it looks
+#: for common subexpressions.
 MOST_LOADS = 1024
-#: What loads no more often is no formula: a sum of a few operands.
+#: A block that loads no more often is a sum of a few operands, and no formula.
 _SIMPLE = 8
-#: Loads are not counted beyond this: the counts would become integers of thousands of digits.
+#: Counting of loads stops here. Counts would otherwise become integers of thousands of digits.
 _ENOUGH = 1 << 40
 
 
 def nested_loads(module: IRModule) -> int:
-    """The loads of the function ``main``, written out, if every block without a reduction is inlined into its readers.
+    """The most loads of a block of ``main`` that nests formulas, if all blocks without a reduction were inlined.
 
-    That of the block that has most of those that nest formulas, and 0 where none does: a formula by itself may be as
-    long as it is. Counted block by block, so that the time is that of reading the function once. At most 2**40.
+    It is 0 where no block nests formulas, however long a single formula is, and at most 2**40. The count goes block by
+    block, so it takes as long as one reading of the function.
     """
     worst = 0
     sizes: dict[Var, int] = {}
@@ -45,7 +46,7 @@ def nested_loads(module: IRModule) -> int:
 
 
 def multiplies(count: int, loads: int) -> bool:
-    """Whether it nests formulas to read what itself has ``loads`` loads, ``count`` times."""
+    """Whether a block nests formulas that reads another one, which has ``loads`` loads, ``count`` times."""
     return count > 1 and loads > _SIMPLE
 
 
@@ -60,13 +61,13 @@ def blocks_of(module: IRModule) -> list[SBlock]:
 def count_loads(block: SBlock) -> Counter[Var]:
     """How often the statement of a block, written out as a tree, loads from each buffer.
 
-    What a ``let`` binds counts as often as it is used: TVM's simplifier looks through it each time.
+    The value that a ``let`` binds counts once for each use: TVM's simplifier looks through it each time.
     """
     return _count(block.body)[0]
 
 
 def _count(node: Stmt | Expr) -> tuple[Counter[Var], Counter[Var]]:
-    """How often each buffer is loaded from in ``node``, and each variable used."""
+    """How often ``node`` loads from each buffer, and how often it uses each variable."""
     from tvm.ir import TensorLoad, Var
     from tvm.tirx import Let
     from tvm_ffi import structural_visit

@@ -28,7 +28,7 @@ class Knob:
 
     Attributes:
         name: unique within its space.
-        choices: what the indices stand for; each a tuple of ints of one length.
+        choices: the meaning of each index. All are tuples of ints, of one length.
     """
 
     name: str
@@ -45,12 +45,12 @@ class Knob:
 
     @cached_property
     def table(self) -> NDArray[np.int64]:
-        """``(choices, width)``: the choices as numbers, to look up whole columns of configs."""
+        """``(choices, width)``: the choices as an array, to look up whole columns of configs."""
         return np.asarray(self.choices, dtype=np.int64).reshape(len(self.choices), -1)
 
     @cached_property
     def features(self) -> NDArray[np.float32]:
-        """``(choices, width)``: what the choices mean to a cost model, here the numbers as they are."""
+        """``(choices, width)``: the choices as a cost model sees them, here the numbers themselves."""
         return self.table.astype(np.float32)
 
 
@@ -66,17 +66,17 @@ class ChoiceKnob(Knob):
 
 @dataclass(frozen=True)
 class SplitKnob(Knob):
-    """Split of a loop of ``extent`` into an outer loop and ``parts - 1`` inner ones.
+    """A split of a loop of ``extent`` into an outer loop and ``parts - 1`` inner ones.
 
-    A choice lists all factors from the outside in; the product of the factors is the extent, or, where tails are
-    allowed, the smallest multiple of the inner ones that covers it.
+    A choice lists all factors from outside in. Their product is the extent. Where tails are allowed, it is the smallest
+    multiple of the inner factors' product that covers the extent.
     """
 
     extent: int = 1
 
     @cached_property
     def features(self) -> NDArray[np.float32]:
-        """``(choices, parts)``: log2(1 + factor), so that equal steps are equal ratios."""
+        """``(choices, parts)``: log2(1 + factor), so that equal ratios are equal steps."""
         return np.asarray(np.log2(1.0 + self.table), dtype=np.float32)
 
     @classmethod
@@ -100,14 +100,14 @@ class SplitKnob(Knob):
         most: Sequence[int | None] | None = None,
         exact: bool = False,
     ) -> SplitKnob:
-        """Every combination of the ``inner`` factors; the outermost factor is what covers the rest.
+        """Every combination of the ``inner`` factors. The outermost factor covers the rest.
 
         Args:
             name: the knob's name.
             extent: the loop's trip count.
-            inner: for each inner loop from outside in, the factors it may have.
+            inner: the factors that each inner loop may have, from outside in.
             most: for each inner factor its upper bound, or None.
-            exact: keep only splits without a tail.
+            exact: drop splits with a tail.
         """
         bounds = most or [None] * len(inner)
         allowed = [[f for f in fs if b is None or f <= b] for fs, b in zip(inner, bounds, strict=True)]
@@ -122,7 +122,7 @@ class SplitKnob(Knob):
 
 @dataclass(frozen=True)
 class OrderKnob(Knob):
-    """An order of ``k`` loops: a choice is a permutation of ``range(k)``, outermost first."""
+    """An order of ``k`` loops. A choice is a permutation of ``range(k)``, outermost loop first."""
 
     @classmethod
     def of(cls, name: str, orders: Sequence[Sequence[int]]) -> OrderKnob:
@@ -131,10 +131,10 @@ class OrderKnob(Knob):
 
 
 def points(knob: Knob) -> NDArray[np.float64]:
-    """``(choices, dimensions)``: where the choices of a knob lie, so that near ones make similar programs.
+    """``(choices, dimensions)``: where the choices of a knob lie. Choices that are near make similar programs.
 
-    The inner factors of a split and the values of any other knob as logarithms to base 2, the places of an order's
-    loops.
+    The coordinates are the places of an order's loops, the inner factors of a split, or the values of another knob;
+    factors and values as logarithms to base 2.
     """
     table = knob.table.astype(np.float64)
     if isinstance(knob, OrderKnob):

@@ -1,4 +1,4 @@
-"""What design spaces have in common whose programs have no closed form."""
+"""The base of design spaces whose programs have no closed form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["KnobsAlone"]
 
 
 class KnobsAlone:
-    """Cost models score the configs of such a space on their knobs alone.
+    """A space without a closed form of its programs: cost models score the knobs alone. All configs are valid.
 
     Attributes:
         template: of the space.
@@ -24,11 +24,11 @@ class KnobsAlone:
     has_loop_nest = False
 
     def valid(self, configs: Configs) -> NDArray[np.bool_]:
-        """All. ``(n,)``."""
+        """All configs are valid. ``(n,)``."""
         return np.ones(len(configs), dtype=np.bool_)
 
     def loop_nest(self, configs: Configs) -> LoopNest:
-        """Refused: these programs have no closed form.
+        """Refuse: these programs have no closed form.
 
         Raises:
             SpaceError: always.

@@ -1,4 +1,4 @@
-"""Scheduled programs in closed form: what cost models see, without lowering a candidate."""
+"""Scheduled programs in closed form: arrays that cost models see without lowering a candidate."""
 
 from __future__ import annotations
 
@@ -24,22 +24,21 @@ class Annotation(enum.IntEnum):
 class LoopNest:
     """The main loop nests of ``n`` programs of one template, with ``L`` loops and ``B`` buffers each.
 
-    Loops are listed from outside in; a program with fewer loops has loops of extent 1. "At loop l"
-    means: during one execution of the body of loop ``l - 1``, that is all iterations of loop ``l``
-    and of those inside it.
+    Loops are listed from outside in. A program with fewer loops has loops of extent 1. "At loop l" means during one
+    execution of the body of loop ``l - 1``: in all iterations of loop ``l`` and of the loops inside it.
 
     Attributes:
         axes: names of the iteration axes that loops can belong to.
         buffers: names of the buffers accessed.
-        axis: ``(n, L)`` int8, which axis each loop iterates (index into ``axes``).
+        axis: ``(n, L)`` int8, the axis of each loop (index into ``axes``).
         extents: ``(n, L)`` float32, trip counts.
         annotations: ``(n, L)`` int8, values of :class:`Annotation`.
-        touched: ``(n, B, L)`` float32, bytes of each buffer touched at loop l (distinct elements).
-        strides: ``(n, B, L)`` float32, distance in elements between consecutive iterations of loop l; 0: reused.
+        touched: ``(n, B, L)`` float32, bytes of the distinct elements of each buffer that are touched at loop l.
+        strides: ``(n, B, L)`` float32, distance in elements between consecutive iterations of loop l; 0: the same one.
         reuse: ``(n, B, L)`` float32, accesses at loop l divided by the distinct elements touched there.
-        arithmetic: ``(n, 3)`` float32, additions, multiplications, other operations of one innermost iteration.
-        extra: ``(n, E)`` float32, further numbers a template knows to matter (registers used, vector
-            length, tail efficiency, parallel balance, ...), named by ``extra_names``.
+        arithmetic: ``(n, 3)`` float32, additions, multiplications and other operations of one innermost iteration.
+        extra: ``(n, E)`` float32, further numbers that matter for the template, such as registers used, the length of
+            vectors, the efficiency of tails, and the balance of threads.
         extra_names: names of the columns of ``extra``.
     """
 

@@ -1,4 +1,4 @@
-"""From a task to TVM's objects, and from TVM's errors to ours."""
+"""Reads the function of a task, and translates the errors of TVM."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 __all__ = ["TVM_ERRORS", "form_errors", "space_errors", "task_module"]
 
-#: What crosses TVM's C++ boundary: its own errors derive from RuntimeError, some checks raise Python's.
+#: What TVM raises. The errors of its C++ code derive from RuntimeError; some of its checks raise errors of Python.
 TVM_ERRORS = (RuntimeError, ValueError, TypeError, LookupError)
 
 
 def task_module(task: Task) -> IRModule:
-    """The task's function, as the only one of a module and called ``main``.
+    """The task's function: the only one of the module, called ``main``.
 
     Raises:
         SpaceError: the task's text is not TVM's JSON of such a module.
@@ -40,7 +40,7 @@ def task_module(task: Task) -> IRModule:
 
 @contextmanager
 def space_errors(what: str) -> Iterator[None]:
-    """Turn whatever TVM raises inside into a ``SpaceError`` that starts with ``what``."""
+    """Turn an error of TVM inside the context into a ``SpaceError`` whose message starts with ``what``."""
     try:
         yield
     except SpaceError:
@@ -51,7 +51,7 @@ def space_errors(what: str) -> Iterator[None]:
 
 @contextmanager
 def form_errors(what: str) -> Iterator[None]:
-    """Turn whatever TVM raises inside, where a function is examined, into a ``FormError`` that starts with ``what``."""
+    """Turn an error of TVM inside the context, which reads a form, into a ``FormError`` that starts with ``what``."""
     try:
         yield
     except FormError:
@@ -61,7 +61,7 @@ def form_errors(what: str) -> Iterator[None]:
 
 
 def _gist(exc: Exception) -> str:
-    """The telling line of a TVM error: the sentence after the marker, without the rendered program below it."""
+    """The line of a TVM error that says what is wrong, without the program that TVM prints below it."""
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
     for marker in ("Error message: ", "InternalError: ", "Check failed: "):
         for line in lines:

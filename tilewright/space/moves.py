@@ -1,4 +1,4 @@
-"""Small moves: which choices of a knob lie next to each other, and which configs next to a config."""
+"""Small moves: the choices next to a choice of a knob, and the configs next to a config."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["Moves", "nearby", "steps"]
 class Moves:
     """The configs one small move away from a config.
 
-    G-BFS and N-A2C (arXiv 1909.10616, section 4) move a factor of 2 from one level of a split to another. Here a
-    factor is any prime, a split is any split knob, and the other knobs move to a neighbour of their choice.
+    G-BFS and N-A2C (arXiv 1909.10616, section 4) move a factor of 2 from one level of a split to another. Here every
+    prime factor moves, in every split knob. The other knobs move to a choice next to the present one.
 
     Args:
-        space: whose configs move.
+        space: the design space of the configs.
     """
 
     def __init__(self, space: DesignSpace) -> None:
@@ -30,7 +30,7 @@ class Moves:
         self._near = [nearby(knob) for knob in space.knobs]
 
     def of(self, config: NDArray[np.int32]) -> Configs:
-        """``(n, knobs)``: the valid configs next to ``config``, no two equal."""
+        """``(n, knobs)``: the valid configs next to ``config``, without repeats."""
         parts = [empty(self._space)]
         for column, near in enumerate(self._near):
             choices = near[int(config[column])]
@@ -44,12 +44,12 @@ class Moves:
 
 @cache
 def nearby(knob: Knob) -> tuple[NDArray[np.int32], ...]:
-    """For each choice of ``knob`` the indices of those next to it, ascending.
+    """For each choice of ``knob`` the indices of the choices next to it, ascending.
 
-    - Splits: a prime factor moves from one loop to another (the outermost takes up what is left over, where a tile
-      need not divide), or one inner factor becomes the next larger or smaller one that there is.
+    - Splits: a prime factor moves from one loop to another, or one inner factor becomes the next larger or smaller one
+      of the knob. Where a tile need not divide the loop, the outermost factor covers the rest.
     - Orders: two loops change places.
-    - Any other: the choices before and after.
+    - Other knobs: the choices before and after.
     """
     if isinstance(knob, SplitKnob):
         return _of_split(knob)
@@ -75,8 +75,9 @@ def _of_split(knob: SplitKnob) -> tuple[NDArray[np.int32], ...]:
                 other = inner.get(tuple(moved))
                 if source != target and other is not None:
                     near[index].add(other)
-                    near[other].add(index)  # with tails the outermost loop may not have the prime that comes back
-    # The next value of one factor, the other inner ones being equal: for tiles that have no prime in common.
+                    # The way back may not exist by itself: with tails, the outermost factor may lack the prime.
+                    near[other].add(index)
+    # The next value of one factor while the other inner factors stay: tiles may have no prime in common.
     for position in range(parts - 1):
         lines: dict[tuple[int, ...], list[tuple[int, int]]] = {}
         for factors_, index in inner.items():
@@ -109,11 +110,12 @@ def _primes(number: int) -> tuple[int, ...]:
 
 @cache
 def steps(knob: Knob) -> NDArray[np.int32]:
-    """``(choices, actions)``: where each action leads from each choice, -1 where it leads nowhere.
+    """``(choices, actions)``: the choice that each action leads to from each choice; -1 where it leads nowhere.
 
-    A split with ``p`` loops has ``p (p - 1)`` actions: the smallest prime that can goes from one loop to another; where
-    none can, an inner loop gets the next larger or smaller factor that there is. An order has one action for each pair
-    of neighbouring loops that change places. Any other knob has two: the choice before, and the one after.
+    A split of ``p`` loops has ``p (p - 1)`` actions. Each moves the smallest prime that can move from one loop to
+    another. Where no prime can, an inner loop gets the next larger or smaller factor of the knob. An order has one
+    action for each pair of neighbouring loops, which change places. Other knobs have two: the choice before, and the
+    choice after.
     """
     if isinstance(knob, SplitKnob):
         return _steps_of_split(knob)
@@ -145,7 +147,7 @@ def _steps_of_split(knob: SplitKnob) -> NDArray[np.int32]:
 
 
 def _next_factor(inner: dict[tuple[int, ...], int], choice: tuple[int, ...], part: int, *, larger: bool) -> int:
-    """The split in which one inner factor is the next larger or smaller, the other inner ones being equal."""
+    """The split in which one inner factor is the next larger or smaller one, and the other inner ones are equal."""
     rest = choice[1:part] + choice[part + 1 :]
     line = sorted((f[part - 1], i) for f, i in inner.items() if f[: part - 1] + f[part:] == rest)
     values = [factor for factor, _ in line]

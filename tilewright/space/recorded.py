@@ -1,8 +1,8 @@
-"""Tasks out of records: their functions are checked before TVM reads them.
+"""Checks the functions of recorded tasks before TVM reads them.
 
-TVM's reader of JSON believes what it is told: a node of the wrong kind, or one that lacks a field, becomes a null
-pointer in C++. So a recorded function is held against the grammar below, which has what functions of tasks consist of
-and nothing that calls out. A function of other parts is refused; programs of such tasks have no closed form anyway.
+TVM's reader of JSON checks nothing: a node of the wrong kind, or one without a field, becomes a null pointer in C++. So
+a recorded function is compared with the grammar below. The grammar has the parts of tasks' functions, and no calls of
+other functions. A function of other parts is refused; programs of such tasks have no closed form anyway.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = ["check_recorded"]
 #: A node of the JSON, or its fields by name. What they hold is not known before the grammar has been asked.
 Fields: TypeAlias = dict[str, Any]
 
-#: The largest function of 373 tasks of six networks has 73,000 characters, is 45 nodes deep, and has 8,814 nodes when
-#: it is written out as a tree.
+#: Limits of a function: characters, depth in nodes, and nodes when it is written out as a tree. The largest function of
+#: 373 tasks of six networks has 73,000 characters, is 45 nodes deep, and has 8,814 nodes.
 _MOST_CHARACTERS, _MOST_DEPTH, _MOST_WRITTEN_OUT = 1 << 23, 300, 1 << 19
-#: Larger extents do not fit a kernel's 32-bit indices.
+#: The largest extent: kernels have 32-bit indices.
 _LARGEST = 2**31 - 1
 
 _BINARY = ["Add", "Sub", "Mul", "Div", "Mod", "FloorDiv", "FloorMod", "Min", "Max", "EQ", "NE", "LT", "LE", "GT", "GE"]
@@ -37,8 +37,8 @@ _GROUPS = {
     "Null": ["None"],
     "Init": ["None", "tirx.BufferStore"],
 }
-#: Of each kind of node its fields, and what may stand there: a kind, a group, a list of these ([...]), or a number or
-#: text in place (int, float, bool, dtype). Every node but the containers may have a span, which is None.
+#: The fields of each kind of node, and what a field may hold: a kind, a group, a list of these ([...]), or a number or
+#: text in place (int, float, bool, dtype). Every node except the containers may have a span, which is None.
 _FORMS = {
     "ir.IntImm": "value:int! ty:ir.PrimType",
     "ir.FloatImm": "value:float ty:ir.PrimType",
@@ -80,7 +80,7 @@ _FORMS = {
 }
 _FIELDS = {kind: dict(field.split(":") for field in form.split()) for kind, form in _FORMS.items()}
 _DTYPE = re.compile(r"bool|bfloat16|float(16|32|64)|u?int(8|16|32|64)")
-#: Arithmetic alone: no calls of other functions, no addresses, no instructions.
+#: The operators that may be called. All are arithmetic: no other functions, no addresses, no instructions.
 _OPERATORS = re.compile(
     r"(prim|tirx|tir)\.(if_then_else|likely|reinterpret|exp2?|log(2|10|1p)?|sqrt|rsqrt|tanh?|sinh?|cosh?|erf|sigmoid|pow|fabs"
     r"|floor|ceil|round|trunc|nearbyint|fmod|isnan|isinf|isfinite|max_value|min_value|infinity"
@@ -89,10 +89,10 @@ _OPERATORS = re.compile(
 
 
 def check_recorded(task: Task) -> None:
-    """Refuse a task whose function TVM might not survive.
+    """Refuse a task whose function might crash TVM.
 
     Raises:
-        SpaceError: its text is no module of one function, made of loops, blocks and arithmetic.
+        SpaceError: its text is no module of one function that consists of loops, blocks and arithmetic.
     """
     try:
         _Module(parse_json(task.ir, _MOST_CHARACTERS)).check()
@@ -104,7 +104,7 @@ def check_recorded(task: Task) -> None:
 
 
 class _Module:
-    """TVM's JSON: a list of nodes, each of which names others by their places, and comes after them."""
+    """TVM's JSON: a list of nodes. Each names others by their places, and comes after them."""
 
     def __init__(self, document: Fields) -> None:
         nodes = document["nodes"]
@@ -127,7 +127,7 @@ class _Module:
             raise ValueError("a task's module has one function, called main")
 
     def _children(self, place: int, node: Fields) -> Sequence[int]:
-        """The places that a node names, after a look at all that it says."""
+        """The places that a node names, once all of its fields are checked."""
         kind: str = node["type"]
         data: Any = node.get("data")
         if kind in ("ffi.Array", "ffi.Map"):
@@ -196,7 +196,7 @@ class _Module:
             self._expect(item, wanted, before)
 
     def _expect(self, place: int, wanted: str, before: int) -> None:
-        """Raise where the node at a place is none of the kinds wanted, or not before the one that names it."""
+        """Raise if the node at a place is of another kind, or not before the node that names it."""
         self._places([place], before)
         kinds = [kind for part in wanted.split("|") for kind in _GROUPS.get(part, [part])]
         if self._kind(place) not in kinds:
@@ -224,10 +224,10 @@ class _Module:
         return int(self.nodes[self._fields(place, "ir.IntImm")["value"]]["data"])
 
     def _dtype(self, place: int) -> str:
-        """Of an expression."""
+        """The dtype of an expression."""
         return str(self.nodes[self.nodes[place]["data"]["ty"]]["data"].get("dtype"))
 
-    # What the fields of one node must have to do with each other.
+    # How the fields of one node must fit together.
 
     def _check_BufferType(self, data: Fields) -> None:  # noqa: N802  named after the node
         if not all(1 <= self._int(extent) <= _LARGEST for extent in self._items(data["shape"])):

@@ -1,4 +1,4 @@
-"""The contract of a design space: a finite set of configs, each of which is a program."""
+"""The contract of a design space: a finite set of configs, each of which is one program."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ Configs: TypeAlias = NDArray[np.int32]
 class DesignSpace(Protocol):
     """The programs that one task may become.
 
-    Each program should have one config. A space in which some choice makes other knobs idle has the
-    method of :class:`Canonical` as well.
+    Each program should have one config. A space in which a choice makes other knobs idle also has the method of
+    :class:`Canonical`.
 
     Attributes:
-        task: what is scheduled.
-        template: name and version of the template, such as ``contraction/1``; a change of what a
-            config means changes the version, so that old records are not misread.
+        task: the task that is scheduled.
+        template: name and version of the template, such as ``rows/1``. The version changes when a config comes to mean
+            another program, so that old records are not misread.
         knobs: the choices, in the order of a config's columns.
-        has_loop_nest: whether ``loop_nest`` gives the programs in closed form. Where it does not,
-            candidates are scored on their knobs.
+        has_loop_nest: whether ``loop_nest`` gives the programs in closed form. Where it does not, cost models score
+            the knobs.
     """
 
     @property
@@ -45,29 +45,29 @@ class DesignSpace(Protocol):
     def has_loop_nest(self) -> bool: ...
 
     def valid(self, configs: Configs) -> NDArray[np.bool_]:
-        """Which configs keep the constraints (such as the register budget), without lowering any. ``(n,)``."""
+        """Which configs keep the constraints, such as the number of registers; lowers none of them. ``(n,)``."""
         ...
 
     def loop_nest(self, configs: Configs) -> LoopNest:
-        """The scheduled programs in closed form. Raises ``SpaceError`` where ``has_loop_nest`` is false."""
+        """The scheduled programs in closed form. Raises ``SpaceError`` if ``has_loop_nest`` is false."""
         ...
 
     def default(self) -> NDArray[np.int32]:
-        """A config that is always valid and sensible without any measurement. ``(knobs,)``."""
+        """A valid config that is sensible without any measurement. ``(knobs,)``."""
         ...
 
     def schedule(self, config: NDArray[np.int32]) -> Schedule:
-        """The program of one config. Only this and ``default`` may call TVM. Raises ``SpaceError``."""
+        """The program of one config. Only this method and ``default`` may call TVM. Raises ``SpaceError``."""
         ...
 
 
 class Canonical(Protocol):
-    """What a design space with idle knobs can do besides; for all others it is the identity and left out.
+    """What a design space with idle knobs offers besides. Other spaces leave it out.
 
-    Idle knobs must be 0 in a valid config, so random rows of such a space are hardly ever valid. Whatever makes
-    configs (``tilewright.space.configs``) therefore passes them through :func:`tilewright.space.configs.canonical`.
+    Idle knobs are 0 in a valid config, so random rows of such a space are hardly ever valid. So the functions of
+    ``tilewright.space.configs`` pass the configs that they make through :func:`tilewright.space.configs.canonical`.
     """
 
     def canonical(self, configs: Configs) -> Configs:
-        """The same programs, each by its one valid config: idle knobs at 0. ``(n, knobs)``."""
+        """The same programs by their valid configs, with idle knobs at 0. ``(n, knobs)``."""
         ...

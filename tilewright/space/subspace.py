@@ -1,4 +1,4 @@
-"""A part of a design space, small enough to be measured in full: for recorded tables."""
+"""A part of a design space that is small enough to be measured in full, for recorded tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Subspace", "thinned"]
 
-#: Configs drawn to estimate which share of a space is valid.
+#: Configs that are drawn to estimate the share of valid ones.
 _DRAWN = 20_000
 
 
@@ -30,17 +30,17 @@ class Subspace:
 
     Args:
         whole: the space.
-        kept: for each knob the indices of the choices that stay, ascending; those of the default must be among them,
-            and 0 where the space has idle knobs.
+        kept: for each knob the indices of the choices that stay, ascending. The choice of the default must stay, and
+            0 where the space has idle knobs.
 
     Attributes:
         whole: the space.
         kept: the choices that stay.
-        task, template, knobs, has_loop_nest: as of any design space.
-        canonical: a method as of any space with idle knobs; only there where the whole has it.
+        task, template, knobs, has_loop_nest: as in :class:`tilewright.space.space.DesignSpace`.
+        canonical: as in :class:`tilewright.space.space.Canonical`; missing where the whole space has none.
 
     Raises:
-        SpaceError: there are no such choices, or some that have to stay do not.
+        SpaceError: a knob has no such choices, or a choice that must stay is missing.
     """
 
     def __init__(self, whole: DesignSpace, kept: Sequence[Sequence[int]]) -> None:
@@ -71,13 +71,13 @@ class Subspace:
         return np.stack(columns, axis=1) if columns else configs
 
     def valid(self, configs: Configs) -> NDArray[np.bool_]:
-        """Which configs keep the constraints of the whole. ``(n,)``."""
+        """Which configs keep the constraints of the whole space. ``(n,)``."""
         return self.whole.valid(self.of_whole(configs))
 
     def _canonical(self, configs: Configs) -> Configs:
         """The configs with idle knobs at 0. ``(n, knobs)``."""
         rows = self.of_whole(configs)
-        # 0 is the first of the choices that stay, so it is 0 here as well.
+        # Choice 0 stays, and it is the first. So it is 0 here, too.
         return np.where(canonical(self.whole, rows) != rows, 0, configs).astype(np.int32)
 
     def loop_nest(self, configs: Configs) -> LoopNest:
@@ -85,7 +85,7 @@ class Subspace:
         return self.whole.loop_nest(self.of_whole(configs))
 
     def default(self) -> NDArray[np.int32]:
-        """The default of the whole. ``(knobs,)``."""
+        """The default of the whole space. ``(knobs,)``."""
         start = self.whole.default()
         return np.asarray([int(np.searchsorted(k, i)) for k, i in zip(self.kept, start, strict=True)], dtype=np.int32)
 
@@ -95,14 +95,15 @@ class Subspace:
 
 
 def thinned(whole: DesignSpace, most: int, seed: int = 0) -> Subspace:
-    """A part of at most about ``most`` valid configs: of the knob with the most choices every other goes, repeatedly.
+    """A part of at most about ``most`` valid configs.
 
-    A knob keeps two choices, so the part of a space with many knobs may have more.
+    Every other choice of the knob with the most choices goes, until the part is small enough. A knob keeps at least two
+    choices, so the part of a space with many knobs may be larger.
 
     Args:
         whole: the space.
         most: how many valid configs the part may have.
-        seed: of the estimate of how many are valid; the same part for the same seed, in every process.
+        seed: of the estimate of how many configs are valid. The same seed gives the same part, in every process.
     """
     start = whole.default()
     kept = [list(range(len(knob))) for knob in whole.knobs]
@@ -122,7 +123,7 @@ def _has_idle_knobs(space: DesignSpace) -> bool:
 
 
 def _valid(space: Subspace, seed: int) -> float:
-    """About how many configs are valid; exact for small spaces, never too few for want of a hit in large ones."""
+    """About how many configs are valid: exact for small spaces; at least one in ``_DRAWN`` configs for large ones."""
     choices = cardinalities(space)
     total = float(np.prod(choices.astype(np.float64)))
     if total <= 1 << 18:

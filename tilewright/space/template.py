@@ -33,14 +33,9 @@ class Template(Protocol):
     """
 
     @property
-    def name(self) -> str:
-        """See the attributes."""
-        ...
-
+    def name(self) -> str: ...
     @property
-    def kind(self) -> str:
-        """See the attributes."""
-        ...
+    def kind(self) -> str: ...
 
     def serves(self, task: Task, target: Target) -> bool:
         """Whether the template can schedule the task. Called often; makes no space."""

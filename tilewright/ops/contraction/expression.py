@@ -1,6 +1,7 @@
-"""Tensor expressions of contractions on blocked data: what the contraction template schedules.
+"""Tensor expressions of convolutions, dense layers and products of matrices, on blocked data and packed weights.
 
-``x`` is the vector length of the output's channel blocks, ``cb`` that of the input's.
+In shapes, ``x`` is the number of channels in a block of the output, and ``cb`` that of the input. All functions take
+element-wise consumers by fusion. Functions are kept and must not be changed.
 """
 
 from __future__ import annotations
@@ -29,9 +30,14 @@ def conv2d(
     padding: tuple[int, int, int, int],
     dilation: tuple[int, int],
 ) -> PrimFunc:
-    """Convolution of NCHW[cb]c data ``(n, C/cb, h, w, cb)`` with ``(O/x, C/cb, kh, kw, cb, x)`` weights.
+    """Convolution of NCHW[cb]c data with packed weights. Gives a PrimFunc (data, weight, output).
 
-    Padding is (top, left, bottom, right). Gives a PrimFunc (data, weight, output).
+    Args:
+        data: shape ``(n, C/cb, h, w, cb)``.
+        weight: shape ``(O/x, C/cb, kh, kw, cb, x)``.
+        stride: of rows and columns.
+        padding: top, left, bottom, right.
+        dilation: of rows and columns.
     """
     from tvm import te
 
@@ -66,11 +72,20 @@ def grouped_conv2d(
     step: int,
     period: int,
 ) -> PrimFunc:
-    """Convolution by groups of channels, with ``(G, Og/x, rc, kh, kw, ri, x)`` weights.
+    """Convolution by groups of channels. Gives a PrimFunc (data, weight, output).
 
-    With one block of channels in the data (channels last) the input ``(rc, ri)`` of group g is the channel ``rc *
-    period + g * step + ri``, and the output has one block, too. With more it is the channel ``ri`` of block
-    ``g * step + rc``, and the output is ``(n, G * Og/x, h, w, x)``. Gives a PrimFunc (data, weight, output).
+    If the data have one block of channels (channels last), input ``(rc, ri)`` of group g is channel ``rc * period +
+    g * step + ri``, and the output has one block, too. Otherwise it is channel ``ri`` of block ``g * step + rc``, and
+    the output has the shape ``(n, G * Og/x, h, w, x)``.
+
+    Args:
+        data: shape, as of :func:`conv2d`.
+        weight: shape ``(G, Og/x, rc, kh, kw, ri, x)``: groups, output blocks of a group, and inputs of a group.
+        stride: of rows and columns.
+        padding: top, left, bottom, right.
+        dilation: of rows and columns.
+        step: between neighbouring groups: blocks, or channels where there is one block.
+        period: channels between inputs with neighbouring ``rc``, where there is one block.
     """
     from tvm import te
 
@@ -115,9 +130,14 @@ def depthwise_conv2d(
     padding: tuple[int, int, int, int],
     dilation: tuple[int, int],
 ) -> PrimFunc:
-    """Convolution of every channel by itself, with ``(C/x, kh, kw, x)`` weights.
+    """Convolution of every channel by itself. Gives a PrimFunc (data, weight, output in the layout of the data).
 
-    The data have blocks of x channels, or one block of all. Gives a PrimFunc (data, weight, output like the data).
+    Args:
+        data: shape, as of :func:`conv2d`, with blocks of x channels, or one block of all channels.
+        weight: shape ``(C/x, kh, kw, x)``.
+        stride: of rows and columns.
+        padding: top, left, bottom, right.
+        dilation: of rows and columns.
     """
     from tvm import te
 
@@ -147,12 +167,12 @@ def depthwise_conv2d(
 
 @lru_cache(KEPT)
 def dense(rows: int, weight: tuple[int, ...], outputs: int) -> PrimFunc:
-    """``(m, k)`` data times ``(ceil(N/x), k, x)`` weights. Gives a PrimFunc (data, weight, output ``(m, N)``).
+    """``(m, k)`` data times packed weights. Gives a PrimFunc (data, weight, output ``(m, N)``).
 
     Args:
         rows: m.
-        weight: shape of the packed weights.
-        outputs: N; what the last block has beyond it is left out of the output.
+        weight: shape ``(ceil(N/x), k, x)``.
+        outputs: N. The output leaves out the columns of the last block beyond N.
     """
     from tvm import te
 
@@ -167,20 +187,20 @@ def dense(rows: int, weight: tuple[int, ...], outputs: int) -> PrimFunc:
     return make_function([a, w, y], FUSABLE)
 
 
-#: Where a dimension of an operand is read: at ("fixed", index), along the batch's part ("batch", number), or along
+#: Where a dimension of an operand is read: at ("fixed", index), along a part of the batch ("batch", number), or along
 #: ("m", 0), ("k", 0) or ("n", 0).
 Place = tuple[str, int]
 
 
 @dataclass(frozen=True)
 class Product:
-    """A batch of matrix products ``(batch, m, k) x (batch, k, n)``, its operands read from where they lie.
+    """A batch of matrix products ``(batch, m, k) x (batch, k, n)`` whose operands are read in place.
 
     Attributes:
         batch: extents of the batch's parts.
         m, k, n: extents of the matrices.
-        left, right: shape and places of the operands' dimensions.
-        out: places of the result's.
+        left, right: extent and place of each dimension of the operands.
+        out: place of each dimension of the result.
     """
 
     batch: tuple[int, ...]
@@ -199,9 +219,13 @@ class Product:
 
 @lru_cache(KEPT)
 def batch_matmul(product: Product, x: int) -> PrimFunc:
-    """The right operand is packed into ``(b, n/x, k, x)`` on the way, which the template does just before its use.
+    """A batch of matrix products. Gives a PrimFunc (left, right, output).
 
-    Gives a PrimFunc (left, right, output).
+    The right operand is packed into ``(b, n/x, k, x)``, which the template does just before its use.
+
+    Args:
+        product: the operands, the result, and how they lie.
+        x: columns in a block of the packed operand.
     """
     from tvm import te
 
@@ -212,7 +236,7 @@ def batch_matmul(product: Product, x: int) -> PrimFunc:
         found = []
         for extent, (kind, i) in dims:
             if kind == "batch":
-                # One part is the index itself: no arithmetic to be simplified away.
+                # With one part its index is b itself, without arithmetic that TVM would have to simplify.
                 found.append(b if extent == batch else b // steps[i] % extent if i else b // steps[i])
             else:
                 found.append(i if kind == "fixed" else axes[kind])
@@ -247,7 +271,7 @@ def batch_matmul(product: Product, x: int) -> PrimFunc:
 
 
 def _padded(data: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
-    """The tensor with zeros around its pixels."""
+    """The tensor with zeros around its pixels; itself without padding."""
     from tvm import te
 
     if not any(padding):

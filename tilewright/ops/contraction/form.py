@@ -1,4 +1,4 @@
-"""What a contraction is made of: its axes, their extents, and how its buffers are indexed by them."""
+"""The form of a contraction: its axes, their extents, and how they index its buffers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AXES", "BLOCK", "KIND", "PACK", "PAD", "ROLES", "Access", "Form", "find_pad", "mark_roles", "read_form"]
 
-#: All axes a contraction may have: batch, blocks of outputs, rows and columns of pixels, lanes; then blocks of
-#: inputs, kernel rows and columns, inputs of a block; and groups of channels. One it does not have has extent 1.
+#: All axes of contractions: batch, blocks of outputs, rows and columns of pixels, lanes; then blocks of inputs, rows
+#: and columns of the kernel, inputs of a block; and groups of channels. An axis that a contraction lacks has extent 1.
 AXES = ("n", "o", "h", "w", "l", "rc", "kh", "kw", "ri", "g")
 #: The kind of the tasks, and the attribute of their functions that tells the roles of the block's iterators.
 KIND, ROLES = "contraction", "tilewright.contraction"
@@ -32,8 +32,8 @@ class Access:
     Attributes:
         name: ``A`` (the data), ``W`` (the weights) or ``C`` (the result).
         itemsize: bytes of an element.
-        dims: for each dimension the axes that move along it, each with its coefficient.
-        steps: per axis the distance in elements between neighbours along it.
+        dims: for each dimension the axes that move along it, with their coefficients.
+        steps: for each axis the distance in elements between neighbours along it.
     """
 
     name: str
@@ -46,18 +46,18 @@ class Access:
 class Form:
     """A contraction C[n, o, h, w, l] += A[n, rc, h + kh, w + kw, ri] * W[o, rc, kh, kw, ri, l], or one with fewer axes.
 
-    With groups all three have the axis g too. A depthwise one is C[n, o, h, w, l] += A[n, o, h + kh, w + kw, l] *
-    W[o, kh, kw, l].
+    With groups, all three buffers have the axis g, too. A depthwise contraction is C[n, o, h, w, l] += A[n, o, h + kh,
+    w + kw, l] * W[o, kh, kw, l].
 
     Attributes:
-        iterators: the axis of each iterator of the block, in its order.
-        spatial: how many of them are spatial; they come first.
+        iterators: the axis of each iterator of the block, in the block's order.
+        spatial: number of spatial iterators. They come first.
         extents: extent of each of ``AXES``. With ``fused``, ``w`` is all pixels and ``h`` is 1.
         accesses: of A, W and C.
         fused: whether rows and columns of pixels are one axis (a 1x1 kernel without stride or padding).
-        rows: whether there is a row axis of its own.
-        padded: whether a block in the function pads the data, or packs what is multiplied with them.
-        depthwise: whether the data have the lane axis too, so that they are multiplied vector by vector.
+        rows: whether rows of pixels have an axis of their own.
+        padded: whether a block in the function pads the data, or packs the right operand.
+        depthwise: whether the data have the lane axis, too. They are then multiplied vector by vector.
     """
 
     iterators: tuple[str, ...]
@@ -70,7 +70,7 @@ class Form:
     depthwise: bool = False
 
     def bytes(self, name: str) -> int:
-        """Bytes that all iterations together touch of the buffer ``name``."""
+        """Bytes of the buffer ``name`` that all iterations together touch."""
         access = next(a for a in self.accesses if a.name == name)
         spans = (1 + sum(c * (self.extents[axis] - 1) for axis, c in dim) for dim in access.dims)
         return access.itemsize * math.prod(spans)
@@ -87,7 +87,7 @@ def mark_roles(roles: str) -> dict[str, str]:
 
 
 def find_pad(schedule: Schedule, block: SBlockRV) -> SBlockRV | None:
-    """The block that pads the contraction's data or packs its right operand, if there is one."""
+    """The block that pads the contraction's data or packs its right operand; None without one."""
     pads = [p for p in schedule.get_producers(block) if schedule.get(p).name_hint.startswith((PAD, PACK))]
     return pads[0] if pads else None
 
@@ -96,7 +96,7 @@ def read_form(module: IRModule) -> Form:
     """The form of the contraction in ``module``.
 
     Raises:
-        FormError: it holds none, or one of another form.
+        FormError: it holds no contraction, or one of another form.
     """
     from tvm.s_tir import Schedule
 
@@ -129,7 +129,7 @@ def read_form(module: IRModule) -> Form:
     dims = set(accesses[0].dims)
     plain = extents["kh"] == extents["kw"] == 1 and (("h", 1),) in dims and (("w", 1),) in dims
     rows = "h" in iterators
-    # Pixels of several rows make one axis only where they lie in memory one after the other.
+    # Rows and columns make one axis only if the rows lie in memory one after the other.
     steps = dict(accesses[0].steps)
     fused = rows and plain and not padded and steps["h"] == extents["w"] * steps["w"]
     if fused:
@@ -143,7 +143,7 @@ def _axes_of(roles: str) -> tuple[str, ...]:
     pixels = iter({0: [], 1: ["w"], 2: ["h", "w"]}.get(spatial.count("p"), []))
     other = {"b": "n", "g": "g", "o": "o", "l": "l"}
     axes = [next(pixels, "") if role == "p" else other.get(role, "") for role in spatial]
-    # Two sums over one axis of pixels are inputs by blocks; over rows and columns, the kernel of a depthwise one.
+    # With one axis of pixels, two reductions are inputs by blocks. With rows and columns, they are a depthwise kernel.
     pair = ["kh", "kw"] if spatial.count("p") == 2 else ["rc", "ri"]
     axes += {"r": ["ri"], "rr": pair, "rrrr": ["rc", "kh", "kw", "ri"]}.get(reduction, [""])
     if "" in axes or len(set(axes)) != len(axes) or not {"o", "w", "l"} <= set(axes):
@@ -170,7 +170,7 @@ def _access(region: TensorRegion, names: list[tuple[str, Var]], extents: dict[st
     parts = [place for place, extent in enumerate(region.region) if _is_part(extent.min, names)]
     for place, extent in enumerate(region.region):
         if place in parts:
-            # Quotient and remainder of the batch's number. Neighbours differ in the last of them.
+            # These dimensions hold parts of the batch's number. Neighbours in the batch differ in the last part.
             moves = place == parts[-1]
             if moves:
                 steps["n"] = math.prod(shape[place + 1 :])
@@ -180,7 +180,7 @@ def _access(region: TensorRegion, names: list[tuple[str, Var]], extents: dict[st
         if len(linear) == 0 or _integer(extent.extent) != 1:
             raise FormError("a contraction's buffers are indexed by sums of its iterators")
         terms = [(names[i][0], _integer(linear[i])) for i in range(len(names))]
-        # An axis of extent 1 moves nothing, and hides that a 1x1 kernel reads pixels as they lie.
+        # An axis of extent 1 moves nothing. Listing it would hide that a 1x1 kernel reads pixels in order.
         used = tuple((axis, c) for axis, c in terms if c != 0 and (axis == "l" or extents[axis] > 1))
         for axis, c in used:
             steps[axis] = steps.get(axis, 0) + c * math.prod(shape[place + 1 :])
@@ -190,7 +190,7 @@ def _access(region: TensorRegion, names: list[tuple[str, Var]], extents: dict[st
 
 
 def _is_part(index: Expr, names: list[tuple[str, Var]]) -> bool:
-    """Whether an index is the number of a batch's part, which depends on the batch alone, but not linearly."""
+    """Whether an index is a part of the batch's number: it depends on the batch alone, and not linearly."""
     from tvm.sym import detect_linear_equation
     from tvm.tirx.analysis import undefined_vars
 

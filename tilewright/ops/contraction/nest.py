@@ -1,4 +1,4 @@
-"""The contraction's programs in closed form, for whole batches of configs at once."""
+"""The programs of contractions in closed form, for many configs at once."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["LOOPS", "OUTER_AXES", "Columns", "Ints", "loop_nest", "register_pres
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
-#: Loops of every program: batch, groups, four outer ones, four of the reduction, then unrolled inputs, rows, columns,
-#: outputs, and the lanes.
+#: Loops of every program: batch, groups, four outer loops, four of the reduction, then the unrolled ones over inputs,
+#: rows, columns and outputs, and the lanes.
 LOOPS = 15
-#: The first loop of the outer ones, of the reduction, and of the register tile.
+#: The number of the first outer loop, of the first loop of the reduction, and of the first of the register tile.
 _OUTER, _SUMS, _TILE = 2, 6, 10
-#: The axes of the outer loops o0, o1, h0, w0 (h0 is a loop over columns where there is no axis of rows).
+#: The axes of the outer loops o0, o1, h0, w0. Without an axis of rows, h0 is a loop over columns.
 OUTER_AXES = ("o", "o", "h", "w")
 _REDUCTION_AXES = ("rc", "kh", "kw", "ri")
 _EXTRA = (
@@ -44,14 +44,14 @@ _EXTRA = (
 
 @dataclass(frozen=True)
 class Columns:
-    """What ``n`` configs mean, column by column.
+    """The meaning of ``n`` configs, column by column.
 
     Attributes:
         outer: ``(n, 4)`` extents of o0, o1, h0, w0.
-        order: ``(n, 4)`` which of them stands at each outer position.
+        order: ``(n, 4)`` the outer loop at each position, outermost first.
         outs, rows, cols: ``(n,)`` the register tile.
-        reduction: ``(n, 4)`` which of rc, kh, kw, ri stands at each position of the reduction.
-        unroll, unroll_kernel, parallel, pad: ``(n,)`` the plain knobs.
+        reduction: ``(n, 4)`` the loop (rc, kh, kw or ri) at each position of the reduction.
+        unroll, unroll_kernel, parallel, pad: ``(n,)`` the knobs of these names.
     """
 
     outer: Ints
@@ -67,8 +67,10 @@ class Columns:
 
 
 def register_pressure(form: Form, target: Target, columns: Columns) -> Ints:
-    """``(n,)`` vector registers the inner loop wants: accumulators, the weights, which LLVM keeps for all pixels, and
-    one pixel. (Four weights for three pixels, 17 registers of 16, ran at half the speed of 15.)
+    """``(n,)`` vector registers that the inner loop needs.
+
+    They hold the accumulators, one pixel, and the weights, which LLVM keeps for all pixels. A tile of four weights and
+    three pixels, which needs 17 registers of 16, ran at half the speed of one that needs 15.
     """
     vectors = -(-form.extents["l"] // target.lanes)
     pixels = columns.rows * columns.cols
@@ -81,8 +83,8 @@ def loop_nest(form: Form, target: Target, columns: Columns) -> LoopNest:
     count = len(columns.outs)
     extents, axis = _loops(form, columns)
     annotations = _annotations(columns, extents)
-    # One row per loop, so that a step from loop to loop is one operation on all configs: with few configs the number of
-    # operations is what takes time.
+    # One row for each loop: a step from loop to loop is one operation on all configs. With few configs, the number of
+    # operations takes the time.
     by_loop, lengths = np.ascontiguousarray(axis.T), np.ascontiguousarray(extents.T)
     spans, below = _spans(form, by_loop, lengths)
     iterations = _inwards(lengths)
@@ -118,16 +120,21 @@ def _outer_axes(form: Form) -> list[int]:
 
 
 def _spans(form: Form, axis: NDArray[np.int8], lengths: Floats) -> tuple[dict[str, Floats], Floats]:
-    """How much of each axis one iteration of the loop outside covers, from ``(loops, n)`` axes and extents of loops.
+    """How much of each axis the loops cover.
+
+    Args:
+        form: the contraction.
+        axis: ``(loops, n)`` the axis of each loop.
+        lengths: ``(loops, n)`` the extent of each loop.
 
     Returns:
-        for each axis ``(loops, n)`` its span over each loop and those inside it; and ``(loops, n)`` the span of each
+        For each axis, ``(loops, n)`` its span over a loop and the loops inside it; and ``(loops, n)`` the span of each
         loop's own axis over the loops inside it.
     """
     numbers = [number for number, name in enumerate(AXES) if form.extents[name] > 1]
     own = axis[:, None] == np.asarray(numbers, dtype=np.int8)[:, None]
     covered = _inwards(np.where(own, lengths[:, None], np.float32(1.0)))
-    # The last tile sticks out, but nothing is read or written there.
+    # The last tile sticks out of the axis, but nothing is read or written there.
     extents = np.asarray([form.extents[AXES[number]] for number in numbers], dtype=np.float32)
     np.minimum(covered, extents[:, None], out=covered)
     below = np.ones_like(lengths)
@@ -173,19 +180,19 @@ def _annotations(columns: Columns, extents: Floats) -> NDArray[np.int8]:
     kinds[:, _SUMS:_TILE] = np.where(unrolled, Annotation.UNROLLED, Annotation.SERIAL)
     kinds[:, _TILE:-1] = Annotation.UNROLLED
     kinds[:, -1] = Annotation.VECTORIZED
-    kinds[extents == 1] = Annotation.SERIAL  # no loop at all
+    kinds[extents == 1] = Annotation.SERIAL  # there is no loop
     return kinds
 
 
 def _in_parallel(columns: Columns) -> NDArray[np.bool_]:
-    """``(n, 6)`` which of the loops over batch, groups and tiles are parallel; batch and groups count as one."""
+    """``(n, 6)`` whether each loop over batch, groups and tiles is parallel. Batch and groups count as one loop."""
     depth = np.asarray([0, 0, 1, 2, 3, 4])
     inside: NDArray[np.bool_] = depth < columns.parallel[:, None]
     return inside
 
 
 def unrolled_kernel(form: Form, columns: Columns) -> Ints:
-    """``(n,)`` how many positions of the kernel are written out."""
+    """``(n,)`` the number of kernel positions that are written out."""
     kh, kw = form.extents["kh"], form.extents["kw"]
     return np.asarray([1, kw, kh * kw], dtype=np.int64)[columns.unroll_kernel]
 
@@ -197,7 +204,7 @@ def _footprint(access: Access, spans: dict[str, Floats]) -> Floats:
         if len(dim) == 1 and abs(dim[0][1]) == 1:
             total *= spans[dim[0][0]]
         elif dim:
-            # With gaps between them (a stride wider than the kernel) no more elements than iterations.
+            # A stride wider than the kernel leaves gaps. Then there are at most as many elements as iterations.
             reach = sum(abs(c) * (spans[axis] - 1) for axis, c in dim) + np.float32(1.0)
             iterations = spans[dim[0][0]]
             for axis, _ in dim[1:]:

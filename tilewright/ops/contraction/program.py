@@ -1,4 +1,4 @@
-"""The register-blocked program of a contraction: the only part of its design space that calls TVM.
+"""Makes the register-blocked program of a contraction with TVM.
 
 for n, tiles of outputs and pixels, the outermost of them in parallel:
     for rc, kh, kw, ri/unroll:                          accumulators stay in registers
@@ -28,24 +28,24 @@ __all__ = ["PAD_INSIDE", "PAD_PARALLEL", "PAD_SERIAL", "Plan", "build_program", 
 #: Where the data are padded: in a parallel loop of its own, inside the contraction's, or in a serial loop of its own.
 PAD_PARALLEL, PAD_INSIDE, PAD_SERIAL = 0, 1, 2
 
-#: Elements of a vector in what stands beside the contraction, at most.
+#: Elements of the longest vector in padding and in a writer with loops of its own.
 _LONGEST_VECTOR = 16
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a config means.
+    """The meaning of one config.
 
     Attributes:
         o: factors of the output blocks: outer, cache, register.
         h: factors of the rows: outer, register.
-        w: factors of the columns (with fused pixels: of all pixels): outer, cache, register. Without fused pixels
-            the outer factor is 1, for it is the rows' outer loop that plays this part.
+        w: factors of the columns, or of all pixels where they are fused: outer, cache, register. With an axis of rows
+            the outer factor is 1: the outer loop of the rows takes its place.
         outer: order of the outer loops: (o0, o1, h0, w0) by number.
-        reduction: order of the reduction loops: (rc, kh, kw, ri outer) by number.
-        unroll: how many of ``ri`` are written out.
-        unroll_kernel: how much of the kernel is written out: nothing, its columns, or all of it.
-        parallel: how many of the outermost loops make the parallel loop; batch and groups count as one.
+        reduction: order of the reduction loops: (rc, kh, kw, outer ri) by number.
+        unroll: number of ``ri`` that are written out.
+        unroll_kernel: what is written out of the kernel: 0 nothing, 1 its columns, 2 all of it.
+        parallel: number of outermost loops that make the parallel loop; batch and groups count as one.
         pad: one of ``PAD_PARALLEL``, ``PAD_INSIDE``, ``PAD_SERIAL``.
     """
 
@@ -61,10 +61,13 @@ class Plan:
 
 
 def prepare(module: IRModule, form: Form) -> tuple[Schedule, SBlockRV, SBlockRV, SBlockRV | None, bool]:
-    """Leave no blocks but padding, contraction and one that writes the result, over the contraction's iterators.
+    """Inline all blocks except padding, contraction and the writer of the result, which iterates as the contraction.
 
     Returns:
         The schedule, the contraction, the writer, the padding, and whether the writer can join the contraction's loops.
+
+    Raises:
+        FormError: the function has several results, or what follows the contraction is not element-wise.
     """
     from tvm.s_tir import Schedule
 
@@ -89,7 +92,7 @@ def prepare(module: IRModule, form: Form) -> tuple[Schedule, SBlockRV, SBlockRV,
 
 
 def _align(schedule: Schedule, block: SBlockRV, writer: SBlockRV, form: Form) -> bool:
-    """Iterate the writer as the contraction is; whether that can be done (a padded last block cannot)."""
+    """Iterate the writer as the contraction. Returns whether that is possible; it is not for a padded last block."""
     from tvm.tirx import IndexMap
 
     result = schedule.get(block).writes[0].source
@@ -127,9 +130,10 @@ def _align(schedule: Schedule, block: SBlockRV, writer: SBlockRV, form: Form) ->
 
 
 def _fixed(function: Callable[..., tuple[Expr, ...]], count: int, dtype: str) -> IndexMap:
-    """An index map of ``count`` indices, for a function of any number.
+    """An index map of ``count`` indices, made of a function of any number of indices.
 
-    In another dtype than the function's own indices TVM casts them, and no longer sees that the map is affine.
+    The map must have the dtype of the block's own indices. Otherwise TVM casts them, and does not see that the map is
+    affine.
     """
     from tvm.tirx import IndexMap
 
@@ -137,7 +141,7 @@ def _fixed(function: Callable[..., tuple[Expr, ...]], count: int, dtype: str) ->
 
 
 def build_program(module: IRModule, form: Form, plan: Plan) -> Schedule:
-    """The scheduled module."""
+    """The scheduled program of a plan."""
     schedule, block, writer, pad, joins = prepare(module, form)
     if joins:
         schedule.set_scope(block, 0, "local")
@@ -165,7 +169,7 @@ def build_program(module: IRModule, form: Form, plan: Plan) -> Schedule:
     else:
         _alone(schedule, writer, plan.parallel > 0, None)
     if tail:
-        # Tiles that stick out get a copy of the program of their own, in which all extents are constants.
+        # The tiles that stick out get their own copy of the program, in which all extents are constants.
         schedule.annotate(w0, "pragma_loop_partition_hint", 1)
     schedule.vectorize(loops["l"])
     for loop in [*registers, *(r1 if plan.unroll > 1 else [])]:
@@ -186,7 +190,7 @@ def build_program(module: IRModule, form: Form, plan: Plan) -> Schedule:
 
 
 def _write_out(schedule: Schedule, writer: SBlockRV, depth: int, lanes: int) -> None:
-    """Straight vector code for the writer's loops inside the tile."""
+    """Write out the writer's loops inside the tile as straight vector code."""
     loops = schedule.get_loops(writer)[depth:]
     if loops and lanes > 1:
         schedule.vectorize(loops.pop())
@@ -203,14 +207,14 @@ def _pad(schedule: Schedule, pad: SBlockRV, fused: LoopRV | None, where: int) ->
 
 
 def _vectorize(schedule: Schedule, loop: LoopRV) -> None:
-    """Vectors of at most 16 elements: all channels of a pixel in one would be a long program."""
+    """Vectorize a loop by at most 16 elements. One vector of all channels of a pixel would make a long program."""
     extent = int(schedule.get(loop).extent)
     lanes = next(d for d in range(min(extent, _LONGEST_VECTOR), 0, -1) if extent % d == 0)
     schedule.vectorize(loop if lanes == extent else schedule.split(loop, factors=[None, lanes])[1])
 
 
 def _alone(schedule: Schedule, block: SBlockRV, parallel: bool, lane: LoopRV | None) -> None:
-    """A block with loops of its own: all but the two innermost in parallel (columns stay together)."""
+    """Schedule a block with loops of its own. All but the two innermost are parallel, so that columns stay together."""
     loops = schedule.get_loops(block)
     if lane is not None and len(loops) > 1:
         _vectorize(schedule, lane)

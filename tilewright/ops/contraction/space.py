@@ -1,4 +1,4 @@
-"""The design space of contractions (blocked convolutions, dense layers, batched products): register-blocked loops."""
+"""The design space of contractions: register-blocked loops over blocked data and packed weights."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ if TYPE_CHECKING:
 
 __all__ = ["ContractionSpace", "ContractionTemplate"]
 
-#: Multiply-adds written out in the innermost loop, at most: more take LLVM long and leave the instruction cache.
+#: Most multiply-adds that are written out in the innermost loop. More take LLVM long and leave the instruction cache.
 _BODY = 512
-#: Rows and blocks of outputs of a register tile, at most.
+#: Most rows, and most blocks of outputs, of a register tile.
 _ROWS, _OUTS = 4, 8
+#: Most inputs of a block that are written out.
 _UNROLL = 16
-#: Orders of (o0, o1, h0, w0) by number. With o1 = 1 the first three are the programs there are, otherwise all but
-#: the third: see ``ContractionSpace._one_program_one_config``.
+#: Orders of (o0, o1, h0, w0) by number. With o1 = 1 the first three make different programs, otherwise all but the
+#: third (``ContractionSpace._one_program_one_config``).
 _O_H_O_W, _H_O_W_O, _H_W_O, _O_H_W_O = 0, 1, 2, 3
 _ORDERS = ((0, 2, 1, 3), (2, 0, 3, 1), (2, 3, 0, 1), (0, 2, 3, 1))
 #: Orders of (rc, kh, kw, ri) by number.
 _RC_FIRST, _KERNEL_FIRST, _COLUMNS_LAST = (0, 1, 2, 3), (1, 2, 0, 3), (0, 1, 3, 2)
-#: Multiply-adds (about 10 microseconds) below which waking the other threads costs more than they save.
+#: Multiply-adds (about 10 µs) below which waking other threads costs more than it saves.
 _PARALLEL_WORK = 1 << 18
 
 
@@ -58,11 +59,11 @@ class ContractionSpace:
     """The programs of one contraction.
 
     Attributes:
-        task: what is scheduled.
+        task: the task that is scheduled.
         target: the machine it is scheduled for.
         template: ``contraction/2`` (1 compiled tiles that stick out with a test in their inner loop).
         knobs: ``tile_o``, ``tile_h``, ``tile_w``, ``order``, ``reduction``, ``unroll``, ``unroll_kernel``,
-            ``parallel``, ``pad``; those that a task has no use for have one choice.
+            ``parallel``, ``pad``. A knob that the task does not need has one choice.
         has_loop_nest: true.
     """
 
@@ -70,10 +71,10 @@ class ContractionSpace:
     has_loop_nest = True
 
     def __init__(self, task: Task, target: Target) -> None:
-        """Read the task's function.
+        """Make the knobs.
 
         Args:
-            task: what to schedule.
+            task: the task to schedule.
             target: the machine to schedule it for.
 
         Raises:
@@ -92,7 +93,7 @@ class ContractionSpace:
         kernel = unrolled_kernel(form, c)
         body = c.outs * c.rows * c.cols * vectors * c.unroll * kernel
         ok: NDArray[np.bool_] = np.asarray(register_pressure(form, self.target, c) <= self.target.registers)
-        # The smallest tile is always allowed, or a task with long lanes would have no program at all.
+        # The smallest tile is always allowed. A task with long lanes would otherwise have no program.
         ok |= c.outs * c.rows * c.cols == 1
         ok &= (body <= _BODY) | (c.unroll * kernel == 1)
         ok &= self._one_program_one_config(configs, c)
@@ -100,7 +101,7 @@ class ContractionSpace:
         return ok
 
     def _one_program_one_config(self, configs: Configs, c: Columns) -> NDArray[np.bool_]:
-        """Drop orders that differ only in where a loop of one iteration stands."""
+        """Drop orders that differ only in the place of a loop of one iteration."""
         order = configs[:, 3]
         o0, o1, h0, w0 = (c.outer[:, i] > 1 for i in range(4))
         one_level = (order == _O_H_O_W) | (o0 & (((order == _H_O_W_O) & h0) | ((order == _H_W_O) & w0)))
@@ -111,19 +112,19 @@ class ContractionSpace:
         return allowed
 
     def _parallel_fits(self, configs: Configs, c: Columns) -> NDArray[np.bool_]:
-        """The last parallel loop has iterations, and the tile that sticks out is not among them."""
+        """Whether the last parallel loop has iterations, and the tile that sticks out is not among them."""
         extents = np.take_along_axis(c.outer, c.order, axis=1)
         last = np.take_along_axis(extents, np.maximum(c.parallel - 2, 0)[:, None], axis=1)[:, 0]
         some = np.where(c.parallel <= 1, True, last > 1)
         position = (c.order == 3).argmax(axis=1) + 1
         tail = self._form.extents["w"] % c.cols != 0
         ok: NDArray[np.bool_] = some & (~tail | (position >= c.parallel)) & ((c.pad != PAD_INSIDE) | (c.parallel > 0))
-        if not self._form.rows:  # two levels of pixels side by side in the parallel loop are one
+        if not self._form.rows:  # two levels of pixels side by side in the parallel loop are the same as one
             place = np.arange(4)
             h0, w0 = ((c.order == i).argmax(axis=1) for i in (2, 3))
             between = np.where((place > h0[:, None]) & (place < w0[:, None]), extents, 1).prod(axis=1)
             ok &= (c.outer[:, 2] == 1) | (c.outer[:, 3] == 1) | (between > 1) | (w0 + 2 > c.parallel)
-        # In a serial program padding is serial, too.
+        # In a serial program, padding is serial anyway.
         ok &= (c.pad != PAD_SERIAL) | (c.parallel > 0)
         return ok
 
@@ -132,7 +133,7 @@ class ContractionSpace:
         return loop_nest(self._form, self.target, self._columns(configs))
 
     def default(self) -> NDArray[np.int32]:
-        """The tile with the fewest estimated cycles, over enough parallel iterations for all cores. ``(knobs,)``."""
+        """The tile with the fewest estimated cycles, with enough parallel iterations for all cores. ``(knobs,)``."""
         return self._default.copy()
 
     def likely(self, count: int) -> Configs:
@@ -152,9 +153,9 @@ class ContractionSpace:
         return np.asarray(tiles[order], dtype=np.int32)
 
     def _with_outer(self, tile: NDArray[np.int32]) -> NDArray[np.int32]:
-        """``tile`` in the outer loops of the lowest estimated cost."""
-        # The few sums of a depthwise kernel are all written out where that is allowed. A packed operand belongs to one
-        # matrix of the batch, so it is packed just before its use.
+        """``tile`` with the outer loops of the lowest estimated cost."""
+        # A depthwise kernel has few sums, and all are written out if that is allowed. A packed operand belongs to one
+        # matrix of the batch, so it may be packed just before its use.
         free = (3, 6, 7) if self._form.depthwise else (3, 5, 7, 8) if self._packs else (3, 5, 7)
         rows = self._combinations(tile, free)
         rows = rows[self.valid(rows)]
@@ -205,20 +206,20 @@ class ContractionSpace:
         outs = self._form.extents["o"] // c.outs
 
         def cycles(cols: Ints) -> NDArray[np.float64]:
-            # Two multiply-adds and two loads a cycle; a sum is ready for the next addition after four.
+            # A cycle has two multiply-adds and two loads. A sum is ready for the next addition after four cycles.
             loads = c.outs * vectors + c.rows * cols * (c.outs * vectors if self._form.depthwise else 1)
             sums = c.outs * c.rows * cols * vectors
-            # Weights come from farther away than data.
+            # Weights come from a farther cache than data.
             busy = np.maximum(np.maximum(sums, loads) / 2, 4) + 0.05 * (loads + 2 * c.outs * vectors)
-            # Of 16 registers LLVM spills from 13 sums on (measured: half the speed); with 32 it has room.
+            # With 16 registers, LLVM spills from 13 sums on, which halves the speed (measured). With 32 it has room.
             spilled = np.where(sums > self.target.registers - 4, 1.5, 1.0) * busy
             total: NDArray[np.float64] = np.where(cols > 0, spilled, 0.0)
             return total
 
-        # A tile that sticks out breaks the stream: 14 columns as 7 x 2 ran 1.6 times as fast as 5 + 5 + 4.
+        # A tile that sticks out costs time: 14 columns as 7 x 2 ran 1.6 times as fast as 5 + 5 + 4.
         row = whole * cycles(c.cols) + cycles(tails) + 3 * (tails > 0)
         estimate: NDArray[np.float64] = np.asarray(row * rows * outs, dtype=np.float64)
-        # No split of the pixels into two levels, other things being equal.
+        # If all else is equal, the pixels are not split into two levels.
         return estimate + (0.0 if self._form.rows else 1e-3) * (c.outer[:, 2] - 1)
 
     def _outer_cost(self, configs: Configs) -> NDArray[np.float64]:
@@ -230,14 +231,14 @@ class ContractionSpace:
         cores = self.target.cores
         cost = np.where(c.parallel > 0, 1.0, 0.0) if small else 4.0 * (1 - np.where(c.parallel > 0, balance, 1 / cores))
         cost = cost + 0.3 * np.log2(np.maximum(1.0, 4 * cores / iterations)) * (not small) + 0.001 * np.log2(iterations)
-        # Weights stay in the cache while all pixels pass, unless those do not fit and the weights do.
+        # Weights stay in the cache while all pixels pass. If only the weights fit the cache, rows pass first.
         rows_first = self._form.bytes("W") <= self.target.l2 / 2 < self._form.bytes("A")
         wanted = _H_O_W_O if rows_first and self._form.rows else _O_H_O_W
         steps = dict(self._form.accesses[0].steps)
-        if 0 < steps.get("o", 0) < steps.get("w", 0):  # channels last: all of a pixel's while it is in the cache
+        if 0 < steps.get("o", 0) < steps.get("w", 0):  # channels last: all channels of a pixel that is in the cache
             wanted = _H_W_O
         if self._packs:
-            # Packed again for each parallel iteration, or once for all in a parallel loop of its own.
+            # The operand is packed again for each parallel iteration, or once in a parallel loop of its own.
             again = np.maximum(iterations / max(self._form.extents["n"], 1), 1)
             cost = cost + np.where(c.pad == PAD_INSIDE, 0.2 * (again - 1), 0.1 if small else 0.3)
         total: NDArray[np.float64] = cost + 0.05 * (configs[:, 3] != wanted) + 0.02 * np.abs(np.log2(c.unroll / 4))
@@ -267,7 +268,7 @@ def _knobs(form: Form, target: Target) -> tuple[Knob, ...]:
     tile_w = []
     for cols in range(1, min(pixels, target.registers - 2) + 1):
         tiles = -(-pixels // cols)
-        # A tile that sticks out gets code of its own, for which its loop must be alone with it.
+        # A tile that sticks out gets code of its own. For that, the loop over tiles must not be split.
         outer = divisors(tiles) if not form.rows and pixels % cols == 0 else [1]
         tile_w += [(f, tiles // f, cols) for f in outer if f == 1 or f < tiles]
     reductions = [_RC_FIRST]

@@ -1,9 +1,12 @@
-"""exp, log, erf, tanh and the activations made of them, in float32 arithmetic that vectorises.
+"""tanh, erf and activations as formulas in float32 arithmetic, which LLVM vectorises.
 
-LLVM calls the C library for each element of them, 5 ns each where these take 0.3 to 2 ns. Relative errors are below
-1e-6 (for the GELU by tanh 4e-6) wherever the result is a normal float32: near zero, and in tails such as
-``softplus(-80)``, too. NaN stays NaN. Formulas bind what they use more than once to a variable (``Let``), so that it
-is compiled, and its operations are counted, once.
+LLVM would call the C library for each element of these functions, which takes 5 ns. The formulas take 0.3 to 2 ns.
+Relative errors are below 1e-6 (4e-6 for the GELU by tanh) wherever the result is a normal float32, also near zero and
+in tails such as ``softplus(-80)``. NaN stays NaN. A formula binds each value that it uses more than once to a variable
+(``Let``), so that the value is compiled once, and its operations count once.
+
+To add an activation function, write its formula here, and add it to :data:`ELEMENTARY` by the name of its operator in
+Relax. ``tests/ops/elementwise/test_elementary.py`` compares it with a reference in float64.
 """
 
 from __future__ import annotations
@@ -43,8 +46,8 @@ __all__ = [
     "twice_sigmoid",
 ]
 
-#: e^(t^2 / 2) * (1 + erf(-t / sqrt 2)) / 2 is v times this polynomial in v = 1 / (1 + _TAIL_SCALE * t), for t up to
-#: 14.5: relative error 1.6e-7 (Lawson's algorithm).
+#: For t up to 14.5, e^(t^2 / 2) * (1 + erf(-t / sqrt 2)) / 2 is v times this polynomial in v = 1 / (1 + _TAIL_SCALE *
+#: t). The relative error is 1.6e-7. Lawson's algorithm found the coefficients.
 _TAIL_SCALE = 0.3
 _TAIL = (
     0.0354237106,
@@ -83,11 +86,11 @@ _ERF_BOTTOM = (
     -7.37332916720468e-03,
     -1.42647390514189e-02,
 )
-#: Masks that leave 12 and 8 bits of a significand.
+#: Masks that keep the first 12 or 8 bits of a significand.
 _TWELVE_BITS, _EIGHT_BITS = -(1 << 12), -(1 << 16)
-#: Tails of the form x * e^-|x| are normal numbers where e^-|x| is none any more: computed as x * e^(12-|x|) * e^-12.
+#: A tail x * e^-|x| may be a normal number where e^-|x| is none. So it is computed as x * e^(12-|x|) * e^-12.
 _HEADROOM, _HEADROOM_FACTOR = 12.0, 6.14421235332821e-06
-#: The GELU by tanh is x * sigmoid(x * (a + b * x^2)). The cubic term's factor is b1 + b2, of which b1 has 8 bits.
+#: The GELU by tanh is x * sigmoid(x * (a + b * x^2)). The factor b of the cubic term is b1 + b2, and b1 has 8 bits.
 _GELU_LINEAR, _GELU_CUBIC, _GELU_CUBIC_REST = 1.5957691216057308, 0.0712890625, 6.575377e-05
 
 
@@ -110,7 +113,7 @@ def erf(x: Expr) -> Expr:
 
 
 def _bell(x: Expr, scale: float, finish: Callable[[Expr], Expr]) -> Expr:
-    """``finish(e)`` with e = exp(-scale * x * x) and ``scale`` a power of 2, exact although x * x may be 170."""
+    """``finish(e)``, e = exp(-scale * x * x), precise for x * x up to 170. ``scale`` is a power of 2."""
 
     def parts(high: Expr) -> Expr:
         low = (x - high) * (x + high) * number(-scale)
@@ -120,7 +123,7 @@ def _bell(x: Expr, scale: float, finish: Callable[[Expr], Expr]) -> Expr:
 
 
 def _tail(t: Expr) -> Expr:
-    """e^(t^2 / 2) * (1 + erf(-t / sqrt 2)) / 2, for t from 0 to 14.5."""
+    """The tail e^(t^2 / 2) * (1 + erf(-t / sqrt 2)) / 2, for t from 0 to 14.5."""
     return let(number(1.0) / (number(1.0) + number(_TAIL_SCALE) * t), lambda v: v * horner(_TAIL, v))
 
 
@@ -156,12 +159,12 @@ def sigmoid(x: Expr) -> Expr:
 
 
 def twice_sigmoid(u: Expr, sign: int) -> Expr:
-    """1 + tanh(u), or 1 - tanh(u) where ``sign`` is negative."""
+    """1 + tanh(u), or 1 - tanh(u) if ``sign`` is negative."""
     return number(2.0) / (number(1.0) + exp(number(-2.0 if sign > 0 else 2.0) * u))
 
 
 def _gate(x: Expr, z: Expr, low: Expr = None) -> Expr:
-    """The product x * sigmoid(z + low) for x and z of one sign; ``low`` as :func:`exp` has it."""
+    """The product x * sigmoid(z + low) for x and z of the same sign. ``low`` is the correction of :func:`exp`."""
 
     def result(negative: Expr) -> Expr:
         # e^-|z| with some headroom.
@@ -186,8 +189,8 @@ def silu(x: Expr) -> Expr:
 def gelu_tanh(x: Expr) -> Expr:
     """GELU by tanh: x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))) / 2."""
 
-    # 0.5 * (1 + tanh(u)) = sigmoid(2u). Where that is small, a relative error of 2u counts up to 87 times. So 2u is
-    # computed in two parts: the cubic term is mostly a product of factors of 12 bits, and their sum is exact.
+    # 0.5 * (1 + tanh(u)) = sigmoid(2u). Where the sigmoid is small, it multiplies a relative error of 2u by up to 87.
+    # So 2u is computed in two parts. The larger one is a product of factors of 12 bits, which is exact.
     def result(x: Expr) -> Expr:
         def square(bounded: Expr) -> Expr:
             def cubic(eight: Expr) -> Expr:
@@ -212,7 +215,7 @@ def gelu_tanh(x: Expr) -> Expr:
 
 
 def _gate_of_sum(x: Expr, a: Expr, b: Expr) -> Expr:
-    """The product x * sigmoid(a + b), with what a + b rounds away (Knuth's sum)."""
+    """The product x * sigmoid(a + b), including the part that a + b rounds away (Knuth's sum)."""
 
     def low(total: Expr, part: Expr) -> Expr:
         return let((a - (total - part)) + (b - part), lambda low: _gate(x, total, low))
@@ -230,7 +233,7 @@ def softplus(x: Expr) -> Expr:
 def mish(x: Expr) -> Expr:
     """Mish: x * tanh(ln(1 + e^x))."""
 
-    # With e = e^-|x| the tangent is (1 + 2e) / (1 + 2e + 2e^2), and e (2 + e) / (2 + 2e + e^2) for a negative x.
+    # With e = e^-|x|, the tangent is (1 + 2e) / (1 + 2e + 2e^2). For a negative x it is e (2 + e) / (2 + 2e + e^2).
     def result(x: Expr) -> Expr:
         def ratio(raised: Expr) -> Expr:
             def of(e: Expr) -> Expr:
@@ -251,7 +254,7 @@ def mish(x: Expr) -> Expr:
 
 
 def selu(x: Expr) -> Expr:
-    """1.0507 * (x, or 1.67326 * (e^x - 1) where x is negative)."""
+    """SELU: 1.0507 * x, or 1.0507 * 1.67326 * (e^x - 1) if x is negative."""
 
     def result(x: Expr) -> Expr:
         negative = number(1.0507009873554805 * 1.6732632423543772) * expm1(x)
@@ -260,7 +263,7 @@ def selu(x: Expr) -> Expr:
     return let(x, result)
 
 
-#: By the name of Relax's operator.
+#: The formulas by the names of Relax's operators.
 ELEMENTARY: dict[str, Callable[[Expr], Expr]] = {
     "exp": exp,
     "log": log,

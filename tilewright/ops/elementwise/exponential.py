@@ -1,7 +1,6 @@
-"""Exponentials and logarithms in float32 arithmetic: what most elementary functions are made of.
+"""Exponentials and logarithms in float32 arithmetic. Most elementary functions are made of them.
 
-Coefficients are those of Cephes where nothing else is said. The errors are those of
-:mod:`tilewright.ops.elementwise.elementary`.
+Their precision is that of :mod:`tilewright.ops.elementwise.elementary`.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["decay", "exp", "expm1", "log", "log1p", "log1p_unit"]
 
 _LOG2E = 1.4426950408889634
-#: ln 2 in two parts, so that n * ln 2 loses nothing (Cephes).
+#: ln 2 in two parts, so that n * ln 2 is exact (Cephes).
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
-#: Below the first one the exponential is no normal float32, above the second one it is infinite.
+#: Below the first bound the exponential is no normal float32. Above the second one it is infinite.
 _EXP_LOW, _EXP_HIGH = -87.33654, 88.7228
 #: (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2 (Cephes).
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
@@ -35,14 +34,15 @@ _LOG = (
     -2.4999993993e-1,
     3.3333331174e-1,
 )
-#: (artanh(s) / s - 1) / s^2 by s^2, for s <= 1/3: relative error of the logarithm 5e-9 (Lawson's algorithm).
+#: (artanh(s) / s - 1) / s^2 by s^2, for s <= 1/3. Lawson's algorithm found the coefficients; the relative error of the
+#: logarithm is 5e-9.
 _ARTANH = (0.140059969, 0.140009018, 0.200107637, 0.333332081)
-#: Bits of infinity, of a NaN, of the root of 1/2.
+#: The bits of infinity, of a NaN, and of the root of 1/2.
 _INFINITY, _NAN, _HALF_ROOT = 0x7F800000, 0x7FC00000, 0x3F3504F3
 
 
 def _exp_parts(x: Expr, low: Expr, finish: Callable[[Expr, Expr], Expr]) -> Expr:
-    """``finish(e^r - 1, n)``, where ``x + low`` is n ln 2 + r; ``low`` (None: 0) is what ``x`` could not hold."""
+    """``finish(e^r - 1, n)`` for ``x + low`` = n ln 2 + r. ``low`` is the part that ``x`` rounds away; None: 0."""
     from tvm import tirx
 
     def rest(n: Expr) -> Expr:
@@ -53,12 +53,12 @@ def _exp_parts(x: Expr, low: Expr, finish: Callable[[Expr, Expr], Expr]) -> Expr
 
 
 def _power(q: Expr, n: Expr) -> Expr:
-    """(1 + q) * 2^n, by the bits of the exponent."""
+    """(1 + q) * 2^n, which adds n to the bits of the exponent."""
     return float_of(bits(q + number(1.0)) + (integer(n) << 23))
 
 
 def exp(x: Expr, low: Expr = None) -> Expr:
-    """The exponential of ``x + low``; 0 below -87.33654. ``low``: a correction of at most 0.1; None: 0."""
+    """The exponential of ``x + low``; 0 for x below -87.33654. ``low`` is a correction of at most 0.1; None: 0."""
 
     def result(x: Expr) -> Expr:
         value = let(clamp(x, _EXP_LOW, _EXP_HIGH), lambda bounded: _exp_parts(bounded, low, _power))
@@ -68,7 +68,7 @@ def exp(x: Expr, low: Expr = None) -> Expr:
 
 
 def decay(x: Expr, low: Expr = None) -> Expr:
-    """The same, for an ``x`` below 88."""
+    """The exponential of ``x + low`` for an x below 88, which needs no test for infinity."""
     from tvm import tirx
 
     def result(x: Expr) -> Expr:
@@ -83,7 +83,7 @@ def expm1(x: Expr) -> Expr:
     from tvm import tirx
 
     def finish(q: Expr, n: Expr) -> Expr:
-        # 2^128 is no float32, and above 2^24 the one that is taken away is lost anyway.
+        # 2^128 is no float32. Above 2^24, the subtraction of 1 is lost in rounding anyway.
         small = tirx.min(n, number(60.0))
         near = let(float_of((integer(small) + 127) << 23), lambda power: q * power + (power - number(1.0)))
         return select(n > number(30.0), _power(q, n), near)
@@ -96,7 +96,7 @@ def expm1(x: Expr) -> Expr:
 
 
 def log(x: Expr) -> Expr:
-    """The natural logarithm; -inf of 0, NaN of what is negative."""
+    """The natural logarithm: -inf for 0, and NaN for negative numbers."""
     from tvm import tirx
 
     def result(x: Expr) -> Expr:
@@ -132,7 +132,7 @@ def log1p(y: Expr) -> Expr:
 
     def result(y: Expr) -> Expr:
         def corrected(w: Expr) -> Expr:
-            lost = (y - (w - number(1.0))) / w  # what 1 + y rounded away
+            lost = (y - (w - number(1.0))) / w  # the part that 1 + y rounds away
             return log(w) + select(w < number(1e30), select(w > number(0.0), lost, number(0.0)), number(0.0))
 
         return let(y + number(1.0), corrected)

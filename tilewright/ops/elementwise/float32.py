@@ -1,4 +1,4 @@
-"""Parts of formulas in float32 arithmetic, as expressions of TIR."""
+"""Parts of formulas in float32 arithmetic, as expressions of TIR. Operands are float32 where nothing else is said."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def number(value: float) -> Expr:
 
 
 def let(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
-    """``body`` of a variable that stands for ``value``."""
+    """``body`` of a variable that holds ``value``, so that the value is computed once."""
     from tvm import tirx
 
     variable = tirx.Var("t", "float32")
@@ -27,7 +27,7 @@ def let(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
 
 
 def horner(coefficients: tuple[float, ...], x: Expr) -> Expr:
-    """The polynomial with these coefficients, that of the highest power first."""
+    """The polynomial of ``x`` with these coefficients, that of the highest power first, by Horner's rule."""
     total = number(coefficients[0])
     for c in coefficients[1:]:
         total = total * x + number(c)
@@ -35,14 +35,14 @@ def horner(coefficients: tuple[float, ...], x: Expr) -> Expr:
 
 
 def clamp(x: Expr, low: float, high: float) -> Expr:
-    """``x`` within bounds; NaN stays NaN, by this order of operands."""
+    """``x`` within bounds. NaN stays NaN, because of the order of the operands."""
     from tvm import tirx
 
     return tirx.max(number(low), tirx.min(number(high), x))
 
 
 def select(condition: Expr, value: Expr, otherwise: Expr) -> Expr:
-    """``value`` where ``condition`` holds, and ``otherwise`` elsewhere; both are computed."""
+    """``value`` if ``condition`` holds, else ``otherwise``. Both are computed."""
     from tvm import tirx
 
     return tirx.Select(condition, value, otherwise)
@@ -56,21 +56,21 @@ def bits(value: Expr) -> Expr:
 
 
 def float_of(bits: Expr) -> Expr:
-    """The float32 that has these bits."""
+    """The float32 with these bits, an int32."""
     from tvm import tirx
 
     return tirx.reinterpret("float32", tirx.const(bits, "int32") if isinstance(bits, int) else bits)
 
 
 def cut(x: Expr, mask: int) -> Expr:
-    """``x`` with the first bits of its significand alone, so that products of it are exact."""
+    """``x`` with the bits of ``mask`` alone. Products of numbers with short significands are exact."""
     from tvm import tirx
 
     return float_of(bits(x) & tirx.const(mask, "int32"))
 
 
 def integer(x: Expr) -> Expr:
-    """``x``, a whole number, as an int32."""
+    """The whole number ``x`` as an int32."""
     from tvm import tirx
 
     return tirx.Cast("int32", x)

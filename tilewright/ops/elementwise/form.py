@@ -1,7 +1,7 @@
-"""Element-wise functions as data: their axes, and how each buffer lies along these.
+"""The form of an element-wise function: its axes, its steps, and how each buffer lies along the axes.
 
 A function is element-wise if each element of its results depends only on the elements at the same place of its
-operands, which may be broadcast. All its steps can run in one pass, however many there are.
+operands, which may be broadcast. All steps of such a function can run in one pass.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Axis", "Form", "Step", "read_form"]
 
-#: For each dimension of a buffer, the dimension of the results that it lies along; None: it has one element.
+#: For each dimension of a buffer, the dimension of the results that it lies along; None if it has one element.
 Places = tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Neighbouring dimensions of the results that every buffer either holds contiguously or broadcasts, as one axis.
+    """Neighbouring dimensions of the results, as one axis. A buffer holds all of them contiguously, or none.
 
     Attributes:
         dims: the dimensions, from outside in.
-        extent: how many elements they have together.
+        extent: number of elements of the dimensions together.
     """
 
     dims: tuple[int, ...]
@@ -45,8 +45,8 @@ class Step:
     """One block: it computes one element of ``buffer`` per iteration.
 
     Attributes:
-        buffer: what it writes.
-        value: of an element, an expression of ``variables`` and loads.
+        buffer: the buffer that the block writes.
+        value: the value of an element, an expression of ``variables`` and loads.
         variables: the block's iteration variables, one for each dimension of ``buffer``.
         loads: how often ``value`` loads from each buffer.
     """
@@ -63,12 +63,12 @@ class Form:
 
     Attributes:
         shape: of its results.
-        axes: of the results, from outside in; those of extent 1 are left out.
+        axes: of the results, from outside in, without those of extent 1.
         steps: in an order in which they can run.
         places: of every buffer.
         params: the function's parameters.
-        results: those of them that are written.
-        bytes: of the widest element.
+        results: the parameters that are written.
+        bytes: of an element of the widest dtype.
     """
 
     shape: tuple[int, ...]
@@ -118,7 +118,7 @@ def read_form(module: IRModule) -> Form:
 
 
 def _check_alone(schedule: Schedule, handle: SBlockRV, block: SBlock) -> None:
-    """Raise ``FormError`` where a block does not run once for each element, by loops of its own."""
+    """Raise ``FormError`` unless a block runs once for each element, by loops of its own."""
     loops = schedule.get_loops(handle)
     if not loops:
         raise FormError("each block of an element-wise function has loops of its own")
@@ -153,7 +153,7 @@ def _read_step(block: SBlock) -> Step:
 
 
 def _place_buffers(steps: Sequence[Step], results: Sequence[Var], shape: tuple[int, ...]) -> dict[Var, Places]:
-    """Along which dimensions of the results each buffer lies; the same wherever it is read."""
+    """The places of each buffer, which are the same wherever it is read."""
     whole = tuple(d if extent > 1 else None for d, extent in enumerate(shape))
     places: dict[Var, Places] = dict.fromkeys(results, whole)
     for step in reversed(steps):
@@ -189,7 +189,7 @@ def _place_load(load: TensorLoad, own: dict[Var, int | None], shape: tuple[int, 
         dim = own.get(index)
         if extent == 1:
             place.append(None)
-        elif dim is not None and extent == shape[dim]:  # a slice from the start reads part of a longer operand
+        elif dim is not None and extent == shape[dim]:  # a slice from the start reads a part of an operand
             place.append(dim)
         else:
             raise FormError("an element-wise function reads its operands where it writes its results")
@@ -200,7 +200,7 @@ def _place_load(load: TensorLoad, own: dict[Var, int | None], shape: tuple[int, 
 
 
 def _axes(shape: tuple[int, ...], read: Sequence[Places]) -> tuple[Axis, ...]:
-    """The dimensions of the results, merged where all buffers agree."""
+    """The axes of the results: neighbouring dimensions are merged if all buffers have both or neither."""
     groups: list[list[int]] = []
     presence = {d: tuple(d in places for places in read) for d, extent in enumerate(shape) if extent > 1}
     for d, has in presence.items():

@@ -1,4 +1,4 @@
-"""Writes the program of an element-wise function: its loops and their bodies."""
+"""Writes the program of an element-wise function: one pass over its results."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["make_program"]
 
-#: The most steps and loads of one expression, as passes of TVM are recursive. Below it, a step that is read once is
-#: computed where it is read.
+#: Most steps and loads of one expression: passes of TVM are recursive. Up to it, a step that is read once is computed
+#: where it is read.
 _LONGEST = 64
 _INDEX = "int64"  # as Relax counts
 
@@ -26,10 +26,10 @@ def make_program(module: IRModule, form: Form, pieces: int, vector: int, unroll:
 
     Args:
         module: the function.
-        form: the result of ``read_form`` for it.
-        pieces: the number of pieces of the results that run in parallel.
-        vector: elements of a vector, at most as many as a row has.
-        unroll: vectors that are computed side by side, at most as many as a row has.
+        form: its form, as ``read_form`` gives it.
+        pieces: pieces of the results that run in parallel.
+        vector: elements of a vector; at most those of a row.
+        unroll: vectors that are computed side by side; at most those of a row.
     """
     import tvm
     from tvm import tirx
@@ -46,14 +46,14 @@ def make_program(module: IRModule, form: Form, pieces: int, vector: int, unroll:
 class _Nest:
     """The loops over pieces, rows, and the steps of a row, each of which computes a few vectors.
 
-    The longer of the loops over rows and steps is cut into pieces. Where its extent is no multiple, the last piece
-    computes its last rows or steps more than once.
+    The longer of the loops over rows and steps is cut into pieces. If its extent is no multiple of the pieces, the last
+    piece computes its last rows or steps more than once.
 
     Attributes:
-        lanes: of a vector.
+        lanes: elements of a vector.
         width: elements that a step computes.
         row: the number of the row.
-        start: the place in the row at which the step's elements begin.
+        start: the place in the row of the step's first element.
     """
 
     def __init__(self, form: Form, pieces: int, vector: int, unroll: int) -> None:
@@ -77,7 +77,7 @@ class _Nest:
         self.start = start if most[1] * self.width <= length else _least(start, length - self.width)
 
     def around(self, body: Stmt) -> Stmt:
-        """The loops around what a step does."""
+        """The loops around the body of a step."""
         from tvm import tirx
 
         for variable, extent in ((self._step, self._extents[1]), (self._row, self._extents[0])):
@@ -86,11 +86,11 @@ class _Nest:
 
 
 class _Body:
-    """What is computed inside of the loops.
+    """The statements inside the loops.
 
     Attributes:
         views: declarations of the parameters as vectors of all of their elements.
-        kept: the elements of a step that later steps read.
+        kept: for each buffer that later steps read, the registers that hold its elements.
     """
 
     def __init__(self, form: Form, nest: _Nest) -> None:
@@ -109,7 +109,7 @@ class _Body:
         return view
 
     def statements(self) -> Stmt:
-        """The steps, but for those that are computed where they are read."""
+        """The steps, except those that are computed where they are read."""
         reads: Counter[Var] = Counter()
         for step in self._form.steps:
             reads.update(step.loads)
@@ -124,7 +124,7 @@ class _Body:
         return _sequence(found)
 
     def _computed(self, step: Step, read: bool) -> Stmt:
-        """The elements of a step, kept where other steps read them, and stored where they are a result."""
+        """The statement that computes a step. It keeps elements that other steps read, and stores those of results."""
         from tvm import tirx
 
         vector, lane = _variable("vector"), _variable("lane")
@@ -143,7 +143,7 @@ class _Body:
         return _loop(vector, self._nest.width // lanes, body, tirx.ForKind.UNROLLED)
 
     def _value(self, step: Step, inside: Expr) -> Expr:
-        """What a step computes for the element ``inside`` of those that an iteration computes."""
+        """The value of a step for the element ``inside``, counted from the first one of the iteration."""
         from tvm import tirx
         from tvm.ir import TensorLoad, Var
         from tvm_ffi import structural_mutate
@@ -160,7 +160,7 @@ class _Body:
             return tirx.BufferLoad(self._flat[source], [self._offset(source, inside)])
 
         def bind(node: Let, mutator: StructuralMutator) -> Expr:
-            # Steps of one formula share its variables, which TVM's analysis refuses where it meets them again.
+            # Copies of a formula need variables of their own: TVM's analysis refuses a variable that is bound twice.
             value = mutator.mutate(node.value)
             bound[node.var] = tirx.Var(node.var.name, str(node.var.ty.dtype))
             return tirx.Let(bound[node.var], value, mutator.mutate(node.body))
@@ -175,7 +175,7 @@ class _Body:
         return structural_mutate(step.value, ((TensorLoad, load), (tirx.Let, bind), (Var, variable)))
 
     def _offset(self, buffer: Var, inside: Expr) -> Expr:
-        """Where in a parameter the element is."""
+        """The place of the element in a parameter."""
         axes, places = self._form.axes, self._form.places[buffer]
         total, stride = _number(0), 1
         for number in reversed(range(len(axes))):

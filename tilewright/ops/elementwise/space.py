@@ -4,9 +4,9 @@ parallel for piece: for rows of the piece: for each vector of the row:
     for each step that is read more than once: vectorised: s[...] = f(...)
     vectorised: Y[...] = g(s[...], X[...])
 
-A step that is read once is computed where it is read; any other step keeps its elements in registers. So the size of
-the program grows in proportion to the number of steps. If a row is no multiple of the vector, its last vector begins
-earlier, and computes some elements twice.
+A step that is read once is computed where it is read. Other steps keep their elements in registers. So the program
+grows in proportion to the number of steps. If a row is no multiple of the vector, its last vector begins earlier, and
+computes some elements twice.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
 __all__ = ["ElementwiseSpace", "ElementwiseTemplate"]
 
-#: Fewest elements of a row. For rows of 3, LLVM's code for the plain loops was twice as fast as vectors.
+#: Elements of the shortest row. For rows of 3, LLVM's code for plain loops was twice as fast as vectors.
 _SHORTEST_ROW = 4
-#: Bytes of an element that the target's lanes are counted for.
+#: Bytes of an element for which the target counts its lanes.
 _LANE_BYTES = 4
-#: Choices of how many vectors one iteration computes side by side; a row must have as many.
+#: Choices for the vectors that one iteration computes side by side. A row must have as many.
 _UNROLLED = (1, 2, 4, 8)
-#: The most loads of a program, for all vectors together: the compiler takes 1 s for so many.
+#: Most loads of a program, for all vectors together. The compiler takes 1 s for so many.
 _MOST_WRITTEN = 4096
 
 
@@ -57,7 +57,7 @@ def _analyse(task: Task) -> tuple[IRModule, Form]:
         row = _row(form)
         if row < _SHORTEST_ROW and len(form.axes) > 1:
             raise FormError(f"rows have at least {_SHORTEST_ROW} elements here, but those of {task.name!r} have {row}")
-        # TVM takes all programs of the function, or none.
+        # If TVM takes one program of the function, it takes all of them.
         Schedule(make_program(module, form, 1, _vector(row, _SHORTEST_ROW), 1))
     return module, form
 
@@ -73,18 +73,18 @@ def _row(form: Form) -> int:
 class ElementwiseSpace(KnobsAlone):
     """The programs of one element-wise function.
 
-    Making it takes time in proportion to the length of the function.
+    To make it takes time in proportion to the length of the function.
 
     Attributes:
-        task: what is scheduled.
+        task: the task that is scheduled.
         target: the machine it is scheduled for.
         template: ``elementwise/1``.
-        knobs: ``pieces``, of the results that run in parallel; ``vector``, elements of one; ``unroll``, vectors that
-            are computed side by side.
+        knobs: ``pieces`` of the results that run in parallel; ``vector``, elements of a vector; ``unroll``, vectors
+            that are computed side by side.
         has_loop_nest: false.
 
     Args:
-        task: what to schedule.
+        task: the task to schedule.
         target: the machine to schedule it for.
 
     Raises:
@@ -109,17 +109,17 @@ class ElementwiseSpace(KnobsAlone):
         )
 
     def _pieces(self, vector: int) -> list[int]:
-        """Numbers of pieces worth a try: 1, and multiples of the cores."""
+        """Numbers of pieces that are worth a try: 1, and multiples of the cores."""
         vectors = math.prod(self._form.shape) // vector
         return [1, *sorted({n for n in (times * self.target.cores for times in (1, 2, 4)) if 1 < n <= vectors})]
 
     def default(self) -> NDArray[np.int32]:
-        """Whole vectors, two side by side, and in parallel where there is work for it. ``(knobs,)``."""
+        """Longest vectors, two side by side; in parallel if there is enough work. ``(knobs,)``."""
         parallel = self._form.work >= PARALLEL_WORK and len(self.knobs[0]) > 1
         return np.asarray([parallel, 0, min(1, len(self.knobs[2]) - 1)], dtype=np.int32)
 
     def schedule(self, config: NDArray[np.int32]) -> Schedule:
-        """The program of one config, written anew rather than made by a schedule's primitives: its trace is empty.
+        """The program of one config. It is written, not made by primitives of a schedule. So its trace is empty.
 
         Raises:
             SpaceError: the config is not of the space, or TVM cannot make the program.

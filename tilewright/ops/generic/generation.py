@@ -1,15 +1,15 @@
-"""What MetaSchedule's generator makes of a function: bounded, and the same in every process.
+"""The sketches that MetaSchedule's generator makes of a function, in bounded time and the same in every process.
 
-The generator, and the replays that show what a trace may decide, take time that nobody limits. So what they are given
-is limited, by numbers that are the same on every machine:
+The generator has no limit of its own, and neither have the replays that find out what a trace may decide. So functions
+are sorted by size, by limits that are the same on every machine:
 
-    small     made here, in less than a second
-    medium    made in a process of its own, which is ended at a limit of time and memory
-    large     not made at all
+    small     the sketches are made here, in less than a second
+    medium    they are made in a process of its own, which ends at a limit of time and memory
+    large     none are made
 
-Whether a medium function is within the limits depends on the machine. So it is decided once for a task: whoever has
-tried hands the outcome to other processes (:func:`known_generated`, :func:`remember_generated`). A space without the
-generator's sketches has another template's name, so that records of both are never mistaken.
+Whether a medium function stays within the limits depends on the machine. So one process tries, and hands the outcome to
+the others (:func:`known_generated`, :func:`remember_generated`). A space without the generator's sketches has a
+template of another name, so that its records are not mistaken for those of the whole space.
 """
 
 from __future__ import annotations
@@ -42,21 +42,20 @@ __all__ = [
     "write_generated",
 ]
 
-#: A function of no more blocks is small: 0.7 s on a Zen 4 (a convolution and 16 steps after it, of which most is spent
-#: on replays).
+#: Most blocks of a small function. A convolution and 16 steps after it took 0.7 s on a Zen 4, most of it for replays.
 _SMALL_BLOCKS = 24
-#: A function of more blocks is large. 66 blocks took 1.8 s, 128 took 0.5 s where they only move elements.
+#: Most blocks of a medium function. 66 blocks took 1.8 s; 128 blocks that only move elements took 0.5 s.
 _MOST_BLOCKS = 128
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What came of a generator: plain data, to be handed to other processes.
+    """The outcome of a generator: plain data, to be handed to other processes.
 
     Attributes:
         traces: TVM's JSON of each sketch.
-        samples: the sampling instructions of each.
-        problem: why there are none, or "".
+        samples: the sampling instructions of each sketch.
+        problem: why there are no sketches, or "".
     """
 
     traces: tuple[str, ...] = ()
@@ -64,22 +63,22 @@ class Generated:
     problem: str = ""
 
 
-#: What is known of medium tasks in this process, by the keys of task and target.
+#: The outcomes for medium tasks that this process knows, by the keys of task and target.
 _known: dict[tuple[str, str], Generated] = {}
 
 
 def known_generated(task: Task, target: Target) -> Generated | None:
-    """What was made of a medium task, here or by whoever told this process; None: nothing yet, or it is not medium."""
+    """The outcome for a medium task, made here or handed over; None if there is none yet, or the task is not medium."""
     return _known.get((task.key, target.key))
 
 
 def remember_generated(task: Task, target: Target, made: Generated) -> None:
-    """Take ``made`` for what the generator makes of ``task`` from now on."""
+    """From now on, take ``made`` for the outcome of the generator for ``task``."""
     _known[task.key, target.key] = made
 
 
 def why_too_large(module: IRModule) -> str:
-    """Why no generator is to see the function, in words; "" where it may."""
+    """Why the function is too large for the generator, in words; "" if it is not."""
     blocks, loads = len(blocks_of(module)), nested_loads(module)
     if blocks > _MOST_BLOCKS:
         return f"MetaSchedule generates spaces of at most {_MOST_BLOCKS} blocks, but this function has {blocks}"
@@ -92,15 +91,15 @@ def why_too_large(module: IRModule) -> str:
 
 
 def is_small(module: IRModule) -> bool:
-    """Whether the generator needs no process of its own."""
+    """Whether the function is small: its sketches need no process of their own."""
     return len(blocks_of(module)) <= _SMALL_BLOCKS
 
 
 def generate(module: IRModule, target: Target) -> list[tuple[Trace, list[Sample]]]:
-    """The sketches of a function, here and now: each with its sampling instructions.
+    """The sketches of a function, made in this process: each with its sampling instructions.
 
     Raises:
-        SpaceError: the generator gives none.
+        SpaceError: the generator gives no sketches.
     """
     with space_errors("MetaSchedule generates no space"):
         traces: list[Trace] = Generator(module, target.tvm).traces()
@@ -108,7 +107,7 @@ def generate(module: IRModule, target: Target) -> list[tuple[Trace, list[Sample]
 
 
 def generate_apart(task: Task, target: Target) -> Generated:
-    """The same in a process of its own, unless it is known already; remembered from then on."""
+    """The sketches of a task, made in a process of its own unless their outcome is known. It is remembered."""
     made = known_generated(task, target)
     if made is None:
         from tilewright.measure.generating import generate_in_process  # only measure starts processes
@@ -128,7 +127,7 @@ def read_generated(made: Generated, module: IRModule) -> list[tuple[Trace, list[
     """The sketches that ``made`` describes.
 
     Raises:
-        SpaceError: there are none, for a reason that it says; or they are of another function.
+        SpaceError: there are no sketches, and the message says why; or they are of another function.
     """
     from tvm.s_tir import Schedule
     from tvm.s_tir.schedule import Trace
@@ -145,7 +144,7 @@ def read_generated(made: Generated, module: IRModule) -> list[tuple[Trace, list[
 
 
 def _plain(value: object) -> object:
-    """With Python's own numbers and texts for TVM's."""
+    """The value with Python's own numbers and texts in place of TVM's."""
     if isinstance(value, str):
         return str(value)
     if isinstance(value, dict) or hasattr(value, "items"):

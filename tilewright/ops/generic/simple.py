@@ -1,4 +1,4 @@
-"""A plain schedule for any function: every block's outer loops in parallel, its innermost contiguous one vectorised.
+"""A plain schedule for any function: the outer loops of each block run in parallel, the innermost is vectorised.
 
 for n, c, h, w, kh, kw: Y[n, c, h, w] += X[n, c, h + kh, w + kw] * W[c, kh, kw]
 -->
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 
 __all__ = ["MOVING_WORK", "moves_elements", "simple_schedule", "stages_and_reductions"]
 
-#: Below so many elements that are moved, MetaSchedule's program is slower, as it always shares them with other threads.
+#: Moved elements below which MetaSchedule's program is slower: it always shares them with other threads.
 MOVING_WORK = 1 << 12
 
 
 def simple_schedule(module: IRModule, inline: bool, parallel: bool, vector: int, unroll: int, join: bool) -> Schedule:
     """Schedule every block of ``module`` on its own.
 
-    A block that a step does not apply to (opaque, data-dependent, one of several in a loop) keeps its loops there.
+    A step may not apply to a block that is opaque, depends on data, or shares a loop with others. Then the block keeps
+    its loops.
 
     Args:
         module: the function, called ``main``.
-        inline: compute element-wise producers where they are used, rather than storing them; those only that leave
-            the function readable in bounded time.
+        inline: compute element-wise producers where they are used, if the function stays small enough to compile.
         parallel: spread the outer spatial loops over the threads.
-        vector: at most so many elements in a vectorised loop; 1 leaves vectorising to LLVM.
-        unroll: at most so many iterations of a reduction written out, which keeps its sums in registers.
-        join: compute what follows a reduction element by element inside the reduction's parallel loop.
+        vector: elements of the longest vector; 1 leaves vectorising to LLVM.
+        unroll: most iterations of a reduction that are written out, which keeps its sums in registers.
+        join: compute the element-wise consumer of a reduction inside the reduction's parallel loop.
     """
     from tvm.s_tir import Schedule, ScheduleError
 
@@ -67,7 +67,7 @@ def simple_schedule(module: IRModule, inline: bool, parallel: bool, vector: int,
 
 
 def stages_and_reductions(module: IRModule) -> tuple[int, bool]:
-    """How many stages the function has, and whether one of them reduces: without, some choices change nothing."""
+    """How many stages the function has, and whether one of them reduces. If not, some knobs are idle."""
     from tvm.s_tir import Schedule
 
     schedule = Schedule(module)
@@ -76,9 +76,9 @@ def stages_and_reductions(module: IRModule) -> tuple[int, bool]:
 
 
 def moves_elements(module: IRModule) -> bool:
-    """Whether the function does nothing but to put elements into other places: by rows of some length, at best.
+    """Whether the function only moves elements to other places.
 
-    The innermost loop over the result is then no stretch of memory in what is read, and this schedule no good one.
+    The innermost loop over the result then does not read a stretch of memory, so the plain schedule is slow.
     """
     from tvm.s_tir import Schedule
 
@@ -97,9 +97,9 @@ def moves_elements(module: IRModule) -> bool:
 
 
 def _inlinable(schedule: Schedule, block: SBlockRV) -> bool:
-    """Whether inlining repeats no work: all consumers are spatial, and as large as the block itself.
+    """Whether inlining repeats no work: all consumers are spatial, and no larger than the block itself.
 
-    (A padding or an exponential inlined into a reduction would be computed again for every use.)
+    A padding or an exponential that is inlined into a reduction would be computed again for every use.
     """
     consumers = schedule.get_consumers(block)
     size = _size(schedule, block)
@@ -109,7 +109,7 @@ def _inlinable(schedule: Schedule, block: SBlockRV) -> bool:
 
 
 def _stays_small(schedule: Schedule, block: SBlockRV) -> bool:
-    """Whether no reader of the block would load more often than is bearable if the block were inlined into it."""
+    """Whether each reader of the block would load at most ``MOST_LOADS`` times if the block were inlined into it."""
     (written,) = (region.source for region in schedule.get(block).writes)
     inlined = sum(count_loads(schedule.get(block)).values())
     readers = [count_loads(schedule.get(consumer)) for consumer in schedule.get_consumers(block)]
@@ -120,12 +120,12 @@ def _stays_small(schedule: Schedule, block: SBlockRV) -> bool:
 
 
 def _size(schedule: Schedule, block: SBlockRV, kind: int | None = None) -> int:
-    """Iterations of the block's variables, or of those of one kind."""
+    """Iterations of all variables of the block, or of those of one kind."""
     return math.prod(int(v.dom.extent) for v in schedule.get(block).iter_vars if kind in (None, v.iter_type))
 
 
 def _schedule_block(schedule: Schedule, block: SBlockRV, parallel: bool, vector: int, unroll: int) -> LoopRV | None:
-    """Schedule one block; returns the outer loop of a reduction."""
+    """Schedule one block. Returns the outer loop of a reduction, and None for other blocks."""
     stmt = schedule.get(block)
     loops = list(schedule.get_loops(block))
     variables = _loop_variables(schedule, block, loops)
@@ -137,7 +137,7 @@ def _schedule_block(schedule: Schedule, block: SBlockRV, parallel: bool, vector:
         return None
     last = variables[loops.index(spatial[-1])]
     if not reduction and _elementwise(stmt):
-        spatial = [schedule.fuse(*spatial)] if len(spatial) > 1 else spatial  # one stretch of memory: splits well
+        spatial = [schedule.fuse(*spatial)] if len(spatial) > 1 else spatial  # one stretch of memory
         contiguous = True
     else:
         contiguous = last is not None and _contiguous_along(stmt, last.var, bool(reduction))
@@ -165,7 +165,7 @@ def _schedule_block(schedule: Schedule, block: SBlockRV, parallel: bool, vector:
             break
         written *= extent
         schedule.unroll(loop)
-    # Otherwise the test "first iteration?" stays in the innermost loop.
+    # Otherwise the innermost loop would test whether its iteration is the first.
     init = schedule.decompose_reduction(block, reduction[0])
     if lane_loop is not None:
         schedule.vectorize(schedule.get_loops(init)[-1])
@@ -173,7 +173,7 @@ def _schedule_block(schedule: Schedule, block: SBlockRV, parallel: bool, vector:
 
 
 def _join(schedule: Schedule, block: SBlockRV, fused: LoopRV, vector: int) -> list[str]:
-    """Move the one element-wise consumer of a scheduled reduction into its loop ``fused``. Returns its name."""
+    """Move the only consumer of a scheduled reduction, if element-wise, into the loop ``fused``. Returns its name."""
     consumers = schedule.get_consumers(block)
     if len(consumers) != 1:
         return []
@@ -193,9 +193,9 @@ def _join(schedule: Schedule, block: SBlockRV, fused: LoopRV, vector: int) -> li
 
 
 def _loop_variables(schedule: Schedule, block: SBlockRV, loops: list[LoopRV]) -> list[IterVar | None] | None:
-    """For each loop around ``block`` the iteration variable it alone is, or None for a loop of extent 1.
+    """For each loop around ``block`` the iteration variable that is bound to it, or None for a loop of extent 1.
 
-    None for all where loops and variables do not pair up, or a variable is neither spatial nor a reduction.
+    The result is None if loops and variables do not pair up, or a variable is neither spatial nor a reduction.
     """
     realize = _realize(schedule, block, loops)
     if realize is None:
@@ -213,7 +213,7 @@ def _loop_variables(schedule: Schedule, block: SBlockRV, loops: list[LoopRV]) ->
 
 
 def _realize(schedule: Schedule, block: SBlockRV, loops: list[LoopRV]) -> SBlockRealize | None:
-    """The realisation of ``block`` where its loops are around it alone."""
+    """The realisation of ``block``, if no other block is in its loops."""
     if not loops:
         return None
     node = schedule.get(loops[0])
@@ -227,7 +227,7 @@ def _is_one(extent: object) -> bool:
 
 
 def _elementwise(stmt: SBlock) -> bool:
-    """Whether all buffers have one shape and are accessed at the same place."""
+    """Whether all buffers have the same shape and are accessed at the same place."""
     from tvm_ffi import structural_equal
 
     (write,) = stmt.writes if len(stmt.writes) == 1 else (None,)
@@ -244,10 +244,10 @@ def _elementwise(stmt: SBlock) -> bool:
 
 
 def _contiguous_along(stmt: SBlock, var: Var, reduces: bool) -> bool:
-    """Whether the block can be vectorised along ``var``: contiguous writes, and no condition that depends on it.
+    """Whether the block can be vectorised along ``var``: its writes are contiguous, and no condition depends on it.
 
-    A reduction's reads must be contiguous too (or not depend on ``var``): its vectorised loop goes inside the
-    reduction's, which strided reads would make slower, not faster.
+    The reads of a reduction must also be contiguous, or not depend on ``var``. Its vectorised loop goes inside the
+    loops of the reduction, and strided reads would make these slower.
     """
     reads = list(stmt.reads) if reduces else []
     return (
@@ -259,9 +259,9 @@ def _contiguous_along(stmt: SBlock, var: Var, reduces: bool) -> bool:
 
 
 def _contiguous(region: TensorRegion, var: Var) -> bool:
-    """Whether ``var`` moves along the last dimension of the region only, in steps of one.
+    """Whether ``var`` moves along the last dimension of the region alone, in steps of one.
 
-    (Pooling with stride 2, vectorised here, took 1.5 to 2 times as long as what LLVM made of the plain loop.)
+    Pooling with stride 2, vectorised here, took 1.5 to 2 times as long as LLVM's code for the plain loop.
     """
     moves = [_in(r.min, var) for r in region.region]
     return bool(moves) and moves[-1] and not any(moves[:-1]) and not _scaled(region.region[-1].min, var)
@@ -278,7 +278,7 @@ def _in(expr: Expr, var: Var) -> bool:
 
 
 def _scaled(expr: Expr, var: Var) -> bool:
-    """Whether ``var`` is multiplied or divided on its way into ``expr``."""
+    """Whether ``expr`` multiplies or divides ``var``."""
     from tvm.tirx import FloorDiv, FloorMod, Mul
     from tvm_ffi import structural_walk
 
@@ -288,7 +288,7 @@ def _scaled(expr: Expr, var: Var) -> bool:
 
 
 def _conditional(stmt: SBlock, var: Var) -> bool:
-    """Whether ``var`` decides a condition, which would turn the vectorised loop back into a serial one."""
+    """Whether a condition depends on ``var``. It would turn the vectorised loop back into a serial one."""
     from tvm.ir import Call
     from tvm.tirx import Select
     from tvm_ffi import structural_walk

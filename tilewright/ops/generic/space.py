@@ -1,8 +1,9 @@
-"""MetaSchedule's generated design spaces seen as knobs: a space for any function.
+"""A design space for any function: MetaSchedule's generated spaces, seen as knobs.
 
-The first knob, ``sketch``, chooses the program's structure; the others are its sampling decisions. Sketch 0 is the
-function as it stands, which is what TVM builds untuned; sketch 1 is :mod:`tilewright.ops.generic.simple`; the rest are
-MetaSchedule's, by its rules for CPUs. Sketches share a knob where they make the same choice, so few columns are idle.
+The first knob, ``sketch``, chooses the program's structure. The other knobs are the decisions that the structure leaves
+open. Sketch 0 is the function as it stands, which TVM builds untuned. Sketch 1 is :mod:`tilewright.ops.generic.simple`.
+The rest are MetaSchedule's sketches, by its rules for CPUs. Sketches that make the same choice share a knob, so that
+few knobs are idle.
 
 A function that is too large for MetaSchedule's generator (:mod:`tilewright.ops.generic.generation`) has the first two
 only.
@@ -44,11 +45,11 @@ if TYPE_CHECKING:
 
 __all__ = ["FIRST_SKETCH", "PLAIN", "AutoSpace", "AutoTemplate", "Sketch"]
 
-#: The template of a space without MetaSchedule's sketches, where the function or its generation exceeds a limit.
+#: The template of a space without MetaSchedule's sketches: the function or its generation exceeds a limit.
 PLAIN = "plain/1"
 
 _UNTUNED, _SIMPLE = 0, 1
-#: The number of the first sketch that is MetaSchedule's.
+#: The number of MetaSchedule's first sketch.
 FIRST_SKETCH = 2
 #: Columns of the simple sketch's knobs.
 _INLINE, _PARALLEL, _VECTOR, _UNROLL, _JOIN = _SIMPLE_KNOBS = range(1, 6)
@@ -59,9 +60,9 @@ class Sketch:
     """One of MetaSchedule's spaces.
 
     Attributes:
-        trace: how its programs are made.
+        trace: the steps that make its programs.
         samples: the trace's sampling instructions.
-        columns: for each of them the column of its knob; None where there is no choice.
+        columns: for each sampling instruction the column of its knob; None if there is no choice.
     """
 
     trace: Trace
@@ -72,20 +73,20 @@ class Sketch:
 class AutoSpace(KnobsAlone):
     """MetaSchedule's spaces, the untuned program and a plain parallel one, for any task.
 
-    The same task and target give the same knobs in every process. Knobs that the config's sketch does not use must
-    be 0 (:meth:`canonical` makes them so): each program then has one config.
+    The same task and target give the same knobs in every process. Knobs that the config's sketch does not use are 0
+    (:meth:`canonical` sets them), so that each program has one config.
 
     Attributes:
-        template: ``auto/1``, or ``plain/1`` where a limit left MetaSchedule's sketches out.
-        sketches: MetaSchedule's: numbers ``FIRST_SKETCH`` and up of the knob ``sketch``.
+        template: ``auto/1``, or ``plain/1`` if a limit excluded MetaSchedule's sketches.
+        sketches: MetaSchedule's, which are numbers ``FIRST_SKETCH`` and up of the knob ``sketch``.
         generator_error: why MetaSchedule's generator gave no sketches, or "".
 
     Args:
-        task: what is scheduled.
-        target: the CPU to schedule for.
+        task: the task to schedule.
+        target: the CPU to schedule it for.
 
     Raises:
-        SpaceError: the task's function cannot be read or is no function that can be scheduled.
+        SpaceError: the task's function cannot be read or scheduled.
     """
 
     template = "auto/1"
@@ -105,7 +106,7 @@ class AutoSpace(KnobsAlone):
         ]
         self.sketches = tuple(_share(generated, knobs))
         self.knobs: tuple[Knob, ...] = tuple(knobs)
-        #: ``(sketches, knobs)``: which knobs each sketch uses.
+        #: ``(sketches, knobs)``: whether each sketch uses each knob.
         self._active = np.zeros((FIRST_SKETCH + len(generated), len(knobs)), dtype=np.bool_)
         self._active[:, 0] = True
         self._active[_SIMPLE, list(_SIMPLE_KNOBS)] = True
@@ -120,7 +121,7 @@ class AutoSpace(KnobsAlone):
         return f"AutoSpace({self.task.name!r}, {len(self._active)} sketches, {len(self.knobs)} knobs)"
 
     def valid(self, configs: Configs) -> NDArray[np.bool_]:
-        """Which configs have 0 in all knobs that their sketch does not use. ``(n,)``."""
+        """Which configs are 0 in all knobs that their sketch does not use. ``(n,)``."""
         idle = ~self._active[configs[:, 0]]
         return np.asarray(~((configs != 0) & idle).any(axis=1), dtype=np.bool_)
 
@@ -129,10 +130,10 @@ class AutoSpace(KnobsAlone):
         return np.where(self._active[configs[:, 0]], configs, 0).astype(np.int32)
 
     def default(self) -> NDArray[np.int32]:
-        """The simple sketch; the untuned program where it does not apply.
+        """The simple sketch, or the untuned program if the simple sketch does not apply.
 
-        MetaSchedule's program, where there is only one, for a function that moves elements (a transposition, a slice, a
-        concatenation): half of the time on the light networks.
+        For a function that moves elements (a transposition, a slice, a concatenation) it is MetaSchedule's program, if
+        there is only one. On the light networks, that program takes half of the time of the simple sketch.
         """
         return self._default.copy()
 
@@ -186,7 +187,7 @@ class AutoSpace(KnobsAlone):
                 for sample, column in zip(sketch.samples, sketch.columns, strict=True)
             },
         )
-        schedule.enter_postproc()  # MetaSchedule's search starts from a stored trace without what follows
+        schedule.enter_postproc()  # MetaSchedule's search drops what follows this mark from a stored trace
         refused = self._generator.finish(schedule)
         if refused is not None:
             raise SpaceError(f"MetaSchedule's {refused} refuses the config {list(row)} of {self.task.name!r}")
@@ -197,7 +198,7 @@ class AutoSpace(KnobsAlone):
         return Generator(self._module, self.target.tvm)
 
     def _generate(self) -> tuple[list[tuple[Trace, list[Sample]]], str]:
-        """MetaSchedule's sketches, or why there are none: the untuned and the simple one remain."""
+        """MetaSchedule's sketches, or why there are none. The untuned and the simple program remain."""
         problem = why_too_large(self._module)
         made = None if problem or is_small(self._module) else generate_apart(self.task, self.target)
         if problem or (made is not None and made.problem):
@@ -211,7 +212,7 @@ class AutoSpace(KnobsAlone):
 
 
 def _share(generated: Sequence[tuple[Trace, list[Sample]]], knobs: list[Knob]) -> list[Sketch]:
-    """Give each sample a knob, appended to ``knobs``; the n-th equal choice of every sketch is one knob."""
+    """Give each sample a knob, and append new knobs to ``knobs``. The n-th equal choices of all sketches share one."""
     known: dict[tuple[str, tuple[tuple[int, ...], ...], int], int] = {}
     sketches = []
     for trace, samples in generated:

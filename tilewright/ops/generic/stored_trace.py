@@ -1,8 +1,8 @@
-"""Traces as MetaSchedule's databases store them, read as configs of the *auto* space.
+"""Finds the configs of the *auto* space for traces that MetaSchedule's databases store.
 
 A stored trace is JSON: a list of instructions, each with its inputs, attributes and outputs by name, and a list of
-decisions, each with the index of its instruction. It is compared with the traces of the space's own sketches as
-text; nothing of it is handed to TVM, which would trust it.
+decisions, each with the index of its instruction. It is compared as text with the traces of the space's own sketches.
+TVM never sees it, since TVM would trust it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TraceReader"]
 
-#: What MetaSchedule's postprocessors do to a trace comes after this instruction, and follows from what is before it.
+#: The steps of MetaSchedule's postprocessors come after this instruction. They follow from the steps before it.
 _POSTPROCESSING = "EnterPostproc"
-#: What RewriteLayout does, which the space leaves out: the caller's buffers would change.
+#: The instructions of RewriteLayout. The space has no such programs: they change the caller's buffers.
 _REWRITES = ("TransformLayout", "TransformBlockLayout")
 
 #: For each sampling instruction of a stored trace: its index there, and the position among the sketch's samples.
@@ -32,18 +32,18 @@ _Places = dict[int, int]
 
 
 class TraceReader:
-    """Finds the config that a stored trace stands for.
+    """Finds the config of a stored trace.
 
     Args:
-        space: of the function that the trace was made for.
+        space: the auto space of the function that the trace was made for.
     """
 
     def __init__(self, space: AutoSpace) -> None:
         self._space = space
-        #: By the text of its instructions: the number of the sketch, and where its samples are.
+        #: By the text of a trace's instructions: the number of the sketch, and the places of its samples.
         self._known: dict[str, tuple[int, _Places]] = {}
         for number, sketch in enumerate(space.sketches):
-            # Records of a search have lost the instructions that nothing uses; those of single schedules have not.
+            # Records of a search lack the instructions that nothing uses. Records of single schedules have them.
             for trace in (sketch.trace.simplified(True), sketch.trace):
                 self._known.setdefault(_text(_instructions(trace)), (number, _places(sketch, trace)))
 
@@ -52,10 +52,11 @@ class TraceReader:
 
         Args:
             instructions: lists of a kind, inputs, attributes and outputs, as JSON has them.
-            decisions: lists of the index of an instruction and what was decided.
+            decisions: lists of the index of an instruction and its decision.
 
         Raises:
-            SpaceError: the space has no such program; the message says why in a few words, the same for all alike.
+            SpaceError: the space has no such program. The message gives the reason in a few words, equal for equal
+                reasons.
         """
         kinds = [
             instruction[0] if isinstance(instruction, list) and instruction else None for instruction in instructions
@@ -83,7 +84,7 @@ class TraceReader:
 
 
 def _decided(decisions: Sequence[object]) -> dict[int, tuple[int, ...]]:
-    """The decisions by the index of their instruction, those that are of no use left out."""
+    """The decisions by the index of their instruction, without malformed ones."""
     found: dict[int, tuple[int, ...]] = {}
     for entry in decisions:
         if isinstance(entry, list) and len(entry) == 2 and type(entry[0]) is int:
@@ -94,7 +95,7 @@ def _decided(decisions: Sequence[object]) -> dict[int, tuple[int, ...]]:
 
 
 def _places(sketch: Sketch, stored: Trace) -> _Places:
-    """Where the samples of a sketch are in a ``stored`` form of its trace, which has some of its instructions."""
+    """The places of a sketch's samples in ``stored``, a form of its trace that has some of its instructions."""
     insts = list(sketch.trace.insts)
     return {
         index: position
@@ -114,7 +115,7 @@ def _text(instructions: Sequence[object]) -> str:
 
 
 def _plain(value: object) -> object:
-    """With Python's numbers for TVM's, and 0 and 1 for false and true, which a database makes of them."""
+    """The value with Python's numbers in place of TVM's, and 0 and 1 for false and true, as databases have them."""
     if isinstance(value, list):
         return [_plain(item) for item in value]
     value = getattr(value, "value", value)

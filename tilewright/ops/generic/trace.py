@@ -1,4 +1,4 @@
-"""MetaSchedule's generated schedules as data: their sampling instructions, and replays with other decisions."""
+"""MetaSchedule's generated schedules as traces: their sampling instructions, and replays with other decisions."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _TILE = "SamplePerfectTile"
 _CHOICE = "SampleCategorical"
 _LOCATION = "SampleComputeLocation"
 
-#: Replays with random decisions to learn where a block may be computed: what is possible depends on earlier decisions.
+#: Replays with random decisions that find out where a block may be computed. That depends on earlier decisions.
 _PROBES = 3
-#: Above any loop's index, so that TVM answers with the innermost location possible.
+#: A number above the index of any loop. TVM answers it with the innermost location that is possible.
 _INNERMOST = 1 << 20
 
 
@@ -36,10 +36,10 @@ class Sample:
     Attributes:
         kind: ``tile``, ``choice`` or ``at``.
         index: position among the trace's instructions.
-        decisions: what may be decided; each a tuple of ints (tile: factors from outside in; choice: position among the
-            candidates; at: -2 inline, -1 root, 0.. index of the loop to compute at).
-        labels: what the decisions stand for, in the same order (the candidates' values, or the decisions).
-        extent: of the loop that is tiled; 1 otherwise.
+        decisions: the possible decisions, tuples of ints. tile: factors from outside in; choice: position among the
+            candidates; at: -2 inline, -1 root, from 0 the index of the loop to compute at.
+        labels: the meaning of the decisions, in the same order: the candidates' values, or the decisions themselves.
+        extent: of the loop that is tiled; 1 for other kinds.
     """
 
     kind: str
@@ -53,12 +53,17 @@ class Generator:
     """MetaSchedule's rules and postprocessors for CPUs, bound to one function."""
 
     def __init__(self, module: IRModule, target: tvm.target.Target) -> None:
-        """Bind to ``module``; ``target`` is a ``tvm.target.Target``."""
+        """Bind the generator to a function.
+
+        Args:
+            module: the function.
+            target: the CPU.
+        """
         light_tensor_intrinsics()
         from tvm.s_tir import meta_schedule as ms
 
-        # ApplyCustomRule finds no rules for CPUs and says so on stderr at every pooling. RewriteLayout would change
-        # the buffers of the function's caller.
+        # ApplyCustomRule has no rules for CPUs, and prints so at every pooling. RewriteLayout would change the buffers
+        # of the function's caller.
         rules = [r for r in ms.ScheduleRule.create("llvm") if type(r).__name__ != "ApplyCustomRule"]
         posts = [p for p in ms.Postproc.create("llvm") if type(p).__name__ != "RewriteLayout"]
         self._context = ms.TuneContext(
@@ -75,7 +80,7 @@ class Generator:
         return [schedule.trace for schedule in self._context.generate_design_space()]
 
     def finish(self, schedule: Schedule) -> str | None:
-        """Run the postprocessors on ``schedule``. Returns the name of the one that refused, or None."""
+        """Run the postprocessors on ``schedule``. Returns the name of the one that refuses it, or None."""
         for post in self._context.space_generator.postprocs:
             if not post.apply(schedule):
                 return type(post).__name__
@@ -83,7 +88,7 @@ class Generator:
 
 
 def read_samples(trace: Trace, module: IRModule) -> list[Sample]:
-    """The sampling instructions of ``trace`` in order, with everything each of them may decide."""
+    """The sampling instructions of ``trace`` in order, each with all of its possible decisions."""
     probe = _Probe()
     probe.replay(trace, module)
     if any(inst.kind.name == _LOCATION for inst in trace.insts):
@@ -91,7 +96,7 @@ def read_samples(trace: Trace, module: IRModule) -> list[Sample]:
         for _ in range(_PROBES):
             try:
                 probe.replay(trace, module, rng)
-            except TVM_ERRORS:  # random decisions may be impossible; what they showed until then holds
+            except TVM_ERRORS:  # random decisions may be impossible; what the replay found until then holds
                 continue
     return [
         _sample(index, inst, probe.extents.get(index, 1), probe.locations.get(index, set()))
@@ -101,11 +106,11 @@ def read_samples(trace: Trace, module: IRModule) -> list[Sample]:
 
 
 class _Probe:
-    """What sampling instructions find when their turn comes, over several replays of a trace.
+    """Observes what sampling instructions may decide, over several replays of a trace.
 
     Attributes:
-        extents: by instruction, of the loop that is tiled.
-        locations: by instruction, the outermost and innermost places found possible; -2 where inlining is.
+        extents: by instruction, the extent of the loop that is tiled.
+        locations: by instruction, the outermost and innermost places that are possible; -2 if inlining is.
     """
 
     def __init__(self) -> None:
@@ -113,13 +118,13 @@ class _Probe:
         self.locations: dict[int, set[int]] = {}
 
     def replay(self, trace: Trace, module: IRModule, rng: random.Random | None = None) -> None:
-        """Look around in a replay with the trace's own decisions, or random ones."""
+        """Replay the trace with its own decisions, or with random ones, and observe."""
         from tvm.s_tir import Schedule
 
         schedule = Schedule(module, seed=1)
         position = -1
 
-        # TVM calls this before each instruction, with the schedule in the state that the instruction will find.
+        # TVM calls this before each instruction. The schedule is in the state that the instruction will find.
         def decide(
             inst: Instruction, inputs: Sequence[SBlockRV | LoopRV], attrs: Sequence[int], decision: object
         ) -> object:
@@ -142,7 +147,7 @@ class _Probe:
 
 
 def replay(trace: Trace, module: IRModule, decisions: dict[int, tuple[int, ...]]) -> Schedule:
-    """A new schedule of ``module`` by ``trace``, with the ``decisions`` at these instructions."""
+    """A new schedule of ``module`` by ``trace`` with other decisions, given by the index of their instruction."""
     from tvm.s_tir import Schedule
     from tvm.s_tir.schedule import Trace
 
@@ -157,7 +162,7 @@ def replay(trace: Trace, module: IRModule, decisions: dict[int, tuple[int, ...]]
 
 
 def factorisations(extent: int, parts: int, innermost: int) -> tuple[tuple[int, ...], ...]:
-    """Every way to write ``extent`` as a product of ``parts`` factors, the last of them at most ``innermost``."""
+    """Every way to write ``extent`` as a product of ``parts`` factors, of which the last is at most ``innermost``."""
     if parts == 1:
         return ((extent,),) if extent <= innermost else ()
     return tuple(
@@ -166,7 +171,7 @@ def factorisations(extent: int, parts: int, innermost: int) -> tuple[tuple[int, 
 
 
 def _nearest_location(schedule: Schedule, block: SBlockRV, wanted: int) -> int:
-    """The possible location for ``block`` that TVM takes for ``wanted``: itself, or the nearest one before it."""
+    """The location that TVM takes for ``wanted``: itself, or the nearest possible one before it."""
     schedule.sample_compute_location(block, decision=wanted)
     trace = schedule.trace
     return int(trace.decisions[trace.insts[-1]])
@@ -180,6 +185,6 @@ def _sample(index: int, inst: Instruction, extent: int, locations: set[int]) -> 
     if kind == _CHOICE:
         values = tuple((int(v),) for v in inst.attrs[0])
         return Sample("choice", index, tuple((i,) for i in range(len(values))), values)
-    # An impossible location falls back to the nearest one outside it, so the whole range is legal in every state.
+    # TVM replaces an impossible location by the nearest one outside it. So the whole range is legal in every state.
     places = tuple((i,) for i in range(min(locations), max(locations) + 1) if i != -2 or -2 in locations)
     return Sample("at", index, places, places)

@@ -1,6 +1,6 @@
-"""Tensor expressions of softmax and layer norm: what the rows template schedules.
+"""Tensor expressions of softmax and layer norm.
 
-Sums and maxima over a row go by lanes: LLVM does not reorder additions, so a plain sum stays scalar.
+Sums and maxima over a row go by lanes. LLVM does not reorder additions, so it would leave a plain sum scalar.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KIND = "rows"
 #: How the names of the blocks begin that compute what a row shares, by which the template finds them.
 PREFIX = "row_"
 _MARK = Mark(KIND).annotations
-#: Elements of the shortest row that is reduced by vectors: SSE and NEON have registers of 4.
+#: Elements of the shortest row that is reduced by vectors: registers of SSE and NEON hold 4.
 _SHORTEST_VECTOR = 4
 
 
@@ -35,8 +35,8 @@ def softmax(shape: tuple[int, ...], lanes: int, safe: bool) -> PrimFunc:
 
     Args:
         shape: of the data.
-        lanes: of a vector register; rows that are shorter are reduced by a part of one.
-        safe: whether rows that are all minus infinity give zeros, as PyTorch's attention has it, instead of nan.
+        lanes: elements of a vector register. Shorter rows are reduced by a part of a register.
+        safe: whether a row of minus infinity alone gives zeros, as in PyTorch's attention, instead of nan.
     """
     from tvm import te, tirx
 
@@ -45,7 +45,8 @@ def softmax(shape: tuple[int, ...], lanes: int, safe: bool) -> PrimFunc:
     top = _reduce(lambda *i: x(*i), rows, n, lanes, te.max, tirx.max, "max")
     e = te.compute(shape, lambda *i: exp(x(*i) - top(*i[:-1])), name=f"{PREFIX}exp")
     total = _reduce(lambda *i: e(*i), rows, n, lanes, te.sum, lambda a, b: a + b, "sum")
-    # One division per row. Where all are minus infinity, the maximum is te.max's own start, and all e are 0.
+    # There is one division for each row. In a row of minus infinity alone, the maximum is the finite start of te.max,
+    # and all e are 0.
     smallest = tirx.const(1e-30 if safe else 0.0, "float32")
     inverse = te.compute(
         rows,
@@ -58,7 +59,13 @@ def softmax(shape: tuple[int, ...], lanes: int, safe: bool) -> PrimFunc:
 
 @lru_cache(KEPT)
 def layer_norm(shape: tuple[int, ...], lanes: int, epsilon: float) -> PrimFunc:
-    """Layer norm over the last dimension, by vectors of at most ``lanes``: a PrimFunc (data, scale, shift, output)."""
+    """Layer norm over the last dimension. Gives a PrimFunc (data, scale, shift, output).
+
+    Args:
+        shape: of the data.
+        lanes: elements of a vector register. Shorter rows are reduced by a part of a register.
+        epsilon: is added to the variance.
+    """
     from tvm import te, tirx
 
     x = te.placeholder(shape, name="data")
@@ -100,10 +107,19 @@ def _reduce(
     combine: Callable[[Expr, Expr], Expr],
     name: str,
 ) -> Tensor:
-    """A row reduced: up to four vectors side by side, these to one, and its lanes; the remainder one by one.
+    """Each row reduced: first to up to four vectors side by side, these to one vector, and its lanes to a number.
 
-    A row shorter than a vector register has vectors of the largest power of two that fits it: 8 lanes of 16 for a row
-    of 12. A row of fewer than 4 elements has none.
+    The remainder of the row is reduced one by one. A row shorter than a vector register has vectors of the largest
+    power of two that fits: 8 lanes of 16 for a row of 12. A row of fewer than 4 elements has no vectors.
+
+    Args:
+        element: the element at given indices.
+        rows: shape of the rows.
+        n: elements of a row.
+        lanes: elements of a vector register.
+        reducer: of TVM, such as ``te.sum``.
+        combine: the same operation for two values.
+        name: of the result's block, after ``PREFIX``.
     """
     from tvm import te
 

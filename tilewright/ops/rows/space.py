@@ -1,4 +1,4 @@
-"""The design space of functions that work row by row: softmax, layer norm, and what follows them element by element.
+"""The design space of softmax, layer norm, and element-wise functions that follow them: one row after the other.
 
 parallel for chunk: for row of the chunk:
     for each reduction of the row, by lanes; for each step element by element: vectorised
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RowsSpace", "RowsTemplate"]
 
-#: The function is of the form if TVM can make one program of it. That program is made for so many cores, and with
-#: vectors of so many elements, which is the longest that any target has.
+#: A function is of the form if TVM can make one program of it. That program is for so many cores, and has vectors of so
+#: many elements, the longest of any target.
 _TRIAL_CORES, _TRIAL_VECTOR = 2, 64
 
 
@@ -53,21 +53,21 @@ class RowsSpace(KnobsAlone):
     """The programs of one function over rows.
 
     Attributes:
-        task: what is scheduled.
+        task: the task that is scheduled.
         target: the machine it is scheduled for.
         template: ``rows/1``.
-        knobs: ``chunks`` of rows that run in parallel; ``vector``, the lanes of element-wise steps; ``unroll``, of all
-            steps.
+        knobs: ``chunks`` of rows that run in parallel; ``vector``, elements of a vector in element-wise steps;
+            ``unroll``, iterations of a step that are written out.
         has_loop_nest: false.
     """
 
     template = "rows/1"
 
     def __init__(self, task: Task, target: Target) -> None:
-        """Read the task's function.
+        """Make the knobs.
 
         Args:
-            task: what to schedule.
+            task: the task to schedule.
             target: the machine to schedule it for.
 
         Raises:
@@ -84,7 +84,7 @@ class RowsSpace(KnobsAlone):
         )
 
     def default(self) -> NDArray[np.int32]:
-        """Parallel where there is work for it. ``(knobs,)``."""
+        """Longest vectors; in parallel if there is enough work. ``(knobs,)``."""
         parallel = self._work >= PARALLEL_WORK and len(self.knobs[0]) > 1
         return np.asarray([parallel, 2, 0], dtype=np.int32)
 
@@ -104,10 +104,10 @@ class RowsSpace(KnobsAlone):
 
 
 def _chunks(rows: int, cores: int) -> list[int]:
-    """Numbers of chunks worth a try: 1, and those near multiples of the cores that divide the rows.
+    """Numbers of chunks that are worth a try: 1, and divisors of the rows near 1, 2 and 4 times the cores.
 
-    A row is no chunk where that can be helped, for TVM allocates the buffers of a row anew for each parallel iteration:
-    a layer norm of 128 rows of 256 took 38 microseconds by rows, and 11 on one core.
+    A chunk has several rows if possible, since TVM allocates the buffers of a row anew for each parallel iteration. A
+    layer norm of 128 rows of 256 took 38 µs with a row as a chunk, and 11 µs on one core.
     """
     found = {1}
     for wanted in (cores, 2 * cores, 4 * cores):
@@ -136,7 +136,7 @@ def _program(module: IRModule, chunks: int, vector: int, unroll: int) -> Schedul
         raise FormError("a function over rows has blocks that reduce them, and one result")
     (result,) = results
     for name in names:
-        # The element-wise steps after the last reduction are one.
+        # The element-wise steps after the last reduction become one.
         if name != result and not name.startswith(PREFIX):
             schedule.compute_inline(schedule.get_sblock(name))
     steps = [name for name in names if name.startswith(PREFIX)]
@@ -173,7 +173,7 @@ def _inside(schedule: Schedule, block: SBlockRV, vector: int, unroll: int) -> No
     if not loops:
         return
     if any(reduced):
-        if len(loops) == 1:  # the lanes of one vector
+        if len(loops) == 1:  # it reduces the lanes of one vector
             if int(schedule.get(loops[0]).extent) <= 16:
                 schedule.unroll(loops[0])
             return

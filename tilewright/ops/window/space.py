@@ -3,9 +3,9 @@
 parallel for n·c·h: for wo: for c8o:
     for kh, kw: for wi: vectorised for c8i: Y[...] = max(Y[...], X[...])
 
-Written out, the results of a tile stay in registers. What follows element by element, as in a mean, is done tile by
-tile. Padding is no copy of the whole input: it is looked at where an input is read, or made for the rows that one
-iteration of the outer loop reads.
+If the window's steps are written out, the results of a tile stay in registers. Element-wise steps that follow, as in a
+mean, are done tile by tile. Padding never copies the whole input. It is tested where an input is read, or made for the
+rows that one iteration of the outer loop reads.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ if TYPE_CHECKING:
 
 __all__ = ["WindowSpace", "WindowTemplate"]
 
-#: Innermost iterations (about 2 microseconds) below which waking the other threads costs more than they save.
+#: Innermost iterations (about 2 µs) below which waking other threads costs more than it saves.
 _PARALLEL_WORK = 1 << 15
-#: The widest tile, in results side by side.
+#: Results side by side in the widest tile.
 _WIDEST = 16
-#: Steps that are written out, at most.
+#: Most steps that are written out.
 _MOST_UNROLLED = 64
 
 
 def _analyse(task: Task) -> tuple[IRModule, list[int], bool]:
-    """The task's function, the shape of its result, and whether something comes before the block that reduces."""
+    """The task's function, the shape of its result, and whether a block comes before the one that reduces."""
     module = task_module(task)
     with form_errors(f"{task.name!r} has not the form of a function over windows"):
         shape, padded = _read(module)
-        # TVM can make all programs of the function, or none: this one has every step.
+        # If TVM can make this program, which has every step, it can make all of them.
         _program(module, parallel=True, pad=False, tile=1, vector=shape[-1], unroll=True)
     return module, shape, padded
 
@@ -60,16 +60,16 @@ class WindowSpace(KnobsAlone):
     """The programs of one function over windows.
 
     Attributes:
-        task: what is scheduled.
+        task: the task that is scheduled.
         target: the machine it is scheduled for.
         template: ``window/1``.
-        knobs: ``parallel``: whether rows run in parallel; ``pad``: where padding is looked at, 0 as an input is read,
-            1 before, for all rows that are read; ``tile``: results side by side that are in registers; ``vector``:
-            lanes; ``unroll``: whether the window's steps are written out.
+        knobs: ``parallel``: whether rows run in parallel; ``pad``: 0 tests for padding as an input is read, 1 pads the
+            rows before; ``tile``: results side by side in registers; ``vector``: elements of a vector; ``unroll``:
+            whether the window's steps are written out.
         has_loop_nest: false.
 
     Args:
-        task: what to schedule.
+        task: the task to schedule.
         target: the machine to schedule it for.
 
     Raises:
@@ -94,10 +94,10 @@ class WindowSpace(KnobsAlone):
         )
 
     def default(self) -> NDArray[np.int32]:
-        """Rows in parallel where there is work for it, padding looked at in place.
+        """Rows in parallel if there is enough work; padding is tested as an input is read.
 
-        Vectors are the longest that fit a register, and tiles of at most 4 results. Where none fits, they are the
-        shortest, and tiles of one result: LLVM takes such vectors to pieces, which took 2 to 4 times as long.
+        Vectors are the longest that fit a register, and tiles have at most 4 results. If no vector fits, it is the
+        shortest one, and tiles have one result: LLVM takes such vectors to pieces, which took 2 to 4 times as long.
         """
         tiles, vectors = ([choice[0] for choice in self.knobs[place].choices] for place in (2, 3))
         fitting = sum(lanes <= self.target.lanes for lanes in vectors)
@@ -120,7 +120,7 @@ class WindowSpace(KnobsAlone):
 
 
 def _vectors(extent: int, lanes: int) -> list[int]:
-    """The lengths of vectors that divide the last dimension: up to one register and two, or else up to four."""
+    """The lengths of vectors that divide the last dimension: the longest in one and in two registers, else in four."""
     for most in ((1, 2), (4,)):
         found = {lanes_in(extent, times * lanes) for times in most} - {1}
         if found:
@@ -129,7 +129,7 @@ def _vectors(extent: int, lanes: int) -> list[int]:
 
 
 def _blocks(schedule: Schedule) -> tuple[list[str], str, list[str], str]:
-    """The names of the function's blocks: those before the one that reduces, that one, those between, the result's."""
+    """The names of the blocks before the one that reduces, of that one, of those after it, and of the result's."""
     blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
     names = [str(schedule.get(block).name_hint) for block in blocks]
     kinds = [{int(v.iter_type) for v in schedule.get(block).iter_vars} for block in blocks]
@@ -145,7 +145,7 @@ def _blocks(schedule: Schedule) -> tuple[list[str], str, list[str], str]:
 
 
 def _read(module: IRModule) -> tuple[list[int], bool]:
-    """The shape of the result, and whether something comes before the block that reduces."""
+    """The shape of the result, and whether a block comes before the one that reduces."""
     from tvm.s_tir import Schedule
 
     schedule = Schedule(module, seed=1)
@@ -160,7 +160,7 @@ def _read(module: IRModule) -> tuple[list[int], bool]:
 
 
 def _in_lanes(block: SBlock) -> bool:
-    """Whether results side by side are made from elements side by side of one tensor."""
+    """Whether results side by side are made of elements side by side, all of one tensor."""
     from tvm.sym import detect_linear_equation
 
     if len(block.reads) != 1 or len(block.writes) != 1:
@@ -195,10 +195,13 @@ def _program(module: IRModule, parallel: bool, pad: bool, tile: int, vector: int
 def _by_tiles(
     schedule: Schedule, window: str, result: str, tile: int, vector: int, unroll: bool
 ) -> tuple[LoopRV, LoopRV]:
-    """Reduce by tiles, and do at once what follows. Returns the outer loop and the outermost one of a window's steps.
+    """Reduce by tiles, and do the steps that follow tile by tile.
 
-    Sums are where the block has them, and not in a buffer of the tile: TVM would allocate that anew for each parallel
-    iteration, at half of the speed.
+    The block keeps its sums in its own buffer. TVM would allocate a buffer of the tile anew for each parallel
+    iteration, which halves the speed.
+
+    Returns:
+        The outer loop, and the outermost loop of a window's steps.
     """
     block = schedule.get_sblock(window)
     loops = schedule.get_loops(block)

@@ -1,18 +1,18 @@
 """Winograd's minimal filtering for 3x3 convolutions with stride 1, in three functions or in one.
 
-F(m x m, 3 x 3) computes tiles of ``m x m`` outputs from tiles of ``a x a`` inputs, ``a = m + 2``, each of which
-overlaps its neighbours by two (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016):
+F(m x m, 3 x 3) computes tiles of ``m x m`` outputs from tiles of ``a x a`` inputs, ``a = m + 2``. Neighbouring tiles of
+inputs overlap by two (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016):
 
     Y = A^T [ (G g G^T) . (B^T d B) ] A
 
-With ``P`` tiles, of all images and in their order, ``x`` the lanes of an output block and ``cb`` those of an input
-block:
+``P`` is the number of tiles of all images, in the order of the images. ``x`` is the number of channels in a block of
+the output, and ``cb`` that of the input:
 
     data        (n, C/cb, h, w, cb)             --> V (a*a, C/cb, P, cb)    B^T d B
     products    V, U (a*a, O/x, C/cb, cb, x)    --> M (a*a, O/x, P, x)      a*a matrix products: a contraction
     inverse     M                               --> (n, O/x, rows, cols, x) A^T M A, cropped
 
-In three functions V and M are whole tensors, written by one core and read by the other. In one function (``fused``) a
+In three functions, V and M are whole tensors, which one core writes and another reads. In one function (``fused``), a
 core takes some rows of tiles from data to outputs, and its part of V and M stays in its cache.
 """
 
@@ -53,13 +53,14 @@ __all__ = [
 
 #: The kind of the tasks.
 KIND = "winograd"
-#: The names of the stages, by which the templates find them: padding; the transform of the data by columns, and by rows
-#: after that; the products of the one function; the inverse transform by columns, alone and in the one function, and by
-#: rows after that.
+#: The names of the stages, by which the templates find them. Data are padded (PAD), transformed by columns (ROWS: it
+#: gives rows) and by rows (DATA). The fused function multiplies them (PRODUCTS). The inverse transform goes by columns
+#: (ROWS, or BACK in the fused function) and by rows (INVERSE).
 PAD, ROWS, DATA = "winograd_pad", "winograd_rows", "winograd_data"
 PRODUCTS, BACK, INVERSE = "winograd_products", "winograd_back", "winograd_inverse"
 _MARK = Mark(KIND).annotations
 
+#: The transforms of kernels, by m.
 _G: dict[int, list[list[float]]] = {
     2: [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]],
     4: [
@@ -120,7 +121,7 @@ def transform_weight(m: int, weight: NDArray[np.generic]) -> NDArray[np.float32]
 
 @lru_cache(KEPT)
 def data_transform(tiling: Tiling, data: tuple[int, ...]) -> PrimFunc:
-    """``B^T d B`` of all tiles d of NCHW[cb]c data. Gives a PrimFunc (data, V)."""
+    """``B^T d B`` of all tiles d of NCHW[cb]c data. Gives a PrimFunc (data, V), which nothing is fused with."""
     from tvm import te
 
     x = te.placeholder(data, name="data")
@@ -163,7 +164,12 @@ def _input_rows(tiling: Tiling, x: Tensor) -> Tensor:
 
 @lru_cache(KEPT)
 def products(tiling: Tiling, weight: tuple[int, ...]) -> PrimFunc:
-    """The ``a*a`` matrix products of V and U ``(a*a, O/x, C/cb, cb, x)``. Gives a PrimFunc (V, U, M)."""
+    """The ``a*a`` matrix products of V and U: a contraction. Gives a PrimFunc (V, U, M), which nothing is fused with.
+
+    Args:
+        tiling: the tiles.
+        weight: shape of U, ``(a*a, O/x, C/cb, cb, x)``.
+    """
     from tvm import te
 
     count, oo, cc, cb, x = weight
@@ -181,7 +187,7 @@ def products(tiling: Tiling, weight: tuple[int, ...]) -> PrimFunc:
 
 @lru_cache(KEPT)
 def inverse_transform(tiling: Tiling, oo: int, x: int) -> PrimFunc:
-    """``A^T M A`` of all tiles, without what sticks out. Gives a PrimFunc (M, output), into which consumers fuse."""
+    """``A^T M A`` of all tiles, cropped. Gives a PrimFunc (M, output), which consumers are fused into."""
     from tvm import te
 
     down, across = tiling.grid
@@ -192,10 +198,14 @@ def inverse_transform(tiling: Tiling, oo: int, x: int) -> PrimFunc:
 
 @lru_cache(KEPT)
 def fused(tiling: Tiling, data: tuple[int, ...], weight: tuple[int, ...]) -> PrimFunc:
-    """All three: NCHW[cb]c data and U ``(a*a, O/x, C/cb, cb, x)``. Gives a PrimFunc (data, U, output).
+    """All three stages in one function. Gives a PrimFunc (data, U, output), which consumers are fused into.
 
-    Consumers fuse into it. Tiles are indexed by image, row and column, so that a schedule can take some of their rows
-    from one end to the other.
+    Tiles are indexed by image, row and column, so that a schedule can take some rows of tiles from data to outputs.
+
+    Args:
+        tiling: the tiles.
+        data: shape of the NCHW[cb]c data.
+        weight: shape of U, ``(a*a, O/x, C/cb, cb, x)``.
     """
     from tvm import te
 
@@ -221,7 +231,7 @@ def fused(tiling: Tiling, data: tuple[int, ...], weight: tuple[int, ...]) -> Pri
 
 
 def _outputs(tiling: Tiling, oo: int, x: int, name: str, source: Callable[..., Expr]) -> Tensor:
-    """``A^T M A`` of all tiles, cropped; ``source`` gives M by ``(xi, o, n, i, j, v)``."""
+    """``A^T M A`` of all tiles, cropped. ``source`` gives an element of M by ``(xi, o, n, i, j, v)``."""
     from tvm import te
 
     m, a = tiling.m, tiling.a
@@ -242,7 +252,7 @@ def _outputs(tiling: Tiling, oo: int, x: int, name: str, source: Callable[..., E
 
 
 def _choose(index: Expr, values: Sequence[Expr]) -> Expr:
-    """``values[index]``; once ``index`` is unrolled the others are gone."""
+    """``values[index]``. Once ``index`` is unrolled, the other values vanish."""
     from tvm import tirx
 
     result = values[-1]
@@ -251,7 +261,7 @@ def _choose(index: Expr, values: Sequence[Expr]) -> Expr:
     return result
 
 
-# One-dimensional transforms. Equal terms are written alike, so that the compiler computes them once.
+# One-dimensional transforms. They write equal terms alike, so that the compiler computes these once.
 
 
 def _input2(d: Sequence[Expr]) -> list[Expr]:
@@ -287,6 +297,6 @@ def _number(value: float) -> Expr:
     return tirx.const(value, "float32")
 
 
-#: ``B^T d`` of a column and ``A^T m`` of a column, by the output tile.
+#: ``B^T d`` of a column d, and ``A^T m`` of a column m, by the m of the tiling.
 _INPUT: dict[int, Callable[[Sequence[Expr]], list[Expr]]] = {2: _input2, 4: _input4}
 _OUTPUT: dict[int, Callable[[Sequence[Expr]], list[Expr]]] = {2: _output2, 4: _output4}

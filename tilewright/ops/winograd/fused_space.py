@@ -1,4 +1,4 @@
-"""The design space of Winograd's algorithm in one function: some rows of tiles from data to outputs, in the cache.
+"""The design space of Winograd's algorithm in one function: some rows of tiles go from data to outputs in the cache.
 
 parallel for n, stripes of tile rows, groups of output blocks:
     for channel blocks, tiles of the stripe:      V = 1-D transforms of the rows of the padded data, then of columns
@@ -6,8 +6,8 @@ parallel for n, stripes of tile rows, groups of output blocks:
         for a*a, tiles of outputs and pixels:     M[xi] = V[xi] U[xi], register-blocked, as in contractions
         for output blocks, tiles of the stripe:   transforms of M, then what consumes them
 
-V and M are no larger than what one iteration needs. Several groups of outputs in the parallel loop make V again each;
-the groups inside keep M small.
+V and M are as large as one iteration needs. With several groups of outputs in the parallel loop, each group makes V
+again. The groups inside keep M small.
 """
 
 from __future__ import annotations
@@ -42,29 +42,30 @@ __all__ = ["FusedWinogradSpace", "FusedWinogradTemplate"]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-#: Which is the outer loop of the parallel one: stripes, or groups of outputs.
+#: The outer part of the parallel loop: stripes, or groups of outputs.
 _STRIPES_FIRST, _GROUPS_FIRST = 0, 1
-#: Where the data are padded: for each row of tiles, or for the stripe.
+#: Where the data are padded: for each row of tiles, or for each stripe.
 _PAD_ROW, _PAD_STRIPE = 0, 1
-#: Multiply-adds written out in the innermost loop, and rows of tiles in a register tile, at most.
+#: Most multiply-adds that are written out in the innermost loop; most rows of tiles in a register tile; most input
+#: channels that are written out.
 _BODY, _TILE_ROWS, _UNROLL = 512, 4, 8
-#: What a tile that sticks out costs: 56 columns as 9 x 6 + 2 ran at 0.85 of the speed of 14 x 4.
+#: Factor for the time of a tile that sticks out: 56 columns as 9 x 6 + 2 ran at 0.85 of the speed of 14 x 4.
 _TAIL = 1.2
-#: Cycles: of a one-dimensional transform of one vector; of a register tile besides its sums, which are short; of a
-#: byte from the second and from the last cache.
+#: Cycles: of a one-dimensional transform of one vector; of a register tile besides its sums; of a byte from the second
+#: and from the last cache.
 _TRANSFORM, _TILE, _L2_BYTE, _L3_BYTE = 8.0, 16.0, 1 / 32, 1 / 8
 
 
 @dataclass(frozen=True)
 class _Form:
-    """What the function is made of.
+    """The form of the function.
 
     Attributes:
-        images, down, across: images, and rows and columns of tiles of each.
-        inputs, cb: blocks of input channels, and channels of each.
-        outputs, x: the same of the output.
+        images, down, across: images, and rows and columns of tiles of an image.
+        inputs, cb: blocks of input channels, and channels of a block.
+        outputs, x: blocks of output channels, and channels of a block.
         a: rows of an input tile.
-        padded: whether it pads.
+        padded: whether it pads the data.
     """
 
     images: int
@@ -80,13 +81,13 @@ class _Form:
 
 @dataclass(frozen=True)
 class _Columns:
-    """What ``n`` configs mean.
+    """The meaning of ``n`` configs.
 
     Attributes:
-        stripes, height, rows: ``(n,)`` stripes of an image, rows of tiles of each, and of a register tile.
+        stripes, height, rows: ``(n,)`` stripes of an image, rows of tiles of a stripe, and of a register tile.
         cols: ``(n,)`` columns of a register tile.
         groups, inner, outs: ``(n,)`` groups of outputs in the parallel loop, groups inside, blocks of a register tile.
-        order, unroll, pad: ``(n,)`` the plain knobs.
+        order, unroll, pad: ``(n,)`` the knobs of these names.
     """
 
     stripes: Ints
@@ -106,7 +107,7 @@ def _analyse(task: Task) -> tuple[IRModule, _Form]:
     module = narrow_indices(task_module(task))
     with form_errors(f"{task.name!r} is no convolution by Winograd's algorithm"):
         form = _read(module)
-        # TVM can make all programs of the function, or none: this one has tiles of one pixel and one block.
+        # If TVM can make this program, with the smallest tiles, it can make all of them.
         smallest = _Plan((form.down, 1, 1), (form.across, 1), (form.outputs, 1, 1, 1), _STRIPES_FIRST, 1, _PAD_ROW)
         _program(module, form, smallest)
     return module, form
@@ -119,17 +120,17 @@ class FusedWinogradSpace(KnobsAlone):
     """The programs of one convolution by Winograd's algorithm.
 
     Attributes:
-        task: what is scheduled.
+        task: the task that is scheduled.
         target: the machine it is scheduled for.
         template: ``winograd/1``.
-        knobs: ``tile_h``: stripes, register tiles of a stripe, rows of one; ``tile_w``: register tiles of a row,
-            columns of one, of which the last may stick out; ``tile_o``: parallel groups of output blocks, groups
-            inside, register tiles of a group, blocks of one; ``order`` of the parallel loops; ``unroll`` of input
+        knobs: ``tile_h``: stripes, register tiles of a stripe, rows of a tile; ``tile_w``: register tiles of a row,
+            columns of a tile, of which the last may stick out; ``tile_o``: parallel groups of output blocks, groups
+            inside, register tiles of a group, blocks of a tile; ``order`` of the parallel loops; ``unroll`` of input
             channels; ``pad``.
         has_loop_nest: false.
 
     Args:
-        task: what to schedule.
+        task: the task to schedule.
         target: the machine to schedule it for.
 
     Raises:
@@ -158,9 +159,9 @@ class FusedWinogradSpace(KnobsAlone):
         weights = np.where(c.rows * c.cols > 1, c.outs * self._vectors, 1)
         ok: NDArray[np.bool_] = (sums + weights + 1 <= self.target.registers) | (c.outs * c.rows * c.cols == 1)
         ok &= (sums * c.unroll <= _BODY) | (c.unroll == 1)
-        # The order of two loops of which one has one iteration is no choice.
+        # If one of two loops has one iteration, their order is no choice.
         ok &= (c.order == _STRIPES_FIRST) | ((c.groups > 1) & (self._form.images * c.stripes > 1))
-        # A stripe of one row and one channel block is padded alike either way.
+        # A stripe of one row and one channel block is padded in the same way by both choices.
         ok &= (c.pad == _PAD_ROW) | (c.height * self._form.inputs > 1)
         return ok
 
@@ -169,12 +170,12 @@ class FusedWinogradSpace(KnobsAlone):
         return np.array(self._best[0])
 
     def likely(self, count: int) -> Configs:
-        """The default, then those with the next fewest estimated cycles, of other tiles. ``(at most count, knobs)``."""
+        """The default, then configs of other tiles with the next fewest cycles. ``(at most count, knobs)``."""
         return np.array(self._best[:count])
 
     @cached_property
     def _best(self) -> Configs:
-        """Configs with the fewest estimated cycles first, each with a register tile or stripe of its own."""
+        """Configs by their estimated cycles, fewest first. No two have the same register tile and stripe."""
         grid = np.indices([len(knob) for knob in self.knobs[:4]]).reshape(4, -1).T
         configs = np.zeros((len(grid), len(self.knobs)), dtype=np.int32)
         configs[:, :4] = grid
@@ -207,14 +208,14 @@ class FusedWinogradSpace(KnobsAlone):
         back = tiles * outputs * self._vectors * (form.a + m) * _TRANSFORM
         sums = self._sums(c)
         loads = c.outs * self._vectors + c.rows * c.cols
-        # As in contractions: two multiply-adds and two loads a cycle, four cycles until a sum is ready; spills.
+        # As for contractions: two multiply-adds and two loads a cycle; four cycles until a sum is ready; spills.
         step = np.maximum(np.maximum(sums, loads) / 2, 4) + 0.05 * (loads + 2 * c.outs * self._vectors)
         step = np.where(sums > target.registers - 4, 1.5, 1.0) * step
         tail = form.across % c.cols != 0
         depth = form.inputs * form.cb
         count = square * c.height * np.ceil(form.across / c.cols) * outputs / (c.rows * c.outs)
         products = np.where(tail, _TAIL, 1.0) * count * (step * depth + _TILE)
-        # A core that keeps to its groups of outputs has only their weights in its cache, for all of its stripes.
+        # A core that stays with its groups of outputs for all stripes needs only the weights of these in its cache.
         kept = 4.0 * square * depth * form.x * np.where(c.order == _GROUPS_FIRST, outputs, form.outputs)
         weights = 4.0 * square * depth * form.x * outputs * np.where(kept > target.l2 / 2, _L3_BYTE, _L2_BYTE)
         between = 4.0 * square * tiles * (depth + form.x * outputs / c.inner)
@@ -268,7 +269,7 @@ def _read(module: IRModule) -> _Form:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a config means: the choices of the knobs, in their order."""
+    """The meaning of a config: the choices of the knobs, in their order."""
 
     h: tuple[int, ...]
     w: tuple[int, ...]
@@ -292,7 +293,7 @@ def _program(module: IRModule, form: _Form, plan: _Plan) -> Schedule:
 
 
 def _back(schedule: Schedule, form: _Form, plan: _Plan, writer: SBlockRV) -> tuple[list[LoopRV], LoopRV]:
-    """The inverse transform and what consumes it; returns the loops to run in parallel, and that over groups inside."""
+    """Schedule the inverse transform and its consumers. Returns the parallel loops, and the loop over groups inside."""
     block, rows = schedule.get_sblock(INVERSE), schedule.get_sblock(BACK)
     n, o, i, j, v = schedule.get_loops(block)
     i, u = schedule.split(i, factors=[form.down, None])
@@ -314,7 +315,7 @@ def _back(schedule: Schedule, form: _Form, plan: _Plan, writer: SBlockRV) -> tup
 
 
 def _products(schedule: Schedule, form: _Form, plan: _Plan, group: LoopRV) -> LoopRV:
-    """The matrix products of a group of outputs, tile by tile in registers; returns the outermost loop of the sums."""
+    """Schedule the products of a group of outputs, by register tiles. Returns the outermost loop of the sums."""
     products = schedule.get_sblock(PRODUCTS)
     stored = schedule.cache_write(products, 0, "local")
     schedule.compute_at(stored, group, preserve_unit_loops=True)
@@ -327,7 +328,7 @@ def _products(schedule: Schedule, form: _Form, plan: _Plan, group: LoopRV) -> Lo
     schedule.reorder(xi, o, n, i, j, blocks, channels, unrolled, rows, cols, outs, v)
     schedule.reverse_compute_at(stored, j, preserve_unit_loops=True)
     if form.across % plan.w[1]:
-        # Tiles that stick out get a copy of the program of their own, in which all extents are constants.
+        # The tiles that stick out get their own copy of the program, in which all extents are constants.
         schedule.annotate(j, "pragma_loop_partition_hint", 1)
     for loop in (unrolled, rows, cols, outs):
         schedule.unroll(loop)
@@ -340,7 +341,7 @@ def _products(schedule: Schedule, form: _Form, plan: _Plan, group: LoopRV) -> Lo
 
 
 def _forth(schedule: Schedule, form: _Form, plan: _Plan, outer: LoopRV) -> None:
-    """The transform of a stripe's data."""
+    """Schedule the transform of a stripe's data."""
     from tvm.tirx import IndexMap
 
     block, rows = schedule.get_sblock(DATA), schedule.get_sblock(ROWS)

@@ -1,4 +1,4 @@
-"""The design space of Winograd's transforms: straight vector code for a tile, loops over tiles and channel blocks.
+"""The design space of Winograd's two transforms: straight vector code for a tile, in loops over tiles and channels.
 
 for n, channel blocks, rows of tiles, tiles, the outermost of them in parallel:
     unrolled, vectorised over lanes:  rows[u, s] = 1-D transforms of the tile's columns
@@ -35,7 +35,7 @@ __all__ = ["WinogradTransformSpace", "WinogradTransformTemplate", "keep_stages",
 #: Orders of the loops (n, channel blocks, rows of tiles, tiles).
 _ORDERS = ((0, 1, 2, 3), (0, 2, 1, 3), (0, 2, 3, 1))
 _CHANNELS_FIRST, _CHANNELS_MIDDLE, _CHANNELS_LAST = range(3)
-#: Where the data are padded: in a loop of its own, for each row of tiles, for each tile.
+#: Where the data are padded: in a loop of its own, for each row of tiles, or for each tile.
 _PAD_WHOLE, _PAD_ROW, _PAD_TILE = range(3)
 #: Iterations of the innermost loop that are written out.
 _TOGETHER = (1, 2)
@@ -43,13 +43,13 @@ _TOGETHER = (1, 2)
 
 @dataclass(frozen=True)
 class _Form:
-    """What a transform is made of.
+    """The form of a transform.
 
     Attributes:
         inverse: whether it is the inverse transform.
         extents: images, channel blocks, rows of tiles, tiles of a row.
         a: rows of a tile on the side of the products.
-        padded: whether it pads.
+        padded: whether it pads the data.
     """
 
     inverse: bool
@@ -63,7 +63,7 @@ def _analyse(task: Task) -> tuple[IRModule, _Form]:
     module = task_module(task)
     with form_errors(f"{task.name!r} is no transform of Winograd's"):
         form = _read(module)
-        # TVM can make all programs of the function, or none.
+        # If TVM can make this program, it can make all of them.
         _program(module, form, _Plan(_ORDERS[_CHANNELS_FIRST], 2, 1, _PAD_ROW if form.padded else _PAD_WHOLE))
     return module, form
 
@@ -75,18 +75,18 @@ class WinogradTransformSpace(KnobsAlone):
     """The programs of one transform.
 
     Attributes:
-        task: what is scheduled.
+        task: the task that is scheduled.
         target: the machine it is scheduled for.
         template: ``winograd_transform/1``.
-        knobs: ``order``, ``parallel`` (how many of the outermost loops make the parallel one), ``together``
-            (iterations of the innermost loop that are written out), ``pad``.
+        knobs: ``order`` of the loops; ``parallel``, the number of outermost loops that make the parallel one;
+            ``together``, iterations of the innermost loop that are written out; ``pad``.
         has_loop_nest: false.
     """
 
     template = "winograd_transform/1"
 
     def __init__(self, task: Task, target: Target) -> None:
-        """Read the task's function.
+        """Make the knobs.
 
         Raises:
             FormError: the function is no such transform.
@@ -102,23 +102,23 @@ class WinogradTransformSpace(KnobsAlone):
         )
 
     def valid(self, configs: Configs) -> NDArray[np.bool_]:
-        """Which configs have a parallel loop that ends in a loop with iterations, and split evenly. ``(n,)``."""
+        """Which configs have a last parallel loop with iterations, and split evenly. ``(n,)``."""
         order, parallel, together, pad = (configs[:, i] for i in range(4))
         extents = np.asarray(self._form.extents)[np.asarray(_ORDERS)[order]]
         last = np.take_along_axis(extents, np.maximum(parallel - 1, 0)[:, None], axis=1)[:, 0]
         ok: NDArray[np.bool_] = (parallel == 0) | (last > 1)
         ok &= extents[:, 3] % np.asarray(_TOGETHER)[together] == 0
-        # The innermost loop is split where several of its iterations are written out.
+        # The innermost loop is split if several of its iterations are written out. Then it is not parallel.
         ok &= (together == 0) | (parallel < 4)
-        # A row of tiles is padded inside the loop over rows, whose body must be all of the row.
+        # A row of tiles is padded inside the loop over rows. The body of that loop must be all of the row.
         ok &= (pad != _PAD_ROW) | ((order != _CHANNELS_LAST) & (parallel < 4))
         ok &= (pad != _PAD_TILE) | (together == 0)
         return ok
 
     def default(self) -> NDArray[np.int32]:
-        """Channel blocks in parallel, and rows of tiles too where those are few. ``(knobs,)``."""
+        """Channel blocks in parallel; if those are few, rows of tiles, too. ``(knobs,)``."""
         images, channels, rows, _ = self._form.extents
-        # Whole images were up to 1.3 times as fast as rows of tiles: each product's tiles are written one by one.
+        # Whole images were up to 1.3 times as fast as rows of tiles: the tiles of a product are written one by one.
         if images * channels >= 4 * self.target.cores or rows == 1:
             depth = 2 if channels > 1 else 1 if images > 1 else 0
         else:
@@ -153,7 +153,7 @@ def _read(module: IRModule) -> _Form:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a config means: the order of the loops (n, channel blocks, rows of tiles, tiles), and the other knobs."""
+    """The meaning of a config: the order of the loops (n, channel blocks, rows of tiles, tiles), and other knobs."""
 
     order: tuple[int, ...]
     parallel: int
@@ -219,7 +219,7 @@ def _inverse(module: IRModule, form: _Form, plan: _Plan) -> Schedule:
 
 
 def keep_stages(schedule: Schedule, stages: Sequence[str]) -> SBlockRV:
-    """Leave no blocks but ``stages`` and the one that writes the result, which is returned; others are inlined.
+    """Inline all blocks except ``stages`` and the one that writes the result. Returns the latter.
 
     Raises:
         FormError: there are several results.
@@ -235,7 +235,7 @@ def keep_stages(schedule: Schedule, stages: Sequence[str]) -> SBlockRV:
 
 
 def _outer(schedule: Schedule, loops: list[LoopRV], plan: _Plan) -> list[LoopRV]:
-    """Order the outer loops; the innermost is split where several of its iterations are written out."""
+    """Order the outer loops. Split the innermost one if several of its iterations are written out."""
     outer = [loops[position] for position in plan.order]
     schedule.reorder(*outer)
     if plan.together > 1:
@@ -251,7 +251,7 @@ def _parallel(schedule: Schedule, outer: list[LoopRV], plan: _Plan) -> None:
 
 
 def straight(schedule: Schedule, block: SBlockRV, swap: bool) -> None:
-    """Straight vector code for a block's two loops over a tile and its lanes; with ``swap`` column by column."""
+    """Write out a block's two loops over a tile as vector code over its lanes; with ``swap``, column by column."""
     *_, u, s, v = schedule.get_loops(block)
     if swap:
         schedule.reorder(s, u)
