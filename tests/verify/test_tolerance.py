@@ -15,7 +15,7 @@ from tests.verify.onnx_models import normal, single
 from tilewright.measure.compare import relative_error
 from tilewright.verify.inputs import Trial, Trials
 from tilewright.verify.judge import judge
-from tilewright.verify.rule import compute_tolerance, is_telling, measure_noise
+from tilewright.verify.tolerance import compute_tolerance, is_telling, measure_noise
 from tilewright.verify.verdict import Outcome, Verdict
 
 Array = NDArray[Any]

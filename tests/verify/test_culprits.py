@@ -15,8 +15,8 @@ from tests.models import built, defaults
 from tests.verify.onnx_models import model, normal, saved
 from tilewright.compiling.build import build
 from tilewright.graph.tasks import Extraction
+from tilewright.verify.culprits import find_culprits
 from tilewright.verify.inputs import Trials, find_trials
-from tilewright.verify.localise import find_culprits
 from tilewright.verify.reference import open_reference
 from tilewright.verify.subject import judge_executable
 
