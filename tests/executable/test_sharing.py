@@ -1,4 +1,4 @@
-"""Libraries of one process: they share threads and scratch memory, and leave nothing behind."""
+"""Libraries of one process share threads and scratch memory, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def load(compiled: Path, tmp_path: Path) -> Load:
-    """Loads one more library, as an executable does, whose loops have so many threads."""
+    """Load one more library, as an executable does. Its loops have ``threads`` threads."""
 
     def load_copy(threads: int) -> LoadedLibrary:
         path = tmp_path / f"copy{len(list(tmp_path.iterdir()))}.so"
@@ -52,8 +52,8 @@ def loaded(path: Path, threads: int) -> LoadedLibrary:
     return library
 
 
-#: A part of a loop, which counts itself. In C, since a callback into Python may hang after a fork: CPython 3.11 waits
-#: for a lock that another thread held.
+#: A part of a loop that counts itself. It is in C, since a callback into Python may hang after a fork: CPython 3.11
+#: waits for a lock that another thread held.
 PART = """
 #include <stdatomic.h>
 struct env { void *sync; int parts; };
@@ -76,7 +76,7 @@ def part() -> LAMBDA:  # type: ignore[valid-type]
 
 
 def parts(library: LoadedLibrary) -> int:
-    """Run a loop in a library; returns how many parts it had, each of which was done once."""
+    """Run a loop in a library. Returns how many parts it had; each was done once."""
     counts = (ctypes.c_int * (1 + MOST_PARTS))()
     assert library.functions.tilewright_launch(part(), ctypes.addressof(counts), 0) == 0
     assert list(counts[1 : 1 + counts[0]]) == [1] * counts[0]
@@ -144,7 +144,7 @@ def test_libraries_with_other_numbers_of_threads(load: Load) -> None:
     del four
     assert threads() == before + 1
     assert parts(two) == 16
-    assert two.set_threads(3) == 3  # another number later
+    assert two.set_threads(3) == 3  # the number changes later
     assert threads() == before + 2
     assert parts(two) == 24
 
@@ -191,7 +191,7 @@ def test_scratch_memory_is_shared_and_given_back(load: Load) -> None:
 
     before = addresses()
     del guest
-    assert before - addresses() >= size  # nobody needs it now, and the other library can have it again
+    assert before - addresses() >= size  # no call uses it now, so the other library gets it
 
 
 def test_more_scratch_memory_than_there_is(load: Load) -> None:
@@ -277,7 +277,7 @@ for _ in range(10):
             signal.alarm(20)
             right = [parts(library) for library in libraries] == [24] * len(libraries)
             alive = len(os.listdir("/proc/self/task"))
-            libraries.clear()  # a part of the work of the parent's threads is forgotten, not waited for
+            libraries.clear()  # does not wait for the work of the parent's threads
             code = 0 if right and alive == 3 else 2
         finally:
             os._exit(code)
