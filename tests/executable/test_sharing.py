@@ -17,6 +17,7 @@ from typing import TypeAlias
 import pytest
 
 from tests.executable.test_runtime import LAMBDA
+from tests.executables import compile_earlier
 from tilewright.executable.runtime.features import KNOWN, find_missing_features
 from tilewright.executable.runtime.library import SOURCE, compile_runtime, find_compiler
 from tilewright.executable.runtime.loaded import LoadedLibrary
@@ -218,20 +219,8 @@ def test_a_library_of_another_version_has_threads_of_its_own(load: Load, tmp_pat
     assert threads() == before
 
 
-EARLIER = """
-int tilewright_threads(int threads) { return threads; }
-const char *tilewright_last_error(void) { return ""; }
-int tilewright_run(const void *calls, int count) { return -1; }
-int tilewright_time(const void *calls, int count, int runs, double *seconds) { return -1; }
-void tilewright_initialize(void) {}
-"""
-
-
 def test_a_library_that_shares_nothing_stays(tmp_path: Path) -> None:
-    (tmp_path / "earlier.c").write_text(EARLIER)
-    path = tmp_path / "earlier.so"
-    subprocess.run([find_compiler(), "-fPIC", "-shared", str(tmp_path / "earlier.c"), "-o", str(path)], check=True)
-    library = LoadedLibrary(path)
+    library = LoadedLibrary(compile_earlier(tmp_path))
     assert library.set_threads(3) == 3
     del library
     assert mapped(tmp_path) == {"earlier.so"}  # its threads may still be there
