@@ -1,4 +1,4 @@
-"""What an executable is compared with: each peer gives the model's outputs, or says what to install."""
+"""Each runtime that an executable is compared with gives the model's outputs, or says what to install."""
 
 from __future__ import annotations
 

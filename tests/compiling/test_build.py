@@ -1,4 +1,4 @@
-"""Executables: right, written whole, and refused where they are damaged."""
+"""Executables that are built are right, and are written whole."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_an_executable_built_again_under_its_path_is_the_new_one(tmp_path: Path)
     built(save(tmp_path / "n.onnx", [node], {"x": [1, 8, 10, 10]}, [1, 8, 10, 10]), tmp_path / "out")
     x = normal(1, 8, 10, 10)
     np.testing.assert_array_equal(load_executable(tmp_path / "out")(x)[0], -x)
-    assert first(x)[0].shape == (1, 16, 10, 10)  # whoever holds the old one still can use it
+    assert first(x)[0].shape == (1, 16, 10, 10)  # the old one can still be used
 
 
 def test_a_directory_with_other_files_is_not_replaced(tmp_path: Path) -> None:

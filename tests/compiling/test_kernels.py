@@ -1,4 +1,4 @@
-"""Kernels are compiled once each, under names that tell their programs apart; libraries are linked from them."""
+"""Each kernel is compiled once, under a name that depends on its program. Libraries are linked from kernels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def extraction(tmp_path_factory: pytest.TempPathFactory) -> Extraction:
 
 
 def another(extraction: Extraction) -> dict[str, Any]:
-    """A schedule of the convolution that is not its default."""
+    """Another schedule of the convolution than its default."""
     use = next(use for use in extraction.uses if use.task.kind == "contraction")
     space = make_space(use.task, TARGET)
     config = next(c for c in sample(space, np.random.default_rng(0), 20) if tuple(c) != tuple(space.default()))

@@ -1,4 +1,4 @@
-"""Winners that are wrong on some data only are found; those that are right, or only rounded otherwise, are not."""
+"""Best programs that are wrong on some data are found. Those that only round otherwise are accepted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = runs
 
 
 def function(change: Callable[[Any, Any], Any] | None = None, sigmoid: bool = False) -> Any:
-    """``relu(x w + b)``, or of its sigmoid; ``change`` gives another result for it and ``x``."""
+    """``relu(x w + b)``, or the sigmoid instead of ReLU. ``change`` computes another result from it and ``x``."""
     from tvm import te, topi
 
     x, w, b = (te.placeholder(shape, name=name) for shape, name in (((8, 32), "x"), ((16, 32), "w"), ((16,), "b")))
@@ -43,7 +43,7 @@ def extraction(tmp_path_factory: pytest.TempPathFactory) -> Extraction:
 
 @pytest.fixture(scope="module")
 def side() -> KernelSide:
-    """What a process of :func:`check_kernels` does; here without the process, which takes seconds to start."""
+    """The object that compares kernels, without the process of :func:`check_kernels`, which takes seconds to start."""
     return KernelSide(TARGET)
 
 
@@ -57,7 +57,7 @@ def verdict(side: KernelSide, winner: Any, default: Any) -> str:
     [
         ("ordinary numbers", lambda t, y, x: t.Select(t.all(x > 1, x < 9), y + 1, y)),
         ("zeros", lambda t, y, x: t.Select(x == 0, y + 1, y)),
-        ("negative numbers", lambda t, y, x: t.Select(y > 28, y * 2, y)),  # of mixed signs sums stay below it
+        ("negative numbers", lambda t, y, x: t.Select(y > 28, y * 2, y)),  # sums of mixed signs stay below it
         ("large numbers", lambda t, y, x: t.Select(y > 1e12, y * 2, y)),
         ("large numbers", lambda t, y, x: t.Select(y > 1e12, y * y * y, y)),  # infinity
         ("denormal numbers", lambda t, y, x: t.Select(t.all(x > 0, x < 1e-38), y * 2, y)),
@@ -72,7 +72,7 @@ def test_wrong_on_some_data_only(side: KernelSide, name: str, wrong: Callable[..
 
 @pytest.mark.parametrize("sigmoid", [False, True])
 def test_sums_in_another_order(side: KernelSide, sigmoid: bool) -> None:
-    """Also below a step, where a rounding decides."""
+    """They agree, even if rounding decides which side of a step they are on."""
     from tvm.s_tir import Schedule
 
     default = function(sigmoid=sigmoid)
@@ -150,7 +150,7 @@ def test_the_kinds_of_data_are_what_they_are_called() -> None:
 
 
 def lookup(rows: int, shift: int = 0) -> Any:
-    """Rows of a table by ids, which first become another type."""
+    """Rows of a table at ids, which are converted to another type first."""
     from tvm import te
 
     table, ids = te.placeholder((rows, 4), name="table"), te.placeholder((6,), "int64", name="ids")
@@ -160,7 +160,7 @@ def lookup(rows: int, shift: int = 0) -> Any:
 
 
 def quotient(other: bool = False) -> Any:
-    """Integers divided by other integers."""
+    """The quotients of integers."""
     from tvm import te, tirx
 
     a, b = te.placeholder((64,), "int32", name="a"), te.placeholder((64,), "int32", name="b")
@@ -192,4 +192,4 @@ def test_a_winner_that_dies_is_wrong_and_takes_nobody_along(extraction: Extracti
     assert found.unchecked == ()
     deadly = te.create_prim_func([x, te.compute((64,), lambda i: tirx.truncdiv(1000, x[i] - 1), name="y")])
     found = check_kernels(extraction, {"k": right}, {"k": deadly}, 100.0)
-    assert (found.wrong, found.unchecked) == ({}, ("k",))  # nobody knows
+    assert (found.wrong, found.unchecked) == ({}, ("k",))  # it is not known

@@ -1,4 +1,4 @@
-"""Places of buffers: those that are needed at once do not overlap."""
+"""Places of buffers: buffers that are needed at the same time do not overlap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an executable takes besides arrays of its inputs' dtypes: what converts without a loss, and nothing else."""
+"""The inputs of executables: values of other types are converted if no number changes, and refused otherwise."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ EXACT: list[tuple[Any, str]] = [
     ([2**63 - 1], "int64"),
     (np.float32(0.1), "float64"),
     (0.1, "float32"),
-    (np.float64(0.1), "float32"),  # a float of Python's
+    (np.float64(0.1), "float32"),  # a Python float
     (7, "int8"),
     (True, "float32"),
     (range(4), "int64"),

@@ -60,7 +60,7 @@ def test_a_manifest_that_was_changed(out: Path) -> None:
 
 def test_files_without_a_checksum(out: Path) -> None:
     manifest = json.loads((out / NAME).read_text())
-    del manifest["sha256"][NAME]  # as before manifests had one of their own
+    del manifest["sha256"][NAME]  # earlier manifests have none
     (out / NAME).write_text(json.dumps(manifest))
     load_executable(out)
     for name in (LIBRARY, WEIGHTS):
@@ -127,25 +127,25 @@ def test_a_manifest_of_wrong_types(changes: dict[str, Any], out: Path) -> None:
 
 
 def first_of_format_2(manifest: dict[str, Any]) -> None:
-    """As the first Tilewright that had plans wrote it."""
+    """The manifest as the first version with plans wrote it."""
     del manifest["plan"]["vector"]
     del manifest["target"]["features"]
     manifest["sha256"] = {name: manifest["sha256"][name] for name in (LIBRARY, WEIGHTS)}
 
 
 def without_own_checksum(manifest: dict[str, Any]) -> None:
-    """As long as the manifest itself was not summed."""
+    """The manifest as versions wrote it that did not sum the manifest itself."""
     del manifest["sha256"][NAME]
 
 
 def without_features(manifest: dict[str, Any]) -> None:
-    """As long as executables did not say which instructions they need."""
+    """The manifest as versions wrote it that did not list the instructions that kernels need."""
     del manifest["target"]["features"]
     del manifest["sha256"][NAME]
 
 
 def without_target(manifest: dict[str, Any]) -> None:
-    """The entry is for people only, so its absence changes nothing."""
+    """The manifest without the machine, of which only the instructions are read."""
     del manifest["target"]
     del manifest["sha256"][NAME]
 

@@ -1,4 +1,4 @@
-"""Plans: tensors alive at once do not overlap, concatenations are written in place, everything else has a way."""
+"""Plans: tensors alive at the same time do not overlap, and concatenations are written in place."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tilewright.graph.tasks import extract
 
 
 def expand(path: Path, batch: int = 1, *, outer: bool = False) -> Path:
-    """Two convolutions of one tensor, joined; with ``outer``, joined once more with the tensor itself."""
+    """A model that joins two convolutions of one tensor; with ``outer``, it joins the result with the tensor, too."""
     nodes = [
         helper.make_node("Conv", ["x", "v"], ["t"], name="squeeze"),
         helper.make_node("Conv", ["t", "a"], ["p"], name="left"),
@@ -85,8 +85,8 @@ def test_what_is_alive_does_not_overlap(name: str) -> None:
         *sources, target = call.tensors if call.kernel else tuple(reversed(call.tensors))
         for source in sources:
             if plan.tensors[source].region == ARENA:
-                # Whoever wrote it last wrote the input, all of it, or a part that it was joined from; whoever came
-                # in between would have left something that sticks out, or a hole.
+                # The last call that wrote the memory of the input wrote all of it, or a part that was joined. Another
+                # call in between would have left memory that sticks out, or a hole.
                 assert (memory[part(source)] != -1).all()
                 for writer in set(memory[part(source)].tolist()) - {-2}:
                     place, last = part(source), part(written[writer])

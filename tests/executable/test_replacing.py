@@ -108,6 +108,6 @@ def test_a_reservation_ends_with_its_process(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
     with reserve_out(out):
-        write(out, "one")  # a reservation is no obstacle to its owner
+        write(out, "one")  # its owner can write it
         write(out, "two")
     assert os.listdir(out.parent) == ["out"]

@@ -1,4 +1,4 @@
-"""The runtime's threads: every part of a loop is done once, whatever the threads do."""
+"""The runtime's threads: every part of a loop is done exactly once."""
 
 from __future__ import annotations
 

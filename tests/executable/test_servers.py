@@ -1,4 +1,4 @@
-"""Executables where they serve: many in one process, in its forks, on other processors, with little memory."""
+"""Executables in servers: many in one process, in its forks, on other processors, with little memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_python(program: str, *arguments: object, timeout: float = 120.0) -> str:
-    """What a program prints that runs in a process of its own."""
+    """The output of a Python program that runs in a process of its own."""
     command = [sys.executable, "-W", "ignore", "-c", program, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -40,13 +40,13 @@ def run_python(program: str, *arguments: object, timeout: float = 120.0) -> str:
 
 
 def libraries() -> set[str]:
-    """The executables' libraries that are in memory. TVM never unloads those of its virtual machine."""
+    """The libraries of executables that are in memory. TVM never unloads libraries of its virtual machine."""
     lines = Path("/proc/self/maps").read_text().splitlines()
     return {line.split(maxsplit=5)[5] for line in lines if "kernels.so" in line}
 
 
 def counts() -> tuple[int, int]:
-    """Threads and mappings of this process."""
+    """The numbers of threads and of memory mappings of this process."""
     gc.collect()
     return len(os.listdir("/proc/self/task")), len(Path("/proc/self/maps").read_text().splitlines())
 
@@ -57,7 +57,7 @@ def test_many_executables_have_the_threads_of_one_and_leave_nothing(shared: Path
         return [load_executable(shared) for _ in range(60)]
 
     (right,) = load_executable(shared)(X)
-    executables = load_many()  # the first time the allocator keeps some memory
+    executables = load_many()  # at first the allocator keeps some memory
     del executables
     (threads, mappings), before = counts(), libraries()
     executables = load_many()
@@ -236,7 +236,7 @@ def test_memory_that_there_is_not_is_refused_before_it_is_taken(out: Path, tmp_p
     plan["tensors"][min(numbers)][1] = 1 << 30
     plan["arena_bytes"] = 2 << 30
     reseal(large, json.loads(json.dumps(original)) | {"plan": plan})
-    plan = original["plan"] | {"arena_bytes": 400 << 20}  # of which no tensor needs any
+    plan = original["plan"] | {"arena_bytes": 400 << 20}  # no tensor needs them
     reseal(claims, json.loads(json.dumps(original)) | {"plan": plan})
     usual, refused, claimed = run_python(LIMITED, out, large, claims).splitlines()
     assert usual == claimed == "(1, 16, 10, 10)"

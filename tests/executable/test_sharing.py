@@ -1,4 +1,4 @@
-"""Libraries of one process: they share threads and scratch memory, and leave nothing behind."""
+"""Libraries of one process share threads and scratch memory, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import TypeAlias
 import pytest
 
 from tests.executable.test_runtime import LAMBDA
+from tests.executables import compile_earlier
 from tilewright.executable.runtime.features import KNOWN, find_missing_features
 from tilewright.executable.runtime.library import SOURCE, compile_runtime, find_compiler
 from tilewright.executable.runtime.loaded import LoadedLibrary
@@ -35,7 +36,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def load(compiled: Path, tmp_path: Path) -> Load:
-    """Loads one more library, as an executable does, whose loops have so many threads."""
+    """Load one more library, as an executable does. Its loops have ``threads`` threads."""
 
     def load_copy(threads: int) -> LoadedLibrary:
         path = tmp_path / f"copy{len(list(tmp_path.iterdir()))}.so"
@@ -52,8 +53,8 @@ def loaded(path: Path, threads: int) -> LoadedLibrary:
     return library
 
 
-#: A part of a loop, which counts itself. In C, since a callback into Python may hang after a fork: CPython 3.11 waits
-#: for a lock that another thread held.
+#: A part of a loop that counts itself. It is in C, since a callback into Python may hang after a fork: CPython 3.11
+#: waits for a lock that another thread held.
 PART = """
 #include <stdatomic.h>
 struct env { void *sync; int parts; };
@@ -76,7 +77,7 @@ def part() -> LAMBDA:  # type: ignore[valid-type]
 
 
 def parts(library: LoadedLibrary) -> int:
-    """Run a loop in a library; returns how many parts it had, each of which was done once."""
+    """Run a loop in a library. Returns how many parts it had; each was done once."""
     counts = (ctypes.c_int * (1 + MOST_PARTS))()
     assert library.functions.tilewright_launch(part(), ctypes.addressof(counts), 0) == 0
     assert list(counts[1 : 1 + counts[0]]) == [1] * counts[0]
@@ -144,7 +145,7 @@ def test_libraries_with_other_numbers_of_threads(load: Load) -> None:
     del four
     assert threads() == before + 1
     assert parts(two) == 16
-    assert two.set_threads(3) == 3  # another number later
+    assert two.set_threads(3) == 3  # the number changes later
     assert threads() == before + 2
     assert parts(two) == 24
 
@@ -191,7 +192,7 @@ def test_scratch_memory_is_shared_and_given_back(load: Load) -> None:
 
     before = addresses()
     del guest
-    assert before - addresses() >= size  # nobody needs it now, and the other library can have it again
+    assert before - addresses() >= size  # no call uses it now, so the other library gets it
 
 
 def test_more_scratch_memory_than_there_is(load: Load) -> None:
@@ -218,20 +219,8 @@ def test_a_library_of_another_version_has_threads_of_its_own(load: Load, tmp_pat
     assert threads() == before
 
 
-EARLIER = """
-int tilewright_threads(int threads) { return threads; }
-const char *tilewright_last_error(void) { return ""; }
-int tilewright_run(const void *calls, int count) { return -1; }
-int tilewright_time(const void *calls, int count, int runs, double *seconds) { return -1; }
-void tilewright_initialize(void) {}
-"""
-
-
 def test_a_library_that_shares_nothing_stays(tmp_path: Path) -> None:
-    (tmp_path / "earlier.c").write_text(EARLIER)
-    path = tmp_path / "earlier.so"
-    subprocess.run([find_compiler(), "-fPIC", "-shared", str(tmp_path / "earlier.c"), "-o", str(path)], check=True)
-    library = LoadedLibrary(path)
+    library = LoadedLibrary(compile_earlier(tmp_path))
     assert library.set_threads(3) == 3
     del library
     assert mapped(tmp_path) == {"earlier.so"}  # its threads may still be there
@@ -277,7 +266,7 @@ for _ in range(10):
             signal.alarm(20)
             right = [parts(library) for library in libraries] == [24] * len(libraries)
             alive = len(os.listdir("/proc/self/task"))
-            libraries.clear()  # a part of the work of the parent's threads is forgotten, not waited for
+            libraries.clear()  # does not wait for the work of the parent's threads
             code = 0 if right and alive == 3 else 2
         finally:
             os._exit(code)

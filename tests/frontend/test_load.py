@@ -1,4 +1,4 @@
-"""Reading models: the light networks of the onnx package, and files that are not what they should be."""
+"""Reading models: the light networks of the onnx package, and malformed files."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_the_operator_that_is_missing_is_the_one_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["initializer", "input"])
 def test_dropout_that_is_random_is_refused(mode: str, tmp_path: Path) -> None:
-    """As in a model that was exported for training: what it computes can be compared with nothing."""
+    """The outputs of a model that was exported for training cannot be compared with anything."""
     nodes = [helper.make_node("Dropout", ["x", "ratio", "mode"], ["y"], name="drop")]
     weights = {"ratio": np.asarray(0.5, np.float32)} | ({"mode": np.asarray(True)} if mode == "initializer" else {})
     inputs = {"x": [4]} | ({} if weights.keys() >= {"mode"} else {"mode": []})
@@ -137,7 +137,7 @@ def test_what_onnx_runtime_says_names_no_file_of_ours(tmp_path: Path) -> None:
 
 
 def test_a_split_into_many(tmp_path: Path) -> None:
-    """Its sizes have more than a KB, but shape inference reads them."""
+    """The sizes of the split have more than a kilobyte, but shape inference reads them."""
     parts = [f"p{i}" for i in range(200)]
     nodes = [helper.make_node("Split", ["x", "sizes"], parts, axis=0), helper.make_node("Relu", ["p7"], ["y"])]
     network = load(save(tmp_path / "m.onnx", nodes, {"x": [200, 4]}, [1, 4], sizes=np.ones(200, np.int64)))
@@ -183,7 +183,7 @@ def test_an_input_that_nobody_reads_stays_one(tmp_path: Path) -> None:
 
 
 def test_ids_that_are_an_input_of_one_axis(tmp_path: Path) -> None:
-    """TVM's importer asks for the shape of the table then."""
+    """TVM's importer needs the shape of the table for it."""
     table = normal(10, 8)
     graph = helper.make_graph(
         [helper.make_node("Gather", ["table", "i"], ["y"])],
@@ -200,7 +200,7 @@ def test_ids_that_are_an_input_of_one_axis(tmp_path: Path) -> None:
 
 
 def test_a_scalar_of_a_network_with_branches(tmp_path: Path) -> None:
-    """TVM's machine runs it, and takes a scalar for one."""
+    """The virtual machine runs it, and takes a scalar as its input."""
     branches = {
         f"{kind}_branch": helper.make_graph(
             [helper.make_node(operator, ["x"], [kind])],
@@ -291,7 +291,7 @@ def test_the_light_networks_are_nine() -> None:
 
 
 def die_with_optimiser(path: Path, shapes: dict[str, tuple[int, ...]], folder: Path, optimised: bool) -> None:
-    """As :func:`prepare` where ONNX Runtime's optimiser crashes."""
+    """Prepare a model as :func:`prepare`, but crash as ONNX Runtime's optimiser may."""
     if optimised:
         os.kill(os.getpid(), signal.SIGSEGV)
     prepare(path, shapes, folder, optimised)
@@ -343,7 +343,7 @@ def test_weights_above_the_limit_are_in_files_of_their_own(tmp_path: Path) -> No
 
 
 def test_a_model_beyond_the_limit_of_protobuf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing serialises a model with its weights: with less than that as the limit, everything works as before."""
+    """No function serialises a model with its weights, so a limit below their size changes nothing."""
     serialise = onnx.ModelProto.SerializeToString
 
     def limited(model: onnx.ModelProto, **how: Any) -> bytes:
@@ -374,7 +374,7 @@ def test_a_program_of_pytorch_under_another_name(tmp_path: Path) -> None:
     torch.save(layer.state_dict(), tmp_path / "m.pt")
     with pytest.raises(ModelFormatError, match=r"state dict .*torch\.export"):
         load(tmp_path / "m.pt")
-    with zipfile.ZipFile(tmp_path / "m.pt", "w") as archive:  # PyTorch warns that TorchScript is of yesterday
+    with zipfile.ZipFile(tmp_path / "m.pt", "w") as archive:  # PyTorch warns that TorchScript is deprecated
         archive.writestr("m/code/__torch__/layer.py", "")
     with pytest.raises(ModelFormatError, match="TorchScript"):
         load(tmp_path / "m.pt")

@@ -1,4 +1,4 @@
-"""Small ONNX models in memory, and what ONNX Runtime makes of them."""
+"""Makes small ONNX models in memory, and runs them in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def model(
     opset: int = 17,
     **weights: Array,
 ) -> onnx.ModelProto:
-    """``inputs``: shapes and dtypes by name; ``outputs``: dtypes by name."""
+    """A model of ``nodes``. ``inputs`` has shapes and dtypes by name; ``outputs`` has dtypes by name."""
 
     def value(name: str, dtype: str, shape: Sequence[int] | None) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
@@ -42,7 +42,7 @@ def model(
 
 
 def network(made: onnx.ModelProto) -> Network:
-    """As it is loaded, without TVM's part."""
+    """The network of a model as it is loaded, without a Relax module."""
 
     def specs(values: Any) -> tuple[TensorSpec, ...]:
         return tuple(
@@ -63,7 +63,7 @@ def saved(made: onnx.ModelProto, path: Path) -> Path:
 
 
 def by_onnxruntime(made: onnx.ModelProto, inputs: Sequence[Array]) -> list[Array]:
-    """Without optimisation."""
+    """The outputs of ONNX Runtime without optimisation."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

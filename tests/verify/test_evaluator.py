@@ -19,7 +19,7 @@ _EMPTY = np.zeros(0, np.float32)
 _UINT8 = _RNG.integers(0, 256, (3, 4)).astype(np.uint8)
 _INTS = _RNG.integers(-20, 20, (5, 6))
 
-#: Operator, inputs, opset, number of outputs, attributes. Inputs that are no data are constants.
+#: Operator, inputs, opset, number of outputs, attributes. Scales, sizes and depths are constants of the model.
 _CASES: list[tuple[str, list[Any], int, int, dict[str, Any]]] = [
     *(
         ("Conv", [_X, normal(6, 4 // g, k, k), normal(6)], 17, 1, {"auto_pad": pad, "strides": [s, s], "group": g})

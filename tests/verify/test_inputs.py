@@ -35,7 +35,7 @@ def made(
 
 
 def test_a_sigmoid_that_is_nearly_zero() -> None:
-    """ONNX Runtime's own sigmoid is off by 2^-24 there, and is called wrong."""
+    """ONNX Runtime's sigmoid is off by 2^-24 there, so ONNX Runtime is judged wrong."""
     for bias in (-16, -25):
         nodes = [node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1]), node("Sigmoid", ["c"], ["y"])]
         w, b = 0.3 * normal(1, 3, 3, 3), np.full(1, bias, np.float32)
@@ -75,7 +75,7 @@ def _gemm(x: Array, whole: onnx.ModelProto) -> Array:
 
 
 def test_outputs_that_are_always_zero_decide_nothing() -> None:
-    """A ReLU of what is always negative: any program passes that gives zeros, and none is called right."""
+    """The ReLU of a negative number is 0. Zeros agree with it, but no program is judged right."""
     nodes = [node("Abs", ["x"], ["a"]), node("Neg", ["a"], ["n"]), node("Relu", ["n"], ["y"])]
     found = trials(made(nodes, {"x": ([2, 8], "float32")}))
     assert "it is 0 for all" in found.problem
@@ -106,7 +106,7 @@ def test_inputs_that_hardly_matter_are_made_larger() -> None:
 
 
 def test_outputs_of_very_different_size() -> None:
-    """One of two outputs is constant, and the other one is judged all the same."""
+    """One of two outputs is constant. The other one is judged nevertheless."""
     nodes = [node("Relu", ["x"], ["y"]), node("Shape", ["x"], ["s"]), node("ConstantOfShape", ["s"], ["z"])]
     whole = model(nodes, {"x": ([3, 5], "float32")}, {"y": "float32", "z": "float32"})
     found = trials(whole)
@@ -144,7 +144,7 @@ def test_token_ids_are_those_of_the_table() -> None:
 
 
 def test_ids_of_a_table_that_is_computed() -> None:
-    """The graph does not say how many rows it has; one is enough for nobody's guess."""
+    """The graph does not say how many rows the table has, so ranges are tried until the model accepts one."""
     nodes = [node("Relu", ["x"], ["t"]), node("Gather", ["t", "ids"], ["g"]), node("MatMul", ["g", "w"], ["y"])]
     bare = made(nodes, {"x": ([1, 32], "float32"), "ids": ([1, 8], "int64")}, w=normal(32, 32))
     del bare.graph.value_info[:]
@@ -155,7 +155,7 @@ def test_ids_of_a_table_that_is_computed() -> None:
 
 
 def test_scalars_that_are_not_finite() -> None:
-    """The mask of an attention; scalars are looked at for what integers the graph accepts."""
+    """The mask of an attention. The constants of the graph are read for the integers that it accepts."""
     nodes = [
         node("Greater", ["x", "zero"], ["c"]),
         node("Where", ["c", "x", "low"], ["m"]),
@@ -227,7 +227,7 @@ def test_a_relax_module_has_no_reference() -> None:
 
 
 def test_no_inputs() -> None:
-    """A network that computes a constant is compared with it."""
+    """The output of a network that computes a constant is compared with this constant."""
     found = trials(made([node("Sqrt", ["w"], ["y"])], {}, w=single([4, 9])))
     assert judge(lambda _: [single([2, 3])], found).right
     assert judge(lambda _: [single([2, 3.1])], found).wrong

@@ -1,4 +1,4 @@
-"""The reference: float64 where that can be had, ONNX Runtime otherwise, and nothing that takes anybody along."""
+"""The reference is in float64 if possible, otherwise ONNX Runtime. Its death ends no other process."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _SMALL = model(
 
 
 class Dying(RuntimeSide):
-    """As ONNX Runtime may be: it takes its process with it."""
+    """An ONNX Runtime that crashes its process."""
 
     def __init__(self, *_: Any) -> None:
         os.kill(os.getpid(), signal.SIGSEGV)
 
 
 class Wrong(RuntimeSide):
-    """One that says something else."""
+    """An ONNX Runtime with other outputs."""
 
     def outputs(self, inputs: Any) -> list[Any]:
         return [array + 1 for array in super().outputs(inputs)]
@@ -60,7 +60,7 @@ def test_an_onnxruntime_that_dies_costs_only_a_cross_check(monkeypatch: pytest.M
     with open_reference(network(_SMALL)) as reference:
         found = find_trials(network(_SMALL), reference)
         assert found.precision == "float64"
-        # Not ONNX Runtime: its sigmoid is 0 below -18, which is wrong where inputs are large.
+        # ONNX Runtime would be judged wrong: its sigmoid is 0 below -18, where large inputs lead.
         assert judge(lambda xs: [array.astype(np.float32) for array in reference.outputs(xs)], found).right
 
 
@@ -76,7 +76,7 @@ def test_both_die(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_onnxruntime_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the evaluator and ONNX Runtime cannot both be right, what users compare with counts, and it is said."""
+    """If the evaluator and ONNX Runtime cannot both be right, ONNX Runtime is the reference, as the verdict says."""
     monkeypatch.setattr(module, "RuntimeSide", Wrong)
     with open_reference(network(_SMALL)) as reference:
         found = find_trials(network(_SMALL), reference)
@@ -108,7 +108,7 @@ def test_what_it_refuses_is_an_error_of_the_inputs() -> None:
 
 
 def test_a_quantised_network() -> None:
-    """One that rounds to few integers: rounding decides whole steps, and neither reference is blamed for them."""
+    """The network rounds to few integers. Rounding decides whole steps, for which neither reference is given up."""
     scale, zero = np.array(0.05, np.float32), np.array(128, np.uint8)
     nodes = []
     name = "x"

@@ -1,4 +1,4 @@
-"""Executables under test: the cases that were found wrong or were wrongly called so, built with default schedules."""
+"""Executables under test: cases that were wrong, or were judged wrong by mistake, built with default schedules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PyTorch programs are their own reference, in double precision."""
+"""The reference of a PyTorch program is the program itself, in double precision."""
 
 from __future__ import annotations
 

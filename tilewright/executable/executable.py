@@ -60,7 +60,7 @@ class Executable:
             ShapeError: the number of inputs or a shape is wrong, or a number would change.
             OutputError: the executable is closed.
         """
-        return self._running.run(self._to_arrays(arrays))
+        return self.program.run(self._to_arrays(arrays))
 
     def __enter__(self) -> Executable:
         return self
@@ -77,7 +77,8 @@ class Executable:
         self._program = None
 
     @property
-    def _running(self) -> Program:
+    def program(self) -> Program:
+        """The program that computes the network. Raises ``OutputError`` if the executable is closed."""
         program = self._program
         if program is None:
             raise OutputError("an executable that is closed cannot be called any more; load it again")
@@ -85,14 +86,14 @@ class Executable:
 
     def time(self, arrays: Sequence[InputLike], runs: int) -> list[float]:
         """The seconds of each of ``runs`` calls, without copying inputs and outputs. Raises as a call does."""
-        return self._running.time(self._to_arrays(arrays), runs)
+        return self.program.time(self._to_arrays(arrays), runs)
 
     def overhead(self, runs: int) -> list[float] | None:
         """The seconds of each of ``runs`` calls in which no kernel runs: what a call costs outside its kernels.
 
         None if the executable cannot leave out its kernels (see :class:`MachineProgram`).
         """
-        return self._running.overhead(runs)
+        return self.program.overhead(runs)
 
     def profile(self, arrays: Sequence[InputLike], runs: int, repeats: int = 1) -> list[KernelTime] | None:
         """The time that each kernel takes in its place in the network, in order.
@@ -108,7 +109,7 @@ class Executable:
         Raises:
             ShapeError: the number of inputs, a shape or a dtype is wrong.
         """
-        return self._running.profile(self._to_arrays(arrays), runs, repeats)
+        return self.program.profile(self._to_arrays(arrays), runs, repeats)
 
     def contest(
         self, arrays: Sequence[InputLike], variants: Variants, seconds: float, least: int = 5, most: int = 400
@@ -128,7 +129,7 @@ class Executable:
             ShapeError: the number of inputs, a shape or a dtype is wrong.
             KeyError, AttributeError: there is no such kernel or function.
         """
-        return self._running.contest(self._to_arrays(arrays), variants, seconds, least, most)
+        return self.program.contest(self._to_arrays(arrays), variants, seconds, least, most)
 
     def _to_arrays(self, arrays: Sequence[InputLike]) -> list[Array]:
         if len(arrays) != len(self.inputs):

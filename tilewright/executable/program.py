@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from tilewright.errors import MeasureError
+from tilewright.errors import MeasureError, OutputError
 from tilewright.executable.calls import PreparedCalls
 from tilewright.executable.plan import Plan
 from tilewright.executable.runtime.features import check_features
@@ -227,7 +227,16 @@ class PlanProgram:
         return list(seconds)
 
     def _profile(self, arrays: Sequence[Array], repeats: int = 1) -> list[float]:
-        """The seconds of each call."""
+        """The seconds of each call.
+
+        Raises:
+            OutputError: the library's runtime is of a version that cannot time calls.
+        """
+        if not hasattr(self._library, "tilewright_profile"):
+            raise OutputError(
+                "the kernels of an executable can be timed if this version of Tilewright built it, but an earlier one "
+                "built this; tune again"
+            )
         seconds = (ctypes.c_double * self._calls.count)()
         self._fill(arrays)
         self._check(self._library.tilewright_profile(self._calls.begin, self._calls.count, repeats, seconds))

@@ -10,9 +10,9 @@ from types import TracebackType
 from tilewright.errors import MeasureError
 from tilewright.frontend.network import Network
 from tilewright.graph.tasks import Extraction
+from tilewright.verify.culprits import Culprits, find_culprits
 from tilewright.verify.inputs import Trials, find_trials
 from tilewright.verify.judge import judge
-from tilewright.verify.localise import Culprits, find_culprits
 from tilewright.verify.reference import open_reference
 from tilewright.verify.subject import judge_executable
 from tilewright.verify.verdict import Verdict

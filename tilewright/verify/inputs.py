@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from tilewright.errors import MeasureError
 from tilewright.frontend.network import Network
 from tilewright.tensor import Array
-from tilewright.verify.dependence import find_constant_outputs
+from tilewright.verify.constant_outputs import find_constant_outputs
 from tilewright.verify.draws import blend_arrays, draw_inputs
 from tilewright.verify.integers import Range, find_ranges
 from tilewright.verify.reference import NoReferenceError, Reference
-from tilewright.verify.rule import compute_tolerance, find_clear, is_telling, measure_clearness, measure_noise
+from tilewright.verify.tolerance import compute_tolerance, find_clear, is_telling, measure_clearness, measure_noise
 
 __all__ = ["Trial", "Trials", "find_trials"]
 

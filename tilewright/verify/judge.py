@@ -12,7 +12,7 @@ from tilewright.difference import compare_arrays
 from tilewright.errors import MeasureError
 from tilewright.tensor import Array
 from tilewright.verify.inputs import Trial, Trials
-from tilewright.verify.rule import compute_tolerance
+from tilewright.verify.tolerance import compute_tolerance
 from tilewright.verify.verdict import Outcome, Verdict
 from tilewright.wording import counted
 
@@ -29,7 +29,7 @@ def judge(run: Run, trials: Trials) -> Verdict:
 
     - their number, dtypes and shapes are those of the model;
     - NaN and infinities are in the same places;
-    - no element is further off than :mod:`tilewright.verify.rule` allows.
+    - no element is further off than :mod:`tilewright.verify.tolerance` allows.
 
     Besides, the inputs must be conclusive: a wrong result would have shown in each output.
 

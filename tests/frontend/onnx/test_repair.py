@@ -1,4 +1,4 @@
-"""Operators that TVM imports wrongly are written as others, which compute the same."""
+"""Operators that TVM imports wrongly are replaced by others that compute the same."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def resize(scales: list[float], **how: Any) -> tuple[list[Any], dict[str, Any], 
 
 
 def pool(kind: str, padding: str, kernel: int, stride: int) -> Any:
-    # Without a convolution before it, ONNX Runtime itself refuses a kernel below its stride.
+    # Without a convolution before it, ONNX Runtime refuses a kernel that is smaller than its stride.
     conv = helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1])
     node = helper.make_node(kind, ["c"], ["y"], kernel_shape=[kernel] * 2, strides=[stride] * 2, auto_pad=padding)
     return [conv, node], {"x": floats(1, 3, 14, 13)}, ["y"], {"w": floats(16, 3, 3, 3)}

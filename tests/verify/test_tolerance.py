@@ -1,4 +1,4 @@
-"""What counts as agreement: properties of the rule."""
+"""Properties of the rule of judgement: which outputs agree."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.verify.onnx_models import normal, single
 from tilewright.measure.compare import relative_error
 from tilewright.verify.inputs import Trial, Trials
 from tilewright.verify.judge import judge
-from tilewright.verify.rule import compute_tolerance, is_telling, measure_noise
+from tilewright.verify.tolerance import compute_tolerance, is_telling, measure_noise
 from tilewright.verify.verdict import Outcome, Verdict
 
 Array = NDArray[Any]
@@ -24,7 +24,7 @@ _FLOATS = arrays(np.float32, array_shapes(max_dims=3, max_side=6), elements=st.f
 
 
 def trials(*expected: Array, problem: str = "", noise: float = 1e-7, dtypes: tuple[str, ...] = ("float32",)) -> Trials:
-    """Each array is the only output for an input that is its number."""
+    """Trials of which each has one of the arrays as its only expected output."""
     made = []
     for number, array in enumerate(expected):
         sizes = np.full(array.shape, noise) if array.dtype.kind == "f" else np.zeros(array.shape)
@@ -154,7 +154,7 @@ def test_no_inputs_at_all() -> None:
 
 
 def test_noise_is_told_for_each_slice() -> None:
-    """Coordinates of hundreds beside probabilities of 1e-5, as detectors have them in one output."""
+    """One output of a detector holds coordinates of hundreds beside probabilities of 1e-5."""
     expected = np.abs(normal(1, 8, 100)).astype(np.float64)
     expected[:, :4] *= 300
     expected[:, 4:] *= 1e-5
@@ -165,7 +165,7 @@ def test_noise_is_told_for_each_slice() -> None:
 
 
 def test_rare_jumps_may_come_anywhere() -> None:
-    """Where a network rounds to integers, rounding of float32 moves a few elements by a whole step."""
+    """If a network rounds to integers, the rounding of float32 moves a few elements by a whole step."""
     expected = np.round(10 * normal(4, 1000)).astype(np.float64)
     rounded = expected.copy()
     rounded[0, 7] += 1

@@ -1,4 +1,4 @@
-"""Whoever made a mistake is found: a kernel, the import, or the rewriting."""
+"""The cause of wrong outputs is found: a kernel, the import, or the rewriting."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.models import built, defaults
 from tests.verify.onnx_models import model, normal, saved
 from tilewright.compiling.build import build
 from tilewright.graph.tasks import Extraction
+from tilewright.verify.culprits import find_culprits
 from tilewright.verify.inputs import Trials, find_trials
-from tilewright.verify.localise import find_culprits
 from tilewright.verify.reference import open_reference
 from tilewright.verify.subject import judge_executable
 
@@ -36,7 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Extraction, Trials]:
     extraction, _ = built(saved(whole, folder / "m.onnx"), folder / "out")
     with open_reference(extraction.network) as reference:
         trials = find_trials(extraction.network, reference)
-    return extraction, dataclasses.replace(trials, trials=trials.trials[:1])  # looking at one costs half the time
+    return extraction, dataclasses.replace(trials, trials=trials.trials[:1])  # one trial takes half the time
 
 
 def written(extraction: Extraction, functions: dict[str, Any], out: Path) -> Path:
@@ -45,7 +45,7 @@ def written(extraction: Extraction, functions: dict[str, Any], out: Path) -> Pat
 
 
 def test_a_kernel(made: tuple[Extraction, Trials], tmp_path: Path) -> None:
-    """One that computes minima in place of maxima."""
+    """A kernel computes minima in place of maxima."""
     extraction, trials = made
     functions = defaults(extraction)
     key = next(use.task.key for use in extraction.uses if "max_pool" in use.task.name)
@@ -77,7 +77,7 @@ def test_nobody_but_the_rewriting(made: tuple[Extraction, Trials], tmp_path: Pat
 
 
 def test_the_import(made: tuple[Extraction, Trials], tmp_path: Path) -> None:
-    """The network as it was read is already another one."""
+    """The imported network has other weights than the model."""
     extraction, trials = made
     network = extraction.network
     weights = {name: -array for name, array in network.weights.items()}

@@ -27,7 +27,7 @@ from tilewright.tensor import Array
 from tilewright.verify import freedom
 from tilewright.verify.inputs import Trials
 from tilewright.verify.judge import judge
-from tilewright.verify.rule import compute_tolerance, measure_noise
+from tilewright.verify.tolerance import compute_tolerance, measure_noise
 
 if TYPE_CHECKING:
     import tvm
@@ -132,7 +132,7 @@ class SteppingSide:
         from tilewright.executable.executable import load_executable
         from tilewright.executable.program import PlanProgram
 
-        program = load_executable(directory)._program
+        program = load_executable(directory).program
         if not isinstance(program, PlanProgram):
             raise ValueError("the executable has no plan whose calls could be run one by one")
         self._program = program
