@@ -27,7 +27,7 @@ from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.pool import LocalPool
 from tilewright.measure.runner import Runner
 from tilewright.methods.default import bayesian
-from tilewright.methods.random import random_search
+from tilewright.methods.parts import combine
 from tilewright.records.memory import MemoryStore
 from tilewright.space.registry import make_space
 from tilewright.space.space import Configs, DesignSpace
@@ -239,7 +239,7 @@ def faults(*, seconds: float = 120.0, share: float = 0.3, seed: int = 0) -> dict
         # The slow one is measured when a best is known, as it is while tuning: in the second round.
         early = [Fault.NONE, *(fault for fault in LASTING if fault is not Fault.SLOW)]
         pool.told = [*early, *[Fault.NONE] * (_ROUND - len(early)), Fault.SLOW]
-        tuner = TaskTuner(space, target, pool, MemoryStore(), np.random.default_rng(seed), random_search())
+        tuner = TaskTuner(space, target, pool, MemoryStore(), np.random.default_rng(seed), combine("random", "top"))
         while time.monotonic() < end and not tuner.exhausted:
             tuner.round(_ROUND, end)
         statistics = pool.pool.statistics

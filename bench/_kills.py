@@ -29,7 +29,7 @@ from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.pool import LocalPool
 from tilewright.measure.process import WorkerProcess
 from tilewright.measure.workforce import MOST_START_FAILURES
-from tilewright.methods.random import random_search
+from tilewright.methods.parts import combine
 from tilewright.records import open_store
 from tilewright.records.store import Query
 from tilewright.space.registry import make_space
@@ -198,7 +198,7 @@ def kill_workers(folder: Path, *, kills: int = 50, seconds: float = 300.0, seed:
             reported.append(measurement)
 
         with LocalPool(target, on_measurement=note) as pool:
-            tuner = TaskTuner(space, target, pool, store, np.random.default_rng(seed), random_search())
+            tuner = TaskTuner(space, target, pool, store, np.random.default_rng(seed), combine("random", "top"))
             killer = _Killer(pool, reported, kills, seed)
             killer.start()
             try:

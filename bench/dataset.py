@@ -28,7 +28,6 @@ from tilewright.measure.pool import LocalPool
 from tilewright.methods.autotvm import quick
 from tilewright.methods.method import Method
 from tilewright.methods.parts import combine
-from tilewright.methods.random import random_search
 from tilewright.records import open_store
 from tilewright.records.store import Query, Store
 from tilewright.space.registry import make_space
@@ -41,7 +40,7 @@ from tilewright.tuning.tuner import TaskTuner
 TASKS, PRODUCTS = 9, 2
 #: Candidates of each task by each method, and of a round.
 PLAN: tuple[tuple[Callable[[], Method], int], ...] = (
-    (random_search, 75),
+    (lambda: combine("random", "top"), 75),
     (lambda: combine("bayesian", "top"), 32),
     (quick, 43),
 )

@@ -17,10 +17,10 @@ def test_with_the_shipped_prior_16_trials_come_within_8_percent_of_the_optimum()
     warm: dict[int, list[float]] = {16: [], 48: []}
     cold: list[float] = []
     for path in tables():
-        found = search(path, "bayesian", SHIPPED, seed=0)
+        found = search(path, "default", SHIPPED, seed=0)
         for count, values in warm.items():
             values.append(slowdown_after(found, count))
-        cold.append(slowdown_after(search(path, "bayesian", None, seed=0), 16))
+        cold.append(slowdown_after(search(path, "default", None, seed=0), 16))
     assert np.mean(warm[16]) <= 1.08
     assert np.mean(warm[48]) <= 1.05
     assert np.mean(warm[16]) < np.mean(cold) - 0.03

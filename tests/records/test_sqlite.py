@@ -95,8 +95,12 @@ def test_a_newer_version(tmp_path: Path) -> None:
     path = tmp_path / "records.db"
     open_store(path).close()
     edit(path, f"PRAGMA user_version = {VERSION + 1}")
-    with pytest.raises(RecordsVersionError, match=rf"version {VERSION + 1}; upgrade Tilewright"):
-        open_store(path)
+    edit(path, "CREATE TABLE colours (name TEXT)")
+    before = path.read_bytes()
+    for writable in (True, False):
+        with pytest.raises(RecordsVersionError, match=rf"version {VERSION + 1}; upgrade Tilewright"):
+            open_store(path, writable=writable)
+    assert path.read_bytes() == before
 
 
 def old_store(path: Path) -> None:

@@ -42,7 +42,9 @@ def test_programs_and_latencies() -> None:
     assert (found.nest.touched == SPACE.loop_nest(CONFIGS[:3]).touched).all()
     assert data.about["date"] == "2023-11-14"
     assert data.about["command"] == "a command"
-    assert data.about["target"]["mcpu"] == "core-avx2"
+    target = data.about["target"]
+    assert isinstance(target, dict)
+    assert target["mcpu"] == "core-avx2"
 
 
 def test_a_config_counts_once_with_all_its_repeats() -> None:

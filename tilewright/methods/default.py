@@ -1,8 +1,8 @@
-"""Tilewright's own method: Bayesian optimisation over the knobs, from the opinion of a model of earlier tasks.
+"""Tilewright's own method: Bayesian optimisation over the knobs, with a cost model of earlier tasks as its prior.
 
-A cost model that was fitted to the programs of other networks gives the first batch. A Gaussian process over the knobs
-then learns how far that model is wrong for this task. The tasks of a network share the corrections, and similar tasks
-lend each other their best configs as long as that pays.
+A cost model that was fitted to the programs of other networks proposes the first batch. A Gaussian process over the
+knobs then learns the errors of that model on this task. The tasks of a network share corrections of the cost model, and
+similar tasks lend each other their best configs while that pays.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ __all__ = ["bayesian", "default", "known_beforehand"]
 
 
 def bayesian(prior: StoredModel | None = None) -> Method:
-    """Bayesian optimisation over the knobs, which without a prior starts around the default.
+    """Bayesian optimisation over the knobs. Without a prior it starts around the space's default.
 
     Args:
-        prior: a model fitted to other tasks: the first batch, and what the measurements then correct.
+        prior: a model fitted to other tasks, which decides the first batch, and which the measurements then correct.
     """
     return Method(
         name="bayesian" if prior is None else f"bayesian+{prior.name}",
@@ -37,7 +37,7 @@ def bayesian(prior: StoredModel | None = None) -> Method:
 
 
 def _bayesian_shared(models: SharedModels) -> Method:
-    """:func:`bayesian` whose prior is what tasks share."""
+    """:func:`bayesian` with a prior that the tasks of a network share."""
     return Method(
         name=f"bayesian+{'' if models.prior is None else models.prior.name + '+'}shared",
         searcher=lambda space, rng, scorer: BayesianSearch(space, rng, scorer),
@@ -48,19 +48,19 @@ def _bayesian_shared(models: SharedModels) -> Method:
 
 
 def default(prior: StoredModel | None = None) -> Method:
-    """What ``tune`` searches with: :func:`bayesian`, which won on the recorded tables (docs/results/search.md)."""
+    """The method of ``tune``: :func:`bayesian`, which won on the recorded tables (docs/results/search.md)."""
     return bayesian(prior)
 
 
 def known_beforehand(path: Path | None = None) -> tuple[StoredModel | None, str]:
-    """The cost model that comes with Tilewright, or that of a file.
+    """The shipped cost model, or that of a file.
 
     Returns:
-        the model, and an empty text; or None and what is wrong with it: tuning goes on without.
+        the model and an empty text; or None and the reason why there is no model. Tuning then goes on without one.
     """
     try:
         stored = pretrained(SHIPPED if path is None else path)
-        if isinstance(stored.model, XGBoostModel):  # workers wait while the search thinks
+        if isinstance(stored.model, XGBoostModel):  # the workers, and so the cores, are idle while the search thinks
             stored.model.use_threads(usable_cores())
         return stored, ""
     except (CostModelError, MissingExtraError) as error:

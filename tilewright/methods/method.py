@@ -1,17 +1,18 @@
-"""What a method is: a searcher, a sampler, a cost model and a policy of sharing, put together."""
+"""A method: a searcher, a sampler, a cost model and a policy of sharing."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from tilewright.cost.model import CostModel
 from tilewright.cost.models import StoredModel
 from tilewright.cost.shared import SharedModel
+from tilewright.jsonable import JsonObject
 from tilewright.sample.sampler import Sampler
 from tilewright.search.searcher import Scorer, Searcher
 from tilewright.share.policy import Sharing
@@ -27,16 +28,17 @@ SamplerFactory: TypeAlias = Callable[[DesignSpace, np.random.Generator, Contains
 
 @dataclass(frozen=True)
 class Method:
-    """What a task is searched with: factories, as each task has a space and objects of its own.
+    """The factories of a method, which make the objects of each task for its space.
 
     Attributes:
         name: for people and for the report.
-        searcher: of a space, a source of randomness and the cost model's view of configs.
-        sampler: of a space, a source of randomness and what tells which configs were proposed or measured.
-        model: of a space and a seed; None for a method that predicts nothing.
-        shared: of a seed, the same method on models that all tasks of a network share; None: it has no use for one.
-        models: those that its tasks share; None: each has its own.
-        sharing: what the tasks of a network borrow from each other; None: nothing.
+        searcher: makes a searcher from a space, a source of randomness, and a scorer of configs.
+        sampler: makes a sampler from a space, a source of randomness, and what says which configs were proposed or
+            measured.
+        model: makes a cost model from a space and a seed; None if the method has no cost model.
+        shared: makes the method on models that all tasks of a network share, from a seed; None if it shares none.
+        models: the models that the tasks share; None if each task has its own.
+        sharing: what the tasks of a network borrow from each other; None if they borrow nothing.
     """
 
     name: str
@@ -52,11 +54,11 @@ class SharedModels:
     """The models that the tasks of a network share, one for each template.
 
     Args:
-        prior: what was known beforehand.
+        prior: a model fitted to other tasks, or None.
         seed: of the models.
 
     Attributes:
-        prior: likewise.
+        prior: the prior.
     """
 
     def __init__(self, prior: StoredModel | None = None, seed: int = 0) -> None:
@@ -69,8 +71,8 @@ class SharedModels:
             self._models[space.template] = SharedModel(fitting_prior(self.prior, space), self._seed)
         return self._models[space.template]
 
-    def describe(self) -> dict[str, Any]:
-        """For the report: by template, whether scores are corrected, and what that gains in pairwise accuracy."""
+    def describe(self) -> dict[str, JsonObject]:
+        """By template, whether scores are corrected, and the gain in pairwise accuracy, for the report."""
         found = {name: (model.believed, model.gained) for name, model in self._models.items()}
         return {
             name: {"believed": believed, "gained": gained if math.isfinite(gained) else None}
@@ -79,6 +81,6 @@ class SharedModels:
 
 
 def fitting_prior(prior: StoredModel | None, space: DesignSpace) -> CostModel | None:
-    """The prior, where it was fitted to programs of the space's template."""
+    """The prior's model if it was fitted to programs of the space's template; otherwise None."""
     fits = prior is not None and space.has_loop_nest and prior.template == space.template
     return prior.model if prior is not None and fits else None
