@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from bench._agreement import RankingAgreement, Recorded
 from bench.cost_models import HERE, fit
 from bench.dataset import TASKS, chosen
 from tilewright.cli.boundary import write_json
@@ -37,7 +38,7 @@ from tilewright.cli.text import table
 from tilewright.cost.dataset import TaskData, read_data_set
 from tilewright.cost.evaluate import bootstrap
 from tilewright.cost.models import make_model
-from tilewright.share.similarity import Measure, ProgramLikeness, RankingAgreement, Recorded, overlap
+from tilewright.share.similarity import Measure, ProgramLikeness, overlap
 from tilewright.share.transfer import comparable, distance, map_configs
 from tilewright.space.knob import Knob, points
 from tilewright.space.registry import make_space

@@ -7,6 +7,6 @@ from typing import TypeAlias
 __all__ = ["Json", "JsonObject"]
 
 #: A value as ``json.loads`` returns it.
-Json: TypeAlias = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 #: A JSON object: values by name.
 JsonObject: TypeAlias = dict[str, Json]
