@@ -43,8 +43,7 @@ from bench.search_speed import thinking, whole_space
 from tilewright.cli.text import table as text_table
 from tilewright.cost.dataset import DataSet, read_data_set
 from tilewright.cost.evaluate import Quality, bootstrap, evaluate, quality
-from tilewright.cost.model import CostModel, Programs
-from tilewright.cost.model import rows_of as some_of
+from tilewright.cost.model import CostModel, Programs, take_rows
 from tilewright.cost.models import MODELS, StoredModel, load_model, make_model, save_model
 from tilewright.cost.neural import NeuralModel
 from tilewright.cost.prior import SHIPPED
@@ -222,8 +221,8 @@ def on_own(path: Path) -> Quality:
     recorded = table_of(path)
     rows = np.random.default_rng(0).permutation(len(recorded))
     model = make_model("xgb_reg")
-    model.fit([some_of(recorded.nest, rows[1000:])], [recorded.seconds[rows[1000:]]])
-    return quality(model.predict(some_of(recorded.nest, rows[:1000])), recorded.seconds[rows[:1000]])
+    model.fit([take_rows(recorded.nest, rows[1000:])], [recorded.seconds[rows[1000:]]])
+    return quality(model.predict(take_rows(recorded.nest, rows[:1000])), recorded.seconds[rows[:1000]])
 
 
 def seconds_of(names: Sequence[str], data: DataSet) -> dict[str, dict[str, float]]:

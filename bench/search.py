@@ -42,7 +42,7 @@ from bench.replay import Clock, RecordedModel, ReplayRunner, ReplaySpace, Table,
 from bench.search_speed import thinking_seconds
 from tilewright.cli.text import table as text_table
 from tilewright.methods.method import Method
-from tilewright.methods.parts import SAMPLERS, SEARCHERS, policy_search
+from tilewright.methods.parts import SAMPLERS, SEARCHERS, make_policy_search
 from tilewright.records.memory import MemoryStore
 from tilewright.target import Target
 from tilewright.tuning.tuner import TaskTuner
@@ -152,7 +152,7 @@ def method_of(cell: Cell, recorded: Table) -> Method:
     """The arm's method, with a cost model that scores the table at once."""
     named = make_arm(cell.arm)
     if parts_of(cell.arm)[0] == "ppo":
-        named = replace(named, searcher=policy_search(PPO_STEPS))
+        named = replace(named, searcher=make_policy_search(PPO_STEPS))
     make = named.model
     return (
         named if make is None else replace(named, model=lambda space, seed: RecordedModel(make(space, seed), recorded))

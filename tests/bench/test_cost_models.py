@@ -10,7 +10,7 @@ import pytest
 from bench.cost_models import HERE, data_of, search, slowdown_after, tables
 from bench.search import Run, table_of
 from tilewright.cost.evaluate import evaluate
-from tilewright.cost.prior import SHIPPED, pretrained
+from tilewright.cost.prior import SHIPPED, load_pretrained
 
 
 def test_with_the_shipped_prior_16_trials_come_within_8_percent_of_the_optimum() -> None:
@@ -27,7 +27,7 @@ def test_with_the_shipped_prior_16_trials_come_within_8_percent_of_the_optimum()
 
 
 def test_the_shipped_model_was_fitted_to_this_data_set_and_no_table() -> None:
-    stored, data = pretrained(), data_of(HERE / "dataset.parquet")
+    stored, data = load_pretrained(), data_of(HERE / "dataset.parquet")
     assert (stored.about["tasks"], stored.about["programs"]) == (len(data.tasks), sum(map(len, data.tasks)))
     assert {task.template for task in data.tasks} == {stored.template}
     assert len(data.tasks) >= 60

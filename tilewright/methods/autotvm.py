@@ -19,8 +19,8 @@ from dataclasses import replace
 
 from tilewright.cost.models import StoredModel
 from tilewright.cost.xgb import Loss
-from tilewright.methods.method import Method, fitting_prior
-from tilewright.methods.trees import boosted_trees
+from tilewright.methods.method import Method, select_prior
+from tilewright.methods.trees import make_boosted_trees
 from tilewright.sample.epsilon_greedy import EpsilonGreedy
 from tilewright.sample.top import TopK
 from tilewright.search.annealing import SimulatedAnnealing
@@ -49,10 +49,10 @@ def autotvm(
     return Method(
         name="autotvm",
         searcher=lambda space, rng, scorer: SimulatedAnnealing(
-            space, rng, scorer, steps=steps, patience=patience, informed=fitting_prior(prior, space) is not None
+            space, rng, scorer, steps=steps, patience=patience, informed=select_prior(prior, space) is not None
         ),
         sampler=lambda space, rng, measured: EpsilonGreedy(space, rng, TopK(), measured, epsilon),
-        model=boosted_trees(loss, prior),
+        model=make_boosted_trees(loss, prior),
         sharing=None,
     )
 

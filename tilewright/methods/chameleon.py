@@ -19,7 +19,7 @@ from tilewright.cost.models import StoredModel
 from tilewright.cost.xgb import Loss
 from tilewright.methods.method import Method
 from tilewright.methods.parts import make_searcher
-from tilewright.methods.trees import boosted_trees
+from tilewright.methods.trees import make_boosted_trees
 from tilewright.sample.adaptive import Adaptive
 
 __all__ = ["chameleon"]
@@ -39,6 +39,6 @@ def chameleon(prior: StoredModel | None = None, loss: Loss = "rank") -> Method:
         name="chameleon",
         searcher=make_searcher("ppo"),
         sampler=lambda space, rng, measured: Adaptive(space, rng, measured),
-        model=boosted_trees(loss, prior),
+        model=make_boosted_trees(loss, prior),
         sharing=None,
     )

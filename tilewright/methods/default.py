@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from tilewright.cost.models import StoredModel
-from tilewright.cost.prior import SHIPPED, FixedModel, pretrained
+from tilewright.cost.prior import SHIPPED, FixedModel, load_pretrained
 from tilewright.cost.xgb import XGBoostModel
 from tilewright.errors import CostModelError, MissingExtraError
-from tilewright.methods.method import Method, SharedModels, fitting_prior
+from tilewright.methods.method import Method, SharedModels, select_prior
 from tilewright.sample.top import TopK
 from tilewright.search.bayesian import BayesianSearch
 from tilewright.tvm_compat import usable_cores
@@ -31,7 +31,7 @@ def bayesian(prior: StoredModel | None = None) -> Method:
         name="bayesian" if prior is None else f"bayesian+{prior.name}",
         searcher=lambda space, rng, scorer: BayesianSearch(space, rng, None if prior is None else scorer),
         sampler=lambda space, rng, measured: TopK(),
-        model=None if prior is None else lambda space, seed: FixedModel(fitting_prior(prior, space)),
+        model=None if prior is None else lambda space, seed: FixedModel(select_prior(prior, space)),
         shared=lambda seed: _bayesian_shared(SharedModels(prior, seed)),
     )
 
@@ -59,7 +59,7 @@ def known_beforehand(path: Path | None = None) -> tuple[StoredModel | None, str]
         the model and an empty text; or None and the reason why there is no model. Tuning then goes on without one.
     """
     try:
-        stored = pretrained(SHIPPED if path is None else path)
+        stored = load_pretrained(SHIPPED if path is None else path)
         if isinstance(stored.model, XGBoostModel):  # the workers, and so the cores, are idle while the search thinks
             stored.model.use_threads(usable_cores())
         return stored, ""

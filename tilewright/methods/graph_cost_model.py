@@ -19,8 +19,8 @@ from tilewright.cost.model import CostModel
 from tilewright.cost.models import StoredModel
 from tilewright.errors import MissingExtraError
 from tilewright.methods.autotvm import autotvm
-from tilewright.methods.method import Method, ModelFactory, fitting_prior
-from tilewright.methods.trees import boosted_trees
+from tilewright.methods.method import Method, ModelFactory, select_prior
+from tilewright.methods.trees import make_boosted_trees
 from tilewright.space.space import DesignSpace
 
 __all__ = ["graph_cost_model"]
@@ -42,14 +42,14 @@ def graph_cost_model(prior: StoredModel | None = None) -> Method:
 
 
 def _graph_networks(prior: StoredModel | None) -> ModelFactory:
-    trees = boosted_trees()
+    trees = make_boosted_trees()
 
     def make(space: DesignSpace, seed: int) -> CostModel:
         from tilewright.cost.gcn import GCNModel  # needs PyTorch
 
         if not space.has_loop_nest:
             return trees(space, seed)
-        known = fitting_prior(prior, space)
+        known = select_prior(prior, space)
         if isinstance(known, GCNModel):
             return GCNModel.from_state(known.state(), seed=seed, warm=True)
         return GCNModel(seed=seed, warm=True)

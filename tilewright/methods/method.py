@@ -19,7 +19,7 @@ from tilewright.share.policy import Sharing
 from tilewright.space.configs import Contains
 from tilewright.space.space import DesignSpace
 
-__all__ = ["Method", "ModelFactory", "SamplerFactory", "SearcherFactory", "SharedModels", "fitting_prior"]
+__all__ = ["Method", "ModelFactory", "SamplerFactory", "SearcherFactory", "SharedModels", "select_prior"]
 
 SearcherFactory: TypeAlias = Callable[[DesignSpace, np.random.Generator, Scorer], Searcher]
 ModelFactory: TypeAlias = Callable[[DesignSpace, int], CostModel]
@@ -68,7 +68,7 @@ class SharedModels:
     def of(self, space: DesignSpace) -> SharedModel:
         """The model of a space's template."""
         if space.template not in self._models:
-            self._models[space.template] = SharedModel(fitting_prior(self.prior, space), self._seed)
+            self._models[space.template] = SharedModel(select_prior(self.prior, space), self._seed)
         return self._models[space.template]
 
     def describe(self) -> dict[str, JsonObject]:
@@ -80,7 +80,7 @@ class SharedModels:
         }
 
 
-def fitting_prior(prior: StoredModel | None, space: DesignSpace) -> CostModel | None:
+def select_prior(prior: StoredModel | None, space: DesignSpace) -> CostModel | None:
     """The prior's model if it was fitted to programs of the space's template; otherwise None."""
     fits = prior is not None and space.has_loop_nest and prior.template == space.template
     return prior.model if prior is not None and fits else None

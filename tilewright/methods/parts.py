@@ -15,7 +15,7 @@ from tilewright.cost.xgb import Loss
 from tilewright.errors import MissingExtraError, TilewrightError
 from tilewright.methods.default import bayesian
 from tilewright.methods.method import Method, SamplerFactory, SearcherFactory
-from tilewright.methods.trees import boosted_trees
+from tilewright.methods.trees import make_boosted_trees
 from tilewright.sample.adaptive import Adaptive
 from tilewright.sample.diversity import Diversity
 from tilewright.sample.epsilon_greedy import EpsilonGreedy
@@ -35,8 +35,8 @@ __all__ = [
     "NamedSampler",
     "NamedSearcher",
     "combine",
+    "make_policy_search",
     "make_searcher",
-    "policy_search",
 ]
 
 
@@ -46,7 +46,7 @@ def _na2c(space: DesignSpace, rng: np.random.Generator, scorer: Scorer) -> Searc
     return NeighbourhoodActorCritic(space, rng)
 
 
-def policy_search(steps: int = 64) -> SearcherFactory:
+def make_policy_search(steps: int = 64) -> SearcherFactory:
     """The factory of PPO with ``steps`` steps per ask. Its searchers need Stable-Baselines3."""
 
     def make(space: DesignSpace, rng: np.random.Generator, scorer: Scorer) -> Searcher:
@@ -92,7 +92,7 @@ SEARCHERS: dict[str, NamedSearcher] = {
     "random": NamedSearcher(lambda space, rng, scorer: RandomSearch(space, rng), guided=False),
     "annealing": NamedSearcher(lambda space, rng, scorer: SimulatedAnnealing(space, rng, scorer), guided=True),
     "genetic": NamedSearcher(lambda space, rng, scorer: Genetic(space, rng), guided=False),
-    "ppo": NamedSearcher(policy_search(), guided=True, module="stable_baselines3", extra="rl"),
+    "ppo": NamedSearcher(make_policy_search(), guided=True, module="stable_baselines3", extra="rl"),
     "gbfs": NamedSearcher(lambda space, rng, scorer: GreedyBestFirst(space, rng), guided=False),
     "na2c": NamedSearcher(_na2c, guided=False, module="torch", extra="torch"),
     "bayesian": NamedSearcher(lambda space, rng, scorer: BayesianSearch(space, rng), guided=False),
@@ -148,5 +148,5 @@ def combine(searcher: str, sampler: str, loss: Loss = "rank", prior: StoredModel
         name=f"{searcher}+{sampler}",
         searcher=make,
         sampler=pick.make,
-        model=boosted_trees(loss, prior) if SEARCHERS[searcher].guided or pick.scored else None,
+        model=make_boosted_trees(loss, prior) if SEARCHERS[searcher].guided or pick.scored else None,
     )
