@@ -105,8 +105,8 @@ def make_graph(programs: Programs) -> AstGraph:
 def knob_graph(table: KnobTable) -> AstGraph:
     """The graph of programs that are known only by their knobs: a root with a child for each knob.
 
-    The nodes have ``NUMBERS + knobs`` columns. The value of each knob has a column of its own, because a network that
-    treats all nodes alike could not tell the knobs apart otherwise.
+    The nodes have ``NUMBERS + knobs`` columns. The value of each knob has a column of its own. Otherwise a network that
+    treats all nodes alike could not tell the knobs apart.
     """
     count, width = table.values.shape
     numbers = np.zeros((count, 1 + width, NUMBERS + width), dtype=np.float32)

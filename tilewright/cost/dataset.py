@@ -1,7 +1,7 @@
 """Data sets: measured programs of many tasks, on which cost models are trained and judged, in one Parquet file.
 
 A row is a measured config, with its latency and its program in closed form. So a data set needs neither TVM nor the
-templates that made its programs, and a later version of a template does not change its meaning.
+templates that made its programs. A later version of a template does not change its meaning.
 """
 
 from __future__ import annotations

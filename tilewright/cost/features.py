@@ -78,7 +78,7 @@ def curve_features(nest: LoopNest) -> NDArray[np.float32]:
     """AutoTVM's curve view (arXiv 1805.08166, appendix A.2): ``(n, 40 B)`` float32, two curves of 20 points a buffer.
 
     Point k = 5 to 24 looks at the loops at which the working set of the buffer has at most 2^k bytes. The first curve
-    is log2(1 + x) of the largest reuse at such a loop, and the second log2 of the largest number of times that such a
+    is log2(1 + x) of the largest reuse at such a loop. The second is log2 of the largest number of times that such a
     loop is entered. Without such a loop both are 0. Different from AutoTVM: sizes are in bytes, like those of caches,
     and all buffers count.
     """

@@ -38,9 +38,9 @@ _RANKED = 3.0
 _BINS = 64
 _OBJECTIVES: dict[str, dict[str, str | int]] = {
     # Pairs of one of the predicted best 64 programs with any other. AutoTVM had one random pair per program, which
-    # learns the order of bad programs as eagerly as that of good ones: the best of the predicted top 64 of 7,398 toy
-    # programs had 0.91 to 0.95 of the optimum's speed after 64 measurements, and with these pairs 0.96 to 0.99 (mean of
-    # 6 seeds, 30 to 200 trees). rank:ndcg is no choice, because its labels are grades.
+    # learns the order of bad programs as eagerly as that of good ones. After 64 measurements, the best of the predicted
+    # top 64 of 7,398 toy programs had 0.91 to 0.95 of the optimum's speed. With these pairs it had 0.96 to 0.99
+    # (mean of 6 seeds, 30 to 200 trees). rank:ndcg is no choice, because its labels are grades.
     "rank": {
         "objective": "rank:pairwise",
         "lambdarank_pair_method": "topk",
@@ -88,8 +88,8 @@ class XGBoostModel:
         threads: of XGBoost, to fit and to predict.
         view: of the programs, see :func:`tilewright.cost.features.features`.
         prior: a model fitted to other tasks, whose scores the trees correct. AutoTVM halved the weight of such scores
-            with every 64 measurements. Here their weight grows with the share of measured pairs that they rank rightly,
-            so that a prior of another machine is dropped after the first batch.
+            with every 64 measurements. Here their weight grows with the share of measured pairs that they rank rightly.
+            So a prior of another machine is dropped after the first batch.
 
     Raises:
         TilewrightError: the loss does not exist.

@@ -72,10 +72,10 @@ def _choices(knob: Knob) -> frozenset[tuple[int, ...]]:
 class ProgramLikeness:
     """The likeness of the programs of two tasks: of their default programs, and of random programs.
 
-    A summary of each task has the features of its default program (AutoTVM's itervar view: trip counts, bytes touched,
-    strides, reuse, arithmetic) and the means of the features of ``count`` random programs. The similarity falls
-    exponentially with the mean difference of the summaries. It needs no measurements. The summary of a space without a
-    closed form has the values of its knobs instead of features.
+    A summary of each task has the features of its default program, and the means of the features of ``count`` random
+    programs. Features are AutoTVM's itervar view: trip counts, bytes touched, strides, reuse, arithmetic. The
+    similarity falls exponentially with the mean difference of the summaries. It needs no measurements. The summary of a
+    space without a closed form has the values of its knobs instead of features.
 
     Args:
         count: the number of random programs of each task.

@@ -58,9 +58,9 @@ def distance(knobs: Sequence[Knob], left: Configs, right: Configs) -> NDArray[np
 def map_configs(source: Sequence[Knob], configs: Configs, target: DesignSpace) -> Configs:
     """Carry configs of one task over to another: ``(at most n, knobs)``, valid, distinct, in their order.
 
-    Each config is translated (:func:`translate`). An invalid result is repaired by the fewest and smallest changes: to
-    its nearest valid one-knob neighbour, or else to a valid neighbour of the 24 nearest neighbours, and so on up to
-    three changed knobs. A config without a valid one in reach is left out.
+    Each config is translated (:func:`translate`). An invalid result is repaired by the fewest and smallest changes. It
+    becomes its nearest valid one-knob neighbour, or else a valid neighbour of the 24 nearest neighbours, and so on up
+    to three changed knobs. A config without a valid one in reach is left out.
 
     Args:
         source: the knobs of ``configs``.
