@@ -189,7 +189,7 @@ def test_an_older_store_that_may_only_be_read(tmp_path: Path, version: int) -> N
     path = tmp_path / "records.db"
     OLD[version](path)
     if version < OLDEST_READABLE:
-        with pytest.raises(RecordsError, match="version 1 is read after it was made one of version 3"):
+        with pytest.raises(RecordsError, match="version 1 is migrated to version 3 before it is read"):
             open_store(path, writable=False)
     else:
         with open_store(path, writable=False) as store:
