@@ -1,4 +1,4 @@
-"""Pictures of tuning over time, and of what sharing saves."""
+"""Pictures of tuning over time, and of the gain by sharing."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Faults on demand: which attempts go wrong and how, by a seeded plan, and two runners that make it so.
+"""Injects faults: a seeded plan says which attempts fail and how, and two runners carry it out.
 
-:class:`FaultyPool` has real workers that really crash, hang and exhaust their memory; :class:`FaultyReplay` looks up on
-a recorded table what that would have come to, thousands of times a second.
+:class:`FaultyPool` has real workers that crash, hang and exhaust their memory. :class:`FaultyReplay` simulates the same
+faults on a recorded table, thousands of times a second.
 
-Half of the faults last: a kernel that hangs or computes nonsense does so each time. They belong to configs. The others
-are accidents, such as the system's killing a worker: they belong to attempts, and hit any config, the best one, too.
+Half of the faults are lasting and belong to configs: a kernel that hangs or computes nonsense does so each time. The
+others are accidents and belong to attempts, such as the system's killing a worker. They hit any config, the best too.
 """
 
 from __future__ import annotations

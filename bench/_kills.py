@@ -1,4 +1,4 @@
-"""``kill -9`` of tuners, workers and writers at random moments: what is lost, doubled, or left behind.
+"""Kills tuners, workers and writers with ``kill -9`` at random moments, and counts lost and doubled records.
 
 Each function is bounded in seconds and returns figures that are ready for JSON.
 """

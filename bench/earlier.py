@@ -1,11 +1,11 @@
-"""What the records of earlier networks are worth to the next one, where a cost model knows the machine and where not.
+"""Measures what the records of earlier networks, and a cost model of this machine, gain for the next network.
 
     python -m bench.five_minutes --minutes 10 --cache nine
     python -m bench.earlier --cache nine --models inception_v1,resnet50 --seconds 60 --json earlier.json
 
-Each network is tuned four times, for as long: from nothing at all; from the records of all other networks in
-``--cache``; from the cost model that comes with Tilewright, fitted without this network; and from both. Then all four
-executables are raced against ONNX Runtime in one paired run. Networks in the JSON file are not run again.
+Each network is tuned four times, for the same time: from nothing; from the records of all other networks in
+``--cache``; from the shipped cost model, fitted without this network; and from both. All four executables are raced
+against ONNX Runtime in one paired run. Networks in the JSON file are not run again.
 """
 
 from __future__ import annotations

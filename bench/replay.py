@@ -1,7 +1,7 @@
 """Recorded tables, and what replays them: a design space, a runner and a store without a compiler or a clock.
 
-A table is a Parquet file with a row per config of a small space: what each measurement of it gave, and its program in
-closed form. It needs no TVM and no template, so a later version of the template does not change what it means.
+A table is a Parquet file with a row per config of a small space: the results of its measurements, and its program in
+closed form. It needs neither TVM nor a template, so a later version of the template does not change its meaning.
 """
 
 from __future__ import annotations
