@@ -226,7 +226,7 @@ def on_own(path: Path) -> Quality:
 
 
 def seconds_of(names: Sequence[str], data: DataSet) -> dict[str, dict[str, float]]:
-    """Seconds of one core (its time, not the clock's, as this need not be alone on the machine)."""
+    """The seconds of one core. This is processor time, so that other programs do not disturb it."""
     space = whole_space(Target.parse("native"))
     configs = sample(space, np.random.default_rng(0), 100_000)
     times = -(-2000 // len(data.tasks[0]))
@@ -268,7 +268,7 @@ class _Looked:
 
 
 class _Once:
-    """A model that scores the whole table after each fit, and then only looks scores up."""
+    """A model that scores the whole table after each fit, and then looks scores up."""
 
     def __init__(self, model: CostModel, whole: Programs) -> None:
         self._model = model
@@ -375,13 +375,13 @@ def end_to_end(
 
 
 def slowdown_after(run: Run, trials: int) -> float:
-    """The latency of the best after so many trials over the optimum."""
+    """The best latency after ``trials`` trials over the optimum."""
     place = int(np.searchsorted(run.trials, trials, side="right")) - 1
     return run.slowdown[place] if place >= 0 else math.inf
 
 
 def summary(rows: Sequence[Any]) -> list[Any]:
-    """Over all tables; intervals by resampling the seeds."""
+    """The means over all tables. Intervals resample the seeds."""
     rng = np.random.default_rng(0)
     lines = []
     for method, model in dict.fromkeys((row["method"], row["model"]) for row in rows):

@@ -116,7 +116,7 @@ def run(rule: str, first: int, size: int, seed: int) -> list[tuple[float, float]
 
 
 def at(curve: Sequence[tuple[float, float]], seconds: float) -> float:
-    """Latency over the optimum after so many seconds; before there is one, that of the first."""
+    """The latency over the optimum after ``seconds``; before the first latency, that one."""
     known = [latency for when, latency in curve if when <= seconds]
     return known[-1] if known else curve[0][1]
 

@@ -81,14 +81,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Run:
-    """What came of it: after which trials, and simulated seconds without thinking, something faster was known.
+    """The result of a run: the trials, and the simulated seconds without thinking, at which a faster config was found.
 
     Attributes:
-        trials: numbers of trials, ascending.
-        seconds: simulated seconds of building and timing up to each.
-        slowdown: latency over the table's optimum from each on.
-        rounds: trials at the end of each round.
-        asked: how many trials there were.
+        trials: the numbers of these trials, ascending.
+        seconds: the simulated seconds of building and timing up to each of them.
+        slowdown: the best latency over the table's optimum from each of them on.
+        rounds: the number of trials at the end of each round.
+        asked: the number of all trials.
     """
 
     trials: list[int]
@@ -118,12 +118,12 @@ def run(path: Path, cell: Cell) -> Run:
 
 
 def searched(tuner: TaskTuner, recorded: Table, times: Sequence[float], size: int, limit: int) -> Run:
-    """Rounds of ``size`` until ``limit`` trials, the end of the space, or 2 % from the optimum.
+    """Run rounds of ``size`` until ``limit`` trials, the end of the space, or 2 % from the optimum.
 
     Args:
-        tuner: on the table.
+        tuner: searches the table.
         recorded: the table.
-        times: of each measurement the simulated seconds at its end; grows as the tuner measures.
+        times: the simulated seconds at the end of each measurement. The list grows as the tuner measures.
         size: of a round.
         limit: the most trials.
     """
@@ -163,18 +163,18 @@ def method_of(cell: Cell, recorded: Table) -> Method:
 
 
 def upto(found: Run, limit: int) -> Run:
-    """What was known after at most so many trials."""
+    """The run up to ``limit`` trials."""
     count = int(np.searchsorted(found.trials, limit, side="right"))
     return replace(found, trials=found.trials[:count], seconds=found.seconds[:count], slowdown=found.slowdown[:count])
 
 
 def trials_to(found: Run, size: int) -> int:
-    """Trials until within 5 % of the optimum; the whole table where that was never reached."""
+    """The trials until within 5 % of the optimum; ``size``, that of the table, if the run never got there."""
     return next((t for t, s in zip(found.trials, found.slowdown, strict=True) if s <= NEAR), size)
 
 
 def seconds_to(found: Run, thinking: float, whole: float) -> float:
-    """Simulated seconds until within 5 %; those of the whole table where that was never reached."""
+    """The simulated seconds until within 5 % of the optimum; ``whole``, those of the table, if it never got there."""
     for trials, seconds, slowdown in zip(found.trials, found.seconds, found.slowdown, strict=True):
         if slowdown <= NEAR:
             return seconds + thinking * rounds_until(found, trials)
@@ -182,18 +182,18 @@ def seconds_to(found: Run, thinking: float, whole: float) -> float:
 
 
 def rounds_until(found: Run, trials: int) -> int:
-    """How many rounds were thought about up to a trial. The first has nothing to think about."""
+    """The number of rounds with thinking up to a trial. The first round has none."""
     return int(np.searchsorted(found.rounds, trials))
 
 
 def speed_after(found: Run, trials: float) -> float:
-    """Optimum over the best latency after so many trials; 0: nothing was measured."""
+    """The optimum over the best latency after ``trials`` trials; 0 before the first measurement."""
     place = int(np.searchsorted(found.trials, trials, side="right")) - 1
     return 1.0 / found.slowdown[place] if place >= 0 else 0.0
 
 
 def speed_by(found: Run, seconds: float, thinking: float) -> float:
-    """The same after so many simulated seconds."""
+    """The optimum over the best latency after ``seconds`` simulated seconds; 0 before the first measurement."""
     times = [s + thinking * rounds_until(found, t) for s, t in zip(found.seconds, found.trials, strict=True)]
     place = int(np.searchsorted(times, seconds, side="right")) - 1
     return 1.0 / found.slowdown[place] if place >= 0 else 0.0
@@ -233,7 +233,7 @@ def row_of(recorded: Table, arm: str, size: int, runs: Sequence[Run], thinking: 
 
 
 def budget_row(recorded: Table, arm: str, runs: Sequence[Run]) -> Any:
-    """How fast the best is after shares of the table."""
+    """The speed of the best config after shares of the table."""
     return {
         "table": recorded.name,
         "arm": arm,
@@ -242,7 +242,7 @@ def budget_row(recorded: Table, arm: str, runs: Sequence[Run]) -> Any:
 
 
 def summary(rows: Sequence[Any], size: int) -> list[Any]:
-    """Over all tables: geometric mean of the trials, relative to AutoTVM's; intervals by resampling the seeds."""
+    """Over all tables, the geometric mean of the trials, and the ratio to AutoTVM's. Intervals resample the seeds."""
     rng = np.random.default_rng(0)
     groups: dict[str, list[NDArray[np.float64]]] = {}
     for row in rows:
@@ -301,13 +301,13 @@ def _work(path: Path, cell: Cell) -> tuple[Cell, Run]:
 
 
 def _quiet() -> None:
-    """One thread each: there is a process per core."""
-    # Not by the environment, which these libraries have read by now.
+    """Limit each process to one thread, because there is a process per core."""
+    # The libraries have read the environment by now, so that setting variables has no effect.
     threadpool_limits(1)
 
 
 def every_run(paths: dict[str, Path], wanted: Sequence[Cell], cache_file: Path | None, jobs: int) -> dict[Cell, Run]:
-    """Runs from the cache, and those that it lacks."""
+    """The runs from the cache, and new ones that it lacks."""
     stamps = {name: f"{VERSION}-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}" for name, path in paths.items()}
     done: dict[Cell, Run] = {}
     if cache_file is not None and cache_file.exists():
