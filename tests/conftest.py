@@ -50,6 +50,7 @@ FAST = (
     "space/test_moves.py",
     "space/test_subspace.py",
     "test_control_groups.py",
+    "test_limits.py",
     "test_reading.py",
     "tuning/test_budget.py",
     "tuning/test_gain.py",
