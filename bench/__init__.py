@@ -1,1 +1,1 @@
-"""One script for each claim about speed; each prints a table and writes JSON."""
+"""One script for each claim about speed. Each prints a table and writes JSON."""

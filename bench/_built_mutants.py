@@ -1,7 +1,7 @@
-"""Executables of Tilewright's with one mistake in a kernel, in the packed weights, or in the plan of calls.
+"""Executables of Tilewright with one mistake in a kernel, in the packed weights, or in the plan of calls.
 
-The mistakes are those that a wrong schedule, a wrong packing or a wrong planner makes: kernels are changed in their
-TVMScript and compiled again, weights and plan in the files.
+The mistakes are those of a wrong schedule, a wrong packing or a wrong planner. A kernel is changed in its TVMScript and
+compiled again. Weights and plan are changed in the files.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python -m bench._bursts --share 0.3 --milliseconds 20
 
-Ends when its standard input does, so it never outlives the process that started it.
+The process ends when its standard input ends, so it never outlives the process that started it.
 """
 
 from __future__ import annotations

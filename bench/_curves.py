@@ -1,4 +1,4 @@
-"""Pictures of tuning over time, and of what sharing saves."""
+"""Pictures of tuning over time, and of the gain by sharing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["plot_ratios", "plot_sharing"]
 
-_ARMS = {"published": "published", "own": "Tilewright's", "alone": "no sharing"}
+_ARMS = {"schedule_sharing": "published", "default": "Tilewright's", "alone": "no sharing"}
 
 
 def plot_ratios(done: Mapping[str, Any], path: Path) -> None:
@@ -45,7 +45,7 @@ def plot_sharing(networks: Mapping[str, Any], path: Path) -> None:
         times = [100.0 * entry["time_ratio"] for entry in found]
         axes.scatter(times, [100.0 * entry["performance_ratio"] for entry in found], marker=marker, label=label)
     for name, entry in networks.items():
-        own = entry["arms"]["own"]
+        own = entry["arms"]["default"]
         place = (100.0 * own["time_ratio"], 100.0 * own["performance_ratio"])
         axes.annotate(name, place, xytext=(6, 0), textcoords="offset points", fontsize="x-small", va="center")
     axes.axhline(100.0, color="black", linewidth=0.8, linestyle=":")

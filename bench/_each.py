@@ -1,4 +1,4 @@
-"""Benches of one network after another, which go on where they were stopped."""
+"""Runs a bench for one network after another, and goes on where an earlier run was stopped."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What ``bench.kernels`` races: one kernel, and the matrix products of the machine's libraries and of our own.
+"""The entrants of ``bench.kernels``: a kernel, and the matrix products of other libraries and of Tilewright.
 
-In a module of its own, because each runs in another process, which finds it by its name. None takes inputs: each makes
-its own data.
+They are in a module of their own, because each runs in another process, which imports it by its name. An entrant takes
+no inputs and makes its own data.
 """
 
 from __future__ import annotations

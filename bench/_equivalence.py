@@ -1,4 +1,4 @@
-"""Does a mutant compute something else at all? By its float64 outputs on inputs that no trial has."""
+"""Decides whether a mutant computes something else, by its float64 outputs on inputs that no trial has."""
 
 from __future__ import annotations
 

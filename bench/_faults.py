@@ -1,10 +1,10 @@
-"""Faults on demand: which attempts go wrong and how, by a seeded plan, and two runners that make it so.
+"""Injects faults: a seeded plan says which attempts fail and how, and two runners carry it out.
 
-:class:`FaultyPool` has real workers that really crash, hang and exhaust their memory; :class:`FaultyReplay` looks up on
-a recorded table what that would have come to, thousands of times a second.
+:class:`FaultyPool` has real workers that crash, hang and exhaust their memory. :class:`FaultyReplay` simulates the same
+faults on a recorded table, thousands of times a second.
 
-Half of the faults last: a kernel that hangs or computes nonsense does so each time. They belong to configs. The others
-are accidents, such as the system's killing a worker: they belong to attempts, and hit any config, the best one, too.
+Half of the faults are lasting and belong to configs: a kernel that hangs or computes nonsense does so each time. The
+others are accidents and belong to attempts, such as the system's killing a worker. They hit any config, the best too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.pool import LocalPool
 from tilewright.measure.runner import Runner
 from tilewright.methods.default import bayesian
-from tilewright.methods.random import random_search
+from tilewright.methods.parts import combine
 from tilewright.ops.registry import make_space
 from tilewright.records.memory import MemoryStore
 from tilewright.space.space import Configs, DesignSpace
@@ -239,7 +239,7 @@ def faults(*, seconds: float = 120.0, share: float = 0.3, seed: int = 0) -> dict
         # The slow one is measured when a best is known, as it is while tuning: in the second round.
         early = [Fault.NONE, *(fault for fault in LASTING if fault is not Fault.SLOW)]
         pool.told = [*early, *[Fault.NONE] * (_ROUND - len(early)), Fault.SLOW]
-        tuner = TaskTuner(space, target, pool, MemoryStore(), np.random.default_rng(seed), random_search())
+        tuner = TaskTuner(space, target, pool, MemoryStore(), np.random.default_rng(seed), combine("random", "top"))
         while time.monotonic() < end and not tuner.exhausted:
             tuner.round(_ROUND, end)
         statistics = pool.pool.statistics

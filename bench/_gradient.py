@@ -1,8 +1,8 @@
-"""The rule by which MetaSchedule's own scheduler gives out its rounds (``GradientBased``), with a memory.
+"""The rule by which MetaSchedule's own scheduler assigns its rounds (``GradientBased``), with a memory.
 
-Its implementation differs in two things, both of which would count against MetaSchedule in a comparison over time: it
-hands results to the database only when each task has had a round, which on a whole network is after many minutes; and
-it knows nothing of earlier calls, so that each call begins with another such round of all tasks.
+MetaSchedule's implementation has two properties that would count against it in a comparison over time. It hands results
+to the database only after each task has had a round, which takes many minutes on a whole network. It remembers nothing
+of earlier calls, so that each call begins with another round of all tasks.
 """
 
 from __future__ import annotations

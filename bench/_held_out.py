@@ -1,7 +1,7 @@
-"""The cost model that comes with Tilewright, as it would be if it had never seen a network.
+"""The shipped cost model, fitted without one network.
 
-The shipped one was fitted to programs of the very networks that the benches tune. What a user gains, whose network
-nobody has tuned, is what is gained with the tasks of that network left out.
+The shipped model was fitted to programs of the networks that the benches tune. A user's network is not among these, so
+the benches measure a user's gain with a model that was fitted without the tuned network.
 """
 
 from __future__ import annotations

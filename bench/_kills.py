@@ -1,4 +1,4 @@
-"""``kill -9`` of tuners, workers and writers at random moments: what is lost, doubled, or left behind.
+"""Kills tuners, workers and writers with ``kill -9`` at random moments, and counts lost and doubled records.
 
 Each function is bounded in seconds and returns figures that are ready for JSON.
 """
@@ -29,7 +29,7 @@ from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.pool import LocalPool
 from tilewright.measure.worker_process import WorkerProcess
 from tilewright.measure.workforce import MOST_START_FAILURES
-from tilewright.methods.random import random_search
+from tilewright.methods.parts import combine
 from tilewright.ops.registry import make_space
 from tilewright.records import open_store
 from tilewright.records.store import Query
@@ -198,7 +198,7 @@ def kill_workers(folder: Path, *, kills: int = 50, seconds: float = 300.0, seed:
             reported.append(measurement)
 
         with LocalPool(target, on_measurement=note) as pool:
-            tuner = TaskTuner(space, target, pool, store, np.random.default_rng(seed), random_search())
+            tuner = TaskTuner(space, target, pool, store, np.random.default_rng(seed), combine("random", "top"))
             killer = _Killer(pool, reported, kills, seed)
             killer.start()
             try:

@@ -1,8 +1,8 @@
-"""Malformed files for every reader of the package, made from valid ones, are read and counted.
+"""Gives malformed files to every reader of the package, and counts the outcomes.
 
-A file that was changed is refused with a ``TilewrightError``, or is still valid: a byte of a comment changes nothing,
-and a config of other numbers is a config. Anything else (another exception, a crash, a hang, a blow-up of memory,
-content of wrong types) is a failure. :func:`count` is what other scripts call.
+A changed file is refused with a ``TilewrightError``, or is still valid: a byte of a comment changes nothing, and a
+config of other numbers is a config. Anything else is a failure: another exception, a crash, a hang, excessive memory,
+or content of wrong types. Other scripts call :func:`count`.
 """
 
 from __future__ import annotations

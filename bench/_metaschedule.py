@@ -1,17 +1,17 @@
-"""TVM's own tuner, MetaSchedule, on whole networks: what `bench.metaschedule` runs, and what of it can be raced.
+"""TVM's own tuner, MetaSchedule, on whole networks, for `bench.metaschedule`.
 
-It gets what someone who knows it well would give it:
+It is set up as an expert would set it up:
 
-- Its workers import TVM without the intrinsics of GPUs (``light_tensor_intrinsics``), which otherwise take longer than
-  a build may, so that no build succeeds.
-- Every core, in its search, its builds and its runs.
-- Batch norms folded, operators fused, weights free in their layout: it packs them as each kernel likes, at build time.
-- Optionally activations in NHWC, whose innermost loop runs over channels.
+- Its workers import TVM without the intrinsics of GPUs (``light_tensor_intrinsics``). Importing these takes longer than
+  the limit of a build, so that no build would succeed.
+- Its search, its builds and its runs use every core.
+- Batch norms are folded, operators are fused, and weights have a free layout, which each kernel packs at build time.
+- Activations may be in NHWC, whose innermost loop runs over channels.
 - The heaviest tasks come first in its first round, and results count as soon as they are measured (``_gradient``).
-- Work that it was stopped in (SIGSTOP) is done again, rather than counted as failed or slow; between calls its cost
-  model and what its scheduler knows are kept.
+- Work that was stopped (SIGSTOP) is repeated, and does not count as failed or slow. Its cost model and the state of its
+  scheduler are kept between calls.
 
-Otherwise it is as ``tune_relax`` makes it.
+Everything else is as in ``tune_relax``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Networks that ``bench.network`` makes itself, and how PyTorch runs them as they were written.
+"""Networks that ``bench.network`` makes itself, and their PyTorch modules.
 
-An exported program runs its operators one by one from Python and is up to 10 % slower in PyTorch than the module that
-it came from, so the module is what counts.
+PyTorch is timed on the module. It runs an exported program operator by operator from Python, up to 10 % slower.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files that were changed at random, so that most of them are malformed."""
+"""Random changes of files, which make most of them malformed."""
 
 from __future__ import annotations
 

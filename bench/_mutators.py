@@ -1,7 +1,7 @@
-"""Mistakes that a compiler could make of a network: each changes an ONNX model in one place.
+"""Mistakes that a compiler could make: each mutator changes an ONNX model in one place.
 
-A mutator gets a :class:`bench._surgery.Surgery` and returns where it has changed something, or None where the model has
-nothing of its kind.
+A mutator takes a :class:`bench._surgery.Surgery` and returns the place of its change, or None if the model has no place
+for it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pictures of what ``bench.search`` found: speed of the best config over trials and over time."""
+"""Pictures of the results of ``bench.search``: speed of the best config over trials and over time."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ if TYPE_CHECKING:
 
 __all__ = ["plot"]
 
-#: Sampler that a searcher is shown with.
+#: The sampler with which a searcher is shown; all others with ``top``.
 _SHOWN = {"annealing": "epsilon-greedy"}
 
 
 def plot(result: Mapping[str, Any], runs: Mapping[Cell, Run], directory: Path) -> None:
     """Write ``search-trials.png``, ``search-seconds.png`` and ``search-arms.png``."""
+    from bench._arms import name_arm, parts_of
     from bench.search import PUBLISHED_ROUND, ROUND
 
     directory.mkdir(parents=True, exist_ok=True)
     tables = sorted({cell.table for cell in runs})
-    searchers = list(dict.fromkeys(cell.searcher for cell in runs))
-    methods = [(s, _SHOWN.get(s, "top")) for s in searchers]
+    searchers = list(dict.fromkeys(parts_of(cell.arm)[0] for cell in runs))
+    methods = [name_arm(s, _SHOWN.get(s, "top")) for s in searchers]
     thinking = result["thinking_seconds"]
     trials = np.unique(np.geomspace(8, 256, 60).astype(int)).astype(float)
     seconds = np.geomspace(2, 80, 60)
@@ -43,9 +44,9 @@ def plot(result: Mapping[str, Any], runs: Mapping[Cell, Run], directory: Path) -
         methods,
         seconds,
         "simulated seconds",
-        lambda t, m: _over_seconds(_of(runs, t, m, ROUND), seconds, thinking["+".join(m)]),
+        lambda t, m: _over_seconds(_of(runs, t, m, ROUND), seconds, thinking[m]),
     )
-    arms = list(dict.fromkeys((c.searcher, c.sampler) for c in runs if c.round == PUBLISHED_ROUND))
+    arms = list(dict.fromkeys(c.arm for c in runs if c.round == PUBLISHED_ROUND))
     _write(
         directory / "search-arms.png",
         tables,
@@ -56,14 +57,14 @@ def plot(result: Mapping[str, Any], runs: Mapping[Cell, Run], directory: Path) -
     )
 
 
-def _of(runs: Mapping[Cell, Run], table: str, method: tuple[str, str], size: int) -> list[Run]:
-    """The runs of one method on one table, all up to as many trials."""
+def _of(runs: Mapping[Cell, Run], table: str, arm: str, size: int) -> list[Run]:
+    """The runs of one arm on one table, up to the same number of trials."""
     from bench.search import LIMIT, PUBLISHED_LIMIT, ROUND, upto
 
     return [
         upto(found, LIMIT if size == ROUND else PUBLISHED_LIMIT)
         for cell, found in runs.items()
-        if cell.table == table and (cell.searcher, cell.sampler) == method and cell.round == size
+        if cell.table == table and cell.arm == arm and cell.round == size
     ]
 
 
@@ -81,7 +82,7 @@ def _over_seconds(runs: Sequence[Run], seconds: NDArray[np.float64], thinking: f
     return np.asarray([[speed_by(found, s, thinking) for s in seconds.tolist()] for found in runs])
 
 
-def _write(path: Path, tables: Sequence[str], methods: Sequence[tuple[str, str]], x: Any, label: str, of: Any) -> None:
+def _write(path: Path, tables: Sequence[str], methods: Sequence[str], x: Any, label: str, of: Any) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -93,7 +94,7 @@ def _write(path: Path, tables: Sequence[str], methods: Sequence[tuple[str, str]]
     figure, axes = plt.subplots(lines, columns, figsize=(3.2 * columns, 2.5 * lines), sharex=True, sharey=True)
     flat = np.ravel(axes)
     colours = plt.get_cmap("tab10").colors
-    every: dict[tuple[str, str], list[Any]] = {}
+    every: dict[str, list[Any]] = {}
     for axis, name in zip(flat, tables, strict=False):
         for colour, method in zip(colours, methods, strict=False):
             curves = of(name, method)
@@ -105,7 +106,7 @@ def _write(path: Path, tables: Sequence[str], methods: Sequence[tuple[str, str]]
         axis.set_title(name, fontsize=8)
     overall = flat[len(tables)]
     for colour, (method, curves) in zip(colours, every.items(), strict=False):
-        overall.plot(x, np.mean(curves, axis=0), color=colour, linewidth=1.6, label=" + ".join(method))
+        overall.plot(x, np.mean(curves, axis=0), color=colour, linewidth=1.6, label=method)
     overall.set_title("mean of all", fontsize=8)
     overall.legend(fontsize=6, loc="lower right")
     for axis in flat[len(tables) + 1 :]:

@@ -1,6 +1,6 @@
 """Every reader of outside data, each with a valid file that it reads.
 
-What is slow to import is imported where it is used: each reader is tried in a process of its own.
+Slow imports are made where they are used, because each reader runs in a process of its own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tasks whose small spaces are recorded, and the spaces; in a module of its own as workers import it."""
+"""The tasks whose small spaces are recorded, and these spaces, in a module that workers can import."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""The bookkeeping of a tuning run that is paused, ended and resumed: its running time, and what it had by when.
+"""The bookkeeping of a tuning run that is paused, ended and resumed: its running time, and its results over time.
 
 Files in the run's folder, beside MetaSchedule's own database:
 
-    state.json      what was asked for, and the running seconds of all calls together
+    state.json      the arguments of the run, and the running seconds of all calls together
     tasks.json      name, weight and arithmetic of each task, in the order of the database's workloads
-    progress.jsonl  running seconds -> number of records, and what they promise
+    progress.jsonl  the number of records and their estimated latency, by running seconds
 """
 
 from __future__ import annotations

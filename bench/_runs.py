@@ -1,4 +1,4 @@
-"""Programs of ``bench.verdict`` in a process of their own, which they may end."""
+"""Runs the programs of ``bench.verdict`` in a process of their own, which a program may crash."""
 
 from __future__ import annotations
 

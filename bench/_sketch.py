@@ -1,4 +1,4 @@
-"""Small ONNX networks, put together in few lines: each operator is one call, and weights are random but fixed."""
+"""Builds small ONNX networks in few lines: each operator is one call, and weights are random but fixed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Small networks of many kinds for ``bench.verdict``: what people run, at a hundredth of its size.
+"""Small networks of many kinds for ``bench.verdict``: common architectures at a hundredth of their size.
 
-Every weight is random and fixed. Among them are networks whose outputs are hard to judge: probabilities of 1e-7 and
-1e-11, integers, twenty orders of magnitude in one output.
+Every weight is random and fixed. Some networks have outputs that are hard to judge: probabilities of 1e-7 and 1e-11,
+integers, or twenty orders of magnitude in one output.
 """
 
 from __future__ import annotations

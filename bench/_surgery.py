@@ -1,4 +1,4 @@
-"""An ONNX model that is changed in one place: the tools of ``bench._mutators``."""
+"""Changes an ONNX model in one place: the tools of ``bench._mutators``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One of the writers of :func:`bench._kills.writers`: tunes on a recorded table, and says how much it has stored."""
+"""One of the writers of :func:`bench._kills.writers`, which tunes on a recorded table and prints its stored records."""
 
 from __future__ import annotations
 

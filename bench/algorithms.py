@@ -1,10 +1,10 @@
-"""What each algorithm for 3x3 convolutions takes: directly, or Winograd's in three functions or in one.
+"""Times the algorithms for 3x3 convolutions: direct, and Winograd's in three functions or in one.
 
     python -m bench.algorithms --models squeezenet,resnet50,vgg19 --json algorithms.json
 
 Each algorithm of each convolution of the networks is timed with a few likely configs, as `tilewright tune` does before
-it tunes. What has lost after its first stages is not timed to its end; its figure is that of those stages.
-Nothing is added here for weights that come from memory.
+tuning. An algorithm that has lost after its first stages is not timed further, and its figure is that of these stages.
+The figures contain no time for reading weights from memory.
 """
 
 from __future__ import annotations

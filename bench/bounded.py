@@ -1,11 +1,11 @@
-"""What networks of many small operators take: 1,000 of each common kind, through the command, at a short budget.
+"""Tunes networks of many small operators with a short budget: 1,000 operators of each common kind.
 
     python -m bench.bounded --json bounded.json
     python -m bench.bounded --kinds tanh,mix --count 1000 --budget 30
 
-Each model is tuned by ``tilewright tune`` in a process of its own. *Ended* is a command that wrote an executable.
-Beside it stand the seconds that it took, those that processors were busy with it, and the most memory of any process so
-far. The exit code is 1 if a command has not ended so, or took more than 1.5 times its budget.
+Each model is tuned by ``tilewright tune`` in a process of its own. *Ended* means that the command wrote an executable.
+The table has the seconds of the command, its processor seconds, and the most memory of any process so far. The exit
+code is 1 if a command has not ended so, or took more than 1.5 times its budget.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""How long 100,000 configs of a convolution take to sample, featurise and score, on one core.
+"""Measures how long 100,000 configs of a convolution take to sample, featurise and score, on one core.
 
     make bench BENCH=configs
 
-The convolution is 256 -> 256, 3x3, on a 56x56 map, with bias and relu. The cost model was fitted to 64
-made-up latencies.
+The convolution is 256 -> 256, 3x3, on a 56x56 map, with bias and relu. The cost model was fitted to 64 artificial
+latencies.
 """
 
 from __future__ import annotations

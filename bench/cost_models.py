@@ -1,21 +1,22 @@
-"""Judges cost models: on networks that they have not seen, and by what a search finds with them.
+"""Judges cost models by their ranking of unseen networks, and by the results of searches with them.
 
     python -m bench.cost_models --json c.json            # everything
     python -m bench.cost_models --quick --json c.json    # without the searches
 
-- ``models``: leave one network out. Each model is fitted to the tasks of all networks but one, and ranks the measured
+- ``models``: one network is left out. Each model is fitted to the tasks of all other networks, and ranks the measured
   configs of the tasks that only this network has. Intervals are over tasks (bootstrap).
-- ``tables``: fitted to the whole data set but the tasks of the recorded tables; of 1,000 random configs of each table
-  the same measures, where the 10 fastest are a hundredth rather than a fifteenth of all; and of trees that were fitted
-  to the table's other configs, which no model of other tasks can be expected to beat.
-- ``end_to_end``: searches on the recorded tables, which start at the template's default as tuning does: the default's
-  searcher and AutoTVM's, cold, with each model as a prior, and with one that was fitted to another machine's programs
-  (the same networks for the x86-64-v2 instruction set: vectors of 4, not 8). What a model's thinking takes counts into
-  the simulated seconds; that of fitting a prior does not, for it was done before.
-- ``seconds``: to score 100,000 configs of a convolution on one core, features included; to fit 2,000 programs online
-  (a network from the weights that it has).
+- ``tables``: each model is fitted to the data set without the tasks of the recorded tables, and ranks 1,000 random
+  configs of each table. (The 10 fastest are a hundredth of these, and a fifteenth of a task's configs in ``models``.)
+  Trees that were fitted to the other configs of the same table show what no model of other tasks can be expected to
+  beat.
+- ``end_to_end``: searches on the recorded tables from the template's default, as in tuning, by Tilewright's default
+  method and by AutoTVM's with short rounds (``autotvm.quick``). They run without a prior, with each model as the prior,
+  and with a prior that was fitted to another machine's programs (the same networks for the x86-64-v2 instruction set,
+  with vectors of 4 instead of 8). Simulated seconds contain the thinking of the search, not the fitting of the prior.
+- ``seconds``: the time to score 100,000 configs of a convolution on one core, features included, and to refit a model
+  to 2,000 programs (a network from its present weights).
 
-Folds and runs are kept in ``--cache`` and not run again while data and models stay the same (``VERSION``).
+Folds and runs are kept in ``--cache``. They are not run again while data and models stay the same (``VERSION``).
 """
 
 from __future__ import annotations
@@ -42,30 +43,29 @@ from bench.search_speed import thinking, whole_space
 from tilewright.cli.text import table as text_table
 from tilewright.cost.dataset import DataSet, read_data_set
 from tilewright.cost.evaluate import Quality, bootstrap, evaluate, quality
-from tilewright.cost.model import CostModel, Programs
-from tilewright.cost.model import rows_of as some_of
+from tilewright.cost.model import CostModel, Programs, take_rows
 from tilewright.cost.models import MODELS, StoredModel, load_model, make_model, save_model
 from tilewright.cost.neural import NeuralModel
 from tilewright.cost.prior import SHIPPED
 from tilewright.cost.xgb import XGBoostModel
 from tilewright.methods.autotvm import quick
-from tilewright.methods.default import bayesian
 from tilewright.methods.method import Method
+from tilewright.methods.registry import make_method
 from tilewright.records.memory import MemoryStore
 from tilewright.space.configs import sample
 from tilewright.target import Target
 from tilewright.tuning.tuner import TaskTuner
 
 HERE = Path(__file__).parent
-#: Of what a fold or a run is; another version does not read what this one kept.
-VERSION = 1
+#: The version of a fold's or a run's code and of its form in the cache.
+VERSION = 2
 LIMIT = 96
 AT = (16, 32, 48, 96)
 #: The name of the model that was fitted to another machine's programs.
 OTHER = "other_isa"
 #: The name of trees that were fitted to other configs of the very table.
 OWN = "the table's own"
-#: Priors with which annealing on XGBoost's scores is run as well, whose runs take five times as long: so many seeds.
+#: The priors with which ``quick`` is run, and its number of seeds, because its runs take five times as long.
 ONLINE, ONLINE_SEEDS = ("", "xgb_reg"), 10
 MEASURES = ("pairwise_accuracy", "recall_at_10", "top1_regret")
 
@@ -125,7 +125,7 @@ def main() -> None:
         result["tables"] = {name: measures(qualities) for name, qualities in ranked.items()}
         print(f"\n1,000 configs of each recorded table:\n{quality_report(result['tables'])}")
         if not arguments.quick:
-            arms = [("bayesian", prior) for prior in ("", *files)] + [("annealing", prior) for prior in ONLINE]
+            arms = [("default", prior) for prior in ("", *files)] + [("quick", prior) for prior in ONLINE]
             result["end_to_end"] = end_to_end(arms, files, arguments.seeds, arguments.cache, pool)
             result["end_to_end_summary"] = summary(result["end_to_end"])
             print(f"\nsearches on the tables, {arguments.seeds} seeds:\n{search_report(result['end_to_end_summary'])}")
@@ -213,19 +213,20 @@ def on_table(path: Path, file: Path) -> Quality:
 
 
 def on_own(path: Path) -> Quality:
-    """How well trees that were fitted to all other configs of the table rank these 1,000: about all that is to be had.
+    """How well trees that were fitted to all other configs of the table rank 1,000 configs.
 
-    What is missing to 1 is the noise of the measurements, and what LLVM makes of a program, which no feature says.
+    A model of other tasks can hardly be better. What is missing to 1 is the noise of the measurements, and the work of
+    LLVM, which no feature describes.
     """
     recorded = table_of(path)
     rows = np.random.default_rng(0).permutation(len(recorded))
     model = make_model("xgb_reg")
-    model.fit([some_of(recorded.nest, rows[1000:])], [recorded.seconds[rows[1000:]]])
-    return quality(model.predict(some_of(recorded.nest, rows[:1000])), recorded.seconds[rows[:1000]])
+    model.fit([take_rows(recorded.nest, rows[1000:])], [recorded.seconds[rows[1000:]]])
+    return quality(model.predict(take_rows(recorded.nest, rows[:1000])), recorded.seconds[rows[:1000]])
 
 
 def seconds_of(names: Sequence[str], data: DataSet) -> dict[str, dict[str, float]]:
-    """Seconds of one core (its time, not the clock's, as this need not be alone on the machine)."""
+    """The seconds of one core. This is processor time, so that other programs do not disturb it."""
     space = whole_space(Target.parse("native"))
     configs = sample(space, np.random.default_rng(0), 100_000)
     times = -(-2000 // len(data.tasks[0]))
@@ -267,7 +268,7 @@ class _Looked:
 
 
 class _Once:
-    """A model that scores the whole table after each fit, and then only looks scores up."""
+    """A model that scores the whole table after each fit, and then looks scores up."""
 
     def __init__(self, model: CostModel, whole: Programs) -> None:
         self._model = model
@@ -286,8 +287,9 @@ class _Once:
         return np.asarray(self._scores[rows_of(programs)])
 
 
-def method_of(searcher: str, prior: StoredModel | None) -> Method:
-    return bayesian(prior) if searcher == "bayesian" else quick(prior)
+def method_of(name: str, prior: StoredModel | None) -> Method:
+    """A method of ``METHODS``, or AutoTVM's for the short rounds of a network (``quick``)."""
+    return quick(prior) if name == "quick" else make_method(name, prior)
 
 
 def on_tables(method: Method, recorded: Table) -> Method:
@@ -305,7 +307,7 @@ def scores_of(path: Path, file: Path) -> NDArray[np.float64]:
     return model_of(file).model.predict(table_of(path).nest)
 
 
-def search(path: Path, searcher: str, file: Path | None, seed: int) -> Run:
+def search(path: Path, name: str, file: Path | None, seed: int) -> Run:
     """A search on a table, from the template's default."""
     recorded = table_of(path)
     prior = None
@@ -317,7 +319,7 @@ def search(path: Path, searcher: str, file: Path | None, seed: int) -> Run:
     rng = np.random.default_rng(seed)
     target = Target.parse("native")
     space = ReplaySpace(recorded)
-    method = on_tables(method_of(searcher, prior), recorded)
+    method = on_tables(method_of(name, prior), recorded)
     tuner = TaskTuner(space, target, runner, MemoryStore(), rng, method, clock=clock)
     return searched(tuner, recorded, times, ROUND, LIMIT)
 
@@ -333,10 +335,10 @@ def end_to_end(
             entry = json.loads(line)
             done[entry["key"]] = Run(**entry["run"])
 
-    def key(path: Path, searcher: str, prior: str, seed: int) -> str:
-        return f"{VERSION} {stamp(path)} {searcher} {files[prior].name if prior else ''} {seed}"
+    def key(path: Path, name: str, prior: str, seed: int) -> str:
+        return f"{VERSION} {stamp(path)} {name} {files[prior].name if prior else ''} {seed}"
 
-    counts = {arm: seeds if arm[0] == "bayesian" else min(seeds, ONLINE_SEEDS) for arm in arms}
+    counts = {arm: seeds if arm[0] == "default" else min(seeds, ONLINE_SEEDS) for arm in arms}
     cells = [(path, *arm, seed) for seed in range(seeds) for path in tables() for arm in arms if seed < counts[arm]]
     missing = [cell for cell in cells if key(*cell) not in done]
     began = time.monotonic()
@@ -344,7 +346,7 @@ def end_to_end(
         works = pool.map(
             search,
             [path for path, _, _, _ in missing],
-            [searcher for _, searcher, _, _ in missing],
+            [name for _, name, _, _ in missing],
             [files.get(prior) for _, _, prior, _ in missing],
             [seed for _, _, _, seed in missing],
             chunksize=8,
@@ -359,13 +361,12 @@ def end_to_end(
     target = Target.parse("native")
     space = whole_space(target)
     rows = []
-    for searcher, prior in arms:
-        method = method_of(searcher, model_of(files[prior]) if prior else None)
+    for name, prior in arms:
+        method = method_of(name, model_of(files[prior]) if prior else None)
         thought = float(np.median(thinking(space, target, method, 48, ROUND, 3)))
         for path in tables():
-            runs = [done[key(path, searcher, prior, seed)] for seed in range(counts[searcher, prior])]
-            row = row_of(table_of(path), searcher, prior or "none", ROUND, runs, thought)
-            row["model"] = row.pop("sampler")
+            runs = [done[key(path, name, prior, seed)] for seed in range(counts[name, prior])]
+            row = {"method": name, "model": prior or "none", **row_of(table_of(path), name, ROUND, runs, thought)}
             row["slowdown_at"] = {n: interval([slowdown_after(r, n) for r in runs]) for n in AT}
             row["runs_at"] = {n: [slowdown_after(r, n) for r in runs] for n in AT}
             row["thinking_seconds"] = thought
@@ -374,18 +375,18 @@ def end_to_end(
 
 
 def slowdown_after(run: Run, trials: int) -> float:
-    """The latency of the best after so many trials over the optimum."""
+    """The best latency after ``trials`` trials over the optimum."""
     place = int(np.searchsorted(run.trials, trials, side="right")) - 1
     return run.slowdown[place] if place >= 0 else math.inf
 
 
 def summary(rows: Sequence[Any]) -> list[Any]:
-    """Over all tables; intervals by resampling the seeds."""
+    """The means over all tables. Intervals resample the seeds."""
     rng = np.random.default_rng(0)
     lines = []
-    for searcher, model in dict.fromkeys((row["searcher"], row["model"]) for row in rows):
-        mine = [row for row in rows if (row["searcher"], row["model"]) == (searcher, model)]
-        line: dict[str, Any] = {"searcher": searcher, "model": model, "slowdown_at": {}}
+    for method, model in dict.fromkeys((row["method"], row["model"]) for row in rows):
+        mine = [row for row in rows if (row["method"], row["model"]) == (method, model)]
+        line: dict[str, Any] = {"method": method, "model": model, "slowdown_at": {}}
         for n in AT:
             values = np.asarray([row["runs_at"][n] for row in mine])
             drawn = values[:, rng.integers(0, values.shape[1], size=(2000, values.shape[1]))].mean(axis=(0, 2))
@@ -419,7 +420,7 @@ def speed_report(seconds: dict[str, dict[str, float]]) -> str:
 def search_report(lines: Sequence[Any]) -> str:
     rows = [
         [
-            line["searcher"],
+            line["method"],
             line["model"],
             *(shown(line["slowdown_at"][n]) for n in AT),
             f"{line['reached']:.2f}",
@@ -430,7 +431,7 @@ def search_report(lines: Sequence[Any]) -> str:
         for line in lines
     ]
     heads = [*(f"after {n}" for n in AT), f"within {NEAR - 1:.0%}", "trials", "seconds", "thinking"]
-    return text_table(["searcher", "prior", *heads], rows, left=2)
+    return text_table(["method", "prior", *heads], rows, left=2)
 
 
 if __name__ == "__main__":

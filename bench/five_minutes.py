@@ -1,18 +1,19 @@
-"""How fast a network gets: its latency over the seconds of tuning, and the ratio to ONNX Runtime.
+"""Measures a network's latency over the seconds of tuning, and its ratio to that of ONNX Runtime.
 
     python -m bench.five_minutes --models light --minutes 10 --cache DIR --json five.json
 
-A network is tuned once, from nothing or (``--one-store``) from what the networks before it left in the records, with
-the cost model that comes with Tilewright, fitted without this network (``bench/_held_out.py``). From the records as
-they were after 30 s, 1, 2, 5 and 10 minutes (as far as the budget reaches) executables are built, and all of them are
-raced in one paired run, by turns in processes of their own, against ONNX Runtime. A mark counts the whole command: what
-was measured until the mark less the seconds that finishing took, and then the contest of each task's best in their
-places, in its share of so many seconds. The choice of algorithms is that of the whole budget, and what an executable
-would have had from the race at the end of its own is left out.
+A network is tuned once, without records or (``--one-store``) with the records of the networks before it. The cost model
+is the shipped one, fitted without this network (``bench/_held_out.py``). Executables are built from the records as they
+were after 30 s, 1, 2, 5 and 10 minutes, up to the budget. All of them are raced against ONNX Runtime in one paired run,
+by turns in processes of their own.
 
-Tuned networks are kept in ``--cache``: one that was tuned for fewer minutes is tuned for the rest of them, by a second
-command that goes on from the records of the first. Networks in the JSON file, for as many minutes, are not raced again.
-``--plot FILE`` draws the ratios over time.
+A mark counts the whole command. Its executable has the measurements up to the mark, less the seconds of finishing, and
+then the contest of each task's best schedules in their places, in its share of the mark. The choice of algorithms is
+that of the whole budget. The final race of each command is left out.
+
+Tuned networks are kept in ``--cache``. If one was tuned for fewer minutes, a second command tunes it for the rest, from
+the records of the first. Networks in the JSON file with as many minutes are not raced again. ``--plot FILE`` draws the
+ratios over time.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Does every reader of outside data refuse what is malformed? Changes valid files for some seconds, and counts.
+"""Changes valid files for some seconds, and counts the malformed files that each reader of outside data refuses.
 
     python -m bench.fuzz --seconds 10
     python -m bench.fuzz --reader ONNX --seconds 300 --engine atheris --keep failures
 
-``tried`` are changed files that are not valid any more; of these, all should be ``refused`` with a ``TilewrightError``.
-A failure is any other exception, a crash, a hang, or content of wrong types. With the extra ``fuzz`` (atheris) the
-changes are guided by the lines that they reach; without it they are drawn at random.
+``tried`` are changed files that are no longer valid. All of these should be ``refused`` with a ``TilewrightError``. A
+failure is any other exception, a crash, a hang, or content of wrong types. With the extra ``fuzz`` (atheris) the
+reached lines guide the changes; without it they are random.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What kernels take in their network, and what they take alone, as a tuning times them.
+"""Times the kernels of an executable within their network, and alone, as tuning times them.
 
     python -m bench.in_network OUT [OUT ...] --json in_network.json
 
-OUT is an executable of ``tilewright tune``. *In the network* each kernel is timed where its turn comes: its input has
-just been written, its weights were last read a run ago. *Alone* it is called again and again and finds all its data in
-the caches. The sums of both stand beside the time of the whole network; a row is a kernel, those first that lose most.
+OUT is an executable of ``tilewright tune``. *In the network* each kernel is timed at its turn: its input was just
+written, and its weights were last read one run ago. *Alone* it is called again and again, with all its data in the
+caches. The table has the sums of both, and the time of the whole network. A row is a kernel, the largest loss first.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""What timing a task's best schedules in their places is worth: executables with and without, raced.
+"""Measures the gain by timing a task's best schedules in their places within the network.
 
     python -m bench.in_place --cache five-minutes --models squeezenet,resnet50 --json in_place.json
 
-Of networks that `bench.five_minutes` has tuned into ``--cache`` three executables are built of the same records: of the
-defaults, of the best of each task by what it takes alone, and of the best of few in their places (the contest lasts as
-in a budget of five minutes). They are raced in one paired run, by turns in processes of their own.
+The networks are those that `bench.five_minutes` has tuned into ``--cache``. Three executables of each are built from
+the same records: with the defaults, with the best schedule of each task alone, and with the best of a few in their
+places (in the contest's share of a budget of five minutes). They are raced in one paired run, by turns in processes of
+their own.
 """
 
 from __future__ import annotations

@@ -1,14 +1,16 @@
-"""How near the convolutions of a network come to the peak of the machine.
+"""Compares the convolutions of a network with the peak of the machine.
 
     python -m bench.kernels --json kernels.json --budget 60s --network resnet50
 
-Each distinct direct convolution is tuned alone, by annealing without a prior. Then its best kernel runs by turns
-with Tilewright's own matrix product on packed operands, and with NumPy's and (where it is installed) PyTorch's product
-of two 2048 x 2048 float32 matrices: each in its own process, with as many threads, stopped while it is not its turn.
-The peak is the fastest of the products; what counts is the ratio within a round, which the noise of a shared machine
-hits on both sides. What the machine allows at best (multiply-adds on registers alone) is measured beforehand, printed
-and written with all single figures as ``limits``. Variables that choose the code of OpenBLAS are taken out of the
-environment first: ``OPENBLAS_CORETYPE=Haswell`` halves NumPy's speed on an AVX-512 machine.
+Each distinct direct convolution is tuned alone, by annealing without a prior. Then its best kernel takes turns with
+three products of 2048 x 2048 float32 matrices: Tilewright's own on packed operands, NumPy's, and PyTorch's if it is
+installed. Each runs in its own process, with the same number of threads, and is stopped while it is not its turn. The
+peak is the fastest product. The result is the ratio within a round, because the noise of a shared machine affects both
+sides.
+
+The machine's limit (multiply-adds on registers alone) is measured first, printed, and written with all single figures
+as ``limits``. Variables that choose the code of OpenBLAS are removed from the environment first:
+``OPENBLAS_CORETYPE=Haswell`` halves NumPy's speed on an AVX-512 machine.
 
 The JSON file is written after each layer, and layers that it holds are not measured again.
 """

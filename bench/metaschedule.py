@@ -1,16 +1,16 @@
-"""Tunes a network by TVM's MetaSchedule, and races what it had found by when.
+"""Tunes a network with TVM's MetaSchedule, and races its results after given times.
 
     python -m bench.metaschedule --model squeezenet --trials-per-iter 16 --dir ms --minutes 60
     python -m bench.metaschedule --dir ms --minutes 0 --at 300,3600 --against onnxruntime,untuned --json ms.json
 
-The first ends after 60 minutes of its own running time. Called again with the same directory, it goes on, until all
-calls together have taken so long; time that the process group was stopped in (SIGSTOP) does not count, nor do
-preparations (importing, reading the network, folding) and the build at the end, so that all of the time is tuning.
-Progress goes to `progress.jsonl` in the directory, errors of candidates to `failures.jsonl`.
+The first command ends after 60 minutes of its own running time. A later call with the same directory goes on, until all
+calls together have taken that long. Running time is tuning time alone. It does not contain the time in which the
+process group was stopped (SIGSTOP), the preparations (importing, reading the network, folding), or the build at the
+end. Progress goes to `progress.jsonl` in the directory, and errors of candidates to `failures.jsonl`.
 
-`--at` builds what it had found by these running seconds and races it: each build and each peer in its own process, by
-turns. Kernels without a record by then are plain loops, as for all users of MetaSchedule. A Tilewright executable
-of the same network may take part (`--executable`).
+`--at` builds the results after these running seconds and races them: each build and each peer in its own process, by
+turns. Kernels without a record are plain loops, as for all users of MetaSchedule. A Tilewright executable of the same
+network may take part (`--executable`).
 """
 
 from __future__ import annotations

@@ -3,9 +3,8 @@
     python -m bench.network --models squeezenet,resnet50,transformer --budget 5m --json networks.json
 
 A model is a file, the short name of a light network of the onnx package, or `transformer`, a PyTorch encoder. All
-runtimes use as many threads as there are usable cores. Models that the JSON file holds already are not tuned again, so
-an interrupted run goes on where it stopped. A peer that cannot run a model has a dash in the table, and the reason in
-the JSON.
+runtimes have one thread for each usable core. Models in the JSON file are not tuned again, so that an interrupted run
+goes on where it stopped. A peer that cannot run a model has a dash in the table, and the reason in the JSON file.
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
-"""How often the true best of 8 close kernels wins on a machine that another process disturbs.
+"""Measures how often the true best of 8 close kernels wins on a machine that another process disturbs.
 
     python -m bench.noise --json noise.json
 
-The 8 kernels lie 2 to 15 % apart. Those called *synthetic* add up numbers, each addition waiting for the one before,
-so their work is known exactly; those called *real* are configs of one convolution, found by a short tuning and then
-measured in a long race on the machine as it is before the disturbance begins (which should be quiet).
+The 8 kernels lie 2 to 15 % apart. The *synthetic* ones add up numbers, where each addition waits for the one before, so
+that their work is known exactly. The *real* ones are configs of one convolution. A short tuning finds them, and a long
+race measures them before the disturbance begins, on a machine that should be quiet.
 
-In each race every method chooses one of the 8, from nothing, in random order:
+In each race every method chooses one of the 8, without earlier measurements, in random order:
 
-- ``rule``: each is timed as a candidate is (a sequential rule, a low quantile, other turns for what was disturbed);
-- ``rule + race``: then the three best run by turns, as finalists do at the end of a tuning;
-- ``race``: all 8 run by turns;
-- ``means``: each is called in a loop for as long as ``rule + race`` took, divided by 8; the lowest mean wins;
-- ``means at race's cost``: the same for as long as ``race`` took.
+- ``rule``: each is timed like a candidate (a sequential rule, a low quantile, other turns for disturbed ones).
+- ``rule + race``: after that the three best run by turns, like the finalists of a tuning.
+- ``race``: all 8 run by turns.
+- ``means``: each is called in a loop for an eighth of the time of ``rule + race``. The lowest mean wins.
+- ``means at race's cost``: the same, for an eighth of the time of ``race``.
 
-Won is the share of races in which the true best was chosen; lost is how much slower the chosen one truly is.
+*Won* is the share of races in which the true best was chosen. *Lost* is how much slower the chosen kernel truly is.
 """
 
 from __future__ import annotations

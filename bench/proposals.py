@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.replay import ReplayRunner, ReplaySpace, Table, read
-from tilewright.cost.prior import pretrained
+from tilewright.cost.prior import load_pretrained
 from tilewright.errors import MissingExtraError
 from tilewright.measure.outcome import Measurement
 from tilewright.methods.method import Method
@@ -92,7 +92,7 @@ def make_arms() -> dict[str, Callable[[Table], Method]]:
 
     def with_prior(name: str) -> Callable[[Table], Method]:
         # A table's template is of the version that recorded it; the prior counts as fitted to that version.
-        return lambda table: make_method(name, replace(pretrained(), template=table.template))
+        return lambda table: make_method(name, replace(load_pretrained(), template=table.template))
 
     arms = {f"{searcher}+{sampler}": pair(searcher, sampler) for searcher in SEARCHERS for sampler in SAMPLERS}
     arms |= {f"method:{name}": whole(name) for name in METHODS}

@@ -1,11 +1,11 @@
-"""Records tables: small spaces, every config measured, on which searchers are compared without a compiler.
+"""Records tables: small spaces with every config measured, on which searchers are compared without a compiler.
 
     python -m bench.record --out bench/tables --records tables.db
 
-Each task's space is thinned to a few thousand configs (``tilewright.space.subspace``). All are measured in random
-order, and then the fast ones again, several times, each pass in an order of its own, so that an entry's measurements
-lie minutes apart and their differences tell the noise. Measurements go to the records first: an interrupted recording
-goes on where it stopped. A table is written after each pass.
+Each task's space is thinned to a few thousand configs (``tilewright.space.subspace``). All configs are measured in
+random order. The fast ones are then measured again in several passes, each in another order. So the measurements of a
+config lie minutes apart, and their differences show the noise. Measurements go to the records first, so that an
+interrupted recording goes on where it stopped. A table is written after each pass.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""How fast the records are when they hold a million measurements.
+"""Measures the speed of records that hold a million measurements.
 
     python -m bench.records --json records.json
     python -m bench.records --url postgresql://USER@HOST/EMPTY_DATABASE
 
-Made-up measurements of 40 tasks go into a new store, in a temporary directory or at ``--url``, a thousand at a time.
-A tenth of them repeat one of five configs of their task, the fastest, as races of winners do. Then ``best`` is asked
-for 1, 16 and 100 configs of each task, another thousand is added, and everything is exported as JSON lines. Each
-figure is the median, with the worst; memory is the most that Python has held during the export.
+Artificial measurements of 40 tasks go into a new store, in a temporary directory or at ``--url``, a thousand at a time.
+A tenth of them repeat one of the five fastest configs of their task, as races do. Then ``best`` is asked for 1, 16 and
+100 configs of each task, another thousand is added, and everything is exported as JSON lines. Each figure is the
+median, with the worst. Memory is the most that Python has held during the export.
 """
 
 from __future__ import annotations

@@ -1,21 +1,21 @@
-"""What survives: faulty candidates, ``kill -9``, writers of one store, malformed files. Within 20 minutes on 2 cores.
+"""Injects faults, kills processes, shares a store, and malforms files. Takes at most 20 minutes on 2 cores.
 
     python -m bench.reliability --json reliability.json
     python -m bench.reliability --parts kills,writers
 
-- ``faults``: a task is tuned in real workers, of whose candidates three in ten crash, hang, exhaust their memory or
-  compute nonsense. *Survived* is a fault that cost its own candidate, with the outcome and message that it should have.
-- ``kills``: 50 times, at random moments, the command ``tilewright tune`` or a worker that starts, builds or measures is
-  killed. *Survived* is a kill of the command after which all that it had reported stands in the records, none of its
-  processes is left, and the same command goes on; or a kill of a worker that cost one candidate at most.
+- ``faults``: a task is tuned in real workers. Three in ten candidates crash, hang, exhaust their memory or compute
+  nonsense. A fault is *survived* if it costs its own candidate alone, with the right outcome and message.
+- ``kills``: 50 times, at random moments, the command ``tilewright tune``, or a worker that starts, builds or measures,
+  is killed. A kill of the command is *survived* if the records hold all that it had reported, none of its processes is
+  left, and the same command goes on. A kill of a worker is survived if it costs one candidate at most.
 - ``writers``: processes add to one store at the same time, and one of them is killed half-way.
-- ``malformed``: every reader of outside data is given changed files. Those that are not valid any more must be
-  *refused* with an error of Tilewright's.
+- ``malformed``: every reader of outside data is given changed files. Those that are no longer valid must be *refused*
+  with an error of Tilewright.
 
-A record is *lost* when it was reported and is not in the store, *doubled* when a config has two latencies although it
-was asked for once. The JSON file is written after each part: an error in one does not lose the figures of the others.
-The exit code is 1 if anything was not survived, lost, doubled, left behind, not refused or not tried to its end, or a
-part ended in an error.
+A record is *lost* if it was reported and is not in the store. It is *doubled* if a config that was measured once has
+two latencies. The JSON file is written after each part, so that an error in one part does not lose the figures of the
+others. The exit code is 1 if anything was not survived, lost, doubled, left behind, not refused or not tried to its
+end, or if a part ended in an error.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""How far measurements of one and the same candidate differ, as a tuning measures it.
+"""Measures how far repeated measurements of the same candidate differ.
 
     python -m bench.repeatability --json repeatability.json
 
-Of each of a network's heaviest tasks the six best of 24 candidates are measured by the pool again and again, in random
-order, each time built anew, beside each other as in any round. A row is a task: the median over configs of the spread
-of its readings (standard deviation of their logarithm), and how many of all readings were more than 1.4 times the
-config's fastest, beyond which tuning takes a candidate for hopeless.
+The pool measures the six best of 24 candidates of each of a network's heaviest tasks again and again. The order is
+random, each candidate is built anew each time, and builds and measurements run side by side as in any round. A row is a
+task. It has the median over configs of the spread of their readings (standard deviation of their logarithm), and the
+number of readings above 1.4 times the config's fastest, where tuning gives a candidate up.
 """
 
 from __future__ import annotations

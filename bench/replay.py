@@ -1,7 +1,7 @@
 """Recorded tables, and what replays them: a design space, a runner and a store without a compiler or a clock.
 
-A table is a Parquet file with a row per config of a small space: what each measurement of it gave, and its program in
-closed form. It needs no TVM and no template, so a later version of the template does not change what it means.
+A table is a Parquet file with a row per config of a small space: the results of its measurements, and its program in
+closed form. It needs neither TVM nor a template, so a later version of the template does not change its meaning.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ class Table:
         knobs: of the space.
         default: ``(knobs,)`` the template's default.
         configs: ``(n, knobs)`` every valid config.
-        outcomes: of each config's first measurement that was OK, or else of its first.
-        repeats: for each config, for each of its measurements in order, the seconds of its repeats.
-        elapsed: ``(n,)`` seconds that building and timing took.
-        overlap: wall-clock seconds per second of ``elapsed``: builds run side by side.
+        outcomes: the outcome of each config's first OK measurement, or of its first measurement if none is OK.
+        repeats: the seconds of the repeats of each measurement of each config.
+        elapsed: the ``(n,)`` seconds of building and timing.
+        overlap: wall-clock seconds per second of ``elapsed``, because builds run side by side.
         nest: the programs in closed form.
-        about: machine, date, command, for people.
+        about: machine, date and command, for people.
     """
 
     name: str
@@ -78,16 +78,16 @@ class Table:
 
     @cached_property
     def fastest(self) -> NDArray[np.intp]:
-        """``(n,)``: which of each config's measurements is the fastest; 0 where all failed."""
+        """``(n,)`` the number of each config's fastest measurement; 0 if all failed."""
         return np.asarray(
             [int(np.argmin([robust_seconds(times) for times in passes] or [0])) for passes in self.repeats]
         )
 
     @cached_property
     def seconds(self) -> NDArray[np.float64]:
-        """``(n,)``: the latency of each config, that of its fastest measurement; nan: it failed.
+        """``(n,)`` the latency of each config's fastest measurement; nan if the config failed.
 
-        Neighbours on the machine only ever add time, and a pass of minutes can be disturbed as a whole.
+        Other programs on the machine only add time, and may disturb a whole pass of minutes.
         """
         pairs = zip(self.repeats, self.fastest.tolist(), strict=True)
         return np.asarray([robust_seconds(passes[number]) if passes else math.nan for passes, number in pairs])
@@ -99,27 +99,27 @@ class Table:
 
     @cached_property
     def rows(self) -> NDArray[np.int32]:
-        """Of each point of the knobs' grid its row in the table; -1: not valid. Flat."""
+        """The row in the table of each point of the knobs' grid, flat; -1 if the point is not valid."""
         shape = tuple(len(knob) for knob in self.knobs)
         index = np.full(math.prod(shape), -1, dtype=np.int32)
         index[np.ravel_multi_index(tuple(self.configs.T), shape)] = np.arange(len(self))
         return index
 
     def find(self, configs: Configs) -> NDArray[np.int32]:
-        """``(n,)``: the row of each config in the table; -1: it is not valid."""
+        """``(n,)`` the row of each config in the table; -1 if it is not valid."""
         shape = tuple(len(knob) for knob in self.knobs)
         return np.asarray(self.rows[np.ravel_multi_index(tuple(configs.T), shape)])
 
     @cached_property
     def features(self) -> KnobTable:
-        """What a table model sees of all configs; columns that are constant or repeat another tell trees nothing."""
+        """The features of all configs, without columns that are constant or repeat another one."""
         columns = features(self.nest)
         columns = columns[:, columns.std(axis=0) > 0]
         _, first = np.unique(columns, axis=1, return_index=True)
         return KnobTable(columns[:, np.sort(first)])
 
     def measurement(self, row: int, number: int = 0) -> Measurement:
-        """What measuring a config for the ``number``-th time gave, and gives again."""
+        """The ``number``-th recorded measurement of a config; after the last one the first comes again."""
         passes = self.repeats[row]
         outcome = self.outcomes[row]
         return Measurement(
@@ -166,10 +166,10 @@ def write(table: Table, path: Path) -> None:
 
 
 def read(path: Path) -> Table:
-    """The table of a file.
+    """Read the table of a file.
 
     Raises:
-        RecordsError: it is no file that :func:`write` wrote.
+        RecordsError: :func:`write` did not write the file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -217,7 +217,7 @@ def _nest(names: dict[str, Any], arrays: dict[str, Any]) -> LoopNest:
 
 
 class _Rows(LoopNest):
-    """Some programs of a table, which know their rows; arrays are taken out of the table when they are looked at."""
+    """Some programs of a table, with their rows. Arrays are taken from the table when they are used."""
 
     def __init__(self, nest: LoopNest, rows: NDArray[np.int32]) -> None:
         object.__setattr__(self, "_whole", nest)
@@ -236,8 +236,8 @@ class ReplaySpace:
     """The design space of a table.
 
     Args:
-        table: whose configs are valid.
-        start: the default config, ``(knobs,)``; by default the template's.
+        table: its configs are the valid ones.
+        start: the default config, ``(knobs,)``; by default that of the template.
 
     Attributes:
         task, template, knobs, has_loop_nest: as of any design space.
@@ -253,7 +253,7 @@ class ReplaySpace:
         self.knobs = table.knobs
 
     def valid(self, configs: Configs) -> NDArray[np.bool_]:
-        """Which configs are in the table. ``(n,)``."""
+        """``(n,)`` whether each config is in the table."""
         return self._table.find(configs) >= 0
 
     def loop_nest(self, configs: Configs) -> LoopNest:
@@ -261,22 +261,22 @@ class ReplaySpace:
         return _Rows(self._table.nest, self._table.find(configs))
 
     def default(self) -> NDArray[np.int32]:
-        """Where the search starts. ``(knobs,)``."""
+        """The config at which the search starts, ``(knobs,)``."""
         return self._start
 
     def schedule(self, config: NDArray[np.int32]) -> Schedule:
-        """Not recorded: always an error."""
+        """Raise ``SpaceError``: a table has no programs."""
         raise SpaceError("a recorded table has latencies but no programs; make the space of its task instead")
 
 
 class RecordedModel:
-    """A cost model that predicts a whole table at once after each fit, and then only looks scores up.
+    """A cost model that scores a whole table after each fit, and then looks scores up.
 
-    The scores are the model's own; but a search on a table asks for the same few thousand again and again.
+    The scores are those of the model. A search on a table asks for the same few thousand scores again and again.
 
     Args:
-        model: predicts.
-        table: of which programs.
+        model: scores programs.
+        table: has the programs.
     """
 
     def __init__(self, model: CostModel, table: Table) -> None:
@@ -286,7 +286,7 @@ class RecordedModel:
 
     @property
     def ready(self) -> bool:
-        """Whether the model is."""
+        """Whether the model is ready."""
         return self._model.ready
 
     def fit(self, programs: Sequence[Programs], seconds: Sequence[NDArray[np.float64]]) -> None:
@@ -301,7 +301,7 @@ class RecordedModel:
 
 
 def rows_of(programs: Programs) -> NDArray[np.int32]:
-    """``(n,)``: which rows of a table the programs of a ReplaySpace are."""
+    """``(n,)`` the rows in the table of the programs of a ReplaySpace."""
     if not isinstance(programs, _Rows):
         raise SpaceError("a recorded model scores the programs of a ReplaySpace only")
     return np.asarray(programs.rows)
@@ -314,19 +314,19 @@ class Clock:
         self.now = 0.0
 
     def __call__(self) -> float:
-        """The seconds that have gone by."""
+        """The simulated seconds so far."""
         return self.now
 
 
 class ReplayRunner:
-    """Measures by looking it up. A :class:`~tilewright.measure.runner.Runner`.
+    """Looks measurements up in a table. A :class:`~tilewright.measure.runner.Runner`.
 
     Args:
-        table: what was measured.
-        noisy: a config gives its recorded measurements, one after the other; otherwise always its fastest, so that a
-            search is judged by what it proposes and not by what the neighbours did on the day of the recording.
-        clock: is moved on by what building and timing took when the table was recorded; deadlines are its readings.
-        on_measurement: called with each measurement, as by ``LocalPool``.
+        table: has the measurements.
+        noisy: whether a config gives its recorded measurements one after the other. Otherwise it always gives the
+            fastest, so that a search is judged by its proposals and not by disturbances during the recording.
+        clock: advances by the recorded time of building and timing. Deadlines are its readings.
+        on_measurement: is called with each measurement, as by ``LocalPool``.
     """
 
     def __init__(
@@ -346,7 +346,7 @@ class ReplayRunner:
     def measure(
         self, space: DesignSpace, configs: Configs, best: float = math.inf, deadline: float = math.inf
     ) -> list[Measurement]:
-        """Look ``configs`` up, in order, while the clock has not reached the deadline."""
+        """Look ``configs`` up, in order, until the clock reaches the deadline."""
         found = []
         for row in self._table.find(configs).tolist():
             if self.clock.now >= deadline:

@@ -1,11 +1,11 @@
-"""Whose turn is it? Rules that divide a budget among the tasks of a network, on recorded tables.
+"""Compares rules that divide a budget among the tasks of a network, on recorded tables.
 
     python -m bench.scheduling --seeds 10 --json scheduling.json
 
-A network is made of all recorded tables, each of them as two tasks, with weights drawn from 1 to 8. Seconds are
-simulated: what building and timing took when the table was recorded, and what a round costs besides. A row is a rule;
-its figures are the network's latency over that of the tables' optima after some simulated seconds, the geometric mean
-over seeds with its 95 % interval, and the same for the latency averaged over the logarithm of time.
+The network consists of all recorded tables, each as two tasks, with weights drawn from 1 to 8. Seconds are simulated:
+building and timing as recorded, plus the overhead of a round. A row is a rule. Its figures are the network's latency
+over that of the tables' optima after some simulated seconds, as the geometric mean over seeds with its 95 % interval,
+and the same for the mean latency over the logarithm of time.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def run(rule: str, first: int, size: int, seed: int) -> list[tuple[float, float]
 
 
 def at(curve: Sequence[tuple[float, float]], seconds: float) -> float:
-    """Latency over the optimum after so many seconds; before there is one, that of the first."""
+    """The latency over the optimum after ``seconds``; before the first latency, that one."""
     known = [latency for when, latency in curve if when <= seconds]
     return known[-1] if known else curve[0][1]
 

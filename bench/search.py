@@ -1,20 +1,21 @@
-"""Every searcher with every sampler on the recorded tables: who finds a fast config in the fewest trials?
+"""Compares the published systems, and every searcher with every sampler, by the trials to a fast config of a table.
 
     python -m bench.search --seeds 50 --json s.json --plots docs/results
 
-A run is AutoTVM's loop (``TaskTuner``) on a table that stands in for the machine: propose a round, look its latencies
-up, learn. It starts on a random config instead of the template's default, which is a good one and would hide who
-searches well. It ends after 128 trials, or once it is within 2 % of the optimum.
+The arms come from ``tilewright.methods`` (``bench/_arms.py``). A run is AutoTVM's loop (``TaskTuner``) on a recorded
+table in the place of the machine: propose a round, look its latencies up, learn. It starts at a random config, because
+the template's default is a good one that would hide differences. It ends after 128 trials, or within 2 % of the
+optimum.
 
-- ``rows``: rounds of 16, as when a network is tuned. Seconds are simulated: what building and timing took when the
-  table was recorded, and for each round what the method spends on thinking (refitting, searching, picking), measured
-  beforehand on the full space of a convolution, for on a table that is cheaper.
-- ``arms``: rounds of 64 as published, up to 256 trials, for AutoTVM and Chameleon's four arms.
+- ``rows``: rounds of 16, as when a network is tuned. Seconds are simulated. They are what building and timing took when
+  the table was recorded, plus the thinking of each round (refitting, searching, picking). Thinking was measured on the
+  full space of a convolution, because it takes less time on a table.
+- ``arms``: rounds of 64 as published, up to 256 trials, for AutoTVM and the four arms of Chameleon's paper.
 - ``budgets``: 0.1 %, 1 % and 10 % of the table, for the searchers without a cost model and AutoTVM's.
-- ``summary``: over all tables, against AutoTVM (annealing with epsilon-greedy).
+- ``summary``: over all tables, relative to AutoTVM.
 
-Finished runs are kept in ``--cache`` (one JSON line each) and not run again while the code of the runs (``VERSION``)
-and the table stay the same.
+Finished runs are kept in ``--cache`` (one JSON line each). They are not run again while the code of the runs
+(``VERSION``) and the table stay the same.
 """
 
 from __future__ import annotations
@@ -36,17 +37,18 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from bench._arms import make_arm, name_arms, parts_of
 from bench.replay import Clock, RecordedModel, ReplayRunner, ReplaySpace, Table, read
 from bench.search_speed import thinking_seconds
 from tilewright.cli.text import table as text_table
 from tilewright.methods.method import Method
-from tilewright.methods.parts import SAMPLERS, SEARCHERS, combine
+from tilewright.methods.parts import SAMPLERS, SEARCHERS, make_policy_search
 from tilewright.records.memory import MemoryStore
 from tilewright.target import Target
 from tilewright.tuning.tuner import TaskTuner
 
-#: Of what a run does; another version does not read the runs of this one.
-VERSION = 1
+#: The version of a run's code and of its form in the cache.
+VERSION = 2
 #: Trials of a run in ``rows`` and in ``arms``.
 LIMIT, PUBLISHED_LIMIT = 128, 256
 #: The share of the table that a run in ``budgets`` may measure.
@@ -56,19 +58,11 @@ DONE = 1.02
 #: Near enough to have arrived.
 NEAR = 1.05
 ROUND, PUBLISHED_ROUND = 16, 64
-ARMS = [
-    ("annealing", "epsilon-greedy"),
-    ("annealing", "top"),
-    ("ppo", "top"),
-    ("annealing", "adaptive"),
-    ("ppo", "adaptive"),
-    ("random", "top"),
-    ("random", "adaptive"),
-]
-BUDGETS = [("random", "top"), ("annealing", "top"), ("gbfs", "top"), ("na2c", "top"), ("bayesian", "top")]
-#: PPO takes so many steps per ask here: 128 walkers by 64 would pass every config of a table in one ask.
+ARMS = ["autotvm", "annealing+top", "ppo+top", "annealing+adaptive", "chameleon", "random+top", "random+adaptive"]
+BUDGETS = ["random+top", "annealing+top", "gbfs", "na2c", "default"]
+#: PPO's steps per ask on a table. With 64 steps, 128 walkers would meet every config of a table in one ask.
 PPO_STEPS = 16
-BASELINE = "annealing", "epsilon-greedy"
+BASELINE = "autotvm"
 AT_TRIALS = (16, 32, 48, 64, 96, 128)
 AT_PERCENT = (0.1, 1.0, 10.0)
 AT_SECONDS = (5, 10, 20, 40)
@@ -80,22 +74,21 @@ class Cell:
     """One run."""
 
     table: str
-    searcher: str
-    sampler: str
+    arm: str
     round: int
     seed: int
 
 
 @dataclass(frozen=True)
 class Run:
-    """What came of it: after which trials, and simulated seconds without thinking, something faster was known.
+    """The result of a run: the trials, and the simulated seconds without thinking, at which a faster config was found.
 
     Attributes:
-        trials: numbers of trials, ascending.
-        seconds: simulated seconds of building and timing up to each.
-        slowdown: latency over the table's optimum from each on.
-        rounds: trials at the end of each round.
-        asked: how many trials there were.
+        trials: the numbers of these trials, ascending.
+        seconds: the simulated seconds of building and timing up to each of them.
+        slowdown: the best latency over the table's optimum from each of them on.
+        rounds: the number of trials at the end of each round.
+        asked: the number of all trials.
     """
 
     trials: list[int]
@@ -125,12 +118,12 @@ def run(path: Path, cell: Cell) -> Run:
 
 
 def searched(tuner: TaskTuner, recorded: Table, times: Sequence[float], size: int, limit: int) -> Run:
-    """Rounds of ``size`` until ``limit`` trials, the end of the space, or 2 % from the optimum.
+    """Run rounds of ``size`` until ``limit`` trials, the end of the space, or 2 % from the optimum.
 
     Args:
-        tuner: on the table.
+        tuner: searches the table.
         recorded: the table.
-        times: of each measurement the simulated seconds at its end; grows as the tuner measures.
+        times: the simulated seconds at the end of each measurement. The list grows as the tuner measures.
         size: of a round.
         limit: the most trials.
     """
@@ -152,16 +145,14 @@ def limit_of(cell: Cell, recorded: Table) -> int:
     """The most trials of a run."""
     if cell.round == PUBLISHED_ROUND:
         return PUBLISHED_LIMIT
-    return math.ceil(SHARE * len(recorded)) if (cell.searcher, cell.sampler) in BUDGETS else LIMIT
+    return math.ceil(SHARE * len(recorded)) if cell.arm in BUDGETS else LIMIT
 
 
 def method_of(cell: Cell, recorded: Table) -> Method:
-    """The method, with a cost model that scores the table at once."""
-    named = combine(cell.searcher, cell.sampler)
-    if cell.searcher == "ppo":
-        from tilewright.search.ppo import PPOSearch
-
-        named = replace(named, searcher=lambda space, rng, scorer: PPOSearch(space, rng, scorer, steps=PPO_STEPS))
+    """The arm's method, with a cost model that scores the table at once."""
+    named = make_arm(cell.arm)
+    if parts_of(cell.arm)[0] == "ppo":
+        named = replace(named, searcher=make_policy_search(PPO_STEPS))
     make = named.model
     return (
         named if make is None else replace(named, model=lambda space, seed: RecordedModel(make(space, seed), recorded))
@@ -172,18 +163,18 @@ def method_of(cell: Cell, recorded: Table) -> Method:
 
 
 def upto(found: Run, limit: int) -> Run:
-    """What was known after at most so many trials."""
+    """The run up to ``limit`` trials."""
     count = int(np.searchsorted(found.trials, limit, side="right"))
     return replace(found, trials=found.trials[:count], seconds=found.seconds[:count], slowdown=found.slowdown[:count])
 
 
 def trials_to(found: Run, size: int) -> int:
-    """Trials until within 5 % of the optimum; the whole table where that was never reached."""
+    """The trials until within 5 % of the optimum; ``size``, that of the table, if the run never got there."""
     return next((t for t, s in zip(found.trials, found.slowdown, strict=True) if s <= NEAR), size)
 
 
 def seconds_to(found: Run, thinking: float, whole: float) -> float:
-    """Simulated seconds until within 5 %; those of the whole table where that was never reached."""
+    """The simulated seconds until within 5 % of the optimum; ``whole``, those of the table, if it never got there."""
     for trials, seconds, slowdown in zip(found.trials, found.seconds, found.slowdown, strict=True):
         if slowdown <= NEAR:
             return seconds + thinking * rounds_until(found, trials)
@@ -191,18 +182,18 @@ def seconds_to(found: Run, thinking: float, whole: float) -> float:
 
 
 def rounds_until(found: Run, trials: int) -> int:
-    """How many rounds were thought about up to a trial. The first has nothing to think about."""
+    """The number of rounds with thinking up to a trial. The first round has none."""
     return int(np.searchsorted(found.rounds, trials))
 
 
 def speed_after(found: Run, trials: float) -> float:
-    """Optimum over the best latency after so many trials; 0: nothing was measured."""
+    """The optimum over the best latency after ``trials`` trials; 0 before the first measurement."""
     place = int(np.searchsorted(found.trials, trials, side="right")) - 1
     return 1.0 / found.slowdown[place] if place >= 0 else 0.0
 
 
 def speed_by(found: Run, seconds: float, thinking: float) -> float:
-    """The same after so many simulated seconds."""
+    """The optimum over the best latency after ``seconds`` simulated seconds; 0 before the first measurement."""
     times = [s + thinking * rounds_until(found, t) for s, t in zip(found.seconds, found.trials, strict=True)]
     place = int(np.searchsorted(times, seconds, side="right")) - 1
     return 1.0 / found.slowdown[place] if place >= 0 else 0.0
@@ -217,14 +208,16 @@ def interval(values: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
     return {"mean": round(float(data.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
 
-def row_of(recorded: Table, searcher: str, sampler: str, size: int, runs: Sequence[Run], thinking: float) -> Any:
+def row_of(recorded: Table, arm: str, size: int, runs: Sequence[Run], thinking: float) -> Any:
     """One row of the results."""
+    searcher, sampler = parts_of(arm)
     whole = float(recorded.elapsed.sum()) * recorded.overlap
     limit = LIMIT if size == ROUND else PUBLISHED_LIMIT
     runs = [upto(r, limit) for r in runs]
     trials = [trials_to(r, len(recorded)) for r in runs]
     return {
         "table": recorded.name,
+        "arm": arm,
         "searcher": searcher,
         "sampler": sampler,
         "round": size,
@@ -239,22 +232,21 @@ def row_of(recorded: Table, searcher: str, sampler: str, size: int, runs: Sequen
     }
 
 
-def budget_row(recorded: Table, searcher: str, sampler: str, runs: Sequence[Run]) -> Any:
-    """How fast the best is after shares of the table."""
+def budget_row(recorded: Table, arm: str, runs: Sequence[Run]) -> Any:
+    """The speed of the best config after shares of the table."""
     return {
         "table": recorded.name,
-        "searcher": searcher,
-        "sampler": sampler,
+        "arm": arm,
         "speed_at_percent": {p: interval([speed_after(r, p / 100 * len(recorded)) for r in runs]) for p in AT_PERCENT},
     }
 
 
 def summary(rows: Sequence[Any], size: int) -> list[Any]:
-    """Over all tables: geometric mean of the trials, relative to AutoTVM's; intervals by resampling the seeds."""
+    """Over all tables, the geometric mean of the trials, and the ratio to AutoTVM's. Intervals resample the seeds."""
     rng = np.random.default_rng(0)
-    groups: dict[tuple[str, str], list[NDArray[np.float64]]] = {}
+    groups: dict[str, list[NDArray[np.float64]]] = {}
     for row in rows:
-        groups.setdefault((row["searcher"], row["sampler"]), []).append(np.asarray(row["runs"], dtype=np.float64))
+        groups.setdefault(row["arm"], []).append(np.asarray(row["runs"], dtype=np.float64))
 
     def resampled(runs: list[NDArray[np.float64]]) -> tuple[float, NDArray[np.float64]]:
         logs = [np.log(r[rng.integers(0, len(r), size=(RESAMPLES, len(r)))].mean(axis=1)) for r in runs]
@@ -263,9 +255,11 @@ def summary(rows: Sequence[Any], size: int) -> list[Any]:
     figures = {key: resampled(runs) for key, runs in groups.items()}
     base = figures.get(BASELINE)
     lines = []
-    for (searcher, sampler), (value, spread) in figures.items():
-        mine = [row for row in rows if (row["searcher"], row["sampler"]) == (searcher, sampler)]
+    for arm, (value, spread) in figures.items():
+        searcher, sampler = parts_of(arm)
+        mine = [row for row in rows if row["arm"] == arm]
         line = {
+            "arm": arm,
             "searcher": searcher,
             "sampler": sampler,
             "round": size,
@@ -291,15 +285,15 @@ def _exp(value: float, spread: NDArray[np.float64]) -> dict[str, float]:
 
 
 def cells(tables: Sequence[str], seeds: int, searchers: Sequence[str], samplers: Sequence[str]) -> Iterator[Cell]:
-    """Seed after seed, so that a part of the runs is a fair one."""
+    """The runs, seed after seed, so that an interrupted comparison is fair."""
+    arms = name_arms(searchers, samplers)
     for seed in range(seeds):
         for name in tables:
-            for searcher in searchers:
-                for sampler in samplers:
-                    yield Cell(name, searcher, sampler, ROUND, seed)
-            for searcher, sampler in ARMS:
-                if searcher in searchers and sampler in samplers:
-                    yield Cell(name, searcher, sampler, PUBLISHED_ROUND, seed)
+            for arm in arms:
+                yield Cell(name, arm, ROUND, seed)
+            for arm in ARMS:
+                if arm in arms:
+                    yield Cell(name, arm, PUBLISHED_ROUND, seed)
 
 
 def _work(path: Path, cell: Cell) -> tuple[Cell, Run]:
@@ -307,13 +301,13 @@ def _work(path: Path, cell: Cell) -> tuple[Cell, Run]:
 
 
 def _quiet() -> None:
-    """One thread each: there is a process per core."""
-    # Not by the environment, which these libraries have read by now.
+    """Limit each process to one thread, because there is a process per core."""
+    # The libraries have read the environment by now, so that setting variables has no effect.
     threadpool_limits(1)
 
 
 def every_run(paths: dict[str, Path], wanted: Sequence[Cell], cache_file: Path | None, jobs: int) -> dict[Cell, Run]:
-    """Runs from the cache, and those that it lacks."""
+    """The runs from the cache, and new ones that it lacks."""
     stamps = {name: f"{VERSION}-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}" for name, path in paths.items()}
     done: dict[Cell, Run] = {}
     if cache_file is not None and cache_file.exists():
@@ -360,22 +354,20 @@ def main() -> None:
     if arguments.only:
         paths = {name: paths[name] for name in arguments.only.split(",")}
     searchers, samplers = arguments.searchers.split(","), arguments.samplers.split(",")
-    methods = [(searcher, sampler) for searcher in searchers for sampler in samplers]
-    thinking = thinking_seconds(methods, ROUND)
+    thinking = thinking_seconds(name_arms(searchers, samplers), ROUND)
     wanted = list(cells(list(paths), arguments.seeds, searchers, samplers))
     done = every_run(paths, wanted, arguments.cache, arguments.jobs)
 
-    def groups(size: int) -> dict[tuple[str, str, str], list[Run]]:
-        found: dict[tuple[str, str, str], list[Run]] = {}
+    def groups(size: int) -> dict[tuple[str, str], list[Run]]:
+        found: dict[tuple[str, str], list[Run]] = {}
         for cell in wanted:
             if cell.round == size:
-                found.setdefault((cell.table, cell.searcher, cell.sampler), []).append(done[cell])
+                found.setdefault((cell.table, cell.arm), []).append(done[cell])
         return found
 
     def rows(size: int) -> list[Any]:
         return [
-            row_of(table_of(paths[name]), searcher, sampler, size, runs, thinking[f"{searcher}+{sampler}"])
-            for (name, searcher, sampler), runs in groups(size).items()
+            row_of(table_of(paths[name]), arm, size, runs, thinking[arm]) for (name, arm), runs in groups(size).items()
         ]
 
     result: dict[str, Any] = {
@@ -391,9 +383,7 @@ def main() -> None:
         print(f"\nrounds of {size}, geometric mean over {len(paths)} tables, {arguments.seeds} seeds:")
         print(report(result[f"{key}_summary"]))
     result["budgets"] = [
-        budget_row(table_of(paths[name]), searcher, sampler, runs)
-        for (name, searcher, sampler), runs in groups(ROUND).items()
-        if (searcher, sampler) in BUDGETS
+        budget_row(table_of(paths[name]), arm, runs) for (name, arm), runs in groups(ROUND).items() if arm in BUDGETS
     ]
     print("\nspeed of the best after a share of the table, of the optimum's:")
     print(budget_report(result["budgets"]))
@@ -407,12 +397,11 @@ def main() -> None:
 
 def budget_report(rows: Sequence[Any]) -> str:
     """Means over all tables as text."""
-    methods = list(dict.fromkeys((row["searcher"], row["sampler"]) for row in rows))
     lines = []
-    for method in methods:
-        mine = [row["speed_at_percent"] for row in rows if (row["searcher"], row["sampler"]) == method]
-        lines.append([" + ".join(method), *(f"{np.mean([m[p]['mean'] for m in mine]):.3f}" for p in AT_PERCENT)])
-    return text_table(["method", *(f"{p} %" for p in AT_PERCENT)], lines)
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        mine = [row["speed_at_percent"] for row in rows if row["arm"] == arm]
+        lines.append([arm, *(f"{np.mean([m[p]['mean'] for m in mine]):.3f}" for p in AT_PERCENT)])
+    return text_table(["arm", *(f"{p} %" for p in AT_PERCENT)], lines)
 
 
 def report(lines: Sequence[Any]) -> str:
@@ -424,9 +413,19 @@ def report(lines: Sequence[Any]) -> str:
         return f"{figure['mean']:.{digits}f} ({figure['low']:.{digits}f} to {figure['high']:.{digits}f})"
 
     return text_table(
-        ["searcher", "sampler", "trials to 5 %", "of AutoTVM's", "reached", "seconds", *(f"at {n}" for n in AT_TRIALS)],
+        [
+            "arm",
+            "searcher",
+            "sampler",
+            "trials to 5 %",
+            "of AutoTVM's",
+            "reached",
+            "seconds",
+            *(f"at {n}" for n in AT_TRIALS),
+        ],
         [
             [
+                line["arm"],
                 line["searcher"],
                 line["sampler"],
                 shown(line["trials_to_5pct"], 0),

@@ -1,10 +1,10 @@
-"""Searchers on whole design spaces with real measurements: 4 tasks, several seeds, equal seconds each.
+"""Compares methods on whole design spaces with real measurements: 4 tasks, several seeds, equal seconds each.
 
     python -m bench.search_live --seeds 5 --seconds 20 --json live.json
 
-For each seed and task the methods tune by turns, in random order, each from nothing and with the template's default
-first, as a network's tasks are tuned (rounds of 16). Then what each has found is measured again, interleaved, in one
-race, and that decides: the latency of each over the fastest of the race.
+For each seed and task the methods tune by turns, in random order, each without records and with the template's default
+first, as a network's tasks are tuned (rounds of 16). Then the best config of each is measured again, interleaved, in
+one race. The result of a method is its latency in the race over the fastest latency there.
 
 The JSON file is written after each race, and races that it holds are not run again.
 """
@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from bench._arms import make_arm
 from bench._recorded import TASKS
 from bench.search import ROUND, interval
 from tilewright.cli.text import table
@@ -30,7 +31,6 @@ from tilewright.measure.outcome import robust_seconds
 from tilewright.measure.pool import LocalPool
 from tilewright.methods.autotvm import quick
 from tilewright.methods.method import Method
-from tilewright.methods.parts import combine
 from tilewright.ops.registry import make_space
 from tilewright.records.memory import MemoryStore
 from tilewright.space.space import DesignSpace
@@ -38,19 +38,18 @@ from tilewright.target import Target
 from tilewright.tuning.tuner import TaskTuner
 
 LIVE = ("dense-512x1024x1024", "conv3x3-128-28", "conv7x7s2-first", "depthwise3x3-256-28")
-METHODS = ("quick", "random+top", "annealing+adaptive", "ppo+adaptive", "bayesian+top")
-#: What a method's name ends in where it has a prior.
+METHODS = ("quick", "random+top", "annealing+adaptive", "chameleon", "default")
+#: Stands between a method's name and the file of its prior.
 WITH = "+prior="
 #: How often each of the best is measured in the race.
 ROUNDS = 7
 
 
 def method(name: str) -> Method:
-    """``quick``, or a searcher and a sampler by name; ending in ``+prior=FILE``: with a model of ``cost train``."""
+    """``quick``, or an arm of ``bench/_arms.py``. A name that ends in ``+prior=FILE`` has a model of ``cost train``."""
     plain, _, file = name.partition(WITH)
     prior = load_model(Path(file)) if file else None
-    searcher, _, sampler = plain.partition("+")
-    return quick(prior) if plain == "quick" else combine(searcher, sampler or "top", prior=prior)
+    return quick(prior) if plain == "quick" else make_arm(plain, prior)
 
 
 def tune(

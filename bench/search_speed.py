@@ -1,11 +1,11 @@
-"""What searchers think: seconds to propose 64 configs, on one core, with XGBoost where a searcher asks for scores.
+"""Measures how long searchers take to propose 64 configs, on one core, with XGBoost where a searcher needs scores.
 
     taskset -c 0 python -m bench.search_speed --json speed.json
 
-On two spaces, after 128 configs were told: the whole space of a 3x3 convolution as Tilewright tunes it, whose programs
-have a closed form of 272 features; and AutoTVM's space of a convolution, 10^8 configs that are scored on their knobs.
-Each figure is the median of several asks, with the least and the most: refitting the cost model to what was told, the
-search, and the choice of a batch. What the refitting takes of it stands apart, as *fit*.
+There are two spaces, of each of which 128 configs were told: the whole space of a 3x3 convolution as Tilewright tunes
+it, whose programs have a closed form of 272 features; and AutoTVM's space of a convolution, 10^8 configs that are
+scored on their knobs. Each figure is the median of several asks, with the least and the most. It covers refitting the
+cost model, searching, and picking a batch. The time of refitting alone is shown as *fit*.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench._arms import make_arm
 from bench._recorded import TASKS
 from tilewright.cli.text import table
 from tilewright.cost.model import CostModel, Programs
@@ -31,7 +32,7 @@ from tilewright.graph.tasks import task_of
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.methods.autotvm import quick
 from tilewright.methods.method import Method
-from tilewright.methods.parts import SEARCHERS, combine
+from tilewright.methods.parts import SEARCHERS
 from tilewright.ops.registry import make_space
 from tilewright.records.memory import MemoryStore
 from tilewright.space.configs import sample, size
@@ -129,14 +130,11 @@ def _timed(method: Method, spent: list[float]) -> Method:
     return replace(method, model=model)
 
 
-def thinking_seconds(methods: Sequence[tuple[str, str]], asked: int) -> dict[str, float]:
-    """The median of four rounds on the whole space of a convolution after 64 configs, by searcher+sampler."""
+def thinking_seconds(arms: Sequence[str], asked: int) -> dict[str, float]:
+    """The median seconds of four rounds on the whole space of a convolution after 64 configs, by arm."""
     target = Target.parse("native")
     space = whole_space(target)
-    return {
-        f"{searcher}+{sampler}": round(median(thinking(space, target, combine(searcher, sampler), 64, asked, 4)), 4)
-        for searcher, sampler in methods
-    }
+    return {arm: round(median(thinking(space, target, make_arm(arm), 64, asked, 4)), 4) for arm in arms}
 
 
 def _figure(seconds: Sequence[float], fits: Sequence[float]) -> str:
@@ -150,7 +148,7 @@ def main() -> None:
     arguments = parser.parse_args()
     target = Target.parse("native")
     spaces: dict[str, DesignSpace] = {"convolution": whole_space(target), "AutoTVM's": _AutoTVMConvolution()}
-    methods = {name: combine(name, "top") for name in SEARCHERS} | {"quick": quick()}
+    methods = {name: make_arm(f"{name}+top") for name in SEARCHERS} | {"quick": quick()}
     result: dict[str, Any] = {
         "command": "python -m bench.search_speed",
         "machine": target.machine,

@@ -1,20 +1,20 @@
-"""What tasks of a network gain by sharing: time and latency with it and without.
+"""Compares the tuning of networks with sharing and without it, by time and by latency.
 
     python -m bench.sharing --models squeezenet,bvlc_alexnet --limit 64 --json sharing.json
 
-Each network is tuned four times, each time from nothing, with the same searcher and the cost model that comes with
-Tilewright, fitted without this network (``bench/_held_out.py``):
+Each network is tuned four times, each time without records. All arms have the searcher of Tilewright's default method
+and its cost model, fitted without this network (``bench/_held_out.py``):
 
 - ``off``: every task has ``--limit`` trials.
-- ``published``: the representatives of clusters by overlapping spaces (cliques) have so many; each other task measures
-  the best ten of its representative and nothing else (Yu, TVM conference 2019).
-- ``own``: Tilewright's sharing and scheduler, with ``--share`` of the seconds that ``off`` took.
-- ``alone``: the scheduler with as many seconds, without sharing: what of it is due to sharing?
+- ``schedule_sharing``: the published policy of that method (Yu, TVM conference 2019). Representatives of clusters have
+  ``--limit`` trials. Every other task measures the best ten configs of its representative and nothing else.
+- ``default``: the sharing of Tilewright's default method, and its scheduler, in ``--share`` of the seconds of ``off``.
+- ``alone``: the scheduler without sharing, with as many seconds. The difference to ``default`` is due to sharing.
 
-In the end the best configs of all four are raced, by turns in one process, and a network's latency is the sum of
-weight x latency; no task has more trials than ``--limit`` in any of them. Ratios are counted one way: ``time_ratio`` is
-an arm's seconds over ``off``'s, ``performance_ratio`` is ``off``'s latency over the arm's (below 1: slower than without
-sharing). Networks in the JSON file are not run again.
+At the end the best configs of all four are raced by turns in one process. A network's latency is the sum of weight x
+latency. No task has more trials than ``--limit`` in any arm. ``time_ratio`` is an arm's seconds over those of ``off``.
+``performance_ratio`` is the latency of ``off`` over the arm's: below 1 the arm is slower. Networks in the JSON file are
+not run again.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from tilewright.frontend.load import load
 from tilewright.graph.tasks import TaskUse, extract
 from tilewright.jsonable import to_json
 from tilewright.measure.pool import LocalPool
-from tilewright.methods.default import default
 from tilewright.methods.method import Method
+from tilewright.methods.registry import make_method
 from tilewright.ops.registry import make_space
 from tilewright.records.memory import MemoryStore
-from tilewright.share.cluster import agglomerative_clusters, clique_clusters
+from tilewright.share.cluster import agglomerative_clusters
 from tilewright.share.policy import Sharing
-from tilewright.share.similarity import overlap, similarity_matrix
+from tilewright.share.similarity import similarity_matrix
 from tilewright.share.transfer import map_configs
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target, model_name
@@ -58,12 +58,10 @@ from tilewright.tuning.tuner import TaskTuner
 
 MODELS = "squeezenet,resnet50,shufflenet,bvlc_alexnet,transformer,mobile"
 ROUND = 16
-#: What a dependent measures of its representative's best, and how similar tasks of a cluster are, as published.
-TOP, THRESHOLD = 10, 0.01
-#: How often the winners are raced in the end.
+#: How often the best configs are raced.
 TURNS = 3
-ARMS = ("off", "published", "own", "alone")
-#: The best config of each task by its key, and the seconds and trials that finding them took.
+ARMS = ("off", "schedule_sharing", "default", "alone")
+#: The best config of each task by its key, and the seconds and trials that were needed to find them.
 Found = tuple[dict[str, Configs], float, int]
 
 
@@ -92,12 +90,12 @@ class Bench:
         tuners = [self._tuned(store, use.task.key, number, limit) for number, use in enumerate(self.uses)]
         return self._found(tuners, began)
 
-    def published(self, limit: int) -> Found:
-        """Representatives are tuned, and the others take over their best."""
+    def published(self, policy: Sharing, limit: int) -> Found:
+        """Representatives are tuned, and the other tasks take over their best configs."""
         began, store = time.monotonic(), self._store()
         keys = list(self.spaces)
-        matrix = similarity_matrix([self.spaces[key] for key in keys], overlap)
-        clusters = clique_clusters(keys, matrix, THRESHOLD)
+        matrix = similarity_matrix([self.spaces[key] for key in keys], policy.measure)
+        clusters = policy.cluster(keys, matrix, policy.threshold)
         self.clusters = len(clusters)
         tuners = []
         for cluster in clusters:
@@ -106,14 +104,14 @@ class Bench:
             for key in cluster.members:
                 if key != cluster.representative:
                     tuner = self._tuner(store, key, keys.index(key))
-                    lent = map_configs(donor.space.knobs, donor.finalists(TOP, math.inf), tuner.space)
+                    lent = map_configs(donor.space.knobs, donor.finalists(policy.top, math.inf), tuner.space)
                     waiting = tuner.suggest(lent)
                     tuner.round(waiting + 1, math.inf)  # the default too, by which outputs are checked
                     tuners.append(tuner)
         return self._found(tuners, began)
 
     def scheduled(self, seconds: float, sharing: Sharing | None, limit: int) -> Found:
-        """As ``tilewright tune`` does it, with at most ``limit`` trials of a task."""
+        """The scheduler of ``tilewright tune``, with at most ``limit`` trials of a task."""
         began, store = time.monotonic(), self._store()
         budget = Budget(seconds).start(began=began)
         context = TuningContext(self.target, self.pool, store, budget, np.random.default_rng(self.seed))
@@ -169,16 +167,19 @@ class Bench:
 def bench(name: str, limit: int, share: float, seed: int) -> dict[str, Any]:
     target = Target.parse("native")
     uses = extract(load(_models.model(name)), target).uses
+    method = make_method("default", held_out(name))
+    policy = make_method("schedule_sharing").sharing
+    assert policy is not None
     with LocalPool(target) as pool:
-        run = Bench(uses, target, pool, default(held_out(name)), seed)
+        run = Bench(uses, target, pool, method, seed)
         warm = next(iter(run.spaces.values()))
         pool.measure(warm, np.asarray(warm.default())[None], math.inf, math.inf)  # until workers are there
         agglomerative_clusters(["a", "b"], np.eye(2))  # until scikit-learn is: a command imports it once
         arms: dict[str, Found] = {}
         steps: dict[str, Callable[[], Found]] = {
             "off": lambda: run.off(limit),
-            "published": lambda: run.published(limit),
-            "own": lambda: run.scheduled(share * arms["off"][1], Sharing(), limit),
+            "schedule_sharing": lambda: run.published(policy, limit),
+            "default": lambda: run.scheduled(share * arms["off"][1], method.sharing, limit),
             "alone": lambda: run.scheduled(share * arms["off"][1], None, limit),
         }
         for arm, step in steps.items():
@@ -201,8 +202,8 @@ def bench(name: str, limit: int, share: float, seed: int) -> dict[str, Any]:
         "tasks": len(uses),
         "published_clusters": run.clusters,
         "limit": limit,
-        "time_ratio": figures["own"]["time_ratio"],
-        "performance_ratio": figures["own"]["performance_ratio"],
+        "time_ratio": figures["default"]["time_ratio"],
+        "performance_ratio": figures["default"]["performance_ratio"],
         "arms": figures,
         "parts_ms": run.parts,
         "sharing": next(to_json(report.sharing) for report in run.reports if report.sharing is not None),

@@ -1,16 +1,16 @@
-"""Which measure of similarity tells what tasks can lend each other, and what they share that no cost model knows.
+"""Compares measures of similarity by what tasks can lend each other, and measures what tasks share beyond a cost model.
 
     python -m bench.similarity --json similarity.json
 
-On the data set that the cost models are fitted to (``bench/dataset.parquet``), no kernel is run. For each ordered pair
-of tasks of one network whose knobs compare, the three best configs of the one are carried over to the other, and their
-latency there is estimated from the nearest four that were measured.
+The data are those to which the cost models are fitted (``bench/dataset.parquet``); no kernel is run. For each ordered
+pair of comparable tasks of one network, the three best configs of the lender are carried over to the borrower. Their
+latency there is estimated from the four nearest measurements.
 
-- ``measures``: Spearman's correlation, over pairs, of each measure with how near to its best the borrower comes. The
-  measure that looks at measurements sees one half of them, and the other half says what is right.
-- ``residuals``: a model fitted to all other networks is taken away from the latencies, and a Gaussian process over the
-  knobs learns from one task what is left; its correlation with what is left of the other task, by similarity. 0: the
-  tasks of a network share nothing that the model does not know.
+- ``measures``: for each measure, Spearman's correlation over pairs with the speed of the borrower relative to its best.
+  A measure of measurements is given one half of them, and is judged by the other half.
+- ``residuals``: a model that was fitted to all other networks is subtracted from the latencies. A Gaussian process over
+  the knobs learns the residuals of the lender. The figure is the correlation of its predictions with the residuals of
+  the borrower, by similarity. A correlation of 0 means that tasks share nothing beyond the model.
 
 Intervals (bootstrap) are over networks for the measures, and over pairs for the residuals.
 """
@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from bench._agreement import RankingAgreement, Recorded
 from bench.cost_models import HERE, fit
 from bench.dataset import TASKS, chosen
 from tilewright.cli.boundary import write_json
@@ -38,7 +39,7 @@ from tilewright.cost.dataset import TaskData, read_data_set
 from tilewright.cost.evaluate import bootstrap
 from tilewright.cost.models import make_model
 from tilewright.ops.registry import make_space
-from tilewright.share.similarity import Measure, ProgramLikeness, RankingAgreement, Recorded, overlap
+from tilewright.share.similarity import Measure, ProgramLikeness, overlap
 from tilewright.share.transfer import comparable, distance, map_configs
 from tilewright.space.knob import Knob, points
 from tilewright.space.space import DesignSpace

@@ -1,4 +1,4 @@
-"""Can the verdict on an executable be trusted? Wrong programs must be refused, right ones accepted.
+"""Tests the verdict on executables: it must refuse wrong programs and accept right ones.
 
     python -m bench.verdict --json verdict.json
     python -m bench.verdict --quick
@@ -6,16 +6,16 @@
 
 Some thirty networks are judged as ``tilewright tune`` judges its executables, each by its own reference and trials:
 
-- *right models*: the network's executable with default schedules, the same with Winograd's algorithms where it has 3x3
+- *Right models* are the network's executable with default schedules, the same with Winograd's algorithms if it has 3x3
   convolutions, and ONNX Runtime (optimised, and not) or PyTorch. All must be accepted. ONNX Runtime's sigmoid, GELU and
-  mish are imprecise far from zero; where a network's outputs lie there, its verdict is told and not counted.
-- *mutants*: the network with one mistake (``bench/_mutators.py``), run by ONNX Runtime, or by the float64 evaluator
-  where ONNX Runtime is imprecise; and its executable with one mistake in a kernel, in the packed weights or in the plan
-  (``bench/_built_mutants.py``). All must be refused. A mutant whose float64 outputs differ from the original's by no
-  more than ten times what correct programs differ by, on inputs of our own, is *equivalent*: it is listed, not counted.
+  mish are imprecise far from zero. If a network's outputs lie there, its verdict is printed and not counted.
+- *Mutants* are the network with one mistake (``bench/_mutators.py``), and its executable with one mistake in a kernel,
+  in the packed weights or in the plan (``bench/_built_mutants.py``). ONNX Runtime runs the former, or the float64
+  evaluator where ONNX Runtime is imprecise. All must be refused. A mutant is *equivalent* if its float64 outputs differ
+  from the original's by at most ten times the difference of correct programs. It is listed, not counted.
 
-The JSON file is written after each network. ``first_check`` says what checking the incumbent costs. The exit code is 1
-if a mutant was missed, a right model refused or not decided, or a network ended in an error.
+The JSON file is written after each network. ``first_check`` is the time of checking the incumbent. The exit code is 1
+if a mutant was missed, a right model was refused or not decided, or a network ended in an error.
 """
 
 from __future__ import annotations

@@ -10,24 +10,24 @@ import pytest
 from bench.cost_models import HERE, data_of, search, slowdown_after, tables
 from bench.search import Run, table_of
 from tilewright.cost.evaluate import evaluate
-from tilewright.cost.prior import SHIPPED, pretrained
+from tilewright.cost.prior import SHIPPED, load_pretrained
 
 
 def test_with_the_shipped_prior_16_trials_come_within_8_percent_of_the_optimum() -> None:
     warm: dict[int, list[float]] = {16: [], 48: []}
     cold: list[float] = []
     for path in tables():
-        found = search(path, "bayesian", SHIPPED, seed=0)
+        found = search(path, "default", SHIPPED, seed=0)
         for count, values in warm.items():
             values.append(slowdown_after(found, count))
-        cold.append(slowdown_after(search(path, "bayesian", None, seed=0), 16))
+        cold.append(slowdown_after(search(path, "default", None, seed=0), 16))
     assert np.mean(warm[16]) <= 1.08
     assert np.mean(warm[48]) <= 1.05
     assert np.mean(warm[16]) < np.mean(cold) - 0.03
 
 
 def test_the_shipped_model_was_fitted_to_this_data_set_and_no_table() -> None:
-    stored, data = pretrained(), data_of(HERE / "dataset.parquet")
+    stored, data = load_pretrained(), data_of(HERE / "dataset.parquet")
     assert (stored.about["tasks"], stored.about["programs"]) == (len(data.tasks), sum(map(len, data.tasks)))
     assert {task.template for task in data.tasks} == {stored.template}
     assert len(data.tasks) >= 60

@@ -63,7 +63,7 @@ def entry(performance: float, time: float) -> dict[str, object]:
 
 def test_ratios_of_networks_are_summed_up_by_their_geometric_mean_and_range() -> None:
     networks = {"a": entry(0.9, 0.2), "b": entry(1.0, 0.05)}
-    found = summary(networks)["own"]
+    found = summary(networks)["default"]
     assert found["performance_ratio"] == pytest.approx({"mean": 0.9**0.5, "low": 0.9, "high": 1.0})
     assert found["time_ratio"] == pytest.approx({"mean": 0.1, "low": 0.05, "high": 0.2})
     assert "0.900 (0.900 to 0.900)" in show(networks)

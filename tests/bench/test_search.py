@@ -55,9 +55,9 @@ def test_intervals_hold_the_mean_and_narrow_with_more_data() -> None:
 def test_methods_without_a_cost_model_may_measure_a_tenth() -> None:
     table = read(TABLES / f"{SMALLEST}.parquet")
     tenth = int(np.ceil(0.1 * len(table)))
-    assert search.limit_of(Cell(SMALLEST, "gbfs", "top", 16, 0), table) == tenth
-    assert search.limit_of(Cell(SMALLEST, "ppo", "adaptive", 64, 0), table) == 256
-    assert search.limit_of(Cell(SMALLEST, "gbfs", "adaptive", 16, 0), table) == 128
+    assert search.limit_of(Cell(SMALLEST, "gbfs", 16, 0), table) == tenth
+    assert search.limit_of(Cell(SMALLEST, "chameleon", 64, 0), table) == 256
+    assert search.limit_of(Cell(SMALLEST, "gbfs+adaptive", 16, 0), table) == 128
 
 
 def test_a_small_comparison(
@@ -70,13 +70,13 @@ def test_a_small_comparison(
         search.main()
         return dict(json.loads((tmp_path / "s.json").read_text()))
 
-    monkeypatch.setattr(search, "thinking_seconds", lambda methods, asked: {"+".join(m): 0.1 for m in methods})
+    monkeypatch.setattr(search, "thinking_seconds", lambda arms, asked: dict.fromkeys(arms, 0.1))
     first = compare()
-    assert [(row["searcher"], row["sampler"]) for row in first["rows"]] == [
-        ("random", "top"),
-        ("random", "epsilon-greedy"),
-        ("annealing", "top"),
-        ("annealing", "epsilon-greedy"),
+    assert [(row["arm"], row["searcher"], row["sampler"]) for row in first["rows"]] == [
+        ("random+top", "random", "top"),
+        ("random+epsilon-greedy", "random", "epsilon-greedy"),
+        ("annealing+top", "annealing", "top"),
+        ("autotvm", "annealing", "epsilon-greedy"),
     ]
     for row in first["rows"]:
         assert row["table"] == SMALLEST
@@ -88,11 +88,11 @@ def test_a_small_comparison(
     assert again["rows"] == first["rows"]
     printed = capsys.readouterr().out
     assert "runs, " not in printed  # all were kept
-    assert "random + top" in printed
+    assert "random+top" in printed
     assert "10.0 %" in printed
 
 
 def test_runs_are_the_same_for_the_same_seed() -> None:
     path = TABLES / f"{SMALLEST}.parquet"
-    cell = Cell(SMALLEST, "annealing", "adaptive", 16, 3)
+    cell = Cell(SMALLEST, "annealing+adaptive", 16, 3)
     assert search.run(path, cell) == search.run(path, cell)

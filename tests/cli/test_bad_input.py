@@ -152,8 +152,10 @@ def test_records_of_a_newer_version(tmp_path: Path, model: Path) -> None:
     connection = sqlite3.connect(records)
     connection.execute("PRAGMA user_version = 1000")
     connection.close()
+    before = records.read_bytes()
     arguments: list[str | Path] = ["tune", model, "--out", tmp_path / "o", "--budget", "5s", "--records", records]
     refused(tmp_path, "RecordsVersionError", "upgrade", *arguments)
+    assert records.read_bytes() == before
 
 
 def test_records_that_are_not_there(tmp_path: Path) -> None:

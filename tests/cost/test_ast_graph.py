@@ -8,8 +8,8 @@ import pytest
 
 from tests.cost.test_features import nest
 from tests.toys import TableSpace
-from tilewright.cost.ast_graph import NUMBERS, AstGraph, NodeKind, Number, ast_graph, graph_of, knob_graph
-from tilewright.cost.model import KnobTable, rows_of
+from tilewright.cost.ast_graph import NUMBERS, AstGraph, NodeKind, Number, ast_graph, knob_graph, make_graph
+from tilewright.cost.model import KnobTable, take_rows
 from tilewright.space.configs import sample
 from tilewright.space.loop_nest import LoopNest
 
@@ -94,7 +94,7 @@ def test_absent_nodes_have_no_numbers_and_no_program_of_its_own_has_any() -> Non
 
 
 def one(programs: LoopNest, row: int) -> LoopNest:
-    chosen = rows_of(programs, slice(row, row + 1))
+    chosen = take_rows(programs, slice(row, row + 1))
     assert isinstance(chosen, LoopNest)
     return chosen
 
@@ -107,13 +107,13 @@ def test_a_program_without_loops_is_a_statement() -> None:
 
 
 def rows_of_nothing() -> LoopNest:
-    empty = rows_of(nest(), slice(0, 0))
+    empty = take_rows(nest(), slice(0, 0))
     assert isinstance(empty, LoopNest)
     return empty
 
 
 def test_other_arithmetic_is_a_node_of_those_that_have_it() -> None:
-    programs = rows_of(nest(), np.asarray([0, 0]))
+    programs = take_rows(nest(), np.asarray([0, 0]))
     assert isinstance(programs, LoopNest)
     programs.arithmetic[1, 2] = 3
     graph = ast_graph(programs)
@@ -124,13 +124,13 @@ def test_other_arithmetic_is_a_node_of_those_that_have_it() -> None:
 
 def test_knobs_are_children_of_a_root() -> None:
     table = KnobTable(np.asarray([[3.0, 5.0], [7.0, 9.0]], dtype=np.float32))
-    graph = graph_of(table)
+    graph = make_graph(table)
     assert graph.kinds.tolist() == [NodeKind.ROOT, NodeKind.KNOB, NodeKind.KNOB]
     assert graph.edges.tolist() == [[0, 0], [1, 2]]
     assert graph.numbers.shape == (2, 3, NUMBERS + 2)
     assert graph.numbers[1, 1].tolist() == [0.0] * NUMBERS + [7, 0]
     assert graph.numbers[1, 2].tolist() == [0.0] * NUMBERS + [0, 9]
     assert len(knob_graph(KnobTable(table.values[:0]))) == 0
-    chosen = rows_of(table, np.asarray([1]))
+    chosen = take_rows(table, np.asarray([1]))
     assert isinstance(chosen, KnobTable)
     assert chosen.values.tolist() == [[7, 9]]

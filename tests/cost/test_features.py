@@ -6,7 +6,7 @@ from typing import get_args
 import numpy as np
 
 from tests.toys import TableSpace
-from tilewright.cost.features import View, curve_features, feature_names, features, itervar_features
+from tilewright.cost.features import View, curve_features, features, itervar_features
 from tilewright.cost.model import KnobTable
 from tilewright.space.configs import sample
 from tilewright.space.loop_nest import Annotation, LoopNest
@@ -27,6 +27,18 @@ def nest() -> LoopNest:
         extra=np.asarray([[0.75]], dtype=np.float32),
         extra_names=("balance",),
     )
+
+
+def feature_names(nest: LoopNest) -> list[str]:
+    """The names of the columns, such as ``loop2.length`` and ``A.loop0.reuse``."""
+    loops = range(nest.extents.shape[1])
+    return [
+        *(f"loop{i}.{what}" for what in ("length", "topdown", "bottomup", "axis") for i in loops),
+        *(f"loop{i}.{kind.name.lower()}" for i in loops for kind in Annotation),
+        *(f"{b}.loop{i}.{what}" for what in ("touched", "stride", "reuse") for b in nest.buffers for i in loops),
+        *("add", "multiply", "other"),
+        *nest.extra_names,
+    ]
 
 
 def test_each_column_is_what_its_name_says() -> None:

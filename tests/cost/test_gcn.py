@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tests.toys import TableSpace
 from tilewright.cost.ast_graph import ast_graph
 from tilewright.cost.gcn import GCNModel
-from tilewright.cost.model import KnobTable, rows_of
+from tilewright.cost.model import KnobTable, take_rows
 from tilewright.cost.models import load_model, save_model
 from tilewright.cost.neural import Training
 from tilewright.errors import TilewrightError
@@ -60,7 +60,7 @@ def test_a_score_does_not_depend_on_the_programs_company(pooling: Any) -> None:
     seen, _ = programs(300, seed=1)
     scores = model.predict(seen)
     for row in (0, 100, 127, 128, 299):
-        alone = rows_of(seen, slice(row, row + 1))
+        alone = take_rows(seen, slice(row, row + 1))
         assert model.predict(alone)[0] == pytest.approx(scores[row], abs=1e-5)
     assert model.predict(ast_graph(seen)) == pytest.approx(scores, abs=1e-5)
 
@@ -79,7 +79,7 @@ def test_the_convolution_is_kipf_and_wellings() -> None:
     from torch_geometric.nn import GCNConv
 
     model = fitted(hidden=(8, 8))
-    graph = ast_graph(rows_of(programs(1)[0], slice(0, 1)))  # type: ignore[arg-type]
+    graph = ast_graph(take_rows(programs(1)[0], slice(0, 1)))  # type: ignore[arg-type]
     kinds, edges, adjacency, numbers, present, extra = model._scaled(graph)
     net = model._net
     assert net is not None
@@ -97,7 +97,7 @@ def test_the_convolution_is_kipf_and_wellings() -> None:
 
 def test_tasks_of_several_structures_and_knobs_are_learnt_from() -> None:
     seen, seconds = programs(60)
-    few = rows_of(seen, np.flatnonzero((seen.extents > 1).sum(axis=1) <= 4))
+    few = take_rows(seen, np.flatnonzero((seen.extents > 1).sum(axis=1) <= 4))
     model = GCNModel(training=Training(epochs=1, least_steps=0))
     model.fit([seen, few], [seconds, np.arange(1, 1 + len(few)).astype(np.float64)])
     assert model.ready

@@ -9,7 +9,7 @@ import pytest
 
 from tests.toys import TableSpace
 from tilewright.cost.model import KnobTable
-from tilewright.cost.prior import FixedModel, pretrained
+from tilewright.cost.prior import FixedModel, load_pretrained
 from tilewright.cost.ranking import pairwise_accuracy
 from tilewright.cost.xgb import Loss, XGBoostModel
 from tilewright.methods.default import known_beforehand
@@ -90,7 +90,7 @@ def test_what_comes_with_tilewright_can_be_read() -> None:
     assert problem == ""
     assert stored is not None
     assert stored.model is not None
-    assert pretrained() is pretrained()
+    assert load_pretrained() is load_pretrained()
     assert stored.model.ready
     assert {"target", "date", "tasks", "programs"} <= set(stored.about)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tilewright.cost.model import KnobTable
-from tilewright.cost.xgb import Boosting, XGBoostModel, average_recall, relative_throughput
+from tilewright.cost.xgb import AverageRecall, Boosting, XGBoostModel, relative_throughput
 from tilewright.errors import TilewrightError
 
 
@@ -36,8 +36,8 @@ def test_average_recall_is_what_its_definition_says(sizes: list[int], seed: int)
         true, predicted = (np.argsort(-values[groups == group]) for values in (labels, scores))
         tops = range(1, min(64, sizes[group]) + 1)
         recalls.append(np.mean([len(set(true[:k].tolist()) & set(predicted[:k].tolist())) / k for k in tops]))
-    assert average_recall(labels, scores, groups) == pytest.approx(np.mean(recalls))
-    assert average_recall(labels, labels, groups) == 1.0
+    assert AverageRecall(labels, groups)(scores) == pytest.approx(np.mean(recalls))
+    assert AverageRecall(labels, groups)(labels) == 1.0
 
 
 def test_losses_and_parameters_make_a_difference() -> None:

@@ -56,7 +56,7 @@ def test_views_are_what_numpy_makes(data: st.DataObject) -> None:
             view, array = view.index(axis, position), np.asarray(array.take(position, axis))
         assert view.shape == array.shape
         np.testing.assert_array_equal(made(view, base), array)
-        np.testing.assert_array_equal(made(view.merged(), base), array)
+        np.testing.assert_array_equal(made(view.merge(), base), array)
         if view.in_order:
             np.testing.assert_array_equal(base.reshape(array.shape), array)
 
@@ -74,7 +74,7 @@ def test_heads_merge_to_what_they_were_split_from() -> None:
     back = heads.permute((1, 0, 2)).permute((1, 0, 2)).reshape((5, 24))
     assert back is not None
     assert back.in_order
-    assert [a.extent for a in back.merged().atoms] == [5, 24] or [a.extent for a in back.merged().atoms] == [120]
+    assert [a.extent for a in back.merge().atoms] == [5, 24] or [a.extent for a in back.merge().atoms] == [120]
 
 
 def test_refined_dimensions_have_equal_atoms() -> None:

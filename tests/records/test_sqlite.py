@@ -95,8 +95,12 @@ def test_a_newer_version(tmp_path: Path) -> None:
     path = tmp_path / "records.db"
     open_store(path).close()
     edit(path, f"PRAGMA user_version = {VERSION + 1}")
-    with pytest.raises(RecordsVersionError, match=rf"version {VERSION + 1}; upgrade Tilewright"):
-        open_store(path)
+    edit(path, "CREATE TABLE colours (name TEXT)")
+    before = path.read_bytes()
+    for writable in (True, False):
+        with pytest.raises(RecordsVersionError, match=rf"version {VERSION + 1}; upgrade Tilewright"):
+            open_store(path, writable=writable)
+    assert path.read_bytes() == before
 
 
 def old_store(path: Path) -> None:
@@ -185,7 +189,7 @@ def test_an_older_store_that_may_only_be_read(tmp_path: Path, version: int) -> N
     path = tmp_path / "records.db"
     OLD[version](path)
     if version < OLDEST_READABLE:
-        with pytest.raises(RecordsError, match="version 1 is read after it was made one of version 3"):
+        with pytest.raises(RecordsError, match="version 1 is migrated to version 3 before it is read"):
             open_store(path, writable=False)
     else:
         with open_store(path, writable=False) as store:

@@ -186,7 +186,7 @@ def test_a_file_that_vanishes_and_comes_back(tmp_path: Path) -> None:
         store.add([measured("a", 1)])
         where.rename(away)
         store.add([measured("a", 2)])
-        assert "were there and are not any more" in store.notes[0]
+        assert "have vanished: No such file" in store.notes[0]
         assert not where.exists()  # nothing is made in its place
         shutil.copy(away, where)
         store.settle()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench._arms import name_arm
 from bench.search import Cell, run, speed_after
 from tests.toys import TableSpace
 from tilewright.cost.xgb import XGBoostModel
@@ -66,7 +67,7 @@ TABLES = ("conv1x1-256-64-56", "dense-512x512x512", "depthwise3x3-256-28")
 def on_tables(searcher: str) -> float:
     """The mean speed after 64 trials, of the optimum's: recorded tables, 4 fixed seeds each, rounds of 16."""
     found = [
-        speed_after(run(RECORDED / f"{table}.parquet", Cell(table, searcher, "top", 16, seed)), 64)
+        speed_after(run(RECORDED / f"{table}.parquet", Cell(table, name_arm(searcher, "top"), 16, seed)), 64)
         for table in TABLES
         for seed in range(4)
     ]

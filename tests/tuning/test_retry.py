@@ -8,7 +8,7 @@ import pytest
 from tests.toys import ToySpace, plain
 from tests.tuning.replay import TARGET, bowl, task
 from tilewright.measure.outcome import Measurement, Outcome
-from tilewright.methods.random import random_search
+from tilewright.methods.parts import combine
 from tilewright.records.memory import MemoryStore
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.tuning.retry import SecondChances
@@ -64,7 +64,7 @@ def test_the_best_config_is_found_although_its_worker_was_killed() -> None:
                 found.append(Measurement("small", TARGET.key, space.template, tuple(row), outcome, repeats))
             return found
 
-    tuner = TaskTuner(space, TARGET, Unlucky(), MemoryStore(), np.random.default_rng(0), random_search())
+    tuner = TaskTuner(space, TARGET, Unlucky(), MemoryStore(), np.random.default_rng(0), combine("random", "top"))
     for _ in range(40):
         tuner.round(8, np.inf)
     assert tuner.trials == 240

@@ -15,14 +15,15 @@ from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.methods.autotvm import autotvm, quick
 from tilewright.methods.method import Method
 from tilewright.methods.parts import combine
-from tilewright.methods.random import random_search
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query
 from tilewright.space.configs import sample
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.tuning.tuner import TaskTuner
 
-METHODS = pytest.mark.parametrize("method", [autotvm(steps=60), quick(), random_search()], ids=lambda m: m.name)
+METHODS = pytest.mark.parametrize(
+    "method", [autotvm(steps=60), quick(), combine("random", "top")], ids=lambda m: m.name
+)
 SMALL = ToySpace(plain(4, 5, 6), lambda c: c.sum(axis=1) % 2 == 0, task=task("small"))
 
 

@@ -1,10 +1,10 @@
-"""The command line: one file per command, each of which imports what is heavy only when it runs."""
+"""The command line, with one file a command. A command imports heavy modules only when it runs."""
 
 from __future__ import annotations
 
 import time
 
-#: When the command began, as near as a process can tell: the budget of ``tune`` counts from here.
+#: When the command began, in seconds of ``time.monotonic()``. The budget of ``tune`` counts from here.
 BEGAN = time.monotonic()
 
 import sys  # noqa: E402
@@ -14,12 +14,12 @@ try:
 
     from tilewright.cli import bench, cost, records, run, tasks, tune
     from tilewright.cli.streams import prepare_streams
-except KeyboardInterrupt:  # nobody watches yet, and nothing has begun
+except KeyboardInterrupt:  # before interrupts are handled, and before any work began
     sys.exit(130)
 
 __all__ = ["app", "main"]
 
-# Without Rich's markup, --help needs no Rich; errors of our own never show as Typer's coloured tracebacks.
+# Without Rich's markup, --help imports no Rich. Errors have a message of their own instead of Typer's tracebacks.
 app = typer.Typer(
     name="tilewright",
     help="Tune neural networks for the machine in front of you, within a wall-clock budget.",
@@ -37,7 +37,7 @@ app.add_typer(cost.app, name="cost")
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 1 a bug of ours, 2 bad input or surroundings, 130, 143, 129 a signal."""
+    """Run the command line, and exit with 0: done, 1: a bug, 2: bad input or surroundings, 129, 130, 143: a signal."""
     prepare_streams()
     try:
         app(prog_name="tilewright")

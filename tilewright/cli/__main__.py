@@ -1,4 +1,4 @@
-"""``python -m tilewright.cli``: the same as ``tilewright``."""
+"""Runs the command ``tilewright`` as ``python -m tilewright.cli``."""
 
 from tilewright.cli import main
 

@@ -1,4 +1,4 @@
-"""``tilewright bench``: an executable against other runtimes, fairly."""
+"""``tilewright bench``: compares an executable with other runtimes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
@@ -19,14 +19,66 @@ from tilewright.scratch import scratch
 from tilewright.wording import counted
 
 if TYPE_CHECKING:
-    from tilewright.measure.peers import Peer
+    from tilewright.measure.peers import Peer, Runnable
 
 __all__ = ["bench", "raced", "text"]
 
-#: How the executable is called among its peers.
+#: The name of the executable among its peers.
 OURS = "tilewright"
 #: The target of runs with empty caches.
 _COLD = "native:cold"
+
+
+class PeerFigures(TypedDict, total=False):
+    """The figures of one runtime. A peer has the first two and the ratios, or an error.
+
+    Attributes:
+        min_ms: the shortest run in milliseconds.
+        median_ms: the median run in milliseconds.
+        ratio: the executable's median over this runtime's; below 1 the executable is faster.
+        ratio_low: the lower end of the ratio's 95 % interval.
+        ratio_high: the upper end.
+        difference: the largest difference of the outputs, relative to their largest number.
+        error: why the runtime could not be timed.
+    """
+
+    min_ms: float
+    median_ms: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    difference: float
+    error: str
+
+
+class BenchReport(TypedDict, total=False):
+    """The result of a comparison, ready for JSON.
+
+    Attributes:
+        executable: the figures of the executable.
+        peers: the figures of each peer, by name.
+        median_ms: the median run of the executable and of each peer, in milliseconds, by name.
+        ratio: the ratio of each peer, by name.
+        blocks: the number of turns.
+        threads: the number of threads.
+        machine: the model of the CPU.
+        date: when the comparison was made.
+        caches: ``warm`` or ``cold``.
+        overhead_us: the microseconds of a call outside its kernels; None if they are not known.
+        error: why the executable could not be timed.
+    """
+
+    executable: PeerFigures
+    peers: dict[str, PeerFigures]
+    median_ms: dict[str, float]
+    ratio: dict[str, float]
+    blocks: int
+    threads: int
+    machine: str
+    date: str
+    caches: str
+    overhead_us: float | None
+    error: str
 
 
 @command
@@ -36,27 +88,27 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="PEER",
-            help="onnxruntime, openvino, pytorch, pytorch-compiled or untuned; may be given several times.",
+            help="onnxruntime, openvino, pytorch, pytorch-compiled or untuned. May be given several times.",
         ),
     ] = None,
-    blocks: Annotated[int, typer.Option(min=1, help="How many turns each runtime has.")] = 20,
-    block_seconds: Annotated[float, typer.Option(min=0.01, help="About how long a turn lasts.")] = 0.5,
+    blocks: Annotated[int, typer.Option(min=1, help="The number of turns of each runtime.")] = 20,
+    block_seconds: Annotated[float, typer.Option(min=0.01, help="The approximate length of a turn in seconds.")] = 0.5,
     target: Annotated[
         str,
         typer.Option(
-            help="What the untuned build is for: 'native' or 'llvm:MCPU'; native:cold empties the caches before each "
-            "run of every runtime, as for a network that rarely runs."
+            help="The target of the untuned build: 'native' or 'llvm:MCPU'. With native:cold the caches are emptied "
+            "before each run of every runtime, as for a network that rarely runs."
         ),
     ] = "native",
     seed: Annotated[int, typer.Option(min=0, help="The seed of the random inputs.")] = 0,
     json_file: JsonOption = None,
 ) -> None:
-    """Time the executable in OUT against others: by turns, each in its own process, each the only one running."""
+    """Compare the executable in OUT with other runtimes, by turns, each in a process of its own."""
     check_target(target)
     check_machine()
     with scratch() as folder:
         place = out
-        if not encodable(out.absolute()):  # other runtimes take no such name
+        if not encodable(out.absolute()):  # other runtimes refuse names that are not UTF-8
             place = folder / "executable"
             place.symlink_to(out.absolute(), target_is_directory=True)
         report = raced(place, against or (), blocks=blocks, block_seconds=block_seconds, target=target, seed=seed)
@@ -76,21 +128,21 @@ def raced(
     block_seconds: float = 0.5,
     target: str = "native",
     seed: int = 0,
-    peers: Mapping[str, Callable[[str, str], Any]] | None = None,
-) -> dict[str, Any]:
-    """Race the executable in ``out`` with the peers called ``against``; what came of it, ready for JSON.
+    peers: Mapping[str, Callable[[str, str], Runnable]] | None = None,
+) -> BenchReport:
+    """Time the executable in ``out`` and the peers ``against``, by turns.
 
     Args:
         out: the directory of an executable.
-        against: names of peers.
-        blocks: how many turns each has.
-        block_seconds: about how long a turn lasts.
-        target: what the untuned build is for; for ``native:cold`` the caches are emptied before each run.
+        against: the names of peers.
+        blocks: the number of turns of each runtime.
+        block_seconds: the length of a turn in seconds.
+        target: of the untuned build; with ``native:cold`` the caches are emptied before each run.
         seed: of the inputs.
-        peers: their factories by name; by default ``tilewright.compare.peers.PEERS``.
+        peers: the factories of peers by name; by default ``tilewright.compare.peers.PEERS``.
 
     Raises:
-        TilewrightError: no such peer, no executable, or the executable cannot be timed at all.
+        TilewrightError: there is no such peer or no executable, or the executable cannot be timed.
     """
     from tilewright.compare import peers as factories
     from tilewright.executable.manifest import verify
@@ -117,30 +169,30 @@ def raced(
         entrants += [Entrant(name, peers[name], (str(model.absolute()), target)) for name in names]
     threads, cold = wanted_threads(), target == _COLD
     ours, *others = race(entrants, blocks, block_seconds, threads, seed, cold=cold)
-    report = {**_report(ours, others, threads), "caches": "cold" if cold else "warm"}
+    report = _report(ours, others, threads)
+    report["caches"] = "cold" if cold else "warm"
     report["overhead_us"] = None if ours.error else _overhead(out)
     return report
 
 
 def _overhead(out: Path) -> float | None:
-    """Microseconds of a call outside its kernels: the median of calls in which no kernel runs."""
+    """The microseconds of a call outside its kernels: the median of calls in which no kernel runs."""
     from tilewright.executable.executable import load_executable
 
     try:
         seconds = load_executable(out).overhead(1000)
-    except TilewrightError:  # it was just timed in a process of its own; this only adds a figure
+    except TilewrightError:  # the executable was timed in a process of its own, and this only adds a figure
         return None
     return None if seconds is None else 1e6 * statistics.median(seconds)
 
 
-def _report(ours: Peer, others: list[Peer], threads: int) -> dict[str, Any]:
-    from tilewright.measure.compare import compare, difference, latency
+def _report(ours: Peer, others: list[Peer], threads: int) -> BenchReport:
     from tilewright.target import model_name
 
-    report: dict[str, Any] = {
-        "executable": latency(ours),
+    report: BenchReport = {
+        "executable": _time(ours),
         "peers": {},
-        "median_ms": {OURS: latency(ours)["median_ms"]},
+        "median_ms": {OURS: _time(ours)["median_ms"]},
         "ratio": {},
         "blocks": len(ours.blocks),
         "threads": threads,
@@ -153,14 +205,34 @@ def _report(ours: Peer, others: list[Peer], threads: int) -> dict[str, Any]:
         if peer.error:
             report["peers"][peer.name] = {"error": peer.error}
             continue
-        entry = {**latency(peer), **compare(ours, peer), "difference": difference(ours.outputs, peer.outputs)}
+        entry = _compare(ours, peer)
         report["peers"][peer.name] = entry
         report["median_ms"][peer.name] = entry["median_ms"]
         report["ratio"][peer.name] = entry["ratio"]
     return report
 
 
-def text(report: dict[str, Any]) -> str:
+def _time(peer: Peer) -> PeerFigures:
+    from tilewright.measure.compare import latency
+
+    found = latency(peer)
+    return {"min_ms": found["min_ms"], "median_ms": found["median_ms"]}
+
+
+def _compare(ours: Peer, peer: Peer) -> PeerFigures:
+    from tilewright.measure.compare import compare, difference
+
+    found = compare(ours, peer)
+    return {
+        **_time(peer),
+        "ratio": found["ratio"],
+        "ratio_low": found["ratio_low"],
+        "ratio_high": found["ratio_high"],
+        "difference": difference(ours.outputs, peer.outputs),
+    }
+
+
+def text(report: BenchReport) -> str:
     """The report as a table."""
     rows = [[OURS, f"{report['executable']['min_ms']:.3f}", f"{report['executable']['median_ms']:.3f}", "", ""]]
     errors = []

@@ -1,4 +1,4 @@
-"""Where errors end: one clear message and an exit code for each, and the same as JSON where JSON was asked for."""
+"""Turns the errors of commands into a message and an exit code, and into JSON for ``--json``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, ParamSpec
+from typing import NoReturn, ParamSpec
 
 import typer
 
@@ -19,6 +19,7 @@ from tilewright.cli.streams import debugging, written_out
 from tilewright.cli.text import plain
 from tilewright.errors import CheckError, OutputError, ResourceError, TilewrightError
 from tilewright.interrupts import exit_code, watching
+from tilewright.jsonable import Json
 from tilewright.measure.memory import memory_error
 from tilewright.names import printable
 
@@ -29,17 +30,17 @@ P = ParamSpec("P")
 _REPORT_TO = "this is a bug in Tilewright; please report it with what the same command prints with TILEWRIGHT_DEBUG=1"
 
 
-#: What C++, the system, and the loader of libraries say where memory or addresses are missing.
+#: Parts of the messages of C++, the system, and the loader of libraries if memory or addresses are missing.
 _NO_MEMORY = ("bad_alloc", os.strerror(errno.ENOMEM), "failed to map segment", "can't start new thread")
 
-#: A file of every executable, which is JSON as reports are.
+#: The file of every executable that is JSON, like a report.
 _MANIFEST = "manifest.json"
-#: Files of ``--json`` that the command has written.
+#: The files of ``--json`` that the command has written.
 _reported: list[Path] = []
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
-    """A command whose errors become messages and exit codes. Its ``json_file``, if it has one, gets them too."""
+    """Make a command whose errors become messages and exit codes, and go to its ``json_file`` if it has one."""
 
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -53,19 +54,19 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
                     _check_writable(json_file, kwargs.get("out"))
                     path = json_file
                 function(*args, **kwargs)
-                if interrupts:  # one that was swallowed where it arrived, as Python does in a destructor
+                if interrupts:  # an interrupt in a destructor is swallowed by Python
                     raise KeyboardInterrupt
                 _check_output(path)
         except TilewrightError as error:
             if interrupts:
                 _interrupted(error, path)
             _say(error, str(error), path)
-            # Wrong outputs are no mistake of the user's.
+            # Wrong outputs are a bug of Tilewright, not a mistake of the user.
             raise typer.Exit(1 if isinstance(error, CheckError) else 2) from error
         except KeyboardInterrupt as error:
             _interrupted(error, path)
         except BrokenPipeError as error:
-            # The reader of our output has gone, as `| head` does; Python would say so once more when it ends.
+            # The reader of the output has gone, as `| head` does. Without this, Python complains again at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from error
         except Exception as error:
@@ -87,8 +88,8 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
     return guarded
 
 
-def write_json(path: Path | None, value: Mapping[str, Any]) -> None:
-    """Write ``value`` to ``path``; does nothing without a path. Numbers that JSON does not have become null.
+def write_json(path: Path | None, value: Mapping[str, object]) -> None:
+    """Write ``value`` to ``path``, if there is a path. Numbers that JSON does not have become null.
 
     Raises:
         OutputError: the file cannot be written.
@@ -106,7 +107,7 @@ def write_json(path: Path | None, value: Mapping[str, Any]) -> None:
 
 
 def _check_output(path: Path | None) -> None:
-    """Do not end as if all were well where what was printed could not be written."""
+    """End with an error if something that was printed could not be written."""
     if (failure := written_out()) is not None:
         error = OutputError(
             f"the result cannot be printed: {failure.strerror}; everything else is done; --json writes it to a file"
@@ -116,7 +117,7 @@ def _check_output(path: Path | None) -> None:
 
 
 def _surroundings(error: Exception) -> TilewrightError | None:
-    """What the machine lacked, where that is why something failed that nobody foresaw; otherwise None."""
+    """The error that names what the machine lacked, if an unforeseen error was due to that; otherwise None."""
     if isinstance(error, MemoryError) or any(sign in str(error) for sign in _NO_MEMORY):
         return memory_error("this command")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -137,11 +138,11 @@ def _interrupted(error: BaseException, path: Path | None) -> NoReturn:
 
 
 def _check_writable(path: Path, out: object) -> None:
-    """Refuse a file of ``--json`` that could not be written after the work is done, or is no earlier report.
+    """Refuse a file of ``--json`` that cannot be written, or that holds something else than an earlier report.
 
     Args:
-        path: of ``--json``.
-        out: of an executable, if the command has one.
+        path: the file.
+        out: the directory of the executable, if the command makes one.
     """
     if isinstance(out, Path) and path.absolute() == out.absolute():
         raise OutputError(f"--json names a file, but {path} is the directory of the executable; name another file")
@@ -165,26 +166,26 @@ def _check_writable(path: Path, out: object) -> None:
 
 
 def _say(error: BaseException, message: str, path: Path | None, *, before: str = "error: ", keep: bool = False) -> None:
-    """Print a message and write it to the file of ``--json``; ``keep``: unless that has a report already."""
+    """Print a message, and write it to the file of ``--json``. With ``keep``, a report in the file is kept."""
     print(f"{before}{plain(message)}", file=sys.stderr)
     if not keep or path not in _reported:
         _record(error, message, path)
 
 
 def _record(error: BaseException, message: str, path: Path | None) -> None:
-    """Write an error to the file of ``--json``. Where the file itself is the trouble, the terminal has said so."""
+    """Write an error to the file of ``--json``. If that fails, the terminal has the message."""
     with contextlib.suppress(OutputError):
         report = error.report if isinstance(error, CheckError) else {}
         write_json(path, {**report, "error": {"type": type(error).__name__, "message": message}})
 
 
-def _plain(value: Any) -> Any:
-    """``value`` as what JSON has: no NaN, no infinities, no NumPy scalars, no paths."""
+def _plain(value: object) -> Json:
+    """``value`` in the types of JSON: no NaN, no infinities, no NumPy scalars, no paths."""
     if isinstance(value, Mapping):
         return {printable(str(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if hasattr(value, "item"):
+    if hasattr(value, "item"):  # a scalar of NumPy
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return None

@@ -1,4 +1,4 @@
-"""``tilewright cost``: fit a cost model to measured programs, and see how well one ranks them."""
+"""``tilewright cost``: fits cost models to measured programs, and judges their ranking."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
@@ -32,7 +32,16 @@ app = typer.Typer(
     add_completion=False,
 )
 
+#: The measures of quality by their fields in ``Quality``, with their names in tables.
 _MEASURES = {"pairwise_accuracy": "pairwise accuracy", "recall_at_10": "recall@10", "top1_regret": "top-1 regret"}
+
+
+class _Mean(TypedDict):
+    """The mean of a measure over tasks, and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
 
 
 @app.command("train")
@@ -48,14 +57,15 @@ def train(
     hold_out: Annotated[
         str | None,
         typer.Option(
-            metavar="TEXT", help="Do not train on tasks with TEXT in their name or a network's; judge by these."
+            metavar="TEXT",
+            help="Do not train on tasks with TEXT in their name or in a network's name, and judge the model by these.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The seed of all random numbers.")] = 0,
     json_file: JsonOption = None,
 ) -> None:
     """Fit a cost model to the programs of --data, or of --records, and write it to MODEL.npz."""
-    # What is cheap to refuse is refused first.
+    # Cheap checks come first.
     from tilewright.cost.models import make_model, save_model
 
     fresh = make_model(model, seed)
@@ -83,11 +93,14 @@ def train(
     label = "on the training data, which says little about other tasks"
     if judged:
         label = f"on {counted(len(judged), 'task')} with {hold_out!r}, not trained on"
-    report = _judge(fresh, judged or trained)
+    entries, means = _judge(fresh, judged or trained)
     print(f"quality {label} (mean, 95 % interval over tasks):")
-    print(_means(report["mean"]))
+    print(_table_of_means(means))
     kept = {name: value for name, value in about.items() if name != "trained_on"}
-    write_json(json_file, {**kept, "model": model, "seconds": seconds, "held_out": bool(judged), **report})
+    write_json(
+        json_file,
+        {**kept, "model": model, "seconds": seconds, "held_out": bool(judged), "tasks": entries, "mean": means},
+    )
 
 
 @app.command("eval")
@@ -99,7 +112,7 @@ def evaluate(
     target: ProgramsTargetOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """How well the model in MODEL.npz ranks the programs of --data, or of --records: each task, and the means."""
+    """Judge how well the model in MODEL.npz ranks the programs of --data, or of --records: each task, and the means."""
     from tilewright.cost.models import load_model
 
     stored = load_model(file)
@@ -110,34 +123,33 @@ def evaluate(
             f"{file} was fitted to programs of the template {stored.template}, but these are of {template}; "
             "train it again on programs of that template"
         )
-    report = _judge(stored.model, tasks)
+    judged, means = _judge(stored.model, tasks)
     known = stored.about.get("trained_on")
-    seen = set(known) if isinstance(known, list) and all(isinstance(key, str) for key in known) else None
-    for entry in report["tasks"]:
-        entry["trained_on"] = None if seen is None else entry["task"] in seen
+    seen = {str(key) for key in known} if isinstance(known, list) and all(isinstance(k, str) for k in known) else None
+    entries = [{**entry, "trained_on": None if seen is None else entry["task"] in seen} for entry in judged]
     rows = [
         [
-            entry["name"] + (" *" if entry["trained_on"] else ""),
+            f"{entry['name']} *" if entry["trained_on"] else str(entry["name"]),
             str(entry["programs"]),
             str(entry["failed"]),
             *(_number(entry[name]) for name in _MEASURES),
         ]
-        for entry in report["tasks"]
+        for entry in entries
     ]
     print(table(["task", "programs", "failed", *_MEASURES.values()], rows))
     fitted = f"{counted(stored.about.get('tasks', '?'), 'task')} on {_named(stored.about.get('targets'))}"
     print(f"{stored.name}, fitted to {fitted}; programs of {_named(sorted({task.target for task in tasks}))}")
     if seen is None:
         print("the file does not say which tasks the model was fitted to; these tasks may be among them")
-    elif any(entry["trained_on"] for entry in report["tasks"]):
+    elif any(entry["trained_on"] for entry in entries):
         print("* the model was trained on this task, so its figures say little about other tasks")
     print("mean and 95 % interval over tasks:")
-    print(_means(report["mean"]))
-    write_json(json_file, {"model": stored.name, "template": stored.template, **report})
+    print(_table_of_means(means))
+    write_json(json_file, {"model": stored.name, "template": stored.template, "tasks": entries, "mean": means})
 
 
 def _template(tasks: Sequence[TaskData]) -> str:
-    """The one template of the tasks' programs."""
+    """The template of the tasks' programs, which must be one."""
     templates = sorted({task.template for task in tasks})
     if len(templates) != 1:
         raise RecordsError(
@@ -147,7 +159,7 @@ def _template(tasks: Sequence[TaskData]) -> str:
 
 
 def _split(tasks: Sequence[TaskData], hold_out: str | None) -> tuple[list[TaskData], list[TaskData]]:
-    """The tasks to train on and those to judge by, none of which (on whatever target) is among the first."""
+    """The tasks to train on, and the held-out tasks. A held-out task is not trained on for any target."""
     if hold_out is None:
         return list(tasks), []
     held = {task.task for task in tasks if any(hold_out in text for text in (task.name, *task.networks))}
@@ -160,18 +172,18 @@ def _split(tasks: Sequence[TaskData], hold_out: str | None) -> tuple[list[TaskDa
     return [task for task in tasks if task.task not in held], [task for task in tasks if task.task in held]
 
 
-def _judge(model: CostModel, tasks: Sequence[TaskData]) -> dict[str, Any]:
-    """The quality on each task, and the means with their intervals, ready for JSON."""
+def _judge(model: CostModel, tasks: Sequence[TaskData]) -> tuple[list[dict[str, object]], dict[str, _Mean]]:
+    """The quality on each task, and the mean of each measure, ready for JSON."""
     from tilewright.cost.evaluate import bootstrap
     from tilewright.cost.evaluate import evaluate as judged
 
     try:
         qualities: list[Quality] = judged(model, tasks)
     except (ValueError, RuntimeError) as error:
-        # Libraries say so in their own ways: the table has other columns than that of the fit.
+        # Libraries raise these if the table has other columns than that of the fit.
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CostModelError(f"the model cannot score these programs, which differ in width: {reason}") from error
-    entries = [
+    entries: list[dict[str, object]] = [
         {
             "task": task.task,
             "name": task.name,
@@ -181,14 +193,14 @@ def _judge(model: CostModel, tasks: Sequence[TaskData]) -> dict[str, Any]:
         }
         for task, quality in zip(tasks, qualities, strict=True)
     ]
-    means = {}
+    means: dict[str, _Mean] = {}
     for name in _MEASURES:
         mean, low, high = bootstrap([getattr(quality, name) for quality in qualities])
         means[name] = {"mean": mean, "low": low, "high": high}
-    return {"tasks": entries, "mean": means}
+    return entries, means
 
 
-def _means(means: dict[str, dict[str, float]]) -> str:
+def _table_of_means(means: dict[str, _Mean]) -> str:
     rows = [
         [label, _number(means[name]["mean"]), f"{_number(means[name]['low'])} .. {_number(means[name]['high'])}"]
         for name, label in _MEASURES.items()
@@ -196,8 +208,8 @@ def _means(means: dict[str, dict[str, float]]) -> str:
     return table(["", "mean", "95 % interval"], rows)
 
 
-def _number(value: float) -> str:
-    return "-" if value != value else f"{value:.3f}"
+def _number(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) and value == value else "-"
 
 
 def _named(targets: object) -> str:

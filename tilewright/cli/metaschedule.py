@@ -1,10 +1,10 @@
-"""MetaSchedule's databases for ``tilewright records``: written out of the records, and read into them."""
+"""The export and import of MetaSchedule's databases for ``tilewright records``."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,13 +30,16 @@ if TYPE_CHECKING:
 __all__ = ["export_database", "import_metaschedule"]
 
 
-def export_database(records: str | None, folder: Path, target: str) -> dict[str, Any]:
-    """Write the records' fastest programs on ``target`` into ``folder``; say what was written, and return it.
+def export_database(records: str | None, folder: Path, target: str) -> dict[str, object]:
+    """Write the fastest programs on ``target`` into ``folder``, and print what was written.
+
+    Returns:
+        what was written, ready for JSON.
 
     Raises:
-        TargetError: no such target.
-        RecordsError: the records cannot be read, or there is nothing to write.
-        OutputError: ``folder`` holds a database already, or cannot be written.
+        TargetError: there is no such target.
+        RecordsError: the records cannot be read, or hold nothing to write.
+        OutputError: ``folder`` holds a database, or cannot be written.
     """
     check_target(target)
     with open_records(records) as store:
@@ -54,17 +57,17 @@ def export_database(records: str | None, folder: Path, target: str) -> dict[str,
 
 @command
 def import_metaschedule(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A work directory of MetaSchedule's.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A work directory of MetaSchedule.")],
     records: RecordsOption = None,
     model: Annotated[
         Path | None,
-        typer.Option(metavar="MODEL", help="Recognise this model's functions, too, and not only those on record."),
+        typer.Option(metavar="MODEL", help="Recognise the functions of this model as well as those on record."),
     ] = None,
     shape: ShapeOption = None,
     target: TargetOption = "native",
     json_file: JsonOption = None,
 ) -> None:
-    """Add MetaSchedule's measurements of this machine to the records, if Tilewright knows their programs."""
+    """Add MetaSchedule's measurements on this machine to the records, if Tilewright knows the programs."""
     check_target(target)
     shapes = parse_shapes(shape)
     if model is not None:
@@ -74,7 +77,7 @@ def import_metaschedule(
     from tilewright.records import open_store
 
     if model is None:
-        open_records(records).close()  # which must exist
+        open_records(records).close()  # raises if there are no records
     with open_store(records_place(records)) as store:
         from tilewright.target import Target
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what their texts mean."""
+"""Options that several commands share, with the readers of their texts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -17,6 +17,9 @@ from tilewright.frontend.file_kinds import check_kind, is_program
 from tilewright.measure.memory import check_memory
 from tilewright.records.address import is_url
 from tilewright.scratch import check_space
+
+if TYPE_CHECKING:
+    from tilewright.frontend.onnx.reading import OnnxReading
 
 __all__ = [
     "JsonOption",
@@ -33,8 +36,8 @@ __all__ = [
     "records_place",
 ]
 
-#: Bytes of address space and of memory that a process with TVM and ONNX Runtime has, as measured on two cores: with
-#: 2.3 GiB of addresses ONNX Runtime reads no model, with 2.9 GiB a small network is tuned.
+#: The bytes of address space and of memory that a process with TVM and ONNX Runtime needs, as measured on two cores.
+#: With 2.3 GiB of addresses ONNX Runtime reads no model, and with 2.9 GiB a small network is tuned.
 _COMPILER_ADDRESSES, _COMPILER_MEMORY = 2750 << 20, 512 << 20
 
 ModelArgument: TypeAlias = Annotated[
@@ -43,14 +46,14 @@ ModelArgument: TypeAlias = Annotated[
 TargetOption: TypeAlias = Annotated[str, typer.Option(help="'native' (native:streamed, native:cold) or 'llvm:MCPU'.")]
 ShapeOption: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--shape", metavar="NAME=1,3,224,224", help="The shape of an input; may be given several times."),
+    typer.Option("--shape", metavar="NAME=1,3,224,224", help="The shape of an input. May be given several times."),
 ]
 RecordsOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--records",
         metavar="FILE|URL",
-        help="The records of measurements: a file, or postgresql://USER@HOST/DATABASE; by default $TILEWRIGHT_RECORDS, "
+        help="The records of measurements: a file, or postgresql://USER@HOST/DATABASE. By default $TILEWRIGHT_RECORDS, "
         "or records.db in the user's data directory.",
     ),
 ]
@@ -60,14 +63,14 @@ JsonOption: TypeAlias = Annotated[
 
 
 def parse_shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]] | None:
-    """The shapes of ``NAME=1,3,224,224`` texts, by name; None where there is none.
+    """The shapes in texts of the form ``NAME=1,3,224,224``, by name; None without texts.
 
     Raises:
-        ShapeError: a text is not of this form, or names an input again.
+        ShapeError: a text has another form, or names an input again.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for text in texts or ():
-        # An input's name may itself have an equals sign; its shape does not.
+        # The name of an input may contain an equals sign, so the last one counts.
         name, _, numbers = text.rpartition("=")
         if not name or not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", numbers) or 0 in map(int, numbers.split(",")):
             raise ShapeError(f"a shape is written like NAME=1,3,224,224, with numbers from 1 up, but this is {text!r}")
@@ -78,7 +81,7 @@ def parse_shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]] | No
 
 
 def check_target(text: str) -> None:
-    """Refuse what cannot be a target before the compiler is imported, which knows the rest.
+    """Refuse a text without the form of a target, before the compiler is imported, which checks the rest.
 
     Raises:
         TargetError: the text has not the form of a target.
@@ -91,10 +94,10 @@ def check_target(text: str) -> None:
 
 
 def check_model(path: Path) -> None:
-    """Refuse what is no file, or none of a model, before the compiler is imported.
+    """Refuse a path that is no file of a model, before the compiler is imported.
 
     Raises:
-        ModelFormatError: there is no such file, it cannot be read, or it is of another format.
+        ModelFormatError: the file does not exist, cannot be read, or has another format.
     """
     try:
         check_kind(path)
@@ -105,11 +108,8 @@ def check_model(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def begin_reading(path: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> Iterator[Any]:
-    """What ``load`` takes for a model's file: the file, or its reading in a process that begins now.
-
-    An ONNX file is read while the compiler is imported.
-    """
+def begin_reading(path: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> Iterator[Path | OnnxReading]:
+    """Begin to read a model's file, for ``load``. A process reads an ONNX file while the compiler is imported."""
     if is_program(path):
         yield path
         return
@@ -120,24 +120,24 @@ def begin_reading(path: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> I
 
 
 def check_machine() -> None:
-    """Refuse to import the compiler where the memory does not suffice for it.
+    """Refuse to import the compiler if the memory does not suffice.
 
     Raises:
-        ResourceError: it does not.
+        ResourceError: memory or address space is missing.
     """
     check_memory(_COMPILER_ADDRESSES, _COMPILER_MEMORY)
 
 
 def check_out(path: Path) -> None:
-    """Refuse a directory that could not be written after minutes of tuning. Leaves nothing behind.
+    """Refuse a directory that cannot take an executable, before minutes of tuning. Leaves nothing behind.
 
     Raises:
-        OutputError: the directory cannot be made, nothing can be written to it, or it holds something else.
-        ResourceError: its disk is full.
+        OutputError: the directory cannot be made or written, or it holds something else than an executable.
+        ResourceError: the disk is full.
     """
     if not path.name or os.path.islink(path):
         raise OutputError(f"--out names a directory that can be replaced, but {path} cannot; name another")
-    # Not Path.exists, which raises where a directory may not be looked into.
+    # Path.exists raises if a directory may not be read.
     missing = [folder for folder in (path, *path.parents) if not os.path.exists(folder)]
     try:
         if os.path.isdir(path) and any(path.iterdir()) and not os.path.isfile(path / "manifest.json"):
@@ -162,19 +162,21 @@ def check_out(path: Path) -> None:
 
 
 def records_place(where: str | None) -> str | Path:
-    """Where the records are: as given, as in ``TILEWRIGHT_RECORDS``, or the user's own file, whose directory is made.
+    """The place of the records: as given, as in ``TILEWRIGHT_RECORDS``, or the user's own file.
+
+    Makes the directory of the user's own file.
 
     Returns:
-        a file as a ``Path``, a URL as text.
+        a file as a ``Path``, or a URL as text.
 
     Raises:
-        RecordsError: the user's data directory cannot be made, or a URL is of no known kind.
+        RecordsError: the user's data directory cannot be made, or a URL is of an unknown kind.
     """
     if named := where or os.environ.get("TILEWRIGHT_RECORDS"):
         return named if is_url(named) else Path(named)
     try:
         data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    except RuntimeError as error:  # a user whom the system does not know
+    except RuntimeError as error:  # the system does not know the user
         raise RecordsError(
             f"records are kept in your home directory, but you have none: {error}; name a file with --records"
         ) from error

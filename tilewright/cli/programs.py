@@ -1,4 +1,4 @@
-"""Measured programs for the commands that need them: out of the records, or out of a data set's file."""
+"""The measured programs for commands, from the records or from the file of a data set."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ DataOption: TypeAlias = Annotated[
 ]
 ProgramsTargetOption: TypeAlias = Annotated[
     str | None,
-    typer.Option(help="Of records: the programs on 'native' (by default) or 'llvm:MCPU'."),
+    typer.Option(help="The target of the programs in records: 'native' (the default) or 'llvm:MCPU'."),
 ]
 
 
 def programs_of(records: str | None, data: Path | None, target: str | None) -> DataSet:
-    """The data set of a file or, where none is named, of the records.
+    """The data set of a file, or of the records if no file is named.
 
     Raises:
-        TilewrightError: records and a file are both named, or a target with a file.
-        RecordsError: either cannot be read, or the records hold no programs.
+        TilewrightError: both records and a file are named, or a target with a file.
+        RecordsError: the file or the records cannot be read, or hold no programs.
     """
     if data is None:
         return recorded_programs(records, target or "native")
@@ -50,10 +50,10 @@ def programs_of(records: str | None, data: Path | None, target: str | None) -> D
 
 
 def recorded_programs(records: str | None, target: str) -> DataSet:
-    """All measured programs on one target that have a closed form.
+    """All measured programs with a closed form on one target.
 
     Raises:
-        TargetError: no such target.
+        TargetError: there is no such target.
         RecordsError: the records cannot be read, or hold no such programs.
     """
     check_target(target)
@@ -88,15 +88,15 @@ def _why_none(store: SQLStore, machine: Target, tasks: int) -> str:
 
 
 def open_records(where: str | None) -> SQLStore:
-    """The store of records, which must exist.
+    """Open the store of records, which must exist.
 
     Raises:
-        RecordsError: there is no such file or database, or it cannot be read.
+        RecordsError: the file or database does not exist, or cannot be read.
     """
     from tilewright.records import open_or_read, open_store
 
     place = records_place(where)
-    # Opening would make them, and somebody who looks for records would be shown an empty list after a typing error.
+    # Opening makes missing records, and a mistyped name would then show an empty list.
     if isinstance(place, str):
         return open_store(place, writable=False)
     if not os.path.exists(place):

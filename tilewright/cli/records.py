@@ -1,10 +1,10 @@
-"""``tilewright records``: look into the records of measurements, and take them elsewhere or get them from there."""
+"""``tilewright records``: lists, exports and imports the records of measurements."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -29,7 +29,7 @@ app = typer.Typer(
 @app.command("ls")
 @command
 def ls(records: RecordsOption = None, json_file: JsonOption = None) -> None:
-    """List what was measured: each task with its target, its trials, and its best latency."""
+    """List the measured tasks: each with its target, its trials, and its best latency."""
     with open_records(records) as store:
         entries = store.summary()
     rows = [
@@ -53,18 +53,20 @@ def ls(records: RecordsOption = None, json_file: JsonOption = None) -> None:
 @command
 def export(
     records: RecordsOption = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write here; by default to the terminal.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The file to write. By default the terminal.")
+    ] = None,
     programs: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.parquet",
-            help="Write the measured programs of one target instead, for cost models (extra parquet).",
+            help="Write the measured programs of one target to this file instead, for cost models (extra parquet).",
         ),
     ] = None,
     metaschedule: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Write the fastest programs of one target instead, as MetaSchedule's database."
+            metavar="DIR", help="Write the fastest programs of one target here instead, as MetaSchedule's database."
         ),
     ] = None,
     target: ProgramsTargetOption = None,
@@ -97,7 +99,7 @@ def export(
                     count = write_jsonl(store.scan(Query()), file)
                 print(f"{counted(count, 'measurement')} written to {out}")
         except BrokenPipeError:
-            raise  # whoever read has enough
+            raise  # the reader has gone
         except OSError as error:
             place = "the standard output" if out is None else out
             raise OutputError(f"{place} cannot be written: {error.strerror}; name another file with --out") from error
@@ -107,7 +109,7 @@ def export(
 app.command("import-metaschedule")(import_metaschedule)
 
 
-def _export_programs(records: str | None, file: Path, target: str) -> dict[str, Any]:
+def _export_programs(records: str | None, file: Path, target: str) -> dict[str, object]:
     data = recorded_programs(records, target)
     from tilewright.cost.dataset import write_data_set
 

@@ -1,10 +1,10 @@
-"""``tilewright run``: one run of an executable on arrays from files. Needs no tuner."""
+"""``tilewright run``: runs an executable once on arrays from files. Needs no tuner."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,11 +17,11 @@ from tilewright.scratch import scratch
 from tilewright.wording import counted
 
 if TYPE_CHECKING:
-    import numpy as np
+    from tilewright.tensor import Array, TensorSpec
 
 __all__ = ["run"]
 
-#: Bytes of address space and of memory that running a small executable takes: Python, NumPy and its threads.
+#: The bytes of address space and of memory that a small executable needs: Python, NumPy and its threads.
 _LEAST = (400 << 20, 64 << 20)
 
 
@@ -29,15 +29,16 @@ _LEAST = (400 << 20, 64 << 20)
 def run(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The directory of an executable.")],
     inputs: Annotated[
-        list[Path] | None, typer.Option("--input", metavar="X.NPY", help="An input, in the executable's order.")
+        list[Path] | None,
+        typer.Option("--input", metavar="X.NPY", help="The file of an input, in the executable's order."),
     ] = None,
     outputs: Annotated[
         list[Path] | None,
-        typer.Option("--output", metavar="Y.NPY", help="Where an output goes, in the executable's order."),
+        typer.Option("--output", metavar="Y.NPY", help="The file for an output, in the executable's order."),
     ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Run the executable in OUT once, and describe what came out."""
+    """Run the executable in OUT once, and describe its outputs."""
     check_memory(*_LEAST)
     with scratch():
         from tilewright.executable.executable import load_executable
@@ -61,7 +62,7 @@ def run(
     print(table(["output", "shape", "dtype", "min .. max"], rows, left=4))
 
 
-def _read(paths: Sequence[Path], specs: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
+def _read(paths: Sequence[Path], specs: Sequence[TensorSpec]) -> list[Array]:
     from tilewright.reading import open_regular, read_array
 
     wanted = ", ".join(f"{spec.name} {tuple(spec.shape)} {spec.dtype}" for spec in specs)
@@ -74,7 +75,7 @@ def _read(paths: Sequence[Path], specs: Sequence[Any]) -> list[np.ndarray[Any, A
     for path, spec in zip(paths, specs, strict=True):
         try:
             with open_regular(path) as file:
-                # Not numpy.load, which takes pickles and archives as well.
+                # numpy.load would read pickles and archives as well.
                 array = read_array(file, path.stat().st_size)
         except OSError as error:
             raise TilewrightError(
@@ -97,7 +98,7 @@ def _read(paths: Sequence[Path], specs: Sequence[Any]) -> list[np.ndarray[Any, A
     return arrays
 
 
-def _write(path: Path, array: np.ndarray[Any, Any]) -> None:
+def _write(path: Path, array: Array) -> None:
     import numpy as np
 
     try:
@@ -107,5 +108,5 @@ def _write(path: Path, array: np.ndarray[Any, Any]) -> None:
         raise OutputError(f"the output {path} cannot be written: {error.strerror}; name another file") from error
 
 
-def _range(array: np.ndarray[Any, Any]) -> str:
+def _range(array: Array) -> str:
     return f"{array.min():.6g} .. {array.max():.6g}" if array.size else "empty"

@@ -1,4 +1,4 @@
-"""The standard streams of a command: there even where they were closed, and free of what libraries print."""
+"""The standard streams of a command: opened if they were closed, and free of the output of libraries."""
 
 from __future__ import annotations
 
@@ -8,25 +8,28 @@ import logging
 import os
 import sys
 import warnings
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 __all__ = ["debugging", "prepare_streams", "written_out"]
 
 
 def debugging() -> bool:
-    """Whether the user wants to see everything, for a report of a bug."""
+    """Whether the user wants all output, for a report of a bug."""
     return os.environ.get("TILEWRIGHT_DEBUG") == "1"
 
 
 def prepare_streams() -> None:
-    """Make the streams such that writing to them ends no command. Call once, before anything heavy is imported.
+    """Replace the streams by ones whose failures end no command. Call once, before heavy imports.
 
-    - A stream that was closed is opened on ``/dev/null``. Otherwise the next file that is opened, such as the records,
-      gets its number, and whatever prints would print into that file.
-    - What cannot be written to stderr is dropped: a terminal may be gone while an executable is being made.
-    - What cannot be written to stdout is remembered for :func:`written_out`.
-    - Libraries written in C++ print to the descriptor of stderr. It leads to ``/dev/null``, while this package and
-      Python itself write to the stream that was there. ``TILEWRIGHT_DEBUG=1`` shows everything.
+    - A closed stream is opened on ``/dev/null``. Otherwise the next file to be opened, such as the records, would get
+      its descriptor, and receive what is printed.
+    - Text that stderr refuses is dropped: the terminal may be gone while an executable is made.
+    - Errors of stdout are kept for :func:`written_out`.
+    - The descriptor of stderr, to which C++ libraries print, leads to ``/dev/null``. This package and Python write to
+      the former stream. ``TILEWRIGHT_DEBUG=1`` shows everything.
     """
     for number in range(3):
         with contextlib.suppress(OSError):
@@ -40,14 +43,14 @@ def prepare_streams() -> None:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, 2)
             os.close(nowhere)
-        # Those of libraries are for whoever wrote the code.
+        # Warnings and log messages of libraries are for developers.
         warnings.simplefilter("ignore")
         logging.lastResort = None
     sys.stderr = sys.__stderr__ = _text(_Forgiving(messages, "w", closefd=False), sys.stderr)  # type: ignore[misc]
 
 
 def written_out() -> OSError | None:
-    """Why something that was printed could not be written; None where all was. Flushes stdout.
+    """Flush stdout; the error if printed text could not be written, otherwise None.
 
     Raises:
         BrokenPipeError: the reader of stdout has gone, as ``| head`` does.
@@ -60,30 +63,30 @@ def written_out() -> OSError | None:
 class _Forgiving(io.FileIO):
     """A file that drops what it cannot write."""
 
-    def write(self, data: Any) -> int:
+    def write(self, data: ReadableBuffer) -> int:
         try:
             return super().write(data)
         except OSError:
-            return len(data)
+            return memoryview(data).nbytes
 
 
 class _Remembering(io.FileIO):
-    """A file that drops what it cannot write, and knows why; but a pipe without a reader is an error at once."""
+    """A file that drops what it cannot write, and keeps the error. A pipe without a reader raises at once."""
 
     failure: OSError | None = None
 
-    def write(self, data: Any) -> int:
+    def write(self, data: ReadableBuffer) -> int:
         try:
             return super().write(data)
         except BrokenPipeError:
             raise
         except OSError as error:
             self.failure = error
-            return len(data)
+            return memoryview(data).nbytes
 
 
 def _fill(number: int) -> None:
-    """Open ``/dev/null`` as the descriptor ``number``, if that is closed. Lower ones are open."""
+    """Open ``/dev/null`` as the descriptor ``number``, if that is closed. All lower ones are open."""
     try:
         os.fstat(number)
     except OSError:
@@ -94,8 +97,8 @@ def _fill(number: int) -> None:
         os.set_inheritable(number, True)
 
 
-def _text(raw: io.FileIO, before: TextIO | None) -> io.TextIOWrapper[Any]:
-    """A stream of text over ``raw``, in the encoding of the one before. A name may have bytes that are no text."""
+def _text(raw: io.FileIO, before: TextIO | None) -> io.TextIOWrapper:
+    """A text stream over ``raw`` in the encoding of the stream ``before``. Bytes that are no text are escaped."""
     encoding = getattr(before, "encoding", None) or "utf-8"
     if before is not None:
         with contextlib.suppress(OSError, ValueError):

@@ -1,9 +1,9 @@
-"""``tilewright tasks``: what a model consists of, and how far its tuning is."""
+"""``tilewright tasks``: lists the tasks of a model, with their best latencies so far."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from tilewright.cli.boundary import command, write_json
 from tilewright.cli.options import (
@@ -30,6 +30,19 @@ if TYPE_CHECKING:
     from tilewright.task import Task
 
 __all__ = ["tasks"]
+
+
+class _Entry(TypedDict):
+    """A task, ready for JSON."""
+
+    weight: int
+    name: str
+    key: str
+    kind: str
+    template: str
+    flop: float
+    space_size: float
+    best_seconds: float | None
 
 
 @command
@@ -60,7 +73,7 @@ def tasks(
         network = load(reading, shapes)
         machine = machine.with_weights(network.weight_bytes)
         extraction = extract(network, machine)
-        entries = [{"weight": use.weight, **_entry(use.task, machine, store)} for use in extraction.uses]
+        entries = [_describe(use.task, use.weight, machine, store) for use in extraction.uses]
     flop = sum(entry["weight"] * entry["flop"] for entry in entries)
     write_json(json_file, {"tasks": entries, "fallbacks": extraction.fallbacks, "target": machine.key, "flop": flop})
     rows = [
@@ -81,13 +94,14 @@ def tasks(
         print(f"left in plain layout: {', '.join(extraction.fallbacks)}")
 
 
-def _entry(task: Task, target: Target, store: SQLStore | None) -> dict[str, Any]:
+def _describe(task: Task, weight: int, target: Target, store: SQLStore | None) -> _Entry:
     from tilewright.ops.registry import make_space
     from tilewright.space.configs import size
 
     space = make_space(task, target)
     best = store.best(task.key, target.key, space.template, 1) if store is not None else []
     return {
+        "weight": weight,
         "name": task.name,
         "key": task.key,
         "kind": task.kind,
@@ -99,7 +113,7 @@ def _entry(task: Task, target: Target, store: SQLStore | None) -> dict[str, Any]
 
 
 def _open(where: str | None) -> SQLStore | None:
-    """The records, where there are any; a look at a model makes none."""
+    """Open the records; None if there are none. This command makes no records."""
     try:
         return open_records(where)
     except RecordsError as error:

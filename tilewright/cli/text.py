@@ -1,4 +1,4 @@
-"""How commands print tables and quantities."""
+"""Tables and quantities as the commands print them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["milliseconds", "moment", "plain", "quantity", "table"]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Aligned columns below their heads: the first ``left`` to the left, numbers to the right."""
+    """A table whose first ``left`` columns are aligned to the left, and whose other columns to the right."""
     lines = [[plain(cell) for cell in line] for line in (head, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     return "\n".join(
@@ -23,12 +23,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> 
 
 
 def plain(text: str) -> str:
-    """``text`` without what would steer a terminal: control characters other than line breaks become U+FFFD."""
+    """The text without commands for a terminal: control characters other than line breaks become U+FFFD."""
     return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
 def moment(seconds: float) -> str:
-    """A POSIX time for people, local; a dash where no calendar has it."""
+    """A POSIX time in local time, such as ``2026-11-29 10:38``; a dash for a time outside of the calendar."""
     try:
         return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
     except (OverflowError, ValueError, OSError):
@@ -36,14 +36,14 @@ def moment(seconds: float) -> str:
 
 
 def milliseconds(seconds: float | None) -> str:
-    """A latency for people, such as ``3.142 ms``; a dash where there is none."""
+    """A latency in milliseconds, such as ``3.142 ms``; a dash if there is none."""
     if seconds is None or not math.isfinite(seconds):
         return "-"
     return f"{1e3 * seconds:.4g} ms"
 
 
 def quantity(value: float) -> str:
-    """A large number for people, such as ``231M``."""
+    """A large number with a unit prefix, such as ``231M``."""
     for scale, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= scale:
             return f"{value / scale:.3g}{unit}" if value < 1e15 else f"{value:.1e}"

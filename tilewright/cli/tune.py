@@ -1,4 +1,4 @@
-"""``tilewright tune``: a model in, an executable out, within a budget."""
+"""``tilewright tune``: makes a tuned executable of a model within a budget."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ if TYPE_CHECKING:
 
 __all__ = ["tune"]
 
-#: Names of ways to share.
+#: The names of the policies of sharing.
 SHARING = ("own", "published", "none")
-#: Which executable an interrupted command leaves, by ``published`` of its report.
+#: The executable that an interrupted command leaves, by ``published`` of its report.
 _PUBLISHED = {
     "tuned": "{out} holds the tuned executable, with the best schedules found so far",
     "incumbent": "{out} holds the incumbent, which is not tuned: it has default schedules, or the best on record",
     "earlier": "{out} still holds the earlier executable, untouched",
 }
-#: A command that takes longer than its budget by more than this factor says so.
+#: A command reports a time above this multiple of its budget.
 _OVER = 1.05
 _GO_ON = "the measurements are in the records, and the same command goes on from them"
 
@@ -60,12 +60,12 @@ def tune(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIRECTORY", help="Where to write the executable; by default the model's name and -tuned."
+            metavar="DIRECTORY", help="The directory of the executable. By default the model's name and -tuned."
         ),
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(metavar="DURATION", help="Wall-clock time of the whole command: 90s, 5m, 1h30m; by default 5m."),
+        typer.Option(metavar="DURATION", help="The time of the whole command: 90s, 5m, 1h30m. By default 5m."),
     ] = None,
     trials: Annotated[int | None, typer.Option(metavar="N", help="The most candidates to measure.")] = None,
     target: TargetOption = "native",
@@ -75,23 +75,26 @@ def tune(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="A whole published system, or Tilewright's own: default, autotvm, chameleon, schedule_sharing, gbfs, "
-            "na2c or graph_cost_model.",
+            help="The method of the search: Tilewright's own (default), or a published system (autotvm, chameleon, "
+            "schedule_sharing, gbfs, na2c or graph_cost_model).",
         ),
     ] = None,
     searcher: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="random, annealing, genetic, ppo, gbfs, na2c or bayesian."),
+        typer.Option(
+            metavar="NAME", help="The searcher: random, annealing, genetic, ppo, gbfs, na2c or bayesian (the default)."
+        ),
     ] = None,
     sampler: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="top, epsilon-greedy, diversity or adaptive; by default top."),
+        typer.Option(metavar="NAME", help="The sampler: top (the default), epsilon-greedy, diversity or adaptive."),
     ] = None,
     cost_model: Annotated[
         str | None,
         typer.Option(
             metavar="FILE",
-            help="The cost model to start from: a file of 'tilewright cost train', or none; by default our own.",
+            help="The cost model to begin with: a file of 'tilewright cost train', or none. By default the "
+            "shipped one.",
         ),
     ] = None,
     sharing: Annotated[
@@ -111,7 +114,7 @@ def tune(
     """Tune MODEL for this machine and write an executable. Ctrl-C keeps all measurements and still writes one."""
     from tilewright.cli import BEGAN
 
-    # What is cheap to refuse is refused before the compiler is imported, which takes seconds.
+    # Cheap checks come before the import of the compiler, which takes seconds.
     if budget is None and trials is None:
         budget = "5m"
     limits = Budget(None, trials) if budget is None else Budget.parse(budget, trials)
@@ -147,12 +150,12 @@ def tune(
                 seed=seed,
                 method=how,
             )
-        except KeyboardInterrupt:  # before there was an executable, or a second one
+        except KeyboardInterrupt:  # an interrupt before there was an executable, or a second interrupt
             earlier = "; {out} still holds the earlier one, untouched" if (out / "manifest.json").is_file() else ""
             go_on = "" if store.kept else f"; {_GO_ON}"
             print(f"no executable was written{earlier.format(out=out)}{go_on}", file=sys.stderr)
             raise
-        ending.enter_context(holding())  # it is done; what is left is to say so, and to clean up
+        ending.enter_context(holding())  # the work is done: only the report and the cleaning up are left
         write_json(json_file, to_json_object(result.report))
         print(summary(result.report, out, told=store.notes))
     if result.report.interrupted:
@@ -160,7 +163,7 @@ def tune(
 
 
 def _method(name: str | None, searcher: str | None, sampler: str | None, cost_model: str | None) -> Method:
-    """How tasks are searched, by the names and the file that the command was given."""
+    """The method of the search, by the names and the file that the command was given."""
     if name is not None and (searcher is not None or sampler is not None):
         raise TilewrightError(
             "--method names a whole system, and --searcher and --sampler its parts, but this command has both; "
@@ -173,7 +176,7 @@ def _method(name: str | None, searcher: str | None, sampler: str | None, cost_mo
 
     if name is not None and name not in METHODS:
         raise TilewrightError(f"a method is one of {', '.join(METHODS)}, but this is {name!r}; correct --method")
-    # The published systems knew nothing beforehand.
+    # The published systems have no prior unless the command names one.
     alone = cost_model == "none" or (cost_model is None and name not in (None, "default"))
     prior, problem = (None, "") if alone else known_beforehand(Path(cost_model) if cost_model else None)
     if problem:
@@ -192,7 +195,7 @@ def _share(method: Method, name: str | None) -> Method:
 
 
 def summary(report: TuneReport, out: Path, told: Sequence[str] = ()) -> str:
-    """What came of it, in a few lines; says only what the report holds, and no note of ``told`` again."""
+    """The report in a few lines, without the notes in ``told``."""
     failed = sum(report.failures.values())
     lines = [
         f"{counted(report.trials, 'trial')} in {report.wall_seconds:.1f} s "

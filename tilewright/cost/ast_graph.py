@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tilewright.cost.model import KnobTable, Programs
 from tilewright.space.loop_nest import Annotation, LoopNest
 
-__all__ = ["NUMBERS", "AstGraph", "NodeKind", "Number", "ast_graph", "graph_of", "knob_graph"]
+__all__ = ["NUMBERS", "AstGraph", "NodeKind", "Number", "ast_graph", "knob_graph", "make_graph"]
 
 Floats = NDArray[np.float32]
 
@@ -97,7 +97,7 @@ class AstGraph:
         return len(self.numbers)
 
 
-def graph_of(programs: Programs) -> AstGraph:
+def make_graph(programs: Programs) -> AstGraph:
     """The syntax trees of loop nests, or the graph of knobs."""
     return knob_graph(programs) if isinstance(programs, KnobTable) else ast_graph(programs)
 
@@ -105,8 +105,8 @@ def graph_of(programs: Programs) -> AstGraph:
 def knob_graph(table: KnobTable) -> AstGraph:
     """The graph of programs that are known only by their knobs: a root with a child for each knob.
 
-    The nodes have ``NUMBERS + knobs`` columns. The value of each knob has a column of its own, because a network that
-    treats all nodes alike could not tell the knobs apart otherwise.
+    The nodes have ``NUMBERS + knobs`` columns. The value of each knob has a column of its own. Otherwise a network that
+    treats all nodes alike could not tell the knobs apart.
     """
     count, width = table.values.shape
     numbers = np.zeros((count, 1 + width, NUMBERS + width), dtype=np.float32)

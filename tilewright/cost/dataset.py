@@ -1,7 +1,7 @@
 """Data sets: measured programs of many tasks, on which cost models are trained and judged, in one Parquet file.
 
 A row is a measured config, with its latency and its program in closed form. So a data set needs neither TVM nor the
-templates that made its programs, and a later version of a template does not change its meaning.
+templates that made its programs. A later version of a template does not change its meaning.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ def _read_tasks(stored: pyarrow.Table, widths: Mapping[str, list[int]], tasks: o
         arrays[name] = flat.reshape(len(stored), *width)
     _check_shapes({name: array.shape[1:] for name, array in arrays.items()})
     if len(columns) != len(stored.column_names) or not all(np.isfinite(array).all() for array in arrays.values()):
-        raise ValueError("a column stands there twice, or holds numbers that are not finite")
+        raise ValueError("a column occurs twice, or holds numbers that are not finite")
     if not np.isin(arrays["annotations"], list(Annotation)).all():
         raise ValueError("a loop has an annotation that does not exist")
     if any((arrays[name] < 0).any() for name in _COUNTS):
@@ -247,7 +247,7 @@ def _read_tasks(stored: pyarrow.Table, widths: Mapping[str, list[int]], tasks: o
         raise ValueError("latencies are positive numbers, or nan")
     configs = columns["config"].to_pylist()
     if not isinstance(tasks, list) or places.dtype != np.int32 or ((places < 0) | (places >= len(tasks))).any():
-        raise ValueError("its rows are of tasks that there are not")
+        raise ValueError("its rows belong to tasks that do not exist")
     for number, header in enumerate([_read_header(fields) for fields in tasks]):
         rows = np.flatnonzero(places == number)
         yield TaskData(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.cost.model import Programs, rows_of
+from tilewright.cost.model import Programs, take_rows
 from tilewright.errors import TilewrightError
 from tilewright.tensor import Array
 
@@ -50,7 +50,7 @@ class Ensemble:
             # A program that was not drawn counts as not measured. The best always counts: labels are relative to it.
             drawn = [_resample(times, rng) for times in seconds]
             member.fit(
-                [rows_of(p, kept) for p, kept in zip(programs, drawn, strict=True)],
+                [take_rows(p, kept) for p, kept in zip(programs, drawn, strict=True)],
                 [times[kept] for times, kept in zip(seconds, drawn, strict=True)],
             )
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tilewright.cost.model import KnobTable, Programs
 from tilewright.space.loop_nest import Annotation, LoopNest
 
-__all__ = ["FEATURE_VERSION", "View", "curve_features", "feature_names", "features", "itervar_features"]
+__all__ = ["FEATURE_VERSION", "View", "curve_features", "features", "itervar_features"]
 
 #: The version of the columns. Every change of their meaning raises it, so that models of other columns are refused.
 FEATURE_VERSION = 1
@@ -23,19 +23,8 @@ _POINTS, _SMALLEST = 20, 5
 #: A view of a program in closed form: features of each loop, of each size of the working set (with the template's own
 #: numbers), or both.
 View: TypeAlias = Literal["itervar", "curve", "both"]
-_ARITHMETIC = ("add", "multiply", "other")
-
-
-def feature_names(nest: LoopNest) -> list[str]:
-    """The names of the columns of :func:`itervar_features`, such as ``loop2.length`` and ``A.loop0.reuse``."""
-    loops = range(nest.extents.shape[1])
-    return [
-        *(f"loop{i}.{what}" for what in ("length", "topdown", "bottomup", "axis") for i in loops),
-        *(f"loop{i}.{kind.name.lower()}" for i in loops for kind in Annotation),
-        *(f"{b}.loop{i}.{what}" for what in ("touched", "stride", "reuse") for b in nest.buffers for i in loops),
-        *_ARITHMETIC,
-        *nest.extra_names,
-    ]
+#: The columns of arithmetic: additions, multiplications, other operations.
+_ARITHMETIC = 3
 
 
 def itervar_features(nest: LoopNest) -> NDArray[np.float32]:
@@ -55,14 +44,14 @@ def itervar_features(nest: LoopNest) -> NDArray[np.float32]:
     count, loops = nest.extents.shape
     per_buffer = nest.touched.shape[1] * loops
     extra = nest.extra.shape[1]
-    table = np.empty((count, (4 + _KINDS) * loops + 3 * per_buffer + len(_ARITHMETIC) + extra), dtype=np.float32)
+    table = np.empty((count, (4 + _KINDS) * loops + 3 * per_buffer + _ARITHMETIC + extra), dtype=np.float32)
     for start in range(0, count, _CHUNK):
         _fill(table[start : start + _CHUNK], nest, slice(start, start + _CHUNK), loops, per_buffer)
     return table
 
 
 def _fill(out: NDArray[np.float32], nest: LoopNest, rows: slice, loops: int, per_buffer: int) -> None:
-    ends = np.cumsum([loops, loops, loops, loops, _KINDS * loops, per_buffer, per_buffer, per_buffer, 3]).tolist()
+    ends = np.cumsum([*[loops] * 4, _KINDS * loops, *[per_buffer] * 3, _ARITHMETIC]).tolist()
     length, topdown, bottomup, axis, kinds, touched, stride, reuse, arithmetic, extra = np.split(out, ends, axis=1)
     count = len(out)
     np.log2(np.maximum(nest.extents[rows], 1.0), out=length)
@@ -89,7 +78,7 @@ def curve_features(nest: LoopNest) -> NDArray[np.float32]:
     """AutoTVM's curve view (arXiv 1805.08166, appendix A.2): ``(n, 40 B)`` float32, two curves of 20 points a buffer.
 
     Point k = 5 to 24 looks at the loops at which the working set of the buffer has at most 2^k bytes. The first curve
-    is log2(1 + x) of the largest reuse at such a loop, and the second log2 of the largest number of times that such a
+    is log2(1 + x) of the largest reuse at such a loop. The second is log2 of the largest number of times that such a
     loop is entered. Without such a loop both are 0. Different from AutoTVM: sizes are in bytes, like those of caches,
     and all buffers count.
     """

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.cost.ast_graph import AstGraph, NodeKind, graph_of
-from tilewright.cost.model import Programs, rows_of
+from tilewright.cost.ast_graph import AstGraph, NodeKind, make_graph
+from tilewright.cost.model import Programs, take_rows
 from tilewright.cost.neural import (
     Loss,
     NeuralModel,
@@ -89,7 +89,7 @@ class GCNModel(NeuralModel[AstGraph]):
         with torch_threads(self._threads) as torch, torch.inference_mode():
             for start in range(0, len(programs), _CHUNK):
                 rows = slice(start, start + _CHUNK)
-                graph = programs if isinstance(programs, AstGraph) else graph_of(rows_of(programs, rows))
+                graph = programs if isinstance(programs, AstGraph) else make_graph(take_rows(programs, rows))
                 found = self._in_units(net(*self._scaled(graph)))
                 if isinstance(programs, AstGraph):
                     return found
@@ -97,7 +97,7 @@ class GCNModel(NeuralModel[AstGraph]):
         return scores
 
     def _inputs(self, programs: Programs) -> AstGraph:
-        return graph_of(programs)
+        return make_graph(programs)
 
     def _width(self, inputs: AstGraph) -> tuple[int, ...]:
         return inputs.numbers.shape[2], inputs.extra.shape[1]

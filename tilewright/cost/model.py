@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tilewright.space.loop_nest import LoopNest
 
-__all__ = ["CostModel", "KnobTable", "Programs", "rows_of"]
+__all__ = ["CostModel", "KnobTable", "Programs", "take_rows"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class CostModel(Protocol):
         ...
 
 
-def rows_of(programs: Programs, rows: slice | NDArray[np.intp]) -> Programs:
+def take_rows(programs: Programs, rows: slice | NDArray[np.intp]) -> Programs:
     """The programs in ``rows``."""
     if isinstance(programs, KnobTable):
         return KnobTable(programs.values[rows])

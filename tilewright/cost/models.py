@@ -144,8 +144,8 @@ def save_model(name: str, model: TrainableModel, template: str, about: Mapping[s
     """
     if not model.ready:
         raise CostModelError(
-            f"a cost model is kept once it has learnt something, but this {name} was fitted to nothing that has an "
-            "order; fit it to tasks with several latencies each"
+            f"a cost model is written after it has learnt something, but this {name} has learnt nothing; "
+            "fit it to tasks with several different latencies each"
         )
     header = {"name": name, "features": FEATURE_VERSION, "template": template, "about": dict(about)}
     text = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)

@@ -69,9 +69,9 @@ class Training:
 class NeuralModel(ABC, Generic[Inputs]):
     """A network that is fitted to throughput relative to the task's best program, where failures count as 0.
 
-    The loss ``rank`` is the logistic loss of each pair of programs of a task (RankNet, Burges et al. 2005), weighted by
-    the difference of the two throughputs. So the order of fast programs counts most, and that of two measurements that
-    differ by noise counts little.
+    The loss ``rank`` is the logistic loss of each pair of programs of a task (RankNet, Burges et al. 2005). Pairs are
+    weighted by the difference of their throughputs. So the order of fast programs counts most, and that of two
+    measurements that differ by noise counts little.
 
     Args:
         loss: ``rank`` or ``regression``.

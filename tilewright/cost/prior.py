@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from tilewright.cost.model import CostModel, KnobTable, Programs
 from tilewright.cost.models import StoredModel, load_model
 
-__all__ = ["SHIPPED", "FixedModel", "pretrained"]
+__all__ = ["SHIPPED", "FixedModel", "load_pretrained"]
 
 #: The file of the shipped model, which ``bench.cost_models --ship`` makes.
 SHIPPED = Path(__file__).with_name("pretrained.npz")
 
 
 @cache
-def pretrained(path: Path = SHIPPED) -> StoredModel:
+def load_pretrained(path: Path = SHIPPED) -> StoredModel:
     """The shipped model, or that of another file. Raises as ``load_model`` does."""
     return load_model(path)
 

@@ -169,7 +169,7 @@ def _check(trees: Trees) -> None:
     if not (leaf | inner).all() or (np.bincount(children, minlength=nodes) != (place > 0)).any():
         raise ValueError("its nodes are no trees")
     if trees.feature.min() < 0 or trees.feature.max() >= features or trees.default_left.max() > 1:
-        raise ValueError("its trees look at features that there are not")
+        raise ValueError("its trees compare features that do not exist")
     if not np.isfinite(trees.threshold).all() or not np.isfinite(trees.base):
         raise ValueError("its trees hold numbers that are not finite")
 

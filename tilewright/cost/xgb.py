@@ -20,7 +20,7 @@ from tilewright.tensor import Array
 if TYPE_CHECKING:
     import xgboost
 
-__all__ = ["Boosting", "Loss", "XGBoostModel", "average_recall", "relative_throughput"]
+__all__ = ["AverageRecall", "Boosting", "Loss", "XGBoostModel", "relative_throughput"]
 
 #: What the trees minimise: misordered pairs, or the squared error of the relative throughput.
 Loss: TypeAlias = Literal["rank", "regression"]
@@ -38,9 +38,9 @@ _RANKED = 3.0
 _BINS = 64
 _OBJECTIVES: dict[str, dict[str, str | int]] = {
     # Pairs of one of the predicted best 64 programs with any other. AutoTVM had one random pair per program, which
-    # learns the order of bad programs as eagerly as that of good ones: the best of the predicted top 64 of 7,398 toy
-    # programs had 0.91 to 0.95 of the optimum's speed after 64 measurements, and with these pairs 0.96 to 0.99 (mean of
-    # 6 seeds, 30 to 200 trees). rank:ndcg is no choice, because its labels are grades.
+    # learns the order of bad programs as eagerly as that of good ones. After 64 measurements, the best of the predicted
+    # top 64 of 7,398 toy programs had 0.91 to 0.95 of the optimum's speed. With these pairs it had 0.96 to 0.99
+    # (mean of 6 seeds, 30 to 200 trees). rank:ndcg is no choice, because its labels are grades.
     "rank": {
         "objective": "rank:pairwise",
         "lambdarank_pair_method": "topk",
@@ -88,8 +88,8 @@ class XGBoostModel:
         threads: of XGBoost, to fit and to predict.
         view: of the programs, see :func:`tilewright.cost.features.features`.
         prior: a model fitted to other tasks, whose scores the trees correct. AutoTVM halved the weight of such scores
-            with every 64 measurements. Here their weight grows with the share of measured pairs that they rank rightly,
-            so that a prior of another machine is dropped after the first batch.
+            with every 64 measurements. Here their weight grows with the share of measured pairs that they rank rightly.
+            So a prior of another machine is dropped after the first batch.
 
     Raises:
         TilewrightError: the loss does not exist.
@@ -274,21 +274,16 @@ def relative_throughput(seconds: NDArray[np.float64]) -> NDArray[np.float32]:
     return np.divide(best, seconds, out=np.zeros(len(seconds)), where=ok).astype(np.float32)
 
 
-def average_recall(labels: NDArray[np.float32], scores: NDArray[np.float32], groups: NDArray[np.intp]) -> float:
-    """The mean of recall@k over k = 1 to 64 and over tasks.
+class AverageRecall:
+    """The mean of recall@k over k = 1 to 64 and over tasks, for many predictions of the same labels.
 
-    Recall@k is the share of the best k programs that is among the predicted best k.
+    Recall@k is the share of the best k programs that is among the predicted best k. Training computes it after each
+    tree.
 
     Args:
         labels: ``(n,)`` true values, higher is better.
-        scores: ``(n,)`` predicted values.
         groups: ``(n,)`` the task of each program, ascending from 0.
     """
-    return _Recall(labels, groups)(scores)
-
-
-class _Recall:
-    """:func:`average_recall` for many predictions of the same labels. XGBoost asks for it after each tree."""
 
     def __init__(self, labels: NDArray[np.float32], groups: NDArray[np.intp]) -> None:
         self._groups = groups
@@ -305,6 +300,7 @@ class _Recall:
         self._counts = self._meant.sum(axis=1)
 
     def __call__(self, scores: NDArray[np.float32]) -> float:
+        """The mean recall of ``(n,)`` predicted values."""
         # A program counts from the first k at which it is in both lists.
         from_k = np.maximum(self._top_ranks, self._ranks(scores)[self._top])
         within = from_k < _TOP
@@ -323,5 +319,5 @@ class _Recall:
 def _metric(
     labels: NDArray[np.float32], groups: NDArray[np.intp]
 ) -> Callable[[NDArray[np.float32], xgboost.DMatrix], tuple[str, float]]:
-    recall = _Recall(labels, groups)
+    recall = AverageRecall(labels, groups)
     return lambda scores, _: ("recall", recall(scores))

@@ -44,11 +44,11 @@ def _emit_batch(walk: Rewriter, call: relax.Call, left: Value, right: Value) -> 
     left, right = (dataclasses.replace(v, pending=()) for v in (left, right))
     views = []
     for value in (left, right):
-        view = walk.make_view(value).merged()
+        view = walk.make_view(value).merge()
         matrix = view.dims[-1] + view.dims[-2]
         if max(len(view.dims[-1]), len(view.dims[-2])) > 1 or not {*view.atoms[-1:]} <= {*matrix}:
             walk.materialise(value)
-            view = walk.make_view(value).merged()
+            view = walk.make_view(value).merge()
         views.append(view)
     batch = list(range(len(left.shape) - 2))
     cut = refine(views[0], views[1], [(d, d) for d in batch])

@@ -1,7 +1,7 @@
 """Operators on the rows of tensors of tokens: dense layers, softmax, and layer norm.
 
-A row is a vector along the last dimension. Where the rows of a tensor lie in another order in memory, these operators
-compute them in that order, and the result is a view again.
+A row is a vector along the last dimension. If the rows of a tensor lie in another order in memory, these operators
+compute them in that order. The result is a view again.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ class View:
             raise ValueError("an atom that is fixed is no more cut")
         return View(swap(self.base), swap(self.dims), self.fixed)
 
-    def merged(self) -> View:
+    def merge(self) -> View:
         """The view with neighbours in both base and view merged into one atom, and one atom per base dimension."""
         order = self.atoms
         dims: list[tuple[Atom, ...]] = []

@@ -1,4 +1,4 @@
-"""The published systems and Tilewright's own, each put together from a searcher, a sampler, a cost model and sharing.
+"""The published systems and Tilewright's own, each made of a searcher, a sampler, a cost model and a policy of sharing.
 
-One short module describes each system: its paper, its parameters, and what was changed and why.
+A short module describes each system: its paper, its parameters, and what was changed and why.
 """

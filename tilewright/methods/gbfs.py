@@ -2,10 +2,10 @@
 
 Zhang et al. 2019, "Compiler-Level Matrix Multiplication Optimization for Deep Learning", arXiv 1909.10616.
 
-The best measured config that was not opened before is opened: five of its neighbours, drawn at random, are measured.
+Each step expands the fastest measured config that was not expanded before: it measures five random neighbours.
 
-What was changed: the paper tiled matrix products by factors of 2. Here a move takes any prime factor from one part of a
-split to another, or changes one other knob by a step, for any design space.
+What was changed: the paper tiled matrix products by factors of 2. Here, in any design space, a move takes a prime
+factor from one part of a split to another, or changes another knob by one step.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Yan, TVM conference 2019, and Tomczak et al. 2019, arXiv 1904.11876.
 The nodes of the tree are loops, loads, stores, arithmetic and shared variables. Graph convolutions, a mean over nodes
 and a perceptron give a program's score. Search and sampling are AutoTVM's.
 
-What was changed: the papers published no layer sizes and no tuning run. The sizes are our own, and the network is
+What was changed: the papers give no layer sizes and no tuning run. The sizes are Tilewright's, and the network is
 trained to rank programs, not to predict seconds. Design spaces without loop nests (softmax, pooling, generated ones)
 have no syntax trees. Their tasks keep XGBoost on the knobs.
 """
@@ -19,19 +19,19 @@ from tilewright.cost.model import CostModel
 from tilewright.cost.models import StoredModel
 from tilewright.errors import MissingExtraError
 from tilewright.methods.autotvm import autotvm
-from tilewright.methods.method import Method, ModelFactory, fitting_prior
-from tilewright.methods.trees import boosted_trees
+from tilewright.methods.method import Method, ModelFactory, select_prior
+from tilewright.methods.trees import make_boosted_trees
 from tilewright.space.space import DesignSpace
 
 __all__ = ["graph_cost_model"]
 
 
 def graph_cost_model(prior: StoredModel | None = None) -> Method:
-    """:func:`~tilewright.methods.autotvm.autotvm` with a graph network in the place of XGBoost.
+    """:func:`~tilewright.methods.autotvm.autotvm` with a graph network instead of XGBoost.
 
     Args:
-        prior: a graph network fitted to other tasks, which learns on from there. With None, or a model of another kind,
-            each task begins with an untrained graph network.
+        prior: a graph network fitted to other tasks, from whose weights each task learns on. With None, or a model of
+            another kind, each task begins with an untrained network.
 
     Raises:
         MissingExtraError: PyTorch Geometric is not installed.
@@ -42,17 +42,16 @@ def graph_cost_model(prior: StoredModel | None = None) -> Method:
 
 
 def _graph_networks(prior: StoredModel | None) -> ModelFactory:
-    trees = boosted_trees()
+    trees = make_boosted_trees()
 
     def make(space: DesignSpace, seed: int) -> CostModel:
         from tilewright.cost.gcn import GCNModel  # needs PyTorch
 
         if not space.has_loop_nest:
             return trees(space, seed)
-        known = fitting_prior(prior, space)
+        known = select_prior(prior, space)
         if isinstance(known, GCNModel):
-            model: CostModel = GCNModel.from_state(known.state(), seed=seed, warm=True)
-            return model
+            return GCNModel.from_state(known.state(), seed=seed, warm=True)
         return GCNModel(seed=seed, warm=True)
 
     return make

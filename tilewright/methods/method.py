@@ -1,4 +1,4 @@
-"""What a method is: a searcher, a sampler, a cost model and a policy of sharing, put together."""
+"""A method: a searcher, a sampler, a cost model and a policy of sharing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tilewright.share.policy import Sharing
 from tilewright.space.configs import Contains
 from tilewright.space.space import DesignSpace
 
-__all__ = ["Method", "ModelFactory", "SamplerFactory", "SearcherFactory", "fitting_prior"]
+__all__ = ["Method", "ModelFactory", "SamplerFactory", "SearcherFactory", "select_prior"]
 
 SearcherFactory: TypeAlias = Callable[[DesignSpace, np.random.Generator, Scorer], Searcher]
 ModelFactory: TypeAlias = Callable[[DesignSpace, int], CostModel]
@@ -25,14 +25,15 @@ SamplerFactory: TypeAlias = Callable[[DesignSpace, np.random.Generator, Contains
 
 @dataclass(frozen=True)
 class Method:
-    """What a task is searched with: factories, as each task has a space and objects of its own.
+    """The factories of a method, which make the objects of each task for its space.
 
     Attributes:
         name: for people and for the report.
-        searcher: of a space, a source of randomness and the cost model's view of configs.
-        sampler: of a space, a source of randomness and what tells which configs were proposed or measured.
-        model: of a space and a seed; None for a method that predicts nothing.
-        sharing: what the tasks of a network borrow from each other; None: nothing.
+        searcher: makes a searcher from a space, a source of randomness, and a scorer of configs.
+        sampler: makes a sampler from a space, a source of randomness, and what says which configs were proposed or
+            measured.
+        model: makes a cost model from a space and a seed; None if the method has no cost model.
+        sharing: what the tasks of a network borrow from each other; None if they borrow nothing.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Method:
     sharing: Sharing | None = field(default_factory=Sharing)
 
 
-def fitting_prior(prior: StoredModel | None, space: DesignSpace) -> CostModel | None:
-    """The prior, where it was fitted to programs of the space's template."""
+def select_prior(prior: StoredModel | None, space: DesignSpace) -> CostModel | None:
+    """The prior's model if it was fitted to programs of the space's template; otherwise None."""
     fits = prior is not None and space.has_loop_nest and prior.template == space.template
     return prior.model if prior is not None and fits else None

@@ -2,10 +2,11 @@
 
 Zhang et al. 2019, "Compiler-Level Matrix Multiplication Optimization for Deep Learning", arXiv 1909.10616, section 4.2.
 
-Walks of three steps begin at the best config so far, one step in ten at random, until a batch of new configs has been
-collected. These are measured, actor and critic learn from the times, and the centre moves to the best.
+Walks of three steps begin at the fastest config so far, with one random step in ten. They go on until they have met a
+batch of new configs. These are measured, actor and critic learn from the latencies, and the centre moves to the fastest
+config.
 
-What was changed: as for :mod:`~tilewright.methods.gbfs`, moves are those of any design space.
+What was changed: as in :mod:`~tilewright.methods.gbfs`, moves are those of any design space.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Searchers and samplers by name, and any two of them put together.
+"""Searchers and samplers by name, and methods that are made of any two of them.
 
-The command line and the benches name strategies; the rest of the package is given objects.
+Only the command line and the benches use names. The rest of the package is given objects.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tilewright.cost.xgb import Loss
 from tilewright.errors import MissingExtraError, TilewrightError
 from tilewright.methods.default import bayesian
 from tilewright.methods.method import Method, SamplerFactory, SearcherFactory
-from tilewright.methods.trees import boosted_trees
+from tilewright.methods.trees import make_boosted_trees
 from tilewright.sample.adaptive import Adaptive
 from tilewright.sample.diversity import Diversity
 from tilewright.sample.epsilon_greedy import EpsilonGreedy
@@ -28,7 +28,16 @@ from tilewright.search.random import RandomSearch
 from tilewright.search.searcher import Scorer, Searcher
 from tilewright.space.space import DesignSpace
 
-__all__ = ["DEFAULT_SEARCHER", "SAMPLERS", "SEARCHERS", "NamedSampler", "NamedSearcher", "combine", "make_searcher"]
+__all__ = [
+    "DEFAULT_SEARCHER",
+    "SAMPLERS",
+    "SEARCHERS",
+    "NamedSampler",
+    "NamedSearcher",
+    "combine",
+    "make_policy_search",
+    "make_searcher",
+]
 
 
 def _na2c(space: DesignSpace, rng: np.random.Generator, scorer: Scorer) -> Searcher:
@@ -37,10 +46,15 @@ def _na2c(space: DesignSpace, rng: np.random.Generator, scorer: Scorer) -> Searc
     return NeighbourhoodActorCritic(space, rng)
 
 
-def _ppo(space: DesignSpace, rng: np.random.Generator, scorer: Scorer) -> Searcher:
-    from tilewright.search.ppo import PPOSearch  # needs Stable-Baselines3
+def make_policy_search(steps: int = 64) -> SearcherFactory:
+    """The factory of PPO with ``steps`` steps per ask. Its searchers need Stable-Baselines3."""
 
-    return PPOSearch(space, rng, scorer)
+    def make(space: DesignSpace, rng: np.random.Generator, scorer: Scorer) -> Searcher:
+        from tilewright.search.ppo import PPOSearch
+
+        return PPOSearch(space, rng, scorer, steps=steps)
+
+    return make
 
 
 @dataclass(frozen=True)
@@ -48,10 +62,10 @@ class NamedSearcher:
     """A searcher that a command line can name.
 
     Attributes:
-        make: of a space, a source of randomness and the cost model's view of configs.
-        guided: whether it asks the cost model at all.
-        module: what it imports beyond Tilewright's dependencies; empty: nothing.
-        extra: the extra that installs that.
+        make: makes the searcher from a space, a source of randomness, and a scorer of configs.
+        guided: whether the searcher uses the scorer.
+        module: the module that it imports beyond Tilewright's dependencies; empty if there is none.
+        extra: the extra that installs this module.
     """
 
     make: SearcherFactory
@@ -65,23 +79,25 @@ class NamedSampler:
     """A sampler that a command line can name.
 
     Attributes:
-        make: of a space, a source of randomness and what tells which configs were measured.
-        scored: whether scores decide what it picks, where there are no more proposals than wanted.
+        make: makes the sampler from a space, a source of randomness, and what says which configs were measured.
+        scored: whether its picks depend on scores even if there are no more proposals than picks.
     """
 
     make: SamplerFactory
     scored: bool
 
 
+#: The searchers, by the names that the command line takes.
 SEARCHERS: dict[str, NamedSearcher] = {
     "random": NamedSearcher(lambda space, rng, scorer: RandomSearch(space, rng), guided=False),
     "annealing": NamedSearcher(lambda space, rng, scorer: SimulatedAnnealing(space, rng, scorer), guided=True),
     "genetic": NamedSearcher(lambda space, rng, scorer: Genetic(space, rng), guided=False),
-    "ppo": NamedSearcher(_ppo, guided=True, module="stable_baselines3", extra="rl"),
+    "ppo": NamedSearcher(make_policy_search(), guided=True, module="stable_baselines3", extra="rl"),
     "gbfs": NamedSearcher(lambda space, rng, scorer: GreedyBestFirst(space, rng), guided=False),
     "na2c": NamedSearcher(_na2c, guided=False, module="torch", extra="torch"),
     "bayesian": NamedSearcher(lambda space, rng, scorer: BayesianSearch(space, rng), guided=False),
 }
+#: The samplers, by the names that the command line takes.
 SAMPLERS: dict[str, NamedSampler] = {
     "top": NamedSampler(lambda space, rng, measured: TopK(), scored=False),
     "epsilon-greedy": NamedSampler(
@@ -90,16 +106,16 @@ SAMPLERS: dict[str, NamedSampler] = {
     "diversity": NamedSampler(lambda space, rng, measured: Diversity(), scored=True),
     "adaptive": NamedSampler(lambda space, rng, measured: Adaptive(space, rng, measured), scored=True),
 }
-#: The searcher where only a sampler is named.
+#: The searcher of a method of which only the sampler is named.
 DEFAULT_SEARCHER = "bayesian"
 
 
 def make_searcher(name: str) -> SearcherFactory:
-    """What makes a searcher, by its name in ``SEARCHERS``.
+    """The factory of a searcher, by its name in ``SEARCHERS``.
 
     Raises:
         TilewrightError: there is no such name.
-        MissingExtraError: what the searcher imports is not installed.
+        MissingExtraError: a library that the searcher needs is not installed.
     """
     if name not in SEARCHERS:
         raise TilewrightError(f"a searcher is one of {', '.join(SEARCHERS)}, but this is {name!r}")
@@ -110,18 +126,18 @@ def make_searcher(name: str) -> SearcherFactory:
 
 
 def combine(searcher: str, sampler: str, loss: Loss = "rank", prior: StoredModel | None = None) -> Method:
-    """Any searcher with any sampler, both by name, and XGBoost where one of them goes by scores.
+    """A method of any searcher and any sampler. It has XGBoost as its cost model if one of them uses scores.
 
     Args:
-        searcher: in ``SEARCHERS``.
-        sampler: in ``SAMPLERS``.
+        searcher: its name in ``SEARCHERS``.
+        sampler: its name in ``SAMPLERS``.
         loss: of XGBoost.
-        prior: a model fitted to other tasks, for those that go by scores and, with a sampler that does not, for the
-            Bayesian search.
+        prior: a model fitted to other tasks, which XGBoost's trees correct. Bayesian search with a sampler that uses no
+            scores takes it as its own prior.
 
     Raises:
-        TilewrightError: a name that is not in ``SEARCHERS`` or ``SAMPLERS``.
-        MissingExtraError: what the searcher imports is not installed.
+        TilewrightError: a name is not in ``SEARCHERS`` or ``SAMPLERS``.
+        MissingExtraError: a library that the searcher needs is not installed.
     """
     if sampler not in SAMPLERS:
         raise TilewrightError(f"a sampler is one of {', '.join(SAMPLERS)}, but this is {sampler!r}")
@@ -132,5 +148,5 @@ def combine(searcher: str, sampler: str, loss: Loss = "rank", prior: StoredModel
         name=f"{searcher}+{sampler}",
         searcher=make,
         sampler=pick.make,
-        model=boosted_trees(loss, prior) if SEARCHERS[searcher].guided or pick.scored else None,
+        model=make_boosted_trees(loss, prior) if SEARCHERS[searcher].guided or pick.scored else None,
     )

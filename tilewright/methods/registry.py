@@ -1,4 +1,4 @@
-"""The methods by name, as the command line and the benches name them."""
+"""The methods, by the names that the command line and the benches use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tilewright.methods.schedule_sharing import schedule_sharing
 
 __all__ = ["METHODS", "make_method"]
 
-#: By name: what makes the method from a cost model that was fitted to other tasks, or from None.
+#: The factories of the methods, by name. Each takes a cost model that was fitted to other tasks, or None.
 METHODS: dict[str, Callable[[StoredModel | None], Method]] = {
     "default": default,
     "autotvm": lambda prior: autotvm(prior=prior),
@@ -30,15 +30,15 @@ METHODS: dict[str, Callable[[StoredModel | None], Method]] = {
 
 
 def make_method(name: str, prior: StoredModel | None = None) -> Method:
-    """The method of a name.
+    """Make the method of a name.
 
     Args:
         name: in ``METHODS``.
-        prior: a cost model that was fitted to other tasks; methods without a cost model make no use of it.
+        prior: a cost model that was fitted to other tasks. Methods without a cost model ignore it.
 
     Raises:
         TilewrightError: there is no method of that name.
-        MissingExtraError: what the method imports is not installed.
+        MissingExtraError: a library that the method needs is not installed.
     """
     if name not in METHODS:
         raise TilewrightError(f"a method is one of {', '.join(METHODS)}, but this is {name!r}")

@@ -1,9 +1,10 @@
-"""Schedule Sharing: AutoTVM on one task of each cluster, whose best configs the others take over.
+"""Schedule Sharing: AutoTVM tunes one task of each cluster, and the others take over its best configs.
 
 Yu, TVM conference 2019; apache/tvm, discussions #4187 and #4188.
 
-Tasks are alike as far as the choices of their knobs overlap (at least 0.01). The maximal cliques of like tasks are the
-clusters. The task that is most like the others represents its cluster, and they measure its ten best configs.
+The similarity of two tasks is the overlap of their knobs' choices. Tasks with at least 0.01 are similar, and the
+maximal cliques of similar tasks are the clusters. The task with the largest sum of similarities represents its cluster.
+The others measure its ten best configs.
 
 What was changed: the published code ended with a warning where none of these worked. Here such a task is tuned like any
 other, as all are if time is left when the representatives are done. A dependent also measures its default, by which its

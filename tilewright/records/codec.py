@@ -62,7 +62,7 @@ def normalise(measurement: Measurement) -> Measurement:
         raise RecordsError(f"an outcome is one of {[o.name for o in Outcome]}, but this is {measurement.outcome!r}")
     for name in ("task", "target", "template"):
         key = getattr(measurement, name)
-        if not isinstance(key, str) or not 0 < len(key) <= _LONGEST_KEY or storable(key) != key:
+        if not isinstance(key, str) or not 0 < len(key) <= _LONGEST_KEY or make_storable(key) != key:
             raise RecordsError(f"a measurement's {name} is a text of plain characters, but this is {shorten(key)}")
     if any(not 0 <= index <= LARGEST_INDEX for index in config):
         raise RecordsError(f"a config's entries are from 0 to 2**31 - 1, but this is {shorten(config)}")
@@ -73,7 +73,7 @@ def normalise(measurement: Measurement) -> Measurement:
         )
     if measurement.ok and not repeats:
         raise RecordsError("an OK measurement has at least one repeat, but this has none; give it another outcome")
-    message = storable(str(measurement.message))[:_LONGEST_MESSAGE]
+    message = make_storable(str(measurement.message))[:_LONGEST_MESSAGE]
     return Measurement(
         measurement.task,
         measurement.target,
@@ -87,7 +87,7 @@ def normalise(measurement: Measurement) -> Measurement:
     )
 
 
-def storable(text: str) -> str:
+def make_storable(text: str) -> str:
     """The text with U+FFFD for each NUL and each lone surrogate."""
     if text.isascii() and "\0" not in text:
         return text
@@ -137,7 +137,7 @@ def decode(fields: Mapping[str, object]) -> Measurement:
 
 def encode_ir(ir: str) -> str:
     """Encode a task's ``ir`` for a database: a long one is compressed."""
-    ir = storable(ir)
+    ir = make_storable(ir)
     if len(ir) <= _LONG and not ir.startswith(_COMPRESSED):
         return ir
     return _COMPRESSED + base64.b64encode(zlib.compress(ir.encode(), 9)).decode("ascii")
@@ -167,7 +167,7 @@ def decode_task(fields: Mapping[str, object]) -> Task:
     """
     try:
         key, name, kind, ir = (_exactly(str, fields, field) for field in ("key", "name", "kind", "ir"))
-        if any(len(text) > _LONGEST_KEY or storable(text) != text for text in (key, name, kind)):
+        if any(len(text) > _LONGEST_KEY or make_storable(text) != text for text in (key, name, kind)):
             raise ValueError(f"its key, name and kind are plain texts, but are {shorten((key, name, kind))}")
         flop = _number(fields, "flop")
         if not 0 <= flop < math.inf:

@@ -9,7 +9,7 @@ from types import TracebackType
 
 from tilewright.errors import RecordsError
 from tilewright.measure.outcome import Measurement
-from tilewright.records.codec import normalise, storable
+from tilewright.records.codec import make_storable, normalise
 from tilewright.records.store import Query, Summary
 from tilewright.task import Task
 
@@ -53,8 +53,8 @@ class MemoryStore:
         """Keep the task of a key. An empty ``ir`` does not replace a known one."""
         self._check_open()
         before = self._tasks.get(task.key)
-        ir = storable(task.ir) or (before.ir if before else "")
-        self._tasks[task.key] = replace(task, name=storable(task.name), flop=float(task.flop), ir=ir)
+        ir = make_storable(task.ir) or (before.ir if before else "")
+        self._tasks[task.key] = replace(task, name=make_storable(task.name), flop=float(task.flop), ir=ir)
 
     def tasks(self) -> list[Task]:
         """The tasks with a known ``ir``, ordered by key."""

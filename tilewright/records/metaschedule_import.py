@@ -1,8 +1,8 @@
 """Imports MetaSchedule's records as measurements of the *auto* space.
 
 The files may come from anywhere. They are read line by line within bounds, as JSON, and TVM gets nothing of them: its
-reader of functions crashes on a damaged one. A function is recognised by its hash as that of a known task, and a trace
-by its text as that of a program of the task's space.
+reader of functions crashes on a damaged one. A function is recognised by its hash as that of a known task. A trace is
+recognised by its text as that of a program of the task's space.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ from tilewright.records.codec import (
     decode_task,
     encode_ir,
     encode_list,
+    make_storable,
     normalise,
-    storable,
 )
 from tilewright.records.schema import measurements, tasks
 from tilewright.records.store import Query, Summary
@@ -164,7 +164,7 @@ class SQLStore:
 
     def describe(self, task: Task) -> None:
         """Keep the task of a key. An empty ``ir`` does not replace a known one."""
-        values: dict[str, str | float] = {"name": storable(task.name), "kind": task.kind, "flop": float(task.flop)}
+        values: dict[str, str | float] = {"name": make_storable(task.name), "kind": task.kind, "flop": float(task.flop)}
         if task.ir:
             values["ir"] = encode_ir(task.ir)
         with self._writing() as connection:
@@ -250,7 +250,7 @@ class SQLStore:
 
 def _may_be(key: str | None) -> bool:
     """Whether the database can hold a key. Drivers refuse to look up characters that no database stores."""
-    return key is None or storable(key) == key
+    return key is None or make_storable(key) == key
 
 
 def _row(measurement: Measurement) -> dict[str, object]:

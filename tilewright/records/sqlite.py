@@ -113,7 +113,7 @@ class SQLiteStore(SQLStore):
                 )
             elif not self._writable and version < OLDEST_READABLE:
                 raise RecordsError(
-                    f"a records store of version {version} is read after it was made one of version {VERSION}, but "
+                    f"a records store of version {version} is migrated to version {VERSION} before it is read, but "
                     f"{self.where} cannot be written; make it writable, or copy it"
                 )
             else:
@@ -131,8 +131,7 @@ class SQLiteStore(SQLStore):
                 return
         except OSError as exc:
             raise RecordsError(
-                f"the records in {self.where} were there and are not any more: {exc.strerror}; put the file back, or "
-                "name another"
+                f"the records in {self.where} have vanished: {exc.strerror}; put the file back, or name another"
             ) from exc
         # The path has another file, such as a restored copy. Connections to the old file must not write to it.
         self._engine.dispose()

@@ -18,8 +18,8 @@ class Adaptive:
 
     K-means puts the ``plan`` best proposals into 8, 16, 24 ... clusters, until 8 more clusters no longer lower the loss
     by the factor ``knee``. The proposal nearest to each centre is picked. If the config at the centre itself was
-    measured before, a new config is synthesised instead: the most frequent choice of each knob in the cluster. It is
-    picked if it is valid and new.
+    measured before, a new config is synthesised: the most frequent choice of each knob in the cluster. It is picked
+    instead if it is valid and new.
 
     With the papers' factor of 2.5 the second try is the last, unless the proposals fall into groups far apart. 16
     clusters have 0.56 to 0.71 of the loss of 8, not 0.4 (64 to 512 proposals of 5 knobs, random or by annealing; 0.86

@@ -13,9 +13,9 @@ __all__ = ["Diversity"]
 class Diversity:
     """Picks configs greedily by score plus new knob choices (AutoTVM's diversity filter; arXiv 1805.08166, section 3).
 
-    The next pick is the config with the largest gain: its score, scaled to 0..1 over the proposals, plus ``weight`` for
-    each of its choices that no picked config has. Scores are scaled because those of a rank loss have no unit. The
-    value of a subset is monotone and submodular, so a greedy pick has at least 1 - 1/e of the best subset's value.
+    The next pick is the config with the largest gain. The gain is the score, scaled to 0..1 over the proposals, plus
+    ``weight`` for each choice that no picked config has. Scores are scaled because those of a rank loss have no unit.
+    The value of a subset is monotone and submodular, so a greedy pick has at least 1 - 1/e of the best subset's value.
 
     Args:
         oversampling: the proposals per pick (the paper's lambda).

@@ -19,10 +19,10 @@ __all__ = ["SimulatedAnnealing"]
 class SimulatedAnnealing:
     """Proposes the best scored configs that parallel chains meet on their way to high scores.
 
-    A step moves one knob of every chain to a new value and accepts with probability
-    ``exp(min(delta / (T + 1e-5), 1))``, where T falls linearly from ``temperature`` to 0. Chains persist from one
-    ask to the next. They may pass through measured configs, which are not proposed again. Proposals are random before
-    the first tell, and where the chains find too few.
+    A step moves one knob of every chain to a new value. The move of a chain is accepted with probability
+    ``exp(min(delta / (T + 1e-5), 1))``. T falls linearly from ``temperature`` to 0. Chains persist from one ask to the
+    next. They may pass through measured configs, which are not proposed again. Proposals are random before the first
+    tell, and where the chains find too few.
 
     Different from AutoTVM: chains start on valid configs and stay on them, and a config is scored once per ask.
     Negative scores are not dropped, because the sign means nothing under a rank loss.

@@ -27,8 +27,8 @@ _RANDOM, _CENTRES, _MOVED = 1536, 6, 512
 _JOINT = 384
 #: With a prior, the 64 candidates that look best are moved on 4 times.
 _CLIMBS, _CLIMBERS = 4, 64
-#: What is assumed of a prior: by how much the logarithm of latencies falls per standard deviation of its scores, the
-#: number of measurements that outweighs this assumption, and the standard deviation of its errors in that logarithm.
+#: Assumptions about a prior: the fall of the logarithm of latencies per standard deviation of its scores, the number of
+#: measurements that outweighs this, and the standard deviation of its errors.
 _PRIOR_SLOPE, _PRIOR_COUNT, _PRIOR_SPREAD = 0.6, 4.0, 0.4
 #: One config in 8 of a prior's first batch is random.
 _DOUBT = 8

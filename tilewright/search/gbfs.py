@@ -26,8 +26,8 @@ class GreedyBestFirst:
     A large batch expands the next fastest configs as well. Where nothing is left to expand, configs with neighbours
     left are expanded once more. Then proposals are random, so that the search ends only with the space.
 
-    Different from the paper: moves are by prime factors instead of factors of 2, and of every knob, not only of the
-    splits of a matrix product. A batch may expand several configs; in the paper it expands one.
+    Different from the paper: moves are by prime factors instead of factors of 2. Every knob moves, not only the splits
+    of a matrix product. A batch may expand several configs; in the paper it expands one.
 
     Args:
         space: where to search.

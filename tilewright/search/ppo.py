@@ -38,7 +38,7 @@ class PPOSearch:
 
     As in RELEASE and Chameleon, each ask starts ``walkers`` walkers on random configs and lets them take ``steps``
     steps. PPO updates the policy every 16 steps. The task keeps one policy from ask to ask. An episode of a walker ends
-    when at least three quarters of the knobs stay or are at a bound; the walker then starts on another random config.
+    when at least three quarters of the knobs stay or are at a bound. The walker then starts on another random config.
     The best scored configs that were met are proposed. Proposals are random before the first tell, and where walks find
     too few.
 
@@ -49,8 +49,8 @@ class PPOSearch:
     - Walkers stay on valid configs. Instead of an invalid step, a random half of its moves is tried, up to three times,
       and then no move. (In the space of a convolution 14 % of configs are valid; without this rule walkers stood still
       in 62 % of their steps.)
-    - An ask has 64 steps instead of at most 500. The proposals for a convolution had 0.87, 0.92 and 0.95 of the mean
-      score of the best 64 configs with 32, 64 and 128 steps, in 0.6, 1.1 and 2.1 s. (The median config counts as 0.)
+    - An ask has 64 steps instead of at most 500. With 32, 64 and 128 steps, proposals for a convolution had 0.87, 0.92
+      and 0.95 of the mean score of the best 64 configs, in 0.6, 1.1 and 2.1 s. (The median config counts as 0.)
 
     Args:
         space: where to search.

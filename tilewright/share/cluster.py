@@ -1,8 +1,8 @@
-"""Which tasks go together, and which of them is tuned for the others.
+"""Clusters of similar tasks, each with a representative that is tuned for the others.
 
-:func:`clique_clusters` is published Schedule Sharing (Yu, TVM conference 2019); the standard method beside
-it is scikit-learn's agglomerative clustering. Both give the same clusters for the same tasks in any order: tasks are
-sorted by key first, and ties go to the first key.
+:func:`clique_clusters` is that of published Schedule Sharing (Yu, TVM conference 2019), and
+:func:`agglomerative_clusters` is scikit-learn's. Both give the same clusters for tasks in any order: tasks are sorted
+by key, and ties go to the first key.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from tilewright.errors import TilewrightError
 
 __all__ = ["Cluster", "ClusterMethod", "agglomerative_clusters", "clique_clusters", "maximal_cliques"]
 
-#: A graph of n tasks may have 3^(n/3) maximal cliques; what was not seen in so many is left on its own.
+#: The most cliques that are looked at, because n tasks may have 3^(n/3). A task in none of them is a cluster of its
+#: own.
 _MOST_CLIQUES = 20_000
 
 
@@ -28,8 +29,8 @@ class Cluster:
     """Tasks that share, by their keys.
 
     Attributes:
-        representative: the one that is tuned for all.
-        members: all of them, sorted, the representative too.
+        representative: the task that is tuned for all.
+        members: all tasks, sorted, the representative too.
     """
 
     representative: str
@@ -42,28 +43,28 @@ class ClusterMethod(Protocol):
     def __call__(
         self, keys: Sequence[str], similarity: NDArray[np.float64], threshold: float = ...
     ) -> tuple[Cluster, ...]:
-        """Clusters of the tasks ``keys`` by their ``(n, n)`` similarities, each task in one."""
+        """The clusters of the tasks ``keys`` by their ``(n, n)`` similarities. Each task is in one."""
         ...
 
 
 def clique_clusters(
     keys: Sequence[str], similarity: NDArray[np.float64], threshold: float = 0.01
 ) -> tuple[Cluster, ...]:
-    """Clusters by maximal cliques of the graph of similar tasks, as published.
+    """The clusters by maximal cliques of the graph of similar tasks, as published.
 
-    A task in several cliques goes where the sum of its similarities to the members is largest; the representative of
-    what then is a cluster is the member with the largest sum of similarities to the others.
+    A task in several cliques joins the one with the largest sum of similarities to it. The representative of a cluster
+    is the member with the largest sum of similarities to the others.
 
     Args:
         keys: of the tasks, no two equal.
         similarity: ``(n, n)``, symmetric.
-        threshold: tasks at least so similar have an edge.
+        threshold: the least similarity of two tasks with an edge.
 
     Returns:
-        clusters, ordered by their first members; each task is in one.
+        the clusters, ordered by their first members. Each task is in one.
 
     Raises:
-        TilewrightError: keys repeat, or the matrix is not of their number.
+        TilewrightError: keys repeat, or the matrix does not fit their number.
     """
     names, matrix = _sorted(keys, similarity)
     home: dict[int, tuple[float, tuple[int, ...]]] = {}
@@ -80,8 +81,8 @@ def clique_clusters(
 def maximal_cliques(edges: NDArray[np.bool_]) -> Iterator[tuple[int, ...]]:
     """The maximal cliques of a symmetric ``(n, n)`` graph, each ascending.
 
-    Algorithm 457 (Bron & Kerbosch, 1973) with the pivot of Tomita et al. (2006): only neighbours of a clique's last
-    vertex that are not neighbours of the pivot need to be tried. The loops of the graph (its diagonal) do not count.
+    This is algorithm 457 (Bron & Kerbosch, 1973) with the pivot of Tomita et al. (2006): candidates that are neighbours
+    of the pivot need not be tried. The diagonal of the graph does not count.
     """
     near = [set(np.flatnonzero(row).tolist()) - {i} for i, row in enumerate(edges)]
 
@@ -105,27 +106,28 @@ def agglomerative_clusters(
     threshold: float = 0.01,
     linkage: Literal["average", "complete", "single"] = "complete",
 ) -> tuple[Cluster, ...]:
-    """Clusters by scikit-learn's ``AgglomerativeClustering`` on 1 - similarity.
+    """The clusters by scikit-learn's ``AgglomerativeClustering`` on 1 - similarity.
 
     Args:
         keys: of the tasks, no two equal.
         similarity: ``(n, n)``, symmetric, from 0 to 1.
-        threshold: clusters that are less similar than this are not joined.
-        linkage: the similarity of clusters is that of their least similar, their most similar, or on average of all
-            pairs of members. With ``complete`` clusters are cliques, though not maximal ones.
+        threshold: the least similarity of clusters that are joined.
+        linkage: the similarity of two clusters is that of their least similar members (``complete``), of their most
+            similar members (``single``), or the mean over all pairs of members (``average``). With ``complete``,
+            clusters are cliques, though not maximal ones.
 
     Returns:
-        clusters, ordered by their first members; each task is in one.
+        the clusters, ordered by their first members. Each task is in one.
 
     Raises:
-        TilewrightError: keys repeat, or the matrix is not of their number.
+        TilewrightError: keys repeat, or the matrix does not fit their number.
     """
     names, matrix = _sorted(keys, similarity)
     if len(names) < 2:
         return _clusters(names, matrix, [[i] for i in range(len(names))])
-    from sklearn.cluster import AgglomerativeClustering  # half a second
+    from sklearn.cluster import AgglomerativeClustering  # the import takes half a second
 
-    # Clusters at a distance of exactly the threshold are not joined, but an edge may be as similar as its threshold.
+    # scikit-learn does not join clusters at a distance of exactly the threshold, but equal similarity shall suffice.
     limit = float(np.nextafter(1.0 - threshold, 2.0))
     model = AgglomerativeClustering(n_clusters=None, metric="precomputed", linkage=linkage, distance_threshold=limit)
     labels = model.fit_predict(1.0 - matrix)
@@ -148,7 +150,7 @@ def _clusters(names: list[str], matrix: NDArray[np.float64], groups: list[list[i
     found = []
     for group in groups:
         sums = matrix[np.ix_(group, group)].sum(axis=1)
-        # Sums of the same numbers may differ in their last digit.
+        # Sums of the same numbers in another order may differ in their last digit.
         first = int(np.flatnonzero(sums >= sums.max() - 1e-9)[0])
         found.append(Cluster(names[group[first]], tuple(names[i] for i in group)))
     return tuple(sorted(found, key=lambda cluster: cluster.members))

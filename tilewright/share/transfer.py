@@ -1,7 +1,7 @@
-"""From one task's configs to another's: the same choices where they exist, otherwise the nearest ones.
+"""Carries configs from one task to another: by the same choices where these exist, otherwise by the nearest ones.
 
-Published Schedule Sharing (Yu, TVM conference 2019) applied a config as it was, and on CPUs many did not
-apply. Here every choice has a nearest one, and what is not valid then is repaired.
+Published Schedule Sharing (Yu, TVM conference 2019) took over configs unchanged, and on CPUs many did not apply. Here
+every choice has a nearest choice, and invalid results are repaired.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from tilewright.space.space import Configs, DesignSpace
 
 __all__ = ["comparable", "distance", "map_configs", "translate"]
 
-#: At most so many knobs are changed to make a config valid, always from so many of the nearest that are not.
+#: The most knobs that are changed to make a config valid, and the invalid neighbours from which the next change starts.
 _REPAIRS, _BEAM = 3, 24
 
 
 def comparable(source: Sequence[Knob], target: Sequence[Knob]) -> bool:
-    """Whether two tasks' knobs are the same by name and kind, and their choices have the same parts."""
+    """Whether the knobs of two tasks have the same names and kinds, and choices with the same number of parts."""
     if len(source) != len(target):
         return False
     pairs = zip(source, target, strict=True)
@@ -30,14 +30,14 @@ def comparable(source: Sequence[Knob], target: Sequence[Knob]) -> bool:
 
 
 def translate(source: Sequence[Knob], configs: Configs, target: Sequence[Knob]) -> Configs:
-    """``(n, knobs)``: of each row and knob the same choice in ``target``, or the nearest; valid or not.
+    """The same or the nearest choices among the ``target`` knobs, ``(n, knobs)``, valid or not.
 
-    Splits are the same where their inner factors are: the outermost follows from the extent. Which is the nearest is
-    decided by :func:`tilewright.space.knob.points`, and among equals by the outermost factor, then by the order of the
-    choices.
+    Two splits are the same if their inner factors are the same, because the outermost factor follows from the extent.
+    :func:`tilewright.space.knob.points` defines the distance. Ties are decided by the outermost factor, then by the
+    order of the choices.
 
     Args:
-        source: the knobs that ``configs`` are of.
+        source: the knobs of ``configs``.
         configs: ``(n, knobs)``.
         target: :func:`comparable` knobs.
     """
@@ -46,7 +46,7 @@ def translate(source: Sequence[Knob], configs: Configs, target: Sequence[Knob]) 
 
 
 def distance(knobs: Sequence[Knob], left: Configs, right: Configs) -> NDArray[np.float64]:
-    """``(n, m)``: how far configs of one space are apart, in doublings (of a factor or a value), summed over knobs."""
+    """The ``(n, m)`` distances of configs of one space: the sum over knobs, in doublings of a factor or a value."""
     total = np.zeros((len(left), len(right)))
     for column, knob in enumerate(knobs):
         if len(knob) > 1:
@@ -56,28 +56,28 @@ def distance(knobs: Sequence[Knob], left: Configs, right: Configs) -> NDArray[np
 
 
 def map_configs(source: Sequence[Knob], configs: Configs, target: DesignSpace) -> Configs:
-    """The configs of one task as configs of another, ``(at most n, knobs)``, valid, distinct, in their order.
+    """Carry configs of one task over to another: ``(at most n, knobs)``, valid, distinct, in their order.
 
-    Each is translated (:func:`translate`). Where that is not valid, as few knobs as possible are changed, at most
-    three, and those by as little as possible: the nearest valid one-knob neighbour; if none is valid, the neighbours of
-    the nearest 24, and once more so. A config without a valid one nearby is left out.
+    Each config is translated (:func:`translate`). An invalid result is repaired by the fewest and smallest changes. It
+    becomes its nearest valid one-knob neighbour, or else a valid neighbour of the 24 nearest neighbours, and so on up
+    to three changed knobs. A config without a valid one in reach is left out.
 
     Args:
-        source: the knobs that ``configs`` are of.
+        source: the knobs of ``configs``.
         configs: ``(n, knobs)``, the best first.
-        target: where they are to go. With knobs that are not :func:`comparable` nothing can be carried over.
+        target: the space of the other task. Nothing is carried over if its knobs are not :func:`comparable`.
     """
     if len(configs) == 0 or not comparable(source, target.knobs):
         return empty(target)
     rows = canonical(target, check(target, translate(source, configs, target.knobs)))
     parts = [empty(target)]
     for row, valid in zip(rows, target.valid(rows).tolist(), strict=True):
-        parts.append(row[None] if valid else _repaired(target, row))
+        parts.append(row[None] if valid else _repair(target, row))
     return distinct(np.concatenate(parts))
 
 
-def _repaired(space: DesignSpace, row: NDArray[np.int32]) -> Configs:
-    """The valid config nearest to ``row``, ``(1, knobs)``; ``(0, knobs)``: there is none within reach."""
+def _repair(space: DesignSpace, row: NDArray[np.int32]) -> Configs:
+    """The valid config nearest to ``row``, ``(1, knobs)``; ``(0, knobs)`` if none is in reach."""
     beam, seen = row[None], ConfigSet()
     seen.add(beam)
     for _ in range(_REPAIRS):
@@ -95,17 +95,17 @@ def _repaired(space: DesignSpace, row: NDArray[np.int32]) -> Configs:
 
 
 def _nearest(source: Knob, target: Knob) -> NDArray[np.intp]:
-    """``(choices of source,)``: the choice of ``target`` that comes nearest to each."""
+    """The nearest choice of ``target`` to each choice of ``source``, ``(choices of source,)``."""
     if source.choices == target.choices:
         return np.arange(len(source))
     apart = _apart(points(source), points(target))
     if isinstance(source, SplitKnob):
         outer, other = np.log2(1.0 + source.table[:, 0]), np.log2(1.0 + target.table[:, 0])
-        # Never enough to make up for a difference of inner factors, which is at least log2(1 + 1/1024) or so.
+        # This term is too small to outweigh a difference of inner factors, which is at least about log2(1 + 1/1024).
         apart = apart + 1e-6 * np.abs(outer[:, None] - other[None, :])
     return np.asarray(apart.argmin(axis=1))
 
 
 def _apart(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``(n, m)`` Euclidean distances."""
+    """The ``(n, m)`` Euclidean distances."""
     return np.asarray(np.sqrt(((left[:, None, :] - right[None, :, :]) ** 2).sum(axis=2)))
