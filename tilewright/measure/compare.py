@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tilewright.difference import compare_arrays
 from tilewright.measure.peers import Peer
 from tilewright.tensor import Array
 
@@ -60,21 +61,14 @@ def difference(ours: Sequence[Array], other: Sequence[Array]) -> float:
 
 
 def relative_error(result: Array, reference: Array) -> float:
-    """The largest absolute difference over the largest absolute reference, of the finite elements.
+    """Largest absolute difference over the largest absolute reference, of finite elements.
 
-    inf if the shapes differ, or the elements that are not finite.
+    inf where the shapes differ, or the elements that are not finite.
     """
     if result.shape != reference.shape:
         return float("inf")
-    finite = np.isfinite(reference)
-    if not np.array_equal(np.isfinite(result), finite):
-        return float("inf")
-    # As floats, because integers have no NaN, which ``equal_nan`` asks for.
-    if not np.array_equal(result[~finite].astype(np.float64), reference[~finite].astype(np.float64), equal_nan=True):
-        return float("inf")
-    ours, theirs = result[finite].astype(np.float64), reference[finite].astype(np.float64)
-    scale = float(np.max(np.abs(theirs), initial=0.0)) or 1.0
-    return float(np.max(np.abs(ours - theirs), initial=0.0)) / scale
+    ours, theirs = result.astype(np.float64), reference.astype(np.float64)
+    return compare_arrays(ours, theirs, np.ones(reference.shape)).error
 
 
 def _thinned(runs: Sequence[float]) -> NDArray[np.float64]:

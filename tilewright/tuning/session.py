@@ -15,7 +15,7 @@ import numpy as np
 
 from tilewright.compiling.build import check_compiler, publish
 from tilewright.errors import CheckError, TargetError
-from tilewright.executable.executable import Executable, load_executable, wanted_threads
+from tilewright.executable.executable import Executable, load_executable
 from tilewright.frontend.load import load
 from tilewright.frontend.network import Network
 from tilewright.graph.tasks import Extraction, extract
@@ -46,6 +46,7 @@ from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.selection import select_recorded
 from tilewright.tuning.session_report import Outcomes, report_session
 from tilewright.tuning.workshop import Candidate, Workshop
+from tilewright.tvm_compat import wanted_threads
 from tilewright.verify.checker import Checker
 from tilewright.verify.verdict import Outcome
 
