@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tvm.s_tir.schedule import LoopRV, SBlockRV
     from tvm.tirx import IndexMap
 
-__all__ = ["PAD_INSIDE", "PAD_PARALLEL", "PAD_SERIAL", "Plan", "build_program", "prepare"]
+__all__ = ["PAD_INSIDE", "PAD_PARALLEL", "PAD_SERIAL", "Decisions", "build_program", "prepare"]
 
 #: Where the data are padded: in a parallel loop of its own, inside the contraction's, or in a serial loop of its own.
 PAD_PARALLEL, PAD_INSIDE, PAD_SERIAL = 0, 1, 2
@@ -33,8 +33,8 @@ _LONGEST_VECTOR = 16
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The meaning of one config.
+class Decisions:
+    """What one config decides.
 
     Attributes:
         o: factors of the output blocks: outer, cache, register.
@@ -140,26 +140,26 @@ def _fixed(function: Callable[..., tuple[Expr, ...]], count: int, dtype: str) ->
     return IndexMap.from_func(function, ndim=count, index_dtype=dtype)
 
 
-def build_program(module: IRModule, form: Form, plan: Plan) -> Schedule:
-    """The scheduled program of a plan."""
+def build_program(module: IRModule, form: Form, decisions: Decisions) -> Schedule:
+    """The program that a config decides on, scheduled."""
     schedule, block, writer, pad, joins = prepare(module, form)
     if joins:
         schedule.set_scope(block, 0, "local")
     axes = [a for a in form.iterators if not (form.fused and a == "h")]
     loops: dict[str, LoopRV] = dict(zip(axes, schedule.get_loops(block), strict=True))
-    o0, o1, o2 = schedule.split(loops["o"], factors=list(plan.o))
-    tail = math.prod(plan.w) != form.extents["w"]
-    tiles, w2 = schedule.split(loops["w"], factors=[None, plan.w[-1]])
+    o0, o1, o2 = schedule.split(loops["o"], factors=list(decisions.o))
+    tail = math.prod(decisions.w) != form.extents["w"]
+    tiles, w2 = schedule.split(loops["w"], factors=[None, decisions.w[-1]])
     inner = []
     if form.rows:
-        h0, h1 = schedule.split(loops["h"], factors=list(plan.h))
+        h0, h1 = schedule.split(loops["h"], factors=list(decisions.h))
         w0, inner = tiles, [h1]
     else:
-        h0, w0 = schedule.split(tiles, factors=list(plan.w[:2]))
-    r0, *r1 = schedule.split(loops["ri"], factors=[None, plan.unroll]) if "ri" in loops else (None,)
+        h0, w0 = schedule.split(tiles, factors=list(decisions.w[:2]))
+    r0, *r1 = schedule.split(loops["ri"], factors=[None, decisions.unroll]) if "ri" in loops else (None,)
     lead = [loops[a] for a in ("n", "g") if a in loops]
-    outer = [*lead, *((o0, o1, h0, w0)[i] for i in plan.outer)]
-    reduction = [(loops.get("rc"), loops.get("kh"), loops.get("kw"), r0)[i] for i in plan.reduction]
+    outer = [*lead, *((o0, o1, h0, w0)[i] for i in decisions.outer)]
+    reduction = [(loops.get("rc"), loops.get("kh"), loops.get("kw"), r0)[i] for i in decisions.reduction]
     reduction = [loop for loop in reduction if loop is not None]
     registers = [*inner, w2, o2]
     schedule.reorder(*outer, *reduction, *r1, *registers, loops["l"])
@@ -167,22 +167,22 @@ def build_program(module: IRModule, form: Form, plan: Plan) -> Schedule:
         schedule.reverse_compute_at(writer, outer[-1])
         _write_out(schedule, writer, len(outer), form.extents["l"])
     else:
-        _alone(schedule, writer, plan.parallel > 0, None)
+        _alone(schedule, writer, decisions.parallel > 0, None)
     if tail:
         # The tiles that stick out get their own copy of the program, in which all extents are constants.
         schedule.annotate(w0, "pragma_loop_partition_hint", 1)
     schedule.vectorize(loops["l"])
-    for loop in [*registers, *(r1 if plan.unroll > 1 else [])]:
+    for loop in [*registers, *(r1 if decisions.unroll > 1 else [])]:
         schedule.unroll(loop)
-    for axis in ("kw", "kh")[: plan.unroll_kernel]:
+    for axis in ("kw", "kh")[: decisions.unroll_kernel]:
         if axis in loops:
             schedule.unroll(loops[axis])
-    depth = plan.parallel - 1 + len(lead)
+    depth = decisions.parallel - 1 + len(lead)
     fused = None
-    if plan.parallel > 0 and depth > 0:
+    if decisions.parallel > 0 and depth > 0:
         fused = schedule.fuse(*outer[:depth]) if depth > 1 else outer[0]
     if pad is not None:
-        _pad(schedule, pad, fused, plan.pad)
+        _pad(schedule, pad, fused, decisions.pad)
     if fused is not None:
         schedule.parallel(fused)
     schedule.decompose_reduction(block, reduction[0])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tilewright.ops.contraction.form import KIND, Form, read_form
 from tilewright.ops.contraction.nest import Columns, Ints, loop_nest, register_pressure, unrolled_kernel
-from tilewright.ops.contraction.program import PAD_INSIDE, PAD_PARALLEL, PAD_SERIAL, Plan, build_program, prepare
+from tilewright.ops.contraction.program import PAD_INSIDE, PAD_PARALLEL, PAD_SERIAL, Decisions, build_program, prepare
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob, OrderKnob, SplitKnob, divisors
 from tilewright.space.loop_nest import LoopNest
@@ -169,9 +169,11 @@ class ContractionSpace:
             SpaceError: TVM cannot make the program.
         """
         tile_o, tile_h, tile_w, order, reduction, unroll, kernel, parallel, pad = choices_of(self, config)
-        plan = Plan(tile_o, tile_h, tile_w, _ORDERS[order[0]], reduction, unroll[0], kernel[0], parallel[0], pad[0])
+        decisions = Decisions(
+            tile_o, tile_h, tile_w, _ORDERS[order[0]], reduction, unroll[0], kernel[0], parallel[0], pad[0]
+        )
         with space_errors(f"config {config.tolist()} of {self.task.name!r} cannot be scheduled"):
-            return build_program(self._module, self._form, plan)
+            return build_program(self._module, self._form, decisions)
 
     def _columns(self, configs: Configs) -> Columns:
         values = [knob.table.take(configs[:, i], axis=0) for i, knob in enumerate(self.knobs)]

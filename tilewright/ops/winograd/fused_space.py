@@ -108,7 +108,7 @@ def _analyse(task: Task) -> tuple[IRModule, _Form]:
     with form_errors(f"{task.name!r} is no convolution by Winograd's algorithm"):
         form = _read(module)
         # If TVM can make this program, with the smallest tiles, it can make all of them.
-        smallest = _Plan((form.down, 1, 1), (form.across, 1), (form.outputs, 1, 1, 1), _STRIPES_FIRST, 1, _PAD_ROW)
+        smallest = _Decisions((form.down, 1, 1), (form.across, 1), (form.outputs, 1, 1, 1), _STRIPES_FIRST, 1, _PAD_ROW)
         _program(module, form, smallest)
     return module, form
 
@@ -232,7 +232,7 @@ class FusedWinogradSpace(KnobsAlone):
         """
         tile_h, tile_w, tile_o, (order,), (unroll,), (pad,) = choices_of(self, config)
         with space_errors(f"config {config.tolist()} of {self.task.name!r} cannot be scheduled"):
-            return _program(self._module, self._form, _Plan(tile_h, tile_w, tile_o, order, unroll, pad))
+            return _program(self._module, self._form, _Decisions(tile_h, tile_w, tile_o, order, unroll, pad))
 
     def _columns(self, configs: Configs) -> _Columns:
         h, w, o, order, unroll, pad = (k.table.take(configs[:, i], axis=0) for i, k in enumerate(self.knobs))
@@ -268,8 +268,8 @@ def _read(module: IRModule) -> _Form:
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """The meaning of a config: the choices of the knobs, in their order."""
+class _Decisions:
+    """What a config decides: the choices of the knobs, in their order."""
 
     h: tuple[int, ...]
     w: tuple[int, ...]
@@ -279,28 +279,28 @@ class _Plan:
     pad: int
 
 
-def _program(module: IRModule, form: _Form, plan: _Plan) -> Schedule:
+def _program(module: IRModule, form: _Form, decisions: _Decisions) -> Schedule:
     from tvm.s_tir import Schedule
 
     schedule = Schedule(module, seed=1)
     writer = keep_stages(schedule, (PAD, ROWS, DATA, PRODUCTS, BACK, INVERSE))
-    outer, group = _back(schedule, form, plan, writer)
-    depth = _products(schedule, form, plan, group)
-    _forth(schedule, form, plan, outer[-1])
+    outer, group = _back(schedule, form, decisions, writer)
+    depth = _products(schedule, form, decisions, group)
+    _forth(schedule, form, decisions, outer[-1])
     schedule.parallel(schedule.fuse(*outer))
     schedule.decompose_reduction(schedule.get_sblock(PRODUCTS), depth)
     return schedule
 
 
-def _back(schedule: Schedule, form: _Form, plan: _Plan, writer: SBlockRV) -> tuple[list[LoopRV], LoopRV]:
+def _back(schedule: Schedule, form: _Form, decisions: _Decisions, writer: SBlockRV) -> tuple[list[LoopRV], LoopRV]:
     """Schedule the inverse transform and its consumers. Returns the parallel loops, and the loop over groups inside."""
     block, rows = schedule.get_sblock(INVERSE), schedule.get_sblock(BACK)
     n, o, i, j, v = schedule.get_loops(block)
     i, u = schedule.split(i, factors=[form.down, None])
     j, s = schedule.split(j, factors=[form.across, None])
-    stripe, i = schedule.split(i, factors=[plan.h[0], None])
-    groups, group, o = schedule.split(o, factors=[*plan.o[:2], None])
-    outer = [groups, n, stripe] if plan.order == _GROUPS_FIRST else [n, stripe, groups]
+    stripe, i = schedule.split(i, factors=[decisions.h[0], None])
+    groups, group, o = schedule.split(o, factors=[*decisions.o[:2], None])
+    outer = [groups, n, stripe] if decisions.order == _GROUPS_FIRST else [n, stripe, groups]
     schedule.reorder(*outer, group, o, i, j, u, s, v)
     schedule.compute_at(rows, j, preserve_unit_loops=True)
     schedule.reverse_compute_at(writer, j, preserve_unit_loops=True)
@@ -314,20 +314,20 @@ def _back(schedule: Schedule, form: _Form, plan: _Plan, writer: SBlockRV) -> tup
     return outer, group
 
 
-def _products(schedule: Schedule, form: _Form, plan: _Plan, group: LoopRV) -> LoopRV:
+def _products(schedule: Schedule, form: _Form, decisions: _Decisions, group: LoopRV) -> LoopRV:
     """Schedule the products of a group of outputs, by register tiles. Returns the outermost loop of the sums."""
     products = schedule.get_sblock(PRODUCTS)
     stored = schedule.cache_write(products, 0, "local")
     schedule.compute_at(stored, group, preserve_unit_loops=True)
     schedule.compute_at(products, group, preserve_unit_loops=True)
     xi, o, n, i, j, v, blocks, channels = schedule.get_loops(products)[-8:]
-    o, outs = schedule.split(o, factors=[None, plan.o[3]])
-    i, rows = schedule.split(i, factors=[None, plan.h[2]])
-    j, cols = schedule.split(j, factors=[None, plan.w[1]])
-    channels, unrolled = schedule.split(channels, factors=[None, plan.unroll])
+    o, outs = schedule.split(o, factors=[None, decisions.o[3]])
+    i, rows = schedule.split(i, factors=[None, decisions.h[2]])
+    j, cols = schedule.split(j, factors=[None, decisions.w[1]])
+    channels, unrolled = schedule.split(channels, factors=[None, decisions.unroll])
     schedule.reorder(xi, o, n, i, j, blocks, channels, unrolled, rows, cols, outs, v)
     schedule.reverse_compute_at(stored, j, preserve_unit_loops=True)
-    if form.across % plan.w[1]:
+    if form.across % decisions.w[1]:
         # The tiles that stick out get their own copy of the program, in which all extents are constants.
         schedule.annotate(j, "pragma_loop_partition_hint", 1)
     for loop in (unrolled, rows, cols, outs):
@@ -340,7 +340,7 @@ def _products(schedule: Schedule, form: _Form, plan: _Plan, group: LoopRV) -> Lo
     return blocks
 
 
-def _forth(schedule: Schedule, form: _Form, plan: _Plan, outer: LoopRV) -> None:
+def _forth(schedule: Schedule, form: _Form, decisions: _Decisions, outer: LoopRV) -> None:
     """Schedule the transform of a stripe's data."""
     from tvm.tirx import IndexMap
 
@@ -357,7 +357,7 @@ def _forth(schedule: Schedule, form: _Form, plan: _Plan, outer: LoopRV) -> None:
     schedule.set_scope(rows, 0, "local")
     if form.padded:
         pad = schedule.get_sblock(PAD)
-        schedule.compute_at(pad, i if plan.pad == _PAD_ROW else outer, preserve_unit_loops=True)
+        schedule.compute_at(pad, i if decisions.pad == _PAD_ROW else outer, preserve_unit_loops=True)
         schedule.vectorize(schedule.get_loops(pad)[-1])
     straight(schedule, rows, swap=True)
     for loop in (u, s):

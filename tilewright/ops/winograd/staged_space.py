@@ -64,7 +64,7 @@ def _analyse(task: Task) -> tuple[IRModule, _Form]:
     with form_errors(f"{task.name!r} is no transform of Winograd's"):
         form = _read(module)
         # If TVM can make this program, it can make all of them.
-        _program(module, form, _Plan(_ORDERS[_CHANNELS_FIRST], 2, 1, _PAD_ROW if form.padded else _PAD_WHOLE))
+        _program(module, form, _Decisions(_ORDERS[_CHANNELS_FIRST], 2, 1, _PAD_ROW if form.padded else _PAD_WHOLE))
     return module, form
 
 
@@ -134,7 +134,7 @@ class WinogradTransformSpace(KnobsAlone):
         """
         order, parallel, together, pad = (choice[0] for choice in choices_of(self, config))
         with space_errors(f"config {config.tolist()} of {self.task.name!r} cannot be scheduled"):
-            return _program(self._module, self._form, _Plan(_ORDERS[order], parallel, together, pad))
+            return _program(self._module, self._form, _Decisions(_ORDERS[order], parallel, together, pad))
 
 
 def _read(module: IRModule) -> _Form:
@@ -152,8 +152,8 @@ def _read(module: IRModule) -> _Form:
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """The meaning of a config: the order of the loops (n, channel blocks, rows of tiles, tiles), and other knobs."""
+class _Decisions:
+    """What a config decides: the order of the loops (n, channel blocks, rows of tiles, tiles), and other knobs."""
 
     order: tuple[int, ...]
     parallel: int
@@ -161,12 +161,12 @@ class _Plan:
     pad: int
 
 
-def _program(module: IRModule, form: _Form, plan: _Plan) -> Schedule:
+def _program(module: IRModule, form: _Form, decisions: _Decisions) -> Schedule:
     """The scheduled transform."""
-    return _inverse(module, form, plan) if form.inverse else _data(module, form, plan)
+    return _inverse(module, form, decisions) if form.inverse else _data(module, form, decisions)
 
 
-def _data(module: IRModule, form: _Form, plan: _Plan) -> Schedule:
+def _data(module: IRModule, form: _Form, decisions: _Decisions) -> Schedule:
     from tvm.s_tir import Schedule
     from tvm.tirx import IndexMap
 
@@ -180,20 +180,20 @@ def _data(module: IRModule, form: _Form, plan: _Plan) -> Schedule:
 
     schedule.transform_block_layout(block, IndexMap.from_func(tiles, ndim=4, index_dtype="int64"))
     n, c, i, j, u, s, v = schedule.get_loops(block)
-    outer = _outer(schedule, [n, c, i, j], plan)
+    outer = _outer(schedule, [n, c, i, j], decisions)
     schedule.compute_at(rows, outer[-1], preserve_unit_loops=True)
     schedule.set_scope(rows, 0, "local")
     if form.padded:
-        _pad(schedule, schedule.get_sblock(PAD), outer, plan)
+        _pad(schedule, schedule.get_sblock(PAD), outer, decisions)
     straight(schedule, rows, swap=True)
     for loop in (u, s):
         schedule.unroll(loop)
     schedule.vectorize(v)
-    _parallel(schedule, outer, plan)
+    _parallel(schedule, outer, decisions)
     return schedule
 
 
-def _inverse(module: IRModule, form: _Form, plan: _Plan) -> Schedule:
+def _inverse(module: IRModule, form: _Form, decisions: _Decisions) -> Schedule:
     from tvm.s_tir import Schedule
 
     schedule = Schedule(module, seed=1)
@@ -204,7 +204,7 @@ def _inverse(module: IRModule, form: _Form, plan: _Plan) -> Schedule:
     i, u = schedule.split(i, factors=[down, None])
     j, s = schedule.split(j, factors=[across, None])
     schedule.reorder(n, c, i, j, u, s, v)
-    outer = _outer(schedule, [n, c, i, j], plan)
+    outer = _outer(schedule, [n, c, i, j], decisions)
     schedule.compute_at(rows, outer[-1], preserve_unit_loops=True)
     schedule.reverse_compute_at(writer, outer[-1], preserve_unit_loops=True)
     schedule.set_scope(rows, 0, "local")
@@ -214,7 +214,7 @@ def _inverse(module: IRModule, form: _Form, plan: _Plan) -> Schedule:
     for loop in (u, s):
         schedule.unroll(loop)
     schedule.vectorize(v)
-    _parallel(schedule, outer, plan)
+    _parallel(schedule, outer, decisions)
     return schedule
 
 
@@ -234,20 +234,20 @@ def keep_stages(schedule: Schedule, stages: Sequence[str]) -> SBlockRV:
     return schedule.get_sblock(writers[0])
 
 
-def _outer(schedule: Schedule, loops: list[LoopRV], plan: _Plan) -> list[LoopRV]:
+def _outer(schedule: Schedule, loops: list[LoopRV], decisions: _Decisions) -> list[LoopRV]:
     """Order the outer loops. Split the innermost one if several of its iterations are written out."""
-    outer = [loops[position] for position in plan.order]
+    outer = [loops[position] for position in decisions.order]
     schedule.reorder(*outer)
-    if plan.together > 1:
-        outer[3:] = schedule.split(outer[3], factors=[None, plan.together])
+    if decisions.together > 1:
+        outer[3:] = schedule.split(outer[3], factors=[None, decisions.together])
     return outer
 
 
-def _parallel(schedule: Schedule, outer: list[LoopRV], plan: _Plan) -> None:
-    if plan.together > 1:
+def _parallel(schedule: Schedule, outer: list[LoopRV], decisions: _Decisions) -> None:
+    if decisions.together > 1:
         schedule.unroll(outer[4])
-    if plan.parallel:
-        schedule.parallel(schedule.fuse(*outer[: plan.parallel]) if plan.parallel > 1 else outer[0])
+    if decisions.parallel:
+        schedule.parallel(schedule.fuse(*outer[: decisions.parallel]) if decisions.parallel > 1 else outer[0])
 
 
 def straight(schedule: Schedule, block: SBlockRV, swap: bool) -> None:
@@ -260,15 +260,15 @@ def straight(schedule: Schedule, block: SBlockRV, swap: bool) -> None:
     schedule.vectorize(v)
 
 
-def _pad(schedule: Schedule, pad: SBlockRV, outer: list[LoopRV], plan: _Plan) -> None:
-    if plan.pad == _PAD_WHOLE:
+def _pad(schedule: Schedule, pad: SBlockRV, outer: list[LoopRV], decisions: _Decisions) -> None:
+    if decisions.pad == _PAD_WHOLE:
         n, c, i, _, v = schedule.get_loops(pad)
-        if plan.parallel:
+        if decisions.parallel:
             schedule.parallel(schedule.fuse(n, c, i))
     else:
-        schedule.compute_at(pad, outer[2 if plan.pad == _PAD_ROW else -1], preserve_unit_loops=True)
+        schedule.compute_at(pad, outer[2 if decisions.pad == _PAD_ROW else -1], preserve_unit_loops=True)
         *_, u, s, v = schedule.get_loops(pad)
-        if plan.pad == _PAD_TILE:
+        if decisions.pad == _PAD_TILE:
             schedule.set_scope(pad, 0, "local")
             for loop in (u, s):
                 schedule.unroll(loop)
