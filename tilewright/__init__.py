@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tilewright.executable.executable import Executable, load_executable
     from tilewright.frontend.load import load
     from tilewright.frontend.network import Network
-    from tilewright.graph.tasks import extract
+    from tilewright.graph.tasks import extract, task_of
     from tilewright.measure.outcome import Measurement, Outcome
     from tilewright.measure.pool import LocalPool
     from tilewright.measure.runner import Runner
@@ -67,6 +67,7 @@ __all__ = [
     "make_method",
     "make_space",
     "open_store",
+    "task_of",
     "tune",
 ]
 
@@ -98,6 +99,7 @@ _HOMES = {
     "make_method": "tilewright.methods.registry",
     "make_space": "tilewright.ops.registry",
     "open_store": "tilewright.records",
+    "task_of": "tilewright.graph.tasks",
     "tune": "tilewright.tuning.session",
 }
 
