@@ -27,7 +27,7 @@ comma := ,
 DEMO_STAMP := .venv/.installed-dev
 STAMP := $(DEMO_STAMP)$(if $(filter 1,$(TORCH)),-torch-rl)
 
-.PHONY: help venv demo test check lint bench clean
+.PHONY: help venv demo test check lint docs bench clean
 
 help: ## list these targets
 	@echo "make demo [MODEL=resnet50] [BUDGET=5m], and:"
@@ -67,6 +67,9 @@ lint: $(STAMP) ## ruff, mypy and import contracts, as configured in pyproject.to
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
+
+docs: .venv/.installed-docs ## build the API reference into build/docs; warnings are errors
+	$(BIN)/python docs/build_reference.py build/docs
 
 bench: $(STAMP) ## list the benchmark scripts, or run one: make bench BENCH=network ARGS="--models resnet50"
 	@if [[ -n '$(BENCH)' ]]; then $(BIN)/python -m 'bench.$(BENCH)' $(ARGS); \

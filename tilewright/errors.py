@@ -95,6 +95,10 @@ class FormError(SpaceError):
 class RecordsError(TilewrightError):
     """The store of measurements cannot be read or written.
 
+    Args:
+        message: the rule, what was found instead, and the remedy.
+        absent: as the attribute.
+
     Attributes:
         absent: whether the place that was to be read holds no records yet.
     """
@@ -127,6 +131,10 @@ class CompilerError(TilewrightError):
 class CheckError(TilewrightError):
     """An executable computes something else than its model: a bug of ours.
 
+    Args:
+        message: the rule, what was found instead, and the remedy.
+        report: as the attribute; None is an empty report.
+
     Attributes:
         report: JSON-able: the ``verdict``, and what the command had done so far.
     """
@@ -143,6 +151,10 @@ class MeasureError(TilewrightError):
 class ProcessError(MeasureError):
     """A call in a process of its own gave no result.
 
+    Args:
+        message: the rule, what was found instead, and the remedy.
+        died: as the attribute.
+
     Attributes:
         died: whether the process died or was ended at a limit; False: the function failed, or its result
             could not be sent.
@@ -158,7 +170,12 @@ class ResourceError(TilewrightError):
 
 
 class MissingExtraError(TilewrightError):
-    """An optional dependency is needed and not installed."""
+    """An optional dependency is needed and not installed.
+
+    Args:
+        package: the package that is missing.
+        extra: the extra of Tilewright that installs it.
+    """
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(

@@ -57,15 +57,17 @@ class Target:
 
     @classmethod
     def parse(cls, text: str = "native") -> Target:
-        """The target of ``native`` or ``llvm:MCPU`` (such as ``llvm:core-avx2``), with this machine's cores and caches.
+        """The target of a text, with this machine's cores and caches.
 
-        Where ``TVM_NUM_THREADS`` is set, the target has so many cores.
+        If ``TVM_NUM_THREADS`` is set, the target has that many cores.
 
-        ``llvm:MCPU:TRIPLE`` (such as ``llvm:cortex-a76:aarch64-linux-gnu``) is a CPU of another architecture.
-        ``native:streamed``, ``native:cold`` are the targets of what was timed in these ways (``caches``).
+        Args:
+            text: ``native``, this machine; ``native:streamed`` or ``native:cold``, this machine with other ``caches``;
+                ``llvm:MCPU``, another CPU, such as ``llvm:core-avx2``; or ``llvm:MCPU:TRIPLE``, a CPU of another
+                architecture, such as ``llvm:cortex-a76:aarch64-linux-gnu``.
 
         Raises:
-            TargetError: no such target, or ``TVM_NUM_THREADS`` is no number of threads.
+            TargetError: there is no such target, or ``TVM_NUM_THREADS`` is not a number of threads.
         """
         cores = wanted_threads()
         set_threads()
@@ -93,7 +95,7 @@ class Target:
         return _describe(mcpu, triple, cores, str(tvm.__version__))
 
     def with_weights(self, nbytes: int) -> Target:
-        """The target for a network with so many bytes of weights: ``streamed`` where they do not fit the last cache."""
+        """The target for ``nbytes`` bytes of weights: ``streamed`` if they are more than the last cache holds."""
         return replace(self, caches="streamed") if self.caches == "warm" and nbytes > self.l3 else self
 
     @property

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-import re
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,37 +11,14 @@ import pytest
 
 from tests.conformance import test_samplers, test_searchers
 from tests.conformance.test_searchers import SPACES
+from tests.pages import MINE, conformance, names, programs
 from tests.toys import ToySpace, plain
 from tests.tuning.replay import TARGET, Replay, bowl, task
 from tilewright.records.memory import MemoryStore
 from tilewright.target import Target
 
-PAGE = Path(__file__).parents[2] / "docs/how-to/write-your-own-searcher.md"
-SEARCHER, METHOD, MACHINE, SAMPLER = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+SEARCHER, METHOD, MACHINE, SAMPLER = programs("how-to/write-your-own-searcher.md")
 SPACE = ToySpace(plain(5, 6, 7), lambda c: np.asarray(c.sum(axis=1) % 2 == 0), task=task("small"))
-MINE = "mine"
-
-
-def names(*programs: str) -> dict[str, Any]:
-    """What the programs define, run one after the other."""
-    defined: dict[str, Any] = {}
-    for program in programs:
-        exec(program, defined)
-    return defined
-
-
-def conformance(module: ModuleType, argument: str) -> list[Any]:
-    """The tests of ``module`` that are about a strategy, with this one alone, and all their other arguments."""
-    found = []
-    for name, function in vars(module).items():
-        marks = [mark.args for mark in getattr(function, "pytestmark", ()) if mark.name == "parametrize"]
-        values = {key: list(given) for key, given, *_ in marks}
-        if name.startswith("test_") and argument in values and not hasattr(function, "hypothesis"):
-            values[argument] = [MINE]
-            for row in itertools.product(*values.values()):
-                label = "-".join(map(str, row))
-                found.append(pytest.param(function, dict(zip(values, row, strict=True)), id=f"{name}-{label}"))
-    return found
 
 
 @pytest.mark.parametrize(("check", "arguments"), conformance(test_searchers, "searcher"))

@@ -18,6 +18,10 @@ def pairwise_accuracy(scores: NDArray[np.float64], seconds: NDArray[np.float64])
 
     A pair with equal scores, or with a score of nan, counts half. Guessing gives 0.5. The result is nan if no latencies
     differ.
+
+    Args:
+        scores: the ``(n,)`` predictions, where higher is faster.
+        seconds: the ``(n,)`` latencies in seconds.
     """
     right, counted = 0.0, 0
     for start in range(0, len(seconds), _ROWS):
@@ -35,6 +39,11 @@ def recall_at(scores: NDArray[np.float64], seconds: NDArray[np.float64], count: 
 
     Equal scores are ordered by lot; the result is the expected share. It is nan if there are no more than ``count``
     programs, because any scores then have all of them.
+
+    Args:
+        scores: the ``(n,)`` predictions, where higher is faster.
+        seconds: the ``(n,)`` latencies in seconds.
+        count: how many programs are looked at.
     """
     if len(seconds) <= count:
         return float("nan")
@@ -47,6 +56,11 @@ def top_regret(scores: NDArray[np.float64], seconds: NDArray[np.float64], count:
     """How much slower the best of the ``count`` programs with the highest scores is than the fastest; 0.1 is 10 %.
 
     Equal scores are ordered by lot; the result is the expected value. It is nan if the fastest latency is 0.
+
+    Args:
+        scores: the ``(n,)`` predictions, where higher is faster.
+        seconds: the ``(n,)`` latencies in seconds.
+        count: how many programs are looked at.
     """
     fastest = float(seconds.min())
     if fastest == 0.0:

@@ -37,7 +37,11 @@ __all__ = ["FORMAT", "Executable", "load_executable", "wanted_threads"]
 
 
 class Executable:
-    """A compiled network with its weights, ready to be called.
+    """A compiled network with its weights, ready to be called. :func:`load_executable` makes it.
+
+    Args:
+        program: what runs the network.
+        manifest: the content of ``manifest.json``.
 
     Attributes:
         inputs: the arrays that a call takes, in order.
@@ -85,7 +89,7 @@ class Executable:
         return program
 
     def time(self, arrays: Sequence[InputLike], runs: int) -> list[float]:
-        """The seconds of each of ``runs`` calls, without copying inputs and outputs. Raises as a call does."""
+        """The seconds of each of ``runs`` calls on ``arrays``, without the copies of a call. Raises as a call does."""
         return self.program.time(self._to_arrays(arrays), runs)
 
     def overhead(self, runs: int) -> list[float] | None:

@@ -45,5 +45,5 @@ class Network:
         return sum(array.nbytes for array in self.weights.values())
 
     def random_inputs(self, seed: int = 0) -> list[NDArray[Any]]:
-        """One random array for each input: standard normal numbers, or integers in [0, 2)."""
+        """One random array for each input, by ``seed``: standard normal numbers, or integers in [0, 2)."""
         return random_arrays(self.inputs, seed)

@@ -246,12 +246,12 @@ def _without_patterns(module: IRModule, _: object) -> IRModule:
 
 
 def task_of(name: str, function: PrimFunc, weights: tuple[int, ...] = ()) -> Task:
-    """The task of a function that nothing is fused with.
+    """The task of a function by itself, into which nothing is fused.
 
     Args:
-        name: of the task.
-        function: an expression of ``tilewright.ops``, or any function of TIR.
-        weights: the places of the parameters that are weights.
+        name: the name of the function, from which the task's name is made.
+        function: the function of an expression.
+        weights: places of the parameters that are weights.
     """
     bare, mark = take_mark(_bare(function))
     return _use(_key(bare), [name], bare, mark, 1, weights).task

@@ -111,7 +111,7 @@ class LocalPool:
         self._recorder.on_measurement = function
 
     def weigh(self, nbytes: int) -> None:
-        """Measure for a network with so many bytes of weights from now on: see ``Target.with_weights``.
+        """Measure for a network with ``nbytes`` bytes of weights from now on: see ``Target.with_weights``.
 
         The bytes are known only when a network has been read, and workers start before that.
         """
@@ -138,9 +138,10 @@ class LocalPool:
         return self._statistics
 
     def measure(self, space: DesignSpace, configs: Configs, best: float, deadline: float) -> list[Measurement]:
-        """Build and time ``configs``; see :meth:`tilewright.measure.runner.Runner.measure`.
+        """Build and time ``configs`` of ``space``; see :meth:`tilewright.measure.runner.Runner.measure`.
 
-        Candidates that were not finished by the deadline are left out; what runs then is given another second.
+        Candidates that were not finished by ``deadline`` are left out. What runs then is given another second. ``best``
+        is the latency of the task's best so far in seconds.
         """
         with self._batch(space, configs, best, deadline, self.workers) as batch:
             while batch.queue and not batch.is_late():
@@ -151,7 +152,9 @@ class LocalPool:
         return batch.measurements
 
     def race(self, space: DesignSpace, configs: Configs, deadline: float) -> list[Measurement]:
-        """Time ``configs`` by turns; see :meth:`tilewright.measure.runner.Racer.race`.
+        """Time ``configs`` of ``space`` by turns; see :meth:`tilewright.measure.runner.Racer.race`.
+
+        No race is started after ``deadline``.
 
         Those that cannot be built together, or whose worker dies in the race, are measured one by one.
         """

@@ -3,6 +3,10 @@
 An expression carries a :class:`Mark`, which says what kind of task it becomes. A :class:`Template` serves tasks of a
 kind: it makes their design spaces. :data:`TEMPLATES` lists all of them. ``docs/how-to/write-your-own-template.md`` adds
 a family with nothing but what this package exports.
+
+The second argument of :func:`make_function` says what TVM may fuse: :data:`OPAQUE` fuses nothing with the function,
+:data:`FUSABLE` fuses the element-wise operators that follow it, and :data:`ELEMENTWISE` fuses the function with others.
+:data:`Configs` is the type of an ``(n, knobs)`` int32 array of configs.
 """
 
 from tilewright.errors import FormError

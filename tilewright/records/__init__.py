@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tilewright.errors import RecordsError, RecordsFormatError, RecordsVersionError
 from tilewright.records.address import is_url
 
 if TYPE_CHECKING:
+    from tilewright.records.codec import normalise
+    from tilewright.records.export import read_jsonl, write_jsonl
     from tilewright.records.sql import SQLStore
+    from tilewright.records.store import Query, Store, Summary
 
-__all__ = ["open_or_read", "open_store"]
+__all__ = [
+    "Query",
+    "Store",
+    "Summary",
+    "normalise",
+    "open_or_read",
+    "open_store",
+    "read_jsonl",
+    "write_jsonl",
+]
+
+#: Where the names live that are imported at first use: --help waits for no NumPy.
+_HOMES = {
+    "Query": "tilewright.records.store",
+    "Store": "tilewright.records.store",
+    "Summary": "tilewright.records.store",
+    "normalise": "tilewright.records.codec",
+    "read_jsonl": "tilewright.records.export",
+    "write_jsonl": "tilewright.records.export",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'tilewright.records' has no attribute {name!r}")
 
 
 def open_store(where: str | Path, *, writable: bool = True) -> SQLStore:

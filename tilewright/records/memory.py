@@ -30,7 +30,14 @@ class MemoryStore:
         self._measurements.extend([normalise(measurement) for measurement in measurements])
 
     def best(self, task: str, target: str, template: str, count: int) -> list[Measurement]:
-        """The fastest ``count`` OK measurements with different configs, fastest first, the older of equals first."""
+        """The fastest OK measurements with different configs, fastest first, the older of equals first.
+
+        Args:
+            task: ``Task.key``.
+            target: ``Target.key``.
+            template: name and version of the template.
+            count: the most measurements to return.
+        """
         self._check_open()
         timed = [m for m in self.scan(Query(task, target, template)) if m.ok]
         found: dict[tuple[int, ...], Measurement] = {}
@@ -39,7 +46,7 @@ class MemoryStore:
         return list(islice(found.values(), max(0, count)))
 
     def scan(self, query: Query) -> Iterator[Measurement]:
-        """The measurements that match, in the order they were added. Those added later may be missing."""
+        """The measurements that match ``query``, in the order they were added. Those added later may be missing."""
         self._check_open()
         return (
             measurement
@@ -50,7 +57,7 @@ class MemoryStore:
         )
 
     def describe(self, task: Task) -> None:
-        """Keep the task of a key. An empty ``ir`` does not replace a known one."""
+        """Keep the ``task`` of a key. An empty ``ir`` does not replace a known one."""
         self._check_open()
         before = self._tasks.get(task.key)
         ir = make_storable(task.ir) or (before.ir if before else "")

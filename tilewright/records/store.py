@@ -14,7 +14,13 @@ __all__ = ["Query", "Store", "Summary"]
 
 @dataclass(frozen=True)
 class Query:
-    """Selects the measurements that agree with every field that is not None."""
+    """Selects the measurements that agree with every field that is not None.
+
+    Attributes:
+        task: ``Task.key``.
+        target: ``Target.key``.
+        template: name and version of the template.
+    """
 
     task: str | None = None
     target: str | None = None
@@ -56,15 +62,22 @@ class Store(Protocol):
         ...
 
     def best(self, task: str, target: str, template: str, count: int) -> list[Measurement]:
-        """The fastest ``count`` OK measurements with different configs, fastest first, the older of equals first."""
+        """The fastest OK measurements with different configs, fastest first, the older of equals first.
+
+        Args:
+            task: ``Task.key``.
+            target: ``Target.key``.
+            template: name and version of the template.
+            count: the most measurements to return.
+        """
         ...
 
     def scan(self, query: Query) -> Iterator[Measurement]:
-        """The measurements that match, in the order they were added."""
+        """The measurements that match ``query``, in the order they were added."""
         ...
 
     def describe(self, task: Task) -> None:
-        """Keep the task of a key, for later readers of the records.
+        """Keep the ``task`` of a key, for later readers of the records.
 
         Its name, kind and FLOP count replace earlier ones. So does its ``ir``, unless it is empty: a key stands for one
         function, and a known function is not forgotten.

@@ -26,7 +26,7 @@ class Ledger:
         self._proposed = ConfigSet()
 
     def has(self, configs: Configs) -> NDArray[np.bool_]:
-        """``(n,)`` whether each config must not be proposed now."""
+        """``(n,)``: which rows of ``configs`` must not be proposed now."""
         return self.told.has(configs) | self._proposed.has(configs)
 
     def propose(self, configs: Configs) -> None:

@@ -60,7 +60,7 @@ def cardinalities(space: DesignSpace) -> NDArray[np.int64]:
 
 
 def size(space: DesignSpace) -> int:
-    """The number of configs, valid or not; exact however large."""
+    """The number of configs of ``space``, valid or not; exact however large."""
     return math.prod(len(knob) for knob in space.knobs)
 
 
@@ -70,7 +70,7 @@ def empty(space: DesignSpace) -> Configs:
 
 
 def check(space: DesignSpace, configs: Configs) -> Configs:
-    """``configs`` as a contiguous ``(n, knobs)`` int32 array.
+    """``configs`` of ``space`` as a contiguous ``(n, knobs)`` int32 array.
 
     Raises:
         SpaceError: they have another shape, are no integers, or hold an index that its knob does not have.
@@ -93,10 +93,10 @@ def check(space: DesignSpace, configs: Configs) -> Configs:
 
 
 def choices_of(space: DesignSpace, config: NDArray[np.int32]) -> tuple[tuple[int, ...], ...]:
-    """The choice of each knob in one config, ``(knobs,)``.
+    """What each knob of ``space`` is set to in one ``config``, ``(knobs,)``.
 
     Raises:
-        SpaceError: it is no config of the space.
+        SpaceError: ``config`` is no config of the space.
     """
     row = check(space, np.asarray(config)[None])[0]
     return tuple(knob.choices[int(i)] for knob, i in zip(space.knobs, row, strict=True))
@@ -129,7 +129,7 @@ def from_keys(space: DesignSpace, rows: list[bytes]) -> Configs:
 
 
 def distinct(configs: Configs) -> Configs:
-    """The rows without repeats, in the order in which they first occur."""
+    """The rows of ``configs`` without repeats, each where it first occurred. ``(m, knobs)``."""
     names = keys(configs).tolist()
     # Later writes win, so walking backwards leaves each row's first position.
     first = dict(zip(reversed(names), range(len(names) - 1, -1, -1), strict=True))
@@ -146,22 +146,28 @@ class ConfigSet:
         return len(self._keys)
 
     def add(self, configs: Configs) -> None:
-        """Add every row of ``(n, knobs)``."""
+        """Put in every row of ``configs``, ``(n, knobs)``."""
         self._keys.update(keys(configs).tolist())
 
     def has(self, configs: Configs) -> NDArray[np.bool_]:
-        """``(n,)``: which rows are in the set."""
+        """``(n,)``: which rows of ``configs`` are in the set."""
         known = self._keys
         return np.fromiter((key in known for key in keys(configs).tolist()), dtype=np.bool_, count=len(configs))
 
 
 def sample(space: DesignSpace, rng: np.random.Generator, count: int, exclude: Contains | None = None) -> Configs:
-    """At most ``count`` random valid configs, no two equal and none that ``exclude`` contains.
+    """At most ``count`` random valid configs, ``(n, knobs)``, no two equal and none that ``exclude`` contains.
 
-    They are drawn by rejection: uniform among the configs that are left, or, with idle knobs, uniform in each knob
-    that is used. Where rejection finds too few, a space of up to 2^18 configs is listed. So fewer are returned only
-    if there are fewer. In a larger space, random one-knob moves from valid configs, first from the default, find the
-    rest. Then fewer may be returned than exist.
+    The draw is uniform among what is left (with idle knobs: uniform in each knob that is used), by rejection. A space
+    of at most 2^18 configs is listed if rejection finds too few. So fewer are returned only if there are fewer. In a
+    larger space that is nearly all invalid, the rest are found by random one-knob moves from valid configs, first of
+    all from the default. Then fewer may be returned than exist.
+
+    Args:
+        space: the design space.
+        rng: the only source of randomness.
+        count: the most configs to return.
+        exclude: tells which configs must not be returned; None excludes nothing.
     """
     draw = _Draw(count, exclude, empty(space))
     total = size(space)
@@ -239,8 +245,13 @@ def _by_walking(space: DesignSpace, rng: np.random.Generator, draw: _Draw) -> No
 def mutate(space: DesignSpace, rng: np.random.Generator, configs: Configs) -> Configs:
     """``(n, knobs)``: each row with one knob moved to another of its choices (AutoTVM's move, arXiv 1805.08166).
 
-    The knob is uniform among those that have a choice and are not idle; its new value is uniform among the others.
-    Rows stay as they are where no knob has a choice. The result may be invalid.
+    The knob is uniform among those that have a choice and are not idle. The value is uniform among the knob's others.
+    If no knob has a choice, rows stay as they are. The result may be invalid.
+
+    Args:
+        space: the design space.
+        rng: the only source of randomness.
+        configs: the rows to move, ``(n, knobs)``; they are not changed.
     """
     choices = cardinalities(space)
     free = np.flatnonzero(choices > 1)
@@ -265,15 +276,22 @@ def mutate(space: DesignSpace, rng: np.random.Generator, configs: Configs) -> Co
 
 
 def crossover(space: DesignSpace, rng: np.random.Generator, left: Configs, right: Configs) -> Configs:
-    """``(n, knobs)``: children that take each knob from either parent, row by row. They may be invalid."""
+    """``(n, knobs)``: children that take each knob from either parent, row by row. The result may be invalid.
+
+    Args:
+        space: the design space.
+        rng: the only source of randomness.
+        left: one parent of each child, ``(n, knobs)``.
+        right: the other parent of each child, ``(n, knobs)``.
+    """
     children = np.where(rng.integers(0, 2, size=left.shape, dtype=np.int8) == 1, left, right)
     return canonical(space, children.astype(np.int32))
 
 
 def neighbours(space: DesignSpace, config: NDArray[np.int32]) -> Configs:
-    """``(sum of choices - knobs, knobs)``: all configs that differ from ``config`` in one knob, valid or not.
+    """``(sum of choices - knobs, knobs)``: configs of ``space`` that differ from ``config`` in one knob, valid or not.
 
-    There are fewer where knobs are idle: rows are canonical and distinct, and none is ``config``.
+    There are fewer where knobs are idle: rows are canonical, distinct, and none is ``config``.
     """
     choices = cardinalities(space)
     columns = np.repeat(np.arange(len(choices)), choices)
@@ -289,9 +307,9 @@ def neighbours(space: DesignSpace, config: NDArray[np.int32]) -> Configs:
 
 
 def knob_values(space: DesignSpace, configs: Configs) -> NDArray[np.float32]:
-    """``(n, features)`` float32: the features of the choices, for :class:`tilewright.cost.model.KnobTable`.
+    """``(n, features)`` float32: what the choices of ``configs`` mean, for :class:`tilewright.cost.model.KnobTable`.
 
-    They are the :attr:`tilewright.space.knob.Knob.features` of one knob after the other.
+    They are the :attr:`tilewright.space.knob.Knob.features` of one knob of ``space`` after the other.
     """
     columns = [np.empty((len(configs), 0), dtype=np.float32)]
     # table[indices] would take twice as long.

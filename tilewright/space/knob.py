@@ -60,7 +60,7 @@ class ChoiceKnob(Knob):
 
     @classmethod
     def of(cls, name: str, values: Sequence[int]) -> ChoiceKnob:
-        """A knob whose choices are ``values``."""
+        """A knob called ``name`` whose choices are ``values``."""
         return cls(name, tuple((int(v),) for v in values))
 
 
@@ -126,7 +126,7 @@ class OrderKnob(Knob):
 
     @classmethod
     def of(cls, name: str, orders: Sequence[Sequence[int]]) -> OrderKnob:
-        """A knob whose choices are ``orders``."""
+        """A knob called ``name`` whose choices are ``orders``."""
         return cls(name, tuple(tuple(o) for o in orders))
 
 

@@ -24,11 +24,11 @@ class KnobsAlone:
     has_loop_nest = False
 
     def valid(self, configs: Configs) -> NDArray[np.bool_]:
-        """All configs are valid. ``(n,)``."""
+        """All ``configs`` are valid: ``(n,)`` times true."""
         return np.ones(len(configs), dtype=np.bool_)
 
     def loop_nest(self, configs: Configs) -> LoopNest:
-        """Refuse: these programs have no closed form.
+        """Refuses: the programs of ``configs`` have no closed form.
 
         Raises:
             SpaceError: always.

@@ -49,7 +49,7 @@ class DesignSpace(Protocol):
         ...
 
     def loop_nest(self, configs: Configs) -> LoopNest:
-        """The scheduled programs in closed form. Raises ``SpaceError`` if ``has_loop_nest`` is false."""
+        """The programs of ``configs`` in closed form. Raises ``SpaceError`` if ``has_loop_nest`` is false."""
         ...
 
     def default(self) -> NDArray[np.int32]:
@@ -57,7 +57,7 @@ class DesignSpace(Protocol):
         ...
 
     def schedule(self, config: NDArray[np.int32]) -> Schedule:
-        """The program of one config. Only this method and ``default`` may call TVM. Raises ``SpaceError``."""
+        """The program of one ``config``. Only this and ``default`` may call TVM. Raises ``SpaceError``."""
         ...
 
 
@@ -69,5 +69,5 @@ class Canonical(Protocol):
     """
 
     def canonical(self, configs: Configs) -> Configs:
-        """The same programs by their valid configs, with idle knobs at 0. ``(n, knobs)``."""
+        """The programs of ``configs``, each by its one valid config: idle knobs at 0. ``(n, knobs)``."""
         ...

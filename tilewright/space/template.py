@@ -38,11 +38,11 @@ class Template(Protocol):
     def kind(self) -> str: ...
 
     def serves(self, task: Task, target: Target) -> bool:
-        """Whether the template can schedule the task. Called often; makes no space."""
+        """Whether the template can schedule ``task`` for ``target``. Called often; makes no space."""
         ...
 
     def space(self, task: Task, target: Target) -> DesignSpace:
-        """The design space of a task that the template serves: the same knobs in every process."""
+        """The design space of a ``task`` that the template serves on ``target``: the same knobs in every process."""
         ...
 
 

@@ -102,6 +102,7 @@ def tune(
 
     Raises:
         RecordsError: the store cannot be opened; one that can only be read costs a note.
+        TargetError: there is no such target, or its code does not run on this machine.
         TilewrightError: as the parts do. Measurements made so far are in the store.
         CheckError: the outputs are wrong with default schedules, too; nothing was tuned.
         KeyboardInterrupt: no executable was written; an earlier one in ``out`` is untouched.

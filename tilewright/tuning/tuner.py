@@ -195,6 +195,10 @@ class TaskTuner:
         measures them once more, one after the other, and all repeats of each decide. Without a second finalist nothing
         is measured. These are no trials.
 
+        Args:
+            count: the most finalists, without the default.
+            deadline: reading of ``time.monotonic()`` after which no race is started.
+
         Returns:
             the number of measurements.
         """
