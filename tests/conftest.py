@@ -53,6 +53,7 @@ FAST = (
     "space/test_subspace.py",
     "test_control_groups.py",
     "test_difference.py",
+    "test_docs.py",
     "test_reading.py",
     "tuning/test_budget.py",
     "tuning/test_budget_plan.py",
