@@ -54,6 +54,7 @@ FAST = (
     "space/test_template.py",
     "test_control_groups.py",
     "test_difference.py",
+    "test_docs.py",
     "test_limits.py",
     "test_reading.py",
     "tuning/test_budget.py",

@@ -21,9 +21,12 @@ KINDS = {"tutorial", "how-to", "explanation", "reference", "results"}
 @cache
 def held() -> frozenset[str]:
     """The files of the repository and its folders; without a repository, those of the folder."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    files = listed.stdout.split("\n") if listed.returncode == 0 else [str(p.relative_to(ROOT)) for p in ROOT.rglob("*")]
-    paths = [Path(file) for file in files if file]
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    try:
+        files = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        files = [str(path.relative_to(ROOT)) for path in ROOT.rglob("*")]
+    paths = [Path(file) for file in files if (ROOT / file).exists()]
     return frozenset(str(place) for path in paths for place in (path, *path.parents))
 
 
