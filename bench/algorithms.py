@@ -14,13 +14,12 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Any
 
 from bench import _models
 from tilewright.cli.boundary import write_json
 from tilewright.cli.text import table
 from tilewright.frontend.load import load
-from tilewright.graph.algorithms import choose
+from tilewright.graph.algorithms import ChoiceReport, choose
 from tilewright.graph.convolution import ALGORITHMS
 from tilewright.graph.tasks import extract
 from tilewright.measure.pool import LocalPool
@@ -28,7 +27,7 @@ from tilewright.records.memory import MemoryStore
 from tilewright.target import Target, model_name
 
 
-def timed(name: str, target: Target) -> list[dict[str, Any]]:
+def timed(name: str, target: Target) -> list[ChoiceReport]:
     """The convolutions of a network that have a choice, heaviest first."""
     convolutions = extract(load(_models.model(name)), target).rewritten.convolutions
     store = MemoryStore()
@@ -37,7 +36,7 @@ def timed(name: str, target: Target) -> list[dict[str, Any]]:
     return [choice.describe() for choice in choices]
 
 
-def show(networks: dict[str, list[dict[str, Any]]]) -> str:
+def show(networks: dict[str, list[ChoiceReport]]) -> str:
     rows = []
     for name, choices in networks.items():
         for choice in choices:

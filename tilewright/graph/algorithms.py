@@ -19,7 +19,7 @@ from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task
 
-__all__ = ["Choice", "choose", "stages"]
+__all__ = ["Choice", "ChoiceReport", "choose", "stages"]
 
 #: Which parameters of those functions are weights that have any.
 _WEIGHTS = (1,)
