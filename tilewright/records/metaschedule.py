@@ -23,7 +23,7 @@ from tilewright.space.module import space_errors, task_module
 from tilewright.space.recorded import check_recorded
 from tilewright.space.space import DesignSpace
 from tilewright.target import Target
-from tilewright.task import WEIGHTS, Task
+from tilewright.task import Task
 from tilewright.tvm_compat import light_tensor_intrinsics, narrow_indices
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ __all__ = ["RECORDS", "WORKLOADS", "Written", "workload_module", "write_metasche
 #: The files of a database, as MetaSchedule names them.
 WORKLOADS, RECORDS = "database_workload.json", "database_tuning_record.json"
 
-#: The attributes that tasks of Tilewright have, and functions of a network lack.
-_OURS = ("tilewright.contraction", WEIGHTS)
+#: How the attributes begin that tasks of Tilewright have, and functions of a network lack.
+_OURS = "tilewright."
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,6 @@ def _bare(module: IRModule) -> IRModule:
     import tvm
 
     main = module["main"]
-    for name in _OURS:
-        if name in main.attrs:
-            main = main.without_attr(name)
+    for name in [str(name) for name in main.attrs or () if str(name).startswith(_OURS)]:
+        main = main.without_attr(name)
     return tvm.ir.IRModule({"main": main})

@@ -19,11 +19,7 @@ from tilewright.target import Target
 from tilewright.task import Task
 from tilewright.tuning.report import AlgorithmReport
 
-<<<<<<< HEAD:tilewright/tuning/algorithms.py
 __all__ = ["AlgorithmChoice", "choose_algorithms", "stages"]
-=======
-__all__ = ["Choice", "ChoiceReport", "choose", "stages"]
->>>>>>> ops:tilewright/graph/algorithms.py
 
 #: Which parameters of those functions are weights that have any.
 _WEIGHTS = (1,)
