@@ -177,6 +177,6 @@ def _bare(module: IRModule) -> IRModule:
     import tvm
 
     main = module["main"]
-    for name in [str(name) for name in main.attrs or () if str(name).startswith(_OURS)]:
+    for name in [name for name in map(str, main.attrs.keys()) if name.startswith(_OURS)]:
         main = main.without_attr(name)
     return tvm.ir.IRModule({"main": main})
