@@ -42,7 +42,7 @@ def prose(page: Path) -> str:
     return re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=[*NAMES, "CHANGELOG.md"])
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", CODE.sub("", page.read_text(encoding="utf-8"))):
         if re.match(r"\w+:", target):
@@ -63,6 +63,13 @@ def test_files_that_are_named_are_there(page: Path) -> None:
     for name in set(named) - made:
         if not name.startswith(("tilewright/ops/distances", "tests/ops/distances")):
             assert name.rstrip("/") in held(), f"{name} is not there"
+
+
+def test_pages_that_the_code_names_are_there() -> None:
+    for folder in ("tilewright", "bench"):
+        for source in (ROOT / folder).rglob("*.py"):
+            for name in re.findall(r"(?<![\w/])docs/[\w/-]+\.md", source.read_text(encoding="utf-8")):
+                assert name in held(), f"{source} names {name}, which is not there"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)

@@ -1,4 +1,4 @@
-"""The examples of the guides about options and results pages are run."""
+"""The examples of the guides about options, results pages and activations are run."""
 
 from __future__ import annotations
 
@@ -53,6 +53,11 @@ def test_the_results_script(
     assert len(found["rows"]) == len(list((ROOT / "bench/tables").glob("*.parquet")))
     names(test)["check"](found)
     assert len(capsys.readouterr().out.splitlines()) == len(found["rows"]) + 1
+
+
+def test_the_activation(capsys: pytest.CaptureFixture[str]) -> None:
+    names("\n".join(programs("how-to/add-an-activation.md")))
+    assert float(capsys.readouterr().out) < 1e-6 * 20.0
 
 
 def test_guides_need_nothing_but_what_is_public() -> None:
