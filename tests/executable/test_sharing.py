@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import shutil
 import subprocess
@@ -25,6 +26,12 @@ from tilewright.executable.runtime.loaded import LoadedLibrary
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 Load: TypeAlias = Callable[[int], LoadedLibrary]
+
+
+@pytest.fixture(autouse=True)
+def without_garbage() -> None:
+    """End the executables that earlier tests left in reference cycles: their threads would be shared here, too."""
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
