@@ -56,7 +56,7 @@ from tilewright.tuning.context import TuningContext
 from tilewright.tuning.in_place import contest
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.selection import select_best
-from tilewright.tuning.workshop import Candidate
+from tilewright.tuning.workshop import JudgedExecutable
 from tilewright.verify.verdict import Outcome as Judgement
 from tilewright.verify.verdict import Verdict
 
@@ -152,7 +152,7 @@ def executables(
             else:  # weights are the same, and may be large
                 replace_kernels(found[marks[0]], kernels.library(selection.functions, folder / "kernels.so"), out)
             share = in_place_seconds(Budget(mark))
-            tuned = Candidate(out, extraction, selection, UNJUDGED)
+            tuned = JudgedExecutable(out, extraction, selection, UNJUDGED)
             best = contest(kernels, tuner, tuned, defaults, share)
             if best is not None:
                 replace_kernels(out, kernels.library(best.selection.functions, folder / "kernels.so"), out)
@@ -165,12 +165,12 @@ def target_of(report: dict[str, Any]) -> Target:
     return replace(Target.parse("native"), caches=report["caches"])
 
 
-def compiled_defaults(extraction: Extraction, kernels: Kernels, folder: Path) -> tuple[Candidate, Library]:
+def compiled_defaults(extraction: Extraction, kernels: Kernels, folder: Path) -> tuple[JudgedExecutable, Library]:
     """The defaults, and their library in ``folder``."""
     began = time.monotonic()
     defaults = select_best(extraction, known_then(extraction, MemoryStore()))
     library = kernels.library(defaults.functions, folder / "defaults.so")
-    return Candidate(folder, extraction, defaults, UNJUDGED, seconds=time.monotonic() - began), library
+    return JudgedExecutable(folder, extraction, defaults, UNJUDGED, seconds=time.monotonic() - began), library
 
 
 def known_then(extraction: Extraction, store: Store) -> NetworkTuner:

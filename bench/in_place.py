@@ -32,7 +32,7 @@ from tilewright.tuning.budget import Budget
 from tilewright.tuning.budget_plan import in_place_seconds
 from tilewright.tuning.in_place import contest
 from tilewright.tuning.selection import select_best
-from tilewright.tuning.workshop import Candidate
+from tilewright.tuning.workshop import JudgedExecutable
 
 #: The budget in seconds of which the contest has its share.
 BUDGET = 300.0
@@ -56,7 +56,7 @@ def compared(name: str, cache: Path, folder: Path) -> dict[str, Any]:
     build(extraction, alone.functions, folder / "alone", {}, kernels)
     replace_kernels(folder / "alone", library, folder / "defaults")
     out, share = folder / "alone", in_place_seconds(Budget(BUDGET))
-    best = contest(kernels, tuner, Candidate(out, extraction, alone, UNJUDGED), defaults, share)
+    best = contest(kernels, tuner, JudgedExecutable(out, extraction, alone, UNJUDGED), defaults, share)
     assert best is not None
     replace_kernels(out, kernels.library(best.selection.functions, folder / "best.so"), folder / "in_place")
     entrants = [Entrant(n, peers.executable, (str(folder / n),)) for n in ("in_place", "alone", "defaults")]

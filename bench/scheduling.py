@@ -107,7 +107,7 @@ def run(rule: str, first: int, size: int, seed: int) -> list[tuple[float, float]
         scheduling=Scheduling(first_round=first, round_size=size, rule=RULES[rule]),
     )
     with threadpool_limits(1):
-        tuner.run(race=0)
+        tuner.run(finalists=0)
     return [(seconds, latency / optimum) for seconds, latency in tuner.curve]
 
 

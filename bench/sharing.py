@@ -123,7 +123,7 @@ class Bench:
             roofline=measure_roofline(self.target.cores),
             make_space=lambda task, _: self.spaces[task.key],
         )
-        tuner.run(race=0)
+        tuner.run(finalists=0)
         self.reports.append(tuner.report())
         return self._found(list(tuner.tuners.values()), began)
 

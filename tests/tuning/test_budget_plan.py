@@ -72,8 +72,8 @@ def test_what_a_network_cannot_use_takes_no_time() -> None:
 
 
 def test_trials_limit_the_choice_of_algorithms_too() -> None:
-    assert plan_budget(Budget(trials=500), FACTS).algorithm_trials == pytest.approx(50)
-    assert math.isinf(plan_budget(Budget(seconds=60.0), FACTS).algorithm_trials)
+    assert plan_budget(Budget(trials=500), FACTS).most_algorithm_trials == pytest.approx(50)
+    assert math.isinf(plan_budget(Budget(seconds=60.0), FACTS).most_algorithm_trials)
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(30.0, 8.0), (180.0, 9.0), (300.0, 10.0), (None, 10.0)])

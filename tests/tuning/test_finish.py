@@ -34,7 +34,7 @@ from tilewright.tuning.in_place import Contest
 from tilewright.tuning.report import ContestReport
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.selection import Selection
-from tilewright.tuning.workshop import Candidate, Workshop
+from tilewright.tuning.workshop import JudgedExecutable, Workshop
 from tilewright.verify.checker import Checker
 
 CONTEST = ContestReport(tasks=1, variants=2, seconds=1.0, rounds=5, exchanged=(), before_ms=2.0, after_ms=1.0)
@@ -60,7 +60,7 @@ def workshop(extraction: Extraction, checker: Checker, tmp_path: Path) -> Worksh
 
 
 @pytest.fixture
-def incumbent(extraction: Extraction, workshop: Workshop) -> Candidate:
+def incumbent(extraction: Extraction, workshop: Workshop) -> JudgedExecutable:
     return workshop.build(Selection(defaults(extraction), dict.fromkeys(use.task.key for use in extraction.uses)))
 
 
@@ -126,7 +126,7 @@ def tuner_of(extraction: Extraction, selection: Selection | None = None) -> Netw
     return tuner
 
 
-def test_a_candidate_is_judged(incumbent: Candidate) -> None:
+def test_a_candidate_is_judged(incumbent: JudgedExecutable) -> None:
     assert incumbent.verdict.right
     assert incumbent.verdict.error is not None
     assert incumbent.verdict.error < 1e-5
@@ -162,7 +162,7 @@ def test_wrong_outputs_without_a_culprit_are_an_error(extraction: Extraction, ch
 
 
 def test_kernels_are_exchanged_only_for_right_ones(
-    extraction: Extraction, workshop: Workshop, incumbent: Candidate
+    extraction: Extraction, workshop: Workshop, incumbent: JudgedExecutable
 ) -> None:
     task = convolution(extraction)
     assert workshop.exchange(incumbent, Selection(defaults(extraction) | {task.key: ones(task)})) is None
@@ -174,7 +174,7 @@ def test_kernels_are_exchanged_only_for_right_ones(
 
 
 def test_the_faster_one_is_kept(
-    extraction: Extraction, workshop: Workshop, incumbent: Candidate, monkeypatch: pytest.MonkeyPatch
+    extraction: Extraction, workshop: Workshop, incumbent: JudgedExecutable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finish, "contest", lambda *_: None)
     selection = other_choice(extraction)
@@ -195,7 +195,7 @@ def test_the_faster_one_is_kept(
 
 
 def test_an_incumbent_whose_kernels_are_wrong_on_other_data_never_wins(
-    extraction: Extraction, workshop: Workshop, incumbent: Candidate, monkeypatch: pytest.MonkeyPatch
+    extraction: Extraction, workshop: Workshop, incumbent: JudgedExecutable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finish, "contest", lambda *_: None)
     raced(monkeypatch, 2.0, 1.0)
@@ -212,7 +212,7 @@ def test_an_incumbent_whose_kernels_are_wrong_on_other_data_never_wins(
 
 
 def test_nothing_new_is_built_where_tuning_brought_nothing(
-    extraction: Extraction, workshop: Workshop, incumbent: Candidate
+    extraction: Extraction, workshop: Workshop, incumbent: JudgedExecutable
 ) -> None:
     finishing = Finishing(workshop, incumbent)
     finishing.run(tuner_of(extraction), TIMES)
@@ -220,7 +220,7 @@ def test_nothing_new_is_built_where_tuning_brought_nothing(
     assert finishing.race is None
 
 
-def test_executables_race_in_processes_of_their_own(incumbent: Candidate, workshop: Workshop) -> None:
+def test_executables_race_in_processes_of_their_own(incumbent: JudgedExecutable, workshop: Workshop) -> None:
     other = workshop.exchange(incumbent, other_choice(incumbent.extraction))
     assert other is not None
     result = compare_executables(other.folder, incumbent.folder, TARGET.cores)
@@ -257,14 +257,16 @@ def test_slow_networks_take_longer_to_race() -> None:
     assert full == pytest.approx(203, abs=1)
 
 
-def test_kernels_are_replaced_in_another_directory(workshop: Workshop, incumbent: Candidate, tmp_path: Path) -> None:
+def test_kernels_are_replaced_in_another_directory(
+    workshop: Workshop, incumbent: JudgedExecutable, tmp_path: Path
+) -> None:
     library = workshop.kernels.library(other_choice(incumbent.extraction).functions, tmp_path / "other.so")
     replace_kernels(incumbent.folder, library, tmp_path / "other")
     np.testing.assert_allclose(outputs(tmp_path / "other"), outputs(incumbent.folder), rtol=1e-4, atol=1e-5)
 
 
 def test_publishing_replaces_an_executable_and_nothing_else(
-    extraction: Extraction, incumbent: Candidate, tmp_path: Path
+    extraction: Extraction, incumbent: JudgedExecutable, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     build(extraction, {}, out, {})
@@ -281,7 +283,7 @@ def test_publishing_replaces_an_executable_and_nothing_else(
 
 
 def test_the_winners_of_the_contest_are_built(
-    extraction: Extraction, workshop: Workshop, incumbent: Candidate, monkeypatch: pytest.MonkeyPatch
+    extraction: Extraction, workshop: Workshop, incumbent: JudgedExecutable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = other_choice(extraction)
     contest = Contest(Selection(defaults(extraction), incumbent.selection.configs), CONTEST)
@@ -298,7 +300,7 @@ def test_the_winners_of_the_contest_are_built(
 
 
 def test_winners_that_are_wrong_leave_what_there_was(
-    extraction: Extraction, workshop: Workshop, incumbent: Candidate, monkeypatch: pytest.MonkeyPatch
+    extraction: Extraction, workshop: Workshop, incumbent: JudgedExecutable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task, other = convolution(extraction), other_choice(extraction)
     wrong = Selection(other.functions | {task.key: ones(task)}, other.configs | {task.key: (9, 9)})
@@ -312,7 +314,7 @@ def test_winners_that_are_wrong_leave_what_there_was(
 
 
 def test_an_interrupt_leaves_the_best_that_there_is(
-    extraction: Extraction, workshop: Workshop, incumbent: Candidate, monkeypatch: pytest.MonkeyPatch
+    extraction: Extraction, workshop: Workshop, incumbent: JudgedExecutable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -331,7 +333,7 @@ def test_an_interrupt_leaves_the_best_that_there_is(
 
 
 def test_an_interrupt_while_a_wrong_kernel_is_exchanged_leaves_the_incumbent(
-    extraction: Extraction, workshop: Workshop, incumbent: Candidate, monkeypatch: pytest.MonkeyPatch
+    extraction: Extraction, workshop: Workshop, incumbent: JudgedExecutable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -349,7 +351,7 @@ def test_an_interrupt_while_a_wrong_kernel_is_exchanged_leaves_the_incumbent(
 
 
 def test_a_short_finish_neither_compares_nor_races(
-    extraction: Extraction, workshop: Workshop, incumbent: Candidate
+    extraction: Extraction, workshop: Workshop, incumbent: JudgedExecutable
 ) -> None:
     other = other_choice(extraction)
     finishing = Finishing(workshop, incumbent)

@@ -25,7 +25,7 @@ from tilewright.tuning.context import TuningContext
 from tilewright.tuning.in_place import Contest, Variant, in_place, variants_of
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.selection import Selection, select_best
-from tilewright.tuning.workshop import Candidate, Workshop
+from tilewright.tuning.workshop import JudgedExecutable, Workshop
 from tilewright.verify.checker import Checker
 
 pytestmark = runs
@@ -80,7 +80,7 @@ class Contested:
     """An executable with default schedules, and variants of one of its tasks."""
 
     workshop: Workshop
-    candidate: Candidate
+    candidate: JudgedExecutable
     variants: dict[str, list[Variant]]
 
     def race(self, variants: dict[str, list[Variant]], seconds: float) -> Contest | None:

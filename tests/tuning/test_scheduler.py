@@ -77,7 +77,7 @@ def rounds(runner: Replay) -> Counter[str]:
 @pytest.mark.parametrize("trials", [1, 7, 50, 103])
 def test_never_more_trials_than_the_budget_has(trials: int) -> None:
     tuner, runner = network({"a": bowl, "b": bowl, "c": flat}, Budget(trials=trials))
-    tuner.run(race=0)
+    tuner.run(finalists=0)
     assert tuner.trials == trials == len(runner.log)
 
 
@@ -106,20 +106,20 @@ def test_what_hardly_matters_has_its_default_alone_until_that_proves_slow() -> N
 def test_a_small_budget_still_reaches_every_task() -> None:
     keys = [f"task{i}" for i in range(10)]
     tuner, runner = network(dict.fromkeys(keys, bowl), Budget(trials=40))
-    tuner.run(race=0)
+    tuner.run(finalists=0)
     assert min(rounds(runner).values()) >= 2
     assert tuner.estimated_latency is not None
 
 
 def test_a_task_has_no_more_trials_than_it_may() -> None:
     tuner, runner = network({"a": bowl, "b": bowl}, Budget(trials=300), task_trials=37)
-    tuner.run(race=0)
+    tuner.run(finalists=0)
     assert rounds(runner) == {"a": 37, "b": 37}
 
 
 def test_the_time_is_kept_with_its_reserve() -> None:
     tuner, runner = network({"a": bowl, "b": flat}, Budget(seconds=200.0))
-    tuner.run(reserve=50.0, racing=10.0)
+    tuner.run(reserve=50.0, finalist_seconds=10.0)
     assert 130.0 <= runner.clock.now <= 150.0
     assert tuner.remeasured <= 10  # 5 % of 200 s
 
@@ -130,7 +130,7 @@ def test_the_time_is_kept_with_its_reserve() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_the_task_with_more_to_gain_gets_more(seed: int) -> None:
     tuner, runner = network({"a": bowl, "settled": flat}, Budget(trials=120), seed=seed)
-    tuner.run(race=0)
+    tuner.run(finalists=0)
     assert rounds(runner)["a"] > 2 * rounds(runner)["settled"]
 
 
@@ -138,14 +138,14 @@ def test_the_task_with_more_to_gain_gets_more(seed: int) -> None:
 def test_the_task_that_occurs_more_often_gets_more(seed: int) -> None:
     uses = [Use(task("a"), 1), Use(task("b"), 10)]
     tuner, runner = network({"a": bowl, "b": bowl}, Budget(trials=150), uses=uses, seed=seed)
-    tuner.run(race=0)
+    tuner.run(finalists=0)
     assert rounds(runner)["b"] > 1.5 * rounds(runner)["a"]
 
 
 def test_a_dead_task_gets_no_more_and_is_counted() -> None:
     watching = Watching()
     tuner, runner = network({"a": bowl, "dead": failing}, Budget(trials=400), progress=watching)
-    tuner.run(race=0)
+    tuner.run(finalists=0)
     assert rounds(runner)["dead"] <= 3 * 16
     assert rounds(runner)["a"] >= 400 - 3 * 16
     report = tuner.report()
@@ -198,7 +198,7 @@ def test_a_second_run_starts_from_the_first() -> None:
     second, runner = network({"a": bowl, "b": bowl}, Budget(trials=16), store=store, seed=1)
     second.prepare()
     assert second.estimated_latency == first.estimated_latency
-    second.run(race=0)
+    second.run(finalists=0)
     assert second.trials == len(runner.log) == 16
     assert second.estimated_latency is not None
     assert first.estimated_latency is not None
@@ -239,7 +239,7 @@ def test_the_race_goes_to_the_heaviest_tasks_within_its_share() -> None:
     tuner, runner = network(slow, Budget(seconds=100.0), store=store)
     tuner.prepare()
     runner.clock.now = 96.0
-    tuner.run(racing=5.0)
+    tuner.run(finalist_seconds=5.0)
     assert tuner.trials == 0
     assert [key for key, _, _ in runner.log] == ["heavy"] * 3 + ["light"]
     assert tuner.finalists("heavy", 2).shape == (2, 7)
@@ -256,7 +256,7 @@ def test_a_task_that_promises_nothing_has_no_more_rounds() -> None:
         scheduling=Scheduling(rule=lambda live, tasks, size: [0.0] * len(live)),
         make_space=space_of,
     )
-    tuner.run(race=0)
+    tuner.run(finalists=0)
     assert tuner.trials < 40
     assert all(report.done for report in tuner.report().tasks)
 

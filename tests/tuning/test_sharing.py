@@ -90,7 +90,7 @@ def tune(
         store.describe(use.task)
     context = TuningContext(TARGET, runner, store, budget.start(clock=clock), np.random.default_rng(seed))
     tuner = NetworkTuner(uses, context, method=replace(quick(), sharing=sharing), make_space=space_of)
-    tuner.run(race=0)
+    tuner.run(finalists=0)
     return tuner, runner
 
 

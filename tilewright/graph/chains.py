@@ -1,4 +1,4 @@
-"""Limits on the number of element-wise operators in one function.
+"""Keeps operators out of a fusion whose inlined code would load its inputs too often.
 
 TVM fuses up to 256 of them. Templates inline what follows a contraction into the store of its result. Inlined code can
 grow without bounds: n nested polynomials read their input k**n times (:mod:`tilewright.space.inlining`).
@@ -20,16 +20,18 @@ __all__ = ["LONGEST_CHAIN", "OPAQUE", "cut_chains"]
 #: tensors between two such functions is a small part of the work.
 LONGEST_CHAIN = 64
 #: Values of TVM's OpPatternKind. Patterns up to ``_INJECTIVE`` are element-wise, broadcast, or move elements.
-#: ``_FUSABLE`` are reductions and contractions, into which element-wise operators are fused. ``OPAQUE`` is never fused.
-_INJECTIVE, _FUSABLE, OPAQUE = 2, (3, 4), 8
+#: ``_ANCHORS`` are reductions and contractions, into which element-wise operators are fused. ``OPAQUE`` is never fused.
+_INJECTIVE, _ANCHORS, OPAQUE = 2, (3, 4), 8
 #: The largest count of operators or loads that is kept. Counts grow exponentially along a chain.
 _MOST_COUNTED = 1 << 40
 
 
 def cut_chains(module: IRModule) -> IRModule:
-    """Keep operators out of fusion where the chain after a contraction becomes too long to be inlined.
+    """Keep operators out of fusion where a chain after a contraction would load its input too often when inlined.
 
-    contraction, f, f, f, f, f  -->  (contraction, f, f, f), f, (f)
+    For f = tanh, which loads its operand 19 times:
+
+    contraction, f, f, f, f  -->  (contraction, f, f), f, (f)
 
     Args:
         module: a legalised module in which each function has its pattern.
@@ -47,7 +49,7 @@ def cut_chains(module: IRModule) -> IRModule:
             if called is None:
                 continue
             name, pattern, arguments = called
-            size, after = 1, pattern in _FUSABLE
+            size, after = 1, pattern in _ANCHORS
             if pattern <= _INJECTIVE:
                 if name not in loads:
                     loads[name] = _loads_of_parameters(module[name])

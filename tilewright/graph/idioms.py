@@ -31,7 +31,8 @@ SOFTPLUS_THRESHOLD = 16.0
 _CLOSE = 2e-6
 #: How many operators deep an expression is searched.
 _DEEP = 6
-#: The last operators of gates, and the operators between a gate's last one and the gated value.
+#: A gate is a function g in a product x * g(x), such as sigmoid in SiLU. These are the last operators of gates, and the
+#: operators between a gate's last one and the gated value.
 _GATES = {"relax.sigmoid", "relax.tanh", "relax.add"}
 _INSIDE_GATES = {
     f"relax.{name}" for name in ("add", "multiply", "divide", "power", "square", "erf", "tanh", "log", "exp")
@@ -75,7 +76,7 @@ def find_idiom(
 
     Args:
         call: the call of an operator.
-        bindings: the expressions of the variables before it.
+        bindings: the expression of each variable that was bound before ``call``.
         scalars: the numbers of the variables that hold one number.
     """
     if str(getattr(call.ty, "dtype", "")) != "float32":

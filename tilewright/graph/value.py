@@ -18,7 +18,7 @@ __all__ = ["Value", "shape_of"]
 
 @dataclass
 class Value:
-    """A tensor.
+    """A tensor of the rewritten graph, in every layout in which it exists so far.
 
     Attributes:
         shape: its shape in the network. That of a blocked tensor is batch, channels (one or more dimensions), rows,

@@ -1,12 +1,12 @@
 """Whether something else was at work on the processors while a candidate was timed.
 
-Four witnesses tell. Each stands still on a quiet machine:
+Four readings tell. On a quiet machine, the first three do not grow, and the fourth is always the same:
 
 - the time that the hypervisor gave to other machines,
 - the throttling of a control group,
 - the threads of this process that had to make room for other processes,
-- the time of a fixed piece of work. It also shows a clock that was lowered, in virtual machines too, which cannot read
-  the frequency of their clock.
+- the time of a fixed piece of work. It also shows a lowered clock, even in a virtual machine, which cannot read the
+  frequency of its clock.
 """
 
 from __future__ import annotations

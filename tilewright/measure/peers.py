@@ -65,7 +65,7 @@ class Entrant:
 
 @dataclass
 class Peer:
-    """What came of one entrant.
+    """The runs of one entrant.
 
     Attributes:
         name: the entrant's name.
@@ -93,7 +93,7 @@ def race(
     """Let ``entrants`` run by turns on the same random inputs. One that fails leaves the others alone.
 
     Args:
-        entrants: all of them get inputs for the first one.
+        entrants: the inputs are drawn once, for the first entrant; every entrant gets the same.
         blocks: the number of turns that each has. One that is very slow has fewer.
         block_seconds: about how many seconds a turn lasts, without its warm-up. A single run may be longer.
         threads: how many threads each may use.
@@ -145,7 +145,9 @@ def turn_runs(seconds: float, block_seconds: float) -> tuple[int, int]:
         block_seconds: about how many seconds a turn lasts.
     """
     runs = max(1, round(block_seconds / max(seconds, _LEAST_SECONDS)))
-    return 0 if seconds > _LONG_RUN else _WARM_UP if runs > 1 else 1, runs
+    if seconds > _LONG_RUN:
+        return 0, runs
+    return (_WARM_UP if runs > 1 else 1), runs
 
 
 class _Turns:

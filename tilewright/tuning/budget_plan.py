@@ -1,7 +1,8 @@
 """How the seconds of a budget are divided among the steps of ``tilewright tune``.
 
-Every constant of that division is here. :func:`plan_budget` is called once, when the network was read and the incumbent
-was built and judged, so that it knows how long compiling takes on this machine.
+The shares of all steps are here; the scheduler divides the seconds for rounds among the tasks. :func:`plan_budget` is
+called once, when the network was read and the incumbent was built and judged. So it knows how long compiling takes on
+this machine.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _DOUBT = 1.3
 #: The share of the budget for choosing algorithms of convolutions, seconds for that without a time limit, and seconds
 #: below which it is not begun, since a convolution takes 2 to 5 s.
 _ALGORITHMS, _MOST_ALGORITHMS, _LEAST_ALGORITHMS = 0.1, 60.0, 3.0
-#: Seconds in which the first workers start, which tuning would wait for as well.
+#: Seconds in which the first workers start, which tuning would wait for as well: 2.5 on a quiet machine.
 _STARTING = 3.0
 #: The share of the budget for measuring the best few schedules of each task once more.
 _FINALISTS = 0.05
@@ -77,8 +78,8 @@ class BudgetPlan:
         checking: for comparing winners with their defaults on several kinds of data.
         race: for racing the tuned executable against the incumbent; 0: there is no race.
         writing: for compiling, writing and judging the tuned executable.
-        publishing: seconds of ``writing`` that come after the race.
-        algorithm_trials: the most measurements for choosing algorithms.
+        after_race_seconds: the part of ``writing`` that comes after the race.
+        most_algorithm_trials: the most measurements for choosing algorithms.
     """
 
     reading: PlannedStep
@@ -90,8 +91,8 @@ class BudgetPlan:
     checking: PlannedStep
     race: PlannedStep
     writing: PlannedStep
-    publishing: float
-    algorithm_trials: float
+    after_race_seconds: float
+    most_algorithm_trials: float
 
     @property
     def after_rounds(self) -> float:
@@ -156,7 +157,7 @@ def plan_budget(budget: Budget, facts: Facts) -> BudgetPlan:
     racing = race_reserve(facts.run_seconds, budget) if math.isfinite(facts.run_seconds) else math.inf
     compares = left >= _COMPARING * max(writing.seconds, racing)
     why_not = f"less than {_COMPARING:g} times what finishing or racing takes is left"
-    race = PlannedStep(racing, "at most a tenth of the budget") if compares else PlannedStep(0.0, why_not)
+    race = PlannedStep(racing, _why_race(budget)) if compares else PlannedStep(0.0, why_not)
     in_place = PlannedStep(0.0, why_not if facts.places else "schedules cannot be timed inside this network")
     if compares and facts.places:
         in_place = PlannedStep(in_place_seconds(budget), _why_share(budget, _IN_PLACE))
@@ -175,8 +176,8 @@ def plan_budget(budget: Budget, facts: Facts) -> BudgetPlan:
         checking=PlannedStep(checking, f"{_why_share(budget, _CHECKING)}, at most {_CHECKING_TASK:g} s a task"),
         race=race,
         writing=writing,
-        publishing=publishing,
-        algorithm_trials=math.inf if budget.trials is None else _ALGORITHMS * budget.trials,
+        after_race_seconds=publishing,
+        most_algorithm_trials=math.inf if budget.trials is None else _ALGORITHMS * budget.trials,
     )
 
 
@@ -222,6 +223,12 @@ def _plan_algorithms(budget: Budget, facts: Facts, left: float, writing: float) 
 def _share(budget: Budget, share: float, most: float) -> float:
     """A share of the seconds of a budget; ``most`` without a time limit."""
     return most if budget.seconds is None else share * budget.seconds
+
+
+def _why_race(budget: Budget) -> str:
+    if budget.seconds is None:
+        return "ten turns of both executables"
+    return f"ten turns of both executables, within {100 * _RACE:g} % of the budget, but at least three turns"
 
 
 def _why_share(budget: Budget, share: float) -> str:

@@ -16,7 +16,7 @@ from tilewright.tuning.in_place import Contest, contest
 from tilewright.tuning.report import RaceReport
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.selection import Selection, check_selection, select_best
-from tilewright.tuning.workshop import Candidate, Workshop
+from tilewright.tuning.workshop import JudgedExecutable, Workshop
 
 __all__ = ["FinishTimes", "Finishing"]
 
@@ -55,8 +55,8 @@ class Finishing:
     """
 
     workshop: Workshop
-    incumbent: Candidate
-    best: Candidate = field(init=False)
+    incumbent: JudgedExecutable
+    best: JudgedExecutable = field(init=False)
     check: KernelCheck = field(default_factory=lambda: KernelCheck({}, (), 0.0))
     contest: Contest | None = None
     race: RaceReport | None = None
@@ -93,7 +93,7 @@ class Finishing:
         same = self.incumbent.extraction is self.workshop.extraction
         return same and selection.configs == self.incumbent.selection.configs
 
-    def _built(self, selection: Selection) -> Candidate | None:
+    def _built(self, selection: Selection) -> JudgedExecutable | None:
         """The executable of a selection; None where there is none that is right, and the incumbent stays."""
         try:
             return self.workshop.build(selection)
@@ -101,7 +101,7 @@ class Finishing:
             self.notes.append(f"the tuned executable was refused, so the incumbent stays: {error}")
             return None
 
-    def _improved(self, tuner: NetworkTuner, tuned: Candidate, times: FinishTimes) -> Candidate | None:
+    def _improved(self, tuner: NetworkTuner, tuned: JudgedExecutable, times: FinishTimes) -> JudgedExecutable | None:
         """Time schedules in their places, and leave out those that are wrong on some kind of data."""
         extraction = self.workshop.extraction
         found = None
@@ -129,7 +129,7 @@ class Finishing:
             self.best = rebuilt
         return rebuilt
 
-    def _race(self, tuned: Candidate, times: FinishTimes) -> None:
+    def _race(self, tuned: JudgedExecutable, times: FinishTimes) -> None:
         """Keep the faster one of the tuned executable and the incumbent."""
         if self._is_incumbent(tuned.selection):
             return

@@ -29,7 +29,7 @@ from tilewright.tensor import random_arrays
 from tilewright.tuning.report import ContestReport
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.selection import Selection
-from tilewright.tuning.workshop import Candidate
+from tilewright.tuning.workshop import JudgedExecutable
 
 if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
@@ -71,7 +71,7 @@ class Contest:
 
 
 def contest(
-    kernels: Kernels, tuner: NetworkTuner, tuned: Candidate, incumbent: Candidate, seconds: float
+    kernels: Kernels, tuner: NetworkTuner, tuned: JudgedExecutable, incumbent: JudgedExecutable, seconds: float
 ) -> Contest | None:
     """Time the best schedules of each task inside the running network; None where ``seconds`` are too few for that.
 
@@ -131,7 +131,7 @@ def variants_of(
 
 
 def in_place(
-    kernels: Kernels, tuned: Candidate, variants: Mapping[str, Sequence[Variant]], seconds: float
+    kernels: Kernels, tuned: JudgedExecutable, variants: Mapping[str, Sequence[Variant]], seconds: float
 ) -> Contest | None:
     """Time the variants of tasks in their places. None where that cannot be done; then nothing was lost.
 

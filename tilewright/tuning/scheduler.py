@@ -35,13 +35,13 @@ __all__ = ["NetworkTuner"]
 _EPSILON = 0.05
 #: The first pass may use this share of the time that is left, if that leaves each task 2 candidates.
 _FIRST_PASS_SHARE = 0.4
-#: Tasks that by the roofline need less than this share of the mean task's time have their default measured in the
-#: first pass, and no more: by :mod:`tilewright.tuning.learning_curve` three more of their trials bring less than a
-#: later round of a heavy one. Where the default is slow, they have their turn by what they promise.
+#: A task is light if, by the roofline, it needs less than this share of the mean task's time. The first pass measures
+#: only its default and the cost model's first choice. By :mod:`tilewright.tuning.learning_curve`, three more trials of
+#: it would gain less than one later round of a heavy task. If its default is slow, the rule picks it later.
 _LIGHT = 0.25
-#: Seconds that making design spaces may take although the budget ends before, for what records hold is read with them.
+#: Seconds that design spaces may take even past the budget, because making one also reads its records. (A choice.)
 _LEAST_PREPARING = 10.0
-#: Without a time limit, the share of the trials that may be measured once more in the final races of tasks.
+#: Without a time limit, the share of the trials that measuring finalists once more may take.
 _RACE_SHARE = 0.05
 #: The share of the remaining budget that dependents may take, where they are measured after all representatives.
 _MOST_BORROWING = 0.5
@@ -61,7 +61,7 @@ class NetworkTuner:
     Attributes:
         interrupted: whether a KeyboardInterrupt ended the tuning.
         curve: seconds since the budget's start and the estimated latency of the network, where it changed.
-        remeasured: measurements of the final races, which are no trials.
+        remeasured: measurements of finalists, which are no trials.
     """
 
     def __init__(
@@ -167,27 +167,27 @@ class NetworkTuner:
             first += f", {without} without a design space, built by TVM without tuning"
         return [first, *([] if self._lending is None else self._lending.plan())]
 
-    def run(self, reserve: float = 0.0, race: int = 3, racing: float = 0.0) -> None:
-        """Tune until the budget is spent, nothing promises anything any more, or the user interrupts or has done so.
+    def run(self, reserve: float = 0.0, finalists: int = 3, finalist_seconds: float = 0.0) -> None:
+        """Tune until the budget is spent, no task promises a gain, or the user interrupts.
 
         Args:
             reserve: seconds of the budget to leave for what comes after.
-            race: how many of a task's best are measured once more at the end; 0: none.
-            racing: seconds for that. Without a time limit it takes at most 5 % of the trials.
+            finalists: the number of a task's best configs that are measured once more at the end; 0: none.
+            finalist_seconds: for these measurements. Without a time limit they take at most 5 % of the trials.
 
         Raises:
             MeasureError: the runner cannot work.
             RecordsError: the store cannot be used.
         """
-        rest = reserve + (racing if race > 0 else 0.0)
+        rest = reserve + (finalist_seconds if finalists > 0 else 0.0)
         try:
             with self.interruptible():
                 self.prepare(rest)
                 if self.interrupted:
                     return
                 self._tune(rest)
-                if race > 0:
-                    self.race(race, reserve)
+                if finalists > 0:
+                    self.remeasure_finalists(finalists, reserve)
         finally:
             self._ended = self._budget.elapsed
             self._update("")
@@ -196,8 +196,8 @@ class NetworkTuner:
         """``(n, knobs)``: the fastest few configs of a task (by ``Task.key``), fastest first. Raises ``KeyError``."""
         return self.tuners[key].finalists(count, math.inf)
 
-    def race(self, count: int = 3, reserve: float = 0.0) -> None:
-        """Measure the few best of each task once more, the heaviest tasks first, and decide by all repeats.
+    def remeasure_finalists(self, count: int = 3, reserve: float = 0.0) -> None:
+        """Measure the ``count`` best configs of each task once more, by turns, the heaviest tasks first.
 
         Stops at the budget's deadline less ``reserve``, or without a time limit after 5 % of the trials.
         """
@@ -207,7 +207,7 @@ class NetworkTuner:
             assert task.tuner is not None
             if self._budget.remaining_seconds <= reserve or self.remeasured + count > limit:
                 return
-            self._update(f"{task.use.task.name} (final race)")
+            self._update(f"{task.use.task.name} (finalists)")
             self.remeasured += task.tuner.race(count, self._budget.deadline - reserve)
             self._note_latency()
 
@@ -278,6 +278,7 @@ class NetworkTuner:
         return int(min(self._scheduling.first_round, max(2.0, trials)))
 
     def _next(self, tasks: Sequence[TaskState]) -> TaskState | None:
+        """The task of the next round; None: none promises anything. Marks tasks that promise nothing as done."""
         live = [task for task in tasks if task.live and self._left(task) > 0]
         if not live:
             return None

@@ -28,8 +28,8 @@ class Selection:
     """What each task is to run with.
 
     Attributes:
-        functions: scheduled functions by ``Task.key``; a task without one is built as TVM builds it, unscheduled.
-        configs: the config of each, by ``Task.key``; None or none: the default.
+        functions: scheduled functions by ``Task.key``. TVM builds a task without a function, without a schedule.
+        configs: the config of each task, by ``Task.key``. A task without one, or with None, runs its default.
     """
 
     functions: dict[str, PrimFunc] = field(default_factory=dict)
@@ -40,8 +40,8 @@ class Selection:
         """The keys of tasks that run with something else than their default."""
         return tuple(key for key, config in self.configs.items() if config is not None)
 
-    def without(self, keys: Collection[str]) -> Selection:
-        """The same where some tasks, by their keys, were given their default functions."""
+    def mark_default(self, keys: Collection[str]) -> Selection:
+        """The selection with some tasks, by their keys, marked as running their defaults. Functions stay."""
         return replace(self, configs=self.configs | dict.fromkeys(keys))
 
 
@@ -65,7 +65,7 @@ def select_recorded(extraction: Extraction, store: Store) -> Selection:
             if config is not None and (not _fits(space, config) or np.array_equal(config, space.default())):
                 config = None
             found.functions[key] = space.schedule(space.default() if config is None else config).mod["main"]
-        except SpaceError:
+        except SpaceError:  # TVM builds the task without a schedule
             continue
         found.configs[key] = None if config is None else tuple(int(index) for index in config)
     return found
@@ -91,7 +91,7 @@ def select_best(extraction: Extraction, tuner: NetworkTuner) -> Selection:
             if config is not None and np.array_equal(config, space.default()):
                 config = None
             found.functions[key] = space.schedule(space.default() if config is None else config).mod["main"]
-        except SpaceError:
+        except SpaceError:  # TVM builds the task without a schedule
             continue
         found.configs[key] = None if config is None else tuple(int(index) for index in config)
     return found
@@ -117,4 +117,4 @@ def check_selection(extraction: Extraction, selection: Selection, seconds: float
     found = check_kernels(extraction, selection.functions, defaults, seconds)
     found = replace(found, unchecked=(*found.unchecked, *incomparable))
     functions = selection.functions | {key: defaults[key] for key in found.wrong}
-    return Selection(functions, selection.configs).without(found.wrong), found
+    return Selection(functions, selection.configs).mark_default(found.wrong), found

@@ -45,7 +45,7 @@ from tilewright.tuning.roofline import Roofline, measure_roofline
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.selection import select_recorded
 from tilewright.tuning.session_report import Outcomes, report_session
-from tilewright.tuning.workshop import Candidate, Workshop
+from tilewright.tuning.workshop import JudgedExecutable, Workshop
 from tilewright.tvm_compat import wanted_threads
 from tilewright.verify.checker import Checker
 from tilewright.verify.verdict import Outcome
@@ -212,7 +212,7 @@ class _Session:
         """Build and judge what the network runs with before it is tuned: the incumbent."""
         self._use_recorded_algorithms()
         self.workshop = Workshop(self.extraction, self.checker, self.aside, "first")
-        self.incumbent: Candidate = self.workshop.build(select_recorded(self.extraction, self.store))
+        self.incumbent: JudgedExecutable = self.workshop.build(select_recorded(self.extraction, self.store))
         self.finishing = Finishing(self.workshop, self.incumbent)
         if self.incumbent.verdict.outcome is Outcome.UNDECIDABLE:
             self.notes.append(f"it is not decidable whether the outputs are right: {self.incumbent.verdict.evidence}")
@@ -260,7 +260,7 @@ class _Session:
         plan, budget = self.planned, self.budget
         if plan is None or self.pool is None or plan.algorithms.seconds <= 0.0 or budget.exhausted():
             return
-        until, trials = time.monotonic() + plan.algorithms.seconds, plan.algorithm_trials
+        until, trials = time.monotonic() + plan.algorithms.seconds, plan.most_algorithm_trials
         convolutions = self.extraction.rewritten.convolutions
         choices, made = choose_algorithms(convolutions, self.machine, self.pool, self.store, until, most_trials=trials)
         budget.spend(made)
@@ -276,7 +276,7 @@ class _Session:
         with self.budget.progress, self.tuner.interruptible():
             self.tuner.prepare()
             self.budget.progress.announce(self.tuner.plan())
-            self.tuner.run(reserve=self.planned.after_rounds, racing=self.planned.finalists.seconds)
+            self.tuner.run(reserve=self.planned.after_rounds, finalist_seconds=self.planned.finalists.seconds)
         if self.pool is not None:
             self.pool.close()  # nothing else of ours runs in the final race
         self.tuned = self.budget.elapsed
@@ -298,7 +298,7 @@ class _Session:
         times = FinishTimes(
             checking=plan.checking.seconds,
             placing=plan.in_place.seconds,
-            until=self.budget.deadline - plan.publishing,
+            until=self.budget.deadline - plan.after_race_seconds,
             racing=plan.race.seconds > 0.0,
         )
         self.finishing.run(self.tuner, times, short=self.tuner.interrupted)

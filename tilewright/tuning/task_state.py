@@ -30,7 +30,10 @@ _LEAST_ROUND = 8
 
 
 class TaskUse(Protocol):
-    """A task of the network, and how often it occurs."""
+    """A task, and how often its network calls it: what the scheduler needs of ``tilewright.graph.tasks.TaskUse``.
+
+    It is a protocol, so that tasks without a network can be tuned, too.
+    """
 
     @property
     def task(self) -> Task:  # noqa: D102 - described by the class

@@ -16,11 +16,11 @@ from tilewright.tuning.selection import Selection
 from tilewright.verify.checker import Checker
 from tilewright.verify.verdict import Outcome, Verdict
 
-__all__ = ["Candidate", "Workshop"]
+__all__ = ["JudgedExecutable", "Workshop"]
 
 
 @dataclass(frozen=True)
-class Candidate:
+class JudgedExecutable:
     """An executable that could be published: built, judged, and not wrong.
 
     Attributes:
@@ -57,7 +57,7 @@ class Workshop:
         self._count = 0
         self._first: Path | None = None
 
-    def build(self, selection: Selection) -> Candidate:
+    def build(self, selection: Selection) -> JudgedExecutable:
         """Build an executable of a selection. Tasks that spoil the outputs get their defaults, then TVM's programs.
 
         Raises:
@@ -84,7 +84,7 @@ class Workshop:
             verdict = self._checker.judge(folder)
         if verdict.outcome is Outcome.WRONG:
             raise CheckError(self._complaint(verdict, replaced, stage), report={"verdict": verdict.report()})
-        return Candidate(folder, self.extraction, selection, verdict, tuple(replaced), seconds)
+        return JudgedExecutable(folder, self.extraction, selection, verdict, tuple(replaced), seconds)
 
     def _made(self, selection: Selection) -> Path:
         """The directory of an executable of a selection. All of this workshop share one copy of the weights."""
@@ -97,7 +97,7 @@ class Workshop:
             replace_kernels(self._first, library, folder)
         return folder
 
-    def exchange(self, candidate: Candidate, selection: Selection) -> Candidate | None:
+    def exchange(self, candidate: JudgedExecutable, selection: Selection) -> JudgedExecutable | None:
         """The candidate with the kernels of another selection; None where that cannot be built, or is wrong."""
         began = time.monotonic()
         try:
@@ -108,7 +108,7 @@ class Workshop:
         verdict = self._checker.judge(folder)
         if verdict.outcome is Outcome.WRONG:
             return None
-        return Candidate(folder, self.extraction, selection, verdict, candidate.replaced, seconds)
+        return JudgedExecutable(folder, self.extraction, selection, verdict, candidate.replaced, seconds)
 
     def _folder(self) -> Path:
         self._count += 1
@@ -119,7 +119,10 @@ class Workshop:
         return [names[key] for key in keys]
 
     def _defaults(self, selection: Selection, keys: Sequence[str]) -> Selection | None:
-        """The selection with the default schedules of some tasks; None where these are what it has already."""
+        """The selection with the defaults of some tasks, or with TVM's own programs if all of them have their defaults.
+
+        None if they have TVM's programs already.
+        """
         tasks = {use.task.key: use.task for use in self.extraction.uses}
         functions = dict(selection.functions)
         for key in set(keys) & set(selection.tuned):
@@ -128,7 +131,7 @@ class Workshop:
                 functions[key] = space.schedule(space.default()).mod["main"]
             except SpaceError:
                 functions.pop(key, None)
-        changed = replace(selection, functions=functions).without(keys)
+        changed = replace(selection, functions=functions).mark_default(keys)
         return changed if set(keys) & set(selection.tuned) else self._untuned(selection, keys)
 
     def _untuned(self, selection: Selection, keys: Sequence[str]) -> Selection | None:
@@ -136,7 +139,7 @@ class Workshop:
         functions = {key: function for key, function in selection.functions.items() if key not in keys}
         if len(functions) == len(selection.functions):
             return None
-        return replace(selection, functions=functions).without(keys)
+        return replace(selection, functions=functions).mark_default(keys)
 
     def _complaint(self, verdict: Verdict, replaced: Sequence[str], stage: str) -> str:
         blamed = f", also with the default schedules of {', '.join(self._names(replaced))}" if replaced else ""
