@@ -16,7 +16,10 @@ JsonObject: TypeAlias = dict[str, Json]
 
 
 def to_json(value: object) -> Json:
-    """A value as JSON: dataclasses become objects of their fields, enums their values, mappings and sequences likewise.
+    """A value as JSON.
+
+    A dataclass becomes an object of its fields, and an enum its value. Parts of mappings and sequences are converted in
+    the same way.
 
     Raises:
         TypeError: a part of the value has no form in JSON.

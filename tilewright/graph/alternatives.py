@@ -1,4 +1,4 @@
-"""Exchanges the algorithm of convolutions in a network that was cut into tasks already.
+"""Gives convolutions another algorithm after their network was cut into tasks.
 
 A network is rewritten with every convolution computed directly, and its operators are grouped into the functions that
 will be fused. Another algorithm has the same data and the same result, so it replaces one group:

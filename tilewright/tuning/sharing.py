@@ -108,9 +108,9 @@ class Lending:
         return _tuner(task).suggest(configs)
 
     def leverage(self, task: TaskState) -> float:
-        """By which factor more than itself the network gains from a task, since dependents take over its best configs.
+        """The factor by which the network gains more than the task does, since dependents take over its best configs.
 
-        Each dependent that has not lost counts by half its time, for it follows in about half of the cases.
+        Each dependent that has not lost counts with half of its time, because about half of the loans win.
         """
         loans = [loan for loan in self._loans.values() if loan.lender is task and not loan.lost]
         own = task.use.weight * task.best
