@@ -174,10 +174,9 @@ class MissingExtraError(TilewrightError):
 
     Args:
         package: the package that is missing.
-        extra: the extra of Tilewright that installs it.
+        extra: the extra of Tilewright that installs it; empty: the package is none of its extras.
     """
 
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(
-            f"this needs {package}, which is not installed; install it with: pip install 'tilewright[{extra}]'"
-        )
+    def __init__(self, package: str, extra: str = "") -> None:
+        what = f"'tilewright[{extra}]'" if extra else package
+        super().__init__(f"this needs {package}, which is not installed; install it with: pip install {what}")

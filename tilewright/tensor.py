@@ -9,7 +9,18 @@ from typing import TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "Floats", "Numbers", "TensorSpec", "fill_uniform", "random_arrays"]
+__all__ = [
+    "OPTIONAL",
+    "SEQUENCE",
+    "TEXTS",
+    "Array",
+    "Floats",
+    "Numbers",
+    "TensorSpec",
+    "fill_uniform",
+    "random_arrays",
+    "random_texts",
+]
 
 #: An array of any dtype.
 Array: TypeAlias = NDArray[np.generic]
@@ -19,24 +30,64 @@ Floats: TypeAlias = NDArray[np.floating]
 Numbers: TypeAlias = NDArray[np.number]
 
 
+#: What :class:`TensorSpec` calls the dtype of what is no tensor of numbers.
+TEXTS, SEQUENCE, OPTIONAL = "texts", "sequence", "optional"
+#: The letters of random texts.
+_LETTERS = np.array(list("abc de,.1"), dtype=object)
+
+
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, shape and dtype of an input or output."""
+    """An input or output.
+
+    Attributes:
+        name: its name.
+        shape: its shape. An extent that values decide is -1; a sequence or an optional value has no extents.
+        dtype: NumPy's name of the dtype of numbers; or ``TEXTS``, ``SEQUENCE`` or ``OPTIONAL``.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it is a tensor of numbers whose shape is known before the network runs."""
+        return self.is_numeric and all(extent >= 0 for extent in self.shape)
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether it is a tensor of numbers."""
+        return self.dtype not in (TEXTS, SEQUENCE, OPTIONAL)
+
+    @property
+    def kind(self) -> str:
+        """NumPy's kind of the dtype of numbers (``f``, ``i``, ``u``, ``b``); ``T``: texts; empty: no tensor."""
+        if self.is_numeric:
+            return np.dtype(self.dtype).kind
+        return "T" if self.dtype == TEXTS else ""
+
 
 def random_arrays(specs: Sequence[TensorSpec], seed: int = 0) -> list[Array]:
-    """One array per spec: floats standard normal; integers and booleans 0 or 1, since they may be indices."""
+    """One array per spec: floats standard normal; integers and booleans 0 or 1, since they may be indices; texts."""
     rng = np.random.default_rng(seed)
-    return [
-        rng.standard_normal(spec.shape).astype(spec.dtype)
-        if np.issubdtype(np.dtype(spec.dtype), np.floating)
-        else rng.integers(0, 2, spec.shape).astype(spec.dtype)
-        for spec in specs
-    ]
+    return [_random_array(spec, rng) for spec in specs]
+
+
+def random_texts(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """An array of short texts."""
+    count = int(np.prod(shape))
+    made = np.empty(count, dtype=object)
+    made[:] = ["".join(rng.choice(_LETTERS, rng.integers(1, 12))) for _ in range(count)]
+    return made.reshape(shape)
+
+
+def _random_array(spec: TensorSpec, rng: np.random.Generator) -> Array:
+    if spec.dtype == TEXTS:
+        return random_texts(spec.shape, rng)
+    if np.issubdtype(np.dtype(spec.dtype), np.floating):
+        return np.asarray(rng.standard_normal(spec.shape).astype(spec.dtype))
+    return np.asarray(rng.integers(0, 2, spec.shape).astype(spec.dtype))
 
 
 def fill_uniform(array: Array, generator: np.random.Generator) -> None:

@@ -68,14 +68,18 @@ def tasks(
 
         machine = Target.parse(target)
         from tilewright.frontend.load import load
-        from tilewright.graph.tasks import extract
+        from tilewright.graph.left_out import extract_all
 
         network = load(reading, shapes)
         machine = machine.with_weights(network.weight_bytes)
-        extraction = extract(network, machine)
+        extraction = extract_all(network, machine)
         entries = [_describe(use.task, use.weight, machine, store) for use in extraction.uses]
+    segments = [
+        {"operators": list(s.operators), "nodes": len(s.model.graph.node), "reasons": list(s.reasons)}
+        for s in extraction.network.segments
+    ]
     flop = sum(entry["weight"] * entry["flop"] for entry in entries)
-    write_json(json_file, {"tasks": entries, "fallbacks": extraction.fallbacks, "target": machine.key, "flop": flop})
+    write_json(json_file, {"tasks": entries, "fallbacks": extraction.fallbacks, "target": machine.key, "flop": flop, "segments": segments})
     rows = [
         [
             entry["name"],
@@ -90,6 +94,11 @@ def tasks(
     ]
     print(table(["task", "space", "weight", "FLOP", "configs", "best so far", "GFLOP/s"], rows, left=2))
     print(f"{counted(len(entries), 'task')}, {quantity(flop)}FLOP; target {machine.key}")
+    for number, segment in enumerate(extraction.network.segments, 1):
+        nodes = counted(len(segment.model.graph.node), "operator")
+        print(f"segment {number}, run by ONNX Runtime: {nodes} ({', '.join(segment.operators)})")
+        for reason in segment.reasons:
+            print(f"  {reason}")
     if extraction.fallbacks:
         print(f"left in plain layout: {', '.join(extraction.fallbacks)}")
 

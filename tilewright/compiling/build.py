@@ -20,6 +20,7 @@ from tilewright.executable.plan import Plan
 from tilewright.executable.replacing import replace_directory
 from tilewright.executable.runtime.features import find_needed_features
 from tilewright.executable.runtime.library import find_compiler
+from tilewright.executable.segment import SegmentJson, data_name, file_name
 from tilewright.frontend.load import load
 from tilewright.frontend.network import Network
 from tilewright.frontend.onnx.data import save_onnx
@@ -212,9 +213,27 @@ def _fill(
         },
         "model": _keep_model(network, part),
         "plan": None if plan is None else plan.to_json(),
+        **({"segments": _write_segments(network, part)} if network.segments else {}),
         **extra,
     }
     _seal(part, manifest)
+
+
+def _write_segments(network: Network, folder: Path) -> list[SegmentJson]:
+    """Write the models of the parts that ONNX Runtime runs. Returns their entries in the manifest."""
+    entries: list[SegmentJson] = []
+    for number, segment in enumerate(network.segments):
+        save_onnx(segment.model, folder / file_name(number), data_name(number))
+        entries.append(
+            {
+                "inputs": list(segment.inputs),
+                "outputs": list(segment.outputs),
+                "given": list(segment.given),
+                "returned": list(segment.returned),
+                "reasons": list(segment.reasons),
+            }
+        )
+    return entries
 
 
 def _seal(folder: Path, manifest: Mapping[str, object]) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tilewright.executable.buffers import ALIGNMENT
 from tilewright.executable.plan import ARENA, Plan
+from tilewright.executable.segment import PREFIX, LoadedSegment, is_segment
 from tilewright.tensor import Array
 
 __all__ = ["PreparedCalls"]
@@ -59,6 +60,7 @@ class PreparedCalls:
         library: the kernels, with the runtime linked in.
         plan: the calls.
         weights: the plan's weights. They are copied.
+        segments: what the plan's calls of segments call. They are bound to the tensors of their calls.
 
     Attributes:
         count: the number of calls.
@@ -72,8 +74,10 @@ class PreparedCalls:
         KeyError: an input or an output is not in the arena.
     """
 
-    def __init__(self, library: ctypes.CDLL, plan: Plan, weights: Sequence[Array]) -> None:
-        self._library, self._plan = library, plan
+    def __init__(
+        self, library: ctypes.CDLL, plan: Plan, weights: Sequence[Array], segments: Sequence[LoadedSegment] = ()
+    ) -> None:
+        self._library, self._plan, self._segments = library, plan, segments
         starts = np.cumsum([0, *(_round_up(w.nbytes) for w in weights)])
         self._weights = _aligned(int(starts[-1]))
         for start, weight in zip(starts, weights, strict=False):
@@ -89,7 +93,11 @@ class PreparedCalls:
         hollow = (_Call * len(plan.calls))()
         nothing = ctypes.cast(library.tilewright_nothing, ctypes.c_void_p).value
         for call, empty, planned in zip(self._calls, hollow, plan.calls, strict=True):
-            if planned.kernel:
+            if is_segment(planned.kernel):
+                segment = segments[int(planned.kernel.removeprefix(PREFIX))]
+                segment.bind([self._view(i) for i in planned.tensors])
+                call.kernel, values = segment.address, []
+            elif planned.kernel:
                 call.kernel = self.find_kernel(planned.kernel)
                 values = [(_DLTENSOR, ctypes.addressof(tensors[i])) for i in planned.tensors]
             else:
@@ -122,9 +130,13 @@ class PreparedCalls:
 
     def copy_tensor(self, number: int) -> Array:
         """A copy of a tensor of the plan as it is now."""
+        return self._view(number).copy()
+
+    def _view(self, number: int) -> Array:
+        """An array on the memory of a tensor of the plan, which must live as long as the array."""
         tensor = self._plan.tensors[number]
         memory = (ctypes.c_uint8 * tensor.bytes).from_address(self._addresses[number])
-        return np.asarray(memory).view(np.dtype(tensor.dtype)).reshape(tensor.shape).copy()
+        return np.asarray(memory).view(np.dtype(tensor.dtype)).reshape(tensor.shape)
 
     def _make_tensors(self) -> ctypes.Array[_DLTensor]:
         """The plan's tensors as DLPack has them."""

@@ -27,7 +27,9 @@ from tilewright.executable.manifest import (
 from tilewright.executable.plan import Plan
 from tilewright.executable.plan_check import check_plan
 from tilewright.executable.program import KernelTime, PlanProgram, Program, Variants
+from tilewright.executable.routes import Routes, find_routes
 from tilewright.executable.runtime.features import check_features
+from tilewright.executable.segment import LoadedSegment, data_name, file_name
 from tilewright.reading import open_regular, read_arrays
 from tilewright.tensor import Array, TensorSpec
 from tilewright.tvm_compat import wanted_threads
@@ -170,9 +172,12 @@ def load_executable(path: str | Path) -> Executable:
             program: Program
             if manifest["plan"]:
                 plan = Plan.from_json(manifest["plan"])
-                check_plan(plan, arrays, available_memory())
-                _check_ends(plan, manifest)
-                program = PlanProgram(library, arrays, plan, threads, features)
+                entries = manifest.get("segments", [])
+                check_plan(plan, arrays, available_memory(), entries)
+                routes = _find_routes(manifest)
+                _check_ends(plan, manifest, routes)
+                segments = _load_segments(folder, manifest, Path(fresh), threads, alone=not plan.kernels)
+                program = PlanProgram(library, arrays, plan, threads, features, segments, routes if entries else None)
             else:
                 check_features(features)
                 program = MachineProgram(library, arrays)
@@ -204,9 +209,30 @@ def _read_weights(file: BinaryIO) -> list[Array]:
 _LOADING = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError)
 
 
-def _check_ends(plan: Plan, manifest: Manifest) -> None:
+def _find_routes(manifest: Manifest) -> Routes:
+    names = [[entry["name"] for entry in manifest[end]] for end in ("inputs", "outputs")]  # type: ignore[literal-required]
+    return find_routes(names[0], names[1], manifest.get("segments", []))
+
+
+def _load_segments(
+    folder: Path, manifest: Manifest, fresh: Path, threads: int, alone: bool
+) -> list[LoadedSegment]:
+    """Load the segments of an executable. Copies of their files are written to ``fresh``."""
+    found = []
+    for number, entry in enumerate(manifest.get("segments", [])):
+        for name in (file_name(number), data_name(number)):
+            if name in manifest["sha256"]:
+                copy_listed(folder, manifest, name, fresh / name)
+        found.append(LoadedSegment(fresh / file_name(number), entry, threads, alone))
+    return found
+
+
+def _check_ends(plan: Plan, manifest: Manifest, routes: Routes) -> None:
     """Raise ``ValueError`` if the plan's inputs or outputs are not those that the manifest lists."""
-    for numbers, entries in ((plan.inputs, manifest["inputs"]), (plan.outputs, manifest["outputs"])):
+    signals = sum(not entry["outputs"] for entry in manifest.get("segments", []))
+    taken = [entry for entry, planned in zip(manifest["inputs"], routes.planned, strict=True) if planned]
+    given = [entry for entry, source in zip(manifest["outputs"], routes.sources, strict=True) if type(source) is int]
+    for numbers, entries in ((plan.inputs, taken), (plan.outputs[: len(plan.outputs) - signals], given)):
         planned = [(list(plan.tensors[number].shape), plan.tensors[number].dtype) for number in numbers]
         if planned != [(entry["shape"], entry["dtype"]) for entry in entries]:
             raise ValueError("its plan has other inputs or outputs than its manifest")

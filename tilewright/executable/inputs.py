@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import ShapeError
-from tilewright.tensor import Array, Numbers, TensorSpec
+from tilewright.tensor import TEXTS, Array, Numbers, TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -30,10 +30,12 @@ def to_array(value: InputLike, spec: TensorSpec) -> Array:
     Raises:
         ShapeError: the value has another shape, a number would change, or the value cannot be converted.
     """
+    if not spec.is_numeric:
+        return _to_value(value, spec)
     if type(value) is np.ndarray and value.dtype == spec.dtype and value.shape == spec.shape:
         return value
     array, may_round = _read(value, spec)
-    if array.shape != spec.shape:
+    if array.ndim != len(spec.shape) or any(e not in (-1, n) for e, n in zip(spec.shape, array.shape, strict=True)):
         raise _refusal(spec, f"{array.dtype} {list(array.shape)} was given", "reshape it")
     if array.dtype == spec.dtype:
         return array
@@ -52,6 +54,18 @@ def to_array(value: InputLike, spec: TensorSpec) -> Array:
             f"convert it yourself if that is meant: numpy.asarray(x).astype({spec.dtype!r})",
         )
     return made
+
+
+def _to_value(value: InputLike, spec: TensorSpec) -> Array:
+    """The texts, the sequence or the optional value that ``value`` is; ONNX Runtime looks at what is in it."""
+    if spec.dtype != TEXTS:
+        return value  # type: ignore[return-value]
+    array = np.asarray(value)
+    if array.dtype.kind not in "OUST":
+        raise _refusal(spec, f"{array.dtype} {list(array.shape)} was given", "give texts")
+    if array.ndim != len(spec.shape) or any(e not in (-1, n) for e, n in zip(spec.shape, array.shape, strict=True)):
+        raise _refusal(spec, f"texts {list(array.shape)} were given", "reshape them")
+    return array.astype(object)
 
 
 def _read(value: InputLike, spec: TensorSpec) -> tuple[Numbers, bool]:

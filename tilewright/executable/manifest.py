@@ -26,9 +26,11 @@ import numpy as np
 
 from tilewright.errors import OutputError
 from tilewright.executable.plan import PlanJson
+from tilewright.executable.segment import SegmentJson
 from tilewright.jsonable import Json, JsonObject
 from tilewright.reading import open_regular, parse_json, read_file
 from tilewright.scratch import explained
+from tilewright.tensor import OPTIONAL, SEQUENCE, TEXTS
 
 __all__ = [
     "FORMAT",
@@ -96,6 +98,7 @@ class Manifest(_Required, total=False):
         model: the name of the model's file; None if the executable keeps none.
         verdict: the verdict that it was published with.
         untuned: whether it is TVM's default build.
+        segments: the parts that ONNX Runtime runs, in order; the executable needs ``onnxruntime`` if there are any.
         packed_at_run: of a network that MetaSchedule tuned: the weights that are packed in each run.
     """
 
@@ -105,6 +108,7 @@ class Manifest(_Required, total=False):
     verdict: JsonObject
     untuned: bool
     packed_at_run: list[str]
+    segments: list[SegmentJson]
 
 
 def seal(manifest: Mapping[str, object], folder: Path, files: list[str]) -> str:
@@ -228,12 +232,13 @@ def _check(manifest: JsonObject) -> None:
         for entry in entries:
             if not isinstance(entry, dict):
                 raise TypeError(f"one of its {key} is not an object, but {entry!r:.80}")
-            check_tensor(entry["shape"], entry["dtype"])
+            check_end(entry["shape"], entry["dtype"])
             if not isinstance(entry["name"], str):
                 raise ValueError("the name of a tensor is not a text")
     if not isinstance(manifest.get("model"), str | None) or not isinstance(manifest["plan"], dict | None):
         raise ValueError("its model is not the name of a file, or its plan is not a plan")
     _check_target(manifest.get("target", {}))
+    _check_segments(manifest.get("segments", []))
 
 
 def _check_target(target: Json) -> None:
@@ -242,6 +247,25 @@ def _check_target(target: Json) -> None:
     features = target.get("features", [])  # earlier manifests have no list of them
     if not isinstance(features, list) or not all(isinstance(f, str) and _FEATURE.fullmatch(f) for f in features):
         raise ValueError(f"the features of its target are not a list of names, but {features!r:.80}")
+
+
+def _check_segments(segments: Json) -> None:
+    if not isinstance(segments, list):
+        raise ValueError("its segments are not a list")
+    for entry in segments:
+        for key in ("inputs", "outputs", "given", "returned", "reasons"):
+            names = entry[key] if isinstance(entry, dict) else None
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise ValueError(f"the {key} of a segment are not a list of texts")
+
+
+def check_end(shape: Json, dtype: Json) -> None:
+    """Raise ``ValueError`` or ``TypeError`` if no input or output has that shape and dtype."""
+    if dtype in (TEXTS, SEQUENCE, OPTIONAL):
+        dtype = "uint8"
+    if isinstance(shape, list):
+        shape = [1 if extent == -1 else extent for extent in shape]
+    check_tensor(shape, dtype)
 
 
 def check_tensor(shape: Json, dtype: Json) -> None:

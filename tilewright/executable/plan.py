@@ -14,14 +14,19 @@ from typing import TYPE_CHECKING, TypeAlias, TypedDict, Union
 import numpy as np
 
 from tilewright.executable.buffers import Buffer, place_buffers
+from tilewright.executable.segment import is_segment, segment_name
 from tilewright.jsonable import Json
 from tilewright.tensor import Array
 
 if TYPE_CHECKING:
     from tvm import ir, relax, tirx
 
-__all__ = ["ARENA", "WEIGHTS", "Call", "Plan", "PlanJson", "Tensor", "make_plan"]
+__all__ = ["ARENA", "SEGMENT_SYMBOL", "WEIGHTS", "Call", "Plan", "PlanJson", "Tensor", "make_plan"]
 
+#: The name of the external function in Relax that stands for a segment, without the segment's number.
+SEGMENT_SYMBOL = "tilewright_segment"
+#: The operators of Relax that a plan has calls for.
+_CALLS = ("relax.call_tir", "relax.call_dps_packed")
 #: The regions of memory: the arena holds inputs, outputs and intermediate results.
 ARENA, WEIGHTS = "arena", "weights"
 
@@ -50,10 +55,10 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a kernel, or a copy.
+    """A call of a kernel or of a segment, or a copy.
 
     Attributes:
-        kernel: the name of the kernel's function; empty: a copy.
+        kernel: the name of the kernel's function, or of the segment (``segment.segment_name``); empty: a copy.
         tensors: the numbers of a kernel's inputs, then those of its outputs; of a copy: to, from.
     """
 
@@ -99,8 +104,9 @@ class Plan:
 
     @property
     def kernels(self) -> tuple[str, ...]:
-        """The names of all kernels, each once."""
-        return tuple(dict.fromkeys(call.kernel for call in self.calls if call.kernel))
+        """The names of all kernels, each once. Segments are not among them."""
+        names = dict.fromkeys(call.kernel for call in self.calls if call.kernel)
+        return tuple(name for name in names if not is_segment(name))
 
     def rename_kernels(self, names: Mapping[str, str]) -> Plan:
         """The plan with other kernels: ``names`` has the new name by the old one."""
@@ -226,14 +232,19 @@ class _Planner:
 
         if isinstance(expr.op, ir.Op) and expr.op.name == "relax.reshape":
             return _Operand(_one_tensor(self.evaluate(expr.args[0])).buffer, *_kind(expr.ty))
-        if not isinstance(expr.op, ir.Op) or expr.op.name != "relax.call_tir" or len(expr.args) != 2:
+        if not isinstance(expr.op, ir.Op) or expr.op.name not in _CALLS or len(expr.args) != 2:
             raise _Unplannable(str(expr.op))
-        name = expr.args[0].name_hint
         arguments = [_one_tensor(self.evaluate(a)) for a in expr.args[1].fields]
         now = len(self.calls)
-        function = self.functions[name]
         kinds = list(expr.ty_args[0].fields) if isinstance(expr.ty_args[0], relax.TupleType) else [expr.ty_args[0]]
         shapes = [_kind(k) for k in kinds]
+        if expr.op.name == "relax.call_dps_packed":
+            results = [_Operand(self.allocate(_bytes(*s), now), *s) for s in shapes]
+            number = str(expr.args[0].global_symbol).removeprefix(SEGMENT_SYMBOL)
+            self.add(segment_name(int(number)), [*arguments, *results])
+            return [*results] if isinstance(expr.ty_args[0], relax.TupleType) else results[0]
+        name = expr.args[0].name_hint
+        function = self.functions[name]
         if len(arguments) == len(shapes) == 1 and relax.analysis.has_reshape_pattern(function):
             return _Operand(arguments[0].buffer, *shapes[0])
         if _joins(name, arguments, shapes):
@@ -254,6 +265,13 @@ class _Planner:
         for operand in operands:
             operand.buffer.last = max(operand.buffer.last, now)
         self.calls.append((kernel, operands))
+
+    def copy(self, operand: _Operand) -> _Operand:
+        """A copy of a weight in the arena, where the network's outputs are."""
+        slot = self.allocate(_bytes(operand.shape, operand.dtype), len(self.calls))
+        made = _Operand(slot, operand.shape, operand.dtype)
+        self.add("", [made, operand])
+        return made
 
     def join(self, parts: list[_Operand], shape: tuple[int, ...], dtype: str) -> _Operand:
         """A concatenation along the outermost axis in memory. Its parts move into its buffer, or are copied there."""
@@ -313,12 +331,11 @@ def make_plan(module: ir.IRModule, inputs: int, alignment: int) -> Plan | None:
                 planner.values[binding.var] = planner.evaluate(binding.value)
         result = planner.evaluate(main.body.body)
         results = [_one_tensor(r) for r in result] if isinstance(result, list) else [result]
-        if any(_calls_out(functions[name]) for name in {name for name, _ in planner.calls if name}):
+        if any(_calls_out(functions[name]) for name in {name for name, _ in planner.calls if name in functions}):
             raise _Unplannable("a kernel that calls a library")
     except _Unplannable:  # the virtual machine of Relax serves what is left
         return None
-    if any(r.buffer.weight is not None for r in results):
-        return None
+    results = [planner.copy(r) if r.buffer.weight is not None else r for r in results]
     for operand in [*parameters[:inputs], *results]:
         operand.buffer.last = len(planner.calls)
     return _place(planner, parameters[:inputs], results)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tilewright.executable.plan import ARENA, WEIGHTS, Plan, Tensor
+from tilewright.executable.plan import ARENA, WEIGHTS, Call, Plan, Tensor
+from tilewright.executable.segment import PREFIX, SegmentJson, is_segment
 from tilewright.tensor import Array
 
 __all__ = ["check_plan"]
@@ -16,13 +17,14 @@ __all__ = ["check_plan"]
 _MOST_DIMENSIONS = 64
 
 
-def check_plan(plan: Plan, weights: Sequence[Array], memory: int) -> None:
+def check_plan(plan: Plan, weights: Sequence[Array], memory: int, segments: Sequence[SegmentJson] = ()) -> None:
     """Raise ``ValueError`` if a call would read or write outside of the arena and the weights.
 
     Args:
         plan: the plan to check.
         weights: its weights.
         memory: the largest number of bytes that the arena may have.
+        segments: the segments that it may call.
     """
     if plan.arena_bytes > memory:
         raise ValueError(f"its tensors need {plan.arena_bytes:,} bytes of memory, but {memory:,} are available here")
@@ -32,7 +34,9 @@ def check_plan(plan: Plan, weights: Sequence[Array], memory: int) -> None:
     for call in plan.calls:
         if any(number >= len(plan.tensors) for number in call.tensors):
             raise ValueError(f"a call of {call.kernel or 'copy'!r} names a tensor that does not exist")
-        if call.kernel and not (call.kernel.isidentifier() and call.kernel.isascii()):
+        if is_segment(call.kernel):
+            _check_segment(plan, call, segments)
+        elif call.kernel and not (call.kernel.isidentifier() and call.kernel.isascii()):
             raise ValueError(f"{call.kernel!r} is not the name of a kernel")
         if not call.kernel:
             to, source = call.tensors
@@ -41,6 +45,17 @@ def check_plan(plan: Plan, weights: Sequence[Array], memory: int) -> None:
     for number in (*plan.inputs, *plan.outputs):
         if number >= len(plan.tensors) or plan.tensors[number].region != ARENA:
             raise ValueError("an input or output lies outside of the arena")
+
+
+def _check_segment(plan: Plan, call: Call, segments: Sequence[SegmentJson]) -> None:
+    text = call.kernel.removeprefix(PREFIX)
+    if not text.isdecimal() or int(text) >= len(segments):
+        raise ValueError(f"a call names the segment {text!r:.40}, which does not exist")
+    entry = segments[int(text)]
+    if len(call.tensors) != len(entry["inputs"]) + max(1, len(entry["outputs"])):
+        raise ValueError(f"the segment {text} is called with {len(call.tensors)} tensors")
+    if any(plan.tensors[number].region != ARENA for number in call.tensors[len(entry["inputs"]) :]):
+        raise ValueError(f"the segment {text} would write outside of the arena")
 
 
 def _check_tensors(plan: Plan, weights: Sequence[Array]) -> None:

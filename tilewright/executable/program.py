@@ -18,7 +18,9 @@ from tilewright.errors import MeasureError, OutputError
 from tilewright.executable.calls import PreparedCalls
 from tilewright.executable.plan import Plan
 from tilewright.executable.runtime.features import check_features
+from tilewright.executable.routes import Routes
 from tilewright.executable.runtime.loaded import LoadedLibrary
+from tilewright.executable.segment import LoadedSegment
 from tilewright.tensor import Array
 
 __all__ = ["KernelTime", "PlanProgram", "Program", "Step", "Variants"]
@@ -106,6 +108,8 @@ class PlanProgram:
         plan: what to run.
         threads: how many threads the kernels use.
         features: extensions of the processor that the kernels need, by LLVM's names.
+        segments: the parts that ONNX Runtime runs.
+        routes: of inputs and outputs; None: all are the plan's.
 
     Raises:
         OSError, AttributeError: the library is not the plan's.
@@ -113,7 +117,14 @@ class PlanProgram:
     """
 
     def __init__(
-        self, library: Path, weights: Sequence[Array], plan: Plan, threads: int, features: Sequence[str] = ()
+        self,
+        library: Path,
+        weights: Sequence[Array],
+        plan: Plan,
+        threads: int,
+        features: Sequence[str] = (),
+        segments: Sequence[LoadedSegment] = (),
+        routes: Routes | None = None,
     ) -> None:
         self._loaded = LoadedLibrary(library)
         self._library = self._loaded.functions
@@ -122,14 +133,16 @@ class PlanProgram:
         self._lock = threading.Lock()  # two calls would compute in the same memory
         _programs.add(self)
         self._plan = plan
-        self._calls = PreparedCalls(self._library, plan, weights)
+        self._segments, self._routes = segments, routes
+        self._calls = PreparedCalls(self._library, plan, weights, segments)
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """The outputs for ``arrays``."""
         with self._lock:
             self._fill(arrays)
             self._check(self._library.tilewright_run(self._calls.begin, self._calls.count))
-            return [output.copy() for output in self._calls.outputs]
+            outputs = [output.copy() for output in self._calls.outputs]
+            return outputs if self._routes is None else self._routes.collect(outputs, arrays, self._segments)
 
     def time(self, arrays: Sequence[Array], runs: int) -> list[float]:
         """The seconds of each of ``runs`` calls, without copying inputs and outputs."""
@@ -243,11 +256,17 @@ class PlanProgram:
         return list(seconds)
 
     def _fill(self, arrays: Sequence[Array]) -> None:
+        if self._routes is not None:
+            self._routes.give(arrays, self._segments)
+            arrays = self._routes.select_inputs(arrays)
         for slot, array in zip(self._calls.inputs, arrays, strict=True):
             np.copyto(slot, array)
 
     def _check(self, failed: int) -> None:
         """Raise ``MeasureError`` if the runtime says that the call ``failed`` failed; -1: none did."""
         if failed >= 0:
+            for segment in self._segments:
+                if error := segment.take_error():
+                    raise error
             said = self._library.tilewright_last_error().decode(errors="replace")
             raise MeasureError(f"kernel {self._plan.calls[failed].kernel!r} failed: {said or 'it does not say why'}")

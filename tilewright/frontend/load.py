@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,19 +19,21 @@ from tilewright.errors import (
 )
 from tilewright.frontend.file_kinds import check_kind, is_program
 from tilewright.frontend.network import Network
+from tilewright.frontend.onnx.partition import divide
 from tilewright.frontend.onnx.reading import OnnxReading
+from tilewright.frontend.onnx.values import describe_end, infer_types
 from tilewright.frontend.torch.model import read_program
 from tilewright.measure.memory import memory_error
 from tilewright.names import printable
 from tilewright.tensor import TensorSpec
-from tilewright.tvm_compat import plain_clip, scaled_elu, set_threads
+from tilewright.tvm_compat import scaled_elu, set_threads
 
 if TYPE_CHECKING:
     import onnx
     from torch.export import ExportedProgram
     from tvm import ir, relax
 
-__all__ = ["load"]
+__all__ = ["load", "read_model"]
 
 
 def load(
@@ -85,53 +83,41 @@ def load(
 
 
 def _from_onnx(reading: OnnxReading) -> Network:
-    from tvm.relax.frontend.onnx import from_onnx
-
-    plain_clip()
     filled, folded = reading.result()
-    names = [value.name for value in folded.graph.input]
-    # The importer prints which operator it cannot convert. The error says so, too.
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # the importer warns of each weight that is no input of the graph
-        try:
-            module = from_onnx(folded, keep_params_in_input=True)
-            network = _from_relax(module, printable(reading.path.stem), names, [o.name for o in filled.graph.output])
-            return dataclasses.replace(network, onnx=filled)
-        except TilewrightError:
-            raise
-        except MemoryError as exc:
-            raise memory_error(f"importing {reading.path}") from exc
-        except Exception as exc:  # the converters of operators raise errors of all classes
-            raise UnsupportedOperatorError(_blame(folded, exc)) from exc
+    return read_model(printable(reading.path.stem), filled, folded, {})
 
 
-def _blame(model: onnx.ModelProto, exc: BaseException) -> str:
-    """The message that names the operator and the node that the importer cannot convert."""
-    text = str(exc)
-    said = (text.strip().splitlines() or [type(exc).__name__])[0][:160]
-    named = (node for node in model.graph.node if re.search(rf"\b{re.escape(node.op_type)}\b", text))
-    # The importer lists the operators that it lacks after it has visited all nodes. Then it is converting none.
-    node = None if "not supported for frontend" in text else _find_node(exc)
-    node = node or next(named, None)
-    if node is None:
-        return f"the model cannot be imported: {said}"
-    name = node.name or next(iter(node.output), "")
-    return (
-        f"every operator is one that TVM imports, but {node.op_type} (node {name!r}) is not, at least not with its "
-        f"inputs and attributes: {said}; replace it before export"
-    )
+def read_model(name: str, model: onnx.ModelProto, folded: onnx.ModelProto, foreign: Mapping[int, str]) -> Network:
+    """Read an ONNX model. What cannot be compiled is left to segments, which ONNX Runtime runs.
 
+    Args:
+        name: the network's name.
+        model: the model with fixed input shapes, by which outputs are judged.
+        folded: the same model, prepared for the importer.
+        foreign: why nodes of ``folded`` are left to segments, by their numbers; others are found here.
 
-def _find_node(exc: BaseException) -> onnx.NodeProto | None:
-    """The node that TVM's importer was converting when it raised ``exc``; None if that is not known."""
-    found: onnx.NodeProto | None = None
-    trace: TracebackType | None = exc.__traceback__
-    while trace is not None:
-        node = trace.tb_frame.f_locals.get("node")
-        if type(node).__name__ == "NodeProto":
-            found = node
-        trace = trace.tb_next
-    return found
+    Raises:
+        ResourceError: memory is missing.
+    """
+    from tilewright.frontend.onnx.importer import import_graph
+
+    reasons = dict(foreign)
+    try:
+        while True:
+            partition = divide(folded, reasons)
+            made = import_graph(partition.compiled)
+            if not made.refused:
+                break
+            reasons |= {partition.order[number]: why for number, why in made.refused.items()}
+    except MemoryError as exc:
+        raise memory_error(f"importing {name}") from exc
+    compiled = partition.compiled.graph
+    network = _from_relax(made.module, name, [v.name for v in compiled.input], [v.name for v in compiled.output])
+    weights = {tensor.name for tensor in folded.graph.initializer}
+    inputs = tuple(describe_end(value.name, value.type) for value in folded.graph.input if value.name not in weights)
+    types = infer_types(folded)
+    outputs = tuple(describe_end(value.name, types.get(value.name, value.type)) for value in folded.graph.output)
+    return dataclasses.replace(network, inputs=inputs, outputs=outputs, onnx=model, partition=partition, folded=folded)
 
 
 def _from_torch(program: ExportedProgram, name: str) -> Network:

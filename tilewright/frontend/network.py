@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from tvm.ir import IRModule
 
+    from tilewright.frontend.onnx.partition import Partition, Segment
+
 __all__ = ["Network"]
 
 
@@ -24,11 +26,13 @@ class Network:
     Attributes:
         name: the name for people: the stem of the file's name.
         module: a Relax module whose function ``main`` takes the inputs, then the weights.
-        inputs: the inputs of ``main``, without the weights.
-        outputs: the results of ``main``.
+        inputs: what a caller gives, in order.
+        outputs: what a caller gets, in order: first results of ``main``, unless a segment returns them.
         weights: the arrays for the further parameters of ``main``, by name, in the parameters' order.
         onnx: the ONNX model before folding, by which outputs are judged; None if it was read from something else.
         program: the PyTorch program, by which outputs are judged; None if it was read from something else.
+        partition: how the ONNX model was divided; None if it was read from something else.
+        folded: the ONNX model that was divided, prepared for the importer; None if it was read from something else.
     """
 
     name: str
@@ -38,6 +42,19 @@ class Network:
     weights: dict[str, NDArray[Any]]  # only the model knows the dtypes
     onnx: onnx.ModelProto | None = None
     program: ExportedProgram | None = None
+    partition: Partition | None = None
+    folded: onnx.ModelProto | None = None
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The parts that ONNX Runtime runs, in order."""
+        return () if self.partition is None else self.partition.segments
+
+    @property
+    def parameters(self) -> tuple[TensorSpec, ...]:
+        """The inputs that ``main`` takes. The others are given to segments as they are."""
+        given = {name for segment in self.segments for name in segment.given}
+        return tuple(spec for spec in self.inputs if spec.name not in given and spec.is_fixed)
 
     @property
     def weight_bytes(self) -> int:

@@ -61,8 +61,8 @@ def rewrite(network: Network, target: Target) -> Rewritten:
     beside = {v: f for v, f in network.module.functions_items() if v.name_hint != "main"}
     builder = relax.BlockBuilder(tvm.ir.IRModule(beside))
     walk = Rewriter(target.lanes, builder)
-    count = len(network.inputs)
-    for param, spec in zip(main.params[:count], network.inputs, strict=True):
+    count = len(network.parameters)
+    for param, spec in zip(main.params[:count], network.parameters, strict=True):
         var = relax.Var(param.name, relax.TensorType(spec.shape, spec.dtype))
         walk.parameters.append(var)
         walk.values[param] = Value.plain(spec.shape, var, spec.dtype)

@@ -149,7 +149,7 @@ def _with_algorithms(extraction: Extraction, algorithms: Mapping[Convolution, Al
         replacements = replace_groups(
             direct.grouped, rewritten, algorithms, lambda module: take_marks(_fuse(_group(module)))
         )
-        module, recipes, names = splice(direct.fused, rewritten, len(network.inputs), replacements)
+        module, recipes, names = splice(direct.fused, rewritten, len(network.parameters), replacements)
     marks |= {new: replacements[group].marks[old] for (group, old), new in names.items()}
     return _list_tasks(network, target, rewritten, module, recipes, marks, direct)
 
@@ -204,9 +204,11 @@ def _list_tasks(
 ) -> Extraction:
     from tvm import relax, tirx
 
-    plan = make_plan(module, len(network.inputs), 4 * target.lanes)
+    plan = make_plan(module, len(network.parameters), 4 * target.lanes)
+    if plan is None and network.segments:
+        raise UnsupportedOperatorError("a network of which a part runs in ONNX Runtime has a plan, but this has none")
     calls = _calls(module["main"]) if plan is None else Counter(call.kernel for call in plan.calls if call.kernel)
-    weights = _weights(module["main"], len(network.inputs))
+    weights = _weights(module["main"], len(network.parameters))
     groups: dict[str, list[str]] = {}
     functions: dict[str, PrimFunc] = {}
     for var, function in module.functions_items():

@@ -18,7 +18,8 @@ from tilewright.errors import CheckError, TargetError
 from tilewright.executable.executable import Executable, load_executable
 from tilewright.frontend.load import load
 from tilewright.frontend.network import Network
-from tilewright.graph.tasks import Extraction, extract
+from tilewright.graph.left_out import extract_all
+from tilewright.graph.tasks import Extraction
 from tilewright.interrupts import Hold, holding
 from tilewright.measure.pool import LocalPool, PoolStatistics
 from tilewright.measure.runner import NoRunner
@@ -204,7 +205,8 @@ class _Session:
             self.pool.weigh(self.network.weight_bytes)
         self.checker = self.stack.enter_context(Checker(self.network, reference_seconds(budget.budget)))
         before = budget.elapsed
-        self.extraction: Extraction = extract(self.network, self.machine)
+        self.extraction: Extraction = extract_all(self.network, self.machine)
+        self.network = self.extraction.network
         self.loaded = budget.elapsed
         self.extract_seconds = self.loaded - before
 

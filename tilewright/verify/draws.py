@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tilewright.errors import MeasureError
 from tilewright.frontend.network import Network
-from tilewright.tensor import Array, TensorSpec
+from tilewright.tensor import Array, TensorSpec, random_texts
 from tilewright.verify.integers import Range, draw_integers
 
 __all__ = ["blend_arrays", "draw_inputs"]
@@ -32,7 +33,11 @@ def draw_inputs(
     """
     arrays: list[Array] = []
     for spec, bounds in zip(network.inputs, ranges, strict=True):
-        if bounds is not None:
+        if not spec.kind:
+            raise MeasureError(f"no {spec.dtype} can be made up for the input {spec.name!r}")
+        if spec.kind == "T":
+            arrays.append(random_texts(spec.shape, rng))
+        elif bounds is not None:
             arrays.append(draw_integers(spec, bounds, rng, narrow))
         else:
             values = rng.standard_normal(spec.shape) if kind == "normal" else _image(spec, rng)

@@ -10,7 +10,7 @@ import numpy as np
 
 from tilewright.errors import MeasureError
 from tilewright.frontend.network import Network
-from tilewright.tensor import Array, TensorSpec
+from tilewright.tensor import Array, TensorSpec, random_texts
 from tilewright.verify.reference import NoReferenceError, Reference
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def draw_integers(spec: TensorSpec, bounds: Range, rng: np.random.Generator, nar
         rng: the source of chance.
         narrow: draw 0 and 1 only, as masks have them, unless the graph fixes the range.
     """
-    if np.dtype(spec.dtype).kind == "b":
+    if spec.kind == "b":
         return rng.integers(0, 2, spec.shape).astype(spec.dtype)
     low, high = bounds.low, bounds.high
     if narrow and not bounds.fixed and low <= 0 and high >= 1:
@@ -71,7 +71,7 @@ def find_ranges(network: Network, reference: Reference, seed: int) -> list[Range
         NoReferenceError: there is no reference, or it died.
     """
     hints = _hints(network)
-    free = [i for i, spec in enumerate(network.inputs) if np.dtype(spec.dtype).kind in "iub"]
+    free = [i for i, spec in enumerate(network.inputs) if spec.kind in ("i", "u", "b")]
     if not free:
         return [None] * len(network.inputs)
     levels = [_levels(spec, hints.get(spec.name)) if i in free else [] for i, spec in enumerate(network.inputs)]
@@ -106,7 +106,10 @@ def _draw_probe(network: Network, ranges: Sequence[Range | None], seed: int) -> 
     arrays: list[Array] = []
     for spec, bounds in zip(network.inputs, ranges, strict=True):
         if bounds is None:
-            arrays.append(rng.standard_normal(spec.shape).astype(spec.dtype))
+            numbers = spec.kind == "f"
+            arrays.append(
+                rng.standard_normal(spec.shape).astype(spec.dtype) if numbers else random_texts(spec.shape, rng)
+            )
             continue
         array = draw_integers(spec, bounds, rng, narrow=False)
         if array.size > 1 and array.dtype.kind != "b":
@@ -153,7 +156,7 @@ def _hints(network: Network) -> dict[str, tuple[int, int]]:
     scalars = _scalars(graph)
     found: dict[str, tuple[int, int]] = {}
     for spec in network.inputs:
-        if np.dtype(spec.dtype).kind not in "iu":
+        if spec.kind not in ("i", "u"):
             continue
         names, extents = {spec.name}, []
         for node in graph.node:

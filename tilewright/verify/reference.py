@@ -165,7 +165,7 @@ class OnnxReference:
         self.precision, self.problem = "float64", ""
         self.dtypes = _declared_dtypes(network.onnx)
         self._seconds = seconds
-        self._integers = any(np.dtype(spec.dtype).kind not in "f" for spec in network.inputs)
+        self._integers = any(spec.kind != "f" for spec in network.inputs)
         self._processes = {
             "float64": stack.enter_context(IsolatedProcess(EvaluatorSide, (str(path), names, True), _VARIABLES)),
             "float32": stack.enter_context(IsolatedProcess(RuntimeSide, (str(path), names))),

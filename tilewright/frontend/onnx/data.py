@@ -173,12 +173,15 @@ def _copy(source: _Message, target: _Message, without: str) -> None:
             getattr(target, field.name).CopyFrom(value)
 
 
-def save_onnx(model: onnx.ModelProto, path: Path, most_inside: int = _MOST_INSIDE) -> None:
-    """Save a model with its weights in the same file, or in ``model.bin`` beside it.
+def save_onnx(
+    model: onnx.ModelProto, path: Path, data: str = "model.bin", most_inside: int = _MOST_INSIDE
+) -> None:
+    """Save a model with its weights in the same file, or in the file ``data`` beside it.
 
     Args:
         model: the model, which stays as it is.
         path: the file to write.
+        data: the name of the other file.
         most_inside: the most bytes of weights that are saved in the same file.
 
     Raises:
@@ -187,7 +190,7 @@ def save_onnx(model: onnx.ModelProto, path: Path, most_inside: int = _MOST_INSID
     """
     total = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     if total > most_inside:
-        write_model(model, path, "model.bin")
+        write_model(model, path, data)
     else:
         path.write_bytes(serialize(model))
 

@@ -1,0 +1,233 @@
+"""Imports an ONNX graph as a Relax module: with converters of our own first, otherwise with TVM's.
+
+Every result is compared with what ONNX says of it. An operator that cannot be converted, or whose result has another
+shape or dtype, is reported, and the import goes on with zeros in its place, so that one pass finds all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from tilewright.errors import TilewrightError
+from tilewright.executable.plan import SEGMENT_SYMBOL
+from tilewright.frontend.onnx.partition import SEGMENT_DOMAIN
+from tilewright.frontend.onnx.values import DOMAINS, FixedTensor, find_fixed, infer_types
+from tilewright.tvm_compat import plain_clip
+
+if TYPE_CHECKING:
+    from tvm import ir, relax
+
+__all__ = ["CONVERTERS", "Converter", "Importing", "Operands", "converter", "import_graph", "segment_symbol"]
+
+#: What a conversion takes, besides the builder: see :class:`Operands`. It returns one expression for each output.
+Converter: TypeAlias = "Callable[[Operands], Sequence[relax.Expr]]"
+
+#: Converters of our own, by the domain and the type of the operator.
+CONVERTERS: dict[tuple[str, str], Converter] = {}
+
+
+def converter(kind: str, domain: str = "") -> Callable[[Converter], Converter]:
+    """Make the decorated function the converter of an operator."""
+
+    def register(function: Converter) -> Converter:
+        CONVERTERS[domain, kind] = function
+        return function
+
+    return register
+
+
+def segment_symbol(number: int) -> str:
+    """The name of the external function that stands for a segment in a Relax module."""
+    return f"{SEGMENT_SYMBOL}{number}"
+
+
+@dataclass(frozen=True)
+class Operands:
+    """A node that is being converted.
+
+    Attributes:
+        node: the node.
+        builder: emits intermediate results.
+        inputs: the expression of each input; None: an optional input that is absent.
+        constants: the values of inputs that are constants; None for the others.
+        attributes: as Python values, by name.
+        outputs: what ONNX says of each output; None for one that is not used.
+        opset: the version of ONNX's operators.
+    """
+
+    node: onnx.NodeProto
+    builder: relax.BlockBuilder
+    inputs: Sequence[relax.Expr | None]
+    constants: Sequence[np.ndarray[Any, Any] | None]
+    attributes: Mapping[str, Any]
+    outputs: Sequence[FixedTensor | None]
+    opset: int
+
+    def emit(self, expr: relax.Expr) -> relax.Var:
+        """Bind an expression to a variable."""
+        return self.builder.emit(expr)
+
+
+@dataclass
+class Importing:
+    """A graph that was imported.
+
+    Attributes:
+        module: the module; its function ``main`` takes the inputs, then the weights.
+        refused: why nodes could not be converted, by their numbers. If there are any, the module is of no use.
+    """
+
+    module: ir.IRModule
+    refused: dict[int, str] = field(default_factory=dict)
+
+
+def import_graph(model: onnx.ModelProto) -> Importing:
+    """Import a graph whose operators all have tensors of fixed shapes.
+
+    Args:
+        model: the model, with all weights in it; nodes ``Segment`` stand for segments.
+    """
+    from tvm.relax.frontend.onnx import onnx_frontend
+
+    plain_clip()
+    base: type[Any] = onnx_frontend.ONNXGraphImporter
+    types = infer_types(model)
+    refused: dict[int, str] = {}
+    operators = onnx_frontend._get_convert_map()
+
+    class Importer(base):  # type: ignore[misc]
+        def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
+            """Nothing: each node is looked at when it is converted."""
+
+        def _construct_nodes(self, graph: onnx.GraphProto) -> None:
+            self._constants = {t.name: t for t in graph.initializer}
+            for number, node in enumerate(graph.node):
+                outputs = [find_fixed(types.get(name)) if name else None for name in node.output]
+                try:
+                    made = self._convert(node, outputs)
+                    self._compare(node, made, outputs)
+                except TilewrightError:
+                    raise
+                except MemoryError:
+                    raise
+                except Exception as exc:  # the converters of operators raise errors of all classes
+                    refused[number] = _first_line(exc)
+                    made = [self._zeros(fixed) for fixed in outputs]
+                for name, expr in zip(node.output, made, strict=False):
+                    if name:
+                        self._nodes[name] = expr
+
+        def _convert(self, node: onnx.NodeProto, outputs: Sequence[FixedTensor | None]) -> list[relax.Expr]:
+            from tvm import relax
+
+            if node.domain == SEGMENT_DOMAIN:
+                return self._call_segment(node, outputs)
+            domain = "" if node.domain in DOMAINS else node.domain
+            own = CONVERTERS.get((domain, node.op_type))
+            inputs = onnx_frontend.onnx_input()
+            for name in node.input:
+                inputs.append(self._nodes[name] if name else None)
+            if own is not None:
+                values = [self._value(name) for name in node.input]
+                attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+                given = Operands(node, self.bb, list(inputs), values, attributes, outputs, self.opset)
+                return [self.bb.normalize(expr) for expr in own(given)]
+            if domain or node.op_type not in operators:
+                raise NotImplementedError("no converter serves it")
+            attributes = self._parse_attr(node.attribute)
+            attributes["tvm_custom"] = {"name": node.name, "num_outputs": len(node.output)}
+            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                made = self._convert_operator(node.op_type, inputs, attributes, self.opset)
+            if isinstance(made, relax.Tuple):
+                return list(made)
+            if isinstance(made.ty, relax.TupleType):
+                return [self.bb.emit(relax.TupleGetItem(made, i)) for i in range(len(made.ty.fields))]
+            return [made]
+
+        def _call_segment(self, node: onnx.NodeProto, outputs: Sequence[FixedTensor | None]) -> list[relax.Expr]:
+            from tvm import relax
+
+            number = next(a.i for a in node.attribute if a.name == "number")
+            kinds = [relax.TensorType(o.shape, o.dtype) if o else relax.TensorType([1], "uint8") for o in outputs]
+            arguments = [self.bb.emit(_as_tensor(self._nodes[name])) for name in node.input]
+            call = relax.call_dps_packed(segment_symbol(number), arguments, kinds if len(kinds) > 1 else kinds[0])
+            result = self.bb.emit(call)
+            if len(kinds) == 1:
+                return [result]
+            return [self.bb.emit(relax.TupleGetItem(result, i)) for i in range(len(kinds))]
+
+        def _value(self, name: str) -> np.ndarray[Any, Any] | None:
+            from tvm import ir, relax
+
+            if not name:
+                return None
+            if name in self._constants:
+                return onnx.numpy_helper.to_array(self._constants[name])
+            expr = self._nodes[name]
+            if isinstance(expr, ir.GenericConst):
+                return np.asarray(expr.value.numpy())
+            if isinstance(expr, relax.ShapeExpr):
+                return np.asarray([int(d) for d in expr.values], dtype=np.int64)
+            return None
+
+        def _compare(
+            self, node: onnx.NodeProto, made: Sequence[relax.Expr], outputs: Sequence[FixedTensor | None]
+        ) -> None:
+            """Raise ``ValueError`` if a result is not what ONNX says. Shapes become tensors of their numbers."""
+            from tvm import relax
+
+            used = [place for place, name in enumerate(node.output) if name]
+            if not isinstance(made, list) or (used and len(made) <= used[-1]):
+                raise ValueError(f"its converter gives {len(made)} of its {len(node.output)} results")
+            for place in used:
+                made[place] = _as_tensor(made[place])
+                wanted, kind = outputs[place], made[place].ty
+                if wanted is None:
+                    continue
+                if not isinstance(kind, relax.TensorType) or not isinstance(kind.shape, relax.ShapeExpr):
+                    raise ValueError(f"its converter does not know the shape of its result {node.output[place]!r}")
+                shape = tuple(int(d) for d in kind.shape.values)
+                if shape != wanted.shape or str(kind.dtype) != wanted.dtype:
+                    raise ValueError(
+                        f"its converter gives {kind.dtype} {list(shape)} instead of {wanted.dtype} {list(wanted.shape)}"
+                    )
+
+        def _zeros(self, fixed: FixedTensor | None) -> relax.Expr:
+            from tvm import relax
+
+            found = fixed or FixedTensor((1,), onnx.TensorProto.UINT8)
+            return self.bb.emit(relax.op.zeros(found.shape, found.dtype))
+
+    importer = Importer({}, None, keep_params_in_input=True)
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the importer warns of each weight that is no input of the graph
+        version = max((o.version for o in model.opset_import if o.domain in DOMAINS), default=1)
+        module = importer.from_onnx(model.graph, version)
+    return Importing(module, refused)
+
+
+def _as_tensor(expr: relax.Expr) -> relax.Expr:
+    """A shape as a constant tensor of its extents; any other expression as it is."""
+    from tvm import relax
+
+    if isinstance(expr, relax.ShapeExpr):
+        return relax.const(np.asarray([int(d) for d in expr.values], dtype=np.int64))
+    return expr
+
+
+def _first_line(exc: BaseException) -> str:
+    """What an error says, in one line that is no bare name."""
+    said = (str(exc).strip().splitlines() or [""])[0][:160]
+    if isinstance(exc, KeyError):
+        return f"its converter needs {said}, which it does not have"
+    return f"its converter fails ({said})" if said else f"its converter fails ({type(exc).__name__})"

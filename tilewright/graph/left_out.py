@@ -1,0 +1,118 @@
+"""Cuts a network into tasks, and leaves to segments what TVM imports but cannot cut or compile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import onnx
+from onnx import helper
+
+from tilewright.errors import ShapeError, UnsupportedOperatorError
+from tilewright.frontend.load import read_model
+from tilewright.frontend.network import Network
+from tilewright.frontend.onnx.data import copy_without_weights
+from tilewright.frontend.onnx.values import infer_types, read_names
+from tilewright.graph.tasks import Extraction, extract
+from tilewright.target import Target
+
+__all__ = ["extract_all"]
+
+
+def extract_all(network: Network, target: Target) -> Extraction:
+    """Cut a network into tasks, as :func:`tilewright.graph.tasks.extract` does.
+
+    If that fails, each operator of an ONNX model is tried alone. Those that fail go to segments, and the rest is cut
+    again; the network of the result is another one then. If none fails alone, all go to one segment.
+
+    Args:
+        network: the network.
+        target: the machine to rewrite it for.
+
+    Raises:
+        UnsupportedOperatorError: it is no ONNX model, and TVM imports an operator, but cannot compile it.
+        ShapeError: it is no ONNX model, and the values of an input decide the shape of a tensor.
+        ResourceError: memory is missing.
+    """
+    try:
+        return extract(network, target)
+    except (UnsupportedOperatorError, ShapeError) as exc:
+        if network.onnx is None or network.folded is None or network.partition is None:
+            raise
+        partition = network.partition
+        reasons = dict(partition.reasons)
+        known = len(reasons)
+        for place, why in _find_failing(partition.compiled, target):
+            reasons[partition.order[place]] = why
+        if len(reasons) == known:
+            return extract(leave_out_all(network, str(exc)), target)
+        divided = read_model(network.name, network.onnx, network.folded, reasons)
+    try:
+        return extract(divided, target)
+    except (UnsupportedOperatorError, ShapeError) as exc:
+        return extract(leave_out_all(network, str(exc)), target)
+
+
+def leave_out_all(network: Network, why: str) -> Network:
+    """The network with all operators of its ONNX model in one segment."""
+    assert network.onnx is not None
+    assert network.folded is not None
+    reasons = dict.fromkeys(range(len(network.folded.graph.node)), why)
+    return read_model(network.name, network.onnx, network.folded, reasons)
+
+
+def _find_failing(model: onnx.ModelProto, target: Target) -> Iterator[tuple[int, str]]:
+    """The numbers of the nodes that cannot be cut alone, each with the reason."""
+    types = infer_types(model)
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    tried: dict[bytes, str] = {}
+    for number, node in enumerate(model.graph.node):
+        if node.domain == "tilewright":
+            continue
+        single = _isolate(model, node, types, weights)
+        key = _signature(single)
+        if key not in tried:
+            tried[key] = ""
+            try:
+                extract(read_model("part", single, single, {}), target)
+            except (UnsupportedOperatorError, ShapeError) as exc:
+                tried[key] = f"it cannot be compiled ({exc})"
+        if tried[key]:
+            yield number, tried[key]
+
+
+def _isolate(
+    model: onnx.ModelProto,
+    node: onnx.NodeProto,
+    types: Mapping[str, onnx.TypeProto],
+    weights: Mapping[str, onnx.TensorProto],
+) -> onnx.ModelProto:
+    """A model of one node."""
+    made = copy_without_weights(model)
+    for field in ("node", "input", "output", "value_info"):
+        del getattr(made.graph, field)[:]
+    made.graph.node.append(node)
+    for name in dict.fromkeys(read_names(node)):
+        if name in weights:
+            made.graph.initializer.append(weights[name])
+        else:
+            made.graph.input.append(helper.make_value_info(name, types[name]))
+    made.graph.output.extend(helper.make_value_info(name, types[name]) for name in node.output if name)
+    return made
+
+
+def _signature(single: onnx.ModelProto) -> bytes:
+    """The same bytes for nodes that differ in names and in the values of large weights only."""
+    made = copy_without_weights(single)
+    names = {name: f"n{i}" for i, name in enumerate(dict.fromkeys([*single.graph.node[0].input, *single.graph.node[0].output]))}
+    node = made.graph.node[0]
+    node.name = ""
+    node.input[:] = [names[name] if name else "" for name in node.input]
+    node.output[:] = [names[name] if name else "" for name in node.output]
+    for value in (*made.graph.input, *made.graph.output):
+        value.name = names.get(value.name, value.name)
+    text: bytes = made.SerializeToString(deterministic=True)
+    for tensor in single.graph.initializer:
+        text += repr((names.get(tensor.name), list(tensor.dims), tensor.data_type)).encode()
+        if tensor.ByteSize() < 1024:
+            text += onnx.numpy_helper.to_array(tensor).tobytes()
+    return text
