@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from tilewright.errors import ModelFormatError, ShapeError, UnsupportedOperatorError
 from tilewright.frontend.onnx.data import fetch_tensor, graphs, serialize, write_model
 from tilewright.frontend.onnx.file import check_filled, check_sizes, copy_for_inference, read_proto
-from tilewright.frontend.onnx.repair import repair
+from tilewright.frontend.onnx.rewriting.rewrite import rewrite
 from tilewright.measure.memory import memory_error
 from tilewright.scratch import check_space, explained
 from tilewright.tensor import Array
@@ -65,7 +65,7 @@ def prepare(path: Path, shapes: Mapping[str, tuple[int, ...]], folder: Path, opt
         written = write_model(model, folder / MODEL, "model.bin")
         del model
         weights = {tensor.name for tensor in written.graph.initializer}
-        repair(written)
+        rewrite(written, folder)
         _chain_sums(written)
         folded = _optimise(written, folder) if optimised else written
         _split_batch_norms(folded, folder)
