@@ -1,0 +1,188 @@
+"""Operators that move elements: Pad, CenterCropPad, ReverseSequence, GatherElements and GatherND."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tilewright.frontend.onnx.converting.operands import (
+    bound,
+    constant,
+    emit,
+    has,
+    known,
+    operand,
+    result_of,
+    shape_of,
+    text,
+)
+from tilewright.frontend.onnx.importer import Operands, converter
+
+if TYPE_CHECKING:
+    from tvm import relax
+    from tvm.ir import Expr
+    from tvm.te import Tensor
+
+__all__: list[str] = []
+
+
+@converter("Pad")
+def _pad(given: Operands) -> Sequence[relax.Expr]:
+    x = operand(given, 0)
+    before, after = shape_of(x), result_of(given)[0]
+    rank, mode = len(before), text(given, "mode", "constant")
+    axes = [int(axis) % rank for axis in constant(given, 3).reshape(-1)] if has(given, 3) else list(range(rank))
+    pads = known(given, 1)
+    begins = [0] * rank
+    computed = pads is None
+    if pads is not None:
+        for place, axis in enumerate(axes):
+            begins[axis] = int(pads.reshape(-1)[place])
+    if has(given, 2) and mode == "constant":
+        value, operands = known(given, 2), [x, operand(given, 2)]
+    else:
+        value, operands = np.asarray(0), [x]
+    dtype = result_of(given)[1]
+    if not computed and mode == "constant" and value is not None and all(
+        begin >= 0 and size + begin <= total for begin, size, total in zip(begins, before, after, strict=True)
+    ):
+        from tvm import topi
+
+        ends = [total - size - begin for begin, size, total in zip(begins, before, after, strict=True)]
+        number = value.reshape(-1)[0].item()
+        return [emit(given, lambda x: topi.nn.pad(x, begins, ends, _number(number, dtype)), [x], "pad")]
+    if computed:
+        operands.append(operand(given, 1))
+
+    def compute(x: Tensor, *more: Tensor) -> Tensor:
+        from tvm import te, tirx
+
+        def offset(axis: int) -> Expr:
+            if not computed:
+                return tirx.const(begins[axis], "int64")
+            return more[-1](axes.index(axis)).astype("int64") if axis in axes else tirx.const(0, "int64")
+
+        def at(*i: Expr) -> Expr:
+            places = [i[axis].astype("int64") - offset(axis) for axis in range(rank)]
+            index = [_fold(place, before[axis], mode) for axis, place in enumerate(places)]
+            value = x(*index)
+            if mode != "constant":
+                return value
+            inside = tirx.all(*(tirx.all(p >= 0, p < size) for p, size in zip(places, before, strict=True)))
+            filled = more[0](*[0] * len(more[0].shape)) if has(given, 2) else tirx.const(0, dtype)
+            return tirx.if_then_else(inside, value, filled)
+
+        return te.compute(after, at, name="pad")
+
+    return [emit(given, compute, operands, "pad")]
+
+
+def _number(value: float, dtype: str) -> Expr:
+    from tvm import tirx
+
+    return tirx.const(value, dtype)
+
+
+def _fold(place: Expr, size: int, mode: str) -> Expr:
+    """The index of the element that stands at a place, which may lie outside of the axis."""
+    from tvm import tirx
+
+    if mode == "reflect" and size > 1:
+        period = tirx.const(2 * (size - 1), "int64")
+        rest = tirx.floormod(place, period)
+        return tirx.min(rest, period - rest)
+    if mode == "wrap":
+        return tirx.floormod(place, tirx.const(size, "int64"))
+    return bound(place, size)
+
+
+@converter("CenterCropPad")
+def _centre(given: Operands) -> Sequence[relax.Expr]:
+    x = operand(given, 0)
+    before, (after, dtype) = shape_of(x), result_of(given)
+    # The larger half of what is cut off or added is at the end.
+    shifts = [(old - new) // 2 if old >= new else -((new - old) // 2) for old, new in zip(before, after, strict=True)]
+
+    def compute(x: Tensor) -> Tensor:
+        from tvm import te, tirx
+
+        def at(*i: Expr) -> Expr:
+            places = [v + shift for v, shift in zip(i, shifts, strict=True)]
+            conditions = [
+                tirx.all(p >= 0, p < old)
+                for p, old, new in zip(places, before, after, strict=True)
+                if new > old
+            ]
+            value = x(*places)
+            return tirx.if_then_else(tirx.all(*conditions), value, tirx.const(0, dtype)) if conditions else value
+
+        return te.compute(after, at, name="centre")
+
+    return [emit(given, compute, [x], "center_crop_pad")]
+
+
+@converter("ReverseSequence")
+def _reverse_sequence(given: Operands) -> Sequence[relax.Expr]:
+    shape, _ = result_of(given)
+    rank = len(shape)
+    batch = int(given.attributes.get("batch_axis", 1)) % rank
+    time = int(given.attributes.get("time_axis", 0)) % rank
+
+    def compute(x: Tensor, lengths: Tensor) -> Tensor:
+        from tvm import te, tirx
+
+        def at(*i: Expr) -> Expr:
+            step = i[time].astype("int64")
+            length = lengths(i[batch]).astype("int64")
+            place = bound(tirx.Select(step < length, length - 1 - step, step), shape[time])
+            return x(*i[:time], place, *i[time + 1 :])
+
+        return te.compute(shape, at, name="reverse_sequence")
+
+    return [emit(given, compute, [operand(given, 0), operand(given, 1)], "reverse_sequence")]
+
+
+@converter("GatherElements")
+def _gather_elements(given: Operands) -> Sequence[relax.Expr]:
+    shape, _ = result_of(given)
+    axis = int(given.attributes.get("axis", 0)) % len(shape)
+    size = shape_of(operand(given, 0))[axis]
+
+    def compute(x: Tensor, indices: Tensor) -> Tensor:
+        from tvm import te
+
+        return te.compute(
+            shape,
+            lambda *i: x(*i[:axis], _wrapped(indices(*i), size), *i[axis + 1 :]),
+            name="gather_elements",
+        )
+
+    return [emit(given, compute, [operand(given, 0), operand(given, 1)], "gather_elements")]
+
+
+@converter("GatherND")
+def _gather_nd(given: Operands) -> Sequence[relax.Expr]:
+    shape, _ = result_of(given)
+    data, picked = shape_of(operand(given, 0)), shape_of(operand(given, 1))
+    batch, depth, outer = int(given.attributes.get("batch_dims", 0)), picked[-1], len(picked) - 1
+
+    def compute(x: Tensor, indices: Tensor) -> Tensor:
+        from tvm import te
+
+        def at(*i: Expr) -> Expr:
+            index = [_wrapped(indices(*i[:outer], d), data[batch + d]) for d in range(depth)]
+            return x(*i[:batch], *index, *i[outer:])
+
+        return te.compute(shape, at, name="gather_nd")
+
+    return [emit(given, compute, [operand(given, 0), operand(given, 1)], "gather_nd")]
+
+
+def _wrapped(index: Expr, size: int) -> Expr:
+    """An index that may be negative, which counts from the end then, inside of the axis."""
+    from tvm import tirx
+
+    wide = index.astype("int64")
+    return bound(tirx.Select(wide < 0, wide + size, wide), size)

@@ -1,0 +1,197 @@
+"""Windows that slide over an image: where they begin, and convolutions with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tilewright.frontend.onnx.converting.operands import (
+    constant,
+    dtype_of,
+    emit,
+    has,
+    numbers,
+    operand,
+    result_of,
+    shape_of,
+    text,
+)
+from tilewright.frontend.onnx.importer import Operands, converter
+
+if TYPE_CHECKING:
+    from tvm import relax
+    from tvm.ir import Expr
+    from tvm.te import Tensor
+
+__all__ = ["Sliding", "convolve"]
+
+
+@dataclass(frozen=True)
+class Sliding:
+    """How a window slides. All tuples have one entry for each axis of the image.
+
+    Attributes:
+        image: the extents of the image.
+        kernel: the taps of the window.
+        strides: the distance between two windows.
+        dilations: the distance between two taps.
+        before: the padding before the image.
+        after: the padding after the image, as the node declares it. A window may reach beyond it.
+        out: the number of windows.
+    """
+
+    image: tuple[int, ...]
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    out: tuple[int, ...]
+
+    @classmethod
+    def of(cls, given: Operands, data: Sequence[int], kernel: Sequence[int], result: Sequence[int]) -> Sliding:
+        """The windows of a node.
+
+        Args:
+            given: the node, with ONNX's attributes of windows.
+            data: the shape of the data, ``(n, channels, *image)``.
+            kernel: the extents of the window; the attribute ``kernel_shape`` comes before them.
+            result: the shape of the result, ``(n, channels, *windows)``.
+        """
+        image, out = tuple(data[2:]), tuple(result[2:])
+        rank = len(image)
+        taps = numbers(given, "kernel_shape", kernel)
+        strides, dilations = numbers(given, "strides", [1] * rank), numbers(given, "dilations", [1] * rank)
+        pads, how = numbers(given, "pads", [0] * 2 * rank), text(given, "auto_pad", "NOTSET")
+        if how == "VALID":
+            pads = [0] * 2 * rank
+        elif how in ("SAME_UPPER", "SAME_LOWER"):
+            pads = []
+            for size, k, s, d, o in zip(image, taps, strides, dilations, out, strict=True):
+                pads.append(max(0, (o - 1) * s + (k - 1) * d + 1 - size))
+            less = [total // 2 for total in pads]
+            more = [total - half for total, half in zip(pads, less, strict=True)]
+            pads = less + more if how == "SAME_UPPER" else more + less
+        return cls(
+            image, tuple(taps), tuple(strides), tuple(dilations), tuple(pads[:rank]), tuple(pads[rank:]), out
+        )
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """The padding after the image that the last windows reach, but at least the one that is declared."""
+        return tuple(
+            max(after, (o - 1) * s + (k - 1) * d + 1 - size - before)
+            for size, k, s, d, before, after, o in zip(
+                self.image, self.kernel, self.strides, self.dilations, self.before, self.after, self.out, strict=True
+            )
+        )
+
+    def place(self, axis: int, window: Expr, tap: Expr) -> Expr:
+        """Where in the image a tap of a window lies, along one axis. It is negative or too large in the padding."""
+        return window * self.strides[axis] + tap * self.dilations[axis] - self.before[axis]
+
+
+@converter("Conv")
+def _conv(given: Operands) -> Sequence[relax.Expr]:
+    from tvm import relax
+
+    data, weight = operand(given, 0), operand(given, 1)
+    shape = shape_of(data)
+    sliding = Sliding.of(given, shape, shape_of(weight)[2:], result_of(given)[0])
+    result = given.emit(convolve(data, weight, sliding, int(given.attributes.get("group", 1)), dtype_of(data)))
+    if has(given, 2):
+        bias = given.emit(relax.op.reshape(operand(given, 2), (1, -1, *[1] * (len(shape) - 2))))
+        result = given.emit(relax.op.add(result, bias))
+    return [result]
+
+
+def convolve(data: relax.Expr, weight: relax.Expr, sliding: Sliding, groups: int, dtype: str) -> relax.Expr:
+    """A convolution of one, two or three dimensions.
+
+    Args:
+        data: of shape ``(n, channels, *image)``.
+        weight: of shape ``(outputs, channels / groups, *kernel)``.
+        sliding: the windows.
+        groups: the number of groups of channels.
+        dtype: of the sums.
+
+    Raises:
+        NotImplementedError: the image has more dimensions, or none.
+    """
+    from tvm import relax
+
+    rank = len(sliding.image)
+    if rank not in (1, 2, 3):
+        raise NotImplementedError(f"an image has 1 to 3 dimensions, but this one has {rank}")
+    function = (relax.op.nn.conv1d, relax.op.nn.conv2d, relax.op.nn.conv3d)[rank - 1]
+    axes = "DHW"[3 - rank :]
+    return function(
+        data,
+        weight,
+        strides=list(sliding.strides),
+        padding=[*sliding.before, *sliding.after],
+        dilation=list(sliding.dilations),
+        groups=groups,
+        data_layout=f"NC{axes}",
+        kernel_layout=f"OI{axes}",
+        out_dtype=dtype,
+    )
+
+
+@converter("Col2Im")
+def _col2im(given: Operands) -> Sequence[relax.Expr]:
+    """Each pixel is the sum of the columns' elements that were taken from it."""
+    shape, dtype = result_of(given)
+    columns = operand(given, 0)
+    sliding = _columns(given, shape)
+    rank, taps = len(shape) - 2, _product(sliding.kernel)
+
+    def compute(columns: Tensor) -> Tensor:
+        from tvm import te, tirx
+
+        axes = [te.reduce_axis((0, k), f"k{axis}") for axis, k in enumerate(sliding.kernel)]
+
+        def at(n: Expr, c: Expr, *pixel: Expr) -> Expr:
+            tap, window, inside = tirx.const(0, "int32"), tirx.const(0, "int32"), tirx.const(True, "bool")
+            for axis in range(rank):
+                stride = sliding.strides[axis]
+                offset = pixel[axis] + sliding.before[axis] - axes[axis] * sliding.dilations[axis]
+                place = offset // stride
+                inside = tirx.all(inside, offset % stride == 0, place >= 0, place < sliding.out[axis])
+                tap = tap * sliding.kernel[axis] + axes[axis]
+                window = window * sliding.out[axis] + place
+            value = columns(n, c * taps + tap, window)
+            return te.sum(tirx.if_then_else(inside, value, tirx.const(0, dtype)), axis=axes)
+
+        return te.compute(shape, at, name="col2im")
+
+    return [emit(given, compute, [columns], "col2im")]
+
+
+def _columns(given: Operands, shape: Sequence[int]) -> Sliding:
+    """The windows from which the columns of a Col2Im were taken."""
+    kernel = [int(k) for k in constant(given, 2).reshape(-1)]
+    rank = len(kernel)
+    strides, dilations = numbers(given, "strides", [1] * rank), numbers(given, "dilations", [1] * rank)
+    pads = numbers(given, "pads", [0] * 2 * rank)
+    out = [
+        (size + pads[axis] + pads[rank + axis] - (kernel[axis] - 1) * dilations[axis] - 1) // strides[axis] + 1
+        for axis, size in enumerate(shape[2:])
+    ]
+    return Sliding(
+        tuple(shape[2:]),
+        tuple(kernel),
+        tuple(strides),
+        tuple(dilations),
+        tuple(pads[:rank]),
+        tuple(pads[rank:]),
+        tuple(out),
+    )
+
+
+def _product(extents: Sequence[int]) -> int:
+    result = 1
+    for extent in extents:
+        result *= extent
+    return result
