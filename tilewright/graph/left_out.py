@@ -11,11 +11,12 @@ from tilewright.errors import ShapeError, UnsupportedOperatorError
 from tilewright.frontend.load import read_model
 from tilewright.frontend.network import Network
 from tilewright.frontend.onnx.data import copy_without_weights
-from tilewright.frontend.onnx.values import infer_types, read_names
+from tilewright.frontend.onnx.partition import SEGMENT_DOMAIN, Partition
+from tilewright.frontend.onnx.values import read_names
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.target import Target
 
-__all__ = ["extract_all"]
+__all__ = ["extract_all", "leave_out_all"]
 
 
 def extract_all(network: Network, target: Target) -> Extraction:
@@ -41,7 +42,7 @@ def extract_all(network: Network, target: Target) -> Extraction:
         partition = network.partition
         reasons = dict(partition.reasons)
         known = len(reasons)
-        for place, why in _find_failing(partition.compiled, target):
+        for place, why in _find_failing(partition, target):
             reasons[partition.order[place]] = why
         if len(reasons) == known:
             return extract(leave_out_all(network, str(exc)), target)
@@ -60,13 +61,13 @@ def leave_out_all(network: Network, why: str) -> Network:
     return read_model(network.name, network.onnx, network.folded, reasons)
 
 
-def _find_failing(model: onnx.ModelProto, target: Target) -> Iterator[tuple[int, str]]:
+def _find_failing(partition: Partition, target: Target) -> Iterator[tuple[int, str]]:
     """The numbers of the nodes that cannot be cut alone, each with the reason."""
-    types = infer_types(model)
+    model, types = partition.compiled, partition.types
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     tried: dict[bytes, str] = {}
     for number, node in enumerate(model.graph.node):
-        if node.domain == "tilewright":
+        if node.domain == SEGMENT_DOMAIN:
             continue
         single = _isolate(model, node, types, weights)
         key = _signature(single)

@@ -250,6 +250,7 @@ class _Session:
             run_seconds=math.inf if self.roofline is None else run_bound(flop, self.roofline.reachable),
             chooses=self.pool is not None and bool(self.extraction.rewritten.convolutions),
             # With cold caches there is nothing that a kernel could find in its place.
+            races_runtime=self.network is not None and self.network.onnx is not None,
             places=self.extraction.plan is not None and self.machine.caches != "cold",
         )
         self.planned = plan_budget(self.budget.budget, facts)
@@ -302,6 +303,7 @@ class _Session:
             placing=plan.in_place.seconds,
             until=self.budget.deadline - plan.after_race_seconds,
             racing=plan.race.seconds > 0.0,
+            runtime=plan.runtime_race.seconds,
         )
         self.finishing.run(self.tuner, times, short=self.tuner.interrupted)
         if self.finishing.best is not self.incumbent and self.finishing.race is None and not self.tuner.interrupted:
@@ -333,7 +335,9 @@ class _Session:
         unrecorded = self.store.kept
         executable = load_executable(self.out)
         self.interrupted |= bool(held.received)
-        published = "earlier" if keep else "incumbent" if untuned else "tuned"
+        runtime = self.finishing.runtime_race
+        tuned = "onnxruntime" if runtime is not None and runtime.kept == "onnxruntime" else "tuned"
+        published = "earlier" if keep else "incumbent" if untuned else tuned
         return TuneResult(executable, self._report(published, unrecorded))
 
     def start_report(self) -> StartReport:
