@@ -16,7 +16,7 @@ from tilewright.frontend.onnx.values import read_names
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.target import Target
 
-__all__ = ["extract_all", "leave_out_all"]
+__all__ = ["extract_all", "leave_out", "leave_out_all"]
 
 
 def extract_all(network: Network, target: Target) -> Extraction:
@@ -51,6 +51,14 @@ def extract_all(network: Network, target: Target) -> Extraction:
         return extract(divided, target)
     except (UnsupportedOperatorError, ShapeError) as exc:
         return extract(leave_out_all(network, str(exc)), target)
+
+
+def leave_out(network: Network, more: Mapping[int, str]) -> Network:
+    """The network with more operators of its ONNX model in segments: by the numbers of their nodes, with the reason."""
+    assert network.onnx is not None
+    assert network.folded is not None
+    assert network.partition is not None
+    return read_model(network.name, network.onnx, network.folded, {**network.partition.reasons, **more})
 
 
 def leave_out_all(network: Network, why: str) -> Network:

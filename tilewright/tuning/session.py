@@ -41,12 +41,12 @@ from tilewright.tuning.budget_plan import (
 )
 from tilewright.tuning.context import TuningContext
 from tilewright.tuning.finish import Finishing, FinishTimes
+from tilewright.tuning.incumbent import build_incumbent
 from tilewright.tuning.report import StartReport, TuneReport
 from tilewright.tuning.roofline import Roofline, measure_roofline
 from tilewright.tuning.scheduler import NetworkTuner
-from tilewright.tuning.selection import select_recorded
 from tilewright.tuning.session_report import Outcomes, report_session
-from tilewright.tuning.workshop import JudgedExecutable, Workshop
+from tilewright.tuning.workshop import Workshop
 from tilewright.tvm_compat import wanted_threads
 from tilewright.verify.checker import Checker
 from tilewright.verify.verdict import Outcome
@@ -213,8 +213,11 @@ class _Session:
     def _build_incumbent(self) -> None:
         """Build and judge what the network runs with before it is tuned: the incumbent."""
         self._use_recorded_algorithms()
-        self.workshop = Workshop(self.extraction, self.checker, self.aside, "first")
-        self.incumbent: JudgedExecutable = self.workshop.build(select_recorded(self.extraction, self.store))
+        built = build_incumbent(self.extraction, self.checker, self.aside, self.store)
+        if built.extraction is not self.extraction:
+            self.extraction, self.network, self.algorithms = built.extraction, built.extraction.network, []
+        self.workshop, self.incumbent = built.workshop, built.executable
+        self.notes += built.notes
         self.finishing = Finishing(self.workshop, self.incumbent)
         if self.incumbent.verdict.outcome is Outcome.UNDECIDABLE:
             self.notes.append(f"it is not decidable whether the outputs are right: {self.incumbent.verdict.evidence}")
