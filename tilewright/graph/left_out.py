@@ -34,23 +34,26 @@ def extract_all(network: Network, target: Target) -> Extraction:
         ShapeError: it is no ONNX model, and the values of an input decide the shape of a tensor.
         ResourceError: memory is missing.
     """
+    why = "no plan can be made of it, since it calls a library of TVM's"
     try:
-        return extract(network, target)
+        extraction = extract(network, target)
+        if extraction.plan is not None or network.partition is None:
+            return extraction
     except (UnsupportedOperatorError, ShapeError) as exc:
-        if network.onnx is None or network.folded is None or network.partition is None:
+        if network.partition is None:
             raise
-        partition = network.partition
-        reasons = dict(partition.reasons)
-        known = len(reasons)
-        for place, why in _find_failing(partition, target):
-            reasons[partition.order[place]] = why
-        if len(reasons) == known:
-            return extract(leave_out_all(network, str(exc)), target)
-        divided = read_model(network.name, network.onnx, network.folded, reasons)
-    try:
-        return extract(divided, target)
-    except (UnsupportedOperatorError, ShapeError) as exc:
-        return extract(leave_out_all(network, str(exc)), target)
+        why = str(exc)
+    failing = dict(_find_failing(network.partition, target))
+    if failing:
+        order = network.partition.order
+        divided = leave_out(network, {order[place]: reason for place, reason in failing.items()})
+        try:
+            extraction = extract(divided, target)
+            if extraction.plan is not None:
+                return extraction
+        except (UnsupportedOperatorError, ShapeError) as exc:
+            why = str(exc)
+    return extract(leave_out_all(network, why), target)
 
 
 def leave_out(network: Network, more: Mapping[int, str]) -> Network:
@@ -82,7 +85,8 @@ def _find_failing(partition: Partition, target: Target) -> Iterator[tuple[int, s
         if key not in tried:
             tried[key] = ""
             try:
-                extract(read_model("part", single, single, {}), target)
+                if extract(read_model("part", single, single, {}), target).plan is None:
+                    tried[key] = "it cannot be compiled without a library of TVM's"
             except (UnsupportedOperatorError, ShapeError) as exc:
                 tried[key] = f"it cannot be compiled ({exc})"
         if tried[key]:
