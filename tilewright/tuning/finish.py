@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-from tilewright.compiling.kernels_check import KernelCheck
+from tilewright.verify.kernels_check import KernelCheck
 from tilewright.errors import CheckError, CompilerError, TilewrightError
 from tilewright.tuning.final_race import compare_executables, compare_runtime
 from tilewright.tuning.in_place import Contest, contest
