@@ -67,7 +67,10 @@ def prepare(path: Path, shapes: Mapping[str, tuple[int, ...]], folder: Path, opt
         weights = {tensor.name for tensor in written.graph.initializer}
         rewrite(written, folder)
         _chain_sums(written)
-        folded = _optimise(written, folder) if optimised else written
+        folded = _optimise(written, folder, "folded.bin") if optimised else written
+        # Conditions and shapes that are constants only now decide how more operators are rewritten.
+        if rewrite(folded, folder) and optimised:
+            folded = _optimise(folded, folder, "refolded.bin")
         _split_batch_norms(folded, folder)
         _drop_inputs(folded, weights)
         (folder / FOLDED).write_bytes(serialize(folded))
@@ -246,12 +249,13 @@ def _chain_sums(model: onnx.ModelProto) -> None:
     model.graph.node.extend(nodes)
 
 
-def _optimise(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+def _optimise(model: onnx.ModelProto, folder: Path, data: str) -> onnx.ModelProto:
     """The model after ONNX Runtime's basic optimisation, which folds constants and batch norms.
 
     Args:
         model: a model whose weights are in files in ``folder``.
         folder: the directory, to which the weights of the result are written, too.
+        data: the name of their file.
     """
     import onnxruntime
 
@@ -262,7 +266,7 @@ def _optimise(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     source, target = folder / "chained.onnx", folder / FOLDED
     options.optimized_model_filepath = str(target)
     options.add_session_config_entry("session.disable_prepacking", "1")
-    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "folded.bin")
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     source.write_bytes(serialize(model))
     try:

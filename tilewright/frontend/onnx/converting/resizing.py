@@ -120,10 +120,9 @@ def _changed_axes(given: Operands, before: Sequence[int], after: Sequence[int], 
     rank = len(before)
     axes = [int(axis) % rank for axis in given.attributes.get("axes", range(rank))]
     scales = known(given, 2)
-    if scales is not None and scales.size:
-        factors = [float(np.float32(scale)) for scale in scales.reshape(-1)]
+    if has(given, 2) and (scales is None or scales.size):
+        factors = [float(np.float32(scale)) for scale in constant(given, 2).reshape(-1)]
     else:
-        constant(given, 3)
         factors = [float(np.float32(after[axis]) / np.float32(before[axis])) for axis in axes]
         policy = text(given, "keep_aspect_ratio_policy", "stretch")
         if policy != "stretch":
@@ -143,7 +142,8 @@ def _changed_axes(given: Operands, before: Sequence[int], after: Sequence[int], 
 def _is_plain(given: Operands, axes: Sequence[Axis], rank: int, dtype: str, mode: str, transform: str) -> bool:
     """Whether TVM's own operator, which has schedules, computes the same."""
     whole = all(axis.out == axis.size * axis.scale and axis.scale == int(axis.scale) for axis in axes)
-    plain = mode == "linear" or (mode == "nearest" and transform == "asymmetric")
+    # With aligned corners, a coordinate may lie in the middle between two elements.
+    plain = mode == "linear" or (mode == "nearest" and transform != "align_corners")
     return (
         rank == 4
         and dtype == "float32"

@@ -195,3 +195,91 @@ def _product(extents: Sequence[int]) -> int:
     for extent in extents:
         result *= extent
     return result
+
+
+@converter("ConvTranspose")
+def _transposed_conv(given: Operands) -> Sequence[relax.Expr]:
+    from tvm import relax
+
+    data, weight = operand(given, 0), operand(given, 1)
+    shape, _ = result_of(given)
+    rank = len(shape) - 2
+    if rank not in (1, 2, 3):
+        raise NotImplementedError(f"an image has 1 to 3 dimensions, but this one has {rank}")
+    whole = _Whole.of(given, shape_of(data)[2:], shape_of(weight)[2:], shape[2:])
+    function = (relax.op.nn.conv1d_transpose, relax.op.nn.conv2d_transpose, relax.op.nn.conv3d_transpose)[rank - 1]
+    axes = "DHW"[3 - rank :]
+    result = given.emit(
+        function(
+            data,
+            weight,
+            strides=list(whole.strides),
+            padding=[*whole.before, *whole.after],
+            output_padding=[0] * rank,
+            dilation=list(whole.dilations),
+            groups=int(given.attributes.get("group", 1)),
+            data_layout=f"NC{axes}",
+            kernel_layout=f"IO{axes}",
+        )
+    )
+    if any(whole.missing):
+        result = emit(given, lambda x: _extend(x, whole.missing), [result], "pad")
+    if has(given, 2):
+        bias = given.emit(relax.op.reshape(operand(given, 2), (1, -1, *[1] * rank)))
+        result = given.emit(relax.op.add(result, bias))
+    return [result]
+
+
+def _extend(x: Tensor, missing: Sequence[int]) -> Tensor:
+    from tvm import topi
+
+    return topi.nn.pad(x, [0] * (2 + len(missing)), [0, 0, *missing])
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """What a transposed convolution gives, and which part of it is the result. One entry for each axis of the image.
+
+    Attributes:
+        strides: the distance between the windows of two pixels.
+        dilations: the distance between two taps.
+        before: what is cut off at the beginning.
+        after: what is cut off at the end.
+        missing: the zeros that are added at the end, where no window reaches.
+    """
+
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    missing: tuple[int, ...]
+
+    @classmethod
+    def of(cls, given: Operands, image: Sequence[int], kernel: Sequence[int], out: Sequence[int]) -> _Whole:
+        """What a node gives.
+
+        Args:
+            given: the node.
+            image: the extents of its images.
+            kernel: the extents of its kernel.
+            out: the extents of its result.
+        """
+        ones = [1] * len(out)
+        strides, dilations = numbers(given, "strides", ones), numbers(given, "dilations", ones)
+        extra = numbers(given, "output_padding", [0] * len(out))
+        pads, how = numbers(given, "pads", [0] * 2 * len(out)), text(given, "auto_pad", "NOTSET")
+        whole = [(n - 1) * s + (k - 1) * d + 1 for n, s, k, d in zip(image, strides, kernel, dilations, strict=True)]
+        begins = pads[: len(out)]
+        if how in ("SAME_UPPER", "SAME_LOWER") or "output_shape" in given.attributes:
+            totals = [max(0, size + e - o) for size, e, o in zip(whole, extra, out, strict=True)]
+            begins = [t // 2 if how == "SAME_UPPER" else t - t // 2 for t in totals]
+        elif how == "VALID":
+            begins = [0] * len(out)
+        rest = [size - begin - o for size, begin, o in zip(whole, begins, out, strict=True)]
+        return cls(
+            tuple(strides),
+            tuple(dilations),
+            tuple(begins),
+            tuple(max(0, r) for r in rest),
+            tuple(max(0, -r) for r in rest),
+        )

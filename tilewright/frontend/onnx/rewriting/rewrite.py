@@ -7,14 +7,19 @@ from pathlib import Path
 import onnx
 
 from tilewright.frontend.onnx.rewriting import (  # noqa: F401 - importing a family registers its rewritings
+    control_flow,
     indexing,
     normalisation,
     pooling,
+    quantised,
     resize,
+    sampling,
+    spectra,
 )
 from tilewright.frontend.onnx.rewriting.functions import inline_bodies, inline_local_functions
 from tilewright.frontend.onnx.rewriting.graph import Graph
 from tilewright.frontend.onnx.rewriting.registry import REWRITINGS
+from tilewright.frontend.onnx.rewriting.sequences import drop_unused
 from tilewright.frontend.onnx.rewriting.upgrade import upgrade
 from tilewright.frontend.onnx.values import DOMAINS
 
@@ -48,7 +53,7 @@ def rewrite(model: onnx.ModelProto, folder: Path | None = None) -> bool:
         if not _rewrite_once(model, folder):
             break
         changed = True
-    return changed
+    return drop_unused(model) or changed
 
 
 def _domain(node: onnx.NodeProto) -> str:
