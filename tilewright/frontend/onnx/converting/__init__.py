@@ -4,6 +4,7 @@ from tilewright.frontend.onnx.converting import (
     moving,
     pooling,
     quantised,
+    refused,
     regions,
     resizing,
     sampling,
@@ -12,4 +13,4 @@ from tilewright.frontend.onnx.converting import (
     sorting,
 )
 
-__all__ = ["moving", "pooling", "quantised", "regions", "resizing", "sampling", "scattering", "sliding", "sorting"]
+__all__ = ["moving", "pooling", "quantised", "refused", "regions", "resizing", "sampling", "scattering", "sliding", "sorting"]

@@ -9,7 +9,6 @@ import numpy as np
 
 from tilewright.frontend.onnx.converting.operands import (
     bound,
-    constant,
     emit,
     has,
     known,
@@ -33,8 +32,12 @@ def _pad(given: Operands) -> Sequence[relax.Expr]:
     x = operand(given, 0)
     before, after = shape_of(x), result_of(given)[0]
     rank, mode = len(before), text(given, "mode", "constant")
-    axes = [int(axis) % rank for axis in constant(given, 3).reshape(-1)] if has(given, 3) else list(range(rank))
+    axes = list(range(rank))
     pads = known(given, 1)
+    if has(given, 3):
+        picked = known(given, 3)
+        axes = [] if picked is None else [int(axis) % rank for axis in picked.reshape(-1)]
+        pads = None if picked is None else pads
     begins = [0] * rank
     computed = pads is None
     if pads is not None:
@@ -55,6 +58,7 @@ def _pad(given: Operands) -> Sequence[relax.Expr]:
         return [emit(given, lambda x: topi.nn.pad(x, begins, ends, _number(number, dtype)), [x], "pad")]
     if computed:
         operands.append(operand(given, 1))
+        operands += [operand(given, 3)] if has(given, 3) and not axes else []
 
     def compute(x: Tensor, *more: Tensor) -> Tensor:
         from tvm import te, tirx
@@ -62,7 +66,14 @@ def _pad(given: Operands) -> Sequence[relax.Expr]:
         def offset(axis: int) -> Expr:
             if not computed:
                 return tirx.const(begins[axis], "int64")
-            return more[-1](axes.index(axis)).astype("int64") if axis in axes else tirx.const(0, "int64")
+            if axes:
+                return more[-1](axes.index(axis)).astype("int64") if axis in axes else tirx.const(0, "int64")
+            total = tirx.const(0, "int64")
+            for place in range(shape_of(more[-1])[0]):
+                own = more[-1](place).astype("int64")
+                mine = tirx.any(own == axis, own + rank == axis)
+                total = total + tirx.Select(mine, more[-2](place).astype("int64"), tirx.const(0, "int64"))
+            return total
 
         def at(*i: Expr) -> Expr:
             places = [i[axis].astype("int64") - offset(axis) for axis in range(rank)]

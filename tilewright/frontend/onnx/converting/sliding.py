@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tilewright.frontend.onnx.converting.operands import (
-    constant,
     dtype_of,
     emit,
     has,
+    known,
     numbers,
     operand,
     result_of,
@@ -145,7 +146,7 @@ def _col2im(given: Operands) -> Sequence[relax.Expr]:
     shape, dtype = result_of(given)
     columns = operand(given, 0)
     sliding = _columns(given, shape)
-    rank, taps = len(shape) - 2, _product(sliding.kernel)
+    rank, taps = len(shape) - 2, math.prod(sliding.kernel)
 
     def compute(columns: Tensor) -> Tensor:
         from tvm import te, tirx
@@ -170,31 +171,51 @@ def _col2im(given: Operands) -> Sequence[relax.Expr]:
 
 
 def _columns(given: Operands, shape: Sequence[int]) -> Sliding:
-    """The windows from which the columns of a Col2Im were taken."""
-    kernel = [int(k) for k in constant(given, 2).reshape(-1)]
-    rank = len(kernel)
+    """The windows from which the columns of a Col2Im were taken.
+
+    Raises:
+        NotImplementedError: the extents of a window are computed, and more than one could be meant.
+    """
+    rank = len(shape) - 2
     strides, dilations = numbers(given, "strides", [1] * rank), numbers(given, "dilations", [1] * rank)
     pads = numbers(given, "pads", [0] * 2 * rank)
-    out = [
-        (size + pads[axis] + pads[rank + axis] - (kernel[axis] - 1) * dilations[axis] - 1) // strides[axis] + 1
-        for axis, size in enumerate(shape[2:])
-    ]
+
+    def windows(kernel: Sequence[int]) -> list[int]:
+        return [
+            (size + pads[axis] + pads[rank + axis] - (kernel[axis] - 1) * dilations[axis] - 1) // strides[axis] + 1
+            for axis, size in enumerate(shape[2:])
+        ]
+
+    values = known(given, 2)
+    if values is None:
+        rows, count = shape_of(operand(given, 0))[1:]
+        fitting = [k for k in _factors(rows // shape[1], rank) if math.prod(windows(k)) == count and min(windows(k)) > 0]
+        if len(fitting) != 1:
+            raise NotImplementedError("input 2 is not a constant")
+        kernel = fitting[0]
+    else:
+        kernel = tuple(int(k) for k in values.reshape(-1))
     return Sliding(
         tuple(shape[2:]),
-        tuple(kernel),
+        kernel,
         tuple(strides),
         tuple(dilations),
         tuple(pads[:rank]),
         tuple(pads[rank:]),
-        tuple(out),
+        tuple(windows(kernel)),
     )
 
 
-def _product(extents: Sequence[int]) -> int:
-    result = 1
-    for extent in extents:
-        result *= extent
-    return result
+def _factors(product: int, count: int) -> list[tuple[int, ...]]:
+    """All ways to write a product of ``count`` factors."""
+    if count == 1:
+        return [(product,)]
+    return [
+        (first, *rest)
+        for first in range(1, product + 1)
+        if product % first == 0
+        for rest in _factors(product // first, count - 1)
+    ]
 
 
 @converter("ConvTranspose")

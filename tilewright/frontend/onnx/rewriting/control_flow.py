@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from tilewright.frontend.onnx.rewriting.graph import Graph, read_attributes, read_ints
 from tilewright.frontend.onnx.rewriting.registry import rewriting
@@ -21,6 +21,9 @@ __all__ = ["inline_if", "unroll_loop", "unroll_scan"]
 _MOST_ITERATIONS = 32
 #: The most nodes that are written for one operator.
 _MOST_NODES = 4096
+#: The most nodes of a branch that is computed although it may not be taken, and the element types of its results.
+_MOST_CHOSEN = 16
+_CHOSEN = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8)
 
 
 @rewriting("If")
@@ -28,7 +31,7 @@ def inline_if(graph: Graph, node: onnx.NodeProto) -> bool:
     """If(constant) --> the nodes of the branch that it takes."""
     condition = graph.array(node.input[0])
     if condition is None:
-        return False
+        return _choose(graph, node)
     branch = read_attributes(node)["then_branch" if bool(condition.any()) else "else_branch"]
     assert isinstance(branch, onnx.GraphProto)
     results = _write(graph, branch, {})
@@ -36,6 +39,37 @@ def inline_if(graph: Graph, node: onnx.NodeProto) -> bool:
         if name:
             graph.op("Identity", result, out=name)
     return True
+
+
+def _choose(graph: Graph, node: onnx.NodeProto) -> bool:
+    """If(condition) --> Where(condition, results of the one branch, results of the other), of two small branches."""
+    attributes = read_attributes(node)
+    branches = [attributes["then_branch"], attributes["else_branch"]]
+    results: list[list[str]] = []
+    for branch in branches:
+        assert isinstance(branch, onnx.GraphProto)
+        if len(branch.node) > _MOST_CHOSEN or any(_has_effect(inner) for inner in branch.node):
+            return False
+    before, known = len(graph.nodes), len(graph.model.graph.initializer)
+    for branch in branches:
+        assert isinstance(branch, onnx.GraphProto)
+        results.append(_write(graph, branch, {}))
+    pairs = list(zip(*results, strict=True))
+    types = [[graph.fixed(name) for name in pair] for pair in pairs]
+    if any(a is None or a != b or a.elem_type not in _CHOSEN for a, b in types):
+        del graph.nodes[before:]
+        del graph.model.graph.initializer[known:]
+        return False
+    for name, (yes, no) in zip(node.output, pairs, strict=True):
+        if name:
+            graph.op("Where", node.input[0], yes, no, out=name)
+    return True
+
+
+def _has_effect(node: onnx.NodeProto) -> bool:
+    """Whether an operator must not run if its branch is not taken: it divides, draws, or has graphs of its own."""
+    inner = any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
+    return inner or node.op_type in ("Div", "Mod") or node.op_type.startswith(("Random", "Bernoulli", "Multinomial"))
 
 
 @rewriting("Loop")

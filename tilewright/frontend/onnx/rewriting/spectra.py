@@ -126,7 +126,7 @@ def _stft(graph: Graph, node: onnx.NodeProto) -> bool:
     """STFT(x) --> MatMul(Gather(x, frames) * window, matrix)."""
     shape, result = graph.shape(node.input[0]), graph.shape(node.output[0])
     step = graph.ints(node.input[1])
-    if shape is None or result is None or step is None or len(result) != 4:
+    if shape is None or result is None or len(result) != 4:
         return False
     window = node.input[2] if len(node.input) > 2 else ""
     given = graph.ints(node.input[3]) if len(node.input) > 3 and node.input[3] else None
@@ -138,12 +138,18 @@ def _stft(graph: Graph, node: onnx.NodeProto) -> bool:
     parts = shape[2] if len(shape) > 2 else 1
     frames, count = result[1:3]
     size = extent[0] if extent is not None else length
-    if frames and step[0] * (frames - 1) + size > samples:
+    if step and frames and step[0] * (frames - 1) + size > samples:
         return False
     matrix = fourier_matrix(length, count, parts, inverse=False)[: size * parts]
     if matrix.size > _MOST or frames * size > _MOST:
         return False
-    indices = (np.arange(frames)[:, None] * step[0] + np.arange(size)[None, :]).astype(np.int64)
+    starts, taps = np.arange(frames, dtype=np.int64)[:, None], np.arange(size, dtype=np.int64)[None, :]
+    indices: str | NDArray[np.int64]
+    if step:
+        indices = starts * step[0] + taps
+    else:
+        wide = graph.op("Cast", graph.op("Reshape", node.input[1], np.zeros(0, np.int64)), to=TensorProto.INT64)
+        indices = graph.op("Add", graph.op("Mul", starts, wide), taps)
     x = graph.op("Reshape", node.input[0], np.asarray([batch, samples, parts], np.int64))
     pieces = graph.op("Gather", x, indices, axis=1)  # (batch, frames, size, parts)
     if window:
