@@ -25,6 +25,7 @@ from tilewright.frontend.onnx.converting.operands import (
     shape_of,
     text,
 )
+from tilewright.frontend.onnx.converting.resizing_computed import resize_computed
 from tilewright.frontend.onnx.importer import Operands, converter
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def _resize(given: Operands) -> Sequence[relax.Expr]:
     x = operand(given, 0)
     shape, dtype = result_of(given)
     mode, transform = text(given, "mode", "nearest"), text(given, "coordinate_transformation_mode", "half_pixel")
+    if _is_computed(given, transform):
+        return [resize_computed(given)]
     axes = _changed_axes(given, shape_of(x), shape, transform)
     if not axes:
         return [x]
@@ -113,6 +116,18 @@ def _resize(given: Operands) -> Sequence[relax.Expr]:
         part = [(axes[member].axis, tables[member]) for member in group]
         result = _gather(given, result, tuple(now), part, (wide, to))
     return [result]
+
+
+def _is_computed(given: Operands, transform: str) -> bool:
+    """Whether something that decides which elements are read is no constant."""
+    scaled = has(given, 2) and shape_of(operand(given, 2)) != (0,)
+    if scaled:
+        decides = [2]
+    else:
+        decides = [3] if text(given, "keep_aspect_ratio_policy", "stretch") != "stretch" else []
+    if transform == "tf_crop_and_resize" and has(given, 1):
+        decides.append(1)
+    return any(known(given, place) is None for place in decides)
 
 
 def _changed_axes(given: Operands, before: Sequence[int], after: Sequence[int], transform: str) -> list[Axis]:

@@ -136,7 +136,7 @@ def convolve(data: relax.Expr, weight: relax.Expr, sliding: Sliding, groups: int
         groups=groups,
         data_layout=f"NC{axes}",
         kernel_layout=f"OI{axes}",
-        out_dtype=dtype,
+        out_dtype=None if dtype == "float32" else dtype,
     )
 
 
