@@ -50,15 +50,12 @@ def _choose(graph: Graph, node: onnx.NodeProto) -> bool:
         assert isinstance(branch, onnx.GraphProto)
         if len(branch.node) > _MOST_CHOSEN or any(_has_effect(inner) for inner in branch.node):
             return False
-    before, known = len(graph.nodes), len(graph.model.graph.initializer)
     for branch in branches:
         assert isinstance(branch, onnx.GraphProto)
         results.append(_write(graph, branch, {}))
     pairs = list(zip(*results, strict=True))
     types = [[graph.fixed(name) for name in pair] for pair in pairs]
     if any(a is None or a != b or a.elem_type not in _CHOSEN for a, b in types):
-        del graph.nodes[before:]
-        del graph.model.graph.initializer[known:]
         return False
     for name, (yes, no) in zip(node.output, pairs, strict=True):
         if name:
