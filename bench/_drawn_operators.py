@@ -137,7 +137,12 @@ def draw_resize(rng: np.random.Generator) -> Trial:
     if mode == "cubic":
         how["cubic_coeff_a"] = float(_pick(rng, -0.75, -0.5))  # type: ignore[arg-type]
         how["exclude_outside"] = int(rng.integers(2))
-    if mode != "nearest" and rank == 2 and rng.random() < 0.4 and "tf" not in str(how["coordinate_transformation_mode"]):
+    if (
+        mode != "nearest"
+        and rank == 2
+        and rng.random() < 0.4
+        and "tf" not in str(how["coordinate_transformation_mode"])
+    ):
         how["antialias"] = 1
     factors = np.asarray([1, 1, *rng.choice([0.4, 0.5, 0.6, 1.0, 1.3, 1.5, 1.7, 2.0, 2.5, 3.0], rank)], np.float32)
     roi = None

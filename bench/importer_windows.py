@@ -89,7 +89,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{operator}: " + ", ".join(f"{number} {outcome}" for outcome, number in sorted(counts.items())))
         for finding in findings:
             if finding.outcome != "right":
-                shapes = [getattr(i, "shape", getattr(getattr(i, "values", None), "shape", None)) for i in trials[finding.name].inputs]
+                shapes = [
+                    getattr(i, "shape", getattr(getattr(i, "values", None), "shape", None))
+                    for i in trials[finding.name].inputs
+                ]
                 print(f"  {finding.outcome} {shapes} {dict(trials[finding.name].attributes)}: {finding.message}")
         sys.stdout.flush()
         report[operator] = {

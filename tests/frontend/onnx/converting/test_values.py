@@ -61,8 +61,9 @@ TRIALS: dict[str, Trial] = {
         [ROWS, *SCALES, WEIGHT, single(0.01), single(3, "int8"), Constant(np.arange(5, dtype=np.int32)), *OUT],
         domain=MICROSOFT,
     ),
-    "dynamic_matmul": Trial("DynamicQuantizeMatMul", [IMAGE[0, 0, :, :4], Constant(WEIGHT.values[:4]), single(0.01)],
-                            domain=MICROSOFT),
+    "dynamic_matmul": Trial(
+        "DynamicQuantizeMatMul", [IMAGE[0, 0, :, :4], Constant(WEIGHT.values[:4]), single(0.01)], domain=MICROSOFT
+    ),
     "to_float": Trial(
         "MatMulIntegerToFloat", [ROWS, WEIGHT, single(0.02), single(0.01), single(9, "uint8")], domain=MICROSOFT
     ),
@@ -91,9 +92,7 @@ def test_unpooled_and_deformed_images(tmp_path: Path) -> None:
     indices = np.asarray([[[[5, 7], [13, 15]]]], dtype=np.int64)
     signal = rng.standard_normal((2, 40, 1)).astype(np.float32)
     trials = {
-        "unpool": Trial(
-            "MaxUnpool", [IMAGE[:, :1, :2, :2], indices], {"kernel_shape": [2, 2], "strides": [2, 2]}
-        ),
+        "unpool": Trial("MaxUnpool", [IMAGE[:, :1, :2, :2], indices], {"kernel_shape": [2, 2], "strides": [2, 2]}),
         "reverse": Trial(
             "ReverseSequence", [IMAGE[0, 0], np.asarray([3, 1, 6, 2, 4])], {"time_axis": 0, "batch_axis": 1}
         ),

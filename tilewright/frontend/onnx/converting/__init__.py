@@ -13,4 +13,15 @@ from tilewright.frontend.onnx.converting import (
     sorting,
 )
 
-__all__ = ["moving", "pooling", "quantised", "refused", "regions", "resizing", "sampling", "scattering", "sliding", "sorting"]
+__all__ = [
+    "moving",
+    "pooling",
+    "quantised",
+    "refused",
+    "regions",
+    "resizing",
+    "sampling",
+    "scattering",
+    "sliding",
+    "sorting",
+]

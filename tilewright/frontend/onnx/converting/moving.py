@@ -48,8 +48,11 @@ def _pad(given: Operands) -> Sequence[relax.Expr]:
     else:
         value, operands = np.asarray(0), [x]
     dtype = result_of(given)[1]
-    if not computed and mode == "constant" and value is not None and all(
-        begin >= 0 and size + begin <= total for begin, size, total in zip(begins, before, after, strict=True)
+    if (
+        not computed
+        and mode == "constant"
+        and value is not None
+        and all(begin >= 0 and size + begin <= total for begin, size, total in zip(begins, before, after, strict=True))
     ):
         from tvm import topi
 
@@ -122,9 +125,7 @@ def _centre(given: Operands) -> Sequence[relax.Expr]:
         def at(*i: Expr) -> Expr:
             places = [v + shift for v, shift in zip(i, shifts, strict=True)]
             conditions = [
-                tirx.all(p >= 0, p < old)
-                for p, old, new in zip(places, before, after, strict=True)
-                if new > old
+                tirx.all(p >= 0, p < old) for p, old, new in zip(places, before, after, strict=True) if new > old
             ]
             value = x(*places)
             return tirx.if_then_else(tirx.all(*conditions), value, tirx.const(0, dtype)) if conditions else value

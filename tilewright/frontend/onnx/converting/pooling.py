@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["average"]
 
+#: The highest power that is written as a product.
+_MOST_FACTORS = 16
+
 #: Makes a tensor expression of the operands.
 _Expression: TypeAlias = "Callable[..., Tensor]"
 
@@ -256,8 +259,11 @@ def _global_lp_pool(given: Operands) -> Sequence[relax.Expr]:
 def _power(value: Expr, p: float, dtype: str) -> Expr:
     from tvm import tirx
 
-    if p in (1.0, 2.0):
-        return value if p == 1.0 else value * value
+    if p == int(p) and 1 <= p <= _MOST_FACTORS:
+        result = value
+        for _ in range(int(p) - 1):
+            result = result * value
+        return result
     return tirx.pow(value, tirx.const(p, dtype))
 
 

@@ -251,5 +251,3 @@ def _requantise(
         return te.compute(shape, at, name="requantize")
 
     return emit(given, compute, operands, "requantize")
-
-

@@ -63,9 +63,7 @@ def _roi_align(given: Operands) -> Sequence[relax.Expr]:
                 second = tirx.min(first + 1, sizes[axis] - 1)
                 ends.append(((first, number(1.0) - (at - low)), (second, at - low)))
             return [
-                tirx.Select(inside, x(picture, c, y, z) * (v * w), number(0.0))
-                for y, v in ends[0]
-                for z, w in ends[1]
+                tirx.Select(inside, x(picture, c, y, z) * (v * w), number(0.0)) for y, v in ends[0] for z, w in ends[1]
             ]
 
         def sampled(*i: Expr) -> Expr:
@@ -123,14 +121,10 @@ def _max_roi_pool(given: Operands) -> Sequence[relax.Expr]:
         )
         down = te.compute(
             shape,
-            lambda r, c, i, j: te.max(
-                tirx.Select(inside(r, 0, i, row.var), across(r, c, row, j), lowest), axis=[row]
-            ),
+            lambda r, c, i, j: te.max(tirx.Select(inside(r, 0, i, row.var), across(r, c, row, j), lowest), axis=[row]),
             name="roi_pool_rows",
         )
-        return te.compute(
-            shape, lambda *i: tirx.Select(down(*i) == lowest, number(0.0), down(*i)), name="roi_pool"
-        )
+        return te.compute(shape, lambda *i: tirx.Select(down(*i) == lowest, number(0.0), down(*i)), name="roi_pool")
 
     return [emit(given, compute, [operand(given, 0), operand(given, 1)], "roi_pool")]
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tilewright.frontend.onnx.converting.operands import dtype_of, emit, has, numbers, operand, result_of, shape_of, text
+from tilewright.frontend.onnx.converting.operands import (
+    dtype_of,
+    emit,
+    has,
+    numbers,
+    operand,
+    result_of,
+    shape_of,
+    text,
+)
 from tilewright.frontend.onnx.importer import Operands, converter
 
 if TYPE_CHECKING:
@@ -99,7 +108,9 @@ def _grid_sample(given: Operands) -> Sequence[relax.Expr]:
             return te.sum(value, axis=axes)
 
         total = te.compute(shape, blend, name="grid_sample")
-        return total if dtype == wide else te.compute(shape, lambda *i: total(*i).astype(dtype), name="grid_sample_cast")
+        return (
+            total if dtype == wide else te.compute(shape, lambda *i: total(*i).astype(dtype), name="grid_sample_cast")
+        )
 
     return [emit(given, compute, [x, grid], "grid_sample")]
 
@@ -167,9 +178,9 @@ def _deform_conv(given: Operands) -> Sequence[relax.Expr]:
 
         def sample(n: Expr, c: Expr, k: Expr, i: Expr, j: Expr) -> Expr:
             group = c // share
-            y = offset(n, (group * taps + k) * 2, i, j) + (i * strides[0] - pads[0] + k // columns * dilations[0]).astype(
-                dtype
-            )
+            y = offset(n, (group * taps + k) * 2, i, j) + (
+                i * strides[0] - pads[0] + k // columns * dilations[0]
+            ).astype(dtype)
             z = offset(n, (group * taps + k) * 2 + 1, i, j) + (
                 j * strides[1] - pads[1] + k % columns * dilations[1]
             ).astype(dtype)
@@ -218,5 +229,3 @@ def _bilinear(x: Tensor, image: Sequence[Expr], place: Sequence[Expr], dtype: st
             index.append(tirx.max(tirx.min(at, size - 1), 0))
         total = total + tirx.Select(tirx.all(*inside), weight * x(*image, *index), zero)
     return total
-
-

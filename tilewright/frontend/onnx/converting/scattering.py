@@ -106,9 +106,7 @@ def _combine(
     if reduction == "none":
         last = te.compute(
             shape,
-            lambda *i: te.max(
-                tirx.Select(hits(i, k.var), k.var.astype("int32"), tirx.const(-1, "int32")), axis=[k]
-            ),
+            lambda *i: te.max(tirx.Select(hits(i, k.var), k.var.astype("int32"), tirx.const(-1, "int32")), axis=[k]),
             name="last_update",
         )
         return te.compute(

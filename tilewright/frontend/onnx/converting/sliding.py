@@ -74,9 +74,7 @@ class Sliding:
             less = [total // 2 for total in pads]
             more = [total - half for total, half in zip(pads, less, strict=True)]
             pads = less + more if how == "SAME_UPPER" else more + less
-        return cls(
-            image, tuple(taps), tuple(strides), tuple(dilations), tuple(pads[:rank]), tuple(pads[rank:]), out
-        )
+        return cls(image, tuple(taps), tuple(strides), tuple(dilations), tuple(pads[:rank]), tuple(pads[rank:]), out)
 
     @property
     def reach(self) -> tuple[int, ...]:
@@ -189,7 +187,9 @@ def _columns(given: Operands, shape: Sequence[int]) -> Sliding:
     values = known(given, 2)
     if values is None:
         rows, count = shape_of(operand(given, 0))[1:]
-        fitting = [k for k in _factors(rows // shape[1], rank) if math.prod(windows(k)) == count and min(windows(k)) > 0]
+        fitting = [
+            k for k in _factors(rows // shape[1], rank) if math.prod(windows(k)) == count and min(windows(k)) > 0
+        ]
         if len(fitting) != 1:
             raise NotImplementedError("input 2 is not a constant")
         kernel = fitting[0]

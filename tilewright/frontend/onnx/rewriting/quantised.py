@@ -57,7 +57,14 @@ def fold_weights(graph: Graph, node: onnx.NodeProto) -> bool:
 
 def _is_integer(graph: Graph, name: str) -> bool:
     kind = graph.elem_type(name)
-    return kind in (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16, TensorProto.INT32, *_NARROW)
+    return kind in (
+        TensorProto.INT8,
+        TensorProto.UINT8,
+        TensorProto.INT16,
+        TensorProto.UINT16,
+        TensorProto.INT32,
+        *_NARROW,
+    )
 
 
 def _is_output(graph: Graph, node: onnx.NodeProto) -> bool:
@@ -89,7 +96,9 @@ def _float(graph: Graph, name: str) -> str:
 def _scalar(graph: Graph, name: str) -> str:
     """A scale or zero point in the shape of a scalar, if it is one."""
     shape = graph.shape(name)
-    return name if shape in ((), None) or np.prod(shape or ()) != 1 else graph.op("Reshape", name, np.zeros(0, np.int64))
+    return (
+        name if shape in ((), None) or np.prod(shape or ()) != 1 else graph.op("Reshape", name, np.zeros(0, np.int64))
+    )
 
 
 def _dequantised(graph: Graph, x: str, scale: str, zero: str) -> str:
@@ -342,7 +351,9 @@ def _narrow_product(graph: Graph, node: onnx.NodeProto) -> bool:
     else:
         middle = levels.reshape(n, count).astype(np.float32)
     weight = (numbers.astype(np.float32) - middle[..., None]) * steps.reshape(n, count, 1)
-    product = graph.op("MatMul", a, np.ascontiguousarray(weight.reshape(n, -1)[:, :k].T), out="" if bias else node.output[0])
+    product = graph.op(
+        "MatMul", a, np.ascontiguousarray(weight.reshape(n, -1)[:, :k].T), out="" if bias else node.output[0]
+    )
     if bias:
         graph.op("Add", product, bias, out=node.output[0])
     return True

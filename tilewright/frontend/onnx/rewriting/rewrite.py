@@ -13,7 +13,6 @@ from tilewright.frontend.onnx.rewriting import (  # noqa: F401 - importing a fam
     normalisation,
     pooling,
     quantised,
-    resize,
     sampling,
     spectra,
 )

@@ -100,9 +100,7 @@ def _dft(graph: Graph, node: onnx.NodeProto) -> bool:
     return True
 
 
-def _find_length(
-    graph: Graph, node: onnx.NodeProto, size: int, count: int, half: bool, real: bool
-) -> int | None:
+def _find_length(graph: Graph, node: onnx.NodeProto, size: int, count: int, half: bool, real: bool) -> int | None:
     """The length of a transform.
 
     Args:
