@@ -1,4 +1,4 @@
-"""Operators that move elements: Pad, CenterCropPad, ReverseSequence, GatherElements and GatherND."""
+"""Operators that move elements: Pad, ReverseSequence, GatherElements and GatherND."""
 
 from __future__ import annotations
 
@@ -110,29 +110,6 @@ def _fold(place: Expr, size: int, mode: str) -> Expr:
     if mode == "wrap":
         return tirx.floormod(place, tirx.const(size, "int64"))
     return bound(place, size)
-
-
-@converter("CenterCropPad")
-def _centre(given: Operands) -> Sequence[relax.Expr]:
-    x = operand(given, 0)
-    before, (after, dtype) = shape_of(x), result_of(given)
-    # The larger half of what is cut off or added is at the end.
-    shifts = [(old - new) // 2 if old >= new else -((new - old) // 2) for old, new in zip(before, after, strict=True)]
-
-    def compute(x: Tensor) -> Tensor:
-        from tvm import te, tirx
-
-        def at(*i: Expr) -> Expr:
-            places = [v + shift for v, shift in zip(i, shifts, strict=True)]
-            conditions = [
-                tirx.all(p >= 0, p < old) for p, old, new in zip(places, before, after, strict=True) if new > old
-            ]
-            value = x(*places)
-            return tirx.if_then_else(tirx.all(*conditions), value, tirx.const(0, dtype)) if conditions else value
-
-        return te.compute(after, at, name="centre")
-
-    return [emit(given, compute, [x], "center_crop_pad")]
 
 
 @converter("ReverseSequence")

@@ -9,6 +9,7 @@ import onnx
 
 from tilewright.frontend.onnx.rewriting import (  # noqa: F401 - importing a family registers its rewritings
     control_flow,
+    cropping,
     indexing,
     normalisation,
     pooling,
