@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from tilewright.compiling.build import build
 from tilewright.frontend.load import load
@@ -104,7 +104,7 @@ def compose(trials: Mapping[str, Trial], opset: int) -> tuple[onnx.ModelProto, d
         node = helper.make_node(trial.operator, names, outs, name=name, domain=trial.domain)
         node.attribute.extend(helper.make_attribute(k, v) for k, v in trial.attributes.items())
         nodes.append(node)
-    ends = [helper.make_tensor_value_info(out, TensorProto.UNDEFINED, None) for out in results]
+    ends = [onnx.ValueInfoProto(name=out) for out in results]
     graph = helper.make_graph(nodes, "trials", values, ends, weights)
     domains = {"": opset} | {trial.domain: 1 for trial in trials.values() if trial.domain}
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid(d, v) for d, v in domains.items()])
@@ -134,6 +134,11 @@ def find_differences(trials: Mapping[str, Trial], folder: Path, opset: int = 20)
     """
     model, feeds = compose(trials, opset)
     wanted = run_reference(model, feeds)
+    for value in model.graph.output:
+        if not value.HasField("type"):  # the onnx package knows nothing of operators of other domains
+            right = wanted[value.name]
+            kind = helper.np_dtype_to_tensor_dtype(right.dtype)
+            value.CopyFrom(helper.make_tensor_value_info(value.name, kind, right.shape))
     path = folder / "trials.onnx"
     onnx.save(model, str(path))
     extraction = extract_all(load(path), Target.parse("native"))

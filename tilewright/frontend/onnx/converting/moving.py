@@ -175,3 +175,15 @@ def _wrapped(index: Expr, size: int) -> Expr:
 
     wide = index.astype("int64")
     return bound(tirx.Select(wide < 0, wide + size, wide), size)
+
+
+@converter("SpaceToDepth")
+def _space_to_depth(given: Operands) -> Sequence[relax.Expr]:
+    from tvm import relax
+
+    n, c, h, w = shape_of(operand(given, 0))
+    block = int(given.attributes["blocksize"])
+    parts = given.emit(relax.op.reshape(operand(given, 0), (n, c, h // block, block, w // block, block)))
+    # The new channels of a pixel's block lie before the old ones, or behind them.
+    order = [0, 3, 5, 1, 2, 4] if text(given, "mode", "DCR") == "DCR" else [0, 1, 3, 5, 2, 4]
+    return [relax.op.reshape(given.emit(relax.op.permute_dims(parts, order)), result_of(given)[0])]

@@ -67,11 +67,11 @@ def _grid_sample(given: Operands) -> Sequence[relax.Expr]:
             if nearest:
                 value = tirx.nearbyint(value)
             low, high = along(axis, [e[0] for e in ends]), along(axis, [e[1] for e in ends])
-            if padding == "border":
+            if padding == "border" and taps < 4:
                 return tirx.max(tirx.min(value, size - one), tirx.const(0.0, wide))
             if padding == "reflection":
-                return _reflect(value, low, high, wide)
-            # Farther away everything is zero; the bounds keep numbers in the range of int32.
+                return value if taps == 4 else _reflect(value, low, high, wide)
+            # Farther away all taps read the same; the bounds keep numbers in the range of int32.
             return tirx.max(tirx.min(value, size + tirx.const(4.0, wide)), tirx.const(-4.0, wide))
 
         places = te.compute(where, coordinate, name="coordinate")

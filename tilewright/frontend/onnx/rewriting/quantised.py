@@ -232,7 +232,10 @@ def _global_average(graph: Graph, node: onnx.NodeProto) -> bool:
 
 @rewriting("QLinearAveragePool", domain=MICROSOFT)
 def _average(graph: Graph, node: onnx.NodeProto) -> bool:
-    """QLinearAveragePool(x) --> QuantizeLinear(AveragePool(DequantizeLinear(x)))."""
+    """QLinearAveragePool(x) --> QuantizeLinear(AveragePool(DequantizeLinear(x)) / scale + zero point).
+
+    ONNX Runtime adds the zero point before it rounds here.
+    """
     x, scale, zero, y_scale, y_zero = (_name(node, place) for place in range(5))
     kind, shape = graph.elem_type(x), graph.shape(x)
     if not kind or shape is None:
@@ -249,7 +252,10 @@ def _average(graph: Graph, node: onnx.NodeProto) -> bool:
     value = pool.output[0]
     if last:
         value = graph.op("Transpose", value, perm=[0, *range(2, rank), 1])
-    _quantised(graph, value, y_scale, y_zero, node.output[0], kind)
+    value = graph.op("Div", value, _scalar(graph, y_scale))
+    if y_zero:
+        value = graph.op("Add", value, _float(graph, _scalar(graph, y_zero)))
+    _rounded(graph, value, "", node.output[0], kind)
     return True
 
 
