@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bench._operators import Constant, Trial
-from tilewright.tensor import Array
+from bench._operators import Constant, Input, Trial
 
 __all__ = ["DRAWS", "Draw"]
 
@@ -16,7 +16,7 @@ __all__ = ["DRAWS", "Draw"]
 Draw: TypeAlias = Callable[[np.random.Generator], Trial]
 
 
-def _normal(rng: np.random.Generator, *shape: int) -> Array:
+def _normal(rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:
     return rng.standard_normal(shape).astype(np.float32)
 
 
@@ -216,7 +216,7 @@ def draw_scatter_elements(rng: np.random.Generator) -> Trial:
     x = _normal(rng, *_ints(rng, 3, 6, rank))
     axis, reduction = int(rng.integers(rank)), str(_pick(rng, "none", "add", "mul", "max", "min"))
     shape = [int(rng.integers(1, n + 1)) for n in x.shape]
-    indices = np.argsort(rng.random(shape[:axis] + [x.shape[axis]] + shape[axis + 1 :]), axis=axis)
+    indices = np.argsort(rng.random([*shape[:axis], x.shape[axis], *shape[axis + 1 :]]), axis=axis)
     indices = np.take(indices, np.arange(shape[axis]), axis=axis)
     if reduction != "none":
         indices = rng.integers(0, x.shape[axis], shape)
@@ -315,7 +315,7 @@ def draw_quantised_conv(rng: np.random.Generator) -> Trial:
     outer = weight.values.shape[0]
     w = rng.integers(-127, 127, weight.values.shape).astype(np.int8)
     per_channel = [outer] if rng.random() < 0.5 else []
-    inputs = [
+    inputs: list[Input] = [
         x,
         Constant(np.asarray(0.02, np.float32)),
         Constant(np.asarray(121, np.uint8)),
@@ -334,7 +334,7 @@ def draw_quantised_matmul(rng: np.random.Generator) -> Trial:
     m, k, n = _ints(rng, 1, 9, 3)
     outer = _ints(rng, 1, 3, int(rng.integers(0, 2)))
     per_column = [n] if rng.random() < 0.3 else []
-    inputs = [
+    inputs: list[Input] = [
         rng.integers(0, 255, (*outer, m, k)).astype(np.uint8),
         Constant(np.asarray(0.02, np.float32)),
         Constant(np.asarray(121, np.uint8)),

@@ -1,4 +1,4 @@
-"""Operators with random attributes are compiled, and give what ONNX Runtime gives. More of them: bench.importer_windows."""
+"""Operators with random attributes are compiled, and give what ONNX Runtime gives; ``bench.importer_windows`` tries more."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench._drawn_operators import DRAWS
-from bench._operators import find_differences
+from bench._operators import Trial, find_differences
 from bench.importer_windows import draw_trials
 
 #: One model for each group.
@@ -21,7 +21,7 @@ GROUPS = {
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_they_are_compiled_and_right(group: str, tmp_path: Path) -> None:
-    trials = {}
+    trials: dict[str, Trial] = {}
     for operator in GROUPS[group]:
         trials |= draw_trials(DRAWS[operator], 2, 20, 20)
     findings = find_differences(trials, tmp_path)

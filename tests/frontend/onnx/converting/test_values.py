@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto
 
 from bench._operators import Constant, Input, Trial, find_differences
+from tilewright.tensor import Array
 
 rng = np.random.default_rng(0)
 IMAGE = rng.standard_normal((1, 2, 6, 5)).astype(np.float32)
@@ -91,12 +92,18 @@ def test_unpooled_and_deformed_images(tmp_path: Path) -> None:
     weight, bias = rng.standard_normal((3, 2, 3, 3)).astype(np.float32), rng.standard_normal(3).astype(np.float32)
     indices = np.asarray([[[[5, 7], [13, 15]]]], dtype=np.int64)
     signal = rng.standard_normal((2, 40, 1)).astype(np.float32)
+    window = Constant(np.hanning(16).astype(np.float32))
     trials = {
         "unpool": Trial("MaxUnpool", [IMAGE[:, :1, :2, :2], indices], {"kernel_shape": [2, 2], "strides": [2, 2]}),
         "reverse": Trial(
             "ReverseSequence", [IMAGE[0, 0], np.asarray([3, 1, 6, 2, 4])], {"time_axis": 0, "batch_axis": 1}
         ),
-        "stft": Trial("STFT", [signal, single(8, "int64"), Constant(np.hanning(16).astype(np.float32))], {"onesided": 1}, error=1e-4),
+        "stft": Trial(
+            "STFT",
+            [signal, single(8, "int64"), Constant(np.hanning(16).astype(np.float32))],
+            {"onesided": 1},
+            error=1e-4,
+        ),
         "deform": Trial(
             "DeformConv",
             [
@@ -121,7 +128,8 @@ def test_scales_and_paddings_that_are_computed(tmp_path: Path) -> None:
     from bench._operators import run_reference
     from tests.models import built
 
-    inputs = {"x": IMAGE, "s": np.float32([1, 1, 1.5, 0.6]), "p": np.int64([0, 0, 1, 2, 0, 0, 2, 0])}
+    scales, pads = np.asarray([1, 1, 1.5, 0.6], np.float32), np.asarray([0, 0, 1, 2, 0, 0, 2, 0])
+    inputs: dict[str, Array] = {"x": IMAGE, "s": scales, "p": pads}
     nodes = [
         helper.make_node("Resize", ["x", "", "s"], ["y"], mode="linear"),
         helper.make_node("Pad", ["x", "p"], ["z"], mode="reflect"),
@@ -141,4 +149,4 @@ def test_scales_and_paddings_that_are_computed(tmp_path: Path) -> None:
     extraction, executable = built(tmp_path / "m.onnx", tmp_path / "out")
     assert not extraction.network.segments
     for found, wanted in zip(executable(*inputs.values()), run_reference(model, inputs).values(), strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found, wanted.astype(np.float32), rtol=1e-5, atol=1e-5)

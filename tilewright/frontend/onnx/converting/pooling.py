@@ -211,7 +211,7 @@ def _count(sliding: Sliding, axis: int, padded: bool) -> NDArray[np.int64]:
     )
     low = -sliding.before[axis] if padded else 0
     high = sliding.image[axis] + (sliding.after[axis] if padded else 0)
-    return np.maximum(1, ((places >= low) & (places < high)).sum(axis=1))
+    return np.asarray(np.maximum(1, ((places >= low) & (places < high)).sum(axis=1)))
 
 
 @converter("LpPool")

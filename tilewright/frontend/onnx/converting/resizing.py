@@ -77,7 +77,7 @@ class Table:
     @property
     def taps(self) -> int:
         """The number of elements that are summed."""
-        return self.indices.shape[1]
+        return int(self.indices.shape[1])
 
 
 @converter("Resize")
@@ -121,10 +121,8 @@ def _resize(given: Operands) -> Sequence[relax.Expr]:
 def _is_computed(given: Operands, transform: str) -> bool:
     """Whether something that decides which elements are read is no constant."""
     scaled = has(given, 2) and shape_of(operand(given, 2)) != (0,)
-    if scaled:
-        decides = [2]
-    else:
-        decides = [3] if text(given, "keep_aspect_ratio_policy", "stretch") != "stretch" else []
+    policy = text(given, "keep_aspect_ratio_policy", "stretch")
+    decides = [2] if scaled else [] if policy == "stretch" else [3]
     if transform == "tf_crop_and_resize" and has(given, 1):
         decides.append(1)
     return any(known(given, place) is None for place in decides)

@@ -58,7 +58,7 @@ def _scatter_elements(given: Operands) -> Sequence[relax.Expr]:
         return tirx.if_then_else(tirx.all(*conditions), value, otherwise) if conditions else value
 
     def compute(data: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
-        from tvm import te, tirx
+        from tvm import tirx
 
         def inside(i: Sequence[Expr]) -> list[Expr]:
             return [v if d == axis else tirx.min(v, picked[d] - 1) for d, v in enumerate(i)]

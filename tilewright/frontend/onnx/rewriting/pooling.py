@@ -105,7 +105,4 @@ def _read(attributes: dict[str, object], image: Sequence[int]) -> list[_Axis]:
     pads = read_ints(attributes.get("pads"), [0] * 2 * rank)
     if attributes.get("auto_pad") == "VALID":
         pads = [0] * 2 * rank
-    return [
-        _Axis(*entry)
-        for entry in zip(image, pads[:rank], pads[rank:], kernel, strides, dilations, strict=True)
-    ]
+    return [_Axis(*entry) for entry in zip(image, pads[:rank], pads[rank:], kernel, strides, dilations, strict=True)]

@@ -6,6 +6,8 @@ exact integers.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -15,6 +17,8 @@ from tilewright.frontend.onnx.rewriting.graph import Graph, copy_node, read_attr
 from tilewright.frontend.onnx.rewriting.registry import rewriting
 
 __all__ = ["MICROSOFT", "fold_weights"]
+
+_Number = TypeVar("_Number", bound=np.generic)
 
 #: The domain of ONNX Runtime's own operators.
 MICROSOFT = "com.microsoft"
@@ -40,10 +44,9 @@ def fold_weights(graph: Graph, node: onnx.NodeProto) -> bool:
     axis, block = attributes.get("axis", 1), attributes.get("block_size", 0)
     assert isinstance(axis, int)
     assert isinstance(block, int)
-    wide = np.float32 if scale.dtype.name != "float64" else np.float64
-    steps = _spread(scale.astype(wide), x.shape, axis, block)
+    steps = _spread(scale.astype(np.float32), x.shape, axis, block)
     moved = np.zeros((), np.int32) if zero is None else _spread(zero.astype(np.int32), x.shape, axis, block)
-    values = ((x.astype(np.int32) - moved).astype(wide) * steps).astype(wide)
+    values = (x.astype(np.int32) - moved).astype(np.float32) * steps
     to = attributes.get("output_dtype") or graph.elem_type(node.input[1])
     if to == TensorProto.FLOAT:
         graph.constant(values, node.output[0]) if not _is_output(graph, node) else graph.op(
@@ -71,13 +74,13 @@ def _is_output(graph: Graph, node: onnx.NodeProto) -> bool:
     return any(value.name == node.output[0] for value in graph.model.graph.output)
 
 
-def _spread(values: NDArray[np.generic], shape: tuple[int, ...], axis: int, block: int) -> NDArray[np.generic]:
+def _spread(values: NDArray[_Number], shape: tuple[int, ...], axis: int, block: int) -> NDArray[_Number]:
     """Scales or zero points in a shape that broadcasts over a tensor of ``shape``."""
     if values.size == 1:
         return values.reshape(())
     if block:
-        repeated: NDArray[np.generic] = np.repeat(values, block, axis=axis)
-        return repeated[tuple(slice(extent) for extent in shape)]
+        repeated = np.repeat(values, block, axis=axis)
+        return np.asarray(repeated[tuple(slice(extent) for extent in shape)])
     column = [1] * len(shape)
     column[axis if len(shape) > 1 else 0] = values.size
     return values.reshape(column)
@@ -351,7 +354,7 @@ def _narrow_product(graph: Graph, node: onnx.NodeProto) -> bool:
     count = -(-k // block)
     numbers = _unpack(values.reshape(n, -1), bits)[:, : count * block].reshape(n, count, block)
     if levels is None:
-        middle: NDArray[np.generic] = np.full((n, count), 1 << (bits - 1), np.float32)
+        middle = np.full((n, count), 1 << (bits - 1), np.float32)
     elif levels.dtype == np.uint8:
         middle = _unpack(levels.reshape(n, -1), bits)[:, :count].astype(np.float32)
     else:

@@ -34,7 +34,7 @@ def fourier_matrix(length: int, count: int, parts: int, inverse: bool) -> NDArra
     matrix[:, 0, :, 0], matrix[:, 0, :, 1] = cos, sin
     if parts == 2:
         matrix[:, 1, :, 0], matrix[:, 1, :, 1] = -sin, cos
-    return matrix.reshape(length * parts, count * 2) / (length if inverse else 1)
+    return np.asarray(matrix.reshape(length * parts, count * 2) / (length if inverse else 1))
 
 
 def _real_matrix(length: int, count: int) -> NDArray[np.float64]:
