@@ -324,7 +324,7 @@ def draw_quantised_conv(rng: np.random.Generator) -> Trial:
         Constant(np.zeros(per_channel, np.int8)),
         Constant(np.asarray(0.05, np.float32)),
         Constant(np.asarray(117, np.uint8)),
-        *([Constant(rng.integers(-9999, 9999, outer).astype(np.int32))] if rng.random() < 0.5 else []),
+        *([Constant(rng.integers(-9999, 9999, (outer,)).astype(np.int32))] if rng.random() < 0.5 else []),
     ]
     return Trial("QLinearConv", inputs, dict(trial.attributes))
 
@@ -376,7 +376,7 @@ def draw_col2im(rng: np.random.Generator) -> Trial:
         (n + pads[a] + pads[2 + a] - (kernel[a] - 1) * dilations[a] - 1) // strides[a] + 1 for a, n in enumerate(image)
     ]
     x = _normal(rng, 2, 3 * kernel[0] * kernel[1], out[0] * out[1])
-    inputs = [x, Constant(np.asarray(image, np.int64)), Constant(np.asarray(kernel, np.int64))]
+    inputs: list[Input] = [x, Constant(np.asarray(image, np.int64)), Constant(np.asarray(kernel, np.int64))]
     return Trial("Col2Im", inputs, {"strides": strides, "dilations": dilations, "pads": pads}, error=1e-4)
 
 

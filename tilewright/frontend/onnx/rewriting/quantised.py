@@ -359,7 +359,7 @@ def _narrow_product(graph: Graph, node: onnx.NodeProto) -> bool:
         middle = _unpack(levels.reshape(n, -1), bits)[:, :count].astype(np.float32)
     else:
         middle = levels.reshape(n, count).astype(np.float32)
-    weight = (numbers.astype(np.float32) - middle[..., None]) * steps.reshape(n, count, 1)
+    weight = (numbers.astype(np.float32) - middle[..., None]) * steps.astype(np.float32).reshape(n, count, 1)
     product = graph.op(
         "MatMul", a, np.ascontiguousarray(weight.reshape(n, -1)[:, :k].T), out="" if bias else node.output[0]
     )

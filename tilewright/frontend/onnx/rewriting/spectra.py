@@ -54,7 +54,7 @@ def _real_matrix(length: int, count: int) -> NDArray[np.float64]:
         twice[length // 2] = 1.0
     twice[length // 2 + 1 :] = 0.0  # the other side of the spectrum is not read
     matrix = np.stack([np.cos(angle), -np.sin(angle)], axis=1) * twice[:, None, None]
-    return matrix.reshape(count * 2, length) / length
+    return np.asarray(matrix.reshape(count * 2, length) / length)
 
 
 @rewriting("DFT")
