@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,73 +31,81 @@ __all__: list[str] = []
 @converter("Pad")
 def _pad(given: Operands) -> Sequence[relax.Expr]:
     x = operand(given, 0)
-    before, after = shape_of(x), result_of(given)[0]
+    before, (after, dtype) = shape_of(x), result_of(given)
     rank, mode = len(before), text(given, "mode", "constant")
-    axes = list(range(rank))
-    pads = known(given, 1)
-    if has(given, 3):
-        picked = known(given, 3)
-        axes = [] if picked is None else [int(axis) % rank for axis in picked.reshape(-1)]
-        pads = None if picked is None else pads
+    pads, picked = known(given, 1), known(given, 3)
+    filled = mode == "constant" and has(given, 2)
+    operands = [x, *([operand(given, 2)] if filled else [])]
+    if pads is None or (has(given, 3) and picked is None):
+        padding = _Padding(before, mode, dtype, filled, None)
+        operands += [operand(given, 1), *([operand(given, 3)] if has(given, 3) else [])]
+        return [emit(given, lambda *tensors: padding.compute(after, *tensors), operands, "pad")]
+    axes = range(rank) if picked is None else [int(axis) % rank for axis in picked.reshape(-1)]
     begins = [0] * rank
-    computed = pads is None
-    if pads is not None:
-        for place, axis in enumerate(axes):
-            begins[axis] = int(pads.reshape(-1)[place])
-    if has(given, 2) and mode == "constant":
-        value, operands = known(given, 2), [x, operand(given, 2)]
-    else:
-        value, operands = np.asarray(0), [x]
-    dtype = result_of(given)[1]
-    if (
-        not computed
-        and mode == "constant"
-        and value is not None
-        and all(begin >= 0 and size + begin <= total for begin, size, total in zip(begins, before, after, strict=True))
-    ):
-        from tvm import topi
+    for axis, begin in zip(axes, pads.reshape(-1), strict=False):
+        begins[axis] = int(begin)
+    ends = [total - size - begin for begin, size, total in zip(begins, before, after, strict=True)]
+    value = known(given, 2) if filled else np.zeros(1)
+    if mode == "constant" and value is not None and min([*begins, *ends], default=0) >= 0:
+        from tvm import tirx, topi
 
-        ends = [total - size - begin for begin, size, total in zip(begins, before, after, strict=True)]
         number = value.reshape(-1)[0].item()
-        return [emit(given, lambda x: topi.nn.pad(x, begins, ends, _number(number, dtype)), [x], "pad")]
-    if computed:
-        operands.append(operand(given, 1))
-        operands += [operand(given, 3)] if has(given, 3) and not axes else []
+        return [emit(given, lambda x: topi.nn.pad(x, begins, ends, tirx.const(number, dtype)), [x], "pad")]
+    padding = _Padding(before, mode, dtype, filled, tuple(begins))
+    return [emit(given, lambda *tensors: padding.compute(after, *tensors), operands, "pad")]
 
-    def compute(x: Tensor, *more: Tensor) -> Tensor:
+
+@dataclass(frozen=True)
+class _Padding:
+    """How a tensor is padded.
+
+    Attributes:
+        before: its shape.
+        mode: ``constant``, ``edge``, ``reflect`` or ``wrap``.
+        dtype: its dtype.
+        filled: whether the value of the padding is an operand.
+        begins: the padding at the beginning of each axis, which may be negative; None: it is an operand, and the axes
+            that it belongs to may be another.
+    """
+
+    before: tuple[int, ...]
+    mode: str
+    dtype: str
+    filled: bool
+    begins: tuple[int, ...] | None
+
+    def compute(self, after: tuple[int, ...], x: Tensor, *more: Tensor) -> Tensor:
+        """The padded tensor, of shape ``after``, of the tensor and the operands that are not constants."""
         from tvm import te, tirx
 
-        def offset(axis: int) -> Expr:
-            if not computed:
-                return tirx.const(begins[axis], "int64")
-            if axes:
-                return more[-1](axes.index(axis)).astype("int64") if axis in axes else tirx.const(0, "int64")
-            total = tirx.const(0, "int64")
-            for place in range(shape_of(more[-1])[0]):
-                own = more[-1](place).astype("int64")
-                mine = tirx.any(own == axis, own + rank == axis)
-                total = total + tirx.Select(mine, more[-2](place).astype("int64"), tirx.const(0, "int64"))
-            return total
+        rest = more[1:] if self.filled else more
 
         def at(*i: Expr) -> Expr:
-            places = [i[axis].astype("int64") - offset(axis) for axis in range(rank)]
-            index = [_fold(place, before[axis], mode) for axis, place in enumerate(places)]
-            value = x(*index)
-            if mode != "constant":
+            places = [v.astype("int64") - self._offset(axis, rest) for axis, v in enumerate(i)]
+            value = x(*(_fold(place, size, self.mode) for place, size in zip(places, self.before, strict=True)))
+            if self.mode != "constant":
                 return value
-            inside = tirx.all(*(tirx.all(p >= 0, p < size) for p, size in zip(places, before, strict=True)))
-            filled = more[0](*[0] * len(more[0].shape)) if has(given, 2) else tirx.const(0, dtype)
-            return tirx.if_then_else(inside, value, filled)
+            inside = tirx.all(*(tirx.all(p >= 0, p < size) for p, size in zip(places, self.before, strict=True)))
+            padding = more[0](*[0] * len(more[0].shape)) if self.filled else tirx.const(0, self.dtype)
+            return tirx.if_then_else(inside, value, padding)
 
         return te.compute(after, at, name="pad")
 
-    return [emit(given, compute, operands, "pad")]
+    def _offset(self, axis: int, rest: Sequence[Tensor]) -> Expr:
+        """The padding at the beginning of an axis."""
+        from tvm import tirx
 
-
-def _number(value: float, dtype: str) -> Expr:
-    from tvm import tirx
-
-    return tirx.const(value, dtype)
+        if self.begins is not None:
+            return tirx.const(self.begins[axis], "int64")
+        pads, *axes = rest
+        if not axes:
+            return pads(axis).astype("int64")
+        total = tirx.const(0, "int64")
+        for place in range(shape_of(axes[0])[0]):
+            own = axes[0](place).astype("int64")
+            mine = tirx.any(own == axis, own + len(self.before) == axis)
+            total = total + tirx.Select(mine, pads(place).astype("int64"), tirx.const(0, "int64"))
+        return total
 
 
 def _fold(place: Expr, size: int, mode: str) -> Expr:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tilewright.frontend.onnx.converting.operands import (
@@ -34,71 +35,52 @@ _CUBIC = -0.75
 def _grid_sample(given: Operands) -> Sequence[relax.Expr]:
     x, grid = operand(given, 0), operand(given, 1)
     shape, dtype = result_of(given)
-    image, rank = shape_of(x)[2:], len(shape) - 2
-    mode, padding = text(given, "mode", "linear"), text(given, "padding_mode", "zeros")
-    aligned = bool(given.attributes.get("align_corners", 0))
-    taps, first = _TAPS[mode]
-    nearest = taps == 1
-    own = dtype_of(grid)
-    wide = "float64" if own == "float64" else "float32"
-    where = (shape[0], *shape[2:], rank)
+    sampler = _Sampler(
+        shape_of(x)[2:],
+        text(given, "mode", "linear"),
+        text(given, "padding_mode", "zeros"),
+        bool(given.attributes.get("align_corners", 0)),
+        "float64" if dtype_of(grid) == "float64" else "float32",
+    )
+    return [emit(given, lambda x, grid: sampler.sample(x, grid, shape, dtype), [x, grid], "grid_sample")]
 
-    def compute(x: Tensor, grid: Tensor) -> Tensor:
-        from tvm import te, tirx
 
-        ends = [(0.0, size - 1.0) if aligned else (-0.5, size - 0.5) for size in image]
+@dataclass(frozen=True)
+class _Sampler:
+    """How images are read at coordinates from -1 to 1.
 
-        def along(axis: Expr, values: Sequence[float]) -> Expr:
-            """The value that belongs to an axis."""
-            chosen = tirx.const(values[-1], wide)
-            for number in reversed(range(rank - 1)):
-                chosen = tirx.Select(axis == number, tirx.const(values[number], wide), chosen)
-            return chosen
+    Attributes:
+        image: the extents of an image.
+        mode: ``nearest``, ``linear`` or ``cubic``.
+        padding: what lies around the image: ``zeros``, ``border`` or ``reflection``.
+        aligned: whether -1 and 1 are the middles of the outermost pixels, instead of their edges.
+        wide: the dtype of coordinates and sums.
+    """
 
-        def coordinate(*i: Expr) -> Expr:
-            axis, one = i[-1], tirx.const(1.0, wide)
-            value = grid(*i[:-1], rank - 1 - axis).astype(wide)
-            size = along(axis, [float(extent) for extent in image])
-            value = (
-                (value + one) * tirx.const(0.5, wide) * (size - one)
-                if aligned
-                else ((value + one) * size - one) * tirx.const(0.5, wide)
-            )
-            if nearest:
-                value = tirx.nearbyint(value)
-            low, high = along(axis, [e[0] for e in ends]), along(axis, [e[1] for e in ends])
-            if padding == "border" and taps < 4:
-                return tirx.max(tirx.min(value, size - one), tirx.const(0.0, wide))
-            if padding == "reflection":
-                return value if taps == 4 else _reflect(value, low, high, wide)
-            # Farther away all taps read the same; the bounds keep numbers in the range of int32.
-            return tirx.max(tirx.min(value, size + tirx.const(4.0, wide)), tirx.const(-4.0, wide))
+    image: tuple[int, ...]
+    mode: str
+    padding: str
+    aligned: bool
+    wide: str
 
-        places = te.compute(where, coordinate, name="coordinate")
+    def sample(self, x: Tensor, grid: Tensor, shape: tuple[int, ...], dtype: str) -> Tensor:
+        """The images at the coordinates of the grid.
 
-        def tap(i: Sequence[Expr]) -> Expr:
-            return tirx.floor(places(*i[:-1])) + (i[-1] + first).astype(wide)
+        Args:
+            x: the images.
+            grid: the coordinates, those of the last axis first.
+            shape: of the result.
+            dtype: of the result.
+        """
+        from tvm import te
 
-        def index(*i: Expr) -> Expr:
-            axis, value = i[-2], tap(i)
-            size = along(axis, [float(extent) for extent in image])
-            if padding == "reflection":
-                low, high = along(axis, [e[0] for e in ends]), along(axis, [e[1] for e in ends])
-                value = tirx.floor(_reflect(value, low, high, wide))
-            last = size - tirx.const(1.0, wide)
-            return tirx.max(tirx.min(value, last), tirx.const(0.0, wide)).astype("int32")
-
-        def weight(*i: Expr) -> Expr:
-            part = places(*i[:-1]) - tirx.floor(places(*i[:-1]))
-            value = _weigh(part, i[-1], taps, wide)
-            if padding != "zeros":
-                return value
-            at, size = tap(i), along(i[-2], [float(extent) for extent in image])
-            inside = tirx.all(at >= tirx.const(0.0, wide), at < size)
-            return tirx.Select(inside, value, tirx.const(0.0, wide))
-
-        indices = te.compute((*where, taps), index, name="index")
-        weights = te.compute((*where, taps), weight, name="weight")
+        rank, (taps, _), wide = len(self.image), _TAPS[self.mode], self.wide
+        where = (shape[0], *shape[2:], rank)
+        places = te.compute(
+            where, lambda *i: self._place(grid(*i[:-1], rank - 1 - i[-1]).astype(wide), i[-1]), name="coordinate"
+        )
+        indices = te.compute((*where, taps), lambda *i: self._index(places(*i[:-1]), i[-2], i[-1]), name="index")
+        weights = te.compute((*where, taps), lambda *i: self._weight(places(*i[:-1]), i[-2], i[-1]), name="weight")
         axes = [te.reduce_axis((0, taps), f"t{axis}") for axis in range(rank)]
 
         def blend(n: Expr, c: Expr, *out: Expr) -> Expr:
@@ -112,7 +94,68 @@ def _grid_sample(given: Operands) -> Sequence[relax.Expr]:
             total if dtype == wide else te.compute(shape, lambda *i: total(*i).astype(dtype), name="grid_sample_cast")
         )
 
-    return [emit(given, compute, [x, grid], "grid_sample")]
+    def _number(self, value: float) -> Expr:
+        from tvm import tirx
+
+        return tirx.const(value, self.wide)
+
+    def _along(self, axis: Expr, values: Sequence[float]) -> Expr:
+        """The value that belongs to an axis."""
+        from tvm import tirx
+
+        chosen = self._number(values[-1])
+        for number in reversed(range(len(values) - 1)):
+            chosen = tirx.Select(axis == number, self._number(values[number]), chosen)
+        return chosen
+
+    def _size(self, axis: Expr) -> Expr:
+        return self._along(axis, [float(extent) for extent in self.image])
+
+    def _mirror(self, value: Expr, axis: Expr) -> Expr:
+        """The value, reflected at both ends of an axis until it lies between them."""
+        ends = [(0.0, size - 1.0) if self.aligned else (-0.5, size - 0.5) for size in self.image]
+        low, high = self._along(axis, [e[0] for e in ends]), self._along(axis, [e[1] for e in ends])
+        return _reflect(value, low, high, self.wide)
+
+    def _place(self, value: Expr, axis: Expr) -> Expr:
+        """The coordinate in pixels."""
+        from tvm import tirx
+
+        one, half, size, taps = self._number(1.0), self._number(0.5), self._size(axis), _TAPS[self.mode][0]
+        value = (value + one) * half * (size - one) if self.aligned else ((value + one) * size - one) * half
+        if taps == 1:
+            value = tirx.nearbyint(value)
+        if self.padding == "border" and taps < 4:
+            return tirx.max(tirx.min(value, size - one), self._number(0.0))
+        if self.padding == "reflection":
+            return value if taps == 4 else self._mirror(value, axis)
+        # Farther away all taps read the same; the bounds keep numbers in the range of int32.
+        return tirx.max(tirx.min(value, size + self._number(4.0)), self._number(-4.0))
+
+    def _tap(self, place: Expr, tap: Expr) -> Expr:
+        from tvm import tirx
+
+        return tirx.floor(place) + (tap + _TAPS[self.mode][1]).astype(self.wide)
+
+    def _index(self, place: Expr, axis: Expr, tap: Expr) -> Expr:
+        """The pixel that a tap reads."""
+        from tvm import tirx
+
+        value = self._tap(place, tap)
+        if self.padding == "reflection":
+            value = tirx.floor(self._mirror(value, axis))
+        last = self._size(axis) - self._number(1.0)
+        return tirx.max(tirx.min(value, last), self._number(0.0)).astype("int32")
+
+    def _weight(self, place: Expr, axis: Expr, tap: Expr) -> Expr:
+        """The weight of a tap: 0 outside of the image, if there are zeros around it."""
+        from tvm import tirx
+
+        value = _weigh(place - tirx.floor(place), tap, _TAPS[self.mode][0], self.wide)
+        if self.padding != "zeros":
+            return value
+        at = self._tap(place, tap)
+        return tirx.Select(tirx.all(at >= self._number(0.0), at < self._size(axis)), value, self._number(0.0))
 
 
 def _reflect(value: Expr, low: Expr, high: Expr, dtype: str) -> Expr:
