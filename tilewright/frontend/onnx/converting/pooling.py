@@ -49,7 +49,7 @@ def _max_pool(given: Operands) -> Sequence[relax.Expr]:
 def _fits(sliding: Sliding) -> bool:
     """Whether every window has a tap in the image, and the padding is one that TVM's pooling takes."""
     return all(
-        before < (k - 1) * d + 1 and reach < (k - 1) * d + 1
+        0 <= before < (k - 1) * d + 1 and reach < (k - 1) * d + 1
         for before, reach, k, d in zip(sliding.before, sliding.reach, sliding.kernel, sliding.dilations, strict=True)
     )
 

@@ -178,7 +178,7 @@ def _sum_convolution(given: Operands, data: tuple[int, int], weight: tuple[int, 
     kernel = operand(given, weight[0])
     sliding = Sliding.of(given, shape_of(operand(given, data[0])), shape_of(kernel)[2:], result_of(given)[0])
     left, right = _widen(given, data, None), _widen(given, weight, 0)
-    return given.emit(convolve(left, right, sliding, int(given.attributes.get("group", 1)), "int32"))
+    return convolve(given, (left, right), sliding, "int32")
 
 
 def _sum_products(given: Operands, left: tuple[int, int], right: tuple[int, int]) -> relax.Var:

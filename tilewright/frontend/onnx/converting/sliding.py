@@ -19,6 +19,7 @@ from tilewright.frontend.onnx.converting.operands import (
     text,
 )
 from tilewright.frontend.onnx.importer import Operands, converter
+from tilewright.frontend.onnx.rewriting.pooling import pad_same
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -37,7 +38,7 @@ class Sliding:
         kernel: the taps of the window.
         strides: the distance between two windows.
         dilations: the distance between two taps.
-        before: the padding before the image.
+        before: the padding before the image; if it is negative, windows begin inside of the image.
         after: the padding after the image, as the node declares it. A window may reach beyond it.
         out: the number of windows.
     """
@@ -68,12 +69,8 @@ class Sliding:
         if how == "VALID":
             pads = [0] * 2 * rank
         elif how in ("SAME_UPPER", "SAME_LOWER"):
-            pads = []
-            for size, k, s, d, o in zip(image, taps, strides, dilations, out, strict=True):
-                pads.append(max(0, (o - 1) * s + (k - 1) * d + 1 - size))
-            less = [total // 2 for total in pads]
-            more = [total - half for total, half in zip(pads, less, strict=True)]
-            pads = less + more if how == "SAME_UPPER" else more + less
+            axes = zip(image, taps, strides, dilations, strict=True)
+            pads = pad_same([(size, (k - 1) * d + 1, s) for size, k, s, d in axes], how == "SAME_UPPER")
         return cls(image, tuple(taps), tuple(strides), tuple(dilations), tuple(pads[:rank]), tuple(pads[rank:]), out)
 
     @property
@@ -98,21 +95,21 @@ def _conv(given: Operands) -> Sequence[relax.Expr]:
     data, weight = operand(given, 0), operand(given, 1)
     shape = shape_of(data)
     sliding = Sliding.of(given, shape, shape_of(weight)[2:], result_of(given)[0])
-    result = given.emit(convolve(data, weight, sliding, int(given.attributes.get("group", 1)), dtype_of(data)))
+    result = convolve(given, (data, weight), sliding, dtype_of(data))
     if has(given, 2):
         bias = given.emit(relax.op.reshape(operand(given, 2), (1, -1, *[1] * (len(shape) - 2))))
         result = given.emit(relax.op.add(result, bias))
     return [result]
 
 
-def convolve(data: relax.Expr, weight: relax.Expr, sliding: Sliding, groups: int, dtype: str) -> relax.Expr:
+def convolve(given: Operands, operands: tuple[relax.Expr, relax.Expr], sliding: Sliding, dtype: str) -> relax.Var:
     """A convolution of one, two or three dimensions.
 
     Args:
-        data: of shape ``(n, channels, *image)``.
-        weight: of shape ``(outputs, channels / groups, *kernel)``.
+        given: the node, of whose attributes ``group`` is read.
+        operands: the data of shape ``(n, channels, *image)``, and the weight of shape
+            ``(outputs, channels / groups, *kernel)``.
         sliding: the windows.
-        groups: the number of groups of channels.
         dtype: of the sums.
 
     Raises:
@@ -125,16 +122,22 @@ def convolve(data: relax.Expr, weight: relax.Expr, sliding: Sliding, groups: int
         raise NotImplementedError(f"an image has 1 to 3 dimensions, but this one has {rank}")
     function = (relax.op.nn.conv1d, relax.op.nn.conv2d, relax.op.nn.conv3d)[rank - 1]
     axes = "DHW"[3 - rank :]
-    return function(
-        data,
-        weight,
-        strides=list(sliding.strides),
-        padding=[*sliding.before, *sliding.after],
-        dilation=list(sliding.dilations),
-        groups=groups,
-        data_layout=f"NC{axes}",
-        kernel_layout=f"OI{axes}",
-        out_dtype=None if dtype == "float32" else dtype,
+    data, weight = operands
+    if min(sliding.before) < 0:
+        begins = [max(0, -pad) for pad in sliding.before]
+        data = given.emit(relax.op.strided_slice(data, [2 + a for a in range(rank)], begins, list(sliding.image)))
+    return given.emit(
+        function(
+            data,
+            weight,
+            strides=list(sliding.strides),
+            padding=[max(0, pad) for pad in (*sliding.before, *sliding.after)],
+            dilation=list(sliding.dilations),
+            groups=int(given.attributes.get("group", 1)),
+            data_layout=f"NC{axes}",
+            kernel_layout=f"OI{axes}",
+            out_dtype=None if dtype == "float32" else dtype,
+        )
     )
 
 

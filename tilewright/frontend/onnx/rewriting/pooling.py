@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tilewright.frontend.onnx.rewriting.graph import Graph, copy_node, read_attributes, read_ints
 from tilewright.frontend.onnx.rewriting.registry import rewriting
 
-__all__ = ["pad_pool"]
+__all__ = ["pad_pool", "pad_same"]
 
 #: Values of ``auto_pad`` with which the padding depends on the shape of the image.
 _SAME = ("SAME_UPPER", "SAME_LOWER")
@@ -61,6 +61,20 @@ class _Axis:
         return np.asarray((places < self.size + after).sum(axis=1))
 
 
+def pad_same(axes: Sequence[tuple[int, int, int]], upper: bool) -> list[int]:
+    """The padding at the beginnings of all axes, then at their ends, with as many windows as strides fit the image.
+
+    It is negative if windows are smaller than their strides: then they begin inside of the image, as in ONNX Runtime.
+
+    Args:
+        axes: for each axis the extent of the image, that of a window, and the stride.
+        upper: whether the larger half is at the end.
+    """
+    total = [(math.ceil(size / stride) - 1) * stride + span - size for size, span, stride in axes]
+    begins = [int((t if upper else t + 1) / 2) for t in total]  # int rounds towards zero
+    return begins + [t - begin for t, begin in zip(total, begins, strict=True)]
+
+
 @rewriting("MaxPool", "AveragePool", "LpPool")
 def pad_pool(graph: Graph, node: onnx.NodeProto) -> bool:
     """Pool(auto_pad=SAME) --> Pool(pads), and Pool(ceil_mode=1) --> Pool(pads) that reach as far as the last window.
@@ -72,13 +86,17 @@ def pad_pool(graph: Graph, node: onnx.NodeProto) -> bool:
     if shape is None or (how not in _SAME and not attributes.get("ceil_mode", 0)):
         return False
     axes = _read(attributes, shape[2:])
-    if how in _SAME:
-        total = [max(0, (math.ceil(a.size / a.stride) - 1) * a.stride + a.span - a.size) for a in axes]
-        less = [t // 2 for t in total]
-        more = [t - half for t, half in zip(total, less, strict=True)]
-        pads = less + more if how == "SAME_UPPER" else more + less
-        graph.add(copy_node(node, ("auto_pad", "ceil_mode"), pads=pads))
-        return True
+    same = how in _SAME
+    _correct(graph.model, node, [*shape[:2], *(math.ceil(a.size / a.stride) if same else a.out for a in axes)])
+    if same:
+        pads = pad_same([(a.size, a.span, a.stride) for a in axes], how == "SAME_UPPER")
+        if min(pads[: len(axes)]) >= 0:
+            graph.add(copy_node(node, ("auto_pad", "ceil_mode"), pads=[max(0, pad) for pad in pads]))
+            return True
+        if attributes.get("ceil_mode", 0):  # ONNX Runtime ignores it here
+            graph.add(copy_node(node, ("ceil_mode",)))
+            return True
+        return False
     pads = [a.before for a in axes] + [a.reach for a in axes]
     new = copy_node(node, ("auto_pad", "ceil_mode"), pads=pads)
     if node.op_type != "AveragePool" or not attributes.get("count_include_pad", 0):
@@ -96,6 +114,22 @@ def pad_pool(graph: Graph, node: onnx.NodeProto) -> bool:
     graph.add(new)
     graph.op("Mul", new.output[0], graph.like(node.input[0], ratio), out=node.output[0])
     return True
+
+
+def _correct(model: onnx.ModelProto, node: onnx.NodeProto, shape: Sequence[int]) -> None:
+    """Correct the shape that a model declares for a node's outputs, and forget others, which may follow from it."""
+    ends = {value.name: value for value in model.graph.output}
+    inner = {value.name: value for value in model.graph.value_info}
+    for name in filter(None, node.output):
+        value = ends.get(name) or inner.get(name)
+        if value is None or not value.type.tensor_type.HasField("shape"):
+            continue
+        dims = value.type.tensor_type.shape.dim
+        if len(dims) != len(shape) or all(d.dim_value in (0, size) for d, size in zip(dims, shape, strict=True)):
+            continue
+        for dim, size in zip(dims, shape, strict=True):
+            dim.dim_value = size
+        del model.graph.value_info[:]
 
 
 def _read(attributes: dict[str, object], image: Sequence[int]) -> list[_Axis]:
