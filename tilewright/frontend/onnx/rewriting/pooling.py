@@ -90,7 +90,7 @@ def pad_pool(graph: Graph, node: onnx.NodeProto) -> bool:
     _correct(graph.model, node, [*shape[:2], *(math.ceil(a.size / a.stride) if same else a.out for a in axes)])
     if same:
         pads = pad_same([(a.size, a.span, a.stride) for a in axes], how == "SAME_UPPER")
-        if min(pads[: len(axes)]) >= 0:
+        if min(pads[: len(axes)]) >= 0 and _is_allowed(axes, pads):
             graph.add(copy_node(node, ("auto_pad", "ceil_mode"), pads=[max(0, pad) for pad in pads]))
             return True
         if attributes.get("ceil_mode", 0):  # ONNX Runtime ignores it here
@@ -98,6 +98,8 @@ def pad_pool(graph: Graph, node: onnx.NodeProto) -> bool:
             return True
         return False
     pads = [a.before for a in axes] + [a.reach for a in axes]
+    if not _is_allowed(axes, pads):
+        return False
     new = copy_node(node, ("auto_pad", "ceil_mode"), pads=pads)
     if node.op_type != "AveragePool" or not attributes.get("count_include_pad", 0):
         graph.add(new)
@@ -114,6 +116,11 @@ def pad_pool(graph: Graph, node: onnx.NodeProto) -> bool:
     graph.add(new)
     graph.op("Mul", new.output[0], graph.like(node.input[0], ratio), out=node.output[0])
     return True
+
+
+def _is_allowed(axes: Sequence[_Axis], pads: Sequence[int]) -> bool:
+    """Whether ONNX Runtime takes paddings: they are smaller than the number of taps, however far apart these are."""
+    return all(pad < axis.kernel for pad, axis in zip(pads, [*axes, *axes], strict=True))
 
 
 def _correct(model: onnx.ModelProto, node: onnx.NodeProto, shape: Sequence[int]) -> None:
