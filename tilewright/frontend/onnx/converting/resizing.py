@@ -149,7 +149,8 @@ def _changed_axes(given: Operands, before: Sequence[int], after: Sequence[int], 
         Axis(axis, before[axis], after[axis], factor, (float(rois[0, place]), float(rois[1, place])))
         for place, (axis, factor) in enumerate(zip(axes, factors, strict=True))
     ]
-    return [a for a in found if not (a.size == a.out and a.scale == 1.0 and a.roi == (0.0, 1.0))]
+    # Of an axis whose scale is 1 ONNX Runtime takes the whole, whatever part is given.
+    return [a for a in found if a.size != a.out or a.scale != 1.0]
 
 
 def _is_plain(given: Operands, axes: Sequence[Axis], rank: int, dtype: str, mode: str, transform: str) -> bool:

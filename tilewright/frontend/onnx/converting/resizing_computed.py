@@ -126,7 +126,13 @@ class _Pass:
 
             own, (wide, dtype) = self.own, self.dtypes
             places = te.compute(
-                (own.out,), lambda o: self._place(o, scales(own.place), roi[0] if roi else None), name="places"
+                (own.out,),
+                lambda o: tirx.Select(
+                    scales(own.place) == tirx.const(1.0, "float32"),
+                    o.astype("float32"),
+                    self._place(o, scales(own.place), roi[0] if roi else None),
+                ),
+                name="places",
             )
             taps, first = _TAPS[self.mode]
 

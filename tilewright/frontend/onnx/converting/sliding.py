@@ -70,7 +70,8 @@ class Sliding:
             pads = [0] * 2 * rank
         elif how in ("SAME_UPPER", "SAME_LOWER"):
             axes = zip(image, taps, strides, dilations, strict=True)
-            pads = pad_same([(size, (k - 1) * d + 1, s) for size, k, s, d in axes], how == "SAME_UPPER")
+            spans = [(size, (k - 1) * d + 1, s) for size, k, s, d in axes]
+            pads = pad_same(spans, how == "SAME_UPPER", "Conv" in given.node.op_type)
         return cls(image, tuple(taps), tuple(strides), tuple(dilations), tuple(pads[:rank]), tuple(pads[rank:]), out)
 
     @property

@@ -61,7 +61,7 @@ class _Axis:
         return np.asarray((places < self.size + after).sum(axis=1))
 
 
-def pad_same(axes: Sequence[tuple[int, int, int]], upper: bool) -> list[int]:
+def pad_same(axes: Sequence[tuple[int, int, int]], upper: bool, convolves: bool = False) -> list[int]:
     """The padding at the beginnings of all axes, then at their ends, with as many windows as strides fit the image.
 
     It is negative if windows are smaller than their strides: then they begin inside of the image, as in ONNX Runtime.
@@ -69,8 +69,11 @@ def pad_same(axes: Sequence[tuple[int, int, int]], upper: bool) -> list[int]:
     Args:
         axes: for each axis the extent of the image, that of a window, and the stride.
         upper: whether the larger half is at the end.
+        convolves: whether it is a convolution, of which ONNX Runtime has another negative padding than of pooling.
     """
     total = [(math.ceil(size / stride) - 1) * stride + span - size for size, span, stride in axes]
+    if convolves:
+        total = [t if t >= 0 else t + 1 for t in total]
     begins = [int((t if upper else t + 1) / 2) for t in total]  # int rounds towards zero
     return begins + [t - begin for t, begin in zip(total, begins, strict=True)]
 
