@@ -1,0 +1,316 @@
+"""Runs ONNX models that are in memory, behind the interface of :mod:`onnx.backend.base` that other tools know.
+
+>>> import tilewright.onnx_backend as backend
+>>> prepared = backend.prepare(model, "CPU")  # doctest: +SKIP
+>>> (y,) = prepared.run([x])  # doctest: +SKIP
+
+The functions ``prepare``, ``run_model``, ``run_node``, ``is_compatible`` and ``supports_device`` are the methods of
+:class:`TilewrightBackend`. What ``prepare`` makes is a :class:`PreparedModel`.
+
+A model is built with default schedules, which is quick, and its outputs are not judged. With ``budget="5m"`` it is
+tuned and judged, as by :func:`tilewright.tuning.session.tune`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import helper
+from onnx.backend.base import Backend, BackendRep, namedtupledict
+
+from tilewright.errors import ModelError, ModelFormatError, ShapeError, TargetError, TilewrightError
+from tilewright.frontend.onnx.values import DOMAINS
+from tilewright.scratch import explained
+from tilewright.wording import counted
+
+if TYPE_CHECKING:
+    from tilewright.executable.executable import Executable
+    from tilewright.frontend.network import Network
+
+__all__ = [
+    "PreparedModel",
+    "TilewrightBackend",
+    "is_compatible",
+    "prepare",
+    "run_model",
+    "run_node",
+    "supports_device",
+]
+
+#: The names of the device that models run on.
+_DEVICES = ("CPU", "CPU:0")
+#: The least version of ONNX's operators that a model of a single operator has.
+_LEAST_OPSET = 13
+
+
+class PreparedModel(BackendRep):
+    """A model that is ready to run.
+
+    Args:
+        executable: the executable that was made of it.
+
+    Attributes:
+        executable: the executable that was made of it.
+    """
+
+    def __init__(self, executable: Executable) -> None:
+        self.executable = executable
+        self._outputs = namedtupledict("Outputs", [spec.name for spec in executable.outputs])
+
+    @property
+    def segments(self) -> tuple[tuple[str, ...], ...]:
+        """For each part that ONNX Runtime runs, why operators are in it. Empty if everything is compiled."""
+        return tuple(tuple(entry["reasons"]) for entry in self.executable.manifest.get("segments", []))
+
+    def run(self, inputs: object, **options: object) -> tuple[Any, ...]:  # only the model knows the types
+        """The outputs, as a named tuple: by place, by attribute, or by name (``outputs["y"]``).
+
+        Args:
+            inputs: a list or tuple with one value for each input; a mapping by the inputs' names; or the value of the
+                only input. Values are what an executable takes (:class:`tilewright.Executable`).
+            options: there are none.
+
+        Raises:
+            ShapeError: an input is missing or is none of the model's, or has another shape or dtype.
+            TilewrightError: an option was given.
+        """
+        _refuse_options("run", options)
+        return self._outputs(*self.executable(*self._arrange(inputs)))
+
+    def _arrange(self, inputs: object) -> Sequence[object]:
+        """The values in the order of the model's inputs."""
+        if isinstance(inputs, list | tuple):
+            return inputs
+        if not isinstance(inputs, Mapping):
+            return [inputs]
+        names = [spec.name for spec in self.executable.inputs]
+        if odd := set(inputs) ^ set(names):
+            name = min(map(str, odd))
+            what = f"{name!r} is missing" if name in names else f"{name!r} is none of them"
+            raise ShapeError(f"a model takes one value for each input ({', '.join(names)}), but {what}")
+        return [inputs[name] for name in names]
+
+
+class TilewrightBackend(Backend):
+    """Tilewright as a backend of ONNX. All methods are class methods; nobody makes an object of it."""
+
+    @classmethod
+    def supports_device(cls, device: str) -> bool:
+        """Whether models can run on a device: only on ``CPU``.
+
+        Args:
+            device: a name such as ``CPU`` or ``CUDA:1``.
+        """
+        return device in _DEVICES
+
+    @classmethod
+    def is_compatible(cls, model: onnx.ModelProto, device: str = "CPU", **options: object) -> bool:
+        """Whether a model can be read, on a device that is supported. The model is read for that, in another process.
+
+        Args:
+            model: the model.
+            device: where it is to run.
+            options: ``shapes``, as :meth:`prepare` takes it.
+        """
+        from tilewright.frontend.onnx.reading import read_onnx
+
+        shapes = _take_shapes(options)
+        _refuse_options("is_compatible", options)
+        if not cls.supports_device(device):
+            return False
+        with tempfile.TemporaryDirectory(prefix="tilewright-") as place:
+            try:
+                read_onnx(_save(model, Path(place)), shapes)
+            except ModelError:
+                return False
+        return True
+
+    @classmethod
+    def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **options: object) -> PreparedModel:
+        """Make a model ready to run.
+
+        Args:
+            model: the model. If its weights are in other files, load them first
+                (``onnx.load_external_data_for_model``).
+            device: where it is to run: ``CPU``.
+            options: any of
+
+                - ``shapes``: the shapes of inputs with open dimensions, by name;
+                - ``budget``: a duration such as ``"30s"``, within which the model is tuned and judged; without it,
+                  the model runs with default schedules and is not judged;
+                - ``isolated``: False reads the model in this process. That saves starting a process, about a second,
+                  but a crash of ONNX Runtime's optimiser then ends this process. Tuning always isolates the reading.
+
+        Raises:
+            ModelError: the model is not valid, or a shape is missing.
+            TargetError: the device is not supported.
+            CheckError: with a budget: the outputs are wrong.
+            TilewrightError: an option is unknown, or as the parts raise it.
+        """
+        shapes, budget, isolated = _take_shapes(options), options.pop("budget", None), options.pop("isolated", True)
+        _refuse_options("prepare", options)
+        if not cls.supports_device(device):
+            raise TargetError(f"models run on the CPU, but the device {device!r} was asked for; leave it out")
+        if budget is not None and not isinstance(budget, str):
+            raise TilewrightError(f"a budget is a duration such as '30s', but this is {budget!r}")
+        with tempfile.TemporaryDirectory(prefix="tilewright-") as place:
+            path = _save(model, Path(place))
+            if budget is not None:
+                from tilewright.tuning.session import tune
+
+                return PreparedModel(tune(path, Path(place, "out"), budget=budget, shapes=shapes).executable)
+            return PreparedModel(_build(path, shapes, bool(isolated)))
+
+    @classmethod
+    def run_model(
+        cls, model: onnx.ModelProto, inputs: object, device: str = "CPU", **options: object
+    ) -> tuple[Any, ...]:  # only the model knows the types
+        """The outputs of a model for inputs. To run it more than once, :meth:`prepare` it.
+
+        Args:
+            model: the model.
+            inputs: as :meth:`PreparedModel.run` takes them.
+            device: where it is to run.
+            options: as :meth:`prepare` takes them.
+
+        Raises:
+            TilewrightError: as :meth:`prepare` and :meth:`PreparedModel.run` do.
+        """
+        return cls.prepare(model, device, **options).run(inputs)
+
+    @classmethod
+    def run_node(
+        cls,
+        node: onnx.NodeProto,
+        inputs: object,
+        device: str = "CPU",
+        outputs_info: Sequence[tuple[np.dtype[Any], tuple[int, ...]]] | None = None,  # of any dtypes
+        **options: object,
+    ) -> tuple[Any, ...]:  # only the operator knows the types
+        """The outputs of one operator for inputs.
+
+        Args:
+            node: the operator with its attributes.
+            inputs: one array for each input of the node that has a name: a list or tuple, or a mapping by name.
+            device: where it is to run.
+            outputs_info: dtype and shape of each output; without it they are inferred.
+            options: ``opset_version``, the version of the operators of the node's domain, by default the newest that
+                has changed this operator; the others are those of :meth:`prepare`.
+
+        Raises:
+            ShapeError: there is not one array for each input.
+            TilewrightError: as :meth:`prepare` and :meth:`PreparedModel.run` do.
+        """
+        opset = options.pop("opset_version", None)
+        if opset is not None and not isinstance(opset, int):
+            raise TilewrightError(f"opset_version is a number such as 21, but this is {opset!r}")
+        names = list(dict.fromkeys(filter(None, node.input)))
+        values = [inputs[name] for name in names if name in inputs] if isinstance(inputs, Mapping) else inputs
+        if not isinstance(values, list | tuple) or len(values) != len(names):
+            given = counted(len(values), "array") if isinstance(values, list | tuple) else f"a {type(values).__name__}"
+            raise ShapeError(f"{node.op_type} takes an array for each input ({', '.join(names)}), but got {given}")
+        arrays = {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
+        model = _wrap(node, arrays, outputs_info, opset)
+        return cls.prepare(model, device, **options).run(list(arrays.values()))
+
+
+def _take_shapes(options: dict[str, object]) -> dict[str, tuple[int, ...]]:
+    """Take the option ``shapes`` out of options."""
+    shapes = options.pop("shapes", None) or {}
+    if not isinstance(shapes, Mapping):
+        raise TilewrightError(f"shapes are a mapping such as {{'x': (1, 3, 224, 224)}}, but this is {shapes!r}")
+    return {str(name): tuple(int(extent) for extent in shape) for name, shape in shapes.items()}
+
+
+def _refuse_options(function: str, options: Mapping[str, object]) -> None:
+    if options:
+        raise TilewrightError(f"{function} has no option {min(options)!r}; leave it out")
+
+
+def _save(model: object, folder: Path) -> Path:
+    """Write a model to a file, with large weights in another one."""
+    from tilewright.frontend.onnx.data import save_onnx
+
+    if not isinstance(model, onnx.ModelProto):
+        raise ModelFormatError(
+            f"a backend takes an onnx.ModelProto, but this is a {type(model).__name__}; load it with onnx.load"
+        )
+    path = folder / "model.onnx"
+    try:
+        save_onnx(model, path)
+    except OSError as exc:
+        raise explained(exc, "the model cannot be written to a temporary file", folder) from exc
+    return path
+
+
+def _build(path: Path, shapes: Mapping[str, tuple[int, ...]], isolated: bool) -> Executable:
+    """The executable of a model with default schedules."""
+    from tilewright.compiling.build import build
+    from tilewright.graph.left_out import extract_all
+    from tilewright.records.memory import MemoryStore
+    from tilewright.target import Target
+    from tilewright.tuning.selection import select_recorded
+
+    target = Target.parse()  # sets the number of threads before TVM is imported
+    network = _read(path, shapes, isolated)
+    extraction = extract_all(network, target.with_weights(network.weight_bytes))
+    selection = select_recorded(extraction, MemoryStore())
+    return build(extraction, selection.functions, path.parent / "out", {})
+
+
+def _read(path: Path, shapes: Mapping[str, tuple[int, ...]], isolated: bool) -> Network:
+    from tilewright.frontend.load import load, read_model
+    from tilewright.frontend.onnx.reading import read_here
+
+    if isolated:
+        return load(path, shapes)
+    model, folded = read_here(path, shapes)
+    return read_model(path.stem, model, folded, {})
+
+
+def _wrap(
+    node: onnx.NodeProto,
+    arrays: Mapping[str, np.ndarray[Any, Any]],  # of any dtypes
+    outputs: Sequence[tuple[np.dtype[Any], tuple[int, ...]]] | None,  # of any dtypes
+    opset: int | None,
+) -> onnx.ModelProto:
+    """A model of one operator."""
+    taken = [_describe(name, array.dtype, array.shape) for name, array in arrays.items()]
+    named = [name for name in node.output if name]
+    if outputs is None:
+        given = [onnx.ValueInfoProto(name=name) for name in named]
+    else:
+        given = [_describe(name, np.dtype(dtype), shape) for name, (dtype, shape) in zip(named, outputs, strict=False)]
+    graph = helper.make_graph([node], node.op_type, taken, given)
+    versions = {node.domain: opset or _newest(node)}
+    if node.domain not in DOMAINS:
+        versions[""] = _LEAST_OPSET
+    imports = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
+    model = helper.make_model_gen_version(graph, opset_imports=imports)
+    return model if outputs is not None else onnx.shape_inference.infer_shapes(model)
+
+
+def _describe(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> onnx.ValueInfoProto:  # of any dtype
+    kind = onnx.TensorProto.STRING if dtype.kind in "OUS" else helper.np_dtype_to_tensor_dtype(dtype)
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def _newest(node: onnx.NodeProto) -> int:
+    """The newest version of its domain's operators that has changed an operator."""
+    try:
+        version = int(onnx.defs.get_schema(node.op_type, domain=node.domain).since_version)
+    except onnx.defs.SchemaError:  # the onnx package does not know the domain
+        return 1
+    return max(version, _LEAST_OPSET) if node.domain in DOMAINS else version
+
+
+is_compatible = TilewrightBackend.is_compatible
+prepare = TilewrightBackend.prepare
+run_model = TilewrightBackend.run_model
+run_node = TilewrightBackend.run_node
+supports_device = TilewrightBackend.supports_device
