@@ -17,8 +17,7 @@ from tilewright.records.memory import MemoryStore
 from tilewright.target import Target
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.budget_plan import reference_seconds
-from tilewright.tuning.selection import select_recorded
-from tilewright.tuning.workshop import Workshop
+from tilewright.tuning.incumbent import build_incumbent
 from tilewright.verify.checker import Checker
 from tilewright.verify.verdict import Outcome
 
@@ -73,16 +72,16 @@ def judge(path: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
         Checker(network, reference_seconds(Budget(_BUDGET))) as checker,
     ):
         extraction = extract_all(network, target)
-        about = {**_describe(extraction), "read_seconds": round(read, 2)}
-        workshop = Workshop(extraction, checker, Path(aside), "first")
         try:
-            built = workshop.build(select_recorded(extraction, MemoryStore()))
+            built = build_incumbent(extraction, checker, Path(aside), MemoryStore())
         except CheckError as error:
-            return {**about, "outcome": "wrong", "message": str(error)}
-    verdict = built.verdict
-    replaced = f"; {len(built.replaced)} tasks have TVM's programs" if built.replaced else ""
-    about |= {"error": verdict.error, "precision": verdict.precision}
-    return {**about, "outcome": _OUTCOMES[verdict.outcome], "message": verdict.evidence + replaced}
+            return {**_describe(extraction), "outcome": "wrong", "message": str(error)}
+    verdict, executable = built.executable.verdict, built.executable
+    said = [verdict.evidence, *built.notes]
+    said += [f"{len(executable.replaced)} tasks have TVM's programs"] if executable.replaced else []
+    about = {"error": verdict.error, "precision": verdict.precision, "read_seconds": round(read, 2)}
+    about |= {"outcome": _OUTCOMES[verdict.outcome], "message": "; ".join(said)}
+    return {**_describe(built.extraction), **about}
 
 
 def _describe(extraction: Extraction) -> dict[str, Any]:
