@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tilewright.errors import CompilerError
 from tilewright.executable.plan import Plan
-from tilewright.executable.runtime.library import compile_runtime, find_compiler, link
+from tilewright.executable.runtime.library import find_compiler, link, write_runtime
 from tilewright.graph.tasks import Extraction
 from tilewright.measure.memory import memory_error
 from tilewright.scratch import check_space, explained
@@ -100,7 +100,7 @@ class Kernels:
         self._compile({symbol: f for symbol, f in programs.items() if symbol not in self._objects})
         runtime = self._folder / "runtime.o"
         if not runtime.exists():
-            compile_runtime(runtime)
+            write_runtime(runtime)
         link([*(self._objects[symbol] for symbol in programs), runtime], out)
         return Library(out, plan.rename_kernels(names))
 
