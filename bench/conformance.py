@@ -41,7 +41,7 @@ from tilewright.cli.boundary import write_json
 from tilewright.cli.text import table
 from tilewright.target import Target
 
-__all__ = ["PARTS", "main", "pick_shard", "problems", "summarise_models", "summarise_nodes", "text"]
+__all__ = ["PARTS", "main", "pick_shard", "problems", "summarise_models", "summarise_nodes", "take_turns", "text"]
 
 PARTS = ("nodes", "models")
 #: Seconds within which a node test must be done: the slowest takes 10 s on a busy machine.
@@ -66,6 +66,7 @@ def measure_nodes(kept: Kept, shard: tuple[int, int], only: str, again: bool) ->
         if "outcome" in operators:
             raise SystemExit(f"ONNX's node tests cannot be collected: {operators['message']}")
         names = [name for name in pick_shard(sorted(operators), *shard) if re.search(only, name)]
+        names = take_turns(names, operators)
         for number, name in enumerate(names, 1):
             known = kept.get("nodes", name)
             if known is not None and not (again and known["outcome"] != "right"):
@@ -111,6 +112,19 @@ def _measure_model(kept: Kept, model: Model, again: bool) -> None:
 def pick_shard(names: Iterable[str], number: int, count: int) -> list[str]:
     """Every ``count``-th name, from number ``number`` (of 1 to ``count``) on."""
     return list(names)[number - 1 :: count]
+
+
+def take_turns(names: Iterable[str], operators: Mapping[str, str]) -> list[str]:
+    """The names with the first test of each operator first, then the second of each, and so on.
+
+    A run that is stopped early has then seen all operators.
+    """
+    counts: dict[str, int] = {}
+    turns = []
+    for name in names:
+        turns.append((counts.get(operators[name], 0), name))
+        counts[operators[name]] = turns[-1][0] + 1
+    return [name for _, name in sorted(turns)]
 
 
 def summarise_nodes(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
