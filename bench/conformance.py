@@ -29,6 +29,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ PARTS = ("nodes", "models")
 _NODE_SECONDS = 60.0
 #: The outcomes other than right, in the order of the report.
 _FAILURES = ("wrong", "crashed", "refused", "undecided")
+#: The most tests that a line of the printed report names.
+_NAMED = 8
 #: The shares that the exit code is about.
 _RIGHT, _NODES_COMPILED, _MODELS_COMPILED = 0.99, 0.90, 0.80
 
@@ -173,7 +176,7 @@ def _list_failures(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[s
 
 def _list_segments(results: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
     """The reasons of segments, by name."""
-    return {name: sum(entry["segments"], []) for name, entry in results.items() if entry.get("segments")}
+    return {name: list(chain(*entry["segments"])) for name, entry in results.items() if entry.get("segments")}
 
 
 def problems(report: Mapping[str, Any]) -> list[str]:
@@ -215,33 +218,46 @@ def text(report: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]) ->
 
 
 def _text_of_nodes(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """A row for each operator with tests that fail or have segments, and a line for each kind of failure."""
+    """A row for each operator with tests that fail or have segments; then the failures, and the reasons of segments."""
     by_operator: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
     for name, entry in results.items():
         if entry["reference"]["outcome"] == "right":
             by_operator.setdefault(entry["operator"], []).append((name, entry))
-    rows, lines = [], []
+    rows, failures, segments = [], [], []
     for operator, entries in sorted(by_operator.items()):
         counts = _count(dict(entries))
         parted = counts["right"] - counts["without_segment"]
         if counts["right"] == len(entries) and not parted:
             continue
-        rows.append([operator, str(len(entries)), *(str(counts[key]) for key in ("right", *_FAILURES[:3])), str(parted)])
-        lines += _group(operator, entries)
+        rows.append(
+            [operator, str(len(entries)), *(str(counts[key]) for key in ("right", *_FAILURES[:3])), str(parted)]
+        )
+        failing = [
+            (f"{entry['outcome']}: {entry['message']}", name) for name, entry in entries if entry["outcome"] != "right"
+        ]
+        failures += _group(operator, failing)
+        reasons = [(f"segment: {_shorten(said)}", n) for n, e in entries for said in chain(*(e.get("segments") or ()))]
+        segments += _group(operator, reasons)
     head = ["operator", "passed by ONNX Runtime", "right", "wrong", "crashed", "refused", "right with a segment"]
-    return "\n".join([table(head, rows), *lines, ""]) if rows else ""
+    return "\n".join([table(head, rows), "", *failures, "", *segments, ""]) if rows else ""
 
 
-def _group(operator: str, entries: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """A line for each different message of failing tests and each reason of segments, with the tests' names."""
+def _group(operator: str, said: Iterable[tuple[str, str]]) -> list[str]:
+    """A line for each different text, with the names of the tests that it is about."""
     groups: dict[str, list[str]] = {}
-    for name, entry in entries:
-        if entry["outcome"] != "right":
-            groups.setdefault(f"{entry['outcome']}: {entry['message']}", []).append(name)
-        for reasons in entry.get("segments") or ():
-            for reason in reasons or ["(no reason)"]:
-                groups.setdefault(f"segment: {re.sub(r' [(][^)]*[)]', '', reason, count=1)}", []).append(name)
-    return [f"{operator}: {said} [{', '.join(dict.fromkeys(names))}]" for said, names in sorted(groups.items())]
+    for text, name in said:
+        groups.setdefault(text, []).append(name)
+    lines = []
+    for text, several in sorted(groups.items()):
+        names = list(dict.fromkeys(several))
+        more = f", and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        lines.append(f"{operator}: {text} [{', '.join(names[:_NAMED])}{more}]")
+    return lines
+
+
+def _shorten(reason: str) -> str:
+    """``Add (node): the shape of its result 'y' is ...`` --> ``Add: the shape of its result is ...``."""
+    return re.sub(r" '[^']*'", "", re.sub(r" [(][^)]*[)]", "", reason, count=1))
 
 
 def _text_of_models(results: Mapping[str, Mapping[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import onnx
@@ -44,7 +45,7 @@ SAMPLE = {
     "nonzero": ["test_nonzero_example"],
     "onehot": ["test_onehot_negative_indices"],
     "pad": ["test_constant_pad_axes"],
-    "quantizelinear": ["test_quantizelinear_axis"],
+    "qlinearmatmul": ["test_qlinearmatmul_2D_uint8_float32"],
     "resize": ["test_resize_upsample_scales_linear_align_corners"],
     "scatterelements": ["test_scatter_elements_with_axis"],
     "slice": ["test_slice_neg_steps"],
@@ -69,7 +70,7 @@ def collected() -> dict[str, NodeTest]:
 @pytest.mark.parametrize("name", NAMES)
 def test_outputs_are_those_of_the_node_test(name: str) -> None:
     test = collected()[name]
-    prepared = backend.prepare(test.case.model, isolated=False)
+    prepared = backend.prepare(test.model, isolated=False)
     for inputs, expected in test.data():
         assert complain(expected, prepared.run(inputs), test.case.rtol, test.case.atol) == ""
 
@@ -96,8 +97,9 @@ def test_inputs_are_a_list_or_a_mapping_and_outputs_have_names() -> None:
     for inputs in ([X, Z], (X, Z), {"z": Z, "x": X}):
         found = prepared.run(inputs)
         np.testing.assert_array_equal(found[0], X - 2)
-        np.testing.assert_array_equal(found["difference"], X - 2)
-        np.testing.assert_array_equal(found["1st"], X / 2)
+        by_name: Any = found
+        np.testing.assert_array_equal(by_name["difference"], X - 2)
+        np.testing.assert_array_equal(by_name["1st"], X / 2)
         assert [type(output) for output in found] == [np.ndarray, np.ndarray]
     with pytest.raises(ShapeError, match=r"\(x, z\), but 'z' is missing"):
         prepared.run({"x": X})
@@ -114,6 +116,28 @@ def test_shapes_fix_open_dimensions_and_the_file_is_read_in_another_process() ->
     shapes = {"x": (2, 3), "z": (2, 3)}
     (found,) = backend.run_model(model(SUBTRACT, rows="n"), [X, Z], shapes=shapes)
     np.testing.assert_array_equal(found, X - 2)
+
+
+@runs
+def test_a_model_with_open_dimensions_is_built_for_the_shapes_that_it_is_run_with() -> None:
+    prepared = backend.prepare(model(SUBTRACT, rows="n"), isolated=False)
+    with pytest.raises(ShapeError, match="'x' has open dimensions; run it first"):
+        prepared.segments  # noqa: B018
+    (found,) = prepared.run([X, Z])
+    np.testing.assert_array_equal(found, X - 2)
+    first = prepared.executable
+    (found,) = prepared.run({"x": X[:1], "z": Z[:1]})
+    np.testing.assert_array_equal(found, X[:1] - 2)
+    assert prepared.executable is not first
+    prepared.run([X, Z])
+    assert prepared.executable is first
+
+
+@runs
+def test_a_dimension_of_0_is_meant_as_it_is() -> None:
+    nothing = np.zeros((0, 3), dtype=np.float32)
+    (found,) = backend.run_model(model(SUBTRACT, rows=0), [nothing, nothing], isolated=False)
+    assert found.shape == (0, 3)
 
 
 def test_a_model_that_can_be_read_is_compatible() -> None:

@@ -14,7 +14,8 @@ tuned and judged, as by :func:`tilewright.tuning.session.tune`.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,9 @@ from onnx import helper
 from onnx.backend.base import Backend, BackendRep, namedtupledict
 
 from tilewright.errors import ModelError, ModelFormatError, ShapeError, TargetError, TilewrightError
-from tilewright.frontend.onnx.values import DOMAINS
+from tilewright.frontend.onnx.values import DOMAINS, describe_end
 from tilewright.scratch import explained
+from tilewright.tensor import TensorSpec
 from tilewright.wording import counted
 
 if TYPE_CHECKING:
@@ -51,20 +53,39 @@ _LEAST_OPSET = 13
 class PreparedModel(BackendRep):
     """A model that is ready to run.
 
-    Args:
-        executable: the executable that was made of it.
+    A model with open dimensions is built when it is run: once for each set of shapes.
 
-    Attributes:
-        executable: the executable that was made of it.
+    Args:
+        build: makes an executable for the shapes of inputs with open dimensions, by name.
+        ends: the inputs of the model, in order.
     """
 
-    def __init__(self, executable: Executable) -> None:
-        self.executable = executable
-        self._outputs = namedtupledict("Outputs", [spec.name for spec in executable.outputs])
+    def __init__(self, build: Callable[[dict[str, tuple[int, ...]]], Executable], ends: Sequence[TensorSpec]) -> None:
+        self._build, self._ends = build, tuple(ends)
+        self._open = [spec.name for spec in ends if spec.is_numeric and not spec.is_fixed]
+        self._built: dict[tuple[tuple[int, ...], ...], Executable] = {}
+        self._last: Executable | None = None if self._open else self._find({})
+
+    @property
+    def executable(self) -> Executable:
+        """The executable that was made of the model; the one that ran last, if it has open dimensions.
+
+        Raises:
+            ShapeError: it has open dimensions, and has not been run yet.
+        """
+        if self._last is None:
+            raise ShapeError(
+                f"a model is built for fixed shapes, but {self._open[0]!r} has open dimensions; run it first, or give "
+                "shapes="
+            )
+        return self._last
 
     @property
     def segments(self) -> tuple[tuple[str, ...], ...]:
-        """For each part that ONNX Runtime runs, why operators are in it. Empty if everything is compiled."""
+        """For each part of :attr:`executable` that ONNX Runtime runs, why operators are in it.
+
+        Empty if everything is compiled. Raises as :attr:`executable` does.
+        """
         return tuple(tuple(entry["reasons"]) for entry in self.executable.manifest.get("segments", []))
 
     def run(self, inputs: object, **options: object) -> tuple[Any, ...]:  # only the model knows the types
@@ -77,10 +98,24 @@ class PreparedModel(BackendRep):
 
         Raises:
             ShapeError: an input is missing or is none of the model's, or has another shape or dtype.
-            TilewrightError: an option was given.
+            TilewrightError: an option was given; or the model has open dimensions, and cannot be built.
         """
         _refuse_options("run", options)
-        return self._outputs(*self.executable(*self._arrange(inputs)))
+        values = self._arrange(inputs)
+        if self._open and len(values) == len(self._ends):
+            pairs = zip(self._ends, values, strict=True)
+            given = {spec.name: np.asarray(value).shape for spec, value in pairs if spec.name in self._open}
+            self._last = self._find(given)
+        executable = self.executable
+        names = [spec.name for spec in executable.outputs]
+        return namedtupledict("Outputs", names)(*executable(*values))
+
+    def _find(self, shapes: dict[str, tuple[int, ...]]) -> Executable:
+        """The executable for the shapes of inputs with open dimensions."""
+        key = tuple(shapes.values())
+        if key not in self._built:
+            self._built[key] = self._build(shapes)
+        return self._built[key]
 
     def _arrange(self, inputs: object) -> Sequence[object]:
         """The values in the order of the model's inputs."""
@@ -88,7 +123,7 @@ class PreparedModel(BackendRep):
             return inputs
         if not isinstance(inputs, Mapping):
             return [inputs]
-        names = [spec.name for spec in self.executable.inputs]
+        names = [spec.name for spec in self._ends]
         if odd := set(inputs) ^ set(names):
             name = min(map(str, odd))
             what = f"{name!r} is missing" if name in names else f"{name!r} is none of them"
@@ -123,9 +158,10 @@ class TilewrightBackend(Backend):
         _refuse_options("is_compatible", options)
         if not cls.supports_device(device):
             return False
+        _check_model(model)
         with tempfile.TemporaryDirectory(prefix="tilewright-") as place:
             try:
-                read_onnx(_save(model, Path(place)), shapes)
+                read_onnx(_save(model, Path(place)), _find_zeros(model) | shapes)
             except ModelError:
                 return False
         return True
@@ -140,14 +176,15 @@ class TilewrightBackend(Backend):
             device: where it is to run: ``CPU``.
             options: any of
 
-                - ``shapes``: the shapes of inputs with open dimensions, by name;
+                - ``shapes``: the shapes of inputs with open dimensions, by name; without them, the model is built when
+                  it is run, once for each set of shapes;
                 - ``budget``: a duration such as ``"30s"``, within which the model is tuned and judged; without it,
                   the model runs with default schedules and is not judged;
                 - ``isolated``: False reads the model in this process. That saves starting a process, about a second,
                   but a crash of ONNX Runtime's optimiser then ends this process. Tuning always isolates the reading.
 
         Raises:
-            ModelError: the model is not valid, or a shape is missing.
+            ModelError: the model is not valid.
             TargetError: the device is not supported.
             CheckError: with a budget: the outputs are wrong.
             TilewrightError: an option is unknown, or as the parts raise it.
@@ -158,13 +195,19 @@ class TilewrightBackend(Backend):
             raise TargetError(f"models run on the CPU, but the device {device!r} was asked for; leave it out")
         if budget is not None and not isinstance(budget, str):
             raise TilewrightError(f"a budget is a duration such as '30s', but this is {budget!r}")
-        with tempfile.TemporaryDirectory(prefix="tilewright-") as place:
-            path = _save(model, Path(place))
-            if budget is not None:
-                from tilewright.tuning.session import tune
+        _check_model(model)
+        shapes = _find_zeros(model) | shapes
 
-                return PreparedModel(tune(path, Path(place, "out"), budget=budget, shapes=shapes).executable)
-            return PreparedModel(_build(path, shapes, bool(isolated)))
+        def build(more: dict[str, tuple[int, ...]]) -> Executable:
+            with tempfile.TemporaryDirectory(prefix="tilewright-") as place:
+                path = _save(model, Path(place))
+                if budget is not None:
+                    from tilewright.tuning.session import tune
+
+                    return tune(path, Path(place, "out"), budget=budget, shapes=shapes | more).executable
+                return _build(path, shapes | more, bool(isolated))
+
+        return PreparedModel(build, _describe_inputs(model, shapes))
 
     @classmethod
     def run_model(
@@ -232,14 +275,40 @@ def _refuse_options(function: str, options: Mapping[str, object]) -> None:
         raise TilewrightError(f"{function} has no option {min(options)!r}; leave it out")
 
 
-def _save(model: object, folder: Path) -> Path:
-    """Write a model to a file, with large weights in another one."""
-    from tilewright.frontend.onnx.data import save_onnx
-
+def _check_model(model: object) -> None:
     if not isinstance(model, onnx.ModelProto):
         raise ModelFormatError(
             f"a backend takes an onnx.ModelProto, but this is a {type(model).__name__}; load it with onnx.load"
         )
+
+
+def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The inputs that are no weights."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in weights]
+
+
+def _find_zeros(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """The shapes of inputs without elements: a 0 in a file may be an open dimension, but here it is meant."""
+    found = {}
+    for value in _inputs(model):
+        dims = value.type.tensor_type.shape.dim
+        shape = tuple(dim.dim_value for dim in dims)
+        if 0 in shape and all(dim.HasField("dim_value") and dim.dim_value >= 0 for dim in dims):
+            found[value.name] = shape
+    return found
+
+
+def _describe_inputs(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> list[TensorSpec]:
+    """The inputs, with the shapes that are given."""
+    specs = [describe_end(value.name, value.type) for value in _inputs(model)]
+    return [replace(spec, shape=shapes.get(spec.name, spec.shape)) for spec in specs]
+
+
+def _save(model: onnx.ModelProto, folder: Path) -> Path:
+    """Write a model to a file, with large weights in another one."""
+    from tilewright.frontend.onnx.data import save_onnx
+
     path = folder / "model.onnx"
     try:
         save_onnx(model, path)

@@ -103,7 +103,9 @@ def import_graph(model: onnx.ModelProto, types: Mapping[str, onnx.TypeProto]) ->
     plain_clip()
     # TVM's importer is a class that is imported late, so ours is made late, too.
     kind = type("Importer", (_Conversion, onnx_frontend.ONNXGraphImporter), {})
-    importer = kind({}, None, keep_params_in_input=True)
+    fixed = {value.name: find_fixed(value.type) for value in model.graph.input}
+    shapes = {name: list(found.shape) for name, found in fixed.items() if found is not None}  # TVM takes 0 for open
+    importer = kind(shapes, None, keep_params_in_input=True)
     importer.prepare(model, types, onnx_frontend)
     version = max((o.version for o in model.opset_import if o.domain in DOMAINS), default=1)
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
