@@ -27,8 +27,8 @@ _TIMM = {
     "vit_tiny": "vit_tiny_patch16_224",
     "resnet18": "resnet18",
 }
-#: Packages that timm imports for reading images. No model needs them.
-_UNUSED = ("torchvision", "PIL")
+#: Packages that timm and transformers import for images and downloads. No model needs them.
+_UNUSED = ("torchvision", "PIL", "httpx2", "httpcore2")
 #: The version of ONNX's operators that is exported by TorchScript's exporter.
 _OPSET = 17
 
@@ -58,12 +58,12 @@ class _Finder:
     def create_module(self, spec: Any) -> types.ModuleType:
         """A module that has every attribute."""
         made = types.ModuleType(spec.name)
-        made.__path__ = []
+        made.__path__, made.__version__ = [], "12.0"  # type: ignore[attr-defined]
 
         def find(name: str) -> Any:
             if name.startswith("__"):
                 raise AttributeError(name)
-            return "0.29" if name == "__version__" else _stand_in(name)
+            return _stand_in(name)
 
         made.__getattr__ = find  # type: ignore[method-assign]
         return made
@@ -144,11 +144,13 @@ class _Tokens(nn.Module):  # type: ignore[misc]
 
 
 def _randomise(module: nn.Module) -> nn.Module:
-    """Give batch norms statistics that are not 0 and 1."""
+    """Give batch norms weights and statistics that are not 0 and 1: a weight of 0 would hide a branch."""
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d) and part.running_mean is not None and part.running_var is not None:
             part.running_mean.normal_(0, 0.1)
             part.running_var.uniform_(0.5, 1.5)
+            part.weight.data.uniform_(0.5, 1.5)
+            part.bias.data.normal_(0, 0.1)
     return module.eval()
 
 

@@ -133,12 +133,12 @@ class OurSide(_Side):
 
             test = self._tests[name]
             prepared = onnx_backend.prepare(test.model, "CPU", isolated=isolated)
-            segments = [list(reasons) for reasons in prepared.segments]
             outcome, message = "right", ""
             for inputs, expected in test.data():
                 found = prepared.run(inputs)
                 if said := complain(expected, list(found), test.case.rtol, test.case.atol):
                     outcome, message = "wrong", said
+            segments = [list(reasons) for reasons in prepared.segments]
             prepared.executable.close()
         except TilewrightError as error:
             outcome, message = "refused", _describe(error)
@@ -181,10 +181,12 @@ def _run(session: Any, inputs: Sequence[Any]) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A value of a test as an array: some are ONNX's tensors."""
+    """A value of a test as an array: some are ONNX's tensors, or NumPy's scalars."""
     import onnx
 
-    return onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
+    if isinstance(value, onnx.TensorProto):
+        return onnx.numpy_helper.to_array(value)
+    return np.asarray(value) if isinstance(value, np.generic) else value
 
 
 def _describe(error: BaseException) -> str:

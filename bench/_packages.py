@@ -29,12 +29,6 @@ _TRANSFORMERS = (
     "safetensors==0.8.0",
     "pyyaml",
     "regex",
-    "httpx",
-    "httpcore",
-    "h11",
-    "anyio",
-    "sniffio",
-    "hf-xet",
 )
 
 
