@@ -21,11 +21,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import helper
 from onnx.backend.base import Backend, BackendRep, namedtupledict
 
-from tilewright.errors import ModelError, ModelFormatError, ShapeError, TargetError, TilewrightError
-from tilewright.frontend.onnx.values import DOMAINS, describe_end
+from tilewright.errors import (
+    CompilerError,
+    ModelError,
+    ModelFormatError,
+    ShapeError,
+    TargetError,
+    TilewrightError,
+)
+from tilewright.frontend.onnx.single import make_single
+from tilewright.frontend.onnx.values import describe_end
 from tilewright.scratch import explained
 from tilewright.tensor import TensorSpec
 from tilewright.wording import counted
@@ -46,8 +53,6 @@ __all__ = [
 
 #: The names of the device that models run on.
 _DEVICES = ("CPU", "CPU:0")
-#: The least version of ONNX's operators that a model of a single operator has.
-_LEAST_OPSET = 13
 
 
 class PreparedModel(BackendRep):
@@ -180,7 +185,7 @@ class TilewrightBackend(Backend):
                   it is run, once for each set of shapes;
                 - ``budget``: a duration such as ``"30s"``, within which the model is tuned and judged; without it,
                   the model runs with default schedules and is not judged;
-                - ``isolated``: False reads the model in this process. That saves starting a process, about a second,
+                - ``isolated``: False reads the model in this process. That saves a few tenths of a second for each model,
                   but a crash of ONNX Runtime's optimiser then ends this process. Tuning always isolates the reading.
 
         Raises:
@@ -258,7 +263,7 @@ class TilewrightBackend(Backend):
             given = counted(len(values), "array") if isinstance(values, list | tuple) else f"a {type(values).__name__}"
             raise ShapeError(f"{node.op_type} takes an array for each input ({', '.join(names)}), but got {given}")
         arrays = {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
-        model = _wrap(node, arrays, outputs_info, opset)
+        model = make_single(node, arrays, outputs_info, opset)
         return cls.prepare(model, device, **options).run(list(arrays.values()))
 
 
@@ -323,13 +328,20 @@ def _build(path: Path, shapes: Mapping[str, tuple[int, ...]], isolated: bool) ->
     from tilewright.graph.left_out import extract_all
     from tilewright.records.memory import MemoryStore
     from tilewright.target import Target
+    from tilewright.tuning.incumbent import extract_compiled
     from tilewright.tuning.selection import select_recorded
 
     target = Target.parse()  # sets the number of threads before TVM is imported
     network = _read(path, shapes, isolated)
     extraction = extract_all(network, target.with_weights(network.weight_bytes))
-    selection = select_recorded(extraction, MemoryStore())
-    return build(extraction, selection.functions, path.parent / "out", {})
+    out = path.parent / "out"
+    try:
+        return build(extraction, select_recorded(extraction, MemoryStore()).functions, out, {})
+    except CompilerError as exc:
+        if network.partition is None:
+            raise
+        extraction = extract_compiled(extraction, path.parent, str(exc))
+        return build(extraction, select_recorded(extraction, MemoryStore()).functions, out, {})
 
 
 def _read(path: Path, shapes: Mapping[str, tuple[int, ...]], isolated: bool) -> Network:
@@ -340,42 +352,6 @@ def _read(path: Path, shapes: Mapping[str, tuple[int, ...]], isolated: bool) -> 
         return load(path, shapes)
     model, folded = read_here(path, shapes)
     return read_model(path.stem, model, folded, {})
-
-
-def _wrap(
-    node: onnx.NodeProto,
-    arrays: Mapping[str, np.ndarray[Any, Any]],  # of any dtypes
-    outputs: Sequence[tuple[np.dtype[Any], tuple[int, ...]]] | None,  # of any dtypes
-    opset: int | None,
-) -> onnx.ModelProto:
-    """A model of one operator."""
-    taken = [_describe(name, array.dtype, array.shape) for name, array in arrays.items()]
-    named = [name for name in node.output if name]
-    if outputs is None:
-        given = [onnx.ValueInfoProto(name=name) for name in named]
-    else:
-        given = [_describe(name, np.dtype(dtype), shape) for name, (dtype, shape) in zip(named, outputs, strict=False)]
-    graph = helper.make_graph([node], node.op_type, taken, given)
-    versions = {node.domain: opset or _newest(node)}
-    if node.domain not in DOMAINS:
-        versions[""] = _LEAST_OPSET
-    imports = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
-    model = helper.make_model_gen_version(graph, opset_imports=imports)
-    return model if outputs is not None else onnx.shape_inference.infer_shapes(model)
-
-
-def _describe(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> onnx.ValueInfoProto:  # of any dtype
-    kind = onnx.TensorProto.STRING if dtype.kind in "OUS" else helper.np_dtype_to_tensor_dtype(dtype)
-    return helper.make_tensor_value_info(name, kind, shape)
-
-
-def _newest(node: onnx.NodeProto) -> int:
-    """The newest version of its domain's operators that has changed an operator."""
-    try:
-        version = int(onnx.defs.get_schema(node.op_type, domain=node.domain).since_version)
-    except onnx.defs.SchemaError:  # the onnx package does not know the domain
-        return 1
-    return max(version, _LEAST_OPSET) if node.domain in DOMAINS else version
 
 
 is_compatible = TilewrightBackend.is_compatible

@@ -121,7 +121,7 @@ def read_onnx(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[onnx.M
 
 
 def read_here(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """The two models of a file, read in this process, which saves starting one: about a second.
+    """The two models of a file, read in this process, which saves starting another: a few tenths of a second.
 
     A crash of ONNX Runtime's optimiser ends this process. Returns and raises as :meth:`OnnxReading.result` does.
     """
