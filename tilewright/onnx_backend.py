@@ -185,8 +185,8 @@ class TilewrightBackend(Backend):
                   it is run, once for each set of shapes;
                 - ``budget``: a duration such as ``"30s"``, within which the model is tuned and judged; without it,
                   the model runs with default schedules and is not judged;
-                - ``isolated``: False reads the model in this process. That saves a few tenths of a second for each model,
-                  but a crash of ONNX Runtime's optimiser then ends this process. Tuning always isolates the reading.
+                - ``isolated``: False reads the model in this process. That saves some tenths of a second a model, but a
+                  crash of ONNX Runtime's optimiser then ends this process. Tuning always isolates the reading.
 
         Raises:
             ModelError: the model is not valid.
