@@ -52,11 +52,20 @@ class Graph:
         self._names.update(name for node in model.graph.node for name in (*node.input, *node.output))
         self._stem = "rewritten"
         self._count = 0
+        self._begun = 0, 0, 0
 
     def begin(self, node: onnx.NodeProto) -> None:
         """Name what is added from now on after ``node``."""
         self._stem = next(filter(None, node.output), node.op_type)
         self._count = 0
+        self._begun = len(self.nodes), len(self.model.graph.initializer), len(self.model.functions)
+
+    def undo(self) -> None:
+        """Take back what was added since :meth:`begin`."""
+        nodes, constants, functions = self._begun
+        del self.nodes[nodes:]
+        del self.model.graph.initializer[constants:]
+        del self.model.functions[functions:]
 
     # What is known
 
@@ -98,6 +107,10 @@ class Graph:
             fetch_tensor(inside, self._folder)
             tensor = inside
         return numpy_helper.to_array(tensor)
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a tensor is a constant, wherever its values are."""
+        return name in self._constants
 
     def ints(self, name: str) -> list[int] | None:
         """The values of a constant of integers, flattened; None if it is no constant, or the name is empty."""

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import onnx
 
 from tilewright.frontend.onnx.rewriting import (  # noqa: F401 - importing a family registers its rewritings
+    attention,
+    contrib,
+    contrib_attention,
+    einsum,
+    elementwise,
     indexing,
     normalisation,
     pooling,
+    reductions,
     resize,
+    shapes,
 )
 from tilewright.frontend.onnx.rewriting.functions import inline_bodies, inline_local_functions
 from tilewright.frontend.onnx.rewriting.graph import Graph
-from tilewright.frontend.onnx.rewriting.registry import REWRITINGS
+from tilewright.frontend.onnx.rewriting.registry import REWRITINGS, Rewriting
 from tilewright.frontend.onnx.rewriting.upgrade import upgrade
 from tilewright.frontend.onnx.values import DOMAINS
 
@@ -61,12 +69,22 @@ def _rewrite_once(model: onnx.ModelProto, folder: Path | None) -> bool:
     changed = False
     for node in model.graph.node:
         graph.begin(node)
-        if any(function(graph, node) for function in REWRITINGS.get((_domain(node), node.op_type), ())):
+        if any(_try(function, graph, node) for function in REWRITINGS.get((_domain(node), node.op_type), ())):
             changed = True
         else:
             graph.nodes.append(node)
     if changed:
+        nodes = list(graph.nodes)
         del model.graph.node[:]
-        model.graph.node.extend(graph.nodes)
+        model.graph.node.extend(nodes)
         inline_bodies(model)
     return changed
+
+
+def _try(function: Rewriting, graph: Graph, node: onnx.NodeProto) -> bool:
+    """Offer a node to a rewriting. One that the rewriting does not take, or cannot read, stays as it is."""
+    with suppress(LookupError, ValueError, TypeError, ArithmeticError, AssertionError):
+        if function(graph, node):
+            return True
+    graph.undo()
+    return False
