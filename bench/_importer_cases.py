@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 Array: TypeAlias = NDArray[Any]
 
@@ -61,7 +61,7 @@ def case(
         [node],
         "g",
         [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in feeds.items()],
-        [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in results],
+        [onnx.ValueInfoProto(name=name) for name in results],
         [numpy_helper.from_array(v, f"x{p}") for p in constants if (v := inputs[p]) is not None],
     )
     opsets = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
@@ -92,7 +92,9 @@ INTEGERS = (np.int64, np.int32, np.int8, np.uint8)
 
 def unary() -> Iterator[Case]:
     """Operators on each element."""
-    plain = "Abs Ceil Exp Floor Neg Reciprocal Relu Round Sigmoid Sign Sin Sinh Cos Cosh Tan Tanh Atan Asinh Erf".split()
+    plain = (
+        "Abs Ceil Exp Floor Neg Reciprocal Relu Round Sigmoid Sign Sin Sinh Cos Cosh Tan Tanh Atan Asinh Erf".split()
+    )
     plain += "Softplus Softsign HardSwish Mish Identity".split()
     for kind, dtype in itertools.product(plain, FLOATS):
         yield case(kind, [normal(3, 5, dtype=dtype, scale=3.0)])
@@ -148,7 +150,9 @@ def binary() -> Iterator[Case]:
     for kind, dtype in itertools.product("Add Sub Mul Div Max Min".split(), (np.int64, np.int32)):
         divisor = np.where(whole(3, 4, dtype=dtype) == 0, 3, whole(3, 4, dtype=dtype)).astype(dtype)
         yield case(kind, [whole(2, 3, 4, dtype=dtype), divisor])
-    for kind, dtype in itertools.product("Less LessOrEqual Greater GreaterOrEqual Equal".split(), (np.float32, np.int64)):
+    for kind, dtype in itertools.product(
+        "Less LessOrEqual Greater GreaterOrEqual Equal".split(), (np.float32, np.int64)
+    ):
         yield case(kind, [whole(5, 5).astype(dtype), whole(1, 5).astype(dtype)])
     for kind in "And Or Xor".split():
         yield case(kind, [normal(4, 3) > 0, normal(3) > 0])
@@ -184,7 +188,9 @@ def reductions() -> Iterator[Case]:
         attributes = {} if axes is None else {"axes": list(axes)}
         if axes != ():
             yield case(f"Reduce{kind}", [x], opset=11, keepdims=keepdims, **attributes)
-    for kind, dtype in itertools.product("L1 Max Mean Min Prod Sum SumSquare".split(), (np.int32, np.int64, np.float64)):
+    for kind, dtype in itertools.product(
+        "L1 Max Mean Min Prod Sum SumSquare".split(), (np.int32, np.int64, np.float64)
+    ):
         yield case(f"Reduce{kind}", [whole(3, 4, low=1, high=5).astype(dtype), ints(1)], constants=[1])
     for kind, axis, keepdims, last in itertools.product(("ArgMax", "ArgMin"), (0, 1, -1), (0, 1), (0, 1)):
         x = whole(4, 5, low=0, high=3).astype(np.float32)
@@ -258,7 +264,14 @@ def _rotation(interleaved: int, size: int) -> dict[str, int]:
 
 def products() -> Iterator[Case]:
     """Products of matrices."""
-    for a, b in (((3, 4), (4, 5)), ((2, 3, 4), (4, 5)), ((2, 1, 3, 4), (5, 4, 2)), ((4,), (4, 5)), ((3, 4), (4,)), ((4,), (4,))):
+    for a, b in (
+        ((3, 4), (4, 5)),
+        ((2, 3, 4), (4, 5)),
+        ((2, 1, 3, 4), (5, 4, 2)),
+        ((4,), (4, 5)),
+        ((3, 4), (4,)),
+        ((4,), (4,)),
+    ):
         for dtype in (np.float32, np.float64, np.int32):
             yield case("MatMul", [normal(*a, scale=3).astype(dtype), normal(*b, scale=3).astype(dtype)])
     for first, second, alpha, beta in itertools.product((0, 1), (0, 1), (1.0, 0.5), (1.0, 0.25)):
@@ -331,8 +344,12 @@ def movements() -> Iterator[Case]:
     yield case("Transpose", [x], perm=[2, 0, 1])
     for axis in (0, 1, -1):
         yield case("Concat", [x, x, x], axis=axis)
-        yield case("OneHot", [whole(2, 3, low=-4, high=4), np.asarray(4), np.float32([0.5, 2])], constants=[1, 2], axis=axis)
-        yield case("OneHot", [whole(2, 3, low=0, high=4, dtype=np.int32), np.asarray(4), ints(3, 7)], constants=[1], axis=axis)
+        yield case(
+            "OneHot", [whole(2, 3, low=-4, high=4), np.asarray(4), np.float32([0.5, 2])], constants=[1, 2], axis=axis
+        )
+        yield case(
+            "OneHot", [whole(2, 3, low=0, high=4, dtype=np.int32), np.asarray(4), ints(3, 7)], constants=[1], axis=axis
+        )
     for upper, k in itertools.product((0, 1), (-1, 0, 2)):
         yield case("Trilu", [x, np.asarray(k)], constants=[1], upper=upper)
         yield case("Trilu", [whole(4, 5), np.asarray(k)], constants=[1], upper=upper)

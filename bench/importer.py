@@ -71,7 +71,9 @@ def agrees(found: Array, right: Array) -> bool:
     bounded = right[np.isfinite(right)].astype(np.float64)
     scale = max(1.0, float(np.abs(bounded).max())) if bounded.size else 1.0
     tolerance = TOLERANCES[str(right.dtype)]
-    close = np.allclose(found.astype(np.float64), right.astype(np.float64), tolerance, tolerance * scale, equal_nan=True)
+    close = np.allclose(
+        found.astype(np.float64), right.astype(np.float64), tolerance, tolerance * scale, equal_nan=True
+    )
     return bool(close)
 
 

@@ -13,7 +13,14 @@ from bench.importer import agrees, judge, summarise
 from tests.models import runs
 
 #: Of each family, the numbers of a few cases whose converters TVM has wrong, or has not.
-SAMPLE = {"unary": [73], "activations": [13], "binary": [40], "reductions": [4], "normalisations": [2], "attention": [1]}
+SAMPLE = {
+    "unary": [73],
+    "activations": [13],
+    "binary": [40],
+    "reductions": [4],
+    "normalisations": [2],
+    "attention": [1],
+}
 
 
 @runs

@@ -218,9 +218,7 @@ class _Conversion:
         return self.bb.emit(relax.op.zeros(found.shape, found.dtype))
 
 
-def _check_results(
-    node: onnx.NodeProto, made: list[relax.Expr], outputs: Sequence[FixedTensor | None]
-) -> None:
+def _check_results(node: onnx.NodeProto, made: list[relax.Expr], outputs: Sequence[FixedTensor | None]) -> None:
     """Raise ``ValueError`` if a result is not what ONNX says of it. Shapes become tensors of their extents."""
     from tvm import relax
 

@@ -33,11 +33,12 @@ def make(
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
         for name, a in inputs.items()
     ]
-    results = [helper.make_tensor_value_info(name, onnx.TensorProto.UNDEFINED, None) for name in outputs]
+    results = [onnx.ValueInfoProto(name=name) for name in outputs]
     constants = [numpy_helper.from_array(np.asarray(a), name) for name, a in weights.items()]
     opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in domains)]
     graph = helper.make_graph(nodes, "g", values, results, constants)
-    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    return onnx.shape_inference.infer_shapes(model)
 
 
 def run(model: onnx.ModelProto, inputs: Mapping[str, Any]) -> list[Any]:

@@ -68,7 +68,12 @@ CASES: dict[str, tuple[str, list[Any], int, dict[str, Any]]] = {
         {},
     ),
     "attention": ("Attention", [X, floats(8, 24), floats(24)], 1, {"num_heads": 2}),
-    "attention, mask": ("Attention", [X, floats(8, 24), floats(24), np.int32([[1, 1, 0], [1, 0, 0]])], 1, {"num_heads": 2}),
+    "attention, mask": (
+        "Attention",
+        [X, floats(8, 24), floats(24), np.int32([[1, 1, 0], [1, 0, 0]])],
+        1,
+        {"num_heads": 2},
+    ),
     "attention, lengths": ("Attention", [X, floats(8, 24), floats(24), np.int32([2, 3])], 1, {"num_heads": 2}),
     "attention, square mask": ("Attention", [X, floats(8, 24), floats(24), CAUSAL], 1, {"num_heads": 2, "scale": 0.4}),
     "attention, past": (
@@ -77,7 +82,12 @@ CASES: dict[str, tuple[str, list[Any], int, dict[str, Any]]] = {
         2,
         {"num_heads": 2, "unidirectional": 1},
     ),
-    "attention, sizes": ("Attention", [X, floats(8, 32), floats(32)], 1, {"num_heads": 2, "qkv_hidden_sizes": [8, 8, 16]}),
+    "attention, sizes": (
+        "Attention",
+        [X, floats(8, 32), floats(32)],
+        1,
+        {"num_heads": 2, "qkv_hidden_sizes": [8, 8, 16]},
+    ),
     "heads": ("MultiHeadAttention", QKV, 1, {"num_heads": 4}),
     "heads, bias": ("MultiHeadAttention", [*QKV, floats(48)], 1, {"num_heads": 4, "scale": 0.2}),
     "heads, mask": ("MultiHeadAttention", [*QKV, None, LEFT_PADDED], 1, {"num_heads": 4}),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import onnx
 import pytest
 
 from bench._importer_cases import FAMILIES, Case
@@ -26,7 +25,6 @@ def test_the_same_is_computed(family: str) -> None:
         if right is None:
             continue
         made = rewritten(case.model)
-        onnx.checker.check_model(made)
         try:
             check_same(run(made, case.feeds), right)
         except Exception as exc:

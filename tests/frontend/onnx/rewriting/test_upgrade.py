@@ -90,7 +90,9 @@ def test_a_newer_model_stays_as_it_is() -> None:
 def test_graphs_inside_of_graphs_are_upgraded_too() -> None:
     inner = [
         helper.make_graph(
-            [helper.make_node("ReduceMax", ["x"], [f"{which}"], axes=[1]), ],
+            [
+                helper.make_node("ReduceMax", ["x"], [f"{which}"], axes=[1]),
+            ],
             which,
             [],
             [helper.make_tensor_value_info(which, TensorProto.FLOAT, None)],
@@ -107,7 +109,9 @@ def test_graphs_inside_of_graphs_are_upgraded_too() -> None:
 
 def test_what_opset_18_cannot_say_stays() -> None:
     how = {"coordinate_transformation_mode": "tf_half_pixel_for_nn", "mode": "nearest"}
-    model = make([node("Resize", "x", "r", "s", **how)], {"x": X}, ["y0"], opset=11, r=np.zeros(0, np.float32), **SCALES)
+    model = make(
+        [node("Resize", "x", "r", "s", **how)], {"x": X}, ["y0"], opset=11, r=np.zeros(0, np.float32), **SCALES
+    )
     before = model.SerializeToString()
     assert not upgrade(model)
     assert model.SerializeToString() == before

@@ -134,9 +134,7 @@ def fused_matmul(graph: Graph, node: onnx.NodeProto) -> bool:
         if swap and len(order) > 1:
             order[-2:] = order[-1], order[-2]
         names.append((name, order))
-    operands = [
-        name if order == sorted(order) else graph.op("Transpose", name, perm=order) for name, order in names
-    ]
+    operands = [name if order == sorted(order) else graph.op("Transpose", name, perm=order) for name, order in names]
     alpha = number(node, "alpha", 1.0)
     if alpha == 1.0:
         graph.op("MatMul", *operands, out=node.output[0])

@@ -37,8 +37,7 @@ def einsum(graph: Graph, node: onnx.NodeProto) -> bool:
     terms, result = parse(str(read_attributes(node)["equation"]), [len(shape) for shape in known])
     extents = _measure(terms, known)
     operands = [
-        _tidy(graph, name, term, shape, extents)
-        for name, term, shape in zip(node.input, terms, known, strict=True)
+        _tidy(graph, name, term, shape, extents) for name, term, shape in zip(node.input, terms, known, strict=True)
     ]
     left = operands[0]
     for number, right in enumerate(operands[1:], 1):
@@ -88,9 +87,7 @@ def _measure(terms: Sequence[tuple[str, ...]], shapes: Sequence[tuple[int, ...]]
     return extents
 
 
-def _tidy(
-    graph: Graph, name: str, term: tuple[str, ...], shape: tuple[int, ...], extents: dict[str, int]
-) -> _Operand:
+def _tidy(graph: Graph, name: str, term: tuple[str, ...], shape: tuple[int, ...], extents: dict[str, int]) -> _Operand:
     """An operand without repeated labels, and without axes that are broadcast."""
     labels = list(term)
     for label in dict.fromkeys(term):

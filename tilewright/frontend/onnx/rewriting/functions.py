@@ -41,7 +41,11 @@ def inline_local_functions(model: onnx.ModelProto) -> bool:
     """Inline the model's own functions, in place. Returns whether it has any."""
     if not model.functions:
         return False
-    model.CopyFrom(inliner.inline_local_functions(model, convert_version=True))
+    try:
+        made = inliner.inline_local_functions(model, convert_version=True)
+    except Exception:  # ONNX Runtime says what is wrong with the model when it optimises it
+        return False
+    model.CopyFrom(made)
     return True
 
 
@@ -90,9 +94,7 @@ def find_body(graph: Graph, node: onnx.NodeProto) -> onnx.FunctionProto | None:
 def _read_body(schema: onnx.defs.OpSchema, node: onnx.NodeProto, version: int, graph: Graph) -> bytes:
     if version in schema.context_dependent_function_opset_versions:
         types = [graph.type_of(name).SerializeToString() for name in node.input]
-        return bytes(
-            schema.get_context_dependent_function_with_opset_version(version, node.SerializeToString(), types)
-        )
+        return bytes(schema.get_context_dependent_function_with_opset_version(version, node.SerializeToString(), types))
     return bytes(schema.get_function_with_opset_version(version))
 
 

@@ -242,4 +242,3 @@ def softmax(graph: Graph, node: onnx.NodeProto) -> bool:
     wide = graph.op(node.op_type, in_float32(graph, x), axis=int(_number(node, "axis", -1)))
     graph.op("Cast", wide, out=node.output[0], to=TensorProto.FLOAT16)
     return True
-

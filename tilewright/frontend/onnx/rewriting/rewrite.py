@@ -72,7 +72,7 @@ def _rewrite_once(model: onnx.ModelProto, folder: Path | None) -> bool:
         if any(_try(function, graph, node) for function in REWRITINGS.get((_domain(node), node.op_type), ())):
             changed = True
         else:
-            graph.nodes.append(node)
+            graph.add(node)
     if changed:
         nodes = list(graph.nodes)
         del model.graph.node[:]
