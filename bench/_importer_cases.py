@@ -197,9 +197,9 @@ def reductions() -> Iterator[Case]:
         yield case(kind, [x], axis=axis, keepdims=keepdims, select_last_index=last)
     for exclusive, reverse, axis in itertools.product((0, 1), (0, 1), (0, 1, -1)):
         yield case("CumSum", [normal(3, 4), np.asarray(axis)], constants=[1], exclusive=exclusive, reverse=reverse)
-    for largest, ordered, axis in itertools.product((0, 1), (0, 1), (0, -1)):
+    for largest, axis in itertools.product((0, 1), (0, -1)):  # without an order there is no right result
         x = np.random.default_rng(5).permutation(24).reshape(4, 6).astype(np.float32)
-        yield case("TopK", [x, ints(3)], constants=[1], outputs=2, largest=largest, sorted=ordered, axis=axis)
+        yield case("TopK", [x, ints(3)], constants=[1], outputs=2, largest=largest, axis=axis)
 
 
 def normalisations() -> Iterator[Case]:

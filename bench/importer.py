@@ -25,6 +25,7 @@ from bench._importer_cases import FAMILIES, Array, Case
 from tests.models import TARGET
 from tilewright.cli.text import table
 from tilewright.compiling.build import build
+from tilewright.errors import UnsupportedOperatorError
 from tilewright.frontend.load import read_model
 from tilewright.frontend.onnx import importer, model
 from tilewright.frontend.onnx.data import open_model
@@ -35,19 +36,19 @@ from tilewright.tvm_compat import set_threads
 TOLERANCES = {"float16": 5e-3, "float32": 2e-5, "float64": 1e-5}
 
 
-def expect(case: Case) -> list[Array]:
-    """The right outputs of a case."""
+def expect(case: Case) -> tuple[list[Array], bool]:
+    """The right outputs of a case, and whether ONNX Runtime gave them."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(case.model.SerializeToString(), options, ["CPUExecutionProvider"])
-        return list(session.run(None, case.feeds))
+        return list(session.run(None, case.feeds)), True
     except Exception:  # ONNX Runtime's errors share no base class
         from onnx.reference import ReferenceEvaluator
 
-        return list(ReferenceEvaluator(case.model).run(None, case.feeds))
+        return list(ReferenceEvaluator(case.model).run(None, case.feeds)), False
 
 
 def compute(case: Case, folder: Path) -> tuple[list[Array], list[str]]:
@@ -78,14 +79,16 @@ def agrees(found: Array, right: Array) -> bool:
 
 
 def judge(case: Case) -> dict[str, Any]:
-    """What became of a case: right, wrong or error, and whether it has a segment."""
+    """What became of a case: right, wrong, error, or refused as by ONNX Runtime; and whether it has a segment."""
     with tempfile.TemporaryDirectory(prefix="tilewright-") as place:
         try:
-            right = expect(case)
+            right, runs = expect(case)
         except Exception as exc:  # neither runs it
             return {"outcome": "no reference", "why": str(exc)[:200]}
         try:
             found, reasons = compute(case, Path(place))
+        except UnsupportedOperatorError as exc:
+            return {"outcome": "error" if runs else "refused", "why": str(exc)[:200]}
         except Exception as exc:  # this is what is looked for
             return {"outcome": "error", "why": f"{type(exc).__name__}: {str(exc)[:200]}"}
     same = len(found) == len(right) and all(map(agrees, found, right))
@@ -106,22 +109,22 @@ def run(families: Iterable[str], show: bool) -> list[dict[str, Any]]:
         for case in FAMILIES[family]():
             entry = {"family": family, "operator": case.operator, "what": case.what, **judge(case)}
             entries.append(entry)
-            if show and entry["outcome"] != "right":
+            if show and entry["outcome"] not in ("right", "refused"):
                 print(f"{entry['outcome']}: {case.operator} {case.what}: {entry['why']}", flush=True)
     return entries
 
 
 def summarise(entries: Sequence[dict[str, Any]]) -> str:
     """A table with one row for each operator."""
-    rows: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0, 0])
+    rows: dict[str, list[int]] = defaultdict(lambda: [0] * 6)
     for entry in entries:
         row = rows[entry["operator"]]
         row[0] += 1
-        place = {"right": 1, "wrong": 2, "error": 3}.get(entry["outcome"])
+        place = {"right": 1, "wrong": 2, "error": 3, "refused": 4}.get(entry["outcome"])
         if place is not None:
             row[place] += 1
-        row[4] += bool(entry.get("segment"))
-    head = ("operator", "cases", "right", "wrong", "error", "in a segment")
+        row[5] += bool(entry.get("segment"))
+    head = ("operator", "cases", "right", "wrong", "error", "refused by both", "in a segment")
     return table(head, [(name, *map(str, row)) for name, row in sorted(rows.items())])
 
 

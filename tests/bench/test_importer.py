@@ -48,4 +48,4 @@ def test_the_table_has_a_row_for_each_operator() -> None:
         {"operator": "Add", "outcome": "right", "segment": False},
         {"operator": "Add", "outcome": "wrong", "segment": True},
     ]
-    assert summarise(entries).splitlines()[1].split() == ["Add", "2", "1", "1", "0", "1"]
+    assert summarise(entries).splitlines()[1].split() == ["Add", "2", "1", "1", "0", "0", "1"]

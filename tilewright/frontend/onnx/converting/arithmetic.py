@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tilewright.frontend.onnx.importer import Operands, converter
 
 if TYPE_CHECKING:
-    from tvm import relax
+    from tvm import relax, te
+    from tvm.ir import Expr
 
 __all__: list[str] = []
 
@@ -24,6 +26,75 @@ def _extreme(given: Operands) -> Sequence[relax.Expr]:
     for other in given.inputs[1:]:
         found = given.emit(choose(found, other))
     return [found]
+
+
+@converter("Expand")
+def _expand(given: Operands) -> Sequence[relax.Expr]:
+    """Expand(x, shape). TVM's converter does not look at the values of a weight."""
+    from tvm import relax
+
+    fixed = given.outputs[0]
+    if fixed is None:
+        raise NotImplementedError("the shape of its result is not known")
+    return [relax.op.broadcast_to(given.inputs[0], fixed.shape)]
+
+
+@converter("BitCast")
+def _bit_cast(given: Operands) -> Sequence[relax.Expr]:
+    from tvm import te, tirx
+
+    fixed = given.outputs[0]
+    if fixed is None:
+        raise NotImplementedError("the shape of its result is not known")
+    dtype, shape = fixed.dtype, fixed.shape
+
+    def compute(x: te.Tensor) -> te.Tensor:
+        return te.compute(shape, lambda *i: tirx.reinterpret(dtype, x(*i)), name="bit_cast")
+
+    return [given.builder.emit_te(compute, given.inputs[0], primfunc_name_hint="bit_cast")]
+
+
+@converter("ReduceMax")
+@converter("ReduceMin")
+def _reduce_to_extreme(given: Operands) -> Sequence[relax.Expr]:
+    """ReduceMax(x). A row of minus infinity alone has this maximum; in TVM it is the lowest finite number."""
+    from tvm import relax
+
+    fixed = given.outputs[0]
+    if fixed is None:
+        raise NotImplementedError("the shape of its result is not known")
+    rank = len(given.inputs[0].ty.shape.values)
+    axes = given.constants[1] if len(given.constants) > 1 else None
+    if axes is None and len(given.inputs) > 1 and given.inputs[1] is not None:
+        raise NotImplementedError("its axes are not constants")
+    chosen = list(range(rank)) if axes is None or not axes.size else [int(axis) % rank for axis in axes]
+    keepdims = bool(given.attributes.get("keepdims", 1))
+    highest = given.node.op_type == "ReduceMax"
+    if not fixed.dtype.startswith("float"):
+        return [(relax.op.max if highest else relax.op.min)(given.inputs[0], chosen, keepdims)]
+    return [given.builder.emit_te(_extreme_of(chosen, keepdims, highest), given.inputs[0], primfunc_name_hint="extreme")]
+
+
+def _extreme_of(axes: Sequence[int], keepdims: bool, highest: bool) -> Callable[[te.Tensor], te.Tensor]:
+    """The largest or the smallest element along axes, as a tensor expression that begins with infinity."""
+    from tvm import te, tirx
+
+    choose, start = (tirx.max, -math.inf) if highest else (tirx.min, math.inf)
+    reducer = te.comm_reducer(lambda a, b: choose(a, b), lambda dtype: tirx.const(start, dtype), name="extreme")
+
+    def compute(x: te.Tensor) -> te.Tensor:
+        extents = [int(extent) for extent in x.shape]
+        steps = {axis: te.reduce_axis((0, extents[axis]), name=f"k{axis}") for axis in axes}
+        kept = [axis for axis in range(len(extents)) if keepdims or axis not in axes]
+
+        def at(*index: Expr) -> Expr:
+            places = dict(zip(kept, index, strict=True)) | steps
+            return reducer(x(*[places[axis] for axis in range(len(extents))]), axis=list(steps.values()))
+
+        shape = [1 if axis in steps else extents[axis] for axis in kept]
+        return te.compute(shape, at, name="extreme")
+
+    return compute
 
 
 @converter("CumProd")

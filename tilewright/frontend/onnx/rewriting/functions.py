@@ -25,15 +25,11 @@ _BODIES = "tilewright.bodies"
 #: Operators that are replaced by their bodies: TVM has no converter for them, or a wrong one. A rewriting of our own
 #: comes first, and a body serves what it leaves.
 BODIES = (
-    "AffineGrid",
     "BlackmanWindow",
-    "Celu",
     "HammingWindow",
     "HannWindow",
-    "MeanVarianceNormalization",
     "NegativeLogLikelihoodLoss",
     "SoftmaxCrossEntropyLoss",
-    "Swish",
 )
 
 

@@ -95,20 +95,14 @@ def split(graph: Graph, node: onnx.NodeProto) -> bool:
 
 @rewriting("TopK")
 def top_k(graph: Graph, node: onnx.NodeProto) -> bool:
-    """TopK(x, k) --> TopK(x, [3]), as the shape of the result says, if ``k`` is computed; sorted, if it is not.
-
-    TVM has sorted results only. Any order is right where none is asked for.
-    """
-    attributes = read_attributes(node)
+    """TopK(x, k) --> TopK(x, [3]), as the shape of the result says, if ``k`` is computed."""
     after = graph.shape(node.output[0]) if node.output[0] else graph.shape(node.output[1])
-    computed = graph.array(node.input[1]) is None
-    if after is None or (not computed and attributes.get("sorted", 1)):
+    axis = read_attributes(node).get("axis", -1)
+    if after is None or graph.array(node.input[1]) is not None:
         return False
-    axis = attributes.get("axis", -1)
     assert isinstance(axis, int)
-    new = copy_node(node, ("sorted",))
-    if computed:
-        new.input[1] = graph.constant(np.asarray([after[axis]], dtype=np.int64))
+    new = copy_node(node)
+    new.input[1] = graph.constant(as_shape((after[axis],)))
     graph.add(new)
     return True
 
