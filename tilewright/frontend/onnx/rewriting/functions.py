@@ -25,9 +25,6 @@ _BODIES = "tilewright.bodies"
 #: Operators that are replaced by their bodies: TVM has no converter for them, or a wrong one. A rewriting of our own
 #: comes first, and a body serves what it leaves.
 BODIES = (
-    "BlackmanWindow",
-    "HammingWindow",
-    "HannWindow",
     "NegativeLogLikelihoodLoss",
     "SoftmaxCrossEntropyLoss",
 )

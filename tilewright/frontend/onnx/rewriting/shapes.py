@@ -194,3 +194,39 @@ def dropout(graph: Graph, node: onnx.NodeProto) -> bool:
         graph.op("Expand", np.asarray(True), as_shape(found.shape), out=mask)
     graph.op("Identity", node.input[0], out=node.output[0])
     return True
+
+
+@rewriting("Shape", "Size")
+def shape_of(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Shape(x) --> a constant, if the shape of ``x`` is known."""
+    shape = graph.shape(node.input[0])
+    if shape is None:
+        return False
+    attributes = read_attributes(node)
+    start, end = attributes.get("start", 0), attributes.get("end", len(shape))
+    assert isinstance(start, int)
+    assert isinstance(end, int)
+    values = np.asarray(np.prod(shape, dtype=np.int64)) if node.op_type == "Size" else as_shape(shape[start:end])
+    graph.op("Identity", values, out=node.output[0])
+    return True
+
+
+#: The terms of windows: factors of cos(0), cos(x), cos(2 x), ...
+_WINDOWS = {
+    "HannWindow": (0.5, -0.5),
+    "HammingWindow": (25 / 46, -21 / 46),
+    "BlackmanWindow": (0.42, -0.5, 0.08),
+}
+
+
+@rewriting(*_WINDOWS)
+def window(graph: Graph, node: onnx.NodeProto) -> bool:
+    """HannWindow(size) --> a constant, if the number of its elements is known. TVM has no converter for it."""
+    found = graph.fixed(node.output[0])
+    if found is None:
+        return False
+    count = found.size if read_attributes(node).get("periodic", 1) else max(1, found.size - 1)
+    angles = np.arange(found.size) * (2 * np.pi / count)
+    values = sum(factor * np.cos(number * angles) for number, factor in enumerate(_WINDOWS[node.op_type]))
+    graph.op("Identity", np.asarray(values).astype(found.dtype), out=node.output[0])
+    return True
