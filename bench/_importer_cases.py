@@ -338,6 +338,8 @@ def movements() -> Iterator[Case]:
     yield case("Pad", [x, ints(0, 1, 1, 0, 0, 2)], constants=[1], opset=19, mode="wrap")
     for repeats in ((1, 2, 3), (2, 1, 1)):
         yield case("Tile", [x, ints(*repeats)], constants=[1])
+    yield case("Tile", [normal(2, 3, 4, 5), ints(2, 2, 4, 2)], constants=[1])
+    yield case("Tile", [normal(2, 3, 4, 5), ints(2, 2, 4, 2)])
     for shape in ((2, 3, 4), (5, 1, 3, 1), (3, 4), (1,)):
         yield case("Expand", [normal(3, 1), ints(*shape)], constants=[1])
     yield case("Transpose", [x])

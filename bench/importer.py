@@ -25,7 +25,7 @@ from bench._importer_cases import FAMILIES, Array, Case
 from tests.models import TARGET
 from tilewright.cli.text import table
 from tilewright.compiling.build import build
-from tilewright.errors import UnsupportedOperatorError
+from tilewright.errors import TilewrightError
 from tilewright.frontend.load import read_model
 from tilewright.frontend.onnx import importer, model
 from tilewright.frontend.onnx.data import open_model
@@ -87,7 +87,7 @@ def judge(case: Case) -> dict[str, Any]:
             return {"outcome": "no reference", "why": str(exc)[:200]}
         try:
             found, reasons = compute(case, Path(place))
-        except UnsupportedOperatorError as exc:
+        except TilewrightError as exc:
             return {"outcome": "error" if runs else "refused", "why": str(exc)[:200]}
         except Exception as exc:  # this is what is looked for
             return {"outcome": "error", "why": f"{type(exc).__name__}: {str(exc)[:200]}"}

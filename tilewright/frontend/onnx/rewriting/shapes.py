@@ -49,12 +49,23 @@ def expand(graph: Graph, node: onnx.NodeProto) -> bool:
 
 @rewriting("Tile")
 def tile(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Tile(x, repeats) --> Tile(x, [2, 1]), as the shapes say, if ``repeats`` is computed."""
+    """Tile(x, [1, 2]) --> Reshape(Expand(Reshape(x))): each axis that is repeated follows an axis of the repeats.
+
+    The shapes imply the repeats. TVM 0.27 simplifies the indices of its own Tile wrongly where two axes are repeated.
+    """
     before, after = graph.shape(node.input[0]), graph.shape(node.output[0])
-    if before is None or after is None or graph.array(node.input[1]) is not None or 0 in before:
+    if before is None or after is None or len(before) != len(after) or 0 in before or 0 in after:
         return False
-    repeats = as_shape(tuple(new // old for old, new in zip(before, after, strict=True)))
-    graph.op("Tile", node.input[0], repeats, out=node.output[0])
+    apart: list[int] = []
+    wide: list[int] = []
+    for old, new in zip(before, after, strict=True):
+        if new != old:
+            apart.append(1)
+            wide.append(new // old)
+        apart.append(old)
+        wide.append(old)
+    name = graph.op("Expand", graph.op("Reshape", node.input[0], as_shape(tuple(apart))), as_shape(tuple(wide)))
+    graph.op("Reshape", name, as_shape(after), out=node.output[0])
     return True
 
 
