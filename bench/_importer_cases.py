@@ -154,10 +154,14 @@ def binary() -> Iterator[Case]:
         "Less LessOrEqual Greater GreaterOrEqual Equal".split(), (np.float32, np.int64)
     ):
         yield case(kind, [whole(5, 5).astype(dtype), whole(1, 5).astype(dtype)])
-    for kind in "And Or Xor".split():
+    for kind in "And Or Xor Equal".split():
         yield case(kind, [normal(4, 3) > 0, normal(3) > 0])
     for kind, dtype in itertools.product("BitwiseAnd BitwiseOr BitwiseXor".split(), (np.int32, np.uint8, np.int64)):
         yield case(kind, [whole(4, 3, low=0, high=99, dtype=dtype), whole(3, low=0, high=99, dtype=dtype)])
+    for direction in ("LEFT", "RIGHT"):
+        yield case("BitShift", [whole(5, dtype=np.int32), np.int32([0, 3, 31, 32, -1])], opset=28, direction=direction)
+    for mode in ("DCR", "CRD"):
+        yield case("SpaceToDepth", [normal(2, 3, 4, 6)], opset=28, blocksize=2, mode=mode)
     for direction, dtype in itertools.product(("LEFT", "RIGHT"), (np.uint8, np.uint32, np.uint64)):
         shifted = whole(9, low=0, high=200, dtype=dtype)
         yield case("BitShift", [shifted, whole(9, low=0, high=4, dtype=dtype)], direction=direction)

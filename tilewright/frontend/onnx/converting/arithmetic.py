@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tilewright.frontend.onnx.importer import Operands, converter
 
 if TYPE_CHECKING:
@@ -95,6 +97,43 @@ def _extreme_of(axes: Sequence[int], keepdims: bool, highest: bool) -> Callable[
         return te.compute(shape, at, name="extreme")
 
     return compute
+
+
+@converter("BitShift")
+def _shift(given: Operands) -> Sequence[relax.Expr]:
+    """BitShift(a, b). A machine shifts by ``b`` modulo its width; ONNX shifts all bits out."""
+    from tvm import relax
+
+    data, count = given.inputs
+    dtype = str(count.ty.dtype)
+    last = relax.const(np.iinfo(dtype).bits - 1, dtype)
+    inside = relax.op.less_equal(count, last)
+    if dtype.startswith("int"):
+        inside = relax.op.logical_and(inside, relax.op.greater_equal(count, relax.const(0, dtype)))
+    if given.attributes["direction"] == b"LEFT":
+        shifted = relax.op.left_shift(data, relax.op.where(inside, count, relax.const(0, dtype)))
+    else:
+        shifted = relax.op.right_shift(data, relax.op.where(inside, count, last))
+        if dtype.startswith("int"):
+            return [shifted]  # the sign is shifted in
+    return [relax.op.where(inside, shifted, relax.const(0, dtype))]
+
+
+@converter("Mod")
+def _modulo(given: Operands) -> Sequence[relax.Expr]:
+    """Mod(a, b). TVM's converter gives no number for an infinite divisor if the sign is that of the divisor."""
+    from tvm import relax
+
+    data, divisor = given.inputs
+    dtype = str(data.ty.dtype)
+    if given.attributes.get("fmod", 0):
+        return [relax.op.mod(data, divisor)]
+    if not dtype.startswith("float"):
+        return [relax.op.floor_mod(data, divisor)]
+    rest, zero = given.emit(relax.op.mod(data, divisor)), relax.const(0, dtype)
+    differs = relax.op.logical_xor(relax.op.less(rest, zero), relax.op.less(divisor, zero))
+    moved = relax.op.logical_and(differs, relax.op.not_equal(rest, zero))
+    return [relax.op.where(moved, relax.op.add(rest, divisor), rest)]
 
 
 @converter("CumProd")

@@ -236,3 +236,12 @@ def chain(graph: Graph, node: onnx.NodeProto) -> bool:
     for number, right in enumerate(node.input[1:], 2):
         left = graph.op(kind, left, right, out=node.output[0] if number == len(node.input) else "")
     return True
+
+
+@rewriting("Equal")
+def equal(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Equal(a, b) --> Not(Xor(a, b)), if they are of bool, for which TVM's comparison does not compile."""
+    if graph.elem_type(node.input[0]) != TensorProto.BOOL:
+        return False
+    graph.op("Not", graph.op("Xor", *node.input), out=node.output[0])
+    return True

@@ -164,3 +164,18 @@ def name_axis(graph: Graph, node: onnx.NodeProto) -> bool:
     new.input[1] = graph.constant(np.asarray(0, dtype=np.int64))
     graph.add(new)
     return True
+
+
+@rewriting("ReduceMean")
+def mean_of_integers(graph: Graph, node: onnx.NodeProto) -> bool:
+    """ReduceMean(x) --> ReduceSum(x) / count, if ``x`` is of integers. TVM's mean of them has another element type."""
+    before, after = graph.fixed(node.input[0]), graph.fixed(node.output[0])
+    if before is None or after is None or not after.size or np.dtype(before.dtype).kind not in "iu":
+        return False
+    if len(node.input) > 1 and graph.array(node.input[1]) is None:
+        return False
+    new = copy_node(node)
+    new.op_type, new.output[0] = "ReduceSum", graph.new_name("sum")
+    graph.add(new)
+    graph.op("Div", new.output[0], graph.like(node.input[0], before.size // after.size), out=node.output[0])
+    return True

@@ -24,7 +24,7 @@ from tilewright.frontend.onnx.rewriting.functions import inline_bodies, inline_l
 from tilewright.frontend.onnx.rewriting.graph import Graph
 from tilewright.frontend.onnx.rewriting.registry import REWRITINGS, Rewriting
 from tilewright.frontend.onnx.rewriting.upgrade import upgrade
-from tilewright.frontend.onnx.values import DOMAINS
+from tilewright.frontend.onnx.values import DOMAINS, read_names
 
 __all__ = ["rewrite"]
 
@@ -78,7 +78,22 @@ def _rewrite_once(model: onnx.ModelProto, folder: Path | None) -> bool:
         del model.graph.node[:]
         model.graph.node.extend(nodes)
         inline_bodies(model)
+        _drop_unused(model)
     return changed
+
+
+def _drop_unused(model: onnx.ModelProto) -> None:
+    """Drop the nodes whose results nothing reads."""
+    needed = {value.name for value in model.graph.output}
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(model.graph.node):
+        if needed.isdisjoint(node.output):
+            continue
+        kept.append(node)
+        needed.update(read_names(node))
+    if len(kept) < len(model.graph.node):
+        del model.graph.node[:]
+        model.graph.node.extend(reversed(kept))
 
 
 def _try(function: Rewriting, graph: Graph, node: onnx.NodeProto) -> bool:

@@ -241,3 +241,35 @@ def window(graph: Graph, node: onnx.NodeProto) -> bool:
     values = sum(factor * np.cos(number * angles) for number, factor in enumerate(_WINDOWS[node.op_type]))
     graph.op("Identity", np.asarray(values).astype(found.dtype), out=node.output[0])
     return True
+
+
+@rewriting("Concat")
+def concat(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Concat(a, b) --> Identity(a), if ``b`` has no elements."""
+    shapes = [graph.shape(name) for name in node.input]
+    full = [name for name, shape in zip(node.input, shapes, strict=True) if shape is None or 0 not in shape]
+    if len(full) == len(shapes) or not full:
+        return False
+    if len(full) == 1:
+        graph.op("Identity", full[0], out=node.output[0])
+        return True
+    new = copy_node(node)
+    new.input[:] = full
+    graph.add(new)
+    return True
+
+
+@rewriting("SpaceToDepth")
+def space_to_depth(graph: Graph, node: onnx.NodeProto) -> bool:
+    """SpaceToDepth(x) --> Reshape(Transpose(Reshape(x))). TVM's converter does not look at the mode."""
+    shape, attributes = graph.shape(node.input[0]), read_attributes(node)
+    size = attributes["blocksize"]
+    assert isinstance(size, int)
+    if shape is None or len(shape) != 4:
+        return False
+    batch, channels, height, width = shape[0], shape[1], shape[2] // size, shape[3] // size
+    apart = graph.op("Reshape", node.input[0], as_shape((batch, channels, height, size, width, size)))
+    order = [0, 1, 3, 5, 2, 4] if attributes.get("mode") == "CRD" else [0, 3, 5, 1, 2, 4]
+    moved = graph.op("Transpose", apart, perm=order)
+    graph.op("Reshape", moved, as_shape((batch, channels * size * size, height, width)), out=node.output[0])
+    return True
