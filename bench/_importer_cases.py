@@ -81,33 +81,62 @@ def whole(*shape: int, low: int = -9, high: int = 10, dtype: Any = np.int64) -> 
     return np.random.default_rng(sum(shape)).integers(low, high, shape).astype(dtype)
 
 
+def single(values: object) -> Array:
+    """An array of float32."""
+    return np.asarray(values, dtype=np.float32)
+
+
+def int32(values: object) -> Array:
+    """An array of int32."""
+    return np.asarray(values, dtype=np.int32)
+
+
 def ints(*values: int) -> Array:
     """A vector of int64."""
     return np.asarray(values, dtype=np.int64)
 
 
-FLOATS = (np.float32, np.float64, np.float16)
-INTEGERS = (np.int64, np.int32, np.int8, np.uint8)
+FLOATS: tuple[Any, ...] = (np.float32, np.float64, np.float16)
+INTEGERS: tuple[Any, ...] = (np.int64, np.int32, np.int8, np.uint8)
+WIDE: tuple[Any, ...] = (np.int64, np.int32)
 
 
 def unary() -> Iterator[Case]:
     """Operators on each element."""
-    plain = (
-        "Abs Ceil Exp Floor Neg Reciprocal Relu Round Sigmoid Sign Sin Sinh Cos Cosh Tan Tanh Atan Asinh Erf".split()
-    )
-    plain += "Softplus Softsign HardSwish Mish Identity".split()
+    plain = [
+        "Abs",
+        "Ceil",
+        "Exp",
+        "Floor",
+        "Neg",
+        "Reciprocal",
+        "Relu",
+        "Round",
+        "Sigmoid",
+        "Sign",
+        "Sin",
+        "Sinh",
+        "Cos",
+        "Cosh",
+        "Tan",
+        "Tanh",
+        "Atan",
+        "Asinh",
+        "Erf",
+    ]
+    plain += ["Softplus", "Softsign", "HardSwish", "Mish", "Identity"]
     for kind, dtype in itertools.product(plain, FLOATS):
         yield case(kind, [normal(3, 5, dtype=dtype, scale=3.0)])
-    yield case("Round", [np.float32([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5])])
-    for kind, dtype in itertools.product("Abs Neg Sign Relu".split(), (np.int32, np.int8, np.int64)):
+    yield case("Round", [single([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5])])
+    for kind, dtype in itertools.product(["Abs", "Neg", "Sign", "Relu"], (np.int32, np.int8, np.int64)):
         yield case(kind, [whole(3, 5, dtype=dtype)])
     for dtype in FLOATS:
         near = np.linspace(-0.9, 0.9, 15).astype(dtype)
-        for kind in "Acos Asin Atanh".split():
+        for kind in ["Acos", "Asin", "Atanh"]:
             yield case(kind, [near])
-        for kind in "Acosh Log Sqrt".split():
+        for kind in ["Acosh", "Log", "Sqrt"]:
             yield case(kind, [(np.abs(normal(4, 4, dtype=np.float64)) + 1.01).astype(dtype)])
-    special = np.float32([np.nan, np.inf, -np.inf, 0, 1.5])
+    special = single([np.nan, np.inf, -np.inf, 0, 1.5])
     yield case("IsNaN", [special])
     for positive, negative in itertools.product((0, 1), repeat=2):
         yield case("IsInf", [special], detect_positive=positive, detect_negative=negative)
@@ -119,14 +148,14 @@ def activations() -> Iterator[Case]:
     """Operators on each element that have attributes."""
     for dtype, alpha in itertools.product(FLOATS, (0.3, 2.0)):
         x = normal(3, 6, dtype=dtype, scale=2.0)
-        for kind in "Elu LeakyRelu ThresholdedRelu Celu HardSigmoid".split():
+        for kind in ["Elu", "LeakyRelu", "ThresholdedRelu", "Celu", "HardSigmoid"]:
             if kind == "Celu" and dtype != np.float32:
                 continue
             yield case(kind, [x], alpha=alpha)
         yield case("Selu", [x], alpha=alpha, gamma=1.3)
         yield case("Shrink", [x], lambd=alpha, bias=0.2)
     yield case("Shrink", [whole(9, dtype=np.int32)], lambd=1.5, bias=1.0)
-    yield case("ThresholdedRelu", [np.float32([-np.inf, np.inf, 0.5, 2])], alpha=1.0)
+    yield case("ThresholdedRelu", [single([-np.inf, np.inf, 0.5, 2])], alpha=1.0)
     for approximate, dtype in itertools.product(("none", "tanh"), FLOATS):
         yield case("Gelu", [normal(4, 8, dtype=dtype)], opset=20, approximate=approximate)
     for slope in ((1,), (5,), (3, 1), (3, 5), (2, 3, 5), (2, 1, 1), ()):
@@ -145,21 +174,21 @@ def activations() -> Iterator[Case]:
 def binary() -> Iterator[Case]:
     """Operators on two tensors that are broadcast."""
     shapes = (((3, 4), (3, 4)), ((2, 3, 4), (4,)), ((3, 1), (2, 1, 4)), ((), (3,)))
-    for kind, (a, b) in itertools.product("Add Sub Mul Div Max Min Pow".split(), shapes):
+    for kind, (a, b) in itertools.product(["Add", "Sub", "Mul", "Div", "Max", "Min", "Pow"], shapes):
         yield case(kind, [np.abs(normal(*a)) + 0.1, normal(*b)])
-    for kind, dtype in itertools.product("Add Sub Mul Div Max Min".split(), (np.int64, np.int32)):
+    for kind, dtype in itertools.product(["Add", "Sub", "Mul", "Div", "Max", "Min"], WIDE):
         divisor = np.where(whole(3, 4, dtype=dtype) == 0, 3, whole(3, 4, dtype=dtype)).astype(dtype)
         yield case(kind, [whole(2, 3, 4, dtype=dtype), divisor])
     for kind, dtype in itertools.product(
-        "Less LessOrEqual Greater GreaterOrEqual Equal".split(), (np.float32, np.int64)
+        ["Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal"], (np.float32, np.int64)
     ):
         yield case(kind, [whole(5, 5).astype(dtype), whole(1, 5).astype(dtype)])
-    for kind in "And Or Xor Equal".split():
+    for kind in ["And", "Or", "Xor", "Equal"]:
         yield case(kind, [normal(4, 3) > 0, normal(3) > 0])
-    for kind, dtype in itertools.product("BitwiseAnd BitwiseOr BitwiseXor".split(), (np.int32, np.uint8, np.int64)):
+    for kind, dtype in itertools.product(["BitwiseAnd", "BitwiseOr", "BitwiseXor"], (np.int32, np.uint8, np.int64)):
         yield case(kind, [whole(4, 3, low=0, high=99, dtype=dtype), whole(3, low=0, high=99, dtype=dtype)])
     for direction in ("LEFT", "RIGHT"):
-        yield case("BitShift", [whole(5, dtype=np.int32), np.int32([0, 3, 31, 32, -1])], opset=28, direction=direction)
+        yield case("BitShift", [whole(5, dtype=np.int32), int32([0, 3, 31, 32, -1])], opset=28, direction=direction)
     for mode in ("DCR", "CRD"):
         yield case("SpaceToDepth", [normal(2, 3, 4, 6)], opset=28, blocksize=2, mode=mode)
     for direction, dtype in itertools.product(("LEFT", "RIGHT"), (np.uint8, np.uint32, np.uint64)):
@@ -171,7 +200,7 @@ def binary() -> Iterator[Case]:
     for base, exponent in ((np.int64, 2), (np.int32, 3), (np.int64, 5), (np.float32, 2), (np.float32, -3)):
         yield case("Pow", [whole(6, low=1, high=9).astype(base), np.asarray(exponent)], constants=[1])
         yield case("Pow", [whole(6, low=1, high=9).astype(base), np.full(6, abs(exponent), np.float32)])
-    for kind, count in itertools.product("Max Min Mean Sum".split(), (1, 2, 3, 4)):
+    for kind, count in itertools.product(["Max", "Min", "Mean", "Sum"], (1, 2, 3, 4)):
         yield case(kind, [normal(3, 4), normal(4), normal(2, 3, 4), normal(1)][:count])
     for condition in ((3, 4), (4,), (3, 1)):
         yield case("Where", [normal(*condition) > 0, normal(3, 4), normal(1)])
@@ -182,18 +211,18 @@ def binary() -> Iterator[Case]:
 
 def reductions() -> Iterator[Case]:
     """Operators that reduce axes."""
-    kinds = "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare".split()
+    kinds = ["L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare"]
     for kind, keepdims, axes in itertools.product(kinds, (0, 1), (None, (1,), (-1,), (0, 2), (0, 1, 2), ())):
         x = np.abs(normal(3, 4, 5)) + 0.1
         operand = [] if axes is None else [ints(*axes)]
         yield case(f"Reduce{kind}", [x, *operand], constants=[1] if operand else [], keepdims=keepdims)
         if not axes:
             yield case(f"Reduce{kind}", [x, *operand], constants=[1] if operand else [], noop_with_empty_axes=1)
-        attributes = {} if axes is None else {"axes": list(axes)}
+        attributes: dict[str, Any] = {} if axes is None else {"axes": list(axes)}
         if axes != ():
             yield case(f"Reduce{kind}", [x], opset=11, keepdims=keepdims, **attributes)
     for kind, dtype in itertools.product(
-        "L1 Max Mean Min Prod Sum SumSquare".split(), (np.int32, np.int64, np.float64)
+        ["L1", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare"], (np.int32, np.int64, np.float64)
     ):
         yield case(f"Reduce{kind}", [whole(3, 4, low=1, high=5).astype(dtype), ints(1)], constants=[1])
     for kind, axis, keepdims, last in itertools.product(("ArgMax", "ArgMin"), (0, 1, -1), (0, 1), (0, 1)):
@@ -235,8 +264,8 @@ def normalisations() -> Iterator[Case]:
             yield case(kind, [normal(2, 3, 4)], axis=axis, opset=opset)
     for dtype in (np.float64, np.float16):
         yield case("Softmax", [normal(3, 5, dtype=dtype)], axis=-1)
-    for size, bias in itertools.product((1, 3, 4, 5), (1.0, 2.0)):
-        yield case("LRN", [normal(2, 6, 4, 4)], size=size, bias=bias, alpha=0.1, beta=0.6)
+    for size, added in itertools.product((1, 3, 5), (1.0, 2.0)):
+        yield case("LRN", [normal(2, 6, 4, 4)], size=size, bias=added, alpha=0.1, beta=0.6)
 
 
 def attention() -> Iterator[Case]:
@@ -262,13 +291,13 @@ def attention() -> Iterator[Case]:
         )
 
 
-def _rotation(interleaved: int, size: int) -> dict[str, int]:
+def _rotation(interleaved: int, size: int) -> dict[str, Any]:
     return {"interleaved": interleaved, "rotary_embedding_dim": size}
 
 
 def products() -> Iterator[Case]:
     """Products of matrices."""
-    for a, b in (
+    for one, other in (
         ((3, 4), (4, 5)),
         ((2, 3, 4), (4, 5)),
         ((2, 1, 3, 4), (5, 4, 2)),
@@ -277,12 +306,12 @@ def products() -> Iterator[Case]:
         ((4,), (4,)),
     ):
         for dtype in (np.float32, np.float64, np.int32):
-            yield case("MatMul", [normal(*a, scale=3).astype(dtype), normal(*b, scale=3).astype(dtype)])
+            yield case("MatMul", [normal(*one, scale=3).astype(dtype), normal(*other, scale=3).astype(dtype)])
     for first, second, alpha, beta in itertools.product((0, 1), (0, 1), (1.0, 0.5), (1.0, 0.25)):
         a, b = normal(3, 4), normal(4, 5)
-        for bias in (None, (5,), (3, 1), (), (3, 5)):
+        for extents in (None, (5,), (3, 1), (), (3, 5)):
             operands = [a.T.copy() if first else a, b.T.copy() if second else b]
-            operands += [] if bias is None else [normal(*bias)]
+            operands += [] if extents is None else [normal(*extents)]
             yield case("Gemm", operands, transA=first, transB=second, alpha=alpha, beta=beta)
     equations = {
         "ij,jk->ik": ((3, 4), (4, 5)),
@@ -336,7 +365,7 @@ def movements() -> Iterator[Case]:
     for mode, pads in itertools.product(("constant", "edge", "reflect"), ((0, 1, 1, 0, 0, 2), (0, -1, 0, 0, 0, -1))):
         if mode == "constant" or min(pads) >= 0:
             yield case("Pad", [x, ints(*pads)], constants=[1], mode=mode)
-            yield case("Pad", [x, ints(*pads), np.float32(2.5)], constants=[1, 2], mode=mode)
+            yield case("Pad", [x, ints(*pads), single(2.5)], constants=[1, 2], mode=mode)
             yield case("Pad", [x], opset=10, mode=mode, pads=list(pads))
     yield case("Pad", [x, ints(1, 2), None, ints(-1)], constants=[1, 3])
     yield case("Pad", [x, ints(0, 1, 1, 0, 0, 2)], constants=[1], opset=19, mode="wrap")
@@ -351,7 +380,7 @@ def movements() -> Iterator[Case]:
     for axis in (0, 1, -1):
         yield case("Concat", [x, x, x], axis=axis)
         yield case(
-            "OneHot", [whole(2, 3, low=-4, high=4), np.asarray(4), np.float32([0.5, 2])], constants=[1, 2], axis=axis
+            "OneHot", [whole(2, 3, low=-4, high=4), np.asarray(4), single([0.5, 2])], constants=[1, 2], axis=axis
         )
         yield case(
             "OneHot", [whole(2, 3, low=0, high=4, dtype=np.int32), np.asarray(4), ints(3, 7)], constants=[1], axis=axis
@@ -361,7 +390,7 @@ def movements() -> Iterator[Case]:
         yield case("Trilu", [whole(4, 5), np.asarray(k)], constants=[1], upper=upper)
     for k, dtype in itertools.product((-1, 0, 2), (1, 7, 11)):
         yield case("EyeLike", [normal(3, 4)], k=k, dtype=dtype)
-    yield case("Range", [np.float32(1), np.float32(9), np.float32(1.5)], constants=[0, 1, 2], opset=11)
+    yield case("Range", [single(1), single(9), single(1.5)], constants=[0, 1, 2], opset=11)
     yield case("Compress", [x, np.asarray([False, True, True])], constants=[1], axis=1)
     yield case("Compress", [x, np.asarray([False, True, True])], constants=[1])
     yield case("Dropout", [x], opset=10, ratio=0.4, outputs=2)

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from tests.frontend.onnx.rewriting.computed import check_same, compile_and_run, make, run
+from tests.frontend.onnx.rewriting.computed import check_same, compile_and_run, int64, make, run, single
 
 
 def floats(*shape: int) -> Any:
@@ -19,7 +19,7 @@ def floats(*shape: int) -> Any:
 
 
 IMAGE = {"x": np.random.default_rng(0).standard_normal((1, 3, 16, 16)).astype(np.float32)}
-SCALES = np.float32([1, 1, 2, 2])
+SCALES = single([1, 1, 2, 2])
 
 
 def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:
@@ -61,7 +61,7 @@ def attention() -> tuple[onnx.ModelProto, dict[str, Any]]:
         node("Reshape", ["b", "s"], "c"),
         node("MatMul", ["c", "w"], "y"),
     ]
-    return make(nodes, feeds, ["y"], 23, s=np.int64([1, 8, 64]), w=floats(64, 32)), feeds
+    return make(nodes, feeds, ["y"], 23, s=int64([1, 8, 64]), w=floats(64, 32)), feeds
 
 
 def norms() -> tuple[onnx.ModelProto, dict[str, Any]]:

@@ -81,3 +81,15 @@ def check_same(found: list[Any], right: list[Any], tolerance: float = 1e-5) -> N
         bounded = np.abs(b[np.isfinite(b)])
         scale = max(1.0, float(bounded.max())) if bounded.size else 1.0
         np.testing.assert_allclose(a.astype(np.float64), b.astype(np.float64), rtol=limit, atol=limit * scale)
+
+
+def single(values: object) -> Any:
+    return np.asarray(values, dtype=np.float32)
+
+
+def int32(values: object) -> Any:
+    return np.asarray(values, dtype=np.int32)
+
+
+def int64(values: object) -> Any:
+    return np.asarray(values, dtype=np.int64)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from tests.frontend.onnx.rewriting.computed import check_same, make, rewritten, run
+from tests.frontend.onnx.rewriting.computed import check_same, int32, int64, make, rewritten, run
 
 DOMAIN = "com.microsoft"
 
@@ -69,11 +69,11 @@ CASES: dict[str, tuple[str, list[Any], int, dict[str, Any]]] = {
     "attention": ("Attention", [X, floats(8, 24), floats(24)], 1, {"num_heads": 2}),
     "attention, mask": (
         "Attention",
-        [X, floats(8, 24), floats(24), np.int32([[1, 1, 0], [1, 0, 0]])],
+        [X, floats(8, 24), floats(24), int32([[1, 1, 0], [1, 0, 0]])],
         1,
         {"num_heads": 2},
     ),
-    "attention, lengths": ("Attention", [X, floats(8, 24), floats(24), np.int32([2, 3])], 1, {"num_heads": 2}),
+    "attention, lengths": ("Attention", [X, floats(8, 24), floats(24), int32([2, 3])], 1, {"num_heads": 2}),
     "attention, square mask": ("Attention", [X, floats(8, 24), floats(24), CAUSAL], 1, {"num_heads": 2, "scale": 0.4}),
     "attention, past": (
         "Attention",
@@ -99,13 +99,13 @@ CASES: dict[str, tuple[str, list[Any], int, dict[str, Any]]] = {
     ),
     "rotary": (
         "RotaryEmbedding",
-        [floats(2, 3, 16), np.int64([[0, 1, 2], [4, 5, 6]]), floats(9, 4), floats(9, 4)],
+        [floats(2, 3, 16), int64([[0, 1, 2], [4, 5, 6]]), floats(9, 4), floats(9, 4)],
         1,
         {"num_heads": 2},
     ),
     "rotary, interleaved": (
         "RotaryEmbedding",
-        [floats(2, 2, 3, 8), np.int64([2]), floats(9, 4), floats(9, 4)],
+        [floats(2, 2, 3, 8), int64([2]), floats(9, 4), floats(9, 4)],
         1,
         {"interleaved": 1},
     ),

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.frontend.onnx.rewriting.computed import check_same, make, run
+from tests.frontend.onnx.rewriting.computed import check_same, make, run, single
 from tilewright.frontend.onnx.rewriting.upgrade import OLDEST, upgrade
 
 
@@ -18,8 +18,8 @@ def floats(*shape: int) -> Any:
 
 
 X = floats(2, 3, 4, 6)
-SCALES = {"s": np.float32([1, 1, 2, 2])}
-MIXED = {"s": np.float32([1, 1, 0.5, 2])}
+SCALES: dict[str, Any] = {"s": single([1, 1, 2, 2])}
+MIXED: dict[str, Any] = {"s": single([1, 1, 0.5, 2])}
 
 
 def node(kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> onnx.NodeProto:
@@ -108,7 +108,7 @@ def test_graphs_inside_of_graphs_are_upgraded_too() -> None:
 
 
 def test_what_opset_18_cannot_say_stays() -> None:
-    how = {"coordinate_transformation_mode": "tf_half_pixel_for_nn", "mode": "nearest"}
+    how: dict[str, Any] = {"coordinate_transformation_mode": "tf_half_pixel_for_nn", "mode": "nearest"}
     model = make(
         [node("Resize", "x", "r", "s", **how)], {"x": X}, ["y0"], opset=11, r=np.zeros(0, np.float32), **SCALES
     )
@@ -118,8 +118,8 @@ def test_what_opset_18_cannot_say_stays() -> None:
 
 
 def test_weights_that_are_inputs_of_an_old_file_stay_constants() -> None:
-    model = make([node("Mul", "x", "w")], {"x": X, "w": np.float32([2])}, ["y0"], opset=7)
+    model = make([node("Mul", "x", "w")], {"x": X, "w": single([2])}, ["y0"], opset=7)
     model.ir_version = 3
-    model.graph.initializer.append(numpy_helper.from_array(np.float32([2]), "w"))
+    model.graph.initializer.append(numpy_helper.from_array(single([2]), "w"))
     assert upgrade(model)
     assert [value.name for value in model.graph.input] == ["x"]

@@ -65,7 +65,10 @@ def _reduce_to_extreme(given: Operands) -> Sequence[relax.Expr]:
     fixed = given.outputs[0]
     if fixed is None:
         raise NotImplementedError("the shape of its result is not known")
-    rank = len(given.inputs[0].ty.shape.values)
+    data = given.inputs[0]
+    if data is None:
+        raise ValueError("its data are absent")
+    rank = len(data.ty.shape.values)
     axes = given.constants[1] if len(given.constants) > 1 else None
     if axes is None and len(given.inputs) > 1 and given.inputs[1] is not None:
         raise NotImplementedError("its axes are not constants")
@@ -74,7 +77,9 @@ def _reduce_to_extreme(given: Operands) -> Sequence[relax.Expr]:
     highest = given.node.op_type == "ReduceMax"
     if not fixed.dtype.startswith("float"):
         return [(relax.op.max if highest else relax.op.min)(given.inputs[0], chosen, keepdims)]
-    return [given.builder.emit_te(_extreme_of(chosen, keepdims, highest), given.inputs[0], primfunc_name_hint="extreme")]
+    return [
+        given.builder.emit_te(_extreme_of(chosen, keepdims, highest), given.inputs[0], primfunc_name_hint="extreme")
+    ]
 
 
 def _extreme_of(axes: Sequence[int], keepdims: bool, highest: bool) -> Callable[[te.Tensor], te.Tensor]:
@@ -100,11 +105,13 @@ def _extreme_of(axes: Sequence[int], keepdims: bool, highest: bool) -> Callable[
 
 
 @converter("BitShift")
-def _shift(given: Operands) -> Sequence[relax.Expr]:
+def _shift_bits(given: Operands) -> Sequence[relax.Expr]:
     """BitShift(a, b). A machine shifts by ``b`` modulo its width; ONNX shifts all bits out."""
     from tvm import relax
 
     data, count = given.inputs
+    if count is None:
+        raise ValueError("its count is absent")
     dtype = str(count.ty.dtype)
     last = relax.const(np.iinfo(dtype).bits - 1, dtype)
     inside = relax.op.less_equal(count, last)
@@ -125,6 +132,8 @@ def _modulo(given: Operands) -> Sequence[relax.Expr]:
     from tvm import relax
 
     data, divisor = given.inputs
+    if data is None:
+        raise ValueError("its data are absent")
     dtype = str(data.ty.dtype)
     if given.attributes.get("fmod", 0):
         return [relax.op.mod(data, divisor)]
@@ -137,28 +146,18 @@ def _modulo(given: Operands) -> Sequence[relax.Expr]:
 
 
 @converter("CumProd")
-def _cumulative_product(given: Operands) -> Sequence[relax.Expr]:
-    from tvm import relax
-
-    return [_cumulate(given, relax.op.cumprod)]
-
-
 @converter("CumSum")
-def _cumulative_sum(given: Operands) -> Sequence[relax.Expr]:
-    from tvm import relax
-
-    return [_cumulate(given, relax.op.cumsum)]
-
-
-def _cumulate(given: Operands, operator: Callable[..., relax.Expr]) -> relax.Expr:
-    from tvm import relax
+def _cumulate(given: Operands) -> Sequence[relax.Expr]:
+    """CumSum(x). TVM's converter calls a library."""
+    from tvm import relax, topi
 
     data, axis, fixed = given.inputs[0], given.constants[1], given.outputs[0]
     if axis is None or fixed is None:
         raise NotImplementedError("its axis is not a constant")
     place = int(axis.reshape(-1)[0]) % len(fixed.shape)
-    backwards = bool(given.attributes.get("reverse", 0))
+    backwards, exclusive = (bool(given.attributes.get(name, 0)) for name in ("reverse", "exclusive"))
     if backwards:
         data = given.emit(relax.op.flip(data, axis=place))
-    made = given.emit(operator(data, place, fixed.dtype, exclusive=bool(given.attributes.get("exclusive", 0))))
-    return given.emit(relax.op.flip(made, axis=place)) if backwards else made
+    operator = topi.cumsum if given.node.op_type == "CumSum" else topi.cumprod
+    made = given.builder.emit_te(operator, data, place, fixed.dtype, exclusive)
+    return [relax.op.flip(made, axis=place) if backwards else made]

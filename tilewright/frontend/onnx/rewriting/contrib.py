@@ -54,7 +54,7 @@ def activate(graph: Graph, name: str, kind: str, parameters: Sequence[float], ou
         parameters: its attributes, in ONNX Runtime's order.
         out: the name of the result.
     """
-    names = {
+    names: dict[str, tuple[str, ...]] = {
         "": (),
         "Relu": (),
         "Sigmoid": (),
@@ -72,8 +72,8 @@ def activate(graph: Graph, name: str, kind: str, parameters: Sequence[float], ou
         return True
     if kind not in names:
         return False
-    given = dict(zip(names[kind], parameters, strict=False))
-    graph.op(kind or "Identity", name, out=out, **given)
+    alpha, beta = (dict(zip(names[kind], parameters, strict=False)).get(part) for part in ("alpha", "beta"))
+    graph.op(kind or "Identity", name, out=out, alpha=alpha, beta=beta)
     return True
 
 

@@ -10,7 +10,7 @@ import math
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from tilewright.frontend.onnx.rewriting.attention import Rule, merge_heads, rotate, score, split_heads, weigh
 from tilewright.frontend.onnx.rewriting.contrib import DOMAIN, number, optional, wanted
@@ -168,12 +168,12 @@ def _bias(graph: Graph, node: onnx.NodeProto, heads: tuple[str, str], mask: str,
 
 def _lowest(graph: Graph, name: str) -> NDArray[np.generic]:
     """Half of the lowest number of a tensor's element type, so that a bias can be added to it."""
-    zero = graph.like(name, 0)
-    return graph.like(name, float(np.finfo(zero.dtype).min) / 2)
+    kind = np.dtype(helper.tensor_dtype_to_np_dtype(graph.elem_type(name)))
+    return graph.like(name, float(np.finfo(kind).min) / 2)
 
 
 def _kept(graph: Graph, mask: str, shape: tuple[int, ...], extents: tuple[int, int]) -> str | None:
-    """Which keys a mask of integers keeps, in a shape that can be broadcast to (B, H, S, T); None if it is not known."""
+    """Which keys a mask of integers keeps, in a shape that (B, H, S, T) holds; None if it is not known."""
     batch, total = extents
     zero = np.zeros((), dtype=np.int32)
     wide = graph.op("Cast", mask, to=TensorProto.INT32) if graph.elem_type(mask) != TensorProto.INT32 else mask

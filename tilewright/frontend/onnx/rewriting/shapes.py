@@ -167,8 +167,9 @@ def trilu(graph: Graph, node: onnx.NodeProto) -> bool:
     offset = graph.ints(node.input[1]) if len(node.input) > 1 and node.input[1] else [0]
     if found is None or offset is None or len(found.shape) < 2:
         return False
-    kept = np.tri(*found.shape[-2:], k=offset[0] - 1, dtype=np.bool_)
-    kept = ~kept if read_attributes(node).get("upper", 1) else np.tri(*found.shape[-2:], k=offset[0], dtype=np.bool_)
+    rows, columns = np.arange(found.shape[-2]).reshape(-1, 1), np.arange(found.shape[-1])
+    upper = bool(read_attributes(node).get("upper", 1))
+    kept = columns - rows >= offset[0] if upper else columns - rows <= offset[0]
     if found.elem_type == onnx.TensorProto.BOOL:
         graph.op("And", node.input[0], kept, out=node.output[0])
     else:
