@@ -7,6 +7,7 @@ shape or dtype, is reported, and the import goes on with zeros in its place, so 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -100,6 +101,7 @@ def import_graph(model: onnx.ModelProto, types: Mapping[str, onnx.TypeProto]) ->
     """
     from tvm.relax.frontend.onnx import onnx_frontend
 
+    importlib.import_module("tilewright.frontend.onnx.converting")  # registers converters, which import this module
     plain_clip()
     # TVM's importer is a class that is imported late, so ours is made late, too.
     kind = type("Importer", (_Conversion, onnx_frontend.ONNXGraphImporter), {})

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from tilewright.errors import ModelFormatError, ShapeError, UnsupportedOperatorError
 from tilewright.frontend.onnx.data import fetch_tensor, graphs, serialize, write_model
 from tilewright.frontend.onnx.file import check_filled, check_sizes, copy_for_inference, read_proto
-from tilewright.frontend.onnx.repair import repair
+from tilewright.frontend.onnx.rewriting.rewrite import rewrite
 from tilewright.measure.memory import memory_error
 from tilewright.scratch import check_space, explained
 from tilewright.tensor import Array
@@ -65,9 +65,7 @@ def prepare(path: Path, shapes: Mapping[str, tuple[int, ...]], folder: Path, opt
         written = write_model(model, folder / MODEL, "model.bin")
         del model
         weights = {tensor.name for tensor in written.graph.initializer}
-        repair(written)
-        _chain_sums(written)
-        folded = _optimise(written, folder) if optimised else written
+        folded = _fold(written, folder) if optimised else _rewritten(written, folder)
         _split_batch_norms(folded, folder)
         _drop_inputs(folded, weights)
         (folder / FOLDED).write_bytes(serialize(folded))
@@ -230,28 +228,40 @@ def _calm_softmax(model: onnx.ModelProto, filled: set[str], folder: Path) -> Non
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
-def _chain_sums(model: onnx.ModelProto) -> None:
-    """Sum(a, b, c) --> Add(Add(a, b), c), which is fused. TVM's importer stacks the operands of a Sum."""
-    nodes: list[onnx.NodeProto] = []
-    for node in model.graph.node:
-        if node.op_type != "Sum" or len(node.input) < 2:
-            nodes.append(node)
-            continue
-        left = node.input[0]
-        for i, right in enumerate(node.input[1:], 1):
-            out = node.output[0] if i == len(node.input) - 1 else f"{node.output[0]}__part{i}"
-            nodes.append(helper.make_node("Add", [left, right], [out], name=f"{out}__add"))
-            left = out
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+def _fold(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """The model rewritten for the importer, with constants and batch norms folded.
+
+    What is constant only after folding is rewritten after it. A rewriting that ONNX Runtime refuses, for lack of an
+    operator for some element type, is given up, and the operators stay as they are.
+    """
+    written = _rewritten(model, folder)
+    try:
+        folded = _optimise(written, folder)
+    except (ModelFormatError, UnsupportedOperatorError):
+        return _optimise(model, folder)
+    again = _rewritten(folded, folder)
+    if again is folded:
+        return folded
+    try:
+        return _optimise(again, folder, "folded-again.bin")
+    except (ModelFormatError, UnsupportedOperatorError):
+        return folded
 
 
-def _optimise(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+def _rewritten(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """A copy of the model that was rewritten; the model itself if there is nothing to rewrite."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    return made if rewrite(made, folder) else model
+
+
+def _optimise(model: onnx.ModelProto, folder: Path, data: str = "folded.bin") -> onnx.ModelProto:
     """The model after ONNX Runtime's basic optimisation, which folds constants and batch norms.
 
     Args:
         model: a model whose weights are in files in ``folder``.
         folder: the directory, to which the weights of the result are written, too.
+        data: the name of the file for these weights.
     """
     import onnxruntime
 
@@ -259,10 +269,10 @@ def _optimise(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4
     options.intra_op_num_threads = 1  # more threads would spin and disturb the tuner
-    source, target = folder / "chained.onnx", folder / FOLDED
+    source, target = folder / "rewritten.onnx", folder / FOLDED
     options.optimized_model_filepath = str(target)
     options.add_session_config_entry("session.disable_prepacking", "1")
-    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "folded.bin")
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     source.write_bytes(serialize(model))
     try:
