@@ -277,7 +277,9 @@ def _optimise(model: onnx.ModelProto, folder: Path, data: str = "folded.bin") ->
     source.write_bytes(serialize(model))
     try:
         onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-        return onnx.load_model_from_string(target.read_bytes())
+        made = onnx.load_model_from_string(target.read_bytes())
+        _drop_doubles(made)
+        return made
     except Exception as exc:  # ONNX Runtime's errors share no base class
         check_space(folder)
         text = _PLACE.sub("", str(exc))
@@ -289,6 +291,15 @@ def _optimise(model: onnx.ModelProto, folder: Path, data: str = "folded.bin") ->
         if "bad_alloc" in text or "Failed to allocate memory" in text:
             raise MemoryError from exc
         raise ModelFormatError(f"the model is not valid ONNX: {line}; export it again") from exc
+
+
+def _drop_doubles(model: onnx.ModelProto) -> None:
+    """Drop initializers that a Constant node makes, too: ONNX Runtime writes both for graphs inside of others."""
+    for graph in graphs(model):
+        made = {name for node in graph.node for name in node.output}
+        for index in reversed(range(len(graph.initializer))):
+            if graph.initializer[index].name in made:
+                del graph.initializer[index]
 
 
 def _drop_inputs(model: onnx.ModelProto, weights: set[str]) -> None:

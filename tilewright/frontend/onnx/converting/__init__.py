@@ -1,5 +1,29 @@
 """Converters of our own, one module a family of operators. Importing the package registers all of them."""
 
-from tilewright.frontend.onnx.converting import arithmetic
+from tilewright.frontend.onnx.converting import (
+    arithmetic,
+    moving,
+    pooling,
+    quantised,
+    refused,
+    regions,
+    resizing,
+    sampling,
+    scattering,
+    sliding,
+    sorting,
+)
 
-__all__ = ["arithmetic"]
+__all__ = [
+    "arithmetic",
+    "moving",
+    "pooling",
+    "quantised",
+    "refused",
+    "regions",
+    "resizing",
+    "sampling",
+    "scattering",
+    "sliding",
+    "sorting",
+]

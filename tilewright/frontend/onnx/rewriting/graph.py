@@ -23,6 +23,8 @@ Operand: TypeAlias = "str | NDArray[np.generic] | None"
 
 #: The most elements of a constant that the inference of a new node's type reads.
 _MOST_READ = 64
+#: The file of new weights that are large, and the least bytes of such a weight.
+_DATA, _LEAST_OUTSIDE = "rewritten.bin", 1 << 16
 
 
 class Graph:
@@ -163,6 +165,8 @@ class Graph:
     def constant(self, values: NDArray[np.generic], name: str = "") -> str:
         """Add an initializer, whose name is ``name`` or a new one. Returns its name."""
         tensor = numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name or self.new_name("c"))
+        if self._folder is not None and values.nbytes >= _LEAST_OUTSIDE:
+            _move_outside(tensor, self._folder)
         self.model.graph.initializer.append(tensor)
         self._constants[tensor.name] = tensor
         self._types[tensor.name] = helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
@@ -230,6 +234,18 @@ def _infer_backwards(model: onnx.ModelProto, types: dict[str, onnx.TypeProto]) -
         elem = kind.tensor_type.elem_type if kind is not None else 0
         if elem:
             types[unknown[0]] = helper.make_tensor_type_proto(elem, result.shape)
+
+
+def _move_outside(tensor: TensorProto, folder: Path) -> None:
+    """Move the data of a tensor into a file, since a message of protobuf has at most 2 GB."""
+    with (folder / _DATA).open("ab") as file:
+        place = (("location", _DATA), ("offset", str(file.tell())), ("length", str(len(tensor.raw_data))))
+        file.write(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in place:
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, value
 
 
 def _constant_nodes(model: onnx.ModelProto) -> Iterator[tuple[str, TensorProto]]:

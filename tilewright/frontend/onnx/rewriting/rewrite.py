@@ -11,18 +11,23 @@ from tilewright.frontend.onnx.rewriting import (  # noqa: F401 - importing a fam
     attention,
     contrib,
     contrib_attention,
+    control_flow,
+    cropping,
     einsum,
     elementwise,
     indexing,
     normalisation,
     pooling,
+    quantised,
     reductions,
-    resize,
+    sampling,
     shapes,
+    spectra,
 )
 from tilewright.frontend.onnx.rewriting.functions import inline_bodies, inline_local_functions
 from tilewright.frontend.onnx.rewriting.graph import Graph
 from tilewright.frontend.onnx.rewriting.registry import REWRITINGS, Rewriting
+from tilewright.frontend.onnx.rewriting.sequences import drop_unused
 from tilewright.frontend.onnx.rewriting.upgrade import upgrade
 from tilewright.frontend.onnx.values import DOMAINS, read_names
 
@@ -56,7 +61,7 @@ def rewrite(model: onnx.ModelProto, folder: Path | None = None) -> bool:
         if not _rewrite_once(model, folder):
             break
         changed = True
-    return changed
+    return drop_unused(model) or changed
 
 
 def _domain(node: onnx.NodeProto) -> str:
