@@ -21,6 +21,7 @@ from tilewright.measure.memory import memory_error
 from tilewright.ops.mark import Mark, take_mark, take_marks
 from tilewright.target import Target
 from tilewright.task import WEIGHTS, Task
+from tilewright.wording import describe_error
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -133,10 +134,9 @@ def _translating(network: Network) -> Iterator[None]:
         raise
     except MemoryError as exc:
         raise memory_error(f"cutting {network.name} into tasks") from exc
-    except (RuntimeError, ValueError, TypeError) as exc:  # what TVM's passes raise; anything else is a bug of ours
-        said = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:160]
+    except Exception as exc:  # TVM's passes and ours raise errors of all classes
         raise UnsupportedOperatorError(
-            f"every operator is one that can be compiled, but one of {network.name} is not: {said}; "
+            f"every operator is one that can be compiled, but one of {network.name} is not: {describe_error(exc)}; "
             "replace it before export"
         ) from exc
 

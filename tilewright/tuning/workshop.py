@@ -12,6 +12,7 @@ from tilewright.compiling.kernels import Kernels
 from tilewright.errors import CheckError, CompilerError, OutputError, SpaceError
 from tilewright.graph.tasks import Extraction
 from tilewright.ops.registry import make_space
+from tilewright.space.guard import guard_space
 from tilewright.tuning.selection import Selection
 from tilewright.verify.checker import Checker
 from tilewright.verify.verdict import Outcome, Verdict
@@ -126,9 +127,10 @@ class Workshop:
         tasks = {use.task.key: use.task for use in self.extraction.uses}
         functions = dict(selection.functions)
         for key in set(keys) & set(selection.tuned):
-            space = make_space(tasks[key], self.extraction.target)
             try:
-                functions[key] = space.schedule(space.default()).mod["main"]
+                with guard_space(f"the design space of {tasks[key].name!r}"):
+                    space = make_space(tasks[key], self.extraction.target)
+                    functions[key] = space.schedule(space.default()).mod["main"]
             except SpaceError:
                 functions.pop(key, None)
         changed = replace(selection, functions=functions).mark_default(keys)
