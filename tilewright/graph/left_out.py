@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import onnx
 from onnx import helper
 
-from tilewright.errors import ShapeError, UnsupportedOperatorError
+from tilewright.errors import CompilerError, ShapeError, UnsupportedOperatorError
 from tilewright.frontend.load import read_model
 from tilewright.frontend.network import Network
 from tilewright.frontend.onnx.data import copy_without_weights
@@ -16,7 +16,7 @@ from tilewright.frontend.onnx.values import read_names
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.target import Target
 
-__all__ = ["extract_all", "leave_out", "leave_out_all"]
+__all__ = ["extract_all", "find_failing", "leave_out", "leave_out_all"]
 
 
 def extract_all(network: Network, target: Target) -> Extraction:
@@ -43,7 +43,7 @@ def extract_all(network: Network, target: Target) -> Extraction:
         if network.partition is None:
             raise
         why = str(exc)
-    failing = dict(_find_failing(network.partition, target))
+    failing = dict(find_failing(network.partition, target))
     if failing:
         order = network.partition.order
         divided = leave_out(network, {order[place]: reason for place, reason in failing.items()})
@@ -72,8 +72,16 @@ def leave_out_all(network: Network, why: str) -> Network:
     return read_model(network.name, network.onnx, network.folded, reasons)
 
 
-def _find_failing(partition: Partition, target: Target) -> Iterator[tuple[int, str]]:
-    """The numbers of the nodes that cannot be cut alone, each with the reason."""
+def find_failing(
+    partition: Partition, target: Target, check: Callable[[Extraction], None] = lambda _: None
+) -> Iterator[tuple[int, str]]:
+    """The numbers of the compiled nodes that fail alone, each with the reason.
+
+    Args:
+        partition: the graph whose nodes are tried.
+        target: the machine to cut them for.
+        check: looks at what was cut from a node, and raises ``CompilerError`` if that fails.
+    """
     model, types = partition.compiled, partition.types
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     tried: dict[bytes, str] = {}
@@ -85,9 +93,11 @@ def _find_failing(partition: Partition, target: Target) -> Iterator[tuple[int, s
         if key not in tried:
             tried[key] = ""
             try:
-                if extract(read_model("part", single, single, {}), target).plan is None:
+                part = extract(read_model("part", single, single, {}), target)
+                if part.plan is None:
                     tried[key] = "it cannot be compiled without a library of TVM's"
-            except (UnsupportedOperatorError, ShapeError) as exc:
+                check(part)
+            except (UnsupportedOperatorError, ShapeError, CompilerError) as exc:
                 tried[key] = f"it cannot be compiled ({exc})"
         if tried[key]:
             yield number, tried[key]
@@ -116,8 +126,8 @@ def _isolate(
 def _signature(single: onnx.ModelProto) -> bytes:
     """The same bytes for nodes that differ in names and in the values of large weights only."""
     made = copy_without_weights(single)
-    names = {name: f"n{i}" for i, name in enumerate(dict.fromkeys([*single.graph.node[0].input, *single.graph.node[0].output]))}
     node = made.graph.node[0]
+    names = {name: f"n{i}" for i, name in enumerate(dict.fromkeys([*node.input, *node.output]))}
     node.name = ""
     node.input[:] = [names[name] if name else "" for name in node.input]
     node.output[:] = [names[name] if name else "" for name in node.output]

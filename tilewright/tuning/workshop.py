@@ -60,7 +60,10 @@ class Workshop:
         self._first: Path | None = None
 
     def build(self, selection: Selection) -> JudgedExecutable:
-        """Build an executable of a selection. Tasks that spoil the outputs get their defaults, then TVM's programs.
+        """Build an executable of a selection.
+
+        Tasks whose programs cannot be compiled get TVM's own programs. Tasks that spoil the outputs get their defaults,
+        then TVM's programs.
 
         Raises:
             CompilerError: compiling or linking failed.
@@ -68,7 +71,14 @@ class Workshop:
             CheckError: the outputs are still wrong after that.
         """
         began = time.monotonic()
-        folder = self._made(selection)
+        try:
+            folder = self._made(selection)
+        except CompilerError:  # perhaps a schedule is to blame
+            repaired = self._untuned(selection, self.kernels.find_failing(selection.functions))
+            if repaired is None:
+                raise
+            selection = repaired
+            folder = self._made(selection)
         seconds = time.monotonic() - began
         verdict = self._checker.judge(folder)
         replaced: list[str] = []
