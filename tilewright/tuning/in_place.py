@@ -25,8 +25,8 @@ from tilewright.errors import CompilerError, MeasureError, OutputError, SpaceErr
 from tilewright.graph.tasks import Extraction
 from tilewright.measure.outcome import robust_seconds
 from tilewright.measure.peer_process import PeerProcess
-from tilewright.tensor import random_arrays
 from tilewright.space.guard import guard_space
+from tilewright.tensor import random_arrays
 from tilewright.tuning.report import ContestReport
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.selection import Selection

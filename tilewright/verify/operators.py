@@ -137,7 +137,7 @@ class LRN(_Operator):
 
 
 class Cast(_Operator):
-    """Converts to another type. In double precision every floating-point type is float64; otherwise at least float32."""
+    """Converts to another type. In double precision every floating-point type is float64."""
 
     def _run(self, x: Array, to: int = 0, **_: object) -> tuple[Array]:
         if to == TensorProto.STRING:

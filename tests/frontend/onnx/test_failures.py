@@ -44,9 +44,7 @@ def reasons(network: Network) -> list[str]:
         (UnsupportedOperatorError("an Elu needs an alpha"), "an Elu needs an alpha"),
     ],
 )
-def test_a_converter_that_fails(
-    error: Exception, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_converter_that_fails(error: Exception, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: importer.Operands) -> NoReturn:
         raise error
 
@@ -84,6 +82,7 @@ def test_an_importer_that_fails_beyond_an_operator(tmp_path: Path, monkeypatch: 
 def test_a_pass_that_fails(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pass fails for one operator, which ONNX Runtime runs then."""
     network = load(saved(tmp_path))
+
     def fail(subject: object, *rest: object) -> object:
         module = getattr(subject, "module", subject)
         if "elu" in str(module).lower().replace("relu", ""):

@@ -181,10 +181,10 @@ def test_weights_of_a_segment_stay_narrow(tmp_path: Path) -> None:
     x[::2] = normal(4, 64).astype(np.float16)
     onnx.save(made, tmp_path / "m.onnx")
     network = load(tmp_path / "m.onnx")
-    from tilewright.graph.left_out import leave_out_all
-    from tilewright.graph.tasks import extract
     from tests.models import TARGET
     from tilewright.compiling.build import build
+    from tilewright.graph.left_out import leave_out_all
+    from tilewright.graph.tasks import extract
 
     build(extract(leave_out_all(network, "a test"), TARGET), {}, tmp_path / "out", {})
     executable = load_executable(tmp_path / "out")

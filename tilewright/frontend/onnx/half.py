@@ -94,9 +94,12 @@ def widen(model: onnx.ModelProto, folder: Path) -> bool:
             if graph is not model.graph or value.name not in {v.name for v in ends}:
                 _widen_type(value.type)
         for node in graph.node:
+            if _is_kept(node) or _is_border(node):
+                continue
             for attribute in node.attribute:
-                if attribute.name in _TYPES and attribute.i in HALF and not _is_kept(node) and not _is_border(node):
+                if attribute.name in _TYPES and attribute.i in HALF:
                     attribute.i = TensorProto.FLOAT
+                _widen_type(attribute.tp)
     with (folder / _FILE).open("wb") as file:
         for graph in graphs(model):
             for tensor in tensors(graph):

@@ -53,7 +53,7 @@ def densify(model: onnx.ModelProto) -> None:
                 whole[places] = values
             except (ValueError, IndexError, TypeError) as exc:
                 raise ModelFormatError(
-                    f"a sparse weight lists values at places of its shape, but {name!r} does not: {exc}; export it again"
+                    f"a sparse weight has values at places of its shape, but {name!r} has none: {exc}; export it again"
                 ) from exc
             graph.initializer.append(numpy_helper.from_array(whole.reshape(dims), name))
         del graph.sparse_initializer[:]
