@@ -81,11 +81,11 @@ def test_an_importer_that_fails_beyond_an_operator(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize("where", ["tilewright.graph.tasks.rewrite", "tilewright.graph.tasks._fuse"])
 def test_a_pass_that_fails(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pass fails for one operator, which ONNX Runtime runs then."""
-    network = load(saved(tmp_path))
+    network = load(saved(tmp_path, TEXT.replace(" Elu", " Erf")))
 
     def fail(subject: object, *rest: object) -> object:
         module = getattr(subject, "module", subject)
-        if "elu" in str(module).lower().replace("relu", ""):
+        if "erf" in str(module):
             raise KeyError("lanes")
         return untouched(subject, *rest)
 
@@ -95,7 +95,7 @@ def test_a_pass_that_fails(where: str, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(where, fail)
     extraction = extract_all(network, TARGET)
     assert "'lanes' is missing" in " ".join(reasons(extraction.network))
-    assert any(reason.startswith("Elu (b)") for reason in reasons(extraction.network))
+    assert any(reason.startswith("Erf (b)") for reason in reasons(extraction.network))
 
 
 def test_a_rewriting_of_the_file_that_fails_leaves_it_as_it_was(
@@ -139,7 +139,7 @@ def test_what_onnx_runtime_refuses_is_refused_with_its_reason(node: onnx.NodePro
 
 def test_a_kernel_without_which_a_part_cannot_run(tmp_path: Path) -> None:
     """ONNX Runtime has no convolution in float64, and Tilewright no NonZero."""
-    text = "g (float64[1,3,8,8] x) => (float64[1,5,8,8] y, int64[4,n] z) { y = Conv(x, w) z = NonZero(y) }"
+    text = "g (double[1,3,8,8] x) => (double[1,5,8,8] y, int64[4,n] z) { y = Conv(x, w) z = NonZero(y) }"
     made = read(text)
     made.graph.initializer.append(onnx.numpy_helper.from_array(normal(5, 3, 1, 1).astype(np.float64), "w"))
     onnx.save(made, tmp_path / "m.onnx")

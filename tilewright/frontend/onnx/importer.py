@@ -104,7 +104,9 @@ def import_graph(model: onnx.ModelProto, types: Mapping[str, onnx.TypeProto]) ->
     plain_clip()
     # TVM's importer is a class that is imported late, so ours is made late, too.
     kind = type("Importer", (_Conversion, onnx_frontend.ONNXGraphImporter), {})
-    importer = kind({}, None, keep_params_in_input=True)
+    # TVM 0.27 takes an extent of 0 for an open one, unless it is given the shape.
+    shapes = {v.name: list(fixed.shape) for v in model.graph.input if (fixed := find_fixed(types.get(v.name)))}
+    importer = kind(shapes, None, keep_params_in_input=True)
     importer.prepare(model, types, onnx_frontend)
     version = max((o.version for o in model.opset_import if o.domain in DOMAINS), default=1)
     try:

@@ -17,7 +17,7 @@ from tilewright.frontend.onnx.data import fetch_tensor, graphs, serialize, write
 from tilewright.frontend.onnx.file import check_filled, check_sizes, copy_for_inference, read_proto
 from tilewright.frontend.onnx.half import widen
 from tilewright.frontend.onnx.repair import repair
-from tilewright.frontend.onnx.tidy import densify, drop_empty, keep_constants, own_weights
+from tilewright.frontend.onnx.tidy import compute_constants, densify, drop_empty, keep_constants, own_weights
 from tilewright.measure.memory import memory_error
 from tilewright.scratch import check_space, explained
 from tilewright.tensor import Array
@@ -104,6 +104,7 @@ def _fold(written: onnx.ModelProto, folder: Path, optimised: bool) -> onnx.Model
         helper.set_model_props(folded, {MISSING_KERNEL: str(exc)})
     _attempt(lambda model: _split_batch_norms(model, folder), folded)
     _attempt(drop_empty, folded)
+    _attempt(compute_constants, folded)
     return folded
 
 

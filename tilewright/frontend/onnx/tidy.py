@@ -14,10 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tilewright.errors import ModelFormatError
 from tilewright.frontend.onnx.data import count_bytes, graphs
-from tilewright.frontend.onnx.values import DOMAINS, find_fixed, infer_types, read_names
+from tilewright.frontend.onnx.values import COMPUTED, DOMAINS, find_fixed, infer_types, read_names
 from tilewright.measure.memory import usable_memory
 
-__all__ = ["densify", "drop_empty", "keep_constants", "own_weights"]
+__all__ = ["compute_constants", "densify", "drop_empty", "keep_constants", "own_weights"]
 
 #: The attributes of a Constant that are not a tensor, each with the dtype of the tensor that they stand for.
 _PLAIN = {
@@ -101,6 +101,22 @@ def _read_constant(node: onnx.NodeProto) -> TensorProto | None:
     if attribute.name in _PLAIN:
         return numpy_helper.from_array(np.asarray(helper.get_attribute_value(attribute), dtype=_PLAIN[attribute.name]))
     return None
+
+
+def compute_constants(model: onnx.ModelProto) -> None:
+    """An output that is a weight of texts, or of another type that no kernel reads --> Identity(weight).
+
+    The Identity goes to a segment.
+    """
+    graph = model.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type not in COMPUTED}
+    for value in graph.output:
+        tensor = weights.get(value.name)
+        if tensor is not None:
+            tensor.name = f"{value.name}__value"
+            graph.node.append(helper.make_node("Identity", [tensor.name], [value.name], name=tensor.name))
+            for node in graph.node:
+                node.input[:] = [tensor.name if name == value.name else name for name in node.input]
 
 
 def drop_empty(model: onnx.ModelProto) -> None:
