@@ -223,7 +223,7 @@ _LOADING = (OSError, ValueError, TypeError, LookupError, AttributeError, Runtime
 
 
 def _find_routes(manifest: Manifest) -> Routes:
-    names = [[entry["name"] for entry in manifest[end]] for end in ("inputs", "outputs")]  # type: ignore[literal-required]
+    names = [[entry["name"] for entry in manifest[end]] for end in ("inputs", "outputs")]
     return find_routes(names[0], names[1], manifest.get("segments", []))
 
 
