@@ -17,7 +17,7 @@ from tilewright.frontend.onnx.data import fetch_tensor, graphs, serialize, write
 from tilewright.frontend.onnx.file import check_filled, check_sizes, copy_for_inference, read_proto
 from tilewright.frontend.onnx.half import widen
 from tilewright.frontend.onnx.repair import repair
-from tilewright.frontend.onnx.tidy import compute_constants, densify, drop_empty, keep_constants, own_weights
+from tilewright.frontend.onnx.tidy import compare_booleans, compute_constants, densify, drop_empty, keep_constants, own_weights
 from tilewright.measure.memory import memory_error
 from tilewright.scratch import check_space, explained
 from tilewright.tensor import Array
@@ -92,6 +92,7 @@ def _fold(written: onnx.ModelProto, folder: Path, optimised: bool) -> onnx.Model
     plain = onnx.ModelProto()
     plain.CopyFrom(written)
     _attempt(lambda model: widen(model, folder), written)
+    _attempt(compare_booleans, written)
     _attempt(repair, written)
     _attempt(_chain_sums, written)
     try:

@@ -17,7 +17,7 @@ from tilewright.frontend.onnx.data import count_bytes, graphs
 from tilewright.frontend.onnx.values import COMPUTED, DOMAINS, find_fixed, infer_types, read_names
 from tilewright.measure.memory import usable_memory
 
-__all__ = ["compute_constants", "densify", "drop_empty", "keep_constants", "own_weights"]
+__all__ = ["compare_booleans", "compute_constants", "densify", "drop_empty", "keep_constants", "own_weights"]
 
 #: The attributes of a Constant that are not a tensor, each with the dtype of the tensor that they stand for.
 _PLAIN = {
@@ -101,6 +101,25 @@ def _read_constant(node: onnx.NodeProto) -> TensorProto | None:
     if attribute.name in _PLAIN:
         return numpy_helper.from_array(np.asarray(helper.get_attribute_value(attribute), dtype=_PLAIN[attribute.name]))
     return None
+
+
+def compare_booleans(model: onnx.ModelProto) -> None:
+    """Equal(a, b) of booleans --> Not(Xor(a, b)). LLVM refuses what TVM 0.27 makes of the first."""
+    graph = model.graph
+    if not any(node.op_type == "Equal" and node.domain in DOMAINS for node in graph.node):
+        return
+    types = infer_types(model)
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        kind = types.get(node.input[0]) if node.op_type == "Equal" and node.domain in DOMAINS else None
+        if kind is None or kind.tensor_type.elem_type != TensorProto.BOOL:
+            nodes.append(node)
+            continue
+        out = node.output[0]
+        nodes.append(helper.make_node("Xor", node.input, [f"{out}__differs"], name=f"{out}__differs"))
+        nodes.append(helper.make_node("Not", [f"{out}__differs"], [out], name=node.name or f"{out}__equals"))
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def compute_constants(model: onnx.ModelProto) -> None:
