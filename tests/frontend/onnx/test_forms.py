@@ -53,7 +53,7 @@ def test_constants_in_every_attribute(tmp_path: Path) -> None:
     same(z, x + np.float32([[0, 3, 0, 0], [0, 0, 4, 0]]))
     same(ints, np.arange(1, 5))
     assert list(texts) == ["one", "two"]
-    assert [segment.operators for segment in extraction.network.segments] == [("Add", "Identity")]
+    assert [segment.operators for segment in extraction.network.segments] == [("Identity",)]
 
 
 def test_inputs_and_outputs_of_every_form(tmp_path: Path) -> None:

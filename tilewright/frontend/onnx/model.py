@@ -17,7 +17,15 @@ from tilewright.frontend.onnx.data import fetch_tensor, graphs, serialize, write
 from tilewright.frontend.onnx.file import check_filled, check_sizes, copy_for_inference, read_proto
 from tilewright.frontend.onnx.half import widen
 from tilewright.frontend.onnx.repair import repair
-from tilewright.frontend.onnx.tidy import compare_booleans, compute_constants, densify, drop_empty, keep_constants, own_weights
+from tilewright.frontend.onnx.tidy import (
+    compare_booleans,
+    compute_constants,
+    densify,
+    drop_empty,
+    drop_unread,
+    keep_constants,
+    own_weights,
+)
 from tilewright.measure.memory import memory_error
 from tilewright.scratch import check_space, explained
 from tilewright.tensor import Array
@@ -66,6 +74,7 @@ def prepare(path: Path, shapes: Mapping[str, tuple[int, ...]], folder: Path, opt
     try:
         _drop_empty_ends(model)
         densify(model)
+        drop_unread(model)
         _refuse_training(model)
         _fix_shapes(model, shapes)
         check_sizes(model)

@@ -17,7 +17,15 @@ from tilewright.frontend.onnx.data import count_bytes, graphs
 from tilewright.frontend.onnx.values import COMPUTED, DOMAINS, find_fixed, infer_types, read_names
 from tilewright.measure.memory import usable_memory
 
-__all__ = ["compare_booleans", "compute_constants", "densify", "drop_empty", "keep_constants", "own_weights"]
+__all__ = [
+    "compare_booleans",
+    "compute_constants",
+    "densify",
+    "drop_empty",
+    "drop_unread",
+    "keep_constants",
+    "own_weights",
+]
 
 #: The attributes of a Constant that are not a tensor, each with the dtype of the tensor that they stand for.
 _PLAIN = {
@@ -33,30 +41,59 @@ _CONTROL = frozenset({"If", "Loop", "Scan"})
 
 
 def densify(model: onnx.ModelProto) -> None:
-    """A sparse initializer --> an initializer.
+    """A sparse initializer, or a sparse Constant --> the same with all its numbers.
 
     Raises:
         ModelFormatError: one does not fit the memory, or its indices are none of its shape.
     """
     for graph in graphs(model):
-        for sparse in graph.sparse_initializer:
-            name, dims = sparse.values.name, tuple(sparse.dims)
-            try:
-                if any(extent < 0 for extent in dims):
-                    raise ValueError(f"its shape is {list(dims)}")
-                probe = TensorProto(name=name, data_type=sparse.values.data_type, dims=dims)
-                if count_bytes(probe) > usable_memory() * _SHARE:
-                    raise ValueError(f"its shape is {list(dims)}, which does not fit this machine's memory")
-                values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
-                whole = np.zeros(math.prod(dims), dtype=values.dtype)
-                places = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), dims)
-                whole[places] = values
-            except (ValueError, IndexError, TypeError) as exc:
-                raise ModelFormatError(
-                    f"a sparse weight has values at places of its shape, but {name!r} has none: {exc}; export it again"
-                ) from exc
-            graph.initializer.append(numpy_helper.from_array(whole.reshape(dims), name))
+        graph.initializer.extend(_write_out(sparse, sparse.values.name) for sparse in graph.sparse_initializer)
         del graph.sparse_initializer[:]
+        for node in graph.node:
+            for attribute in node.attribute if node.op_type == "Constant" else ():
+                if attribute.name == "sparse_value":
+                    whole = _write_out(attribute.sparse_tensor, node.output[0])
+                    attribute.CopyFrom(helper.make_attribute("value", whole))
+
+
+def _write_out(sparse: onnx.SparseTensorProto, name: str) -> TensorProto:
+    """The tensor of a sparse one. Raises as :func:`densify` does."""
+    dims = tuple(sparse.dims)
+    try:
+        if any(extent < 0 for extent in dims):
+            raise ValueError(f"its shape is {list(dims)}")
+        if TensorProto.EXTERNAL in (sparse.values.data_location, sparse.indices.data_location):
+            raise ValueError("they are in another file")
+        probe = TensorProto(name=name, data_type=sparse.values.data_type, dims=dims)
+        if count_bytes(probe) > usable_memory() * _SHARE:
+            raise ValueError(f"its shape is {list(dims)}, which does not fit this machine's memory")
+        values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+        whole = np.zeros(math.prod(dims), dtype=values.dtype)
+        whole[indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), dims)] = values
+    except (ValueError, IndexError, TypeError) as exc:
+        raise ModelFormatError(
+            f"a sparse weight has values at places of its shape, but {name!r} has none: {exc}; export it again"
+        ) from exc
+    return numpy_helper.from_array(whole.reshape(dims), name)
+
+
+def drop_unread(model: onnx.ModelProto) -> None:
+    """MaxPool gives (y, indices) --> MaxPool gives y, if nothing reads the indices; likewise all optional outputs."""
+    graph = model.graph
+    versions = {"" if o.domain in DOMAINS else o.domain: o.version for o in model.opset_import}
+    read = {name for node in graph.node for name in read_names(node)} | {value.name for value in graph.output}
+    for node in graph.node:
+        domain = "" if node.domain in DOMAINS else node.domain
+        while len(node.output) > 1 and node.output[-1] not in read:
+            try:
+                schema = onnx.defs.get_schema(node.op_type, versions.get(domain, 1), domain)
+            except onnx.defs.SchemaError:
+                break
+            places = len(schema.outputs)
+            optional = onnx.defs.OpSchema.FormalParameterOption.Optional
+            if len(node.output) > places or schema.outputs[len(node.output) - 1].option != optional:
+                break
+            node.output.pop()
 
 
 def own_weights(model: onnx.ModelProto) -> None:
@@ -165,7 +202,7 @@ def drop_empty(model: onnx.ModelProto) -> None:
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
-    _drop_unread(graph)
+    _drop_idle(graph)
 
 
 def _make_empty(name: str, kind: onnx.TypeProto) -> TensorProto:
@@ -173,7 +210,7 @@ def _make_empty(name: str, kind: onnx.TypeProto) -> TensorProto:
     return helper.make_tensor(name, tensor.elem_type, [dim.dim_value for dim in tensor.shape.dim], b"", raw=True)
 
 
-def _drop_unread(graph: onnx.GraphProto) -> None:
+def _drop_idle(graph: onnx.GraphProto) -> None:
     """Drop the nodes and weights that no output depends on."""
     ends = {value.name for value in graph.output}
     wanted = _add_read(ends, reversed(graph.node))
