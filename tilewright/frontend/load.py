@@ -99,8 +99,8 @@ def read_model(name: str, model: onnx.ModelProto, folded: onnx.ModelProto, forei
 
     Raises:
         ResourceError: memory is missing.
-        UnsupportedOperatorError: it cannot be imported, not even in parts, which is a bug of ours; or a part of it needs
-            ONNX Runtime, which lacks a kernel for it.
+        UnsupportedOperatorError: it cannot be imported, not even in parts, which is a bug of ours; or ONNX Runtime
+            lacks a kernel for a part that needs it.
     """
     from tilewright.frontend.onnx.importer import import_graph
 

@@ -74,7 +74,7 @@ class _Evaluator(ReferenceEvaluator):
 
     def _init(self) -> None:
         super()._init()
-        self.rt_inits_ = {name: _widen(array, self.double) for name, array in self.rt_inits_.items()}
+        self.rt_inits_ = {name: _widen_array(array, self.double) for name, array in self.rt_inits_.items()}
         self.rt_nodes_ = [_Node(node, type(self)) for node in self.rt_nodes_]
 
 
