@@ -1,82 +1,58 @@
-"""What a network runs with before it is tuned, where the compiler fails."""
+"""The incumbent of a network with operators that are imported wrong, or that cannot be compiled."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
-import numpy as np
 import onnx
 import pytest
+from onnx import parser
+from tvm import relax
 
-from tests.frontend.onnx.small import by_runtime, read, same
-from tests.models import TARGET, normal, runs
-from tilewright.compiling.kernels import Kernels
-from tilewright.errors import CompilerError
-from tilewright.executable.executable import load_executable
+from tests.models import TARGET, runs
 from tilewright.frontend.load import load
+from tilewright.frontend.onnx.importer import CONVERTERS, Operands
 from tilewright.graph.left_out import extract_all
-from tilewright.graph.tasks import Extraction
 from tilewright.records.memory import MemoryStore
-from tilewright.tuning.incumbent import build_incumbent
+from tilewright.tuning.incumbent import Incumbent, build_incumbent
 from tilewright.verify.checker import Checker
-from tilewright.verify.inputs import Trials
-from tilewright.verify.verdict import Outcome, Verdict
-
-if TYPE_CHECKING:
-    from tvm.tirx import PrimFunc
+from tilewright.verify.verdict import Outcome
 
 pytestmark = runs
 
-MODEL = "g (float[64,512] x) => (float[64,512] y) { a = Sqrt(x) b = Erf(a) c = Floor(b) y = Sub(b, c) }"
+
+def build_from(folder: Path) -> Incumbent:
+    text = "g (float[64,512] x) => (float[64,512] y) { a = Relu(x) b = Elu(a) y = Tanh(b) }"
+    onnx.save(parser.parse_model('<ir_version: 8, opset_import: ["" : 17]>\n' + text), folder / "m.onnx")
+    network = load(folder / "m.onnx")
+    with Checker(network, 10.0) as checker:
+        return build_incumbent(extract_all(network, TARGET), checker, folder, MemoryStore())
 
 
-class Trusting:
-    """Calls every executable right."""
-
-    trials = Trials((), "")
-
-    def judge(self, folder: Path) -> Verdict:
-        return Verdict(Outcome.RIGHT)
-
-
-def fail_where(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
-    """Compiling a function fails if the word occurs in its name or in its program."""
-    untouched = Kernels._compile
-
-    def compile_some(self: Kernels, programs: Mapping[str, PrimFunc]) -> None:
-        for symbol, function in programs.items():
-            if word in symbol or word in function.script():
-                raise CompilerError(f"the network cannot be compiled: no {word}")
-        untouched(self, programs)
-
-    monkeypatch.setattr(Kernels, "_compile", compile_some)
-
-
-@pytest.fixture
-def extraction(tmp_path: Path) -> Extraction:
-    onnx.save(read(MODEL), tmp_path / "m.onnx")
-    return extract_all(load(tmp_path / "m.onnx"), TARGET)
-
-
-def test_an_operator_that_cannot_be_compiled_runs_in_onnx_runtime(
-    extraction: Extraction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_operator_that_is_imported_wrong_runs_in_onnx_runtime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fail_where(monkeypatch, "erf")
-    built = build_incumbent(extraction, cast(Checker, Trusting()), tmp_path, MemoryStore())
-    (segment,) = built.extraction.network.segments
-    assert "Erf" in segment.operators
-    assert "Erf (b): it cannot be compiled (the network cannot be compiled: no erf)" in segment.reasons
-    x = np.abs(normal(64, 512))
-    same(load_executable(built.executable.folder)(x)[0], by_runtime(read(MODEL), [x])[0])
+    def negate(given: Operands) -> Sequence[relax.Expr]:
+        return [relax.op.negative(given.inputs[0])]
+
+    monkeypatch.setitem(CONVERTERS, ("", "Elu"), negate)
+    found = build_from(tmp_path)
+    assert found.executable.verdict.outcome is Outcome.RIGHT
+    (segment,) = found.extraction.network.segments
+    assert segment.reasons == ("Elu (b): its result 'b' differs from ONNX Runtime's; this is a bug in Tilewright",)
+    assert "please report it" in found.notes[0]
 
 
-def test_a_schedule_that_cannot_be_compiled_gives_way_to_tvm_s_program(
-    extraction: Extraction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_operator_whose_kernel_cannot_be_compiled_runs_in_onnx_runtime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fail_where(monkeypatch, "T.parallel")
-    built = build_incumbent(extraction, cast(Checker, Trusting()), tmp_path, MemoryStore())
-    assert built.extraction.network.segments == ()
-    x = np.abs(normal(64, 512))
-    same(load_executable(built.executable.folder)(x)[0], by_runtime(read(MODEL), [x])[0])
+    def ask_for_an_unknown_function(given: Operands) -> Sequence[relax.Expr]:
+        return [relax.op.cosh(given.inputs[0])]  # LLVM has no vectors of it
+
+    monkeypatch.setitem(CONVERTERS, ("", "Elu"), ask_for_an_unknown_function)
+    found = build_from(tmp_path)
+    assert found.executable.verdict.outcome is Outcome.RIGHT
+    (segment,) = found.extraction.network.segments
+    assert segment.operators == ("Elu",)
+    assert "cannot be compiled" in segment.reasons[0]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from tilewright.compiling.kernels import Kernels
 from tilewright.errors import CheckError, CompilerError, TilewrightError
+from tilewright.frontend.network import Network
 from tilewright.graph.left_out import extract_all, find_failing, leave_out, leave_out_all
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.records.memory import MemoryStore
@@ -17,7 +17,7 @@ from tilewright.tuning.workshop import JudgedExecutable, Workshop
 from tilewright.verify.checker import Checker
 from tilewright.verify.imported import find_wrong_nodes
 
-__all__ = ["Incumbent", "build_incumbent"]
+__all__ = ["Incumbent", "build_incumbent", "extract_compiled"]
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,35 @@ class Incumbent:
     notes: tuple[str, ...] = ()
 
 
+def extract_compiled(extraction: Extraction, aside: Path, why: str) -> Extraction:
+    """The network without the operators whose kernels cannot be compiled; without all, if none of them fails alone.
+
+    Args:
+        extraction: the network.
+        aside: a directory for files.
+        why: why the whole network cannot be compiled.
+    """
+    network, target = extraction.network, extraction.target
+
+    def attempt(part: Network) -> str:
+        try:
+            alone = extract(part, target)
+            functions = select_recorded(alone, MemoryStore()).functions
+            kernels = Kernels(alone, aside / "part-kernels")
+            failing = kernels.find_failing(functions)  # their schedules may be to blame
+            kernels.library({key: f for key, f in functions.items() if key not in failing}, aside / "part.so")
+        except TilewrightError as exc:
+            return f"it cannot be compiled ({exc})"
+        return ""
+
+    failing = find_failing(network, attempt)
+    return extract_all(leave_out(network, failing) if failing else leave_out_all(network, why), target)
+
+
 def build_incumbent(extraction: Extraction, checker: Checker, aside: Path, store: Store) -> Incumbent:
     """Build the executable of the best schedules on record, or default ones, and have it judged.
 
     If its outputs are wrong because operators of an ONNX model were imported wrong, ONNX Runtime runs these operators.
-    It also runs operators that TVM cannot compile.
 
     Args:
         extraction: the network.
@@ -51,41 +75,16 @@ def build_incumbent(extraction: Extraction, checker: Checker, aside: Path, store
 
     Raises:
         CheckError: the outputs are wrong, and no operator of an ONNX model is to blame.
-        CompilerError: compiling or linking failed, and no operator of an ONNX model is to blame.
     """
+    workshop = Workshop(extraction, checker, aside, "first")
     try:
-        return _build_first(extraction, checker, aside, store, "first")
+        return Incumbent(extraction, workshop, workshop.build(select_recorded(extraction, store)))
     except CompilerError as error:
         if extraction.network.partition is None:
             raise
-        divided = _without_uncompilable(extraction, error)
-    return _build_first(divided, checker, aside, store, "compilable")
-
-
-def _without_uncompilable(extraction: Extraction, error: CompilerError) -> Extraction:
-    """The network without the operators that cannot be compiled alone; if all can, with nothing compiled."""
-    network, target = extraction.network, extraction.target
-    assert network.partition is not None
-
-    def compile_part(part: Extraction) -> None:
-        with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
-            kernels = Kernels(part, Path(folder))
-            functions = select_recorded(part, MemoryStore()).functions
-            failing = kernels.find_failing(functions)
-            kernels.library({k: f for k, f in functions.items() if k not in failing}, Path(folder, "kernels.so"))
-
-    order = network.partition.order
-    failing = {order[place]: why for place, why in find_failing(network.partition, target, compile_part)}
-    if failing:
-        return extract_all(leave_out(network, failing), target)
-    return extract(leave_out_all(network, str(error)), target)
-
-
-def _build_first(extraction: Extraction, checker: Checker, aside: Path, store: Store, name: str) -> Incumbent:
-    """As :func:`build_incumbent`, for a network that can be compiled. ``name``: of its files."""
-    workshop = Workshop(extraction, checker, aside, name)
-    try:
-        return Incumbent(extraction, workshop, workshop.build(select_recorded(extraction, store)))
+        divided = extract_compiled(extraction, aside, str(error))
+        workshop = Workshop(divided, checker, aside, "compiled")
+        return Incumbent(divided, workshop, workshop.build(select_recorded(divided, store)))
     except CheckError:
         trials = checker.trials.trials
         try:
@@ -95,7 +94,7 @@ def _build_first(extraction: Extraction, checker: Checker, aside: Path, store: S
         if not wrong:
             raise
     divided = extract_all(leave_out(extraction.network, wrong), extraction.target)
-    workshop = Workshop(divided, checker, aside, f"{name}-divided")
+    workshop = Workshop(divided, checker, aside, "divided")
     note = (
         "operators that Tilewright computes wrong run in ONNX Runtime; this is a bug in Tilewright, please report it "
         "with the model"

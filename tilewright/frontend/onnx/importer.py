@@ -289,6 +289,7 @@ def _as_tensor(expr: relax.Expr) -> relax.Expr:
 
 def _explain(exc: Exception) -> str:
     """Why a node is refused, in words."""
-    if isinstance(exc, TilewrightError | NotImplementedError) and str(exc).strip():
+    words = type(exc) is ValueError or isinstance(exc, TilewrightError | NotImplementedError)
+    if words and str(exc).strip():  # our own, or in words
         return describe_error(exc)
     return f"its converter fails ({describe_error(exc)})"
