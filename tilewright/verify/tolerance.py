@@ -65,8 +65,8 @@ def measure_noise(
         expected: an output of the reference, of any shape and dtype.
         roundings: the same output of evaluations that differ as correct programs do, of the same shape.
         amplitudes: how much each evaluation differs, in units of what correct programs may differ by.
-        precision: the reference's: ``float64`` or ``float32``; ``float16``: ONNX Runtime on a model of float16, which rounds
-            the results of all operators.
+        precision: the reference's: ``float64`` or ``float32``; ``float16``: ONNX Runtime on a model of float16, where
+            it rounds the results of all operators.
 
     Returns:
         an array of the same shape; infinite where rounding explains any difference.
