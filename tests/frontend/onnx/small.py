@@ -1,4 +1,4 @@
-"""Small models of every element type, built with default schedules, beside ONNX Runtime."""
+"""Small models of every element type, built and beside ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from tests.models import built
+from tests.models import TARGET, built
+from tilewright.compiling.build import build
 from tilewright.executable.executable import Executable
+from tilewright.frontend.load import load
+from tilewright.graph.left_out import extract_all
 from tilewright.graph.tasks import Extraction
 
 Ends = Mapping[str, tuple[str, Sequence[int] | None]]
@@ -59,10 +62,13 @@ def by_runtime(made: onnx.ModelProto, inputs: Sequence[Any]) -> list[NDArray[Any
     return [np.asarray(output) for output in session.run(None, dict(zip(names, inputs, strict=True)))]
 
 
-def make(made: onnx.ModelProto, folder: Path) -> tuple[Extraction, Executable]:
-    """Built with default schedules."""
+def make(made: onnx.ModelProto, folder: Path, scheduled: bool = False) -> tuple[Extraction, Executable]:
+    """Built with default schedules, or without any, which takes less time."""
     onnx.save(made, folder / "m.onnx")
-    return built(folder / "m.onnx", folder / "out")
+    if scheduled:
+        return built(folder / "m.onnx", folder / "out")
+    extraction = extract_all(load(folder / "m.onnx"), TARGET)
+    return extraction, build(extraction, {}, folder / "out", {})
 
 
 def same(found: NDArray[Any], expected: NDArray[Any], relative: float = 1e-5) -> None:
