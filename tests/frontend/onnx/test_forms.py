@@ -49,8 +49,8 @@ def test_constants_in_every_attribute(tmp_path: Path) -> None:
     extraction, executable = make(made, tmp_path)
     x = normal(4)
     y, z, ints, texts = executable(x)
-    same(y, x + 0.5 + 3 + 3 * np.arange(1, 5, dtype=np.float32) + np.float32([0, 5, 0, -7]))
-    same(z, x + np.float32([[0, 3, 0, 0], [0, 0, 4, 0]]))
+    same(y, x + 0.5 + 3 + 3 * np.arange(1, 5, dtype=np.float32) + np.asarray([0, 5, 0, -7], np.float32))
+    same(z, x + np.asarray([[0, 3, 0, 0], [0, 0, 4, 0]], np.float32))
     same(ints, np.arange(1, 5))
     assert list(texts) == ["one", "two"]
     assert [segment.operators for segment in extraction.network.segments] == [("Identity",)]

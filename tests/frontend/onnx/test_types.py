@@ -27,7 +27,9 @@ INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uin
 
 def test_integers_and_booleans_of_every_width(tmp_path: Path) -> None:
     """Moving, casting, and, where ONNX Runtime has it, arithmetic: all types in one model."""
-    nodes, inputs, outputs = [], {}, {}
+    nodes: list[onnx.NodeProto] = []
+    inputs: dict[str, tuple[str, tuple[int, ...]]] = {}
+    outputs: dict[str, tuple[str, None]] = {}
     arrays: list[NDArray[Any]] = []
     rng = np.random.default_rng(0)
     for dtype in (*INTEGERS, "bool"):
@@ -74,7 +76,7 @@ def test_float64_is_computed_in_float64(tmp_path: Path) -> None:
     same(executable(x)[0], expected, relative=1e-12)
 
     (tmp_path / "more").mkdir()
-    more = {"w": normal(8, 8).astype(np.float64), "s": np.float64(0.5)}
+    more = {"w": normal(8, 8).astype(np.float64), "s": np.asarray(0.5)}
     steps = [
         helper.make_node("MatMul", ["x", "w"], ["a"]),
         helper.make_node("Mul", ["a", "s"], ["c"]),
@@ -103,7 +105,7 @@ def half_model() -> onnx.ModelProto:
         helper.make_node("If", ["flag"], ["y"], **branches),
         helper.make_node("Cast", ["r"], ["wide"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["wide"], ["z"], axes=[2, 3]),
-        helper.make_node("Constant", [], ["k"], value=onnx.numpy_helper.from_array(np.float16([1.5, 2.5]))),
+        helper.make_node("Constant", [], ["k"], value=onnx.numpy_helper.from_array(np.asarray([1.5, 2.5], np.float16))),
     ]
     ends: dict[str, tuple[str, tuple[int, ...] | None]] = {"x": ("float16", (1, 8, 10, 10)), "flag": ("bool", ())}
     outputs = {"y": ("float16", (1, 16, 10, 10)), "z": ("float32", (1, 16, 1, 1)), "k": ("float16", (2,))}
