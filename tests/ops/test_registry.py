@@ -95,3 +95,18 @@ def test_a_task_has_a_space_of_its_own_on_each_target() -> None:
     for lanes in LANES:
         vectors = next(knob for knob in make_space(task, lane_target(lanes)).knobs if knob.name == "vector")
         assert vectors.choices == ((lanes,), (2 * lanes,), (4 * lanes,))
+
+
+def test_a_template_that_fails_says_which_and_why() -> None:
+    class Broken(Mine):
+        name = "broken"
+
+        def space(self, task: Task, target: Target) -> DesignSpace:
+            raise KeyError("vector")
+
+    templates: tuple[Template, ...] = (Broken(), *TEMPLATES)
+    dense = task_of("dense", FAMILIES["dense"][0])
+    with pytest.raises(SpaceError, match=r"the template 'broken' of 'dense .*' failed: 'vector' is missing"):
+        make_space(dense, TARGET, templates)
+    convolution = task_of("conv", FAMILIES["convolution"][0])
+    assert make_space(convolution, TARGET, templates).template == "contraction/2"

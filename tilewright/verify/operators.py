@@ -20,8 +20,10 @@ from tilewright.verify.windows import WINDOWS
 
 __all__ = ["OPERATORS"]
 
+#: Types that no program computes in: a cast to one of these gives float32.
+_HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 #: In double precision a cast to one of these types gives float64.
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+_FLOATS = (*_HALF, TensorProto.FLOAT, TensorProto.DOUBLE)
 
 
 class _Operator(OpRun):
@@ -141,7 +143,10 @@ class Cast(_Operator):
         if to == TensorProto.STRING:
             raise NotImplementedError("casts to strings")
         double = self.run_params["evaluator_cls"].double
-        kind = np.dtype(np.float64) if double and to in _FLOATS else helper.tensor_dtype_to_np_dtype(to)
+        if double and to in _FLOATS:
+            kind = np.dtype(np.float64)
+        else:
+            kind = helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT if to in _HALF else to)
         return (x.astype(kind),)
 
 
