@@ -359,7 +359,7 @@ def test_a_model_beyond_the_limit_of_protobuf(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(onnx.ModelProto, "SerializeToString", limited)
     prepare(path, {}, folder)
     filled = open_model(folder / "model.onnx")
-    save_onnx(filled, tmp_path / "saved.onnx", 1000)
+    save_onnx(filled, tmp_path / "saved.onnx", most_inside=1000)
     assert open_model(folder / "folded.onnx").graph.node
     with pytest.raises(ValueError, match="Failed"):
         filled.SerializeToString()

@@ -29,7 +29,7 @@ from tilewright.executable.plan_check import check_plan
 from tilewright.executable.program import KernelTime, PlanProgram, Program, Variants
 from tilewright.executable.routes import Routes, find_routes
 from tilewright.executable.runtime.features import check_features
-from tilewright.executable.segment import LoadedSegment, data_name, file_name
+from tilewright.executable.segment import LoadedSegment, data_name, file_name, signals
 from tilewright.reading import open_regular, read_arrays
 from tilewright.tensor import Array, TensorSpec
 from tilewright.tvm_compat import wanted_threads
@@ -210,13 +210,11 @@ _LOADING = (OSError, ValueError, TypeError, LookupError, AttributeError, Runtime
 
 
 def _find_routes(manifest: Manifest) -> Routes:
-    names = [[entry["name"] for entry in manifest[end]] for end in ("inputs", "outputs")]  # type: ignore[literal-required]
+    names = [[entry["name"] for entry in manifest[end]] for end in ("inputs", "outputs")]
     return find_routes(names[0], names[1], manifest.get("segments", []))
 
 
-def _load_segments(
-    folder: Path, manifest: Manifest, fresh: Path, threads: int, alone: bool
-) -> list[LoadedSegment]:
+def _load_segments(folder: Path, manifest: Manifest, fresh: Path, threads: int, alone: bool) -> list[LoadedSegment]:
     """Load the segments of an executable. Copies of their files are written to ``fresh``."""
     found = []
     for number, entry in enumerate(manifest.get("segments", [])):
@@ -229,10 +227,10 @@ def _load_segments(
 
 def _check_ends(plan: Plan, manifest: Manifest, routes: Routes) -> None:
     """Raise ``ValueError`` if the plan's inputs or outputs are not those that the manifest lists."""
-    signals = sum(not entry["outputs"] for entry in manifest.get("segments", []))
+    signalled = sum(map(signals, manifest.get("segments", [])))
     taken = [entry for entry, planned in zip(manifest["inputs"], routes.planned, strict=True) if planned]
     given = [entry for entry, source in zip(manifest["outputs"], routes.sources, strict=True) if type(source) is int]
-    for numbers, entries in ((plan.inputs, taken), (plan.outputs[: len(plan.outputs) - signals], given)):
+    for numbers, entries in ((plan.inputs, taken), (plan.outputs[: len(plan.outputs) - signalled], given)):
         planned = [(list(plan.tensors[number].shape), plan.tensors[number].dtype) for number in numbers]
         if planned != [(entry["shape"], entry["dtype"]) for entry in entries]:
             raise ValueError("its plan has other inputs or outputs than its manifest")

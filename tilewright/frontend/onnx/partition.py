@@ -53,6 +53,14 @@ class Segment:
     reasons: tuple[str, ...] = ()
 
     @property
+    def signals(self) -> bool:
+        """Whether its call gives a tensor of one byte besides its outputs.
+
+        Without one, nothing in the compiled graph would need the call.
+        """
+        return not self.outputs or bool(self.returned)
+
+    @property
     def operators(self) -> tuple[str, ...]:
         """The types of its operators, each once."""
         return tuple(dict.fromkeys(node.op_type for node in self.model.graph.node))
@@ -66,12 +74,14 @@ class Partition:
         compiled: the graph whose operators are compiled; a node ``Segment`` stands for each segment.
         segments: in the order in which they run; the attribute ``number`` of a ``Segment`` node counts them.
         order: for each node of ``compiled``, its number in the graph that was divided; -1 for a segment.
+        types: the types of the tensors by name, as far as they are known.
         reasons: why nodes of the graph that was divided are not compiled, by their numbers.
     """
 
     compiled: onnx.ModelProto
     segments: tuple[Segment, ...]
     order: tuple[int, ...]
+    types: Mapping[str, onnx.TypeProto] = field(repr=False, default_factory=dict)
     reasons: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -90,7 +100,7 @@ def divide(model: onnx.ModelProto, foreign: Mapping[int, str]) -> Partition:
         if why:
             reasons.setdefault(number, why)
     if not reasons:
-        return Partition(model, (), tuple(range(len(model.graph.node))))
+        return Partition(model, (), tuple(range(len(model.graph.node))), graph.types)
     levels = graph.settle(set(reasons))
     return _write(graph, levels, reasons)
 
@@ -116,10 +126,10 @@ class _Graph:
         """Why a node cannot be compiled whatever its operator is; empty if nothing is in the way."""
         for name in filter(None, node.output):
             if self.fixed(name) is None:
-                return f"the {_describe(self.types.get(name))} of its result {name!r} is not known before it runs"
+                return f"its result {name!r} is {_describe(self.types.get(name))}"
         for name in filter(None, node.input):
             if name in self.sparse or self.fixed(name) is None:
-                return f"its input {name!r} is {_describe(self.types.get(name), article=True)}"
+                return f"its input {name!r} is {_describe(self.types.get(name))}"
         return ""
 
     def settle(self, foreign: set[int]) -> list[int]:
@@ -197,19 +207,18 @@ class _Graph:
         return fixed.size if fixed is not None else 0
 
 
-def _describe(kind: onnx.TypeProto | None, article: bool = False) -> str:
-    """What a type leaves open, for people."""
+def _describe(kind: onnx.TypeProto | None) -> str:
+    """What a tensor is that kernels cannot compute with, for people."""
     which = None if kind is None else kind.WhichOneof("value")
-    if which == "tensor_type" and kind is not None:
-        elem = kind.tensor_type.elem_type
-        if elem == onnx.TensorProto.STRING:
-            return "a tensor of texts" if article else "text"
-        if elem and elem not in COMPUTED:
-            name = onnx.TensorProto.DataType.Name(elem).lower()
-            return f"a tensor of {name}" if article else name
-        return "a tensor of a shape that values decide" if article else "shape"
-    names = {"sequence_type": "a sequence", "optional_type": "an optional value", "map_type": "a map"}
-    return names.get(which or "", "of an unknown type") if article else "type"
+    if which != "tensor_type" or kind is None:
+        names = {"sequence_type": "a sequence", "optional_type": "an optional value", "map_type": "a map"}
+        return names.get(which or "", "of an unknown type")
+    elem = kind.tensor_type.elem_type
+    if elem == onnx.TensorProto.STRING:
+        return "a tensor of texts"
+    if elem and elem not in COMPUTED:
+        return f"a tensor of {onnx.TensorProto.DataType.Name(elem).lower()}"
+    return "a tensor whose shape is decided while it runs"
 
 
 def _write(graph: _Graph, levels: Sequence[int], reasons: Mapping[int, str]) -> Partition:
@@ -237,7 +246,7 @@ def _write(graph: _Graph, levels: Sequence[int], reasons: Mapping[int, str]) -> 
                 made.graph.node.append(graph.nodes[number])
                 order.append(number)
     _keep_ends(made, graph, segments, given)
-    return Partition(made, tuple(segments), tuple(order), reasons)
+    return Partition(made, tuple(segments), tuple(order), graph.types, reasons)
 
 
 def _cut(
@@ -281,14 +290,14 @@ def _call(node: onnx.NodeProto) -> str:
 
 def _stand_in(segment: Segment, number: int) -> onnx.NodeProto:
     """The node that stands for a segment in the compiled graph."""
-    outputs = segment.outputs or (signal_name(number),)
+    outputs = (*segment.outputs, *([signal_name(number)] if segment.signals else []))
     return helper.make_node(
         SEGMENT, list(segment.inputs), list(outputs), name=f"segment{number}", domain=SEGMENT_DOMAIN, number=number
     )
 
 
 def signal_name(number: int) -> str:
-    """The name of the tensor of one byte that a segment without other fixed outputs gives, so that it is called."""
+    """The name of the tensor of one byte that a segment gives so that it is called."""
     return f"tilewright_segment{number}_done"
 
 
@@ -306,6 +315,6 @@ def _keep_ends(made: onnx.ModelProto, graph: _Graph, segments: Sequence[Segment]
     del made.graph.output[:]
     made.graph.output.extend(kept)
     for number, segment in enumerate(segments):
-        if not segment.outputs:
+        if segment.signals:
             signal = helper.make_tensor_value_info(signal_name(number), onnx.TensorProto.UINT8, [1])
             made.graph.output.append(signal)
