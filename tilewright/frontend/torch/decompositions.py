@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tilewright.frontend.torch.graph import TorchGraph
@@ -47,6 +48,11 @@ def decompose(program: ExportedProgram) -> TorchGraph:
     table[aten._prelu_kernel.default] = _prelu
     table[aten.native_group_norm.default] = _group_norm
     table[aten._native_batch_norm_legit.no_stats] = _norm_of_batch
+    table[aten.hypot.default] = lambda x, y: (x * x + y * y).sqrt()
+    table[aten._trilinear.default] = _trilinear
+    table[aten._cdist_forward.default] = _distances
+    table[aten.bucketize.Tensor] = _count_below
+    table[aten.searchsorted.Tensor] = _search
     with warnings.catch_warnings(), torch.backends.mkldnn.flags(enabled=False):
         warnings.simplefilter("ignore")  # PyTorch deprecates functions that it calls itself
         # Without oneDNN, an LSTM becomes products and gates, instead of an operator of that library.
@@ -144,3 +150,57 @@ def _scale_channels(x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Te
     if weight is not None:
         x = x * weight.reshape(column)
     return x if bias is None else x + bias.reshape(column)
+
+
+def _trilinear(
+    first: torch.Tensor,
+    second: torch.Tensor,
+    third: torch.Tensor,
+    first_new: Sequence[int],
+    second_new: Sequence[int],
+    third_new: Sequence[int],
+    summed: Sequence[int],
+    unroll: int = 1,
+) -> torch.Tensor:
+    """The sum of products of three tensors, each with new dimensions: what a bilinear layer is made of."""
+    result = None
+    for tensor, new in ((first, first_new), (second, second_new), (third, third_new)):
+        for dim in sorted(new):
+            tensor = tensor.unsqueeze(dim)
+        result = tensor if result is None else result * tensor
+    assert result is not None
+    return result.sum(list(summed))
+
+
+def _distances(first: torch.Tensor, second: torch.Tensor, power: float, mode: int | None) -> torch.Tensor:
+    """The distance of each row of one tensor from each of the other."""
+    import torch
+
+    return torch.linalg.vector_norm(first.unsqueeze(-2) - second.unsqueeze(-3), power, -1)
+
+
+def _count_below(
+    x: torch.Tensor, bounds: torch.Tensor, *, out_int32: bool = False, right: bool = False
+) -> torch.Tensor:
+    """How many of some sorted numbers are below each element, or not above it."""
+    import torch
+
+    below = bounds <= x.unsqueeze(-1) if right else bounds < x.unsqueeze(-1)
+    return below.sum(-1).to(torch.int32 if out_int32 else torch.int64)
+
+
+def _search(
+    bounds: torch.Tensor,
+    x: torch.Tensor,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The same for rows of sorted numbers."""
+    if sorter is not None:
+        bounds = bounds.gather(-1, sorter)
+    if bounds.dim() > 1:
+        bounds = bounds.unsqueeze(-2)
+    return _count_below(x, bounds, out_int32=out_int32, right=right or side == "right")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -88,7 +88,7 @@ class TorchGraph:
         self.weights[node] = tensor
         return node
 
-    def insert(self, before: fx.Node, target: torch._ops.OpOverload, *args: Argument) -> fx.Node:
+    def insert(self, before: fx.Node, target: Callable[..., object], *args: Argument) -> fx.Node:
         """A new call of an operator.
 
         Args:
@@ -97,15 +97,17 @@ class TorchGraph:
             args: its arguments.
         """
         import torch
+        from torch.utils import _pytree as pytree
 
         with self.graph.inserting_before(before):
             node = self.graph.call_function(target, args)
 
-        def stand_in(source: fx.Node) -> torch.Tensor:
-            value = source.meta["val"]
+        def stand_in(value: object) -> object:
+            if not isinstance(value, torch.Tensor):
+                return value
             return torch.empty(value.shape, dtype=value.dtype, device="meta")
 
-        given = torch.fx.node.map_arg(args, stand_in)
+        given = torch.fx.node.map_arg(args, lambda source: pytree.tree_map(stand_in, source.meta["val"]))
         node.meta["val"] = target(*given)
         return node
 

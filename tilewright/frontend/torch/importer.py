@@ -104,6 +104,7 @@ def _convert(operands: Operands, theirs: _Theirs) -> Results:
     node = operands.node
     own = CONVERTERS.get(name_of(node).removeprefix("aten."))
     try:
+        _check_shapes(node)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch deprecates functions that TVM's importer calls
             if own is not None:
@@ -142,6 +143,14 @@ def _get_item(operands: Operands) -> relax.Expr:
     if whole[place] is None:
         raise ValueError(f"its converter does not compute result {place} of {describe(source)}")
     return whole[place]
+
+
+def _check_shapes(node: fx.Node) -> None:
+    """Raise ``ValueError`` if the shape of a result is not fixed."""
+    said = node.meta.get("val")
+    for value in said if isinstance(said, tuple | list) else [said]:
+        if not all(isinstance(extent, int) for extent in getattr(value, "shape", ())):
+            raise ValueError("the values of a tensor decide the shape of its result")
 
 
 def _compare(node: fx.Node, made: Results) -> None:

@@ -78,18 +78,22 @@ def _ask(node: fx.Node, axis: int) -> torch.Tensor:
 
     spatial = len(shape_of(node)) - 2
     before, after = shape_of(node.args[0])[axis], shape_of(node)[axis]
-    shape = [1, before, *[1] * spatial]
-    shape[axis] = before
-    probe = torch.eye(before, dtype=torch.float64).reshape(shape)
+    # The other dimensions have two elements, which stay: with one element, PyTorch 2.13 resizes wrongly, antialiased.
+    column = [before if i == axis - 2 else 1 for i in range(spatial)]
+    probe = torch.eye(before, dtype=torch.float64).reshape(1, before, *column)
+    probe = probe.expand(1, before, *(before if i == axis - 2 else 2 for i in range(spatial))).contiguous()
     given, scales = _given(node), _scales(node)
     if "scale_factors" in given and scales is not None:
         given["scale_factors"] = [scales[i] if i == axis - 2 else 1.0 for i in range(spatial)]
     else:
-        given["output_size"] = [after if i == axis - 2 else 1 for i in range(spatial)]
+        given["output_size"] = [after if i == axis - 2 else 2 for i in range(spatial)]
         for i, name in enumerate([name for name in given if name.startswith("scales")]):
             given[name] = scales[i] if scales is not None and i == axis - 2 else None
     with torch.no_grad():
         result = node.target(probe, **given)
+    for place in range(spatial):
+        if place != axis - 2:
+            result = result.narrow(place + 2, 0, 1)
     matrix: torch.Tensor = result.reshape(before, after).T
     return matrix
 

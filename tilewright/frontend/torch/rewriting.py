@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import TYPE_CHECKING
 
 from tilewright.frontend.torch.graph import TorchGraph, shape_of
@@ -72,7 +73,7 @@ def shape_norms(graph: TorchGraph) -> None:
         rows = graph.insert(node, aten.view.default, x, [*shape[: len(shape) - len(extents)], columns])
         norm = graph.insert(node, aten.native_layer_norm.default, rows, [columns], *made, *node.args[4:])
         for reader in [user for user in node.users if user.args[1] == 0]:
-            part = graph.insert(reader, _getitem(reader), norm, 0)
+            part = graph.insert(reader, operator.getitem, norm, 0)
             graph.replace(reader, graph.insert(reader, aten.view.default, part, list(shape)))
 
 
@@ -83,7 +84,3 @@ def _flatten(graph: TorchGraph, before: fx.Node, node: fx.Node) -> fx.Node:
     if len(shape_of(node)) == 1:
         return node
     return graph.insert(before, torch.ops.aten.view.default, node, [math.prod(shape_of(node))])
-
-
-def _getitem(reader: fx.Node) -> object:
-    return reader.target

@@ -284,6 +284,21 @@ def _exp2(o: Operands) -> relax.Expr:
     return o.emit(relax.op.exp(o.emit(scaled)))
 
 
+@converter("sinh.default", "cosh.default")
+def _hyperbolic(o: Operands) -> relax.Expr:
+    """(e^x - e^-x) / 2, or the sum. TVM's own functions do not compile; e^x - 1 is precise near zero."""
+    from tvm import relax
+
+    x, one = o.operand(0, o.out_dtype), relax.const(1.0, o.out_dtype)
+    left, right = (o.emit(relax.op.exp(each)) for each in (x, o.emit(relax.op.negative(x))))
+    if o.node.target.__name__.startswith("sinh"):
+        left, right = (o.emit(relax.op.subtract(each, one)) for each in (left, right))
+        both = relax.op.subtract(left, right)
+    else:
+        both = relax.op.add(left, right)
+    return o.emit(relax.op.multiply(o.emit(both), relax.const(0.5, o.out_dtype)))
+
+
 def _register_unary(name: str) -> None:
     """A function of one floating-point number. PyTorch computes that of an integer in float32."""
 
@@ -294,7 +309,7 @@ def _register_unary(name: str) -> None:
         return o.emit(getattr(relax.op, name)(o.operand(0, o.out_dtype)))
 
 
-_UNARY = "acos acosh asin asinh atan atanh cos cosh erf exp log rsqrt sigmoid sin sinh sqrt tan tanh"
+_UNARY = "acos acosh asin asinh atan atanh cos erf exp log rsqrt sigmoid sin sqrt tan tanh"
 for _name in _UNARY.split():
     _register_unary(_name)
 

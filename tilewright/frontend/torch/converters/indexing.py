@@ -98,10 +98,10 @@ def _index_put(o: Operands) -> relax.Expr:
     rank = len(o.shape(0))
     places = [*places, *[None] * (rank - len(places))]
     full = _spread(o, places, last=rank - 1)
-    extents = tuple(int(d) for d in full[0].ty.shape.values)
-    full = [o.emit(relax.op.broadcast_to(place, extents)) for place in full]
-    values = o.operand("values", o.out_dtype)
-    values = o.emit(relax.op.broadcast_to(values, extents))
+    extents = np.broadcast_shapes(*(tuple(int(d) for d in place.ty.shape.values) for place in full))
+    flat = [int(np.prod(extents))]  # TVM's operator takes vectors
+    full = [o.reshape(o.emit(relax.op.broadcast_to(place, extents)), flat) for place in full]
+    values = o.reshape(o.emit(relax.op.broadcast_to(o.operand("values", o.out_dtype), extents)), flat)
     return o.emit(relax.op.index_put(o.expr(0), full, values, bool(o.given("accumulate"))))
 
 

@@ -224,3 +224,20 @@ def _as_strided(o: Operands) -> relax.Expr:
         return o.reshape(o.expr(0), shape)
     flat = o.reshape(o.expr(0), [count])
     return o.reshape(o.emit(relax.op.take(flat, relax.const(index.reshape(-1)), axis=0)), shape)
+
+
+@converter("unfold.default")
+def _unfold(o: Operands) -> relax.Expr:
+    """Windows of a dimension, whose elements become the last dimension --> a look-up."""
+    import numpy as np
+    from tvm import relax
+
+    shape = o.shape(0)
+    if not shape:
+        return o.reshape(o.expr(0), o.out_shape)
+    axis, size, step = o.axis("dimension", len(shape)), o.integer("size"), o.integer("step")
+    count = o.out_shape[axis]
+    places = np.arange(count)[:, None] * step + np.arange(size)[None, :]
+    taken = o.emit(relax.op.take(o.expr(0), relax.const(places), axis))
+    order = [*(a for a in range(len(shape) + 1) if a != axis + 1), axis + 1]
+    return o.emit(relax.op.permute_dims(taken, order))
