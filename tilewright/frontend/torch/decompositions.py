@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["decompose"]
 
 _KEPT = """
-    linear.default matmul.default hardswish.default hardsigmoid.default silu.default roll.default pad.default
+    linear.default matmul.default unbind.int split.Tensor split_with_sizes.default hardswish.default hardsigmoid.default silu.default roll.default pad.default
     max_pool1d.default max_pool2d.default max_pool3d.default _safe_softmax.default
     upsample_nearest1d.vec upsample_nearest2d.vec upsample_nearest3d.vec
     _upsample_nearest_exact1d.vec _upsample_nearest_exact2d.vec _upsample_nearest_exact3d.vec

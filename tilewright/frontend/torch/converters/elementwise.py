@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+
 from tilewright.frontend.torch.converters.operands import Operands, converter, dtype_of
 
 if TYPE_CHECKING:
@@ -234,24 +236,22 @@ def _overwrite(o: Operands) -> relax.Expr:
     return source if o.shape("src") == o.out_shape else o.emit(relax.op.broadcast_to(source, o.out_shape))
 
 
-@converter("hardswish.default")
-def _hard_swish(o: Operands) -> relax.Expr:
-    """x * (clip(x + 3, 0, 6) / 6), as TVM's importer writes ONNX's HardSwish."""
-    from tvm import relax
-
-    x, dtype = o.expr(0), o.out_dtype
-    bounded = relax.op.clip(relax.op.add(x, relax.const(3, dtype)), 0, 6)
-    return o.emit(relax.op.multiply(x, relax.op.divide(bounded, relax.const(6, dtype))))
-
-
 @converter("hardsigmoid.default")
 def _hard_sigmoid(o: Operands) -> relax.Expr:
     """clip(x / 6 + 1/2, 0, 1), as TVM's importer writes ONNX's HardSigmoid."""
     from tvm import relax
 
     x, dtype = o.expr(0), o.out_dtype
-    line = relax.op.add(relax.op.multiply(relax.const(1 / 6, dtype), x), relax.const(0.5, dtype))
+    line = relax.op.add(relax.op.multiply(relax.const(np.float32(1 / 6), dtype), x), relax.const(0.5, dtype))
     return o.emit(relax.op.clip(line, 0, 1))
+
+
+@converter("hardswish.default")
+def _hard_swish(o: Operands) -> relax.Expr:
+    """x * hardsigmoid(x), as which ONNX defines it."""
+    from tvm import relax
+
+    return o.emit(relax.op.multiply(o.expr(0), _hard_sigmoid(o)))
 
 
 @converter("elu.default")

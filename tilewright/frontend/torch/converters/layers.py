@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tilewright.frontend.torch.converters.operands import Operands, Results, converter
 
 if TYPE_CHECKING:
@@ -90,7 +92,8 @@ def _layer_norm(o: Operands) -> Results:
     """A layer norm over the last dimension. Its statistics are for training."""
     from tvm import relax
 
-    result = relax.op.nn.layer_norm(o.expr(0), o.expr("weight"), o.expr("bias"), [-1], float(o.number("eps")))
+    epsilon = float(np.float32(o.number("eps")))  # as ONNX files have it, so that both have the same tasks
+    result = relax.op.nn.layer_norm(o.expr(0), o.expr("weight"), o.expr("bias"), [-1], epsilon)
     return [o.emit(result), None, None]
 
 

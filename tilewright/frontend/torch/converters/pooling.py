@@ -39,7 +39,7 @@ def _emit_pool(
     extents, outputs = o.shape(0)[-rank:], _out_extents(o, rank)
     steps = dilation or [1] * rank
     after = [
-        max(0, (count - 1) * stride + step * (size - 1) + 1 - extent - pad)
+        max(pad, (count - 1) * stride + step * (size - 1) + 1 - extent - pad)
         for count, stride, step, size, extent, pad in zip(
             outputs, strides, steps, sizes, extents, before, strict=True
         )

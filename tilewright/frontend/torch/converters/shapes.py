@@ -92,6 +92,8 @@ def _slice(o: Operands) -> relax.Expr:
     shape = o.shape(0)
     axis = o.axis("dim", len(shape))
     start, end = _bounds(o, shape[axis])
+    if end - start == 1:  # graph rewriting knows one index as a view
+        return o.reshape(_take_one(o, axis, start), o.out_shape)
     return _cut(o, o.expr(0), axis, start, end, o.integer("step"))
 
 
