@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tilewright.errors import ModelFormatError, ShapeError
+from tilewright.errors import ModelFormatError, ShapeError, UnsupportedOperatorError
 from tilewright.frontend.file_kinds import check_kind, is_program
 from tilewright.frontend.network import Network
 from tilewright.frontend.onnx.partition import divide

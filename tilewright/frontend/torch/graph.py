@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Argument", "TorchGraph", "describe", "name_of", "shape_of"]
 
 #: An argument of a node: another node, a number, a text, a type, nothing, or several of these.
-Argument: TypeAlias = "fx.Node | bool | int | float | str | torch.dtype | None | Sequence[Argument]"
+Argument: TypeAlias = "fx.Node | bool | int | float | str | torch.dtype | Sequence[Argument] | None"
 
 
 @dataclass
@@ -35,7 +35,7 @@ class TorchGraph:
 
     @classmethod
     def of(cls, program: ExportedProgram) -> TorchGraph:
-        """The graph of a program without its runtime assertions. The program's own graph is used, and changed.
+        """The graph of a program without runtime assertions. The program's own graph is used, and changed.
 
         Args:
             program: a program of tensors, with its operators decomposed.
@@ -44,7 +44,7 @@ class TorchGraph:
             ShapeError: an input is no tensor of a fixed shape.
             UnsupportedOperatorError: the program holds an object that is no tensor.
         """
-        from torch.export.graph_signature import InputKind, TensorArgument
+        from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 
         graph = program.graph_module.graph
         stored = {**program.constants, **program.state_dict}
@@ -65,6 +65,9 @@ class TorchGraph:
                 raise UnsupportedOperatorError(
                     f"a program holds nothing but tensors, but {spec.target!r} is none; export the model without it"
                 )
+        # Inputs that are changed are further results.
+        results = zip(made.output.args[0], program.graph_signature.output_specs, strict=True)
+        made.output.args = (tuple(node for node, spec in results if spec.kind == OutputKind.USER_OUTPUT),)
         for node in reversed(list(graph.nodes)):
             if node.op == "call_function" and not node.users and "assert" in name_of(node):
                 graph.erase_node(node)
@@ -129,7 +132,9 @@ def check_shape(node: fx.Node) -> None:
     shape = list(node.meta["val"].shape)
     if not all(isinstance(extent, int) for extent in shape):
         extents = ", ".join(map(str, shape))
-        raise ShapeError(f"every tensor has a fixed shape, but {node.name!r} is [{extents}]; export it with fixed shapes")
+        raise ShapeError(
+            f"every tensor has a fixed shape, but {node.name!r} is [{extents}]; export it with fixed shapes"
+        )
 
 
 def name_of(node: fx.Node) -> str:

@@ -18,7 +18,6 @@ from tilewright.frontend.torch.graph import TorchGraph, describe, name_of, shape
 from tilewright.tensor import Array
 
 if TYPE_CHECKING:
-    import torch
     from torch import fx
     from tvm import ir, relax
 
@@ -27,9 +26,7 @@ __all__ = ["Imported", "import_graph"]
 #: The modules that hold converters.
 _FAMILIES = ("elementwise", "indexing", "layers", "pooling", "reductions", "shapes")
 #: What to do about an operator that cannot be imported.
-_REMEDY = (
-    "export the model as an ONNX file with torch.onnx.export: there, ONNX Runtime runs what cannot be compiled"
-)
+_REMEDY = "export the model as an ONNX file with torch.onnx.export: there, ONNX Runtime runs what cannot be compiled"
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,8 @@ def import_graph(graph: TorchGraph) -> Imported:
         kinds = list(dict.fromkeys(map(name_of, missing)))
         others = f", and neither has {', '.join(kinds[1:4])}" if len(kinds) > 1 else ""
         raise UnsupportedOperatorError(
-            f"every operator of a PyTorch program has a converter, but {describe(missing[0])} has none{others}; {_REMEDY}"
+            f"every operator of a PyTorch program has a converter, but {describe(missing[0])} has none{others}; "
+            f"{_REMEDY}"
         )
     weights = [node for node in graph.graph.nodes if node in graph.weights]
     values: dict[fx.Node, Results] = {node: _variable(node) for node in (*graph.inputs, *weights)}

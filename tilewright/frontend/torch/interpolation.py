@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["is_plain", "rewrite_resizes"]
 
 _NEAREST = ("upsample_nearest", "_upsample_nearest_exact")
-_SMOOTH = ("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d")
-_SMOOTH += ("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa")
+_SMOOTH = ("upsample_linear", "upsample_bilinear", "upsample_trilinear", "upsample_bicubic")
+_SMOOTH_DOWN = ("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa")
 
 
 def rewrite_resizes(graph: TorchGraph) -> None:
@@ -29,7 +29,7 @@ def rewrite_resizes(graph: TorchGraph) -> None:
     """
     for node in graph.calls:
         name = name_of(node).removeprefix("aten.")
-        if not name.startswith((*_NEAREST, *_SMOOTH)) or "backward" in name or is_plain(node):
+        if not name.startswith((*_NEAREST, *_SMOOTH, *_SMOOTH_DOWN)) or "backward" in name or is_plain(node):
             continue
         x = node.args[0]
         for axis in range(2, len(shape_of(x))):

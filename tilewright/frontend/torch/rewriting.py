@@ -1,4 +1,4 @@
-"""Rewrites graphs of PyTorch programs: drops operators that do nothing, and gives norms the form that has a template."""
+"""Rewrites graphs of PyTorch programs: drops operators that do nothing, and gives norms a form that has a template."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def drop_identities(graph: TorchGraph) -> None:
     for node in graph.calls:
         name = str(getattr(node.target, "overloadpacket", "")).removeprefix("aten.")
         source = node.args[0] if node.args else None
-        if name not in _COPIES.split() or not hasattr(source, "meta"):
+        if name not in _COPIES.split() or source is None or not hasattr(source, "meta"):
             continue
         value, result = source.meta["val"], node.meta["val"]
         same = value.dtype == result.dtype and shape_of(source) == shape_of(node)

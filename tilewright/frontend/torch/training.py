@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from torch import fx
     from torch.export import ExportedProgram
 
-__all__ = ["refuse_training"]
+__all__ = ["refuse_state", "refuse_training"]
 
 #: Beginnings of the names of operators that draw random numbers.
-_RANDOM = ("bernoulli", "cauchy", "exponential", "geometric", "log_normal", "multinomial", "normal", "poisson", "rand")
-_RANDOM += ("uniform",)
+_RANDOM = ("bernoulli", "cauchy", "exponential", "geometric", "log_normal", "multinomial", "normal", "poisson")
+_UNIFORM = ("rand", "uniform")
 #: Batch norms: the places of the arguments that say whether they train, and that hold the running mean.
 _BATCH_NORMS = {
     "batch_norm.default": (5, 3),
@@ -34,7 +34,7 @@ def refuse_training(program: ExportedProgram) -> None:
         program: as it was exported, before its operators are decomposed.
 
     Raises:
-        UnsupportedOperatorError: an operator is in its mode for training, draws random numbers, or changes a buffer.
+        UnsupportedOperatorError: an operator is in its mode for training, or draws random numbers.
     """
     for module in program.graph_module.modules():
         for node in getattr(getattr(module, "graph", None), "nodes", ()):
@@ -48,6 +48,17 @@ def refuse_training(program: ExportedProgram) -> None:
                     f"the inputs of a model decide its outputs, but {describe(node)} draws random numbers; "
                     "export the model with these numbers as an input"
                 )
+
+
+def refuse_state(program: ExportedProgram) -> None:
+    """Refuse a program that changes its buffers.
+
+    Args:
+        program: with its operators decomposed, which is when PyTorch finds what is changed.
+
+    Raises:
+        UnsupportedOperatorError: the program changes a buffer.
+    """
     changed = program.graph_signature.buffers_to_mutate
     if changed:
         buffer = next(iter(changed.values()))
@@ -77,4 +88,4 @@ def _trains(node: fx.Node) -> bool:
 
 
 def _draws(node: fx.Node) -> bool:
-    return name_of(node).removeprefix("aten.").lstrip("_").startswith(_RANDOM)
+    return name_of(node).removeprefix("aten.").lstrip("_").startswith((*_RANDOM, *_UNIFORM))

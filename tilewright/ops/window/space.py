@@ -155,7 +155,9 @@ def _read(module: IRModule) -> tuple[list[int], bool]:
     shape = [int(v.dom.extent) for v in stmt.iter_vars if int(v.iter_type) == SPATIAL]
     if len(shape) < 3:
         raise FormError("a function over windows has rows, columns and lanes")
-    reduced = [int(v.dom.extent) for v in schedule.get(schedule.get_sblock(window)).iter_vars if int(v.iter_type) == SPATIAL]
+    reduced = [
+        int(v.dom.extent) for v in schedule.get(schedule.get_sblock(window)).iter_vars if int(v.iter_type) == SPATIAL
+    ]
     if math.prod(reduced) != math.prod(shape):
         raise FormError("a function over windows has a result for each window, where a mean may be spread again")
     if not _in_lanes(schedule.get(schedule.get_sblock(window))):

@@ -53,7 +53,9 @@ _COMPARISONS = {
 
 
 def _register_arithmetic(name: str) -> None:
-    @converter(*(f"{name}.{overload}" for overload in ("Tensor", "Scalar", "default", "Scalar_Tensor", "Tensor_Scalar")))
+    @converter(
+        *(f"{name}.{overload}" for overload in ("Tensor", "Scalar", "default", "Scalar_Tensor", "Tensor_Scalar"))
+    )
     def convert(o: Operands) -> relax.Expr:
         from tvm import relax
 
@@ -173,7 +175,7 @@ def _power(o: Operands) -> relax.Expr:
     base = o.operand(0, dtype)
     if exponent in (1, 2, 3):
         result = base
-        for _ in range(int(exponent) - 1):  # type: ignore[call-overload]
+        for _ in range(int(exponent) - 1):
             result = o.emit(relax.op.multiply(result, base))
         return result
     if exponent == 0.5:
@@ -202,7 +204,9 @@ def _clamp(o: Operands) -> relax.Expr:
     low, high = (next((n for n in (word, f"{word}_val") if n in names), None) for word in ("min", "max"))
     bounds = [None if name is None else o.given(name) for name in (low, high)]
     if "float" in dtype and all(b is None or isinstance(b, int | float) for b in bounds):
-        least, most = (float(b) if isinstance(b, int | float) else limit for b, limit in zip(bounds, _ENDS, strict=True))
+        least, most = (
+            float(b) if isinstance(b, int | float) else limit for b, limit in zip(bounds, _ENDS, strict=True)
+        )
         return x if (least, most) == _ENDS else o.emit(relax.op.clip(x, least, most))
     for name, bound, limit in ((low, bounds[0], relax.op.maximum), (high, bounds[1], relax.op.minimum)):
         if name is not None and bound is not None:
@@ -248,7 +252,7 @@ def _hard_sigmoid(o: Operands) -> relax.Expr:
 
 @converter("hardswish.default")
 def _hard_swish(o: Operands) -> relax.Expr:
-    """x * hardsigmoid(x), as which ONNX defines it."""
+    """X * hardsigmoid(x), as which ONNX defines it."""
     from tvm import relax
 
     return o.emit(relax.op.multiply(o.expr(0), _hard_sigmoid(o)))

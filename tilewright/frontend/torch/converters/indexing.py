@@ -115,8 +115,9 @@ def _resolve(o: Operands, name: str) -> tuple[list[fx.Node | None], list[relax.E
     """
     from tvm import relax
 
-    shape, nodes, places = o.shape(0), o.nodes(name), []
+    shape, nodes = o.shape(0), o.nodes(name)
     resolved: list[fx.Node | None] = []
+    places: list[relax.Expr | None] = []
     for node in nodes:
         if node is None:
             places.append(None)
@@ -140,7 +141,8 @@ def _resolve(o: Operands, name: str) -> tuple[list[fx.Node | None], list[relax.E
 def _constant_places(known: Array, extent: int) -> relax.Expr:
     from tvm import relax
 
-    return relax.const(np.where(known < 0, known + extent, known).astype(np.int64))
+    numbers = known.astype(np.int64)
+    return relax.const(np.where(numbers < 0, numbers + extent, numbers))
 
 
 def _from_zero(o: Operands, index: object, extent: int) -> relax.Expr:

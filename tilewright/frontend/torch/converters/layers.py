@@ -16,7 +16,7 @@ __all__: list[str] = []
 
 @converter("linear.default")
 def _linear(o: Operands) -> relax.Expr:
-    """x w^T + bias, as TVM's importer writes ONNX's Gemm and MatMul."""
+    """X w^T + bias, as TVM's importer writes ONNX's Gemm and MatMul."""
     from tvm import relax
 
     weight = o.expr("weight")
@@ -42,7 +42,7 @@ def _product(o: Operands) -> relax.Expr:
 
 @converter("addmm.default", "baddbmm.default", "addmv.default")
 def _sum_of_products(o: Operands) -> relax.Expr:
-    """alpha * (a b) + beta * x"""  # noqa: D400
+    """Alpha * (a b) + beta * x"""
     from tvm import relax
 
     dtype = o.out_dtype

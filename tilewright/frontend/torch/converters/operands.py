@@ -135,7 +135,7 @@ class Operands:
         assert isinstance(given, Sequence)
         if not all(isinstance(item, int) for item in given):
             raise ValueError(f"its argument {name!r} is not known before the network runs")
-        items = [int(item) for item in given]  # type: ignore[arg-type]
+        items = [int(item) for item in given]
         return items * count if len(items) == 1 and count > 1 else items
 
     def axis(self, name: str | int, rank: int) -> int:
@@ -144,11 +144,12 @@ class Operands:
 
     def shape(self, name: str | int) -> tuple[int, ...]:
         """The shape of an argument that is a tensor."""
-        return shape_of(self.given(name))  # type: ignore[arg-type]
+        return shape_of(self.given(name))
 
     def dtype(self, name: str | int) -> str:
         """The dtype of an argument that is a tensor."""
-        return dtype_of(self.given(name).meta["val"].dtype)  # type: ignore[attr-defined]
+        node: fx.Node = self.given(name)
+        return dtype_of(node.meta["val"].dtype)
 
     # The results
 
@@ -196,6 +197,6 @@ class Operands:
         return self.emit(relax.op.reshape(expr, relax.ShapeExpr(list(shape))))
 
     def _look_up(self, node: object) -> relax.Expr:
-        value = self.values[node]  # type: ignore[index]
+        value = self.values[node]
         assert not isinstance(value, Sequence)
         return value

@@ -40,16 +40,16 @@ def _emit_pool(
     steps = dilation or [1] * rank
     after = [
         max(pad, (count - 1) * stride + step * (size - 1) + 1 - extent - pad)
-        for count, stride, step, size, extent, pad in zip(
-            outputs, strides, steps, sizes, extents, before, strict=True
-        )
+        for count, stride, step, size, extent, pad in zip(outputs, strides, steps, sizes, extents, before, strict=True)
     ]
     x = o.expr(0)
     batched = len(o.shape(0)) == rank + 2
     if not batched:
         x = o.reshape(x, [1, *o.shape(0)])
     function = getattr(relax.op.nn, f"{kind}_pool{rank}d")
-    result = o.emit(function(x, list(sizes), list(strides), [*before, *after], list(steps), layout=_LAYOUTS[rank], **more))
+    result = o.emit(
+        function(x, list(sizes), list(strides), [*before, *after], list(steps), layout=_LAYOUTS[rank], **more)
+    )
     return result if batched else o.reshape(result, [int(d) for d in result.ty.shape.values][1:])
 
 
@@ -100,7 +100,7 @@ def _register_avg_pool(rank: int) -> None:
 
 def _counts(
     extents: Sequence[int], outputs: Sequence[int], windows: tuple[list[int], list[int], list[int]], inside: bool
-) -> np.ndarray:  # type: ignore[type-arg]
+) -> np.ndarray:
     """The elements that PyTorch counts in each window: those in the padded image, or in the image itself."""
     counts = np.ones([1] * len(extents))
     for axis, (extent, output, size, stride, pad) in enumerate(zip(extents, outputs, *windows, strict=True)):

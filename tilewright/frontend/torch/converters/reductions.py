@@ -75,7 +75,7 @@ def _extreme(o: Operands, function: Callable[..., relax.Expr]) -> relax.Expr:
 
 @converter("any.default", "any.dim", "any.dims", "all.default", "all.dim", "all.dims")
 def _any(o: Operands) -> relax.Expr:
-    """Whether any, or each, of some truth values holds. Graph rewriting knows these four operators of a softmax's guard."""
+    """Whether any, or each, of some truth values holds."""
     from tvm import relax
 
     function = relax.op.max if o.node.target.__name__.startswith("any") else relax.op.min

@@ -28,7 +28,9 @@ def _permute(o: Operands) -> relax.Expr:
     if "permute" in o.node.target.__name__:
         order = [axis % rank for axis in o.integers("dims")]
     elif rank > 1:
-        first, second = (o.axis("dim0", rank), o.axis("dim1", rank)) if "transpose" in o.node.target.__name__ else (0, 1)
+        first, second = (
+            (o.axis("dim0", rank), o.axis("dim1", rank)) if "transpose" in o.node.target.__name__ else (0, 1)
+        )
         order[first], order[second] = second, first
     return o.emit(relax.op.permute_dims(o.expr(0), order))
 
