@@ -249,6 +249,8 @@ def _as_tensor(expr: relax.Expr) -> relax.Expr:
 def _first_line(exc: BaseException) -> str:
     """What an error says, in one line that is no bare name."""
     said = (str(exc).strip().splitlines() or [""])[0][:160]
+    if type(exc) in (ValueError, NotImplementedError) and said:  # our own, or in words
+        return said
     if isinstance(exc, KeyError):
         return f"its converter needs {said}, which it does not have"
     return f"its converter fails ({said})" if said else f"its converter fails ({type(exc).__name__})"
