@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tilewright.errors import (
-    MissingExtraError,
-    ModelFormatError,
-    ShapeError,
-    TilewrightError,
-    UnsupportedOperatorError,
-)
+from tilewright.errors import ModelFormatError, ShapeError, UnsupportedOperatorError
 from tilewright.frontend.file_kinds import check_kind, is_program
 from tilewright.frontend.network import Network
 from tilewright.frontend.onnx.model import MISSING_KERNEL
@@ -26,8 +19,8 @@ from tilewright.frontend.onnx.values import describe_end
 from tilewright.frontend.torch.model import read_program
 from tilewright.measure.memory import memory_error
 from tilewright.names import printable
-from tilewright.tensor import TensorSpec
-from tilewright.tvm_compat import scaled_elu, set_threads
+from tilewright.tensor import Array, TensorSpec
+from tilewright.tvm_compat import set_threads
 
 if TYPE_CHECKING:
     import onnx
@@ -131,24 +124,10 @@ def read_model(name: str, model: onnx.ModelProto, folded: onnx.ModelProto, forei
 
 
 def _from_torch(program: ExportedProgram, name: str) -> Network:
-    try:
-        from tvm.relax.frontend.torch import from_exported_program
-    except ImportError as exc:
-        raise MissingExtraError("PyTorch", "torch") from exc
-    scaled_elu()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch deprecates functions that TVM's importer calls
-            module = from_exported_program(program, keep_params_as_input=True)
-            network = _from_relax(module, name)
-    except TilewrightError:
-        raise
-    except MemoryError as exc:
-        raise memory_error(f"importing {name}") from exc
-    except Exception as exc:  # the converters of operators raise errors of all classes
-        line = (str(exc).strip().splitlines() or ["?"])[0]
-        raise UnsupportedOperatorError(f"the exported program cannot be imported: {line[:200]}") from exc
-    return dataclasses.replace(network, program=program)
+    from tilewright.frontend.torch.program import import_program
+
+    made = import_program(program, name)
+    return dataclasses.replace(_describe(made.module, name, made.weights), program=program)
 
 
 def _from_relax(
@@ -168,6 +147,19 @@ def _from_relax(
         raise ModelFormatError("a Relax module has a function 'main', but this has none; rename the entry function")
     module, arrays = relax.frontend.detach_params(module)
     values = [np.asarray(a.numpy()) for a in arrays.get("main", [])]
+    return _describe(module, name, values, inputs, outputs)
+
+
+def _describe(
+    module: ir.IRModule,
+    name: str,
+    values: Sequence[Array],
+    inputs: Sequence[str] | None = None,
+    outputs: Sequence[str] = (),
+) -> Network:
+    """The network of a module whose last parameters are the weights ``values``. Other arguments as above."""
+    from tvm import relax
+
     main = module["main"]
     count = len(main.params) - len(values)
     specs = [_spec(p.name, p.ty) for p in main.params]

@@ -7,6 +7,7 @@ layout, so two conversions in a row cancel. :mod:`tilewright.graph.pixels` serve
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
@@ -253,8 +254,16 @@ class Rewriter:
         if name == "split":
             return self.split(expr, known[0]) or self.keep_plain(expr)
         result = None
-        # Operators on blocked operands come first. A constant operand has no blocked layout.
-        if name == "power" or not any(isinstance(a, ir.GenericConst) for a in args):
+        # Operators on blocked operands come first. A constant operand has no blocked layout, unless it is one number.
+        constants = [a for a in args if isinstance(a, ir.GenericConst)]
+        if (
+            name in tokens.BINARY
+            and name != "power"
+            and constants
+            and all(math.prod(c.value.shape) == 1 for c in constants)
+        ):
+            result = pixels.serve(self, name, expr, args)
+        elif name == "power" or not constants:
             result = pixels.serve(self, name, expr, known)
         if result is None:
             result = tokens.serve(self, name, expr, args)
