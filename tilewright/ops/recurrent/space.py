@@ -1,0 +1,177 @@
+"""The design space of recurrent operators.
+
+parallel for strand: for each step: (parallel) for group of blocks: for tile of rows: registers over k, gates, new state
+
+``ops/recurrent/program`` shows the loops.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.errors import FormError
+from tilewright.ops.mark import take_mark
+from tilewright.ops.recurrent.cell import KIND, Cell
+from tilewright.ops.recurrent.expression import recurrent
+from tilewright.ops.recurrent.program import Nest, write_steps
+from tilewright.space.configs import choices_of
+from tilewright.space.knob import ChoiceKnob, Knob
+from tilewright.space.knobs_alone import KnobsAlone
+from tilewright.space.loops import PARALLEL_WORK
+from tilewright.space.module import form_errors, space_errors, task_module
+from tilewright.space.space import DesignSpace
+from tilewright.space.template import FormReader
+from tilewright.target import Target
+from tilewright.task import Task
+
+if TYPE_CHECKING:
+    from tvm.ir import IRModule
+    from tvm.s_tir import Schedule
+    from tvm.tirx import PrimFunc
+
+__all__ = ["RecurrentSpace", "RecurrentTemplate"]
+
+#: What may run in parallel: nothing, strands, or the groups of blocks within each step.
+_PARALLEL = ("", "strands", "blocks")
+#: Vector registers that a tile leaves for weights and states.
+_SPARE = 3
+#: Most rows and blocks of a tile, and the steps of a product that may be written out.
+_MOST_ROWS, _MOST_VECTORS, _UNROLLED = 8, 8, (1, 2, 4, 8)
+#: Multiplications of a strand, and of a step, above which the default runs in parallel: a choice, 4 and 60 times what
+#: waking the other threads costs.
+_STRAND_WORK, _STEP_WORK = 16 * PARALLEL_WORK, 64 * PARALLEL_WORK
+
+
+def _analyse(task: Task) -> tuple[IRModule, Cell]:
+    """The task's function, and the cell that it computes."""
+    from tvm_ffi import structural_equal
+
+    module = task_module(task)
+    with form_errors(f"{task.name!r} is no recurrent operator"):
+        main = module["main"]
+        if main.attrs is None or f"tilewright.{KIND}" not in main.attrs:
+            raise FormError(f"the function of a recurrent operator describes its cell, but {task.name!r} does not")
+        cell = Cell.parse(str(main.attrs[f"tilewright.{KIND}"]))
+        if not structural_equal(_bare(main), _bare(take_mark(recurrent(cell))[0]), map_free_vars=True):
+            raise FormError(f"the function of {task.name!r} is another than that of the cell that it describes")
+    return module, cell
+
+
+def _bare(function: PrimFunc) -> PrimFunc:
+    from tvm import tirx
+
+    return tirx.PrimFunc(function.params, function.body, function.ret_type)
+
+
+_read_cell = FormReader(_analyse)
+
+
+class RecurrentSpace(KnobsAlone):
+    """The programs of one recurrent operator.
+
+    Attributes:
+        task: the task that is scheduled.
+        target: the machine it is scheduled for.
+        template: ``recurrent/1``.
+        knobs: ``tile``, its rows of the batch and its blocks of units; ``unroll``, the steps of the recurrent product
+            that are written out; ``parallel``, what runs in parallel (0: nothing, 1: strands, 2: the groups of blocks
+            within each step), and the strands of each direction.
+        has_loop_nest: false.
+
+    Args:
+        task: the task to schedule.
+        target: the machine to schedule it for.
+
+    Raises:
+        FormError: the function is no recurrent operator.
+        SpaceError: the function cannot be read.
+    """
+
+    template = "recurrent/1"
+
+    def __init__(self, task: Task, target: Target) -> None:
+        self.task, self.target = task, target
+        self._module, self._cell = _read_cell(task)
+        self.knobs: tuple[Knob, ...] = (
+            Knob("tile", tuple(self._tiles())),
+            ChoiceKnob.of("unroll", [count for count in _UNROLLED if self._cell.hidden % count == 0]),
+            Knob("parallel", tuple(self._arrangements())),
+        )
+
+    def _tiles(self) -> list[tuple[int, int]]:
+        """Rows and blocks of tiles whose sums fit the registers."""
+        cell = self._cell
+        most = max(1, (self.target.registers - _SPARE) // max(len(gates) for gates in cell.phases))
+        rows, vectors = range(1, min(_MOST_ROWS, cell.batch) + 1), range(1, min(_MOST_VECTORS, cell.blocks) + 1)
+        return [(r, v) for r in rows for v in vectors if r * v <= most or r * v == 1]
+
+    def _arrangements(self) -> list[tuple[int, int]]:
+        """What runs in parallel, and the strands of each direction."""
+        cell, cores = self._cell, self.target.cores
+        found = [(0, 1)]
+        if cores > 1:
+            pieces = {-(-cores // cell.directions), -(-2 * cores // cell.directions), 1}
+            found += [(1, n) for n in sorted(pieces) if n <= cell.batch and n * cell.directions > 1]
+            found += [(2, 1)] * (cell.blocks > 1)
+        return found
+
+    def default(self) -> NDArray[np.int32]:
+        """A tile that computes little twice and loads little; in parallel if there is enough work. ``(knobs,)``."""
+        cell = self._cell
+        arrangements = list(self.knobs[2].choices)
+        strands = [place for place, (kind, _) in enumerate(arrangements) if kind == 1]
+        parallel = 0
+        if strands and cell.work >= _STRAND_WORK:
+            parallel = strands[0] if len(strands) == 1 else strands[-2]
+        elif (2, 1) in arrangements and cell.work // cell.steps // cell.directions >= _STEP_WORK:
+            parallel = arrangements.index((2, 1))
+        rows = -(-cell.batch // arrangements[parallel][1])
+        costs = [self._cost(choice[0], choice[1], rows) for choice in self.knobs[0].choices]
+        unroll = min(2, len(self.knobs[1]) - 1)
+        return np.asarray([int(np.argmin(costs)), unroll, parallel], dtype=np.int32)
+
+    def _cost(self, rows: int, vectors: int, strand: int) -> float:
+        """An estimate of a tile's cost for each product that is needed: 1 is one multiplication of vectors."""
+        cell = self._cell
+        gates = max(len(some) for some in cell.phases)
+        computed = -(-strand // rows) * rows * -(-cell.blocks // vectors) * vectors
+        sums = rows * vectors * gates
+        # Weights are loaded once for all rows, states once for all sums of a row; few sums wait for each other.
+        return computed / (strand * cell.blocks) * (1.0 + 1.0 / rows + 1.0 / (vectors * gates) + 8.0 / sums)
+
+    def schedule(self, config: NDArray[np.int32]) -> Schedule:
+        """The program of one config. It is written, not made by primitives of a schedule. So its trace is empty.
+
+        Raises:
+            SpaceError: the config is not of the space, or TVM cannot make the program.
+        """
+        import tvm
+        from tvm import tirx
+        from tvm.s_tir import SBlock, SBlockRealize, Schedule
+
+        (rows, vectors), (unroll,), (kind, pieces) = choices_of(self, config)
+        nest = Nest(pieces, rows, vectors, unroll, _PARALLEL[kind])
+        with space_errors(f"{self.task.name!r} cannot be scheduled step by step"):
+            main = self._module["main"]
+            body, buffers = write_steps(self._cell, list(main.params), nest)
+            root = SBlock([], [], [], "root", body, None, buffers)
+            main = main.with_body(SBlockRealize([], tirx.const(True, "bool"), root))
+            return Schedule(tvm.ir.IRModule({"main": main}), seed=1)
+
+
+class RecurrentTemplate:
+    """Schedules the recurrent parts of LSTM, GRU and RNN."""
+
+    name = "recurrent"
+    kind = KIND
+
+    def serves(self, task: Task, target: Target) -> bool:
+        """Whether the function is that of a cell."""
+        return task.kind == self.kind and _read_cell.fits(task)
+
+    def space(self, task: Task, target: Target) -> DesignSpace:
+        """The programs of the task's function."""
+        return RecurrentSpace(task, target)
