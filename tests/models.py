@@ -16,7 +16,8 @@ from tests.targets import host_target, needs, require
 from tilewright.compiling.build import build
 from tilewright.executable.executable import Executable
 from tilewright.frontend.load import load
-from tilewright.graph.tasks import Extraction, extract
+from tilewright.graph.left_out import extract_all
+from tilewright.graph.tasks import Extraction
 from tilewright.ops.registry import make_space
 from tilewright.target import Target
 
@@ -66,7 +67,7 @@ def defaults(extraction: Extraction) -> dict[str, Any]:
 
 def built(model: Any, out: Path, target: Target = TARGET) -> tuple[Extraction, Executable]:
     require(target)
-    extraction = extract(load(model), target)
+    extraction = extract_all(load(model), target)
     return extraction, build(extraction, defaults(extraction), out, {})
 
 

@@ -14,7 +14,7 @@ from onnx import helper
 
 from tests.models import TARGET, conv_model, defaults, runs, save
 from tilewright.compiling.build import build, publish, replace_kernels
-from tilewright.compiling.kernels_check import KernelCheck
+from tilewright.verify.kernels_check import KernelCheck
 from tilewright.errors import CheckError, OutputError
 from tilewright.executable.executable import load_executable
 from tilewright.frontend.load import load

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.models import TARGET, conv_model, defaults, runs
-from tilewright.compiling.kernels_check import KernelCheck
+from tilewright.verify.kernels_check import KernelCheck
 from tilewright.errors import SpaceError
 from tilewright.frontend.load import load
 from tilewright.graph.tasks import Extraction, extract

@@ -226,6 +226,10 @@ def summary(report: TuneReport, out: Path, told: Sequence[str] = ()) -> str:
         rivals = f"tuned {race.tuned_ms:.3f} ms, incumbent {race.incumbent_ms:.3f} ms"
         kept = "" if race.kept == "tuned" else "; the incumbent is kept"
         lines.append(f"final race of whole executables: {rivals}{kept}")
+    if report.runtime_race is not None:
+        runtime = report.runtime_race
+        rivals = f"executable {runtime.executable_ms:.3f} ms, ONNX Runtime {runtime.onnxruntime_ms:.3f} ms"
+        lines.append(f"race against ONNX Runtime on the whole model: {rivals}; kept: {runtime.kept}")
     if report.verdict is not None:
         lines.append(f"outputs: {report.verdict.outcome.value}; {report.verdict.evidence}")
     lines += [f"note: {note}" for note in report.notes if note not in told]

@@ -1,1 +1,1 @@
-"""Compiles kernels and executables from the programs of tasks, and checks kernels on several kinds of data."""
+"""Compiles kernels, and builds executables from the programs of tasks."""

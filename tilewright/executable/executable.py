@@ -29,7 +29,7 @@ from tilewright.executable.plan_check import check_plan
 from tilewright.executable.program import KernelTime, PlanProgram, Program, Variants
 from tilewright.executable.routes import Routes, find_routes
 from tilewright.executable.runtime.features import check_features
-from tilewright.executable.segment import LoadedSegment, data_name, file_name
+from tilewright.executable.segment import LoadedSegment, data_name, file_name, signals
 from tilewright.reading import open_regular, read_arrays
 from tilewright.tensor import Array, TensorSpec
 from tilewright.tvm_compat import wanted_threads
@@ -229,10 +229,10 @@ def _load_segments(
 
 def _check_ends(plan: Plan, manifest: Manifest, routes: Routes) -> None:
     """Raise ``ValueError`` if the plan's inputs or outputs are not those that the manifest lists."""
-    signals = sum(not entry["outputs"] for entry in manifest.get("segments", []))
+    signalled = sum(map(signals, manifest.get("segments", [])))
     taken = [entry for entry, planned in zip(manifest["inputs"], routes.planned, strict=True) if planned]
     given = [entry for entry, source in zip(manifest["outputs"], routes.sources, strict=True) if type(source) is int]
-    for numbers, entries in ((plan.inputs, taken), (plan.outputs[: len(plan.outputs) - signals], given)):
+    for numbers, entries in ((plan.inputs, taken), (plan.outputs[: len(plan.outputs) - signalled], given)):
         planned = [(list(plan.tensors[number].shape), plan.tensors[number].dtype) for number in numbers]
         if planned != [(entry["shape"], entry["dtype"]) for entry in entries]:
             raise ValueError("its plan has other inputs or outputs than its manifest")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tilewright.executable.plan import ARENA, WEIGHTS, Call, Plan, Tensor
-from tilewright.executable.segment import PREFIX, SegmentJson, is_segment
+from tilewright.executable.segment import PREFIX, SegmentJson, count_tensors, is_segment
 from tilewright.tensor import Array
 
 __all__ = ["check_plan"]
@@ -52,7 +52,7 @@ def _check_segment(plan: Plan, call: Call, segments: Sequence[SegmentJson]) -> N
     if not text.isdecimal() or int(text) >= len(segments):
         raise ValueError(f"a call names the segment {text!r:.40}, which does not exist")
     entry = segments[int(text)]
-    if len(call.tensors) != len(entry["inputs"]) + max(1, len(entry["outputs"])):
+    if len(call.tensors) != count_tensors(entry):
         raise ValueError(f"the segment {text} is called with {len(call.tensors)} tensors")
     if any(plan.tensors[number].region != ARENA for number in call.tensors[len(entry["inputs"]) :]):
         raise ValueError(f"the segment {text} would write outside of the arena")

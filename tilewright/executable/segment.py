@@ -20,7 +20,7 @@ from tilewright.tensor import Array
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["PREFIX", "LoadedSegment", "SegmentJson", "data_name", "file_name", "is_segment", "segment_name"]
+__all__ = ["PREFIX", "LoadedSegment", "SegmentJson", "count_tensors", "data_name", "file_name", "is_segment", "segment_name", "signals"]
 
 #: What the names of a plan's calls of segments begin with. No kernel's name has this character.
 PREFIX = "@"
@@ -33,8 +33,8 @@ class SegmentJson(TypedDict):
 
     Attributes:
         inputs: the names of the inputs that are the first tensors of its call.
-        outputs: the names of the outputs that are the next tensors of its call. A call without any has one tensor of
-            one byte.
+        outputs: the names of the outputs that are the next tensors of its call. The last tensor of a call that has no
+            outputs, or that returns some, is one byte that nothing is written to.
         given: the names of the network's inputs that it is given as they are.
         returned: the names of the network's outputs that it returns as they are.
         reasons: why operators are in it, for people.
@@ -45,6 +45,16 @@ class SegmentJson(TypedDict):
     given: list[str]
     returned: list[str]
     reasons: list[str]
+
+
+def count_tensors(entry: SegmentJson) -> int:
+    """The number of tensors of a segment's call."""
+    return len(entry["inputs"]) + len(entry["outputs"]) + signals(entry)
+
+
+def signals(entry: SegmentJson) -> bool:
+    """Whether the last tensor of a segment's call is a byte that nothing is written to."""
+    return not entry["outputs"] or bool(entry["returned"])
 
 
 def segment_name(number: int) -> str:

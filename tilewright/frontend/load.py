@@ -21,7 +21,7 @@ from tilewright.frontend.file_kinds import check_kind, is_program
 from tilewright.frontend.network import Network
 from tilewright.frontend.onnx.partition import divide
 from tilewright.frontend.onnx.reading import OnnxReading
-from tilewright.frontend.onnx.values import describe_end, infer_types
+from tilewright.frontend.onnx.values import describe_end
 from tilewright.frontend.torch.model import read_program
 from tilewright.measure.memory import memory_error
 from tilewright.names import printable
@@ -98,6 +98,7 @@ def read_model(name: str, model: onnx.ModelProto, folded: onnx.ModelProto, forei
 
     Raises:
         ResourceError: memory is missing.
+        UnsupportedOperatorError: it cannot be imported, not even in parts; a bug of ours.
     """
     from tilewright.frontend.onnx.importer import import_graph
 
@@ -105,17 +106,20 @@ def read_model(name: str, model: onnx.ModelProto, folded: onnx.ModelProto, forei
     try:
         while True:
             partition = divide(folded, reasons)
-            made = import_graph(partition.compiled)
+            made = import_graph(partition.compiled, partition.types)
             if not made.refused:
                 break
-            reasons |= {partition.order[number]: why for number, why in made.refused.items()}
+            refused = {partition.order[number]: why for number, why in made.refused.items()}
+            if not refused.keys().isdisjoint({-1, *reasons}):
+                raise UnsupportedOperatorError(f"{name} cannot be imported: {next(iter(refused.values()))}")
+            reasons |= refused
     except MemoryError as exc:
         raise memory_error(f"importing {name}") from exc
     compiled = partition.compiled.graph
     network = _from_relax(made.module, name, [v.name for v in compiled.input], [v.name for v in compiled.output])
     weights = {tensor.name for tensor in folded.graph.initializer}
     inputs = tuple(describe_end(value.name, value.type) for value in folded.graph.input if value.name not in weights)
-    types = infer_types(folded)
+    types = partition.types
     outputs = tuple(describe_end(value.name, types.get(value.name, value.type)) for value in folded.graph.output)
     return dataclasses.replace(network, inputs=inputs, outputs=outputs, onnx=model, partition=partition, folded=folded)
 

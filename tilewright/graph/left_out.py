@@ -11,11 +11,12 @@ from tilewright.errors import ShapeError, UnsupportedOperatorError
 from tilewright.frontend.load import read_model
 from tilewright.frontend.network import Network
 from tilewright.frontend.onnx.data import copy_without_weights
-from tilewright.frontend.onnx.values import infer_types, read_names
+from tilewright.frontend.onnx.partition import SEGMENT_DOMAIN, Partition
+from tilewright.frontend.onnx.values import read_names
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.target import Target
 
-__all__ = ["extract_all"]
+__all__ = ["extract_all", "leave_out", "leave_out_all"]
 
 
 def extract_all(network: Network, target: Target) -> Extraction:
@@ -33,23 +34,34 @@ def extract_all(network: Network, target: Target) -> Extraction:
         ShapeError: it is no ONNX model, and the values of an input decide the shape of a tensor.
         ResourceError: memory is missing.
     """
+    why = "no plan can be made of it, since it calls a library of TVM's"
     try:
-        return extract(network, target)
+        extraction = extract(network, target)
+        if extraction.plan is not None or network.partition is None:
+            return extraction
     except (UnsupportedOperatorError, ShapeError) as exc:
-        if network.onnx is None or network.folded is None or network.partition is None:
+        if network.partition is None:
             raise
-        partition = network.partition
-        reasons = dict(partition.reasons)
-        known = len(reasons)
-        for place, why in _find_failing(partition.compiled, target):
-            reasons[partition.order[place]] = why
-        if len(reasons) == known:
-            return extract(leave_out_all(network, str(exc)), target)
-        divided = read_model(network.name, network.onnx, network.folded, reasons)
-    try:
-        return extract(divided, target)
-    except (UnsupportedOperatorError, ShapeError) as exc:
-        return extract(leave_out_all(network, str(exc)), target)
+        why = str(exc)
+    failing = dict(_find_failing(network.partition, target))
+    if failing:
+        order = network.partition.order
+        divided = leave_out(network, {order[place]: reason for place, reason in failing.items()})
+        try:
+            extraction = extract(divided, target)
+            if extraction.plan is not None:
+                return extraction
+        except (UnsupportedOperatorError, ShapeError) as exc:
+            why = str(exc)
+    return extract(leave_out_all(network, why), target)
+
+
+def leave_out(network: Network, more: Mapping[int, str]) -> Network:
+    """The network with more operators of its ONNX model in segments: by the numbers of their nodes, with the reason."""
+    assert network.onnx is not None
+    assert network.folded is not None
+    assert network.partition is not None
+    return read_model(network.name, network.onnx, network.folded, {**network.partition.reasons, **more})
 
 
 def leave_out_all(network: Network, why: str) -> Network:
@@ -60,20 +72,21 @@ def leave_out_all(network: Network, why: str) -> Network:
     return read_model(network.name, network.onnx, network.folded, reasons)
 
 
-def _find_failing(model: onnx.ModelProto, target: Target) -> Iterator[tuple[int, str]]:
+def _find_failing(partition: Partition, target: Target) -> Iterator[tuple[int, str]]:
     """The numbers of the nodes that cannot be cut alone, each with the reason."""
-    types = infer_types(model)
+    model, types = partition.compiled, partition.types
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     tried: dict[bytes, str] = {}
     for number, node in enumerate(model.graph.node):
-        if node.domain == "tilewright":
+        if node.domain == SEGMENT_DOMAIN:
             continue
         single = _isolate(model, node, types, weights)
         key = _signature(single)
         if key not in tried:
             tried[key] = ""
             try:
-                extract(read_model("part", single, single, {}), target)
+                if extract(read_model("part", single, single, {}), target).plan is None:
+                    tried[key] = "it cannot be compiled without a library of TVM's"
             except (UnsupportedOperatorError, ShapeError) as exc:
                 tried[key] = f"it cannot be compiled ({exc})"
         if tried[key]:

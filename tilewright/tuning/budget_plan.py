@@ -51,6 +51,8 @@ _IN_PLACE, _MOST_IN_PLACE = 0.06, 20.0
 #: The tuned executable is compared with the incumbent only if the remaining budget is at least this many times the
 #: seconds that finishing or racing takes.
 _COMPARING = 4.0
+#: Seconds that writing and judging an executable takes that is ONNX Runtime on the whole model.
+_SEGMENTING = 2.0
 #: The share of the budget for the final race, unless its fewest turns take longer; and the share of the machine's speed
 #: that a network has at least by then.
 _RACE, _LEAST_SPEED = 0.1, 0.5
@@ -77,6 +79,7 @@ class BudgetPlan:
         in_place: for timing the best schedules inside the network.
         checking: for comparing winners with their defaults on several kinds of data.
         race: for racing the tuned executable against the incumbent; 0: there is no race.
+        runtime_race: for racing the better one against ONNX Runtime on the whole model; 0: there is no race.
         writing: for compiling, writing and judging the tuned executable.
         after_race_seconds: the part of ``writing`` that comes after the race.
         most_algorithm_trials: the most measurements for choosing algorithms.
@@ -90,6 +93,7 @@ class BudgetPlan:
     in_place: PlannedStep
     checking: PlannedStep
     race: PlannedStep
+    runtime_race: PlannedStep
     writing: PlannedStep
     after_race_seconds: float
     most_algorithm_trials: float
@@ -97,7 +101,8 @@ class BudgetPlan:
     @property
     def after_rounds(self) -> float:
         """Seconds that the steps after the rounds and the finalists take."""
-        return self.in_place.seconds + self.checking.seconds + self.race.seconds + self.writing.seconds
+        steps = (self.in_place, self.checking, self.race, self.runtime_race, self.writing)
+        return sum(step.seconds for step in steps)
 
     def steps(self) -> Iterator[tuple[str, PlannedStep]]:
         """Each step with its name, in their order."""
@@ -129,6 +134,7 @@ class Facts:
         run_seconds: about the longest that a run of the network takes when it is tuned; inf: not known.
         chooses: whether convolutions of the network can be computed by several algorithms.
         places: whether schedules can be timed inside the network.
+        races_runtime: whether ONNX Runtime can run the model.
     """
 
     read_seconds: float
@@ -140,6 +146,7 @@ class Facts:
     run_seconds: float = math.inf
     chooses: bool = False
     places: bool = False
+    races_runtime: bool = False
 
 
 def plan_budget(budget: Budget, facts: Facts) -> BudgetPlan:
@@ -158,6 +165,10 @@ def plan_budget(budget: Budget, facts: Facts) -> BudgetPlan:
     compares = left >= _COMPARING * max(writing.seconds, racing)
     why_not = f"less than {_COMPARING:g} times what finishing or racing takes is left"
     race = PlannedStep(racing, _why_race(budget)) if compares else PlannedStep(0.0, why_not)
+    runtime = PlannedStep(0.0, why_not if facts.races_runtime else "ONNX Runtime does not run the model")
+    if compares and facts.races_runtime:
+        least = race_seconds(facts.run_seconds)[0] if math.isfinite(facts.run_seconds) else math.inf
+        runtime = PlannedStep(_SEGMENTING + least, "three turns of both, and the writing of an executable for it")
     in_place = PlannedStep(0.0, why_not if facts.places else "schedules cannot be timed inside this network")
     if compares and facts.places:
         in_place = PlannedStep(in_place_seconds(budget), _why_share(budget, _IN_PLACE))
@@ -165,7 +176,7 @@ def plan_budget(budget: Budget, facts: Facts) -> BudgetPlan:
     finalists = PlannedStep(0.0, f"{100 * _FINALISTS:g} % of the trials")
     if budget.seconds is not None:
         finalists = PlannedStep(_FINALISTS * budget.seconds, _why_share(budget, _FINALISTS))
-    spent = in_place.seconds + checking + race.seconds + writing.seconds + finalists.seconds
+    spent = in_place.seconds + checking + race.seconds + runtime.seconds + writing.seconds + finalists.seconds
     return BudgetPlan(
         reading=PlannedStep(facts.read_seconds, "spent: reading the network and cutting it into tasks"),
         incumbent=PlannedStep(facts.incumbent_seconds, "spent: building and judging the executable without tuning"),
@@ -175,6 +186,7 @@ def plan_budget(budget: Budget, facts: Facts) -> BudgetPlan:
         in_place=in_place,
         checking=PlannedStep(checking, f"{_why_share(budget, _CHECKING)}, at most {_CHECKING_TASK:g} s a task"),
         race=race,
+        runtime_race=runtime,
         writing=writing,
         after_race_seconds=publishing,
         most_algorithm_trials=math.inf if budget.trials is None else _ALGORITHMS * budget.trials,

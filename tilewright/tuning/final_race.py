@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +16,9 @@ from tilewright.compare import peers
 from tilewright.errors import MeasureError, OutputError
 from tilewright.measure.compare import compare, latency
 from tilewright.measure.peers import Entrant, Peer, race, turn_runs
-from tilewright.tuning.report import RaceReport
+from tilewright.tuning.report import RaceReport, RuntimeRaceReport
 
-__all__ = ["compare_executables", "goes_on", "race_seconds"]
+__all__ = ["compare_executables", "compare_runtime", "goes_on", "race_seconds"]
 
 #: Turns of the race; the fewest turns; about how many seconds one lasts; and the seconds that two processes take to
 #: start.
@@ -46,22 +47,45 @@ def compare_executables(tuned: Path, incumbent: Path, threads: int, until: float
         threads: how many each may use.
         until: ``time.monotonic()`` value. After it the race has three turns at most, and an undecided race ends.
     """
+    found = _race_two(tuned, incumbent, threads, until)
+    if found is None:
+        return None
+    kept = "tuned" if found.ratio <= 1.0 else "incumbent"
+    return RaceReport(kept, found.ours_ms, found.theirs_ms, found.ratio, found.ratio_low, found.ratio_high)
+
+
+def compare_runtime(executable: Path, runtime: Path, threads: int, until: float = math.inf) -> RuntimeRaceReport | None:
+    """Race an executable against one that is ONNX Runtime on the whole model, as :func:`compare_executables` does.
+
+    The executable is kept unless it is surely slower: unless the whole interval of the ratio is above 1.
+    """
+    found = _race_two(executable, runtime, threads, until)
+    if found is None:
+        return None
+    kept = "onnxruntime" if found.ratio_low > 1.0 else "executable"
+    return RuntimeRaceReport(kept, found.ours_ms, found.theirs_ms, found.ratio, found.ratio_low, found.ratio_high)
+
+
+@dataclass(frozen=True)
+class _Raced:
+    ours_ms: float
+    theirs_ms: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+
+
+def _race_two(one: Path, other: Path, threads: int, until: float) -> _Raced | None:
     try:
-        entrants = [Entrant(str(path), peers.executable, (str(path.absolute()),)) for path in (tuned, incumbent)]
+        entrants = [Entrant(str(path), peers.executable, (str(path.absolute()),)) for path in (one, other)]
         ours, theirs = race(entrants, _LEAST_TURNS, _TURN_SECONDS, threads, more=partial(goes_on, until))
     except (MeasureError, OutputError):
         return None
     found = compare(ours, theirs)
     if ours.error or theirs.error or not found["ratio"] > 0:
         return None
-    return RaceReport(
-        kept="tuned" if found["ratio"] <= 1.0 else "incumbent",
-        tuned_ms=latency(ours)["median_ms"],
-        incumbent_ms=latency(theirs)["median_ms"],
-        ratio=found["ratio"],
-        ratio_low=found["ratio_low"],
-        ratio_high=found["ratio_high"],
-    )
+    medians = latency(ours)["median_ms"], latency(theirs)["median_ms"]
+    return _Raced(*medians, found["ratio"], found["ratio_low"], found["ratio_high"])
 
 
 def goes_on(until: float, peers: Sequence[Peer]) -> bool:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-from tilewright.compiling.kernels_check import KernelCheck
-from tilewright.errors import CheckError, CompilerError
-from tilewright.tuning.final_race import compare_executables
+from tilewright.verify.kernels_check import KernelCheck
+from tilewright.errors import CheckError, CompilerError, TilewrightError
+from tilewright.tuning.final_race import compare_executables, compare_runtime
 from tilewright.tuning.in_place import Contest, contest
-from tilewright.tuning.report import RaceReport
+from tilewright.tuning.report import RaceReport, RuntimeRaceReport
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.selection import Selection, check_selection, select_best
 from tilewright.tuning.workshop import JudgedExecutable, Workshop
@@ -30,12 +30,14 @@ class FinishTimes:
         placing: seconds for timing the best schedules inside the network; 0: none are timed.
         until: ``time.monotonic()`` value after which an undecided race ends.
         racing: whether there is time for a race against the incumbent.
+        runtime: seconds that are kept for the race against ONNX Runtime; 0: there is none.
     """
 
     checking: float = 0.0
     placing: float = 0.0
     until: float = -math.inf
     racing: bool = True
+    runtime: float = 0.0
 
 
 @dataclass
@@ -51,6 +53,7 @@ class Finishing:
         check: the result of comparing the winners with their defaults on several kinds of data.
         contest: the timing of the best schedules inside the network; None: there was none.
         race: of the tuned executable against the incumbent; None: there was none.
+        runtime_race: of the better one against ONNX Runtime on the whole model; None: there was none.
         notes: what went wrong, for people.
     """
 
@@ -60,6 +63,7 @@ class Finishing:
     check: KernelCheck = field(default_factory=lambda: KernelCheck({}, (), 0.0))
     contest: Contest | None = None
     race: RaceReport | None = None
+    runtime_race: RuntimeRaceReport | None = None
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -76,6 +80,11 @@ class Finishing:
         Raises:
             KeyboardInterrupt: ``best`` is what may be published.
         """
+        self._finish(tuner, times, short)
+        if times.runtime and not short:
+            self._race_runtime(times)
+
+    def _finish(self, tuner: NetworkTuner, times: FinishTimes, short: bool) -> None:
         selection = select_best(self.workshop.extraction, tuner)
         if self._is_incumbent(selection):
             return
@@ -134,7 +143,7 @@ class Finishing:
         if self._is_incumbent(tuned.selection):
             return
         cores = self.workshop.extraction.target.cores
-        result = compare_executables(tuned.folder, self.incumbent.folder, cores, times.until)
+        result = compare_executables(tuned.folder, self.incumbent.folder, cores, times.until - times.runtime)
         if result is not None and result.kept == "incumbent":
             # Nothing has shown it to be wrong so far, but earlier records were not checked on several kinds of data.
             if check_selection(self.incumbent.extraction, self.incumbent.selection, times.checking)[1].wrong:
@@ -142,3 +151,21 @@ class Finishing:
             else:
                 self.best = self.incumbent
         self.race = result
+
+    def _race_runtime(self, times: FinishTimes) -> None:
+        """Keep ONNX Runtime on the whole model if the executable is surely slower."""
+        try:
+            whole = self.workshop.build_runtime()
+        except TilewrightError as error:
+            self.notes.append(f"the executable was not raced against ONNX Runtime: {error}")
+            return
+        if whole is None:
+            return
+        cores = self.workshop.extraction.target.cores
+        self.runtime_race = compare_runtime(self.best.folder, whole.folder, cores, times.until)
+        if self.runtime_race is not None and self.runtime_race.kept == "onnxruntime":
+            self.best = whole
+            self.notes.append(
+                f"ONNX Runtime is {self.runtime_race.ratio:.2f} times as fast on the whole model, so the executable "
+                "runs the model with it, and needs the package onnxruntime"
+            )

@@ -163,6 +163,26 @@ class RaceReport:
 
 
 @dataclass(frozen=True)
+class RuntimeRaceReport:
+    """The race of the executable against ONNX Runtime on the whole model.
+
+    Attributes:
+        kept: ``executable`` or ``onnxruntime``: the one that was published.
+        executable_ms: the executable's median latency in milliseconds.
+        onnxruntime_ms: ONNX Runtime's.
+        ratio: of the medians; above 1: ONNX Runtime is faster.
+        ratio_low, ratio_high: the ends of its 95 % interval.
+    """
+
+    kept: str
+    executable_ms: float
+    onnxruntime_ms: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+
+
+@dataclass(frozen=True)
 class CheckReport:
     """The check of the incumbent: seconds that building and judging it took, and the verdict."""
 
@@ -253,3 +273,4 @@ class TuneReport(StartReport, NetworkReport):
     after_seconds: float | None = None
     in_place: ContestReport | None = None
     final_race: RaceReport | None = None
+    runtime_race: RuntimeRaceReport | None = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.compiling.kernels_check import KernelCheck, check_kernels
+from tilewright.verify.kernels_check import KernelCheck, check_kernels
 from tilewright.errors import SpaceError
 from tilewright.graph.tasks import Extraction
 from tilewright.ops.registry import make_space

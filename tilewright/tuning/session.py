@@ -41,12 +41,12 @@ from tilewright.tuning.budget_plan import (
 )
 from tilewright.tuning.context import TuningContext
 from tilewright.tuning.finish import Finishing, FinishTimes
+from tilewright.tuning.incumbent import build_incumbent
 from tilewright.tuning.report import StartReport, TuneReport
 from tilewright.tuning.roofline import Roofline, measure_roofline
 from tilewright.tuning.scheduler import NetworkTuner
-from tilewright.tuning.selection import select_recorded
 from tilewright.tuning.session_report import Outcomes, report_session
-from tilewright.tuning.workshop import JudgedExecutable, Workshop
+from tilewright.tuning.workshop import Workshop
 from tilewright.tvm_compat import wanted_threads
 from tilewright.verify.checker import Checker
 from tilewright.verify.verdict import Outcome
@@ -213,8 +213,11 @@ class _Session:
     def _build_incumbent(self) -> None:
         """Build and judge what the network runs with before it is tuned: the incumbent."""
         self._use_recorded_algorithms()
-        self.workshop = Workshop(self.extraction, self.checker, self.aside, "first")
-        self.incumbent: JudgedExecutable = self.workshop.build(select_recorded(self.extraction, self.store))
+        built = build_incumbent(self.extraction, self.checker, self.aside, self.store)
+        if built.extraction is not self.extraction:
+            self.extraction, self.network, self.algorithms = built.extraction, built.extraction.network, []
+        self.workshop, self.incumbent = built.workshop, built.executable
+        self.notes += built.notes
         self.finishing = Finishing(self.workshop, self.incumbent)
         if self.incumbent.verdict.outcome is Outcome.UNDECIDABLE:
             self.notes.append(f"it is not decidable whether the outputs are right: {self.incumbent.verdict.evidence}")
@@ -250,6 +253,7 @@ class _Session:
             run_seconds=math.inf if self.roofline is None else run_bound(flop, self.roofline.reachable),
             chooses=self.pool is not None and bool(self.extraction.rewritten.convolutions),
             # With cold caches there is nothing that a kernel could find in its place.
+            races_runtime=self.network is not None and self.network.onnx is not None,
             places=self.extraction.plan is not None and self.machine.caches != "cold",
         )
         self.planned = plan_budget(self.budget.budget, facts)
@@ -302,6 +306,7 @@ class _Session:
             placing=plan.in_place.seconds,
             until=self.budget.deadline - plan.after_race_seconds,
             racing=plan.race.seconds > 0.0,
+            runtime=plan.runtime_race.seconds,
         )
         self.finishing.run(self.tuner, times, short=self.tuner.interrupted)
         if self.finishing.best is not self.incumbent and self.finishing.race is None and not self.tuner.interrupted:
@@ -333,7 +338,9 @@ class _Session:
         unrecorded = self.store.kept
         executable = load_executable(self.out)
         self.interrupted |= bool(held.received)
-        published = "earlier" if keep else "incumbent" if untuned else "tuned"
+        runtime = self.finishing.runtime_race
+        tuned = "onnxruntime" if runtime is not None and runtime.kept == "onnxruntime" else "tuned"
+        published = "earlier" if keep else "incumbent" if untuned else tuned
         return TuneResult(executable, self._report(published, unrecorded))
 
     def start_report(self) -> StartReport:

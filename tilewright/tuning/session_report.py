@@ -92,4 +92,5 @@ def report_session(done: Outcomes) -> TuneReport:
         after_seconds=done.tuner.estimated_latency,
         in_place=None if finishing.contest is None else finishing.contest.report,
         final_race=finishing.race,
+        runtime_race=finishing.runtime_race,
     )

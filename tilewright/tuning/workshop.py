@@ -10,7 +10,8 @@ from pathlib import Path
 from tilewright.compiling.build import build, replace_kernels
 from tilewright.compiling.kernels import Kernels
 from tilewright.errors import CheckError, CompilerError, OutputError, SpaceError
-from tilewright.graph.tasks import Extraction
+from tilewright.graph.left_out import leave_out_all
+from tilewright.graph.tasks import Extraction, extract
 from tilewright.ops.registry import make_space
 from tilewright.tuning.selection import Selection
 from tilewright.verify.checker import Checker
@@ -85,6 +86,27 @@ class Workshop:
         if verdict.outcome is Outcome.WRONG:
             raise CheckError(self._complaint(verdict, replaced, stage), report={"verdict": verdict.report()})
         return JudgedExecutable(folder, self.extraction, selection, verdict, tuple(replaced), seconds)
+
+    def build_runtime(self) -> JudgedExecutable | None:
+        """Build and judge an executable that is ONNX Runtime on the whole model.
+
+        None if there is no ONNX model, if the network is that already, or if ONNX Runtime's outputs are wrong.
+
+        Raises:
+            TilewrightError: it cannot be built.
+        """
+        network = self.extraction.network
+        if network.onnx is None or not self.extraction.uses:
+            return None
+        began = time.monotonic()
+        whole = extract(leave_out_all(network, "ONNX Runtime is faster on the whole model"), self.extraction.target)
+        folder = self._aside / f"{self._name}-runtime"
+        build(whole, {}, folder, {}, Kernels(whole, self._aside / f"{self._name}-runtime-kernels"))
+        seconds = time.monotonic() - began
+        verdict = self._checker.judge(folder)
+        if verdict.outcome is Outcome.WRONG:
+            return None
+        return JudgedExecutable(folder, whole, Selection(), verdict, (), seconds)
 
     def _made(self, selection: Selection) -> Path:
         """The directory of an executable of a selection. All of this workshop share one copy of the weights."""

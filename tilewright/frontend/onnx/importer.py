@@ -20,7 +20,8 @@ from onnx import helper
 from tilewright.errors import TilewrightError
 from tilewright.executable.plan import SEGMENT_SYMBOL
 from tilewright.frontend.onnx.partition import SEGMENT_DOMAIN
-from tilewright.frontend.onnx.values import DOMAINS, FixedTensor, find_fixed, infer_types
+from tilewright.frontend.onnx.values import DOMAINS, FixedTensor, find_fixed
+from tilewright.tensor import Array
 from tilewright.tvm_compat import plain_clip
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Operands:
     node: onnx.NodeProto
     builder: relax.BlockBuilder
     inputs: Sequence[relax.Expr | None]
-    constants: Sequence[np.ndarray[Any, Any] | None]
+    constants: Sequence[Array | None]
     attributes: Mapping[str, Any]
     outputs: Sequence[FixedTensor | None]
     opset: int
@@ -90,130 +91,152 @@ class Importing:
     refused: dict[int, str] = field(default_factory=dict)
 
 
-def import_graph(model: onnx.ModelProto) -> Importing:
+def import_graph(model: onnx.ModelProto, types: Mapping[str, onnx.TypeProto]) -> Importing:
     """Import a graph whose operators all have tensors of fixed shapes.
 
     Args:
         model: the model, with all weights in it; nodes ``Segment`` stand for segments.
+        types: the types of its tensors by name.
     """
     from tvm.relax.frontend.onnx import onnx_frontend
 
     plain_clip()
-    base: type[Any] = onnx_frontend.ONNXGraphImporter
-    types = infer_types(model)
-    refused: dict[int, str] = {}
-    operators = onnx_frontend._get_convert_map()
-
-    class Importer(base):  # type: ignore[misc]
-        def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
-            """Nothing: each node is looked at when it is converted."""
-
-        def _construct_nodes(self, graph: onnx.GraphProto) -> None:
-            self._constants = {t.name: t for t in graph.initializer}
-            for number, node in enumerate(graph.node):
-                outputs = [find_fixed(types.get(name)) if name else None for name in node.output]
-                try:
-                    made = self._convert(node, outputs)
-                    self._compare(node, made, outputs)
-                except TilewrightError:
-                    raise
-                except MemoryError:
-                    raise
-                except Exception as exc:  # the converters of operators raise errors of all classes
-                    refused[number] = _first_line(exc)
-                    made = [self._zeros(fixed) for fixed in outputs]
-                for name, expr in zip(node.output, made, strict=False):
-                    if name:
-                        self._nodes[name] = expr
-
-        def _convert(self, node: onnx.NodeProto, outputs: Sequence[FixedTensor | None]) -> list[relax.Expr]:
-            from tvm import relax
-
-            if node.domain == SEGMENT_DOMAIN:
-                return self._call_segment(node, outputs)
-            domain = "" if node.domain in DOMAINS else node.domain
-            own = CONVERTERS.get((domain, node.op_type))
-            inputs = onnx_frontend.onnx_input()
-            for name in node.input:
-                inputs.append(self._nodes[name] if name else None)
-            if own is not None:
-                values = [self._value(name) for name in node.input]
-                attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-                given = Operands(node, self.bb, list(inputs), values, attributes, outputs, self.opset)
-                return [self.bb.normalize(expr) for expr in own(given)]
-            if domain or node.op_type not in operators:
-                raise NotImplementedError("no converter serves it")
-            attributes = self._parse_attr(node.attribute)
-            attributes["tvm_custom"] = {"name": node.name, "num_outputs": len(node.output)}
-            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                made = self._convert_operator(node.op_type, inputs, attributes, self.opset)
-            if isinstance(made, relax.Tuple):
-                return list(made)
-            if isinstance(made.ty, relax.TupleType):
-                return [self.bb.emit(relax.TupleGetItem(made, i)) for i in range(len(made.ty.fields))]
-            return [made]
-
-        def _call_segment(self, node: onnx.NodeProto, outputs: Sequence[FixedTensor | None]) -> list[relax.Expr]:
-            from tvm import relax
-
-            number = next(a.i for a in node.attribute if a.name == "number")
-            kinds = [relax.TensorType(o.shape, o.dtype) if o else relax.TensorType([1], "uint8") for o in outputs]
-            arguments = [self.bb.emit(_as_tensor(self._nodes[name])) for name in node.input]
-            call = relax.call_dps_packed(segment_symbol(number), arguments, kinds if len(kinds) > 1 else kinds[0])
-            result = self.bb.emit(call)
-            if len(kinds) == 1:
-                return [result]
-            return [self.bb.emit(relax.TupleGetItem(result, i)) for i in range(len(kinds))]
-
-        def _value(self, name: str) -> np.ndarray[Any, Any] | None:
-            from tvm import ir, relax
-
-            if not name:
-                return None
-            if name in self._constants:
-                return onnx.numpy_helper.to_array(self._constants[name])
-            expr = self._nodes[name]
-            if isinstance(expr, ir.GenericConst):
-                return np.asarray(expr.value.numpy())
-            if isinstance(expr, relax.ShapeExpr):
-                return np.asarray([int(d) for d in expr.values], dtype=np.int64)
-            return None
-
-        def _compare(
-            self, node: onnx.NodeProto, made: Sequence[relax.Expr], outputs: Sequence[FixedTensor | None]
-        ) -> None:
-            """Raise ``ValueError`` if a result is not what ONNX says. Shapes become tensors of their numbers."""
-            from tvm import relax
-
-            used = [place for place, name in enumerate(node.output) if name]
-            if not isinstance(made, list) or (used and len(made) <= used[-1]):
-                raise ValueError(f"its converter gives {len(made)} of its {len(node.output)} results")
-            for place in used:
-                made[place] = _as_tensor(made[place])
-                wanted, kind = outputs[place], made[place].ty
-                if wanted is None:
-                    continue
-                if not isinstance(kind, relax.TensorType) or not isinstance(kind.shape, relax.ShapeExpr):
-                    raise ValueError(f"its converter does not know the shape of its result {node.output[place]!r}")
-                shape = tuple(int(d) for d in kind.shape.values)
-                if shape != wanted.shape or str(kind.dtype) != wanted.dtype:
-                    raise ValueError(
-                        f"its converter gives {kind.dtype} {list(shape)} instead of {wanted.dtype} {list(wanted.shape)}"
-                    )
-
-        def _zeros(self, fixed: FixedTensor | None) -> relax.Expr:
-            from tvm import relax
-
-            found = fixed or FixedTensor((1,), onnx.TensorProto.UINT8)
-            return self.bb.emit(relax.op.zeros(found.shape, found.dtype))
-
-    importer = Importer({}, None, keep_params_in_input=True)
+    # TVM's importer is a class that is imported late, so ours is made late, too.
+    kind = type("Importer", (_Conversion, onnx_frontend.ONNXGraphImporter), {})
+    importer = kind({}, None, keep_params_in_input=True)
+    importer.prepare(model, types, onnx_frontend)
+    version = max((o.version for o in model.opset_import if o.domain in DOMAINS), default=1)
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the importer warns of each weight that is no input of the graph
-        version = max((o.version for o in model.opset_import if o.domain in DOMAINS), default=1)
         module = importer.from_onnx(model.graph, version)
-    return Importing(module, refused)
+    return Importing(module, importer.refused)
+
+
+class _Conversion:
+    """The part of our importer that takes the place of TVM's: how nodes are converted, one after the other.
+
+    Attributes:
+        refused: why nodes could not be converted, by their numbers.
+    """
+
+    # What TVM's importer has.
+    bb: relax.BlockBuilder
+    opset: int
+    _nodes: dict[str, relax.Expr]
+
+    def prepare(self, model: onnx.ModelProto, types: Mapping[str, onnx.TypeProto], frontend: Any) -> None:
+        """Take what the conversion needs to know: the types of tensors, constants, and TVM's converters."""
+        self.refused: dict[int, str] = {}
+        self._frontend = frontend
+        self._types = types
+        self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._operators = frontend._get_convert_map()
+
+    def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
+        """Nothing: each node is looked at when it is converted."""
+
+    def _construct_nodes(self, graph: onnx.GraphProto) -> None:
+        for number, node in enumerate(graph.node):
+            outputs = [find_fixed(self._types.get(name)) if name else None for name in node.output]
+            try:
+                made = self._convert(node, outputs)
+                _check_results(node, made, outputs)
+            except (TilewrightError, MemoryError):
+                raise
+            except Exception as exc:  # the converters of operators raise errors of all classes
+                self.refused[number] = _first_line(exc)
+                made = [self._zeros(fixed) for fixed in outputs]
+            for name, expr in zip(node.output, made, strict=False):
+                if name:
+                    self._nodes[name] = expr
+
+    def _convert(self, node: onnx.NodeProto, outputs: Sequence[FixedTensor | None]) -> list[relax.Expr]:
+        if node.domain == SEGMENT_DOMAIN:
+            return self._call_segment(node, outputs)
+        domain = "" if node.domain in DOMAINS else node.domain
+        own = CONVERTERS.get((domain, node.op_type))
+        if own is not None:
+            inputs = [self._nodes[name] if name else None for name in node.input]
+            values = [self._value(name) for name in node.input]
+            attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+            given = Operands(node, self.bb, inputs, values, attributes, outputs, self.opset)
+            return [self.bb.normalize(expr) for expr in own(given)]
+        if domain or node.op_type not in self._operators:
+            raise NotImplementedError("no converter serves it")
+        return self._convert_by_tvm(node)
+
+    def _convert_by_tvm(self, node: onnx.NodeProto) -> list[relax.Expr]:
+        from tvm import relax
+
+        inputs = self._frontend.onnx_input()
+        for name in node.input:
+            inputs.append(self._nodes[name] if name else None)
+        importer: Any = self
+        attributes = importer._parse_attr(node.attribute)
+        attributes["tvm_custom"] = {"name": node.name, "num_outputs": len(node.output)}
+        made = importer._convert_operator(node.op_type, inputs, attributes, self.opset)
+        if isinstance(made, relax.Tuple):
+            return list(made)
+        if isinstance(made.ty, relax.TupleType):
+            return [self.bb.emit(relax.TupleGetItem(made, i)) for i in range(len(made.ty.fields))]
+        return [made]
+
+    def _call_segment(self, node: onnx.NodeProto, outputs: Sequence[FixedTensor | None]) -> list[relax.Expr]:
+        from tvm import relax
+
+        number = next(a.i for a in node.attribute if a.name == "number")
+        # A segment without an output of fixed shape has one of a byte, which is not inferred.
+        kinds = [relax.TensorType(o.shape, o.dtype) if o else relax.TensorType([1], "uint8") for o in outputs]
+        arguments = [self.bb.emit(_as_tensor(self._nodes[name])) for name in node.input]
+        call = relax.call_dps_packed(segment_symbol(number), arguments, kinds)
+        result = self.bb.emit(call)
+        if len(kinds) == 1:
+            return [result]
+        return [self.bb.emit(relax.TupleGetItem(result, i)) for i in range(len(kinds))]
+
+    def _value(self, name: str) -> Array | None:
+        """The array of a constant; None for any other tensor."""
+        from tvm import ir, relax
+
+        if not name:
+            return None
+        if name in self._constants:
+            return onnx.numpy_helper.to_array(self._constants[name])
+        expr = self._nodes[name]
+        if isinstance(expr, ir.GenericConst):
+            return np.asarray(expr.value.numpy())
+        if isinstance(expr, relax.ShapeExpr):
+            return np.asarray([int(d) for d in expr.values], dtype=np.int64)
+        return None
+
+    def _zeros(self, fixed: FixedTensor | None) -> relax.Expr:
+        from tvm import relax
+
+        found = fixed or FixedTensor((1,), onnx.TensorProto.UINT8)
+        return self.bb.emit(relax.op.zeros(found.shape, found.dtype))
+
+
+def _check_results(
+    node: onnx.NodeProto, made: list[relax.Expr], outputs: Sequence[FixedTensor | None]
+) -> None:
+    """Raise ``ValueError`` if a result is not what ONNX says of it. Shapes become tensors of their extents."""
+    from tvm import relax
+
+    used = [place for place, name in enumerate(node.output) if name]
+    if used and len(made) <= used[-1]:
+        raise ValueError(f"its converter gives {len(made)} of its {len(node.output)} results")
+    for place in used:
+        made[place] = _as_tensor(made[place])
+        wanted, kind = outputs[place], made[place].ty
+        if wanted is None:
+            continue
+        if not isinstance(kind, relax.TensorType) or not isinstance(kind.shape, relax.ShapeExpr):
+            raise ValueError(f"its converter does not know the shape of its result {node.output[place]!r}")
+        shape = tuple(int(d) for d in kind.shape.values)
+        if shape != wanted.shape or str(kind.dtype) != wanted.dtype:
+            raise ValueError(
+                f"its converter gives {kind.dtype} {list(shape)} instead of {wanted.dtype} {list(wanted.shape)}"
+            )
 
 
 def _as_tensor(expr: relax.Expr) -> relax.Expr:

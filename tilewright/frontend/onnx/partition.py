@@ -53,6 +53,14 @@ class Segment:
     reasons: tuple[str, ...] = ()
 
     @property
+    def signals(self) -> bool:
+        """Whether its call gives a tensor of one byte besides its outputs.
+
+        Without one, nothing in the compiled graph would need the call.
+        """
+        return not self.outputs or bool(self.returned)
+
+    @property
     def operators(self) -> tuple[str, ...]:
         """The types of its operators, each once."""
         return tuple(dict.fromkeys(node.op_type for node in self.model.graph.node))
@@ -66,12 +74,14 @@ class Partition:
         compiled: the graph whose operators are compiled; a node ``Segment`` stands for each segment.
         segments: in the order in which they run; the attribute ``number`` of a ``Segment`` node counts them.
         order: for each node of ``compiled``, its number in the graph that was divided; -1 for a segment.
+        types: the types of the tensors by name, as far as they are known.
         reasons: why nodes of the graph that was divided are not compiled, by their numbers.
     """
 
     compiled: onnx.ModelProto
     segments: tuple[Segment, ...]
     order: tuple[int, ...]
+    types: Mapping[str, onnx.TypeProto] = field(repr=False, default_factory=dict)
     reasons: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -90,7 +100,7 @@ def divide(model: onnx.ModelProto, foreign: Mapping[int, str]) -> Partition:
         if why:
             reasons.setdefault(number, why)
     if not reasons:
-        return Partition(model, (), tuple(range(len(model.graph.node))))
+        return Partition(model, (), tuple(range(len(model.graph.node))), graph.types)
     levels = graph.settle(set(reasons))
     return _write(graph, levels, reasons)
 
@@ -237,7 +247,7 @@ def _write(graph: _Graph, levels: Sequence[int], reasons: Mapping[int, str]) -> 
                 made.graph.node.append(graph.nodes[number])
                 order.append(number)
     _keep_ends(made, graph, segments, given)
-    return Partition(made, tuple(segments), tuple(order), reasons)
+    return Partition(made, tuple(segments), tuple(order), graph.types, reasons)
 
 
 def _cut(
@@ -281,14 +291,14 @@ def _call(node: onnx.NodeProto) -> str:
 
 def _stand_in(segment: Segment, number: int) -> onnx.NodeProto:
     """The node that stands for a segment in the compiled graph."""
-    outputs = segment.outputs or (signal_name(number),)
+    outputs = (*segment.outputs, *([signal_name(number)] if segment.signals else []))
     return helper.make_node(
         SEGMENT, list(segment.inputs), list(outputs), name=f"segment{number}", domain=SEGMENT_DOMAIN, number=number
     )
 
 
 def signal_name(number: int) -> str:
-    """The name of the tensor of one byte that a segment without other fixed outputs gives, so that it is called."""
+    """The name of the tensor of one byte that a segment gives so that it is called."""
     return f"tilewright_segment{number}_done"
 
 
@@ -306,6 +316,6 @@ def _keep_ends(made: onnx.ModelProto, graph: _Graph, segments: Sequence[Segment]
     del made.graph.output[:]
     made.graph.output.extend(kept)
     for number, segment in enumerate(segments):
-        if not segment.outputs:
+        if segment.signals:
             signal = helper.make_tensor_value_info(signal_name(number), onnx.TensorProto.UINT8, [1])
             made.graph.output.append(signal)

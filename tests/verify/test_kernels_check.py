@@ -12,7 +12,7 @@ import pytest
 import tvm
 
 from tests.models import TARGET, conv_model, defaults, runs
-from tilewright.compiling.kernels_check import DISTRIBUTIONS, Distribution, KernelSide, check_kernels, find_difference
+from tilewright.verify.kernels_check import DISTRIBUTIONS, Distribution, KernelSide, check_kernels, find_difference
 from tilewright.frontend.load import load
 from tilewright.graph.tasks import Extraction, TaskUse, extract
 from tilewright.ops.registry import make_space
@@ -169,7 +169,7 @@ def quotient(other: bool = False) -> Any:
 
 
 def test_integers_are_plausible(side: KernelSide) -> None:
-    from tilewright.compiling.integer_arguments import find_integer_ranges
+    from tilewright.verify.integer_arguments import find_integer_ranges
 
     assert find_integer_ranges(lookup(3)) == {1: (0, 2)}
     assert find_integer_ranges(lookup(1)) == {1: (0, 0)}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.compiling.integer_arguments import find_integer_ranges
+from tilewright.verify.integer_arguments import find_integer_ranges
 from tilewright.difference import compare_arrays, scaled_tolerance
 from tilewright.errors import MeasureError
 from tilewright.graph.tasks import Extraction

@@ -1,0 +1,99 @@
+"""Dividing a graph into compiled operators and segments that ONNX Runtime runs."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+from onnx import parser
+
+from tilewright.frontend.onnx.partition import SEGMENT, Partition, divide
+
+
+def read(text: str) -> onnx.ModelProto:
+    return parser.parse_model('<ir_version: 8, opset_import: ["" : 17]>\n' + text)
+
+
+def kinds(partition: Partition) -> list[str]:
+    return [node.op_type for node in partition.compiled.graph.node]
+
+
+def test_a_graph_of_fixed_tensors_is_not_divided() -> None:
+    model = read("g (float[2,3] x) => (float[2,3] y) { a = Relu(x) y = Tanh(a) }")
+    partition = divide(model, {})
+    assert partition.segments == ()
+    assert kinds(partition) == ["Relu", "Tanh"]
+
+
+def test_what_cannot_be_compiled_is_one_segment_between_compiled_operators() -> None:
+    model = read("""
+        g (float[64,512] x) => (float[64,512] y) {
+            a = Relu(x)  b = Elu(a)  c = Selu(b)  y = Tanh(c)
+        }""")
+    partition = divide(model, {1: "a reason", 2: "another"})
+    assert kinds(partition) == ["Relu", SEGMENT, "Tanh"]
+    (segment,) = partition.segments
+    assert segment.operators == ("Elu", "Selu")
+    assert (segment.inputs, segment.outputs) == (("a",), ("c",))
+    assert segment.reasons == ("Elu (b): a reason", "Selu (c): another")
+    assert partition.order == (0, -1, 3)
+
+
+def test_operators_that_do_not_wait_for_each_other_share_a_segment() -> None:
+    model = read("""
+        g (float[64,512] x, float[64,512] z) => (float[64,512] y) {
+            a = Elu(x)  b = Relu(z)  c = Selu(b)  y = Add(a, c)
+        }""")
+    partition = divide(model, {0: "no", 2: "no"})
+    assert len(partition.segments) == 1
+    assert sorted(partition.segments[0].operators) == ["Elu", "Selu"]
+
+
+def test_values_that_decide_a_shape_end_in_a_segment() -> None:
+    model = read("""
+        g (float[8,8] x) => (int64[2,n] y, float[8,8] z) {
+            a = Relu(x)  y = NonZero(a)  z = Exp(a)
+        }""")
+    partition = divide(model, {})
+    (segment,) = partition.segments
+    assert "NonZero" in segment.operators
+    assert segment.returned == ("y",)
+    assert "its result 'y'" in " ".join(segment.reasons)
+
+
+def test_nothing_of_open_shape_passes_by_a_compiled_operator() -> None:
+    """The second NonZero of the chain needs the compiled product and the first one's result."""
+    model = read("""
+        g (float[64,64] x) => (float[k] y) {
+            n = NonZero(x)
+            m = Shape(n)
+            f = Cast<to = 1>(m)
+            s = ReduceSum<keepdims = 0>(f)
+            p = MatMul(x, x)
+            q = Add(p, s)
+            i = Cast<to = 1>(n)
+            j = ReduceMax<keepdims = 0>(q)
+            y = Compress(q, i)
+        }""")
+    del model.graph.node[8].input[:]
+    model.graph.node[8].input.extend(["q", "b"])
+    model.graph.node.insert(8, onnx.helper.make_node("Cast", ["n"], ["c"], to=onnx.TensorProto.BOOL))
+    model.graph.node.insert(9, onnx.helper.make_node("Reshape", ["c", "flat"], ["b"]))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(__import__("numpy").asarray([-1]), "flat"))
+    partition = divide(model, {})
+    for segment in partition.segments:
+        assert not set(segment.inputs) & {"n", "i", "c", "b"}
+
+
+def test_texts_are_given_to_the_segment_as_they_are() -> None:
+    model = read("g (string[2] s, float[64,512] x) => (string[2] t, float[64,512] y) { t = Identity(s) y = Relu(x) }")
+    partition = divide(model, {})
+    (segment,) = partition.segments
+    assert (segment.given, segment.returned) == (("s",), ("t",))
+    assert [value.name for value in partition.compiled.graph.input] == ["x"]
+
+
+@pytest.mark.parametrize("elements", [16, 1 << 16])
+def test_small_groups_next_to_a_segment_join_it(elements: int) -> None:
+    model = read(f"g (float[{elements}] x) => (float[{elements}] y) {{ a = Elu(x) y = Relu(a) }}")
+    partition = divide(model, {0: "no"})
+    assert kinds(partition) == ([SEGMENT] if elements == 16 else [SEGMENT, "Relu"])

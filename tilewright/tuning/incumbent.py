@@ -1,0 +1,68 @@
+"""Builds and judges what a network runs with before it is tuned: the incumbent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tilewright.errors import CheckError, TilewrightError
+from tilewright.graph.left_out import extract_all, leave_out
+from tilewright.graph.tasks import Extraction
+from tilewright.records.store import Store
+from tilewright.tuning.selection import select_recorded
+from tilewright.tuning.workshop import JudgedExecutable, Workshop
+from tilewright.verify.checker import Checker
+from tilewright.verify.imported import find_wrong_nodes
+
+__all__ = ["Incumbent", "build_incumbent"]
+
+
+@dataclass(frozen=True)
+class Incumbent:
+    """What a network runs with before it is tuned.
+
+    Attributes:
+        extraction: the network. Operators that were imported wrong have gone to segments.
+        workshop: built the executable, and builds others of the same extraction.
+        executable: the executable, which was judged.
+        notes: what went wrong, for people.
+    """
+
+    extraction: Extraction
+    workshop: Workshop
+    executable: JudgedExecutable
+    notes: tuple[str, ...] = ()
+
+
+def build_incumbent(extraction: Extraction, checker: Checker, aside: Path, store: Store) -> Incumbent:
+    """Build the executable of the best schedules on record, or default ones, and have it judged.
+
+    If its outputs are wrong because operators of an ONNX model were imported wrong, ONNX Runtime runs these operators.
+
+    Args:
+        extraction: the network.
+        checker: judges the executable.
+        aside: a directory for files, which outlives the executable.
+        store: earlier measurements.
+
+    Raises:
+        CheckError: the outputs are wrong, and no operator of an ONNX model is to blame.
+    """
+    workshop = Workshop(extraction, checker, aside, "first")
+    try:
+        return Incumbent(extraction, workshop, workshop.build(select_recorded(extraction, store)))
+    except CheckError:
+        trials = checker.trials.trials
+        try:
+            wrong = find_wrong_nodes(extraction.network, extraction.target, trials[0].inputs) if trials else {}
+        except TilewrightError:  # it only looks for the cause of an error that is raised then
+            wrong = {}
+        if not wrong:
+            raise
+    divided = extract_all(leave_out(extraction.network, wrong), extraction.target)
+    workshop = Workshop(divided, checker, aside, "divided")
+    note = (
+        "operators that Tilewright computes wrong run in ONNX Runtime; this is a bug in Tilewright, please report it "
+        "with the model"
+    )
+    return Incumbent(divided, workshop, workshop.build(select_recorded(divided, store)), (note,))

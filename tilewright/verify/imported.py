@@ -1,0 +1,110 @@
+"""Finds the operators of an ONNX model that were imported wrong: by the results of all operators at once.
+
+A network whose outputs are the results of all its operators is built without any schedule, and runs once; so does the
+model in ONNX Runtime. An operator is to blame if its results disagree though its inputs agree.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from tilewright.compiling.build import build
+from tilewright.errors import MeasureError
+from tilewright.frontend.load import read_model
+from tilewright.frontend.network import Network
+from tilewright.frontend.onnx.data import copy_without_weights, save_onnx
+from tilewright.frontend.onnx.values import COMPUTED, find_fixed, read_names
+from tilewright.graph.left_out import extract_all
+from tilewright.measure.isolated import IsolatedProcess
+from tilewright.target import Target
+from tilewright.tensor import Array
+from tilewright.verify.reference_process import RuntimeSide
+from tilewright.verify.subject import ExecutableSide
+
+__all__ = ["find_wrong_nodes"]
+
+#: The largest difference that is no mistake: of numbers, relative to the largest; of integers, the share of them.
+_GROSS, _STRAYS = 1e-3, 1e-3
+
+
+def find_wrong_nodes(network: Network, target: Target, inputs: Sequence[Array]) -> dict[int, str]:
+    """The operators that compute something else than ONNX Runtime's, by the numbers of their nodes, with the reason.
+
+    Args:
+        network: a network that was read from an ONNX model.
+        target: what it is compiled for.
+        inputs: of the network.
+
+    Raises:
+        TilewrightError: the network cannot be built so, or ONNX Runtime cannot run it.
+    """
+    partition, folded = network.partition, network.folded
+    if partition is None or folded is None:
+        return {}
+    watched = _watched(folded, partition.types)
+    model = _with_outputs(folded, watched, partition.types)
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as name:
+        folder = Path(name)
+        save_onnx(model, folder / "model.onnx")
+        extraction = extract_all(read_model(network.name, model, model, partition.reasons), target)
+        build(extraction, {}, folder / "executable", {})
+        names = tuple(spec.name for spec in network.inputs)
+        with IsolatedProcess(ExecutableSide, (str(folder / "executable"),)) as ours:
+            found = ours.call("run", list(inputs))
+        with IsolatedProcess(RuntimeSide, (str(folder / "model.onnx"), names)) as theirs:
+            theirs.wait()
+            expected = theirs.call("outputs", list(inputs))
+    outputs = [value.name for value in model.graph.output]
+    if len(found) != len(outputs) or len(expected) != len(outputs):
+        raise MeasureError("the numbers of outputs differ")
+    wrong = {name for name, ours_, theirs_ in zip(outputs, found, expected, strict=True) if not _agree(ours_, theirs_)}
+    return _blame(folded, wrong)
+
+
+def _watched(model: onnx.ModelProto, types: Mapping[str, onnx.TypeProto]) -> list[str]:
+    """The results that become outputs: tensors of numbers with fixed shapes."""
+    known = {value.name for value in model.graph.output}
+    found = []
+    for node in model.graph.node:
+        for name in node.output:
+            fixed = find_fixed(types.get(name))
+            if name and name not in known and fixed is not None and fixed.elem_type in COMPUTED:
+                found.append(name)
+    return found
+
+
+def _with_outputs(
+    model: onnx.ModelProto, names: Sequence[str], types: Mapping[str, onnx.TypeProto]
+) -> onnx.ModelProto:
+    made = copy_without_weights(model)
+    made.graph.initializer.extend(model.graph.initializer)
+    made.graph.output.extend(helper.make_value_info(name, types[name]) for name in names)
+    return made
+
+
+def _agree(found: Array, expected: Array) -> bool:
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return False
+    if expected.dtype.kind != "f":
+        return bool(np.mean(found != expected) <= _STRAYS) if expected.size else True
+    with np.errstate(all="ignore"):
+        ours, theirs = found.astype(np.float64), expected.astype(np.float64)
+        same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
+        scale = float(np.abs(theirs[np.isfinite(theirs)]).max(initial=0.0))
+        return bool(np.all(same | (np.abs(ours - theirs) <= _GROSS * scale + 1e-6)))
+
+
+def _blame(model: onnx.ModelProto, wrong: set[str]) -> dict[int, str]:
+    """The nodes with wrong results and right inputs."""
+    found = {}
+    for number, node in enumerate(model.graph.node):
+        results = [name for name in node.output if name in wrong]
+        if results and not wrong & set(read_names(node)):
+            found[number] = f"its result {results[0]!r} differs from ONNX Runtime's; this is a bug in Tilewright"
+    return found
