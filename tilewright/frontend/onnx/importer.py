@@ -100,6 +100,8 @@ def import_graph(model: onnx.ModelProto, types: Mapping[str, onnx.TypeProto]) ->
     """
     from tvm.relax.frontend.onnx import onnx_frontend
 
+    from tilewright.frontend.onnx import converters  # noqa: F401  they register themselves
+
     plain_clip()
     # TVM's importer is a class that is imported late, so ours is made late, too.
     kind = type("Importer", (_Conversion, onnx_frontend.ONNXGraphImporter), {})

@@ -1,0 +1,34 @@
+"""The reference of LSTM, GRU and RNN agrees with ONNX Runtime, and with ONNX's own evaluator where that is complete."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from tests.recurrent_models import VARIANTS, make_inputs, make_model
+from tilewright.verify.evaluator import OnnxEvaluator
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_it_agrees_with_onnx_runtime(name: str) -> None:
+    model = make_model(**VARIANTS[name])
+    inputs = make_inputs(model)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    wanted = session.run(None, dict(inputs))
+    found = OnnxEvaluator(model, list(inputs), True).run(list(inputs.values()))
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == np.float64
+        np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_batches_first_agree_with_onnx(kind: str) -> None:
+    """ONNX Runtime does not have this layout."""
+    model = make_model(kind, layout=1, state=True, direction="bidirectional")
+    inputs = make_inputs(model)
+    wanted = ReferenceEvaluator(model).run(None, dict(inputs))
+    found = OnnxEvaluator(model, list(inputs), True).run(list(inputs.values()))
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
