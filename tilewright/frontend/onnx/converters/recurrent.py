@@ -1,20 +1,18 @@
-"""LSTM, GRU and RNN: one product of the inputs of all steps, and one function for the loop over steps.
-
-LSTM(X, W, R, B) --> p = matmul(X, W^T) + Wb; Y, Y_h, Y_c = recurrent(p, R^T, Rb)
-
-Both directions are in one product and in one function. ``graph/recurrent`` packs R for vectors later.
-"""
+"""LSTM, GRU and RNN of ONNX, with all attributes, directions and optional inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tilewright.frontend.onnx.importer import Operands, converter
-from tilewright.ops.recurrent import Activation, Cell, recurrent
+from tilewright.frontend.recurrent import CellOperands, emit_recurrent
+from tilewright.ops.recurrent import Activation, Cell
 from tilewright.ops.recurrent.activations import FORMULAS
+from tilewright.ops.recurrent.cell import OUTPUTS
+from tilewright.tensor import Array
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -70,53 +68,41 @@ class _Conversion:
             raise NotImplementedError(f"kernels of recurrent operators compute in float32, but this has {x.ty.dtype}")
         if node.opset < _OLDEST:
             raise NotImplementedError(f"kernels compute its version of opset {_OLDEST}, but this has {node.opset}")
-        self._x = _shape(x)
-        self._directions, self._wide, self._depth = _shape(w)
+        self._swapped = node.attributes.get("layout", 0) == 1
+        self._steps, self._batch, _ = _shape(x) if not self._swapped else (_shape(x)[1], _shape(x)[0], 0)
+        self._directions, self._wide, _ = _shape(w)
         self._hidden = _shape(r)[-1]
-        if 0 in (*self._x, *_shape(w), *_shape(r)):
+        if 0 in (*_shape(x), *_shape(w), *_shape(r)):
             raise NotImplementedError("it has a tensor without elements")
-        self._gates = _GATES[kind]
 
     def convert(self) -> list[relax.Expr]:
         """The expression of each result; those of results that nothing uses are any."""
-        from tvm import relax
+        node = self._node
+        first, second = self._biases()
+        w, r = node.inputs[1], node.inputs[2]
+        operands = CellOperands(node.inputs[0], w, r, first, second, dict(self._others()))
+        made = emit_recurrent(node.builder, self._describe(), operands)
+        other = next(iter(made.values()))
+        return [made.get(name, other) for name, _ in zip(OUTPUTS, node.outputs, strict=False)]
 
-        operands = self._operands()
-        cell = self._describe(tuple(name for name in operands if name not in ("x", "r")))
-        shapes = cell.shapes
-        function = self._node.builder.add_func(recurrent(cell), self._kind)
-        kinds = [relax.TensorType(shapes[name], "float32") for name in cell.outputs]
-        result = self._emit(relax.call_tir(function, list(operands.values()), kinds))
-        parts = [result] if len(kinds) == 1 else [self._emit(relax.TupleGetItem(result, i)) for i in range(len(kinds))]
-        made = dict(zip(cell.outputs, parts, strict=True))
-        return [made.get(name, parts[0]) for name, _ in zip(("y", "y_h", "y_c"), self._node.outputs, strict=False)]
-
-    def _emit(self, expr: relax.Expr) -> relax.Expr:
-        return self._node.emit(expr)
-
-    # The cell
-
-    def _describe(self, given: tuple[str, ...]) -> Cell:
-        attributes = self._node.attributes
-        swapped = attributes.get("layout", 0) == 1
-        steps, batch = (self._x[1], self._x[0]) if swapped else self._x[:2]
+    def _describe(self) -> Cell:
+        attributes, swapped = self._node.attributes, self._swapped
         direction = _text(attributes.get("direction", b"forward"))
         backward = _BACKWARD.get(direction, ())
         if len(backward) != self._directions:
             raise NotImplementedError(f"its weights have {self._directions} directions, but it goes {direction}")
-        used = [name for name, kind in zip(("y", "y_h", "y_c"), self._node.outputs, strict=False) if kind is not None]
+        used = [name for name, kind in zip(OUTPUTS, self._node.outputs, strict=False) if kind is not None]
         if not used:
             raise NotImplementedError("nothing uses its results")
         return Cell(
             self._kind,
-            steps,
-            batch,
+            self._steps,
+            self._batch,
             self._hidden,
             backward,
             tuple(self._read_activations()),
-            self._gates,
-            given,
-            tuple(used),
+            _GATES[self._kind],
+            outputs=tuple(used),
             clip=max(0.0, float(attributes.get("clip", 0.0))),
             coupled=bool(attributes.get("input_forget", 0)),
             reset_after=self._kind == "gru" and bool(attributes.get("linear_before_reset", 0)),
@@ -143,64 +129,42 @@ class _Conversion:
         for begin in range(0, len(found), len(defaults)):
             yield tuple(found[begin : begin + len(defaults)])
 
-    # Its operands
-
-    def _operands(self) -> dict[str, relax.Expr]:
-        """The operands of the loop over steps, by their names in ``Cell.shapes``."""
-        from tvm import relax
-
-        d, g, h = self._directions, len(self._gates), self._hidden
-        of_inputs, of_states = self._biases()
-        w = self._emit(relax.op.reshape(self._node.inputs[1], (d * g * h, self._depth)))
-        x = self._emit(relax.op.matmul(self._node.inputs[0], self._emit(relax.op.permute_dims(w))))
-        if of_inputs is not None:
-            x = self._emit(relax.op.add(x, self._emit(relax.op.reshape(of_inputs, (d * g * h,)))))
-        r = self._emit(relax.op.reshape(self._node.inputs[2], (d, g, h, h)))
-        r = self._emit(relax.op.permute_dims(r, [0, 2, 3, 1]))
-        found = {
-            "x": self._emit(relax.op.reshape(x, (*self._x[:2], d, g, h))),
-            "r": self._emit(relax.op.reshape(r, (d, h, h, g, 1))),
-        }
-        if of_states is not None:
-            found["bias"] = self._emit(relax.op.reshape(of_states, (d, g, h)))
-        lengths, longest = self._input(4), self._x[0 if self._node.attributes.get("layout", 0) == 0 else 1]
-        if lengths is not None and not self._holds(4, longest):
-            found["lengths"] = lengths
-        for place, name in ((5, "initial_h"), (6, "initial_c")):
-            if self._input(place) is not None and not self._holds(place, 0):
-                found[name] = self._input(place)
-        if self._input(7) is not None and not self._holds(7, 0):
-            found["peepholes"] = self._emit(relax.op.reshape(self._input(7), (d, 3, h)))
-        return found
-
     def _biases(self) -> tuple[relax.Expr | None, relax.Expr | None]:
-        """The biases of the inputs and of the states, each ``(D, 1, G * H)``; None: they are 0."""
+        """The biases of the inputs and of the states; None: they are 0."""
         from tvm import relax
 
+        node = self._node
         bias, values = self._input(3), self._value(3)
         if bias is None:
             return None, None
-        whole = self._emit(relax.op.reshape(bias, (self._directions, 2, self._wide)))
-        halves = self._emit(relax.op.split(whole, 2, axis=1))
-        zero = [values is not None and not values[:, i * self._wide :][:, : self._wide].any() for i in range(2)]
-        first, second = (None if zero[i] else self._emit(relax.TupleGetItem(halves, i)) for i in range(2))
+        halves = node.emit(relax.op.reshape(bias, (self._directions, 2, self._wide)))
+        halves = node.emit(relax.op.split(halves, 2, axis=1))
+        zero = [values is not None and not part.any() for part in np.split(_or_zeros(values, 2 * self._wide), 2, -1)]
+        first, second = (None if zero[i] else node.emit(relax.TupleGetItem(halves, i)) for i in range(2))
         return first, second
+
+    def _others(self) -> Iterator[tuple[str, relax.Expr]]:
+        """The other operands that are needed, by their names in ``Cell.shapes``."""
+        neutral = {4: ("lengths", self._steps), 5: ("initial_h", 0), 6: ("initial_c", 0), 7: ("peepholes", 0)}
+        for place, (name, number) in neutral.items():
+            operand, values = self._input(place), self._value(place)
+            if operand is not None and (values is None or (values != number).any()):
+                yield name, operand
 
     def _input(self, place: int) -> relax.Expr | None:
         return self._node.inputs[place] if place < len(self._node.inputs) else None
 
-    def _value(self, place: int) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None:
+    def _value(self, place: int) -> Array | None:
         return self._node.constants[place] if place < len(self._node.constants) else None
 
-    def _holds(self, place: int, number: int) -> bool:
-        """Whether an input is a constant that holds nothing but this number."""
-        values = self._value(place)
-        return values is not None and bool((values == number).all())
+
+def _or_zeros(values: Array | None, columns: int) -> Array:
+    return np.zeros((1, columns)) if values is None else values
 
 
 def _shape(expr: relax.Expr) -> tuple[int, ...]:
     return tuple(int(extent) for extent in expr.ty.shape.values)
 
 
-def _text(value: bytes | str | Sequence[int]) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
