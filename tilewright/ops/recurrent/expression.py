@@ -50,6 +50,6 @@ def _declare(name: str, shape: tuple[int, ...]) -> Var:
 
 def _whole(buffer: Var) -> TensorRegion:
     """All elements of a buffer."""
-    from tvm import ir
+    from tvm import ir, tirx
 
-    return ir.TensorRegion(buffer, [ir.Range(make_index(0), extent) for extent in buffer.ty.shape])
+    return tirx.BufferRegion(buffer, [ir.Range(make_index(0), extent) for extent in buffer.ty.shape])
