@@ -134,13 +134,15 @@ class RecurrentSpace(KnobsAlone):
         return np.asarray([int(np.argmin(costs)), unroll, parallel], dtype=np.int32)
 
     def _cost(self, rows: int, vectors: int, strand: int) -> float:
-        """An estimate of a tile's cost for each product that is needed: 1 is one multiplication of vectors."""
+        """An estimate of a tile's cycles for each product of vectors that is needed."""
         cell = self._cell
         gates = max(len(some) for some in cell.phases)
         computed = -(-strand // rows) * rows * -(-cell.blocks // vectors) * vectors
         sums = rows * vectors * gates
-        # Weights are loaded once for all rows, states once for all sums of a row; few sums wait for each other.
-        return computed / (strand * cell.blocks) * (1.0 + 1.0 / rows + 1.0 / (vectors * gates) + 8.0 / sums)
+        # Weights are loaded once for all rows, and states once for all sums of a row. An addition waits 4 cycles for the
+        # one before it. Large tiles overlap less with the activations of the tile before.
+        cycles = max(1.0, 1.0 / rows + 1.0 / (vectors * gates), 4.0 / sums) + 0.02 * sums
+        return cycles * computed / (strand * cell.blocks)
 
     def schedule(self, config: NDArray[np.int32]) -> Schedule:
         """The program of one config. It is written, not made by primitives of a schedule. So its trace is empty.

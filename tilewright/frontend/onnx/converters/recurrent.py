@@ -114,12 +114,13 @@ class _Conversion:
     def _read_activations(self) -> Iterator[tuple[Activation, ...]]:
         """The activations of each direction. Those that have numbers take them in order."""
         attributes, defaults = self._node.attributes, _DEFAULTS[self._kind]
+        needed = len(defaults) * self._directions
         names = [_text(name).lower() for name in attributes.get("activations", [])] or [*defaults] * self._directions
-        if len(names) != len(defaults) * self._directions:
-            raise NotImplementedError(f"it has {len(names)} activations instead of {len(defaults) * self._directions}")
+        if len(names) < needed:
+            raise NotImplementedError(f"it has {len(names)} activations instead of {needed}")
         alphas, betas = (iter(attributes.get(f"activation_{which}", [])) for which in ("alpha", "beta"))
         found = []
-        for name in names:
+        for name in names[:needed]:  # an RNN has two by default, whatever its directions
             if name not in FORMULAS:
                 raise NotImplementedError(f"no formula computes its activation {name}")
             numbers = [next(source, d) for source, d in zip((alphas, betas), _NUMBERS.get(name, ()), strict=False)]
