@@ -124,7 +124,11 @@ def recurrence(path: Path, hidden: int) -> Path:
         helper.make_node("Transpose", ["l"], ["t"], perm=[0, 2, 1, 3]),
         helper.make_node("Reshape", ["t", "shape"], ["y"]),
     ]
-    weights = {"w": normal(2, 4 * hidden, 6) * 0.3, "r": normal(2, 4 * hidden, hidden) * 0.3, "b": normal(2, 8 * hidden)}
+    weights = {
+        "w": normal(2, 4 * hidden, 6) * 0.3,
+        "r": normal(2, 4 * hidden, hidden) * 0.3,
+        "b": normal(2, 8 * hidden),
+    }
     shape = np.asarray([5, 3, 2 * hidden])
     return save(path, nodes, {"x": [5, 3, 6]}, [5, 3, 2 * hidden], shape=shape, **weights)
 

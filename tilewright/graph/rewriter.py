@@ -2,7 +2,7 @@
 
 Every value of the graph exists in plain layout, blocked, or both. It is converted where an operator needs another
 layout, so two conversions in a row cancel. :mod:`tilewright.graph.pixels` serves operators on blocked images,
-:mod:`tilewright.graph.recurrent` recurrent operators, and :mod:`tilewright.graph.tokens` operators on views of all other
+:mod:`tilewright.graph.recurrent` recurrent ones, and :mod:`tilewright.graph.tokens` operators on views of all other
 tensors.
 """
 

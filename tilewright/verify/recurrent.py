@@ -56,7 +56,14 @@ class _Recurrent(OpRun):
     defaults: ClassVar[tuple[str, ...]]
 
     def _run(
-        self, x: Floats, w: Floats, r: Floats, b: Floats | None = None, lengths: Array | None = None, *more: Floats | None, **given: object
+        self,
+        x: Floats,
+        w: Floats,
+        r: Floats,
+        b: Floats | None = None,
+        lengths: Array | None = None,
+        *more: Floats | None,
+        **given: object,
     ) -> tuple[Floats, ...]:
         attributes = Attributes(given)
         swapped = attributes.integer("layout", 0) == 1
@@ -163,10 +170,8 @@ class GRU(_Recurrent):
             h = state[0]
             inputs = x @ w.T + wb
             z, reset = np.split(f(inputs[:, : 2 * size] + h @ r[: 2 * size].T + rb[: 2 * size]), 2, axis=-1)
-            if after:
-                new = reset * (h @ r[2 * size :].T + rb[2 * size :])
-            else:
-                new = (reset * h) @ r[2 * size :].T + rb[2 * size :]
+            part = (h if after else reset * h) @ r[2 * size :].T + rb[2 * size :]
+            new = reset * part if after else part
             return [(1 - z) * g(inputs[:, 2 * size :] + new) + z * h, state[1]]
 
         return step

@@ -22,9 +22,7 @@ BUILT = [
     "lstm, one step",
     "lstm, both",
     "lstm, lengths",
-    "lstm, activations",
     "lstm, weights given",
-    "gru, both",
     "gru, reset after, lengths",
     "rnn, one unit",
 ]

@@ -90,7 +90,9 @@ def reference(cell: Cell, arrays: Mapping[str, Array]) -> dict[str, Array]:
         for b in range(cell.batch):
             at = tuple({"d": d, "b": b}[letter] for letter in cell.state_order)
             length = int(given["lengths"][b]) if "lengths" in given else cell.steps
-            state = [given[n][at] * (length > 0) if n in given else np.zeros(cell.hidden) for n in ("initial_h", "initial_c")]
+            state = [
+                given[n][at] * (length > 0) if n in given else np.zeros(cell.hidden) for n in ("initial_h", "initial_c")
+            ]
             for step in range(length):
                 t = length - 1 - step if backward else step
                 where = {"t": t, "b": b, "d": d}

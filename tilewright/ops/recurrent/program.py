@@ -1,6 +1,6 @@
 """Writes the program of a recurrent operator: a loop over steps, which holds the recurrent product and the gates.
 
-for strand: for each step: for each phase: for group of blocks: for tile of rows:
+for strand: for each step: for each phase: for share of the blocks: for group of blocks: for tile of rows:
     registers: the inputs of the tile's rows and units, for all gates of the phase
     for k: each register += h[row, k] * r[block, k, gate]
     the activations, and the new state
@@ -39,7 +39,9 @@ class Nest:
         rows: the rows of the batch in a tile.
         vectors: the blocks of units in a tile.
         unroll: the steps of the recurrent product that are written out; they divide the units.
-        parallel: what runs in parallel: ``strands``, the groups of ``blocks`` within each step, or nothing.
+        strands: whether strands run in parallel.
+        shares: the shares of a step's groups of blocks that run in parallel; 0: groups run one after the other.
+        turning: whether every second step goes through its groups backwards, and so begins with what is in the caches.
         written_out: whether loops become vectors and registers; otherwise they stay loops.
     """
 
@@ -47,7 +49,9 @@ class Nest:
     rows: int = 1
     vectors: int = 1
     unroll: int = 1
-    parallel: str = ""
+    strands: bool = False
+    shares: int = 0
+    turning: bool = False
     written_out: bool = True
 
 
@@ -89,20 +93,25 @@ class _Writer:
         if {"y_h", "y_c"} & {*cell.outputs}:
             parts.append(self._over_state(place, self.elements.end))
         strands = cell.directions * pieces
-        parallel = self._nest.parallel == "strands" and strands > 1
+        parallel = self._nest.strands and strands > 1
         return make_loop(strand, strands, make_sequence(parts), ForKind.PARALLEL if parallel else None)
 
     def _phase(self, number: int, place: Place) -> Stmt:
         """A phase of a step: the tiles of all blocks and rows."""
-        from tvm.tirx import ForKind
+        from tvm import tirx
 
-        group, tile = make_counter("group"), make_counter("tile")
+        share, group, tile = make_counter("share"), make_counter("group"), make_counter("tile")
         groups, tiles = -(-self._cell.blocks // self._vectors), -(-self._strand // self._rows)
-        block = bound_index(group * self._vectors, self._cell.blocks - self._vectors)
+        shares = min(self._nest.shares, groups)
+        each = -(-groups // max(1, shares))
+        turn = place.step % 2 < 1
+        place_in_share = tirx.Select(turn, group, each - 1 - group) if self._nest.turning else group
+        here = bound_index(share * each + place_in_share, groups - 1)
+        block = bound_index(here * self._vectors, self._cell.blocks - self._vectors)
         row = bound_index(tile * self._rows, self._strand - self._rows)
         body = make_loop(tile, tiles, self._tile(number, replace(place, block=block, row=row)))
-        parallel = self._nest.parallel == "blocks" and groups > 1
-        return make_loop(group, groups, body, ForKind.PARALLEL if parallel else None)
+        body = make_loop(group, each, body)
+        return make_loop(share, max(1, shares), body, tirx.ForKind.PARALLEL if shares > 1 else None)
 
     def _tile(self, phase: int, place: Place) -> Stmt:
         """The products of a tile, its activations, and its new state."""

@@ -1,6 +1,7 @@
 """The design space of recurrent operators.
 
-parallel for strand: for each step: (parallel) for group of blocks: for tile of rows: registers over k, gates, new state
+parallel for strand: for each step: for block: for tile of rows: registers over k, gates, new state
+for strand: for each step: parallel for share of the blocks: for block: for tile of rows: the same
 
 ``ops/recurrent/program`` shows the loops.
 """
@@ -34,15 +35,15 @@ if TYPE_CHECKING:
 
 __all__ = ["RecurrentSpace", "RecurrentTemplate"]
 
-#: What may run in parallel: nothing, strands, or the groups of blocks within each step.
-_PARALLEL = ("", "strands", "blocks")
+#: What may run in parallel: nothing, strands, or shares of the blocks within each step.
+_SERIAL, _STRANDS, _SHARES = range(3)
 #: Vector registers that a tile leaves for weights and states.
 _SPARE = 3
 #: Most rows and blocks of a tile, and the steps of a product that may be written out.
 _MOST_ROWS, _MOST_VECTORS, _UNROLLED = 8, 8, (1, 2, 4, 8)
 #: Multiplications of a strand, and of a step, above which the default runs in parallel: a choice, 4 and 60 times what
 #: waking the other threads costs.
-_STRAND_WORK, _STEP_WORK = 16 * PARALLEL_WORK, 64 * PARALLEL_WORK
+_STRAND_WORK, _STEP_WORK = 16 * PARALLEL_WORK, 8 * PARALLEL_WORK
 
 
 def _analyse(task: Task) -> tuple[IRModule, Cell]:
@@ -77,8 +78,9 @@ class RecurrentSpace(KnobsAlone):
         target: the machine it is scheduled for.
         template: ``recurrent/1``.
         knobs: ``tile``, its rows of the batch and its blocks of units; ``unroll``, the steps of the recurrent product
-            that are written out; ``parallel``, what runs in parallel (0: nothing, 1: strands, 2: the groups of blocks
-            within each step), and the strands of each direction.
+            that are written out; ``parallel``, what runs in parallel (0: nothing, 1: strands, 2: shares of the blocks
+            within each step), and the number of these: 1, the strands of each direction, or the shares; ``turning``,
+            whether every second step goes through its blocks backwards.
         has_loop_nest: false.
 
     Args:
@@ -99,6 +101,7 @@ class RecurrentSpace(KnobsAlone):
             Knob("tile", tuple(self._tiles())),
             ChoiceKnob.of("unroll", [count for count in _UNROLLED if self._cell.hidden % count == 0]),
             Knob("parallel", tuple(self._arrangements())),
+            ChoiceKnob.of("turning", [0, 1] if self._cell.steps > 1 and self._cell.blocks > 1 else [0]),
         )
 
     def _tiles(self) -> list[tuple[int, int]]:
@@ -109,39 +112,44 @@ class RecurrentSpace(KnobsAlone):
         return [(r, v) for r in rows for v in vectors if r * v <= most or r * v == 1]
 
     def _arrangements(self) -> list[tuple[int, int]]:
-        """What runs in parallel, and the strands of each direction."""
+        """What runs in parallel, and how many."""
         cell, cores = self._cell, self.target.cores
-        found = [(0, 1)]
+        found = [(_SERIAL, 1)]
         if cores > 1:
             pieces = {-(-cores // cell.directions), -(-2 * cores // cell.directions), 1}
-            found += [(1, n) for n in sorted(pieces) if n <= cell.batch and n * cell.directions > 1]
-            found += [(2, 1)] * (cell.blocks > 1)
+            found += [(_STRANDS, n) for n in sorted(pieces) if n <= cell.batch and n * cell.directions > 1]
+            # With a share for each core, its weights stay in the core's caches; with more, cores help each other.
+            found += [(_SHARES, n) for n in sorted({cores, 4 * cores}) if n <= cell.blocks]
         return found
 
     def default(self) -> NDArray[np.int32]:
         """A tile that computes little twice and loads little; in parallel if there is enough work. ``(knobs,)``."""
-        cell = self._cell
-        arrangements = list(self.knobs[2].choices)
-        strands = [place for place, (kind, _) in enumerate(arrangements) if kind == 1]
-        parallel = 0
-        if strands and cell.work >= _STRAND_WORK:
-            parallel = strands[0] if len(strands) == 1 else strands[-2]
-        elif (2, 1) in arrangements and cell.work // cell.steps // cell.directions >= _STEP_WORK:
-            parallel = arrangements.index((2, 1))
-        rows = -(-cell.batch // arrangements[parallel][1])
-        costs = [self._cost(choice[0], choice[1], rows) for choice in self.knobs[0].choices]
-        unroll = min(2, len(self.knobs[1]) - 1)
-        return np.asarray([int(np.argmin(costs)), unroll, parallel], dtype=np.int32)
+        parallel = self._choose_arrangement()
+        kind, count = self.knobs[2].choices[parallel]
+        costs = [self._cost(tile, kind, count) for tile in self.knobs[0].choices]
+        chosen = [int(np.argmin(costs)), min(2, len(self.knobs[1]) - 1), parallel, len(self.knobs[3]) - 1]
+        return np.asarray(chosen, dtype=np.int32)
 
-    def _cost(self, rows: int, vectors: int, strand: int) -> float:
+    def _choose_arrangement(self) -> int:
+        """The choice of the knob ``parallel`` without any measurement."""
+        cell, choices = self._cell, list(self.knobs[2].choices)
+        strands = [place for place, (kind, _) in enumerate(choices) if kind == _STRANDS]
+        if strands and cell.work >= _STRAND_WORK:
+            return strands[0] if len(strands) == 1 else strands[-2]
+        shares = (_SHARES, self.target.cores)
+        return choices.index(shares) if shares in choices and cell.work // cell.steps >= _STEP_WORK else 0
+
+    def _cost(self, tile: tuple[int, ...], kind: int, count: int) -> float:
         """An estimate of a tile's cycles for each product of vectors that is needed."""
-        cell = self._cell
-        gates = max(len(some) for some in cell.phases)
-        computed = -(-strand // rows) * rows * -(-cell.blocks // vectors) * vectors
-        sums = rows * vectors * gates
-        # Weights are loaded once for all rows, and states once for all sums of a row. An addition waits 4 cycles for the
-        # one before it. Large tiles overlap less with the activations of the tile before.
-        cycles = max(1.0, 1.0 / rows + 1.0 / (vectors * gates), 4.0 / sums) + 0.02 * sums
+        cell, (rows, vectors) = self._cell, tile
+        strand = -(-cell.batch // count) if kind == _STRANDS else cell.batch
+        shares = count if kind == _SHARES else 1
+        groups = -(-cell.blocks // vectors)
+        computed = -(-strand // rows) * rows * -(-groups // shares) * shares * vectors
+        sums = rows * vectors * max(len(gates) for gates in cell.phases)
+        # Weights are loaded once for all rows, and states once for all sums of a row. An addition waits 4 cycles for
+        # the one before it. Large tiles overlap less with the activations of the tile before.
+        cycles = max(1.0, 1.0 / rows + rows / sums, 4.0 / sums) + 0.02 * sums
         return cycles * computed / (strand * cell.blocks)
 
     def schedule(self, config: NDArray[np.int32]) -> Schedule:
@@ -154,8 +162,9 @@ class RecurrentSpace(KnobsAlone):
         from tvm import tirx
         from tvm.s_tir import SBlock, SBlockRealize, Schedule
 
-        (rows, vectors), (unroll,), (kind, pieces) = choices_of(self, config)
-        nest = Nest(pieces, rows, vectors, unroll, _PARALLEL[kind])
+        (rows, vectors), (unroll,), (kind, count), (turning,) = choices_of(self, config)
+        strands, shares = kind == _STRANDS, count if kind == _SHARES else 0
+        nest = Nest(count if strands else 1, rows, vectors, unroll, strands, shares, bool(turning))
         with space_errors(f"{self.task.name!r} cannot be scheduled step by step"):
             main = self._module["main"]
             body, buffers = write_steps(self._cell, list(main.params), nest)
