@@ -189,7 +189,6 @@ CASES: dict[str, Case] = {
     "attention": _TOKENS(partial(attention, batch=1, tokens=24, heads=2, depth=16, masked=True, one=True)),
     "narrow heads": _TOKENS(partial(attention, batch=2, tokens=6, heads=3, depth=4, masked=False, one=True)),
     "recurrence": _STEPS(partial(recurrence, hidden=20)),
-    "recurrence of few units": _STEPS(partial(recurrence, hidden=6)),
     "winograd2": _STAGED(partial(convolution, channels=16, out=24), algorithm="winograd2"),
     "winograd4": _STAGED(partial(convolution, channels=12, out=16), algorithm="winograd4"),
     "fused_winograd2": _FUSED(partial(convolution, channels=16, out=16), algorithm="fused_winograd2"),

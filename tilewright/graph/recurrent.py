@@ -35,8 +35,9 @@ def serve(walk: Rewriter, call: relax.Call) -> Value | list[Value] | None:
     from tvm import relax
 
     mark = take_mark(walk.builder.get()[call.args[0]])[1]
-    operands = [walk.values.get(argument) for argument in call.args[1].fields]
-    if mark.kind != KIND or not all(isinstance(value, Value) for value in operands):
+    found = [walk.values.get(argument) for argument in call.args[1].fields]
+    operands = [value for value in found if isinstance(value, Value)]
+    if mark.kind != KIND or len(operands) < len(found):
         return None
     plain = recurrent.Cell.parse(mark.detail)
     # Networks nearly always want the directions of a step side by side, as one vector. Others see it so.

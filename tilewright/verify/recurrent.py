@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx.reference.op_run import OpRun
 from scipy import special
 
@@ -117,7 +118,9 @@ _Weights: TypeAlias = tuple[Floats, Floats, Floats, Floats, "list[Floats] | None
 _Step: TypeAlias = Callable[[Floats, list[Floats]], list[Floats]]
 
 
-def _go(x: Floats, state: list[Floats], sizes: Array, backward: bool, cell: _Step, y: Floats) -> list[Floats]:
+def _go(
+    x: Floats, state: list[Floats], sizes: NDArray[np.int64], backward: bool, cell: _Step, y: Floats
+) -> list[Floats]:
     """Go through time in one direction. Writes the outputs to ``y``, and returns the last state."""
     steps, rows = len(x), np.arange(x.shape[1])
     for step in range(steps):
@@ -142,14 +145,14 @@ class LSTM(_Recurrent):
     def _cell(self, weights: _Weights, functions: list[_Function], attributes: Attributes) -> _Step:
         w, r, wb, rb, peepholes = weights
         f, g = (_clipped(attributes, function) for function in functions[:2])
-        pi, po, pf = peepholes or [0.0] * 3
+        pi, po, pf = peepholes or [np.zeros(r.shape[1], r.dtype)] * 3
         coupled = bool(attributes.integer("input_forget", 0))
 
         def step(x: Floats, state: list[Floats]) -> list[Floats]:
-            h, c = state
+            h, old = state
             i, o, forget, new = np.split(x @ w.T + h @ r.T + (wb + rb), 4, axis=-1)
-            i = f(i + pi * c)
-            c = (1 - i if coupled else f(forget + pf * c)) * c + i * g(new)
+            taken = f(i + pi * old)
+            c = (1 - taken if coupled else f(forget + pf * old)) * old + taken * g(new)
             return [f(o + po * c) * functions[2](c), c]
 
         return step

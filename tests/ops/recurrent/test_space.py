@@ -71,11 +71,12 @@ def draw(cell: Cell) -> dict[str, Array]:
 
 
 def activation(function: Activation) -> Callable[[Array], Array]:
-    return {
+    known: dict[str, Callable[[Array], Array]] = {
         "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
         "tanh": np.tanh,
         "leakyrelu": lambda x: np.where(x < 0, function.alpha * x, x),
-    }[function.name]
+    }
+    return known[function.name]
 
 
 def reference(cell: Cell, arrays: Mapping[str, Array]) -> dict[str, Array]:
@@ -126,7 +127,7 @@ def advance(
         return np.clip(value, -cell.clip, cell.clip) if cell.clip else value
 
     def product(gate: str, source: Array) -> Array:
-        return r[:, :, number(gate)] @ source + bias[number(gate)]
+        return np.asarray(r[:, :, number(gate)] @ source + bias[number(gate)])
 
     if cell.kind == "rnn":
         return [functions[0](bound(x["h"] + product("h", h))), c]

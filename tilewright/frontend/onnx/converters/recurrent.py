@@ -63,9 +63,11 @@ class _Conversion:
 
     def __init__(self, node: Operands, kind: str) -> None:
         self._node, self._kind = node, kind
-        x, w, r = (node.inputs[place] for place in range(3))
-        if str(x.ty.dtype) != "float32":
-            raise NotImplementedError(f"kernels of recurrent operators compute in float32, but this has {x.ty.dtype}")
+        x, w, r = node.inputs[:3]
+        if x is None or str(x.ty.dtype) != "float32":
+            raise NotImplementedError(
+                "kernels of recurrent operators compute in float32, but its data are of another type"
+            )
         if node.opset < _OLDEST:
             raise NotImplementedError(f"kernels compute its version of opset {_OLDEST}, but this has {node.opset}")
         self._swapped = node.attributes.get("layout", 0) == 1
