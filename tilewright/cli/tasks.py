@@ -79,7 +79,16 @@ def tasks(
         for s in extraction.network.segments
     ]
     flop = sum(entry["weight"] * entry["flop"] for entry in entries)
-    write_json(json_file, {"tasks": entries, "fallbacks": extraction.fallbacks, "target": machine.key, "flop": flop, "segments": segments})
+    write_json(
+        json_file,
+        {
+            "tasks": entries,
+            "fallbacks": extraction.fallbacks,
+            "target": machine.key,
+            "flop": flop,
+            "segments": segments,
+        },
+    )
     rows = [
         [
             entry["name"],

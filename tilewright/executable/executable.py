@@ -210,13 +210,11 @@ _LOADING = (OSError, ValueError, TypeError, LookupError, AttributeError, Runtime
 
 
 def _find_routes(manifest: Manifest) -> Routes:
-    names = [[entry["name"] for entry in manifest[end]] for end in ("inputs", "outputs")]  # type: ignore[literal-required]
+    names = [[entry["name"] for entry in manifest[end]] for end in ("inputs", "outputs")]
     return find_routes(names[0], names[1], manifest.get("segments", []))
 
 
-def _load_segments(
-    folder: Path, manifest: Manifest, fresh: Path, threads: int, alone: bool
-) -> list[LoadedSegment]:
+def _load_segments(folder: Path, manifest: Manifest, fresh: Path, threads: int, alone: bool) -> list[LoadedSegment]:
     """Load the segments of an executable. Copies of their files are written to ``fresh``."""
     found = []
     for number, entry in enumerate(manifest.get("segments", [])):

@@ -17,8 +17,8 @@ import numpy as np
 from tilewright.errors import MeasureError, OutputError
 from tilewright.executable.calls import PreparedCalls
 from tilewright.executable.plan import Plan
-from tilewright.executable.runtime.features import check_features
 from tilewright.executable.routes import Routes
+from tilewright.executable.runtime.features import check_features
 from tilewright.executable.runtime.loaded import LoadedLibrary
 from tilewright.executable.segment import LoadedSegment
 from tilewright.tensor import Array

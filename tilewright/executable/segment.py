@@ -20,7 +20,17 @@ from tilewright.tensor import Array
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["PREFIX", "LoadedSegment", "SegmentJson", "count_tensors", "data_name", "file_name", "is_segment", "segment_name", "signals"]
+__all__ = [
+    "PREFIX",
+    "LoadedSegment",
+    "SegmentJson",
+    "count_tensors",
+    "data_name",
+    "file_name",
+    "is_segment",
+    "segment_name",
+    "signals",
+]
 
 #: What the names of a plan's calls of segments begin with. No kernel's name has this character.
 PREFIX = "@"

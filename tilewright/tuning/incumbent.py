@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tilewright.errors import CheckError, TilewrightError
-from tilewright.graph.left_out import extract_all, leave_out
-from tilewright.graph.tasks import Extraction
+from tilewright.compiling.kernels import Kernels
+from tilewright.errors import CheckError, CompilerError, TilewrightError
+from tilewright.frontend.network import Network
+from tilewright.graph.left_out import extract_all, find_failing, leave_out, leave_out_all
+from tilewright.graph.tasks import Extraction, extract
+from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Store
 from tilewright.tuning.selection import select_recorded
 from tilewright.tuning.workshop import JudgedExecutable, Workshop
 from tilewright.verify.checker import Checker
 from tilewright.verify.imported import find_wrong_nodes
 
-__all__ = ["Incumbent", "build_incumbent"]
+__all__ = ["Incumbent", "build_incumbent", "extract_compiled"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,29 @@ class Incumbent:
     notes: tuple[str, ...] = ()
 
 
+def extract_compiled(extraction: Extraction, aside: Path, why: str) -> Extraction:
+    """The network without the operators whose kernels cannot be compiled; without all, if none of them fails alone.
+
+    Args:
+        extraction: the network.
+        aside: a directory for files.
+        why: why the whole network cannot be compiled.
+    """
+    network, target = extraction.network, extraction.target
+
+    def attempt(part: Network) -> str:
+        try:
+            alone = extract(part, target)
+            functions = select_recorded(alone, MemoryStore()).functions
+            Kernels(alone, aside / "part-kernels").library(functions, aside / "part.so")
+        except TilewrightError as exc:
+            return f"it cannot be compiled ({exc})"
+        return ""
+
+    failing = find_failing(network, attempt)
+    return extract_all(leave_out(network, failing) if failing else leave_out_all(network, why), target)
+
+
 def build_incumbent(extraction: Extraction, checker: Checker, aside: Path, store: Store) -> Incumbent:
     """Build the executable of the best schedules on record, or default ones, and have it judged.
 
@@ -51,6 +77,12 @@ def build_incumbent(extraction: Extraction, checker: Checker, aside: Path, store
     workshop = Workshop(extraction, checker, aside, "first")
     try:
         return Incumbent(extraction, workshop, workshop.build(select_recorded(extraction, store)))
+    except CompilerError as error:
+        if extraction.network.partition is None:
+            raise
+        divided = extract_compiled(extraction, aside, str(error))
+        workshop = Workshop(divided, checker, aside, "compiled")
+        return Incumbent(divided, workshop, workshop.build(select_recorded(divided, store)))
     except CheckError:
         trials = checker.trials.trials
         try:
