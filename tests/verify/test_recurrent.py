@@ -32,3 +32,17 @@ def test_batches_first_agree_with_onnx(kind: str) -> None:
     found = OnnxEvaluator(model, list(inputs), True).run(list(inputs.values()))
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_rounding_is_told(kind: str) -> None:
+    """An evaluation that is disturbed as correct programs differ is off by a little, from the first step on."""
+    model = make_model(kind, steps=40, hidden=32)
+    inputs = list(make_inputs(model).values())
+    narrow = OnnxEvaluator(model, ["X"], False)
+    exact = OnnxEvaluator(model, ["X"], True).run(inputs)[0]
+    plain = np.abs(narrow.run(inputs)[0] - exact)
+    narrow.freedom.choose(1, 1.0)
+    disturbed = np.abs(narrow.run(inputs)[0] - exact)
+    assert 1e-7 < disturbed[0].max() < 1e-5
+    assert plain.max() < disturbed.max() < 1e-4

@@ -16,6 +16,7 @@ from onnx.reference.op_run import OpRun
 from scipy import special
 
 from tilewright.tensor import Array, Floats
+from tilewright.verify import freedom
 from tilewright.verify.attributes import Attributes
 
 __all__ = ["RECURRENT"]
@@ -102,7 +103,7 @@ class _Recurrent(OpRun):
             if None in numbers:
                 raise NotImplementedError(f"the activation {name} without its numbers")
             alpha, beta = (*(number or 0.0 for number in numbers), 0.0, 0.0)[:2]
-            return lambda x: _ACTIVATIONS[name](x, alpha, beta)
+            return lambda x: self._freedom.vary(_ACTIVATIONS[name](x, alpha, beta), freedom.FUNCTION)
 
         functions = [bound(name) for name in names]
         width = len(self.defaults)
@@ -110,6 +111,15 @@ class _Recurrent(OpRun):
 
     def _cell(self, weights: _Weights, functions: list[_Function], attributes: Attributes) -> _Step:
         raise NotImplementedError
+
+    @property
+    def _freedom(self) -> freedom.Freedom:
+        found: freedom.Freedom = self.run_params["evaluator_cls"].freedom
+        return found
+
+    def _multiply(self, values: Floats, weights: Floats) -> Floats:
+        """A product, disturbed as far as the order of its sums is free."""
+        return self._freedom.disturb(values @ weights.T, freedom.SUM)
 
 
 #: Weights of the inputs and of the states, their biases, and the three peepholes if there are any; of one direction.
@@ -150,7 +160,7 @@ class LSTM(_Recurrent):
 
         def step(x: Floats, state: list[Floats]) -> list[Floats]:
             h, old = state
-            i, o, forget, new = np.split(x @ w.T + h @ r.T + (wb + rb), 4, axis=-1)
+            i, o, forget, new = np.split(self._multiply(x, w) + self._multiply(h, r) + (wb + rb), 4, axis=-1)
             taken = f(i + pi * old)
             c = (1 - taken if coupled else f(forget + pf * old)) * old + taken * g(new)
             return [f(o + po * c) * functions[2](c), c]
@@ -171,9 +181,11 @@ class GRU(_Recurrent):
 
         def step(x: Floats, state: list[Floats]) -> list[Floats]:
             h = state[0]
-            inputs = x @ w.T + wb
-            z, reset = np.split(f(inputs[:, : 2 * size] + h @ r[: 2 * size].T + rb[: 2 * size]), 2, axis=-1)
-            part = (h if after else reset * h) @ r[2 * size :].T + rb[2 * size :]
+            inputs = self._multiply(x, w) + wb
+            z, reset = np.split(
+                f(inputs[:, : 2 * size] + self._multiply(h, r[: 2 * size]) + rb[: 2 * size]), 2, axis=-1
+            )
+            part = self._multiply(h if after else reset * h, r[2 * size :]) + rb[2 * size :]
             new = reset * part if after else part
             return [(1 - z) * g(inputs[:, 2 * size :] + new) + z * h, state[1]]
 
@@ -188,7 +200,7 @@ class RNN(_Recurrent):
     def _cell(self, weights: _Weights, functions: list[_Function], attributes: Attributes) -> _Step:
         w, r, wb, rb, _ = weights
         f = _clipped(attributes, functions[0])
-        return lambda x, state: [f(x @ w.T + state[0] @ r.T + (wb + rb)), state[1]]
+        return lambda x, state: [f(self._multiply(x, w) + self._multiply(state[0], r) + (wb + rb)), state[1]]
 
 
 RECURRENT: tuple[type[OpRun], ...] = (LSTM, GRU, RNN)
