@@ -46,3 +46,10 @@ def test_rounding_is_told(kind: str) -> None:
     disturbed = np.abs(narrow.run(inputs)[0] - exact)
     assert 1e-7 < disturbed[0].max() < 1e-5
     assert plain.max() < disturbed.max() < 1e-4
+
+
+def test_lengths_beyond_the_steps_are_refused() -> None:
+    """As ONNX Runtime refuses them."""
+    model = make_model("LSTM", lengths=[3, 6])
+    with pytest.raises(ValueError, match="0 to 5 steps"):
+        OnnxEvaluator(model, ["X"], True).run(list(make_inputs(model).values()))

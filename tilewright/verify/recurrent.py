@@ -76,6 +76,8 @@ class _Recurrent(OpRun):
         states += [None] * (2 - len(states))
         peepholes = more[2] if len(more) > 2 else None
         sizes = np.full(batch, steps) if lengths is None else lengths.astype(np.int64)
+        if sizes.min() < 0 or sizes.max() > steps:
+            raise ValueError(f"a sequence has 0 to {steps} steps, but the lengths are {sizes.tolist()!r:.80}")
         functions = list(self._read_activations(given, count))
         b = np.zeros((count, 2 * w.shape[1]), x.dtype) if b is None else b
         y, last = np.zeros((steps, count, batch, hidden), x.dtype), []
