@@ -8,6 +8,7 @@ from tilewright.errors import SpaceError
 from tilewright.ops.contraction import ContractionTemplate
 from tilewright.ops.elementwise import ElementwiseTemplate
 from tilewright.ops.generic import AutoTemplate
+from tilewright.ops.recurrent import RecurrentTemplate
 from tilewright.ops.rows import RowsTemplate
 from tilewright.ops.window import WindowTemplate
 from tilewright.ops.winograd import FusedWinogradTemplate, WinogradTransformTemplate
@@ -24,6 +25,7 @@ __all__ = ["TEMPLATES", "make_space", "recorded_space"]
 TEMPLATES: tuple[Template, ...] = (
     ContractionTemplate(),
     RowsTemplate(),
+    RecurrentTemplate(),
     FusedWinogradTemplate(),
     WinogradTransformTemplate(),
     ElementwiseTemplate(),

@@ -15,6 +15,7 @@ from scipy import special
 from tilewright.tensor import Array, Floats, Numbers
 from tilewright.verify.attributes import Attributes
 from tilewright.verify.contractions import CONTRACTIONS
+from tilewright.verify.recurrent import RECURRENT
 from tilewright.verify.resizing import RESIZING
 from tilewright.verify.windows import WINDOWS
 
@@ -191,4 +192,4 @@ OPERATORS: tuple[type[OpRun], ...] = (
     *(Sigmoid, Softplus, Mish, Erf, Gelu, Softmax, LogSoftmax, BatchNormalization, LRN, Cast, Div, Mod),
     DequantizeLinear,
 )
-OPERATORS += CONTRACTIONS + WINDOWS + RESIZING
+OPERATORS += CONTRACTIONS + WINDOWS + RESIZING + RECURRENT
