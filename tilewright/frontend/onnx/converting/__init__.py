@@ -1,9 +1,11 @@
 """Converters of our own, one module a family of operators. Importing the package registers all of them."""
 
 from tilewright.frontend.onnx.converting import (
+    arithmetic,
     moving,
     pooling,
     quantised,
+    recurrent,
     refused,
     regions,
     resizing,
@@ -14,9 +16,11 @@ from tilewright.frontend.onnx.converting import (
 )
 
 __all__ = [
+    "arithmetic",
     "moving",
     "pooling",
     "quantised",
+    "recurrent",
     "refused",
     "regions",
     "resizing",

@@ -8,6 +8,7 @@ of such functions does the rest: it binds attributes and finds new names.
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 import onnx
 from onnx import helper, inliner
@@ -25,15 +26,8 @@ _BODIES = "tilewright.bodies"
 #: Operators that are replaced by their bodies: TVM has no converter for them, or a wrong one. A rewriting of our own
 #: comes first, and a body serves what it leaves.
 BODIES = (
-    "AffineGrid",
-    "BlackmanWindow",
-    "Celu",
-    "HammingWindow",
-    "HannWindow",
-    "MeanVarianceNormalization",
     "NegativeLogLikelihoodLoss",
     "SoftmaxCrossEntropyLoss",
-    "Swish",
 )
 
 
@@ -41,7 +35,11 @@ def inline_local_functions(model: onnx.ModelProto) -> bool:
     """Inline the model's own functions, in place. Returns whether it has any."""
     if not model.functions:
         return False
-    model.CopyFrom(inliner.inline_local_functions(model, convert_version=True))
+    try:
+        made = inliner.inline_local_functions(model, convert_version=True)
+    except Exception:  # ONNX Runtime says what is wrong with the model when it optimises it
+        return False
+    model.CopyFrom(made)
     return True
 
 
@@ -63,7 +61,7 @@ def take_body(graph: Graph, node: onnx.NodeProto) -> bool:
 
 def find_body(graph: Graph, node: onnx.NodeProto) -> onnx.FunctionProto | None:
     """The body of an operator, with operators of the graph's opset; None if it has none."""
-    schema = onnx.defs.get_schema(node.op_type, graph.opset, "")
+    schema: Any = onnx.defs.get_schema(node.op_type, graph.opset, "")  # its types do not name all that it has
     versions = [v for v in schema.all_function_opset_versions if v <= graph.opset]
     content = b""
     for version in dict.fromkeys((graph.opset, *reversed(versions))):
@@ -74,7 +72,8 @@ def find_body(graph: Graph, node: onnx.NodeProto) -> onnx.FunctionProto | None:
             break
     if not content:
         return None
-    body = onnx.FunctionProto.FromString(content)
+    body = onnx.FunctionProto()
+    body.ParseFromString(content)
     written = max((o.version for o in body.opset_import if o.domain in DOMAINS), default=graph.opset)
     if version < OLDEST:
         nodes = upgrade_nodes(body.node, min(version, written))
@@ -87,12 +86,10 @@ def find_body(graph: Graph, node: onnx.NodeProto) -> onnx.FunctionProto | None:
     return body
 
 
-def _read_body(schema: onnx.defs.OpSchema, node: onnx.NodeProto, version: int, graph: Graph) -> bytes:
+def _read_body(schema: Any, node: onnx.NodeProto, version: int, graph: Graph) -> bytes:
     if version in schema.context_dependent_function_opset_versions:
         types = [graph.type_of(name).SerializeToString() for name in node.input]
-        return bytes(
-            schema.get_context_dependent_function_with_opset_version(version, node.SerializeToString(), types)
-        )
+        return bytes(schema.get_context_dependent_function_with_opset_version(version, node.SerializeToString(), types))
     return bytes(schema.get_function_with_opset_version(version))
 
 

@@ -48,6 +48,7 @@ class Graph:
         self.nodes: list[onnx.NodeProto] = []
         self._folder = folder
         self._types = infer_types(model)
+        _infer_backwards(model, self._types)
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._constants |= dict(_constant_nodes(model))
         self._names = set(self._types)
@@ -158,7 +159,7 @@ class Graph:
         """Add a node."""
         self.nodes.append(node)
         self._names.update(filter(None, node.output))
-        if any(name and name not in self._types for name in node.output):
+        if any(name and self.fixed(name) is None for name in node.output):
             self._infer(node)
 
     def constant(self, values: NDArray[np.generic], name: str = "") -> str:
@@ -198,13 +199,41 @@ class Graph:
         except Exception:  # ONNX Runtime says what is wrong with the model when it optimises it
             return
         for name, kind in found.items():
-            self._types.setdefault(name, kind)
+            if self.fixed(name) is None:
+                self._types[name] = kind
 
     def _is_small(self, name: str) -> bool:
         tensor = self._constants.get(name)
         if tensor is None or tensor.data_location == TensorProto.EXTERNAL:
             return False
         return int(np.prod(tensor.dims)) <= _MOST_READ
+
+
+#: Operators whose result has the shape of their first input.
+_ALIKE = frozenset(
+    {"Abs", "Cast", "Cos", "Exp", "Identity", "Log", "Neg", "Reciprocal", "Relu", "Round", "Sin", "Sqrt", "Tanh"}
+)
+#: Operators whose result has the shape of one input, if the other one is a scalar.
+_BROADCAST = frozenset({"Add", "Div", "Mul", "Pow", "Sub"})
+
+
+def _infer_backwards(model: onnx.ModelProto, types: dict[str, onnx.TypeProto]) -> None:
+    """Find out shapes of inputs from those of results: a model may only declare the shape of its outputs."""
+    for node in reversed(model.graph.node):
+        if node.domain not in DOMAINS or node.op_type not in _ALIKE | _BROADCAST:
+            continue
+        result = find_fixed(types.get(node.output[0]))
+        if result is None:
+            continue
+        names = list(node.input) if node.op_type in _BROADCAST else node.input[:1]
+        unknown = [name for name in names if find_fixed(types.get(name)) is None]
+        others = [find_fixed(types.get(name)) for name in names if name not in unknown]
+        if len(unknown) != 1 or any(other is None or other.shape for other in others):
+            continue
+        kind = types.get(unknown[0])
+        elem = kind.tensor_type.elem_type if kind is not None else 0
+        if elem:
+            types[unknown[0]] = helper.make_tensor_type_proto(elem, result.shape)
 
 
 def _move_outside(tensor: TensorProto, folder: Path) -> None:

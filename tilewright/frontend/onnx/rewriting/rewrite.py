@@ -8,13 +8,20 @@ from pathlib import Path
 import onnx
 
 from tilewright.frontend.onnx.rewriting import (  # noqa: F401 - importing a family registers its rewritings
+    attention,
+    contrib,
+    contrib_attention,
     control_flow,
     cropping,
+    einsum,
+    elementwise,
     indexing,
     normalisation,
     pooling,
     quantised,
+    reductions,
     sampling,
+    shapes,
     spectra,
 )
 from tilewright.frontend.onnx.rewriting.functions import inline_bodies, inline_local_functions
@@ -22,7 +29,7 @@ from tilewright.frontend.onnx.rewriting.graph import Graph
 from tilewright.frontend.onnx.rewriting.registry import REWRITINGS, Rewriting
 from tilewright.frontend.onnx.rewriting.sequences import drop_unused
 from tilewright.frontend.onnx.rewriting.upgrade import upgrade
-from tilewright.frontend.onnx.values import DOMAINS
+from tilewright.frontend.onnx.values import DOMAINS, read_names
 
 __all__ = ["rewrite"]
 
@@ -70,13 +77,28 @@ def _rewrite_once(model: onnx.ModelProto, folder: Path | None) -> bool:
         if any(_try(function, graph, node) for function in REWRITINGS.get((_domain(node), node.op_type), ())):
             changed = True
         else:
-            graph.nodes.append(node)
+            graph.add(node)
     if changed:
         nodes = list(graph.nodes)
         del model.graph.node[:]
         model.graph.node.extend(nodes)
         inline_bodies(model)
+        _drop_unused(model)
     return changed
+
+
+def _drop_unused(model: onnx.ModelProto) -> None:
+    """Drop the nodes whose results nothing reads."""
+    needed = {value.name for value in model.graph.output}
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(model.graph.node):
+        if needed.isdisjoint(node.output):
+            continue
+        kept.append(node)
+        needed.update(read_names(node))
+    if len(kept) < len(model.graph.node):
+        del model.graph.node[:]
+        model.graph.node.extend(reversed(kept))
 
 
 def _try(function: Rewriting, graph: Graph, node: onnx.NodeProto) -> bool:

@@ -136,7 +136,7 @@ def _upgrade(writer: _Writer, node: onnx.NodeProto) -> bool:
     for newest, step in _STEPS.get(node.op_type, ()):
         if writer.version < newest:
             return step(writer, node)
-    if not onnx.defs.has(node.op_type, OLDEST, "") or onnx.defs.get_schema(node.op_type, OLDEST, "").deprecated:
+    if _is_gone(node.op_type, writer.version):
         return False
     inner = [a for a in node.attribute if a.HasField("g") or a.graphs]
     if inner:
@@ -149,6 +149,13 @@ def _upgrade(writer: _Writer, node: onnx.NodeProto) -> bool:
                 _replace(graph, nodes)
     writer.nodes.append(node)
     return True
+
+
+def _is_gone(kind: str, version: int) -> bool:
+    """Whether ONNX had an operator that opset 18 has no more. ONNX Runtime has some that ONNX never had."""
+    if not onnx.defs.has(kind, OLDEST, ""):
+        return bool(onnx.defs.has(kind, version, ""))
+    return bool(onnx.defs.get_schema(kind, OLDEST, "").deprecated)
 
 
 def _replace(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
@@ -226,12 +233,18 @@ def _pad(writer: _Writer, node: onnx.NodeProto) -> bool:
 
 
 def _dropout(writer: _Writer, node: onnx.NodeProto) -> bool:
-    """Dropout(x, ratio=0.5) --> Dropout(x), since nothing is dropped in inference; the mask is of bool."""
+    """Dropout(x, ratio=0.5) --> Dropout(x), since nothing is dropped in inference.
+
+    ONNX Runtime's mask is false everywhere before opset 12, and has the element type of ``x`` before opset 10.
+    """
     new = copy_node(node, ("ratio",))
     writer.nodes.append(new)
-    if writer.version < 10 and len(node.output) > 1 and node.output[1]:
-        new.output[1] = f"{node.output[1]}__bool"
-        writer.op("CastLike", [new.output[1], node.input[0]], node.output[1])
+    if len(node.output) > 1 and node.output[1]:
+        new.output[1] = f"{node.output[1]}__kept"
+        truth = node.output[1] if writer.version >= 10 else f"{node.output[1]}__dropped"
+        writer.op("Not", [new.output[1]], truth)
+        if writer.version < 10:
+            writer.op("CastLike", [truth, node.input[0]], node.output[1])
     return True
 
 
@@ -316,9 +329,7 @@ def _upsample(writer: _Writer, node: onnx.NodeProto) -> bool:
     return True
 
 
-def _read_scales(
-    writer: _Writer, node: onnx.NodeProto, attributes: dict[str, object]
-) -> NDArray[np.float32] | None:
+def _read_scales(writer: _Writer, node: onnx.NodeProto, attributes: dict[str, object]) -> NDArray[np.float32] | None:
     given = attributes.get("scales")
     if isinstance(given, Sequence):
         return np.asarray(given, dtype=np.float32)
