@@ -38,29 +38,9 @@ def _is_float(graph: Graph, name: str) -> bool:
     return graph.elem_type(name) in (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
 
 
-@rewriting("Elu", "Selu")
-def elu(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Elu(x) --> Where(x < 0, alpha * (Exp(x) - 1), x), if x is not of float32; Selu is gamma times that.
-
-    TVM's constants are of float32.
-    """
-    x = node.input[0]
-    if graph.elem_type(x) == TensorProto.FLOAT or not _is_float(graph, x):
-        return False
-    selu = node.op_type == "Selu"
-    alpha = _number(node, "alpha", 1.6732632423543772 if selu else 1.0)
-    gamma = _number(node, "gamma", 1.0507009873554805) if selu else 1.0
-    zero, one = graph.like(x, 0), graph.like(x, 1)
-    # What is not chosen must not overflow.
-    below = graph.op("Sub", graph.op("Exp", graph.op("Min", x, zero)), one)
-    low, high = graph.op("Mul", below, graph.like(x, alpha * gamma)), graph.op("Mul", x, graph.like(x, gamma))
-    graph.op("Where", graph.op("Less", x, zero), low, high, out=node.output[0])
-    return True
-
-
 @rewriting("ThresholdedRelu")
 def thresholded_relu(graph: Graph, node: onnx.NodeProto) -> bool:
-    """ThresholdedRelu(x) --> Where(x > alpha, x, 0). TVM's factor is of float32, and 0 times infinity is no number."""
+    """ThresholdedRelu(x) --> Where(x > alpha, x, 0). TVM multiplies by 0 or 1, and 0 times infinity is no number."""
     x = node.input[0]
     if not graph.elem_type(x):
         return False
@@ -167,17 +147,6 @@ def power(graph: Graph, node: onnx.NodeProto) -> bool:
     if graph.elem_type(y) == kind:
         return False
     graph.op("Pow", x, graph.op("Cast", y, to=kind), out=node.output[0])
-    return True
-
-
-@rewriting("Cast")
-def cast_to_bool(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Cast(x, to=bool) --> Not(Equal(x, 0)). TVM rounds first, so that 0.5 is false."""
-    x = node.input[0]
-    known = _is_float(graph, x) or graph.elem_type(x) in _INTEGERS
-    if read_attributes(node).get("to") != TensorProto.BOOL or not known:
-        return False
-    graph.op("Not", graph.op("Equal", x, graph.like(x, 0)), out=node.output[0])
     return True
 
 

@@ -86,10 +86,7 @@ def constant_of_shape(graph: Graph, node: onnx.NodeProto) -> bool:
 
 @rewriting("Split")
 def split(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Split(x, sizes) --> Split(x, [2, 1]), as the shapes of the results say, if ``sizes`` is computed or absent.
-
-    Without sizes, TVM takes parts of equal size only.
-    """
+    """Split(x, sizes) --> Split(x, [2, 1]), as the shapes of the results say, if ``sizes`` is computed or absent."""
     if len(node.input) > 1 and node.input[1] and graph.array(node.input[1]) is not None:
         return False
     axis = read_attributes(node).get("axis", 0)
