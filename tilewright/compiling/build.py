@@ -16,6 +16,7 @@ from tilewright.compiling.kernels import Kernels, Library, compile_machine
 from tilewright.errors import OutputError, UnsupportedOperatorError
 from tilewright.executable.executable import Executable, load_executable
 from tilewright.executable.manifest import FORMAT, LIBRARY, NAME, WEIGHTS, read_manifest, seal
+from tilewright.executable.narrow import narrow_array
 from tilewright.executable.plan import Plan
 from tilewright.executable.replacing import replace_directory
 from tilewright.executable.runtime.features import find_needed_features
@@ -24,6 +25,7 @@ from tilewright.executable.segment import SegmentJson, data_name, file_name
 from tilewright.frontend.load import load
 from tilewright.frontend.network import Network
 from tilewright.frontend.onnx.data import save_onnx
+from tilewright.frontend.onnx.half import narrow_weights
 from tilewright.frontend.torch.model import SUFFIX, write_program
 from tilewright.graph.tasks import Extraction
 from tilewright.scratch import explained
@@ -204,8 +206,10 @@ def _fill(
     plan: Plan | None,
 ) -> None:
     """Write the files of an executable other than its library."""
-    named: dict[str, Any] = {f"w{i}": a for i, a in enumerate(arrays)}  # for NumPy, options may be among them
+    kept = {f"w{i}": narrow_array(array) for i, array in enumerate(arrays)}
+    named: dict[str, Any] = {name: array for name, (array, _) in kept.items()}  # for NumPy, options may be among them
     np.savez(part / WEIGHTS, **named)
+    narrow = {name: kind for name, (_, kind) in kept.items() if kind}
     manifest = {
         "format": FORMAT,
         "name": network.name,
@@ -220,6 +224,7 @@ def _fill(
         },
         "model": _keep_model(network, part),
         "plan": None if plan is None else plan.to_json(),
+        **({"narrow": narrow} if narrow else {}),
         **({"segments": _write_segments(network, part)} if network.segments else {}),
         **extra,
     }
@@ -230,7 +235,7 @@ def _write_segments(network: Network, folder: Path) -> list[SegmentJson]:
     """Write the models of the parts that ONNX Runtime runs. Returns their entries in the manifest."""
     entries: list[SegmentJson] = []
     for number, segment in enumerate(network.segments):
-        save_onnx(segment.model, folder / file_name(number), data_name(number))
+        save_onnx(narrow_weights(segment.model), folder / file_name(number), data_name(number))
         entries.append(
             {
                 "inputs": list(segment.inputs),
@@ -238,6 +243,7 @@ def _write_segments(network: Network, folder: Path) -> list[SegmentJson]:
                 "given": list(segment.given),
                 "returned": list(segment.returned),
                 "reasons": list(segment.reasons),
+                "operators": list(segment.operators),
             }
         )
     return entries

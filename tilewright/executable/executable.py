@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +24,7 @@ from tilewright.executable.manifest import (
     find_listed,
     read_manifest,
 )
+from tilewright.executable.narrow import widen_array
 from tilewright.executable.plan import Plan
 from tilewright.executable.plan_check import check_plan
 from tilewright.executable.program import KernelTime, PlanProgram, Program, Variants
@@ -168,7 +169,7 @@ def load_executable(path: str | Path) -> Executable:
         copy_listed(folder, manifest, LIBRARY, library)
         try:
             with open_regular(weights) as file:
-                arrays = _read_weights(file)
+                arrays = _read_weights(file, manifest.get("narrow", {}))
             program: Program
             if manifest["plan"]:
                 plan = Plan.from_json(manifest["plan"])
@@ -196,12 +197,24 @@ def load_executable(path: str | Path) -> Executable:
     return Executable(program, manifest)
 
 
-def _read_weights(file: BinaryIO) -> list[Array]:
-    """The arrays ``w0``, ``w1``, ... of an archive. Raises ``ValueError`` or ``KeyError`` if it holds other things."""
+def _read_weights(file: BinaryIO, narrow: Mapping[str, str]) -> list[Array]:
+    """The arrays ``w0``, ``w1``, ... of an archive.
+
+    Args:
+        file: the archive.
+        narrow: of arrays that are kept in fewer bytes, how; they are widened.
+
+    Raises:
+        ValueError, KeyError: it holds other things.
+    """
     size, memory = os.fstat(file.fileno()).st_size, available_memory()
-    if 2 * size > memory:  # the weights are read, then copied to where the kernels need them
-        raise ValueError(f"its weights need {2 * size:,} bytes of memory, but only {memory:,} are free here")
+    # The weights are read, then copied to where the kernels need them. Narrow ones become twice as large.
+    needed = (4 if narrow else 2) * size
+    if needed > memory:
+        raise ValueError(f"its weights need {needed:,} bytes of memory, but only {memory:,} are free here")
     named = read_arrays(file)
+    for name, kind in narrow.items():
+        named[name] = widen_array(named[name], kind)
     return [named[f"w{i}"] for i in range(len(named))]
 
 

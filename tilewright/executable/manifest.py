@@ -25,6 +25,7 @@ from typing import TypedDict, cast
 import numpy as np
 
 from tilewright.errors import OutputError
+from tilewright.executable.narrow import NARROW
 from tilewright.executable.plan import PlanJson
 from tilewright.executable.segment import SegmentJson
 from tilewright.jsonable import Json, JsonObject
@@ -99,6 +100,8 @@ class Manifest(_Required, total=False):
         verdict: the verdict that it was published with.
         untuned: whether it is TVM's default build.
         segments: the parts that ONNX Runtime runs, in order; the executable needs ``onnxruntime`` if there are any.
+        narrow: the weights that are kept in fewer bytes than kernels read, by the names of their arrays, each with the
+            dtype that it is kept in (:mod:`tilewright.executable.narrow`).
         packed_at_run: of a network that MetaSchedule tuned: the weights that are packed in each run.
     """
 
@@ -109,6 +112,7 @@ class Manifest(_Required, total=False):
     untuned: bool
     packed_at_run: list[str]
     segments: list[SegmentJson]
+    narrow: dict[str, str]
 
 
 def seal(manifest: Mapping[str, object], folder: Path, files: list[str]) -> str:
@@ -239,6 +243,9 @@ def _check(manifest: JsonObject) -> None:
         raise ValueError("its model is not the name of a file, or its plan is not a plan")
     _check_target(manifest.get("target", {}))
     _check_segments(manifest.get("segments", []))
+    narrow = manifest.get("narrow", {})
+    if not isinstance(narrow, dict) or not all(kind in NARROW for kind in narrow.values()):
+        raise ValueError(f"its narrow weights are not kept as {' or '.join(NARROW)}, but {narrow!r:.80}")
 
 
 def _check_target(target: Json) -> None:
@@ -253,8 +260,10 @@ def _check_segments(segments: Json) -> None:
     if not isinstance(segments, list):
         raise ValueError("its segments are not a list")
     for entry in segments:
-        for key in ("inputs", "outputs", "given", "returned", "reasons"):
-            names = entry[key] if isinstance(entry, dict) else None
+        if not isinstance(entry, dict):
+            raise TypeError(f"one of its segments is not an object, but {entry!r:.80}")
+        for key in ("inputs", "outputs", "given", "returned", "reasons", "operators"):
+            names = entry.get(key, []) if key == "operators" else entry[key]  # earlier manifests have no operators
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise ValueError(f"the {key} of a segment are not a list of texts")
 

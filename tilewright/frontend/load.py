@@ -12,6 +12,7 @@ import numpy as np
 from tilewright.errors import ModelFormatError, ShapeError, UnsupportedOperatorError
 from tilewright.frontend.file_kinds import check_kind, is_program
 from tilewright.frontend.network import Network
+from tilewright.frontend.onnx.model import MISSING_KERNEL
 from tilewright.frontend.onnx.partition import divide
 from tilewright.frontend.onnx.reading import OnnxReading
 from tilewright.frontend.onnx.values import describe_end
@@ -91,7 +92,8 @@ def read_model(name: str, model: onnx.ModelProto, folded: onnx.ModelProto, forei
 
     Raises:
         ResourceError: memory is missing.
-        UnsupportedOperatorError: it cannot be imported, not even in parts; a bug of ours.
+        UnsupportedOperatorError: it cannot be imported, not even in parts, which is a bug of ours; or ONNX Runtime
+            lacks a kernel for a part that needs it.
     """
     from tilewright.frontend.onnx.importer import import_graph
 
@@ -108,6 +110,10 @@ def read_model(name: str, model: onnx.ModelProto, folded: onnx.ModelProto, forei
             reasons |= refused
     except MemoryError as exc:
         raise memory_error(f"importing {name}") from exc
+    missing = next((entry.value for entry in folded.metadata_props if entry.key == MISSING_KERNEL), "")
+    if missing and partition.segments:
+        why = next((reason for segment in partition.segments for reason in segment.reasons), "")
+        raise UnsupportedOperatorError(f"{missing}; besides, a part cannot be compiled: {why}")
     compiled = partition.compiled.graph
     network = _from_relax(made.module, name, [v.name for v in compiled.input], [v.name for v in compiled.output])
     weights = {tensor.name for tensor in folded.graph.initializer}

@@ -1,8 +1,9 @@
 """Walks through a network and emits it anew, with the values of its tensors in the layouts that operators need.
 
 Every value of the graph exists in plain layout, blocked, or both. It is converted where an operator needs another
-layout, so two conversions in a row cancel. :mod:`tilewright.graph.pixels` serves operators on blocked images, and
-:mod:`tilewright.graph.tokens` operators on views of all other tensors.
+layout, so two conversions in a row cancel. :mod:`tilewright.graph.pixels` serves operators on blocked images,
+:mod:`tilewright.graph.recurrent` recurrent ones, and :mod:`tilewright.graph.tokens` operators on views of all other
+tensors.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from tilewright.graph import pixels, tokens
+from tilewright.graph import pixels, recurrent, tokens
 from tilewright.graph.convolution import Convolution
 from tilewright.graph.idioms import find_idiom
 from tilewright.graph.value import Value, shape_of
@@ -238,6 +239,8 @@ class Rewriter:
         if not isinstance(expr, relax.Call) or not isinstance(expr.op, ir.Op):
             return self.keep_plain(expr)
         name = expr.op.name.removeprefix("relax.")
+        if name == "call_tir":
+            return recurrent.serve(self, expr) or self.keep_plain(expr)
         operands = list(expr.args)
         if name == "concat" and isinstance(operands[0], relax.Tuple):
             operands = list(operands[0].fields)

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from tilewright.errors import ModelFormatError, ShapeError, UnsupportedOperatorError
+from tilewright.errors import ModelFormatError, ShapeError, TilewrightError, UnsupportedOperatorError
 from tilewright.frontend.onnx.data import fetch_tensor, graphs, serialize, write_model
 from tilewright.frontend.onnx.file import check_filled, check_sizes, copy_for_inference, read_proto
-from tilewright.frontend.onnx.repair import repair
+from tilewright.frontend.onnx.half import widen
+from tilewright.frontend.onnx.rewriting.rewrite import rewrite
+from tilewright.frontend.onnx.tidy import (
+    compare_booleans,
+    compute_constants,
+    densify,
+    drop_empty,
+    drop_unread,
+    keep_constants,
+    own_weights,
+)
 from tilewright.measure.memory import memory_error
 from tilewright.scratch import check_space, explained
 from tilewright.tensor import Array
 
-__all__ = ["FOLDED", "MODEL", "prepare"]
+__all__ = ["FOLDED", "MISSING_KERNEL", "MODEL", "prepare"]
 
 #: The files that :func:`prepare` writes: the model for reference, and the model to compile.
 MODEL, FOLDED = "model.onnx", "folded.onnx"
+#: The property of the folded model that says why ONNX Runtime cannot run it, if it cannot.
+MISSING_KERNEL = "tilewright.missing_kernel"
 
 #: Operators whose output doubles if their first input doubles.
 _SCALED_THROUGH = ("Add", "Reshape", "Flatten", "Squeeze", "Dropout", "Relu", "AveragePool", "GlobalAveragePool")
@@ -32,6 +45,10 @@ _TRAINED = ("BatchNormalization", "Dropout")
 _PLACE = re.compile(r"Load model from \S+ failed:")
 #: The standard deviation that the inputs of the last softmax get, in a network that is filled with random weights.
 _SPREAD = 2.0
+
+
+class _MissingKernelError(UnsupportedOperatorError):
+    """ONNX Runtime knows an operator, but not for these element types."""
 
 
 def prepare(path: Path, shapes: Mapping[str, tuple[int, ...]], folder: Path, optimised: bool = True) -> None:
@@ -56,6 +73,8 @@ def prepare(path: Path, shapes: Mapping[str, tuple[int, ...]], folder: Path, opt
     model = read_proto(path)
     try:
         _drop_empty_ends(model)
+        densify(model)
+        drop_unread(model)
         _refuse_training(model)
         _fix_shapes(model, shapes)
         check_sizes(model)
@@ -64,12 +83,7 @@ def prepare(path: Path, shapes: Mapping[str, tuple[int, ...]], folder: Path, opt
             _calm_softmax(model, filled, folder)
         written = write_model(model, folder / MODEL, "model.bin")
         del model
-        weights = {tensor.name for tensor in written.graph.initializer}
-        repair(written)
-        _chain_sums(written)
-        folded = _optimise(written, folder) if optimised else written
-        _split_batch_norms(folded, folder)
-        _drop_inputs(folded, weights)
+        folded = _fold(written, folder, optimised)
         (folder / FOLDED).write_bytes(serialize(folded))
     except MemoryError as exc:
         raise memory_error(f"reading {path}") from exc
@@ -78,6 +92,40 @@ def prepare(path: Path, shapes: Mapping[str, tuple[int, ...]], folder: Path, opt
     except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as exc:
         # An operator lacks inputs or attributes that it must have.
         raise ModelFormatError(f"{path} is not valid ONNX: {_first_line(exc)}; export it again") from exc
+
+
+def _fold(written: onnx.ModelProto, folder: Path, optimised: bool) -> onnx.ModelProto:
+    """The model to compile: in float32 where it is in float16, repaired, and with constants folded."""
+    _attempt(own_weights, written)
+    _attempt(keep_constants, written)
+    plain = onnx.ModelProto()
+    plain.CopyFrom(written)
+    _attempt(lambda model: widen(model, folder), written)
+    _attempt(compare_booleans, written)
+    try:
+        folded = _fold_rewritten(written, plain, folder) if optimised else _rewritten(written, folder)
+    except _MissingKernelError as exc:
+        # ONNX Runtime has no convolution in float64, for example, but TVM compiles one.
+        folded = _rewritten(written, folder)
+        helper.set_model_props(folded, {MISSING_KERNEL: str(exc)})
+    _attempt(lambda model: _split_batch_norms(model, folder), folded)
+    _attempt(drop_empty, folded)
+    _attempt(compute_constants, folded)
+    return folded
+
+
+def _attempt(rewrite: Callable[[onnx.ModelProto], object], model: onnx.ModelProto) -> None:
+    """Rewrite a model. If that fails, which is a bug of ours, the model stays as it was."""
+    before = onnx.ModelProto()
+    before.CopyFrom(model)
+    try:
+        rewrite(model)
+    except (TilewrightError, MemoryError, OSError):
+        raise
+    except Exception:  # the operators that are not rewritten are left to TVM's converters, or to ONNX Runtime
+        if os.environ.get("TILEWRIGHT_DEBUG"):
+            raise
+        model.CopyFrom(before)
 
 
 def _drop_empty_ends(model: onnx.ModelProto) -> None:
@@ -146,7 +194,7 @@ def _fix_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -
             for dim, size in zip(dims, wanted, strict=True):
                 dim.Clear()
                 dim.dim_value = size
-        elif any(not d.HasField("dim_value") or d.dim_value <= 0 for d in dims):
+        elif any(not d.HasField("dim_value") or d.dim_value < 0 for d in dims):  # a batch of 0 is a batch
             have = ",".join(d.dim_param or (str(d.dim_value) if d.HasField("dim_value") else "?") for d in dims)
             example = ",".join(str(d.dim_value) if d.dim_value > 0 else "1" for d in dims)
             raise ShapeError(
@@ -230,28 +278,47 @@ def _calm_softmax(model: onnx.ModelProto, filled: set[str], folder: Path) -> Non
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
-def _chain_sums(model: onnx.ModelProto) -> None:
-    """Sum(a, b, c) --> Add(Add(a, b), c), which is fused. TVM's importer stacks the operands of a Sum."""
-    nodes: list[onnx.NodeProto] = []
-    for node in model.graph.node:
-        if node.op_type != "Sum" or len(node.input) < 2:
-            nodes.append(node)
-            continue
-        left = node.input[0]
-        for i, right in enumerate(node.input[1:], 1):
-            out = node.output[0] if i == len(node.input) - 1 else f"{node.output[0]}__part{i}"
-            nodes.append(helper.make_node("Add", [left, right], [out], name=f"{out}__add"))
-            left = out
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+def _fold_rewritten(model: onnx.ModelProto, plain: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """The model rewritten for the importer, with constants and batch norms folded.
+
+    What is constant only after folding is rewritten after it. A rewriting that ONNX Runtime refuses, for lack of an
+    operator for some element type, is given up, and the operators stay as they are.
+
+    Args:
+        model: the model, in float32 where it was in float16.
+        plain: the model as it was.
+        folder: the directory of the weights.
+    """
+    try:
+        folded = _optimise(_rewritten(model, folder), folder)
+    except (ModelFormatError, UnsupportedOperatorError):
+        try:
+            folded = _optimise(model, folder)
+        except ModelFormatError:  # an operator that takes float16 only
+            folded = _optimise(plain, folder)
+    again = _rewritten(folded, folder)
+    if again is folded:
+        return folded
+    try:
+        return _optimise(again, folder, "folded-again.bin")
+    except (ModelFormatError, UnsupportedOperatorError):
+        return folded
 
 
-def _optimise(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+def _rewritten(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """A copy of the model that was rewritten; the model itself if there is nothing to rewrite."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    return made if rewrite(made, folder) else model
+
+
+def _optimise(model: onnx.ModelProto, folder: Path, data: str = "folded.bin") -> onnx.ModelProto:
     """The model after ONNX Runtime's basic optimisation, which folds constants and batch norms.
 
     Args:
         model: a model whose weights are in files in ``folder``.
         folder: the directory, to which the weights of the result are written, too.
+        data: the name of the file for these weights.
     """
     import onnxruntime
 
@@ -259,21 +326,24 @@ def _optimise(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4
     options.intra_op_num_threads = 1  # more threads would spin and disturb the tuner
-    source, target = folder / "chained.onnx", folder / FOLDED
+    source, target = folder / "rewritten.onnx", folder / FOLDED
     options.optimized_model_filepath = str(target)
     options.add_session_config_entry("session.disable_prepacking", "1")
-    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "folded.bin")
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     source.write_bytes(serialize(model))
     try:
         onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-        return onnx.load_model_from_string(target.read_bytes())
+        made = onnx.load_model_from_string(target.read_bytes())
+        _drop_doubles(made)
+        return made
     except Exception as exc:  # ONNX Runtime's errors share no base class
         check_space(folder)
         text = _PLACE.sub("", str(exc))
         line = text.strip().splitlines()[0][:300]
         if "not a registered" in text or "NOT_IMPLEMENTED" in text or "No Op registered" in text:
-            raise UnsupportedOperatorError(
+            kind = _MissingKernelError if "NOT_IMPLEMENTED" in text else UnsupportedOperatorError
+            raise kind(
                 f"every operator is one of ONNX's: {line}; replace it, or export it as standard operators"
             ) from exc
         if "bad_alloc" in text or "Failed to allocate memory" in text:
@@ -281,16 +351,13 @@ def _optimise(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
         raise ModelFormatError(f"the model is not valid ONNX: {line}; export it again") from exc
 
 
-def _drop_inputs(model: onnx.ModelProto, weights: set[str]) -> None:
-    """Drop the inputs that are weights, or that were weights before they were folded.
-
-    Old files list weights as inputs, and the inputs of ConstantOfShape nodes remain although nothing reads them. The
-    model's own inputs stay, even if nothing reads them, since other runtimes require them.
-    """
-    weights = weights | {tensor.name for tensor in model.graph.initializer}
-    kept = [value for value in model.graph.input if value.name not in weights]
-    del model.graph.input[:]
-    model.graph.input.extend(kept)
+def _drop_doubles(model: onnx.ModelProto) -> None:
+    """Drop initializers that a Constant node makes, too: ONNX Runtime writes both for graphs inside of others."""
+    for graph in graphs(model):
+        made = {name for node in graph.node for name in node.output}
+        for index in reversed(range(len(graph.initializer))):
+            if graph.initializer[index].name in made:
+                del graph.initializer[index]
 
 
 def _split_batch_norms(model: onnx.ModelProto, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Reads ONNX files in a process of its own, so that a crash of ONNX Runtime ends only that process."""
+"""Reads ONNX files in a process of its own, so that a crash of ONNX Runtime ends only that process; or in this one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tilewright.measure.isolated_call import IsolatedCall
 from tilewright.measure.memory import memory_error
 from tilewright.scratch import explained
 
-__all__ = ["OnnxReading", "read_onnx"]
+__all__ = ["OnnxReading", "read_here", "read_onnx"]
 
 
 class OnnxReading:
@@ -118,3 +118,19 @@ def read_onnx(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[onnx.M
     """The two models of a file, as :meth:`OnnxReading.result` returns them. Raises as that does."""
     with OnnxReading(path, shapes) as reading:
         return reading.result()
+
+
+def read_here(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """The two models of a file, read in this process, which saves starting another: a few tenths of a second.
+
+    A crash of ONNX Runtime's optimiser ends this process. Returns and raises as :meth:`OnnxReading.result` does.
+    """
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as place:
+        folder = Path(place)
+        prepare(path, shapes, folder)
+        try:
+            return open_model(folder / MODEL), open_model(folder / FOLDED)
+        except OSError as exc:
+            raise explained(exc, f"reading {path} needs temporary files", folder) from exc
+        except MemoryError as exc:
+            raise memory_error(f"reading {path}") from exc
