@@ -69,8 +69,9 @@ def _emit_layer(o: Operands, x: relax.Expr, layer: int, states: list[object]) ->
         for name, state in zip(given, states, strict=False)
         if not _is_zero(o, state)
     }
-    biases = weights[2:] if kinds == 4 else [None, None]
-    made = emit_recurrent(o.builder, cell, CellOperands(x, weights[0], weights[1], *biases, initial))
+    of_inputs, of_states = (weights[2], weights[3]) if kinds == 4 else (None, None)
+    operands = CellOperands(x, weights[0], weights[1], of_inputs, of_states, initial)
+    made = emit_recurrent(o.builder, cell, operands)
     return [o.reshape(made["y"], [*outer, directions * hidden]), *(made[name] for name in names)]
 
 
