@@ -1,4 +1,4 @@
-"""Rewritings of operators that compare indices."""
+"""Rewritings of operators with indices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tilewright.frontend.onnx.rewriting.graph import Graph, read_attributes
 from tilewright.frontend.onnx.rewriting.registry import rewriting
 from tilewright.frontend.onnx.rewriting.shapes import as_shape
 
-__all__ = ["one_hot"]
+__all__ = ["gather_range", "one_hot"]
 
 
 @rewriting("OneHot")
@@ -48,3 +48,28 @@ def _values(graph: Graph, name: str) -> tuple[str, str]:
         graph.op("Gather", name, np.asarray(0, dtype=np.int64), axis=0),
         graph.op("Gather", name, np.asarray(1, dtype=np.int64), axis=0),
     )
+
+
+@rewriting("Gather")
+def gather_range(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Gather(x, i) --> Squeeze(Slice(x, i, i + 1)), and Gather(x, [i, i + 1, ...]) --> Slice(x), for constant indices.
+
+    A slice may be a view. TVM computes in each run which indices are negative.
+    """
+    indices, shape = graph.array(node.input[1]), graph.shape(node.input[0])
+    result = graph.shape(node.output[0])
+    if indices is None or shape is None or result is None or indices.ndim > 1 or graph.is_constant(node.input[0]):
+        return False
+    axis = read_attributes(node).get("axis", 0)
+    assert isinstance(axis, int)
+    size = shape[axis]
+    flat = indices.astype(np.int64).reshape(-1)
+    flat = np.where(flat < 0, flat + size, flat)
+    if not flat.size or flat[0] < 0 or flat[-1] >= size or np.any(np.diff(flat) != 1):
+        return False
+    ends = [np.asarray([bound], dtype=np.int64) for bound in (flat[0], flat[-1] + 1, axis % len(shape))]
+    if indices.ndim:
+        graph.op("Slice", node.input[0], *ends, out=node.output[0])
+    else:
+        graph.op("Squeeze", graph.op("Slice", node.input[0], *ends), ends[2], out=node.output[0])
+    return True

@@ -12,6 +12,7 @@ from tilewright.frontend.onnx.rewriting import (  # noqa: F401 - importing a fam
     contrib,
     contrib_attention,
     control_flow,
+    convolutions,
     cropping,
     einsum,
     elementwise,
