@@ -13,7 +13,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from tilewright.errors import ModelFormatError, ShapeError, TilewrightError, UnsupportedOperatorError
-from tilewright.frontend.onnx.data import fetch_tensor, graphs, serialize, write_model
+from tilewright.frontend.onnx.data import drop_doubles, fetch_tensor, graphs, serialize, write_model
 from tilewright.frontend.onnx.file import check_filled, check_sizes, copy_for_inference, read_proto
 from tilewright.frontend.onnx.half import widen
 from tilewright.frontend.onnx.rewriting.rewrite import rewrite
@@ -335,7 +335,7 @@ def _optimise(model: onnx.ModelProto, folder: Path, data: str = "folded.bin") ->
     try:
         onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
         made = onnx.load_model_from_string(target.read_bytes())
-        _drop_doubles(made)
+        drop_doubles(made)
         return made
     except Exception as exc:  # ONNX Runtime's errors share no base class
         check_space(folder)
@@ -349,15 +349,6 @@ def _optimise(model: onnx.ModelProto, folder: Path, data: str = "folded.bin") ->
         if "bad_alloc" in text or "Failed to allocate memory" in text:
             raise MemoryError from exc
         raise ModelFormatError(f"the model is not valid ONNX: {line}; export it again") from exc
-
-
-def _drop_doubles(model: onnx.ModelProto) -> None:
-    """Drop initializers that a Constant node makes, too: ONNX Runtime writes both for graphs inside of others."""
-    for graph in graphs(model):
-        made = {name for node in graph.node for name in node.output}
-        for index in reversed(range(len(graph.initializer))):
-            if graph.initializer[index].name in made:
-                del graph.initializer[index]
 
 
 def _split_batch_norms(model: onnx.ModelProto, folder: Path) -> None:
