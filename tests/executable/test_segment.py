@@ -21,7 +21,7 @@ from tilewright.tensor import Array
 pytestmark = runs
 
 MODELS = {
-    "an open output": "g (float[300,99] x) => (int64[2,n] y, float[300,99] z) { a = Relu(x) y = NonZero(a) z = Exp(x) }",
+    "an open output": "g (float[300,99] x) => (int64[2,n] y, float[300,99] z) {a = Relu(x) y = NonZero(a) z = Exp(x)}",
     "texts": "g (string[2] s, float[64,512] x) => (string[2] t, float[64,512] y) { t = Identity(s) y = Relu(x) }",
     "a computed branch": """g (bool c, float[64,512] x) => (float[64,512] y) {
         a = Relu(x)

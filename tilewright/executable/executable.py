@@ -178,7 +178,15 @@ def load_executable(path: str | Path) -> Executable:
                 routes = _find_routes(manifest)
                 _check_ends(plan, manifest, routes)
                 segments = _load_segments(folder, manifest, Path(fresh), threads, alone=not plan.kernels)
-                program = PlanProgram(library, arrays, plan, threads, features, segments, routes if entries or not all(routes.planned) else None)
+                program = PlanProgram(
+                    library,
+                    arrays,
+                    plan,
+                    threads,
+                    features,
+                    segments,
+                    routes if entries or not all(routes.planned) else None,
+                )
             else:
                 check_features(features)
                 program = MachineProgram(library, arrays)
