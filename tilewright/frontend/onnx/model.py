@@ -231,14 +231,13 @@ def _calm_softmax(model: onnx.ModelProto, filled: set[str], folder: Path) -> Non
 def _fold(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     """The model rewritten for the importer, with constants and batch norms folded.
 
-    What is constant only after folding is rewritten after it. A rewriting that ONNX Runtime refuses, for lack of an
-    operator for some element type, is given up, and the operators stay as they are.
+    What is constant only after folding is rewritten after it. If ONNX Runtime refuses what was rewritten, for lack of
+    an operator for some element type, the model is folded first; if it refuses again, the operators stay as they are.
     """
-    written = _rewritten(model, folder)
     try:
-        folded = _optimise(written, folder)
+        folded = _optimise(_rewritten(model, folder), folder)
     except (ModelFormatError, UnsupportedOperatorError):
-        return _optimise(model, folder)
+        folded = _optimise(model, folder)
     again = _rewritten(folded, folder)
     if again is folded:
         return folded
