@@ -58,11 +58,11 @@ def reference_model(out: Path) -> Path | None:
     return find_listed(out, manifest, name)
 
 
-def executable(out: str) -> Runnable:
-    """The executable in the directory ``out``."""
+def executable(out: str, bucket: int = 0) -> Runnable:
+    """The executable in the directory ``out``, in the bucket of this number."""
     from tilewright.executable.executable import load_executable
 
-    loaded: Runnable = load_executable(Path(out))
+    loaded: Runnable = load_executable(Path(out)).buckets[bucket]
     return loaded
 
 

@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import os
+
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from numpy.typing import NDArray
 
-from tilewright.available_memory import available_memory
 from tilewright.errors import OutputError, ResourceError, ShapeError, TargetError
+from tilewright.executable.dispatch import BucketsProgram
+from tilewright.executable.fixed import FixedInput, insert_fixed, take_out_fixed
 from tilewright.executable.inputs import InputLike, to_array
-from tilewright.executable.machine import MachineProgram
+from tilewright.executable.loading import load_program, make_specs
 from tilewright.executable.manifest import (
     FORMAT,
     LIBRARY,
     WEIGHTS,
     Manifest,
-    TensorJson,
     copy_listed,
     find_listed,
     read_manifest,
 )
-from tilewright.executable.plan import Plan
-from tilewright.executable.plan_check import check_plan
-from tilewright.executable.program import KernelTime, PlanProgram, Program, Variants
-from tilewright.executable.routes import Routes, find_routes
-from tilewright.executable.runtime.features import check_features
-from tilewright.executable.segment import LoadedSegment, data_name, file_name, signals
-from tilewright.reading import open_regular, read_arrays
+from tilewright.executable.program import KernelTime, Program, Variants
 from tilewright.tensor import Array, TensorSpec
 from tilewright.tvm_compat import wanted_threads
 from tilewright.wording import counted
 
-__all__ = ["FORMAT", "Executable", "load_executable", "wanted_threads"]
+__all__ = ["FORMAT", "Executable", "OneBucket", "load_executable", "wanted_threads"]
 
 
 class Executable:
@@ -46,15 +41,17 @@ class Executable:
         manifest: the content of ``manifest.json``.
 
     Attributes:
-        inputs: the arrays that a call takes, in order.
+        inputs: the arrays that a call takes, in order. An extent of -1 is open: see ``buckets``.
         outputs: the arrays that it gives, in order.
         manifest: the content of ``manifest.json``.
     """
 
     def __init__(self, program: Program, manifest: Manifest) -> None:
         self.manifest = manifest
-        self.inputs = _specs(manifest["inputs"])
-        self.outputs = _specs(manifest["outputs"])
+        self._free = make_specs(manifest["inputs"])
+        self._fixed = tuple(FixedInput.from_json(entry) for entry in manifest.get("fixed", []))
+        self.inputs = insert_fixed(self._free, self._fixed)
+        self.outputs = make_specs(manifest["outputs"])
         self._program: Program | None = program
 
     def __call__(self, *arrays: InputLike) -> list[NDArray[Any]]:  # only the model knows the dtypes
@@ -137,13 +134,55 @@ class Executable:
         """
         return self.program.contest(self._to_arrays(arrays), variants, seconds, least, most)
 
+
+
+    @property
+    def buckets(self) -> tuple[OneBucket, ...]:
+        """The shapes that it has a plan for, each as an executable of fixed shapes; a single one for most."""
+        program = self._program
+        if isinstance(program, BucketsProgram):
+            return tuple(OneBucket(self, bucket.inputs, bucket.outputs) for bucket in program.buckets)
+        return (OneBucket(self, self._free, self.outputs),)
+
     def _to_arrays(self, arrays: Sequence[InputLike]) -> list[Array]:
-        if len(arrays) != len(self.inputs):
+        """The arrays of a call in the inputs' dtypes, without the inputs of fixed values, which a call may leave out."""
+        if self._fixed and len(arrays) == len(self.inputs):
+            arrays = take_out_fixed(arrays, self._fixed)
+        if len(arrays) != len(self._free):
             raise ShapeError(
                 f"the network takes one array for each input, but it has {counted(len(self.inputs), 'input')} "
                 f"and got {counted(len(arrays), 'array')}"
             )
-        return [to_array(array, spec) for array, spec in zip(arrays, self.inputs, strict=True)]
+        return [to_array(array, spec) for array, spec in zip(arrays, self._free, strict=True)]
+
+
+@dataclass(frozen=True)
+class OneBucket:
+    """An executable with inputs of fixed shapes: what measures and judges executables takes one.
+
+    Attributes:
+        executable: the executable.
+        inputs: the arrays that a call takes, without those whose value is fixed.
+        outputs: the arrays that it gives.
+    """
+
+    executable: Executable
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def __call__(self, *arrays: InputLike) -> list[NDArray[Any]]:
+        """The outputs for ``arrays``; see :class:`Executable`."""
+        return self.executable(*arrays)
+
+    def time(self, arrays: Sequence[InputLike], runs: int) -> list[float]:
+        """The seconds of each of ``runs`` calls; see :meth:`Executable.time`."""
+        return self.executable.time(arrays, runs)
+
+    def contest(
+        self, arrays: Sequence[InputLike], variants: Variants, seconds: float, least: int = 5, most: int = 400
+    ) -> dict[str, list[list[float]]]:
+        """The times that variants of kernels take in their places; see :meth:`Executable.contest`."""
+        return self.executable.contest(arrays, variants, seconds, least, most)
 
 
 def load_executable(path: str | Path) -> Executable:
@@ -156,31 +195,18 @@ def load_executable(path: str | Path) -> Executable:
         TargetError: the processor lacks instructions that the kernels need, or ``TVM_NUM_THREADS`` is not a number of
             threads.
         ResourceError: a disk is full, or no program may run from the directory for temporary files.
+        MissingExtraError: parts of the network run in ONNX Runtime, which is not installed.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
-    weights = find_listed(folder, manifest, WEIGHTS)
-    threads, features = wanted_threads(), manifest.get("target", {}).get("features", [])
+    weights, threads = find_listed(folder, manifest, WEIGHTS), wanted_threads()
     # A copy is loaded. The system loads a path only once, even if the file is replaced, and no other process can
     # change the copy after its checksum was compared.
     with tempfile.TemporaryDirectory(prefix="tilewright-") as fresh:
-        library = Path(fresh, LIBRARY)
-        copy_listed(folder, manifest, LIBRARY, library)
+        copy_listed(folder, manifest, LIBRARY, Path(fresh, LIBRARY))
         try:
-            with open_regular(weights) as file:
-                arrays = _read_weights(file)
-            program: Program
-            if manifest["plan"]:
-                plan = Plan.from_json(manifest["plan"])
-                entries = manifest.get("segments", [])
-                check_plan(plan, arrays, available_memory(), entries)
-                routes = _find_routes(manifest)
-                _check_ends(plan, manifest, routes)
-                segments = _load_segments(folder, manifest, Path(fresh), threads, alone=not plan.kernels)
-                program = PlanProgram(library, arrays, plan, threads, features, segments, routes if entries else None)
-            else:
-                check_features(features)
-                program = MachineProgram(library, arrays)
+            program = load_program(folder, manifest, weights, Path(fresh), threads)
+            return Executable(program, manifest)
         except TargetError as exc:
             raise TargetError(f"the executable in {folder} cannot run here: {exc}; tune again on this machine") from exc
         except MemoryError as exc:
@@ -193,50 +219,7 @@ def load_executable(path: str | Path) -> Executable:
                 ) from exc
             reason = next(iter(str(exc).splitlines()), "") or type(exc).__name__
             raise OutputError(f"the executable in {folder} cannot be loaded here: {reason}; tune again") from exc
-    return Executable(program, manifest)
-
-
-def _read_weights(file: BinaryIO) -> list[Array]:
-    """The arrays ``w0``, ``w1``, ... of an archive. Raises ``ValueError`` or ``KeyError`` if it holds other things."""
-    size, memory = os.fstat(file.fileno()).st_size, available_memory()
-    if 2 * size > memory:  # the weights are read, then copied to where the kernels need them
-        raise ValueError(f"its weights need {2 * size:,} bytes of memory, but only {memory:,} are free here")
-    named = read_arrays(file)
-    return [named[f"w{i}"] for i in range(len(named))]
 
 
 #: The errors that a library, weights or a plan of another form cause in the loader, in NumPy, or in TVM.
 _LOADING = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError)
-
-
-def _find_routes(manifest: Manifest) -> Routes:
-    names = [[entry["name"] for entry in manifest[end]] for end in ("inputs", "outputs")]  # type: ignore[literal-required]
-    return find_routes(names[0], names[1], manifest.get("segments", []))
-
-
-def _load_segments(
-    folder: Path, manifest: Manifest, fresh: Path, threads: int, alone: bool
-) -> list[LoadedSegment]:
-    """Load the segments of an executable. Copies of their files are written to ``fresh``."""
-    found = []
-    for number, entry in enumerate(manifest.get("segments", [])):
-        for name in (file_name(number), data_name(number)):
-            if name in manifest["sha256"]:
-                copy_listed(folder, manifest, name, fresh / name)
-        found.append(LoadedSegment(fresh / file_name(number), entry, threads, alone))
-    return found
-
-
-def _check_ends(plan: Plan, manifest: Manifest, routes: Routes) -> None:
-    """Raise ``ValueError`` if the plan's inputs or outputs are not those that the manifest lists."""
-    signalled = sum(map(signals, manifest.get("segments", [])))
-    taken = [entry for entry, planned in zip(manifest["inputs"], routes.planned, strict=True) if planned]
-    given = [entry for entry, source in zip(manifest["outputs"], routes.sources, strict=True) if type(source) is int]
-    for numbers, entries in ((plan.inputs, taken), (plan.outputs[: len(plan.outputs) - signalled], given)):
-        planned = [(list(plan.tensors[number].shape), plan.tensors[number].dtype) for number in numbers]
-        if planned != [(entry["shape"], entry["dtype"]) for entry in entries]:
-            raise ValueError("its plan has other inputs or outputs than its manifest")
-
-
-def _specs(entries: list[TensorJson]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(e["name"], tuple(e["shape"]), e["dtype"]) for e in entries)
