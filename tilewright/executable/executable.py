@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tilewright.errors import OutputError, ResourceError, ShapeError, TargetError
 from tilewright.executable.dispatch import BucketsProgram
-from tilewright.executable.fixed import FixedInput, insert_fixed, take_out_fixed
+from tilewright.executable.fixed import insert_fixed, take_out_fixed
 from tilewright.executable.inputs import InputLike, to_array
 from tilewright.executable.loading import load_program, make_specs
 from tilewright.executable.manifest import (
@@ -26,6 +26,7 @@ from tilewright.executable.manifest import (
     read_manifest,
 )
 from tilewright.executable.program import KernelTime, Program, Variants
+from tilewright.fixed_input import FixedInput
 from tilewright.tensor import Array, TensorSpec
 from tilewright.tvm_compat import wanted_threads
 from tilewright.wording import counted

@@ -2,75 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypedDict
 
 import numpy as np
 
 from tilewright.errors import ShapeError
 from tilewright.executable.inputs import InputLike, to_array
-from tilewright.jsonable import Json
+from tilewright.fixed_input import FixedInput
 from tilewright.tensor import Array, TensorSpec
 
-__all__ = ["FixedInput", "FixedJson", "insert_fixed", "take_out_fixed"]
-
-
-class FixedJson(TypedDict):
-    """A fixed input in the manifest.
-
-    Attributes:
-        place: its place among all inputs of the network.
-        name: its name.
-        shape: its shape.
-        dtype: NumPy's name of its dtype.
-        values: its elements in order.
-    """
-
-    place: int
-    name: str
-    shape: list[int]
-    dtype: str
-    values: list[Json]
-
-
-@dataclass(frozen=True, eq=False)
-class FixedInput:
-    """An input with its value.
-
-    Attributes:
-        place: its place among all inputs of the network.
-        spec: the input.
-        value: its only value.
-    """
-
-    place: int
-    spec: TensorSpec
-    value: Array
-
-    def to_json(self) -> FixedJson:
-        """The input as JSON-able data."""
-        return {
-            "place": self.place,
-            "name": self.spec.name,
-            "shape": list(self.spec.shape),
-            "dtype": self.spec.dtype,
-            "values": self.value.reshape(-1).tolist(),
-        }
-
-    @classmethod
-    def from_json(cls, data: FixedJson) -> FixedInput:
-        """The input that :meth:`to_json` wrote.
-
-        Raises:
-            KeyError, TypeError, ValueError: ``data`` is of another form.
-        """
-        spec = TensorSpec(str(data["name"]), tuple(data["shape"]), data["dtype"])
-        if type(data["place"]) is not int or data["place"] < 0 or len(data["values"]) != math.prod(spec.shape):
-            raise ValueError(f"a fixed input has a place and all of its values, but this is {data!r:.80}")
-        value = np.asarray(data["values"], dtype=spec.dtype).reshape(spec.shape)
-        return cls(data["place"], spec, value)
+__all__ = ["insert_fixed", "take_out_fixed"]
 
 
 def insert_fixed(free: Sequence[TensorSpec], fixed: Sequence[FixedInput]) -> tuple[TensorSpec, ...]:
@@ -91,8 +32,8 @@ def take_out_fixed(values: Sequence[InputLike], fixed: Sequence[FixedInput]) -> 
         given = to_array(values[entry.place], entry.spec)
         if not np.array_equal(given, entry.value):
             raise ShapeError(
-                f"this executable was tuned with {entry.spec.name}={_in_words(entry.value)}, "
-                f"but {_in_words(given)} was given; tune again with another --fix {entry.spec.name}"
+                f"this executable was tuned with {entry.spec.name}={_in_words(entry.value)}, but "
+                f"{_in_words(given)} was given; tune again with --fix {entry.spec.name}={_in_words(given)}"
             )
     places = {entry.place for entry in fixed}
     return [value for place, value in enumerate(values) if place not in places]

@@ -26,9 +26,9 @@ from typing import TypedDict, cast
 import numpy as np
 
 from tilewright.errors import OutputError
-from tilewright.executable.fixed import FixedJson
 from tilewright.executable.plan import PlanJson
 from tilewright.executable.segment import SegmentJson
+from tilewright.fixed_input import FixedJson
 from tilewright.jsonable import Json, JsonObject
 from tilewright.reading import open_regular, parse_json, read_file
 from tilewright.scratch import explained

@@ -14,7 +14,12 @@ from onnx import helper, numpy_helper
 from tilewright.errors import ModelFormatError, ShapeError, UnsupportedOperatorError
 from tilewright.frontend.onnx.data import fetch_tensor, graphs, serialize, write_model
 from tilewright.frontend.onnx.file import check_filled, check_sizes, copy_for_inference, read_proto
+from tilewright.frontend.onnx.independence import find_paddings
+from tilewright.frontend.onnx.index import Index, number_name, write_index
+from tilewright.frontend.onnx.probing import about_shapes, check_taken, make_acceptance, refuse
 from tilewright.frontend.onnx.repair import repair
+from tilewright.frontend.onnx.shapes import find_buckets, fix_values, read_declared, set_shapes
+from tilewright.frontend.shapes import ShapeRequest, make_request
 from tilewright.measure.memory import memory_error
 from tilewright.scratch import check_space, explained
 from tilewright.tensor import Array
@@ -34,43 +39,54 @@ _PLACE = re.compile(r"Load model from \S+ failed:")
 _SPREAD = 2.0
 
 
-def prepare(path: Path, shapes: Mapping[str, tuple[int, ...]], folder: Path, optimised: bool = True) -> None:
+def prepare(
+    path: Path, shapes: Mapping[str, tuple[int, ...]] | ShapeRequest, folder: Path, optimised: bool = True
+) -> None:
     """Write the model of a file twice: with fixed input shapes and explicit weights, and the same model folded.
 
     Outputs are judged by the first model, ``model.onnx``. It has undergone as little as possible of what the second
     model, ``folded.onnx``, undergoes before it is compiled. ONNX Runtime's optimiser may crash, so call this function
     in a process of its own (``frontend/onnx/reading``).
 
+    Of a model in several buckets, both are written for each (``index.number_name``). ``index.json`` lists the buckets.
+
     Args:
         path: an ONNX file.
-        shapes: the shapes of inputs with symbolic dimensions, by name.
+        shapes: the shapes of inputs with symbolic dimensions, by name; or what else is asked of the inputs.
         folder: an empty directory for the files.
         optimised: whether ONNX Runtime folds constants and batch norms; otherwise ONNX Runtime is not run.
 
     Raises:
         ModelFormatError: the file is missing or truncated, or it is no ONNX file.
         ResourceError: the model does not fit the memory, or the disk.
-        ShapeError: ``shapes`` does not fix a symbolic input shape, or names no input.
+        ShapeError: ``shapes`` does not fix a symbolic input shape, names no input, or is none that the model can take.
         UnsupportedOperatorError: ONNX Runtime does not know an operator, or an operator is in its mode for training.
     """
-    model = read_proto(path)
+    model, request = read_proto(path), make_request(shapes)
     try:
         _drop_empty_ends(model)
         _refuse_training(model)
-        _fix_shapes(model, shapes)
+        fixed = tuple(fix_values(model, request.values))
+        declared = read_declared(model)
+        accepts = make_acceptance(model, folder) if optimised else lambda _: False
+        buckets = find_buckets(model, request, accepts)
+        set_shapes(model, buckets[0])
         check_sizes(model)
         filled = _fill_weights(model)
         if filled and optimised:
             _calm_softmax(model, filled, folder)
         written = write_model(model, folder / MODEL, "model.bin")
         del model
-        weights = {tensor.name for tensor in written.graph.initializer}
-        repair(written)
-        _chain_sums(written)
-        folded = _optimise(written, folder) if optimised else written
-        _split_batch_norms(folded, folder)
-        _drop_inputs(folded, weights)
-        (folder / FOLDED).write_bytes(serialize(folded))
+        paddings = find_paddings(written, declared, buckets) if len(buckets) > 1 else ()
+        write_index(Index(tuple(buckets), declared, fixed, paddings), folder)
+        for number, bucket in enumerate(buckets):
+            one = onnx.ModelProto()
+            one.CopyFrom(written)
+            set_shapes(one, bucket)
+            if number:
+                check_sizes(one)
+                (folder / number_name(MODEL, number)).write_bytes(serialize(one))
+            _fold(one, folder, number, bucket if request else {}, optimised)
     except MemoryError as exc:
         raise memory_error(f"reading {path}") from exc
     except OSError as exc:
@@ -78,6 +94,27 @@ def prepare(path: Path, shapes: Mapping[str, tuple[int, ...]], folder: Path, opt
     except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as exc:
         # An operator lacks inputs or attributes that it must have.
         raise ModelFormatError(f"{path} is not valid ONNX: {_first_line(exc)}; export it again") from exc
+
+
+def _fold(
+    model: onnx.ModelProto, folder: Path, number: int, shapes: Mapping[str, tuple[int, ...]], optimised: bool
+) -> None:
+    """Write the model that is compiled.
+
+    Args:
+        model: a model whose weights are in files in ``folder``; it is changed.
+        folder: the directory.
+        number: of the bucket.
+        shapes: the shapes of its inputs if somebody asked for them, so that they may be none that it takes.
+        optimised: whether ONNX Runtime folds constants and batch norms.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    repair(model)
+    _chain_sums(model)
+    folded = _optimise(model, folder, number, shapes) if optimised else model
+    _split_batch_norms(folded, folder)
+    _drop_inputs(folded, weights)
+    (folder / number_name(FOLDED, number)).write_bytes(serialize(folded))
 
 
 def _drop_empty_ends(model: onnx.ModelProto) -> None:
@@ -120,40 +157,6 @@ def _first_line(exc: BaseException) -> str:
     return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]
 
 
-def _fix_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Give the inputs the ``shapes``. Raises ``ShapeError`` if they do not fit, or do not fix every dimension."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = {value.name: value for value in model.graph.input if value.name not in constants}
-    unknown = sorted(set(shapes) - set(inputs))
-    if unknown:
-        raise ShapeError(
-            f"--shape names an input of the model, but {unknown[0]!r} is none; it has: {', '.join(inputs)}"
-        )
-    for name, value in inputs.items():
-        dims = value.type.tensor_type.shape.dim
-        if name in shapes:
-            wanted = shapes[name]
-            fits = len(wanted) == len(dims) and all(
-                not d.HasField("dim_value") or d.dim_value <= 0 or d.dim_value == w
-                for d, w in zip(dims, wanted, strict=False)
-            )
-            if not fits:
-                have = ",".join(d.dim_param or str(d.dim_value) for d in dims)
-                raise ShapeError(
-                    f"--shape keeps the dimensions that the model fixes, but input {name!r} is [{have}] "
-                    f"and {list(wanted)} was given"
-                )
-            for dim, size in zip(dims, wanted, strict=True):
-                dim.Clear()
-                dim.dim_value = size
-        elif any(not d.HasField("dim_value") or d.dim_value <= 0 for d in dims):
-            have = ",".join(d.dim_param or (str(d.dim_value) if d.HasField("dim_value") else "?") for d in dims)
-            example = ",".join(str(d.dim_value) if d.dim_value > 0 else "1" for d in dims)
-            raise ShapeError(
-                f"every input has a fixed shape, but {name!r} is [{have}]; fix it with --shape {name}={example}"
-            )
-    if shapes:
-        del model.graph.value_info[:]  # these shapes were inferred from the old ones
 
 
 def _fill_weights(model: onnx.ModelProto) -> set[str]:
@@ -246,12 +249,16 @@ def _chain_sums(model: onnx.ModelProto) -> None:
     model.graph.node.extend(nodes)
 
 
-def _optimise(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+def _optimise(
+    model: onnx.ModelProto, folder: Path, number: int, shapes: Mapping[str, tuple[int, ...]]
+) -> onnx.ModelProto:
     """The model after ONNX Runtime's basic optimisation, which folds constants and batch norms.
 
     Args:
         model: a model whose weights are in files in ``folder``.
         folder: the directory, to which the weights of the result are written, too.
+        number: of the bucket.
+        shapes: the shapes of its inputs if the model might not take them.
     """
     import onnxruntime
 
@@ -259,15 +266,20 @@ def _optimise(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4
     options.intra_op_num_threads = 1  # more threads would spin and disturb the tuner
-    source, target = folder / "chained.onnx", folder / FOLDED
+    source, target = folder / number_name("chained.onnx", number), folder / number_name(FOLDED, number)
+    data = number_name("folded.bin", number)
     options.optimized_model_filepath = str(target)
     options.add_session_config_entry("session.disable_prepacking", "1")
-    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "folded.bin")
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     source.write_bytes(serialize(model))
     try:
-        onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+        if shapes:
+            check_taken(session, model, shapes)
         return onnx.load_model_from_string(target.read_bytes())
+    except ShapeError:
+        raise
     except Exception as exc:  # ONNX Runtime's errors share no base class
         check_space(folder)
         text = _PLACE.sub("", str(exc))
@@ -278,6 +290,8 @@ def _optimise(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
             ) from exc
         if "bad_alloc" in text or "Failed to allocate memory" in text:
             raise MemoryError from exc
+        if shapes and about_shapes(line):
+            raise refuse(shapes, line) from exc
         raise ModelFormatError(f"the model is not valid ONNX: {line}; export it again") from exc
 
 
