@@ -80,7 +80,7 @@ def load_buckets(
         if path.exists():
             check_kind(path)
         if not is_program(path):
-            with OnnxReading(path, request) as reading:
+            with OnnxReading(path, dataclasses.replace(request, samples=())) as reading:
                 return _from_onnx(reading)
         if request:
             raise ShapeError(f"--shape is for ONNX files, but {path} is a PyTorch program; export it with fixed shapes")

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from tilewright.errors import ShapeError
+
+if TYPE_CHECKING:
+    from tilewright.tensor import Array
 
 __all__ = ["Declared", "Dimension", "Shapes", "ShapeRequest", "bind_shapes", "describe_dimensions", "make_request"]
 
@@ -35,11 +38,15 @@ class ShapeRequest:
             combinations; or that of an open dimension, which has all of these extents.
         whole: the shapes of all inputs, each a bucket. The name of an input may be empty if the model has a single one.
         values: the values of inputs that become constants, by name.
+        shares: the share of the tuning that each bucket gets; empty: equal ones.
+        samples: inputs by name, on which outputs are judged besides. ``whole`` has their shapes.
     """
 
     choices: tuple[tuple[str, tuple[tuple[int, ...], ...]], ...] = ()
     whole: tuple[Shapes, ...] = ()
     values: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    shares: tuple[float, ...] = ()
+    samples: tuple[Mapping[str, Array], ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.choices or self.whole or self.values)
@@ -78,7 +85,7 @@ def bind_shapes(request: ShapeRequest, declared: Declared) -> list[dict[str, tup
             names.setdefault(name, []).extend(extent for extents in dimensions for extent in extents)
         else:
             raise _unknown(name, declared)
-    groups = [_name_input(shapes, declared) for shapes in request.whole]
+    groups = [_name_input(shapes, declared, request.values) for shapes in request.whole]
     if inputs or not groups:
         groups += _pair(inputs)
     count = len(groups)
@@ -116,8 +123,8 @@ def _unknown(name: str, declared: Declared) -> ShapeError:
     )
 
 
-def _name_input(shapes: Shapes, declared: Declared) -> dict[str, tuple[int, ...]]:
-    """Shapes by the names of inputs, where the name may have been left out."""
+def _name_input(shapes: Shapes, declared: Declared, fixed: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
+    """Shapes by the names of inputs that are not fixed. The name of a single one may have been left out."""
     if "" in shapes:
         if len(declared) != 1:
             raise ShapeError(
@@ -125,10 +132,10 @@ def _name_input(shapes: Shapes, declared: Declared) -> dict[str, tuple[int, ...]
                 "give an archive with an array for each"
             )
         return {next(iter(declared)): shapes[""]}
-    unknown = [name for name in shapes if name not in declared]
+    unknown = [name for name in shapes if name not in declared and name not in fixed]
     if unknown:
         raise _unknown(unknown[0], declared)
-    return dict(shapes)
+    return {name: shape for name, shape in shapes.items() if name in declared}
 
 
 def _pair(inputs: Mapping[str, Sequence[tuple[int, ...]]]) -> list[dict[str, tuple[int, ...]]]:

@@ -36,12 +36,12 @@ class TaskUse:
 
     Attributes:
         task: the task.
-        weight: number of calls in the network.
+        weight: number of calls in the network; in several buckets, as ``buckets.Buckets.uses`` has it.
         functions: names of the fused functions that are this task.
     """
 
     task: Task
-    weight: int
+    weight: float
     functions: tuple[str, ...]
 
 
@@ -67,6 +67,26 @@ class Extraction:
     uses: tuple[TaskUse, ...]
     plan: Plan | None
     _direct: _Direct = field(repr=False)
+
+    @property
+    def parts(self) -> tuple[Extraction, ...]:
+        """Itself: the network in its only bucket."""
+        return (self,)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The share of the tuning that its only bucket gets."""
+        return (1.0,)
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """What one second of its only bucket weighs in the tuning."""
+        return (1.0,)
+
+    @property
+    def convolutions(self) -> tuple[tuple[Convolution, int], ...]:
+        """The convolutions for which there is a choice of algorithms, and how often each occurs."""
+        return self.rewritten.convolutions
 
     @property
     def fallbacks(self) -> tuple[str, ...]:

@@ -8,11 +8,13 @@ from pathlib import Path
 from tilewright.errors import CheckError, TilewrightError
 from tilewright.graph.left_out import extract_all, leave_out
 from tilewright.graph.tasks import Extraction
+from tilewright.graph.buckets import Extracted, combine
 from tilewright.records.store import Store
 from tilewright.tuning.selection import select_recorded
 from tilewright.tuning.workshop import JudgedExecutable, Workshop
 from tilewright.verify.checker import Checker
 from tilewright.verify.imported import find_wrong_nodes
+from tilewright.verify.inputs import Trials
 
 __all__ = ["Incumbent", "build_incumbent"]
 
@@ -28,13 +30,13 @@ class Incumbent:
         notes: what went wrong, for people.
     """
 
-    extraction: Extraction
+    extraction: Extracted
     workshop: Workshop
     executable: JudgedExecutable
     notes: tuple[str, ...] = ()
 
 
-def build_incumbent(extraction: Extraction, checker: Checker, aside: Path, store: Store) -> Incumbent:
+def build_incumbent(extraction: Extracted, checker: Checker, aside: Path, store: Store) -> Incumbent:
     """Build the executable of the best schedules on record, or default ones, and have it judged.
 
     If its outputs are wrong because operators of an ONNX model were imported wrong, ONNX Runtime runs these operators.
@@ -52,17 +54,22 @@ def build_incumbent(extraction: Extraction, checker: Checker, aside: Path, store
     try:
         return Incumbent(extraction, workshop, workshop.build(select_recorded(extraction, store)))
     except CheckError:
-        trials = checker.trials.trials
-        try:
-            wrong = find_wrong_nodes(extraction.network, extraction.target, trials[0].inputs) if trials else {}
-        except TilewrightError:  # it only looks for the cause of an error that is raised then
-            wrong = {}
-        if not wrong:
+        parts = [_divide(part, checker.trials_of(bucket)) for bucket, part in enumerate(extraction.parts)]
+        if all(new is old for new, old in zip(parts, extraction.parts, strict=True)):
             raise
-    divided = extract_all(leave_out(extraction.network, wrong), extraction.target)
+    divided = combine(parts, extraction.shares)
     workshop = Workshop(divided, checker, aside, "divided")
     note = (
         "operators that Tilewright computes wrong run in ONNX Runtime; this is a bug in Tilewright, please report it "
         "with the model"
     )
     return Incumbent(divided, workshop, workshop.build(select_recorded(divided, store)), (note,))
+
+
+def _divide(part: Extraction, trials: Trials) -> Extraction:
+    """The network in a bucket without the operators that were imported wrong; itself if none is found."""
+    try:
+        wrong = find_wrong_nodes(part.network, part.target, trials.trials[0].inputs) if trials.trials else {}
+    except TilewrightError:  # it only looks for the cause of an error that is raised then
+        wrong = {}
+    return extract_all(leave_out(part.network, wrong), part.target) if wrong else part

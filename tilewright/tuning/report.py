@@ -44,7 +44,7 @@ class TaskReport:
     name: str
     kind: str
     key: str
-    weight: int
+    weight: float
     flop: float
     best_seconds: float | None
     possible_seconds: float | None

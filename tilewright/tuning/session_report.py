@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tilewright.graph.tasks import Extraction
+from tilewright.graph.buckets import Extracted
 from tilewright.jsonable import to_json
 from tilewright.measure.batch import PoolStatistics
 from tilewright.tuning.algorithms import AlgorithmChoice
@@ -46,7 +46,7 @@ class Outcomes:
     start: StartReport
     tuner: NetworkTuner
     finishing: Finishing
-    extraction: Extraction
+    extraction: Extracted
     plan: BudgetPlan | None
     algorithms: Sequence[AlgorithmChoice]
     algorithm_trials: int

@@ -12,11 +12,12 @@ from onnx import helper, numpy_helper
 
 from tilewright.errors import ShapeError
 from tilewright.fixed_input import FixedInput
+from tilewright.frontend.onnx.data import copy_without_weights
 from tilewright.frontend.onnx.values import COMPUTED
 from tilewright.frontend.shapes import Declared, Dimension, Shapes, ShapeRequest, bind_shapes, describe_dimensions
 from tilewright.tensor import TensorSpec
 
-__all__ = ["find_buckets", "fix_values", "list_inputs", "read_declared", "set_shapes"]
+__all__ = ["find_buckets", "fix_values", "list_inputs", "open_shapes", "read_declared", "set_shapes"]
 
 #: Names that exporters give to dimensions that have none.
 _NAMELESS = ("?", "-1", "None", "unknown", "dynamic")
@@ -249,3 +250,25 @@ def _complete(shape: tuple[int | None, ...] | None) -> tuple[int, ...] | None:
     """The shape, if all of its extents are known."""
     known = tuple(extent for extent in shape or () if extent is not None)
     return known if shape is not None and len(known) == len(shape) else None
+
+
+def open_shapes(model: onnx.ModelProto, declared: Declared) -> onnx.ModelProto:
+    """A copy of a model whose inputs have the dimensions that its file declares: what :func:`set_shapes` undoes."""
+    made = copy_without_weights(model)
+    made.graph.initializer.extend(model.graph.initializer)
+    del made.graph.value_info[:]
+    for value in list_inputs(made):
+        if value.name not in declared:
+            continue
+        dimensions, tensor = declared[value.name], value.type.tensor_type
+        tensor.ClearField("shape")
+        if dimensions is None:
+            continue
+        tensor.shape.SetInParent()
+        for dimension in dimensions:
+            dim = tensor.shape.dim.add()
+            if isinstance(dimension, int):
+                dim.dim_value = dimension
+            elif dimension:
+                dim.dim_param = dimension
+    return made
