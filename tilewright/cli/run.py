@@ -50,7 +50,9 @@ def run(
                 f"--output is given at most once for each output, but this executable has "
                 f"{counted(len(executable.outputs), 'output')} and --output was given {counted(len(outputs), 'time')}"
             )
-        results = executable(*_read(inputs or [], executable.inputs))
+        paths = inputs or []
+        free = executable.free_inputs
+        results = executable(*_read(paths, free if len(paths) == len(free) else executable.inputs))
     for path, result in zip(outputs, results, strict=False):
         _write(path, result)
     rows = [
@@ -85,7 +87,9 @@ def _read(paths: Sequence[Path], specs: Sequence[TensorSpec]) -> list[Array]:
             raise TilewrightError(
                 f"an input is a .npy file of numbers, as numpy.save writes it, but {path} is not: {error}"
             ) from error
-        if array.shape != tuple(spec.shape):
+        if len(array.shape) != len(spec.shape) or any(
+            wanted not in (-1, extent) for wanted, extent in zip(spec.shape, array.shape, strict=True)
+        ):
             raise ShapeError(
                 f"the input {spec.name!r} has the shape {tuple(spec.shape)}, but {path} holds {array.shape}"
             )

@@ -29,6 +29,7 @@ __all__ = [
     "OnnxRuntimePeer",
     "OpenVinoPeer",
     "TorchPeer",
+    "bucket_model",
     "executable",
     "onnxruntime",
     "openvino",
@@ -56,6 +57,29 @@ def reference_model(out: Path) -> Path | None:
     if _MORE_WEIGHTS in manifest["sha256"]:
         find_listed(out, manifest, _MORE_WEIGHTS)
     return find_listed(out, manifest, name)
+
+
+def bucket_model(out: Path, bucket: int, folder: Path) -> Path | None:
+    """The model file of an executable, with the fixed shapes of one of its buckets if it has several.
+
+    Args:
+        out: the executable's directory.
+        bucket: the number of the bucket.
+        folder: a directory for a model with other shapes.
+
+    Raises:
+        OutputError: there is no executable in ``out``, or it is damaged or was changed.
+    """
+    model, buckets = reference_model(out), read_manifest(out).get("buckets")
+    if model is None or not buckets or model.suffix != ".onnx":
+        return model
+    from tilewright.frontend.onnx.data import open_model, save_onnx
+    from tilewright.frontend.onnx.shapes import set_shapes
+
+    made = open_model(model)
+    set_shapes(made, {entry["name"]: tuple(entry["shape"]) for entry in buckets[bucket]["inputs"]})
+    save_onnx(made, folder / f"bucket{bucket}.onnx", f"bucket{bucket}.bin")
+    return folder / f"bucket{bucket}.onnx"
 
 
 def executable(out: str, bucket: int = 0) -> Runnable:
