@@ -182,7 +182,10 @@ def test_a_model_that_an_earlier_manifest_does_not_list_is_not_trusted(out: Path
     [
         # Executables of format 1 had no plans.
         (1, f"reads executables of format {FORMAT} and {FORMAT_WITH_BUCKETS}, but .* has '1'; tune again"),
-        (FORMAT_WITH_BUCKETS + 1, f", but .* has '{FORMAT_WITH_BUCKETS + 1}'; install a newer Tilewright, or tune again"),
+        (
+            FORMAT_WITH_BUCKETS + 1,
+            f", but .* has '{FORMAT_WITH_BUCKETS + 1}'; install a newer Tilewright, or tune again",
+        ),
         ("two", "has 'two'; tune again"),
     ],
 )

@@ -58,8 +58,6 @@ JsonOption: TypeAlias = Annotated[
 ]
 
 
-
-
 def check_target(text: str) -> None:
     """Refuse a text without the form of a target, before the compiler is imported, which checks the rest.
 

@@ -217,6 +217,10 @@ def summary(report: TuneReport, out: Path, told: Sequence[str] = ()) -> str:
             f"estimated latency: {milliseconds(report.before_seconds)} before, "
             f"{milliseconds(report.after_seconds)} after"
         )
+    lines += [
+        f"with {bucket.shapes}: {milliseconds(bucket.estimated_seconds)} estimated, {counted(bucket.tasks, 'task')}"
+        for bucket in report.buckets
+    ]
     lines += _summary_of_tasks(report)
     contest, race = report.in_place, report.final_race
     if contest is not None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-
 from tilewright.compiling.files import merge_weights, seal_manifest, write_bucket_files, write_files
 from tilewright.compiling.kernels import Kernels, Library, compile_machine
 from tilewright.errors import OutputError
@@ -167,6 +166,7 @@ def build_machine(
         CompilerError: compiling or linking failed.
         OutputError: ``out`` cannot be written.
     """
+
     def fill(part: Path, library: Library) -> None:
         write_files(part, network, target, weights, None, extra)
 

@@ -20,8 +20,8 @@ from tilewright.executable.manifest import (
     TensorJson,
     seal,
 )
-from tilewright.executable.plan import Plan, PlanJson
 from tilewright.executable.plan import WEIGHTS as REGION
+from tilewright.executable.plan import Plan, PlanJson
 from tilewright.executable.runtime.features import find_needed_features
 from tilewright.executable.segment import SegmentJson, data_name, file_name
 from tilewright.frontend.network import Network

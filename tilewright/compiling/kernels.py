@@ -64,9 +64,7 @@ class Kernels:
 
     def __init__(self, extraction: Extracted, folder: Path) -> None:
         self._extraction, self._folder = extraction, folder
-        self._keys = [
-            {name: use.task.key for use in part.uses for name in use.functions} for part in extraction.parts
-        ]
+        self._keys = [{name: use.task.key for use in part.uses for name in use.functions} for part in extraction.parts]
         self._objects: dict[str, Path] = {}
 
     def symbols(self, functions: Mapping[str, tirx.PrimFunc], bucket: int = 0) -> dict[str, str]:

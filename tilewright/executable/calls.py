@@ -79,8 +79,7 @@ class PreparedCalls:
         self._library, self._plan, self._segments = library, plan, segments
         self._memory, arena = memory, memory.arena.ctypes.data
         self._addresses = [
-            arena + t.place if t.region == ARENA else memory.weight_address(t.place)
-            for t in plan.tensors
+            arena + t.place if t.region == ARENA else memory.weight_address(t.place) for t in plan.tensors
         ]
         self._keep: list[object] = []  # what the calls point at must live as long as this object
         tensors = self._make_tensors()
@@ -157,8 +156,6 @@ class PreparedCalls:
             raise KeyError("inputs and outputs are in the arena")
         memory = self._memory.arena[tensor.place : tensor.place + tensor.bytes]
         return memory.view(np.dtype(tensor.dtype)).reshape(tensor.shape)
-
-
 
 
 def _strides(shape: tuple[int, ...]) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -134,8 +133,6 @@ class Executable:
             KeyError, AttributeError: there is no such kernel or function.
         """
         return self.program.contest(self._to_arrays(arrays), variants, seconds, least, most)
-
-
 
     @property
     def buckets(self) -> tuple[OneBucket, ...]:

@@ -73,7 +73,10 @@ def load_program(folder: Path, manifest: Manifest, weights: Path, fresh: Path, t
             routes = entry.routes if entry.segments else None
             program = PlanProgram(loaded, memory, entry.plan, threads, (), segments, routes)
             made.append(_make_bucket(bucket, program))
-        whole = WholeModel(folder, manifest, make_specs(manifest["inputs"]), threads) if "otherwise" in manifest else None
+        whole = None
+        # Users who only run an executable may remove the model.
+        if "otherwise" in manifest and manifest.get("model") and (folder / str(manifest["model"])).is_file():
+            whole = WholeModel(folder, manifest, make_specs(manifest["inputs"]), threads)
         return BucketsProgram(made, whole)
     if manifest["plan"]:
         entry = _read_plan(manifest, range(len(manifest.get("segments", []))), manifest, arrays)

@@ -81,8 +81,6 @@ class Program(Protocol):
         ...
 
 
-
-
 class PlanProgram:
     """A network as a plan. Needs neither TVM nor a compiler, and allocates nothing while it runs.
 

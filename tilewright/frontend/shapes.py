@@ -16,7 +16,7 @@ from tilewright.errors import ShapeError
 if TYPE_CHECKING:
     from tilewright.tensor import Array
 
-__all__ = ["Declared", "Dimension", "Shapes", "ShapeRequest", "bind_shapes", "describe_dimensions", "make_request"]
+__all__ = ["Declared", "Dimension", "ShapeRequest", "Shapes", "bind_shapes", "describe_dimensions", "make_request"]
 
 #: A dimension as a model declares it: its extent; or the name of an open one, empty if it has none.
 Dimension: TypeAlias = "int | str"
@@ -34,8 +34,8 @@ class ShapeRequest:
     """What a user says about the inputs of a model.
 
     Attributes:
-        choices: pairs of a name and, for each dimension, its extents. The name is that of an input, whose shapes are all
-            combinations; or that of an open dimension, which has all of these extents.
+        choices: pairs of a name and, for each dimension, its extents. The name is that of an input, which has all
+            combinations as shapes; or that of an open dimension, which has all of these extents.
         whole: the shapes of all inputs, each a bucket. The name of an input may be empty if the model has a single one.
         values: the values of inputs that become constants, by name.
         shares: the share of the tuning that each bucket gets; empty: equal ones.
@@ -118,9 +118,7 @@ def _list_names(declared: Declared) -> list[str]:
 def _unknown(name: str, declared: Declared) -> ShapeError:
     names = _list_names(declared)
     more = f"; its open dimensions are: {', '.join(names)}" if names else ""
-    return ShapeError(
-        f"--shape names an input of the model, but {name!r} is none; it has: {', '.join(declared)}{more}"
-    )
+    return ShapeError(f"--shape names an input of the model, but {name!r} is none; it has: {', '.join(declared)}{more}")
 
 
 def _name_input(shapes: Shapes, declared: Declared, fixed: Mapping[str, object]) -> dict[str, tuple[int, ...]]:

@@ -100,7 +100,7 @@ def combine(parts: Sequence[Extraction], shares: Sequence[float]) -> Extraction 
     for part in parts:
         if part.plan is None:
             raise UnsupportedOperatorError(
-                f"an executable with several buckets is made of kernels of its own, but {part.network.name} needs TVM's "
+                f"an executable with several buckets has kernels of its own, but {part.network.name} needs TVM's "
                 f"virtual machine with {describe_bucket(part.network)}; tune one shape at a time"
             )
     return Buckets(tuple(parts), tuple(shares))

@@ -125,7 +125,10 @@ def _isolate(
 def _signature(single: onnx.ModelProto) -> bytes:
     """The same bytes for nodes that differ in names and in the values of large weights only."""
     made = copy_without_weights(single)
-    names = {name: f"n{i}" for i, name in enumerate(dict.fromkeys([*single.graph.node[0].input, *single.graph.node[0].output]))}
+    names = {
+        name: f"n{i}"
+        for i, name in enumerate(dict.fromkeys([*single.graph.node[0].input, *single.graph.node[0].output]))
+    }
     node = made.graph.node[0]
     node.name = ""
     node.input[:] = [names[name] if name else "" for name in node.input]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
 from dataclasses import dataclass
 
 from tilewright.errors import ShapeError
@@ -58,9 +57,7 @@ def read_buckets(model: object, request: ShapeRequest) -> ReadBuckets:
     return ReadBuckets(networks, request.shares or None, samples)
 
 
-def assign_samples(
-    samples: Sequence[Mapping[str, Array]], networks: Sequence[Network]
-) -> dict[int, list[list[Array]]]:
+def assign_samples(samples: Sequence[Mapping[str, Array]], networks: Sequence[Network]) -> dict[int, list[list[Array]]]:
     """By the number of a bucket, its samples: an array for each input, of its dtype.
 
     Args:

@@ -171,7 +171,9 @@ def plan_budget(budget: Budget, facts: Facts) -> BudgetPlan:
     runtime = PlannedStep(0.0, why_not if facts.races_runtime else "ONNX Runtime does not run the model")
     if compares and facts.races_runtime:
         least = facts.buckets * race_seconds(facts.run_seconds)[0] if finite else math.inf
-        runtime = PlannedStep(facts.buckets * _SEGMENTING + least, "three turns of both, and the writing of an executable for it")
+        runtime = PlannedStep(
+            facts.buckets * _SEGMENTING + least, "three turns of both, and the writing of an executable for it"
+        )
     in_place = PlannedStep(0.0, why_not if facts.places else "schedules cannot be timed inside this network")
     if compares and facts.places:
         in_place = PlannedStep(in_place_seconds(budget), _why_share(budget, _IN_PLACE))

@@ -104,9 +104,7 @@ def _average(found: Sequence[_Raced], shares: Sequence[float]) -> _Raced:
     )
 
 
-def _race_buckets(
-    one: Path, other: Path, threads: int, until: float, shares: Sequence[float]
-) -> list[_Raced] | None:
+def _race_buckets(one: Path, other: Path, threads: int, until: float, shares: Sequence[float]) -> list[_Raced] | None:
     """The races in all buckets for which there is time; None if one of them fails."""
     found: list[_Raced] = []
     for bucket in range(len(shares)):
@@ -122,9 +120,7 @@ def _race_buckets(
 
 def _race_two(one: Path, other: Path, threads: int, until: float, bucket: int) -> _Raced | None:
     try:
-        entrants = [
-            Entrant(str(path), peers.executable, (str(path.absolute()), bucket)) for path in (one, other)
-        ]
+        entrants = [Entrant(str(path), peers.executable, (str(path.absolute()), bucket)) for path in (one, other)]
         ours, theirs = race(entrants, _LEAST_TURNS, _TURN_SECONDS, threads, more=partial(goes_on, until))
     except (MeasureError, OutputError):
         return None

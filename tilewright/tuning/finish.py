@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-from tilewright.verify.kernels_check import KernelCheck
 from tilewright.errors import CheckError, CompilerError, TilewrightError
 from tilewright.tuning.final_race import compare_executables, compare_runtime
 from tilewright.tuning.in_place import Contest, contest
@@ -17,6 +16,7 @@ from tilewright.tuning.report import RaceReport, RuntimeRaceReport
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.selection import Selection, check_selection, select_best
 from tilewright.tuning.workshop import JudgedExecutable, Workshop
+from tilewright.verify.kernels_check import KernelCheck
 from tilewright.wording import counted
 
 __all__ = ["FinishTimes", "Finishing"]

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tilewright.errors import CheckError, TilewrightError
+from tilewright.graph.buckets import Extracted, combine
 from tilewright.graph.left_out import extract_all, leave_out
 from tilewright.graph.tasks import Extraction
-from tilewright.graph.buckets import Extracted, combine
 from tilewright.records.store import Store
 from tilewright.tuning.selection import select_recorded
 from tilewright.tuning.workshop import JudgedExecutable, Workshop

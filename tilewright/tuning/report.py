@@ -15,6 +15,7 @@ from tilewright.verify.verdict import Verdict
 __all__ = [
     "AlgorithmReport",
     "BorrowedReport",
+    "BucketReport",
     "CheckReport",
     "ClusterReport",
     "ContestReport",
@@ -183,6 +184,23 @@ class RuntimeRaceReport:
 
 
 @dataclass(frozen=True)
+class BucketReport:
+    """The network in one of several buckets.
+
+    Attributes:
+        shapes: of its inputs, for people.
+        weight: the share of the tuning that it got.
+        tasks: how many tasks it has.
+        estimated_seconds: the sum of its calls x best latency; None: a task has no latency.
+    """
+
+    shapes: str
+    weight: float
+    tasks: int
+    estimated_seconds: float | None
+
+
+@dataclass(frozen=True)
 class CheckReport:
     """The check of the incumbent: seconds that building and judging it took, and the verdict."""
 
@@ -249,6 +267,7 @@ class TuneReport(StartReport, NetworkReport):
     Attributes:
         published: which executable is in the output directory: "tuned", "incumbent", or an "earlier" one.
         verdict: on the best executable.
+        buckets: of an executable with several; empty for one.
         budget_plan: the seconds of each step, as planned; see :class:`tilewright.tuning.budget_plan.BudgetPlan`.
     """
 
@@ -274,3 +293,4 @@ class TuneReport(StartReport, NetworkReport):
     in_place: ContestReport | None = None
     final_race: RaceReport | None = None
     runtime_race: RuntimeRaceReport | None = None
+    buckets: tuple[BucketReport, ...] = ()

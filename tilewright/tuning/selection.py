@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.verify.kernels_check import KernelCheck, check_kernels
 from tilewright.errors import SpaceError
 from tilewright.graph.buckets import Extracted
 from tilewright.ops.registry import make_space
 from tilewright.records.store import Store
 from tilewright.space.space import DesignSpace
 from tilewright.tuning.scheduler import NetworkTuner
+from tilewright.verify.kernels_check import KernelCheck, check_kernels
 
 if TYPE_CHECKING:
     from tvm.tirx import PrimFunc

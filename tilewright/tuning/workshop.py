@@ -112,7 +112,8 @@ class Workshop:
             buckets: the numbers of buckets.
         """
         parts = [
-            (other if bucket in buckets else one).extraction.parts[bucket] for bucket in range(len(one.extraction.parts))
+            (other if bucket in buckets else one).extraction.parts[bucket]
+            for bucket in range(len(one.extraction.parts))
         ]
         return self._build_other(combine(parts, one.extraction.shares), one.selection, "mixed")
 

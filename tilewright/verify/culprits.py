@@ -20,6 +20,8 @@ import numpy as np
 
 from tilewright.difference import compare_arrays
 from tilewright.errors import MeasureError
+from tilewright.executable.dispatch import BucketsProgram
+from tilewright.executable.program import PlanProgram, Program, Step
 from tilewright.graph.tasks import Extraction
 from tilewright.measure.isolated import IsolatedError, IsolatedProcess
 from tilewright.target import Target
@@ -32,7 +34,6 @@ from tilewright.verify.tolerance import compute_tolerance, measure_noise
 if TYPE_CHECKING:
     import tvm
 
-    from tilewright.executable.program import Program, Step
 
 __all__ = ["Culprits", "PlainSide", "SteppingSide", "find_culprits"]
 
@@ -129,9 +130,7 @@ class SteppingSide:
     """
 
     def __init__(self, directory: str, target: Target, keys: dict[str, str], programs: dict[str, str]) -> None:
-        from tilewright.executable.dispatch import BucketsProgram
         from tilewright.executable.executable import load_executable
-        from tilewright.executable.program import PlanProgram
 
         program = load_executable(directory).program
         if not isinstance(program, PlanProgram | BucketsProgram):

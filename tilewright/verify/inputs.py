@@ -132,7 +132,11 @@ def find_trials(
         problem = (
             f"no inputs were found for which a wrong result would show in output {which}: {_describe(kept, silent[0])}"
         )
-    notes = [reference.problem, "there was no time for more inputs" if search.cut_short else "", *search.refused_samples]
+    notes = [
+        reference.problem,
+        "there was no time for more inputs" if search.cut_short else "",
+        *search.refused_samples,
+    ]
     note = "; ".join(filter(None, notes))
     return Trials((*_fewest(kept), *added), reference.precision, problem, reference.dtypes, names, note)
 

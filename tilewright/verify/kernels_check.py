@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.verify.integer_arguments import find_integer_ranges
 from tilewright.difference import compare_arrays, scaled_tolerance
 from tilewright.errors import MeasureError
 from tilewright.graph.buckets import Extracted
@@ -24,6 +23,7 @@ from tilewright.measure.arguments import TOLERANCE, Parameter, parameters_of
 from tilewright.measure.isolated import IsolatedError, IsolatedProcess
 from tilewright.target import Target
 from tilewright.tensor import Array
+from tilewright.verify.integer_arguments import find_integer_ranges
 
 if TYPE_CHECKING:
     from tvm import tirx

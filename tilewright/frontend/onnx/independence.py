@@ -25,7 +25,7 @@ from tilewright.frontend.shapes import Declared, Shapes
 __all__ = ["find_paddings", "prove_independence"]
 
 #: Operators on small vectors of integers that are followed by value.
-_FOLLOWED = frozenset("Shape Gather Concat Unsqueeze Squeeze Cast Slice Identity Add Sub Mul Div".split())
+_FOLLOWED = frozenset(["Shape", "Gather", "Concat", "Unsqueeze", "Squeeze", "Cast", "Slice", "Identity", "Add", "Sub", "Mul", "Div"])
 
 
 def find_paddings(
@@ -89,7 +89,13 @@ def prove_independence(
     try:
         types = infer_types(_with_shapes(model, shapes)) if types is None else types
         known = _Proof(model, shapes, axes, types).run()
-    except (Unproven, LookupError, ValueError, TypeError, AttributeError):  # the latter: of operators that are not valid
+    except (
+        Unproven,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ):  # the latter: of operators that are not valid
         return None
     outputs: dict[str, int] = {}
     for value in model.graph.output:

@@ -60,14 +60,12 @@ def _calculate(node: Node) -> list[Tensor]:
     return [Tensor(() if scalar else (count,), None, made)]
 
 
-
-
 def _first_input(node: Node) -> list[Tensor]:
     """An operator whose other inputs are parameters of all elements alike, such as the bounds of Clip."""
     node.need_free(*range(1, len(node.inputs)))
     for place in range(1, len(node.inputs)):
         tensor = node.inputs[place]
-        need(tensor is None or tensor.shape is not None and all(extent == 1 for extent in tensor.shape))
+        need(tensor is None or (tensor.shape is not None and all(extent == 1 for extent in tensor.shape)))
     return [along(*node.watched())]
 
 
@@ -128,8 +126,6 @@ def _resize(node: Node) -> list[Tensor]:
     return [inferred(node, axis)]
 
 
-
-
 def _rows(node: Node) -> list[Tensor]:
     """Softmax and norms: everything from an axis on belongs together; of a newer softmax, one axis only."""
     shape, axis = node.watched()
@@ -143,7 +139,7 @@ def _rows(node: Node) -> list[Tensor]:
     need(not any(node.proto.output[1:]))
     for place in range(1, len(node.inputs)):  # scale and bias are those of the axes that belong together
         weight = node.inputs[place]
-        need(weight is None or weight.shape is not None and len(weight.shape) <= len(shape) - axis - 1)
+        need(weight is None or (weight.shape is not None and len(weight.shape) <= len(shape) - axis - 1))
     return [along(shape, axis)]
 
 
@@ -204,7 +200,7 @@ def _gemm(node: Node) -> list[Tensor]:
     need(len(shape) == 2 and axis == node.integer("transA", 0))
     node.need_free(1, 2)
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    need(bias is None or bias.shape is not None and (len(bias.shape) < 2 or bias.shape[0] == 1))
+    need(bias is None or (bias.shape is not None and (len(bias.shape) < 2 or bias.shape[0] == 1)))
     weight = node.data(1).shape or ()
     return [along((None, weight[0 if node.integer("transB", 0) else 1]), 0)]
 
@@ -241,43 +237,37 @@ def _recurrent(node: Node) -> list[Tensor]:
         need(tensor is None or tensor.axis == axis)
     axes = (2, 1, 1)
     return [
-        inferred(node, axes[output], output) if name else Tensor(None)
-        for output, name in enumerate(node.proto.output)
+        inferred(node, axes[output], output) if name else Tensor(None) for output, name in enumerate(node.proto.output)
     ]
 
 
 #: The rules by operator.
 RULES: dict[str, Rule] = {
     **dict.fromkeys(
-        "Abs Acos Acosh Asin Asinh Atan Atanh Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid HardSwish IsInf "
-        "IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Tan "
-        "Tanh ThresholdedRelu And Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Or PRelu Pow Sum "
-        "Where Xor BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor".split(),
+        ["Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Celu", "Cos", "Cosh", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Tan", "Tanh", "ThresholdedRelu", "And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Or", "PRelu", "Pow", "Sum", "Where", "Xor", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor"],
         _element,
     ),
-    **dict.fromkeys("Add Sub Mul Div".split(), _calculate),
+    **dict.fromkeys(["Add", "Sub", "Mul", "Div"], _calculate),
     **dict.fromkeys(("Identity",), _identity),
     "Cast": _cast,
     "Clip": _first_input,
-    **dict.fromkeys("Resize Upsample".split(), _resize),
+    **dict.fromkeys(["Resize", "Upsample"], _resize),
     "Dropout": _dropout,
     **dict.fromkeys(
-        "Conv ConvTranspose MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool LRN "
-        "InstanceNormalization GroupNormalization DepthToSpace SpaceToDepth".split(),
+        ["Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "LRN", "InstanceNormalization", "GroupNormalization", "DepthToSpace", "SpaceToDepth"],
         _examples,
     ),
     "BatchNormalization": _batch_norm,
-    **dict.fromkeys("Softmax LogSoftmax Hardmax LayerNormalization RMSNormalization".split(), _rows),
+    **dict.fromkeys(["Softmax", "LogSoftmax", "Hardmax", "LayerNormalization", "RMSNormalization"], _rows),
     **dict.fromkeys(
-        "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp "
-        "ReduceSumSquare".split(),
+        ["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"],
         _reduce,
     ),
-    **dict.fromkeys("ArgMax ArgMin".split(), _arg),
+    **dict.fromkeys(["ArgMax", "ArgMin"], _arg),
     "MatMul": _matmul,
     "Gemm": _gemm,
     "Einsum": _einsum,
-    **dict.fromkeys("LSTM GRU RNN".split(), _recurrent),
-    **dict.fromkeys("QuantizeLinear DequantizeLinear".split(), _quantize),
+    **dict.fromkeys(["LSTM", "GRU", "RNN"], _recurrent),
+    **dict.fromkeys(["QuantizeLinear", "DequantizeLinear"], _quantize),
     **SHAPE_RULES,
 }

@@ -231,8 +231,6 @@ def _top_k(node: Node) -> list[Tensor]:
     return [inferred(node, axis, output) for output in range(len(node.proto.output))]
 
 
-
-
 #: The rules by operator.
 SHAPE_RULES: dict[str, Rule] = {
     "Shape": _shape,

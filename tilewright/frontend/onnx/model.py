@@ -157,8 +157,6 @@ def _first_line(exc: BaseException) -> str:
     return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]
 
 
-
-
 def _fill_weights(model: onnx.ModelProto) -> set[str]:
     """Give random values to weights that the file only declares. Returns their names.
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["about_shapes", "check_taken", "make_acceptance", "refuse"]
 
 #: Words of ONNX Runtime's messages when shapes do not fit; those about indices mean the values that were made up.
-_SHAPES = re.compile(r"shape|dimension|broadcast|reshape|mismatch|\brank\b|\bsize|incompatible|axis|axes", re.IGNORECASE)
+_SHAPES = re.compile(
+    r"shape|dimension|broadcast|reshape|mismatch|\brank\b|\bsize|incompatible|axis|axes", re.IGNORECASE
+)
 _VALUES = re.compile(r"out of data bounds|indices element|index out of|out of range", re.IGNORECASE)
 #: Where ONNX Runtime's messages say which source file of its own they come from.
 _PLACE = re.compile(r"^.*(?:Status Message: |\) )(?:\S+\.(?:cc|h):\d+ \S+ (?:.*? was false\. ?)?)?")

@@ -14,7 +14,7 @@ from tilewright.errors import ShapeError
 from tilewright.fixed_input import FixedInput
 from tilewright.frontend.onnx.data import copy_without_weights
 from tilewright.frontend.onnx.values import COMPUTED
-from tilewright.frontend.shapes import Declared, Dimension, Shapes, ShapeRequest, bind_shapes, describe_dimensions
+from tilewright.frontend.shapes import Declared, Dimension, ShapeRequest, Shapes, bind_shapes, describe_dimensions
 from tilewright.tensor import TensorSpec
 
 __all__ = ["find_buckets", "fix_values", "list_inputs", "open_shapes", "read_declared", "set_shapes"]
