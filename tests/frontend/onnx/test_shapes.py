@@ -72,7 +72,7 @@ def test_an_input_of_unknown_rank(tmp_path: Path) -> None:
 def test_a_shape_that_the_model_cannot_take(tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx", "g (float[N,K] x) => (y) <int64[2] s = {-1, 6}> { y = Reshape(x, s) }")
     assert load(path, {"x": (2, 3)}).outputs[0].shape == (1, 6)
-    with pytest.raises(ShapeError, match=r"cannot take x=2,4: .*reshape"):
+    with pytest.raises(ShapeError, match=r"cannot take x=2,4: .*incompatible shapes"):
         load(path, {"x": (2, 4)})
 
 

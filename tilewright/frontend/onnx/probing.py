@@ -70,7 +70,7 @@ def refuse(shapes: Shapes, said: str) -> ShapeError:
     """The error for shapes that the model cannot take."""
     given = " ".join(f"{name}={','.join(map(str, shape))}" for name, shape in shapes.items())
     line = _PLACE.sub("", next(iter(said.strip().splitlines()), ""))[:300]
-    return ShapeError(f"an input has a shape that the model can take, but it cannot take {given}: {line}; give another")
+    return ShapeError(f"a shape is one that the model can take, but it cannot take {given}: {line}; give another")
 
 
 def _open(model: onnx.ModelProto, folder: Path) -> onnxruntime.InferenceSession | None:
