@@ -186,7 +186,8 @@ def raced(
     from tilewright.measure.peers import Entrant, race
     from tilewright.tvm_compat import wanted_threads
 
-    entrants = [Entrant(OURS, factories.executable, (str(out.absolute()), bucket))]
+    place = (str(out.absolute()), bucket) if bucket else (str(out.absolute()),)
+    entrants = [Entrant(OURS, factories.executable, place)]
     threads, cold = wanted_threads(), target == _COLD
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         if names:

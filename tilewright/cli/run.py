@@ -50,9 +50,7 @@ def run(
                 f"--output is given at most once for each output, but this executable has "
                 f"{counted(len(executable.outputs), 'output')} and --output was given {counted(len(outputs), 'time')}"
             )
-        paths = inputs or []
-        free = executable.free_inputs
-        results = executable(*_read(paths, free if len(paths) == len(free) else executable.inputs))
+        results = executable(*_read(inputs or [], executable.inputs))
     for path, result in zip(outputs, results, strict=False):
         _write(path, result)
     rows = [

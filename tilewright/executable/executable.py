@@ -142,11 +142,6 @@ class Executable:
             return tuple(OneBucket(self, bucket.inputs, bucket.outputs) for bucket in program.buckets)
         return (OneBucket(self, self._free, self.outputs),)
 
-    @property
-    def free_inputs(self) -> tuple[TensorSpec, ...]:
-        """The inputs without those of fixed values, which a call may leave out."""
-        return self._free
-
     def _to_arrays(self, arrays: Sequence[InputLike]) -> list[Array]:
         """The arrays of a call in the inputs' dtypes, without the inputs of fixed values, which a call may leave out."""
         if self._fixed and len(arrays) == len(self.inputs):
