@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper
 
-from tests.models import TARGET, normal, runs, save
+from tests.models import TARGET, Shape, normal, runs, save
 from tilewright.compiling.build import build
 from tilewright.errors import ShapeError
 from tilewright.executable.executable import Executable, load_executable
@@ -35,7 +35,7 @@ def open_conv(path: Path) -> Path:
         helper.make_node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["c"], ["y"]),
     ]
-    output = ["N", 16, 10, "W"]
+    output: Shape = ["N", 16, 10, "W"]
     return save(path, nodes, {"x": ["N", 8, 10, "W"]}, output, w=normal(16, 8, 3, 3), b=normal(16))
 
 
@@ -111,7 +111,7 @@ def test_equal_tasks_of_two_buckets_are_one(tmp_path: Path) -> None:
         helper.make_node("ReduceMean", ["c"], ["m"]),
         helper.make_node("Add", ["b", "m"], ["y"]),
     ]
-    inputs = {"a": [1, 8, 10, 10], "b": ["N"]}
+    inputs: dict[str, Shape] = {"a": [1, 8, 10, 10], "b": ["N"]}
     path = save(tmp_path / "m.onnx", nodes, inputs, [1, 1, 1, "N"], w=normal(16, 8, 3, 3))
     extraction = extract_buckets(load_buckets(path, [{"b": (5,)}, {"b": (7,)}]), TARGET)
     shared = set.intersection(*({use.task.key for use in part.uses} for part in extraction.parts))

@@ -40,8 +40,8 @@ SampleOption: TypeAlias = Annotated[
     typer.Option(
         "--sample",
         metavar="X.NPZ",
-        help="Inputs by name, whose shapes are taken, and on which outputs are judged besides. An .npy file for a model "
-        "with one input. May be given several times.",
+        help="Inputs by name, whose shapes are taken, and on which outputs are judged besides. An .npy file if a model "
+        "has one input. May be given several times.",
     ),
 ]
 FixOption: TypeAlias = Annotated[

@@ -143,7 +143,7 @@ class Executable:
         return (OneBucket(self, self._free, self.outputs),)
 
     def _to_arrays(self, arrays: Sequence[InputLike]) -> list[Array]:
-        """The arrays of a call in the inputs' dtypes, without the inputs of fixed values, which a call may leave out."""
+        """The arrays of a call in the inputs' dtypes, without those of fixed values, which a call may leave out."""
         if self._fixed and len(arrays) == len(self.inputs):
             arrays = take_out_fixed(arrays, self._fixed)
         if len(arrays) != len(self._free):

@@ -83,7 +83,7 @@ class TargetJson(TypedDict, total=False):
 
 
 class PaddingJson(TypedDict):
-    """How a smaller call is padded to a bucket: the axis of each padded input, and of each output that is cut, by name."""
+    """How a smaller call is padded to a bucket: the axes of padded inputs, and of outputs that are cut, by name."""
 
     inputs: dict[str, int]
     outputs: dict[str, int]
@@ -119,8 +119,8 @@ class Manifest(_Required, total=False):
 
     Attributes:
         format: the version of the directory's layout.
-        inputs, outputs: what a call takes and gives, in order, without the inputs of ``fixed``. With ``buckets`` an extent
-            is -1 if it is open.
+        inputs, outputs: what a call takes and gives, in order, without the inputs of ``fixed``. With ``buckets`` an
+            extent is -1 if it is open.
         plan: the calls of the kernels; None: the executable has ``buckets``, or runs on the virtual machine of Relax.
         sha256: the checksums of the files, by name.
         name: the network's name, for people.

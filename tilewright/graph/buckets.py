@@ -11,10 +11,26 @@ from tilewright.errors import UnsupportedOperatorError
 from tilewright.frontend.network import Network
 from tilewright.graph.convolution import Algorithm, Convolution
 from tilewright.graph.left_out import extract_all
-from tilewright.graph.tasks import Extraction, TaskUse
+from tilewright.graph.tasks import Extraction
 from tilewright.target import Target
+from tilewright.task import Task
 
-__all__ = ["Buckets", "Extracted", "combine", "describe_bucket", "extract_buckets"]
+__all__ = ["Buckets", "Extracted", "SharedUse", "combine", "describe_bucket", "extract_buckets"]
+
+
+@dataclass(frozen=True)
+class SharedUse:
+    """A task and its uses in all buckets, like a :class:`~tilewright.graph.tasks.TaskUse`.
+
+    Attributes:
+        task: the task.
+        weight: the number of calls in each bucket, multiplied by the bucket's factor and summed up.
+        functions: names of the fused functions that are this task in some bucket.
+    """
+
+    task: Task
+    weight: float
+    functions: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -67,7 +83,7 @@ class Buckets:
         return tuple(share / total * mean / flop for share, flop in zip(self.shares, flops, strict=True))
 
     @cached_property
-    def uses(self) -> tuple[TaskUse, ...]:
+    def uses(self) -> tuple[SharedUse, ...]:
         """The tasks of all buckets, each once, the heaviest first; their weights are multiplied by ``factors``."""
         weights: dict[str, float] = {}
         functions: dict[str, dict[str, None]] = {}
@@ -77,7 +93,7 @@ class Buckets:
                 key = use.task.key
                 weights[key] = weights.get(key, 0.0) + factor * use.weight
                 functions.setdefault(key, {}).update(dict.fromkeys(use.functions))
-        made = [TaskUse(tasks[key], weight, tuple(functions[key])) for key, weight in weights.items()]
+        made = [SharedUse(tasks[key], weight, tuple(functions[key])) for key, weight in weights.items()]
         return tuple(sorted(made, key=lambda use: (-use.task.flop * use.weight, use.task.key)))
 
     def with_algorithms(self, algorithms: Mapping[Convolution, Algorithm]) -> Buckets:

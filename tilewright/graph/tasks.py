@@ -36,12 +36,12 @@ class TaskUse:
 
     Attributes:
         task: the task.
-        weight: number of calls in the network; in several buckets, as ``buckets.Buckets.uses`` has it.
+        weight: number of calls in the network.
         functions: names of the fused functions that are this task.
     """
 
     task: Task
-    weight: float
+    weight: int
     functions: tuple[str, ...]
 
 

@@ -47,7 +47,7 @@ def read_buckets(model: object, request: ShapeRequest) -> ReadBuckets:
         ShapeError: the shares or the samples do not fit the buckets.
         TilewrightError: as ``load_buckets`` does.
     """
-    networks = load_buckets(model, request)  # type: ignore[arg-type]
+    networks = load_buckets(model, request)
     if request.shares and len(request.shares) != len(networks):
         raise ShapeError(
             f"--weight has a number for each bucket, but {counted(len(request.shares), 'number')} "

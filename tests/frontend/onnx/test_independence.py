@@ -7,6 +7,7 @@ import pytest
 from onnx import parser
 
 from tilewright.frontend.onnx.independence import find_paddings, prove_independence
+from tilewright.frontend.shapes import Declared
 
 
 def read(text: str) -> onnx.ModelProto:
@@ -89,7 +90,7 @@ def test_an_output_without_examples_stays_whole() -> None:
 
 def test_axes_of_one_name_are_padded_together() -> None:
     made = read("g (float[N,6] u, float[6,N] v) => (y) { t = Transpose(v) y = Add(u, t) }")
-    declared = {"u": ("N", 6), "v": (6, "N")}
+    declared: Declared = {"u": ("N", 6), "v": (6, "N")}
     ((found,),) = find_paddings(made, declared, [{"u": (4, 6), "v": (6, 4)}])
     assert (found.inputs, found.outputs) == ({"u": 0, "v": 1}, {"y": 0})
 

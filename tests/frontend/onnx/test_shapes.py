@@ -41,7 +41,7 @@ def test_names_that_inputs_share_are_given_once(tmp_path: Path) -> None:
         """g (float[batch,length] ids, float[batch,length] mask, float[batch,length] kinds) => (y) {
             a = Add(ids, mask) y = Add(a, kinds) }""",
     )
-    with pytest.raises(ShapeError, match="--shape batch=1 --shape length=128$"):
+    with pytest.raises(ShapeError, match=r"--shape batch=1 --shape length=128$"):
         load(path)
     request = ShapeRequest((("batch", ((1,),)), ("length", ((32,), (64,)))))
     assert [network.inputs[2].shape for network in load_buckets(path, request)] == [(1, 32), (1, 64)]

@@ -1,8 +1,8 @@
 """Proves that a model computes each element along a dimension by itself, so that inputs may be padded along it.
 
 One dimension is *watched*. Each tensor of the graph either does not depend on the watched inputs, or has exactly one
-axis of the watched extent, along which its element ``i`` depends on the elements ``i`` of the watched inputs alone; or
-it is a shape that was computed from such tensors. :mod:`tilewright.frontend.onnx.independence_rules` has a rule for each
+axis of the watched extent, along which element ``i`` depends on the elements ``i`` of the watched inputs alone; or
+it is a shape that was computed from such tensors. ``independence_rules`` has a rule for each
 operator, which holds whatever the extent is. An operator without a rule, or one whose rule does not apply, ends the
 proof: nothing is padded then.
 
@@ -25,7 +25,9 @@ from tilewright.frontend.shapes import Declared, Shapes
 __all__ = ["find_paddings", "prove_independence"]
 
 #: Operators on small vectors of integers that are followed by value.
-_FOLLOWED = frozenset(["Shape", "Gather", "Concat", "Unsqueeze", "Squeeze", "Cast", "Slice", "Identity", "Add", "Sub", "Mul", "Div"])
+_FOLLOWED = frozenset(
+    ["Shape", "Gather", "Concat", "Unsqueeze", "Squeeze", "Cast", "Slice", "Identity", "Add", "Sub", "Mul", "Div"]
+)
 
 
 def find_paddings(

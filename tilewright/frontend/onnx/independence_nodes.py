@@ -132,6 +132,7 @@ Rule: TypeAlias = Callable[[Node], list[Tensor]]
 
 
 def need(condition: bool) -> None:
+    """Raise ``Unproven`` unless the condition holds."""
     if not condition:
         raise Unproven
 
@@ -158,6 +159,7 @@ def _put(shape: Sequence[int] | None, axis: int) -> Tensor:
 
 
 def inferred(node: Node, axis: int, output: int = 0) -> Tensor:
+    """An output of a node of its inferred shape, with the watched dimension at ``axis``."""
     return _put(node.shape_of(node.proto.output[output]), axis)
 
 
@@ -191,6 +193,7 @@ def without(shape: Sequence[Extent], axis: int, axes: Sequence[int], keep: bool)
 
 
 def multiply(extents: Sequence[Extent]) -> int:
+    """The product of extents, none of which is the watched one."""
     need(all(extent is not None and extent >= 0 for extent in extents))
     return math.prod(extent or 0 for extent in extents)
 
