@@ -71,14 +71,22 @@ def bucket_model(out: Path, bucket: int, folder: Path) -> Path | None:
         OutputError: there is no executable in ``out``, or it is damaged or was changed.
     """
     model, buckets = reference_model(out), read_manifest(out).get("buckets")
-    if model is None or not buckets or model.suffix != ".onnx":
+    if model is None or not buckets:
         return model
     from tilewright.frontend.onnx.data import open_model, save_onnx
     from tilewright.frontend.onnx.shapes import set_shapes
 
-    made = open_model(model)
-    set_shapes(made, {entry["name"]: tuple(entry["shape"]) for entry in buckets[bucket]["inputs"]})
-    save_onnx(made, folder / f"bucket{bucket}.onnx", f"bucket{bucket}.bin")
+    shapes = {entry["name"]: tuple(entry["shape"]) for entry in buckets[bucket]["inputs"]}
+    if _is_program(str(model)):
+        from tilewright.frontend.torch.model import read_program, write_program
+        from tilewright.frontend.torch.shapes import bind_program
+
+        made = folder / f"bucket{bucket}.pt2"
+        write_program(bind_program(read_program(model), shapes), made)
+        return made
+    bound = open_model(model)
+    set_shapes(bound, shapes)
+    save_onnx(bound, folder / f"bucket{bucket}.onnx", f"bucket{bucket}.bin")
     return folder / f"bucket{bucket}.onnx"
 
 

@@ -246,7 +246,10 @@ def _keep_model(network: Network, folder: Path) -> str | None:
 
 
 def _keep_open_model(network: Network, folder: Path) -> str | None:
-    """The same with the dimensions of an ONNX model open that its file leaves open."""
+    """The same with the dimensions open that the model leaves open."""
+    if network.signature.program is not None:
+        write_program(network.signature.program, folder / f"model{SUFFIX}")
+        return f"model{SUFFIX}"
     if network.onnx is None:
         return _keep_model(network, folder)
     from tilewright.frontend.onnx.shapes import open_shapes

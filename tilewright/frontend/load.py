@@ -18,10 +18,11 @@ from tilewright.errors import (
     UnsupportedOperatorError,
 )
 from tilewright.frontend.file_kinds import check_kind, is_program
-from tilewright.frontend.network import Network
+from tilewright.frontend.network import Network, Signature
 from tilewright.frontend.onnx.partition import divide
 from tilewright.frontend.onnx.reading import OnnxReading
 from tilewright.frontend.onnx.values import describe_end
+from tilewright.frontend.proposals import find_buckets
 from tilewright.frontend.shapes import ShapeRequest, Shapes, make_request
 from tilewright.frontend.torch.model import read_program
 from tilewright.measure.memory import memory_error
@@ -63,7 +64,7 @@ def load_buckets(
             - an ONNX file that another process is reading already (``OnnxReading``);
             - a Relax ``IRModule`` whose function ``main`` has fixed shapes;
             - a ``torch.export.ExportedProgram``.
-        shapes: the shapes of ONNX inputs with symbolic dimensions, by name; of a sequence, each entry is a bucket.
+        shapes: the shapes of inputs with open dimensions, by name; of a sequence, each entry is a bucket.
 
     Raises:
         ModelFormatError: there is no such file, or it is no model.
@@ -82,9 +83,7 @@ def load_buckets(
         if not is_program(path):
             with OnnxReading(path, dataclasses.replace(request, samples=())) as reading:
                 return _from_onnx(reading)
-        if request:
-            raise ShapeError(f"--shape is for ONNX files, but {path} is a PyTorch program; export it with fixed shapes")
-        return (_from_torch(read_program(path), printable(path.stem)),)
+        return _from_program(read_program(path), printable(path.stem), request)
     if isinstance(model, OnnxReading):
         return _from_onnx(model)
     import tvm
@@ -92,7 +91,7 @@ def load_buckets(
     if isinstance(model, tvm.ir.IRModule):
         return (_from_relax(model, "relax"),)
     if type(model).__name__ == "ExportedProgram":
-        return (_from_torch(model, "torch"),)
+        return _from_program(model, "torch", request)
     raise ModelFormatError(
         f"a model is an ONNX file, a Relax module or a PyTorch ExportedProgram, but this is a {type(model).__name__}"
     )
@@ -142,6 +141,37 @@ def read_model(name: str, model: onnx.ModelProto, folded: onnx.ModelProto, forei
     types = partition.types
     outputs = tuple(describe_end(value.name, types.get(value.name, value.type)) for value in folded.graph.output)
     return dataclasses.replace(network, inputs=inputs, outputs=outputs, onnx=model, partition=partition, folded=folded)
+
+
+def _from_program(program: ExportedProgram, name: str, request: ShapeRequest) -> tuple[Network, ...]:
+    """The networks of a PyTorch program, whose dimensions may be symbolic."""
+    from tilewright.frontend.torch.shapes import bind_program, is_symbolic, read_dimensions
+
+    if request.values:
+        raise ShapeError("--fix is for ONNX files, but this is a PyTorch program; export it with that value")
+    if not is_symbolic(program):
+        if request:
+            raise ShapeError(
+                f"--shape is for models with open dimensions, but {name} is a PyTorch program with fixed shapes; leave "
+                "--shape out, or export it with torch.export.Dim"
+            )
+        return (_from_torch(program, name),)
+    declared = read_dimensions(program)
+    buckets = find_buckets(declared, request, lambda shapes: _takes(program, shapes))
+    signature = Signature(declared, program=program)
+    return tuple(
+        dataclasses.replace(_from_torch(bind_program(program, shapes), name), signature=signature) for shapes in buckets
+    )
+
+
+def _takes(program: ExportedProgram, shapes: Shapes) -> bool:
+    from tilewright.frontend.torch.shapes import bind_program
+
+    try:
+        bind_program(program, shapes)
+    except ShapeError:
+        return False
+    return True
 
 
 def _from_torch(program: ExportedProgram, name: str) -> Network:

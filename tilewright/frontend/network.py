@@ -43,11 +43,13 @@ class Signature:
         declared: the dimensions of inputs as the model declares them, open ones too.
         fixed: inputs that became constants.
         paddings: axes along which smaller inputs may be padded.
+        program: the PyTorch program with symbolic dimensions; None: it was read from something else, or has none.
     """
 
     declared: Declared = field(default_factory=dict)
     fixed: tuple[FixedInput, ...] = ()
     paddings: tuple[PaddedAxes, ...] = ()
+    program: ExportedProgram | None = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from tilewright.frontend.onnx.independence import find_paddings
 from tilewright.frontend.onnx.index import Index, number_name, write_index
 from tilewright.frontend.onnx.probing import about_shapes, check_taken, make_acceptance, refuse
 from tilewright.frontend.onnx.repair import repair
-from tilewright.frontend.onnx.shapes import find_buckets, fix_values, read_declared, set_shapes
+from tilewright.frontend.onnx.shapes import fix_values, read_declared, set_shapes
+from tilewright.frontend.proposals import find_buckets
 from tilewright.frontend.shapes import ShapeRequest, make_request
 from tilewright.measure.memory import memory_error
 from tilewright.scratch import check_space, explained
@@ -69,7 +70,7 @@ def prepare(
         fixed = tuple(fix_values(model, request.values))
         declared = read_declared(model)
         accepts = make_acceptance(model, folder) if optimised else lambda _: False
-        buckets = find_buckets(model, request, accepts)
+        buckets = find_buckets(declared, request, accepts)
         set_shapes(model, buckets[0])
         check_sizes(model)
         filled = _fill_weights(model)
