@@ -61,6 +61,7 @@ def test_calls_of_every_shape_are_right(built: tuple[Path, Path]) -> None:
     model, out = built
     executable = load_executable(out)
     assert executable.inputs[0].shape == (-1, 8, 10, -1)
+    assert executable.outputs[0].shape == (-1, 16, 10, -1)
     assert [bucket.inputs[0].shape for bucket in executable.buckets] == [shapes["x"] for shapes in SHAPES]
     for shapes in SHAPES:
         agrees(executable, model, *shapes["x"])

@@ -26,6 +26,7 @@ from tilewright.executable.runtime.features import find_needed_features
 from tilewright.executable.segment import SegmentJson, data_name, file_name
 from tilewright.frontend.network import Network
 from tilewright.frontend.onnx.data import save_onnx
+from tilewright.frontend.shapes import Declared
 from tilewright.frontend.torch.model import SUFFIX, write_program
 from tilewright.graph.buckets import Extracted
 from tilewright.graph.tasks import Extraction
@@ -138,8 +139,9 @@ def write_bucket_files(
             }
         )
         segments += own
-    inputs = _open_specs([part.network.inputs for part in extraction.parts], first)
-    outputs = _open_specs([part.network.outputs for part in extraction.parts], None)
+    declared, given = _find_declared(first)
+    inputs = _open_specs([part.network.inputs for part in extraction.parts], declared)
+    outputs = _open_specs([part.network.outputs for part in extraction.parts], given)
     manifest = {
         "format": FORMAT_WITH_BUCKETS,
         **_describe(first, extraction.target, inputs, outputs),
@@ -183,15 +185,23 @@ def _to_json(specs: Sequence[TensorSpec]) -> list[TensorJson]:
     return [{"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype} for spec in specs]
 
 
-def _open_specs(buckets: Sequence[Sequence[TensorSpec]], network: Network | None) -> list[TensorSpec]:
+def _find_declared(network: Network) -> tuple[Declared, Declared]:
+    """The dimensions of inputs and outputs, if calls of other shapes are handed on to an ONNX model."""
+    if network.onnx is None:
+        return {}, {}
+    from tilewright.frontend.onnx.shapes import read_declared_outputs
+
+    return network.signature.declared, read_declared_outputs(network.onnx)
+
+
+def _open_specs(buckets: Sequence[Sequence[TensorSpec]], declared: Declared) -> list[TensorSpec]:
     """Inputs or outputs of all buckets: an extent is open if buckets differ in it.
 
     Args:
         buckets: the inputs or outputs of each bucket.
-        network: one whose ONNX model runs calls of other shapes; what that leaves open is open, too. None: none does.
+        declared: what a model that runs calls of other shapes leaves open; that is open, too.
     """
     made = []
-    declared = {} if network is None or network.onnx is None else network.signature.declared
     for specs in zip(*buckets, strict=True):
         first = specs[0]
         shape = [e if all(s.shape[i : i + 1] == (e,) for s in specs) else -1 for i, e in enumerate(first.shape)]

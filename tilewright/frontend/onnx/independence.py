@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
+from onnx import helper
 
 from tilewright.frontend.network import PaddedAxes
 from tilewright.frontend.onnx.independence_nodes import Extent, Node, Tensor, Unproven, read_tensor
@@ -28,6 +29,8 @@ __all__ = ["find_paddings", "prove_independence"]
 _FOLLOWED = frozenset(
     ["Shape", "Gather", "Concat", "Unsqueeze", "Squeeze", "Cast", "Slice", "Identity", "Add", "Sub", "Mul", "Div"]
 )
+#: How often shapes are inferred again, with more constants.
+_MOST_INFERENCES = 4
 
 
 def find_paddings(
@@ -122,7 +125,8 @@ class _Proof:
     def __init__(
         self, model: onnx.ModelProto, shapes: Shapes, axes: Mapping[str, int], types: Mapping[str, onnx.TypeProto]
     ) -> None:
-        self._graph = model.graph
+        self._model, self._shapes, self._graph = model, shapes, model.graph
+        self._constants = self._inferences = 0
         self._opset = next((o.version for o in model.opset_import if o.domain in DOMAINS), 1)
         self._types = types
         self.known: dict[str, Tensor] = {}
@@ -189,7 +193,31 @@ class _Proof:
     def _shape_of(self, name: str) -> tuple[int, ...] | None:
         """The shape of a tensor with the given shapes of inputs; None if it is not known."""
         fixed = find_fixed(self._types.get(name))
+        constants = sum(map(_is_constant, self.known.values()))
+        if fixed is None and constants > self._constants and self._inferences < _MOST_INFERENCES:
+            self._constants, self._inferences = constants, self._inferences + 1
+            self._types = infer_types(self._fold())
+            fixed = find_fixed(self._types.get(name))
         return None if fixed is None else fixed.shape
+
+    def _fold(self) -> onnx.ModelProto:
+        """The model with the integers that were followed as constants, so that more shapes can be inferred."""
+        made = _with_shapes(self._model, self._shapes)
+        given = {t.name for t in made.graph.initializer} | {value.name for value in made.graph.input}
+        found = {name: t for name, t in self.known.items() if _is_constant(t) and name not in given}
+        nodes = [node for node in made.graph.node if not all(name in found for name in node.output)]
+        del made.graph.node[:]
+        made.graph.node.extend(nodes)
+        for name, tensor in found.items():
+            kind = self._types.get(name, onnx.TypeProto()).tensor_type.elem_type or onnx.TensorProto.INT64
+            dims = [extent or 0 for extent in tensor.shape or ()]
+            made.graph.initializer.append(helper.make_tensor(name, kind, dims, [e or 0 for e in tensor.extents or ()]))
+        return made
+
+
+def _is_constant(tensor: Tensor) -> bool:
+    """Whether a tensor holds integers that are known, and not watched."""
+    return tensor.extents is not None and None not in tensor.extents
 
 
 def _watch(shape: tuple[int, ...], axis: int | None) -> tuple[Extent, ...]:

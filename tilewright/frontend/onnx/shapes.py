@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
@@ -16,7 +16,7 @@ from tilewright.frontend.onnx.values import COMPUTED
 from tilewright.frontend.shapes import Declared, Dimension, Shapes, describe_dimensions
 from tilewright.tensor import TensorSpec
 
-__all__ = ["fix_values", "list_inputs", "open_shapes", "read_declared", "set_shapes"]
+__all__ = ["fix_values", "list_inputs", "open_shapes", "read_declared", "read_declared_outputs", "set_shapes"]
 
 #: Names that exporters give to dimensions that have none.
 _NAMELESS = ("?", "-1", "None", "unknown", "dynamic")
@@ -30,8 +30,17 @@ def list_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
 
 def read_declared(model: onnx.ModelProto) -> dict[str, tuple[Dimension, ...] | None]:
     """The dimensions of all inputs that are tensors. An extent that is not positive is open, like a name."""
+    return _read_dimensions(list_inputs(model))
+
+
+def read_declared_outputs(model: onnx.ModelProto) -> dict[str, tuple[Dimension, ...] | None]:
+    """The same of the outputs."""
+    return _read_dimensions(model.graph.output)
+
+
+def _read_dimensions(values: Iterable[onnx.ValueInfoProto]) -> dict[str, tuple[Dimension, ...] | None]:
     found: dict[str, tuple[Dimension, ...] | None] = {}
-    for value in list_inputs(model):
+    for value in values:
         if value.type.WhichOneof("value") != "tensor_type":
             continue
         tensor = value.type.tensor_type
