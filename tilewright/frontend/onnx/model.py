@@ -112,7 +112,10 @@ def _fold(
     weights = {tensor.name for tensor in model.graph.initializer}
     repair(model)
     _chain_sums(model)
+    known = weights | {name for graph in graphs(model) for node in graph.node for name in node.output}
+    known |= {tensor.name for tensor in model.graph.initializer}
     folded = _optimise(model, folder, number, shapes) if optimised else model
+    _rename_made(folded, known)
     _split_batch_norms(folded, folder)
     _drop_inputs(folded, weights)
     (folder / number_name(FOLDED, number)).write_bytes(serialize(folded))
@@ -347,3 +350,21 @@ def _ranks(model: onnx.ModelProto) -> dict[str, int]:
     graph = onnx.shape_inference.infer_shapes(copy_for_inference(model)).graph
     values = [*graph.value_info, *graph.input, *graph.output]
     return {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}
+
+
+def _rename_made(model: onnx.ModelProto, known: set[str]) -> None:
+    """Rename the constants that ONNX Runtime has made: it gives their names again if it optimises a segment.
+
+    Args:
+        model: an optimised model, which is changed.
+        known: the names of weights and results that it had before.
+    """
+    made = [tensor for tensor in model.graph.initializer if tensor.name not in known]
+    names = {tensor.name: f"tilewright_constant{number}" for number, tensor in enumerate(made)}
+    for tensor in made:
+        tensor.name = names[tensor.name]
+    for graph in graphs(model):
+        for node in graph.node:
+            node.input[:] = [names.get(name, name) for name in node.input]
+        for output in graph.output:
+            output.name = names.get(output.name, output.name)
