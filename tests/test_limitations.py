@@ -35,10 +35,6 @@ def dropout() -> onnx.ModelProto:
 CASES = {
     "open": one_node(helper.make_node("Relu", ["x"], ["y"]), ["batch", 3, 8, 8], "x"),
     "training": dropout(),
-    "recurrent": one_node(helper.make_node("LSTM", ["x", "w", "r"], ["y"], hidden_size=8), [1, 32, 8], "x", "w", "r"),
-    "of another domain": one_node(
-        helper.make_node("FusedConv", ["x", "w"], ["y"], domain="com.microsoft"), [3, 3, 3, 3], "x", "w"
-    ),
     "unknown": one_node(helper.make_node("MyOp", ["x"], ["y"], domain="mine"), [1, 8], "x"),
 }
 

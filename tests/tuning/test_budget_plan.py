@@ -37,6 +37,7 @@ def test_five_minutes_are_divided_whole() -> None:
         "in place",
         "checking",
         "race",
+        "runtime",
         "writing",
     ]
     assert plan.algorithms.seconds == pytest.approx(33.0)
@@ -47,11 +48,19 @@ def test_five_minutes_are_divided_whole() -> None:
     assert plan.after_rounds == pytest.approx(18.0 + 9.0 + plan.race.seconds + 12.5)
 
 
+def test_a_race_against_onnx_runtime_takes_its_seconds_from_the_rounds() -> None:
+    without = plan_budget(Budget(seconds=300.0), FACTS)
+    plan = plan_budget(Budget(seconds=300.0), replace(FACTS, races_runtime=True))
+    assert without.runtime.seconds == 0.0
+    assert 4.0 < plan.runtime.seconds < 10.0
+    assert plan.rounds.seconds == pytest.approx(without.rounds.seconds - plan.runtime.seconds)
+
+
 def test_a_plan_is_printed_with_its_reasons() -> None:
     lines = str(plan_budget(Budget(seconds=300.0), FACTS)).splitlines()
     assert lines[0] == "reading        4.0 s  spent: reading the network and cutting it into tasks"
     assert lines[5] == "in place      18.0 s  6 % of the budget"
-    assert len(lines) == 9
+    assert len(lines) == 10
     assert "rounds      no limit  what the other steps leave" in str(plan_budget(Budget(trials=100), FACTS))
 
 

@@ -14,7 +14,6 @@ from onnx import helper
 
 from tests.models import TARGET, conv_model, defaults, runs, save
 from tilewright.compiling.build import build, publish, replace_kernels
-from tilewright.verify.kernels_check import KernelCheck
 from tilewright.errors import CheckError, OutputError
 from tilewright.executable.executable import load_executable
 from tilewright.frontend.load import load
@@ -36,6 +35,7 @@ from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.selection import Selection
 from tilewright.tuning.workshop import JudgedExecutable, Workshop
 from tilewright.verify.checker import Checker
+from tilewright.verify.kernels_check import KernelCheck
 
 CONTEST = ContestReport(tasks=1, variants=2, seconds=1.0, rounds=5, exchanged=(), before_ms=2.0, after_ms=1.0)
 TIMES = FinishTimes(checking=5.0, placing=5.0)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from tests.models import TARGET, conv_model, defaults, runs
-from tilewright.verify.kernels_check import KernelCheck
 from tilewright.errors import SpaceError
 from tilewright.frontend.load import load
 from tilewright.graph.tasks import Extraction, extract
@@ -17,6 +16,7 @@ from tilewright.tuning.budget import Budget
 from tilewright.tuning.context import TuningContext
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.selection import Selection, check_selection, select_best
+from tilewright.verify.kernels_check import KernelCheck
 
 pytestmark = runs
 

@@ -12,12 +12,12 @@ import pytest
 import tvm
 
 from tests.models import TARGET, conv_model, defaults, runs
-from tilewright.verify.kernels_check import DISTRIBUTIONS, Distribution, KernelSide, check_kernels, find_difference
 from tilewright.frontend.load import load
 from tilewright.graph.tasks import Extraction, TaskUse, extract
 from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
 from tilewright.task import Task
+from tilewright.verify.kernels_check import DISTRIBUTIONS, Distribution, KernelSide, check_kernels, find_difference
 
 pytestmark = runs
 

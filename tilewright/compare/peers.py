@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from tilewright.errors import MeasureError
 from tilewright.executable.manifest import find_listed, read_manifest
 from tilewright.measure.peers import Runnable
-from tilewright.tensor import Array, TensorSpec
+from tilewright.tensor import TEXTS, Array, TensorSpec
 from tilewright.tvm_compat import wanted_threads
 
 if TYPE_CHECKING:
@@ -200,7 +200,9 @@ class OnnxRuntimePeer:
         return list(self._session.run(None, feed))
 
     def time(self, arrays: Sequence[Array], runs: int) -> list[float]:
-        """The seconds of each of ``runs`` runs on inputs that were bound before."""
+        """The seconds of each of ``runs`` runs on inputs that were bound before. Texts cannot be bound."""
+        if not all(spec.is_numeric for spec in self.inputs):
+            return [self._time_unbound(arrays) for _ in range(runs)]
         binding = self._session.io_binding()
         for spec, array in zip(self.inputs, arrays, strict=True):
             binding.bind_cpu_input(spec.name, array)
@@ -212,6 +214,11 @@ class OnnxRuntimePeer:
             self._session.run_with_iobinding(binding)
             seconds.append(time.perf_counter() - begin)
         return seconds
+
+    def _time_unbound(self, arrays: Sequence[Array]) -> float:
+        begin = time.perf_counter()
+        self(*arrays)
+        return time.perf_counter() - begin
 
 
 class OpenVinoPeer:
@@ -311,6 +318,7 @@ _DTYPES = {
     "tensor(int8)": "int8",
     "tensor(uint8)": "uint8",
     "tensor(bool)": "bool",
+    "tensor(string)": TEXTS,
 }
 
 #: The factories by the names that ``--against`` takes. Their arguments are the path of the model and the target's text.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tilewright.compiling.files import merge_weights, seal_manifest, write_bucket_files, write_files
 from tilewright.compiling.kernels import Kernels, Library, compile_machine
-from tilewright.errors import OutputError
+from tilewright.errors import OutputError, UnsupportedOperatorError
 from tilewright.executable.executable import Executable, load_executable
 from tilewright.executable.manifest import LIBRARY, NAME, read_manifest
 from tilewright.executable.replacing import replace_directory
@@ -135,12 +135,19 @@ def _same_file(source: Path, target: Path) -> None:
 def build_untuned(model: Path, target: Target, out: Path) -> Executable:
     """Write TVM's default build of a model, as a user of TVM gets it. Raises as :func:`build_machine` and ``load`` do.
 
+    A model of which a part would run in ONNX Runtime is refused with ``UnsupportedOperatorError``.
+
     Args:
         model: the file of an ONNX model.
         target: what it is compiled for.
         out: the executable's directory.
     """
     network = load(model)
+    if network.segments:
+        raise UnsupportedOperatorError(
+            "TVM builds a network whose operators it imports, but some of this model's run in ONNX Runtime: "
+            f"{network.segments[0].reasons[0]}"
+        )
     return build_machine(network, network.module, list(network.weights.values()), target, out, {"untuned": True})
 
 

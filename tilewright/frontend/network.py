@@ -62,10 +62,10 @@ class Network:
         inputs: what a caller gives, in order.
         outputs: what a caller gets, in order: first results of ``main``, unless a segment returns them.
         weights: the arrays for the further parameters of ``main``, by name, in the parameters' order.
+        folded: the ONNX model that was divided, prepared for the importer; None if it was read from something else.
         onnx: the ONNX model before folding, by which outputs are judged; None if it was read from something else.
         program: the PyTorch program, by which outputs are judged; None if it was read from something else.
         partition: how the ONNX model was divided; None if it was read from something else.
-        folded: the ONNX model that was divided, prepared for the importer; None if it was read from something else.
         signature: what is known of its inputs besides.
     """
 
@@ -74,10 +74,10 @@ class Network:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     weights: dict[str, NDArray[Any]]  # only the model knows the dtypes
+    folded: onnx.ModelProto | None = None
     onnx: onnx.ModelProto | None = None
     program: ExportedProgram | None = None
     partition: Partition | None = None
-    folded: onnx.ModelProto | None = None
     signature: Signature = field(default_factory=Signature)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import onnx
 from onnx import helper
@@ -12,12 +12,12 @@ from tilewright.errors import ShapeError, UnsupportedOperatorError
 from tilewright.frontend.load import read_model
 from tilewright.frontend.network import Network
 from tilewright.frontend.onnx.data import copy_without_weights
-from tilewright.frontend.onnx.partition import SEGMENT_DOMAIN, Partition
+from tilewright.frontend.onnx.partition import SEGMENT_DOMAIN
 from tilewright.frontend.onnx.values import read_names
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.target import Target
 
-__all__ = ["extract_all", "leave_out", "leave_out_all"]
+__all__ = ["extract_all", "find_failing", "leave_out", "leave_out_all"]
 
 
 def extract_all(network: Network, target: Target) -> Extraction:
@@ -44,10 +44,9 @@ def extract_all(network: Network, target: Target) -> Extraction:
         if network.partition is None:
             raise
         why = str(exc)
-    failing = dict(_find_failing(network.partition, target))
+    failing = find_failing(network, lambda part: _try_alone(part, target))
     if failing:
-        order = network.partition.order
-        divided = leave_out(network, {order[place]: reason for place, reason in failing.items()})
+        divided = leave_out(network, failing)
         try:
             extraction = extract(divided, target)
             if extraction.plan is not None:
@@ -81,25 +80,38 @@ def _divide_again(network: Network, reasons: Mapping[int, str]) -> Network:
     return dataclasses.replace(divided, signature=network.signature)
 
 
-def _find_failing(partition: Partition, target: Target) -> Iterator[tuple[int, str]]:
-    """The numbers of the nodes that cannot be cut alone, each with the reason."""
+def find_failing(network: Network, attempt: Callable[[Network], str]) -> dict[int, str]:
+    """The compiled operators of a network that fail alone, by the numbers of their nodes, with the reason.
+
+    Args:
+        network: a network that was read from an ONNX model.
+        attempt: tries a network of one operator; returns why it fails, or an empty text.
+    """
+    partition = network.partition
+    assert partition is not None
     model, types = partition.compiled, partition.types
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     tried: dict[bytes, str] = {}
-    for number, node in enumerate(model.graph.node):
+    found: dict[int, str] = {}
+    for place, node in enumerate(model.graph.node):
         if node.domain == SEGMENT_DOMAIN:
             continue
         single = _isolate(model, node, types, weights)
         key = _signature(single)
         if key not in tried:
-            tried[key] = ""
-            try:
-                if extract(read_model("part", single, single, {}), target).plan is None:
-                    tried[key] = "it cannot be compiled without a library of TVM's"
-            except (UnsupportedOperatorError, ShapeError) as exc:
-                tried[key] = f"it cannot be compiled ({exc})"
+            tried[key] = attempt(read_model("part", single, single, {}))
         if tried[key]:
-            yield number, tried[key]
+            found[partition.order[place]] = tried[key]
+    return found
+
+
+def _try_alone(part: Network, target: Target) -> str:
+    try:
+        if extract(part, target).plan is None:
+            return "it cannot be compiled without a library of TVM's"
+    except (UnsupportedOperatorError, ShapeError) as exc:
+        return f"it cannot be compiled ({exc})"
+    return ""
 
 
 def _isolate(

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tilewright.errors import ShapeError, TilewrightError, UnsupportedOperatorError
-from tilewright.executable.plan import Plan, make_plan
+from tilewright.executable.plan import Plan
+from tilewright.executable.planner import make_plan
 from tilewright.frontend.network import Network
 from tilewright.graph.alternatives import replace_groups, splice
 from tilewright.graph.chains import LONGEST_CHAIN, OPAQUE, cut_chains

@@ -79,7 +79,7 @@ class BudgetPlan:
         in_place: for timing the best schedules inside the network.
         checking: for comparing winners with their defaults on several kinds of data.
         race: for racing the tuned executable against the incumbent; 0: there is no race.
-        runtime_race: for racing the better one against ONNX Runtime on the whole model; 0: there is no race.
+        runtime: for racing the better one against ONNX Runtime on the whole model; 0: there is no race.
         writing: for compiling, writing and judging the tuned executable.
         after_race_seconds: the part of ``writing`` that comes after the race.
         most_algorithm_trials: the most measurements for choosing algorithms.
@@ -93,7 +93,7 @@ class BudgetPlan:
     in_place: PlannedStep
     checking: PlannedStep
     race: PlannedStep
-    runtime_race: PlannedStep
+    runtime: PlannedStep
     writing: PlannedStep
     after_race_seconds: float
     most_algorithm_trials: float
@@ -101,7 +101,7 @@ class BudgetPlan:
     @property
     def after_rounds(self) -> float:
         """Seconds that the steps after the rounds and the finalists take."""
-        steps = (self.in_place, self.checking, self.race, self.runtime_race, self.writing)
+        steps = (self.in_place, self.checking, self.race, self.runtime, self.writing)
         return sum(step.seconds for step in steps)
 
     def steps(self) -> Iterator[tuple[str, PlannedStep]]:
@@ -191,7 +191,7 @@ def plan_budget(budget: Budget, facts: Facts) -> BudgetPlan:
         in_place=in_place,
         checking=PlannedStep(checking, f"{_why_share(budget, _CHECKING)}, at most {_CHECKING_TASK:g} s a task"),
         race=race,
-        runtime_race=runtime,
+        runtime=runtime,
         writing=writing,
         after_race_seconds=publishing,
         most_algorithm_trials=math.inf if budget.trials is None else _ALGORITHMS * budget.trials,

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tilewright.errors import CheckError, TilewrightError
+from tilewright.compiling.kernels import Kernels
+from tilewright.errors import CheckError, CompilerError, TilewrightError
+from tilewright.frontend.network import Network
 from tilewright.graph.buckets import Extracted, combine
-from tilewright.graph.left_out import extract_all, leave_out
-from tilewright.graph.tasks import Extraction
+from tilewright.graph.left_out import extract_all, find_failing, leave_out, leave_out_all
+from tilewright.graph.tasks import Extraction, extract
+from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Store
 from tilewright.tuning.selection import select_recorded
 from tilewright.tuning.workshop import JudgedExecutable, Workshop
@@ -16,7 +19,7 @@ from tilewright.verify.checker import Checker
 from tilewright.verify.imported import find_wrong_nodes
 from tilewright.verify.inputs import Trials
 
-__all__ = ["Incumbent", "build_incumbent"]
+__all__ = ["Incumbent", "build_incumbent", "extract_compiled"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,29 @@ class Incumbent:
     notes: tuple[str, ...] = ()
 
 
+def extract_compiled(extraction: Extraction, aside: Path, why: str) -> Extraction:
+    """The network without the operators whose kernels cannot be compiled; without all, if none of them fails alone.
+
+    Args:
+        extraction: the network.
+        aside: a directory for files.
+        why: why the whole network cannot be compiled.
+    """
+    network, target = extraction.network, extraction.target
+
+    def attempt(part: Network) -> str:
+        try:
+            alone = extract(part, target)
+            functions = select_recorded(alone, MemoryStore()).functions
+            Kernels(alone, aside / "part-kernels").library(functions, aside / "part.so")
+        except TilewrightError as exc:
+            return f"it cannot be compiled ({exc})"
+        return ""
+
+    failing = find_failing(network, attempt)
+    return extract_all(leave_out(network, failing) if failing else leave_out_all(network, why), target)
+
+
 def build_incumbent(extraction: Extracted, checker: Checker, aside: Path, store: Store) -> Incumbent:
     """Build the executable of the best schedules on record, or default ones, and have it judged.
 
@@ -53,6 +79,13 @@ def build_incumbent(extraction: Extracted, checker: Checker, aside: Path, store:
     workshop = Workshop(extraction, checker, aside, "first")
     try:
         return Incumbent(extraction, workshop, workshop.build(select_recorded(extraction, store)))
+    except CompilerError as error:
+        if any(part.network.partition is None for part in extraction.parts):
+            raise
+        compiled = [extract_compiled(part, aside, str(error)) for part in extraction.parts]
+        divided = combine(compiled, extraction.shares)
+        workshop = Workshop(divided, checker, aside, "compiled")
+        return Incumbent(divided, workshop, workshop.build(select_recorded(divided, store)))
     except CheckError:
         parts = [_divide(part, checker.trials_of(bucket)) for bucket, part in enumerate(extraction.parts)]
         if all(new is old for new, old in zip(parts, extraction.parts, strict=True)):

@@ -311,7 +311,7 @@ class _Session:
             placing=plan.in_place.seconds,
             until=self.budget.deadline - plan.after_race_seconds,
             racing=plan.race.seconds > 0.0,
-            runtime=plan.runtime_race.seconds,
+            runtime=plan.runtime.seconds,
         )
         self.finishing.run(self.tuner, times, short=self.tuner.interrupted)
         if self.finishing.best is not self.incumbent and self.finishing.race is None and not self.tuner.interrupted:

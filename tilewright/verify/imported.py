@@ -79,9 +79,7 @@ def _watched(model: onnx.ModelProto, types: Mapping[str, onnx.TypeProto]) -> lis
     return found
 
 
-def _with_outputs(
-    model: onnx.ModelProto, names: Sequence[str], types: Mapping[str, onnx.TypeProto]
-) -> onnx.ModelProto:
+def _with_outputs(model: onnx.ModelProto, names: Sequence[str], types: Mapping[str, onnx.TypeProto]) -> onnx.ModelProto:
     made = copy_without_weights(model)
     made.graph.initializer.extend(model.graph.initializer)
     made.graph.output.extend(helper.make_value_info(name, types[name]) for name in names)

@@ -173,9 +173,7 @@ def _copy(source: _Message, target: _Message, without: str) -> None:
             getattr(target, field.name).CopyFrom(value)
 
 
-def save_onnx(
-    model: onnx.ModelProto, path: Path, data: str = "model.bin", most_inside: int = _MOST_INSIDE
-) -> None:
+def save_onnx(model: onnx.ModelProto, path: Path, data: str = "model.bin", most_inside: int = _MOST_INSIDE) -> None:
     """Save a model with its weights in the same file, or in the file ``data`` beside it.
 
     Args:

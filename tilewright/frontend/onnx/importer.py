@@ -216,9 +216,7 @@ class _Conversion:
         return self.bb.emit(relax.op.zeros(found.shape, found.dtype))
 
 
-def _check_results(
-    node: onnx.NodeProto, made: list[relax.Expr], outputs: Sequence[FixedTensor | None]
-) -> None:
+def _check_results(node: onnx.NodeProto, made: list[relax.Expr], outputs: Sequence[FixedTensor | None]) -> None:
     """Raise ``ValueError`` if a result is not what ONNX says of it. Shapes become tensors of their extents."""
     from tvm import relax
 
@@ -251,6 +249,8 @@ def _as_tensor(expr: relax.Expr) -> relax.Expr:
 def _first_line(exc: BaseException) -> str:
     """What an error says, in one line that is no bare name."""
     said = (str(exc).strip().splitlines() or [""])[0][:160]
+    if type(exc) in (ValueError, NotImplementedError) and said:  # our own, or in words
+        return said
     if isinstance(exc, KeyError):
         return f"its converter needs {said}, which it does not have"
     return f"its converter fails ({said})" if said else f"its converter fails ({type(exc).__name__})"

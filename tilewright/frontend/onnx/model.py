@@ -245,7 +245,7 @@ def _chain_sums(model: onnx.ModelProto) -> None:
         left = node.input[0]
         for i, right in enumerate(node.input[1:], 1):
             out = node.output[0] if i == len(node.input) - 1 else f"{node.output[0]}__part{i}"
-            nodes.append(helper.make_node("Add", [left, right], [out], name=f"{node.name}__add{i}"))
+            nodes.append(helper.make_node("Add", [left, right], [out], name=f"{out}__add"))
             left = out
     del model.graph.node[:]
     model.graph.node.extend(nodes)

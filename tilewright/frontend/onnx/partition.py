@@ -126,10 +126,10 @@ class _Graph:
         """Why a node cannot be compiled whatever its operator is; empty if nothing is in the way."""
         for name in filter(None, node.output):
             if self.fixed(name) is None:
-                return f"the {_describe(self.types.get(name))} of its result {name!r} is not known before it runs"
+                return f"its result {name!r} is {_describe(self.types.get(name))}"
         for name in filter(None, node.input):
             if name in self.sparse or self.fixed(name) is None:
-                return f"its input {name!r} is {_describe(self.types.get(name), article=True)}"
+                return f"its input {name!r} is {_describe(self.types.get(name))}"
         return ""
 
     def settle(self, foreign: set[int]) -> list[int]:
@@ -207,19 +207,18 @@ class _Graph:
         return fixed.size if fixed is not None else 0
 
 
-def _describe(kind: onnx.TypeProto | None, article: bool = False) -> str:
-    """What a type leaves open, for people."""
+def _describe(kind: onnx.TypeProto | None) -> str:
+    """What a tensor is that kernels cannot compute with, for people."""
     which = None if kind is None else kind.WhichOneof("value")
-    if which == "tensor_type" and kind is not None:
-        elem = kind.tensor_type.elem_type
-        if elem == onnx.TensorProto.STRING:
-            return "a tensor of texts" if article else "text"
-        if elem and elem not in COMPUTED:
-            name = onnx.TensorProto.DataType.Name(elem).lower()
-            return f"a tensor of {name}" if article else name
-        return "a tensor of a shape that values decide" if article else "shape"
-    names = {"sequence_type": "a sequence", "optional_type": "an optional value", "map_type": "a map"}
-    return names.get(which or "", "of an unknown type") if article else "type"
+    if which != "tensor_type" or kind is None:
+        names = {"sequence_type": "a sequence", "optional_type": "an optional value", "map_type": "a map"}
+        return names.get(which or "", "of an unknown type")
+    elem = kind.tensor_type.elem_type
+    if elem == onnx.TensorProto.STRING:
+        return "a tensor of texts"
+    if elem and elem not in COMPUTED:
+        return f"a tensor of {onnx.TensorProto.DataType.Name(elem).lower()}"
+    return "a tensor whose shape is decided while it runs"
 
 
 def _write(graph: _Graph, levels: Sequence[int], reasons: Mapping[int, str]) -> Partition:

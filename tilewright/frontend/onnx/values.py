@@ -114,7 +114,7 @@ def describe_end(name: str, kind: onnx.TypeProto) -> TensorSpec:
     if which != "tensor_type":
         return TensorSpec(name, (), OPTIONAL if which == "optional_type" else SEQUENCE)
     tensor = kind.tensor_type
-    shape = (-1,)
+    shape: tuple[int, ...] = (-1,)
     if tensor.HasField("shape"):
         shape = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim)
     if tensor.elem_type == TensorProto.STRING:

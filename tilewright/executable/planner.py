@@ -1,0 +1,260 @@
+"""Makes the plan of a fused Relax function: lists its calls, and decides where all tensors lie."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias, Union
+
+import numpy as np
+
+from tilewright.executable.buffers import Buffer, place_buffers
+from tilewright.executable.plan import ARENA, SEGMENT_SYMBOL, WEIGHTS, Call, Plan, Tensor, count_bytes
+from tilewright.executable.segment import segment_name
+from tilewright.tensor import Array
+
+if TYPE_CHECKING:
+    from tvm import ir, relax, tirx
+
+__all__ = ["make_plan"]
+
+#: The operators of Relax that a plan has calls for.
+_CALLS = ("relax.call_tir", "relax.call_dps_packed")
+
+
+class _Unplannable(Exception):  # noqa: N818  a signal within this module, not an error for users
+    """The network does more than call kernels on tensors of fixed shape."""
+
+
+@dataclass(frozen=True)
+class _Operand:
+    """A tensor whose place is not decided yet: a shape and a dtype for the bytes at the beginning of a buffer."""
+
+    buffer: Buffer
+    shape: tuple[int, ...]
+    dtype: str
+
+
+#: The value of an expression: a tensor, or a list for a tuple.
+_Value: TypeAlias = Union[_Operand, "list[_Value]"]
+
+
+@dataclass
+class _Planner:
+    """Walks through a network and lists its calls.
+
+    Attributes:
+        functions: the network's kernels by name.
+        alignment: bytes that a tensor's address must be a multiple of.
+        weights: how many weights the network has.
+        values: the values of the expressions so far.
+        calls: the kernels that are called so far, each with its tensors.
+        constants: the arrays in the network so far.
+        buffers: the buffers in the arena so far.
+    """
+
+    functions: dict[str, tirx.PrimFunc]
+    alignment: int
+    weights: int
+    values: dict[relax.Expr, _Value] = field(default_factory=dict)
+    calls: list[tuple[str, list[_Operand]]] = field(default_factory=list)
+    constants: list[Array] = field(default_factory=list)
+    buffers: list[Buffer] = field(default_factory=list)
+
+    def evaluate(self, expr: relax.Expr) -> _Value:
+        """The value of an expression. Adds the calls that compute it."""
+        from tvm import ir, relax
+
+        if expr in self.values:
+            return self.values[expr]
+        if isinstance(expr, relax.Tuple):
+            return [self.evaluate(f) for f in expr.fields]
+        if isinstance(expr, relax.TupleGetItem):
+            fields = self.evaluate(expr.tuple_value)
+            if isinstance(fields, _Operand):
+                raise _Unplannable("a field of a tensor")
+            return fields[int(expr.index)]
+        if isinstance(expr, ir.GenericConst):
+            array = np.asarray(expr.value.numpy(), order="C")  # ascontiguousarray makes vectors of scalars
+            self.constants.append(array)
+            number = self.weights + len(self.constants) - 1
+            buffer = Buffer(array.nbytes, 0, 0, weight=number, movable=False)
+            return _Operand(buffer, tuple(array.shape), str(array.dtype))
+        if isinstance(expr, relax.Call):
+            return self.evaluate_call(expr)
+        raise _Unplannable(type(expr).__name__)
+
+    def evaluate_call(self, expr: relax.Call) -> _Value:
+        """The value of a call: of a kernel, a reshape, or a concatenation."""
+        from tvm import ir, relax
+
+        if isinstance(expr.op, ir.Op) and expr.op.name == "relax.reshape":
+            return _Operand(_one_tensor(self.evaluate(expr.args[0])).buffer, *_kind(expr.ty))
+        if not isinstance(expr.op, ir.Op) or expr.op.name not in _CALLS or len(expr.args) != 2:
+            raise _Unplannable(str(expr.op))
+        arguments = [_one_tensor(self.evaluate(a)) for a in expr.args[1].fields]
+        now = len(self.calls)
+        kinds = list(expr.ty_args[0].fields) if isinstance(expr.ty_args[0], relax.TupleType) else [expr.ty_args[0]]
+        shapes = [_kind(k) for k in kinds]
+        if expr.op.name == "relax.call_dps_packed":
+            results = [_Operand(self.allocate(count_bytes(*s), now), *s) for s in shapes]
+            number = str(expr.args[0].global_symbol).removeprefix(SEGMENT_SYMBOL)
+            self.add(segment_name(int(number)), [*arguments, *results])
+            return [*results] if isinstance(expr.ty_args[0], relax.TupleType) else results[0]
+        name = expr.args[0].name_hint
+        function = self.functions[name]
+        if len(arguments) == len(shapes) == 1 and relax.analysis.has_reshape_pattern(function):
+            return _Operand(arguments[0].buffer, *shapes[0])
+        if _joins(name, arguments, shapes):
+            return self.join(arguments, *shapes[0])
+        outputs = [_Operand(self.allocate(count_bytes(*s), now), *s) for s in shapes]
+        self.add(name, [*arguments, *outputs])
+        return [*outputs] if isinstance(expr.ty_args[0], relax.TupleType) else outputs[0]
+
+    def allocate(self, size: int, first: int) -> Buffer:
+        """A new buffer in the arena, which the call number ``first`` is the first to need."""
+        buffer = Buffer(size, first, first)
+        self.buffers.append(buffer)
+        return buffer
+
+    def add(self, kernel: str, operands: list[_Operand]) -> None:
+        """Add a call to the list."""
+        now = len(self.calls)
+        for operand in operands:
+            operand.buffer.last = max(operand.buffer.last, now)
+        self.calls.append((kernel, operands))
+
+    def copy(self, operand: _Operand) -> _Operand:
+        """A copy of a weight in the arena, where the network's outputs are."""
+        slot = self.allocate(count_bytes(operand.shape, operand.dtype), len(self.calls))
+        made = _Operand(slot, operand.shape, operand.dtype)
+        self.add("", [made, operand])
+        return made
+
+    def join(self, parts: list[_Operand], shape: tuple[int, ...], dtype: str) -> _Operand:
+        """A concatenation along the outermost axis in memory. Its parts move into its buffer, or are copied there."""
+        whole = self.allocate(count_bytes(shape, dtype), len(self.calls))
+        offset = 0
+        for part in parts:
+            size = count_bytes(part.shape, part.dtype)
+            buffer = part.buffer
+            free = buffer.movable and buffer.parent is None and buffer.weight is None and buffer.bytes == size
+            # A kernel loads whole vectors from where its tensors begin.
+            if free and offset % self.alignment == 0 and buffer is not whole:
+                buffer.parent, buffer.offset = whole, offset
+            else:
+                slot = Buffer(size, len(self.calls), len(self.calls), parent=whole, offset=offset)
+                self.buffers.append(slot)
+                self.add("", [_Operand(slot, part.shape, dtype), part])
+            offset += size
+        return _Operand(whole, shape, dtype)
+
+
+def _one_tensor(value: _Value) -> _Operand:
+    if isinstance(value, list):
+        raise _Unplannable("a tuple as an argument")
+    return value
+
+
+def make_plan(module: ir.IRModule, inputs: int, alignment: int) -> Plan | None:
+    """The plan of the fused Relax function ``main`` of ``module``.
+
+    Args:
+        module: holds ``main(inputs..., weights...)`` and the functions that it calls.
+        inputs: how many of the parameters are inputs.
+        alignment: bytes that a tensor's address must be a multiple of.
+
+    Returns:
+        the plan; None if the network does more than call kernels on tensors of known shapes.
+    """
+    from tvm import tirx
+
+    main = module["main"]
+    functions = {v.name_hint: f for v, f in module.functions_items() if isinstance(f, tirx.PrimFunc)}
+    planner = _Planner(functions, alignment, len(main.params) - inputs)
+    try:
+        parameters = []
+        for number, param in enumerate(main.params):
+            shape, dtype = _kind(param.ty)
+            if number < inputs:
+                # An input needs its memory throughout, since the network may run again on the same inputs.
+                buffer = planner.allocate(count_bytes(shape, dtype), 0)
+                buffer.movable = False
+            else:
+                buffer = Buffer(count_bytes(shape, dtype), 0, 0, weight=number - inputs, movable=False)
+            parameters.append(_Operand(buffer, shape, dtype))
+            planner.values[param] = parameters[-1]
+        for block in main.body.blocks:
+            for binding in block.bindings:
+                planner.values[binding.var] = planner.evaluate(binding.value)
+        result = planner.evaluate(main.body.body)
+        results = [_one_tensor(r) for r in result] if isinstance(result, list) else [result]
+        if any(_calls_out(functions[name]) for name in {name for name, _ in planner.calls if name in functions}):
+            raise _Unplannable("a kernel that calls a library")
+    except _Unplannable:  # the virtual machine of Relax serves what is left
+        return None
+    results = [planner.copy(r) if r.buffer.weight is not None else r for r in results]
+    for operand in [*parameters[:inputs], *results]:
+        operand.buffer.last = len(planner.calls)
+    return _place(planner, parameters[:inputs], results)
+
+
+def _place(planner: _Planner, inputs: Sequence[_Operand], outputs: Sequence[_Operand]) -> Plan:
+    """Decide where all tensors lie."""
+    for buffer in planner.buffers:
+        root, _ = buffer.root()
+        root.first, root.last = min(root.first, buffer.first), max(root.last, buffer.last)
+    roots = [b for b in planner.buffers if b.parent is None]
+    offsets = place_buffers(roots)
+    tensors: dict[Tensor, int] = {}
+
+    def number(operand: _Operand) -> int:
+        if operand.buffer.weight is not None:
+            tensor = Tensor(WEIGHTS, operand.buffer.weight, operand.shape, operand.dtype)
+        else:
+            root, offset = operand.buffer.root()
+            tensor = Tensor(ARENA, offsets[id(root)] + offset, operand.shape, operand.dtype)
+        return tensors.setdefault(tensor, len(tensors))
+
+    calls = tuple(Call(name, tuple(map(number, operands))) for name, operands in planner.calls)
+    ins, outs = tuple(map(number, inputs)), tuple(map(number, outputs))
+    size = max((offsets[id(r)] + r.bytes for r in roots), default=0)
+    return Plan(size, tuple(tensors), calls, ins, outs, tuple(planner.constants), planner.alignment)
+
+
+def _kind(tensor: relax.TensorType) -> tuple[tuple[int, ...], str]:
+    """The shape and the dtype of a tensor's type."""
+    from tvm import relax, tirx
+
+    if not isinstance(tensor, relax.TensorType) or not isinstance(tensor.shape, relax.ShapeExpr):
+        raise _Unplannable("not a tensor, or one of unknown shape")
+    if not all(isinstance(d, int | tirx.IntImm) for d in tensor.shape.values):
+        raise _Unplannable("a tensor of symbolic shape")
+    dtype = str(tensor.dtype)
+    try:
+        np.dtype(dtype)
+    except TypeError:
+        raise _Unplannable(f"{dtype}, which NumPy does not have") from None
+    return tuple(int(d) for d in tensor.shape.values), dtype
+
+
+def _joins(name: str, arguments: list[_Operand], shapes: list[tuple[tuple[int, ...], str]]) -> bool:
+    """Whether a call only writes its arguments one after the other."""
+    if not name.startswith("concatenate") or len(shapes) != 1 or len(arguments) < 2:
+        return False
+    (shape, dtype), parts = shapes[0], [a.shape for a in arguments]
+    if any(a.dtype != dtype or len(a.shape) != len(shape) for a in arguments):
+        return False
+    axis = next((i for i, d in enumerate(shape) if any(p[i] != d for p in parts)), -1)
+    others = all(p[:axis] + p[axis + 1 :] == shape[:axis] + shape[axis + 1 :] for p in parts)
+    return axis >= 0 and others and sum(p[axis] for p in parts) == shape[axis] and math.prod(shape[:axis]) == 1
+
+
+def _calls_out(function: tirx.PrimFunc) -> bool:
+    """Whether a kernel needs more than the runtime: it calls a library's function by name."""
+    import tvm
+
+    # TVM 0.27 has a visitor of statements in C++ only. Its JSON has the name of each operator.
+    text = tvm.ir.save_json(function)
+    return "call_packed" in text or "call_cpacked" in text
