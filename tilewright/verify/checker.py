@@ -16,7 +16,7 @@ from tilewright.verify.culprits import Culprits, find_culprits
 from tilewright.verify.inputs import Trials, find_trials
 from tilewright.verify.judge import judge
 from tilewright.verify.reference import open_reference
-from tilewright.verify.subject import judge_executable
+from tilewright.verify.subject import judge_buckets
 from tilewright.verify.verdict import Verdict, join_verdicts
 
 __all__ = ["Checker"]
@@ -80,17 +80,15 @@ class Checker:
         Raises:
             MeasureError: no process can be started.
         """
-        verdicts = [self._judge(folder, bucket) for bucket in range(len(self._networks))]
+        trials = [self.trials_of(bucket) for bucket in range(len(self._networks))]
+        if any(each.trials for each in trials):
+            verdicts = judge_buckets(folder, trials)
+        else:
+            verdicts = [judge(lambda _: [], each) for each in trials]  # not decidable; nothing is run
         self._wrong = [bucket for bucket, verdict in enumerate(verdicts) if verdict.wrong]
         if len(verdicts) == 1:
             return verdicts[0]
         return join_verdicts([describe_bucket(network) for network in self._networks], verdicts)
-
-    def _judge(self, folder: Path, bucket: int) -> Verdict:
-        trials = self.trials_of(bucket)
-        if not trials.trials:
-            return judge(lambda _: [], trials)  # not decidable; nothing is run
-        return judge_executable(folder, trials)
 
     def find_culprits(self, folder: Path, extraction: Extracted) -> Culprits:
         """Find the cause of the wrong outputs of the executable in a directory, which was built from ``extraction``.
