@@ -12,8 +12,11 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import helper
+from typer.testing import CliRunner
 
 from tests.models import TARGET, Shape, normal, runs, save
+from tilewright.cli import app
+from tilewright.compare.peers import bucket_model
 from tilewright.compiling.build import build
 from tilewright.errors import ShapeError
 from tilewright.executable.executable import Executable, load_executable
@@ -146,3 +149,19 @@ def test_a_fixed_value_stays_in_the_signature(tmp_path: Path) -> None:
         np.testing.assert_allclose(executable(*arguments)[0], 3 * x)
     with pytest.raises(ShapeError, match="tuned with rate=3, but 4 was given; tune again with --fix rate=4"):
         executable(x, 4)
+
+
+def test_other_runtimes_get_the_model_of_a_bucket(built: tuple[Path, Path], tmp_path: Path) -> None:
+    found = bucket_model(built[1], 2, tmp_path)
+    assert found is not None
+    shape = onnx.load(str(found)).graph.input[0].type.tensor_type.shape
+    assert [dim.dim_value for dim in shape.dim] == [1, 8, 10, 16]
+
+
+def test_run_takes_any_shape_of_a_bucket(built: tuple[Path, Path], tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", normal(1, 8, 10, 16))
+    done = CliRunner().invoke(app, ["run", str(built[1]), "--input", str(tmp_path / "x.npy")])
+    assert done.exit_code == 0, done.output
+    assert "1x16x10x16" in done.output
+    np.save(tmp_path / "x.npy", normal(1, 8, 11, 16))
+    assert CliRunner().invoke(app, ["run", str(built[1]), "--input", str(tmp_path / "x.npy")]).exit_code == 2

@@ -77,7 +77,7 @@ def _list_weights(part: Extraction) -> list[Array]:
 
 
 def _hash(array: Array) -> bytes:
-    return hashlib.sha256(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))).digest()
+    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).digest()
 
 
 def write_files(
