@@ -21,7 +21,7 @@ from tilewright.errors import ShapeError
 from tilewright.executable.program import KernelTime, Program, Variants
 from tilewright.tensor import Array, TensorSpec
 
-__all__ = ["Bucket", "BucketsProgram", "Padding", "WholeProgram"]
+__all__ = ["Bucket", "BucketsProgram", "Padding", "Shapes", "WholeProgram"]
 
 #: The shapes of all inputs; None for what has none.
 Shapes: TypeAlias = tuple[tuple[int, ...] | None, ...]
@@ -218,7 +218,7 @@ class BucketsProgram:
 
 
 def _shapes(arrays: Sequence[Array]) -> Shapes:
-    return tuple(getattr(array, "shape", None) for array in arrays)
+    return tuple([getattr(array, "shape", None) for array in arrays])
 
 
 def _in_words(names: Sequence[str], shapes: Shapes, which: Mapping[int, bool]) -> str:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import OutputError, ResourceError, ShapeError, TargetError
-from tilewright.executable.dispatch import BucketsProgram
+from tilewright.executable.dispatch import BucketsProgram, Shapes
 from tilewright.executable.fixed import insert_fixed, take_out_fixed
 from tilewright.executable.inputs import InputLike, to_array
 from tilewright.executable.loading import load_program, make_specs
@@ -53,6 +54,13 @@ class Executable:
         self.inputs = insert_fixed(self._free, self._fixed)
         self.outputs = make_specs(manifest["outputs"])
         self._program: Program | None = program
+        # A call with arrays of these dtypes and shapes needs no conversion, and no search for a bucket.
+        self._dtypes = [np.dtype(spec.dtype) if spec.is_numeric else None for spec in self._free]
+        self._ready: dict[Shapes, Program] = (
+            {bucket.shapes: bucket.program for bucket in program.buckets}
+            if isinstance(program, BucketsProgram)
+            else {tuple(spec.shape for spec in self._free): program}
+        )
 
     def __call__(self, *arrays: InputLike) -> list[NDArray[Any]]:  # only the model knows the dtypes
         """The outputs for ``arrays``, one for each input: NumPy's arrays, PyTorch's tensors, numbers, or lists of them.
@@ -63,6 +71,9 @@ class Executable:
             ShapeError: the number of inputs or a shape is wrong, or a number would change.
             OutputError: the executable is closed.
         """
+        program = self._find_ready(arrays)
+        if program is not None:
+            return program.run(arrays)  # type: ignore[arg-type]
         return self.program.run(self._to_arrays(arrays))
 
     def __enter__(self) -> Executable:
@@ -78,6 +89,7 @@ class Executable:
         a process share their threads, which end with the last executable.
         """
         self._program = None
+        self._ready = {}
 
     @property
     def program(self) -> Program:
@@ -141,6 +153,17 @@ class Executable:
         if isinstance(program, BucketsProgram):
             return tuple(OneBucket(self, bucket.inputs, bucket.outputs) for bucket in program.buckets)
         return (OneBucket(self, self._free, self.outputs),)
+
+    def _find_ready(self, values: tuple[InputLike, ...]) -> Program | None:
+        """The program for the values of a call, if they are arrays of the inputs' dtypes and of a bucket's shapes."""
+        if len(values) != len(self._dtypes):
+            return None
+        shapes = []
+        for value, dtype in zip(values, self._dtypes, strict=True):
+            if type(value) is not np.ndarray or value.dtype != dtype:
+                return None
+            shapes.append(value.shape)
+        return self._ready.get(tuple(shapes))
 
     def _to_arrays(self, arrays: Sequence[InputLike]) -> list[Array]:
         """The arrays of a call in the inputs' dtypes, without those of fixed values, which a call may leave out."""
