@@ -13,7 +13,7 @@ __all__ = ["find_buckets"]
 #: Names of a dimension of independent examples.
 _BATCHES = ("batch", "n", "b", "bs")
 #: Extents that are proposed for the sides of an image, and for any other open dimension; the first that works is taken.
-_SIDES, _LENGTHS = (224, 256, 640, 320, 512, 48, 32), (128, 16, 512, 64, 16000, 1)
+_SIDES, _LENGTHS = (224, 48, 640, 256, 320, 512, 32), (128, 16, 512, 64, 16000, 1)
 #: How many proposals are tried.
 _MOST_TRIED = 24
 #: Numbers of channels by which an image is recognised.

@@ -108,3 +108,20 @@ def test_several_shapes_are_no_single_network(tmp_path: Path) -> None:
     assert [network.outputs[0].shape for network in networks] == [(1, 3), (2, 3)]
     assert [padding.inputs for padding in networks[1].signature.paddings] == [{"x": 0}]
     assert np.all([network.signature.declared == {"x": ("N", 3)} for network in networks])
+
+
+def test_a_single_integer_may_decide_what_a_model_takes(tmp_path: Path) -> None:
+    """The branches take vectors of 6 and of 4, so no run with made-up integers shows that 6 is wrong."""
+    text = """
+        g (float[N] x, int64 rate) => (y) <int64 known = {16000}, int64[2] six = {2, 3}, int64[2] four = {2, 2}> {
+            same = Equal(rate, known)
+            y = If (same) <
+                then_branch = then () => (a) { a = Reshape(x, six) },
+                else_branch = otherwise () => (b) { b = Reshape(x, four) }
+            >
+        }"""
+    path = write(tmp_path / "m.onnx", text)
+    assert [spec.name for spec in load(path, {"x": (6,)}).inputs] == ["x", "rate"]
+    assert load(path, ShapeRequest((("x", ((6,),)),), values={"rate": (16000,)})).outputs[0].shape == (2, 3)
+    with pytest.raises(ShapeError, match="cannot take x=4"):
+        load(path, ShapeRequest((("x", ((4,),)),), values={"rate": (16000,)}))

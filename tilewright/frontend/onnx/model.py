@@ -16,9 +16,9 @@ from tilewright.frontend.onnx.data import fetch_tensor, graphs, serialize, write
 from tilewright.frontend.onnx.file import check_filled, check_sizes, copy_for_inference, read_proto
 from tilewright.frontend.onnx.independence import find_paddings
 from tilewright.frontend.onnx.index import Index, number_name, write_index
-from tilewright.frontend.onnx.probing import about_shapes, check_taken, make_acceptance, refuse
+from tilewright.frontend.onnx.probing import about_shapes, check_taken, find_plain_refusal, make_acceptance, refuse
 from tilewright.frontend.onnx.repair import repair
-from tilewright.frontend.onnx.shapes import fix_values, read_declared, set_shapes
+from tilewright.frontend.onnx.shapes import fix_values, open_shapes, read_declared, set_shapes
 from tilewright.frontend.proposals import find_buckets
 from tilewright.frontend.shapes import ShapeRequest, make_request
 from tilewright.measure.memory import memory_error
@@ -80,14 +80,15 @@ def prepare(
         del model
         paddings = find_paddings(written, declared, buckets) if len(buckets) > 1 else ()
         write_index(Index(tuple(buckets), declared, fixed, paddings), folder)
+        base = written
+        if fixed and optimised:
+            # Conditions on fixed values are folded first: ONNX Runtime 1.32 may fail to do so with fixed shapes.
+            base = _optimise(open_shapes(written, declared), folder, len(buckets), {})
         for number, bucket in enumerate(buckets):
-            one = onnx.ModelProto()
-            one.CopyFrom(written)
-            set_shapes(one, bucket)
             if number:
-                check_sizes(one)
-                (folder / number_name(MODEL, number)).write_bytes(serialize(one))
-            _fold(one, folder, number, bucket if request else {}, optimised)
+                check_sizes(_with_shapes(written, bucket))
+                (folder / number_name(MODEL, number)).write_bytes(serialize(_with_shapes(written, bucket)))
+            _fold(_with_shapes(base, bucket), folder, number, bucket if request else {}, optimised)
     except MemoryError as exc:
         raise memory_error(f"reading {path}") from exc
     except OSError as exc:
@@ -95,6 +96,14 @@ def prepare(
     except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as exc:
         # An operator lacks inputs or attributes that it must have.
         raise ModelFormatError(f"{path} is not valid ONNX: {_first_line(exc)}; export it again") from exc
+
+
+def _with_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelProto:
+    """A copy of a model with other shapes of inputs."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    set_shapes(made, shapes)
+    return made
 
 
 def _fold(
@@ -284,6 +293,11 @@ def _optimise(
         raise
     except Exception as exc:  # ONNX Runtime's errors share no base class
         check_space(folder)
+        said = find_plain_refusal(source, model, shapes)
+        if not said:  # ONNX Runtime runs the model, but fails to optimise it
+            return model
+        if about_shapes(said):
+            raise refuse(shapes, said) from exc
         text = _PLACE.sub("", str(exc))
         line = text.strip().splitlines()[0][:300]
         if "not a registered" in text or "NOT_IMPLEMENTED" in text or "No Op registered" in text:
@@ -292,8 +306,6 @@ def _optimise(
             ) from exc
         if "bad_alloc" in text or "Failed to allocate memory" in text:
             raise MemoryError from exc
-        if shapes and about_shapes(line):
-            raise refuse(shapes, line) from exc
         raise ModelFormatError(f"the model is not valid ONNX: {line}; export it again") from exc
 
 

@@ -21,7 +21,7 @@ from tilewright.tensor import Array
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["about_shapes", "check_taken", "make_acceptance", "refuse"]
+__all__ = ["about_shapes", "check_taken", "find_plain_refusal", "make_acceptance", "refuse"]
 
 #: Words of ONNX Runtime's messages when shapes do not fit; those about indices mean the values that were made up.
 _SHAPES = re.compile(
@@ -56,9 +56,25 @@ def check_taken(session: onnxruntime.InferenceSession, model: onnx.ModelProto, s
     Raises:
         ShapeError: it cannot; the message has ONNX Runtime's reason.
     """
-    said = _find_refusal(session, model, shapes)
+    said = "" if _decides_by_value(model) else _find_refusal(session, model, shapes)
     if about_shapes(said):
         raise refuse(shapes, said)
+
+
+def find_plain_refusal(file: Path, model: onnx.ModelProto, shapes: Shapes) -> str:
+    """Why ONNX Runtime does not run a model without any optimisation; empty if it does.
+
+    Args:
+        file: the model's file.
+        model: the model.
+        shapes: the shapes of its inputs if the model might not take them; empty: it is only loaded.
+    """
+    try:
+        session = _load(file)
+    except Exception as exc:  # ONNX Runtime's errors share no base class
+        return str(exc)
+    said = _find_refusal(session, model, shapes) if shapes and not _decides_by_value(model) else ""
+    return said if about_shapes(said) else ""
 
 
 def about_shapes(said: str) -> bool:
@@ -75,19 +91,34 @@ def refuse(shapes: Shapes, said: str) -> ShapeError:
 
 def _open(model: onnx.ModelProto, folder: Path) -> onnxruntime.InferenceSession | None:
     """A session of a model without optimisation; None if ONNX Runtime refuses it."""
+    file = folder / "acceptance.onnx"
+    try:
+        file.write_bytes(serialize(write_model(model, file, "acceptance.bin")))
+        return _load(file)
+    except Exception:  # ONNX Runtime's errors share no base class
+        return None
+
+
+def _load(file: Path) -> onnxruntime.InferenceSession:
+    """A session of the model in a file without optimisation."""
     import onnxruntime
 
-    file = folder / "acceptance.onnx"
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.disable_prepacking", "1")
-    try:
-        file.write_bytes(serialize(write_model(model, file, "acceptance.bin")))
-        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except Exception:  # ONNX Runtime's errors share no base class
-        return None
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def _decides_by_value(model: onnx.ModelProto) -> bool:
+    """Whether an input is a single integer: its value may decide which shapes the model takes, as a sampling rate."""
+    for entry in list_inputs(model):
+        tensor = entry.type.tensor_type
+        single = all(dim.dim_value == 1 for dim in tensor.shape.dim)
+        if single and tensor.elem_type in COMPUTED and helper.tensor_dtype_to_np_dtype(tensor.elem_type).kind in "iub":
+            return True
+    return False
 
 
 def _find_refusal(session: onnxruntime.InferenceSession, model: onnx.ModelProto, shapes: Shapes) -> str:
