@@ -95,7 +95,7 @@ def report_session(done: Outcomes) -> TuneReport:
         in_place=None if finishing.contest is None else finishing.contest.report,
         final_race=finishing.race,
         runtime_race=finishing.runtime_race,
-        buckets=_report_buckets(best.extraction, done.tuner),
+        buckets=_report_buckets(done.extraction, done.tuner),
     )
 
 

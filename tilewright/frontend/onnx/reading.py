@@ -18,7 +18,7 @@ from tilewright.measure.isolated_call import IsolatedCall
 from tilewright.measure.memory import memory_error
 from tilewright.scratch import explained
 
-__all__ = ["OnnxReading", "ReadModels", "read_onnx"]
+__all__ = ["OnnxReading", "ReadModels", "read_onnx", "read_prepared"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,14 @@ class ReadModels:
 
     models: tuple[tuple[onnx.ModelProto, onnx.ModelProto], ...]
     index: Index
+
+
+def read_prepared(folder: Path) -> ReadModels:
+    """What :func:`tilewright.frontend.onnx.model.prepare` wrote into a directory. Raises as ``open_model`` does."""
+    index = read_index(folder)
+    names = [[number_name(name, bucket) for name in (MODEL, FOLDED)] for bucket in range(len(index.buckets))]
+    models = [(open_model(folder / name), open_model(folder / folded)) for name, folded in names]
+    return ReadModels(tuple(models), index)
 
 
 class OnnxReading:
@@ -133,10 +141,7 @@ class OnnxReading:
         self._call.result()
         folder = Path(self._place.name)
         try:
-            index = read_index(folder)
-            names = [[number_name(name, n) for name in (MODEL, FOLDED)] for n in range(len(index.buckets))]
-            models = [(open_model(folder / name), open_model(folder / folded)) for name, folded in names]
-            return ReadModels(tuple(models), index)
+            return read_prepared(folder)
         except OSError as exc:
             raise explained(exc, f"reading {self.path} needs temporary files", folder) from exc
         except MemoryError as exc:
