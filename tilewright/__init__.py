@@ -6,8 +6,9 @@
 
 This module has what most programs need. These packages have what is needed to extend Tilewright:
 :mod:`tilewright.space`, :mod:`tilewright.search`, :mod:`tilewright.sample`, :mod:`tilewright.cost`,
-:mod:`tilewright.share`, :mod:`tilewright.methods`, :mod:`tilewright.records`, :mod:`tilewright.ops` and
-:mod:`tilewright.errors`. A name is public if it is in the ``__all__`` of one of them.
+:mod:`tilewright.share`, :mod:`tilewright.methods`, :mod:`tilewright.records`, :mod:`tilewright.ops`,
+:mod:`tilewright.onnx_backend` and :mod:`tilewright.errors`. A name is public if it is in the ``__all__`` of one of
+them.
 """
 
 from __future__ import annotations

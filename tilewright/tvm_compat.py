@@ -25,7 +25,6 @@ __all__ = [
     "light_tensor_intrinsics",
     "narrow_indices",
     "plain_clip",
-    "scaled_elu",
     "set_threads",
     "spin_briefly",
     "unchecked_schedules",
@@ -150,31 +149,6 @@ def plain_clip() -> None:
 
     onnx_frontend.Clip._impl_v1 = classmethod(by_attributes)
     onnx_frontend.Clip._impl_v13 = classmethod(by_inputs)
-
-
-def scaled_elu() -> None:
-    """Let the importer of PyTorch programs see both scales of ``elu``, as which PyTorch exports SELU.
-
-    TVM 0.27: it drops them, so that a SELU is too small by a factor of 1.05.
-    """
-    from tvm import relax
-    from tvm.relax.frontend.torch import base_fx_graph_translator
-
-    def elu(importer: Any, node: Any) -> Any:
-        def given(position: int, name: str) -> float:
-            return float(node.args[position] if len(node.args) > position else node.kwargs.get(name, 1.0))
-
-        x = importer.env[node.args[0]]
-        alpha, scale, input_scale = given(1, "alpha"), given(2, "scale"), given(3, "input_scale")
-        inner = x if input_scale == 1.0 else relax.op.multiply(x, relax.const(input_scale, x.ty.dtype.dtype))
-        one = relax.const(1.0, x.ty.dtype.dtype)
-        below = relax.op.nn.relu(relax.op.subtract(one, relax.op.exp(inner)))
-        below = relax.op.multiply(relax.const(-alpha * scale, x.ty.dtype.dtype), below)
-        above = relax.op.nn.relu(x)
-        above = above if scale == 1.0 else relax.op.multiply(relax.const(scale, x.ty.dtype.dtype), above)
-        return importer.block_builder.emit(relax.op.add(below, above))
-
-    base_fx_graph_translator.BaseFXGraphImporter._elu = elu
 
 
 def narrow_indices(module: Any) -> Any:

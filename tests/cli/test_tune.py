@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 from tests.models import conv_model
 from tilewright.cli import app
 from tilewright.cli.tune import summary
+from tilewright.tensor import TensorSpec
 from tilewright.tuning.report import ContestReport, DisturbanceReport, TuneReport
+from tilewright.tuning.session_report import describe_parts
 
 
 @pytest.mark.parametrize("verbose", [False, True])
@@ -62,3 +64,24 @@ def test_what_the_contest_of_schedules_has_changed_is_told() -> None:
     said = summary(TuneReport(in_place=contest), Path("out"))
     assert "another schedule is faster for 2 of 20 tasks: 3.400 ms before, 3.200 ms after" in said
     assert "inside the network" not in summary(TuneReport(), Path("out"))
+
+
+def test_parts_that_onnx_runtime_runs_are_told_with_their_reasons() -> None:
+    network = SimpleNamespace(
+        segments=[
+            SimpleNamespace(
+                operators=("NonZero", "Shape"),
+                model=SimpleNamespace(graph=SimpleNamespace(node=[0, 1, 2])),
+                reasons=("NonZero (n): values decide its shape", "NonZero (m): values decide its shape"),
+            )
+        ],
+        inputs=[TensorSpec("x", (0, 8), "float32")],
+    )
+    segments, notes = describe_parts(network)  # type: ignore[arg-type]
+    assert segments[0].nodes == 3
+    said = summary(TuneReport(segments=segments, notes=notes), Path("out"))
+    assert (
+        "note: ONNX Runtime runs 3 operators (NonZero, Shape), so the executable needs the package onnxruntime: "
+        "NonZero (n) and 1 more: values decide its shape"
+    ) in said
+    assert "note: the input 'x' is [0, 8], which has no elements" in said

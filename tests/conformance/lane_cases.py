@@ -116,6 +116,23 @@ def rows(path: Path, columns: tuple[int, ...]) -> Path:
     return save(path, nodes, {"x": [5, 8]}, [5, 8], **weights)
 
 
+def recurrence(path: Path, hidden: int) -> Path:
+    """A bidirectional LSTM of a batch, the directions of each step side by side."""
+    node = helper.make_node("LSTM", ["x", "w", "r", "b"], ["l"], hidden_size=hidden, direction="bidirectional")
+    nodes = [
+        node,
+        helper.make_node("Transpose", ["l"], ["t"], perm=[0, 2, 1, 3]),
+        helper.make_node("Reshape", ["t", "shape"], ["y"]),
+    ]
+    weights = {
+        "w": normal(2, 4 * hidden, 6) * 0.3,
+        "r": normal(2, 4 * hidden, hidden) * 0.3,
+        "b": normal(2, 8 * hidden),
+    }
+    shape = np.asarray([5, 3, 2 * hidden])
+    return save(path, nodes, {"x": [5, 3, 6]}, [5, 3, 2 * hidden], shape=shape, **weights)
+
+
 def total(path: Path) -> Path:
     """A sum that has no rows and no windows, which no template of ours serves."""
     return chain(path, (6, 20, 8), (6, 8), ("ReduceMean", {"axes": [1], "keepdims": 0}))
@@ -144,6 +161,7 @@ _TOKENS = partial(Case, templates=("contraction", "rows"), moves=False)
 _STAGED = partial(Case, templates=("contraction", "winograd_transform"))
 _FUSED = partial(Case, templates=("winograd",))
 _DENSE = partial(Case, templates=("contraction",), moves=False)
+_STEPS = partial(Case, templates=("contraction", "recurrent"), moves=False)
 CASES: dict[str, Case] = {
     "convolution": _PIXELS(partial(convolution, channels=16, out=48)),
     "convolution of an image": _PIXELS(partial(convolution, channels=3, out=5)),
@@ -170,6 +188,7 @@ CASES: dict[str, Case] = {
     "short rows": _TOKENS(partial(rows, columns=(2, 5, 12))),
     "attention": _TOKENS(partial(attention, batch=1, tokens=24, heads=2, depth=16, masked=True, one=True)),
     "narrow heads": _TOKENS(partial(attention, batch=2, tokens=6, heads=3, depth=4, masked=False, one=True)),
+    "recurrence": _STEPS(partial(recurrence, hidden=20)),
     "winograd2": _STAGED(partial(convolution, channels=16, out=24), algorithm="winograd2"),
     "winograd4": _STAGED(partial(convolution, channels=12, out=16), algorithm="winograd4"),
     "fused_winograd2": _FUSED(partial(convolution, channels=16, out=16), algorithm="fused_winograd2"),

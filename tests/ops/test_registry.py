@@ -10,7 +10,7 @@ from tests.models import TARGET
 from tests.targets import LANES, lane_target
 from tilewright.errors import SpaceError
 from tilewright.graph.tasks import task_of
-from tilewright.ops import TEMPLATES, Template, contraction, elementwise, make_space, rows, winograd
+from tilewright.ops import TEMPLATES, Template, contraction, elementwise, make_space, recurrent, rows, winograd
 from tilewright.ops.elementwise.elementary import silu
 from tilewright.space.space import DesignSpace
 from tilewright.target import Target
@@ -18,6 +18,7 @@ from tilewright.task import Task
 
 _SAME = (1, 1), (1, 1, 1, 1), (1, 1)
 _TILING = winograd.Tiling.of(2, 1, 8, 8, (1, 1, 1, 1))
+_RNN = recurrent.Cell("rnn", 3, 2, 24, (False,), ((recurrent.Activation("tanh"),),), "h", block=8)
 #: An expression of each family: its function, the kind of its task, and the template that serves it.
 FAMILIES: dict[str, tuple[Any, str, str]] = {
     "convolution": (contraction.conv2d((1, 2, 8, 8, 8), (2, 2, 3, 3, 8, 8), *_SAME), "contraction", "contraction"),
@@ -30,6 +31,7 @@ FAMILIES: dict[str, tuple[Any, str, str]] = {
     "inverse": (winograd.inverse_transform(_TILING, 2, 8), "winograd", "winograd_transform"),
     "whole": (winograd.fused(_TILING, (1, 2, 8, 8, 8), (16, 2, 2, 8, 8)), "winograd", "winograd"),
     "formula": (elementwise.apply_formula(silu, (8, 24), "silu"), "auto", "elementwise"),
+    "recurrent": (recurrent.recurrent(_RNN), "recurrent", "recurrent"),
 }
 
 
@@ -83,7 +85,7 @@ def test_a_task_that_no_template_serves_is_refused() -> None:
         make_space(convolution, TARGET, (Mine(),))
     with pytest.raises(SpaceError, match=r"kind is 'contraction', but that of .* is 'rows'"):
         make_space(task_of("softmax", FAMILIES["softmax"][0]), TARGET, (Mine(),))
-    with pytest.raises(SpaceError, match="'contraction', 'rows', 'winograd' or 'auto'"):
+    with pytest.raises(SpaceError, match="'contraction', 'rows', 'recurrent', 'winograd' or 'auto'"):
         make_space(Task("k", "n", "other", 1.0, ""), TARGET)
     with pytest.raises(SpaceError, match="cannot be read"):
         make_space(Task("k", "n", "auto", 1.0, "{}"), TARGET)
@@ -95,3 +97,18 @@ def test_a_task_has_a_space_of_its_own_on_each_target() -> None:
     for lanes in LANES:
         vectors = next(knob for knob in make_space(task, lane_target(lanes)).knobs if knob.name == "vector")
         assert vectors.choices == ((lanes,), (2 * lanes,), (4 * lanes,))
+
+
+def test_a_template_that_fails_says_which_and_why() -> None:
+    class Broken(Mine):
+        name = "broken"
+
+        def space(self, task: Task, target: Target) -> DesignSpace:
+            raise KeyError("vector")
+
+    templates: tuple[Template, ...] = (Broken(), *TEMPLATES)
+    dense = task_of("dense", FAMILIES["dense"][0])
+    with pytest.raises(SpaceError, match=r"the template 'broken' of 'dense .*' failed: 'vector' is missing"):
+        make_space(dense, TARGET, templates)
+    convolution = task_of("conv", FAMILIES["convolution"][0])
+    assert make_space(convolution, TARGET, templates).template == "contraction/2"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -53,6 +54,7 @@ def network(
     progress: Watching | None = None,
     task_trials: float = math.inf,
     roofline: Roofline | None = None,
+    make_space: Callable[[Task, Target], DesignSpace] = space_of,
 ) -> tuple[NetworkTuner, Replay]:
     clock = Clock()
     store = MemoryStore() if store is None else store
@@ -64,7 +66,7 @@ def network(
         # Of how rounds are given away; the default finds these toys' best so soon that none is worth more rounds.
         method=replace(quick(), sharing=None),
         scheduling=Scheduling(task_trials=task_trials),
-        make_space=space_of,
+        make_space=make_space,
         roofline=roofline,
     )
     return tuner, runner
@@ -180,6 +182,29 @@ def test_a_space_that_fails_later_costs_only_its_own_task() -> None:
     assert tuner.trials == 30
     assert tuner.report().tasks[1].problem == "the space broke"
     assert tuner.estimated_latency == tuner.tuners["a"].best_seconds
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_space_that_raises_what_nobody_foresaw_costs_only_its_own_task(
+    later: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raising(configs: Configs) -> NDArray[np.bool_]:
+        raise KeyError("vector")
+
+    def make_space(task: Task, target: Target) -> DesignSpace:
+        if task.key != "broken":
+            return wide(task.key, task.flop)
+        if later:
+            return ToySpace(plain(3), raising, task=task)
+        raise ZeroDivisionError("integer modulo by zero")
+
+    monkeypatch.delenv("TILEWRIGHT_DEBUG", raising=False)
+    tuner, _ = network({"a": bowl, "broken": bowl}, Budget(trials=20), make_space=make_space)
+    tuner.run()
+    assert tuner.trials == 20
+    problem = tuner.report().tasks[1].problem
+    assert ("'vector' is missing" if later else "integer modulo by zero") in problem
+    assert "broken" in problem
 
 
 def test_an_interrupt_ends_the_tuning_and_keeps_the_results() -> None:

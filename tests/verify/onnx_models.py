@@ -54,7 +54,7 @@ def network(made: onnx.ModelProto) -> Network:
             for v in values
         )
 
-    return Network("m", None, specs(made.graph.input), specs(made.graph.output), {}, made)
+    return Network("m", None, specs(made.graph.input), specs(made.graph.output), {}, onnx=made)
 
 
 def saved(made: onnx.ModelProto, path: Path) -> Path:

@@ -52,6 +52,18 @@ class PeerFigures(TypedDict, total=False):
     error: str
 
 
+class SegmentShare(TypedDict):
+    """A part of the executable that ONNX Runtime runs.
+
+    Attributes:
+        operators: the types of its operators.
+        share: of the executable's time, from 0 to 1; None: it could not be measured.
+    """
+
+    operators: list[str]
+    share: float | None
+
+
 class BenchReport(TypedDict, total=False):
     """The result of a comparison, ready for JSON.
 
@@ -66,6 +78,7 @@ class BenchReport(TypedDict, total=False):
         date: when the comparison was made.
         caches: ``warm`` or ``cold``.
         overhead_us: the microseconds of a call outside its kernels; None if they are not known.
+        segments: the parts of the executable that ONNX Runtime runs, in order.
         error: why the executable could not be timed.
     """
 
@@ -79,6 +92,7 @@ class BenchReport(TypedDict, total=False):
     date: str
     caches: str
     overhead_us: float | None
+    segments: list[SegmentShare]
     error: str
 
 
@@ -205,7 +219,22 @@ def raced(
     report = _report(ours, others, threads)
     report["caches"] = "cold" if cold else "warm"
     report["overhead_us"] = None if ours.error else _overhead(out)
+    report["segments"] = _shares(out, seed, measured=not ours.error)
     return report
+
+
+def _shares(out: Path, seed: int, *, measured: bool) -> list[SegmentShare]:
+    """The parts that ONNX Runtime runs, with their shares of the time, if these can be ``measured``."""
+    from tilewright.compare.shares import measure_shares
+    from tilewright.executable.manifest import read_manifest
+
+    entries = read_manifest(out).get("segments", [])
+    shares: list[float | None] = [None] * len(entries)
+    if measured:
+        shares = measure_shares(out, len(entries), seed)
+    return [
+        {"operators": entry.get("operators", []), "share": share} for entry, share in zip(entries, shares, strict=True)
+    ]
 
 
 def _overhead(out: Path) -> float | None:
@@ -283,4 +312,8 @@ def text(report: BenchReport) -> str:
     ]
     if report["overhead_us"] is not None:
         lines.append(f"a call of {OURS} takes {report['overhead_us']:.1f} us outside its kernels")
+    for number, segment in enumerate(report.get("segments", []), 1):
+        share = "an unknown share" if segment["share"] is None else f"{100 * segment['share']:.1f} %"
+        operators = ", ".join(segment["operators"]) or "operators"
+        lines.append(f"segment {number}, run by ONNX Runtime ({operators}): {share} of the time")
     return "\n".join([*lines, *errors])

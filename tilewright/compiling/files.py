@@ -20,12 +20,14 @@ from tilewright.executable.manifest import (
     TensorJson,
     seal,
 )
+from tilewright.executable.narrow import narrow_array
 from tilewright.executable.plan import WEIGHTS as REGION
 from tilewright.executable.plan import Plan, PlanJson
 from tilewright.executable.runtime.features import find_needed_features
 from tilewright.executable.segment import SegmentJson, data_name, file_name
 from tilewright.frontend.network import Network
 from tilewright.frontend.onnx.data import save_onnx
+from tilewright.frontend.onnx.half import narrow_weights
 from tilewright.frontend.shapes import Declared
 from tilewright.frontend.torch.model import SUFFIX, write_program
 from tilewright.graph.buckets import Extracted
@@ -98,13 +100,14 @@ def write_files(
         plan: the calls of its kernels; None: it runs on the virtual machine of Relax.
         extra: further JSON-able entries of the manifest.
     """
-    _write_weights(folder, arrays)
+    narrow = _write_weights(folder, arrays)
     segments = _write_segments(network, folder, 0)
     manifest = {
         "format": FORMAT_WITH_BUCKETS if network.signature.fixed else FORMAT,
         **_describe(network, target, network.inputs, network.outputs),
         "model": _keep_model(network, folder),
         "plan": None if plan is None else plan.to_json(),
+        **({"narrow": narrow} if narrow else {}),
         **({"segments": segments} if segments else {}),
         **extra,
     }
@@ -123,7 +126,7 @@ def write_bucket_files(
         plans: the calls of each bucket's kernels.
         extra: further JSON-able entries of the manifest.
     """
-    _write_weights(folder, weights.arrays)
+    narrow = _write_weights(folder, weights.arrays)
     first = extraction.network
     segments: list[SegmentJson] = []
     buckets: list[BucketJson] = []
@@ -149,6 +152,7 @@ def write_bucket_files(
         "plan": None,
         "buckets": buckets,
         **({"otherwise": _OTHERWISE} if first.onnx is not None else {}),
+        **({"narrow": narrow} if narrow else {}),
         **({"segments": segments} if segments else {}),
         **extra,
     }
@@ -207,7 +211,7 @@ def _open_specs(buckets: Sequence[Sequence[TensorSpec]], declared: Declared) -> 
         shape = [e if all(s.shape[i : i + 1] == (e,) for s in specs) else -1 for i, e in enumerate(first.shape)]
         dimensions = declared.get(first.name) or ()
         if len(dimensions) == len(shape):
-            shape = [-1 if isinstance(d, str) else e for d, e in zip(dimensions, shape, strict=True)]
+            shape = [-1 if isinstance(d, str) or d == 0 else e for d, e in zip(dimensions, shape, strict=True)]
         made.append(TensorSpec(first.name, tuple(shape), first.dtype))
     return made
 
@@ -222,16 +226,19 @@ def _write_paddings(network: Network) -> list[PaddingJson]:
     return [{"inputs": dict(p.inputs), "outputs": dict(p.outputs)} for p in network.signature.paddings]
 
 
-def _write_weights(folder: Path, arrays: Sequence[Array]) -> None:
-    named: dict[str, Any] = {f"w{i}": a for i, a in enumerate(arrays)}  # for NumPy, options may be among them
+def _write_weights(folder: Path, arrays: Sequence[Array]) -> dict[str, str]:
+    """Write the weights. Returns by name how those are kept that are kept in fewer bytes."""
+    kept = {f"w{i}": narrow_array(array) for i, array in enumerate(arrays)}
+    named: dict[str, Any] = {name: array for name, (array, _) in kept.items()}  # for NumPy, options may be among them
     np.savez(folder / WEIGHTS, **named)
+    return {name: kind for name, (_, kind) in kept.items() if kind}
 
 
 def _write_segments(network: Network, folder: Path, first: int) -> list[SegmentJson]:
     """Write the models of the parts that ONNX Runtime runs, with numbers from ``first`` on. Returns their entries."""
     entries: list[SegmentJson] = []
     for number, segment in enumerate(network.segments, first):
-        save_onnx(segment.model, folder / file_name(number), data_name(number))
+        save_onnx(narrow_weights(segment.model), folder / file_name(number), data_name(number))
         entries.append(
             {
                 "inputs": list(segment.inputs),
@@ -239,6 +246,7 @@ def _write_segments(network: Network, folder: Path, first: int) -> list[SegmentJ
                 "given": list(segment.given),
                 "returned": list(segment.returned),
                 "reasons": list(segment.reasons),
+                "operators": list(segment.operators),
             }
         )
     return entries

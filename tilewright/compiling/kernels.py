@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tilewright.errors import CompilerError
+from tilewright.errors import CompilerError, TilewrightError
 from tilewright.executable.plan import Plan
-from tilewright.executable.runtime.library import compile_runtime, find_compiler, link
+from tilewright.executable.runtime.library import find_compiler, link, write_runtime
 from tilewright.graph.buckets import Extracted
 from tilewright.measure.memory import memory_error
 from tilewright.scratch import check_space, explained
 from tilewright.target import Target
+from tilewright.wording import describe_error
 
 if TYPE_CHECKING:
     from tvm import ir, runtime, tirx, transform
@@ -111,9 +112,26 @@ class Kernels:
         self._compile({symbol: f for symbol, f in programs.items() if symbol not in self._objects})
         runtime = self._folder / "runtime.o"
         if not runtime.exists():
-            compile_runtime(runtime)
+            write_runtime(runtime)
         link([*(self._objects[symbol] for symbol in programs), runtime], out)
         return Library(out, tuple(plans))
+
+    def find_failing(self, functions: Mapping[str, tirx.PrimFunc]) -> tuple[str, ...]:
+        """The tasks whose programs cannot be compiled, by ``Task.key``. The programs of all other tasks are compiled.
+
+        Args:
+            functions: the programs, by ``Task.key``.
+        """
+        failing: list[str] = []
+        for bucket, part in enumerate(self._extraction.parts):
+            for kernel, function in self._programs(functions, bucket).items() if part.plan is not None else ():
+                symbol = _symbol(kernel, function)
+                try:
+                    if symbol not in self._objects:
+                        self._compile({symbol: function})
+                except CompilerError:
+                    failing.append(self._keys[bucket][kernel])
+        return tuple(dict.fromkeys(failing))
 
     def _programs(self, functions: Mapping[str, tirx.PrimFunc], bucket: int) -> dict[str, tirx.PrimFunc]:
         """Programs by the names of a plan's kernels, instead of by ``Task.key``."""
@@ -198,12 +216,14 @@ def _translated(folder: Path) -> Iterator[None]:
     """Turn TVM's errors into Tilewright's. TVM writes to ``folder``, whose disk may be full."""
     try:
         yield
+    except TilewrightError:
+        raise
     except MemoryError as exc:
         raise memory_error("compiling the network") from exc
     except OSError as exc:
         raise explained(exc, "the network cannot be compiled", folder) from exc
-    except (RuntimeError, ValueError, TypeError) as exc:
+    except Exception as exc:  # TVM's passes raise errors of all classes
         check_space(folder)
         if "bad_alloc" in str(exc) or "out of memory" in str(exc).lower():
             raise memory_error("compiling the network") from exc
-        raise CompilerError(f"the network cannot be compiled: {(str(exc).splitlines() or ['?'])[0][:300]}") from exc
+        raise CompilerError(f"the network cannot be compiled: {describe_error(exc)}") from exc

@@ -73,6 +73,8 @@ def _read(value: InputLike, spec: TensorSpec) -> tuple[Numbers, bool]:
     if isinstance(value, np.ma.MaskedArray):
         raise _refusal(spec, "a masked array was given, but networks have no masks", "fill it, with .filled()")
     if isinstance(value, np.ndarray | np.generic):
+        if value.dtype.name == "bfloat16":  # of ml_dtypes; float32 holds every bfloat16
+            value = value.astype(np.float32)
         return np.asarray(value), type(value) is np.float64  # a subclass of Python's float
     if isinstance(value, str | bytes | bytearray | memoryview):
         raise _refusal(spec, f"{type(value).__name__} was given", "make an array of it first")

@@ -13,6 +13,7 @@ from tilewright.executable.dispatch import Bucket, BucketsProgram, Padding
 from tilewright.executable.machine import MachineProgram
 from tilewright.executable.manifest import LIBRARY, BucketJson, Manifest, PaddingJson, TensorJson, copy_listed
 from tilewright.executable.memory import Memory
+from tilewright.executable.narrow import widen_array
 from tilewright.executable.plan import Plan
 from tilewright.executable.plan_check import check_plan
 from tilewright.executable.program import PlanProgram, Program
@@ -60,7 +61,7 @@ def load_program(folder: Path, manifest: Manifest, weights: Path, fresh: Path, t
     """
     library, features = fresh / LIBRARY, manifest.get("target", {}).get("features", [])
     with open_regular(weights) as file:
-        arrays = _read_weights(file)
+        arrays = _read_weights(file, manifest.get("narrow", {}))
     if buckets := manifest.get("buckets"):
         planned = [_read_plan(bucket, bucket["segments"], manifest, arrays) for bucket in buckets]
         loaded = LoadedLibrary(library)
@@ -70,7 +71,7 @@ def load_program(folder: Path, manifest: Manifest, weights: Path, fresh: Path, t
         made = []
         for bucket, entry in zip(buckets, planned, strict=True):
             segments = _load_segments(folder, manifest, entry, fresh, threads)
-            routes = entry.routes if entry.segments else None
+            routes = entry.routes if entry.segments or not all(entry.routes.planned) else None
             program = PlanProgram(loaded, memory, entry.plan, threads, (), segments, routes)
             made.append(_make_bucket(bucket, program))
         whole = None
@@ -81,7 +82,7 @@ def load_program(folder: Path, manifest: Manifest, weights: Path, fresh: Path, t
     if manifest["plan"]:
         entry = _read_plan(manifest, range(len(manifest.get("segments", []))), manifest, arrays)
         segments = _load_segments(folder, manifest, entry, fresh, threads)
-        routes = entry.routes if entry.segments else None
+        routes = entry.routes if entry.segments or not all(entry.routes.planned) else None
         return PlanProgram(library, arrays, entry.plan, threads, features, segments, routes)
     check_features(features)
     return MachineProgram(library, arrays)
@@ -92,12 +93,24 @@ def make_specs(entries: Sequence[TensorJson]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(e["name"], tuple(e["shape"]), e["dtype"]) for e in entries)
 
 
-def _read_weights(file: BinaryIO) -> list[Array]:
-    """The arrays ``w0``, ``w1``, ... of an archive. Raises ``ValueError`` or ``KeyError`` if it holds other things."""
+def _read_weights(file: BinaryIO, narrow: Mapping[str, str]) -> list[Array]:
+    """The arrays ``w0``, ``w1``, ... of an archive.
+
+    Args:
+        file: the archive.
+        narrow: of arrays that are kept in fewer bytes, how; they are widened.
+
+    Raises:
+        ValueError, KeyError: it holds other things.
+    """
     size, memory = os.fstat(file.fileno()).st_size, available_memory()
-    if 2 * size > memory:  # the weights are read, then copied to where the kernels need them
-        raise ValueError(f"its weights need {2 * size:,} bytes of memory, but only {memory:,} are free here")
+    # The weights are read, then copied to where the kernels need them. Narrow ones become twice as large.
+    needed = (4 if narrow else 2) * size
+    if needed > memory:
+        raise ValueError(f"its weights need {needed:,} bytes of memory, but only {memory:,} are free here")
     named = read_arrays(file)
+    for name, kind in narrow.items():
+        named[name] = widen_array(named[name], kind)
     return [named[f"w{i}"] for i in range(len(named))]
 
 
@@ -112,7 +125,7 @@ def _read_plan(
     segments = [listed[number] for number in numbers]
     check_plan(plan, weights, available_memory(), segments)
     inputs, outputs = entry["inputs"], entry["outputs"]
-    routes = find_routes([e["name"] for e in inputs], [e["name"] for e in outputs], segments)
+    routes = find_routes(make_specs(inputs), [e["name"] for e in outputs], segments)
     signalled = sum(map(signals, segments))
     taken = [tensor for tensor, planned in zip(inputs, routes.planned, strict=True) if planned]
     given = [tensor for tensor, source in zip(outputs, routes.sources, strict=True) if type(source) is int]

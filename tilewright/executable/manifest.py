@@ -26,6 +26,7 @@ from typing import TypedDict, cast
 import numpy as np
 
 from tilewright.errors import OutputError
+from tilewright.executable.narrow import NARROW
 from tilewright.executable.plan import PlanJson
 from tilewright.executable.segment import SegmentJson
 from tilewright.fixed_input import FixedJson
@@ -129,6 +130,8 @@ class Manifest(_Required, total=False):
         verdict: the verdict that it was published with.
         untuned: whether it is TVM's default build.
         segments: the parts that ONNX Runtime runs, in order; the executable needs ``onnxruntime`` if there are any.
+        narrow: the weights that are kept in fewer bytes than kernels read, by the names of their arrays, each with the
+            dtype that it is kept in (:mod:`tilewright.executable.narrow`).
         packed_at_run: of a network that MetaSchedule tuned: the weights that are packed in each run.
         buckets: the plans of an executable for several shapes.
         otherwise: what runs calls that belong to no bucket, for people; they are refused if this is missing.
@@ -145,6 +148,7 @@ class Manifest(_Required, total=False):
     buckets: list[BucketJson]
     otherwise: str
     fixed: list[FixedJson]
+    narrow: dict[str, str]
 
 
 def seal(manifest: Mapping[str, object], folder: Path, files: list[str]) -> str:
@@ -269,6 +273,9 @@ def _check(manifest: JsonObject) -> None:
     segments = manifest.get("segments", [])
     _check_segments(segments)
     _check_buckets(manifest.get("buckets", []), len(segments) if isinstance(segments, list) else 0)
+    narrow = manifest.get("narrow", {})
+    if not isinstance(narrow, dict) or not all(kind in NARROW for kind in narrow.values()):
+        raise ValueError(f"its narrow weights are not kept as {' or '.join(NARROW)}, but {narrow!r:.80}")
 
 
 def _check_ends(entry: JsonObject) -> None:
@@ -314,8 +321,10 @@ def _check_segments(segments: Json) -> None:
     if not isinstance(segments, list):
         raise ValueError("its segments are not a list")
     for entry in segments:
-        for key in ("inputs", "outputs", "given", "returned", "reasons"):
-            names = entry[key] if isinstance(entry, dict) else None
+        if not isinstance(entry, dict):
+            raise TypeError(f"one of its segments is not an object, but {entry!r:.80}")
+        for key in ("inputs", "outputs", "given", "returned", "reasons", "operators"):
+            names = entry.get(key, []) if key == "operators" else entry[key]  # earlier manifests have no operators
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise ValueError(f"the {key} of a segment are not a list of texts")
 

@@ -49,6 +49,7 @@ class SegmentJson(TypedDict):
         given: the names of the network's inputs that it is given as they are.
         returned: the names of the network's outputs that it returns as they are.
         reasons: why operators are in it, for people.
+        operators: the types of its operators, each once, for people.
     """
 
     inputs: list[str]
@@ -56,6 +57,7 @@ class SegmentJson(TypedDict):
     given: list[str]
     returned: list[str]
     reasons: list[str]
+    operators: list[str]
 
 
 def count_tensors(entry: SegmentJson) -> int:

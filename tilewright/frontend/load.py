@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tilewright.errors import (
-    MissingExtraError,
-    ModelFormatError,
-    ShapeError,
-    TilewrightError,
-    UnsupportedOperatorError,
-)
+from tilewright.errors import ModelFormatError, ShapeError, UnsupportedOperatorError
 from tilewright.frontend.file_kinds import check_kind, is_program
 from tilewright.frontend.network import Network, Signature
+from tilewright.frontend.onnx.model import MISSING_KERNEL
 from tilewright.frontend.onnx.partition import divide
 from tilewright.frontend.onnx.reading import OnnxReading
 from tilewright.frontend.onnx.values import describe_end
@@ -27,8 +21,8 @@ from tilewright.frontend.shapes import ShapeRequest, Shapes, make_request
 from tilewright.frontend.torch.model import read_program
 from tilewright.measure.memory import memory_error
 from tilewright.names import printable
-from tilewright.tensor import TensorSpec
-from tilewright.tvm_compat import scaled_elu, set_threads
+from tilewright.tensor import Array, TensorSpec
+from tilewright.tvm_compat import set_threads
 
 if TYPE_CHECKING:
     import onnx
@@ -117,7 +111,8 @@ def read_model(name: str, model: onnx.ModelProto, folded: onnx.ModelProto, forei
 
     Raises:
         ResourceError: memory is missing.
-        UnsupportedOperatorError: it cannot be imported, not even in parts; a bug of ours.
+        UnsupportedOperatorError: it cannot be imported, not even in parts, which is a bug of ours; or ONNX Runtime
+            lacks a kernel for a part that needs it.
     """
     from tilewright.frontend.onnx.importer import import_graph
 
@@ -134,6 +129,10 @@ def read_model(name: str, model: onnx.ModelProto, folded: onnx.ModelProto, forei
             reasons |= refused
     except MemoryError as exc:
         raise memory_error(f"importing {name}") from exc
+    missing = next((entry.value for entry in folded.metadata_props if entry.key == MISSING_KERNEL), "")
+    if missing and partition.segments:
+        why = next((reason for segment in partition.segments for reason in segment.reasons), "")
+        raise UnsupportedOperatorError(f"{missing}; besides, a part cannot be compiled: {why}")
     compiled = partition.compiled.graph
     network = _from_relax(made.module, name, [v.name for v in compiled.input], [v.name for v in compiled.output])
     weights = {tensor.name for tensor in folded.graph.initializer}
@@ -175,24 +174,10 @@ def _takes(program: ExportedProgram, shapes: Shapes) -> bool:
 
 
 def _from_torch(program: ExportedProgram, name: str) -> Network:
-    try:
-        from tvm.relax.frontend.torch import from_exported_program
-    except ImportError as exc:
-        raise MissingExtraError("PyTorch", "torch") from exc
-    scaled_elu()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch deprecates functions that TVM's importer calls
-            module = from_exported_program(program, keep_params_as_input=True)
-            network = _from_relax(module, name)
-    except TilewrightError:
-        raise
-    except MemoryError as exc:
-        raise memory_error(f"importing {name}") from exc
-    except Exception as exc:  # the converters of operators raise errors of all classes
-        line = (str(exc).strip().splitlines() or ["?"])[0]
-        raise UnsupportedOperatorError(f"the exported program cannot be imported: {line[:200]}") from exc
-    return dataclasses.replace(network, program=program)
+    from tilewright.frontend.torch.program import import_program
+
+    made = import_program(program, name)
+    return dataclasses.replace(_describe(made.module, name, made.weights), program=program)
 
 
 def _from_relax(
@@ -212,6 +197,19 @@ def _from_relax(
         raise ModelFormatError("a Relax module has a function 'main', but this has none; rename the entry function")
     module, arrays = relax.frontend.detach_params(module)
     values = [np.asarray(a.numpy()) for a in arrays.get("main", [])]
+    return _describe(module, name, values, inputs, outputs)
+
+
+def _describe(
+    module: ir.IRModule,
+    name: str,
+    values: Sequence[Array],
+    inputs: Sequence[str] | None = None,
+    outputs: Sequence[str] = (),
+) -> Network:
+    """The network of a module whose last parameters are the weights ``values``. Other arguments as above."""
+    from tvm import relax
+
     main = module["main"]
     count = len(main.params) - len(values)
     specs = [_spec(p.name, p.ty) for p in main.params]

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Declared", "Dimension", "ShapeRequest", "Shapes", "bind_shapes", "describe_dimensions", "make_request"]
 
-#: A dimension as a model declares it: its extent; or the name of an open one, empty if it has none.
+#: A dimension as a model declares it: its extent; or the name of an open one, empty if it has none. An extent of 0 may
+#: stand for an open one, so it may be given another extent; otherwise it is 0.
 Dimension: TypeAlias = "int | str"
 #: The dimensions of inputs by name; None: even their number is open.
 Declared: TypeAlias = "Mapping[str, tuple[Dimension, ...] | None]"
@@ -157,7 +158,7 @@ def _bind(group: Shapes, names: Mapping[str, int], declared: Declared) -> dict[s
         if dimensions is None:
             continue
         fits = len(shape) == len(dimensions) and all(
-            isinstance(dimension, str) or dimension == extent
+            isinstance(dimension, str) or dimension in (0, extent)
             for dimension, extent in zip(dimensions, shape, strict=False)
         )
         if not fits:

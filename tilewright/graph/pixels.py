@@ -35,7 +35,7 @@ def serve(walk: Rewriter, name: str, call: relax.Call | Idiom, args: list[Value]
         walk: emits the new graph.
         name: of Relax's operator, without ``relax.``.
         call: the call.
-        args: the arguments that are tensors of the graph.
+        args: the arguments that are tensors of the graph; of an operator of two operands also constants of one number.
     """
     unaries = name in UNARY or isinstance(call, Idiom)
     handler = _TABLE.get(name) or (unary if unaries else binary if name in BINARY else None)
@@ -57,17 +57,24 @@ def unary(walk: Rewriter, call: relax.Call | Idiom, args: list[Value]) -> Value 
     return emit_blocked(walk, args[0], call, [args[0].packed, *rest])
 
 
-def binary(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
-    """An element-wise operator of two operands, one of which is blocked."""
+def binary(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
+    """An element-wise operator of two operands, one of which is blocked. The other may be one number."""
+    from tvm import relax
+
     # The layout is that of a convolution's result, into which this is fused. The other operand is converted.
     shape = shape_of(call)
-    whole = (a for a in args if a.packed is not None and a.shape == shape)
+    whole = (a for a in args if isinstance(a, Value) and a.packed is not None and a.shape == shape)
     first = min(whole, key=lambda a: not a.fused, default=None)
-    if first is None or len(shape) != 4 or spoils_gaps(call, first):
+    if first is None or len(shape) != 4:
+        return None
+    # A gap holds a finite number, which stays finite when it is divided by a constant.
+    if spoils_gaps(call, first) and isinstance(args[1], Value):
         return None
     operands = []
     for arg in args:
-        if arg.recipe is not None:
+        if not isinstance(arg, Value):
+            operands.append(relax.const(arg.value.numpy().reshape(()), "float32"))
+        elif arg.recipe is not None:
             recipe = channel_weight(walk, arg.recipe, first)
             if recipe is None:
                 return None
@@ -168,7 +175,7 @@ def shuffle(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None
 
 def mean(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
     """The mean over all pixels of a blocked operand."""
-    axes = [int(a) % 4 for a in call.attrs.axis or ()]
+    axes = sorted(int(a) % 4 for a in call.attrs.axis or ())
     if args[0].packed is None or len(args[0].shape) != 4 or axes != [2, 3] or not call.attrs.keepdims:
         return None
     return emit_blocked(walk, args[0], call, [args[0].packed], shape_of(call))

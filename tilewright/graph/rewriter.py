@@ -1,19 +1,21 @@
 """Walks through a network and emits it anew, with the values of its tensors in the layouts that operators need.
 
 Every value of the graph exists in plain layout, blocked, or both. It is converted where an operator needs another
-layout, so two conversions in a row cancel. :mod:`tilewright.graph.pixels` serves operators on blocked images, and
-:mod:`tilewright.graph.tokens` operators on views of all other tensors.
+layout, so two conversions in a row cancel. :mod:`tilewright.graph.pixels` serves operators on blocked images,
+:mod:`tilewright.graph.recurrent` recurrent ones, and :mod:`tilewright.graph.tokens` operators on views of all other
+tensors.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from tilewright.graph import pixels, tokens
+from tilewright.graph import pixels, recurrent, tokens
 from tilewright.graph.convolution import Convolution
 from tilewright.graph.idioms import find_idiom
 from tilewright.graph.value import Value, shape_of
@@ -237,6 +239,8 @@ class Rewriter:
         if not isinstance(expr, relax.Call) or not isinstance(expr.op, ir.Op):
             return self.keep_plain(expr)
         name = expr.op.name.removeprefix("relax.")
+        if name == "call_tir":
+            return recurrent.serve(self, expr) or self.keep_plain(expr)
         operands = list(expr.args)
         if name == "concat" and isinstance(operands[0], relax.Tuple):
             operands = list(operands[0].fields)
@@ -253,8 +257,16 @@ class Rewriter:
         if name == "split":
             return self.split(expr, known[0]) or self.keep_plain(expr)
         result = None
-        # Operators on blocked operands come first. A constant operand has no blocked layout.
-        if name == "power" or not any(isinstance(a, ir.GenericConst) for a in args):
+        # Operators on blocked operands come first. A constant operand has no blocked layout, unless it is one number.
+        constants = [a for a in args if isinstance(a, ir.GenericConst)]
+        if (
+            name in tokens.BINARY
+            and name != "power"
+            and constants
+            and all(math.prod(c.value.shape) == 1 for c in constants)
+        ):
+            result = pixels.serve(self, name, expr, args)
+        elif name == "power" or not constants:
             result = pixels.serve(self, name, expr, known)
         if result is None:
             result = tokens.serve(self, name, expr, args)

@@ -22,6 +22,7 @@ from tilewright.measure.memory import memory_error
 from tilewright.ops.mark import Mark, take_mark, take_marks
 from tilewright.target import Target
 from tilewright.task import WEIGHTS, Task
+from tilewright.wording import describe_error
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -154,10 +155,9 @@ def _translating(network: Network) -> Iterator[None]:
         raise
     except MemoryError as exc:
         raise memory_error(f"cutting {network.name} into tasks") from exc
-    except (RuntimeError, ValueError, TypeError) as exc:  # what TVM's passes raise; anything else is a bug of ours
-        said = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:160]
+    except Exception as exc:  # TVM's passes and ours raise errors of all classes
         raise UnsupportedOperatorError(
-            f"every operator is one that can be compiled, but one of {network.name} is not: {said}; "
+            f"every operator is one that can be compiled, but one of {network.name} is not: {describe_error(exc)}; "
             "replace it before export"
         ) from exc
 
@@ -226,6 +226,8 @@ def _list_tasks(
     from tvm import relax, tirx
 
     plan = make_plan(module, len(network.parameters), 4 * target.lanes)
+    if plan is not None:
+        _check_results(network, plan)
     if plan is None and network.segments:
         raise UnsupportedOperatorError("a network of which a part runs in ONNX Runtime has a plan, but this has none")
     calls = _calls(module["main"]) if plan is None else Counter(call.kernel for call in plan.calls if call.kernel)
@@ -246,6 +248,21 @@ def _list_tasks(
     ]
     uses.sort(key=lambda use: (-use.task.flop * use.weight, use.task.key))
     return Extraction(network, target, rewritten, module, recipes, tuple(uses), plan, direct)
+
+
+def _check_results(network: Network, plan: Plan) -> None:
+    """Raise ``UnsupportedOperatorError`` if the plan has other outputs than the network: TVM made something else."""
+    from tvm import relax
+
+    result = network.module["main"].ret_ty
+    kinds = list(result.fields) if isinstance(result, relax.TupleType) else [result]
+    for kind, number in zip(kinds, plan.outputs, strict=True):
+        found, wanted = plan.tensors[number], tuple(int(d) for d in kind.shape.values)
+        if (found.shape, found.dtype) != (wanted, str(kind.dtype)):
+            raise UnsupportedOperatorError(
+                f"a compiled operator gives what the model says, but a result is {found.dtype} {list(found.shape)} "
+                f"instead of {kind.dtype} {list(wanted)}"
+            )
 
 
 def _concatenations_apart(module: IRModule, _: object) -> IRModule:

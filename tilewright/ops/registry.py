@@ -8,9 +8,11 @@ from tilewright.errors import SpaceError
 from tilewright.ops.contraction import ContractionTemplate
 from tilewright.ops.elementwise import ElementwiseTemplate
 from tilewright.ops.generic import AutoTemplate
+from tilewright.ops.recurrent import RecurrentTemplate
 from tilewright.ops.rows import RowsTemplate
 from tilewright.ops.window import WindowTemplate
 from tilewright.ops.winograd import FusedWinogradTemplate, WinogradTransformTemplate
+from tilewright.space.guard import guard_space
 from tilewright.space.recorded import check_recorded
 from tilewright.space.space import DesignSpace
 from tilewright.space.template import Template
@@ -23,6 +25,7 @@ __all__ = ["TEMPLATES", "make_space", "recorded_space"]
 TEMPLATES: tuple[Template, ...] = (
     ContractionTemplate(),
     RowsTemplate(),
+    RecurrentTemplate(),
     FusedWinogradTemplate(),
     WinogradTransformTemplate(),
     ElementwiseTemplate(),
@@ -40,15 +43,17 @@ def make_space(task: Task, target: Target, templates: Sequence[Template] = TEMPL
         templates: in the order in which they are asked, such as ``(MyTemplate(), *TEMPLATES)``.
 
     Raises:
-        SpaceError: no template is made for tasks of this kind, none serves the task, or its function cannot be read.
+        SpaceError: no template is made for tasks of this kind, none serves the task, its function cannot be read, or a
+            template fails.
     """
     kinds = [repr(kind) for kind in dict.fromkeys(template.kind for template in templates)]
     if repr(task.kind) not in kinds:
         known = " or ".join([", ".join(kinds[:-1]) or "none", *kinds[-1:]]) if len(kinds) != 1 else kinds[0]
         raise SpaceError(f"a task's kind is {known}, but that of {task.name!r} is {task.kind!r}")
     for template in templates:
-        if template.serves(task, target):
-            return template.space(task, target)
+        with guard_space(f"the template {template.name!r} of {task.name!r}"):
+            if template.serves(task, target):
+                return template.space(task, target)
     names = ", ".join(template.name for template in templates)
     raise SpaceError(
         f"a template serves each task, but {names} do not serve {task.name!r}; put TEMPLATES after your own templates"

@@ -14,6 +14,7 @@ from tilewright.measure.runner import Runner
 from tilewright.ops import contraction, winograd
 from tilewright.ops.registry import make_space
 from tilewright.records.store import Store
+from tilewright.space.guard import guard_space
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task
@@ -151,13 +152,15 @@ def _seconds(
     """The latency of the best of a few configs, or of the best on record; inf where none works."""
     try:
         space = make_space(task, target)
+        with guard_space(f"the design space of {task.name!r}"):
+            likely = _some(space)
     except SpaceError:
         return math.inf, 0
     known = store.best(task.key, target.key, space.template, 1)
     if known:
         return known[0].seconds, 0
     store.describe(task)
-    measured = runner.measure(space, _some(space), limit, deadline)
+    measured = runner.measure(space, likely, limit, deadline)
     return min((m.seconds for m in measured if m.ok), default=math.inf), len(measured)
 
 

@@ -26,6 +26,7 @@ from tilewright.graph.buckets import Extracted
 from tilewright.graph.tasks import Extraction
 from tilewright.measure.outcome import robust_seconds
 from tilewright.measure.peer_process import PeerProcess
+from tilewright.space.guard import guard_space
 from tilewright.tensor import random_arrays
 from tilewright.tuning.report import ContestReport
 from tilewright.tuning.scheduler import NetworkTuner
@@ -122,7 +123,8 @@ def variants_of(
         for row in rows:
             if row not in variants:
                 try:
-                    function = space.schedule(np.asarray(row, dtype=np.int32)).mod["main"]
+                    with guard_space(f"the design space of {space.task.name!r}"):
+                        function = space.schedule(np.asarray(row, dtype=np.int32)).mod["main"]
                 except SpaceError:
                     continue
                 variants[row] = Variant(row, function)

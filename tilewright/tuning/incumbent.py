@@ -53,7 +53,9 @@ def extract_compiled(extraction: Extraction, aside: Path, why: str) -> Extractio
         try:
             alone = extract(part, target)
             functions = select_recorded(alone, MemoryStore()).functions
-            Kernels(alone, aside / "part-kernels").library(functions, aside / "part.so")
+            kernels = Kernels(alone, aside / "part-kernels")
+            failing = kernels.find_failing(functions)  # their schedules may be to blame
+            kernels.library({key: f for key, f in functions.items() if key not in failing}, aside / "part.so")
         except TilewrightError as exc:
             return f"it cannot be compiled ({exc})"
         return ""

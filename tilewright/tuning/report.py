@@ -22,6 +22,8 @@ __all__ = [
     "DisturbanceReport",
     "NetworkReport",
     "RaceReport",
+    "RuntimeRaceReport",
+    "SegmentReport",
     "SharingReport",
     "StartReport",
     "TaskReport",
@@ -201,6 +203,21 @@ class BucketReport:
 
 
 @dataclass(frozen=True)
+class SegmentReport:
+    """A part of the network that ONNX Runtime runs.
+
+    Attributes:
+        operators: the types of its operators, each once.
+        nodes: how many operators it has.
+        reasons: why operators are in it, each ``operator (node): reason``. Others only lie between these.
+    """
+
+    operators: tuple[str, ...]
+    nodes: int
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class CheckReport:
     """The check of the incumbent: seconds that building and judging it took, and the verdict."""
 
@@ -266,6 +283,7 @@ class TuneReport(StartReport, NetworkReport):
 
     Attributes:
         published: which executable is in the output directory: "tuned", "incumbent", or an "earlier" one.
+        segments: the parts of the network that ONNX Runtime runs, in order.
         verdict: on the best executable.
         buckets: of an executable with several; empty for one.
         budget_plan: the seconds of each step, as planned; see :class:`tilewright.tuning.budget_plan.BudgetPlan`.
@@ -285,6 +303,7 @@ class TuneReport(StartReport, NetworkReport):
     algorithms: tuple[AlgorithmReport, ...] = ()
     unrecorded: int = 0
     plain_operators: tuple[str, ...] = ()
+    segments: tuple[SegmentReport, ...] = ()
     worker_peak_bytes: int = 0
     caches: str = ""
     disturbance: DisturbanceReport = field(default_factory=DisturbanceReport)

@@ -17,6 +17,7 @@ import numpy as np
 from tilewright.errors import SpaceError
 from tilewright.methods.default import default
 from tilewright.methods.method import Method
+from tilewright.space.guard import guard_space
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task
@@ -309,16 +310,17 @@ class NetworkTuner:
         self._update(task.use.task.name)
         before = task.tuner.trials
         try:
-            lent = 0 if self._lending is None else self._lending.lend(task)
-            if not proposes:
-                size = lent + (task.measured == 0)
-            count = int(min(size, self._left(task), self._budget.remaining_trials))
-            if count <= 0:
-                return
-            result = task.tuner.round(count, self._budget.deadline - reserve)
-            task.note(result)
-            if self._lending is not None:
-                self._lending.judge(task, result)
+            with guard_space(f"the search of {task.use.task.name!r}"):
+                lent = 0 if self._lending is None else self._lending.lend(task)
+                if not proposes:
+                    size = lent + (task.measured == 0)
+                count = int(min(size, self._left(task), self._budget.remaining_trials))
+                if count <= 0:
+                    return
+                result = task.tuner.round(count, self._budget.deadline - reserve)
+                task.note(result)
+                if self._lending is not None:
+                    self._lending.judge(task, result)
         except SpaceError as error:  # one task's space must not end the tuning of the others
             task.problem = str(error)
         finally:  # an interrupted round has had its trials, too
@@ -336,21 +338,21 @@ class NetworkTuner:
 
             self._make_space = make_space
         try:
-            space = self._make_space(task.use.task, context.target)
+            with guard_space(f"the design space of {task.use.task.name!r}"):
+                space = self._make_space(task.use.task, context.target)
+                task.tuner = TaskTuner(
+                    space,
+                    context.target,
+                    context.runner,
+                    context.store,
+                    task.rng,
+                    self._method,
+                    clock=lambda: self._budget.elapsed,
+                )
+                if self._roofline is not None:
+                    task.possible = self._roofline.possible(space)
         except SpaceError as error:
             task.problem = str(error)
-            return
-        task.tuner = TaskTuner(
-            space,
-            context.target,
-            context.runner,
-            context.store,
-            task.rng,
-            self._method,
-            clock=lambda: self._budget.elapsed,
-        )
-        if self._roofline is not None:
-            task.possible = self._roofline.possible(space)
 
     def _note_latency(self) -> None:
         latency = self.estimated_latency

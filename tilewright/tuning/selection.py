@@ -13,6 +13,7 @@ from tilewright.errors import SpaceError
 from tilewright.graph.buckets import Extracted
 from tilewright.ops.registry import make_space
 from tilewright.records.store import Store
+from tilewright.space.guard import guard_space
 from tilewright.space.space import DesignSpace
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.verify.kernels_check import KernelCheck, check_kernels
@@ -62,13 +63,20 @@ def select_recorded(extraction: Extracted, store: Store) -> Selection:
             space = make_space(use.task, extraction.target)
             known = store.best(key, extraction.target.key, space.template, 1)
             config = np.asarray(known[0].config, dtype=np.int32) if known else None
-            if config is not None and (not _fits(space, config) or np.array_equal(config, space.default())):
-                config = None
-            found.functions[key] = space.schedule(space.default() if config is None else config).mod["main"]
+            with guard_space(f"the design space of {use.task.name!r}"):
+                if config is not None and (not _fits(space, config) or np.array_equal(config, space.default())):
+                    config = None
+            found.functions[key] = _schedule(space, config)
         except SpaceError:  # TVM builds the task without a schedule
             continue
         found.configs[key] = None if config is None else tuple(int(index) for index in config)
     return found
+
+
+def _schedule(space: DesignSpace, config: NDArray[np.int32] | None) -> PrimFunc:
+    """The function of a config, or of the default. Raises ``SpaceError`` if the space fails."""
+    with guard_space(f"the design space of {space.task.name!r}"):
+        return space.schedule(space.default() if config is None else config).mod["main"]
 
 
 def _fits(space: DesignSpace, config: NDArray[np.int32]) -> bool:
@@ -90,7 +98,7 @@ def select_best(extraction: Extracted, tuner: NetworkTuner) -> Selection:
             config = known.best_config if known is not None else None
             if config is not None and np.array_equal(config, space.default()):
                 config = None
-            found.functions[key] = space.schedule(space.default() if config is None else config).mod["main"]
+            found.functions[key] = _schedule(space, config)
         except SpaceError:  # TVM builds the task without a schedule
             continue
         found.configs[key] = None if config is None else tuple(int(index) for index in config)
@@ -109,9 +117,8 @@ def check_selection(extraction: Extracted, selection: Selection, seconds: float)
     incomparable: list[str] = []
     for use in extraction.uses:
         if use.task.key in selection.tuned:
-            space = make_space(use.task, extraction.target)
             try:
-                defaults[use.task.key] = space.schedule(space.default()).mod["main"]
+                defaults[use.task.key] = _schedule(make_space(use.task, extraction.target), None)
             except SpaceError:
                 incomparable.append(use.task.key)
     found = check_kernels(extraction, selection.functions, defaults, seconds)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from tilewright.frontend.network import Network
 from tilewright.graph.buckets import Buckets, Extracted, describe_bucket
 from tilewright.jsonable import to_json
 from tilewright.measure.batch import PoolStatistics
@@ -16,12 +17,17 @@ from tilewright.tuning.report import (
     BucketReport,
     CheckReport,
     DisturbanceReport,
+    SegmentReport,
     StartReport,
     TuneReport,
 )
 from tilewright.tuning.scheduler import NetworkTuner
+from tilewright.wording import counted
 
-__all__ = ["Outcomes", "report_session"]
+__all__ = ["Outcomes", "describe_parts", "report_session"]
+
+#: How many reasons a note gives for one segment. The report has all of them.
+_MOST_REASONS = 3
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,8 @@ def report_session(done: Outcomes) -> TuneReport:
     names = {use.task.key: use.task.name for e in (best.extraction, done.extraction) for use in e.uses}
     defaults = [use.task for use in best.extraction.uses if best.selection.configs.get(use.task.key) is None]
     whole = {**vars(done.tuner.report()), **vars(done.start), "interrupted": done.interrupted}
-    whole["notes"] = (*done.start.notes, *finishing.notes)
+    segments, more = describe_parts(best.extraction.network)
+    whole["notes"] = (*done.start.notes, *finishing.notes, *more)
     return TuneReport(
         **whole,
         published=done.published,
@@ -84,6 +91,7 @@ def report_session(done: Outcomes) -> TuneReport:
         algorithms=tuple(choice.report() for choice in done.algorithms),
         unrecorded=done.unrecorded,
         plain_operators=tuple(best.extraction.fallbacks),
+        segments=segments,
         worker_peak_bytes=done.statistics.peak_rss,
         caches=done.caches,
         disturbance=DisturbanceReport(
@@ -110,3 +118,38 @@ def _report_buckets(extraction: Extracted, tuner: NetworkTuner) -> tuple[BucketR
         known = seconds if math.isfinite(seconds) else None
         found.append(BucketReport(describe_bucket(part.network), share, len(part.uses), known))
     return tuple(found)
+
+
+def describe_parts(network: Network) -> tuple[tuple[SegmentReport, ...], tuple[str, ...]]:
+    """The parts of a network that ONNX Runtime runs, and notes about these and about inputs without elements."""
+    segments = tuple(SegmentReport(s.operators, len(s.model.graph.node), s.reasons) for s in network.segments)
+    return segments, (*_describe_segments(segments), *_describe_empty(network))
+
+
+def _describe_segments(segments: Sequence[SegmentReport]) -> Iterator[str]:
+    """A sentence about each part that ONNX Runtime runs."""
+    for segment in segments:
+        calls: dict[str, list[str]] = {}
+        for reason in segment.reasons:
+            call, _, why = reason.partition(": ")
+            calls.setdefault(why, []).append(call)
+        said = [
+            f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {why}"
+            for why, names in list(calls.items())[:_MOST_REASONS]
+        ]
+        if len(calls) > _MOST_REASONS:
+            said.append(f"{counted(len(calls) - _MOST_REASONS, 'more reason')}, which --json lists")
+        yield (
+            f"ONNX Runtime runs {counted(segment.nodes, 'operator')} ({', '.join(segment.operators)}), so the "
+            f"executable needs the package onnxruntime: {'; '.join(said)}"
+        )
+
+
+def _describe_empty(network: Network) -> Iterator[str]:
+    """A sentence about each input that has no elements: perhaps its model meant an open dimension."""
+    for spec in network.inputs:
+        if 0 in spec.shape:
+            yield (
+                f"the input {spec.name!r} is {list(spec.shape)}, which has no elements; if 0 stands for an open "
+                "dimension, give its shape with --shape"
+            )

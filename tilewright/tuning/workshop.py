@@ -14,6 +14,7 @@ from tilewright.graph.buckets import Extracted, combine
 from tilewright.graph.left_out import leave_out_all
 from tilewright.graph.tasks import extract
 from tilewright.ops.registry import make_space
+from tilewright.space.guard import guard_space
 from tilewright.tuning.selection import Selection
 from tilewright.verify.checker import Checker
 from tilewright.verify.verdict import Outcome, Verdict
@@ -60,7 +61,10 @@ class Workshop:
         self._first: Path | None = None
 
     def build(self, selection: Selection) -> JudgedExecutable:
-        """Build an executable of a selection. Tasks that spoil the outputs get their defaults, then TVM's programs.
+        """Build an executable of a selection.
+
+        Tasks whose programs cannot be compiled get TVM's own programs. Tasks that spoil the outputs get their defaults,
+        then TVM's programs.
 
         Raises:
             CompilerError: compiling or linking failed.
@@ -68,7 +72,14 @@ class Workshop:
             CheckError: the outputs are still wrong after that.
         """
         began = time.monotonic()
-        folder = self._made(selection)
+        try:
+            folder = self._made(selection)
+        except CompilerError:  # perhaps a schedule is to blame
+            repaired = self._untuned(selection, self.kernels.find_failing(selection.functions))
+            if repaired is None:
+                raise
+            selection = repaired
+            folder = self._made(selection)
         seconds = time.monotonic() - began
         verdict = self._checker.judge(folder)
         replaced: list[str] = []
@@ -168,9 +179,10 @@ class Workshop:
         tasks = {use.task.key: use.task for use in self.extraction.uses}
         functions = dict(selection.functions)
         for key in set(keys) & set(selection.tuned):
-            space = make_space(tasks[key], self.extraction.target)
             try:
-                functions[key] = space.schedule(space.default()).mod["main"]
+                with guard_space(f"the design space of {tasks[key].name!r}"):
+                    space = make_space(tasks[key], self.extraction.target)
+                    functions[key] = space.schedule(space.default()).mod["main"]
             except SpaceError:
                 functions.pop(key, None)
         changed = replace(selection, functions=functions).mark_default(keys)

@@ -16,6 +16,8 @@ __all__ = ["blend_arrays", "draw_inputs"]
 
 #: How far nearby inputs are on the way to other inputs.
 _NEARBY = 0.1
+#: The largest finite number of float16.
+_LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
 def draw_inputs(
@@ -40,8 +42,10 @@ def draw_inputs(
         elif bounds is not None:
             arrays.append(draw_integers(spec, bounds, rng, narrow))
         else:
-            values = rng.standard_normal(spec.shape) if kind == "normal" else _image(spec, rng)
-            arrays.append(np.asarray(values * scale).astype(spec.dtype))
+            values = scale * (rng.standard_normal(spec.shape) if kind == "normal" else _image(spec, rng))
+            if spec.dtype == "float16":  # infinities would show nothing
+                values = np.clip(values, -_LARGEST_HALF, _LARGEST_HALF)
+            arrays.append(np.asarray(values).astype(spec.dtype))
     return arrays
 
 

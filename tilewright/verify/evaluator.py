@@ -2,6 +2,9 @@
 
 In double precision every float16, bfloat16 or float32 of the model becomes float64: weights, constants, inputs, results
 of casts, also in local functions and in branches of control flow. Integers stay as they are.
+
+A model of float16 or bfloat16 is evaluated in float32 instead of its own precision, since programs compute it in
+float32.
 """
 
 from __future__ import annotations
@@ -21,8 +24,9 @@ from tilewright.verify.operators import OPERATORS
 
 __all__ = ["OnnxEvaluator"]
 
-#: Element types that become float64 in double precision.
-_NARROW = ("float16", "float32", "bfloat16")
+#: Element types that no program computes in; those that become float64 in double precision.
+_HALF = ("float16", "bfloat16")
+_NARROW = (*_HALF, "float32")
 
 
 class OnnxEvaluator:
@@ -31,8 +35,8 @@ class OnnxEvaluator:
     Args:
         model: a model of opsets that ONNX's reference evaluator knows.
         names: the names of its inputs, in the order in which a caller gives them.
-        double: True: evaluates in double precision; False: in the model's own precision, with the disturbances that
-            ``freedom`` has.
+        double: True: evaluates in double precision; False: in the model's own precision, but at least in float32, with
+            the disturbances that ``freedom`` has.
 
     Attributes:
         freedom: how much an evaluation in the model's own precision is disturbed.
@@ -53,8 +57,7 @@ class OnnxEvaluator:
     def run(self, inputs: Sequence[Array]) -> list[NDArray[Any]]:
         """The model's outputs for ``inputs``."""
         feeds = dict(zip(self._names, inputs, strict=True))
-        if self._double:
-            feeds = {name: _widen_array(array) for name, array in feeds.items()}
+        feeds = {name: _widen_array(array, self._double) for name, array in feeds.items()}
         with np.errstate(all="ignore"):
             return [np.asarray(output) for output in self._evaluator.run(None, feeds)]
 
@@ -71,8 +74,7 @@ class _Evaluator(ReferenceEvaluator):
 
     def _init(self) -> None:
         super()._init()
-        if self.double:
-            self.rt_inits_ = {name: _widen_array(array) for name, array in self.rt_inits_.items()}
+        self.rt_inits_ = {name: _widen_array(array, self.double) for name, array in self.rt_inits_.items()}
         self.rt_nodes_ = [_Node(node, type(self)) for node in self.rt_nodes_]
 
 
@@ -89,22 +91,26 @@ class _Node:
     def run(self, *inputs: object, **options: object) -> tuple[object, ...]:
         """The node's outputs."""
         outputs: tuple[object, ...] = self._node.run(*inputs, **options)  # type: ignore[no-untyped-call]
+        outputs = tuple(_widen(output, self._evaluator.double) for output in outputs)
         if self._evaluator.double:
-            return tuple(map(_widen, outputs))
+            return outputs
         if self._evaluator.narrow:
             outputs = tuple(map(_narrow, outputs))
         return disturb_values(self._evaluator.freedom, self._node.op_type, outputs)
 
 
-def _widen(value: object) -> object:
-    """An array, or each array of a sequence, with float64 in place of narrower floating-point numbers."""
+def _widen(value: object, double: bool) -> object:
+    """An array, or each array of a sequence, with wider numbers in place of narrow ones."""
     if isinstance(value, list):
-        return [_widen(part) for part in value]
-    return _widen_array(value) if isinstance(value, np.ndarray) else value
+        return [_widen(part, double) for part in value]
+    return _widen_array(value, double) if isinstance(value, np.ndarray) else value
 
 
-def _widen_array(array: Array) -> Array:
-    return array.astype(np.float64) if array.dtype.name in _NARROW else array
+def _widen_array(array: Array, double: bool) -> Array:
+    """An array in float64 if it is in a narrower type; if not ``double``, in float32 if it is in a half one."""
+    if double:
+        return array.astype(np.float64) if array.dtype.name in _NARROW else array
+    return array.astype(np.float32) if array.dtype.name in _HALF else array
 
 
 def _narrow(value: object) -> object:

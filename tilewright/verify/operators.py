@@ -15,13 +15,16 @@ from scipy import special
 from tilewright.tensor import Array, Floats, Numbers
 from tilewright.verify.attributes import Attributes
 from tilewright.verify.contractions import CONTRACTIONS
+from tilewright.verify.recurrent import RECURRENT
 from tilewright.verify.resizing import RESIZING
 from tilewright.verify.windows import WINDOWS
 
 __all__ = ["OPERATORS"]
 
+#: Types that no program computes in: a cast to one of these gives float32.
+_HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 #: In double precision a cast to one of these types gives float64.
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+_FLOATS = (*_HALF, TensorProto.FLOAT, TensorProto.DOUBLE)
 
 
 class _Operator(OpRun):
@@ -141,7 +144,10 @@ class Cast(_Operator):
         if to == TensorProto.STRING:
             raise NotImplementedError("casts to strings")
         double = self.run_params["evaluator_cls"].double
-        kind = np.dtype(np.float64) if double and to in _FLOATS else helper.tensor_dtype_to_np_dtype(to)
+        if double and to in _FLOATS:
+            kind = np.dtype(np.float64)
+        else:
+            kind = helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT if to in _HALF else to)
         return (x.astype(kind),)
 
 
@@ -186,4 +192,4 @@ OPERATORS: tuple[type[OpRun], ...] = (
     *(Sigmoid, Softplus, Mish, Erf, Gelu, Softmax, LogSoftmax, BatchNormalization, LRN, Cast, Div, Mod),
     DequantizeLinear,
 )
-OPERATORS += CONTRACTIONS + WINDOWS + RESIZING
+OPERATORS += CONTRACTIONS + WINDOWS + RESIZING + RECURRENT

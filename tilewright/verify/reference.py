@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from tilewright.errors import MeasureError
 from tilewright.frontend.network import Network
+from tilewright.frontend.onnx.half import has_half
 from tilewright.measure.isolated import IsolatedError, IsolatedProcess
 from tilewright.tensor import Array
 from tilewright.verify.reference_process import EvaluatorSide, RuntimeSide
@@ -36,9 +37,9 @@ __all__ = ["NoReferenceError", "Reference", "open_reference"]
 
 Arrays: TypeAlias = Sequence[Array]
 
-#: The largest difference between two evaluators that rounding explains, relative to the largest output: by dtype, and
-#: for all other dtypes.
-_GROSS, _GROSS_OTHERWISE = {"float32": 0.02, "float16": 0.2}, 0.02
+#: The largest difference between two evaluators that rounding explains, relative to the largest output: by the
+#: precision of ONNX Runtime.
+_GROSS = {"float32": 0.02, "float16": 0.2}
 #: A difference that is never gross: ONNX Runtime's sigmoid is off by 2^-24, and is 0 below -18.
 _ALWAYS = 2.0**-20
 #: Environment variables of the evaluators' processes. Each multiplies matrices on one core, since two evaluators and
@@ -67,7 +68,8 @@ class Reference(Protocol):
     """Computes the model's own outputs.
 
     Attributes:
-        precision: ``float64`` or ``float32``; empty if there is no reference.
+        precision: ``float64`` or ``float32``; ``float16``: ONNX Runtime's on a model of float16; empty if there is no
+            reference.
         problem: why there is no reference; otherwise a remark about it, or an empty text.
         dtypes: the dtypes of a right program's outputs, as NumPy names them; empty if they are not known.
     """
@@ -165,10 +167,11 @@ class OnnxReference:
         self.precision, self.problem = "float64", ""
         self.dtypes = _declared_dtypes(network.onnx)
         self._seconds = seconds
+        self._own_precision = "float16" if has_half(network.onnx) else "float32"
         self._integers = any(spec.kind != "f" for spec in network.inputs)
         self._processes = {
             "float64": stack.enter_context(IsolatedProcess(EvaluatorSide, (str(path), names, True), _VARIABLES)),
-            "float32": stack.enter_context(IsolatedProcess(RuntimeSide, (str(path), names))),
+            self._own_precision: stack.enter_context(IsolatedProcess(RuntimeSide, (str(path), names))),
         }
         # The model's own precision has another process, so that it is evaluated at the same time as float64.
         self._own = stack.enter_context(IsolatedProcess(EvaluatorSide, (str(path), names, False), _VARIABLES))
@@ -183,19 +186,19 @@ class OnnxReference:
         found: dict[str, list[Array]] = {}
         said = self._ask("float64", inputs, found)
         if not self._compared or self._integers or "float64" not in found:
-            refused = self._ask("float32", inputs, found)
+            refused = self._ask(self._own_precision, inputs, found)
             if refused and self._excuse(bool(found)):
-                self._lose("float32", refused)
+                self._lose(self._own_precision, refused)
             elif refused:
                 raise MeasureError(refused)
         if self._lost.keys() >= self._processes.keys():
             raise NoReferenceError(self.problem)
-        if said and (self._compared or "float32" not in found):
+        if said and (self._compared or self._own_precision not in found):
             raise MeasureError(said)
         if said:  # ONNX Runtime accepts these inputs, so the evaluator lacks something
             self._lose("float64", said)
         if not self._compared and len(found) == 2:
-            self._cross_check(inputs, found["float64"], found["float32"])
+            self._cross_check(inputs, found["float64"], found[self._own_precision])
         self._compared = True
         return found[self.precision]
 
@@ -249,12 +252,12 @@ class OnnxReference:
         """Use one of the two no more."""
         self._lost[precision] = why
         if precision == "float64" and self.precision == "float64":
-            self.precision = "float32"
+            self.precision = self._own_precision
             self.problem = f"the model cannot be evaluated in float64 ({why})"
         if self._lost.keys() >= self._processes.keys():
             self.precision = ""
             self.problem = (
-                f"there is no reference: ONNX Runtime says {self._lost['float32']}; "
+                f"there is no reference: ONNX Runtime says {self._lost[self._own_precision]}; "
                 f"the evaluator in float64 says {self._lost['float64']}"
             )
 
@@ -266,7 +269,7 @@ class OnnxReference:
             exact: the outputs in float64.
             own: ONNX Runtime's outputs.
         """
-        bound = max((_GROSS.get(str(array.dtype), _GROSS_OTHERWISE) for array in own), default=_GROSS_OTHERWISE)
+        bound = _GROSS[self._own_precision]
         if _agree(exact, own, bound):
             return
         # Rounding changes more in a network that rounds numbers to few integers.
@@ -310,7 +313,9 @@ def _declared_dtypes(model: onnx.ModelProto) -> tuple[str, ...]:
     from onnx import helper
 
     kinds = [output.type.tensor_type.elem_type for output in model.graph.output]
-    return tuple(str(helper.tensor_dtype_to_np_dtype(kind)) for kind in kinds) if all(kinds) else ()
+    names = (str(helper.tensor_dtype_to_np_dtype(kind)) for kind in kinds if kind)
+    # NumPy has no bfloat16, so a program gives these numbers as float32.
+    return tuple("float32" if name == "bfloat16" else name for name in names) if all(kinds) else ()
 
 
 def _write_onnx(model: onnx.ModelProto, folder: Path) -> Path:

@@ -13,6 +13,9 @@ of 1e-5.
 - If float32 decides nothing, the noise is infinite, and the element is not judged. Examples are overflow, and a choice
   between equal numbers.
 
+- An output of float16 is rounded, so it may also be off by two of its last digits, and where it nears the largest
+  float16, it is not judged.
+
 Inputs are conclusive for an output (:func:`is_telling`) if enough of its elements would be clearly off for other
 inputs. Floating-point outputs are compared with those for inputs nearby, a tenth of the way to other inputs. The reason
 is softmax: of large numbers it is 1 in one place and 0 elsewhere, and after many a wrong computation, too.
@@ -40,6 +43,8 @@ _LEAST = 2.0**-24
 _TINY = float(np.finfo(np.float32).tiny)
 #: The least noise where the reference is in float32: the error of ONNX Runtime's sigmoid.
 _OWN_ROUNDING = 2.0**-23
+#: The least noise where the reference rounds to float16 again and again, relative to the root mean square of a slice.
+_HALF_ROUNDING = 2.0**-9
 #: The least number of elements in a slice by which its noise is measured.
 _SLICE = 32
 #: From this number of evaluations on, an element's own differences tell its noise, up to the factor ``_UNSURE``.
@@ -60,7 +65,8 @@ def measure_noise(
         expected: an output of the reference, of any shape and dtype.
         roundings: the same output of evaluations that differ as correct programs do, of the same shape.
         amplitudes: how much each evaluation differs, in units of what correct programs may differ by.
-        precision: the reference's: ``float64`` or ``float32``.
+        precision: the reference's: ``float64`` or ``float32``; ``float16``: ONNX Runtime on a model of float16, where
+            it rounds the results of all operators.
 
     Returns:
         an array of the same shape; infinite where rounding explains any difference.
@@ -92,6 +98,8 @@ def measure_noise(
         noise = np.where(own > 0, np.minimum(noise, np.maximum(own, _LEAST * np.abs(size))), noise)
     if precision == "float32":
         noise = np.maximum(noise, _OWN_ROUNDING)
+    if precision == "float16":
+        noise = np.maximum(noise, _HALF_ROUNDING * _least_slice(size)[0] + _OWN_ROUNDING)
     return np.where(free, np.inf, noise)
 
 
@@ -121,10 +129,15 @@ def compute_tolerance(expected: Array, noise: NDArray[np.float64], dtype: str = 
     """
     if expected.dtype.kind != "f":
         return noise
-    relative = max(RELATIVE, 2.0 * float(np.finfo(dtype).eps)) if np.dtype(dtype).kind == "f" else RELATIVE
+    relative, absolute = RELATIVE, _TINY
+    if dtype == "float16":
+        relative, absolute = 2.0 * float(np.finfo(dtype).eps), float(np.finfo(dtype).smallest_subnormal)
     with np.errstate(all="ignore"):
         size = np.where(np.isfinite(expected), np.abs(expected), 0.0).astype(np.float64)
-    return relative * size + FACTOR * noise + _TINY
+        allowed = relative * size + FACTOR * noise + absolute
+        if dtype == "float16":
+            allowed = np.where(size + allowed >= float(np.finfo(dtype).max), np.inf, allowed)
+    return np.asarray(allowed)
 
 
 def is_telling(expected: Array, other: Array, allowed: NDArray[np.float64]) -> bool:

@@ -24,6 +24,7 @@ __all__ = [
     "check_place",
     "copy_without_weights",
     "count_bytes",
+    "drop_doubles",
     "fetch_data",
     "fetch_tensor",
     "graphs",
@@ -171,6 +172,15 @@ def _copy(source: _Message, target: _Message, without: str) -> None:
             getattr(target, field.name).extend(value)
         else:
             getattr(target, field.name).CopyFrom(value)
+
+
+def drop_doubles(model: onnx.ModelProto) -> None:
+    """Drop initializers that a Constant node makes, too: ONNX Runtime writes both for graphs inside of others."""
+    for graph in graphs(model):
+        made = {name for node in graph.node for name in node.output}
+        for index in reversed(range(len(graph.initializer))):
+            if graph.initializer[index].name in made:
+                del graph.initializer[index]
 
 
 def save_onnx(model: onnx.ModelProto, path: Path, data: str = "model.bin", most_inside: int = _MOST_INSIDE) -> None:

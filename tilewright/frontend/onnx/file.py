@@ -49,7 +49,7 @@ def read_proto(path: Path) -> onnx.ModelProto:
         raise memory_error(f"reading {path}") from exc
     except Exception as exc:  # protobuf's and onnx's own errors share no base class
         raise _unreadable(path, exc) from exc
-    if not model.graph.node:
+    if not model.graph.node and not model.graph.output:  # an output may be an input, or a weight
         raise ModelFormatError(f"a model has operators, but {path} holds none; is it an ONNX file?")
     try:
         model.SerializeToString()  # finds texts that are not UTF-8

@@ -7,9 +7,10 @@ shape or dtype, is reported, and the import goes on with zeros in its place, so 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,12 +18,13 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from tilewright.errors import TilewrightError
+from tilewright.errors import ResourceError, TilewrightError, UnsupportedOperatorError
 from tilewright.executable.plan import SEGMENT_SYMBOL
 from tilewright.frontend.onnx.partition import SEGMENT_DOMAIN
-from tilewright.frontend.onnx.values import DOMAINS, FixedTensor, find_fixed
+from tilewright.frontend.onnx.values import DOMAINS, FixedTensor, find_fixed, read_names
 from tilewright.tensor import Array
 from tilewright.tvm_compat import plain_clip
+from tilewright.wording import describe_error
 
 if TYPE_CHECKING:
     from tvm import ir, relax
@@ -100,15 +102,32 @@ def import_graph(model: onnx.ModelProto, types: Mapping[str, onnx.TypeProto]) ->
     """
     from tvm.relax.frontend.onnx import onnx_frontend
 
+    importlib.import_module("tilewright.frontend.onnx.converting")  # registers converters, which import this module
     plain_clip()
     # TVM's importer is a class that is imported late, so ours is made late, too.
     kind = type("Importer", (_Conversion, onnx_frontend.ONNXGraphImporter), {})
-    importer = kind({}, None, keep_params_in_input=True)
+    # TVM 0.27 takes an extent of 0 for an open one, unless it is given the shape.
+    shapes = {v.name: list(fixed.shape) for v in model.graph.input if (fixed := find_fixed(types.get(v.name)))}
+    importer = kind(shapes, None, keep_params_in_input=True)
     importer.prepare(model, types, onnx_frontend)
     version = max((o.version for o in model.opset_import if o.domain in DOMAINS), default=1)
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the importer warns of each weight that is no input of the graph
-        module = importer.from_onnx(model.graph, version)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the importer warns of each weight that is no input of the graph
+            module = importer.from_onnx(model.graph, version)
+    except (MemoryError, ResourceError):
+        raise
+    except Exception as exc:  # beyond a single operator, so that none can be named
+        import tvm
+
+        why = f"the graph that it is in cannot be imported ({describe_error(exc)})"
+        refused = {number: why for number, node in enumerate(model.graph.node) if node.domain != SEGMENT_DOMAIN}
+        if not refused:
+            raise UnsupportedOperatorError(
+                "a model that ONNX Runtime runs as a whole can be imported, but this one cannot: "
+                f"{describe_error(exc)}; this is a bug in Tilewright, please report it with the model"
+            ) from exc
+        return Importing(tvm.ir.IRModule(), refused)
     return Importing(module, importer.refused)
 
 
@@ -131,6 +150,21 @@ class _Conversion:
         self._types = types
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._operators = frontend._get_convert_map()
+        self._read = {name for node in model.graph.node for name in read_names(node)}
+        self._read |= {value.name for value in model.graph.output}
+
+    def _parse_graph_initializers(self, graph: onnx.GraphProto) -> None:
+        """Make a parameter of each weight. Its own name would not do.
+
+        TVM 0.27 drops a prefix of PyTorch's, after which two weights may have one name; and it takes any variable with
+        the name of a weight for that weight.
+        """
+        importer: Any = self
+        for number, tensor in enumerate(graph.initializer):
+            array = importer._parse_array(tensor)
+            name = f"weight{number}_{tensor.name}"
+            self._nodes[tensor.name] = importer._new_var(name, shape=array.shape, dtype=array.dtype)
+            importer._params[name] = (self._nodes[tensor.name], array)
 
     def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
         """Nothing: each node is looked at when it is converted."""
@@ -140,11 +174,11 @@ class _Conversion:
             outputs = [find_fixed(self._types.get(name)) if name else None for name in node.output]
             try:
                 made = self._convert(node, outputs)
-                _check_results(node, made, outputs)
-            except (TilewrightError, MemoryError):
+                _check_results(node, made, outputs, self._read)
+            except (MemoryError, ResourceError):
                 raise
             except Exception as exc:  # the converters of operators raise errors of all classes
-                self.refused[number] = _first_line(exc)
+                self.refused[number] = _explain(exc)
                 made = [self._zeros(fixed) for fixed in outputs]
             for name, expr in zip(node.output, made, strict=False):
                 if name:
@@ -216,11 +250,20 @@ class _Conversion:
         return self.bb.emit(relax.op.zeros(found.shape, found.dtype))
 
 
-def _check_results(node: onnx.NodeProto, made: list[relax.Expr], outputs: Sequence[FixedTensor | None]) -> None:
-    """Raise ``ValueError`` if a result is not what ONNX says of it. Shapes become tensors of their extents."""
+def _check_results(
+    node: onnx.NodeProto, made: list[relax.Expr], outputs: Sequence[FixedTensor | None], read: Container[str]
+) -> None:
+    """Raise ``ValueError`` if a result is not what ONNX says of it. Shapes become tensors of their extents.
+
+    Args:
+        node: the node that was converted.
+        made: its results.
+        outputs: what ONNX says of them.
+        read: the names of the tensors that something reads. A result that nothing reads may be missing.
+    """
     from tvm import relax
 
-    used = [place for place, name in enumerate(node.output) if name]
+    used = [place for place, name in enumerate(node.output) if name in read]
     if used and len(made) <= used[-1]:
         raise ValueError(f"its converter gives {len(made)} of its {len(node.output)} results")
     for place in used:
@@ -246,11 +289,9 @@ def _as_tensor(expr: relax.Expr) -> relax.Expr:
     return expr
 
 
-def _first_line(exc: BaseException) -> str:
-    """What an error says, in one line that is no bare name."""
-    said = (str(exc).strip().splitlines() or [""])[0][:160]
-    if type(exc) in (ValueError, NotImplementedError) and said:  # our own, or in words
-        return said
-    if isinstance(exc, KeyError):
-        return f"its converter needs {said}, which it does not have"
-    return f"its converter fails ({said})" if said else f"its converter fails ({type(exc).__name__})"
+def _explain(exc: Exception) -> str:
+    """Why a node is refused, in words."""
+    words = type(exc) is ValueError or isinstance(exc, TilewrightError | NotImplementedError)
+    if words and str(exc).strip():  # our own, or in words
+        return describe_error(exc)
+    return f"its converter fails ({describe_error(exc)})"

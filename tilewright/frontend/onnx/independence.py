@@ -65,7 +65,7 @@ def _list_groups(declared: Declared) -> Iterator[dict[str, int]]:
     nameless: dict[str, int] = {}
     for name, dimensions in declared.items():
         for axis, dimension in enumerate(dimensions or ()):
-            if isinstance(dimension, int):
+            if isinstance(dimension, int) and dimension:
                 continue
             if dimension and name in named.get(dimension, {}):
                 twice.add(dimension)

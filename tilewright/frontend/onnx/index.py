@@ -11,7 +11,7 @@ from tilewright.fixed_input import FixedInput
 from tilewright.frontend.network import PaddedAxes, Signature
 from tilewright.frontend.shapes import Declared, Shapes
 
-__all__ = ["Index", "number_name", "read_index", "write_index"]
+__all__ = ["Index", "find_folder", "read_index", "write_index"]
 
 #: The name of the file.
 _NAME = "index.json"
@@ -39,10 +39,9 @@ class Index:
         return Signature(dict(self.declared), self.fixed, paddings)
 
 
-def number_name(name: str, bucket: int) -> str:
-    """The name of a bucket's file: ``model.onnx`` --> ``model.onnx``, ``model1.onnx``, ``model2.onnx``, ..."""
-    path = Path(name)
-    return f"{path.stem}{bucket or ''}{path.suffix}"
+def find_folder(folder: Path, bucket: int) -> Path:
+    """The directory of a bucket's files in ``folder``: itself for the first."""
+    return folder / f"bucket{bucket}" if bucket else folder
 
 
 def write_index(index: Index, folder: Path) -> None:

@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from tilewright.errors import ModelFormatError, ShapeError, UnsupportedOperatorError
-from tilewright.frontend.onnx.data import fetch_tensor, graphs, serialize, write_model
-from tilewright.frontend.onnx.file import check_filled, check_sizes, copy_for_inference, read_proto
+from tilewright.errors import ModelFormatError, TilewrightError, UnsupportedOperatorError
+from tilewright.frontend.onnx.after_folding import rename_made, split_batch_norms
+from tilewright.frontend.onnx.data import drop_doubles, fetch_data, graphs, serialize, write_model
+from tilewright.frontend.onnx.file import check_filled, check_sizes, read_proto
+from tilewright.frontend.onnx.half import widen
 from tilewright.frontend.onnx.independence import find_paddings
-from tilewright.frontend.onnx.index import Index, number_name, write_index
-from tilewright.frontend.onnx.probing import about_shapes, check_taken, find_plain_refusal, make_acceptance, refuse
-from tilewright.frontend.onnx.repair import repair
+from tilewright.frontend.onnx.index import Index, find_folder, write_index
+from tilewright.frontend.onnx.probing import check_taken, find_plain_refusal, make_acceptance
+from tilewright.frontend.onnx.rewriting.rewrite import rewrite
 from tilewright.frontend.onnx.shapes import fix_values, open_shapes, read_declared, set_shapes
+from tilewright.frontend.onnx.tidy import (
+    compare_booleans,
+    compute_constants,
+    densify,
+    drop_empty,
+    drop_unread,
+    keep_constants,
+    own_weights,
+)
 from tilewright.frontend.proposals import find_buckets
 from tilewright.frontend.shapes import ShapeRequest, make_request
 from tilewright.measure.memory import memory_error
 from tilewright.scratch import check_space, explained
-from tilewright.tensor import Array
 
-__all__ = ["FOLDED", "MODEL", "prepare"]
+__all__ = ["FOLDED", "MISSING_KERNEL", "MODEL", "prepare"]
 
 #: The files that :func:`prepare` writes: the model for reference, and the model to compile.
 MODEL, FOLDED = "model.onnx", "folded.onnx"
+#: The property of the folded model that says why ONNX Runtime cannot run it, if it cannot.
+MISSING_KERNEL = "tilewright.missing_kernel"
 
 #: Operators whose output doubles if their first input doubles.
 _SCALED_THROUGH = ("Add", "Reshape", "Flatten", "Squeeze", "Dropout", "Relu", "AveragePool", "GlobalAveragePool")
@@ -40,6 +53,10 @@ _PLACE = re.compile(r"Load model from \S+ failed:")
 _SPREAD = 2.0
 
 
+class _MissingKernelError(UnsupportedOperatorError):
+    """ONNX Runtime knows an operator, but not for these element types."""
+
+
 def prepare(
     path: Path, shapes: Mapping[str, tuple[int, ...]] | ShapeRequest, folder: Path, optimised: bool = True
 ) -> None:
@@ -49,7 +66,7 @@ def prepare(
     model, ``folded.onnx``, undergoes before it is compiled. ONNX Runtime's optimiser may crash, so call this function
     in a process of its own (``frontend/onnx/reading``).
 
-    Of a model in several buckets, both are written for each (``index.number_name``). ``index.json`` lists the buckets.
+    A model in several buckets has a directory for each (``index.find_folder``). ``index.json`` lists the buckets.
 
     Args:
         path: an ONNX file.
@@ -60,12 +77,14 @@ def prepare(
     Raises:
         ModelFormatError: the file is missing or truncated, or it is no ONNX file.
         ResourceError: the model does not fit the memory, or the disk.
-        ShapeError: ``shapes`` does not fix a symbolic input shape, names no input, or is none that the model can take.
+        ShapeError: ``shapes`` does not fix a symbolic input shape, or names no input.
         UnsupportedOperatorError: ONNX Runtime does not know an operator, or an operator is in its mode for training.
     """
     model, request = read_proto(path), make_request(shapes)
     try:
         _drop_empty_ends(model)
+        densify(model)
+        drop_unread(model)
         _refuse_training(model)
         fixed = tuple(fix_values(model, request.values))
         declared = read_declared(model)
@@ -76,19 +95,14 @@ def prepare(
         filled = _fill_weights(model)
         if filled and optimised:
             _calm_softmax(model, filled, folder)
-        written = write_model(model, folder / MODEL, "model.bin")
-        del model
-        paddings = find_paddings(written, declared, buckets) if len(buckets) > 1 else ()
+        paddings = find_paddings(model, declared, buckets) if len(buckets) > 1 else ()
         write_index(Index(tuple(buckets), declared, fixed, paddings), folder)
-        base = written
-        if fixed and optimised:
-            # Conditions on fixed values are folded first: ONNX Runtime 1.32 may fail to do so with fixed shapes.
-            base = _optimise(open_shapes(written, declared), folder, len(buckets), {})
+        # Conditions on fixed values are folded first: ONNX Runtime 1.32 may fail to do so with fixed shapes.
+        base = _fold_conditions(open_shapes(model, declared), folder) if fixed and optimised else model
         for number, bucket in enumerate(buckets):
-            if number:
-                check_sizes(_with_shapes(written, bucket))
-                (folder / number_name(MODEL, number)).write_bytes(serialize(_with_shapes(written, bucket)))
-            _fold(_with_shapes(base, bucket), folder, number, bucket if request else {}, optimised)
+            place = find_folder(folder, number)
+            place.mkdir(exist_ok=True)
+            _write_bucket(model, base, bucket, place, bool(request), optimised)
     except MemoryError as exc:
         raise memory_error(f"reading {path}") from exc
     except OSError as exc:
@@ -98,36 +112,87 @@ def prepare(
         raise ModelFormatError(f"{path} is not valid ONNX: {_first_line(exc)}; export it again") from exc
 
 
-def _with_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelProto:
-    """A copy of a model with other shapes of inputs."""
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    set_shapes(made, shapes)
-    return made
-
-
-def _fold(
-    model: onnx.ModelProto, folder: Path, number: int, shapes: Mapping[str, tuple[int, ...]], optimised: bool
+def _write_bucket(
+    model: onnx.ModelProto,
+    base: onnx.ModelProto,
+    shapes: Mapping[str, tuple[int, ...]],
+    folder: Path,
+    asked: bool,
+    optimised: bool,
 ) -> None:
-    """Write the model that is compiled.
+    """Write both models of a bucket.
 
     Args:
-        model: a model whose weights are in files in ``folder``; it is changed.
-        folder: the directory.
-        number: of the bucket.
-        shapes: the shapes of its inputs if somebody asked for them, so that they may be none that it takes.
+        model: the model; it gets the bucket's shapes.
+        base: the model that is folded; it gets them, too.
+        shapes: the shapes of the inputs.
+        folder: the directory for the files.
+        asked: whether somebody asked for these shapes, so that they may be none that the model takes.
         optimised: whether ONNX Runtime folds constants and batch norms.
     """
-    weights = {tensor.name for tensor in model.graph.initializer}
-    repair(model)
-    _chain_sums(model)
-    known = weights | {name for graph in graphs(model) for node in graph.node for name in node.output}
-    known |= {tensor.name for tensor in model.graph.initializer}
-    folded = _optimise(model, folder, number, shapes) if optimised else model
-    _rename_made(folded, known)
-    _split_batch_norms(folded, folder)
-    _drop_inputs(folded, weights)
-    (folder / number_name(FOLDED, number)).write_bytes(serialize(folded))
+    set_shapes(model, shapes)
+    check_sizes(model)
+    written = write_model(model, folder / MODEL, "model.bin")
+    if asked and optimised:
+        check_taken(folder / MODEL, model, shapes)
+    if base is not model:
+        set_shapes(base, shapes)
+        written = write_model(base, folder / "conditions.onnx", "conditions.bin")
+    again = onnx.ModelProto()
+    again.CopyFrom(written)
+    try:
+        folded = _fold(written, folder, optimised)
+    except ModelFormatError:
+        if not optimised or find_plain_refusal(folder / MODEL, model, {}):
+            raise
+        folded = _fold(again, folder, optimised=False)  # ONNX Runtime runs the model, but fails to optimise it
+    (folder / FOLDED).write_bytes(serialize(folded))
+
+
+def _fold_conditions(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """A model with open dimensions after ONNX Runtime's basic optimisation; itself if that fails."""
+    place = folder / "open"
+    place.mkdir()
+    try:
+        folded = _optimise(write_model(model, place / MODEL, "model.bin"), place)
+        fetch_data(folded, place)
+    except (ModelFormatError, UnsupportedOperatorError):
+        return model
+    return folded
+
+
+def _fold(written: onnx.ModelProto, folder: Path, optimised: bool) -> onnx.ModelProto:
+    """The model to compile: in float32 where it is in float16, repaired, and with constants folded."""
+    _attempt(own_weights, written)
+    _attempt(keep_constants, written)
+    plain = onnx.ModelProto()
+    plain.CopyFrom(written)
+    _attempt(lambda model: widen(model, folder), written)
+    _attempt(compare_booleans, written)
+    try:
+        folded = _fold_rewritten(written, plain, folder) if optimised else _rewritten(written, folder)
+    except _MissingKernelError as exc:
+        # ONNX Runtime has no convolution in float64, for example, but TVM compiles one.
+        folded = _rewritten(written, folder)
+        helper.set_model_props(folded, {MISSING_KERNEL: str(exc)})
+    _attempt(lambda model: split_batch_norms(model, folder), folded)
+    _attempt(drop_empty, folded)
+    _attempt(compute_constants, folded)
+    return folded
+
+
+def _attempt(rewrite: Callable[[onnx.ModelProto], object], model: onnx.ModelProto) -> None:
+    """Rewrite a model. If that fails, which is a bug of ours, the model stays as it was."""
+    before = onnx.ModelProto()
+    before.CopyFrom(model)
+    try:
+        rewrite(model)
+    except (TilewrightError, MemoryError, OSError):
+        raise
+    except Exception:  # the operators that are not rewritten are left to TVM's converters, or to ONNX Runtime
+        if os.environ.get("TILEWRIGHT_DEBUG"):
+            raise
+        model.CopyFrom(before)
 
 
 def _drop_empty_ends(model: onnx.ModelProto) -> None:
@@ -244,32 +309,47 @@ def _calm_softmax(model: onnx.ModelProto, filled: set[str], folder: Path) -> Non
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
-def _chain_sums(model: onnx.ModelProto) -> None:
-    """Sum(a, b, c) --> Add(Add(a, b), c), which is fused. TVM's importer stacks the operands of a Sum."""
-    nodes: list[onnx.NodeProto] = []
-    for node in model.graph.node:
-        if node.op_type != "Sum" or len(node.input) < 2:
-            nodes.append(node)
-            continue
-        left = node.input[0]
-        for i, right in enumerate(node.input[1:], 1):
-            out = node.output[0] if i == len(node.input) - 1 else f"{node.output[0]}__part{i}"
-            nodes.append(helper.make_node("Add", [left, right], [out], name=f"{out}__add"))
-            left = out
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+def _fold_rewritten(model: onnx.ModelProto, plain: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """The model rewritten for the importer, with constants and batch norms folded.
+
+    What is constant only after folding is rewritten after it. A rewriting that ONNX Runtime refuses, for lack of an
+    operator for some element type, is given up, and the operators stay as they are.
+
+    Args:
+        model: the model, in float32 where it was in float16.
+        plain: the model as it was.
+        folder: the directory of the weights.
+    """
+    try:
+        folded = _optimise(_rewritten(model, folder), folder)
+    except (ModelFormatError, UnsupportedOperatorError):
+        try:
+            folded = _optimise(model, folder)
+        except ModelFormatError:  # an operator that takes float16 only
+            folded = _optimise(plain, folder)
+    again = _rewritten(folded, folder)
+    if again is folded:
+        return folded
+    try:
+        return _optimise(again, folder, "folded-again.bin")
+    except (ModelFormatError, UnsupportedOperatorError):
+        return folded
 
 
-def _optimise(
-    model: onnx.ModelProto, folder: Path, number: int, shapes: Mapping[str, tuple[int, ...]]
-) -> onnx.ModelProto:
+def _rewritten(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """A copy of the model that was rewritten; the model itself if there is nothing to rewrite."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    return made if rewrite(made, folder) else model
+
+
+def _optimise(model: onnx.ModelProto, folder: Path, data: str = "folded.bin") -> onnx.ModelProto:
     """The model after ONNX Runtime's basic optimisation, which folds constants and batch norms.
 
     Args:
         model: a model whose weights are in files in ``folder``.
         folder: the directory, to which the weights of the result are written, too.
-        number: of the bucket.
-        shapes: the shapes of its inputs if the model might not take them.
+        data: the name of the file for these weights.
     """
     import onnxruntime
 
@@ -277,106 +357,27 @@ def _optimise(
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4
     options.intra_op_num_threads = 1  # more threads would spin and disturb the tuner
-    source, target = folder / number_name("chained.onnx", number), folder / number_name(FOLDED, number)
-    data = number_name("folded.bin", number)
+    source, target = folder / "rewritten.onnx", folder / FOLDED
     options.optimized_model_filepath = str(target)
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     source.write_bytes(serialize(model))
     try:
-        session = onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-        if shapes:
-            check_taken(session, model, shapes)
-        return onnx.load_model_from_string(target.read_bytes())
-    except ShapeError:
-        raise
+        onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+        made = onnx.load_model_from_string(target.read_bytes())
+        drop_doubles(made)
+        rename_made(made, model)
+        return made
     except Exception as exc:  # ONNX Runtime's errors share no base class
         check_space(folder)
-        said = find_plain_refusal(source, model, shapes)
-        if not said:  # ONNX Runtime runs the model, but fails to optimise it
-            return model
-        if about_shapes(said):
-            raise refuse(shapes, said) from exc
         text = _PLACE.sub("", str(exc))
         line = text.strip().splitlines()[0][:300]
         if "not a registered" in text or "NOT_IMPLEMENTED" in text or "No Op registered" in text:
-            raise UnsupportedOperatorError(
+            kind = _MissingKernelError if "NOT_IMPLEMENTED" in text else UnsupportedOperatorError
+            raise kind(
                 f"every operator is one of ONNX's: {line}; replace it, or export it as standard operators"
             ) from exc
         if "bad_alloc" in text or "Failed to allocate memory" in text:
             raise MemoryError from exc
         raise ModelFormatError(f"the model is not valid ONNX: {line}; export it again") from exc
-
-
-def _drop_inputs(model: onnx.ModelProto, weights: set[str]) -> None:
-    """Drop the inputs that are weights, or that were weights before they were folded.
-
-    Old files list weights as inputs, and the inputs of ConstantOfShape nodes remain although nothing reads them. The
-    model's own inputs stay, even if nothing reads them, since other runtimes require them.
-    """
-    weights = weights | {tensor.name for tensor in model.graph.initializer}
-    kept = [value for value in model.graph.input if value.name not in weights]
-    del model.graph.input[:]
-    model.graph.input.extend(kept)
-
-
-def _split_batch_norms(model: onnx.ModelProto, folder: Path) -> None:
-    """BatchNormalization(x) --> x * scale + shift, if ONNX Runtime found no convolution to fold it into."""
-    graph = model.graph
-    wanted = {name for n in graph.node if n.op_type == "BatchNormalization" for name in n.input[1:5]}
-    arrays: dict[str, Array] = {}
-    for tensor in graph.initializer:
-        if tensor.name in wanted:
-            fetch_tensor(tensor, folder)
-            arrays[tensor.name] = numpy_helper.to_array(tensor)
-    left = [n for n in graph.node if n.op_type == "BatchNormalization" and all(i in arrays for i in n.input[1:5])]
-    ranks = _ranks(model) if left else {}
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
-        if node.op_type != "BatchNormalization" or node not in left or node.input[0] not in ranks:
-            nodes.append(node)
-            continue
-        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-        gamma, beta, mean, var = (arrays[name].astype(np.float64) for name in node.input[1:5])
-        scale = gamma / np.sqrt(var + epsilon)
-        shift = beta - mean * scale
-        column = (-1,) + (1,) * (ranks[node.input[0]] - 2)
-        out = node.output[0]
-        for suffix, values in (("scale", scale), ("shift", shift)):
-            shaped = values.astype(np.float32).reshape(column)
-            graph.initializer.append(numpy_helper.from_array(shaped, f"{out}__{suffix}"))
-        nodes.append(helper.make_node("Mul", [node.input[0], f"{out}__scale"], [f"{out}__scaled"], f"{out}__mul"))
-        nodes.append(helper.make_node("Add", [f"{out}__scaled", f"{out}__shift"], [out], f"{out}__add"))
-    del graph.node[:]
-    graph.node.extend(nodes)
-    used = {name for each in graphs(model) for node in each.node for name in node.input}
-    used |= {output.name for each in graphs(model) for output in each.output}
-    for index in reversed(range(len(graph.initializer))):
-        if graph.initializer[index].name not in used:  # ONNX Runtime refuses unused ones
-            del graph.initializer[index]
-
-
-def _ranks(model: onnx.ModelProto) -> dict[str, int]:
-    """The number of dimensions of each tensor whose shape can be inferred, by name."""
-    graph = onnx.shape_inference.infer_shapes(copy_for_inference(model)).graph
-    values = [*graph.value_info, *graph.input, *graph.output]
-    return {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}
-
-
-def _rename_made(model: onnx.ModelProto, known: set[str]) -> None:
-    """Rename the constants that ONNX Runtime has made: it gives their names again if it optimises a segment.
-
-    Args:
-        model: an optimised model, which is changed.
-        known: the names of weights and results that it had before.
-    """
-    made = [tensor for tensor in model.graph.initializer if tensor.name not in known]
-    names = {tensor.name: f"tilewright_constant{number}" for number, tensor in enumerate(made)}
-    for tensor in made:
-        tensor.name = names[tensor.name]
-    for graph in graphs(model):
-        for node in graph.node:
-            node.input[:] = [names.get(name, name) for name in node.input]
-        for output in graph.output:
-            output.name = names.get(output.name, output.name)

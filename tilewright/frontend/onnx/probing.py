@@ -50,13 +50,18 @@ def make_acceptance(model: onnx.ModelProto, folder: Path) -> Callable[[Shapes], 
     return accepts
 
 
-def check_taken(session: onnxruntime.InferenceSession, model: onnx.ModelProto, shapes: Shapes) -> None:
-    """Refuse shapes that a model cannot take, as a run shows.
+def check_taken(file: Path, model: onnx.ModelProto, shapes: Shapes) -> None:
+    """Refuse shapes that a model cannot take, as a run without any optimisation shows.
+
+    Args:
+        file: the model's file.
+        model: the model.
+        shapes: the shapes of its inputs.
 
     Raises:
         ShapeError: it cannot; the message has ONNX Runtime's reason.
     """
-    said = "" if _decides_by_value(model) else _find_refusal(session, model, shapes)
+    said = find_plain_refusal(file, model, shapes)
     if about_shapes(said):
         raise refuse(shapes, said)
 

@@ -29,7 +29,7 @@ def list_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
 
 
 def read_declared(model: onnx.ModelProto) -> dict[str, tuple[Dimension, ...] | None]:
-    """The dimensions of all inputs that are tensors. An extent that is not positive is open, like a name."""
+    """The dimensions of all inputs that are tensors. A negative extent is open, like a name."""
     return _read_dimensions(list_inputs(model))
 
 
@@ -50,7 +50,7 @@ def _read_dimensions(values: Iterable[onnx.ValueInfoProto]) -> dict[str, tuple[D
 
 
 def _read_dimension(dim: onnx.TensorShapeProto.Dimension) -> Dimension:
-    if dim.dim_value > 0:
+    if dim.dim_value > 0 or (dim.HasField("dim_value") and dim.dim_value == 0):
         return int(dim.dim_value)
     return "" if dim.dim_param in _NAMELESS else str(dim.dim_param)
 
@@ -138,7 +138,8 @@ def open_shapes(model: onnx.ModelProto, declared: Declared) -> onnx.ModelProto:
         for dimension in dimensions:
             dim = tensor.shape.dim.add()
             if isinstance(dimension, int):
-                dim.dim_value = dimension
+                if dimension:
+                    dim.dim_value = dimension
             elif dimension:
                 dim.dim_param = dimension
     return made

@@ -7,10 +7,11 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from tilewright.ops.elementwise.form import Form, Step
+from tilewright.ops.statements import bound_index, make_counter, make_index, make_loop, make_sequence
 
 if TYPE_CHECKING:
     from tvm.ir import Expr, IRModule, TensorLoad, Var
-    from tvm.tirx import ForKind, Let, Stmt
+    from tvm.tirx import Let, Stmt
     from tvm_ffi import StructuralMutator
 
 __all__ = ["make_program"]
@@ -18,7 +19,6 @@ __all__ = ["make_program"]
 #: Most steps and loads of one expression: passes of TVM are recursive. Up to it, a step that is read once is computed
 #: where it is read.
 _LONGEST = 64
-_INDEX = "int64"  # as Relax counts
 
 
 def make_program(module: IRModule, form: Form, pieces: int, vector: int, unroll: int) -> IRModule:
@@ -64,7 +64,7 @@ class _Nest:
         cut = max(rows, steps)
         each = -(-cut // pieces)
         self._pieces = -(-cut // each)
-        self._piece, self._row, self._step = (_variable(name) for name in ("piece", "row", "step"))
+        self._piece, self._row, self._step = (make_counter(name) for name in ("piece", "row", "step"))
         row, step = self._row, self._step
         if rows >= steps:
             self._extents = (each, steps)
@@ -72,17 +72,17 @@ class _Nest:
         else:
             self._extents = (rows, each)
             step, most = self._piece * each + step, (rows, self._pieces * each)
-        self.row = row if most[0] <= rows else _least(row, rows - 1)
+        self.row = row if most[0] <= rows else bound_index(row, rows - 1)
         start = step * self.width
-        self.start = start if most[1] * self.width <= length else _least(start, length - self.width)
+        self.start = start if most[1] * self.width <= length else bound_index(start, length - self.width)
 
     def around(self, body: Stmt) -> Stmt:
         """The loops around the body of a step."""
         from tvm import tirx
 
         for variable, extent in ((self._step, self._extents[1]), (self._row, self._extents[0])):
-            body = _loop(variable, extent, body)
-        return _loop(self._piece, self._pieces, body, tirx.ForKind.PARALLEL if self._pieces > 1 else None)
+            body = make_loop(variable, extent, body)
+        return make_loop(self._piece, self._pieces, body, tirx.ForKind.PARALLEL if self._pieces > 1 else None)
 
 
 class _Body:
@@ -121,13 +121,13 @@ class _Body:
                 self._inlined[step.buffer], weights[step.buffer] = step, weight
             else:
                 found.append(self._computed(step, reads[step.buffer] > 0))
-        return _sequence(found)
+        return make_sequence(found)
 
     def _computed(self, step: Step, read: bool) -> Stmt:
         """The statement that computes a step. It keeps elements that other steps read, and stores those of results."""
         from tvm import tirx
 
-        vector, lane = _variable("vector"), _variable("lane")
+        vector, lane = make_counter("vector"), make_counter("lane")
         inside = vector * self._nest.lanes + lane
         value = self._value(step, inside)
         stores = []
@@ -139,8 +139,8 @@ class _Body:
         if step.buffer in self._flat:
             stores.append(tirx.BufferStore(self._flat[step.buffer], value, [self._offset(step.buffer, inside)]))
         lanes = self._nest.lanes
-        body = _loop(lane, lanes, _sequence(stores), tirx.ForKind.VECTORIZED if lanes > 1 else None)
-        return _loop(vector, self._nest.width // lanes, body, tirx.ForKind.UNROLLED)
+        body = make_loop(lane, lanes, make_sequence(stores), tirx.ForKind.VECTORIZED if lanes > 1 else None)
+        return make_loop(vector, self._nest.width // lanes, body, tirx.ForKind.UNROLLED)
 
     def _value(self, step: Step, inside: Expr) -> Expr:
         """The value of a step for the element ``inside``, counted from the first one of the iteration."""
@@ -169,7 +169,7 @@ class _Body:
             if node not in dims:
                 return bound.get(node, node)
             place = dims[node]
-            index = _number(0) if place is None else self._index(place, inside)
+            index = make_index(0) if place is None else self._index(place, inside)
             return tirx.Cast(str(node.ty.dtype), index)
 
         return structural_mutate(step.value, ((TensorLoad, load), (tirx.Let, bind), (Var, variable)))
@@ -177,7 +177,7 @@ class _Body:
     def _offset(self, buffer: Var, inside: Expr) -> Expr:
         """The place of the element in a parameter."""
         axes, places = self._form.axes, self._form.places[buffer]
-        total, stride = _number(0), 1
+        total, stride = make_index(0), 1
         for number in reversed(range(len(axes))):
             if axes[number].dims[0] in places:
                 total = total + self._along(number, inside) * stride
@@ -197,33 +197,3 @@ class _Body:
             return self._nest.start + inside
         within = math.prod(axis.extent for axis in axes[number + 1 : -1])
         return self._nest.row // within % axes[number].extent
-
-
-def _sequence(statements: list[Stmt]) -> Stmt:
-    from tvm import tirx
-
-    return tirx.SeqStmt(statements) if len(statements) > 1 else statements[0]
-
-
-def _variable(name: str) -> Var:
-    from tvm import tirx
-
-    return tirx.Var(name, _INDEX)
-
-
-def _number(value: int) -> Expr:
-    from tvm import tirx
-
-    return tirx.const(value, _INDEX)
-
-
-def _least(value: Expr, most: int) -> Expr:
-    from tvm import tirx
-
-    return tirx.min(value, _number(most))
-
-
-def _loop(variable: Var, extent: int, body: Stmt, kind: ForKind | None = None) -> Stmt:
-    from tvm import tirx
-
-    return tirx.For(variable, _number(0), _number(extent), tirx.ForKind.SERIAL if kind is None else kind, body)

@@ -78,8 +78,12 @@ def remember_generated(task: Task, target: Target, made: Generated) -> None:
 
 
 def why_too_large(module: IRModule) -> str:
-    """Why the function is too large for the generator, in words; "" if it is not."""
-    blocks, loads = len(blocks_of(module)), nested_loads(module)
+    """Why the function is too large for the generator, or has no blocks that it knows; "" if neither is so."""
+    try:
+        with space_errors("MetaSchedule generates spaces of functions whose blocks are known"):
+            blocks, loads = len(blocks_of(module)), nested_loads(module)
+    except SpaceError as exc:  # TVM has written loops without a block around them, as for ScatterElements
+        return str(exc)
     if blocks > _MOST_BLOCKS:
         return f"MetaSchedule generates spaces of at most {_MOST_BLOCKS} blocks, but this function has {blocks}"
     if loads > MOST_LOADS:

@@ -10,6 +10,7 @@ rows that one iteration of the outer loop reads.
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -154,6 +155,11 @@ def _read(module: IRModule) -> tuple[list[int], bool]:
     shape = [int(v.dom.extent) for v in stmt.iter_vars if int(v.iter_type) == SPATIAL]
     if len(shape) < 3:
         raise FormError("a function over windows has rows, columns and lanes")
+    reduced = [
+        int(v.dom.extent) for v in schedule.get(schedule.get_sblock(window)).iter_vars if int(v.iter_type) == SPATIAL
+    ]
+    if math.prod(reduced) != math.prod(shape):
+        raise FormError("a function over windows has a result for each window, where a mean may be spread again")
     if not _in_lanes(schedule.get(schedule.get_sblock(window))):
         raise FormError("a function over windows reads one tensor, and its last dimension side by side")
     return shape, bool(before)

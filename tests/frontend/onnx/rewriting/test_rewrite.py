@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.models import TARGET
 from tilewright.compiling.build import build
 from tilewright.frontend.load import load
-from tilewright.frontend.onnx.repair import repair
+from tilewright.frontend.onnx.rewriting.rewrite import rewrite
 from tilewright.graph.tasks import extract
 
 
@@ -102,11 +102,11 @@ def test_the_same_is_computed(name: str, tmp_path: Path) -> None:
     nodes, inputs, outputs, weights = CASES[name]
     made = model(nodes, inputs, outputs, **weights)
     wanted = run(made, inputs)
-    repaired = onnx.ModelProto()
-    repaired.CopyFrom(made)
-    repair(repaired)
-    onnx.checker.check_model(repaired)
-    for found, right in zip(run(repaired, inputs), wanted, strict=True):
+    rewritten = onnx.ModelProto()
+    rewritten.CopyFrom(made)
+    rewrite(rewritten)
+    onnx.checker.check_model(rewritten)
+    for found, right in zip(run(rewritten, inputs), wanted, strict=True):
         np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-6)
     path = tmp_path / "m.onnx"
     onnx.save(made, str(path))
@@ -117,8 +117,8 @@ def test_the_same_is_computed(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-6)
 
 
-def test_a_model_that_needs_no_repair_stays_as_it_is() -> None:
+def test_a_model_that_needs_no_rewriting_stays_as_it_is() -> None:
     made = model([helper.make_node("GlobalMaxPool", ["x"], ["y"])], {"x": floats(1, 3, 4, 4)}, ["y"])
     before = made.SerializeToString()
-    repair(made)
+    rewrite(made)
     assert made.SerializeToString() == before

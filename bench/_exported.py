@@ -1,0 +1,209 @@
+"""Exports a model of PyTorch to an ONNX file, for ``bench/_packages.py``.
+
+    python -m bench._exported NAME FILE [FOLDER...]
+
+``NAME`` ends in the exporter: ``torchscript`` or ``dynamo``; models with a length also say ``fixed`` or ``open``. The
+folders hold unpacked packages. All weights but those of MiniLM are random, and always the same.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["main"]
+
+#: The names of timm's models.
+_TIMM = {
+    "mobilenetv3": "mobilenetv3_small_100",
+    "efficientnet_b0": "efficientnet_b0",
+    "vit_tiny": "vit_tiny_patch16_224",
+    "resnet18": "resnet18",
+}
+#: Packages that timm and transformers import for images and downloads. No model needs them.
+_UNUSED = ("torchvision", "PIL", "httpx2", "httpcore2")
+#: The version of ONNX's operators that is exported by TorchScript's exporter.
+_OPSET = 17
+
+
+class _Anything(type):
+    """The class of stand-ins, which have every attribute."""
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _stand_in(name)
+
+
+def _stand_in(name: str) -> Any:
+    return _Anything(name, (), {})
+
+
+class _Finder:
+    """Finds stand-ins for packages that are not installed."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> Any:
+        """The spec of a stand-in; None for other packages."""
+        from importlib.machinery import ModuleSpec
+
+        return ModuleSpec(name, self, is_package=True) if name.partition(".")[0] in _UNUSED else None  # type: ignore[arg-type]
+
+    def create_module(self, spec: Any) -> types.ModuleType:
+        """A module that has every attribute."""
+        made = types.ModuleType(spec.name)
+        made.__path__, made.__version__ = [], "12.0"  # type: ignore[attr-defined]
+
+        def find(name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return _stand_in(name)
+
+        made.__getattr__ = find  # type: ignore[method-assign]
+        return made
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Nothing is to be run."""
+
+
+class _Block(nn.Module):  # type: ignore[misc]
+    """A convolution with batch norm and SiLU."""
+
+    def __init__(self, taken: int, given: int, size: int = 3, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(taken, given, size, stride, size // 2, bias=False)
+        self.norm = nn.BatchNorm2d(given)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.silu(self.norm(self.conv(x)))
+
+
+class Detector(nn.Module):  # type: ignore[misc]
+    """A detector in the manner of YOLO: a pyramid of three levels, distances as distributions, boxes in pixels.
+
+    Args:
+        classes: that objects may have.
+        bins: of a distance's distribution.
+    """
+
+    def __init__(self, classes: int = 20, bins: int = 8) -> None:
+        super().__init__()
+        self.classes, self.bins = classes, bins
+        widths = (32, 64, 96)
+        self.stem = nn.Sequential(_Block(3, 16, 3, 2), _Block(16, 24, 3, 2))
+        self.down = nn.ModuleList([_Block(a, b, 3, 2) for a, b in zip((24, *widths), widths, strict=False)])
+        self.mix = nn.ModuleList([_Block(w, w) for w in widths])
+        self.up = nn.ModuleList([_Block(96 + 64, 64), _Block(64 + 32, 32)])
+        self.heads = nn.ModuleList([nn.Conv2d(w, 4 * bins + classes, 1) for w in widths])
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Images ``(n, 3, h, w)`` --> ``(n, boxes, 4 + classes)``: corners in pixels, and probabilities."""
+        x, levels = self.stem(image), []
+        for down, mix in zip(self.down, self.mix, strict=True):
+            down_x = down(x)
+            x = down_x + mix(down_x)
+            levels.append(x)
+        for place, up in ((1, self.up[0]), (0, self.up[1])):
+            larger = nn.functional.interpolate(levels[place + 1], scale_factor=2.0, mode="nearest")
+            levels[place] = up(torch.cat([larger, levels[place]], 1))
+        found = []
+        for level, (x, head) in enumerate(zip(levels, self.heads, strict=True)):
+            found.append(self._decode(head(x), float(8 << level)))
+        return torch.cat(found, 1)
+
+    def _decode(self, raw: torch.Tensor, stride: float) -> torch.Tensor:
+        n, _, height, width = raw.shape
+        flat = raw.flatten(2).transpose(1, 2)
+        spread = flat[..., : 4 * self.bins].reshape(n, height * width, 4, self.bins).softmax(-1)
+        distances = (spread * torch.arange(self.bins, dtype=raw.dtype)).sum(-1)
+        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        centres = torch.stack([columns, rows], -1).reshape(1, height * width, 2).to(raw.dtype) + 0.5
+        corners = torch.cat([centres - distances[..., :2], centres + distances[..., 2:]], -1) * stride
+        return torch.cat([corners, flat[..., 4 * self.bins :].sigmoid()], -1)
+
+
+class _Tokens(nn.Module):  # type: ignore[misc]
+    """A BERT encoder whose output is its last hidden state."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
+    ) -> torch.Tensor:
+        found = self.encoder(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
+        last: torch.Tensor = found.last_hidden_state
+        return last
+
+
+def _randomise(module: nn.Module) -> nn.Module:
+    """Give batch norms weights and statistics that are not 0 and 1: a weight of 0 would hide a branch."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d) and part.running_mean is not None and part.running_var is not None:
+            part.running_mean.normal_(0, 0.1)
+            part.running_var.uniform_(0.5, 1.5)
+            part.weight.data.uniform_(0.5, 1.5)
+            part.bias.data.normal_(0, 0.1)
+    return module.eval()
+
+
+def _minilm(folder: Path) -> nn.Module:
+    from transformers import BertModel  # type: ignore[import-not-found, unused-ignore]
+
+    config = next(
+        path
+        for path in sorted(folder.rglob("config.json"))
+        if "BertModel" in json.loads(path.read_text()).get("architectures", ())
+    )
+    return _Tokens(BertModel.from_pretrained(str(config.parent), local_files_only=True)).eval()
+
+
+def _make(name: str, folders: list[Path]) -> tuple[nn.Module, tuple[torch.Tensor, ...], list[str], str]:
+    """A model, inputs for it, their names, and the name of the output."""
+    family, _, rest = name.partition("-")
+    if family == "timm":
+        import timm  # type: ignore[import-not-found, unused-ignore]
+
+        made = timm.create_model(_TIMM[rest.rpartition("-")[0]], pretrained=False)
+        return _randomise(made), (torch.randn(1, 3, 224, 224),), ["image"], "logits"
+    if family == "yolo":
+        return _randomise(Detector()), (torch.randn(1, 3, 256, 256),), ["image"], "boxes"
+    ids = torch.randint(0, 30000, (1, 128))
+    tokens = (ids, torch.ones_like(ids), torch.zeros_like(ids))
+    return _minilm(folders[0]), tokens, ["input_ids", "attention_mask", "token_type_ids"], "last_hidden_state"
+
+
+def main() -> None:
+    name, file, *places = sys.argv[1:]
+    sys.path += places
+    sys.meta_path.append(_Finder())
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    module, inputs, names, output = _make(name, [Path(place) for place in places])
+    is_open, dynamo = name.endswith("-open"), "-dynamo" in name
+    more: dict[str, Any] = {"dynamo": dynamo}
+    if dynamo:
+        axes = {0: torch.export.Dim("batch", max=64), 1: torch.export.Dim("length", max=512)} if is_open else None
+        more |= (
+            {"dynamic_shapes": dict.fromkeys(names, axes), "external_data": False}
+            if is_open
+            else {"external_data": False}
+        )
+    else:
+        more |= {"opset_version": _OPSET}
+        more |= {"dynamic_axes": {key: {0: "batch", 1: "length"} for key in (*names, output)}} if is_open else {}
+    part = Path(f"{file}.part")
+    with torch.no_grad():
+        torch.onnx.export(module, inputs, str(part), input_names=names, output_names=[output], **more)
+    part.replace(file)
+
+
+if __name__ == "__main__":
+    main()

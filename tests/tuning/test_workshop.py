@@ -1,0 +1,70 @@
+"""Executables of a selection, where the compiler refuses a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.frontend.onnx.small import by_runtime, read, same
+from tests.models import TARGET, normal, runs
+from tilewright.compiling.kernels import Kernels
+from tilewright.errors import CompilerError
+from tilewright.executable.executable import load_executable
+from tilewright.frontend.load import load
+from tilewright.graph.left_out import extract_all
+from tilewright.graph.tasks import Extraction
+from tilewright.records.memory import MemoryStore
+from tilewright.tuning.incumbent import build_incumbent
+from tilewright.verify.checker import Checker
+from tilewright.verify.inputs import Trials
+from tilewright.verify.verdict import Outcome, Verdict
+
+if TYPE_CHECKING:
+    from tvm.tirx import PrimFunc
+
+pytestmark = runs
+
+MODEL = "g (float[64,512] x) => (float[64,512] y) { a = Sqrt(x) b = Erf(a) c = Floor(b) y = Sub(b, c) }"
+
+
+class Trusting:
+    """Calls every executable right."""
+
+    trials = Trials((), "")
+
+    def judge(self, folder: Path) -> Verdict:
+        return Verdict(Outcome.RIGHT)
+
+
+def fail_where(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    """Compiling a function fails if the word occurs in its name or in its program."""
+    untouched = Kernels._compile
+
+    def compile_some(self: Kernels, programs: Mapping[str, PrimFunc]) -> None:
+        for symbol, function in programs.items():
+            if word in symbol or word in function.script():
+                raise CompilerError(f"the network cannot be compiled: no {word}")
+        untouched(self, programs)
+
+    monkeypatch.setattr(Kernels, "_compile", compile_some)
+
+
+@pytest.fixture
+def extraction(tmp_path: Path) -> Extraction:
+    onnx.save(read(MODEL), tmp_path / "m.onnx")
+    return extract_all(load(tmp_path / "m.onnx"), TARGET)
+
+
+def test_a_schedule_that_cannot_be_compiled_gives_way_to_tvm_s_program(
+    extraction: Extraction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_where(monkeypatch, "T.parallel")
+    built = build_incumbent(extraction, cast(Checker, Trusting()), tmp_path, MemoryStore())
+    assert built.extraction.network.segments == ()
+    x = np.abs(normal(64, 512))
+    same(load_executable(built.executable.folder)(x)[0], by_runtime(read(MODEL), [x])[0])

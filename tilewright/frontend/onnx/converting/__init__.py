@@ -1,0 +1,31 @@
+"""Converters of our own, one module a family of operators. Importing the package registers all of them."""
+
+from tilewright.frontend.onnx.converting import (
+    arithmetic,
+    moving,
+    pooling,
+    quantised,
+    recurrent,
+    refused,
+    regions,
+    resizing,
+    sampling,
+    scattering,
+    sliding,
+    sorting,
+)
+
+__all__ = [
+    "arithmetic",
+    "moving",
+    "pooling",
+    "quantised",
+    "recurrent",
+    "refused",
+    "regions",
+    "resizing",
+    "sampling",
+    "scattering",
+    "sliding",
+    "sorting",
+]

@@ -1,0 +1,253 @@
+"""Operators on integers that stand for real numbers, with a scale and a zero point.
+
+Sums of products are exact, in int32. What is rounded, is rounded to the nearest integer, and halves to the even one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tilewright.frontend.onnx.converting.operands import element, emit, has, operand, result_of, shape_of
+from tilewright.frontend.onnx.converting.sliding import Sliding, convolve
+from tilewright.frontend.onnx.importer import Operands, converter
+
+if TYPE_CHECKING:
+    from tvm import relax
+    from tvm.ir import Expr
+    from tvm.te import Tensor
+
+__all__ = ["saturate"]
+
+
+def saturate(value: Expr, zero: Expr, dtype: str) -> Expr:
+    """A float32 number, rounded and moved by the zero point, as the nearest integer of ``dtype``."""
+    from tvm import tirx
+
+    limits = np.iinfo(dtype)
+    low, high = (tirx.const(float(limit), "float32") for limit in (limits.min, limits.max))
+    return tirx.max(tirx.min(tirx.nearbyint(value) + zero, high), low).astype(dtype)
+
+
+@converter("QuantizeLinear")
+def _quantize(given: Operands) -> Sequence[relax.Expr]:
+    shape, dtype = result_of(given)
+    np.iinfo(dtype)  # raises if it is a dtype of floating-point numbers
+    places = _Places.of(given)
+
+    def compute(x: Tensor, scale: Tensor, *zero: Tensor) -> Tensor:
+        from tvm import te, tirx
+
+        def at(*i: Expr) -> Expr:
+            moved = places.at(zero[0], i).astype("float32") if zero else tirx.const(0.0, "float32")
+            return saturate(x(*i).astype("float32") / places.at(scale, i).astype("float32"), moved, dtype)
+
+        return te.compute(shape, at, name="quantize")
+
+    return [emit(given, compute, _present(given, 3), "quantize")]
+
+
+@converter("DequantizeLinear")
+def _dequantize(given: Operands) -> Sequence[relax.Expr]:
+    shape, dtype = result_of(given)
+    places = _Places.of(given)
+
+    def compute(x: Tensor, scale: Tensor, *zero: Tensor) -> Tensor:
+        from tvm import te
+
+        def at(*i: Expr) -> Expr:
+            level = x(*i).astype("int32")
+            if zero:
+                level = level - places.at(zero[0], i).astype("int32")
+            return (level.astype("float32") * places.at(scale, i).astype("float32")).astype(dtype)
+
+        return te.compute(shape, at, name="dequantize")
+
+    return [emit(given, compute, _present(given, 3), "dequantize")]
+
+
+class _Places:
+    """Where the scale of an element is: one for the tensor, one for each index of an axis, or one for each block.
+
+    Args:
+        rank: the number of dimensions of the tensor.
+        axis: the axis.
+        block: elements of a block along the axis; 0: there are no blocks.
+    """
+
+    def __init__(self, rank: int, axis: int, block: int) -> None:
+        self.rank, self.axis, self.block = rank, axis, block
+
+    @classmethod
+    def of(cls, given: Operands) -> _Places:
+        """The places of a node's scales."""
+        rank = len(shape_of(operand(given, 0)))
+        axis = int(given.attributes.get("axis", 1))
+        return cls(rank, axis % rank if rank else 0, int(given.attributes.get("block_size", 0)))
+
+    def at(self, scale: Tensor, index: Sequence[Expr]) -> Expr:
+        """The scale of the element at ``index``."""
+        extents = shape_of(scale)
+        if math.prod(extents) == 1:
+            return element(scale)
+        if len(extents) == 1 and not (self.block and self.rank == 1):
+            return scale(index[self.axis if self.rank > 1 else 0])
+        own = list(index)
+        if self.block:
+            own[self.axis] = own[self.axis] // self.block
+        return scale(*own)
+
+
+def _present(given: Operands, count: int) -> list[relax.Expr]:
+    """The first inputs that are there."""
+    return [operand(given, place) for place in range(count) if has(given, place)]
+
+
+@converter("DynamicQuantizeLinear")
+def _quantize_dynamically(given: Operands) -> Sequence[relax.Expr]:
+    from tvm import relax
+
+    x = operand(given, 0)
+    ends = [given.emit(relax.op.max(x)), given.emit(relax.op.min(x))]
+
+    def scale(high: Tensor, low: Tensor) -> Tensor:
+        from tvm import te, tirx
+
+        zero = tirx.const(0.0, "float32")
+
+        def at() -> Expr:
+            top, bottom = tirx.max(high(), zero), tirx.min(low(), zero)
+            return tirx.Select(top == bottom, tirx.const(1.0, "float32"), (top - bottom) / tirx.const(255.0, "float32"))
+
+        return te.compute((), at, name="scale")
+
+    step = emit(given, scale, ends, "quantize_scale")
+
+    def zero_point(low: Tensor, step: Tensor) -> Tensor:
+        from tvm import te, tirx
+
+        zero = tirx.const(0.0, "float32")
+        return te.compute((), lambda: saturate(-tirx.min(low(), zero) / step(), zero, "uint8"), name="zero_point")
+
+    moved = emit(given, zero_point, [ends[1], step], "quantize_zero_point")
+    shape = shape_of(x)
+
+    def quantize(x: Tensor, step: Tensor, moved: Tensor) -> Tensor:
+        from tvm import te
+
+        return te.compute(
+            shape, lambda *i: saturate(x(*i) / step(), moved().astype("float32"), "uint8"), name="quantize"
+        )
+
+    return [emit(given, quantize, [x, step, moved], "quantize"), step, moved]
+
+
+@converter("ConvInteger")
+def _convolve_integers(given: Operands) -> Sequence[relax.Expr]:
+    return [_sum_convolution(given, (0, 2), (1, 3))]
+
+
+@converter("MatMulInteger")
+def _multiply_integers(given: Operands) -> Sequence[relax.Expr]:
+    return [_sum_products(given, (0, 2), (1, 3))]
+
+
+@converter("QLinearConv")
+def _convolve_quantised(given: Operands) -> Sequence[relax.Expr]:
+    total = _sum_convolution(given, (0, 2), (3, 5))
+    return [_requantise(given, total, (1, 4, 6, 7), 8, channel=1)]
+
+
+@converter("QLinearMatMul")
+def _multiply_quantised(given: Operands) -> Sequence[relax.Expr]:
+    total = _sum_products(given, (0, 2), (3, 5))
+    return [_requantise(given, total, (1, 4, 6, 7), None, channel=-1)]
+
+
+def _sum_convolution(given: Operands, data: tuple[int, int], weight: tuple[int, int]) -> relax.Var:
+    """The int32 sums of a convolution. Its padding is the zero point.
+
+    Args:
+        given: the node.
+        data: the places of the data and of its zero point among the inputs.
+        weight: the places of the weight and of its zero points, one for all or one for each output channel.
+    """
+    kernel = operand(given, weight[0])
+    sliding = Sliding.of(given, shape_of(operand(given, data[0])), shape_of(kernel)[2:], result_of(given)[0])
+    left, right = _widen(given, data, None), _widen(given, weight, 0)
+    return convolve(given, (left, right), sliding, "int32")
+
+
+def _sum_products(given: Operands, left: tuple[int, int], right: tuple[int, int]) -> relax.Var:
+    """The int32 sums of a matrix product. Zero points are one for all, for each row (left) or each column (right)."""
+    from tvm import relax
+
+    rows = len(shape_of(operand(given, left[0]))) - 2
+    a, b = _widen(given, left, max(rows, 0)), _widen(given, right, -1)
+    return given.emit(relax.op.matmul(a, b, out_dtype="int32"))
+
+
+def _widen(given: Operands, places: tuple[int, int], axis: int | None) -> relax.Var:
+    """An operand as int32, less its zero point.
+
+    Args:
+        given: the node.
+        places: the places of the operand and of its zero points among the inputs.
+        axis: the axis of the operand that zero points in one dimension belong to.
+    """
+    x = operand(given, places[0])
+    shape = shape_of(x)
+
+    def compute(x: Tensor, *zero: Tensor) -> Tensor:
+        from tvm import te
+
+        def at(*i: Expr) -> Expr:
+            level = x(*i).astype("int32")
+            if not zero:
+                return level
+            one = len(shape_of(zero[0])) == 1 and axis is not None
+            return level - element(zero[0], [i[axis]] if one and axis is not None else i).astype("int32")
+
+        return te.compute(shape, at, name="widen")
+
+    return emit(given, compute, [x, *([operand(given, places[1])] if has(given, places[1]) else [])], "widen")
+
+
+def _requantise(
+    given: Operands, total: relax.Expr, scales: tuple[int, int, int, int], bias: int | None, channel: int
+) -> relax.Var:
+    """The sums, times the scales of both operands by that of the result, as the result's integers.
+
+    Args:
+        given: the node.
+        total: the sums.
+        scales: the places of the scales of the left and the right operand, and of the result's scale and zero point.
+        bias: the place of an int32 number for each channel that is added before.
+        channel: the axis of the result to which scales in one dimension belong.
+    """
+    shape, dtype = result_of(given)
+    operands = [total, *(operand(given, place) for place in scales)]
+    if bias is not None and has(given, bias):
+        operands.append(operand(given, bias))
+
+    def compute(total: Tensor, a: Tensor, b: Tensor, step: Tensor, zero: Tensor, *bias: Tensor) -> Tensor:
+        from tvm import te
+
+        def at(*i: Expr) -> Expr:
+            amount = total(*i)
+            if bias:
+                amount = amount + bias[0](i[channel])
+            left = element(a, [i[-2]] if len(shape_of(a)) == 1 and len(i) > 1 else i)
+            right = element(b, [i[channel]] if len(shape_of(b)) == 1 else i)
+            factor = left * right / element(step, [i[-2]] if len(shape_of(step)) == 1 and len(i) > 1 else i)
+            own = [i[-2]] if len(shape_of(zero)) == 1 and len(i) > 1 else i
+            return saturate(
+                amount.astype("float32") * factor.astype("float32"), element(zero, own).astype("float32"), dtype
+            )
+
+        return te.compute(shape, at, name="requantize")
+
+    return emit(given, compute, operands, "requantize")

@@ -1,0 +1,86 @@
+"""Rewrites graphs of PyTorch programs: drops operators that do nothing, and gives norms a form that has a template."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import TYPE_CHECKING
+
+from tilewright.frontend.torch.graph import TorchGraph, shape_of
+
+if TYPE_CHECKING:
+    from torch import fx
+
+__all__ = ["drop_guards", "drop_identities", "shape_norms"]
+
+#: Operators that give their operand if its shape and dtype are those of the result.
+_COPIES = "alias clone contiguous detach lift_fresh_copy _to_copy to view _unsafe_view reshape expand slice squeeze"
+_COPIES += " unsqueeze dropout"
+
+
+def drop_identities(graph: TorchGraph) -> None:
+    """view(x), clone(x), _to_copy(x), x[:] --> x, where shape and dtype stay the same."""
+    for node in graph.calls:
+        name = str(getattr(node.target, "overloadpacket", "")).removeprefix("aten.")
+        source = node.args[0] if node.args else None
+        if name not in _COPIES.split() or source is None or not hasattr(source, "meta"):
+            continue
+        value, result = source.meta["val"], node.meta["val"]
+        same = value.dtype == result.dtype and shape_of(source) == shape_of(node)
+        # An output that is an input needs a copy.
+        if same and not (source.op == "placeholder" and graph.output in node.users):
+            graph.replace(node, source)
+
+
+def drop_guards(graph: TorchGraph) -> None:
+    """_safe_softmax(x + mask) --> softmax(x + mask), if the mask is a constant that masks no whole row.
+
+    PyTorch's attention guards its softmax against rows that are masked altogether.
+    """
+    import torch
+
+    aten = torch.ops.aten
+    for node in graph.calls:
+        if node.target is not aten._safe_softmax.default or node.args[1] not in (-1, len(shape_of(node)) - 1):
+            continue
+        added = node.args[0]
+        masks = [graph.weights[a] for a in added.args if a in graph.weights] if added.target is aten.add.Tensor else []
+        if len(masks) == 1 and masks[0].dim() and bool((masks[0] > -math.inf).any(-1).all()):
+            graph.replace(node, graph.insert(node, aten._softmax.default, added, -1, False))
+
+
+def shape_norms(graph: TorchGraph) -> None:
+    """layer_norm over several dimensions --> over one; and a missing scale or shift --> ones or zeros."""
+    import torch
+
+    aten = torch.ops.aten
+    for node in graph.calls:
+        if node.target is not aten.native_layer_norm.default:
+            continue
+        x, extents, *affine = node.args[:4]
+        columns = math.prod(extents)
+        dtype = node.meta["val"][0].dtype
+        made = [
+            graph.add_weight(f"{node.name}_{word}", torch.full((columns,), number, dtype=dtype))
+            if given is None
+            else _flatten(graph, node, given)
+            for given, word, number in zip(affine, ("scale", "shift"), (1.0, 0.0), strict=True)
+        ]
+        if len(extents) == 1:
+            node.args = (x, extents, *made, *node.args[4:])
+            continue
+        shape = shape_of(x)
+        rows = graph.insert(node, aten.view.default, x, [*shape[: len(shape) - len(extents)], columns])
+        norm = graph.insert(node, aten.native_layer_norm.default, rows, [columns], *made, *node.args[4:])
+        for reader in [user for user in node.users if user.args[1] == 0]:
+            part = graph.insert(reader, operator.getitem, norm, 0)
+            graph.replace(reader, graph.insert(reader, aten.view.default, part, list(shape)))
+
+
+def _flatten(graph: TorchGraph, before: fx.Node, node: fx.Node) -> fx.Node:
+    """A tensor of several dimensions as one of one dimension."""
+    import torch
+
+    if len(shape_of(node)) == 1:
+        return node
+    return graph.insert(before, torch.ops.aten.view.default, node, [math.prod(shape_of(node))])
