@@ -73,7 +73,7 @@ def report_session(done: Outcomes) -> TuneReport:
     names = {use.task.key: use.task.name for e in (best.extraction, done.extraction) for use in e.uses}
     defaults = [use.task for use in best.extraction.uses if best.selection.configs.get(use.task.key) is None]
     whole = {**vars(done.tuner.report()), **vars(done.start), "interrupted": done.interrupted}
-    segments, more = describe_parts(best.extraction.network)
+    segments, more = describe_parts(*(part.network for part in best.extraction.parts))
     whole["notes"] = (*done.start.notes, *finishing.notes, *more)
     return TuneReport(
         **whole,
@@ -120,10 +120,17 @@ def _report_buckets(extraction: Extracted, tuner: NetworkTuner) -> tuple[BucketR
     return tuple(found)
 
 
-def describe_parts(network: Network) -> tuple[tuple[SegmentReport, ...], tuple[str, ...]]:
-    """The parts of a network that ONNX Runtime runs, and notes about these and about inputs without elements."""
-    segments = tuple(SegmentReport(s.operators, len(s.model.graph.node), s.reasons) for s in network.segments)
-    return segments, (*_describe_segments(segments), *_describe_empty(network))
+def describe_parts(*networks: Network) -> tuple[tuple[SegmentReport, ...], tuple[str, ...]]:
+    """The parts of a network that ONNX Runtime runs, and notes about these and about inputs without elements.
+
+    Args:
+        networks: the network in each bucket. What is said of several of them is said once.
+    """
+    segments = tuple(
+        SegmentReport(s.operators, len(s.model.graph.node), s.reasons) for network in networks for s in network.segments
+    )
+    empty = (note for network in networks for note in _describe_empty(network))
+    return segments, tuple(dict.fromkeys((*_describe_segments(segments), *empty)))
 
 
 def _describe_segments(segments: Sequence[SegmentReport]) -> Iterator[str]:

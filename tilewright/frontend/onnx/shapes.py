@@ -90,7 +90,7 @@ def fix_values(model: onnx.ModelProto, values: Mapping[str, tuple[float, ...]]) 
 
 def _shape_of_value(name: str, tensor: onnx.TypeProto.Tensor, count: int) -> tuple[int, ...]:
     """The shape of a value of ``count`` numbers."""
-    dims = [_read_dimension(dim) for dim in tensor.shape.dim]
+    dims = [_read_dimension(dim) or "" for dim in tensor.shape.dim]  # 0 may stand for an open dimension
     if not tensor.HasField("shape"):
         return () if count == 1 else (count,)
     open_places = [place for place, dim in enumerate(dims) if isinstance(dim, str)]
