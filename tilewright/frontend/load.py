@@ -36,7 +36,18 @@ def load(
     model: str | Path | OnnxReading | ir.IRModule | ExportedProgram,
     shapes: ShapeRequest | Shapes | Sequence[Shapes] | None = None,
 ) -> Network:
-    """Read a network of a single bucket, as :func:`load_buckets` does. Raises ``ShapeError`` if there are several."""
+    """Read a model into a network of a single bucket.
+
+    Args:
+        model: what :func:`load_buckets` takes.
+        shapes: the shapes of inputs with open dimensions, by name; or what else is asked of the inputs.
+
+    Raises:
+        ModelFormatError: there is no such file, or it is no model.
+        ShapeError: an input has a symbolic shape, or the shapes do not fit, or they make several buckets.
+        UnsupportedOperatorError: TVM cannot import an operator.
+        ResourceError: the model does not fit the memory, or its temporary files do not fit the disk.
+    """
     networks = load_buckets(model, shapes)
     if len(networks) > 1:
         raise ShapeError(
