@@ -10,8 +10,8 @@ from typing import Any
 
 from tilewright.errors import CheckError, ProcessError, TilewrightError
 from tilewright.frontend.load import load
+from tilewright.graph.buckets import Extracted
 from tilewright.graph.left_out import extract_all
-from tilewright.graph.tasks import Extraction
 from tilewright.measure.isolated_call import IsolatedCall
 from tilewright.records.memory import MemoryStore
 from tilewright.target import Target
@@ -84,7 +84,7 @@ def judge(path: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     return {**_describe(built.extraction), **about}
 
 
-def _describe(extraction: Extraction) -> dict[str, Any]:
+def _describe(extraction: Extracted) -> dict[str, Any]:
     network = extraction.network
     folded = network.folded
     return {
