@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.models import conv_model
 from tilewright.cli.options import records_place
 from tilewright.errors import RecordsError
 
@@ -129,7 +130,8 @@ def test_shape_that_is_none(tmp_path: Path, model: Path, text: str) -> None:
     refused(tmp_path, "ShapeError", "NAME=1,3,224,224", "tasks", model, "--shape", text)
 
 
-def test_shapes_of_another_rank(tmp_path: Path, model: Path) -> None:
+def test_shapes_of_another_rank(tmp_path: Path) -> None:
+    model = conv_model(tmp_path / "conv.onnx")
     refused(tmp_path, "ShapeError", "keeps the dimensions", "tasks", model, "--shape", "x=1", "--shape", "x=2")
 
 
