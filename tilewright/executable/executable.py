@@ -160,7 +160,8 @@ class Executable:
             return None
         shapes = []
         for value, dtype in zip(values, self._dtypes, strict=True):
-            if type(value) is not np.ndarray or value.dtype != dtype:
+            # NumPy takes None for float64.
+            if type(value) is not np.ndarray or dtype is None or value.dtype != dtype:
                 return None
             shapes.append(value.shape)
         return self._ready.get(tuple(shapes))
