@@ -178,7 +178,15 @@ def load_executable(path: str | Path) -> Executable:
                 routes = _find_routes(manifest)
                 _check_ends(plan, manifest, routes)
                 segments = _load_segments(folder, manifest, Path(fresh), threads, alone=not plan.kernels)
-                program = PlanProgram(library, arrays, plan, threads, features, segments, routes if entries else None)
+                program = PlanProgram(
+                    library,
+                    arrays,
+                    plan,
+                    threads,
+                    features,
+                    segments,
+                    routes if entries or not all(routes.planned) else None,
+                )
             else:
                 check_features(features)
                 program = MachineProgram(library, arrays)
@@ -223,8 +231,8 @@ _LOADING = (OSError, ValueError, TypeError, LookupError, AttributeError, Runtime
 
 
 def _find_routes(manifest: Manifest) -> Routes:
-    names = [[entry["name"] for entry in manifest[end]] for end in ("inputs", "outputs")]
-    return find_routes(names[0], names[1], manifest.get("segments", []))
+    outputs = [entry["name"] for entry in manifest["outputs"]]
+    return find_routes(_specs(manifest["inputs"]), outputs, manifest.get("segments", []))
 
 
 def _load_segments(folder: Path, manifest: Manifest, fresh: Path, threads: int, alone: bool) -> list[LoadedSegment]:

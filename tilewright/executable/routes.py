@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from tilewright.executable.segment import LoadedSegment, SegmentJson
-from tilewright.tensor import Array
+from tilewright.tensor import Array, TensorSpec
 
 __all__ = ["Routes", "find_routes"]
 
@@ -62,15 +62,17 @@ class Routes:
         return found  # type: ignore[return-value]
 
 
-def find_routes(inputs: Sequence[str], outputs: Sequence[str], segments: Sequence[SegmentJson]) -> Routes:
+def find_routes(inputs: Sequence[TensorSpec], outputs: Sequence[str], segments: Sequence[SegmentJson]) -> Routes:
     """The routes of a network.
 
     Args:
-        inputs: the names of its inputs.
+        inputs: its inputs. Those that are no tensors of numbers with fixed shapes are not the plan's, even if no
+            segment reads them.
         outputs: the names of its outputs.
         segments: its segments. What none of them takes or returns as it is, the plan has.
     """
     given = {name for segment in segments for name in segment["given"]}
+    given |= {spec.name for spec in inputs if not spec.is_fixed}
     returned: Mapping[str, int] = {name: n for n, segment in enumerate(segments) for name in segment["returned"]}
     sources: list[int | tuple[int, str] | str] = []
     count = 0
@@ -82,4 +84,5 @@ def find_routes(inputs: Sequence[str], outputs: Sequence[str], segments: Sequenc
         else:
             sources.append(count)
             count += 1
-    return Routes(tuple(name not in given for name in inputs), tuple(inputs), tuple(sources))
+    names = tuple(spec.name for spec in inputs)
+    return Routes(tuple(name not in given for name in names), names, tuple(sources))

@@ -99,7 +99,8 @@ def divide(model: onnx.ModelProto, foreign: Mapping[int, str]) -> Partition:
         why = graph.find_obstacle(node)
         if why:
             reasons.setdefault(number, why)
-    if not reasons:
+    passing = any(v.name not in graph.weights and graph.fixed(v.name) is None for v in model.graph.input)
+    if not reasons and not passing:
         return Partition(model, (), tuple(range(len(model.graph.node))), graph.types)
     levels = graph.settle(set(reasons))
     return _write(graph, levels, reasons)
@@ -235,7 +236,7 @@ def _write(graph: _Graph, levels: Sequence[int], reasons: Mapping[int, str]) -> 
     del made.graph.node[:]
     del made.graph.value_info[:]
     order: list[int] = []
-    for level in range(max(levels) + 1):
+    for level in range(max(levels, default=-1) + 1):
         if level % 2:
             if level in odd:
                 made.graph.node.append(_stand_in(segments[odd.index(level)], odd.index(level)))

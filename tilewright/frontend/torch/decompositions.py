@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tilewright.frontend.torch.graph import TorchGraph
+from tilewright.frontend.torch.recurrent import RECURRENT, keep_recurrent
 from tilewright.frontend.torch.training import refuse_state
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ def decompose(program: ExportedProgram) -> TorchGraph:
     table[aten.hypot.default] = lambda x, y: (x * x + y * y).sqrt()
     table[aten._trilinear.default] = _trilinear
     table[aten._cdist_forward.default] = _distances
+    for name in RECURRENT:
+        packet, _, overload = name.partition(".")
+        table[getattr(getattr(aten, packet), overload)] = keep_recurrent(name)
     table[aten.bucketize.Tensor] = _count_below
     table[aten.searchsorted.Tensor] = _search
     with warnings.catch_warnings(), torch.backends.mkldnn.flags(enabled=False):

@@ -11,6 +11,7 @@ from tilewright.frontend.torch.folding import fold_constants, fold_norms
 from tilewright.frontend.torch.graph import TorchGraph
 from tilewright.frontend.torch.importer import Imported, import_graph
 from tilewright.frontend.torch.interpolation import rewrite_resizes
+from tilewright.frontend.torch.recurrent import stack_weights
 from tilewright.frontend.torch.rewriting import drop_guards, drop_identities, shape_norms
 from tilewright.frontend.torch.training import refuse_training
 from tilewright.measure.memory import memory_error
@@ -64,6 +65,7 @@ def simplify_program(program: ExportedProgram) -> TorchGraph:
     rewrite_resizes(graph)
     fold_constants(graph)
     fold_norms(graph)
+    stack_weights(graph)
     shape_norms(graph)
     drop_guards(graph)
     graph.drop_dead()

@@ -24,7 +24,7 @@ These converters of TVM's are replaced, here or by a converter of our own (``con
     Mod                         is no number for an infinite divisor
     OneHot                      gives another element type, and takes no values that are computed
     Pow                         takes floating-point numbers of one type only
-    Range, Shape, Size          are constants where the shapes say so
+    Range, Shape                are constants where the shapes say so
     ReduceMax, ReduceMin        give the lowest finite number for a row of minus infinity; fail on bool
     ReduceMean                  of integers has another type
     Reduce*                     return their input where there are no axes; take no axes that are computed

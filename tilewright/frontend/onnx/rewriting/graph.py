@@ -213,27 +213,17 @@ class Graph:
 _ALIKE = frozenset(
     {"Abs", "Cast", "Cos", "Exp", "Identity", "Log", "Neg", "Reciprocal", "Relu", "Round", "Sin", "Sqrt", "Tanh"}
 )
-#: Operators whose result has the shape of one input, if the other one is a scalar.
-_BROADCAST = frozenset({"Add", "Div", "Mul", "Pow", "Sub"})
 
 
 def _infer_backwards(model: onnx.ModelProto, types: dict[str, onnx.TypeProto]) -> None:
     """Find out shapes of inputs from those of results: a model may only declare the shape of its outputs."""
     for node in reversed(model.graph.node):
-        if node.domain not in DOMAINS or node.op_type not in _ALIKE | _BROADCAST:
+        if node.domain not in DOMAINS or node.op_type not in _ALIKE:
             continue
-        result = find_fixed(types.get(node.output[0]))
-        if result is None:
-            continue
-        names = list(node.input) if node.op_type in _BROADCAST else node.input[:1]
-        unknown = [name for name in names if find_fixed(types.get(name)) is None]
-        others = [find_fixed(types.get(name)) for name in names if name not in unknown]
-        if len(unknown) != 1 or any(other is None or other.shape for other in others):
-            continue
-        kind = types.get(unknown[0])
+        result, kind = find_fixed(types.get(node.output[0])), types.get(node.input[0])
         elem = kind.tensor_type.elem_type if kind is not None else 0
-        if elem:
-            types[unknown[0]] = helper.make_tensor_type_proto(elem, result.shape)
+        if result is not None and elem and find_fixed(kind) is None:
+            types[node.input[0]] = helper.make_tensor_type_proto(elem, result.shape)
 
 
 def _move_outside(tensor: TensorProto, folder: Path) -> None:

@@ -205,7 +205,7 @@ def dropout(graph: Graph, node: onnx.NodeProto) -> bool:
     return True
 
 
-@rewriting("Shape", "Size")
+@rewriting("Shape")
 def shape_of(graph: Graph, node: onnx.NodeProto) -> bool:
     """Shape(x) --> a constant, if the shape of ``x`` is known."""
     shape = graph.shape(node.input[0])
@@ -215,8 +215,7 @@ def shape_of(graph: Graph, node: onnx.NodeProto) -> bool:
     start, end = attributes.get("start", 0), attributes.get("end", len(shape))
     assert isinstance(start, int)
     assert isinstance(end, int)
-    values = np.asarray(np.prod(shape, dtype=np.int64)) if node.op_type == "Size" else as_shape(shape[start:end])
-    graph.op("Identity", values, out=node.output[0])
+    graph.op("Identity", as_shape(shape[start:end]), out=node.output[0])
     return True
 
 
