@@ -163,7 +163,7 @@ def test_quantised_weights_become_plain_weights_with_the_same_values(tmp_path: P
     ends = [
         helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", (1, 2, 6, 6)), ("y", (1, 4, 4, 4)))
     ]
-    weights = {"s": scale, "z": np.asarray(3, np.uint8), "w": weight}
+    weights: dict[str, Array] = {"s": scale, "z": np.asarray(3, np.uint8), "w": weight}
     constants = [numpy_helper.from_array(array, name) for name, array in weights.items()]
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], constants)
     onnx.save(
