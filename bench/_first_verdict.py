@@ -5,13 +5,15 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tilewright.errors import CheckError, ProcessError, TilewrightError
 from tilewright.frontend.load import load
+from tilewright.frontend.shapes import ShapeRequest, make_request
+from tilewright.graph.buckets import Extracted
 from tilewright.graph.left_out import extract_all
-from tilewright.graph.tasks import Extraction
 from tilewright.measure.isolated_call import IsolatedCall
 from tilewright.records.memory import MemoryStore
 from tilewright.target import Target
@@ -31,15 +33,19 @@ _BUDGET = 300.0
 _MOST_SECONDS = 1200.0
 
 
-def judge_apart(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def judge_apart(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, tuple[float, ...]] | None = None
+) -> dict[str, Any]:
     """What :func:`judge` tells, asked in a process of its own; a crash of that process is the outcome ``crashed``.
 
     Args:
         path: the model.
         shapes: of its inputs with open dimensions.
+        values: of its inputs that become constants; None: there are none.
     """
     begin = time.monotonic()
-    with IsolatedCall(judge, str(path), dict(shapes), seconds=_MOST_SECONDS) as call:
+    request = replace(make_request(shapes), values=dict(values or {}))
+    with IsolatedCall(judge, str(path), request, seconds=_MOST_SECONDS) as call:
         try:
             found = call.result()
         except TilewrightError as error:
@@ -48,15 +54,16 @@ def judge_apart(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
         except Exception as error:  # whatever else it raises is a bug
             found = {"outcome": "crashed", "message": f"{type(error).__name__}: {error}"}
     assert isinstance(found, dict)
-    return {**found, "shapes": dict(shapes), "seconds": round(time.monotonic() - begin, 1)}
+    fixed = {"values": dict(values)} if values else {}
+    return {**found, "shapes": dict(shapes), **fixed, "seconds": round(time.monotonic() - begin, 1)}
 
 
-def judge(path: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def judge(path: str, shapes: Mapping[str, tuple[int, ...]] | ShapeRequest) -> dict[str, Any]:
     """Read, build and judge a model.
 
     Args:
         path: the model's file.
-        shapes: of its inputs with open dimensions.
+        shapes: of its inputs with open dimensions; or what else is asked of the inputs.
 
     Returns:
         ``outcome`` (right, wrong, undecided), ``message``, ``error``, ``segments`` (the reasons of each), ``operators``
@@ -84,7 +91,7 @@ def judge(path: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     return {**_describe(built.extraction), **about}
 
 
-def _describe(extraction: Extraction) -> dict[str, Any]:
+def _describe(extraction: Extracted) -> dict[str, Any]:
     network = extraction.network
     folded = network.folded
     return {

@@ -44,11 +44,13 @@ class Model:
         name: for people.
         path: the file.
         shapes: of the inputs with open dimensions.
+        values: of the inputs that become constants.
     """
 
     name: str
     path: Path
     shapes: Mapping[str, tuple[int, ...]]
+    values: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,14 @@ class Source:
         packages: that hold the models, or what exporting them needs; the first one holds the files.
         shapes: by the names of inputs with open dimensions, how large they are taken to be.
         pattern: of the files in the package; empty: the model is exported.
+        values: of the inputs that become constants, by name.
     """
 
     name: str
     packages: tuple[str, ...]
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     pattern: str = ""
+    values: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def models(self, cache: Path) -> Iterator[Model]:
         """The models, fetched if they are not in the cache yet.
@@ -76,13 +80,13 @@ class Source:
         folders = [_fetch(package, cache) for package in self.packages]
         if not self.pattern:
             path = _export(self.name, cache, folders)
-            yield Model(self.name, path, find_open_shapes(path, self.shapes))
+            yield Model(self.name, path, find_open_shapes(path, self.shapes), self.values)
             return
         files = sorted(folders[0].rglob(self.pattern))
         if not files:
             raise UnreachableError(f"{self.packages[0]} holds no {self.pattern}")
         for path in files:
-            yield Model(f"{self.name}/{path.stem}", path, find_open_shapes(path, self.shapes))
+            yield Model(f"{self.name}/{path.stem}", path, find_open_shapes(path, self.shapes), self.values)
 
 
 def _exported() -> Iterator[Source]:
@@ -106,8 +110,11 @@ MODELS = (
     Source("rapidocr-rec", ("rapidocr-onnxruntime==1.4.4",), {"x": (1, 3, 48, 320)}, "*rec*.onnx"),
     Source("rapidocr-det", ("rapidocr-onnxruntime==1.4.4",), {"x": (1, 3, 320, 320)}, "*det*.onnx"),
     *(
-        Source("silero-vad", ("silero-vad==6.2.3",), {"input": (1, 576), "state": (2, 1, 128)}, f"{file}.onnx")
-        for file in ("silero_vad", "*_op15", "*_op18_ifless", "*_half", "*_openvino_16k")
+        Source("silero-vad", ("silero-vad==6.2.3",), {"input": (1, 576), "state": (2, 1, 128)}, f"{file}.onnx", values)
+        for file, values in (
+            ("silero_vad", {"sr": (16000.0,)}),  # the rate decides which of two networks runs
+            *((file, {}) for file in ("*_op15", "*_op18_ifless", "*_half", "*_openvino_16k")),
+        )
     ),
     Source("silero-vad", ("silero-vad==6.2.3",), {"input": (8, 576)}, "*_sequence.onnx"),
     Source("magika", ("magika==1.0.3",), {"bytes": (1, 2048)}, "*.onnx"),

@@ -101,9 +101,8 @@ def _make_onnx(folder: Path) -> Path:
 
 def _read_model(path: Path) -> None:
     from tilewright.frontend.load import load
-    from tilewright.frontend.onnx.data import open_model
-    from tilewright.frontend.onnx.model import FOLDED, MODEL, prepare
-    from tilewright.frontend.onnx.reading import OnnxReading
+    from tilewright.frontend.onnx.model import prepare
+    from tilewright.frontend.onnx.reading import OnnxReading, ReadModels, read_prepared
 
     class Here(OnnxReading):
         """Reads in this process, which is one of its own already: starting another takes a second for each file."""
@@ -111,11 +110,11 @@ def _read_model(path: Path) -> None:
         def __init__(self) -> None:
             self.path, self.shapes, self.folded = path, {}, True
 
-        def result(self) -> tuple[Any, Any]:
+        def results(self) -> ReadModels:
             with tempfile.TemporaryDirectory() as name:
                 folder = Path(name)
                 prepare(path, {}, folder)
-                return open_model(folder / MODEL), open_model(folder / FOLDED)
+                return read_prepared(folder)
 
     network = load(Here())
     assert all(isinstance(extent, int) and extent > 0 for spec in network.inputs for extent in spec.shape)

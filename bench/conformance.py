@@ -109,7 +109,7 @@ def _measure_model(kept: Kept, model: Model, again: bool) -> None:
     known = kept.get("models", model.name)
     if known is not None and not (again and known["outcome"] != "right"):
         return
-    found = judge_apart(model.path, model.shapes)
+    found = judge_apart(model.path, model.shapes, model.values)
     kept.add("models", model.name, found)
     print(f"{model.name}: {found['outcome']}, {found['seconds']:.0f} s: {found['message']}", file=sys.stderr)
 

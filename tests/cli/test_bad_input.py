@@ -129,8 +129,8 @@ def test_shape_that_is_none(tmp_path: Path, model: Path, text: str) -> None:
     refused(tmp_path, "ShapeError", "NAME=1,3,224,224", "tasks", model, "--shape", text)
 
 
-def test_two_shapes_for_one_input(tmp_path: Path, model: Path) -> None:
-    refused(tmp_path, "ShapeError", "two", "tasks", model, "--shape", "x=1", "--shape", "x=2")
+def test_shapes_of_another_rank(tmp_path: Path, model: Path) -> None:
+    refused(tmp_path, "ShapeError", "keeps the dimensions", "tasks", model, "--shape", "x=1", "--shape", "x=2")
 
 
 def test_records_of_another_format(tmp_path: Path, model: Path) -> None:

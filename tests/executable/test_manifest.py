@@ -17,7 +17,16 @@ from tests.models import normal, runs
 from tilewright.compare.peers import reference_model
 from tilewright.errors import OutputError
 from tilewright.executable.executable import load_executable
-from tilewright.executable.manifest import FORMAT, LIBRARY, NAME, WEIGHTS, read_manifest, seal, verify
+from tilewright.executable.manifest import (
+    FORMAT,
+    FORMAT_WITH_BUCKETS,
+    LIBRARY,
+    NAME,
+    WEIGHTS,
+    read_manifest,
+    seal,
+    verify,
+)
 
 pytestmark = runs
 
@@ -171,8 +180,12 @@ def test_a_model_that_an_earlier_manifest_does_not_list_is_not_trusted(out: Path
 @pytest.mark.parametrize(
     ("version", "says"),
     [
-        (1, f"reads executables of format {FORMAT}, but .* has '1'; tune again"),  # executables had no plans yet
-        (FORMAT + 1, f"format {FORMAT}, but .* has '{FORMAT + 1}'; install a newer Tilewright, or tune again"),
+        # Executables of format 1 had no plans.
+        (1, f"reads executables of format {FORMAT} and {FORMAT_WITH_BUCKETS}, but .* has '1'; tune again"),
+        (
+            FORMAT_WITH_BUCKETS + 1,
+            f", but .* has '{FORMAT_WITH_BUCKETS + 1}'; install a newer Tilewright, or tune again",
+        ),
         ("two", "has 'two'; tune again"),
     ],
 )

@@ -377,3 +377,22 @@ def test_a_program_of_pytorch_under_another_name(tmp_path: Path) -> None:
         archive.writestr("m/code/__torch__/layer.py", "")
     with pytest.raises(ModelFormatError, match="TorchScript"):
         load(tmp_path / "m.pt")
+
+
+def test_constants_of_the_optimiser_have_names_of_ours(tmp_path: Path) -> None:
+    """ONNX Runtime makes constants with names of its own, and fails if a model has them already."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"]),
+        helper.make_node("Add", ["m", "b"], ["y"]),
+        helper.make_node("MatMul", ["y", "w"], ["n"]),
+        helper.make_node("Add", ["n", "b"], ["z"]),
+    ]
+    path = save(tmp_path / "m.onnx", nodes, {"x": [1, 6, 8]}, [1, 6, 8], w=normal(8, 8), b=normal(8))
+    model = onnx.load(str(path))
+    model.graph.output[0].name = "z"
+    onnx.save(model, str(path))
+    folded = load(path).folded
+    assert folded is not None
+    names = {tensor.name for tensor in folded.graph.initializer} - {"w", "b"}
+    assert names  # such as the shape that a product has before its bias is fused
+    assert not {name for name in names if name.startswith("gemm_")}

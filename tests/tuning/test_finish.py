@@ -221,7 +221,7 @@ def test_nothing_new_is_built_where_tuning_brought_nothing(
 
 
 def test_executables_race_in_processes_of_their_own(incumbent: JudgedExecutable, workshop: Workshop) -> None:
-    other = workshop.exchange(incumbent, other_choice(incumbent.extraction))
+    other = workshop.exchange(incumbent, other_choice(incumbent.extraction.parts[0]))
     assert other is not None
     result = compare_executables(other.folder, incumbent.folder, TARGET.cores)
     assert result is not None
@@ -260,7 +260,7 @@ def test_slow_networks_take_longer_to_race() -> None:
 def test_kernels_are_replaced_in_another_directory(
     workshop: Workshop, incumbent: JudgedExecutable, tmp_path: Path
 ) -> None:
-    library = workshop.kernels.library(other_choice(incumbent.extraction).functions, tmp_path / "other.so")
+    library = workshop.kernels.library(other_choice(incumbent.extraction.parts[0]).functions, tmp_path / "other.so")
     replace_kernels(incumbent.folder, library, tmp_path / "other")
     np.testing.assert_allclose(outputs(tmp_path / "other"), outputs(incumbent.folder), rtol=1e-4, atol=1e-5)
 

@@ -19,7 +19,7 @@ from tilewright.jsonable import to_json_object
 from tilewright.measure.outcome import Measurement
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query
-from tilewright.tuning import session
+from tilewright.tuning import bucketing, session
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.report import TaskReport
 
@@ -120,9 +120,9 @@ def test_a_disk_that_fills_up_ends_nothing(tmp_path: Path) -> None:
 def test_what_is_wrong_is_found_before_anything_is_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def load_wrongly(model: Any, shapes: Any = None) -> Any:
         network = load(model, shapes)
-        return replace(network, weights={name: -array for name, array in network.weights.items()})
+        return (replace(network, weights={name: -array for name, array in network.weights.items()}),)
 
-    monkeypatch.setattr(session, "load", load_wrongly)
+    monkeypatch.setattr(bucketing, "load_buckets", load_wrongly)
     out, store = tmp_path / "out", MemoryStore()
     with pytest.raises(CheckError, match=r"outputs are wrong: on input 1") as caught:
         tune(conv_model(tmp_path / "m.onnx"), out, budget="60s", records=store)

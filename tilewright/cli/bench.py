@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -125,13 +126,41 @@ def bench(
         if not encodable(out.absolute()):  # other runtimes refuse names that are not UTF-8
             place = folder / "executable"
             place.symlink_to(out.absolute(), target_is_directory=True)
-        report = raced(place, against or (), blocks=blocks, block_seconds=block_seconds, target=target, seed=seed)
-    write_json(json_file, report)
-    print(text(report))
-    peers = report["peers"]
-    if "error" in report or (peers and all("error" in entry for entry in peers.values())):
-        name = next(iter(peers), "")
-        raise TilewrightError(report.get("error") or f"no peer could be timed: {name}: {peers[name]['error']}")
+        shapes = _list_buckets(place)
+        reports = [
+            raced(
+                place,
+                against or (),
+                blocks=blocks,
+                block_seconds=block_seconds,
+                target=target,
+                seed=seed,
+                bucket=bucket,
+            )
+            for bucket in range(len(shapes))
+        ]
+    several = {"buckets": [{"shapes": s, **report} for s, report in zip(shapes, reports, strict=True)]}
+    write_json(json_file, reports[0] if len(reports) == 1 else several)
+    for shape, report in zip(shapes, reports, strict=True):
+        print(f"with {shape}:\n{text(report)}" if shape else text(report))
+    for report in reports:
+        peers = report["peers"]
+        if "error" in report or (peers and all("error" in entry for entry in peers.values())):
+            name = next(iter(peers), "")
+            raise TilewrightError(report.get("error") or f"no peer could be timed: {name}: {peers[name]['error']}")
+
+
+def _list_buckets(out: Path) -> list[str]:
+    """The shapes of each bucket of an executable, for people; an empty text for an executable with a single one."""
+    from tilewright.executable.manifest import read_manifest
+
+    try:
+        buckets = read_manifest(out).get("buckets")
+    except OutputError:  # raised again where the executable is timed, after the names of peers were checked
+        return [""]
+    if not buckets:
+        return [""]
+    return [" ".join(f"{e['name']}={','.join(map(str, e['shape']))}" for e in bucket["inputs"]) for bucket in buckets]
 
 
 def raced(
@@ -143,6 +172,7 @@ def raced(
     target: str = "native",
     seed: int = 0,
     peers: Mapping[str, Callable[[str, str], Runnable]] | None = None,
+    bucket: int = 0,
 ) -> BenchReport:
     """Time the executable in ``out`` and the peers ``against``, by turns.
 
@@ -154,6 +184,7 @@ def raced(
         target: of the untuned build; with ``native:cold`` the caches are emptied before each run.
         seed: of the inputs.
         peers: the factories of peers by name; by default ``tilewright.compare.peers.PEERS``.
+        bucket: the number of the bucket, of an executable with several.
 
     Raises:
         TilewrightError: there is no such peer or no executable, or the executable cannot be timed.
@@ -169,20 +200,22 @@ def raced(
             f"an executable is compared with one of {', '.join(peers)}, but this is {unknown[0]!r}; correct --against"
         )
     verify(out)
-    model = factories.reference_model(out) if names else None
     from tilewright.measure.peers import Entrant, race
     from tilewright.tvm_compat import wanted_threads
 
-    entrants = [Entrant(OURS, factories.executable, (str(out.absolute()),))]
-    if names:
-        if model is None:
-            raise OutputError(
-                f"other runtimes need the model file that the executable was made from, but {out} holds none; "
-                "leave --against out, or tune an ONNX or .pt2 file"
-            )
-        entrants += [Entrant(name, peers[name], (str(model.absolute()), target)) for name in names]
+    place = (str(out.absolute()), bucket) if bucket else (str(out.absolute()),)
+    entrants = [Entrant(OURS, factories.executable, place)]
     threads, cold = wanted_threads(), target == _COLD
-    ours, *others = race(entrants, blocks, block_seconds, threads, seed, cold=cold)
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
+        if names:
+            model = factories.bucket_model(out, bucket, Path(folder))
+            if model is None:
+                raise OutputError(
+                    f"other runtimes need the model file that the executable was made from, but {out} holds none; "
+                    "leave --against out, or tune an ONNX or .pt2 file"
+                )
+            entrants += [Entrant(name, peers[name], (str(model.absolute()), target)) for name in names]
+        ours, *others = race(entrants, blocks, block_seconds, threads, seed, cold=cold)
     report = _report(ours, others, threads)
     report["caches"] = "cold" if cold else "warm"
     report["overhead_us"] = None if ours.error else _overhead(out)

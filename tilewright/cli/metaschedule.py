@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tilewright.cli.boundary import command, write_json
+from tilewright.cli.inputs import ShapeOption, make_shape_request
 from tilewright.cli.options import (
     JsonOption,
     RecordsOption,
-    ShapeOption,
     TargetOption,
     check_model,
     check_target,
-    parse_shapes,
     records_place,
 )
 from tilewright.cli.programs import open_records
@@ -24,6 +23,7 @@ from tilewright.errors import RecordsError, TilewrightError
 from tilewright.wording import counted
 
 if TYPE_CHECKING:
+    from tilewright.frontend.shapes import ShapeRequest
     from tilewright.target import Target
     from tilewright.task import Task
 
@@ -69,7 +69,7 @@ def import_metaschedule(
 ) -> None:
     """Add MetaSchedule's measurements on this machine to the records, if Tilewright knows the programs."""
     check_target(target)
-    shapes = parse_shapes(shape)
+    shapes = make_shape_request(shape)
     if model is not None:
         check_model(model)
     elif shapes is not None:
@@ -101,7 +101,7 @@ def import_metaschedule(
     write_json(json_file, vars(read))
 
 
-def _tasks(model: Path | None, shapes: dict[str, tuple[int, ...]] | None, target: Target) -> list[Task]:
+def _tasks(model: Path | None, shapes: ShapeRequest | None, target: Target) -> list[Task]:
     if model is None:
         return []
     from tilewright.frontend.load import load

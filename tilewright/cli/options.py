@@ -6,14 +6,16 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from tilewright.errors import ModelFormatError, OutputError, RecordsError, ShapeError, TargetError
+from tilewright.errors import ModelFormatError, OutputError, RecordsError, TargetError
 from tilewright.frontend.file_kinds import check_kind, is_program
+from tilewright.frontend.shapes import ShapeRequest
 from tilewright.measure.memory import check_memory
 from tilewright.records.address import is_url
 from tilewright.scratch import check_space
@@ -25,14 +27,12 @@ __all__ = [
     "JsonOption",
     "ModelArgument",
     "RecordsOption",
-    "ShapeOption",
     "TargetOption",
     "begin_reading",
     "check_machine",
     "check_model",
     "check_out",
     "check_target",
-    "parse_shapes",
     "records_place",
 ]
 
@@ -44,10 +44,6 @@ ModelArgument: TypeAlias = Annotated[
     Path, typer.Argument(metavar="MODEL", help="The model: an ONNX file, or a .pt2 file of torch.export.save.")
 ]
 TargetOption: TypeAlias = Annotated[str, typer.Option(help="'native' (native:streamed, native:cold) or 'llvm:MCPU'.")]
-ShapeOption: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option("--shape", metavar="NAME=1,3,224,224", help="The shape of an input. May be given several times."),
-]
 RecordsOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
@@ -60,24 +56,6 @@ RecordsOption: TypeAlias = Annotated[
 JsonOption: TypeAlias = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the result, or the error, to this file as JSON.")
 ]
-
-
-def parse_shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]] | None:
-    """The shapes in texts of the form ``NAME=1,3,224,224``, by name; None without texts.
-
-    Raises:
-        ShapeError: a text has another form, or names an input again.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for text in texts or ():
-        # The name of an input may contain an equals sign, so the last one counts.
-        name, _, numbers = text.rpartition("=")
-        if not name or not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", numbers) or 0 in map(int, numbers.split(",")):
-            raise ShapeError(f"a shape is written like NAME=1,3,224,224, with numbers from 1 up, but this is {text!r}")
-        if name in shapes:
-            raise ShapeError(f"each input has one shape, but {name!r} was given two; leave one --shape out")
-        shapes[name] = tuple(int(number) for number in numbers.split(","))
-    return shapes or None
 
 
 def check_target(text: str) -> None:
@@ -108,14 +86,14 @@ def check_model(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def begin_reading(path: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> Iterator[Path | OnnxReading]:
+def begin_reading(path: Path, request: ShapeRequest | None) -> Iterator[Path | OnnxReading]:
     """Begin to read a model's file, for ``load``. A process reads an ONNX file while the compiler is imported."""
     if is_program(path):
         yield path
         return
     from tilewright.frontend.onnx.reading import OnnxReading
 
-    with OnnxReading(path, shapes or {}) as reading:
+    with OnnxReading(path, replace(request, samples=()) if request is not None else {}) as reading:
         yield reading
 
 

@@ -85,7 +85,9 @@ def _read(paths: Sequence[Path], specs: Sequence[TensorSpec]) -> list[Array]:
             raise TilewrightError(
                 f"an input is a .npy file of numbers, as numpy.save writes it, but {path} is not: {error}"
             ) from error
-        if array.shape != tuple(spec.shape):
+        if len(array.shape) != len(spec.shape) or any(
+            wanted not in (-1, extent) for wanted, extent in zip(spec.shape, array.shape, strict=True)
+        ):
             raise ShapeError(
                 f"the input {spec.name!r} has the shape {tuple(spec.shape)}, but {path} holds {array.shape}"
             )

@@ -6,17 +6,16 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, TypedDict
 
 from tilewright.cli.boundary import command, write_json
+from tilewright.cli.inputs import FixOption, ShapeOption, make_shape_request
 from tilewright.cli.options import (
     JsonOption,
     ModelArgument,
     RecordsOption,
-    ShapeOption,
     TargetOption,
     begin_reading,
     check_machine,
     check_model,
     check_target,
-    parse_shapes,
 )
 from tilewright.cli.programs import open_records
 from tilewright.cli.text import milliseconds, quantity, table
@@ -25,6 +24,7 @@ from tilewright.scratch import scratch
 from tilewright.wording import counted
 
 if TYPE_CHECKING:
+    from tilewright.graph.buckets import Extracted
     from tilewright.records.sql import SQLStore
     from tilewright.target import Target
     from tilewright.task import Task
@@ -35,7 +35,7 @@ __all__ = ["tasks"]
 class _Entry(TypedDict):
     """A task, ready for JSON."""
 
-    weight: int
+    weight: float
     name: str
     key: str
     kind: str
@@ -49,46 +49,39 @@ class _Entry(TypedDict):
 def tasks(
     model: ModelArgument,
     shape: ShapeOption = None,
+    fix: FixOption = None,
     target: TargetOption = "native",
     records: RecordsOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """List the tasks of MODEL: FLOP, weight, size of the design space, and the best latency so far."""
     check_target(target)
-    shapes = parse_shapes(shape)
+    request = make_shape_request(shape, fixed=fix)
     check_model(model)
     check_machine()
     with ExitStack() as stack:
         stack.enter_context(scratch(runs=False))
-        reading = stack.enter_context(begin_reading(model, shapes))
+        reading = stack.enter_context(begin_reading(model, request))
         store = _open(records)
         if store is not None:
             stack.callback(store.close)
         from tilewright.target import Target
 
         machine = Target.parse(target)
-        from tilewright.frontend.load import load
-        from tilewright.graph.left_out import extract_all
+        from tilewright.frontend.load import load_buckets
+        from tilewright.graph.buckets import extract_buckets
 
-        network = load(reading, shapes)
-        machine = machine.with_weights(network.weight_bytes)
-        extraction = extract_all(network, machine)
-        entries = [_describe(use.task, use.weight, machine, store) for use in extraction.uses]
+        networks = load_buckets(reading, request)
+        machine = machine.with_weights(max(network.weight_bytes for network in networks))
+        extraction = extract_buckets(networks, machine)
+        entries = _list_entries(extraction, machine, store)
+    found = [segment for part in extraction.parts for segment in part.network.segments]
     segments = [
-        {"operators": list(s.operators), "nodes": len(s.model.graph.node), "reasons": list(s.reasons)}
-        for s in extraction.network.segments
+        {"operators": list(s.operators), "nodes": len(s.model.graph.node), "reasons": list(s.reasons)} for s in found
     ]
     flop = sum(entry["weight"] * entry["flop"] for entry in entries)
-    write_json(
-        json_file,
-        {
-            "tasks": entries,
-            "fallbacks": extraction.fallbacks,
-            "target": machine.key,
-            "flop": flop,
-            "segments": segments,
-        },
-    )
+    report = {"tasks": entries, "fallbacks": extraction.fallbacks, "target": machine.key, "flop": flop}
+    write_json(json_file, {**report, "segments": segments})
     rows = [
         [
             entry["name"],
@@ -103,7 +96,7 @@ def tasks(
     ]
     print(table(["task", "space", "weight", "FLOP", "configs", "best so far", "GFLOP/s"], rows, left=2))
     print(f"{counted(len(entries), 'task')}, {quantity(flop)}FLOP; target {machine.key}")
-    for number, segment in enumerate(extraction.network.segments, 1):
+    for number, segment in enumerate(found, 1):
         nodes = counted(len(segment.model.graph.node), "operator")
         print(f"segment {number}, run by ONNX Runtime: {nodes} ({', '.join(segment.operators)})")
         for reason in segment.reasons:
@@ -112,7 +105,16 @@ def tasks(
         print(f"left in plain layout: {', '.join(extraction.fallbacks)}")
 
 
-def _describe(task: Task, weight: int, target: Target, store: SQLStore | None) -> _Entry:
+def _list_entries(extraction: Extracted, target: Target, store: SQLStore | None) -> list[_Entry]:
+    """The tasks, with the number of their calls in all buckets."""
+    calls: dict[str, float] = {}
+    for part in extraction.parts:
+        for use in part.uses:
+            calls[use.task.key] = calls.get(use.task.key, 0) + use.weight
+    return [_describe(use.task, calls[use.task.key], target, store) for use in extraction.uses]
+
+
+def _describe(task: Task, weight: float, target: Target, store: SQLStore | None) -> _Entry:
     from tilewright.ops.registry import make_space
     from tilewright.space.configs import size
 

@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tilewright.cli.boundary import command, write_json
+from tilewright.cli.inputs import FixOption, SampleOption, ShapeOption, WeightOption, make_shape_request
 from tilewright.cli.options import (
     JsonOption,
     ModelArgument,
     RecordsOption,
-    ShapeOption,
     TargetOption,
     begin_reading,
     check_machine,
     check_model,
     check_out,
     check_target,
-    parse_shapes,
     records_place,
 )
 from tilewright.cli.text import milliseconds
@@ -109,6 +108,9 @@ def tune(
         bool, typer.Option("--verbose", help="Print how the budget is divided among the steps, and why.")
     ] = False,
     shape: ShapeOption = None,
+    sample: SampleOption = None,
+    fix: FixOption = None,
+    weight: WeightOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """Tune MODEL for this machine and write an executable. Ctrl-C keeps all measurements and still writes one."""
@@ -122,7 +124,7 @@ def tune(
     check_target(target)
     if sharing is not None and sharing not in SHARING:
         raise TilewrightError(f"--sharing is one of {', '.join(SHARING)}, but this is {sharing!r}; correct it")
-    shapes = parse_shapes(shape)
+    request = make_shape_request(shape, sample, fix, weight)
     check_model(model)
     check_out(out)
     check_machine()
@@ -131,7 +133,7 @@ def tune(
         stack.enter_context(scratch())
         how = _share(_method(method, searcher, sampler, cost_model), sharing)
         place = records_place(records)
-        reading = stack.enter_context(begin_reading(model, shapes))
+        reading = stack.enter_context(begin_reading(model, request))
         from tilewright.records.fallback import open_for_tuning
 
         store = open_for_tuning(place, tell=lambda note: print(note, file=sys.stderr))
@@ -146,7 +148,7 @@ def tune(
                 budget=limits.start(began=BEGAN, progress=progress_for(verbose=verbose)),
                 target=target,
                 records=store,
-                shapes=shapes,
+                shapes=request,
                 seed=seed,
                 method=how,
             )
@@ -215,6 +217,10 @@ def summary(report: TuneReport, out: Path, told: Sequence[str] = ()) -> str:
             f"estimated latency: {milliseconds(report.before_seconds)} before, "
             f"{milliseconds(report.after_seconds)} after"
         )
+    lines += [
+        f"with {bucket.shapes}: {milliseconds(bucket.estimated_seconds)} estimated, {counted(bucket.tasks, 'task')}"
+        for bucket in report.buckets
+    ]
     lines += _summary_of_tasks(report)
     contest, race = report.in_place, report.final_race
     if contest is not None:

@@ -29,6 +29,7 @@ __all__ = [
     "OnnxRuntimePeer",
     "OpenVinoPeer",
     "TorchPeer",
+    "bucket_model",
     "executable",
     "onnxruntime",
     "openvino",
@@ -58,11 +59,42 @@ def reference_model(out: Path) -> Path | None:
     return find_listed(out, manifest, name)
 
 
-def executable(out: str) -> Runnable:
-    """The executable in the directory ``out``."""
+def bucket_model(out: Path, bucket: int, folder: Path) -> Path | None:
+    """The model file of an executable, with the fixed shapes of one of its buckets if it has several.
+
+    Args:
+        out: the executable's directory.
+        bucket: the number of the bucket.
+        folder: a directory for a model with other shapes.
+
+    Raises:
+        OutputError: there is no executable in ``out``, or it is damaged or was changed.
+    """
+    model, buckets = reference_model(out), read_manifest(out).get("buckets")
+    if model is None or not buckets:
+        return model
+    from tilewright.frontend.onnx.data import open_model, save_onnx
+    from tilewright.frontend.onnx.shapes import set_shapes
+
+    shapes = {entry["name"]: tuple(entry["shape"]) for entry in buckets[bucket]["inputs"]}
+    if _is_program(str(model)):
+        from tilewright.frontend.torch.model import read_program, write_program
+        from tilewright.frontend.torch.shapes import bind_program
+
+        made = folder / f"bucket{bucket}.pt2"
+        write_program(bind_program(read_program(model), shapes), made)
+        return made
+    bound = open_model(model)
+    set_shapes(bound, shapes)
+    save_onnx(bound, folder / f"bucket{bucket}.onnx", f"bucket{bucket}.bin")
+    return folder / f"bucket{bucket}.onnx"
+
+
+def executable(out: str, bucket: int = 0) -> Runnable:
+    """The executable in the directory ``out``, in the bucket of this number."""
     from tilewright.executable.executable import load_executable
 
-    loaded: Runnable = load_executable(Path(out))
+    loaded: Runnable = load_executable(Path(out)).buckets[bucket]
     return loaded
 
 

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
+from tilewright.compiling.files import merge_weights, seal_manifest, write_bucket_files, write_files
 from tilewright.compiling.kernels import Kernels, Library, compile_machine
 from tilewright.errors import OutputError, UnsupportedOperatorError
 from tilewright.executable.executable import Executable, load_executable
-from tilewright.executable.manifest import FORMAT, LIBRARY, NAME, WEIGHTS, read_manifest, seal
-from tilewright.executable.narrow import narrow_array
-from tilewright.executable.plan import Plan
+from tilewright.executable.manifest import LIBRARY, NAME, read_manifest
 from tilewright.executable.replacing import replace_directory
-from tilewright.executable.runtime.features import find_needed_features
 from tilewright.executable.runtime.library import find_compiler
-from tilewright.executable.segment import SegmentJson, data_name, file_name
 from tilewright.frontend.load import load
 from tilewright.frontend.network import Network
-from tilewright.frontend.onnx.data import save_onnx
-from tilewright.frontend.onnx.half import narrow_weights
-from tilewright.frontend.torch.model import SUFFIX, write_program
-from tilewright.graph.tasks import Extraction
+from tilewright.graph.buckets import Buckets, Extracted
 from tilewright.scratch import explained
 from tilewright.target import Target
 from tilewright.tensor import Array
@@ -44,7 +34,7 @@ def check_compiler() -> None:
 
 
 def build(
-    extraction: Extraction,
+    extraction: Extracted,
     functions: Mapping[str, tirx.PrimFunc],
     out: Path,
     extra: Mapping[str, object],
@@ -63,15 +53,19 @@ def build(
         CompilerError: compiling or linking failed.
         OutputError: ``out`` cannot be written.
     """
-    arrays: list[Array] = [recipe.apply(extraction.network.weights) for recipe in extraction.recipes]
-    if extraction.plan is not None:
-        arrays += extraction.plan.constants
+    weights = merge_weights(extraction)
 
-    def compiled(path: Path) -> Plan | None:
+    def compiled(path: Path) -> Library:
         with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
-            return (kernels or Kernels(extraction, Path(folder))).library(functions, path).plan
+            return (kernels or Kernels(extraction, Path(folder))).library(functions, path)
 
-    return _write(compiled, extraction.target, extraction.network, arrays, out, extra)
+    def fill(part: Path, library: Library) -> None:
+        if isinstance(extraction, Buckets):
+            write_bucket_files(part, extraction, weights, library.plans, extra)
+        else:
+            write_files(part, extraction.network, extraction.target, weights.arrays, library.plan, extra)
+
+    return _write(compiled, fill, out)
 
 
 def replace_kernels(executable: Path, library: Library, out: Path) -> None:
@@ -85,14 +79,19 @@ def replace_kernels(executable: Path, library: Library, out: Path) -> None:
     Raises:
         OutputError: a file cannot be read or written.
     """
-    manifest = read_manifest(executable) | {"plan": None if library.plan is None else library.plan.to_json()}
+    manifest = read_manifest(executable)
+    if buckets := manifest.get("buckets"):
+        for bucket, plan in zip(buckets, library.plans, strict=True):
+            bucket["plan"]["calls"] = plan.to_json()["calls"]  # the numbers of weights are those of the executable
+    else:
+        manifest["plan"] = None if library.plan is None else library.plan.to_json()
     with replace_directory(out) as part:
         try:
             shutil.copyfile(library.path, part / LIBRARY)
             for name in manifest["sha256"]:
                 if name not in (LIBRARY, NAME):
                     _same_file(executable / name, part / name)
-            _seal(part, manifest)
+            seal_manifest(part, manifest)
         except OSError as exc:
             raise explained(exc, f"the executable in {executable} cannot be given other kernels", part) from exc
 
@@ -115,7 +114,7 @@ def publish(executable: Path, out: Path, extra: Mapping[str, object]) -> None:
             for name in given["sha256"]:
                 if name != NAME:
                     _same_file(executable / name, part / name)
-            _seal(part, {**given, **extra})
+            seal_manifest(part, {**given, **extra})
         except OSError as exc:
             raise explained(exc, f"the executable cannot be written to {out}", part) from exc
 
@@ -174,93 +173,31 @@ def build_machine(
         CompilerError: compiling or linking failed.
         OutputError: ``out`` cannot be written.
     """
-    return _write(partial(compile_machine, module, target), target, network, weights, out, extra)
+
+    def fill(part: Path, library: Library) -> None:
+        write_files(part, network, target, weights, None, extra)
+
+    def compiled(path: Path) -> Library:
+        compile_machine(module, target, path)
+        return Library(path)
+
+    return _write(compiled, fill, out)
 
 
-def _write(
-    compiled: Callable[[Path], Plan | None],
-    target: Target,
-    network: Network,
-    arrays: Sequence[Array],
-    out: Path,
-    extra: Mapping[str, object],
-) -> Executable:
-    """Write an executable. ``compiled`` writes its library into a file, and returns its plan."""
+def _write(compiled: Callable[[Path], Library], fill: Callable[[Path, Library], None], out: Path) -> Executable:
+    """Write an executable.
+
+    Args:
+        compiled: writes its library into a file.
+        fill: writes the other files into a directory.
+        out: the executable's directory.
+    """
     check_compiler()
     _check_replaceable(out)
     with replace_directory(out) as part:
-        plan = compiled(part / LIBRARY)
+        library = compiled(part / LIBRARY)
         try:
-            _fill(part, target, network, arrays, extra, plan)
+            fill(part, library)
         except OSError as exc:
             raise explained(exc, f"the executable cannot be written to {out}", part) from exc
     return load_executable(out)
-
-
-def _fill(
-    part: Path,
-    target: Target,
-    network: Network,
-    arrays: Sequence[Array],
-    extra: Mapping[str, object],
-    plan: Plan | None,
-) -> None:
-    """Write the files of an executable other than its library."""
-    kept = {f"w{i}": narrow_array(array) for i, array in enumerate(arrays)}
-    named: dict[str, Any] = {name: array for name, (array, _) in kept.items()}  # for NumPy, options may be among them
-    np.savez(part / WEIGHTS, **named)
-    narrow = {name: kind for name, (_, kind) in kept.items() if kind}
-    manifest = {
-        "format": FORMAT,
-        "name": network.name,
-        "inputs": [dataclasses.asdict(s) for s in network.inputs],
-        "outputs": [dataclasses.asdict(s) for s in network.outputs],
-        "target": {
-            "mcpu": target.mcpu,
-            "cores": target.cores,
-            "machine": target.machine,
-            "key": target.key,
-            "features": find_needed_features(target.tvm),
-        },
-        "model": _keep_model(network, part),
-        "plan": None if plan is None else plan.to_json(),
-        **({"narrow": narrow} if narrow else {}),
-        **({"segments": _write_segments(network, part)} if network.segments else {}),
-        **extra,
-    }
-    _seal(part, manifest)
-
-
-def _write_segments(network: Network, folder: Path) -> list[SegmentJson]:
-    """Write the models of the parts that ONNX Runtime runs. Returns their entries in the manifest."""
-    entries: list[SegmentJson] = []
-    for number, segment in enumerate(network.segments):
-        save_onnx(narrow_weights(segment.model), folder / file_name(number), data_name(number))
-        entries.append(
-            {
-                "inputs": list(segment.inputs),
-                "outputs": list(segment.outputs),
-                "given": list(segment.given),
-                "returned": list(segment.returned),
-                "reasons": list(segment.reasons),
-                "operators": list(segment.operators),
-            }
-        )
-    return entries
-
-
-def _seal(folder: Path, manifest: Mapping[str, object]) -> None:
-    """Write the manifest with the checksums of all files in ``folder``."""
-    text = seal(manifest, folder, sorted(file.name for file in folder.iterdir()))
-    (folder / NAME).write_text(text, encoding="utf-8")
-
-
-def _keep_model(network: Network, folder: Path) -> str | None:
-    """Write the model that the executable is made from. Returns the name of its file; None if there is no model."""
-    if network.onnx is not None:
-        save_onnx(network.onnx, folder / "model.onnx")
-        return "model.onnx"
-    if network.program is not None:
-        write_program(network.program, folder / f"model{SUFFIX}")
-        return f"model{SUFFIX}"
-    return None

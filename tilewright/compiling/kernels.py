@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tilewright.errors import CompilerError, TilewrightError
 from tilewright.executable.plan import Plan
 from tilewright.executable.runtime.library import find_compiler, link, write_runtime
-from tilewright.graph.tasks import Extraction
+from tilewright.graph.buckets import Extracted
 from tilewright.measure.memory import memory_error
 from tilewright.scratch import check_space, explained
 from tilewright.target import Target
@@ -39,36 +39,43 @@ class Library:
 
     Attributes:
         path: the file of the shared library.
-        plan: the calls of its kernels; None: it is a program of the virtual machine of Relax.
+        plans: for each bucket, the calls of its kernels; none: it is a program of the virtual machine of Relax.
     """
 
     path: Path
-    plan: Plan | None
+    plans: tuple[Plan, ...] = ()
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan of a network in a single bucket; None: it is a program of the virtual machine of Relax."""
+        return self.plans[0] if self.plans else None
 
 
 class Kernels:
     """Compiles the kernels of a network, each program once.
 
     A kernel may have several variants with other schedules. So each variant is compiled under a name of its own: the
-    kernel's name and a number that depends on its program. The plan of a library calls it by this name.
+    kernel's name and a number that depends on its program. The plan of a library calls it by this name. Buckets whose
+    kernels have the same name and program share it.
 
     Args:
         extraction: the network.
         folder: the directory for object files, which must exist as long as this object is used. It is made if needed.
     """
 
-    def __init__(self, extraction: Extraction, folder: Path) -> None:
+    def __init__(self, extraction: Extracted, folder: Path) -> None:
         self._extraction, self._folder = extraction, folder
-        self._keys = {name: use.task.key for use in extraction.uses for name in use.functions}
+        self._keys = [{name: use.task.key for use in part.uses for name in use.functions} for part in extraction.parts]
         self._objects: dict[str, Path] = {}
 
-    def symbols(self, functions: Mapping[str, tirx.PrimFunc]) -> dict[str, str]:
-        """The names that a library has for the plan's kernels, by kernel.
+    def symbols(self, functions: Mapping[str, tirx.PrimFunc], bucket: int = 0) -> dict[str, str]:
+        """The names that a library has for the kernels of a bucket's plan, by kernel.
 
         Args:
             functions: programs by ``Task.key``. Kernels of other tasks are left out.
+            bucket: the number of the bucket.
         """
-        return {kernel: _symbol(kernel, f) for kernel, f in self._programs(functions).items()}
+        return {kernel: _symbol(kernel, f) for kernel, f in self._programs(functions, bucket).items()}
 
     def library(
         self,
@@ -87,23 +94,27 @@ class Kernels:
             CompilerError: compiling or linking failed.
             ResourceError: a disk is full.
         """
-        plan, module = self._extraction.plan, self._extraction.module
-        if plan is None:
-            compile_machine(self._module(functions), self._extraction.target, out)
-            return Library(out, None)
-        wanted = set(plan.kernels)
-        plain = {var.name_hint: f for var, f in module.functions_items() if var.name_hint in wanted}
-        chosen = plain | self._programs(functions)
-        names = {kernel: _symbol(kernel, f) for kernel, f in chosen.items()}
-        programs = {names[kernel]: f for kernel, f in chosen.items()}
-        for others in variants:
-            programs |= {_symbol(kernel, f): f for kernel, f in self._programs(others).items()}
+        plans: list[Plan] = []
+        programs: dict[str, tirx.PrimFunc] = {}
+        others = list(variants)
+        for bucket, part in enumerate(self._extraction.parts):
+            if part.plan is None:
+                compile_machine(self._module(functions), part.target, out)
+                return Library(out)
+            wanted = set(part.plan.kernels)
+            plain = {var.name_hint: f for var, f in part.module.functions_items() if var.name_hint in wanted}
+            chosen = plain | self._programs(functions, bucket)
+            names = {kernel: _symbol(kernel, f) for kernel, f in chosen.items()}
+            programs |= {names[kernel]: f for kernel, f in chosen.items()}
+            for other in others:
+                programs |= {_symbol(kernel, f): f for kernel, f in self._programs(other, bucket).items()}
+            plans.append(part.plan.rename_kernels(names))
         self._compile({symbol: f for symbol, f in programs.items() if symbol not in self._objects})
         runtime = self._folder / "runtime.o"
         if not runtime.exists():
             write_runtime(runtime)
         link([*(self._objects[symbol] for symbol in programs), runtime], out)
-        return Library(out, plan.rename_kernels(names))
+        return Library(out, tuple(plans))
 
     def find_failing(self, functions: Mapping[str, tirx.PrimFunc]) -> tuple[str, ...]:
         """The tasks whose programs cannot be compiled, by ``Task.key``. The programs of all other tasks are compiled.
@@ -112,25 +123,26 @@ class Kernels:
             functions: the programs, by ``Task.key``.
         """
         failing: list[str] = []
-        for kernel, function in self._programs(functions).items() if self._extraction.plan is not None else ():
-            symbol = _symbol(kernel, function)
-            try:
-                if symbol not in self._objects:
-                    self._compile({symbol: function})
-            except CompilerError:
-                failing.append(self._keys[kernel])
+        for bucket, part in enumerate(self._extraction.parts):
+            for kernel, function in self._programs(functions, bucket).items() if part.plan is not None else ():
+                symbol = _symbol(kernel, function)
+                try:
+                    if symbol not in self._objects:
+                        self._compile({symbol: function})
+                except CompilerError:
+                    failing.append(self._keys[bucket][kernel])
         return tuple(dict.fromkeys(failing))
 
-    def _programs(self, functions: Mapping[str, tirx.PrimFunc]) -> dict[str, tirx.PrimFunc]:
-        """Programs by the names of the plan's kernels, instead of by ``Task.key``."""
-        assert self._extraction.plan is not None
-        kernels = self._extraction.plan.kernels
-        return {k: functions[self._keys[k]] for k in kernels if self._keys.get(k) in functions}
+    def _programs(self, functions: Mapping[str, tirx.PrimFunc], bucket: int) -> dict[str, tirx.PrimFunc]:
+        """Programs by the names of a plan's kernels, instead of by ``Task.key``."""
+        plan, keys = self._extraction.parts[bucket].plan, self._keys[bucket]
+        assert plan is not None
+        return {kernel: functions[keys[kernel]] for kernel in plan.kernels if keys.get(kernel) in functions}
 
     def _module(self, functions: Mapping[str, tirx.PrimFunc]) -> ir.IRModule:
         """The network's module with other programs for tasks."""
-        module = self._extraction.module.clone()  # the extraction may be built again with other functions
-        for name, key in self._keys.items():
+        module = self._extraction.parts[0].module.clone()  # the extraction may be built again with other functions
+        for name, key in self._keys[0].items():
             if key in functions:
                 module.update_func(module.get_global_var(name), functions[key].with_attr("global_symbol", name))
         return module

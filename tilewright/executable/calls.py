@@ -6,9 +6,8 @@ import ctypes
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tilewright.executable.buffers import ALIGNMENT
+from tilewright.executable.memory import Memory
 from tilewright.executable.plan import ARENA, Plan
 from tilewright.executable.segment import PREFIX, LoadedSegment, is_segment
 from tilewright.tensor import Array
@@ -59,7 +58,7 @@ class PreparedCalls:
     Args:
         library: the kernels, with the runtime linked in.
         plan: the calls.
-        weights: the plan's weights. They are copied.
+        memory: holds the weights and the arena of the plan.
         segments: what the plan's calls of segments call. They are bound to the tensors of their calls.
 
     Attributes:
@@ -75,17 +74,12 @@ class PreparedCalls:
     """
 
     def __init__(
-        self, library: ctypes.CDLL, plan: Plan, weights: Sequence[Array], segments: Sequence[LoadedSegment] = ()
+        self, library: ctypes.CDLL, plan: Plan, memory: Memory, segments: Sequence[LoadedSegment] = ()
     ) -> None:
         self._library, self._plan, self._segments = library, plan, segments
-        starts = np.cumsum([0, *(_round_up(w.nbytes) for w in weights)])
-        self._weights = _aligned(int(starts[-1]))
-        for start, weight in zip(starts, weights, strict=False):
-            self._weights[start : start + weight.nbytes] = np.ascontiguousarray(weight).reshape(-1).view(np.uint8)
-        self._arena = _aligned(plan.used_bytes)
+        self._memory, arena = memory, memory.arena.ctypes.data
         self._addresses = [
-            self._arena.ctypes.data + t.place if t.region == ARENA else self._weights.ctypes.data + int(starts[t.place])
-            for t in plan.tensors
+            arena + t.place if t.region == ARENA else memory.weight_address(t.place) for t in plan.tensors
         ]
         self._keep: list[object] = []  # what the calls point at must live as long as this object
         tensors = self._make_tensors()
@@ -160,20 +154,8 @@ class PreparedCalls:
         tensor = self._plan.tensors[number]
         if tensor.region != ARENA:
             raise KeyError("inputs and outputs are in the arena")
-        memory = self._arena[tensor.place : tensor.place + tensor.bytes]
+        memory = self._memory.arena[tensor.place : tensor.place + tensor.bytes]
         return memory.view(np.dtype(tensor.dtype)).reshape(tensor.shape)
-
-
-def _round_up(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def _aligned(size: int) -> NDArray[np.uint8]:
-    """``size`` bytes that begin on a cache line. They are written once, so that the first run meets no page fault."""
-    memory = np.zeros(size + ALIGNMENT, dtype=np.uint8)
-    memory[:] = 0
-    start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + size]
 
 
 def _strides(shape: tuple[int, ...]) -> list[int]:

@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.available_memory import available_memory
 from tilewright.errors import OutputError, ResourceError, ShapeError, TargetError
+from tilewright.executable.dispatch import BucketsProgram, Shapes
+from tilewright.executable.fixed import insert_fixed, take_out_fixed
 from tilewright.executable.inputs import InputLike, to_array
-from tilewright.executable.machine import MachineProgram
+from tilewright.executable.loading import load_program, make_specs
 from tilewright.executable.manifest import (
     FORMAT,
     LIBRARY,
     WEIGHTS,
     Manifest,
-    TensorJson,
     copy_listed,
     find_listed,
     read_manifest,
 )
-from tilewright.executable.narrow import widen_array
-from tilewright.executable.plan import Plan
-from tilewright.executable.plan_check import check_plan
-from tilewright.executable.program import KernelTime, PlanProgram, Program, Variants
-from tilewright.executable.routes import Routes, find_routes
-from tilewright.executable.runtime.features import check_features
-from tilewright.executable.segment import LoadedSegment, data_name, file_name, signals
-from tilewright.reading import open_regular, read_arrays
+from tilewright.executable.program import KernelTime, Program, Variants
+from tilewright.fixed_input import FixedInput
 from tilewright.tensor import Array, TensorSpec
 from tilewright.tvm_compat import wanted_threads
 from tilewright.wording import counted
 
-__all__ = ["FORMAT", "Executable", "load_executable", "wanted_threads"]
+__all__ = ["FORMAT", "Executable", "OneBucket", "load_executable", "wanted_threads"]
 
 
 class Executable:
@@ -47,16 +42,25 @@ class Executable:
         manifest: the content of ``manifest.json``.
 
     Attributes:
-        inputs: the arrays that a call takes, in order.
+        inputs: the arrays that a call takes, in order. An extent of -1 is open: see ``buckets``.
         outputs: the arrays that it gives, in order.
         manifest: the content of ``manifest.json``.
     """
 
     def __init__(self, program: Program, manifest: Manifest) -> None:
         self.manifest = manifest
-        self.inputs = _specs(manifest["inputs"])
-        self.outputs = _specs(manifest["outputs"])
+        self._free = make_specs(manifest["inputs"])
+        self._fixed = tuple(FixedInput.from_json(entry) for entry in manifest.get("fixed", []))
+        self.inputs = insert_fixed(self._free, self._fixed)
+        self.outputs = make_specs(manifest["outputs"])
         self._program: Program | None = program
+        # A call with arrays of these dtypes and shapes needs no conversion, and no search for a bucket.
+        self._dtypes = [np.dtype(spec.dtype) if spec.is_numeric else None for spec in self._free]
+        self._ready: dict[Shapes, Program] = (
+            {bucket.shapes: bucket.program for bucket in program.buckets}
+            if isinstance(program, BucketsProgram)
+            else {tuple(spec.shape for spec in self._free): program}
+        )
 
     def __call__(self, *arrays: InputLike) -> list[NDArray[Any]]:  # only the model knows the dtypes
         """The outputs for ``arrays``, one for each input: NumPy's arrays, PyTorch's tensors, numbers, or lists of them.
@@ -67,6 +71,9 @@ class Executable:
             ShapeError: the number of inputs or a shape is wrong, or a number would change.
             OutputError: the executable is closed.
         """
+        program = self._find_ready(arrays)
+        if program is not None:
+            return program.run(arrays)  # type: ignore[arg-type]
         return self.program.run(self._to_arrays(arrays))
 
     def __enter__(self) -> Executable:
@@ -82,6 +89,7 @@ class Executable:
         a process share their threads, which end with the last executable.
         """
         self._program = None
+        self._ready = {}
 
     @property
     def program(self) -> Program:
@@ -138,13 +146,64 @@ class Executable:
         """
         return self.program.contest(self._to_arrays(arrays), variants, seconds, least, most)
 
+    @property
+    def buckets(self) -> tuple[OneBucket, ...]:
+        """The shapes that it has a plan for, each as an executable of fixed shapes; a single one for most."""
+        program = self._program
+        if isinstance(program, BucketsProgram):
+            return tuple(OneBucket(self, bucket.inputs, bucket.outputs) for bucket in program.buckets)
+        return (OneBucket(self, self._free, self.outputs),)
+
+    def _find_ready(self, values: tuple[InputLike, ...]) -> Program | None:
+        """The program for the values of a call, if they are arrays of the inputs' dtypes and of a bucket's shapes."""
+        if len(values) != len(self._dtypes):
+            return None
+        shapes = []
+        for value, dtype in zip(values, self._dtypes, strict=True):
+            if type(value) is not np.ndarray or value.dtype != dtype:
+                return None
+            shapes.append(value.shape)
+        return self._ready.get(tuple(shapes))
+
     def _to_arrays(self, arrays: Sequence[InputLike]) -> list[Array]:
-        if len(arrays) != len(self.inputs):
+        """The arrays of a call in the inputs' dtypes, without those of fixed values, which a call may leave out."""
+        if self._fixed and len(arrays) == len(self.inputs):
+            arrays = take_out_fixed(arrays, self._fixed)
+        if len(arrays) != len(self._free):
             raise ShapeError(
                 f"the network takes one array for each input, but it has {counted(len(self.inputs), 'input')} "
                 f"and got {counted(len(arrays), 'array')}"
             )
-        return [to_array(array, spec) for array, spec in zip(arrays, self.inputs, strict=True)]
+        return [to_array(array, spec) for array, spec in zip(arrays, self._free, strict=True)]
+
+
+@dataclass(frozen=True)
+class OneBucket:
+    """An executable with inputs of fixed shapes: what measures and judges executables takes one.
+
+    Attributes:
+        executable: the executable.
+        inputs: the arrays that a call takes, without those whose value is fixed.
+        outputs: the arrays that it gives.
+    """
+
+    executable: Executable
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def __call__(self, *arrays: InputLike) -> list[NDArray[Any]]:
+        """The outputs for ``arrays``; see :class:`Executable`."""
+        return self.executable(*arrays)
+
+    def time(self, arrays: Sequence[InputLike], runs: int) -> list[float]:
+        """The seconds of each of ``runs`` calls; see :meth:`Executable.time`."""
+        return self.executable.time(arrays, runs)
+
+    def contest(
+        self, arrays: Sequence[InputLike], variants: Variants, seconds: float, least: int = 5, most: int = 400
+    ) -> dict[str, list[list[float]]]:
+        """The times that variants of kernels take in their places; see :meth:`Executable.contest`."""
+        return self.executable.contest(arrays, variants, seconds, least, most)
 
 
 def load_executable(path: str | Path) -> Executable:
@@ -157,39 +216,18 @@ def load_executable(path: str | Path) -> Executable:
         TargetError: the processor lacks instructions that the kernels need, or ``TVM_NUM_THREADS`` is not a number of
             threads.
         ResourceError: a disk is full, or no program may run from the directory for temporary files.
+        MissingExtraError: parts of the network run in ONNX Runtime, which is not installed.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
-    weights = find_listed(folder, manifest, WEIGHTS)
-    threads, features = wanted_threads(), manifest.get("target", {}).get("features", [])
+    weights, threads = find_listed(folder, manifest, WEIGHTS), wanted_threads()
     # A copy is loaded. The system loads a path only once, even if the file is replaced, and no other process can
     # change the copy after its checksum was compared.
     with tempfile.TemporaryDirectory(prefix="tilewright-") as fresh:
-        library = Path(fresh, LIBRARY)
-        copy_listed(folder, manifest, LIBRARY, library)
+        copy_listed(folder, manifest, LIBRARY, Path(fresh, LIBRARY))
         try:
-            with open_regular(weights) as file:
-                arrays = _read_weights(file, manifest.get("narrow", {}))
-            program: Program
-            if manifest["plan"]:
-                plan = Plan.from_json(manifest["plan"])
-                entries = manifest.get("segments", [])
-                check_plan(plan, arrays, available_memory(), entries)
-                routes = _find_routes(manifest)
-                _check_ends(plan, manifest, routes)
-                segments = _load_segments(folder, manifest, Path(fresh), threads, alone=not plan.kernels)
-                program = PlanProgram(
-                    library,
-                    arrays,
-                    plan,
-                    threads,
-                    features,
-                    segments,
-                    routes if entries or not all(routes.planned) else None,
-                )
-            else:
-                check_features(features)
-                program = MachineProgram(library, arrays)
+            program = load_program(folder, manifest, weights, Path(fresh), threads)
+            return Executable(program, manifest)
         except TargetError as exc:
             raise TargetError(f"the executable in {folder} cannot run here: {exc}; tune again on this machine") from exc
         except MemoryError as exc:
@@ -202,60 +240,7 @@ def load_executable(path: str | Path) -> Executable:
                 ) from exc
             reason = next(iter(str(exc).splitlines()), "") or type(exc).__name__
             raise OutputError(f"the executable in {folder} cannot be loaded here: {reason}; tune again") from exc
-    return Executable(program, manifest)
-
-
-def _read_weights(file: BinaryIO, narrow: Mapping[str, str]) -> list[Array]:
-    """The arrays ``w0``, ``w1``, ... of an archive.
-
-    Args:
-        file: the archive.
-        narrow: of arrays that are kept in fewer bytes, how; they are widened.
-
-    Raises:
-        ValueError, KeyError: it holds other things.
-    """
-    size, memory = os.fstat(file.fileno()).st_size, available_memory()
-    # The weights are read, then copied to where the kernels need them. Narrow ones become twice as large.
-    needed = (4 if narrow else 2) * size
-    if needed > memory:
-        raise ValueError(f"its weights need {needed:,} bytes of memory, but only {memory:,} are free here")
-    named = read_arrays(file)
-    for name, kind in narrow.items():
-        named[name] = widen_array(named[name], kind)
-    return [named[f"w{i}"] for i in range(len(named))]
 
 
 #: The errors that a library, weights or a plan of another form cause in the loader, in NumPy, or in TVM.
 _LOADING = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError)
-
-
-def _find_routes(manifest: Manifest) -> Routes:
-    outputs = [entry["name"] for entry in manifest["outputs"]]
-    return find_routes(_specs(manifest["inputs"]), outputs, manifest.get("segments", []))
-
-
-def _load_segments(folder: Path, manifest: Manifest, fresh: Path, threads: int, alone: bool) -> list[LoadedSegment]:
-    """Load the segments of an executable. Copies of their files are written to ``fresh``."""
-    found = []
-    for number, entry in enumerate(manifest.get("segments", [])):
-        for name in (file_name(number), data_name(number)):
-            if name in manifest["sha256"]:
-                copy_listed(folder, manifest, name, fresh / name)
-        found.append(LoadedSegment(fresh / file_name(number), entry, threads, alone))
-    return found
-
-
-def _check_ends(plan: Plan, manifest: Manifest, routes: Routes) -> None:
-    """Raise ``ValueError`` if the plan's inputs or outputs are not those that the manifest lists."""
-    signalled = sum(map(signals, manifest.get("segments", [])))
-    taken = [entry for entry, planned in zip(manifest["inputs"], routes.planned, strict=True) if planned]
-    given = [entry for entry, source in zip(manifest["outputs"], routes.sources, strict=True) if type(source) is int]
-    for numbers, entries in ((plan.inputs, taken), (plan.outputs[: len(plan.outputs) - signalled], given)):
-        planned = [(list(plan.tensors[number].shape), plan.tensors[number].dtype) for number in numbers]
-        if planned != [(entry["shape"], entry["dtype"]) for entry in entries]:
-            raise ValueError("its plan has other inputs or outputs than its manifest")
-
-
-def _specs(entries: list[TensorJson]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(e["name"], tuple(e["shape"]), e["dtype"]) for e in entries)

@@ -32,10 +32,10 @@ def to_array(value: InputLike, spec: TensorSpec) -> Array:
     """
     if not spec.is_numeric:
         return _to_value(value, spec)
-    if type(value) is np.ndarray and value.dtype == spec.dtype and value.shape == spec.shape:
+    if type(value) is np.ndarray and value.dtype == spec.dtype and _fits(value.shape, spec.shape):
         return value
     array, may_round = _read(value, spec)
-    if array.ndim != len(spec.shape) or any(e not in (-1, n) for e, n in zip(spec.shape, array.shape, strict=True)):
+    if not _fits(array.shape, spec.shape):
         raise _refusal(spec, f"{array.dtype} {list(array.shape)} was given", "reshape it")
     if array.dtype == spec.dtype:
         return array
@@ -63,7 +63,7 @@ def _to_value(value: InputLike, spec: TensorSpec) -> Array:
     array = np.asarray(value)
     if array.dtype.kind not in "OUST":
         raise _refusal(spec, f"{array.dtype} {list(array.shape)} was given", "give texts")
-    if array.ndim != len(spec.shape) or any(e not in (-1, n) for e, n in zip(spec.shape, array.shape, strict=True)):
+    if not _fits(array.shape, spec.shape):
         raise _refusal(spec, f"texts {list(array.shape)} were given", "reshape them")
     return array.astype(object)
 
@@ -119,3 +119,8 @@ def _kind(value: object) -> str:
 
 def _refusal(spec: TensorSpec, got: str, remedy: str) -> ShapeError:
     return ShapeError(f"input {spec.name!r} is {spec.dtype} {list(spec.shape)}, but {got}; {remedy}")
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether a shape is the wanted one, of which some extents may be open (-1)."""
+    return len(shape) == len(wanted) and all(w in (-1, n) for w, n in zip(wanted, shape, strict=True))

@@ -6,8 +6,9 @@ the directory can write checksums, too. The library is native code, so load only
 The formats of the directory:
 
 - 1: executables without plans. They are refused: the network must be tuned again.
-- 2: executables with plans. Earlier manifests of this format may lack ``features`` in ``target``, ``vector`` in
+- 2: executables with one plan. Earlier manifests of this format may lack ``features`` in ``target``, ``vector`` in
   ``plan``, and checksums of the model and of the manifest itself. They are read.
+- 3: executables with several plans (``buckets``), or with inputs of a fixed value (``fixed``).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from tilewright.errors import OutputError
 from tilewright.executable.narrow import NARROW
 from tilewright.executable.plan import PlanJson
 from tilewright.executable.segment import SegmentJson
+from tilewright.fixed_input import FixedJson
 from tilewright.jsonable import Json, JsonObject
 from tilewright.reading import open_regular, parse_json, read_file
 from tilewright.scratch import explained
@@ -35,10 +37,13 @@ from tilewright.tensor import OPTIONAL, SEQUENCE, TEXTS
 
 __all__ = [
     "FORMAT",
+    "FORMAT_WITH_BUCKETS",
     "LIBRARY",
     "NAME",
     "WEIGHTS",
+    "BucketJson",
     "Manifest",
+    "PaddingJson",
     "TensorJson",
     "copy_listed",
     "find_listed",
@@ -47,8 +52,8 @@ __all__ = [
     "verify",
 ]
 
-#: The version of the directory's layout that this Tilewright reads and writes.
-FORMAT = 2
+#: The versions of the directory's layout that this Tilewright reads and writes.
+FORMAT, FORMAT_WITH_BUCKETS = 2, 3
 NAME, LIBRARY, WEIGHTS = "manifest.json", "kernels.so", "weights.npz"
 #: The most bytes of a manifest that are read. With a line for each call and tensor it has a few hundred kilobytes.
 _MOST_BYTES = 64 << 20
@@ -78,6 +83,30 @@ class TargetJson(TypedDict, total=False):
     features: list[str]
 
 
+class PaddingJson(TypedDict):
+    """How a smaller call is padded to a bucket: the axes of padded inputs, and of outputs that are cut, by name."""
+
+    inputs: dict[str, int]
+    outputs: dict[str, int]
+
+
+class BucketJson(TypedDict):
+    """One of several plans of an executable.
+
+    Attributes:
+        inputs, outputs: what it takes and gives, with fixed shapes.
+        plan: the calls of its kernels.
+        segments: the numbers of its segments among those of the manifest, in their order.
+        padding: how smaller calls may be padded to it.
+    """
+
+    inputs: list[TensorJson]
+    outputs: list[TensorJson]
+    plan: PlanJson
+    segments: list[int]
+    padding: list[PaddingJson]
+
+
 class _Required(TypedDict):
     format: int
     inputs: list[TensorJson]
@@ -91,8 +120,9 @@ class Manifest(_Required, total=False):
 
     Attributes:
         format: the version of the directory's layout.
-        inputs, outputs: what a call takes and gives, in order.
-        plan: the calls of the kernels; None: the executable runs on the virtual machine of Relax.
+        inputs, outputs: what a call takes and gives, in order, without the inputs of ``fixed``. With ``buckets`` an
+            extent is -1 if it is open.
+        plan: the calls of the kernels; None: the executable has ``buckets``, or runs on the virtual machine of Relax.
         sha256: the checksums of the files, by name.
         name: the network's name, for people.
         target: the machine that it was built for.
@@ -103,6 +133,9 @@ class Manifest(_Required, total=False):
         narrow: the weights that are kept in fewer bytes than kernels read, by the names of their arrays, each with the
             dtype that it is kept in (:mod:`tilewright.executable.narrow`).
         packed_at_run: of a network that MetaSchedule tuned: the weights that are packed in each run.
+        buckets: the plans of an executable for several shapes.
+        otherwise: what runs calls that belong to no bucket, for people; they are refused if this is missing.
+        fixed: further inputs, whose values were fixed.
     """
 
     name: str
@@ -112,6 +145,9 @@ class Manifest(_Required, total=False):
     untuned: bool
     packed_at_run: list[str]
     segments: list[SegmentJson]
+    buckets: list[BucketJson]
+    otherwise: str
+    fixed: list[FixedJson]
     narrow: dict[str, str]
 
 
@@ -139,10 +175,11 @@ def read_manifest(folder: Path) -> Manifest:
             f"an executable is a directory with a manifest.json that `tilewright tune` wrote, but {folder} is none: "
             f"{getattr(exc, 'strerror', None) or exc}"
         ) from exc
-    if version != FORMAT:
-        newer = type(version) is int and version > FORMAT
+    if version not in (FORMAT, FORMAT_WITH_BUCKETS):
+        newer = type(version) is int and version > FORMAT_WITH_BUCKETS
         raise OutputError(
-            f"this Tilewright reads executables of format {FORMAT}, but {folder} has {str(version)[:40]!r}; "
+            f"this Tilewright reads executables of format {FORMAT} and {FORMAT_WITH_BUCKETS}, but {folder} has "
+            f"{str(version)[:40]!r}; "
             f"{'install a newer Tilewright, or ' if newer else ''}tune again"
         )
     try:
@@ -229,23 +266,47 @@ def _check(manifest: JsonObject) -> None:
         raise ValueError("its checksums are not texts")
     if NAME in sums and sums[NAME] != _own_sum(manifest):  # earlier manifests have none
         raise ValueError("its own checksum differs")
-    for key in ("inputs", "outputs"):
-        entries = manifest[key]
-        if not isinstance(entries, list):
-            raise ValueError(f"its {key} are not a list")
-        for entry in entries:
-            if not isinstance(entry, dict):
-                raise TypeError(f"one of its {key} is not an object, but {entry!r:.80}")
-            check_end(entry["shape"], entry["dtype"])
-            if not isinstance(entry["name"], str):
-                raise ValueError("the name of a tensor is not a text")
+    _check_ends(manifest)
     if not isinstance(manifest.get("model"), str | None) or not isinstance(manifest["plan"], dict | None):
         raise ValueError("its model is not the name of a file, or its plan is not a plan")
     _check_target(manifest.get("target", {}))
-    _check_segments(manifest.get("segments", []))
+    segments = manifest.get("segments", [])
+    _check_segments(segments)
+    _check_buckets(manifest.get("buckets", []), len(segments) if isinstance(segments, list) else 0)
     narrow = manifest.get("narrow", {})
     if not isinstance(narrow, dict) or not all(kind in NARROW for kind in narrow.values()):
         raise ValueError(f"its narrow weights are not kept as {' or '.join(NARROW)}, but {narrow!r:.80}")
+
+
+def _check_ends(entry: JsonObject) -> None:
+    """Raise if the inputs or outputs of a manifest or a bucket are not descriptions of tensors."""
+    for key in ("inputs", "outputs"):
+        entries = entry[key]
+        if not isinstance(entries, list):
+            raise ValueError(f"its {key} are not a list")
+        for tensor in entries:
+            if not isinstance(tensor, dict):
+                raise TypeError(f"one of its {key} is not an object, but {tensor!r:.80}")
+            check_end(tensor["shape"], tensor["dtype"])
+            if not isinstance(tensor["name"], str):
+                raise ValueError("the name of a tensor is not a text")
+
+
+def _check_buckets(buckets: Json, segments: int) -> None:
+    if not isinstance(buckets, list):
+        raise ValueError("its buckets are not a list")
+    for bucket in buckets:
+        if not isinstance(bucket, dict) or not isinstance(bucket["plan"], dict):
+            raise ValueError("one of its buckets has no plan")
+        _check_ends(bucket)
+        numbers, padding = bucket["segments"], bucket["padding"]
+        if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < segments for n in numbers):
+            raise ValueError("the segments of a bucket are not numbers of its segments")
+        for entry in padding if isinstance(padding, list) else [None]:
+            for key in ("inputs", "outputs"):
+                axes = entry[key] if isinstance(entry, dict) else None
+                if not isinstance(axes, dict) or not all(type(a) is int and 0 <= a < 32 for a in axes.values()):
+                    raise ValueError(f"the {key} of a padding are not axes by name")
 
 
 def _check_target(target: Json) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import threading
 import time
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +13,7 @@ import numpy as np
 
 from tilewright.errors import MeasureError, OutputError
 from tilewright.executable.calls import PreparedCalls
+from tilewright.executable.memory import Memory
 from tilewright.executable.plan import Plan
 from tilewright.executable.routes import Routes
 from tilewright.executable.runtime.features import check_features
@@ -83,19 +81,6 @@ class Program(Protocol):
         ...
 
 
-#: Programs whose locks are made anew in the child of a fork, which lacks the thread that held one in the parent.
-_programs: weakref.WeakSet[PlanProgram] = weakref.WeakSet()
-
-
-def _renew_locks() -> None:
-    for program in _programs:
-        program._lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_locks)
-
-
 class PlanProgram:
     """A network as a plan. Needs neither TVM nor a compiler, and allocates nothing while it runs.
 
@@ -103,8 +88,9 @@ class PlanProgram:
     of a fork a program has threads of the child, even if another thread of the parent was calling it.
 
     Args:
-        library: the file with the kernels, with the runtime linked in.
-        weights: the plan's weights.
+        library: the file with the kernels, with the runtime linked in; or such a library that is loaded already, and
+            has its threads.
+        weights: the plan's weights; or memory that it shares with other plans, whose arena is large enough.
         plan: what to run.
         threads: how many threads the kernels use.
         features: extensions of the processor that the kernels need, by LLVM's names.
@@ -118,27 +104,27 @@ class PlanProgram:
 
     def __init__(
         self,
-        library: Path,
-        weights: Sequence[Array],
+        library: Path | LoadedLibrary,
+        weights: Sequence[Array] | Memory,
         plan: Plan,
         threads: int,
         features: Sequence[str] = (),
         segments: Sequence[LoadedSegment] = (),
         routes: Routes | None = None,
     ) -> None:
-        self._loaded = LoadedLibrary(library)
+        self._loaded = library if isinstance(library, LoadedLibrary) else LoadedLibrary(library)
         self._library = self._loaded.functions
         check_features(features, self._library)
-        self._loaded.set_threads(threads)
-        self._lock = threading.Lock()  # two calls would compute in the same memory
-        _programs.add(self)
+        if not isinstance(library, LoadedLibrary):
+            self._loaded.set_threads(threads)
+        self._memory = weights if isinstance(weights, Memory) else Memory(weights, plan.used_bytes)
         self._plan = plan
         self._segments, self._routes = segments, routes
-        self._calls = PreparedCalls(self._library, plan, weights, segments)
+        self._calls = PreparedCalls(self._library, plan, self._memory, segments)
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """The outputs for ``arrays``."""
-        with self._lock:
+        with self._memory.lock:
             self._fill(arrays)
             self._check(self._library.tilewright_run(self._calls.begin, self._calls.count))
             outputs = [output.copy() for output in self._calls.outputs]
@@ -146,13 +132,13 @@ class PlanProgram:
 
     def time(self, arrays: Sequence[Array], runs: int) -> list[float]:
         """The seconds of each of ``runs`` calls, without copying inputs and outputs."""
-        with self._lock:
+        with self._memory.lock:
             self._fill(arrays)
             return self._time(self._calls.begin, runs)
 
     def overhead(self, runs: int) -> list[float] | None:
         """The seconds of each of ``runs`` calls in which no kernel runs."""
-        with self._lock:
+        with self._memory.lock:
             return self._time(self._calls.hollow, runs)
 
     def profile(self, arrays: Sequence[Array], runs: int, repeats: int = 1) -> list[KernelTime]:
@@ -164,7 +150,7 @@ class PlanProgram:
             repeats: how often each kernel is called in a row; the mean of these calls counts. With many of them a
                 kernel finds its data in the caches, as it does where it is timed alone.
         """
-        with self._lock:
+        with self._memory.lock:
             found = [self._profile(arrays, repeats) for _ in range(runs)]
         return [KernelTime(c.kernel, tuple(t)) for c, t in zip(self._plan.calls, zip(*found, strict=True), strict=True)]
 
@@ -198,7 +184,7 @@ class PlanProgram:
         found: dict[str, list[list[float]]] = {kernel: [[] for _ in names] for kernel, names in variants.items()}
         rng = np.random.default_rng(0)
         turns = max(map(len, variants.values()), default=0)
-        with self._lock:
+        with self._memory.lock:
             try:
                 self._profile(arrays)  # the first run meets cold caches and sleeping threads
                 end = time.monotonic() + seconds
@@ -225,7 +211,7 @@ class PlanProgram:
 
     def step(self, arrays: Sequence[Array]) -> Iterator[Step]:
         """Run the network on ``arrays`` call by call. No other thread can run it until the last call is over."""
-        with self._lock:
+        with self._memory.lock:
             self._fill(arrays)
             for number, call in enumerate(self._plan.calls):
                 before = [self._calls.copy_tensor(tensor) for tensor in call.tensors]

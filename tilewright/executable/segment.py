@@ -28,6 +28,7 @@ __all__ = [
     "data_name",
     "file_name",
     "is_segment",
+    "open_session",
     "segment_name",
     "signals",
 ]
@@ -119,7 +120,7 @@ class LoadedSegment:
 
     def __init__(self, path: Path, entry: SegmentJson, threads: int, alone: bool) -> None:
         self.entry = entry
-        self._session = _open(path, threads, alone)
+        self._session = open_session(path, threads, alone)
         self.given: dict[str, object] = {}
         self.returned: dict[str, object] = {}
         self.error: Exception | None = None
@@ -181,7 +182,18 @@ class LoadedSegment:
         return made
 
 
-def _open(path: Path, threads: int, alone: bool) -> onnxruntime.InferenceSession:
+def open_session(path: Path, threads: int, alone: bool) -> onnxruntime.InferenceSession:
+    """A session of ONNX Runtime for the model in a file.
+
+    Args:
+        path: the file.
+        threads: how many threads it uses.
+        alone: whether its threads may wait for work without sleeping, since no kernel runs beside it.
+
+    Raises:
+        MissingExtraError: ONNX Runtime is not installed.
+        OutputError: ONNX Runtime refuses the model.
+    """
     try:
         import onnxruntime
     except ImportError as exc:

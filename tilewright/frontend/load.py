@@ -11,11 +11,13 @@ import numpy as np
 
 from tilewright.errors import ModelFormatError, ShapeError, UnsupportedOperatorError
 from tilewright.frontend.file_kinds import check_kind, is_program
-from tilewright.frontend.network import Network
+from tilewright.frontend.network import Network, Signature
 from tilewright.frontend.onnx.model import MISSING_KERNEL
 from tilewright.frontend.onnx.partition import divide
 from tilewright.frontend.onnx.reading import OnnxReading
 from tilewright.frontend.onnx.values import describe_end
+from tilewright.frontend.proposals import find_buckets
+from tilewright.frontend.shapes import ShapeRequest, Shapes, make_request
 from tilewright.frontend.torch.model import read_program
 from tilewright.measure.memory import memory_error
 from tilewright.names import printable
@@ -27,13 +29,38 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from tvm import ir, relax
 
-__all__ = ["load", "read_model"]
+__all__ = ["load", "load_buckets", "read_model"]
 
 
 def load(
-    model: str | Path | OnnxReading | ir.IRModule | ExportedProgram, shapes: Mapping[str, tuple[int, ...]] | None = None
+    model: str | Path | OnnxReading | ir.IRModule | ExportedProgram,
+    shapes: ShapeRequest | Shapes | Sequence[Shapes] | None = None,
 ) -> Network:
-    """Read a network.
+    """Read a model into a network of a single bucket.
+
+    Args:
+        model: what :func:`load_buckets` takes.
+        shapes: the shapes of inputs with open dimensions, by name; or what else is asked of the inputs.
+
+    Raises:
+        ModelFormatError: there is no such file, or it is no model.
+        ShapeError: an input has a symbolic shape, or the shapes do not fit, or they make several buckets.
+        UnsupportedOperatorError: TVM cannot import an operator.
+        ResourceError: the model does not fit the memory, or its temporary files do not fit the disk.
+    """
+    networks = load_buckets(model, shapes)
+    if len(networks) > 1:
+        raise ShapeError(
+            f"a network has one shape of each input here, but {len(networks)} were given; give one of them only"
+        )
+    return networks[0]
+
+
+def load_buckets(
+    model: str | Path | OnnxReading | ir.IRModule | ExportedProgram,
+    shapes: ShapeRequest | Shapes | Sequence[Shapes] | None = None,
+) -> tuple[Network, ...]:
+    """Read a model: a network for each bucket.
 
     Args:
         model: one of
@@ -42,15 +69,16 @@ def load(
             - an ONNX file that another process is reading already (``OnnxReading``);
             - a Relax ``IRModule`` whose function ``main`` has fixed shapes;
             - a ``torch.export.ExportedProgram``.
-        shapes: the shapes of ONNX inputs with symbolic dimensions, by name.
+        shapes: the shapes of inputs with open dimensions, by name; of a sequence, each entry is a bucket.
 
     Raises:
         ModelFormatError: there is no such file, or it is no model.
-        ShapeError: an input has a symbolic shape.
+        ShapeError: an input has a symbolic shape, or the shapes do not fit.
         UnsupportedOperatorError: TVM cannot import an operator.
         ResourceError: the model does not fit the memory, or its temporary files do not fit the disk.
     """
     set_threads()
+    request = make_request(shapes)
     if isinstance(model, str | Path):
         path = Path(model)
         if path.is_dir():
@@ -58,27 +86,29 @@ def load(
         if path.exists():
             check_kind(path)
         if not is_program(path):
-            with OnnxReading(path, shapes or {}) as reading:
+            with OnnxReading(path, dataclasses.replace(request, samples=())) as reading:
                 return _from_onnx(reading)
-        if shapes:
-            raise ShapeError(f"--shape is for ONNX files, but {path} is a PyTorch program; export it with fixed shapes")
-        return _from_torch(read_program(path), printable(path.stem))
+        return _from_program(read_program(path), printable(path.stem), request)
     if isinstance(model, OnnxReading):
         return _from_onnx(model)
     import tvm
 
     if isinstance(model, tvm.ir.IRModule):
-        return _from_relax(model, "relax")
+        return (_from_relax(model, "relax"),)
     if type(model).__name__ == "ExportedProgram":
-        return _from_torch(model, "torch")
+        return _from_program(model, "torch", request)
     raise ModelFormatError(
         f"a model is an ONNX file, a Relax module or a PyTorch ExportedProgram, but this is a {type(model).__name__}"
     )
 
 
-def _from_onnx(reading: OnnxReading) -> Network:
-    filled, folded = reading.result()
-    return read_model(printable(reading.path.stem), filled, folded, {})
+def _from_onnx(reading: OnnxReading) -> tuple[Network, ...]:
+    read = reading.results()
+    name = printable(reading.path.stem)
+    return tuple(
+        dataclasses.replace(read_model(name, filled, folded, {}), signature=read.index.signature(number))
+        for number, (filled, folded) in enumerate(read.models)
+    )
 
 
 def read_model(name: str, model: onnx.ModelProto, folded: onnx.ModelProto, foreign: Mapping[int, str]) -> Network:
@@ -121,6 +151,37 @@ def read_model(name: str, model: onnx.ModelProto, folded: onnx.ModelProto, forei
     types = partition.types
     outputs = tuple(describe_end(value.name, types.get(value.name, value.type)) for value in folded.graph.output)
     return dataclasses.replace(network, inputs=inputs, outputs=outputs, onnx=model, partition=partition, folded=folded)
+
+
+def _from_program(program: ExportedProgram, name: str, request: ShapeRequest) -> tuple[Network, ...]:
+    """The networks of a PyTorch program, whose dimensions may be symbolic."""
+    from tilewright.frontend.torch.shapes import bind_program, is_symbolic, read_dimensions
+
+    if request.values:
+        raise ShapeError("--fix is for ONNX files, but this is a PyTorch program; export it with that value")
+    if not is_symbolic(program):
+        if request:
+            raise ShapeError(
+                f"--shape is for models with open dimensions, but {name} is a PyTorch program with fixed shapes; leave "
+                "--shape out, or export it with torch.export.Dim"
+            )
+        return (_from_torch(program, name),)
+    declared = read_dimensions(program)
+    buckets = find_buckets(declared, request, lambda shapes: _takes(program, shapes))
+    signature = Signature(declared, program=program)
+    return tuple(
+        dataclasses.replace(_from_torch(bind_program(program, shapes), name), signature=signature) for shapes in buckets
+    )
+
+
+def _takes(program: ExportedProgram, shapes: Shapes) -> bool:
+    from tilewright.frontend.torch.shapes import bind_program
+
+    try:
+        bind_program(program, shapes)
+    except ShapeError:
+        return False
+    return True
 
 
 def _from_torch(program: ExportedProgram, name: str) -> Network:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from tilewright.fixed_input import FixedInput
+from tilewright.frontend.shapes import Declared
 from tilewright.tensor import TensorSpec, random_arrays
 
 if TYPE_CHECKING:
@@ -16,7 +19,37 @@ if TYPE_CHECKING:
 
     from tilewright.frontend.onnx.partition import Partition, Segment
 
-__all__ = ["Network"]
+__all__ = ["Network", "PaddedAxes", "Signature"]
+
+
+@dataclass(frozen=True)
+class PaddedAxes:
+    """Axes along which a network computes each element by itself.
+
+    Attributes:
+        inputs: the axis of each input that has one, by name. They all have the same extent.
+        outputs: the axis of each output that has one. The other outputs depend on none of these inputs.
+    """
+
+    inputs: Mapping[str, int]
+    outputs: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What is known of a network's inputs beyond their shapes.
+
+    Attributes:
+        declared: the dimensions of inputs as the model declares them, open ones too.
+        fixed: inputs that became constants.
+        paddings: axes along which smaller inputs may be padded.
+        program: the PyTorch program with symbolic dimensions; None: it was read from something else, or has none.
+    """
+
+    declared: Declared = field(default_factory=dict)
+    fixed: tuple[FixedInput, ...] = ()
+    paddings: tuple[PaddedAxes, ...] = ()
+    program: ExportedProgram | None = None
 
 
 @dataclass(frozen=True)
@@ -33,6 +66,7 @@ class Network:
         onnx: the ONNX model before folding, by which outputs are judged; None if it was read from something else.
         program: the PyTorch program, by which outputs are judged; None if it was read from something else.
         partition: how the ONNX model was divided; None if it was read from something else.
+        signature: what is known of its inputs besides.
     """
 
     name: str
@@ -44,6 +78,7 @@ class Network:
     onnx: onnx.ModelProto | None = None
     program: ExportedProgram | None = None
     partition: Partition | None = None
+    signature: Signature = field(default_factory=Signature)
 
     @property
     def segments(self) -> tuple[Segment, ...]:

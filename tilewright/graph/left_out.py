@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import onnx
@@ -60,7 +61,7 @@ def leave_out(network: Network, more: Mapping[int, str]) -> Network:
     assert network.onnx is not None
     assert network.folded is not None
     assert network.partition is not None
-    return read_model(network.name, network.onnx, network.folded, {**network.partition.reasons, **more})
+    return _divide_again(network, {**network.partition.reasons, **more})
 
 
 def leave_out_all(network: Network, why: str) -> Network:
@@ -68,7 +69,15 @@ def leave_out_all(network: Network, why: str) -> Network:
     assert network.onnx is not None
     assert network.folded is not None
     reasons = dict.fromkeys(range(len(network.folded.graph.node)), why)
-    return read_model(network.name, network.onnx, network.folded, reasons)
+    return _divide_again(network, reasons)
+
+
+def _divide_again(network: Network, reasons: Mapping[int, str]) -> Network:
+    """The network with other operators of its ONNX model in segments."""
+    assert network.onnx is not None
+    assert network.folded is not None
+    divided = read_model(network.name, network.onnx, network.folded, reasons)
+    return dataclasses.replace(divided, signature=network.signature)
 
 
 def find_failing(network: Network, attempt: Callable[[Network], str]) -> dict[int, str]:

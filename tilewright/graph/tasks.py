@@ -71,6 +71,26 @@ class Extraction:
     _direct: _Direct = field(repr=False)
 
     @property
+    def parts(self) -> tuple[Extraction, ...]:
+        """Itself: the network in its only bucket."""
+        return (self,)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The share of the tuning that its only bucket gets."""
+        return (1.0,)
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """What one second of its only bucket weighs in the tuning."""
+        return (1.0,)
+
+    @property
+    def convolutions(self) -> tuple[tuple[Convolution, int], ...]:
+        """The convolutions for which there is a choice of algorithms, and how often each occurs."""
+        return self.rewritten.convolutions
+
+    @property
     def fallbacks(self) -> tuple[str, ...]:
         """Operators that stay in plain layout, and have the auto space."""
         return self.rewritten.fallbacks

@@ -135,6 +135,7 @@ class Facts:
         chooses: whether convolutions of the network can be computed by several algorithms.
         places: whether schedules can be timed inside the network.
         races_runtime: whether ONNX Runtime can run the model.
+        buckets: the number of buckets, each of which is raced by itself.
     """
 
     read_seconds: float
@@ -147,6 +148,7 @@ class Facts:
     chooses: bool = False
     places: bool = False
     races_runtime: bool = False
+    buckets: int = 1
 
 
 def plan_budget(budget: Budget, facts: Facts) -> BudgetPlan:
@@ -161,14 +163,17 @@ def plan_budget(budget: Budget, facts: Facts) -> BudgetPlan:
     )
     algorithms = _plan_algorithms(budget, facts, left, writing.seconds)
     left -= min(left, algorithms.seconds)
-    racing = race_reserve(facts.run_seconds, budget) if math.isfinite(facts.run_seconds) else math.inf
+    finite = math.isfinite(facts.run_seconds)
+    racing = race_reserve(facts.run_seconds, budget, facts.buckets) if finite else math.inf
     compares = left >= _COMPARING * max(writing.seconds, racing)
     why_not = f"less than {_COMPARING:g} times what finishing or racing takes is left"
     race = PlannedStep(racing, _why_race(budget)) if compares else PlannedStep(0.0, why_not)
     runtime = PlannedStep(0.0, why_not if facts.races_runtime else "ONNX Runtime does not run the model")
     if compares and facts.races_runtime:
-        least = race_seconds(facts.run_seconds)[0] if math.isfinite(facts.run_seconds) else math.inf
-        runtime = PlannedStep(_SEGMENTING + least, "three turns of both, and the writing of an executable for it")
+        least = facts.buckets * race_seconds(facts.run_seconds)[0] if finite else math.inf
+        runtime = PlannedStep(
+            facts.buckets * _SEGMENTING + least, "three turns of both, and the writing of an executable for it"
+        )
     in_place = PlannedStep(0.0, why_not if facts.places else "schedules cannot be timed inside this network")
     if compares and facts.places:
         in_place = PlannedStep(in_place_seconds(budget), _why_share(budget, _IN_PLACE))
@@ -203,9 +208,9 @@ def in_place_seconds(budget: Budget) -> float:
     return _share(budget, _IN_PLACE, _MOST_IN_PLACE)
 
 
-def race_reserve(run: float, budget: Budget) -> float:
-    """Seconds of a budget for the final race of a network of which a run takes ``run`` seconds."""
-    least, full = race_seconds(run)
+def race_reserve(run: float, budget: Budget, buckets: int = 1) -> float:
+    """Seconds of a budget for the final races of a network of which a run takes ``run`` seconds, one in each bucket."""
+    least, full = (buckets * seconds for seconds in race_seconds(run))
     return full if budget.seconds is None else min(full, max(least, _RACE * budget.seconds))
 
 

@@ -38,7 +38,9 @@ def race_seconds(run: float) -> tuple[float, float]:
     return least, full
 
 
-def compare_executables(tuned: Path, incumbent: Path, threads: int, until: float = math.inf) -> RaceReport | None:
+def compare_executables(
+    tuned: Path, incumbent: Path, threads: int, until: float = math.inf, shares: Sequence[float] = (1.0,)
+) -> RaceReport | None:
     """Race two executables by turns, in processes of their own; None where one of them cannot be timed.
 
     Args:
@@ -46,24 +48,34 @@ def compare_executables(tuned: Path, incumbent: Path, threads: int, until: float
         incumbent: the directory of the other.
         threads: how many each may use.
         until: ``time.monotonic()`` value. After it the race has three turns at most, and an undecided race ends.
+        shares: what each bucket counts. The ratio is the mean of the buckets' ratios, and latencies are mean ones.
     """
-    found = _race_two(tuned, incumbent, threads, until)
+    found = _race_buckets(tuned, incumbent, threads, until, shares)
     if found is None:
         return None
-    kept = "tuned" if found.ratio <= 1.0 else "incumbent"
-    return RaceReport(kept, found.ours_ms, found.theirs_ms, found.ratio, found.ratio_low, found.ratio_high)
+    mean = _average(found, shares)
+    kept = "tuned" if mean.ratio <= 1.0 else "incumbent"
+    return RaceReport(kept, mean.ours_ms, mean.theirs_ms, mean.ratio, mean.ratio_low, mean.ratio_high)
 
 
-def compare_runtime(executable: Path, runtime: Path, threads: int, until: float = math.inf) -> RuntimeRaceReport | None:
+def compare_runtime(
+    executable: Path, runtime: Path, threads: int, until: float = math.inf, shares: Sequence[float] = (1.0,)
+) -> tuple[RuntimeRaceReport, tuple[int, ...]] | None:
     """Race an executable against one that is ONNX Runtime on the whole model, as :func:`compare_executables` does.
 
     The executable is kept unless it is surely slower: unless the whole interval of the ratio is above 1.
+
+    Returns:
+        the report, and the numbers of the buckets in which the executable is surely slower.
     """
-    found = _race_two(executable, runtime, threads, until)
+    found = _race_buckets(executable, runtime, threads, until, shares)
     if found is None:
         return None
-    kept = "onnxruntime" if found.ratio_low > 1.0 else "executable"
-    return RuntimeRaceReport(kept, found.ours_ms, found.theirs_ms, found.ratio, found.ratio_low, found.ratio_high)
+    mean = _average(found, shares)
+    slower = tuple(bucket for bucket, raced in enumerate(found) if raced.ratio_low > 1.0)
+    kept = "onnxruntime" if len(slower) == len(shares) else "executable"
+    report = RuntimeRaceReport(kept, mean.ours_ms, mean.theirs_ms, mean.ratio, mean.ratio_low, mean.ratio_high)
+    return report, slower
 
 
 @dataclass(frozen=True)
@@ -75,9 +87,40 @@ class _Raced:
     ratio_high: float
 
 
-def _race_two(one: Path, other: Path, threads: int, until: float) -> _Raced | None:
+def _average(found: Sequence[_Raced], shares: Sequence[float]) -> _Raced:
+    """The means over buckets, by their shares: geometric ones of ratios. Buckets that were not raced do not count."""
+    weights = np.asarray(shares[: len(found)]) / sum(shares[: len(found)])
+
+    def mean(name: str) -> float:
+        return float(np.dot(weights, [getattr(raced, name) for raced in found]))
+
+    def geometric(name: str) -> float:
+        return float(np.exp(np.dot(weights, np.log([getattr(raced, name) for raced in found]))))
+
+    if len(found) == 1:
+        return found[0]
+    return _Raced(
+        mean("ours_ms"), mean("theirs_ms"), geometric("ratio"), geometric("ratio_low"), geometric("ratio_high")
+    )
+
+
+def _race_buckets(one: Path, other: Path, threads: int, until: float, shares: Sequence[float]) -> list[_Raced] | None:
+    """The races in all buckets for which there is time; None if one of them fails."""
+    found: list[_Raced] = []
+    for bucket in range(len(shares)):
+        now = time.monotonic()
+        if bucket and now >= until:
+            break
+        raced = _race_two(one, other, threads, now + (until - now) / (len(shares) - bucket), bucket)
+        if raced is None:
+            return None
+        found.append(raced)
+    return found
+
+
+def _race_two(one: Path, other: Path, threads: int, until: float, bucket: int) -> _Raced | None:
     try:
-        entrants = [Entrant(str(path), peers.executable, (str(path.absolute()),)) for path in (one, other)]
+        entrants = [Entrant(str(path), peers.executable, (str(path.absolute()), bucket)) for path in (one, other)]
         ours, theirs = race(entrants, _LEAST_TURNS, _TURN_SECONDS, threads, more=partial(goes_on, until))
     except (MeasureError, OutputError):
         return None

@@ -17,6 +17,7 @@ from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.selection import Selection, check_selection, select_best
 from tilewright.tuning.workshop import JudgedExecutable, Workshop
 from tilewright.verify.kernels_check import KernelCheck
+from tilewright.wording import counted
 
 __all__ = ["FinishTimes", "Finishing"]
 
@@ -143,7 +144,9 @@ class Finishing:
         if self._is_incumbent(tuned.selection):
             return
         cores = self.workshop.extraction.target.cores
-        result = compare_executables(tuned.folder, self.incumbent.folder, cores, times.until - times.runtime)
+        shares = self.workshop.extraction.shares
+        until = times.until - times.runtime
+        result = compare_executables(tuned.folder, self.incumbent.folder, cores, until, shares)
         if result is not None and result.kept == "incumbent":
             # Nothing has shown it to be wrong so far, but earlier records were not checked on several kinds of data.
             if check_selection(self.incumbent.extraction, self.incumbent.selection, times.checking)[1].wrong:
@@ -153,7 +156,8 @@ class Finishing:
         self.race = result
 
     def _race_runtime(self, times: FinishTimes) -> None:
-        """Keep ONNX Runtime on the whole model if the executable is surely slower."""
+        """Keep ONNX Runtime on the whole model in those buckets in which the executable is surely slower."""
+        extraction = self.best.extraction
         try:
             whole = self.workshop.build_runtime()
         except TilewrightError as error:
@@ -161,11 +165,21 @@ class Finishing:
             return
         if whole is None:
             return
-        cores = self.workshop.extraction.target.cores
-        self.runtime_race = compare_runtime(self.best.folder, whole.folder, cores, times.until)
-        if self.runtime_race is not None and self.runtime_race.kept == "onnxruntime":
-            self.best = whole
-            self.notes.append(
-                f"ONNX Runtime is {self.runtime_race.ratio:.2f} times as fast on the whole model, so the executable "
-                "runs the model with it, and needs the package onnxruntime"
-            )
+        cores = extraction.target.cores
+        raced = compare_runtime(self.best.folder, whole.folder, cores, times.until, extraction.shares)
+        if raced is None:
+            return
+        self.runtime_race, slower = raced
+        if not slower:
+            return
+        if len(slower) < len(extraction.parts):
+            mixed = self.workshop.mix(self.best, whole, slower)
+            if mixed is None:
+                return
+            whole = mixed
+        self.best = whole
+        where = "" if len(extraction.parts) == 1 else f" in {counted(len(slower), 'bucket')}"
+        self.notes.append(
+            f"ONNX Runtime is {self.runtime_race.ratio:.2f} times as fast on the whole model{where}, so the executable "
+            "runs the model with it, and needs the package onnxruntime"
+        )

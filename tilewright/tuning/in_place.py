@@ -22,6 +22,7 @@ from tilewright.compare import peers
 from tilewright.compiling.build import replace_kernels
 from tilewright.compiling.kernels import Kernels
 from tilewright.errors import CompilerError, MeasureError, OutputError, SpaceError
+from tilewright.graph.buckets import Extracted
 from tilewright.graph.tasks import Extraction
 from tilewright.measure.outcome import robust_seconds
 from tilewright.measure.peer_process import PeerProcess
@@ -87,14 +88,15 @@ def contest(
     most = int((1 - _RUNNING) * seconds / compiling)
     variants = variants_of(tuned.extraction, tuner, tuned.selection, incumbent.selection, most)
     # A round has as many runs as the task with the most variants has of them.
-    least = _ROUNDS[0] * max(map(len, variants.values()), default=0) * (tuner.estimated_latency or 0.0)
+    runs = _ROUNDS[0] * max(map(len, variants.values()), default=0) * len(tuned.extraction.parts)
+    least = runs * (tuner.estimated_latency or 0.0)
     if least > _RUNNING * seconds:
         return None
     return in_place(kernels, tuned, variants, _RUNNING * seconds)
 
 
 def variants_of(
-    extraction: Extraction, tuner: NetworkTuner, selection: Selection, known: Selection, most: int
+    extraction: Extracted, tuner: NetworkTuner, selection: Selection, known: Selection, most: int
 ) -> dict[str, list[Variant]]:
     """The schedules that take part, by ``Task.key``: what a task runs with, what it ran with before, and the next best.
 
@@ -144,33 +146,30 @@ def in_place(
         seconds: that the network may run, about.
     """
     extraction, selection, aside = tuned.extraction, tuned.selection, tuned.folder.parent
-    names = kernels.symbols(selection.functions)
-    entered: dict[str, list[str]] = {}  # by the name of a kernel in the library
-    places: dict[str, list[str]] = {}  # by Task.key, such names
-    for use in extraction.uses:
-        key = use.task.key
-        symbols = [kernels.symbols({key: variant.function}) for variant in variants.get(key, ())]
-        for kernel in use.functions:
-            if symbols and kernel in names:
-                entered[names[kernel]] = [found[kernel] for found in symbols]
-                places.setdefault(key, []).append(names[kernel])
-    if not entered:
+    entries = [_enter(kernels, selection, part, bucket, variants) for bucket, part in enumerate(extraction.parts)]
+    if not any(entry.names for entry in entries):
         return None
     depth = max(map(len, variants.values()))
     began = time.monotonic()
     layers = [{key: found[i].function for key, found in variants.items() if i < len(found)} for i in range(depth)]
+    share = seconds / sum(bool(entry.names) for entry in entries)
     try:
         library = kernels.library(selection.functions, aside / "variants.so", layers)
         replace_kernels(tuned.folder, library, aside / "variants")
-        taken = _timed(aside / "variants", entered, seconds, extraction.target.cores)
+        taken = [
+            _timed(aside / "variants", entry.names, share, extraction.target.cores, bucket) if entry.names else {}
+            for bucket, entry in enumerate(entries)
+        ]
     except (CompilerError, MeasureError, OutputError):
         return None
     finally:  # it may hold all weights once more
         shutil.rmtree(aside / "variants", ignore_errors=True)
-    latencies = {
-        key: [sum(robust_seconds(tuple(taken[name][i])) for name in where) for i in range(len(variants[key]))]
-        for key, where in places.items()
-    }
+    latencies: dict[str, list[float]] = {}
+    for entry, times, factor in zip(entries, taken, extraction.factors, strict=True):
+        for key, names in entry.places.items():
+            sums = latencies.setdefault(key, [0.0] * len(variants[key]))
+            for i in range(len(sums)):
+                sums[i] += factor * sum(robust_seconds(tuple(times[name][i])) for name in names)
     winners = {key: variants[key][int(np.argmin(found))] for key, found in latencies.items()}
     tasks = {use.task.key: use.task for use in extraction.uses}
     configs = selection.configs | {key: variant.config for key, variant in winners.items()}
@@ -178,7 +177,7 @@ def in_place(
         tasks=len(winners),
         variants=sum(map(len, variants.values())),
         seconds=time.monotonic() - began,
-        rounds=min(len(runs) for found in taken.values() for runs in found),
+        rounds=min(len(runs) for times in taken for found in times.values() for runs in found),
         exchanged=tuple(tasks[key].name for key in winners if configs[key] != selection.configs.get(key)),
         before_ms=1e3 * sum(found[0] for found in latencies.values()),
         after_ms=1e3 * sum(map(min, latencies.values())),
@@ -187,17 +186,46 @@ def in_place(
     return Contest(Selection(functions, configs), report)
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """What takes part in a bucket.
+
+    Attributes:
+        names: by the name of a kernel in the library, the names of its variants.
+        places: by ``Task.key``, the names of the task's kernels.
+    """
+
+    names: dict[str, list[str]]
+    places: dict[str, list[str]]
+
+
+def _enter(
+    kernels: Kernels, selection: Selection, part: Extraction, bucket: int, variants: Mapping[str, Sequence[Variant]]
+) -> _Entry:
+    """The kernels of a bucket of which there are variants."""
+    names = kernels.symbols(selection.functions, bucket)
+    entry = _Entry({}, {})
+    for use in part.uses:
+        key = use.task.key
+        symbols = [kernels.symbols({key: variant.function}, bucket) for variant in variants.get(key, ())]
+        for kernel in use.functions:
+            if symbols and kernel in names:
+                entry.names[names[kernel]] = [found[kernel] for found in symbols]
+                entry.places.setdefault(key, []).append(names[kernel])
+    return entry
+
+
 def _timed(
-    executable: Path, entered: Mapping[str, Sequence[str]], seconds: float, threads: int
+    executable: Path, entered: Mapping[str, Sequence[str]], seconds: float, threads: int, bucket: int
 ) -> dict[str, list[list[float]]]:
-    """Seconds of each run by kernel and variant, as the executable measures them in a process of its own.
+    """Seconds of each run by kernel and variant in a bucket, as the executable measures them in a process of its own.
 
     Raises:
         MeasureError: it cannot.
     """
     process = PeerProcess(threads)
     try:
-        specs = process.start(peers.executable, (str(executable.absolute()),))
+        specs = process.start(peers.executable, (str(executable.absolute()), bucket))
         process.prepare(random_arrays(specs, 0))
         found = process.call("contest", dict(entered), seconds, *_ROUNDS)
     finally:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tilewright.compiling.kernels import Kernels
 from tilewright.errors import CheckError, CompilerError, TilewrightError
 from tilewright.frontend.network import Network
+from tilewright.graph.buckets import Extracted, combine
 from tilewright.graph.left_out import extract_all, find_failing, leave_out, leave_out_all
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.records.memory import MemoryStore
@@ -16,6 +17,7 @@ from tilewright.tuning.selection import select_recorded
 from tilewright.tuning.workshop import JudgedExecutable, Workshop
 from tilewright.verify.checker import Checker
 from tilewright.verify.imported import find_wrong_nodes
+from tilewright.verify.inputs import Trials
 
 __all__ = ["Incumbent", "build_incumbent", "extract_compiled"]
 
@@ -31,7 +33,7 @@ class Incumbent:
         notes: what went wrong, for people.
     """
 
-    extraction: Extraction
+    extraction: Extracted
     workshop: Workshop
     executable: JudgedExecutable
     notes: tuple[str, ...] = ()
@@ -62,7 +64,7 @@ def extract_compiled(extraction: Extraction, aside: Path, why: str) -> Extractio
     return extract_all(leave_out(network, failing) if failing else leave_out_all(network, why), target)
 
 
-def build_incumbent(extraction: Extraction, checker: Checker, aside: Path, store: Store) -> Incumbent:
+def build_incumbent(extraction: Extracted, checker: Checker, aside: Path, store: Store) -> Incumbent:
     """Build the executable of the best schedules on record, or default ones, and have it judged.
 
     If its outputs are wrong because operators of an ONNX model were imported wrong, ONNX Runtime runs these operators.
@@ -80,23 +82,29 @@ def build_incumbent(extraction: Extraction, checker: Checker, aside: Path, store
     try:
         return Incumbent(extraction, workshop, workshop.build(select_recorded(extraction, store)))
     except CompilerError as error:
-        if extraction.network.partition is None:
+        if any(part.network.partition is None for part in extraction.parts):
             raise
-        divided = extract_compiled(extraction, aside, str(error))
+        compiled = [extract_compiled(part, aside, str(error)) for part in extraction.parts]
+        divided = combine(compiled, extraction.shares)
         workshop = Workshop(divided, checker, aside, "compiled")
         return Incumbent(divided, workshop, workshop.build(select_recorded(divided, store)))
     except CheckError:
-        trials = checker.trials.trials
-        try:
-            wrong = find_wrong_nodes(extraction.network, extraction.target, trials[0].inputs) if trials else {}
-        except TilewrightError:  # it only looks for the cause of an error that is raised then
-            wrong = {}
-        if not wrong:
+        parts = [_divide(part, checker.trials_of(bucket)) for bucket, part in enumerate(extraction.parts)]
+        if all(new is old for new, old in zip(parts, extraction.parts, strict=True)):
             raise
-    divided = extract_all(leave_out(extraction.network, wrong), extraction.target)
+    divided = combine(parts, extraction.shares)
     workshop = Workshop(divided, checker, aside, "divided")
     note = (
         "operators that Tilewright computes wrong run in ONNX Runtime; this is a bug in Tilewright, please report it "
         "with the model"
     )
     return Incumbent(divided, workshop, workshop.build(select_recorded(divided, store)), (note,))
+
+
+def _divide(part: Extraction, trials: Trials) -> Extraction:
+    """The network in a bucket without the operators that were imported wrong; itself if none is found."""
+    try:
+        wrong = find_wrong_nodes(part.network, part.target, trials.trials[0].inputs) if trials.trials else {}
+    except TilewrightError:  # it only looks for the cause of an error that is raised then
+        wrong = {}
+    return extract_all(leave_out(part.network, wrong), part.target) if wrong else part

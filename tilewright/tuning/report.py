@@ -15,6 +15,7 @@ from tilewright.verify.verdict import Verdict
 __all__ = [
     "AlgorithmReport",
     "BorrowedReport",
+    "BucketReport",
     "CheckReport",
     "ClusterReport",
     "ContestReport",
@@ -46,7 +47,7 @@ class TaskReport:
     name: str
     kind: str
     key: str
-    weight: int
+    weight: float
     flop: float
     best_seconds: float | None
     possible_seconds: float | None
@@ -185,6 +186,23 @@ class RuntimeRaceReport:
 
 
 @dataclass(frozen=True)
+class BucketReport:
+    """The network in one of several buckets.
+
+    Attributes:
+        shapes: of its inputs, for people.
+        weight: the share of the tuning that it got.
+        tasks: how many tasks it has.
+        estimated_seconds: the sum of its calls x best latency; None: a task has no latency.
+    """
+
+    shapes: str
+    weight: float
+    tasks: int
+    estimated_seconds: float | None
+
+
+@dataclass(frozen=True)
 class SegmentReport:
     """A part of the network that ONNX Runtime runs.
 
@@ -267,6 +285,7 @@ class TuneReport(StartReport, NetworkReport):
         published: which executable is in the output directory: "tuned", "incumbent", or an "earlier" one.
         segments: the parts of the network that ONNX Runtime runs, in order.
         verdict: on the best executable.
+        buckets: of an executable with several; empty for one.
         budget_plan: the seconds of each step, as planned; see :class:`tilewright.tuning.budget_plan.BudgetPlan`.
     """
 
@@ -293,3 +312,4 @@ class TuneReport(StartReport, NetworkReport):
     in_place: ContestReport | None = None
     final_race: RaceReport | None = None
     runtime_race: RuntimeRaceReport | None = None
+    buckets: tuple[BucketReport, ...] = ()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import SpaceError
-from tilewright.graph.tasks import Extraction
+from tilewright.graph.buckets import Extracted
 from tilewright.ops.registry import make_space
 from tilewright.records.store import Store
 from tilewright.space.guard import guard_space
@@ -46,7 +46,7 @@ class Selection:
         return replace(self, configs=self.configs | dict.fromkeys(keys))
 
 
-def select_recorded(extraction: Extraction, store: Store) -> Selection:
+def select_recorded(extraction: Extracted, store: Store) -> Selection:
     """The best schedule on record of each task, or its default: what the network runs with before it is tuned.
 
     Args:
@@ -88,7 +88,7 @@ def _fits(space: DesignSpace, config: NDArray[np.int32]) -> bool:
     )
 
 
-def select_best(extraction: Extraction, tuner: NetworkTuner) -> Selection:
+def select_best(extraction: Extracted, tuner: NetworkTuner) -> Selection:
     """The best that the tuner knows of each task now: at first what the records hold, or the defaults."""
     found = Selection()
     for use in extraction.uses:
@@ -105,7 +105,7 @@ def select_best(extraction: Extraction, tuner: NetworkTuner) -> Selection:
     return found
 
 
-def check_selection(extraction: Extraction, selection: Selection, seconds: float) -> tuple[Selection, KernelCheck]:
+def check_selection(extraction: Extracted, selection: Selection, seconds: float) -> tuple[Selection, KernelCheck]:
     """The selection without winners that compute something else than their defaults on some kind of data.
 
     Args:

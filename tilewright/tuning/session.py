@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +16,9 @@ import numpy as np
 from tilewright.compiling.build import check_compiler, publish
 from tilewright.errors import CheckError, TargetError
 from tilewright.executable.executable import Executable, load_executable
-from tilewright.frontend.load import load
 from tilewright.frontend.network import Network
-from tilewright.graph.left_out import extract_all
-from tilewright.graph.tasks import Extraction
+from tilewright.frontend.shapes import ShapeRequest, Shapes, make_request
+from tilewright.graph.buckets import Extracted, extract_buckets
 from tilewright.interrupts import Hold, holding
 from tilewright.measure.pool import LocalPool, PoolStatistics
 from tilewright.measure.runner import NoRunner
@@ -30,6 +29,7 @@ from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query, Store
 from tilewright.target import Target
 from tilewright.tuning.algorithms import AlgorithmChoice, choose_algorithms
+from tilewright.tuning.bucketing import read_buckets
 from tilewright.tuning.budget import Budget, RunningBudget
 from tilewright.tuning.budget_plan import (
     LEAST_MEASURING,
@@ -74,7 +74,7 @@ def tune(
     budget: Budget | RunningBudget | str,
     target: str | Target = "native",
     records: str | Path | Store | None = None,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    shapes: ShapeRequest | Shapes | Sequence[Shapes] | None = None,
     seed: int = 0,
     method: Method | None = None,
 ) -> TuneResult:
@@ -96,7 +96,8 @@ def tune(
         records: a store, or the file or URL of one; None keeps the measurements in memory only. If the store fails
             while tuning, a note in the report says so. Measurements are then kept in memory, and handed over later if
             the store allows.
-        shapes: the shapes of symbolic inputs, by name.
+        shapes: the shapes of symbolic inputs, by name; several of them make an executable with several buckets; or what
+            else is asked of the inputs.
         seed: the seed of all random numbers.
         method: how tasks are searched and what they share; by default :func:`tilewright.methods.default.default` with
             the cost model that comes with Tilewright.
@@ -130,7 +131,7 @@ def tune(
         stack.callback(store.settle)
         session = _Session(Path(out), running, store, method, np.random.default_rng(seed), machine, stack, notes)
         try:
-            session.load(model, shapes)
+            session.load(model, make_request(shapes))
         except CheckError as error:
             error.report = {**vars(session.start_report()), **error.report}
             raise
@@ -175,14 +176,14 @@ class _Session:
 
     # Load: the network, its tasks, and the incumbent ------------------------------------------------------------------
 
-    def load(self, model: object, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
+    def load(self, model: object, request: ShapeRequest) -> None:
         """Load the model, build it as it would run without tuning, and judge that executable.
 
         An interrupt is held back where there would be no executable otherwise; then nothing is tuned.
         """
         hold = 0 if _holds_executable(self.out) else 1
         with holding(hold, tell=self._tell_held) as held:
-            self._read(model, shapes)
+            self._read(model, request)
             self._build_incumbent()
         self.interrupted = bool(held.received)
         self.checked = self.budget.elapsed
@@ -193,19 +194,21 @@ class _Session:
             ["interrupted: the incumbent, which is not tuned, is finished first; interrupt again to end at once"]
         )
 
-    def _read(self, model: object, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
+    def _read(self, model: object, request: ShapeRequest) -> None:
         budget, store = self.budget, self.store
         if budget.remaining_seconds >= LEAST_MEASURING:
             # Before the network is read: workers take seconds to start.
             pool = LocalPool(self.machine, on_measurement=lambda m: store.add([m]))
             self.pool = self.stack.enter_context(pool)
-        self.network = load(model, shapes)
-        self.machine = self.machine.with_weights(self.network.weight_bytes)
+        read = read_buckets(model, request)
+        self.network = read.networks[0]
+        self.machine = self.machine.with_weights(read.weight_bytes)
         if self.pool is not None:
-            self.pool.weigh(self.network.weight_bytes)
-        self.checker = self.stack.enter_context(Checker(self.network, reference_seconds(budget.budget)))
+            self.pool.weigh(read.weight_bytes)
+        checker = Checker(read.networks, reference_seconds(budget.budget), read.samples)
+        self.checker = self.stack.enter_context(checker)
         before = budget.elapsed
-        self.extraction: Extraction = extract_all(self.network, self.machine)
+        self.extraction: Extracted = extract_buckets(read.networks, self.machine, read.shares)
         self.network = self.extraction.network
         self.loaded = budget.elapsed
         self.extract_seconds = self.loaded - before
@@ -224,7 +227,7 @@ class _Session:
 
     def _use_recorded_algorithms(self) -> None:
         """Compute convolutions as the records say, where they say anything."""
-        convolutions = self.extraction.rewritten.convolutions
+        convolutions = self.extraction.convolutions
         if convolutions and next(iter(self.store.scan(Query(target=self.machine.key))), None) is not None:
             choices, _ = choose_algorithms(convolutions, self.machine, NoRunner(), self.store, math.inf)
             self._use_algorithms(choices)
@@ -242,19 +245,21 @@ class _Session:
     def plan(self) -> None:
         """Divide the budget among the steps that follow, and show how."""
         self.roofline = None if self.pool is None else measure_roofline(self.machine.cores, self.machine.features)
-        flop = sum(use.weight * use.task.flop for use in self.extraction.uses)
+        parts = self.extraction.parts
+        flop = sum(use.weight * use.task.flop for part in parts for use in part.uses) / len(parts)
         facts = Facts(
             read_seconds=self.loaded,
             incumbent_seconds=self.budget.elapsed - self.loaded,
             extract_seconds=self.extract_seconds,
             compile_seconds=self.incumbent.seconds,
             tasks=len(self.extraction.uses),
-            weight_bytes=4 * sum(recipe.size for recipe in self.extraction.recipes),
+            weight_bytes=4 * sum(recipe.size for recipe in {r for part in parts for r in part.recipes}),
             run_seconds=math.inf if self.roofline is None else run_bound(flop, self.roofline.reachable),
-            chooses=self.pool is not None and bool(self.extraction.rewritten.convolutions),
+            chooses=self.pool is not None and bool(self.extraction.convolutions),
             # With cold caches there is nothing that a kernel could find in its place.
             races_runtime=self.network is not None and self.network.onnx is not None,
-            places=self.extraction.plan is not None and self.machine.caches != "cold",
+            places=all(part.plan is not None for part in parts) and self.machine.caches != "cold",
+            buckets=len(parts),
         )
         self.planned = plan_budget(self.budget.budget, facts)
         self.budget.progress.announce(["plan of the budget:", *str(self.planned).splitlines()], detail=True)
@@ -267,7 +272,7 @@ class _Session:
         if plan is None or self.pool is None or plan.algorithms.seconds <= 0.0 or budget.exhausted():
             return
         until, trials = time.monotonic() + plan.algorithms.seconds, plan.most_algorithm_trials
-        convolutions = self.extraction.rewritten.convolutions
+        convolutions = self.extraction.convolutions
         choices, made = choose_algorithms(convolutions, self.machine, self.pool, self.store, until, most_trials=trials)
         budget.spend(made)
         self.algorithm_trials = made

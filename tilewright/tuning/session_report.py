@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tilewright.frontend.network import Network
-from tilewright.graph.tasks import Extraction
+from tilewright.graph.buckets import Buckets, Extracted, describe_bucket
 from tilewright.jsonable import to_json
 from tilewright.measure.batch import PoolStatistics
 from tilewright.tuning.algorithms import AlgorithmChoice
 from tilewright.tuning.budget_plan import BudgetPlan
 from tilewright.tuning.finish import Finishing
 from tilewright.tuning.report import (
+    BucketReport,
     CheckReport,
     DisturbanceReport,
     SegmentReport,
@@ -52,7 +54,7 @@ class Outcomes:
     start: StartReport
     tuner: NetworkTuner
     finishing: Finishing
-    extraction: Extraction
+    extraction: Extracted
     plan: BudgetPlan | None
     algorithms: Sequence[AlgorithmChoice]
     algorithm_trials: int
@@ -71,7 +73,7 @@ def report_session(done: Outcomes) -> TuneReport:
     names = {use.task.key: use.task.name for e in (best.extraction, done.extraction) for use in e.uses}
     defaults = [use.task for use in best.extraction.uses if best.selection.configs.get(use.task.key) is None]
     whole = {**vars(done.tuner.report()), **vars(done.start), "interrupted": done.interrupted}
-    segments, more = describe_parts(best.extraction.network)
+    segments, more = describe_parts(*(part.network for part in best.extraction.parts))
     whole["notes"] = (*done.start.notes, *finishing.notes, *more)
     return TuneReport(
         **whole,
@@ -101,13 +103,34 @@ def report_session(done: Outcomes) -> TuneReport:
         in_place=None if finishing.contest is None else finishing.contest.report,
         final_race=finishing.race,
         runtime_race=finishing.runtime_race,
+        buckets=_report_buckets(done.extraction, done.tuner),
     )
 
 
-def describe_parts(network: Network) -> tuple[tuple[SegmentReport, ...], tuple[str, ...]]:
-    """The parts of a network that ONNX Runtime runs, and notes about these and about inputs without elements."""
-    segments = tuple(SegmentReport(s.operators, len(s.model.graph.node), s.reasons) for s in network.segments)
-    return segments, (*_describe_segments(segments), *_describe_empty(network))
+def _report_buckets(extraction: Extracted, tuner: NetworkTuner) -> tuple[BucketReport, ...]:
+    """The buckets of an executable with several."""
+    if not isinstance(extraction, Buckets):
+        return ()
+    best = {key: task.best_seconds for key, task in tuner.tuners.items()}
+    found = []
+    for part, share in zip(extraction.parts, extraction.shares, strict=True):
+        seconds = sum(use.weight * best.get(use.task.key, math.inf) for use in part.uses)
+        known = seconds if math.isfinite(seconds) else None
+        found.append(BucketReport(describe_bucket(part.network), share, len(part.uses), known))
+    return tuple(found)
+
+
+def describe_parts(*networks: Network) -> tuple[tuple[SegmentReport, ...], tuple[str, ...]]:
+    """The parts of a network that ONNX Runtime runs, and notes about these and about inputs without elements.
+
+    Args:
+        networks: the network in each bucket. What is said of several of them is said once.
+    """
+    segments = tuple(
+        SegmentReport(s.operators, len(s.model.graph.node), s.reasons) for network in networks for s in network.segments
+    )
+    empty = (note for network in networks for note in _describe_empty(network))
+    return segments, tuple(dict.fromkeys((*_describe_segments(segments), *empty)))
 
 
 def _describe_segments(segments: Sequence[SegmentReport]) -> Iterator[str]:

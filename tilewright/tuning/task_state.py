@@ -39,7 +39,7 @@ class TaskUse(Protocol):
     def task(self) -> Task:  # noqa: D102 - described by the class
         ...
     @property
-    def weight(self) -> int:  # noqa: D102 - described by the class
+    def weight(self) -> float:  # noqa: D102 - described by the class
         ...
 
 
@@ -64,7 +64,7 @@ class TaskSnapshot:
 
     kind: str = "auto"
     flop: float = 0.0
-    weight: int = 1
+    weight: float = 1
     best: float = math.inf
     possible: float = 0.0
     trials: int = 0

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tilewright.compiling.build import build, replace_kernels
 from tilewright.compiling.kernels import Kernels
 from tilewright.errors import CheckError, CompilerError, OutputError, SpaceError
+from tilewright.graph.buckets import Extracted, combine
 from tilewright.graph.left_out import leave_out_all
-from tilewright.graph.tasks import Extraction, extract
+from tilewright.graph.tasks import extract
 from tilewright.ops.registry import make_space
 from tilewright.space.guard import guard_space
 from tilewright.tuning.selection import Selection
@@ -35,7 +36,7 @@ class JudgedExecutable:
     """
 
     folder: Path
-    extraction: Extraction
+    extraction: Extracted
     selection: Selection
     verdict: Verdict
     replaced: tuple[str, ...] = ()
@@ -52,7 +53,7 @@ class Workshop:
         name: of this workshop's files; two in one directory have two names.
     """
 
-    def __init__(self, extraction: Extraction, checker: Checker, aside: Path, name: str) -> None:
+    def __init__(self, extraction: Extracted, checker: Checker, aside: Path, name: str) -> None:
         self.extraction = extraction
         self.kernels = Kernels(extraction, aside / f"{name}-kernels")
         self._checker, self._aside, self._name = checker, aside, name
@@ -99,25 +100,44 @@ class Workshop:
         return JudgedExecutable(folder, self.extraction, selection, verdict, tuple(replaced), seconds)
 
     def build_runtime(self) -> JudgedExecutable | None:
-        """Build and judge an executable that is ONNX Runtime on the whole model.
+        """Build and judge an executable that is ONNX Runtime on the whole model, in all buckets.
 
         None if there is no ONNX model, if the network is that already, or if ONNX Runtime's outputs are wrong.
 
         Raises:
             TilewrightError: it cannot be built.
         """
-        network = self.extraction.network
-        if network.onnx is None or not self.extraction.uses:
+        parts = self.extraction.parts
+        if any(part.network.onnx is None for part in parts) or not self.extraction.uses:
             return None
+        why = "ONNX Runtime is faster on the whole model"
+        whole = [extract(leave_out_all(part.network, why), part.target) for part in parts]
+        return self._build_other(combine(whole, self.extraction.shares), Selection(), "runtime")
+
+    def mix(self, one: JudgedExecutable, other: JudgedExecutable, buckets: Collection[int]) -> JudgedExecutable | None:
+        """Build and judge an executable that is ``other`` in some buckets, and ``one`` elsewhere; None if it is wrong.
+
+        Args:
+            one: an executable of the network in several buckets.
+            other: another one, in the same buckets.
+            buckets: the numbers of buckets.
+        """
+        parts = [
+            (other if bucket in buckets else one).extraction.parts[bucket]
+            for bucket in range(len(one.extraction.parts))
+        ]
+        return self._build_other(combine(parts, one.extraction.shares), one.selection, "mixed")
+
+    def _build_other(self, extraction: Extracted, selection: Selection, name: str) -> JudgedExecutable | None:
+        """Build and judge an executable of another extraction; None if it is wrong."""
         began = time.monotonic()
-        whole = extract(leave_out_all(network, "ONNX Runtime is faster on the whole model"), self.extraction.target)
-        folder = self._aside / f"{self._name}-runtime"
-        build(whole, {}, folder, {}, Kernels(whole, self._aside / f"{self._name}-runtime-kernels"))
+        folder = self._aside / f"{self._name}-{name}"
+        build(extraction, selection.functions, folder, {}, Kernels(extraction, self._aside / f"{folder.name}-kernels"))
         seconds = time.monotonic() - began
         verdict = self._checker.judge(folder)
         if verdict.outcome is Outcome.WRONG:
             return None
-        return JudgedExecutable(folder, whole, Selection(), verdict, (), seconds)
+        return JudgedExecutable(folder, extraction, selection, verdict, (), seconds)
 
     def _made(self, selection: Selection) -> Path:
         """The directory of an executable of a selection. All of this workshop share one copy of the weights."""

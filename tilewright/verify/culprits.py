@@ -20,6 +20,8 @@ import numpy as np
 
 from tilewright.difference import compare_arrays
 from tilewright.errors import MeasureError
+from tilewright.executable.dispatch import BucketsProgram
+from tilewright.executable.program import PlanProgram, Program, Step
 from tilewright.graph.tasks import Extraction
 from tilewright.measure.isolated import IsolatedError, IsolatedProcess
 from tilewright.target import Target
@@ -32,7 +34,6 @@ from tilewright.verify.tolerance import compute_tolerance, measure_noise
 if TYPE_CHECKING:
     import tvm
 
-    from tilewright.executable.program import Step
 
 __all__ = ["Culprits", "PlainSide", "SteppingSide", "find_culprits"]
 
@@ -130,10 +131,9 @@ class SteppingSide:
 
     def __init__(self, directory: str, target: Target, keys: dict[str, str], programs: dict[str, str]) -> None:
         from tilewright.executable.executable import load_executable
-        from tilewright.executable.program import PlanProgram
 
         program = load_executable(directory).program
-        if not isinstance(program, PlanProgram):
+        if not isinstance(program, PlanProgram | BucketsProgram):
             raise ValueError("the executable has no plan whose calls could be run one by one")
         self._program = program
         self._target, self._keys, self._programs = target.tvm, keys, programs
@@ -145,9 +145,14 @@ class SteppingSide:
 
     def begin(self, inputs: Arrays) -> list[str]:
         """Start a run on ``inputs``. Returns the kernels of its calls, in order."""
-        self._steps = self._program.step(inputs)
+        program: Program = self._program
+        if isinstance(program, BucketsProgram):
+            program = program.select(inputs)
+        if not isinstance(program, PlanProgram):
+            raise ValueError("the executable has no plan whose calls could be run one by one")
+        self._steps = program.step(inputs)
         self._seen.clear()
-        return list(self._program.kernels)
+        return list(program.kernels)
 
     def advance(self, look: bool) -> str:
         """Run the next call.

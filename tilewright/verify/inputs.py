@@ -89,7 +89,13 @@ class Trials:
     note: str = ""
 
 
-def find_trials(network: Network, reference: Reference, seed: int = 0, seconds: float = 60.0) -> Trials:
+def find_trials(
+    network: Network,
+    reference: Reference,
+    seed: int = 0,
+    seconds: float = 60.0,
+    samples: Sequence[Sequence[Array]] = (),
+) -> Trials:
     """Find inputs of the network on which a wrong result would show.
 
     Inputs are conclusive for an output if enough of its elements differ clearly from those for inputs nearby. An output
@@ -101,12 +107,14 @@ def find_trials(network: Network, reference: Reference, seed: int = 0, seconds: 
         reference: its reference.
         seed: the seed of the inputs; the same seed gives the same inputs.
         seconds: the time limit, after which no further inputs are tried.
+        samples: inputs that a program is judged on besides.
     """
     names = tuple(spec.name for spec in network.outputs)
     search = _Search(network, reference, seed, time.monotonic() + seconds)
     try:
         search.run()
         search.add()
+        search.add_samples(samples)
     except NoReferenceError as exc:
         return Trials((), "", reference.problem or str(exc), reference.dtypes, names)
     if not search.tried:
@@ -115,16 +123,20 @@ def find_trials(network: Network, reference: Reference, seed: int = 0, seconds: 
     kept = search.judged()
     if _silent(kept):
         kept = search.judged(lenient=frozenset(_silent(kept)))
-    kept, added = kept[: search.found], kept[search.found :]
+    kept, added, sampled = kept[: search.found], kept[search.found :], kept[search.drawn :]
     kept.sort(key=lambda trial: sum(trial.telling), reverse=True)
     problem = ""
-    silent = _silent(kept)
+    silent = [k for k in _silent(kept) if not any(trial.telling[k] for trial in sampled)]
     if silent:
         which = ", ".join(repr(names[k] if k < len(names) else str(k)) for k in silent[:3])
         problem = (
             f"no inputs were found for which a wrong result would show in output {which}: {_describe(kept, silent[0])}"
         )
-    notes = [reference.problem, "there was no time for more inputs" if search.cut_short else ""]
+    notes = [
+        reference.problem,
+        "there was no time for more inputs" if search.cut_short else "",
+        *search.refused_samples,
+    ]
     note = "; ".join(filter(None, notes))
     return Trials((*_fewest(kept), *added), reference.precision, problem, reference.dtypes, names, note)
 
@@ -150,6 +162,8 @@ class _Search:
         tried: the trials so far.
         found: how many trials were made to find conclusive inputs. The trials after these were added for small outputs.
         refused: why the reference refused inputs, the first time that it did.
+        drawn: how many trials were made before samples were added.
+        refused_samples: why the reference refused samples.
         cut_short: whether there was no time to try more inputs.
     """
 
@@ -157,6 +171,8 @@ class _Search:
         self.tried: list[Trial] = []
         self.found = 0
         self.refused = ""
+        self.drawn = 0
+        self.refused_samples: list[str] = []
         self.cut_short = False
         self._nearby: list[list[Array]] = []
         self._network, self._reference, self._seed, self._end = network, reference, seed, end
@@ -213,6 +229,23 @@ class _Search:
             except MeasureError:
                 continue
 
+    def add_samples(self, samples: Sequence[Sequence[Array]]) -> None:
+        """Add inputs that somebody gave. One that the reference refuses is left out, and said to be refused."""
+        self.drawn = len(self.tried)
+        for number, sample in enumerate(samples):
+            what = f"sample {number + 1}"
+            try:
+                rng = np.random.default_rng([self._seed, 1 << 19, number])
+                others = draw_inputs(self._network, self._ranges, rng, "normal", 1.0, narrow=False)
+            except MeasureError:  # nothing can be made up for an input
+                others = list(sample)
+            try:
+                self._evaluate(list(sample), others, what)
+            except NoReferenceError:
+                raise
+            except MeasureError as exc:
+                self.refused_samples.append(f"the reference refuses {what}: {exc}")
+
     def _well_judged(self) -> bool:
         """Whether enough numbers of each floating-point output were compared that would have shown a mistake."""
         for k, output in enumerate(self.tried[0].expected):
@@ -253,6 +286,10 @@ class _Search:
         inputs, others = (
             draw_inputs(self._network, self._ranges, rng, kind, scale, bool(number % 2)) for rng in sources
         )
+        self._evaluate(inputs, others, kind if scale == 1 else f"{kind} x {scale:g}")
+
+    def _evaluate(self, inputs: list[Array], others: list[Array], what: str) -> None:
+        """Evaluate the reference on inputs, and on inputs nearby, in the direction of others."""
         nearby = [blend_arrays(a, b) for a, b in zip(inputs, others, strict=True)]
         reference = self._reference
         if not self.tried:
@@ -269,7 +306,6 @@ class _Search:
             if any(other.shape != output.shape for other in same):
                 raise MeasureError("rounding decides the shape of an output")
             noise.append(measure_noise(output, same, evaluated.amplitudes, reference.precision))
-        what = kind if scale == 1 else f"{kind} x {scale:g}"
         self.tried.append(Trial(tuple(inputs), tuple(expected), tuple(noise), what))
         self._nearby.append(evaluated.nearby)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tilewright.difference import compare_arrays, scaled_tolerance
 from tilewright.errors import MeasureError
-from tilewright.graph.tasks import Extraction
+from tilewright.graph.buckets import Extracted
 from tilewright.measure.arguments import TOLERANCE, Parameter, parameters_of
 from tilewright.measure.isolated import IsolatedError, IsolatedProcess
 from tilewright.target import Target
@@ -87,7 +87,7 @@ class KernelCheck:
 
 
 def check_kernels(
-    extraction: Extraction,
+    extraction: Extracted,
     winners: Mapping[str, tirx.PrimFunc],
     defaults: Mapping[str, tirx.PrimFunc],
     seconds: float,

@@ -12,7 +12,7 @@ from tilewright.verify.inputs import Trials
 from tilewright.verify.judge import Run, judge
 from tilewright.verify.verdict import Verdict
 
-__all__ = ["ExecutableSide", "judge_executable", "open_executable"]
+__all__ = ["ExecutableSide", "judge_buckets", "judge_executable", "open_executable"]
 
 #: Seconds within which a run under test must end.
 _SECONDS = 600.0
@@ -66,3 +66,24 @@ def judge_executable(directory: Path, trials: Trials, seconds: float = _SECONDS)
     """
     with open_executable(directory, seconds) as run:
         return judge(run, trials)
+
+
+def judge_buckets(directory: Path, trials: Sequence[Trials], seconds: float = _SECONDS) -> list[Verdict]:
+    """Judge the executable in ``directory`` in each of its buckets, in one process while it goes well.
+
+    Args:
+        directory: the executable's directory.
+        trials: the inputs of each bucket.
+        seconds: the time limit of each run.
+
+    Raises:
+        MeasureError: no process can be started.
+    """
+    verdicts: list[Verdict] = []
+    while len(verdicts) < len(trials):
+        with open_executable(directory, seconds) as run:
+            for each in trials[len(verdicts) :]:
+                verdicts.append(judge(run, each))
+                if verdicts[-1].wrong:  # the process may have ended
+                    break
+    return verdicts

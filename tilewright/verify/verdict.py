@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypedDict
 
-__all__ = ["Outcome", "Verdict", "VerdictReport"]
+__all__ = ["Outcome", "Verdict", "VerdictReport", "join_verdicts"]
 
 
 class Outcome(Enum):
@@ -66,3 +67,26 @@ class Verdict:
             "precision": self.precision,
             "evidence": self.evidence,
         }
+
+
+def join_verdicts(names: Sequence[str], verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict on a program in several buckets: wrong if one is, and right if all are.
+
+    Args:
+        names: of the buckets, for people.
+        verdicts: on the program in each of them; at least one.
+    """
+    order = (Outcome.WRONG, Outcome.UNDECIDABLE, Outcome.RIGHT)
+    worst = min(range(len(verdicts)), key=lambda bucket: order.index(verdicts[bucket].outcome))
+    outcome = verdicts[worst].outcome
+    errors = [verdict.error for verdict in verdicts if verdict.error is not None]
+    inputs = sum(verdict.inputs for verdict in verdicts)
+    error = max(errors) if errors else None
+    precision = verdicts[worst].precision
+    if outcome is not Outcome.RIGHT:
+        return Verdict(outcome, error, inputs, precision, f"with {names[worst]}: {verdicts[worst].evidence}")
+    evidence = (
+        f"in each of {len(verdicts)} buckets the outputs agree with the reference in {precision}, to {error or 0:.2g} "
+        f"of the largest, on {inputs} inputs in all"
+    )
+    return Verdict(outcome, error, inputs, precision, evidence)

@@ -12,11 +12,16 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from tilewright.errors import ModelFormatError, ShapeError, TilewrightError, UnsupportedOperatorError
-from tilewright.frontend.onnx.data import drop_doubles, fetch_tensor, graphs, serialize, write_model
-from tilewright.frontend.onnx.file import check_filled, check_sizes, copy_for_inference, read_proto
+from tilewright.errors import ModelFormatError, TilewrightError, UnsupportedOperatorError
+from tilewright.frontend.onnx.after_folding import rename_made, split_batch_norms
+from tilewright.frontend.onnx.data import drop_doubles, fetch_data, graphs, serialize, write_model
+from tilewright.frontend.onnx.file import check_filled, check_sizes, read_proto
 from tilewright.frontend.onnx.half import widen
+from tilewright.frontend.onnx.independence import find_paddings
+from tilewright.frontend.onnx.index import Index, find_folder, write_index
+from tilewright.frontend.onnx.probing import check_taken, find_plain_refusal, make_acceptance
 from tilewright.frontend.onnx.rewriting.rewrite import rewrite
+from tilewright.frontend.onnx.shapes import fix_values, open_shapes, read_declared, set_shapes
 from tilewright.frontend.onnx.tidy import (
     compare_booleans,
     compute_constants,
@@ -26,9 +31,10 @@ from tilewright.frontend.onnx.tidy import (
     keep_constants,
     own_weights,
 )
+from tilewright.frontend.proposals import find_buckets
+from tilewright.frontend.shapes import ShapeRequest, make_request
 from tilewright.measure.memory import memory_error
 from tilewright.scratch import check_space, explained
-from tilewright.tensor import Array
 
 __all__ = ["FOLDED", "MISSING_KERNEL", "MODEL", "prepare"]
 
@@ -51,16 +57,20 @@ class _MissingKernelError(UnsupportedOperatorError):
     """ONNX Runtime knows an operator, but not for these element types."""
 
 
-def prepare(path: Path, shapes: Mapping[str, tuple[int, ...]], folder: Path, optimised: bool = True) -> None:
+def prepare(
+    path: Path, shapes: Mapping[str, tuple[int, ...]] | ShapeRequest, folder: Path, optimised: bool = True
+) -> None:
     """Write the model of a file twice: with fixed input shapes and explicit weights, and the same model folded.
 
     Outputs are judged by the first model, ``model.onnx``. It has undergone as little as possible of what the second
     model, ``folded.onnx``, undergoes before it is compiled. ONNX Runtime's optimiser may crash, so call this function
     in a process of its own (``frontend/onnx/reading``).
 
+    A model in several buckets has a directory for each (``index.find_folder``). ``index.json`` lists the buckets.
+
     Args:
         path: an ONNX file.
-        shapes: the shapes of inputs with symbolic dimensions, by name.
+        shapes: the shapes of inputs with symbolic dimensions, by name; or what else is asked of the inputs.
         folder: an empty directory for the files.
         optimised: whether ONNX Runtime folds constants and batch norms; otherwise ONNX Runtime is not run.
 
@@ -70,21 +80,29 @@ def prepare(path: Path, shapes: Mapping[str, tuple[int, ...]], folder: Path, opt
         ShapeError: ``shapes`` does not fix a symbolic input shape, or names no input.
         UnsupportedOperatorError: ONNX Runtime does not know an operator, or an operator is in its mode for training.
     """
-    model = read_proto(path)
+    model, request = read_proto(path), make_request(shapes)
     try:
         _drop_empty_ends(model)
         densify(model)
         drop_unread(model)
         _refuse_training(model)
-        _fix_shapes(model, shapes)
+        fixed = tuple(fix_values(model, request.values))
+        declared = read_declared(model)
+        accepts = make_acceptance(model, folder) if optimised else lambda _: False
+        buckets = find_buckets(declared, request, accepts)
+        set_shapes(model, buckets[0])
         check_sizes(model)
         filled = _fill_weights(model)
         if filled and optimised:
             _calm_softmax(model, filled, folder)
-        written = write_model(model, folder / MODEL, "model.bin")
-        del model
-        folded = _fold(written, folder, optimised)
-        (folder / FOLDED).write_bytes(serialize(folded))
+        paddings = find_paddings(model, declared, buckets) if len(buckets) > 1 else ()
+        write_index(Index(tuple(buckets), declared, fixed, paddings), folder)
+        # Conditions on fixed values are folded first: ONNX Runtime 1.32 may fail to do so with fixed shapes.
+        base = _fold_conditions(open_shapes(model, declared), folder) if fixed and optimised else model
+        for number, bucket in enumerate(buckets):
+            place = find_folder(folder, number)
+            place.mkdir(exist_ok=True)
+            _write_bucket(model, base, bucket, place, bool(request), optimised)
     except MemoryError as exc:
         raise memory_error(f"reading {path}") from exc
     except OSError as exc:
@@ -92,6 +110,55 @@ def prepare(path: Path, shapes: Mapping[str, tuple[int, ...]], folder: Path, opt
     except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as exc:
         # An operator lacks inputs or attributes that it must have.
         raise ModelFormatError(f"{path} is not valid ONNX: {_first_line(exc)}; export it again") from exc
+
+
+def _write_bucket(
+    model: onnx.ModelProto,
+    base: onnx.ModelProto,
+    shapes: Mapping[str, tuple[int, ...]],
+    folder: Path,
+    asked: bool,
+    optimised: bool,
+) -> None:
+    """Write both models of a bucket.
+
+    Args:
+        model: the model; it gets the bucket's shapes.
+        base: the model that is folded; it gets them, too.
+        shapes: the shapes of the inputs.
+        folder: the directory for the files.
+        asked: whether somebody asked for these shapes, so that they may be none that the model takes.
+        optimised: whether ONNX Runtime folds constants and batch norms.
+    """
+    set_shapes(model, shapes)
+    check_sizes(model)
+    written = write_model(model, folder / MODEL, "model.bin")
+    if asked and optimised:
+        check_taken(folder / MODEL, model, shapes)
+    if base is not model:
+        set_shapes(base, shapes)
+        written = write_model(base, folder / "conditions.onnx", "conditions.bin")
+    again = onnx.ModelProto()
+    again.CopyFrom(written)
+    try:
+        folded = _fold(written, folder, optimised)
+    except ModelFormatError:
+        if not optimised or find_plain_refusal(folder / MODEL, model, {}):
+            raise
+        folded = _fold(again, folder, optimised=False)  # ONNX Runtime runs the model, but fails to optimise it
+    (folder / FOLDED).write_bytes(serialize(folded))
+
+
+def _fold_conditions(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """A model with open dimensions after ONNX Runtime's basic optimisation; itself if that fails."""
+    place = folder / "open"
+    place.mkdir()
+    try:
+        folded = _optimise(write_model(model, place / MODEL, "model.bin"), place)
+        fetch_data(folded, place)
+    except (ModelFormatError, UnsupportedOperatorError):
+        return model
+    return folded
 
 
 def _fold(written: onnx.ModelProto, folder: Path, optimised: bool) -> onnx.ModelProto:
@@ -108,7 +175,7 @@ def _fold(written: onnx.ModelProto, folder: Path, optimised: bool) -> onnx.Model
         # ONNX Runtime has no convolution in float64, for example, but TVM compiles one.
         folded = _rewritten(written, folder)
         helper.set_model_props(folded, {MISSING_KERNEL: str(exc)})
-    _attempt(lambda model: _split_batch_norms(model, folder), folded)
+    _attempt(lambda model: split_batch_norms(model, folder), folded)
     _attempt(drop_empty, folded)
     _attempt(compute_constants, folded)
     return folded
@@ -166,42 +233,6 @@ def _refuse_training(model: onnx.ModelProto) -> None:
 
 def _first_line(exc: BaseException) -> str:
     return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]
-
-
-def _fix_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Give the inputs the ``shapes``. Raises ``ShapeError`` if they do not fit, or do not fix every dimension."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = {value.name: value for value in model.graph.input if value.name not in constants}
-    unknown = sorted(set(shapes) - set(inputs))
-    if unknown:
-        raise ShapeError(
-            f"--shape names an input of the model, but {unknown[0]!r} is none; it has: {', '.join(inputs)}"
-        )
-    for name, value in inputs.items():
-        dims = value.type.tensor_type.shape.dim
-        if name in shapes:
-            wanted = shapes[name]
-            fits = len(wanted) == len(dims) and all(
-                not d.HasField("dim_value") or d.dim_value <= 0 or d.dim_value == w
-                for d, w in zip(dims, wanted, strict=False)
-            )
-            if not fits:
-                have = ",".join(d.dim_param or str(d.dim_value) for d in dims)
-                raise ShapeError(
-                    f"--shape keeps the dimensions that the model fixes, but input {name!r} is [{have}] "
-                    f"and {list(wanted)} was given"
-                )
-            for dim, size in zip(dims, wanted, strict=True):
-                dim.Clear()
-                dim.dim_value = size
-        elif any(not d.HasField("dim_value") or d.dim_value < 0 for d in dims):  # a batch of 0 is a batch
-            have = ",".join(d.dim_param or (str(d.dim_value) if d.HasField("dim_value") else "?") for d in dims)
-            example = ",".join(str(d.dim_value) if d.dim_value > 0 else "1" for d in dims)
-            raise ShapeError(
-                f"every input has a fixed shape, but {name!r} is [{have}]; fix it with --shape {name}={example}"
-            )
-    if shapes:
-        del model.graph.value_info[:]  # these shapes were inferred from the old ones
 
 
 def _fill_weights(model: onnx.ModelProto) -> set[str]:
@@ -338,6 +369,7 @@ def _optimise(model: onnx.ModelProto, folder: Path, data: str = "folded.bin") ->
         onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
         made = onnx.load_model_from_string(target.read_bytes())
         drop_doubles(made)
+        rename_made(made, model)
         return made
     except Exception as exc:  # ONNX Runtime's errors share no base class
         check_space(folder)
@@ -351,46 +383,3 @@ def _optimise(model: onnx.ModelProto, folder: Path, data: str = "folded.bin") ->
         if "bad_alloc" in text or "Failed to allocate memory" in text:
             raise MemoryError from exc
         raise ModelFormatError(f"the model is not valid ONNX: {line}; export it again") from exc
-
-
-def _split_batch_norms(model: onnx.ModelProto, folder: Path) -> None:
-    """BatchNormalization(x) --> x * scale + shift, if ONNX Runtime found no convolution to fold it into."""
-    graph = model.graph
-    wanted = {name for n in graph.node if n.op_type == "BatchNormalization" for name in n.input[1:5]}
-    arrays: dict[str, Array] = {}
-    for tensor in graph.initializer:
-        if tensor.name in wanted:
-            fetch_tensor(tensor, folder)
-            arrays[tensor.name] = numpy_helper.to_array(tensor)
-    left = [n for n in graph.node if n.op_type == "BatchNormalization" and all(i in arrays for i in n.input[1:5])]
-    ranks = _ranks(model) if left else {}
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
-        if node.op_type != "BatchNormalization" or node not in left or node.input[0] not in ranks:
-            nodes.append(node)
-            continue
-        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-        gamma, beta, mean, var = (arrays[name].astype(np.float64) for name in node.input[1:5])
-        scale = gamma / np.sqrt(var + epsilon)
-        shift = beta - mean * scale
-        column = (-1,) + (1,) * (ranks[node.input[0]] - 2)
-        out = node.output[0]
-        for suffix, values in (("scale", scale), ("shift", shift)):
-            shaped = values.astype(np.float32).reshape(column)
-            graph.initializer.append(numpy_helper.from_array(shaped, f"{out}__{suffix}"))
-        nodes.append(helper.make_node("Mul", [node.input[0], f"{out}__scale"], [f"{out}__scaled"], f"{out}__mul"))
-        nodes.append(helper.make_node("Add", [f"{out}__scaled", f"{out}__shift"], [out], f"{out}__add"))
-    del graph.node[:]
-    graph.node.extend(nodes)
-    used = {name for each in graphs(model) for node in each.node for name in node.input}
-    used |= {output.name for each in graphs(model) for output in each.output}
-    for index in reversed(range(len(graph.initializer))):
-        if graph.initializer[index].name not in used:  # ONNX Runtime refuses unused ones
-            del graph.initializer[index]
-
-
-def _ranks(model: onnx.ModelProto) -> dict[str, int]:
-    """The number of dimensions of each tensor whose shape can be inferred, by name."""
-    graph = onnx.shape_inference.infer_shapes(copy_for_inference(model)).graph
-    values = [*graph.value_info, *graph.input, *graph.output]
-    return {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}

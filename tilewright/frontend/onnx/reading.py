@@ -4,18 +4,42 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
 from tilewright.errors import ModelFormatError, ProcessError
 from tilewright.frontend.onnx.data import open_model
+from tilewright.frontend.onnx.index import Index, find_folder, read_index
 from tilewright.frontend.onnx.model import FOLDED, MODEL, prepare
+from tilewright.frontend.shapes import ShapeRequest
 from tilewright.measure.isolated_call import IsolatedCall
 from tilewright.measure.memory import memory_error
 from tilewright.scratch import explained
 
-__all__ = ["OnnxReading", "read_here", "read_onnx"]
+__all__ = ["OnnxReading", "ReadModels", "read_here", "read_onnx", "read_prepared"]
+
+
+@dataclass(frozen=True)
+class ReadModels:
+    """What was read from a file.
+
+    Attributes:
+        models: for each bucket, the model with fixed input shapes and explicit weights, and the same model folded.
+        index: the buckets, and what is known of the inputs.
+    """
+
+    models: tuple[tuple[onnx.ModelProto, onnx.ModelProto], ...]
+    index: Index
+
+
+def read_prepared(folder: Path) -> ReadModels:
+    """What :func:`tilewright.frontend.onnx.model.prepare` wrote into a directory. Raises as ``open_model`` does."""
+    index = read_index(folder)
+    places = [find_folder(folder, bucket) for bucket in range(len(index.buckets))]
+    models = [(open_model(place / MODEL), open_model(place / FOLDED)) for place in places]
+    return ReadModels(tuple(models), index)
 
 
 class OnnxReading:
@@ -25,18 +49,24 @@ class OnnxReading:
 
     Args:
         path: the file.
-        shapes: the shapes of inputs with symbolic dimensions, by name.
+        shapes: the shapes of inputs with symbolic dimensions, by name; or what else is asked of the inputs.
         how: the function that the process calls, like :func:`tilewright.frontend.onnx.model.prepare`.
 
     Attributes:
         path: the file.
-        shapes: the shapes of inputs with symbolic dimensions, by name.
+        shapes: the shapes of inputs with symbolic dimensions, by name; or what else is asked of the inputs.
         folded: whether ONNX Runtime has folded constants and batch norms, known when :meth:`result` returns. If its
             optimiser crashes, the model is read without it.
     """
 
-    def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], how: Callable[..., None] = prepare) -> None:
-        self.path, self.shapes, self.folded = path, dict(shapes), True
+    def __init__(
+        self,
+        path: Path,
+        shapes: Mapping[str, tuple[int, ...]] | ShapeRequest,
+        how: Callable[..., None] = prepare,
+    ) -> None:
+        self.path, self.folded = path, True
+        self.shapes = shapes if isinstance(shapes, ShapeRequest) else dict(shapes)
         self._how = how
         self._call: IsolatedCall | None = None
         self._place: tempfile.TemporaryDirectory[str] | None = None
@@ -59,15 +89,19 @@ class OnnxReading:
         self._call = self._place = None
 
     def result(self) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+        """The two models of the first bucket, as :meth:`results` returns them. Raises as that does."""
+        return self.results().models[0]
+
+    def results(self) -> ReadModels:
         """Wait for the process. A second call reads the file again.
 
         Returns:
-            the model with fixed input shapes and explicit weights, and the same model with batch norms folded.
+            for each bucket, the model with fixed input shapes and explicit weights, and the same model folded.
 
         Raises:
             ModelFormatError: the file is missing or truncated, or it is no ONNX file.
             ResourceError: the model does not fit the memory, or the disk.
-            ShapeError: ``shapes`` does not fix a symbolic input shape, or names no input.
+            ShapeError: ``shapes`` does not fix a symbolic input shape, names no input, or is none that the model takes.
             UnsupportedOperatorError: ONNX Runtime does not know an operator.
         """
         try:
@@ -101,13 +135,13 @@ class OnnxReading:
             self.close()
             raise
 
-    def _finish(self) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    def _finish(self) -> ReadModels:
         assert self._call is not None
         assert self._place is not None
         self._call.result()
         folder = Path(self._place.name)
         try:
-            return open_model(folder / MODEL), open_model(folder / FOLDED)
+            return read_prepared(folder)
         except OSError as exc:
             raise explained(exc, f"reading {self.path} needs temporary files", folder) from exc
         except MemoryError as exc:

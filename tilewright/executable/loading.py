@@ -1,0 +1,167 @@
+"""Makes the program of an executable out of its files: one plan, several plans, or TVM's virtual machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from tilewright.available_memory import available_memory
+from tilewright.executable.dispatch import Bucket, BucketsProgram, Padding
+from tilewright.executable.machine import MachineProgram
+from tilewright.executable.manifest import LIBRARY, BucketJson, Manifest, PaddingJson, TensorJson, copy_listed
+from tilewright.executable.memory import Memory
+from tilewright.executable.narrow import widen_array
+from tilewright.executable.plan import Plan
+from tilewright.executable.plan_check import check_plan
+from tilewright.executable.program import PlanProgram, Program
+from tilewright.executable.routes import Routes, find_routes
+from tilewright.executable.runtime.features import check_features
+from tilewright.executable.runtime.loaded import LoadedLibrary
+from tilewright.executable.segment import LoadedSegment, SegmentJson, data_name, file_name, signals
+from tilewright.executable.whole import WholeModel
+from tilewright.reading import open_regular, read_arrays
+from tilewright.tensor import Array, TensorSpec
+
+__all__ = ["load_program", "make_specs"]
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A plan that was read and checked.
+
+    Attributes:
+        plan: the plan.
+        segments: the entries of its segments, in order.
+        numbers: their numbers among the executable's segments.
+        routes: of its inputs and outputs.
+    """
+
+    plan: Plan
+    segments: Sequence[SegmentJson]
+    numbers: Sequence[int]
+    routes: Routes
+
+
+def load_program(folder: Path, manifest: Manifest, weights: Path, fresh: Path, threads: int) -> Program:
+    """The program of an executable.
+
+    Args:
+        folder: the executable's directory.
+        manifest: its manifest.
+        weights: the file of its weights.
+        fresh: a directory with a copy of its library. Copies of other files are written there.
+        threads: how many threads it uses.
+
+    Raises:
+        OSError, ValueError, TypeError, LookupError, AttributeError: the files are not those of an executable.
+        TilewrightError: as the parts raise it.
+    """
+    library, features = fresh / LIBRARY, manifest.get("target", {}).get("features", [])
+    with open_regular(weights) as file:
+        arrays = _read_weights(file, manifest.get("narrow", {}))
+    if buckets := manifest.get("buckets"):
+        planned = [_read_plan(bucket, bucket["segments"], manifest, arrays) for bucket in buckets]
+        loaded = LoadedLibrary(library)
+        check_features(features, loaded.functions)
+        loaded.set_threads(threads)
+        memory = Memory(arrays, max(entry.plan.used_bytes for entry in planned))
+        made = []
+        for bucket, entry in zip(buckets, planned, strict=True):
+            segments = _load_segments(folder, manifest, entry, fresh, threads)
+            routes = entry.routes if entry.segments or not all(entry.routes.planned) else None
+            program = PlanProgram(loaded, memory, entry.plan, threads, (), segments, routes)
+            made.append(_make_bucket(bucket, program))
+        whole = None
+        # Users who only run an executable may remove the model.
+        if "otherwise" in manifest and manifest.get("model") and (folder / str(manifest["model"])).is_file():
+            whole = WholeModel(folder, manifest, make_specs(manifest["inputs"]), threads)
+        return BucketsProgram(made, whole)
+    if manifest["plan"]:
+        entry = _read_plan(manifest, range(len(manifest.get("segments", []))), manifest, arrays)
+        segments = _load_segments(folder, manifest, entry, fresh, threads)
+        routes = entry.routes if entry.segments or not all(entry.routes.planned) else None
+        return PlanProgram(library, arrays, entry.plan, threads, features, segments, routes)
+    check_features(features)
+    return MachineProgram(library, arrays)
+
+
+def make_specs(entries: Sequence[TensorJson]) -> tuple[TensorSpec, ...]:
+    """The inputs or outputs that a manifest describes."""
+    return tuple(TensorSpec(e["name"], tuple(e["shape"]), e["dtype"]) for e in entries)
+
+
+def _read_weights(file: BinaryIO, narrow: Mapping[str, str]) -> list[Array]:
+    """The arrays ``w0``, ``w1``, ... of an archive.
+
+    Args:
+        file: the archive.
+        narrow: of arrays that are kept in fewer bytes, how; they are widened.
+
+    Raises:
+        ValueError, KeyError: it holds other things.
+    """
+    size, memory = os.fstat(file.fileno()).st_size, available_memory()
+    # The weights are read, then copied to where the kernels need them. Narrow ones become twice as large.
+    needed = (4 if narrow else 2) * size
+    if needed > memory:
+        raise ValueError(f"its weights need {needed:,} bytes of memory, but only {memory:,} are free here")
+    named = read_arrays(file)
+    for name, kind in narrow.items():
+        named[name] = widen_array(named[name], kind)
+    return [named[f"w{i}"] for i in range(len(named))]
+
+
+def _read_plan(
+    entry: Manifest | BucketJson, numbers: Sequence[int], manifest: Manifest, weights: Sequence[Array]
+) -> _Planned:
+    """The plan of a manifest, or of one of its buckets, checked against its inputs and outputs."""
+    found = entry["plan"]
+    assert found is not None
+    plan = Plan.from_json(found)
+    listed = manifest.get("segments", [])
+    segments = [listed[number] for number in numbers]
+    check_plan(plan, weights, available_memory(), segments)
+    inputs, outputs = entry["inputs"], entry["outputs"]
+    routes = find_routes(make_specs(inputs), [e["name"] for e in outputs], segments)
+    signalled = sum(map(signals, segments))
+    taken = [tensor for tensor, planned in zip(inputs, routes.planned, strict=True) if planned]
+    given = [tensor for tensor, source in zip(outputs, routes.sources, strict=True) if type(source) is int]
+    for tensors, entries in ((plan.inputs, taken), (plan.outputs[: len(plan.outputs) - signalled], given)):
+        planned = [(list(plan.tensors[number].shape), plan.tensors[number].dtype) for number in tensors]
+        if planned != [(tensor["shape"], tensor["dtype"]) for tensor in entries]:
+            raise ValueError("its plan has other inputs or outputs than its manifest")
+    return _Planned(plan, segments, tuple(numbers), routes)
+
+
+def _load_segments(
+    folder: Path, manifest: Manifest, planned: _Planned, fresh: Path, threads: int
+) -> list[LoadedSegment]:
+    """Load the segments of a plan. Copies of their files are written to ``fresh``."""
+    found = []
+    for number, entry in zip(planned.numbers, planned.segments, strict=True):
+        for name in (file_name(number), data_name(number)):
+            if name in manifest["sha256"]:
+                copy_listed(folder, manifest, name, fresh / name)
+        alone = not planned.plan.kernels
+        found.append(LoadedSegment(fresh / file_name(number), entry, threads, alone))
+    return found
+
+
+def _make_bucket(entry: BucketJson, program: Program) -> Bucket:
+    inputs, outputs = make_specs(entry["inputs"]), make_specs(entry["outputs"])
+    return Bucket(inputs, outputs, program, tuple(_make_padding(p, inputs, outputs) for p in entry["padding"]))
+
+
+def _make_padding(entry: PaddingJson, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Padding:
+    return Padding(_find_axes(entry["inputs"], inputs), _find_axes(entry["outputs"], outputs))
+
+
+def _find_axes(axes: Mapping[str, int], specs: Sequence[TensorSpec]) -> tuple[tuple[int, int], ...]:
+    """Places of tensors with their axes. Raises ``ValueError`` if there is no such tensor or axis."""
+    places = {spec.name: place for place, spec in enumerate(specs)}
+    if not all(name in places and axis < len(specs[places[name]].shape) for name, axis in axes.items()):
+        raise ValueError("a padding names an axis that does not exist")
+    return tuple((places[name], axis) for name, axis in axes.items())

@@ -1,0 +1,66 @@
+"""The memory of an executable: its weights, and an arena in which one of its plans runs at a time."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.executable.buffers import ALIGNMENT
+from tilewright.tensor import Array
+
+__all__ = ["Memory"]
+
+#: Memories whose locks are made anew in the child of a fork, which lacks the thread that held one in the parent.
+_memories: weakref.WeakSet[Memory] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    for memory in _memories:
+        memory.lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
+
+
+class Memory:
+    """Memory that the plans of one executable share. It is allocated once.
+
+    Args:
+        weights: the weights, which are copied.
+        arena_bytes: the size of the largest plan's arena.
+
+    Attributes:
+        arena: the bytes of the arena.
+        lock: held while a plan runs, since two runs would compute in the same arena.
+    """
+
+    def __init__(self, weights: Sequence[Array], arena_bytes: int) -> None:
+        self._starts = np.cumsum([0, *(_round_up(w.nbytes) for w in weights)])
+        self._weights = _aligned(int(self._starts[-1]))
+        for start, weight in zip(self._starts, weights, strict=False):
+            self._weights[start : start + weight.nbytes] = np.ascontiguousarray(weight).reshape(-1).view(np.uint8)
+        self.arena = _aligned(arena_bytes)
+        self.lock = threading.Lock()
+        _memories.add(self)
+
+    def weight_address(self, number: int) -> int:
+        """The address of the weight ``number``."""
+        return self._weights.ctypes.data + int(self._starts[number])
+
+
+def _round_up(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _aligned(size: int) -> NDArray[np.uint8]:
+    """``size`` bytes that begin on a cache line. They are written once, so that the first run meets no page fault."""
+    memory = np.zeros(size + ALIGNMENT, dtype=np.uint8)
+    memory[:] = 0
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size]
