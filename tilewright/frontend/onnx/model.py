@@ -360,6 +360,8 @@ def _optimise(model: onnx.ModelProto, folder: Path, data: str = "folded.bin") ->
     source, target = folder / "rewritten.onnx", folder / FOLDED
     options.optimized_model_filepath = str(target)
     options.add_session_config_entry("session.disable_prepacking", "1")
+    # Otherwise it would quantise the weights next to quantised operands anew, with scales of its own.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     source.write_bytes(serialize(model))

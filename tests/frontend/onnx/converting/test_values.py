@@ -145,3 +145,32 @@ def test_scales_and_paddings_that_are_computed(tmp_path: Path) -> None:
     assert not extraction.network.segments
     for found, wanted in zip(executable(*inputs.values()), run_reference(model, inputs).values(), strict=True):
         np.testing.assert_allclose(found, wanted.astype(np.float32), rtol=1e-5, atol=1e-5)
+
+
+def test_quantised_weights_become_plain_weights_with_the_same_values(tmp_path: Path) -> None:
+    import onnx
+    from onnx import helper, numpy_helper
+
+    from tilewright.frontend.onnx.model import FOLDED, prepare
+
+    weight, scale = rng.integers(-127, 127, (4, 2, 3, 3)).astype(np.int8), np.asarray(0.01, np.float32)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("DequantizeLinear", ["w", "s"], ["v"]),
+        helper.make_node("Conv", ["d", "v"], ["y"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", (1, 2, 6, 6)), ("y", (1, 4, 4, 4)))
+    ]
+    weights: dict[str, Array] = {"s": scale, "z": np.asarray(3, np.uint8), "w": weight}
+    constants = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], constants)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), str(tmp_path / "m.onnx")
+    )
+    prepare(tmp_path / "m.onnx", {}, tmp_path)
+    folded = onnx.load(str(tmp_path / FOLDED))
+    assert [node.op_type for node in folded.graph.node] == ["QuantizeLinear", "DequantizeLinear", "Conv"]
+    found = [numpy_helper.to_array(tensor) for tensor in folded.graph.initializer if len(tensor.dims) == 4]
+    np.testing.assert_array_equal(found[0], weight.astype(np.float32) * scale)
