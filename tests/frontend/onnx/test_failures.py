@@ -107,7 +107,7 @@ def test_a_rewriting_of_the_file_that_fails_leaves_it_as_it_was(
         del made.graph.node[:]
         raise KeyError("axis")
 
-    for name in ("repair", "widen", "drop_empty", "_chain_sums"):
+    for name in ("rewrite", "widen", "drop_empty", "keep_constants"):
         monkeypatch.setattr(preparing, name, fail)
     monkeypatch.delenv("TILEWRIGHT_DEBUG", raising=False)
     folder = tmp_path / "read"

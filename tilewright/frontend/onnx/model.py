@@ -340,7 +340,9 @@ def _rewritten(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     """A copy of the model that was rewritten; the model itself if there is nothing to rewrite."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
-    return made if rewrite(made, folder) else model
+    changed: list[bool] = []
+    _attempt(lambda each: changed.append(rewrite(each, folder)), made)
+    return made if any(changed) else model
 
 
 def _optimise(model: onnx.ModelProto, folder: Path, data: str = "folded.bin") -> onnx.ModelProto:
