@@ -141,9 +141,10 @@ def test_refusals_name_the_operator_and_the_reason(case: str) -> None:
         load(program)
 
 
-def test_an_open_dimension_is_refused() -> None:
+def test_an_open_dimension_needs_a_shape() -> None:
     program = torch.export.export(
         nn.Linear(4, 4), (torch.randn(3, 4),), dynamic_shapes={"input": {0: torch.export.Dim("batch", max=8)}}
     )
-    with pytest.raises(ShapeError, match=r"'input' is \[.*, 4\]; export it with fixed shapes"):
+    with pytest.raises(ShapeError, match=r"'input' is \[.*,4\]; fix it with --shape input=1,4"):
         load(program)
+    assert load(program, {"input": (5, 4)}).outputs[0].shape == (5, 4)
