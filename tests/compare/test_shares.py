@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from tests.frontend.onnx.small import make, read
-from tests.models import runs
+from tests.models import TARGET, normal, runs
 from tilewright.cli.bench import text
 from tilewright.compare.shares import find_shares, measure_shares
+from tilewright.compiling.build import build
 from tilewright.executable.manifest import read_manifest
 from tilewright.executable.program import KernelTime
+from tilewright.frontend.load import load_buckets
+from tilewright.frontend.shapes import ShapeRequest
+from tilewright.graph.buckets import extract_buckets
 
 
 def test_shares_are_of_the_time_of_all_calls() -> None:
@@ -31,6 +37,21 @@ def test_shares_of_an_executable(tmp_path: Path) -> None:
     entries = read_manifest(tmp_path / "out")["segments"]
     assert "NonZero" in entries[0]["operators"]
     [share] = measure_shares(tmp_path / "out", len(entries), 0)
+    assert share is not None
+    assert 0.0 < share <= 1.0
+
+
+@runs
+def test_shares_in_a_bucket(tmp_path: Path) -> None:
+    made = read("g (float[N,64] x, float k) => (int64[2,n] y) { a = MatMul(x, w) b = Mul(a, k) y = NonZero(b) }")
+    made.graph.initializer.append(numpy_helper.from_array(normal(64, 32), "w"))
+    onnx.save(made, tmp_path / "m.onnx")
+    shapes = (("x", ((4, 8), (64,))),)
+    networks = load_buckets(tmp_path / "m.onnx", ShapeRequest(shapes, values={"k": (2.0,)}))
+    build(extract_buckets(networks, TARGET), {}, tmp_path / "out", {})
+    manifest = read_manifest(tmp_path / "out")
+    assert [bucket["segments"] for bucket in manifest["buckets"]] == [[0], [1]]
+    [share] = measure_shares(tmp_path / "out", 1, 0, bucket=1)
     assert share is not None
     assert 0.0 < share <= 1.0
 

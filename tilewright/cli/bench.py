@@ -219,19 +219,22 @@ def raced(
     report = _report(ours, others, threads)
     report["caches"] = "cold" if cold else "warm"
     report["overhead_us"] = None if ours.error else _overhead(out)
-    report["segments"] = _shares(out, seed, measured=not ours.error)
+    report["segments"] = _shares(out, bucket, seed, measured=not ours.error)
     return report
 
 
-def _shares(out: Path, seed: int, *, measured: bool) -> list[SegmentShare]:
-    """The parts that ONNX Runtime runs, with their shares of the time, if these can be ``measured``."""
+def _shares(out: Path, bucket: int, seed: int, *, measured: bool) -> list[SegmentShare]:
+    """The parts of a bucket that ONNX Runtime runs, with their shares of the time, if these can be ``measured``."""
     from tilewright.compare.shares import measure_shares
     from tilewright.executable.manifest import read_manifest
 
-    entries = read_manifest(out).get("segments", [])
+    manifest = read_manifest(out)
+    entries = manifest.get("segments", [])
+    if buckets := manifest.get("buckets"):
+        entries = [entries[number] for number in buckets[bucket]["segments"]]
     shares: list[float | None] = [None] * len(entries)
     if measured:
-        shares = measure_shares(out, len(entries), seed)
+        shares = measure_shares(out, len(entries), seed, bucket)
     return [
         {"operators": entry.get("operators", []), "share": share} for entry, share in zip(entries, shares, strict=True)
     ]

@@ -25,29 +25,31 @@ class ProfilingSide:
     Args:
         directory: the executable's directory.
         seed: of the random inputs.
+        bucket: the number of the bucket, of an executable with several.
     """
 
-    def __init__(self, directory: str, seed: int) -> None:
+    def __init__(self, directory: str, seed: int, bucket: int = 0) -> None:
         self._executable = load_executable(directory)
-        self._inputs = random_arrays(self._executable.inputs, seed)
+        self._inputs = random_arrays(self._executable.buckets[bucket].inputs, seed)
 
     def profile(self) -> list[KernelTime]:
         """The time of each call of the network, in order; empty if its calls cannot be told apart."""
         return self._executable.profile(self._inputs, _RUNS) or []
 
 
-def measure_shares(directory: Path, segments: int, seed: int) -> list[float | None]:
+def measure_shares(directory: Path, segments: int, seed: int, bucket: int = 0) -> list[float | None]:
     """The share of the network's time in each segment, from 0 to 1; None: it cannot be measured.
 
     Args:
         directory: the executable's directory.
-        segments: how many segments it has.
+        segments: how many segments it has in this bucket.
         seed: of the random inputs.
+        bucket: the number of the bucket, of an executable with several.
     """
     if not segments:
         return []
     try:
-        with IsolatedProcess(ProfilingSide, (str(directory.absolute()), seed)) as process:
+        with IsolatedProcess(ProfilingSide, (str(directory.absolute()), seed, bucket)) as process:
             times = process.call("profile")
     except MeasureError:  # the executable was timed already, and this only adds a figure
         return [None] * segments
