@@ -117,7 +117,7 @@ def test_models_that_cannot_be_had_are_skipped_by_name(
                 raise UnreachableError("far cannot be downloaded: no route")
             yield Model(self.name, cache / self.name, {})
 
-    def judge(path: Path, shapes: object) -> dict[str, Any]:
+    def judge(path: Path, shapes: object, values: object) -> dict[str, Any]:
         outcome = "wrong" if path.name == "odd" else "right"
         about = {"segments": [["Loop: values"]] if path.name == "parted" else [], "operators": 3, "left_out": 1}
         return {"outcome": outcome, "message": "because", "seconds": 1.0, **about}
