@@ -12,7 +12,7 @@ import numpy as np
 from tilewright.errors import ModelFormatError, ShapeError, UnsupportedOperatorError
 from tilewright.frontend.file_kinds import check_kind, is_program
 from tilewright.frontend.network import Network, Signature
-from tilewright.frontend.onnx.model import MISSING_KERNEL
+from tilewright.frontend.onnx.folding import MISSING_KERNEL
 from tilewright.frontend.onnx.partition import divide
 from tilewright.frontend.onnx.reading import OnnxReading
 from tilewright.frontend.onnx.values import describe_end

@@ -101,18 +101,19 @@ def test_a_pass_that_fails(where: str, tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_rewriting_of_the_file_that_fails_leaves_it_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tilewright.frontend.onnx import model as preparing
+    from tilewright.frontend.onnx import folding
+    from tilewright.frontend.onnx.model import prepare
 
     def fail(made: onnx.ModelProto, *_: object) -> NoReturn:
         del made.graph.node[:]
         raise KeyError("axis")
 
     for name in ("rewrite", "widen", "drop_empty", "keep_constants"):
-        monkeypatch.setattr(preparing, name, fail)
+        monkeypatch.setattr(folding, name, fail)
     monkeypatch.delenv("TILEWRIGHT_DEBUG", raising=False)
     folder = tmp_path / "read"
     folder.mkdir()
-    preparing.prepare(saved(tmp_path), {}, folder)
+    prepare(saved(tmp_path), {}, folder)
     kinds = [node.op_type for node in onnx.load(folder / "folded.onnx").graph.node]
     assert kinds == ["Relu", "Elu", "Tanh"]
 

@@ -1,60 +1,40 @@
-"""Prepares ONNX models for the importer: fixes shapes, fills missing weights, folds batch norms."""
+"""Prepares ONNX models for the importer: fixes shapes, fills missing weights, and has the rest folded."""
 
 from __future__ import annotations
 
-import os
-import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from tilewright.errors import ModelFormatError, TilewrightError, UnsupportedOperatorError
-from tilewright.frontend.onnx.after_folding import rename_made, split_batch_norms
-from tilewright.frontend.onnx.data import drop_doubles, fetch_data, graphs, serialize, write_model
+from tilewright.errors import ModelFormatError, UnsupportedOperatorError
+from tilewright.frontend.onnx.data import graphs, serialize, write_model
 from tilewright.frontend.onnx.file import check_filled, check_sizes, read_proto
-from tilewright.frontend.onnx.half import widen
+from tilewright.frontend.onnx.folding import FOLDED, fold, fold_conditions
 from tilewright.frontend.onnx.independence import find_paddings
 from tilewright.frontend.onnx.index import Index, find_folder, write_index
 from tilewright.frontend.onnx.probing import check_taken, find_plain_refusal, make_acceptance
-from tilewright.frontend.onnx.rewriting.rewrite import rewrite
 from tilewright.frontend.onnx.shapes import fix_values, open_shapes, read_declared, set_shapes
-from tilewright.frontend.onnx.tidy import (
-    compare_booleans,
-    compute_constants,
-    densify,
-    drop_empty,
-    drop_unread,
-    keep_constants,
-    own_weights,
-)
+from tilewright.frontend.onnx.tidy import densify, drop_unread
 from tilewright.frontend.proposals import find_buckets
 from tilewright.frontend.shapes import ShapeRequest, make_request
 from tilewright.measure.memory import memory_error
-from tilewright.scratch import check_space, explained
+from tilewright.scratch import explained
 
-__all__ = ["FOLDED", "MISSING_KERNEL", "MODEL", "prepare"]
+__all__ = ["FOLDED", "MODEL", "prepare"]
 
-#: The files that :func:`prepare` writes: the model for reference, and the model to compile.
-MODEL, FOLDED = "model.onnx", "folded.onnx"
-#: The property of the folded model that says why ONNX Runtime cannot run it, if it cannot.
-MISSING_KERNEL = "tilewright.missing_kernel"
+#: The file of the model for reference. That of the model to compile is ``FOLDED``.
+MODEL = "model.onnx"
 
 #: Operators whose output doubles if their first input doubles.
 _SCALED_THROUGH = ("Add", "Reshape", "Flatten", "Squeeze", "Dropout", "Relu", "AveragePool", "GlobalAveragePool")
 #: Operators that have a mode for training.
 _TRAINED = ("BatchNormalization", "Dropout")
-#: The part of ONNX Runtime's messages that names a temporary file. It tells the user nothing.
-_PLACE = re.compile(r"Load model from \S+ failed:")
 #: The standard deviation that the inputs of the last softmax get, in a network that is filled with random weights.
 _SPREAD = 2.0
-
-
-class _MissingKernelError(UnsupportedOperatorError):
-    """ONNX Runtime knows an operator, but not for these element types."""
 
 
 def prepare(
@@ -77,7 +57,7 @@ def prepare(
     Raises:
         ModelFormatError: the file is missing or truncated, or it is no ONNX file.
         ResourceError: the model does not fit the memory, or the disk.
-        ShapeError: ``shapes`` does not fix a symbolic input shape, or names no input.
+        ShapeError: ``shapes`` does not fix a symbolic input shape, names no input, or is none that the model takes.
         UnsupportedOperatorError: ONNX Runtime does not know an operator, or an operator is in its mode for training.
     """
     model, request = read_proto(path), make_request(shapes)
@@ -98,7 +78,7 @@ def prepare(
         paddings = find_paddings(model, declared, buckets) if len(buckets) > 1 else ()
         write_index(Index(tuple(buckets), declared, fixed, paddings), folder)
         # Conditions on fixed values are folded first: ONNX Runtime 1.32 may fail to do so with fixed shapes.
-        base = _fold_conditions(open_shapes(model, declared), folder) if fixed and optimised else model
+        base = fold_conditions(open_shapes(model, declared), folder) if fixed and optimised else model
         for number, bucket in enumerate(buckets):
             place = find_folder(folder, number)
             place.mkdir(exist_ok=True)
@@ -141,58 +121,12 @@ def _write_bucket(
     again = onnx.ModelProto()
     again.CopyFrom(written)
     try:
-        folded = _fold(written, folder, optimised)
+        folded = fold(written, folder, optimised)
     except ModelFormatError:
         if not optimised or find_plain_refusal(folder / MODEL, model, {}):
             raise
-        folded = _fold(again, folder, optimised=False)  # ONNX Runtime runs the model, but fails to optimise it
+        folded = fold(again, folder, optimised=False)  # ONNX Runtime runs the model, but fails to optimise it
     (folder / FOLDED).write_bytes(serialize(folded))
-
-
-def _fold_conditions(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
-    """A model with open dimensions after ONNX Runtime's basic optimisation; itself if that fails."""
-    place = folder / "open"
-    place.mkdir()
-    try:
-        folded = _optimise(write_model(model, place / MODEL, "model.bin"), place)
-        fetch_data(folded, place)
-    except (ModelFormatError, UnsupportedOperatorError):
-        return model
-    return folded
-
-
-def _fold(written: onnx.ModelProto, folder: Path, optimised: bool) -> onnx.ModelProto:
-    """The model to compile: in float32 where it is in float16, repaired, and with constants folded."""
-    _attempt(own_weights, written)
-    _attempt(keep_constants, written)
-    plain = onnx.ModelProto()
-    plain.CopyFrom(written)
-    _attempt(lambda model: widen(model, folder), written)
-    _attempt(compare_booleans, written)
-    try:
-        folded = _fold_rewritten(written, plain, folder) if optimised else _rewritten(written, folder)
-    except _MissingKernelError as exc:
-        # ONNX Runtime has no convolution in float64, for example, but TVM compiles one.
-        folded = _rewritten(written, folder)
-        helper.set_model_props(folded, {MISSING_KERNEL: str(exc)})
-    _attempt(lambda model: split_batch_norms(model, folder), folded)
-    _attempt(drop_empty, folded)
-    _attempt(compute_constants, folded)
-    return folded
-
-
-def _attempt(rewrite: Callable[[onnx.ModelProto], object], model: onnx.ModelProto) -> None:
-    """Rewrite a model. If that fails, which is a bug of ours, the model stays as it was."""
-    before = onnx.ModelProto()
-    before.CopyFrom(model)
-    try:
-        rewrite(model)
-    except (TilewrightError, MemoryError, OSError):
-        raise
-    except Exception:  # the operators that are not rewritten are left to TVM's converters, or to ONNX Runtime
-        if os.environ.get("TILEWRIGHT_DEBUG"):
-            raise
-        model.CopyFrom(before)
 
 
 def _drop_empty_ends(model: onnx.ModelProto) -> None:
@@ -307,81 +241,3 @@ def _calm_softmax(model: onnx.ModelProto, filled: set[str], folder: Path) -> Non
         if tensor.name in node.input[1:]:
             array = (numpy_helper.to_array(tensor) * (_SPREAD / spread)).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-
-
-def _fold_rewritten(model: onnx.ModelProto, plain: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
-    """The model rewritten for the importer, with constants and batch norms folded.
-
-    What is constant only after folding is rewritten after it. A rewriting that ONNX Runtime refuses, for lack of an
-    operator for some element type, is given up, and the operators stay as they are.
-
-    Args:
-        model: the model, in float32 where it was in float16.
-        plain: the model as it was.
-        folder: the directory of the weights.
-    """
-    try:
-        folded = _optimise(_rewritten(model, folder), folder)
-    except (ModelFormatError, UnsupportedOperatorError):
-        try:
-            folded = _optimise(model, folder)
-        except ModelFormatError:  # an operator that takes float16 only
-            folded = _optimise(plain, folder)
-    again = _rewritten(folded, folder)
-    if again is folded:
-        return folded
-    try:
-        return _optimise(again, folder, "folded-again.bin")
-    except (ModelFormatError, UnsupportedOperatorError):
-        return folded
-
-
-def _rewritten(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
-    """A copy of the model that was rewritten; the model itself if there is nothing to rewrite."""
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    changed: list[bool] = []
-    _attempt(lambda each: changed.append(rewrite(each, folder)), made)
-    return made if any(changed) else model
-
-
-def _optimise(model: onnx.ModelProto, folder: Path, data: str = "folded.bin") -> onnx.ModelProto:
-    """The model after ONNX Runtime's basic optimisation, which folds constants and batch norms.
-
-    Args:
-        model: a model whose weights are in files in ``folder``.
-        folder: the directory, to which the weights of the result are written, too.
-        data: the name of the file for these weights.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1  # more threads would spin and disturb the tuner
-    source, target = folder / "rewritten.onnx", folder / FOLDED
-    options.optimized_model_filepath = str(target)
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    # Otherwise it would quantise the weights next to quantised operands anew, with scales of its own.
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)
-    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-    source.write_bytes(serialize(model))
-    try:
-        onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-        made = onnx.load_model_from_string(target.read_bytes())
-        drop_doubles(made)
-        rename_made(made, model)
-        return made
-    except Exception as exc:  # ONNX Runtime's errors share no base class
-        check_space(folder)
-        text = _PLACE.sub("", str(exc))
-        line = text.strip().splitlines()[0][:300]
-        if "not a registered" in text or "NOT_IMPLEMENTED" in text or "No Op registered" in text:
-            kind = _MissingKernelError if "NOT_IMPLEMENTED" in text else UnsupportedOperatorError
-            raise kind(
-                f"every operator is one of ONNX's: {line}; replace it, or export it as standard operators"
-            ) from exc
-        if "bad_alloc" in text or "Failed to allocate memory" in text:
-            raise MemoryError from exc
-        raise ModelFormatError(f"the model is not valid ONNX: {line}; export it again") from exc
