@@ -85,3 +85,5 @@ def test_parts_that_onnx_runtime_runs_are_told_with_their_reasons() -> None:
         "NonZero (n) and 1 more: values decide its shape"
     ) in said
     assert "note: the input 'x' is [0, 8], which has no elements" in said
+    twice = describe_parts(network, network)  # type: ignore[arg-type]
+    assert (len(twice[0]), twice[1]) == (2, notes)  # of two buckets the same is said once

@@ -100,6 +100,17 @@ def test_a_fixed_value_folds_what_depends_on_it(tmp_path: Path) -> None:
         load(path, ShapeRequest(values={"x": (1, 2)}))
 
 
+def test_an_extent_of_0_is_0_unless_another_is_given(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", "g (float[0,3] x, float[0] k) => (y) { s = ReduceSum(k) y = Mul(x, s) }")
+    assert load(path).outputs[0].shape == (0, 3)
+    fixed = {"k": (1.0, 2.0)}
+    assert load(path, ShapeRequest(values=fixed)).signature.fixed[0].value.tolist() == [1.0, 2.0]
+    networks = load_buckets(path, ShapeRequest((("x", ((1, 2), (3,))),), values=fixed))
+    assert [network.outputs[0].shape for network in networks] == [(1, 3), (2, 3)]
+    with pytest.raises(ShapeError, match=r"'x' is \[0,3\] and \[2, 4\] was given"):
+        load(path, {"x": (2, 4)})
+
+
 def test_several_shapes_are_no_single_network(tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx", "g (float[N,3] x) => (y) { y = Relu(x) }")
     with pytest.raises(ShapeError, match="one of them only"):
