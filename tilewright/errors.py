@@ -175,8 +175,16 @@ class MissingExtraError(TilewrightError):
     Args:
         package: the package that is missing.
         extra: the extra of Tilewright that installs it; empty: the package is none of its extras.
+
+    Attributes:
+        package, extra: the arguments.
     """
 
     def __init__(self, package: str, extra: str = "") -> None:
         what = f"'tilewright[{extra}]'" if extra else package
         super().__init__(f"this needs {package}, which is not installed; install it with: pip install {what}")
+        self.package, self.extra = package, extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        """What makes it again in another process: an exception is made from its message by default."""
+        return type(self), (self.package, self.extra)

@@ -64,15 +64,17 @@ def test_a_look_up_in_a_table_of_weights_by_ids_of_any_shape(tmp_path: Path) -> 
     assert extract(load(path), TARGET).uses
 
 
-def test_an_operator_that_is_imported_but_not_compiled_is_refused(tmp_path: Path) -> None:
-    nodes = [
-        helper.make_node("Cast", ["x"], ["whole"], to=TensorProto.INT64),
-        helper.make_node("Pow", ["whole", "two"], ["power"]),
-        helper.make_node("Cast", ["power"], ["y"], to=TensorProto.FLOAT),
-    ]
-    path = save(tmp_path / "m.onnx", nodes, {"x": [4]}, [4], two=np.array(2))
-    with pytest.raises(UnsupportedOperatorError, match=r"one of m is not: .*power only applies to float; replace it"):
-        extract(load(path), TARGET)
+def test_an_operator_that_cannot_be_compiled_is_refused() -> None:
+    from tvm import relax
+
+    builder = relax.BlockBuilder()
+    whole = relax.Var("x", relax.TensorType([4], "int64"))
+    with builder.function("main", [whole]):
+        with builder.dataflow():
+            result = builder.emit_output(builder.emit(relax.op.power(whole, whole)))
+        builder.emit_func_output(result)
+    with pytest.raises(UnsupportedOperatorError, match=r"one of relax is not: .*power only applies to float; replace"):
+        extract(load(builder.finalize()), TARGET)
 
 
 def test_a_tensor_whose_size_values_decide_is_in_a_segment(tmp_path: Path) -> None:

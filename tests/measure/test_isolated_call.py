@@ -83,7 +83,7 @@ def test_a_crash_is_an_error_with_the_last_words() -> None:
         ("shape", ShapeError, "not a shape"),
         ("memory", MemoryError, "no more"),
         ("own", ProcessError, "^OwnError: first line$"),
-        ("extra", ProcessError, "pip install"),  # it cannot be pickled
+        ("extra", MissingExtraError, r"^this needs PyTorch, .*pip install 'tilewright\[torch\]'$"),
     ],
 )
 def test_an_error_of_the_function_arrives(kind: str, error: type[Exception], says: str) -> None:
