@@ -13,7 +13,7 @@ from tilewright.frontend.shapes import Declared
 from tilewright.tensor import TensorSpec, random_arrays
 
 if TYPE_CHECKING:
-    import onnx
+    from onnx import ModelProto
     from torch.export import ExportedProgram
     from tvm.ir import IRModule
 
@@ -74,10 +74,10 @@ class Network:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     weights: dict[str, NDArray[Any]]  # only the model knows the dtypes
-    folded: onnx.ModelProto | None = None
-    onnx: onnx.ModelProto | None = None
+    onnx: ModelProto | None = None
     program: ExportedProgram | None = None
     partition: Partition | None = None
+    folded: ModelProto | None = None
     signature: Signature = field(default_factory=Signature)
 
     @property
