@@ -112,8 +112,9 @@ MODELS = (
     *(
         Source("silero-vad", ("silero-vad==6.2.3",), {"input": (1, 576), "state": (2, 1, 128)}, f"{file}.onnx", values)
         for file, values in (
-            ("silero_vad", {"sr": (16000.0,)}),  # the rate decides which of two networks runs
-            *((file, {}) for file in ("*_op15", "*_op18_ifless", "*_half", "*_openvino_16k")),
+            # The rate decides which of two networks runs.
+            *((file, {"sr": (16000.0,)}) for file in ("silero_vad", "*_op18_ifless")),
+            *((file, {}) for file in ("*_op15", "*_half", "*_openvino_16k")),
         )
     ),
     Source("silero-vad", ("silero-vad==6.2.3",), {"input": (8, 576)}, "*_sequence.onnx"),
