@@ -219,6 +219,8 @@ def _find_stage(extraction: Extraction, trials: Trials, complete: bool) -> str:
     import tvm
 
     network = extraction.network
+    if network.segments:  # TVM cannot run the parts that are ONNX Runtime's
+        return "no kernel is to blame: the import, the rewriting, or a part that ONNX Runtime runs"
     arguments = (extraction.target, tvm.ir.save_json(network.module), list(network.weights.values()))
     try:
         with IsolatedProcess(PlainSide, arguments) as process:
