@@ -6,11 +6,16 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 
 from tests.models import conv_model, normal
 from tilewright.compare.peers import PEERS
 from tilewright.errors import MeasureError
+from tilewright.frontend.load import load
+from tilewright.frontend.onnx.data import save_onnx
+from tilewright.frontend.shapes import ShapeRequest
 
 NEEDS = {"openvino": "openvino", "pytorch": "torch", "pytorch-compiled": "torch", "onnxruntime": "onnxruntime"}
 
@@ -35,3 +40,23 @@ def test_a_peer_gives_what_onnx_runtime_gives(name: str, packages: list[str], tm
     (result,) = peer(x)
     np.testing.assert_allclose(np.float64(result), np.float64(reference), rtol=1e-3, atol=1e-4)
     assert len(peer.time([x], 3)) == 3
+
+
+def test_onnx_runtime_takes_a_model_whose_condition_is_fixed(tmp_path: Path) -> None:
+    """ONNX Runtime 1.32 ends its process where it folds a condition that leads to branches out of order."""
+    text = """<ir_version: 8, opset_import: ["" : 16]>
+        g (float[1,64] x, int64 rate) => (float[1,64] y) {
+            usual = Constant<value_int = 16000>()
+            high = Equal(rate, usual)
+            y = If (high) <
+                then_branch = a () => (float[1,64] p) { p = Relu(x) },
+                else_branch = b () => (float[1,64] q) { q = Neg(x) }
+            >
+        }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    network = load(tmp_path / "m.onnx", ShapeRequest(values={"rate": (16000.0,)}))
+    assert network.onnx is not None
+    save_onnx(network.onnx, tmp_path / "fixed.onnx")
+    peer, x = PEERS["onnxruntime"](str(tmp_path / "fixed.onnx"), "native"), normal(1, 64)
+    assert [spec.name for spec in peer.inputs] == ["x"]
+    np.testing.assert_array_equal(peer(x)[0], np.maximum(x, 0))

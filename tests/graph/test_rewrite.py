@@ -91,6 +91,18 @@ def test_pooling_and_mean_keep_the_layout(tmp_path: Path) -> None:
     agrees(path, tmp_path / "out")
 
 
+def test_a_mean_over_axes_from_the_end_is_one_over_pixels(tmp_path: Path) -> None:
+    """A blocked operand has an axis more, so its last axes are not those of the network's operand."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("ReduceMean", ["c"], ["m"], axes=[-1, -2], keepdims=1),
+        helper.make_node("Conv", ["m", "w"], ["y"]),
+    ]
+    path = save(tmp_path / "m.onnx", nodes, {"x": [1, 16, 5, 7]}, [1, 16, 1, 1], w=normal(16, 16, 1, 1))
+    extraction = agrees(path, tmp_path / "out")
+    assert extraction.network.segments == ()
+
+
 def test_an_activation_with_a_residual_of_another_layout(tmp_path: Path) -> None:
     nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Add", ["c", "r"], ["y"])]
     inputs = {"x": [1, 8, 6, 6], "r": [1, 16, 1, 1]}

@@ -17,6 +17,7 @@ _RNG = np.random.default_rng(1)
 _X = normal(2, 4, 11, 9)
 _EMPTY = np.zeros(0, np.float32)
 _UINT8 = _RNG.integers(0, 256, (3, 4)).astype(np.uint8)
+_GLOBAL = ("GlobalMaxPool", "GlobalAveragePool")
 _INTS = _RNG.integers(-20, 20, (5, 6))
 
 #: Operator, inputs, opset, number of outputs, attributes. Scales, sizes and depths are constants of the model.
@@ -38,6 +39,7 @@ _CASES: list[tuple[str, list[Any], int, int, dict[str, Any]]] = [
         )
     ),
     ("ConvTranspose", [normal(2, 4, 5, 6), normal(4, 2, 3, 3), normal(4)], 17, 1, {"group": 2}),
+    *((op, [normal(*shape)], 17, 1, {}) for op in _GLOBAL for shape in ((2, 3, 7), (2, 3, 5, 4), (1, 2, 3, 4, 5))),
     *(
         ("MaxPool", [_X], 17, 1, {"kernel_shape": [3, 2], "strides": [2, 2], "ceil_mode": c} | more)
         for c in (0, 1)

@@ -113,15 +113,27 @@ def untuned(model: str, target: str) -> Runnable:
 def onnxruntime(model: str, target: str) -> Runnable:
     """ONNX Runtime with all its optimisations and all cores, whatever the target."""
     _need("onnxruntime")
-    if not _is_program(model):
-        return OnnxRuntimePeer(model)
-    _need("torch", "onnxscript")
-    from tilewright.frontend.torch.model import export_onnx, read_program
-
     with tempfile.TemporaryDirectory(prefix="tilewright-onnx-") as folder:
-        exported = Path(folder, "model.onnx")
-        export_onnx(read_program(Path(model)), exported)
-        return OnnxRuntimePeer(str(exported))
+        made = Path(folder, "model.onnx")
+        if not _is_program(model):
+            return OnnxRuntimePeer(str(_release(Path(model), made)))
+        _need("torch", "onnxscript")
+        from tilewright.frontend.torch.model import export_onnx, read_program
+
+        export_onnx(read_program(Path(model)), made)
+        return OnnxRuntimePeer(str(made))
+
+
+def _release(model: Path, made: Path) -> Path:
+    """The file of a model in which a caller may give fixed inputs; ``made`` is written if there are any."""
+    from tilewright.frontend.onnx.data import open_model, save_onnx
+    from tilewright.frontend.onnx.shapes import release_values
+
+    released = release_values(open_model(model))
+    if released is None:
+        return model
+    save_onnx(released, made)
+    return made
 
 
 def openvino(model: str, target: str) -> Runnable:

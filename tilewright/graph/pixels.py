@@ -175,10 +175,15 @@ def shuffle(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None
 
 def mean(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
     """The mean over all pixels of a blocked operand."""
+    from tvm import relax
+
     axes = sorted(int(a) % 4 for a in call.attrs.axis or ())
     if args[0].packed is None or len(args[0].shape) != 4 or axes != [2, 3] or not call.attrs.keepdims:
         return None
-    return emit_blocked(walk, args[0], call, [args[0].packed], shape_of(call))
+    value = args[0]
+    # The axes of the call may be counted from the end, where a blocked operand has one axis more.
+    result = walk.emit(relax.op.mean(value.packed, axes, keepdims=True))
+    return Value(shape_of(call), packed=result, block=value.block, order=value.order, fused=value.fused)
 
 
 def concat(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
@@ -203,18 +208,12 @@ def concat(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
     return Value(shape_of(call), packed=result, block=block, order=None if natural else tuple(order))
 
 
-def emit_blocked(
-    walk: Rewriter,
-    value: Value,
-    call: relax.Call,
-    arguments: list[relax.Expr],
-    shape: tuple[int, ...] | None = None,
-) -> Value:
+def emit_blocked(walk: Rewriter, value: Value, call: relax.Call, arguments: list[relax.Expr]) -> Value:
     """Emit the operator of ``call`` on blocked ``arguments``. The result has the blocks and the order of ``value``."""
     from tvm import relax
 
     result = walk.emit(relax.Call(call.op, arguments, call.attrs))
-    return Value(shape or value.shape, packed=result, block=value.block, order=value.order, fused=value.fused)
+    return Value(value.shape, packed=result, block=value.block, order=value.order, fused=value.fused)
 
 
 _Handler: TypeAlias = "Callable[[Rewriter, relax.Call, list[Value]], Value | None]"

@@ -168,6 +168,7 @@ class Finishing:
         cores = extraction.target.cores
         raced = compare_runtime(self.best.folder, whole.folder, cores, times.until, extraction.shares)
         if raced is None:
+            self.notes.append("the race against ONNX Runtime on the whole model failed, so the executable stays")
             return
         self.runtime_race, slower = raced
         if not slower:

@@ -102,9 +102,10 @@ class Workshop:
     def build_runtime(self) -> JudgedExecutable | None:
         """Build and judge an executable that is ONNX Runtime on the whole model, in all buckets.
 
-        None if there is no ONNX model, if the network is that already, or if ONNX Runtime's outputs are wrong.
+        None if there is no ONNX model, or if the network is that already.
 
         Raises:
+            CheckError: ONNX Runtime's outputs are wrong.
             TilewrightError: it cannot be built.
         """
         parts = self.extraction.parts
@@ -112,7 +113,10 @@ class Workshop:
             return None
         why = "ONNX Runtime is faster on the whole model"
         whole = [extract(leave_out_all(part.network, why), part.target) for part in parts]
-        return self._build_other(combine(whole, self.extraction.shares), Selection(), "runtime")
+        built = self._build_other(combine(whole, self.extraction.shares), Selection(), "runtime")
+        if built is None:
+            raise CheckError("its outputs on the whole model are wrong")
+        return built
 
     def mix(self, one: JudgedExecutable, other: JudgedExecutable, buckets: Collection[int]) -> JudgedExecutable | None:
         """Build and judge an executable that is ``other`` in some buckets, and ``one`` elsewhere; None if it is wrong.

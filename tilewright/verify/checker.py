@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tilewright.errors import MeasureError
+from tilewright.executable.manifest import read_manifest
 from tilewright.frontend.network import Network
 from tilewright.graph.buckets import Extracted, describe_bucket
 from tilewright.tensor import Array
@@ -16,6 +17,7 @@ from tilewright.verify.culprits import Culprits, find_culprits
 from tilewright.verify.inputs import Trials, find_trials
 from tilewright.verify.judge import judge
 from tilewright.verify.reference import open_reference
+from tilewright.verify.runtime_rounding import add_runtime_rounding
 from tilewright.verify.subject import judge_buckets
 from tilewright.verify.verdict import Verdict, join_verdicts
 
@@ -77,12 +79,16 @@ class Checker:
     def judge(self, folder: Path) -> Verdict:
         """Judge the executable in a directory, in all buckets. If its process dies, the verdict is wrong.
 
+        An executable with segments that is wrong is judged once more, with ONNX Runtime's own rounding allowed.
+
         Raises:
             MeasureError: no process can be started.
         """
         trials = [self.trials_of(bucket) for bucket in range(len(self._networks))]
         if any(each.trials for each in trials):
             verdicts = judge_buckets(folder, trials)
+            if any(verdict.wrong for verdict in verdicts) and read_manifest(folder).get("segments"):
+                verdicts = judge_buckets(folder, list(map(add_runtime_rounding, self._networks, trials)))
         else:
             verdicts = [judge(lambda _: [], each) for each in trials]  # not decidable; nothing is run
         self._wrong = [bucket for bucket, verdict in enumerate(verdicts) if verdict.wrong]

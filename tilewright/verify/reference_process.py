@@ -47,18 +47,20 @@ class EvaluatorSide:
 
 
 class RuntimeSide:
-    """An ONNX model in ONNX Runtime, without any optimisation.
+    """An ONNX model in ONNX Runtime.
 
     Args:
         path: the model's file.
         names: the names of its inputs, in the order in which a caller gives them.
+        optimised: whether ONNX Runtime optimises the model.
     """
 
-    def __init__(self, path: str, names: Sequence[str]) -> None:
+    def __init__(self, path: str, names: Sequence[str], optimised: bool = False) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        levels = onnxruntime.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
         options.log_severity_level = 4
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.disable_prepacking", "1")

@@ -31,7 +31,16 @@ from numpy.typing import NDArray
 from tilewright.difference import allowed_strays
 from tilewright.tensor import Array
 
-__all__ = ["FACTOR", "RELATIVE", "compute_tolerance", "find_clear", "is_telling", "measure_clearness", "measure_noise"]
+__all__ = [
+    "FACTOR",
+    "RELATIVE",
+    "compute_tolerance",
+    "find_clear",
+    "is_telling",
+    "measure_clearness",
+    "measure_jumps",
+    "measure_noise",
+]
 
 #: What an element may differ by: relative to itself, and in units of the noise. Right programs use at most a third of
 #: both (102 programs of 30 networks, some with Winograd's algorithm; ``python -m bench.verdict``, November 2026). With
@@ -114,6 +123,11 @@ def _least_slice(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDAr
             usual = np.minimum(usual, squares.mean(axis=others, keepdims=True))
             most = np.minimum(most, squares.max(axis=others, keepdims=True))
     return np.sqrt(usual), np.sqrt(most)
+
+
+def measure_jumps(error: NDArray[np.float64]) -> NDArray[np.float64]:
+    """For each element the largest error of the slice through it in which the largest error is the least."""
+    return _least_slice(error)[1]
 
 
 def compute_tolerance(expected: Array, noise: NDArray[np.float64], dtype: str = "float32") -> NDArray[np.float64]:

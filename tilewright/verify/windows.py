@@ -115,4 +115,13 @@ class AveragePool(OpRun):
         return ((sums / counts).astype(x.dtype, copy=False),)
 
 
-WINDOWS: tuple[type[OpRun], ...] = (MaxPool, AveragePool)
+class GlobalMaxPool(OpRun):
+    """The largest element of each channel. ONNX's evaluator is right for images only."""
+
+    op_domain = ""
+
+    def _run(self, x: Numbers) -> tuple[Numbers]:
+        return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
+
+
+WINDOWS: tuple[type[OpRun], ...] = (MaxPool, AveragePool, GlobalMaxPool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 
@@ -16,7 +17,18 @@ from tilewright.frontend.onnx.values import COMPUTED
 from tilewright.frontend.shapes import Declared, Dimension, Shapes, describe_dimensions
 from tilewright.tensor import TensorSpec
 
-__all__ = ["fix_values", "list_inputs", "open_shapes", "read_declared", "read_declared_outputs", "set_shapes"]
+__all__ = [
+    "fix_values",
+    "list_inputs",
+    "open_shapes",
+    "read_declared",
+    "read_declared_outputs",
+    "release_values",
+    "set_shapes",
+]
+
+#: The property of a model that names the inputs whose value was fixed, as a JSON list.
+_FIXED = "tilewright.fixed_inputs"
 
 #: Names that exporters give to dimensions that have none.
 _NAMELESS = ("?", "-1", "None", "unknown", "dynamic")
@@ -85,7 +97,28 @@ def fix_values(model: onnx.ModelProto, values: Mapping[str, tuple[float, ...]]) 
         model.graph.initializer.append(numpy_helper.from_array(array, name))
     if found:
         model.ir_version = max(4, model.ir_version)  # before 4, every weight is an input
+        entry = model.metadata_props.add()
+        entry.key, entry.value = _FIXED, json.dumps([item.spec.name for item in found])
     return found
+
+
+def release_values(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """A copy whose caller may give other values than the fixed ones, and other shapes; None: no value is fixed.
+
+    ONNX Runtime folds what is constant. It fails at that, or ends its process, for some ``If`` that a fixed value
+    decides (1.32, if the shapes are fixed, too). It leaves alone what a caller may give. The branch that is not taken
+    may not fit the fixed shapes.
+    """
+    named = next((entry.value for entry in model.metadata_props if entry.key == _FIXED), "[]")
+    names = set(json.loads(named))
+    released = [tensor for tensor in model.graph.initializer if tensor.name in names]
+    if not released:
+        return None
+    ranks = {name: len(dims) for name, dims in read_declared(model).items() if dims is not None}
+    made = open_shapes(model, {name: ("",) * rank for name, rank in ranks.items()})
+    for tensor in released:
+        made.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return made
 
 
 def _shape_of_value(name: str, tensor: onnx.TypeProto.Tensor, count: int) -> tuple[int, ...]:
