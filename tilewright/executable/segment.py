@@ -1,8 +1,8 @@
 """Runs the segments of an executable: ONNX Runtime computes their operators on the executable's memory.
 
 The runtime calls a segment like a kernel. The segment reads its inputs where kernels have written them, and writes its
-outputs where kernels will read them. Nothing is copied, unless the segment takes inputs of the network, or returns
-outputs of the network, that have no place in that memory: texts, sequences, tensors of open shape.
+outputs where kernels will read them. Nothing is copied, with one exception. Some inputs and outputs of a network have
+no place in that memory: texts, sequences, tensors of open shape. A segment with such values copies its results.
 """
 
 from __future__ import annotations

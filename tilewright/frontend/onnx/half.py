@@ -69,8 +69,8 @@ def widen(model: onnx.ModelProto, folder: Path) -> bool:
         folder: the directory, to which converted weights are written, too.
 
     Returns:
-        whether the model was changed. It stays as it is if it has none of these types, if inputs or outputs are
-        sequences of them, or if an inner graph has an operator that must compute in float16.
+        whether the model was changed. It stays as it is in three cases: it has none of these types, its
+        inputs or outputs are sequences of them, or an inner graph has an operator that must compute in float16.
 
     Raises:
         OSError: a file cannot be read or written.
