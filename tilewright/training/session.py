@@ -1,0 +1,170 @@
+"""A compiled model in training: its graphs, their parts, and the thread that has the parts prepared."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import queue
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import torch
+
+from tilewright.executable.executable import load_executable
+from tilewright.measure.isolated_call import IsolatedCall
+from tilewright.training.live import LivePart
+from tilewright.training.options import Options
+from tilewright.training.parts import divide
+from tilewright.training.preparing import Prepared, Request, prepare
+
+if TYPE_CHECKING:
+    from torch import fx
+
+__all__ = ["Kind", "Session", "StepGraph"]
+
+#: What a graph of a step computes.
+Kind: TypeAlias = Literal["forward", "backward", "inference"]
+#: A function that takes a list of tensors, and may empty it.
+Boxed: TypeAlias = Callable[[list[object]], object]
+#: The share of the budget that is spent on a graph. A backward pass has twice the arithmetic of a forward pass.
+_SHARES: dict[Kind, float] = {"forward": 1 / 3, "backward": 2 / 3, "inference": 1.0}
+
+_log = logging.getLogger("tilewright.training")
+
+
+@dataclass
+class StepGraph:
+    """A graph of a step.
+
+    Attributes:
+        kind: what it computes.
+        parts: what is compiled of it.
+        operators: how many operators PyTorch runs besides.
+        steps: how often it ran.
+        parameters: the parameters of the model that it was called with.
+    """
+
+    kind: Kind
+    parts: tuple[LivePart, ...]
+    operators: int
+    steps: int = 0
+    parameters: weakref.WeakSet[torch.nn.Parameter] = field(default_factory=weakref.WeakSet)
+
+
+class Session:
+    """A model that is compiled, with one session for each graph of Dynamo's.
+
+    Args:
+        options: of the backend.
+
+    Attributes:
+        options: of the backend.
+        graphs: the graphs of its steps, as far as PyTorch has asked for them.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.graphs: list[StepGraph] = []
+        self._folder = tempfile.TemporaryDirectory(prefix="tilewright-")
+        self._waiting: queue.SimpleQueue[tuple[LivePart, Request]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._count = 0
+
+    def compile(self, kind: Kind, module: fx.GraphModule, examples: Sequence[object]) -> Boxed:
+        """A function that computes a graph of a step. It is PyTorch's own whatever fails.
+
+        Args:
+            kind: what the graph computes.
+            module: the graph, as AOTAutograd makes it.
+            examples: stand-ins for what it takes.
+        """
+        try:
+            whole, parts = divide(module)
+            live = tuple(LivePart(part, f"{kind} part {place}") for place, part in enumerate(parts))
+            for part in live:
+                setattr(whole, part.part.name, part)
+        except Exception as error:
+            _log.warning("the %s pass stays with PyTorch: %s", kind, error)
+            return _box(module, None)
+        rest = sum(node.op == "call_function" and hasattr(node.target, "_schema") for node in whole.graph.nodes)
+        graph = StepGraph(kind, live, rest)
+        self.graphs.append(graph)
+        self._request(graph)
+        return _box(whole, graph)
+
+    def _request(self, graph: StepGraph) -> None:
+        """Have the parts of a graph prepared: now, or by the thread."""
+        total = sum(len(part.part.operators) for part in graph.parts)
+        for part in graph.parts:
+            share = _SHARES[graph.kind] * len(part.part.operators) / total
+            self._count += 1
+            out = Path(self._folder.name) / str(self._count)
+            try:
+                module = pickle.dumps(part.part.module)
+            except Exception as error:
+                part.leave(f"it cannot be handed to the process that compiles it: {error}")
+                continue
+            request = Request(
+                part.name, module, part.inputs, part.outputs, self.options, share * self.options.seconds, out
+            )
+            if self.options.mode == "now":
+                _prepare(part, request)
+            else:
+                self._waiting.put((part, request))
+        if self.options.mode != "now" and self._thread is None:
+            self._thread = threading.Thread(target=self._prepare_all, name="tilewright", daemon=True)
+            self._thread.start()
+
+    def _prepare_all(self) -> None:
+        """Prepare what is waiting, one part after the other."""
+        while True:
+            _prepare(*self._waiting.get())
+
+
+def _prepare(part: LivePart, request: Request) -> None:
+    """Have a part prepared by a process of its own, and offer its executable to it."""
+    try:
+        with IsolatedCall(prepare, request) as call:
+            prepared = call.result()
+        assert isinstance(prepared, Prepared)
+        part.offer(load_executable(prepared.out))
+        _log.info(
+            "%s is ready: %d of %d tasks tuned, %d trials", part.name, prepared.tuned, prepared.tasks, prepared.trials
+        )
+    except Exception as error:  # the part stays with PyTorch, and the training goes on
+        part.leave(str(error))
+
+
+def _box(module: fx.GraphModule, graph: StepGraph | None) -> Boxed:
+    """A function that gives the list of its arguments free, so that no tensor is kept longer than it is needed."""
+    code = getattr(torch.fx.graph, "_BoxedCodeGen", None)
+    if code is None:  # before PyTorch 2.9
+        run = _unbox(module)
+    else:
+        module.graph.set_codegen(code())
+        module.recompile()
+        run = module.forward
+
+    def call(arguments: list[object]) -> object:
+        if graph is not None:
+            if not graph.steps:
+                graph.parameters.update(a for a in arguments if isinstance(a, torch.nn.Parameter))
+            graph.steps += 1
+        return run(arguments)
+
+    call._boxed_call = True  # type: ignore[attr-defined]  # what AOTAutograd looks for
+    return call
+
+
+def _unbox(module: fx.GraphModule) -> Boxed:
+    def run(arguments: list[object]) -> object:
+        given = tuple(arguments)
+        arguments.clear()
+        return module.forward(*given)
+
+    return run
