@@ -1,12 +1,10 @@
-"""A compiled model in training: its graphs, their parts, and the thread that has the parts prepared."""
+"""A compiled model in training: its graphs, their parts, and who runs them."""
 
 from __future__ import annotations
 
 import logging
 import pickle
-import queue
 import tempfile
-import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +13,11 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 
-from tilewright.executable.executable import load_executable
-from tilewright.measure.isolated_call import IsolatedCall
 from tilewright.training.live import LivePart
 from tilewright.training.options import Options
 from tilewright.training.parts import divide
-from tilewright.training.preparing import Prepared, Request, prepare
+from tilewright.training.preparing import Request
+from tilewright.training.worker import Order, find_worker
 
 if TYPE_CHECKING:
     from torch import fx
@@ -71,9 +68,6 @@ class Session:
         self.options = options
         self.graphs: list[StepGraph] = []
         self._folder = tempfile.TemporaryDirectory(prefix="tilewright-")
-        self._waiting: queue.SimpleQueue[tuple[LivePart, Request]] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._count = 0
 
     def compile(self, kind: Kind, module: fx.GraphModule, examples: Sequence[object]) -> Boxed:
         """A function that computes a graph of a step. It is PyTorch's own whatever fails.
@@ -98,46 +92,23 @@ class Session:
         return _box(whole, graph)
 
     def _request(self, graph: StepGraph) -> None:
-        """Have the parts of a graph prepared: now, or by the thread."""
+        """Have the parts of a graph prepared: now, or while the model trains."""
         total = sum(len(part.part.operators) for part in graph.parts)
+        worker = find_worker(self.options, self.options.threads or torch.get_num_threads())
         for part in graph.parts:
-            share = _SHARES[graph.kind] * len(part.part.operators) / total
-            self._count += 1
-            out = Path(self._folder.name) / str(self._count)
+            seconds = self.options.seconds * _SHARES[graph.kind] * len(part.part.operators) / total
+            out = Path(self._folder.name) / f"{graph.kind}-{part.part.name}"
             try:
                 module = pickle.dumps(part.part.module)
             except Exception as error:
                 part.leave(f"it cannot be handed to the process that compiles it: {error}")
                 continue
-            request = Request(
-                part.name, module, part.inputs, part.outputs, self.options, share * self.options.seconds, out
-            )
+            request = Request(part.part.name, module, part.inputs, part.outputs, seconds, out)
+            order = Order(request, part.name, part.offer, part.leave)
             if self.options.mode == "now":
-                _prepare(part, request)
+                worker.prepare(order)
             else:
-                self._waiting.put((part, request))
-        if self.options.mode != "now" and self._thread is None:
-            self._thread = threading.Thread(target=self._prepare_all, name="tilewright", daemon=True)
-            self._thread.start()
-
-    def _prepare_all(self) -> None:
-        """Prepare what is waiting, one part after the other."""
-        while True:
-            _prepare(*self._waiting.get())
-
-
-def _prepare(part: LivePart, request: Request) -> None:
-    """Have a part prepared by a process of its own, and offer its executable to it."""
-    try:
-        with IsolatedCall(prepare, request) as call:
-            prepared = call.result()
-        assert isinstance(prepared, Prepared)
-        part.offer(load_executable(prepared.out))
-        _log.info(
-            "%s is ready: %d of %d tasks tuned, %d trials", part.name, prepared.tuned, prepared.tasks, prepared.trials
-        )
-    except Exception as error:  # the part stays with PyTorch, and the training goes on
-        part.leave(str(error))
+                worker.enqueue(order)
 
 
 def _box(module: fx.GraphModule, graph: StepGraph | None) -> Boxed:
