@@ -18,7 +18,7 @@ from tilewright.frontend.torch.folding import fold_constants
 from tilewright.frontend.torch.gradients import training_decompositions
 from tilewright.frontend.torch.graph import TorchGraph, shape_of
 from tilewright.frontend.torch.importer import Imported, import_graph
-from tilewright.frontend.torch.rewriting import drop_identities
+from tilewright.frontend.torch.rewriting import drop_identities, shape_norms
 
 if TYPE_CHECKING:
     import torch
@@ -104,6 +104,7 @@ def import_part(module: fx.GraphModule, inputs: Sequence[Layout], outputs: Seque
             graph = _trace(module, inputs)
             drop_identities(graph)
             fold_constants(graph)
+            shape_norms(graph)
             _order_inputs(graph, inputs)
             _order_outputs(graph, outputs)
             graph.drop_dead()
