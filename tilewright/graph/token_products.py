@@ -52,7 +52,8 @@ def _emit_batch(walk: Rewriter, shape: tuple[int, ...], left: Value, right: Valu
     Args:
         walk: emits the new graph.
         shape: of the product.
-        left, right: the batches.
+        left: the left batch.
+        right: the right batch.
     """
     from tvm import relax
 

@@ -1,8 +1,8 @@
 """A part of a step as it runs: in PyTorch's kernels at first, and in ours once they are ready and proven.
 
-    waiting --> ready --> running
-       |          |          |
-       +----------+----------+--> left (to PyTorch, with the reason)
+waiting --> ready --> running
+   |          |          |
+   +----------+----------+--> left (to PyTorch, with the reason)
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Divides the graph of a step into parts that are compiled, few and large, and the rest, which PyTorch runs.
 
-    x -> [convolution, batch norm, relu] -> max_pool -> [convolution, ...] -> loss
-    -->
-    x -> part_0 -> max_pool -> part_1 -> loss
+x -> [convolution, batch norm, relu] -> max_pool -> [convolution, ...] -> loss
+-->
+x -> part_0 -> max_pool -> part_1 -> loss
 """
 
 from __future__ import annotations

@@ -30,7 +30,6 @@ class Request:
         module: its pickled module.
         inputs, outputs: the layouts of what it takes and gives.
         seconds: that tuning may take; 0: it gets what the records hold, or defaults.
-        out: the directory of the executable.
     """
 
     name: str
@@ -38,7 +37,6 @@ class Request:
     inputs: tuple[Layout, ...]
     outputs: tuple[Layout, ...]
     seconds: float
-    out: Path
 
 
 @dataclass(frozen=True)
@@ -80,8 +78,12 @@ class Preparation:
         records = options.records
         self._store = FallbackStore(MemoryStore()) if records is None else open_for_tuning(records)
 
-    def prepare(self, request: Request) -> Prepared:
+    def prepare(self, request: Request, out: Path) -> Prepared:
         """Import, tune and build a part, and run its executable once.
+
+        Args:
+            request: the part.
+            out: the directory of the executable, which is made.
 
         Raises:
             TilewrightError: as the stages raise it.
@@ -94,9 +96,9 @@ class Preparation:
         extraction = extract(network, self._target)
         selection, trials = self._select(extraction, request.seconds)
         self._store.settle()
-        executable = build(extraction, selection.functions, request.out, {})
+        executable = build(extraction, selection.functions, out, {})
         executable(*network.random_inputs())  # a crash costs this process, and no training
-        return Prepared(request.out, len(extraction.uses), len(selection.tuned), trials)
+        return Prepared(out, len(extraction.uses), len(selection.tuned), trials)
 
     def _select(self, extraction: Extraction, seconds: float) -> tuple[Selection, int]:
         """The schedule of each task, and how many candidates were measured for it."""

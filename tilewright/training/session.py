@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import pickle
-import tempfile
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
@@ -67,7 +65,6 @@ class Session:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.graphs: list[StepGraph] = []
-        self._folder = tempfile.TemporaryDirectory(prefix="tilewright-")
 
     def compile(self, kind: Kind, module: fx.GraphModule, examples: Sequence[object]) -> Boxed:
         """A function that computes a graph of a step. It is PyTorch's own whatever fails.
@@ -97,13 +94,12 @@ class Session:
         worker = find_worker(self.options, self.options.threads or torch.get_num_threads())
         for part in graph.parts:
             seconds = self.options.seconds * _SHARES[graph.kind] * len(part.part.operators) / total
-            out = Path(self._folder.name) / f"{graph.kind}-{part.part.name}"
             try:
                 module = pickle.dumps(part.part.module)
             except Exception as error:
                 part.leave(f"it cannot be handed to the process that compiles it: {error}")
                 continue
-            request = Request(part.part.name, module, part.inputs, part.outputs, seconds, out)
+            request = Request(part.part.name, module, part.inputs, part.outputs, seconds)
             order = Order(request, part.name, part.offer, part.leave)
             if self.options.mode == "now":
                 worker.prepare(order)

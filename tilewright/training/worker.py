@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import queue
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from tilewright.executable.executable import Executable, load_executable
 from tilewright.measure.isolated import IsolatedProcess
@@ -57,14 +59,19 @@ class Worker:
     def prepare(self, order: Order) -> None:
         """Have a part prepared, and wait for it. Errors go to ``order.leave``."""
         try:
-            prepared = self._ask(order.request)
-            executable = load_executable(prepared.out, self._threads)
+            with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
+                prepared = self._ask(order.request, Path(folder, "executable"))
+                executable = load_executable(prepared.out, self._threads)  # it needs its directory no longer
         except Exception as error:  # whatever fails, the training goes on
             order.leave(str(error))
             return
         order.offer(executable)
         _log.info(
-            "%s is ready: %d of %d tasks tuned in %d trials", order.name, prepared.tuned, prepared.tasks, prepared.trials
+            "%s is ready: %d of %d tasks tuned in %d trials",
+            order.name,
+            prepared.tuned,
+            prepared.tasks,
+            prepared.trials,
         )
 
     def enqueue(self, order: Order) -> None:
@@ -78,7 +85,7 @@ class Worker:
         while True:
             self.prepare(self._waiting.get())
 
-    def _ask(self, request: Request) -> Prepared:
+    def _ask(self, request: Request, out: Path) -> Prepared:
         if self._process is None or not self._process.alive:
             self._process = IsolatedProcess(
                 Preparation,
@@ -86,7 +93,7 @@ class Worker:
                 variables={"TVM_NUM_THREADS": str(self._threads)},
                 purpose="tuning for training needs a process of its own",
             )
-        prepared = self._process.call("prepare", request, seconds=_PATIENCE + request.seconds)
+        prepared = self._process.call("prepare", request, out, seconds=_PATIENCE + request.seconds)
         assert isinstance(prepared, Prepared)
         return prepared
 

@@ -135,7 +135,7 @@ def _trace(module: fx.GraphModule, inputs: Sequence[Layout]) -> TorchGraph:
 
 
 def _order_inputs(graph: TorchGraph, inputs: Sequence[Layout]) -> None:
-    """x --> permute(x'), where the elements of x' lie in the order of its dimensions."""
+    """Input x --> permute(x'), where the elements of x' lie in the order of its dimensions."""
     import torch
 
     for place, (node, layout) in enumerate(zip(list(graph.inputs), inputs, strict=True)):
