@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import queue
 import tempfile
@@ -22,6 +23,7 @@ __all__ = ["Order", "Worker", "find_worker"]
 _PATIENCE = 1800.0
 
 _log = logging.getLogger("tilewright.training")
+#: The workers of this process. Models that are compiled with the same options share one.
 _workers: dict[tuple[Options, int], Worker] = {}
 
 
@@ -81,6 +83,11 @@ class Worker:
             self._thread = threading.Thread(target=self._serve, name="tilewright-worker", daemon=True)
             self._thread.start()
 
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+
     def _serve(self) -> None:
         while True:
             self.prepare(self._waiting.get())
@@ -101,3 +108,10 @@ class Worker:
 def find_worker(options: Options, threads: int) -> Worker:
     """The worker of this process for these options."""
     return _workers.setdefault((options, threads), Worker(options, threads))
+
+
+@atexit.register
+def _end_workers() -> None:
+    """End the processes of the workers, which wait for more."""
+    for worker in _workers.values():
+        worker.close()
