@@ -22,7 +22,8 @@ class Buffer:
         first, last: the numbers of the first and the last call that need it.
         parent: the larger buffer that it is a part of; None: it is a part of none.
         offset: where in the parent it begins, in bytes.
-        weight: the number of the weight that it holds; None: it is in the arena.
+        weight: the number of the weight that it holds; None: it holds none.
+        given: the number of the caller's tensor that it is; None: it is none.
         movable: whether it may become a part of another buffer.
     """
 
@@ -32,6 +33,7 @@ class Buffer:
     parent: Buffer | None = None
     offset: int = 0
     weight: int | None = None
+    given: int | None = None
     movable: bool = True
 
     def root(self) -> tuple[Buffer, int]:

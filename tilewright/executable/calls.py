@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tilewright.executable.memory import Memory
-from tilewright.executable.plan import ARENA, Plan
+from tilewright.executable.memory import Memory, allocate_aligned
+from tilewright.executable.plan import ARENA, Plan, Tensor
 from tilewright.executable.segment import PREFIX, LoadedSegment, is_segment
 from tilewright.tensor import Array
 
@@ -65,8 +65,6 @@ class PreparedCalls:
         count: the number of calls.
         begin: the address of the first call.
         hollow: the address of the first of as many calls that run no kernel.
-        inputs: for each input of the network an array that shares memory with it.
-        outputs: the same for each output.
 
     Raises:
         AttributeError: the library lacks a kernel.
@@ -78,11 +76,12 @@ class PreparedCalls:
     ) -> None:
         self._library, self._plan, self._segments = library, plan, segments
         self._memory, arena = memory, memory.arena.ctypes.data
-        self._addresses = [
-            arena + t.place if t.region == ARENA else memory.weight_address(t.place) for t in plan.tensors
-        ]
+        self._addresses = [self._find_address(tensor, arena) for tensor in plan.tensors]
         self._keep: list[object] = []  # what the calls point at must live as long as this object
-        tensors = self._make_tensors()
+        self._tensors = tensors = self._make_tensors()
+        #: What holds the address of a caller's tensor: the number of that tensor, an offset, and how to set it.
+        self._given = [(t.given, t.place, tensors[i]) for i, t in enumerate(plan.tensors) if t.given is not None]
+        self._given_copies: list[tuple[int, int, _Argument]] = []
         self._calls = (_Call * len(plan.calls))()
         hollow = (_Call * len(plan.calls))()
         nothing = ctypes.cast(library.tilewright_nothing, ctypes.c_void_p).value
@@ -98,14 +97,47 @@ class PreparedCalls:
                 to, source = planned.tensors
                 values = [(0, self._addresses[to]), (0, self._addresses[source]), (0, plan.tensors[source].bytes)]
             arguments = (_Argument * len(values))(*(_Argument(t, 0, v) for t, v in values))
+            if not planned.kernel:
+                named = [plan.tensors[number] for number in planned.tensors]
+                self._given_copies += [
+                    (t.given, t.place, a) for t, a in zip(named, arguments, strict=False) if t.given is not None
+                ]
             call.arguments, call.count = ctypes.addressof(arguments), len(values)
             empty.kernel, empty.arguments, empty.count = nothing, call.arguments, call.count
             self._keep.append(arguments)
         self._keep.append(hollow)
         self.count = len(plan.calls)
         self.begin, self.hollow = ctypes.addressof(self._calls), ctypes.addressof(hollow)
-        self.inputs = [self._share(number) for number in plan.inputs]
-        self.outputs = [self._share(number) for number in plan.outputs]
+        self._own: list[Array] = []
+
+    @property
+    def inputs(self) -> list[Array]:
+        """For each input of the network an array that shares memory with it.
+
+        If the plan computes on its caller's memory, the arrays are allocated when they are first asked for.
+        """
+        return self._share_ends()[: len(self._plan.inputs)]
+
+    @property
+    def outputs(self) -> list[Array]:
+        """The same for each output."""
+        return self._share_ends()[len(self._plan.inputs) :]
+
+    def give(self, addresses: Sequence[int]) -> None:
+        """Let the next runs compute on the caller's memory.
+
+        Args:
+            addresses: of the inputs, then of the outputs. Each is a multiple of the plan's ``vector``.
+        """
+        for number, place, tensor in self._given:
+            tensor.data = addresses[number] + place
+        for number, place, argument in self._given_copies:
+            argument.value = addresses[number] + place
+
+    def take_back(self) -> None:
+        """Let the next runs compute on :attr:`inputs` and :attr:`outputs` again."""
+        if self._given:
+            self.give([array.ctypes.data for array in self._share_ends()])
 
     def address(self, number: int) -> int:
         """The address of the call ``number``."""
@@ -126,10 +158,24 @@ class PreparedCalls:
         """A copy of a tensor of the plan as it is now."""
         return self._view(number).copy()
 
+    def _find_address(self, tensor: Tensor, arena: int) -> int:
+        """The address of a tensor; 0 if it is the caller's."""
+        if tensor.given is not None:
+            return 0
+        return arena + tensor.place if tensor.region == ARENA else self._memory.weight_address(tensor.place)
+
+    def _share_ends(self) -> list[Array]:
+        """Arrays on the memory of the inputs, then of the outputs."""
+        if not self._own:
+            self._own = [self._share(number) for number in (*self._plan.inputs, *self._plan.outputs)]
+            if self._given:
+                self.give([array.ctypes.data for array in self._own])
+        return self._own
+
     def _view(self, number: int) -> Array:
         """An array on the memory of a tensor of the plan, which must live as long as the array."""
         tensor = self._plan.tensors[number]
-        memory = (ctypes.c_uint8 * tensor.bytes).from_address(self._addresses[number])
+        memory = (ctypes.c_uint8 * tensor.bytes).from_address(int(self._tensors[number].data))
         return np.asarray(memory).view(np.dtype(tensor.dtype)).reshape(tensor.shape)
 
     def _make_tensors(self) -> ctypes.Array[_DLTensor]:
@@ -150,8 +196,10 @@ class PreparedCalls:
         return tensors
 
     def _share(self, number: int) -> Array:
-        """An array that shares memory with a tensor in the arena."""
+        """An array that shares memory with a tensor in the arena, or that stands for a tensor of the caller."""
         tensor = self._plan.tensors[number]
+        if tensor.given is not None:
+            return allocate_aligned(tensor.bytes).view(np.dtype(tensor.dtype)).reshape(tensor.shape)
         if tensor.region != ARENA:
             raise KeyError("inputs and outputs are in the arena")
         memory = self._memory.arena[tensor.place : tensor.place + tensor.bytes]

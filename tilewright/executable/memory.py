@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tilewright.executable.buffers import ALIGNMENT
 from tilewright.tensor import Array
 
-__all__ = ["Memory"]
+__all__ = ["Memory", "allocate_aligned"]
 
 #: Memories whose locks are made anew in the child of a fork, which lacks the thread that held one in the parent.
 _memories: weakref.WeakSet[Memory] = weakref.WeakSet()
@@ -42,10 +42,10 @@ class Memory:
 
     def __init__(self, weights: Sequence[Array], arena_bytes: int) -> None:
         self._starts = np.cumsum([0, *(_round_up(w.nbytes) for w in weights)])
-        self._weights = _aligned(int(self._starts[-1]))
+        self._weights = allocate_aligned(int(self._starts[-1]))
         for start, weight in zip(self._starts, weights, strict=False):
             self._weights[start : start + weight.nbytes] = np.ascontiguousarray(weight).reshape(-1).view(np.uint8)
-        self.arena = _aligned(arena_bytes)
+        self.arena = allocate_aligned(arena_bytes)
         self.lock = threading.Lock()
         _memories.add(self)
 
@@ -58,7 +58,7 @@ def _round_up(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def _aligned(size: int) -> NDArray[np.uint8]:
+def allocate_aligned(size: int) -> NDArray[np.uint8]:
     """``size`` bytes that begin on a cache line. They are written once, so that the first run meets no page fault."""
     memory = np.zeros(size + ALIGNMENT, dtype=np.uint8)
     memory[:] = 0

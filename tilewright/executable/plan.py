@@ -17,12 +17,14 @@ from tilewright.executable.segment import is_segment
 from tilewright.jsonable import Json
 from tilewright.tensor import Array
 
-__all__ = ["ARENA", "SEGMENT_SYMBOL", "WEIGHTS", "Call", "Plan", "PlanJson", "Tensor", "count_bytes"]
+__all__ = ["ARENA", "GIVEN", "SEGMENT_SYMBOL", "WEIGHTS", "Call", "Plan", "PlanJson", "Tensor", "count_bytes"]
 
 #: The name of the external function in Relax that stands for a segment, without the segment's number.
 SEGMENT_SYMBOL = "tilewright_segment"
 #: The regions of memory: the arena holds inputs, outputs and intermediate results.
 ARENA, WEIGHTS = "arena", "weights"
+#: Regions of a plan that computes on its caller's memory: ``given0``, ``given1``, ... for the inputs, then the outputs.
+GIVEN = "given"
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class Tensor:
     """A tensor and its place.
 
     Attributes:
-        region: ``ARENA`` or ``WEIGHTS``.
-        place: the offset in the arena in bytes, or the number of the weight.
+        region: ``ARENA``, ``WEIGHTS``, or ``GIVEN`` with a number.
+        place: the offset in the region in bytes; of a weight, its number.
         shape: the tensor's shape.
         dtype: NumPy's name of its dtype.
     """
@@ -45,6 +47,12 @@ class Tensor:
     def bytes(self) -> int:
         """The tensor's size in bytes."""
         return count_bytes(self.shape, self.dtype)
+
+    @property
+    def given(self) -> int | None:
+        """The number of the caller's tensor that it is a part of; None: it is a part of none."""
+        number = self.region.removeprefix(GIVEN)
+        return int(number) if number != self.region and number.isdecimal() else None
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def check_plan(plan: Plan, weights: Sequence[Array], memory: int, segments: Sequ
             if plan.tensors[to].bytes < plan.tensors[source].bytes:
                 raise ValueError("a copy is longer than the place that it goes to")
     for number in (*plan.inputs, *plan.outputs):
-        if number >= len(plan.tensors) or plan.tensors[number].region != ARENA:
+        if number >= len(plan.tensors) or plan.tensors[number].region == WEIGHTS:
             raise ValueError("an input or output lies outside of the arena")
 
 
@@ -61,15 +61,24 @@ def _check_segment(plan: Plan, call: Call, segments: Sequence[SegmentJson]) -> N
 def _check_tensors(plan: Plan, weights: Sequence[Array]) -> None:
     # A kernel loads whole vectors from where its tensors begin. A copy may begin at any element.
     whole = {*plan.inputs, *plan.outputs, *(number for call in plan.calls if call.kernel for number in call.tensors)}
+    given = [plan.tensors[number].bytes for number in (*plan.inputs, *plan.outputs)]
     for number, tensor in enumerate(plan.tensors):
         _check_kind(tensor)
-        if tensor.region == ARENA:
-            step = plan.vector if number in whole else np.dtype(tensor.dtype).itemsize
-            fits = tensor.place % step == 0 and tensor.place + tensor.bytes <= plan.arena_bytes
-        else:
+        if tensor.region == WEIGHTS:
             fits = tensor.place < len(weights) and tensor.bytes <= weights[tensor.place].nbytes
-        if not fits or tensor.region not in (ARENA, WEIGHTS):
+        else:
+            step = plan.vector if number in whole else np.dtype(tensor.dtype).itemsize
+            size = _size_of(tensor, plan.arena_bytes, given)
+            fits = tensor.place % step == 0 and tensor.place + tensor.bytes <= size
+        if not fits:
             raise ValueError(f"{tensor} lies outside of the memory of its region")
+
+
+def _size_of(tensor: Tensor, arena: int, given: Sequence[int]) -> int:
+    """The bytes of the region that a tensor is in; -1 if there is no such region."""
+    if tensor.region == ARENA:
+        return arena
+    return given[tensor.given] if tensor.given is not None and tensor.given < len(given) else -1
 
 
 def _check_kind(tensor: Tensor) -> None:

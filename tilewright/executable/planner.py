@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 import numpy as np
 
 from tilewright.executable.buffers import Buffer, place_buffers
-from tilewright.executable.plan import ARENA, SEGMENT_SYMBOL, WEIGHTS, Call, Plan, Tensor, count_bytes
+from tilewright.executable.plan import ARENA, GIVEN, SEGMENT_SYMBOL, WEIGHTS, Call, Plan, Tensor, count_bytes
 from tilewright.executable.segment import segment_name
 from tilewright.tensor import Array
 
@@ -126,7 +126,7 @@ class _Planner:
         self.calls.append((kernel, operands))
 
     def copy(self, operand: _Operand) -> _Operand:
-        """A copy of a weight in the arena, where the network's outputs are."""
+        """A copy in a buffer of its own, where the network's outputs are."""
         slot = self.allocate(count_bytes(operand.shape, operand.dtype), len(self.calls))
         made = _Operand(slot, operand.shape, operand.dtype)
         self.add("", [made, operand])
@@ -157,13 +157,14 @@ def _one_tensor(value: _Value) -> _Operand:
     return value
 
 
-def make_plan(module: ir.IRModule, inputs: int, alignment: int) -> Plan | None:
+def make_plan(module: ir.IRModule, inputs: int, alignment: int, in_place: bool = False) -> Plan | None:
     """The plan of the fused Relax function ``main`` of ``module``.
 
     Args:
         module: holds ``main(inputs..., weights...)`` and the functions that it calls.
         inputs: how many of the parameters are inputs.
         alignment: bytes that a tensor's address must be a multiple of.
+        in_place: whether inputs and outputs are the caller's memory, instead of places in the arena.
 
     Returns:
         the plan; None if the network does more than call kernels on tensors of known shapes.
@@ -194,10 +195,27 @@ def make_plan(module: ir.IRModule, inputs: int, alignment: int) -> Plan | None:
             raise _Unplannable("a kernel that calls a library")
     except _Unplannable:  # the virtual machine of Relax serves what is left
         return None
-    results = [planner.copy(r) if r.buffer.weight is not None else r for r in results]
+    if in_place:
+        results = _give(planner, parameters[:inputs], results)
+    else:
+        results = [planner.copy(r) if r.buffer.weight is not None else r for r in results]
     for operand in [*parameters[:inputs], *results]:
         operand.buffer.last = len(planner.calls)
     return _place(planner, parameters[:inputs], results)
+
+
+def _give(planner: _Planner, inputs: Sequence[_Operand], results: Sequence[_Operand]) -> list[_Operand]:
+    """Number the caller's tensors, inputs first. A result that lies in another tensor is copied out of it."""
+    for number, operand in enumerate(inputs):
+        operand.buffer.given = number
+    given = []
+    for number, operand in enumerate(results, len(inputs)):
+        buffer = operand.buffer
+        if buffer.parent is not None or buffer.weight is not None or buffer.given is not None:
+            operand = planner.copy(operand)
+        operand.buffer.given = number
+        given.append(operand)
+    return given
 
 
 def _place(planner: _Planner, inputs: Sequence[_Operand], outputs: Sequence[_Operand]) -> Plan:
@@ -205,7 +223,7 @@ def _place(planner: _Planner, inputs: Sequence[_Operand], outputs: Sequence[_Ope
     for buffer in planner.buffers:
         root, _ = buffer.root()
         root.first, root.last = min(root.first, buffer.first), max(root.last, buffer.last)
-    roots = [b for b in planner.buffers if b.parent is None]
+    roots = [b for b in planner.buffers if b.parent is None and b.given is None]
     offsets = place_buffers(roots)
     tensors: dict[Tensor, int] = {}
 
@@ -214,7 +232,10 @@ def _place(planner: _Planner, inputs: Sequence[_Operand], outputs: Sequence[_Ope
             tensor = Tensor(WEIGHTS, operand.buffer.weight, operand.shape, operand.dtype)
         else:
             root, offset = operand.buffer.root()
-            tensor = Tensor(ARENA, offsets[id(root)] + offset, operand.shape, operand.dtype)
+            if root.given is not None:
+                tensor = Tensor(f"{GIVEN}{root.given}", offset, operand.shape, operand.dtype)
+            else:
+                tensor = Tensor(ARENA, offsets[id(root)] + offset, operand.shape, operand.dtype)
         return tensors.setdefault(tensor, len(tensors))
 
     calls = tuple(Call(name, tuple(map(number, operands))) for name, operands in planner.calls)

@@ -130,6 +130,25 @@ class PlanProgram:
             outputs = [output.copy() for output in self._calls.outputs]
             return outputs if self._routes is None else self._routes.collect(outputs, arrays, self._segments)
 
+    def run_in_place(self, addresses: Sequence[int]) -> None:
+        """Compute on the caller's memory. The plan must have been made for that.
+
+        Args:
+            addresses: of the inputs, then of the outputs, which have the plan's shapes, lie in order, and begin at
+                multiples of the plan's ``vector``. No output overlaps another tensor.
+
+        Raises:
+            MeasureError: a kernel failed.
+        """
+        with self._memory.lock:
+            self._calls.give(addresses)
+            self._check(self._library.tilewright_run(self._calls.begin, self._calls.count))
+
+    @property
+    def alignment(self) -> int:
+        """Bytes that the addresses of the caller's tensors are multiples of."""
+        return self._plan.vector
+
     def time(self, arrays: Sequence[Array], runs: int) -> list[float]:
         """The seconds of each of ``runs`` calls, without copying inputs and outputs."""
         with self._memory.lock:
@@ -245,6 +264,7 @@ class PlanProgram:
         if self._routes is not None:
             self._routes.give(arrays, self._segments)
             arrays = self._routes.select_inputs(arrays)
+        self._calls.take_back()
         for slot, array in zip(self._calls.inputs, arrays, strict=True):
             np.copyto(slot, array)
 

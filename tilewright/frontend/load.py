@@ -26,10 +26,13 @@ from tilewright.tvm_compat import set_threads
 
 if TYPE_CHECKING:
     import onnx
+    from torch import fx
     from torch.export import ExportedProgram
     from tvm import ir, relax
 
-__all__ = ["load", "load_buckets", "read_model"]
+    from tilewright.frontend.torch.part import Layout
+
+__all__ = ["load", "load_buckets", "load_part", "read_model"]
 
 
 def load(
@@ -189,6 +192,26 @@ def _from_torch(program: ExportedProgram, name: str) -> Network:
 
     made = import_program(program, name)
     return dataclasses.replace(_describe(made.module, name, made.weights), program=program)
+
+
+def load_part(name: str, module: fx.GraphModule, inputs: Sequence[Layout], outputs: Sequence[Layout]) -> Network:
+    """The network of a part of a training step, which computes on PyTorch's memory.
+
+    Args:
+        name: of the network.
+        module: takes tensors, its weights too, and gives a tuple of tensors.
+        inputs: dense layouts of what it takes.
+        outputs: dense layouts of what it gives.
+
+    Raises:
+        UnsupportedOperatorError: an operator cannot be imported.
+    """
+    from tilewright.frontend.torch.part import import_part
+
+    set_threads()
+    part = import_part(module, inputs, outputs)
+    network = _describe(part.imported.module, name, part.imported.weights)
+    return dataclasses.replace(network, in_place=True, varying=part.varying)
 
 
 def _from_relax(

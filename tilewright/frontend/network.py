@@ -67,6 +67,8 @@ class Network:
         program: the PyTorch program, by which outputs are judged; None if it was read from something else.
         partition: how the ONNX model was divided; None if it was read from something else.
         signature: what is known of its inputs besides.
+        in_place: whether its executable computes on its caller's memory, instead of copying inputs and outputs.
+        varying: the inputs that are weights which change from call to call, by name. Packing them is part of the plan.
     """
 
     name: str
@@ -79,6 +81,8 @@ class Network:
     partition: Partition | None = None
     folded: ModelProto | None = None
     signature: Signature = field(default_factory=Signature)
+    in_place: bool = False
+    varying: frozenset[str] = frozenset()
 
     @property
     def segments(self) -> tuple[Segment, ...]:

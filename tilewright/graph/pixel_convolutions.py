@@ -62,7 +62,9 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
         source, stride = sample_pixels(walk, source, stride), (1, 1)
     function = contraction.conv2d(shape_of(source), recipe.shape, stride, padding, dilation)
     result = emit_convolution(walk, call, function, [source, walk.add_weight(recipe)], x, order, out // x)
-    if dilation == (1, 1) and cb >= walk.lanes // 2 and len(known.algorithms) > 1:
+    # Winograd's algorithm transforms weights when the executable is built.
+    constant = recipe.source not in walk.varying
+    if dilation == (1, 1) and cb >= walk.lanes // 2 and len(known.algorithms) > 1 and constant:
         walk.convolutions[known] = walk.convolutions.get(known, 0) + 1
         walk.functions[walk.function_of(result.packed)] = known
         walk.kernels[recipe] = kernel

@@ -65,7 +65,11 @@ def rewrite(network: Network, target: Target) -> Rewritten:
     for param, spec in zip(main.params[:count], network.parameters, strict=True):
         var = relax.Var(param.name, relax.TensorType(spec.shape, spec.dtype))
         walk.parameters.append(var)
-        walk.values[param] = Value.plain(spec.shape, var, spec.dtype)
+        if spec.name in network.varying:
+            walk.varying[spec.name] = var
+            walk.values[param] = Value(spec.shape, recipe=Recipe(spec.name, spec.shape, spec.dtype), dtype=spec.dtype)
+        else:
+            walk.values[param] = Value.plain(spec.shape, var, spec.dtype)
     for param, (name, array) in zip(main.params[count:], network.weights.items(), strict=True):
         dtype = str(array.dtype)
         walk.values[param] = Value(array.shape, recipe=Recipe(name, array.shape, dtype), dtype=dtype)

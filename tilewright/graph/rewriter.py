@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from tilewright.graph import pixels, recurrent, tokens
+from tilewright.graph import gradients, packing, pixels, recurrent, tokens
 from tilewright.graph.convolution import Convolution
 from tilewright.graph.idioms import find_idiom
 from tilewright.graph.value import Value, shape_of
@@ -48,6 +48,8 @@ class Rewriter:
         samples: every n-th pixel of tensors, by tensor and stride.
         bindings: the expression of each variable of the network.
         scalars: the numbers of the weights that hold one number.
+        varying: the inputs that are weights which change from call to call, by the source of their recipes.
+        packed: what such weights became, by their source and the steps of their recipe.
     """
 
     lanes: int
@@ -62,11 +64,15 @@ class Rewriter:
     samples: dict[tuple[relax.Expr, tuple[int, int]], relax.Expr] = field(default_factory=dict)
     bindings: dict[relax.Var, relax.Expr] = field(default_factory=dict)
     scalars: dict[relax.Var, float] = field(default_factory=dict)
+    varying: dict[str, relax.Var] = field(default_factory=dict)
+    packed: dict[tuple[str, tuple[tuple[str, tuple[int, ...]], ...]], relax.Expr] = field(default_factory=dict)
 
     # Values and their layouts
 
-    def add_weight(self, recipe: Recipe) -> relax.Var:
-        """The parameter of the new function for the weight that ``recipe`` makes."""
+    def add_weight(self, recipe: Recipe) -> relax.Expr:
+        """The parameter of the new function for the weight that ``recipe`` makes; of a varying weight, its value."""
+        if recipe.source in self.varying:
+            return packing.apply(self, recipe)
         if recipe not in self.recipes:
             from tvm import relax
 
@@ -226,7 +232,31 @@ class Rewriter:
             axes = call.attrs.axes
             order = tuple(int(a) for a in axes) if axes is not None else tuple(reversed(range(len(shape))))
             return Value(shape, recipe=args[0].recipe.transpose(order), dtype=args[0].dtype)
+        if name == "strided_slice":
+            return self.slice_weight(call, args[0])
+        if name == "flip":
+            return Value(args[0].shape, recipe=args[0].recipe.flip((int(call.attrs.axis),)), dtype=args[0].dtype)
         return None
+
+    def slice_weight(self, call: relax.Call, weight: Value) -> Value | None:
+        """The value of a part of a weight; None if the part is not known before the network runs."""
+        from tvm import relax
+
+        given = call.args[1:]
+        recipe = weight.recipe
+        if recipe is None or not all(isinstance(argument, relax.Tuple) for argument in given):
+            return None
+        numbers = [[getattr(field, "value", None) for field in argument.fields] for argument in given]
+        if not all(isinstance(number, int) for part in numbers for number in part):
+            return None
+        axes, begins, ends, *more = numbers
+        for place, axis in enumerate(axes):
+            step = more[0][place] if more else 1
+            extent = recipe.shape[axis]
+            if step < 1 or not 0 <= begins[place] < ends[place] <= extent:
+                return None
+            recipe = recipe.slice(axis, begins[place], ends[place], step)
+        return Value(recipe.shape, recipe=recipe, dtype=weight.dtype)
 
     def visit(self, expr: relax.Expr) -> _Rewritten:
         """The new value of an expression of the network."""
@@ -240,7 +270,7 @@ class Rewriter:
             return self.keep_plain(expr)
         name = expr.op.name.removeprefix("relax.")
         if name == "call_tir":
-            return recurrent.serve(self, expr) or self.keep_plain(expr)
+            return recurrent.serve(self, expr) or gradients.serve(self, expr) or self.keep_plain(expr)
         operands = list(expr.args)
         if name == "concat" and isinstance(operands[0], relax.Tuple):
             operands = list(operands[0].fields)

@@ -225,7 +225,7 @@ def _list_tasks(
 ) -> Extraction:
     from tvm import relax, tirx
 
-    plan = make_plan(module, len(network.parameters), 4 * target.lanes)
+    plan = make_plan(module, len(network.parameters), 4 * target.lanes, network.in_place)
     if plan is not None:
         _check_results(network, plan)
     if plan is None and network.segments:

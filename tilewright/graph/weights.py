@@ -23,7 +23,7 @@ class Recipe:
         shape: the array's shape after all ``steps``.
         dtype: the array's dtype.
         steps: the steps in order, each ``("reshape", shape)``, ``("transpose", axes)``, ``("take", (axis, *indices))``,
-            ``("slice", (axis, begin, end))`` or ``("winograd", (m,))``.
+            ``("slice", (axis, begin, end))`` with or without a step, ``("flip", axes)`` or ``("winograd", (m,))``.
     """
 
     source: str
@@ -54,10 +54,15 @@ class Recipe:
         shape = (*self.shape[:axis], len(indices), *self.shape[axis + 1 :])
         return Recipe(self.source, shape, self.dtype, (*self.steps, ("take", (axis, *indices))))
 
-    def slice(self, axis: int, begin: int, end: int) -> Recipe:
-        """The elements from ``begin`` up to ``end`` along ``axis``."""
-        shape = (*self.shape[:axis], end - begin, *self.shape[axis + 1 :])
-        return Recipe(self.source, shape, self.dtype, (*self.steps, ("slice", (axis, begin, end))))
+    def slice(self, axis: int, begin: int, end: int, step: int = 1) -> Recipe:
+        """Every ``step``-th element from ``begin`` up to ``end`` along ``axis``."""
+        shape = (*self.shape[:axis], -(-(end - begin) // step), *self.shape[axis + 1 :])
+        argument = (axis, begin, end) if step == 1 else (axis, begin, end, step)
+        return Recipe(self.source, shape, self.dtype, (*self.steps, ("slice", argument)))
+
+    def flip(self, axes: tuple[int, ...]) -> Recipe:
+        """The array with the elements along ``axes`` in reverse."""
+        return Recipe(self.source, self.shape, self.dtype, (*self.steps, ("flip", axes)))
 
     def apply(self, weights: Mapping[str, Array]) -> Array:
         """Make the array, contiguous, from the model's ``weights`` by name."""
@@ -70,8 +75,10 @@ class Recipe:
                 array = array.take(np.maximum(indices, 0), axis)
                 array[(slice(None),) * axis + (indices < 0,)] = 0
             elif kind == "slice":
-                axis, begin, end = argument
-                array = array[(slice(None),) * axis + (slice(begin, end),)]
+                axis, *bounds = argument
+                array = array[(slice(None),) * axis + (slice(*bounds),)]
+            elif kind == "flip":
+                array = np.flip(array, argument)
             else:
                 array = array.reshape(argument) if kind == "reshape" else array.transpose(argument)
         # ascontiguousarray turns a scalar into a vector of one element, so the shape is set after it.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Imported", "import_graph"]
 
 #: The modules that hold converters.
-_FAMILIES = ("elementwise", "indexing", "layers", "pooling", "recurrent", "reductions", "shapes")
+_FAMILIES = ("elementwise", "gradients", "indexing", "layers", "pooling", "recurrent", "reductions", "shapes")
 #: What to do about an operator that cannot be imported.
 _REMEDY = "export the model as an ONNX file with torch.onnx.export: there, ONNX Runtime runs what cannot be compiled"
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tvm.te import Tensor
     from tvm.tirx import PrimFunc
 
-__all__ = ["Place", "Product", "batch_matmul", "conv2d", "dense", "depthwise_conv2d", "grouped_conv2d"]
+__all__ = ["Place", "Product", "batch_matmul", "conv2d", "dense", "depthwise_conv2d", "grouped_conv2d", "pad_pixels"]
 
 
 @lru_cache(KEPT)
@@ -45,7 +45,7 @@ def conv2d(
     oo, _, kh, kw, _, x = weight
     a = te.placeholder(data, name="data")
     w = te.placeholder(weight, name="weight")
-    src = _padded(a, padding)
+    src = pad_pixels(a, padding)
     rows, cols = _outputs(src, (kh, kw), stride, dilation)
     rc, ry = te.reduce_axis((0, cc), "rc"), te.reduce_axis((0, kh), "ry")
     rx, ri = te.reduce_axis((0, kw), "rx"), te.reduce_axis((0, cb), "ri")
@@ -94,7 +94,7 @@ def grouped_conv2d(
     groups, oo, sums, kh, kw, depth, x = weight
     a = te.placeholder(data, name="data")
     w = te.placeholder(weight, name="weight")
-    src = _padded(a, padding)
+    src = pad_pixels(a, padding)
     rows, cols = _outputs(src, (kh, kw), stride, dilation)
     rc, ry = te.reduce_axis((0, sums), "rc"), te.reduce_axis((0, kh), "ry")
     rx, ri = te.reduce_axis((0, kw), "rx"), te.reduce_axis((0, depth), "ri")
@@ -145,7 +145,7 @@ def depthwise_conv2d(
     oo, kh, kw, x = weight
     a = te.placeholder(data, name="data")
     w = te.placeholder(weight, name="weight")
-    src = _padded(a, padding)
+    src = pad_pixels(a, padding)
     rows, cols = _outputs(src, (kh, kw), stride, dilation)
     ry, rx = te.reduce_axis((0, kh), "ry"), te.reduce_axis((0, kw), "rx")
 
@@ -270,18 +270,23 @@ def batch_matmul(product: Product, x: int) -> PrimFunc:
     return make_function([a, w, y], FUSABLE)
 
 
-def _padded(data: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
-    """The tensor with zeros around its pixels; itself without padding."""
+def pad_pixels(data: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
+    """The tensor with zeros around its pixels; itself without padding.
+
+    Args:
+        data: the pixels are its third and fourth dimension.
+        padding: top, left, bottom, right.
+    """
     from tvm import te
 
     if not any(padding):
         return data
-    n, blocks, height, width, lanes = data.shape
+    height, width = data.shape[2:4]
     top, left, bottom, right = padding
     return te.compute(
-        (n, blocks, height + top + bottom, width + left + right, lanes),
-        lambda b, c, i, j, v: te.if_then_else(
-            te.all(i >= top, i < height + top, j >= left, j < width + left), data[b, c, i - top, j - left, v], 0.0
+        (*data.shape[:2], height + top + bottom, width + left + right, *data.shape[4:]),
+        lambda b, c, i, j, *v: te.if_then_else(
+            te.all(i >= top, i < height + top, j >= left, j < width + left), data(b, c, i - top, j - left, *v), 0.0
         ),
         name=PAD,
     )

@@ -1,0 +1,159 @@
+"""Which operators of a training step are decomposed before they are imported, and how.
+
+The graphs of a step keep PyTorch's coarse operators, since what PyTorch runs itself is fastest in these. A part that is
+compiled is decomposed here, into what fuses well: sums over the batch and the pixels, and element-wise operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch._ops import OpOverload
+
+__all__ = ["training_decompositions"]
+
+#: Operators of PyTorch's table that converters serve better than their parts.
+_KEPT = """
+    hardswish.default hardsigmoid.default silu.default gelu.default unbind.int split.Tensor split_with_sizes.default
+    addmm.default native_layer_norm.default
+"""
+#: Operators whose decomposition PyTorch has, but not in its table.
+_ADDED = """
+    threshold_backward hardswish_backward hardsigmoid_backward gelu_backward silu_backward sigmoid_backward
+    tanh_backward hardtanh_backward leaky_relu_backward elu_backward _softmax_backward_data _log_softmax_backward_data
+    select_backward slice_backward stack t transpose.int addcmul addcdiv
+"""
+
+
+def training_decompositions() -> dict[OpOverload, Callable[..., object]]:
+    """The table of decompositions for the parts of a training step."""
+    import torch
+
+    aten = torch.ops.aten
+    table = dict(torch._decomp.core_aten_decompositions())
+    for name in _KEPT.split():
+        packet, _, overload = name.partition(".")
+        table.pop(getattr(getattr(aten, packet), overload), None)
+    table.update(torch._decomp.get_decompositions([_operator(name) for name in _ADDED.split()]))
+    table[aten._native_batch_norm_legit_functional.default] = _batch_norm
+    table[aten.native_batch_norm_backward.default] = _batch_norm_backward
+    table[aten.native_layer_norm_backward.default] = _layer_norm_backward
+    return table
+
+
+def _operator(name: str) -> object:
+    import torch
+
+    packet, _, overload = name.partition(".")
+    found = getattr(torch.ops.aten, packet)
+    return getattr(found, overload) if overload else found
+
+
+def _column(vector: torch.Tensor, rank: int) -> torch.Tensor:
+    """A number for each channel, so that it broadcasts over an image."""
+    return vector.reshape(1, -1, *[1] * (rank - 2))
+
+
+def _others(x: torch.Tensor) -> list[int]:
+    """All dimensions but that of the channels."""
+    return [dim for dim in range(x.dim()) if dim != 1]
+
+
+def _batch_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[torch.Tensor, ...]:
+    """A batch norm and what it keeps: the result, mean, inverse deviation, and both running statistics.
+
+    The result is x * scale + shift, with one scale and one shift for each channel.
+    """
+    if training:
+        count = x.numel() // x.size(1)
+        mean = x.sum(_others(x)) / count
+        centred = x - _column(mean, x.dim())
+        variance = (centred * centred).sum(_others(x)) / count
+        new_mean = running_mean * (1 - momentum) + mean * momentum
+        new_var = running_var * (1 - momentum) + variance * (momentum * count / max(1, count - 1))
+        saved, deviation = mean, (variance + eps).rsqrt()
+        inverse = deviation
+    else:
+        mean, inverse = running_mean, (running_var + eps).rsqrt()
+        new_mean, new_var = running_mean.clone(), running_var.clone()
+        saved, deviation = x.new_zeros((0,)), x.new_zeros((0,))
+    scale = inverse if weight is None else inverse * weight
+    result = (x - _column(mean, x.dim())) * _column(scale, x.dim())
+    if bias is not None:
+        result = result + _column(bias, x.dim())
+    return result, saved, deviation, new_mean, new_var
+
+
+def _batch_norm_backward(
+    gradient: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    saved_mean: torch.Tensor | None,
+    saved_deviation: torch.Tensor | None,
+    training: bool,
+    eps: float,
+    output_mask: Sequence[bool],
+) -> tuple[torch.Tensor | None, ...]:
+    """The gradients of data, scale and shift: two sums over the batch and the pixels, then one pass.
+
+    dx = a * dy + b * (x - mean) + c, with three numbers for each channel.
+    """
+    if training:
+        assert saved_mean is not None and saved_deviation is not None
+        mean, inverse = saved_mean, saved_deviation
+    else:
+        assert running_mean is not None and running_var is not None
+        mean, inverse = running_mean, (running_var + eps).rsqrt()
+    count = x.numel() // x.size(1)
+    centred = x - _column(mean, x.dim())
+    shift = gradient.sum(_others(x))
+    scale = (gradient * centred).sum(_others(x)) * inverse
+    factor = inverse if weight is None else inverse * weight
+    dx = gradient * _column(factor, x.dim())
+    if training:
+        slope = factor * scale * inverse / -count
+        offset = factor * shift / -count
+        dx = dx + centred * _column(slope, x.dim()) + _column(offset, x.dim())
+    return (
+        dx if output_mask[0] else None,
+        scale if output_mask[1] else None,
+        shift if output_mask[2] else None,
+    )
+
+
+def _layer_norm_backward(
+    gradient: torch.Tensor,
+    x: torch.Tensor,
+    extents: Sequence[int],
+    mean: torch.Tensor,
+    inverse: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    output_mask: Sequence[bool],
+) -> tuple[torch.Tensor | None, ...]:
+    """The gradients of data, scale and shift of a norm of rows."""
+    inner = list(range(x.dim() - len(extents), x.dim()))
+    outer = list(range(x.dim() - len(extents)))
+    normal = (x - mean) * inverse
+    scaled = gradient if weight is None else gradient * weight
+    first = scaled.mean(inner, keepdim=True)
+    second = (scaled * normal).mean(inner, keepdim=True)
+    return (
+        (scaled - first - normal * second) * inverse if output_mask[0] else None,
+        (gradient * normal).sum(outer) if output_mask[1] else None,
+        gradient.sum(outer) if output_mask[2] else None,
+    )
