@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tilewright.graph.value import Value
-from tilewright.ops.contraction.gradient import WEIGHT_GRADIENT, WeightGradient, weight_gradient
+from tilewright.ops.pixel_sums import WEIGHT_GRADIENT, WeightGradient, weight_gradient
 from tilewright.ops.mark import take_mark
 
 if TYPE_CHECKING:

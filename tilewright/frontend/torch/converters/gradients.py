@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tilewright.frontend.torch.converters.operands import Operands, Results, converter
-from tilewright.ops.contraction.gradient import WeightGradient, plain_weight_gradient
+from tilewright.ops.pixel_sums import WeightGradient, plain_weight_gradient
 
 if TYPE_CHECKING:
     from tvm import relax
