@@ -141,6 +141,8 @@ class _Program:
         schedule = self.schedule
         loops = schedule.get_loops(block)
         outer = loops[: max(1, len(loops) - 2)]
+        if "t" in self.form.roles:  # there is little to write
+            return
         schedule.parallel(schedule.fuse(*outer) if len(outer) > 1 else outer[0])
 
 
@@ -174,7 +176,7 @@ def build_program(module: IRModule, form: Form, decisions: Decisions) -> Schedul
         schedule.vectorize(spatial[-1])
         schedule.vectorize(schedule.get_loops(schedule.decompose_reduction(last, part))[-1])
         program.write_alone(schedule.get_sblock(writer))
-    else:
+    elif "t" not in form.roles:  # otherwise there are two numbers for each channel, and one is made of both sums
         schedule.reverse_compute_at(schedule.get_sblock(writer), parallel)
     if form.padded:
         program.pad(total, parallel)
