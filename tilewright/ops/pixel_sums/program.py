@@ -83,18 +83,18 @@ class _Program:
             The block that sums a tile of one chunk, the block that adds tiles, and the parallel loop of both.
         """
         schedule, form, decisions = self.schedule, self.form, self.decisions
-        lead = 1 if decisions.parts > 1 else 0
         schedule.rfactor(chunk, 0)
         tile, total = schedule.get_sblock(f"{name}_rf"), schedule.get_sblock(name)
         loops = schedule.get_loops(total)
-        axes = dict(zip(form.roles, loops[lead:], strict=False))
+        axes = dict(zip(form.roles, loops, strict=False))
+        parts = loops[len(form.roles) : -1]  # one loop, or none
         tiles: dict[str, LoopRV] = {}
         for axis, extent in decisions.tile.items():
             if axis in axes:
                 axes[axis], tiles[axis] = schedule.split(axes[axis], factors=[None, extent])
         if "t" in axes:
             tiles["t"] = axes.pop("t")
-        around = [*loops[:lead], *(axes[a] for a in ("g", *decisions.outside) if a in axes)]
+        around = [*parts, *(axes[a] for a in ("g", *decisions.outside) if a in axes)]
         between = [axes[a] for a in "ocyxu" if a in axes and a not in decisions.outside]
         registers = [tiles[a] for a in "oyxut" if a in tiles]
         schedule.reorder(*around, loops[-1], *between, *registers, axes["l"])
