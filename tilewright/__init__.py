@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tilewright.space.space import DesignSpace
     from tilewright.target import Target
     from tilewright.task import Task
+    from tilewright.training.backend import optimize
     from tilewright.tuning.budget import Budget
     from tilewright.tuning.session import TuneResult, tune
     from tilewright.tuning.tuner import TaskTuner
@@ -68,6 +69,7 @@ __all__ = [
     "make_method",
     "make_space",
     "open_store",
+    "optimize",
     "task_of",
     "tune",
 ]
@@ -100,6 +102,7 @@ _HOMES = {
     "make_method": "tilewright.methods.registry",
     "make_space": "tilewright.ops.registry",
     "open_store": "tilewright.records",
+    "optimize": "tilewright.training.backend",
     "task_of": "tilewright.graph.tasks",
     "tune": "tilewright.tuning.session",
 }

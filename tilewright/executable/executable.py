@@ -207,10 +207,14 @@ class OneBucket:
         return self.executable.contest(arrays, variants, seconds, least, most)
 
 
-def load_executable(path: str | Path) -> Executable:
+def load_executable(path: str | Path, threads: int | None = None) -> Executable:
     """The executable that ``tilewright tune`` wrote into the directory ``path``.
 
     Only files in the directory are loaded, and only those whose checksums are the manifest's.
+
+    Args:
+        path: the directory.
+        threads: on which it runs; None: as many as ``TVM_NUM_THREADS`` says, or as there are cores.
 
     Raises:
         OutputError: it is no such directory, of another format, incomplete, damaged, or changed.
@@ -221,7 +225,7 @@ def load_executable(path: str | Path) -> Executable:
     """
     folder = Path(path)
     manifest = read_manifest(folder)
-    weights, threads = find_listed(folder, manifest, WEIGHTS), wanted_threads()
+    weights, threads = find_listed(folder, manifest, WEIGHTS), threads or wanted_threads()
     # A copy is loaded. The system loads a path only once, even if the file is replaced, and no other process can
     # change the copy after its checksum was compared.
     with tempfile.TemporaryDirectory(prefix="tilewright-") as fresh:

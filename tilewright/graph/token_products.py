@@ -29,13 +29,32 @@ def matmul(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     recipe = right.recipe or _find_repeated(walk, call.args[1], right.shape)
     if recipe is not None:
         return dense(walk, call, left, recipe) if len(recipe.shape) == 2 and len(left.shape) > 1 else None
-    if len(left.shape) < 3 or left.shape[:-2] != right.shape[:-2] or right.shape[-1] < NARROWEST:
+    if len(left.shape) < 2 or left.shape[:-2] != right.shape[:-2] or right.shape[-1] < NARROWEST:
         return None
-    return _emit_batch(walk, call, left, right)
+    if len(left.shape) > 2:
+        return _emit_batch(walk, shape_of(call), left, right)
+    # A batch of one matrix. Both are read where they lie, transposed ones too.
+    alone = [_reshape(walk, value, (1, *value.shape)) for value in (left, right)]
+    product = _emit_batch(walk, (1, *shape_of(call)), *alone)
+    return None if product is None else _reshape(walk, product, shape_of(call))
 
 
-def _emit_batch(walk: Rewriter, call: relax.Call, left: Value, right: Value) -> Value | None:
-    """The product of two batches of matrices, each read where it lies."""
+def _reshape(walk: Rewriter, value: Value, shape: tuple[int, ...]) -> Value:
+    """The value with a dimension of extent 1 more or less."""
+    view = walk.make_view(value).reshape(shape)
+    assert view is not None
+    return dataclasses.replace(value.seen(view), pending=value.pending)
+
+
+def _emit_batch(walk: Rewriter, shape: tuple[int, ...], left: Value, right: Value) -> Value | None:
+    """The product of two batches of matrices, each read where it lies.
+
+    Args:
+        walk: emits the new graph.
+        shape: of the product.
+        left: the left batch.
+        right: the right batch.
+    """
     from tvm import relax
 
     n = right.shape[-1]
@@ -62,7 +81,7 @@ def _emit_batch(walk: Rewriter, call: relax.Call, left: Value, right: Value) -> 
     result = walk.call(function, operands, product.out_shape, "batch_matmul")
     for op, scalar in pending:
         result = walk.emit(relax.Call(op, [result, scalar], None))
-    return Value(shape_of(call), base=result, view=result_view, fresh=True)
+    return Value(shape, base=result, view=result_view, fresh=True)
 
 
 def _find_repeated(walk: Rewriter, expr: relax.Expr, shape: tuple[int, ...]) -> Recipe | None:

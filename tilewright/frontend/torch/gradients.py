@@ -113,10 +113,12 @@ def _batch_norm_backward(
     dx = a * dy + b * (x - mean) + c, with three numbers for each channel.
     """
     if training:
-        assert saved_mean is not None and saved_deviation is not None
+        assert saved_mean is not None
+        assert saved_deviation is not None
         mean, inverse = saved_mean, saved_deviation
     else:
-        assert running_mean is not None and running_var is not None
+        assert running_mean is not None
+        assert running_var is not None
         mean, inverse = running_mean, (running_var + eps).rsqrt()
     count = x.numel() // x.size(1)
     centred = x - _column(mean, x.dim())

@@ -18,7 +18,7 @@ from tilewright.frontend.torch.folding import fold_constants
 from tilewright.frontend.torch.gradients import training_decompositions
 from tilewright.frontend.torch.graph import TorchGraph, shape_of
 from tilewright.frontend.torch.importer import Imported, import_graph
-from tilewright.frontend.torch.rewriting import drop_identities
+from tilewright.frontend.torch.rewriting import drop_identities, shape_norms
 
 if TYPE_CHECKING:
     import torch
@@ -104,6 +104,7 @@ def import_part(module: fx.GraphModule, inputs: Sequence[Layout], outputs: Seque
             graph = _trace(module, inputs)
             drop_identities(graph)
             fold_constants(graph)
+            shape_norms(graph)
             _order_inputs(graph, inputs)
             _order_outputs(graph, outputs)
             graph.drop_dead()
@@ -134,7 +135,7 @@ def _trace(module: fx.GraphModule, inputs: Sequence[Layout]) -> TorchGraph:
 
 
 def _order_inputs(graph: TorchGraph, inputs: Sequence[Layout]) -> None:
-    """x --> permute(x'), where the elements of x' lie in the order of its dimensions."""
+    """Input x --> permute(x'), where the elements of x' lie in the order of its dimensions."""
     import torch
 
     for place, (node, layout) in enumerate(zip(list(graph.inputs), inputs, strict=True)):

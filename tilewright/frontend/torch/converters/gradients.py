@@ -41,7 +41,9 @@ def _convolution_backward(o: Operands) -> Results:
     if o.given("transposed"):
         raise ValueError("gradients of transposed convolutions are not compiled yet")
     if len(o.shape(0)) != 4:
-        raise ValueError("gradients of convolutions of images are compiled, but these have another number of dimensions")
+        raise ValueError(
+            "gradients of convolutions of images are compiled, but these have another number of dimensions"
+        )
     data, weight, bias = (bool(wanted) for wanted in _mask(o))
     return [
         _data_gradient(o) if data else None,
@@ -91,9 +93,7 @@ def _data_gradient(o: Operands) -> relax.Expr:
     axes = _axes(o)
     if any(axis.stride > 1 and axis.dilation > 1 for axis in axes):
         raise ValueError("gradients of dilated convolutions are compiled for strides of 1")
-    phases = [
-        [_phase(o, weight, row, col) for col in range(axes[1].stride)] for row in range(axes[0].stride)
-    ]
+    phases = [[_phase(o, weight, row, col) for col in range(axes[1].stride)] for row in range(axes[0].stride)]
     rows, cols = (axis.stride for axis in axes)
     if rows == cols == 1:
         return phases[0][0]
@@ -126,7 +126,8 @@ def _phase(o: Operands, weight: relax.Expr, row: int, col: int) -> relax.Expr:
     """The gradients of every ``stride``-th pixel from ``(row, col)`` on.
 
     y[i] = sum over k of x[s i + k d - p] w[k]  -->  dx[s q + a] = sum over t of dy[q + u - t] w[s t + r],
-    where r = (a + p) mod s and u = (a + p) div s, for a dilation d of 1; for s = 1, dx[q] = sum of dy[q + p - d t] w[t].
+    where r = (a + p) mod s and u = (a + p) div s, for a dilation d of 1.
+    With a stride of 1, dx[q] = sum over t of dy[q + p - d t] w[t].
     """
     from tvm import relax
 
@@ -148,9 +149,7 @@ def _phase(o: Operands, weight: relax.Expr, row: int, col: int) -> relax.Expr:
     for place, (axis, begin, taps) in enumerate(zip(axes, begins, kernels, strict=True), 2):
         if axis.stride > 1:
             end = begin + axis.stride * (taps - 1) + 1
-            weight = o.emit(
-                relax.op.strided_slice(weight, [place], [begin], [end], [axis.stride], assume_inbound=True)
-            )
+            weight = o.emit(relax.op.strided_slice(weight, [place], [begin], [end], [axis.stride], assume_inbound=True))
         weight = o.emit(relax.op.flip(weight, place))
     gradient, padding = _crop(o, pads)
     return o.emit(

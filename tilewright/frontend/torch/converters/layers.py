@@ -89,12 +89,18 @@ def _convolution(o: Operands) -> relax.Expr:
 
 @converter("native_layer_norm.default")
 def _layer_norm(o: Operands) -> Results:
-    """A layer norm over the last dimension. Its statistics are for training."""
+    """A layer norm over the last dimension, with the mean and the inverse deviation of each row if these are read."""
     from tvm import relax
 
     epsilon = float(np.float32(o.number("eps")))  # as ONNX files have it, so that both have the same tasks
-    result = relax.op.nn.layer_norm(o.expr(0), o.expr("weight"), o.expr("bias"), [-1], epsilon)
-    return [o.emit(result), None, None]
+    result = o.emit(relax.op.nn.layer_norm(o.expr(0), o.expr("weight"), o.expr("bias"), [-1], epsilon))
+    if not o.reads(1) and not o.reads(2):
+        return [result, None, None]
+    mean = o.emit(relax.op.mean(o.expr(0), [-1], keepdims=True))
+    centred = o.emit(relax.op.subtract(o.expr(0), mean))
+    variance = o.emit(relax.op.mean(o.emit(relax.op.multiply(centred, centred)), [-1], keepdims=True))
+    shifted = o.emit(relax.op.add(variance, relax.const(epsilon, o.dtype(0))))
+    return [result, mean, o.emit(relax.op.rsqrt(shifted))]
 
 
 @converter("_native_batch_norm_legit_no_training.default")

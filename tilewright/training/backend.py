@@ -1,0 +1,87 @@
+"""The backend ``tilewright`` of ``torch.compile``."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from tilewright.errors import TilewrightError
+from tilewright.training.options import Options
+
+if TYPE_CHECKING:
+    import torch
+    from torch import fx
+
+    from tilewright.training.session import Session
+
+__all__ = ["compile_graph", "optimize", "sessions"]
+
+#: The sessions of this process, the first one first.
+sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+_log = logging.getLogger("tilewright.training")
+
+
+def optimize(model: torch.nn.Module, **options: object) -> torch.nn.Module:
+    """The model, compiled: ``torch.compile(model, backend="tilewright", options=options)``.
+
+    Args:
+        model: to train, or to infer with.
+        options: see :class:`tilewright.training.Options`.
+
+    Raises:
+        MissingExtraError: PyTorch is not installed.
+    """
+    try:
+        import torch
+    except ImportError as exc:
+        from tilewright.errors import MissingExtraError
+
+        raise MissingExtraError("PyTorch", "torch") from exc
+    compiled: torch.nn.Module = torch.compile(model, backend=compile_graph, options=options)
+    return compiled
+
+
+def compile_graph(
+    module: fx.GraphModule,
+    examples: Sequence[torch.Tensor],
+    *,
+    options: Mapping[str, object] | None = None,
+    **others: object,
+) -> Callable[..., object]:
+    """What ``torch.compile`` calls with each graph of a model. Returns what runs it.
+
+    Args:
+        module: the graph.
+        examples: tensors like those that it will be called with.
+        options: see :class:`tilewright.training.Options`.
+        others: options of ``torch.compile`` that this backend does not know, such as ``mode``.
+    """
+    try:
+        if others:
+            raise TilewrightError(f"tilewright takes options={{...}} and nothing else, but got {next(iter(others))!r}")
+        parsed = Options.parse(options)
+    except TilewrightError as error:
+        _log.warning("this model trains as without tilewright: %s", error)
+        return module.forward
+    from functorch.compile import min_cut_rematerialization_partition
+    from torch._dynamo.backends.common import aot_autograd
+
+    from tilewright.training.session import Session
+
+    session = Session(parsed, examples)
+    sessions.add(session)
+    compiler = aot_autograd(
+        fw_compiler=partial(session.compile, "forward"),
+        bw_compiler=partial(session.compile, "backward"),
+        inference_compiler=partial(session.compile, "inference"),
+        # Operators stay as coarse as PyTorch has them: what it runs itself is fastest so, and needs the least memory.
+        # A part that is compiled is decomposed in the process that compiles it (frontend/torch/gradients.py).
+        decompositions={},
+        partition_fn=min_cut_rematerialization_partition,
+    )
+    made: Callable[..., object] = compiler(module, examples)
+    return made

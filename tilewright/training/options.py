@@ -1,0 +1,83 @@
+"""What a user can ask of the backend: ``torch.compile(model, backend="tilewright", options={...})``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+
+from tilewright.errors import TilewrightError
+from tilewright.methods.registry import METHODS
+from tilewright.tuning.budget import Budget
+from tilewright.tvm_compat import usable_cores
+
+__all__ = ["Mode", "Options"]
+
+#: When a model is tuned: while it trains; before its first step; or never, with what the records hold.
+Mode: TypeAlias = Literal["background", "now", "cached"]
+#: The dtypes of kernels.
+_PRECISIONS = ("float32",)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of the backend.
+
+    Attributes:
+        budget: the time that tuning may take, as :meth:`tilewright.tuning.budget.Budget.parse` reads it.
+        records: the file or URL of the store of measurements; None: they are kept in memory.
+        mode: when the model is tuned.
+        method: the name of a method of tuning.
+        threads: on which kernels run; None: as many as PyTorch uses.
+        precision: the dtype of kernels.
+
+    Raises:
+        TilewrightError: an option has a value that it cannot have.
+    """
+
+    budget: str = "5m"
+    records: str | None = None
+    mode: Mode = "background"
+    method: str = "default"
+    threads: int | None = None
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.budget, str):
+            raise _refusal("budget", "a duration such as '5m'", self.budget)
+        Budget.parse(self.budget)
+        if self.records is not None and not isinstance(self.records, str):
+            raise _refusal("records", "the path of a file, or a URL", self.records)
+        for name, choices in (("mode", get_args(Mode)), ("method", METHODS), ("precision", _PRECISIONS)):
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in choices:
+                raise _refusal(name, f"one of {', '.join(choices)}", value)
+        whole = isinstance(self.threads, int) and not isinstance(self.threads, bool)
+        if self.threads is not None and not (whole and 1 <= self.threads <= usable_cores()):
+            raise _refusal("threads", f"a number from 1 to the {usable_cores()} cores of this process", self.threads)
+
+    @classmethod
+    def parse(cls, given: Mapping[str, object] | None) -> Options:
+        """The options that a user gave by name.
+
+        Raises:
+            TilewrightError: there is no such option, or it has a value that it cannot have.
+        """
+        known = [field.name for field in fields(cls)]
+        values = dict(given or {})
+        unknown = [name for name in values if name not in known]
+        if unknown:
+            raise TilewrightError(f"the options of tilewright are {', '.join(known)}, but one is {unknown[0]!r}")
+        if isinstance(values.get("records"), Path):
+            values["records"] = str(values["records"])
+        return cls(**values)  # type: ignore[arg-type]  # the constructor checks each value
+
+    @property
+    def seconds(self) -> float:
+        """The budget in seconds."""
+        return Budget.parse(self.budget).seconds or 0.0
+
+
+def _refusal(name: str, rule: str, value: object) -> TilewrightError:
+    return TilewrightError(f"the option {name!r} of tilewright is {rule}, but this is {value!r}")

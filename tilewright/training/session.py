@@ -1,0 +1,138 @@
+"""A compiled model in training: its graphs, their parts, and who runs them."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import torch
+
+from tilewright.training.live import LivePart
+from tilewright.training.options import Options
+from tilewright.training.parts import divide
+from tilewright.training.preparing import Request
+from tilewright.training.worker import Order, find_worker
+
+if TYPE_CHECKING:
+    from torch import fx
+
+__all__ = ["Kind", "Session", "StepGraph"]
+
+#: What a graph of a step computes.
+Kind: TypeAlias = Literal["forward", "backward", "inference"]
+#: A function that takes a list of tensors, and may empty it.
+Boxed: TypeAlias = Callable[[list[object]], object]
+#: The share of the budget that is spent on a graph. A backward pass has twice the arithmetic of a forward pass.
+_SHARES: dict[Kind, float] = {"forward": 1 / 3, "backward": 2 / 3, "inference": 1.0}
+
+_log = logging.getLogger("tilewright.training")
+
+
+@dataclass
+class StepGraph:
+    """A graph of a step.
+
+    Attributes:
+        kind: what it computes.
+        parts: what is compiled of it.
+        operators: how many operators PyTorch runs besides.
+        steps: how often it ran.
+    """
+
+    kind: Kind
+    parts: tuple[LivePart, ...]
+    operators: int
+    steps: int = 0
+
+
+class Session:
+    """A model that is compiled, with one session for each graph of Dynamo's.
+
+    Args:
+        options: of the backend.
+        examples: what the graph is called with.
+
+    Attributes:
+        options: of the backend.
+        parameters: of the model, as far as the graph is called with them.
+        graphs: the graphs of its steps, as far as PyTorch has asked for them.
+    """
+
+    def __init__(self, options: Options, examples: Sequence[object]) -> None:
+        self.options = options
+        self.parameters: weakref.WeakSet[torch.nn.Parameter] = weakref.WeakSet(
+            example for example in examples if isinstance(example, torch.nn.Parameter)
+        )
+        self.graphs: list[StepGraph] = []
+
+    def compile(self, kind: Kind, module: fx.GraphModule, examples: Sequence[object]) -> Boxed:
+        """A function that computes a graph of a step. It is PyTorch's own whatever fails.
+
+        Args:
+            kind: what the graph computes.
+            module: the graph, as AOTAutograd makes it.
+            examples: stand-ins for what it takes.
+        """
+        try:
+            whole, parts = divide(module)
+            live = tuple(LivePart(part, f"{kind} part {place}") for place, part in enumerate(parts))
+            for part in live:
+                setattr(whole, part.part.name, part)
+        except Exception as error:
+            _log.warning("the %s pass stays with PyTorch: %s", kind, error)
+            return _box(module, None)
+        rest = sum(node.op == "call_function" and hasattr(node.target, "_schema") for node in whole.graph.nodes)
+        graph = StepGraph(kind, live, rest)
+        self.graphs.append(graph)
+        self._request(graph)
+        return _box(whole, graph)
+
+    def _request(self, graph: StepGraph) -> None:
+        """Have the parts of a graph prepared: now, or while the model trains."""
+        total = sum(len(part.part.operators) for part in graph.parts)
+        worker = find_worker(self.options, self.options.threads or torch.get_num_threads())
+        for part in graph.parts:
+            seconds = self.options.seconds * _SHARES[graph.kind] * len(part.part.operators) / total
+            try:
+                module = pickle.dumps(part.part.module)
+            except Exception as error:
+                part.leave(f"it cannot be handed to the process that compiles it: {error}")
+                continue
+            request = Request(part.part.name, module, part.inputs, part.outputs, seconds)
+            order = Order(request, part.name, part.offer, part.leave)
+            if self.options.mode == "now":
+                worker.prepare(order)
+            else:
+                worker.enqueue(order)
+
+
+def _box(module: fx.GraphModule, graph: StepGraph | None) -> Boxed:
+    """A function that gives the list of its arguments free, so that no tensor is kept longer than it is needed."""
+    code = getattr(torch.fx.graph, "_BoxedCodeGen", None)
+    if code is None:  # before PyTorch 2.9
+        run = _unbox(module)
+    else:
+        module.graph.set_codegen(code())
+        module.recompile()
+        run = module.forward
+
+    def call(arguments: list[object]) -> object:
+        if graph is not None:
+            graph.steps += 1
+        return run(arguments)
+
+    call._boxed_call = True  # type: ignore[attr-defined]  # what AOTAutograd looks for
+    return call
+
+
+def _unbox(module: fx.GraphModule) -> Boxed:
+    def run(arguments: list[object]) -> object:
+        given = tuple(arguments)
+        arguments.clear()
+        return module.forward(*given)
+
+    return run
