@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from tilewright.graph.channels import permuted
+from tilewright.graph.gradients import sum_channels
 from tilewright.graph.idioms import Idiom
 from tilewright.graph.pixel_convolutions import conv2d
 from tilewright.graph.tokens import BINARY, UNARY, emit_elementary, find_formula
@@ -223,6 +224,7 @@ _TABLE: dict[str, _Handler] = {
     "nn.max_pool2d": pool,
     "nn.avg_pool2d": pool,
     "mean": mean,
+    "sum": sum_channels,
     "concat": concat,
     "power": power,
     "reshape": shuffle,

@@ -10,6 +10,7 @@ from tilewright.ops.pixel_sums.statistics import (
     STATISTICS,
     Statistics,
     channel_statistics,
+    channel_sum,
     plain_statistics,
 )
 from tilewright.ops.pixel_sums.weight_gradient import (
@@ -29,6 +30,7 @@ __all__ = [
     "Statistics",
     "WeightGradient",
     "channel_statistics",
+    "channel_sum",
     "depthwise_gradient",
     "plain_statistics",
     "plain_weight_gradient",

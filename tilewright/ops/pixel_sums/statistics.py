@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from tilewright.ops.function import KEPT, OPAQUE, make_function
+from tilewright.ops.function import KEPT, OPAQUE, REDUCTION, make_function
 from tilewright.ops.mark import Mark
 from tilewright.ops.pixel_sums.form import BLOCK, mark_roles
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tvm.te import Tensor
     from tvm.tirx import PrimFunc
 
-__all__ = ["STATISTICS", "Statistics", "channel_statistics", "plain_statistics"]
+__all__ = ["STATISTICS", "Statistics", "channel_statistics", "channel_sum", "plain_statistics"]
 
 #: The kind of the mark of plain statistics. Its detail is what :meth:`Statistics.detail` writes.
 STATISTICS = "channel_statistics"
@@ -116,6 +116,31 @@ def channel_statistics(statistics: Statistics, data: tuple[int, ...]) -> PrimFun
         name="finish",
     )
     return make_function([*tensors, result], OPAQUE)
+
+
+@lru_cache(KEPT)
+def channel_sum(data: tuple[int, ...], channels: int) -> PrimFunc:
+    """The sum of each channel of blocked images. Gives a PrimFunc (images, sums ``(C,)``).
+
+    Element-wise functions before it are fused into it.
+
+    Args:
+        data: shape ``(n, blocks, h, w, x)``. Channels lie in order. What is in the places behind the last is ignored.
+        channels: C.
+    """
+    from tvm import te
+
+    n, blocks, rows, cols, x = data
+    tensor = te.placeholder(data, name="data")
+    rn, ri, rj = te.reduce_axis((0, n), "n"), te.reduce_axis((0, rows), "i"), te.reduce_axis((0, cols), "j")
+    sums = te.compute(
+        (blocks, x),
+        lambda c, v: te.sum(tensor[rn, c, ri, rj, v], axis=[rn, ri, rj]),
+        name=BLOCK,
+        attrs=mark_roles("cl"),
+    )
+    result = te.compute((channels,), lambda c: sums[c // x, c % x], name="unpack")
+    return make_function([tensor, result], REDUCTION)
 
 
 def _operands(statistics: Statistics, shape: tuple[int, ...]) -> list[Tensor]:
