@@ -137,11 +137,11 @@ class _Program:
             schedule.parallel(schedule.fuse(*loops[:2]))
 
     def write_alone(self, block: SBlockRV) -> None:
-        """Schedule what comes after the parts in loops of its own."""
+        """Schedule what comes after all sums in loops of its own."""
         schedule = self.schedule
         loops = schedule.get_loops(block)
         outer = loops[: max(1, len(loops) - 2)]
-        if "t" in self.form.roles:  # there is little to write
+        if len(loops) <= 2:  # there is little to write
             return
         schedule.parallel(schedule.fuse(*outer) if len(outer) > 1 else outer[0])
 
@@ -175,8 +175,9 @@ def build_program(module: IRModule, form: Form, decisions: Decisions) -> Schedul
         schedule.reorder(*spatial[:-1], part, spatial[-1])
         schedule.vectorize(spatial[-1])
         schedule.vectorize(schedule.get_loops(schedule.decompose_reduction(last, part))[-1])
+    if decisions.parts > 1 or not _joins(schedule, writer, form):
         program.write_alone(schedule.get_sblock(writer))
-    elif "t" not in form.roles:  # otherwise there are two numbers for each channel, and one is made of both sums
+    else:
         schedule.reverse_compute_at(schedule.get_sblock(writer), parallel)
     if form.padded:
         program.pad(total, parallel)
@@ -185,6 +186,12 @@ def build_program(module: IRModule, form: Form, decisions: Decisions) -> Schedul
     start = schedule.decompose_reduction(total, schedule.get_loops(total)[1])
     schedule.vectorize(schedule.get_loops(start)[-1])
     return schedule
+
+
+def _joins(schedule: Schedule, writer: str, form: Form) -> bool:
+    """Whether the writer can join the parallel loop: it moves all sums, and makes no number of two of them."""
+    written = math.prod(int(v.dom.extent) for v in schedule.get(schedule.get_sblock(writer)).iter_vars)
+    return "t" not in form.roles and written == math.prod(form.extents.values())
 
 
 def _inline(schedule: Schedule) -> str:
