@@ -22,7 +22,9 @@ from tilewright.space.configs import sample
 
 torch = pytest.importorskip("torch")
 
-_DRAWN = settings(max_examples=8, phases=(Phase.generate,), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+_DRAWN = settings(
+    max_examples=8, phases=(Phase.generate,), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
 
 
 def all_agree(function: Callable[..., Any], inputs: Sequence[Any], draws: int = 0) -> Extraction:

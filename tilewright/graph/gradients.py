@@ -126,7 +126,12 @@ def _layout(walk: Rewriter, value: Value, channels: int, groups: int = 1) -> _La
     """
     order = value.order
     natural = order is None or (groups == 1 and order[:channels] == tuple(range(channels)))
-    if value.packed is not None and natural and value.block <= walk.lanes and (groups == 1 or channels % value.block == 0):
+    if (
+        value.packed is not None
+        and natural
+        and value.block <= walk.lanes
+        and (groups == 1 or channels % value.block == 0)
+    ):
         return value.block, order
     block = walk.channel_block(channels)
     # The inputs of the first layer are few, and are no vectors. All other blocks are.

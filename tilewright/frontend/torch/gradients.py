@@ -88,9 +88,10 @@ def _statistics_operator(x: torch.Tensor, gradient: torch.Tensor | None, mean: t
     if not hasattr(torch.ops.tilewright, "channel_statistics"):
         torch.library.define("tilewright::channel_statistics", "(Tensor x, Tensor? gradient, Tensor? mean) -> Tensor")
 
-        @torch.library.register_fake("tilewright::channel_statistics")
         def shape(x: torch.Tensor, gradient: torch.Tensor | None, mean: torch.Tensor | None) -> torch.Tensor:
             return x.new_empty((2, x.size(1)))
+
+        torch.library.register_fake("tilewright::channel_statistics", shape)
 
     result: torch.Tensor = torch.ops.tilewright.channel_statistics(x, gradient, mean)
     return result

@@ -21,8 +21,6 @@ from tilewright.ops.pixel_sums.form import BLOCK, PAD, Form
 from tilewright.space.loops import lanes_in
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from tvm.ir import IRModule
     from tvm.s_tir import Schedule
     from tvm.s_tir.schedule import LoopRV, SBlockRV

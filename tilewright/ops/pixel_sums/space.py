@@ -156,7 +156,8 @@ class PixelSumsSpace(KnobsAlone):
         cost: NDArray[np.float64] = 4 * (1 - balance) + fits + 0.5 * small + 0.1 * np.log2(parts)
         # Padding is done again for each iteration of a loop around the chunks over blocks of outputs.
         again = np.asarray([blocks["o"][i] if "o" in name else 1 for i, name in enumerate(names)])
-        return cost + (0.1 if form.padded else 0.0) * np.log2(again) + 0.01 * values[:, _OUTSIDE]
+        cost += (0.1 if form.padded else 0.0) * np.log2(again) + 0.01 * values[:, _OUTSIDE]
+        return cost
 
 
 def _knobs(form: Form, target: Target) -> tuple[Knob, ...]:

@@ -150,7 +150,11 @@ def _operands(statistics: Statistics, shape: tuple[int, ...]) -> list[Tensor]:
     if not statistics.products:
         return [te.placeholder(shape, name="data")]
     places = statistics.shape[1] if len(shape) == 4 else shape[1] * shape[4]
-    return [te.placeholder(shape, name="gradient"), te.placeholder(shape, name="data"), te.placeholder((places,), name="mean")]
+    return [
+        te.placeholder(shape, name="gradient"),
+        te.placeholder(shape, name="data"),
+        te.placeholder((places,), name="mean"),
+    ]
 
 
 def _term(

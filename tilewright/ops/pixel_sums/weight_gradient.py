@@ -125,7 +125,7 @@ def weight_gradient(gradient: WeightGradient, data: tuple[int, ...], dy: tuple[i
 
     g = gradient
     n, out, rows, cols = g.output
-    _, depth, kh, kw = g.weight
+    kh, kw = g.weight[2:]
     each, cb, x = out // g.groups, data[-1], dy[-1]
     a, d = te.placeholder(data, name="data"), te.placeholder(dy, name="gradient")
     src = pad_pixels(a, g.padding)
