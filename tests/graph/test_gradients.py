@@ -23,7 +23,7 @@ from tilewright.space.configs import sample
 torch = pytest.importorskip("torch")
 
 _DRAWN = settings(
-    max_examples=8, phases=(Phase.generate,), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=6, phases=(Phase.generate,), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 
 
