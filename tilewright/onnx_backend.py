@@ -1,14 +1,14 @@
-"""Runs ONNX models that are in memory, behind the interface of :mod:`onnx.backend.base` that other tools know.
+"""Runs ONNX models that are in memory, with the interface of :mod:`onnx.backend.base` that other tools use.
 
 >>> import tilewright.onnx_backend as backend
 >>> prepared = backend.prepare(model, "CPU")  # doctest: +SKIP
 >>> (y,) = prepared.run([x])  # doctest: +SKIP
 
 The functions ``prepare``, ``run_model``, ``run_node``, ``is_compatible`` and ``supports_device`` are the methods of
-:class:`TilewrightBackend`. What ``prepare`` makes is a :class:`PreparedModel`.
+:class:`TilewrightBackend`. ``prepare`` returns a :class:`PreparedModel`.
 
-A model is built with default schedules, which is quick, and its outputs are not judged. With ``budget="5m"`` it is
-tuned and judged, as by :func:`tilewright.tuning.session.tune`.
+A model is built with default schedules, which is quick, and its outputs are not checked. With ``budget="5m"``, it is
+tuned and its outputs are checked, as by :func:`tilewright.tuning.session.tune`.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ _DEVICES = ("CPU", "CPU:0")
 class PreparedModel(BackendRep):
     """A model that is ready to run.
 
-    A model with open dimensions is built when it is run: once for each set of shapes.
+    A model with open dimensions is built when it runs, once for each set of shapes.
 
     Args:
         build: makes an executable for the shapes of inputs with open dimensions, by name.
-        ends: the inputs of the model, in order.
+        ends: the inputs of the model, in order, with -1 for an open dimension.
     """
 
     def __init__(self, build: Callable[[dict[str, tuple[int, ...]]], Executable], ends: Sequence[TensorSpec]) -> None:
@@ -73,10 +73,10 @@ class PreparedModel(BackendRep):
 
     @property
     def executable(self) -> Executable:
-        """The executable that was made of the model; the one that ran last, if it has open dimensions.
+        """The executable of the model. For a model with open dimensions: the executable of the last run.
 
         Raises:
-            ShapeError: it has open dimensions, and has not been run yet.
+            ShapeError: the model has open dimensions, and has not run yet.
         """
         if self._last is None:
             raise ShapeError(
@@ -87,9 +87,9 @@ class PreparedModel(BackendRep):
 
     @property
     def segments(self) -> tuple[tuple[str, ...], ...]:
-        """For each part of :attr:`executable` that ONNX Runtime runs, why operators are in it.
+        """The segments of :attr:`executable`. For each: why ONNX Runtime runs its operators.
 
-        Empty if everything is compiled. Raises as :attr:`executable` does.
+        Empty if the whole model is compiled. Raises as :attr:`executable` does.
         """
         return tuple(tuple(entry["reasons"]) for entry in self.executable.manifest.get("segments", []))
 
@@ -99,11 +99,11 @@ class PreparedModel(BackendRep):
         Args:
             inputs: a list or tuple with one value for each input; a mapping by the inputs' names; or the value of the
                 only input. Values are what an executable takes (:class:`tilewright.Executable`).
-            options: there are none.
+            options: the interface has this parameter, but no option is known.
 
         Raises:
-            ShapeError: an input is missing or is none of the model's, or has another shape or dtype.
-            TilewrightError: an option was given; or the model has open dimensions, and cannot be built.
+            ShapeError: an input is missing or unknown, or has another shape or dtype.
+            TilewrightError: an option was given; or a model with open dimensions cannot be built for these shapes.
         """
         _refuse_options("run", options)
         values = self._arrange(inputs)
@@ -137,7 +137,7 @@ class PreparedModel(BackendRep):
 
 
 class TilewrightBackend(Backend):
-    """Tilewright as a backend of ONNX. All methods are class methods; nobody makes an object of it."""
+    """Tilewright as a backend of ONNX. All methods are class methods, so no object is needed."""
 
     @classmethod
     def supports_device(cls, device: str) -> bool:
@@ -150,11 +150,11 @@ class TilewrightBackend(Backend):
 
     @classmethod
     def is_compatible(cls, model: onnx.ModelProto, device: str = "CPU", **options: object) -> bool:
-        """Whether a model can be read, on a device that is supported. The model is read for that, in another process.
+        """Whether a model can be read, and the device is supported. Another process reads the model to find out.
 
         Args:
             model: the model.
-            device: where it is to run.
+            device: the name of the device.
             options: ``shapes``, as :meth:`prepare` takes it.
         """
         from tilewright.frontend.onnx.reading import read_onnx
@@ -178,21 +178,21 @@ class TilewrightBackend(Backend):
         Args:
             model: the model. If its weights are in other files, load them first
                 (``onnx.load_external_data_for_model``).
-            device: where it is to run: ``CPU``.
+            device: the name of the device: ``CPU`` or ``CPU:0``.
             options: any of
 
-                - ``shapes``: the shapes of inputs with open dimensions, by name; without them, the model is built when
-                  it is run, once for each set of shapes;
-                - ``budget``: a duration such as ``"30s"``, within which the model is tuned and judged; without it,
-                  the model runs with default schedules and is not judged;
-                - ``isolated``: False reads the model in this process. That saves some tenths of a second a model, but a
-                  crash of ONNX Runtime's optimiser then ends this process. Tuning always isolates the reading.
+                - ``shapes``: the shapes of inputs with open dimensions, by name. Without them, the model is built when
+                  it runs, once for each set of shapes.
+                - ``budget``: a duration such as ``"30s"``, within which the model is tuned and its outputs are checked.
+                  Without it, the model runs with default schedules, and its outputs are not checked.
+                - ``isolated``: False reads the model in this process, which is faster by a few tenths of a second. Then
+                  a crash of ONNX Runtime's optimiser ends this process. With a budget, another process reads it anyway.
 
         Raises:
             ModelError: the model is not valid.
             TargetError: the device is not supported.
-            CheckError: with a budget: the outputs are wrong.
-            TilewrightError: an option is unknown, or as the parts raise it.
+            CheckError: a budget was given, and the outputs are wrong.
+            TilewrightError: an option is unknown, or the model cannot be read, built or tuned.
         """
         shapes, budget, isolated = _take_shapes(options), options.pop("budget", None), options.pop("isolated", True)
         _refuse_options("prepare", options)
@@ -223,7 +223,7 @@ class TilewrightBackend(Backend):
         Args:
             model: the model.
             inputs: as :meth:`PreparedModel.run` takes them.
-            device: where it is to run.
+            device: the name of the device.
             options: as :meth:`prepare` takes them.
 
         Raises:
@@ -245,13 +245,13 @@ class TilewrightBackend(Backend):
         Args:
             node: the operator with its attributes.
             inputs: one array for each input of the node that has a name: a list or tuple, or a mapping by name.
-            device: where it is to run.
-            outputs_info: dtype and shape of each output; without it they are inferred.
-            options: ``opset_version``, the version of the operators of the node's domain, by default the newest that
-                has changed this operator; the others are those of :meth:`prepare`.
+            device: the name of the device.
+            outputs_info: dtype and shape of each output; None: they are inferred.
+            options: those of :meth:`prepare`, and ``opset_version``, the opset of the node's domain. Its default is the
+                newest version that has changed this operator.
 
         Raises:
-            ShapeError: there is not one array for each input.
+            ShapeError: the number of arrays differs from the number of inputs.
             TilewrightError: as :meth:`prepare` and :meth:`PreparedModel.run` do.
         """
         opset = options.pop("opset_version", None)
@@ -288,13 +288,13 @@ def _check_model(model: object) -> None:
 
 
 def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """The inputs that are no weights."""
+    """The inputs of a model without its weights."""
     weights = {tensor.name for tensor in model.graph.initializer}
     return [value for value in model.graph.input if value.name not in weights]
 
 
 def _find_zeros(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """The shapes of inputs without elements: a 0 in a file may be an open dimension, but here it is meant."""
+    """The shapes of inputs with an extent of 0. In files, 0 may stand for an open dimension; here, it does not."""
     found = {}
     for value in _inputs(model):
         dims = value.type.tensor_type.shape.dim
@@ -305,13 +305,13 @@ def _find_zeros(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 
 
 def _describe_inputs(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> list[TensorSpec]:
-    """The inputs, with the shapes that are given."""
+    """The inputs of a model, with the given shapes."""
     specs = [describe_end(value.name, value.type) for value in _inputs(model)]
     return [replace(spec, shape=shapes.get(spec.name, spec.shape)) for spec in specs]
 
 
 def _save(model: onnx.ModelProto, folder: Path) -> Path:
-    """Write a model to a file, with large weights in another one."""
+    """Write a model to a file, and large weights to another one."""
     from tilewright.frontend.onnx.data import save_onnx
 
     path = folder / "model.onnx"

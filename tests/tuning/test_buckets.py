@@ -20,12 +20,17 @@ from tilewright.compare.peers import bucket_model
 from tilewright.compiling.build import build
 from tilewright.errors import ShapeError
 from tilewright.executable.executable import Executable, load_executable
+from tilewright.executable.manifest import read_manifest
 from tilewright.frontend.load import load, load_buckets
 from tilewright.frontend.shapes import ShapeRequest
 from tilewright.graph.buckets import Buckets, extract_buckets
 from tilewright.graph.tasks import extract
+from tilewright.records.memory import MemoryStore
 from tilewright.tuning.budget import Budget
+from tilewright.tuning.final_race import compare_runtime
+from tilewright.tuning.incumbent import build_incumbent
 from tilewright.tuning.session import tune
+from tilewright.verify.checker import Checker
 
 pytestmark = runs
 
@@ -165,3 +170,24 @@ def test_run_takes_any_shape_of_a_bucket(built: tuple[Path, Path], tmp_path: Pat
     assert "1x16x10x16" in done.output
     np.save(tmp_path / "x.npy", normal(1, 8, 11, 16))
     assert CliRunner().invoke(app, ["run", str(built[1]), "--input", str(tmp_path / "x.npy")]).exit_code == 2
+
+
+def test_onnx_runtime_may_run_the_model_in_some_buckets_only(tmp_path: Path) -> None:
+    """Where ONNX Runtime is faster in one bucket, the others stay compiled, and all outputs stay right."""
+    model = open_conv(tmp_path / "m.onnx")
+    networks = load_buckets(model, SHAPES[:2])
+    with Checker(networks, 10.0) as checker:
+        built = build_incumbent(extract_buckets(networks, TARGET), checker, tmp_path, MemoryStore())
+        whole = built.workshop.build_runtime()
+        assert whole is not None
+        mixed = built.workshop.mix(built.executable, whole, [1])
+    assert mixed is not None
+    assert mixed.verdict.right
+    manifest = read_manifest(mixed.folder)
+    assert [len(bucket["segments"]) for bucket in manifest["buckets"]] == [0, 1]
+    executable = load_executable(mixed.folder)
+    for shapes in SHAPES[:2]:
+        agrees(executable, model, *shapes["x"])
+    raced = compare_runtime(mixed.folder, whole.folder, 1, shares=(0.5, 0.5))
+    assert raced is not None
+    assert raced[0].ratio > 0

@@ -1,11 +1,12 @@
-"""Gives each call to the program that was made for its shapes: the programs of an executable with several *buckets*.
+"""Runs each call of an executable with several *buckets* by the program that was made for its shapes.
 
-A bucket is a set of shapes of the inputs for which the executable has a plan. A call of other shapes is
+A bucket is a set of shapes of the inputs for which the executable has a plan. For other shapes, the first of these
+that is possible happens:
 
-1. padded to a larger bucket along axes along which the network computes each element by itself, and its outputs are cut
-   back; or
-2. handed to a runtime that runs the whole model, if the executable has one; or
-3. refused with a message that lists the buckets.
+1. The inputs are padded to a larger bucket, and the added rows are cut off the outputs. Inputs are padded only along
+   axes along which the network computes each element independently.
+2. A runtime runs the whole model, if the executable has one.
+3. The call is refused with a message that lists the buckets.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from tilewright.tensor import Array, TensorSpec
 
 __all__ = ["Bucket", "BucketsProgram", "Padding", "Shapes", "WholeProgram"]
 
-#: The shapes of all inputs; None for what has none.
+#: The shapes of all inputs; None for an input that has no shape.
 Shapes: TypeAlias = tuple[tuple[int, ...] | None, ...]
-#: How many shapes without a bucket are remembered.
+#: The most shapes without a bucket whose padding is remembered.
 _MOST_REMEMBERED = 1024
 
 
 @dataclass(frozen=True)
 class Padding:
-    """Axes along which a network computes each element by itself, so that rows may be added and cut off again.
+    """Axes along which a network computes each element independently, so that rows may be added and cut off again.
 
     Attributes:
         inputs: pairs of an input's place and its axis. All these axes have the same extent.
@@ -69,7 +70,7 @@ class Bucket:
         return sum(math.prod(spec.shape) for spec in self.inputs)
 
     def find_rows(self, padding: Padding, shapes: Shapes) -> int:
-        """How many rows inputs of ``shapes`` have along the axes of a padding; 0 if they cannot be padded to these."""
+        """The number of rows of inputs of ``shapes`` along the axes of a padding; 0 if they cannot be padded."""
         rows = 0
         axes = dict(padding.inputs)
         for place, (wanted, given) in enumerate(zip(self.shapes, shapes, strict=True)):
@@ -100,14 +101,14 @@ class WholeProgram(Protocol):
 
 @dataclass(frozen=True)
 class _Padded:
-    """Inputs that are padded to a bucket: the bucket, how, and their rows."""
+    """How inputs are padded: the bucket, the axes, and the number of rows before padding."""
 
     bucket: Bucket
     padding: Padding
     rows: int
 
     def pad(self, arrays: Sequence[Array]) -> list[Array]:
-        """The inputs with their last rows repeated, since a network accepts these."""
+        """The inputs with their last rows repeated. These hold no number that the network would refuse."""
         made = list(arrays)
         for place, axis in self.padding.inputs:
             array, wanted = arrays[place], self.bucket.inputs[place].shape
@@ -211,7 +212,7 @@ class BucketsProgram:
         )
 
     def _varying(self) -> Mapping[int, bool]:
-        """By its place, whether an input has different shapes in the buckets; if none has, all count."""
+        """For each input, whether its shape differs between buckets, by its place; true for all if none differs."""
         count = len(self.buckets[0].inputs)
         found = {place: len({bucket.shapes[place] for bucket in self.buckets}) > 1 for place in range(count)}
         return found if any(found.values()) else dict.fromkeys(range(count), True)
@@ -222,7 +223,7 @@ def _shapes(arrays: Sequence[Array]) -> Shapes:
 
 
 def _in_words(names: Sequence[str], shapes: Shapes, which: Mapping[int, bool]) -> str:
-    """Shapes for people: those of some inputs."""
+    """The shapes of some inputs, as a text."""
     return ", ".join(
         f"{name} {list(shape)}"
         for place, (name, shape) in enumerate(zip(names, shapes, strict=True))

@@ -1,4 +1,4 @@
-"""Makes the program of an executable out of its files: one plan, several plans, or TVM's virtual machine."""
+"""Loads the program of an executable from its files: one plan, several plans, or TVM's virtual machine."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def load_program(folder: Path, manifest: Manifest, weights: Path, fresh: Path, t
             program = PlanProgram(loaded, memory, entry.plan, threads, (), segments, routes)
             made.append(_make_bucket(bucket, program))
         whole = None
-        # Users who only run an executable may remove the model.
+        # The model is optional: users may remove its file from an executable.
         if "otherwise" in manifest and manifest.get("model") and (folder / str(manifest["model"])).is_file():
             whole = WholeModel(folder, manifest, make_specs(manifest["inputs"]), threads)
         return BucketsProgram(made, whole)
@@ -98,13 +98,13 @@ def _read_weights(file: BinaryIO, narrow: Mapping[str, str]) -> list[Array]:
 
     Args:
         file: the archive.
-        narrow: of arrays that are kept in fewer bytes, how; they are widened.
+        narrow: the type of each array that is stored in fewer bytes, by name. The result has these arrays in float32.
 
     Raises:
         ValueError, KeyError: it holds other things.
     """
     size, memory = os.fstat(file.fileno()).st_size, available_memory()
-    # The weights are read, then copied to where the kernels need them. Narrow ones become twice as large.
+    # The weights are read, then copied to the executable's memory. Narrow ones become twice as large.
     needed = (4 if narrow else 2) * size
     if needed > memory:
         raise ValueError(f"its weights need {needed:,} bytes of memory, but only {memory:,} are free here")

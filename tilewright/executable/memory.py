@@ -15,7 +15,7 @@ from tilewright.tensor import Array
 
 __all__ = ["Memory", "allocate_aligned"]
 
-#: Memories whose locks are made anew in the child of a fork, which lacks the thread that held one in the parent.
+#: Objects whose locks are replaced in the child of a fork. The thread that held a lock exists in the parent only.
 _memories: weakref.WeakSet[Memory] = weakref.WeakSet()
 
 
@@ -59,7 +59,7 @@ def _round_up(size: int) -> int:
 
 
 def allocate_aligned(size: int) -> NDArray[np.uint8]:
-    """``size`` bytes that begin on a cache line. They are written once, so that the first run meets no page fault."""
+    """``size`` bytes that begin on a cache line. They are written once, so that the first run has no page faults."""
     memory = np.zeros(size + ALIGNMENT, dtype=np.uint8)
     memory[:] = 0
     start = -memory.ctypes.data % ALIGNMENT

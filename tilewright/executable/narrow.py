@@ -1,6 +1,6 @@
-"""Keeps weights of float32 in half as many bytes, where float16 or bfloat16 has exactly these numbers.
+"""Stores weights of float32 in half as many bytes, if float16 or bfloat16 represents all their numbers exactly.
 
-A network of float16 computes in float32, but its weights stay as small on disk as they were. No number changes.
+A network in float16 computes in float32, but its weights stay as small on disk as they were. No number changes.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from tilewright.tensor import Array
 
 __all__ = ["NARROW", "narrow_array", "widen_array"]
 
-#: The dtypes that weights are kept in. NumPy has no bfloat16, so its bits are kept, as uint16.
+#: The types that weights are stored in, and NumPy's dtypes for them. NumPy has no bfloat16, so uint16 holds its bits.
 NARROW = {"float16": "float16", "bfloat16": "uint16"}
-#: The least bytes of a weight that is kept in fewer.
+#: The least bytes of a weight that is stored in half as many: a choice.
 _LEAST = 1024
-#: How many numbers are looked at first; how many are looked at together.
+#: The number of elements in the sample that is tested first, and in each block that is tested afterwards.
 _SAMPLE, _CHUNK = 4096, 1 << 20
-#: The last bits of a float32 that are 0 if it is a bfloat16, or a float16.
+#: The bits of a float32 that are all 0 if a bfloat16, or a float16, represents it exactly.
 _BELOW_BFLOAT16, _BELOW_FLOAT16 = np.uint32(0xFFFF), np.uint32(0x1FFF)
 
 
@@ -29,8 +29,8 @@ def narrow_array(array: Array) -> tuple[Array, str]:
         array: of any shape and dtype.
 
     Returns:
-        the array to keep, and the dtype that it is kept in; the array itself and an empty text, if it is not of
-        float32, is small, or has numbers that neither dtype has.
+        the array to store, and its type, a key of ``NARROW``. If the array is not of float32, is small, or has numbers
+        that neither type represents: the array itself and an empty text.
     """
     if array.dtype != np.float32 or array.nbytes < _LEAST:
         return array, ""
@@ -50,17 +50,17 @@ def narrow_array(array: Array) -> tuple[Array, str]:
 
 
 def _all_zero(bits: NDArray[np.uint32], mask: np.uint32) -> bool:
-    """Whether no number has a bit of ``mask``. Most arrays that have one show it in a sample."""
+    """Whether the bits of ``mask`` are 0 in all numbers. A sample is tested first, since it decides most cases."""
     if (bits[:: max(1, bits.size // _SAMPLE)] & mask).any():
         return False
     return not any((bits[begin : begin + _CHUNK] & mask).any() for begin in range(0, bits.size, _CHUNK))
 
 
 def widen_array(array: Array, kind: str) -> Array:
-    """A weight that was kept as ``kind``, as float32.
+    """A weight that was stored as ``kind``, in float32.
 
     Raises:
-        ValueError: it was not kept so.
+        ValueError: the array has another dtype than such a weight.
     """
     if NARROW.get(kind) != str(array.dtype):
         raise ValueError(f"a weight is kept as {kind!r:.40}, but it is {array.dtype}")

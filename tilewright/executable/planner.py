@@ -1,4 +1,4 @@
-"""Makes the plan of a fused Relax function: lists its calls, and decides where all tensors lie."""
+"""Makes the plan of a fused Relax function: the list of its calls, and the place of each tensor in memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["make_plan"]
 
-#: The operators of Relax that a plan has calls for.
+#: The operators of Relax that become calls of a plan.
 _CALLS = ("relax.call_tir", "relax.call_dps_packed")
 
 
@@ -29,14 +29,14 @@ class _Unplannable(Exception):  # noqa: N818  a signal within this module, not a
 
 @dataclass(frozen=True)
 class _Operand:
-    """A tensor whose place is not decided yet: a shape and a dtype for the bytes at the beginning of a buffer."""
+    """A tensor at the beginning of a buffer, whose place in memory is not decided yet."""
 
     buffer: Buffer
     shape: tuple[int, ...]
     dtype: str
 
 
-#: The value of an expression: a tensor, or a list for a tuple.
+#: The value of an expression: a tensor, or a list of values for a tuple.
 _Value: TypeAlias = Union[_Operand, "list[_Value]"]
 
 
@@ -76,7 +76,7 @@ class _Planner:
                 raise _Unplannable("a field of a tensor")
             return fields[int(expr.index)]
         if isinstance(expr, ir.GenericConst):
-            array = np.asarray(expr.value.numpy(), order="C")  # ascontiguousarray makes vectors of scalars
+            array = np.asarray(expr.value.numpy(), order="C")  # ascontiguousarray would turn a scalar into a vector
             self.constants.append(array)
             number = self.weights + len(self.constants) - 1
             buffer = Buffer(array.nbytes, 0, 0, weight=number, movable=False)
@@ -86,7 +86,7 @@ class _Planner:
         raise _Unplannable(type(expr).__name__)
 
     def evaluate_call(self, expr: relax.Call) -> _Value:
-        """The value of a call: of a kernel, a reshape, or a concatenation."""
+        """The value of a call of a kernel, a segment, a reshape or a concatenation."""
         from tvm import ir, relax
 
         if isinstance(expr.op, ir.Op) and expr.op.name == "relax.reshape":
@@ -113,7 +113,7 @@ class _Planner:
         return [*outputs] if isinstance(expr.ty_args[0], relax.TupleType) else outputs[0]
 
     def allocate(self, size: int, first: int) -> Buffer:
-        """A new buffer in the arena, which the call number ``first`` is the first to need."""
+        """A new buffer in the arena. Call number ``first`` is the first that uses it."""
         buffer = Buffer(size, first, first)
         self.buffers.append(buffer)
         return buffer
@@ -133,14 +133,14 @@ class _Planner:
         return made
 
     def join(self, parts: list[_Operand], shape: tuple[int, ...], dtype: str) -> _Operand:
-        """A concatenation along the outermost axis in memory. Its parts move into its buffer, or are copied there."""
+        """A concatenation along the outermost axis. Its parts are computed in its buffer, or copied there."""
         whole = self.allocate(count_bytes(shape, dtype), len(self.calls))
         offset = 0
         for part in parts:
             size = count_bytes(part.shape, part.dtype)
             buffer = part.buffer
             free = buffer.movable and buffer.parent is None and buffer.weight is None and buffer.bytes == size
-            # A kernel loads whole vectors from where its tensors begin.
+            # A kernel needs aligned tensors, since it loads whole vectors.
             if free and offset % self.alignment == 0 and buffer is not whole:
                 buffer.parent, buffer.offset = whole, offset
             else:
@@ -179,7 +179,7 @@ def make_plan(module: ir.IRModule, inputs: int, alignment: int, in_place: bool =
         for number, param in enumerate(main.params):
             shape, dtype = _kind(param.ty)
             if number < inputs:
-                # An input needs its memory throughout, since the network may run again on the same inputs.
+                # No other tensor may use an input's memory, since the network may run again on the same inputs.
                 buffer = planner.allocate(count_bytes(shape, dtype), 0)
                 buffer.movable = False
             else:
@@ -193,7 +193,7 @@ def make_plan(module: ir.IRModule, inputs: int, alignment: int, in_place: bool =
         results = [_one_tensor(r) for r in result] if isinstance(result, list) else [result]
         if any(_calls_out(functions[name]) for name in {name for name, _ in planner.calls if name in functions}):
             raise _Unplannable("a kernel that calls a library")
-    except _Unplannable:  # the virtual machine of Relax serves what is left
+    except _Unplannable:  # then the virtual machine of Relax runs the network
         return None
     if in_place:
         results = _give(planner, parameters[:inputs], results)
@@ -262,7 +262,7 @@ def _kind(tensor: relax.TensorType) -> tuple[tuple[int, ...], str]:
 
 
 def _joins(name: str, arguments: list[_Operand], shapes: list[tuple[tuple[int, ...], str]]) -> bool:
-    """Whether a call only writes its arguments one after the other."""
+    """Whether a call only concatenates its arguments in memory."""
     if not name.startswith("concatenate") or len(shapes) != 1 or len(arguments) < 2:
         return False
     (shape, dtype), parts = shapes[0], [a.shape for a in arguments]
@@ -274,7 +274,7 @@ def _joins(name: str, arguments: list[_Operand], shapes: list[tuple[tuple[int, .
 
 
 def _calls_out(function: tirx.PrimFunc) -> bool:
-    """Whether a kernel needs more than the runtime: it calls a library's function by name."""
+    """Whether a kernel calls a function of a library by its name. Our runtime has no such functions."""
     import tvm
 
     # TVM 0.27 has a visitor of statements in C++ only. Its JSON has the name of each operator.

@@ -1,4 +1,4 @@
-"""Where the inputs of a network go, and where its outputs come from: the plan's tensors, or segments."""
+"""Hands the inputs of a network to its plan or its segments, and collects its outputs from both."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tilewright.tensor import Array, TensorSpec
 
 __all__ = ["Routes", "find_routes"]
 
-#: What a network takes or gives: an array; a text array, a sequence or an optional value of a segment.
+#: An input or output of a network: an array of numbers or texts, a sequence, or an optional value.
 Given: TypeAlias = object
 
 
 @dataclass(frozen=True)
 class Routes:
-    """The way of inputs and outputs.
+    """Where the inputs of a network go, and where its outputs come from.
 
     Attributes:
         planned: for each input of the network, whether the plan has it among its inputs.
         names: the names of the network's inputs.
-        sources: for each output of the network, the number of the plan's output; or the number of the segment that
-            returns it and its name; or the name of the input that it is.
+        sources: for each output of the network, where it comes from. An integer: the number of the plan's output. A
+            pair: the number of the segment that returns it, and its name. A string: the name of an equal input.
     """
 
     planned: tuple[bool, ...]
@@ -35,7 +35,7 @@ class Routes:
         return [value for value, planned in zip(values, self.planned, strict=True) if planned]  # type: ignore[misc]
 
     def give(self, values: Sequence[Given], segments: Sequence[LoadedSegment]) -> None:
-        """Give the other values to the segments that take them."""
+        """Hand the inputs that the plan does not take to the segments that take them."""
         given = {n: v for n, v, planned in zip(self.names, values, self.planned, strict=True) if not planned}
         for segment in segments:
             segment.given = {name: given[name] for name in segment.entry["given"]}
@@ -66,10 +66,9 @@ def find_routes(inputs: Sequence[TensorSpec], outputs: Sequence[str], segments: 
     """The routes of a network.
 
     Args:
-        inputs: its inputs. Those that are no tensors of numbers with fixed shapes are not the plan's, even if no
-            segment reads them.
+        inputs: its inputs. The plan takes only tensors of numbers with fixed shapes.
         outputs: the names of its outputs.
-        segments: its segments. What none of them takes or returns as it is, the plan has.
+        segments: its segments. Their entries ``given`` and ``returned`` say which inputs and outputs the plan lacks.
     """
     given = {name for segment in segments for name in segment["given"]}
     given |= {spec.name for spec in inputs if not spec.is_fixed}

@@ -1,7 +1,8 @@
-"""Runs a segment of an executable: operators that no kernel computes, by ONNX Runtime on the executable's memory.
+"""Runs the segments of an executable: ONNX Runtime computes their operators on the executable's memory.
 
-The segment is called like a kernel, by the runtime. It reads its inputs where kernels have written them, and writes its
-outputs where kernels will read them; nothing is copied.
+The runtime calls a segment like a kernel. The segment reads its inputs where kernels have written them, and writes its
+outputs where kernels will read them. Nothing is copied, with one exception. Some inputs and outputs of a network have
+no place in that memory: texts, sequences, tensors of open shape. A segment with such values copies its results.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ __all__ = [
     "signals",
 ]
 
-#: What the names of a plan's calls of segments begin with. No kernel's name has this character.
+#: The first character of the names of those calls in a plan that call segments. No kernel's name has it.
 PREFIX = "@"
-#: A kernel, as the runtime calls it.
+#: The type of a kernel in C.
 _KERNEL = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p)
 
 
@@ -43,13 +44,13 @@ class SegmentJson(TypedDict):
     """A segment in the manifest.
 
     Attributes:
-        inputs: the names of the inputs that are the first tensors of its call.
-        outputs: the names of the outputs that are the next tensors of its call. The last tensor of a call that has no
-            outputs, or that returns some, is one byte that nothing is written to.
-        given: the names of the network's inputs that it is given as they are.
-        returned: the names of the network's outputs that it returns as they are.
-        reasons: why operators are in it, for people.
-        operators: the types of its operators, each once, for people.
+        inputs: the names of those inputs that are in the executable's memory. They are the first tensors of its call.
+        outputs: the names of those outputs that are in the executable's memory. They are the next tensors of its call.
+            If there are none, or if ``returned`` has names, the call's last tensor is one byte that is never written.
+        given: the names of those inputs of the network that it takes as Python objects, such as texts.
+        returned: the names of those outputs of the network that it returns as Python objects.
+        reasons: why operators are in it, for people to read.
+        operators: the types of its operators, each once, for people to read.
     """
 
     inputs: list[str]
@@ -66,12 +67,12 @@ def count_tensors(entry: SegmentJson) -> int:
 
 
 def signals(entry: SegmentJson) -> bool:
-    """Whether the last tensor of a segment's call is a byte that nothing is written to."""
+    """Whether the last tensor of a segment's call is a byte that is never written."""
     return not entry["outputs"] or bool(entry["returned"])
 
 
 def segment_name(number: int) -> str:
-    """The name of a plan's calls of a segment."""
+    """The name of the calls of segment ``number`` in a plan."""
     return f"{PREFIX}{number}"
 
 
@@ -86,13 +87,13 @@ def file_name(number: int) -> str:
 
 
 def data_name(number: int) -> str:
-    """The name of the file of a segment's weights, if they are not in the model's."""
+    """The name of the file of a segment's weights, if they are not in the file of its model."""
     return f"segment{number}.bin"
 
 
 @dataclass
 class _Bound:
-    """Where a segment's tensors are: arrays on the executable's memory."""
+    """A segment's tensors, by name: arrays on the executable's memory."""
 
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Array]
@@ -109,9 +110,9 @@ class LoadedSegment:
 
     Attributes:
         entry: its entry in the manifest.
-        given: the network's inputs that it is given as they are, by name; set before each run.
-        returned: the network's outputs that it returns as they are, by name, after each run.
-        error: what the last call raised.
+        given: the inputs of the network that it takes as Python objects, by name. The caller sets them before each run.
+        returned: the outputs of the network that it returns as Python objects, by name, after each run.
+        error: the exception of the last call; None: there was none.
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
@@ -137,7 +138,7 @@ class LoadedSegment:
         return found
 
     def bind(self, tensors: Sequence[Array]) -> None:
-        """Let its inputs and outputs be in ``tensors``: those of its call, in order."""
+        """Make ``tensors``, the tensors of its call in order, its inputs and outputs."""
         count = len(self.entry["inputs"])
         inputs = dict(zip(self.entry["inputs"], tensors[:count], strict=True))
         outputs = dict(zip(self.entry["outputs"], tensors[count:], strict=False))
@@ -156,13 +157,13 @@ class LoadedSegment:
                 self._session.run_with_iobinding(self._binding)
             else:
                 self._run_copying()
-        except Exception as exc:  # none may pass through the runtime, and ONNX Runtime's share no base class
+        except Exception as exc:  # none may pass through C code, and ONNX Runtime's errors share no base class
             self.error = exc
             return 1
         return 0
 
     def _run_copying(self) -> None:
-        """Run with values that have no place in the executable's memory."""
+        """Run with inputs or outputs that have no place in the executable's memory."""
         feeds: dict[str, Any] = {**self._bound.inputs, **self.given}
         for name, value in zip(self._names, self._session.run(self._names, feeds), strict=True):
             slot = self._bound.outputs.get(name)
@@ -172,7 +173,7 @@ class LoadedSegment:
                 self.returned[name] = value
 
     def take_error(self) -> MeasureError | None:
-        """What the last call raised, as an error for people; None if it raised nothing."""
+        """The exception of the last call, as an error with a message for users; None if there was none."""
         error, self.error = self.error, None
         if error is None:
             return None

@@ -1,4 +1,4 @@
-"""Runs the whole model of an executable with ONNX Runtime, for calls whose shapes no plan was made for."""
+"""Runs the whole model of an executable with ONNX Runtime, for calls of shapes that have no plan."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Buckets:
 
     Attributes:
         parts: the network in each bucket.
-        shares: the share of the tuning that each bucket gets; only their ratios count.
+        shares: the share of the tuning that each bucket gets, relative to the other ones.
     """
 
     parts: tuple[Extraction, ...]
@@ -49,7 +49,7 @@ class Buckets:
 
     @property
     def target(self) -> Target:
-        """What it was rewritten for."""
+        """The machine that the network was rewritten for."""
         return self.parts[0].target
 
     @property
@@ -59,7 +59,7 @@ class Buckets:
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
-        """Operators that stay in plain layout in some bucket."""
+        """Operators that keep the plain layout in at least one bucket."""
         return tuple(dict.fromkeys(name for part in self.parts for name in part.fallbacks))
 
     @property
@@ -73,10 +73,11 @@ class Buckets:
 
     @cached_property
     def factors(self) -> tuple[float, ...]:
-        """What one second of each bucket weighs in the tuning.
+        """The weight of each bucket's latency in the tuning.
 
-        A bucket of larger inputs has longer latencies, and would get nearly all of the tuning. So a bucket counts by
-        its share, and inversely by its arithmetic. The factors are 1 on average, weighed by arithmetic.
+        A bucket of larger inputs has longer latencies, and would get nearly all of the tuning. So the weight is
+        proportional to the bucket's share, and inversely proportional to its FLOP. The mean of the weights, weighted by
+        FLOP, is 1.
         """
         flops = [sum(use.weight * use.task.flop for use in part.uses) or 1.0 for part in self.parts]
         mean, total = sum(flops) / len(flops), sum(self.shares) / len(flops)

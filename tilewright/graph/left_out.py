@@ -1,4 +1,4 @@
-"""Cuts a network into tasks, and leaves to segments what TVM imports but cannot cut or compile."""
+"""Cuts a network into tasks, and moves operators to segments that TVM imports but cannot cut or compile."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ __all__ = ["extract_all", "find_failing", "leave_out", "leave_out_all"]
 def extract_all(network: Network, target: Target) -> Extraction:
     """Cut a network into tasks, as :func:`tilewright.graph.tasks.extract` does.
 
-    If that fails, each operator of an ONNX model is tried alone. Those that fail go to segments, and the rest is cut
-    again; the network of the result is another one then. If none fails alone, all go to one segment.
+    If that fails, each operator of an ONNX model is tried alone. The operators that fail move to segments, and the rest
+    is cut again. If none fails alone, all operators move to one segment. In both cases, the ``network`` of the result
+    is another one.
 
     Args:
         network: the network.
         target: the machine to rewrite it for.
 
     Raises:
-        UnsupportedOperatorError: it is no ONNX model, and TVM imports an operator, but cannot compile it.
-        ShapeError: it is no ONNX model, and the values of an input decide the shape of a tensor.
+        UnsupportedOperatorError: TVM imports an operator of a network that is no ONNX model, but cannot compile it.
+        ShapeError: the values of an input decide the shape of a tensor, in a network that is no ONNX model.
         ResourceError: memory is missing.
     """
     why = "no plan can be made of it, since it calls a library of TVM's"
@@ -57,7 +58,12 @@ def extract_all(network: Network, target: Target) -> Extraction:
 
 
 def leave_out(network: Network, more: Mapping[int, str]) -> Network:
-    """The network with more operators of its ONNX model in segments: by the numbers of their nodes, with the reason."""
+    """The network with more operators of its ONNX model in segments.
+
+    Args:
+        network: a network that was read from an ONNX model.
+        more: for the number of each operator's node, why it moves to a segment.
+    """
     assert network.onnx is not None
     assert network.folded is not None
     assert network.partition is not None
@@ -73,7 +79,7 @@ def leave_out_all(network: Network, why: str) -> Network:
 
 
 def _divide_again(network: Network, reasons: Mapping[int, str]) -> Network:
-    """The network with other operators of its ONNX model in segments."""
+    """The network, divided again: the operators with ``reasons`` are in segments."""
     assert network.onnx is not None
     assert network.folded is not None
     divided = read_model(network.name, network.onnx, network.folded, reasons)
@@ -81,11 +87,11 @@ def _divide_again(network: Network, reasons: Mapping[int, str]) -> Network:
 
 
 def find_failing(network: Network, attempt: Callable[[Network], str]) -> dict[int, str]:
-    """The compiled operators of a network that fail alone, by the numbers of their nodes, with the reason.
+    """Why compiled operators of a network fail alone, by the numbers of their nodes.
 
     Args:
         network: a network that was read from an ONNX model.
-        attempt: tries a network of one operator; returns why it fails, or an empty text.
+        attempt: tries a network of one operator. It returns why the network fails; empty if it does not.
     """
     partition = network.partition
     assert partition is not None
@@ -135,7 +141,7 @@ def _isolate(
 
 
 def _signature(single: onnx.ModelProto) -> bytes:
-    """The same bytes for nodes that differ in names and in the values of large weights only."""
+    """A key of a model of one node. Nodes that differ only in names and large weights have the same key."""
     made = copy_without_weights(single)
     names = {
         name: f"n{i}"

@@ -1,7 +1,7 @@
-"""Recurrent operators: their weights are packed for vectors when the network is built.
+"""Packs the weights of recurrent operators for vectors, when a network is rewritten.
 
-An importer leaves a call of a function that is marked as recurrent, whose weights are in blocks of one unit. The call
-becomes one of the same cell with blocks of as many units as a vector register has lanes.
+An importer emits a call of a function that is marked as recurrent, with weights in blocks of one unit. The rewriting
+replaces it by a call for the same cell, whose blocks have as many units as a vector register has lanes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def serve(walk: Rewriter, call: relax.Call) -> Value | list[Value] | None:
     if mark.kind != KIND or len(operands) < len(found):
         return None
     plain = recurrent.Cell.parse(mark.detail)
-    # Networks nearly always want the directions of a step side by side, as one vector. Others see it so.
+    # Networks nearly always read the directions of a step side by side. For other orders, the result is a view.
     order = "tbd" if plain.y_order == "tdb" else plain.y_order
     block = recurrent.find_block(plain.hidden, walk.lanes)
     cell = dataclasses.replace(plain, block=block, y_order=order)
@@ -74,7 +74,7 @@ def _pack_weight(walk: Rewriter, value: Value, cell: recurrent.Cell) -> relax.Ex
 
 
 def _view_result(tensor: relax.Expr, name: str, plain: recurrent.Cell, cell: recurrent.Cell) -> Value:
-    """A result in the order of dimensions that the network has."""
+    """A result with its dimensions in the order that the network uses."""
     shape = plain.shapes[name]
     if name != "y" or plain.y_order == cell.y_order:
         return Value.plain(shape, tensor)

@@ -246,8 +246,9 @@ class Rewriter:
         recipe = weight.recipe
         if recipe is None or not all(isinstance(argument, relax.Tuple) for argument in given):
             return None
-        numbers = [[getattr(field, "value", None) for field in argument.fields] for argument in given]
-        if not all(isinstance(number, int) for part in numbers for number in part):
+        found = [[getattr(field, "value", None) for field in argument.fields] for argument in given]
+        numbers = [[number for number in part if isinstance(number, int)] for part in found]
+        if list(map(len, numbers)) != list(map(len, found)):
             return None
         axes, begins, ends, *more = numbers
         for place, axis in enumerate(axes):

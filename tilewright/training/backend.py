@@ -66,8 +66,9 @@ def compile_graph(
         parsed = Options.parse(options)
     except TilewrightError as error:
         _log.warning("this model trains as without tilewright: %s", error)
-        return module.forward
-    from functorch.compile import min_cut_rematerialization_partition
+        eager: Callable[..., object] = module.forward
+        return eager
+    from functorch.compile import min_cut_rematerialization_partition  # type: ignore[import-untyped]
     from torch._dynamo.backends.common import aot_autograd
 
     from tilewright.training.session import Session

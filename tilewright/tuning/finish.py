@@ -1,7 +1,8 @@
-"""From the best schedules to the published executable: built aside, judged, and never slower than the incumbent.
+"""Makes the executable that will be published from the best schedules.
 
-Executables are built in directories of their own. The directory of ``--out`` is written once, in the end, with an
-executable that was judged. A refused executable is never written there.
+Executables are built in directories of their own, and judged. The tuned executable races against the incumbent, then
+the faster one against ONNX Runtime. The directory of ``--out`` is written once, at the end. A refused executable is
+never written there.
 """
 
 from __future__ import annotations
@@ -48,14 +49,14 @@ class Finishing:
     ``best`` is always the best executable that may be published, so an interrupt can publish it.
 
     Attributes:
-        workshop: builds.
+        workshop: builds and judges executables.
         incumbent: the executable without tuning.
-        best: what would be published now; the incumbent at first.
+        best: the executable that would be published now; the incumbent at first.
         check: the result of comparing the winners with their defaults on several kinds of data.
         contest: the timing of the best schedules inside the network; None: there was none.
-        race: of the tuned executable against the incumbent; None: there was none.
-        runtime_race: of the better one against ONNX Runtime on the whole model; None: there was none.
-        notes: what went wrong, for people.
+        race: the race of the tuned executable against the incumbent; None: there was none.
+        runtime_race: the race of ``best`` against ONNX Runtime on the whole model; None: there was none.
+        notes: messages for users about failures and decisions.
     """
 
     workshop: Workshop
@@ -71,10 +72,10 @@ class Finishing:
         self.best = self.incumbent
 
     def run(self, tuner: NetworkTuner, times: FinishTimes, short: bool = False) -> None:
-        """Take the steps.
+        """Build the tuned executable, improve it, and race it.
 
         Args:
-            tuner: the tuner of the network, when it is done.
+            tuner: the tuner of the network, after tuning.
             times: the time limits.
             short: only build and judge the tuned executable.
 
@@ -99,12 +100,12 @@ class Finishing:
             self._race(tuned, times)
 
     def _is_incumbent(self, selection: Selection) -> bool:
-        """Whether the incumbent runs with this selection. With other algorithms the network has other tasks."""
+        """Whether the incumbent has this selection of configs. With other algorithms, the network has other tasks."""
         same = self.incumbent.extraction is self.workshop.extraction
         return same and selection.configs == self.incumbent.selection.configs
 
     def _built(self, selection: Selection) -> JudgedExecutable | None:
-        """The executable of a selection; None where there is none that is right, and the incumbent stays."""
+        """The executable of a selection; None if it is wrong or cannot be built. Then the incumbent stays."""
         try:
             return self.workshop.build(selection)
         except (CheckError, CompilerError) as error:
@@ -112,7 +113,7 @@ class Finishing:
             return None
 
     def _improved(self, tuner: NetworkTuner, tuned: JudgedExecutable, times: FinishTimes) -> JudgedExecutable | None:
-        """Time schedules in their places, and leave out those that are wrong on some kind of data."""
+        """Time schedules inside the running network, and replace those that are wrong on some kind of data."""
         extraction = self.workshop.extraction
         found = None
         if times.placing and extraction.uses and not tuned.replaced:
@@ -123,12 +124,12 @@ class Finishing:
             self.contest = found
             return tuned
         if not self.check.wrong.keys().isdisjoint(tuned.selection.tuned):
-            self.best = self.incumbent  # until the wrong kernels are exchanged
+            self.best = self.incumbent  # until the wrong kernels are replaced
         other = self.workshop.exchange(tuned, wanted)
         if other is not None:
             self.best, self.contest = other, found
             return other
-        # Those that ran before the contest are not to blame for what the contest brought in.
+        # The exchange failed, perhaps because of schedules from the contest. So keep the schedules from before it.
         wanted, self.check = check_selection(extraction, tuned.selection, times.checking)
         if wanted.configs == tuned.selection.configs:
             self.best = tuned
@@ -148,7 +149,7 @@ class Finishing:
         until = times.until - times.runtime
         result = compare_executables(tuned.folder, self.incumbent.folder, cores, until, shares)
         if result is not None and result.kept == "incumbent":
-            # Nothing has shown it to be wrong so far, but earlier records were not checked on several kinds of data.
+            # The incumbent's schedules, from earlier records, have not been checked on several kinds of data yet.
             if check_selection(self.incumbent.extraction, self.incumbent.selection, times.checking)[1].wrong:
                 result = replace(result, kept="tuned")
             else:
@@ -156,7 +157,7 @@ class Finishing:
         self.race = result
 
     def _race_runtime(self, times: FinishTimes) -> None:
-        """Keep ONNX Runtime on the whole model in those buckets in which the executable is surely slower."""
+        """Run the whole model with ONNX Runtime in those buckets in which it is faster beyond doubt."""
         extraction = self.best.extraction
         try:
             whole = self.workshop.build_runtime()

@@ -1,4 +1,4 @@
-"""Builds and judges what a network runs with before it is tuned: the incumbent."""
+"""Builds and judges the incumbent: the executable of a network before it is tuned."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = ["Incumbent", "build_incumbent", "extract_compiled"]
 
 @dataclass(frozen=True)
 class Incumbent:
-    """What a network runs with before it is tuned.
+    """The executable of a network before it is tuned, and what it was built from.
 
     Attributes:
-        extraction: the network. Operators that were imported wrong have gone to segments.
+        extraction: the network. Operators that were imported wrong are in segments.
         workshop: built the executable, and builds others of the same extraction.
         executable: the executable, which was judged.
-        notes: what went wrong, for people.
+        notes: messages for users about failures.
     """
 
     extraction: Extracted
@@ -40,12 +40,12 @@ class Incumbent:
 
 
 def extract_compiled(extraction: Extraction, aside: Path, why: str) -> Extraction:
-    """The network without the operators whose kernels cannot be compiled; without all, if none of them fails alone.
+    """The network with those operators in segments that cannot be compiled; with all, if none fails alone.
 
     Args:
         extraction: the network.
         aside: a directory for files.
-        why: why the whole network cannot be compiled.
+        why: the reason that the whole network cannot be compiled.
     """
     network, target = extraction.network, extraction.target
 
@@ -54,7 +54,7 @@ def extract_compiled(extraction: Extraction, aside: Path, why: str) -> Extractio
             alone = extract(part, target)
             functions = select_recorded(alone, MemoryStore()).functions
             kernels = Kernels(alone, aside / "part-kernels")
-            failing = kernels.find_failing(functions)  # their schedules may be to blame
+            failing = kernels.find_failing(functions)  # these kernels may compile with another schedule
             kernels.library({key: f for key, f in functions.items() if key not in failing}, aside / "part.so")
         except TilewrightError as exc:
             return f"it cannot be compiled ({exc})"
@@ -65,7 +65,7 @@ def extract_compiled(extraction: Extraction, aside: Path, why: str) -> Extractio
 
 
 def build_incumbent(extraction: Extracted, checker: Checker, aside: Path, store: Store) -> Incumbent:
-    """Build the executable of the best schedules on record, or default ones, and have it judged.
+    """Build the executable with the best schedules on record, or with default ones, and judge it.
 
     If its outputs are wrong because operators of an ONNX model were imported wrong, ONNX Runtime runs these operators.
 
@@ -76,7 +76,7 @@ def build_incumbent(extraction: Extracted, checker: Checker, aside: Path, store:
         store: earlier measurements.
 
     Raises:
-        CheckError: the outputs are wrong, and no operator of an ONNX model is to blame.
+        CheckError: the outputs are wrong, and no wrong operator of an ONNX model was found.
     """
     workshop = Workshop(extraction, checker, aside, "first")
     try:
@@ -102,9 +102,9 @@ def build_incumbent(extraction: Extracted, checker: Checker, aside: Path, store:
 
 
 def _divide(part: Extraction, trials: Trials) -> Extraction:
-    """The network in a bucket without the operators that were imported wrong; itself if none is found."""
+    """The network of a bucket with wrongly imported operators in segments; itself if none is found."""
     try:
         wrong = find_wrong_nodes(part.network, part.target, trials.trials[0].inputs) if trials.trials else {}
-    except TilewrightError:  # it only looks for the cause of an error that is raised then
+    except TilewrightError:  # the caller raises the CheckError whose cause is looked for here
         wrong = {}
     return extract_all(leave_out(part.network, wrong), part.target) if wrong else part

@@ -1,7 +1,7 @@
-"""Finds the operators of an ONNX model that were imported wrong: by the results of all operators at once.
+"""Finds the operators of an ONNX model that were imported wrong.
 
-A network whose outputs are the results of all its operators is built without any schedule, and runs once; so does the
-model in ONNX Runtime. An operator is to blame if its results disagree though its inputs agree.
+The results of all operators become outputs of the network. It is built without schedules, and runs once here and once
+in ONNX Runtime. An operator is wrong if its results differ, but its inputs do not.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ from tilewright.verify.subject import ExecutableSide
 
 __all__ = ["find_wrong_nodes"]
 
-#: The largest difference that is no mistake: of numbers, relative to the largest; of integers, the share of them.
-_GROSS, _STRAYS = 1e-3, 1e-3
+#: Differences up to these are no mistake. Floating-point numbers: the difference relative to the largest number.
+#: Integers: the share of elements that differ. Both are choices.
+_LARGEST_DIFFERENCE, _LARGEST_SHARE = 1e-3, 1e-3
 
 
 def find_wrong_nodes(network: Network, target: Target, inputs: Sequence[Array]) -> dict[int, str]:
-    """The operators that compute something else than ONNX Runtime's, by the numbers of their nodes, with the reason.
+    """Why operators are wrong, by the numbers of their nodes: their results differ from ONNX Runtime's.
 
     Args:
         network: a network that was read from an ONNX model.
-        target: what it is compiled for.
-        inputs: of the network.
+        target: the machine that it is compiled for.
+        inputs: inputs of the network.
 
     Raises:
-        TilewrightError: the network cannot be built so, or ONNX Runtime cannot run it.
+        TilewrightError: the network with all results as outputs cannot be built, or ONNX Runtime cannot run it.
     """
     partition, folded = network.partition, network.folded
     if partition is None or folded is None:
@@ -68,7 +69,7 @@ def find_wrong_nodes(network: Network, target: Target, inputs: Sequence[Array]) 
 
 
 def _watched(model: onnx.ModelProto, types: Mapping[str, onnx.TypeProto]) -> list[str]:
-    """The results that become outputs: tensors of numbers with fixed shapes."""
+    """The names of results that become outputs: tensors of numbers with fixed shapes."""
     known = {value.name for value in model.graph.output}
     found = []
     for node in model.graph.node:
@@ -90,12 +91,12 @@ def _agree(found: Array, expected: Array) -> bool:
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return False
     if expected.dtype.kind != "f":
-        return bool(np.mean(found != expected) <= _STRAYS) if expected.size else True
+        return bool(np.mean(found != expected) <= _LARGEST_SHARE) if expected.size else True
     with np.errstate(all="ignore"):
         ours, theirs = found.astype(np.float64), expected.astype(np.float64)
         same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
         scale = float(np.abs(theirs[np.isfinite(theirs)]).max(initial=0.0))
-        return bool(np.all(same | (np.abs(ours - theirs) <= _GROSS * scale + 1e-6)))
+        return bool(np.all(same | (np.abs(ours - theirs) <= _LARGEST_DIFFERENCE * scale + 1e-6)))
 
 
 def _blame(model: onnx.ModelProto, wrong: set[str]) -> dict[int, str]:

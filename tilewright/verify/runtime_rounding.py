@@ -1,9 +1,9 @@
-"""What ONNX Runtime's own rounding adds to the differences that are allowed, in an executable with segments.
+"""Widens the tolerance of an executable with segments by the error of ONNX Runtime's own kernels.
 
-ONNX Runtime computes a segment with its own kernels, whose error the rule of :mod:`tilewright.verify.tolerance` does
-not know. Its LSTM, for one, approximates sigmoids. So an executable with segments may be off by twice the most that
-ONNX Runtime itself is off by, in a slice through the element. ONNX Runtime runs on the same inputs, and on inputs that
-differ by roundings.
+ONNX Runtime computes a segment with its own kernels. The rule of :mod:`tilewright.verify.tolerance` does not know their
+error. For example, its LSTM approximates sigmoids. So ONNX Runtime runs the whole model on the same inputs, and on
+inputs that differ by roundings. An element of an output may differ by twice the largest error that ONNX Runtime has in
+a slice through the element.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from tilewright.verify.tolerance import FACTOR, compute_tolerance, is_telling, m
 
 __all__ = ["add_runtime_rounding"]
 
-#: How many times ONNX Runtime's own difference is allowed, and by how many runs it is measured.
+#: The factor of ONNX Runtime's own error that is allowed, and the number of runs that measure this error.
 _TIMES, _RUNS = 2.0, 9
 
 
 def add_runtime_rounding(network: Network, trials: Trials) -> Trials:
-    """The trials with the noise that ONNX Runtime shows on them; the same if ONNX Runtime cannot run the model.
+    """The trials with the noise of ONNX Runtime; the same trials if ONNX Runtime cannot run the model.
 
     Args:
         network: the network with the ONNX model that it was read from.
-        trials: inputs with expected outputs. Those on which a mistake would no longer show are conclusive no more.
+        trials: inputs with expected outputs. In the result, trials are no longer conclusive for an output whose wider
+            tolerance would hide a mistake.
     """
     if network.onnx is None:
         return trials
@@ -67,7 +68,7 @@ def _widen(trial: Trial, runs: list[list[Array]]) -> Trial:
 
 
 def _measure_error(expected: Array, own: Array) -> NDArray[np.float64]:
-    """How far ONNX Runtime's numbers are off; 0 for integers, and where either number is not finite."""
+    """The absolute error of ONNX Runtime's numbers; 0 for integers, and where either number is not finite."""
     if expected.dtype.kind != "f" or own.shape != expected.shape:
         return np.zeros(expected.shape)
     with np.errstate(all="ignore"):
@@ -76,7 +77,7 @@ def _measure_error(expected: Array, own: Array) -> NDArray[np.float64]:
 
 
 def _judge_anew(trials: Trials) -> Trials:
-    """The trials with what they are still telling of: of outputs that differ between them by more than is allowed."""
+    """The trials, conclusive only for outputs that differ between trials by more than the new tolerance."""
     found = []
     for trial in trials.trials:
         others = [other.expected for other in trials.trials if other is not trial]

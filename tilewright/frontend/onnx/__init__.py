@@ -1,1 +1,1 @@
-"""Reads ONNX files within limits, checks and folds them in a process of its own, and rewrites them for the importer."""
+"""Reads ONNX files within limits, checks and rewrites them in a process of their own, and imports them as Relax."""

@@ -1,7 +1,7 @@
-"""Reads and writes ONNX models whose weights are in files of their own, since a message of protobuf has at most 2 GB.
+"""Reads and writes ONNX models whose weights are in files of their own.
 
-A model in memory may be larger, as long as it is not serialised whole. No function here serialises or copies all
-weights of a model together.
+A message of protobuf has at most 2 GB. A model in memory may be larger, as long as it is not serialised as a whole. So
+no function here serialises or copies all weights of a model together.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ _Message = TypeVar("_Message", onnx.ModelProto, onnx.GraphProto)
 MOST_BYTES = 2**31 - 1
 #: The most bytes of weights that are saved in one file with the model.
 _MOST_INSIDE = 1 << 30
-#: The least bytes of a tensor that is moved to the other file; and those of a tensor of integers. Shape inference reads
-#: integers: shapes, axes and the sizes of a Split.
+#: The least bytes of a tensor that is moved to the other file, and of such a tensor of integers. Smaller tensors of
+#: integers stay in the model, since shape inference reads shapes, axes and the sizes of a Split.
 _LEAST_OUTSIDE, _LEAST_INTEGERS_OUTSIDE = 1024, 1 << 16
-#: How deep graphs may be nested in other graphs (If, Loop).
+#: The most levels of graphs within graphs (If, Loop).
 _MOST_DEPTH = 32
 
 
@@ -175,7 +175,7 @@ def _copy(source: _Message, target: _Message, without: str) -> None:
 
 
 def drop_doubles(model: onnx.ModelProto) -> None:
-    """Drop initializers that a Constant node makes, too: ONNX Runtime writes both for graphs inside of others."""
+    """Drop initializers with the name of a Constant node. ONNX Runtime writes both for inner graphs."""
     for graph in graphs(model):
         made = {name for node in graph.node for name in node.output}
         for index in reversed(range(len(graph.initializer))):
@@ -207,12 +207,12 @@ def serialize(model: onnx.ModelProto) -> bytes:
     """The bytes of a model whose large weights are in other files.
 
     Raises:
-        ModelFormatError: the model exceeds protobuf's limit nevertheless.
+        ModelFormatError: even without these weights, the model exceeds protobuf's limit.
     """
     try:
         content: bytes = model.SerializeToString()
         return content
-    except Exception as exc:  # protobuf's EncodeError has no other base class of Python's
+    except Exception as exc:  # protobuf's EncodeError is a subclass of Exception only
         raise ModelFormatError(
             "a model has less than 2 GB besides the weights of its main graph, but this one's constants have more; "
             "export them as initializers"

@@ -1,7 +1,8 @@
-"""Reads ONNX files within bounds, and checks them before anything is computed from them.
+"""Reads ONNX files within limits of size, and checks them before other libraries process them.
 
-A file may be malformed. onnx's shape inference, ONNX Runtime and TVM's importer allocate what a tensor declares, and
-follow the edges of a graph without end. So sizes, places of external data and the order of the graph are checked here.
+A file may be malformed. onnx's shape inference, ONNX Runtime and TVM's importer allocate as much memory as a tensor
+declares, and loop forever on a cyclic graph. So this module checks sizes, places of external data, and the order of the
+graph.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _MOST_READ = 1 << 16
 
 
 def read_proto(path: Path) -> onnx.ModelProto:
-    """The model of a file, with its external data. Its graphs have no cycle, its tensors have the data they declare.
+    """The model of a file, with its external data. Its graphs have no cycles, and its tensors have all their data.
 
     Raises:
         ModelFormatError: the file is no whole ONNX file, or refers to files outside of its directory.
@@ -52,7 +53,7 @@ def read_proto(path: Path) -> onnx.ModelProto:
     if not model.graph.node and not model.graph.output:  # an output may be an input, or a weight
         raise ModelFormatError(f"a model has operators, but {path} holds none; is it an ONNX file?")
     try:
-        model.SerializeToString()  # finds texts that are not UTF-8
+        model.SerializeToString()  # raises an error for texts that are not UTF-8
         held = [tensor for graph in graphs(model) for tensor in tensors(graph)]
         for graph in graphs(model):
             _check_order(graph)
@@ -121,13 +122,13 @@ def copy_for_inference(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def check_filled(shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse weights that the file only declares, if they would not fit the memory.
+    """Refuse weights without data in the file, if they would not fit the memory.
 
     Args:
-        shapes: the shapes of these weights of float32, by name.
+        shapes: the shapes of these float32 weights, by name.
 
     Raises:
-        ModelFormatError: they would not fit, or an extent is negative.
+        ModelFormatError: the weights would not fit, or an extent is negative.
     """
     for name, shape in shapes.items():
         if any(extent < 0 for extent in shape):
@@ -178,7 +179,7 @@ def _check_order(graph: onnx.GraphProto) -> None:
 
 
 def _check_tensor(tensor: TensorProto, folder: Path) -> None:
-    """Raise ``ValueError`` if a tensor lacks data that it declares, or if they are outside of ``folder``."""
+    """Raise ``ValueError`` if a tensor has less data than it declares, or its data are outside of ``folder``."""
     nbytes = count_bytes(tensor)
     if tensor.data_location == TensorProto.EXTERNAL:
         check_place(tensor, folder)

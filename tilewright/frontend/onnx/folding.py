@@ -1,4 +1,4 @@
-"""Rewrites an ONNX model for the importer, and has ONNX Runtime fold what is constant in it."""
+"""Rewrites an ONNX model for the importer, and lets ONNX Runtime fold its constants."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ __all__ = ["FOLDED", "MISSING_KERNEL", "fold", "fold_conditions"]
 
 #: The file of the model to compile.
 FOLDED = "folded.onnx"
-#: The property of the folded model that says why ONNX Runtime cannot run it, if it cannot.
+#: The name of the folded model's property that says why ONNX Runtime cannot run the model.
 MISSING_KERNEL = "tilewright.missing_kernel"
 
-#: The part of ONNX Runtime's messages that names a temporary file. It tells the user nothing.
+#: The part of ONNX Runtime's messages that names a temporary file, which means nothing to users.
 _PLACE = re.compile(r"Load model from \S+ failed:")
 
 
 class _MissingKernelError(UnsupportedOperatorError):
-    """ONNX Runtime knows an operator, but not for these element types."""
+    """ONNX Runtime knows an operator, but has no kernel for its element types."""
 
 
 def fold_conditions(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
-    """A model with open dimensions after ONNX Runtime's basic optimisation; itself if that fails.
+    """A model with open dimensions after ONNX Runtime's basic optimisation; the same model if that fails.
 
     Args:
         model: the model. All its data are in it, and in the result.
@@ -54,7 +54,7 @@ def fold_conditions(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
 
 
 def fold(written: onnx.ModelProto, folder: Path, optimised: bool) -> onnx.ModelProto:
-    """The model to compile: in float32 where it is in float16, rewritten, and with constants folded.
+    """The model to compile: float16 replaced by float32, rewritten, and with constants folded.
 
     Args:
         written: the model with fixed shapes, whose weights are in files in ``folder``; it is changed.
@@ -100,12 +100,12 @@ def _attempt(rewrite: Callable[[onnx.ModelProto], object], model: onnx.ModelProt
 def _fold_rewritten(model: onnx.ModelProto, plain: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     """The model rewritten for the importer, with constants and batch norms folded.
 
-    What is constant only after folding is rewritten after it. A rewriting that ONNX Runtime refuses, for lack of an
-    operator for some element type, is given up, and the operators stay as they are.
+    The model is rewritten a second time after folding, since rewritings may need constants that folding has made. If
+    ONNX Runtime refuses a rewritten model, because it lacks a kernel for some element type, that rewriting is undone.
 
     Args:
-        model: the model, in float32 where it was in float16.
-        plain: the model as it was.
+        model: the model, with float16 replaced by float32.
+        plain: the model before that.
         folder: the directory of the weights.
     """
     try:
@@ -146,11 +146,11 @@ def _optimise(model: onnx.ModelProto, folder: Path, data: str = "folded.bin") ->
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4
-    options.intra_op_num_threads = 1  # more threads would spin and disturb the tuner
+    options.intra_op_num_threads = 1  # more threads would wait actively, and disturb the tuner's measurements
     source, target = folder / "rewritten.onnx", folder / FOLDED
     options.optimized_model_filepath = str(target)
     options.add_session_config_entry("session.disable_prepacking", "1")
-    # Otherwise it would quantise the weights next to quantised operands anew, with scales of its own.
+    # Otherwise it would quantise float weights next to quantised operands, with scales that it computes itself.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
@@ -219,11 +219,11 @@ def _ranks(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _rename_made(folded: onnx.ModelProto, model: onnx.ModelProto) -> None:
-    """Rename the constants that ONNX Runtime has made: it gives their names again if it optimises a segment.
+    """Rename the constants that ONNX Runtime has made. It would use the same names again when it optimises a segment.
 
     Args:
         folded: the optimised model, which is changed.
-        model: the model before that.
+        model: the model before optimisation.
     """
     known = {name for graph in graphs(model) for node in graph.node for name in node.output}
     known |= {tensor.name for tensor in model.graph.initializer}

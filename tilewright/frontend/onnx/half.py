@@ -1,16 +1,16 @@
-"""Lets a network of float16 or bfloat16 compute in float32. Its inputs and outputs keep their types.
+"""Changes a network of float16 or bfloat16 so that it computes in float32. Its inputs and outputs of float16 stay.
 
     x: float16                                x: float16
     y = Conv(x, w: float16)    -->            wide = Cast(x, float32)
                                               result = Conv(wide, w: float32)
                                               y = Cast(result, float16)
 
-No kernel computes in these types, and float32 is at least as precise. A ``Cast`` inside of the network that only
-rounds to float16 or bfloat16 becomes one to float32, and disappears: what is computed from its result is closer to the
-model's mathematics without that rounding. The reference that outputs are judged by does not round there either. A
-number beyond 65,504 stays finite inside of the network, and becomes infinite in an output of float16.
+No template schedules these types, and float32 is at least as precise. A ``Cast`` inside the network that only rounds to
+float16 or bfloat16 becomes a cast to float32, and is removed later. Without that rounding, the outputs are closer to
+the exact ones. The reference for the outputs does not round there either. A number above 65,504 stays finite inside the
+network, and becomes infinite in an output of float16.
 
-NumPy has no bfloat16, and every bfloat16 is a float32. So inputs and outputs of bfloat16 become ones of float32.
+NumPy has no bfloat16, and float32 represents every bfloat16. So inputs and outputs of bfloat16 become float32.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _TYPES = frozenset({"to", "dtype", "output_dtype", "output_datatype", "stash_type", "softmax_precision", "precision"})
 #: Domains whose operators take float32 wherever they take float16.
 _WIDENED = (*DOMAINS, "com.microsoft", "ai.onnx.ml")
-#: Operators that look at the bits of numbers, so that they keep float16.
+#: Operators that read the bits of numbers, so that they must compute in float16.
 _KEPT = frozenset({"BitCast"})
-#: In older opsets the type of a Cast is a text.
+#: The oldest opset that is supported. In older ones, the type of a Cast is a text.
 _LEAST_OPSET = 6
-#: The least bytes of a weight that goes to the file of wide weights.
+#: The least bytes of a weight that is written to the file of converted weights.
 _LEAST_OUTSIDE = 1024
-#: The file for wide weights.
+#: The file of weights that were converted to float32.
 _FILE = "wide.bin"
 
 
@@ -62,15 +62,15 @@ def _names_half(node: onnx.NodeProto) -> bool:
 
 
 def widen(model: onnx.ModelProto, folder: Path) -> bool:
-    """Let a model compute in float32 what it has in float16 and bfloat16, in place.
+    """Change a model in place, so that it computes in float32 instead of float16 and bfloat16.
 
     Args:
         model: the model. Weights may be in files in ``folder``.
-        folder: the directory, to which wide weights are written, too.
+        folder: the directory, to which converted weights are written, too.
 
     Returns:
-        whether the model was changed. A model without these types stays as it is, and so does one whose inputs or
-        outputs are sequences of them.
+        whether the model was changed. It stays as it is in three cases: it has none of these types, its
+        inputs or outputs are sequences of them, or an inner graph has an operator that must compute in float16.
 
     Raises:
         OSError: a file cannot be read or written.
@@ -137,11 +137,11 @@ def _widen_type(kind: onnx.TypeProto) -> None:
 
 
 def _is_kept(node: onnx.NodeProto) -> bool:
-    """Whether a node goes on computing in its own types."""
+    """Whether a node must compute in its own types."""
     return node.domain not in _WIDENED or (node.domain in DOMAINS and node.op_type in _KEPT)
 
 
-#: What the names of the nodes that this module adds begin with.
+#: The prefix of the names of the nodes that this module adds.
 _BORDER = "tilewright_border_"
 
 
@@ -154,7 +154,7 @@ def _cast(source: str, target: str, kind: int) -> onnx.NodeProto:
 
 
 def _rename_ends(model: onnx.ModelProto) -> None:
-    """Give what is computed from a narrow input, and what becomes a narrow output, another name; casts lie between."""
+    """Add casts after inputs and before outputs of float16 or bfloat16. The tensors inside get new names."""
     graph = model.graph
     taken = _all_names(model)
     weights = {tensor.name for tensor in graph.initializer}
@@ -191,7 +191,7 @@ def _all_names(model: onnx.ModelProto) -> set[str]:
 
 
 def _fresh(name: str, taken: set[str]) -> str:
-    """A name that is not taken, which is taken afterwards."""
+    """A name that is not in ``taken``. It is added to ``taken``."""
     made, number = name, 0
     while made in taken:
         number += 1
@@ -201,7 +201,7 @@ def _fresh(name: str, taken: set[str]) -> str:
 
 
 def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
-    """Rename what the nodes of a graph read and compute, in the graphs inside of it too, unless these hide the name."""
+    """Rename tensors in a graph and its inner graphs, except where an inner graph defines the same name."""
     for node in graph.node:
         for field in (node.input, node.output):
             field[:] = [names.get(name, name) for name in field]
@@ -222,7 +222,7 @@ def _inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def _keep_bits(model: onnx.ModelProto, types: Mapping[str, onnx.TypeProto]) -> None:
-    """Put casts around the nodes of the main graph that go on computing in float16."""
+    """Put casts around the nodes of the main graph that must compute in float16."""
     graph, taken = model.graph, _all_names(model)
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
@@ -251,7 +251,7 @@ def _elem_type(types: Mapping[str, onnx.TypeProto], name: str) -> int:
 
 
 def _widen_tensor(tensor: TensorProto, folder: Path, file: BinaryIO) -> None:
-    """Make a weight one of float32. A large one goes to ``file``."""
+    """Convert a weight to float32. A large one is written to ``file``."""
     outside = tensor.data_location == TensorProto.EXTERNAL
     fetch_tensor(tensor, folder)
     wide = numpy_helper.to_array(tensor).astype(np.float32)
@@ -271,11 +271,11 @@ def _widen_tensor(tensor: TensorProto, folder: Path, file: BinaryIO) -> None:
 
 
 def narrow_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of a model whose weights of float32 that are numbers of float16 or bfloat16 are kept as such.
+    """A copy of a model with float32 weights stored as float16 or bfloat16, if that represents them exactly.
 
-        w: float32  -->  kept: float16; w = Cast(kept, float32)
+        w: float32  -->  narrow: float16; w = Cast(narrow, float32)
 
-    ONNX Runtime widens them again when it loads the model.
+    ONNX Runtime converts them to float32 when it loads the model.
     """
     from tilewright.executable.narrow import narrow_array
 

@@ -1,7 +1,8 @@
-"""Imports an ONNX graph as a Relax module: with converters of our own first, otherwise with TVM's.
+"""Imports an ONNX graph as a Relax module: with converters of our own, and with TVM's for other operators.
 
-Every result is compared with what ONNX says of it. An operator that cannot be converted, or whose result has another
-shape or dtype, is reported, and the import goes on with zeros in its place, so that one pass finds all of them.
+The shape and dtype of every result are compared with those that ONNX infers. An operator is reported if it cannot be
+converted, or if its result differs in shape or dtype. Then zeros replace its results, and the import continues. So one
+pass finds all such operators.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CONVERTERS", "Converter", "Importing", "Operands", "converter", "import_graph", "segment_symbol"]
 
-#: What a conversion takes, besides the builder: see :class:`Operands`. It returns one expression for each output.
+#: Converts a node: takes its :class:`Operands`, and returns one expression for each output.
 Converter: TypeAlias = "Callable[[Operands], Sequence[relax.Expr]]"
 
 #: Converters of our own, by the domain and the type of the operator.
@@ -62,8 +63,8 @@ class Operands:
         builder: emits intermediate results.
         inputs: the expression of each input; None: an optional input that is absent.
         constants: the values of inputs that are constants; None for the others.
-        attributes: as Python values, by name.
-        outputs: what ONNX says of each output; None for one that is not used.
+        attributes: its attributes as Python values, by name.
+        outputs: the shape and element type of each output; None for an output that is not used.
         opset: the version of ONNX's operators.
     """
 
@@ -86,7 +87,7 @@ class Importing:
 
     Attributes:
         module: the module; its function ``main`` takes the inputs, then the weights.
-        refused: why nodes could not be converted, by their numbers. If there are any, the module is of no use.
+        refused: why nodes could not be converted, by their numbers. If there are any, the module is incomplete.
     """
 
     module: ir.IRModule
@@ -104,20 +105,20 @@ def import_graph(model: onnx.ModelProto, types: Mapping[str, onnx.TypeProto]) ->
 
     importlib.import_module("tilewright.frontend.onnx.converting")  # registers converters, which import this module
     plain_clip()
-    # TVM's importer is a class that is imported late, so ours is made late, too.
+    # Our importer is a subclass of TVM's, and TVM is imported only when it is needed.
     kind = type("Importer", (_Conversion, onnx_frontend.ONNXGraphImporter), {})
-    # TVM 0.27 takes an extent of 0 for an open one, unless it is given the shape.
+    # TVM 0.27 treats an extent of 0 as open, unless the caller gives the shape.
     shapes = {v.name: list(fixed.shape) for v in model.graph.input if (fixed := find_fixed(types.get(v.name)))}
     importer = kind(shapes, None, keep_params_in_input=True)
     importer.prepare(model, types, onnx_frontend)
     version = max((o.version for o in model.opset_import if o.domain in DOMAINS), default=1)
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the importer warns of each weight that is no input of the graph
+            warnings.simplefilter("ignore")  # TVM warns about each weight that is no input of the graph
             module = importer.from_onnx(model.graph, version)
     except (MemoryError, ResourceError):
         raise
-    except Exception as exc:  # beyond a single operator, so that none can be named
+    except Exception as exc:  # an error outside the conversion of a single operator
         import tvm
 
         why = f"the graph that it is in cannot be imported ({describe_error(exc)})"
@@ -132,19 +133,19 @@ def import_graph(model: onnx.ModelProto, types: Mapping[str, onnx.TypeProto]) ->
 
 
 class _Conversion:
-    """The part of our importer that takes the place of TVM's: how nodes are converted, one after the other.
+    """Overrides the methods of TVM's importer that convert nodes.
 
     Attributes:
         refused: why nodes could not be converted, by their numbers.
     """
 
-    # What TVM's importer has.
+    # Attributes of TVM's importer.
     bb: relax.BlockBuilder
     opset: int
     _nodes: dict[str, relax.Expr]
 
     def prepare(self, model: onnx.ModelProto, types: Mapping[str, onnx.TypeProto], frontend: Any) -> None:
-        """Take what the conversion needs to know: the types of tensors, constants, and TVM's converters."""
+        """Set the types of tensors, the constants, and TVM's converters, which the conversion needs."""
         self.refused: dict[int, str] = {}
         self._frontend = frontend
         self._types = types
@@ -154,10 +155,10 @@ class _Conversion:
         self._read |= {value.name for value in model.graph.output}
 
     def _parse_graph_initializers(self, graph: onnx.GraphProto) -> None:
-        """Make a parameter of each weight. Its own name would not do.
+        """Make a parameter of each weight, with a new name.
 
-        TVM 0.27 drops a prefix of PyTorch's, after which two weights may have one name; and it takes any variable with
-        the name of a weight for that weight.
+        TVM 0.27 drops a prefix that PyTorch uses, so that two weights may get the same name. It also confuses a weight
+        with any variable of the same name.
         """
         importer: Any = self
         for number, tensor in enumerate(graph.initializer):
@@ -167,7 +168,7 @@ class _Conversion:
             importer._params[name] = (self._nodes[tensor.name], array)
 
     def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
-        """Nothing: each node is looked at when it is converted."""
+        """Do nothing: each node is checked when it is converted."""
 
     def _construct_nodes(self, graph: onnx.GraphProto) -> None:
         for number, node in enumerate(graph.node):
@@ -219,7 +220,7 @@ class _Conversion:
         from tvm import relax
 
         number = next(a.i for a in node.attribute if a.name == "number")
-        # A segment without an output of fixed shape has one of a byte, which is not inferred.
+        # The byte of a segment that signals has no inferred type.
         kinds = [relax.TensorType(o.shape, o.dtype) if o else relax.TensorType([1], "uint8") for o in outputs]
         arguments = [self.bb.emit(_as_tensor(self._nodes[name])) for name in node.input]
         call = relax.call_dps_packed(segment_symbol(number), arguments, kinds)
@@ -253,13 +254,13 @@ class _Conversion:
 def _check_results(
     node: onnx.NodeProto, made: list[relax.Expr], outputs: Sequence[FixedTensor | None], read: Container[str]
 ) -> None:
-    """Raise ``ValueError`` if a result is not what ONNX says of it. Shapes become tensors of their extents.
+    """Raise ``ValueError`` if the shape or dtype of a result differs from the one that ONNX infers.
 
     Args:
         node: the node that was converted.
-        made: its results.
-        outputs: what ONNX says of them.
-        read: the names of the tensors that something reads. A result that nothing reads may be missing.
+        made: its results. A shape among them is replaced by a tensor of its extents.
+        outputs: the shapes and element types that ONNX infers.
+        read: the names of all tensors that are used. Other results may be missing.
     """
     from tvm import relax
 
@@ -290,8 +291,8 @@ def _as_tensor(expr: relax.Expr) -> relax.Expr:
 
 
 def _explain(exc: Exception) -> str:
-    """Why a node is refused, in words."""
+    """Why a node is refused, as a text for the report."""
     words = type(exc) is ValueError or isinstance(exc, TilewrightError | NotImplementedError)
-    if words and str(exc).strip():  # our own, or in words
+    if words and str(exc).strip():  # an error of our converters has a message for users
         return describe_error(exc)
     return f"its converter fails ({describe_error(exc)})"

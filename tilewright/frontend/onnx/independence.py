@@ -1,13 +1,17 @@
-"""Proves that a model computes each element along a dimension by itself, so that inputs may be padded along it.
+"""Proves that a model computes each element along a dimension independently, so that inputs may be padded along it.
 
-One dimension is *watched*. Each tensor of the graph either does not depend on the watched inputs, or has exactly one
-axis of the watched extent, along which element ``i`` depends on the elements ``i`` of the watched inputs alone; or
-it is a shape that was computed from such tensors. ``independence_rules`` has a rule for each
-operator, which holds whatever the extent is. An operator without a rule, or one whose rule does not apply, ends the
-proof: nothing is padded then.
+A proof is about one dimension, which is called *watched*. For each tensor of the graph, one of these must hold:
 
-The proof is about the model as it was written, before shapes were folded into constants, so that constants that depend
-on the extent are seen.
+- It does not depend on the watched inputs.
+- Exactly one of its axes has the watched extent. Along this axis, element ``i`` depends only on the elements ``i`` of
+  the watched inputs.
+- It is a shape that was computed from such tensors.
+
+``independence_rules`` and ``independence_shapes`` have a rule for each operator, which holds for any extent. If an
+operator has no rule, or its rule does not apply, there is no proof, and nothing is padded.
+
+The proof uses the model before shapes are folded into constants. Otherwise it would not notice constants that depend on
+the extent.
 """
 
 from __future__ import annotations
@@ -25,11 +29,11 @@ from tilewright.frontend.shapes import Declared, Shapes
 
 __all__ = ["find_paddings", "prove_independence"]
 
-#: Operators on small vectors of integers that are followed by value.
+#: Operators whose results are computed, if their inputs are known small vectors of integers.
 _FOLLOWED = frozenset(
     ["Shape", "Gather", "Concat", "Unsqueeze", "Squeeze", "Cast", "Slice", "Identity", "Add", "Sub", "Mul", "Div"]
 )
-#: How often shapes are inferred again, with more constants.
+#: The most repetitions of shape inference, each with more constants.
 _MOST_INFERENCES = 4
 
 
@@ -40,7 +44,7 @@ def find_paddings(
 
     Args:
         model: the model.
-        declared: the dimensions of its inputs, as it declares them.
+        declared: the dimensions of its inputs that the model declares.
         buckets: the shapes of the inputs.
     """
     found = []
@@ -56,9 +60,9 @@ def find_paddings(
 
 
 def _list_groups(declared: Declared) -> Iterator[dict[str, int]]:
-    """Groups of axes of inputs, at most one of each, that might be one dimension: the likely ones first.
+    """Groups of axes that might be the same dimension, with at most one axis of each input. Likely groups come first.
 
-    Axes of one name are a group. So are the first axes without a name of all inputs, and each of them alone.
+    Axes with the same name are a group. Those first axes of inputs that have no name are a group, and so is each alone.
     """
     named: dict[str, dict[str, int]] = {}
     twice: set[str] = set()  # an input that has a dimension twice cannot be padded along one axis
@@ -83,7 +87,7 @@ def _list_groups(declared: Declared) -> Iterator[dict[str, int]]:
 def prove_independence(
     model: onnx.ModelProto, shapes: Shapes, axes: Mapping[str, int], types: Mapping[str, onnx.TypeProto] | None = None
 ) -> PaddedAxes | None:
-    """The axes of inputs and outputs along which a model computes each element by itself; None if that is not proven.
+    """The axes along which a model computes each element independently; None if that is not proven.
 
     Args:
         model: the model. Weights may be in other files.
@@ -100,7 +104,7 @@ def prove_independence(
         ValueError,
         TypeError,
         AttributeError,
-    ):  # the latter: of operators that are not valid
+    ):  # all but the first: invalid operators
         return None
     outputs: dict[str, int] = {}
     for value in model.graph.output:
@@ -113,7 +117,7 @@ def prove_independence(
 
 
 class _Proof:
-    """A walk through a graph in the order of computation.
+    """Applies the rules to all nodes of a graph, in the order of computation.
 
     Args:
         model: the model.
@@ -159,7 +163,7 @@ class _Proof:
         if not watched:
             made = self._free(node, inputs)
         elif rule is None or len(names) > len([name for name in node.input if name]):
-            raise Unproven  # a graph inside of it reads a watched tensor
+            raise Unproven  # an inner graph of the node reads a watched tensor
         else:
             made = rule(Node(node, inputs, self._opset, self._shape_of))
         for name, tensor in zip(node.output, made, strict=False):
@@ -179,10 +183,10 @@ class _Proof:
         return Tensor(self._shape_of(node.output[0]))
 
     def _free(self, node: onnx.NodeProto, inputs: Sequence[Tensor | None]) -> list[Tensor]:
-        """The results of a node that reads nothing watched: they have the shapes that are inferred."""
+        """The results of a node without watched inputs. Their shapes are inferred."""
         rule = RULES.get(node.op_type) if node.domain in DOMAINS else None
         if rule is not None and node.op_type in _FOLLOWED:
-            try:  # small shapes are followed by value
+            try:  # the values of small shapes are computed
                 made = rule(Node(node, list(inputs), self._opset, self._shape_of))
                 if all(tensor.extents is not None for tensor in made):
                     return made
@@ -201,7 +205,7 @@ class _Proof:
         return None if fixed is None else fixed.shape
 
     def _fold(self) -> onnx.ModelProto:
-        """The model with the integers that were followed as constants, so that more shapes can be inferred."""
+        """The model with the integers that were computed as constants, so that more shapes can be inferred."""
         made = _with_shapes(self._model, self._shapes)
         given = {t.name for t in made.graph.initializer} | {value.name for value in made.graph.input}
         found = {name: t for name, t in self.known.items() if _is_constant(t) and name not in given}
@@ -226,7 +230,7 @@ def _watch(shape: tuple[int, ...], axis: int | None) -> tuple[Extent, ...]:
 
 
 def _with_shapes(model: onnx.ModelProto, shapes: Shapes) -> onnx.ModelProto:
-    """A copy of a model with the shapes of inputs, in which nothing is known of other shapes."""
+    """A copy of a model with the given shapes of inputs, and without any other shapes."""
     from tilewright.frontend.onnx.shapes import set_shapes
 
     made = onnx.ModelProto()

@@ -1,4 +1,4 @@
-"""What a proof of independence knows of tensors and nodes (:mod:`tilewright.frontend.onnx.independence`)."""
+"""Tensors and nodes in a proof of independence (:mod:`tilewright.frontend.onnx.independence`)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 
 #: An extent; None: the watched one, whatever it is.
 Extent: TypeAlias = "int | None"
-#: The most elements of a constant that is followed by value.
+#: The most elements of a tensor whose values a proof computes.
 _MOST_FOLLOWED = 64
 
 
@@ -38,7 +38,7 @@ class Unproven(Exception):  # noqa: N818  a signal within these modules, not an 
 
 @dataclass(frozen=True)
 class Tensor:
-    """What is known of a tensor.
+    """A tensor, as far as a proof knows it.
 
     Attributes:
         shape: its extents; None: not known, and the tensor does not depend on watched inputs.
@@ -60,7 +60,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Node:
-    """A node with what is known of its inputs.
+    """A node and its inputs, as far as a proof knows them.
 
     Attributes:
         proto: the node.
@@ -104,7 +104,7 @@ class Node:
         return tensor.shape, tensor.axis
 
     def need_free(self, *places: int) -> None:
-        """Raise if one of these inputs is there and depends on watched inputs."""
+        """Raise ``Unproven`` if one of these inputs is present and depends on watched inputs."""
         for place in places:
             tensor = self.inputs[place] if place < len(self.inputs) else None
             need(tensor is None or not tensor.is_watched)
@@ -120,7 +120,7 @@ class Node:
         return None if found is None else tuple(int(n) for n in found)  # type: ignore[attr-defined]
 
     def fixed_integers(self, place: int, attribute: str = "") -> tuple[int, ...] | None:
-        """The same without watched extents."""
+        """As :meth:`integers`, if none of them is the watched extent."""
         found = self.integers(place, attribute)
         if found is None:
             return None
@@ -151,7 +151,7 @@ def along(shape: Sequence[Extent], axis: int) -> Tensor:
 
 
 def _put(shape: Sequence[int] | None, axis: int) -> Tensor:
-    """A tensor of an inferred shape, in which the watched dimension is put at ``axis``."""
+    """A tensor of an inferred shape, with the watched dimension at ``axis``."""
     if shape is None:
         raise Unproven
     need(0 <= axis < len(shape))
@@ -164,7 +164,7 @@ def inferred(node: Node, axis: int, output: int = 0) -> Tensor:
 
 
 def broadcast(*tensors: Tensor) -> Tensor:
-    """The result of a function of elements. The watched axes meet each other, or extents of 1."""
+    """The result of an element-wise function. A watched axis is aligned with watched axes, or with extents of 1."""
     rank = max(len(tensor.shape or ()) for tensor in tensors)
     axes = {t.axis + rank - len(t.shape or ()) for t in tensors if t.axis is not None}
     need(len(axes) == 1)

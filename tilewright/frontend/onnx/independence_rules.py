@@ -1,8 +1,8 @@
 """The rules of :mod:`tilewright.frontend.onnx.independence` for operators that compute.
 
-A rule gets a node of which an input is watched, and returns its outputs. It raises ``Unproven`` unless element ``i`` of
-the output along the watched axis depends only on elements ``i`` of the watched inputs, whatever the extent is. Extents
-that a rule reads are those of other dimensions, which are the same when the watched one changes.
+A rule takes a node with a watched input, and returns its outputs. Element ``i`` of an output along the watched axis
+must depend only on the elements ``i`` of the watched inputs, for any extent. Otherwise, the rule raises ``Unproven``. A
+rule reads only extents of other dimensions. These stay the same when the watched extent changes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tilewright.frontend.onnx.independence_shapes import SHAPE_RULES
 
 __all__ = ["RULES"]
 
-#: The element types of integers that are followed by value.
+#: The element types of integers whose values a proof computes.
 _INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
 #: The operators of arithmetic on them.
 _ARITHMETIC: dict[str, Callable[[int, int], int]] = {
@@ -45,7 +45,7 @@ def _element(node: Node) -> list[Tensor]:
 
 
 def _calculate(node: Node) -> list[Tensor]:
-    """An operator of arithmetic; on small integers that are known, their result."""
+    """An operator of arithmetic. For known small integers, its result is computed."""
     tensors = [tensor for tensor in node.inputs if tensor is not None]
     if len(tensors) != 2 or any(tensor.is_watched for tensor in tensors):
         return _element(node)
@@ -61,7 +61,7 @@ def _calculate(node: Node) -> list[Tensor]:
 
 
 def _first_input(node: Node) -> list[Tensor]:
-    """An operator whose other inputs are parameters of all elements alike, such as the bounds of Clip."""
+    """An operator whose other inputs are the same for all elements, such as the bounds of Clip."""
     node.need_free(*range(1, len(node.inputs)))
     for place in range(1, len(node.inputs)):
         tensor = node.inputs[place]
@@ -82,7 +82,7 @@ def _identity(node: Node) -> list[Tensor]:
 
 
 def _cast(node: Node) -> list[Tensor]:
-    """Integers that are followed by value stay integers, or are followed no more."""
+    """Cast: the values of small integers stay known only if the result has an integer type."""
     tensor = _identity(node)[0]
     if tensor.extents is None or node.integer("to", 0) in _INTEGERS:
         return [tensor]
@@ -94,7 +94,7 @@ def _cast(node: Node) -> list[Tensor]:
 
 
 def _examples(node: Node) -> list[Tensor]:
-    """An operator on each example of the first axis, with other inputs that are weights, and a single output."""
+    """An operator on each example of the first axis, with weights as other inputs, and with a single output."""
     need(node.watched()[1] == 0)
     node.need_free(*range(1, len(node.inputs)))
     need(not any(node.proto.output[1:]))
@@ -107,7 +107,7 @@ def _batch_norm(node: Node) -> list[Tensor]:
 
 
 def _resize(node: Node) -> list[Tensor]:
-    """Resize and Upsample: sizes hold the watched extent itself, or scales are 1 there."""
+    """Resize and Upsample: for the watched axis, the size is the watched extent, or the scale is 1."""
     shape, axis = node.watched()
     mode = node.get("coordinate_transformation_mode", b"")
     need(node.get("axes") is None and mode != b"tf_crop_and_resize")
@@ -127,7 +127,7 @@ def _resize(node: Node) -> list[Tensor]:
 
 
 def _rows(node: Node) -> list[Tensor]:
-    """Softmax and norms: everything from an axis on belongs together; of a newer softmax, one axis only."""
+    """Softmax and norms: they mix elements of all axes from one on. A newer softmax mixes those of one axis only."""
     shape, axis = node.watched()
     node.need_free(*range(1, len(node.inputs)))
     kind = node.proto.op_type
@@ -137,7 +137,7 @@ def _rows(node: Node) -> list[Tensor]:
     else:
         need(axis < first)
     need(not any(node.proto.output[1:]))
-    for place in range(1, len(node.inputs)):  # scale and bias are those of the axes that belong together
+    for place in range(1, len(node.inputs)):  # scale and bias belong to the axes that are mixed
         weight = node.inputs[place]
         need(weight is None or (weight.shape is not None and len(weight.shape) <= len(shape) - axis - 1))
     return [along(shape, axis)]
@@ -156,7 +156,7 @@ def _arg(node: Node) -> list[Tensor]:
 
 
 def _quantize(node: Node) -> list[Tensor]:
-    """QuantizeLinear and DequantizeLinear: scales are those of all elements, or of one of the other axes."""
+    """QuantizeLinear and DequantizeLinear: scales belong to all elements, or to an axis that is not watched."""
     shape, axis = node.watched()
     node.need_free(1, 2)
     scale = node.data(1).shape or ()

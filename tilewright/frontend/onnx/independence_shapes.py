@@ -40,12 +40,12 @@ def _transpose(node: Node) -> list[Tensor]:
 
 
 def _reshaped(shape: Sequence[Extent], axis: int, wanted: Sequence[Extent]) -> Tensor:
-    """A tensor in another shape that keeps the watched axis whole: as many elements lie before it and behind it.
+    """A reshaped tensor. The products of the extents before and after the watched axis must stay the same.
 
     Args:
         shape: its shape.
         axis: its watched axis.
-        wanted: the other shape. A -1 is what is left.
+        wanted: the new shape. An extent of -1 is computed from the other ones.
     """
     outer, inner = multiply(shape[:axis]), multiply(shape[axis + 1 :])
     made = list(wanted)
@@ -57,7 +57,7 @@ def _reshaped(shape: Sequence[Extent], axis: int, wanted: Sequence[Extent]) -> T
             need(rest > 0 and outer * inner % rest == 0)
             made[place] = outer * inner // rest
         else:
-            # What is left is the watched extent if the other extents hold all elements besides.
+            # The -1 is the watched extent if the other extents of both shapes have the same product.
             need(rest == outer * inner)
             made[place] = None
     need(made.count(None) == 1)
@@ -79,7 +79,7 @@ def _reshape(node: Node) -> list[Tensor]:
 
 
 def _flatten(node: Node) -> list[Tensor]:
-    """The watched axis is the only one on its side that is not 1."""
+    """Flatten: on the side of the watched axis, all other extents must be 1."""
     shape, axis = node.watched()
     cut = node.integer("axis", 1)
     cut = cut + len(shape) if cut < 0 else cut

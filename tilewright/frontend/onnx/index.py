@@ -1,4 +1,4 @@
-"""What the process that reads an ONNX file has found besides models: the buckets, and what is known of the inputs."""
+"""The file in which the process that reads an ONNX file describes its buckets and inputs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _NAME = "index.json"
 
 @dataclass(frozen=True)
 class Index:
-    """The buckets of a model.
+    """The buckets of a model, and its inputs.
 
     Attributes:
         buckets: the shapes of all inputs that are tensors, for each bucket.
-        declared: the dimensions of these inputs as the model declares them.
-        fixed: further inputs, whose values were fixed.
+        declared: the dimensions of these inputs that the model declares.
+        fixed: the other inputs, whose values were fixed.
         paddings: for each bucket, the axes along which smaller inputs may be padded to it.
     """
 
@@ -40,7 +40,7 @@ class Index:
 
 
 def find_folder(folder: Path, bucket: int) -> Path:
-    """The directory of a bucket's files in ``folder``: itself for the first."""
+    """The directory of a bucket's files: ``folder`` for the first bucket, a directory in it for each other one."""
     return folder / f"bucket{bucket}" if bucket else folder
 
 

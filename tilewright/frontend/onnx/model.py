@@ -1,4 +1,4 @@
-"""Prepares ONNX models for the importer: fixes shapes, fills missing weights, and has the rest folded."""
+"""Prepares ONNX models for the importer: fixes shapes, fills missing weights, and folds constants."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from tilewright.scratch import explained
 
 __all__ = ["FOLDED", "MODEL", "prepare"]
 
-#: The file of the model for reference. That of the model to compile is ``FOLDED``.
+#: The file of the model that outputs are compared with. ``FOLDED`` is the file of the model to compile.
 MODEL = "model.onnx"
 
 #: Operators whose output doubles if their first input doubles.
 _SCALED_THROUGH = ("Add", "Reshape", "Flatten", "Squeeze", "Dropout", "Relu", "AveragePool", "GlobalAveragePool")
-#: Operators that have a mode for training.
+#: Operators that have a training mode.
 _TRAINED = ("BatchNormalization", "Dropout")
-#: The standard deviation that the inputs of the last softmax get, in a network that is filled with random weights.
+#: The standard deviation of the inputs of the last softmax, in a network with random weights: a choice.
 _SPREAD = 2.0
 
 
@@ -42,15 +42,15 @@ def prepare(
 ) -> None:
     """Write the model of a file twice: with fixed input shapes and explicit weights, and the same model folded.
 
-    Outputs are judged by the first model, ``model.onnx``. It has undergone as little as possible of what the second
-    model, ``folded.onnx``, undergoes before it is compiled. ONNX Runtime's optimiser may crash, so call this function
-    in a process of its own (``frontend/onnx/reading``).
+    Outputs are compared with those of the first model, ``model.onnx``. So it has as few as possible of the changes that
+    the second model, ``folded.onnx``, has. ONNX Runtime's optimiser may crash, so call this function in another process
+    (``frontend/onnx/reading``).
 
     A model in several buckets has a directory for each (``index.find_folder``). ``index.json`` lists the buckets.
 
     Args:
         path: an ONNX file.
-        shapes: the shapes of inputs with symbolic dimensions, by name; or what else is asked of the inputs.
+        shapes: the shapes of inputs with symbolic dimensions, by name; or a request with buckets and fixed values.
         folder: an empty directory for the files.
         optimised: whether ONNX Runtime folds constants and batch norms; otherwise ONNX Runtime is not run.
 
@@ -58,7 +58,7 @@ def prepare(
         ModelFormatError: the file is missing or truncated, or it is no ONNX file.
         ResourceError: the model does not fit the memory, or the disk.
         ShapeError: ``shapes`` does not fix a symbolic input shape, names no input, or is none that the model takes.
-        UnsupportedOperatorError: ONNX Runtime does not know an operator, or an operator is in its mode for training.
+        UnsupportedOperatorError: ONNX Runtime does not know an operator, or an operator is in training mode.
     """
     model, request = read_proto(path), make_request(shapes)
     try:
@@ -88,7 +88,7 @@ def prepare(
     except OSError as exc:
         raise explained(exc, f"reading {path} needs temporary files", folder) from exc
     except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as exc:
-        # An operator lacks inputs or attributes that it must have.
+        # An operator lacks required inputs or attributes.
         raise ModelFormatError(f"{path} is not valid ONNX: {_first_line(exc)}; export it again") from exc
 
 
@@ -104,10 +104,10 @@ def _write_bucket(
 
     Args:
         model: the model; it gets the bucket's shapes.
-        base: the model that is folded; it gets them, too.
+        base: the model that is folded; it gets the bucket's shapes, too.
         shapes: the shapes of the inputs.
         folder: the directory for the files.
-        asked: whether somebody asked for these shapes, so that they may be none that the model takes.
+        asked: whether the user gave these shapes. Then the model may refuse them.
         optimised: whether ONNX Runtime folds constants and batch norms.
     """
     set_shapes(model, shapes)
@@ -141,12 +141,10 @@ def _drop_empty_ends(model: onnx.ModelProto) -> None:
 
 
 def _refuse_training(model: onnx.ModelProto) -> None:
-    """Refuse operators in their mode for training, in which dropout is random and statistics change.
-
-    TVM ignores this mode.
+    """Refuse operators in training mode, in which dropout is random and statistics change. TVM ignores this mode.
 
     Raises:
-        UnsupportedOperatorError: an operator is in its mode for training.
+        UnsupportedOperatorError: an operator is in training mode.
     """
     arrays = {tensor.name: tensor for tensor in model.graph.initializer}
     arrays |= {n.output[0]: n.attribute[0].t for n in model.graph.node if n.op_type == "Constant" and n.attribute}
@@ -170,11 +168,11 @@ def _first_line(exc: BaseException) -> str:
 
 
 def _fill_weights(model: onnx.ModelProto) -> set[str]:
-    """Give random values to weights that the file only declares. Returns their names.
+    """Give random values to weights without data in the file. Returns their names.
 
-    Models without their weights, such as the light networks of the onnx package, make them by ConstantOfShape.
-    ``onnx.tools.replace_constants`` writes and names these operators; others are constants of the model itself. Equal
-    weights would hide wrong indexing from the check, so the weights get random values: the same for the same name.
+    Models without weights, such as the light networks of the onnx package, compute them by ConstantOfShape. The names
+    show which of these operators ``onnx.tools.replace_constants`` has written; others are constants of the model. Equal
+    weights would hide wrong indexing from the check. So weights get random values, which depend on their names only.
     """
     graph = model.graph
     shapes = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.data_type == onnx.TensorProto.INT64}
@@ -205,7 +203,7 @@ def _fill_weights(model: onnx.ModelProto) -> set[str]:
 def _calm_softmax(model: onnx.ModelProto, filled: set[str], folder: Path) -> None:
     """Scale the random weights before the last softmax, so that its inputs differ by a few units instead of hundreds.
 
-    Of large inputs the output is 1 in one place and 0 elsewhere, and would hide a wrong result.
+    For large inputs, the output is 1 in one place and 0 elsewhere, which would hide a wrong result.
     """
     import onnxruntime
 

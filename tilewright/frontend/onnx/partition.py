@@ -1,12 +1,12 @@
 """Divides a graph into operators that are compiled and *segments* that ONNX Runtime runs.
 
-A segment holds operators that no converter serves, or whose results' shapes depend on values. All its operators run one
-after the other, between compiled ones. There are as few segments as the order of the operators allows: each operator
-has a *level*, the largest number of changes between compiled and not compiled on a path that leads to it, and the
-operators of one odd level are one segment. No compiled operator lies between two of them.
+A segment holds operators that have no converter, or whose results have shapes that depend on values. All its operators
+run one after the other, with no compiled operator between them. There are as few segments as the order of the operators
+allows. Each operator has a *level*: the largest number of changes between compiled and not compiled operators on a path
+that leads to it. The operators of one odd level are one segment.
 
-What crosses a segment's border is a tensor of numbers whose shape is fixed, so that its place in memory is known
-before the network runs. Where something else would cross, the compiled operators in between join the segment.
+Only tensors of numbers with fixed shapes cross a segment's border, so that their places in memory are known before the
+network runs. If anything else would cross from one segment to another, the compiled operators in between join them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tilewright.frontend.onnx.values import COMPUTED, FixedTensor, find_fixed, i
 
 __all__ = ["SEGMENT", "SEGMENT_DOMAIN", "Partition", "Segment", "divide"]
 
-#: The operator, and its domain, that stands for a segment in the graph that is compiled.
+#: The operator that represents a segment in the compiled graph, and its domain.
 SEGMENT, SEGMENT_DOMAIN = "Segment", "tilewright"
-#: Operators whose work is worth a change from ONNX Runtime to kernels and back.
+#: Operators whose work takes longer than changing from ONNX Runtime to kernels and back.
 _HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Einsum", "Attention"})
-#: Compiled operators whose results have fewer elements together than this join the segment next to them.
+#: A group of compiled operators joins the segment next to it if its results have fewer elements together: a choice.
 _FEW = 1 << 14
 
 
@@ -36,12 +36,12 @@ class Segment:
 
     Attributes:
         model: the operators.
-        inputs: the names of its inputs that are computed or given as tensors of numbers with fixed shapes.
+        inputs: the names of its inputs that are tensors of numbers with fixed shapes.
         outputs: the names of its outputs that are such tensors.
-        given: the names of its inputs that are inputs of the network of any other kind: texts, sequences, open shapes.
-        returned: the names of its outputs that are outputs of the network of any other kind.
-        tensors: of ``inputs`` and ``outputs``, by name.
-        reasons: why operators are in it, each ``operator (node): reason``.
+        given: the names of its other inputs: texts, sequences and tensors of open shape. They are the network's inputs.
+        returned: the names of its other outputs. They are the network's outputs.
+        tensors: the shapes and element types of ``inputs`` and ``outputs``, by name.
+        reasons: why operators are in it, each as ``operator (node): reason``.
     """
 
     model: onnx.ModelProto
@@ -54,9 +54,9 @@ class Segment:
 
     @property
     def signals(self) -> bool:
-        """Whether its call gives a tensor of one byte besides its outputs.
+        """Whether its call has a tensor of one byte as a further output.
 
-        Without one, nothing in the compiled graph would need the call.
+        Without that tensor, nothing in the compiled graph would depend on the call, so it would be removed.
         """
         return not self.outputs or bool(self.returned)
 
@@ -71,8 +71,8 @@ class Partition:
     """A graph that was divided.
 
     Attributes:
-        compiled: the graph whose operators are compiled; a node ``Segment`` stands for each segment.
-        segments: in the order in which they run; the attribute ``number`` of a ``Segment`` node counts them.
+        compiled: the graph whose operators are compiled; a node ``Segment`` represents each segment.
+        segments: the segments in the order in which they run. The attribute ``number`` of a ``Segment`` is its index.
         order: for each node of ``compiled``, its number in the graph that was divided; -1 for a segment.
         types: the types of the tensors by name, as far as they are known.
         reasons: why nodes of the graph that was divided are not compiled, by their numbers.
@@ -90,8 +90,8 @@ def divide(model: onnx.ModelProto, foreign: Mapping[int, str]) -> Partition:
 
     Args:
         model: the model, with fixed input shapes where they are known, in the order of computation.
-        foreign: why an operator cannot be compiled, by the number of its node. Operators with an input or an output
-            that is no tensor of numbers with a fixed shape are added to these.
+        foreign: why an operator cannot be compiled, by the number of its node. Further operators cannot be compiled
+            either: those with an input or an output that is no tensor of numbers with a fixed shape.
     """
     graph = _Graph(model, infer_types(model))
     reasons = dict(foreign)
@@ -107,7 +107,7 @@ def divide(model: onnx.ModelProto, foreign: Mapping[int, str]) -> Partition:
 
 
 class _Graph:
-    """The nodes of a graph, who makes and who reads each name, and what is known of the tensors."""
+    """The nodes of a graph, the nodes that compute and read each tensor, and the types of tensors."""
 
     def __init__(self, model: onnx.ModelProto, types: Mapping[str, onnx.TypeProto]) -> None:
         self.model, self.types = model, types
@@ -124,7 +124,7 @@ class _Graph:
         return found if found is not None and found.elem_type in COMPUTED else None
 
     def find_obstacle(self, node: onnx.NodeProto) -> str:
-        """Why a node cannot be compiled whatever its operator is; empty if nothing is in the way."""
+        """Why a node's inputs or outputs prevent its compilation; empty if they do not."""
         for name in filter(None, node.output):
             if self.fixed(name) is None:
                 return f"its result {name!r} is {_describe(self.types.get(name))}"
@@ -134,7 +134,7 @@ class _Graph:
         return ""
 
     def settle(self, foreign: set[int]) -> list[int]:
-        """The level of each node, when all nodes that must not be compiled have been added to ``foreign``."""
+        """Add all further nodes to ``foreign`` that must be in a segment. Returns the level of each node."""
         while True:
             levels = self._levels(foreign)
             more = self._between(foreign, levels) or self._islands(foreign, levels)
@@ -153,7 +153,7 @@ class _Graph:
         return levels
 
     def _between(self, foreign: set[int], levels: Sequence[int]) -> set[int]:
-        """Compiled nodes between two segments, where something that has no fixed place would pass by."""
+        """Compiled nodes between two segments that exchange something other than a tensor of fixed shape."""
         found: set[int] = set()
         for number in sorted(foreign):
             for name in self.reads[number]:
@@ -174,7 +174,7 @@ class _Graph:
         return found
 
     def _islands(self, foreign: set[int], levels: Sequence[int]) -> set[int]:
-        """Small groups of compiled nodes next to a segment: their work is not worth a change."""
+        """A small group of compiled nodes next to a segment, whose work is less than a change to kernels and back."""
         neighbours: dict[int, set[int]] = {number: set() for number in range(len(self.nodes))}
         for number, others in enumerate(self.before):
             for other in others:
@@ -209,7 +209,7 @@ class _Graph:
 
 
 def _describe(kind: onnx.TypeProto | None) -> str:
-    """What a tensor is that kernels cannot compute with, for people."""
+    """A value that kernels cannot compute with, in words for the report."""
     which = None if kind is None else kind.WhichOneof("value")
     if which != "tensor_type" or kind is None:
         names = {"sequence_type": "a sequence", "optional_type": "an optional value", "map_type": "a map"}
@@ -290,7 +290,7 @@ def _call(node: onnx.NodeProto) -> str:
 
 
 def _stand_in(segment: Segment, number: int) -> onnx.NodeProto:
-    """The node that stands for a segment in the compiled graph."""
+    """The node that represents a segment in the compiled graph."""
     outputs = (*segment.outputs, *([signal_name(number)] if segment.signals else []))
     return helper.make_node(
         SEGMENT, list(segment.inputs), list(outputs), name=f"segment{number}", domain=SEGMENT_DOMAIN, number=number
@@ -298,7 +298,7 @@ def _stand_in(segment: Segment, number: int) -> onnx.NodeProto:
 
 
 def signal_name(number: int) -> str:
-    """The name of the tensor of one byte that a segment gives so that it is called."""
+    """The name of the tensor of one byte that is an output of a segment only to keep its call."""
     return f"tilewright_segment{number}_done"
 
 

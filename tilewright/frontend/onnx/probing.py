@@ -1,4 +1,7 @@
-"""Runs a model in ONNX Runtime to learn whether it takes inputs of some shapes. Call it in a process of its own."""
+"""Runs a model in ONNX Runtime to find out whether it accepts inputs of given shapes.
+
+ONNX Runtime may crash, so call these functions in a process of their own.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +26,21 @@ if TYPE_CHECKING:
 
 __all__ = ["about_shapes", "check_taken", "find_plain_refusal", "make_acceptance", "refuse"]
 
-#: Words of ONNX Runtime's messages when shapes do not fit; those about indices mean the values that were made up.
+#: Words of ONNX Runtime's messages if shapes do not fit. Those in ``_VALUES`` are about invalid indices. Their cause
+#: may be the input values, which are made up here.
 _SHAPES = re.compile(
     r"shape|dimension|broadcast|reshape|mismatch|\brank\b|\bsize|incompatible|axis|axes", re.IGNORECASE
 )
 _VALUES = re.compile(r"out of data bounds|indices element|index out of|out of range", re.IGNORECASE)
-#: Where ONNX Runtime's messages say which source file of its own they come from.
+#: The part of ONNX Runtime's messages that names one of its source files.
 _PLACE = re.compile(r"^.*(?:Status Message: |\) )(?:\S+\.(?:cc|h):\d+ \S+ (?:.*? was false\. ?)?)?")
 
 
 def make_acceptance(model: onnx.ModelProto, folder: Path) -> Callable[[Shapes], bool]:
-    """A function that says whether ONNX Runtime runs a model on inputs of some shapes, whose dimensions may be open.
+    """A function that returns whether ONNX Runtime runs a model on inputs of given shapes.
 
     Args:
-        model: the model.
+        model: the model, whose dimensions may be open.
         folder: a directory for files.
     """
     made: list[onnxruntime.InferenceSession | None] = []
@@ -51,7 +55,7 @@ def make_acceptance(model: onnx.ModelProto, folder: Path) -> Callable[[Shapes], 
 
 
 def check_taken(file: Path, model: onnx.ModelProto, shapes: Shapes) -> None:
-    """Refuse shapes that a model cannot take, as a run without any optimisation shows.
+    """Refuse shapes with which ONNX Runtime cannot run a model, even without optimisation.
 
     Args:
         file: the model's file.
@@ -59,7 +63,7 @@ def check_taken(file: Path, model: onnx.ModelProto, shapes: Shapes) -> None:
         shapes: the shapes of its inputs.
 
     Raises:
-        ShapeError: it cannot; the message has ONNX Runtime's reason.
+        ShapeError: ONNX Runtime cannot run the model. The message has its reason.
     """
     said = find_plain_refusal(file, model, shapes)
     if about_shapes(said):
@@ -67,12 +71,14 @@ def check_taken(file: Path, model: onnx.ModelProto, shapes: Shapes) -> None:
 
 
 def find_plain_refusal(file: Path, model: onnx.ModelProto, shapes: Shapes) -> str:
-    """Why ONNX Runtime does not run a model without any optimisation; empty if it does.
+    """Why ONNX Runtime cannot load a model, or run it with given shapes, even without optimisation.
+
+    Empty if it can, or if it fails in the run for another reason than the shapes.
 
     Args:
         file: the model's file.
         model: the model.
-        shapes: the shapes of its inputs if the model might not take them; empty: it is only loaded.
+        shapes: the shapes of inputs for a run; empty: the model is loaded, but does not run.
     """
     try:
         session = _load(file)
@@ -88,7 +94,7 @@ def about_shapes(said: str) -> bool:
 
 
 def refuse(shapes: Shapes, said: str) -> ShapeError:
-    """The error for shapes that the model cannot take."""
+    """The error for shapes that a model cannot take."""
     given = " ".join(f"{name}={','.join(map(str, shape))}" for name, shape in shapes.items())
     line = _PLACE.sub("", next(iter(said.strip().splitlines()), ""))[:300]
     return ShapeError(f"a shape is one that the model can take, but it cannot take {given}: {line}; give another")
@@ -117,7 +123,7 @@ def _load(file: Path) -> onnxruntime.InferenceSession:
 
 
 def _decides_by_value(model: onnx.ModelProto) -> bool:
-    """Whether an input is a single integer: its value may decide which shapes the model takes, as a sampling rate."""
+    """Whether an input is a single integer. Its value, such as a sampling rate, may decide which shapes are valid."""
     for entry in list_inputs(model):
         tensor = entry.type.tensor_type
         single = all(dim.dim_value == 1 for dim in tensor.shape.dim)
@@ -127,7 +133,7 @@ def _decides_by_value(model: onnx.ModelProto) -> bool:
 
 
 def _find_refusal(session: onnxruntime.InferenceSession, model: onnx.ModelProto, shapes: Shapes) -> str:
-    """Why a model cannot be run on inputs of some shapes that are all 1, or all 0; empty if it can, or has others."""
+    """Why a model runs neither on inputs of ones nor of zeros; empty if it does, or has inputs of other types."""
     said = ""
     for value in (1, 0):
         feeds = _make_feeds(model, shapes, value)

@@ -1,4 +1,4 @@
-"""Reads ONNX files in a process of its own, so that a crash of ONNX Runtime ends only that process; or in this one."""
+"""Reads ONNX files in another process, so that a crash of ONNX Runtime ends only that process; or in this one."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["OnnxReading", "ReadModels", "read_here", "read_onnx", "read_prepared
 
 @dataclass(frozen=True)
 class ReadModels:
-    """What was read from a file.
+    """The models that were read from a file.
 
     Attributes:
         models: for each bucket, the model with fixed input shapes and explicit weights, and the same model folded.
-        index: the buckets, and what is known of the inputs.
+        index: the buckets and the inputs.
     """
 
     models: tuple[tuple[onnx.ModelProto, onnx.ModelProto], ...]
@@ -35,7 +35,7 @@ class ReadModels:
 
 
 def read_prepared(folder: Path) -> ReadModels:
-    """What :func:`tilewright.frontend.onnx.model.prepare` wrote into a directory. Raises as ``open_model`` does."""
+    """The models that :func:`~tilewright.frontend.onnx.model.prepare` wrote. Raises as ``open_model`` does."""
     index = read_index(folder)
     places = [find_folder(folder, bucket) for bucket in range(len(index.buckets))]
     models = [(open_model(place / MODEL), open_model(place / FOLDED)) for place in places]
@@ -49,12 +49,12 @@ class OnnxReading:
 
     Args:
         path: the file.
-        shapes: the shapes of inputs with symbolic dimensions, by name; or what else is asked of the inputs.
+        shapes: the shapes of inputs with symbolic dimensions, by name; or a request with buckets and fixed values.
         how: the function that the process calls, like :func:`tilewright.frontend.onnx.model.prepare`.
 
     Attributes:
         path: the file.
-        shapes: the shapes of inputs with symbolic dimensions, by name; or what else is asked of the inputs.
+        shapes: the shapes of inputs with symbolic dimensions, by name; or a request with buckets and fixed values.
         folded: whether ONNX Runtime has folded constants and batch norms, known when :meth:`result` returns. If its
             optimiser crashes, the model is read without it.
     """
@@ -118,7 +118,7 @@ class OnnxReading:
             try:
                 return self._finish()
             except ProcessError as error:
-                if "SIGKILL" in str(error):  # so the kernel ends a process that takes too much memory
+                if "SIGKILL" in str(error):  # Linux ends a process in this way if memory is missing
                     raise memory_error(f"reading {self.path}") from error
                 raise ModelFormatError(
                     f"a model can be read by the onnx package, but {self.path} ends it: {error}; export it again"

@@ -1,4 +1,4 @@
-"""Fixes the shapes and values of an ONNX model's inputs, and says what is missing where a dimension stays open."""
+"""Fixes the shapes and values of an ONNX model's inputs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
     "set_shapes",
 ]
 
-#: The property of a model that names the inputs whose value was fixed, as a JSON list.
+#: The name of a model's property that lists the inputs whose value was fixed, in JSON.
 _FIXED = "tilewright.fixed_inputs"
 
 #: Names that exporters give to dimensions that have none.
@@ -35,7 +35,7 @@ _NAMELESS = ("?", "-1", "None", "unknown", "dynamic")
 
 
 def list_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """The inputs of a model that are no weights, in order."""
+    """The inputs of a model without its weights, in order."""
     weights = {tensor.name for tensor in model.graph.initializer}
     return [value for value in model.graph.input if value.name not in weights]
 
@@ -46,7 +46,7 @@ def read_declared(model: onnx.ModelProto) -> dict[str, tuple[Dimension, ...] | N
 
 
 def read_declared_outputs(model: onnx.ModelProto) -> dict[str, tuple[Dimension, ...] | None]:
-    """The same of the outputs."""
+    """The dimensions of all outputs that are tensors, as :func:`read_declared` gives those of inputs."""
     return _read_dimensions(model.graph.output)
 
 
@@ -68,7 +68,7 @@ def _read_dimension(dim: onnx.TensorShapeProto.Dimension) -> Dimension:
 
 
 def fix_values(model: onnx.ModelProto, values: Mapping[str, tuple[float, ...]]) -> list[FixedInput]:
-    """Turn inputs into constants of the model. Returns them with their places among all inputs.
+    """Turn inputs into constants of the model. Returns these inputs with their places among all inputs.
 
     Args:
         model: the model, which is changed.
@@ -103,11 +103,10 @@ def fix_values(model: onnx.ModelProto, values: Mapping[str, tuple[float, ...]]) 
 
 
 def release_values(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """A copy whose caller may give other values than the fixed ones, and other shapes; None: no value is fixed.
+    """A copy in which fixed values are defaults of inputs, and shapes are open; None: no value is fixed.
 
-    ONNX Runtime folds what is constant. It fails at that, or ends its process, for some ``If`` that a fixed value
-    decides (1.32, if the shapes are fixed, too). It leaves alone what a caller may give. The branch that is not taken
-    may not fit the fixed shapes.
+    ONNX Runtime 1.32 fails or crashes when it folds an ``If`` that a fixed value decides, if shapes are fixed, too. The
+    branch that is not taken may not fit these shapes. ONNX Runtime does not fold the default of an input.
     """
     named = next((entry.value for entry in model.metadata_props if entry.key == _FIXED), "[]")
     names = set(json.loads(named))
@@ -156,7 +155,7 @@ def set_shapes(model: onnx.ModelProto, shapes: Shapes) -> None:
 
 
 def open_shapes(model: onnx.ModelProto, declared: Declared) -> onnx.ModelProto:
-    """A copy of a model whose inputs have the dimensions that its file declares: what :func:`set_shapes` undoes."""
+    """A copy of a model whose inputs have the declared dimensions again, as before :func:`set_shapes`."""
     made = copy_without_weights(model)
     made.graph.initializer.extend(model.graph.initializer)
     del made.graph.value_info[:]

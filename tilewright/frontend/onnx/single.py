@@ -13,7 +13,7 @@ from tilewright.frontend.onnx.values import DOMAINS
 
 __all__ = ["make_single"]
 
-#: The least version of ONNX's operators that such a model has.
+#: The oldest opset of such a model.
 _LEAST_OPSET = 13
 
 
@@ -27,7 +27,7 @@ def make_single(
 
     Args:
         node: the operator.
-        arrays: its inputs by name, of whose shapes and dtypes the model's inputs are.
+        arrays: its inputs by name. The model's inputs have their shapes and dtypes.
         outputs: dtype and shape of each output; None: they are inferred, as far as that is possible.
         opset: the version of the operators of its domain; None: the newest that has changed this operator.
     """
@@ -52,7 +52,7 @@ def _describe(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> onnx.V
 
 
 def _newest(node: onnx.NodeProto) -> int:
-    """The newest version of its domain's operators that has changed an operator."""
+    """The newest opset of the node's domain that has changed its operator."""
     try:
         version = int(onnx.defs.get_schema(node.op_type, domain=node.domain).since_version)
     except onnx.defs.SchemaError:  # the onnx package does not know the domain

@@ -1,6 +1,6 @@
-"""Writes an ONNX graph in fewer ways: what may be said in several ways is said in one.
+"""Brings an ONNX graph into a normal form: where ONNX allows several forms, one of them is used.
 
-The docstring of each function states its rewrite as before --> after. None of them computes anything else.
+The docstring of each function states its rewrite as before --> after. No rewrite changes a result.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _PLAIN = {
     "value_int": np.int64,
     "value_ints": np.int64,
 }
-#: The share of the usable memory that a sparse weight may take when it is written out.
+#: The share of the usable memory that a sparse weight may take as a dense one: a choice.
 _SHARE = 1 / 4
-#: Operators that do more than compute a result from their inputs.
+#: Operators with inner graphs, which are not only functions of their inputs.
 _CONTROL = frozenset({"If", "Loop", "Scan"})
 
 
 def densify(model: onnx.ModelProto) -> None:
-    """A sparse initializer, or a sparse Constant --> the same with all its numbers.
+    """A sparse initializer, or a sparse Constant --> a dense one.
 
     Raises:
-        ModelFormatError: one does not fit the memory, or its indices are none of its shape.
+        ModelFormatError: a weight does not fit the memory, or has indices outside of its shape.
     """
     for graph in graphs(model):
         graph.initializer.extend(_write_out(sparse, sparse.values.name) for sparse in graph.sparse_initializer)
@@ -57,7 +57,7 @@ def densify(model: onnx.ModelProto) -> None:
 
 
 def _write_out(sparse: onnx.SparseTensorProto, name: str) -> TensorProto:
-    """The tensor of a sparse one. Raises as :func:`densify` does."""
+    """The dense tensor of a sparse one. Raises as :func:`densify` does."""
     dims = tuple(sparse.dims)
     try:
         if any(extent < 0 for extent in dims):
@@ -97,10 +97,10 @@ def drop_unread(model: onnx.ModelProto) -> None:
 
 
 def own_weights(model: onnx.ModelProto) -> None:
-    """An input that an initializer gives a value --> an initializer alone.
+    """An input that is also an initializer --> the initializer alone.
 
-    Files of ONNX before version 4 list all weights as inputs. In later files such an input is one with a default, which
-    ONNX Runtime does not fold. An executable has no optional inputs, so it uses the default.
+    ONNX files before version 4 list all weights as inputs. In later files, such an input is optional, and ONNX Runtime
+    does not fold its default. An executable has no optional inputs, so it uses the default.
     """
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
@@ -129,7 +129,7 @@ def keep_constants(model: onnx.ModelProto) -> None:
 
 
 def _read_constant(node: onnx.NodeProto) -> TensorProto | None:
-    """The tensor of a Constant; None if it is one of texts, or none that is known."""
+    """The tensor of a Constant; None if it has texts, or an unknown attribute."""
     if len(node.attribute) != 1 or len(node.output) != 1:
         return None
     attribute = node.attribute[0]
@@ -141,7 +141,7 @@ def _read_constant(node: onnx.NodeProto) -> TensorProto | None:
 
 
 def compare_booleans(model: onnx.ModelProto) -> None:
-    """Equal(a, b) of booleans --> Not(Xor(a, b)). LLVM refuses what TVM 0.27 makes of the first."""
+    """Equal(a, b) of booleans --> Not(Xor(a, b)). LLVM refuses the code that TVM 0.27 generates for Equal."""
     graph = model.graph
     if not any(node.op_type == "Equal" and node.domain in DOMAINS for node in graph.node):
         return
@@ -162,7 +162,7 @@ def compare_booleans(model: onnx.ModelProto) -> None:
 def compute_constants(model: onnx.ModelProto) -> None:
     """An output that is a weight of texts, or of another type that no kernel reads --> Identity(weight).
 
-    The Identity goes to a segment.
+    Then a segment runs the Identity.
     """
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type not in COMPUTED}
@@ -180,7 +180,7 @@ def drop_empty(model: onnx.ModelProto) -> None:
 
         x: [0, 16]; y = Relu(x W)    -->    y: [0, 8], a weight
 
-    A concatenation loses its operands without elements. No kernel has to loop over nothing.
+    A concatenation loses its operands without elements. So no kernel has an empty loop.
     """
     graph = model.graph
     if not any(0 in fixed.shape for value in graph.input if (fixed := find_fixed(value.type)) is not None):
@@ -223,7 +223,7 @@ def _drop_idle(graph: onnx.GraphProto) -> None:
 
 
 def _add_read(names: set[str], nodes: Iterable[onnx.NodeProto]) -> set[str]:
-    """The names, and those of all tensors that they are computed from; ``nodes``: the last one first."""
+    """The names, and those of all tensors that they are computed from. ``nodes`` are in reverse order."""
     found = set(names)
     for node in nodes:
         if found & set(node.output):

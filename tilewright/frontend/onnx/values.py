@@ -1,4 +1,4 @@
-"""What is known of the tensors of an ONNX graph before anything runs: element types, and shapes that are fixed."""
+"""The types of the tensors of an ONNX graph that are known before it runs: element types, and fixed shapes."""
 
 from __future__ import annotations
 
@@ -91,12 +91,12 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _says_more(known: onnx.TypeProto | None, other: onnx.TypeProto) -> bool:
-    """Whether a type that is known fixes a shape, and the other one does not."""
+    """Whether a known type has a fixed shape, and the other type does not."""
     return known is not None and find_fixed(known) is not None and find_fixed(other) is None
 
 
 def find_fixed(kind: onnx.TypeProto | None) -> FixedTensor | None:
-    """The tensor that a type describes, if it is one whose every extent is known."""
+    """The tensor that a type describes, if all its extents are known; otherwise None."""
     if kind is None or kind.WhichOneof("value") != "tensor_type":
         return None
     tensor = kind.tensor_type
@@ -109,7 +109,7 @@ def find_fixed(kind: onnx.TypeProto | None) -> FixedTensor | None:
 
 
 def describe_end(name: str, kind: onnx.TypeProto) -> TensorSpec:
-    """An input or output of a model. Extents that are not known are -1; a tensor without a shape has one of them."""
+    """An input or output of a model. Unknown extents are -1. A tensor without a shape gets the shape ``(-1,)``."""
     which = kind.WhichOneof("value")
     if which != "tensor_type":
         return TensorSpec(name, (), OPTIONAL if which == "optional_type" else SEQUENCE)
@@ -123,7 +123,7 @@ def describe_end(name: str, kind: onnx.TypeProto) -> TensorSpec:
 
 
 def read_names(node: onnx.NodeProto) -> Iterator[str]:
-    """The names that a node reads: its inputs, and what the graphs inside of it read from outside."""
+    """The names that a node reads: its inputs, and the names that its inner graphs read from outside."""
     yield from filter(None, node.input)
     for attribute in node.attribute:
         for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):

@@ -6,7 +6,6 @@ that of their dimensions, such as images with channels last, become transposed t
 
 from __future__ import annotations
 
-import math
 import operator
 import warnings
 from collections.abc import Sequence
@@ -66,7 +65,7 @@ class Layout:
     @property
     def dense(self) -> Layout:
         """Itself if its elements lie side by side; otherwise the same tensor in the order of its dimensions."""
-        if self.order is not None and math.prod(self.shape):
+        if self.order is not None and 0 not in self.shape:
             return self
         strides = [1]
         for extent in reversed(self.shape[1:]):

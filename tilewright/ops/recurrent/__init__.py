@@ -1,6 +1,6 @@
 """LSTM, GRU and RNN: a loop over steps, which holds the recurrent product and the gates.
 
-``cell`` says what is computed, ``elements``, ``gates`` and ``program`` write it as loops, and ``space`` arranges these.
+``cell`` describes the operator; ``elements``, ``gates`` and ``program`` write its loops; ``space`` is its design space.
 """
 
 from tilewright.ops.recurrent.cell import Activation, Cell, find_block

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMULAS", "Formula"]
 
-#: The value of an activation for an expression and the activation's two numbers.
+#: Computes an activation from an expression and the activation's two parameters.
 Formula: TypeAlias = "Callable[[Expr, float, float], Expr]"
 
 
@@ -51,7 +51,7 @@ def _thresholded_relu(x: Expr, alpha: float, _: float) -> Expr:
     return let(x, lambda x: select(number(alpha) < x, x, number(0.0)))
 
 
-#: The formulas by the names of ONNX's activations, in small letters.
+#: The formulas by the names of ONNX's activations, in lower case.
 FORMULAS: dict[str, Formula] = {
     "affine": _affine,
     "elu": _elu,

@@ -1,4 +1,4 @@
-"""What a recurrent operator computes: its cell, its sizes, and the layouts of its operands and results."""
+"""The description of a recurrent operator: its cell, its sizes, and the layouts of its operands and results."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ __all__ = ["GATES", "KIND", "OPTIONAL", "OUTPUTS", "Activation", "Cell", "find_b
 
 #: The kind of the tasks.
 KIND = "recurrent"
-#: The letters of a cell's gates, sorted; in ONNX's order they are ``iofc``, ``zrh`` and ``h``.
+#: The letters of a cell's gates, sorted. ONNX's order is ``iofc``, ``zrh`` and ``h``.
 GATES = {"lstm": "cfio", "gru": "hrz", "rnn": "h"}
-#: The activations of a cell.
+#: The number of activations of a cell.
 _ACTIVATIONS = {"lstm": 3, "gru": 2, "rnn": 1}
-#: Operands that may be absent, and results that may be left out, in the order of parameters.
+#: Operands that may be absent, and results, each of which may be absent, in the order of parameters.
 OPTIONAL = ("bias", "lengths", "initial_h", "initial_c", "peepholes")
 OUTPUTS = ("y", "y_h", "y_c")
 
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation function and its two numbers.
+    """An activation function and its two parameters.
 
     Attributes:
         name: a key of ``FORMULAS``.
-        alpha, beta: its numbers. A function without such numbers ignores them.
+        alpha, beta: its parameters. A function without parameters ignores them.
     """
 
     name: str
@@ -40,9 +40,9 @@ class Activation:
 class Cell:
     """A recurrent operator, in all its directions.
 
-    The operand ``x`` has the products of the inputs for all steps, with the bias of the inputs added. The operand ``r``
-    has the recurrent weights. In shapes, T is ``steps``, B is ``batch``, D is the number of directions, G that of the
-    gates, H is ``hidden``, and L is ``block``. An order such as ``tdb`` names the leading dimensions by these letters.
+    The operand ``x`` has the products of the inputs with their weights for all steps, plus the bias of the inputs. The
+    operand ``r`` has the recurrent weights. In shapes, T is ``steps``, B is ``batch``, D is the number of directions, G
+    is the number of gates, H is ``hidden``, and L is ``block``. An order such as ``tdb`` gives the leading dimensions.
 
     Attributes:
         kind: ``lstm``, ``gru`` or ``rnn``.
@@ -53,11 +53,11 @@ class Cell:
             ``z``, ``r``, ``h`` of a GRU, or ``h``.
         given: the optional operands that are present, a part of ``OPTIONAL`` in its order.
         outputs: the results, a part of ``OUTPUTS`` in its order.
-        clip: the bound of what the activations of gates get; 0: none.
-        coupled: whether the forget gate of an LSTM is 1 less its input gate.
-        reset_after: whether a GRU's reset gate multiplies the recurrent product, instead of the state before it.
-        x_order, y_order, state_order: of ``x``, of ``y``, and of the initial and final states.
-        block: the units in a block of ``r``. If H is no multiple, the last block begins earlier, at H - L.
+        clip: the largest absolute value of an activation's input; 0: there is no limit.
+        coupled: whether the forget gate of an LSTM is 1 minus its input gate.
+        reset_after: whether a GRU's reset gate multiplies the recurrent product, instead of the previous state.
+        x_order, y_order, state_order: the orders of dimensions of ``x``, ``y``, and the initial and final states.
+        block: the units in a block of ``r``. If H is no multiple of L, the last block begins at H - L.
     """
 
     kind: str
@@ -95,12 +95,12 @@ class Cell:
 
     @property
     def phases(self) -> tuple[str, ...]:
-        """The gates whose recurrent products are computed together. The gates of a phase need those before it."""
+        """The phases of a step: gates whose recurrent products are computed together. A phase needs those before it."""
         return ("zr", "h") if self.kind == "gru" and not self.reset_after else (self.gates,)
 
     @property
     def work(self) -> int:
-        """The multiplications and additions of all recurrent products, counted in pairs."""
+        """The number of multiply-adds of all recurrent products."""
         return self.steps * self.batch * self.directions * len(self.gates) * self.hidden * self.hidden
 
     @property
@@ -165,7 +165,7 @@ class Cell:
 
 
 def find_block(hidden: int, lanes: int) -> int:
-    """The units in a block: as many as a vector register has lanes, or the largest power of two that a cell has.
+    """The units in a block: the lanes of a vector register, or the largest smaller power of two that a cell has.
 
     Args:
         hidden: the units of a cell.

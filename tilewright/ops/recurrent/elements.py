@@ -1,4 +1,4 @@
-"""The elements of a recurrent operator's tensors: where they lie, and what is loaded from them and stored to them."""
+"""Loads and stores elements of a recurrent operator's tensors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Elements", "Place", "load", "store"]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a statement is.
+    """The indices of a statement in the loops of the program.
 
     Attributes:
         direction: the number of the direction.
@@ -29,7 +29,7 @@ class Place:
         row: the row in the strand.
         block: the block of units.
         lane: the unit in the block.
-        slot: the row and the block among the registers.
+        slot: the indices of the row and the block among the registers.
     """
 
     direction: Expr
@@ -55,11 +55,11 @@ class Elements:
         buffers: the buffers besides the parameters.
         params: the parameters by name.
         h: the states of a strand, ``(2, rows, H)``.
-        reset: what the reset gate leaves of the states, ``(rows, H)``; None where one phase computes all gates.
+        reset: the states times the reset gate, ``(rows, H)``; None if one phase computes all gates.
 
     Args:
         cell: the operator.
-        params: a buffer for each of ``cell.shapes``.
+        params: one buffer for each of ``cell.shapes``.
         rows: the rows of the batch in a strand.
     """
 
@@ -82,10 +82,10 @@ class Elements:
         self.buffers.append(buffer)
         return buffer
 
-    # What lies outside of the loop over steps
+    # Before and after the loop over steps
 
     def begin(self, at: Place) -> list[Stmt]:
-        """Store the initial state. That of a sequence without steps is 0, as in ONNX Runtime."""
+        """Store the initial state. For a sequence without steps, it is 0, as in ONNX Runtime."""
         stores = []
         for buffer, name in ((self.h, "initial_h"), (self._c, "initial_c")):
             if buffer is None:
@@ -111,7 +111,7 @@ class Elements:
             if name in self.params
         ]
 
-    # What a step reads
+    # Loads of a step
 
     def load_input(self, gate: str, at: Place) -> Expr:
         """The product of the step's input."""
@@ -119,7 +119,7 @@ class Elements:
         return load(self.params["x"], [*along, at.direction, self._number(gate), self._unit(at)])
 
     def load_start(self, gate: str, at: Place) -> Expr:
-        """What the recurrent product of a gate is added to."""
+        """The value to which the recurrent product of a gate is added."""
         alone = self.cell.reset_after and gate == "h"  # the reset gate multiplies the recurrent part
         value = number(0.0) if alone else self.load_input(gate, at)
         if "bias" in self.params:
@@ -128,11 +128,11 @@ class Elements:
         return value
 
     def load_weight(self, gate: str, at: Place, k: Expr) -> Expr:
-        """The recurrent weight of unit ``k`` of the state before."""
+        """The recurrent weight of unit ``k`` of the previous state."""
         return load(self.params["r"], [at.direction, at.block, k, self._number(gate), at.lane])
 
     def load_peephole(self, which: int, at: Place) -> Expr | None:
-        """The weight that gate number ``which`` of i, o, f multiplies the cell state with; None: there is none."""
+        """The peephole weight of the gate number ``which`` of i, o, f; None: there is none."""
         if "peepholes" not in self.params:
             return None
         return load(self.params["peepholes"], [at.direction, make_index(which), self._unit(at)])
@@ -142,13 +142,13 @@ class Elements:
         return load(self._states(name), [at.step % 2, at.row, self._unit(at)])
 
     def load_update(self, at: Place) -> Expr:
-        """The update gate of a GRU, as the first phase has stored it."""
+        """The update gate of a GRU, which the first phase has stored."""
         return load(self._update, [at.row, self._unit(at)])
 
-    # What a step writes
+    # Stores of a step
 
     def store_gates(self, update: Expr, reset: Expr, at: Place) -> list[Stmt]:
-        """Store the update gate of a GRU, and what its reset gate leaves of the state."""
+        """Store the update gate of a GRU, and the state times its reset gate."""
         place = [at.row, self._unit(at)]
         return [store(self._update, update, place), store(self.reset, reset, place)]
 
@@ -165,7 +165,7 @@ class Elements:
         return stores
 
     def activate(self, position: int, at: Place, value: Expr, clipped: bool = True) -> Expr:
-        """An activation of a value: of f, g, h the one at ``position``, which may be another in each direction."""
+        """Apply the activation at ``position`` among f, g, h. It may differ between directions."""
         if clipped and self.cell.clip:
             value = clamp(value, -self.cell.clip, self.cell.clip)
         functions = [some[position] for some in self.cell.activations]
@@ -193,7 +193,7 @@ class Elements:
         return (start if cell.hidden % cell.block == 0 else bound_index(start, cell.hidden - cell.block)) + at.lane
 
     def _along(self, order: str, at: Place) -> list[Expr]:
-        """The indices of the dimensions of an order."""
+        """The indices of the leading dimensions in ``order``."""
         return [self._time(at) if letter == "t" else at.direction if letter == "d" else at.batch for letter in order]
 
     def _length(self, at: Place) -> Expr:
@@ -203,7 +203,7 @@ class Elements:
         return tirx.Cast("int64", load(self.params["lengths"], [at.batch]))
 
     def _time(self, at: Place) -> Expr:
-        """The place of a step in time. A backward direction begins at the end of its row's sequence."""
+        """The time index of a step. A backward direction begins at the end of its row's sequence."""
         from tvm import tirx
 
         steps = make_index(self.cell.steps)
@@ -211,7 +211,7 @@ class Elements:
             return at.step
         back = steps - 1 - at.step
         if "lengths" in self.params:
-            # Lengths come from outside, and no index may lie outside of the tensors.
+            # Lengths are inputs of the network, and no index may be outside of the tensors.
             length = self._length(at)
             back = tirx.Select(at.step < length, tirx.min(length, steps) - 1 - at.step, at.step)
         return back if all(self.cell.backward) else tirx.Select(at.direction < make_index(1), at.step, back)

@@ -1,4 +1,4 @@
-"""The expression of a recurrent operator: plain loops, which no tensor expression of TVM can say."""
+"""The function of a recurrent operator as plain loops, since TVM's tensor expressions cannot express it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["recurrent"]
 
 @lru_cache(KEPT)
 def recurrent(cell: Cell) -> PrimFunc:
-    """The recurrent part of an LSTM, a GRU or an RNN: all that is left when the inputs are multiplied.
+    """The recurrent part of an LSTM, a GRU or an RNN: all of it but the product of the inputs with their weights.
 
-    Gives a PrimFunc whose parameters are ``cell.shapes``: operands, then results. All are float32, except ``lengths``,
-    which are int32.
+    Returns a PrimFunc whose parameters are those of ``cell.shapes``: operands, then results. All are float32, except
+    ``lengths``, which is int32.
     """
     import tvm
     from tvm import tirx

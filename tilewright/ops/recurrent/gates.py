@@ -1,4 +1,4 @@
-"""The end of a step of a recurrent operator: from the products of one unit to its new state, in registers."""
+"""The end of a step of a recurrent operator: computes the new state of a unit from its products, in registers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Registers:
         self._buffer, self._at, self.gates = buffer, at, gates
 
     def get(self, gate: str) -> Expr:
-        """What the register of a gate holds."""
+        """The value in the register of a gate."""
         return load(self._buffer, self._place(gate))
 
     def put(self, gate: str, value: Expr) -> Stmt:
@@ -40,9 +40,9 @@ class Registers:
 
 
 def finish_phase(elements: Elements, at: Place, registers: Registers) -> list[Stmt]:
-    """The statements that end a phase for one unit. Its registers hold the products, with the inputs added.
+    """The statements that end a phase for one unit. Its registers hold the products plus the inputs.
 
-    With the activations f, g and h of ONNX, and C and H for the state before the step:
+    f, g and h are the activations of ONNX, C and H the previous state, and C' and H' the new one:
 
     - LSTM: i = f(i + Pi C); f = f(f + Pf C); C' = f C + i g(c); o = f(o + Po C'); H' = o h(C')
     - GRU, two phases: z = f(z); r = f(r) H, which the product of the second phase reads; then H' = (1 - z) g(h) + z H
@@ -103,6 +103,6 @@ def _finish_gru(elements: Elements, at: Place, registers: Registers) -> list[Stm
 
 
 def _mix(elements: Elements, at: Place, registers: Registers, update: Expr) -> list[Stmt]:
-    """The new state of a GRU: a mixture of its candidate and the state before."""
+    """The new state of a GRU: a mixture of its candidate and the previous state."""
     mixed = (number(1.0) - update) * registers.get("h") + update * elements.load_state("h", at)
     return [registers.put("h", mixed), *elements.store_state({"h": registers.get("h")}, at)]

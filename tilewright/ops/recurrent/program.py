@@ -5,8 +5,8 @@ for strand: for each step: for each phase: for share of the blocks: for group of
     for k: each register += h[row, k] * r[block, k, gate]
     the activations, and the new state
 
-A strand is a part of the batch in one direction. Groups and tiles at the end of their range begin earlier, and compute
-some elements twice. That is right because a step never writes what it reads.
+A strand is a part of the batch in one direction. If groups or tiles do not divide their range, the last one begins
+earlier, and computes some elements twice. That is correct, because a step never overwrites its inputs.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Nest:
         pieces: the strands of each direction.
         rows: the rows of the batch in a tile.
         vectors: the blocks of units in a tile.
-        unroll: the steps of the recurrent product that are written out; they divide the units.
+        unroll: the unrolled steps of the recurrent product. It divides the units.
         strands: whether strands run in parallel.
-        shares: the shares of a step's groups of blocks that run in parallel; 0: groups run one after the other.
-        turning: whether every second step goes through its groups backwards, and so begins with what is in the caches.
-        written_out: whether loops become vectors and registers; otherwise they stay loops.
+        shares: the number of shares of a step's groups of blocks that run in parallel; 0: groups run one by one.
+        turning: whether every second step runs its groups in reverse order, to begin with weights in the caches.
+        written_out: whether inner loops are vectorised and unrolled; otherwise they stay plain loops.
     """
 
     pieces: int = 1
@@ -55,7 +55,7 @@ class Nest:
     written_out: bool = True
 
 
-#: Plain loops, as the expression has them.
+#: The plain loops of the operator's function before scheduling.
 PLAIN = Nest(written_out=False)
 
 
@@ -64,7 +64,7 @@ def write_steps(cell: Cell, params: Sequence[Var], nest: Nest) -> tuple[Stmt, li
 
     Args:
         cell: the operator.
-        params: a buffer for each of ``cell.shapes``.
+        params: one buffer for each of ``cell.shapes``.
         nest: how the loops are arranged.
     """
     writer = _Writer(cell, params, nest)

@@ -3,7 +3,8 @@
 parallel for strand: for each step: for block: for tile of rows: registers over k, gates, new state
 for strand: for each step: parallel for share of the blocks: for block: for tile of rows: the same
 
-``ops/recurrent/program`` shows the loops.
+The first program runs strands in parallel, the second one shares of the blocks within each step.
+``ops/recurrent/program`` explains the loops.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ __all__ = ["RecurrentSpace", "RecurrentTemplate"]
 _SERIAL, _STRANDS, _SHARES = range(3)
 #: Vector registers that a tile leaves for weights and states.
 _SPARE = 3
-#: Most rows and blocks of a tile, and the steps of a product that may be written out.
+#: The most rows and blocks of a tile, and the numbers of unrolled steps of a product.
 _MOST_ROWS, _MOST_VECTORS, _UNROLLED = 8, 8, (1, 2, 4, 8)
-#: Multiplications of a strand, and of a step, above which the default runs in parallel: a choice, 4 and 60 times what
-#: waking the other threads costs.
+#: The numbers of multiplications of a strand, and of a step, above which the default runs in parallel. They take 4 and
+#: 60 times as long as waking the other threads: a choice.
 _STRAND_WORK, _STEP_WORK = 16 * PARALLEL_WORK, 8 * PARALLEL_WORK
 
 
@@ -75,12 +76,12 @@ class RecurrentSpace(KnobsAlone):
 
     Attributes:
         task: the task that is scheduled.
-        target: the machine it is scheduled for.
+        target: the machine that it is scheduled for.
         template: ``recurrent/1``.
-        knobs: ``tile``, its rows of the batch and its blocks of units; ``unroll``, the steps of the recurrent product
-            that are written out; ``parallel``, what runs in parallel (0: nothing, 1: strands, 2: shares of the blocks
-            within each step), and the number of these: 1, the strands of each direction, or the shares; ``turning``,
-            whether every second step goes through its blocks backwards.
+        knobs: ``tile``: the rows of the batch and the blocks of units in a tile. ``unroll``: the unrolled steps of the
+            recurrent product. ``parallel``: what runs in parallel (0: nothing, 1: strands, 2: shares of the blocks
+            within each step), and how many: 1, the strands of each direction, or the shares. ``turning``: whether
+            every second step runs its blocks in reverse order.
         has_loop_nest: false.
 
     Args:
@@ -112,18 +113,18 @@ class RecurrentSpace(KnobsAlone):
         return [(r, v) for r in rows for v in vectors if r * v <= most or r * v == 1]
 
     def _arrangements(self) -> list[tuple[int, int]]:
-        """What runs in parallel, and how many."""
+        """The choices of the knob ``parallel``."""
         cell, cores = self._cell, self.target.cores
         found = [(_SERIAL, 1)]
         if cores > 1:
             pieces = {-(-cores // cell.directions), -(-2 * cores // cell.directions), 1}
             found += [(_STRANDS, n) for n in sorted(pieces) if n <= cell.batch and n * cell.directions > 1]
-            # With a share for each core, its weights stay in the core's caches; with more, cores help each other.
+            # With one share for each core, weights stay in the core's caches. More shares balance the load better.
             found += [(_SHARES, n) for n in sorted({cores, 4 * cores}) if n <= cell.blocks]
         return found
 
     def default(self) -> NDArray[np.int32]:
-        """A tile that computes little twice and loads little; in parallel if there is enough work. ``(knobs,)``."""
+        """The config with the cheapest estimated tile, parallel if there is enough work: an array ``(knobs,)``."""
         parallel = self._choose_arrangement()
         kind, count = self.knobs[2].choices[parallel]
         costs = [self._cost(tile, kind, count) for tile in self.knobs[0].choices]
@@ -131,7 +132,7 @@ class RecurrentSpace(KnobsAlone):
         return np.asarray(chosen, dtype=np.int32)
 
     def _choose_arrangement(self) -> int:
-        """The choice of the knob ``parallel`` without any measurement."""
+        """The default choice of the knob ``parallel``, without any measurement."""
         cell, choices = self._cell, list(self.knobs[2].choices)
         strands = [place for place, (kind, _) in enumerate(choices) if kind == _STRANDS]
         if strands and cell.work >= _STRAND_WORK:
@@ -140,23 +141,23 @@ class RecurrentSpace(KnobsAlone):
         return choices.index(shares) if shares in choices and cell.work // cell.steps >= _STEP_WORK else 0
 
     def _cost(self, tile: tuple[int, ...], kind: int, count: int) -> float:
-        """An estimate of a tile's cycles for each product of vectors that is needed."""
+        """The estimated cycles of a tile for each necessary product of vectors."""
         cell, (rows, vectors) = self._cell, tile
         strand = -(-cell.batch // count) if kind == _STRANDS else cell.batch
         shares = count if kind == _SHARES else 1
         groups = -(-cell.blocks // vectors)
         computed = -(-strand // rows) * rows * -(-groups // shares) * shares * vectors
         sums = rows * vectors * max(len(gates) for gates in cell.phases)
-        # Weights are loaded once for all rows, and states once for all sums of a row. An addition waits 4 cycles for
-        # the one before it. Large tiles overlap less with the activations of the tile before.
+        # Weights are loaded once for all rows, and states once for all sums of a row. An addition has a latency of 4
+        # cycles. Large tiles overlap less with the activations of the previous tile.
         cycles = max(1.0, 1.0 / rows + rows / sums, 4.0 / sums) + 0.02 * sums
         return cycles * computed / (strand * cell.blocks)
 
     def schedule(self, config: NDArray[np.int32]) -> Schedule:
-        """The program of one config. It is written, not made by primitives of a schedule. So its trace is empty.
+        """The program of one config. It is not made by scheduling primitives, so its trace is empty.
 
         Raises:
-            SpaceError: the config is not of the space, or TVM cannot make the program.
+            SpaceError: the config is not in the space, or TVM cannot make the program.
         """
         import tvm
         from tvm import tirx
@@ -180,7 +181,7 @@ class RecurrentTemplate:
     kind = KIND
 
     def serves(self, task: Task, target: Target) -> bool:
-        """Whether the function is that of a cell."""
+        """Whether the task's function is that of a cell."""
         return task.kind == self.kind and _read_cell.fits(task)
 
     def space(self, task: Task, target: Target) -> DesignSpace:

@@ -1,4 +1,4 @@
-"""Converters of our own, one module a family of operators. Importing the package registers all of them."""
+"""Converters of our own, one module for each family of operators. Importing the package registers all of them."""
 
 from tilewright.frontend.onnx.converting import (
     arithmetic,

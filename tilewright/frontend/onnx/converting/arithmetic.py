@@ -1,4 +1,4 @@
-"""Operators that compute each element alone, or along an axis, for which ONNX has no simpler words."""
+"""Converters of element-wise operators and reductions that other operators of ONNX cannot express."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__: list[str] = []
 @converter("Max")
 @converter("Min")
 def _extreme(given: Operands) -> Sequence[relax.Expr]:
-    """Max(a, b). TVM's converter stacks the operands, and reduces them."""
+    """Max(a, b) and Min(a, b). TVM's converter stacks the operands in memory, and reduces them."""
     from tvm import relax
 
     choose = relax.op.maximum if given.node.op_type == "Max" else relax.op.minimum
@@ -32,7 +32,7 @@ def _extreme(given: Operands) -> Sequence[relax.Expr]:
 
 @converter("Expand")
 def _expand(given: Operands) -> Sequence[relax.Expr]:
-    """Expand(x, shape). TVM's converter does not look at the values of a weight."""
+    """Expand(x, shape). TVM's converter fails if the shape is a weight."""
     from tvm import relax
 
     fixed = given.outputs[0]
@@ -59,7 +59,7 @@ def _bit_cast(given: Operands) -> Sequence[relax.Expr]:
 @converter("ReduceMax")
 @converter("ReduceMin")
 def _reduce_to_extreme(given: Operands) -> Sequence[relax.Expr]:
-    """ReduceMax(x). A row of minus infinity alone has this maximum; in TVM it is the lowest finite number."""
+    """ReduceMax(x) and ReduceMin(x). TVM's maximum of a row of minus infinity is the lowest finite number."""
     from tvm import relax
 
     fixed = given.outputs[0]
@@ -83,7 +83,7 @@ def _reduce_to_extreme(given: Operands) -> Sequence[relax.Expr]:
 
 
 def _extreme_of(axes: Sequence[int], keepdims: bool, highest: bool) -> Callable[[te.Tensor], te.Tensor]:
-    """The largest or the smallest element along axes, as a tensor expression that begins with infinity."""
+    """The tensor expression of the largest or smallest element along axes. The reduction starts with infinity."""
     from tvm import te, tirx
 
     choose, start = (tirx.max, -math.inf) if highest else (tirx.min, math.inf)
@@ -106,7 +106,7 @@ def _extreme_of(axes: Sequence[int], keepdims: bool, highest: bool) -> Callable[
 
 @converter("BitShift")
 def _shift_bits(given: Operands) -> Sequence[relax.Expr]:
-    """BitShift(a, b). A machine shifts by ``b`` modulo its width; ONNX shifts all bits out."""
+    """BitShift(a, b). If ``b`` is at least the width, ONNX shifts all bits out. A machine shifts by ``b`` modulo it."""
     from tvm import relax
 
     data, count = given.inputs
@@ -122,13 +122,13 @@ def _shift_bits(given: Operands) -> Sequence[relax.Expr]:
     else:
         shifted = relax.op.right_shift(data, relax.op.where(inside, count, last))
         if dtype.startswith("int"):
-            return [shifted]  # the sign is shifted in
+            return [shifted]  # the largest count leaves only copies of the sign
     return [relax.op.where(inside, shifted, relax.const(0, dtype))]
 
 
 @converter("Mod")
 def _modulo(given: Operands) -> Sequence[relax.Expr]:
-    """Mod(a, b). TVM's converter gives no number for an infinite divisor if the sign is that of the divisor."""
+    """Mod(a, b). With the sign of the divisor, TVM's converter gives NaN for an infinite divisor."""
     from tvm import relax
 
     data, divisor = given.inputs
@@ -148,7 +148,7 @@ def _modulo(given: Operands) -> Sequence[relax.Expr]:
 @converter("CumProd")
 @converter("CumSum")
 def _cumulate(given: Operands) -> Sequence[relax.Expr]:
-    """CumSum(x). TVM's converter calls a library."""
+    """CumSum(x). TVM's converter calls a library, which an executable does not have."""
     from tvm import relax, topi
 
     data, axis, fixed = given.inputs[0], given.constants[1], given.outputs[0]

@@ -64,8 +64,8 @@ class _Padding:
         mode: ``constant``, ``edge``, ``reflect`` or ``wrap``.
         dtype: its dtype.
         filled: whether the value of the padding is an operand.
-        begins: the padding at the beginning of each axis, which may be negative; None: it is an operand, and the axes
-            that it belongs to may be another.
+        begins: the padding at the beginning of each axis, which may be negative. None: an operand has the padding, and
+            perhaps another one the axes.
     """
 
     before: tuple[int, ...]
@@ -109,7 +109,7 @@ class _Padding:
 
 
 def _fold(place: Expr, size: int, mode: str) -> Expr:
-    """The index of the element that stands at a place, which may lie outside of the axis."""
+    """The index of the element at a place, which may lie outside of the axis."""
     from tvm import tirx
 
     if mode == "reflect" and size > 1:
@@ -179,7 +179,7 @@ def _gather_nd(given: Operands) -> Sequence[relax.Expr]:
 
 
 def _wrapped(index: Expr, size: int) -> Expr:
-    """An index that may be negative, which counts from the end then, inside of the axis."""
+    """A non-negative index within the axis. A negative ``index`` counts from the end of the axis."""
     from tvm import tirx
 
     wide = index.astype("int64")
@@ -193,6 +193,6 @@ def _space_to_depth(given: Operands) -> Sequence[relax.Expr]:
     n, c, h, w = shape_of(operand(given, 0))
     block = int(given.attributes["blocksize"])
     parts = given.emit(relax.op.reshape(operand(given, 0), (n, c, h // block, block, w // block, block)))
-    # The new channels of a pixel's block lie before the old ones, or behind them.
+    # The axes of a block of pixels come before the old channels, or after them.
     order = [0, 3, 5, 1, 2, 4] if text(given, "mode", "DCR") == "DCR" else [0, 1, 3, 5, 2, 4]
     return [relax.op.reshape(given.emit(relax.op.permute_dims(parts, order)), result_of(given)[0])]

@@ -1,4 +1,4 @@
-"""What converters read of a node, and how they emit tensor expressions."""
+"""Functions for converters: they read inputs and attributes of a node, and emit tensor expressions."""
 
 from __future__ import annotations
 
@@ -114,17 +114,17 @@ def emit(
 
     Args:
         given: the node.
-        function: makes the expression of the tensors of ``operands``.
+        function: makes the tensor expression from ``operands`` as tensors of TE.
         operands: tensors of Relax.
-        name: what the kernel is called.
+        name: the name of the kernel.
     """
     return given.builder.emit_te(function, *operands, primfunc_name_hint=name)
 
 
 def element(tensor: Tensor, index: Sequence[Expr | int] = ()) -> Expr:
-    """The element at ``index`` of a tensor that is broadcast: the index of an extent of 1 is 0.
+    """The element of a broadcast tensor at ``index``. Along an extent of 1, the index is 0.
 
-    The tensor has the last dimensions of ``index``. A tensor of one number gives this number.
+    The dimensions of the tensor are the last ones of ``index``. A tensor of one number may have any dimensions.
     """
     shape = shape_of(tensor)
     if math.prod(shape) == 1:
@@ -134,7 +134,7 @@ def element(tensor: Tensor, index: Sequence[Expr | int] = ()) -> Expr:
 
 
 def bound(index: Expr, extent: int) -> Expr:
-    """The index, moved into ``[0, extent)``: no index that is computed may read outside of a tensor."""
+    """The index, limited to ``[0, extent)``, since a computed index must not read outside of a tensor."""
     from tvm import tirx
 
     zero, last = tirx.const(0, index.ty.dtype), tirx.const(max(0, extent - 1), index.ty.dtype)

@@ -1,4 +1,4 @@
-"""Pooling: maxima, means and norms over windows, with all paddings, and places of maxima."""
+"""Converters of pooling: maxima, means and norms over windows, with all paddings, and indices of maxima."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["average"]
 
-#: The highest power that is written as a product.
+#: The highest exponent of a power that becomes a product: a choice.
 _MOST_FACTORS = 16
 
-#: Makes a tensor expression of the operands.
+#: Makes a tensor expression from the operands.
 _Expression: TypeAlias = "Callable[..., Tensor]"
 
 
@@ -47,7 +47,7 @@ def _max_pool(given: Operands) -> Sequence[relax.Expr]:
 
 
 def _fits(sliding: Sliding) -> bool:
-    """Whether every window has a tap in the image, and the padding is one that TVM's pooling takes."""
+    """Whether every window has a tap in the image, and TVM's pooling supports the padding."""
     return all(
         0 <= before < (k - 1) * d + 1 and reach < (k - 1) * d + 1
         for before, reach, k, d in zip(sliding.before, sliding.reach, sliding.kernel, sliding.dilations, strict=True)
@@ -72,7 +72,7 @@ class _Taps:
         return [self.sliding.place(axis, window[axis], tap) for axis, tap in enumerate(self.axes)]
 
     def read(self, x: Tensor, image: Sequence[Expr], window: Sequence[Expr], outside: Expr) -> Expr:
-        """What the taps of a window read: ``outside`` in the padding.
+        """The values of the taps of a window; ``outside`` in the padding.
 
         Args:
             x: the images.
@@ -113,9 +113,9 @@ def _place_of_maximum(sliding: Sliding, shape: Sequence[int], dtype: str, by_col
 
     Args:
         sliding: the windows.
-        shape: of the result.
-        dtype: of the data.
-        by_column: whether the first axis of the image is the one that runs fastest.
+        shape: the shape of the result.
+        dtype: the dtype of the data.
+        by_column: whether the first axis of the image is the innermost one in the order of indices.
     """
     image = list(sliding.image)
     steps = [math.prod(image[:axis]) if by_column else math.prod(image[axis + 1 :]) for axis in range(len(image))]
@@ -125,7 +125,7 @@ def _place_of_maximum(sliding: Sliding, shape: Sequence[int], dtype: str, by_col
         from tvm import te, tirx
 
         taps = _Taps(sliding)
-        # The taps in the order in which they are looked at; the first maximum counts.
+        # The order of the taps matters, since the first maximum counts.
         count = math.prod(sliding.kernel)
 
         def number(*i: Expr) -> Expr:

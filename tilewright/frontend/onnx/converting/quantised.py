@@ -1,6 +1,6 @@
-"""Operators on integers that stand for real numbers, with a scale and a zero point.
+"""Converters of quantised operators: their integers represent real numbers by a scale and a zero point.
 
-Sums of products are exact, in int32. What is rounded, is rounded to the nearest integer, and halves to the even one.
+Sums of products are exact, in int32. Rounding is to the nearest integer, and halves are rounded to the even one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["saturate"]
 
 
 def saturate(value: Expr, zero: Expr, dtype: str) -> Expr:
-    """A float32 number, rounded and moved by the zero point, as the nearest integer of ``dtype``."""
+    """Round a float32 number, add the zero point, and limit the result to the range of ``dtype``."""
     from tvm import tirx
 
     limits = np.iinfo(dtype)
@@ -70,12 +70,12 @@ def _dequantize(given: Operands) -> Sequence[relax.Expr]:
 
 
 class _Places:
-    """Where the scale of an element is: one for the tensor, one for each index of an axis, or one for each block.
+    """The index of an element's scale. A tensor has one scale, one for each index of an axis, or one for each block.
 
     Args:
         rank: the number of dimensions of the tensor.
         axis: the axis.
-        block: elements of a block along the axis; 0: there are no blocks.
+        block: the elements of a block along the axis; 0: there are no blocks.
     """
 
     def __init__(self, rank: int, axis: int, block: int) -> None:
@@ -83,7 +83,7 @@ class _Places:
 
     @classmethod
     def of(cls, given: Operands) -> _Places:
-        """The places of a node's scales."""
+        """The indices of the scales of a node."""
         rank = len(shape_of(operand(given, 0)))
         axis = int(given.attributes.get("axis", 1))
         return cls(rank, axis % rank if rank else 0, int(given.attributes.get("block_size", 0)))
@@ -102,7 +102,7 @@ class _Places:
 
 
 def _present(given: Operands, count: int) -> list[relax.Expr]:
-    """The first inputs that are there."""
+    """Those of the first ``count`` inputs that are present."""
     return [operand(given, place) for place in range(count) if has(given, place)]
 
 
@@ -168,12 +168,12 @@ def _multiply_quantised(given: Operands) -> Sequence[relax.Expr]:
 
 
 def _sum_convolution(given: Operands, data: tuple[int, int], weight: tuple[int, int]) -> relax.Var:
-    """The int32 sums of a convolution. Its padding is the zero point.
+    """The int32 sums of a convolution. Its padding has the value of the zero point.
 
     Args:
         given: the node.
-        data: the places of the data and of its zero point among the inputs.
-        weight: the places of the weight and of its zero points, one for all or one for each output channel.
+        data: the indices of the data and of its zero point among the inputs.
+        weight: the indices of the weight and of its zero points, one for all or one for each output channel.
     """
     kernel = operand(given, weight[0])
     sliding = Sliding.of(given, shape_of(operand(given, data[0])), shape_of(kernel)[2:], result_of(given)[0])
@@ -182,7 +182,7 @@ def _sum_convolution(given: Operands, data: tuple[int, int], weight: tuple[int, 
 
 
 def _sum_products(given: Operands, left: tuple[int, int], right: tuple[int, int]) -> relax.Var:
-    """The int32 sums of a matrix product. Zero points are one for all, for each row (left) or each column (right)."""
+    """The int32 sums of a matrix product. There is one zero point, or one for each row (left) or column (right)."""
     from tvm import relax
 
     rows = len(shape_of(operand(given, left[0]))) - 2
@@ -191,12 +191,12 @@ def _sum_products(given: Operands, left: tuple[int, int], right: tuple[int, int]
 
 
 def _widen(given: Operands, places: tuple[int, int], axis: int | None) -> relax.Var:
-    """An operand as int32, less its zero point.
+    """An operand as int32, minus its zero point.
 
     Args:
         given: the node.
-        places: the places of the operand and of its zero points among the inputs.
-        axis: the axis of the operand that zero points in one dimension belong to.
+        places: the indices of the operand and of its zero points among the inputs.
+        axis: the axis of the operand to which a vector of zero points belongs.
     """
     x = operand(given, places[0])
     shape = shape_of(x)
@@ -219,14 +219,14 @@ def _widen(given: Operands, places: tuple[int, int], axis: int | None) -> relax.
 def _requantise(
     given: Operands, total: relax.Expr, scales: tuple[int, int, int, int], bias: int | None, channel: int
 ) -> relax.Var:
-    """The sums, times the scales of both operands by that of the result, as the result's integers.
+    """The sums times both operands' scales, divided by the result's scale, as integers of the result.
 
     Args:
         given: the node.
         total: the sums.
-        scales: the places of the scales of the left and the right operand, and of the result's scale and zero point.
-        bias: the place of an int32 number for each channel that is added before.
-        channel: the axis of the result to which scales in one dimension belong.
+        scales: the indices of the scales of the left and the right operand, and of the result's scale and zero point.
+        bias: the index of the bias, which is added to the sums: an int32 number for each channel.
+        channel: the axis of the result to which a vector of scales belongs.
     """
     shape, dtype = result_of(given)
     operands = [total, *(operand(given, place) for place in scales)]

@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN of ONNX, with all attributes, directions and optional inputs."""
+"""Converters of LSTM, GRU and RNN, with all attributes, directions and optional inputs."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["gru", "lstm", "rnn"]
 
-#: The gates in ONNX's order, and the activations of a direction, by the kind of the cell.
+#: The gates in ONNX's order, and the default activations of a direction, by the kind of the cell.
 _GATES = {"lstm": "iofc", "gru": "zrh", "rnn": "h"}
 _DEFAULTS = {"lstm": ("sigmoid", "tanh", "tanh"), "gru": ("sigmoid", "tanh"), "rnn": ("tanh",)}
-#: The numbers of activations that have some, where the node does not give them; None: it must.
+#: The default parameters of activations that have parameters; None: the node must give this parameter.
 _NUMBERS: dict[str, tuple[float | None, ...]] = {
     "affine": (None, None),
     "elu": (1.0,),
@@ -32,7 +32,7 @@ _NUMBERS: dict[str, tuple[float | None, ...]] = {
     "thresholdedrelu": (None,),
 }
 _BACKWARD = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
-#: ONNX's version of the operators before which their attributes had other meanings.
+#: The oldest opset that is supported. Before it, attributes had other meanings.
 _OLDEST = 7
 
 
@@ -69,7 +69,9 @@ class _Conversion:
                 "kernels of recurrent operators compute in float32, but its data are of another type"
             )
         if node.opset < _OLDEST:
-            raise NotImplementedError(f"kernels compute its version of opset {_OLDEST}, but this has {node.opset}")
+            raise NotImplementedError(
+                f"kernels compute its version of opset {_OLDEST} and later, but this has {node.opset}"
+            )
         self._swapped = node.attributes.get("layout", 0) == 1
         self._steps, self._batch, _ = _shape(x) if not self._swapped else (_shape(x)[1], _shape(x)[0], 0)
         self._directions, self._wide, _ = _shape(w)
@@ -78,7 +80,7 @@ class _Conversion:
             raise NotImplementedError("it has a tensor without elements")
 
     def convert(self) -> list[relax.Expr]:
-        """The expression of each result; those of results that nothing uses are any."""
+        """The expression of each result. An unused result has an arbitrary expression."""
         node = self._node
         first, second = self._biases()
         w, r = node.inputs[1], node.inputs[2]
@@ -114,7 +116,7 @@ class _Conversion:
         )
 
     def _read_activations(self) -> Iterator[tuple[Activation, ...]]:
-        """The activations of each direction. Those that have numbers take them in order."""
+        """The activations of each direction. Activations with parameters take them from the attributes in order."""
         attributes, defaults = self._node.attributes, _DEFAULTS[self._kind]
         needed = len(defaults) * self._directions
         names = [_text(name).lower() for name in attributes.get("activations", [])] or [*defaults] * self._directions
@@ -133,7 +135,7 @@ class _Conversion:
             yield tuple(found[begin : begin + len(defaults)])
 
     def _biases(self) -> tuple[relax.Expr | None, relax.Expr | None]:
-        """The biases of the inputs and of the states; None: they are 0."""
+        """The biases of the inputs and of the states; None for biases that are 0."""
         from tvm import relax
 
         node = self._node
@@ -147,7 +149,7 @@ class _Conversion:
         return first, second
 
     def _others(self) -> Iterator[tuple[str, relax.Expr]]:
-        """The other operands that are needed, by their names in ``Cell.shapes``."""
+        """The remaining operands, with their names in ``Cell.shapes``."""
         neutral = {4: ("lengths", self._steps), 5: ("initial_h", 0), 6: ("initial_c", 0), 7: ("peepholes", 0)}
         for place, (name, number) in neutral.items():
             operand, values = self._input(place), self._value(place)

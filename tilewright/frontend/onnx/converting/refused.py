@@ -1,4 +1,4 @@
-"""Operators whose results have as many elements as values decide, even where a model declares a shape."""
+"""Operators whose values decide the size of their results. They stay in segments, even if a model declares a shape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Regions of images whose borders are computed: RoiAlign and MaxRoiPool."""
+"""Converters of operators on computed regions of images: RoiAlign and MaxRoiPool."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
-#: The most steps of a MaxRoiPool, which looks at every row and column for every region.
+#: The most steps of a MaxRoiPool, which reads every row and column for every region: a choice.
 _MOST_STEPS = 1 << 28
 
 
@@ -51,7 +51,7 @@ def _roi_align(given: Operands) -> Sequence[relax.Expr]:
             return begin + cell.astype(dtype) * cell_size + step
 
         def corners(r: Expr, c: Expr, i: Expr, j: Expr) -> list[Expr]:
-            """The four pixels around a sample, each times its weight."""
+            """The four pixels around a sample, each multiplied by its weight."""
             picture = bound(batch(r), images)
             ends, inside = [], tirx.const(True, "bool")
             for axis, (cell, sample) in enumerate(((i, rows.var), (j, columns.var))):
@@ -89,7 +89,9 @@ def _max_roi_pool(given: Operands) -> Sequence[relax.Expr]:
     images, channels, *sizes = shape_of(operand(given, 0))
     scale, count = float(given.attributes.get("spatial_scale", 1.0)), shape[0]
     if count * channels * math.prod(sizes) * shape[3] > _MOST_STEPS:
-        raise NotImplementedError("its regions have no fixed sizes, and there are too many pixels to look at all")
+        raise NotImplementedError(
+            "its regions have no fixed sizes, and its images are too large to read all pixels for each region"
+        )
 
     def compute(x: Tensor, rois: Tensor) -> Tensor:
         from tvm import te, tirx

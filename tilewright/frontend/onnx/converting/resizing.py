@@ -1,7 +1,7 @@
-"""Resize, axis by axis: each element of the result is a weighted sum of a few elements of the data.
+"""Converter of Resize, one axis after the other: each element is a weighted sum of a few elements of the data.
 
-Which elements, and their weights, are constants. Coordinates are computed in float32, as in ONNX Runtime: rounding
-decides between two neighbours that are equally near, for example at 8.5 / 1.7 - 0.5 = 4.5.
+The indices of these elements and their weights are constants. Coordinates are computed in float32, as in ONNX Runtime.
+Their rounding decides between two neighbours at the same distance, for example at 8.5 / 1.7 - 0.5 = 4.5.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Axis", "Table", "make_table"]
 
-#: The most elements of the data that one expression sums for each element of the result.
+#: The most elements of the data that one expression adds for each element of the result: a choice.
 _MOST_AT_ONCE = 16
-#: Coordinates for which TVM's own operator is right if the sizes are whole multiples.
+#: Transformations of coordinates for which TVM's own operator is right, if sizes are integer multiples.
 _PLAIN = ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners")
 
 
@@ -49,7 +49,7 @@ class Axis:
         axis: its number.
         size: its extent before.
         out: its extent after.
-        scale: the factor between both, before rounding.
+        scale: the quotient of both, before rounding.
         roi: the part of the axis that is resized, from 0 to 1; for ``tf_crop_and_resize`` only.
     """
 
@@ -62,12 +62,12 @@ class Axis:
 
 @dataclass(frozen=True)
 class Table:
-    """Of which elements each element of the result is a sum.
+    """The elements of the data that are added for each element of the result.
 
     Attributes:
         indices: the elements of the data, of shape ``(out, taps)``.
         weights: their weights, of the same shape.
-        outside: which elements of the result lie outside of the data, of shape ``(out,)``; None if it does not matter.
+        outside: which elements of the result lie outside of the data, of shape ``(out,)``; None: they are no exception.
     """
 
     indices: NDArray[np.int32]
@@ -119,7 +119,7 @@ def _resize(given: Operands) -> Sequence[relax.Expr]:
 
 
 def _is_computed(given: Operands, transform: str) -> bool:
-    """Whether something that decides which elements are read is no constant."""
+    """Whether an input that decides which elements are read is not constant."""
     scaled = has(given, 2) and shape_of(operand(given, 2)) != (0,)
     policy = text(given, "keep_aspect_ratio_policy", "stretch")
     decides = [2] if scaled else [] if policy == "stretch" else [3]
@@ -129,7 +129,7 @@ def _is_computed(given: Operands, transform: str) -> bool:
 
 
 def _changed_axes(given: Operands, before: Sequence[int], after: Sequence[int], transform: str) -> list[Axis]:
-    """The axes that a node resizes. Raises ``NotImplementedError`` if what it must know is computed."""
+    """The axes that a node resizes. Raises ``NotImplementedError`` if scales or sizes are computed."""
     rank = len(before)
     axes = [int(axis) % rank for axis in given.attributes.get("axes", range(rank))]
     scales = known(given, 2)
@@ -149,14 +149,14 @@ def _changed_axes(given: Operands, before: Sequence[int], after: Sequence[int], 
         Axis(axis, before[axis], after[axis], factor, (float(rois[0, place]), float(rois[1, place])))
         for place, (axis, factor) in enumerate(zip(axes, factors, strict=True))
     ]
-    # Of an axis whose scale is 1 ONNX Runtime takes the whole, whatever part is given.
+    # For an axis with a scale of 1, ONNX Runtime ignores the region of interest.
     return [a for a in found if a.size != a.out or a.scale != 1.0]
 
 
 def _is_plain(given: Operands, axes: Sequence[Axis], rank: int, dtype: str, mode: str, transform: str) -> bool:
-    """Whether TVM's own operator, which has schedules, computes the same."""
+    """Whether TVM's own operator, for which there are schedules, gives the same result."""
     whole = all(axis.out == axis.size * axis.scale and axis.scale == int(axis.scale) for axis in axes)
-    # With aligned corners, a coordinate may lie in the middle between two elements.
+    # With aligned corners, a coordinate may be exactly between two elements.
     plain = mode == "linear" or (mode == "nearest" and transform != "align_corners")
     return (
         rank == 4
@@ -172,11 +172,10 @@ def _is_plain(given: Operands, axes: Sequence[Axis], rank: int, dtype: str, mode
 
 
 def make_table(given: Operands, axis: Axis, mode: str, transform: str) -> Table:
-    """Which elements are summed along an axis.
+    """The table of an axis.
 
     Args:
-        given: the node, of whose attributes ``nearest_mode``, ``cubic_coeff_a``, ``antialias`` and ``exclude_outside``
-            are read.
+        given: the node, with the attributes ``nearest_mode``, ``cubic_coeff_a``, ``antialias`` and ``exclude_outside``.
         axis: the axis.
         mode: ``nearest``, ``linear`` or ``cubic``.
         transform: the node's ``coordinate_transformation_mode``.
@@ -237,7 +236,7 @@ def _find_places(axis: Axis, transform: str) -> NDArray[np.float32]:
 
 
 def _cubic(distance: NDArray[np.float64], a: float) -> NDArray[np.float64]:
-    """Keys' function of the distance, which is 0 from 2 on."""
+    """Keys' cubic kernel at a distance. It is 0 for distances of 2 and more."""
     d = distance
     near = ((a + 2) * d - (a + 3)) * d * d + 1
     far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
@@ -247,7 +246,10 @@ def _cubic(distance: NDArray[np.float64], a: float) -> NDArray[np.float64]:
 def _weigh_smoothly(
     axis: Axis, places: NDArray[np.float32], mode: str, a: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The first element and the weights for each element of the result, if the filter grows where the axis shrinks."""
+    """The first element and the weights for each element of the result, with antialiasing.
+
+    If the axis becomes smaller, the filter is wider.
+    """
     stretch = max(1.0, 1.0 / axis.scale)
     support = (1.0 if mode == "linear" else 2.0) * stretch
     centres = places.astype(np.float64) + 0.5
@@ -268,14 +270,14 @@ def _gather(
     parts: Sequence[tuple[int, Table]],
     dtypes: tuple[str, str],
 ) -> relax.Expr:
-    """Resize some axes together.
+    """Resize several axes in one expression.
 
     Args:
         given: the node.
         x: the data.
-        shape: of the result.
+        shape: the shape of the result.
         parts: the axes, each with its table.
-        dtypes: of the sums, and of the result.
+        dtypes: the dtypes of the sums and of the result.
     """
     wide, dtype = dtypes
     beyond = float(given.attributes.get("extrapolation_value", 0.0))
@@ -317,7 +319,7 @@ def _gather(
     return emit(given, compute, [x, *constants], "resize")
 
 
-#: How a coordinate becomes an index, by ``nearest_mode``.
+#: The functions that round a coordinate to an index, by ``nearest_mode``.
 _ROUNDINGS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "round_prefer_floor": lambda x: np.ceil(x - 0.5),
     "round_prefer_ceil": lambda x: np.floor(x + 0.5),

@@ -1,6 +1,6 @@
-"""Resize by scales, or of a part of the data, that are computed when the network runs, to a shape that is declared.
+"""Converter of Resize with computed scales, or a computed region of interest, if the shape of the result is known.
 
-What :mod:`resizing` knows as constants is computed by the kernel here, one axis after the other.
+The kernel computes the indices and weights that are constants in :mod:`resizing`, one axis after the other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["resize_computed"]
 
-#: The elements that are summed, and the first of them from the one before the coordinate, by mode.
+#: The number of elements that are added, and the offset of the first one from the element before the coordinate, by
+#: mode.
 _TAPS = {"nearest": (1, 0), "linear": (2, 0), "cubic": (4, -1)}
 
 
@@ -44,7 +45,7 @@ def resize_computed(given: Operands) -> relax.Expr:
     """The result of a Resize.
 
     Raises:
-        NotImplementedError: its filter has a size that depends on the scales.
+        NotImplementedError: the size of its filter depends on the scales.
     """
     x = operand(given, 0)
     before, (after, dtype) = shape_of(x), result_of(given)
@@ -107,7 +108,7 @@ class _Pass:
         given: the node.
         own: the axis.
         count: the number of axes that the node resizes.
-        dtypes: of the sums, and of the result.
+        dtypes: the dtypes of the sums and of the result.
     """
 
     def __init__(self, given: Operands, own: _Axis, count: int, dtypes: tuple[str, str]) -> None:
@@ -119,7 +120,7 @@ class _Pass:
         self.beyond = float(given.attributes.get("extrapolation_value", 0.0))
 
     def over(self, shape: tuple[int, ...]) -> Callable[..., Tensor]:
-        """The expression of a result of ``shape``, as a function of the data, the scales and the part."""
+        """The function that makes a result of ``shape`` from the data, the scales and the region of interest."""
 
         def compute(x: Tensor, scales: Tensor, *roi: Tensor) -> Tensor:
             from tvm import te, tirx
@@ -212,7 +213,7 @@ class _Pass:
         if self.mode == "nearest":
             return number(1.0)
         if self.mode == "linear":
-            # Beyond the ends, both taps read the same element.
+            # Outside of the data, both taps read the same element.
             return tirx.max(number(0.0), number(1.0) - tirx.abs(place - tap))
         d, a = tirx.abs(place - tap), number(self.factor)
         near = ((a + number(2.0)) * d - (a + number(3.0))) * d * d + number(1.0)
@@ -224,7 +225,7 @@ class _Pass:
         return tirx.Select(inside, weight, number(0.0))
 
     def _fill(self, value: Expr, place: Expr, dtype: str) -> Expr:
-        """The value, or the one that stands for everything outside of the data."""
+        """The value, or the extrapolation value if the place is outside of the data."""
         from tvm import tirx
 
         if self.transform != "tf_crop_and_resize":

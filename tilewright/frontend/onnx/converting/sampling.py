@@ -1,4 +1,4 @@
-"""Images that are read at coordinates that are computed: GridSample and DeformConv."""
+"""Converters of operators that read images at computed coordinates: GridSample and DeformConv."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
-#: The elements that one coordinate reads along an axis, by mode; and the first of them, from the one before it.
+#: The number of elements that one coordinate reads along an axis, and the offset of the first one from the element
+#: before the coordinate, by mode.
 _TAPS = {"nearest": (1, 0), "linear": (2, 0), "bilinear": (2, 0), "cubic": (4, -1), "bicubic": (4, -1)}
-#: The factor of Keys' function.
+#: The parameter of Keys' cubic kernel, as in ONNX Runtime.
 _CUBIC = -0.75
 
 
@@ -52,8 +53,8 @@ class _Sampler:
     Attributes:
         image: the extents of an image.
         mode: ``nearest``, ``linear`` or ``cubic``.
-        padding: what lies around the image: ``zeros``, ``border`` or ``reflection``.
-        aligned: whether -1 and 1 are the middles of the outermost pixels, instead of their edges.
+        padding: the values around the image: ``zeros``, ``border`` or ``reflection``.
+        aligned: whether -1 and 1 are the centres of the outermost pixels, instead of their edges.
         wide: the dtype of coordinates and sums.
     """
 
@@ -69,8 +70,8 @@ class _Sampler:
         Args:
             x: the images.
             grid: the coordinates, those of the last axis first.
-            shape: of the result.
-            dtype: of the result.
+            shape: the shape of the result.
+            dtype: the dtype of the result.
         """
         from tvm import te
 
@@ -129,7 +130,7 @@ class _Sampler:
             return tirx.max(tirx.min(value, size - one), self._number(0.0))
         if self.padding == "reflection":
             return value if taps == 4 else self._mirror(value, axis)
-        # Farther away all taps read the same; the bounds keep numbers in the range of int32.
+        # Farther away, all taps read the same value. The bounds keep coordinates in the range of int32.
         return tirx.max(tirx.min(value, size + self._number(4.0)), self._number(-4.0))
 
     def _tap(self, place: Expr, tap: Expr) -> Expr:
@@ -148,7 +149,7 @@ class _Sampler:
         return tirx.max(tirx.min(value, last), self._number(0.0)).astype("int32")
 
     def _weight(self, place: Expr, axis: Expr, tap: Expr) -> Expr:
-        """The weight of a tap: 0 outside of the image, if there are zeros around it."""
+        """The weight of a tap. Outside of the image, it is 0 if the padding is ``zeros``."""
         from tvm import tirx
 
         value = _weigh(place - tirx.floor(place), tap, _TAPS[self.mode][0], self.wide)

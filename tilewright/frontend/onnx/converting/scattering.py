@@ -1,7 +1,8 @@
-"""Elements that are written to places that are computed: Scatter, MaxUnpool and TensorScatter.
+"""Converters of operators that write elements to computed places: Scatter, MaxUnpool and TensorScatter.
 
-Each element of the result looks for the updates that are meant for it, so that threads can share the work and no index
-writes outside of the tensor. Where that takes too many steps, the updates are written one after the other.
+Each element of the result searches for its updates. So threads can share the work, and no index writes outside of the
+tensor. If the search takes too many steps, ScatterElements writes updates one after the other, and ScatterND and
+MaxUnpool run in a segment.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
-#: The most comparisons of places with indices.
+#: The most comparisons of places with indices: a choice.
 _MOST_STEPS = 1 << 24
 
 
@@ -51,7 +52,7 @@ def _scatter_elements(given: Operands) -> Sequence[relax.Expr]:
         return [_scatter_one_by_one(given, axis)]
 
     def covered(i: Sequence[Expr], value: Expr, otherwise: Expr) -> Expr:
-        """The value where there are updates beside the axis: indices may have smaller extents than the data."""
+        """The value if the indices cover the element. Indices may have smaller extents than the data."""
         from tvm import tirx
 
         conditions = [i[d] < picked[d] for d in range(len(shape)) if d != axis and picked[d] < shape[d]]
@@ -89,15 +90,16 @@ def _combine(
         Callable[[Sequence[Expr], Expr, Expr], Expr],
     ],
 ) -> Tensor:
-    """The data, with the updates that are meant for each element.
+    """The data, with each element combined with its updates.
 
     Args:
         data: the data.
-        shape: of the data.
-        dtype: of the data.
-        count: the number of updates that may be meant for an element.
-        how: the reduction; whether update ``k`` is meant for the element at an index; what it is; and a function that
-            chooses between two values by whether there are updates for an element at all.
+        shape: the shape of the data.
+        dtype: the dtype of the data.
+        count: the largest number of updates of an element.
+        how: the reduction, and three functions. The first returns whether update ``k`` belongs to the element at an
+            index. The second returns its value. The third chooses between two values: whether the element can have
+            updates.
     """
     from tvm import te, tirx
 
@@ -150,7 +152,7 @@ def _minimise(dtype: str) -> tuple[Callable[..., Expr], Expr, Callable[[Expr, Ex
     return te.min, te.max_value(dtype), tirx.min
 
 
-#: The reducer of updates, what stands for no update, and what joins updates with the data; by reduction.
+#: The reducer of updates, its neutral element, and the function that combines updates with the data, by reduction.
 _REDUCTIONS = {"add": _add, "mul": _multiply, "max": _maximise, "min": _minimise}
 
 
@@ -255,7 +257,9 @@ def _scatter_known(given: Operands, indices: Array, slots: int, rest: int) -> re
     for axis in range(depth):
         numbers = numbers * extents[axis] + rows[:, axis]
     last = np.full(slots, -1, dtype=np.int32)
-    last[numbers] = np.arange(len(rows), dtype=np.int32)  # of several for one slot, NumPy keeps the last
+    last[numbers] = np.arange(
+        len(rows), dtype=np.int32
+    )  # if several updates have the same slot, NumPy assigns the last one
 
     def compute(data: Tensor, updates: Tensor, last: Tensor) -> Tensor:
         from tvm import te, tirx

@@ -1,4 +1,4 @@
-"""Windows that slide over an image: where they begin, and convolutions with them."""
+"""Sliding windows over images, and the converters of convolutions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Sliding:
         kernel: the taps of the window.
         strides: the distance between two windows.
         dilations: the distance between two taps.
-        before: the padding before the image; if it is negative, windows begin inside of the image.
+        before: the padding before the image. If it is negative, the first windows begin inside the image.
         after: the padding after the image, as the node declares it. A window may reach beyond it.
         out: the number of windows.
     """
@@ -58,7 +58,7 @@ class Sliding:
         Args:
             given: the node, with ONNX's attributes of windows.
             data: the shape of the data, ``(n, channels, *image)``.
-            kernel: the extents of the window; the attribute ``kernel_shape`` comes before them.
+            kernel: the extents of the window, unless the node has an attribute ``kernel_shape``.
             result: the shape of the result, ``(n, channels, *windows)``.
         """
         image, out = tuple(data[2:]), tuple(result[2:])
@@ -76,7 +76,7 @@ class Sliding:
 
     @property
     def reach(self) -> tuple[int, ...]:
-        """The padding after the image that the last windows reach, but at least the one that is declared."""
+        """The padding after the image that the last windows need, and at least the declared padding."""
         return tuple(
             max(after, (o - 1) * s + (k - 1) * d + 1 - size - before)
             for size, k, s, d, before, after, o in zip(
@@ -85,7 +85,7 @@ class Sliding:
         )
 
     def place(self, axis: int, window: Expr, tap: Expr) -> Expr:
-        """Where in the image a tap of a window lies, along one axis. It is negative or too large in the padding."""
+        """The coordinate of a window's tap along one axis. In the padding, it is negative or at least the extent."""
         return window * self.strides[axis] + tap * self.dilations[axis] - self.before[axis]
 
 
@@ -107,14 +107,14 @@ def convolve(given: Operands, operands: tuple[relax.Expr, relax.Expr], sliding: 
     """A convolution of one, two or three dimensions.
 
     Args:
-        given: the node, of whose attributes ``group`` is read.
+        given: the node, with its attribute ``group``.
         operands: the data of shape ``(n, channels, *image)``, and the weight of shape
             ``(outputs, channels / groups, *kernel)``.
         sliding: the windows.
-        dtype: of the sums.
+        dtype: the dtype of the sums.
 
     Raises:
-        NotImplementedError: the image has more dimensions, or none.
+        NotImplementedError: the image has more than three dimensions, or none.
     """
     from tvm import relax
 
@@ -144,7 +144,7 @@ def convolve(given: Operands, operands: tuple[relax.Expr, relax.Expr], sliding: 
 
 @converter("Col2Im")
 def _col2im(given: Operands) -> Sequence[relax.Expr]:
-    """Each pixel is the sum of the columns' elements that were taken from it."""
+    """Col2Im: each pixel is the sum of those elements of the columns that belong to it."""
     shape, dtype = result_of(given)
     columns = operand(given, 0)
     sliding = _columns(given, shape)
@@ -176,7 +176,7 @@ def _columns(given: Operands, shape: Sequence[int]) -> Sliding:
     """The windows from which the columns of a Col2Im were taken.
 
     Raises:
-        NotImplementedError: the extents of a window are computed, and more than one could be meant.
+        NotImplementedError: the extents of a window are computed, and the shapes do not determine them.
     """
     rank = len(shape) - 2
     strides, dilations = numbers(given, "strides", [1] * rank), numbers(given, "dilations", [1] * rank)
@@ -211,7 +211,7 @@ def _columns(given: Operands, shape: Sequence[int]) -> Sliding:
 
 
 def _factors(product: int, count: int) -> list[tuple[int, ...]]:
-    """All ways to write a product of ``count`` factors."""
+    """All ways to write ``product`` as a product of ``count`` factors."""
     if count == 1:
         return [(product,)]
     return [
@@ -263,14 +263,14 @@ def _extend(x: Tensor, missing: Sequence[int]) -> Tensor:
 
 @dataclass(frozen=True)
 class _Whole:
-    """What a transposed convolution gives, and which part of it is the result. One entry for each axis of the image.
+    """How a transposed convolution is cut to its result. All tuples have one entry for each axis of the image.
 
     Attributes:
         strides: the distance between the windows of two pixels.
         dilations: the distance between two taps.
-        before: what is cut off at the beginning.
-        after: what is cut off at the end.
-        missing: the zeros that are added at the end, where no window reaches.
+        before: the elements that are cut off at the beginning.
+        after: the elements that are cut off at the end.
+        missing: the zeros that are added at the end, beyond all windows.
     """
 
     strides: tuple[int, ...]
@@ -281,7 +281,7 @@ class _Whole:
 
     @classmethod
     def of(cls, given: Operands, image: Sequence[int], kernel: Sequence[int], out: Sequence[int]) -> _Whole:
-        """What a node gives.
+        """The cut of a node.
 
         Args:
             given: the node.

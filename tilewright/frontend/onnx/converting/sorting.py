@@ -1,4 +1,4 @@
-"""TopK, as a search for the element of each rank."""
+"""Converter of TopK: the kernel computes the rank of each element, and finds the element of each rank."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
-#: The most comparisons. ONNX Runtime sorts, which is faster for long rows.
+#: The most comparisons: a choice. ONNX Runtime sorts, which is faster for long rows.
 _MOST_STEPS = 1 << 24
 
 
@@ -28,7 +28,7 @@ def _top_k(given: Operands) -> Sequence[relax.Expr]:
     axis = int(given.attributes.get("axis", -1)) % len(before)
     size, count = before[axis], shape[axis]
     if not int(given.attributes.get("sorted", 1)):
-        raise NotImplementedError("the order of its results is ONNX Runtime's, since sorted is 0")
+        raise NotImplementedError("only ONNX Runtime knows the order of its results, since sorted is 0")
     steps = math.prod(before) * size
     if steps > _MOST_STEPS:
         raise NotImplementedError(f"ranking the elements takes {steps:,} comparisons")
@@ -40,7 +40,7 @@ def _top_k(given: Operands) -> Sequence[relax.Expr]:
         other = te.reduce_axis((0, size), "other")
 
         def rank(*i: Expr) -> Expr:
-            """How many elements come before. Of equal ones, the first comes first."""
+            """The number of elements that precede an element. Equal elements keep their order."""
             here, there = x(*i), x(*i[:axis], other, *i[axis + 1 :])
             better = there > here if largest else there < here
             before = tirx.any(better, tirx.all(there == here, other.var < i[axis]))

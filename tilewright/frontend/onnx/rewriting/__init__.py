@@ -1,39 +1,39 @@
 """Rewrites ONNX operators that TVM 0.27 lacks or imports wrongly into operators that it imports right.
 
-``rewrite`` is the entry; ``registry`` says which rewriting serves which operator, and each family of operators has a
-module. The docstring of each rewriting states its rewrite as before --> after.
+Call ``rewrite.rewrite``. ``registry`` lists the rewritings of each operator, and each family of operators has a module.
+The docstring of each rewriting states its rewrite as before --> after.
 
-These converters of TVM's are replaced, here or by a converter of our own (``converting``). What
-``python -m bench.importer --theirs`` shows of them, or their source:
+These converters of TVM are replaced, here or by a converter of our own (``converting``). Their faults were found in
+their source, or by ``python -m bench.importer --theirs``:
 
-    Attention                   is that of another domain, and fails on that of ONNX
+    Attention                   serves the operator of another domain, and fails on the one of ONNX
     BatchNormalization          does not compile in float64
     BitShift                    shifts by the count modulo the width
     CumSum                      calls a library of TVM's
     Dropout                     gives a mask of another type
     Einsum                      is one loop over all labels
-    Equal                       of bool does not compile
+    Equal                       does not compile for bool
     Expand                      fails if the shape is a weight
     EyeLike                     refuses another type than its input's
-    GroupNormalization          is inlined by ONNX Runtime, with shapes that are computed
+    GroupNormalization          is inlined by ONNX Runtime, with computed shapes
     InstanceNormalization       reduces the axes of an image instead of rows
     IsInf                       ignores both attributes
     LayerNormalization          gives its first output only, takes no scale that is broadcast, and fails in float64
     Max, Min, Mean, Sum         stack their operands in memory
     MeanVarianceNormalization   subtracts two large numbers, and adds no epsilon
-    Mod                         is no number for an infinite divisor
-    OneHot                      gives another element type, and takes no values that are computed
+    Mod                         gives NaN for an infinite divisor
+    OneHot                      gives another element type, and takes no computed values
     Pow                         takes floating-point numbers of one type only
-    Range, Shape                are constants where the shapes say so
+    Range, Shape                are not folded if shapes make them constant
     ReduceMax, ReduceMin        give the lowest finite number for a row of minus infinity; fail on bool
-    ReduceMean                  of integers has another type
-    Reduce*                     return their input where there are no axes; take no axes that are computed
-    RMSNormalization            of all axes does not compile
+    ReduceMean                  gives another type for integers
+    Reduce*                     return their input if there are no axes; take no computed axes
+    RMSNormalization            does not compile for all axes
     Shrink                      rounds both attributes for integers
     Softmax, LogSoftmax         are computed in half precision
     SpaceToDepth                ignores its mode
-    ThresholdedRelu             is no number for minus infinity
-    Tile                        has wrong indices if two axes are repeated
+    ThresholdedRelu             gives NaN for minus infinity
+    Tile                        computes wrong indices if two axes are repeated
     Upsample                    reads the scales of opset 9 as an attribute
 
 Each of them has cases in ``bench/_importer_cases.py``. ``tests/frontend/onnx/rewriting/test_families.py`` runs all of

@@ -68,8 +68,8 @@ class Rule:
     Attributes:
         scale: factor of the products.
         cap: the soft cap; 0: there is none.
-        bias: the name of what is added, which can be broadcast to (B, H, S, T); empty: nothing.
-        guarded: whether a query all of whose keys have a bias of minus infinity has weights of 0.
+        bias: the name of a tensor that is added, and can be broadcast to (B, H, S, T); empty: nothing is added.
+        guarded: whether a query has weights of 0 if the bias of all its keys is minus infinity.
         precision: the element type in which softmax is computed; 0: that of the scores.
     """
 
@@ -141,7 +141,7 @@ def _wanted(node: onnx.NodeProto, place: int) -> str:
 def attention(graph: Graph, node: onnx.NodeProto) -> bool:
     """Attention(q, k, v) --> MatMul(Softmax(MatMul(q * scale, Transpose(k)) + bias), v), with its further outputs.
 
-    TVM's converter of this name is that of another domain.
+    TVM's converter of this name serves the operator of another domain.
     """
     query, key, value = node.input[:3]
     shapes = [graph.shape(name) for name in (query, key, value)]
@@ -184,13 +184,13 @@ def attention(graph: Graph, node: onnx.NodeProto) -> bool:
 
 
 def _default_precision(graph: Graph, name: str) -> int:
-    """The element type of softmax: float32 for shorter ones."""
+    """The element type of softmax: float32 for float16; 0, the type of the scores, for others."""
     return TensorProto.FLOAT if graph.elem_type(name) == TensorProto.FLOAT16 else 0
 
 
 @dataclass(frozen=True)
 class _Bias:
-    """What is added to the scores of a node: masks, and bounds on the places of keys.
+    """The bias of a node's scores: masks, and bounds on the positions of keys.
 
     Attributes:
         graph: the graph.
@@ -240,7 +240,7 @@ class _Bias:
         return name
 
     def _bounds(self) -> str:
-        """The causal bound, and those of a window."""
+        """The causal bound, and the bounds of a window."""
         graph, node = self.graph, self.node
         left, right = (int(_number(node, f"{side}_window_size", -1)) for side in ("left", "right"))
         causal = bool(_number(node, "is_causal", 0))
@@ -268,7 +268,7 @@ class _Bias:
         return graph.constant(np.where(allowed, graph.like(self.query, 0), negative(graph, self.query)))
 
     def _moved_bounds(self, filled: str, left: int, right: int, causal: bool) -> str:
-        """The bounds where the number of keys before the queries is computed, one for each batch."""
+        """The bounds, if the number of keys before the queries is computed for each batch."""
         graph = self.graph
         count, total = self._lengths
         column = graph.op("Reshape", filled, as_shape((-1, 1, 1, 1)))
@@ -287,7 +287,7 @@ class _Bias:
         return self._allow(allowed)
 
     def _filled(self) -> str:
-        """Which keys are in use, if that is computed for each batch."""
+        """Which keys are in use, if their number is computed for each batch."""
         graph, name = self.graph, _optional(self.node, 6)
         if not name:
             return ""
@@ -318,8 +318,8 @@ def rotate(graph: Graph, x: str, tables: tuple[str, str], how: tuple[int, int, b
         graph: the graph.
         x: of shape (B, H, S, D) or (B, S, H * D).
         tables: cosines and sines, of shape (B, S, R / 2), or with 1 instead of B.
-        how: the number of heads, which a tensor of rank 3 needs; R, the elements of a head that are rotated, 0 for all;
-            and whether the two elements of a pair are neighbours, instead of in two halves.
+        how: three values. The number of heads, which a tensor of rank 3 needs. R, the number of elements of a head that
+            are rotated; 0 means all. Whether the elements of a pair are neighbours; otherwise they are in two halves.
         out: the name of the result.
     """
     heads, size, interleaved = how

@@ -1,6 +1,6 @@
-"""Rewritings of operators of the domain ``com.microsoft``, which files contain that ONNX Runtime has optimised.
+"""Rewritings of operators of the domain ``com.microsoft``. Files that ONNX Runtime has optimised contain them.
 
-Only ONNX Runtime defines them; its documentation is ``ContribOperators.md``.
+ONNX Runtime defines these operators in its file ``ContribOperators.md``.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def _floats(value: object) -> list[float]:
 
 
 def activate(graph: Graph, name: str, kind: str, parameters: Sequence[float], out: str) -> bool:
-    """Write the activation that a fused operator ends with. Returns whether it is known.
+    """Write the activation at the end of a fused operator. Returns whether the activation is known.
 
     Args:
         graph: the graph.
-        name: what is activated.
+        name: the input of the activation.
         kind: the operator; empty: none.
         parameters: its attributes, in ONNX Runtime's order.
         out: the name of the result.
@@ -129,7 +129,7 @@ def fused_matmul(graph: Graph, node: onnx.NodeProto) -> bool:
         if (swap or moved) and rank is None:
             return False
         order = list(range(rank or 0))
-        if moved and len(order) > 2:  # the first axis is the last but one
+        if moved and len(order) > 2:  # the first axis moves to the last but one place
             order = [*order[1:-1], order[0], order[-1]]
         if swap and len(order) > 1:
             order[-2:] = order[-1], order[-2]
@@ -236,7 +236,7 @@ def _layer_norm(
     outs: tuple[str, str, str],
     simplified: bool = False,
 ) -> None:
-    """Write the layer norm of the last axis. ``outs`` are the names of the result, the mean, and the inverse."""
+    """Write the layer norm of the last axis. ``outs``: the names of the result, the mean, the inverse deviation."""
     gamma, beta = parameters
     if not simplified:
         graph.ops("LayerNormalization", x, gamma, beta or None, outs=_trimmed(outs), axis=-1, epsilon=epsilon)
@@ -303,7 +303,7 @@ def embed_layer_norm(graph: Graph, node: onnx.NodeProto) -> bool:
 
 @rewriting("GroupNorm", "SkipGroupNorm", domain=DOMAIN)
 def group_norm(graph: Graph, node: onnx.NodeProto) -> bool:
-    """GroupNorm(x, gamma, beta) --> each group normalised, times gamma, plus beta, then x * Sigmoid(x) if asked for.
+    """GroupNorm(x, gamma, beta) --> y = normalised groups * gamma + beta; with an activation, y * Sigmoid(y).
 
     The channels are the last axis, or the first one after the batch.
     """

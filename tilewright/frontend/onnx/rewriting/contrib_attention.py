@@ -1,6 +1,6 @@
 """Rewritings of the attention operators of ONNX Runtime's own domain.
 
-Names of extents are those of the module ``attention``.
+The module ``attention`` explains the names of extents.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tilewright.frontend.onnx.rewriting.shapes import as_shape
 
 __all__ = ["attention", "multi_head_attention", "rotary_embedding"]
 
-#: What is added to the score of a key that the mask leaves out.
+#: The number that is added to the score of a masked key, as in ONNX Runtime.
 _LEFT_OUT = -10000.0
 
 
@@ -88,7 +88,7 @@ def multi_head_attention(graph: Graph, node: onnx.NodeProto) -> bool:
 
 
 def _unpack(graph: Graph, node: onnx.NodeProto, heads: int) -> tuple[str, str, str] | None:
-    """The queries, keys and values, of shape (B, H, S, D); None if they are packed in a way that is not known."""
+    """The queries, keys and values, of shape (B, H, S, D); None if they are packed in an unknown way."""
     names = [node.input[0], optional(node, 1), optional(node, 2)]
     shapes = [graph.shape(name) if name else None for name in names]
     bias, mask = optional(node, 3), optional(node, 4)
@@ -120,7 +120,7 @@ def _unpack(graph: Graph, node: onnx.NodeProto, heads: int) -> tuple[str, str, s
 
 
 def _is_mask(mask: tuple[int, ...], shapes: list[tuple[int, ...] | None]) -> bool:
-    """Whether the shape of a mask is one that is known: of B, (B, T), (B, S, T) or (B, 1, S, T) numbers."""
+    """Whether the shape of a mask is supported: (B,), (B, T), (B, S, T) or (B, 1, S, T)."""
     batch = (shapes[0] or (0,))[0]
     return bool(mask) and mask[0] == batch
 
@@ -137,7 +137,7 @@ def _split_bias(graph: Graph, bias: str, names: list[str], heads: int) -> list[s
 
 
 def _bias(graph: Graph, node: onnx.NodeProto, heads: tuple[str, str], mask: str, added: str) -> str | None:
-    """Write what is added to the scores of queries and keys. Returns its name, empty if nothing is; None: not known."""
+    """Write the bias of scores. Returns its name; empty: there is no bias; None: the node is not supported."""
     query, key = (graph.shape(name) for name in heads)
     assert query is not None
     assert key is not None
@@ -173,7 +173,7 @@ def _lowest(graph: Graph, name: str) -> NDArray[np.generic]:
 
 
 def _kept(graph: Graph, mask: str, shape: tuple[int, ...], extents: tuple[int, int]) -> str | None:
-    """Which keys a mask of integers keeps, in a shape that (B, H, S, T) holds; None if it is not known."""
+    """Which keys a mask of integers keeps. It can be broadcast to (B, H, S, T); None: the mask is not supported."""
     batch, total = extents
     zero = np.zeros((), dtype=np.int32)
     wide = graph.op("Cast", mask, to=TensorProto.INT32) if graph.elem_type(mask) != TensorProto.INT32 else mask
@@ -194,7 +194,7 @@ def _kept(graph: Graph, mask: str, shape: tuple[int, ...], extents: tuple[int, i
 
 
 def _attend(graph: Graph, node: onnx.NodeProto, parts: tuple[str, str, str], bias: str, scores_out: str) -> None:
-    """Write attention, whose heads are merged."""
+    """Write attention, and merge the heads of its result."""
     query, key, value = parts
     shape = graph.shape(query)
     assert shape is not None

@@ -1,6 +1,7 @@
-"""Rewritings of control flow whose course is known before the network runs: If, Loop and Scan.
+"""Rewritings of If, Loop and Scan, if conditions and numbers of iterations are known before the network runs.
 
-The nodes of a branch or of a body are written into the main graph, once for each iteration, with names of their own.
+The nodes of a branch or a body are copied to the main graph, once for each iteration, with new names. Both branches of
+an If with a computed condition are copied if they are small.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from tilewright.frontend.onnx.values import DOMAINS
 
 __all__ = ["inline_if", "unroll_loop", "unroll_scan"]
 
-#: The most iterations that are written out.
+#: The most iterations that are unrolled: a choice.
 _MOST_ITERATIONS = 32
-#: The most nodes that are written for one operator.
+#: The most nodes that replace one operator: a choice.
 _MOST_NODES = 4096
-#: The most nodes of a branch that is computed although it may not be taken, and the element types of its results.
+#: The most nodes of a branch that is computed even if it is not taken (a choice), and the element types of its results.
 _MOST_CHOSEN = 16
 _CHOSEN = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8)
 
 
 @rewriting("If")
 def inline_if(graph: Graph, node: onnx.NodeProto) -> bool:
-    """If(constant) --> the nodes of the branch that it takes."""
+    """If(constant) --> the nodes of the branch that is taken."""
     condition = graph.array(node.input[0])
     if condition is None:
         return _choose(graph, node)
@@ -42,7 +43,7 @@ def inline_if(graph: Graph, node: onnx.NodeProto) -> bool:
 
 
 def _choose(graph: Graph, node: onnx.NodeProto) -> bool:
-    """If(condition) --> Where(condition, results of the one branch, results of the other), of two small branches."""
+    """If(condition) --> Where(condition, results of then, results of else), if both branches are small."""
     attributes = read_attributes(node)
     branches = [attributes["then_branch"], attributes["else_branch"]]
     results: list[list[str]] = []
@@ -64,14 +65,14 @@ def _choose(graph: Graph, node: onnx.NodeProto) -> bool:
 
 
 def _has_effect(node: onnx.NodeProto) -> bool:
-    """Whether an operator must not run if its branch is not taken: it divides, draws, or has graphs of its own."""
+    """Whether an operator must not run if its branch is not taken: it divides, is random, or has inner graphs."""
     inner = any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
     return inner or node.op_type in ("Div", "Mod") or node.op_type.startswith(("Random", "Bernoulli", "Multinomial"))
 
 
 @rewriting("Loop")
 def unroll_loop(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Loop(32) --> its body 32 times, if the number of iterations is constant and the condition always holds."""
+    """Loop(8) --> its body 8 times, if the number of iterations is constant and the condition is always true."""
     body = read_attributes(node)["body"]
     assert isinstance(body, onnx.GraphProto)
     times = graph.ints(node.input[0]) if node.input[0] else None
@@ -100,7 +101,7 @@ def unroll_loop(graph: Graph, node: onnx.NodeProto) -> bool:
 
 
 def _goes_on(graph: Graph, body: onnx.GraphProto) -> bool:
-    """Whether the condition that a body computes is the one that it was given, or constant and true."""
+    """Whether the condition that a body computes is its own input, or a constant that is true."""
     makers = {name: node for node in body.node for name in node.output}
     constants = {tensor.name: tensor for tensor in body.initializer}
     name = body.output[0].name
@@ -172,12 +173,12 @@ def _stack(graph: Graph, parts: Sequence[str], axis: int, out: str) -> None:
 
 
 def _write(graph: Graph, body: onnx.GraphProto, known: Mapping[str, str]) -> list[str]:
-    """Write the nodes of an inner graph into the main graph.
+    """Copy the nodes of an inner graph to the main graph.
 
     Args:
         graph: the main graph.
         body: the inner graph.
-        known: the names that its inputs have in the main graph.
+        known: the names of its inputs in the main graph.
 
     Returns:
         the names of its outputs in the main graph.
@@ -202,7 +203,7 @@ def _write(graph: Graph, body: onnx.GraphProto, known: Mapping[str, str]) -> lis
 
 
 def _take_constant(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Constant --> an initializer, whose values later rewritings read in the same round."""
+    """Constant --> an initializer, whose values other rewritings can read in the same round."""
     if node.op_type != "Constant" or node.domain not in DOMAINS or node.attribute[0].name != "value":
         return False
     graph.constant(numpy_helper.to_array(node.attribute[0].t), node.output[0])
@@ -210,7 +211,7 @@ def _take_constant(graph: Graph, node: onnx.NodeProto) -> bool:
 
 
 def _rename(body: onnx.GraphProto, names: Mapping[str, str]) -> None:
-    """Rename what a graph inside of a body reads from outside, in place."""
+    """Rename, in place, the tensors that a graph inside a body reads from outside."""
     own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
     own |= {name for node in body.node for name in node.output}
     outer = {name: new for name, new in names.items() if name not in own}
@@ -221,7 +222,7 @@ def _rename(body: onnx.GraphProto, names: Mapping[str, str]) -> None:
                 _rename(deeper, outer)
     for value in body.output:
         if value.name in outer:
-            # An output of an inner graph needs a node of its own there.
+            # An inner graph must compute each of its outputs by a node of its own.
             copy = f"{value.name}__{outer[value.name]}"
             body.node.append(onnx.helper.make_node("Identity", [outer[value.name]], [copy]))
             value.name = copy

@@ -1,6 +1,6 @@
-"""Rewritings of convolutions: those over one dimension become convolutions over images of one row.
+"""Rewritings of 1-D convolutions: they become 2-D convolutions of images with one row.
 
-What is element-wise after such a convolution works on its images, too, so that no reshape stands between two
+Element-wise operators after such a convolution compute on the images, too. So there is no reshape between two
 convolutions.
 """
 
@@ -14,7 +14,7 @@ from tilewright.frontend.onnx.rewriting.registry import rewriting
 
 __all__ = ["compute_on_rows", "convolve_rows"]
 
-#: Operators that compute each element alone.
+#: Element-wise operators.
 _ALONE = (
     *("Relu", "Sigmoid", "Tanh", "LeakyRelu", "Elu", "Selu", "Softplus", "HardSigmoid", "HardSwish", "Gelu", "Mish"),
     *("Erf", "Exp", "Log", "Abs", "Neg", "Sqrt", "Reciprocal", "Celu", "Swish", "ThresholdedRelu"),
@@ -23,7 +23,7 @@ _ALONE = (
 
 @rewriting("Conv")
 def convolve_rows(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Conv(x: [N, C, L]) --> Reshape(Conv(Reshape(x): [N, C, 1, L])), which the templates of images serve."""
+    """Conv(x: [N, C, L]) --> Reshape(Conv(Reshape(x): [N, C, 1, L])), which has templates."""
     shape, kernel = graph.shape(node.input[0]), graph.shape(node.input[1])
     result = graph.shape(node.output[0])
     if shape is None or kernel is None or result is None or len(shape) != 3:
@@ -67,7 +67,7 @@ def compute_on_rows(graph: Graph, node: onnx.NodeProto) -> bool:
 
 
 def _find_image(graph: Graph, name: str) -> str | None:
-    """The tensor ``[N, C, 1, L]`` that a tensor ``[N, C, L]`` is a reshape of; None if it is none."""
+    """The tensor ``[N, C, 1, L]`` from which a tensor ``[N, C, L]`` was reshaped; None if there is none."""
     shape = graph.shape(name)
     maker = next((node for node in reversed(graph.nodes) if name in node.output), None)
     if shape is None or len(shape) != 3 or maker is None or maker.op_type != "Reshape":

@@ -1,4 +1,4 @@
-"""Rewriting of CenterCropPad. ONNX Runtime has no kernel for it, and its body in the onnx package computes shapes."""
+"""Rewriting of CenterCropPad. ONNX Runtime has no kernel for it, and its function in onnx computes shapes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["crop_and_pad"]
 
 @rewriting("CenterCropPad")
 def crop_and_pad(graph: Graph, node: onnx.NodeProto) -> bool:
-    """CenterCropPad(x, shape) --> Pad(Slice(x)), where the larger half of what is cut or added is at the end."""
+    """CenterCropPad(x, shape) --> Pad(Slice(x)). If an odd number is cut or added, the larger half is at the end."""
     before, after = graph.shape(node.input[0]), graph.shape(node.output[0])
     if before is None:
         return False

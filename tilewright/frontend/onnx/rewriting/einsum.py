@@ -26,7 +26,7 @@ class _Operand:
 
 @rewriting("Einsum")
 def einsum(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Einsum("ij,jk->ik", a, b) --> MatMul(a, b), with transpositions and sums as they are needed.
+    """Einsum("ij,jk->ik", a, b) --> MatMul(a, b), with transpositions and sums if they are needed.
 
     More than two operands are multiplied from left to right. TVM computes all of them in one loop.
     """
@@ -51,7 +51,7 @@ def einsum(graph: Graph, node: onnx.NodeProto) -> bool:
 def parse(equation: str, ranks: Sequence[int]) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
     """The labels of the operands' axes, and those of the result.
 
-    An ellipsis becomes labels ``.0``, ``.1``, ..., counted from the last of its axes.
+    The axes of an ellipsis get the labels ``.0``, ``.1``, ..., from the last axis to the first.
 
     Raises:
         ValueError: the equation does not fit the operands.
@@ -79,7 +79,7 @@ def _label(text: str, rank: int) -> tuple[str, ...]:
 
 
 def _measure(terms: Sequence[tuple[str, ...]], shapes: Sequence[tuple[int, ...]]) -> dict[str, int]:
-    """The extent of each label: the largest of its axes, of which the others have 1."""
+    """The extent of each label: the largest extent of its axes. Other axes have this extent, or 1."""
     extents: dict[str, int] = {}
     for term, shape in zip(terms, shapes, strict=True):
         for label, extent in zip(term, shape, strict=True):
@@ -128,7 +128,7 @@ def _arrange(graph: Graph, operand: _Operand, labels: Sequence[str], out: str = 
 def _multiply(
     graph: Graph, left: _Operand, right: _Operand, later: Collection[str], extents: dict[str, int]
 ) -> _Operand:
-    """The product of two operands, summed over the labels that nothing needs later."""
+    """The product of two operands, summed over the labels that are not needed later."""
     left = _sum_out(graph, left, {*later, *right.labels})
     right = _sum_out(graph, right, {*later, *left.labels})
     shared = [label for label in left.labels if label in right.labels]

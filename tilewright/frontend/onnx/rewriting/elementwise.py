@@ -1,4 +1,4 @@
-"""Rewritings of operators that compute each element alone."""
+"""Rewritings of element-wise operators."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _INTEGERS = (
     TensorProto.UINT32,
     TensorProto.UINT64,
 )
-#: The largest power of an integer that is written as a product.
+#: The largest exponent of an integer power that becomes a product: a choice.
 _MOST_FACTORS = 4
 
 
@@ -40,7 +40,7 @@ def _is_float(graph: Graph, name: str) -> bool:
 
 @rewriting("ThresholdedRelu")
 def thresholded_relu(graph: Graph, node: onnx.NodeProto) -> bool:
-    """ThresholdedRelu(x) --> Where(x > alpha, x, 0). TVM multiplies by 0 or 1, and 0 times infinity is no number."""
+    """ThresholdedRelu(x) --> Where(x > alpha, x, 0). TVM multiplies by 0 or 1, and 0 times infinity is NaN."""
     x = node.input[0]
     if not graph.elem_type(x):
         return False
@@ -53,7 +53,7 @@ def thresholded_relu(graph: Graph, node: onnx.NodeProto) -> bool:
 def shrink(graph: Graph, node: onnx.NodeProto) -> bool:
     """Shrink(x) --> Where(x < -lambd, x + bias, Where(x > lambd, x - bias, 0)).
 
-    TVM rounds both numbers for integers. The comparison and the sum are in float32 there.
+    For integers, TVM rounds both attributes. So the comparison and the sum are computed in float32.
     """
     x = node.input[0]
     kind = graph.elem_type(x)
@@ -110,7 +110,7 @@ def gelu_of(graph: Graph, x: str, out: str = "", tanh: bool = False) -> str:
 
 @rewriting("IsInf")
 def is_inf(graph: Graph, node: onnx.NodeProto) -> bool:
-    """IsInf(detect_negative=0) --> Equal(x, infinity), and the reverse. TVM ignores both attributes."""
+    """IsInf(detect_negative=0) --> Equal(x, infinity); likewise detect_positive. TVM ignores both attributes."""
     positive, negative = _number(node, "detect_positive", 1), _number(node, "detect_negative", 1)
     x = node.input[0]
     if (positive and negative) or not _is_float(graph, x):
@@ -124,9 +124,9 @@ def is_inf(graph: Graph, node: onnx.NodeProto) -> bool:
 
 @rewriting("Pow")
 def power(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Pow(x, y) --> a product, if x is of integers and y a small constant; otherwise Cast(Pow(Cast(x), Cast(y))).
+    """Pow(x, y) --> a product, if x has integers and y is a small constant; otherwise Cast(Pow(Cast(x), Cast(y))).
 
-    TVM's power takes floating-point numbers of one type only. ONNX Runtime computes integers in float64, too.
+    TVM's power takes floating-point numbers of one type only. For integers, ONNX Runtime computes in float64, too.
     """
     x, y = node.input
     kind, exponent = graph.elem_type(x), graph.array(y)
@@ -161,7 +161,7 @@ def cast_like(graph: Graph, node: onnx.NodeProto) -> bool:
 
 
 def _read_saturate(graph: Graph, node: onnx.NodeProto) -> int | None:
-    """The attribute ``saturate``; None if the node has none, or the opset knows none."""
+    """The attribute ``saturate``; None if the node or the opset does not have it."""
     value = read_attributes(node).get("saturate")
     return value if isinstance(value, int) and graph.opset >= 19 else None
 
@@ -177,7 +177,7 @@ def clip(graph: Graph, node: onnx.NodeProto) -> bool:
 
 @rewriting("Mean")
 def mean(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Mean(a, b, c) --> Sum(a, b, c) / 3, whose operands are not stacked."""
+    """Mean(a, b, c) --> Sum(a, b, c) / 3. TVM stacks the operands of Mean in memory."""
     first = node.input[0]
     if not _is_float(graph, first):
         return False
@@ -191,9 +191,9 @@ def mean(graph: Graph, node: onnx.NodeProto) -> bool:
 
 @rewriting("Sum", "Max", "Min")
 def chain(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Max(a, b, c) --> Max(Max(a, b), c), which is fused; Sum(a, b, c) --> Add(Add(a, b), c).
+    """Max(a, b, c) --> Max(Max(a, b), c); Min likewise; Sum(a, b, c) --> Add(Add(a, b), c). These are fused.
 
-    TVM stacks the operands, and reduces them.
+    TVM stacks the operands in memory, and reduces them.
     """
     if len(node.input) == 1:
         graph.op("Identity", node.input[0], out=node.output[0])
@@ -209,7 +209,7 @@ def chain(graph: Graph, node: onnx.NodeProto) -> bool:
 
 @rewriting("Equal")
 def equal(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Equal(a, b) --> Not(Xor(a, b)), if they are of bool, for which TVM's comparison does not compile."""
+    """Equal(a, b) --> Not(Xor(a, b)), if a and b are of bool. TVM's comparison of bool does not compile."""
     if graph.elem_type(node.input[0]) != TensorProto.BOOL:
         return False
     graph.op("Not", graph.op("Xor", *node.input), out=node.output[0])

@@ -1,8 +1,8 @@
-"""Replaces operators by the function bodies that the onnx package has for them, and inlines functions of models.
+"""Replaces operators by their function bodies in the onnx package, and inlines the functions of models.
 
-The package's own inliner of operators (``onnx.inliner.inline_selected_functions``) fails where an optional input is
-absent, and where an input is an initializer. So a body becomes a function of the model here, and the package's inliner
-of such functions does the rest: it binds attributes and finds new names.
+The package can inline operators (``onnx.inliner.inline_selected_functions``), but fails if an optional input is absent,
+or if an input is an initializer. So here a body becomes a function of the model. Then the package's inliner of such
+functions binds attributes and finds new names.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from tilewright.frontend.onnx.values import DOMAINS
 
 __all__ = ["BODIES", "inline_bodies", "inline_local_functions"]
 
-#: The domain of the functions that stand for bodies until they are inlined.
+#: The domain of the functions that hold bodies until these are inlined.
 _BODIES = "tilewright.bodies"
 
 #: Operators that are replaced by their bodies: TVM has no converter for them, or a wrong one. A rewriting of our own
-#: comes first, and a body serves what it leaves.
+#: is tried first. If it does not apply, the body is used.
 BODIES = (
     "NegativeLogLikelihoodLoss",
     "SoftmaxCrossEntropyLoss",
@@ -61,11 +61,11 @@ def take_body(graph: Graph, node: onnx.NodeProto) -> bool:
 
 def find_body(graph: Graph, node: onnx.NodeProto) -> onnx.FunctionProto | None:
     """The body of an operator, with operators of the graph's opset; None if it has none."""
-    schema: Any = onnx.defs.get_schema(node.op_type, graph.opset, "")  # its types do not name all that it has
+    schema: Any = onnx.defs.get_schema(node.op_type, graph.opset, "")  # its type annotations lack some attributes
     versions = [v for v in schema.all_function_opset_versions if v <= graph.opset]
     content = b""
     for version in dict.fromkeys((graph.opset, *reversed(versions))):
-        # A body is refused if the opset has newer versions of its operators, although they only take more types.
+        # onnx refuses a body if the opset has newer versions of its operators, although these only take more types.
         with suppress(Exception):
             content = _read_body(schema, node, version, graph)
         if content:
@@ -94,7 +94,7 @@ def _read_body(schema: Any, node: onnx.NodeProto, version: int, graph: Graph) ->
 
 
 def _give_defaults(call: onnx.NodeProto, node: onnx.NodeProto, opset: int) -> None:
-    """Give a call the defaults of attributes that its node has not. A function's attributes have none."""
+    """Give a call the defaults of attributes that its node lacks, since attributes of functions have no defaults."""
     have = {attribute.name for attribute in node.attribute}
     for name, attribute in onnx.defs.get_schema(node.op_type, opset, "").attributes.items():
         if name not in have and attribute.default_value.name:

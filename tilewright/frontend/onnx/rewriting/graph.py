@@ -1,4 +1,4 @@
-"""A graph whose nodes are being rewritten: what is known of its tensors, and how nodes are added to it."""
+"""A graph whose nodes are being rewritten. It has the types of tensors, and methods that add nodes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Attribute: TypeAlias = "int | float | str | Sequence[int] | Sequence[float] | Te
 #: An input of a new node: a tensor's name, the values of a constant, or None for an optional input that is absent.
 Operand: TypeAlias = "str | NDArray[np.generic] | None"
 
-#: The most elements of a constant that the inference of a new node's type reads.
+#: The most elements of a constant that type inference of a new node reads.
 _MOST_READ = 64
 #: The file of new weights that are large, and the least bytes of such a weight.
 _DATA, _LEAST_OUTSIDE = "rewritten.bin", 1 << 16
@@ -34,7 +34,7 @@ class Graph:
 
     Args:
         model: the model.
-        folder: where the weights are that are not in the model; None: their values are not read.
+        folder: the directory of weights that are not in the model; None: their values are not read.
 
     Attributes:
         model: the model.
@@ -58,19 +58,19 @@ class Graph:
         self._begun = 0, 0, 0
 
     def begin(self, node: onnx.NodeProto) -> None:
-        """Name what is added from now on after ``node``."""
+        """Begin to rewrite ``node``. The names of new nodes and tensors contain that of its first output."""
         self._stem = next(filter(None, node.output), node.op_type)
         self._count = 0
         self._begun = len(self.nodes), len(self.model.graph.initializer), len(self.model.functions)
 
     def undo(self) -> None:
-        """Take back what was added since :meth:`begin`."""
+        """Remove everything that was added since :meth:`begin`."""
         nodes, constants, functions = self._begun
         del self.nodes[nodes:]
         del self.model.graph.initializer[constants:]
         del self.model.functions[functions:]
 
-    # What is known
+    # Types and values of tensors
 
     def fixed(self, name: str) -> FixedTensor | None:
         """The shape and element type of a tensor; None if they are not known before the network runs."""
@@ -82,7 +82,7 @@ class Graph:
         return None if found is None else found.shape
 
     def rank(self, name: str) -> int | None:
-        """The number of dimensions of a tensor, whose extents need not be known; None if it is not known."""
+        """The number of dimensions of a tensor, even if its extents are not known; None if it is not known."""
         kind = self._types.get(name)
         if kind is None or not kind.tensor_type.HasField("shape"):
             return None
@@ -94,11 +94,11 @@ class Graph:
         return 0 if kind is None else int(kind.tensor_type.elem_type)
 
     def type_of(self, name: str) -> onnx.TypeProto:
-        """What is known of the type of a tensor; an empty type if it is nothing."""
+        """The type of a tensor, as far as it is known; an empty type if nothing is known."""
         return self._types.get(name, onnx.TypeProto())
 
     def array(self, name: str) -> NDArray[np.generic] | None:
-        """The values of a constant; None if the name is no constant's, or its values are in a file elsewhere."""
+        """The values of a constant. None if it is no constant, or its values are in a file and there is no folder."""
         tensor = self._constants.get(name)
         if tensor is None:
             return None
@@ -121,10 +121,10 @@ class Graph:
         return None if found is None else [int(v) for v in found.reshape(-1).tolist()]
 
     def like(self, name: str, values: object) -> NDArray[np.generic]:
-        """An array of the element type of a tensor, for example to be an operand of :meth:`op`."""
+        """``values`` as an array with the element type of tensor ``name``."""
         return np.asarray(values).astype(helper.tensor_dtype_to_np_dtype(self.elem_type(name)))
 
-    # What is added
+    # New nodes and constants
 
     def op(self, kind: str, *inputs: Operand, out: str = "", domain: str = "", **attributes: Attribute | None) -> str:
         """Add a node with one output.
@@ -183,7 +183,7 @@ class Graph:
                 return name
 
     def _infer(self, node: onnx.NodeProto) -> None:
-        """Find out the types of a new node's outputs."""
+        """Infer the types of a new node's outputs."""
         try:
             schema = onnx.defs.get_schema(node.op_type, self.opset, node.domain)
         except onnx.defs.SchemaError:
@@ -216,7 +216,7 @@ _ALIKE = frozenset(
 
 
 def _infer_backwards(model: onnx.ModelProto, types: dict[str, onnx.TypeProto]) -> None:
-    """Find out shapes of inputs from those of results: a model may only declare the shape of its outputs."""
+    """Infer shapes of inputs from those of results, since a model may declare only the shapes of its outputs."""
     for node in reversed(model.graph.node):
         if node.domain not in DOMAINS or node.op_type not in _ALIKE:
             continue
@@ -267,7 +267,7 @@ def read_ints(value: object, default: Sequence[int]) -> list[int]:
 
 
 def copy_node(node: onnx.NodeProto, drop: Sequence[str] = (), **attributes: object) -> onnx.NodeProto:
-    """A copy of the node with other ``attributes``, and without those in ``drop``."""
+    """A copy of the node with ``attributes`` replaced, and without those in ``drop``."""
     new = onnx.NodeProto()
     new.CopyFrom(node)
     kept = [a for a in node.attribute if a.name not in drop and a.name not in attributes]

@@ -17,7 +17,7 @@ __all__ = ["gather_range", "one_hot"]
 def one_hot(graph: Graph, node: onnx.NodeProto) -> bool:
     """OneHot(indices, depth, [off, on]) --> Where(indices == [0, 1, ..., depth - 1], on, off).
 
-    TVM's result has a Python type instead of the type of the values, and it takes no values that are computed.
+    TVM's result has a default type instead of the type of the values, and its converter takes no computed values.
     """
     before, after = graph.shape(node.input[0]), graph.shape(node.output[0])
     if before is None or after is None or not graph.elem_type(node.input[2]):
@@ -54,7 +54,7 @@ def _values(graph: Graph, name: str) -> tuple[str, str]:
 def gather_range(graph: Graph, node: onnx.NodeProto) -> bool:
     """Gather(x, i) --> Squeeze(Slice(x, i, i + 1)), and Gather(x, [i, i + 1, ...]) --> Slice(x), for constant indices.
 
-    A slice may be a view. TVM computes in each run which indices are negative.
+    A slice may be a view, but TVM's Gather tests in each run whether indices are negative.
     """
     indices, shape = graph.array(node.input[1]), graph.shape(node.input[0])
     result = graph.shape(node.output[0])

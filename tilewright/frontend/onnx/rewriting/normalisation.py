@@ -22,7 +22,7 @@ def _number(node: onnx.NodeProto, name: str, default: float) -> float:
 
 
 def in_float32(graph: Graph, name: str) -> str:
-    """The tensor in float32, if it is of float16; ``name`` itself if it is not."""
+    """The tensor in float32 if it is of float16, otherwise ``name``."""
     if graph.elem_type(name) == TensorProto.FLOAT16:
         return graph.op("Cast", name, to=TensorProto.FLOAT)
     return name
@@ -35,7 +35,7 @@ def normalise(graph: Graph, x: str, axes: Sequence[int], epsilon: float) -> tupl
         graph: the graph.
         x: the tensor, not of float16.
         axes: the axes.
-        epsilon: is added to the variance.
+        epsilon: the number that is added to the variance.
 
     Returns:
         the names of the result, of the mean, and of 1 / sqrt(variance + epsilon), which keep the axes.
@@ -86,8 +86,8 @@ def _optional(node: onnx.NodeProto, place: int) -> str:
 def layer_norm(graph: Graph, node: onnx.NodeProto) -> bool:
     """(y, mean, deviation) = LayerNormalization --> its operators, if it is more than what TVM imports.
 
-    TVM imports ``y`` only, if the scale has the shape of what is normalised. One of float32 stays, and the others
-    are computed beside it.
+    TVM imports only ``y``, and only if the scale has the shape of the normalised axes. In float32, such a node stays
+    for ``y``, and other nodes compute the other outputs.
     """
     x, scale, bias = node.input[0], node.input[1], _optional(node, 2)
     found = graph.fixed(x)
@@ -122,7 +122,7 @@ def rms_norm(graph: Graph, node: onnx.NodeProto) -> bool:
     first = int(_number(node, "axis", -1)) % len(found.shape)
     axes = range(first, len(found.shape))
     same = graph.shape(node.input[1]) == found.shape[first:]
-    if found.elem_type == TensorProto.FLOAT and same and first > 0:  # TVM cannot compile that of all axes
+    if found.elem_type == TensorProto.FLOAT and same and first > 0:  # TVM cannot compile the norm over all axes
         return False
     normal, _ = root_mean_square(graph, in_float32(graph, x), axes, _number(node, "epsilon", 1e-5))
     _finish(graph, node, normal, node.input[1], "")
@@ -160,7 +160,7 @@ def group_norm(graph: Graph, node: onnx.NodeProto) -> bool:
 def instance_norm(graph: Graph, node: onnx.NodeProto) -> bool:
     """InstanceNormalization(x) --> Reshape, normalise each channel, Reshape, times scale, plus bias.
 
-    One row for each channel is reduced faster than the axes of an image.
+    Reducing one row for each channel is faster than reducing the axes of an image.
     """
     x, scale, bias = node.input
     found = graph.fixed(x)
@@ -209,7 +209,7 @@ def mean_variance_norm(graph: Graph, node: onnx.NodeProto) -> bool:
 def batch_norm(graph: Graph, node: onnx.NodeProto) -> bool:
     """BatchNormalization(x) --> x * factor + shift, if its statistics are computed, or not of float32.
 
-    Those that are constants of float32 are folded into a convolution, or into two constants, later.
+    Constant statistics of float32 are folded later, into a convolution or into two constants.
     """
     x, parameters = node.input[0], list(node.input[1:5])
     found = graph.fixed(x)

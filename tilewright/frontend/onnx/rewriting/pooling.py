@@ -1,4 +1,4 @@
-"""Rewritings of pooling: paddings that depend on the shape of the image become numbers."""
+"""Rewritings of pooling: paddings that depend on the shape of the image become constants."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class _Axis:
 
     @property
     def out(self) -> int:
-        """The number of windows if the last one may reach beyond the padding. It begins in the image or before it."""
+        """The number of windows with ceil_mode. The last window may reach beyond the padding, but not begin there."""
         count = math.ceil((self.size + self.before + self.after - self.span) / self.stride) + 1
         return count - 1 if (count - 1) * self.stride >= self.size + self.before else count
 
@@ -62,14 +62,15 @@ class _Axis:
 
 
 def pad_same(axes: Sequence[tuple[int, int, int]], upper: bool, convolves: bool = False) -> list[int]:
-    """The padding at the beginnings of all axes, then at their ends, with as many windows as strides fit the image.
+    """The padding of auto_pad=SAME: at the beginnings of all axes, then at their ends.
 
-    It is negative if windows are smaller than their strides: then they begin inside of the image, as in ONNX Runtime.
+    There is one window for each stride of the image. The padding is negative if windows are smaller than strides. Then
+    windows begin inside the image, as in ONNX Runtime.
 
     Args:
-        axes: for each axis the extent of the image, that of a window, and the stride.
+        axes: for each axis, the extents of the image and of a window, and the stride.
         upper: whether the larger half is at the end.
-        convolves: whether it is a convolution, of which ONNX Runtime has another negative padding than of pooling.
+        convolves: whether it is a convolution. ONNX Runtime's negative padding differs between convolution and pooling.
     """
     total = [(math.ceil(size / stride) - 1) * stride + span - size for size, span, stride in axes]
     if convolves:
@@ -80,9 +81,9 @@ def pad_same(axes: Sequence[tuple[int, int, int]], upper: bool, convolves: bool 
 
 @rewriting("MaxPool", "AveragePool", "LpPool")
 def pad_pool(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Pool(auto_pad=SAME) --> Pool(pads), and Pool(ceil_mode=1) --> Pool(pads) that reach as far as the last window.
+    """Pool(auto_pad=SAME) --> Pool(pads), and Pool(ceil_mode=1) --> Pool(pads), with padding for the last window.
 
-    Inference of shapes, in ONNX Runtime and in the onnx package, counts windows that begin behind the image.
+    Shape inference, in ONNX Runtime and in the onnx package, counts windows that begin after the image.
     """
     attributes, shape = read_attributes(node), graph.shape(node.input[0])
     how = attributes.get("auto_pad", "NOTSET")
@@ -107,7 +108,7 @@ def pad_pool(graph: Graph, node: onnx.NodeProto) -> bool:
     if node.op_type != "AveragePool" or not attributes.get("count_include_pad", 0):
         graph.add(new)
         return True
-    # What lies beyond the declared padding does not count.
+    # Elements beyond the declared padding do not count in a mean.
     ratio = np.ones((), np.float64)
     for number, axis in enumerate(axes):
         counts = axis.count_taps(axis.reach) / np.maximum(1, axis.count_taps(axis.after))
@@ -122,12 +123,12 @@ def pad_pool(graph: Graph, node: onnx.NodeProto) -> bool:
 
 
 def _is_allowed(axes: Sequence[_Axis], pads: Sequence[int]) -> bool:
-    """Whether ONNX Runtime takes paddings: they are smaller than the number of taps, however far apart these are."""
+    """Whether ONNX Runtime accepts paddings: they must be smaller than the number of taps, whatever the dilation."""
     return all(pad < axis.kernel for pad, axis in zip(pads, [*axes, *axes], strict=True))
 
 
 def _correct(model: onnx.ModelProto, node: onnx.NodeProto, shape: Sequence[int]) -> None:
-    """Correct the shape that a model declares for a node's outputs, and forget others, which may follow from it."""
+    """Correct the declared shape of a node's outputs. Remove other shapes, which may be inferred from it."""
     ends = {value.name: value for value in model.graph.output}
     inner = {value.name: value for value in model.graph.value_info}
     for name in filter(None, node.output):

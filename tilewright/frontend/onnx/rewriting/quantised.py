@@ -1,7 +1,7 @@
-"""Rewritings of quantised operators: ONNX Runtime's own ones, and those whose weights are integers of four bits.
+"""Rewritings of quantised operators of ONNX Runtime, and of operators with weights of a few bits.
 
-ONNX Runtime rounds after it has multiplied by the quotient of the scales, so the rewritings do. Sums of products are
-exact integers.
+Like ONNX Runtime, the rewritings multiply by the quotient of the scales before they round. Sums of products are exact
+integers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _Number = TypeVar("_Number", bound=np.generic)
 
 #: The domain of ONNX Runtime's own operators.
 MICROSOFT = "com.microsoft"
-#: Element types of less than a byte, and the type of a byte that holds them.
+#: Element types of less than a byte, and for each the type of a byte that can hold its numbers.
 _NARROW = {
     TensorProto.INT4: np.int8,
     TensorProto.UINT4: np.uint8,
@@ -33,7 +33,7 @@ _NARROW = {
 
 @rewriting("DequantizeLinear")
 def fold_weights(graph: Graph, node: onnx.NodeProto) -> bool:
-    """DequantizeLinear(weight) --> a weight of floating-point numbers, so that its product has the fastest kernels."""
+    """DequantizeLinear(weight) --> a floating-point weight, so that its product has the fastest kernels."""
     x, scale = graph.array(node.input[0]), graph.array(node.input[1])
     if x is None or scale is None or not _is_integer(graph, node.input[0]):
         return False
@@ -105,7 +105,7 @@ def _scalar(graph: Graph, name: str) -> str:
 
 
 def _dequantised(graph: Graph, x: str, scale: str, zero: str) -> str:
-    """A tensor as real numbers. Its scale is one for the whole tensor."""
+    """A tensor as real numbers, with one scale for the whole tensor."""
     return graph.op("DequantizeLinear", x, _scalar(graph, scale), _scalar(graph, zero) if zero else None)
 
 
@@ -117,21 +117,21 @@ def _quantised(graph: Graph, x: str, scale: str, zero: str, out: str, kind: int)
 
 
 def _rounded(graph: Graph, x: str, zero: str, out: str, kind: int) -> str:
-    """Numbers in units of the result's scale as its integers."""
+    """Round numbers in units of the result's scale to integers, and add the zero point."""
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
     zero_point = _scalar(graph, zero) if zero else np.zeros((), dtype)
     return graph.op("QuantizeLinear", x, np.ones((), np.float32), zero_point, out=out)
 
 
 def _int32(graph: Graph, name: str, zero: str) -> str:
-    """A tensor of integers as int32, less its zero point."""
+    """A tensor of integers as int32, minus its zero point."""
     wide = graph.op("Cast", name, to=TensorProto.INT32)
     return graph.op("Sub", wide, graph.op("Cast", _scalar(graph, zero), to=TensorProto.INT32)) if zero else wide
 
 
 @rewriting("QLinearAdd", domain=MICROSOFT)
 def _add(graph: Graph, node: onnx.NodeProto) -> bool:
-    """QLinearAdd(a, b) --> QuantizeLinear(a * ra + (b * rb + shift)), with the ratios of the scales to the result's."""
+    """QLinearAdd(a, b) --> QuantizeLinear(a * ra + (b * rb + shift)). ra, rb: a scale over that of the result."""
     a, a_scale, a_zero, b, b_scale, b_zero, scale, zero = (_name(node, place) for place in range(8))
     kind = graph.elem_type(a)
     if not kind:
@@ -169,7 +169,7 @@ def _multiply(graph: Graph, node: onnx.NodeProto) -> bool:
 
 @rewriting("QLinearSigmoid", "QLinearLeakyRelu", domain=MICROSOFT)
 def _activate(graph: Graph, node: onnx.NodeProto) -> bool:
-    """QLinearSigmoid(x) --> QuantizeLinear(Sigmoid(DequantizeLinear(x))), and the same of LeakyRelu."""
+    """QLinearSigmoid(x) --> QuantizeLinear(Sigmoid(DequantizeLinear(x))), and likewise for LeakyRelu."""
     x, scale, zero, y_scale, y_zero = (_name(node, place) for place in range(5))
     kind = graph.elem_type(x)
     if not kind:
@@ -191,7 +191,7 @@ def _softmax(graph: Graph, node: onnx.NodeProto) -> bool:
     if not kind or shape is None or not isinstance(axis, int) or not isinstance(opset, int):
         return False
     value = _dequantised(graph, x, scale, zero)
-    if opset < 13:  # all axes from this one on are one
+    if opset < 13:  # softmax is over all axes from this one on
         value = graph.op("Softmax", graph.op("Flatten", value, axis=axis), axis=-1)
         value = graph.op("Reshape", value, np.asarray(shape, np.int64))
     else:
@@ -237,7 +237,7 @@ def _global_average(graph: Graph, node: onnx.NodeProto) -> bool:
 def _average(graph: Graph, node: onnx.NodeProto) -> bool:
     """QLinearAveragePool(x) --> QuantizeLinear(AveragePool(DequantizeLinear(x)) / scale + zero point).
 
-    ONNX Runtime adds the zero point before it rounds here.
+    Here, ONNX Runtime adds the zero point before it rounds.
     """
     x, scale, zero, y_scale, y_zero = (_name(node, place) for place in range(5))
     kind, shape = graph.elem_type(x), graph.shape(x)
@@ -336,9 +336,9 @@ def _attention(graph: Graph, node: onnx.NodeProto) -> bool:
 
 @rewriting("MatMulNBits", domain=MICROSOFT)
 def _narrow_product(graph: Graph, node: onnx.NodeProto) -> bool:
-    """MatMulNBits(a, b) --> MatMul(a, weight) + bias, with the weight of the packed numbers.
+    """MatMulNBits(a, b) --> MatMul(a, weight) + bias, with the weight in float32.
 
-    Each row of the packed weight holds blocks of numbers of a few bits, the lowest bits first.
+    Each row of the packed weight has blocks of numbers of a few bits, with the lowest bits first.
     """
     a, packed, scales, zeros, order, bias = (_name(node, place) for place in range(6))
     attributes = read_attributes(node)
@@ -369,7 +369,7 @@ def _narrow_product(graph: Graph, node: onnx.NodeProto) -> bool:
 
 
 def _unpack(values: NDArray[np.generic], bits: int) -> NDArray[np.uint8]:
-    """The numbers of a few bits that lie in rows of bytes, of shape ``(rows, bytes * 8 / bits)``."""
+    """Unpack numbers of a few bits from rows of bytes: an array of shape ``(rows, bytes * 8 / bits)``."""
     bytes_ = values.astype(np.uint8)
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     parts = (bytes_[..., None] >> shifts) & np.uint8((1 << bits) - 1)

@@ -1,4 +1,4 @@
-"""Rewritings of operators that reduce axes, and of sums along an axis."""
+"""Rewritings of reductions, and of cumulative sums."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _KINDS = (
 def find_axes(before: Sequence[int], after: Sequence[int], keepdims: bool) -> list[int] | None:
     """The axes that a reduction from one shape to another reduces; None if that is ambiguous.
 
-    An axis of one element counts as not reduced if the axes are kept, since that changes no sum or maximum.
+    With ``keepdims``, an axis of one element counts as not reduced, since its reduction changes no sum or maximum.
     """
     if keepdims:
         if len(before) != len(after):
@@ -61,7 +61,7 @@ def _find_kept(before: list[int], after: list[int], start: int) -> list[tuple[in
 def name_axes(graph: Graph, node: onnx.NodeProto) -> bool:
     """Reduce(x, axes) --> Reduce(x, [1]), if the shapes of ``x`` and of the result imply the axes.
 
-    Axes that are computed cannot be imported.
+    Computed axes cannot be imported.
     """
     if len(node.input) < 2 or not node.input[1] or graph.array(node.input[1]) is not None:
         return False
@@ -70,7 +70,7 @@ def name_axes(graph: Graph, node: onnx.NodeProto) -> bool:
     if before is None or after is None or count is None:
         return False
     attributes = read_attributes(node)
-    if count == (0,):  # no axes are given, so that an attribute decides
+    if count == (0,):  # without axes, the attribute noop_with_empty_axes decides
         axes: list[int] | None = [] if attributes.get("noop_with_empty_axes", 0) else list(range(len(before)))
     else:
         axes = find_axes(before, after, bool(attributes.get("keepdims", 1)))
@@ -87,9 +87,9 @@ def name_axes(graph: Graph, node: onnx.NodeProto) -> bool:
 
 @rewriting(*_KINDS)
 def reduce_nothing(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Reduce(x, noop_with_empty_axes=1) --> what is computed of each element alone, if there are no axes.
+    """Reduce(x, noop_with_empty_axes=1) --> an element-wise operator, if there are no axes.
 
-    TVM returns ``x`` itself, also of a sum of squares.
+    For example, ReduceSumSquare(x) --> x * x. TVM returns ``x`` for all reductions.
     """
     axes = graph.ints(node.input[1]) if len(node.input) > 1 and node.input[1] else []
     if axes is None or axes or not read_attributes(node).get("noop_with_empty_axes", 0):
@@ -99,7 +99,7 @@ def reduce_nothing(graph: Graph, node: onnx.NodeProto) -> bool:
 
 
 def _reduce_nothing(graph: Graph, node: onnx.NodeProto) -> None:
-    """The reduction of an axis of one element."""
+    """Write the reduction over an axis of one element: an element-wise operator."""
     x, out = node.input[0], node.output[0]
     if node.op_type in ("ReduceL1", "ReduceL2"):
         graph.op("Abs", x, out=out)
@@ -111,7 +111,7 @@ def _reduce_nothing(graph: Graph, node: onnx.NodeProto) -> None:
         graph.op("Identity", x, out=out)
 
 
-#: What a reduction of no elements gives.
+#: The result of a reduction of no elements, by operator.
 _EMPTY = {
     "ReduceL1": 0.0,
     "ReduceL2": 0.0,
@@ -144,7 +144,7 @@ def reduce_no_elements(graph: Graph, node: onnx.NodeProto) -> bool:
 
 @rewriting("ReduceMax", "ReduceMin")
 def reduce_truths(graph: Graph, node: onnx.NodeProto) -> bool:
-    """ReduceMax(x) --> Cast(ReduceMax(Cast(x, to=uint8)), to=bool), if ``x`` is of bool. TVM finds no such maximum."""
+    """ReduceMax(x) --> Cast(ReduceMax(Cast(x, to=uint8)), to=bool), if ``x`` is of bool, which TVM cannot reduce."""
     if graph.elem_type(node.input[0]) != TensorProto.BOOL:
         return False
     new = copy_node(node)
@@ -157,7 +157,7 @@ def reduce_truths(graph: Graph, node: onnx.NodeProto) -> bool:
 
 @rewriting("CumSum", "CumProd")
 def name_axis(graph: Graph, node: onnx.NodeProto) -> bool:
-    """CumSum(x, axis) --> CumSum(x, 0), if ``x`` has one axis. An axis that is computed cannot be imported."""
+    """CumSum(x, axis) --> CumSum(x, 0), if ``x`` has one axis. A computed axis cannot be imported."""
     if graph.array(node.input[1]) is not None or graph.rank(node.input[0]) != 1:
         return False
     new = copy_node(node)
@@ -168,7 +168,7 @@ def name_axis(graph: Graph, node: onnx.NodeProto) -> bool:
 
 @rewriting("ReduceMean")
 def mean_of_integers(graph: Graph, node: onnx.NodeProto) -> bool:
-    """ReduceMean(x) --> ReduceSum(x) / count, if ``x`` is of integers. TVM's mean of them has another element type."""
+    """ReduceMean(x) --> ReduceSum(x) / count, if ``x`` has integers. TVM's result has another element type."""
     before, after = graph.fixed(node.input[0]), graph.fixed(node.output[0])
     if before is None or after is None or not after.size or np.dtype(before.dtype).kind not in "iu":
         return False

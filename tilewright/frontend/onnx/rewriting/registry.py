@@ -1,4 +1,4 @@
-"""Which rewriting serves which operator."""
+"""The registry of rewritings by operator."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tilewright.frontend.onnx.rewriting.graph import Graph
 
 __all__ = ["REWRITINGS", "Rewriting", "rewriting"]
 
-#: Writes the operators that replace a node into the graph. Returns whether it has; otherwise the node stays as it is,
-#: and the rewriting has changed nothing.
+#: Adds the operators to the graph that replace a node. Returns whether it did. If not, the node stays, and nothing has
+#: changed.
 Rewriting: TypeAlias = Callable[[Graph, onnx.NodeProto], bool]
 
 #: The rewritings by the domain and the type of the operator, in the order in which they are tried.

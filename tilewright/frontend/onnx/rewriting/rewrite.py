@@ -1,4 +1,4 @@
-"""Rewrites a model until no rewriting changes it any more."""
+"""Applies rewritings to a model until none of them changes it any more."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from tilewright.frontend.onnx.values import DOMAINS, read_names
 
 __all__ = ["rewrite"]
 
-#: The most rounds. What a rewriting adds is rewritten in the next round; three are the most that any operator needs.
+#: The most rounds. New operators of one round are rewritten in the next one. No operator is known to need more than 3.
 _MOST_ROUNDS = 8
 
 
 def rewrite(model: onnx.ModelProto, folder: Path | None = None) -> bool:
     """Rewrite the operators of a model's main graph, in place.
 
-    Model-local functions are inlined first, and the operators are written as those of an opset that all rewritings
-    and converters know.
+    Before that, model-local functions are inlined, and the model is upgraded to an opset that all rewritings and
+    converters support.
 
     Args:
         model: the model, whose input shapes are fixed.
-        folder: where the weights are that are not in the model; None: they are not needed.
+        folder: the directory of weights that are not in the model; None: their values are not read.
 
     Returns:
         whether anything has changed.
@@ -70,7 +70,7 @@ def _domain(node: onnx.NodeProto) -> str:
 
 
 def _rewrite_once(model: onnx.ModelProto, folder: Path | None) -> bool:
-    """Offer each node to its rewritings. Returns whether one of them has changed it."""
+    """Try the rewritings of each node. Returns whether a node has changed."""
     graph = Graph(model, folder)
     changed = False
     for node in model.graph.node:
@@ -89,7 +89,7 @@ def _rewrite_once(model: onnx.ModelProto, folder: Path | None) -> bool:
 
 
 def _drop_unused(model: onnx.ModelProto) -> None:
-    """Drop the nodes whose results nothing reads."""
+    """Remove nodes whose results are not used."""
     needed = {value.name for value in model.graph.output}
     kept: list[onnx.NodeProto] = []
     for node in reversed(model.graph.node):
@@ -103,7 +103,7 @@ def _drop_unused(model: onnx.ModelProto) -> None:
 
 
 def _try(function: Rewriting, graph: Graph, node: onnx.NodeProto) -> bool:
-    """Offer a node to a rewriting. One that the rewriting does not take, or cannot read, stays as it is."""
+    """Try a rewriting on a node. Returns whether it applied. The node stays if it does not apply, or fails."""
     with suppress(LookupError, ValueError, TypeError, ArithmeticError, AssertionError):
         if function(graph, node):
             return True

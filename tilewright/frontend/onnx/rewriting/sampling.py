@@ -1,4 +1,4 @@
-"""Rewritings of operators that read images at coordinates."""
+"""Rewriting of AffineGrid."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write_grid(graph: Graph, node: onnx.NodeProto) -> bool:
     aligned = bool(read_attributes(node).get("align_corners", 0))
     axes = [_coordinates(size, aligned) for size in image]
     planes = np.meshgrid(*axes, indexing="ij")
-    # The first coordinate is that of the last axis.
+    # Coordinates are in reverse order: the first one belongs to the last axis.
     points = np.stack([*reversed(planes), np.ones(image)], axis=-1).reshape(-1, rank + 1)
     turned = graph.op("Transpose", node.input[0], perm=[0, 2, 1])
     product = graph.op("MatMul", graph.like(node.input[0], points), turned)
@@ -34,7 +34,7 @@ def write_grid(graph: Graph, node: onnx.NodeProto) -> bool:
 
 
 def _coordinates(size: int, aligned: bool) -> NDArray[np.float64]:
-    """Where the elements of an axis lie between -1 and 1: from end to end, or in the middles of equal cells."""
+    """The coordinates of an axis's elements in [-1, 1]: from end to end if aligned, else centres of equal cells."""
     if aligned:
         return np.linspace(-1.0, 1.0, size) if size > 1 else np.full(1, -1.0)
     return (2 * np.arange(size) + 1) / size - 1

@@ -1,7 +1,7 @@
 """Rewritings of sequences and optional values whose elements are known before the network runs.
 
-A sequence is followed back to the operators that make it. What reads an element of it, reads the tensor instead. The
-operators that nothing reads any more are dropped in the end.
+The operators that made a sequence are looked up. An operator that reads one of its elements gets the tensor instead.
+Finally, unused operators are removed.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from tilewright.frontend.onnx.values import DOMAINS, read_names
 
 __all__ = ["drop_unused"]
 
-#: The most elements into which a tensor is split.
+#: The most elements of a sequence into which a tensor is split: a choice.
 _MOST_PARTS = 256
-#: Operators whose results have to be computed although nothing reads them: none. Those that only make values may go.
+#: Operators that only make sequences, optional values, constants or copies. They are removed if they are not used.
 _MAKERS = (
     "Constant",
     "Identity",
@@ -31,7 +31,7 @@ _MAKERS = (
 
 
 def _maker(graph: Graph, name: str) -> onnx.NodeProto | None:
-    """The node of the new graph that makes a value."""
+    """The node of the new graph that computes a value; for a copy, the node of the original."""
     for node in reversed(graph.nodes):
         if name in node.output:
             while node.op_type == "Identity":
@@ -129,7 +129,7 @@ def _concatenate(graph: Graph, node: onnx.NodeProto) -> bool:
 
 @rewriting("SplitToSequence")
 def _split(graph: Graph, node: onnx.NodeProto) -> bool:
-    """SplitToSequence(x, sizes) --> SequenceConstruct(Split(x, sizes)), if something reads its elements."""
+    """SplitToSequence(x, sizes) --> SequenceConstruct(Split(x, sizes)), if its elements are used."""
     attributes, shape = read_attributes(node), graph.shape(node.input[0])
     axis, kept = attributes.get("axis", 0), attributes.get("keepdims", 1)
     if shape is None or not isinstance(axis, int) or any(v.name == node.output[0] for v in graph.model.graph.output):
@@ -157,7 +157,7 @@ def _split(graph: Graph, node: onnx.NodeProto) -> bool:
 
 @rewriting("OptionalHasElement")
 def _has_element(graph: Graph, node: onnx.NodeProto) -> bool:
-    """OptionalHasElement(Optional(x)) --> true; of nothing --> false."""
+    """OptionalHasElement(Optional(x)) --> true; without an element --> false."""
     if not node.input or not node.input[0]:
         graph.op("Identity", np.asarray(False), out=node.output[0])
         return True
@@ -187,7 +187,7 @@ def _get_element(graph: Graph, node: onnx.NodeProto) -> bool:
 
 
 def drop_unused(model: onnx.ModelProto) -> bool:
-    """Drop operators that only make values, if nothing reads these, in place. Returns whether there are any."""
+    """Remove unused operators that only make values, in place. Returns whether there were any."""
     dropped = False
     while True:
         read = {name for node in model.graph.node for name in read_names(node)}

@@ -1,6 +1,6 @@
-"""Rewritings of operators that move elements, or make them from shapes.
+"""Rewritings of operators that move elements, or compute tensors from shapes.
 
-Where a parameter is computed, but the shape of the result is known, the shape implies the parameter.
+If a parameter is computed, but the shape of the result is known, the parameter is derived from the shape.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["as_shape"]
 
 
 def as_shape(shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-    """A shape as an operand."""
+    """A shape as an array of int64, for an operand."""
     return np.asarray(shape, dtype=np.int64)
 
 
@@ -49,9 +49,10 @@ def expand(graph: Graph, node: onnx.NodeProto) -> bool:
 
 @rewriting("Tile")
 def tile(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Tile(x, [1, 2]) --> Reshape(Expand(Reshape(x))): each axis that is repeated follows an axis of the repeats.
+    """Tile(x, [1, 2]) --> Reshape(Expand(Reshape(x))), with an axis of repeats before each repeated axis.
 
-    The shapes imply the repeats. TVM 0.27 simplifies the indices of its own Tile wrongly where two axes are repeated.
+    The repeats are derived from the shapes. TVM 0.27 simplifies the indices of its own Tile wrongly if two axes are
+    repeated.
     """
     before, after = graph.shape(node.input[0]), graph.shape(node.output[0])
     if before is None or after is None or len(before) != len(after) or 0 in before or 0 in after:
@@ -117,7 +118,7 @@ def top_k(graph: Graph, node: onnx.NodeProto) -> bool:
 
 @rewriting("EyeLike")
 def eye_like(graph: Graph, node: onnx.NodeProto) -> bool:
-    """EyeLike(x) --> a constant. TVM refuses another type than that of ``x``."""
+    """EyeLike(x) --> a constant. TVM's converter supports only the type of ``x``."""
     found, attributes = graph.fixed(node.output[0]), read_attributes(node)
     offset = attributes.get("k", 0)
     if found is None or len(found.shape) != 2:
@@ -191,7 +192,7 @@ def hardmax(graph: Graph, node: onnx.NodeProto) -> bool:
 
 @rewriting("Dropout")
 def dropout(graph: Graph, node: onnx.NodeProto) -> bool:
-    """(y, mask) = Dropout(x) --> Identity(x), and a mask that is true everywhere. It drops nothing in inference."""
+    """(y, mask) = Dropout(x) --> Identity(x), and a mask that is true everywhere, since inference drops nothing."""
     trains = graph.array(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1)
     found = graph.fixed(node.input[0])
     if trains is None or trains.any():
@@ -258,7 +259,7 @@ def concat(graph: Graph, node: onnx.NodeProto) -> bool:
 
 @rewriting("SpaceToDepth")
 def space_to_depth(graph: Graph, node: onnx.NodeProto) -> bool:
-    """SpaceToDepth(x) --> Reshape(Transpose(Reshape(x))). TVM's converter does not look at the mode."""
+    """SpaceToDepth(x) --> Reshape(Transpose(Reshape(x))). TVM's converter ignores the mode."""
     shape, attributes = graph.shape(node.input[0]), read_attributes(node)
     size = attributes["blocksize"]
     assert isinstance(size, int)

@@ -12,7 +12,7 @@ from tilewright.frontend.onnx.rewriting.registry import rewriting
 
 __all__ = ["fourier_matrix"]
 
-#: The most elements of a matrix. Longer transforms are left to a fast algorithm, which ONNX Runtime has.
+#: The most elements of a matrix: a choice. Longer transforms run in ONNX Runtime, which has a fast algorithm.
 _MOST = 1 << 24
 
 
@@ -38,7 +38,7 @@ def fourier_matrix(length: int, count: int, parts: int, inverse: bool) -> NDArra
 
 
 def _real_matrix(length: int, count: int) -> NDArray[np.float64]:
-    """The matrix that makes a real signal of the frequencies of its one-sided transform.
+    """The matrix that computes a real signal from the frequencies of its one-sided transform.
 
     Args:
         length: the length of the signal.
@@ -52,14 +52,14 @@ def _real_matrix(length: int, count: int) -> NDArray[np.float64]:
     twice[0] = 1.0
     if length % 2 == 0 and count > length // 2:
         twice[length // 2] = 1.0
-    twice[length // 2 + 1 :] = 0.0  # the other side of the spectrum is not read
+    twice[length // 2 + 1 :] = 0.0  # the other half of the spectrum does not count
     matrix = np.stack([np.cos(angle), -np.sin(angle)], axis=1) * twice[:, None, None]
     return np.asarray(matrix.reshape(count * 2, length) / length)
 
 
 @rewriting("DFT")
 def _dft(graph: Graph, node: onnx.NodeProto) -> bool:
-    """DFT(x) --> MatMul(x, matrix), with the axis and the parts of numbers as the last dimension."""
+    """DFT(x) --> MatMul(x, matrix). The axis and the real and imaginary parts become the last dimension of x."""
     attributes, shape = read_attributes(node), graph.shape(node.input[0])
     result = graph.shape(node.output[0])
     if shape is None or result is None or graph.elem_type(node.input[0]) not in (TensorProto.FLOAT, TensorProto.DOUBLE):
@@ -106,10 +106,10 @@ def _find_length(graph: Graph, node: onnx.NodeProto, size: int, count: int, half
     Args:
         graph: the graph.
         node: the DFT.
-        size: the extent of the axis before.
-        count: its extent after.
-        half: whether only one side of the spectrum is computed.
-        real: whether a real signal is computed of one side of its spectrum.
+        size: the extent of the axis before the transform.
+        count: its extent after the transform.
+        half: whether only one half of the spectrum is computed.
+        real: whether a real signal is computed from one half of its spectrum.
     """
     if len(node.input) > 1 and node.input[1]:
         given = graph.ints(node.input[1])
@@ -135,7 +135,7 @@ def _stft(graph: Graph, node: onnx.NodeProto) -> bool:
     batch, samples = shape[:2]
     parts = shape[2] if len(shape) > 2 else 1
     frames = result[1]
-    # Inference of shapes takes another default than ONNX Runtime.
+    # Shape inference uses another default than ONNX Runtime.
     count = length // 2 + 1 if read_attributes(node).get("onesided", 1) else length
     size = extent[0] if extent is not None else length
     if step and frames and step[0] * (frames - 1) + size > samples:
@@ -160,7 +160,7 @@ def _stft(graph: Graph, node: onnx.NodeProto) -> bool:
     return True
 
 
-#: The factors of the cosines of a window, from the constant on.
+#: The factors of cos(0), cos(x), cos(2 x), ... of a window.
 _WINDOWS = {
     "HannWindow": (0.5, 0.5),
     "HammingWindow": (25 / 46, 21 / 46),
@@ -170,7 +170,7 @@ _WINDOWS = {
 
 @rewriting(*_WINDOWS)
 def _window(graph: Graph, node: onnx.NodeProto) -> bool:
-    """HannWindow(size) --> a constant, if the shape of the result is known. The same of other windows."""
+    """HannWindow(size) --> a constant, if the shape of the result is known. Likewise for other windows."""
     shape = graph.shape(node.output[0])
     kind = read_attributes(node).get("output_datatype", TensorProto.FLOAT)
     given = graph.ints(node.input[0])

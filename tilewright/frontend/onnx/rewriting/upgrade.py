@@ -1,10 +1,10 @@
-"""Writes the operators of older opsets as those of opset 18, so that rewritings and converters see only these.
+"""Upgrades operators of older opsets to opset 18, so that rewritings and converters need no older ones.
 
-Most changes are attributes that became inputs. Between opset 18 and the newest one, operators only gained types and
-attributes, apart from a few that converters know (``GroupNormalization``, ``DFT``).
+Most changes are attributes that became inputs. From opset 18 to the newest one, operators only gained types and
+attributes. A few operators changed more (``GroupNormalization``, ``DFT``); their rewritings support both versions.
 
-The onnx package's own converter (``onnx.version_converter``) lacks some of these changes, drops what its internal graph
-has no words for, such as weights in other files, and refuses operators of other domains.
+The onnx package's own converter (``onnx.version_converter``) lacks some of these changes. It also loses data that its
+internal graph cannot represent, such as weights in other files, and refuses operators of other domains.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from tilewright.frontend.onnx.values import DOMAINS, infer_types
 
 __all__ = ["OLDEST", "upgrade", "upgrade_nodes"]
 
-#: The oldest opset that rewritings see.
+#: The oldest opset of graphs that rewritings get.
 OLDEST = 18
-#: The version of the file format that belongs to it.
+#: The oldest version of the file format that supports this opset.
 _FORMAT = 8
 
 
@@ -34,9 +34,9 @@ class _Writer:
     """Nodes that are being upgraded.
 
     Attributes:
-        version: the opset that they are of.
+        version: the opset of the nodes.
         types: the types of tensors, as far as they are known.
-        constants: the values of constants that upgrading looks at, by name.
+        constants: the values of constants that upgrading reads, by name.
         nodes: the new nodes so far.
     """
 
@@ -73,7 +73,7 @@ class _Writer:
         return output
 
 
-#: Writes a node of ``version`` as one of opset 18. Returns whether it can.
+#: Upgrades a node from ``version`` to opset 18. Returns whether it can.
 _Step: TypeAlias = Callable[[_Writer, onnx.NodeProto], bool]
 
 
@@ -81,8 +81,8 @@ def upgrade(model: onnx.ModelProto) -> bool:
     """Upgrade a model to opset 18, in place; a newer one stays as it is.
 
     Returns:
-        whether its opset is at least 18 now. Otherwise, it has an operator that opset 18 cannot express, and is left
-        as it was.
+        whether its opset is at least 18 now. Otherwise, it has an operator that opset 18 cannot express, and stays
+        unchanged.
     """
     opsets = [opset for opset in model.opset_import if opset.domain in DOMAINS]
     version = max((opset.version for opset in opsets), default=OLDEST)
@@ -110,7 +110,7 @@ def upgrade_nodes(
     types: dict[str, onnx.TypeProto] | None = None,
     constants: dict[str, TensorProto] | None = None,
 ) -> list[onnx.NodeProto] | None:
-    """Write nodes of an older opset as those of opset 18, and the nodes of the graphs inside of them.
+    """Upgrade nodes of an older opset to opset 18, with the nodes of their inner graphs.
 
     Args:
         nodes: the nodes, which stay as they are.
@@ -152,7 +152,7 @@ def _upgrade(writer: _Writer, node: onnx.NodeProto) -> bool:
 
 
 def _is_gone(kind: str, version: int) -> bool:
-    """Whether ONNX had an operator that opset 18 has no more. ONNX Runtime has some that ONNX never had."""
+    """Whether ONNX had an operator that opset 18 lacks. Others never were in ONNX, but only in ONNX Runtime."""
     if not onnx.defs.has(kind, OLDEST, ""):
         return bool(onnx.defs.has(kind, version, ""))
     return bool(onnx.defs.get_schema(kind, OLDEST, "").deprecated)
@@ -166,7 +166,7 @@ def _replace(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
 
 
 def _axes(writer: _Writer, node: onnx.NodeProto) -> bool:
-    """Reduce(x, axes=[1]) --> Reduce(x, [1]), and the same of Squeeze and Unsqueeze."""
+    """Reduce(x, axes=[1]) --> Reduce(x, [1]), and likewise for Squeeze and Unsqueeze."""
     attributes, new = read_attributes(node), copy_node(node, ("axes",))
     if "axes" in attributes:
         new.input.append(writer.constant(node, "axes", np.asarray(read_ints(attributes["axes"], ()), dtype=np.int64)))
@@ -279,9 +279,9 @@ def _scatter(writer: _Writer, node: onnx.NodeProto) -> bool:
 
 
 def _flat(writer: _Writer, node: onnx.NodeProto) -> bool:
-    """Softmax(x, axis=1) --> Reshape(Softmax(Flatten(x, axis=1), axis=-1)), as all axes from ``axis`` on are one.
+    """Softmax(x, axis=1) --> Reshape(Softmax(Flatten(x, axis=1), axis=-1)), over all axes from ``axis`` on.
 
-    If the axis is the last one, only the attribute changes. The same of LogSoftmax and Hardmax.
+    If the axis is the last one, only the attribute changes. Likewise for LogSoftmax and Hardmax.
     """
     axis = read_attributes(node).get("axis", 1)
     assert isinstance(axis, int)
@@ -300,8 +300,8 @@ def _flat(writer: _Writer, node: onnx.NodeProto) -> bool:
 def _upsample(writer: _Writer, node: onnx.NodeProto) -> bool:
     """Upsample(x, scales) --> Resize(x, scales), with coordinates that start at the corner.
 
-    The same of Resize before opset 11. Where it makes an axis smaller, ONNX Runtime takes the next element instead of
-    the one before; if other axes become larger, there are two steps.
+    Likewise for Resize before opset 11. If an axis becomes smaller, ONNX Runtime takes the next element instead of the
+    previous one. If other axes become larger, there are two steps.
     """
     attributes = read_attributes(node)
     mode = str(attributes.get("mode", "nearest"))
@@ -354,11 +354,12 @@ def _roi_align(writer: _Writer, node: onnx.NodeProto) -> bool:
 
 
 def _refuse(writer: _Writer, node: onnx.NodeProto) -> bool:
-    """Nothing: no operator of opset 18 does the same."""
+    """Refuse a node, since no operator of opset 18 computes the same."""
     return False
 
 
-#: The steps by operator: the opset before which an operator needs the step. The first one that applies is taken.
+#: The upgrade steps of each operator, each with the opset before which it is needed. The first step that applies is
+#: taken.
 _STEPS: dict[str, tuple[tuple[int, _Step], ...]] = {
     **dict.fromkeys(
         (
