@@ -16,6 +16,7 @@ from tests.models import TARGET
 from tests.targets import require
 from tilewright.compiling.build import build
 from tilewright.frontend.load import load_part
+from tilewright.graph.convolution import Algorithm
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
@@ -27,7 +28,9 @@ _DRAWN = settings(
 )
 
 
-def all_agree(function: Callable[..., Any], inputs: Sequence[Any], draws: int = 0) -> Extraction:
+def all_agree(
+    function: Callable[..., Any], inputs: Sequence[Any], draws: int = 0, algorithm: Algorithm = "direct"
+) -> Extraction:
     """Built with default schedules, and with random ones, the function gives what float64 gives."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -38,6 +41,8 @@ def all_agree(function: Callable[..., Any], inputs: Sequence[Any], draws: int = 
     wanted = [result.numpy() for result in function(*(value.double() for value in inputs))]
     outputs = [Layout.of(result) for result in module(*inputs)]
     extraction = extract(load_part("part", module, [Layout.of(value) for value in inputs], outputs), TARGET)
+    if algorithm != "direct":
+        extraction = extraction.with_algorithms({conv: algorithm for conv, _ in extraction.convolutions})
     spaces = {use.task.key: make_space(use.task, TARGET) for use in extraction.uses}
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -141,3 +146,12 @@ def test_batch_norm_in_training(channels: int) -> None:
     vectors = [torch.rand(channels) + 0.5 for _ in range(4)]
     extraction = all_agree(both, [x, torch.randn(3, channels, 7, 9), *vectors])
     assert sum(use.task.kind == "pixel_sums" for use in extraction.uses) == 2
+
+
+@pytest.mark.parametrize("algorithm", ["winograd2", "fused_winograd4"])
+def test_weights_that_vary_are_transformed_for_winograd(algorithm: Algorithm) -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 32, 9, 9), torch.randn(2, 16, 9, 9), torch.randn(32, 16, 3, 3)]
+    extraction = all_agree(backward((1, 1), (1, 1), (1, 1), 1), inputs, algorithm=algorithm)
+    assert len(extraction.convolutions) == 1
+    assert any(use.task.kind == "winograd" for use in extraction.uses)

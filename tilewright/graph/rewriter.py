@@ -40,7 +40,8 @@ class Rewriter:
         builder: builds the new function.
         convolutions: the convolutions met so far for which there is a choice of algorithms, and how often.
         functions: of those convolutions, by the name of the function that computes each directly.
-        kernels: of their packed weights, the weights before they were packed.
+        kernels: of their packed weights, the weights before they were packed. Varying weights are left out.
+        transforming: the names of those functions whose weights vary in some call.
         parameters: the inputs of the new function.
         recipes: the variable of each packed weight.
         values: the new value of each variable of the network.
@@ -57,6 +58,7 @@ class Rewriter:
     convolutions: dict[Convolution, int] = field(default_factory=dict)
     functions: dict[str, Convolution] = field(default_factory=dict)
     kernels: dict[Recipe, Recipe] = field(default_factory=dict)
+    transforming: set[str] = field(default_factory=set)
     parameters: list[relax.Var] = field(default_factory=list)
     recipes: dict[Recipe, relax.Var] = field(default_factory=dict)
     values: dict[relax.Var, _Rewritten] = field(default_factory=dict)
