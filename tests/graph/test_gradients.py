@@ -130,6 +130,21 @@ def test_gradients_of_a_layer_of_a_network_have_templates() -> None:
     assert not extraction.fallbacks
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_gradient_of_a_relu_keeps_the_layout(plain: bool) -> None:
+    def gradients(dy: Any, x: Any, w: Any) -> Any:
+        if not plain:
+            dy = backward((1, 1), (1, 1), (1, 1), 1)(dy, x, w)[0]
+        return (torch.ops.aten.threshold_backward(dy, x, 0),)
+
+    torch.manual_seed(0)
+    x = torch.randn(2, 16, 9, 9)
+    extraction = all_agree(gradients, [torch.randn(2, 16, 9, 9), x, torch.randn(16, 16, 3, 3)])
+    if not plain:  # it is fused into the convolution
+        (convolution,) = [use for use in extraction.uses if use.task.kind == "contraction"]
+        assert "threshold_gradient" in convolution.task.name
+
+
 @pytest.mark.parametrize("channels", [16, 24, 5])
 def test_batch_norm_in_training(channels: int) -> None:
     def both(x: Any, dy: Any, weight: Any, bias: Any, mean: Any, variance: Any) -> Any:

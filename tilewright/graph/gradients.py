@@ -5,6 +5,7 @@ An importer leaves calls of marked functions on plain tensors. Each becomes a ca
     weight_gradient(data, dy)       -->  a sum over the batch and all pixels, which writes the plain gradient
     channel_statistics(images)      -->  two sums for each channel
     phases(phase, ...)              -->  images that are put together of the results of a few convolutions
+    threshold_gradient(dy, data)    -->  an element-wise function in the layout of its operands
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tilewright.graph.channels import padded_order
 from tilewright.graph.value import Value
-from tilewright.ops.elementwise.phases import PHASES, Phases, interleave
+from tilewright.ops.elementwise.expression import THRESHOLD_GRADIENT, threshold_gradient
+from tilewright.ops.elementwise.phases import PHASES, Phases, interleave, plain_interleave
 from tilewright.ops.mark import take_mark
 from tilewright.ops.pixel_sums import (
     STATISTICS,
@@ -102,17 +104,32 @@ def _serve_statistics(walk: Rewriter, detail: str, operands: list[Value]) -> Val
     return Value.plain((2, channels), walk.call(function, sources, (2, channels), STATISTICS))
 
 
-def _serve_phases(walk: Rewriter, detail: str, operands: list[Value]) -> Value | None:
+def _serve_phases(walk: Rewriter, detail: str, operands: list[Value]) -> Value:
     form = Phases.parse(detail)
     first = next((value for value in operands if value.packed is not None), None)
     if first is None:
-        return None
+        plain = [walk.make_plain(value) for value in operands]
+        return Value.plain(form.shape, walk.call(plain_interleave(form, marked=False), plain, form.shape, PHASES))
     block, order = first.block, first.order
     sources = [walk.pack(value, block, order) for value in operands]
     n, _, height, width = form.shape
     blocks = len(first.places) // block
     result = walk.call(interleave(form, blocks, block), sources, (n, blocks, height, width, block), PHASES)
     return Value(form.shape, packed=result, block=block, order=order, fused=True)
+
+
+def _serve_threshold(walk: Rewriter, detail: str, operands: list[Value]) -> Value:
+    shape, threshold = operands[0].shape, float(detail)
+    whole = (value for value in operands if value.packed is not None)
+    first = min(whole, key=lambda value: not value.fused, default=None)
+    if first is None:
+        plain = [walk.make_plain(value) for value in operands]
+        function = threshold_gradient(shape, threshold, marked=False)
+        return Value.plain(shape, walk.call(function, plain, shape, THRESHOLD_GRADIENT))
+    sources = [walk.pack(value, first.block, first.order) for value in operands]
+    blocked = tuple(int(d) for d in sources[0].ty.shape.values)
+    result = walk.call(threshold_gradient(blocked, threshold, marked=False), sources, blocked, THRESHOLD_GRADIENT)
+    return Value(shape, packed=result, block=first.block, order=first.order, fused=first.fused)
 
 
 def _layout(walk: Rewriter, value: Value, channels: int, groups: int = 1) -> _Layout:
@@ -140,10 +157,11 @@ def _layout(walk: Rewriter, value: Value, channels: int, groups: int = 1) -> _La
     return walk.lanes, padded_order(channels, walk.lanes)
 
 
-_Handler: TypeAlias = "Callable[[Rewriter, str, list[Value]], Value | None]"
+_Handler: TypeAlias = "Callable[[Rewriter, str, list[Value]], Value]"
 #: What serves each marked function, by the kind of its mark.
 _TABLE: dict[str, _Handler] = {
     WEIGHT_GRADIENT: _serve_weight_gradient,
     STATISTICS: _serve_statistics,
     PHASES: _serve_phases,
+    THRESHOLD_GRADIENT: _serve_threshold,
 }

@@ -18,11 +18,11 @@ __all__ = ["training_decompositions"]
 #: Operators of PyTorch's table that converters serve better than their parts.
 _KEPT = """
     hardswish.default hardsigmoid.default silu.default gelu.default unbind.int split.Tensor split_with_sizes.default
-    addmm.default native_layer_norm.default
+    addmm.default native_layer_norm.default threshold_backward.default
 """
 #: Operators whose decomposition PyTorch has, but not in its table.
 _ADDED = """
-    threshold_backward hardswish_backward hardsigmoid_backward gelu_backward silu_backward sigmoid_backward
+    hardswish_backward hardsigmoid_backward gelu_backward silu_backward sigmoid_backward
     tanh_backward hardtanh_backward leaky_relu_backward elu_backward _softmax_backward_data _log_softmax_backward_data
     select_backward slice_backward stack t transpose.int addcmul addcdiv
 """

@@ -55,9 +55,9 @@ class Phases:
         return cls((n, channels, height, width), (rows, cols), tuple((a, b) for a, b in known))
 
 
-def plain_interleave(phases: Phases) -> PrimFunc:
-    """The images in plain layout, which importers emit. Gives a PrimFunc (phases..., result)."""
-    return _interleave(phases, phases.shape[:2], (), Mark(PHASES, phases.detail()).annotations)
+def plain_interleave(phases: Phases, marked: bool = True) -> PrimFunc:
+    """The images in plain layout, which importers emit with a mark. Gives a PrimFunc (phases..., result)."""
+    return _interleave(phases, phases.shape[:2], (), Mark(PHASES, phases.detail()).annotations if marked else {})
 
 
 def interleave(phases: Phases, blocks: int, block: int) -> PrimFunc:

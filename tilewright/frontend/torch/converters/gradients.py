@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tilewright.frontend.torch.converters.operands import Operands, Results, converter
+from tilewright.ops.elementwise.expression import threshold_gradient
 from tilewright.ops.elementwise.phases import Phases, plain_interleave
 from tilewright.ops.pixel_sums import Statistics, WeightGradient, plain_statistics, plain_weight_gradient
 
@@ -219,3 +220,16 @@ def _channel_statistics(o: Operands) -> Results:
     operands = [o.expr("x")] if gradient is None else [gradient, o.expr("x"), mean]
     function = o.builder.add_func(plain_statistics(statistics), "channel_statistics")
     return o.emit(relax.call_tir(function, operands, relax.TensorType((2, channels), o.dtype("x"))))
+
+
+@converter("threshold_backward.default")
+def _threshold_backward(o: Operands) -> Results:
+    """The gradient of a ReLU. Where its operands are blocked, it is computed in blocks."""
+    from tvm import relax
+
+    shape = o.shape("grad_output")
+    if o.dtype("grad_output") != "float32" or o.shape("self") != shape:
+        raise ValueError("gradients of a ReLU are compiled for float32 operands of one shape")
+    function = o.builder.add_func(threshold_gradient(shape, o.number("threshold"), marked=True), "threshold_gradient")
+    operands = [o.expr("grad_output"), o.expr("self")]
+    return o.emit(relax.call_tir(function, operands, relax.TensorType(shape, "float32")))
