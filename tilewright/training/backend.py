@@ -68,8 +68,6 @@ def compile_graph(
         _log.warning("this model trains as without tilewright: %s", error)
         eager: Callable[..., object] = module.forward
         return eager
-    import torch
-    import torch._functorch.config
     from torch._dynamo.backends.common import aot_autograd
 
     from tilewright.training.partition import partition
@@ -87,8 +85,6 @@ def compile_graph(
         decompositions={},
         partition_fn=partition,
     )
-    # A pass that keeps its graph may come twice, so nothing of what it saved is given away.
-    with torch._functorch.config.patch(donated_buffer=False):
-        made = compiler(module, examples)
+    made = compiler(module, examples)
     # Parameters are arguments of a graph, unless somebody has told PyTorch otherwise.
     return made if any(True for _ in module.parameters()) else differentiable_twice(made, module)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
+import torch._functorch.config
 
 if TYPE_CHECKING:
     from torch import fx
@@ -70,7 +71,9 @@ class _Twice(torch.autograd.Function):
         leaves, results = context.leaves, context.results
         if not keep:  # nobody else holds what was saved, so it is freed while the pass goes on
             context.leaves = context.results = ()
-        return (None, None, None, *_differentiate(results, leaves, given, create=False, keep=keep))
+        # AOTAutograd refuses to keep a graph whose saved tensors may be written to. Nothing of ours writes there.
+        with torch._functorch.config.patch(donated_buffer=torch._functorch.config.donated_buffer and not keep):
+            return (None, None, None, *_differentiate(results, leaves, given, create=False, keep=keep))
 
 
 def _is_varied(argument: object) -> bool:
