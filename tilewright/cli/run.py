@@ -14,6 +14,7 @@ from tilewright.cli.text import table
 from tilewright.errors import OutputError, ShapeError, TilewrightError
 from tilewright.measure.memory import check_memory
 from tilewright.scratch import scratch
+from tilewright.tensor import TEXTS
 from tilewright.wording import counted
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+#: What NumPy calls the dtypes that have another name here.
+_NUMPY = {TEXTS: "str"}
 #: The bytes of address space and of memory that a small executable needs: Python, NumPy and its threads.
 _LEAST = (400 << 20, 64 << 20)
 
@@ -53,11 +56,11 @@ def run(
         results = executable(*_read(inputs or [], executable.inputs))
     for path, result in zip(outputs, results, strict=False):
         _write(path, result)
-    rows = [
-        [spec.name, "x".join(map(str, result.shape)) or "scalar", str(result.dtype), _range(result)]
-        for spec, result in zip(executable.outputs, results, strict=True)
+    rows = [_describe(spec, result) for spec, result in zip(executable.outputs, results, strict=True)]
+    described = [
+        {"name": row[0], "shape": getattr(result, "shape", ()), "dtype": row[2]}
+        for row, result in zip(rows, results, strict=True)
     ]
-    described = [{"name": row[0], "shape": y.shape, "dtype": row[2]} for row, y in zip(rows, results, strict=True)]
     write_json(json_file, {"outputs": described})
     print(table(["output", "shape", "dtype", "min .. max"], rows, left=4))
 
@@ -83,7 +86,8 @@ def _read(paths: Sequence[Path], specs: Sequence[TensorSpec]) -> list[Array]:
             ) from error
         except (ValueError, MemoryError) as error:
             raise TilewrightError(
-                f"an input is a .npy file of numbers, as numpy.save writes it, but {path} is not: {error}"
+                f"an input is a .npy file of numbers or of texts, as numpy.save writes it, but {path} is not: {error}"
+                + ("; save texts with .astype('str')" if spec.dtype == TEXTS else "")
             ) from error
         if len(array.shape) != len(spec.shape) or any(
             wanted not in (-1, extent) for wanted, extent in zip(spec.shape, array.shape, strict=True)
@@ -91,10 +95,12 @@ def _read(paths: Sequence[Path], specs: Sequence[TensorSpec]) -> list[Array]:
             raise ShapeError(
                 f"the input {spec.name!r} has the shape {tuple(spec.shape)}, but {path} holds {array.shape}"
             )
-        if str(array.dtype) != spec.dtype:
+        if spec.dtype == TEXTS and array.dtype.kind == "U":
+            array = array.astype(object)
+        elif str(array.dtype) != spec.dtype:
             raise ShapeError(
                 f"the input {spec.name!r} is of {spec.dtype}, but {path} holds {array.dtype}; "
-                f"convert it with .astype({spec.dtype!r})"
+                f"convert it with .astype({_NUMPY.get(spec.dtype, spec.dtype)!r})"
             )
         arrays.append(array)
     return arrays
@@ -103,6 +109,10 @@ def _read(paths: Sequence[Path], specs: Sequence[TensorSpec]) -> list[Array]:
 def _write(path: Path, array: Array) -> None:
     import numpy as np
 
+    if not isinstance(array, np.ndarray):
+        raise OutputError(f"an output is written as a .npy file of numbers or of texts, but {path} would be a sequence")
+    if array.dtype == object:
+        array = array.astype(str)  # NumPy would pickle objects, and no reader of ours takes a pickle
     try:
         with path.open("wb") as file:
             np.save(file, array, allow_pickle=False)
@@ -110,5 +120,17 @@ def _write(path: Path, array: Array) -> None:
         raise OutputError(f"the output {path} cannot be written: {error.strerror}; name another file") from error
 
 
+def _describe(spec: TensorSpec, result: object) -> list[str]:
+    """The row of an output in the table: its name, shape, dtype and range."""
+    import numpy as np
+
+    if not isinstance(result, np.ndarray):
+        return [spec.name, str(len(result)) if isinstance(result, list) else "", spec.dtype, ""]
+    dtype = str(result.dtype) if spec.is_numeric else spec.dtype
+    return [spec.name, "x".join(map(str, result.shape)) or "scalar", dtype, _range(result)]
+
+
 def _range(array: Array) -> str:
+    if array.dtype.kind in "OUST":
+        return f"{min(array.flat)!r:.40} .. {max(array.flat)!r:.40}" if array.size else "empty"
     return f"{array.min():.6g} .. {array.max():.6g}" if array.size else "empty"

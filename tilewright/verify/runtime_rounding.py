@@ -91,6 +91,7 @@ def _judge_anew(trials: Trials) -> Trials:
     if silent and not problem:
         which = repr(trials.names[silent[0]] if silent[0] < len(trials.names) else str(silent[0]))
         problem = (
-            f"no inputs were found for which a wrong result would exceed ONNX Runtime's own error in output {which}"
+            f"no inputs were found for which a wrong result would exceed ONNX Runtime's own error in output {which}; "
+            "give inputs of your own with --sample"
         )
     return replace(trials, trials=tuple(found), problem=problem)
