@@ -191,8 +191,8 @@ class Executable:
             )
         if len(arrays) != len(self._free):
             raise ShapeError(
-                f"the network takes one array for each input, but it has {counted(len(self.inputs), 'input')} "
-                f"({self._names()}) and got {counted(len(arrays), 'array')}; give them in this order, or by name"
+                f"the network takes one array for each input ({self._names()}), in this order or by name, but it has "
+                f"{counted(len(self.inputs), 'input')} and got {counted(len(arrays), 'array')}"
             )
         return [to_array(array, spec) for array, spec in zip(arrays, self._free, strict=True)]
 

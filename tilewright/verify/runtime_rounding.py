@@ -40,11 +40,13 @@ def add_runtime_rounding(network: Network, trials: Trials) -> Trials:
     if network.onnx is None:
         return trials
     from tilewright.frontend.onnx.data import save_onnx
+    from tilewright.frontend.onnx.shapes import release_values
 
     names = tuple(spec.name for spec in network.inputs)
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         path = Path(folder, "model.onnx")
-        save_onnx(network.onnx, path)
+        # ONNX Runtime ends its process if it folds an If that a fixed value decides, and fixed values are defaults then.
+        save_onnx(release_values(network.onnx) or network.onnx, path)
         try:
             with IsolatedProcess(RuntimeSide, (str(path), names, True)) as runtime:
                 runtime.wait()
