@@ -98,7 +98,9 @@ def test_inputs_by_name(tmp_path: Path) -> None:
         executable(s=s)
     with pytest.raises(ShapeError, match=r"some in order and 'x' by name; give all by name: s, x"):
         executable(s, x=x)
-    with pytest.raises(ShapeError, match=r"each input \(s, x\), in this order or by name, but it has 2 inputs and got 1"):
+    with pytest.raises(
+        ShapeError, match=r"each input \(s, x\), in this order or by name, but it has 2 inputs and got 1"
+    ):
         executable(s)
     with pytest.raises(ShapeError, match=r"\(s, x\), but a dict was given; write \*\*"):
         executable({"s": s, "x": x})

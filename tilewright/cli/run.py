@@ -132,5 +132,6 @@ def _describe(spec: TensorSpec, result: object) -> list[str]:
 
 def _range(array: Array) -> str:
     if array.dtype.kind in "OUST":
-        return f"{min(array.flat)!r:.40} .. {max(array.flat)!r:.40}" if array.size else "empty"
+        texts = sorted(map(str, array.reshape(-1).tolist()))
+        return f"{texts[0]!r:.40} .. {texts[-1]!r:.40}" if texts else "empty"
     return f"{array.min():.6g} .. {array.max():.6g}" if array.size else "empty"

@@ -45,7 +45,7 @@ def add_runtime_rounding(network: Network, trials: Trials) -> Trials:
     names = tuple(spec.name for spec in network.inputs)
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         path = Path(folder, "model.onnx")
-        # ONNX Runtime ends its process if it folds an If that a fixed value decides, and fixed values are defaults then.
+        # ONNX Runtime 1.32 ends its process if it folds an If that a fixed value decides.
         save_onnx(release_values(network.onnx) or network.onnx, path)
         try:
             with IsolatedProcess(RuntimeSide, (str(path), names, True)) as runtime:

@@ -17,7 +17,14 @@ from tilewright.frontend.onnx.data import drop_doubles, fetch_data, fetch_tensor
 from tilewright.frontend.onnx.file import copy_for_inference
 from tilewright.frontend.onnx.half import widen
 from tilewright.frontend.onnx.rewriting.rewrite import rewrite
-from tilewright.frontend.onnx.tidy import compare_booleans, compute_constants, drop_empty, drop_idle, keep_constants, own_weights
+from tilewright.frontend.onnx.tidy import (
+    compare_booleans,
+    compute_constants,
+    drop_empty,
+    drop_idle,
+    keep_constants,
+    own_weights,
+)
 from tilewright.scratch import check_space
 from tilewright.tensor import Array
 
