@@ -14,7 +14,6 @@ from tilewright.cli.text import table
 from tilewright.errors import OutputError, ShapeError, TilewrightError
 from tilewright.measure.memory import check_memory
 from tilewright.scratch import scratch
-from tilewright.tensor import TEXTS
 from tilewright.wording import counted
 
 if TYPE_CHECKING:
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-#: What NumPy calls the dtypes that have another name here.
-_NUMPY = {TEXTS: "str"}
 #: The bytes of address space and of memory that a small executable needs: Python, NumPy and its threads.
 _LEAST = (400 << 20, 64 << 20)
 
@@ -67,6 +64,7 @@ def run(
 
 def _read(paths: Sequence[Path], specs: Sequence[TensorSpec]) -> list[Array]:
     from tilewright.reading import open_regular, read_array
+    from tilewright.tensor import TEXTS
 
     wanted = ", ".join(f"{spec.name} {tuple(spec.shape)} {spec.dtype}" for spec in specs)
     if len(paths) != len(specs):
@@ -98,9 +96,10 @@ def _read(paths: Sequence[Path], specs: Sequence[TensorSpec]) -> list[Array]:
         if spec.dtype == TEXTS and array.dtype.kind == "U":
             array = array.astype(object)
         elif str(array.dtype) != spec.dtype:
+            wanted = "str" if spec.dtype == TEXTS else spec.dtype
             raise ShapeError(
                 f"the input {spec.name!r} is of {spec.dtype}, but {path} holds {array.dtype}; "
-                f"convert it with .astype({_NUMPY.get(spec.dtype, spec.dtype)!r})"
+                f"convert it with .astype({wanted!r})"
             )
         arrays.append(array)
     return arrays
