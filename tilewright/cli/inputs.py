@@ -78,7 +78,7 @@ def make_shape_request(
     request = ShapeRequest(
         choices=tuple(map(_parse_shape, shapes or ())),
         whole=tuple({name: array.shape for name, array in sample.items()} for sample in arrays),
-        values=dict(map(_parse_value, fixed or ())),
+        values=_parse_values(fixed or ()),
         shares=_parse_weight(weight),
         samples=arrays,
     )
@@ -110,6 +110,23 @@ def _parse_extents(text: str) -> tuple[int, ...]:
             return ()
         found.update(dict.fromkeys(range(first, last + 1, step)))
     return tuple(found)
+
+
+def _parse_values(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """The values of inputs by name."""
+    found: dict[str, tuple[float, ...]] = {}
+    for name, numbers in map(_parse_value, texts):
+        if name in found:
+            raise ShapeError(
+                f"--fix gives an input one value, but {name!r} was given two: {_in_words(found[name])} and "
+                f"{_in_words(numbers)}; give one of them"
+            )
+        found[name] = numbers
+    return found
+
+
+def _in_words(numbers: tuple[float, ...]) -> str:
+    return ",".join(map(str, numbers[:8])) + (",..." if len(numbers) > 8 else "")
 
 
 def _parse_value(text: str) -> tuple[str, tuple[float, ...]]:

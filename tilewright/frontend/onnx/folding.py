@@ -17,7 +17,14 @@ from tilewright.frontend.onnx.data import drop_doubles, fetch_data, fetch_tensor
 from tilewright.frontend.onnx.file import copy_for_inference
 from tilewright.frontend.onnx.half import widen
 from tilewright.frontend.onnx.rewriting.rewrite import rewrite
-from tilewright.frontend.onnx.tidy import compare_booleans, compute_constants, drop_empty, keep_constants, own_weights
+from tilewright.frontend.onnx.tidy import (
+    compare_booleans,
+    compute_constants,
+    drop_empty,
+    drop_idle,
+    keep_constants,
+    own_weights,
+)
 from tilewright.scratch import check_space
 from tilewright.tensor import Array
 
@@ -79,6 +86,7 @@ def fold(written: onnx.ModelProto, folder: Path, optimised: bool) -> onnx.ModelP
         helper.set_model_props(folded, {MISSING_KERNEL: str(exc)})
     _attempt(lambda model: _split_batch_norms(model, folder), folded)
     _attempt(drop_empty, folded)
+    _attempt(drop_idle, folded)
     _attempt(compute_constants, folded)
     return folded
 

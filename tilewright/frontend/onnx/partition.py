@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import helper
 
+from tilewright.frontend.onnx.conditions import explain_condition
 from tilewright.frontend.onnx.data import copy_without_weights
 from tilewright.frontend.onnx.values import COMPUTED, FixedTensor, find_fixed, infer_types, read_names
 
@@ -99,6 +100,8 @@ def divide(model: onnx.ModelProto, foreign: Mapping[int, str]) -> Partition:
         why = graph.find_obstacle(node)
         if why:
             reasons.setdefault(number, why)
+        if number in reasons:
+            reasons[number] = explain_condition(model.graph, node) or reasons[number]
     passing = any(v.name not in graph.weights and graph.fixed(v.name) is None for v in model.graph.input)
     if not reasons and not passing:
         return Partition(model, (), tuple(range(len(model.graph.node))), graph.types)
