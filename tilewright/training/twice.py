@@ -38,7 +38,7 @@ def differentiable_twice(compiled: Graph, eager: fx.GraphModule) -> Graph:
     return run
 
 
-class _Twice(torch.autograd.Function):
+class _Twice(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(
         context: torch.autograd.function.FunctionCtx,
