@@ -83,39 +83,41 @@ def place_along(
     from tvm import te, tirx
 
     def compute(x: Tensor) -> Tensor:
-        extents, dtype = [int(extent) for extent in x.shape], str(x.dtype)
-        floating = "float" in dtype
-        step = te.reduce_axis((0, extents[axis]), name="k")
+        extents = [int(extent) for extent in x.shape]
+        floating, size = "float" in str(x.dtype), extents[axis]
         kept = [number for number in range(len(extents)) if keepdims or number != axis]
-        nowhere = -1 if last else extents[axis]
+        shape = [1 if number == axis else extents[number] for number in kept]
+        nowhere = tirx.const(-1 if last else size, "int32")
 
         def read(index: Sequence[Expr], place: Expr | int) -> Expr:
             places = dict(zip(kept, index, strict=True)) | {axis: place}
             return x(*[places[number] for number in range(len(extents))])
 
-        def combine(a: tuple[Expr, Expr], b: tuple[Expr, Expr]) -> tuple[Expr, Expr]:
-            better = b[1] > a[1] if highest else b[1] < a[1]
-            tie = b[1] == a[1]
+        seek, step = (te.reduce_axis((0, size), name=name) for name in ("k", "step"))
+
+        def better(a: Expr, b: Expr) -> Expr:
+            unknown = [tirx.isnan(b)] if nan and floating else []
+            return tirx.Select(tirx.any(b > a if highest else b < a, *unknown), b, a)
+
+        reducer = te.comm_reducer(better, lambda dtype: start_of(dtype, highest), name="extreme")
+        extreme = te.compute(shape, lambda *i: reducer(read(i, seek), axis=[seek]), name="extreme")
+
+        def number(*i: Expr) -> Expr:
+            here = read(i, step)
+            found = here == extreme(*i)
             if nan and floating:
-                better = tirx.any(better, tirx.all(tirx.isnan(b[1]), tirx.Not(tirx.isnan(a[1]))))
-                tie = tirx.any(tie, tirx.all(tirx.isnan(b[1]), tirx.isnan(a[1])))
-            chosen = tirx.any(better, tirx.all(tie, b[0] > a[0] if last else b[0] < a[0]))
-            return tirx.Select(chosen, b[0], a[0]), tirx.Select(chosen, b[1], a[1])
+                found = tirx.any(found, tirx.isnan(here))  # if there is any NaN, nothing equals the extreme
+            value = tirx.Select(found, step.var.astype("int32"), nowhere)
+            return (te.max if last else te.min)(value, axis=[step])
 
-        def begin(place: str, value: str) -> tuple[Expr, Expr]:
-            return tirx.const(nowhere, place), start_of(value, highest)
-
-        search = te.comm_reducer(combine, begin, name="place")
-        shape = [1 if number == axis else extents[number] for number in kept]
-        found = te.compute(
-            shape, lambda *i: search((step.var.astype("int64"), read(i, step)), axis=[step]), name="extreme_place"
-        )
+        place = te.compute(shape, number, name="extreme_place")
 
         def finish(*i: Expr) -> Expr:
-            place = found[0](*i)
-            if not floating or nan:
-                return place
-            return tirx.Select(tirx.any(tirx.isnan(read(i, 0)), place == nowhere), tirx.const(0, "int64"), place)
+            found = place(*i)
+            if floating and not nan:
+                unknown = tirx.any(tirx.isnan(read(i, 0)), found == nowhere)
+                found = tirx.Select(unknown, tirx.const(0, "int32"), found)
+            return found.astype("int64")
 
         return te.compute(shape, finish, name="place")
 

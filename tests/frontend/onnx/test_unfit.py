@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -87,10 +88,14 @@ def test_operators_that_nothing_depends_on_make_no_segment(tmp_path: Path) -> No
 def test_recurrent_operators_whose_batch_comes_first(kind: str, gates: int, tmp_path: Path) -> None:
     """ONNX Runtime refuses them. So the right outputs are those of the same operator on transposed data."""
     x, state = normal(3, 5, 4), normal(3, 2, 6)
-    weights = {"W": normal(2, gates * 6, 4), "R": normal(2, gates * 6, 6), "lengths": np.asarray([5, 2, 1], np.int32)}
+    weights: dict[str, Any] = {
+        "W": normal(2, gates * 6, 4),
+        "R": normal(2, gates * 6, 6),
+        "lengths": np.asarray([5, 2, 1], np.int32),
+    }
     inputs, ends = ["x", "W", "R", "", "lengths", "state"], ["y", "y_h"]
     feeds = {"x": x, "state": state}
-    attributes = {"hidden_size": 6, "direction": "bidirectional"}
+    attributes: dict[str, Any] = {"hidden_size": 6, "direction": "bidirectional"}
     model = make([helper.make_node(kind, inputs, ends, layout=1, **attributes)], feeds, ends, **weights)
     found, reasons = compile_and_run(model, feeds, tmp_path)
     assert reasons == []

@@ -58,7 +58,8 @@ def reductions(x: Any) -> Any:
 
 
 def extremes(x: Any) -> Any:
-    """Of rows that have infinities or NaN alone, too."""
+    """Of rows that have infinities or NaN alone, too; of windows without NaN."""
+    numbers = x.nan_to_num(0.5, torch.inf, -torch.inf)
     return (
         *x.max(1),
         *x.min(1, keepdim=True),
@@ -66,8 +67,8 @@ def extremes(x: Any) -> Any:
         x.argmax(),
         x.argmin(2),
         x.logsumexp(2),
-        F.max_pool1d(x, 3, 2, 1),
-        F.max_pool2d(x, (2, 3), (1, 2), (1, 1)),
+        F.max_pool1d(numbers, 3, 2, 1),
+        F.max_pool2d(numbers, (2, 3), (1, 2), (1, 1)),
         (x * 3).nan_to_num(0, 7, -7).int().argmax(1),
     )
 

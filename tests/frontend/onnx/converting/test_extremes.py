@@ -29,13 +29,12 @@ def compute(nodes: list[onnx.NodeProto], feeds: dict[str, Any], folder: Path, **
 
 def test_places_lie_inside_of_the_axis(tmp_path: Path) -> None:
     low, high = {}, {}
-    for dtype in (np.uint8, np.int8, np.int32, np.int64):
-        limits, name = np.iinfo(dtype), np.dtype(dtype).name
-        low[name], high[name] = (np.full((2, 4), limit, dtype=dtype) for limit in (limits.min, limits.max))
-    for dtype in (np.float32, np.float64):
-        name = np.dtype(dtype).name
-        low[name], high[name] = (np.full((2, 4), limit, dtype=dtype) for limit in (-np.inf, np.inf))
-        low[name][1] = np.finfo(dtype).min
+    for name in ("uint8", "int8", "int32", "int64"):
+        limits = np.iinfo(name)
+        low[name], high[name] = (np.full((2, 4), limit, dtype=name) for limit in (limits.min, limits.max))
+    for name in ("float32", "float64"):
+        low[name], high[name] = (np.full((2, 4), limit, dtype=name) for limit in (-np.inf, np.inf))
+        low[name][1] = np.finfo(np.dtype(name)).min
     feeds = {f"low_{k}": v for k, v in low.items()} | {f"high_{k}": v for k, v in high.items()}
     nodes = [
         node("ArgMax" if name.startswith("low") else "ArgMin", [name], f"{name}{last}", axis=1, select_last_index=last)
@@ -89,7 +88,7 @@ def test_signs_and_hyperbolic_functions(tmp_path: Path) -> None:
         "x": x,
         "wide": np.linspace(-3, 3, 7),
         "small": np.asarray([0, 1, 200], np.uint8),
-        "big": np.uint64([0, 7]),
+        "big": np.asarray([0, 7], np.uint64),
     }
     nodes = [
         *(node(kind, [name], f"{kind}_{name}") for name in ("x", "wide") for kind in ("Sinh", "Cosh")),
@@ -99,7 +98,7 @@ def test_signs_and_hyperbolic_functions(tmp_path: Path) -> None:
     right = [f(feeds[name]) for name in ("x", "wide") for f in (sinh, cosh)]
     for a, b in zip(found, right, strict=False):
         np.testing.assert_allclose(a, b, rtol=2e-6, atol=0)
-    check_same(found[4:], [np.asarray([0, 1, 1], np.uint8), np.uint64([0, 1])])
+    check_same(found[4:], [np.asarray([0, 1, 1], np.uint8), np.asarray([0, 1], np.uint64)])
 
 
 def sinh(x: Any) -> Any:

@@ -61,8 +61,9 @@ def sign(graph: Graph, node: onnx.NodeProto) -> bool:
 
 @rewriting("Sinh", "Cosh")
 def hyperbolic(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Sinh(x) --> (p - q) * ((p + q) / 2 + 1) and Cosh(x) --> (p - q)^2 / 2 + 1; p = e^(x/2) - 1, q = e^(-x/2) - 1.
+    """Sinh(x) --> (p - q) * ((p + q) / 2 + 1); Cosh(x) --> (p - q) * ((p - q) / 2) + 1.
 
+    Here, p = e^(x / 2) - 1 and q = e^(-x / 2) - 1.
     TVM's own functions do not compile. Both formulas are precise near zero, and no part overflows before the result.
     """
     x = node.input[0]
@@ -76,7 +77,7 @@ def hyperbolic(graph: Graph, node: onnx.NodeProto) -> bool:
         other = graph.op("Add", graph.op("Mul", graph.op("Add", p, q), graph.like(x, 0.5)), one)
         graph.op("Mul", twice, other, out=node.output[0])
     else:
-        square = graph.op("Mul", graph.op("Mul", twice, twice), graph.like(x, 0.5))
+        square = graph.op("Mul", twice, graph.op("Mul", twice, graph.like(x, 0.5)))
         graph.op("Add", square, one, out=node.output[0])
     return True
 
