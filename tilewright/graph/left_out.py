@@ -16,6 +16,7 @@ from tilewright.frontend.onnx.partition import HEAVY, SEGMENT_DOMAIN, Partition
 from tilewright.frontend.onnx.values import read_names
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.target import Target
+from tilewright.wording import describe_error
 
 __all__ = ["MOST_DIVISIONS", "extract_all", "find_failing", "leave_out", "leave_out_all"]
 
@@ -49,7 +50,7 @@ def extract_all(network: Network, target: Target) -> Extraction:
     except (UnsupportedOperatorError, ShapeError) as exc:
         if network.partition is None:
             raise
-        why = str(exc)
+        why = f"the network cannot be compiled ({describe_error(exc.__cause__ or exc)})"
     divided = network
     for _ in range(MOST_DIVISIONS):
         failing = find_failing(divided, lambda part: _try_alone(part, target))
@@ -61,7 +62,7 @@ def extract_all(network: Network, target: Target) -> Extraction:
             if extraction.plan is not None:
                 return extraction
         except (UnsupportedOperatorError, ShapeError) as exc:
-            why = str(exc)
+            why = f"the network cannot be compiled ({describe_error(exc.__cause__ or exc)})"
     return extract(leave_out_all(network, why), target)
 
 
@@ -157,7 +158,7 @@ def _try_alone(part: Network, target: Target) -> str:
         if extract(part, target).plan is None:
             return "it cannot be compiled without a library of TVM's"
     except (UnsupportedOperatorError, ShapeError) as exc:
-        return f"it cannot be compiled ({exc})"
+        return f"it cannot be compiled ({describe_error(exc.__cause__ or exc)})"
     return ""
 
 

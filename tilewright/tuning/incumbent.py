@@ -18,6 +18,7 @@ from tilewright.tuning.workshop import JudgedExecutable, Workshop
 from tilewright.verify.checker import Checker
 from tilewright.verify.imported import find_wrong_nodes
 from tilewright.verify.inputs import Trials
+from tilewright.wording import describe_error
 
 __all__ = ["Incumbent", "build_incumbent", "extract_compiled"]
 
@@ -59,7 +60,7 @@ def extract_compiled(extraction: Extraction, aside: Path, why: str) -> Extractio
             failing = kernels.find_failing(functions)  # these kernels may compile with another schedule
             kernels.library({key: f for key, f in functions.items() if key not in failing}, aside / "part.so")
         except TilewrightError as exc:
-            return f"it cannot be compiled ({exc})"
+            return f"it cannot be compiled ({describe_error(exc.__cause__ or exc)})"
         return ""
 
     divided = network
