@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -140,7 +141,7 @@ def _parse_value(text: str) -> tuple[str, tuple[float, ...]]:
 
 def _parse_weight(text: str | None) -> tuple[float, ...]:
     parts = [] if text is None else text.split(",")
-    if not all(_NUMBER.fullmatch(part) and float(part) > 0 for part in parts):
+    if not all(_NUMBER.fullmatch(part) and 0 < float(part) < math.inf for part in parts):
         raise ShapeError(f"weights are written like 4,1,1, with positive numbers, but this is {text!r}")
     return tuple(map(float, parts))
 

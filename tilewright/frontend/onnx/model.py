@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 
 from tilewright.errors import ModelFormatError, UnsupportedOperatorError
 from tilewright.frontend.onnx.conditions import find_deciding
+from tilewright.frontend.onnx.convolutions import check_convolutions
 from tilewright.frontend.onnx.data import graphs, serialize, write_model
 from tilewright.frontend.onnx.file import check_filled, check_sizes, read_proto
 from tilewright.frontend.onnx.folding import FOLDED, fold, fold_conditions
@@ -124,6 +125,7 @@ def _write_bucket(
     written = write_model(model, folder / MODEL, "model.bin")
     if asked and optimised:
         check_taken(folder / MODEL, model, shapes)
+    check_convolutions(model)
     if base is not model:
         set_shapes(base, shapes)
         written = write_model(base, folder / "conditions.onnx", "conditions.bin")

@@ -21,12 +21,12 @@ from tilewright.frontend.onnx.conditions import explain_condition
 from tilewright.frontend.onnx.data import copy_without_weights
 from tilewright.frontend.onnx.values import COMPUTED, FixedTensor, find_fixed, infer_types, read_names
 
-__all__ = ["SEGMENT", "SEGMENT_DOMAIN", "Partition", "Segment", "divide"]
+__all__ = ["HEAVY", "SEGMENT", "SEGMENT_DOMAIN", "Partition", "Segment", "divide"]
 
 #: The operator that represents a segment in the compiled graph, and its domain.
 SEGMENT, SEGMENT_DOMAIN = "Segment", "tilewright"
 #: Operators whose work takes longer than changing from ONNX Runtime to kernels and back.
-_HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Einsum", "Attention"})
+HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Einsum", "Attention"})
 #: A group of compiled operators joins the segment next to it if its results have fewer elements together: a choice.
 _FEW = 1 << 14
 
@@ -204,7 +204,7 @@ class _Graph:
         return set()
 
     def _is_heavy(self, number: int) -> bool:
-        return self.nodes[number].op_type in _HEAVY
+        return self.nodes[number].op_type in HEAVY
 
     def _size(self, name: str) -> int:
         fixed = self.fixed(name)

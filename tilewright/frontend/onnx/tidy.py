@@ -212,16 +212,18 @@ def _make_empty(name: str, kind: onnx.TypeProto) -> TensorProto:
 
 
 def drop_idle(model: onnx.ModelProto) -> None:
-    """Drop the nodes and weights that no output depends on. ONNX Runtime runs no segment without results."""
+    """Drop the nodes and weights that no output depends on. Such a node would make a segment without a result."""
     graph = model.graph
     ends = {value.name for value in graph.output}
     wanted = _add_read(ends, reversed(graph.node))
     nodes = [node for node in graph.node if wanted & set(node.output)]
     weights = [tensor for tensor in graph.initializer if tensor.name in wanted]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    del graph.initializer[:]
-    graph.initializer.extend(weights)
+    if len(nodes) < len(graph.node):
+        del graph.node[:]
+        graph.node.extend(nodes)
+    if len(weights) < len(graph.initializer):
+        del graph.initializer[:]
+        graph.initializer.extend(weights)
 
 
 def _add_read(names: set[str], nodes: Iterable[onnx.NodeProto]) -> set[str]:
