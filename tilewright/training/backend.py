@@ -67,7 +67,6 @@ def compile_graph(
     except TilewrightError as error:
         _log.warning("this model trains as without tilewright: %s", error)
         return module.forward
-    from functorch.compile import min_cut_rematerialization_partition
     from torch._dynamo.backends.common import aot_autograd
 
     from tilewright.training.session import Session
@@ -81,7 +80,7 @@ def compile_graph(
         # Operators stay as coarse as PyTorch has them: what it runs itself is fastest so, and needs the least memory.
         # A part that is compiled is decomposed in the process that compiles it (frontend/torch/gradients.py).
         decompositions={},
-        partition_fn=min_cut_rematerialization_partition,
+        partition_fn=session.partition,
     )
     made: Callable[..., object] = compiler(module, examples)
     return made
