@@ -20,6 +20,7 @@ from tilewright.executable.program import PlanProgram
 from tilewright.frontend.torch.part import Layout
 from tilewright.training.parts import Part
 from tilewright.training.saved import find_layouts, to_blocks, to_plain
+from tilewright.training.storage import find_storages
 
 __all__ = ["LivePart", "State"]
 
@@ -74,6 +75,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         self._offered: Executable | None = None
         self._executable: Executable | None = None
         self._lock = threading.Lock()
+        self._storages = find_storages()
 
     def offer(self, executable: Executable) -> None:
         """Let the next run prove an executable of this part, and the runs after it use it."""
@@ -147,7 +149,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
     def _run(self, program: PlanProgram, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """The results in our kernels, in tensors that PyTorch allocates."""
         given = [self._align(tensor, layout) for tensor, layout in zip(tensors, self.inputs, strict=True)]
-        results = tuple(map(_allocate, self.outputs))
+        results = tuple(map(self._storages.allocate, self.outputs))
         program.run_in_place([tensor.data_ptr() for tensor in (*given, *results)])
         self.counts.ours += 1
         return results
@@ -168,14 +170,6 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             return tensor
         self.counts.copies += 1
         return torch.empty_strided(layout.shape, layout.strides, dtype=tensor.dtype).copy_(tensor)
-
-
-def _allocate(layout: Layout) -> torch.Tensor:
-    """A tensor without values that lies as kernels write it."""
-    dtype = getattr(torch, layout.dtype)
-    if layout.block:
-        return torch.empty(layout.blocks, dtype=dtype)
-    return torch.empty_strided(layout.shape, layout.strides, dtype=dtype)
 
 
 def _lies_alike(tensor: torch.Tensor, layout: Layout) -> bool:
