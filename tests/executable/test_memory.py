@@ -20,8 +20,8 @@ def _build(folder: Path, pixels: int) -> Path:
         helper.make_node("Conv", ["r", "w"], ["y"], name="second"),
     ]
     shape = [1, 16, pixels, pixels]
-    model = save(folder.with_suffix(".onnx"), nodes, {"x": shape}, shape, v=normal(16, 16, 1, 1), w=normal(16, 16, 1, 1))
-    built(model, folder)
+    weights = {name: normal(16, 16, 1, 1) for name in "vw"}
+    built(save(folder.with_suffix(".onnx"), nodes, {"x": shape}, shape, **weights), folder)
     return folder
 
 

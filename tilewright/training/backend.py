@@ -66,10 +66,15 @@ def compile_graph(
         parsed = Options.parse(options)
     except TilewrightError as error:
         _log.warning("this model trains as without tilewright: %s", error)
-        return module.forward
+        eager: Callable[..., object] = module.forward
+        return eager
+    import torch
+    import torch._functorch.config
     from torch._dynamo.backends.common import aot_autograd
 
+    from tilewright.training.partition import partition
     from tilewright.training.session import Session
+    from tilewright.training.twice import differentiable_twice
 
     session = Session(parsed, examples)
     sessions.add(session)
@@ -80,7 +85,10 @@ def compile_graph(
         # Operators stay as coarse as PyTorch has them: what it runs itself is fastest so, and needs the least memory.
         # A part that is compiled is decomposed in the process that compiles it (frontend/torch/gradients.py).
         decompositions={},
-        partition_fn=session.partition,
+        partition_fn=partition,
     )
-    made: Callable[..., object] = compiler(module, examples)
-    return made
+    # A pass that keeps its graph may come twice, so nothing of what it saved is given away.
+    with torch._functorch.config.patch(donated_buffer=False):
+        made = compiler(module, examples)
+    # Parameters are arguments of a graph, unless somebody has told PyTorch otherwise.
+    return made if any(True for _ in module.parameters()) else differentiable_twice(made, module)

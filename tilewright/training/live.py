@@ -123,7 +123,8 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             program = executable.program
             if not isinstance(program, PlanProgram):
                 raise TypeError("it has no plan")
-            found = [to_plain(t, layout.shape) for t, layout in zip(self._run(program, tensors), self.outputs, strict=True)]
+            results = self._run(program, tensors)
+            found = [to_plain(t, layout.shape) for t, layout in zip(results, self.outputs, strict=True)]
         except Exception as error:
             self.leave(f"its executable failed: {error}")
             return wanted

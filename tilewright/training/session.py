@@ -16,7 +16,7 @@ from tilewright.training.live import LivePart
 from tilewright.training.options import Options
 from tilewright.training.parts import divide
 from tilewright.training.preparing import Request
-from tilewright.training.saved import find_kept, mark_saved, show_plain
+from tilewright.training.saved import find_kept, show_plain
 from tilewright.training.worker import Order, find_worker
 
 if TYPE_CHECKING:
@@ -72,25 +72,6 @@ class Session:
         self.graphs: list[StepGraph] = []
         #: The names of saved activations that the forward pass gives in blocks.
         self._kept: frozenset[str] = frozenset()
-
-    def partition(
-        self, joint: fx.GraphModule, inputs: Sequence[object], *, num_fwd_outputs: int, **others: object
-    ) -> tuple[fx.GraphModule, fx.GraphModule]:
-        """The forward and the backward pass of a step, and what the former saves for the latter.
-
-        Args:
-            joint: both passes.
-            inputs: what they take.
-            num_fwd_outputs: how many results the model has.
-            others: what else AOTAutograd tells its partitioners.
-        """
-        from functorch.compile import min_cut_rematerialization_partition
-
-        forward, backward = min_cut_rematerialization_partition(
-            joint, inputs, num_fwd_outputs=num_fwd_outputs, **others
-        )
-        mark_saved(forward, backward, num_fwd_outputs)
-        return forward, backward
 
     def compile(self, kind: Kind, module: fx.GraphModule, examples: Sequence[object]) -> Boxed:
         """A function that computes a graph of a step. It is PyTorch's own whatever fails.

@@ -70,7 +70,8 @@ class Storages:
         for extent in shape:
             size *= extent
         if size < _LEAST or _count is None:
-            return torch.empty(shape, dtype=dtype) if strides is None else torch.empty_strided(shape, strides, dtype=dtype)
+            made.resize_(shape)
+            return made if strides is None else torch.empty_strided(shape, strides, dtype=dtype)
         with self._lock:
             storage = (self._find(size) or self._make(size)).storage
             # The result is no view, and has a version of its own, so it is PyTorch's as any new tensor is.

@@ -70,7 +70,7 @@ def _is_transposed(node: fx.Node) -> bool:
         return False
     data, transposed = places[_name(node)]
     source = node.args[data]
-    return bool(node.args[transposed]) or len(_tensors(source)[0].shape) != 4  # type: ignore[arg-type]
+    return bool(node.args[transposed]) or len(_tensors(source)[0].shape) != 4
 
 
 def _tensors(node: fx.Node) -> list[torch.Tensor]:

@@ -67,7 +67,8 @@ class Worker:
         try:
             with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
                 prepared = self._ask(order.request, Path(folder, "executable"))
-                executable = load_executable(prepared.out, self._threads, _find_arena())  # it needs its directory no longer
+                # It needs its directory no longer.
+                executable = load_executable(prepared.out, self._threads, _find_arena())
         except Exception as error:  # whatever fails, the training goes on
             order.leave(str(error))
             return

@@ -6,7 +6,6 @@ that of their dimensions, such as images with channels last, become transposed t
 
 from __future__ import annotations
 
-import math
 import operator
 import warnings
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ __all__ = ["ImportedPart", "Layout", "import_part"]
 
 #: Operators that move or repeat the elements of a weight.
 _MOVES = "view _unsafe_view reshape permute expand unsqueeze squeeze clone alias detach flip"
-#: The dimensions of (n, channels / block, block, rows, columns) in the order of blocks, and those of blocks in this order.
+#: The order of (n, channels / block, block, rows, columns) in blocks, and that of blocks in these dimensions.
 _BLOCKED, _UNBLOCKED = (0, 1, 3, 4, 2), (0, 1, 4, 2, 3)
 #: The places of the operands of products that are packed as weights are.
 _WEIGHTS = {"convolution": 1, "convolution_backward": 2, "mm": 1, "addmm": 2}
@@ -77,7 +76,7 @@ class Layout:
     @property
     def dense(self) -> Layout:
         """Itself if its elements lie side by side; otherwise the same tensor in the order of its dimensions."""
-        if self.order is not None and math.prod(self.shape):
+        if self.order is not None and 0 not in self.shape:
             return self
         strides = [1]
         for extent in reversed(self.shape[1:]):
