@@ -19,8 +19,9 @@ from tilewright.executable.executable import Executable
 from tilewright.executable.program import PlanProgram
 from tilewright.frontend.torch.part import Layout
 from tilewright.training.parts import Part
-from tilewright.training.saved import find_layouts, to_blocks, to_plain
-from tilewright.training.storage import find_storages
+from tilewright.training.proof import find_difference, find_worst
+from tilewright.training.saved import accept_blocks, find_layouts, to_blocks, to_plain
+from tilewright.training.storage import find_storages, return_free_pages
 
 __all__ = ["LivePart", "State"]
 
@@ -68,6 +69,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         super().__init__()
         self.part, self.name = part, name
         self.inputs, self.outputs = find_layouts(part.module, kept)
+        self._module = accept_blocks(part.module, self.inputs)
         self.state: State = "waiting"
         self.reason = ""
         self.counts = _Counts()
@@ -107,34 +109,34 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
 
     def _run_in_pytorch(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """The results in PyTorch's kernels."""
-        given = (to_plain(t, layout.shape) for t, layout in zip(tensors, self.inputs, strict=True))
-        results: tuple[torch.Tensor, ...] = tuple(self.part.module(*given))
+        results: tuple[torch.Tensor, ...] = tuple(self._module(*tensors))
         return results
 
     def _prove(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """PyTorch's results, by which those of the executable that was offered are judged."""
-        wanted = self._run_in_pytorch(tensors)
-        self.counts.theirs += 1
+        """The results of the executable that was offered, if they are PyTorch's; otherwise PyTorch's."""
         with self._lock:
             executable, self._offered = self._offered, None
         if executable is None:
-            return wanted
+            return self.forward(*tensors)
         try:
             program = executable.program
             if not isinstance(program, PlanProgram):
                 raise TypeError("it has no plan")
-            results = self._run(program, tensors)
-            found = [to_plain(t, layout.shape) for t, layout in zip(results, self.outputs, strict=True)]
+            found = self._run(program, tensors)
         except Exception as error:
             self.leave(f"its executable failed: {error}")
-            return wanted
-        worst = max(map(_difference, found, wanted), default=0.0)
-        if not worst <= _TOLERANCE and not self._is_as_exact(tensors, found, wanted):
-            self.leave(f"its results differ from PyTorch's by {worst:.1e} of their largest number")
-            return wanted
+            return self.forward(*tensors)
+        self.counts.theirs += 1
+        worst = find_worst(self._module, tensors, found)
+        if not worst <= _TOLERANCE:
+            wanted = self._run_in_pytorch(tensors)
+            if not self._is_as_exact(tensors, found, wanted):
+                self.leave(f"its results differ from PyTorch's by {worst:.1e} of their largest number")
+                return wanted
         with self._lock:
             self._executable, self._program, self.state = executable, program, "running"
-        return wanted
+        return_free_pages()
+        return found
 
     def _is_as_exact(
         self, tensors: Sequence[torch.Tensor], found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]
@@ -145,7 +147,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         """
         exact = self._run_in_pytorch([t.double() if t.dtype == torch.float32 else t for t in tensors])
         pairs = zip(found, wanted, exact, strict=True)
-        return all(_difference(a, e) <= max(_TOLERANCE, _NOISE * _difference(b, e)) for a, b, e in pairs)
+        return all(find_difference(a, e) <= max(_TOLERANCE, _NOISE * find_difference(b, e)) for a, b, e in pairs)
 
     def _run(self, program: PlanProgram, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """The results in our kernels, in tensors that PyTorch allocates."""
@@ -177,13 +179,3 @@ def _lies_alike(tensor: torch.Tensor, layout: Layout) -> bool:
     """Whether strides differ along dimensions of one element only."""
     pairs = zip(tensor.shape, tensor.stride(), layout.strides, strict=True)
     return all(extent == 1 or one == other for extent, one, other in pairs)
-
-
-def _difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    """The largest difference, relative to the largest number."""
-    if not wanted.numel():
-        return 0.0
-    if not wanted.dtype.is_floating_point:
-        return 0.0 if bool((found == wanted).all()) else 1.0
-    largest = float(wanted.abs().max())
-    return float((found - wanted).abs().max()) / (largest or 1.0)

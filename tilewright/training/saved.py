@@ -23,7 +23,7 @@ from tilewright.training.support import is_supported
 if TYPE_CHECKING:
     from torch import fx
 
-__all__ = ["find_kept", "find_layouts", "mark_saved", "show_plain", "to_blocks", "to_plain"]
+__all__ = ["accept_blocks", "find_kept", "find_layouts", "mark_saved", "show_plain", "to_blocks", "to_plain"]
 
 #: The key of a node's ``meta`` with the name under which its tensor is saved, and the channels in a block.
 SAVED = "tilewright_saved"
@@ -105,6 +105,30 @@ def find_layouts(module: fx.GraphModule, kept: Collection[str]) -> tuple[tuple[L
 
     inputs = tuple(find(node) for node in module.graph.nodes if node.op == "placeholder")
     return inputs, tuple(find(node) for node in _output(module).args[0])
+
+
+def accept_blocks(module: fx.GraphModule, inputs: Sequence[Layout]) -> fx.GraphModule:
+    """A part that takes images in blocks, too. Each is a plain tensor from its first use to its last, and no longer.
+
+    Args:
+        module: the part.
+        inputs: the layouts of what its kernels take.
+    """
+    from torch import fx
+
+    if not any(layout.block for layout in inputs):
+        return module
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    order = {node: place for place, node in enumerate(graph.nodes)}
+    for node, layout in zip([n for n in graph.nodes if n.op == "placeholder"], inputs, strict=True):
+        if layout.block and node.users:
+            users = list(node.users)
+            with graph.inserting_before(min(users, key=order.__getitem__)):
+                plain = graph.call_function(to_plain, (node, layout.shape))
+            for user in users:
+                user.replace_input_with(node, plain)
+    return fx.GraphModule(module, graph)
 
 
 def to_plain(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:

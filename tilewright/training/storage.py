@@ -6,6 +6,7 @@ microsecond when it is first written: 0.1 s for the activations that ResNet-18 s
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import threading
 import weakref
@@ -14,7 +15,7 @@ import torch
 
 from tilewright.frontend.torch.part import Layout
 
-__all__ = ["Storages", "find_storages"]
+__all__ = ["Storages", "find_storages", "return_free_pages"]
 
 #: Bytes from which memory is used again. Smaller tensors come from the heap, whose pages stay.
 _LEAST = 1 << 17
@@ -99,6 +100,16 @@ def find_storages() -> Storages:
     if found is None:
         found = _shared["parts"] = Storages()
     return found
+
+
+def return_free_pages() -> None:
+    """Let the C library give back the pages of tensors that are gone, as those of PyTorch's own run of a part are.
+
+    It keeps them otherwise, since it expects more tensors of the kind. C libraries but glibc have no such function.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 #: The memory of all parts, as long as there is one of them.
