@@ -25,6 +25,7 @@ from tilewright.executable.manifest import (
     find_listed,
     read_manifest,
 )
+from tilewright.executable.memory import Arena
 from tilewright.executable.program import KernelTime, Program, Variants
 from tilewright.fixed_input import FixedInput
 from tilewright.tensor import Array, TensorSpec
@@ -226,7 +227,7 @@ class OneBucket:
         return self.executable.contest(arrays, variants, seconds, least, most)
 
 
-def load_executable(path: str | Path, threads: int | None = None) -> Executable:
+def load_executable(path: str | Path, threads: int | None = None, arena: Arena | None = None) -> Executable:
     """The executable that ``tilewright tune`` wrote into the directory ``path``.
 
     Only files in the directory are loaded, and only those whose checksums are the manifest's.
@@ -234,6 +235,8 @@ def load_executable(path: str | Path, threads: int | None = None) -> Executable:
     Args:
         path: the directory.
         threads: on which it runs; None: as many as ``TVM_NUM_THREADS`` says, or as there are cores.
+        arena: memory for intermediate results that executables share which need not run at the same time; None: it
+            gets its own.
 
     Raises:
         OutputError: it is no such directory, of another format, incomplete, damaged, or changed.
@@ -250,7 +253,7 @@ def load_executable(path: str | Path, threads: int | None = None) -> Executable:
     with tempfile.TemporaryDirectory(prefix="tilewright-") as fresh:
         copy_listed(folder, manifest, LIBRARY, Path(fresh, LIBRARY))
         try:
-            program = load_program(folder, manifest, weights, Path(fresh), threads)
+            program = load_program(folder, manifest, weights, Path(fresh), threads, arena)
             return Executable(program, manifest)
         except TargetError as exc:
             raise TargetError(f"the executable in {folder} cannot run here: {exc}; tune again on this machine") from exc

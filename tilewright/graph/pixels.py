@@ -155,7 +155,10 @@ def pool(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
 
 
 def shuffle(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
-    """A reshape or transposition of the channels alone: their order changes, and nothing is moved."""
+    """A reshape or transposition of the channels alone: their order changes, and nothing is moved.
+
+    reshape (n, c, h, w) --> (n, c / block, block, h, w), permute --> (n, c / block, h, w, block) is the blocked tensor.
+    """
     value, shape = args[0], shape_of(call)
     if value.packed is None or len(shape) < 4:
         return None
@@ -164,6 +167,8 @@ def shuffle(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None
         rank = len(shape)
         axes = call.attrs.axes
         moved = [int(a) % rank for a in axes] if axes is not None else [*reversed(range(rank))]
+        if moved == [0, 1, 3, 4, 2] and (value.block, value.order) == (value.shape[2], None):
+            return Value.plain(shape, value.packed, value.dtype)  # the blocks themselves
         if moved == [0, 2, 3, 1] and order is None and not value.channels_last:
             # One pass moves whole blocks. By way of the plain layout there would be two, number by number.
             return Value.plain(shape, walk.reshape(walk.reblock(value.packed, value.channels), shape))

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 
@@ -19,9 +19,9 @@ from tilewright.executable.executable import Executable
 from tilewright.executable.program import PlanProgram
 from tilewright.frontend.torch.part import Layout
 from tilewright.training.parts import Part
-
-if TYPE_CHECKING:
-    from torch import fx
+from tilewright.training.proof import find_difference, find_worst
+from tilewright.training.saved import accept_blocks, find_layouts, to_blocks, to_plain
+from tilewright.training.storage import find_storages, return_free_pages
 
 __all__ = ["LivePart", "State"]
 
@@ -55,6 +55,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
     Args:
         part: the part.
         name: for people.
+        kept: the names of saved activations that stay in blocks.
 
     Attributes:
         part: the part.
@@ -64,10 +65,11 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         counts: what happened to it.
     """
 
-    def __init__(self, part: Part, name: str) -> None:
+    def __init__(self, part: Part, name: str, kept: Collection[str] = ()) -> None:
         super().__init__()
         self.part, self.name = part, name
-        self.inputs, self.outputs = _find_layouts(part.module)
+        self.inputs, self.outputs = find_layouts(part.module, kept)
+        self._module = accept_blocks(part.module, self.inputs)
         self.state: State = "waiting"
         self.reason = ""
         self.counts = _Counts()
@@ -75,6 +77,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         self._offered: Executable | None = None
         self._executable: Executable | None = None
         self._lock = threading.Lock()
+        self._storages = find_storages()
 
     def offer(self, executable: Executable) -> None:
         """Let the next run prove an executable of this part, and the runs after it use it."""
@@ -102,17 +105,19 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             except Exception as error:  # whatever happens in there, the training goes on
                 self.leave(f"its executable failed: {error}")
         self.counts.theirs += 1
-        results: tuple[torch.Tensor, ...] = tuple(self.part.module(*tensors))
+        return self._run_in_pytorch(tensors)
+
+    def _run_in_pytorch(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """The results in PyTorch's kernels."""
+        results: tuple[torch.Tensor, ...] = tuple(self._module(*tensors))
         return results
 
     def _prove(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """PyTorch's results, by which those of the executable that was offered are judged."""
-        wanted: tuple[torch.Tensor, ...] = tuple(self.part.module(*tensors))
-        self.counts.theirs += 1
+        """The results of the executable that was offered, if they are PyTorch's; otherwise PyTorch's."""
         with self._lock:
             executable, self._offered = self._offered, None
         if executable is None:
-            return wanted
+            return self.forward(*tensors)
         try:
             program = executable.program
             if not isinstance(program, PlanProgram):
@@ -120,14 +125,18 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             found = self._run(program, tensors)
         except Exception as error:
             self.leave(f"its executable failed: {error}")
-            return wanted
-        worst = max(map(_difference, found, wanted), default=0.0)
-        if not worst <= _TOLERANCE and not self._is_as_exact(tensors, found, wanted):
-            self.leave(f"its results differ from PyTorch's by {worst:.1e} of their largest number")
-            return wanted
+            return self.forward(*tensors)
+        self.counts.theirs += 1
+        worst = find_worst(self._module, tensors, found)
+        if not worst <= _TOLERANCE:
+            wanted = self._run_in_pytorch(tensors)
+            if not self._is_as_exact(tensors, found, wanted):
+                self.leave(f"its results differ from PyTorch's by {worst:.1e} of their largest number")
+                return wanted
         with self._lock:
             self._executable, self._program, self.state = executable, program, "running"
-        return wanted
+        return_free_pages()
+        return found
 
     def _is_as_exact(
         self, tensors: Sequence[torch.Tensor], found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]
@@ -136,25 +145,28 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
 
         Some are nothing but rounding errors, such as the gradient of a bias before a batch norm, which is 0.
         """
-        exact = self.part.module(*(t.double() if t.dtype == torch.float32 else t for t in tensors))
+        exact = self._run_in_pytorch([t.double() if t.dtype == torch.float32 else t for t in tensors])
         pairs = zip(found, wanted, exact, strict=True)
-        return all(_difference(a, e) <= max(_TOLERANCE, _NOISE * _difference(b, e)) for a, b, e in pairs)
+        return all(find_difference(a, e) <= max(_TOLERANCE, _NOISE * find_difference(b, e)) for a, b, e in pairs)
 
     def _run(self, program: PlanProgram, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """The results in our kernels, in tensors that PyTorch allocates."""
         given = [self._align(tensor, layout) for tensor, layout in zip(tensors, self.inputs, strict=True)]
-        results = tuple(
-            torch.empty_strided(layout.shape, layout.strides, dtype=getattr(torch, layout.dtype))
-            for layout in self.outputs
-        )
+        results = tuple(map(self._storages.allocate, self.outputs))
         program.run_in_place([tensor.data_ptr() for tensor in (*given, *results)])
         self.counts.ours += 1
         return results
 
     def _align(self, tensor: torch.Tensor, layout: Layout) -> torch.Tensor:
         """The tensor if it lies as kernels read it; otherwise a copy that does."""
+        if layout.block and tensor.shape == layout.blocks and tensor.is_contiguous() and tensor.data_ptr() % 64 == 0:
+            return tensor
+        tensor = to_plain(tensor, layout.shape)
         if tensor.shape != layout.shape or str(tensor.dtype) != f"torch.{layout.dtype}":
             raise ValueError(f"it was made for {layout.dtype} {layout.shape}, but got {tensor.dtype} {tensor.shape}")
+        if layout.block:
+            self.counts.copies += 1
+            return to_blocks(tensor, layout.block)
         if tensor.stride() == layout.strides and tensor.data_ptr() % 64 == 0:
             return tensor
         if _lies_alike(tensor, layout) and tensor.data_ptr() % 64 == 0:
@@ -167,21 +179,3 @@ def _lies_alike(tensor: torch.Tensor, layout: Layout) -> bool:
     """Whether strides differ along dimensions of one element only."""
     pairs = zip(tensor.shape, tensor.stride(), layout.strides, strict=True)
     return all(extent == 1 or one == other for extent, one, other in pairs)
-
-
-def _difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    """The largest difference, relative to the largest number."""
-    if not wanted.numel():
-        return 0.0
-    if not wanted.dtype.is_floating_point:
-        return 0.0 if bool((found == wanted).all()) else 1.0
-    largest = float(wanted.abs().max())
-    return float((found - wanted).abs().max()) / (largest or 1.0)
-
-
-def _find_layouts(module: fx.GraphModule) -> tuple[tuple[Layout, ...], tuple[Layout, ...]]:
-    """The layouts of what a part takes and gives."""
-    nodes = list(module.graph.nodes)
-    inputs = tuple(Layout.of(node.meta["val"]).dense for node in nodes if node.op == "placeholder")
-    outputs = tuple(Layout.of(node.meta["val"]).dense for node in nodes[-1].args[0])
-    return inputs, outputs

@@ -9,20 +9,32 @@ import torch
 from torch import fx
 from torch.utils.checkpoint import CheckpointPolicy
 
+from tilewright.training.saved import mark_saved
+
 __all__ = ["partition"]
 
 _RECOMPUTED = (CheckpointPolicy.MUST_RECOMPUTE, CheckpointPolicy.PREFER_RECOMPUTE)
 
 
 def partition(
-    joint: fx.GraphModule, inputs: Sequence[object], **options: object
+    joint: fx.GraphModule, inputs: Sequence[object], *, num_fwd_outputs: int, **options: object
 ) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """The two passes of a step, by PyTorch's min-cut partition of what is saved and what is computed anew."""
+    """The two passes of a step, by PyTorch's min-cut partition of what is saved and what is computed anew.
+
+    Args:
+        joint: both passes.
+        inputs: what they take.
+        num_fwd_outputs: how many results the forward pass has besides what it saves.
+        options: what else PyTorch tells those who divide a step.
+    """
     from functorch.compile import min_cut_rematerialization_partition  # type: ignore[import-untyped]
 
     _part_statistics(joint)
-    found: tuple[fx.GraphModule, fx.GraphModule] = min_cut_rematerialization_partition(joint, inputs, **options)
-    return found
+    passes: tuple[fx.GraphModule, fx.GraphModule] = min_cut_rematerialization_partition(
+        joint, inputs, num_fwd_outputs=num_fwd_outputs, **options
+    )
+    mark_saved(*passes, num_fwd_outputs)
+    return passes
 
 
 def _part_statistics(joint: fx.GraphModule) -> None:

@@ -16,6 +16,7 @@ from tilewright.training.live import LivePart
 from tilewright.training.options import Options
 from tilewright.training.parts import divide
 from tilewright.training.preparing import Request
+from tilewright.training.saved import find_kept, show_plain
 from tilewright.training.worker import Order, find_worker
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class Session:
             example for example in examples if isinstance(example, torch.nn.Parameter)
         )
         self.graphs: list[StepGraph] = []
+        #: The names of saved activations that the forward pass gives in blocks.
+        self._kept: frozenset[str] = frozenset()
 
     def compile(self, kind: Kind, module: fx.GraphModule, examples: Sequence[object]) -> Boxed:
         """A function that computes a graph of a step. It is PyTorch's own whatever fails.
@@ -80,7 +83,11 @@ class Session:
         """
         try:
             whole, parts = divide(module)
-            live = tuple(LivePart(part, f"{kind} part {place}") for place, part in enumerate(parts))
+            names = [part.name for part in parts]
+            if kind == "forward":
+                self._kept = find_kept(whole, names)
+            show_plain(whole, names)
+            live = tuple(LivePart(part, f"{kind} part {place}", self._kept) for place, part in enumerate(parts))
             for part in live:
                 setattr(whole, part.part.name, part)
         except Exception as error:

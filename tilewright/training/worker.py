@@ -7,11 +7,13 @@ import logging
 import queue
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tilewright.executable.executable import Executable, load_executable
+from tilewright.executable.memory import Arena
 from tilewright.measure.isolated import IsolatedProcess
 from tilewright.training.options import Options
 from tilewright.training.preparing import Preparation, Prepared, Request
@@ -25,6 +27,8 @@ _PATIENCE = 1800.0
 _log = logging.getLogger("tilewright.training")
 #: The workers of this process. Models that are compiled with the same options share one.
 _workers: dict[tuple[Options, int], Worker] = {}
+#: The arena of all parts, as long as there is one of them.
+_arenas: weakref.WeakValueDictionary[str, Arena] = weakref.WeakValueDictionary()
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ class Worker:
         try:
             with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
                 prepared = self._ask(order.request, Path(folder, "executable"))
-                executable = load_executable(prepared.out, self._threads)  # it needs its directory no longer
+                # It needs its directory no longer.
+                executable = load_executable(prepared.out, self._threads, _find_arena())
         except Exception as error:  # whatever fails, the training goes on
             order.leave(str(error))
             return
@@ -108,6 +113,14 @@ class Worker:
 def find_worker(options: Options, threads: int) -> Worker:
     """The worker of this process for these options."""
     return _workers.setdefault((options, threads), Worker(options, threads))
+
+
+def _find_arena() -> Arena:
+    """The arena of all parts of this process. A step runs one part at a time."""
+    arena = _arenas.get("parts")
+    if arena is None:
+        arena = _arenas["parts"] = Arena()
+    return arena
 
 
 @atexit.register
