@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tilewright.frontend.torch.attention import attention_decompositions
+
 if TYPE_CHECKING:
     import torch
     from torch._ops import OpOverload
@@ -41,6 +43,7 @@ def training_decompositions() -> dict[OpOverload, Callable[..., object]]:
     table[aten._native_batch_norm_legit_functional.default] = _batch_norm
     table[aten.native_batch_norm_backward.default] = _batch_norm_backward
     table[aten.native_layer_norm_backward.default] = _layer_norm_backward
+    table.update(attention_decompositions())
     return table
 
 
