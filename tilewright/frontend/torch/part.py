@@ -18,7 +18,7 @@ from tilewright.frontend.torch.folding import fold_constants
 from tilewright.frontend.torch.gradients import training_decompositions
 from tilewright.frontend.torch.graph import TorchGraph, shape_of
 from tilewright.frontend.torch.importer import Imported, import_graph
-from tilewright.frontend.torch.rewriting import drop_identities, shape_norms
+from tilewright.frontend.torch.rewriting import drop_identities, join_selections, shape_norms
 
 if TYPE_CHECKING:
     import torch
@@ -105,6 +105,7 @@ def import_part(module: fx.GraphModule, inputs: Sequence[Layout], outputs: Seque
             drop_identities(graph)
             fold_constants(graph)
             shape_norms(graph)
+            join_selections(graph)
             _order_inputs(graph, inputs)
             _order_outputs(graph, outputs)
             graph.drop_dead()
