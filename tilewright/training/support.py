@@ -40,7 +40,6 @@ _LIGHT = """
     max_pool2d_with_indices.default max_pool2d_with_indices_backward.default
     avg_pool2d.default avg_pool2d_backward.default
     _adaptive_avg_pool2d.default _adaptive_avg_pool2d_backward.default
-    upsample_nearest2d.default upsample_nearest2d_backward.default
 """
 #: Operators that move elements, or nothing.
 _VIEWS = """
@@ -140,15 +139,6 @@ def _windows_lie_side_by_side(node: fx.Node) -> bool:
     )
 
 
-def _repeats_pixels(node: fx.Node) -> bool:
-    """Whether an image is enlarged by whole numbers."""
-    if "backward" in _name(node):
-        large, small = _shape(node.args[0]), tuple(node.args[2])
-    else:
-        small, large = _shape(node.args[0]), _shape(node)
-    return _divides(small, large)
-
-
 def _divides(small: Sequence[int], large: Sequence[int]) -> bool:
     """Whether the pixels of an image are a whole number of times those of another."""
     pairs = zip(small[-2:], large[-2:], strict=True)
@@ -173,8 +163,6 @@ _CONDITIONS: Mapping[str, Callable[[fx.Node], bool]] = {
     "_adaptive_avg_pool2d_backward.default": _shares_equally,
     "avg_pool2d.default": _is_image,
     "avg_pool2d_backward.default": _windows_lie_side_by_side,
-    "upsample_nearest2d.default": _repeats_pixels,
-    "upsample_nearest2d_backward.default": _repeats_pixels,
     "slice_backward.default": _steps_by_one,
     "_log_softmax.default": _is_rows,
 }

@@ -21,7 +21,7 @@ __all__ = ["training_decompositions"]
 _KEPT = """
     hardswish.default hardsigmoid.default silu.default gelu.default unbind.int split.Tensor split_with_sizes.default
     addmm.default native_layer_norm.default _safe_softmax.default
-    select_backward.default slice_backward.default upsample_nearest2d.vec
+    select_backward.default slice_backward.default
 """
 #: Operators whose decomposition PyTorch has, but not in its table.
 _ADDED = """
@@ -42,13 +42,12 @@ def training_decompositions() -> dict[OpOverload, Callable[..., object]]:
         table.pop(getattr(getattr(aten, packet), overload), None)
     table.update(torch._decomp.get_decompositions([_operator(name) for name in _ADDED.split()]))
     table[aten._native_batch_norm_legit_functional.default] = _batch_norm
+    table[aten._native_batch_norm_legit_no_training.default] = _frozen_batch_norm
     table[aten.native_batch_norm_backward.default] = _batch_norm_backward
     table[aten.native_layer_norm_backward.default] = _layer_norm_backward
     table[aten.native_dropout_backward.default] = _dropout_backward
     table[aten._adaptive_avg_pool2d_backward.default] = _share_backward
     table[aten.avg_pool2d_backward.default] = _share_backward
-    table[aten.upsample_nearest2d.default] = _repeat_pixels
-    table[aten.upsample_nearest2d_backward.default] = _repeat_pixels_backward
     table[aten.convolution.default] = _transposed_convolution
     table[aten.convolution_backward.default] = _transposed_convolution_backward
     table.update(attention_decompositions())
@@ -105,6 +104,19 @@ def _batch_norm(
     if bias is not None:
         result = result + _column(bias, x.dim())
     return result, saved, deviation, new_mean, new_var
+
+
+def _frozen_batch_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+    momentum: float,
+    eps: float,
+) -> tuple[torch.Tensor, ...]:
+    """A batch norm by its running statistics, and two empty vectors."""
+    return _batch_norm(x, weight, bias, running_mean, running_var, False, momentum, eps)[:3]
 
 
 def _batch_norm_backward(
@@ -181,19 +193,6 @@ def _repeat(image: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     *outer, height, width = image.shape
     spread = image.reshape(*outer, height, 1, width, 1).expand(*outer, height, rows, width, columns)
     return spread.reshape(*outer, height * rows, width * columns)
-
-
-def _repeat_pixels(x: torch.Tensor, size: Sequence[int], *scales: float | None) -> torch.Tensor:
-    """An image that is enlarged by whole numbers."""
-    return _repeat(x, size[0] // x.size(2), size[1] // x.size(3))
-
-
-def _repeat_pixels_backward(
-    gradient: torch.Tensor, size: Sequence[int], shape: Sequence[int], *scales: float | None
-) -> torch.Tensor:
-    """The sums over the places of each pixel."""
-    batch, channels, height, width = shape
-    return gradient.reshape(batch, channels, height, size[0] // height, width, size[1] // width).sum((3, 5))
 
 
 def _transposed_convolution(

@@ -120,11 +120,13 @@ def import_part(module: fx.GraphModule, inputs: Sequence[Layout], outputs: Seque
 def _trace(module: fx.GraphModule, inputs: Sequence[Layout]) -> TorchGraph:
     """The graph of the part in operators that converters serve."""
     import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    given = [torch.empty_strided(i.shape, i.strides, dtype=getattr(torch, i.dtype)) for i in inputs]
-    with torch.no_grad():
-        traced = make_fx(module, decomposition_table=training_decompositions(), tracing_mode="fake")(*given)
+    # The module may hold numbers as tensors of its own, which are no stand-ins.
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        given = [torch.empty_strided(i.shape, i.strides, dtype=getattr(torch, i.dtype)) for i in inputs]
+        traced = make_fx(module, decomposition_table=training_decompositions())(*given)
     graph = TorchGraph(traced.graph, [node for node in traced.graph.nodes if node.op == "placeholder"], {})
     for node in [node for node in traced.graph.nodes if node.op == "get_attr"]:
         constant = graph.add_weight(node.name, getattr(traced, str(node.target)).detach())
