@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from tilewright.graph import gradients, packing, pixels, recurrent, tokens
+from tilewright.graph import gradients, packing, pixels, pooling, recurrent, tokens
 from tilewright.graph.convolution import Convolution
 from tilewright.graph.idioms import find_idiom
 from tilewright.graph.value import Value, shape_of
@@ -286,7 +286,8 @@ class Rewriter:
             return self.keep_plain(expr)
         name = expr.op.name.removeprefix("relax.")
         if name == "call_tir":
-            return recurrent.serve(self, expr) or gradients.serve(self, expr) or self.keep_plain(expr)
+            served = recurrent.serve(self, expr) or gradients.serve(self, expr) or pooling.serve(self, expr)
+            return served or self.keep_plain(expr)
         operands = list(expr.args)
         if name == "concat" and isinstance(operands[0], relax.Tuple):
             operands = list(operands[0].fields)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tilewright.training.rewriting import drop_empty, split_dropout
 from tilewright.training.support import is_heavy, is_supported
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def divide(module: fx.GraphModule) -> tuple[fx.GraphModule, tuple[Part, ...]]:
             return is_supported(node)
 
     _skip_aliases(module)
+    split_dropout(module)
+    drop_empty(module)
     partitioner = CapabilityBasedPartitioner(module, Support(), allows_single_node_partition=False)
     partitions = [part for part in partitioner.propose_partitions() if any(is_heavy(node) for node in part.nodes)]
     fused = partitioner.fuse_partitions(partitions, prefix=_PREFIX)

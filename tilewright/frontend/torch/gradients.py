@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tilewright.frontend.torch.attention import attention_decompositions
+
 if TYPE_CHECKING:
     import torch
     from torch._ops import OpOverload
@@ -18,13 +20,14 @@ __all__ = ["training_decompositions"]
 #: Operators of PyTorch's table that converters serve better than their parts.
 _KEPT = """
     hardswish.default hardsigmoid.default silu.default gelu.default unbind.int split.Tensor split_with_sizes.default
-    addmm.default native_layer_norm.default threshold_backward.default
+    addmm.default native_layer_norm.default threshold_backward.default _safe_softmax.default
+    select_backward.default slice_backward.default
 """
 #: Operators whose decomposition PyTorch has, but not in its table.
 _ADDED = """
     hardswish_backward hardsigmoid_backward gelu_backward silu_backward sigmoid_backward
     tanh_backward hardtanh_backward leaky_relu_backward elu_backward _softmax_backward_data _log_softmax_backward_data
-    select_backward slice_backward stack t transpose.int addcmul addcdiv
+    stack t transpose.int addcmul addcdiv native_group_norm native_group_norm_backward
 """
 
 
@@ -39,8 +42,15 @@ def training_decompositions() -> dict[OpOverload, Callable[..., object]]:
         table.pop(getattr(getattr(aten, packet), overload), None)
     table.update(torch._decomp.get_decompositions([_operator(name) for name in _ADDED.split()]))
     table[aten._native_batch_norm_legit_functional.default] = _batch_norm
+    table[aten._native_batch_norm_legit_no_training.default] = _frozen_batch_norm
     table[aten.native_batch_norm_backward.default] = _batch_norm_backward
     table[aten.native_layer_norm_backward.default] = _layer_norm_backward
+    table[aten.native_dropout_backward.default] = _dropout_backward
+    table[aten._adaptive_avg_pool2d_backward.default] = _share_backward
+    table[aten.avg_pool2d_backward.default] = _share_backward
+    table[aten.convolution.default] = _transposed_convolution
+    table[aten.convolution_backward.default] = _transposed_convolution_backward
+    table.update(attention_decompositions())
     return table
 
 
@@ -129,6 +139,19 @@ def _batch_norm(
     return result, saved, deviation, new_mean, new_var
 
 
+def _frozen_batch_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+    momentum: float,
+    eps: float,
+) -> tuple[torch.Tensor, ...]:
+    """A batch norm by its running statistics, and two empty vectors."""
+    return _batch_norm(x, weight, bias, running_mean, running_var, False, momentum, eps)[:3]
+
+
 def _batch_norm_backward(
     gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor | None, *others: Any
 ) -> tuple[torch.Tensor | None, ...]:
@@ -186,3 +209,72 @@ def _layer_norm_backward(
         (gradient * normal).sum(outer) if output_mask[1] else None,
         gradient.sum(outer) if output_mask[2] else None,
     )
+
+
+def _dropout_backward(gradient: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
+    return gradient * mask * scale
+
+
+def _share_backward(gradient: torch.Tensor, x: torch.Tensor, *others: Any) -> torch.Tensor:
+    """The gradient of means over windows that lie side by side and fill the image: each pixel gets its share."""
+    rows, columns = (x.size(dim) // gradient.size(dim) for dim in (-2, -1))
+    return _repeat(gradient, rows, columns) * (1.0 / (rows * columns))
+
+
+def _repeat(image: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """The image with each pixel ``rows`` times in its column and ``columns`` times in its row."""
+    *outer, height, width = image.shape
+    spread = image.reshape(*outer, height, 1, width, 1).expand(*outer, height, rows, width, columns)
+    return spread.reshape(*outer, height * rows, width * columns)
+
+
+def _transposed_convolution(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *numbers: Any
+) -> torch.Tensor:
+    """A transposed convolution as the gradient of the data of a convolution with the same weights.
+
+    Args:
+        x, weight, bias: the operands.
+        numbers: stride, padding, dilation, whether it is transposed, output padding, groups.
+    """
+    stride, padding, dilation, transposed, more, groups = numbers
+    if not transposed:
+        return NotImplemented
+    aten = _operators()
+    sizes = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, more, strict=True)
+    pixels = [(n - 1) * s - 2 * p + d * (k - 1) + m + 1 for n, k, s, p, d, m in sizes]
+    # The convolution's data have a shape, but nobody reads them.
+    data = x.new_zeros((x.size(0), weight.size(1) * groups, *pixels))
+    plain = (stride, padding, dilation, False, [0, 0], groups)
+    result = aten.convolution_backward(x, data, weight, None, *plain, [True, False, False])[0]
+    return result if bias is None else result + _column(bias, x.dim())
+
+
+def _transposed_convolution_backward(
+    gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias_sizes: Sequence[int] | None, *numbers: Any
+) -> tuple[torch.Tensor | None, ...]:
+    """The gradients of a transposed convolution, by those of the convolution of which it is the gradient.
+
+    Args:
+        gradient: of the result.
+        x, weight: the operands.
+        bias_sizes: the shape of the bias.
+        numbers: stride, padding, dilation, whether it is transposed, output padding, groups, output mask.
+    """
+    stride, padding, dilation, transposed, _, groups, mask = numbers
+    if not transposed:
+        return NotImplemented
+    aten = _operators()
+    plain = (stride, padding, dilation, False, [0, 0], groups)
+    return (
+        aten.convolution(gradient, weight, None, *plain) if mask[0] else None,
+        aten.convolution_backward(x, gradient, weight, None, *plain, [False, True, False])[1] if mask[1] else None,
+        gradient.sum(_others(gradient)) if mask[2] else None,
+    )
+
+
+def _operators() -> Any:
+    """PyTorch's own operators."""
+    import torch
+
+    return torch.ops.aten

@@ -17,7 +17,7 @@ from tilewright.frontend.torch.folding import fold_constants
 from tilewright.frontend.torch.gradients import training_decompositions
 from tilewright.frontend.torch.graph import TorchGraph, shape_of
 from tilewright.frontend.torch.importer import Imported, import_graph
-from tilewright.frontend.torch.rewriting import drop_identities, shape_norms
+from tilewright.frontend.torch.rewriting import drop_identities, join_selections, shape_norms
 
 if TYPE_CHECKING:
     import torch
@@ -115,6 +115,7 @@ def import_part(module: fx.GraphModule, inputs: Sequence[Layout], outputs: Seque
             drop_identities(graph)
             fold_constants(graph)
             shape_norms(graph)
+            join_selections(graph)
             _order_inputs(graph, inputs)
             _order_outputs(graph, outputs)
             graph.drop_dead()
@@ -129,11 +130,13 @@ def import_part(module: fx.GraphModule, inputs: Sequence[Layout], outputs: Seque
 def _trace(module: fx.GraphModule, inputs: Sequence[Layout]) -> TorchGraph:
     """The graph of the part in operators that converters serve."""
     import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    given = [torch.empty_strided(i.shape, i.strides, dtype=getattr(torch, i.dtype)) for i in inputs]
-    with torch.no_grad():
-        traced = make_fx(module, decomposition_table=training_decompositions(), tracing_mode="fake")(*given)
+    # The module may hold numbers as tensors of its own, which are no stand-ins.
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        given = [torch.empty_strided(i.shape, i.strides, dtype=getattr(torch, i.dtype)) for i in inputs]
+        traced = make_fx(module, decomposition_table=training_decompositions())(*given)
     graph = TorchGraph(traced.graph, [node for node in traced.graph.nodes if node.op == "placeholder"], {})
     for node in [node for node in traced.graph.nodes if node.op == "get_attr"]:
         constant = graph.add_weight(node.name, getattr(traced, str(node.target)).detach())

@@ -11,7 +11,7 @@ from tilewright.frontend.torch.graph import TorchGraph, shape_of
 if TYPE_CHECKING:
     from torch import fx
 
-__all__ = ["drop_guards", "drop_identities", "shape_norms"]
+__all__ = ["drop_guards", "drop_identities", "join_selections", "shape_norms"]
 
 #: Operators that give their operand if its shape and dtype are those of the result.
 _COPIES = "alias clone contiguous detach lift_fresh_copy _to_copy to view _unsafe_view reshape expand slice squeeze"
@@ -47,6 +47,44 @@ def drop_guards(graph: TorchGraph) -> None:
         masks = [graph.weights[a] for a in added.args if a in graph.weights] if added.target is aten.add.Tensor else []
         if len(masks) == 1 and masks[0].dim() and bool((masks[0] > -math.inf).any(-1).all()):
             graph.replace(node, graph.insert(node, aten._softmax.default, added, -1, False))
+
+
+def join_selections(graph: TorchGraph) -> None:
+    """select_backward(a, 0) + select_backward(b, 1) + ... --> stack(a, b, ...), if every index occurs once.
+
+    This is the gradient of a tensor that was taken apart, such as that of query, key and value.
+    """
+    import torch
+
+    aten = torch.ops.aten
+    for node in reversed(list(graph.calls)):
+        if node.target is not aten.add.Tensor or not node.users:
+            continue
+        parts = _find_selections(node)
+        if not parts:
+            continue
+        _, sizes, dim = parts[0].args[:3]
+        axis = dim % len(sizes)
+        places = {part.args[3] % sizes[axis]: part.args[0] for part in parts}
+        alike = all((list(part.args[1]), part.args[2]) == (list(sizes), dim) for part in parts)
+        if not alike or len(places) != len(parts) or len(places) != sizes[axis]:
+            continue
+        raised = [graph.insert(node, aten.unsqueeze.default, places[place], axis) for place in sorted(places)]
+        graph.replace(node, graph.insert(node, aten.cat.default, raised, axis))
+    graph.drop_dead()
+
+
+def _find_selections(node: fx.Node) -> list[fx.Node]:
+    """The gradients of selections that a tree of additions adds; none if it adds something else."""
+    import torch
+
+    aten = torch.ops.aten
+    if node.target is aten.select_backward.default:
+        return [node]
+    if node.target is not aten.add.Tensor or node.kwargs:
+        return []
+    found = [_find_selections(operand) if hasattr(operand, "target") else [] for operand in node.args]
+    return [part for parts in found for part in parts] if all(found) else []
 
 
 def shape_norms(graph: TorchGraph) -> None:

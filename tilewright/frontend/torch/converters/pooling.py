@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tilewright.frontend.torch.converters.operands import Operands, Results, converter
+from tilewright.ops.window.places import MaxPool, max_pool_gradient, max_pool_places
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -72,7 +73,43 @@ def _register_max_pool(rank: int) -> None:
 
     @converter(f"max_pool{rank}d_with_indices.default")
     def convert_with_places(o: Operands) -> Results:
-        return [_emit_pool(o, "max", *_windows(o, rank), o.integers("dilation", rank)), None]
+        largest = _emit_pool(o, "max", *_windows(o, rank), o.integers("dilation", rank))
+        return [largest, _find_places(o, largest) if o.reads(1) else None]
+
+
+def _describe_max_pool(o: Operands, output: Sequence[int]) -> MaxPool:
+    """The windows of a pool of images.
+
+    Raises:
+        ValueError: there is no batch of images.
+    """
+    shape = o.shape("self")
+    if len(shape) != 4:
+        raise ValueError("places of largest elements are computed for batches of images")
+    numbers = [*_windows(o, 2), o.integers("dilation", 2)]
+    kernel, stride, padding, dilation = ((pair[0], pair[1]) for pair in numbers)
+    return MaxPool(shape, (output[0], output[1]), kernel, stride, padding, dilation)
+
+
+def _find_places(o: Operands, largest: relax.Expr) -> relax.Expr:
+    from tvm import relax
+
+    pool = _describe_max_pool(o, _out_extents(o, 2))
+    function = o.builder.add_func(max_pool_places(pool), "max_pool_places")
+    kind = relax.TensorType(pool.shapes(0)[1], "int64")
+    return o.emit(relax.call_tir(function, [o.expr(0), largest], kind))
+
+
+@converter("max_pool2d_with_indices_backward.default")
+def _max_pool_gradient(o: Operands) -> relax.Expr:
+    from tvm import relax
+
+    pool = _describe_max_pool(o, o.shape("grad_output")[-2:])
+    if pool.dilation != (1, 1):
+        raise ValueError("gradients of the largest elements of dilated windows are not compiled")
+    function = o.builder.add_func(max_pool_gradient(pool), "max_pool_gradient")
+    kind = relax.TensorType(pool.data, "float32")
+    return o.emit(relax.call_tir(function, [o.expr("grad_output"), o.expr("indices")], kind))
 
 
 def _register_avg_pool(rank: int) -> None:

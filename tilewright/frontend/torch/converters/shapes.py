@@ -142,6 +142,26 @@ def _overwrite_part(o: Operands) -> relax.Expr:
     return o.emit(relax.op.where(where, o.emit(relax.op.take(source, nearest, axis)), x))
 
 
+@converter("select_backward.default", "slice_backward.default")
+def _widen(o: Operands) -> relax.Expr:
+    """A part of a tensor in its place, among zeros."""
+    from tvm import relax
+
+    shape = o.out_shape
+    axis = o.axis("dim", len(shape))
+    source = o.expr("grad_output")
+    if "select" in o.node.target.__name__:
+        start = o.integer("index") % shape[axis]
+        end = start + 1
+        source = o.reshape(source, [*shape[:axis], 1, *shape[axis + 1 :]])
+    else:
+        start, end = _bounds(o, shape[axis])
+        if o.integer("step") != 1:
+            raise ValueError("the gradient of a slice is compiled for steps of 1")
+    around = [width for i in range(len(shape)) for width in ((start, shape[axis] - end) if i == axis else (0, 0))]
+    return o.emit(relax.op.nn.pad(source, around, "constant", 0.0)) if any(around) else source
+
+
 @converter("repeat.default", "tile.default")
 def _repeat(o: Operands) -> relax.Expr:
     from tvm import relax

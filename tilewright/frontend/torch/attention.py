@@ -1,0 +1,110 @@
+"""Attention in training, decomposed into products: its result with what PyTorch saves of it, and its gradient.
+
+PyTorch saves the logarithm of the sum of each row of exponentials. So the gradient computes the probabilities again,
+without a sum along rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch._ops import OpOverload
+
+__all__ = ["attention_decompositions"]
+
+
+def attention_decompositions() -> dict[OpOverload, Callable[..., object]]:
+    """The decompositions of PyTorch's operators for attention on CPUs."""
+    import torch
+
+    aten = torch.ops.aten
+    return {
+        aten._scaled_dot_product_flash_attention_for_cpu.default: _attention,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward.default: _attention_backward,
+    }
+
+
+def _attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    attn_mask: torch.Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The result ``(n, heads, queries, depth)``, and the logarithms of the sums of rows ``(n, heads, queries)``."""
+    assert dropout_p == 0.0, "PyTorch takes another operator for dropout"
+    scores = _scores(query, key, is_causal, attn_mask, scale)
+    probabilities = scores.softmax(-1)
+    # The largest probability of a row is at least 1 / columns, so its logarithm is exact. No exponential is needed.
+    logarithms = scores.amax(-1) - probabilities.amax(-1).log()
+    result = _unfold(_fold(probabilities).bmm(_fold(value)), query.shape)
+    return _lay_tokens_first(result), logarithms
+
+
+def _attention_backward(
+    gradient: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    out: torch.Tensor,
+    logsumexp: torch.Tensor,
+    dropout_p: float,
+    is_causal: bool,
+    *,
+    attn_mask: torch.Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The gradients of query, key and value.
+
+    dS = P * (dO V^T - rows(dO * O)), where P = exp(S - logsumexp).
+    """
+    assert dropout_p == 0.0, "PyTorch takes another operator for dropout"
+    factor = 1.0 / math.sqrt(query.size(-1)) if scale is None else scale
+    scores = _scores(query, key, is_causal, attn_mask, scale)
+    probabilities = (scores - logsumexp.unsqueeze(-1)).exp()
+    rows = (gradient * out).sum(-1, keepdim=True)
+    inner = _unfold(_fold(gradient).bmm(_fold(value).transpose(1, 2)), scores.shape)
+    slopes = _fold(probabilities * (inner - rows) * factor)
+    return (
+        _lay_tokens_first(_unfold(slopes.bmm(_fold(key)), query.shape)),
+        _lay_tokens_first(_unfold(slopes.transpose(1, 2).bmm(_fold(query)), key.shape)),
+        _lay_tokens_first(_unfold(_fold(probabilities).transpose(1, 2).bmm(_fold(gradient)), value.shape)),
+    )
+
+
+def _scores(
+    query: torch.Tensor, key: torch.Tensor, is_causal: bool, mask: torch.Tensor | None, scale: float | None
+) -> torch.Tensor:
+    """The scores ``(n, heads, queries, keys)``."""
+    factor = 1.0 / math.sqrt(query.size(-1)) if scale is None else scale
+    scores = _unfold(_fold(query).bmm(_fold(key).transpose(1, 2)), (*query.shape[:3], key.size(2))) * factor
+    if is_causal:
+        ones = query.new_ones((query.size(2), key.size(2)))
+        mask = (1.0 - ones.tril()) * _FORBIDDEN
+    return scores if mask is None else scores + mask
+
+
+#: What is added to a score that is not allowed: its exponential is 0. Minus infinity times 0 is no number.
+_FORBIDDEN = -1e30
+
+
+def _fold(tensor: torch.Tensor) -> torch.Tensor:
+    """``(n, heads, tokens, depth)`` --> ``(n * heads, tokens, depth)``."""
+    return tensor.reshape(-1, *tensor.shape[2:])
+
+
+def _unfold(tensor: torch.Tensor, shape: tuple[int, ...] | torch.Size) -> torch.Tensor:
+    """``(n * heads, tokens, depth)`` --> ``(n, heads, tokens, depth)``, with the first two extents of a shape."""
+    return tensor.reshape(*shape[:2], *tensor.shape[1:])
+
+
+def _lay_tokens_first(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor with the strides that PyTorch gives it: heads lie side by side for each token."""
+    return tensor.transpose(1, 2).contiguous().transpose(1, 2)
