@@ -144,6 +144,18 @@ class PlanProgram:
             self._calls.give(addresses)
             self._check(self._library.tilewright_run(self._calls.begin, self._calls.count))
 
+    def profile_in_place(self, addresses: Sequence[int]) -> list[float]:
+        """Compute on the caller's memory, as :meth:`run_in_place` does. Returns the seconds of each call.
+
+        Raises:
+            MeasureError: a kernel failed.
+        """
+        seconds = (ctypes.c_double * self._calls.count)()
+        with self._memory.lock:
+            self._calls.give(addresses)
+            self._check(self._library.tilewright_profile(self._calls.begin, self._calls.count, 1, seconds))
+        return list(seconds)
+
     @property
     def alignment(self) -> int:
         """Bytes that the addresses of the caller's tensors are multiples of."""

@@ -8,7 +8,9 @@ waiting --> ready --> running
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -30,6 +32,8 @@ State: TypeAlias = Literal["waiting", "ready", "running", "left"]
 _TOLERANCE = 1e-4
 #: How many times PyTorch's own rounding errors ours may be, where these are all that a result holds. (A choice.)
 _NOISE = 8.0
+#: In every so many runs the kernels are timed. That costs two readings of the clock for each.
+_PROFILE_EVERY = 16
 
 _log = logging.getLogger("tilewright.training")
 
@@ -42,11 +46,14 @@ class _Counts:
         ours: runs in our kernels.
         theirs: runs in PyTorch's.
         copies: inputs that did not lie as they should and were copied.
+        our_seconds, their_seconds: of the last run in our kernels, and in PyTorch's.
     """
 
     ours: int = 0
     theirs: int = 0
     copies: int = 0
+    our_seconds: float = math.nan
+    their_seconds: float = math.nan
 
 
 class LivePart(torch.nn.Module):  # type: ignore[misc]
@@ -62,6 +69,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         state: how it runs now.
         reason: why it was left to PyTorch; empty: it was not.
         counts: what happened to it.
+        kernels: the kernels of a run, in order, and the seconds of each in its place; empty name: a copy.
     """
 
     def __init__(self, part: Part, name: str) -> None:
@@ -71,15 +79,26 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         self.state: State = "waiting"
         self.reason = ""
         self.counts = _Counts()
+        self.kernels: tuple[tuple[str, float], ...] = ()
         self._program: PlanProgram | None = None
         self._offered: Executable | None = None
         self._executable: Executable | None = None
         self._lock = threading.Lock()
 
-    def offer(self, executable: Executable) -> None:
-        """Let the next run prove an executable of this part, and the runs after it use it."""
+    def offer(self, executable: Executable, checked: bool = False) -> None:
+        """Let the next run prove an executable of this part, and the runs after it use it.
+
+        Args:
+            executable: of the part.
+            checked: whether its results were those of the executable that runs now. Then nothing is left to prove.
+        """
         with self._lock:
-            if self.state != "left":
+            if self.state == "left":
+                return
+            program = executable.program
+            if checked and self.state == "running" and isinstance(program, PlanProgram):
+                self._executable, self._program = executable, program
+            else:
                 self._offered, self.state = executable, "ready"
 
     def leave(self, reason: str) -> None:
@@ -102,7 +121,9 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             except Exception as error:  # whatever happens in there, the training goes on
                 self.leave(f"its executable failed: {error}")
         self.counts.theirs += 1
+        begin = time.perf_counter()
         results: tuple[torch.Tensor, ...] = tuple(self.part.module(*tensors))
+        self.counts.their_seconds = time.perf_counter() - begin
         return results
 
     def _prove(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -147,7 +168,13 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             torch.empty_strided(layout.shape, layout.strides, dtype=getattr(torch, layout.dtype))
             for layout in self.outputs
         )
-        program.run_in_place([tensor.data_ptr() for tensor in (*given, *results)])
+        addresses = [tensor.data_ptr() for tensor in (*given, *results)]
+        begin = time.perf_counter()
+        if self.counts.ours % _PROFILE_EVERY == 1:
+            self.kernels = tuple(zip(program.kernels, program.profile_in_place(addresses), strict=True))
+        else:
+            program.run_in_place(addresses)
+        self.counts.our_seconds = time.perf_counter() - begin
         self.counts.ours += 1
         return results
 
