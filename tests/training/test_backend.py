@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,7 +83,7 @@ def test_what_the_backend_does_not_know_trains_as_in_eager(
     assert report(model).graphs == ()
 
 
-def test_inference_gives_what_eager_gives(tmp_path: Path) -> None:
+def test_inference_gives_what_eager_gives() -> None:
     model = Convolutions().eval()
     x = torch.randn(4, 3, 12, 12)
     wanted = model(x).detach()

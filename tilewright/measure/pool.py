@@ -97,9 +97,7 @@ class LocalPool:
         preparer = Preparer(self.workforce, self._recorder, limits)
         self._preparer = preparer
         self._builder = Builder(self.workforce, preparer, self._recorder, limits, self._statistics)
-        self._timekeeper = Timekeeper(
-            self.workforce, preparer, self._recorder, limits, self._statistics, exclusive
-        )
+        self._timekeeper = Timekeeper(self.workforce, preparer, self._recorder, limits, self._statistics, exclusive)
 
     @property
     def target(self) -> Target:

@@ -72,7 +72,7 @@ def compile_graph(
 
     from tilewright.training.session import Session
 
-    session = Session(parsed)
+    session = Session(parsed, examples)
     sessions.add(session)
     compiler = aot_autograd(
         fw_compiler=partial(session.compile, "forward"),

@@ -75,7 +75,7 @@ def report(model: torch.nn.Module) -> TrainingReport:
     parameters = set(model.parameters())
     found = []
     for session in sessions:
-        if not any(parameters.intersection(graph.parameters) for graph in session.graphs):
+        if parameters.isdisjoint(session.parameters):
             continue
         found += [
             GraphReport(

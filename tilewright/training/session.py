@@ -6,7 +6,7 @@ import logging
 import pickle
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
@@ -43,7 +43,6 @@ class StepGraph:
         parts: what is compiled of it.
         operators: how many operators PyTorch runs besides.
         steps: how often it ran.
-        parameters: the parameters of the model that it was called with.
         progress: is told of its steps.
     """
 
@@ -51,7 +50,6 @@ class StepGraph:
     parts: tuple[LivePart, ...]
     operators: int
     steps: int = 0
-    parameters: weakref.WeakSet[torch.nn.Parameter] = field(default_factory=weakref.WeakSet)
     progress: Progress | None = None
 
 
@@ -60,14 +58,19 @@ class Session:
 
     Args:
         options: of the backend.
+        examples: what the graph is called with.
 
     Attributes:
         options: of the backend.
+        parameters: of the model, as far as the graph is called with them.
         graphs: the graphs of its steps, as far as PyTorch has asked for them.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, examples: Sequence[object]) -> None:
         self.options = options
+        self.parameters: weakref.WeakSet[torch.nn.Parameter] = weakref.WeakSet(
+            example for example in examples if isinstance(example, torch.nn.Parameter)
+        )
         self.graphs: list[StepGraph] = []
 
     def compile(self, kind: Kind, module: fx.GraphModule, examples: Sequence[object]) -> Boxed:
@@ -134,8 +137,6 @@ def _box(module: fx.GraphModule, graph: StepGraph | None) -> Boxed:
 
     def call(arguments: list[object]) -> object:
         if graph is not None:
-            if not graph.steps:
-                graph.parameters.update(a for a in arguments if isinstance(a, torch.nn.Parameter))
             graph.steps += 1
             if graph.kind != "backward" and graph.progress is not None:
                 graph.progress.begin_step(id(graph))

@@ -7,6 +7,7 @@ training leaves it (:mod:`tilewright.training.slots`).
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import queue
@@ -35,6 +36,7 @@ _TRIALS = 64
 _MOST_DEATHS = 3
 
 _log = logging.getLogger("tilewright.training")
+#: The workers of this process. Models that are compiled with the same options share one.
 _workers: dict[tuple[Options, int], Worker] = {}
 
 
@@ -80,7 +82,7 @@ class Worker:
         self._deaths = 0
         self._end = -math.inf
         self.trials = 0
-        self.ended = False
+        self.ended = self._closed = False
         self.pace = Pace(SlotFile(Path(self._folder.name, "slots"))) if options.mode == "background" else None
 
     def prepare(self, order: Order) -> bool:
@@ -110,6 +112,11 @@ class Worker:
             prepared.tasks,
             prepared.trials,
         )
+
+    def close(self) -> None:
+        """End the process, and start none any more."""
+        self._closed = True
+        self._close()
 
     def _serve(self) -> None:
         """The thread: first parts that wait, then tuning."""
@@ -162,6 +169,8 @@ class Worker:
 
     def _note_failure(self, error: Exception) -> None:
         """Tuning failed: try again in another process, or end it."""
+        if self._closed:
+            return
         self._deaths += isinstance(error, IsolatedError)
         if not isinstance(error, IsolatedError) or self._deaths > _MOST_DEATHS:
             _log.warning("tuning has ended, and training goes on with the kernels that there are: %s", error)
@@ -179,6 +188,8 @@ class Worker:
             self.pace.share = share
 
     def _ask(self, method: str, *arguments: object, seconds: float = 0.0) -> Any:  # as the method has it
+        if self._closed:
+            raise IsolatedError("this process is ending")
         if self._process is None or not self._process.alive:
             self._process = IsolatedProcess(
                 Preparation,
@@ -197,3 +208,10 @@ def find_worker(options: Options, threads: int) -> Worker:
     if key not in _workers:
         _workers[key] = Worker(options, threads)
     return _workers[key]
+
+
+@atexit.register
+def _end_workers() -> None:
+    """End the processes of the workers, which wait for more."""
+    for worker in _workers.values():
+        worker.close()

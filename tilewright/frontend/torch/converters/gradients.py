@@ -126,7 +126,8 @@ def _phase(o: Operands, weight: relax.Expr, row: int, col: int) -> relax.Expr:
     """The gradients of every ``stride``-th pixel from ``(row, col)`` on.
 
     y[i] = sum over k of x[s i + k d - p] w[k]  -->  dx[s q + a] = sum over t of dy[q + u - t] w[s t + r],
-    where r = (a + p) mod s and u = (a + p) div s, for a dilation d of 1; for s = 1, dx[q] = sum of dy[q + p - d t] w[t].
+    where r = (a + p) mod s and u = (a + p) div s, for a dilation d of 1.
+    With a stride of 1, dx[q] = sum over t of dy[q + p - d t] w[t].
     """
     from tvm import relax
 
