@@ -65,7 +65,8 @@ def key_of(module: fx.GraphModule, inputs: tuple[Layout, ...], outputs: tuple[La
 
     Args:
         module: the part's graph.
-        inputs, outputs: the layouts of what it takes and gives.
+        inputs: the layouts of what it takes.
+        outputs: the layouts of what it gives.
         threads: on which it runs.
     """
     numbers = {node: str(number) for number, node in enumerate(module.graph.nodes)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import shutil
 from collections.abc import Sequence
@@ -144,11 +143,7 @@ class Preparation:
         from tilewright.records.memory import MemoryStore
         from tilewright.target import Target
 
-        self._slots: SlotFile | None = None
-        if options.mode == "background":
-            if hasattr(os, "SCHED_IDLE"):
-                os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # the training comes first
-            self._slots = SlotFile(folder / "slots")
+        self._slots = SlotFile(folder / "slots") if options.mode == "background" else None
         self._options, self._folder, self._target = options, folder, Target.parse()
         records = options.records
         self._store = FallbackStore(MemoryStore()) if records is None else open_for_tuning(records)

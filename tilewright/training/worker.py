@@ -196,6 +196,7 @@ class Worker:
                 (self._options, Path(self._folder.name)),
                 variables={"TVM_NUM_THREADS": str(self._threads)},
                 purpose="tuning for training needs a process of its own",
+                idle=self.pace is not None,  # the training comes first
             )
             for order in () if self.ended else self._orders.values():
                 self._process.call("learn", replace(order.request, seconds=0.0), seconds=_PATIENCE)
