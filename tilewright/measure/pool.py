@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from types import TracebackType
 
 import numpy as np
@@ -59,8 +59,6 @@ class LocalPool:
         memory: bytes that a worker may have; by default its share of what this process may use
             (:func:`tilewright.measure.memory.worker_share`). A candidate whose worker gets more than that has failed
             to build, or crashed, with a message that says why.
-        exclusive: gives a context in which nothing else uses the machine, and may wait for it. Each candidate is timed
-            in one. None: nothing else uses it.
 
     Attributes:
         workers: how many build at once.
@@ -79,7 +77,6 @@ class LocalPool:
         run_timeout: float = 10.0,
         on_measurement: Callable[[Measurement], None] | None = None,
         memory: int | None = None,
-        exclusive: Callable[[], AbstractContextManager[None]] | None = None,
     ) -> None:
         self.workers = min(target.cores, usable_cores()) if workers is None else workers
         if self.workers < 1:
@@ -97,7 +94,7 @@ class LocalPool:
         preparer = Preparer(self.workforce, self._recorder, limits)
         self._preparer = preparer
         self._builder = Builder(self.workforce, preparer, self._recorder, limits, self._statistics)
-        self._timekeeper = Timekeeper(self.workforce, preparer, self._recorder, limits, self._statistics, exclusive)
+        self._timekeeper = Timekeeper(self.workforce, preparer, self._recorder, limits, self._statistics)
 
     @property
     def target(self) -> Target:

@@ -40,7 +40,8 @@ _BOOT = "import sys; sys.path[:] = {path!r}; from tilewright.measure.process imp
 _ENDING_SECONDS = 5.0
 #: Seconds between two looks at whether such a child has ended: a tenth of the time that this usually takes.
 _POLL_SECONDS = 0.005
-#: The lowest priority of a session. It is set so often, with pauses of so many seconds, since the system limits its rate.
+#: The lowest priority of a session. Setting it is tried so often, with pauses of so many seconds: the system limits how
+#: often it is set.
 _LOWEST_NICE, _ATTEMPTS, _AUTOGROUP_SECONDS = 19, 20, 0.05
 #: How much of the output is read for the last words, in bytes, and how much of it messages and records keep, in
 #: characters: a line or two.

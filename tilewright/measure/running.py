@@ -9,8 +9,6 @@ after the other candidates of its worker.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 from tilewright.measure.batch import Batch, PoolLimits, PoolStatistics
 from tilewright.measure.outcome import Outcome, robust_seconds
@@ -48,7 +46,6 @@ class Timekeeper:
         recorder: told of all results.
         limits: what a worker may take.
         statistics: is told of disturbances, and how long timing takes.
-        exclusive: gives a context in which nothing else uses the machine; may wait for it. None: it is so always.
     """
 
     def __init__(
@@ -58,11 +55,9 @@ class Timekeeper:
         recorder: Recorder,
         limits: PoolLimits,
         statistics: PoolStatistics,
-        exclusive: Callable[[], AbstractContextManager[None]] | None = None,
     ) -> None:
         self._workforce, self._preparer, self._recorder = workforce, preparer, recorder
         self._limits, self._statistics = limits, statistics
-        self._exclusive: Callable[[], AbstractContextManager[None]] = exclusive or nullcontext
 
     def time(self, batch: Batch) -> None:
         """Time what was built, one candidate after the other."""
@@ -98,9 +93,8 @@ class Timekeeper:
         keeper = next((p for p in self._workforce.processes if p.anchor and p.turned_to(batch.key)), None)
         if keeper is None or batch.is_late() or keeper.died_idle():
             return 0.0
-        with self._exclusive():
-            keeper.send(Anchor(), batch.limit(self._limits.run))
-            reply = self._workforce.reply(keeper, batch.deadline)
+        keeper.send(Anchor(), batch.limit(self._limits.run))
+        reply = self._workforce.reply(keeper, batch.deadline)
         if isinstance(reply, Lost):
             self._preparer.discard(keeper, batch)
         return reply.seconds if isinstance(reply, Anchored) else 0.0
@@ -116,9 +110,8 @@ class Timekeeper:
             self._preparer.discard(process, batch)
             return
         allowed = min(self._limits.run, _RUN_SECONDS + _RUN_FACTOR * batch.best)
-        with self._exclusive():
-            process.send(Run(index, batch.best), batch.limit(allowed))
-            reply = self._workforce.reply(process, batch.deadline)
+        process.send(Run(index, batch.best), batch.limit(allowed))
+        reply = self._workforce.reply(process, batch.deadline)
         batch.spent[index] += time.monotonic() - process.since
         if isinstance(reply, Timed):
             process.reference = True  # the first that runs is one, where there was none
@@ -165,9 +158,8 @@ class Timekeeper:
         racers, process.built = process.built, []
         if len(racers) > 1 and not batch.is_late() and not process.died_idle():
             limit = batch.limit(self._limits.run * len(racers))
-            with self._exclusive():
-                process.send(Race(tuple(racers), _RACE_SECONDS * len(racers)), limit)
-                reply = self._workforce.reply(process, batch.deadline)
+            process.send(Race(tuple(racers), _RACE_SECONDS * len(racers)), limit)
+            reply = self._workforce.reply(process, batch.deadline)
             if isinstance(reply, Lost):
                 self._preparer.discard(process, batch)
             elif isinstance(reply, Raced):

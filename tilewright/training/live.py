@@ -8,18 +8,19 @@ waiting --> ready --> running
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 
 from tilewright.executable.executable import Executable
-from tilewright.executable.program import PlanProgram
+from tilewright.executable.program import PlanProgram, Variants
 from tilewright.frontend.torch.part import Layout
+from tilewright.training.contest import Contest
 from tilewright.training.parts import Part
 
 if TYPE_CHECKING:
@@ -29,11 +30,15 @@ __all__ = ["LivePart", "State"]
 
 State: TypeAlias = Literal["waiting", "ready", "running", "left"]
 #: The largest difference between a result of ours and of PyTorch, relative to the largest number of that result.
-_TOLERANCE = float(__import__("os").environ.get("TT_TOL","1e-4"))
+_TOLERANCE = 1e-4
 #: How many times PyTorch's own rounding errors ours may be, where these are all that a result holds. (A choice.)
 _NOISE = 8.0
 #: In every so many runs the kernels are timed. That costs two readings of the clock for each.
 _PROFILE_EVERY = 16
+#: Runs whose times are kept, and after which ours and PyTorch's are compared.
+_WINDOW, _ENOUGH = 16, 3
+#: Variants of our kernels are timed in real steps if ours take at most this multiple of PyTorch's time.
+_MOST_SLOWER = 1.5
 
 _log = logging.getLogger("tilewright.training")
 
@@ -46,14 +51,14 @@ class _Counts:
         ours: runs in our kernels.
         theirs: runs in PyTorch's.
         copies: inputs that did not lie as they should and were copied.
-        our_seconds, their_seconds: of the last run in our kernels, and in PyTorch's.
+        our_seconds, their_seconds: of the last few runs in our kernels, and in PyTorch's.
     """
 
     ours: int = 0
     theirs: int = 0
     copies: int = 0
-    our_seconds: float = math.nan
-    their_seconds: float = math.nan
+    our_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    their_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
 
 
 class LivePart(torch.nn.Module):  # type: ignore[misc]
@@ -81,6 +86,8 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         self.counts = _Counts()
         self.kernels: tuple[tuple[str, float], ...] = ()
         self._program: PlanProgram | None = None
+        self._contest: Contest | None = None
+        self._profile = False
         self._offered: Executable | None = None
         self._executable: Executable | None = None
         self._lock = threading.Lock()
@@ -98,6 +105,8 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             program = executable.program
             if checked and self.state == "running" and isinstance(program, PlanProgram):
                 self._executable, self._program = executable, program
+                self.counts.our_seconds.clear()
+                self._profile = True
             else:
                 self._offered, self.state = executable, "ready"
 
@@ -108,28 +117,69 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
                 return
             self.state, self.reason = "left", reason
             self._program = self._offered = self._executable = None
+            contest, self._contest = self._contest, None
+        if contest is not None:
+            contest.over.set()
         _log.warning("%s stays with PyTorch: %s", self.name, reason)
+
+    def hold_contest(self, executable: Executable, variants: Variants) -> Contest | None:
+        """Let the next runs time variants of kernels in their places. None: the part does not run in our kernels.
+
+        Args:
+            executable: computes the same as the one that runs now, and holds the variants.
+            variants: by the name of a kernel, the names of its variants, itself first.
+        """
+        program = executable.program
+        with self._lock:
+            if self.state != "running" or not isinstance(program, PlanProgram) or self._pace_of_ours() > _MOST_SLOWER:
+                return None
+            self._executable, self._program = executable, program
+            self._contest = Contest(program, variants)
+            return self._contest
+
+    @property
+    def slower(self) -> bool:
+        """Whether PyTorch's kernels are faster here than ours are by now. Then they run, until ours are better."""
+        return self._pace_of_ours() > 1.0
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The results of the part."""
         if self._offered is not None:
             return self._prove(tensors)
         program = self._program
-        if program is not None:
+        if program is not None and (self._contest is not None or not self.slower):
             try:
                 return self._run(program, tensors)
             except Exception as error:  # whatever happens in there, the training goes on
                 self.leave(f"its executable failed: {error}")
-        self.counts.theirs += 1
+        return self._run_theirs(tensors)
+
+    @property
+    def kernel_seconds(self) -> dict[str, float]:
+        """The seconds that each of our kernels takes in a run, all its calls together; empty: not known yet."""
+        found: dict[str, float] = {}
+        for kernel, seconds in self.kernels:
+            found[kernel] = found.get(kernel, 0.0) + seconds
+        return found
+
+    def _pace_of_ours(self) -> float:
+        """How long our kernels take, as a multiple of PyTorch's time; 1: not known yet."""
+        counts = self.counts
+        if len(counts.our_seconds) < _ENOUGH or not counts.their_seconds:
+            return 1.0
+        return min(counts.our_seconds) / min(counts.their_seconds)
+
+    def _run_theirs(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """The results in PyTorch's kernels."""
         begin = time.perf_counter()
         results: tuple[torch.Tensor, ...] = tuple(self.part.module(*tensors))
-        self.counts.their_seconds = time.perf_counter() - begin
+        self.counts.their_seconds.append(time.perf_counter() - begin)
+        self.counts.theirs += 1
         return results
 
     def _prove(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """PyTorch's results, by which those of the executable that was offered are judged."""
-        wanted: tuple[torch.Tensor, ...] = tuple(self.part.module(*tensors))
-        self.counts.theirs += 1
+        wanted = self._run_theirs(tensors)
         with self._lock:
             executable, self._offered = self._offered, None
         if executable is None:
@@ -148,6 +198,8 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             return wanted
         with self._lock:
             self._executable, self._program, self.state = executable, program, "running"
+        self._profile = True
+        self.counts.our_seconds.clear()  # the first run meets cold caches
         return wanted
 
     def _is_as_exact(
@@ -169,12 +221,18 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             for layout in self.outputs
         )
         addresses = [tensor.data_ptr() for tensor in (*given, *results)]
-        begin = time.perf_counter()
-        if self.counts.ours % _PROFILE_EVERY == 1:
+        contest, begin = self._contest, time.perf_counter()
+        if contest is not None and contest.program is program:
+            contest.run(addresses)
+            if contest.over.is_set():
+                self._contest = None
+        elif self._profile or self.counts.ours % _PROFILE_EVERY == 0:
+            self._profile = False
             self.kernels = tuple(zip(program.kernels, program.profile_in_place(addresses), strict=True))
         else:
             program.run_in_place(addresses)
-        self.counts.our_seconds = time.perf_counter() - begin
+        if contest is None:
+            self.counts.our_seconds.append(time.perf_counter() - begin)
         self.counts.ours += 1
         return results
 

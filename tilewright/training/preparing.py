@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import pickle
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,30 +14,18 @@ from tilewright.errors import TilewrightError
 from tilewright.frontend.torch.part import Layout
 from tilewright.training.cache import ENTRY, find_folder, remove_oldest
 from tilewright.training.options import Options
-from tilewright.training.slots import SlotFile, hold
 
 if TYPE_CHECKING:
     from tilewright.compiling.kernels import Kernels
-    from tilewright.executable.executable import Executable
     from tilewright.frontend.network import Network
     from tilewright.graph.tasks import Extraction
-    from tilewright.measure.pool import LocalPool
-    from tilewright.task import Task
-    from tilewright.tuning.budget import RunningBudget
-    from tilewright.tuning.scheduler import NetworkTuner
+    from tilewright.training.variants import Entered, Proposer
     from tilewright.tuning.selection import Selection
-    from tilewright.tuning.task_state import TaskUse
 
-__all__ = ["Preparation", "Prepared", "Request", "Tuned"]
+__all__ = ["Preparation", "Prepared", "Proposal", "Request"]
 
 #: Seconds of a budget that are kept for building the executable and trying it.
 _FINISHING = 10.0
-#: Seconds that building and running a candidate may take while the training has the processors.
-_PATIENCE = 600.0
-#: A part is built again if its kernels are faster by this share of their time, as far as they were timed.
-_NOTEWORTHY = 0.03
-#: The largest difference between the results of two executables of a part, relative to the largest number.
-_AGREEMENT = 1e-4
 
 
 @dataclass(frozen=True)
@@ -71,7 +58,7 @@ class Prepared:
         tasks: the number of its tasks.
         tuned: how many of them run with something else than their default.
         trials: how many candidates were measured.
-        checked: whether its results were those of the executable before.
+        checked: whether it computes what the executable before computes, as far as its process has seen.
     """
 
     key: str
@@ -83,18 +70,18 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """What some seconds of tuning brought.
+class Proposal:
+    """A part with variants of its kernels.
 
     Attributes:
-        trials: candidates that were measured so far.
-        latency: what all kernels take together in seconds, as far as they were timed alone; None: not known yet.
-        live: whether more tuning may bring more.
+        key: of the part.
+        out: the directory of an executable that computes the same as the one before.
+        variants: by the name of a kernel, the names of its variants, itself first. Each was run, and is right.
     """
 
-    trials: int
-    latency: float | None
-    live: bool
+    key: str
+    out: Path
+    variants: Mapping[str, Sequence[str]]
 
 
 @dataclass
@@ -105,25 +92,19 @@ class _Part:
         network: the part as a network.
         extraction: its tasks.
         kernels: those that were compiled.
-        configs: of the executable that was built last, by ``Task.key``.
-        out: its directory; None: it comes from the cache.
+        selection: what its tasks run with.
+        out: the directory of its executable; None: it comes from the cache.
         version: how many were built.
+        entered: the tasks whose variants are being timed, by ``Task.key``.
     """
 
     network: Network
     extraction: Extraction
     kernels: Kernels
-    configs: dict[str, tuple[int, ...] | None]
+    selection: Selection
     out: Path | None = None
     version: int = 0
-
-
-@dataclass(frozen=True)
-class _Use:
-    """A task of several parts, with the number of its calls in all of them."""
-
-    task: Task
-    weight: float
+    entered: dict[str, Entered] = field(default_factory=dict)
 
 
 class Preparation:
@@ -143,19 +124,15 @@ class Preparation:
         from tilewright.records.memory import MemoryStore
         from tilewright.target import Target
 
-        self._slots = SlotFile(folder / "slots") if options.mode == "background" else None
         self._options, self._folder, self._target = options, folder, Target.parse()
         records = options.records
         self._store = FallbackStore(MemoryStore()) if records is None else open_for_tuning(records)
         self._cache = find_folder(options)
         self._parts: dict[str, _Part] = {}
-        self._pool: LocalPool | None = None
-        self._tuner: NetworkTuner | None = None
-        self._budget: RunningBudget | None = None
-        self._trials = 0
+        self._known: Proposer | None = None
 
     def learn(self, request: Request) -> None:
-        """Import a part and find its tasks, so that :meth:`tune` can tune them. Raises as the stages do."""
+        """Import a part and find its tasks, so that variants of them can be proposed. Raises as the stages do."""
         from tilewright.compiling.kernels import Kernels
         from tilewright.frontend.load import load_part
         from tilewright.graph.tasks import extract
@@ -164,9 +141,7 @@ class Preparation:
         network = load_part(request.name, pickle.loads(request.module), request.inputs, request.outputs)
         extraction = extract(network, self._target)
         kernels = Kernels(extraction, self._folder / f"objects-{len(self._parts)}")
-        configs = {} if request.seconds else select_recorded(extraction, self._store).configs
-        self._parts[request.key] = _Part(network, extraction, kernels, configs)
-        self._conclude()
+        self._parts[request.key] = _Part(network, extraction, kernels, select_recorded(extraction, self._store))
 
     def prepare(self, request: Request) -> Prepared:
         """Import, tune and build a part, and run its executable once.
@@ -174,82 +149,119 @@ class Preparation:
         Raises:
             TilewrightError: as the stages raise it.
         """
-        from tilewright.tuning.selection import select_best, select_recorded
-
         self.learn(request)
         part = self._parts[request.key]
-        if request.seconds <= _FINISHING or self._options.mode == "cached":
-            return self._build(request.key, part, select_recorded(part.extraction, self._store), 0.0, 0)
-        tuner = self._make_tuner(part.extraction.uses, request.seconds)
-        tuner.run(reserve=_FINISHING)
-        self._store.settle()
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
-        selection = select_best(part.extraction, tuner)
-        return self._build(request.key, part, selection, self._options.seconds, tuner.trials)
+        spent, trials = 0.0, 0
+        if request.seconds > _FINISHING and self._options.mode == "now":
+            part.selection, trials = self._tune(part.extraction, request.seconds)
+            spent = self._options.seconds
+        self._build(request.key, part, spent)
+        assert part.out is not None
+        tasks, tuned = len(part.extraction.uses), len(part.selection.tuned)
+        return Prepared(request.key, part.out, tasks, tuned, trials)
 
-    def tune(self, trials: int, seconds: float) -> Tuned:
-        """Tune the kernels of all parts that are known.
+    def propose(self, times: Mapping[str, Mapping[str, float]]) -> list[Proposal]:
+        """Compile variants of the kernels that take most of the time. They were run, and their results compared.
 
         Args:
-            trials: candidates that may be measured before this returns.
-            seconds: that are left of the budget.
+            times: by the key of a part, the seconds that its kernels take in a step.
         """
-        if self._tuner is None:
-            found: dict[str, _Use] = {}
-            for part in self._parts.values():
-                for use in part.extraction.uses:
-                    weight = use.weight + (found[use.task.key].weight if use.task.key in found else 0)
-                    found[use.task.key] = _Use(use.task, weight)
-            self._tuner = self._make_tuner(list(found.values()), seconds, trials)
-        tuner = self._tuner
-        before = tuner.trials
-        assert self._budget is not None
-        self._budget.trials = 0  # the next few
-        tuner.run(finalists=0)
-        self._store.settle()
-        return Tuned(self._trials + tuner.trials, tuner.estimated_latency, tuner.trials > before)
-
-    def improve(self, spent: float, last: bool) -> list[Prepared]:
-        """Build those parts again whose kernels have become faster.
-
-        Args:
-            spent: seconds of the budget that were spent so far, for the cache.
-            last: whether even small gains count.
-        """
-        from tilewright.tuning.selection import select_best
-
-        found: list[Prepared] = []
-        tuner = self._tuner
-        for key, part in self._parts.items() if tuner is not None else ():
-            assert tuner is not None
-            selection = select_best(part.extraction, tuner)
-            gain = self._gain(part, selection, tuner)
-            if gain >= (_NOTEWORTHY if not last else _NOTEWORTHY / 3):
-                with contextlib.suppress(TilewrightError):  # it keeps the kernels that it has
-                    found.append(self._build(key, part, selection, spent, self._trials + tuner.trials))
-            elif last:
-                self._keep(key, part, spent)
+        found = []
+        for key, part in self._parts.items():
+            if times.get(key):
+                with contextlib.suppress(TilewrightError):  # this part keeps the kernels that it has
+                    proposal = self._propose(key, part, times[key])
+                    found += [] if proposal is None else [proposal]
         return found
 
-    def _gain(self, part: _Part, selection: Selection, tuner: NetworkTuner) -> float:
-        """The share of a part's time that new kernels save, as far as they were timed."""
-        import numpy as np
+    def conclude(self, key: str, times: Mapping[str, Mapping[str, Sequence[float]]], spent: float) -> Prepared | None:
+        """Keep what variants took in their places, and build the part with the fastest. None: nothing has changed.
 
-        before = after = 0.0
+        Args:
+            key: of the part.
+            times: by the names of kernels and their variants, the seconds of each run.
+            spent: seconds of the budget that were spent so far, for the cache.
+
+        Raises:
+            TilewrightError: the part cannot be built.
+        """
+        from tilewright.training.variants import choose_variants
+        from tilewright.tuning.selection import Selection
+
+        part = self._parts[key]
+        entered, part.entered = part.entered, {}
+        chosen, measured = choose_variants(part.extraction, entered, times, self._proposer)
+        self._store.add(measured)
+        self._store.settle()
+        if not chosen:
+            return None
+        former = part.selection
+        part.selection = Selection(
+            former.functions | {key: variant.function for key, variant in chosen.items()},
+            former.configs | {key: variant.config for key, variant in chosen.items()},
+        )
+        self._build(key, part, spent)
+        assert part.out is not None
+        tasks, tuned = len(part.extraction.uses), len(part.selection.tuned)
+        return Prepared(key, part.out, tasks, tuned, len(measured), checked=True)
+
+    def finish(self, spent: float) -> None:
+        """Note in the cache what was spent."""
+        for key, part in self._parts.items():
+            self._keep(key, part, spent)
+
+    @property
+    def _proposer(self) -> Proposer:
+        from tilewright.methods.default import known_beforehand
+        from tilewright.methods.registry import make_method
+        from tilewright.training.variants import Proposer
+
+        if self._known is None:
+            self._known = Proposer(make_method(self._options.method, known_beforehand()[0]), self._store)
+        return self._known
+
+    def _propose(self, key: str, part: _Part, times: Mapping[str, float]) -> Proposal | None:
+        from tilewright.compiling.build import replace_kernels
+        from tilewright.executable.executable import load_executable
+        from tilewright.executable.program import PlanProgram
+        from tilewright.training.variants import Entered, keep_right
+
+        if part.out is None:  # its executable comes from the cache
+            self._build(key, part, 0.0)
+        assert part.out is not None
+        functions, kernels = part.selection.functions, part.kernels
+        symbols = kernels.symbols(functions)
+        found = self._proposer.find(part.extraction, part.selection, symbols, times)
+        if not found:
+            return None
+        layers = [
+            {task: variants[place].function for task, variants in found.items() if place < len(variants)}
+            for place in range(max(map(len, found.values())))
+        ]
         for use in part.extraction.uses:
-            known = tuner.tuners.get(use.task.key)
-            if known is None or known.best_config is None:
-                continue
-            default = tuple(int(index) for index in known.space.default())
-            config = part.configs.get(use.task.key) or default
-            after += use.weight * known.best_seconds
-            former = float(known.known(np.asarray([config], dtype=np.int32))[0])
-            before += use.weight * (former if former > known.best_seconds else known.best_seconds)
-        return 1.0 - after / before if before else 0.0
+            self._store.describe(use.task)
+        out = self._folder / f"variants-{list(self._parts).index(key)}"
+        replace_kernels(part.out, kernels.library(functions, out.with_suffix(".so"), layers), out)
+        names = [kernels.symbols(layer) for layer in layers]
+        part.entered = {
+            use.task.key: Entered(
+                tuple(found[use.task.key]),
+                {
+                    symbols[kernel]: tuple(layer[kernel] for layer in names if kernel in layer)
+                    for kernel in use.functions
+                    if kernel in symbols
+                },
+            )
+            for use in part.extraction.uses
+            if use.task.key in found
+        }
+        program = load_executable(out).program
+        assert isinstance(program, PlanProgram)
+        right = keep_right(program, part.network.random_inputs(), part.entered)
+        return Proposal(key, out, right) if right else None
 
-    def _make_tuner(self, uses: Sequence[TaskUse], seconds: float, trials: int | None = None) -> NetworkTuner:
+    def _tune(self, extraction: Extraction, seconds: float) -> tuple[Selection, int]:
+        """The best schedule of each task, and how many candidates were measured for it."""
         import numpy as np
 
         from tilewright.measure.pool import LocalPool
@@ -258,45 +270,30 @@ class Preparation:
         from tilewright.tuning.budget import Budget
         from tilewright.tuning.context import TuningContext
         from tilewright.tuning.scheduler import NetworkTuner
+        from tilewright.tuning.selection import select_best
 
-        store, slots = self._store, self._slots
-        if self._pool is None:
-            self._pool = LocalPool(
-                self._target,
-                build_timeout=_PATIENCE if slots else 10.0,
-                run_timeout=_PATIENCE if slots else 10.0,
-                on_measurement=lambda measurement: store.add([measurement]),
-                exclusive=partial(hold, slots) if slots else None,
-            )
-        for part in self._parts.values():
-            for use in part.extraction.uses:
-                store.describe(use.task)
-        self._budget = Budget(max(seconds, 1.0), trials).start()
-        context = TuningContext(self._target, self._pool, store, self._budget, np.random.default_rng(0))
+        store, target = self._store, self._target
         method = make_method(self._options.method, known_beforehand()[0])
-        return NetworkTuner(uses, context, method=method)
+        with LocalPool(target, on_measurement=lambda measurement: store.add([measurement])) as pool:
+            for use in extraction.uses:
+                store.describe(use.task)
+            context = TuningContext(target, pool, store, Budget(seconds).start(), np.random.default_rng(0))
+            tuner = NetworkTuner(extraction.uses, context, method=method)
+            tuner.run(reserve=_FINISHING)
+            store.settle()
+            return select_best(extraction, tuner), tuner.trials
 
-    def _conclude(self) -> None:
-        """The tasks have changed: the next tuning begins with what the records hold."""
-        if self._tuner is not None:
-            self._trials += self._tuner.trials
-            self._tuner = None
-
-    def _build(self, key: str, part: _Part, selection: Selection, spent: float, trials: int) -> Prepared:
+    def _build(self, key: str, part: _Part, spent: float) -> None:
         """Build a part, and run it once: a crash costs this process, and no training."""
         from tilewright.compiling.build import build
-        from tilewright.executable.executable import load_executable
 
-        former = part.out
-        out = self._folder / f"{list(self._parts).index(key)}-{part.version}"
-        executable = build(part.extraction, selection.functions, out, {}, part.kernels)
-        before = None if former is None else load_executable(former)
-        checked = _agree(part.network, executable, before)
+        former, out = part.out, self._folder / f"{list(self._parts).index(key)}-{part.version}"
+        executable = build(part.extraction, part.selection.functions, out, {}, part.kernels)
+        executable(*part.network.random_inputs())
+        part.out, part.version = out, part.version + 1
         if former is not None:
             shutil.rmtree(former, ignore_errors=True)
-        part.configs, part.out, part.version = dict(selection.configs), out, part.version + 1
         self._keep(key, part, spent)
-        return Prepared(key, out, len(part.extraction.uses), len(selection.tuned), trials, checked)
 
     def _keep(self, key: str, part: _Part, spent: float) -> None:
         """Put the executable of a part into the cache. If that fails, the next run starts slower."""
@@ -308,15 +305,3 @@ class Preparation:
             self._cache.mkdir(parents=True, exist_ok=True)
             publish(part.out, self._cache / key, {ENTRY: {"spent": round(spent, 1)}})
             remove_oldest(self._cache)
-
-
-def _agree(network: Network, executable: Executable, before: Executable | None) -> bool:
-    """Run an executable on random inputs. Returns whether its results are those of another one."""
-    from tilewright.measure.compare import relative_error
-
-    arrays = network.random_inputs()
-    found = executable(*arrays)
-    if before is None:
-        return False
-    wanted = before(*arrays)
-    return all(relative_error(a, b) <= _AGREEMENT for a, b in zip(found, wanted, strict=True))

@@ -41,7 +41,6 @@ class Progress:
         self.before = math.nan
         self.parts: list[LivePart] = []
         self._steps: deque[float] = deque(maxlen=_WINDOW)
-        self._began: dict[int, tuple[float, float]] = {}
         self._start = self._next = math.nan
         self._summed = False
         self._ours = 0
@@ -60,15 +59,7 @@ class Progress:
         now = time.monotonic()
         if math.isnan(self._start):
             self._start, self._next = now, now + _EVERY
-        pace = self._worker.pace
-        given = 0.0 if pace is None else pace.given
-        if graph in self._began:
-            began, former = self._began[graph]
-            self._note(now - began - (given - former))
-        if pace is not None:
-            pace.begin_step(graph)
-            given = pace.given
-        self._began[graph] = (time.monotonic(), given)
+        self._note(self._worker.pace.begin_step(graph))
         if now >= self._next:
             self._next = now + _EVERY
             _log.info("%s", self.describe())
@@ -83,8 +74,7 @@ class Progress:
         if not math.isnan(self.now):
             before = "" if math.isnan(self.before) else f", {1e3 * self.before:.0f} ms in PyTorch"
             words.append(f"a step takes {1e3 * self.now:.0f} ms{before}")
-        if pace is not None:
-            words.append(f"{pace.given:.1f} s were given to tuning, {self._worker.trials} candidates measured")
+        words.append(f"{pace.given:.1f} s were given to tuning, {self._worker.trials} candidates timed")
         running = sum(part.state == "running" for part in self.parts)
         words.append(f"{running} of {len(self.parts)} parts run in our kernels")
         left = [part.name for part in self.parts if part.state == "left"]
@@ -94,6 +84,8 @@ class Progress:
 
     def _note(self, seconds: float) -> None:
         """A step has ended."""
+        if math.isnan(seconds):
+            return
         ours = sum(part.counts.ours for part in self.parts)
         if not ours:
             self._steps.append(seconds)

@@ -118,7 +118,7 @@ class Session:
             if self.options.mode == "background":
                 seconds = 0.0
             request = Request(part.part.name, module, part.inputs, part.outputs, seconds, key)
-            order = Order(request, part.name, part.offer, part.leave, None if cached is None else cached.spent)
+            order = Order(request, part, None if cached is None else cached.spent)
             if self.options.mode == "now":
                 worker.prepare(order)
             else:

@@ -1,8 +1,9 @@
 """The process that prepares and tunes parts for a process that trains, and the thread that waits for it.
 
-In the background, each part first gets kernels as the records have them, or defaults. Then all kernels are tuned
-together, and from time to time those parts that have gained get new executables. All of it happens in slots that the
-training leaves it (:mod:`tilewright.training.slots`).
+In the background, each part first gets kernels as the records have them, or defaults. Then the process compiles
+variants of the kernels that take most of a step, runs each and compares its results; the training times them in their
+places, in real steps, and the process builds the part with the fastest. This is a *generation*; others follow until the
+budget is spent. The process works in slots that the training leaves it (:mod:`tilewright.training.slots`).
 """
 
 from __future__ import annotations
@@ -14,24 +15,28 @@ import queue
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tilewright.executable.executable import Executable, load_executable
+from tilewright.executable.executable import load_executable
 from tilewright.measure.isolated import IsolatedError, IsolatedProcess
 from tilewright.training.options import Options
-from tilewright.training.preparing import Preparation, Prepared, Request, Tuned
-from tilewright.training.slots import PREPARING, TUNING, Pace, SlotFile
+from tilewright.training.preparing import Preparation, Prepared, Proposal, Request
+from tilewright.training.slots import PREPARING, TUNING, Pace
+
+if TYPE_CHECKING:
+    from tilewright.training.contest import Contest
+    from tilewright.training.live import LivePart
 
 __all__ = ["Order", "Worker", "find_worker"]
 
 #: Seconds that a part may take besides its tuning. Importing and compiling took 35 s for the backward pass of ResNet-18
 #: on two busy cores.
 _PATIENCE = 1800.0
-#: Candidates that are measured before parts are built again, if that pays.
-_TRIALS = 64
+#: Seconds that a generation may wait for the steps that time its variants, and between two looks at them.
+_LONGEST_CONTEST, _LOOK = 600.0, 0.05
 #: A process that died is replaced so often. (A choice.)
 _MOST_DEATHS = 3
 
@@ -46,16 +51,12 @@ class Order:
 
     Attributes:
         request: the part.
-        name: of the part, for people.
-        offer: takes its executable, and whether its results were compared with those of the one before.
-        leave: is told why there is none.
+        part: takes its executables.
         spent: seconds of tuning that earlier runs have spent on it; None: it has no executable yet.
     """
 
     request: Request
-    name: str
-    offer: Callable[[Executable, bool], None]
-    leave: Callable[[str], None]
+    part: LivePart
     spent: float | None = None
 
 
@@ -67,8 +68,9 @@ class Worker:
         threads: on which kernels run.
 
     Attributes:
-        pace: when the training leaves slots; None: it need not, since all is done before its first step.
-        trials: candidates that were measured in the background.
+        pace: when the training leaves slots.
+        trials: variants that were timed in real steps.
+        generations: of variants.
         ended: whether the budget is spent.
     """
 
@@ -83,7 +85,8 @@ class Worker:
         self._end = -math.inf
         self.trials = 0
         self.ended = self._closed = False
-        self.pace = Pace(SlotFile(Path(self._folder.name, "slots"))) if options.mode == "background" else None
+        self.generations = 0
+        self.pace = Pace()
 
     def prepare(self, order: Order) -> bool:
         """Have a part prepared, and wait for it. Errors go to ``order.leave``. Returns whether it is ready."""
@@ -91,7 +94,9 @@ class Worker:
             prepared = self._ask("prepare", order.request, seconds=order.request.seconds)
             self._take(order, prepared)
         except Exception as error:  # whatever fails, the training goes on
-            order.leave(str(error))
+            if self._closed:
+                return False
+            order.part.leave(str(error))
             return False
         return True
 
@@ -104,10 +109,10 @@ class Worker:
 
     def _take(self, order: Order, prepared: Prepared) -> None:
         """Offer an executable that the process has built."""
-        order.offer(load_executable(prepared.out, self._threads), prepared.checked)
+        order.part.offer(load_executable(prepared.out, self._threads), prepared.checked)
         _log.info(
             "%s is ready: %d of %d tasks tuned in %d trials",
-            order.name,
+            order.part.name,
             prepared.tuned,
             prepared.tasks,
             prepared.trials,
@@ -140,7 +145,7 @@ class Worker:
                 self._ask("learn", order.request)
                 self._orders[order.request.key] = order
             except Exception as error:  # it has an executable already
-                _log.info("%s is not tuned any more: %s", order.name, error)
+                _log.info("%s is not tuned any more: %s", order.part.name, error)
         else:
             self._set_share(PREPARING)
             if self.prepare(order):
@@ -152,20 +157,48 @@ class Worker:
         return self.ended or not self._orders or self._options.mode != "background"
 
     def _tune(self) -> None:
-        """Tune for a while, and take the executables that have gained."""
-        self._set_share(TUNING)
+        """A generation, or the end of the budget."""
         left = self._end - time.monotonic()
-        live = False
-        if left > 0:
-            tuned = self._ask("tune", _TRIALS, left, seconds=left)
-            assert isinstance(tuned, Tuned)
-            self.trials, live = tuned.trials, tuned.live
-        last = not live or self._end <= time.monotonic()
-        spent = self._options.seconds - (0.0 if last else self._end - time.monotonic())
-        for prepared in self._ask("improve", spent, last):
-            self._take(self._orders[prepared.key], prepared)
-        if last:
+        tunable = {key: order.part for key, order in self._orders.items() if order.part.state != "left"}
+        if left <= 0 or not tunable:
+            self._ask("finish", self._options.seconds)
             self._close()
+            return
+        times = {key: part.kernel_seconds for key, part in tunable.items() if part.kernel_seconds}
+        if len(times) < len(tunable):  # the first steps in our kernels are still to come
+            self._set_share(0.0)
+            time.sleep(_LOOK)
+            if not times:
+                return
+        self._set_share(PREPARING if not self.generations else TUNING)
+        proposals = self._ask("propose", times, seconds=left)
+        self._set_share(0.0)
+        contests = {proposal.key: self._hold(proposal) for proposal in proposals}
+        self._await([contest for contest in contests.values() if contest is not None])
+        self._set_share(PREPARING if not self.generations else TUNING)
+        self.generations += 1
+        for key, contest in contests.items():
+            found = {} if contest is None else contest.times
+            self.trials += sum(len(variants) - 1 for variants in found.values())
+            spent = self._options.seconds - max(0.0, self._end - time.monotonic())
+            prepared = self._ask("conclude", key, found, spent)
+            if isinstance(prepared, Prepared):
+                self._take(self._orders[key], prepared)
+        if not any(contests.values()):  # nothing new to try
+            self._end = time.monotonic()
+
+    def _hold(self, proposal: Proposal) -> Contest | None:
+        """Let the training time the variants of a part."""
+        executable = load_executable(proposal.out, self._threads)
+        return self._orders[proposal.key].part.hold_contest(executable, proposal.variants)
+
+    def _await(self, contests: Sequence[Contest]) -> None:
+        """Wait until the training has timed all variants. It may have stopped, or the budget may be spent."""
+        until = min(time.monotonic() + _LONGEST_CONTEST, self._end)
+        for contest in contests:
+            while not contest.over.wait(_LOOK) and time.monotonic() < until:
+                pass
+            contest.cancel()
 
     def _note_failure(self, error: Exception) -> None:
         """Tuning failed: try again in another process, or end it."""
@@ -184,8 +217,7 @@ class Worker:
             self._process.kill()
 
     def _set_share(self, share: float) -> None:
-        if self.pace is not None:
-            self.pace.share = share
+        self.pace.share = share if self._options.mode == "background" else 0.0
 
     def _ask(self, method: str, *arguments: object, seconds: float = 0.0) -> Any:  # as the method has it
         if self._closed:
@@ -196,7 +228,7 @@ class Worker:
                 (self._options, Path(self._folder.name)),
                 variables={"TVM_NUM_THREADS": str(self._threads)},
                 purpose="tuning for training needs a process of its own",
-                idle=self.pace is not None,  # the training comes first
+                idle=self._options.mode == "background",  # the training comes first
             )
             for order in () if self.ended else self._orders.values():
                 self._process.call("learn", replace(order.request, seconds=0.0), seconds=_PATIENCE)
