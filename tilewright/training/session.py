@@ -7,6 +7,7 @@ import pickle
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
@@ -88,12 +89,12 @@ class Session:
                 setattr(whole, part.part.name, part)
         except Exception as error:
             _log.warning("the %s pass stays with PyTorch: %s", kind, error)
-            return _box(module, None)
+            return self._box(module, StepGraph(kind, (), len(module.graph.nodes)))
         rest = sum(node.op == "call_function" and hasattr(node.target, "_schema") for node in whole.graph.nodes)
         graph = StepGraph(kind, live, rest)
         self.graphs.append(graph)
         self._request(graph)
-        return _box(whole, graph)
+        return self._box(whole, graph)
 
     def _request(self, graph: StepGraph) -> None:
         """Have the parts of a graph prepared: now, or while the model trains."""
@@ -124,26 +125,25 @@ class Session:
             else:
                 worker.enqueue(order)
 
+    def _box(self, module: fx.GraphModule, graph: StepGraph) -> Boxed:
+        """A function that empties the list of its arguments, so that no tensor is kept longer than it is needed."""
+        code = getattr(torch.fx.graph, "_BoxedCodeGen", None)
+        if code is None:  # before PyTorch 2.9
+            run = _unbox(module)
+        else:
+            module.graph.set_codegen(code())
+            module.recompile()
+            run = module.forward
+        # The function keeps the session, which is there as long as PyTorch may call it.
+        call = partial(self._run, graph, run)
+        call._boxed_call = True  # type: ignore[attr-defined]  # what AOTAutograd looks for
+        return call
 
-def _box(module: fx.GraphModule, graph: StepGraph | None) -> Boxed:
-    """A function that gives the list of its arguments free, so that no tensor is kept longer than it is needed."""
-    code = getattr(torch.fx.graph, "_BoxedCodeGen", None)
-    if code is None:  # before PyTorch 2.9
-        run = _unbox(module)
-    else:
-        module.graph.set_codegen(code())
-        module.recompile()
-        run = module.forward
-
-    def call(arguments: list[object]) -> object:
-        if graph is not None:
-            graph.steps += 1
-            if graph.kind != "backward" and graph.progress is not None:
-                graph.progress.begin_step(id(graph))
+    def _run(self, graph: StepGraph, run: Boxed, arguments: list[object]) -> object:
+        graph.steps += 1
+        if graph.kind != "backward" and graph.progress is not None:
+            graph.progress.begin_step(id(graph))
         return run(arguments)
-
-    call._boxed_call = True  # type: ignore[attr-defined]  # what AOTAutograd looks for
-    return call
 
 
 def _unbox(module: fx.GraphModule) -> Boxed:

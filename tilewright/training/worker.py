@@ -213,6 +213,7 @@ class Worker:
         """Tuning is over. What it held is given back."""
         self.ended = True
         self._set_share(0.0)
+        self._orders.clear()
         if self._process is not None:
             self._process.kill()
 

@@ -7,7 +7,7 @@ compiled is decomposed here, into what fuses well: sums over the batch and the p
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -97,28 +97,22 @@ def _batch_norm(
 
 
 def _batch_norm_backward(
-    gradient: torch.Tensor,
-    x: torch.Tensor,
-    weight: torch.Tensor | None,
-    running_mean: torch.Tensor | None,
-    running_var: torch.Tensor | None,
-    saved_mean: torch.Tensor | None,
-    saved_deviation: torch.Tensor | None,
-    training: bool,
-    eps: float,
-    output_mask: Sequence[bool],
+    gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor | None, *others: Any
 ) -> tuple[torch.Tensor | None, ...]:
     """The gradients of data, scale and shift: two sums over the batch and the pixels, then one pass.
 
     dx = a * dy + b * (x - mean) + c, with three numbers for each channel.
+
+    Args:
+        gradient: of the result.
+        x: the data.
+        weight: the scale.
+        others: running mean and variance, saved mean and inverse deviation, whether it trains, epsilon, output mask.
     """
+    running_mean, running_var, saved_mean, saved_deviation, training, eps, output_mask = others
     if training:
-        assert saved_mean is not None
-        assert saved_deviation is not None
         mean, inverse = saved_mean, saved_deviation
     else:
-        assert running_mean is not None
-        assert running_var is not None
         mean, inverse = running_mean, (running_var + eps).rsqrt()
     count = x.numel() // x.size(1)
     centred = x - _column(mean, x.dim())
