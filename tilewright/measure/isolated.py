@@ -38,7 +38,6 @@ class IsolatedProcess:
         arguments: the factory's arguments.
         variables: environment variables that only this process gets.
         purpose: what needs the process, for the message of an error.
-        idle: see :class:`tilewright.measure.process.ChildProcess`.
 
     Raises:
         MeasureError: no process can be started.
@@ -50,10 +49,9 @@ class IsolatedProcess:
         arguments: tuple[object, ...],
         variables: Mapping[str, str] | None = None,
         purpose: str = "checking needs a process of its own",
-        idle: bool = False,
     ) -> None:
         self._lock = threading.RLock()  # a question and its answer belong together
-        self._process = ChildProcess(purpose, __name__, variables=variables, keep_output=False, idle=idle)
+        self._process = ChildProcess(purpose, __name__, variables=variables, keep_output=False)
         self._pending = True  # the answer to the first question says whether the object could be made
         self._send((factory.__module__, factory.__qualname__, arguments))
 

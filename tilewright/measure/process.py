@@ -40,9 +40,6 @@ _BOOT = "import sys; sys.path[:] = {path!r}; from tilewright.measure.process imp
 _ENDING_SECONDS = 5.0
 #: Seconds between two looks at whether such a child has ended: a tenth of the time that this usually takes.
 _POLL_SECONDS = 0.005
-#: The lowest priority of a session. Setting it is tried so often, with pauses of so many seconds: the system limits how
-#: often it is set.
-_LOWEST_NICE, _ATTEMPTS, _AUTOGROUP_SECONDS = 19, 20, 0.05
 #: How much of the output is read for the last words, in bytes, and how much of it messages and records keep, in
 #: characters: a line or two.
 _TAIL_BYTES = 1 << 16
@@ -92,8 +89,6 @@ class ChildProcess:
         arguments: numbers or texts for ``main``.
         variables: environment variables that the child has besides those of this process.
         keep_output: whether what the child prints is kept for its last words. Otherwise it is thrown away.
-        idle: whether the child runs only on processors that nothing else wants, and so do its own children. So does
-            each child of such a process.
 
     Attributes:
         connection: readable if the child has answered or ended. Closed if it was ended here.
@@ -110,7 +105,6 @@ class ChildProcess:
         arguments: tuple[int | str, ...] = (),
         variables: Mapping[str, str] | None = None,
         keep_output: bool = True,
-        idle: bool = False,
     ) -> None:
         self._reason = ""
         self._peak = 0
@@ -137,8 +131,6 @@ class ChildProcess:
                             env=os.environ | dict(variables or {}),
                             start_new_session=True,
                         )
-                        if idle or _is_idle():
-                            make_idle(self._process.pid)
                         arm(lifeline, self._process.pid)
                     finally:
                         os.close(lifeline)
@@ -300,31 +292,6 @@ def arm(lifeline: int, pid: int) -> None:
         fcntl.fcntl(lifeline, fcntl.F_SETOWN, pid)
         fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
-
-
-def _is_idle() -> bool:
-    return hasattr(os, "SCHED_IDLE") and os.sched_getscheduler(0) == os.SCHED_IDLE
-
-
-def make_idle(pid: int) -> None:
-    """Let a process that has a session of its own run only on processors that nothing else wants. Linux only.
-
-    The system shares processors among sessions first (``sched(7)``, autogroups), whatever the priorities in them are.
-    So the session gets the lowest priority, too.
-    """
-    if not hasattr(os, "SCHED_IDLE"):
-        return
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
-    for _ in range(_ATTEMPTS):
-        try:
-            with open(f"/proc/{pid}/autogroup", "w", encoding="ascii") as file:
-                file.write(str(_LOWEST_NICE))
-            return
-        except BlockingIOError:  # one of these each 0.1 s is allowed to a user
-            time.sleep(_AUTOGROUP_SECONDS)
-        except OSError:  # the system has no such groups
-            return
 
 
 def ending(code: int) -> str:

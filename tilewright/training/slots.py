@@ -1,9 +1,9 @@
 """Who has the processors: the training, or for a moment the process that compiles.
 
 A step of training keeps all processors busy. A process of idle priority gets 1 % of one then (ResNet-18 in PyTorch, two
-threads on two cores). A process of equal priority makes a step four times as long, since the threads of a step wait for
-each other. So the training sleeps between two steps now and then, for a small part of its time. In such a *slot* the
-other process, an idle one, has all processors.
+threads on two cores), and nothing at all beside processes that load data. A process of equal priority makes a step four
+times as long, since the threads of a step wait for each other. So the other process is stopped while a step runs. The
+training sleeps between two steps now and then, for a small part of its time, and in such a *slot* the other one runs.
 
     step | step | slot | step | step | step | slot | ...
 """
@@ -15,8 +15,9 @@ import threading
 import time
 from collections import deque
 from statistics import median
+from typing import Protocol
 
-__all__ = ["PREPARING", "TUNING", "Pace"]
+__all__ = ["PREPARING", "TUNING", "Pace", "Stoppable"]
 
 #: The shares of time that the training gives away: until each part has kernels, and while better ones are compiled. The
 #: first makes a step half as long again; without it kernels that save a third of each step would come minutes later.
@@ -27,20 +28,36 @@ _MOST = 0.48
 _LEAST = 0.25
 #: Seconds for which nothing is saved up: in a longer pause of the training, the processors were free anyway.
 _LONGEST_STEP = 30.0
+#: The training has stopped by itself if no step has begun for so many seconds, and so many steps.
+_AWAY_SECONDS, _AWAY_STEPS = 2.0, 4.0
 #: Steps over which the usual length of a step is taken.
 _WINDOW = 32
+
+
+class Stoppable(Protocol):
+    """A process that can be stopped for a while."""
+
+    def pause(self) -> None:
+        """Stop it."""
+        ...
+
+    def resume(self) -> None:
+        """Let it go on."""
+        ...
 
 
 class Pace:
     """Gives processors away between the steps of a training.
 
     Attributes:
+        process: which gets them.
         share: of the time, that is given away now; 0: none.
         given: seconds that were given away so far.
         slots: how often.
     """
 
     def __init__(self) -> None:
+        self.process: Stoppable | None = None
         self.share = self.given = 0.0
         self.slots = 0
         self._saved = 0.0
@@ -70,13 +87,28 @@ class Pace:
             step = self.step_seconds
             if self.share <= 0.0 or math.isnan(step):
                 self._saved = 0.0
-            elif self._saved >= _LEAST * step:
-                self._give(min(self._saved, _MOST * step))
+                self._let(True)
+            else:
+                if self._saved >= _LEAST * step:
+                    self._give(min(self._saved, _MOST * step))
+                self._let(False)
             self._last = time.monotonic()
             self._began[graph] = (self._last, self.given)
             return length
         finally:
             self._lock.release()
+
+    def look(self) -> None:
+        """Let the process go on if the training has stopped by itself. Called every second or so."""
+        step = 0.0 if math.isnan(self.step_seconds) else self.step_seconds
+        if not time.monotonic() - self._last < max(_AWAY_SECONDS, _AWAY_STEPS * step):
+            self._let(True)
+
+    def _let(self, run: bool) -> None:
+        """Let the process run, or stop it."""
+        process = self.process
+        if process is not None:
+            (process.resume if run else process.pause)()
 
     def _note(self, graph: int, now: float) -> float:
         """Take the time of a step into account."""
@@ -94,6 +126,7 @@ class Pace:
     def _give(self, seconds: float) -> None:
         """Sleep."""
         begin = time.monotonic()
+        self._let(True)
         time.sleep(seconds)
         taken = time.monotonic() - begin
         self._saved = max(0.0, self._saved - taken)

@@ -37,6 +37,8 @@ __all__ = ["Order", "Worker", "find_worker"]
 _PATIENCE = 1800.0
 #: Seconds that a generation may wait for the steps that time its variants, and between two looks at them.
 _LONGEST_CONTEST, _LOOK = 600.0, 0.05
+#: Seconds between two looks at whether the training goes on.
+_WATCH = 1.0
 #: A process that died is replaced so often. (A choice.)
 _MOST_DEATHS = 3
 
@@ -91,7 +93,10 @@ class Worker:
     def prepare(self, order: Order) -> bool:
         """Have a part prepared, and wait for it. Errors go to ``order.leave``. Returns whether it is ready."""
         try:
-            prepared = self._ask("prepare", order.request, seconds=order.request.seconds)
+            try:
+                prepared = self._ask("prepare", order.request, seconds=order.request.seconds)
+            except IsolatedError:  # somebody may have killed it; a part that crashes does so again
+                prepared = self._ask("prepare", order.request, seconds=order.request.seconds)
             self._take(order, prepared)
         except Exception as error:  # whatever fails, the training goes on
             if self._closed:
@@ -106,6 +111,7 @@ class Worker:
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._serve, name="tilewright-worker", daemon=True)
             self._thread.start()
+            threading.Thread(target=self._watch, name="tilewright-pace", daemon=True).start()
 
     def _take(self, order: Order, prepared: Prepared) -> None:
         """Offer an executable that the process has built."""
@@ -136,6 +142,12 @@ class Worker:
                 self._tune()
             except Exception as error:  # whatever fails, the training goes on with the kernels that it has
                 self._note_failure(error)
+
+    def _watch(self) -> None:
+        """The thread that lets the process go on when the training pauses."""
+        while not self._closed:
+            time.sleep(_WATCH)
+            self.pace.look()
 
     def _begin(self, order: Order) -> None:
         """Prepare a part that has waited."""
@@ -229,8 +241,8 @@ class Worker:
                 (self._options, Path(self._folder.name)),
                 variables={"TVM_NUM_THREADS": str(self._threads)},
                 purpose="tuning for training needs a process of its own",
-                idle=self._options.mode == "background",  # the training comes first
             )
+            self.pace.process = self._process
             for order in () if self.ended else self._orders.values():
                 self._process.call("learn", replace(order.request, seconds=0.0), seconds=_PATIENCE)
         return self._process.call(method, *arguments, seconds=_PATIENCE + seconds)
