@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import torch
 
 from tilewright.executable.executable import Executable
-from tilewright.executable.program import PlanProgram
+from tilewright.executable.program import PlanProgram, Variants
 from tilewright.frontend.torch.part import Layout
+from tilewright.training.contest import Contest
 from tilewright.training.parts import Part
 from tilewright.training.proof import find_difference, find_worst
 from tilewright.training.saved import accept_blocks, find_layouts, to_blocks, to_plain
@@ -30,6 +33,12 @@ State: TypeAlias = Literal["waiting", "ready", "running", "left"]
 _TOLERANCE = 1e-4
 #: How many times PyTorch's own rounding errors ours may be, where these are all that a result holds. (A choice.)
 _NOISE = 8.0
+#: In every so many runs the kernels are timed. That costs two readings of the clock for each.
+_PROFILE_EVERY = 16
+#: Runs whose times are kept, and after which ours and PyTorch's are compared.
+_WINDOW, _ENOUGH = 16, 3
+#: Variants of our kernels are timed in real steps if ours take at most this multiple of PyTorch's time.
+_MOST_SLOWER = 1.5
 
 _log = logging.getLogger("tilewright.training")
 
@@ -42,11 +51,14 @@ class _Counts:
         ours: runs in our kernels.
         theirs: runs in PyTorch's.
         copies: inputs that did not lie as they should and were copied.
+        our_seconds, their_seconds: of the last few runs in our kernels, and in PyTorch's.
     """
 
     ours: int = 0
     theirs: int = 0
     copies: int = 0
+    our_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    their_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
 
 
 class LivePart(torch.nn.Module):  # type: ignore[misc]
@@ -63,6 +75,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         state: how it runs now.
         reason: why it was left to PyTorch; empty: it was not.
         counts: what happened to it.
+        kernels: the kernels of a run, in order, and the seconds of each in its place; empty name: a copy.
     """
 
     def __init__(self, part: Part, name: str, kept: Collection[str] = ()) -> None:
@@ -73,16 +86,31 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         self.state: State = "waiting"
         self.reason = ""
         self.counts = _Counts()
+        self.kernels: tuple[tuple[str, float], ...] = ()
         self._program: PlanProgram | None = None
+        self._contest: Contest | None = None
+        self._profile = False
         self._offered: Executable | None = None
         self._executable: Executable | None = None
         self._lock = threading.Lock()
         self._storages = find_storages()
 
-    def offer(self, executable: Executable) -> None:
-        """Let the next run prove an executable of this part, and the runs after it use it."""
+    def offer(self, executable: Executable, checked: bool = False) -> None:
+        """Let the next run prove an executable of this part, and the runs after it use it.
+
+        Args:
+            executable: of the part.
+            checked: whether its results were those of the executable that runs now. Then nothing is left to prove.
+        """
         with self._lock:
-            if self.state != "left":
+            if self.state == "left":
+                return
+            program = executable.program
+            if checked and self.state == "running" and isinstance(program, PlanProgram):
+                self._executable, self._program = executable, program
+                self.counts.our_seconds.clear()
+                self._profile = True
+            else:
                 self._offered, self.state = executable, "ready"
 
     def leave(self, reason: str) -> None:
@@ -92,24 +120,64 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
                 return
             self.state, self.reason = "left", reason
             self._program = self._offered = self._executable = None
+            contest, self._contest = self._contest, None
+        if contest is not None:
+            contest.over.set()
         _log.warning("%s stays with PyTorch: %s", self.name, reason)
+
+    def hold_contest(self, executable: Executable, variants: Variants) -> Contest | None:
+        """Let the next runs time variants of kernels in their places. None: the part does not run in our kernels.
+
+        Args:
+            executable: computes the same as the one that runs now, and holds the variants.
+            variants: by the name of a kernel, the names of its variants, itself first.
+        """
+        program = executable.program
+        with self._lock:
+            if self.state != "running" or not isinstance(program, PlanProgram) or self._pace_of_ours() > _MOST_SLOWER:
+                return None
+            self._executable, self._program = executable, program
+            self._contest = Contest(program, variants)
+            return self._contest
+
+    @property
+    def slower(self) -> bool:
+        """Whether PyTorch's kernels are faster here than ours are by now. Then they run, until ours are better."""
+        return self._pace_of_ours() > 1.0
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The results of the part."""
         if self._offered is not None:
             return self._prove(tensors)
         program = self._program
-        if program is not None:
+        if program is not None and (self._contest is not None or not self.slower):
             try:
                 return self._run(program, tensors)
             except Exception as error:  # whatever happens in there, the training goes on
                 self.leave(f"its executable failed: {error}")
-        self.counts.theirs += 1
-        return self._run_in_pytorch(tensors)
+        return self._run_theirs(tensors)
 
-    def _run_in_pytorch(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    @property
+    def kernel_seconds(self) -> dict[str, float]:
+        """The seconds that each of our kernels takes in a run, all its calls together; empty: not known yet."""
+        found: dict[str, float] = {}
+        for kernel, seconds in self.kernels:
+            found[kernel] = found.get(kernel, 0.0) + seconds
+        return found
+
+    def _pace_of_ours(self) -> float:
+        """How long our kernels take, as a multiple of PyTorch's time; 1: not known yet."""
+        counts = self.counts
+        if len(counts.our_seconds) < _ENOUGH or not counts.their_seconds:
+            return 1.0
+        return min(counts.our_seconds) / min(counts.their_seconds)
+
+    def _run_theirs(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """The results in PyTorch's kernels."""
+        begin = time.perf_counter()
         results: tuple[torch.Tensor, ...] = tuple(self._module(*tensors))
+        self.counts.their_seconds.append(time.perf_counter() - begin)
+        self.counts.theirs += 1
         return results
 
     def _prove(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -129,12 +197,14 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         self.counts.theirs += 1
         worst = find_worst(self._module, tensors, found)
         if not worst <= _TOLERANCE:
-            wanted = self._run_in_pytorch(tensors)
+            wanted = self._run_theirs(tensors)
             if not self._is_as_exact(tensors, found, wanted):
                 self.leave(f"its results differ from PyTorch's by {worst:.1e} of their largest number")
                 return wanted
         with self._lock:
             self._executable, self._program, self.state = executable, program, "running"
+        self._profile = True
+        self.counts.our_seconds.clear()  # the first run meets cold caches
         return_free_pages()
         return found
 
@@ -153,7 +223,19 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         """The results in our kernels, in tensors that PyTorch allocates."""
         given = [self._align(tensor, layout) for tensor, layout in zip(tensors, self.inputs, strict=True)]
         results = tuple(map(self._storages.allocate, self.outputs))
-        program.run_in_place([tensor.data_ptr() for tensor in (*given, *results)])
+        addresses = [tensor.data_ptr() for tensor in (*given, *results)]
+        contest, begin = self._contest, time.perf_counter()
+        if contest is not None and contest.program is program:
+            contest.run(addresses)
+            if contest.over.is_set():
+                self._contest = None
+        elif self._profile or self.counts.ours % _PROFILE_EVERY == 0:
+            self._profile = False
+            self.kernels = tuple(zip(program.kernels, program.profile_in_place(addresses), strict=True))
+        else:
+            program.run_in_place(addresses)
+        if contest is None:
+            self.counts.our_seconds.append(time.perf_counter() - begin)
         self.counts.ours += 1
         return results
 

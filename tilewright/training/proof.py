@@ -15,14 +15,16 @@ __all__ = ["find_difference", "find_worst"]
 def find_difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
     """The largest difference, relative to the largest number; of integers and truth values, the share that differs.
 
-    Where two pixels of a window differ by a rounding error, the place of the larger one may be either.
+    Where two pixels of a window differ by a rounding error, the place of the larger one may be either. What is
+    ``found`` may be in blocks.
     """
     if not wanted.numel():
         return 0.0
+    found = to_plain(found, wanted.shape)
     if not wanted.dtype.is_floating_point:
         return float((found != wanted).double().mean())
     largest = float(wanted.abs().max())
-    return float((found - wanted).abs().max()) / (largest or 1.0)
+    return float((found - wanted).abs_().max()) / (largest or 1.0)
 
 
 def find_worst(module: fx.GraphModule, tensors: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> float:

@@ -234,7 +234,9 @@ def _transposed_convolution(
     """A transposed convolution as the gradient of the data of a convolution with the same weights.
 
     Args:
-        x, weight, bias: the operands.
+        x: the images.
+        weight: the kernels, with the input's channels first.
+        bias: of each output channel.
         numbers: stride, padding, dilation, whether it is transposed, output padding, groups.
     """
     stride, padding, dilation, transposed, more, groups = numbers
@@ -257,7 +259,8 @@ def _transposed_convolution_backward(
 
     Args:
         gradient: of the result.
-        x, weight: the operands.
+        x: the images.
+        weight: the kernels, with the input's channels first.
         bias_sizes: the shape of the bias.
         numbers: stride, padding, dilation, whether it is transposed, output padding, groups, output mask.
     """
