@@ -113,7 +113,7 @@ def test_a_cache_that_cannot_be_used_is_ignored(kind: str, tmp_path: Path) -> No
         else:
             (entry / "manifest.json").write_text("{}", encoding="utf-8")
     torch.compiler.reset()
-    parts = train(make_perceptron(), mode="cached", records=str(records))
+    parts = train(make_perceptron(), mode="now", budget="1s", records=str(records))
     assert {part.state for part in parts} == {"running"}
     assert load_executable(entries[0]).manifest["plan"]  # it was written again
 
@@ -140,7 +140,7 @@ def trace(batch: int) -> Any:
 def test_variants_are_timed_in_their_places_and_the_fastest_stays(tmp_path: Path) -> None:
     part = divide(trace(64))[1][0]
     live = LivePart(part, "part")
-    x = (torch.randn(64, 64), torch.randn(64, 64), torch.randn(64))
+    x = tuple(torch.randn(*layout.shape) for layout in live.inputs)
     wanted = live(*x)[0]
     preparation = Preparation(Options(mode="background"), tmp_path)
     request = Request("part", pickle.dumps(part.module), live.inputs, live.outputs, key="part")
