@@ -134,8 +134,10 @@ def _windows_lie_side_by_side(node: fx.Node) -> bool:
     small, large = _shape(node.args[0]), _shape(node.args[1])
     sizes = [int(n) for n in node.args[2]]
     plain = not any(node.args[4]) and node.args[7] is None
-    return plain and _divides(small, large) and all(
-        extent == count * size for extent, count, size in zip(large[-2:], small[-2:], sizes, strict=True)
+    return (
+        plain
+        and _divides(small, large)
+        and all(extent == count * size for extent, count, size in zip(large[-2:], small[-2:], sizes, strict=True))
     )
 
 

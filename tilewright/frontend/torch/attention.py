@@ -69,7 +69,8 @@ def _attention_backward(
     factor = 1.0 / math.sqrt(query.size(-1)) if scale is None else scale
     scores = _scores(query, key, is_causal, attn_mask, scale)
     probabilities = (scores - logsumexp.unsqueeze(-1)).exp()
-    rows = (gradient * out).sum(-1, keepdim=True)
+    # Heads lie side by side for each token, so that is the order in which these sums read.
+    rows = (gradient.transpose(1, 2) * out.transpose(1, 2)).sum(-1).transpose(1, 2).unsqueeze(-1)
     inner = _unfold(_fold(gradient).bmm(_fold(value).transpose(1, 2)), scores.shape)
     slopes = _fold(probabilities * (inner - rows) * factor)
     return (

@@ -81,7 +81,7 @@ def max_pool_places(pool: MaxPool, block: int = 0) -> PrimFunc:
         column = j * pool.stride[1] - pool.padding[1] + rx * pool.dilation[1]
         inside = tirx.all(row >= 0, row < height, column >= 0, column < width)
         found = tirx.Select(
-            x[n, c, row, column, *lane].equal(largest[n, c, i, j, *lane]),
+            x[(n, c, row, column, *lane)].equal(largest[(n, c, i, j, *lane)]),
             (row * width + column).astype("int32"),
             nowhere,
         )
@@ -121,7 +121,7 @@ def max_pool_gradient(pool: MaxPool, block: int = 0) -> PrimFunc:
         inside = tirx.all(i >= 0, i < rows, j >= 0, j < columns)
         place = (h * pool.data[3] + w).astype("int64")
         zero = tirx.const(0.0, "float32")
-        taken = tirx.Select(places[n, c, i, j, *lane].equal(place), dy[n, c, i, j, *lane], zero)
+        taken = tirx.Select(places[(n, c, i, j, *lane)].equal(place), dy[(n, c, i, j, *lane)], zero)
         each = tirx.if_then_else(inside, taken, zero)
         return each if alone else te.sum(each, axis=axes)
 
