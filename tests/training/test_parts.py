@@ -32,8 +32,8 @@ class Up(nn.Module):  # type: ignore[misc, name-defined]
 
 def train(made: Any, *inputs: Any) -> tuple[Any, list[int], list[str]]:
     """A model after a step in PyTorch's kernels, the number of parts in each pass, and what stays beside them."""
-    from functorch.compile import make_boxed_func
     from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch._aot_autograd.utils import make_boxed_func
 
     counts: list[int] = []
     rest: list[str] = []
