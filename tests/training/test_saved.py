@@ -30,6 +30,21 @@ class _Images(nn.Module):  # type: ignore[misc, name-defined]
         return self.second(torch.relu(self.first(x))).mean((2, 3))
 
 
+def _count_saved(model: Any, x: Any) -> int:
+    """The bytes that a forward pass saves besides the parameters."""
+    saved = {}
+
+    def pack(tensor: Any) -> Any:
+        if not isinstance(tensor, nn.Parameter):
+            saved[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        scores = model(x)
+    scores.sum().backward()
+    return sum(saved.values())
+
+
 @pytest.fixture(autouse=True)
 def _fresh() -> Any:
     torch.manual_seed(0)
@@ -58,6 +73,7 @@ def test_either_side_may_be_pytorch() -> None:
     before = copies()
     check()
     assert copies() == before
+    assert _count_saved(compiled, x) <= 1.1 * _count_saved(model, x)
     parameters = set(model.parameters())
     session = next(session for session in sessions if not parameters.isdisjoint(session.parameters))
     forward, backward = (graph.parts[0] for graph in session.graphs)

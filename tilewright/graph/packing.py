@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from tilewright.graph.value import shape_of
+from tilewright.graph.view import Atom, View
 from tilewright.graph.weights import Recipe
 
 if TYPE_CHECKING:
@@ -25,41 +27,89 @@ __all__ = ["apply"]
 def apply(walk: Rewriter, recipe: Recipe) -> relax.Expr:
     """The tensor that a recipe makes of a varying weight. Recipes that begin with the same steps share these.
 
+    Steps in a row that only move elements are one pass over the weight:
+
+        flip(transpose(weight)), reshape, transpose  -->  reshape(permute_dims(flip(reshape(weight))))
+
     Args:
         walk: emits the new graph.
         recipe: its source is one of ``walk.varying``.
     """
     from tvm import relax
 
-    tensor = walk.varying[recipe.source]
+    moves = _Moves(walk.varying[recipe.source])
     for count, (kind, argument) in enumerate(recipe.steps, 1):
-        done = (recipe.source, recipe.steps[:count])
-        if done not in walk.packed:
-            step = _STEPS.get(kind)
-            if step is None:
-                raise ValueError(f"a varying weight is moved, but this step of its recipe computes: {kind!r}")
-            walk.packed[done] = step(walk, tensor, argument)
-        tensor = walk.packed[done]
+        if kind in _MOVES and moves.add(kind, argument):
+            continue
+        moves = _Moves(_keep(walk, recipe, count - 1, moves))
+        if kind in _MOVES:
+            moves.add(kind, argument)
+            continue
+        step = _STEPS.get(kind)
+        if step is None:
+            raise ValueError(f"a varying weight is moved, but this step of its recipe computes: {kind!r}")
+        known = (recipe.source, recipe.steps[:count])
+        if known not in walk.packed:
+            walk.packed[known] = step(walk, moves.tensor, argument)
+        moves = _Moves(walk.packed[known])
+    tensor = _keep(walk, recipe, len(recipe.steps), moves)
     assert isinstance(tensor, relax.Var)
     return tensor
 
 
-def _reshape(walk: Rewriter, tensor: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:
-    return walk.reshape(tensor, shape)
+#: The steps that move all elements.
+_MOVES = ("reshape", "transpose", "flip")
 
 
-def _transpose(walk: Rewriter, tensor: relax.Expr, axes: tuple[int, ...]) -> relax.Expr:
-    from tvm import relax
+class _Moves:
+    """A tensor that is to be reshaped, transposed and reversed.
 
-    return tensor if axes == tuple(range(len(axes))) else walk.emit(relax.op.permute_dims(tensor, axes))
+    Args:
+        tensor: as it lies.
+
+    Attributes:
+        tensor: as it lies.
+    """
+
+    def __init__(self, tensor: relax.Expr) -> None:
+        self.tensor = tensor
+        self._view = View.of(shape_of(tensor))
+        self._reversed: set[Atom] = set()
+
+    def add(self, kind: str, argument: tuple[int, ...]) -> bool:
+        """Add a step; False if the steps so far have to be carried out before it."""
+        if kind == "flip":
+            self._reversed ^= {atom for axis in argument for atom in self._view.dims[axis]}
+            return True
+        view = self._view.permute(argument) if kind == "transpose" else self._view.reshape(argument)
+        if view is None or not all(atom.extent == 1 or atom in view.atoms for atom in self._reversed):
+            return False
+        self._view = view
+        return True
+
+    def carry_out(self, walk: Rewriter) -> relax.Expr:
+        """The tensor after all steps."""
+        from tvm import relax
+
+        view, atoms = self._view, self._view.atoms
+        back = [place for place, atom in enumerate(atoms) if atom in self._reversed]
+        order = [atoms.index(atom) for dim in view.dims for atom in dim if atom.extent > 1]
+        if not back and order == sorted(order):
+            return walk.reshape(self.tensor, view.shape)
+        tensor = walk.reshape(self.tensor, tuple(atom.extent for atom in atoms))
+        for place in back:
+            tensor = walk.emit(relax.op.flip(tensor, place))
+        if order != sorted(order):
+            tensor = walk.emit(relax.op.permute_dims(tensor, order))
+        return walk.reshape(tensor, view.shape)
 
 
-def _flip(walk: Rewriter, tensor: relax.Expr, axes: tuple[int, ...]) -> relax.Expr:
-    from tvm import relax
-
-    for axis in axes:
-        tensor = walk.emit(relax.op.flip(tensor, axis))
-    return tensor
+def _keep(walk: Rewriter, recipe: Recipe, count: int, moves: _Moves) -> relax.Expr:
+    """The tensor after the first steps of a recipe, which is made once."""
+    done = (recipe.source, recipe.steps[:count])
+    if done not in walk.packed:
+        walk.packed[done] = moves.carry_out(walk)
+    return walk.packed[done]
 
 
 def _slice(walk: Rewriter, tensor: relax.Expr, argument: tuple[int, ...]) -> relax.Expr:
@@ -91,9 +141,6 @@ def _take(walk: Rewriter, tensor: relax.Expr, argument: tuple[int, ...]) -> rela
 _Step: TypeAlias = "Callable[[Rewriter, relax.Expr, tuple[int, ...]], relax.Expr]"
 #: What does each step of a recipe, by its kind.
 _STEPS: dict[str, _Step] = {
-    "reshape": _reshape,
-    "transpose": _transpose,
-    "flip": _flip,
     "slice": _slice,
     "take": _take,
 }
