@@ -130,6 +130,7 @@ def unary() -> Iterator[Case]:
     yield case("Round", [single([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5])])
     for kind, dtype in itertools.product(["Abs", "Neg", "Sign", "Relu"], (np.int32, np.int8, np.int64)):
         yield case(kind, [whole(3, 5, dtype=dtype)])
+    yield case("Sign", [np.asarray([0, 1, 255], dtype=np.uint8)])
     for dtype in FLOATS:
         near = np.linspace(-0.9, 0.9, 15).astype(dtype)
         for kind in ["Acos", "Asin", "Atanh"]:

@@ -14,3 +14,13 @@ def test_an_error_is_told_in_words() -> None:
     assert describe_error(AssertionError()) == "AssertionError"
     assert describe_error(ValueError("axis")) == "ValueError: axis"
     assert describe_error(RuntimeError("\n  no such shape\nat line 7")) == "no such shape"
+
+
+def test_an_error_of_a_compiler_is_told_without_its_source() -> None:
+    check = RuntimeError("Check failed: (!use_count_.count(v)) is false: variable i has been used before definition!")
+    assert describe_error(check) == "variable i has been used before definition!"
+    unknown = RuntimeError(
+        'unknown intrinsic ir.Op(span=None, ty=ir.Type(span=None), name="tirx.sinh", description="", arguments=(), '
+        'attrs_type_key="", num_inputs=1, support_level=10)'
+    )
+    assert describe_error(unknown) == "unknown intrinsic tirx.sinh"

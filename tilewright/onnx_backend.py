@@ -40,6 +40,7 @@ from tilewright.wording import counted
 if TYPE_CHECKING:
     from tilewright.executable.executable import Executable
     from tilewright.frontend.network import Network
+    from tilewright.graph.tasks import Extraction
 
 __all__ = [
     "PreparedModel",
@@ -324,24 +325,39 @@ def _save(model: onnx.ModelProto, folder: Path) -> Path:
 
 def _build(path: Path, shapes: Mapping[str, tuple[int, ...]], isolated: bool) -> Executable:
     """The executable of a model with default schedules."""
-    from tilewright.compiling.build import build
     from tilewright.graph.left_out import extract_all
-    from tilewright.records.memory import MemoryStore
     from tilewright.target import Target
     from tilewright.tuning.incumbent import extract_compiled
-    from tilewright.tuning.selection import select_recorded
 
     target = Target.parse()  # sets the number of threads before TVM is imported
     network = _read(path, shapes, isolated)
     extraction = extract_all(network, target.with_weights(network.weight_bytes))
     out = path.parent / "out"
     try:
-        return build(extraction, select_recorded(extraction, MemoryStore()).functions, out, {})
+        return _build_extraction(extraction, out)
     except CompilerError as exc:
         if network.partition is None:
             raise
-        extraction = extract_compiled(extraction, path.parent, str(exc))
-        return build(extraction, select_recorded(extraction, MemoryStore()).functions, out, {})
+        return _build_extraction(extract_compiled(extraction, path.parent, str(exc)), out)
+
+
+def _build_extraction(extraction: Extraction, out: Path) -> Executable:
+    """The executable of a network. Tasks whose default schedule cannot be compiled get TVM's own program."""
+    from tilewright.compiling.build import build
+    from tilewright.compiling.kernels import Kernels
+    from tilewright.records.memory import MemoryStore
+    from tilewright.tuning.selection import select_recorded
+
+    functions = select_recorded(extraction, MemoryStore()).functions
+    kernels = Kernels(extraction, out.parent / "kernels")
+    try:
+        return build(extraction, functions, out, {}, kernels)
+    except CompilerError:
+        failing = kernels.find_failing(functions)
+        if not failing:
+            raise
+        kept = {key: function for key, function in functions.items() if key not in failing}
+        return build(extraction, kept, out, {}, kernels)
 
 
 def _read(path: Path, shapes: Mapping[str, tuple[int, ...]], isolated: bool) -> Network:

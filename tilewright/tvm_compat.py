@@ -21,6 +21,7 @@ from tilewright.errors import TargetError
 
 __all__ = [
     "keep_interrupts",
+    "keep_nan",
     "lean_kernels",
     "light_tensor_intrinsics",
     "narrow_indices",
@@ -165,6 +166,41 @@ def narrow_indices(module: Any) -> Any:
         return tvm.tirx.transform.ForceNarrowIndexToInt32()(module)
     except (RuntimeError, ValueError, TypeError):
         return module
+
+
+def keep_nan(module: Any) -> Any:
+    """The module with max(x, 0) --> max(0, x), and min likewise, so that a NaN in x stays a NaN.
+
+    TVM 0.27: ``max(a, b)`` is ``a > b ? a : b``, which is b if a number is NaN. Its ReLU and Clip have the constant as
+    b. In the other order LLVM makes the same single instruction (``maxps`` gives its second operand), so this costs
+    nothing. The maximum of two tensors keeps a NaN of the second one only. Called when a kernel is compiled: the
+    programs of tasks, and so their keys, stay as they are.
+    """
+    from tvm import tirx
+    from tvm_ffi import structural_map
+
+    def swapped(node: Any) -> Any:
+        if _is_scalar(node.b) and not _is_scalar(node.a) and str(node.b.ty.dtype).startswith(("float", "bfloat")):
+            return type(node)(node.b, node.a)
+        return node
+
+    made = module
+    for var, function in module.functions_items():
+        if isinstance(function, tirx.PrimFunc):
+            body = structural_map(function.body, ((tirx.Max, tirx.Min), swapped))
+            if not body.same_as(function.body):
+                made = module.clone() if made is module else made
+                made.update_func(var, function.with_body(body))
+    return made
+
+
+def _is_scalar(expr: Any) -> bool:
+    """Whether an operand is a constant, or the element of a tensor that has only one, such as a bound of Clip."""
+    from tvm import ir, tirx
+
+    if isinstance(expr, ir.TensorLoad):
+        return all(isinstance(extent, tirx.IntImm) and extent.value == 1 for extent in expr.source.ty.shape)
+    return isinstance(expr, tirx.FloatImm)
 
 
 def lean_kernels() -> Any:

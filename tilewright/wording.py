@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 __all__ = ["counted", "describe_error"]
 
 #: The most characters of an error's text that a message repeats.
 _MOST = 200
+#: What TVM writes before the message of a failed check, and how it writes an operator.
+_CHECK = re.compile(r"^Check failed: .*? is (?:false|true|null): ")
+_OPERATOR = re.compile(r"ir\.Op\(.*?name=\"([^\"]+)\".*?attrs_type_key=\"[^\"]*\"[^)]*\)")
 
 
 def counted(number: object, noun: str) -> str:
@@ -16,10 +21,14 @@ def counted(number: object, noun: str) -> str:
 def describe_error(error: BaseException) -> str:
     """What an error of any class says, in one line that can stand in a sentence.
 
+    The parts of TVM's errors that repeat its source are left out. A failed check loses its condition, and an operator
+    is called by its name.
+
     A ``KeyError`` says only a name, so its line says that the name is missing. An error without a text, or with a
     single word, is described by its class.
     """
-    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:_MOST]
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    said = _OPERATOR.sub(r"\1", _CHECK.sub("", said))[:_MOST]
     kind = type(error).__name__
     if isinstance(error, KeyError):
         return f"{said} is missing"

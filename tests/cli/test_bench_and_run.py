@@ -19,7 +19,7 @@ from tilewright.cli import app
 from tilewright.compare import peers
 from tilewright.compare.peers import OnnxRuntimePeer
 from tilewright.executable.manifest import FORMAT, LIBRARY, WEIGHTS, seal
-from tilewright.tensor import Array, TensorSpec
+from tilewright.tensor import TEXTS, Array, TensorSpec
 
 
 @dataclass
@@ -139,6 +139,36 @@ def test_run_refuses_other_arrays(tmp_path: Path, array: Array, says: str) -> No
     done = CliRunner().invoke(app, ["run", str(tmp_path), "--input", str(x)])
     assert done.exit_code == 2
     assert says in done.output
+
+
+@dataclass
+class Repeater:
+    """Takes texts s of (2,), gives each of them twice."""
+
+    inputs: tuple[TensorSpec, ...] = (TensorSpec("s", (2,), TEXTS),)
+    outputs: tuple[TensorSpec, ...] = (TensorSpec("t", (2,), TEXTS),)
+
+    def __call__(self, *arrays: Array) -> list[Array]:
+        (texts,) = arrays
+        assert texts.dtype == object
+        return [np.array([text + text for text in texts.tolist()], dtype=object)]
+
+
+def test_run_takes_and_gives_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = types.ModuleType("tilewright.executable.executable")
+    module.load_executable = lambda _path: Repeater()
+    monkeypatch.setitem(sys.modules, "tilewright.executable.executable", module)
+    s, t = tmp_path / "s.npy", tmp_path / "t.npy"
+    np.save(s, np.array(["ab", "c"]))
+    done = CliRunner().invoke(app, ["run", str(tmp_path), "--input", str(s), "--output", str(t)])
+    assert done.exit_code == 0, done.output
+    assert "'abab' .. 'cc'" in done.output
+    assert np.load(t).tolist() == ["abab", "cc"]
+    for array in (np.ones(2), np.array([b"ab", b"c"]), np.array(["ab", "c"], dtype=object)):
+        np.save(s, array)
+        done = CliRunner().invoke(app, ["run", str(tmp_path), "--input", str(s)])
+        assert done.exit_code == 2
+        assert ".astype('str')" in done.output
 
 
 @pytest.mark.usefixtures("doubler")

@@ -52,3 +52,8 @@ def test_samples_give_shapes(tmp_path: Path) -> None:
     for name in ("none.npz", "missing.npz"):
         with pytest.raises(TilewrightError, match="a sample is"):
             make_shape_request(None, samples=[tmp_path / name])
+
+
+def test_an_input_has_one_value() -> None:
+    with pytest.raises(ShapeError, match="'sr' was given two: 16000 and 8000; give one of them"):
+        make_shape_request(None, fixed=["sr=16000", "x=1", "sr=8000"])

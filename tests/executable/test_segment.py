@@ -78,6 +78,34 @@ def divided(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
+def test_operators_whose_results_nobody_reads_are_left_out(tmp_path: Path) -> None:
+    """ONNX Runtime refuses to run a segment without results."""
+    text = "g (float[64,64] x) => (float[64,64] y) { y = Relu(x) g = Greater(x, y) n = NonZero(g) }"
+    _, executable = built(write(text, tmp_path / "m.onnx"), tmp_path / "out")
+    assert not executable.manifest.get("segments")
+    assert executable(np.ones((64, 64), np.float32))[0].sum() == 64 * 64
+
+
+def test_inputs_by_name(tmp_path: Path) -> None:
+    _, executable = built(write(MODELS["texts"], tmp_path / "m.onnx"), tmp_path / "out")
+    s, x = np.array(["a", "b"], dtype=object), np.ones((64, 512), np.float32)
+    for t, y in (executable(s, x), executable(x=x, s=s), executable(**{"x": x, "s": s})):
+        assert t.tolist() == ["a", "b"]
+        np.testing.assert_array_equal(y, x)
+    with pytest.raises(ShapeError, match="by the names s, x, but 'z' was given"):
+        executable(s=s, z=x)
+    with pytest.raises(ShapeError, match="by the names s, x, but 'x' is missing"):
+        executable(s=s)
+    with pytest.raises(ShapeError, match=r"some in order and 'x' by name; give all by name: s, x"):
+        executable(s, x=x)
+    with pytest.raises(
+        ShapeError, match=r"each input \(s, x\), in this order or by name, but it has 2 inputs and got 1"
+    ):
+        executable(s)
+    with pytest.raises(ShapeError, match=r"\(s, x\), but a dict was given; write \*\*"):
+        executable({"s": s, "x": x})
+
+
 def test_the_profile_has_the_segment(divided: Path) -> None:
     executable = load_executable(divided)
     profile = executable.profile(draw(executable), 2)

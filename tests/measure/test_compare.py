@@ -39,3 +39,16 @@ def test_what_is_not_finite_has_to_be_the_same() -> None:
     assert relative_error(np.array([np.inf, np.nan, 1.0, 2.0]), masked) == np.inf
     assert relative_error(np.array([np.nan, np.nan, 1.0, 2.0]), masked) == np.inf
     assert relative_error(np.full(2, np.inf), np.full(2, np.inf)) == 0.0
+
+
+def test_texts_are_equal_or_not() -> None:
+    texts = np.array(["a", "b"], dtype=object)
+    assert relative_error(texts, np.array(["a", "b"])) == 0.0
+    assert relative_error(texts, np.array(["a", "c"], dtype=object)) == np.inf
+    assert difference([texts, np.ones(2)], [texts, np.array([1.0, 2.0])]) == 0.5
+
+
+def test_sequences_are_compared_entry_by_entry() -> None:
+    assert relative_error([np.ones(2)], [np.array([1.0, 2.0])]) == 0.5
+    assert relative_error([np.ones(2)], [np.ones(2), np.ones(2)]) == np.inf
+    assert relative_error([np.ones(2)], np.ones(2)) == np.inf

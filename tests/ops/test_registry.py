@@ -10,13 +10,26 @@ from tests.models import TARGET
 from tests.targets import LANES, lane_target
 from tilewright.errors import SpaceError
 from tilewright.graph.tasks import task_of
-from tilewright.ops import TEMPLATES, Template, contraction, elementwise, make_space, recurrent, rows, winograd
+from tilewright.ops import (
+    TEMPLATES,
+    Template,
+    contraction,
+    elementwise,
+    make_space,
+    pixel_sums,
+    recurrent,
+    rows,
+    winograd,
+)
 from tilewright.ops.elementwise.elementary import silu
 from tilewright.space.space import DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task
 
 _SAME = (1, 1), (1, 1, 1, 1), (1, 1)
+_GRADIENT = pixel_sums.WeightGradient((2, 16, 8, 8), (16, 16, 3, 3), *_SAME)
+_DEPTHWISE = pixel_sums.WeightGradient((2, 16, 8, 8), (16, 1, 3, 3), *_SAME, 16)
+_STATISTICS = pixel_sums.Statistics((2, 16, 8, 8), products=False)
 _TILING = winograd.Tiling.of(2, 1, 8, 8, (1, 1, 1, 1))
 _RNN = recurrent.Cell("rnn", 3, 2, 24, (False,), ((recurrent.Activation("tanh"),),), "h", block=8)
 #: An expression of each family: its function, the kind of its task, and the template that serves it.
@@ -24,6 +37,10 @@ FAMILIES: dict[str, tuple[Any, str, str]] = {
     "convolution": (contraction.conv2d((1, 2, 8, 8, 8), (2, 2, 3, 3, 8, 8), *_SAME), "contraction", "contraction"),
     "depthwise": (contraction.depthwise_conv2d((1, 2, 8, 8, 8), (2, 3, 3, 8), *_SAME), "contraction", "contraction"),
     "dense": (contraction.dense(4, (2, 16, 8), 16), "contraction", "contraction"),
+    "weight gradient": (pixel_sums.weight_gradient(_GRADIENT, (2, 2, 8, 8, 8), (2, 2, 8, 8, 8)), *["pixel_sums"] * 2),
+    "depthwise gradient": (pixel_sums.depthwise_gradient(_DEPTHWISE, (2, 2, 8, 8, 8)), "pixel_sums", "pixel_sums"),
+    "statistics": (pixel_sums.channel_statistics(_STATISTICS, (2, 2, 8, 8, 8)), "pixel_sums", "pixel_sums"),
+    "channel sum": (pixel_sums.channel_sum((2, 2, 8, 8, 8), 16), "pixel_sums", "pixel_sums"),
     "softmax": (rows.softmax((8, 24), 8, True), "rows", "rows"),
     "layer norm": (rows.layer_norm((8, 24), 8, 1e-5), "rows", "rows"),
     "products": (winograd.products(_TILING, (16, 2, 2, 8, 8)), "contraction", "contraction"),
@@ -85,7 +102,7 @@ def test_a_task_that_no_template_serves_is_refused() -> None:
         make_space(convolution, TARGET, (Mine(),))
     with pytest.raises(SpaceError, match=r"kind is 'contraction', but that of .* is 'rows'"):
         make_space(task_of("softmax", FAMILIES["softmax"][0]), TARGET, (Mine(),))
-    with pytest.raises(SpaceError, match="'contraction', 'rows', 'recurrent', 'winograd' or 'auto'"):
+    with pytest.raises(SpaceError, match="'contraction', 'pixel_sums', 'rows', 'recurrent', 'winograd' or 'auto'"):
         make_space(Task("k", "n", "other", 1.0, ""), TARGET)
     with pytest.raises(SpaceError, match="cannot be read"):
         make_space(Task("k", "n", "auto", 1.0, "{}"), TARGET)

@@ -53,7 +53,7 @@ def test_a_model_trains_in_pytorch_until_its_kernels_are_ready() -> None:
     exact = in_float64(model)
     compiled = optimize(model, budget="1s")
     x = torch.randn(4, 8)
-    states = set()
+    states: set[str] = set()
     end = time.monotonic() + 300
     while states != {"running"} and time.monotonic() < end:
         model.zero_grad()

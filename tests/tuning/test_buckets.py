@@ -152,6 +152,8 @@ def test_a_fixed_value_stays_in_the_signature(tmp_path: Path) -> None:
     x = normal(4)
     for arguments in ((x, 3), (x, np.array(3)), (x,)):
         np.testing.assert_allclose(executable(*arguments)[0], 3 * x)
+    for named in ({"x": x, "rate": 3}, {"rate": 3, "x": x}, {"x": x}):
+        np.testing.assert_allclose(executable(**named)[0], 3 * x)
     with pytest.raises(ShapeError, match="tuned with rate=3, but 4 was given; tune again with --fix rate=4"):
         executable(x, 4)
 

@@ -13,7 +13,7 @@ import pytest
 from tests.frontend.onnx.small import by_runtime, read, same
 from tests.models import TARGET, normal, runs
 from tilewright.compiling.kernels import Kernels
-from tilewright.errors import CompilerError
+from tilewright.errors import CheckError, CompilerError
 from tilewright.executable.executable import load_executable
 from tilewright.frontend.load import load
 from tilewright.graph.left_out import extract_all
@@ -68,3 +68,21 @@ def test_a_schedule_that_cannot_be_compiled_gives_way_to_tvm_s_program(
     assert built.extraction.network.segments == ()
     x = np.abs(normal(64, 512))
     same(load_executable(built.executable.folder)(x)[0], by_runtime(read(MODEL), [x])[0])
+
+
+class Doubting(Trusting):
+    """Calls every executable wrong after the first one."""
+
+    def __init__(self) -> None:
+        self._seen: list[Path] = []
+
+    def judge(self, folder: Path) -> Verdict:
+        self._seen.append(folder)
+        right = len(self._seen) == 1
+        return Verdict(Outcome.RIGHT if right else Outcome.WRONG, evidence="1 is instead of 2")
+
+
+def test_a_message_says_how_far_onnx_runtime_is_off(extraction: Extraction, tmp_path: Path) -> None:
+    built = build_incumbent(extraction, cast(Checker, Doubting()), tmp_path, MemoryStore())
+    with pytest.raises(CheckError, match=r"further .* than Tilewright's own rule allows: 1 is instead of 2"):
+        built.workshop.build_runtime()

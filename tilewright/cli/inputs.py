@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -78,7 +79,7 @@ def make_shape_request(
     request = ShapeRequest(
         choices=tuple(map(_parse_shape, shapes or ())),
         whole=tuple({name: array.shape for name, array in sample.items()} for sample in arrays),
-        values=dict(map(_parse_value, fixed or ())),
+        values=_parse_values(fixed or ()),
         shares=_parse_weight(weight),
         samples=arrays,
     )
@@ -112,6 +113,23 @@ def _parse_extents(text: str) -> tuple[int, ...]:
     return tuple(found)
 
 
+def _parse_values(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """The values of inputs by name."""
+    found: dict[str, tuple[float, ...]] = {}
+    for name, numbers in map(_parse_value, texts):
+        if name in found:
+            raise ShapeError(
+                f"--fix gives an input one value, but {name!r} was given two: {_in_words(found[name])} and "
+                f"{_in_words(numbers)}; give one of them"
+            )
+        found[name] = numbers
+    return found
+
+
+def _in_words(numbers: tuple[float, ...]) -> str:
+    return ",".join(map(str, numbers[:8])) + (",..." if len(numbers) > 8 else "")
+
+
 def _parse_value(text: str) -> tuple[str, tuple[float, ...]]:
     """A name and its numbers, in a text such as ``NAME=16000``."""
     name, _, numbers = text.rpartition("=")
@@ -123,7 +141,7 @@ def _parse_value(text: str) -> tuple[str, tuple[float, ...]]:
 
 def _parse_weight(text: str | None) -> tuple[float, ...]:
     parts = [] if text is None else text.split(",")
-    if not all(_NUMBER.fullmatch(part) and float(part) > 0 for part in parts):
+    if not all(_NUMBER.fullmatch(part) and 0 < float(part) < math.inf for part in parts):
         raise ShapeError(f"weights are written like 4,1,1, with positive numbers, but this is {text!r}")
     return tuple(map(float, parts))
 

@@ -53,17 +53,18 @@ def run(
         results = executable(*_read(inputs or [], executable.inputs))
     for path, result in zip(outputs, results, strict=False):
         _write(path, result)
-    rows = [
-        [spec.name, "x".join(map(str, result.shape)) or "scalar", str(result.dtype), _range(result)]
-        for spec, result in zip(executable.outputs, results, strict=True)
+    rows = [_describe(spec, result) for spec, result in zip(executable.outputs, results, strict=True)]
+    described = [
+        {"name": row[0], "shape": getattr(result, "shape", ()), "dtype": row[2]}
+        for row, result in zip(rows, results, strict=True)
     ]
-    described = [{"name": row[0], "shape": y.shape, "dtype": row[2]} for row, y in zip(rows, results, strict=True)]
     write_json(json_file, {"outputs": described})
     print(table(["output", "shape", "dtype", "min .. max"], rows, left=4))
 
 
 def _read(paths: Sequence[Path], specs: Sequence[TensorSpec]) -> list[Array]:
     from tilewright.reading import open_regular, read_array
+    from tilewright.tensor import TEXTS
 
     wanted = ", ".join(f"{spec.name} {tuple(spec.shape)} {spec.dtype}" for spec in specs)
     if len(paths) != len(specs):
@@ -83,7 +84,8 @@ def _read(paths: Sequence[Path], specs: Sequence[TensorSpec]) -> list[Array]:
             ) from error
         except (ValueError, MemoryError) as error:
             raise TilewrightError(
-                f"an input is a .npy file of numbers, as numpy.save writes it, but {path} is not: {error}"
+                f"an input is a .npy file of numbers or of texts, as numpy.save writes it, but {path} is not: {error}"
+                + ("; save texts with .astype('str')" if spec.dtype == TEXTS else "")
             ) from error
         if len(array.shape) != len(spec.shape) or any(
             wanted not in (-1, extent) for wanted, extent in zip(spec.shape, array.shape, strict=True)
@@ -91,10 +93,13 @@ def _read(paths: Sequence[Path], specs: Sequence[TensorSpec]) -> list[Array]:
             raise ShapeError(
                 f"the input {spec.name!r} has the shape {tuple(spec.shape)}, but {path} holds {array.shape}"
             )
-        if str(array.dtype) != spec.dtype:
+        if spec.dtype == TEXTS and array.dtype.kind == "U":
+            array = array.astype(object)
+        elif str(array.dtype) != spec.dtype:
+            wanted = "str" if spec.dtype == TEXTS else spec.dtype
             raise ShapeError(
                 f"the input {spec.name!r} is of {spec.dtype}, but {path} holds {array.dtype}; "
-                f"convert it with .astype({spec.dtype!r})"
+                f"convert it with .astype({wanted!r})"
             )
         arrays.append(array)
     return arrays
@@ -103,6 +108,10 @@ def _read(paths: Sequence[Path], specs: Sequence[TensorSpec]) -> list[Array]:
 def _write(path: Path, array: Array) -> None:
     import numpy as np
 
+    if not isinstance(array, np.ndarray):
+        raise OutputError(f"an output is written as a .npy file of numbers or of texts, but {path} would be a sequence")
+    if array.dtype == object:
+        array = array.astype(str)  # NumPy would pickle objects, and no reader of ours takes a pickle
     try:
         with path.open("wb") as file:
             np.save(file, array, allow_pickle=False)
@@ -110,5 +119,18 @@ def _write(path: Path, array: Array) -> None:
         raise OutputError(f"the output {path} cannot be written: {error.strerror}; name another file") from error
 
 
+def _describe(spec: TensorSpec, result: object) -> list[str]:
+    """The row of an output in the table: its name, shape, dtype and range."""
+    import numpy as np
+
+    if not isinstance(result, np.ndarray):
+        return [spec.name, str(len(result)) if isinstance(result, list) else "", spec.dtype, ""]
+    dtype = str(result.dtype) if spec.is_numeric else spec.dtype
+    return [spec.name, "x".join(map(str, result.shape)) or "scalar", dtype, _range(result)]
+
+
 def _range(array: Array) -> str:
+    if array.dtype.kind in "OUST":
+        texts = sorted(map(str, array.reshape(-1).tolist()))
+        return f"{texts[0]!r:.40} .. {texts[-1]!r:.40}" if texts else "empty"
     return f"{array.min():.6g} .. {array.max():.6g}" if array.size else "empty"

@@ -18,6 +18,7 @@ from tilewright.graph.buckets import Extracted
 from tilewright.measure.memory import memory_error
 from tilewright.scratch import check_space, explained
 from tilewright.target import Target
+from tilewright.tvm_compat import keep_nan
 from tilewright.wording import describe_error
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ class Kernels:
             path = self._folder / f"{symbol}.o"
             with _checked_kernels():
                 module = tvm.ir.IRModule({tvm.ir.GlobalVar(symbol): function})
-                _write_object(tvm.compile(module, target=target.tvm).mod, path)
+                _write_object(tvm.compile(keep_nan(module), target=target.tvm).mod, path)
             self._objects[symbol] = path
 
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -178,7 +179,7 @@ def compile_machine(module: ir.IRModule, target: Target, out: Path) -> None:
     check_space(Path(tempfile.gettempdir()), _LEAST_FREE)
     # TVM folds constants by running kernels in this process, but not in its default pipeline for CPUs.
     with _translated(out.parent), _checked_kernels():
-        relax.build(module, target.tvm).export_library(str(out), cc=find_compiler())
+        relax.build(keep_nan(module), target.tvm).export_library(str(out), cc=find_compiler())
 
 
 def _write_object(module: runtime.Module, path: Path) -> None:

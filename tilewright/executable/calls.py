@@ -75,13 +75,16 @@ class PreparedCalls:
         self, library: ctypes.CDLL, plan: Plan, memory: Memory, segments: Sequence[LoadedSegment] = ()
     ) -> None:
         self._library, self._plan, self._segments = library, plan, segments
-        self._memory, arena = memory, memory.arena.ctypes.data
-        self._addresses = [self._find_address(tensor, arena) for tensor in plan.tensors]
+        self._memory, self._arena = memory, memory.arena.address
+        self._addresses = [self._find_address(tensor, self._arena) for tensor in plan.tensors]
         self._keep: list[object] = []  # what the calls point at must live as long as this object
         self._tensors = tensors = self._make_tensors()
         #: What holds the address of a caller's tensor: the number of that tensor, an offset, and how to set it.
         self._given = [(t.given, t.place, tensors[i]) for i, t in enumerate(plan.tensors) if t.given is not None]
         self._given_copies: list[tuple[int, int, _Argument]] = []
+        #: What holds an address in the arena: an offset, and how to set it.
+        self._placed = [(t.place, tensors[i]) for i, t in enumerate(plan.tensors) if t.region == ARENA]
+        self._placed_copies: list[tuple[int, _Argument]] = []
         self._calls = (_Call * len(plan.calls))()
         hollow = (_Call * len(plan.calls))()
         nothing = ctypes.cast(library.tilewright_nothing, ctypes.c_void_p).value
@@ -101,6 +104,9 @@ class PreparedCalls:
                 named = [plan.tensors[number] for number in planned.tensors]
                 self._given_copies += [
                     (t.given, t.place, a) for t, a in zip(named, arguments, strict=False) if t.given is not None
+                ]
+                self._placed_copies += [
+                    (t.place, a) for t, a in zip(named, arguments, strict=False) if t.region == ARENA
                 ]
             call.arguments, call.count = ctypes.addressof(arguments), len(values)
             empty.kernel, empty.arguments, empty.count = nothing, call.arguments, call.count
@@ -129,6 +135,7 @@ class PreparedCalls:
         Args:
             addresses: of the inputs, then of the outputs. Each is a multiple of the plan's ``vector``.
         """
+        self._follow_arena()
         for number, place, tensor in self._given:
             tensor.data = addresses[number] + place
         for number, place, argument in self._given_copies:
@@ -136,8 +143,24 @@ class PreparedCalls:
 
     def take_back(self) -> None:
         """Let the next runs compute on :attr:`inputs` and :attr:`outputs` again."""
+        self._follow_arena()
         if self._given:
             self.give([array.ctypes.data for array in self._share_ends()])
+
+    def _follow_arena(self) -> None:
+        """Compute where the arena is now. It moved if it has grown for another executable."""
+        arena = self._memory.arena.address
+        if arena == self._arena:
+            return
+        self._arena, self._own = arena, []
+        for place, tensor in self._placed:
+            tensor.data = arena + place
+        for place, argument in self._placed_copies:
+            argument.value = arena + place
+        for planned in self._plan.calls:
+            if is_segment(planned.kernel):
+                segment = self._segments[int(planned.kernel.removeprefix(PREFIX))]
+                segment.bind([self._view(i) for i in planned.tensors])
 
     def address(self, number: int) -> int:
         """The address of the call ``number``."""
@@ -202,7 +225,7 @@ class PreparedCalls:
             return allocate_aligned(tensor.bytes).view(np.dtype(tensor.dtype)).reshape(tensor.shape)
         if tensor.region != ARENA:
             raise KeyError("inputs and outputs are in the arena")
-        memory = self._memory.arena[tensor.place : tensor.place + tensor.bytes]
+        memory = self._memory.arena.memory[tensor.place : tensor.place + tensor.bytes]
         return memory.view(np.dtype(tensor.dtype)).reshape(tensor.shape)
 
 

@@ -208,7 +208,7 @@ class BucketsProgram:
         taken = " or ".join(_in_words(names, bucket.shapes, self._varying()) for bucket in self.buckets)
         return ShapeError(
             f"this executable takes {taken}, but {_in_words(names, shapes, self._varying())} was given; "
-            "reshape it, or tune again with this shape"
+            "give one of these shapes, or tune again with this one besides"
         )
 
     def _varying(self) -> Mapping[int, bool]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tilewright.errors import OutputError, ResourceError, ShapeError, TargetError
 from tilewright.executable.dispatch import BucketsProgram, Shapes
-from tilewright.executable.fixed import insert_fixed, take_out_fixed
+from tilewright.executable.fixed import insert_fixed, order_named, take_out_fixed
 from tilewright.executable.inputs import InputLike, to_array
 from tilewright.executable.loading import load_program, make_specs
 from tilewright.executable.manifest import (
@@ -25,6 +25,7 @@ from tilewright.executable.manifest import (
     find_listed,
     read_manifest,
 )
+from tilewright.executable.memory import Arena
 from tilewright.executable.program import KernelTime, Program, Variants
 from tilewright.fixed_input import FixedInput
 from tilewright.tensor import Array, TensorSpec
@@ -62,15 +63,26 @@ class Executable:
             else {tuple(spec.shape for spec in self._free): program}
         )
 
-    def __call__(self, *arrays: InputLike) -> list[NDArray[Any]]:  # only the model knows the dtypes
+    def __call__(self, /, *arrays: InputLike, **named: InputLike) -> list[NDArray[Any]]:  # only the model knows dtypes
         """The outputs for ``arrays``, one for each input: NumPy's arrays, PyTorch's tensors, numbers, or lists of them.
 
         They have the inputs' shapes. Other dtypes are converted if no number changes (:func:`to_array`).
 
+        Args:
+            arrays: in the order of ``inputs``.
+            named: instead, all of them by the names of ``inputs``, in any order.
+
         Raises:
-            ShapeError: the number of inputs or a shape is wrong, or a number would change.
+            ShapeError: the number of inputs, a name or a shape is wrong, or a number would change.
             OutputError: the executable is closed.
         """
+        if named:
+            if arrays:
+                raise ShapeError(
+                    "a call gives its inputs in order or by name, but it gives some in order and "
+                    f"{next(iter(named))!r} by name; give all by name: {self._names()}"
+                )
+            arrays = tuple(order_named(named, self.inputs, self._fixed))
         program = self._find_ready(arrays)
         if program is not None:
             return program.run(arrays)  # type: ignore[arg-type]
@@ -166,14 +178,22 @@ class Executable:
             shapes.append(value.shape)
         return self._ready.get(tuple(shapes))
 
+    def _names(self) -> str:
+        return ", ".join(spec.name for spec in self.inputs)
+
     def _to_arrays(self, arrays: Sequence[InputLike]) -> list[Array]:
         """The arrays of a call in the inputs' dtypes, without those of fixed values, which a call may leave out."""
         if self._fixed and len(arrays) == len(self.inputs):
             arrays = take_out_fixed(arrays, self._fixed)
+        if len(arrays) == 1 and isinstance(arrays[0], dict) and (len(self._free) != 1 or self._free[0].is_numeric):
+            raise ShapeError(
+                f"the network takes one array for each input ({self._names()}), but a dict was given; write **, as in "
+                "executable(**inputs)"
+            )
         if len(arrays) != len(self._free):
             raise ShapeError(
-                f"the network takes one array for each input, but it has {counted(len(self.inputs), 'input')} "
-                f"and got {counted(len(arrays), 'array')}"
+                f"the network takes one array for each input ({self._names()}), in this order or by name, but it has "
+                f"{counted(len(self.inputs), 'input')} and got {counted(len(arrays), 'array')}"
             )
         return [to_array(array, spec) for array, spec in zip(arrays, self._free, strict=True)]
 
@@ -207,7 +227,7 @@ class OneBucket:
         return self.executable.contest(arrays, variants, seconds, least, most)
 
 
-def load_executable(path: str | Path, threads: int | None = None) -> Executable:
+def load_executable(path: str | Path, threads: int | None = None, arena: Arena | None = None) -> Executable:
     """The executable that ``tilewright tune`` wrote into the directory ``path``.
 
     Only files in the directory are loaded, and only those whose checksums are the manifest's.
@@ -215,6 +235,8 @@ def load_executable(path: str | Path, threads: int | None = None) -> Executable:
     Args:
         path: the directory.
         threads: on which it runs; None: as many as ``TVM_NUM_THREADS`` says, or as there are cores.
+        arena: memory for intermediate results that executables share which need not run at the same time; None: it
+            gets its own.
 
     Raises:
         OutputError: it is no such directory, of another format, incomplete, damaged, or changed.
@@ -231,7 +253,7 @@ def load_executable(path: str | Path, threads: int | None = None) -> Executable:
     with tempfile.TemporaryDirectory(prefix="tilewright-") as fresh:
         copy_listed(folder, manifest, LIBRARY, Path(fresh, LIBRARY))
         try:
-            program = load_program(folder, manifest, weights, Path(fresh), threads)
+            program = load_program(folder, manifest, weights, Path(fresh), threads, arena)
             return Executable(program, manifest)
         except TargetError as exc:
             raise TargetError(f"the executable in {folder} cannot run here: {exc}; tune again on this machine") from exc

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -36,7 +37,7 @@ def to_array(value: InputLike, spec: TensorSpec) -> Array:
         return value
     array, may_round = _read(value, spec)
     if not _fits(array.shape, spec.shape):
-        raise _refusal(spec, f"{array.dtype} {list(array.shape)} was given", "reshape it")
+        raise _refusal(spec, f"{array.dtype} {list(array.shape)} was given", _remedy(array, spec))
     if array.dtype == spec.dtype:
         return array
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
@@ -110,6 +111,13 @@ def _same(array: Numbers, made: Numbers) -> NDArray[np.bool_]:
     elif made.dtype.kind in "iu" and array.dtype.kind in "iu":
         same &= (made < 0) == (array < 0)
     return same
+
+
+def _remedy(array: Array, spec: TensorSpec) -> str:
+    """What to do about an array of another shape. It is reshaped only if it has as many elements."""
+    if spec.is_fixed and array.size == math.prod(spec.shape):
+        return "reshape it"
+    return "give that shape, or tune again with a --shape for each that you need"
 
 
 def _kind(value: object) -> str:

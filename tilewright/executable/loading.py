@@ -12,7 +12,7 @@ from tilewright.available_memory import available_memory
 from tilewright.executable.dispatch import Bucket, BucketsProgram, Padding
 from tilewright.executable.machine import MachineProgram
 from tilewright.executable.manifest import LIBRARY, BucketJson, Manifest, PaddingJson, TensorJson, copy_listed
-from tilewright.executable.memory import Memory
+from tilewright.executable.memory import Arena, Memory
 from tilewright.executable.narrow import widen_array
 from tilewright.executable.plan import Plan
 from tilewright.executable.plan_check import check_plan
@@ -45,7 +45,9 @@ class _Planned:
     routes: Routes
 
 
-def load_program(folder: Path, manifest: Manifest, weights: Path, fresh: Path, threads: int) -> Program:
+def load_program(
+    folder: Path, manifest: Manifest, weights: Path, fresh: Path, threads: int, arena: Arena | None = None
+) -> Program:
     """The program of an executable.
 
     Args:
@@ -54,6 +56,7 @@ def load_program(folder: Path, manifest: Manifest, weights: Path, fresh: Path, t
         weights: the file of its weights.
         fresh: a directory with a copy of its library. Copies of other files are written there.
         threads: how many threads it uses.
+        arena: in which its plans compute; None: it gets its own.
 
     Raises:
         OSError, ValueError, TypeError, LookupError, AttributeError: the files are not those of an executable.
@@ -67,7 +70,7 @@ def load_program(folder: Path, manifest: Manifest, weights: Path, fresh: Path, t
         loaded = LoadedLibrary(library)
         check_features(features, loaded.functions)
         loaded.set_threads(threads)
-        memory = Memory(arrays, max(entry.plan.used_bytes for entry in planned))
+        memory = Memory(arrays, max(entry.plan.used_bytes for entry in planned), arena)
         made = []
         for bucket, entry in zip(buckets, planned, strict=True):
             segments = _load_segments(folder, manifest, entry, fresh, threads)
@@ -83,7 +86,8 @@ def load_program(folder: Path, manifest: Manifest, weights: Path, fresh: Path, t
         entry = _read_plan(manifest, range(len(manifest.get("segments", []))), manifest, arrays)
         segments = _load_segments(folder, manifest, entry, fresh, threads)
         routes = entry.routes if entry.segments or not all(entry.routes.planned) else None
-        return PlanProgram(library, arrays, entry.plan, threads, features, segments, routes)
+        memory = Memory(arrays, entry.plan.used_bytes, arena)
+        return PlanProgram(library, memory, entry.plan, threads, features, segments, routes)
     check_features(features)
     return MachineProgram(library, arrays)
 

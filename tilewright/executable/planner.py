@@ -211,7 +211,8 @@ def _give(planner: _Planner, inputs: Sequence[_Operand], results: Sequence[_Oper
     given = []
     for number, operand in enumerate(results, len(inputs)):
         buffer = operand.buffer
-        if buffer.parent is not None or buffer.weight is not None or buffer.given is not None:
+        part = buffer.bytes != count_bytes(operand.shape, operand.dtype)  # the first elements are a view
+        if part or buffer.parent is not None or buffer.weight is not None or buffer.given is not None:
             operand = planner.copy(operand)
         operand.buffer.given = number
         given.append(operand)

@@ -144,6 +144,32 @@ class PlanProgram:
             self._calls.give(addresses)
             self._check(self._library.tilewright_run(self._calls.begin, self._calls.count))
 
+    def choose_kernels(self, names: Mapping[str, str]) -> None:
+        """Let functions of the library take the places of kernels from the next run on.
+
+        Args:
+            names: the functions' names by the names of the plan's kernels. Other kernels keep their places.
+
+        Raises:
+            AttributeError: the library has no such function.
+        """
+        with self._memory.lock:
+            for number, call in enumerate(self._plan.calls):
+                if call.kernel in names:
+                    self._calls.exchange_kernel([number], self._calls.find_kernel(names[call.kernel]))
+
+    def profile_in_place(self, addresses: Sequence[int]) -> list[float]:
+        """Compute on the caller's memory, as :meth:`run_in_place` does. Returns the seconds of each call.
+
+        Raises:
+            MeasureError: a kernel failed.
+        """
+        seconds = (ctypes.c_double * self._calls.count)()
+        with self._memory.lock:
+            self._calls.give(addresses)
+            self._check(self._library.tilewright_profile(self._calls.begin, self._calls.count, 1, seconds))
+        return list(seconds)
+
     @property
     def alignment(self) -> int:
         """Bytes that the addresses of the caller's tensors are multiples of."""

@@ -178,7 +178,10 @@ class LoadedSegment:
         if error is None:
             return None
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        made = MeasureError(f"a part of the network that ONNX Runtime runs failed: {said}")
+        made = MeasureError(
+            f"a part of the network that ONNX Runtime runs failed: {said}; give inputs that the model accepts in ONNX "
+            "Runtime, such as indices inside of their axes"
+        )
         made.__cause__ = error
         return made
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
+from types import MappingProxyType
 
 from tilewright.errors import ShapeError
 from tilewright.frontend.shapes import Declared, Dimension, ShapeRequest, Shapes, bind_shapes, describe_dimensions
 
 __all__ = ["find_buckets"]
 
+#: No input decides which operators run.
+_NONE_DECIDES: Mapping[str, str] = MappingProxyType({})
 #: Names of a dimension of independent examples.
 _BATCHES = ("batch", "n", "b", "bs")
 #: Extents that are proposed for the sides of an image, and for any other open dimension; the first that works is taken.
@@ -21,7 +24,10 @@ _CHANNELS = (1, 3, 4)
 
 
 def find_buckets(
-    declared: Declared, request: ShapeRequest, accepts: Callable[[Shapes], bool]
+    declared: Declared,
+    request: ShapeRequest,
+    accepts: Callable[[Shapes], bool],
+    deciding: Mapping[str, str] = _NONE_DECIDES,
 ) -> list[dict[str, tuple[int, ...]]]:
     """The shapes of all inputs that are tensors, for each bucket; a single one for most models.
 
@@ -29,6 +35,7 @@ def find_buckets(
         declared: the dimensions of the inputs as the model declares them.
         request: what the user says.
         accepts: whether the model can be run with inputs of some shapes; asked only to propose shapes.
+        deciding: the values to propose for inputs that decide which operators run, as texts; empty: it is not known.
 
     Raises:
         ShapeError: a dimension stays open, or the request does not fit the model.
@@ -37,13 +44,16 @@ def find_buckets(
     for bound in bind_shapes(request, declared):
         shapes = {name: extents for name, shape in bound.items() if (extents := _complete(shape)) is not None}
         if len(shapes) < len(bound):
-            raise _explain(declared, bound, accepts)
+            raise _explain(declared, bound, accepts, deciding)
         found.append(shapes)
     return found
 
 
 def _explain(
-    declared: Declared, bound: Mapping[str, tuple[int | None, ...] | None], accepts: Callable[[Shapes], bool]
+    declared: Declared,
+    bound: Mapping[str, tuple[int | None, ...] | None],
+    accepts: Callable[[Shapes], bool],
+    deciding: Mapping[str, str],
 ) -> ShapeError:
     """The error that names all open dimensions, with options that fix them."""
     missing = [name for name, shape in bound.items() if shape is None or None in shape]
@@ -54,9 +64,21 @@ def _explain(
             proposal = proposed
             break
     have = " and ".join(f"{name!r} is [{describe_dimensions(declared[name])}]" for name in missing)
-    options = " ".join(_write_options(declared, bound, missing, proposal))
+    options = _write_options(declared, bound, missing, proposal)
+    options += [f"--fix {_quote(name)}={value}" for name, value in deciding.items() if value]
     them = "it" if len(missing) == 1 else "them"
-    return ShapeError(f"every input has a fixed shape, but {have}; fix {them} with {options}")
+    return ShapeError(
+        f"every input has a fixed shape, but {have}; fix {them} with {' '.join(options)}{_explain_values(deciding)}"
+    )
+
+
+def _explain_values(deciding: Mapping[str, str]) -> str:
+    """What ``--fix`` is for, if inputs decide which operators run."""
+    said = ""
+    for name, value in deciding.items():
+        said += f"; the value of {name!r} decides which operators run"
+        said += ", so it is best fixed as well" if value else f", so give it with --fix {_quote(name)}=VALUE"
+    return said
 
 
 def _write_options(

@@ -164,7 +164,7 @@ def _bind(group: Shapes, names: Mapping[str, int], declared: Declared) -> dict[s
         if not fits:
             raise ShapeError(
                 f"--shape keeps the dimensions that the model fixes, but input {name!r} is "
-                f"[{describe_dimensions(dimensions)}] and {list(shape)} was given"
+                f"[{describe_dimensions(dimensions)}] and {list(shape)} was given; give another shape"
             )
         for dimension, extent in zip(dimensions, shape, strict=True):
             if isinstance(dimension, str) and dimension:

@@ -7,7 +7,9 @@ will be fused. Another algorithm has the same data and the same result, so it re
     -->
     t = winograd4(data); p = products4(t, w'); fused_inverse4_add_relu(p, bias)
 
-where w' is made from the same weight of the model by another recipe. Everything else stays as it is.
+where w' is made from the same weight of the model by another recipe. A weight that varies from call to call is
+transformed in the network, by a product of its packed form and the matrix of the transform. Everything else stays as
+it is.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from tilewright.graph.convolution import Algorithm, Convolution, is_fused, winograd_tile
 from tilewright.graph.weights import Recipe
-from tilewright.ops import winograd
+from tilewright.ops import contraction, winograd
 from tilewright.ops.mark import Mark
 
 if TYPE_CHECKING:
@@ -47,14 +49,15 @@ class Replacement:
     Attributes:
         module: its ``main`` has the parameters of the group, and the transformed weights in the place of the packed
             ones; it calls the functions beside it.
-        place: the place of the weights among the parameters.
+        place: the place of the weights among the parameters; None: the weights stay packed, and ``main`` transforms
+            them.
         conv: the convolution.
         algorithm: its algorithm.
         marks: of the functions of ``module``, by name.
     """
 
     module: IRModule
-    place: int
+    place: int | None
     conv: Convolution
     algorithm: Algorithm
     marks: Mapping[str, Mark]
@@ -123,7 +126,9 @@ def _replace(
     m = winograd_tile(algorithm)
     assert m is not None
     params = [relax.Var(p.name, p.ty) for p in group.params]
-    params[place] = relax.Var("w", relax.TensorType(conv.transformed_weight(m), "float32"))
+    transforms = direct.args[0].name_hint in rewritten.transforming
+    if not transforms:
+        params[place] = relax.Var("w", relax.TensorType(conv.transformed_weight(m), "float32"))
     beside = {c.args[0]: grouped[c.args[0]] for c in calls if c is not direct}
     builder = relax.BlockBuilder(tvm.ir.IRModule(beside))
     values: dict[relax.Var, relax.Expr] = dict(zip(group.params, params, strict=True))
@@ -134,18 +139,33 @@ def _replace(
                     call = binding.value
                     arguments = [values.get(a, a) for a in call.args[1]]
                     if call.same_as(direct):
-                        result = _emit(builder, algorithm, conv, arguments[0], params[place])
+                        weight = _emit_transform(builder, conv, m, params[place]) if transforms else params[place]
+                        result = _emit(builder, algorithm, conv, arguments[0], weight)
                     else:
                         result = builder.emit(relax.call_tir(call.args[0], arguments, call.ty_args[0]))
                     values[binding.var] = result
             output = builder.emit_output(values[group.body.body])
         builder.emit_func_output(output)
     module, marks = fuse(builder.finalize())
-    return Replacement(module, place, conv, algorithm, marks)
+    return Replacement(module, None if transforms else place, conv, algorithm, marks)
+
+
+def _emit_transform(builder: relax.BlockBuilder, conv: Convolution, m: int, weight: relax.Var) -> relax.Var:
+    """Emit the transform of packed weights: ``(O/x, C/cb, 3, 3, cb, x)`` --> ``(a*a, O/x, C/cb, cb, x)``."""
+    from tvm import relax
+
+    oo, cc, kh, kw, cb, x = conv.packed_weight
+    matrix = winograd.weight_matrix(m)
+    rows, blocks, width = len(matrix), (oo * cc, kh * kw, cb * x), oo * cc * cb * x
+    function = builder.add_func(contraction.dense(rows, blocks, width), f"transform{m}")
+    taps = builder.emit(relax.op.reshape(weight, blocks))
+    out = relax.TensorType((rows, width), "float32")
+    result = builder.emit(relax.call_tir(function, [relax.const(matrix), taps], out))
+    return builder.emit(relax.op.reshape(result, conv.transformed_weight(m)))
 
 
 def _emit(
-    builder: relax.BlockBuilder, algorithm: Algorithm, conv: Convolution, data: relax.Expr, weight: relax.Var
+    builder: relax.BlockBuilder, algorithm: Algorithm, conv: Convolution, data: relax.Expr, weight: relax.Expr
 ) -> relax.Var:
     """Emit a convolution of blocked data by Winograd's F(m x m, 3 x 3)."""
     from tvm import relax, tirx
@@ -231,10 +251,15 @@ def splice(
                 return call
             new = replacements[name]
             arguments = list(call.args[1])
-            arguments[new.place] = weight(arguments[new.place], new)
+            if new.place is not None:
+                arguments[new.place] = weight(arguments[new.place], new)
             part = new.module["main"]
             values: dict[relax.Var, relax.Expr] = dict(zip(part.params, arguments, strict=True))
             for inner in _bindings(part):
+                if inner.value.op.name == "relax.reshape":
+                    source, shape = inner.value.args
+                    values[inner.var] = self.builder_.emit(relax.op.reshape(values.get(source, source), shape))
+                    continue
                 function = inner.value.args[0]
                 if (name, function.name_hint) not in functions:
                     added_function = self.builder_.add_func(new.module[function], function.name_hint)

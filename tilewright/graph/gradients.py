@@ -1,54 +1,167 @@
-"""Gradients of convolutions: they are computed on blocked tensors.
+"""Gradients of convolutions and batch norms: they are computed on blocked tensors.
 
-An importer leaves a call of a function that is marked as the gradient of weights, on plain tensors. It becomes a
-contraction of the blocked data and the blocked gradient of the output.
+An importer leaves calls of marked functions on plain tensors. Each becomes a call of a function of blocked tensors:
+
+    weight_gradient(data, dy)       -->  a sum over the batch and all pixels, which writes the plain gradient
+    channel_statistics(images)      -->  two sums for each channel
+    phases(phase, ...)              -->  images that are put together of the results of a few convolutions
+    threshold_gradient(dy, data)    -->  an element-wise function in the layout of its operands
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
+from tilewright.graph.channels import padded_order
 from tilewright.graph.value import Value
-from tilewright.ops.contraction.gradient import WEIGHT_GRADIENT, WeightGradient, weight_gradient
+from tilewright.ops.elementwise.expression import THRESHOLD_GRADIENT, threshold_gradient
+from tilewright.ops.elementwise.phases import PHASES, Phases, interleave, plain_interleave
 from tilewright.ops.mark import take_mark
+from tilewright.ops.pixel_sums import (
+    STATISTICS,
+    WEIGHT_GRADIENT,
+    Statistics,
+    WeightGradient,
+    channel_statistics,
+    channel_sum,
+    depthwise_gradient,
+    weight_gradient,
+)
 
 if TYPE_CHECKING:
     from tvm import relax
 
     from tilewright.graph.rewriter import Rewriter
 
-__all__ = ["serve"]
+__all__ = ["serve", "sum_channels"]
+
+#: The length of a block, and the order of channels.
+_Layout: TypeAlias = "tuple[int, tuple[int, ...] | None]"
 
 
 def serve(walk: Rewriter, call: relax.Call) -> Value | None:
-    """The result of a call of a gradient of weights; None if the call is another one, or has no blocked form.
+    """The result of a call of a marked function; None if the call is another one, or has no blocked form.
 
     Args:
         walk: emits the new graph.
         call: of ``relax.call_tir``.
     """
+    mark = take_mark(walk.builder.get()[call.args[0]])[1]
+    found = [walk.values.get(argument) for argument in call.args[1].fields]
+    operands = [value for value in found if isinstance(value, Value) and value.dtype == "float32"]
+    handler = _TABLE.get(mark.kind)
+    if handler is None or len(operands) < len(found):
+        return None
+    return handler(walk, mark.detail, operands)
+
+
+def sum_channels(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
+    """The sum of each channel of blocked images; None for sums of other tensors or over other axes."""
+    value = args[0]
+    axes = sorted(int(a) % len(value.shape) for a in call.attrs.axis or ())
+    if value.packed is None or len(value.shape) != 4 or axes != [0, 2, 3] or value.dtype != "float32":
+        return None
+    block, order = _layout(walk, value, value.channels)
+    source = walk.pack(value, block, order)
+    shape = tuple(int(d) for d in source.ty.shape.values)
+    result = walk.call(channel_sum(shape, value.channels), [source], (value.channels,), "channel_sum")
+    kept = (1, value.channels, 1, 1) if call.attrs.keepdims else (value.channels,)
+    return Value.plain(kept, walk.reshape(result, kept))
+
+
+def _serve_weight_gradient(walk: Rewriter, detail: str, operands: list[Value]) -> Value:
+    data, dy = operands
+    form = WeightGradient.parse(detail)
+    out, depth = form.weight[:2]
+    if form.groups == out == data.channels > 1:
+        block, order = _layout(walk, data if data.packed is not None else dy, out)
+        sources = [walk.pack(value, block, order) for value in operands]
+        function = depthwise_gradient(form, tuple(int(d) for d in sources[0].ty.shape.values))
+    else:
+        inside = (depth, out // form.groups) if form.groups > 1 else (data.channels, out)
+        layouts = [_layout(walk, v, count, form.groups) for v, count in zip(operands, inside, strict=True)]
+        sources = [walk.pack(value, *layout) for value, layout in zip(operands, layouts, strict=True)]
+        shapes = [tuple(int(d) for d in source.ty.shape.values) for source in sources]
+        function = weight_gradient(form, shapes[0], shapes[1])
+    return Value.plain(form.weight, walk.call(function, sources, form.weight, WEIGHT_GRADIENT))
+
+
+def _serve_statistics(walk: Rewriter, detail: str, operands: list[Value]) -> Value:
     from tvm import relax
 
-    mark = take_mark(walk.builder.get()[call.args[0]])[1]
-    operands = [walk.values.get(argument) for argument in call.args[1].fields]
-    if mark.kind != WEIGHT_GRADIENT or len(operands) != 2:
-        return None
-    data, gradient = operands
-    if not isinstance(data, Value) or not isinstance(gradient, Value):
-        return None
-    form = WeightGradient.parse(mark.detail)
-    if form.groups != 1:
-        return None
-    out, channels, kh, kw = form.weight
-    cb, x = _block(walk, data), _block(walk, gradient)
-    function = weight_gradient(form, cb, x)
-    arguments = [walk.pack(data, cb), walk.pack(gradient, x)]
-    packed = walk.call(function, arguments, (channels // cb, kh, out // x, kw, cb, x), WEIGHT_GRADIENT)
-    result = walk.emit(relax.op.permute_dims(packed, [2, 5, 0, 4, 1, 3]))
-    return Value.plain(form.weight, walk.reshape(result, form.weight))
+    form = Statistics.parse(detail)
+    images = operands[: 2 if form.products else 1]
+    channels = form.shape[1]
+    first = next((value for value in images if value.packed is not None), images[0])
+    layout = _layout(walk, first, channels)
+    sources = [walk.pack(value, *layout) for value in images]
+    shape = tuple(int(d) for d in sources[0].ty.shape.values)
+    if form.products:
+        mean, gaps = walk.make_plain(operands[2]), shape[1] * shape[4] - channels
+        sources.append(walk.emit(relax.op.nn.pad(mean, [0, gaps])) if gaps else mean)
+    function = channel_statistics(form, shape)
+    return Value.plain((2, channels), walk.call(function, sources, (2, channels), STATISTICS))
 
 
-def _block(walk: Rewriter, value: Value) -> int:
-    """The channels in a block: those that the tensor has already, if that is at most a vector."""
-    known = value.packed is not None and value.order is None and value.block <= walk.lanes
-    return value.block if known else walk.channel_block(value.channels)
+def _serve_phases(walk: Rewriter, detail: str, operands: list[Value]) -> Value:
+    form = Phases.parse(detail)
+    first = next((value for value in operands if value.packed is not None), None)
+    if first is None:
+        plain = [walk.make_plain(value) for value in operands]
+        return Value.plain(form.shape, walk.call(plain_interleave(form, marked=False), plain, form.shape, PHASES))
+    block, order = first.block, first.order
+    sources = [walk.pack(value, block, order) for value in operands]
+    n, _, height, width = form.shape
+    blocks = len(first.places) // block
+    result = walk.call(interleave(form, blocks, block), sources, (n, blocks, height, width, block), PHASES)
+    return Value(form.shape, packed=result, block=block, order=order, fused=True)
+
+
+def _serve_threshold(walk: Rewriter, detail: str, operands: list[Value]) -> Value:
+    shape, threshold = operands[0].shape, float(detail)
+    whole = (value for value in operands if value.packed is not None)
+    first = min(whole, key=lambda value: not value.fused, default=None)
+    if first is None:
+        plain = [walk.make_plain(value) for value in operands]
+        function = threshold_gradient(shape, threshold, marked=False)
+        return Value.plain(shape, walk.call(function, plain, shape, THRESHOLD_GRADIENT))
+    sources = [walk.pack(value, first.block, first.order) for value in operands]
+    blocked = tuple(int(d) for d in sources[0].ty.shape.values)
+    result = walk.call(threshold_gradient(blocked, threshold, marked=False), sources, blocked, THRESHOLD_GRADIENT)
+    return Value(shape, packed=result, block=first.block, order=first.order, fused=first.fused)
+
+
+def _layout(walk: Rewriter, value: Value, channels: int, groups: int = 1) -> _Layout:
+    """The block and the order in which a sum over pixels reads a tensor, which are its own if possible.
+
+    Args:
+        walk: emits the new graph.
+        value: the tensor.
+        channels: that a block must divide, or fill with gaps behind the last if there are no groups.
+        groups: of channels.
+    """
+    order = value.order
+    natural = order is None or (groups == 1 and order[:channels] == tuple(range(channels)))
+    if (
+        value.packed is not None
+        and natural
+        and value.block <= walk.lanes
+        and (groups == 1 or channels % value.block == 0)
+    ):
+        return value.block, order
+    block = walk.channel_block(channels)
+    # The inputs of the first layer are few, and are no vectors. All other blocks are.
+    if groups > 1 or block >= walk.lanes // 2 or channels < walk.lanes // 2:
+        return block, None
+    return walk.lanes, padded_order(channels, walk.lanes)
+
+
+_Handler: TypeAlias = "Callable[[Rewriter, str, list[Value]], Value]"
+#: What serves each marked function, by the kind of its mark.
+_TABLE: dict[str, _Handler] = {
+    WEIGHT_GRADIENT: _serve_weight_gradient,
+    STATISTICS: _serve_statistics,
+    PHASES: _serve_phases,
+    THRESHOLD_GRADIENT: _serve_threshold,
+}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import onnx
 from onnx import helper
@@ -12,20 +12,26 @@ from tilewright.errors import ShapeError, UnsupportedOperatorError
 from tilewright.frontend.load import read_model
 from tilewright.frontend.network import Network
 from tilewright.frontend.onnx.data import copy_without_weights
-from tilewright.frontend.onnx.partition import SEGMENT_DOMAIN
+from tilewright.frontend.onnx.partition import HEAVY, SEGMENT_DOMAIN, Partition
 from tilewright.frontend.onnx.values import read_names
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.target import Target
+from tilewright.wording import describe_error
 
-__all__ = ["extract_all", "find_failing", "leave_out", "leave_out_all"]
+__all__ = ["MOST_DIVISIONS", "extract_all", "find_failing", "leave_out", "leave_out_all"]
+
+#: How often operators move to segments before all of them do: a choice.
+MOST_DIVISIONS = 4
+#: The fewest operators that can fail only together.
+_FEWEST = 2
 
 
 def extract_all(network: Network, target: Target) -> Extraction:
     """Cut a network into tasks, as :func:`tilewright.graph.tasks.extract` does.
 
     If that fails, each operator of an ONNX model is tried alone. The operators that fail move to segments, and the rest
-    is cut again. If none fails alone, all operators move to one segment. In both cases, the ``network`` of the result
-    is another one.
+    is cut again. If none fails alone, one operator of a group that fails together moves. If that does not help, all
+    operators move to one segment. In each case, the ``network`` of the result is another one.
 
     Args:
         network: the network.
@@ -44,16 +50,19 @@ def extract_all(network: Network, target: Target) -> Extraction:
     except (UnsupportedOperatorError, ShapeError) as exc:
         if network.partition is None:
             raise
-        why = str(exc)
-    failing = find_failing(network, lambda part: _try_alone(part, target))
-    if failing:
-        divided = leave_out(network, failing)
+        why = f"the network cannot be compiled ({describe_error(exc.__cause__ or exc)})"
+    divided = network
+    for _ in range(MOST_DIVISIONS):
+        failing = find_failing(divided, lambda part: _try_alone(part, target))
+        if not failing:
+            break
+        divided = leave_out(divided, failing)
         try:
             extraction = extract(divided, target)
             if extraction.plan is not None:
                 return extraction
         except (UnsupportedOperatorError, ShapeError) as exc:
-            why = str(exc)
+            why = f"the network cannot be compiled ({describe_error(exc.__cause__ or exc)})"
     return extract(leave_out_all(network, why), target)
 
 
@@ -89,9 +98,11 @@ def _divide_again(network: Network, reasons: Mapping[int, str]) -> Network:
 def find_failing(network: Network, attempt: Callable[[Network], str]) -> dict[int, str]:
     """Why compiled operators of a network fail alone, by the numbers of their nodes.
 
+    If none fails alone, but several fail together, such as operators that are fused, the result has one of these.
+
     Args:
         network: a network that was read from an ONNX model.
-        attempt: tries a network of one operator. It returns why the network fails; empty if it does not.
+        attempt: tries a network of some operators. It returns why the network fails; empty if it does not.
     """
     partition = network.partition
     assert partition is not None
@@ -102,13 +113,44 @@ def find_failing(network: Network, attempt: Callable[[Network], str]) -> dict[in
     for place, node in enumerate(model.graph.node):
         if node.domain == SEGMENT_DOMAIN:
             continue
-        single = _isolate(model, node, types, weights)
+        single = _isolate(model, [place], types, weights)
         key = _signature(single)
         if key not in tried:
             tried[key] = attempt(read_model("part", single, single, {}))
         if tried[key]:
             found[partition.order[place]] = tried[key]
-    return found
+    return found or _find_together(partition, attempt)
+
+
+def _find_together(partition: Partition, attempt: Callable[[Network], str]) -> dict[int, str]:
+    """An operator without which a group of operators no longer fails, by the number of its node; none if none fails.
+
+    Bisection finds the shortest beginning of the graph that fails, and the shortest end of that. If both ends of this
+    group may move to a segment, the last operator does, unless it has more work than the first one.
+    """
+    model, types = partition.compiled, partition.types
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    places = [place for place, node in enumerate(model.graph.node) if node.domain != SEGMENT_DOMAIN]
+
+    def fails(some: Sequence[int]) -> str:
+        part = _isolate(model, some, types, weights)
+        return attempt(read_model("part", part, part, {}))
+
+    if len(places) < _FEWEST or not fails(places):
+        return {}
+    low, high = 1, len(places)  # the first ``low`` operators do not fail, but the first ``high`` do
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fails(places[:middle]) else (middle, high)
+    begin, end = 0, high - 1  # from ``begin`` on they fail, but from ``end`` on they do not
+    while end - begin > 1:
+        middle = (begin + end) // 2
+        begin, end = (middle, end) if fails(places[middle:high]) else (begin, middle)
+    group = places[begin:high]
+    nodes = [model.graph.node[place] for place in group]
+    chosen = group[0] if nodes[-1].op_type in HEAVY and nodes[0].op_type not in HEAVY else group[-1]
+    names = ", ".join(dict.fromkeys(node.op_type for node in nodes))
+    return {partition.order[chosen]: f"it does not compile together with its neighbours {names}: {fails(group)}"}
 
 
 def _try_alone(part: Network, target: Target) -> str:
@@ -116,27 +158,34 @@ def _try_alone(part: Network, target: Target) -> str:
         if extract(part, target).plan is None:
             return "it cannot be compiled without a library of TVM's"
     except (UnsupportedOperatorError, ShapeError) as exc:
-        return f"it cannot be compiled ({exc})"
+        return f"it cannot be compiled ({describe_error(exc.__cause__ or exc)})"
     return ""
 
 
 def _isolate(
     model: onnx.ModelProto,
-    node: onnx.NodeProto,
+    places: Sequence[int],
     types: Mapping[str, onnx.TypeProto],
     weights: Mapping[str, onnx.TensorProto],
 ) -> onnx.ModelProto:
-    """A model of one node."""
+    """A model of the nodes at some places. Its outputs are all their results that others read, or that nobody reads."""
     made = copy_without_weights(model)
     for field in ("node", "input", "output", "value_info"):
         del getattr(made.graph, field)[:]
-    made.graph.node.append(node)
-    for name in dict.fromkeys(read_names(node)):
+    inside = set(places)
+    nodes = [model.graph.node[place] for place in places]
+    made.graph.node.extend(nodes)
+    results = list(dict.fromkeys(name for node in nodes for name in node.output if name))
+    read = list(dict.fromkeys(name for node in nodes for name in read_names(node)))
+    elsewhere = {value.name for value in model.graph.output}
+    elsewhere |= {n for place, node in enumerate(model.graph.node) if place not in inside for n in read_names(node)}
+    for name in read:
         if name in weights:
             made.graph.initializer.append(weights[name])
-        else:
+        elif name not in results:
             made.graph.input.append(helper.make_value_info(name, types[name]))
-    made.graph.output.extend(helper.make_value_info(name, types[name]) for name in node.output if name)
+    ends = [name for name in results if name in elsewhere or name not in read]
+    made.graph.output.extend(helper.make_value_info(name, types[name]) for name in ends)
     return made
 
 

@@ -62,12 +62,14 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
         source, stride = sample_pixels(walk, source, stride), (1, 1)
     function = contraction.conv2d(shape_of(source), recipe.shape, stride, padding, dilation)
     result = emit_convolution(walk, call, function, [source, walk.add_weight(recipe)], x, order, out // x)
-    # Winograd's algorithm transforms weights when the executable is built.
-    constant = recipe.source not in walk.varying
-    if dilation == (1, 1) and cb >= walk.lanes // 2 and len(known.algorithms) > 1 and constant:
+    if dilation == (1, 1) and cb >= walk.lanes // 2 and len(known.algorithms) > 1:
         walk.convolutions[known] = walk.convolutions.get(known, 0) + 1
-        walk.functions[walk.function_of(result.packed)] = known
-        walk.kernels[recipe] = kernel
+        name = walk.function_of(result.packed)
+        walk.functions[name] = known
+        if recipe.source in walk.varying:
+            walk.transforming.add(name)
+        else:
+            walk.kernels[recipe] = kernel
     return result
 
 

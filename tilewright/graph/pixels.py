@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from tilewright.graph.channels import permuted
+from tilewright.graph.gradients import sum_channels
 from tilewright.graph.idioms import Idiom
 from tilewright.graph.pixel_convolutions import conv2d
 from tilewright.graph.tokens import BINARY, UNARY, emit_elementary, find_formula
@@ -154,7 +155,10 @@ def pool(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
 
 
 def shuffle(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
-    """A reshape or transposition of the channels alone: their order changes, and nothing is moved."""
+    """A reshape or transposition of the channels alone: their order changes, and nothing is moved.
+
+    reshape (n, c, h, w) --> (n, c / block, block, h, w), permute --> (n, c / block, h, w, block) is the blocked tensor.
+    """
     value, shape = args[0], shape_of(call)
     if value.packed is None or len(shape) < 4:
         return None
@@ -163,6 +167,11 @@ def shuffle(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None
         rank = len(shape)
         axes = call.attrs.axes
         moved = [int(a) % rank for a in axes] if axes is not None else [*reversed(range(rank))]
+        if moved == [0, 1, 3, 4, 2] and (value.block, value.order) == (value.shape[2], None):
+            return Value.plain(shape, value.packed, value.dtype)  # the blocks themselves
+        if moved == [0, 2, 3, 1] and order is None and not value.channels_last:
+            # One pass moves whole blocks. By way of the plain layout there would be two, number by number.
+            return Value.plain(shape, walk.reshape(walk.reblock(value.packed, value.channels), shape))
         if moved[0] != 0 or moved[-2:] != [rank - 2, rank - 1]:
             return None
         order = permuted(value.places, value.shape[1:-2], tuple(a - 1 for a in moved[1:-2]))
@@ -223,6 +232,7 @@ _TABLE: dict[str, _Handler] = {
     "nn.max_pool2d": pool,
     "nn.avg_pool2d": pool,
     "mean": mean,
+    "sum": sum_channels,
     "concat": concat,
     "power": power,
     "reshape": shuffle,

@@ -32,7 +32,8 @@ class Rewritten:
         fallbacks: the convolutions and matrix products that keep their plain layout.
         convolutions: the convolutions for which there is a choice of algorithms, and how often each occurs.
         functions: of those convolutions, by the name of the function in ``module`` that computes each directly.
-        kernels: of their packed weights, the weights before they were packed.
+        kernels: of their packed weights, the weights before they were packed. Varying weights are left out.
+        transforming: the names of those functions whose weights vary from call to call.
     """
 
     module: IRModule
@@ -41,6 +42,7 @@ class Rewritten:
     convolutions: tuple[tuple[Convolution, int], ...] = ()
     functions: Mapping[str, Convolution] = field(default_factory=dict)
     kernels: Mapping[Recipe, Recipe] = field(default_factory=dict)
+    transforming: frozenset[str] = frozenset()
 
 
 def rewrite(network: Network, target: Target) -> Rewritten:
@@ -98,5 +100,11 @@ def rewrite(network: Network, target: Target) -> Rewritten:
     assert isinstance(module, tvm.ir.IRModule)
     fallbacks = tuple(dict.fromkeys(walk.fallbacks))
     return Rewritten(
-        module, tuple(walk.recipes), fallbacks, tuple(walk.convolutions.items()), walk.functions, walk.kernels
+        module,
+        tuple(walk.recipes),
+        fallbacks,
+        tuple(walk.convolutions.items()),
+        walk.functions,
+        walk.kernels,
+        frozenset(walk.transforming),
     )

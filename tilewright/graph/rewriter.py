@@ -40,7 +40,8 @@ class Rewriter:
         builder: builds the new function.
         convolutions: the convolutions met so far for which there is a choice of algorithms, and how often.
         functions: of those convolutions, by the name of the function that computes each directly.
-        kernels: of their packed weights, the weights before they were packed.
+        kernels: of their packed weights, the weights before they were packed. Varying weights are left out.
+        transforming: the names of those functions whose weights vary in some call.
         parameters: the inputs of the new function.
         recipes: the variable of each packed weight.
         values: the new value of each variable of the network.
@@ -57,6 +58,7 @@ class Rewriter:
     convolutions: dict[Convolution, int] = field(default_factory=dict)
     functions: dict[str, Convolution] = field(default_factory=dict)
     kernels: dict[Recipe, Recipe] = field(default_factory=dict)
+    transforming: set[str] = field(default_factory=set)
     parameters: list[relax.Var] = field(default_factory=list)
     recipes: dict[Recipe, relax.Var] = field(default_factory=dict)
     values: dict[relax.Var, _Rewritten] = field(default_factory=dict)
@@ -170,6 +172,8 @@ class Rewriter:
             table = np.asarray([at.get(c, 0) for c in order or range(channels)], dtype=np.int64)
             last = self.reblock(value.packed, len(value.places))
             result = self.reblock(self.emit(relax.op.take(last, relax.const(table), axis=4, mode="clip")), block)
+        elif (last := self.find_channels_last(value)) is not None:
+            result = self.pack(Value(value.shape, packed=last, block=channels), block, order)
         elif order is not None:
             natural = self.pack(Value.plain(value.shape, self.make_plain(value)), channels)
             result = self.pack(Value(value.shape, packed=natural, block=channels), block, order)
@@ -180,6 +184,17 @@ class Rewriter:
             value.packed, value.block, value.order = result, block, order
         value.copies[block, order] = result
         return result
+
+    def find_channels_last(self, value: Value) -> relax.Expr | None:
+        """The tensor as one block of all channels, if it lies so in its base; None otherwise."""
+        view = value.view
+        if view is None or value.pending or view.fixed or view.in_order or len(value.shape) != 4:
+            return None
+        batch, channels, rows, cols = ([a for a in dim if a.extent > 1] for dim in view.dims)
+        if [a for a in view.atoms if a.extent > 1] != [*batch, *rows, *cols, *channels]:
+            return None
+        n, count, h, w = value.shape
+        return self.reshape(value.base, (n, 1, h, w, count))
 
     def reblock(self, tensor: relax.Expr, block: int) -> relax.Expr:
         """A blocked tensor with blocks of another length, and its places in the same order."""
@@ -246,8 +261,9 @@ class Rewriter:
         recipe = weight.recipe
         if recipe is None or not all(isinstance(argument, relax.Tuple) for argument in given):
             return None
-        numbers = [[getattr(field, "value", None) for field in argument.fields] for argument in given]
-        if not all(isinstance(number, int) for part in numbers for number in part):
+        found = [[getattr(field, "value", None) for field in argument.fields] for argument in given]
+        numbers = [[number for number in part if isinstance(number, int)] for part in found]
+        if list(map(len, numbers)) != list(map(len, found)):
             return None
         axes, begins, ends, *more = numbers
         for place, axis in enumerate(axes):

@@ -16,6 +16,7 @@ from tilewright.frontend.network import Network
 from tilewright.graph.alternatives import replace_groups, splice
 from tilewright.graph.chains import LONGEST_CHAIN, OPAQUE, cut_chains
 from tilewright.graph.convolution import Algorithm, Convolution
+from tilewright.graph.legalizing import LEGALIZED
 from tilewright.graph.rewrite import Rewritten, rewrite
 from tilewright.graph.weights import Recipe
 from tilewright.measure.memory import memory_error
@@ -192,7 +193,7 @@ def _group(module: IRModule) -> IRModule:
 
     passes = [
         # A reshape that nothing is fused with becomes a view when the executable is built.
-        relax.transform.LegalizeOps(skip_ops=["relax.reshape"]),
+        relax.transform.LegalizeOps(LEGALIZED, skip_ops=["relax.reshape"]),
         relax.transform.AnnotateTIROpPattern(),
         tvm.transform.module_pass(_concatenations_apart, opt_level=0),
         tvm.transform.module_pass(_cut_chains, opt_level=0),

@@ -57,7 +57,16 @@ def reshape(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) ->
     """A view in another shape."""
     value: Value = args[0]
     view = walk.make_view(value).reshape(shape_of(call))
-    return None if view is None else value.seen(view)
+    if view is None:
+        return None
+    seen = value.seen(view)
+    if 0 < view.block <= walk.lanes and not value.pending and value.dtype == "float32":
+        # An image that is handed over in blocks: operators on pixels read it where it lies.
+        n, channels, h, w = view.shape
+        seen.block = view.block
+        seen.packed = walk.reshape(value.base, (n, channels // seen.block, h, w, seen.block))
+        seen.copies[seen.block, None] = seen.packed
+    return seen
 
 
 def broadcast(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:

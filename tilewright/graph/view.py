@@ -61,6 +61,16 @@ class View:
         """Whether the view is a reshape of the base."""
         return not self.fixed and [a for dim in self.dims for a in dim if a.extent > 1] == self.atoms
 
+    @property
+    def block(self) -> int:
+        """The channels in a block if the base is an image in blocks (n, channels / block, h, w, block); otherwise 0."""
+        if len(self.dims) != 4 or self.fixed:
+            return 0
+        n, channels, h, w = ([a for a in dim if a.extent > 1] for dim in self.dims)
+        if not channels or not (h or w) or [*n, *channels[:-1], *h, *w, channels[-1]] != self.atoms:
+            return 0
+        return channels[-1].extent
+
     def permute(self, axes: Sequence[int]) -> View:
         """The view with its dimensions in the order ``axes``."""
         return View(self.base, tuple(self.dims[a] for a in axes), self.fixed)

@@ -17,6 +17,8 @@ __all__ = ["compare", "difference", "latency", "relative_error"]
 _RESAMPLES = 2000
 #: A block of more runs is represented by so many of its quantiles: medians of thousands of runs would take seconds.
 _MOST_RUNS = 200
+#: NumPy's kinds of the dtypes of texts.
+_TEXTS = "OUST"
 
 
 def latency(peer: Peer) -> dict[str, float]:
@@ -60,13 +62,20 @@ def difference(ours: Sequence[Array], other: Sequence[Array]) -> float:
     return max(map(relative_error, ours, other), default=0.0)
 
 
-def relative_error(result: Array, reference: Array) -> float:
+def relative_error(result: object, reference: object) -> float:
     """Largest absolute difference over the largest absolute reference, of finite elements.
 
-    inf where the shapes differ, or the elements that are not finite.
+    inf where the shapes differ, or the elements that are not finite. Texts are equal, or they differ by inf. Of a
+    sequence the entry that differs most counts.
     """
+    if not isinstance(result, np.ndarray) or not isinstance(reference, np.ndarray):
+        if isinstance(result, list) and isinstance(reference, list):
+            return difference(result, reference)
+        return 0.0 if result is None and reference is None else float("inf")
     if result.shape != reference.shape:
         return float("inf")
+    if result.dtype.kind in _TEXTS or reference.dtype.kind in _TEXTS:
+        return 0.0 if bool(np.all(result == reference)) else float("inf")
     ours, theirs = result.astype(np.float64), reference.astype(np.float64)
     return compare_arrays(ours, theirs, np.ones(reference.shape)).error
 

@@ -50,7 +50,14 @@ from tilewright.measure.timing import Function, Timer, collector_resting
 from tilewright.ops.generic.generation import remember_generated
 from tilewright.space.space import DesignSpace
 from tilewright.target import Target
-from tilewright.tvm_compat import lean_kernels, set_threads, spin_briefly, unchecked_schedules, without_torch
+from tilewright.tvm_compat import (
+    keep_nan,
+    lean_kernels,
+    set_threads,
+    spin_briefly,
+    unchecked_schedules,
+    without_torch,
+)
 
 __all__ = ["main"]
 
@@ -222,7 +229,7 @@ class _Worker:
             return Failed(Outcome.INVALID, _describe(error))
         try:
             with lean_kernels():  # kernels need no checks of arguments: these have the candidate's parameters
-                built = tvm.compile(module, target=self._target.tvm).mod
+                built = tvm.compile(keep_nan(module), target=self._target.tvm).mod
             # Looking the function up makes LLVM emit machine code, which is a third of the time of a build. Here the
             # workers do so in parallel.
             return _Kernel(built["main"], parameters, built)

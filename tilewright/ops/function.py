@@ -8,11 +8,12 @@ if TYPE_CHECKING:
     from tvm.te import Tensor
     from tvm.tirx import PrimFunc
 
-__all__ = ["ELEMENTWISE", "FUSABLE", "KEPT", "OPAQUE", "make_function"]
+__all__ = ["ELEMENTWISE", "FUSABLE", "INJECTIVE", "KEPT", "OPAQUE", "REDUCTION", "make_function"]
 
-#: TVM's OpPatternKind, the attribute ``op_pattern`` that fusion goes by: an element-wise function; a function that
-#: element-wise consumers are fused into (kOutEWiseFusable); a function that nothing is fused with.
-ELEMENTWISE, FUSABLE, OPAQUE = 0, 4, 8
+#: TVM's OpPatternKind, the attribute ``op_pattern`` that fusion goes by: an element-wise function; one that moves
+#: elements; a sum, into which element-wise functions before it are fused; a function that element-wise consumers are
+#: fused into (kOutEWiseFusable); a function that nothing is fused with.
+ELEMENTWISE, INJECTIVE, REDUCTION, FUSABLE, OPAQUE = 0, 2, 3, 4, 8
 #: Functions that each expression keeps. A network of 1,000 equal operators makes theirs once, which takes 3 to 10 ms.
 KEPT = 512
 
@@ -22,7 +23,7 @@ def make_function(tensors: list[Tensor], pattern: int) -> PrimFunc:
 
     Args:
         tensors: placeholders in the order of the parameters, then the result.
-        pattern: what fusion may do with it: ``ELEMENTWISE``, ``FUSABLE`` or ``OPAQUE``.
+        pattern: what fusion may do with it: one of the patterns above.
     """
     from tvm import te
 

@@ -8,6 +8,7 @@ from tilewright.errors import SpaceError
 from tilewright.ops.contraction import ContractionTemplate
 from tilewright.ops.elementwise import ElementwiseTemplate
 from tilewright.ops.generic import AutoTemplate
+from tilewright.ops.pixel_sums import PixelSumsTemplate
 from tilewright.ops.recurrent import RecurrentTemplate
 from tilewright.ops.rows import RowsTemplate
 from tilewright.ops.window import WindowTemplate
@@ -24,6 +25,7 @@ __all__ = ["TEMPLATES", "make_space", "recorded_space"]
 #: All templates. The first that serves a task makes its space; the last one serves every task.
 TEMPLATES: tuple[Template, ...] = (
     ContractionTemplate(),
+    PixelSumsTemplate(),
     RowsTemplate(),
     RecurrentTemplate(),
     FusedWinogradTemplate(),

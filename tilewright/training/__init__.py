@@ -10,6 +10,6 @@ from __future__ import annotations
 
 from tilewright.training.backend import optimize
 from tilewright.training.options import Options
-from tilewright.training.report import GraphReport, PartReport, TrainingReport, report
+from tilewright.training.report import GraphReport, KernelShare, PartReport, TrainingReport, report
 
-__all__ = ["GraphReport", "Options", "PartReport", "TrainingReport", "optimize", "report"]
+__all__ = ["GraphReport", "KernelShare", "Options", "PartReport", "TrainingReport", "optimize", "report"]

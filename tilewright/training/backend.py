@@ -66,11 +66,13 @@ def compile_graph(
         parsed = Options.parse(options)
     except TilewrightError as error:
         _log.warning("this model trains as without tilewright: %s", error)
-        return module.forward
-    from functorch.compile import min_cut_rematerialization_partition
+        eager: Callable[..., object] = module.forward
+        return eager
     from torch._dynamo.backends.common import aot_autograd
 
+    from tilewright.training.partition import partition
     from tilewright.training.session import Session
+    from tilewright.training.twice import differentiable_twice
 
     session = Session(parsed, examples)
     sessions.add(session)
@@ -81,7 +83,8 @@ def compile_graph(
         # Operators stay as coarse as PyTorch has them: what it runs itself is fastest so, and needs the least memory.
         # A part that is compiled is decomposed in the process that compiles it (frontend/torch/gradients.py).
         decompositions={},
-        partition_fn=min_cut_rematerialization_partition,
+        partition_fn=partition,
     )
-    made: Callable[..., object] = compiler(module, examples)
-    return made
+    made = compiler(module, examples)
+    # Parameters are arguments of a graph, unless somebody has told PyTorch otherwise.
+    return made if any(True for _ in module.parameters()) else differentiable_twice(made, module)

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+import time
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 import torch
 
 from tilewright.executable.executable import Executable
-from tilewright.executable.program import PlanProgram
+from tilewright.executable.program import PlanProgram, Variants
 from tilewright.frontend.torch.part import Layout
+from tilewright.training.contest import Contest
 from tilewright.training.parts import Part
-
-if TYPE_CHECKING:
-    from torch import fx
+from tilewright.training.proof import find_difference, find_worst
+from tilewright.training.saved import accept_blocks, find_layouts, to_blocks, to_plain
+from tilewright.training.storage import find_storages, return_free_pages
 
 __all__ = ["LivePart", "State"]
 
@@ -32,6 +35,12 @@ _TOLERANCE = 1e-4
 _NOISE = 8.0
 #: The same, of a result of which PyTorch has no digit right, such as a mean that is 0. (A choice; 16 were seen.)
 _ALL_NOISE = 100.0
+#: In every so many runs the kernels are timed. That costs two readings of the clock for each.
+_PROFILE_EVERY = 16
+#: Runs whose times are kept, and after which ours and PyTorch's are compared.
+_WINDOW, _ENOUGH = 16, 3
+#: Variants of our kernels are timed in real steps if ours take at most this multiple of PyTorch's time.
+_MOST_SLOWER = 1.5
 
 _log = logging.getLogger("tilewright.training")
 
@@ -44,11 +53,14 @@ class _Counts:
         ours: runs in our kernels.
         theirs: runs in PyTorch's.
         copies: inputs that did not lie as they should and were copied.
+        our_seconds, their_seconds: of the last few runs in our kernels, and in PyTorch's.
     """
 
     ours: int = 0
     theirs: int = 0
     copies: int = 0
+    our_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    their_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
 
 
 class LivePart(torch.nn.Module):  # type: ignore[misc]
@@ -57,6 +69,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
     Args:
         part: the part.
         name: for people.
+        kept: the names of saved activations that stay in blocks.
 
     Attributes:
         part: the part.
@@ -64,24 +77,42 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         state: how it runs now.
         reason: why it was left to PyTorch; empty: it was not.
         counts: what happened to it.
+        kernels: the kernels of a run, in order, and the seconds of each in its place; empty name: a copy.
     """
 
-    def __init__(self, part: Part, name: str) -> None:
+    def __init__(self, part: Part, name: str, kept: Collection[str] = ()) -> None:
         super().__init__()
         self.part, self.name = part, name
-        self.inputs, self.outputs = _find_layouts(part.module)
+        self.inputs, self.outputs = find_layouts(part.module, kept)
+        self._module = accept_blocks(part.module, self.inputs)
         self.state: State = "waiting"
         self.reason = ""
         self.counts = _Counts()
+        self.kernels: tuple[tuple[str, float], ...] = ()
         self._program: PlanProgram | None = None
+        self._contest: Contest | None = None
+        self._profile = False
         self._offered: Executable | None = None
         self._executable: Executable | None = None
         self._lock = threading.Lock()
+        self._storages = find_storages()
 
-    def offer(self, executable: Executable) -> None:
-        """Let the next run prove an executable of this part, and the runs after it use it."""
+    def offer(self, executable: Executable, checked: bool = False) -> None:
+        """Let the next run prove an executable of this part, and the runs after it use it.
+
+        Args:
+            executable: of the part.
+            checked: whether its results were those of the executable that runs now. Then nothing is left to prove.
+        """
         with self._lock:
-            if self.state != "left":
+            if self.state == "left":
+                return
+            program = executable.program
+            if checked and self.state == "running" and isinstance(program, PlanProgram):
+                self._executable, self._program = executable, program
+                self.counts.our_seconds.clear()
+                self._profile = True
+            else:
                 self._offered, self.state = executable, "ready"
 
     def leave(self, reason: str) -> None:
@@ -91,45 +122,93 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
                 return
             self.state, self.reason = "left", reason
             self._program = self._offered = self._executable = None
+            contest, self._contest = self._contest, None
+        if contest is not None:
+            contest.over.set()
         _log.warning("%s stays with PyTorch: %s", self.name, reason)
+
+    def hold_contest(self, executable: Executable, variants: Variants) -> Contest | None:
+        """Let the next runs time variants of kernels in their places. None: the part does not run in our kernels.
+
+        Args:
+            executable: computes the same as the one that runs now, and holds the variants.
+            variants: by the name of a kernel, the names of its variants, itself first.
+        """
+        program = executable.program
+        with self._lock:
+            if self.state != "running" or not isinstance(program, PlanProgram) or self._pace_of_ours() > _MOST_SLOWER:
+                return None
+            self._executable, self._program = executable, program
+            self._contest = Contest(program, variants)
+            return self._contest
+
+    @property
+    def slower(self) -> bool:
+        """Whether PyTorch's kernels are faster here than ours are by now. Then they run, until ours are better."""
+        return self._pace_of_ours() > 1.0
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The results of the part."""
         if self._offered is not None:
             return self._prove(tensors)
         program = self._program
-        if program is not None:
+        if program is not None and (self._contest is not None or not self.slower):
             try:
                 return self._run(program, tensors)
             except Exception as error:  # whatever happens in there, the training goes on
                 self.leave(f"its executable failed: {error}")
+        return self._run_theirs(tensors)
+
+    @property
+    def kernel_seconds(self) -> dict[str, float]:
+        """The seconds that each of our kernels takes in a run, all its calls together; empty: not known yet."""
+        found: dict[str, float] = {}
+        for kernel, seconds in self.kernels:
+            found[kernel] = found.get(kernel, 0.0) + seconds
+        return found
+
+    def _pace_of_ours(self) -> float:
+        """How long our kernels take, as a multiple of PyTorch's time; 1: not known yet."""
+        counts = self.counts
+        if len(counts.our_seconds) < _ENOUGH or not counts.their_seconds:
+            return 1.0
+        return min(counts.our_seconds) / min(counts.their_seconds)
+
+    def _run_theirs(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """The results in PyTorch's kernels."""
+        begin = time.perf_counter()
+        results: tuple[torch.Tensor, ...] = tuple(self._module(*tensors))
+        self.counts.their_seconds.append(time.perf_counter() - begin)
         self.counts.theirs += 1
-        results: tuple[torch.Tensor, ...] = tuple(self.part.module(*tensors))
         return results
 
     def _prove(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """PyTorch's results, by which those of the executable that was offered are judged."""
-        wanted: tuple[torch.Tensor, ...] = tuple(self.part.module(*tensors))
-        self.counts.theirs += 1
+        """The results of the executable that was offered, if they are PyTorch's; otherwise PyTorch's."""
         with self._lock:
             executable, self._offered = self._offered, None
         if executable is None:
-            return wanted
+            return self.forward(*tensors)
         try:
             program = executable.program
             if not isinstance(program, PlanProgram):
                 raise TypeError("it has no plan")
             found = self._run(program, tensors)
+            worst = find_worst(self._module, tensors, found)
         except Exception as error:
             self.leave(f"its executable failed: {error}")
-            return wanted
-        worst = max(map(_difference, found, wanted), default=0.0)
-        if not worst <= _TOLERANCE and not self._is_as_exact(tensors, found, wanted):
-            self.leave(f"its results differ from PyTorch's by {worst:.1e} of their largest number")
-            return wanted
+            return self.forward(*tensors)
+        self.counts.theirs += 1
+        if not worst <= _TOLERANCE:
+            wanted = self._run_theirs(tensors)
+            if not self._is_as_exact(tensors, found, wanted):
+                self.leave(f"its results differ from PyTorch's by {worst:.1e} of their largest number")
+                return wanted
         with self._lock:
             self._executable, self._program, self.state = executable, program, "running"
-        return wanted
+        self._profile = True
+        self.counts.our_seconds.clear()  # the first run meets cold caches
+        return_free_pages()
+        return found
 
     def _is_as_exact(
         self, tensors: Sequence[torch.Tensor], found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]
@@ -138,25 +217,40 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
 
         Some are nothing but rounding errors, such as the gradient of a bias before a batch norm, which is 0.
         """
-        exact = self.part.module(*(t.double() if t.dtype == torch.float32 else t for t in tensors))
+        exact = self._module(*(t.double() if t.dtype == torch.float32 else t for t in tensors))
         pairs = zip(found, wanted, exact, strict=True)
-        return all(_difference(a, e) <= _bound_noise(_difference(b, e)) for a, b, e in pairs)
+        return all(find_difference(a, e) <= _bound_noise(find_difference(b, e)) for a, b, e in pairs)
 
     def _run(self, program: PlanProgram, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """The results in our kernels, in tensors that PyTorch allocates."""
         given = [self._align(tensor, layout) for tensor, layout in zip(tensors, self.inputs, strict=True)]
-        results = tuple(
-            torch.empty_strided(layout.shape, layout.strides, dtype=getattr(torch, layout.dtype))
-            for layout in self.outputs
-        )
-        program.run_in_place([tensor.data_ptr() for tensor in (*given, *results)])
+        results = tuple(map(self._storages.allocate, self.outputs))
+        addresses = [tensor.data_ptr() for tensor in (*given, *results)]
+        contest, begin = self._contest, time.perf_counter()
+        if contest is not None and contest.program is program:
+            contest.run(addresses)
+            if contest.over.is_set():
+                self._contest = None
+        elif self._profile or self.counts.ours % _PROFILE_EVERY == 0:
+            self._profile = False
+            self.kernels = tuple(zip(program.kernels, program.profile_in_place(addresses), strict=True))
+        else:
+            program.run_in_place(addresses)
+        if contest is None:
+            self.counts.our_seconds.append(time.perf_counter() - begin)
         self.counts.ours += 1
         return results
 
     def _align(self, tensor: torch.Tensor, layout: Layout) -> torch.Tensor:
         """The tensor if it lies as kernels read it; otherwise a copy that does."""
+        if layout.block and tensor.shape == layout.blocks and tensor.is_contiguous() and tensor.data_ptr() % 64 == 0:
+            return tensor
+        tensor = to_plain(tensor, layout.shape)
         if tensor.shape != layout.shape or str(tensor.dtype) != f"torch.{layout.dtype}":
             raise ValueError(f"it was made for {layout.dtype} {layout.shape}, but got {tensor.dtype} {tensor.shape}")
+        if layout.block:
+            self.counts.copies += 1
+            return to_blocks(tensor, layout.block)
         if tensor.stride() == layout.strides and tensor.data_ptr() % 64 == 0:
             return tensor
         if _lies_alike(tensor, layout) and tensor.data_ptr() % 64 == 0:
@@ -174,24 +268,3 @@ def _lies_alike(tensor: torch.Tensor, layout: Layout) -> bool:
     """Whether strides differ along dimensions of one element only."""
     pairs = zip(tensor.shape, tensor.stride(), layout.strides, strict=True)
     return all(extent == 1 or one == other for extent, one, other in pairs)
-
-
-def _difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    """The largest difference, relative to the largest number; of integers and truth values, the share that differs.
-
-    Where two pixels of a window differ by a rounding error, the place of the larger one may be either.
-    """
-    if not wanted.numel():
-        return 0.0
-    if not wanted.dtype.is_floating_point:
-        return float((found != wanted).double().mean())
-    largest = float(wanted.abs().max())
-    return float((found - wanted).abs().max()) / (largest or 1.0)
-
-
-def _find_layouts(module: fx.GraphModule) -> tuple[tuple[Layout, ...], tuple[Layout, ...]]:
-    """The layouts of what a part takes and gives."""
-    nodes = list(module.graph.nodes)
-    inputs = tuple(Layout.of(node.meta["val"]).dense for node in nodes if node.op == "placeholder")
-    outputs = tuple(Layout.of(node.meta["val"]).dense for node in nodes[-1].args[0])
-    return inputs, outputs

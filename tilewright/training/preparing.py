@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import pickle
-from dataclasses import dataclass
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tilewright.errors import TilewrightError
 from tilewright.frontend.torch.part import Layout
+from tilewright.training.cache import ENTRY, find_folder, remove_oldest
 from tilewright.training.options import Options
 
 if TYPE_CHECKING:
+    from tilewright.compiling.kernels import Kernels
+    from tilewright.frontend.network import Network
     from tilewright.graph.tasks import Extraction
+    from tilewright.training.variants import Entered, Proposer
     from tilewright.tuning.selection import Selection
 
-__all__ = ["Preparation", "Prepared", "Request"]
+__all__ = ["Preparation", "Prepared", "Proposal", "Request"]
 
 #: Seconds of a budget that are kept for building the executable and trying it.
 _FINISHING = 10.0
@@ -29,14 +36,16 @@ class Request:
         name: of the part.
         module: its pickled module.
         inputs, outputs: the layouts of what it takes and gives.
-        seconds: that tuning may take; 0: it gets what the records hold, or defaults.
+        seconds: that tuning may take now; 0: it gets what the records hold, or defaults.
+        key: of its executable in the cache.
     """
 
     name: str
     module: bytes
     inputs: tuple[Layout, ...]
     outputs: tuple[Layout, ...]
-    seconds: float
+    seconds: float = 0.0
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,64 +53,219 @@ class Prepared:
     """A part that is ready.
 
     Attributes:
+        key: as its request has it.
         out: the directory of its executable, which has run once.
         tasks: the number of its tasks.
         tuned: how many of them run with something else than their default.
         trials: how many candidates were measured.
+        checked: whether it computes what the executable before computes, as far as its process has seen.
     """
 
+    key: str
     out: Path
     tasks: int
     tuned: int
     trials: int
+    checked: bool = False
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A part with variants of its kernels.
+
+    Attributes:
+        key: of the part.
+        out: the directory of an executable that computes the same as the one before.
+        variants: by the name of a kernel, the names of its variants, itself first. Each was run, and is right.
+    """
+
+    key: str
+    out: Path
+    variants: Mapping[str, Sequence[str]]
+
+
+@dataclass
+class _Part:
+    """A part that is known.
+
+    Attributes:
+        network: the part as a network.
+        extraction: its tasks.
+        kernels: those that were compiled.
+        selection: what its tasks run with.
+        out: the directory of its executable; None: it comes from the cache.
+        version: how many were built.
+        entered: the tasks whose variants are being timed, by ``Task.key``.
+    """
+
+    network: Network
+    extraction: Extraction
+    kernels: Kernels
+    selection: Selection
+    out: Path | None = None
+    version: int = 0
+    entered: dict[str, Entered] = field(default_factory=dict)
 
 
 class Preparation:
-    """Prepares parts, one after the other, in a process of its own.
+    """Prepares parts and tunes their kernels, in a process of its own.
 
     Args:
         options: of the backend.
+        folder: for object files and executables, which another process removes in the end.
 
     Raises:
         TilewrightError: the records cannot be opened.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, folder: Path) -> None:
         # The process that trains imports this module, too, but needs none of these.
         from tilewright.records.fallback import FallbackStore, open_for_tuning
         from tilewright.records.memory import MemoryStore
         from tilewright.target import Target
 
-        if options.mode == "background" and hasattr(os, "SCHED_IDLE"):
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # the training comes first
-        self._options, self._target = options, Target.parse()
+        self._options, self._folder, self._target = options, folder, Target.parse()
         records = options.records
         self._store = FallbackStore(MemoryStore()) if records is None else open_for_tuning(records)
+        self._cache = find_folder(options)
+        self._parts: dict[str, _Part] = {}
+        self._known: Proposer | None = None
 
-    def prepare(self, request: Request, out: Path) -> Prepared:
+    def learn(self, request: Request) -> None:
+        """Import a part and find its tasks, so that variants of them can be proposed. Raises as the stages do."""
+        from tilewright.compiling.kernels import Kernels
+        from tilewright.frontend.load import load_part
+        from tilewright.graph.tasks import extract
+        from tilewright.tuning.algorithms import assume_algorithms
+        from tilewright.tuning.selection import select_recorded
+
+        network = load_part(request.name, pickle.loads(request.module), request.inputs, request.outputs)
+        extraction = extract(network, self._target)
+        algorithms = assume_algorithms(conv for conv, _ in extraction.convolutions)
+        if algorithms:
+            extraction = extraction.with_algorithms(algorithms)
+        kernels = Kernels(extraction, self._folder / f"objects-{len(self._parts)}")
+        self._parts[request.key] = _Part(network, extraction, kernels, select_recorded(extraction, self._store))
+
+    def prepare(self, request: Request) -> Prepared:
         """Import, tune and build a part, and run its executable once.
-
-        Args:
-            request: the part.
-            out: the directory of the executable, which is made.
 
         Raises:
             TilewrightError: as the stages raise it.
         """
-        from tilewright.compiling.build import build
-        from tilewright.frontend.load import load_part
-        from tilewright.graph.tasks import extract
+        self.learn(request)
+        part = self._parts[request.key]
+        spent, trials = 0.0, 0
+        if request.seconds > _FINISHING and self._options.mode == "now":
+            part.selection, trials = self._tune(part.extraction, request.seconds)
+            spent = self._options.seconds
+        self._build(request.key, part, spent)
+        assert part.out is not None
+        tasks, tuned = len(part.extraction.uses), len(part.selection.tuned)
+        return Prepared(request.key, part.out, tasks, tuned, trials)
 
-        network = load_part(request.name, pickle.loads(request.module), request.inputs, request.outputs)
-        extraction = extract(network, self._target)
-        selection, trials = self._select(extraction, request.seconds)
+    def propose(self, times: Mapping[str, Mapping[str, float]]) -> list[Proposal]:
+        """Compile variants of the kernels that take most of the time. They were run, and their results compared.
+
+        Args:
+            times: by the key of a part, the seconds that its kernels take in a step.
+        """
+        found = []
+        for key, part in self._parts.items():
+            if times.get(key):
+                with contextlib.suppress(TilewrightError):  # this part keeps the kernels that it has
+                    proposal = self._propose(key, part, times[key])
+                    found += [] if proposal is None else [proposal]
+        return found
+
+    def conclude(self, key: str, times: Mapping[str, Mapping[str, Sequence[float]]], spent: float) -> Prepared | None:
+        """Keep what variants took in their places, and build the part with the fastest. None: nothing has changed.
+
+        Args:
+            key: of the part.
+            times: by the names of kernels and their variants, the seconds of each run.
+            spent: seconds of the budget that were spent so far, for the cache.
+
+        Raises:
+            TilewrightError: the part cannot be built.
+        """
+        from tilewright.training.variants import choose_variants
+        from tilewright.tuning.selection import Selection
+
+        part = self._parts[key]
+        entered, part.entered = part.entered, {}
+        chosen, measured = choose_variants(part.extraction, entered, times, self._proposer)
+        self._store.add(measured)
         self._store.settle()
-        executable = build(extraction, selection.functions, out, {})
-        executable(*network.random_inputs())  # a crash costs this process, and no training
-        return Prepared(out, len(extraction.uses), len(selection.tuned), trials)
+        if not chosen:
+            return None
+        former = part.selection
+        part.selection = Selection(
+            former.functions | {key: variant.function for key, variant in chosen.items()},
+            former.configs | {key: variant.config for key, variant in chosen.items()},
+        )
+        self._build(key, part, spent)
+        assert part.out is not None
+        tasks, tuned = len(part.extraction.uses), len(part.selection.tuned)
+        return Prepared(key, part.out, tasks, tuned, len(measured), checked=True)
 
-    def _select(self, extraction: Extraction, seconds: float) -> tuple[Selection, int]:
-        """The schedule of each task, and how many candidates were measured for it."""
+    def finish(self, spent: float) -> None:
+        """Note in the cache what was spent."""
+        for key, part in self._parts.items():
+            self._keep(key, part, spent)
+
+    @property
+    def _proposer(self) -> Proposer:
+        from tilewright.methods.default import known_beforehand
+        from tilewright.methods.registry import make_method
+        from tilewright.training.variants import Proposer
+
+        if self._known is None:
+            self._known = Proposer(make_method(self._options.method, known_beforehand()[0]), self._store)
+        return self._known
+
+    def _propose(self, key: str, part: _Part, times: Mapping[str, float]) -> Proposal | None:
+        from tilewright.compiling.build import replace_kernels
+        from tilewright.executable.executable import load_executable
+        from tilewright.executable.program import PlanProgram
+        from tilewright.training.variants import Entered, keep_right
+
+        if part.out is None:  # its executable comes from the cache
+            self._build(key, part, 0.0)
+        assert part.out is not None
+        functions, kernels = part.selection.functions, part.kernels
+        symbols = kernels.symbols(functions)
+        found = self._proposer.find(part.extraction, part.selection, symbols, times)
+        if not found:
+            return None
+        layers = [
+            {task: variants[place].function for task, variants in found.items() if place < len(variants)}
+            for place in range(max(map(len, found.values())))
+        ]
+        for use in part.extraction.uses:
+            self._store.describe(use.task)
+        out = self._folder / f"variants-{list(self._parts).index(key)}"
+        replace_kernels(part.out, kernels.library(functions, out.with_suffix(".so"), layers), out)
+        names = [kernels.symbols(layer) for layer in layers]
+        part.entered = {
+            use.task.key: Entered(
+                tuple(found[use.task.key]),
+                {
+                    symbols[kernel]: tuple(layer[kernel] for layer in names if kernel in layer)
+                    for kernel in use.functions
+                    if kernel in symbols
+                },
+            )
+            for use in part.extraction.uses
+            if use.task.key in found
+        }
+        program = load_executable(out).program
+        assert isinstance(program, PlanProgram)
+        right = keep_right(program, part.network.random_inputs(), part.entered)
+        return Proposal(key, out, right) if right else None
+
+    def _tune(self, extraction: Extraction, seconds: float) -> tuple[Selection, int]:
+        """The best schedule of each task, and how many candidates were measured for it."""
         import numpy as np
 
         from tilewright.measure.pool import LocalPool
@@ -110,11 +274,9 @@ class Preparation:
         from tilewright.tuning.budget import Budget
         from tilewright.tuning.context import TuningContext
         from tilewright.tuning.scheduler import NetworkTuner
-        from tilewright.tuning.selection import select_best, select_recorded
+        from tilewright.tuning.selection import select_best
 
         store, target = self._store, self._target
-        if seconds <= _FINISHING or self._options.mode == "cached":
-            return select_recorded(extraction, store), 0
         method = make_method(self._options.method, known_beforehand()[0])
         with LocalPool(target, on_measurement=lambda measurement: store.add([measurement])) as pool:
             for use in extraction.uses:
@@ -122,4 +284,28 @@ class Preparation:
             context = TuningContext(target, pool, store, Budget(seconds).start(), np.random.default_rng(0))
             tuner = NetworkTuner(extraction.uses, context, method=method)
             tuner.run(reserve=_FINISHING)
+            store.settle()
             return select_best(extraction, tuner), tuner.trials
+
+    def _build(self, key: str, part: _Part, spent: float) -> None:
+        """Build a part, and run it once: a crash costs this process, and no training."""
+        from tilewright.compiling.build import build
+
+        former, out = part.out, self._folder / f"{list(self._parts).index(key)}-{part.version}"
+        executable = build(part.extraction, part.selection.functions, out, {}, part.kernels)
+        executable(*part.network.random_inputs())
+        part.out, part.version = out, part.version + 1
+        if former is not None:
+            shutil.rmtree(former, ignore_errors=True)
+        self._keep(key, part, spent)
+
+    def _keep(self, key: str, part: _Part, spent: float) -> None:
+        """Put the executable of a part into the cache. If that fails, the next run starts slower."""
+        from tilewright.compiling.build import publish
+
+        if self._cache is None or part.out is None:
+            return
+        with contextlib.suppress(TilewrightError, OSError):
+            self._cache.mkdir(parents=True, exist_ok=True)
+            publish(part.out, self._cache / key, {ENTRY: {"spent": round(spent, 1)}})
+            remove_oldest(self._cache)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,25 @@ from tilewright.training.backend import sessions
 if TYPE_CHECKING:
     import torch
 
-    from tilewright.training.live import State
+    from tilewright.training.live import LivePart, State
     from tilewright.training.session import Kind
 
-__all__ = ["GraphReport", "PartReport", "TrainingReport", "report"]
+__all__ = ["GraphReport", "KernelShare", "PartReport", "TrainingReport", "report"]
+
+
+@dataclass(frozen=True)
+class KernelShare:
+    """A kernel in its place.
+
+    Attributes:
+        name: of the kernel; empty: copies.
+        seconds: of a step that all its calls take together.
+        share: of the time of the part's kernels.
+    """
+
+    name: str
+    seconds: float
+    share: float
 
 
 @dataclass(frozen=True)
@@ -27,6 +43,9 @@ class PartReport:
         operators: its operators in order.
         ours, theirs: how often it ran in our kernels, and in PyTorch's.
         copies: inputs that were copied because they did not lie as kernels read them.
+        our_seconds, their_seconds: the shortest of its last runs in our kernels, and in PyTorch's; nan: there are none.
+        slower: whether PyTorch runs it because it is faster.
+        kernels: its kernels as they were timed in their places, those that take longest first.
     """
 
     name: str
@@ -36,6 +55,10 @@ class PartReport:
     ours: int
     theirs: int
     copies: int
+    our_seconds: float
+    their_seconds: float
+    slower: bool
+    kernels: tuple[KernelShare, ...]
 
 
 @dataclass(frozen=True)
@@ -78,23 +101,28 @@ def report(model: torch.nn.Module) -> TrainingReport:
         if parameters.isdisjoint(session.parameters):
             continue
         found += [
-            GraphReport(
-                graph.kind,
-                graph.steps,
-                tuple(
-                    PartReport(
-                        part.name,
-                        part.state,
-                        part.reason,
-                        part.part.operators,
-                        part.counts.ours,
-                        part.counts.theirs,
-                        part.counts.copies,
-                    )
-                    for part in graph.parts
-                ),
-                graph.operators,
-            )
+            GraphReport(graph.kind, graph.steps, tuple(map(_describe, graph.parts)), graph.operators)
             for graph in session.graphs
         ]
     return TrainingReport(tuple(found))
+
+
+def _describe(part: LivePart) -> PartReport:
+    counts, kernels = part.counts, part.kernel_seconds
+    total = sum(kernels.values()) or 1.0
+    return PartReport(
+        name=part.name,
+        state=part.state,
+        reason=part.reason,
+        operators=part.part.operators,
+        ours=counts.ours,
+        theirs=counts.theirs,
+        copies=counts.copies,
+        our_seconds=min(counts.our_seconds, default=math.nan),
+        their_seconds=min(counts.their_seconds, default=math.nan),
+        slower=part.slower,
+        kernels=tuple(
+            KernelShare(name, seconds, seconds / total)
+            for name, seconds in sorted(kernels.items(), key=lambda item: -item[1])
+        ),
+    )

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 
+from tilewright.training.cache import find_folder, key_of, load_cached
 from tilewright.training.live import LivePart
 from tilewright.training.options import Options
 from tilewright.training.parts import divide
 from tilewright.training.preparing import Request
+from tilewright.training.progress import Progress, find_progress
+from tilewright.training.saved import find_kept, show_plain
 from tilewright.training.worker import Order, find_worker
 
 if TYPE_CHECKING:
@@ -42,12 +45,14 @@ class StepGraph:
         parts: what is compiled of it.
         operators: how many operators PyTorch runs besides.
         steps: how often it ran.
+        progress: is told of its steps.
     """
 
     kind: Kind
     parts: tuple[LivePart, ...]
     operators: int
     steps: int = 0
+    progress: Progress | None = None
 
 
 class Session:
@@ -69,6 +74,8 @@ class Session:
             example for example in examples if isinstance(example, torch.nn.Parameter)
         )
         self.graphs: list[StepGraph] = []
+        #: The names of saved activations that the forward pass gives in blocks.
+        self._kept: frozenset[str] = frozenset()
 
     def compile(self, kind: Kind, module: fx.GraphModule, examples: Sequence[object]) -> Boxed:
         """A function that computes a graph of a step. It is PyTorch's own whatever fails.
@@ -80,7 +87,11 @@ class Session:
         """
         try:
             whole, parts = divide(module)
-            live = tuple(LivePart(part, f"{kind} part {place}") for place, part in enumerate(parts))
+            names = [part.name for part in parts]
+            if kind == "forward":
+                self._kept = find_kept(whole, names)
+            show_plain(whole, names)
+            live = tuple(LivePart(part, f"{kind} part {place}", self._kept) for place, part in enumerate(parts))
             for part in live:
                 setattr(whole, part.part.name, part)
         except Exception as error:
@@ -95,16 +106,27 @@ class Session:
     def _request(self, graph: StepGraph) -> None:
         """Have the parts of a graph prepared: now, or while the model trains."""
         total = sum(len(part.part.operators) for part in graph.parts)
-        worker = find_worker(self.options, self.options.threads or torch.get_num_threads())
+        threads = self.options.threads or torch.get_num_threads()
+        worker, folder = find_worker(self.options, threads), find_folder(self.options)
+        graph.progress = find_progress(worker)
+        graph.progress.add(graph.parts)
         for part in graph.parts:
             seconds = self.options.seconds * _SHARES[graph.kind] * len(part.part.operators) / total
             try:
+                key = key_of(part.part.module, part.inputs, part.outputs, threads)
+                cached = load_cached(folder, key, threads) if folder is not None else None
+                if cached is not None:
+                    part.offer(cached.executable)
+                    if self.options.mode == "cached" or cached.spent >= self.options.seconds:
+                        continue
                 module = pickle.dumps(part.part.module)
             except Exception as error:
                 part.leave(f"it cannot be handed to the process that compiles it: {error}")
                 continue
-            request = Request(part.part.name, module, part.inputs, part.outputs, seconds)
-            order = Order(request, part.name, part.offer, part.leave)
+            if self.options.mode == "background":
+                seconds = 0.0
+            request = Request(part.part.name, module, part.inputs, part.outputs, seconds, key)
+            order = Order(request, part, None if cached is None else cached.spent)
             if self.options.mode == "now":
                 worker.prepare(order)
             else:
@@ -126,6 +148,8 @@ class Session:
 
     def _run(self, graph: StepGraph, run: Boxed, arguments: list[object]) -> object:
         graph.steps += 1
+        if graph.kind != "backward" and graph.progress is not None:
+            graph.progress.begin_step(id(graph))
         return run(arguments)
 
 

@@ -1,26 +1,47 @@
-"""The process that prepares parts for a process that trains, and the thread that waits for it."""
+"""The process that prepares and tunes parts for a process that trains, and the thread that waits for it.
+
+In the background, each part first gets kernels as the records have them, or defaults. Then the process compiles
+variants of the kernels that take most of a step, runs each and compares its results; the training times them in their
+places, in real steps, and the process builds the part with the fastest. This is a *generation*; others follow until the
+budget is spent. The process works in slots that the training leaves it (:mod:`tilewright.training.slots`).
+"""
 
 from __future__ import annotations
 
 import atexit
 import logging
+import math
 import queue
 import tempfile
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from tilewright.executable.executable import Executable, load_executable
-from tilewright.measure.isolated import IsolatedProcess
+from tilewright.executable.executable import load_executable
+from tilewright.measure.isolated import IsolatedError, IsolatedProcess
+from tilewright.training.arena import find_arena
 from tilewright.training.options import Options
-from tilewright.training.preparing import Preparation, Prepared, Request
+from tilewright.training.preparing import Preparation, Prepared, Proposal, Request
+from tilewright.training.slots import PREPARING, TUNING, Pace
+
+if TYPE_CHECKING:
+    from tilewright.training.contest import Contest
+    from tilewright.training.live import LivePart
 
 __all__ = ["Order", "Worker", "find_worker"]
 
 #: Seconds that a part may take besides its tuning. Importing and compiling took 35 s for the backward pass of ResNet-18
 #: on two busy cores.
 _PATIENCE = 1800.0
+#: Seconds that a generation may wait for the steps that time its variants, and between two looks at them.
+_LONGEST_CONTEST, _LOOK = 600.0, 0.05
+#: Seconds between two looks at whether the training goes on.
+_WATCH = 1.0
+#: A process that died is replaced so often. (A choice.)
+_MOST_DEATHS = 3
 
 _log = logging.getLogger("tilewright.training")
 #: The workers of this process. Models that are compiled with the same options share one.
@@ -33,23 +54,27 @@ class Order:
 
     Attributes:
         request: the part.
-        name: of the part, for people.
-        offer: takes its executable.
-        leave: is told why there is none.
+        part: takes its executables.
+        spent: seconds of tuning that earlier runs have spent on it; None: it has no executable yet.
     """
 
     request: Request
-    name: str
-    offer: Callable[[Executable], None]
-    leave: Callable[[str], None]
+    part: LivePart
+    spent: float | None = None
 
 
 class Worker:
-    """Has parts prepared by one process, one after the other. A process that died is replaced for the next part.
+    """Has parts prepared by one process, one after the other. A process that died is replaced.
 
     Args:
         options: of the backend.
         threads: on which kernels run.
+
+    Attributes:
+        pace: when the training leaves slots.
+        trials: variants that were timed in real steps.
+        generations: of variants.
+        ended: whether the budget is spent.
     """
 
     def __init__(self, options: Options, threads: int) -> None:
@@ -57,24 +82,29 @@ class Worker:
         self._waiting: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._process: IsolatedProcess | None = None
         self._thread: threading.Thread | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="tilewright-")
+        self._orders: dict[str, Order] = {}
+        self._deaths = 0
+        self._end = -math.inf
+        self.trials = 0
+        self.ended = self._closed = False
+        self.generations = 0
+        self.pace = Pace()
 
-    def prepare(self, order: Order) -> None:
-        """Have a part prepared, and wait for it. Errors go to ``order.leave``."""
+    def prepare(self, order: Order) -> bool:
+        """Have a part prepared, and wait for it. Errors go to ``order.leave``. Returns whether it is ready."""
         try:
-            with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
-                prepared = self._ask(order.request, Path(folder, "executable"))
-                executable = load_executable(prepared.out, self._threads)  # it needs its directory no longer
+            try:
+                prepared = self._ask("prepare", order.request, seconds=order.request.seconds)
+            except IsolatedError:  # somebody may have killed it; a part that crashes does so again
+                prepared = self._ask("prepare", order.request, seconds=order.request.seconds)
+            self._take(order, prepared)
         except Exception as error:  # whatever fails, the training goes on
-            order.leave(str(error))
-            return
-        order.offer(executable)
-        _log.info(
-            "%s is ready: %d of %d tasks tuned in %d trials",
-            order.name,
-            prepared.tuned,
-            prepared.tasks,
-            prepared.trials,
-        )
+            if self._closed:
+                return False
+            order.part.leave(str(error))
+            return False
+        return True
 
     def enqueue(self, order: Order) -> None:
         """Have a part prepared by and by."""
@@ -82,32 +112,149 @@ class Worker:
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._serve, name="tilewright-worker", daemon=True)
             self._thread.start()
+            threading.Thread(target=self._watch, name="tilewright-pace", daemon=True).start()
+
+    def _take(self, order: Order, prepared: Prepared) -> None:
+        """Offer an executable that the process has built."""
+        order.part.offer(load_executable(prepared.out, self._threads, find_arena()), prepared.checked)
+        _log.info(
+            "%s is ready: %d of %d tasks tuned in %d trials",
+            order.part.name,
+            prepared.tuned,
+            prepared.tasks,
+            prepared.trials,
+        )
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, and start none any more."""
+        self._closed = True
+        self._close()
+
+    def _serve(self) -> None:
+        """The thread: first parts that wait, then tuning."""
+        while True:
+            if not self._waiting.empty() or self._is_done():
+                order = self._waiting.get()
+                if math.isinf(self._end):
+                    self._end = time.monotonic() + self._options.seconds - (order.spent or 0.0)
+                self._begin(order)
+                continue
+            try:
+                self._tune()
+            except Exception as error:  # whatever fails, the training goes on with the kernels that it has
+                self._note_failure(error)
+
+    def _watch(self) -> None:
+        """The thread that lets the process go on when the training pauses."""
+        while not self._closed:
+            time.sleep(_WATCH)
+            self.pace.look()
+
+    def _begin(self, order: Order) -> None:
+        """Prepare a part that has waited."""
+        if order.spent is not None:
+            self._set_share(TUNING)
+            try:
+                self._ask("learn", order.request)
+                self._orders[order.request.key] = order
+            except Exception as error:  # it has an executable already
+                _log.info("%s is not tuned any more: %s", order.part.name, error)
+        else:
+            self._set_share(PREPARING)
+            if self.prepare(order):
+                self._orders[order.request.key] = order
+        if self._waiting.empty() and self._is_done():
+            self._close()
+
+    def _is_done(self) -> bool:
+        return self.ended or not self._orders or self._options.mode != "background"
+
+    def _tune(self) -> None:
+        """A generation, or the end of the budget."""
+        left = self._end - time.monotonic()
+        tunable = {key: order.part for key, order in self._orders.items() if order.part.state != "left"}
+        if left <= 0 or not tunable:
+            self._ask("finish", self._options.seconds)
+            self._close()
+            return
+        times = {key: part.kernel_seconds for key, part in tunable.items() if part.kernel_seconds}
+        if len(times) < len(tunable):  # the first steps in our kernels are still to come
+            self._set_share(0.0)
+            time.sleep(_LOOK)
+            if not times:
+                return
+        self._set_share(PREPARING if not self.generations else TUNING)
+        proposals = self._ask("propose", times, seconds=left)
+        self._set_share(0.0)
+        contests = {proposal.key: self._hold(proposal) for proposal in proposals}
+        self._await([contest for contest in contests.values() if contest is not None])
+        self._set_share(PREPARING if not self.generations else TUNING)
+        self.generations += 1
+        for key, contest in contests.items():
+            found = {} if contest is None else contest.times
+            self.trials += sum(len(variants) - 1 for variants in found.values())
+            spent = self._options.seconds - max(0.0, self._end - time.monotonic())
+            prepared = self._ask("conclude", key, found, spent)
+            if isinstance(prepared, Prepared):
+                self._take(self._orders[key], prepared)
+        if not any(contests.values()):  # nothing new to try
+            self._end = time.monotonic()
+
+    def _hold(self, proposal: Proposal) -> Contest | None:
+        """Let the training time the variants of a part."""
+        executable = load_executable(proposal.out, self._threads, find_arena())
+        return self._orders[proposal.key].part.hold_contest(executable, proposal.variants)
+
+    def _await(self, contests: Sequence[Contest]) -> None:
+        """Wait until the training has timed all variants. It may have stopped, or the budget may be spent."""
+        until = min(time.monotonic() + _LONGEST_CONTEST, self._end)
+        for contest in contests:
+            while not contest.over.wait(_LOOK) and time.monotonic() < until:
+                pass
+            contest.cancel()
+
+    def _note_failure(self, error: Exception) -> None:
+        """Tuning failed: try again in another process, or end it."""
+        if self._closed:
+            return
+        self._deaths += isinstance(error, IsolatedError)
+        if not isinstance(error, IsolatedError) or self._deaths > _MOST_DEATHS:
+            _log.warning("tuning has ended, and training goes on with the kernels that there are: %s", error)
+            self._close()
+
+    def _close(self) -> None:
+        """Tuning is over. What it held is given back."""
+        self.ended = True
+        self._set_share(0.0)
+        self._orders.clear()
         if self._process is not None:
             self._process.kill()
 
-    def _serve(self) -> None:
-        while True:
-            self.prepare(self._waiting.get())
+    def _set_share(self, share: float) -> None:
+        self.pace.share = share if self._options.mode == "background" else 0.0
 
-    def _ask(self, request: Request, out: Path) -> Prepared:
+    def _ask(self, method: str, *arguments: object, seconds: float = 0.0) -> Any:  # as the method has it
+        if self._closed:
+            raise IsolatedError("this process is ending")
         if self._process is None or not self._process.alive:
             self._process = IsolatedProcess(
                 Preparation,
-                (self._options,),
+                (self._options, Path(self._folder.name)),
                 variables={"TVM_NUM_THREADS": str(self._threads)},
                 purpose="tuning for training needs a process of its own",
             )
-        prepared = self._process.call("prepare", request, out, seconds=_PATIENCE + request.seconds)
-        assert isinstance(prepared, Prepared)
-        return prepared
+            self.pace.process = self._process
+            for order in () if self.ended else self._orders.values():
+                self._process.call("learn", replace(order.request, seconds=0.0), seconds=_PATIENCE)
+        return self._process.call(method, *arguments, seconds=_PATIENCE + seconds)
 
 
 def find_worker(options: Options, threads: int) -> Worker:
     """The worker of this process for these options."""
-    return _workers.setdefault((options, threads), Worker(options, threads))
+    key = (options, threads)
+    if key not in _workers:
+        _workers[key] = Worker(options, threads)
+    return _workers[key]
 
 
 @atexit.register

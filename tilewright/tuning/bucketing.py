@@ -51,7 +51,7 @@ def read_buckets(model: object, request: ShapeRequest) -> ReadBuckets:
     if request.shares and len(request.shares) != len(networks):
         raise ShapeError(
             f"--weight has a number for each bucket, but {counted(len(request.shares), 'number')} "
-            f"were given for {counted(len(networks), 'bucket')}; correct it"
+            f"came for {counted(len(networks), 'bucket')}; correct it"
         )
     samples = assign_samples(request.samples, networks)
     return ReadBuckets(networks, request.shares or None, samples)

@@ -9,7 +9,7 @@ from tilewright.compiling.kernels import Kernels
 from tilewright.errors import CheckError, CompilerError, TilewrightError
 from tilewright.frontend.network import Network
 from tilewright.graph.buckets import Extracted, combine
-from tilewright.graph.left_out import extract_all, find_failing, leave_out, leave_out_all
+from tilewright.graph.left_out import MOST_DIVISIONS, extract_all, find_failing, leave_out, leave_out_all
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Store
@@ -18,6 +18,7 @@ from tilewright.tuning.workshop import JudgedExecutable, Workshop
 from tilewright.verify.checker import Checker
 from tilewright.verify.imported import find_wrong_nodes
 from tilewright.verify.inputs import Trials
+from tilewright.wording import describe_error
 
 __all__ = ["Incumbent", "build_incumbent", "extract_compiled"]
 
@@ -40,7 +41,9 @@ class Incumbent:
 
 
 def extract_compiled(extraction: Extraction, aside: Path, why: str) -> Extraction:
-    """The network with those operators in segments that cannot be compiled; with all, if none fails alone.
+    """The network with those operators in segments that cannot be compiled, alone or together with their neighbours.
+
+    If that does not help, all operators are in one segment.
 
     Args:
         extraction: the network.
@@ -57,11 +60,18 @@ def extract_compiled(extraction: Extraction, aside: Path, why: str) -> Extractio
             failing = kernels.find_failing(functions)  # these kernels may compile with another schedule
             kernels.library({key: f for key, f in functions.items() if key not in failing}, aside / "part.so")
         except TilewrightError as exc:
-            return f"it cannot be compiled ({exc})"
+            return f"it cannot be compiled ({describe_error(exc.__cause__ or exc)})"
         return ""
 
-    failing = find_failing(network, attempt)
-    return extract_all(leave_out(network, failing) if failing else leave_out_all(network, why), target)
+    divided = network
+    for _ in range(MOST_DIVISIONS):
+        failing = find_failing(divided, attempt)
+        if not failing:
+            break
+        divided = leave_out(divided, failing)
+        if not attempt(divided):
+            return extract_all(divided, target)
+    return extract_all(leave_out_all(network, why), target)
 
 
 def build_incumbent(extraction: Extracted, checker: Checker, aside: Path, store: Store) -> Incumbent:

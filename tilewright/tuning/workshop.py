@@ -114,8 +114,11 @@ class Workshop:
         why = "ONNX Runtime is faster on the whole model"
         whole = [extract(leave_out_all(part.network, why), part.target) for part in parts]
         built = self._build_other(combine(whole, self.extraction.shares), Selection(), "runtime")
-        if built is None:
-            raise CheckError("its outputs on the whole model are wrong")
+        if built.verdict.wrong:
+            raise CheckError(
+                "its outputs on the whole model are further from the reference than Tilewright's own rule allows: "
+                f"{built.verdict.evidence}"
+            )
         return built
 
     def mix(self, one: JudgedExecutable, other: JudgedExecutable, buckets: Collection[int]) -> JudgedExecutable | None:
@@ -130,18 +133,16 @@ class Workshop:
             (other if bucket in buckets else one).extraction.parts[bucket]
             for bucket in range(len(one.extraction.parts))
         ]
-        return self._build_other(combine(parts, one.extraction.shares), one.selection, "mixed")
+        built = self._build_other(combine(parts, one.extraction.shares), one.selection, "mixed")
+        return None if built.verdict.wrong else built
 
-    def _build_other(self, extraction: Extracted, selection: Selection, name: str) -> JudgedExecutable | None:
-        """Build and judge an executable of another extraction; None if it is wrong."""
+    def _build_other(self, extraction: Extracted, selection: Selection, name: str) -> JudgedExecutable:
+        """Build and judge an executable of another extraction. It may be wrong."""
         began = time.monotonic()
         folder = self._aside / f"{self._name}-{name}"
         build(extraction, selection.functions, folder, {}, Kernels(extraction, self._aside / f"{folder.name}-kernels"))
         seconds = time.monotonic() - began
-        verdict = self._checker.judge(folder)
-        if verdict.outcome is Outcome.WRONG:
-            return None
-        return JudgedExecutable(folder, extraction, selection, verdict, (), seconds)
+        return JudgedExecutable(folder, extraction, selection, self._checker.judge(folder), (), seconds)
 
     def _made(self, selection: Selection) -> Path:
         """The directory of an executable of a selection. All of this workshop share one copy of the weights."""

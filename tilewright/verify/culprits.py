@@ -26,6 +26,7 @@ from tilewright.graph.tasks import Extraction
 from tilewright.measure.isolated import IsolatedError, IsolatedProcess
 from tilewright.target import Target
 from tilewright.tensor import Array
+from tilewright.tvm_compat import keep_nan
 from tilewright.verify import freedom
 from tilewright.verify.inputs import Trials
 from tilewright.verify.judge import judge
@@ -203,7 +204,7 @@ class SteppingSide:
             for p, array in zip(parameters, arrays, strict=True)
         ]
         if program not in self._compiled:
-            self._compiled[program] = tvm.compile(module, target=self._target)["main"]
+            self._compiled[program] = tvm.compile(keep_nan(module), target=self._target)["main"]
         self._compiled[program](*tensors)
         return {place: tensors[place].numpy() for place, p in enumerate(parameters) if p.written}
 

@@ -130,7 +130,8 @@ def find_trials(
     if silent:
         which = ", ".join(repr(names[k] if k < len(names) else str(k)) for k in silent[:3])
         problem = (
-            f"no inputs were found for which a wrong result would show in output {which}: {_describe(kept, silent[0])}"
+            f"no inputs were found for which a wrong result would show in output {which}: "
+            f"{_describe(kept, silent[0])}; give inputs of your own with --sample"
         )
     notes = [
         reference.problem,

@@ -23,6 +23,7 @@ from tilewright.measure.arguments import TOLERANCE, Parameter, parameters_of
 from tilewright.measure.isolated import IsolatedError, IsolatedProcess
 from tilewright.target import Target
 from tilewright.tensor import Array
+from tilewright.tvm_compat import keep_nan
 from tilewright.verify.integer_arguments import find_integer_ranges
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ class KernelSide:
 
         parameters, ranges = parameters_of(self._default), find_integer_ranges(self._default)
         kernel = tvm.compile(
-            tvm.ir.IRModule({"main": function.with_attr("global_symbol", "main")}), target=self._target
+            keep_nan(tvm.ir.IRModule({"main": function.with_attr("global_symbol", "main")})), target=self._target
         )["main"]
         arrays = [np.empty(p.shape, dtype=p.dtype) for p in parameters]
         tensors = [tvm.runtime.tensor(array) for array in arrays]

@@ -40,11 +40,13 @@ def add_runtime_rounding(network: Network, trials: Trials) -> Trials:
     if network.onnx is None:
         return trials
     from tilewright.frontend.onnx.data import save_onnx
+    from tilewright.frontend.onnx.shapes import release_values
 
     names = tuple(spec.name for spec in network.inputs)
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         path = Path(folder, "model.onnx")
-        save_onnx(network.onnx, path)
+        # ONNX Runtime 1.32 ends its process if it folds an If that a fixed value decides.
+        save_onnx(release_values(network.onnx) or network.onnx, path)
         try:
             with IsolatedProcess(RuntimeSide, (str(path), names, True)) as runtime:
                 runtime.wait()
@@ -91,6 +93,7 @@ def _judge_anew(trials: Trials) -> Trials:
     if silent and not problem:
         which = repr(trials.names[silent[0]] if silent[0] < len(trials.names) else str(silent[0]))
         problem = (
-            f"no inputs were found for which a wrong result would exceed ONNX Runtime's own error in output {which}"
+            f"no inputs were found for which a wrong result would exceed ONNX Runtime's own error in output {which}; "
+            "give inputs of your own with --sample"
         )
     return replace(trials, trials=tuple(found), problem=problem)

@@ -91,3 +91,17 @@ def test_small_groups_next_to_a_segment_join_it(elements: int) -> None:
     model = read(f"g (float[{elements}] x) => (float[{elements}] y) {{ a = Elu(x) y = Relu(a) }}")
     partition = divide(model, {0: "no"})
     assert kinds(partition) == ([SEGMENT] if elements == 16 else [SEGMENT, "Relu"])
+
+
+def test_what_follows_an_encoder_of_labels_is_compiled() -> None:
+    model = read("""
+        g (int64[2,300] k, float[300,64] w) => (float[2,64] y) {
+            a = ai.onnx.ml.LabelEncoder<keys_int64s = [1, 2], values_floats = [0.5, 1.0]>(k)
+            b = ai.onnx.ml.Scaler<offset = [0.0], scale = [2.0]>(a)
+            c = ai.onnx.ml.Imputer<imputed_value_floats = [1.0]>(b)
+            y = MatMul(c, w)
+        }""")
+    model.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 3))
+    partition = divide(model, {0: "no", 1: "no", 2: "no"})
+    assert kinds(partition) == [SEGMENT, "MatMul"]
+    assert (partition.segments[0].inputs, partition.segments[0].outputs) == (("k",), ("c",))

@@ -136,3 +136,55 @@ def test_a_single_integer_may_decide_what_a_model_takes(tmp_path: Path) -> None:
     assert load(path, ShapeRequest((("x", ((6,),)),), values={"rate": (16000,)})).outputs[0].shape == (2, 3)
     with pytest.raises(ShapeError, match="cannot take x=4"):
         load(path, ShapeRequest((("x", ((4,),)),), values={"rate": (16000,)}))
+
+
+BRANCHES = """
+    g (float[N] x, int64 rate, bool loud) => (y, z)
+    <int64 known = {16000}, int64[2] six = {2, 3}, int64[2] four = {2, 2}> {
+        given = Cast<to = 7>(rate)
+        same = Equal(given, known)
+        y = If (same) <
+            then_branch = then () => (a) { a = Reshape(x, six) },
+            else_branch = otherwise () => (b) { b = Reshape(x, four) }
+        >
+        z = If (loud) <
+            then_branch = up () => (c) { c = Exp(x) },
+            else_branch = down () => (d) { n = NonZero(x) d = Cast<to = 1>(n) }
+        >
+    }"""
+
+
+def test_an_input_that_decides_what_runs_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", BRANCHES)
+    with pytest.raises(ShapeError, match=r"with --shape x=\d+ --fix rate=16000; the value of 'rate' decides") as caught:
+        load(path)
+    assert "'loud' decides which operators run, so give it with --fix loud=VALUE" in str(caught.value)
+    (segment,) = load(path, {"x": (6,)}).segments
+    assert any("the input 'rate'; give the input its value with --fix rate=16000" in why for why in segment.reasons)
+    assert any("--fix loud=VALUE" in why for why in segment.reasons)
+
+
+def test_shapes_are_proposed_with_the_value(tmp_path: Path) -> None:
+    """Vectors of 16 are taken with the value only, and those of 128 without it."""
+    text = """
+        g (float[1,K] x, int64 rate) => (y) <int64 known = {16000}, int64[2] a = {4, 4}, int64[2] b = {4, 32}> {
+            same = Equal(rate, known)
+            y = If (same) <
+                then_branch = then () => (p) { p = Reshape(x, a) },
+                else_branch = otherwise () => (q) { q = Reshape(x, b) }
+            >
+        }"""
+    with pytest.raises(ShapeError, match=r"with --shape x=1,16 --fix rate=16000; "):
+        load(write(tmp_path / "m.onnx", text))
+
+
+def test_a_model_whose_value_was_fixed_before_is_folded_again(tmp_path: Path) -> None:
+    """ONNX Runtime 1.32 folds the condition only with open shapes."""
+    path = write(tmp_path / "m.onnx", BRANCHES.replace(", bool loud", "").replace("If (loud)", "If (same)"))
+    network = load(path, ShapeRequest((("x", ((6,),)),), values={"rate": (16000,)}))
+    assert network.onnx is not None
+    onnx.save(network.onnx, str(tmp_path / "fixed.onnx"))
+    again = load(tmp_path / "fixed.onnx")
+    assert not again.segments
+    assert [spec.name for spec in again.inputs] == ["x"]
+    assert [spec.shape for spec in again.outputs] == [(2, 3), (6,)]

@@ -57,6 +57,31 @@ def reductions(x: Any) -> Any:
     )
 
 
+def extremes(x: Any) -> Any:
+    """Of rows that have infinities or NaN alone, too; of windows without NaN."""
+    numbers = x.nan_to_num(0.5, torch.inf, -torch.inf)
+    return (
+        *x.max(1),
+        *x.min(1, keepdim=True),
+        x.amax((1, 2)),
+        x.argmax(),
+        x.argmin(2),
+        x.logsumexp(2),
+        F.max_pool1d(numbers, 3, 2, 1),
+        F.max_pool2d(numbers, (2, 3), (1, 2), (1, 1)),
+        (x * 3).nan_to_num(0, 7, -7).int().argmax(1),
+    )
+
+
+def make_extremes() -> Any:
+    x = normal(3, 4, 9)
+    x[0] = -torch.inf
+    x[1, :2] = torch.inf
+    x[1, 2, 3:5] = torch.nan
+    x[2, 1] = torch.finfo(torch.float32).min
+    return x
+
+
 def views(x: Any) -> Any:
     return (
         x[:, -1] + x[..., -1, :],
@@ -142,6 +167,7 @@ def sampling(x: Any, grid: Any) -> Any:
 CASES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "arithmetic": (Of(arithmetic), (normal(4, 10), normal(4, 10) + 0.3)),
     "reductions": (Of(reductions), (normal(2, 12, 16),)),
+    "extremes": (Of(extremes), (make_extremes(),)),
     "views": (Of(views), (normal(2, 5, 8),)),
     "lookups": (Of(lookups), (normal(4, 6, 5), torch.tensor([1, -1, 2]))),
     "pools": (Of(pools), (normal(2, 4, 9, 11),)),

@@ -69,6 +69,17 @@ def test_pooling(kind: str, size: int, stride: int, pad: int, image: int) -> Non
         np.testing.assert_allclose(result, want, rtol=1e-5, atol=1e-6)
 
 
+def test_a_maximum_of_minus_infinity_stays_so() -> None:
+    from tilewright.ops.window import Windows, max_pool
+
+    x = np.random.default_rng(0).standard_normal((1, 2, 9, 9, 8)).astype(np.float32)
+    x[:, 0] = -np.inf
+    geometry = Windows((2, 3), (3, 3), (2, 2), (1, 1), (1, 1), (5, 5))
+    want = windows(x, 3, 2, 1, -np.inf).max((-1, -2))
+    for result in run(make_task(lambda t: max_pool(t, geometry), x.shape), x, want.shape):
+        np.testing.assert_array_equal(result, want)
+
+
 def test_a_mean_over_the_image() -> None:
     from tvm import topi
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -116,7 +116,17 @@ def _place(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
     inside = path.resolve().is_relative_to(folder.resolve())
     if not name or not inside or Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"the data of {tensor.name!r} are in {name!r}, outside the model's directory")
-    return path, int(entries.get("offset", "0")), int(entries.get("length", count_bytes(tensor)))
+    offset, length = (_read_number(tensor, entries, key) for key in ("offset", "length"))
+    return path, offset or 0, count_bytes(tensor) if length is None else length
+
+
+def _read_number(tensor: TensorProto, entries: Mapping[str, str], key: str) -> int | None:
+    """An entry of a tensor's place; None if it is absent. Raises ``ValueError`` if it is no number."""
+    text = entries.get(key)
+    try:
+        return None if text is None else int(text)
+    except ValueError:
+        raise ValueError(f"the {key} of the data of {tensor.name!r} is {text!r}, which is no number") from None
 
 
 def fetch_data(model: onnx.ModelProto, folder: Path) -> None:

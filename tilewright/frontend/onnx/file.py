@@ -68,6 +68,12 @@ def read_proto(path: Path) -> onnx.ModelProto:
         fetch_data(model, path.parent)
     except TilewrightError:
         raise
+    except FileNotFoundError as exc:
+        missing = Path(str(exc.filename)).name
+        raise ModelFormatError(
+            f"the weights of {path} are in files beside it, but there is no {missing!r}; copy that file to the "
+            f"directory of {path.name}"
+        ) from exc
     except MemoryError as exc:
         raise memory_error(f"reading {path}") from exc
     except Exception as exc:

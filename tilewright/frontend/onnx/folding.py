@@ -17,7 +17,14 @@ from tilewright.frontend.onnx.data import drop_doubles, fetch_data, fetch_tensor
 from tilewright.frontend.onnx.file import copy_for_inference
 from tilewright.frontend.onnx.half import widen
 from tilewright.frontend.onnx.rewriting.rewrite import rewrite
-from tilewright.frontend.onnx.tidy import compare_booleans, compute_constants, drop_empty, keep_constants, own_weights
+from tilewright.frontend.onnx.tidy import (
+    compare_booleans,
+    compute_constants,
+    drop_empty,
+    drop_idle,
+    keep_constants,
+    own_weights,
+)
 from tilewright.scratch import check_space
 from tilewright.tensor import Array
 
@@ -30,6 +37,10 @@ MISSING_KERNEL = "tilewright.missing_kernel"
 
 #: The part of ONNX Runtime's messages that names a temporary file, which means nothing to users.
 _PLACE = re.compile(r"Load model from \S+ failed:")
+#: The part that names a function of ONNX Runtime's source, likewise.
+_SOURCE = re.compile(
+    r"/onnxruntime_src/\S+:\d+ .*?\)(?: const)?(?: \[with .*?\])? (?:[^.]*? was false\. )?(?=[A-Z'\"])"
+)
 
 
 class _MissingKernelError(UnsupportedOperatorError):
@@ -79,6 +90,7 @@ def fold(written: onnx.ModelProto, folder: Path, optimised: bool) -> onnx.ModelP
         helper.set_model_props(folded, {MISSING_KERNEL: str(exc)})
     _attempt(lambda model: _split_batch_norms(model, folder), folded)
     _attempt(drop_empty, folded)
+    _attempt(drop_idle, folded)
     _attempt(compute_constants, folded)
     return folded
 
@@ -163,7 +175,7 @@ def _optimise(model: onnx.ModelProto, folder: Path, data: str = "folded.bin") ->
         return made
     except Exception as exc:  # ONNX Runtime's errors share no base class
         check_space(folder)
-        text = _PLACE.sub("", str(exc))
+        text = _SOURCE.sub("", _PLACE.sub("", str(exc)))
         line = text.strip().splitlines()[0][:300]
         if "not a registered" in text or "NOT_IMPLEMENTED" in text or "No Op registered" in text:
             kind = _MissingKernelError if "NOT_IMPLEMENTED" in text else UnsupportedOperatorError
@@ -172,7 +184,27 @@ def _optimise(model: onnx.ModelProto, folder: Path, data: str = "folded.bin") ->
             ) from exc
         if "bad_alloc" in text or "Failed to allocate memory" in text:
             raise MemoryError from exc
-        raise ModelFormatError(f"the model is not valid ONNX: {line}; export it again") from exc
+        raise ModelFormatError(
+            _find_newer(text, model) or f"the model is not valid ONNX: {line}; export it again"
+        ) from exc
+
+
+def _find_newer(text: str, model: onnx.ModelProto) -> str:
+    """The message for a model that is newer than ONNX Runtime knows; empty if it is not."""
+    opset, version = re.search(r"till opset (\d+)", text), re.search(r"max supported IR version: (\d+)", text)
+    if opset is not None:
+        found = max(entry.version for entry in model.opset_import)
+        return (
+            f"a model has at most opset {opset[1]}, the newest that the installed ONNX Runtime knows, but this one has "
+            f"opset {found}; export it with opset {opset[1]}, or install a newer onnxruntime"
+        )
+    if version is not None:
+        return (
+            f"a model has at most version {version[1]} of the file format (ir_version), the newest that the installed "
+            f"ONNX Runtime knows, but this one has {model.ir_version}; save it with an older onnx, or install a newer "
+            "onnxruntime"
+        )
+    return ""
 
 
 def _split_batch_norms(model: onnx.ModelProto, folder: Path) -> None:

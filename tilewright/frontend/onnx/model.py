@@ -11,16 +11,18 @@ import onnx
 from onnx import helper, numpy_helper
 
 from tilewright.errors import ModelFormatError, UnsupportedOperatorError
+from tilewright.frontend.onnx.conditions import find_deciding
+from tilewright.frontend.onnx.convolutions import check_convolutions
 from tilewright.frontend.onnx.data import graphs, serialize, write_model
 from tilewright.frontend.onnx.file import check_filled, check_sizes, read_proto
 from tilewright.frontend.onnx.folding import FOLDED, fold, fold_conditions
 from tilewright.frontend.onnx.independence import find_paddings
 from tilewright.frontend.onnx.index import Index, find_folder, write_index
 from tilewright.frontend.onnx.probing import check_taken, find_plain_refusal, make_acceptance
-from tilewright.frontend.onnx.shapes import fix_values, open_shapes, read_declared, set_shapes
+from tilewright.frontend.onnx.shapes import fix_values, list_fixed, open_shapes, read_declared, set_shapes
 from tilewright.frontend.onnx.tidy import densify, drop_unread
 from tilewright.frontend.proposals import find_buckets
-from tilewright.frontend.shapes import ShapeRequest, make_request
+from tilewright.frontend.shapes import Declared, ShapeRequest, make_request
 from tilewright.measure.memory import memory_error
 from tilewright.scratch import explained
 
@@ -68,8 +70,9 @@ def prepare(
         _refuse_training(model)
         fixed = tuple(fix_values(model, request.values))
         declared = read_declared(model)
-        accepts = make_acceptance(model, folder) if optimised else lambda _: False
-        buckets = find_buckets(declared, request, accepts)
+        deciding = find_deciding(model)
+        accepts = make_acceptance(model, folder, deciding) if optimised else lambda _: False
+        buckets = find_buckets(declared, request, accepts, deciding)
         set_shapes(model, buckets[0])
         check_sizes(model)
         filled = _fill_weights(model)
@@ -78,7 +81,7 @@ def prepare(
         paddings = find_paddings(model, declared, buckets) if len(buckets) > 1 else ()
         write_index(Index(tuple(buckets), declared, fixed, paddings), folder)
         # Conditions on fixed values are folded first: ONNX Runtime 1.32 may fail to do so with fixed shapes.
-        base = fold_conditions(open_shapes(model, declared), folder) if fixed and optimised else model
+        base = fold_conditions(_open(model, declared), folder) if optimised and list_fixed(model) else model
         for number, bucket in enumerate(buckets):
             place = find_folder(folder, number)
             place.mkdir(exist_ok=True)
@@ -90,6 +93,13 @@ def prepare(
     except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as exc:
         # An operator lacks required inputs or attributes.
         raise ModelFormatError(f"{path} is not valid ONNX: {_first_line(exc)}; export it again") from exc
+
+
+def _open(model: onnx.ModelProto, declared: Declared) -> onnx.ModelProto:
+    """The model with its declared shapes, or with open ones if it was written when its values were fixed."""
+    ranks = {name: len(dims) for name, dims in declared.items() if dims is not None}
+    written = all(isinstance(dim, int) for dims in declared.values() for dim in dims or ())
+    return open_shapes(model, {name: ("",) * rank for name, rank in ranks.items()} if written else declared)
 
 
 def _write_bucket(
@@ -115,6 +125,7 @@ def _write_bucket(
     written = write_model(model, folder / MODEL, "model.bin")
     if asked and optimised:
         check_taken(folder / MODEL, model, shapes)
+    check_convolutions(model)
     if base is not model:
         set_shapes(base, shapes)
         written = write_model(base, folder / "conditions.onnx", "conditions.bin")

@@ -17,15 +17,16 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import helper
 
+from tilewright.frontend.onnx.conditions import explain_condition
 from tilewright.frontend.onnx.data import copy_without_weights
 from tilewright.frontend.onnx.values import COMPUTED, FixedTensor, find_fixed, infer_types, read_names
 
-__all__ = ["SEGMENT", "SEGMENT_DOMAIN", "Partition", "Segment", "divide"]
+__all__ = ["HEAVY", "SEGMENT", "SEGMENT_DOMAIN", "Partition", "Segment", "divide"]
 
 #: The operator that represents a segment in the compiled graph, and its domain.
 SEGMENT, SEGMENT_DOMAIN = "Segment", "tilewright"
 #: Operators whose work takes longer than changing from ONNX Runtime to kernels and back.
-_HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Einsum", "Attention"})
+HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Einsum", "Attention"})
 #: A group of compiled operators joins the segment next to it if its results have fewer elements together: a choice.
 _FEW = 1 << 14
 
@@ -99,6 +100,8 @@ def divide(model: onnx.ModelProto, foreign: Mapping[int, str]) -> Partition:
         why = graph.find_obstacle(node)
         if why:
             reasons.setdefault(number, why)
+        if number in reasons:
+            reasons[number] = explain_condition(model.graph, node) or reasons[number]
     passing = any(v.name not in graph.weights and graph.fixed(v.name) is None for v in model.graph.input)
     if not reasons and not passing:
         return Partition(model, (), tuple(range(len(model.graph.node))), graph.types)
@@ -201,7 +204,7 @@ class _Graph:
         return set()
 
     def _is_heavy(self, number: int) -> bool:
-        return self.nodes[number].op_type in _HEAVY
+        return self.nodes[number].op_type in HEAVY
 
     def _size(self, name: str) -> int:
         fixed = self.fixed(name)

@@ -5,9 +5,11 @@ ONNX Runtime may crash, so call these functions in a process of their own.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,16 +34,21 @@ _SHAPES = re.compile(
     r"shape|dimension|broadcast|reshape|mismatch|\brank\b|\bsize|incompatible|axis|axes", re.IGNORECASE
 )
 _VALUES = re.compile(r"out of data bounds|indices element|index out of|out of range", re.IGNORECASE)
+#: No input has a certain value.
+_NO_VALUES: Mapping[str, str] = MappingProxyType({})
 #: The part of ONNX Runtime's messages that names one of its source files.
 _PLACE = re.compile(r"^.*(?:Status Message: |\) )(?:\S+\.(?:cc|h):\d+ \S+ (?:.*? was false\. ?)?)?")
 
 
-def make_acceptance(model: onnx.ModelProto, folder: Path) -> Callable[[Shapes], bool]:
+def make_acceptance(
+    model: onnx.ModelProto, folder: Path, values: Mapping[str, str] = _NO_VALUES
+) -> Callable[[Shapes], bool]:
     """A function that returns whether ONNX Runtime runs a model on inputs of given shapes.
 
     Args:
         model: the model, whose dimensions may be open.
         folder: a directory for files.
+        values: the numbers of inputs that have a certain value, as texts; empty texts say nothing.
     """
     made: list[onnxruntime.InferenceSession | None] = []
 
@@ -49,7 +56,7 @@ def make_acceptance(model: onnx.ModelProto, folder: Path) -> Callable[[Shapes], 
         if not made:
             made.append(_open(model, folder))
         session = made[0]
-        return session is not None and not _find_refusal(session, model, shapes)
+        return session is not None and not _find_refusal(session, model, shapes, values)
 
     return accepts
 
@@ -132,11 +139,16 @@ def _decides_by_value(model: onnx.ModelProto) -> bool:
     return False
 
 
-def _find_refusal(session: onnxruntime.InferenceSession, model: onnx.ModelProto, shapes: Shapes) -> str:
+def _find_refusal(
+    session: onnxruntime.InferenceSession,
+    model: onnx.ModelProto,
+    shapes: Shapes,
+    values: Mapping[str, str] = _NO_VALUES,
+) -> str:
     """Why a model runs neither on inputs of ones nor of zeros; empty if it does, or has inputs of other types."""
     said = ""
     for value in (1, 0):
-        feeds = _make_feeds(model, shapes, value)
+        feeds = _make_feeds(model, shapes, value, values)
         if feeds is None:
             return ""
         try:
@@ -148,8 +160,10 @@ def _find_refusal(session: onnxruntime.InferenceSession, model: onnx.ModelProto,
     return said
 
 
-def _make_feeds(model: onnx.ModelProto, shapes: Shapes, value: int) -> dict[str, Array] | None:
-    """Inputs that are ``value`` everywhere; None if an input is no tensor of numbers."""
+def _make_feeds(
+    model: onnx.ModelProto, shapes: Shapes, value: int, values: Mapping[str, str]
+) -> dict[str, Array] | None:
+    """Inputs that are ``value`` everywhere, or as ``values`` says; None if an input is no tensor of numbers."""
     feeds: dict[str, Array] = {}
     for entry in list_inputs(model):
         tensor = entry.type.tensor_type
@@ -158,5 +172,6 @@ def _make_feeds(model: onnx.ModelProto, shapes: Shapes, value: int) -> dict[str,
         if entry.name not in shapes:
             return None
         dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        feeds[entry.name] = np.full(shapes[entry.name], value, dtype=dtype)
+        number = json.loads(values.get(entry.name) or str(value))
+        feeds[entry.name] = np.full(shapes[entry.name], number, dtype=dtype)
     return feeds

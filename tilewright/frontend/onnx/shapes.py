@@ -19,6 +19,7 @@ from tilewright.tensor import TensorSpec
 
 __all__ = [
     "fix_values",
+    "list_fixed",
     "list_inputs",
     "open_shapes",
     "read_declared",
@@ -97,9 +98,17 @@ def fix_values(model: onnx.ModelProto, values: Mapping[str, tuple[float, ...]]) 
         model.graph.initializer.append(numpy_helper.from_array(array, name))
     if found:
         model.ir_version = max(4, model.ir_version)  # before 4, every weight is an input
-        entry = model.metadata_props.add()
-        entry.key, entry.value = _FIXED, json.dumps([item.spec.name for item in found])
+        names = [*list_fixed(model), *(item.spec.name for item in found)]
+        entry = next((entry for entry in model.metadata_props if entry.key == _FIXED), None)
+        entry = model.metadata_props.add() if entry is None else entry
+        entry.key, entry.value = _FIXED, json.dumps(names)
     return found
+
+
+def list_fixed(model: onnx.ModelProto) -> list[str]:
+    """The names of the inputs that are constants of a model since :func:`fix_values`, perhaps before it was written."""
+    named = next((entry.value for entry in model.metadata_props if entry.key == _FIXED), "[]")
+    return [str(name) for name in json.loads(named)]
 
 
 def release_values(model: onnx.ModelProto) -> onnx.ModelProto | None:
@@ -108,8 +117,7 @@ def release_values(model: onnx.ModelProto) -> onnx.ModelProto | None:
     ONNX Runtime 1.32 fails or crashes when it folds an ``If`` that a fixed value decides, if shapes are fixed, too. The
     branch that is not taken may not fit these shapes. ONNX Runtime does not fold the default of an input.
     """
-    named = next((entry.value for entry in model.metadata_props if entry.key == _FIXED), "[]")
-    names = set(json.loads(named))
+    names = set(list_fixed(model))
     released = [tensor for tensor in model.graph.initializer if tensor.name in names]
     if not released:
         return None

@@ -22,6 +22,7 @@ __all__ = [
     "compute_constants",
     "densify",
     "drop_empty",
+    "drop_idle",
     "drop_unread",
     "keep_constants",
     "own_weights",
@@ -202,7 +203,7 @@ def drop_empty(model: onnx.ModelProto) -> None:
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
-    _drop_idle(graph)
+    drop_idle(model)
 
 
 def _make_empty(name: str, kind: onnx.TypeProto) -> TensorProto:
@@ -210,16 +211,19 @@ def _make_empty(name: str, kind: onnx.TypeProto) -> TensorProto:
     return helper.make_tensor(name, tensor.elem_type, [dim.dim_value for dim in tensor.shape.dim], b"", raw=True)
 
 
-def _drop_idle(graph: onnx.GraphProto) -> None:
-    """Drop the nodes and weights that no output depends on."""
+def drop_idle(model: onnx.ModelProto) -> None:
+    """Drop the nodes and weights that no output depends on. Such a node would make a segment without a result."""
+    graph = model.graph
     ends = {value.name for value in graph.output}
     wanted = _add_read(ends, reversed(graph.node))
     nodes = [node for node in graph.node if wanted & set(node.output)]
     weights = [tensor for tensor in graph.initializer if tensor.name in wanted]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    del graph.initializer[:]
-    graph.initializer.extend(weights)
+    if len(nodes) < len(graph.node):
+        del graph.node[:]
+        graph.node.extend(nodes)
+    if len(weights) < len(graph.initializer):
+        del graph.initializer[:]
+        graph.initializer.extend(weights)
 
 
 def _add_read(names: set[str], nodes: Iterable[onnx.NodeProto]) -> set[str]:

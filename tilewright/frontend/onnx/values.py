@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -34,6 +34,25 @@ COMPUTED = frozenset(
 )
 #: The most elements of a constant that shape inference reads: shapes, axes, sizes.
 _MOST_READ = 64
+#: The most times that types are inferred: once more after each operator of ``ai.onnx.ml`` that another one follows.
+_MOST_ROUNDS = 8
+#: The operators of ``ai.onnx.ml`` whose result has the shape of the input, with its element type; 0: it depends.
+_SHAPED = {
+    "Binarizer": 0,
+    "CategoryMapper": 0,
+    "Imputer": 0,
+    "LabelEncoder": 0,
+    "Normalizer": TensorProto.FLOAT,
+    "Scaler": TensorProto.FLOAT,
+}
+#: Those whose result has the element type of the input.
+_KEEPING = ("Binarizer", "Imputer")
+#: The element types of a LabelEncoder's results, by the attribute that lists them.
+_VALUES = {
+    "values_floats": TensorProto.FLOAT,
+    "values_int64s": TensorProto.INT64,
+    "values_strings": TensorProto.STRING,
+}
 
 
 @dataclass(frozen=True)
@@ -74,14 +93,47 @@ def infer_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
             light.graph.initializer.append(tensor)
         elif tensor.name not in {value.name for value in graph.input}:
             light.graph.input.append(helper.make_value_info(tensor.name, kind))
-    try:
-        inferred = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
-    except Exception:  # ONNX Runtime says what is wrong with the model when it optimises it
-        return found
-    for value in (*inferred.value_info, *inferred.output):
-        if value.type.WhichOneof("value") is not None and not _says_more(found.get(value.name), value.type):
-            found[value.name] = value.type
+    for _ in range(_MOST_ROUNDS):
+        try:
+            inferred = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
+        except Exception:  # ONNX Runtime says what is wrong with the model when it optimises it
+            return found
+        for value in (*inferred.value_info, *inferred.output):
+            if value.type.WhichOneof("value") is not None and not _says_more(found.get(value.name), value.type):
+                found[value.name] = value.type
+        # The inference of ONNX takes the types of values that it cannot infer from the graph.
+        known = _infer_learnt(graph, found)
+        found |= known
+        light.graph.value_info.extend(helper.make_value_info(name, kind) for name, kind in known.items())
+        if not known:
+            break
     return found
+
+
+def _infer_learnt(graph: onnx.GraphProto, types: Mapping[str, onnx.TypeProto]) -> dict[str, onnx.TypeProto]:
+    """The types of results of ``ai.onnx.ml`` that have their input's shape, as far as ``types`` does not say them.
+
+    ONNX infers no shapes for these operators, or not for all of their versions.
+    """
+    found: dict[str, onnx.TypeProto] = {}
+    for node in graph.node:
+        if node.domain != "ai.onnx.ml" or node.op_type not in _SHAPED or find_fixed(types.get(node.output[0])):
+            continue
+        given = find_fixed(types.get(node.input[0]))
+        kind = _SHAPED[node.op_type] or (_find_learnt(node, given.elem_type) if given is not None else 0)
+        if given is not None and kind:
+            found[node.output[0]] = helper.make_tensor_type_proto(kind, given.shape)
+    return found
+
+
+def _find_learnt(node: onnx.NodeProto, given: int) -> int:
+    """The element type of the result of an operator of ``ai.onnx.ml`` for an input of the type ``given``."""
+    if node.op_type in _KEEPING:
+        return given
+    for attribute in node.attribute:
+        if attribute.name.startswith("values_"):  # of a LabelEncoder from version 2 on
+            return int(attribute.t.data_type) if attribute.name == "values_tensor" else _VALUES[attribute.name]
+    return int(TensorProto.INT64 if given == TensorProto.STRING else TensorProto.STRING)
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -20,12 +20,12 @@ __all__ = ["training_decompositions"]
 #: Operators of PyTorch's table that converters serve better than their parts.
 _KEPT = """
     hardswish.default hardsigmoid.default silu.default gelu.default unbind.int split.Tensor split_with_sizes.default
-    addmm.default native_layer_norm.default _safe_softmax.default
+    addmm.default native_layer_norm.default threshold_backward.default _safe_softmax.default
     select_backward.default slice_backward.default
 """
 #: Operators whose decomposition PyTorch has, but not in its table.
 _ADDED = """
-    threshold_backward hardswish_backward hardsigmoid_backward gelu_backward silu_backward sigmoid_backward
+    hardswish_backward hardsigmoid_backward gelu_backward silu_backward sigmoid_backward
     tanh_backward hardtanh_backward leaky_relu_backward elu_backward _softmax_backward_data _log_softmax_backward_data
     stack t transpose.int addcmul addcdiv native_group_norm native_group_norm_backward
 """
@@ -72,6 +72,41 @@ def _others(x: torch.Tensor) -> list[int]:
     return [dim for dim in range(x.dim()) if dim != 1]
 
 
+def _moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean of each channel, and its variance, divided by the count. Of images both are made in one pass."""
+    if x.dim() == 4:
+        mean, variance = _statistics_operator(x, None, None).unbind(0)
+        return mean, variance
+    count = x.numel() // x.size(1)
+    mean = x.sum(_others(x)) / count
+    centred = x - _column(mean, x.dim())
+    return mean, (centred * centred).sum(_others(x)) / count
+
+
+def _products(gradient: torch.Tensor, x: torch.Tensor, mean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sum of a gradient over each channel, and the sum of its products with the centred channel."""
+    if x.dim() == 4:
+        first, second = _statistics_operator(x, gradient, mean).unbind(0)
+        return first, second
+    return gradient.sum(_others(x)), (gradient * (x - _column(mean, x.dim()))).sum(_others(x))
+
+
+def _statistics_operator(x: torch.Tensor, gradient: torch.Tensor | None, mean: torch.Tensor | None) -> torch.Tensor:
+    """A call of PyTorch's operator ``tilewright::channel_statistics``, which is only traced and never run."""
+    import torch
+
+    if not hasattr(torch.ops.tilewright, "channel_statistics"):
+        torch.library.define("tilewright::channel_statistics", "(Tensor x, Tensor? gradient, Tensor? mean) -> Tensor")
+
+        def shape(x: torch.Tensor, gradient: torch.Tensor | None, mean: torch.Tensor | None) -> torch.Tensor:
+            return x.new_empty((2, x.size(1)))
+
+        torch.library.register_fake("tilewright::channel_statistics", shape)
+
+    result: torch.Tensor = torch.ops.tilewright.channel_statistics(x, gradient, mean)
+    return result
+
+
 def _batch_norm(
     x: torch.Tensor,
     weight: torch.Tensor | None,
@@ -88,9 +123,7 @@ def _batch_norm(
     """
     if training:
         count = x.numel() // x.size(1)
-        mean = x.sum(_others(x)) / count
-        centred = x - _column(mean, x.dim())
-        variance = (centred * centred).sum(_others(x)) / count
+        mean, variance = _moments(x)
         new_mean = running_mean * (1 - momentum) + mean * momentum
         new_var = running_var * (1 - momentum) + variance * (momentum * count / max(1, count - 1))
         saved, deviation = mean, (variance + eps).rsqrt()
@@ -139,8 +172,8 @@ def _batch_norm_backward(
         mean, inverse = running_mean, (running_var + eps).rsqrt()
     count = x.numel() // x.size(1)
     centred = x - _column(mean, x.dim())
-    shift = gradient.sum(_others(x))
-    scale = (gradient * centred).sum(_others(x)) * inverse
+    shift, products = _products(gradient, x, mean)
+    scale = products * inverse
     factor = inverse if weight is None else inverse * weight
     dx = gradient * _column(factor, x.dim())
     if training:
@@ -201,9 +234,9 @@ def _transposed_convolution(
     """A transposed convolution as the gradient of the data of a convolution with the same weights.
 
     Args:
-        x: the data.
-        weight: of the shape ``(I, O/groups, kh, kw)``.
-        bias: of the outputs.
+        x: the images.
+        weight: the kernels, with the input's channels first.
+        bias: of each output channel.
         numbers: stride, padding, dilation, whether it is transposed, output padding, groups.
     """
     stride, padding, dilation, transposed, more, groups = numbers
@@ -226,8 +259,8 @@ def _transposed_convolution_backward(
 
     Args:
         gradient: of the result.
-        x: the data.
-        weight: of the shape ``(I, O/groups, kh, kw)``.
+        x: the images.
+        weight: the kernels, with the input's channels first.
         bias_sizes: the shape of the bias.
         numbers: stride, padding, dilation, whether it is transposed, output padding, groups, output mask.
     """

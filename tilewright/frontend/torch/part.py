@@ -6,7 +6,6 @@ that of their dimensions, such as images with channels last, become transposed t
 
 from __future__ import annotations
 
-import math
 import operator
 import warnings
 from collections.abc import Sequence
@@ -28,6 +27,8 @@ __all__ = ["ImportedPart", "Layout", "import_part"]
 
 #: Operators that move or repeat the elements of a weight.
 _MOVES = "view _unsafe_view reshape permute expand unsqueeze squeeze clone alias detach flip"
+#: The order of (n, channels / block, block, rows, columns) in blocks, and that of blocks in these dimensions.
+_BLOCKED, _UNBLOCKED = (0, 1, 3, 4, 2), (0, 1, 4, 2, 3)
 #: The places of the operands of products that are packed as weights are.
 _WEIGHTS = {"convolution": 1, "convolution_backward": 2, "mm": 1, "addmm": 2}
 
@@ -40,17 +41,26 @@ class Layout:
         shape: its extents.
         strides: the distance between neighbours along each dimension, in elements.
         dtype: PyTorch's name of its dtype, such as ``float32``.
+        block: the channels in a block of an image that lies as (n, channels / block, rows, columns, block); 0: it lies
+            as its strides say.
     """
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     dtype: str
+    block: int = 0
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> Layout:
         """The layout of a tensor, or of a stand-in for one."""
         shape, strides = (tuple(int(n) for n in numbers) for numbers in (tensor.shape, tensor.stride()))
         return cls(shape, strides, str(tensor.dtype).removeprefix("torch."))
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The extents of the tensor in memory that holds an image in blocks."""
+        n, channels, h, w = self.shape
+        return (n, channels // self.block, h, w, self.block)
 
     @property
     def order(self) -> tuple[int, ...] | None:
@@ -66,7 +76,7 @@ class Layout:
     @property
     def dense(self) -> Layout:
         """Itself if its elements lie side by side; otherwise the same tensor in the order of its dimensions."""
-        if self.order is not None and math.prod(self.shape):
+        if self.order is not None and 0 not in self.shape:
             return self
         strides = [1]
         for extent in reversed(self.shape[1:]):
@@ -138,20 +148,25 @@ def _trace(module: fx.GraphModule, inputs: Sequence[Layout]) -> TorchGraph:
 
 
 def _order_inputs(graph: TorchGraph, inputs: Sequence[Layout]) -> None:
-    """Input x --> permute(x'), where the elements of x' lie in the order of its dimensions."""
+    """Input x --> permute(x'), where the elements of x' lie in the order of its dimensions; or x --> view(permute(x')).
+
+    The latter is an image in blocks.
+    """
     import torch
 
     for place, (node, layout) in enumerate(zip(list(graph.inputs), inputs, strict=True)):
-        order = layout.order
+        order = _UNBLOCKED if layout.block else layout.order
         if order is None or order == tuple(range(len(order))):
             continue
+        shape = layout.blocks if layout.block else [layout.shape[dim] for dim in order]
         with graph.graph.inserting_before(node):
             ordered = graph.graph.placeholder(f"{node.name}_ordered")
-        ordered.meta["val"] = torch.empty(
-            [layout.shape[dim] for dim in order], dtype=getattr(torch, layout.dtype), device="meta"
-        )
+        ordered.meta["val"] = torch.empty(shape, dtype=getattr(torch, layout.dtype), device="meta")
         first = next(n for n in graph.graph.nodes if n.op != "placeholder")
-        turned = graph.insert(first, torch.ops.aten.permute.default, ordered, _invert(order))
+        back = order if layout.block else _invert(order)
+        turned = graph.insert(first, torch.ops.aten.permute.default, ordered, list(back))
+        if layout.block:
+            turned = graph.insert(first, torch.ops.aten.reshape.default, turned, list(layout.shape))
         graph.replace(node, turned)
         graph.inputs[place] = ordered
 
@@ -164,7 +179,12 @@ def _order_outputs(graph: TorchGraph, outputs: Sequence[Layout]) -> None:
     results = list(output.args[0])
     for place, (node, layout) in enumerate(zip(results, outputs, strict=True)):
         order = layout.order
-        if order is not None and order != tuple(range(len(order))):
+        if layout.block:
+            n, channels, h, w = layout.shape
+            split = [n, channels // layout.block, layout.block, h, w]
+            parts = graph.insert(output, torch.ops.aten.reshape.default, node, split)
+            results[place] = graph.insert(output, torch.ops.aten.permute.default, parts, list(_BLOCKED))
+        elif order is not None and order != tuple(range(len(order))):
             results[place] = graph.insert(output, torch.ops.aten.permute.default, node, list(order))
     output.args = (tuple(results),)
 

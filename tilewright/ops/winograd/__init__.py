@@ -11,6 +11,7 @@ from tilewright.ops.winograd.expression import (
     inverse_transform,
     products,
     transform_weight,
+    weight_matrix,
 )
 from tilewright.ops.winograd.fused_space import FusedWinogradSpace, FusedWinogradTemplate
 from tilewright.ops.winograd.staged_space import WinogradTransformSpace, WinogradTransformTemplate
@@ -26,4 +27,5 @@ __all__ = [
     "inverse_transform",
     "products",
     "transform_weight",
+    "weight_matrix",
 ]

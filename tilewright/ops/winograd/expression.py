@@ -49,6 +49,7 @@ __all__ = [
     "inverse_transform",
     "products",
     "transform_weight",
+    "weight_matrix",
 ]
 
 #: The kind of the tasks.
@@ -117,6 +118,12 @@ def transform_weight(m: int, weight: NDArray[np.generic]) -> NDArray[np.float32]
     """``G g G^T`` of each kernel, rounded once: ``(O, C, 3, 3)`` --> ``(O, C, a, a)``."""
     g = np.asarray(_G[m], dtype=np.float64)
     return np.asarray(g @ weight.astype(np.float64) @ g.T, dtype=np.float32)
+
+
+def weight_matrix(m: int) -> NDArray[np.float32]:
+    """``G g G^T`` as a product: ``(a*a, 9)``, to be multiplied by the nine numbers of each kernel."""
+    g = np.asarray(_G[m], dtype=np.float64)
+    return np.kron(g, g).astype(np.float32)
 
 
 @lru_cache(KEPT)

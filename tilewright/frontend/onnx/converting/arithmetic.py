@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tilewright.frontend.onnx.importer import Operands, converter
+from tilewright.ops.extremes import extreme_along, place_along
 
 if TYPE_CHECKING:
     from tvm import relax, te
-    from tvm.ir import Expr
 
 __all__: list[str] = []
 
@@ -77,31 +76,26 @@ def _reduce_to_extreme(given: Operands) -> Sequence[relax.Expr]:
     highest = given.node.op_type == "ReduceMax"
     if not fixed.dtype.startswith("float"):
         return [(relax.op.max if highest else relax.op.min)(given.inputs[0], chosen, keepdims)]
-    return [
-        given.builder.emit_te(_extreme_of(chosen, keepdims, highest), given.inputs[0], primfunc_name_hint="extreme")
-    ]
+    return [given.builder.emit_te(extreme_along(chosen, keepdims, highest), data, primfunc_name_hint="extreme")]
 
 
-def _extreme_of(axes: Sequence[int], keepdims: bool, highest: bool) -> Callable[[te.Tensor], te.Tensor]:
-    """The tensor expression of the largest or smallest element along axes. The reduction starts with infinity."""
-    from tvm import te, tirx
-
-    choose, start = (tirx.max, -math.inf) if highest else (tirx.min, math.inf)
-    reducer = te.comm_reducer(lambda a, b: choose(a, b), lambda dtype: tirx.const(start, dtype), name="extreme")
-
-    def compute(x: te.Tensor) -> te.Tensor:
-        extents = [int(extent) for extent in x.shape]
-        steps = {axis: te.reduce_axis((0, extents[axis]), name=f"k{axis}") for axis in axes}
-        kept = [axis for axis in range(len(extents)) if keepdims or axis not in axes]
-
-        def at(*index: Expr) -> Expr:
-            places = dict(zip(kept, index, strict=True)) | steps
-            return reducer(x(*[places[axis] for axis in range(len(extents))]), axis=list(steps.values()))
-
-        shape = [1 if axis in steps else extents[axis] for axis in kept]
-        return te.compute(shape, at, name="extreme")
-
-    return compute
+@converter("ArgMax")
+@converter("ArgMin")
+def _place_of_extreme(given: Operands) -> Sequence[relax.Expr]:
+    """ArgMax(x) and ArgMin(x). TVM's converter gives places outside of the axis, if all elements are the lowest."""
+    data = given.inputs[0]
+    if data is None:
+        raise ValueError("its data are absent")
+    rank = len(data.ty.shape.values)
+    if not rank:
+        raise NotImplementedError("its data are a single number")
+    function = place_along(
+        int(given.attributes.get("axis", 0)) % rank,
+        bool(given.attributes.get("keepdims", 1)),
+        given.node.op_type == "ArgMax",
+        bool(given.attributes.get("select_last_index", 0)),
+    )
+    return [given.builder.emit_te(function, data, primfunc_name_hint="place")]
 
 
 @converter("BitShift")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tilewright.frontend.onnx.converting.operands import dtype_of, embed, emit, operand, result_of, shape_of
 from tilewright.frontend.onnx.converting.sliding import Sliding
 from tilewright.frontend.onnx.importer import Operands, converter
+from tilewright.ops.extremes import reduce_to_extreme, start_of
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -101,7 +102,7 @@ def _maximum(sliding: Sliding, shape: Sequence[int], dtype: str) -> _Expression:
         taps = _Taps(sliding)
         return te.compute(
             shape,
-            lambda *i: te.max(taps.read(x, i[:2], i[2:], te.min_value(dtype)), axis=taps.axes),
+            lambda *i: reduce_to_extreme(taps.read(x, i[:2], i[2:], start_of(dtype, True)), taps.axes, True),
             name="max_pool",
         )
 
@@ -133,7 +134,7 @@ def _place_of_maximum(sliding: Sliding, shape: Sequence[int], dtype: str, by_col
             for axis, tap in enumerate(taps.axes):
                 order = order * sliding.kernel[axis] + tap.var.astype("int32")
             inside = [tirx.all(p >= 0, p < e) for p, e in zip(taps.places(i[2:]), image, strict=True)]
-            value = taps.read(x, i[:2], i[2:], te.min_value(dtype))
+            value = taps.read(x, i[:2], i[2:], start_of(dtype, True))
             first = tirx.if_then_else(tirx.all(*inside, value == highest(*i)), order, tirx.const(count, "int32"))
             return te.min(first, axis=taps.axes)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tilewright.frontend.onnx.converting.operands import emit, operand, result_of, shape_of
+from tilewright.frontend.onnx.converting.operands import dtype_of, emit, operand, result_of, shape_of
 from tilewright.frontend.onnx.importer import Operands, converter
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def _top_k(given: Operands) -> Sequence[relax.Expr]:
     steps = math.prod(before) * size
     if steps > _MOST_STEPS:
         raise NotImplementedError(f"ranking the elements takes {steps:,} comparisons")
-    largest = bool(given.attributes.get("largest", 1))
+    largest, floating = bool(given.attributes.get("largest", 1)), "float" in dtype_of(x)
 
     def places(x: Tensor) -> Tensor:
         from tvm import te, tirx
@@ -40,10 +40,15 @@ def _top_k(given: Operands) -> Sequence[relax.Expr]:
         other = te.reduce_axis((0, size), "other")
 
         def rank(*i: Expr) -> Expr:
-            """The number of elements that precede an element. Equal elements keep their order."""
+            """The number of elements that precede an element. Equal elements keep their order; NaN is the largest."""
             here, there = x(*i), x(*i[:axis], other, *i[axis + 1 :])
             better = there > here if largest else there < here
-            before = tirx.any(better, tirx.all(there == here, other.var < i[axis]))
+            tie = there == here
+            if floating:
+                more, less = (there, here) if largest else (here, there)
+                better = tirx.any(better, tirx.all(tirx.isnan(more), tirx.Not(tirx.isnan(less))))
+                tie = tirx.any(tie, tirx.all(tirx.isnan(there), tirx.isnan(here)))
+            before = tirx.any(better, tirx.all(tie, other.var < i[axis]))
             return te.sum(tirx.Select(before, tirx.const(1, "int32"), tirx.const(0, "int32")), axis=[other])
 
         ranks = te.compute(before, rank, name="rank")

@@ -6,6 +6,7 @@ The docstring of each rewriting states its rewrite as before --> after.
 These converters of TVM are replaced, here or by a converter of our own (``converting``). Their faults were found in
 their source, or by ``python -m bench.importer --theirs``:
 
+    ArgMax, ArgMin              give a place outside of the axis if all elements are the lowest or highest number
     Attention                   serves the operator of another domain, and fails on the one of ONNX
     BatchNormalization          does not compile in float64
     BitShift                    shifts by the count modulo the width
@@ -19,6 +20,7 @@ their source, or by ``python -m bench.importer --theirs``:
     InstanceNormalization       reduces the axes of an image instead of rows
     IsInf                       ignores both attributes
     LayerNormalization          gives its first output only, takes no scale that is broadcast, and fails in float64
+    MaxPool                     gives the lowest finite number for a window of minus infinity
     Max, Min, Mean, Sum         stack their operands in memory
     MeanVarianceNormalization   subtracts two large numbers, and adds no epsilon
     Mod                         gives NaN for an infinite divisor
@@ -28,8 +30,11 @@ their source, or by ``python -m bench.importer --theirs``:
     ReduceMax, ReduceMin        give the lowest finite number for a row of minus infinity; fail on bool
     ReduceMean                  gives another type for integers
     Reduce*                     return their input if there are no axes; take no computed axes
+    ReduceLogSumExp             gives NaN for infinity
     RMSNormalization            does not compile for all axes
     Shrink                      rounds both attributes for integers
+    Sign                        does not compile for unsigned integers
+    Sinh, Cosh                  do not compile
     Softmax, LogSoftmax         are computed in half precision
     SpaceToDepth                ignores its mode
     ThresholdedRelu             gives NaN for minus infinity

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from tilewright.frontend.onnx.rewriting.graph import Graph, read_attributes
 from tilewright.frontend.onnx.rewriting.registry import rewriting
@@ -46,6 +46,39 @@ def thresholded_relu(graph: Graph, node: onnx.NodeProto) -> bool:
         return False
     above = graph.op("Greater", x, graph.like(x, _number(node, "alpha", 1.0)))
     graph.op("Where", above, x, graph.like(x, 0), out=node.output[0])
+    return True
+
+
+@rewriting("Sign")
+def sign(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Sign(x) --> Cast(Cast(x, to=bool)), if ``x`` has unsigned integers. TVM compares with -1."""
+    kind = graph.elem_type(node.input[0])
+    if not kind or np.dtype(helper.tensor_dtype_to_np_dtype(kind)).kind != "u":
+        return False
+    graph.op("Cast", graph.op("Cast", node.input[0], to=TensorProto.BOOL), out=node.output[0], to=kind)
+    return True
+
+
+@rewriting("Sinh", "Cosh")
+def hyperbolic(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Sinh(x) --> (p - q) * ((p + q) / 2 + 1); Cosh(x) --> (p - q) * ((p - q) / 2) + 1.
+
+    Here, p = e^(x / 2) - 1 and q = e^(-x / 2) - 1.
+    TVM's own functions do not compile. Both formulas are precise near zero, and no part overflows before the result.
+    """
+    x = node.input[0]
+    if not _is_float(graph, x):
+        return False
+    one, half = graph.like(x, 1), graph.op("Mul", x, graph.like(x, 0.5))
+    p = graph.op("Sub", graph.op("Exp", half), one)
+    q = graph.op("Sub", graph.op("Exp", graph.op("Neg", half)), one)
+    twice = graph.op("Sub", p, q)
+    if node.op_type == "Sinh":
+        other = graph.op("Add", graph.op("Mul", graph.op("Add", p, q), graph.like(x, 0.5)), one)
+        graph.op("Mul", twice, other, out=node.output[0])
+    else:
+        square = graph.op("Mul", twice, graph.op("Mul", twice, graph.like(x, 0.5)))
+        graph.op("Add", square, one, out=node.output[0])
     return True
 
 

@@ -142,6 +142,27 @@ def reduce_no_elements(graph: Graph, node: onnx.NodeProto) -> bool:
     return True
 
 
+@rewriting("ReduceLogSumExp")
+def log_sum_exp(graph: Graph, node: onnx.NodeProto) -> bool:
+    """ReduceLogSumExp(x) --> Log(ReduceSum(Exp(x - m))) + m, where m is the finite maximum, or 0.
+
+    TVM subtracts the maximum also if it is infinite, which gives NaN.
+    """
+    x, result = node.input[0], graph.fixed(node.output[0])
+    if graph.elem_type(x) not in (TensorProto.FLOAT, TensorProto.DOUBLE) or result is None or not result.size:
+        return False
+    axes = node.input[1] if len(node.input) > 1 and node.input[1] else None
+    if axes is not None and not graph.ints(axes):
+        return False
+    top = graph.op("ReduceMax", x, axes, keepdims=1)
+    infinite = graph.op("Equal", graph.op("Abs", top), graph.like(x, np.inf))
+    offset = graph.op("Where", infinite, graph.like(x, 0), top)
+    total = graph.op("ReduceSum", graph.op("Exp", graph.op("Sub", x, offset)), axes, keepdims=1)
+    kept = graph.op("Add", graph.op("Log", total), offset)
+    graph.op("Reshape", kept, np.asarray(result.shape, dtype=np.int64), out=node.output[0])
+    return True
+
+
 @rewriting("ReduceMax", "ReduceMin")
 def reduce_truths(graph: Graph, node: onnx.NodeProto) -> bool:
     """ReduceMax(x) --> Cast(ReduceMax(Cast(x, to=uint8)), to=bool), if ``x`` is of bool, which TVM cannot reduce."""

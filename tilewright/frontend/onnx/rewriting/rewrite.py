@@ -20,6 +20,7 @@ from tilewright.frontend.onnx.rewriting import (  # noqa: F401 - importing a fam
     normalisation,
     pooling,
     quantised,
+    recurrent,
     reductions,
     sampling,
     shapes,

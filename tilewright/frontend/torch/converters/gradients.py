@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tilewright.frontend.torch.converters.operands import Operands, Results, converter
-from tilewright.ops.contraction.gradient import WeightGradient, plain_weight_gradient
+from tilewright.ops.elementwise.expression import threshold_gradient
+from tilewright.ops.elementwise.phases import Phases, plain_interleave
+from tilewright.ops.pixel_sums import Statistics, WeightGradient, plain_statistics, plain_weight_gradient
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -32,21 +34,35 @@ class _Axis:
     padding: int
     dilation: int
 
+    @property
+    def step(self) -> int:
+        """The distance between taps of the kernel that meet pixels of one phase."""
+        return self.stride // math.gcd(self.stride, self.dilation)
+
+    @property
+    def spread(self) -> int:
+        """The distance between the pixels of the result that neighbours among these taps belong to."""
+        return self.dilation // math.gcd(self.stride, self.dilation)
+
+    def first_tap(self, phase: int) -> int | None:
+        """The first tap of the kernel that meets the pixels of a phase; None if no tap does."""
+        taps = range(min(self.step, self.kernel))
+        return next((k for k in taps if (phase + self.padding - k * self.dilation) % self.stride == 0), None)
+
 
 @converter("convolution_backward.default")
 def _convolution_backward(o: Operands) -> Results:
     """The gradients of the data, of the weights, and of the bias. What nobody asks for is None."""
     from tvm import relax
 
-    if o.given("transposed"):
-        raise ValueError("gradients of transposed convolutions are not compiled yet")
     if len(o.shape(0)) != 4:
         raise ValueError(
             "gradients of convolutions of images are compiled, but these have another number of dimensions"
         )
     data, weight, bias = (bool(wanted) for wanted in _mask(o))
+    turned = bool(o.given("transposed"))
     return [
-        _data_gradient(o) if data else None,
+        (_turned_data_gradient(o) if turned else _data_gradient(o)) if data else None,
         _weight_gradient(o) if weight else None,
         o.emit(relax.op.sum(o.expr("grad_output"), [0, 2, 3])) if bias else None,
     ]
@@ -65,21 +81,41 @@ def _axes(o: Operands) -> list[_Axis]:
 
 
 def _weight_gradient(o: Operands) -> relax.Expr:
+    """The gradient of the weights. A transposed convolution has the roles of its data and its result swapped."""
     from tvm import relax
 
-    rows, cols = _axes(o)
+    data, dy = ("grad_output", "input") if o.given("transposed") else ("input", "grad_output")
+    rows, cols = ([o.integers(name, 2)[d] for name in ("stride", "padding", "dilation")] for d in range(2))
     gradient = WeightGradient(
-        o.shape("input"),
+        o.shape(data),
         o.shape("weight"),
-        (rows.stride, cols.stride),
-        (rows.padding, cols.padding, rows.padding, cols.padding),
-        (rows.dilation, cols.dilation),
+        (rows[0], cols[0]),
+        (rows[1], cols[1], rows[1], cols[1]),
+        (rows[2], cols[2]),
         o.integer("groups"),
     )
     # The last pixels of the data may be out of every window's reach.
     function = o.builder.add_func(plain_weight_gradient(gradient), "weight_gradient")
     kind = relax.TensorType(gradient.weight, o.dtype("weight"))
-    return o.emit(relax.call_tir(function, [o.expr("input"), o.expr("grad_output")], kind))
+    return o.emit(relax.call_tir(function, [o.expr(data), o.expr(dy)], kind))
+
+
+def _turned_data_gradient(o: Operands) -> relax.Expr:
+    """The gradient of the data of a transposed convolution, which is a convolution."""
+    from tvm import relax
+
+    stride, padding, dilation = (o.integers(name, 2) for name in ("stride", "padding", "dilation"))
+    result = relax.op.nn.conv2d(
+        o.expr("grad_output"),
+        o.expr("weight"),
+        strides=list(stride),
+        padding=[*padding, *padding],
+        dilation=list(dilation),
+        groups=o.integer("groups"),
+        data_layout="NCHW",
+        kernel_layout="OIHW",
+    )
+    return o.emit(result)
 
 
 def _data_gradient(o: Operands) -> relax.Expr:
@@ -90,21 +126,22 @@ def _data_gradient(o: Operands) -> relax.Expr:
     from tvm import relax
 
     weight = _turn_channels(o)
-    axes = _axes(o)
-    if any(axis.stride > 1 and axis.dilation > 1 for axis in axes):
-        raise ValueError("gradients of dilated convolutions are compiled for strides of 1")
-    phases = [[_phase(o, weight, row, col) for col in range(axes[1].stride)] for row in range(axes[0].stride)]
-    rows, cols = (axis.stride for axis in axes)
-    if rows == cols == 1:
-        return phases[0][0]
-    batch, channels, height, width = o.shape("input")
-    high, wide = -(-height // rows), -(-width // cols)
-    flat = [o.reshape(phase, (batch, channels, high, 1, wide, 1)) for line in phases for phase in line]
-    lines = [o.emit(relax.op.concat(flat[r * cols : (r + 1) * cols], 5)) for r in range(rows)]
-    whole = o.reshape(o.emit(relax.op.concat(lines, 3)), (batch, channels, high * rows, wide * cols))
-    if (high * rows, wide * cols) == (height, width):
-        return whole
-    return o.emit(relax.op.strided_slice(whole, [2, 3], [0, 0], [height, width], assume_inbound=True))
+    rows, cols = _axes(o)
+    found = {
+        (a, b): _phase(o, weight, a, b)
+        for a in range(rows.stride)
+        for b in range(cols.stride)
+        if rows.first_tap(a) is not None and cols.first_tap(b) is not None
+    }
+    if rows.stride == cols.stride == 1:
+        return found[0, 0]
+    n, channels, height, width = o.shape("input")
+    if not found:
+        return o.emit(relax.op.zeros((n, channels, height, width), o.dtype("input")))
+    phases = Phases((n, channels, height, width), (rows.stride, cols.stride), tuple(found))
+    function = o.builder.add_func(plain_interleave(phases), "phases")
+    kind = relax.TensorType(phases.shape, o.dtype("input"))
+    return o.emit(relax.call_tir(function, list(found.values()), kind))
 
 
 def _turn_channels(o: Operands) -> relax.Expr:
@@ -125,31 +162,23 @@ def _turn_channels(o: Operands) -> relax.Expr:
 def _phase(o: Operands, weight: relax.Expr, row: int, col: int) -> relax.Expr:
     """The gradients of every ``stride``-th pixel from ``(row, col)`` on.
 
-    y[i] = sum over k of x[s i + k d - p] w[k]  -->  dx[s q + a] = sum over t of dy[q + u - t] w[s t + r],
-    where r = (a + p) mod s and u = (a + p) div s, for a dilation d of 1.
-    With a stride of 1, dx[q] = sum over t of dy[q + p - d t] w[t].
+    y[i] = sum over k of x[s i + k d - p] w[k]  -->  dx[s q + a] = sum over t of dy[q + u - e t] w[m t + r],
+    where m = s / gcd(s, d), e = d / gcd(s, d), r is the first tap that meets pixel a, and u = (a + p - r d) / s.
     """
     from tvm import relax
 
     axes = _axes(o)
-    begins, kernels, pads = [], [], []
-    for axis, phase in zip(axes, (row, col), strict=True):
-        s, d = axis.stride, axis.dilation
-        r, u = ((phase + axis.padding) % s, (phase + axis.padding) // s) if s > 1 else (0, axis.padding)
-        taps = math.ceil((axis.kernel - r) / s) if r < axis.kernel else 0
-        outputs = -(-axis.size // s)
-        first = d * (taps - 1) - u
-        begins.append(r)
+    kernels, pads = [], []
+    for place, (axis, phase) in enumerate(zip(axes, (row, col), strict=True), 2):
+        begin, step = axis.first_tap(phase), axis.step
+        assert begin is not None
+        taps = -(-(axis.kernel - begin) // step)
+        first = axis.spread * (taps - 1) - (phase + axis.padding - begin * axis.dilation) // axis.stride
+        pads.append((first, -(-axis.size // axis.stride) - axis.outputs - first + axis.spread * (taps - 1)))
         kernels.append(taps)
-        pads.append((first, outputs - axis.outputs - first + d * (taps - 1)))
-    batch, channels = o.shape("input")[:2]
-    high, wide = (-(-axis.size // axis.stride) for axis in axes)
-    if 0 in kernels:
-        return o.emit(relax.op.zeros((batch, channels, high, wide), o.dtype("input")))
-    for place, (axis, begin, taps) in enumerate(zip(axes, begins, kernels, strict=True), 2):
         if axis.stride > 1:
-            end = begin + axis.stride * (taps - 1) + 1
-            weight = o.emit(relax.op.strided_slice(weight, [place], [begin], [end], [axis.stride], assume_inbound=True))
+            end = begin + step * (taps - 1) + 1
+            weight = o.emit(relax.op.strided_slice(weight, [place], [begin], [end], [step], assume_inbound=True))
         weight = o.emit(relax.op.flip(weight, place))
     gradient, padding = _crop(o, pads)
     return o.emit(
@@ -158,7 +187,7 @@ def _phase(o: Operands, weight: relax.Expr, row: int, col: int) -> relax.Expr:
             weight,
             strides=[1, 1],
             padding=padding,
-            dilation=[axis.dilation for axis in axes],
+            dilation=[axis.spread for axis in axes],
             groups=o.integer("groups"),
             data_layout="NCHW",
             kernel_layout="OIHW",
@@ -178,3 +207,29 @@ def _crop(o: Operands, pads: list[tuple[int, int]]) -> tuple[relax.Expr, list[in
         gradient = o.emit(relax.op.strided_slice(gradient, axes, begins, ends, assume_inbound=True))
     (top, bottom), (left, right) = ((max(0, a), max(0, b)) for a, b in pads)
     return gradient, [top, left, bottom, right]
+
+
+@converter("tilewright.channel_statistics.default")
+def _channel_statistics(o: Operands) -> Results:
+    """Mean and variance of each channel, or the sums that the gradient of a batch norm needs."""
+    from tvm import relax
+
+    n, channels, height, width = o.shape("x")
+    gradient, mean = o.optional("gradient"), o.optional("mean")
+    statistics = Statistics((n, channels, height, width), gradient is not None)
+    operands = [o.expr("x")] if gradient is None else [gradient, o.expr("x"), mean]
+    function = o.builder.add_func(plain_statistics(statistics), "channel_statistics")
+    return o.emit(relax.call_tir(function, operands, relax.TensorType((2, channels), o.dtype("x"))))
+
+
+@converter("threshold_backward.default")
+def _threshold_backward(o: Operands) -> Results:
+    """The gradient of a ReLU. Where its operands are blocked, it is computed in blocks."""
+    from tvm import relax
+
+    shape = o.shape("grad_output")
+    if o.dtype("grad_output") != "float32" or o.shape("self") != shape:
+        raise ValueError("gradients of a ReLU are compiled for float32 operands of one shape")
+    function = o.builder.add_func(threshold_gradient(shape, o.number("threshold"), marked=True), "threshold_gradient")
+    operands = [o.expr("grad_output"), o.expr("self")]
+    return o.emit(relax.call_tir(function, operands, relax.TensorType(shape, "float32")))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tilewright.frontend.torch.converters.operands import Operands, Results, converter
+from tilewright.ops.extremes import extreme_along, place_along
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -55,22 +56,37 @@ def _product(o: Operands) -> relax.Expr:
 
 @converter("amax.default", "max.default")
 def _largest(o: Operands) -> relax.Expr:
-    from tvm import relax
-
-    return _extreme(o, relax.op.max)
+    return _extreme(o, True)
 
 
 @converter("amin.default", "min.default")
 def _smallest(o: Operands) -> relax.Expr:
+    return _extreme(o, False)
+
+
+def _extreme(o: Operands, highest: bool) -> relax.Expr:
     from tvm import relax
 
-    return _extreme(o, relax.op.min)
-
-
-def _extreme(o: Operands, function: Callable[..., relax.Expr]) -> relax.Expr:
+    function = relax.op.max if highest else relax.op.min
     if o.out_dtype == "bool":
         return o.cast(_reduce(o, function, o.operand(0, "int8")), "bool")
-    return _reduce(o, function, o.expr(0))
+    if "float" not in o.out_dtype:
+        return _reduce(o, function, o.expr(0))
+    return _reduce(o, lambda x, axes, keepdims: _emit_extreme(o, x, axes, highest), o.expr(0))
+
+
+def _emit_extreme(o: Operands, x: relax.Expr, axes: Sequence[int], highest: bool) -> relax.Expr:
+    """The largest or smallest elements along dimensions, which stay. NaN if an element is, as in PyTorch."""
+    if not str(x.ty.dtype).startswith("float"):
+        from tvm import relax
+
+        return (relax.op.max if highest else relax.op.min)(x, axes, keepdims=True)
+    return o.builder.emit_te(extreme_along(axes, True, highest, nan=True), x, primfunc_name_hint="extreme")
+
+
+def _emit_place(o: Operands, x: relax.Expr, axis: int, highest: bool) -> relax.Expr:
+    """The places of the largest or smallest elements along a dimension, which stays."""
+    return o.builder.emit_te(place_along(axis, True, highest, nan=True), x, primfunc_name_hint="place")
 
 
 @converter("any.default", "any.dim", "any.dims", "all.default", "all.dim", "all.dims")
@@ -127,33 +143,27 @@ def _log_softmax(o: Operands) -> relax.Expr:
 @converter("max.dim", "min.dim")
 def _extreme_and_place(o: Operands) -> Results:
     """The largest or smallest element along a dimension, and its place. What nobody reads is not computed."""
-    from tvm import relax
-
     values, _ = o.node.meta["val"]
     shape = tuple(int(d) for d in values.shape)
     largest = o.node.target.__name__.startswith("max")
     axis = o.axis("dim", len(o.shape(0)))
-    kinds = (relax.op.max, relax.op.argmax) if largest else (relax.op.min, relax.op.argmin)
     found: list[relax.Expr | None] = [None, None]
     if o.reads(0):
-        found[0] = o.reshape(o.emit(kinds[0](o.expr(0), [axis], keepdims=True)), shape)
+        found[0] = o.reshape(o.emit(_emit_extreme(o, o.expr(0), [axis], largest)), shape)
     if o.reads(1):
-        found[1] = o.cast(o.reshape(o.emit(kinds[1](o.expr(0), axis, keepdims=True)), shape), "int64")
+        found[1] = o.reshape(_emit_place(o, o.expr(0), axis, largest), shape)
     return found
 
 
 @converter("argmax.default", "argmin.default")
 def _place_of_extreme(o: Operands) -> relax.Expr:
-    from tvm import relax
-
-    function = relax.op.argmax if o.node.target.__name__.startswith("argmax") else relax.op.argmin
     x, rank = o.expr(0), len(o.shape(0))
     if o.given("dim") is None:
         count = math.prod(o.shape(0))
         x, axis = o.reshape(x, [count]), 0
     else:
         axis = o.axis("dim", rank)
-    return o.cast(o.reshape(o.emit(function(x, axis, keepdims=True)), o.out_shape), "int64")
+    return o.reshape(_emit_place(o, x, axis, o.node.target.__name__.startswith("argmax")), o.out_shape)
 
 
 @converter("var.correction", "std.correction", "var_mean.correction", "std_mean.correction")

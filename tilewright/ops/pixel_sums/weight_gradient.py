@@ -1,4 +1,4 @@
-"""Tensor expressions of the gradients of a convolution's weights: contractions over the batch and all pixels.
+"""Tensor expressions of the gradients of a convolution's weights.
 
 In shapes, ``x`` is the number of channels in a block of the output, and ``cb`` that of the input.
 """
@@ -10,14 +10,20 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tilewright.ops.contraction.expression import pad_pixels
-from tilewright.ops.contraction.form import BLOCK, mark_roles
-from tilewright.ops.function import FUSABLE, KEPT, make_function
+from tilewright.ops.function import FUSABLE, KEPT, OPAQUE, make_function
 from tilewright.ops.mark import Mark
+from tilewright.ops.pixel_sums.form import BLOCK, mark_roles
 
 if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
 
-__all__ = ["WEIGHT_GRADIENT", "WeightGradient", "plain_weight_gradient", "weight_gradient"]
+__all__ = [
+    "WEIGHT_GRADIENT",
+    "WeightGradient",
+    "depthwise_gradient",
+    "plain_weight_gradient",
+    "weight_gradient",
+]
 
 #: The kind of a plain gradient's mark. Its detail is what :meth:`WeightGradient.detail` writes.
 WEIGHT_GRADIENT = "weight_gradient"
@@ -105,35 +111,76 @@ def plain_weight_gradient(gradient: WeightGradient) -> PrimFunc:
 
 
 @lru_cache(KEPT)
-def weight_gradient(gradient: WeightGradient, cb: int, x: int) -> PrimFunc:
-    """The gradient on blocked tensors. Gives a PrimFunc (data, gradient of the output, result).
+def weight_gradient(gradient: WeightGradient, data: tuple[int, ...], dy: tuple[int, ...]) -> PrimFunc:
+    """The gradient of blocked tensors. Gives a PrimFunc (data, gradient of the output, result in plain layout).
 
-    The data have the shape ``(n, C/cb, h, w, cb)``, the gradient of the output ``(n, O/x, rows, cols, x)``, and the
-    result ``(C/cb, kh, O/x, kw, cb, x)``. A vector holds output channels, and a register tile input channels.
+    A vector holds output channels, and a register tile input channels and places of the kernel.
 
     Args:
-        gradient: without groups.
-        cb: input channels in a block.
-        x: output channels in a block.
+        gradient: if it has groups, the blocks of channels divide those of a group.
+        data: shape ``(n, blocks, h, w, cb)``. Channels lie in order. What is in the places behind the last is ignored.
+        dy: shape ``(n, blocks, rows, cols, x)`` of the gradient of the output, likewise.
     """
     from tvm import te
 
     g = gradient
     n, out, rows, cols = g.output
-    _, depth, kh, kw = g.weight
-    data = te.placeholder((n, depth // cb, *g.data[2:], cb), name="data")
-    dy = te.placeholder((n, out // x, rows, cols, x), name="gradient")
-    src = pad_pixels(data, g.padding)
-    rn, ri = te.reduce_axis((0, n), "n"), te.reduce_axis((0, rows), "i")
-    one, rj = te.reduce_axis((0, 1), "one"), te.reduce_axis((0, cols), "j")
-    result = te.compute(
-        (depth // cb, kh, out // x, kw, cb, x),
-        lambda c, ky, o, kx, u, v: te.sum(
-            src[rn, c, ri * g.stride[0] + ky * g.dilation[0], (rj + one) * g.stride[1] + kx * g.dilation[1], u]
-            * dy[rn, o, ri, rj + one, v],
-            axis=[rn, ri, one, rj],
+    kh, kw = g.weight[2:]
+    each, cb, x = out // g.groups, data[-1], dy[-1]
+    a, d = te.placeholder(data, name="data"), te.placeholder(dy, name="gradient")
+    src = pad_pixels(a, g.padding)
+    inputs, outputs = data[1] // g.groups, dy[1] // g.groups
+    rn, ri, rj = te.reduce_axis((0, n), "n"), te.reduce_axis((0, rows), "i"), te.reduce_axis((0, cols), "j")
+    sums = te.compute(
+        (g.groups, inputs, outputs, kh, kw, cb, x),
+        lambda q, c, o, y, k, u, v: te.sum(
+            src[
+                rn,
+                q * inputs + c,
+                ri * g.stride[0] + y * g.dilation[0],
+                rj * g.stride[1] + k * g.dilation[1],
+                u,
+            ]
+            * d[rn, q * outputs + o, ri, rj, v],
+            axis=[rn, ri, rj],
         ),
         name=BLOCK,
-        attrs=mark_roles("bgoppl/rrrr"),
+        attrs=mark_roles("gcoyxul"),
     )
-    return make_function([data, dy, result], FUSABLE)
+    result = te.compute(
+        g.weight,
+        lambda o, c, y, k: sums[o // each, c // cb, o % each // x, y, k, c % cb, o % each % x],
+        name="unpack",
+    )
+    return make_function([a, d, result], OPAQUE)
+
+
+@lru_cache(KEPT)
+def depthwise_gradient(gradient: WeightGradient, data: tuple[int, ...]) -> PrimFunc:
+    """The gradient of a convolution of every channel by itself. Gives a PrimFunc as :func:`weight_gradient` does.
+
+    Args:
+        gradient: has as many groups as inputs and outputs.
+        data: shape ``(n, blocks, h, w, x)``. The gradient of the output has the same blocks.
+    """
+    from tvm import te
+
+    g = gradient
+    n, _, rows, cols = g.output
+    _, blocks, _, _, x = data
+    kh, kw = g.weight[2:]
+    a, d = te.placeholder(data, name="data"), te.placeholder((n, blocks, rows, cols, x), name="gradient")
+    src = pad_pixels(a, g.padding)
+    rn, ri, rj = te.reduce_axis((0, n), "n"), te.reduce_axis((0, rows), "i"), te.reduce_axis((0, cols), "j")
+    sums = te.compute(
+        (blocks, kh, kw, x),
+        lambda c, y, k, v: te.sum(
+            src[rn, c, ri * g.stride[0] + y * g.dilation[0], rj * g.stride[1] + k * g.dilation[1], v]
+            * d[rn, c, ri, rj, v],
+            axis=[rn, ri, rj],
+        ),
+        name=BLOCK,
+        attrs=mark_roles("cyxl"),
+    )
+    result = te.compute(g.weight, lambda o, c, y, k: sums[o // x, y, k, o % x], name="unpack")
+    return make_function([a, d, result], OPAQUE)

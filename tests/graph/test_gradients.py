@@ -1,0 +1,172 @@
+"""Gradients of convolutions and batch norms, through every step, against float64."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import strategies as st
+
+from tests.models import TARGET
+from tests.targets import require
+from tilewright.compiling.build import build
+from tilewright.frontend.load import load_part
+from tilewright.graph.convolution import Algorithm
+from tilewright.graph.tasks import Extraction, extract
+from tilewright.ops.registry import make_space
+from tilewright.space.configs import sample
+
+torch = pytest.importorskip("torch")
+
+_DRAWN = settings(
+    max_examples=6, phases=(Phase.generate,), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+
+
+def all_agree(
+    function: Callable[..., Any], inputs: Sequence[Any], draws: int = 0, algorithm: Algorithm = "direct"
+) -> Extraction:
+    """Built with default schedules, and with random ones, the function gives what float64 gives."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    from tilewright.frontend.torch.part import Layout
+
+    require(TARGET)
+    module = make_fx(function)(*inputs)
+    wanted = [result.numpy() for result in function(*(value.double() for value in inputs))]
+    outputs = [Layout.of(result) for result in module(*inputs)]
+    extraction = extract(load_part("part", module, [Layout.of(value) for value in inputs], outputs), TARGET)
+    if algorithm != "direct":
+        extraction = extraction.with_algorithms({conv: algorithm for conv, _ in extraction.convolutions})
+    spaces = {use.task.key: make_space(use.task, TARGET) for use in extraction.uses}
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for choice in range(1 + draws):
+            configs = {
+                key: s.default() if choice == 0 or not s.template.startswith("pixel_sums") else sample(s, rng, 1)[0]
+                for key, s in spaces.items()
+            }
+            functions = {key: s.schedule(configs[key]).mod["main"] for key, s in spaces.items()}
+            executable = build(extraction, functions, Path(folder, f"out{choice}"), {})
+            found = executable(*(value.numpy() for value in inputs))
+            for have, want in zip(found, wanted, strict=True):
+                assert np.abs(have - want).max() <= 1e-4 * np.abs(want).max() + 1e-6, configs
+    return extraction
+
+
+def backward(
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    transposed: bool = False,
+    bias: int = 0,
+) -> Callable[..., Any]:
+    """All gradients of a convolution, of its output's gradient, its data, and its weights."""
+
+    def gradients(dy: Any, x: Any, w: Any) -> Any:
+        found = torch.ops.aten.convolution_backward(
+            dy,
+            x,
+            w,
+            [bias] if bias else None,
+            list(stride),
+            list(padding),
+            list(dilation),
+            transposed,
+            [0, 0],
+            groups,
+            [True, True, bias > 0],
+        )
+        return tuple(g for g in found if g is not None)
+
+    return gradients
+
+
+@_DRAWN
+@given(data=st.data())
+def test_gradients_of_convolutions_of_all_forms(data: st.DataObject) -> None:
+    def pair(low: int, high: int) -> list[int]:
+        return data.draw(st.lists(st.integers(low, high), min_size=2, max_size=2))
+
+    kind = data.draw(st.sampled_from(["one group", "groups", "depthwise", "transposed"]))
+    groups = data.draw(st.sampled_from([2, 3])) if kind == "groups" else 1
+    channels = groups * data.draw(st.sampled_from([1, 3, 8, 20, 32]))
+    out = groups * data.draw(st.sampled_from([1, 5, 16, 24]))
+    if kind == "depthwise":
+        groups = channels = out = data.draw(st.sampled_from([3, 10, 16, 17, 48]))
+    batch = data.draw(st.sampled_from([1, 3]))
+    kernel, stride, dilation = pair(1, 4), pair(1, 3), pair(1, 2)
+    padding = [data.draw(st.integers(0, (k - 1) * d)) for k, d in zip(kernel, dilation, strict=True)]
+    size = pair(3, 12)
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    result = [(n + 2 * p - k) // s + 1 for n, p, k, s in zip(size, padding, spans, stride, strict=True)]
+    assume(min(result) > 0)
+    torch.manual_seed(0)
+    x = torch.randn(batch, channels, *size)
+    w = torch.randn(out, channels // groups, *kernel)
+    dy = torch.randn(batch, out, *result)
+    if kind == "transposed":
+        # The transposed convolution of dy: its result has the size that fits the stride.
+        fit = [(r - 1) * s + k - 2 * p for r, s, k, p in zip(result, stride, spans, padding, strict=True)]
+        assume(min(fit) > 0)
+        x = torch.randn(batch, channels, *fit)
+        all_agree(backward(stride, padding, dilation, groups, transposed=True, bias=channels), [x, dy, w])
+    else:
+        all_agree(backward(stride, padding, dilation, groups, bias=out), [dy, x, w])
+
+
+def test_gradients_of_a_layer_of_a_network_have_templates() -> None:
+    torch.manual_seed(0)
+    x, w, dy = torch.randn(4, 16, 14, 14), torch.randn(32, 16, 3, 3), torch.randn(4, 32, 7, 7)
+    extraction = all_agree(backward((2, 2), (1, 1), (1, 1), 1), [dy, x, w])
+    kinds = {use.task.kind for use in extraction.uses}
+    assert {"pixel_sums", "contraction"} <= kinds
+    assert not extraction.fallbacks
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_gradient_of_a_relu_keeps_the_layout(plain: bool) -> None:
+    def gradients(dy: Any, x: Any, w: Any) -> Any:
+        if not plain:
+            dy = backward((1, 1), (1, 1), (1, 1), 1)(dy, x, w)[0]
+        return (torch.ops.aten.threshold_backward(dy, x, 0),)
+
+    torch.manual_seed(0)
+    x = torch.randn(2, 16, 9, 9)
+    extraction = all_agree(gradients, [torch.randn(2, 16, 9, 9), x, torch.randn(16, 16, 3, 3)])
+    if not plain:  # it is fused into the convolution
+        (convolution,) = [use for use in extraction.uses if use.task.kind == "contraction"]
+        assert "threshold_gradient" in convolution.task.name
+
+
+@pytest.mark.parametrize("channels", [16, 24, 5])
+def test_batch_norm_in_training(channels: int) -> None:
+    def both(x: Any, dy: Any, weight: Any, bias: Any, mean: Any, variance: Any) -> Any:
+        y, m, r, new_mean, new_variance = torch.ops.aten._native_batch_norm_legit_functional(
+            x, weight, bias, mean, variance, True, 0.1, 1e-5
+        )
+        dx, dw, db = torch.ops.aten.native_batch_norm_backward(
+            dy, x, weight, mean, variance, m, r, True, 1e-5, [True, True, True]
+        )
+        return y, m, r, new_mean, new_variance, dx, dw, db
+
+    torch.manual_seed(0)
+    x = torch.randn(3, channels, 7, 9) + 50  # the mean is far from zero
+    vectors = [torch.rand(channels) + 0.5 for _ in range(4)]
+    extraction = all_agree(both, [x, torch.randn(3, channels, 7, 9), *vectors])
+    assert sum(use.task.kind == "pixel_sums" for use in extraction.uses) == 2
+
+
+@pytest.mark.parametrize("algorithm", ["winograd2", "fused_winograd4"])
+def test_weights_that_vary_are_transformed_for_winograd(algorithm: Algorithm) -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 32, 9, 9), torch.randn(2, 16, 9, 9), torch.randn(32, 16, 3, 3)]
+    extraction = all_agree(backward((1, 1), (1, 1), (1, 1), 1), inputs, algorithm=algorithm)
+    assert len(extraction.convolutions) == 1
+    assert any(use.task.kind == "winograd" for use in extraction.uses)

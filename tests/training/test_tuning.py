@@ -1,0 +1,227 @@
+"""Kernels of a training run become better while it goes on, and the next run begins with them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.models import in_float64, step, torch, worst_gradient
+from tilewright.executable.executable import load_executable
+from tilewright.training import optimize, report, worker
+from tilewright.training.cache import key_of
+from tilewright.training.live import LivePart
+from tilewright.training.options import Options
+from tilewright.training.parts import divide
+from tilewright.training.preparing import Preparation, Prepared, Request
+from tilewright.training.slots import PREPARING, TUNING, Pace
+
+nn = torch.nn
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Any:
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def make_perceptron() -> Any:
+    """A model with two products."""
+    return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5))
+
+
+def train(model: Any, steps: int = 2, **options: str) -> Any:
+    """Train a compiled model, whose gradients must be right. Returns its parts."""
+    exact = in_float64(model)
+    compiled = optimize(model, **options)
+    for _ in range(steps):
+        x = torch.randn(4, 16)
+        model.zero_grad()
+        exact.zero_grad()
+        step(compiled, x)
+        step(exact, x.double())
+        assert worst_gradient(model, exact) < 1e-4
+    return [part for graph in report(model).graphs for part in graph.parts]
+
+
+class Clock:
+    """Time that passes only when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.slept: list[float] = []
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+        self.slept.append(seconds)
+
+
+@pytest.mark.parametrize("share", [PREPARING, TUNING])
+def test_slots_have_their_share_of_the_time_and_delay_no_step_by_half(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("tilewright.training.slots.time", clock)
+    pace = Pace()
+    for number in range(400):
+        pace.begin_step(1)
+        if number == 3:
+            assert clock.slept == []
+            pace.share = share
+        clock.now += 1.0
+    assert pace.given == pytest.approx(share * clock.now, rel=0.05)
+    assert pace.given == pytest.approx(sum(clock.slept))
+    assert max(clock.slept) < 0.5
+    assert pace.step_seconds == pytest.approx(1.0)
+
+
+def test_the_next_run_needs_no_compiler_and_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = str(tmp_path / "records.db")
+    first = train(make_perceptron(), mode="now", budget="1s", records=records)
+    assert {part.state for part in first} == {"running"}
+    torch.compiler.reset()
+    monkeypatch.setattr(worker, "IsolatedProcess", None)
+    for mode in ("cached", "now"):
+        torch.compiler.reset()
+        model = make_perceptron()
+        assert {part.state for part in train(model, mode=mode, budget="1s", records=records)} == {"running"}, mode
+
+
+@pytest.mark.parametrize("kind", ["damaged", "foreign"])
+def test_a_cache_that_cannot_be_used_is_ignored(kind: str, tmp_path: Path) -> None:
+    records = tmp_path / "records.db"
+    assert train(make_perceptron(), mode="now", budget="1s", records=str(records))
+    folder = Path(f"{records}.executables")
+    entries = sorted(folder.iterdir())
+    assert entries
+    for entry in entries:
+        if kind == "damaged":
+            (entry / "kernels.so").write_bytes(b"nothing")
+        else:
+            (entry / "manifest.json").write_text("{}", encoding="utf-8")
+    torch.compiler.reset()
+    parts = train(make_perceptron(), mode="cached", records=str(records))
+    assert {part.state for part in parts} == {"running"}
+    assert load_executable(entries[0]).manifest["plan"]  # it was written again
+
+
+def test_a_key_holds_threads_and_shapes() -> None:
+    part = divide(trace(8))[1][0]
+    live = LivePart(part, "part")
+    keys = {key_of(part.module, live.inputs, live.outputs, threads) for threads in (1, 2)}
+    other = divide(trace(9))[1][0]
+    keys.add(key_of(other.module, LivePart(other, "part").inputs, live.outputs, 1))
+    assert len(keys) == 3
+
+
+def trace(batch: int) -> Any:
+    """The graph of a product and an activation."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    def compute(x: Any, w: Any, b: Any) -> Any:
+        return (torch.ops.aten.relu.default(torch.ops.aten.addmm.default(b, x, w)),)
+
+    return make_fx(compute, tracing_mode="fake")(torch.randn(batch, 64), torch.randn(64, 64), torch.randn(64))
+
+
+def test_variants_are_timed_in_their_places_and_the_fastest_stays(tmp_path: Path) -> None:
+    part = divide(trace(64))[1][0]
+    live = LivePart(part, "part")
+    x = (torch.randn(64, 64), torch.randn(64, 64), torch.randn(64))
+    wanted = live(*x)[0]
+    preparation = Preparation(Options(mode="background"), tmp_path)
+    request = Request("part", pickle.dumps(part.module), live.inputs, live.outputs, key="part")
+    prepared = preparation.prepare(request)
+    live.offer(load_executable(prepared.out))
+    for _ in range(3):
+        torch.testing.assert_close(live(*x)[0], wanted, rtol=1e-4, atol=1e-4)
+    assert live.kernel_seconds
+    live.counts.their_seconds.clear()  # whatever PyTorch takes, the contest is held
+    (proposal,) = preparation.propose({"part": live.kernel_seconds})
+    assert all(len(names) > 1 for names in proposal.variants.values())
+    contest = live.hold_contest(load_executable(proposal.out), proposal.variants)
+    assert contest is not None
+    for _ in range(100):
+        torch.testing.assert_close(live(*x)[0], wanted, rtol=1e-4, atol=1e-4)
+    assert contest.over.is_set()
+    assert all(times for variants in contest.times.values() for times in variants.values())
+    # As if each variant were twice as fast as what it stands for.
+    times = {k: {name: [1.0 - 0.5 * (name != k)] * 3 for name in names} for k, names in contest.times.items()}
+    improved = preparation.conclude("part", times, 1.0)
+    assert isinstance(improved, Prepared)
+    assert improved.tuned >= 1
+    live.offer(load_executable(improved.out), improved.checked)
+    before = live.counts.theirs
+    torch.testing.assert_close(live(*x)[0], wanted, rtol=1e-4, atol=1e-4)
+    assert live.counts.theirs == before  # nothing is proven once more
+
+
+def find_children() -> set[int]:
+    """The processes that this one has started."""
+    texts = (path.read_text(encoding="ascii") for path in Path("/proc/self/task").glob("*/children"))
+    return {int(number) for text in texts for number in text.split()}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds processes by /proc")
+def test_a_killed_process_costs_no_training(caplog: pytest.LogCaptureFixture) -> None:
+    before = find_children()
+    model = make_perceptron()
+    exact = in_float64(model)
+    compiled = optimize(model, budget="2s", method="random")
+    killed, states, end = 0, set[str](), time.monotonic() + 120
+    with caplog.at_level(logging.ERROR, "tilewright.training"):
+        while states != {"running"} and time.monotonic() < end:
+            x = torch.randn(4, 16)
+            model.zero_grad()
+            exact.zero_grad()
+            step(compiled, x)
+            step(exact, x.double())
+            assert worst_gradient(model, exact) < 1e-4
+            states = {part.state for graph in report(model).graphs for part in graph.parts}
+            for pid in find_children() - before if not killed else ():
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+            time.sleep(0.02)
+    assert killed
+    assert states == {"running"}  # another process has done it
+
+
+def test_neither_records_nor_cache_are_needed(tmp_path: Path) -> None:
+    records = tmp_path / "records.db"
+    Path(f"{records}.executables").write_text("no directory", encoding="utf-8")
+    parts = train(make_perceptron(), mode="now", budget="1s", records=str(records))
+    assert {part.state for part in parts} == {"running"}
+    torch.compiler.reset()
+    lost = tmp_path / "missing"
+    lost.write_text("no directory", encoding="utf-8")
+    assert train(make_perceptron(), mode="now", budget="1s", records=str(lost / "records.db"))
+
+
+def test_progress_says_how_the_steps_have_changed(caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
+    monkeypatch.setattr("tilewright.training.progress._EVERY", 0.0)
+    with caplog.at_level(logging.INFO, "tilewright.training"):
+        train(make_perceptron(), steps=4, mode="now", budget="3s", method="autotvm")
+    text = caplog.text
+    assert "a step takes" in text
+    assert "parts run in our kernels" in text
+
+
+def test_reports_have_the_kernels_of_a_part() -> None:
+    for part in train(make_perceptron(), steps=4, mode="now", budget="1s"):
+        assert part.kernels
+        assert all(kernel.seconds >= 0.0 for kernel in part.kernels)
+        assert part.our_seconds > 0.0
+        assert part.their_seconds > 0.0

@@ -1,0 +1,38 @@
+"""Sums over the batch and all pixels: gradients of a convolution's weights, and statistics of channels.
+
+``weight_gradient`` and ``statistics`` write them over blocked tensors. ``form`` reads the axes of such a function,
+``program`` makes a program with TVM, and ``space`` joins these to a design space.
+"""
+
+from tilewright.ops.pixel_sums.form import KIND
+from tilewright.ops.pixel_sums.space import PixelSumsSpace, PixelSumsTemplate
+from tilewright.ops.pixel_sums.statistics import (
+    STATISTICS,
+    Statistics,
+    channel_statistics,
+    channel_sum,
+    plain_statistics,
+)
+from tilewright.ops.pixel_sums.weight_gradient import (
+    WEIGHT_GRADIENT,
+    WeightGradient,
+    depthwise_gradient,
+    plain_weight_gradient,
+    weight_gradient,
+)
+
+__all__ = [
+    "KIND",
+    "STATISTICS",
+    "WEIGHT_GRADIENT",
+    "PixelSumsSpace",
+    "PixelSumsTemplate",
+    "Statistics",
+    "WeightGradient",
+    "channel_statistics",
+    "channel_sum",
+    "depthwise_gradient",
+    "plain_statistics",
+    "plain_weight_gradient",
+    "weight_gradient",
+]

@@ -1,0 +1,204 @@
+"""Makes the program of a sum over the batch and all pixels with TVM.
+
+parallel for parts of the batch, groups, and some blocks of channels:
+    for chunk of the part:                                      a few images, or rows of one image
+        pad what the chunk reads
+        for the other blocks, and tiles of the kernel and of inputs:
+            for pixels of the chunk:                            the tile's sums stay in registers
+                unrolled for a tile: vectorised for lanes: tile += X * Y
+            unrolled for a tile: vectorised for lanes: S += tile
+    write out
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tilewright.errors import FormError
+from tilewright.ops.pixel_sums.form import BLOCK, PAD, Form
+from tilewright.space.loops import lanes_in
+
+if TYPE_CHECKING:
+    from tvm.ir import IRModule
+    from tvm.s_tir import Schedule
+    from tvm.s_tir.schedule import LoopRV, SBlockRV
+
+__all__ = ["OUTSIDE", "Decisions", "build_program"]
+
+#: Which loops over blocks of channels are around the chunks, outermost first, by number.
+OUTSIDE = ("c", "o", "co", "oc")
+#: Elements of the longest vector in padding.
+_LONGEST_VECTOR = 16
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What one config decides.
+
+    Attributes:
+        tile: extent of each of ``TILED`` in registers.
+        images, rows: the numbers of pieces into which the batch and the rows of an image are cut. A chunk is one piece
+            of both. If rows are cut, every image is a piece.
+        parts: of the chunks that run in parallel. Their sums are added at the end.
+        outside: one of :data:`OUTSIDE`.
+        unroll: columns that are written out.
+        pad_inside: whether a chunk is padded just before its use, instead of all data before the sum.
+    """
+
+    tile: dict[str, int]
+    images: int
+    rows: int
+    parts: int
+    outside: str
+    unroll: int
+    pad_inside: bool
+
+
+@dataclass
+class _Program:
+    """A program on its way.
+
+    Attributes:
+        schedule: has it so far.
+        form: of the sum.
+        decisions: of the config.
+    """
+
+    schedule: Schedule
+    form: Form
+    decisions: Decisions
+
+    def add_chunks(self, name: str, chunk: LoopRV) -> tuple[SBlockRV, SBlockRV, LoopRV]:
+        """Sum one chunk after the other, and each tile of a chunk in registers.
+
+        Args:
+            name: of the block that sums.
+            chunk: its loop over chunks.
+
+        Returns:
+            The block that sums a tile of one chunk, the block that adds tiles, and the parallel loop of both.
+        """
+        schedule, form, decisions = self.schedule, self.form, self.decisions
+        schedule.rfactor(chunk, 0)
+        tile, total = schedule.get_sblock(f"{name}_rf"), schedule.get_sblock(name)
+        loops = schedule.get_loops(total)
+        axes = dict(zip(form.roles, loops, strict=False))
+        parts = loops[len(form.roles) : -1]  # one loop, or none
+        tiles: dict[str, LoopRV] = {}
+        for axis, extent in decisions.tile.items():
+            if axis in axes:
+                axes[axis], tiles[axis] = schedule.split(axes[axis], factors=[None, extent])
+        if "t" in axes:
+            tiles["t"] = axes.pop("t")
+        around = [*parts, *(axes[a] for a in ("g", *decisions.outside) if a in axes)]
+        between = [axes[a] for a in "ocyxu" if a in axes and a not in decisions.outside]
+        registers = [tiles[a] for a in "oyxut" if a in tiles]
+        schedule.reorder(*around, loops[-1], *between, *registers, axes["l"])
+        schedule.compute_at(tile, between[-1] if between else loops[-1], preserve_unit_loops=True)
+        schedule.set_scope(tile, 0, "local")
+        self._order_tile(tile, 1 + len(around) + len(between))
+        for loop in registers:
+            schedule.unroll(loop)
+        schedule.vectorize(axes["l"])
+        return tile, total, schedule.fuse(*around) if len(around) > 1 else around[0]
+
+    def _order_tile(self, tile: SBlockRV, depth: int) -> None:
+        """Put the pixels around the tile, which is written out."""
+        schedule = self.schedule
+        *spatial, images, rows, cols = schedule.get_loops(tile)[depth:]
+        pixels = [images, rows, cols]
+        if self.decisions.unroll > 1:
+            cols, written_out = schedule.split(cols, factors=[None, self.decisions.unroll])
+            pixels = [images, rows, cols, written_out]
+            schedule.unroll(written_out)
+        schedule.reorder(*pixels, *spatial)
+        for loop in spatial[:-1]:
+            if int(schedule.get(loop).extent) > 1:
+                schedule.unroll(loop)
+        schedule.vectorize(spatial[-1])
+        self.first_pixel = images
+
+    def pad(self, total: SBlockRV, parallel: LoopRV) -> None:
+        """Pad the data of one chunk after the other, or all before."""
+        schedule = self.schedule
+        pad = schedule.get_sblock(PAD)
+        if self.decisions.pad_inside:
+            chunk = schedule.get_loops(total)[1]
+            schedule.compute_at(pad, chunk)
+        loops = schedule.get_loops(pad)
+        lanes = lanes_in(schedule.get(loops[-1]).extent, _LONGEST_VECTOR)
+        if lanes > 1:
+            schedule.vectorize(schedule.split(loops[-1], factors=[None, lanes])[1])
+        if not self.decisions.pad_inside:
+            schedule.parallel(schedule.fuse(*loops[:2]))
+
+    def write_alone(self, block: SBlockRV) -> None:
+        """Schedule what comes after all sums in loops of its own."""
+        schedule = self.schedule
+        loops = schedule.get_loops(block)
+        outer = loops[: max(1, len(loops) - 2)]
+        if len(loops) <= 2:  # there is little to write
+            return
+        schedule.parallel(schedule.fuse(*outer) if len(outer) > 1 else outer[0])
+
+
+def build_program(module: IRModule, form: Form, decisions: Decisions) -> Schedule:
+    """The program that a config decides on, scheduled.
+
+    Raises:
+        FormError: the function has several results.
+    """
+    from tvm.s_tir import Schedule
+
+    schedule = Schedule(module, seed=1)
+    writer = _inline(schedule)
+    program = _Program(schedule, form, decisions)
+    block = schedule.get_sblock(BLOCK)
+    *_, images, rows, _ = schedule.get_loops(block)
+    outer, inner = schedule.split(images, factors=[decisions.images, None])
+    high, low = schedule.split(rows, factors=[decisions.rows, None])
+    schedule.reorder(outer, high, inner, low)
+    chunk, name = schedule.fuse(outer, high), BLOCK
+    if decisions.parts > 1:
+        part, chunk = schedule.split(chunk, factors=[decisions.parts, None])
+        schedule.rfactor(part, 0)
+        name = f"{BLOCK}_rf"
+        *spatial, _, chunk, _, _, _ = schedule.get_loops(schedule.get_sblock(name))
+    tile, total, parallel = program.add_chunks(name, chunk)
+    if decisions.parts > 1:
+        last = schedule.get_sblock(BLOCK)
+        *spatial, part = schedule.get_loops(last)
+        schedule.reorder(*spatial[:-1], part, spatial[-1])
+        schedule.vectorize(spatial[-1])
+        schedule.vectorize(schedule.get_loops(schedule.decompose_reduction(last, part))[-1])
+    if decisions.parts > 1 or not _joins(schedule, writer, form):
+        program.write_alone(schedule.get_sblock(writer))
+    else:
+        schedule.reverse_compute_at(schedule.get_sblock(writer), parallel)
+    if form.padded:
+        program.pad(total, parallel)
+    schedule.parallel(parallel)
+    schedule.decompose_reduction(tile, program.first_pixel)
+    start = schedule.decompose_reduction(total, schedule.get_loops(total)[1])
+    schedule.vectorize(schedule.get_loops(start)[-1])
+    return schedule
+
+
+def _joins(schedule: Schedule, writer: str, form: Form) -> bool:
+    """Whether the writer can join the parallel loop: it moves all sums, and makes no number of two of them."""
+    written = math.prod(int(v.dom.extent) for v in schedule.get(schedule.get_sblock(writer)).iter_vars)
+    return "t" not in form.roles and written == math.prod(form.extents.values())
+
+
+def _inline(schedule: Schedule) -> str:
+    """Inline all blocks except padding, the sum, and the writer of the result. Returns the writer's name."""
+    names = [str(schedule.get(b).name_hint) for b in schedule.get_child_blocks(schedule.get_sblock("root"))]
+    writers = [name for name in names if not schedule.get_consumers(schedule.get_sblock(name))]
+    if len(writers) != 1 or writers[0] == BLOCK:
+        raise FormError("a function of a sum over pixels has one result, which a block after the sum writes")
+    for name in names:
+        if name not in (PAD, BLOCK, writers[0]):
+            schedule.compute_inline(schedule.get_sblock(name))
+    return writers[0]

@@ -1,0 +1,120 @@
+"""Finished executables of parts, kept on disk beside the records, so that the next run has them at once.
+
+Loading them needs neither TVM nor another process. The key of an executable holds all that it depends on: the part's
+graph, the layouts of its tensors, the machine, the number of threads, and versions. So what another machine or another
+version has left there is never found. What is damaged is not loaded, and is written again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tilewright.errors import TilewrightError
+from tilewright.executable.executable import Executable, load_executable
+from tilewright.executable.program import PlanProgram
+from tilewright.frontend.torch.part import Layout
+from tilewright.records.address import is_url
+from tilewright.target import cache_sizes, model_name
+from tilewright.training.arena import find_arena
+from tilewright.training.options import Options
+
+if TYPE_CHECKING:
+    from torch import fx
+
+__all__ = ["ENTRY", "Cached", "find_folder", "key_of", "load_cached", "remove_oldest"]
+
+#: The entry of a manifest that says how long the kernels were tuned.
+ENTRY = "training"
+#: What a cached executable depends on; changes if its meaning does.
+_FORMAT = 1
+#: The executables that are kept. One of a large part has some megabytes. (A choice.)
+_MOST = 256
+
+
+@dataclass(frozen=True)
+class Cached:
+    """An executable from the cache.
+
+    Attributes:
+        executable: the executable.
+        spent: the budgets in seconds that were spent on its kernels so far.
+    """
+
+    executable: Executable
+    spent: float
+
+
+def find_folder(options: Options) -> Path | None:
+    """Where executables are kept; None: nowhere, since the records are in memory or on a server."""
+    records = options.records
+    with contextlib.suppress(TilewrightError):
+        if records is not None and not is_url(records):
+            return Path(f"{records}.executables")
+    return None
+
+
+def key_of(module: fx.GraphModule, inputs: tuple[Layout, ...], outputs: tuple[Layout, ...], threads: int) -> str:
+    """The name of a part's executable.
+
+    Args:
+        module: the part's graph.
+        inputs: the layouts of what it takes.
+        outputs: the layouts of what it gives.
+        threads: on which it runs.
+    """
+    numbers = {node: str(number) for number, node in enumerate(module.graph.nodes)}
+    lines = []
+    for node in module.graph.nodes:
+        from torch.fx.node import map_arg
+
+        named = map_arg((node.args, node.kwargs), lambda used: f"%{numbers[used]}")
+        lines.append(f"{node.op} {node.target if node.op != 'placeholder' else ''} {named}")
+        if node.op == "get_attr":
+            value = getattr(module, str(node.target))
+            lines.append(hashlib.sha256(value.detach().cpu().contiguous().numpy().tobytes()).hexdigest())
+    layouts = [[layout.shape, layout.strides, layout.dtype] for layout in (*inputs, *outputs)]
+    text = json.dumps([_FORMAT, lines, len(inputs), layouts, threads, *_surroundings()])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@cache
+def _surroundings() -> tuple[object, ...]:
+    """The machine, and the versions of what makes executables."""
+    versions = []
+    for package in ("tilewright", "torch", "apache-tvm"):
+        try:
+            versions.append(version(package))
+        except PackageNotFoundError:
+            versions.append("")
+    return (model_name(), cache_sizes(), versions)
+
+
+def load_cached(folder: Path, key: str, threads: int) -> Cached | None:
+    """The executable of a part; None: there is none that can be used."""
+    if not (folder / key).is_dir():
+        return None
+    try:
+        executable = load_executable(folder / key, threads, find_arena())
+        if not isinstance(executable.program, PlanProgram):
+            return None
+        entry = executable.manifest.get(ENTRY)
+        spent = entry.get("spent") if isinstance(entry, dict) else None
+        return Cached(executable, float(spent) if isinstance(spent, int | float) else 0.0)
+    except (TilewrightError, OSError, MemoryError):
+        return None
+
+
+def remove_oldest(folder: Path) -> None:
+    """Remove the executables that were written first, as far as there are more than 256."""
+    with contextlib.suppress(OSError):
+        entries = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+        for path in entries[: max(0, len(entries) - _MOST)]:
+            shutil.rmtree(path, ignore_errors=True)

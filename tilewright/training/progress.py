@@ -1,0 +1,103 @@
+"""What people are told while a model trains: a line a minute, and a summary when tuning has ended."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+from statistics import median
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tilewright.training.live import LivePart
+    from tilewright.training.worker import Worker
+
+__all__ = ["Progress", "find_progress"]
+
+#: Seconds between two lines.
+_EVERY = 60.0
+#: Steps over which the usual length of a step is taken.
+_WINDOW = 32
+
+_log = logging.getLogger("tilewright.training")
+_found: dict[int, Progress] = {}
+
+
+class Progress:
+    """Counts the steps of the models of one worker, and tells of them through ``logging``.
+
+    Args:
+        worker: prepares their parts.
+
+    Attributes:
+        before: the usual length of a step in PyTorch's kernels, in seconds; nan: not known.
+        parts: the parts of the models.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self.before = math.nan
+        self.parts: list[LivePart] = []
+        self._steps: deque[float] = deque(maxlen=_WINDOW)
+        self._start = self._next = math.nan
+        self._summed = False
+        self._ours = 0
+
+    @property
+    def now(self) -> float:
+        """The usual length of a step at present, without slots, in seconds; nan: not known."""
+        return median(self._steps) if self._steps else math.nan
+
+    def add(self, parts: Sequence[LivePart]) -> None:
+        """There are more parts."""
+        self.parts += parts
+
+    def begin_step(self, graph: int) -> None:
+        """A step begins with a graph, which has this number."""
+        now = time.monotonic()
+        if math.isnan(self._start):
+            self._start, self._next = now, now + _EVERY
+        self._note(self._worker.pace.begin_step(graph))
+        if now >= self._next:
+            self._next = now + _EVERY
+            _log.info("%s", self.describe())
+        if self._worker.ended and not self._summed:
+            self._summed = True
+            _log.info("tuning has ended: %s", self.describe())
+
+    def describe(self) -> str:
+        """Where the training stands, in a line."""
+        pace = self._worker.pace
+        words = [f"{time.monotonic() - self._start:.0f} s"]
+        if not math.isnan(self.now):
+            before = "" if math.isnan(self.before) else f", {1e3 * self.before:.0f} ms in PyTorch"
+            words.append(f"a step takes {1e3 * self.now:.0f} ms{before}")
+        words.append(f"{pace.given:.1f} s were given to tuning, {self._worker.trials} candidates timed")
+        running = sum(part.state == "running" for part in self.parts)
+        words.append(f"{running} of {len(self.parts)} parts run in our kernels")
+        left = [part.name for part in self.parts if part.state == "left"]
+        if left:
+            words.append(f"PyTorch keeps {', '.join(left)}")
+        return "; ".join(words)
+
+    def _note(self, seconds: float) -> None:
+        """A step has ended."""
+        if math.isnan(seconds):
+            return
+        ours = sum(part.counts.ours for part in self.parts)
+        if not ours:
+            self._steps.append(seconds)
+            self.before = self.now
+        else:
+            if not self._ours:
+                self._steps.clear()  # the first one is proven in this step
+            else:
+                self._steps.append(seconds)
+        self._ours = ours
+
+
+def find_progress(worker: Worker) -> Progress:
+    """The progress of a worker's models."""
+    return _found.setdefault(id(worker), Progress(worker))

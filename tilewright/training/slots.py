@@ -1,0 +1,134 @@
+"""Who has the processors: the training, or for a moment the process that compiles.
+
+A step of training keeps all processors busy. A process of idle priority gets 1 % of one then (ResNet-18 in PyTorch, two
+threads on two cores), and nothing at all beside processes that load data. A process of equal priority makes a step four
+times as long, since the threads of a step wait for each other. So the other process is stopped while a step runs. The
+training sleeps between two steps now and then, for a small part of its time, and in such a *slot* the other one runs.
+
+    step | step | slot | step | step | step | slot | ...
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from statistics import median
+from typing import Protocol
+
+__all__ = ["PREPARING", "TUNING", "Pace", "Stoppable"]
+
+#: The shares of time that the training gives away: until each part has kernels, and while better ones are compiled. The
+#: first makes a step half as long again; without it kernels that save a third of each step would come minutes later.
+PREPARING, TUNING = 1 / 3, 0.05
+#: The length of a slot, as a multiple of a step. No step may take more than 1.5 times as long as the others.
+_MOST = 0.48
+#: Slots that are shorter than this multiple of a step are saved up: each change costs both sides the caches.
+_LEAST = 0.25
+#: Seconds for which nothing is saved up: in a longer pause of the training, the processors were free anyway.
+_LONGEST_STEP = 30.0
+#: The training has stopped by itself if no step has begun for so many seconds, and so many steps.
+_AWAY_SECONDS, _AWAY_STEPS = 2.0, 4.0
+#: Steps over which the usual length of a step is taken.
+_WINDOW = 32
+
+
+class Stoppable(Protocol):
+    """A process that can be stopped for a while."""
+
+    def pause(self) -> None:
+        """Stop it."""
+        ...
+
+    def resume(self) -> None:
+        """Let it go on."""
+        ...
+
+
+class Pace:
+    """Gives processors away between the steps of a training.
+
+    Attributes:
+        process: which gets them.
+        share: of the time, that is given away now; 0: none.
+        given: seconds that were given away so far.
+        slots: how often.
+    """
+
+    def __init__(self) -> None:
+        self.process: Stoppable | None = None
+        self.share = self.given = 0.0
+        self.slots = 0
+        self._saved = 0.0
+        self._last = math.nan
+        self._began: dict[int, tuple[float, float]] = {}
+        self._lengths: deque[float] = deque(maxlen=_WINDOW)
+        self._lock = threading.Lock()
+
+    @property
+    def step_seconds(self) -> float:
+        """The usual length of a step without slots, in seconds; nan: not known yet."""
+        return median(self._lengths) if self._lengths else math.nan
+
+    def begin_step(self, graph: int) -> float:
+        """A step begins. Sleeps if it is time for that.
+
+        Args:
+            graph: the number of the graph that the step begins with.
+
+        Returns:
+            the seconds since the last step began with this graph, without those that were given away; nan: none did.
+        """
+        if not self._lock.acquire(blocking=False):  # several threads train, and one of them is in a slot
+            return math.nan
+        try:
+            length = self._note(graph, time.monotonic())
+            step = self.step_seconds
+            if self.share <= 0.0 or math.isnan(step):
+                self._saved = 0.0
+                self._let(True)
+            else:
+                if self._saved >= _LEAST * step:
+                    self._give(min(self._saved, _MOST * step))
+                self._let(False)
+            self._last = time.monotonic()
+            self._began[graph] = (self._last, self.given)
+            return length
+        finally:
+            self._lock.release()
+
+    def look(self) -> None:
+        """Let the process go on if the training has stopped by itself. Called every second or so."""
+        step = 0.0 if math.isnan(self.step_seconds) else self.step_seconds
+        if not time.monotonic() - self._last < max(_AWAY_SECONDS, _AWAY_STEPS * step):
+            self._let(True)
+
+    def _let(self, run: bool) -> None:
+        """Let the process run, or stop it."""
+        process = self.process
+        if process is not None:
+            (process.resume if run else process.pause)()
+
+    def _note(self, graph: int, now: float) -> float:
+        """Take the time of a step into account."""
+        length, share = math.nan, self.share
+        if graph in self._began:
+            began, given = self._began[graph]
+            length = now - began - (self.given - given)
+            if length < _LONGEST_STEP:
+                self._lengths.append(length)
+        passed = now - self._last
+        if passed < _LONGEST_STEP:  # of the time with slots, they are to be this share
+            self._saved += passed * share / (1.0 - share)
+        return length
+
+    def _give(self, seconds: float) -> None:
+        """Sleep."""
+        begin = time.monotonic()
+        self._let(True)
+        time.sleep(seconds)
+        taken = time.monotonic() - begin
+        self._saved = max(0.0, self._saved - taken)
+        self.given += taken
+        self.slots += 1

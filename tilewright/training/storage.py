@@ -1,0 +1,118 @@
+"""Memory for the results of parts, which is used again when nothing refers to it any more.
+
+The system hands out large tensors in fresh pages, and takes these back when the tensors die. Each page costs about a
+microsecond when it is first written: 0.1 s for the activations that ResNet-18 saves in a step at a batch of 16.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+import weakref
+
+import torch
+
+from tilewright.frontend.torch.part import Layout
+
+__all__ = ["Storages", "find_storages", "return_free_pages"]
+
+#: Bytes from which memory is used again. Smaller tensors come from the heap, whose pages stay.
+_LEAST = 1 << 17
+#: How many times as large as a tensor the memory may be that is used for it.
+_SLACK = 1.25
+
+
+class _Kept:
+    """Memory that is kept.
+
+    PyTorch has one Python object for it, however many tensors it has. So references to both are counted.
+
+    Args:
+        size: in bytes.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.storage = torch.UntypedStorage(size)
+        self.bytes = size
+        self._idle = self._count()
+
+    def is_idle(self) -> bool:
+        """Whether nothing else refers to the memory, which is as it was."""
+        return self._count() == self._idle and self.storage.nbytes() == self.bytes and not self.storage.is_shared()
+
+    def _count(self) -> tuple[int, int]:
+        assert _count is not None
+        return _count(self.storage._cdata), sys.getrefcount(self.storage)
+
+
+class Storages:
+    """Memory that PyTorch has allocated, and that this object keeps.
+
+    The kept memory is at most what was in use at one time: before more is allocated, as much of what lies idle is
+    given back.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[_Kept] = []
+        self._lock = threading.Lock()
+
+    @property
+    def bytes(self) -> int:
+        """The bytes that are kept, in use or not."""
+        return sum(kept.bytes for kept in self._kept)
+
+    def allocate(self, layout: Layout) -> torch.Tensor:
+        """A tensor of a layout, whose values are undefined."""
+        dtype = getattr(torch, layout.dtype)
+        shape, strides = (layout.blocks, None) if layout.block else (layout.shape, layout.strides)
+        made = torch.empty(0, dtype=dtype)
+        size = made.element_size()
+        for extent in shape:
+            size *= extent
+        if size < _LEAST or _count is None:
+            made.resize_(shape)
+            return made if strides is None else torch.empty_strided(shape, strides, dtype=dtype)
+        with self._lock:
+            storage = (self._find(size) or self._make(size)).storage
+            # The result is no view, and has a version of its own, so it is PyTorch's as any new tensor is.
+            return made.set_(storage, 0, shape) if strides is None else made.set_(storage, 0, shape, strides)
+
+    def _find(self, size: int) -> _Kept | None:
+        """The smallest idle memory for ``size`` bytes; None if there is none."""
+        fitting = (kept for kept in self._kept if size <= kept.bytes <= _SLACK * size and kept.is_idle())
+        return min(fitting, key=lambda kept: kept.bytes, default=None)
+
+    def _make(self, size: int) -> _Kept:
+        """New memory. As much of what lies idle is given back, the largest first."""
+        surplus = size
+        for idle in sorted((kept for kept in self._kept if kept.is_idle()), key=lambda kept: -kept.bytes):
+            if surplus > 0:
+                surplus -= idle.bytes
+                self._kept.remove(idle)
+        self._kept.append(_Kept(size))
+        return self._kept[-1]
+
+
+def find_storages() -> Storages:
+    """The memory of all parts of this process. It is given back with the last part."""
+    found = _shared.get("parts")
+    if found is None:
+        found = _shared["parts"] = Storages()
+    return found
+
+
+def return_free_pages() -> None:
+    """Let the C library give back the pages of tensors that are gone, as those of PyTorch's own run of a part are.
+
+    It keeps them otherwise, since it expects more tensors of the kind. C libraries but glibc have no such function.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
+#: The memory of all parts, as long as there is one of them.
+_shared: weakref.WeakValueDictionary[str, Storages] = weakref.WeakValueDictionary()
+#: How many tensors and storages refer to memory. A version of PyTorch may lack it.
+_count = getattr(torch._C, "_storage_Use_Count", None)

@@ -1,0 +1,197 @@
+"""Variants of the kernels of a part: which take part in a contest, whether they are right, and which one has won."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tilewright.errors import SpaceError
+from tilewright.executable.program import PlanProgram
+from tilewright.measure.compare import relative_error
+from tilewright.measure.outcome import Measurement, Outcome, robust_seconds
+from tilewright.ops.registry import make_space
+from tilewright.space.guard import guard_space
+from tilewright.tensor import Array
+from tilewright.tuning.in_place import Variant
+from tilewright.tuning.tuner import TaskTuner
+
+if TYPE_CHECKING:
+    from tilewright.graph.tasks import Extraction, TaskUse
+    from tilewright.methods.method import Method
+    from tilewright.records.store import Store
+    from tilewright.space.space import Configs, DesignSpace
+    from tilewright.tuning.selection import Selection
+
+__all__ = ["Entered", "Proposer", "choose_variants", "keep_right"]
+
+#: The kernels that take this share of a part's time take part in a contest, but those of so many tasks at most.
+_SHARE, _MOST_TASKS = 0.9, 24
+#: New variants of a task in a contest. (A choice: each makes a contest three steps longer.)
+_NEW = 3
+#: A variant wins if it saves this share of the time of the kernel that it stands for. Less is noise.
+_NOTEWORTHY = 0.02
+#: Runs without which a variant is not judged.
+_LEAST_RUNS = 2
+#: The largest difference between results, relative to the largest number.
+_TOLERANCE = 1e-4
+#: A part is run so often to find the variants that are wrong; those that are not found right by then are left out.
+_MOST_CHECKS = 12
+
+
+@dataclass(frozen=True)
+class Entered:
+    """A task that takes part in a contest.
+
+    Attributes:
+        variants: what it runs with now, then other schedules.
+        names: by the name of a kernel in the library, the names of its variants, in the same order.
+    """
+
+    variants: tuple[Variant, ...]
+    names: Mapping[str, tuple[str, ...]]
+
+
+class Proposer:
+    """Proposes schedules of tasks, as the tuner of a task does.
+
+    Args:
+        method: how to search.
+        store: earlier measurements.
+    """
+
+    def __init__(self, method: Method, store: Store) -> None:
+        self._method, self._store = method, store
+        self._spaces: dict[str, DesignSpace] = {}
+        self._rng = np.random.default_rng(0)
+
+    def find_space(self, use: TaskUse, extraction: Extraction) -> DesignSpace:
+        """The design space of a task. Raises ``SpaceError`` if it has none."""
+        key = use.task.key
+        if key not in self._spaces:
+            self._spaces[key] = make_space(use.task, extraction.target)
+        return self._spaces[key]
+
+    def propose(self, use: TaskUse, extraction: Extraction, selection: Selection) -> list[Variant]:
+        """What a task runs with now, and a few other schedules; none: it has no design space, or nothing is new."""
+        variants = [Variant(selection.configs.get(use.task.key), selection.functions[use.task.key])]
+        try:
+            space = self.find_space(use, extraction)
+            with guard_space(f"the design space of {use.task.name!r}"):
+                default = tuple(int(index) for index in space.default())
+                asked = _Asked()
+                tuner = TaskTuner(space, extraction.target, asked, self._store, self._rng, self._method)
+                tuner.round(_NEW + 1, time.monotonic())
+                for row in asked.configs:
+                    config = tuple(int(index) for index in row)
+                    if config != (variants[0].config or default) and len(variants) <= _NEW:
+                        variants.append(Variant(config, space.schedule(row).mod["main"]))
+        except SpaceError:
+            return []
+        return variants if len(variants) > 1 else []
+
+    def find(
+        self, extraction: Extraction, selection: Selection, symbols: Mapping[str, str], times: Mapping[str, float]
+    ) -> dict[str, list[Variant]]:
+        """The variants of those tasks that take most of a part's time, by ``Task.key``.
+
+        Args:
+            extraction: of the part.
+            selection: what it runs with.
+            symbols: the names of its kernels in the library.
+            times: the seconds that these take in a run.
+        """
+        taken = {
+            use.task.key: sum(times.get(symbols.get(name, ""), 0.0) for name in use.functions)
+            for use in extraction.uses
+            if use.task.key in selection.functions
+        }
+        left, found = _SHARE * sum(taken.values()), dict[str, "list[Variant]"]()
+        for use in sorted(extraction.uses, key=lambda use: -taken.get(use.task.key, 0.0)):
+            if left <= 0.0 or len(found) >= _MOST_TASKS:
+                break
+            left -= taken.get(use.task.key, 0.0)
+            if taken.get(use.task.key) and (variants := self.propose(use, extraction, selection)):
+                found[use.task.key] = variants
+        return found
+
+
+class _Asked:
+    """A runner that only takes note of what is to be measured."""
+
+    def __init__(self) -> None:
+        self.configs: Configs = np.empty((0, 0), dtype=np.int32)
+
+    def measure(self, space: DesignSpace, configs: Configs, best: float, deadline: float) -> list[Measurement]:
+        """No measurement."""
+        self.configs = configs
+        return []
+
+
+def keep_right(program: PlanProgram, arrays: Sequence[Array], entered: Mapping[str, Entered]) -> dict[str, list[str]]:
+    """By the name of a kernel, the names of those variants that compute what it computes, itself first.
+
+    Args:
+        program: whose library holds all variants.
+        arrays: its inputs.
+        entered: the tasks.
+    """
+    names = {kernel: variants for entry in entered.values() for kernel, variants in entry.names.items()}
+    found = {kernel: [variants[0]] for kernel, variants in names.items()}
+    wanted = program.run(arrays)
+    waiting = [
+        {kernel: variants[place] for kernel, variants in names.items() if place < len(variants)}
+        for place in range(1, max(map(len, names.values()), default=0))
+    ]
+    for _ in range(_MOST_CHECKS):
+        if not waiting:
+            break
+        layer = waiting.pop(0)
+        program.choose_kernels({kernel: kernel for kernel in names} | layer)
+        results = program.run(arrays)
+        if all(relative_error(result, right) <= _TOLERANCE for result, right in zip(results, wanted, strict=True)):
+            for kernel, name in layer.items():
+                found[kernel].append(name)
+        elif len(layer) > 1:
+            items, half = list(layer.items()), len(layer) // 2
+            waiting += [dict(items[:half]), dict(items[half:])]
+    return {kernel: variants for kernel, variants in found.items() if len(variants) > 1}
+
+
+def choose_variants(
+    extraction: Extraction,
+    entered: Mapping[str, Entered],
+    times: Mapping[str, Mapping[str, Sequence[float]]],
+    spaces: Proposer,
+) -> tuple[dict[str, Variant], list[Measurement]]:
+    """The variants that are faster than what a task runs with, by ``Task.key``, and what all of them took.
+
+    Args:
+        extraction: of the part.
+        entered: the tasks.
+        times: by the names of kernels and their variants, the seconds of each run: the sums over all calls.
+        spaces: knows the design spaces.
+    """
+    plan = extraction.plan
+    assert plan is not None
+    winners: dict[str, Variant] = {}
+    measured: list[Measurement] = []
+    uses = {use.task.key: use for use in extraction.uses}
+    for key, entry in entered.items():
+        space = spaces.find_space(uses[key], extraction)
+        latencies = []
+        for place, variant in enumerate(entry.variants):
+            runs = [times.get(kernel, {}).get(names[place], ()) for kernel, names in entry.names.items()]
+            repeats = tuple(sum(taken) / uses[key].weight for taken in zip(*runs, strict=False))
+            latencies.append(robust_seconds(repeats) if len(repeats) >= _LEAST_RUNS else float("inf"))
+            if repeats:
+                config = variant.config or tuple(int(index) for index in space.default())
+                target, now = extraction.target.key, time.time()
+                measured.append(Measurement(key, target, space.template, config, Outcome.OK, repeats, "", now))
+        best = int(np.argmin(latencies))
+        if latencies[best] < (1.0 - _NOTEWORTHY) * latencies[0]:
+            winners[key] = entry.variants[best]
+    return winners, measured
