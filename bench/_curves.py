@@ -1,12 +1,13 @@
-"""Pictures of tuning over time, and of the gain by sharing."""
+"""Pictures of tuning over time, of the gain by sharing, and of steps of training."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["plot_ratios", "plot_sharing"]
+__all__ = ["plot_ratios", "plot_sharing", "plot_steps"]
 
 _ARMS = {"schedule_sharing": "published", "default": "Tilewright's", "alone": "no sharing"}
 
@@ -51,6 +52,20 @@ def plot_sharing(networks: Mapping[str, Any], path: Path) -> None:
     axes.axhline(100.0, color="black", linewidth=0.8, linestyle=":")
     axes.set(xlabel="time, % of tuning every task", ylabel="performance, %", xlim=(0, None))
     axes.legend(fontsize="small")
+    _write(figure, path)
+
+
+def plot_steps(networks: Mapping[str, Any], path: Path) -> None:
+    """The milliseconds of the steps of each network of ``bench.training`` over time, a panel for each network."""
+    plt = _pyplot()
+    figure, panels = plt.subplots(1, len(networks), figsize=(5 * len(networks), 4), layout="constrained", squeeze=False)
+    for axes, (name, entry) in zip(panels[0], networks.items(), strict=True):
+        for arm, ends in entry["ends"].items():
+            steps = [1e3 * (end - begin) for begin, end in itertools.pairwise(ends)]
+            axes.plot(ends[1:], steps, linewidth=1.0, label=arm)
+        axes.set(title=name, xlabel="seconds since the first step began", ylabel="milliseconds of a step")
+        axes.set_yscale("log")
+        axes.legend(fontsize="small")
     _write(figure, path)
 
 

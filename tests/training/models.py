@@ -12,29 +12,29 @@ nn = torch.nn
 
 
 class Convolutions(nn.Module):  # type: ignore[misc, name-defined]
-    """Convolutions, one with a stride, a batch norm, a pooling, a residual, and a linear layer."""
+    """Convolutions, one with a stride, a batch norm, a pooling, and a linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(16)
         self.wide = nn.Conv2d(16, 16, 3, stride=2, padding=1)
-        self.aside = nn.Conv2d(16, 16, 1, stride=2, bias=False)
         self.head = nn.Linear(16, 5)
 
     def forward(self, x: Any) -> Any:
         """Scores of 5 classes for images of 3 channels."""
         x = torch.relu(self.norm(self.first(x)))
-        x = torch.max_pool2d(x, 2)
-        x = torch.relu(self.wide(x) + self.aside(x))
+        x = torch.max_pool2d(x, 3, 2, 1)
+        x = torch.relu(self.wide(x))
         return self.head(x.mean((2, 3)))
 
 
 class Transformer(nn.Module):  # type: ignore[misc, name-defined]
-    """A block of a transformer, and a linear layer."""
+    """A block of a transformer whose tokens see those before them, and a linear layer."""
 
-    def __init__(self) -> None:
+    def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
+        self.drop = nn.Dropout(dropout)
         self.before, self.between = nn.LayerNorm(16), nn.LayerNorm(16)
         self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
         self.up, self.down = nn.Linear(16, 32), nn.Linear(32, 16)
@@ -44,8 +44,8 @@ class Transformer(nn.Module):  # type: ignore[misc, name-defined]
         """Scores of 5 classes for sequences of 16 numbers a token."""
         batch, tokens, width = x.shape
         q, k, v = self.qkv(self.before(x)).reshape(batch, tokens, 3, 2, 8).permute(2, 0, 3, 1, 4)
-        attended = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, width)
-        x = x + self.out(attended)
+        attended = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.drop(self.out(attended.transpose(1, 2).reshape(batch, tokens, width)))
         x = x + self.down(nn.functional.gelu(self.up(self.between(x))))
         return self.head(x.mean(1))
 

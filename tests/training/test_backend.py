@@ -48,7 +48,8 @@ def test_gradients_are_those_of_float64(made: Any, shape: tuple[int, ...]) -> No
         assert (part.state, part.ours, part.theirs) == ("running", 3, 1), part
 
 
-def test_a_model_trains_in_pytorch_until_its_kernels_are_ready() -> None:
+def test_a_model_trains_in_pytorch_until_its_kernels_are_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tilewright.training.worker.PREPARING", 0.0)  # the process need not wait for its slots
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5))
     exact = in_float64(model)
     compiled = optimize(model, budget="1s")

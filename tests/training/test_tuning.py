@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 
 from tests.training.models import in_float64, step, torch, worst_gradient
 from tilewright.executable.executable import load_executable
+from tilewright.measure.isolated import IsolatedProcess
 from tilewright.training import optimize, report, worker
 from tilewright.training.cache import key_of
 from tilewright.training.live import LivePart
@@ -113,7 +112,7 @@ def test_a_cache_that_cannot_be_used_is_ignored(kind: str, tmp_path: Path) -> No
         else:
             (entry / "manifest.json").write_text("{}", encoding="utf-8")
     torch.compiler.reset()
-    parts = train(make_perceptron(), mode="cached", records=str(records))
+    parts = train(make_perceptron(), mode="now", budget="1s", records=str(records))
     assert {part.state for part in parts} == {"running"}
     assert load_executable(entries[0]).manifest["plan"]  # it was written again
 
@@ -140,7 +139,7 @@ def trace(batch: int) -> Any:
 def test_variants_are_timed_in_their_places_and_the_fastest_stays(tmp_path: Path) -> None:
     part = divide(trace(64))[1][0]
     live = LivePart(part, "part")
-    x = (torch.randn(64, 64), torch.randn(64, 64), torch.randn(64))
+    x = tuple(torch.randn(*layout.shape) for layout in live.inputs)
     wanted = live(*x)[0]
     preparation = Preparation(Options(mode="background"), tmp_path)
     request = Request("part", pickle.dumps(part.module), live.inputs, live.outputs, key="part")
@@ -169,19 +168,20 @@ def test_variants_are_timed_in_their_places_and_the_fastest_stays(tmp_path: Path
     assert live.counts.theirs == before  # nothing is proven once more
 
 
-def find_children() -> set[int]:
-    """The processes that this one has started."""
-    texts = (path.read_text(encoding="ascii") for path in Path("/proc/self/task").glob("*/children"))
-    return {int(number) for text in texts for number in text.split()}
+def test_a_killed_process_costs_no_training(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "PREPARING", 0.0)  # the process need not wait for its slots
+    made: list[IsolatedProcess] = []
 
+    class Noted(IsolatedProcess):
+        def __init__(self, *arguments: Any, **others: Any) -> None:
+            super().__init__(*arguments, **others)
+            made.append(self)
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds processes by /proc")
-def test_a_killed_process_costs_no_training(caplog: pytest.LogCaptureFixture) -> None:
-    before = find_children()
+    monkeypatch.setattr(worker, "IsolatedProcess", Noted)
     model = make_perceptron()
     exact = in_float64(model)
-    compiled = optimize(model, budget="2s", method="random")
-    killed, states, end = 0, set[str](), time.monotonic() + 120
+    compiled = optimize(model, budget="3s")
+    states, end = set[str](), time.monotonic() + 120
     with caplog.at_level(logging.ERROR, "tilewright.training"):
         while states != {"running"} and time.monotonic() < end:
             x = torch.randn(4, 16)
@@ -191,11 +191,10 @@ def test_a_killed_process_costs_no_training(caplog: pytest.LogCaptureFixture) ->
             step(exact, x.double())
             assert worst_gradient(model, exact) < 1e-4
             states = {part.state for graph in report(model).graphs for part in graph.parts}
-            for pid in find_children() - before if not killed else ():
-                os.kill(pid, signal.SIGKILL)
-                killed += 1
+            if len(made) == 1:
+                made[0].kill()
             time.sleep(0.02)
-    assert killed
+    assert len(made) > 1
     assert states == {"running"}  # another process has done it
 
 

@@ -135,7 +135,7 @@ def to_plain(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """An image in blocks as a tensor of ``shape`` (n, channels, h, w). A tensor of that shape is given back."""
     if tensor.dim() == len(shape):
         return tensor
-    return tensor.permute(0, 1, 4, 2, 3).reshape(*shape)
+    return tensor.permute(0, 1, 4, 2, 3).reshape(*shape).contiguous()  # a single block would be a view
 
 
 def to_blocks(tensor: torch.Tensor, block: int) -> torch.Tensor:

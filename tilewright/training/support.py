@@ -89,7 +89,7 @@ def _always(node: fx.Node) -> bool:
 
 def _shape(node: object) -> tuple[int, ...]:
     """The shape of the first result of a node."""
-    return tuple(_tensors(node)[0].shape)  # type: ignore[arg-type]
+    return tuple(_tensors(node)[0].shape)
 
 
 def _is_image(node: fx.Node) -> bool:
@@ -148,7 +148,8 @@ def _divides(small: Sequence[int], large: Sequence[int]) -> bool:
 
 
 def _steps_by_one(node: fx.Node) -> bool:
-    return node.args[5] == 1
+    """Whether a slice leaves nothing out."""
+    return bool(node.args[5] == 1)
 
 
 def _is_rows(node: fx.Node) -> bool:

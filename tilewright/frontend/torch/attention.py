@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -53,23 +53,30 @@ def _attention_backward(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    out: torch.Tensor,
-    logsumexp: torch.Tensor,
-    dropout_p: float,
-    is_causal: bool,
-    *,
+    *others: Any,
     attn_mask: torch.Tensor | None = None,
     scale: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradients of query, key and value.
 
     dS = P * (dO V^T - rows(dO * O)), where P = exp(S - logsumexp).
+
+    Args:
+        gradient: of the result, dO.
+        query: as it was.
+        key: as it was.
+        value: as it was.
+        others: the result O, the logarithms of the sums of rows, the rate of dropout, and whether it is causal.
+        attn_mask: what was added to the scores S.
+        scale: of the scores.
     """
+    out, logsumexp, dropout_p, is_causal = others
     assert dropout_p == 0.0, "PyTorch takes another operator for dropout"
     factor = 1.0 / math.sqrt(query.size(-1)) if scale is None else scale
     scores = _scores(query, key, is_causal, attn_mask, scale)
     probabilities = (scores - logsumexp.unsqueeze(-1)).exp()
-    rows = (gradient * out).sum(-1, keepdim=True)
+    # Heads lie side by side for each token, so that is the order in which these sums read.
+    rows = (gradient.transpose(1, 2) * out.transpose(1, 2)).sum(-1).transpose(1, 2).unsqueeze(-1)
     inner = _unfold(_fold(gradient).bmm(_fold(value).transpose(1, 2)), scores.shape)
     slopes = _fold(probabilities * (inner - rows) * factor)
     return (

@@ -234,9 +234,9 @@ def _transposed_convolution(
     """A transposed convolution as the gradient of the data of a convolution with the same weights.
 
     Args:
-        x: the images.
-        weight: the kernels, with the input's channels first.
-        bias: of each output channel.
+        x: the data.
+        weight: of the shape ``(I, O/groups, kh, kw)``.
+        bias: of the outputs.
         numbers: stride, padding, dilation, whether it is transposed, output padding, groups.
     """
     stride, padding, dilation, transposed, more, groups = numbers
@@ -259,14 +259,14 @@ def _transposed_convolution_backward(
 
     Args:
         gradient: of the result.
-        x: the images.
-        weight: the kernels, with the input's channels first.
+        x: the data.
+        weight: of the shape ``(I, O/groups, kh, kw)``.
         bias_sizes: the shape of the bias.
         numbers: stride, padding, dilation, whether it is transposed, output padding, groups, output mask.
     """
     stride, padding, dilation, transposed, _, groups, mask = numbers
     if not transposed:
-        return NotImplemented
+        return NotImplemented  # type: ignore[no-any-return]  # as PyTorch asks of what decomposes nothing
     aten = _operators()
     plain = (stride, padding, dilation, False, [0, 0], groups)
     return (

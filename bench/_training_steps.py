@@ -1,0 +1,89 @@
+"""Steps of training in a process of their own: with PyTorch alone, with its compiler, and with Tilewright."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench._training_models import make_training
+from tilewright.tensor import Array, TensorSpec
+
+__all__ = ["ARMS", "Steps"]
+
+#: Eager PyTorch with channels first and last, PyTorch's own compiler with both, Tilewright, and the reference.
+ARMS = ("eager", "eager-last", "inductor", "inductor-last", "tilewright", "float64")
+
+
+class Steps:
+    """Trains a network, always on the same batch, with SGD and momentum.
+
+    Args:
+        model: the network's name.
+        arm: one of :data:`ARMS`.
+        threads: how many threads PyTorch uses.
+        options: of Tilewright's backend.
+
+    Attributes:
+        inputs: empty: the batch is always the same.
+    """
+
+    inputs: tuple[TensorSpec, ...] = ()
+
+    def __init__(self, model: str, arm: str, threads: int, options: dict[str, Any] | None = None) -> None:
+        torch.set_num_threads(threads)
+        self._training = make_training(model)
+        module, self._inputs = self._training.module, self._training.inputs
+        if arm == "float64":
+            module = module.double()
+            self._inputs = self._inputs.double() if self._inputs.is_floating_point() else self._inputs
+        if arm.endswith("-last") and self._training.images:
+            module = module.to(memory_format=torch.channels_last)
+            self._inputs = self._inputs.contiguous(memory_format=torch.channels_last)
+        self._parameters = list(module.parameters())
+        self._optimizer = torch.optim.SGD(self._parameters, lr=0.01, momentum=0.9)
+        if arm.startswith("inductor"):
+            module = torch.compile(module)
+        if arm == "tilewright":
+            module = torch.compile(module, backend="tilewright", options=options or {})
+        self._module = module
+
+    def __call__(self, *_: Array) -> list[Array]:
+        """The loss of one step."""
+        return [np.asarray(self._step())]
+
+    def time(self, _: Sequence[Array], runs: int) -> list[float]:
+        """The seconds of each of ``runs`` steps."""
+        seconds = []
+        for _run in range(runs):
+            begin = time.perf_counter()
+            self._step()
+            seconds.append(time.perf_counter() - begin)
+        return seconds
+
+    def run(self, _: Sequence[Array], seconds: float) -> list[float]:
+        """Take steps for ``seconds``; returns the seconds from the start to the end of each."""
+        begin, ends = time.perf_counter(), [0.0]
+        while ends[-1] < seconds:
+            self._step()
+            ends.append(time.perf_counter() - begin)
+        return ends[1:]
+
+    def compute_gradients(self, _: Sequence[Array]) -> list[Array]:
+        """The gradients of all parameters, with the weights as they are."""
+        self._optimizer.zero_grad()
+        self._find_loss().backward()
+        return [np.zeros(0) if p.grad is None else p.grad.detach().numpy().copy() for p in self._parameters]
+
+    def _find_loss(self) -> torch.Tensor:
+        return self._training.find_loss(self._module(self._inputs))
+
+    def _step(self) -> float:
+        self._optimizer.zero_grad()
+        loss = self._find_loss()
+        loss.backward()
+        self._optimizer.step()
+        return float(loss.detach())
