@@ -101,3 +101,18 @@ def test_kernels_read_and_write_blocks_where_they_lie(block: int) -> None:
     wanted = (2, 2, 5, 5, 8) if block else layout.shape
     assert [plan.tensors[number].shape for number in (plan.inputs[0], *plan.outputs)] == [wanted] * 2
     assert len(moves) == (1 if block else 3), moves  # the weight is packed, and plain images are
+
+
+def test_results_that_are_moved_keep_no_memory_until_the_end() -> None:
+    class Part(nn.Module):  # type: ignore[misc, name-defined]
+        def forward(self, x: Any, w: Any) -> Any:
+            results = []
+            for _ in range(8):
+                x = torch.relu(torch.mm(x, w))
+                results.append(x.reshape(64, 4, 16).permute(1, 0, 2).clone())
+            return tuple(results)
+
+    square, moved = Layout((64, 64), (64, 1), "float32"), Layout((4, 64, 16), (1024, 16, 1), "float32")
+    plan = extract(load_part("part", torch.fx.symbolic_trace(Part()), [square] * 2, [moved] * 8), TARGET).plan
+    assert plan is not None
+    assert plan.used_bytes <= 4 * 64 * 64 * 4

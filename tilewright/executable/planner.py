@@ -197,6 +197,7 @@ def make_plan(module: ir.IRModule, inputs: int, alignment: int, in_place: bool =
         return None
     if in_place:
         results = _give(planner, parameters[:inputs], results)
+        _hurry_moves(planner)
     else:
         results = [planner.copy(r) if r.buffer.weight is not None else r for r in results]
     for operand in [*parameters[:inputs], *results]:
@@ -217,6 +218,34 @@ def _give(planner: _Planner, inputs: Sequence[_Operand], results: Sequence[_Oper
         operand.buffer.given = number
         given.append(operand)
     return given
+
+
+def _hurry_moves(planner: _Planner) -> None:
+    """Let a result that is made of one tensor be made as soon as other calls leave that tensor alone.
+
+    A network lists its results at its end. What becomes one there by a move would stay in the arena until then.
+    """
+    calls: list[tuple[str, list[_Operand]]] = []
+    for call in planner.calls:
+        place = len(calls)
+        if len(call[1]) == 2:
+            source, result = (operand.buffer.root()[0] for operand in (call[1] if call[0] else call[1][::-1]))
+            if result.given is not None and source.given is None and source is not result:
+                touched = (
+                    any(o.buffer.root()[0] is source or o.buffer.root()[0] is result for o in operands)
+                    for _, operands in calls[::-1]
+                )
+                place -= next((back for back, does in enumerate(touched) if does), 0)
+        calls.insert(place, call)
+    planner.calls[:] = calls
+    for buffer in planner.buffers:
+        buffer.first, buffer.last = len(calls), 0
+    for number, (_, operands) in enumerate(calls):
+        for operand in operands:
+            buffer = operand.buffer
+            buffer.first, buffer.last = min(buffer.first, number), max(buffer.last, number)
+    for buffer in planner.buffers:
+        buffer.first = min(buffer.first, buffer.last)
 
 
 def _place(planner: _Planner, inputs: Sequence[_Operand], outputs: Sequence[_Operand]) -> Plan:
