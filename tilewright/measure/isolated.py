@@ -74,9 +74,14 @@ class IsolatedProcess:
             MeasureError: the factory raised.
         """
         with self._lock:
-            if self._pending:
+            if not self._pending:
+                return
+            try:
                 self._receive(seconds)
-                self._pending = False
+            except MeasureError:
+                self.kill()  # there is no object, so no question will ever have an answer
+                raise
+            self._pending = False
 
     def call(self, method: str, *arguments: object, seconds: float = _SECONDS) -> Any:
         """What a method of the object returns.

@@ -193,11 +193,12 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             if not isinstance(program, PlanProgram):
                 raise TypeError("it has no plan")
             found = self._run(program, tensors)
-            worst = find_worst(self._module, tensors, found)
+            worst, seconds = find_worst(self._module, tensors, found)
         except Exception as error:
             self.leave(f"its executable failed: {error}")
             return self.forward(*tensors)
         self.counts.theirs += 1
+        self.counts.their_seconds.append(seconds)
         if not worst <= _TOLERANCE:
             wanted = self._run_theirs(tensors)
             if not self._is_as_exact(tensors, found, wanted):

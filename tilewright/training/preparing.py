@@ -114,8 +114,6 @@ class Preparation:
         options: of the backend.
         folder: for object files and executables, which another process removes in the end.
 
-    Raises:
-        TilewrightError: the records cannot be opened.
     """
 
     def __init__(self, options: Options, folder: Path) -> None:
@@ -126,7 +124,10 @@ class Preparation:
 
         self._options, self._folder, self._target = options, folder, Target.parse()
         records = options.records
-        self._store = FallbackStore(MemoryStore()) if records is None else open_for_tuning(records)
+        self._store = FallbackStore(MemoryStore())
+        if records is not None:
+            with contextlib.suppress(TilewrightError, OSError):  # a store that is lost costs what it would have kept
+                self._store = open_for_tuning(records)
         self._cache = find_folder(options)
         self._parts: dict[str, _Part] = {}
         self._known: Proposer | None = None

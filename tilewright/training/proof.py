@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import torch
@@ -27,8 +28,12 @@ def find_difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((found - wanted).abs_().max()) / (largest or 1.0)
 
 
-def find_worst(module: fx.GraphModule, tensors: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> float:
-    """The largest difference between results and PyTorch's, as :func:`find_difference` has it.
+def find_worst(
+    module: fx.GraphModule, tensors: Sequence[torch.Tensor], found: Sequence[torch.Tensor]
+) -> tuple[float, float]:
+    """The largest difference between results and PyTorch's, and the seconds that PyTorch took.
+
+    The difference is that of :func:`find_difference`.
 
     A forward pass gives all that it saves, which is most of the memory of a step. So each result is compared as soon as
     PyTorch has it, and is freed when nothing else needs it.
@@ -40,7 +45,7 @@ def find_worst(module: fx.GraphModule, tensors: Sequence[torch.Tensor], found: S
     """
     comparison = _Comparison(module, found)
     comparison.run(*tensors)
-    return comparison.worst
+    return comparison.worst, comparison.seconds
 
 
 class _Comparison(fx.Interpreter):  # type: ignore[misc]
@@ -51,14 +56,16 @@ class _Comparison(fx.Interpreter):  # type: ignore[misc]
         results = graph.graph_copy(module.graph, {})
         graph.output(())
         super().__init__(fx.GraphModule(module, graph))
-        self.worst = 0.0
+        self.worst = self.seconds = 0.0
         self._found: dict[str, list[torch.Tensor]] = {}
         for node, tensor in zip(results, found, strict=True):
             self._found.setdefault(node.name, []).append(tensor)
 
     def run_node(self, n: fx.Node) -> object:
         """The value of a node, or nothing if no other node reads it."""
+        begin = time.perf_counter()
         value = super().run_node(n)
+        self.seconds += time.perf_counter() - begin
         for tensor in self._found.get(n.name, ()):
             difference = find_difference(tensor, value)
             self.worst = difference if difference != difference else max(self.worst, difference)
