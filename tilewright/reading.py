@@ -63,12 +63,17 @@ def read_file(path: Path, most: int) -> bytes:
     return content
 
 
-def parse_json(text: str | bytes, most: int | None = None) -> Any:
+def parse_json(text: str | bytes, most: int | None = None, infinite: bool = False) -> Any:
     """What a JSON text says, of at most ``most`` characters.
 
-    Stricter than ``json.loads``: no key twice in one object, no ``NaN`` or ``Infinity`` (but ``1e999`` is one, as
-    everywhere), no halves of characters (lone surrogates, which cannot be printed or stored), no numbers of hundreds of
-    digits.
+    Stricter than ``json.loads``: no key twice in one object, no ``NaN``, no ``Infinity`` unless ``infinite`` (but
+    ``1e999`` is one, as everywhere), no halves of characters (lone surrogates, which cannot be printed or stored), no
+    numbers of hundreds of digits.
+
+    Args:
+        text: the text.
+        most: its most characters; None: any number.
+        infinite: whether ``Infinity`` and ``-Infinity`` are numbers.
 
     Raises:
         ValueError: it is no such text, or nested too deeply.
@@ -78,7 +83,7 @@ def parse_json(text: str | bytes, most: int | None = None) -> Any:
     if isinstance(text, bytes):
         text = text.decode("utf-8")
     try:
-        value = _DECODER.decode(text)
+        value = (_INFINITE_DECODER if infinite else _DECODER).decode(text)
         # Only an escape makes half a character out of text that was valid UTF-8, and few texts have any.
         if "\\ud" in text or "\\uD" in text or not text.isascii():
             json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -101,14 +106,21 @@ def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is no number of JSON")
 
 
+def _infinity(text: str) -> float:
+    return float(text) if text.endswith("Infinity") else _no_constant(text)
+
+
 def _int(text: str) -> int:
     if len(text) > _DIGITS:
         raise ValueError(f"a number has {len(text)} digits")
     return int(text)
 
 
-#: Made once: it costs as much as reading a short text.
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant, parse_int=_int)
+#: Made once: that costs as much as reading a short text.
+_DECODER, _INFINITE_DECODER = (
+    json.JSONDecoder(object_pairs_hook=_object, parse_constant=constant, parse_int=_int)
+    for constant in (_no_constant, _infinity)
+)
 
 
 def read_array(file: BinaryIO, size: int) -> NDArray[Any]:

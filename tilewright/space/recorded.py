@@ -95,7 +95,7 @@ def check_recorded(task: Task) -> None:
         SpaceError: its text is no module of one function that consists of loops, blocks and arithmetic.
     """
     try:
-        _Module(parse_json(task.ir, _MOST_CHARACTERS)).check()
+        _Module(parse_json(task.ir, _MOST_CHARACTERS, infinite=True)).check()
     except (ValueError, TypeError, LookupError, AttributeError) as exc:
         raise SpaceError(
             f"the function of {task.name[:80]!r} in the records is none that a task has, or damaged: {str(exc)[:200]}; "

@@ -17,6 +17,7 @@ from tilewright.ops import pixel_sums, rows
 from tilewright.ops.pixel_sums import PixelSumsSpace, Statistics, WeightGradient
 from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
+from tilewright.space.recorded import check_recorded
 
 Array = NDArray[Any]
 
@@ -35,7 +36,9 @@ def run(function: Any, arrays: Sequence[Array], shape: Sequence[int], count: int
     import tvm
 
     require(TARGET)
-    space = make_space(task_of("sums", function), TARGET)
+    task = task_of("sums", function)
+    check_recorded(task)
+    space = make_space(task, TARGET)
     assert isinstance(space, PixelSumsSpace)
     configs = [space.default(), *sample(space, np.random.default_rng(0), count)]
     assert space.valid(np.stack(configs)).all()
