@@ -36,9 +36,7 @@ def run(function: Any, arrays: Sequence[Array], shape: Sequence[int], count: int
     import tvm
 
     require(TARGET)
-    task = task_of("sums", function)
-    check_recorded(task)
-    space = make_space(task, TARGET)
+    space = make_space(task_of("sums", function), TARGET)
     assert isinstance(space, PixelSumsSpace)
     configs = [space.default(), *sample(space, np.random.default_rng(0), count)]
     assert space.valid(np.stack(configs)).all()
@@ -84,6 +82,7 @@ def test_gradients_of_weights(name: str) -> None:
         function = pixel_sums.depthwise_gradient(gradient, blocked[0].shape)
     else:
         function = pixel_sums.weight_gradient(gradient, blocked[0].shape, blocked[1].shape)
+    check_recorded(task_of(name, function))
     wanted = exact(gradient, data, dy)
     for result in run(function, blocked, gradient.weight, 4):
         np.testing.assert_allclose(result, wanted, atol=1e-5 * np.abs(wanted).max())
