@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
+from tests.models import runs
 from tests.training.models import Convolutions, Transformer, step, torch
+from tilewright import optimize
+from tilewright.training import report
 from tilewright.training.parts import divide
 
 nn = torch.nn
@@ -89,3 +92,14 @@ def test_what_cannot_be_compiled_cuts_a_pass() -> None:
     _, counts, rest = train(Cut, torch.randn(2, 4))
     assert counts[0] == 2
     assert "aten.special_i0e.default" in rest
+
+
+@runs
+def test_attention_with_the_layout_of_pytorch() -> None:
+    """PyTorch's attention gives its result in another order of dimensions, of which its module takes a view."""
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(32, 2, 64, 0.0, "gelu", batch_first=True, norm_first=True)
+    x, compiled = torch.randn(4, 16, 32), optimize(model, mode="now", budget="1s")
+    for _ in range(2):
+        compiled(x).square().mean().backward()
+    assert {part.state for graph in report(compiled).graphs for part in graph.parts} == {"running"}

@@ -50,8 +50,14 @@ def training_decompositions() -> dict[OpOverload, Callable[..., object]]:
     table[aten.avg_pool2d_backward.default] = _share_backward
     table[aten.convolution.default] = _transposed_convolution
     table[aten.convolution_backward.default] = _transposed_convolution_backward
+    table[aten.view.default] = _view
     table.update(attention_decompositions())
     return table
+
+
+def _view(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """A view of a tensor in its own order. A decomposition may lay out a result otherwise than PyTorch does."""
+    return NotImplemented if x.is_contiguous() else x.contiguous().view(shape)
 
 
 def _operator(name: str) -> object:
