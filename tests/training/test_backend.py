@@ -12,17 +12,10 @@ from tests.training.models import Convolutions, Transformer, in_float64, step, t
 from tilewright.training import optimize, report
 
 nn = torch.nn
+pytestmark = pytest.mark.usefixtures("fresh")
 
 #: Options with which a model is compiled before its first step, and not tuned.
 NOW = {"mode": "now", "budget": "1s"}
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Any:
-    torch.manual_seed(0)
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from tilewright.training import optimize, report
 from tilewright.training.backend import sessions
 
 nn = torch.nn
+pytestmark = pytest.mark.usefixtures("fresh")
 
 
 class _Images(nn.Module):  # type: ignore[misc, name-defined]
@@ -43,14 +44,6 @@ def _count_saved(model: Any, x: Any) -> int:
         scores = model(x)
     scores.sum().backward()
     return sum(saved.values())
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Any:
-    torch.manual_seed(0)
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
 
 
 def test_either_side_may_be_pytorch() -> None:

@@ -22,14 +22,7 @@ from tilewright.training.preparing import Preparation, Prepared, Request
 from tilewright.training.slots import PREPARING, TUNING, Pace
 
 nn = torch.nn
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Any:
-    torch.manual_seed(0)
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
+pytestmark = pytest.mark.usefixtures("fresh")
 
 
 def make_perceptron() -> Any:

@@ -19,6 +19,8 @@ __all__ = ["Graph", "differentiable_twice"]
 
 #: What ``torch.compile`` calls in place of a graph.
 Graph: TypeAlias = "Callable[..., Sequence[object]]"
+#: Stands for a tensor among the arguments of a graph.
+_TENSOR = object()
 
 
 def differentiable_twice(compiled: Graph, eager: fx.GraphModule) -> Graph:
@@ -53,7 +55,7 @@ class _Twice(torch.autograd.Function):  # type: ignore[misc]
             results = tuple(compiled(*leaves))
         tensors = [argument for argument in arguments if isinstance(argument, torch.Tensor)]
         context.save_for_backward(*tensors)
-        context.others = [None if isinstance(argument, torch.Tensor) else argument for argument in arguments]
+        context.others = [_TENSOR if isinstance(argument, torch.Tensor) else argument for argument in arguments]
         context.eager, context.random, context.leaves, context.results = eager, random, leaves, results
         constant = [r for r in results if isinstance(r, torch.Tensor) and not r.requires_grad]
         context.mark_non_differentiable(*constant)
@@ -88,9 +90,9 @@ def _cut(argument: object) -> object:
 
 
 def _restore(tensors: Sequence[torch.Tensor], others: Sequence[object]) -> list[object]:
-    """The arguments, from the tensors among them and the rest, in which ``None`` stands for a tensor."""
+    """The arguments, from the tensors among them and the rest, in which ``_TENSOR`` stands for a tensor."""
     left = iter(tensors)
-    return [next(left, None) if other is None else other for other in others]
+    return [next(left) if other is _TENSOR else other for other in others]
 
 
 def _run_eagerly(eager: fx.GraphModule, arguments: Sequence[object], random: torch.Tensor) -> Sequence[object]:
