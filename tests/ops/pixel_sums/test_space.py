@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.models import TARGET
-from tests.targets import require
+from tests.targets import LANES, lane_target, require
 from tilewright.errors import SpaceError
 from tilewright.graph.tasks import task_of
 from tilewright.ops import pixel_sums, rows
@@ -18,6 +18,7 @@ from tilewright.ops.pixel_sums import PixelSumsSpace, Statistics, WeightGradient
 from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
 from tilewright.space.recorded import check_recorded
+from tilewright.target import Target
 
 Array = NDArray[Any]
 
@@ -31,12 +32,14 @@ CASES: dict[str, tuple[WeightGradient, int, int]] = {
 }
 
 
-def run(function: Any, arrays: Sequence[Array], shape: Sequence[int], count: int) -> list[Array]:
+def run(
+    function: Any, arrays: Sequence[Array], shape: Sequence[int], count: int, target: Target = TARGET
+) -> list[Array]:
     """The results of the default and of random configs."""
     import tvm
 
-    require(TARGET)
-    space = make_space(task_of("sums", function), TARGET)
+    require(target)
+    space = make_space(task_of("sums", function), target)
     assert isinstance(space, PixelSumsSpace)
     configs = [space.default(), *sample(space, np.random.default_rng(0), count)]
     assert space.valid(np.stack(configs)).all()
@@ -44,7 +47,7 @@ def run(function: Any, arrays: Sequence[Array], shape: Sequence[int], count: int
     for config in configs:
         out = tvm.runtime.tensor(np.full(shape, np.nan, dtype=np.float32))
         arguments = [tvm.runtime.tensor(np.ascontiguousarray(a)) for a in arrays]
-        tvm.compile(space.schedule(config).mod, target=TARGET.tvm)["main"](*arguments, out)
+        tvm.compile(space.schedule(config).mod, target=target.tvm)["main"](*arguments, out)
         results.append(np.asarray(out.numpy()))
     return results
 
@@ -72,8 +75,9 @@ def exact(gradient: WeightGradient, data: Array, dy: Array) -> Array:
     return result
 
 
+@pytest.mark.parametrize("lanes", LANES)
 @pytest.mark.parametrize("name", CASES)
-def test_gradients_of_weights(name: str) -> None:
+def test_gradients_of_weights(name: str, lanes: int) -> None:
     gradient, cb, x = CASES[name]
     rng = np.random.default_rng(0)
     data, dy = (rng.standard_normal(shape).astype(np.float32) for shape in (gradient.data, gradient.output))
@@ -84,7 +88,7 @@ def test_gradients_of_weights(name: str) -> None:
         function = pixel_sums.weight_gradient(gradient, blocked[0].shape, blocked[1].shape)
     check_recorded(task_of(name, function))
     wanted = exact(gradient, data, dy)
-    for result in run(function, blocked, gradient.weight, 4):
+    for result in run(function, blocked, gradient.weight, 4, lane_target(lanes)):
         np.testing.assert_allclose(result, wanted, atol=1e-5 * np.abs(wanted).max())
 
 
