@@ -1,4 +1,4 @@
-"""Gradients of convolutions and batch norms: they are computed on blocked tensors.
+"""Gradients of convolutions and norms: those of images are computed on blocked tensors.
 
 An importer leaves calls of marked functions on plain tensors. Each becomes a call of a function of blocked tensors:
 
@@ -6,6 +6,9 @@ An importer leaves calls of marked functions on plain tensors. Each becomes a ca
     channel_statistics(images)      -->  two sums for each channel
     phases(phase, ...)              -->  images that are put together of the results of a few convolutions
     threshold_gradient(dy, data)    -->  an element-wise function in the layout of its operands
+    layer_norm_gradient(dy, data, mean, inverse, scale)  -->  a function over rows, with the machine's lanes
+    norm_sums(dy, data, mean, inverse)                   -->  two sums over all tokens
+    log_sum_exp(scores)                                  -->  a function over rows
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from tilewright.graph.channels import padded_order
+from tilewright.graph.token_rows import NARROWEST
 from tilewright.graph.value import Value
 from tilewright.ops.elementwise.expression import THRESHOLD_GRADIENT, threshold_gradient
 from tilewright.ops.elementwise.phases import PHASES, Phases, interleave, plain_interleave
 from tilewright.ops.mark import take_mark
 from tilewright.ops.pixel_sums import (
+    NORM_SUMS,
     STATISTICS,
     WEIGHT_GRADIENT,
     Statistics,
@@ -26,8 +31,10 @@ from tilewright.ops.pixel_sums import (
     channel_statistics,
     channel_sum,
     depthwise_gradient,
+    norm_sums,
     weight_gradient,
 )
+from tilewright.ops.rows import LAYER_NORM_GRADIENT, LOG_SUM_EXP, layer_norm_gradient, log_sum_exp
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -157,11 +164,40 @@ def _layout(walk: Rewriter, value: Value, channels: int, groups: int = 1) -> _La
     return walk.lanes, padded_order(channels, walk.lanes)
 
 
-_Handler: TypeAlias = "Callable[[Rewriter, str, list[Value]], Value]"
+def _serve_layer_norm(walk: Rewriter, detail: str, operands: list[Value]) -> Value | None:
+    rows, columns = operands[0].shape
+    if columns < NARROWEST:
+        return None
+    sources = [walk.make_plain(value) for value in operands]
+    function = layer_norm_gradient((rows, columns), walk.lanes)
+    return Value.plain((rows, columns), walk.call(function, sources, (rows, columns), LAYER_NORM_GRADIENT))
+
+
+def _serve_norm_sums(walk: Rewriter, detail: str, operands: list[Value]) -> Value | None:
+    rows, columns = operands[0].shape
+    x = walk.channel_block(columns)
+    if x < walk.lanes // 2:
+        return None
+    sources = [walk.make_plain(value) for value in operands]
+    return Value.plain((2, columns), walk.call(norm_sums(rows, columns, x), sources, (2, columns), NORM_SUMS))
+
+
+def _serve_log_sum_exp(walk: Rewriter, detail: str, operands: list[Value]) -> Value | None:
+    rows, columns = operands[0].shape
+    if columns < NARROWEST:
+        return None
+    sources = [walk.make_plain(operands[0])]
+    return Value.plain((rows, 1), walk.call(log_sum_exp((rows, columns), walk.lanes), sources, (rows, 1), LOG_SUM_EXP))
+
+
+_Handler: TypeAlias = "Callable[[Rewriter, str, list[Value]], Value | None]"
 #: What serves each marked function, by the kind of its mark.
 _TABLE: dict[str, _Handler] = {
     WEIGHT_GRADIENT: _serve_weight_gradient,
     STATISTICS: _serve_statistics,
     PHASES: _serve_phases,
     THRESHOLD_GRADIENT: _serve_threshold,
+    LAYER_NORM_GRADIENT: _serve_layer_norm,
+    NORM_SUMS: _serve_norm_sums,
+    LOG_SUM_EXP: _serve_log_sum_exp,
 }

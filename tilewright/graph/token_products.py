@@ -10,7 +10,7 @@ from tilewright.graph.token_rows import NARROWEST, choose_block, dense
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import Atom, View, refine
 from tilewright.graph.weights import Recipe
-from tilewright.ops import contraction
+from tilewright.ops import contraction, pixel_sums
 from tilewright.ops.contraction.expression import Place, Product
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from tilewright.graph.rewriter import Rewriter
 
 __all__ = ["matmul"]
+
+#: A sum over fewer tokens than this is a product as any other.
+_FEWEST_TOKENS = 32
 
 
 def matmul(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
@@ -33,10 +36,28 @@ def matmul(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
         return None
     if len(left.shape) > 2:
         return _emit_batch(walk, shape_of(call), left, right)
+    summed = _sum_over_tokens(walk, left, right)
+    if summed is not None:
+        return summed
     # A batch of one matrix. Both are read where they lie, transposed ones too.
     alone = [_reshape(walk, value, (1, *value.shape)) for value in (left, right)]
     product = _emit_batch(walk, (1, *shape_of(call)), *alone)
     return None if product is None else _reshape(walk, product, shape_of(call))
+
+
+def _sum_over_tokens(walk: Rewriter, left: Value, right: Value) -> Value | None:
+    """The product of a transposed matrix and a matrix that both have a row for each token, each read where it lies.
+
+    None if the left matrix is not transposed, or if vectors do not divide the columns of the right one.
+    """
+    (m, tokens), n = left.shape, right.shape[1]
+    x = walk.channel_block(n)
+    turned = walk.make_view(left).permute((1, 0))
+    if not turned.in_order or x < walk.lanes // 2 or tokens < _FEWEST_TOKENS or left.pending:
+        return None
+    sources = [walk.reshape(left.base, (tokens, m)), walk.make_plain(right)]
+    result = walk.call(pixel_sums.token_product(tokens, m, n, x), sources, (m, n), "token_product")
+    return Value.plain((m, n), result)
 
 
 def _reshape(walk: Rewriter, value: Value, shape: tuple[int, ...]) -> Value:

@@ -1,7 +1,7 @@
 """Attention in training, decomposed into products: its result with what PyTorch saves of it, and its gradient.
 
-PyTorch saves the logarithm of the sum of each row of exponentials. So the gradient computes the probabilities again,
-without a sum along rows.
+PyTorch saves the logarithm of the sum of each row of exponentials. So the result and the gradient compute the
+probabilities without another sum along rows.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from tilewright.frontend.torch.own_operators import call_operator
 
 if TYPE_CHECKING:
     import torch
@@ -41,9 +43,10 @@ def _attention(
     """The result ``(n, heads, queries, depth)``, and the logarithms of the sums of rows ``(n, heads, queries)``."""
     assert dropout_p == 0.0, "PyTorch takes another operator for dropout"
     scores = _scores(query, key, is_causal, attn_mask, scale)
-    probabilities = scores.softmax(-1)
-    # The largest probability of a row is at least 1 / columns, so its logarithm is exact. No exponential is needed.
-    logarithms = scores.amax(-1) - probabilities.amax(-1).log()
+    rows = scores.view(-1, scores.size(-1))
+    logarithms = call_operator("log_sum_exp", "(Tensor x) -> Tensor", lambda x: x.new_empty((x.size(0), 1)), rows)
+    logarithms = logarithms.view(scores.shape[:-1])
+    probabilities = (scores - logarithms.unsqueeze(-1)).exp()
     result = _unfold(_fold(probabilities).bmm(_fold(value)), query.shape)
     return _lay_tokens_first(result), logarithms
 

@@ -6,10 +6,12 @@ compiled is decomposed here, into what fuses well: sums over the batch and the p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tilewright.frontend.torch.attention import attention_decompositions
+from tilewright.frontend.torch.own_operators import call_operator
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +27,7 @@ _KEPT = """
 """
 #: Operators whose decomposition PyTorch has, but not in its table.
 _ADDED = """
-    hardswish_backward hardsigmoid_backward gelu_backward silu_backward sigmoid_backward
+    hardswish_backward hardsigmoid_backward silu_backward sigmoid_backward
     tanh_backward hardtanh_backward leaky_relu_backward elu_backward _softmax_backward_data _log_softmax_backward_data
     stack t transpose.int addcmul addcdiv native_group_norm native_group_norm_backward
 """
@@ -45,6 +47,7 @@ def training_decompositions() -> dict[OpOverload, Callable[..., object]]:
     table[aten._native_batch_norm_legit_no_training.default] = _frozen_batch_norm
     table[aten.native_batch_norm_backward.default] = _batch_norm_backward
     table[aten.native_layer_norm_backward.default] = _layer_norm_backward
+    table[aten.gelu_backward.default] = _gelu_backward
     table[aten.native_dropout_backward.default] = _dropout_backward
     table[aten._adaptive_avg_pool2d_backward.default] = _share_backward
     table[aten.avg_pool2d_backward.default] = _share_backward
@@ -98,19 +101,15 @@ def _products(gradient: torch.Tensor, x: torch.Tensor, mean: torch.Tensor) -> tu
 
 
 def _statistics_operator(x: torch.Tensor, gradient: torch.Tensor | None, mean: torch.Tensor | None) -> torch.Tensor:
-    """A call of PyTorch's operator ``tilewright::channel_statistics``, which is only traced and never run."""
-    import torch
-
-    if not hasattr(torch.ops.tilewright, "channel_statistics"):
-        torch.library.define("tilewright::channel_statistics", "(Tensor x, Tensor? gradient, Tensor? mean) -> Tensor")
-
-        def shape(x: torch.Tensor, gradient: torch.Tensor | None, mean: torch.Tensor | None) -> torch.Tensor:
-            return x.new_empty((2, x.size(1)))
-
-        torch.library.register_fake("tilewright::channel_statistics", shape)
-
-    result: torch.Tensor = torch.ops.tilewright.channel_statistics(x, gradient, mean)
-    return result
+    """A call of the operator that computes two numbers for each channel of images."""
+    return call_operator(
+        "channel_statistics",
+        "(Tensor x, Tensor? gradient, Tensor? mean) -> Tensor",
+        lambda x, gradient, mean: x.new_empty((2, x.size(1))),
+        x,
+        gradient,
+        mean,
+    )
 
 
 def _batch_norm(
@@ -204,17 +203,37 @@ def _layer_norm_backward(
     output_mask: Sequence[bool],
 ) -> tuple[torch.Tensor | None, ...]:
     """The gradients of data, scale and shift of a norm of rows."""
-    inner = list(range(x.dim() - len(extents), x.dim()))
-    outer = list(range(x.dim() - len(extents)))
-    normal = (x - mean) * inverse
-    scaled = gradient if weight is None else gradient * weight
-    first = scaled.mean(inner, keepdim=True)
-    second = (scaled * normal).mean(inner, keepdim=True)
-    return (
-        (scaled - first - normal * second) * inverse if output_mask[0] else None,
-        (gradient * normal).sum(outer) if output_mask[1] else None,
-        gradient.sum(outer) if output_mask[2] else None,
-    )
+    columns = math.prod(extents)
+    dy, rows = gradient.reshape(-1, columns), x.reshape(-1, columns)
+    mean, inverse = mean.reshape(-1), inverse.reshape(-1)
+    dx = sums = None
+    if output_mask[0]:
+        scale = x.new_ones((columns,)) if weight is None else weight.reshape(-1)
+        schema = "(Tensor gradient, Tensor x, Tensor mean, Tensor inverse, Tensor scale) -> Tensor"
+        dx = call_operator("layer_norm_gradient", schema, _like_first, dy, rows, mean, inverse, scale).view(x.shape)
+    if output_mask[1] or output_mask[2]:
+        schema = "(Tensor gradient, Tensor x, Tensor mean, Tensor inverse) -> Tensor"
+        sums = call_operator("norm_sums", schema, _two_rows, dy, rows, mean, inverse).unbind(0)
+    first, second = (None, None) if sums is None else (each.view(extents) for each in sums)
+    return dx, first if output_mask[1] else None, second if output_mask[2] else None
+
+
+def _like_first(first: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+    return first.new_empty(first.shape)
+
+
+def _two_rows(first: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+    return first.new_empty((2, first.size(1)))
+
+
+def _gelu_backward(gradient: torch.Tensor, x: torch.Tensor, *, approximate: str = "none") -> torch.Tensor:
+    """The gradient of a GELU. Its slope needs one exponential, which both of its terms share."""
+    import torch
+
+    if approximate != "none":
+        (rule,) = torch._decomp.get_decompositions([torch.ops.aten.gelu_backward.default]).values()
+        return cast("torch.Tensor", rule(gradient, x, approximate=approximate))
+    return gradient * call_operator("gelu_slope", "(Tensor x) -> Tensor", _like_first, x)
 
 
 def _dropout_backward(gradient: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:

@@ -197,8 +197,8 @@ def _find_weights(graph: TorchGraph) -> frozenset[str]:
     """The inputs that products read as their weights, by way of moves alone; and vectors, such as biases."""
     found = {node.name for node in graph.inputs if len(shape_of(node)) < 2}
     for node in graph.calls:
-        name = str(getattr(node.target, "overloadpacket", "")).removeprefix("aten.")
-        if name not in _WEIGHTS:
+        name = _name_of(node)
+        if name not in _WEIGHTS or _sums_over_tokens(node):
             continue
         source = node.args[_WEIGHTS[name]]
         while source.op == "call_function" and _moves(source):
@@ -208,6 +208,16 @@ def _find_weights(graph: TorchGraph) -> frozenset[str]:
     return frozenset(found)
 
 
+def _sums_over_tokens(node: fx.Node) -> bool:
+    """Whether a product is the gradient of a weight: that of a transposed matrix and one that is saved."""
+    left = node.args[0]
+    return _name_of(node) == "mm" and _name_of(left) in ("permute", "t", "transpose")
+
+
 def _moves(node: fx.Node) -> bool:
-    name = str(getattr(node.target, "overloadpacket", "")).removeprefix("aten.")
-    return node.target is not operator.getitem and name in _MOVES.split()
+    return node.target is not operator.getitem and _name_of(node) in _MOVES.split()
+
+
+def _name_of(node: fx.Node) -> str:
+    """The name of an operator of PyTorch without its overload; empty for anything else."""
+    return str(getattr(node.target, "overloadpacket", "")).removeprefix("aten.")

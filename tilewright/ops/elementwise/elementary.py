@@ -35,6 +35,7 @@ __all__ = [
     "exp",
     "expm1",
     "gelu",
+    "gelu_slope",
     "gelu_tanh",
     "log",
     "log1p",
@@ -151,6 +152,19 @@ def gelu(x: Expr) -> Expr:
         return let(clamp(x, -14.4, 14.4), tail)
 
     return let(x, result)
+
+
+def gelu_slope(x: Expr) -> Expr:
+    """The derivative of the GELU: (1 + erf(x / sqrt 2)) / 2 + x * e^(-x^2 / 2) / sqrt(2 pi)."""
+
+    def result(x: Expr) -> Expr:
+        def both(e: Expr) -> Expr:
+            return let(e * _tail(absolute(x)), lambda p: select(x < number(0.0), p, number(1.0) - p) + x * e * scale)
+
+        scale = number(0.3989422804014327)
+        return _bell(x, 0.5, both)
+
+    return let(clamp(x, -14.4, 14.4), result)
 
 
 def sigmoid(x: Expr) -> Expr:

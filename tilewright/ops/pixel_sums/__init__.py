@@ -1,6 +1,6 @@
-"""Sums over the batch and all pixels: gradients of a convolution's weights, and statistics of channels.
+"""Sums over the batch and all pixels, or over all tokens: gradients of weights, and statistics of channels.
 
-``weight_gradient`` and ``statistics`` write them over blocked tensors. ``form`` reads the axes of such a function,
+``weight_gradient``, ``token_product`` and ``statistics`` write them over blocked tensors. ``form`` reads the axes of such a function,
 ``program`` makes a program with TVM, and ``space`` joins these to a design space.
 """
 
@@ -13,6 +13,7 @@ from tilewright.ops.pixel_sums.statistics import (
     channel_sum,
     plain_statistics,
 )
+from tilewright.ops.pixel_sums.token_sums import NORM_SUMS, norm_sums, token_product
 from tilewright.ops.pixel_sums.weight_gradient import (
     WEIGHT_GRADIENT,
     WeightGradient,
@@ -23,6 +24,7 @@ from tilewright.ops.pixel_sums.weight_gradient import (
 
 __all__ = [
     "KIND",
+    "NORM_SUMS",
     "STATISTICS",
     "WEIGHT_GRADIENT",
     "PixelSumsSpace",
@@ -32,7 +34,9 @@ __all__ = [
     "channel_statistics",
     "channel_sum",
     "depthwise_gradient",
+    "norm_sums",
     "plain_statistics",
     "plain_weight_gradient",
+    "token_product",
     "weight_gradient",
 ]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tvm.te import Tensor
     from tvm.tirx import PrimFunc
 
-__all__ = ["KIND", "PREFIX", "layer_norm", "softmax"]
+__all__ = ["KIND", "PREFIX", "layer_norm", "reduce_rows", "softmax"]
 
 #: The kind of the tasks.
 KIND = "rows"
@@ -42,9 +42,9 @@ def softmax(shape: tuple[int, ...], lanes: int, safe: bool) -> PrimFunc:
 
     x = te.placeholder(shape, name="data")
     rows, n = shape[:-1], shape[-1]
-    top = _reduce(lambda *i: x(*i), rows, n, lanes, te.max, tirx.max, "max")
+    top = reduce_rows(lambda *i: x(*i), rows, n, lanes, te.max, tirx.max, "max")
     e = te.compute(shape, lambda *i: exp(x(*i) - top(*i[:-1])), name=f"{PREFIX}exp")
-    total = _reduce(lambda *i: e(*i), rows, n, lanes, te.sum, lambda a, b: a + b, "sum")
+    total = reduce_rows(lambda *i: e(*i), rows, n, lanes, te.sum, lambda a, b: a + b, "sum")
     # There is one division for each row. In a row of minus infinity alone, the maximum is the finite start of te.max,
     # and all e are 0.
     smallest = tirx.const(1e-30 if safe else 0.0, "float32")
@@ -75,14 +75,14 @@ def layer_norm(shape: tuple[int, ...], lanes: int, epsilon: float) -> PrimFunc:
         return a + b
 
     share = tirx.const(1.0 / n, "float32")
-    total = _reduce(lambda *i: x(*i), rows, n, lanes, te.sum, add, "sum")
+    total = reduce_rows(lambda *i: x(*i), rows, n, lanes, te.sum, add, "sum")
     mean = te.compute(rows, lambda *i: total(*i) * share, name=f"{PREFIX}mean")
 
     def square(*i: Expr) -> Expr:
         centred = x(*i) - mean(*i[:-1])
         return centred * centred
 
-    squares = _reduce(square, rows, n, lanes, te.sum, add, "squares")
+    squares = reduce_rows(square, rows, n, lanes, te.sum, add, "squares")
     scale = te.compute(
         rows,
         lambda *i: tirx.const(1.0, "float32") / te.sqrt(squares(*i) * share + tirx.const(epsilon, "float32")),
@@ -98,7 +98,7 @@ def layer_norm(shape: tuple[int, ...], lanes: int, epsilon: float) -> PrimFunc:
     return make_function([x, gamma, beta, y], FUSABLE)
 
 
-def _reduce(
+def reduce_rows(
     element: Callable[..., Expr],
     rows: tuple[int, ...],
     n: int,
@@ -116,14 +116,14 @@ def _reduce(
         element: the element at given indices.
         rows: shape of the rows.
         n: elements of a row.
-        lanes: elements of a vector register.
+        lanes: elements of a vector register; 0: rows are reduced one by one.
         reducer: of TVM, such as ``te.sum``.
         combine: the same operation for two values.
         name: of the result's block, after ``PREFIX``.
     """
     from tvm import te
 
-    if n < _SHORTEST_VECTOR:
+    if n < _SHORTEST_VECTOR or not lanes:
         e = te.reduce_axis((0, n), "e")
         return te.compute(rows, lambda *i: reducer(element(*i, e), axis=[e]), name=f"{PREFIX}{name}")
     lanes = min(lanes, 1 << (n.bit_length() - 1))

@@ -1,4 +1,4 @@
-"""Converters of gradients that no decomposition of PyTorch serves: those of convolutions."""
+"""Converters of gradients that no decomposition of PyTorch serves: those of convolutions, norms and activations."""
 
 from __future__ import annotations
 
@@ -7,12 +7,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tilewright.frontend.torch.converters.operands import Operands, Results, converter
-from tilewright.ops.elementwise.expression import threshold_gradient
+from tilewright.ops.elementwise.elementary import gelu_slope
+from tilewright.ops.elementwise.expression import apply_formula, threshold_gradient
 from tilewright.ops.elementwise.phases import Phases, plain_interleave
-from tilewright.ops.pixel_sums import Statistics, WeightGradient, plain_statistics, plain_weight_gradient
+from tilewright.ops.pixel_sums import (
+    NORM_SUMS,
+    Statistics,
+    WeightGradient,
+    norm_sums,
+    plain_statistics,
+    plain_weight_gradient,
+)
+from tilewright.ops.rows import LAYER_NORM_GRADIENT, LOG_SUM_EXP, layer_norm_gradient, log_sum_exp
 
 if TYPE_CHECKING:
-    from tvm import relax
+    from tvm import relax, tirx
 
 __all__: list[str] = []
 
@@ -233,3 +242,36 @@ def _threshold_backward(o: Operands) -> Results:
     function = o.builder.add_func(threshold_gradient(shape, o.number("threshold"), marked=True), "threshold_gradient")
     operands = [o.expr("grad_output"), o.expr("self")]
     return o.emit(relax.call_tir(function, operands, relax.TensorType(shape, "float32")))
+
+
+@converter("tilewright.gelu_slope.default")
+def _gelu_slope(o: Operands) -> Results:
+    return _call(o, apply_formula(gelu_slope, o.shape(0), "gelu_slope"), "gelu_slope")
+
+
+@converter("tilewright.layer_norm_gradient.default")
+def _layer_norm_gradient(o: Operands) -> Results:
+    rows, columns = o.shape("gradient")
+    return _call(o, layer_norm_gradient((rows, columns), 0), LAYER_NORM_GRADIENT)
+
+
+@converter("tilewright.norm_sums.default")
+def _norm_sums(o: Operands) -> Results:
+    return _call(o, norm_sums(*o.shape("gradient"), 0), NORM_SUMS)
+
+
+@converter("tilewright.log_sum_exp.default")
+def _log_sum_exp(o: Operands) -> Results:
+    rows, columns = o.shape(0)
+    return _call(o, log_sum_exp((rows, columns), 0), LOG_SUM_EXP)
+
+
+def _call(o: Operands, function: tirx.PrimFunc, name: str) -> relax.Expr:
+    """A call of a function of all operands, in float32."""
+    from tvm import relax
+
+    operands = [o.expr(place) for place in range(len(o.node.args))]
+    if any(o.dtype(place) != "float32" for place in range(len(operands))):
+        raise ValueError("gradients of norms and activations are compiled for float32")
+    kind = relax.TensorType(o.out_shape, "float32")
+    return o.emit(relax.call_tir(o.builder.add_func(function, name), operands, kind))
