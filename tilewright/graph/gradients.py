@@ -8,7 +8,7 @@ An importer leaves calls of marked functions on plain tensors. Each becomes a ca
     threshold_gradient(dy, data)    -->  an element-wise function in the layout of its operands
     layer_norm_gradient(dy, data, mean, inverse, scale)  -->  a function over rows, with the machine's lanes
     norm_sums(dy, data, mean, inverse)                   -->  two sums over all tokens
-    log_sum_exp(scores)                                  -->  a function over rows
+    log_sum_exp(scores), row_moments(data)               -->  functions over rows
 """
 
 from __future__ import annotations
@@ -34,7 +34,14 @@ from tilewright.ops.pixel_sums import (
     norm_sums,
     weight_gradient,
 )
-from tilewright.ops.rows import LAYER_NORM_GRADIENT, LOG_SUM_EXP, layer_norm_gradient, log_sum_exp
+from tilewright.ops.rows import (
+    LAYER_NORM_GRADIENT,
+    LOG_SUM_EXP,
+    ROW_MOMENTS,
+    layer_norm_gradient,
+    log_sum_exp,
+    row_moments,
+)
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -190,6 +197,14 @@ def _serve_log_sum_exp(walk: Rewriter, detail: str, operands: list[Value]) -> Va
     return Value.plain((rows, 1), walk.call(log_sum_exp((rows, columns), walk.lanes), sources, (rows, 1), LOG_SUM_EXP))
 
 
+def _serve_moments(walk: Rewriter, detail: str, operands: list[Value]) -> Value | None:
+    rows, columns = operands[0].shape
+    if columns < NARROWEST:
+        return None
+    function = row_moments((rows, columns), walk.lanes, float(detail))
+    return Value.plain((rows, 2), walk.call(function, [walk.make_plain(operands[0])], (rows, 2), ROW_MOMENTS))
+
+
 _Handler: TypeAlias = "Callable[[Rewriter, str, list[Value]], Value | None]"
 #: What serves each marked function, by the kind of its mark.
 _TABLE: dict[str, _Handler] = {
@@ -200,4 +215,5 @@ _TABLE: dict[str, _Handler] = {
     LAYER_NORM_GRADIENT: _serve_layer_norm,
     NORM_SUMS: _serve_norm_sums,
     LOG_SUM_EXP: _serve_log_sum_exp,
+    ROW_MOMENTS: _serve_moments,
 }

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from tvm.te import Tensor
     from tvm.tirx import PrimFunc
 
-__all__ = ["KIND", "PREFIX", "layer_norm", "reduce_rows", "softmax"]
+__all__ = ["KIND", "PREFIX", "ROW_MOMENTS", "layer_norm", "reduce_rows", "row_moments", "softmax"]
 
 #: The kind of the tasks.
 KIND = "rows"
 #: How the names of the blocks begin that compute what a row shares, by which the template finds them.
 PREFIX = "row_"
+#: The kind of the mark of :func:`row_moments` as importers emit it. Its detail is epsilon.
+ROW_MOMENTS = "row_moments"
 _MARK = Mark(KIND).annotations
 #: Elements of the shortest row that is reduced by vectors: registers of SSE and NEON hold 4.
 _SHORTEST_VECTOR = 4
@@ -66,10 +68,48 @@ def layer_norm(shape: tuple[int, ...], lanes: int, epsilon: float) -> PrimFunc:
         lanes: elements of a vector register. Shorter rows are reduced by a part of a register.
         epsilon: is added to the variance.
     """
+    from tvm import te
+
+    x = te.placeholder(shape, name="data")
+    mean, scale = _moments(x, lanes, epsilon)
+    gamma, beta = te.placeholder((shape[-1],), name="scale"), te.placeholder((shape[-1],), name="shift")
+    y = te.compute(
+        shape,
+        lambda *i: (x(*i) - mean(*i[:-1])) * scale(*i[:-1]) * gamma[i[-1]] + beta[i[-1]],
+        name="layer_norm",
+        attrs=_MARK,
+    )
+    return make_function([x, gamma, beta, y], FUSABLE)
+
+
+@lru_cache(KEPT)
+def row_moments(shape: tuple[int, int], lanes: int, epsilon: float) -> PrimFunc:
+    """The mean of each row, and the inverse of its deviation. Gives a PrimFunc (data, result ``(rows, 2)``).
+
+    Args:
+        shape: ``(rows, n)`` of the data.
+        lanes: elements of a vector register; 0: for an importer, which does not know them.
+        epsilon: is added to the variance.
+    """
     from tvm import te, tirx
 
     x = te.placeholder(shape, name="data")
-    rows, n = shape[:-1], shape[-1]
+    mean, scale = _moments(x, lanes, epsilon)
+    mark = Mark(KIND) if lanes else Mark(ROW_MOMENTS, repr(epsilon))
+    result = te.compute(
+        (shape[0], 2),
+        lambda i, t: tirx.if_then_else(t == 0, mean[i], scale[i]),
+        name=ROW_MOMENTS,
+        attrs=mark.annotations,
+    )
+    return make_function([x, result], FUSABLE)
+
+
+def _moments(x: Tensor, lanes: int, epsilon: float) -> tuple[Tensor, Tensor]:
+    """The mean of each row, and the inverse of its deviation."""
+    from tvm import te, tirx
+
+    rows, n = tuple(int(extent) for extent in x.shape[:-1]), int(x.shape[-1])
 
     def add(a: Expr, b: Expr) -> Expr:
         return a + b
@@ -88,14 +128,7 @@ def layer_norm(shape: tuple[int, ...], lanes: int, epsilon: float) -> PrimFunc:
         lambda *i: tirx.const(1.0, "float32") / te.sqrt(squares(*i) * share + tirx.const(epsilon, "float32")),
         name=f"{PREFIX}scale",
     )
-    gamma, beta = te.placeholder((n,), name="scale"), te.placeholder((n,), name="shift")
-    y = te.compute(
-        shape,
-        lambda *i: (x(*i) - mean(*i[:-1])) * scale(*i[:-1]) * gamma[i[-1]] + beta[i[-1]],
-        name="layer_norm",
-        attrs=_MARK,
-    )
-    return make_function([x, gamma, beta, y], FUSABLE)
+    return mean, scale
 
 
 def reduce_rows(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tilewright.frontend.torch.converters.operands import Operands, Results, converter
+from tilewright.ops.rows import ROW_MOMENTS, row_moments
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -96,11 +98,16 @@ def _layer_norm(o: Operands) -> Results:
     result = o.emit(relax.op.nn.layer_norm(o.expr(0), o.expr("weight"), o.expr("bias"), [-1], epsilon))
     if not o.reads(1) and not o.reads(2):
         return [result, None, None]
-    mean = o.emit(relax.op.mean(o.expr(0), [-1], keepdims=True))
-    centred = o.emit(relax.op.subtract(o.expr(0), mean))
-    variance = o.emit(relax.op.mean(o.emit(relax.op.multiply(centred, centred)), [-1], keepdims=True))
-    shifted = o.emit(relax.op.add(variance, relax.const(epsilon, o.dtype(0))))
-    return [result, mean, o.emit(relax.op.rsqrt(shifted))]
+    columns = o.shape(0)[-1]
+    rows = math.prod(o.shape(0)[:-1])
+    if o.dtype(0) != "float32":
+        raise ValueError("the statistics of a layer norm are compiled for float32")
+    function = o.builder.add_func(row_moments((rows, columns), 0, epsilon), ROW_MOMENTS)
+    data = o.reshape(o.expr(0), (rows, columns))
+    moments = o.emit(relax.call_tir(function, [data], relax.TensorType((rows, 2), "float32")))
+    parts = o.emit(relax.op.split(moments, 2, 1))
+    kept = (*o.shape(0)[:-1], 1)
+    return [result, *(o.reshape(o.emit(relax.TupleGetItem(parts, place)), kept) for place in range(2))]
 
 
 @converter("_native_batch_norm_legit_no_training.default")
