@@ -28,6 +28,8 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = ELEMENTARY | {
     "mish": elementary.mish,
     "twice_sigmoid": lambda x: elementary.twice_sigmoid(x, -1),
 }
+#: It crosses zero, where a relative error says nothing.
+SLOPE: dict[str, Callable[[Any], Any]] = {"gelu_slope": elementary.gelu_slope}
 
 
 def _sigmoid(x: Doubles) -> Doubles:
@@ -80,7 +82,7 @@ def compiled(name: str, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], st
     import tvm
 
     require(TARGET)
-    function = elementwise.apply_formula(FUNCTIONS[name], x.shape, "y").with_attr("global_symbol", "main")
+    function = elementwise.apply_formula((FUNCTIONS | SLOPE)[name], x.shape, "y").with_attr("global_symbol", "main")
     schedule = tvm.s_tir.Schedule(tvm.ir.IRModule({"main": function}))
     _, vector = schedule.split(schedule.get_loops(schedule.get_sblock("y"))[0], [None, TARGET.lanes])
     schedule.vectorize(vector)
@@ -113,6 +115,15 @@ def test_relative_errors_are_below_a_millionth_wherever_the_result_is_normal(nam
     for symbol in ("exp", "log", "erf", "tanh", "pow"):  # of the C library
         assert f"{symbol}f@" not in assembly
         assert f"{symbol}f\n" not in assembly
+
+
+def test_the_slope_of_the_gelu() -> None:
+    x = np.resize(POINTS, len(POINTS) // TARGET.lanes * TARGET.lanes)
+    got, _ = compiled("gelu_slope", x)
+    with np.errstate(invalid="ignore"):
+        wide = np.clip(x.astype(np.float64), -40, 40)
+    want = 0.5 * _erfc(-wide / np.sqrt(2)) + wide * np.exp(-wide * wide / 2) / np.sqrt(2 * np.pi)
+    np.testing.assert_allclose(got, want, rtol=0, atol=5e-7)
 
 
 def test_limits() -> None:

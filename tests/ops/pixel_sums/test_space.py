@@ -122,6 +122,32 @@ def test_statistics_of_channels() -> None:
         np.testing.assert_allclose(result, products[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("lanes", LANES)
+def test_sums_over_tokens(lanes: int) -> None:
+    tokens, left, right = 36, 10, 32
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((tokens, n)).astype(np.float32) for n in (left, right))
+    function = pixel_sums.token_product(tokens, left, right, lanes)
+    check_recorded(task_of("product", function))
+    wanted = a.T.astype(np.float64) @ b
+    for result in run(function, [a, b], (left, right), 4, lane_target(lanes)):
+        np.testing.assert_allclose(result, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("x", [8, 16])
+def test_gradients_of_a_layer_norms_scale_and_shift(x: int) -> None:
+    tokens, columns = 35, 48
+    rng = np.random.default_rng(0)
+    dy, data = (rng.standard_normal((tokens, columns)).astype(np.float32) for _ in range(2))
+    data += 100  # a mean far from zero
+    mean = data.mean(1, dtype=np.float64).astype(np.float32)
+    inverse = (1 / data.std(1)).astype(np.float32)
+    normal = (data - mean[:, None].astype(np.float64)) * inverse[:, None]
+    wanted = np.stack([(dy * normal).sum(0), dy.sum(0, dtype=np.float64)])
+    for result in run(pixel_sums.norm_sums(tokens, columns, x), [dy, data, mean, inverse], (2, columns), 2):
+        np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_programs_differ(name: str) -> None:
     gradient, cb, x = CASES[name]

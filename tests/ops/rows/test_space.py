@@ -24,8 +24,10 @@ def make_task(function: Any) -> Task:
     return Task("key", "rows", "rows", 1e6, tvm.ir.save_json(module))
 
 
-def run(function: Any, arrays: list[np.ndarray[Any, Any]], count: int = 3) -> list[np.ndarray[Any, Any]]:
-    """The results of the default and of random configs."""
+def run(
+    function: Any, arrays: list[np.ndarray[Any, Any]], count: int = 3, shape: tuple[int, ...] = ()
+) -> list[np.ndarray[Any, Any]]:
+    """The results of the default and of random configs, of the first array's shape if none is given."""
     import tvm
 
     require(TARGET)
@@ -33,7 +35,7 @@ def run(function: Any, arrays: list[np.ndarray[Any, Any]], count: int = 3) -> li
     assert isinstance(space, RowsSpace)
     results = []
     for config in [space.default(), *sample(space, np.random.default_rng(0), count)]:
-        out = tvm.runtime.tensor(np.zeros_like(arrays[0]))
+        out = tvm.runtime.tensor(np.zeros(shape or arrays[0].shape, np.float32))
         arguments = [tvm.runtime.tensor(a) for a in arrays]
         tvm.compile(space.schedule(config).mod, target=TARGET.tvm)["main"](*arguments, out)
         results.append(np.asarray(out.numpy()))
@@ -68,6 +70,32 @@ def test_layer_norm(shape: tuple[int, ...]) -> None:
     want = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * scale + shift
     for result in run(rows.layer_norm(shape, TARGET.lanes, 1e-5), [x, scale, shift]):
         np.testing.assert_allclose(result, want, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (35, 192), (5, 100), (3, 3), (4, 15)])
+def test_moments_and_gradient_of_a_layer_norm(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal(shape) + 100).astype(np.float32)
+    dy, scale = rng.standard_normal(shape).astype(np.float32), rng.standard_normal(shape[1]).astype(np.float32)
+    wide = x.astype(np.float64)
+    mean, inverse = wide.mean(1), 1 / np.sqrt(wide.var(1) + 1e-5)
+    moments = np.stack([mean, inverse], 1)
+    for result in run(rows.row_moments(shape, TARGET.lanes, 1e-5), [x], 2, (shape[0], 2)):
+        np.testing.assert_allclose(result, moments, rtol=1e-3)
+    normal, s = (wide - mean[:, None]) * inverse[:, None], dy * scale.astype(np.float64)
+    want = (s - s.mean(1)[:, None] - normal * (s * normal).mean(1)[:, None]) * inverse[:, None]
+    given = [dy, x, mean.astype(np.float32), inverse.astype(np.float32), scale]
+    for result in run(rows.layer_norm_gradient(shape, TARGET.lanes), given, 2):
+        np.testing.assert_allclose(result, want, atol=1e-4 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (35, 197), (3, 2), (4, 15)])
+def test_logarithms_of_sums_of_exponentials(shape: tuple[int, int]) -> None:
+    x = 30 * np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    x[0, 1:] = -np.inf
+    want = np.logaddexp.reduce(x.astype(np.float64), axis=1)[:, None]
+    for result in run(rows.log_sum_exp(shape, TARGET.lanes), [x], 2, (shape[0], 1)):
+        np.testing.assert_allclose(result, want, rtol=1e-6, atol=1e-6)
 
 
 def test_what_has_no_rows_is_refused() -> None:

@@ -25,7 +25,7 @@ KIND = "rows"
 #: How the names of the blocks begin that compute what a row shares, by which the template finds them.
 PREFIX = "row_"
 #: The kind of the mark of :func:`row_moments` as importers emit it. Its detail is epsilon.
-ROW_MOMENTS = "row_moments"
+ROW_MOMENTS = "moments_of_rows"
 _MARK = Mark(KIND).annotations
 #: Elements of the shortest row that is reduced by vectors: registers of SSE and NEON hold 4.
 _SHORTEST_VECTOR = 4
