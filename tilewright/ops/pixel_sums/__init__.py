@@ -1,7 +1,8 @@
 """Sums over the batch and all pixels, or over all tokens: gradients of weights, and statistics of channels.
 
-``weight_gradient``, ``token_product`` and ``statistics`` write them over blocked tensors. ``form`` reads the axes of such a function,
-``program`` makes a program with TVM, and ``space`` joins these to a design space.
+``weight_gradient`` and ``statistics`` write them over blocked images, and ``token_sums`` over matrices with a row for
+each token. ``form`` reads the axes of such a function, ``program`` makes a program with TVM, and ``space`` joins these
+to a design space.
 """
 
 from tilewright.ops.pixel_sums.form import KIND
