@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilewright.compiling.files import merge_weights, seal_manifest, write_bucket_files, write_files
-from tilewright.compiling.kernels import Kernels, Library, compile_machine
+from tilewright.compiling.kernels import Kernels, Library, compile_machine, objects_beside
 from tilewright.errors import OutputError, UnsupportedOperatorError
 from tilewright.executable.executable import Executable, load_executable
-from tilewright.executable.manifest import LIBRARY, NAME, read_manifest
+from tilewright.executable.manifest import LIBRARY, NAME, OBJECTS, read_manifest
 from tilewright.executable.replacing import replace_directory
 from tilewright.executable.runtime.library import find_compiler
 from tilewright.frontend.load import load
@@ -88,8 +88,10 @@ def replace_kernels(executable: Path, library: Library, out: Path) -> None:
     with replace_directory(out) as part:
         try:
             shutil.copyfile(library.path, part / LIBRARY)
+            if objects_beside(library.path).is_file():
+                shutil.copyfile(objects_beside(library.path), part / OBJECTS)
             for name in manifest["sha256"]:
-                if name not in (LIBRARY, NAME):
+                if name not in (LIBRARY, OBJECTS, NAME):
                     _same_file(executable / name, part / name)
             seal_manifest(part, manifest)
         except OSError as exc:

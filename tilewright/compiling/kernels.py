@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilewright.errors import CompilerError, TilewrightError
+from tilewright.executable.export.objects import write_objects
+from tilewright.executable.manifest import LIBRARY, OBJECTS
 from tilewright.executable.plan import Plan
 from tilewright.executable.runtime.library import find_compiler, link, write_runtime
 from tilewright.graph.buckets import Extracted
@@ -24,7 +26,7 @@ from tilewright.wording import describe_error
 if TYPE_CHECKING:
     from tvm import ir, runtime, tirx, transform
 
-__all__ = ["Kernels", "Library", "compile_machine"]
+__all__ = ["Kernels", "Library", "compile_machine", "objects_beside"]
 
 #: Bytes that must be free on the disk where LLVM writes the object files of the virtual machine.
 _LEAST_FREE = 16 << 20
@@ -39,7 +41,8 @@ class Library:
     """A compiled network without its weights.
 
     Attributes:
-        path: the file of the shared library.
+        path: the file of the shared library. An archive of the object files that it was linked from lies beside it
+            (:func:`objects_beside`), unless it is a program of the virtual machine, or has further variants of kernels.
         plans: for each bucket, the calls of its kernels; none: it is a program of the virtual machine of Relax.
     """
 
@@ -115,6 +118,8 @@ class Kernels:
         if not runtime.exists():
             write_runtime(runtime)
         link([*(self._objects[symbol] for symbol in programs), runtime], out)
+        if not others:
+            write_objects({symbol: self._objects[symbol] for symbol in programs}, objects_beside(out))
         return Library(out, tuple(plans))
 
     def find_failing(self, functions: Mapping[str, tirx.PrimFunc]) -> tuple[str, ...]:
@@ -166,6 +171,11 @@ class Kernels:
         # TVM releases the interpreter's lock while it compiles, so threads use all cores.
         with _translated(self._folder), ThreadPoolExecutor(target.cores) as pool:
             list(pool.map(compiled, programs))
+
+
+def objects_beside(library: Path) -> Path:
+    """The archive of the object files that a library was linked from. A C library is linked from them again."""
+    return library.with_name(f"{library.stem}-{OBJECTS}" if library.name != LIBRARY else OBJECTS)
 
 
 def compile_machine(module: ir.IRModule, target: Target, out: Path) -> None:

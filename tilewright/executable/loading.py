@@ -25,11 +25,11 @@ from tilewright.executable.whole import WholeModel
 from tilewright.reading import open_regular, read_arrays
 from tilewright.tensor import Array, TensorSpec
 
-__all__ = ["load_program", "make_specs"]
+__all__ = ["Planned", "load_program", "make_specs", "read_plans"]
 
 
 @dataclass(frozen=True)
-class _Planned:
+class Planned:
     """A plan that was read and checked.
 
     Attributes:
@@ -63,10 +63,8 @@ def load_program(
         TilewrightError: as the parts raise it.
     """
     library, features = fresh / LIBRARY, manifest.get("target", {}).get("features", [])
-    with open_regular(weights) as file:
-        arrays = _read_weights(file, manifest.get("narrow", {}))
+    arrays, planned = read_plans(manifest, weights)
     if buckets := manifest.get("buckets"):
-        planned = [_read_plan(bucket, bucket["segments"], manifest, arrays) for bucket in buckets]
         loaded = LoadedLibrary(library)
         check_features(features, loaded.functions)
         loaded.set_threads(threads)
@@ -82,14 +80,32 @@ def load_program(
         if "otherwise" in manifest and manifest.get("model") and (folder / str(manifest["model"])).is_file():
             whole = WholeModel(folder, manifest, make_specs(manifest["inputs"]), threads)
         return BucketsProgram(made, whole)
-    if manifest["plan"]:
-        entry = _read_plan(manifest, range(len(manifest.get("segments", []))), manifest, arrays)
+    for entry in planned:
         segments = _load_segments(folder, manifest, entry, fresh, threads)
         routes = entry.routes if entry.segments or not all(entry.routes.planned) else None
         memory = Memory(arrays, entry.plan.used_bytes, arena)
         return PlanProgram(library, memory, entry.plan, threads, features, segments, routes)
     check_features(features)
     return MachineProgram(library, arrays)
+
+
+def read_plans(manifest: Manifest, weights: Path) -> tuple[list[Array], list[Planned]]:
+    """The weights of an executable, and the plan of each bucket; no plan: it runs on the virtual machine of Relax.
+
+    Args:
+        manifest: its manifest.
+        weights: the file of its weights.
+
+    Raises:
+        OSError, ValueError, TypeError, LookupError: the files are not those of an executable.
+    """
+    with open_regular(weights) as file:
+        arrays = _read_weights(file, manifest.get("narrow", {}))
+    if buckets := manifest.get("buckets"):
+        return arrays, [_read_plan(bucket, bucket["segments"], manifest, arrays) for bucket in buckets]
+    if not manifest["plan"]:
+        return arrays, []
+    return arrays, [_read_plan(manifest, range(len(manifest.get("segments", []))), manifest, arrays)]
 
 
 def make_specs(entries: Sequence[TensorJson]) -> tuple[TensorSpec, ...]:
@@ -120,7 +136,7 @@ def _read_weights(file: BinaryIO, narrow: Mapping[str, str]) -> list[Array]:
 
 def _read_plan(
     entry: Manifest | BucketJson, numbers: Sequence[int], manifest: Manifest, weights: Sequence[Array]
-) -> _Planned:
+) -> Planned:
     """The plan of a manifest, or of one of its buckets, checked against its inputs and outputs."""
     found = entry["plan"]
     assert found is not None
@@ -137,11 +153,11 @@ def _read_plan(
         planned = [(list(plan.tensors[number].shape), plan.tensors[number].dtype) for number in tensors]
         if planned != [(tensor["shape"], tensor["dtype"]) for tensor in entries]:
             raise ValueError("its plan has other inputs or outputs than its manifest")
-    return _Planned(plan, segments, tuple(numbers), routes)
+    return Planned(plan, segments, tuple(numbers), routes)
 
 
 def _load_segments(
-    folder: Path, manifest: Manifest, planned: _Planned, fresh: Path, threads: int
+    folder: Path, manifest: Manifest, planned: Planned, fresh: Path, threads: int
 ) -> list[LoadedSegment]:
     """Load the segments of a plan. Copies of their files are written to ``fresh``."""
     found = []

@@ -8,6 +8,7 @@ The formats of the directory:
 - 1: executables without plans. They are refused: the network must be tuned again.
 - 2: executables with one plan. Earlier manifests of this format may lack ``features`` in ``target``, ``vector`` in
   ``plan``, and checksums of the model and of the manifest itself. They are read.
+  They may also lack ``written`` in ``plan`` and the file of objects; only `tilewright export` needs these.
 - 3: executables with several plans (``buckets``), or with inputs of a fixed value (``fixed``).
 """
 
@@ -40,6 +41,7 @@ __all__ = [
     "FORMAT_WITH_BUCKETS",
     "LIBRARY",
     "NAME",
+    "OBJECTS",
     "WEIGHTS",
     "BucketJson",
     "Manifest",
@@ -55,6 +57,8 @@ __all__ = [
 #: The versions of the directory's layout that this Tilewright reads and writes.
 FORMAT, FORMAT_WITH_BUCKETS = 2, 3
 NAME, LIBRARY, WEIGHTS = "manifest.json", "kernels.so", "weights.npz"
+#: The archive of the object files that the library was linked from. Executables of earlier versions have none.
+OBJECTS = "objects.zip"
 #: The most bytes of a manifest that are read. With a line for each call and tensor it has a few hundred kilobytes.
 _MOST_BYTES = 64 << 20
 #: The most elements of an input or output: kernels have indices of 32 bits.

@@ -62,24 +62,38 @@ class Call:
     Attributes:
         kernel: the name of the kernel's function, or of the segment (``segment.segment_name``); empty: a copy.
         tensors: the numbers of a kernel's inputs, then those of its outputs; of a copy: to, from.
+        written: how many outputs it has; None: the plan is of an earlier version, which does not say so.
     """
 
     kernel: str
     tensors: tuple[int, ...]
+    written: int | None = None
+
+    @property
+    def outputs(self) -> tuple[int, ...] | None:
+        """The numbers of the tensors that it writes; None: the plan does not say so."""
+        if not self.kernel:
+            return self.tensors[:1]
+        return None if self.written is None else self.tensors[len(self.tensors) - self.written :]
 
 
-class PlanJson(TypedDict):
-    """A plan as JSON-able data.
-
-    ``tensors`` has ``[region, place, shape, dtype]`` for each tensor; ``calls`` has ``[kernel, tensors]`` for each.
-    """
-
+class _Required(TypedDict):
     arena_bytes: int
     vector: int
     tensors: list[list[Json]]
     calls: list[list[Json]]
     inputs: list[int]
     outputs: list[int]
+
+
+class PlanJson(_Required, total=False):
+    """A plan as JSON-able data.
+
+    ``tensors`` has ``[region, place, shape, dtype]`` for each tensor; ``calls`` has ``[kernel, tensors]`` for each, and
+    ``written`` how many of these tensors it writes. Plans of earlier versions have no ``written``.
+    """
+
+    written: list[int]
 
 
 @dataclass(frozen=True)
@@ -117,7 +131,8 @@ class Plan:
 
     def to_json(self) -> PlanJson:
         """The plan without its constants, which are kept with the weights."""
-        return {
+        written = [call.written for call in self.calls if call.written is not None]
+        made: PlanJson = {
             "arena_bytes": self.arena_bytes,
             "vector": self.vector,
             "tensors": [[t.region, t.place, list(t.shape), t.dtype] for t in self.tensors],
@@ -125,6 +140,9 @@ class Plan:
             "inputs": list(self.inputs),
             "outputs": list(self.outputs),
         }
+        if len(written) == len(self.calls):
+            made["written"] = written
+        return made
 
     @classmethod
     def from_json(cls, data: PlanJson) -> Plan:
@@ -133,10 +151,14 @@ class Plan:
         Raises:
             KeyError, TypeError, ValueError: ``data`` is of another form.
         """
+        calls = [(_text(kernel), _numbers(tensors)) for kernel, tensors in data["calls"]]
+        written = _numbers(data["written"]) if "written" in data else [None] * len(calls)
+        if len(written) != len(calls) or any(n is not None and n > len(c[1]) for n, c in zip(written, calls, strict=True)):
+            raise ValueError("a plan says of each call how many of its tensors it writes, but this does not")
         return cls(
             _number(data["arena_bytes"]),
             tuple(Tensor(_text(r), _number(p), _numbers(s), _text(d)) for r, p, s, d in data["tensors"]),
-            tuple(Call(_text(k), _numbers(t)) for k, t in data["calls"]),
+            tuple(Call(*call, count) for call, count in zip(calls, written, strict=True)),
             _numbers(data["inputs"]),
             _numbers(data["outputs"]),
             vector=_number(data.get("vector", 16)),  # earlier plans have no entry for it

@@ -49,7 +49,7 @@ class _Planner:
         alignment: bytes that a tensor's address must be a multiple of.
         weights: how many weights the network has.
         values: the values of the expressions so far.
-        calls: the kernels that are called so far, each with its tensors.
+        calls: the kernels that are called so far, each with its tensors, and how many of these it writes.
         constants: the arrays in the network so far.
         buffers: the buffers in the arena so far.
     """
@@ -58,7 +58,7 @@ class _Planner:
     alignment: int
     weights: int
     values: dict[relax.Expr, _Value] = field(default_factory=dict)
-    calls: list[tuple[str, list[_Operand]]] = field(default_factory=list)
+    calls: list[tuple[str, list[_Operand], int]] = field(default_factory=list)
     constants: list[Array] = field(default_factory=list)
     buffers: list[Buffer] = field(default_factory=list)
 
@@ -100,7 +100,7 @@ class _Planner:
         if expr.op.name == "relax.call_dps_packed":
             results = [_Operand(self.allocate(count_bytes(*s), now), *s) for s in shapes]
             number = str(expr.args[0].global_symbol).removeprefix(SEGMENT_SYMBOL)
-            self.add(segment_name(int(number)), [*arguments, *results])
+            self.add(segment_name(int(number)), [*arguments, *results], len(results))
             return [*results] if isinstance(expr.ty_args[0], relax.TupleType) else results[0]
         name = expr.args[0].name_hint
         function = self.functions[name]
@@ -109,7 +109,7 @@ class _Planner:
         if _joins(name, arguments, shapes):
             return self.join(arguments, *shapes[0])
         outputs = [_Operand(self.allocate(count_bytes(*s), now), *s) for s in shapes]
-        self.add(name, [*arguments, *outputs])
+        self.add(name, [*arguments, *outputs], len(outputs))
         return [*outputs] if isinstance(expr.ty_args[0], relax.TupleType) else outputs[0]
 
     def allocate(self, size: int, first: int) -> Buffer:
@@ -118,12 +118,12 @@ class _Planner:
         self.buffers.append(buffer)
         return buffer
 
-    def add(self, kernel: str, operands: list[_Operand]) -> None:
-        """Add a call to the list."""
+    def add(self, kernel: str, operands: list[_Operand], written: int = 1) -> None:
+        """Add a call to the list. It writes the first tensor of a copy, and the last ``written`` ones of a kernel."""
         now = len(self.calls)
         for operand in operands:
             operand.buffer.last = max(operand.buffer.last, now)
-        self.calls.append((kernel, operands))
+        self.calls.append((kernel, operands, written))
 
     def copy(self, operand: _Operand) -> _Operand:
         """A copy in a buffer of its own, where the network's outputs are."""
@@ -191,7 +191,7 @@ def make_plan(module: ir.IRModule, inputs: int, alignment: int, in_place: bool =
                 planner.values[binding.var] = planner.evaluate(binding.value)
         result = planner.evaluate(main.body.body)
         results = [_one_tensor(r) for r in result] if isinstance(result, list) else [result]
-        if any(_calls_out(functions[name]) for name in {name for name, _ in planner.calls if name in functions}):
+        if any(_calls_out(functions[name]) for name in {name for name, _, _ in planner.calls if name in functions}):
             raise _Unplannable("a kernel that calls a library")
     except _Unplannable:  # then the virtual machine of Relax runs the network
         return None
@@ -225,7 +225,7 @@ def _hurry_moves(planner: _Planner) -> None:
 
     A network lists its results at its end. What becomes one there by a move would stay in the arena until then.
     """
-    calls: list[tuple[str, list[_Operand]]] = []
+    calls: list[tuple[str, list[_Operand], int]] = []
     for call in planner.calls:
         place = len(calls)
         if len(call[1]) == 2:
@@ -233,14 +233,14 @@ def _hurry_moves(planner: _Planner) -> None:
             if result.given is not None and source.given is None and source is not result:
                 touched = (
                     any(o.buffer.root()[0] is source or o.buffer.root()[0] is result for o in operands)
-                    for _, operands in calls[::-1]
+                    for _, operands, _ in calls[::-1]
                 )
                 place -= next((back for back, does in enumerate(touched) if does), 0)
         calls.insert(place, call)
     planner.calls[:] = calls
     for buffer in planner.buffers:
         buffer.first, buffer.last = len(calls), 0
-    for number, (_, operands) in enumerate(calls):
+    for number, (_, operands, _) in enumerate(calls):
         for operand in operands:
             buffer = operand.buffer
             buffer.first, buffer.last = min(buffer.first, number), max(buffer.last, number)
@@ -268,7 +268,7 @@ def _place(planner: _Planner, inputs: Sequence[_Operand], outputs: Sequence[_Ope
                 tensor = Tensor(ARENA, offsets[id(root)] + offset, operand.shape, operand.dtype)
         return tensors.setdefault(tensor, len(tensors))
 
-    calls = tuple(Call(name, tuple(map(number, operands))) for name, operands in planner.calls)
+    calls = tuple(Call(name, tuple(map(number, operands)), written) for name, operands, written in planner.calls)
     ins, outs = tuple(map(number, inputs)), tuple(map(number, outputs))
     size = max((offsets[id(r)] + r.bytes for r in roots), default=0)
     return Plan(size, tuple(tensors), calls, ins, outs, tuple(planner.constants), planner.alignment)

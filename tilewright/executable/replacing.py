@@ -17,7 +17,7 @@ from tilewright.scratch import claim, explained
 __all__ = ["replace_directory", "reserve_out"]
 
 #: The beginnings of the names of an executable's files. A killed process leaves no other files in its directory.
-_FILES = ("kernels.so", "weights.npz", "manifest.json", "model.", "segment")
+_FILES = ("kernels.so", "objects.zip", "weights.npz", "manifest.json", "model.", "segment")
 #: Constants of linux/fcntl.h and linux/fs.h.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 #: How often a reservation is tried, since another process may be about to give it up.

@@ -19,12 +19,13 @@ from pathlib import Path
 from tilewright.errors import CompilerError, ResourceError
 from tilewright.scratch import check_space, explained
 
-__all__ = ["bind", "compile_runtime", "find_compiler", "link", "use_for_kernels", "write_runtime"]
+__all__ = ["bind", "compile_runtime", "find_compiler", "link", "link_library", "use_for_kernels", "write_runtime"]
 
 #: The runtime's main source file.
 SOURCE = Path(__file__).with_name("runtime.c")
 #: All files that the runtime is compiled from.
-_SOURCES = (SOURCE, *(SOURCE.with_name(name) for name in ("cpu.h", "pool.h", "scratch.h")))
+_HEADERS = ("cpu.h", "image.h", "instance.h", "pool.h", "scratch.h", "shared_pool.h")
+_SOURCES = (SOURCE, *(SOURCE.with_name(name) for name in _HEADERS))
 #: Seconds within which the runtime must be compiled, or a library linked.
 _MOST_SECONDS = 120
 _FLAGS = ("-x", "c", "-std=c11", "-O2", "-fPIC", "-pthread")
@@ -97,13 +98,35 @@ def link(objects: Sequence[Path], out: Path) -> None:
     _compile([find_compiler(), *flags, *map(str, objects), "-o", str(out)], out, "the kernels cannot be linked")
 
 
-def _compile(command: list[str], out: Path, failure: str) -> None:
+def link_library(source: Path, objects: Sequence[Path], out: Path, exports: Path, flags: Sequence[str] = ()) -> None:
+    """Compile a C library: its source file, which includes the runtime, with the objects of kernels.
+
+    Args:
+        source: the file. Files that it names lie beside it, or are the runtime's.
+        objects: the object files of the kernels.
+        out: the file to write.
+        exports: the linker's version script, which lists the functions that others may call.
+        flags: further flags of the compiler.
+
+    Raises:
+        CompilerError: there is no compiler, or it fails.
+        ResourceError: a disk is full.
+    """
+    linker = (f"-soname,{out.name}", f"--version-script={exports}", "-Bsymbolic", "-z,noexecstack", "-z,defs")
+    places = (f"-I{source.parent}", f"-I{SOURCE.parent}")
+    command = [find_compiler(), *_FLAGS, "-fvisibility=hidden", "-shared", *places, str(source), "-x", "none"]
+    command += [*map(str, objects), *(f"-Wl,{option}" for option in linker), *flags, "-o", str(out), "-ldl"]
+    _compile(command, out, f"{out.name} cannot be compiled", source.parent)
+
+
+def _compile(command: list[str], out: Path, failure: str, folder: Path | None = None) -> None:
     """Run the compiler, which writes ``out``. If it fails, the error quotes the line of its output that says why.
 
     Args:
         command: the compiler and its arguments.
         out: the file that it writes.
         failure: what failed, as the beginning of the message.
+        folder: in which it runs; None: this process's.
     """
     try:
         subprocess.run(
@@ -113,6 +136,7 @@ def _compile(command: list[str], out: Path, failure: str) -> None:
             text=True,
             errors="replace",
             timeout=_MOST_SECONDS,
+            cwd=folder,
             start_new_session=True,  # after a Ctrl-C in the terminal an executable may still be finished
         )
     except subprocess.TimeoutExpired as exc:

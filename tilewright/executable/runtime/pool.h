@@ -1,4 +1,4 @@
-/* Threads that all executables of a process share. Only runtime.c includes this file.
+/* Threads that run parallel loops together. Only runtime.c includes this file.
  *
  * TVM's own pool gives each thread one equal part of a parallel loop. If other programs run on the machine, the loop takes
  * as long as the thread that they disturb most. Here the loop is cut finer. Every thread starts with a share of
@@ -33,37 +33,13 @@ typedef struct {
 
 typedef int (*Lambda)(int task, ParallelEnv *env, void *data);
 
-/* ---- The pool that the libraries of one process share ----
- *
- * Each executable's library contains this runtime, but a process needs one pool of threads only. So one library, the
- * host, lends its pool and its scratch memory to all others by this table, which `tilewright_adopt` takes. The loader
- * (loaded.py) keeps the host loaded as long as another library uses it. A library that knows another version of the table
- * refuses it, and is a host itself.
- *
- * No code here may run when a thread ends, since the library may be unloaded by then. */
-
-#define POOL_VERSION 1
-
-typedef struct {
-  int32_t version; /* POOL_VERSION, which changes if anything below changes */
-  int32_t size;    /* the size of this table in bytes */
-  int (*launch)(int threads, Lambda lambda, void *data, int num_task);
-  void *(*allocate)(int device_type, int device_id, uint64_t bytes, int type_code, int type_bits);
-  int (*free)(int device_type, int device_id, void *memory);
-  int (*enter)(int threads, int cores); /* one more library has loops of this size; returns how many threads they have */
-  void (*leave)(int threads);           /* one library less; the last one ends the threads */
-  void (*trim)(void);                   /* free the scratch memory that is not in use */
-} Pool;
-
 /* ---- Threads ---- */
 
 typedef struct {
   _Alignas(CACHE_LINE) atomic_uint_fast64_t range; /* first part not taken << 32 | end of this thread's parts */
 } Share;
 
-/* Threads that run one loop at a time together. Loops of each size (number of threads) have teams of their own. The teams
- * of one size have no more threads together than there are cores. So libraries that use all cores take turns on one team,
- * and libraries that use fewer cores may run at the same time. */
+/* Threads that run one loop at a time together. A team belongs to one instance of a C library, or to the shared pool. */
 typedef struct Team {
   struct Team *_Atomic next; /* the next team of the same size */
   pthread_mutex_t launch;    /* the caller whose loop runs holds it */
@@ -80,6 +56,10 @@ typedef struct Team {
   ParallelEnv env;
   /* The first core if the team uses all cores, and its workers keep to the others; otherwise -1. */
   atomic_int home;
+  /* Of an instance's own team; teams of the shared pool have none of these. */
+  Scratch *scratch;    /* where the workers' kernels find scratch memory */
+  int anywhere;        /* whether the workers may run on any core */
+  const int32_t *cores; /* the core of each thread; the caller's comes first and is not used. NULL: as `home` says */
   _Alignas(CACHE_LINE) atomic_uint_fast64_t epoch; /* counts loops */
   _Alignas(CACHE_LINE) atomic_uint_fast64_t open;  /* the epoch whose loop may be joined, or 0 */
   _Alignas(CACHE_LINE) atomic_int inside;          /* how many workers look at the loop */
@@ -87,18 +67,12 @@ typedef struct Team {
   atomic_int failed;
 } Team;
 
-/* The teams by size. A size that no library uses has no teams. */
-static struct {
-  Team *_Atomic teams;
-  int users; /* how many libraries use the size */
-  int count; /* how many teams there are */
-  atomic_uint turn;
-} sizes[MAX_THREADS + 1];
-static pthread_mutex_t changing = PTHREAD_MUTEX_INITIALIZER; /* held while teams, users or limits change */
-static int cores_allowed = 1;                                /* how many threads the teams of one size may have together */
-
 /* Set in threads that are inside a parallel loop. A loop within this loop runs in its thread alone. */
 static _Thread_local int nested;
+
+/* The team and the scratch memory of the instance that this thread computes for; NULL: those of the shared pool. */
+static _Thread_local Team *own_team;
+static _Thread_local Scratch *own_scratch;
 
 static double now(void) {
   struct timespec t;
@@ -167,6 +141,11 @@ static int bind_to(int cpu) {
  * second core. */
 static void keep_to_core(Team *team, int self) {
 #if defined(__linux__)
+  if (team->anywhere) return;
+  if (team->cores) {
+    bind_to(team->cores[self]);
+    return;
+  }
   cpu_set_t allowed;
   if (sched_getaffinity(0, sizeof allowed, &allowed) || CPU_COUNT(&allowed) != team->size) return;
   int seen = -1, first = -1;
@@ -209,6 +188,10 @@ static void *worker(void *argument) {
   free(argument);
   Team *team = given.team;
   keep_to_core(team, given.self);
+  if (team->scratch) {
+    own_scratch = team->scratch;
+    own_shelf = (unsigned)given.self % SHELVES + 1;
+  }
   uint64_t seen = 0;
   for (;;) {
     seen = await_epoch(team, seen);
@@ -275,105 +258,14 @@ static void end_team(Team *team) {
   free_team(team);
 }
 
-/* Called in the child of a fork, which has one thread only. Other threads are made again when a loop needs them. The memory
- * that they held in the parent stays lost. */
-static void after_fork(void) {
-  changing = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
-  for (int size = 0; size <= MAX_THREADS; ++size) {
-    for (Team *team = atomic_load(&sizes[size].teams); team; team = atomic_load(&team->next)) {
-      team->launch = team->sleep = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
-      team->wake = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
-      team->threads = 1;
-      team->started = 0;
-      atomic_store(&team->open, 0);
-      atomic_store(&team->inside, 0);
-      atomic_store(&team->sleeping, 0);
-      atomic_store(&team->home, -1);
-    }
-  }
-  free_shelves();
-  nested = 0;
+/* Run a parallel loop alone. */
+static int run_alone(Lambda lambda, void *data) {
+  ParallelEnv env = {NULL, 1};
+  return lambda(0, &env, data);
 }
 
-static void watch_forks(void) { pthread_atfork(NULL, NULL, after_fork); }
-
-/* Add a team of a size. The caller holds its `launch` then. Returns NULL if there are enough teams, or no memory. */
-static Team *add_team(int size) {
-  Team *team = NULL;
-  pthread_mutex_lock(&changing);
-  int most = cores_allowed / size > 1 ? cores_allowed / size : 1;
-  if (sizes[size].count < most && (team = make_team(size))) {
-    ++sizes[size].count;
-    pthread_mutex_lock(&team->launch);
-    atomic_store(&team->next, atomic_load(&sizes[size].teams));
-    atomic_store(&sizes[size].teams, team);
-  }
-  pthread_mutex_unlock(&changing);
-  return team;
-}
-
-/* Find or add a team of a size. The caller holds its `launch` then. Returns NULL if there is no memory for a team. */
-static Team *find_team(int size) {
-  Team *first = atomic_load(&sizes[size].teams);
-  for (Team *team = first; team; team = atomic_load(&team->next))
-    if (!pthread_mutex_trylock(&team->launch)) return team;
-  Team *added = add_team(size);
-  if (added || !first) return added;
-  Team *team = first; /* wait for one of the teams, in turn */
-  for (unsigned skip = atomic_fetch_add(&sizes[size].turn, 1) % 64; skip; --skip)
-    if (!(team = atomic_load(&team->next))) team = first;
-  pthread_mutex_lock(&team->launch);
-  return team;
-}
-
-/* See `Pool`. */
-static int enter(int threads, int cores) {
-  static pthread_once_t once = PTHREAD_ONCE_INIT;
-  pthread_once(&once, watch_forks);
-  if (threads > MAX_THREADS) threads = MAX_THREADS;
-  if (threads < 2) return 1;
-  pthread_mutex_lock(&changing);
-  ++sizes[threads].users;
-  if (cores > cores_allowed) cores_allowed = cores;
-  pthread_mutex_unlock(&changing);
-  Team *team = find_team(threads); /* its threads are made now, so that the first call does not wait for them */
-  if (!team) return 1;
-  if (!team->started) start_team(team);
-  int made = team->threads;
-  pthread_mutex_unlock(&team->launch);
-  return made;
-}
-
-static void leave(int threads) {
-  if (threads > MAX_THREADS) threads = MAX_THREADS;
-  if (threads < 2) return;
-  Team *team = NULL;
-  pthread_mutex_lock(&changing);
-  if (--sizes[threads].users == 0) {
-    team = atomic_exchange(&sizes[threads].teams, NULL);
-    sizes[threads].count = 0;
-  }
-  pthread_mutex_unlock(&changing);
-  while (team) {
-    Team *next = atomic_load(&team->next);
-    end_team(team);
-    team = next;
-  }
-}
-
-/* Run a parallel loop by a team. Returns 0; otherwise a part of it failed. */
-static int launch(int threads, Lambda lambda, void *data, int num_task) {
-  if (threads > MAX_THREADS) threads = MAX_THREADS;
-  Team *team = threads <= 1 || nested || num_task == 1 ? NULL : find_team(threads);
-  if (team && !team->started) start_team(team);
-  if (team && team->threads <= 1) {
-    pthread_mutex_unlock(&team->launch);
-    team = NULL;
-  }
-  if (!team) {
-    ParallelEnv env = {NULL, 1};
-    return lambda(0, &env, data);
-  }
+/* Run a parallel loop by a team, which the caller holds. Returns 0; otherwise a part of it failed. */
+static int run_loop(Team *team, Lambda lambda, void *data) {
   go_home(team);
   team->lambda = lambda;
   team->data = data;
@@ -396,7 +288,5 @@ static int launch(int threads, Lambda lambda, void *data, int num_task) {
     PAUSE();
     if (round % 4096 == 4095) sched_yield(); /* a worker that is inside may need this core */
   }
-  int failed = atomic_load_explicit(&team->failed, memory_order_relaxed);
-  pthread_mutex_unlock(&team->launch);
-  return failed ? -1 : 0;
+  return atomic_load_explicit(&team->failed, memory_order_relaxed) ? -1 : 0;
 }

@@ -15,16 +15,28 @@
 #include <string.h>
 #include <time.h>
 
-#if defined(_WIN32)
+#if defined(TILEWRIGHT_LIBRARY)
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#define EXPORT static /* a C library exports the functions of its header only */
+#define CALLED_BY_KERNELS __attribute__((visibility("hidden")))
+#elif defined(_WIN32)
 #define EXPORT __declspec(dllexport)
 #else
 #define EXPORT __attribute__((visibility("default")))
+#endif
+#if !defined(CALLED_BY_KERNELS)
+#define CALLED_BY_KERNELS EXPORT
 #endif
 
 #include "cpu.h"
 #include "scratch.h"
 
-#include "pool.h"
+#include "pool.h" /* needs scratch.h */
 
 /* ---- The calling convention of TVM's compiled functions (tvm-ffi 0.1) ---- */
 
@@ -47,62 +59,46 @@ static void set_error(const char *kind, const char **parts, int32_t count) {
   }
 }
 
+#if !defined(TILEWRIGHT_LIBRARY)
 EXPORT const char *tilewright_last_error(void) { return last_error; }
+#endif
 
 /* Kernels call these functions when a check of their arguments fails. */
-EXPORT void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int32_t count) {
+CALLED_BY_KERNELS void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int32_t count) {
   set_error(kind, parts, count);
 }
 
-EXPORT void TVMFFIErrorSetRaisedFromCStr(const char *kind, const char *message) { set_error(kind, &message, 1); }
+CALLED_BY_KERNELS void TVMFFIErrorSetRaisedFromCStr(const char *kind, const char *message) { set_error(kind, &message, 1); }
 
-/* ---- The pool that this library uses ---- */
+/* ---- What kernels call ---- */
 
-static const Pool own_pool = {POOL_VERSION, sizeof(Pool), launch, allocate, release, enter, leave, trim};
-static const Pool *pool = &own_pool;
-static int own_threads; /* how many threads this library's loops have; 0: not set yet */
-
-/* The table that this library lends to others as their host. */
-EXPORT const void *tilewright_share(void) { return &own_pool; }
-
-/* Use the pool of another library. Call this before any other function. Returns 0; -1: the pool is of another version. */
-EXPORT int tilewright_adopt(const void *shared) {
-  const Pool *other = shared;
-  if (other->version != POOL_VERSION || other->size != (int32_t)sizeof(Pool)) return -1;
-  pool = other;
-  return 0;
-}
-
-/* Let loops of this library have `threads` threads with the caller's. Several loops of this size may run at the same time;
- * together they have at most `cores` threads. Returns how many threads a loop has. */
-EXPORT int tilewright_enter(int threads, int cores) {
-  int before = own_threads;
-  int made = pool->enter(threads, cores);
-  own_threads = threads;
-  pool->leave(before);
-  return made;
-}
-
-EXPORT int tilewright_threads(int threads) { return tilewright_enter(threads, threads); }
-
-/* Give back the threads of `tilewright_enter`. Then the library can be unloaded, unless its pool is lent to others. */
-EXPORT void tilewright_leave(void) {
-  pool->leave(own_threads);
-  own_threads = 0;
-  pool->trim();
-}
+#if !defined(TILEWRIGHT_LIBRARY)
+#include "shared_pool.h" /* needs pool.h */
+#endif
 
 /* Takes the place of TVMBackendParallelLaunch. The lambda does part `task` of `env->num_task` equal parts of its loop. */
 EXPORT int tilewright_launch(Lambda lambda, void *data, int num_task) {
-  return pool->launch(own_threads, lambda, data, num_task);
+#if !defined(TILEWRIGHT_LIBRARY)
+  if (!own_team) return pool->launch(own_threads, lambda, data, num_task);
+#endif
+  if (nested || num_task == 1 || own_team->threads <= 1) return run_alone(lambda, data);
+  return run_loop(own_team, lambda, data);
 }
 
 EXPORT void *tilewright_allocate(int device_type, int device_id, uint64_t bytes, int type_code, int type_bits) {
-  return pool->allocate(device_type, device_id, bytes, type_code, type_bits);
+#if !defined(TILEWRIGHT_LIBRARY)
+  if (!own_scratch) return pool->allocate(device_type, device_id, bytes, type_code, type_bits);
+#endif
+  (void)device_type, (void)device_id, (void)type_code, (void)type_bits;
+  return allocate_in(own_scratch, bytes);
 }
 
 EXPORT int tilewright_free(int device_type, int device_id, void *memory) {
-  return pool->free(device_type, device_id, memory);
+#if !defined(TILEWRIGHT_LIBRARY)
+  if (!own_scratch) return pool->free(device_type, device_id, memory);
+#endif
+  (void)device_type, (void)device_id;
+  return release_in(own_scratch, memory);
 }
 
 /* ---- A network: kernels one after the other, on tensors that are made once ---- */
@@ -113,24 +109,26 @@ typedef struct {
   int32_t count; /* how many arguments; a copy has three: to, from, bytes */
 } Call;
 
-/* A kernel that does nothing. A network of such kernels shows what a call costs outside its kernels. */
-EXPORT int tilewright_nothing(void *self, const Argument *arguments, int32_t count, Argument *result) {
-  (void)self, (void)arguments, (void)count, (void)result;
-  return 0;
-}
-
 /* Run `count` calls. Returns -1; otherwise the number of the call that failed. */
 EXPORT int tilewright_run(const Call *calls, int32_t count) {
   for (int32_t i = 0; i < count; ++i) {
     const Call *call = &calls[i];
     if (!call->kernel) {
-      memcpy(call->arguments[0].value, call->arguments[1].value, (size_t)(uintptr_t)call->arguments[2].value);
+      const Argument *a = call->arguments;
+      if (a[0].value != a[1].value) memcpy(a[0].value, a[1].value, (size_t)(uintptr_t)a[2].value);
       continue;
     }
     Argument result = {0, 0, NULL};
     if (call->kernel(NULL, call->arguments, call->count, &result)) return i;
   }
   return -1;
+}
+
+#if !defined(TILEWRIGHT_LIBRARY)
+/* A kernel that does nothing. A network of such kernels shows what a call costs outside its kernels. */
+EXPORT int tilewright_nothing(void *self, const Argument *arguments, int32_t count, Argument *result) {
+  (void)self, (void)arguments, (void)count, (void)result;
+  return 0;
 }
 
 /* Run `count` calls `runs` times, and write the seconds of each run. Returns as `tilewright_run` does. */
@@ -154,9 +152,14 @@ EXPORT int tilewright_profile(const Call *calls, int32_t count, int32_t repeats,
   }
   return -1;
 }
+#endif
 
-/* ---- The functions that compiled kernels look up ---- */
+#include "image.h"
+#include "instance.h" /* needs image.h */
 
+/* ---- The functions that compiled kernels look up; library.h defines those of a C library ---- */
+
+#if !defined(TILEWRIGHT_LIBRARY)
 extern void *__TVMBackendParallelLaunch __attribute__((weak));
 extern void *__TVMBackendAllocWorkspace __attribute__((weak));
 extern void *__TVMBackendFreeWorkspace __attribute__((weak));
@@ -167,3 +170,4 @@ EXPORT void tilewright_initialize(void) {
   if (&__TVMBackendAllocWorkspace) __TVMBackendAllocWorkspace = (void *)tilewright_allocate;
   if (&__TVMBackendFreeWorkspace) __TVMBackendFreeWorkspace = (void *)tilewright_free;
 }
+#endif

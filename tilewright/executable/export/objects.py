@@ -1,0 +1,39 @@
+"""The object files of an executable's kernels, in an archive. A C library is linked from them, with other names outside."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+__all__ = ["extract_objects", "write_objects"]
+
+#: The compression of the archive: the fastest. Objects become a third as large.
+_LEVEL = 1
+#: The same date for all files, so that the same objects give the same archive.
+_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+def write_objects(objects: Mapping[str, Path], out: Path) -> None:
+    """Write the archive ``out`` of object files, by the names of their kernels. Raises ``OSError``."""
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
+        for kernel, path in objects.items():
+            entry = zipfile.ZipInfo(f"{kernel}.o", _DATE)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, path.read_bytes(), compresslevel=_LEVEL)
+
+
+def extract_objects(archive: Path, kernels: Iterable[str], folder: Path) -> list[Path]:
+    """Write the object files of kernels into a directory. Returns their paths.
+
+    Raises:
+        OSError, zipfile.BadZipFile: the archive cannot be read.
+        KeyError: it lacks a kernel.
+    """
+    found = []
+    with zipfile.ZipFile(archive) as source:
+        for number, kernel in enumerate(kernels):
+            path = folder / f"k{number}.o"
+            path.write_bytes(source.read(f"{kernel}.o"))
+            found.append(path)
+    return found

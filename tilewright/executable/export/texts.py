@@ -1,0 +1,118 @@
+"""The texts of a C library: its header, its source file, its example, and the files of its packages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+
+from tilewright.errors import TilewrightError
+from tilewright.executable.manifest import Manifest, TensorJson
+
+__all__ = ["ABI", "FUNCTIONS", "check_name", "fill_template", "write_header", "write_source"]
+
+#: The version of the header's interface. Count it up if a function, a structure or a status changes its meaning.
+ABI = 1
+#: The functions of the header, without the library's name before them.
+FUNCTIONS = (
+    *("abi", "alignment", "input_count", "output_count", "bucket_count", "input", "output", "find_bucket"),
+    *("create", "destroy", "run", "status_text"),
+)
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
+#: Headers of C and POSIX, and libraries of the system, whose names would be taken twice.
+_TAKEN = frozenset(
+    "assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdalign stdarg stdatomic "
+    "stdbool stddef stdint stdio stdlib stdnoreturn string tgmath threads time uchar wchar wctype fcntl unistd pthread "
+    "sched semaphore dirent glob regex poll netdb dlfcn elf endian link malloc c m dl rt util gcc stdc".split()
+)
+#: What the header says of executables that have none of it.
+_WITHOUT_RUNTIME = " * - Nothing else is needed: all operators are in this library, and none runs in ONNX Runtime."
+
+
+def check_name(name: str) -> None:
+    """Raise ``TilewrightError`` if ``name`` cannot be the name of a library and the beginning of functions in C."""
+    if not _NAME.fullmatch(name) or name.lower() in _TAKEN:
+        reason = "names a part of the C library" if name.lower() in _TAKEN else "is none"
+        raise TilewrightError(
+            f"--name is a name in C of at most 63 letters, digits and underscores, such as squeezenet, but {name!r:.80} "
+            f"{reason}; choose another one"
+        )
+
+
+def fill_template(template: str, name: str, values: Mapping[str, str]) -> str:
+    """The text of a file in ``templates`` with ``@key@`` replaced by values; the library's name and ABI are known."""
+    text = resources.files(__package__).joinpath("templates", template).read_text(encoding="utf-8")
+    known = {"name": name, "NAME": name.upper(), "abi": str(ABI), **values}
+    return re.sub(r"@(\w+)@", lambda found: known[found[1]], text)
+
+
+def write_header(manifest: Manifest, name: str, weights_file: bool) -> str:
+    """The header of a library."""
+    plans = [bucket["plan"] for bucket in manifest.get("buckets", [])] or [manifest["plan"]]
+    values = {
+        "title": _in_comment(manifest.get("name", name)),
+        "cpu": _in_comment(manifest.get("target", {}).get("mcpu", "this machine")),
+        "ends": "\n".join(_describe_ends(manifest)),
+        "onnxruntime": _WITHOUT_RUNTIME,
+        "alignment": str(max(plan.get("vector", 16) for plan in plans if plan is not None)),
+        "weights": f"{name}.weights beside the library" if weights_file else "they are inside of the library",
+    }
+    return fill_template("header.h.in", name, values)
+
+
+def _describe_ends(manifest: Manifest) -> list[str]:
+    """Lines of a comment that list inputs and outputs of all buckets."""
+    buckets = manifest.get("buckets", [])
+    lines = []
+    for number, entry in enumerate(buckets or [manifest]):
+        if buckets:
+            lines.append(f" * Bucket {number}:")
+        for kind, ends in (("Input", entry["inputs"]), ("Output", entry["outputs"])):
+            lines += [f" *   {kind} {place}: {_describe_end(end)}" for place, end in enumerate(ends)]
+    return [*lines, " *"]
+
+
+def _describe_end(end: TensorJson) -> str:
+    return f"{_in_comment(end['name'])}, {end['dtype']} {end['shape']}"
+
+
+def _in_comment(text: str) -> str:
+    """A text that cannot end a comment, in ASCII."""
+    return re.sub(r"[^ -~]|[*/\\?]", "_", text)[:80]
+
+
+def write_source(kernels: Sequence[str], name: str, weights_file: bool) -> str:
+    """The source file of a library, which includes the runtime."""
+    lines = [
+        "/* Made by Tilewright. */",
+        "#define TILEWRIGHT_LIBRARY 1",
+        f"#define NAME(x) {name}_##x",
+        '#include "runtime.c"',
+        f'#include "{name}.h"',
+        "",
+        *(f"#define {name}_{macro} {name.upper()}_{macro}" for macro in _MACROS),
+        "",
+        "#define INCLUDE_BYTES(symbol, file) \\",
+        '  __asm__(".section .rodata\\n.balign 64\\n" symbol ":\\n.incbin \\"" file "\\"\\n.byte 0\\n.previous\\n")',
+        "#define KERNEL(x) extern int x(void *self, const Argument *arguments, int32_t count, Argument *result)",
+        "",
+        *(f"KERNEL(__tvm_ffi_{kernel});" for kernel in kernels),
+        f"static const Kernel kernels[] = {{{', '.join(f'__tvm_ffi_{kernel}' for kernel in kernels) or 'NULL'}}};",
+        'INCLUDE_BYTES("tilewright_image", "image.bin");',
+        'extern const char tilewright_image[] __attribute__((visibility("hidden")));',
+        "#define IMAGE tilewright_image",
+        "#define KERNELS kernels",
+    ]
+    if weights_file:
+        lines.append(f'#define WEIGHTS_FILE "{name}.weights"')
+    else:
+        lines += [
+            'INCLUDE_BYTES("tilewright_weights", "weights.bin");',
+            'extern const char tilewright_weights[] __attribute__((visibility("hidden")));',
+            "#define WEIGHTS tilewright_weights",
+        ]
+    return "\n".join([*lines, '#include "library.h"', ""])
+
+
+#: The macros of the header that library.h uses by NAME(...).
+_MACROS = ("ABI", "AFFINITY_AUTO", "AFFINITY_NONE", "AFFINITY_LIST")

@@ -1,0 +1,225 @@
+/* The functions of a C library's header. The source file that export/library.py writes includes this after runtime.c, the
+ * network's image and the table of its kernels. It defines:
+ *
+ *   NAME(x)       the name of x in the header
+ *   IMAGE         the image
+ *   KERNELS       the kernels in the order of their numbers
+ *   WEIGHTS       the weights; or
+ *   WEIGHTS_FILE  the name of their file beside the library */
+
+#define CONSTANT __attribute__((visibility("hidden")))
+
+/* Compiled kernels look these up. Their own definitions are weak. */
+CONSTANT void *const __TVMBackendParallelLaunch = (void *)tilewright_launch;
+CONSTANT void *const __TVMBackendAllocWorkspace = (void *)tilewright_allocate;
+CONSTANT void *const __TVMBackendFreeWorkspace = (void *)tilewright_free;
+
+typedef NAME(options) Options;
+
+/* ---- Weights ---- */
+
+#if defined(WEIGHTS_FILE)
+/* Write the path of the file of weights beside this library. Returns 0; -1: the system does not tell, or it is too long. */
+static int find_beside(char *path, size_t size) {
+  Dl_info found;
+  if (!dladdr((void *)IMAGE, &found) || !found.dli_fname) return -1;
+  const char *end = strrchr(found.dli_fname, '/');
+  int folder = end ? (int)(end + 1 - found.dli_fname) : 0;
+  int length = snprintf(path, size, "%.*s%s", folder, found.dli_fname, WEIGHTS_FILE);
+  return length < 0 || (size_t)length >= size ? -1 : 0;
+}
+
+/* Map the file of weights. Several instances share its pages. */
+static int map_weights(const char *given, void **mapping, size_t *mapped, Error *error) {
+  char beside[4096];
+  const char *path = given;
+  if (!path) {
+    if (find_beside(beside, sizeof beside))
+      return fail(error, STATUS_NO_WEIGHTS, "the file of weights %s is not found; name it in the options", WEIGHTS_FILE);
+    path = beside;
+  }
+  const Image *image = (const Image *)IMAGE;
+  int file = open(path, O_RDONLY | O_CLOEXEC);
+  struct stat about;
+  if (file < 0 || fstat(file, &about)) {
+    int reason = errno;
+    if (file >= 0) close(file);
+    return fail(error, STATUS_NO_WEIGHTS, "the file of weights %.300s cannot be read: %.100s", path, strerror(reason));
+  }
+  size_t size = (size_t)image->weights + sizeof(WeightsHeader);
+  int right = S_ISREG(about.st_mode) && (uint64_t)about.st_size == size;
+  void *found = right ? mmap(NULL, size, PROT_READ, MAP_PRIVATE, file, 0) : MAP_FAILED;
+  close(file);
+  if (!right)
+    return fail(error, STATUS_NO_WEIGHTS, "the file of weights %.300s has %lld bytes instead of %llu; copy it again", path,
+                (long long)about.st_size, (unsigned long long)size);
+  if (found == MAP_FAILED)
+    return fail(error, STATUS_NO_MEMORY, "the file of weights %.300s cannot be mapped into memory", path);
+  const WeightsHeader *header = found;
+  if (memcmp(header->magic, WEIGHTS_MAGIC, sizeof header->magic) ||
+      memcmp(header->identity, image->identity, sizeof header->identity)) {
+    munmap(found, size);
+    return fail(error, STATUS_NO_WEIGHTS, "the file %.300s has the weights of another network; export both together", path);
+  }
+  *mapping = found, *mapped = size;
+  return STATUS_OK;
+}
+#endif
+
+/* ---- Making instances ---- */
+
+static int count_cores(void) {
+#if defined(__linux__)
+  cpu_set_t allowed;
+  if (!sched_getaffinity(0, sizeof allowed, &allowed)) return CPU_COUNT(&allowed);
+#endif
+  return 1;
+}
+
+static int check_options(const Options *options, Error *error) {
+  if (options->abi != NAME(ABI))
+    return fail(error, STATUS_WRONG_ABI, "the caller was compiled for version %u of the interface, but this library has version %u",
+                options->abi, (unsigned)NAME(ABI));
+  if (options->threads < 0 || options->threads > MAX_THREADS)
+    return fail(error, STATUS_BAD_ARGUMENT, "an instance has 1 to %d threads (0: one for each core), not %d", MAX_THREADS,
+                options->threads);
+  if (options->affinity < NAME(AFFINITY_AUTO) || options->affinity > NAME(AFFINITY_LIST))
+    return fail(error, STATUS_BAD_ARGUMENT, "there is no affinity %d", options->affinity);
+  if (options->affinity != NAME(AFFINITY_LIST)) return STATUS_OK;
+  if (!options->threads || !options->cpus || options->cpu_count != (uint32_t)options->threads)
+    return fail(error, STATUS_BAD_ARGUMENT, "a list of cores has one core for each of the %d threads, not %u", options->threads,
+                options->cpus ? options->cpu_count : 0);
+#if defined(__linux__)
+  for (uint32_t i = 0; i < options->cpu_count; ++i)
+    if (options->cpus[i] < 0 || options->cpus[i] >= CPU_SETSIZE)
+      return fail(error, STATUS_BAD_ARGUMENT, "there is no core %d", options->cpus[i]);
+#endif
+  return STATUS_OK;
+}
+
+/* Give an instance threads of its own. */
+static int add_threads(Instance *self, const Options *options, Error *error) {
+  int threads = options->threads ? options->threads : count_cores();
+  if (threads > MAX_THREADS) threads = MAX_THREADS;
+  Team *team = make_team(threads);
+  if (!team) return fail(error, STATUS_NO_MEMORY, "there is no memory for %d threads", threads);
+  self->team = team;
+  team->scratch = &self->scratch;
+  team->anywhere = options->affinity == NAME(AFFINITY_NONE);
+  if (options->affinity == NAME(AFFINITY_LIST)) {
+    self->cores = malloc(options->cpu_count * sizeof *self->cores);
+    if (!self->cores) return fail(error, STATUS_NO_MEMORY, "there is no memory for a list of cores");
+    team->cores = memcpy(self->cores, options->cpus, options->cpu_count * sizeof *self->cores);
+  }
+  start_team(team);
+  if (team->threads < threads)
+    return fail(error, STATUS_NO_THREADS, "the system gives %d of %d threads; ask for fewer", team->threads, threads);
+  return STATUS_OK;
+}
+
+int NAME(create)(const Options *options, NAME(network) **made, NAME(error) *given_error) {
+  Error *error = (Error *)given_error;
+  const Options defaults = {.abi = NAME(ABI)};
+  if (!made) return fail(error, STATUS_BAD_ARGUMENT, "the place for the network is NULL");
+  *made = NULL;
+  if (!options) options = &defaults;
+  int status = check_options(options, error);
+  if (!status) status = check_image((const Image *)IMAGE, error); /* before anything is mapped */
+  if (status) return status;
+  void *mapping = NULL;
+  size_t mapped = 0;
+#if defined(WEIGHTS_FILE)
+  if ((status = map_weights(options->weights, &mapping, &mapped, error))) return status;
+  const char *weights = (const char *)mapping + sizeof(WeightsHeader);
+#else
+  if (options->weights)
+    return fail(error, STATUS_BAD_ARGUMENT, "the weights are inside of this library, but the options name a file");
+  const char *weights = (const char *)WEIGHTS;
+#endif
+  Instance *self = NULL;
+  status = open_instance((const Image *)IMAGE, KERNELS, weights, NULL, &self, error);
+  if (status) {
+    if (mapping) munmap(mapping, mapped);
+    return status;
+  }
+  self->mapping = mapping, self->mapped = mapped;
+  if ((status = add_threads(self, options, error))) {
+    close_instance(self);
+    return status;
+  }
+  *made = (NAME(network) *)self;
+  return succeed(error);
+}
+
+void NAME(destroy)(NAME(network) *network) { close_instance((Instance *)network); }
+
+int NAME(run)(NAME(network) *network, size_t bucket, const void *const *inputs, size_t input_count, void *const *outputs,
+              size_t output_count, NAME(error) *error) {
+  return run_instance((Instance *)network, bucket, inputs, input_count, outputs, output_count, (Error *)error);
+}
+
+/* ---- What the network is ---- */
+
+uint32_t NAME(abi)(void) { return NAME(ABI); }
+
+size_t NAME(alignment)(void) { return ((const Image *)IMAGE)->vector; }
+
+size_t NAME(input_count)(void) { return ((const Image *)IMAGE)->inputs; }
+
+size_t NAME(output_count)(void) { return ((const Image *)IMAGE)->outputs; }
+
+size_t NAME(bucket_count)(void) { return ((const Image *)IMAGE)->buckets; }
+
+static int describe(size_t bucket, size_t number, NAME(tensor) *tensor) {
+  const Image *image = (const Image *)IMAGE;
+  const ImageTensor *found = end_tensor(image, (uint32_t)bucket, (uint32_t)number);
+  tensor->name = text_at(image, image->name_at, (uint32_t)number);
+  tensor->dtype = found->code << 8 | found->bits;
+  tensor->rank = found->rank;
+  tensor->shape = extents_of(image, found);
+  tensor->bytes = (size_t)found->bytes;
+  return STATUS_OK;
+}
+
+int NAME(input)(size_t bucket, size_t number, NAME(tensor) *tensor) {
+  const Image *image = (const Image *)IMAGE;
+  if (!tensor || bucket >= image->buckets || number >= image->inputs) return STATUS_BAD_ARGUMENT;
+  return describe(bucket, number, tensor);
+}
+
+int NAME(output)(size_t bucket, size_t number, NAME(tensor) *tensor) {
+  const Image *image = (const Image *)IMAGE;
+  if (!tensor || bucket >= image->buckets || number >= image->outputs) return STATUS_BAD_ARGUMENT;
+  return describe(bucket, image->inputs + number, tensor);
+}
+
+int NAME(find_bucket)(const int64_t *const *shapes, size_t count, size_t *bucket) {
+  const Image *image = (const Image *)IMAGE;
+  if (!shapes || !bucket || count != image->inputs) return STATUS_BAD_ARGUMENT;
+  for (uint32_t number = 0; number < image->buckets; ++number) {
+    int same = 1;
+    for (uint32_t i = 0; same && i < image->inputs; ++i) {
+      const ImageTensor *tensor = end_tensor(image, number, i);
+      if (tensor->rank && !shapes[i]) return STATUS_BAD_ARGUMENT;
+      same = !tensor->rank || !memcmp(shapes[i], extents_of(image, tensor), tensor->rank * sizeof(int64_t));
+    }
+    if (!same) continue;
+    *bucket = number;
+    return STATUS_OK;
+  }
+  return STATUS_BAD_ARGUMENT;
+}
+
+const char *NAME(status_text)(int status) {
+  switch (status) {
+    case STATUS_OK: return "success";
+    case STATUS_BAD_ARGUMENT: return "an argument is wrong";
+    case STATUS_WRONG_ABI: return "the caller was compiled for another version of the interface";
+    case STATUS_WRONG_PROCESSOR: return "the processor lacks instructions";
+    case STATUS_NO_WEIGHTS: return "the file of weights is missing or is another one";
+    case STATUS_NO_MEMORY: return "there is not enough memory";
+    case STATUS_NO_THREADS: return "the system refuses threads";
+    case STATUS_KERNEL_FAILED: return "a kernel failed";
+    default: return "no status of this library";
+  }
+}
