@@ -13,7 +13,7 @@ HEAVY = ("tvm", "numpy", "onnx", "onnxruntime", "xgboost", "sqlalchemy", "sklear
 def test_help_lists_the_commands() -> None:
     done = tilewright("--help")
     assert done.returncode == 0
-    for command in ("tune", "bench", "run", "tasks", "records", "cost"):
+    for command in ("tune", "bench", "run", "export", "tasks", "records", "cost"):
         assert f"  {command} " in done.stdout
     for command in ("ls", "export", "import-metaschedule"):
         assert f"  {command} " in tilewright("records", "--help").stdout

@@ -12,7 +12,7 @@ import sys  # noqa: E402
 try:
     import typer
 
-    from tilewright.cli import bench, cost, records, run, tasks, tune
+    from tilewright.cli import bench, cost, export, records, run, tasks, tune
     from tilewright.cli.streams import prepare_streams
 except KeyboardInterrupt:  # before interrupts are handled, and before any work began
     sys.exit(130)
@@ -31,6 +31,7 @@ app = typer.Typer(
 app.command("tune")(tune.tune)
 app.command("bench")(bench.bench)
 app.command("run")(run.run)
+app.command("export")(export.export)
 app.command("tasks")(tasks.tasks)
 app.add_typer(records.app, name="records")
 app.add_typer(cost.app, name="cost")
