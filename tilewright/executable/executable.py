@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.errors import OutputError, ResourceError, ShapeError, TargetError
+from tilewright.errors import OutputError, ResourceError, ShapeError, TargetError, TilewrightError
 from tilewright.executable.dispatch import BucketsProgram, Shapes
 from tilewright.executable.fixed import insert_fixed, order_named, take_out_fixed
 from tilewright.executable.inputs import InputLike, to_array
@@ -227,19 +227,26 @@ class OneBucket:
         return self.executable.contest(arrays, variants, seconds, least, most)
 
 
-def load_executable(path: str | Path, threads: int | None = None, arena: Arena | None = None) -> Executable:
+def load_executable(
+    path: str | Path, threads: int | None = None, arena: Arena | None = None, instances: int = 1
+) -> Executable:
     """The executable that ``tilewright tune`` wrote into the directory ``path``.
 
     Only files in the directory are loaded, and only those whose checksums are the manifest's.
 
     Args:
         path: the directory.
-        threads: on which it runs; None: as many as ``TVM_NUM_THREADS`` says, or as there are cores.
+        threads: on which a call runs; None: as many as ``TVM_NUM_THREADS`` says, or as there are cores, divided by
+            ``instances``.
         arena: memory for intermediate results that executables share which need not run at the same time; None: it
             gets its own.
+        instances: how many calls of several threads may run side by side. Each has memory of its own for intermediate
+            results; the weights are shared. Further calls wait.
 
     Raises:
-        OutputError: it is no such directory, of another format, incomplete, damaged, or changed.
+        TilewrightError: there are fewer than one instance.
+        OutputError: it is no such directory, of another format, incomplete, damaged, or changed; or its calls cannot run
+            side by side.
         TargetError: the processor lacks instructions that the kernels need, or ``TVM_NUM_THREADS`` is not a number of
             threads.
         ResourceError: a disk is full, or no program may run from the directory for temporary files.
@@ -247,13 +254,15 @@ def load_executable(path: str | Path, threads: int | None = None, arena: Arena |
     """
     folder = Path(path)
     manifest = read_manifest(folder)
-    weights, threads = find_listed(folder, manifest, WEIGHTS), threads or wanted_threads()
+    if instances < 1:
+        raise TilewrightError(f"an executable has at least one instance, but {instances} were asked for; leave it out")
+    weights, threads = find_listed(folder, manifest, WEIGHTS), threads or max(1, wanted_threads() // instances)
     # A copy is loaded. The system loads a path only once, even if the file is replaced, and no other process can
     # change the copy after its checksum was compared.
     with tempfile.TemporaryDirectory(prefix="tilewright-") as fresh:
         copy_listed(folder, manifest, LIBRARY, Path(fresh, LIBRARY))
         try:
-            program = load_program(folder, manifest, weights, Path(fresh), threads, arena)
+            program = load_program(folder, manifest, weights, Path(fresh), threads, arena, instances)
             return Executable(program, manifest)
         except TargetError as exc:
             raise TargetError(f"the executable in {folder} cannot run here: {exc}; tune again on this machine") from exc

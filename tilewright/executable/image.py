@@ -11,9 +11,8 @@ import numpy as np
 from tilewright.executable.buffers import ALIGNMENT
 from tilewright.executable.caller_memory import use_caller_memory
 from tilewright.executable.plan import ARENA, WEIGHTS, Plan, Tensor
-from tilewright.tensor import Array
 
-__all__ = ["DL_CODES", "Image", "layout_weights", "make_image"]
+__all__ = ["DL_CODES", "Image", "make_image"]
 
 #: DLPack's type codes by NumPy's kinds.
 DL_CODES = {"i": 0, "u": 1, "f": 2, "b": 6}
@@ -38,14 +37,6 @@ class Image:
     kernels: tuple[str, ...]
 
 
-def layout_weights(weights: Sequence[Array]) -> list[int]:
-    """Where each weight begins in one piece of memory, in bytes, and the size of the whole."""
-    starts = [0]
-    for weight in weights:
-        starts.append(starts[-1] + -(-weight.nbytes // ALIGNMENT) * ALIGNMENT)
-    return starts
-
-
 def make_image(
     plans: Sequence[Plan],
     names: Sequence[str],
@@ -58,7 +49,7 @@ def make_image(
     Args:
         plans: the plan of each bucket. All have as many inputs and outputs, and call kernels only.
         names: the names of the network's inputs, then of its outputs.
-        starts: where each weight begins, and the size of all (:func:`layout_weights`).
+        starts: where each weight begins, and the size of all (:func:`~tilewright.executable.memory.layout_weights`).
         features: extensions of the processor that the kernels need, by LLVM's names.
         identity: the first 16 bytes of the SHA-256 of the weights.
     """

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tilewright.available_memory import available_memory
+from tilewright.errors import OutputError
 from tilewright.executable.dispatch import Bucket, BucketsProgram, Padding
 from tilewright.executable.machine import MachineProgram
 from tilewright.executable.manifest import LIBRARY, BucketJson, Manifest, PaddingJson, TensorJson, copy_listed
@@ -46,7 +47,13 @@ class Planned:
 
 
 def load_program(
-    folder: Path, manifest: Manifest, weights: Path, fresh: Path, threads: int, arena: Arena | None = None
+    folder: Path,
+    manifest: Manifest,
+    weights: Path,
+    fresh: Path,
+    threads: int,
+    arena: Arena | None = None,
+    instances: int = 1,
 ) -> Program:
     """The program of an executable.
 
@@ -57,6 +64,7 @@ def load_program(
         fresh: a directory with a copy of its library. Copies of other files are written there.
         threads: how many threads it uses.
         arena: in which its plans compute; None: it gets its own.
+        instances: how many calls may run side by side.
 
     Raises:
         OSError, ValueError, TypeError, LookupError, AttributeError: the files are not those of an executable.
@@ -68,12 +76,13 @@ def load_program(
         loaded = LoadedLibrary(library)
         check_features(features, loaded.functions)
         loaded.set_threads(threads)
-        memory = Memory(arrays, max(entry.plan.used_bytes for entry in planned), arena)
+        memory = Memory(arrays, max(entry.plan.used_bytes for entry in planned), arena, instances)
         made = []
         for bucket, entry in zip(buckets, planned, strict=True):
             segments = _load_segments(folder, manifest, entry, fresh, threads)
             routes = entry.routes if entry.segments or not all(entry.routes.planned) else None
             program = PlanProgram(loaded, memory, entry.plan, threads, (), segments, routes)
+            _check_instances(program, instances)
             made.append(_make_bucket(bucket, program))
         whole = None
         # The model is optional: users may remove its file from an executable.
@@ -83,10 +92,23 @@ def load_program(
     for entry in planned:
         segments = _load_segments(folder, manifest, entry, fresh, threads)
         routes = entry.routes if entry.segments or not all(entry.routes.planned) else None
-        memory = Memory(arrays, entry.plan.used_bytes, arena)
-        return PlanProgram(library, memory, entry.plan, threads, features, segments, routes)
+        memory = Memory(arrays, entry.plan.used_bytes, arena, instances)
+        program = PlanProgram(library, memory, entry.plan, threads, features, segments, routes)
+        _check_instances(program, instances)
+        return program
     check_features(features)
+    _check_instances(None, instances)
     return MachineProgram(library, arrays)
+
+
+def _check_instances(program: PlanProgram | None, instances: int) -> None:
+    """Raise ``OutputError`` if calls of a program (None: one of the virtual machine) cannot run side by side."""
+    if instances > 1 and (program is None or not program.runs_side_by_side):
+        raise OutputError(
+            f"calls run side by side in an executable of compiled kernels, but {instances} instances were asked for of one "
+            "that ONNX Runtime or TVM's virtual machine runs in part, or that an earlier version wrote; leave out "
+            "instances, or tune again"
+        )
 
 
 def read_plans(manifest: Manifest, weights: Path) -> tuple[list[Array], list[Planned]]:

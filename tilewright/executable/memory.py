@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import weakref
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from tilewright.executable.buffers import ALIGNMENT
 from tilewright.tensor import Array
 
-__all__ = ["Arena", "Memory", "allocate_aligned"]
+__all__ = ["Arena", "Memory", "allocate_aligned", "layout_weights"]
 
 #: Arenas whose locks are replaced in the child of a fork. The thread that held a lock exists in the parent only.
 _arenas: weakref.WeakSet[Arena] = weakref.WeakSet()
@@ -60,31 +61,56 @@ class Memory:
         weights: the weights, which are copied.
         arena_bytes: the size of the largest plan's arena.
         arena: shared with other executables; None: it is this executable's own.
+        instances: how many calls may run side by side, each in an arena of its own.
 
     Attributes:
         arena: in which the plans compute.
+        starts: where each weight begins, in bytes, and the size of all.
     """
 
-    def __init__(self, weights: Sequence[Array], arena_bytes: int, arena: Arena | None = None) -> None:
-        self._starts = np.cumsum([0, *(_round_up(w.nbytes) for w in weights)])
-        self._weights = allocate_aligned(int(self._starts[-1]))
-        for start, weight in zip(self._starts, weights, strict=False):
+    def __init__(
+        self, weights: Sequence[Array], arena_bytes: int, arena: Arena | None = None, instances: int = 1
+    ) -> None:
+        self.starts = layout_weights(weights)
+        self._weights = allocate_aligned(self.starts[-1])
+        for start, weight in zip(self.starts, weights, strict=False):
             self._weights[start : start + weight.nbytes] = np.ascontiguousarray(weight).reshape(-1).view(np.uint8)
         self.arena = arena or Arena()
-        self.arena.reserve(arena_bytes)
+        self._arenas = [self.arena, *(Arena() for _ in range(instances - 1))]
+        for each in self._arenas:
+            each.reserve(arena_bytes)
+        self._turn = itertools.count()
 
     @property
     def lock(self) -> threading.Lock:
         """Held while a plan runs."""
         return self.arena.lock
 
+    def borrow(self) -> tuple[Arena, threading.Lock]:
+        """An arena that no other call computes in, with its lock, which the caller holds then.
+
+        If all are in use, the next one in turn is waited for.
+        """
+        for arena in self._arenas:
+            lock = arena.lock
+            if lock.acquire(blocking=False):
+                return arena, lock
+        arena = self._arenas[next(self._turn) % len(self._arenas)]
+        lock = arena.lock
+        lock.acquire()
+        return arena, lock
+
     def weight_address(self, number: int) -> int:
         """The address of the weight ``number``."""
-        return self._weights.ctypes.data + int(self._starts[number])
+        return self._weights.ctypes.data + self.starts[number]
 
 
-def _round_up(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
+def layout_weights(weights: Sequence[Array]) -> list[int]:
+    """Where each weight begins in one piece of memory, in bytes, and the size of the whole."""
+    starts = [0]
+    for weight in weights:
+        starts.append(starts[-1] + -(-weight.nbytes // ALIGNMENT) * ALIGNMENT)
+    return starts
 
 
 def allocate_aligned(size: int) -> NDArray[np.uint8]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from tilewright.errors import MeasureError, OutputError
 from tilewright.executable.calls import PreparedCalls
+from tilewright.executable.instances import Instances, can_open
 from tilewright.executable.memory import Memory
 from tilewright.executable.plan import Plan
 from tilewright.executable.routes import Routes
@@ -121,9 +122,23 @@ class PlanProgram:
         self._plan = plan
         self._segments, self._routes = segments, routes
         self._calls = PreparedCalls(self._library, plan, self._memory, segments)
+        # Plans with segments, and libraries of earlier versions, run in the arena of the memory alone.
+        simple = routes is None and can_open(self._library, plan)
+        self._instances = Instances(self._loaded, plan, self._memory) if simple else None
+
+    @property
+    def runs_side_by_side(self) -> bool:
+        """Whether several calls may run at the same time, each in an arena of its own."""
+        return self._instances is not None
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """The outputs for ``arrays``."""
+        if self._instances is not None:
+            arena, lock = self._memory.borrow()
+            try:
+                return self._instances.run(arrays, arena)
+            finally:
+                lock.release()
         with self._memory.lock:
             self._fill(arrays)
             self._check(self._library.tilewright_run(self._calls.begin, self._calls.count))
@@ -154,6 +169,7 @@ class PlanProgram:
             AttributeError: the library has no such function.
         """
         with self._memory.lock:
+            self._instances = None  # they would call the plan's kernels
             for number, call in enumerate(self._plan.calls):
                 if call.kernel in names:
                     self._calls.exchange_kernel([number], self._calls.find_kernel(names[call.kernel]))

@@ -23,9 +23,10 @@ import numpy as np
 from tilewright.errors import OutputError
 from tilewright.executable.export.objects import extract_objects
 from tilewright.executable.export.texts import FUNCTIONS, check_name, fill_template, write_header, write_source
-from tilewright.executable.image import Image, layout_weights, make_image
+from tilewright.executable.image import Image, make_image
 from tilewright.executable.loading import read_plans
 from tilewright.executable.manifest import OBJECTS, WEIGHTS, Manifest, copy_listed, find_listed, read_manifest
+from tilewright.executable.memory import layout_weights
 from tilewright.executable.runtime.library import link_library
 from tilewright.scratch import explained
 from tilewright.tensor import Array

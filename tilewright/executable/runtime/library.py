@@ -192,6 +192,16 @@ def bind(library: ctypes.CDLL) -> ctypes.CDLL:
         library.tilewright_leave.restype = None
         library.tilewright_cpu_has.argtypes = [ctypes.c_char_p]
         library.tilewright_cpu_has.restype = ctypes.c_int
+    if hasattr(library, "tilewright_open"):  # executables of earlier versions have no instances
+        pointer, addresses = ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p)
+        library.tilewright_open.argtypes = [pointer, addresses, pointer, pointer, addresses, pointer]
+        library.tilewright_open.restype = ctypes.c_int
+        library.tilewright_call.argtypes = [
+            *(pointer, ctypes.c_size_t, addresses, ctypes.c_size_t, addresses, ctypes.c_size_t, pointer)
+        ]
+        library.tilewright_call.restype = ctypes.c_int
+        library.tilewright_close.argtypes = [pointer]
+        library.tilewright_close.restype = None
     return library
 
 
