@@ -248,7 +248,7 @@ static int run_bound(Instance *self, uint32_t bucket, const void *const *inputs,
     const void *found = self->addresses[image->inputs + i];
     if (found != outputs[i]) memcpy(outputs[i], found, end_tensor(image, bucket, image->inputs + i)->bytes);
   }
-  return STATUS_OK;
+  return succeed(error);
 }
 
 /* Compute the network once on the caller's memory. Memory at a multiple of `image->vector` is used where it is. */
