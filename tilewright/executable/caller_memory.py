@@ -1,8 +1,8 @@
 """Turns a plan that computes in its arena into one that reads inputs and writes outputs in its caller's memory.
 
-A plan that `tilewright tune` wrote has a place in the arena for each input and output. An input has its place for the whole
-run. An output has its place from its first write on; before, other tensors may use the same bytes. So the calls that see
-an output are those from its first write to the end of the run.
+A plan that `tilewright tune` wrote has a place in the arena for each input and output. An input has its place for the
+whole run. An output has its place from its first write on; before, other tensors may use the same bytes. So the calls
+that see an output are those from its first write to the end of the run.
 
     arena[0:64] x, arena[64:128] y          given0 x, given1 y
     call f(x, arena[64:96] t)        -->    call f(given0, arena[64:96] t)
@@ -47,8 +47,8 @@ class _Tensors:
 def use_caller_memory(plan: Plan) -> Plan:
     """The plan on its caller's memory, with the same arena. A plan that is so already is returned as it is.
 
-    An output is copied to the caller if it lies in an input, in another output, or in a larger tensor, or if the plan does
-    not say what its calls write.
+    An output is copied to the caller if it lies in an input, in another output, or in a larger tensor, or if the plan
+    does not say what its calls write.
     """
     if any(tensor.given is not None for tensor in plan.tensors):
         return plan
@@ -82,7 +82,11 @@ def use_caller_memory(plan: Plan) -> Plan:
     calls += [Call("", (given[number], view(ends[number], len(plan.calls))), 1) for number in copied]
     count = len(plan.inputs)
     return replace(
-        plan, tensors=tuple(tensors.numbers), calls=tuple(calls), inputs=tuple(given[:count]), outputs=tuple(given[count:])
+        plan,
+        tensors=tuple(tensors.numbers),
+        calls=tuple(calls),
+        inputs=tuple(given[:count]),
+        outputs=tuple(given[count:]),
     )
 
 

@@ -245,8 +245,8 @@ def load_executable(
 
     Raises:
         TilewrightError: there are fewer than one instance.
-        OutputError: it is no such directory, of another format, incomplete, damaged, or changed; or its calls cannot run
-            side by side.
+        OutputError: it is no such directory, of another format, incomplete, damaged, or changed; or its calls cannot
+            run side by side.
         TargetError: the processor lacks instructions that the kernels need, or ``TVM_NUM_THREADS`` is not a number of
             threads.
         ResourceError: a disk is full, or no program may run from the directory for temporary files.

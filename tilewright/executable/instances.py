@@ -44,7 +44,9 @@ class _Instance:
         self.inputs, self.outputs = (
             [_share(arena, plan.tensors[number]) for number in numbers] for numbers in (plan.inputs, plan.outputs)
         )
-        lists = [(ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays)) for arrays in (self.inputs, self.outputs)]
+        lists = [
+            (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays)) for arrays in (self.inputs, self.outputs)
+        ]
         self.arguments = (
             *(pointer, 0, lists[0], len(self.inputs), lists[1], len(self.outputs)),
             ctypes.byref(self.error),

@@ -105,8 +105,8 @@ def _check_instances(program: PlanProgram | None, instances: int) -> None:
     """Raise ``OutputError`` if calls of a program (None: one of the virtual machine) cannot run side by side."""
     if instances > 1 and (program is None or not program.runs_side_by_side):
         raise OutputError(
-            f"calls run side by side in an executable of compiled kernels, but {instances} instances were asked for of one "
-            "that ONNX Runtime or TVM's virtual machine runs in part, or that an earlier version wrote; leave out "
+            f"calls run side by side in an executable of compiled kernels, but {instances} instances were asked for of "
+            "one that ONNX Runtime or TVM's virtual machine runs in part, or that an earlier version wrote; leave out "
             "instances, or tune again"
         )
 

@@ -153,7 +153,9 @@ class Plan:
         """
         calls = [(_text(kernel), _numbers(tensors)) for kernel, tensors in data["calls"]]
         written = _numbers(data["written"]) if "written" in data else [None] * len(calls)
-        if len(written) != len(calls) or any(n is not None and n > len(c[1]) for n, c in zip(written, calls, strict=True)):
+        if len(written) != len(calls) or any(
+            n is not None and n > len(c[1]) for n, c in zip(written, calls, strict=True)
+        ):
             raise ValueError("a plan says of each call how many of its tensors it writes, but this does not")
         return cls(
             _number(data["arena_bytes"]),

@@ -49,7 +49,9 @@ def prefix(two_buckets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["net", "apart"])
-def test_the_example_gives_the_same_bits_without_python(name: str, two_buckets: Path, prefix: Path, tmp_path: Path) -> None:
+def test_the_example_gives_the_same_bits_without_python(
+    name: str, two_buckets: Path, prefix: Path, tmp_path: Path
+) -> None:
     source = prefix / "share" / "doc" / name / "example.c"
     assert len(source.read_text().splitlines()) <= 30 + 5
     done = run_bare(compile_c(source, prefix, name, tmp_path / "example"), data=(x := draw(1, 8, 32, 32)).tobytes())
@@ -129,7 +131,9 @@ def test_pkg_config_finds_the_package(prefix: Path, tmp_path: Path) -> None:
 
 
 def test_the_library_exports_its_header_and_nothing_else(prefix: Path) -> None:
-    listed = subprocess.run(["nm", "-D", "--defined-only", prefix / "lib" / "libnet.so"], capture_output=True, text=True)
+    listed = subprocess.run(
+        ["nm", "-D", "--defined-only", prefix / "lib" / "libnet.so"], capture_output=True, text=True
+    )
     names = {line.split()[-1].partition("@")[0] for line in listed.stdout.splitlines()} - {"NET_1"}
     assert names
     assert all(name.startswith("net_") for name in names)
@@ -196,10 +200,13 @@ def test_what_cannot_be_exported_says_why(shared: Path, tmp_path: Path) -> None:
 
 
 def test_segments_are_named(tmp_path: Path) -> None:
-    model = 'g (float[3,9] x) => (int64[2,n] y, float[3,9] z) {a = Relu(x) y = NonZero(a) z = Exp(x)}'
+    model = "g (float[3,9] x) => (int64[2,n] y, float[3,9] z) {a = Relu(x) y = NonZero(a) z = Exp(x)}"
     onnx.save(parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{model}'), tmp_path / "m.onnx")
     built(tmp_path / "m.onnx", tmp_path / "out")
-    with pytest.raises(OutputError, match=r"parts of .* run in ONNX Runtime: segment 0 \(Relu, NonZero: NonZero \(y\): its result .*from Python"):
+    with pytest.raises(
+        OutputError,
+        match=r"parts of .* run in ONNX Runtime: segment 0 \(Relu, NonZero: NonZero \(y\): its result .*from Python",
+    ):
         export_library(tmp_path / "out", tmp_path / "c", "net")
 
 

@@ -1,9 +1,9 @@
 """Exports an executable as a library for C.
 
 The library is linked once more from the objects of the executable's kernels, with the sources of the runtime. The plan
-becomes an *image* (:mod:`tilewright.executable.image`): constant data that the runtime reads. The Python loader makes the
-same image in memory, so both run the same code. The library's only exported functions begin with its name. So libraries
-of several networks can be loaded into one process.
+becomes an *image* (:mod:`tilewright.executable.image`): constant data that the runtime reads. The Python loader makes
+the same image in memory, so both run the same code. The library's only exported functions begin with its name. So
+libraries of several networks can be loaded into one process.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ def _check_exportable(executable: Path, manifest: Manifest) -> None:
         )
     if not manifest["plan"] and not manifest.get("buckets"):
         raise OutputError(
-            f"a library for C runs a plan of kernels, but {executable} runs on TVM's virtual machine, since its network "
-            "calls functions of a library, such as TopK; run the executable from Python"
+            f"a library for C runs a plan of kernels, but {executable} runs on TVM's virtual machine, since its "
+            "network calls functions of a library, such as TopK; run the executable from Python"
         )
     if OBJECTS not in manifest["sha256"]:
         raise OutputError(
@@ -170,8 +170,8 @@ def _write(network: _Network, work: Path, made: Path, name: str, weights_file: b
     size = network.weights.stat().st_size
     if size > _MOST_INSIDE and not weights_file:
         raise OutputError(
-            f"a library holds at most {_MOST_INSIDE:,} bytes of weights, but this network has {size:,}; write them to a "
-            "file with --weights file"
+            f"a library holds at most {_MOST_INSIDE:,} bytes of weights, but this network has {size:,}; write them to "
+            "a file with --weights file"
         )
     package = made / "lib" / "cmake" / name
     for folder in (made / "include", package, made / "lib" / "pkgconfig", made / "share" / "doc" / name):

@@ -1,4 +1,4 @@
-"""The object files of an executable's kernels, in an archive. A C library is linked from them, with other names outside."""
+"""The object files of an executable's kernels, in an archive. Libraries for C are linked from them."""
 
 from __future__ import annotations
 

@@ -20,10 +20,10 @@ FUNCTIONS = (
 )
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 #: Headers of C and POSIX, and libraries of the system, whose names would be taken twice.
-_TAKEN = frozenset(
-    "assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdalign stdarg stdatomic "
-    "stdbool stddef stdint stdio stdlib stdnoreturn string tgmath threads time uchar wchar wctype fcntl unistd pthread "
-    "sched semaphore dirent glob regex poll netdb dlfcn elf endian link malloc c m dl rt util gcc stdc".split()
+_TAKEN = re.compile(
+    "assert|complex|ctype|errno|fenv|float|inttypes|iso646|limits|locale|math|setjmp|signal|stdalign|stdarg|stdatomic|"
+    "stdbool|stddef|stdint|stdio|stdlib|stdnoreturn|string|tgmath|threads|time|uchar|wchar|wctype|fcntl|unistd|pthread|"
+    "sched|semaphore|dirent|glob|regex|poll|netdb|dlfcn|elf|endian|link|malloc|c|m|dl|rt|util|gcc|stdc"
 )
 #: What the header says of executables that have none of it.
 _WITHOUT_RUNTIME = " * - Nothing else is needed: all operators are in this library, and none runs in ONNX Runtime."
@@ -31,11 +31,11 @@ _WITHOUT_RUNTIME = " * - Nothing else is needed: all operators are in this libra
 
 def check_name(name: str) -> None:
     """Raise ``TilewrightError`` if ``name`` cannot be the name of a library and the beginning of functions in C."""
-    if not _NAME.fullmatch(name) or name.lower() in _TAKEN:
-        reason = "names a part of the C library" if name.lower() in _TAKEN else "is none"
+    taken = _TAKEN.fullmatch(name.lower())
+    if not _NAME.fullmatch(name) or taken:
         raise TilewrightError(
-            f"--name is a name in C of at most 63 letters, digits and underscores, such as squeezenet, but {name!r:.80} "
-            f"{reason}; choose another one"
+            "--name is a name in C of at most 63 letters, digits and underscores, such as squeezenet, but "
+            f"{name!r:.80} {'names a part of the C library' if taken else 'is none'}; choose another one"
         )
 
 
