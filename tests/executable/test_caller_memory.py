@@ -53,7 +53,7 @@ def run(plan: Plan, inputs: Sequence[Bytes]) -> list[Bytes]:
 
 
 def draw_plan(rng: np.random.Generator) -> Plan:
-    """A plan of random kernels, with views, copies and outputs of any kind, whose buffers share memory as planned ones do."""
+    """A plan of random kernels with views, and outputs of any kind, whose buffers share memory as planned ones do."""
     sizes, buffers, calls = [], [], []
 
     def allocate(now: int) -> int:

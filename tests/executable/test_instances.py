@@ -26,9 +26,8 @@ def test_threads_get_the_outputs_of_their_own_inputs(instances: int, shared: Pat
     wrong: list[int] = []
 
     def call(number: int) -> None:
-        for _ in range(200):
-            if not np.array_equal(executable(inputs[number])[0], expected[number]):
-                wrong.append(number)
+        found = [executable(inputs[number])[0] for _ in range(200)]
+        wrong.extend(number for y in found if not np.array_equal(y, expected[number]))
 
     callers = [threading.Thread(target=call, args=(number,)) for number in range(5)]
     for caller in callers:
@@ -52,5 +51,5 @@ def test_an_executable_of_an_earlier_version_has_one_instance(out: Path, tmp_pat
     manifest["target"]["features"] = []
     reseal(out, manifest)
     assert load_executable(out)() == []
-    with pytest.raises(OutputError, match="2 instances were asked for of one .* tune again"):
+    with pytest.raises(OutputError, match=r"2 instances were asked for of one .* tune again"):
         load_executable(out, instances=2)

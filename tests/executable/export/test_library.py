@@ -14,14 +14,15 @@ import onnx
 import pytest
 from onnx import parser
 
-from tests.executable.export.conftest import build_two_buckets, compile_c, draw, run_bare
+from tests.c_libraries import build_two_buckets, compile_c, run_bare
 from tests.executables import read, reseal
-from tests.models import built, runs
+from tests.models import built, normal, runs
 from tests.targets import lane_target
-from tilewright.errors import CompilerError, OutputError, TilewrightError
+from tilewright.errors import OutputError, TilewrightError
 from tilewright.executable.executable import load_executable
 from tilewright.executable.export.library import export_library
 from tilewright.executable.manifest import OBJECTS
+from tilewright.executable.runtime.library import find_compiler
 
 pytestmark = runs
 
@@ -54,7 +55,7 @@ def test_the_example_gives_the_same_bits_without_python(
 ) -> None:
     source = prefix / "share" / "doc" / name / "example.c"
     assert len(source.read_text().splitlines()) <= 30 + 5
-    done = run_bare(compile_c(source, prefix, name, tmp_path / "example"), data=(x := draw(1, 8, 32, 32)).tobytes())
+    done = run_bare(compile_c(source, prefix, name, tmp_path / "example"), data=(x := normal(1, 8, 32, 32)).tobytes())
     assert done.returncode == 0, done.stderr
     assert done.stdout == b"".join(np.ascontiguousarray(y).tobytes() for y in load_executable(two_buckets)(x))
 
@@ -68,13 +69,11 @@ def test_every_function_and_every_wrong_use(prefix: Path, tmp_path: Path) -> Non
 def test_sanitizers_find_nothing(sanitizer: str, two_buckets: Path, tmp_path: Path) -> None:
     flags = SANITIZERS[sanitizer]
     (tmp_path / "probe.c").write_text("int main(void) { return 0; }")
-    try:
-        export_library(two_buckets, tmp_path / "c", "net", weights_file=True, flags=(*flags, "-Wl,-z,undefs"))
-        program = compile_c(CHECKS, tmp_path / "c", "net", tmp_path / "checks", flags)
-    except (CompilerError, subprocess.CalledProcessError) as exc:
-        if subprocess.run(["cc", *flags, str(tmp_path / "probe.c"), "-o", str(tmp_path / "p")], check=False).returncode:
-            pytest.skip(f"the compiler has no {sanitizer} sanitizer: {exc}")
-        raise
+    probe = subprocess.run([find_compiler(), *flags, tmp_path / "probe.c", "-o", tmp_path / "probe"], check=False)
+    if probe.returncode or run_bare(tmp_path / "probe").returncode:
+        pytest.skip(f"there is no {sanitizer} sanitizer here")
+    export_library(two_buckets, tmp_path / "c", "net", weights_file=True, flags=(*flags, "-Wl,-z,undefs"))
+    program = compile_c(CHECKS, tmp_path / "c", "net", tmp_path / "checks", flags)
     done = run_bare(program, str(tmp_path / "c" / "lib" / "net.weights"))
     assert (done.returncode, done.stderr) == (0, b"")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from importlib import resources
+from pathlib import Path
 
 from tilewright.errors import TilewrightError
 from tilewright.executable.manifest import Manifest, TensorJson
@@ -18,6 +18,7 @@ FUNCTIONS = (
     *("abi", "alignment", "input_count", "output_count", "bucket_count", "input", "output", "find_bucket"),
     *("create", "destroy", "run", "status_text"),
 )
+_TEMPLATES = Path(__file__).with_name("templates")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 #: Headers of C and POSIX, and libraries of the system, whose names would be taken twice.
 _TAKEN = re.compile(
@@ -41,7 +42,7 @@ def check_name(name: str) -> None:
 
 def fill_template(template: str, name: str, values: Mapping[str, str]) -> str:
     """The text of a file in ``templates`` with ``@key@`` replaced by values; the library's name and ABI are known."""
-    text = resources.files(__package__).joinpath("templates", template).read_text(encoding="utf-8")
+    text = (_TEMPLATES / template).read_text(encoding="utf-8")
     known = {"name": name, "NAME": name.upper(), "abi": str(ABI), **values}
     return re.sub(r"@(\w+)@", lambda found: known[found[1]], text)
 
