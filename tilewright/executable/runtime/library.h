@@ -19,6 +19,10 @@ typedef NAME(options) Options;
 /* ---- Weights ---- */
 
 #if defined(WEIGHTS_FILE)
+#if !defined(MAP_POPULATE)
+#define MAP_POPULATE 0 /* Linux maps all pages at once, which the first run would do one by one */
+#endif
+
 /* Write the path of the file of weights beside this library. Returns 0; -1: the system does not tell, or it is too long. */
 static int find_beside(char *path, size_t size) {
   Dl_info found;
@@ -48,7 +52,7 @@ static int map_weights(const char *given, void **mapping, size_t *mapped, Error 
   }
   size_t size = (size_t)image->weights + sizeof(WeightsHeader);
   int right = S_ISREG(about.st_mode) && (uint64_t)about.st_size == size;
-  void *found = right ? mmap(NULL, size, PROT_READ, MAP_PRIVATE, file, 0) : MAP_FAILED;
+  void *found = right ? mmap(NULL, size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file, 0) : MAP_FAILED;
   close(file);
   if (!right)
     return fail(error, STATUS_NO_WEIGHTS, "the file of weights %.300s has %lld bytes instead of %llu; copy it again", path,
