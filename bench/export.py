@@ -36,9 +36,7 @@ MODEL = Path(onnx.__file__).parent / "backend/test/data/light/light_resnet50.onn
 #: Processes of each kind, and instances side by side.
 TURNS, INSTANCES = 5, 4
 #: A kernel that does nothing, in the place of all.
-NOTHING = (
-    "int bench_nothing(void *s, const void *a, int n, void *r) { (void)s, (void)a, (void)n, (void)r; return 0; }\n"
-)
+NOTHING = "int bench_nothing(void *self, const void *arguments, int count, void *result) { return 0; }\n"
 
 
 def make_executable(model: Path, out: Path) -> None:

@@ -55,5 +55,7 @@ def export(
 
 def _to_name(network: str, out: Path) -> str:
     """A name in C for a network, or for the directory of its executable."""
-    text = re.sub(r"\W+", "_", (network or out.name).lower(), flags=re.ASCII).strip("_")[:63]
-    return text if text[:1].isalpha() else f"network_{text}"[:63]
+    from tilewright.executable.export.texts import can_be_name
+
+    text = re.sub(r"\W+", "_", (network or out.name).lower(), flags=re.ASCII).strip("_")
+    return text[:63] if can_be_name(text[:63]) else f"network_{text}"[:63]

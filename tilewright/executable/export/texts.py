@@ -9,7 +9,7 @@ from pathlib import Path
 from tilewright.errors import TilewrightError
 from tilewright.executable.manifest import Manifest, TensorJson
 
-__all__ = ["ABI", "FUNCTIONS", "check_name", "fill_template", "write_header", "write_source"]
+__all__ = ["ABI", "FUNCTIONS", "can_be_name", "check_name", "fill_template", "write_header", "write_source"]
 
 #: The version of the header's interface. Count it up if a function, a structure or a status changes its meaning.
 ABI = 1
@@ -30,10 +30,15 @@ _TAKEN = re.compile(
 _WITHOUT_RUNTIME = " * - Nothing else is needed: all operators are in this library, and none runs in ONNX Runtime."
 
 
+def can_be_name(name: str) -> bool:
+    """Whether ``name`` can be the name of a library and the beginning of functions in C."""
+    return bool(_NAME.fullmatch(name)) and not _TAKEN.fullmatch(name.lower())
+
+
 def check_name(name: str) -> None:
     """Raise ``TilewrightError`` if ``name`` cannot be the name of a library and the beginning of functions in C."""
-    taken = _TAKEN.fullmatch(name.lower())
-    if not _NAME.fullmatch(name) or taken:
+    if not can_be_name(name):
+        taken = _TAKEN.fullmatch(name.lower())
         raise TilewrightError(
             "--name is a name in C of at most 63 letters, digits and underscores, such as squeezenet, but "
             f"{name!r:.80} {'names a part of the C library' if taken else 'is none'}; choose another one"
