@@ -111,7 +111,7 @@ class _Tables:
             texts += text.encode("utf-8", "replace").replace(b"\0", b"?") + b"\0"
         content, at = bytearray(_HEADER.size), {}
         extents, operands = np.asarray(self._extents, "=i8").tobytes(), np.asarray(self._operands, "=u4").tobytes()
-        tables = (self._buckets, self._tensors, extents, self._calls, operands, self._ends)
+        tables = (bytes(self._buckets), bytes(self._tensors), extents, bytes(self._calls), operands, bytes(self._ends))
         for number, table in enumerate(tables):
             content += bytes(-len(content) % 8)
             at[number] = len(content)

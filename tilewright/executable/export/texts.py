@@ -54,7 +54,7 @@ def fill_template(template: str, name: str, values: Mapping[str, str]) -> str:
 
 def write_header(manifest: Manifest, name: str, weights_file: bool) -> str:
     """The header of a library."""
-    plans = [bucket["plan"] for bucket in manifest.get("buckets", [])] or [manifest["plan"]]
+    plans = [entry["plan"] for entry in (manifest, *manifest.get("buckets", []))]
     values = {
         "title": _in_comment(manifest.get("name", name)),
         "cpu": _in_comment(manifest.get("target", {}).get("mcpu", "this machine")),
