@@ -119,7 +119,10 @@ class Kernels:
             write_runtime(runtime)
         link([*(self._objects[symbol] for symbol in programs), runtime], out)
         if not others:
-            write_objects({symbol: self._objects[symbol] for symbol in programs}, objects_beside(out))
+            try:
+                write_objects({symbol: self._objects[symbol] for symbol in programs}, objects_beside(out))
+            except OSError as exc:
+                raise explained(exc, "the objects of kernels cannot be written", out.parent) from exc
         return Library(out, tuple(plans))
 
     def find_failing(self, functions: Mapping[str, tirx.PrimFunc]) -> tuple[str, ...]:
