@@ -91,12 +91,14 @@ class Kernels:
         if any(part.plan is None for part in self._extraction.parts):
             compile_machine(self._module(functions), self._extraction.target, out)
             return Library(out)
-        programs, plans = self._gather(functions, list(variants))
-        files = self._objects.compile(programs)
+        programs, plans = self._gather(functions, ())
+        self._objects.begin(programs)
+        files = self._objects.compile(self._gather(functions, list(variants))[0])
         runtime = self._objects.folder / "runtime.o"
         if not runtime.exists():
             write_runtime(runtime)
-        link([*dict.fromkeys(files.values()), runtime], out)
+        # Files that several processes have made may hold the same program.
+        link([*dict.fromkeys(files.values()), runtime], out, repeated=True)
         return Library(out, tuple(plans))
 
     def begin(self, functions: Mapping[str, tirx.PrimFunc]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -33,6 +33,9 @@ _MOST_NAME = 100
 _LONGEST_NAME = 120
 #: What a kept object file depends on besides its program and versions; changes if kernels are compiled in another way.
 _FORMAT = 1
+#: Programs in an object file. Each file costs 13 ms, each program 3 ms and what its code takes. (A choice: with more of
+#: them, the cores do not end at the same time.)
+_TOGETHER = 4
 #: Object files that are kept. One has about 10 KB. (A choice.)
 _MOST_KEPT = 8192
 
@@ -62,15 +65,17 @@ class Objects:
         return f"{kernel[:_LONGEST_NAME]}_{_number(function) & 0xFFFFFFFF:08x}"
 
     def begin(self, programs: Mapping[str, tirx.PrimFunc]) -> None:
-        """Begin to compile programs, each under its name, and do not wait for them. :meth:`compile` raises the errors.
+        """Begin to compile programs that will be used together, each under its name, and do not wait for them.
 
-        Programs of earlier calls come first.
+        Programs of earlier calls come first. :meth:`compile` raises the errors.
         """
-        if self._pool is None:  # TVM releases the interpreter's lock while it compiles, so threads use all cores
+        left = {symbol: f for symbol, f in programs.items() if symbol not in self._paths and symbol not in self._begun}
+        if left and self._pool is None:  # TVM releases the interpreter's lock while it compiles: threads use all cores
             self._pool = ThreadPoolExecutor(self._target.cores, "tilewright-compiling")
-        for symbol, function in programs.items():
-            if symbol not in self._paths and symbol not in self._begun:
-                self._begun[symbol] = self._pool.submit(self._make, symbol, function)
+        for group in self._divide(left):
+            assert self._pool is not None
+            made = self._pool.submit(self._make, {symbol: left[symbol] for symbol in group})
+            self._begun |= dict.fromkeys(group, made)
 
     def compile(self, programs: Mapping[str, tirx.PrimFunc]) -> dict[str, Path]:
         """The object files of programs, each under its name.
@@ -80,8 +85,9 @@ class Objects:
             ResourceError: memory is missing, or the disk is full.
         """
         with translate_errors(self.folder):
-            self.begin(programs)
             try:
+                for symbol, function in programs.items():
+                    self.begin({symbol: function})
                 for symbol in programs:
                     if symbol in self._begun:
                         self._paths[symbol] = self._begun.pop(symbol).result()
@@ -94,25 +100,30 @@ class Objects:
                     self._pool = None
         return {symbol: self._paths[symbol] for symbol in programs}
 
-    def _make(self, symbol: str, function: tirx.PrimFunc) -> Path:
-        """Compile a program. Runs in a thread of the pool."""
-        path = self._folder / f"{symbol}.o"
-        self._write(symbol, function, checked_kernels(), path)
-        return path
+    def _divide(self, symbols: Iterable[str]) -> list[list[str]]:
+        """Groups of programs, each of which becomes one object file."""
+        return [[symbol] for symbol in symbols]
 
-    def _write(self, symbol: str, function: tirx.PrimFunc, context: transform.PassContext, path: Path) -> None:
+    def _make(self, programs: Mapping[str, tirx.PrimFunc]) -> Path:
+        """Compile programs into an object file. Runs in a thread of the pool."""
+        return self._write(programs, checked_kernels())
+
+    def _write(self, programs: Mapping[str, tirx.PrimFunc], context: transform.PassContext) -> Path:
         import tvm
 
+        path = self._folder / f"{next(iter(programs))}.o"
         with context:
-            module = tvm.ir.IRModule({tvm.ir.GlobalVar(symbol): function.with_attr("global_symbol", symbol)})
-            _write_object(tvm.compile(keep_nan(module), target=self._target.tvm).mod, path)
+            functions = {tvm.ir.GlobalVar(name): f.with_attr("global_symbol", name) for name, f in programs.items()}
+            _write_object(tvm.compile(keep_nan(tvm.ir.IRModule(functions)), target=self._target.tvm).mod, path)
+        return path
 
 
 class SharedObjects(Objects):
     """Object files for several networks of one process, whose plans it has made itself.
 
-    Kernels of equal programs share one object file, whatever their names are. They do not check their arguments: that
-    is a third of their code. The plan gives them what they take.
+    Kernels of equal programs share one object file, whatever their names are. Programs that are used together are
+    compiled in groups. Kernels do not check their arguments, which would be a third of their code: the plan gives them
+    what they take.
 
     Args:
         folder: the directory for object files.
@@ -144,29 +155,51 @@ class SharedObjects(Objects):
             self._numbers[self._names[number]] = number
         return self._names[number]
 
-    def _make(self, symbol: str, function: tirx.PrimFunc) -> Path:
-        path = self._folder / f"{symbol}.o"
-        key = self._key(self._numbers[symbol]) if symbol in self._numbers else ""
-        if (known := self._known.get(key)) is not None:
+    def _divide(self, symbols: Iterable[str]) -> list[list[str]]:
+        symbols = list(symbols)
+        known = [symbol for symbol in symbols if self._find(symbol) is not None]
+        others = [symbol for symbol in symbols if self._find(symbol) is None]
+        groups = [others[begin : begin + _TOGETHER] for begin in range(0, len(others), _TOGETHER)]
+        return [*([symbol] for symbol in known), *groups]
+
+    def _make(self, programs: Mapping[str, tirx.PrimFunc]) -> Path:
+        if len(programs) == 1 and (path := self._load(next(iter(programs)))) is not None:
+            return path
+        path = self._write(programs, lean_kernels())
+        if self._kept is not None:
             with contextlib.suppress(OSError):
-                content = known.read_bytes()
-                if known.name == _file_name(key, content, symbol):
-                    path.write_bytes(content)
-                    return path
-        self._write(symbol, function, lean_kernels(), path)
-        if self._kept is not None and key:
-            self._keep(key, symbol, path.read_bytes())
+                self._keep(programs, path.read_bytes())
         return path
 
-    def _keep(self, key: str, symbol: str, content: bytes) -> None:
-        """Leave an object file for other processes. If that fails, they compile it."""
-        assert self._kept is not None
+    def _find(self, symbol: str) -> Path | None:
+        """The file that is kept of a program."""
+        return self._known.get(self._key(self._numbers[symbol])) if symbol in self._numbers else None
+
+    def _load(self, symbol: str) -> Path | None:
+        """A copy of the file that is kept of a program; None: there is none, or it is damaged."""
         with contextlib.suppress(OSError):
-            self._kept.mkdir(parents=True, exist_ok=True)
-            target = self._kept / _file_name(key, content, symbol)
-            part = target.with_suffix(f".{os.getpid()}.part")
-            part.write_bytes(content)
-            part.replace(target)
+            known = self._find(symbol)
+            content = b"" if known is None else known.read_bytes()
+            if known is not None and known.name == _file_name(self._key(self._numbers[symbol]), content, symbol):
+                path = self._folder / f"kept-{_digest(content)}.o"  # the same for all programs of a group
+                path.write_bytes(content)
+                return path
+        return None
+
+    def _keep(self, symbols: Iterable[str], content: bytes) -> None:
+        """Leave an object file for other processes, under a name for each program. Raises ``OSError`` if that fails."""
+        assert self._kept is not None
+        self._kept.mkdir(parents=True, exist_ok=True)
+        first: Path | None = None
+        for symbol in symbols:
+            name = _file_name(self._key(self._numbers[symbol]), content, symbol)
+            part = self._kept / f"{_digest(name.encode())}.{os.getpid()}.part"
+            if first is None:
+                part.write_bytes(content)
+            else:
+                part.hardlink_to(first)
+            part.replace(self._kept / name)
+            first = self._kept / name
 
     def _key(self, number: int) -> str:
         """What an object file is found by: a hash of all that it depends on."""
@@ -176,7 +209,11 @@ class SharedObjects(Objects):
 
 def _file_name(key: str, content: bytes, symbol: str) -> str:
     """The name of a file that is kept. It holds a hash of the content, so that a damaged file is not used."""
-    return f"{key}-{hashlib.sha256(content).hexdigest()[:16]}-{symbol}.o"
+    return f"{key}-{_digest(content)}-{symbol}.o"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 @cache
