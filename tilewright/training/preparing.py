@@ -17,9 +17,9 @@ from tilewright.training.options import Options
 
 if TYPE_CHECKING:
     from tilewright.compiling.kernels import Kernels
-    from tilewright.tensor import Array
     from tilewright.frontend.network import Network
     from tilewright.graph.tasks import Extraction
+    from tilewright.tensor import Array
     from tilewright.training.variants import Entered, Proposer
     from tilewright.tuning.selection import Selection
 
@@ -353,9 +353,6 @@ class Preparation:
 def make_preparation(options: Options, folder: Path) -> Preparation:
     """A :class:`Preparation`, and this process made ready for it: all that it will need is imported now."""
     import gc
-
-    import torch
-    import torch.fx.experimental.proxy_tensor
 
     import tilewright.compiling.build
     import tilewright.frontend.load

@@ -100,7 +100,9 @@ def link(objects: Sequence[Path], out: Path, *, repeated: bool = False) -> None:
     """
     flags = ("-shared", "-fPIC", "-pthread", "-Wl,-Bsymbolic")
     repeating = ("-Wl,--allow-multiple-definition",) if repeated else ()
-    _compile([find_compiler(), *flags, *repeating, *map(str, objects), "-o", str(out)], out, "the kernels cannot be linked")
+    _compile(
+        [find_compiler(), *flags, *repeating, *map(str, objects), "-o", str(out)], out, "the kernels cannot be linked"
+    )
 
 
 def _compile(command: list[str], out: Path, failure: str) -> None:
