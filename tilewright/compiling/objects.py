@@ -57,7 +57,6 @@ class Objects:
     @property
     def folder(self) -> Path:
         """The directory for object files."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder
 
     def symbol(self, kernel: str, function: tirx.PrimFunc) -> str:
@@ -67,8 +66,13 @@ class Objects:
     def begin(self, programs: Mapping[str, tirx.PrimFunc]) -> None:
         """Begin to compile programs that will be used together, each under its name, and do not wait for them.
 
-        Programs of earlier calls come first. :meth:`compile` raises the errors.
+        Programs of earlier calls come first. :meth:`compile` raises the errors of compiling.
+
+        Raises:
+            ResourceError: the disk is full.
         """
+        with translate_errors(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
         left = {symbol: f for symbol, f in programs.items() if symbol not in self._paths and symbol not in self._begun}
         if left and self._pool is None:  # TVM releases the interpreter's lock while it compiles: threads use all cores
             self._pool = ThreadPoolExecutor(self._target.cores, "tilewright-compiling")
@@ -84,7 +88,7 @@ class Objects:
             CompilerError: compiling failed.
             ResourceError: memory is missing, or the disk is full.
         """
-        with translate_errors(self.folder):
+        with translate_errors(self._folder):
             try:
                 for symbol, function in programs.items():
                     self.begin({symbol: function})

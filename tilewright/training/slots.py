@@ -95,7 +95,7 @@ class Pace:
             else:
                 if self._saved >= _LEAST * step:
                     self._give(min(self._saved, _MOST * step, _LONGEST_SLOT))
-                self._let(False)
+                self._let(self.share <= 0.0)
             self._last = time.monotonic()
             self._began[graph] = (self._last, self.given)
             return length

@@ -163,6 +163,8 @@ class Worker:
     def _begin(self, order: Order) -> None:
         """Prepare a part that has waited."""
         if order.spent is not None:
+            while math.isnan(self.pace.step_seconds) and not self._closed:
+                time.sleep(_LOOK)  # it has an executable, so nothing may delay the first step
             self._set_share(TUNING)
             try:
                 self._ask("learn", order.request)
