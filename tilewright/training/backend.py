@@ -76,6 +76,7 @@ def compile_graph(
 
     session = Session(parsed, examples)
     sessions.add(session)
+    session.start()
     compiler = aot_autograd(
         fw_compiler=partial(session.compile, "forward"),
         bw_compiler=partial(session.compile, "backward"),

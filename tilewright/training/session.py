@@ -77,6 +77,12 @@ class Session:
         #: The names of saved activations that the forward pass gives in blocks.
         self._kept: frozenset[str] = frozenset()
 
+    def start(self) -> None:
+        """Start what prepares parts, if there will be some: nothing is in the cache yet."""
+        folder = find_folder(self.options)
+        if self.options.mode == "background" and (folder is None or not folder.exists()):
+            find_worker(self.options, self._threads).start()
+
     def compile(self, kind: Kind, module: fx.GraphModule, examples: Sequence[object]) -> Boxed:
         """A function that computes a graph of a step. It is PyTorch's own whatever fails.
 
@@ -103,10 +109,15 @@ class Session:
         self._request(graph)
         return self._box(whole, graph)
 
+    @property
+    def _threads(self) -> int:
+        """On which kernels run."""
+        return self.options.threads or torch.get_num_threads()
+
     def _request(self, graph: StepGraph) -> None:
         """Have the parts of a graph prepared: now, or while the model trains."""
         total = sum(len(part.part.operators) for part in graph.parts)
-        threads = self.options.threads or torch.get_num_threads()
+        threads = self._threads
         worker, folder = find_worker(self.options, threads), find_folder(self.options)
         graph.progress = find_progress(worker)
         graph.progress.add(graph.parts)

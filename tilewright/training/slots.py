@@ -24,6 +24,10 @@ __all__ = ["PREPARING", "TUNING", "Pace", "Stoppable"]
 PREPARING, TUNING = 1 / 3, 0.05
 #: The length of a slot, as a multiple of a step. No step may take more than 1.5 times as long as the others.
 _MOST = 0.48
+#: Seconds of a slot, at most: the first step is long, since PyTorch traces the model in it.
+_LONGEST_SLOT = 3.0
+#: A slot ends so many seconds after nobody needs it any more.
+_LOOK = 0.05
 #: Slots that are shorter than this multiple of a step are saved up: each change costs both sides the caches.
 _LEAST = 0.25
 #: Seconds for which nothing is saved up: in a longer pause of the training, the processors were free anyway.
@@ -90,8 +94,8 @@ class Pace:
                 self._let(True)
             else:
                 if self._saved >= _LEAST * step:
-                    self._give(min(self._saved, _MOST * step))
-                self._let(False)
+                    self._give(min(self._saved, _MOST * step, _LONGEST_SLOT))
+                self._let(self.share <= 0.0)
             self._last = time.monotonic()
             self._began[graph] = (self._last, self.given)
             return length
@@ -124,10 +128,11 @@ class Pace:
         return length
 
     def _give(self, seconds: float) -> None:
-        """Sleep."""
+        """Sleep, as long as the other process has something to do."""
         begin = time.monotonic()
         self._let(True)
-        time.sleep(seconds)
+        while self.share > 0.0 and (left := begin + seconds - time.monotonic()) > 1e-6:
+            time.sleep(min(left, _LOOK))
         taken = time.monotonic() - begin
         self._saved = max(0.0, self._saved - taken)
         self.given += taken

@@ -84,17 +84,25 @@ def _compile_object(compiler: str) -> bytes:
         return path.read_bytes()
 
 
-def link(objects: Sequence[Path], out: Path) -> None:
+def link(objects: Sequence[Path], out: Path, *, repeated: bool = False) -> None:
     """Link the object files of kernels and of the runtime into the shared library ``out``.
 
     Functions of the library find each other before functions of the same name in other libraries.
+
+    Args:
+        objects: the object files.
+        out: the file to write.
+        repeated: whether several may hold the same function, of which one is taken.
 
     Raises:
         CompilerError: there is no compiler, or it fails.
         ResourceError: a disk is full.
     """
     flags = ("-shared", "-fPIC", "-pthread", "-Wl,-Bsymbolic")
-    _compile([find_compiler(), *flags, *map(str, objects), "-o", str(out)], out, "the kernels cannot be linked")
+    repeating = ("-Wl,--allow-multiple-definition",) if repeated else ()
+    _compile(
+        [find_compiler(), *flags, *repeating, *map(str, objects), "-o", str(out)], out, "the kernels cannot be linked"
+    )
 
 
 def _compile(command: list[str], out: Path, failure: str) -> None:
