@@ -38,9 +38,10 @@ def recompute_norms(forward: fx.GraphModule, backward: fx.GraphModule, outputs: 
     results = list(output.args[0])
     takers = {node.name: node for node in backward.graph.nodes if node.op == "placeholder"}
     for place, saved in enumerate(results):
-        if place < outputs or not _is_private(saved, output) or saved in results[:outputs]:
+        result = None if place < outputs or saved in results[:outputs] else _find_result(saved, output)
+        if result is None:
             continue
-        norm = saved.args[0]
+        norm = result.args[0]
         parts = {user.args[1]: user.name for user in norm.users}
         x, weight, bias = norm.args[:3]
         needed = [takers.get(name) for name in (x.name, weight.name, parts.get(1, ""), parts.get(2, ""))]
@@ -49,29 +50,32 @@ def recompute_norms(forward: fx.GraphModule, backward: fx.GraphModule, outputs: 
             continue
         results[place] = bias
         _replace(backward.graph, taker, bias, [node for node in needed if node is not None], norm.args[6:8])
-    output.args = (type(output.args[0])(results), *output.args[1:])
+    before = output.args[0]
+    output.args = (type(before)(results), *output.args[1:])
+    for copy in (node for node in before if getattr(node, "op", "") == "call_function" and not node.users):
+        forward.graph.erase_node(copy)
     for graph in (forward, backward):
         graph.graph.lint()
         graph.recompile()
 
 
-def _is_private(saved: fx.Node, output: fx.Node) -> bool:
-    """Whether a tensor that is saved is the result of a norm in training that nothing but one activation reads."""
-    import torch
+def _find_result(saved: fx.Node, output: fx.Node) -> fx.Node | None:
+    """The result of a norm in training that is saved, if one activation reads it and nothing else does.
 
-    if getattr(saved, "target", None) is not operator.getitem or saved.args[1] != 0:
-        return False
-    norm = saved.args[0]
-    if norm.target is not torch.ops.aten._native_batch_norm_legit_functional.default:
-        return False
-    readers = [user for user in saved.users if user is not output]
-    plain = all(getattr(vector, "op", "") == "placeholder" for vector in norm.args[1:3])
-    return (
-        plain
-        and norm.args[5] is True
-        and len(readers) == 1
-        and getattr(readers[0].target, "_opname", "") in _ACTIVATIONS
-    )
+    An activation in place saves a copy of its data.
+    """
+    source = saved
+    while getattr(source, "target", None) is torch.ops.aten.clone.default and set(source.users) <= {saved, output}:
+        source = source.args[0]
+    if getattr(source, "target", None) is not operator.getitem or source.args[1] != 0:
+        return None
+    norm = source.args[0]
+    if norm.target is not torch.ops.aten._native_batch_norm_legit_functional.default or norm.args[5] is not True:
+        return None
+    readers = [user for user in source.users if user not in (output, saved)]
+    if len(readers) != 1 or getattr(readers[0].target, "_opname", "") not in _ACTIVATIONS:
+        return None
+    return source if all(getattr(vector, "op", "") == "placeholder" for vector in norm.args[1:3]) else None
 
 
 def _replace(graph: fx.Graph, taker: fx.Node, bias: fx.Node, given: list[fx.Node], numbers: tuple[float, ...]) -> None:
