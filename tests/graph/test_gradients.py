@@ -194,6 +194,26 @@ def test_gradient_of_a_gate_for_each_channel_stays_in_blocks() -> None:
     assert not any("conv" in name and "hardswish" in name for name in kernels), kernels
 
 
+@pytest.mark.parametrize("channels", [16, 5])
+@pytest.mark.parametrize("activation", ["hardswish", "silu"])
+def test_cheap_gradient_before_a_batch_norm_is_not_written(channels: int, activation: str) -> None:
+    def gradients(dy: Any, x: Any, w: Any, gate: Any, weight: Any, mean: Any, deviation: Any) -> Any:
+        dy = backward((1, 1), (0, 0), (1, 1), 1)(dy, x, w)[0]
+        dx = _ACTIVATIONS[activation](dy * gate, torch.ops.aten.relu(x))
+        return (dy * x).sum((2, 3), keepdim=True), *torch.ops.aten.native_batch_norm_backward(
+            dx, x, weight, mean, deviation, mean, deviation, True, 1e-5, [True, True, True]
+        )
+
+    torch.manual_seed(0)
+    images = [torch.randn(3, channels, 7, 9) for _ in range(2)]
+    others = [torch.randn(channels, channels, 1, 1), torch.randn(3, channels, 1, 1)]
+    vectors = [torch.rand(channels) + 0.5 for _ in range(3)]
+    extraction = all_agree(gradients, [*images, *others, *vectors], draws=2)
+    names = [use.task.name for use in extraction.uses if use.task.kind == "pixel_sums"]
+    sums = [name for name in names if "weight" not in name]
+    assert [name.startswith("channel_statistics") for name in sums] == [activation == "silu" or channels == 5], names
+
+
 @pytest.mark.parametrize("channels", [16, 24, 5])
 def test_batch_norm_in_training(channels: int) -> None:
     def both(x: Any, dy: Any, weight: Any, bias: Any, mean: Any, variance: Any) -> Any:

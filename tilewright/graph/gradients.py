@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
+from tilewright.graph.again import compute_again
 from tilewright.graph.channels import padded_order
 from tilewright.graph.value import Value
 from tilewright.ops.elementwise.gradients import ACTIVATION_GRADIENT, ActivationGradient, activation_gradient
@@ -53,6 +54,9 @@ def serve(walk: Rewriter, call: relax.Call) -> Value | None:
     handler = _TABLE.get(mark.kind)
     if handler is None or len(operands) < len(found):
         return None
+    if mark.kind == STATISTICS and len(operands) > 1:
+        again = compute_again(walk, call.args[1].fields[0])
+        return _serve_statistics(walk, mark.detail, operands, again)
     return handler(walk, mark.detail, operands)
 
 
@@ -94,7 +98,7 @@ def _serve_weight_gradient(walk: Rewriter, detail: str, operands: list[Value]) -
     return Value.plain(form.weight, walk.call(function, sources, form.weight, WEIGHT_GRADIENT))
 
 
-def _serve_statistics(walk: Rewriter, detail: str, operands: list[Value]) -> Value:
+def _serve_statistics(walk: Rewriter, detail: str, operands: list[Value], again: Value | None = None) -> Value:
     from tvm import relax
 
     form = Statistics.parse(detail)
@@ -102,12 +106,15 @@ def _serve_statistics(walk: Rewriter, detail: str, operands: list[Value]) -> Val
     channels = form.shape[1]
     first = next((value for value in images if value.packed is not None), images[0])
     layout = _layout(walk, first, channels)
+    fusable = again is not None and channels % layout[0] == 0
+    if again is not None and fusable:
+        images[0] = again
     sources = [walk.pack(value, *layout) for value in images]
     shape = tuple(int(d) for d in sources[0].ty.shape.values)
     if form.products:
         mean, gaps = walk.make_plain(operands[2]), shape[1] * shape[4] - channels
         sources.append(walk.emit(relax.op.nn.pad(mean, [0, gaps])) if gaps else mean)
-    function = channel_statistics(form, shape)
+    function = channel_statistics(form, shape, fusable)
     return Value.plain((2, channels), walk.call(function, sources, (2, channels), STATISTICS))
 
 

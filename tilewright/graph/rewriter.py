@@ -9,6 +9,7 @@ tensors.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
@@ -51,6 +52,7 @@ class Rewriter:
         scalars: the numbers of the weights that hold one number.
         varying: the inputs that are weights which change from call to call, by the source of their recipes.
         packed: what such weights became, by their source and the steps of their recipe.
+        uses: how often each variable of the network is read. Only of networks whose weights vary.
     """
 
     lanes: int
@@ -68,6 +70,7 @@ class Rewriter:
     scalars: dict[relax.Var, float] = field(default_factory=dict)
     varying: dict[str, relax.Var] = field(default_factory=dict)
     packed: dict[tuple[str, tuple[tuple[str, tuple[int, ...]], ...]], relax.Expr] = field(default_factory=dict)
+    uses: Counter[relax.Var] = field(default_factory=Counter)
 
     # Values and their layouts
 
