@@ -4,8 +4,8 @@
     -->
     y = batch_norm(x); z = hardswish(y); save x, the mean and the deviation --> hardswish_backward(dz, normalise(x))
 
-The backward pass reads ``x`` anyway, for the gradient of the norm. Where the pass is compiled, ``normalise`` is fused into
-what reads it, and the forward pass does not write ``y`` at all. Where PyTorch runs the pass, it is one call more.
+The backward pass reads ``x`` anyway, for the gradient of the norm. Where the pass is compiled, ``normalise`` is fused
+into what reads it, and the forward pass does not write ``y`` at all. Where PyTorch runs the pass, it is one call more.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["recompute_norms"]
 
 #: Activations whose gradients need their data. The kernel that writes such an activation reads the data of the norm.
-_ACTIVATIONS = "hardswish silu gelu leaky_relu elu hardtanh hardsigmoid".split()
+_ACTIVATIONS = ["hardswish", "silu", "gelu", "leaky_relu", "elu", "hardtanh", "hardsigmoid"]
 
 
 def recompute_norms(forward: fx.GraphModule, backward: fx.GraphModule, outputs: int) -> None:
@@ -99,7 +99,9 @@ def _replace(graph: fx.Graph, taker: fx.Node, bias: fx.Node, given: list[fx.Node
         inverse = _call(graph, aten.pow.Tensor_Scalar, deviation, -2.0)
         variance = _call(graph, aten.sub.Tensor, inverse, epsilon)
         norm = aten._native_batch_norm_legit_no_training.default
-        result = _call(graph, operator.getitem, _call(graph, norm, x, weight, shift, mean, variance, momentum, epsilon), 0)
+        result = _call(
+            graph, operator.getitem, _call(graph, norm, x, weight, shift, mean, variance, momentum, epsilon), 0
+        )
     taker.replace_all_uses_with(result)
     graph.erase_node(taker)
 

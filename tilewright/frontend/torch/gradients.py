@@ -21,8 +21,8 @@ __all__ = ["training_decompositions"]
 _KEPT = """
     hardswish.default hardsigmoid.default silu.default gelu.default unbind.int split.Tensor split_with_sizes.default
     addmm.default native_layer_norm.default threshold_backward.default hardswish_backward.default
-    hardsigmoid_backward.default hardtanh_backward.default leaky_relu_backward.default elu_backward.default _safe_softmax.default
-    select_backward.default slice_backward.default
+    hardsigmoid_backward.default hardtanh_backward.default leaky_relu_backward.default elu_backward.default
+    _safe_softmax.default select_backward.default slice_backward.default
 """
 #: Operators whose decomposition PyTorch has, but not in its table.
 _ADDED = """

@@ -17,7 +17,13 @@ from tilewright.frontend.torch.folding import fold_constants
 from tilewright.frontend.torch.gradients import training_decompositions
 from tilewright.frontend.torch.graph import TorchGraph, shape_of
 from tilewright.frontend.torch.importer import Imported, import_graph
-from tilewright.frontend.torch.rewriting import drop_identities, join_deviations, join_selections, repeat_late, shape_norms
+from tilewright.frontend.torch.rewriting import (
+    drop_identities,
+    join_deviations,
+    join_selections,
+    repeat_late,
+    shape_norms,
+)
 
 if TYPE_CHECKING:
     import torch

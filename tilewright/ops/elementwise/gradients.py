@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tvm.ir import Expr
     from tvm.tirx import PrimFunc
 
-__all__ = ["ACTIVATION_GRADIENT", "ACTIVATIONS", "ActivationGradient", "activation_gradient"]
+__all__ = ["ACTIVATIONS", "ACTIVATION_GRADIENT", "ActivationGradient", "activation_gradient"]
 
 #: The kind of the mark of :func:`activation_gradient` as importers emit it.
 ACTIVATION_GRADIENT = "activation_gradient"
