@@ -11,6 +11,7 @@ into what reads it, and the forward pass does not write ``y`` at all. Where PyTo
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -106,7 +107,7 @@ def _replace(graph: fx.Graph, taker: fx.Node, bias: fx.Node, given: list[fx.Node
     graph.erase_node(taker)
 
 
-def _call(graph: fx.Graph, target: object, *arguments: object) -> fx.Node:
+def _call(graph: fx.Graph, target: Callable[..., object], *arguments: object) -> fx.Node:
     """A new node, with the value that a trace would have given it."""
     node = graph.call_function(target, arguments)
     node.meta["val"] = target(*(a.meta["val"] if hasattr(a, "meta") else a for a in arguments))
