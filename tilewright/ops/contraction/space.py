@@ -156,15 +156,9 @@ class ContractionSpace:
         """``tile`` with the outer loops of the lowest estimated cost."""
         # A depthwise kernel has few sums, and all are written out if that is allowed. A packed operand belongs to one
         # matrix of the batch, so it may be packed just before its use.
-        free = (
-            (3, 6, 7, 8)
-            if self._streams
-            else (3, 6, 7)
-            if self._form.depthwise
-            else (3, 5, 7, 8)
-            if self._packs
-            else (3, 5, 7)
-        )
+        free = (3, 5, 7, 8) if self._packs else (3, 5, 7)
+        if self._form.depthwise:
+            free = (3, 6, 7, 8) if self._streams else (3, 6, 7)
         rows = self._combinations(tile, free)
         rows = rows[self.valid(rows)]
         best: NDArray[np.int32] = rows[int(self._outer_cost(rows).argmin())]
