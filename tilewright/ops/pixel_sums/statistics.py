@@ -80,13 +80,14 @@ def plain_statistics(statistics: Statistics) -> PrimFunc:
 
 
 @lru_cache(KEPT)
-def channel_statistics(statistics: Statistics, data: tuple[int, ...]) -> PrimFunc:
+def channel_statistics(statistics: Statistics, data: tuple[int, ...], fusable: bool = False) -> PrimFunc:
     """The statistics of blocked images. Gives a PrimFunc as :func:`plain_statistics` does.
 
     Args:
         statistics: of the images.
         data: shape ``(n, blocks, h, w, x)`` of all images. Channels lie in order. What is in the places behind the
             last is ignored.
+        fusable: whether element-wise functions before it are fused into it.
     """
     from tvm import te
 
@@ -115,7 +116,7 @@ def channel_statistics(statistics: Statistics, data: tuple[int, ...]) -> PrimFun
         ),
         name="finish",
     )
-    return make_function([*tensors, result], OPAQUE)
+    return make_function([*tensors, result], REDUCTION if fusable else OPAQUE)
 
 
 @lru_cache(KEPT)
