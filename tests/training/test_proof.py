@@ -19,7 +19,7 @@ nn = torch.nn
 
 
 def norm_step(x: Any, weight: Any, bias: Any, gamma: Any, dy: Any) -> tuple[Any, ...]:
-    """A convolution and a batch norm: its result and mean, the gradient of the scale, and that of the bias, which is 0."""
+    """A convolution and a batch norm: result, mean, and the gradients of the scale and of the bias, which is 0."""
     aten = torch.ops.aten
     y = aten.convolution(x, weight, bias, [1, 1], [1, 1], [1, 1], False, [0, 0], 1)
     z, mean, deviation = aten.native_batch_norm(y, gamma, None, None, None, True, 0.1, 1e-5)
