@@ -74,7 +74,7 @@ def measure_errors(
 def _find_errors(found: Sequence[Array], exact: Sequence[Array], kept: Sequence[int] | None = None) -> dict[str, float]:
     """The largest error of a parameter, and the median."""
     errors = [
-        float(np.abs(found[place] - exact[place]).max() / (np.abs(exact[place]).max() or 1.0))
+        float(np.abs(np.subtract(found[place], exact[place])).max() / (np.abs(exact[place]).max() or 1.0))
         for place in (range(len(exact)) if kept is None else kept)
     ]
     return {"worst": max(errors), "median": float(np.median(errors))}

@@ -1,4 +1,4 @@
-"""Gradients are those of float64 to 1e-4 of the largest, and weights to 1e-3 after 50 steps, in all kinds of networks."""
+"""Gradients are those of float64 to 1e-4 of the largest, and weights to 1e-3 after 50 steps, in all kinds of models."""
 
 from __future__ import annotations
 
