@@ -11,7 +11,12 @@ from tests.training.models import Inverted, Patches, Residual, Sequences, Up, in
 from tilewright.training import optimize, report
 from tilewright.training.live import LivePart
 
-pytestmark = [runs, pytest.mark.usefixtures("fresh")]
+pytestmark = [
+    runs,
+    pytest.mark.usefixtures("fresh"),
+    # torch.compile looks at the gradient of what the LSTM gives to the layers.
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
+]
 
 #: The network, and the shape of its inputs.
 NETWORKS: dict[str, tuple[Any, tuple[int, ...]]] = {
