@@ -14,6 +14,9 @@ Each network is trained on one batch of 16 with SGD and momentum.
 - *Gradients.* ``gradient_error`` is the largest difference to PyTorch in float64, relative to the largest gradient of
   the same parameter.
 
+``--gradients-only`` prints these errors alone, beside those of PyTorch in float32, and does not tune: the worst
+parameter, and in brackets the median one. ``--steps N`` compares the weights after so many steps, too.
+
 Networks in the JSON file are not run again. ``--plot FILE`` draws the seconds of a step over time. ``--models`` takes
 names of timm, and ``encoder``, ``unet`` and ``lstm``.
 """
@@ -32,6 +35,8 @@ import numpy as np
 
 from bench._curves import plot_steps
 from bench._each import each
+from bench._gradient_errors import measure_errors, show_errors
+from bench._training_models import BATCH
 from bench._training_steps import Steps
 from tilewright.cli.text import table
 from tilewright.measure.compare import compare, latency, relative_error
@@ -152,14 +157,31 @@ def show(networks: Mapping[str, Any]) -> str:
     return f"{table(header, rows)}\ngeometric means: {means_text}"
 
 
+def compare_gradients(names: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
+    """The errors of gradients and weights by network."""
+    threads = Target.parse("native").cores
+    options = {"mode": "now", "budget": "1s", "threads": threads}
+    return each(
+        names,
+        arguments.json,
+        lambda name: measure_errors(name, threads, options, arguments.steps, arguments.batch),
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=MODELS, help="comma-separated")
     parser.add_argument("--minutes", type=float, default=5.0, help="that Tilewright trains and tunes")
     parser.add_argument("--json", type=Path, default=Path("training.json"))
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the seconds of a step over time")
+    parser.add_argument("--gradients-only", action="store_true", help="print the errors of gradients, and time nothing")
+    parser.add_argument("--steps", type=int, default=0, help="after which weights are compared, with --gradients-only")
+    parser.add_argument("--batch", type=int, default=BATCH, help="inputs of a batch, with --gradients-only")
     arguments = parser.parse_args()
     names = arguments.models.split(",")
+    if arguments.gradients_only:
+        print(show_errors(compare_gradients(names, arguments)))
+        return
     done = each(names, arguments.json, lambda name: bench(name, arguments.minutes))
     found = {name: done[name] for name in names}
     print(show(found))
