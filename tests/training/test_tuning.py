@@ -5,14 +5,23 @@ from __future__ import annotations
 import logging
 import pickle
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.training.models import in_float64, step, torch, worst_gradient
 from tilewright.executable.executable import load_executable
+from tilewright.frontend.load import load_part
+from tilewright.graph.tasks import extract
 from tilewright.measure.isolated import IsolatedProcess
+from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.ops.registry import make_space
+from tilewright.records import open_store
+from tilewright.space.configs import sample
+from tilewright.target import Target
 from tilewright.training import optimize, report, worker
 from tilewright.training.cache import key_of
 from tilewright.training.live import LivePart
@@ -130,6 +139,29 @@ def trace(batch: int) -> Any:
         return (torch.ops.aten.relu.default(torch.ops.aten.addmm.default(b, x, w)),)
 
     return make_fx(compute, tracing_mode="fake")(torch.randn(batch, 64), torch.randn(64, 64), torch.randn(64))
+
+
+def test_records_of_another_machine_decide_nothing(tmp_path: Path) -> None:
+    part = divide(trace(32))[1][0]
+    live = LivePart(part, "part")
+    request = Request("part", pickle.dumps(part.module), live.inputs, live.outputs, key="part")
+    target = Target.parse()
+    extraction = extract(load_part("part", part.module, live.inputs, live.outputs), target)
+    measured = []
+    for use in extraction.uses:
+        space = make_space(use.task, target)
+        other = next(row for row in sample(space, np.random.default_rng(0), 8) if (row != space.default()).any())
+        config = tuple(int(index) for index in other)
+        measured.append(Measurement(use.task.key, target.key, space.template, config, Outcome.OK, (1e-9,), "", 0.0))
+    tuned = []
+    for number, name in enumerate(("another", target.key)):
+        records = tmp_path / f"{number}.db"
+        with open_store(records) as store:
+            store.add([replace(measurement, target=name) for measurement in measured])
+        preparation = Preparation(Options(mode="now", budget="1s", records=str(records)), tmp_path)
+        tuned.append(preparation.prepare(request).tuned)
+    assert tuned[0] == 0
+    assert tuned[1] > 0
 
 
 def test_variants_are_timed_in_their_places_and_the_fastest_stays(tmp_path: Path) -> None:

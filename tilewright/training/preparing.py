@@ -157,9 +157,10 @@ class Preparation:
         self.learn(request)
         part = self._parts[request.key]
         spent, trials = 0.0, 0
-        if request.seconds > _FINISHING and self._options.mode == "now":
-            part.selection, trials = self._tune(part.extraction, request.seconds)
+        if self._options.mode == "now":
             spent = self._options.seconds
+            if request.seconds > _FINISHING:
+                part.selection, trials = self._tune(part.extraction, request.seconds)
         self._build(request.key, part, spent)
         assert part.out is not None
         tasks, tuned = len(part.extraction.uses), len(part.selection.tuned)
