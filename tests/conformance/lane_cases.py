@@ -19,11 +19,9 @@ from onnx import NodeProto, helper
 
 from tests.executable.test_plan import expand
 from tests.graph.test_tokens import attention
-from tests.models import normal, save
+from tests.models import normal, read, save
 from tests.targets import LANES, lane_target
-from tilewright.frontend.load import read_model
 from tilewright.frontend.network import Network
-from tilewright.frontend.onnx.reading import read_here
 from tilewright.graph.convolution import Algorithm
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.ops.registry import make_space
@@ -206,7 +204,7 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 @cache
 def _network(name: str) -> Network:
     path = CASES[name].write(Path(_folder().name, f"{len(list(Path(_folder().name).iterdir()))}.onnx"))
-    return read_model(path.stem, *read_here(path, {}), {})  # as load() reads it, but without a process for each
+    return read(path)
 
 
 @cache
