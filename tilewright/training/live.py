@@ -26,7 +26,7 @@ from tilewright.training.proof import TOLERANCE, find_worst, is_as_exact
 from tilewright.training.saved import accept_blocks, find_layouts, to_blocks, to_plain
 from tilewright.training.storage import find_storages, return_free_pages
 
-__all__ = ["LivePart", "State"]
+__all__ = ["LivePart", "State", "first_line"]
 
 State: TypeAlias = Literal["waiting", "ready", "running", "left"]
 #: In every so many runs the kernels are timed. That costs two readings of the clock for each.
@@ -150,7 +150,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             try:
                 return self._run(program, tensors)
             except Exception as error:  # whatever happens in there, the training goes on
-                self.leave(f"its executable failed: {error}")
+                self.leave(f"its executable failed: {first_line(error)}")
         return self._run_theirs(tensors)
 
     @property
@@ -190,7 +190,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             worst, seconds = find_worst(self._module, tensors, found)
             right = worst <= TOLERANCE or is_as_exact(self._module, tensors, found)
         except Exception as error:
-            self.leave(f"its executable failed: {error}")
+            self.leave(f"its executable failed: {first_line(error)}")
             return self.forward(*tensors)
         self.counts.theirs += 1
         self.counts.their_seconds.append(seconds)
@@ -240,6 +240,11 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             return tensor
         self.counts.copies += 1
         return torch.empty_strided(layout.shape, layout.strides, dtype=tensor.dtype).copy_(tensor)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without the traces that PyTorch adds to it."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _lies_alike(tensor: torch.Tensor, layout: Layout) -> bool:

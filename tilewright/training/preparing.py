@@ -182,9 +182,10 @@ class Preparation:
         """
         part = self._begin(request)
         spent, trials = 0.0, 0
-        if request.seconds > _FINISHING and self._options.mode == "now":
-            part.selection, trials = self._tune(part.extraction, request.seconds)
+        if self._options.mode == "now":
             spent = self._options.seconds
+            if request.seconds > _FINISHING:
+                part.selection, trials = self._tune(part.extraction, request.seconds)
         elif self._announced:
             with contextlib.suppress(TilewrightError):  # it is raised again when that part's turn comes
                 self._begin(next(iter(self._announced.values())))

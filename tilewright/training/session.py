@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import torch
 
 from tilewright.training.cache import find_folder, key_of, load_cached
-from tilewright.training.live import LivePart
+from tilewright.training.live import LivePart, first_line
 from tilewright.training.options import Options
 from tilewright.training.parts import divide
 from tilewright.training.preparing import Request
 from tilewright.training.progress import Progress, find_progress
 from tilewright.training.saved import find_kept, show_plain
+from tilewright.training.support import explain
 from tilewright.training.worker import Order, find_worker
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Session:
             examples: stand-ins for what it takes.
         """
         try:
+            why = explain(module)
             whole, parts = divide(module)
             names = [part.name for part in parts]
             if kind == "forward":
@@ -101,12 +103,18 @@ class Session:
             for part in live:
                 setattr(whole, part.part.name, part)
         except Exception as error:
-            _log.warning("the %s pass stays with PyTorch: %s", kind, error)
+            _log.warning("the %s pass stays with PyTorch: %s", kind, first_line(error))
             return self._box(module, StepGraph(kind, (), len(module.graph.nodes)))
         rest = sum(node.op == "call_function" and hasattr(node.target, "_schema") for node in whole.graph.nodes)
+        if why:
+            _log.warning("%s the %s pass stays with PyTorch: %s", "part of" if live else "all of", kind, why)
         graph = StepGraph(kind, live, rest)
         self.graphs.append(graph)
-        self._request(graph)
+        try:
+            self._request(graph)
+        except Exception as error:  # no file can be written, for example
+            for part in live:
+                part.leave(first_line(error))
         return self._box(whole, graph)
 
     @property
@@ -132,7 +140,7 @@ class Session:
                         continue
                 module = pickle.dumps(part.part.module)
             except Exception as error:
-                part.leave(f"it cannot be handed to the process that compiles it: {error}")
+                part.leave(f"it cannot be handed to the process that compiles it: {first_line(error)}")
                 continue
             if self.options.mode == "background":
                 seconds = 0.0

@@ -102,7 +102,10 @@ class Worker:
                 self._launch()
 
     def prepare(self, order: Order) -> bool:
-        """Have a part prepared, and wait for it. Errors go to ``order.leave``. Returns whether it is ready."""
+        """Have a part prepared, and wait for it. Returns whether it is ready. If not, it is left to PyTorch.
+
+        A part with an executable of an earlier run keeps that.
+        """
         try:
             try:
                 prepared = self._ask("prepare", order.request, seconds=order.request.seconds)
@@ -110,9 +113,10 @@ class Worker:
                 prepared = self._ask("prepare", order.request, seconds=order.request.seconds)
             self._take(order, prepared)
         except Exception as error:  # whatever fails, the training goes on
-            if self._closed:
-                return False
-            order.part.leave(str(error))
+            if order.spent is not None:
+                _log.info("%s keeps the kernels of an earlier run: %s", order.part.name, error)
+            elif not self._closed:
+                order.part.leave(str(error))
             return False
         return True
 
