@@ -1,4 +1,4 @@
-"""Whether the results of a part are right is decided by float64, since some are nothing but rounding errors."""
+"""Whether the results of a part are right, of which some are nothing but rounding errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.models import runs
 from tests.training.models import in_float64, step, torch, worst_gradient
 from tilewright.executable.program import PlanProgram
 from tilewright.training import optimize, report
-from tilewright.training.proof import TOLERANCE, find_worst, is_as_exact
+from tilewright.training.proof import TOLERANCE, find_worst, is_rounding
 
 nn = torch.nn
 
@@ -42,10 +42,10 @@ def part() -> tuple[Any, Sequence[Any], Sequence[Any]]:
 def test_rounding_errors_are_accepted(part: tuple[Any, Sequence[Any], Sequence[Any]]) -> None:
     module, tensors, exact = part
     assert find_worst(module, tensors, exact)[0] > TOLERANCE  # the gradient of the bias, which is 0
-    assert is_as_exact(module, tensors, exact)
+    assert is_rounding(module, tensors, exact)
     theirs = module(*tensors)
-    assert is_as_exact(module, tensors, theirs)
-    assert is_as_exact(module, tensors, [*theirs[:3], -2 * theirs[3]])
+    assert is_rounding(module, tensors, theirs)
+    assert is_rounding(module, tensors, [*theirs[:3], -2 * theirs[3]])
 
 
 @pytest.mark.parametrize("place", range(4))
@@ -65,7 +65,7 @@ def test_what_is_wrong_is_refused(
     found = list(exact)
     found[place] = damage(found[place])
     assert not find_worst(module, tensors, found)[0] <= TOLERANCE
-    assert not is_as_exact(module, tensors, found)
+    assert not is_rounding(module, tensors, found)
 
 
 @runs

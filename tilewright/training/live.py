@@ -22,7 +22,7 @@ from tilewright.executable.program import PlanProgram, Variants
 from tilewright.frontend.torch.part import Layout
 from tilewright.training.contest import Contest
 from tilewright.training.parts import Part
-from tilewright.training.proof import TOLERANCE, find_worst, is_as_exact
+from tilewright.training.proof import TOLERANCE, find_worst, is_rounding
 from tilewright.training.saved import accept_blocks, find_layouts, to_blocks, to_plain
 from tilewright.training.storage import find_storages, return_free_pages
 
@@ -188,7 +188,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
                 raise TypeError("it has no plan")
             found = self._run(program, tensors)
             worst, seconds = find_worst(self._module, tensors, found)
-            right = worst <= TOLERANCE or is_as_exact(self._module, tensors, found)
+            right = worst <= TOLERANCE or is_rounding(self._module, tensors, found)
         except Exception as error:
             self.leave(f"its executable failed: {first_line(error)}")
             return self.forward(*tensors)

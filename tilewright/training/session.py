@@ -167,9 +167,12 @@ class Session:
 
     def _run(self, graph: StepGraph, run: Boxed, arguments: list[object]) -> object:
         graph.steps += 1
-        if graph.kind != "backward" and graph.progress is not None:
+        if graph.progress is None:
+            return run(arguments)
+        if graph.kind != "backward":
             graph.progress.begin_step(id(graph))
-        return run(arguments)
+        with graph.progress.run():
+            return run(arguments)
 
 
 def _unbox(module: fx.GraphModule) -> Boxed:

@@ -256,7 +256,7 @@ class Worker:
             self._process.kill()
 
     def _set_share(self, share: float) -> None:
-        self.pace.share = share if self._options.mode == "background" else 0.0
+        self.pace.share = share if self._options.mode != "now" else 0.0
 
     def _ask(self, method: str, *arguments: object, seconds: float = 0.0) -> Any:  # as the method has it
         if self._closed:

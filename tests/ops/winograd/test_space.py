@@ -38,7 +38,7 @@ CASES = {
 }
 STAGES = ("data", "inverse")
 #: F(4x4, 3x3) interpolates at 0, +-5/8, +-3/2 and infinity.
-_B: dict[int, np.ndarray[Any, Any]] = {
+_B: dict[int, Any] = {
     2: [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]],
     4: [
         [225 / 256, 0, -169 / 64, 0, 1, 0],
@@ -49,7 +49,7 @@ _B: dict[int, np.ndarray[Any, Any]] = {
         [0, 225 / 256, 0, -169 / 64, 0, 1],
     ],
 }
-_A: dict[int, np.ndarray[Any, Any]] = {
+_A: dict[int, Any] = {
     2: [[1, 1, 1, 0], [0, 1, -1, -1]],
     4: [
         [1, 1, 1, 1, 1, 0],
