@@ -89,6 +89,39 @@ def test_slots_have_their_share_of_the_time_and_delay_no_step_by_half(
     assert pace.step_seconds == pytest.approx(1.0)
 
 
+class Process:
+    """A process that can be stopped."""
+
+    running = True
+
+    def pause(self) -> None:
+        """Stop it."""
+        self.running = False
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.running = True
+
+
+def test_the_process_is_stopped_however_long_a_graph_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("tilewright.training.slots.time", clock)
+    pace, process = Pace(), Process()
+    pace.process, pace.share = process, PREPARING
+    for number in range(6):
+        pace.begin_step(1)
+        with pace.run():
+            clock.now += 10.0
+            pace.look()
+            assert not process.running
+        # PyTorch traces the model in the first step. The length of a step is known from the third one on.
+        assert process.running is (number < 2)
+        clock.now += 1.0
+    clock.now += 1000.0  # the training has stopped by itself
+    pace.look()
+    assert process.running
+
+
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The records of a perceptron that has trained, with its executables beside them."""
