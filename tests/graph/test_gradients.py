@@ -154,6 +154,7 @@ _ACTIVATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "elu": lambda dy, x: torch.ops.aten.elu_backward(dy, 1.5, 1.2, 0.9, False, x),
     "elu of a result": lambda dy, x: torch.ops.aten.elu_backward(dy, 1.5, 1.2, 1.0, True, x),
     "silu": torch.ops.aten.silu_backward,
+    "gelu": torch.ops.aten.gelu_backward,
 }
 
 

@@ -243,6 +243,8 @@ def _gelu_backward(gradient: torch.Tensor, x: torch.Tensor, *, approximate: str 
     if approximate != "none":
         (rule,) = torch._decomp.get_decompositions([torch.ops.aten.gelu_backward.default]).values()
         return cast("torch.Tensor", rule(gradient, x, approximate=approximate))
+    if x.dim() == 4:
+        return NotImplemented  # images have a converter
     return gradient * call_operator("gelu_slope", "(Tensor x) -> Tensor", _like_first, x)
 
 

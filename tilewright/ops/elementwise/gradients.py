@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
-from tilewright.ops.elementwise.elementary import exp, sigmoid
+from tilewright.ops.elementwise.elementary import exp, gelu_slope, sigmoid
 from tilewright.ops.elementwise.float32 import let, number, select
 from tilewright.ops.function import BROADCAST, ELEMENTWISE, KEPT, make_function
 from tilewright.ops.mark import Mark
@@ -59,6 +59,10 @@ def _silu(dy: Expr, x: Expr) -> Expr:
     return let(x, lambda x: let(sigmoid(x), lambda s: dy * s * (one + x * (one - s))))
 
 
+def _gelu(dy: Expr, x: Expr) -> Expr:
+    return dy * gelu_slope(x)
+
+
 #: The gradient of the data by the names of activations: of the result's gradient, the data, and the numbers.
 ACTIVATIONS: dict[str, Callable[..., Expr]] = {
     "threshold": _threshold,
@@ -68,6 +72,7 @@ ACTIVATIONS: dict[str, Callable[..., Expr]] = {
     "leaky_relu": _leaky_relu,
     "elu": _elu,
     "silu": _silu,
+    "gelu": _gelu,
 }
 
 _Shape: TypeAlias = "tuple[int, ...]"

@@ -242,6 +242,7 @@ _NUMBERS = {
     "leaky_relu": ("negative_slope",),
     "elu": ("alpha", "scale", "input_scale", "is_result"),
     "silu": (),
+    "gelu": (),
 }
 
 
