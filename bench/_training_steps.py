@@ -14,8 +14,8 @@ from tilewright.tensor import Array, TensorSpec
 
 __all__ = ["ARMS", "Steps"]
 
-#: Eager PyTorch with channels first and last, PyTorch's own compiler with both, Tilewright, and the reference.
-ARMS = ("eager", "eager-last", "inductor", "inductor-last", "tilewright", "float64")
+#: Eager PyTorch with channels first and last, PyTorch's own compiler and Tilewright with both, and the reference.
+ARMS = ("eager", "eager-last", "inductor", "inductor-last", "tilewright", "tilewright-last", "float64")
 
 
 class Steps:
@@ -50,7 +50,7 @@ class Steps:
         self._optimizer = torch.optim.SGD(self._parameters, lr=0.01, momentum=0.9)
         if arm.startswith("inductor"):
             module = torch.compile(module)
-        if arm == "tilewright":
+        if arm.startswith("tilewright"):
             module = torch.compile(module, backend="tilewright", options=options or {})
         self._module = module
 

@@ -208,12 +208,12 @@ class Worker:
             time.sleep(_LOOK)
             if not times:
                 return
-        self._set_share(PREPARING if not self.generations else TUNING)
+        self._set_share(TUNING)
         proposals = self._ask("propose", times, seconds=left)
         self._set_share(0.0)
         contests = {proposal.key: self._hold(proposal) for proposal in proposals}
         self._await([contest for contest in contests.values() if contest is not None])
-        self._set_share(PREPARING if not self.generations else TUNING)
+        self._set_share(TUNING)
         self.generations += 1
         for key, contest in contests.items():
             found = {} if contest is None else contest.times
