@@ -121,6 +121,14 @@ def test_gradients_of_convolutions_of_all_forms(data: st.DataObject) -> None:
         all_agree(backward(stride, padding, dilation, groups, bias=out), [dy, x, w])
 
 
+def test_gradient_of_weights_by_winograds_algorithm() -> None:
+    torch.manual_seed(0)
+    x, w, dy = torch.randn(4, 64, 16, 15), torch.randn(64, 64, 3, 3), torch.randn(4, 64, 16, 15)
+    extraction = all_agree(backward((1, 1), (1, 1), (1, 1), 1), [dy, x, w])
+    kinds = [use.task.kind for use in extraction.uses]
+    assert (kinds.count("winograd"), kinds.count("pixel_sums")) == (3, 1)
+
+
 def test_gradients_of_a_layer_of_a_network_have_templates() -> None:
     torch.manual_seed(0)
     x, w, dy = torch.randn(4, 16, 14, 14), torch.randn(32, 16, 3, 3), torch.randn(4, 32, 7, 7)

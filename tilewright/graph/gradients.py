@@ -2,7 +2,8 @@
 
 An importer leaves calls of marked functions on plain tensors. Each becomes a call of a function of blocked tensors:
 
-    weight_gradient(data, dy)       -->  a sum over the batch and all pixels, which writes the plain gradient
+    weight_gradient(data, dy)       -->  a sum over the batch and all pixels, which writes the plain gradient;
+                                         or sums over tiles, by Winograd's algorithm
     channel_statistics(images)      -->  two sums for each channel
     phases(phase, ...)              -->  images that are put together of the results of a few convolutions
     activation_gradient(dy, data)   -->  an element-wise function in the layout of its operands
@@ -18,8 +19,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tilewright.graph.again import compute_again
 from tilewright.graph.channels import padded_order
+from tilewright.graph.convolution import Convolution
 from tilewright.graph.token_rows import NARROWEST
 from tilewright.graph.value import Value
+from tilewright.ops import winograd
 from tilewright.ops.elementwise.gradients import ACTIVATION_GRADIENT, ActivationGradient, activation_gradient
 from tilewright.ops.elementwise.phases import PHASES, Phases, interleave, plain_interleave
 from tilewright.ops.mark import take_mark
@@ -108,8 +111,37 @@ def _serve_weight_gradient(walk: Rewriter, detail: str, operands: list[Value]) -
         layouts = [_layout(walk, v, count, form.groups) for v, count in zip(operands, inside, strict=True)]
         sources = [walk.pack(value, *layout) for value, layout in zip(operands, layouts, strict=True)]
         shapes = [tuple(int(d) for d in source.ty.shape.values) for source in sources]
+        conv = Convolution(form.data, form.weight, form.stride, form.padding, (shapes[0][4], shapes[1][4]))
+        whole = conv.packed_data == shapes[0] and conv.packed_weight[0] == shapes[1][1]
+        if whole and form.groups == 1 and form.dilation == (1, 1) and conv.winograd_pays:
+            return _emit_winograd(walk, conv, sources)
         function = weight_gradient(form, shapes[0], shapes[1])
     return Value.plain(form.weight, walk.call(function, sources, form.weight, WEIGHT_GRADIENT))
+
+
+def _emit_winograd(walk: Rewriter, conv: Convolution, sources: list[relax.Expr]) -> Value:
+    """The gradient of a 3x3 convolution's weights by Winograd's F(4x4, 3x3).
+
+    Args:
+        walk: emits the new graph.
+        conv: the convolution. Channels lie in order, and blocks divide them.
+        sources: the data and the gradient of the result, in blocks.
+    """
+    from tvm import relax
+
+    m, tiling = 4, conv.tiling(4)
+    (_, cc, _, _, cb), (oo, x) = conv.packed_data, (conv.packed_weight[0], conv.blocks[1])
+    squares, blocks = tiling.a**2, ((cc, cb), (oo, x))
+    packed_gradient = tuple(int(d) for d in sources[1].ty.shape.values)
+    stages = [
+        (winograd.data_transform(tiling, conv.packed_data), sources[:1], (squares, cc, tiling.tiles, cb), "winograd4"),
+        (winograd.spread_gradient(tiling, packed_gradient), sources[1:], (squares, oo, tiling.tiles, x), "spread4"),
+    ]
+    both = [walk.call(*stage) for stage in stages]
+    sums = walk.call(winograd.sum_tiles(tiling, *blocks), both, (squares, cc, oo, cb, x), "tile_sums4")
+    gathered = walk.call(winograd.gather_kernels(m, *blocks), [sums], (oo, cc * cb, 3, 3, x), "gather4")
+    plain = walk.emit(relax.op.permute_dims(gathered, [0, 4, 1, 2, 3]))
+    return Value.plain(conv.weight, walk.reshape(plain, conv.weight))
 
 
 def _serve_statistics(walk: Rewriter, detail: str, operands: list[Value], again: Value | None = None) -> Value:
