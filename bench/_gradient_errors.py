@@ -31,7 +31,7 @@ class OurSteps(Steps):
 
 
 def measure_errors(
-    name: str, threads: int, options: Mapping[str, Any], steps: int = 0, batch: int = BATCH
+    name: str, threads: int, options: Mapping[str, Any], steps: int = 0, batch: int = BATCH, last: bool = False
 ) -> dict[str, Any]:
     """The errors of all arms.
 
@@ -44,12 +44,14 @@ def measure_errors(
         options: of Tilewright.
         steps: after which weights are compared; 0: they are not.
         batch: how many inputs a batch has.
+        last: whether images have their channels last in Tilewright's arm.
     """
     gradients, weights, parts = {}, {}, []
     for arm in (*_ARMS, "float64"):
         process = PeerProcess(threads)
         try:
-            process.start(OurSteps, (name, arm, threads, dict(options), batch))
+            own = "tilewright-last" if last and arm == "tilewright" else arm
+            process.start(OurSteps, (name, own, threads, dict(options), batch))
             gradients[arm] = process.call("compute_gradients")
             if steps:
                 weights[arm] = process.call("train", steps)
