@@ -14,10 +14,12 @@ from torch import nn
 from bench._packages import default_cache, fetch_package
 from bench._stand_ins import accept_missing
 
-__all__ = ["OWN", "Training", "make_training"]
+__all__ = ["BATCH", "OWN", "Training", "make_training"]
 
 _TIMM = "timm==1.0.31"
-_BATCH, _SIDE, _CLASSES = 16, 224, 1000
+#: The inputs of a batch, unless somebody asks for fewer.
+BATCH = 16
+_SIDE, _CLASSES = 224, 1000
 _TOKENS, _WIDTH, _WORDS = 128, 256, 1000
 
 
@@ -27,7 +29,7 @@ class Training:
 
     Attributes:
         module: in its mode for training.
-        inputs: of a batch of 16.
+        inputs: of a batch.
         target: what the loss compares the module's output with.
         images: whether the inputs are images, which may have their channels last.
     """
@@ -105,40 +107,41 @@ class Recurrent(nn.Module):  # type: ignore[misc]
         return logits
 
 
-def _make_encoder() -> Training:
-    words = torch.randint(0, _WORDS, (_BATCH, _TOKENS))
-    return Training(Encoder(), words, torch.randint(0, _WORDS, (_BATCH, _TOKENS)), images=False)
+def _make_encoder(batch: int) -> Training:
+    words = torch.randint(0, _WORDS, (batch, _TOKENS))
+    return Training(Encoder(), words, torch.randint(0, _WORDS, (batch, _TOKENS)), images=False)
 
 
-def _make_unet() -> Training:
+def _make_unet(batch: int) -> Training:
     side = 64
-    return Training(UNet(), torch.randn(_BATCH, 3, side, side), torch.randint(0, 2, (_BATCH, side, side)), images=True)
+    return Training(UNet(), torch.randn(batch, 3, side, side), torch.randint(0, 2, (batch, side, side)), images=True)
 
 
-def _make_recurrent() -> Training:
-    return Training(Recurrent(), torch.randint(0, _WORDS, (_BATCH, 64)), torch.randint(0, 10, (_BATCH,)), images=False)
+def _make_recurrent(batch: int) -> Training:
+    return Training(Recurrent(), torch.randint(0, _WORDS, (batch, 64)), torch.randint(0, 10, (batch,)), images=False)
 
 
 #: The networks that need no package, by name.
-OWN: dict[str, Callable[[], Training]] = {"encoder": _make_encoder, "unet": _make_unet, "lstm": _make_recurrent}
+OWN: dict[str, Callable[[int], Training]] = {"encoder": _make_encoder, "unet": _make_unet, "lstm": _make_recurrent}
 
 
-def make_training(name: str) -> Training:
+def make_training(name: str, batch: int = BATCH) -> Training:
     """A network and its batch, always with the same random numbers.
 
     Args:
         name: one of ``OWN``, or one of timm's. timm is taken from a package in the cache if it is not installed.
+        batch: how many inputs a batch has.
 
     Raises:
         UnreachableError: timm cannot be had.
     """
     torch.manual_seed(0)
     if name in OWN:
-        return OWN[name]()
+        return OWN[name](batch)
     module = _make_timm(name)
     torch.manual_seed(0)
-    images = torch.randn(_BATCH, 3, _SIDE, _SIDE)
-    return Training(module.train(), images, torch.randint(0, _CLASSES, (_BATCH,)), images=True)
+    images = torch.randn(batch, 3, _SIDE, _SIDE)
+    return Training(module.train(), images, torch.randint(0, _CLASSES, (batch,)), images=True)
 
 
 def _make_timm(name: str) -> nn.Module:

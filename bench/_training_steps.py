@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench._training_models import make_training
+from bench._training_models import BATCH, make_training
 from tilewright.tensor import Array, TensorSpec
 
 __all__ = ["ARMS", "Steps"]
 
-#: Eager PyTorch with channels first and last, PyTorch's own compiler with both, Tilewright, and the reference.
-ARMS = ("eager", "eager-last", "inductor", "inductor-last", "tilewright", "float64")
+#: Eager PyTorch with channels first and last, PyTorch's own compiler and Tilewright with both, and the reference.
+ARMS = ("eager", "eager-last", "inductor", "inductor-last", "tilewright", "tilewright-last", "float64")
 
 
 class Steps:
@@ -26,6 +26,7 @@ class Steps:
         arm: one of :data:`ARMS`.
         threads: how many threads PyTorch uses.
         options: of Tilewright's backend.
+        batch: how many inputs a batch has.
 
     Attributes:
         inputs: empty: the batch is always the same.
@@ -33,9 +34,11 @@ class Steps:
 
     inputs: tuple[TensorSpec, ...] = ()
 
-    def __init__(self, model: str, arm: str, threads: int, options: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, model: str, arm: str, threads: int, options: dict[str, Any] | None = None, batch: int = BATCH
+    ) -> None:
         torch.set_num_threads(threads)
-        self._training = make_training(model)
+        self._training = make_training(model, batch)
         module, self._inputs = self._training.module, self._training.inputs
         if arm == "float64":
             module = module.double()
@@ -47,7 +50,7 @@ class Steps:
         self._optimizer = torch.optim.SGD(self._parameters, lr=0.01, momentum=0.9)
         if arm.startswith("inductor"):
             module = torch.compile(module)
-        if arm == "tilewright":
+        if arm.startswith("tilewright"):
             module = torch.compile(module, backend="tilewright", options=options or {})
         self._module = module
 
@@ -77,6 +80,19 @@ class Steps:
         self._optimizer.zero_grad()
         self._find_loss().backward()
         return [np.zeros(0) if p.grad is None else p.grad.detach().numpy().copy() for p in self._parameters]
+
+    def train(self, _: Sequence[Array], steps: int) -> list[Array]:
+        """All parameters after so many steps more."""
+        for _step in range(steps):
+            self._step()
+        return [p.detach().numpy().copy() for p in self._parameters]
+
+    def find_states(self, _: Sequence[Array]) -> list[tuple[str, str, int]]:
+        """Of each part that Tilewright compiles: its name, how it runs, and the steps in our kernels so far."""
+        from tilewright.training import report
+
+        graphs = report(self._module).graphs
+        return [(graph.kind, part.state, part.ours) for graph in graphs for part in graph.parts]
 
     def _find_loss(self) -> torch.Tensor:
         return self._training.find_loss(self._module(self._inputs))

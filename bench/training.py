@@ -12,7 +12,12 @@ Each network is trained on one batch of 16 with SGD and momentum.
   ``step_ratio`` is the ratio of medians, with the interval of a bootstrap over turns. The better one of both layouts
   (channels first and last) counts for each arm of PyTorch.
 - *Gradients.* ``gradient_error`` is the largest difference to PyTorch in float64, relative to the largest gradient of
-  the same parameter.
+  the same parameter. Gradients that are 0 but for rounding are left out.
+
+Images have their channels last in Tilewright's arm, too.
+
+``--gradients-only`` prints these errors alone, beside those of PyTorch in float32, and does not tune: the worst
+parameter, and in brackets the median one. ``--steps N`` compares the weights after so many steps, too.
 
 Networks in the JSON file are not run again. ``--plot FILE`` draws the seconds of a step over time. ``--models`` takes
 names of timm, and ``encoder``, ``unet`` and ``lstm``.
@@ -32,9 +37,11 @@ import numpy as np
 
 from bench._curves import plot_steps
 from bench._each import each
+from bench._gradient_errors import measure_errors, show_errors
+from bench._training_models import BATCH
 from bench._training_steps import Steps
 from tilewright.cli.text import table
-from tilewright.measure.compare import compare, latency, relative_error
+from tilewright.measure.compare import compare, latency
 from tilewright.measure.peer_process import PeerProcess
 from tilewright.measure.peers import Entrant, race
 from tilewright.target import Target, model_name
@@ -58,19 +65,6 @@ def train_alone(name: str, arm: str, seconds: float, threads: int, options: Mapp
         process.kill()
 
 
-def measure_gradients(name: str, threads: int, options: Mapping[str, Any]) -> float:
-    """The largest error of a gradient of Tilewright's, relative to the largest gradient of the same parameter."""
-    found = []
-    for arm in ("tilewright", "float64"):
-        process = PeerProcess(threads)
-        try:
-            process.start(Steps, (name, arm, threads, dict(options)))
-            found.append(process.call("compute_gradients"))
-        finally:
-            process.kill()
-    return max(relative_error(ours, exact) for ours, exact in zip(*found, strict=True))
-
-
 def find_overtaking(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
     """The seconds after which more steps were taken than the other arm took, for good; None if that did not come.
 
@@ -92,20 +86,21 @@ def bench(name: str, minutes: float) -> dict[str, Any]:
     """Train a network with all arms."""
     threads = Target.parse("native").cores
     arms = [arm for layouts in OTHERS.values() for arm in layouts]
+    own = "tilewright-last"
     if not _has_images(name):
-        arms = [arm for arm in arms if not arm.endswith("-last")]
+        arms, own = [arm for arm in arms if not arm.endswith("-last")], "tilewright"
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         options = {"records": str(Path(folder, "records.db")), "threads": threads}
         tuning = {**options, "mode": "background", "budget": f"{minutes:g}m"}
-        alone = {"tilewright": train_alone(name, "tilewright", 60.0 * minutes, threads, tuning)}
+        alone = {"tilewright": train_alone(name, own, 60.0 * minutes, threads, tuning)}
         for arm in arms:
             seconds = _ALONE_SECONDS + (_COMPILE_SECONDS if arm.startswith("inductor") else 0.0)
             alone[arm] = train_alone(name, arm, seconds, threads, {})
         cached = {**options, "mode": "cached"}
-        entrants = [Entrant("tilewright", Steps, (name, "tilewright", threads, cached))]
+        entrants = [Entrant("tilewright", Steps, (name, own, threads, cached))]
         entrants += [Entrant(arm, Steps, (name, arm, threads)) for arm in arms]
         ours, *others = race(entrants, _TURNS, _TURN_SECONDS, threads)
-        error = measure_gradients(name, threads, cached)
+        error = measure_errors(name, threads, cached, last=own.endswith("-last"))["gradients"]["tilewright"]["worst"]
     steps = {ours.name: latency(ours), **{other.name: latency(other) for other in others}}
     best = {
         key: min((other for other in others if other.name in layouts), key=lambda other: latency(other)["median_ms"])
@@ -152,14 +147,31 @@ def show(networks: Mapping[str, Any]) -> str:
     return f"{table(header, rows)}\ngeometric means: {means_text}"
 
 
+def compare_gradients(names: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
+    """The errors of gradients and weights by network."""
+    threads = Target.parse("native").cores
+    options = {"mode": "now", "budget": "1s", "threads": threads}
+    return each(
+        names,
+        arguments.json,
+        lambda name: measure_errors(name, threads, options, arguments.steps, arguments.batch),
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=MODELS, help="comma-separated")
     parser.add_argument("--minutes", type=float, default=5.0, help="that Tilewright trains and tunes")
     parser.add_argument("--json", type=Path, default=Path("training.json"))
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the seconds of a step over time")
+    parser.add_argument("--gradients-only", action="store_true", help="print the errors of gradients, and time nothing")
+    parser.add_argument("--steps", type=int, default=0, help="after which weights are compared, with --gradients-only")
+    parser.add_argument("--batch", type=int, default=BATCH, help="inputs of a batch, with --gradients-only")
     arguments = parser.parse_args()
     names = arguments.models.split(",")
+    if arguments.gradients_only:
+        print(show_errors(compare_gradients(names, arguments)))
+        return
     done = each(names, arguments.json, lambda name: bench(name, arguments.minutes))
     found = {name: done[name] for name in names}
     print(show(found))

@@ -18,18 +18,19 @@ from typing import Any
 
 from tilewright.executable.executable import load_executable
 from tilewright.interrupts import watching
+from tilewright.tuning.budget import Budget
 from tilewright.tuning.session import tune
 
 
-def moments(short: int, long: int) -> Iterator[tuple[str, float]]:
+def moments(short: int, long: int) -> Iterator[tuple[Budget, float]]:
     """Budgets, and the share of what such a command takes after which the signal comes."""
     for i in range(short):  # too short to measure anything: reading, building, checking, publishing
-        yield "2s", (i + 0.5) / short
-    for i in range(long):
-        yield "13s", (i + 0.5) / long
+        yield Budget(seconds=2.0), (i + 0.5) / short
+    for i in range(long):  # some candidates, and then to the end without waiting for that of the seconds
+        yield Budget(seconds=13.0, trials=6), (i + 0.5) / long
 
 
-def run(model: Path, out: Path, budget: str, after: float, number: int) -> dict[str, Any]:
+def run(model: Path, out: Path, budget: Budget, after: float, number: int) -> dict[str, Any]:
     """Tune once, with a signal ``after`` so many seconds."""
     before = (out / "manifest.json").read_bytes() if out.exists() else b""
     pressed = threading.Event()
@@ -40,7 +41,7 @@ def run(model: Path, out: Path, budget: str, after: float, number: int) -> dict[
             os.kill(os.getpid(), number)
 
     timer = threading.Timer(after, press)
-    found: dict[str, Any] = {"budget": budget, "after": after, "earlier": bool(before), "published": None}
+    found: dict[str, Any] = {"budget": budget.seconds, "after": after, "earlier": bool(before), "published": None}
     began = time.monotonic()
     with watching():
         try:
@@ -62,7 +63,7 @@ def run(model: Path, out: Path, budget: str, after: float, number: int) -> dict[
 
 def main(model: Path, folder: Path, short: int, long: int) -> None:
     """Print what came of each moment."""
-    takes: dict[str, float] = {}
+    takes: dict[Budget, float] = {}
     for turn, (budget, share) in enumerate(moments(short, long)):
         out = folder / "places" / "out"
         out.parent.mkdir(exist_ok=True)

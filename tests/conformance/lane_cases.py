@@ -19,9 +19,8 @@ from onnx import NodeProto, helper
 
 from tests.executable.test_plan import expand
 from tests.graph.test_tokens import attention
-from tests.models import normal, save
+from tests.models import normal, read, save
 from tests.targets import LANES, lane_target
-from tilewright.frontend.load import load
 from tilewright.frontend.network import Network
 from tilewright.graph.convolution import Algorithm
 from tilewright.graph.tasks import Extraction, extract
@@ -204,7 +203,8 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 @cache
 def _network(name: str) -> Network:
-    return load(CASES[name].write(Path(_folder().name, f"{len(list(Path(_folder().name).iterdir()))}.onnx")))
+    path = CASES[name].write(Path(_folder().name, f"{len(list(Path(_folder().name).iterdir()))}.onnx"))
+    return read(path)
 
 
 @cache

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
 from tests.agreement import network_error
-from tests.models import TARGET, Shape, normal, save
+from tests.models import TARGET, Shape, normal, read, save
 from tests.targets import require
 from tilewright.compiling.build import build
-from tilewright.frontend.load import load
+from tilewright.compiling.kernels import Kernels
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
@@ -28,18 +28,20 @@ def all_agree(nodes: list[NodeProto], inputs: dict[str, Shape], output: Shape, *
     """Built with default schedules, and with two random ones of each task, the model gives ONNX Runtime's outputs."""
     require(TARGET)
     with tempfile.TemporaryDirectory() as folder:
-        extraction = extract(load(save(Path(folder, "m.onnx"), nodes, inputs, output, **weights)), TARGET)
+        extraction = extract(read(save(Path(folder, "m.onnx"), nodes, inputs, output, **weights)), TARGET)
         spaces = {use.task.key: make_space(use.task, TARGET) for use in extraction.uses}
         rng = np.random.default_rng(0)
         configs = {
             key: [s.default(), *(sample(s, rng, 2) if s.template.startswith("contraction") else ())]
             for key, s in spaces.items()
         }
+        kernels = Kernels(extraction, Path(folder, "objects"))  # those of the default serve all three
         for choice in range(3):
             functions = {
                 k: s.schedule(configs[k][min(choice, len(configs[k]) - 1)]).mod["main"] for k, s in spaces.items()
             }
-            error = network_error(build(extraction, functions, Path(folder, f"out{choice}"), {}), extraction.network)
+            executable = build(extraction, functions, Path(folder, f"out{choice}"), {}, kernels)
+            error = network_error(executable, extraction.network)
             assert error is not None
             assert error <= 1e-3, [configs[k][min(choice, len(configs[k]) - 1)] for k in spaces]
     return extraction

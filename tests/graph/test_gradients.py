@@ -121,6 +121,14 @@ def test_gradients_of_convolutions_of_all_forms(data: st.DataObject) -> None:
         all_agree(backward(stride, padding, dilation, groups, bias=out), [dy, x, w])
 
 
+def test_gradient_of_weights_by_winograds_algorithm() -> None:
+    torch.manual_seed(0)
+    x, w, dy = torch.randn(4, 64, 16, 15), torch.randn(64, 64, 3, 3), torch.randn(4, 64, 16, 15)
+    extraction = all_agree(backward((1, 1), (1, 1), (1, 1), 1), [dy, x, w])
+    kinds = [use.task.kind for use in extraction.uses]
+    assert (kinds.count("winograd"), kinds.count("pixel_sums")) == (3, 1)
+
+
 def test_gradients_of_a_layer_of_a_network_have_templates() -> None:
     torch.manual_seed(0)
     x, w, dy = torch.randn(4, 16, 14, 14), torch.randn(32, 16, 3, 3), torch.randn(4, 32, 7, 7)
@@ -143,6 +151,76 @@ def test_gradient_of_a_relu_keeps_the_layout(plain: bool) -> None:
     if not plain:  # it is fused into the convolution
         (convolution,) = [use for use in extraction.uses if use.task.kind == "contraction"]
         assert "threshold_gradient" in convolution.task.name
+
+
+#: The gradients of activations: of the result's gradient and the data.
+_ACTIVATIONS: dict[str, Callable[[Any, Any], Any]] = {
+    "hardswish": torch.ops.aten.hardswish_backward,
+    "hardsigmoid": torch.ops.aten.hardsigmoid_backward,
+    "hardtanh": lambda dy, x: torch.ops.aten.hardtanh_backward(dy, x, -0.5, 1.0),
+    "leaky_relu": lambda dy, x: torch.ops.aten.leaky_relu_backward(dy, x, 0.1, False),
+    "elu": lambda dy, x: torch.ops.aten.elu_backward(dy, 1.5, 1.2, 0.9, False, x),
+    "elu of a result": lambda dy, x: torch.ops.aten.elu_backward(dy, 1.5, 1.2, 1.0, True, x),
+    "silu": torch.ops.aten.silu_backward,
+    "gelu": torch.ops.aten.gelu_backward,
+}
+
+
+@pytest.mark.parametrize("activation", list(_ACTIVATIONS))
+def test_gradients_of_activations_keep_the_layout(activation: str) -> None:
+    def gradients(dy: Any, x: Any, w: Any) -> Any:
+        return (_ACTIVATIONS[activation](backward((1, 1), (0, 0), (1, 1), 1)(dy, x, w)[0], 4 * x),)
+
+    torch.manual_seed(0)
+    extraction = all_agree(gradients, [torch.randn(2, 16, 5, 5), torch.randn(2, 16, 5, 5), torch.randn(16, 16, 1, 1)])
+    (convolution,) = [use for use in extraction.uses if use.task.kind == "contraction"]
+    assert f"{activation.split()[0]}_gradient" in convolution.task.name
+
+
+def test_gradient_of_a_gate_for_each_channel_stays_in_blocks() -> None:
+    """Squeeze and excite: the gate's gradient is a sum over pixels, and that of the mean is the same for all."""
+
+    def gradients(dy: Any, x: Any, w: Any, gate: Any, dmean: Any) -> Any:
+        dx = backward((1, 1), (0, 0), (1, 1), 1)(dy, x, w)[0]
+        dgate = (dx * x).sum((2, 3), keepdim=True)
+        dmean = torch.ops.aten.convolution(dmean, w, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1)
+        dx = dx * gate + dmean.expand(2, 16, 6, 6) / 36
+        last = torch.ops.aten.hardswish_backward(dmean.expand(2, 16, 6, 6) / 36, x)
+        return dgate, *(
+            torch.ops.aten.convolution(images, w, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1)
+            for images in (torch.ops.aten.hardswish_backward(dx, x), last)
+        )
+
+    torch.manual_seed(0)
+    image, numbers = torch.randn(2, 16, 6, 6), torch.randn(2, 16, 1, 1)
+    extraction = all_agree(gradients, [image, 4 * image, torch.randn(16, 16, 1, 1), numbers, numbers + 1])
+    assert extraction.plan is not None
+    kernels = [str(call.kernel) for call in extraction.plan.calls]
+    # Two images arrive in plain layout, and two leave; and the weights are rearranged.
+    assert sum(name.startswith("transpose") for name in kernels) == 5, kernels
+    assert not any("broadcast" in name for name in kernels)
+    # A convolution of one pixel is not computed again for each pixel of the image.
+    assert not any("conv" in name and "hardswish" in name for name in kernels), kernels
+
+
+@pytest.mark.parametrize("channels", [16, 5])
+@pytest.mark.parametrize("activation", ["hardswish", "silu"])
+def test_cheap_gradient_before_a_batch_norm_is_not_written(channels: int, activation: str) -> None:
+    def gradients(dy: Any, x: Any, w: Any, gate: Any, weight: Any, mean: Any, deviation: Any) -> Any:
+        dy = backward((1, 1), (0, 0), (1, 1), 1)(dy, x, w)[0]
+        dx = _ACTIVATIONS[activation](dy * gate, torch.ops.aten.relu(x))
+        return (dy * x).sum((2, 3), keepdim=True), *torch.ops.aten.native_batch_norm_backward(
+            dx, x, weight, mean, deviation, mean, deviation, True, 1e-5, [True, True, True]
+        )
+
+    torch.manual_seed(0)
+    images = [torch.randn(3, channels, 7, 9) for _ in range(2)]
+    others = [torch.randn(channels, channels, 1, 1), torch.randn(3, channels, 1, 1)]
+    vectors = [torch.rand(channels) + 0.5 for _ in range(3)]
+    extraction = all_agree(gradients, [*images, *others, *vectors], draws=2)
+    names = [use.task.name for use in extraction.uses if use.task.kind == "pixel_sums"]
+    sums = [name for name in names if "weight" not in name]
+    assert [name.startswith("channel_statistics") for name in sums] == [activation == "silu" or channels == 5], names
 
 
 @pytest.mark.parametrize("channels", [16, 24, 5])

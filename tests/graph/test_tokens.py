@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from tests.agreement import network_error
-from tests.models import TARGET, agrees, built, defaults, normal, save
+from tests.models import TARGET, agrees, built, defaults, normal, read, save
 from tests.targets import require
 from tilewright.compiling.build import build
-from tilewright.frontend.load import load
+from tilewright.compiling.kernels import Kernels
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.measure.compare import relative_error
 from tilewright.ops.registry import make_space
@@ -31,15 +31,16 @@ few = settings(max_examples=4, deadline=None, derandomize=True)
 def right(path: Path, configs: int = 2) -> Extraction:
     """With default schedules and with random ones, the model gives ONNX Runtime's outputs."""
     require(TARGET)
-    extraction = extract(load(path), TARGET)
+    extraction = extract(read(path), TARGET)
     spaces = {use.task.key: make_space(use.task, TARGET) for use in extraction.uses}
     drawn = {key: sample(s, np.random.default_rng(0), configs) for key, s in spaces.items() if s.template[0] != "a"}
     choices = [defaults(extraction)]
     for i in range(configs):
         chosen = {key: spaces[key].schedule(c[i % len(c)]).mod["main"] for key, c in drawn.items()}
         choices.append(choices[0] | chosen)
+    kernels = Kernels(extraction, path.with_name("objects"))
     for functions in choices:
-        error = network_error(build(extraction, functions, path.with_name("out"), {}), extraction.network)
+        error = network_error(build(extraction, functions, path.with_name("out"), {}, kernels), extraction.network)
         assert error is not None
         assert error <= 1e-4
     return extraction

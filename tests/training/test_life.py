@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 from tests.models import runs  # noqa: E402
 from tilewright import optimize  # noqa: E402
+from tilewright.training import report  # noqa: E402
 
 nn = torch.nn
 pytestmark = runs
@@ -51,6 +54,12 @@ def agree(model: Any, exact: Any) -> None:
             if found is not None:
                 found, wanted = found.detach().double(), wanted.detach()
                 assert float((found - wanted).abs().max()) <= 1e-4 * float(wanted.abs().max()), name
+
+
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The warnings of the backend."""
+    found = (record for record in caplog.records if record.name == "tilewright.training")
+    return [record.getMessage() for record in found if record.levelname == "WARNING"]
 
 
 @pytest.fixture(scope="module")
@@ -150,11 +159,136 @@ def test_gradient_checkpointing() -> None:
     torch.testing.assert_close(model.norm.running_var.double(), exact.norm.running_var, rtol=1e-5, atol=1e-6)
 
 
-def test_autocast_stays_with_pytorch() -> None:
+def test_autocast_stays_with_pytorch_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     model, _ = make()
     fast = optimize(model, mode="now", budget="1s")
-    with torch.autocast("cpu", torch.bfloat16):
-        found = fast(torch.randn(8, 3, 8, 8))
-    assert found.dtype == torch.bfloat16
-    found.float().sum().backward()
+    for _ in range(3):
+        with torch.autocast("cpu", torch.bfloat16):
+            found = fast(torch.randn(8, 3, 8, 8))
+        assert found.dtype == torch.bfloat16
+        found.float().sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+    said = messages(caplog)
+    assert len(said) == 2
+    for kind, text in zip(("forward", "backward"), said, strict=True):
+        assert text.startswith(f"all of the {kind} pass stays with PyTorch: ")
+        assert "computes in bfloat16" in text
+
+
+class Perceptron(nn.Module):  # type: ignore[misc, name-defined]
+    """Two products, whose steps compile in a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Any) -> Any:
+        """Scores of 5 classes for 8 numbers."""
+        return self.second(torch.relu(self.first(x)))
+
+
+def make_perceptron() -> tuple[Any, Any, Any]:
+    """A perceptron that is compiled, itself, and the same one in float64."""
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    model = Perceptron()
+    exact = Perceptron().double()
+    exact.load_state_dict(model.state_dict())
+    return optimize(model, mode="now", budget="1s"), model, exact
+
+
+def train(fast: Any, model: Any, exact: Any, batch: int) -> None:
+    """A step, whose gradients must be right."""
+    x = torch.randn(batch, 8)
+    for called, weights in ((fast, model), (exact, exact)):
+        weights.zero_grad()
+        loss(called, x).backward()
+    agree(model, exact)
+
+
+def count(model: Any) -> list[tuple[str, int]]:
+    """The kinds of a model's graphs, and how often their parts ran in our kernels."""
+    return [(graph.kind, graph.parts[0].ours) for graph in report(model).graphs]
+
+
+def test_a_last_smaller_batch(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first graph stays in our kernels. PyTorch runs a further one until it has come often enough."""
+    monkeypatch.setattr("tilewright.training.further._WORTHWHILE", 3)
+    fast, model, exact = make_perceptron()
+    for batch in (8, 8, 5, 8, 5, 3, 8):
+        train(fast, model, exact, batch)
+    assert sorted(count(model)) == [("backward", 4), ("forward", 4)]
+    for batch in (5, 5, 5, 8, 3):
+        train(fast, model, exact, batch)
+    assert sorted(count(model)) == [("backward", 2), ("backward", 5), ("forward", 2), ("forward", 5)]
+    assert messages(caplog) == []
+
+
+def test_sizes_that_were_marked_as_dynamic_stay_open(caplog: pytest.LogCaptureFixture) -> None:
+    fast, model, exact = make_perceptron()
+    for batch in (8, 7, 6):
+        x = torch.randn(batch, 8)
+        torch._dynamo.mark_dynamic(x, 0)
+        for called, weights in ((fast, model), (exact, exact)):
+            weights.zero_grad()
+            loss(called, x).backward()
+        agree(model, exact)
+    assert count(model) == []
+    assert messages(caplog) == [
+        "a graph of a further batch size stays with PyTorch: a size was marked as dynamic, and kernels are compiled "
+        "for fixed sizes"
+    ]
+
+
+def test_frozen_layers_and_hooks_on_modules() -> None:
+    fast, model, exact = make_perceptron()
+    seen: list[int] = []
+    hooks = [each.second.register_forward_hook(lambda *_: _[2] * 2) for each in (model, exact)]
+    hooks.append(model.first.register_forward_pre_hook(lambda *_: seen.append(1)))
+    for weights in (model, exact):
+        weights.first.requires_grad_(False)
+    train(fast, model, exact, 8)
+    train(fast, model, exact, 8)
+    assert model.first.weight.grad is None
+    for hook in hooks:
+        hook.remove()
+    for weights in (model, exact):
+        weights.first.requires_grad_()
+    train(fast, model, exact, 8)
+    assert model.first.weight.grad is not None
+    assert seen
+
+
+def test_what_was_saved_is_loaded_without_the_backend(compiled: tuple[Any, Any, Any], tmp_path: Path) -> None:
+    fast, model, exact = compiled
+    x = torch.randn(8, 3, 8, 8)
+    optimizer = torch.optim.Adam(model.parameters())
+    loss(fast, x).backward()
+    optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "checkpoint.pt")
+    saved = torch.load(tmp_path / "checkpoint.pt")
+    plain = Net()
+    plain.load_state_dict(saved["model"])
+    torch.optim.Adam(plain.parameters()).load_state_dict(saved["optimizer"])
+    for weights in (model, exact):
+        weights.zero_grad()
+    exact.load_state_dict(saved["model"])
+    torch.testing.assert_close(plain(x), fast(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_disk_without_room_leaves_all_to_pytorch(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tilewright.training.worker._workers", {})
+    monkeypatch.setattr("tilewright.training.worker.tempfile.TemporaryDirectory", refuse)
+    fast, model, exact = make_perceptron()
+    for _ in range(2):
+        train(fast, model, exact, 8)
+    parts = [part for graph in report(model).graphs for part in graph.parts]
+    assert {part.state for part in parts} == {"left"}
+    said = messages(caplog)
+    assert len(said) == len(parts)
+    assert all("No space left on device" in text for text in said)

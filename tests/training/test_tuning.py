@@ -5,14 +5,23 @@ from __future__ import annotations
 import logging
 import pickle
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.training.models import in_float64, step, torch, worst_gradient
 from tilewright.executable.executable import load_executable
+from tilewright.frontend.load import load_part
+from tilewright.graph.tasks import extract
 from tilewright.measure.isolated import IsolatedProcess
+from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.ops.registry import make_space
+from tilewright.records import open_store
+from tilewright.space.configs import sample
+from tilewright.target import Target
 from tilewright.training import optimize, report, worker
 from tilewright.training.cache import key_of
 from tilewright.training.live import LivePart
@@ -80,32 +89,68 @@ def test_slots_have_their_share_of_the_time_and_delay_no_step_by_half(
     assert pace.step_seconds == pytest.approx(1.0)
 
 
-def test_the_next_run_needs_no_compiler_and_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    records = str(tmp_path / "records.db")
-    first = train(make_perceptron(), mode="now", budget="1s", records=records)
-    assert {part.state for part in first} == {"running"}
+class Process:
+    """A process that can be stopped."""
+
+    running = True
+
+    def pause(self) -> None:
+        """Stop it."""
+        self.running = False
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.running = True
+
+
+def test_the_process_is_stopped_however_long_a_graph_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("tilewright.training.slots.time", clock)
+    pace, process = Pace(), Process()
+    pace.process, pace.share = process, PREPARING
+    for number in range(6):
+        pace.begin_step(1)
+        with pace.run():
+            clock.now += 10.0
+            pace.look()
+            assert not process.running
+        # PyTorch traces the model in the first step. The length of a step is known from the third one on.
+        assert process.running is (number < 2)
+        clock.now += 1.0
+    clock.now += 1000.0  # the training has stopped by itself
+    pace.look()
+    assert process.running
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The records of a perceptron that has trained, with its executables beside them."""
+    records = tmp_path_factory.mktemp("kept") / "records.db"
     torch.compiler.reset()
+    parts = train(make_perceptron(), mode="now", budget="1s", records=str(records))
+    assert {part.state for part in parts} == {"running"}
+    return records
+
+
+def test_the_next_run_needs_no_compiler_and_no_process(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "IsolatedProcess", None)
+    monkeypatch.setattr(worker, "_workers", {})  # nor one that is there
     for mode in ("cached", "now"):
         torch.compiler.reset()
         model = make_perceptron()
-        assert {part.state for part in train(model, mode=mode, budget="1s", records=records)} == {"running"}, mode
+        assert {part.state for part in train(model, mode=mode, budget="1s", records=str(kept))} == {"running"}, mode
 
 
 @pytest.mark.parametrize("kind", ["damaged", "foreign"])
-def test_a_cache_that_cannot_be_used_is_ignored(kind: str, tmp_path: Path) -> None:
-    records = tmp_path / "records.db"
-    assert train(make_perceptron(), mode="now", budget="1s", records=str(records))
-    folder = Path(f"{records}.executables")
-    entries = sorted(folder.iterdir())
+def test_a_cache_that_cannot_be_used_is_ignored(kind: str, kept: Path) -> None:
+    entries = sorted(Path(f"{kept}.executables").iterdir())
     assert entries
     for entry in entries:
         if kind == "damaged":
             (entry / "kernels.so").write_bytes(b"nothing")
         else:
             (entry / "manifest.json").write_text("{}", encoding="utf-8")
-    torch.compiler.reset()
-    parts = train(make_perceptron(), mode="now", budget="1s", records=str(records))
+    parts = train(make_perceptron(), mode="now", budget="1s", records=str(kept))
     assert {part.state for part in parts} == {"running"}
     assert load_executable(entries[0]).manifest["plan"]  # it was written again
 
@@ -127,6 +172,29 @@ def trace(batch: int) -> Any:
         return (torch.ops.aten.relu.default(torch.ops.aten.addmm.default(b, x, w)),)
 
     return make_fx(compute, tracing_mode="fake")(torch.randn(batch, 64), torch.randn(64, 64), torch.randn(64))
+
+
+def test_records_of_another_machine_decide_nothing(tmp_path: Path) -> None:
+    part = divide(trace(32))[1][0]
+    live = LivePart(part, "part")
+    request = Request("part", pickle.dumps(part.module), live.inputs, live.outputs, key="part")
+    target = Target.parse()
+    extraction = extract(load_part("part", part.module, live.inputs, live.outputs), target)
+    measured = []
+    for use in extraction.uses:
+        space = make_space(use.task, target)
+        other = next(row for row in sample(space, np.random.default_rng(0), 8) if (row != space.default()).any())
+        config = tuple(int(index) for index in other)
+        measured.append(Measurement(use.task.key, target.key, space.template, config, Outcome.OK, (1e-9,), "", 0.0))
+    tuned = []
+    for number, name in enumerate(("another", target.key)):
+        records = tmp_path / f"{number}.db"
+        with open_store(records) as store:
+            store.add([replace(measurement, target=name) for measurement in measured])
+        preparation = Preparation(Options(mode="now", budget="1s", records=str(records)), tmp_path)
+        tuned.append(preparation.prepare(request).tuned)
+    assert tuned[0] == 0
+    assert tuned[1] > 0
 
 
 def test_variants_are_timed_in_their_places_and_the_fastest_stays(tmp_path: Path) -> None:
@@ -193,19 +261,17 @@ def test_a_killed_process_costs_no_training(caplog: pytest.LogCaptureFixture, mo
 
 def test_neither_records_nor_cache_are_needed(tmp_path: Path) -> None:
     records = tmp_path / "records.db"
+    records.mkdir()  # no file
     Path(f"{records}.executables").write_text("no directory", encoding="utf-8")
     parts = train(make_perceptron(), mode="now", budget="1s", records=str(records))
     assert {part.state for part in parts} == {"running"}
-    torch.compiler.reset()
-    lost = tmp_path / "missing"
-    lost.write_text("no directory", encoding="utf-8")
-    assert train(make_perceptron(), mode="now", budget="1s", records=str(lost / "records.db"))
 
 
 def test_progress_says_how_the_steps_have_changed(caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
     monkeypatch.setattr("tilewright.training.progress._EVERY", 0.0)
+    monkeypatch.setattr("tilewright.training.progress._found", {})  # the process is that of other tests
     with caplog.at_level(logging.INFO, "tilewright.training"):
-        train(make_perceptron(), steps=4, mode="now", budget="3s", method="autotvm")
+        train(make_perceptron(), steps=4, mode="now", budget="1s")
     text = caplog.text
     assert "a step takes" in text
     assert "parts run in our kernels" in text

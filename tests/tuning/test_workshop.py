@@ -12,7 +12,7 @@ import pytest
 
 from tests.frontend.onnx.small import by_runtime, read, same
 from tests.models import TARGET, normal, runs
-from tilewright.compiling.kernels import Kernels
+from tilewright.compiling.objects import Objects
 from tilewright.errors import CheckError, CompilerError
 from tilewright.executable.executable import load_executable
 from tilewright.frontend.load import load
@@ -43,15 +43,15 @@ class Trusting:
 
 def fail_where(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
     """Compiling a function fails if the word occurs in its name or in its program."""
-    untouched = Kernels._compile
+    untouched = Objects.compile
 
-    def compile_some(self: Kernels, programs: Mapping[str, PrimFunc]) -> None:
+    def compile_some(self: Objects, programs: Mapping[str, PrimFunc]) -> dict[str, Path]:
         for symbol, function in programs.items():
             if word in symbol or word in function.script():
                 raise CompilerError(f"the network cannot be compiled: no {word}")
-        untouched(self, programs)
+        return untouched(self, programs)
 
-    monkeypatch.setattr(Kernels, "_compile", compile_some)
+    monkeypatch.setattr(Objects, "compile", compile_some)
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ grow without bounds: n nested polynomials read their input k**n times (:mod:`til
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tilewright.space.inlining import MOST_LOADS, blocks_of, count_loads, multiplies
@@ -22,6 +24,8 @@ LONGEST_CHAIN = 64
 #: Values of TVM's OpPatternKind. Patterns up to ``_INJECTIVE`` are element-wise, broadcast, or move elements.
 #: ``_ANCHORS`` are reductions and contractions, into which element-wise operators are fused. ``OPAQUE`` is never fused.
 _INJECTIVE, _ANCHORS, OPAQUE = 2, (3, 4), 8
+#: The pattern of a contraction, which element-wise operators are fused into.
+_PRODUCT = 4
 #: The largest count of operators or loads that is kept. Counts grow exponentially along a chain.
 _MOST_COUNTED = 1 << 40
 
@@ -33,16 +37,21 @@ def cut_chains(module: IRModule) -> IRModule:
 
     contraction, f, f, f, f  -->  (contraction, f, f), f, (f)
 
+    And what repeats the small result of a contraction is not computed in the contraction's loops, which are few:
+
+    (contraction, sigmoid, multiply each pixel of an image)  -->  (contraction, sigmoid), (multiply each pixel)
+
     Args:
         module: a legalised module in which each function has its pattern.
 
     Returns:
-        the module, in which the operators at the cuts have opaque functions of their own.
+        the module, in which the operators at the cuts have functions of their own, which are not fused into others.
     """
     sizes: dict[relax.Var, int] = {}
     anchored: dict[relax.Var, bool] = {}
     loads: dict[str, list[int]] = {}
-    cut: set[relax.Call] = set()
+    cut: dict[relax.Call, int] = {}
+    products: set[relax.Var] = set()
     for block in module["main"].body.blocks:
         for binding in block.bindings:
             called = _called(module, binding.value)
@@ -57,10 +66,20 @@ def cut_chains(module: IRModule) -> IRModule:
                 size = sum(n * operand for n, operand in operands)
                 after = any(anchored.get(argument, False) for argument in arguments)
                 if after and size > MOST_LOADS and any(multiplies(n, operand) for n, operand in operands):
-                    cut.add(binding.value)
+                    cut[binding.value] = OPAQUE
                     size, after = 1, False
+            after_product = [argument for argument in arguments if argument in products]
+            if pattern <= _INJECTIVE and any(_count(a) < _count(binding.var) for a in after_product):
+                cut.setdefault(binding.value, _INJECTIVE)
+            elif pattern == _PRODUCT or (pattern <= _INJECTIVE and after_product):
+                products.add(binding.var)
             sizes[binding.var], anchored[binding.var] = min(max(1, size), _MOST_COUNTED), after
     return _with_own_functions(module, cut) if cut else module
+
+
+def _count(tensor: relax.Var) -> int:
+    """The number of elements."""
+    return math.prod(int(extent) for extent in getattr(tensor.ty, "shape", None) or ())
 
 
 def _called(module: IRModule, value: relax.Expr) -> tuple[str, int, list[relax.Expr]] | None:
@@ -91,11 +110,11 @@ def _loads_of_parameters(function: tirx.PrimFunc) -> list[int]:
     return total
 
 
-def _with_own_functions(module: IRModule, calls: set[relax.Call]) -> IRModule:
-    """The module with opaque copies of the functions that ``calls`` call."""
+def _with_own_functions(module: IRModule, calls: Mapping[relax.Call, int]) -> IRModule:
+    """The module with copies of the functions that ``calls`` call, which have the pattern that is given there."""
     from tvm import relax
 
-    copies: dict[str, relax.GlobalVar] = {}
+    copies: dict[tuple[str, int], relax.GlobalVar] = {}
 
     @relax.expr_functor.mutator
     class Redirect(relax.PyExprMutator):  # type: ignore[misc]
@@ -103,9 +122,10 @@ def _with_own_functions(module: IRModule, calls: set[relax.Call]) -> IRModule:
             if op not in calls:
                 return super().visit_call_(op)
             name = op.args[0].name_hint
-            if name not in copies:
-                copies[name] = self.builder_.add_func(module[name].with_attr("op_pattern", OPAQUE), f"{name}_alone")
-            return relax.Call(op.op, [copies[name], *map(self.visit_expr, op.args[1:])], op.attrs, op.ty_args)
+            key = (name, calls[op])
+            if key not in copies:
+                copies[key] = self.builder_.add_func(module[name].with_attr("op_pattern", calls[op]), f"{name}_alone")
+            return relax.Call(op.op, [copies[key], *map(self.visit_expr, op.args[1:])], op.attrs, op.ty_args)
 
     main = module.get_global_var("main")
     redirect = Redirect(module)

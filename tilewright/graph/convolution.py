@@ -17,6 +17,12 @@ ALGORITHMS: tuple[Algorithm, ...] = ("direct", "winograd2", "winograd4", "fused_
 
 _TILES: dict[Algorithm, int] = {"winograd2": 2, "winograd4": 4, "fused_winograd2": 2, "fused_winograd4": 4}
 
+#: Operations that a machine does in the time in which it moves a byte from or to the memory, where nothing is measured.
+#: On Zen 4 with two cores: 200 GFLOP/s, 30 GB/s. (A choice; others have more operations for each byte.)
+_OPERATIONS_PER_BYTE = 7.0
+#: What the estimate of another algorithm must gain, since it knows neither caches nor edges.
+_ASSUMED_GAIN = 1.15
+
 
 def winograd_tile(algorithm: Algorithm) -> int | None:
     """The ``m`` of Winograd's F(m x m, 3 x 3); None for the direct algorithm."""
@@ -76,6 +82,22 @@ class Convolution:
     def flop(self) -> float:
         """The floating-point operations of the direct algorithm."""
         return 2.0 * math.prod(self.result) * math.prod(self.weight[1:])
+
+    @property
+    def winograd_pays(self) -> bool:
+        """Whether F(4x4, 3x3) in stages is estimated to be faster: for the result, or for the gradient of the weights.
+
+        The direct algorithm does all its operations, and is taken to wait for no memory. The stages of the other do a
+        quarter of these. They write and read transformed data, results and weights, which a large batch does not leave
+        in a cache.
+        """
+        if len(self.algorithms) == 1:
+            return False
+        tiles, channels, outputs = self.tiling(4).tiles, self.data[1], self.weight[0]
+        operations = 2.0 * 36 * tiles * channels * outputs
+        transformed = 36 * (tiles * (channels + outputs) + channels * outputs)
+        traffic = 4.0 * (2 * transformed + math.prod(self.data) + math.prod(self.result))
+        return (operations + _OPERATIONS_PER_BYTE * traffic) * _ASSUMED_GAIN < self.flop
 
     def tiling(self, m: int) -> Tiling:
         """The tiles into which F(m x m, 3 x 3) cuts the data."""

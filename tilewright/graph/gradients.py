@@ -2,10 +2,11 @@
 
 An importer leaves calls of marked functions on plain tensors. Each becomes a call of a function of blocked tensors:
 
-    weight_gradient(data, dy)       -->  a sum over the batch and all pixels, which writes the plain gradient
+    weight_gradient(data, dy)       -->  a sum over the batch and all pixels, which writes the plain gradient;
+                                         or sums over tiles, by Winograd's algorithm
     channel_statistics(images)      -->  two sums for each channel
     phases(phase, ...)              -->  images that are put together of the results of a few convolutions
-    threshold_gradient(dy, data)    -->  an element-wise function in the layout of its operands
+    activation_gradient(dy, data)   -->  an element-wise function in the layout of its operands
     layer_norm_gradient(dy, data, mean, inverse, scale)  -->  a function over rows, with the machine's lanes
     norm_sums(dy, data, mean, inverse)                   -->  two sums over all tokens
     log_sum_exp(scores), row_moments(data)               -->  functions over rows
@@ -16,10 +17,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
+from tilewright.graph.again import compute_again
 from tilewright.graph.channels import padded_order
+from tilewright.graph.convolution import Convolution
 from tilewright.graph.token_rows import NARROWEST
 from tilewright.graph.value import Value
-from tilewright.ops.elementwise.expression import THRESHOLD_GRADIENT, threshold_gradient
+from tilewright.ops import winograd
+from tilewright.ops.elementwise.gradients import ACTIVATION_GRADIENT, ActivationGradient, activation_gradient
 from tilewright.ops.elementwise.phases import PHASES, Phases, interleave, plain_interleave
 from tilewright.ops.mark import take_mark
 from tilewright.ops.pixel_sums import (
@@ -67,14 +71,24 @@ def serve(walk: Rewriter, call: relax.Call) -> Value | None:
     handler = _TABLE.get(mark.kind)
     if handler is None or len(operands) < len(found):
         return None
+    if mark.kind == STATISTICS and len(operands) > 1:
+        again = compute_again(walk, call.args[1].fields[0])
+        return _serve_statistics(walk, mark.detail, operands, again)
     return handler(walk, mark.detail, operands)
 
 
 def sum_channels(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
-    """The sum of each channel of blocked images; None for sums of other tensors or over other axes."""
+    """The sum of each channel of blocked images, or of each image's; None for others, or over other axes."""
+    from tvm import relax
+
     value = args[0]
     axes = sorted(int(a) % len(value.shape) for a in call.attrs.axis or ())
-    if value.packed is None or len(value.shape) != 4 or axes != [0, 2, 3] or value.dtype != "float32":
+    if value.packed is None or len(value.shape) != 4 or value.dtype != "float32":
+        return None
+    if axes == [2, 3] and call.attrs.keepdims:
+        result = walk.emit(relax.op.sum(value.packed, axes, keepdims=True))
+        return Value((*value.shape[:2], 1, 1), packed=result, block=value.block, order=value.order, fused=value.fused)
+    if axes != [0, 2, 3]:
         return None
     block, order = _layout(walk, value, value.channels)
     source = walk.pack(value, block, order)
@@ -97,11 +111,40 @@ def _serve_weight_gradient(walk: Rewriter, detail: str, operands: list[Value]) -
         layouts = [_layout(walk, v, count, form.groups) for v, count in zip(operands, inside, strict=True)]
         sources = [walk.pack(value, *layout) for value, layout in zip(operands, layouts, strict=True)]
         shapes = [tuple(int(d) for d in source.ty.shape.values) for source in sources]
+        conv = Convolution(form.data, form.weight, form.stride, form.padding, (shapes[0][4], shapes[1][4]))
+        whole = conv.packed_data == shapes[0] and conv.packed_weight[0] == shapes[1][1]
+        if whole and form.groups == 1 and form.dilation == (1, 1) and conv.winograd_pays:
+            return _emit_winograd(walk, conv, sources)
         function = weight_gradient(form, shapes[0], shapes[1])
     return Value.plain(form.weight, walk.call(function, sources, form.weight, WEIGHT_GRADIENT))
 
 
-def _serve_statistics(walk: Rewriter, detail: str, operands: list[Value]) -> Value:
+def _emit_winograd(walk: Rewriter, conv: Convolution, sources: list[relax.Expr]) -> Value:
+    """The gradient of a 3x3 convolution's weights by Winograd's F(4x4, 3x3).
+
+    Args:
+        walk: emits the new graph.
+        conv: the convolution. Channels lie in order, and blocks divide them.
+        sources: the data and the gradient of the result, in blocks.
+    """
+    from tvm import relax
+
+    m, tiling = 4, conv.tiling(4)
+    (_, cc, _, _, cb), (oo, x) = conv.packed_data, (conv.packed_weight[0], conv.blocks[1])
+    squares, blocks = tiling.a**2, ((cc, cb), (oo, x))
+    packed_gradient = tuple(int(d) for d in sources[1].ty.shape.values)
+    stages = [
+        (winograd.data_transform(tiling, conv.packed_data), sources[:1], (squares, cc, tiling.tiles, cb), "winograd4"),
+        (winograd.spread_gradient(tiling, packed_gradient), sources[1:], (squares, oo, tiling.tiles, x), "spread4"),
+    ]
+    both = [walk.call(*stage) for stage in stages]
+    sums = walk.call(winograd.sum_tiles(tiling, *blocks), both, (squares, cc, oo, cb, x), "tile_sums4")
+    gathered = walk.call(winograd.gather_kernels(m, *blocks), [sums], (oo, cc * cb, 3, 3, x), "gather4")
+    plain = walk.emit(relax.op.permute_dims(gathered, [0, 4, 1, 2, 3]))
+    return Value.plain(conv.weight, walk.reshape(plain, conv.weight))
+
+
+def _serve_statistics(walk: Rewriter, detail: str, operands: list[Value], again: Value | None = None) -> Value:
     from tvm import relax
 
     form = Statistics.parse(detail)
@@ -109,12 +152,15 @@ def _serve_statistics(walk: Rewriter, detail: str, operands: list[Value]) -> Val
     channels = form.shape[1]
     first = next((value for value in images if value.packed is not None), images[0])
     layout = _layout(walk, first, channels)
+    fusable = again is not None and channels % layout[0] == 0
+    if again is not None and fusable:
+        images[0] = again
     sources = [walk.pack(value, *layout) for value in images]
     shape = tuple(int(d) for d in sources[0].ty.shape.values)
     if form.products:
         mean, gaps = walk.make_plain(operands[2]), shape[1] * shape[4] - channels
         sources.append(walk.emit(relax.op.nn.pad(mean, [0, gaps])) if gaps else mean)
-    function = channel_statistics(form, shape)
+    function = channel_statistics(form, shape, fusable)
     return Value.plain((2, channels), walk.call(function, sources, (2, channels), STATISTICS))
 
 
@@ -132,17 +178,17 @@ def _serve_phases(walk: Rewriter, detail: str, operands: list[Value]) -> Value:
     return Value(form.shape, packed=result, block=block, order=order, fused=True)
 
 
-def _serve_threshold(walk: Rewriter, detail: str, operands: list[Value]) -> Value:
-    shape, threshold = operands[0].shape, float(detail)
-    whole = (value for value in operands if value.packed is not None)
+def _serve_activation(walk: Rewriter, detail: str, operands: list[Value]) -> Value:
+    form, shape = ActivationGradient.parse(detail), operands[1].shape
+    whole = (value for value in operands if value.packed is not None and value.shape == shape)
     first = min(whole, key=lambda value: not value.fused, default=None)
-    if first is None:
+    if first is None or len(shape) != 4:
         plain = [walk.make_plain(value) for value in operands]
-        function = threshold_gradient(shape, threshold, marked=False)
-        return Value.plain(shape, walk.call(function, plain, shape, THRESHOLD_GRADIENT))
+        function = activation_gradient(form, operands[0].shape, shape, marked=False)
+        return Value.plain(shape, walk.call(function, plain, shape, form.name))
     sources = [walk.pack(value, first.block, first.order) for value in operands]
-    blocked = tuple(int(d) for d in sources[0].ty.shape.values)
-    result = walk.call(threshold_gradient(blocked, threshold, marked=False), sources, blocked, THRESHOLD_GRADIENT)
+    dy, blocked = (tuple(int(d) for d in source.ty.shape.values) for source in sources)
+    result = walk.call(activation_gradient(form, dy, blocked, marked=False), sources, blocked, form.name)
     return Value(shape, packed=result, block=first.block, order=first.order, fused=first.fused)
 
 
@@ -211,7 +257,7 @@ _TABLE: dict[str, _Handler] = {
     WEIGHT_GRADIENT: _serve_weight_gradient,
     STATISTICS: _serve_statistics,
     PHASES: _serve_phases,
-    THRESHOLD_GRADIENT: _serve_threshold,
+    ACTIVATION_GRADIENT: _serve_activation,
     LAYER_NORM_GRADIENT: _serve_layer_norm,
     NORM_SUMS: _serve_norm_sums,
     LOG_SUM_EXP: _serve_log_sum_exp,

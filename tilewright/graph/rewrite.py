@@ -5,11 +5,13 @@ Element-wise operators, pooling and concatenation keep the layout of their opera
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tilewright.frontend.network import Network
+from tilewright.graph.again import count_uses
 from tilewright.graph.convolution import Convolution
 from tilewright.graph.rewriter import Rewriter
 from tilewright.graph.value import Value
@@ -62,7 +64,7 @@ def rewrite(network: Network, target: Target) -> Rewritten:
     # Importers write some operators (Clip) as functions beside main. Calls of these are kept.
     beside = {v: f for v, f in network.module.functions_items() if v.name_hint != "main"}
     builder = relax.BlockBuilder(tvm.ir.IRModule(beside))
-    walk = Rewriter(target.lanes, builder)
+    walk = Rewriter(target.lanes, builder, uses=count_uses(main) if network.varying else Counter())
     count = len(network.parameters)
     for param, spec in zip(main.params[:count], network.parameters, strict=True):
         var = relax.Var(param.name, relax.TensorType(spec.shape, spec.dtype))

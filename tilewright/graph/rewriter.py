@@ -9,6 +9,7 @@ tensors.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
@@ -51,6 +52,7 @@ class Rewriter:
         scalars: the numbers of the weights that hold one number.
         varying: the inputs that are weights which change from call to call, by the source of their recipes.
         packed: what such weights became, by their source and the steps of their recipe.
+        uses: how often each variable of the network is read. Only of networks whose weights vary.
     """
 
     lanes: int
@@ -68,6 +70,7 @@ class Rewriter:
     scalars: dict[relax.Var, float] = field(default_factory=dict)
     varying: dict[str, relax.Var] = field(default_factory=dict)
     packed: dict[tuple[str, tuple[tuple[str, tuple[int, ...]], ...]], relax.Expr] = field(default_factory=dict)
+    uses: Counter[relax.Var] = field(default_factory=Counter)
 
     # Values and their layouts
 
@@ -174,6 +177,8 @@ class Rewriter:
             result = self.reblock(self.emit(relax.op.take(last, relax.const(table), axis=4, mode="clip")), block)
         elif (last := self.find_channels_last(value)) is not None:
             result = self.pack(Value(value.shape, packed=last, block=channels), block, order)
+        elif order is None and h * w == 1:  # the elements lie in the same order
+            result = self.reshape(self.make_plain(value), (n, channels // block, h, w, block))
         elif order is not None:
             natural = self.pack(Value.plain(value.shape, self.make_plain(value)), channels)
             result = self.pack(Value(value.shape, packed=natural, block=channels), block, order)

@@ -8,12 +8,12 @@ if TYPE_CHECKING:
     from tvm.te import Tensor
     from tvm.tirx import PrimFunc
 
-__all__ = ["ELEMENTWISE", "FUSABLE", "INJECTIVE", "KEPT", "OPAQUE", "REDUCTION", "make_function"]
+__all__ = ["BROADCAST", "ELEMENTWISE", "FUSABLE", "INJECTIVE", "KEPT", "OPAQUE", "REDUCTION", "make_function"]
 
-#: TVM's OpPatternKind, the attribute ``op_pattern`` that fusion goes by: an element-wise function; one that moves
-#: elements; a sum, into which element-wise functions before it are fused; a function that element-wise consumers are
-#: fused into (kOutEWiseFusable); a function that nothing is fused with.
-ELEMENTWISE, INJECTIVE, REDUCTION, FUSABLE, OPAQUE = 0, 2, 3, 4, 8
+#: TVM's OpPatternKind, the attribute ``op_pattern`` that fusion goes by: an element-wise function; one that repeats
+#: operands along axes; one that moves elements; a sum, into which element-wise functions before it are fused; one that
+#: element-wise consumers are fused into (kOutEWiseFusable); a function that nothing is fused with.
+ELEMENTWISE, BROADCAST, INJECTIVE, REDUCTION, FUSABLE, OPAQUE = 0, 1, 2, 3, 4, 8
 #: Functions that each expression keeps. A network of 1,000 equal operators makes theirs once, which takes 3 to 10 ms.
 KEPT = 512
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tilewright.errors import FormError, SpaceError
 from tilewright.task import Task
-from tilewright.tvm_compat import set_threads
+from tilewright.tvm_compat import load_object, set_threads
 
 if TYPE_CHECKING:
     from tvm.ir import IRModule
@@ -29,7 +29,7 @@ def task_module(task: Task) -> IRModule:
     import tvm
 
     with space_errors(f"the function of {task.name!r} cannot be read"):
-        module = tvm.ir.load_json(task.ir)
+        module = load_object(task.ir)
         if not isinstance(module, tvm.ir.IRModule) or [v.name_hint for v in module.get_global_vars()] != ["main"]:
             raise SpaceError(
                 f"a task holds a module with one function, 'main', but that of {task.name!r} does not; "

@@ -68,14 +68,23 @@ def compile_graph(
         _log.warning("this model trains as without tilewright: %s", error)
         eager: Callable[..., object] = module.forward
         return eager
+    from tilewright.training.further import Further, has_open_sizes
+
+    make = partial(_make, parsed, module)
+    return Further(module, make, parsed.mode == "cached") if has_open_sizes(module) else make(examples)
+
+
+def _make(options: Options, module: fx.GraphModule, examples: Sequence[object]) -> Callable[..., object]:
+    """What runs a graph whose sizes are fixed."""
     from torch._dynamo.backends.common import aot_autograd
 
     from tilewright.training.partition import partition
     from tilewright.training.session import Session
     from tilewright.training.twice import differentiable_twice
 
-    session = Session(parsed, examples)
+    session = Session(options, examples)
     sessions.add(session)
+    session.start()
     compiler = aot_autograd(
         fw_compiler=partial(session.compile, "forward"),
         bw_compiler=partial(session.compile, "backward"),

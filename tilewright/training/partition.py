@@ -9,6 +9,7 @@ import torch
 from torch import fx
 from torch.utils.checkpoint import CheckpointPolicy
 
+from tilewright.training.norms import recompute_norms
 from tilewright.training.saved import mark_saved
 
 __all__ = ["partition"]
@@ -33,6 +34,7 @@ def partition(
     passes: tuple[fx.GraphModule, fx.GraphModule] = min_cut_rematerialization_partition(
         joint, inputs, num_fwd_outputs=num_fwd_outputs, **options
     )
+    recompute_norms(*passes, num_fwd_outputs)
     mark_saved(*passes, num_fwd_outputs)
     return passes
 

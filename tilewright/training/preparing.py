@@ -19,11 +19,16 @@ if TYPE_CHECKING:
     from tilewright.compiling.kernels import Kernels
     from tilewright.frontend.network import Network
     from tilewright.graph.tasks import Extraction
+    from tilewright.tensor import Array
     from tilewright.training.variants import Entered, Proposer
     from tilewright.tuning.selection import Selection
 
-__all__ = ["Preparation", "Prepared", "Proposal", "Request"]
+__all__ = ["Preparation", "Prepared", "Proposal", "Request", "make_preparation"]
 
+#: Random numbers that are drawn for the inputs of a part. (A prime: no extent divides it.)
+_DRAWN = 100_003
+#: Objects after which Python looks for cycles: the new ones, and multiples of that for older ones.
+_COLLECTIONS = (50_000, 20, 100)
 #: Seconds of a budget that are kept for building the executable and trying it.
 _FINISHING = 10.0
 
@@ -118,6 +123,7 @@ class Preparation:
 
     def __init__(self, options: Options, folder: Path) -> None:
         # The process that trains imports this module, too, but needs none of these.
+        from tilewright.compiling.objects import SharedObjects
         from tilewright.records.fallback import FallbackStore, open_for_tuning
         from tilewright.records.memory import MemoryStore
         from tilewright.target import Target
@@ -129,8 +135,28 @@ class Preparation:
             with contextlib.suppress(TilewrightError, OSError):  # a store that is lost costs what it would have kept
                 self._store = open_for_tuning(records)
         self._cache = find_folder(options)
+        kept = None if self._cache is None else self._cache.with_suffix(".objects")
+        self._objects = SharedObjects(folder / "objects", self._target, kept)
         self._parts: dict[str, _Part] = {}
+        self._announced: dict[str, Request] = {}
         self._known: Proposer | None = None
+
+    def warm_up(self) -> None:
+        """Take a product of matrices through all stages. What they set up at first is there before a part comes."""
+        import torch
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        with contextlib.suppress(Exception):  # what is wrong is said of a part, when there is one
+            a = torch.zeros(8, 8)
+            module = make_fx(lambda x, w: (torch.relu(x @ w),), tracing_mode="fake")(a, a)
+            self.learn(Request("warm", pickle.dumps(module), (Layout.of(a), Layout.of(a)), (Layout.of(a),)))
+            part = self._parts[""]
+            part.kernels.library(part.selection.functions, self._folder / "warm.so")
+        self._parts.clear()
+
+    def announce(self, requests: Sequence[Request]) -> None:
+        """These parts will be prepared, in this order. What of it uses one processor is done while another compiles."""
+        self._announced |= {request.key: request for request in requests}
 
     def learn(self, request: Request) -> None:
         """Import a part and find its tasks, so that variants of them can be proposed. Raises as the stages do."""
@@ -145,7 +171,7 @@ class Preparation:
         algorithms = assume_algorithms(conv for conv, _ in extraction.convolutions)
         if algorithms:
             extraction = extraction.with_algorithms(algorithms)
-        kernels = Kernels(extraction, self._folder / f"objects-{len(self._parts)}")
+        kernels = Kernels(extraction, self._folder, self._objects)
         self._parts[request.key] = _Part(network, extraction, kernels, select_recorded(extraction, self._store))
 
     def prepare(self, request: Request) -> Prepared:
@@ -154,16 +180,29 @@ class Preparation:
         Raises:
             TilewrightError: as the stages raise it.
         """
-        self.learn(request)
-        part = self._parts[request.key]
+        part = self._begin(request)
         spent, trials = 0.0, 0
-        if request.seconds > _FINISHING and self._options.mode == "now":
-            part.selection, trials = self._tune(part.extraction, request.seconds)
+        if self._options.mode == "now":
             spent = self._options.seconds
+            if request.seconds > _FINISHING:
+                part.selection, trials = self._tune(part.extraction, request.seconds)
+        elif self._announced:
+            with contextlib.suppress(TilewrightError):  # it is raised again when that part's turn comes
+                self._begin(next(iter(self._announced.values())))
         self._build(request.key, part, spent)
         assert part.out is not None
         tasks, tuned = len(part.extraction.uses), len(part.selection.tuned)
         return Prepared(request.key, part.out, tasks, tuned, trials)
+
+    def _begin(self, request: Request) -> _Part:
+        """Learn a part, and begin to compile its kernels."""
+        self._announced.pop(request.key, None)
+        if request.key not in self._parts:
+            self.learn(request)
+            part = self._parts[request.key]
+            if self._options.mode != "now":
+                part.kernels.begin(part.selection.functions)
+        return self._parts[request.key]
 
     def propose(self, times: Mapping[str, Mapping[str, float]]) -> list[Proposal]:
         """Compile variants of the kernels that take most of the time. They were run, and their results compared.
@@ -262,7 +301,7 @@ class Preparation:
         }
         program = load_executable(out).program
         assert isinstance(program, PlanProgram)
-        right = keep_right(program, part.network.random_inputs(), part.entered)
+        right = keep_right(program, _make_inputs(part.network), part.entered)
         return Proposal(key, out, right) if right else None
 
     def _tune(self, extraction: Extraction, seconds: float) -> tuple[Selection, int]:
@@ -294,7 +333,7 @@ class Preparation:
 
         former, out = part.out, self._folder / f"{list(self._parts).index(key)}-{part.version}"
         executable = build(part.extraction, part.selection.functions, out, {}, part.kernels)
-        executable(*part.network.random_inputs())
+        executable(*_make_inputs(part.network))
         part.out, part.version = out, part.version + 1
         if former is not None:
             shutil.rmtree(former, ignore_errors=True)
@@ -310,3 +349,42 @@ class Preparation:
             self._cache.mkdir(parents=True, exist_ok=True)
             publish(part.out, self._cache / key, {ENTRY: {"spent": round(spent, 1)}})
             remove_oldest(self._cache)
+
+
+def make_preparation(options: Options, folder: Path) -> Preparation:
+    """A :class:`Preparation`, and this process made ready for it: all that it will need is imported now."""
+    import gc
+
+    import tilewright.compiling.build
+    import tilewright.frontend.load
+    import tilewright.ops.registry
+    import tilewright.tuning.selection  # noqa: F401
+    from tilewright.tvm_compat import light_tensor_intrinsics, unchecked_schedules
+
+    light_tensor_intrinsics()
+    unchecked_schedules()
+    made = Preparation(options, folder)
+    made.warm_up()
+    # Graphs and programs are many objects with few cycles: looking for these took 7 % of the time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECTIONS)
+    return made
+
+
+def _make_inputs(network: Network) -> list[Array]:
+    """Inputs of a part: the same random numbers over and over, since drawing new ones takes longer than a step."""
+    import numpy as np
+
+    from tilewright.tensor import random_arrays
+
+    rng = np.random.default_rng(0)
+    normal = rng.standard_normal(_DRAWN, dtype=np.float32)
+    found: list[Array] = []
+    for spec in network.inputs:
+        if spec.dtype == "float32":
+            begin = int(rng.integers(_DRAWN))
+            found.append(np.resize(np.roll(normal, begin), spec.shape))
+        else:
+            found += random_arrays([spec], 0)
+    return found

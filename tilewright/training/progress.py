@@ -7,6 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,10 @@ class Progress:
         if self._worker.ended and not self._summed:
             self._summed = True
             _log.info("tuning has ended: %s", self.describe())
+
+    def run(self) -> AbstractContextManager[None]:
+        """The time in which a graph runs: the process of the worker is stopped."""
+        return self._worker.pace.run()
 
     def describe(self) -> str:
         """Where the training stands, in a line."""

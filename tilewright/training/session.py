@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import torch
 
 from tilewright.training.cache import find_folder, key_of, load_cached
-from tilewright.training.live import LivePart
+from tilewright.training.live import LivePart, first_line
 from tilewright.training.options import Options
 from tilewright.training.parts import divide
 from tilewright.training.preparing import Request
 from tilewright.training.progress import Progress, find_progress
 from tilewright.training.saved import find_kept, show_plain
+from tilewright.training.support import explain
 from tilewright.training.worker import Order, find_worker
 
 if TYPE_CHECKING:
@@ -77,6 +78,12 @@ class Session:
         #: The names of saved activations that the forward pass gives in blocks.
         self._kept: frozenset[str] = frozenset()
 
+    def start(self) -> None:
+        """Start what prepares parts, if there will be some: nothing is in the cache yet."""
+        folder = find_folder(self.options)
+        if self.options.mode == "background" and (folder is None or not folder.exists()):
+            find_worker(self.options, self._threads).start()
+
     def compile(self, kind: Kind, module: fx.GraphModule, examples: Sequence[object]) -> Boxed:
         """A function that computes a graph of a step. It is PyTorch's own whatever fails.
 
@@ -86,6 +93,7 @@ class Session:
             examples: stand-ins for what it takes.
         """
         try:
+            why = explain(module)
             whole, parts = divide(module)
             names = [part.name for part in parts]
             if kind == "forward":
@@ -95,18 +103,29 @@ class Session:
             for part in live:
                 setattr(whole, part.part.name, part)
         except Exception as error:
-            _log.warning("the %s pass stays with PyTorch: %s", kind, error)
+            _log.warning("the %s pass stays with PyTorch: %s", kind, first_line(error))
             return self._box(module, StepGraph(kind, (), len(module.graph.nodes)))
         rest = sum(node.op == "call_function" and hasattr(node.target, "_schema") for node in whole.graph.nodes)
+        if why:
+            _log.warning("%s the %s pass stays with PyTorch: %s", "part of" if live else "all of", kind, why)
         graph = StepGraph(kind, live, rest)
         self.graphs.append(graph)
-        self._request(graph)
+        try:
+            self._request(graph)
+        except Exception as error:  # no file can be written, for example
+            for part in live:
+                part.leave(first_line(error))
         return self._box(whole, graph)
+
+    @property
+    def _threads(self) -> int:
+        """On which kernels run."""
+        return self.options.threads or torch.get_num_threads()
 
     def _request(self, graph: StepGraph) -> None:
         """Have the parts of a graph prepared: now, or while the model trains."""
         total = sum(len(part.part.operators) for part in graph.parts)
-        threads = self.options.threads or torch.get_num_threads()
+        threads = self._threads
         worker, folder = find_worker(self.options, threads), find_folder(self.options)
         graph.progress = find_progress(worker)
         graph.progress.add(graph.parts)
@@ -121,7 +140,7 @@ class Session:
                         continue
                 module = pickle.dumps(part.part.module)
             except Exception as error:
-                part.leave(f"it cannot be handed to the process that compiles it: {error}")
+                part.leave(f"it cannot be handed to the process that compiles it: {first_line(error)}")
                 continue
             if self.options.mode == "background":
                 seconds = 0.0
@@ -148,9 +167,12 @@ class Session:
 
     def _run(self, graph: StepGraph, run: Boxed, arguments: list[object]) -> object:
         graph.steps += 1
-        if graph.kind != "backward" and graph.progress is not None:
+        if graph.progress is None:
+            return run(arguments)
+        if graph.kind != "backward":
             graph.progress.begin_step(id(graph))
-        return run(arguments)
+        with graph.progress.run():
+            return run(arguments)
 
 
 def _unbox(module: fx.GraphModule) -> Boxed:

@@ -14,6 +14,8 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from statistics import median
 from typing import Protocol
 
@@ -24,6 +26,10 @@ __all__ = ["PREPARING", "TUNING", "Pace", "Stoppable"]
 PREPARING, TUNING = 1 / 3, 0.05
 #: The length of a slot, as a multiple of a step. No step may take more than 1.5 times as long as the others.
 _MOST = 0.48
+#: Seconds of a slot, at most.
+_LONGEST_SLOT = 3.0
+#: A slot ends so many seconds after nobody needs it any more.
+_LOOK = 0.05
 #: Slots that are shorter than this multiple of a step are saved up: each change costs both sides the caches.
 _LEAST = 0.25
 #: Seconds for which nothing is saved up: in a longer pause of the training, the processors were free anyway.
@@ -63,8 +69,10 @@ class Pace:
         self._saved = 0.0
         self._last = math.nan
         self._began: dict[int, tuple[float, float]] = {}
+        self._traced: set[int] = set()
+        self._running = 0
         self._lengths: deque[float] = deque(maxlen=_WINDOW)
-        self._lock = threading.Lock()
+        self._lock, self._counting = threading.Lock(), threading.Lock()
 
     @property
     def step_seconds(self) -> float:
@@ -78,7 +86,8 @@ class Pace:
             graph: the number of the graph that the step begins with.
 
         Returns:
-            the seconds since the last step began with this graph, without those that were given away; nan: none did.
+            the seconds since the last step began with this graph, without those that were given away; nan: none did,
+            or PyTorch has traced the model in it.
         """
         if not self._lock.acquire(blocking=False):  # several threads train, and one of them is in a slot
             return math.nan
@@ -90,16 +99,36 @@ class Pace:
                 self._let(True)
             else:
                 if self._saved >= _LEAST * step:
-                    self._give(min(self._saved, _MOST * step))
-                self._let(False)
+                    self._give(min(self._saved, _MOST * step, _LONGEST_SLOT))
+                self._let(self.share <= 0.0)
             self._last = time.monotonic()
             self._began[graph] = (self._last, self.given)
             return length
         finally:
             self._lock.release()
 
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        """A graph runs. The process is stopped meanwhile, however long that takes.
+
+        Before the second step, what comes between two graphs is PyTorch that traces, on one processor. The process has
+        the other one then.
+        """
+        with self._counting:
+            self._running += 1
+            self._let(False)
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._running -= 1
+                if not self._running:
+                    self._let(self.share <= 0.0 or math.isnan(self.step_seconds))
+
     def look(self) -> None:
         """Let the process go on if the training has stopped by itself. Called every second or so."""
+        if self._running:
+            return
         step = 0.0 if math.isnan(self.step_seconds) else self.step_seconds
         if not time.monotonic() - self._last < max(_AWAY_SECONDS, _AWAY_STEPS * step):
             self._let(True)
@@ -115,19 +144,22 @@ class Pace:
         length, share = math.nan, self.share
         if graph in self._began:
             began, given = self._began[graph]
-            length = now - began - (self.given - given)
-            if length < _LONGEST_STEP:
-                self._lengths.append(length)
+            if graph in self._traced:
+                length = now - began - (self.given - given)
+                if length < _LONGEST_STEP:
+                    self._lengths.append(length)
+            self._traced.add(graph)
         passed = now - self._last
         if passed < _LONGEST_STEP:  # of the time with slots, they are to be this share
             self._saved += passed * share / (1.0 - share)
         return length
 
     def _give(self, seconds: float) -> None:
-        """Sleep."""
+        """Sleep, as long as the other process has something to do."""
         begin = time.monotonic()
         self._let(True)
-        time.sleep(seconds)
+        while self.share > 0.0 and (left := begin + seconds - time.monotonic()) > 1e-6:
+            time.sleep(min(left, _LOOK))
         taken = time.monotonic() - begin
         self._saved = max(0.0, self._saved - taken)
         self.given += taken

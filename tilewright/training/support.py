@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
     from torch import fx
 
-__all__ = ["is_heavy", "is_supported", "is_view"]
+__all__ = ["explain", "is_heavy", "is_supported", "is_view"]
 
 #: Operators with so much arithmetic that a part with one of them is worth compiling.
 _HEAVY = """
@@ -72,6 +72,30 @@ def is_supported(node: fx.Node) -> bool:
 def is_heavy(node: fx.Node) -> bool:
     """Whether a node has so much arithmetic that its part is worth compiling."""
     return _TABLE.get(_name(node)) == "heavy"
+
+
+def explain(module: fx.GraphModule) -> str:
+    """Why convolutions, products and attentions of a graph cannot be compiled; empty: all can be.
+
+    Args:
+        module: the graph of a step.
+    """
+    heavy = [node for node in module.graph.nodes if is_heavy(node)]
+    if not heavy:
+        return "it has no convolution, product or attention that could be compiled"
+    reasons = sorted({f"{_name(node)} {_refuse(node)}" for node in heavy if not is_supported(node)})
+    return ", ".join(reasons)
+
+
+def _refuse(node: fx.Node) -> str:
+    """Why a heavy node is not supported, in words that follow its name."""
+    values = [*_tensors(node), *(value for source in node.all_input_nodes for value in _tensors(source))]
+    shapes = [value.shape for value in values if hasattr(value, "shape")]
+    if any(not isinstance(extent, int) for shape in shapes for extent in shape):
+        return "has a size that is not fixed"
+    dtypes = {str(value.dtype).removeprefix("torch.") for value in values if hasattr(value, "dtype")}
+    others = sorted(dtypes.difference(_DTYPES))
+    return f"computes in {' and '.join(others)}" if others else "has a form that is not compiled"
 
 
 def is_view(node: fx.Node) -> bool:

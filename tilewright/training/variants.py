@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Entered", "Proposer", "choose_variants", "keep_right"]
 
-#: The kernels that take this share of a part's time take part in a contest, but those of so many tasks at most.
-_SHARE, _MOST_TASKS = 0.9, 24
+#: Kernels that take this share of a part's time at least take part in contests, those of so many tasks in each. With 24
+#: tasks, the first contest of MobileNetV3-large came after 45 s of slots. (Choices.)
+_LEAST_SHARE, _MOST_TASKS = 0.002, 6
 #: New variants of a task in a contest. (A choice: each makes a contest three steps longer.)
 _NEW = 3
 #: A variant wins if it saves this share of the time of the kernel that it stands for. Less is noise.
@@ -66,6 +68,7 @@ class Proposer:
     def __init__(self, method: Method, store: Store) -> None:
         self._method, self._store = method, store
         self._spaces: dict[str, DesignSpace] = {}
+        self._turns: Counter[str] = Counter()
         self._rng = np.random.default_rng(0)
 
     def find_space(self, use: TaskUse, extraction: Extraction) -> DesignSpace:
@@ -96,7 +99,7 @@ class Proposer:
     def find(
         self, extraction: Extraction, selection: Selection, symbols: Mapping[str, str], times: Mapping[str, float]
     ) -> dict[str, list[Variant]]:
-        """The variants of those tasks that take most of a part's time, by ``Task.key``.
+        """The variants of those tasks that take most of a part's time, by ``Task.key``; lighter ones have turns later.
 
         Args:
             extraction: of the part.
@@ -109,13 +112,18 @@ class Proposer:
             for use in extraction.uses
             if use.task.key in selection.functions
         }
-        left, found = _SHARE * sum(taken.values()), dict[str, "list[Variant]"]()
-        for use in sorted(extraction.uses, key=lambda use: -taken.get(use.task.key, 0.0)):
-            if left <= 0.0 or len(found) >= _MOST_TASKS:
+        # A task that had a turn is likely to gain less by another one.
+        order = sorted(taken, key=lambda key: -taken[key] / (1 + self._turns[key]))
+        uses = {use.task.key: use for use in extraction.uses}
+        found = dict[str, "list[Variant]"]()
+        for key in order:
+            if len(found) >= _MOST_TASKS:
                 break
-            left -= taken.get(use.task.key, 0.0)
-            if taken.get(use.task.key) and (variants := self.propose(use, extraction, selection)):
-                found[use.task.key] = variants
+            if taken[key] < _LEAST_SHARE * sum(taken.values()):
+                continue
+            self._turns[key] += 1
+            if variants := self.propose(uses[key], extraction, selection):
+                found[key] = variants
         return found
 
 

@@ -9,22 +9,25 @@ budget is spent. The process works in slots that the training leaves it (:mod:`t
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import math
 import queue
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tilewright.errors import TilewrightError
 from tilewright.executable.executable import load_executable
 from tilewright.measure.isolated import IsolatedError, IsolatedProcess
 from tilewright.training.arena import find_arena
 from tilewright.training.options import Options
-from tilewright.training.preparing import Preparation, Prepared, Proposal, Request
+from tilewright.training.preparing import Prepared, Proposal, Request, make_preparation
 from tilewright.training.slots import PREPARING, TUNING, Pace
 
 if TYPE_CHECKING:
@@ -80,6 +83,7 @@ class Worker:
     def __init__(self, options: Options, threads: int) -> None:
         self._options, self._threads = options, threads
         self._waiting: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        self._next: deque[Order] = deque()
         self._process: IsolatedProcess | None = None
         self._thread: threading.Thread | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="tilewright-")
@@ -91,8 +95,17 @@ class Worker:
         self.generations = 0
         self.pace = Pace()
 
+    def start(self) -> None:
+        """Start the process, which takes seconds to import what it needs, before there is a part."""
+        if self._process is None and not self._closed:
+            with contextlib.suppress(TilewrightError):  # said when a part needs it
+                self._launch()
+
     def prepare(self, order: Order) -> bool:
-        """Have a part prepared, and wait for it. Errors go to ``order.leave``. Returns whether it is ready."""
+        """Have a part prepared, and wait for it. Returns whether it is ready. If not, it is left to PyTorch.
+
+        A part with an executable of an earlier run keeps that.
+        """
         try:
             try:
                 prepared = self._ask("prepare", order.request, seconds=order.request.seconds)
@@ -100,9 +113,10 @@ class Worker:
                 prepared = self._ask("prepare", order.request, seconds=order.request.seconds)
             self._take(order, prepared)
         except Exception as error:  # whatever fails, the training goes on
-            if self._closed:
-                return False
-            order.part.leave(str(error))
+            if order.spent is not None:
+                _log.info("%s keeps the kernels of an earlier run: %s", order.part.name, error)
+            elif not self._closed:
+                order.part.leave(str(error))
             return False
         return True
 
@@ -133,8 +147,8 @@ class Worker:
     def _serve(self) -> None:
         """The thread: first parts that wait, then tuning."""
         while True:
-            if not self._waiting.empty() or self._is_done():
-                order = self._waiting.get()
+            if self._next or not self._waiting.empty() or self._is_done():
+                order = self._next.popleft() if self._next else self._waiting.get()
                 if math.isinf(self._end):
                     self._end = time.monotonic() + self._options.seconds - (order.spent or 0.0)
                 self._begin(order)
@@ -153,6 +167,8 @@ class Worker:
     def _begin(self, order: Order) -> None:
         """Prepare a part that has waited."""
         if order.spent is not None:
+            while math.isnan(self.pace.step_seconds) and not self._closed:
+                time.sleep(_LOOK)  # it has an executable, so nothing may delay the first step
             self._set_share(TUNING)
             try:
                 self._ask("learn", order.request)
@@ -161,10 +177,19 @@ class Worker:
                 _log.info("%s is not tuned any more: %s", order.part.name, error)
         else:
             self._set_share(PREPARING)
+            self._announce(order)
             if self.prepare(order):
                 self._orders[order.request.key] = order
-        if self._waiting.empty() and self._is_done():
+        if not self._next and self._waiting.empty() and self._is_done():
             self._close()
+
+    def _announce(self, first: Order) -> None:
+        """Tell the process of all parts that wait for kernels, of which this is the first one."""
+        with contextlib.suppress(TilewrightError):  # the next call fails as well
+            self._ask("announce", [])  # other graphs are made while the process starts
+            while not self._waiting.empty():
+                self._next.append(self._waiting.get())
+            self._ask("announce", [order.request for order in (first, *self._next) if order.spent is None])
 
     def _is_done(self) -> bool:
         return self.ended or not self._orders or self._options.mode != "background"
@@ -183,12 +208,12 @@ class Worker:
             time.sleep(_LOOK)
             if not times:
                 return
-        self._set_share(PREPARING if not self.generations else TUNING)
+        self._set_share(TUNING)
         proposals = self._ask("propose", times, seconds=left)
         self._set_share(0.0)
         contests = {proposal.key: self._hold(proposal) for proposal in proposals}
         self._await([contest for contest in contests.values() if contest is not None])
-        self._set_share(PREPARING if not self.generations else TUNING)
+        self._set_share(TUNING)
         self.generations += 1
         for key, contest in contests.items():
             found = {} if contest is None else contest.times
@@ -231,22 +256,26 @@ class Worker:
             self._process.kill()
 
     def _set_share(self, share: float) -> None:
-        self.pace.share = share if self._options.mode == "background" else 0.0
+        self.pace.share = share if self._options.mode != "now" else 0.0
 
     def _ask(self, method: str, *arguments: object, seconds: float = 0.0) -> Any:  # as the method has it
         if self._closed:
             raise IsolatedError("this process is ending")
         if self._process is None or not self._process.alive:
-            self._process = IsolatedProcess(
-                Preparation,
-                (self._options, Path(self._folder.name)),
-                variables={"TVM_NUM_THREADS": str(self._threads)},
-                purpose="tuning for training needs a process of its own",
-            )
-            self.pace.process = self._process
+            self._launch()
+            assert self._process is not None
             for order in () if self.ended else self._orders.values():
                 self._process.call("learn", replace(order.request, seconds=0.0), seconds=_PATIENCE)
         return self._process.call(method, *arguments, seconds=_PATIENCE + seconds)
+
+    def _launch(self) -> None:
+        """Start a process. It imports what it needs while this one goes on."""
+        self._process = self.pace.process = IsolatedProcess(
+            make_preparation,
+            (self._options, Path(self._folder.name)),
+            variables={"TVM_NUM_THREADS": str(self._threads)},
+            purpose="tuning for training needs a process of its own",
+        )
 
 
 def find_worker(options: Options, threads: int) -> Worker:

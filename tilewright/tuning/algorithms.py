@@ -26,11 +26,6 @@ __all__ = ["AlgorithmChoice", "assume_algorithms", "choose_algorithms", "stages"
 _WEIGHTS = (1,)
 #: Another algorithm than the direct one must be so much faster, for rounding errors are larger in all of them.
 _GAIN = 1.05
-#: Operations that a machine does in the time in which it moves a byte from or to the memory, where nothing is measured.
-#: On Zen 4 with two cores: 200 GFLOP/s, 30 GB/s. (A choice; others have more operations for each byte.)
-_OPERATIONS_PER_BYTE = 7.0
-#: What the estimate of another algorithm must gain, since it knows neither caches nor edges.
-_ASSUMED_GAIN = 1.15
 #: Configs measured of each task besides its default, where its space can name good ones.
 _MORE = 3
 
@@ -78,10 +73,6 @@ def stages(convolution: Convolution, algorithm: Algorithm) -> tuple[Task, ...]:
 def assume_algorithms(convolutions: Iterable[Convolution]) -> dict[Convolution, Algorithm]:
     """Winograd's F(4x4, 3x3) in three stages where arithmetic and traffic say that it is faster; nothing is measured.
 
-    The direct algorithm does all its operations, and is taken to wait for no memory. The stages of the other do a
-    quarter of these, and write and read the transformed data and products, which a large batch does not leave in a
-    cache.
-
     Args:
         convolutions: with ``float32`` data.
 
@@ -89,18 +80,7 @@ def assume_algorithms(convolutions: Iterable[Convolution]) -> dict[Convolution, 
         The algorithms of those that are not to be computed directly.
     """
     assumed: Algorithm = "winograd4"
-    return {conv: assumed for conv in convolutions if assumed in conv.algorithms and _gains(conv)}
-
-
-def _gains(conv: Convolution) -> bool:
-    """Whether F(4x4, 3x3) in three stages is estimated to gain."""
-    tiles, channels, outputs = conv.tiling(4).tiles, conv.data[1], conv.weight[0]
-    operations = 2.0 * 36 * tiles * channels * outputs
-    # Transformed data, products and weights: each number is written, and read again.
-    transformed = 36 * (tiles * (channels + outputs) + channels * outputs)
-    plain = math.prod(conv.data) + math.prod(conv.result)
-    traffic = 4.0 * (2 * transformed + plain)
-    return (operations + _OPERATIONS_PER_BYTE * traffic) * _ASSUMED_GAIN < conv.flop
+    return {conv: assumed for conv in convolutions if conv.winograd_pays}
 
 
 def choose_algorithms(

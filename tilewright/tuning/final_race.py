@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import binomtest
 
 from tilewright.compare import peers
 from tilewright.errors import MeasureError, OutputError
@@ -141,6 +140,8 @@ def goes_on(until: float, peers: Sequence[Peer]) -> bool:
         return False
     if len(turns) < _TURNS or len(turns) % _MORE_TURNS:
         return True
+    from scipy.stats import binomtest  # half of what a command's imports take, and few commands come here
+
     # A sign test, for turns of a network of microseconds have thousands of runs.
     faster = sum(bool(np.median(ours[turn]) < np.median(theirs[turn])) for turn in turns)
     return bool(binomtest(faster, len(turns)).pvalue >= _DECIDED)

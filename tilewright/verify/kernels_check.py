@@ -23,7 +23,7 @@ from tilewright.measure.arguments import TOLERANCE, Parameter, parameters_of
 from tilewright.measure.isolated import IsolatedError, IsolatedProcess
 from tilewright.target import Target
 from tilewright.tensor import Array
-from tilewright.tvm_compat import keep_nan
+from tilewright.tvm_compat import keep_nan, load_object
 from tilewright.verify.integer_arguments import find_integer_ranges
 
 if TYPE_CHECKING:
@@ -163,16 +163,12 @@ class KernelSide:
 
     def expect(self, default: str) -> None:
         """Run a default program, given as TVM's JSON. Its outputs are the expected ones from now on."""
-        import tvm
-
-        self._default = tvm.ir.load_json(default)
+        self._default = load_object(default)
         self._wanted = self._outputs(self._default)
 
     def problem(self, winner: str) -> str:
         """How the outputs of a program, given as TVM's JSON, differ from the expected ones; empty if they agree."""
-        import tvm
-
-        function = tvm.ir.load_json(winner)
+        function = load_object(winner)
         if parameters_of(function) != parameters_of(self._default):
             return "number, shapes or types of its arguments are not the default's"
         for distribution, results, right in zip(DISTRIBUTIONS, self._outputs(function), self._wanted, strict=True):

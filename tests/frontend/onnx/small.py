@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from tests.models import TARGET, built
+from tests.models import read as read_file
 from tilewright.compiling.build import build
 from tilewright.executable.executable import Executable
-from tilewright.frontend.load import load
 from tilewright.graph.left_out import extract_all
 from tilewright.graph.tasks import Extraction
 
@@ -67,7 +67,7 @@ def make(made: onnx.ModelProto, folder: Path, scheduled: bool = False) -> tuple[
     onnx.save(made, folder / "m.onnx")
     if scheduled:
         return built(folder / "m.onnx", folder / "out")
-    extraction = extract_all(load(folder / "m.onnx"), TARGET)
+    extraction = extract_all(read_file(folder / "m.onnx"), TARGET)
     return extraction, build(extraction, {}, folder / "out", {})
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from tests.agreement import network_error
-from tests.models import LIGHT, TARGET, defaults, normal, save
+from tests.models import LIGHT, TARGET, defaults, normal, read, save
 from tests.targets import lane_target, require
 from tilewright.compiling.build import build
 from tilewright.frontend.load import load
@@ -30,7 +30,7 @@ FUSED: tuple[Algorithm, ...] = ("fused_winograd2", "fused_winograd4")
 def agrees(path: Path, algorithm: Algorithm, out: Path) -> Extraction:
     """With ``algorithm`` wherever it can be, and default schedules, the model gives ONNX Runtime's outputs."""
     require(TARGET)
-    network = load(path)
+    network = read(path)
     convolutions = extract(network, TARGET).rewritten.convolutions
     assert convolutions
     extraction = extract(network, TARGET, {conv: algorithm for conv, _ in convolutions})

@@ -146,7 +146,7 @@ def _read(executable: Path, manifest: Manifest, work: Path) -> _Network:
         ends = [*manifest["inputs"], *manifest["outputs"]]
         features = manifest.get("target", {}).get("features", [])
         image = make_image([p.plan for p in planned], [end["name"] for end in ends], starts, features, identity)
-        objects = extract_objects(work / OBJECTS, image.kernels, work)
+        objects = extract_objects(work / OBJECTS, work)
     except (ValueError, TypeError, LookupError, OverflowError, zipfile.BadZipFile) as exc:
         raise OutputError(f"the executable in {executable} cannot be read: {exc}; tune again") from exc
     (work / "image.bin").write_bytes(image.content)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 __all__ = ["extract_objects", "write_objects"]
@@ -14,26 +14,25 @@ _LEVEL = 1
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
-def write_objects(objects: Mapping[str, Path], out: Path) -> None:
-    """Write the archive ``out`` of object files, by the names of their kernels. Raises ``OSError``."""
+def write_objects(objects: Iterable[Path], out: Path) -> None:
+    """Write the archive ``out`` of object files. Raises ``OSError``."""
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
-        for kernel, path in objects.items():
-            entry = zipfile.ZipInfo(f"{kernel}.o", _DATE)
+        for number, path in enumerate(objects):
+            entry = zipfile.ZipInfo(f"{number}.o", _DATE)
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, path.read_bytes(), compresslevel=_LEVEL)
 
 
-def extract_objects(archive: Path, kernels: Iterable[str], folder: Path) -> list[Path]:
-    """Write the object files of kernels into a directory. Returns their paths.
+def extract_objects(archive: Path, folder: Path) -> list[Path]:
+    """Write the object files of an archive into a directory. Returns their paths.
 
     Raises:
         OSError, zipfile.BadZipFile: the archive cannot be read.
-        KeyError: it lacks a kernel.
     """
     found = []
     with zipfile.ZipFile(archive) as source:
-        for number, kernel in enumerate(kernels):
+        for number, entry in enumerate(source.infolist()):
             path = folder / f"k{number}.o"
-            path.write_bytes(source.read(f"{kernel}.o"))
+            path.write_bytes(source.read(entry))
             found.append(path)
     return found

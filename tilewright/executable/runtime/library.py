@@ -85,17 +85,25 @@ def _compile_object(compiler: str) -> bytes:
         return path.read_bytes()
 
 
-def link(objects: Sequence[Path], out: Path) -> None:
+def link(objects: Sequence[Path], out: Path, *, repeated: bool = False) -> None:
     """Link the object files of kernels and of the runtime into the shared library ``out``.
 
     Functions of the library find each other before functions of the same name in other libraries.
+
+    Args:
+        objects: the object files.
+        out: the file to write.
+        repeated: whether several may hold the same function, of which one is taken.
 
     Raises:
         CompilerError: there is no compiler, or it fails.
         ResourceError: a disk is full.
     """
     flags = ("-shared", "-fPIC", "-pthread", "-Wl,-Bsymbolic")
-    _compile([find_compiler(), *flags, *map(str, objects), "-o", str(out)], out, "the kernels cannot be linked")
+    repeating = ("-Wl,--allow-multiple-definition",) if repeated else ()
+    _compile(
+        [find_compiler(), *flags, *repeating, *map(str, objects), "-o", str(out)], out, "the kernels cannot be linked"
+    )
 
 
 def link_library(source: Path, objects: Sequence[Path], out: Path, exports: Path, flags: Sequence[str] = ()) -> None:
@@ -112,7 +120,10 @@ def link_library(source: Path, objects: Sequence[Path], out: Path, exports: Path
         CompilerError: there is no compiler, or it fails.
         ResourceError: a disk is full.
     """
-    linker = (f"-soname,{out.name}", f"--version-script={exports}", "-Bsymbolic", "-z,noexecstack", "-z,defs")
+    linker = (
+        *("-Bsymbolic", "-z,noexecstack", "-z,defs", "--allow-multiple-definition"),
+        *(f"-soname,{out.name}", f"--version-script={exports}"),
+    )
     places = (f"-I{source.parent}", f"-I{SOURCE.parent}")
     command = [find_compiler(), *_FLAGS, "-fvisibility=hidden", "-shared", *places, str(source), "-x", "none"]
     command += [*map(str, objects), *(f"-Wl,{option}" for option in linker), *flags, "-o", str(out), "-ldl"]

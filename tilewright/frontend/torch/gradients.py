@@ -22,13 +22,13 @@ __all__ = ["training_decompositions"]
 #: Operators of PyTorch's table that converters serve better than their parts.
 _KEPT = """
     hardswish.default hardsigmoid.default silu.default gelu.default unbind.int split.Tensor split_with_sizes.default
-    addmm.default native_layer_norm.default threshold_backward.default _safe_softmax.default
-    select_backward.default slice_backward.default
+    addmm.default native_layer_norm.default threshold_backward.default hardswish_backward.default
+    hardsigmoid_backward.default hardtanh_backward.default leaky_relu_backward.default elu_backward.default
+    _safe_softmax.default select_backward.default slice_backward.default
 """
 #: Operators whose decomposition PyTorch has, but not in its table.
 _ADDED = """
-    hardswish_backward hardsigmoid_backward silu_backward sigmoid_backward
-    tanh_backward hardtanh_backward leaky_relu_backward elu_backward _softmax_backward_data _log_softmax_backward_data
+    silu_backward sigmoid_backward tanh_backward _softmax_backward_data _log_softmax_backward_data
     stack t transpose.int addcmul addcdiv native_group_norm native_group_norm_backward
 """
 
@@ -49,6 +49,7 @@ def training_decompositions() -> dict[OpOverload, Callable[..., object]]:
     table[aten.native_layer_norm_backward.default] = _layer_norm_backward
     table[aten.gelu_backward.default] = _gelu_backward
     table[aten.native_dropout_backward.default] = _dropout_backward
+    table[aten.silu_backward.default] = _for_sequences(table[aten.silu_backward.default])
     table[aten._adaptive_avg_pool2d_backward.default] = _share_backward
     table[aten.avg_pool2d_backward.default] = _share_backward
     table[aten.convolution.default] = _transposed_convolution
@@ -61,6 +62,15 @@ def training_decompositions() -> dict[OpOverload, Callable[..., object]]:
 def _view(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """A view of a tensor in its own order. A decomposition may lay out a result otherwise than PyTorch does."""
     return NotImplemented if x.is_contiguous() else x.contiguous().view(shape)
+
+
+def _for_sequences(decompose: Callable[..., object]) -> Callable[..., object]:
+    """A decomposition that leaves images alone, whose gradients have a converter."""
+
+    def decomposed(gradient: torch.Tensor, x: torch.Tensor) -> object:
+        return NotImplemented if x.dim() == 4 else decompose(gradient, x)
+
+    return decomposed
 
 
 def _operator(name: str) -> object:
@@ -233,6 +243,8 @@ def _gelu_backward(gradient: torch.Tensor, x: torch.Tensor, *, approximate: str 
     if approximate != "none":
         (rule,) = torch._decomp.get_decompositions([torch.ops.aten.gelu_backward.default]).values()
         return cast("torch.Tensor", rule(gradient, x, approximate=approximate))
+    if x.dim() == 4:
+        return NotImplemented  # images have a converter
     return gradient * call_operator("gelu_slope", "(Tensor x) -> Tensor", _like_first, x)
 
 
@@ -243,6 +255,8 @@ def _dropout_backward(gradient: torch.Tensor, mask: torch.Tensor, scale: float) 
 def _share_backward(gradient: torch.Tensor, x: torch.Tensor, *others: Any) -> torch.Tensor:
     """The gradient of means over windows that lie side by side and fill the image: each pixel gets its share."""
     rows, columns = (x.size(dim) // gradient.size(dim) for dim in (-2, -1))
+    if gradient.size(-2) == gradient.size(-1) == 1:
+        return (gradient * (1.0 / (rows * columns))).expand(x.shape)
     return _repeat(gradient, rows, columns) * (1.0 / (rows * columns))
 
 

@@ -17,7 +17,13 @@ from tilewright.frontend.torch.folding import fold_constants
 from tilewright.frontend.torch.gradients import training_decompositions
 from tilewright.frontend.torch.graph import TorchGraph, shape_of
 from tilewright.frontend.torch.importer import Imported, import_graph
-from tilewright.frontend.torch.rewriting import drop_identities, join_selections, shape_norms
+from tilewright.frontend.torch.rewriting import (
+    drop_identities,
+    join_deviations,
+    join_selections,
+    repeat_late,
+    shape_norms,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -116,6 +122,8 @@ def import_part(module: fx.GraphModule, inputs: Sequence[Layout], outputs: Seque
             fold_constants(graph)
             shape_norms(graph)
             join_selections(graph)
+            join_deviations(graph)
+            repeat_late(graph)
             _order_inputs(graph, inputs)
             _order_outputs(graph, outputs)
             graph.drop_dead()

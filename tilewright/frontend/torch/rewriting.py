@@ -11,7 +11,7 @@ from tilewright.frontend.torch.graph import TorchGraph, shape_of
 if TYPE_CHECKING:
     from torch import fx
 
-__all__ = ["drop_guards", "drop_identities", "join_selections", "shape_norms"]
+__all__ = ["drop_guards", "drop_identities", "join_deviations", "join_selections", "repeat_late", "shape_norms"]
 
 #: Operators that give their operand if its shape and dtype are those of the result.
 _COPIES = "alias clone contiguous detach lift_fresh_copy _to_copy to view _unsafe_view reshape expand slice squeeze"
@@ -85,6 +85,54 @@ def _find_selections(node: fx.Node) -> list[fx.Node]:
         return []
     found = [_find_selections(operand) if hasattr(operand, "target") else [] for operand in node.args]
     return [part for parts in found for part in parts] if all(found) else []
+
+
+def join_deviations(graph: TorchGraph) -> None:
+    """rsqrt(v ** -2 - e + e) --> v: the inverse deviation of a batch norm that is computed again."""
+    import torch
+
+    aten = torch.ops.aten
+    for node in graph.calls:
+        if node.target is not aten.rsqrt.default:
+            continue
+        chain = [node]
+        for wanted in (aten.add.Tensor, aten.sub.Tensor, aten.pow.Tensor_Scalar):
+            source = chain[-1].args[0]
+            if isinstance(source, torch.fx.Node) and source.target is wanted and not source.kwargs:
+                chain.append(source)
+        if len(chain) == 4 and chain[1].args[1] == chain[2].args[1] and chain[3].args[1] == -2.0:
+            graph.replace(node, chain[3].args[0])
+    graph.drop_dead()
+
+
+def repeat_late(graph: TorchGraph) -> None:
+    """expand(x) / 49 --> expand(x / 49), and expand(x) + y --> x + y where y has all elements.
+
+    So the gradient of a mean over all pixels is not written for each pixel.
+    """
+    import torch
+
+    aten = torch.ops.aten
+    scaled = (aten.mul.Tensor, aten.div.Tensor, aten.mul.Scalar, aten.div.Scalar)
+    joined = (aten.mul.Tensor, aten.add.Tensor, aten.sub.Tensor)
+    waiting = [node for node in graph.calls if node.target is aten.expand.default]
+    while waiting:
+        node = waiting.pop()
+        source, shape = node.args[0], shape_of(node)
+        if len(shape_of(source)) != len(shape):
+            continue
+        for user in list(node.users):
+            first, second = (*user.args, None, None)[:2] if not user.kwargs else (None, None)
+            if user.target in scaled and first is node and isinstance(second, int | float):
+                small = graph.insert(user, user.target, source, second)
+                large = graph.insert(user, aten.expand.default, small, list(shape))
+                graph.replace(user, large)
+                waiting.append(large)
+            elif user.target in joined and first is not second:
+                other = second if first is node else first
+                if isinstance(other, torch.fx.Node) and shape_of(other) == shape:
+                    user.replace_input_with(node, source)
+    graph.drop_dead()
 
 
 def shape_norms(graph: TorchGraph) -> None:

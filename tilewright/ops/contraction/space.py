@@ -156,7 +156,9 @@ class ContractionSpace:
         """``tile`` with the outer loops of the lowest estimated cost."""
         # A depthwise kernel has few sums, and all are written out if that is allowed. A packed operand belongs to one
         # matrix of the batch, so it may be packed just before its use.
-        free = (3, 6, 7) if self._form.depthwise else (3, 5, 7, 8) if self._packs else (3, 5, 7)
+        free = (3, 5, 7, 8) if self._packs else (3, 5, 7)
+        if self._form.depthwise:
+            free = (3, 6, 7, 8) if self._streams else (3, 6, 7)
         rows = self._combinations(tile, free)
         rows = rows[self.valid(rows)]
         best: NDArray[np.int32] = rows[int(self._outer_cost(rows).argmin())]
@@ -214,7 +216,9 @@ class ContractionSpace:
             # Weights come from a farther cache than data.
             busy = np.maximum(np.maximum(sums, loads) / 2, 4) + 0.05 * (loads + 2 * c.outs * vectors)
             # With 16 registers, LLVM spills from 13 sums on, which halves the speed (measured). With 32 it has room.
-            spilled = np.where(sums > self.target.registers - 4, 1.5, 1.0) * busy
+            # Depthwise kernels with more than 8 sums ran at a third of the speed: each sum loads data of its own.
+            most, factor = (8, 3.0) if self._form.depthwise else (self.target.registers - 4, 1.5)
+            spilled = np.where(sums > most, factor, 1.0) * busy
             total: NDArray[np.float64] = np.where(cols > 0, spilled, 0.0)
             return total
 
@@ -234,7 +238,7 @@ class ContractionSpace:
         cost = np.where(c.parallel > 0, 1.0, 0.0) if small else 4.0 * (1 - np.where(c.parallel > 0, balance, 1 / cores))
         cost = cost + 0.3 * np.log2(np.maximum(1.0, 4 * cores / iterations)) * (not small) + 0.001 * np.log2(iterations)
         # Weights stay in the cache while all pixels pass. If only the weights fit the cache, rows pass first.
-        rows_first = self._form.bytes("W") <= self.target.l2 / 2 < self._form.bytes("A")
+        rows_first = self._form.bytes("W") <= self.target.l2 / 2 < self._form.bytes("A") and not self._streams
         wanted = _H_O_W_O if rows_first and self._form.rows else _O_H_O_W
         steps = dict(self._form.accesses[0].steps)
         if 0 < steps.get("o", 0) < steps.get("w", 0):  # channels last: all channels of a pixel that is in the cache
@@ -244,8 +248,19 @@ class ContractionSpace:
             again = np.maximum(iterations / max(self._form.extents["n"], 1), 1)
             cost = cost + np.where(c.pad == PAD_INSIDE, 0.2 * (again - 1), 0.1 if small else 0.3)
         total: NDArray[np.float64] = cost + 0.05 * (configs[:, 3] != wanted) + 0.02 * np.abs(np.log2(c.unroll / 4))
+        if self._streams:
+            # Padded data in a cache are written and read at no cost. Each parallel iteration pads its own blocks.
+            blocks = self._form.extents["n"] * self._form.extents["o"]
+            total = total + 0.2 * (c.pad != PAD_INSIDE) + 0.02 * np.abs(c.unroll_kernel - 1)
+            total = total + 0.1 * (self._form.bytes("A") / iterations > self.target.l2) + 0.1 * (iterations > blocks)
+            return total
         total = total - 0.02 * c.unroll_kernel * self._form.depthwise
         return total
+
+    @property
+    def _streams(self) -> bool:
+        """Whether the kernel is depthwise, and its padded data are too large for a cache."""
+        return self._form.depthwise and self._form.padded and self._form.bytes("A") > self.target.l2
 
     @property
     def _packs(self) -> bool:

@@ -21,6 +21,9 @@ __all__ = ["STATISTICS", "Statistics", "channel_statistics", "channel_sum", "pla
 
 #: The kind of the mark of plain statistics. Its detail is what :meth:`Statistics.detail` writes.
 STATISTICS = "channel_statistics"
+#: The dtype of the sums. In float32, those of a whole batch are off by several roundings of the result, and each
+#: gradient of the layers before shows it.
+_SUMMED = "float64"
 
 
 @dataclass(frozen=True)
@@ -73,20 +76,21 @@ def plain_statistics(statistics: Statistics) -> PrimFunc:
     )
     result = te.compute(
         (2, channels),
-        lambda t, c: _finish(statistics, sums[0, c], sums[t, c], t, lambda: tensors[0][0, c, 0, 0]),
+        lambda t, c: _finish(statistics, sums[0, c], sums[t, c], t),
         name="finish",
     )
     return make_function([*tensors, result], OPAQUE)
 
 
 @lru_cache(KEPT)
-def channel_statistics(statistics: Statistics, data: tuple[int, ...]) -> PrimFunc:
+def channel_statistics(statistics: Statistics, data: tuple[int, ...], fusable: bool = False) -> PrimFunc:
     """The statistics of blocked images. Gives a PrimFunc as :func:`plain_statistics` does.
 
     Args:
         statistics: of the images.
         data: shape ``(n, blocks, h, w, x)`` of all images. Channels lie in order. What is in the places behind the
             last is ignored.
+        fusable: whether element-wise functions before it are fused into it.
     """
     from tvm import te
 
@@ -110,12 +114,10 @@ def channel_statistics(statistics: Statistics, data: tuple[int, ...]) -> PrimFun
     )
     result = te.compute(
         (2, channels),
-        lambda t, c: _finish(
-            statistics, sums[0, c // x, c % x], sums[t, c // x, c % x], t, lambda: tensors[0][0, c // x, 0, 0, c % x]
-        ),
+        lambda t, c: _finish(statistics, sums[0, c // x, c % x], sums[t, c // x, c % x], t),
         name="finish",
     )
-    return make_function([*tensors, result], OPAQUE)
+    return make_function([*tensors, result], REDUCTION if fusable else OPAQUE)
 
 
 @lru_cache(KEPT)
@@ -167,25 +169,25 @@ def _term(
 ) -> Expr:
     """What a pixel adds to the first and to the second number.
 
-    The images are taken relative to their first pixel. So a mean far from zero does not hide the variance.
+    Both are float64, as PyTorch's sums are. So a mean far from zero does not hide the variance.
     """
     from tvm import tirx
 
-    first = read(tensors[0], *pixel)
+    first = read(tensors[0], *pixel).astype(_SUMMED)
     if statistics.products:
-        return tirx.if_then_else(t == 0, first, first * (read(tensors[1], *pixel) - tensors[2][channel]))
-    moved = first - read(tensors[0], 0, 0, 0)
-    return tirx.if_then_else(t == 0, moved, moved * moved)
+        centred = read(tensors[1], *pixel).astype(_SUMMED) - tensors[2][channel].astype(_SUMMED)
+        return tirx.if_then_else(t == 0, first, first * centred)
+    return tirx.if_then_else(t == 0, first, first * first)
 
 
-def _finish(statistics: Statistics, first: Expr, own: Expr, t: Expr, pivot: Callable[[], Expr]) -> Expr:
+def _finish(statistics: Statistics, first: Expr, own: Expr, t: Expr) -> Expr:
     """The number of a channel, made of its sums."""
     from tvm import tirx
 
     if statistics.products:
-        return own
+        return own.astype("float32")
     n, _, rows, cols = statistics.shape
-    share = tirx.const(1.0 / (n * rows * cols), "float32")
+    share = tirx.const(1.0 / (n * rows * cols), _SUMMED)
     mean = first * share
-    variance = tirx.max(own * share - mean * mean, tirx.const(0.0, "float32"))
-    return tirx.if_then_else(t == 0, pivot() + mean, variance)
+    variance = tirx.max(own * share - mean * mean, tirx.const(0.0, _SUMMED))
+    return tirx.if_then_else(t == 0, mean, variance).astype("float32")

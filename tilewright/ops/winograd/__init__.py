@@ -1,7 +1,8 @@
-"""3x3 convolutions by Winograd's minimal filtering: in three functions, or in one.
+"""3x3 convolutions by Winograd's minimal filtering, in three functions or in one, and gradients of their weights.
 
-``expression`` writes both. ``staged_space`` schedules the transforms of the three functions, whose products are a
-contraction; ``fused_space`` schedules the one function.
+``expression`` writes both, and ``kernel_gradient`` the gradients. ``staged_space`` schedules the transforms of the
+three functions and of the gradients, whose products are a contraction or sums over pixels; ``fused_space`` schedules
+the one function.
 """
 
 from tilewright.ops.winograd.expression import (
@@ -14,6 +15,7 @@ from tilewright.ops.winograd.expression import (
     weight_matrix,
 )
 from tilewright.ops.winograd.fused_space import FusedWinogradSpace, FusedWinogradTemplate
+from tilewright.ops.winograd.kernel_gradient import gather_kernels, spread_gradient, sum_tiles
 from tilewright.ops.winograd.staged_space import WinogradTransformSpace, WinogradTransformTemplate
 
 __all__ = [
@@ -24,8 +26,11 @@ __all__ = [
     "WinogradTransformTemplate",
     "data_transform",
     "fused",
+    "gather_kernels",
     "inverse_transform",
     "products",
+    "spread_gradient",
+    "sum_tiles",
     "transform_weight",
     "weight_matrix",
 ]

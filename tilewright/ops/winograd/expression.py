@@ -38,15 +38,20 @@ if TYPE_CHECKING:
 __all__ = [
     "BACK",
     "DATA",
+    "FAR",
     "INVERSE",
     "KIND",
+    "NEAR",
     "PAD",
     "PRODUCTS",
     "ROWS",
     "Tiling",
+    "choose",
     "data_transform",
     "fused",
     "inverse_transform",
+    "kernel_rows",
+    "make_number",
     "products",
     "transform_weight",
     "weight_matrix",
@@ -61,17 +66,25 @@ PAD, ROWS, DATA = "winograd_pad", "winograd_rows", "winograd_data"
 PRODUCTS, BACK, INVERSE = "winograd_products", "winograd_back", "winograd_inverse"
 _MARK = Mark(KIND).annotations
 
+#: F(4x4, 3x3) interpolates at 0, +-near, +-far and infinity. With 1 and 2, which the paper has, results are off by 2.2
+#: times as much (64 channels, normal data). oneDNN has the same points. All products of them are exact in float32.
+NEAR, FAR = 5 / 8, 3 / 2
+
+
+def kernel_rows() -> list[list[float]]:
+    """The transform of kernels for m = 4: at each point, the powers of it, divided by its distances to the others."""
+    rows = [[1 / (NEAR * FAR) ** 2, 0.0, 0.0]]
+    for one, other in ((NEAR, FAR), (FAR, NEAR)):
+        for point in (one, -one):
+            distances = 2 * point**2 * (one**2 - other**2)
+            rows.append([1 / distances, point / distances, point**2 / distances])
+    return [*rows, [0.0, 0.0, 1.0]]
+
+
 #: The transforms of kernels, by m.
 _G: dict[int, list[list[float]]] = {
     2: [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]],
-    4: [
-        [1 / 4, 0, 0],
-        [-1 / 6, -1 / 6, -1 / 6],
-        [-1 / 6, 1 / 6, -1 / 6],
-        [1 / 24, 1 / 12, 1 / 6],
-        [1 / 24, -1 / 12, 1 / 6],
-        [0, 0, 1],
-    ],
+    4: kernel_rows(),
 }
 
 
@@ -139,7 +152,7 @@ def data_transform(tiling: Tiling, data: tuple[int, ...]) -> PrimFunc:
 
     def both(xi: Expr, c: Expr, p: Expr, v: Expr) -> Expr:
         n, i, j = p // (down * across), p // across % down, p % across
-        return _choose(xi % a, _INPUT[m]([rows[n, c, i, j, xi // a, s, v] for s in range(a)]))
+        return choose(xi % a, _INPUT[m]([rows[n, c, i, j, xi // a, s, v] for s in range(a)]))
 
     result = te.compute((a * a, cc, tiling.tiles, cb), both, name=DATA, attrs=_MARK)
     return make_function([x, result], OPAQUE)
@@ -164,7 +177,7 @@ def _input_rows(tiling: Tiling, x: Tensor) -> Tensor:
         )
     return te.compute(
         (batch, cc, down, across, a, a, cb),
-        lambda n, c, i, j, u, s, v: _choose(u, _INPUT[m]([source[n, c, i * m + r, j * m + s, v] for r in range(a)])),
+        lambda n, c, i, j, u, s, v: choose(u, _INPUT[m]([source[n, c, i * m + r, j * m + s, v] for r in range(a)])),
         name=ROWS,
     )
 
@@ -223,7 +236,7 @@ def fused(tiling: Tiling, data: tuple[int, ...], weight: tuple[int, ...]) -> Pri
     rows = _input_rows(tiling, source)
     transformed = te.compute(
         (count, cc, tiling.batch, down, across, cb),
-        lambda xi, c, n, i, j, v: _choose(xi % a, _INPUT[m]([rows[n, c, i, j, xi // a, s, v] for s in range(a)])),
+        lambda xi, c, n, i, j, v: choose(xi % a, _INPUT[m]([rows[n, c, i, j, xi // a, s, v] for s in range(a)])),
         name=DATA,
         attrs=_MARK,
     )
@@ -245,12 +258,12 @@ def _outputs(tiling: Tiling, oo: int, x: int, name: str, source: Callable[..., E
     down, across = tiling.grid
     rows = te.compute(
         (tiling.batch, oo, down, across, m, a, x),
-        lambda n, o, i, j, u, s, v: _choose(u, _OUTPUT[m]([source(r * a + s, o, n, i, j, v) for r in range(a)])),
+        lambda n, o, i, j, u, s, v: choose(u, _OUTPUT[m]([source(r * a + s, o, n, i, j, v) for r in range(a)])),
         name=name,
     )
     whole = te.compute(
         (tiling.batch, oo, down * m, across * m, x),
-        lambda n, o, i, j, v: _choose(j % m, _OUTPUT[m]([rows[n, o, i // m, j // m, i % m, s, v] for s in range(a)])),
+        lambda n, o, i, j, v: choose(j % m, _OUTPUT[m]([rows[n, o, i // m, j // m, i % m, s, v] for s in range(a)])),
         name=INVERSE,
         attrs=_MARK,
     )
@@ -258,7 +271,7 @@ def _outputs(tiling: Tiling, oo: int, x: int, name: str, source: Callable[..., E
     return te.compute(shape, lambda n, o, i, j, v: whole[n, o, i, j, v], name="winograd_crop")
 
 
-def _choose(index: Expr, values: Sequence[Expr]) -> Expr:
+def choose(index: Expr, values: Sequence[Expr]) -> Expr:
     """``values[index]``. Once ``index`` is unrolled, the other values vanish."""
     from tvm import tirx
 
@@ -280,25 +293,28 @@ def _output2(m: Sequence[Expr]) -> list[Expr]:
 
 
 def _input4(d: Sequence[Expr]) -> list[Expr]:
-    four, two, five = (_number(v) for v in (4.0, 2.0, 5.0))
-    even, odd = d[4] - four * d[2], d[3] - four * d[1]
-    near, far = d[4] - d[2], two * (d[3] - d[1])
-    ends = [(d[i + 4] - five * d[i + 2]) + four * d[i] for i in (0, 1)]
-    return [ends[0], even + odd, even - odd, near + far, near - far, ends[1]]
+    near, far, near2, far2 = (make_number(v) for v in (NEAR, FAR, NEAR**2, FAR**2))
+    both, product = make_number(NEAR**2 + FAR**2), make_number((NEAR * FAR) ** 2)
+    even, odd = d[4] - far2 * d[2], near * (d[3] - far2 * d[1])
+    far_even, far_odd = d[4] - near2 * d[2], far * (d[3] - near2 * d[1])
+    ends = [(d[i + 4] - both * d[i + 2]) + product * d[i] for i in (0, 1)]
+    return [ends[0], even + odd, even - odd, far_even + far_odd, far_even - far_odd, ends[1]]
 
 
 def _output4(m: Sequence[Expr]) -> list[Expr]:
-    two, four, eight = (_number(v) for v in (2.0, 4.0, 8.0))
+    near, near2, near3 = (make_number(NEAR**power) for power in (1, 2, 3))
+    far, far2, far3 = (make_number(FAR**power) for power in (1, 2, 3))
     plus, minus, far_plus, far_minus = m[1] + m[2], m[1] - m[2], m[3] + m[4], m[3] - m[4]
     return [
         (m[0] + plus) + far_plus,
-        minus + two * far_minus,
-        plus + four * far_plus,
-        (minus + eight * far_minus) + m[5],
+        near * minus + far * far_minus,
+        near2 * plus + far2 * far_plus,
+        (near3 * minus + far3 * far_minus) + m[5],
     ]
 
 
-def _number(value: float) -> Expr:
+def make_number(value: float) -> Expr:
+    """A constant in float32."""
     from tvm import tirx
 
     return tirx.const(value, "float32")

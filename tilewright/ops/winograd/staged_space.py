@@ -1,4 +1,4 @@
-"""The design space of Winograd's two transforms: straight vector code for a tile, in loops over tiles and channels.
+"""The design space of Winograd's transforms: straight vector code for a tile, in loops over tiles and channels.
 
 for n, channel blocks, rows of tiles, tiles, the outermost of them in parallel:
     unrolled, vectorised over lanes:  rows[u, s] = 1-D transforms of the tile's columns
@@ -147,8 +147,8 @@ def _read(module: IRModule) -> _Form:
             f"a transform has a block {ROWS!r} and one of {(DATA, INVERSE)}, but the blocks here are {names}"
         )
     rows = [int(v.dom.extent) for v in schedule.get(schedule.get_sblock(ROWS)).iter_vars]
-    n, channels, down, across, _, a, _ = rows
-    return _Form(INVERSE in names, (n, channels, down, across), a, PAD in names)
+    n, channels, down, across, *sides, _ = rows
+    return _Form(INVERSE in names, (n, channels, down, across), max(sides), PAD in names)
 
 
 @dataclass(frozen=True)
@@ -282,7 +282,7 @@ class WinogradTransformTemplate:
     kind = KIND
 
     def serves(self, task: Task, target: Target) -> bool:
-        """Whether the function is one of the two transforms."""
+        """Whether the function is one of the transforms."""
         return task.kind == self.kind and _read_transform.fits(task)
 
     def space(self, task: Task, target: Target) -> DesignSpace:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tilewright.frontend.torch.converters.operands import Operands, Results, converter
+from tilewright.frontend.torch.graph import shape_of
 from tilewright.ops.elementwise.elementary import gelu_slope
-from tilewright.ops.elementwise.expression import apply_formula, threshold_gradient
+from tilewright.ops.elementwise.expression import apply_formula
+from tilewright.ops.elementwise.gradients import ActivationGradient, activation_gradient
 from tilewright.ops.elementwise.phases import Phases, plain_interleave
 from tilewright.ops.pixel_sums import (
     NORM_SUMS,
@@ -231,17 +233,42 @@ def _channel_statistics(o: Operands) -> Results:
     return o.emit(relax.call_tir(function, operands, relax.TensorType((2, channels), o.dtype("x"))))
 
 
-@converter("threshold_backward.default")
-def _threshold_backward(o: Operands) -> Results:
-    """The gradient of a ReLU. Where its operands are blocked, it is computed in blocks."""
+#: The numbers of activations, by the names of the arguments of the operators that compute their gradients.
+_NUMBERS = {
+    "threshold": ("threshold",),
+    "hardswish": (),
+    "hardsigmoid": (),
+    "hardtanh": ("min_val", "max_val"),
+    "leaky_relu": ("negative_slope",),
+    "elu": ("alpha", "scale", "input_scale", "is_result"),
+    "silu": (),
+    "gelu": (),
+}
+
+
+@converter(*(f"{name}_backward.default" for name in _NUMBERS))
+def _activation_backward(o: Operands) -> Results:
+    """The gradient of an activation's data. Where operands are blocked, it is computed in blocks.
+
+    A gradient that is the same for all pixels, such as that of their mean, is not written for each of them.
+    """
+    import torch
     from tvm import relax
 
-    shape = o.shape("grad_output")
-    if o.dtype("grad_output") != "float32" or o.shape("self") != shape:
-        raise ValueError("gradients of a ReLU are compiled for float32 operands of one shape")
-    function = o.builder.add_func(threshold_gradient(shape, o.number("threshold"), marked=True), "threshold_gradient")
-    operands = [o.expr("grad_output"), o.expr("self")]
-    return o.emit(relax.call_tir(function, operands, relax.TensorType(shape, "float32")))
+    activation = o.node.target.__name__.partition("_backward")[0]
+    data = "self_or_result" if activation == "elu" else "self"
+    given, shape = o.given("grad_output"), o.shape(data)
+    if {o.dtype("grad_output"), o.dtype(data)} != {"float32"} or o.shape("grad_output") != shape:
+        raise ValueError("gradients of activations are compiled for float32 operands of one shape")
+    dy = o.expr("grad_output")
+    if isinstance(given, torch.fx.Node) and given.target is torch.ops.aten.expand.default:
+        source = given.args[0]
+        if isinstance(source, torch.fx.Node) and len(shape_of(source)) == len(shape):
+            dy = o.values[source]
+    gradient = ActivationGradient(activation, tuple(float(o.number(name)) for name in _NUMBERS[activation]))
+    own = tuple(int(d) for d in dy.ty.shape.values)
+    function = o.builder.add_func(activation_gradient(gradient, own, shape, marked=True), gradient.name)
+    return o.emit(relax.call_tir(function, [dy, o.expr(data)], relax.TensorType(shape, "float32")))
 
 
 @converter("tilewright.gelu_slope.default")
