@@ -30,6 +30,7 @@ FAST = (
     "cost/test_features.py",
     "cost/test_trees.py",
     "executable/test_buffers.py",
+    "executable/test_caller_memory.py",
     "measure/test_compare.py",
     "measure/test_disturbance.py",
     "measure/test_interleaved.py",

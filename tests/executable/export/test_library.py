@@ -125,7 +125,7 @@ def test_pkg_config_finds_the_package(prefix: Path, tmp_path: Path) -> None:
     command = ["pkg-config", "--cflags", "--libs", "net"]
     flags = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.split()
     source = str(prefix / "share" / "doc" / "net" / "example.c")
-    subprocess.run(["cc", source, *flags, f"-Wl,-rpath,{prefix}/lib", "-o", str(tmp_path / "e")], check=True)
+    subprocess.run([find_compiler(), source, *flags, f"-Wl,-rpath,{prefix}/lib", "-o", str(tmp_path / "e")], check=True)
     assert run_bare(tmp_path / "e", data=bytes(SIZE)).returncode == 0
 
 
