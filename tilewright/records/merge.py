@@ -2,8 +2,8 @@
 
 A measurement is known if the other store has one that is equal in every field. So a merge can be repeated, and one that
 was interrupted goes on where it was. Records come from anywhere: every field is checked for its type and range, and a
-task's function against the grammar of functions. Nothing in them is run. Whether a config belongs to its design space is
-checked when a tuning reads it, as with one's own.
+task's function against the grammar of functions. Nothing in them is run. Whether a config belongs to its design space
+is checked when a tuning reads it, as with one's own.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def merge(
     given, own = _tolerant(source), _tolerant(destination)
     groups = list(_wanted(given.groups(), targets, merged))
     # A measurement without its task is worth less than a task without measurements, should this be interrupted.
-    _merge_tasks(given, own, None if targets is None else {group.query.task for group in groups}, merged)
+    _merge_tasks(given, own, None if targets is None else [str(group.query.task) for group in groups], merged)
     # One batch takes the measurements of many small groups.
     new = _unknown_of_all(groups, given, own, merged)
     while batch := list(islice(new, _BATCH)):
@@ -118,9 +118,7 @@ def _unknown_of_all(
         yield from _unknown(group.query, source, destination, merged)
 
 
-def _unknown(
-    query: Query, source: TolerantStore, destination: TolerantStore, merged: Merged
-) -> Iterator[Measurement]:
+def _unknown(query: Query, source: TolerantStore, destination: TolerantStore, merged: Merged) -> Iterator[Measurement]:
     """The measurements of one group that ``destination`` lacks, each once."""
     known = {_digest(found) for found in destination.read(query) if not isinstance(found, Refused)}
     for found in source.read(query):
@@ -152,6 +150,7 @@ def _merge_tasks(
     known = {
         task.key: replace(task, ir=task.ir[:1]) for task in destination.read_tasks() if not isinstance(task, Refused)
     }
+    wanted = None if wanted is None else set(wanted)
     for task in source.read_tasks():
         if isinstance(task, Refused):
             _refuse(task, merged.refused_tasks)
