@@ -29,6 +29,8 @@ _BATCH = 1000
 #: The number of different reasons for refusals that are kept. A hostile store could have one a row.
 _REASONS = 20
 _OTHER_REASONS = "for other reasons"
+#: The index and the table of a damaged file disagree.
+_ELSEWHERE = "a measurement is found under its task, target and template, but this was found under others"
 _NO_TIME = "a measurement with a latency took some time, but this took none"
 
 
@@ -125,6 +127,8 @@ def _unknown(query: Query, source: TolerantStore, destination: TolerantStore, me
         merged.read += 1
         if isinstance(found, Refused):
             _refuse(found, merged.refused)
+        elif Query(found.task, found.target, found.template) != query:
+            _refuse(Refused(_ELSEWHERE), merged.refused)
         elif found.ok and not found.seconds > 0:
             _refuse(Refused(_NO_TIME), merged.refused)
         elif (digest := _digest(found)) in known:
