@@ -9,7 +9,8 @@ is checked when a tuning reads it, as with one's own.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import islice
@@ -86,10 +87,10 @@ def merge(
     # A measurement without its task is worth less than a task without measurements, should this be interrupted.
     _merge_tasks(given, own, None if targets is None else [str(group.query.task) for group in groups], merged)
     # One batch takes the measurements of many small groups.
-    new = _unknown_of_all(groups, given, own, merged)
-    while batch := list(islice(new, _BATCH)):
-        destination.add(batch)
-        merged.new += len(batch)
+    with closing(_unknown_of_all(groups, given, own, merged)) as new:  # an error leaves no stream open
+        while batch := list(islice(new, _BATCH)):
+            destination.add(batch)
+            merged.new += len(batch)
     return merged
 
 
@@ -115,7 +116,7 @@ def _wanted(found: Iterable[Group | Refused], targets: Collection[str] | None, m
 
 def _unknown_of_all(
     groups: Iterable[Group], source: TolerantStore, destination: TolerantStore, merged: Merged
-) -> Iterator[Measurement]:
+) -> Generator[Measurement, None, None]:
     for group in groups:
         yield from _unknown(group.query, source, destination, merged)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
@@ -184,9 +184,11 @@ class SQLStore:
         return self._stream(query) if all(map(_may_be, vars(query).values())) else iter(())
 
     def _stream(self, query: Query) -> Iterator[Measurement]:
-        return map(_measurement, self._rows(query))
+        with closing(self._rows(query)) as rows:
+            for row in rows:
+                yield _measurement(row)
 
-    def _rows(self, query: Query, bounded: bool = False) -> Iterator[RowMapping]:
+    def _rows(self, query: Query, bounded: bool = False) -> Generator[RowMapping, None, None]:
         statement = _BOUNDED if bounded else _ALL
         for name in ("task", "target", "template"):
             wanted = getattr(query, name)
@@ -216,7 +218,12 @@ class SQLStore:
             RecordsError: the database cannot be read.
         """
         self._check_open()
-        return map(_tolerate, self._rows(query, bounded=True)) if all(map(_may_be, vars(query).values())) else iter(())
+        return self._stream_tolerantly(query) if all(map(_may_be, vars(query).values())) else iter(())
+
+    def _stream_tolerantly(self, query: Query) -> Iterator[Measurement | Refused]:
+        with closing(self._rows(query, bounded=True)) as rows:
+            for row in rows:
+                yield _tolerate(row)
 
     def read_tasks(self) -> Iterator[Task | Refused]:
         """All tasks, in any order; ``ir`` is empty where it is not known.
