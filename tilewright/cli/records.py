@@ -1,4 +1,4 @@
-"""``tilewright records``: lists, exports and imports the records of measurements."""
+"""``tilewright records``: lists, exports, imports and merges the records of measurements."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tilewright.cli.boundary import command, write_json
+from tilewright.cli.merging import merge_records, pull_records, push_records
 from tilewright.cli.metaschedule import export_database, import_metaschedule
 from tilewright.cli.options import JsonOption, RecordsOption
 from tilewright.cli.programs import ProgramsTargetOption, open_records, recorded_programs
@@ -19,7 +20,7 @@ from tilewright.wording import counted
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="List, export or import the records of measurements.",
+    help="List, export, import or merge the records of measurements.",
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
@@ -107,6 +108,9 @@ def export(
 
 
 app.command("import-metaschedule")(import_metaschedule)
+app.command("merge")(merge_records)
+app.command("pull")(pull_records)
+app.command("push")(push_records)
 
 
 def _export_programs(records: str | None, file: Path, target: str) -> dict[str, object]:

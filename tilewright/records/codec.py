@@ -32,7 +32,7 @@ _LONGEST_LIST = 1 << 20
 #: The most characters of a message. Messages have a line or two; the rest of a longer one is cut off.
 _LONGEST_MESSAGE = 10_000
 #: The most characters of a key, and of the name of a task.
-_LONGEST_KEY = 1_000
+LONGEST_KEY = 1_000
 #: An ``ir`` of more characters is compressed. The 36 kB of a convolution become 5.5 kB.
 _LONG = 20_000
 #: The prefix of a compressed ``ir``. TVM's JSON begins with a brace.
@@ -62,7 +62,7 @@ def normalise(measurement: Measurement) -> Measurement:
         raise RecordsError(f"an outcome is one of {[o.name for o in Outcome]}, but this is {measurement.outcome!r}")
     for name in ("task", "target", "template"):
         key = getattr(measurement, name)
-        if not isinstance(key, str) or not 0 < len(key) <= _LONGEST_KEY or make_storable(key) != key:
+        if not is_key(key):
             raise RecordsError(f"a measurement's {name} is a text of plain characters, but this is {shorten(key)}")
     if any(not 0 <= index <= LARGEST_INDEX for index in config):
         raise RecordsError(f"a config's entries are from 0 to 2**31 - 1, but this is {shorten(config)}")
@@ -85,6 +85,11 @@ def normalise(measurement: Measurement) -> Measurement:
         time,
         elapsed,
     )
+
+
+def is_key(value: object) -> bool:
+    """Whether a value can be the key of a task, a target or a template: a short text of plain characters."""
+    return isinstance(value, str) and 0 < len(value) <= LONGEST_KEY and make_storable(value) == value
 
 
 def make_storable(text: str) -> str:
@@ -167,7 +172,7 @@ def decode_task(fields: Mapping[str, object]) -> Task:
     """
     try:
         key, name, kind, ir = (_exactly(str, fields, field) for field in ("key", "name", "kind", "ir"))
-        if any(len(text) > _LONGEST_KEY or make_storable(text) != text for text in (key, name, kind)):
+        if any(len(text) > LONGEST_KEY or make_storable(text) != text for text in (key, name, kind)):
             raise ValueError(f"its key, name and kind are plain texts, but are {shorten((key, name, kind))}")
         flop = _number(fields, "flop")
         if not 0 <= flop < math.inf:

@@ -10,7 +10,7 @@ from types import TracebackType
 from tilewright.errors import RecordsError
 from tilewright.measure.outcome import Measurement
 from tilewright.records.codec import make_storable, normalise
-from tilewright.records.store import Query, Summary
+from tilewright.records.store import Group, Query, Summary
 from tilewright.task import Task
 
 __all__ = ["MemoryStore"]
@@ -82,6 +82,23 @@ class MemoryStore:
         latencies = [m.seconds for m in group if m.ok]
         best, last = min(latencies, default=None), max(m.time for m in group)
         return Summary(*key, name, flop, len(group), len(latencies), best, last)
+
+    def groups(self) -> list[Group]:
+        """The groups of the measurements: of one task, target and template each."""
+        return [Group(Query(s.task, s.target, s.template), s.count) for s in self.summary()]
+
+    def read(self, query: Query) -> Iterator[Measurement]:
+        """The measurements that match ``query``, as ``scan`` gives them: none in memory is damaged."""
+        return self.scan(query)
+
+    def read_tasks(self) -> Iterator[Task]:
+        """All tasks."""
+        self._check_open()
+        return iter(list(self._tasks.values()))
+
+    def identity(self) -> object:
+        """This store itself: no other has its memory."""
+        return self
 
     def close(self) -> None:
         """Forget everything. A second close does nothing."""

@@ -106,6 +106,12 @@ class PostgreSQLStore(SQLStore):
             self.close()
             raise
 
+    def identity(self) -> object:
+        """The start of the server to the microsecond, and the number of the schema's table."""
+        mark = f"SELECT pg_postmaster_start_time(), current_database(), '{_MARK.name}'::regclass::oid::text"
+        with self._reading() as connection:
+            return tuple(connection.exec_driver_sql(mark).one())
+
     def _prepare(self) -> None:
         """Make missing tables, or check the version of a store, migrate it, and check that it can be written."""
         with self._engine.execution_options(writes=self._writable).begin() as connection:

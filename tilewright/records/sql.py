@@ -5,28 +5,42 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
 
-from sqlalchemy import Connection, Engine, RowMapping, bindparam, exc, func, insert, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    RowMapping,
+    bindparam,
+    exc,
+    func,
+    insert,
+    select,
+    tuple_,
+    update,
+)
 
 from tilewright.errors import RecordsError, RecordsFormatError
 from tilewright.measure.outcome import Measurement
 from tilewright.records.codec import (
+    LONGEST_KEY,
     check_summary,
     decode,
     decode_list,
     decode_task,
     encode_ir,
     encode_list,
+    is_key,
     make_storable,
     normalise,
 )
 from tilewright.records.schema import measurements, tasks
-from tilewright.records.store import Query, Summary
+from tilewright.records.store import Group, Query, Refused, Summary
 from tilewright.task import Task
 
 __all__ = ["SQLStore", "Translation"]
@@ -35,6 +49,27 @@ __all__ = ["SQLStore", "Translation"]
 _PAGE = 1000
 #: The most configs that a query of best() excludes.
 _PASSED_OVER = 500
+#: The most characters of a list, a message, and a task's ``ir`` in a store that may be of unknown origin; the rest is
+#: not read. Ours are shorter than a tenth of that, and a thousand rows are in memory at once.
+_MOST_OF_TEXT, _MOST_OF_IR = 1 << 17, 1 << 23
+#: The tasks that are fetched at a time.
+_PAGE_OF_TASKS = 8
+
+
+def _first(column: ColumnElement[str], most: int) -> ColumnElement[str]:
+    """The first characters of a column, under its name."""
+    return func.substr(column, 1, most + 1).label(column.key)
+
+
+_KEYS = (measurements.c.task, measurements.c.target, measurements.c.template)
+_TEXTS = (measurements.c.config, measurements.c.outcome, measurements.c.repeats, measurements.c.message)
+_NUMBERS = (measurements.c.id, measurements.c.time, measurements.c.elapsed)
+_BOUNDED_KEYS = [_first(column, LONGEST_KEY) for column in _KEYS]
+#: Measurements in the order they were added, with whole texts and with bounded ones.
+_ALL = select(measurements).order_by(measurements.c.id)
+_BOUNDED = select(*_BOUNDED_KEYS, *(_first(column, _MOST_OF_TEXT) for column in _TEXTS), *_NUMBERS).order_by(
+    measurements.c.id
+)
 
 # The queries of best(). They are made once, because making one takes longer than answering it.
 _OF_TASK = select(measurements).where(
@@ -149,7 +184,12 @@ class SQLStore:
         return self._stream(query) if all(map(_may_be, vars(query).values())) else iter(())
 
     def _stream(self, query: Query) -> Iterator[Measurement]:
-        statement = select(measurements).order_by(measurements.c.id)
+        with closing(self._rows(query)) as rows:
+            for row in rows:
+                yield _measurement(row)
+
+    def _rows(self, query: Query, bounded: bool = False) -> Generator[RowMapping, None, None]:
+        statement = _BOUNDED if bounded else _ALL
         for name in ("task", "target", "template"):
             wanted = getattr(query, name)
             if wanted is not None:
@@ -159,8 +199,50 @@ class SQLStore:
             # The rows are closed before their connection, also if the reader stops early.
             connection.execution_options(yield_per=_PAGE).execute(statement) as rows,
         ):
+            yield from rows.mappings()
+
+    def groups(self) -> list[Group | Refused]:
+        """The groups of the measurements: of one task, target and template each, in any order."""
+        query = select(*_BOUNDED_KEYS, func.count().label("count")).group_by(*_KEYS)
+        with self._reading() as connection:
+            rows = connection.execute(query).all()
+        refused = "a measurement's task, target and template are short texts of plain characters, but these are not"
+        return [
+            Group(Query(*keys), count) if all(map(is_key, keys)) else Refused(refused, count) for *keys, count in rows
+        ]
+
+    def read(self, query: Query) -> Iterator[Measurement | Refused]:
+        """The measurements that match, in the order they were added; rows that are none are passed over and counted.
+
+        Raises:
+            RecordsError: the database cannot be read.
+        """
+        self._check_open()
+        return self._stream_tolerantly(query) if all(map(_may_be, vars(query).values())) else iter(())
+
+    def _stream_tolerantly(self, query: Query) -> Iterator[Measurement | Refused]:
+        with closing(self._rows(query, bounded=True)) as rows:
+            for row in rows:
+                yield _tolerate(row)
+
+    def read_tasks(self) -> Iterator[Task | Refused]:
+        """All tasks, in any order; ``ir`` is empty where it is not known.
+
+        Raises:
+            RecordsError: the database cannot be read.
+        """
+        texts = [_first(column, LONGEST_KEY) for column in (tasks.c.key, tasks.c.name, tasks.c.kind)]
+        ir = func.coalesce(func.substr(tasks.c.ir, 1, _MOST_OF_IR + 1), "").label("ir")
+        with (
+            self._reading() as connection,
+            connection.execution_options(yield_per=_PAGE_OF_TASKS).execute(select(*texts, tasks.c.flop, ir)) as rows,
+        ):
             for row in rows.mappings():
-                yield _measurement(row)
+                try:
+                    found: Task | Refused = decode_task(dict(row))
+                except RecordsFormatError as error:
+                    found = Refused(str(error))
+                yield found
 
     def describe(self, task: Task) -> None:
         """Keep the task of a key. An empty ``ir`` does not replace a known one."""
@@ -208,6 +290,10 @@ class SQLStore:
         found = [Summary(**row) for row in rows]
         # Python sorts, because databases order text by their own locale.
         return sorted(found, key=lambda s: (s.task, s.target, s.template))
+
+    def identity(self) -> object:
+        """Identifies the database: equal for two stores that are one."""
+        raise NotImplementedError  # each database has its own answer
 
     def close(self) -> None:
         """Release the database's connections. A second close does nothing."""
@@ -269,10 +355,21 @@ def _row(measurement: Measurement) -> dict[str, object]:
 
 
 def _measurement(row: RowMapping) -> Measurement:
+    try:
+        return _decode(row)
+    except RecordsFormatError as error:
+        raise RecordsFormatError(f"measurement {row['id']}: {error}") from error
+
+
+def _tolerate(row: RowMapping) -> Measurement | Refused:
+    try:
+        return _decode(row)
+    except RecordsFormatError as error:
+        return Refused(str(error))
+
+
+def _decode(row: RowMapping) -> Measurement:
     fields: dict[str, object] = {str(name): value for name, value in row.items()}
     fields["config"] = decode_list(row["config"])
     fields["repeats"] = decode_list(row["repeats"])
-    try:
-        return decode(fields)
-    except RecordsFormatError as error:
-        raise RecordsFormatError(f"measurement {row['id']}: {error}") from error
+    return decode(fields)

@@ -125,6 +125,11 @@ class SQLiteStore(SQLStore):
                     # the first measurement would fail minutes later.
                     connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
 
+    def identity(self) -> object:
+        """The device and the inode of the file."""
+        self._check_open()
+        return self._identity
+
     def _check_place(self) -> None:
         try:
             if _identity(self._path) == self._identity:
@@ -225,14 +230,21 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(uri, _BUSY_SECONDS, uri=True, check_same_thread=False, isolation_level=None)
     try:
         connection.execute("SELECT count(*) FROM sqlite_master")
-        return _restrict(connection)
+        return _read_any_text(_restrict(connection))
     except sqlite3.OperationalError as exc:
         connection.close()
         log = Path(f"{path}-wal")
         # An immutable connection would not see the content of the log.
         if "unable to open" not in str(exc) or (log.exists() and log.stat().st_size):
             raise
-    return _restrict(sqlite3.connect(f"{uri}&immutable=1", uri=True, check_same_thread=False, isolation_level=None))
+    immutable = sqlite3.connect(f"{uri}&immutable=1", uri=True, check_same_thread=False, isolation_level=None)
+    return _read_any_text(_restrict(immutable))
+
+
+def _read_any_text(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """Read a damaged text with half characters, which the codec refuses. Else the other rows could not be read."""
+    connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+    return connection
 
 
 def _restrict(connection: sqlite3.Connection) -> sqlite3.Connection:

@@ -9,7 +9,7 @@ from typing import Protocol
 from tilewright.measure.outcome import Measurement
 from tilewright.task import Task
 
-__all__ = ["Query", "Store", "Summary"]
+__all__ = ["Group", "Query", "Refused", "Store", "Summary", "TolerantStore"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,32 @@ class Summary:
     last_time: float
 
 
+@dataclass(frozen=True)
+class Group:
+    """The measurements of one task on one target with one template.
+
+    Attributes:
+        query: selects them. None of its fields is None.
+        count: the number of measurements.
+    """
+
+    query: Query
+    count: int
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Rows of a store that are no records.
+
+    Attributes:
+        reason: what is wrong with them.
+        count: the number of rows.
+    """
+
+    reason: str
+    count: int = 1
+
+
 class Store(Protocol):
     """Keeps measurements. Many processes may use one store at once."""
 
@@ -90,4 +116,27 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Release the store's connections. Further calls are errors."""
+        ...
+
+
+class TolerantStore(Store, Protocol):
+    """A store that may come from anywhere: rows that are no records are passed over and counted.
+
+    ``Store.scan`` ends at such a row with an error. ``read`` goes on.
+    """
+
+    def groups(self) -> list[Group | Refused]:
+        """The groups of the measurements, in any order."""
+        ...
+
+    def read(self, query: Query) -> Iterator[Measurement | Refused]:
+        """The measurements that match ``query``, in the order they were added, with bounded fields."""
+        ...
+
+    def read_tasks(self) -> Iterator[Task | Refused]:
+        """All tasks, in any order; ``ir`` is empty where it is not known."""
+        ...
+
+    def identity(self) -> object:
+        """Identifies the place of the records: equal for two stores that keep them in one place."""
         ...
