@@ -24,7 +24,7 @@ RECORDS = [GOOD, timed(1, 0.5), FAILED, timed(2, 0.25), replace(GOOD, time=1.8e9
 @pytest.fixture(params=product(STORES, STORES), ids="-to-".join)
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[AnyStore, AnyStore]]:
     with ExitStack() as opened:
-        stores = []
+        stores: list[AnyStore] = []
         for place, name in zip(("source", "destination"), request.param, strict=True):
             (tmp_path / place).mkdir()
             made = STORES[name](tmp_path / place, lambda: request.getfixturevalue("postgresql"))
