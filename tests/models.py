@@ -74,7 +74,8 @@ def read(path: Path) -> Network:
 
 def built(model: Any, out: Path, target: Target = TARGET) -> tuple[Extraction, Executable]:
     require(target)
-    extraction = extract_all(read(model) if isinstance(model, Path) else load(model), target)
+    ours = isinstance(model, Path) and model.suffix == ".onnx"
+    extraction = extract_all(read(model) if ours else load(model), target)
     return extraction, build(extraction, defaults(extraction), out, {})
 
 
