@@ -28,7 +28,8 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[AnySt
         for place, name in zip(("source", "destination"), request.param, strict=True):
             (tmp_path / place).mkdir()
             made = STORES[name](tmp_path / place, lambda: request.getfixturevalue("postgresql"))
-            stores.append(opened.enter_context(made))
+            opened.enter_context(made)
+            stores.append(made)
         yield stores[0], stores[1]
 
 
