@@ -48,7 +48,7 @@ from tilewright.ops.rows import (
 )
 
 if TYPE_CHECKING:
-    from tvm import relax
+    from tvm import relax, tirx
 
     from tilewright.graph.rewriter import Rewriter
 
@@ -236,19 +236,24 @@ def _serve_norm_sums(walk: Rewriter, detail: str, operands: list[Value]) -> Valu
 
 
 def _serve_log_sum_exp(walk: Rewriter, detail: str, operands: list[Value]) -> Value | None:
-    rows, columns = operands[0].shape
-    if columns < NARROWEST:
-        return None
-    sources = [walk.make_plain(operands[0])]
-    return Value.plain((rows, 1), walk.call(log_sum_exp((rows, columns), walk.lanes), sources, (rows, 1), LOG_SUM_EXP))
+    return _emit_row_numbers(walk, operands[0], lambda shape: log_sum_exp(shape, walk.lanes), 1, LOG_SUM_EXP)
 
 
 def _serve_moments(walk: Rewriter, detail: str, operands: list[Value]) -> Value | None:
-    rows, columns = operands[0].shape
+    return _emit_row_numbers(
+        walk, operands[0], lambda shape: row_moments(shape, walk.lanes, float(detail)), 2, ROW_MOMENTS
+    )
+
+
+def _emit_row_numbers(
+    walk: Rewriter, data: Value, make: Callable[[tuple[int, int]], tirx.PrimFunc], count: int, name: str
+) -> Value | None:
+    """A call of a function that gives ``count`` numbers for each row; None if rows are too short for vectors."""
+    rows, columns = data.shape
     if columns < NARROWEST:
         return None
-    function = row_moments((rows, columns), walk.lanes, float(detail))
-    return Value.plain((rows, 2), walk.call(function, [walk.make_plain(operands[0])], (rows, 2), ROW_MOMENTS))
+    result = walk.call(make((rows, columns)), [walk.make_plain(data)], (rows, count), name)
+    return Value.plain((rows, count), result)
 
 
 _Handler: TypeAlias = "Callable[[Rewriter, str, list[Value]], Value | None]"
