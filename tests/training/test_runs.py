@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -69,15 +70,21 @@ def test_two_hundred_steps_learn_the_digits_as_well_as_eager_ones(options: dict[
 
 def test_two_processes_have_the_gradients_of_eager_ones(options: dict[str, Any], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.training.distributed"]
-    started = [
-        subprocess.Popen(
-            [*command, str(rank), str(tmp_path), json.dumps(options)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    for process in started:
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0
+    with contextlib.ExitStack() as stack:
+        started = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [*command, str(rank), str(tmp_path), json.dumps(options)],
+                    cwd=ROOT,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for rank in range(2)
+        ]
+        outputs = [process.communicate(timeout=300)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    for output in outputs:
         found = json.loads(output.splitlines()[-1])
         assert set(found["states"]) == {"running"}
         assert max(found["worst"]) < 1e-4
