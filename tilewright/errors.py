@@ -20,6 +20,7 @@
     │   ├── ProcessError           a single call in a process of its own gave no result
     │   ├── IsolatedError          a process that keeps an object ended (``measure/isolated.py``)
     │   └── NoReferenceError       there is no reference to judge outputs by (``verify/reference.py``)
+    ├── FleetError                 there is no cluster, or none of its nodes can measure
     ├── ResourceError              the machine lacks memory, disk space, or a directory that can be used
     └── MissingExtraError          an optional dependency is not installed
 
@@ -37,6 +38,7 @@ __all__ = [
     "CheckError",
     "CompilerError",
     "CostModelError",
+    "FleetError",
     "FormError",
     "MeasureError",
     "MissingExtraError",
@@ -163,6 +165,10 @@ class ProcessError(MeasureError):
     def __init__(self, message: str = "", *, died: bool = True) -> None:
         super().__init__(message)
         self.died = died
+
+
+class FleetError(TilewrightError):
+    """There is no cluster, it has another version, or none of its nodes can measure what is wanted."""
 
 
 class ResourceError(TilewrightError):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from tilewright.measure.batch import PoolStatistics
 from tilewright.measure.outcome import Measurement
 from tilewright.space.space import Configs, DesignSpace
 
-__all__ = ["NoRunner", "Racer", "Runner"]
+__all__ = ["Job", "NoRunner", "ParallelRunner", "Pool", "Racer", "Runner"]
 
 
 class Runner(Protocol):
@@ -54,4 +56,71 @@ class Racer(Protocol):
             that are OK are of the same round. Those with fewer repeats dropped out because they were surely slower
             (:func:`tilewright.measure.interleaved.winner`).
         """
+        ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """One batch for a :class:`ParallelRunner`: the arguments of ``measure``, or of ``race``.
+
+    Attributes:
+        space: the design space that the configs belong to.
+        configs: the candidates, ``(n, knobs)`` int32.
+        best: the latency of the task's best so far in seconds; inf: none.
+        deadline: reading of ``time.monotonic()`` after which no further candidate is started.
+        race: whether the candidates are timed by turns.
+    """
+
+    space: DesignSpace
+    configs: Configs
+    best: float
+    deadline: float
+    race: bool = False
+
+
+@runtime_checkable
+class ParallelRunner(Protocol):
+    """A runner that works on several batches at once, such as a fleet of machines."""
+
+    @property
+    def slots(self) -> int:
+        """How many batches keep it busy at this moment, at least 1."""
+        ...
+
+    @property
+    def machines(self) -> int:
+        """How many machines measure at this moment, at least 1."""
+        ...
+
+    def submit(self, ticket: int, job: Job) -> None:
+        """Take on a batch under a number that no open batch has. Returns before the batch is measured."""
+        ...
+
+    def finished(self) -> list[tuple[int, list[Measurement]]]:
+        """Wait until a batch is finished. Returns the ticket and the measurements of each batch that is.
+
+        Raises:
+            MeasureError: the runner cannot work.
+        """
+        ...
+
+    def cancel(self, ticket: int) -> None:
+        """Forget a batch. What was measured of it has been told to ``on_measurement``."""
+        ...
+
+
+class Pool(Runner, Protocol):
+    """A runner that a command has for itself: the workers of this machine, or of a fleet."""
+
+    @property
+    def statistics(self) -> PoolStatistics:
+        """Where time and memory went so far."""
+        ...
+
+    def weigh(self, nbytes: int) -> None:
+        """Measure for a network with ``nbytes`` bytes of weights from now on: see ``Target.with_weights``."""
+        ...
+
+    def close(self) -> None:
+        """End what was started. May be called again."""
         ...

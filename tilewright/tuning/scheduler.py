@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from tilewright.errors import SpaceError
+from tilewright.measure.runner import ParallelRunner
 from tilewright.methods.default import default
 from tilewright.methods.method import Method
 from tilewright.space.guard import guard_space
@@ -22,6 +23,7 @@ from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task
 from tilewright.tuning.context import Scheduling, TuningContext
+from tilewright.tuning.dealing import Dealer, race_in_parallel
 from tilewright.tuning.progress import TuneState
 from tilewright.tuning.report import NetworkReport
 from tilewright.tuning.roofline import Roofline
@@ -32,20 +34,10 @@ from tilewright.wording import counted
 
 __all__ = ["NetworkTuner"]
 
-#: The share of rounds that go to any task at random, against a gain that was misjudged.
-_EPSILON = 0.05
-#: The first pass may use this share of the time that is left, if that leaves each task 2 candidates.
-_FIRST_PASS_SHARE = 0.4
-#: A task is light if, by the roofline, it needs less than this share of the mean task's time. The first pass measures
-#: only its default and the cost model's first choice. By :mod:`tilewright.tuning.learning_curve`, three more trials of
-#: it would gain less than one later round of a heavy task. If its default is slow, the rule picks it later.
-_LIGHT = 0.25
 #: Seconds that design spaces may take even past the budget, because making one also reads its records. (A choice.)
 _LEAST_PREPARING = 10.0
 #: Without a time limit, the share of the trials that measuring finalists once more may take.
 _RACE_SHARE = 0.05
-#: The share of the remaining budget that dependents may take, where they are measured after all representatives.
-_MOST_BORROWING = 0.5
 
 
 class NetworkTuner:
@@ -186,7 +178,7 @@ class NetworkTuner:
                 self.prepare(rest)
                 if self.interrupted:
                     return
-                self._tune(rest)
+                self._dealer().run(rest)
                 if finalists > 0:
                     self.remeasure_finalists(finalists, reserve)
         finally:
@@ -204,7 +196,13 @@ class NetworkTuner:
         """
         limit = math.inf if self._budget.budget.seconds is not None else _RACE_SHARE * self.trials
         ran = [task for task in self._tasks if task.tuner is not None and math.isfinite(task.best)]
-        for task in sorted(ran, key=lambda task: -task.use.weight * task.best):
+        ordered = sorted(ran, key=lambda task: -task.use.weight * task.best)
+        runner = self._context.runner
+        if isinstance(runner, ParallelRunner):
+            self.remeasured += race_in_parallel(ordered, runner, count, self._budget.deadline - reserve, limit)
+            self._note_latency()
+            return
+        for task in ordered:
             assert task.tuner is not None
             if self._budget.remaining_seconds <= reserve or self.remeasured + count > limit:
                 return
@@ -230,103 +228,11 @@ class NetworkTuner:
             sharing=None if self._lending is None else self._lending.report(),
         )
 
-    # Whose turn it is --------------------------------------------------------------------------------------------
-
-    def _tune(self, reserve: float) -> None:
-        """The first pass, then rounds until ``reserve`` seconds are left or no task promises anything."""
-        sharing = self._method.sharing
-        if sharing is not None and sharing.only_borrows and self._lending is not None:
-            waiting = self._lending.dependents
-            tuned = [task for task in self._order if task not in waiting]
-            self._deal(tuned, reserve, keep=(sharing.top + 1) * len(waiting))
-            for task in waiting:
-                if task.live and not self._budget.exhausted(reserve):
-                    self._round(task, 0, reserve, proposes=False)
-        self._deal(self._order, reserve)
-
-    def _deal(self, tasks: Sequence[TaskState], reserve: float, keep: int = 0) -> None:
-        """A first pass over some tasks, then rounds, until ``keep`` trials or ``reserve`` seconds are left."""
-        self._first_pass(tasks, reserve)
-        while not self._budget.exhausted(reserve):
-            left = self._trials_left(reserve)
-            if left <= min(keep, _MOST_BORROWING * (self.trials + left)):
-                return
-            task = self._next(tasks)
-            if task is None:
-                return
-            self._round(task, task.snapshot().round_size(self._scheduling.round_size), reserve)
-
-    def _first_pass(self, tasks: Sequence[TaskState], reserve: float) -> None:
-        # A task that is known well enough from records needs no first round.
-        first = self._scheduling.first_round
-        todo = [task for task in tasks if task.live and (task.measured < first or math.isinf(task.best))]
-        light = _LIGHT * float(np.mean([task.use.weight * task.possible for task in self._tasks])) if todo else 0.0
-        for done, task in enumerate(todo):
-            if self._budget.exhausted(reserve):
-                return
-            size = self._first_size(todo[:done], len(todo) - done, reserve)
-            if task.use.weight * task.possible < light:  # the cost model's first choice, too, where there is one
-                size = min(size, 1 + (task.tuner is not None and task.tuner.space.has_loop_nest))
-            self._round(task, size, reserve)
-
-    def _first_size(self, done: Sequence[TaskState], left: int, reserve: float) -> int:
-        """How many candidates each of the ``left`` first rounds may have: fewer where the budget is small."""
-        trials = _FIRST_PASS_SHARE * self._budget.remaining_trials / left
-        known = _seconds_per_trial(done)
-        if known:
-            mean = sum(known) / len(known)
-            trials = min(trials, _FIRST_PASS_SHARE * (self._budget.remaining_seconds - reserve) / (left * mean))
-        return int(min(self._scheduling.first_round, max(2.0, trials)))
-
-    def _next(self, tasks: Sequence[TaskState]) -> TaskState | None:
-        """The task of the next round; None: none promises anything. Marks tasks that promise nothing as done."""
-        live = [task for task in tasks if task.live and self._left(task) > 0]
-        if not live:
-            return None
-        if self._rng.random() < _EPSILON:
-            return live[int(self._rng.integers(len(live)))]
-        everything = [task.snapshot() for task in self._tasks]
-        gains = self._scheduling.rule([task.snapshot() for task in live], everything, self._scheduling.round_size)
-        for task, gain in zip(live, gains, strict=True):
-            task.done = gain <= 0.0
-        leverage = [1.0 if self._lending is None else self._lending.leverage(task) for task in live]
-        return live[int(np.argmax(np.asarray(gains) * leverage))]
-
-    def _left(self, task: TaskState) -> float:
-        """How many trials a task may still have."""
-        return self._scheduling.task_trials - (0 if task.tuner is None else task.tuner.trials)
-
-    def _trials_left(self, reserve: float) -> float:
-        """About how many candidates the rest of the budget is enough for."""
-        known = _seconds_per_trial(self._tasks)
-        if not known:
-            return self._budget.remaining_trials
-        seconds = max(0.0, self._budget.remaining_seconds - reserve)
-        return min(self._budget.remaining_trials, seconds * len(known) / sum(known))
-
-    def _round(self, task: TaskState, size: int, reserve: float, *, proposes: bool = True) -> None:
-        """One round of a task. Without ``proposes`` it has no candidates but its default and what it borrows."""
-        assert task.tuner is not None
-        self._update(task.use.task.name)
-        before = task.tuner.trials
-        try:
-            with guard_space(f"the search of {task.use.task.name!r}"):
-                lent = 0 if self._lending is None else self._lending.lend(task)
-                if not proposes:
-                    size = lent + (task.measured == 0)
-                count = int(min(size, self._left(task), self._budget.remaining_trials))
-                if count <= 0:
-                    return
-                result = task.tuner.round(count, self._budget.deadline - reserve)
-                task.note(result)
-                if self._lending is not None:
-                    self._lending.judge(task, result)
-        except SpaceError as error:  # one task's space must not end the tuning of the others
-            task.problem = str(error)
-        finally:  # an interrupted round has had its trials, too
-            self._budget.spend(task.tuner.trials - before)
-            self._note_latency()
-        self._update(task.use.task.name)
+    def _dealer(self) -> Dealer:
+        """What deals out the rounds."""
+        return Dealer(
+            self._tasks, self._order, self._context, self._scheduling, self._lending, (self._update, self._note_latency)
+        )
 
     # Making and telling ------------------------------------------------------------------------------------------
 
@@ -380,9 +286,3 @@ class NetworkTuner:
 def _is_pending(task: TaskState) -> bool:
     """Whether a task may still get a latency."""
     return task.live or (task.tuner is None and not task.problem)
-
-
-def _seconds_per_trial(tasks: Sequence[TaskState]) -> list[float]:
-    """Seconds per trial of those tasks that had trials."""
-    found = (task.snapshot().seconds_per_trial for task in tasks)
-    return [seconds for seconds in found if seconds is not None]

@@ -62,11 +62,12 @@ class Lending:
         tasks: the network's tasks; those without a tuner take no part.
 
     Attributes:
+        sharing: how.
         clusters: of the network's tasks, by ``Task.key``.
     """
 
     def __init__(self, sharing: Sharing, tasks: Sequence[TaskState]) -> None:
-        self._sharing = sharing
+        self.sharing = sharing
         self._tasks = {task.key: task for task in tasks if task.tuner is not None}
         keys = list(self._tasks)
         matrix = similarity_matrix([_tuner(task).space for task in self._tasks.values()], sharing.measure)
@@ -97,8 +98,8 @@ class Lending:
         loan = self._loans.get(task.key)
         if loan is None or loan.lost:
             return 0
-        finished = self._sharing.only_borrows  # and lends once
-        best = _tuner(loan.lender).finalists(self._sharing.top, math.inf if finished else _NEARLY)
+        finished = self.sharing.only_borrows  # and lends once
+        best = _tuner(loan.lender).finalists(self.sharing.top, math.inf if finished else _NEARLY)
         leader = tuple(int(index) for index in best[0]) if len(best) else ()
         if leader == loan.leader or (finished and loan.leader):
             return 0

@@ -24,7 +24,7 @@ from tilewright.target import Target
 from tilewright.tuning.readings import Readings
 from tilewright.tuning.retry import SecondChances
 
-__all__ = ["RoundResult", "TaskTuner"]
+__all__ = ["OpenRound", "RoundResult", "TaskTuner"]
 
 #: Proposals kept for later rounds because they were not measured in theirs.
 _MOST_LEFT_OVER = 256
@@ -48,6 +48,23 @@ class RoundResult:
     before: float
     after: float
     seconds: float
+    thinking: float
+
+
+@dataclass(frozen=True)
+class OpenRound:
+    """A round that has begun: its candidates are to be measured.
+
+    Attributes:
+        batch: the candidates, ``(n, knobs)`` int32; it may be empty.
+        incumbent: the fastest config when the round began; None: there was none.
+        began: the clock's reading then.
+        thinking: seconds that refitting and searching took.
+    """
+
+    batch: Configs
+    incumbent: NDArray[np.int32] | None
+    began: float
     thinking: float
 
 
@@ -139,25 +156,45 @@ class TaskTuner:
         Raises:
             MeasureError: the runner cannot work. The results before that are kept, as after a KeyboardInterrupt.
         """
+        begun = self.begin(count)
+        measured: list[Measurement] = []
+        if len(begun.batch) > 0:
+            try:
+                measured = self._runner.measure(self.space, begun.batch, self.best_seconds, deadline)
+            except BaseException:
+                self.abandon(begun)
+                raise
+        return self.end(begun, measured)
+
+    def begin(self, count: int) -> OpenRound:
+        """Propose at most ``count`` candidates. The caller has them measured, and ends the round before another one."""
         began, incumbent = self._clock(), self.best_config
         batch = self._plan(count)
         thinking = self._clock() - began
         self.thinking += thinking
-        measured: list[Measurement] = []
-        if len(batch) > 0:
-            try:
-                measured = self._runner.measure(self.space, batch, self.best_seconds, deadline)
-            except BaseException:
-                self._conclude(self._recover(batch))
-                raise
-        elif count > 0:
+        if len(batch) == 0 and count > 0:
             self.exhausted = True
+        return OpenRound(batch, incumbent, began, thinking)
+
+    def end(self, begun: OpenRound, measured: list[Measurement], seconds: float | None = None) -> RoundResult:
+        """Learn from the measurements of a round.
+
+        Args:
+            begun: the round.
+            measured: what became of its candidates.
+            seconds: that the round took; by default those since it began.
+        """
         self._conclude(measured)
         # As it counts now: the machine may have turned out to be faster than it seemed.
-        before = math.inf if incumbent is None else self._seconds[tuple(incumbent.tolist())]
+        before = math.inf if begun.incumbent is None else self._seconds[tuple(begun.incumbent.tolist())]
         # What there was no time for will be wanted still.
-        self._left_over = self._unmeasured(distinct(np.concatenate([batch, self._left_over])))[:_MOST_LEFT_OVER]
-        return RoundResult(tuple(measured), before, self.best_seconds, self._clock() - began, thinking)
+        self._left_over = self._unmeasured(distinct(np.concatenate([begun.batch, self._left_over])))[:_MOST_LEFT_OVER]
+        spent = self._clock() - begun.began if seconds is None else seconds
+        return RoundResult(tuple(measured), before, self.best_seconds, spent, begun.thinking)
+
+    def abandon(self, begun: OpenRound) -> None:
+        """End a round that was interrupted: learn from the store what it had brought."""
+        self._conclude(self._recover(begun.batch))
 
     def suggest(self, configs: Configs) -> int:
         """Have ``(n, knobs)`` configs measured in the next rounds, after the default and before any proposal.
@@ -202,16 +239,24 @@ class TaskTuner:
         Returns:
             the number of measurements.
         """
-        configs = self.finalists(count)
-        if self._seconds.get(self._default, math.inf) <= _RACE_FACTOR * self.best_seconds:
-            configs = distinct(np.concatenate([configs, np.asarray([self._default], dtype=np.int32)]))
+        configs = self.racers(count)
         if len(configs) < 2:
             return 0
         if not isinstance(self._runner, Racer):
             measured = self._runner.measure(self.space, configs, math.inf, deadline)
             self._learn(measured)
             return len(measured)
-        measured = self._runner.race(self.space, configs, deadline)
+        return self.note_race(self._runner.race(self.space, configs, deadline))
+
+    def racers(self, count: int) -> Configs:
+        """``(n, knobs)``: at most ``count`` finalists and perhaps the default. With less than two there is no race."""
+        configs = self.finalists(count)
+        if self._seconds.get(self._default, math.inf) <= _RACE_FACTOR * self.best_seconds:
+            configs = distinct(np.concatenate([configs, np.asarray([self._default], dtype=np.int32)]))
+        return configs
+
+    def note_race(self, measured: list[Measurement]) -> int:
+        """Learn from a race. Returns the number of measurements."""
         ran = [m for m in measured if m.ok]
         if len(ran) > 1:
             first = ran[winner([m.repeats for m in ran])].config
