@@ -1,0 +1,163 @@
+"""Connects to a cluster of Ray, or starts one on this machine.
+
+Ray's messages are turned into errors of one line with the remedy. Ray sends no usage statistics from here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import socket
+import tempfile
+import uuid
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tilewright.errors import FleetError, MissingExtraError
+from tilewright.tvm_compat import wanted_threads
+
+if TYPE_CHECKING:
+    from tilewright.fleet.ray_crew import RayCrew
+
+__all__ = ["check_address", "connected"]
+
+#: Seconds within which the head of a cluster takes a connection.
+_CONNECT = 5.0
+#: What Ray is told before it is imported: no usage statistics, and no accelerators, which are not asked for.
+_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_enable_metrics_collection": "0"}
+#: Bytes of shared memory of a cluster that is started here. Works and news are small and need none.
+_OBJECT_STORE = 80 << 20
+#: The longest path of a Unix socket in bytes, less what Ray appends to its directory.
+_LONGEST = 107 - 65
+
+_RULE = "--fleet is ray://HOST:10001, HOST:6379, auto or local"
+
+
+def check_address(address: str) -> None:
+    """Refuse a text that is no address of a cluster, before anything is imported.
+
+    Raises:
+        FleetError: the text has not the form of an address.
+    """
+    if address not in ("auto", "local") and _place(address) is None:
+        raise FleetError(f"{_RULE}, but this is {address!r}; correct it")
+
+
+@contextlib.contextmanager
+def connected(address: str, namespace: str = "") -> Iterator[RayCrew]:
+    """Connect to a cluster for the duration of a block.
+
+    Args:
+        address: ``ray://HOST:PORT``, the port of Ray's client server; ``HOST:PORT``, of a cluster that this machine is
+            a node of; ``auto``, the cluster that this machine is a node of, or a new one; ``local``, a new one.
+        namespace: of the actors; by default a new one.
+
+    Raises:
+        FleetError: there is no cluster, or it has another version of Ray or Python.
+        MissingExtraError: Ray is not installed.
+    """
+    check_address(address)
+    place = _place(address)
+    if place is not None:
+        _knock(address, *place)
+    os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingExtraError("ray", "fleet") from error
+    from tilewright.fleet.ray_crew import RayCrew
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_quiet())
+        _start(address, namespace or f"tilewright-{uuid.uuid4().hex}", stack)
+        stack.callback(ray.shutdown)
+        crew = RayCrew()
+        stack.callback(crew.close)
+        yield crew
+
+
+def _start(address: str, namespace: str, stack: contextlib.ExitStack) -> None:
+    import ray
+
+    options = {"namespace": namespace, "log_to_driver": False, "logging_level": logging.CRITICAL}
+    try:
+        if address == "auto":
+            with contextlib.suppress(ConnectionError):
+                ray.init("auto", **options)
+                return
+        if address in ("auto", "local"):
+            ray.init(
+                "local",
+                num_cpus=wanted_threads(),
+                object_store_memory=_OBJECT_STORE,
+                include_dashboard=False,
+                _temp_dir=_directory(stack),
+                **options,
+            )
+        else:
+            ray.init(address, **options)
+    except Exception as error:
+        raise _translate(error, address) from error
+
+
+def _translate(error: Exception, address: str) -> FleetError:
+    """What an error of Ray's means."""
+    text = " ".join(str(error).split())
+    if "ersion mismatch" in text:
+        found = re.findall(r"(Ray|Python): ?([\w.]+)", text)
+        theirs, ours = [", ".join(f"{name} {number}" for name, number in part) for part in (found[:2], found[2:4])]
+        return FleetError(
+            f"a cluster needs the same versions of Ray and Python everywhere, but {address} has {theirs or 'others'} "
+            f"and this machine has {ours or 'others'}; install the same ones (pip install 'ray=={_ours()}')"
+        )
+    return FleetError(f"the cluster at {address} cannot be used: {text[:300]}; look at 'ray status' on its head")
+
+
+def _ours() -> str:
+    import ray
+
+    return str(ray.__version__)
+
+
+def _place(address: str) -> tuple[str, int] | None:
+    """Host and port of an address; None: it has none."""
+    match = re.fullmatch(r"(?:ray://)?(\[[0-9a-fA-F:]+\]|[\w.-]+):([0-9]{1,5})", address)
+    return None if match is None else (match[1].strip("[]"), int(match[2]))
+
+
+def _knock(address: str, host: str, port: int) -> None:
+    """Refuse an address at which nobody answers: Ray itself would try for minutes."""
+    try:
+        socket.create_connection((host, port), _CONNECT).close()
+    except (OSError, OverflowError) as error:
+        head = "ray start --head --ray-client-server-port=10001" if address.startswith("ray://") else "ray start --head"
+        raise FleetError(
+            f"a fleet needs a cluster of Ray, but nobody answers at {address}: {error}; start one there with '{head}', "
+            "or use --fleet local"
+        ) from error
+
+
+def _directory(stack: contextlib.ExitStack) -> str:
+    """A directory for the files of a cluster that is started here, which go with it."""
+    parent = tempfile.gettempdir()
+    folder = tempfile.mkdtemp(prefix="tw-ray-", dir=parent if len(parent) < _LONGEST - 16 else "/tmp")
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Ray's log off the terminal, and its warnings, which are for those who write programs for Ray."""
+    logger = logging.getLogger("ray")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"ray(\.|$)")
+            yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,162 @@
+"""The nodes of a fleet, as the head knows them: who is there, of which kind, and who cannot be trusted."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+from tilewright.errors import FleetError
+from tilewright.fleet.canary import find_fault
+from tilewright.fleet.crew import Crew, Event, Joined, Lost, News, Refused
+from tilewright.fleet.wire import Announcement
+from tilewright.measure.limits import Limits
+from tilewright.target import Target
+from tilewright.wording import counted
+
+__all__ = ["Fleet", "Member"]
+
+#: Seconds in which the first node has joined: a busy machine starts Ray's process and imports the compiler in 20.
+_FIRST = 180.0
+#: Seconds that nodes may take to join after the first one before tuning begins without them.
+_OTHERS = 20.0
+
+
+@dataclass
+class Member:
+    """A node.
+
+    Attributes:
+        name: for people.
+        announcement: what it said of itself; None: it was refused before it said anything.
+        state: ``measuring``, ``lost`` or ``excluded``.
+        reason: why it is lost or excluded; otherwise empty.
+        trials: how many candidates it has measured for this command.
+    """
+
+    name: str
+    announcement: Announcement | None
+    state: str = "measuring"
+    reason: str = ""
+    trials: int = 0
+
+    @property
+    def kind(self) -> str:
+        """Its kind of machine; empty: not known."""
+        return "" if self.announcement is None else self.announcement.kind
+
+
+class Fleet:
+    """The nodes that take part in a command.
+
+    Args:
+        crew: carries works and news.
+        tell: is called with what people should know of nodes that join, leave, or are excluded.
+
+    Attributes:
+        crew: carries works and news.
+        members: all nodes that ever took part, by their ids.
+    """
+
+    def __init__(self, crew: Crew, tell: Callable[[str], None] = lambda _: None) -> None:
+        self.crew = crew
+        self.tell = tell
+        self.members: dict[str, Member] = {}
+        self._gathered = False
+
+    def gather(self, first: float = _FIRST, others: float = _OTHERS) -> None:
+        """Wait for the nodes that are there.
+
+        Args:
+            first: seconds to wait for the first node.
+            others: seconds to wait for the others after it.
+
+        Raises:
+            FleetError: no node can measure, or a node has another version.
+        """
+        until = time.monotonic() + first
+        while (self.crew.expected or not self.members) and time.monotonic() < until:
+            for event in self.events(0.5):
+                if isinstance(event, Joined):
+                    until = min(until, time.monotonic() + others)
+        refused = [member for member in self.members.values() if member.state == "excluded"]
+        if refused:
+            raise FleetError(f"node {refused[0].name} cannot take part: {refused[0].reason}")
+        if not self.measuring():
+            raise FleetError(
+                f"a fleet needs a node that measures, but the cluster has none after {first:g} s; start one with "
+                "'ray start --address=HEAD:6379', or free the cores of those that other jobs have"
+            )
+        self._gathered = True
+
+    @property
+    def kinds(self) -> dict[str, Target]:
+        """The target of each kind of machine that measures."""
+        found = (member.announcement for member in self.members.values() if member.state == "measuring")
+        return {each.kind: each.target for each in found if each is not None}
+
+    def measuring(self, kind: str | None = None) -> list[str]:
+        """The ids of the nodes that measure, those of one kind or all."""
+        return [
+            node
+            for node, member in self.members.items()
+            if member.state == "measuring" and (kind is None or member.kind == kind)
+        ]
+
+    def limits(self, kind: str) -> Limits:
+        """What a machine of a kind reaches: each figure is the median of the nodes that measured it."""
+        found = [m.announcement.limits for m in self.members.values() if m.announcement is not None and m.kind == kind]
+        figures = {}
+        for name in (field.name for field in fields(Limits)):
+            values = [value for limits in found if (value := getattr(limits, name)) is not None]
+            figures[name] = statistics.median_high(values) if values else None
+        return Limits(**figures)
+
+    def events(self, seconds: float) -> list[Event]:
+        """What happened to nodes that take part; waits at most so many seconds for something.
+
+        Raises:
+            FleetError: the cluster is gone.
+        """
+        return [event for event in self.crew.wait(seconds) if self._note(event)]
+
+    def exclude(self, node: str, reason: str) -> None:
+        """Have nothing more to do with a node."""
+        member = self.members[node]
+        member.state, member.reason = "excluded", reason
+        self.crew.dismiss(node)
+        self.tell(f"node {member.name} is excluded: {reason}")
+
+    def _note(self, event: Event) -> bool:
+        """Take an event into account. Returns whether it concerns a node that takes part."""
+        known = self.members.get(event.node)
+        if isinstance(event, Joined):
+            return self._admit(event.node, event.announcement, known)
+        if isinstance(event, Refused):
+            self.members[event.node] = Member(event.node, None, "excluded", event.reason)
+            if self._gathered:
+                self.tell(f"node {event.node} cannot take part: {event.reason}")
+            return False
+        if known is None or known.state == "excluded":
+            return False
+        if isinstance(event, Lost) and known.state == "measuring":
+            known.state, known.reason = "lost", event.reason
+            left = counted(len(self.measuring(known.kind)), "node")
+            self.tell(f"node {known.name} is lost ({event.reason}); {left} of its kind left")
+            return True
+        return isinstance(event, News)
+
+    def _admit(self, node: str, announcement: Announcement, known: Member | None) -> bool:
+        if known is None:
+            known = self.members[node] = Member(announcement.name, announcement)
+        known.announcement = announcement
+        others = [m for m in self.members.values() if m.kind == announcement.kind and m.state == "measuring"]
+        known.state, known.reason = "measuring", ""
+        fault = find_fault(announcement.canary, self.limits(announcement.kind) if others else announcement.limits)
+        if fault:
+            self.exclude(node, fault)
+            return False
+        if self._gathered:
+            self.tell(f"node {known.name} has joined, of kind {announcement.kind}")
+        return True

@@ -1,0 +1,351 @@
+"""A runner whose candidates are measured on the nodes of a fleet.
+
+A batch is cut into *works* of up to 16 candidates. A node has one work that it measures and one that waits for it, so
+that it is never idle. The works of a lost node go to other nodes, without the candidates that it had reported.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from itertools import count
+
+import numpy as np
+
+from tilewright.errors import MeasureError
+from tilewright.fleet.crew import Joined, Lost, News
+from tilewright.fleet.fleet import Fleet, Member
+from tilewright.fleet.wire import Done, Report, Work, kind_of
+from tilewright.measure.batch import GRACE, PoolStatistics
+from tilewright.measure.limits import Limits
+from tilewright.measure.outcome import Measurement
+from tilewright.measure.runner import Job
+from tilewright.ops.generic.generation import known_generated
+from tilewright.space.space import Configs, DesignSpace
+from tilewright.target import Target
+from tilewright.tuning.roofline import Roofline
+
+__all__ = ["FleetRunner"]
+
+#: Candidates of a work: at most, and at least where idle nodes share a batch. Turning to a task costs a node as much
+#: as two to four candidates.
+_MOST, _LEAST = 16, 4
+#: Works that a node has at once: the one that it measures, and the next.
+_AHEAD = 2
+#: A work that was lost with so many nodes is not tried again.
+_MOST_LOSSES = 3
+#: Seconds beyond the deadline in which a node reports what it had begun: news waits for half a second, besides.
+_PATIENCE = GRACE + 4.0
+#: Seconds without any node after which a runner without a deadline gives up.
+_DESERTED = 300.0
+#: No kernel is so many times as fast as the bound that a machine's own limits set. Some are faster than the bound, by
+#: a tenth, where a task's operations were counted generously.
+_IMPOSSIBLE = 2.0
+
+
+@dataclass
+class _Batch:
+    """A job that was submitted.
+
+    Attributes:
+        job: what was asked for.
+        rows: the configs of its candidates.
+        measured: what is known of them, by their places.
+        open: how many works of it are not finished.
+        best: the latency to beat in seconds.
+        possible: seconds that no kernel of the task goes below.
+    """
+
+    job: Job
+    rows: list[tuple[int, ...]]
+    possible: float
+    measured: dict[int, Measurement] = field(default_factory=dict)
+    open: int = 0
+    best: float = math.inf
+
+    @cached_property
+    def default(self) -> tuple[int, ...]:
+        return tuple(int(index) for index in self.job.space.default())
+
+
+@dataclass
+class _Chunk:
+    """Some candidates of a batch, by their places: what one work measures."""
+
+    ticket: int
+    places: list[int]
+    losses: int = 0
+
+
+class FleetRunner:
+    """Measures candidates on the nodes of one kind.
+
+    A :class:`~tilewright.measure.runner.ParallelRunner`, a :class:`~tilewright.measure.runner.Pool` and a
+    :class:`~tilewright.measure.runner.Racer`. Not to be shared between threads.
+
+    Args:
+        target: what is measured for. Its kind is that of the nodes.
+        fleet: the nodes.
+        on_measurement: called with each measurement as it arrives, so that an interrupt loses none.
+
+    Attributes:
+        on_measurement: see above.
+        fleet: the nodes.
+    """
+
+    def __init__(
+        self, target: Target, fleet: Fleet, on_measurement: Callable[[Measurement], None] | None = None
+    ) -> None:
+        self.on_measurement = on_measurement
+        self.fleet = fleet
+        self._target, self._kind = target, kind_of(target)
+        self._statistics = PoolStatistics()
+        self._batches: dict[int, _Batch] = {}
+        self._finished: list[tuple[int, list[Measurement]]] = []
+        self._backlog: deque[_Chunk] = deque()
+        self._sent: dict[int, tuple[str, _Chunk]] = {}
+        self._numbers, self._own = count(1), count(-1, -1)
+        self._lives: dict[str, str] = {}
+        self._deserted = math.inf
+
+    @property
+    def target(self) -> Target:
+        """What is measured for."""
+        return self._target
+
+    @property
+    def statistics(self) -> PoolStatistics:
+        """Where the nodes' time and memory went so far, summed up."""
+        return self._statistics
+
+    @property
+    def limits(self) -> Limits:
+        """What a node reaches."""
+        return self.fleet.limits(self._kind)
+
+    @property
+    def members(self) -> list[Member]:
+        """The nodes of all kinds."""
+        return list(self.fleet.members.values())
+
+    @property
+    def machines(self) -> int:
+        """How many nodes measure at this moment, at least 1."""
+        return max(1, len(self.fleet.measuring(self._kind)))
+
+    @property
+    def slots(self) -> int:
+        """How many batches keep the nodes busy at this moment."""
+        return _AHEAD * self.machines
+
+    def weigh(self, nbytes: int) -> None:
+        """Measure for a network with ``nbytes`` bytes of weights from now on: see ``Target.with_weights``."""
+        self._target = self._target.with_weights(nbytes)
+
+    def close(self) -> None:
+        """Forget all batches. The nodes stay."""
+        for ticket in list(self._batches):
+            self.cancel(ticket)
+
+    def measure(self, space: DesignSpace, configs: Configs, best: float, deadline: float) -> list[Measurement]:
+        """Build and time ``configs`` of ``space``; see :meth:`tilewright.measure.runner.Runner.measure`."""
+        return self._wait_for(Job(space, configs, best, deadline))
+
+    def race(self, space: DesignSpace, configs: Configs, deadline: float) -> list[Measurement]:
+        """Time ``configs`` of ``space`` by turns, on one node; see :meth:`tilewright.measure.runner.Racer.race`."""
+        return self._wait_for(Job(space, configs, math.inf, deadline, race=True))
+
+    def submit(self, ticket: int, job: Job) -> None:
+        """Take on a batch; see :meth:`tilewright.measure.runner.ParallelRunner.submit`."""
+        rows = [tuple(int(index) for index in row) for row in np.asarray(job.configs)]
+        batch = self._batches[ticket] = _Batch(job, rows, self._bound(job.space), best=job.best)
+        places = list(range(len(rows)))
+        idle = sum(not self._works_of(node) for node in self.fleet.measuring(self._kind)) if not self._backlog else 0
+        parts = max(math.ceil(len(rows) / _MOST), min(idle, len(rows) // _LEAST), 1)
+        size = max(1, math.ceil(len(rows) / (1 if job.race else parts)))
+        for start in range(0, len(rows), size):
+            self._backlog.append(_Chunk(ticket, places[start : start + size]))
+            batch.open += 1
+        self._settle(ticket)
+        self._dispatch()
+
+    def finished(self) -> list[tuple[int, list[Measurement]]]:
+        """Wait until a batch is finished; see :meth:`tilewright.measure.runner.ParallelRunner.finished`.
+
+        Raises:
+            MeasureError: there has been no node for minutes.
+            FleetError: the cluster is gone.
+        """
+        while not self._finished and self._batches:
+            self._dispatch()
+            for event in self.fleet.events(1.0):
+                if isinstance(event, News):
+                    self._read(event.node, event.report)
+                elif isinstance(event, Lost | Joined):  # one that joins anew has forgotten its works
+                    self._lose(event.node, event.reason if isinstance(event, Lost) else "started anew")
+            self._expire()
+        done, self._finished = self._finished, []
+        return done
+
+    def cancel(self, ticket: int) -> None:
+        """Forget a batch."""
+        self._batches.pop(ticket, None)
+        self._backlog = deque(chunk for chunk in self._backlog if chunk.ticket != ticket)
+        for number, (node, chunk) in list(self._sent.items()):
+            if chunk.ticket == ticket:
+                del self._sent[number]
+                self.fleet.crew.cancel(node, number)
+
+    # Works and news ---------------------------------------------------------------------------------------------------
+
+    def _wait_for(self, job: Job) -> list[Measurement]:
+        ticket, others = next(self._own), list[tuple[int, list[Measurement]]]()
+        try:
+            self.submit(ticket, job)
+            while True:
+                for number, measured in self.finished():
+                    if number == ticket:
+                        return measured
+                    others.append((number, measured))
+        finally:
+            self.cancel(ticket)
+            self._finished += others
+
+    def _works_of(self, node: str) -> int:
+        return sum(where == node for where, _ in self._sent.values())
+
+    def _dispatch(self) -> None:
+        """Send the next works to the nodes that have fewest."""
+        nodes = self.fleet.measuring(self._kind)
+        self._deserted = min(self._deserted, time.monotonic()) if not nodes else math.inf
+        load = {node: self._works_of(node) for node in nodes}
+        while self._backlog and load:
+            node = min(load, key=lambda each: load[each])
+            if load[node] >= _AHEAD:
+                return
+            chunk = self._backlog.popleft()
+            number = next(self._numbers)
+            self._sent[number] = (node, chunk)
+            load[node] += 1
+            self.fleet.crew.send(node, self._work(number, chunk))
+
+    def _work(self, number: int, chunk: _Chunk) -> Work:
+        batch = self._batches[chunk.ticket]
+        space, job = batch.job.space, batch.job
+        return Work(
+            number=number,
+            session=self.fleet.crew.session,
+            task=space.task,
+            template=space.template,
+            default=batch.default,
+            configs=np.asarray([batch.rows[place] for place in chunk.places], dtype=np.int32),
+            target=self._target,
+            best=batch.best,
+            seconds=job.deadline - time.monotonic(),
+            race=job.race,
+            generated=known_generated(space.task, self._target),
+        )
+
+    def _read(self, node: str, report: Report) -> None:
+        if self._lives.setdefault(node, report.life) != report.life:
+            self._lose(node, "started anew")
+            self._lives[node] = report.life
+        for number, news in report.entries:
+            where, chunk = self._sent.get(number, ("", None))
+            if where != node or chunk is None:
+                continue  # it was given to another node, or is not wanted any more
+            if isinstance(news, Done):
+                self._finish(node, number, chunk, news)
+            else:
+                self._note(node, chunk, news)
+
+    def _note(self, node: str, chunk: _Chunk, measurement: Measurement) -> None:
+        """Take a measurement on, unless it cannot be true."""
+        batch = self._batches[chunk.ticket]
+        place = next((p for p in chunk.places if batch.rows[p] == measurement.config), None)
+        whose = (batch.job.space.task.key, self._target.key, batch.job.space.template)
+        if place is None or (measurement.task, measurement.target, measurement.template) != whose:
+            self._exclude(node, "it answers what it was not asked")
+            return
+        if measurement.ok and measurement.seconds * _IMPOSSIBLE < batch.possible:
+            self._exclude(
+                node,
+                f"its times are impossible: {1e6 * measurement.seconds:.3g} us for {batch.job.space.task.name}, where "
+                f"the roofline allows {1e6 * batch.possible:.3g} us",
+            )
+            return
+        batch.measured[place] = measurement
+        if measurement.ok:
+            batch.best = min(batch.best, measurement.seconds)
+        self.fleet.members[node].trials += 1
+        self._statistics.measured += 1
+        if self.on_measurement is not None:
+            self.on_measurement(measurement)
+
+    def _finish(self, node: str, number: int, chunk: _Chunk, done: Done) -> None:
+        if done.error:
+            self._exclude(node, f"it cannot measure: {done.error}")
+            return
+        del self._sent[number]
+        batch = self._batches[chunk.ticket]
+        places = {batch.rows[place]: place for place in chunk.places}
+        # As the pool returned them: with the anchors, and in a race with as many repeats each.
+        returned = {places[m.config]: m for m in done.measurements if m.config in places}
+        batch.measured |= {place: m for place, m in returned.items() if place in batch.measured}
+        for name in (each.name for each in fields(PoolStatistics) if each.name != "measured"):
+            ours, theirs = getattr(self._statistics, name), getattr(done.statistics, name)
+            highest = name in ("peak_rss", "longest_gap")
+            setattr(self._statistics, name, max(ours, theirs) if highest else ours + theirs)
+        batch.open -= 1
+        self._settle(chunk.ticket)
+
+    def _settle(self, ticket: int) -> None:
+        """Hand a batch back if it is finished."""
+        batch = self._batches[ticket]
+        if batch.open == 0:
+            del self._batches[ticket]
+            self._finished.append((ticket, [batch.measured[place] for place in sorted(batch.measured)]))
+
+    def _exclude(self, node: str, reason: str) -> None:
+        self.fleet.exclude(node, reason)
+        self._lose(node, reason)
+
+    def _lose(self, node: str, reason: str) -> None:
+        """Give the works of a node to others, without what it had reported."""
+        lost = [number for number, (where, _) in self._sent.items() if where == node]
+        for number in reversed(lost):
+            _, chunk = self._sent.pop(number)
+            batch = self._batches[chunk.ticket]
+            left = chunk.places if batch.job.race else [p for p in chunk.places if p not in batch.measured]
+            if left and chunk.losses + 1 < _MOST_LOSSES:
+                self._backlog.appendleft(replace(chunk, places=left, losses=chunk.losses + 1))
+            else:
+                batch.open -= 1
+                self._settle(chunk.ticket)
+
+    def _expire(self) -> None:
+        """End the batches whose time is over."""
+        now = time.monotonic()
+        if now - self._deserted > _DESERTED:
+            raise MeasureError(
+                f"measuring needs a node of kind {self._kind}, but there has been none for {_DESERTED:g} s; start one, "
+                "and run the same command again, which goes on from the records"
+            )
+        for chunk in [c for c in self._backlog if self._batches[c.ticket].job.deadline < now]:
+            self._backlog.remove(chunk)
+            self._batches[chunk.ticket].open -= 1
+            self._settle(chunk.ticket)
+        for number, (node, chunk) in list(self._sent.items()):
+            if number in self._sent and self._batches[chunk.ticket].job.deadline + _PATIENCE < now:
+                del self._sent[number]
+                self.fleet.crew.cancel(node, number)
+                self._batches[chunk.ticket].open -= 1
+                self._settle(chunk.ticket)
+
+    def _bound(self, space: DesignSpace) -> float:
+        """Seconds that no kernel of the task goes below."""
+        return Roofline.of(self.limits).possible(space)
