@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tilewright.cli.boundary import command, write_json
+from tilewright.cli.fleet import FleetOption, KindOption, check_fleet, fleet_place
 from tilewright.cli.inputs import FixOption, SampleOption, ShapeOption, WeightOption, make_shape_request
 from tilewright.cli.options import (
     JsonOption,
@@ -36,6 +38,7 @@ from tilewright.wording import counted
 
 if TYPE_CHECKING:
     from tilewright.methods.method import Method
+    from tilewright.tuning.context import Workplace
     from tilewright.tuning.report import TuneReport
 
 __all__ = ["tune"]
@@ -111,6 +114,8 @@ def tune(
     sample: SampleOption = None,
     fix: FixOption = None,
     weight: WeightOption = None,
+    fleet: FleetOption = None,
+    kind: KindOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """Tune MODEL for this machine and write an executable. Ctrl-C keeps all measurements and still writes one."""
@@ -125,6 +130,7 @@ def tune(
     if sharing is not None and sharing not in SHARING:
         raise TilewrightError(f"--sharing is one of {', '.join(SHARING)}, but this is {sharing!r}; correct it")
     request = make_shape_request(shape, sample, fix, weight)
+    check_fleet(fleet, kind)
     check_model(model)
     check_out(out)
     check_machine()
@@ -141,12 +147,17 @@ def tune(
         from tilewright.tuning.progress import progress_for
         from tilewright.tuning.session import tune as run_session
 
+        progress, began = progress_for(verbose=verbose), BEGAN
+        place: str | Workplace = target
+        if fleet is not None:
+            place = stack.enter_context(fleet_place(fleet, kind, target, progress))
+            began = time.monotonic()  # the budget is for tuning, not for waiting for nodes
         try:
             result = run_session(
                 reading,
                 out,
-                budget=limits.start(began=BEGAN, progress=progress_for(verbose=verbose)),
-                target=target,
+                budget=limits.start(began=began, progress=progress),
+                target=place,
                 records=store,
                 shapes=request,
                 seed=seed,

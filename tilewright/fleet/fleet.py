@@ -13,6 +13,7 @@ from tilewright.fleet.crew import Crew, Event, Joined, Lost, News, Refused
 from tilewright.fleet.wire import Announcement
 from tilewright.measure.limits import Limits
 from tilewright.target import Target
+from tilewright.tuning.report import NodeReport
 from tilewright.wording import counted
 
 __all__ = ["Fleet", "Member"]
@@ -120,6 +121,13 @@ class Fleet:
             FleetError: the cluster is gone.
         """
         return [event for event in self.crew.wait(seconds) if self._note(event)]
+
+    def report(self) -> tuple[NodeReport, ...]:
+        """All nodes that ever took part."""
+        return tuple(
+            NodeReport(m.name, m.kind, 0 if m.announcement is None else m.announcement.target.cores, m.state, m.reason, m.trials)
+            for m in self.members.values()
+        )
 
     def exclude(self, node: str, reason: str) -> None:
         """Have nothing more to do with a node."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from tilewright.errors import MeasureError
 from tilewright.fleet.crew import Joined, Lost, News
-from tilewright.fleet.fleet import Fleet, Member
+from tilewright.fleet.fleet import Fleet
 from tilewright.fleet.wire import Done, Report, Work, kind_of
 from tilewright.measure.batch import GRACE, PoolStatistics
 from tilewright.measure.limits import Limits
@@ -27,6 +27,7 @@ from tilewright.measure.runner import Job
 from tilewright.ops.generic.generation import known_generated
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
+from tilewright.tuning.report import NodeReport
 from tilewright.tuning.roofline import Roofline
 
 __all__ = ["FleetRunner"]
@@ -128,9 +129,9 @@ class FleetRunner:
         return self.fleet.limits(self._kind)
 
     @property
-    def members(self) -> list[Member]:
-        """The nodes of all kinds."""
-        return list(self.fleet.members.values())
+    def nodes(self) -> tuple[NodeReport, ...]:
+        """All nodes that took part so far, for the display and the report."""
+        return self.fleet.report()
 
     @property
     def machines(self) -> int:

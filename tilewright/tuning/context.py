@@ -3,17 +3,62 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from tilewright.measure.runner import Runner
+from tilewright.measure.limits import Limits
+from tilewright.measure.outcome import Measurement
+from tilewright.measure.pool import LocalPool
+from tilewright.measure.runner import Pool, Runner
 from tilewright.records.store import Store
 from tilewright.target import Target
 from tilewright.tuning.budget import RunningBudget
 from tilewright.tuning.priorities import Rule, learning_gains
+from tilewright.tuning.report import NodeReport
 
-__all__ = ["Scheduling", "TuningContext"]
+__all__ = ["HasNodes", "PoolMaker", "Scheduling", "TuningContext", "Workplace"]
+
+#: Makes what measures for a target. It calls the function with each measurement as it is made.
+PoolMaker: TypeAlias = Callable[[Target, Callable[[Measurement], None]], Pool]
+
+
+def _make_local_pool(target: Target, on_measurement: Callable[[Measurement], None]) -> Pool:
+    return LocalPool(target, on_measurement=on_measurement)
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What is tuned for, and who measures: by default the workers of this machine.
+
+    Attributes:
+        target: what is tuned for. Its code must run on this machine, which builds and judges the executable.
+        make_pool: makes what measures.
+        limits: what the machines that measure reach; None: this machine measures, and finds its own limits.
+    """
+
+    target: Target
+    make_pool: PoolMaker = _make_local_pool
+    limits: Limits | None = None
+
+    @classmethod
+    def of(cls, target: str | Target | Workplace) -> Workplace:
+        """The workplace for a target, or for its text."""
+        if isinstance(target, Workplace):
+            return target
+        return cls(target if isinstance(target, Target) else Target.parse(target))
+
+
+@runtime_checkable
+class HasNodes(Protocol):
+    """A runner that has nodes, which the progress display and the report show."""
+
+    @property
+    def nodes(self) -> tuple[NodeReport, ...]:
+        """All nodes that took part so far."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from tilewright.tuning.report import NodeReport
 from tilewright.wording import counted
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = ["PlainProgress", "Progress", "RichProgress", "SilentProgress", "TuneState", "progress_for"]
+
+#: The nodes of a kind that are shown with their trials.
+_MOST_NODES = 6
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class TuneState:
         tasks_done: how many tasks have had their first round.
         tasks: how many there are.
         tasks_without_success: how many have no working candidate so far, though they were tried.
+        nodes: of the fleet that measures; empty: this machine does.
     """
 
     remaining: float = math.inf
@@ -47,6 +52,7 @@ class TuneState:
     tasks_done: int = 0
     tasks: int = 0
     tasks_without_success: int = 0
+    nodes: tuple[NodeReport, ...] = ()
 
 
 class Progress(Protocol):
@@ -223,7 +229,22 @@ def _rows(state: TuneState, passed: float) -> list[tuple[str, str]]:
         ("tasks", f"{state.tasks_done} of {state.tasks} begun"),
         ("failures", failures or "none"),
     ]
+    rows += _node_rows(state.nodes)
     return [*rows, ("now", state.task)] if state.task else rows
+
+
+def _node_rows(nodes: Sequence[NodeReport]) -> list[tuple[str, str]]:
+    """The nodes of each kind, with their trials; and how many are lost or excluded."""
+    rows = []
+    for kind in dict.fromkeys(node.kind for node in nodes if node.state == "measuring"):
+        found = [node for node in nodes if node.kind == kind and node.state == "measuring"]
+        each = ", ".join(f"{node.name} {node.trials}" for node in found[:_MOST_NODES])
+        more = f" and {len(found) - _MOST_NODES} more" if len(found) > _MOST_NODES else ""
+        rows.append(("nodes", f"{len(found)} of kind {kind} ({each}{more})"))
+    gone = {state: sum(node.state == state for node in nodes) for state in ("lost", "excluded")}
+    if any(gone.values()):
+        rows.append(("gone", ", ".join(f"{counted(count, 'node')} {state}" for state, count in gone.items() if count)))
+    return rows
 
 
 def _duration(seconds: float) -> str:

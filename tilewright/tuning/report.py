@@ -21,6 +21,7 @@ __all__ = [
     "ContestReport",
     "DisturbanceReport",
     "NetworkReport",
+    "NodeReport",
     "RaceReport",
     "RuntimeRaceReport",
     "SegmentReport",
@@ -234,6 +235,27 @@ class DisturbanceReport:
     causes: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class NodeReport:
+    """A node of a fleet.
+
+    Attributes:
+        name: of the machine.
+        kind: of the machine: the key of its target.
+        cores: that kernels run on.
+        state: "measuring", "lost" or "excluded".
+        reason: why it is lost or excluded; empty: it measures.
+        trials: candidates that it measured.
+    """
+
+    name: str
+    kind: str
+    cores: int
+    state: str
+    reason: str
+    trials: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class NetworkReport:
     """What :class:`~tilewright.tuning.scheduler.NetworkTuner` did.
@@ -286,6 +308,7 @@ class TuneReport(StartReport, NetworkReport):
         segments: the parts of the network that ONNX Runtime runs, in order.
         verdict: on the best executable.
         buckets: of an executable with several; empty for one.
+        nodes: of the fleet that measured; empty: this machine did.
         budget_plan: the seconds of each step, as planned; see :class:`tilewright.tuning.budget_plan.BudgetPlan`.
     """
 
@@ -313,3 +336,4 @@ class TuneReport(StartReport, NetworkReport):
     final_race: RaceReport | None = None
     runtime_race: RuntimeRaceReport | None = None
     buckets: tuple[BucketReport, ...] = ()
+    nodes: tuple[NodeReport, ...] = ()

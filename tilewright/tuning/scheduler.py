@@ -22,7 +22,7 @@ from tilewright.space.guard import guard_space
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 from tilewright.task import Task
-from tilewright.tuning.context import Scheduling, TuningContext
+from tilewright.tuning.context import HasNodes, Scheduling, TuningContext
 from tilewright.tuning.dealing import Dealer, race_in_parallel
 from tilewright.tuning.progress import TuneState
 from tilewright.tuning.report import NetworkReport
@@ -266,7 +266,7 @@ class NetworkTuner:
             self.curve.append((self._budget.elapsed, latency))
 
     def _update(self, name: str) -> None:
-        begun = [task for task in self._tasks if task.measured or task.rounds]
+        begun, runner = [task for task in self._tasks if task.measured or task.rounds], self._context.runner
         self._budget.progress.update(
             TuneState(
                 remaining=self._budget.remaining_seconds,
@@ -279,6 +279,7 @@ class NetworkTuner:
                 tasks_done=len(begun),
                 tasks=len(self._tasks),
                 tasks_without_success=sum(math.isinf(task.best) for task in begun),
+                nodes=runner.nodes if isinstance(runner, HasNodes) else (),
             )
         )
 

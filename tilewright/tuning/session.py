@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,8 +20,8 @@ from tilewright.frontend.network import Network
 from tilewright.frontend.shapes import ShapeRequest, Shapes, make_request
 from tilewright.graph.buckets import Extracted, extract_buckets
 from tilewright.interrupts import Hold, holding
-from tilewright.measure.pool import LocalPool, PoolStatistics
-from tilewright.measure.runner import NoRunner
+from tilewright.measure.batch import PoolStatistics
+from tilewright.measure.runner import NoRunner, Pool
 from tilewright.methods.default import default, known_beforehand
 from tilewright.methods.method import Method
 from tilewright.records.fallback import FallbackStore, open_for_tuning
@@ -39,7 +39,7 @@ from tilewright.tuning.budget_plan import (
     reference_seconds,
     run_bound,
 )
-from tilewright.tuning.context import TuningContext
+from tilewright.tuning.context import HasNodes, TuningContext, Workplace
 from tilewright.tuning.finish import Finishing, FinishTimes
 from tilewright.tuning.incumbent import build_incumbent
 from tilewright.tuning.report import StartReport, TuneReport
@@ -72,7 +72,7 @@ def tune(
     out: str | Path,
     *,
     budget: Budget | RunningBudget | str,
-    target: str | Target = "native",
+    target: str | Target | Workplace = "native",
     records: str | Path | Store | None = None,
     shapes: ShapeRequest | Shapes | Sequence[Shapes] | None = None,
     seed: int = 0,
@@ -92,7 +92,8 @@ def tune(
         out: the directory to write; replaced if it is there.
         budget: covers everything until the executable is written. A duration as :meth:`Budget.parse` reads it, such as
             "5m"; a :class:`Budget`; or one that was started, which may have somebody to show the progress to.
-        target: what to tune for. ``native:cold`` times candidates with cold caches; their records are kept apart.
+        target: what to tune for, and where. ``native:cold`` times candidates with cold caches; their records are kept
+            apart.
         records: a store, or the file or URL of one; None keeps the measurements in memory only. If the store fails
             while tuning, a note in the report says so. Measurements are then kept in memory, and handed over later if
             the store allows.
@@ -118,10 +119,10 @@ def tune(
         prior, problem = known_beforehand()
         method = default(prior)
         notes += [problem] if problem else []
-    machine = target if isinstance(target, Target) else Target.parse(target)
-    if machine.triple:
+    place = Workplace.of(target)
+    if place.target.triple:
         raise TargetError(
-            f"candidates are timed on this machine, but code for {machine.triple} does not run here; tune there"
+            f"candidates are timed on this machine, but code for {place.target.triple} does not run here; tune there"
         )
     with ExitStack() as ending, ExitStack() as stack:
         store, ours = _open(records)
@@ -129,7 +130,7 @@ def tune(
             stack.callback(store.close)
         # An ending without a kill hands over what the store has refused so far.
         stack.callback(store.settle)
-        session = _Session(Path(out), running, store, method, np.random.default_rng(seed), machine, stack, notes)
+        session = _Session(Path(out), running, store, method, np.random.default_rng(seed), place, stack, notes)
         try:
             session.load(model, make_request(shapes))
         except CheckError as error:
@@ -156,11 +157,11 @@ class _Session:
     store: FallbackStore
     method: Method
     rng: np.random.Generator
-    machine: Target
+    place: Workplace
     stack: ExitStack
     notes: list[str]
     interrupted: bool = False
-    pool: LocalPool | None = None
+    pool: Pool | None = None
     planned: BudgetPlan | None = None
     roofline: Roofline | None = None
     algorithms: list[AlgorithmChoice] = field(default_factory=list)
@@ -172,6 +173,7 @@ class _Session:
     tuned: float = 0.0
 
     def __post_init__(self) -> None:
+        self.machine = self.place.target
         self.aside = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="tilewright-")))
 
     # Load: the network, its tasks, and the incumbent ------------------------------------------------------------------
@@ -198,8 +200,8 @@ class _Session:
         budget, store = self.budget, self.store
         if budget.remaining_seconds >= LEAST_MEASURING:
             # Before the network is read: workers take seconds to start.
-            pool = LocalPool(self.machine, on_measurement=lambda m: store.add([m]))
-            self.pool = self.stack.enter_context(pool)
+            pool = self.place.make_pool(self.machine, lambda m: store.add([m]))
+            self.pool = self.stack.enter_context(closing(pool))
         read = read_buckets(model, request)
         self.network = read.networks[0]
         self.machine = self.machine.with_weights(read.weight_bytes)
@@ -244,7 +246,9 @@ class _Session:
 
     def plan(self) -> None:
         """Divide the budget among the steps that follow, and show how."""
-        self.roofline = None if self.pool is None else measure_roofline(self.machine.cores, self.machine.features)
+        if self.pool is not None:
+            known, machine = self.place.limits, self.machine
+            self.roofline = Roofline.of(known) if known else measure_roofline(machine.cores, machine.features)
         parts = self.extraction.parts
         flop = sum(use.weight * use.task.flop for part in parts for use in part.uses) / len(parts)
         facts = Facts(
@@ -379,6 +383,7 @@ class _Session:
                 interrupted=self.interrupted,
                 published=published,
                 unrecorded=unrecorded,
+                nodes=self.pool.nodes if isinstance(self.pool, HasNodes) else (),
             )
         )
 

@@ -17,6 +17,7 @@ from tilewright.tuning.report import (
     BucketReport,
     CheckReport,
     DisturbanceReport,
+    NodeReport,
     SegmentReport,
     StartReport,
     TuneReport,
@@ -49,6 +50,7 @@ class Outcomes:
         interrupted: whether a signal ended the command.
         published: "tuned", "incumbent" or "earlier".
         unrecorded: measurements that the store did not take.
+        nodes: of the fleet that measured; empty: this machine did.
     """
 
     start: StartReport
@@ -65,6 +67,7 @@ class Outcomes:
     interrupted: bool
     published: str
     unrecorded: int
+    nodes: tuple[NodeReport, ...] = ()
 
 
 def report_session(done: Outcomes) -> TuneReport:
@@ -90,6 +93,7 @@ def report_session(done: Outcomes) -> TuneReport:
         default_tasks=tuple(task.name for task in defaults),
         algorithms=tuple(choice.report() for choice in done.algorithms),
         unrecorded=done.unrecorded,
+        nodes=done.nodes,
         plain_operators=tuple(best.extraction.fallbacks),
         segments=segments,
         worker_peak_bytes=done.statistics.peak_rss,
