@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import re
+import secrets
 import shutil
 import socket
 import tempfile
@@ -54,7 +55,7 @@ def connected(address: str, namespace: str = "") -> Iterator[RayCrew]:
     Args:
         address: ``ray://HOST:PORT``, the port of Ray's client server; ``HOST:PORT``, of a cluster that this machine is
             a node of; ``auto``, the cluster that this machine is a node of, or a new one; ``local``, a new one.
-        namespace: of the actors; by default a new one.
+        namespace: of the actors that another process has started; by default this process starts them.
 
     Raises:
         FleetError: there is no cluster, or it has another version of Ray or Python.
@@ -75,7 +76,7 @@ def connected(address: str, namespace: str = "") -> Iterator[RayCrew]:
         stack.enter_context(_quiet())
         _start(address, namespace or f"tilewright-{uuid.uuid4().hex}", stack)
         stack.callback(ray.shutdown)
-        crew = RayCrew()
+        crew = RayCrew(owner=not namespace)
         stack.callback(crew.close)
         yield crew
 
@@ -90,6 +91,10 @@ def _start(address: str, namespace: str, stack: contextlib.ExitStack) -> None:
                 ray.init("auto", **options)
                 return
         if address in ("auto", "local"):
+            # Whoever starts a cluster may run code on it. So a new one has a token of its own, which only this process and
+            # those that it starts know; Ray itself would write one into the user's home.
+            if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+                stack.enter_context(_environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32)))
             ray.init(
                 "local",
                 num_cpus=wanted_threads(),
@@ -150,14 +155,32 @@ def _directory(stack: contextlib.ExitStack) -> str:
 
 
 @contextlib.contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Ray's log off the terminal, and its warnings, which are for those who write programs for Ray."""
+    """Keep off the terminal what Ray tells those who write programs for it: its log, its warnings, deaths of actors.
+
+    Ray 2.60 prints deaths to the standard output, whatever it is asked to log. The fleet has its own words for them.
+    """
+    from ray._private import worker
+
     logger = logging.getLogger("ray")
-    before = logger.level
+    before, printing = logger.level, getattr(worker, "print_to_stdstream", None)
     logger.setLevel(logging.CRITICAL)
+    worker.print_to_stdstream = lambda *_, **__: None
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"ray(\.|$)")
             yield
     finally:
         logger.setLevel(before)
+        worker.print_to_stdstream = printing

@@ -101,6 +101,8 @@ class Desk:
         self._outboxes: dict[str, _Outbox] = {}
         self._pools: dict[Caches, NodePool] = {}
         self._closed = False
+        self._examining = threading.Lock()
+        self._announcement: Announcement | None = None
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
@@ -110,9 +112,12 @@ class Desk:
         Raises:
             MeasureError: it cannot be examined.
         """
-        target, answer = examine(self._cores)
-        limits = measure_limits(self._cores, target.features)
-        return Announcement(self._name, target, limits, answer, Versions.here())
+        with self._examining:  # several sessions may ask; one examination serves all
+            if self._announcement is None:
+                target, answer = examine(self._cores)
+                limits = measure_limits(self._cores, target.features)
+                self._announcement = Announcement(self._name, target, limits, answer, Versions.here())
+            return self._announcement
 
     def work(self, work: Work) -> None:
         """Take on a work. It is measured after those that came before."""

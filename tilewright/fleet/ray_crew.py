@@ -5,6 +5,8 @@ Ray places the actors, starts those anew that died, and carries the messages.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 import uuid
 from collections.abc import Mapping
@@ -30,6 +32,8 @@ __all__ = ["RayCrew"]
 _LOOK = 2.0
 #: Calls that an actor answers at once: works and cancellations besides questions for news of several sessions.
 _CALLS = 64
+#: A node whose process died so often in a row before it could announce itself is left out: fewer may be accidents.
+_MOST_FAILURES = 4
 
 
 @dataclass
@@ -43,6 +47,8 @@ class _Node:
         joined: whether it has announced itself.
         after: the number of the last entry that has arrived.
         life: of the desk that this entry came from.
+        failures: how often in a row its process died before it had announced itself.
+        again: reading of ``time.monotonic()`` at which it is asked anew after a failure; inf: it is being asked.
     """
 
     name: str
@@ -51,16 +57,22 @@ class _Node:
     joined: bool = False
     after: int = 0
     life: str = ""
+    failures: int = 0
+    again: float = math.inf
 
 
 class RayCrew:
     """The nodes of the cluster that this process is connected to. A :class:`~tilewright.fleet.crew.Crew`.
 
+    Args:
+        owner: whether this process starts the actors. Otherwise another one does, with the same namespace.
+
     Attributes:
         session: names the works of this process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, owner: bool = True) -> None:
+        self._owner = owner
         self.session = uuid.uuid4().hex
         self._nodes: dict[str, _Node] = {}
         self._refs: dict[ObjectRef[object], tuple[str, str]] = {}
@@ -103,9 +115,9 @@ class RayCrew:
         return events
 
     def close(self) -> None:
-        """End the actors, and with them all that they have started."""
+        """End the actors, and with them all that they have started. Those of another owner stay."""
         for node in list(self._nodes):
-            self._forget(node)
+            self._forget(node, kill=self._owner)
 
     # Who is there -----------------------------------------------------------------------------------------------------
 
@@ -115,7 +127,9 @@ class RayCrew:
         self._next_look = time.monotonic() + _LOOK
         try:
             found = {
-                each["NodeID"]: _Node(each["NodeManagerAddress"], int(each["Resources"]["CPU"]))
+                each["NodeID"]: _Node(
+                    f"{each['NodeManagerHostname']}/{each['NodeID'][:6]}", int(each["Resources"]["CPU"])
+                )
                 for each in ray.nodes()
                 if each["Alive"] and each["Resources"].get("CPU", 0) >= 1
             }
@@ -129,28 +143,52 @@ class RayCrew:
             self._events.append(Lost(name, "it has left the cluster"))
         for name in found.keys() - self._nodes.keys() - self._refused:
             self._nodes[name] = found[name]
+            self._ask(name)
+        for name, node in list(self._nodes.items()):
+            if node.again < time.monotonic():
+                node.again = math.inf
+                self._ask(name)
+
+    def _ask(self, name: str) -> None:
+        """Ask a node for what comes next: its versions, then its announcement."""
+        node = self._nodes[name]
+        if node.actor is not None:
+            self._refs[node.actor.hello.remote()] = ("hello", name)
+        elif self._owner:
             self._ask_versions(name)
+        else:
+            self._hire(name)
 
     def _ask_versions(self, name: str) -> None:
         probe = ray.remote(_probe()).options(num_cpus=0, scheduling_strategy=_at(name), max_retries=2)
         self._refs[probe.remote()] = ("versions", name)
 
     def _hire(self, name: str) -> None:
+        """Start the actor of a node, or find the one that the owner has started."""
         node = self._nodes[name]
-        actor = ray.remote(Desk).options(
-            num_cpus=node.cores,
-            max_concurrency=_CALLS,
-            max_restarts=-1,
-            scheduling_strategy=_at(name),
-        )
-        node.actor = actor.remote(node.cores, node.name)
-        self._refs[node.actor.hello.remote()] = ("hello", name)
+        if self._owner:
+            actor = ray.remote(Desk).options(
+                name=f"desk-{name}",
+                num_cpus=node.cores,
+                max_concurrency=_CALLS,
+                max_restarts=-1,
+                scheduling_strategy=_at(name),
+            )
+            node.actor = actor.remote(node.cores, node.name)
+        else:
+            try:
+                node.actor = ray.get_actor(f"desk-{name}")
+            except ValueError:  # not yet
+                node.again = time.monotonic() + _LOOK
+                return
+        self._ask(name)
 
-    def _forget(self, name: str) -> None:
+    def _forget(self, name: str, kill: bool = True) -> None:
         node = self._nodes.pop(name, None)
         self._refs = {ref: asked for ref, asked in self._refs.items() if asked[1] != name}
-        if node is not None and node.actor is not None:
-            ray.kill(node.actor)
+        if node is not None and node.actor is not None and kill:
+            with contextlib.suppress(RayError, ConnectionError):  # it may be gone, and its cluster, too
+                ray.kill(node.actor)
 
     def _actor(self, name: str) -> ActorHandle[Desk] | None:
         node = self._nodes.get(name)
@@ -189,7 +227,7 @@ class RayCrew:
                 node.after, node.life = 0, answer.life
             self._collect(name)
         elif isinstance(answer, Announcement):
-            node.joined = True
+            node.joined, node.failures = True, 0
             self._events.append(Joined(name, answer))
             self._collect(name)
         elif isinstance(answer, Mapping):
@@ -224,12 +262,12 @@ class RayCrew:
             self._events.append(Lost(name, "its process died"))
         node.joined, node.after, node.life = False, 0, ""
         self._refs = {ref: asked for ref, asked in self._refs.items() if asked[1] != name}
-        if asked == "versions" or node.actor is None:
-            self._ask_versions(name)
-        elif getattr(error, "actor_init_failed", False):
-            self._refuse(name, f"it cannot be examined: {_first_line(error)}")
-        else:
-            self._refs[node.actor.hello.remote()] = ("hello", name)
+        node.failures += 1
+        node.again = time.monotonic() + _LOOK
+        if getattr(error, "actor_init_failed", False) or node.failures > _MOST_FAILURES:
+            self._refuse(name, f"its process dies: {_first_line(error)}")
+        elif node.failures > 1:  # Ray has given this actor up
+            node.actor = None
 
 
 def _probe() -> object:

@@ -183,14 +183,18 @@ class FleetRunner:
         """
         while not self._finished and self._batches:
             self._dispatch()
-            for event in self.fleet.events(1.0):
-                if isinstance(event, News):
-                    self._read(event.node, event.report)
-                elif isinstance(event, Lost | Joined):  # one that joins anew has forgotten its works
-                    self._lose(event.node, event.reason if isinstance(event, Lost) else "started anew")
+            self.listen(1.0)
             self._expire()
         done, self._finished = self._finished, []
         return done
+
+    def listen(self, seconds: float) -> None:
+        """Take in what nodes report; wait at most so many seconds for something."""
+        for event in self.fleet.events(seconds):
+            if isinstance(event, News):
+                self._read(event.node, event.report)
+            elif isinstance(event, Lost | Joined):  # one that joins anew has forgotten its works
+                self._lose(event.node)
 
     def cancel(self, ticket: int) -> None:
         """Forget a batch."""
@@ -253,7 +257,7 @@ class FleetRunner:
 
     def _read(self, node: str, report: Report) -> None:
         if self._lives.setdefault(node, report.life) != report.life:
-            self._lose(node, "started anew")
+            self._lose(node)
             self._lives[node] = report.life
         for number, news in report.entries:
             where, chunk = self._sent.get(number, ("", None))
@@ -313,9 +317,9 @@ class FleetRunner:
 
     def _exclude(self, node: str, reason: str) -> None:
         self.fleet.exclude(node, reason)
-        self._lose(node, reason)
+        self._lose(node)
 
-    def _lose(self, node: str, reason: str) -> None:
+    def _lose(self, node: str) -> None:
         """Give the works of a node to others, without what it had reported."""
         lost = [number for number, (where, _) in self._sent.items() if where == node]
         for number in reversed(lost):

@@ -1,0 +1,202 @@
+"""Candidates on the nodes of a fleet: whose they are, and what becomes of them when nodes go, come, or lie."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.fleet.here import HereCrew, announce, configs, keys, space_named, toy_fleet
+from tests.tuning.replay import TARGET, Use, task
+from tilewright.errors import FleetError, MeasureError
+from tilewright.fleet.canary import CanaryAnswer
+from tilewright.fleet.fleet import Fleet
+from tilewright.fleet.runner import FleetRunner
+from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.measure.runner import Job, ParallelRunner, Racer
+from tilewright.methods.autotvm import quick
+from tilewright.records.memory import MemoryStore
+from tilewright.records.store import Query
+from tilewright.space.configs import Configs
+from tilewright.target import Target
+from tilewright.task import Task
+from tilewright.tuning.budget import Budget
+from tilewright.tuning.context import Scheduling, TuningContext
+from tilewright.tuning.scheduler import NetworkTuner
+
+
+def soon() -> float:
+    return time.monotonic() + 60.0
+
+
+def measure(runner: FleetRunner, rows: Configs, key: str = "a", deadline: float | None = None) -> list[Measurement]:
+    return runner.measure(space_named(key), rows, math.inf, soon() if deadline is None else deadline)
+
+
+def test_a_batch_is_shared_by_the_nodes_and_comes_back_in_order() -> None:
+    told: list[Measurement] = []
+    with toy_fleet("one", "two") as (fleet, crew):
+        runner = FleetRunner(TARGET, fleet, told.append)
+        assert isinstance(runner, ParallelRunner)
+        assert isinstance(runner, Racer)
+        measured = measure(runner, configs(40))
+        assert keys(measured) == [tuple(row) for row in configs(40).tolist()]
+        assert Counter(m.outcome for m in measured) == {Outcome.OK: 36, Outcome.RUN_CRASHED: 4}
+        assert {m.anchor for m in measured} == {1e-3}  # what the pool knew only in the end
+        assert sorted(keys(told)) == sorted(keys(measured))
+        assert all(pool.asked for pool in crew.pools.values())
+        assert sum(node.trials for node in runner.nodes) == runner.statistics.measured == 40
+        assert measure(runner, configs(0)) == []
+        assert measure(runner, configs(8), deadline=time.monotonic() - 1.0) == []
+
+
+def test_a_race_stays_on_one_node() -> None:
+    with toy_fleet("one", "two") as (fleet, crew):
+        runner = FleetRunner(TARGET, fleet)
+        assert len(runner.race(space_named("a"), configs(8), soon())) == 8
+        assert len(crew.pools) == 1
+
+
+def test_several_batches_go_on_at_once() -> None:
+    with toy_fleet("one", "two") as (fleet, _):
+        runner = FleetRunner(TARGET, fleet)
+        assert (runner.machines, runner.slots) == (2, 4)
+        for ticket in range(4):
+            runner.submit(ticket, Job(space_named(f"task{ticket}"), configs(5, ticket), math.inf, soon()))
+        done: dict[int, list[Measurement]] = {}
+        while len(done) < 4:
+            done |= dict(runner.finished())
+        assert {ticket: {m.task for m in measured} for ticket, measured in done.items()} == {
+            ticket: {f"task{ticket}"} for ticket in range(4)
+        }
+
+
+def test_a_lost_node_costs_what_was_in_flight() -> None:
+    told: list[Measurement] = []
+    lines: list[str] = []
+    with toy_fleet("steady", told=lines) as (fleet, crew):
+        crew.join("shaky", free=3)
+        fleet.events(0.0)
+        runner = FleetRunner(TARGET, fleet, told.append)
+        runner.submit(1, Job(space_named("a"), configs(32), math.inf, soon()))
+        while fleet.members["shaky"].trials < 3:
+            runner.listen(0.05)
+        crew.lose("shaky")
+        measured = dict(runner.finished())[1]
+        assert len(measured) == 32
+        assert max(Counter(keys(told)).values()) == 1  # none is lost, none doubled
+        assert len(told) == 32
+        assert [node.state for node in runner.nodes] == ["measuring", "lost"]
+        assert lines[-1] == "node shaky is lost (its plug was pulled); 1 node of its kind left"
+
+
+def test_nodes_join_while_it_measures() -> None:
+    with toy_fleet("one") as (fleet, crew):
+        runner = FleetRunner(TARGET, fleet)
+        assert len(measure(runner, configs(4))) == 4
+        crew.join("late")
+        crew.join("other", replace(TARGET, machine="another"))
+        assert len(measure(runner, configs(4))) == 4
+        measure(runner, configs(40))
+        assert set(crew.pools) == {"one", "late"}  # the third is of another kind
+        crew.lose("one")
+        crew.lose("late")
+        threading.Timer(0.3, crew.join, ("spare",)).start()
+        assert len(measure(runner, configs(8))) == 8
+
+
+def test_impossible_times_exclude_a_node() -> None:
+    told: list[Measurement] = []
+    lines: list[str] = []
+    with toy_fleet("honest", told=lines) as (fleet, crew):
+        crew.join("liar", factor=1e-3)
+        measured = measure(FleetRunner(TARGET, fleet, told.append), configs(40))
+        assert {m.seconds for m in measured if m.ok} == {1e-3}
+        assert sorted(keys(told)) == sorted(keys(measured))
+        assert len(measured) == 40
+        assert fleet.members["liar"].state == "excluded"
+        assert "node liar is excluded: its times are impossible: 1 us for the task a" in lines[-1]
+
+
+def test_a_node_that_cannot_measure_is_excluded() -> None:
+    lines: list[str] = []
+    with toy_fleet("one", told=lines) as (fleet, crew):
+        crew.join("bad", broken="measuring needs worker processes, but none can be started")
+        assert len(measure(FleetRunner(TARGET, fleet), configs(40))) == 40
+        assert "node bad is excluded: it cannot measure: measuring needs worker processes" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"canary": CanaryAnswer(np.zeros((96, 96), dtype=np.float32), 1.0)}, "it computes wrong results"),
+        ({"canary": CanaryAnswer(announce("x").canary.product, 1e-9)}, "its times are impossible"),
+    ],
+)
+def test_a_canary_finds_a_node_that_lies(changed: dict[str, object], message: str) -> None:
+    crew = HereCrew()
+    crew.join("honest")
+    crew.join("liar", announcement=announce("liar", **changed))  # type: ignore[arg-type]
+    with pytest.raises(FleetError, match=f"node liar cannot take part: {message}"):
+        Fleet(crew).gather()
+    crew.close()
+
+
+def test_a_fleet_without_nodes_is_an_error() -> None:
+    with toy_fleet() as (fleet, _), pytest.raises(FleetError, match="needs a node that measures"):
+        fleet.gather(first=0.05)
+
+
+def test_a_deserted_runner_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tilewright.fleet.runner._DESERTED", 0.1)
+    with toy_fleet("one") as (fleet, crew):
+        crew.lose("one")
+        with pytest.raises(MeasureError, match="needs a node of kind znver3-2x"):
+            measure(FleetRunner(TARGET, fleet), configs(4), deadline=math.inf)
+
+
+def test_a_network_is_tuned_on_all_nodes_within_its_trials() -> None:
+    store = MemoryStore()
+    with toy_fleet("one", "two", "three") as (fleet, crew):
+        runner = FleetRunner(TARGET, fleet, lambda m: store.add([m]))
+        tuner = NetworkTuner(
+            [Use(task(key)) for key in ("a", "b")],
+            TuningContext(TARGET, runner, store, Budget(trials=150).start(), np.random.default_rng(0)),
+            method=replace(quick(), sharing=None),
+            scheduling=Scheduling(),
+            make_space=lambda task, target: space_named(task.key),
+        )
+        tuner.run(finalists=2)
+        assert tuner.trials == 150
+        assert len(crew.pools) == 3
+        found = Counter(m.config for m in store.scan(Query(task="a")))
+        assert len(list(store.scan(Query()))) == 150 + tuner.remeasured
+        assert sum(count > 1 for count in found.values()) <= 3  # the finalists alone
+
+
+def test_an_interrupt_keeps_what_was_measured() -> None:
+    store = MemoryStore()
+    with toy_fleet("one", "two") as (fleet, _):
+
+        def add(measurement: Measurement) -> None:
+            store.add([measurement])
+            if len(list(store.scan(Query()))) == 20:
+                raise KeyboardInterrupt
+
+        def make_space(task: Task, target: Target) -> object:
+            return space_named(task.key)
+
+        tuner = NetworkTuner(
+            [Use(task(key)) for key in ("a", "b", "c")],
+            TuningContext(TARGET, FleetRunner(TARGET, fleet, add), store, Budget(trials=150).start(), np.random.default_rng(0)),
+            method=replace(quick(), sharing=None),
+            make_space=make_space,  # type: ignore[arg-type]
+        )
+        tuner.run()
+        assert tuner.interrupted
+        assert tuner.trials == 20
