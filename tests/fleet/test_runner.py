@@ -23,8 +23,6 @@ from tilewright.methods.autotvm import quick
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query
 from tilewright.space.configs import Configs
-from tilewright.target import Target
-from tilewright.task import Task
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.context import Scheduling, TuningContext
 from tilewright.tuning.scheduler import NetworkTuner
@@ -181,21 +179,19 @@ def test_a_network_is_tuned_on_all_nodes_within_its_trials() -> None:
 
 def test_an_interrupt_keeps_what_was_measured() -> None:
     store = MemoryStore()
+
+    def add(measurement: Measurement) -> None:
+        store.add([measurement])
+        if len(list(store.scan(Query()))) == 20:
+            raise KeyboardInterrupt
+
     with toy_fleet("one", "two") as (fleet, _):
-
-        def add(measurement: Measurement) -> None:
-            store.add([measurement])
-            if len(list(store.scan(Query()))) == 20:
-                raise KeyboardInterrupt
-
-        def make_space(task: Task, target: Target) -> object:
-            return space_named(task.key)
-
+        runner = FleetRunner(TARGET, fleet, add)
         tuner = NetworkTuner(
             [Use(task(key)) for key in ("a", "b", "c")],
-            TuningContext(TARGET, FleetRunner(TARGET, fleet, add), store, Budget(trials=150).start(), np.random.default_rng(0)),
+            TuningContext(TARGET, runner, store, Budget(trials=150).start(), np.random.default_rng(0)),
             method=replace(quick(), sharing=None),
-            make_space=make_space,  # type: ignore[arg-type]
+            make_space=lambda task, target: space_named(task.key),
         )
         tuner.run()
         assert tuner.interrupted

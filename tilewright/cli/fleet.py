@@ -1,22 +1,42 @@
-"""The options of ``tilewright tune`` for many machines."""
+"""``tilewright tune`` on many machines: its options, and several models or kinds of machine in one command."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias, cast
 
 import typer
 
+from tilewright.cli.boundary import write_json
+from tilewright.cli.options import check_machine, check_model, check_out, records_place
 from tilewright.errors import TilewrightError
+from tilewright.interrupts import exit_code
+from tilewright.jsonable import to_json, to_json_object
+from tilewright.measure.process import ChildProcess, Lost
 
 if TYPE_CHECKING:
+    from tilewright.cli.tuning import TuneOptions
+    from tilewright.fleet.fleet import Fleet
     from tilewright.target import Caches
     from tilewright.tuning.context import Workplace
     from tilewright.tuning.progress import Progress
+    from tilewright.tuning.report import TuneReport
 
-__all__ = ["FleetOption", "KindOption", "check_fleet", "fleet_place"]
+__all__ = ["Cluster", "FleetOption", "KindOption", "ModelsArgument", "check_fleet", "tune_several"]
 
+ModelsArgument: TypeAlias = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="MODEL", help="The model: an ONNX file, or a .pt2 file of torch.export.save. With --fleet also several."
+    ),
+]
 FleetOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
@@ -29,41 +49,200 @@ KindOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KIND",
-        help="With --fleet: the kind of machine to tune for, such as znver4-8x (the beginning suffices); several: an "
-        "executable for each. By default all kinds of the fleet.",
+        help="With --fleet: the kind of machine to tune for, such as znver4-8x (the beginning suffices), or all; "
+        "several make an executable for each. Needed where the fleet has several kinds.",
     ),
 ]
+#: Seconds between two lines of progress of a model.
+_EVERY = 5.0
 
 
-def check_fleet(address: str | None, kinds: list[str] | None) -> None:
+@dataclass(frozen=True)
+class Cluster:
+    """Whose machines measure.
+
+    Attributes:
+        address: of the cluster; empty: this machine measures.
+        kinds: of machines; empty: the only one that there is.
+        namespace: of the nodes' actors that another process has started; empty: this one starts them.
+    """
+
+    address: str
+    kinds: tuple[str, ...] = ()
+    namespace: str = ""
+
+    @contextmanager
+    def place(self, target: str, progress: Progress) -> Iterator[str | Workplace]:
+        """Where a command tunes: on this machine, or on the nodes of one kind.
+
+        Raises:
+            FleetError: there is no cluster, or none of its nodes can measure what is wanted.
+            MissingExtraError: Ray is not installed.
+        """
+        if not self.address:
+            yield target
+            return
+        from tilewright.fleet.cluster import connected
+        from tilewright.fleet.fleet import Fleet
+        from tilewright.fleet.place import choose_kinds, workplace_of
+
+        with connected(self.address, self.namespace) as crew:
+            fleet = Fleet(crew, lambda line: progress.announce([line]))
+            fleet.gather()
+            kind = choose_kinds(fleet, self.kinds)[0]
+            yield workplace_of(fleet, kind, cast("Caches", target.partition(":")[2] or "warm"))
+
+
+def check_fleet(address: str | None, kinds: Sequence[str] | None, models: Sequence[Path], target: str) -> None:
     """Refuse options that cannot go together, before anything is imported.
 
     Raises:
-        TilewrightError: there are kinds without a fleet.
+        TilewrightError: there are kinds or several models without a fleet, or a target that no fleet has.
         FleetError: the address has not the form of one.
     """
     if address is None:
         if kinds:
             raise TilewrightError("--kind chooses among the machines of a fleet, but there is no --fleet; name one")
+        if len(models) > 1:
+            raise TilewrightError(
+                f"without --fleet one model is tuned at a time, but these are {len(models)}; tune them one by one, or "
+                "add --fleet local"
+            )
         return
     from tilewright.fleet.cluster import check_address
 
     check_address(address)
+    if target.partition(":")[0] != "native":
+        raise TilewrightError(f"a fleet tunes for the machines that it has, but --target is {target!r}; use --kind")
 
 
-@contextmanager
-def fleet_place(address: str, kinds: list[str] | None, target: str, progress: Progress) -> Iterator[Workplace]:
-    """The nodes of one kind, as the place where a command tunes.
+@dataclass
+class _Job:
+    """One model for one kind of machine, in a process of its own."""
+
+    options: TuneOptions
+    kind: str
+    process: ChildProcess
+    report: TuneReport | None = None
+    error: tuple[str, str] | None = None
+    shown: str = ""
+    next: float = 0.0
+    told: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return f"{self.options.model.stem} for {self.kind}"
+
+    @property
+    def ended(self) -> bool:
+        return self.report is not None or self.error is not None
+
+
+def tune_several(
+    options: TuneOptions, models: Sequence[Path], out: Path | None, cluster: Cluster, json_file: Path | None
+) -> None:
+    """Tune several models, or for several kinds of machine, at once. Each has its budget and its executable.
+
+    Args:
+        options: what is asked for each.
+        models: their files.
+        out: the directory for the directories of the executables; None: the current one.
+        cluster: whose machines measure.
+        json_file: gets the reports.
 
     Raises:
-        FleetError: there is no cluster, or none of its nodes can measure what is wanted.
-        MissingExtraError: Ray is not installed.
+        TilewrightError: bad input, before anything is tuned.
+        Exit: a model could not be tuned, or there was an interrupt.
     """
-    kind, _, caches = target.partition(":")
-    if kind != "native":
-        raise TilewrightError(f"a fleet tunes for the machines that it has, but --target is {target!r}; leave it out")
-    from tilewright.fleet.place import fleet_workplace
+    for model in models:
+        check_model(model)
+    check_machine()
+    options = replace(options, records=str(records_place(options.records)))
+    from tilewright.fleet.cluster import connected, joining
+    from tilewright.fleet.fleet import Fleet
+    from tilewright.fleet.place import check_here, choose_kinds
+    from tilewright.records.fallback import open_for_tuning
 
-    how = cast("Caches", caches or "warm")
-    with fleet_workplace(address, kinds[0] if kinds else None, how, lambda line: progress.announce([line])) as place:
-        yield place
+    with ExitStack() as stack:
+        open_for_tuning(str(options.records)).close()  # its errors come before anything is tuned
+        crew = stack.enter_context(connected(cluster.address))
+        fleet = Fleet(crew, lambda line: typer.echo(line, err=True))
+        fleet.gather()
+        kinds = choose_kinds(fleet, cluster.kinds)
+        for kind in kinds:
+            check_here(fleet.kinds[kind])
+        jobs = []
+        address, namespace = joining(cluster.address)
+        for model, kind in [(model, kind) for model in models for kind in kinds]:
+            place = (out or Path()) / (f"{model.stem}-tuned" + (f"-{kind}" if len(kinds) > 1 else ""))
+            check_out(place)
+            asked = replace(options, model=model, out=place)
+            process = ChildProcess("tuning several models needs processes", "tilewright.cli.fleet_job")
+            stack.callback(process.kill)
+            process.send((asked, Cluster(address, (kind,), namespace)))
+            jobs.append(_Job(asked, kind, process))
+        interrupted = _follow(jobs, fleet)
+    _conclude(jobs, fleet, json_file)
+    if interrupted:
+        raise typer.Exit(exit_code())
+
+
+def _follow(jobs: Sequence[_Job], fleet: Fleet) -> bool:
+    """Show how the jobs go until all have ended. Returns whether they were interrupted."""
+    interrupts = 0
+    while not all(job.ended for job in jobs):
+        try:
+            fleet.events(0.2)
+            for job in jobs:
+                while not job.ended and job.process.connection.poll(0):
+                    _take(job, job.process.receive(), fleet)
+        except KeyboardInterrupt:  # each job ends as a command of its own does
+            interrupts += 1
+            for job in jobs:
+                if not job.ended:
+                    os.kill(job.process.pid, signal.SIGINT)
+            if interrupts > 1:
+                raise
+    return interrupts > 0
+
+
+def _take(job: _Job, message: object, fleet: Fleet) -> None:
+    """Take in what a job says."""
+    if isinstance(message, Lost):
+        job.error = ("MeasureError", f"its process ended: {message.reason}")
+        return
+    assert isinstance(message, tuple)
+    what, value = message
+    if what == "report":
+        job.report, job.told = value
+    elif what == "error":
+        job.error = value
+    elif what == "lines":
+        for line in value:
+            typer.echo(f"{job.name}: {line}", err=True)
+    else:
+        line, excluded = value
+        for name, reason in excluded:  # one job has found out; the others must not trust the node either
+            fleet.exclude_named(name, reason)
+        if time.monotonic() >= job.next:
+            job.next = time.monotonic() + _EVERY
+            typer.echo(f"{job.name}: {line}", err=True)
+
+
+def _conclude(jobs: Sequence[_Job], fleet: Fleet, json_file: Path | None) -> None:
+    """Report, and exit with 2 if a model could not be tuned for bad input, with 1 for wrong outputs."""
+    from tilewright.cli.tune import summary
+
+    reports = []
+    for job in jobs:
+        about = {"file": str(job.options.model), "kind": job.kind, "out": str(job.options.out)}
+        if job.report is not None:
+            typer.echo(f"{job.name}:\n{summary(job.report, job.options.out, told=job.told)}\n")
+            reports.append({**about, **to_json_object(job.report)})
+        elif job.error is not None:
+            typer.echo(f"error: {job.name}: {job.error[1]}", err=True)
+            reports.append({**about, "error": {"type": job.error[0], "message": job.error[1]}})
+    write_json(json_file, json.loads(json.dumps({"models": reports, "nodes": to_json(fleet.report())})))
+    errors = [job.error for job in jobs if job.error is not None]
+    if errors:
+        raise typer.Exit(1 if any(kind == "CheckError" for kind, _ in errors) else 2)

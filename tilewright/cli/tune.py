@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,22 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tilewright.cli.boundary import command, write_json
-from tilewright.cli.fleet import FleetOption, KindOption, check_fleet, fleet_place
+from tilewright.cli.fleet import Cluster, FleetOption, KindOption, ModelsArgument, check_fleet, tune_several
 from tilewright.cli.inputs import FixOption, SampleOption, ShapeOption, WeightOption, make_shape_request
 from tilewright.cli.options import (
     JsonOption,
-    ModelArgument,
     RecordsOption,
     TargetOption,
-    begin_reading,
     check_machine,
     check_model,
     check_out,
     check_target,
-    records_place,
 )
 from tilewright.cli.text import milliseconds
-from tilewright.errors import TilewrightError
+from tilewright.cli.tuning import GO_ON, MethodNames, TuneOptions, check_sharing, run_tuning
 from tilewright.executable.replacing import reserve_out
 from tilewright.interrupts import exit_code, holding
 from tilewright.jsonable import to_json_object
@@ -37,14 +32,10 @@ from tilewright.tuning.budget import Budget
 from tilewright.wording import counted
 
 if TYPE_CHECKING:
-    from tilewright.methods.method import Method
-    from tilewright.tuning.context import Workplace
     from tilewright.tuning.report import TuneReport
 
 __all__ = ["tune"]
 
-#: The names of the policies of sharing.
-SHARING = ("own", "published", "none")
 #: The executable that an interrupted command leaves, by ``published`` of its report.
 _PUBLISHED = {
     "tuned": "{out} holds the tuned executable, with the best schedules found so far",
@@ -53,12 +44,11 @@ _PUBLISHED = {
 }
 #: A command reports a time above this multiple of its budget.
 _OVER = 1.05
-_GO_ON = "the measurements are in the records, and the same command goes on from them"
 
 
 @command
 def tune(
-    model: ModelArgument,
+    model: ModelsArgument,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -119,92 +109,46 @@ def tune(
     json_file: JsonOption = None,
 ) -> None:
     """Tune MODEL for this machine and write an executable. Ctrl-C keeps all measurements and still writes one."""
-    from tilewright.cli import BEGAN
-
     # Cheap checks come before the import of the compiler, which takes seconds.
     if budget is None and trials is None:
         budget = "5m"
-    limits = Budget(None, trials) if budget is None else Budget.parse(budget, trials)
-    out = out or Path(f"{model.stem}-tuned")
+    options = TuneOptions(
+        model=model[0],
+        out=out or Path(f"{model[0].stem}-tuned"),
+        budget=Budget(None, trials) if budget is None else Budget.parse(budget, trials),
+        target=target,
+        records=records,
+        seed=seed,
+        names=MethodNames(method, searcher, sampler, cost_model, sharing),
+        verbose=verbose,
+    )
     check_target(target)
-    if sharing is not None and sharing not in SHARING:
-        raise TilewrightError(f"--sharing is one of {', '.join(SHARING)}, but this is {sharing!r}; correct it")
-    request = make_shape_request(shape, sample, fix, weight)
-    check_fleet(fleet, kind)
-    check_model(model)
+    check_sharing(sharing)
+    options = replace(options, request=make_shape_request(shape, sample, fix, weight))
+    check_fleet(fleet, kind, model, target)
+    if len(model) > 1 or len(kind or []) > 1 or kind == ["all"]:
+        tune_several(options, model, out, Cluster(fleet or "", tuple(kind or ())), json_file)
+    else:
+        _tune_one(options, Cluster(fleet or "", tuple(kind or ())), json_file)
+
+
+def _tune_one(options: TuneOptions, cluster: Cluster, json_file: Path | None) -> None:
+    """Tune one model on this machine, or on the machines of one kind."""
+    from tilewright.cli import BEGAN
+
+    out = options.out
+    check_model(options.model)
     check_out(out)
     check_machine()
     with ExitStack() as ending, ExitStack() as stack:
         stack.enter_context(reserve_out(out))
         stack.enter_context(scratch())
-        how = _share(_method(method, searcher, sampler, cost_model), sharing)
-        place = records_place(records)
-        reading = stack.enter_context(begin_reading(model, request))
-        from tilewright.records.fallback import open_for_tuning
-
-        store = open_for_tuning(place, tell=lambda note: print(note, file=sys.stderr))
-        stack.callback(store.close)
-        from tilewright.tuning.progress import progress_for
-        from tilewright.tuning.session import tune as run_session
-
-        progress, began = progress_for(verbose=verbose), BEGAN
-        place: str | Workplace = target
-        if fleet is not None:
-            place = stack.enter_context(fleet_place(fleet, kind, target, progress))
-            began = time.monotonic()  # the budget is for tuning, not for waiting for nodes
-        try:
-            result = run_session(
-                reading,
-                out,
-                budget=limits.start(began=began, progress=progress),
-                target=place,
-                records=store,
-                shapes=request,
-                seed=seed,
-                method=how,
-            )
-        except KeyboardInterrupt:  # an interrupt before there was an executable, or a second interrupt
-            earlier = "; {out} still holds the earlier one, untouched" if (out / "manifest.json").is_file() else ""
-            go_on = "" if store.kept else f"; {_GO_ON}"
-            print(f"no executable was written{earlier.format(out=out)}{go_on}", file=sys.stderr)
-            raise
+        result, told = run_tuning(options, cluster, stack, BEGAN)
         ending.enter_context(holding())  # the work is done: only the report and the cleaning up are left
         write_json(json_file, to_json_object(result.report))
-        print(summary(result.report, out, told=store.notes))
+        print(summary(result.report, out, told=told))
     if result.report.interrupted:
         raise typer.Exit(exit_code())
-
-
-def _method(name: str | None, searcher: str | None, sampler: str | None, cost_model: str | None) -> Method:
-    """The method of the search, by the names and the file that the command was given."""
-    if name is not None and (searcher is not None or sampler is not None):
-        raise TilewrightError(
-            "--method names a whole system, and --searcher and --sampler its parts, but this command has both; "
-            "leave one of them out"
-        )
-
-    from tilewright.methods.default import known_beforehand
-    from tilewright.methods.parts import DEFAULT_SEARCHER, combine
-    from tilewright.methods.registry import METHODS, make_method
-
-    if name is not None and name not in METHODS:
-        raise TilewrightError(f"a method is one of {', '.join(METHODS)}, but this is {name!r}; correct --method")
-    # The published systems have no prior unless the command names one.
-    alone = cost_model == "none" or (cost_model is None and name not in (None, "default"))
-    prior, problem = (None, "") if alone else known_beforehand(Path(cost_model) if cost_model else None)
-    if problem:
-        print(problem, file=sys.stderr)
-    if searcher is not None or sampler is not None:
-        return combine(searcher or DEFAULT_SEARCHER, sampler or "top", prior=prior)
-    return make_method(name or "default", prior)
-
-
-def _share(method: Method, name: str | None) -> Method:
-    """The method with another way of sharing, by the name that the command was given; None: as it is."""
-    from tilewright.share.policy import Sharing
-
-    policies = {"own": Sharing(), "published": Sharing.published(), "none": None}
-    return method if name is None else replace(method, sharing=policies[name])
 
 
 def summary(report: TuneReport, out: Path, told: Sequence[str] = ()) -> str:
@@ -221,7 +165,7 @@ def summary(report: TuneReport, out: Path, told: Sequence[str] = ()) -> str:
             f"timed again: {disturbance.remeasured}"
         )
     if report.interrupted:
-        lines.append("interrupted" if report.unrecorded else f"interrupted; {_GO_ON}")
+        lines.append("interrupted" if report.unrecorded else f"interrupted; {GO_ON}")
         lines.append(_PUBLISHED[report.published].format(out=out))
     if report.before_seconds and report.after_seconds:
         lines.append(

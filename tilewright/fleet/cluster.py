@@ -24,12 +24,16 @@ from tilewright.tvm_compat import wanted_threads
 if TYPE_CHECKING:
     from tilewright.fleet.ray_crew import RayCrew
 
-__all__ = ["check_address", "connected"]
+__all__ = ["check_address", "connected", "joining"]
 
 #: Seconds within which the head of a cluster takes a connection.
 _CONNECT = 5.0
 #: What Ray is told before it is imported: no usage statistics, and no accelerators, which are not asked for.
-_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_enable_metrics_collection": "0"}
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_enable_metrics_collection": "0",
+}
 #: Bytes of shared memory of a cluster that is started here. Works and news are small and need none.
 _OBJECT_STORE = 80 << 20
 #: The longest path of a Unix socket in bytes, less what Ray appends to its directory.
@@ -81,6 +85,14 @@ def connected(address: str, namespace: str = "") -> Iterator[RayCrew]:
         yield crew
 
 
+def joining(address: str) -> tuple[str, str]:
+    """The address and the namespace by which other processes of this machine join this one's connection."""
+    import ray
+
+    context = ray.get_runtime_context()
+    return (address if address.startswith("ray://") else str(context.gcs_address)), str(context.namespace)
+
+
 def _start(address: str, namespace: str, stack: contextlib.ExitStack) -> None:
     import ray
 
@@ -91,8 +103,8 @@ def _start(address: str, namespace: str, stack: contextlib.ExitStack) -> None:
                 ray.init("auto", **options)
                 return
         if address in ("auto", "local"):
-            # Whoever starts a cluster may run code on it. So a new one has a token of its own, which only this process and
-            # those that it starts know; Ray itself would write one into the user's home.
+            # Who can speak to a cluster can run code on it. So a new one has a token of its own, which only this
+            # process and those that it starts know; Ray itself would write one into the user's home.
             if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
                 stack.enter_context(_environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32)))
             ray.init(

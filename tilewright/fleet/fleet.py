@@ -47,6 +47,11 @@ class Member:
         """Its kind of machine; empty: not known."""
         return "" if self.announcement is None else self.announcement.kind
 
+    @property
+    def cores(self) -> int:
+        """The cores that kernels run on; 0: not known."""
+        return 0 if self.announcement is None else self.announcement.target.cores
+
 
 class Fleet:
     """The nodes that take part in a command.
@@ -124,10 +129,8 @@ class Fleet:
 
     def report(self) -> tuple[NodeReport, ...]:
         """All nodes that ever took part."""
-        return tuple(
-            NodeReport(m.name, m.kind, 0 if m.announcement is None else m.announcement.target.cores, m.state, m.reason, m.trials)
-            for m in self.members.values()
-        )
+        members = self.members.values()
+        return tuple(NodeReport(m.name, m.kind, m.cores, m.state, m.reason, m.trials) for m in members)
 
     def exclude(self, node: str, reason: str) -> None:
         """Have nothing more to do with a node."""
@@ -135,6 +138,12 @@ class Fleet:
         member.state, member.reason = "excluded", reason
         self.crew.dismiss(node)
         self.tell(f"node {member.name} is excluded: {reason}")
+
+    def exclude_named(self, name: str, reason: str) -> None:
+        """Exclude the node that has a name, unless it is excluded."""
+        for node, member in self.members.items():
+            if member.name == name and member.state != "excluded":
+                self.exclude(node, reason)
 
     def _note(self, event: Event) -> bool:
         """Take an event into account. Returns whether it concerns a node that takes part."""

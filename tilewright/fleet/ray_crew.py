@@ -241,8 +241,8 @@ class RayCrew:
             theirs = f"Tilewright {found['tilewright'] or 'none'} on Python {found['python']}"
             self._refuse(
                 name,
-                f"the head has Tilewright {ours.tilewright} on Python {ours.python}, but the node has {theirs}; install "
-                f"'tilewright[fleet]=={ours.tilewright}' there, and start its node anew",
+                f"the head has Tilewright {ours.tilewright} on Python {ours.python}, but the node has {theirs}; "
+                f"install 'tilewright[fleet]=={ours.tilewright}' there, and start its node anew",
             )
 
     def _collect(self, name: str) -> None:

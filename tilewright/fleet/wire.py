@@ -1,7 +1,7 @@
 """What the head of a fleet and its nodes send each other: plain data.
 
-    Work    -> entries of a Report: each measurement as it is made, then Done
-    hello   -> Announcement
+Work    -> entries of a Report: each measurement as it is made, then Done
+hello   -> Announcement
 """
 
 from __future__ import annotations

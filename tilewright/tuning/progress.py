@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-__all__ = ["PlainProgress", "Progress", "RichProgress", "SilentProgress", "TuneState", "progress_for"]
+__all__ = ["PlainProgress", "Progress", "RichProgress", "SilentProgress", "TuneState", "describe_state", "progress_for"]
 
 #: The nodes of a kind that are shown with their trials.
 _MOST_NODES = 6
@@ -137,8 +137,7 @@ class PlainProgress:
     def _write(self, state: TuneState) -> None:
         self._next = self._clock() + self._interval
         self._hidden = None
-        parts = [f"{name} {value}" for name, value in _rows(state, 0.0)]
-        print("; ".join(parts), file=self._stream, flush=True)
+        print(describe_state(state), file=self._stream, flush=True)
 
 
 class RichProgress:
@@ -208,6 +207,11 @@ def progress_for(stream: TextIO | None = None, verbose: bool = False) -> Progres
     from rich.console import Console
 
     return RichProgress(Console(file=stream), verbose=verbose)
+
+
+def describe_state(state: TuneState) -> str:
+    """A state in one line."""
+    return "; ".join(f"{name} {value}" for name, value in _rows(state, 0.0))
 
 
 def _rows(state: TuneState, passed: float) -> list[tuple[str, str]]:

@@ -12,8 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-import numpy as np
-
 from tilewright.errors import SpaceError
 from tilewright.measure.runner import ParallelRunner
 from tilewright.methods.default import default
