@@ -16,7 +16,7 @@ from tilewright.measure.isolated_call import IsolatedCall
 from tilewright.measure.limits import Limits
 from tilewright.target import Target
 
-__all__ = ["CanaryAnswer", "examine", "find_fault"]
+__all__ = ["CanaryAnswer", "examine", "find_fault", "known_product"]
 
 #: Extent of the product: its 2 * 96**3 operations take at least 5 us on any core, which a clock resolves.
 _EXTENT = 96
@@ -61,8 +61,7 @@ def find_fault(answer: CanaryAnswer, limits: Limits) -> str:
         answer: of the node.
         limits: of its kind of machine.
     """
-    a, b = _operands()
-    error = float(np.max(np.abs(answer.product - a.astype(np.float64) @ b.astype(np.float64))))
+    error = float(np.max(np.abs(answer.product - known_product())))
     if not error <= _ERROR:  # nan is wrong, too
         return f"it computes wrong results: the known matrix product differs by {error:.3g}"
     least = 2 * _EXTENT**3 / limits.peak / 2
@@ -72,6 +71,12 @@ def find_fault(answer: CanaryAnswer, limits: Limits) -> str:
             f"machine needs at least {1e6 * least:.3g} us"
         )
     return ""
+
+
+def known_product() -> NDArray[np.float64]:
+    """What a node must compute, ``(extent, extent)``."""
+    a, b = _operands()
+    return a.astype(np.float64) @ b.astype(np.float64)
 
 
 def _operands() -> tuple[NDArray[np.float32], NDArray[np.float32]]:

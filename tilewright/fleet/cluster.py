@@ -12,10 +12,12 @@ import re
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 import uuid
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from tilewright.errors import FleetError, MissingExtraError
@@ -24,7 +26,7 @@ from tilewright.tvm_compat import wanted_threads
 if TYPE_CHECKING:
     from tilewright.fleet.ray_crew import RayCrew
 
-__all__ = ["check_address", "connected", "joining"]
+__all__ = ["check_address", "connected", "joining", "translate"]
 
 #: Seconds within which the head of a cluster takes a connection.
 _CONNECT = 5.0
@@ -43,13 +45,19 @@ _RULE = "--fleet is ray://HOST:10001, HOST:6379, auto or local"
 
 
 def check_address(address: str) -> None:
-    """Refuse a text that is no address of a cluster, before anything is imported.
+    """Refuse an address at which there is no cluster, before anything heavy is imported.
 
     Raises:
-        FleetError: the text has not the form of an address.
+        FleetError: the text has not the form of an address, or nobody answers there.
+        MissingExtraError: Ray is not installed.
     """
-    if address not in ("auto", "local") and _place(address) is None:
+    place = _place(address)
+    if address not in ("auto", "local") and place is None:
         raise FleetError(f"{_RULE}, but this is {address!r}; correct it")
+    if sys.modules.get("ray", sys) is None or find_spec("ray") is None:
+        raise MissingExtraError("ray", "fleet")
+    if place is not None:
+        _knock(address, *place)
 
 
 @contextlib.contextmanager
@@ -66,14 +74,9 @@ def connected(address: str, namespace: str = "") -> Iterator[RayCrew]:
         MissingExtraError: Ray is not installed.
     """
     check_address(address)
-    place = _place(address)
-    if place is not None:
-        _knock(address, *place)
     os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingExtraError("ray", "fleet") from error
+    import ray
+
     from tilewright.fleet.ray_crew import RayCrew
 
     with contextlib.ExitStack() as stack:
@@ -118,10 +121,10 @@ def _start(address: str, namespace: str, stack: contextlib.ExitStack) -> None:
         else:
             ray.init(address, **options)
     except Exception as error:
-        raise _translate(error, address) from error
+        raise translate(error, address) from error
 
 
-def _translate(error: Exception, address: str) -> FleetError:
+def translate(error: Exception, address: str) -> FleetError:
     """What an error of Ray's means."""
     text = " ".join(str(error).split())
     if "ersion mismatch" in text:

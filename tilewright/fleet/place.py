@@ -34,7 +34,7 @@ def choose_kinds(fleet: Fleet, wanted: Sequence[str]) -> list[str]:
             )
     if not wanted and len(known) > 1 and not everything:
         raise FleetError(
-            f"the fleet has several kinds of machine: {', '.join(known)}; choose with --kind, which takes several, or 'all'"
+            f"the fleet has several kinds of machine: {', '.join(known)}; choose some with --kind, or 'all'"
         )
     return [name for name in known if not wanted or name.startswith(tuple(wanted))]
 

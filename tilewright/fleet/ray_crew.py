@@ -174,7 +174,13 @@ class RayCrew:
                 max_restarts=-1,
                 scheduling_strategy=_at(name),
             )
-            node.actor = actor.remote(node.cores, node.name)
+            try:
+                node.actor = actor.remote(node.cores, node.name)
+            except (ImportError, AttributeError) as error:  # of the client server, which runs on the cluster's head
+                raise FleetError(
+                    f"the head of the cluster needs Tilewright {Versions.here().tilewright} with its extra fleet, but "
+                    f"it says: {_first_line(error)}; install it there"
+                ) from error
         else:
             try:
                 node.actor = ray.get_actor(f"desk-{name}")

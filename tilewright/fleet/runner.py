@@ -141,7 +141,7 @@ class FleetRunner:
     @property
     def slots(self) -> int:
         """How many batches keep the nodes busy at this moment."""
-        return _AHEAD * self.machines
+        return self.machines + math.ceil(self.machines / 2)
 
     def weigh(self, nbytes: int) -> None:
         """Measure for a network with ``nbytes`` bytes of weights from now on: see ``Target.with_weights``."""

@@ -169,7 +169,7 @@ class Dealer:
         """How many candidates the next round of a task has: more where machines outnumber the tasks."""
         size = task.snapshot().round_size(self._scheduling.round_size)
         live = sum(task.live for task in tasks)
-        return size * max(1, math.ceil(self._runner.machines / max(1, live)))
+        return size * max(1, math.ceil(self._runner.slots / max(1, live))) if self._parallel else size
 
     def _next(self, tasks: Sequence[TaskState]) -> TaskState | None:
         """The task of the next round; None: none promises anything. Marks tasks that promise nothing as done."""
