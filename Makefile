@@ -25,7 +25,7 @@ BIN := .venv/bin
 comma := ,
 # Another stamp for another set of extras, so that TORCH=1 is noticed after a run without it. The demo needs neither.
 DEMO_STAMP := .venv/.installed-dev
-STAMP := $(DEMO_STAMP)$(if $(filter 1,$(TORCH)),-torch-rl)
+STAMP := $(DEMO_STAMP)-fleet$(if $(filter 1,$(TORCH)),-torch-rl)
 
 .PHONY: help venv demo test check lint docs bench clean
 
