@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import statistics
 import time
@@ -32,6 +33,7 @@ from tilewright.fleet.cluster import connected
 from tilewright.fleet.fleet import Fleet
 from tilewright.fleet.runner import FleetRunner
 from tilewright.graph.tasks import task_of
+from tilewright.measure.isolated_call import IsolatedCall
 from tilewright.measure.outcome import Measurement
 from tilewright.methods.default import default, known_beforehand
 from tilewright.methods.method import Method
@@ -148,15 +150,15 @@ def compare_nodes(turns: int, seconds: float) -> dict[str, Any]:
 
 def simulate(count: int, few: int, seconds: float) -> dict[str, Any]:
     """Simulated nodes: many against few."""
-    from bench._simulated_nodes import TARGET, SimulatedCrew, tables
-
     method = default(known_beforehand()[0])
-    tasks = [table.task for table in tables().values()]
 
     def make_space(task: Task, target: Target) -> DesignSpace:
         return replay.ReplaySpace(tables()[task.key])
 
     with cluster(2) as made, _environment(made), connected(made.address):
+        from bench._simulated_nodes import TARGET, SimulatedCrew, tables  # imports Ray
+
+        tasks = [table.task for table in tables().values()]
         crew = SimulatedCrew(count)
         fleet = Fleet(crew)
         fleet.gather(first=600.0, others=600.0)
@@ -195,6 +197,14 @@ class _environment:  # noqa: N801 - a context manager
                 os.environ[name] = value
 
 
+def _apart(name: str, *arguments: float) -> dict[str, Any]:
+    """Call a function of this module in a process of its own: Ray reads the token of a cluster once."""
+    with IsolatedCall(getattr(importlib.import_module("bench.fleet"), name), *arguments) as call:
+        found = call.result()
+    assert isinstance(found, dict)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated")
@@ -207,9 +217,10 @@ def main() -> None:
     report: dict[str, Any] = {"machine": Target.parse().machine, "date": time.strftime("%Y-%m-%d")}
     parts = arguments.parts.split(",")
     if "nodes" in parts:
-        report |= compare_nodes(arguments.turns, arguments.seconds)
+        report |= _apart("compare_nodes", arguments.turns, arguments.seconds)
     if "simulated" in parts:
-        report |= simulate(arguments.simulated, max(1, arguments.simulated // 10), arguments.seconds)
+        few = max(1, arguments.simulated // 10)
+        report |= _apart("simulate", arguments.simulated, few, arguments.seconds)
     if "kills" in parts:
         report |= kill_fleets(arguments.kills)
     for name, value in report.items():

@@ -75,6 +75,10 @@ def connected(address: str, namespace: str = "") -> Iterator[RayCrew]:
     """
     check_address(address)
     os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
+    if address == "local" and not any(name.startswith("RAY_AUTH_") for name in os.environ):
+        # Who can speak to a cluster can run code on it. So a new one has a token of its own, which this process and
+        # those that it starts know; Ray itself would write one into the user's home. It looks when it is imported.
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     import ray
 
     from tilewright.fleet.ray_crew import RayCrew
@@ -106,10 +110,6 @@ def _start(address: str, namespace: str, stack: contextlib.ExitStack) -> None:
                 ray.init("auto", **options)
                 return
         if address in ("auto", "local"):
-            # Who can speak to a cluster can run code on it. So a new one has a token of its own, which only this
-            # process and those that it starts know; Ray itself would write one into the user's home.
-            if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
-                stack.enter_context(_environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32)))
             ray.init(
                 "local",
                 num_cpus=wanted_threads(),
@@ -167,17 +167,6 @@ def _directory(stack: contextlib.ExitStack) -> str:
     folder = tempfile.mkdtemp(prefix="tw-ray-", dir=parent if len(parent) < _LONGEST - 16 else "/tmp")
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
     return folder
-
-
-@contextlib.contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 @contextlib.contextmanager
