@@ -21,8 +21,7 @@ from tilewright.fleet.wire import Announcement, Versions
 from tilewright.measure.batch import PoolStatistics
 from tilewright.measure.limits import Limits
 from tilewright.measure.outcome import Measurement
-from tilewright.space.configs import Configs
-from tilewright.space.space import DesignSpace
+from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from tilewright.measure.outcome import Measurement
 from tilewright.measure.runner import Job
 from tilewright.ops.contraction import dense
 from tilewright.ops.registry import make_space
-from tilewright.space.configs import distinct
+from tilewright.space.configs import distinct, sample
 
 __all__ = ["Seen", "measure_while_one_is_killed"]
 
@@ -65,7 +65,8 @@ def measure_while_one_is_killed(address: str) -> Seen:
             refusal = str(error)
         target = workplace_of(fleet, kind, "warm").target
         space = make_space(task_of("dense", dense(64, (4, 64, 16), 64)), target)
-        configs = distinct(np.concatenate([space.default()[None], space.likely(24)]).astype(np.int32))
+        rng = np.random.default_rng(0)
+        configs = distinct(np.concatenate([space.default()[None], sample(space, rng, 24)]))
         runner = FleetRunner(target, fleet, told.append)
         runner.submit(1, Job(space, configs, math.inf, time.monotonic() + 300.0))
         while not told:

@@ -22,8 +22,7 @@ from tilewright.fleet.wire import Announcement, Versions, Work
 from tilewright.measure.batch import PoolStatistics
 from tilewright.measure.limits import Limits
 from tilewright.measure.outcome import Measurement, Outcome
-from tilewright.space.configs import Configs
-from tilewright.space.space import DesignSpace
+from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 
 __all__ = ["LIMITS", "HereCrew", "ToyPool", "announce", "configs", "space_named", "toy_fleet"]

@@ -22,7 +22,7 @@ from tilewright.measure.runner import Job, ParallelRunner, Racer
 from tilewright.methods.autotvm import quick
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query
-from tilewright.space.configs import Configs
+from tilewright.space.space import Configs
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.context import Scheduling, TuningContext
 from tilewright.tuning.scheduler import NetworkTuner

@@ -25,8 +25,7 @@ from tilewright.measure.limits import measure_limits
 from tilewright.measure.outcome import Measurement
 from tilewright.measure.pool import LocalPool
 from tilewright.ops.generic.generation import remember_generated
-from tilewright.space.configs import Configs
-from tilewright.space.space import DesignSpace
+from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Caches, Target
 from tilewright.task import Task
 

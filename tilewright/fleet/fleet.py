@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from tilewright.errors import FleetError
 from tilewright.fleet.canary import find_fault
@@ -113,11 +113,12 @@ class Fleet:
     def limits(self, kind: str) -> Limits:
         """What a machine of a kind reaches: each figure is the median of the nodes that measured it."""
         found = [m.announcement.limits for m in self.members.values() if m.announcement is not None and m.kind == kind]
-        figures = {}
+        limits = Limits()
         for name in (field.name for field in fields(Limits)):
-            values = [value for limits in found if (value := getattr(limits, name)) is not None]
-            figures[name] = statistics.median_high(values) if values else None
-        return Limits(**figures)
+            values = [value for each in found if (value := getattr(each, name)) is not None]
+            if values:
+                limits = replace(limits, **{name: statistics.median_high(values)})
+        return limits
 
     def events(self, seconds: float) -> list[Event]:
         """What happened to nodes that take part; waits at most so many seconds for something.
