@@ -9,6 +9,7 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from tilewright.fleet.cluster import connected
 from tilewright.fleet.fleet import Fleet
 from tilewright.fleet.place import choose_kinds, workplace_of
 from tilewright.fleet.runner import FleetRunner
+from tilewright.fleet.wire import Versions
 from tilewright.graph.tasks import task_of
 from tilewright.measure.outcome import Measurement
 from tilewright.measure.runner import Job
@@ -37,7 +39,7 @@ class Seen:
         told: what it told as it was measured.
         states: of the nodes in the end.
         lines: what people were told.
-        refusal: of a kind that no node is of.
+        refusals: of a kind that no node is of, and of nodes with another version than the head.
         cores: of the target.
     """
 
@@ -46,7 +48,7 @@ class Seen:
     told: list[Measurement]
     states: list[str]
     lines: list[str]
-    refusal: str
+    refusals: list[str]
     cores: int
 
 
@@ -54,7 +56,7 @@ def measure_while_one_is_killed(address: str) -> Seen:
     """Measure on all nodes, kill the process of one once it has reported something, and wait until it is back."""
     lines: list[str] = []
     told: list[Measurement] = []
-    refusal = ""
+    refusals: list[str] = []
     with connected(address) as crew:
         fleet = Fleet(crew, lines.append)
         fleet.gather()
@@ -62,7 +64,7 @@ def measure_while_one_is_killed(address: str) -> Seen:
         try:
             choose_kinds(fleet, ["a64fx"])
         except FleetError as error:
-            refusal = str(error)
+            refusals.append(str(error))
         target = workplace_of(fleet, kind, "warm").target
         space = make_space(task_of("dense", dense(64, (4, 64, 16), 64)), target)
         rng = np.random.default_rng(0)
@@ -77,7 +79,12 @@ def measure_while_one_is_killed(address: str) -> Seen:
         while len(fleet.measuring()) < 2 and time.monotonic() < until:  # Ray starts it anew
             runner.listen(0.5)
         states = [node.state for node in runner.nodes]
-    return Seen(len(configs), returned, told, states, lines, refusal, target.cores)
+    with connected(address) as crew, patch.object(Versions, "here", lambda: Versions("99.0", "3.9")):
+        try:
+            Fleet(crew).gather()
+        except FleetError as error:
+            refusals.append(str(error))
+    return Seen(len(configs), returned, told, states, lines, refusals, target.cores)
 
 
 def _desk() -> int:

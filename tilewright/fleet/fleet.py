@@ -21,7 +21,7 @@ __all__ = ["Fleet", "Member"]
 #: Seconds in which the first node has joined: a busy machine starts Ray's process and imports the compiler in 20.
 _FIRST = 180.0
 #: Seconds that nodes may take to join after the first one before tuning begins without them.
-_OTHERS = 20.0
+_OTHERS = 45.0
 
 
 @dataclass
@@ -86,9 +86,11 @@ class Fleet:
             for event in self.events(0.5):
                 if isinstance(event, Joined):
                     until = min(until, time.monotonic() + others)
-        refused = [member for member in self.members.values() if member.state == "excluded"]
-        if refused:
-            raise FleetError(f"node {refused[0].name} cannot take part: {refused[0].reason}")
+        excluded = [member for member in self.members.values() if member.state == "excluded"]
+        # A wrong version is a mistake that somebody can correct before time is spent; one bad machine of many is not.
+        for member in excluded:
+            if member.announcement is None or not self.measuring():
+                raise FleetError(f"node {member.name} cannot take part: {member.reason}")
         if not self.measuring():
             raise FleetError(
                 f"a fleet needs a node that measures, but the cluster has none after {first:g} s; start one with "
