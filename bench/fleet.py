@@ -132,7 +132,7 @@ def compare_nodes(turns: int, seconds: float) -> dict[str, Any]:
         tasks = [task_of(f"dense{m}x{k}x{n}", dense(m, k, n)) for m, k, n in PRODUCTS]
         for node in both:  # its workers start
             resting(fleet, [node])
-            tune(fleet, target, tasks, 10.0, None, method)
+            tune(fleet, target, tasks, 8.0, None, method)
         runs: dict[int, list[_Run]] = {1: [], 2: []}
         for turn in range(turns):
             for count in (1, 2) if turn % 2 else (2, 1):

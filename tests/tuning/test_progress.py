@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from tests.tuning.replay import Clock
-from tilewright.tuning.progress import PlainProgress, RichProgress, SilentProgress, TuneState, progress_for
+from tilewright.tuning.progress import (
+    PlainProgress,
+    RichProgress,
+    SilentProgress,
+    TuneState,
+    describe_state,
+    progress_for,
+)
+from tilewright.tuning.report import NodeReport
 
 STATE = TuneState(
     remaining=239.4,
@@ -87,3 +96,13 @@ def test_a_plan_stays_on_the_screen() -> None:
         display.update(STATE)
     assert all(line in stream.getvalue() for line in lines)
     SilentProgress().announce(lines)
+
+
+def test_nodes_are_shown_by_kind_and_the_gone_ones_are_counted() -> None:
+    names = [f"n{number}" for number in range(8)]
+    nodes = [NodeReport(name, "znver4-1x", 1, "measuring", "", 3) for name in names]
+    nodes += [NodeReport("old", "znver3-2x", 2, "measuring", "", 5), NodeReport("gone", "znver3-2x", 2, "lost", "", 7)]
+    line = describe_state(replace(STATE, nodes=tuple(nodes)))
+    assert "nodes 8 of kind znver4-1x (n0 3, n1 3, n2 3, n3 3, n4 3, n5 3 and 2 more)" in line
+    assert "nodes 1 of kind znver3-2x (old 5); gone 1 node lost" in line
+    assert "nodes" not in describe_state(STATE)
