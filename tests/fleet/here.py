@@ -44,6 +44,7 @@ class ToyPool:
     """Every config takes 1 ms, or fails where its last index is 9.
 
     ``gate``: candidates wait for it, but for the first few, which are free. ``factor``: of the times that it tells.
+    ``wrong``: whether all outputs are.
     """
 
     target: Target
@@ -51,6 +52,7 @@ class ToyPool:
     gate: threading.Event = field(default_factory=threading.Event)
     factor: float = 1.0
     broken: str = ""
+    wrong: bool = False
     statistics: PoolStatistics = field(default_factory=PoolStatistics)
     on_measurement: Callable[[Measurement], None] | None = None
     asked: list[tuple[int, ...]] = field(default_factory=list)
@@ -67,6 +69,8 @@ class ToyPool:
             self.free -= 1
             failed = row[-1] == 9
             outcome, repeats = (Outcome.RUN_CRASHED, ()) if failed else (Outcome.OK, (1e-3 * self.factor,) * 3)
+            if self.wrong:
+                outcome, repeats = Outcome.WRONG_RESULT, ()
             m = Measurement(space.task.key, self.target.key, space.template, tuple(row), outcome, repeats, elapsed=0.01)
             self.asked.append(tuple(row))
             self.statistics.measured += 1

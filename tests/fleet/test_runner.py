@@ -121,6 +121,17 @@ def test_impossible_times_exclude_a_node() -> None:
         assert "node liar is excluded: its times are impossible: 1 us for the task a" in lines[-1]
 
 
+def test_a_node_whose_default_is_wrong_is_excluded() -> None:
+    lines: list[str] = []
+    with toy_fleet(told=lines) as (fleet, crew):
+        crew.join("bad", wrong=True)
+        fleet.gather()
+        crew.join("good")
+        measured = measure(FleetRunner(TARGET, fleet), configs(8))
+        assert Outcome.WRONG_RESULT not in {m.outcome for m in measured}
+        assert "node bad is excluded: it computes wrong results: twice the same kernel of the task a differs" in lines
+
+
 def test_a_node_that_cannot_measure_is_excluded() -> None:
     lines: list[str] = []
     with toy_fleet("one", told=lines) as (fleet, crew):

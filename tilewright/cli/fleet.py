@@ -88,6 +88,7 @@ class Cluster:
 
         with connected(self.address, self.namespace) as crew:
             fleet = Fleet(crew, lambda line: progress.announce([line]))
+            progress.announce([f"waiting for the nodes of the fleet ({self.address})"])
             fleet.gather()
             kind = choose_kinds(fleet, self.kinds)[0]
             yield workplace_of(fleet, kind, cast("Caches", target.partition(":")[2] or "warm"))
@@ -167,6 +168,7 @@ def tune_several(
         open_for_tuning(str(options.records)).close()  # its errors come before anything is tuned
         crew = stack.enter_context(connected(cluster.address))
         fleet = Fleet(crew, lambda line: typer.echo(line, err=True))
+        typer.echo(f"waiting for the nodes of the fleet ({cluster.address})", err=True)
         fleet.gather()
         kinds = choose_kinds(fleet, cluster.kinds)
         for kind in kinds:

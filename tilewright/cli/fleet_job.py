@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from multiprocessing.connection import Connection
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from tilewright.cli.tuning import run_tuning
 from tilewright.errors import TilewrightError
@@ -14,6 +14,9 @@ from tilewright.executable.replacing import reserve_out
 from tilewright.interrupts import watching
 from tilewright.scratch import scratch
 from tilewright.tuning.progress import TuneState, describe_state
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 __all__ = ["main"]
 

@@ -22,7 +22,7 @@ from tilewright.fleet.fleet import Fleet
 from tilewright.fleet.wire import Done, Report, Work, kind_of
 from tilewright.measure.batch import GRACE, PoolStatistics
 from tilewright.measure.limits import Limits
-from tilewright.measure.outcome import Measurement
+from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.runner import Job
 from tilewright.ops.generic.generation import known_generated
 from tilewright.space.space import Configs, DesignSpace
@@ -281,6 +281,12 @@ class FleetRunner:
                 node,
                 f"its times are impossible: {1e6 * measurement.seconds:.3g} us for {batch.job.space.task.name}, where "
                 f"the roofline allows {1e6 * batch.possible:.3g} us",
+            )
+            return
+        if measurement.outcome is Outcome.WRONG_RESULT and measurement.config == batch.default:
+            # The reference is what the default computed on the same node.
+            self._exclude(
+                node, f"it computes wrong results: twice the same kernel of {batch.job.space.task.name} differs"
             )
             return
         batch.measured[place] = measurement

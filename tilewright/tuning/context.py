@@ -18,6 +18,7 @@ from tilewright.target import Target
 from tilewright.tuning.budget import RunningBudget
 from tilewright.tuning.priorities import Rule, learning_gains
 from tilewright.tuning.report import NodeReport
+from tilewright.tuning.roofline import Roofline, measure_roofline
 
 __all__ = ["HasNodes", "PoolMaker", "Scheduling", "TuningContext", "Workplace"]
 
@@ -49,6 +50,16 @@ class Workplace:
         if isinstance(target, Workplace):
             return target
         return cls(target if isinstance(target, Target) else Target.parse(target))
+
+    def find_roofline(self) -> Roofline:
+        """The roofline of the machines that measure. It is measured here if this machine does: nothing else should run.
+
+        Raises:
+            MeasureError: no process can be started.
+        """
+        if self.limits is not None:
+            return Roofline.of(self.limits)
+        return measure_roofline(self.target.cores, self.target.features)
 
 
 @runtime_checkable

@@ -43,7 +43,7 @@ from tilewright.tuning.context import HasNodes, TuningContext, Workplace
 from tilewright.tuning.finish import Finishing, FinishTimes
 from tilewright.tuning.incumbent import build_incumbent
 from tilewright.tuning.report import StartReport, TuneReport
-from tilewright.tuning.roofline import Roofline, measure_roofline
+from tilewright.tuning.roofline import Roofline
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.session_report import Outcomes, report_session
 from tilewright.tuning.workshop import Workshop
@@ -92,8 +92,7 @@ def tune(
         out: the directory to write; replaced if it is there.
         budget: covers everything until the executable is written. A duration as :meth:`Budget.parse` reads it, such as
             "5m"; a :class:`Budget`; or one that was started, which may have somebody to show the progress to.
-        target: what to tune for, and where. ``native:cold`` times candidates with cold caches; their records are kept
-            apart.
+        target: what to tune for, and where. ``native:cold`` times with cold caches; its records are kept apart.
         records: a store, or the file or URL of one; None keeps the measurements in memory only. If the store fails
             while tuning, a note in the report says so. Measurements are then kept in memory, and handed over later if
             the store allows.
@@ -246,9 +245,7 @@ class _Session:
 
     def plan(self) -> None:
         """Divide the budget among the steps that follow, and show how."""
-        if self.pool is not None:
-            known, machine = self.place.limits, self.machine
-            self.roofline = Roofline.of(known) if known else measure_roofline(machine.cores, machine.features)
+        self.roofline = None if self.pool is None else self.place.find_roofline()
         parts = self.extraction.parts
         flop = sum(use.weight * use.task.flop for part in parts for use in part.uses) / len(parts)
         facts = Facts(
