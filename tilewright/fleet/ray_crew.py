@@ -83,7 +83,9 @@ class RayCrew:
     @property
     def expected(self) -> int:
         """How many nodes there are that have neither joined nor been refused yet."""
-        return sum(not node.joined for node in self._nodes.values())
+        waiting = [node for node in self._nodes.values() if not node.joined]
+        # Those that the owner has not hired by now it may have refused.
+        return len(waiting) if self._owner else sum(node.actor is not None for node in waiting)
 
     def send(self, node: str, work: Work) -> None:
         """Hand a work to a node."""

@@ -285,9 +285,8 @@ class FleetRunner:
             return
         if measurement.outcome is Outcome.WRONG_RESULT and measurement.config == batch.default:
             # The reference is what the default computed on the same node.
-            self._exclude(
-                node, f"it computes wrong results: twice the same kernel of {batch.job.space.task.name} differs"
-            )
+            name = batch.job.space.task.name
+            self._exclude(node, f"it computes wrong results: twice the same kernel of {name} differs")
             return
         batch.measured[place] = measurement
         if measurement.ok:
