@@ -63,7 +63,9 @@ class LocalCluster:
 
     def start(self, cores: int = 1, client: bool = False, pinned: int | None = None) -> subprocess.Popen[bytes]:
         """Start a node, the head first; ``pinned``: the core of the machine that it runs on."""
-        command = [] if pinned is None else ["taskset", "-c", str(pinned)]
+        # A node ends with the process that started it, however that ends; in their turn its processes end with it.
+        command = ["setpriv", "--pdeathsig=TERM"] if shutil.which("setpriv") else []
+        command += [] if pinned is None else ["taskset", "-c", str(pinned)]
         command += [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
         command += [f"--num-cpus={cores}", f"--object-store-memory={80 << 20}"]
         if not self.nodes:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from bench._ray_cluster import ROOT, LocalCluster, cluster, missing
-from tests.fleet.drive import Seen, measure_while_one_is_killed
+from tests.fleet.drive import gather_as_another_version
 from tests.models import conv_model
 from tests.targets import host_target, lack
 from tilewright.measure.isolated_call import IsolatedCall
@@ -31,32 +36,43 @@ def nodes() -> Iterator[LocalCluster]:
     assert made.pids() == []
 
 
-def test_a_fleet_tunes_and_survives_what_is_killed(nodes: LocalCluster, tmp_path: Path) -> None:
+def test_a_command_tunes_on_two_nodes_and_survives_the_death_of_one(nodes: LocalCluster, tmp_path: Path) -> None:
     """One test, because to start a cluster takes most of its time, and several could go to several processes."""
-    with IsolatedCall(measure_while_one_is_killed, nodes.address, environment=nodes.environment) as call:
-        seen = call.result()
-    assert isinstance(seen, Seen)
-    assert len(seen.returned) == len(seen.told) == seen.asked
-    assert max(Counter(m.config for m in seen.told).values()) == 1
-    assert seen.cores == 1
-    assert seen.states == ["measuring"] * 2
-    assert any("is lost (its process died); 1 node of its kind left" in line for line in seen.lines)
-    assert "none of its nodes is of kind 'a64fx'; it has " in seen.refusals[0]
-    assert "cannot take part: the head has Tilewright 99.0 on Python 3.9, but the node has " in seen.refusals[1]
+    with IsolatedCall(gather_as_another_version, nodes.address, environment=nodes.environment) as call:
+        said = str(call.result())
+    assert "cannot take part: the head has Tilewright 99.0 on Python 3.9, but the node has " in said
 
     command = [sys.executable, "-W", "error", "-m", "tilewright.cli", "tune", str(conv_model(tmp_path / "m.onnx"))]
-    command += [f"--fleet={nodes.address}", "--trials=12", f"--out={tmp_path / 'out'}", f"--json={tmp_path / 'r.json'}"]
+    command += [f"--fleet={nodes.address}", "--trials=40", f"--out={tmp_path / 'out'}", f"--json={tmp_path / 'r.json'}"]
     environment = {**nodes.environment, "TILEWRIGHT_RECORDS": str(tmp_path / "records.db"), "HOME": str(tmp_path)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    with (tmp_path / "log").open("wb") as log:
+        running = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        try:
+            _kill_one(nodes, running, tmp_path / "log")
+            code = running.wait(300)
+        finally:
+            running.kill()
+    text = (tmp_path / "log").read_text()
+    assert code == 0, text
+    assert "is lost (its process died); " in text
+    assert "ray" not in text.lower()
     report = json.loads((tmp_path / "r.json").read_text())
-    assert report["trials"] == 12
+    assert report["trials"] == 40
     assert report["verdict"]["outcome"] == "right"
-    # On a busy machine the second node may come too late for so few trials.
-    assert {(node["cores"], node["state"]) for node in report["nodes"]} == {(1, "measuring")}
-    assert f"of kind {report['nodes'][0]['kind']}" in done.stderr
-    assert "ray" not in (done.stderr + done.stdout).lower()
+    assert {node["cores"] for node in report["nodes"]} == {1}
     with open_store(tmp_path / "records.db") as store:
         stored = list(store.scan(Query()))
     assert len(stored) == sum(node["trials"] for node in report["nodes"])
+    assert max(Counter(m.config for m in stored if m.ok).values()) == 1
     assert not (tmp_path / ".ray").exists()
+
+
+def _kill_one(nodes: LocalCluster, running: subprocess.Popen[bytes], log: Path) -> None:
+    """Kill the process that measures on one of the nodes, once they have measured something."""
+    until = time.monotonic() + 300.0
+    while time.monotonic() < until and running.poll() is None:
+        if re.search(r"nodes \d of kind \S+ \(.*? [1-9]", log.read_text()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(nodes.pids("ray::Desk")[0], signal.SIGKILL)
+            return
+        time.sleep(0.1)

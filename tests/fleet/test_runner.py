@@ -16,6 +16,7 @@ from tests.tuning.replay import TARGET, Use, task
 from tilewright.errors import FleetError, MeasureError
 from tilewright.fleet.canary import CanaryAnswer
 from tilewright.fleet.fleet import Fleet
+from tilewright.fleet.place import choose_kinds, workplace_of
 from tilewright.fleet.runner import FleetRunner
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.runner import Job, ParallelRunner, Racer
@@ -212,3 +213,23 @@ def test_an_interrupt_keeps_what_was_measured() -> None:
         tuner.run()
         assert tuner.interrupted
         assert tuner.trials == 20
+
+
+def test_kinds_are_named_by_their_beginning() -> None:
+    with toy_fleet("one") as (fleet, crew):
+        (first,) = fleet.kinds
+        assert choose_kinds(fleet, []) == [first]
+        with pytest.raises(FleetError, match=f"none of its nodes is of kind 'a64fx'; it has {first}"):
+            choose_kinds(fleet, ["a64fx"])
+        crew.join("other", replace(TARGET, cores=4))
+        fleet.gather()
+        second = next(kind for kind in fleet.kinds if kind != first)
+        assert choose_kinds(fleet, ["znver3-4x"]) == [second]
+        assert choose_kinds(fleet, ["all"]) == [first, second]
+        with pytest.raises(FleetError, match=r"the fleet has several kinds of machine: .*; choose some with --kind"):
+            choose_kinds(fleet, [])
+
+
+def test_the_head_must_be_like_the_nodes() -> None:
+    with toy_fleet("one") as (fleet, _), pytest.raises(FleetError, match="give the command on one of them"):
+        workplace_of(fleet, next(iter(fleet.kinds)), "warm")
