@@ -222,7 +222,7 @@ def test_kinds_are_named_by_their_beginning() -> None:
         with pytest.raises(FleetError, match=f"none of its nodes is of kind 'a64fx'; it has {first}"):
             choose_kinds(fleet, ["a64fx"])
         crew.join("other", replace(TARGET, cores=4))
-        fleet.gather()
+        fleet.events(0.0)
         second = next(kind for kind in fleet.kinds if kind != first)
         assert choose_kinds(fleet, ["znver3-4x"]) == [second]
         assert choose_kinds(fleet, ["all"]) == [first, second]
