@@ -119,7 +119,20 @@ def test_impossible_times_exclude_a_node() -> None:
         assert sorted(keys(told)) == sorted(keys(measured))
         assert len(measured) == 40
         assert fleet.members["liar"].state == "excluded"
-        assert "node liar is excluded: its times are impossible: 1 us for the task a" in lines[-1]
+        assert "node liar is excluded: its times are impossible: 1 us where the roofline allows 9.52 us" in lines
+
+
+def test_what_two_nodes_find_is_believed() -> None:
+    lines: list[str] = []
+    with toy_fleet(told=lines) as (fleet, crew):
+        crew.join("one", factor=1e-3)  # the bound is wrong: its operations were counted too generously
+        fleet.gather()
+        runner = FleetRunner(TARGET, fleet)
+        assert {m.seconds for m in measure(runner, configs(9))} == {1e-6}  # a single node is believed
+        crew.join("two", factor=1e-3)
+        fleet.events(0.0)
+        assert {m.seconds for m in measure(runner, configs(40), "b") if m.ok} == {1e-6}
+        assert fleet.measuring() == ["one", "two"]
 
 
 def test_a_node_whose_default_is_wrong_is_excluded() -> None:
@@ -128,9 +141,12 @@ def test_a_node_whose_default_is_wrong_is_excluded() -> None:
         crew.join("bad", wrong=True)
         fleet.gather()
         crew.join("good")
-        measured = measure(FleetRunner(TARGET, fleet), configs(8))
-        assert Outcome.WRONG_RESULT not in {m.outcome for m in measured}
-        assert "node bad is excluded: it computes wrong results: twice the same kernel of the task a differs" in lines
+        fleet.events(0.0)
+        runner = FleetRunner(TARGET, fleet)
+        runner.submit(1, Job(space_named("a"), configs(1), math.inf, soon()))  # the default, on the first node
+        ((_, (measured,)),) = runner.finished()
+        assert measured.ok
+        assert "node bad is excluded: it computes wrong results: twice the same kernel differs" in lines
 
 
 def test_a_node_that_cannot_measure_is_excluded() -> None:

@@ -18,11 +18,12 @@ import numpy as np
 
 from tilewright.errors import MeasureError
 from tilewright.fleet.crew import Joined, Lost, News
+from tilewright.fleet.doubts import Doubts
 from tilewright.fleet.fleet import Fleet
 from tilewright.fleet.wire import Done, Report, Work, kind_of
 from tilewright.measure.batch import GRACE, PoolStatistics
 from tilewright.measure.limits import Limits
-from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.measure.outcome import Measurement
 from tilewright.measure.runner import Job
 from tilewright.ops.generic.generation import known_generated
 from tilewright.space.space import Configs, DesignSpace
@@ -43,9 +44,6 @@ _MOST_LOSSES = 3
 _PATIENCE = GRACE + 4.0
 #: Seconds without any node after which a runner without a deadline gives up.
 _DESERTED = 300.0
-#: No kernel is so many times as fast as the bound that a machine's own limits set. Some are faster than the bound, by
-#: a tenth, where a task's operations were counted generously.
-_IMPOSSIBLE = 2.0
 
 
 @dataclass
@@ -75,11 +73,19 @@ class _Batch:
 
 @dataclass
 class _Chunk:
-    """Some candidates of a batch, by their places: what one work measures."""
+    """What one work measures.
+
+    Attributes:
+        ticket: of the batch.
+        places: of the candidates in the batch.
+        losses: how many nodes were lost with it.
+        avoid: the node that must not measure it, because another one's word is wanted.
+    """
 
     ticket: int
     places: list[int]
     losses: int = 0
+    avoid: str = ""
 
 
 class FleetRunner:
@@ -111,6 +117,7 @@ class FleetRunner:
         self._sent: dict[int, tuple[str, _Chunk]] = {}
         self._numbers, self._own = count(1), count(-1, -1)
         self._lives: dict[str, str] = {}
+        self._doubts = Doubts()
         self._deserted = math.inf
 
     @property
@@ -228,11 +235,16 @@ class FleetRunner:
         nodes = self.fleet.measuring(self._kind)
         self._deserted = min(self._deserted, time.monotonic()) if not nodes else math.inf
         load = {node: self._works_of(node) for node in nodes}
-        while self._backlog and load:
-            node = min(load, key=lambda each: load[each])
+        waiting = deque(self._backlog)
+        while waiting and load:
+            chunk = waiting.popleft()
+            others = [node for node in load if node != chunk.avoid] or nodes
+            node = min(others, key=lambda each: load[each])
             if load[node] >= _AHEAD:
+                if chunk.avoid:
+                    continue
                 return
-            chunk = self._backlog.popleft()
+            self._backlog.remove(chunk)
             number = next(self._numbers)
             self._sent[number] = (node, chunk)
             load[node] += 1
@@ -276,17 +288,12 @@ class FleetRunner:
         if place is None or (measurement.task, measurement.target, measurement.template) != whose:
             self._exclude(node, "it answers what it was not asked")
             return
-        if measurement.ok and measurement.seconds * _IMPOSSIBLE < batch.possible:
-            self._exclude(
-                node,
-                f"its times are impossible: {1e6 * measurement.seconds:.3g} us for {batch.job.space.task.name}, where "
-                f"the roofline allows {1e6 * batch.possible:.3g} us",
-            )
-            return
-        if measurement.outcome is Outcome.WRONG_RESULT and measurement.config == batch.default:
-            # The reference is what the default computed on the same node.
-            name = batch.job.space.task.name
-            self._exclude(node, f"it computes wrong results: twice the same kernel of {name} differs")
+        alone = self.machines == 1
+        ruling = self._doubts.hear(node, measurement, batch.default, batch.possible, alone)
+        if not ruling.believed:
+            chunk.places.remove(place)
+            self._backlog.appendleft(_Chunk(chunk.ticket, [place], avoid=node))
+            batch.open += 1
             return
         batch.measured[place] = measurement
         if measurement.ok:
@@ -295,6 +302,8 @@ class FleetRunner:
         self._statistics.measured += 1
         if self.on_measurement is not None:
             self.on_measurement(measurement)
+        if ruling.liar:
+            self._exclude(ruling.liar, ruling.reason)
 
     def _finish(self, node: str, number: int, chunk: _Chunk, done: Done) -> None:
         if done.error:
@@ -321,6 +330,8 @@ class FleetRunner:
             self._finished.append((ticket, [batch.measured[place] for place in sorted(batch.measured)]))
 
     def _exclude(self, node: str, reason: str) -> None:
+        if self.fleet.members[node].state == "excluded":
+            return
         self.fleet.exclude(node, reason)
         self._lose(node)
 
