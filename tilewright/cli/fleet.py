@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
@@ -18,7 +17,7 @@ from tilewright.cli.boundary import write_json
 from tilewright.cli.options import check_machine, check_model, check_out, records_place
 from tilewright.errors import TilewrightError
 from tilewright.interrupts import exit_code
-from tilewright.jsonable import to_json, to_json_object
+from tilewright.jsonable import to_json_object
 from tilewright.measure.process import ChildProcess, Lost
 
 if TYPE_CHECKING:
@@ -231,6 +230,12 @@ def _take(job: _Job, message: object, fleet: Fleet) -> None:
             typer.echo(f"{job.name}: {line}", err=True)
 
 
+def _trials_of(name: str, jobs: Sequence[_Job]) -> int:
+    """What a node has measured for all jobs together."""
+    reports = [job.report for job in jobs if job.report is not None]
+    return sum(node.trials for report in reports for node in report.nodes if node.name == name)
+
+
 def _conclude(jobs: Sequence[_Job], fleet: Fleet, json_file: Path | None) -> None:
     """Report, and exit with 2 if a model could not be tuned for bad input, with 1 for wrong outputs."""
     from tilewright.cli.tune import summary
@@ -244,7 +249,8 @@ def _conclude(jobs: Sequence[_Job], fleet: Fleet, json_file: Path | None) -> Non
         elif job.error is not None:
             typer.echo(f"error: {job.name}: {job.error[1]}", err=True)
             reports.append({**about, "error": {"type": job.error[0], "message": job.error[1]}})
-    write_json(json_file, json.loads(json.dumps({"models": reports, "nodes": to_json(fleet.report())})))
+    nodes = [replace(node, trials=_trials_of(node.name, jobs)) for node in fleet.report()]
+    write_json(json_file, {"models": reports, "nodes": [to_json_object(node) for node in nodes]})
     errors = [job.error for job in jobs if job.error is not None]
     if errors:
         raise typer.Exit(1 if any(kind == "CheckError" for kind, _ in errors) else 2)

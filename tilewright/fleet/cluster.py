@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from tilewright.errors import FleetError, MissingExtraError
+from tilewright.fleet.reaper import reaping
 from tilewright.tvm_compat import wanted_threads
 
 if TYPE_CHECKING:
@@ -110,12 +111,14 @@ def _start(address: str, namespace: str, stack: contextlib.ExitStack) -> None:
                 ray.init("auto", **options)
                 return
         if address in ("auto", "local"):
+            folder = _directory(stack)
+            stack.enter_context(reaping(folder))
             ray.init(
                 "local",
                 num_cpus=wanted_threads(),
                 object_store_memory=_OBJECT_STORE,
                 include_dashboard=False,
-                _temp_dir=_directory(stack),
+                _temp_dir=folder,
                 **options,
             )
         else:
