@@ -193,7 +193,11 @@ class TaskTuner:
         return RoundResult(tuple(measured), before, self.best_seconds, spent, begun.thinking)
 
     def abandon(self, begun: OpenRound) -> None:
-        """End a round that was interrupted: learn from the store what it had brought."""
+        """End a round that was interrupted: learn from the store what it had brought.
+
+        Args:
+            begun: the round.
+        """
         self._conclude(self._recover(begun.batch))
 
     def suggest(self, configs: Configs) -> int:
@@ -256,7 +260,14 @@ class TaskTuner:
         return configs
 
     def note_race(self, measured: list[Measurement]) -> int:
-        """Learn from a race. Returns the number of measurements."""
+        """Learn from a race.
+
+        Args:
+            measured: what became of those that raced.
+
+        Returns:
+            the number of measurements.
+        """
         ran = [m for m in measured if m.ok]
         if len(ran) > 1:
             first = ran[winner([m.repeats for m in ran])].config
