@@ -86,9 +86,9 @@ class ToyPool:
         self.gate.set()
 
 
-def announce(name: str, target: Target = TARGET, **changes: object) -> Announcement:
+def announce(name: str, target: Target = TARGET, canary: CanaryAnswer | None = None) -> Announcement:
     answer = CanaryAnswer(known_product().astype(np.float32), 1.0)
-    return replace(Announcement(name, target, LIMITS, answer, Versions.here()), **changes)  # type: ignore[arg-type]
+    return Announcement(name, target, LIMITS, canary or answer, Versions.here())
 
 
 class HereCrew:

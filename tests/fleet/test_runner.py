@@ -158,18 +158,18 @@ def test_a_node_that_cannot_measure_is_excluded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("canary", "message"),
     [
-        ({"canary": CanaryAnswer(np.zeros((96, 96), dtype=np.float32), 1.0)}, "it computes wrong results"),
-        ({"canary": CanaryAnswer(announce("x").canary.product, 1e-9)}, "its times are impossible"),
+        (CanaryAnswer(np.zeros((96, 96), dtype=np.float32), 1.0), "it computes wrong results"),
+        (CanaryAnswer(announce("x").canary.product, 1e-9), "its times are impossible"),
     ],
 )
-def test_a_canary_finds_a_node_that_lies(changed: dict[str, object], message: str) -> None:
+def test_a_canary_finds_a_node_that_lies(canary: CanaryAnswer, message: str) -> None:
     crew, lines = HereCrew(), list[str]()
-    crew.join("liar", announcement=announce("liar", **changed))
+    crew.join("liar", announcement=announce("liar", canary=canary))
     with pytest.raises(FleetError, match=f"node liar cannot take part: {message}"):
         Fleet(crew).gather()
-    crew.join("liar", announcement=announce("liar", **changed))
+    crew.join("liar", announcement=announce("liar", canary=canary))
     crew.join("honest")
     fleet = Fleet(crew, lines.append)
     fleet.gather()  # the others go on without it
