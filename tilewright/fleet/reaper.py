@@ -17,18 +17,19 @@ __all__ = ["reaping"]
 
 #: In the environment of every process of the cluster.
 _MARK = "TILEWRIGHT_FLEET"
-#: The reaper looks for 10 s, because some processes may just be starting others.
+#: The reaper ends when it has found nothing for 2 s, because some processes may just be starting others.
 _PROGRAM = """
 import os, shutil, signal, sys, time
 mark, folder = sys.argv[1].encode(), sys.argv[2]
 if not sys.stdin.buffer.read():
-    end = time.monotonic() + 10.0
+    end = time.monotonic() + 2.0
     while time.monotonic() < end:
         for name in filter(str.isdigit, os.listdir("/proc")):
             try:
                 with open(f"/proc/{name}/environ", "rb") as file:
                     if mark in file.read().split(b"\\0"):
                         os.kill(int(name), signal.SIGKILL)
+                        end = time.monotonic() + 2.0
             except OSError:
                 pass
         time.sleep(0.2)
