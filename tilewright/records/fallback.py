@@ -22,7 +22,7 @@ __all__ = ["FallbackStore", "open_for_tuning"]
 Result = TypeVar("Result")
 
 #: The least pause after a failure of the other store, in seconds.
-_LEAST_PAUSE = 10.0
+_LEAST_PAUSE = 1.0
 #: The pause after a failure, as a multiple of the time that the failure took. A store that waits half a minute for a
 #: lock then takes at most a tenth of the time.
 _PAUSE = 10.0
