@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["compile_graph", "optimize", "sessions"]
 
-#: The sessions of this process, the first one first.
-sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+#: The sessions of this process, the first one first. A set would have no order.
+sessions: weakref.WeakKeyDictionary[Session, None] = weakref.WeakKeyDictionary()
+#: Options that were refused, and why. PyTorch hands over the same object for each graph of a model.
+_refused: list[tuple[Mapping[str, object] | None, str]] = []
 
 _log = logging.getLogger("tilewright.training")
 
@@ -65,7 +67,7 @@ def compile_graph(
             raise TilewrightError(f"tilewright takes options={{...}} and nothing else, but got {next(iter(others))!r}")
         parsed = Options.parse(options)
     except TilewrightError as error:
-        _log.warning("this model trains as without tilewright: %s", error)
+        _refuse(options, str(error))
         eager: Callable[..., object] = module.forward
         return eager
     from tilewright.training.further import Further, has_open_sizes
@@ -74,16 +76,25 @@ def compile_graph(
     return Further(module, make, parsed.mode == "cached") if has_open_sizes(module) else make(examples)
 
 
+def _refuse(options: Mapping[str, object] | None, why: str) -> None:
+    """Say why a model trains as without this backend: once, although it may have many graphs."""
+    if all(known is not options or said != why for known, said in _refused):
+        _refused.append((options, why))
+        _log.warning("this model trains as without tilewright: %s", why)
+
+
 def _make(options: Options, module: fx.GraphModule, examples: Sequence[object]) -> Callable[..., object]:
     """What runs a graph whose sizes are fixed."""
     from torch._dynamo.backends.common import aot_autograd
+    from torch._dynamo.exc import TorchDynamoException
 
+    from tilewright.training.live import first_line
     from tilewright.training.partition import partition
     from tilewright.training.session import Session
-    from tilewright.training.twice import differentiable_twice
+    from tilewright.training.twice import differentiable_twice, has_aliases
 
     session = Session(options, examples)
-    sessions.add(session)
+    sessions[session] = None
     session.start()
     compiler = aot_autograd(
         fw_compiler=partial(session.compile, "forward"),
@@ -94,6 +105,15 @@ def _make(options: Options, module: fx.GraphModule, examples: Sequence[object]) 
         decompositions={},
         partition_fn=partition,
     )
-    made = compiler(module, examples)
+    try:
+        made = compiler(module, examples)
+    except TorchDynamoException:  # Dynamo's own, which changes its ways then
+        raise
+    except Exception as error:  # whatever AOTAutograd refuses, such as data that are changed before a backward pass
+        _log.warning("a graph of this model trains as without tilewright: %s", first_line(error))
+        eager: Callable[..., object] = module.forward
+        return eager
     # Parameters are arguments of a graph, unless somebody has told PyTorch otherwise.
-    return made if any(True for _ in module.parameters()) else differentiable_twice(made, module)
+    if any(True for _ in module.parameters()) or has_aliases(module):
+        return session.note_models(examples, made)
+    return session.note_models(examples, differentiable_twice(made, module))

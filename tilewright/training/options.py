@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias, get_args
 
 from tilewright.errors import TilewrightError
 from tilewright.methods.registry import METHODS
+from tilewright.records.address import is_url
 from tilewright.tuning.budget import Budget
 from tilewright.tvm_compat import usable_cores
 
@@ -47,8 +48,10 @@ class Options:
         if not isinstance(self.budget, str):
             raise _refusal("budget", "a duration such as '5m'", self.budget)
         Budget.parse(self.budget)
-        if self.records is not None and not isinstance(self.records, str):
-            raise _refusal("records", "the path of a file, or a URL", self.records)
+        if self.records is not None:
+            if not isinstance(self.records, str) or not self.records:
+                raise _refusal("records", "the path of a file, or a URL", self.records)
+            is_url(self.records)
         for name, choices in (("mode", get_args(Mode)), ("method", METHODS), ("precision", _PRECISIONS)):
             value = getattr(self, name)
             if not isinstance(value, str) or value not in choices:
@@ -65,6 +68,10 @@ class Options:
             TilewrightError: there is no such option, or it has a value that it cannot have.
         """
         known = [field.name for field in fields(cls)]
+        if not isinstance(given, Mapping | None):
+            raise TilewrightError(
+                f"the options of tilewright are a dict with some of {', '.join(known)}, but got {given!r}"
+            )
         values = dict(given or {})
         unknown = [name for name in values if name not in known]
         if unknown:

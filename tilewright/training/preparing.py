@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tilewright.errors import TilewrightError
 from tilewright.frontend.torch.part import Layout
 from tilewright.training.cache import ENTRY, find_folder, remove_oldest
+from tilewright.training.notes import Notes
 from tilewright.training.options import Options
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Prepared:
         tuned: how many of them run with something else than their default.
         trials: how many candidates were measured.
         checked: whether it computes what the executable before computes, as far as its process has seen.
+        notes: what went wrong with the records, or with the cache.
     """
 
     key: str
@@ -72,6 +74,7 @@ class Prepared:
     tuned: int
     trials: int
     checked: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,9 +134,12 @@ class Preparation:
         self._options, self._folder, self._target = options, folder, Target.parse()
         records = options.records
         self._store = FallbackStore(MemoryStore())
+        self._notes = Notes()
         if records is not None:
-            with contextlib.suppress(TilewrightError, OSError):  # a store that is lost costs what it would have kept
-                self._store = open_for_tuning(records)
+            try:
+                self._store = open_for_tuning(records, self._notes.add)
+            except (TilewrightError, OSError) as error:  # a store that is lost costs what it would have kept
+                self._notes.add(f"measurements are not kept, and none are known: {error}")
         self._cache = find_folder(options)
         kept = None if self._cache is None else self._cache.with_suffix(".objects")
         self._objects = SharedObjects(folder / "objects", self._target, kept)
@@ -192,7 +198,7 @@ class Preparation:
         self._build(request.key, part, spent)
         assert part.out is not None
         tasks, tuned = len(part.extraction.uses), len(part.selection.tuned)
-        return Prepared(request.key, part.out, tasks, tuned, trials)
+        return Prepared(request.key, part.out, tasks, tuned, trials, notes=self._notes.take())
 
     def _begin(self, request: Request) -> _Part:
         """Learn a part, and begin to compile its kernels."""
@@ -247,7 +253,7 @@ class Preparation:
         self._build(key, part, spent)
         assert part.out is not None
         tasks, tuned = len(part.extraction.uses), len(part.selection.tuned)
-        return Prepared(key, part.out, tasks, tuned, len(measured), checked=True)
+        return Prepared(key, part.out, tasks, tuned, len(measured), checked=True, notes=self._notes.take())
 
     def finish(self, spent: float) -> None:
         """Note in the cache what was spent."""
@@ -340,15 +346,17 @@ class Preparation:
         self._keep(key, part, spent)
 
     def _keep(self, key: str, part: _Part, spent: float) -> None:
-        """Put the executable of a part into the cache. If that fails, the next run starts slower."""
+        """Put the executable of a part into the cache. If that fails, a note says so: the next run starts slower."""
         from tilewright.compiling.build import publish
 
         if self._cache is None or part.out is None:
             return
-        with contextlib.suppress(TilewrightError, OSError):
+        try:
             self._cache.mkdir(parents=True, exist_ok=True)
             publish(part.out, self._cache / key, {ENTRY: {"spent": round(spent, 1)}})
             remove_oldest(self._cache)
+        except (TilewrightError, OSError) as error:
+            self._notes.add(f"executables are not kept for the next run: {error}")
 
 
 def make_preparation(options: Options, folder: Path) -> Preparation:

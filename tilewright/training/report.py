@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tilewright.errors import TilewrightError
 from tilewright.training.backend import sessions
+from tilewright.wording import counted
 
 if TYPE_CHECKING:
     import torch
@@ -15,6 +18,14 @@ if TYPE_CHECKING:
     from tilewright.training.session import Kind
 
 __all__ = ["GraphReport", "KernelShare", "PartReport", "TrainingReport", "report"]
+
+#: Kernels of a part that are shown to people.
+_SHOWN = 3
+#: What is said of a model without a graph.
+_NO_GRAPHS = (
+    "No graph of this model has reached tilewright: it has not run yet, or PyTorch compiles nothing of it. "
+    "That is so for a function that calls an LSTM, a GRU or an RNN; modules that it calls are compiled."
+)
 
 
 @dataclass(frozen=True)
@@ -88,16 +99,31 @@ class TrainingReport:
 
     graphs: tuple[GraphReport, ...]
 
+    def __str__(self) -> str:
+        """A line for each graph, part and heavy kernel."""
+        if not self.graphs:
+            return _NO_GRAPHS
+        return "\n".join(line for graph in self.graphs for line in _list_graph(graph))
+
 
 def report(model: torch.nn.Module) -> TrainingReport:
     """What became of a model that was compiled with the backend ``tilewright``.
 
     Args:
-        model: as it was compiled, or before. A model that has not run yet has no graphs.
+        model: as it was compiled, or before. A model that has not run yet has no graphs. Models of one class that are
+            compiled alike share their graphs.
+
+    Returns:
+        what runs where. As text, it is a list for people.
+
+    Raises:
+        TilewrightError: it is no module.
     """
+    if not hasattr(model, "parameters"):
+        raise TilewrightError(f"report() takes the module whose parameters are trained, but got {model!r}")
     parameters = set(model.parameters())
     found = []
-    for session in sessions:
+    for session in list(sessions):
         if parameters.isdisjoint(session.parameters):
             continue
         found += [
@@ -126,3 +152,29 @@ def _describe(part: LivePart) -> PartReport:
             for name, seconds in sorted(kernels.items(), key=lambda item: -item[1])
         ),
     )
+
+
+def _list_graph(graph: GraphReport) -> Iterator[str]:
+    """The lines of a graph."""
+    steps = counted(graph.steps, "run")
+    yield f"{graph.kind} pass: {steps}, {counted(graph.operators, 'operator')} beside the parts in PyTorch"
+    for part in graph.parts:
+        yield from _list_part(part)
+
+
+def _list_part(part: PartReport) -> Iterator[str]:
+    """The lines of a part."""
+    state = "PyTorch is faster" if part.slower and part.state == "running" else part.state
+    ours, theirs = counted(part.ours, "run"), counted(part.theirs, "run")
+    ours, theirs = f"{ours}{_time(part.our_seconds)}", f"{theirs}{_time(part.their_seconds)}"
+    operators = counted(len(part.operators), "operator")
+    yield f"  {part.name}: {state}, {operators}; {ours} in our kernels, {theirs} in PyTorch"
+    if part.reason:
+        yield f"    {part.reason}"
+    for kernel in part.kernels[:_SHOWN]:
+        yield f"    {100 * kernel.share:3.0f} % {kernel.name or 'copies'}"
+
+
+def _time(seconds: float) -> str:
+    """A time in brackets; empty: not known."""
+    return "" if math.isnan(seconds) else f" ({1e3 * seconds:.3g} ms)"

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from tilewright.training.cache import find_folder, key_of, load_cached
 from tilewright.training.live import LivePart, first_line
@@ -65,15 +66,15 @@ class Session:
 
     Attributes:
         options: of the backend.
-        parameters: of the model, as far as the graph is called with them.
         graphs: the graphs of its steps, as far as PyTorch has asked for them.
     """
 
     def __init__(self, options: Options, examples: Sequence[object]) -> None:
         self.options = options
-        self.parameters: weakref.WeakSet[torch.nn.Parameter] = weakref.WeakSet(
-            example for example in examples if isinstance(example, torch.nn.Parameter)
-        )
+        self._parameters = WeakTensorKeyDictionary()
+        for example in examples:
+            if isinstance(example, torch.nn.Parameter):
+                self._parameters[example] = None
         self.graphs: list[StepGraph] = []
         #: The names of saved activations that the forward pass gives in blocks.
         self._kept: frozenset[str] = frozenset()
@@ -116,6 +117,30 @@ class Session:
             for part in live:
                 part.leave(first_line(error))
         return self._box(whole, graph)
+
+    @property
+    def parameters(self) -> list[torch.Tensor]:
+        """Of the models that the graph was called with. Dynamo makes one graph for all models of a class."""
+        return list(self._parameters)
+
+    def note_models(self, examples: Sequence[object], run: Callable[..., object]) -> Callable[..., object]:
+        """A function that runs the graph, and notes whose parameters it is called with.
+
+        Args:
+            examples: what the graph is called with at first.
+            run: runs the graph.
+        """
+        places = [place for place, example in enumerate(examples) if isinstance(example, torch.nn.Parameter)]
+        last: list[weakref.ref[torch.nn.Parameter]] = [weakref.ref(examples[place]) for place in places]
+
+        def call(*arguments: object) -> object:
+            if any(known() is not arguments[place] for known, place in zip(last, places, strict=True)):
+                given = [arguments[place] for place in places]
+                last[:] = map(weakref.ref, given)
+                self._parameters.update(dict.fromkeys(given))
+            return run(*arguments)
+
+        return call
 
     @property
     def _threads(self) -> int:

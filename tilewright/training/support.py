@@ -6,6 +6,8 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from tilewright.wording import counted
+
 if TYPE_CHECKING:
     import torch
     from torch import fx
@@ -66,7 +68,7 @@ def is_supported(node: fx.Node) -> bool:
         return False
     dtypes = (*_DTYPES, "int64") if name in _PLACES.split() else _DTYPES
     values = [*_tensors(node), *(value for source in node.all_input_nodes for value in _tensors(source))]
-    return bool(values) and all(_fits(value, dtypes) for value in values)
+    return bool(values) and all(_fits(value, dtypes) for value in values) and 0 not in values[0].shape
 
 
 def is_heavy(node: fx.Node) -> bool:
@@ -82,7 +84,8 @@ def explain(module: fx.GraphModule) -> str:
     """
     heavy = [node for node in module.graph.nodes if is_heavy(node)]
     if not heavy:
-        return "it has no convolution, product or attention that could be compiled"
+        count = sum(hasattr(node.target, "_schema") for node in module.graph.nodes)
+        return f"none of its {counted(count, 'operator')} is a convolution, product or attention that could be compiled"
     reasons = sorted({f"{_name(node)} {_refuse(node)}" for node in heavy if not is_supported(node)})
     return ", ".join(reasons)
 
@@ -93,6 +96,8 @@ def _refuse(node: fx.Node) -> str:
     shapes = [value.shape for value in values if hasattr(value, "shape")]
     if any(not isinstance(extent, int) for shape in shapes for extent in shape):
         return "has a size that is not fixed"
+    if any(0 in shape for shape in shapes):
+        return "has a batch or an image without elements"
     dtypes = {str(value.dtype).removeprefix("torch.") for value in values if hasattr(value, "dtype")}
     others = sorted(dtypes.difference(_DTYPES))
     return f"computes in {' and '.join(others)}" if others else "has a form that is not compiled"

@@ -15,7 +15,7 @@ import torch._functorch.config
 if TYPE_CHECKING:
     from torch import fx
 
-__all__ = ["Graph", "differentiable_twice"]
+__all__ = ["Graph", "differentiable_twice", "has_aliases"]
 
 #: What ``torch.compile`` calls in place of a graph.
 Graph: TypeAlias = "Callable[..., Sequence[object]]"
@@ -38,6 +38,29 @@ def differentiable_twice(compiled: Graph, eager: fx.GraphModule) -> Graph:
         return found
 
     return run
+
+
+def has_aliases(module: fx.GraphModule) -> bool:
+    """Whether a graph changes or gives tensors that autograd has to see as they are.
+
+    That is an argument with a gradient that is written to, or a result in the memory of an argument or of another
+    result. AOTAutograd replays that outside of what it compiles. A function around it would hide it from autograd, and
+    gradients would be wrong.
+
+    Args:
+        module: the graph, as Dynamo makes it: with stand-ins that were changed as the tensors will be.
+    """
+    values: dict[str, list[torch.Tensor]] = {"placeholder": [], "output": []}
+    for node in module.graph.nodes:
+        for each in {"placeholder": [node], "output": node.all_input_nodes}.get(node.op, []):
+            value = each.meta.get("example_value")
+            if isinstance(value, torch.Tensor) and value.requires_grad:
+                values[node.op].append(value)
+    if any(value._version for value in values["placeholder"]):
+        return True
+    given = {value.untyped_storage()._cdata for value in values["placeholder"]}
+    made = [value.untyped_storage()._cdata for value in values["output"]]
+    return len(set(made)) < len(made) or not given.isdisjoint(made)
 
 
 class _Twice(torch.autograd.Function):  # type: ignore[misc]

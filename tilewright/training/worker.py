@@ -126,10 +126,11 @@ class Worker:
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._serve, name="tilewright-worker", daemon=True)
             self._thread.start()
-            threading.Thread(target=self._watch, name="tilewright-pace", daemon=True).start()
 
     def _take(self, order: Order, prepared: Prepared) -> None:
         """Offer an executable that the process has built."""
+        for note in prepared.notes:
+            _log.warning("%s", note)
         order.part.offer(load_executable(prepared.out, self._threads, find_arena()), prepared.checked)
         _log.info(
             "%s is ready: %d of %d tasks tuned in %d trials",
@@ -158,11 +159,11 @@ class Worker:
             except Exception as error:  # whatever fails, the training goes on with the kernels that it has
                 self._note_failure(error)
 
-    def _watch(self) -> None:
-        """The thread that lets the process go on when the training pauses."""
-        while not self._closed:
-            time.sleep(_WATCH)
+    def _watch(self, process: IsolatedProcess) -> None:
+        """The thread that lets the process go on when the training pauses, or when somebody else has stopped it."""
+        while process.alive:
             self.pace.look()
+            time.sleep(_WATCH)
 
     def _begin(self, order: Order) -> None:
         """Prepare a part that has waited."""
@@ -270,12 +271,14 @@ class Worker:
 
     def _launch(self) -> None:
         """Start a process. It imports what it needs while this one goes on."""
-        self._process = self.pace.process = IsolatedProcess(
+        process = IsolatedProcess(
             make_preparation,
             (self._options, Path(self._folder.name)),
             variables={"TVM_NUM_THREADS": str(self._threads)},
             purpose="tuning for training needs a process of its own",
         )
+        self._process = self.pace.process = process
+        threading.Thread(target=self._watch, args=(process,), name="tilewright-pace", daemon=True).start()
 
 
 def find_worker(options: Options, threads: int) -> Worker:

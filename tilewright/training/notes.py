@@ -1,0 +1,25 @@
+"""What went wrong with records and the cache, to be told to people where the model trains."""
+
+from __future__ import annotations
+
+__all__ = ["Notes"]
+
+
+class Notes:
+    """Texts, each of which is told once."""
+
+    def __init__(self) -> None:
+        self._waiting: list[str] = []
+        self._known: set[str] = set()
+
+    def add(self, text: str) -> None:
+        """Tell a text, if it is new."""
+        if text not in self._known:
+            self._known.add(text)
+            self._waiting.append(text)
+
+    def take(self) -> tuple[str, ...]:
+        """The texts that nobody has taken yet."""
+        taken = tuple(self._waiting)
+        self._waiting.clear()
+        return taken
