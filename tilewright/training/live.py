@@ -239,7 +239,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         if _lies_alike(tensor, layout) and tensor.data_ptr() % 64 == 0:
             return tensor
         self.counts.copies += 1
-        return torch.empty_strided(layout.shape, layout.strides, dtype=tensor.dtype).copy_(tensor)
+        return torch.empty_strided(layout.shape, layout.strides, dtype=tensor.dtype, device="cpu").copy_(tensor)
 
 
 def first_line(error: Exception) -> str:

@@ -79,7 +79,7 @@ def is_rounding(module: fx.GraphModule, tensors: Sequence[torch.Tensor], found: 
     """
     for exact in (False, True):
         judge = _Judge(module, found, exact)
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator("cpu").manual_seed(0)
         judge.run(*(_Pair.of(tensor, exact, generator) for tensor in tensors))
         if judge.right:
             return True
@@ -129,7 +129,8 @@ class _Pair:
             return cls(tensor, tensor.double() if tensor.dtype == torch.float32 else tensor)
         if generator is None or not tensor.dtype.is_floating_point:
             return cls(tensor, tensor)
-        move = torch.empty(tensor.shape, dtype=tensor.dtype).uniform_(1 - _MOVE, 1 + _MOVE, generator=generator)
+        move = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+        move.uniform_(1 - _MOVE, 1 + _MOVE, generator=generator)
         return cls(tensor, tensor * move)
 
 

@@ -33,7 +33,7 @@ class _Kept:
     """
 
     def __init__(self, size: int) -> None:
-        self.storage = torch.UntypedStorage(size)
+        self.storage = torch.UntypedStorage(size, device="cpu")
         self.bytes = size
         self._idle = self._count()
 
@@ -66,13 +66,13 @@ class Storages:
         """A tensor of a layout, whose values are undefined."""
         dtype = getattr(torch, layout.dtype)
         shape, strides = (layout.blocks, None) if layout.block else (layout.shape, layout.strides)
-        made = torch.empty(0, dtype=dtype)
+        made = torch.empty(0, dtype=dtype, device="cpu")  # the default may be another device
         size = made.element_size()
         for extent in shape:
             size *= extent
         if size < _LEAST or _count is None:
             made.resize_(shape)
-            return made if strides is None else torch.empty_strided(shape, strides, dtype=dtype)
+            return made if strides is None else torch.empty_strided(shape, strides, dtype=dtype, device="cpu")
         with self._lock:
             storage = (self._find(size) or self._make(size)).storage
             # The result is no view, and has a version of its own, so it is PyTorch's as any new tensor is.

@@ -12,7 +12,9 @@ import atexit
 import contextlib
 import logging
 import math
+import os
 import queue
+import shutil
 import tempfile
 import threading
 import time
@@ -86,7 +88,7 @@ class Worker:
         self._next: deque[Order] = deque()
         self._process: IsolatedProcess | None = None
         self._thread: threading.Thread | None = None
-        self._folder = tempfile.TemporaryDirectory(prefix="tilewright-")
+        self._folder = Path(tempfile.mkdtemp(prefix="tilewright-"))
         self._orders: dict[str, Order] = {}
         self._deaths = 0
         self._end = -math.inf
@@ -141,9 +143,15 @@ class Worker:
         )
 
     def close(self) -> None:
-        """End the process, and start none any more."""
+        """End the process, and start none any more. What was built is removed."""
         self._closed = True
         self._close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def abandon(self) -> None:
+        """Prepare and tune nothing any more: this process was forked from the one that this worker belongs to."""
+        self._closed = self.ended = True
+        self.pace = Pace()  # another thread may have held the locks of the former one
 
     def _serve(self) -> None:
         """The thread: first parts that wait, then tuning."""
@@ -273,7 +281,7 @@ class Worker:
         """Start a process. It imports what it needs while this one goes on."""
         process = IsolatedProcess(
             make_preparation,
-            (self._options, Path(self._folder.name)),
+            (self._options, self._folder),
             variables={"TVM_NUM_THREADS": str(self._threads)},
             purpose="tuning for training needs a process of its own",
         )
@@ -294,3 +302,13 @@ def _end_workers() -> None:
     """End the processes of the workers, which wait for more."""
     for worker in _workers.values():
         worker.close()
+
+
+def _abandon_workers() -> None:
+    """A fork of this process has no threads of the workers. It does not end their processes, nor remove their files."""
+    for worker in _workers.values():
+        worker.abandon()
+    _workers.clear()
+
+
+os.register_at_fork(after_in_child=_abandon_workers)
