@@ -33,6 +33,9 @@ State: TypeAlias = Literal["waiting", "ready", "running", "left"]
 _PROFILE_EVERY = 16
 #: Runs whose times are kept, and after which ours and PyTorch's are compared.
 _WINDOW, _ENOUGH = 16, 3
+#: Steps whose results are not all finite that are passed over before a part is proven by the finite ones. (A choice:
+#: numbers that a mask makes infinite come in each step, those of a bad batch do not.)
+_MOST_UNSURE = 8
 #: Variants of our kernels are timed in real steps if ours take at most this multiple of PyTorch's time.
 _MOST_SLOWER = 1.5
 
@@ -86,6 +89,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         self._program: PlanProgram | None = None
         self._contest: Contest | None = None
         self._profile = False
+        self._unsure = 0
         self._offered: Executable | None = None
         self._executable: Executable | None = None
         self._lock = threading.Lock()
@@ -187,7 +191,9 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             if not isinstance(program, PlanProgram):
                 raise TypeError("it has no plan")
             found = self._run(program, tensors)
-            worst, seconds = find_worst(self._module, tensors, found)
+            worst, seconds, finite = find_worst(self._module, tensors, found)
+            if not finite and self._unsure < _MOST_UNSURE:
+                return self._postpone(executable, tensors)
             right = worst <= TOLERANCE or is_rounding(self._module, tensors, found)
         except Exception as error:
             self.leave(f"its executable failed: {first_line(error)}")
@@ -203,6 +209,14 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         self.counts.our_seconds.clear()  # the first run meets cold caches
         return_free_pages()
         return found
+
+    def _postpone(self, executable: Executable, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """PyTorch's results, since this step proves little. The next one proves the executable."""
+        self._unsure += 1
+        with self._lock:
+            if self.state == "ready" and self._offered is None:
+                self._offered = executable
+        return self._run_theirs(tensors)
 
     def _run(self, program: PlanProgram, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """The results in our kernels, in tensors that PyTorch allocates."""

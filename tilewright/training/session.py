@@ -20,7 +20,7 @@ from tilewright.training.parts import divide
 from tilewright.training.preparing import Request
 from tilewright.training.progress import Progress, find_progress
 from tilewright.training.saved import find_kept, show_plain
-from tilewright.training.support import explain
+from tilewright.training.support import explain, is_heavy
 from tilewright.training.worker import Order, find_worker
 
 if TYPE_CHECKING:
@@ -107,7 +107,9 @@ class Session:
             _log.warning("the %s pass stays with PyTorch: %s", kind, first_line(error))
             return self._box(module, StepGraph(kind, (), len(module.graph.nodes)))
         rest = sum(node.op == "call_function" and hasattr(node.target, "_schema") for node in whole.graph.nodes)
-        if why:
+        if why and not any(map(is_heavy, module.graph.nodes)):
+            _log.info("all of the %s pass stays with PyTorch: %s", kind, why)  # there is nothing to be gained
+        elif why:
             _log.warning("%s the %s pass stays with PyTorch: %s", "part of" if live else "all of", kind, why)
         graph = StepGraph(kind, live, rest)
         self.graphs.append(graph)

@@ -6,8 +6,6 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tilewright.wording import counted
-
 if TYPE_CHECKING:
     import torch
     from torch import fx
@@ -68,7 +66,9 @@ def is_supported(node: fx.Node) -> bool:
         return False
     dtypes = (*_DTYPES, "int64") if name in _PLACES.split() else _DTYPES
     values = [*_tensors(node), *(value for source in node.all_input_nodes for value in _tensors(source))]
-    return bool(values) and all(_fits(value, dtypes) for value in values) and 0 not in values[0].shape
+    if not values or not all(_fits(value, dtypes) for value in values):
+        return False
+    return not any(0 in value.shape for value in (values if is_heavy(node) else values[:1]))
 
 
 def is_heavy(node: fx.Node) -> bool:
@@ -84,8 +84,7 @@ def explain(module: fx.GraphModule) -> str:
     """
     heavy = [node for node in module.graph.nodes if is_heavy(node)]
     if not heavy:
-        count = sum(hasattr(node.target, "_schema") for node in module.graph.nodes)
-        return f"none of its {counted(count, 'operator')} is a convolution, product or attention that could be compiled"
+        return "it has no convolution, product or attention that could be compiled"
     reasons = sorted({f"{_name(node)} {_refuse(node)}" for node in heavy if not is_supported(node)})
     return ", ".join(reasons)
 
