@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -117,4 +118,45 @@ def test_ctrl_c_ends_a_training_at_once(tmp_path: Path) -> None:
     assert errors.rstrip().endswith("KeyboardInterrupt")
     assert errors.count("Traceback") == 1
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+    assert list(tmp_path.glob("tilewright-*")) == []
+
+
+_FORKS = """
+    import os, sys
+    from pathlib import Path
+    from tilewright.training.options import Options
+    from tilewright.training.worker import find_worker
+    find_worker(Options(), 1).start()
+    children = [int(pid) for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()]
+    child = os.fork()
+    if not child:
+        sys.exit()
+    os.waitpid(child, 0)
+    print(*children, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def find_state(pid: int) -> str:
+    """The state of a process, such as ``T`` for a stopped one; empty: there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def test_the_process_that_compiles_survives_forks_and_is_not_stopped_for_good(tmp_path: Path) -> None:
+    program = [sys.executable, "-c", textwrap.dedent(_FORKS)]
+    environment, pipe = os.environ | {"TMPDIR": str(tmp_path)}, subprocess.PIPE
+    with subprocess.Popen(program, cwd=ROOT, stdin=pipe, stdout=pipe, text=True, env=environment) as process:
+        assert process.stdout is not None
+        (pid,) = map(int, process.stdout.readline().split())
+        assert find_state(pid) not in ("", "Z")
+        assert list(tmp_path.glob("tilewright-*"))
+        os.kill(pid, signal.SIGSTOP)
+        end = time.monotonic() + 60
+        while find_state(pid) == "T" and time.monotonic() < end:
+            time.sleep(0.01)
+        assert find_state(pid) not in ("", "T", "Z")
+        process.communicate("\n", timeout=60)
     assert list(tmp_path.glob("tilewright-*")) == []

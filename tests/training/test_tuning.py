@@ -259,12 +259,69 @@ def test_a_killed_process_costs_no_training(caplog: pytest.LogCaptureFixture, mo
     assert states == {"running"}  # another process has done it
 
 
-def test_neither_records_nor_cache_are_needed(tmp_path: Path) -> None:
+def test_neither_records_nor_cache_are_needed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     records = tmp_path / "records.db"
     records.mkdir()  # no file
     Path(f"{records}.executables").write_text("no directory", encoding="utf-8")
     parts = train(make_perceptron(), mode="now", budget="1s", records=str(records))
     assert {part.state for part in parts} == {"running"}
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == 2
+    assert said[0].startswith("measurements are not kept")
+    assert said[1].startswith("not all executables are kept for the next run")
+
+
+def test_a_step_with_infinite_results_proves_nothing(kept: Path) -> None:
+    model = make_perceptron()
+    compiled = optimize(model, mode="cached", records=str(kept))
+    for value, states in ((float("nan"), {"ready"}), (float("inf"), {"ready"}), (1.0, {"running"})):
+        x = torch.randn(4, 16)
+        x[0, 0] *= value
+        step(compiled, x)
+        assert {part.state for graph in report(model).graphs for part in graph.parts} == states
+
+
+def test_parts_that_come_after_the_end_have_a_budget_of_their_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Still:
+        """Stands for the process: it prepares nothing, and is asked to finish."""
+
+        alive = True
+
+        def __init__(self, *_: object, **__: object) -> None:
+            self.asked: list[str] = []
+            processes.append(self)
+
+        def call(self, method: str, *_: object, **__: object) -> object:
+            self.asked.append(method)
+            return Prepared("", tmp_path, 1, 0, 0)
+
+        def pause(self) -> None:
+            pass
+
+        resume = kill = pause
+
+    processes: list[Still] = []
+    monkeypatch.setattr(worker, "IsolatedProcess", Still)
+    monkeypatch.setattr(worker, "load_executable", lambda *_: None)
+    tried = worker.Worker(Options(budget="1s"), 1)
+
+    class Waiting:
+        """Stands for a part that never runs."""
+
+        name, state, kernel_seconds = "part", "waiting", dict[str, float]()
+
+        def offer(self, *_: object) -> None:
+            pass
+
+    for number in (1, 2):
+        tried.enqueue(worker.Order(Request("part", b"", (), (), key=str(number)), Waiting()))  # type: ignore[arg-type]
+        end = time.monotonic() + 60
+        while sum(process.asked.count("finish") for process in processes) < number and time.monotonic() < end:
+            time.sleep(0.01)
+    tried.close()
+    assert sum(process.asked.count("finish") for process in processes) == 2
 
 
 def test_progress_says_how_the_steps_have_changed(caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:

@@ -12,10 +12,10 @@ class Notes:
         self._waiting: list[str] = []
         self._known: set[str] = set()
 
-    def add(self, text: str) -> None:
-        """Tell a text, if it is new."""
-        if text not in self._known:
-            self._known.add(text)
+    def add(self, text: str, about: str = "") -> None:
+        """Tell a text, if it is the first one about something; without ``about``, if it is new."""
+        if (about or text) not in self._known:
+            self._known.add(about or text)
             self._waiting.append(text)
 
     def take(self) -> tuple[str, ...]:

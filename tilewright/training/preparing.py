@@ -356,7 +356,7 @@ class Preparation:
             publish(part.out, self._cache / key, {ENTRY: {"spent": round(spent, 1)}})
             remove_oldest(self._cache)
         except (TilewrightError, OSError) as error:
-            self._notes.add(f"executables are not kept for the next run: {error}")
+            self._notes.add(f"not all executables are kept for the next run: {error}", "executables")
 
 
 def make_preparation(options: Options, folder: Path) -> Preparation:

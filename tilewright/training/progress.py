@@ -64,8 +64,8 @@ class Progress:
         if now >= self._next:
             self._next = now + _EVERY
             _log.info("%s", self.describe())
-        if self._worker.ended and not self._summed:
-            self._summed = True
+        ended, self._summed = self._summed, self._worker.ended
+        if self._summed and not ended:
             _log.info("tuning has ended: %s", self.describe())
 
     def run(self) -> AbstractContextManager[None]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING
 
+from tilewright.training.support import is_supported
+
 if TYPE_CHECKING:
     import torch
     from torch import fx
@@ -52,10 +54,11 @@ def split_dropout(module: fx.GraphModule) -> None:
 
 
 def draws(node: fx.Node) -> bool:
-    """Whether a node draws random numbers with PyTorch's generator."""
+    """Whether a node draws random numbers with PyTorch's generator. Attention could, but is compiled without dropout."""
     import torch
 
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) and node.op == "call_function"
+    seeded = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    return seeded and node.op == "call_function" and not is_supported(node)
 
 
 def _draw_early(node: fx.Node, last: fx.Node) -> fx.Node:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pickle
 import weakref
@@ -83,7 +84,8 @@ class Session:
         """Start what prepares parts, if there will be some: nothing is in the cache yet."""
         folder = find_folder(self.options)
         if self.options.mode == "background" and (folder is None or not folder.exists()):
-            find_worker(self.options, self._threads).start()
+            with contextlib.suppress(Exception):  # said when a part needs it
+                find_worker(self.options, self._threads).start()
 
     def compile(self, kind: Kind, module: fx.GraphModule, examples: Sequence[object]) -> Boxed:
         """A function that computes a graph of a step. It is PyTorch's own whatever fails.

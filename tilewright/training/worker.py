@@ -158,7 +158,8 @@ class Worker:
         while True:
             if self._next or not self._waiting.empty() or self._is_done():
                 order = self._next.popleft() if self._next else self._waiting.get()
-                if math.isinf(self._end):
+                if math.isinf(self._end) or self.ended:  # a part that comes after the end has a budget of its own
+                    self.ended = False
                     self._end = time.monotonic() + self._options.seconds - (order.spent or 0.0)
                 self._begin(order)
                 continue
