@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 __all__ = ["Notes"]
 
 
@@ -13,9 +15,10 @@ class Notes:
         self._known: set[str] = set()
 
     def add(self, text: str, about: str = "") -> None:
-        """Tell a text, if it is the first one about something; without ``about``, if it is new."""
-        if (about or text) not in self._known:
-            self._known.add(about or text)
+        """Tell a text, if it is the first one about something; without ``about``, if it is new but for its numbers."""
+        key = about or re.sub(r"\d+", "", text)
+        if key not in self._known:
+            self._known.add(key)
             self._waiting.append(text)
 
     def take(self) -> tuple[str, ...]:
