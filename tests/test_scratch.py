@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tilewright.errors import OutputError
-from tilewright.scratch import claim, scratch
+from tilewright.scratch import claim, make_folder, scratch
 
 
 @pytest.fixture(autouse=True)
@@ -94,3 +94,17 @@ def test_one_claim_at_a_time(base: Path) -> None:
     os.close(second)
     with pytest.raises(FileNotFoundError):
         claim(base / "none")
+
+
+def test_a_folder_belongs_to_its_lock(base: Path) -> None:
+    first, lock = make_folder()
+    second, other = make_folder()
+    assert {first, second} == set(base.iterdir())
+    assert lock is not None
+    assert other is not None
+    os.close(lock)  # as if its process had been killed
+    third, last = make_folder()
+    assert {second, third} == set(base.iterdir())
+    assert last is not None
+    os.close(other)
+    os.close(last)

@@ -20,7 +20,7 @@ from pathlib import Path
 from tilewright.errors import OutputError, ResourceError, TilewrightError
 from tilewright.names import check_encodable
 
-__all__ = ["check_space", "claim", "explained", "scratch"]
+__all__ = ["check_space", "claim", "explained", "make_folder", "scratch"]
 
 #: What all temporary directories of this package are called.
 _OURS = "tilewright-"
@@ -94,6 +94,22 @@ def scratch(runs: bool = True) -> Iterator[Path]:
         else:
             os.environ["TMPDIR"] = before[0]
         _remove(folder, descriptor)
+
+
+def make_folder() -> tuple[Path, int | None]:
+    """A directory for temporary files, for a process that removes it in the end.
+
+    A process that is killed leaves the directory behind; whoever makes or enters the next one removes it.
+
+    Returns:
+        the directory, and the descriptor of its lock; None: its file system has no locks.
+
+    Raises:
+        OSError: none can be made.
+    """
+    base = Path(tempfile.gettempdir())
+    _sweep(base)
+    return _make(base)
 
 
 def _remove(folder: Path, descriptor: int | None) -> None:

@@ -22,8 +22,8 @@ def fresh() -> Iterator[None]:
 def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch runs all parts."""
 
-    def refuse(**_: object) -> str:
+    def refuse() -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("tilewright.training.worker._workers", {})
-    monkeypatch.setattr("tilewright.training.worker.tempfile.mkdtemp", refuse)
+    monkeypatch.setattr("tilewright.training.worker.make_folder", refuse)

@@ -54,7 +54,7 @@ def split_dropout(module: fx.GraphModule) -> None:
 
 
 def draws(node: fx.Node) -> bool:
-    """Whether a node draws random numbers with PyTorch's generator. Attention could, but is compiled without dropout."""
+    """Whether a node draws random numbers with PyTorch's generator. Attention without dropout does not."""
     import torch
 
     seeded = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())

@@ -15,18 +15,17 @@ import math
 import os
 import queue
 import shutil
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilewright.errors import TilewrightError
 from tilewright.executable.executable import load_executable
 from tilewright.measure.isolated import IsolatedError, IsolatedProcess
+from tilewright.scratch import make_folder
 from tilewright.training.arena import find_arena
 from tilewright.training.options import Options
 from tilewright.training.preparing import Prepared, Proposal, Request, make_preparation
@@ -88,7 +87,8 @@ class Worker:
         self._next: deque[Order] = deque()
         self._process: IsolatedProcess | None = None
         self._thread: threading.Thread | None = None
-        self._folder = Path(tempfile.mkdtemp(prefix="tilewright-"))
+        #: Where the process builds. The lock says to others that this process needs it.
+        self._folder, self._lock = make_folder()
         self._orders: dict[str, Order] = {}
         self._deaths = 0
         self._end = -math.inf
@@ -147,6 +147,9 @@ class Worker:
         self._closed = True
         self._close()
         shutil.rmtree(self._folder, ignore_errors=True)
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
     def abandon(self) -> None:
         """Prepare and tune nothing any more: this process was forked from the one that this worker belongs to."""
