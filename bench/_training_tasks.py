@@ -99,10 +99,11 @@ def find_layers(module: fx.GraphModule, inputs: Sequence[Layout]) -> Layers:
         if name in _FORWARD:
             data, weight = (_follow(node.args[place]) for place in _FORWARD[name])
             layer = _describe(node, data, weight, node) if name == "convolution" else _describe_product(node)
-            if weight in given:
+            if name == "mm" and _is_turned(node.args[0]):
+                if node in places:  # the gradient of a weight, by a transposed matrix
+                    written[places[node]] = layer
+            elif weight in given:
                 read[given[weight]] = layer
-            if name == "mm" and node in places:
-                written[places[node]] = layer
         elif name == "convolution_backward":
             gradient, data, weight = (_follow(argument) for argument in node.args[:3])
             layer = _describe(node, data, weight, gradient)
@@ -259,6 +260,11 @@ def _note_shapes(module: fx.GraphModule, inputs: Sequence[Layout]) -> None:
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
         tensors = [torch.empty_strided(i.shape, i.strides, dtype=getattr(torch, i.dtype)) for i in inputs]
         FakeTensorProp(module, mode).propagate_dont_convert_inputs(*tensors)
+
+
+def _is_turned(node: fx.Node) -> bool:
+    """Whether a matrix is another one's transposed."""
+    return _name_of(node) in ("t", "transpose", "permute")
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:
