@@ -20,6 +20,7 @@ Each network is trained on one batch of 16 with SGD and momentum.
   Winograd's algorithm may exceed the peak. In this run parts keep our kernels even if PyTorch's are faster.
 - *Gradients.* ``gradient_error`` is the largest difference to PyTorch in float64, relative to the largest gradient of
   the same parameter. Gradients that are 0 but for rounding are left out: ``gradients_left_out`` of them.
+  ``gradient_errors`` has those of PyTorch in float32, too.
 
 Images have their channels last in Tilewright's arm, too.
 
@@ -87,7 +88,7 @@ def find_overtaking(ours: Sequence[float], theirs: Sequence[float]) -> float | N
         ours: the ends of the steps.
         theirs: those of the other arm. What it would have done after its last one is its median step.
     """
-    regular = float(np.median(np.diff(theirs[len(theirs) // 2 :])))
+    regular = float(np.median(np.diff([0.0, *theirs])[len(theirs) // 2 :]))
     overtaken: float | None = None
     for count, end in enumerate(ours, 1):
         other = bisect.bisect_right(theirs, end)
@@ -172,13 +173,15 @@ def bench(plan: Plan) -> dict[str, Any]:
         }
     if alone:
         spans = np.diff([0.0, *alone["tilewright"]])
+        spans = spans[min(_TRACING, len(spans) - 1) :]
         found["overtakes_seconds"] = {
             key: find_overtaking(alone["tilewright"], alone[other.name]) for key, other in best.items()
         }
-        found["slowest_step"] = float(spans[_TRACING:].max() / np.median(spans[_TRACING:]))
+        found["slowest_step"] = float(spans.max() / np.median(spans))
     return {
         **found,
         "gradient_error": errors["gradients"]["tilewright"]["worst"],
+        "gradient_errors": errors["gradients"],
         "gradients_left_out": errors["cancel"],
         **measure_kernels(plan.name, plan.own, threads, cached),
         "ends": {arm: [round(end, 3) for end in ends] for arm, ends in alone.items()},
