@@ -28,6 +28,8 @@ __all__ = ["Timed", "bound_seconds", "list_convolutions", "list_kernels", "measu
 _STEPS, _WARM_UP = 7, 3
 #: Seconds until all parts have kernels. Without a cache from an earlier run, they are compiled first.
 _PATIENCE = 400.0
+#: The goal of a step, as a share of the faster one of PyTorch's arms.
+_GOAL = 0.65
 #: How many kernels are printed that lose most.
 _MOST = 10
 
@@ -272,6 +274,7 @@ def _show(name: str, entry: Mapping[str, Any]) -> str:
         f"{name}: {ours:.0f} ms of a step of {entry['profiled_ms']:.0f} ms are in our kernels",
         f"peak: {limits['reachable'] / 1e9:.0f} GFLOP/s in a matrix product; {limits['peak'] / 1e9:.0f} by "
         f"{limits['peak_source']}; memory: {(limits['memory_bandwidth'] or 0.0) / 1e9:.0f} GB/s",
+        *_show_goal(entry),
         *(f"PyTorch runs {part}" for part in entry["waiting"]),
         "",
         table(
@@ -299,6 +302,18 @@ def _show(name: str, entry: Mapping[str, Any]) -> str:
             header += [f"{'forward' if kind == FORWARD else kind}: ms", "GFLOP/s", "of peak"]
         lines += ["", table(header, list(map(_describe_convolution, entry["convolutions"])))]
     return "\n".join(lines)
+
+
+def _show_goal(entry: Mapping[str, Any]) -> list[str]:
+    """How far the step is from its goal, if it was raced."""
+    medians = {arm: float(found["median_ms"]) for arm, found in entry.get("step_ms", {}).items()}
+    others = [median for arm, median in medians.items() if arm != "tilewright"]
+    if not others:
+        return []
+    goal = _GOAL * min(others)
+    excess = medians["tilewright"] - goal
+    text = f"{excess:.0f} ms too long" if excess > 0 else "reached"
+    return [f"goal: {goal:.0f} ms, {_GOAL:g} of PyTorch's best; {text}"]
 
 
 def _sum_kinds(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

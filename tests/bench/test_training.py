@@ -27,7 +27,13 @@ def step(forward: float, backward: float, rest: float) -> StepSeconds:
 
 
 def call(kind: str, seconds: float, layer: str = "", first: bool = True, **others: Any) -> Timed:
-    fields = {"graph": "backward", "kernel": "k_01234567", "task": "products 36x4", "flop": 0.0, "bytes": 0.0} | others
+    fields: dict[str, Any] = {
+        "graph": "backward",
+        "kernel": "k_01234567",
+        "task": "products 36x4",
+        "flop": 0.0,
+        "bytes": 0.0,
+    } | others
     return Timed(
         kind=kind, layer=layer, layer_flop=1e9, convolution=bool(layer), seconds=seconds, first=first, **fields
     )
@@ -118,4 +124,7 @@ def test_tables() -> None:
     kernels = show_kernels({"net": entry, "old": {"kernels_error": "no compiler"}})
     assert "net: 40 ms of a step of 50 ms are in our kernels" in kernels
     assert "PyTorch runs forward part 1: waiting" in kernels
+    assert "goal" not in kernels  # nobody was raced
+    entry["step_ms"] |= {"eager": {"median_ms": 30.0}, "inductor": {"median_ms": 20.0}}
+    assert "goal: 13 ms, 0.65 of PyTorch's best; 7 ms too long" in show_kernels({"net": entry})
     assert "old: no kernels were timed: no compiler" in kernels
