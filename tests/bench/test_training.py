@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ pytest.importorskip("torch")
 from bench._training_kernels import Timed, bound_seconds, list_convolutions, list_kernels, show_kernels
 from bench._training_steps import StepSeconds
 from bench._training_tasks import DATA, ELEMENTWISE, FORWARD, WEIGHTS
-from bench.training import find_overtaking, show, take_pass
+from bench.training import Plan, bench, find_overtaking, main, show, take_pass
 from tilewright.measure.limits import Limits
 from tilewright.measure.peers import Peer
 
@@ -128,3 +129,21 @@ def test_tables() -> None:
     entry["step_ms"] |= {"eager": {"median_ms": 30.0}, "inductor": {"median_ms": 20.0}}
     assert "goal: 13 ms, 0.65 of PyTorch's best; 7 ms too long" in show_kernels({"net": entry})
     assert "old: no kernels were timed: no compiler" in kernels
+
+
+@pytest.mark.parametrize("options", [("--minutes", "0"), ("--kernels-only",)])
+def test_kernels_of_an_earlier_run_need_its_records(
+    options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["training", *options])
+    with pytest.raises(SystemExit):
+        main()
+    assert "need its --records" in capsys.readouterr().err
+
+
+def test_tuning_starts_from_empty_records(tmp_path: Path) -> None:
+    plan = Plan("encoder", 5.0, tmp_path)
+    assert (plan.own, plan.arms) == ("tilewright", ["eager", "inductor"])
+    plan.records.touch()
+    with pytest.raises(SystemExit, match="empty records"):
+        bench(plan)
