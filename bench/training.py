@@ -274,8 +274,9 @@ def main() -> None:
     if not arguments.kernels_only:
         print(show(found), end="\n\n")
     print(show_kernels(found))
-    if arguments.plot:
-        plot_steps(found, arguments.plot)
+    trained = {name: entry for name, entry in found.items() if entry.get("ends")}
+    if arguments.plot and trained:
+        plot_steps(trained, arguments.plot)
 
 
 if __name__ == "__main__":
