@@ -17,9 +17,19 @@ from functools import lru_cache
 from pathlib import Path
 
 from tilewright.errors import CompilerError, ResourceError
+from tilewright.executable.runtime.cross import find_cross_compiler
 from tilewright.scratch import check_space, explained
 
-__all__ = ["bind", "compile_runtime", "find_compiler", "link", "link_library", "use_for_kernels", "write_runtime"]
+__all__ = [
+    "bind",
+    "compile_runtime",
+    "find_compiler",
+    "find_compiler_of",
+    "link",
+    "link_library",
+    "use_for_kernels",
+    "write_runtime",
+]
 
 #: The runtime's main source file.
 SOURCE = Path(__file__).with_name("runtime.c")
@@ -46,30 +56,48 @@ def find_compiler() -> str:
     )
 
 
-def compile_runtime(out: Path, *, shared: bool = False) -> None:
+def find_compiler_of(triple: str) -> tuple[str, ...]:
+    """The command of the C compiler for a platform.
+
+    Args:
+        triple: LLVM's name of the platform; empty: this one.
+
+    Raises:
+        CompilerError: there is no compiler.
+    """
+    return find_cross_compiler(triple) if triple else (find_compiler(),)
+
+
+def compile_runtime(out: Path, *, shared: bool = False, triple: str = "") -> None:
     """Compile the runtime.
 
     Args:
         out: the file to write.
         shared: whether it is a shared library; otherwise it is an object file.
+        triple: as of :func:`find_compiler_of`.
 
     Raises:
         CompilerError: there is no compiler, or it fails.
         ResourceError: a disk is full.
     """
     mode = "-shared" if shared else "-c"
-    _compile([find_compiler(), *_FLAGS, mode, str(SOURCE), "-o", str(out)], out, "the runtime cannot be compiled")
+    command = [*find_compiler_of(triple), *_FLAGS, mode, str(SOURCE), "-o", str(out)]
+    _compile(command, out, "the runtime cannot be compiled")
 
 
-def write_runtime(out: Path) -> None:
+def write_runtime(out: Path, triple: str = "") -> None:
     """Write the object file of the runtime. This process compiles it once, which takes 0.2 s.
+
+    Args:
+        out: the file to write.
+        triple: as of :func:`find_compiler_of`.
 
     Raises:
         CompilerError: there is no compiler, or it fails.
         ResourceError: a disk is full.
         OutputError: the file cannot be written.
     """
-    content = _compile_object(find_compiler())
+    content = _compile_object(find_compiler_of(triple), triple)
     try:
         out.write_bytes(content)
     except OSError as exc:
@@ -77,15 +105,15 @@ def write_runtime(out: Path) -> None:
 
 
 @lru_cache(maxsize=4)
-def _compile_object(compiler: str) -> bytes:
+def _compile_object(compiler: tuple[str, ...], triple: str) -> bytes:
     """The content of the runtime's object file, as ``compiler`` makes it."""
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         path = Path(folder, "runtime.o")
-        compile_runtime(path)
+        compile_runtime(path, triple=triple)
         return path.read_bytes()
 
 
-def link(objects: Sequence[Path], out: Path, *, repeated: bool = False) -> None:
+def link(objects: Sequence[Path], out: Path, *, repeated: bool = False, triple: str = "") -> None:
     """Link the object files of kernels and of the runtime into the shared library ``out``.
 
     Functions of the library find each other before functions of the same name in other libraries.
@@ -93,20 +121,22 @@ def link(objects: Sequence[Path], out: Path, *, repeated: bool = False) -> None:
     Args:
         objects: the object files.
         out: the file to write.
-        repeated: whether several may hold the same function, of which one is taken.
+        repeated: whether several may hold the same function, of which one is taken; only for this platform.
+        triple: as of :func:`find_compiler_of`.
 
     Raises:
         CompilerError: there is no compiler, or it fails.
         ResourceError: a disk is full.
     """
     flags = ("-shared", "-fPIC", "-pthread", "-Wl,-Bsymbolic")
-    repeating = ("-Wl,--allow-multiple-definition",) if repeated else ()
-    _compile(
-        [find_compiler(), *flags, *repeating, *map(str, objects), "-o", str(out)], out, "the kernels cannot be linked"
-    )
+    repeating = ("-Wl,--allow-multiple-definition",) if repeated and not triple else ()  # zig's linker has no such flag
+    command = [*find_compiler_of(triple), *flags, *repeating, *map(str, objects), "-o", str(out)]
+    _compile(command, out, "the kernels cannot be linked")
 
 
-def link_library(source: Path, objects: Sequence[Path], out: Path, exports: Path, flags: Sequence[str] = ()) -> None:
+def link_library(
+    source: Path, objects: Sequence[Path], out: Path, exports: Path, flags: Sequence[str] = (), triple: str = ""
+) -> None:
     """Compile a C library: its source file, which includes the runtime, with the objects of kernels.
 
     Args:
@@ -115,17 +145,18 @@ def link_library(source: Path, objects: Sequence[Path], out: Path, exports: Path
         out: the file to write.
         exports: the linker's version script, which lists the functions that others may call.
         flags: further flags of the compiler.
+        triple: as of :func:`find_compiler_of`.
 
     Raises:
         CompilerError: there is no compiler, or it fails.
         ResourceError: a disk is full.
     """
     linker = (
-        *("-Bsymbolic", "-z,noexecstack", "-z,defs", "--allow-multiple-definition"),
+        *("-Bsymbolic", "-z,noexecstack", "-z,defs", *(() if triple else ("--allow-multiple-definition",))),
         *(f"-soname,{out.name}", f"--version-script={exports}"),
     )
     places = (f"-I{source.parent}", f"-I{SOURCE.parent}")
-    command = [find_compiler(), *_FLAGS, "-fvisibility=hidden", "-shared", *places, str(source), "-x", "none"]
+    command = [*find_compiler_of(triple), *_FLAGS, "-fvisibility=hidden", "-shared", *places, str(source), "-x", "none"]
     command += [*map(str, objects), *(f"-Wl,{option}" for option in linker), *flags, "-o", str(out), "-ldl"]
     _compile(command, out, f"{out.name} cannot be compiled", source.parent)
 
