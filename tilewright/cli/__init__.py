@@ -12,7 +12,7 @@ import sys  # noqa: E402
 try:
     import typer
 
-    from tilewright.cli import bench, cost, export, records, run, tasks, tune
+    from tilewright.cli import bench, build, cost, export, records, run, tasks, tune
     from tilewright.cli.streams import prepare_streams
 except KeyboardInterrupt:  # before interrupts are handled, and before any work began
     sys.exit(130)
@@ -29,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("tune")(tune.tune)
+app.command("build")(build.build)
 app.command("bench")(bench.bench)
 app.command("run")(run.run)
 app.command("export")(export.export)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tilewright.compiling.build import check_compiler, publish
-from tilewright.errors import CheckError, TargetError
+from tilewright.errors import CheckError
 from tilewright.executable.executable import Executable, load_executable
 from tilewright.frontend.network import Network
 from tilewright.frontend.shapes import ShapeRequest, Shapes, make_request
@@ -31,6 +31,7 @@ from tilewright.target import Target
 from tilewright.tuning.algorithms import AlgorithmChoice, choose_algorithms
 from tilewright.tuning.bucketing import read_buckets
 from tilewright.tuning.budget import Budget, RunningBudget
+from tilewright.tuning.building import refuse_tuning
 from tilewright.tuning.budget_plan import (
     LEAST_MEASURING,
     BudgetPlan,
@@ -119,10 +120,7 @@ def tune(
         method = default(prior)
         notes += [problem] if problem else []
     machine = target if isinstance(target, Target) else Target.parse(target)
-    if machine.triple:
-        raise TargetError(
-            f"candidates are timed on this machine, but code for {machine.triple} does not run here; tune there"
-        )
+    refuse_tuning(machine)
     with ExitStack() as ending, ExitStack() as stack:
         store, ours = _open(records)
         if ours:

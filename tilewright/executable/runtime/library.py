@@ -36,8 +36,9 @@ SOURCE = Path(__file__).with_name("runtime.c")
 #: All files that the runtime is compiled from.
 _HEADERS = ("cpu.h", "image.h", "instance.h", "pool.h", "scratch.h", "shared_pool.h")
 _SOURCES = (SOURCE, *(SOURCE.with_name(name) for name in _HEADERS))
-#: Seconds within which the runtime must be compiled, or a library linked.
-_MOST_SECONDS = 120
+#: Seconds within which the runtime must be compiled, or a library linked. At its first use for a platform, zig also
+#: compiles parts of the C library, which takes 5 s of a core.
+_MOST_SECONDS = 300
 _FLAGS = ("-x", "c", "-std=c11", "-O2", "-fPIC", "-pthread")
 
 
@@ -128,7 +129,8 @@ def link(objects: Sequence[Path], out: Path, *, repeated: bool = False, triple: 
         CompilerError: there is no compiler, or it fails.
         ResourceError: a disk is full.
     """
-    flags = ("-shared", "-fPIC", "-pthread", "-Wl,-Bsymbolic")
+    # Without -O2, zig would compile its parts of the C library a second time.
+    flags = ("-shared", "-fPIC", "-O2", "-pthread", "-Wl,-Bsymbolic")
     repeating = ("-Wl,--allow-multiple-definition",) if repeated and not triple else ()  # zig's linker has no such flag
     command = [*find_compiler_of(triple), *flags, *repeating, *map(str, objects), "-o", str(out)]
     _compile(command, out, "the kernels cannot be linked")
@@ -170,6 +172,7 @@ def _compile(command: list[str], out: Path, failure: str, folder: Path | None = 
         failure: what failed, as the beginning of the message.
         folder: in which it runs; None: this process's.
     """
+    compiler = "zig" if "ziglang" in command[:3] else command[0]
     try:
         subprocess.run(
             command,
@@ -183,7 +186,7 @@ def _compile(command: list[str], out: Path, failure: str, folder: Path | None = 
         )
     except subprocess.TimeoutExpired as exc:
         raise CompilerError(
-            f"{failure}: {command[0]} takes longer than {_MOST_SECONDS} s; set CC to another compiler"
+            f"{failure}: {compiler} takes longer than {_MOST_SECONDS} s; set CC to another compiler"
         ) from exc
     except subprocess.CalledProcessError as exc:
         # The compiler does not always say that a disk is full: it may only fail to read a file that was cut off.
@@ -195,11 +198,11 @@ def _compile(command: list[str], out: Path, failure: str, folder: Path | None = 
             raise explained(OSError(errno.ENOSPC, "No space left on device"), failure, out.parent) from exc
         said = next((line for line in lines if "error" in line.lower()), lines[0] if lines else f"it ended with {exc}")
         raise CompilerError(
-            f"{failure} by {command[0]}: {said[:200]}; check that it works, or set CC to another compiler"
+            f"{failure} by {compiler}: {said[:200]}; check that it works, or set CC to another compiler"
         ) from exc
     except OSError as exc:
         raise CompilerError(
-            f"{failure}: {command[0]} cannot be run: {exc.strerror}; set CC to another compiler"
+            f"{failure}: {compiler} cannot be run: {exc.strerror}; set CC to another compiler"
         ) from exc
 
 
