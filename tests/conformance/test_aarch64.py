@@ -1,0 +1,66 @@
+"""Conformance of every template's code for 64-bit Arm: one library of many kernels, run once by QEMU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import compose
+
+from tests.conformance.lane_cases import CASES
+from tests.foreign import arm_target, export_foreign, needs_arm, run_network
+from tests.models import read
+from tilewright.graph.convolution import Algorithm
+from tilewright.graph.tasks import extract
+from tilewright.ops.registry import make_space
+from tilewright.space.configs import sample
+
+pytestmark = needs_arm
+
+#: The cases of which the network is made. Between them they have all templates of networks.
+CHOSEN = (
+    *("convolution of odd channels", "convolution of an image", "depthwise", "groups, channels last", "residual"),
+    *("pooling of odd channels", "local response", "dense of 17", "short rows", "narrow heads", "recurrence", "auto"),
+    *("winograd4", "fused_winograd2"),
+)
+TEMPLATES = {
+    *("contraction", "rows", "window", "recurrent", "elementwise"),
+    *("winograd", "winograd_transform", "auto"),
+}
+
+
+def join(names: tuple[str, ...], folder: Path) -> Path:
+    """One model of several cases side by side, each with its own inputs and outputs."""
+    joined: onnx.ModelProto | None = None
+    for number, name in enumerate(names):
+        model = onnx.load(CASES[name].write(folder / f"{number}.onnx"))
+        model = compose.add_prefix(model, f"m{number}_")
+        joined = model if joined is None else compose.merge_models(joined, model, io_map=[])
+    onnx.save(joined, folder / "joined.onnx")
+    return folder / "joined.onnx"
+
+
+def test_programs_of_every_template_are_right(tmp_path: Path) -> None:
+    path = join(CHOSEN, tmp_path)
+    network, target = read(path), arm_target()
+    first = extract(network, target)
+    # Each 3x3 convolution that has a choice is computed by the next algorithm in turn.
+    algorithms: tuple[Algorithm, ...] = ("winograd4", "fused_winograd2", "winograd2", "fused_winograd4", "direct")
+    convolutions = [convolution for convolution, _ in first.rewritten.convolutions]
+    chosen = {conv: algorithms[i % len(algorithms)] for i, conv in enumerate(convolutions)}
+    extraction = extract(network, target, chosen)
+    functions, templates, rng = {}, set(), np.random.default_rng(0)
+    for use in extraction.uses:
+        space = make_space(use.task, target)
+        templates.add(space.template.partition("/")[0])
+        config = next(iter(sample(space, rng, 1)), space.default())
+        functions[use.task.key] = space.schedule(config).mod["main"]
+    assert templates >= TEMPLATES
+    inputs = network.random_inputs(0)
+    found = run_network(extraction, export_foreign(extraction, tmp_path, functions), inputs)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    wanted = session.run(None, {spec.name: x for spec, x in zip(network.inputs, inputs, strict=True)})
+    for spec, ours, theirs in zip(network.outputs, found, wanted, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max(), rtol=1e-4, err_msg=spec.name)
