@@ -23,7 +23,15 @@ from tilewright.executable.runtime.library import find_compiler_of
 from tilewright.graph.tasks import Extraction
 from tilewright.target import Target
 
-__all__ = ["ARM", "TRIPLE", "arm_target", "compile_foreign", "export_foreign", "needs_arm", "run_foreign", "run_network"]
+__all__ = [
+    "ARM",
+    "arm_target",
+    "compile_foreign",
+    "export_foreign",
+    "needs_arm",
+    "run_foreign",
+    "run_network",
+]
 
 TRIPLE = "aarch64-linux-gnu"
 ARM = f"llvm:cortex-a76:{TRIPLE}"
@@ -74,7 +82,7 @@ def export_foreign(extraction: Extraction, folder: Path, functions: Mapping[str,
 
 def compile_foreign(source: Path, prefix: Path, out: Path, triple: str = TRIPLE, flags: Sequence[str] = ()) -> Path:
     """Compile a C program against the library ``net``, as strictly as a user may."""
-    strict = ("-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror", "-O1", "-pthread")
+    strict = ("-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror", "-O2", "-pthread")
     places = (f"-I{prefix}/include", f"-L{prefix}/lib", f"-Wl,-rpath,{prefix}/lib")
     command = [*find_compiler_of(triple), *strict, *flags, str(source), *places, "-lnet", "-o", str(out)]
     subprocess.run(command, check=True)

@@ -88,8 +88,8 @@ class Target:
         mcpu, _, triple = rest.partition(":")
         if kind != "llvm" or not mcpu:
             raise TargetError(
-                f"a target is 'native', 'llvm:MCPU' such as llvm:core-avx2, or 'llvm:MCPU:TRIPLE', but this is {text!r}; "
-                "leave --target out to tune for this machine"
+                "a target is 'native', 'llvm:MCPU' such as llvm:core-avx2, or 'llvm:MCPU:TRIPLE', but this is "
+                f"{text!r}; leave --target out to tune for this machine"
             )
         triple = _check_triple(triple)
         known = {str(name) for name in tvm.target.codegen.llvm_get_cpu_archlist(_tvm_target("", triple))}

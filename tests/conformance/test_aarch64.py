@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +34,9 @@ TEMPLATES = {
 
 def join(names: tuple[str, ...], folder: Path) -> Path:
     """One model of several cases side by side, each with its own inputs and outputs."""
-    joined: onnx.ModelProto | None = None
-    for number, name in enumerate(names):
-        model = onnx.load(CASES[name].write(folder / f"{number}.onnx"))
-        model = compose.add_prefix(model, f"m{number}_")
-        joined = model if joined is None else compose.merge_models(joined, model, io_map=[])
+    models = [onnx.load(CASES[name].write(folder / f"{number}.onnx")) for number, name in enumerate(names)]
+    models = [compose.add_prefix(model, f"m{number}_") for number, model in enumerate(models)]
+    joined = functools.reduce(lambda one, other: compose.merge_models(one, other, io_map=[]), models)
     onnx.save(joined, folder / "joined.onnx")
     return folder / "joined.onnx"
 

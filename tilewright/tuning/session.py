@@ -31,7 +31,6 @@ from tilewright.target import Target
 from tilewright.tuning.algorithms import AlgorithmChoice, choose_algorithms
 from tilewright.tuning.bucketing import read_buckets
 from tilewright.tuning.budget import Budget, RunningBudget
-from tilewright.tuning.building import refuse_tuning
 from tilewright.tuning.budget_plan import (
     LEAST_MEASURING,
     BudgetPlan,
@@ -40,6 +39,7 @@ from tilewright.tuning.budget_plan import (
     reference_seconds,
     run_bound,
 )
+from tilewright.tuning.building import refuse_tuning
 from tilewright.tuning.context import TuningContext
 from tilewright.tuning.finish import Finishing, FinishTimes
 from tilewright.tuning.incumbent import build_incumbent

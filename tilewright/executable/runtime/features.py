@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["KNOWN", "check_features", "check_platform", "find_missing_features", "find_needed_features"]
 
-#: Extensions that LLVM may use by itself if ``-mcpu`` has them; ``cpu.h`` has the same names. LLVM uses others (``aes``,
-#: ``rdrnd``) for intrinsics only, which no kernel calls.
+#: Extensions that LLVM may use by itself if ``-mcpu`` has them; ``cpu.h`` has the same names. LLVM uses others
+#: (``aes``, ``rdrnd``) for intrinsics only, which no kernel calls.
 _X86 = (
     *("sse3", "ssse3", "sse4.1", "sse4.2", "sse4a", "movbe", "popcnt", "lzcnt", "bmi", "bmi2", "tbm", "gfni"),
     *("avx", "avx2", "fma", "fma4", "xop", "f16c", "avxvnni", "avxvnniint8", "avxvnniint16", "avxifma", "avxneconvert"),

@@ -201,9 +201,7 @@ def _compile(command: list[str], out: Path, failure: str, folder: Path | None = 
             f"{failure} by {compiler}: {said[:200]}; check that it works, or set CC to another compiler"
         ) from exc
     except OSError as exc:
-        raise CompilerError(
-            f"{failure}: {compiler} cannot be run: {exc.strerror}; set CC to another compiler"
-        ) from exc
+        raise CompilerError(f"{failure}: {compiler} cannot be run: {exc.strerror}; set CC to another compiler") from exc
 
 
 def bind(library: ctypes.CDLL) -> ctypes.CDLL:
