@@ -9,6 +9,11 @@ calls it.
 - ``call_overhead_us``: the fastest call of the same library with kernels that do nothing.
 - ``throughput_ratio``: the runs per second of four instances of one thread, divided by those of one instance and by the
   number of cores that four threads can use; the median of some turns.
+
+    python -m bench.export --elsewhere --json elsewhere.json
+
+builds five networks for 64-bit Arm, runs their libraries by QEMU, and prints the largest error of their outputs against
+ONNX Runtime's. Nothing is timed then.
 """
 
 from __future__ import annotations
@@ -76,7 +81,16 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=MODEL, help="an ONNX file; by default a ResNet-50")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--elsewhere", action="store_true", help="compare outputs of libraries for 64-bit Arm instead")
     given = parser.parse_args()
+    if given.elsewhere:
+        from bench._elsewhere import compare_elsewhere
+
+        found = compare_elsewhere()
+        write_json(given.json, {"networks": found})
+        for name, row in found.items():
+            print(f"    {name:<14} error {row['error']:.2g}, {row['tasks']:.0f} tasks, {row['build_seconds']:.1f} s")
+        return
     with tempfile.TemporaryDirectory() as folder:
         make_executable(given.model, Path(folder, "out"))
         program = make_driver(Path(folder, "out"), Path(folder, "c"), hollow=False)
