@@ -181,7 +181,7 @@ def _write(network: _Network, work: Path, made: Path, name: str, weights_file: b
     header.write_text(write_header(network.manifest, name, weights_file), encoding="utf-8")
     shutil.copyfile(header, work / header.name)
     source, exports = work / f"{name}.c", work / "exports.map"
-    source.write_text(write_source(network.image.kernels, name, weights_file), encoding="utf-8")
+    source.write_text(write_source(network.image.kernels, network.manifest, name, weights_file), encoding="utf-8")
     listed = "".join(f" {name}_{function};" for function in FUNCTIONS)
     exports.write_text(f"{name.upper()}_1 {{ global:{listed} local: *; }};\n", encoding="utf-8")
     triple = network.manifest.get("target", {}).get("triple", "")
