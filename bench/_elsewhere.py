@@ -90,7 +90,7 @@ def compare_elsewhere() -> dict[str, dict[str, float]]:
             prefix = export_foreign(extraction, Path(folder))
             built = time.monotonic() - began
             inputs = extraction.network.random_inputs(0)
-            outputs = run_network(extraction, prefix, inputs)
+            outputs = run_network(extraction.network.outputs, prefix, inputs)
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

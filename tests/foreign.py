@@ -16,18 +16,25 @@ from numpy.typing import NDArray
 
 from tests.models import defaults
 from tilewright.compiling.build import write
+from tilewright.compiling.objects import Objects
 from tilewright.errors import CompilerError
 from tilewright.executable.export.library import export_library
+from tilewright.executable.export.objects import write_objects
+from tilewright.executable.manifest import FORMAT, NAME, OBJECTS, WEIGHTS, seal
+from tilewright.executable.plan import ARENA, Call, Plan, Tensor
 from tilewright.executable.runtime.cross import find_cross_compiler
+from tilewright.executable.runtime.features import find_needed_features
 from tilewright.executable.runtime.library import find_compiler_of
 from tilewright.graph.tasks import Extraction
 from tilewright.target import Target
+from tilewright.tensor import TensorSpec
 
 __all__ = [
     "ARM",
     "arm_target",
     "compile_foreign",
     "export_foreign",
+    "export_kernels",
     "needs_arm",
     "run_foreign",
     "run_network",
@@ -96,15 +103,57 @@ def run_foreign(program: Path, data: bytes = b"", cpu: str = "cortex-a76") -> su
     return subprocess.run(command, input=data, capture_output=True, env=environment, check=False, timeout=300)
 
 
-def run_network(extraction: Extraction, prefix: Path, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+def export_kernels(functions: Mapping[str, Any], target: Target, folder: Path) -> tuple[Path, list[TensorSpec]]:
+    """Export functions as a network of one kernel each, side by side. Returns the library's directory and its outputs.
+
+    Args:
+        functions: by name. The last parameter of each is its output.
+        target: what they are compiled for.
+        folder: where ``out`` and ``c`` are written.
+    """
+    tensors: list[Tensor] = []
+    calls, place = [], 0
+    for name, function in functions.items():
+        first = len(tensors)
+        for parameter in function.params:
+            shape = tuple(int(extent) for extent in parameter.ty.shape)
+            tensors.append(Tensor(ARENA, place, shape, str(parameter.ty.dtype)))
+            place += -(-tensors[-1].bytes // 64) * 64
+        calls.append(Call(name, tuple(range(first, len(tensors))), 1))
+    inputs = tuple(number for call in calls for number in call.tensors[:-1])
+    outputs = tuple(call.tensors[-1] for call in calls)
+    plan = Plan(place, tuple(tensors), tuple(calls), inputs, outputs)
+    ends = [
+        [TensorSpec(f"t{number}", tensors[number].shape, tensors[number].dtype) for number in numbers]
+        for numbers in (inputs, outputs)
+    ]
+    out = folder / "out"
+    out.mkdir()
+    write_objects(Objects(folder / "objects", target).compile(functions).values(), out / OBJECTS)
+    np.savez(out / WEIGHTS)
+    described = [[{"name": e.name, "shape": list(e.shape), "dtype": e.dtype} for e in each] for each in ends]
+    manifest: dict[str, object] = {
+        "format": FORMAT,
+        "inputs": described[0],
+        "outputs": described[1],
+        "plan": plan.to_json(),
+        "model": None,
+        "target": {"features": find_needed_features(target.tvm), "triple": target.triple},
+    }
+    (out / NAME).write_text(seal(manifest, out, [OBJECTS, WEIGHTS]))
+    export_library(out, folder / "c", "net")
+    return folder / "c", ends[1]
+
+
+def run_network(outputs: Sequence[TensorSpec], prefix: Path, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
     """The outputs of the library ``net`` in a directory, by its own example."""
     program = compile_foreign(prefix / "share/doc/net/example.c", prefix, prefix / "example")
     done = run_foreign(program, b"".join(np.ascontiguousarray(x).tobytes() for x in inputs))
     assert done.returncode == 0, done.stderr
-    outputs, at = [], 0
-    for spec in extraction.network.outputs:
+    found, at = [], 0
+    for spec in outputs:
         size = int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
-        outputs.append(np.frombuffer(done.stdout[at : at + size], spec.dtype).reshape(spec.shape))
+        found.append(np.frombuffer(done.stdout[at : at + size], spec.dtype).reshape(spec.shape))
         at += size
     assert at == len(done.stdout)
-    return outputs
+    return found

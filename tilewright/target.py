@@ -24,6 +24,8 @@ Caches: TypeAlias = Literal["warm", "streamed", "cold"]
 _COMMON_CACHES = (32 << 10, 512 << 10, 8 << 20)
 #: The platforms that executables are built for.
 _TRIPLE = re.compile(r"(aarch64|x86_64)-((unknown|pc|none)-)?linux-(gnu|musl)")
+#: The levels of x86-64.
+_LEVEL = re.compile(r"x86-64(-v[234])?")
 #: This machine's targets, by how they are written.
 _NATIVE: dict[str, Caches] = {"native": "warm", "native:streamed": "streamed", "native:cold": "cold"}
 
@@ -69,7 +71,8 @@ class Target:
 
         Args:
             text: ``native``, this machine; ``native:streamed`` or ``native:cold``, this machine with other ``caches``;
-                ``llvm:MCPU``, another CPU, such as ``llvm:core-avx2``; or ``llvm:MCPU:TRIPLE``, a CPU of another
+                ``llvm:MCPU``, another CPU, such as ``llvm:core-avx2``; ``x86-64-v2``, ``-v3`` or ``-v4``, the same with
+                ``llvm:`` before it; or ``llvm:MCPU:TRIPLE``, a CPU of another
                 architecture, such as ``llvm:cortex-a76:aarch64-linux-gnu``.
 
         Raises:
@@ -84,7 +87,7 @@ class Target:
         if text in _NATIVE:
             mcpu = str(tvm.target.codegen.llvm_get_system_cpu())
             return replace(_describe(mcpu, "", cores, str(tvm.__version__)), caches=_NATIVE[text])
-        kind, _, rest = text.partition(":")
+        kind, _, rest = (f"llvm:{text}" if _LEVEL.fullmatch(text) else text).partition(":")
         mcpu, _, triple = rest.partition(":")
         if kind != "llvm" or not mcpu:
             raise TargetError(

@@ -66,7 +66,7 @@ def check_target(text: str) -> None:
     Raises:
         TargetError: the text has not the form of a target.
     """
-    if not re.fullmatch(r"native(:streamed|:cold)?|llvm:\S+", text):
+    if not re.fullmatch(r"native(:streamed|:cold)?|llvm:\S+|x86-64(-v[234])?", text):
         raise TargetError(
             f"a target is 'native', 'llvm:MCPU' such as llvm:core-avx2, or 'llvm:MCPU:TRIPLE', but this is {text!r}; "
             "leave --target out to tune for this machine"
