@@ -136,6 +136,10 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             self._contest = Contest(program, variants)
             return self._contest
 
+    def profile_next(self) -> None:
+        """Time each kernel in the next run, for ``kernels``. Otherwise that happens in every 16th run."""
+        self._profile = True
+
     @property
     def slower(self) -> bool:
         """Whether PyTorch's kernels are faster here than ours are by now. Then they run, until ours are better."""
