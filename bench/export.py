@@ -7,8 +7,10 @@ calls it.
 
 - ``load_ms``: making an instance, the shortest of some processes.
 - ``call_overhead_us``: the fastest call of the same library with kernels that do nothing.
-- ``throughput_ratio``: the runs per second of four instances of one thread, divided by those of one instance and by the
-  number of cores that four threads can use; the median of some turns.
+- ``throughput_ratio``: the runs per second of four instances of one thread in one process, divided by what the cores
+  allow: those of as many processes as there are cores (at most four), side by side, each with one instance of one thread.
+  The median of some turns.
+- ``core_scaling``: the runs per second of these processes, divided by their number and by those of one process alone.
 
     python -m bench.export --elsewhere --json elsewhere.json
 
@@ -70,6 +72,13 @@ def make_driver(executable: Path, prefix: Path, hollow: bool) -> Path:
     return program
 
 
+def time_processes(program: Path, rounds: int, count: int) -> float:
+    """The runs per second of several processes side by side, each with one instance of one thread."""
+    command = [str(program), str(rounds), "1", "1"]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+    return sum(float(process.communicate()[0].split()[3]) for process in running)
+
+
 def time_driver(program: Path, rounds: int, threads: int, instances: int) -> list[float]:
     """Milliseconds to load and of the first run, microseconds of the fastest run, and runs per second of all."""
     command = [str(program), str(rounds), str(threads), str(instances)]
@@ -95,20 +104,22 @@ def main() -> None:
         make_executable(given.model, Path(folder, "out"))
         program = make_driver(Path(folder, "out"), Path(folder, "c"), hollow=False)
         empty = make_driver(Path(folder, "out"), Path(folder, "hollow"), hollow=True)
-        alone, together, loads = [], [], []
+        cores = min(INSTANCES, usable_cores())
+        ratios, scalings, loads = [], [], []
         for _ in range(TURNS):
             one = time_driver(program, given.rounds, 1, 1)
-            alone.append(one[3])
             loads.append(one[0])
-            together.append(time_driver(program, given.rounds, 1, INSTANCES)[3])
+            apart = time_processes(program, given.rounds, cores)
+            scalings.append(apart / (one[3] * cores))
+            ratios.append(time_driver(program, given.rounds, 1, INSTANCES)[3] / apart)
         overhead = min(time_driver(empty, 1000, 1, 1)[2] for _ in range(TURNS))
-    cores = min(INSTANCES, usable_cores())
     result = {
         "model": given.model.stem,
         "cores": cores,
         "load_ms": min(loads),
         "call_overhead_us": overhead,
-        "throughput_ratio": statistics.median(t / (a * cores) for t, a in zip(together, alone, strict=True)),
+        "throughput_ratio": statistics.median(ratios),
+        "core_scaling": statistics.median(scalings),
     }
     write_json(given.json, result)
     for key, value in result.items():

@@ -107,7 +107,7 @@ def test_a_file_of_uncompressed_arrays() -> None:
         assert all(np.array_equal(found[name], array) for name, array in given.items())
         assert all(found[name].dtype == array.dtype for name, array in given.items())
         place.truncate(300)
-        with pytest.raises(ValueError, match="array|zip"):
+        with pytest.raises(ValueError, match=r"array|zip"):
             read_arrays(place)
 
 

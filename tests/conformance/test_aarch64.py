@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -70,7 +71,8 @@ def test_programs_of_every_template_are_right(tmp_path: Path) -> None:
 
 def test_gradients_of_weights_are_right(tmp_path: Path) -> None:
     """No model has them: they belong to steps of training."""
-    functions, inputs, wanted, rng = {}, [], [], np.random.default_rng(0)
+    functions: dict[str, Any] = {}
+    inputs, wanted, rng = [], [], np.random.default_rng(0)
     for number, name in enumerate(("3x3", "groups", "depthwise")):
         gradient, *lengths = GRADIENTS[name]
         arrays = [rng.standard_normal(shape).astype(np.float32) for shape in (gradient.data, gradient.output)]

@@ -89,7 +89,8 @@ def _in_comment(text: str) -> str:
 
 def _list_paddings(manifest: Manifest) -> list[str]:
     """Lines of C that define how smaller inputs may be padded: ``PADDINGS`` of ``library.h``."""
-    paddings, axes = [], []
+    paddings: list[str] = []
+    axes: list[str] = []
     for number, bucket in enumerate(manifest.get("buckets", [])):
         for padding in bucket["padding"]:
             found = []
