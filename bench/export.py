@@ -8,7 +8,7 @@ calls it.
 - ``load_ms``: making an instance, the shortest of some processes.
 - ``call_overhead_us``: the fastest call of the same library with kernels that do nothing.
 - ``throughput_ratio``: the runs per second of four instances of one thread in one process, divided by what the cores
-  allow: those of as many processes as there are cores (at most four), side by side, each with one instance of one thread.
+  allow: those of as many processes as there are cores (at most four), side by side, each with such an instance.
   The median of some turns.
 - ``core_scaling``: the runs per second of these processes, divided by their number and by those of one process alone.
 
