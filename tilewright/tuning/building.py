@@ -171,7 +171,7 @@ def _check_planned(extraction: Extracted) -> None:
         if part.plan is None:
             raise UnsupportedOperatorError(
                 "an executable for another platform runs a plan of kernels, but TVM's virtual machine would run "
-                f"{part.network.name}, since it calls functions of a library, such as TopK; tune on that platform"
+                f"{part.network.name}, since it calls functions of a library; tune on that platform"
             )
 
 
