@@ -135,7 +135,10 @@ def light_import() -> Iterator[None]:
 
 @contextmanager
 def _without_gpus() -> Iterator[None]:
-    """TVM's modules for GPUs are not imported. The library that it loads with them is: it sorts on CPUs as well."""
+    """TVM's modules for GPUs are not imported. The library that it loads with them is: it sorts on CPUs as well.
+
+    ``tvm.backend.loader.load("cuda")`` imports them later, for a program that uses TVM for GPUs beside Tilewright.
+    """
     variable = "TVM_DEVICE_BACKEND_AUTOLOAD"
     if variable in os.environ:
         yield
@@ -149,7 +152,8 @@ def _without_gpus() -> Iterator[None]:
     from tvm_ffi.libinfo import load_lib_ctypes
 
     name, place = "tvm_runtime_extra", Path(_LOADED_LIBS["tvm_runtime"]._name).resolve().parent
-    _LOADED_LIBS[name] = load_lib_ctypes("tvm", name, "RTLD_LOCAL", extra_lib_paths=[place])
+    with suppress(OSError, RuntimeError):  # as TVM has it
+        _LOADED_LIBS[name] = load_lib_ctypes("tvm", name, "RTLD_LOCAL", extra_lib_paths=[place])
 
 
 @contextmanager
