@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from tilewright.errors import TargetError
-from tilewright.tvm_compat import keep_interrupts, set_threads, wanted_threads, without_torch
+from tilewright.tvm_compat import keep_interrupts, light_import, set_threads, wanted_threads
 
 __all__ = ["Caches", "Target", "cache_sizes", "model_name"]
 
@@ -80,7 +80,7 @@ class Target:
         """
         cores = wanted_threads()
         set_threads()
-        with without_torch():
+        with light_import():
             import tvm
 
         keep_interrupts()
