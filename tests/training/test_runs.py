@@ -9,14 +9,13 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.models import runs
-from tests.processes import started
+from tests.processes import started, wait_until
 from tests.training.models import Digits, step, torch
 from tilewright.training import optimize, report
 
@@ -138,16 +137,14 @@ def find_state(pid: int) -> str:
 
 def test_the_process_that_compiles_survives_forks_and_is_not_stopped_for_good(tmp_path: Path) -> None:
     program = [sys.executable, "-c", textwrap.dedent(_FORKS)]
-    environment, pipe = os.environ | {"TMPDIR": str(tmp_path)}, subprocess.PIPE
-    with subprocess.Popen(program, cwd=ROOT, stdin=pipe, stdout=pipe, text=True, env=environment) as process:
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with started(program, stdin=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None
         (pid,) = map(int, process.stdout.readline().split())
         assert find_state(pid) not in ("", "Z")
         assert list(tmp_path.glob("tilewright-*"))
         os.kill(pid, signal.SIGSTOP)
-        end = time.monotonic() + 60
-        while find_state(pid) == "T" and time.monotonic() < end:
-            time.sleep(0.01)
-        assert find_state(pid) not in ("", "T", "Z")
+        assert wait_until(lambda: find_state(pid) != "T")
+        assert find_state(pid) not in ("", "Z")
         process.communicate("\n", timeout=60)
     assert list(tmp_path.glob("tilewright-*")) == []
