@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tilewright.errors import OutputError
-from tilewright.scratch import claim, scratch
+from tilewright.scratch import claim, explained, scratch
 
 
 @pytest.fixture(autouse=True)
@@ -94,3 +95,10 @@ def test_one_claim_at_a_time(base: Path) -> None:
     os.close(second)
     with pytest.raises(FileNotFoundError):
         claim(base / "none")
+
+
+def test_a_full_disk_names_the_option_of_the_command(base: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    elsewhere = tmp_path_factory.mktemp("out")
+    assert "make room there, or name another directory with --c" in str(explained(full, "no", elsewhere, option="--c"))
+    assert "another directory with TMPDIR" in str(explained(full, "no", base, option="--c"))
