@@ -166,6 +166,14 @@ def test_weights_that_are_not_the_networks(
     assert str(weights) in done.stderr.decode()
 
 
+def test_a_link_to_the_library_leads_to_its_weights(prefix: Path, tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "libapart.so").symlink_to(prefix / "lib" / "libapart.so")
+    (tmp_path / "include").symlink_to(prefix / "include")
+    done = run_bare(compile_c(prefix / "share/doc/apart/example.c", tmp_path, "apart", tmp_path / "e"), data=bytes(SIZE))
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_an_instruction_that_the_processor_lacks_is_named(two_buckets: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(two_buckets, tmp_path / "out"))
     manifest = read(out)

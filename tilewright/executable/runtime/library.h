@@ -23,14 +23,25 @@ typedef NAME(options) Options;
 #define MAP_POPULATE 0 /* Linux maps all pages at once, which the first run would do one by one */
 #endif
 
-/* Write the path of the file of weights beside this library. Returns 0; -1: the system does not tell, or it is too long. */
+/* Write the path of the file of weights in the folder of another file. Returns 0; -1: it is too long. */
+static int name_beside(char *path, size_t size, const char *other) {
+  const char *end = strrchr(other, '/');
+  int folder = end ? (int)(end + 1 - other) : 0;
+  int length = snprintf(path, size, "%.*s%s", folder, other, WEIGHTS_FILE);
+  return length < 0 || (size_t)length >= size ? -1 : 0;
+}
+
+/* Write the path of the file of weights beside this library, or beside the file to which a link to this library leads.
+ * Returns 0; -1: the system does not tell, or it is too long. */
 static int find_beside(char *path, size_t size) {
   Dl_info found;
   if (!dladdr((void *)IMAGE, &found) || !found.dli_fname) return -1;
-  const char *end = strrchr(found.dli_fname, '/');
-  int folder = end ? (int)(end + 1 - found.dli_fname) : 0;
-  int length = snprintf(path, size, "%.*s%s", folder, found.dli_fname, WEIGHTS_FILE);
-  return length < 0 || (size_t)length >= size ? -1 : 0;
+  int failed = name_beside(path, size, found.dli_fname);
+  char *linked = failed || !access(path, F_OK) ? NULL : realpath(found.dli_fname, NULL);
+  char there[4096];
+  if (linked && !name_beside(there, sizeof there, linked) && !access(there, F_OK) && strlen(there) < size) strcpy(path, there);
+  free(linked);
+  return failed;
 }
 
 /* Map the file of weights. Several instances share its pages. */
