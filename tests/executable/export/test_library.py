@@ -170,7 +170,8 @@ def test_a_link_to_the_library_leads_to_its_weights(prefix: Path, tmp_path: Path
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "libapart.so").symlink_to(prefix / "lib" / "libapart.so")
     (tmp_path / "include").symlink_to(prefix / "include")
-    done = run_bare(compile_c(prefix / "share/doc/apart/example.c", tmp_path, "apart", tmp_path / "e"), data=bytes(SIZE))
+    program = compile_c(prefix / "share/doc/apart/example.c", tmp_path, "apart", tmp_path / "e")
+    done = run_bare(program, data=bytes(SIZE))
     assert (done.returncode, done.stderr) == (0, b"")
 
 
