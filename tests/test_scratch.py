@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from tests.processes import started
 from tilewright.errors import OutputError
-from tilewright.scratch import claim, make_folder, scratch
+from tilewright.scratch import claim, explained, make_folder, scratch
 
 
 @pytest.fixture(autouse=True)
@@ -107,3 +108,10 @@ def test_a_folder_belongs_to_its_lock(base: Path) -> None:
     assert last is not None
     os.close(other)
     os.close(last)
+
+
+def test_a_full_disk_names_the_option_of_the_command(base: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    elsewhere = tmp_path_factory.mktemp("out")
+    assert "make room there, or name another directory with --c" in str(explained(full, "no", elsewhere, option="--c"))
+    assert "another directory with TMPDIR" in str(explained(full, "no", base, option="--c"))

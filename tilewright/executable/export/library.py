@@ -107,7 +107,7 @@ def export_library(
             _write(network, work, made, name, weights_file, flags)
             return _install(made, out, name)
         except OSError as exc:
-            raise explained(exc, f"the library cannot be written to {out}", out) from exc
+            raise explained(exc, f"the library cannot be written to {out}", out, option="--c") from exc
 
 
 def _check_exportable(executable: Path, manifest: Manifest) -> None:

@@ -20,11 +20,11 @@ FUNCTIONS = (
 )
 _TEMPLATES = Path(__file__).with_name("templates")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
-#: Headers of C and POSIX, and libraries of the system, whose names would be taken twice.
+#: Headers of C and POSIX, libraries of the system, and the runtime, whose names would be taken twice.
 _TAKEN = re.compile(
     "assert|complex|ctype|errno|fenv|float|inttypes|iso646|limits|locale|math|setjmp|signal|stdalign|stdarg|stdatomic|"
     "stdbool|stddef|stdint|stdio|stdlib|stdnoreturn|string|tgmath|threads|time|uchar|wchar|wctype|fcntl|unistd|pthread|"
-    "sched|semaphore|dirent|glob|regex|poll|netdb|dlfcn|elf|endian|link|malloc|c|m|dl|rt|util|gcc|stdc"
+    "sched|semaphore|dirent|glob|regex|poll|netdb|dlfcn|elf|endian|link|malloc|c|m|dl|rt|util|gcc|stdc|tilewright"
 )
 #: What the header says of executables that have none of it.
 _WITHOUT_RUNTIME = " * - Nothing else is needed: all operators are in this library, and none runs in ONNX Runtime."
@@ -41,7 +41,7 @@ def check_name(name: str) -> None:
         taken = _TAKEN.fullmatch(name.lower())
         raise TilewrightError(
             "--name is a name in C of at most 63 letters, digits and underscores, such as squeezenet, but "
-            f"{name!r:.80} {'names a part of the C library' if taken else 'is none'}; choose another one"
+            f"{name!r:.80} {'is taken by the C library or the runtime' if taken else 'is none'}; choose another one"
         )
 
 
@@ -116,7 +116,8 @@ def write_source(kernels: Sequence[str], manifest: Manifest, name: str, weights_
         '#include "runtime.c"',
         f'#include "{name}.h"',
         "",
-        *(f"#define {name}_{macro} {name.upper()}_{macro}" for macro in _MACROS),
+        # A name in capitals has the names of the macros already.
+        *(f"#define {name}_{macro} {name.upper()}_{macro}" for macro in _MACROS if name != name.upper()),
         "",
         "#define INCLUDE_BYTES(symbol, file) \\",
         '  __asm__(".section .rodata\\n.balign 64\\n" symbol ":\\n.incbin \\"" file "\\"\\n.byte 0\\n.previous\\n")',

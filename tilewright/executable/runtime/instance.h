@@ -58,7 +58,7 @@ typedef struct {
   void *mapping;   /* the file of weights; NULL: there is none */
   size_t mapped;
   Team *team; /* NULL: loops run on the shared pool, and the caller runs one call at a time */
-  int32_t *cores;
+  pid_t process; /* that made the instance, with its threads */
   pthread_mutex_t lock;
   void **addresses; /* of the caller's tensors in a run */
   Bound bound[];    /* one for each bucket */
@@ -141,7 +141,15 @@ static int bind_bucket(Instance *self, const Kernel *kernels, uint32_t number) {
 
 static void close_instance(Instance *self) {
   if (!self) return;
-  if (self->team) end_team(self->team);
+#if defined(TILEWRIGHT_LIBRARY)
+  /* The child of a fork has none of the threads, and would wait for them forever. */
+  if (self->team && self->process != getpid()) {
+    free_team(self->team);
+    for (unsigned i = 0; i < SHELVES; ++i) give_shelf(&self->scratch.shelves[i]);
+  } else if (self->team) {
+    end_team(self->team);
+  }
+#endif
   for (uint32_t i = 0; i < self->image->buckets; ++i) {
     free(self->bound[i].tensors);
     free(self->bound[i].arguments);
@@ -151,7 +159,6 @@ static void close_instance(Instance *self) {
   trim_in(&self->scratch);
   free(self->addresses);
   free(self->own_arena);
-  free(self->cores);
 #if defined(TILEWRIGHT_LIBRARY)
   if (self->mapping) munmap(self->mapping, self->mapped);
 #endif

@@ -25,14 +25,25 @@ typedef NAME(options) Options;
 #define MAP_POPULATE 0 /* Linux maps all pages at once, which the first run would do one by one */
 #endif
 
-/* Write the path of the file of weights beside this library. Returns 0; -1: the system does not tell, or it is too long. */
+/* Write the path of the file of weights in the folder of another file. Returns 0; -1: it is too long. */
+static int name_beside(char *path, size_t size, const char *other) {
+  const char *end = strrchr(other, '/');
+  int folder = end ? (int)(end + 1 - other) : 0;
+  int length = snprintf(path, size, "%.*s%s", folder, other, WEIGHTS_FILE);
+  return length < 0 || (size_t)length >= size ? -1 : 0;
+}
+
+/* Write the path of the file of weights beside this library, or beside the file to which a link to this library leads.
+ * Returns 0; -1: the system does not tell, or it is too long. */
 static int find_beside(char *path, size_t size) {
   Dl_info found;
   if (!dladdr((void *)IMAGE, &found) || !found.dli_fname) return -1;
-  const char *end = strrchr(found.dli_fname, '/');
-  int folder = end ? (int)(end + 1 - found.dli_fname) : 0;
-  int length = snprintf(path, size, "%.*s%s", folder, found.dli_fname, WEIGHTS_FILE);
-  return length < 0 || (size_t)length >= size ? -1 : 0;
+  int failed = name_beside(path, size, found.dli_fname);
+  char *linked = failed || !access(path, F_OK) ? NULL : realpath(found.dli_fname, NULL);
+  char there[4096];
+  if (linked && !name_beside(there, sizeof there, linked) && !access(there, F_OK) && strlen(there) < size) strcpy(path, there);
+  free(linked);
+  return failed;
 }
 
 /* Map the file of weights. Several instances share its pages. */
@@ -45,15 +56,19 @@ static int map_weights(const char *given, void **mapping, size_t *mapped, Error 
     path = beside;
   }
   const Image *image = (const Image *)IMAGE;
-  int file = open(path, O_RDONLY | O_CLOEXEC);
+  int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe would wait for a writer */
   struct stat about;
   if (file < 0 || fstat(file, &about)) {
     int reason = errno;
     if (file >= 0) close(file);
     return fail(error, STATUS_NO_WEIGHTS, "the file of weights %.300s cannot be read: %.100s", path, strerror(reason));
   }
+  if (!S_ISREG(about.st_mode)) {
+    close(file);
+    return fail(error, STATUS_NO_WEIGHTS, "the file of weights %.300s is no regular file; name the file that was exported", path);
+  }
   size_t size = (size_t)image->weights + sizeof(WeightsHeader);
-  int right = S_ISREG(about.st_mode) && (uint64_t)about.st_size == size;
+  int right = (uint64_t)about.st_size == size;
   void *found = right ? mmap(NULL, size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file, 0) : MAP_FAILED;
   close(file);
   if (!right)
@@ -79,7 +94,8 @@ static int count_cores(void) {
   cpu_set_t allowed;
   if (!sched_getaffinity(0, sizeof allowed, &allowed)) return CPU_COUNT(&allowed);
 #endif
-  return 1;
+  long online = sysconf(_SC_NPROCESSORS_ONLN); /* the set is too small for machines with more than 1024 cores */
+  return online > MAX_THREADS ? MAX_THREADS : online > 1 ? (int)online : 1;
 }
 
 static int check_options(const Options *options, Error *error) {
@@ -103,6 +119,23 @@ static int check_options(const Options *options, Error *error) {
   return STATUS_OK;
 }
 
+/* Let each worker run on its core of the list. */
+static int place_workers(const Team *team, const Options *options, Error *error) {
+#if defined(__linux__)
+  for (int i = 1; i < team->threads; ++i) {
+    cpu_set_t core;
+    CPU_ZERO(&core);
+    CPU_SET(options->cpus[i], &core);
+    if (pthread_setaffinity_np(team->workers[i - 1], sizeof core, &core))
+      return fail(error, STATUS_BAD_ARGUMENT, "thread %d cannot run on core %d: there is no such core, or the process may not use it",
+                  i, options->cpus[i]);
+  }
+#else
+  (void)team, (void)options, (void)error;
+#endif
+  return STATUS_OK;
+}
+
 /* Give an instance threads of its own. */
 static int add_threads(Instance *self, const Options *options, Error *error) {
   int threads = options->threads ? options->threads : count_cores();
@@ -111,16 +144,12 @@ static int add_threads(Instance *self, const Options *options, Error *error) {
   if (!team) return fail(error, STATUS_NO_MEMORY, "there is no memory for %d threads", threads);
   self->team = team;
   team->scratch = &self->scratch;
-  team->anywhere = options->affinity == NAME(AFFINITY_NONE);
-  if (options->affinity == NAME(AFFINITY_LIST)) {
-    self->cores = malloc(options->cpu_count * sizeof *self->cores);
-    if (!self->cores) return fail(error, STATUS_NO_MEMORY, "there is no memory for a list of cores");
-    team->cores = memcpy(self->cores, options->cpus, options->cpu_count * sizeof *self->cores);
-  }
+  team->anywhere = options->affinity != NAME(AFFINITY_AUTO);
+  self->process = getpid();
   start_team(team);
   if (team->threads < threads)
     return fail(error, STATUS_NO_THREADS, "the system gives %d of %d threads; ask for fewer", team->threads, threads);
-  return STATUS_OK;
+  return options->affinity == NAME(AFFINITY_LIST) ? place_workers(team, options, error) : STATUS_OK;
 }
 
 int NAME(create)(const Options *options, NAME(network) **made, NAME(error) *given_error) {

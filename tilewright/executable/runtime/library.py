@@ -196,7 +196,10 @@ def _compile(command: list[str], out: Path, failure: str, folder: Path | None = 
         lines = [line.strip() for line in exc.stderr.splitlines() if line.strip()]
         if any("No space left" in line for line in lines):
             raise explained(OSError(errno.ENOSPC, "No space left on device"), failure, out.parent) from exc
-        said = next((line for line in lines if "error" in line.lower()), lines[0] if lines else f"it ended with {exc}")
+        said = next(
+            (line for line in lines if "error" in line.lower()),
+            lines[0] if lines else f"its status is {exc.returncode}",
+        )
         raise CompilerError(
             f"{failure} by {compiler}: {said[:200]}; check that it works, or set CC to another compiler"
         ) from exc
