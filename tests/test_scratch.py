@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import started
 from tilewright.errors import OutputError
 from tilewright.scratch import claim, make_folder, scratch
 
@@ -52,9 +53,7 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_has_is_not(
         "with scratch() as folder:\n"
         "    tempfile.mkdtemp(); print(folder, flush=True); sys.stdin.read()"
     )
-    root = Path(__file__).parents[1]
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True, cwd=root) as process:
+    with started([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:
         assert process.stdout is not None
         theirs = Path(process.stdout.readline().strip())
         assert theirs.parent == base

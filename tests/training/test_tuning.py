@@ -206,16 +206,20 @@ def test_variants_are_timed_in_their_places_and_the_fastest_stays(tmp_path: Path
     request = Request("part", pickle.dumps(part.module), live.inputs, live.outputs, key="part")
     prepared = preparation.prepare(request)
     live.offer(load_executable(prepared.out))
-    for _ in range(3):
+    for call in range(1000):  # it is proven, and then timed
         torch.testing.assert_close(live(*x)[0], wanted, rtol=1e-4, atol=1e-4)
+        if call > 1 and live.kernel_seconds:
+            break
     assert live.kernel_seconds
     live.counts.their_seconds.clear()  # whatever PyTorch takes, the contest is held
     (proposal,) = preparation.propose({"part": live.kernel_seconds})
     assert all(len(names) > 1 for names in proposal.variants.values())
     contest = live.hold_contest(load_executable(proposal.out), proposal.variants)
     assert contest is not None
-    for _ in range(100):
+    for call in range(10_000):
         torch.testing.assert_close(live(*x)[0], wanted, rtol=1e-4, atol=1e-4)
+        if call > 98 and contest.over.is_set():
+            break
     assert contest.over.is_set()
     assert all(times for variants in contest.times.values() for times in variants.values())
     # As if each variant were twice as fast as what it stands for.
@@ -242,7 +246,7 @@ def test_a_killed_process_costs_no_training(caplog: pytest.LogCaptureFixture, mo
     model = make_perceptron()
     exact = in_float64(model)
     compiled = optimize(model, budget="3s")
-    states, end = set[str](), time.monotonic() + 120
+    states, end = set[str](), time.monotonic() + 300
     with caplog.at_level(logging.ERROR, "tilewright.training"):
         while states != {"running"} and time.monotonic() < end:
             x = torch.randn(4, 16)

@@ -264,9 +264,9 @@ static int run_bound(Instance *self, uint32_t bucket, const void *const *inputs,
   return succeed(error);
 }
 
-/* Compute the network once on the caller's memory. Memory at a multiple of `image->vector` is used where it is. */
-static int run_instance(Instance *self, size_t bucket, const void *const *inputs, size_t input_count, void *const *outputs,
-                        size_t output_count, Error *error) {
+/* Check the arguments of a run. */
+static int check_run(const Instance *self, size_t bucket, const void *const *inputs, size_t input_count, void *const *outputs,
+                     size_t output_count, Error *error) {
   if (!self) return fail(error, STATUS_BAD_ARGUMENT, "a run needs a network, but the pointer is NULL");
   const Image *image = self->image;
   if (bucket >= image->buckets)
@@ -277,14 +277,34 @@ static int run_instance(Instance *self, size_t bucket, const void *const *inputs
                 image->inputs, image->outputs, (unsigned long long)input_count, (unsigned long long)output_count);
   if ((!inputs && input_count) || (!outputs && output_count))
     return fail(error, STATUS_BAD_ARGUMENT, "the list of %s is NULL", !inputs && input_count ? "inputs" : "outputs");
+  return STATUS_OK;
+}
+
+/* What the calling thread used before it runs an instance that has threads of its own. */
+typedef struct {
+  Team *team;
+  Scratch *scratch;
+  unsigned shelf;
+} Use;
+
+static Use begin_use(Instance *self) {
+  Use before = {own_team, own_scratch, own_shelf};
+  own_team = self->team, own_scratch = &self->scratch, own_shelf = 1;
+  return before;
+}
+
+static void end_use(Use before) { own_team = before.team, own_scratch = before.scratch, own_shelf = before.shelf; }
+
+/* Compute the network once on the caller's memory. Memory at a multiple of `image->vector` is used where it is. */
+static int run_instance(Instance *self, size_t bucket, const void *const *inputs, size_t input_count, void *const *outputs,
+                        size_t output_count, Error *error) {
+  int wrong = check_run(self, bucket, inputs, input_count, outputs, output_count, error);
+  if (wrong) return wrong;
   if (!self->team) return run_bound(self, (uint32_t)bucket, inputs, outputs, error);
   pthread_mutex_lock(&self->lock);
-  Team *team = own_team;
-  Scratch *scratch = own_scratch;
-  unsigned shelf = own_shelf;
-  own_team = self->team, own_scratch = &self->scratch, own_shelf = 1;
+  Use use = begin_use(self);
   int status = run_bound(self, (uint32_t)bucket, inputs, outputs, error);
-  own_team = team, own_scratch = scratch, own_shelf = shelf;
+  end_use(use);
   pthread_mutex_unlock(&self->lock);
   return status;
 }

@@ -5,7 +5,9 @@
  *   IMAGE         the image
  *   KERNELS       the kernels in the order of their numbers
  *   WEIGHTS       the weights; or
- *   WEIGHTS_FILE  the name of their file beside the library */
+ *   WEIGHTS_FILE  the name of their file beside the library
+ *   PADDINGS      how smaller inputs may be padded to buckets, PADDING_COUNT of them, as ImagePadding
+ *   PADDED_AXES   the axes of PADDINGS */
 
 #define CONSTANT __attribute__((visibility("hidden")))
 
@@ -212,6 +214,161 @@ int NAME(find_bucket)(const int64_t *const *shapes, size_t count, size_t *bucket
     return STATUS_OK;
   }
   return STATUS_BAD_ARGUMENT;
+}
+
+/* ---- Shapes that are no bucket's ---- */
+
+/* How many rows a padding would keep of inputs of these shapes; 0: they cannot be padded so. See Bucket.find_rows. */
+static int64_t find_rows(const ImagePadding *padding, const int64_t *const *shapes) {
+  const Image *image = (const Image *)IMAGE;
+  const PaddedAxis *axes = PADDED_AXES + padding->axis;
+  int64_t rows = 0;
+  for (uint32_t i = 0; i < image->inputs; ++i) {
+    const ImageTensor *tensor = end_tensor(image, padding->bucket, i);
+    const int64_t *extents = extents_of(image, tensor);
+    uint32_t padded = tensor->rank; /* no axis */
+    for (uint32_t k = 0; k < padding->inputs; ++k)
+      if (axes[k].number == i) padded = axes[k].axis;
+    for (uint32_t k = 0; k < tensor->rank; ++k) {
+      if (k != padded ? shapes[i][k] != extents[k] : shapes[i][k] < 1 || shapes[i][k] > extents[k]) return 0;
+      if (k == padded && rows && rows != shapes[i][k]) return 0;
+      if (k == padded) rows = shapes[i][k];
+    }
+  }
+  return rows;
+}
+
+/* Find the smallest bucket that inputs of these shapes can be padded to. Returns NULL if there is none. */
+static const ImagePadding *find_padding(const int64_t *const *shapes, int64_t *rows) {
+  const Image *image = (const Image *)IMAGE;
+  const ImagePadding *best = NULL;
+  double least = 0;
+  for (uint32_t i = 0; i < PADDING_COUNT; ++i) {
+    const ImagePadding *padding = &PADDINGS[i];
+    int64_t found = find_rows(padding, shapes);
+    if (!found) continue;
+    double elements = 0;
+    for (uint32_t k = 0; k < image->inputs; ++k) {
+      const ImageTensor *tensor = end_tensor(image, padding->bucket, k);
+      elements += 8.0 * (double)tensor->bytes / tensor->bits;
+    }
+    if (best && elements >= least) continue;
+    best = padding, least = elements, *rows = found;
+  }
+  return best;
+}
+
+/* The shape of a tensor of a bucket as rows of bytes: how many blocks, how many rows each, how many bytes a row. */
+typedef struct {
+  size_t blocks, rows, bytes;
+} Rows;
+
+static Rows divide(const ImageTensor *tensor, uint32_t axis) {
+  const int64_t *extents = extents_of((const Image *)IMAGE, tensor);
+  Rows found = {1, (size_t)extents[axis], tensor->bits / 8};
+  for (uint32_t i = 0; i < axis; ++i) found.blocks *= (size_t)extents[i];
+  for (uint32_t i = axis + 1; i < tensor->rank; ++i) found.bytes *= (size_t)extents[i];
+  return found;
+}
+
+/* Copy the first rows of each block, and repeat the last one until the block is full: it is no number that a network refuses. */
+static void pad_rows(char *to, const char *from, Rows full, size_t rows) {
+  for (size_t block = 0; block < full.blocks; ++block) {
+    memcpy(to, from, rows * full.bytes);
+    from += rows * full.bytes;
+    for (size_t row = rows; row < full.rows; ++row) memcpy(to + row * full.bytes, to + (rows - 1) * full.bytes, full.bytes);
+    to += full.rows * full.bytes;
+  }
+}
+
+static void cut_rows(char *to, const char *from, Rows full, size_t rows) {
+  for (size_t block = 0; block < full.blocks; ++block, to += rows * full.bytes, from += full.rows * full.bytes)
+    memcpy(to, from, rows * full.bytes);
+}
+
+/* Run a bucket on padded inputs, which are written where the instance puts memory that is not aligned. */
+static int run_rows(Instance *self, const ImagePadding *padding, size_t rows, const void *const *inputs, void *const *outputs,
+                    Error *error) {
+  const Image *image = self->image;
+  const PaddedAxis *axes = PADDED_AXES + padding->axis;
+  const ImageEnd *ends = (const ImageEnd *)at(image, image->end_at) +
+                         ((const ImageBucket *)at(image, image->bucket_at))[padding->bucket].end;
+  for (uint32_t i = 0; i < image->inputs + image->outputs; ++i) {
+    self->addresses[i] = i < image->inputs ? (void *)inputs[i] : outputs[i - image->inputs];
+    if (!self->addresses[i])
+      return fail(error, STATUS_BAD_ARGUMENT, "the memory of '%s' is NULL", text_at(image, image->name_at, i));
+  }
+  for (uint32_t k = 0; k < padding->inputs + padding->outputs; ++k) {
+    uint32_t end = axes[k].number + (k < padding->inputs ? 0 : image->inputs);
+    char *slot = self->arena + ends[end].slot;
+    if (k < padding->inputs)
+      pad_rows(slot, self->addresses[end], divide(end_tensor(image, padding->bucket, end), axes[k].axis), rows);
+    self->addresses[end] = slot;
+  }
+  void **found = self->addresses + image->inputs;
+  int status = run_bound(self, padding->bucket, (const void *const *)self->addresses, found, error);
+  for (uint32_t i = 0; !status && i < image->outputs; ++i) {
+    const ImageTensor *tensor = end_tensor(image, padding->bucket, image->inputs + i);
+    uint32_t k = padding->inputs;
+    while (k < padding->inputs + padding->outputs && axes[k].number != i) ++k;
+    if (k < padding->inputs + padding->outputs)
+      cut_rows(outputs[i], found[i], divide(tensor, axes[k].axis), rows);
+    else if (found[i] != outputs[i])
+      memcpy(outputs[i], found[i], (size_t)tensor->bytes);
+  }
+  return status;
+}
+
+/* Check the shapes of inputs. They may be NULL for inputs without extents. */
+static int check_shapes(const int64_t *const *shapes, size_t count) {
+  const Image *image = (const Image *)IMAGE;
+  if (!shapes || count != image->inputs) return STATUS_BAD_ARGUMENT;
+  for (uint32_t i = 0; i < image->inputs; ++i)
+    if (end_tensor(image, 0, i)->rank && !shapes[i]) return STATUS_BAD_ARGUMENT;
+  return STATUS_OK;
+}
+
+int NAME(run_shapes)(NAME(network) *network, const int64_t *const *shapes, const void *const *inputs, size_t input_count,
+                     void *const *outputs, size_t output_count, NAME(error) *given_error) {
+  Error *error = (Error *)given_error;
+  Instance *self = (Instance *)network;
+  size_t bucket;
+  int64_t rows = 0;
+  int status = check_run(self, 0, inputs, input_count, outputs, output_count, error);
+  if (status) return status;
+  if (check_shapes(shapes, input_count)) return fail(error, STATUS_BAD_ARGUMENT, "a run by shapes needs the shape of each input");
+  if (!NAME(find_bucket)(shapes, input_count, &bucket))
+    return run_instance(self, bucket, inputs, input_count, outputs, output_count, error);
+  const ImagePadding *padding = find_padding(shapes, &rows);
+  if (!padding)
+    return fail(error, STATUS_BAD_ARGUMENT, "the network has no bucket for inputs of these shapes, and they cannot be padded to one");
+  pthread_mutex_lock(&self->lock);
+  Use use = begin_use(self);
+  status = run_rows(self, padding, (size_t)rows, inputs, outputs, error);
+  end_use(use);
+  pthread_mutex_unlock(&self->lock);
+  return status;
+}
+
+int NAME(output_shape)(const int64_t *const *shapes, size_t count, size_t number, int64_t *shape, size_t *bytes) {
+  const Image *image = (const Image *)IMAGE;
+  size_t bucket;
+  int64_t rows = 0;
+  if (check_shapes(shapes, count) || number >= image->outputs || !shape) return STATUS_BAD_ARGUMENT;
+  const ImagePadding *padding = NULL;
+  if (NAME(find_bucket)(shapes, count, &bucket)) {
+    if (!(padding = find_padding(shapes, &rows))) return STATUS_BAD_ARGUMENT;
+    bucket = padding->bucket;
+  }
+  const ImageTensor *tensor = end_tensor(image, (uint32_t)bucket, image->inputs + (uint32_t)number);
+  memcpy(shape, extents_of(image, tensor), tensor->rank * sizeof *shape);
+  for (uint32_t k = padding ? padding->inputs : 0; padding && k < padding->inputs + padding->outputs; ++k)
+    if (PADDED_AXES[padding->axis + k].number == number) shape[PADDED_AXES[padding->axis + k].axis] = rows;
+  if (bytes) {
+    *bytes = tensor->bits / 8;
+    for (uint32_t i = 0; i < tensor->rank; ++i) *bytes *= (size_t)shape[i];
+  }
+  return STATUS_OK;
 }
 
 const char *NAME(status_text)(int status) {
