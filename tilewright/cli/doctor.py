@@ -1,4 +1,4 @@
-"""``tilewright doctor``: what this machine has, what is missing, and what that costs."""
+"""``tilewright doctor``: checks whether this machine can tune, and says what is missing and what that costs."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ _LITTLE_SPACE = 1 << 30
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        what: such as ``threads``.
-        state: how it is.
-        found: what there is.
+        what: the name of what was checked, such as ``threads``.
+        state: ``ok``; ``missing``, which costs what ``remedy`` says; or ``bad``, which stops tuning.
+        found: what the machine has.
         remedy: what is lost, and how to change that; empty if nothing is lost.
     """
 

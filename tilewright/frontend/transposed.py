@@ -1,8 +1,10 @@
-"""Transposed convolutions, as a convolution for each phase of the stride.
+"""Transposed convolutions, computed as ordinary convolutions: one for each phase of the stride.
 
-A transposed convolution is the gradient of the data of a convolution with the same weights, and so is shared by
-inference and training. With a stride of ``s``, the pixels ``a, a + s, a + 2 s, ...`` of the result are its phase ``a``.
-All pixels of a phase meet the same taps of the kernel, so a phase is an ordinary convolution, without zeros in between.
+With a stride of ``s``, the pixels ``a, a + s, a + 2 s, ...`` of the result are its phase ``a``. All pixels of a phase
+use the same taps of the kernel, so a phase is an ordinary convolution, without zeros in between. A tap is one place in
+the window of the kernel.
+
+Training uses this, too: a transposed convolution is the gradient of the data of a convolution with the same weights.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class Axis:
 
     @property
     def step(self) -> int:
-        """The distance between taps of the kernel that meet pixels of one phase."""
+        """The distance between the taps of the kernel that one phase uses."""
         return self.stride // math.gcd(self.stride, self.dilation)
 
     @property
@@ -51,13 +53,13 @@ class Axis:
         return self.dilation // math.gcd(self.stride, self.dilation)
 
     def first_tap(self, phase: int) -> int | None:
-        """The first tap of the kernel that meets the pixels of a phase; None if no tap does."""
+        """The first tap of the kernel that a phase uses; None if it uses none."""
         taps = range(min(self.step, self.kernel))
         return next((k for k in taps if (phase + self.padding - k * self.dilation) % self.stride == 0), None)
 
 
 class Emitter(Protocol):
-    """What emits expressions: the operands of an importer's converter."""
+    """Emits expressions into the function that an importer builds."""
 
     @property
     def builder(self) -> relax.BlockBuilder:
@@ -72,19 +74,19 @@ class Emitter(Protocol):
 def emit_transposed(
     emitter: Emitter, data: relax.Expr, weight: relax.Expr, axes: Sequence[Axis], groups: int
 ) -> relax.Expr:
-    """A transposed convolution: a convolution for each phase of the strides, and one function that joins them.
+    """Emit a transposed convolution: a convolution for each phase of the strides, and one function that joins them.
 
-    With strides of 1 there is one phase: a convolution with flipped weights, whose channels changed their places.
+    With strides of 1 there is one phase: a convolution with flipped weights and swapped channels.
 
     Args:
         emitter: emits the expressions.
         data: ``(n, I, *inputs)``, float32.
         weight: ``(I, O / groups, *kernel)``.
         axes: of rows and columns, or of the one dimension of a signal.
-        groups: of channels.
+        groups: the number of groups of channels.
 
     Returns:
-        ``(n, O, *size)``.
+        the result, ``(n, O, *size)``, float32.
     """
     from tvm import relax
 

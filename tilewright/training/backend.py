@@ -1,4 +1,4 @@
-"""The backend ``tilewright`` of ``torch.compile``."""
+"""The backend ``tilewright`` of ``torch.compile``: its entry point, and ``tilewright.optimize``."""
 
 from __future__ import annotations
 
@@ -28,11 +28,17 @@ _log = logging.getLogger("tilewright.training")
 
 
 def optimize(model: torch.nn.Module, **options: object) -> torch.nn.Module:
-    """The model, compiled: ``torch.compile(model, backend="tilewright", options=options)``.
+    """Compile a model with this backend: ``torch.compile(model, backend="tilewright", options=options)``.
+
+    An option that does not exist, or has a wrong value, raises nothing. The model then runs as without Tilewright, and
+    a warning says why.
 
     Args:
-        model: to train, or to infer with.
+        model: to train, or to infer with. It runs on the CPU.
         options: see :class:`tilewright.training.Options`.
+
+    Returns:
+        the compiled model, which shares its parameters with ``model``.
 
     Raises:
         MissingExtraError: PyTorch is not installed.
@@ -54,13 +60,16 @@ def compile_graph(
     options: Mapping[str, object] | None = None,
     **others: object,
 ) -> Callable[..., object]:
-    """What ``torch.compile`` calls with each graph of a model. Returns what runs it.
+    """Compile one graph of a model. ``torch.compile`` calls this with each.
 
     Args:
         module: the graph.
         examples: tensors like those that it will be called with.
         options: see :class:`tilewright.training.Options`.
-        others: options of ``torch.compile`` that this backend does not know, such as ``mode``.
+        others: options of ``torch.compile`` that this backend does not know, such as ``mode``. They are refused.
+
+    Returns:
+        a function that computes the graph; PyTorch's own if an option is refused.
     """
     try:
         if others:
@@ -77,14 +86,14 @@ def compile_graph(
 
 
 def _refuse(options: Mapping[str, object] | None, why: str) -> None:
-    """Say why a model trains as without this backend: once, although it may have many graphs."""
+    """Warn that a model trains as without this backend, and why: once, although it may have many graphs."""
     if all(known is not options or said != why for known, said in _refused):
         _refused.append((options, why))
         _log.warning("this model trains as without tilewright: %s", why)
 
 
 def _make(options: Options, module: fx.GraphModule, examples: Sequence[object]) -> Callable[..., object]:
-    """What runs a graph whose sizes are fixed."""
+    """A function that computes a graph whose sizes are fixed."""
     from torch._dynamo.backends.common import aot_autograd
     from torch._dynamo.exc import TorchDynamoException
 

@@ -1,5 +1,7 @@
 """A part of a step as it runs: in PyTorch's kernels at first, and in ours once they are ready and proven.
 
+The states of a part:
+
 waiting --> ready --> running
    |          |          |
    +----------+----------+--> left (to PyTorch, with the reason)
@@ -49,7 +51,7 @@ class _Counts:
     Attributes:
         ours: runs in our kernels.
         theirs: runs in PyTorch's.
-        copies: inputs that did not lie as they should and were copied.
+        copies: how many inputs were copied, because kernels read another layout or alignment.
         our_seconds, their_seconds: of the last few runs in our kernels, and in PyTorch's.
     """
 
@@ -61,12 +63,12 @@ class _Counts:
 
 
 class LivePart(torch.nn.Module):  # type: ignore[misc]
-    """A part of a step's graph that is called with its tensors.
+    """A part of a step's graph. A call with its tensors gives its results, by the faster of PyTorch's and our kernels.
 
     Args:
         part: the part.
         name: for people.
-        kept: the names of saved activations that stay in blocks.
+        kept: the names of saved activations that stay in blocked layouts.
 
     Attributes:
         part: the part.
@@ -74,7 +76,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         state: how it runs now.
         reason: why it was left to PyTorch; empty: it was not.
         counts: what happened to it.
-        kernels: the kernels of a run, in order, and the seconds of each in its place; empty name: a copy.
+        kernels: the kernels of a run, in order, and the seconds that each took there; empty name: a copy.
     """
 
     def __init__(self, part: Part, name: str, kept: Collection[str] = ()) -> None:
@@ -96,11 +98,12 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         self._storages = find_storages()
 
     def offer(self, executable: Executable, checked: bool = False) -> None:
-        """Let the next run prove an executable of this part, and the runs after it use it.
+        """Let the next run prove an executable of this part. The runs after it use the executable, if it is right.
 
         Args:
             executable: of the part.
-            checked: whether its results were those of the executable that runs now. Then nothing is left to prove.
+            checked: whether its results were compared with those of the executable that runs now. Then it is not
+                proven again.
         """
         with self._lock:
             if self.state == "left":
@@ -126,7 +129,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         _log.warning("%s stays with PyTorch: %s", self.name, reason)
 
     def hold_contest(self, executable: Executable, variants: Variants) -> Contest | None:
-        """Let the next runs time variants of kernels in their places. None: the part does not run in our kernels.
+        """Let the next runs time variants of kernels. None: our kernels do not run, or far too slowly.
 
         Args:
             executable: computes the same as the one that runs now, and holds the variants.
@@ -146,7 +149,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
 
     @property
     def slower(self) -> bool:
-        """Whether PyTorch's kernels are faster here than ours are by now. Then they run, until ours are better."""
+        """Whether PyTorch's kernels are faster than ours at present. Then PyTorch's run, until ours are better."""
         return self._pace_of_ours() > 1.0
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -1,4 +1,4 @@
-"""What a user can ask of the backend: ``torch.compile(model, backend="tilewright", options={...})``."""
+"""The options of the backend: ``torch.compile(model, backend="tilewright", options={...})``."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ class Options:
     """The options of the backend.
 
     Attributes:
-        budget: the time that tuning may take, as :meth:`tilewright.tuning.budget.Budget.parse` reads it.
-        records: the file or URL of the store of measurements; None: they are kept in memory.
-        mode: when the model is tuned.
-        method: the name of a method of tuning.
-        threads: on which kernels run; None: as many as PyTorch uses.
-        precision: the dtype of kernels.
+        budget: the time that tuning may take, such as ``"5m"`` (see :meth:`tilewright.tuning.budget.Budget.parse`).
+        records: the file or URL of the store of measurements; None: they are kept in memory, and lost at the end.
+            Finished kernels are kept beside a file.
+        mode: when the model is tuned: ``"background"``, while it trains; ``"now"``, before its first step;
+            ``"cached"``, never: it gets what the records hold.
+        method: the name of a method of tuning, as ``tilewright tune --method`` takes it.
+        threads: the number of threads that kernels run on; None: as many as PyTorch uses.
+        precision: the dtype that kernels compute in: ``"float32"``.
 
     Raises:
         TilewrightError: an option has a value that it cannot have.
@@ -62,7 +64,7 @@ class Options:
 
     @classmethod
     def parse(cls, given: Mapping[str, object] | None) -> Options:
-        """The options that a user gave by name.
+        """Check the options that a user gave by name. ``None`` stands for the defaults.
 
         Raises:
             TilewrightError: there is no such option, or it has a value that it cannot have.

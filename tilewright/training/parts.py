@@ -39,7 +39,7 @@ class Part:
 
 
 def divide(module: fx.GraphModule) -> tuple[fx.GraphModule, tuple[Part, ...]]:
-    """The graph of a step with its parts as modules, and the parts.
+    """Gather the operators that can be compiled into parts. Returns the graph with its parts as modules, and the parts.
 
     Args:
         module: the graph, as AOTAutograd makes it. It may be changed.
@@ -95,7 +95,7 @@ def _skip_aliases(module: fx.GraphModule) -> None:
 
 
 def _return_tuple(whole: fx.GraphModule, call: fx.Node, part: fx.GraphModule) -> None:
-    """Let a part with a single result give a tuple of it, as the others do."""
+    """Let a part with a single result return a tuple of it, as the others do."""
     import operator
 
     output = next(iter(reversed(part.graph.nodes)))

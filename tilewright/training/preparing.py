@@ -1,4 +1,4 @@
-"""Prepares executables of parts, in a process of its own: what compiles and tunes never runs where the model trains."""
+"""Compiles and tunes parts, in a process of its own, so that neither happens in the process that trains."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ _FINISHING = 10.0
 
 @dataclass(frozen=True)
 class Request:
-    """A part that is to be prepared.
+    """A part that is to be compiled and tuned.
 
     Attributes:
         name: of the part.
         module: its pickled module.
         inputs, outputs: the layouts of what it takes and gives.
-        seconds: that tuning may take now; 0: it gets what the records hold, or defaults.
+        seconds: how long tuning may take now; 0: the part gets the schedules of the records, or defaults.
         key: of its executable in the cache.
     """
 
@@ -56,16 +56,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A part that is ready.
+    """A part whose executable is ready.
 
     Attributes:
-        key: as its request has it.
+        key: of the part, as in its request.
         out: the directory of its executable, which has run once.
         tasks: the number of its tasks.
-        tuned: how many of them run with something else than their default.
+        tuned: how many of them run with another schedule than their default.
         trials: how many candidates were measured.
-        checked: whether it computes what the executable before computes, as far as its process has seen.
-        notes: what went wrong with the records, or with the cache.
+        checked: whether its results were compared with those of the part's former executable.
+        notes: messages about problems with the records, or with the cache.
     """
 
     key: str
@@ -83,7 +83,7 @@ class Proposal:
 
     Attributes:
         key: of the part.
-        out: the directory of an executable that computes the same as the one before.
+        out: the directory of an executable that computes the same as the former one, and holds the variants.
         variants: by the name of a kernel, the names of its variants, itself first. Each was run, and is right.
     """
 
@@ -148,7 +148,7 @@ class Preparation:
         self._known: Proposer | None = None
 
     def warm_up(self) -> None:
-        """Take a product of matrices through all stages. What they set up at first is there before a part comes."""
+        """Take a product of matrices through all stages, so that what they need is loaded before a part comes."""
         import torch
         from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -161,7 +161,7 @@ class Preparation:
         self._parts.clear()
 
     def announce(self, requests: Sequence[Request]) -> None:
-        """These parts will be prepared, in this order. What of it uses one processor is done while another compiles."""
+        """Name the parts that will come, in their order. They are imported on one processor while another compiles."""
         self._announced |= {request.key: request for request in requests}
 
     def learn(self, request: Request) -> None:

@@ -1,4 +1,4 @@
-"""What became of a model in training: which parts run in our kernels, and what stays with PyTorch."""
+"""Reports which parts of a model run in our kernels, how fast they are, and what stays with PyTorch."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _NO_GRAPHS = (
 
 @dataclass(frozen=True)
 class KernelShare:
-    """A kernel in its place.
+    """A kernel, timed in a real step.
 
     Attributes:
         name: of the kernel; empty: copies.
-        seconds: of a step that all its calls take together.
-        share: of the time of the part's kernels.
+        seconds: that all its calls in a step take together.
+        share: of the time of all kernels of the part, from 0 to 1.
     """
 
     name: str
@@ -45,18 +45,19 @@ class KernelShare:
 
 @dataclass(frozen=True)
 class PartReport:
-    """A part of a graph.
+    """A part: a piece of a graph that is compiled as a whole.
 
     Attributes:
         name: of the part.
-        state: how it runs now.
+        state: ``waiting`` for kernels, ``ready`` to be compared with PyTorch, ``running`` in our kernels, or
+            ``left`` to PyTorch.
         reason: why it was left to PyTorch; empty: it was not.
         operators: its operators in order.
         ours, theirs: how often it ran in our kernels, and in PyTorch's.
-        copies: inputs that were copied because they did not lie as kernels read them.
+        copies: how many inputs were copied, because kernels read another layout or alignment.
         our_seconds, their_seconds: the shortest of its last runs in our kernels, and in PyTorch's; nan: there are none.
-        slower: whether PyTorch runs it because it is faster.
-        kernels: its kernels as they were timed in their places, those that take longest first.
+        slower: whether PyTorch's kernels run it at present, because they are faster.
+        kernels: its kernels, as they were timed in a real step; the heaviest first.
     """
 
     name: str
@@ -77,10 +78,10 @@ class GraphReport:
     """A graph of a step.
 
     Attributes:
-        kind: what it computes.
+        kind: ``forward``, ``backward`` or ``inference``.
         steps: how often it ran.
-        parts: what is compiled of it.
-        operators: how many operators PyTorch runs besides.
+        parts: the parts that are compiled.
+        operators: how many further operators PyTorch runs.
     """
 
     kind: Kind
@@ -91,10 +92,10 @@ class GraphReport:
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """A model in training.
+    """What runs where in a model. As text, it is a list for people.
 
     Attributes:
-        graphs: the graphs that it ran.
+        graphs: the graphs that the model ran.
     """
 
     graphs: tuple[GraphReport, ...]
@@ -107,11 +108,11 @@ class TrainingReport:
 
 
 def report(model: torch.nn.Module) -> TrainingReport:
-    """What became of a model that was compiled with the backend ``tilewright``.
+    """Report on a model that was compiled with the backend ``tilewright``.
 
     Args:
-        model: as it was compiled, or before. A model that has not run yet has no graphs. Models of one class that are
-            compiled alike share their graphs.
+        model: the compiled model, or the one that was compiled. A model that has not run yet has no graphs. Models of
+            one class that are compiled with the same options share their graphs.
 
     Returns:
         what runs where. As text, it is a list for people.

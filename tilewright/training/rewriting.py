@@ -1,4 +1,4 @@
-"""Rewrites the graph of a step, so that what only PyTorch can do cuts no part in two."""
+"""Rewrites the graph of a step, so that operators that only PyTorch can run cut no part in two."""
 
 from __future__ import annotations
 

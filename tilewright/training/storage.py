@@ -1,4 +1,4 @@
-"""Memory for the results of parts, which is used again when nothing refers to it any more.
+"""Memory for the results of parts, which is reused when nothing refers to it any more.
 
 The system hands out large tensors in fresh pages, and takes these back when the tensors die. Each page costs about a
 microsecond when it is first written: 0.1 s for the activations that ResNet-18 saves in a step at a batch of 16.
@@ -103,9 +103,9 @@ def find_storages() -> Storages:
 
 
 def return_free_pages() -> None:
-    """Let the C library give back the pages of tensors that are gone, as those of PyTorch's own run of a part are.
+    """Let the C library give back the pages of freed tensors, such as those of PyTorch's own run of a part.
 
-    It keeps them otherwise, since it expects more tensors of the kind. C libraries but glibc have no such function.
+    Otherwise it keeps them, since it expects more tensors of the kind. Only glibc has such a function.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:

@@ -55,7 +55,7 @@ _PLACES = "max_pool2d_with_indices.default max_pool2d_with_indices_backward.defa
 
 
 def is_supported(node: fx.Node) -> bool:
-    """Whether a node can be part of what is compiled."""
+    """Whether the operator of a node can be compiled, for the shapes and types of its tensors."""
     if node.op != "call_function":
         return False
     if node.target is operator.getitem:
@@ -77,7 +77,7 @@ def is_heavy(node: fx.Node) -> bool:
 
 
 def explain(module: fx.GraphModule) -> str:
-    """Why convolutions, products and attentions of a graph cannot be compiled; empty: all can be.
+    """Why convolutions, matrix products and attentions of a graph cannot be compiled; empty: all can be.
 
     Args:
         module: the graph of a step.

@@ -1,7 +1,7 @@
-"""Graphs whose gradients may be differentiated once more, which AOTAutograd refuses.
+"""Second derivatives of compiled graphs, which AOTAutograd refuses.
 
-A graph runs as it was compiled. Only a backward pass that builds a graph of its own (``create_graph=True``) runs in
-eager PyTorch, forward and backward: PyTorch says no earlier that it wants second derivatives.
+A graph runs as it was compiled. Only a backward pass with ``create_graph=True`` runs in eager PyTorch, forward pass
+included: PyTorch does not say earlier that it wants second derivatives.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TENSOR = object()
 
 
 def differentiable_twice(compiled: Graph, eager: fx.GraphModule) -> Graph:
-    """The graph as it was compiled, with second derivatives by eager PyTorch.
+    """Add second derivatives to a compiled graph. Eager PyTorch computes them.
 
     Args:
         compiled: the graph as AOTAutograd made it.
@@ -41,11 +41,10 @@ def differentiable_twice(compiled: Graph, eager: fx.GraphModule) -> Graph:
 
 
 def has_aliases(module: fx.GraphModule) -> bool:
-    """Whether a graph changes or gives tensors that autograd has to see as they are.
+    """Whether a graph writes to an argument with a gradient, or returns a view of an argument or of another result.
 
-    That is an argument with a gradient that is written to, or a result in the memory of an argument or of another
-    result. AOTAutograd replays that outside of what it compiles. A function around it would hide it from autograd, and
-    gradients would be wrong.
+    AOTAutograd repeats such writes and views outside the compiled graph, for autograd to see. A function around the
+    graph would hide them from autograd, and gradients would be wrong.
 
     Args:
         module: the graph, as Dynamo makes it: with stand-ins that were changed as the tensors will be.

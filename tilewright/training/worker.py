@@ -1,4 +1,4 @@
-"""The process that prepares and tunes parts for a process that trains, and the thread that waits for it.
+"""The process that compiles and tunes parts for a process that trains, and the thread that waits for it.
 
 In the background, each part first gets kernels as the records have them, or defaults. Then the process compiles
 variants of the kernels that take most of a step, runs each and compares its results; the training times them in their
@@ -54,11 +54,11 @@ _workers: dict[tuple[Options, int], Worker] = {}
 
 @dataclass(frozen=True)
 class Order:
-    """A part that is to be prepared, and who wants it.
+    """A part that is to be compiled, and the object that receives its executables.
 
     Attributes:
         request: the part.
-        part: takes its executables.
+        part: receives its executables.
         spent: seconds of tuning that earlier runs have spent on it; None: it has no executable yet.
     """
 
@@ -68,7 +68,7 @@ class Order:
 
 
 class Worker:
-    """Has parts prepared by one process, one after the other. A process that died is replaced.
+    """Has parts compiled and tuned by one process, one after the other. A process that died is replaced.
 
     Args:
         options: of the backend.
@@ -76,8 +76,8 @@ class Worker:
 
     Attributes:
         pace: when the training leaves slots.
-        trials: variants that were timed in real steps.
-        generations: of variants.
+        trials: how many variants were timed in real steps.
+        generations: how many generations of variants there were.
         ended: whether the budget is spent.
     """
 
@@ -123,7 +123,7 @@ class Worker:
         return True
 
     def enqueue(self, order: Order) -> None:
-        """Have a part prepared by and by."""
+        """Have a part prepared in the background."""
         self._waiting.put(order)
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._serve, name="tilewright-worker", daemon=True)
@@ -152,7 +152,7 @@ class Worker:
             os.close(lock)
 
     def abandon(self) -> None:
-        """Prepare and tune nothing any more: this process was forked from the one that this worker belongs to."""
+        """Prepare and tune nothing more. Called in a forked process, whose parent the worker belongs to."""
         self._closed = self.ended = True
         self.pace = Pace()  # another thread may have held the locks of the former one
 
@@ -261,7 +261,7 @@ class Worker:
             self._close()
 
     def _close(self) -> None:
-        """Tuning is over. What it held is given back."""
+        """End tuning, and give back what it held."""
         self.ended = True
         self._set_share(0.0)
         self._orders.clear()
