@@ -32,6 +32,8 @@ _PACKAGES = {
     "openvino": ("bench --against openvino", "peers"),
     "torch": ("torch.compile(backend='tilewright'), .pt2 files, bench --against pytorch", "torch"),
     "psycopg": ("records in PostgreSQL", "postgresql"),
+    "ray": ("tune --fleet, on many machines", "fleet"),
+    "ziglang": ("build for another processor, without a cross compiler of the system", "cross"),
     "stable_baselines3": ("the methods that learn by reinforcement", "rl"),
 }
 #: Below so many bytes a disk is called full.
