@@ -273,17 +273,16 @@ def writers(folder: Path, *, count: int = 4, seconds: float = 20.0) -> dict[str,
         seconds: how long.
     """
     path, begin = folder / "records.db", time.monotonic()
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "bench._writer", str(path), str(number), str(seconds)],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(count)
-    ]
-    threading.Timer(seconds / 2, started[0].kill).start()
-    told = [process.communicate()[0].split() for process in started]
+    with contextlib.ExitStack() as stack:
+        commands = [
+            [sys.executable, "-m", "bench._writer", str(path), str(number), str(seconds)] for number in range(count)
+        ]
+        started = [
+            stack.enter_context(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True))
+            for command in commands
+        ]
+        threading.Timer(seconds / 2, started[0].kill).start()
+        told = [process.communicate()[0].split() for process in started]
     with open_store(path) as store:
         stored = list(store.scan(Query()))
     found = Counter(m.target for m in stored)

@@ -12,10 +12,22 @@ import torch
 from bench._training_models import BATCH, make_training
 from tilewright.tensor import Array, TensorSpec
 
-__all__ = ["ARMS", "Steps"]
+__all__ = ["ARMS", "StepSeconds", "Steps"]
 
 #: Eager PyTorch with channels first and last, PyTorch's own compiler and Tilewright with both, and the reference.
 ARMS = ("eager", "eager-last", "inductor", "inductor-last", "tilewright", "tilewright-last", "float64")
+
+
+class StepSeconds(float):
+    """The seconds of a step. The rest is that of the optimizer.
+
+    Attributes:
+        forward: seconds until the loss is known. Activations are saved.
+        backward: seconds until all gradients are known.
+    """
+
+    forward: float
+    backward: float
 
 
 class Steps:
@@ -59,13 +71,8 @@ class Steps:
         return [np.asarray(self._step())]
 
     def time(self, _: Sequence[Array], runs: int) -> list[float]:
-        """The seconds of each of ``runs`` steps."""
-        seconds = []
-        for _run in range(runs):
-            begin = time.perf_counter()
-            self._step()
-            seconds.append(time.perf_counter() - begin)
-        return seconds
+        """The seconds of each of ``runs`` steps, as :class:`StepSeconds`."""
+        return [self._time_step() for _run in range(runs)]
 
     def run(self, _: Sequence[Array], seconds: float) -> list[float]:
         """Take steps for ``seconds``; returns the seconds from the start to the end of each."""
@@ -97,9 +104,21 @@ class Steps:
     def _find_loss(self) -> torch.Tensor:
         return self._training.find_loss(self._module(self._inputs))
 
-    def _step(self) -> float:
+    def _time_step(self) -> StepSeconds:
+        marks = [time.perf_counter()]
+        self._step(marks)
+        seconds = StepSeconds(time.perf_counter() - marks[0])
+        seconds.forward, seconds.backward = np.diff(marks[1:]).tolist()
+        return seconds
+
+    def _step(self, marks: list[float] | None = None) -> float:
+        """The loss of a step. Its time before, between and after the passes is added to ``marks``."""
+        marks = [] if marks is None else marks
         self._optimizer.zero_grad()
+        marks.append(time.perf_counter())
         loss = self._find_loss()
+        marks.append(time.perf_counter())
         loss.backward()
+        marks.append(time.perf_counter())
         self._optimizer.step()
         return float(loss.detach())

@@ -7,8 +7,15 @@ calls it.
 
 - ``load_ms``: making an instance, the shortest of some processes.
 - ``call_overhead_us``: the fastest call of the same library with kernels that do nothing.
-- ``throughput_ratio``: the runs per second of four instances of one thread, divided by those of one instance and by the
-  number of cores that four threads can use; the median of some turns.
+- ``throughput_ratio``: the runs per second of four instances of one thread in one process, divided by what the cores
+  allow: those of as many processes as there are cores (at most four), side by side, each with such an instance.
+  The median of some turns.
+- ``core_scaling``: the runs per second of these processes, divided by their number and by those of one process alone.
+
+    python -m bench.export --elsewhere --json elsewhere.json
+
+builds five networks for 64-bit Arm, runs their libraries by QEMU, and prints the largest error of their outputs against
+ONNX Runtime's. Nothing is timed then.
 """
 
 from __future__ import annotations
@@ -65,6 +72,13 @@ def make_driver(executable: Path, prefix: Path, hollow: bool) -> Path:
     return program
 
 
+def time_processes(program: Path, rounds: int, count: int) -> float:
+    """The runs per second of several processes side by side, each with one instance of one thread."""
+    command = [str(program), str(rounds), "1", "1"]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+    return sum(float(process.communicate()[0].split()[3]) for process in running)
+
+
 def time_driver(program: Path, rounds: int, threads: int, instances: int) -> list[float]:
     """Milliseconds to load and of the first run, microseconds of the fastest run, and runs per second of all."""
     command = [str(program), str(rounds), str(threads), str(instances)]
@@ -76,25 +90,36 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=MODEL, help="an ONNX file; by default a ResNet-50")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--elsewhere", action="store_true", help="compare outputs of libraries for 64-bit Arm instead")
     given = parser.parse_args()
+    if given.elsewhere:
+        from bench._elsewhere import compare_elsewhere
+
+        found = compare_elsewhere()
+        write_json(given.json, {"networks": found})
+        for name, row in found.items():
+            print(f"    {name:<14} error {row['error']:.2g}, {row['tasks']:.0f} tasks, {row['build_seconds']:.1f} s")
+        return
     with tempfile.TemporaryDirectory() as folder:
         make_executable(given.model, Path(folder, "out"))
         program = make_driver(Path(folder, "out"), Path(folder, "c"), hollow=False)
         empty = make_driver(Path(folder, "out"), Path(folder, "hollow"), hollow=True)
-        alone, together, loads = [], [], []
+        cores = min(INSTANCES, usable_cores())
+        ratios, scalings, loads = [], [], []
         for _ in range(TURNS):
             one = time_driver(program, given.rounds, 1, 1)
-            alone.append(one[3])
             loads.append(one[0])
-            together.append(time_driver(program, given.rounds, 1, INSTANCES)[3])
+            apart = time_processes(program, given.rounds, cores)
+            scalings.append(apart / (one[3] * cores))
+            ratios.append(time_driver(program, given.rounds, 1, INSTANCES)[3] / apart)
         overhead = min(time_driver(empty, 1000, 1, 1)[2] for _ in range(TURNS))
-    cores = min(INSTANCES, usable_cores())
     result = {
         "model": given.model.stem,
         "cores": cores,
         "load_ms": min(loads),
         "call_overhead_us": overhead,
-        "throughput_ratio": statistics.median(t / (a * cores) for t, a in zip(together, alone, strict=True)),
+        "throughput_ratio": statistics.median(ratios),
+        "core_scaling": statistics.median(scalings),
     }
     write_json(given.json, result)
     for key, value in result.items():

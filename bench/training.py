@@ -11,13 +11,24 @@ Each network is trained on one batch of 16 with SGD and momentum.
 - *After tuning.* All arms race by turns, each in a process of its own; Tilewright has what its records hold.
   ``step_ratio`` is the ratio of medians, with the interval of a bootstrap over turns. The better one of both layouts
   (channels first and last) counts for each arm of PyTorch.
+- *Passes alone.* In the same race the forward pass, which saves activations and ends with the loss, and the backward
+  pass are timed by themselves: ``forward_ratio`` and ``backward_ratio``, to the layout that is better for whole steps.
+- *Kernels.* Tilewright trains once more, and each of its kernels is timed in its place in real steps. ``kernels`` has
+  what each is for, its median, its operations and bytes, and the time that these take at the speed of a matrix product,
+  of caches and of memory (``bound_us``). ``convolutions`` has the three kernels of each convolution, with all
+  that belongs to them, as a share of the peak: that of a matrix product. Operations are those of computing directly, so
+  Winograd's algorithm may exceed the peak. In this run parts keep our kernels even if PyTorch's are faster.
 - *Gradients.* ``gradient_error`` is the largest difference to PyTorch in float64, relative to the largest gradient of
-  the same parameter. Gradients that are 0 but for rounding are left out.
+  the same parameter. Gradients that are 0 but for rounding are left out: ``gradients_left_out`` of them.
+  ``gradient_errors`` has those of PyTorch in float32, too.
 
 Images have their channels last in Tilewright's arm, too.
 
-``--gradients-only`` prints these errors alone, beside those of PyTorch in float32, and does not tune: the worst
-parameter, and in brackets the median one. ``--steps N`` compares the weights after so many steps, too.
+``--records FOLDER`` keeps the records and kernels of each network. With them ``--minutes 0`` races and times kernels
+without training and tuning before, and ``--kernels-only`` times kernels alone.
+
+``--gradients-only`` prints the errors of gradients alone, beside those of PyTorch in float32, and does not tune: the
+worst parameter, and in brackets the median one. ``--steps N`` compares the weights after so many steps, too.
 
 Networks in the JSON file are not run again. ``--plot FILE`` draws the seconds of a step over time. ``--models`` takes
 names of timm, and ``encoder``, ``unet`` and ``lstm``.
@@ -27,9 +38,11 @@ from __future__ import annotations
 
 import argparse
 import bisect
+import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +51,13 @@ import numpy as np
 from bench._curves import plot_steps
 from bench._each import each
 from bench._gradient_errors import measure_errors, show_errors
-from bench._training_models import BATCH
+from bench._training_kernels import measure_kernels, show_kernels
+from bench._training_models import BATCH, OWN
 from bench._training_steps import Steps
 from tilewright.cli.text import table
 from tilewright.measure.compare import compare, latency
 from tilewright.measure.peer_process import PeerProcess
-from tilewright.measure.peers import Entrant, race
+from tilewright.measure.peers import Entrant, Peer, race
 from tilewright.target import Target, model_name
 
 MODELS = "resnet18,resnet50,mobilenetv3_large_100,vit_tiny_patch16_224,encoder"
@@ -51,6 +65,8 @@ MODELS = "resnet18,resnet50,mobilenetv3_large_100,vit_tiny_patch16_224,encoder"
 OTHERS = {"eager": ("eager", "eager-last"), "inductor": ("inductor", "inductor-last")}
 #: Seconds that an arm of PyTorch trains alone, its compiling besides; turns of the race, and about how long one lasts.
 _ALONE_SECONDS, _COMPILE_SECONDS, _TURNS, _TURN_SECONDS = 45.0, 75.0, 12, 2.0
+#: The passes that are timed by themselves.
+_PASSES = ("forward", "backward")
 #: The first steps, in which PyTorch traces the network. They are no slow steps of Tilewright's.
 _TRACING = 2
 
@@ -72,7 +88,7 @@ def find_overtaking(ours: Sequence[float], theirs: Sequence[float]) -> float | N
         ours: the ends of the steps.
         theirs: those of the other arm. What it would have done after its last one is its median step.
     """
-    regular = float(np.median(np.diff(theirs[len(theirs) // 2 :])))
+    regular = float(np.median(np.diff([0.0, *theirs])[len(theirs) // 2 :]))
     overtaken: float | None = None
     for count, end in enumerate(ours, 1):
         other = bisect.bisect_right(theirs, end)
@@ -82,69 +98,141 @@ def find_overtaking(ours: Sequence[float], theirs: Sequence[float]) -> float | N
     return overtaken
 
 
-def bench(name: str, minutes: float) -> dict[str, Any]:
-    """Train a network with all arms."""
-    threads = Target.parse("native").cores
-    arms = [arm for layouts in OTHERS.values() for arm in layouts]
-    own = "tilewright-last"
-    if not _has_images(name):
-        arms, own = [arm for arm in arms if not arm.endswith("-last")], "tilewright"
-    with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
-        options = {"records": str(Path(folder, "records.db")), "threads": threads}
-        tuning = {**options, "mode": "background", "budget": f"{minutes:g}m"}
-        alone = {"tilewright": train_alone(name, own, 60.0 * minutes, threads, tuning)}
-        for arm in arms:
+@dataclass(frozen=True)
+class Plan:
+    """How a network is benched.
+
+    Attributes:
+        name: of the network.
+        minutes: that Tilewright trains and tunes; 0: it has the kernels of an earlier run.
+        folder: of its records.
+    """
+
+    name: str
+    minutes: float
+    folder: Path
+
+    @property
+    def arms(self) -> list[str]:
+        """The arms of PyTorch."""
+        arms = [arm for layouts in OTHERS.values() for arm in layouts]
+        return arms if self.has_images else [arm for arm in arms if not arm.endswith("-last")]
+
+    @property
+    def own(self) -> str:
+        """The arm of Tilewright."""
+        return "tilewright-last" if self.has_images else "tilewright"
+
+    @property
+    def has_images(self) -> bool:
+        """Whether its inputs are images."""
+        return self.name not in OWN or self.name == "unet"
+
+    @property
+    def threads(self) -> int:
+        """On which each arm runs."""
+        return Target.parse("native").cores
+
+    @property
+    def records(self) -> Path:
+        """The file of its records."""
+        return self.folder / f"{self.name}.db"
+
+    def make_options(self, **others: str) -> dict[str, Any]:
+        """Options of Tilewright."""
+        return {"records": str(self.records), "threads": self.threads, **others}
+
+
+def bench(plan: Plan) -> dict[str, Any]:
+    """Train a network with all arms, and time the kernels of ours."""
+    threads, cached = plan.threads, plan.make_options(mode="cached")
+    alone: dict[str, list[float]] = {}
+    if plan.minutes:
+        if plan.records.exists():
+            raise SystemExit(f"tuning starts from empty records, but {plan.records} exists; name another --records")
+        tuning = plan.make_options(mode="background", budget=f"{plan.minutes:g}m")
+        alone["tilewright"] = train_alone(plan.name, plan.own, 60.0 * plan.minutes, threads, tuning)
+        for arm in plan.arms:
             seconds = _ALONE_SECONDS + (_COMPILE_SECONDS if arm.startswith("inductor") else 0.0)
-            alone[arm] = train_alone(name, arm, seconds, threads, {})
-        cached = {**options, "mode": "cached"}
-        entrants = [Entrant("tilewright", Steps, (name, own, threads, cached))]
-        entrants += [Entrant(arm, Steps, (name, arm, threads)) for arm in arms]
-        ours, *others = race(entrants, _TURNS, _TURN_SECONDS, threads)
-        error = measure_errors(name, threads, cached, last=own.endswith("-last"))["gradients"]["tilewright"]["worst"]
-    steps = {ours.name: latency(ours), **{other.name: latency(other) for other in others}}
+            alone[arm] = train_alone(plan.name, arm, seconds, threads, {})
+    entrants = [Entrant("tilewright", Steps, (plan.name, plan.own, threads, cached))]
+    entrants += [Entrant(arm, Steps, (plan.name, arm, threads)) for arm in plan.arms]
+    ours, *others = race(entrants, _TURNS, _TURN_SECONDS, threads)
     best = {
         key: min((other for other in others if other.name in layouts), key=lambda other: latency(other)["median_ms"])
         for key, layouts in OTHERS.items()
     }
-    spans = np.diff([0.0, *alone["tilewright"]])
-    return {
-        "minutes": minutes,
-        "step_ratio": {key: {"arm": other.name, **compare(ours, other)} for key, other in best.items()},
-        "overtakes_seconds": {
+    errors = measure_errors(plan.name, threads, cached, last=plan.has_images)
+    found: dict[str, Any] = {"minutes": plan.minutes}
+    for key in ("step", *_PASSES):
+        mine, *theirs = (take_pass(peer, key) for peer in (ours, *others))
+        of_name = {peer.name: peer for peer in theirs}
+        found[f"{key}_ms"] = {peer.name: latency(peer) for peer in (mine, *theirs)}
+        found[f"{key}_ratio"] = {
+            which: {"arm": other.name, **compare(mine, of_name[other.name])} for which, other in best.items()
+        }
+    if alone:
+        spans = np.diff([0.0, *alone["tilewright"]])
+        spans = spans[min(_TRACING, len(spans) - 1) :]
+        found["overtakes_seconds"] = {
             key: find_overtaking(alone["tilewright"], alone[other.name]) for key, other in best.items()
-        },
-        "slowest_step": float(spans[_TRACING:].max() / np.median(spans[_TRACING:])),
-        "gradient_error": error,
-        "step_ms": steps,
+        }
+        found["slowest_step"] = float(spans.max() / np.median(spans))
+    return {
+        **found,
+        "gradient_error": errors["gradients"]["tilewright"]["worst"],
+        "gradient_errors": errors["gradients"],
+        "gradients_left_out": errors["cancel"],
+        **measure_kernels(plan.name, plan.own, threads, cached),
         "ends": {arm: [round(end, 3) for end in ends] for arm, ends in alone.items()},
-        "machine": model_name(),
-        "threads": threads,
-        "date": time.strftime("%Y-%m-%d"),
+        **_describe_run(threads),
     }
 
 
-def _has_images(name: str) -> bool:
-    from bench._training_models import OWN
+def bench_kernels(plan: Plan) -> dict[str, Any]:
+    """Time our kernels of a network, and nothing else."""
+    found = measure_kernels(plan.name, plan.own, plan.threads, plan.make_options(mode="cached"))
+    return {**found, **_describe_run(plan.threads)}
 
-    return name not in OWN or name == "unet"
+
+def take_pass(peer: Peer, key: str) -> Peer:
+    """The seconds of ``forward`` or ``backward`` alone, out of those of whole steps; of ``step`` as they are."""
+    if key == "step":
+        return peer
+    return Peer(peer.name, {n: [getattr(step, key) for step in steps] for n, steps in peer.blocks.items()})
+
+
+def _describe_run(threads: int) -> dict[str, Any]:
+    return {"machine": model_name(), "threads": threads, "date": time.strftime("%Y-%m-%d")}
 
 
 def show(networks: Mapping[str, Any]) -> str:
-    """A row for each network."""
-    rows = []
+    """A row for each network: whole steps; and another one: passes."""
+    rows, passes = [], []
     for name, entry in networks.items():
         row = [name, f"{entry['step_ms']['tilewright']['median_ms']:.0f}"]
         for key in OTHERS:
-            ratio, seconds = entry["step_ratio"][key], entry["overtakes_seconds"][key]
-            row.append(f"{ratio['ratio']:.2f} ({ratio['ratio_low']:.2f} to {ratio['ratio_high']:.2f})")
-            row.append("never" if seconds is None else f"{seconds:.0f}")
-        rows.append([*row, f"{entry['slowest_step']:.2f}", f"{entry['gradient_error']:.1e}"])
+            row.append(_show_ratio(entry["step_ratio"][key]))
+            seconds = entry.get("overtakes_seconds", {}).get(key, math.nan)
+            row.append("never" if seconds is None else "-" if math.isnan(seconds) else f"{seconds:.0f}")
+        slowest = f"{entry['slowest_step']:.2f}" if "slowest_step" in entry else "-"
+        rows.append([*row, slowest, f"{entry['gradient_error']:.1e}"])
+        row = [name]
+        for key in _PASSES:
+            row.append(f"{entry[f'{key}_ms']['tilewright']['median_ms']:.0f}")
+            row += [_show_ratio(entry[f"{key}_ratio"][other]) for other in OTHERS]
+        passes.append(row)
     header = ["network", "step, ms", "of eager", "overtakes, s", "of inductor", "overtakes, s", "slowest step", "error"]
     means = [
         np.exp(np.mean([np.log(entry["step_ratio"][key]["ratio"]) for entry in networks.values()])) for key in OTHERS
     ]
     means_text = ", ".join(f"{mean:.2f} of {key}" for key, mean in zip(OTHERS, means, strict=True))
-    return f"{table(header, rows)}\ngeometric means: {means_text}"
+    head = ["network", *(text for key in _PASSES for text in (f"{key}, ms", *(f"of {other}" for other in OTHERS)))]
+    return f"{table(header, rows)}\ngeometric means: {means_text}\n\n{table(head, passes)}"
+
+
+def _show_ratio(ratio: Mapping[str, float]) -> str:
+    return f"{ratio['ratio']:.2f} ({ratio['ratio_low']:.2f} to {ratio['ratio_high']:.2f})"
 
 
 def compare_gradients(names: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -161,8 +249,10 @@ def compare_gradients(names: Sequence[str], arguments: argparse.Namespace) -> di
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=MODELS, help="comma-separated")
-    parser.add_argument("--minutes", type=float, default=5.0, help="that Tilewright trains and tunes")
+    parser.add_argument("--minutes", type=float, default=5.0, help="that Tilewright trains and tunes; 0: not at all")
     parser.add_argument("--json", type=Path, default=Path("training.json"))
+    parser.add_argument("--records", type=Path, metavar="FOLDER", help="keeps what was tuned, for later runs")
+    parser.add_argument("--kernels-only", action="store_true", help="time our kernels, and race nobody")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the seconds of a step over time")
     parser.add_argument("--gradients-only", action="store_true", help="print the errors of gradients, and time nothing")
     parser.add_argument("--steps", type=int, default=0, help="after which weights are compared, with --gradients-only")
@@ -172,11 +262,21 @@ def main() -> None:
     if arguments.gradients_only:
         print(show_errors(compare_gradients(names, arguments)))
         return
-    done = each(names, arguments.json, lambda name: bench(name, arguments.minutes))
+    if (not arguments.minutes or arguments.kernels_only) and arguments.records is None:
+        parser.error("--minutes 0 and --kernels-only time the kernels of an earlier run, so they need its --records")
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as temporary:
+        folder = Path(temporary) if arguments.records is None else arguments.records
+        folder.mkdir(parents=True, exist_ok=True)
+        plans = {name: Plan(name, arguments.minutes, folder) for name in names}
+        once = bench_kernels if arguments.kernels_only else bench
+        done = each(names, arguments.json, lambda name: once(plans[name]))
     found = {name: done[name] for name in names}
-    print(show(found))
-    if arguments.plot:
-        plot_steps(found, arguments.plot)
+    if not arguments.kernels_only:
+        print(show(found), end="\n\n")
+    print(show_kernels(found))
+    trained = {name: entry for name, entry in found.items() if entry.get("ends")}
+    if arguments.plot and trained:
+        plot_steps(trained, arguments.plot)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.records import server
+
+# Modules and tests stay: to go through their million objects again and again was a twentieth of the time.
+gc.disable()
 
 # The machine that runs this may be busy with measurements: a slow example says nothing about the code. The examples are
 # the same every time: whether a change passes is no matter of luck. `HYPOTHESIS_PROFILE=thorough` looks for new ones.
@@ -84,6 +88,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _is_fast(item.path):
             item.add_marker(pytest.mark.fast)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 # A job that a shell put into the background ignores Ctrl-C, and so does all that it starts; some tests press it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,26 @@ def test_an_archive_with_changed_bytes(data: st.DataObject) -> None:
         except ValueError:
             continue
         assert sum(array.nbytes for array in arrays.values()) <= 1000
+    with tempfile.TemporaryFile() as place:
+        place.write(content)
+        try:
+            arrays = read_arrays(place)
+        except ValueError:
+            return
+        assert sum(array.nbytes for array in arrays.values()) <= 1000
+
+
+def test_a_file_of_uncompressed_arrays() -> None:
+    given = {"a": np.arange(20, dtype=np.int32), "b": np.asarray("text"), "c": np.zeros((0, 3)), "d": np.eye(3).T}
+    with tempfile.TemporaryFile() as place:
+        np.savez(place, **given)  # type: ignore[arg-type]
+        found = read_arrays(place)
+        assert given.keys() == found.keys()
+        assert all(np.array_equal(found[name], array) for name, array in given.items())
+        assert all(found[name].dtype == array.dtype for name, array in given.items())
+        place.truncate(300)
+        with pytest.raises(ValueError, match=r"array|zip"):
+            read_arrays(place)
 
 
 def test_archives_that_are_too_much(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import started
 from tilewright.errors import OutputError
-from tilewright.scratch import claim, scratch
+from tilewright.scratch import claim, explained, make_folder, scratch
 
 
 @pytest.fixture(autouse=True)
@@ -52,9 +54,7 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_has_is_not(
         "with scratch() as folder:\n"
         "    tempfile.mkdtemp(); print(folder, flush=True); sys.stdin.read()"
     )
-    root = Path(__file__).parents[1]
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True, cwd=root) as process:
+    with started([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:
         assert process.stdout is not None
         theirs = Path(process.stdout.readline().strip())
         assert theirs.parent == base
@@ -94,3 +94,24 @@ def test_one_claim_at_a_time(base: Path) -> None:
     os.close(second)
     with pytest.raises(FileNotFoundError):
         claim(base / "none")
+
+
+def test_a_folder_belongs_to_its_lock(base: Path) -> None:
+    first, lock = make_folder()
+    second, other = make_folder()
+    assert {first, second} == set(base.iterdir())
+    assert lock is not None
+    assert other is not None
+    os.close(lock)  # as if its process had been killed
+    third, last = make_folder()
+    assert {second, third} == set(base.iterdir())
+    assert last is not None
+    os.close(other)
+    os.close(last)
+
+
+def test_a_full_disk_names_the_option_of_the_command(base: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    elsewhere = tmp_path_factory.mktemp("out")
+    assert "make room there, or name another directory with --c" in str(explained(full, "no", elsewhere, option="--c"))
+    assert "another directory with TMPDIR" in str(explained(full, "no", base, option="--c"))

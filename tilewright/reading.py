@@ -11,10 +11,12 @@ import json
 import math
 import re
 import stat
+import struct
 import zipfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +35,8 @@ _ITEM = (
 )
 _HEADER = re.compile(rb"\{ *" + _ITEM + rb", *" + _ITEM + rb", *" + _ITEM + rb",? *\} *\n?")
 _HEADER_BYTES = 1 << 14
+#: The header of an archive's member ends in two lengths: of its name and of what follows the name.
+_MEMBER = struct.Struct("<26x2H")
 
 
 def open_regular(path: Path, most: int | None = None) -> BinaryIO:
@@ -123,14 +127,25 @@ _DECODER, _INFINITE_DECODER = (
 )
 
 
-def read_array(file: BinaryIO, size: int) -> NDArray[Any]:
-    """The array in a ``.npy`` file that goes on for ``size`` bytes: of numbers or text, never of objects.
+@dataclass(frozen=True)
+class _Layout:
+    """What the header of a ``.npy`` file says of its array."""
 
-    Memory is taken only where the size agrees with what the header declares.
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    order: Literal["C", "F"]
+    nbytes: int
 
-    Raises:
-        ValueError: it is none, or its header and its size disagree.
-    """
+    def arrange(self, memory: NDArray[np.uint8]) -> NDArray[Any]:
+        """The array of these bytes."""
+        if not self.dtype.itemsize:
+            return np.empty(self.shape, dtype=self.dtype)
+        array: NDArray[Any] = memory.view(self.dtype).reshape(self.shape, order=self.order)
+        return array
+
+
+def _read_layout(file: BinaryIO, size: int) -> _Layout:
+    """Read the header of a ``.npy`` file that goes on for ``size`` bytes. Raises ``ValueError`` if it is none."""
     start = file.read(8)
     wide = 2 if start[6:7] == b"\x01" else 4
     if start[:6] != b"\x93NUMPY" or start[6:] not in (b"\x01\x00", b"\x02\x00", b"\x03\x00"):
@@ -152,6 +167,19 @@ def read_array(file: BinaryIO, size: int) -> NDArray[Any]:
     nbytes = math.prod(shape) * dtype.itemsize
     if nbytes != size - len(start) - wide - length or len(shape) > 32:
         raise ValueError(f"an array of {dtype} {shape} needs {nbytes:,} bytes, but the file has another number")
+    return _Layout(dtype, shape, "F" if fields[b"for"] == b"True" else "C", nbytes)
+
+
+def read_array(file: BinaryIO, size: int) -> NDArray[Any]:
+    """The array in a ``.npy`` file that goes on for ``size`` bytes: of numbers or text, never of objects.
+
+    Memory is taken only where the size agrees with what the header declares.
+
+    Raises:
+        ValueError: it is none, or its header and its size disagree.
+    """
+    layout = _read_layout(file, size)
+    nbytes = layout.nbytes
     memory = np.empty(nbytes, dtype=np.uint8)
     place = 0
     while place < nbytes and (part := file.read(min(_CHUNK, nbytes - place))):
@@ -159,17 +187,34 @@ def read_array(file: BinaryIO, size: int) -> NDArray[Any]:
         place += len(part)
     if place < nbytes or file.read(1):
         raise ValueError("an array is cut off, or longer than it says")
-    if not dtype.itemsize:
-        return np.empty(shape, dtype=dtype)
-    array: NDArray[Any] = memory.view(dtype).reshape(shape, order="F" if fields[b"for"] == b"True" else "C")
-    return array
+    return layout.arrange(memory)
+
+
+def _read_stored(file: BinaryIO, member: zipfile.ZipInfo) -> NDArray[Any]:
+    """The array of an uncompressed member of an archive, read at once, without comparing the archive's checksums.
+
+    Args:
+        file: the archive, which has a number among the files of this process.
+        member: of it.
+    """
+    file.seek(member.header_offset)
+    start = file.read(_MEMBER.size)
+    if len(start) < _MEMBER.size or start[:4] != b"PK\x03\x04" or member.flag_bits & 1:
+        raise ValueError("an array does not begin where its archive says, or it is encrypted")
+    file.seek(sum(_MEMBER.unpack(start)), io.SEEK_CUR)
+    layout = _read_layout(file, member.file_size)
+    memory = np.fromfile(file, dtype=np.uint8, count=layout.nbytes)
+    if len(memory) < layout.nbytes:
+        raise ValueError("an array is cut off")
+    return layout.arrange(memory)
 
 
 def read_arrays(content: bytes | BinaryIO, most: int | None = None) -> dict[str, NDArray[Any]]:
     """The arrays of an ``.npz`` archive, by name.
 
     Args:
-        content: the archive, or a file that can be sought.
+        content: the archive, or a file of the system. Of a file whose arrays are uncompressed, the archive's own
+            checksums are not compared, which takes as long as reading: its reader has a better one.
         most: bytes of all arrays together. None: they must lie in it uncompressed, so that the file's own size is it.
 
     Raises:
@@ -194,7 +239,11 @@ def read_arrays(content: bytes | BinaryIO, most: int | None = None) -> dict[str,
             if total > most:
                 raise ValueError(f"its arrays have {total:,} bytes, but at most {most:,} are read")
             arrays = {}
+            stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
             for member in members:
+                if stored and not isinstance(content, bytes):
+                    arrays[member.filename[:-4]] = _read_stored(content, member)
+                    continue
                 with archive.open(member) as file:
                     arrays[member.filename[:-4]] = read_array(file, member.file_size)  # type: ignore[arg-type]
             return arrays

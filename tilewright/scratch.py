@@ -20,7 +20,7 @@ from pathlib import Path
 from tilewright.errors import OutputError, ResourceError, TilewrightError
 from tilewright.names import check_encodable
 
-__all__ = ["check_space", "claim", "explained", "scratch"]
+__all__ = ["check_space", "claim", "explained", "make_folder", "scratch"]
 
 #: What all temporary directories of this package are called.
 _OURS = "tilewright-"
@@ -96,6 +96,22 @@ def scratch(runs: bool = True) -> Iterator[Path]:
         _remove(folder, descriptor)
 
 
+def make_folder() -> tuple[Path, int | None]:
+    """A directory for temporary files, for a process that removes it in the end.
+
+    A process that is killed leaves the directory behind; whoever makes or enters the next one removes it.
+
+    Returns:
+        the directory, and the descriptor of its lock; None: its file system has no locks.
+
+    Raises:
+        OSError: none can be made.
+    """
+    base = Path(tempfile.gettempdir())
+    _sweep(base)
+    return _make(base)
+
+
 def _remove(folder: Path, descriptor: int | None) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     if descriptor is not None:
@@ -130,17 +146,18 @@ def check_space(folder: Path, least: int = _FULL) -> None:
     if (left := _left(folder)) < least:
         raise ResourceError(
             f"the disk is full: {_known(folder)} has {left >> 20} MiB left, but {least >> 20} MiB are needed at least; "
-            f"make room there, or name another directory with {_option(folder)}"
+            f"make room there, or name another directory with {'TMPDIR' if _temporary(folder) else '--out'}"
         )
 
 
-def explained(exc: OSError, doing: str, *folders: Path) -> TilewrightError:
+def explained(exc: OSError, doing: str, *folders: Path, option: str = "--out") -> TilewrightError:
     """The error for what could not be written, which says so where a disk is full.
 
     Args:
         exc: what went wrong.
         doing: a clause for the message: what could not be done.
         folders: the directories where it may have been.
+        option: of the command, which names another directory than those.
     """
     for folder in folders:
         with contextlib.suppress(OSError):
@@ -148,7 +165,7 @@ def explained(exc: OSError, doing: str, *folders: Path) -> TilewrightError:
             if (exc.errno in (errno.ENOSPC, errno.EDQUOT) and len(folders) == 1) or _left(folder) < _FULL:
                 return ResourceError(
                     f"{doing}: the disk is full where {_known(folder)} is; make room there, or name another directory "
-                    f"with {_option(folder)}"
+                    f"with {'TMPDIR' if _temporary(folder) else option}"
                 )
     return OutputError(f"{doing}: {exc.strerror or exc}")
 
@@ -162,11 +179,6 @@ def _left(folder: Path) -> int:
 def _known(folder: Path) -> Path:
     """The directory that a user knows: without the temporary ones that were made in it."""
     return _temporary(folder) or folder
-
-
-def _option(folder: Path) -> str:
-    """How a user says that it is to be another directory."""
-    return "TMPDIR" if _temporary(folder) else "--out"
 
 
 def _temporary(folder: Path) -> Path | None:

@@ -5,19 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
+import sys
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from tilewright.errors import TargetError
-from tilewright.tvm_compat import keep_interrupts, set_threads, wanted_threads, without_torch
+from tilewright.tvm_compat import keep_interrupts, light_import, set_threads, wanted_threads
 
 __all__ = ["Caches", "Target", "cache_sizes", "model_name"]
 
 #: Where a kernel that is timed finds what it reads.
 Caches: TypeAlias = Literal["warm", "streamed", "cold"]
 
+#: Data caches of the three levels in bytes, where they are not known. (A choice.)
+_COMMON_CACHES = (32 << 10, 512 << 10, 8 << 20)
+#: The platforms that executables are built for.
+_TRIPLE = re.compile(r"(aarch64|x86_64)-((unknown|pc|none)-)?linux-(gnu|musl)")
+#: The levels of x86-64.
+_LEVEL = re.compile(r"x86-64(-v[234])?")
 #: This machine's targets, by how they are written.
 _NATIVE: dict[str, Caches] = {"native": "warm", "native:streamed": "streamed", "native:cold": "cold"}
 
@@ -57,13 +65,14 @@ class Target:
 
     @classmethod
     def parse(cls, text: str = "native") -> Target:
-        """The target of a text, with this machine's cores and caches.
+        """The target of a text, with this machine's cores and caches, or with common caches on another platform.
 
         If ``TVM_NUM_THREADS`` is set, the target has that many cores.
 
         Args:
             text: ``native``, this machine; ``native:streamed`` or ``native:cold``, this machine with other ``caches``;
-                ``llvm:MCPU``, another CPU, such as ``llvm:core-avx2``; or ``llvm:MCPU:TRIPLE``, a CPU of another
+                ``llvm:MCPU``, another CPU, such as ``llvm:core-avx2``; ``x86-64-v2``, ``-v3`` or ``-v4``, the same with
+                ``llvm:`` before it; or ``llvm:MCPU:TRIPLE``, a CPU of another
                 architecture, such as ``llvm:cortex-a76:aarch64-linux-gnu``.
 
         Raises:
@@ -71,20 +80,21 @@ class Target:
         """
         cores = wanted_threads()
         set_threads()
-        with without_torch():
+        with light_import():
             import tvm
 
         keep_interrupts()
         if text in _NATIVE:
             mcpu = str(tvm.target.codegen.llvm_get_system_cpu())
             return replace(_describe(mcpu, "", cores, str(tvm.__version__)), caches=_NATIVE[text])
-        kind, _, rest = text.partition(":")
+        kind, _, rest = (f"llvm:{text}" if _LEVEL.fullmatch(text) else text).partition(":")
         mcpu, _, triple = rest.partition(":")
         if kind != "llvm" or not mcpu:
             raise TargetError(
-                f"a target is 'native' or 'llvm:MCPU' such as llvm:core-avx2, but this is {text!r}; "
-                "leave --target out to tune for this machine"
+                "a target is 'native', 'llvm:MCPU' such as llvm:core-avx2, or 'llvm:MCPU:TRIPLE', but this is "
+                f"{text!r}; leave --target out to tune for this machine"
             )
+        triple = _check_triple(triple)
         known = {str(name) for name in tvm.target.codegen.llvm_get_cpu_archlist(_tvm_target("", triple))}
         if mcpu not in known:
             near = ", ".join(sorted(name for name in known if name.startswith(mcpu[:4]))[:8])
@@ -119,6 +129,22 @@ class Target:
         return _tvm_target(self.mcpu, self.triple, self.cores)
 
 
+def _check_triple(triple: str) -> str:
+    """The name of another platform; empty if it names this one. Raises ``TargetError`` for one that is not supported.
+
+    LLVM ends the process if it is asked for an architecture that it does not know.
+    """
+    if not triple:
+        return ""
+    if not _TRIPLE.fullmatch(triple):
+        raise TargetError(
+            "a target of another platform is llvm:MCPU:TRIPLE with a triple of Linux on aarch64 or x86_64, such as "
+            f"llvm:cortex-a76:aarch64-linux-gnu, but the triple is {triple!r}; correct it"
+        )
+    here = sys.platform == "linux" and platform.machine() == triple.partition("-")[0]
+    return "" if here and triple.endswith("-linux-gnu") and platform.libc_ver()[0] == "glibc" else triple
+
+
 def _tvm_target(mcpu: str, triple: str, cores: int = 1) -> Any:
     import tvm
 
@@ -142,8 +168,9 @@ def _describe(mcpu: str, triple: str, cores: int, tvm_version: str) -> Target:
         lanes, registers = 8, 16
     elif "neon" in features:
         lanes, registers = 4, 32
-    l1, l2, l3 = cache_sizes()
-    return Target(mcpu, cores, model_name(), features, lanes, registers, l1, l2, l3, tvm_version, triple)
+    l1, l2, l3 = _COMMON_CACHES if triple else cache_sizes()
+    machine = mcpu if triple else model_name()
+    return Target(mcpu, cores, machine, features, lanes, registers, l1, l2, l3, tvm_version, triple)
 
 
 def cache_sizes() -> tuple[int, int, int]:
@@ -162,7 +189,7 @@ def cache_sizes() -> tuple[int, int, int]:
         except (OSError, ValueError):
             continue
     if not sizes:
-        return 32 << 10, 512 << 10, 8 << 20
+        return _COMMON_CACHES
     l1 = sizes.get(1, 32 << 10)
     l2 = sizes.get(2, l1)
     return l1, l2, sizes.get(3, l2)

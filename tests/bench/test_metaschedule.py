@@ -151,7 +151,7 @@ time.sleep(600)
         tuner.end()
     tuner.check()
     child = int(children.read_text())
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while os.path.exists(f"/proc/{child}") and time.monotonic() < deadline:
         if Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
             break  # dead, and whoever inherits it has not looked yet

@@ -7,7 +7,6 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -115,9 +114,8 @@ def test_out_below_a_file(tmp_path: Path, model: Path) -> None:
 def test_out_that_holds_something_else(tmp_path: Path, model: Path) -> None:
     (tmp_path / "o").mkdir()
     (tmp_path / "o" / "thesis.tex").write_text("ten years of work")
-    began = time.monotonic()
+    # Before the model is read, which would be refused as well, for it is none.
     refused(tmp_path, "OutputError", "other files", "tune", model, "--out", tmp_path / "o", "--budget", "5m")
-    assert time.monotonic() - began < 60  # before tuning, and before the model is read: it is none
     assert (tmp_path / "o" / "thesis.tex").read_text() == "ten years of work"
 
 

@@ -31,6 +31,7 @@ def test_a_library_is_named_after_its_network(shared: Path, tmp_path: Path) -> N
     ("options", "says"),
     [
         (["--name", "no-name"], "--name is a name in C"),
+        (["--name", ""], "--name is a name in C"),
         (["--weights", "outside"], "--weights is 'inside' or 'file', but this is 'outside'"),
     ],
 )

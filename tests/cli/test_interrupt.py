@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.cli.test_bad_input import ROOT
 from tests.models import conv_model
+from tests.processes import started
 from tilewright.executable.executable import load_executable
 from tilewright.records import open_store
 
@@ -21,7 +22,7 @@ def test_an_interrupt_ends_the_tuning_and_still_writes_the_executable(tmp_path: 
     arguments = ["--out", tmp_path / "out", "--budget", "10m", "--records", tmp_path / "r.db", "--json", report]
     arguments += ["--cost-model", broken]
     command = [sys.executable, "-m", "tilewright.cli", "tune", *map(str, [model, *arguments])]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with started(command, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         seen = []
         for line in process.stderr:
@@ -29,7 +30,7 @@ def test_an_interrupt_ends_the_tuning_and_still_writes_the_executable(tmp_path: 
             if "trials " in line and "trials 0" not in line:
                 break
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=300)
     assert process.returncode == 130, [*seen, errors]
     assert "Traceback" not in errors
     assert "the same command goes on" in output

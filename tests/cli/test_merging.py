@@ -66,10 +66,12 @@ def test_mistakes(tmp_path: Path) -> None:
     own, link, text = store_of(tmp_path / "own.db", 1), tmp_path / "link.db", tmp_path / "text.db"
     link.symlink_to(own)
     text.write_text("not a database")
+    (empty := tmp_path / "empty.db").touch()
     records = ["--records", str(own)]
     other = store_of(tmp_path / "other.db", 2)
     refused("does not exist; check the path", "records", "merge", other, tmp_path / "none.db", *records)
     refused("is an SQLite file", "records", "merge", other, text, *records)
+    refused("empty.db is empty; name another file", "records", "merge", other, empty, *records)
     refused("into another store", "records", "merge", other, link, *records)
     refused("into another store", "records", "push", link, *records)
     refused("begins with mysql://", "records", "pull", "mysql://me@host/db", *records)
@@ -104,6 +106,16 @@ def test_an_interrupt_keeps_what_was_merged(tmp_path: Path, monkeypatch: pytest.
     assert done.exit_code == 130
     assert "the same command goes on\ninterrupted\n" in done.stderr
     assert configs(own) == [1, 2]
+
+
+def test_a_damaged_store_does_not_promise_to_go_on(tmp_path: Path) -> None:
+    path = store_of(tmp_path / "1.db", *range(3000))
+    content = path.read_bytes()
+    path.write_bytes(content[:8192] + bytes(len(content) - 8192))
+    done = call("records", "merge", path, "--records", tmp_path / "own.db")
+    assert done.exit_code == 2
+    assert "goes on" not in done.stderr
+    assert "restore this one from a copy" in done.stderr
 
 
 def test_a_server(tmp_path: Path, postgresql: Server) -> None:

@@ -19,6 +19,7 @@ from onnx import helper
 
 from tests.cli.test_bad_input import ROOT
 from tests.models import conv_model, normal, save
+from tests.processes import started
 from tilewright.executable.executable import load_executable
 from tilewright.executable.replacing import reserve_out
 from tilewright.records import open_store
@@ -236,7 +237,7 @@ def test_a_terminal_that_is_gone(tmp_path: Path, model: Path) -> None:
     ours, theirs = pty.openpty()
     report = tmp_path / "tasks.json"
     command = [*COMMAND, "tasks", str(model), "--records", str(tmp_path / "none.db"), "--json", str(report)]
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT) as process:
+    with started(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         os.close(ours)
         assert process.wait() == 2  # the result could not be printed

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tests.agreement import network_error
 from tests.conformance.lane_cases import CASES, describe, extraction_of, space_of
+from tests.kernels import check_arguments, compile_kernel
 from tests.models import defaults
 from tests.targets import LANES, lack, lane_target
 from tilewright.compiling.build import build
@@ -65,17 +66,20 @@ def test_a_network_computes_what_onnx_runtime_does(name: str, lanes: int, tmp_pa
         assert error <= 1e-4
 
 
-def results(module: Any, lanes: int, arrays: list[NDArray[np.float32]]) -> NDArray[np.float32] | None:
+def results(
+    module: Any, lanes: int, arrays: list[NDArray[np.float32]], *, optimised: bool = True
+) -> NDArray[np.float32] | None:
     """What a compiled function computes; None where this machine cannot run it."""
     import tvm
 
     target = lane_target(lanes)
-    compiled = tvm.compile(module, target=target.tvm)
+    function = compile_kernel(module, target, optimised=optimised)
     if lack(target):
         return None
-    *inputs, output = (tvm.runtime.tensor(array) for array in arrays)
-    compiled["main"](*inputs, output)
-    return np.asarray(output.numpy())
+    arguments = [tvm.runtime.tensor(array) for array in arrays]
+    check_arguments(module, arguments)
+    function(*arguments)
+    return np.asarray(arguments[-1].numpy())
 
 
 @each_lanes
@@ -101,7 +105,7 @@ def test_configs_compute_what_the_untuned_function_does(name: str, lanes: int) -
         shapes = [[int(d) for d in p.ty.shape] for p in module["main"].params]
         arrays = [rng.uniform(0.1, 1, shape).astype(np.float32) for shape in shapes]
         arrays[-1].fill(np.nan)
-        want = results(module, lanes, arrays)
+        want = results(module, lanes, arrays, optimised=False)
         for config in configs:
             found = results(space.schedule(config).mod, lanes, arrays)
             if want is not None and found is not None:

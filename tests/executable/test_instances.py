@@ -38,9 +38,10 @@ def test_threads_get_the_outputs_of_their_own_inputs(instances: int, shared: Pat
     assert len(executable.time([inputs[0]], 3)) == 3
 
 
-def test_no_instances(shared: Path) -> None:
-    with pytest.raises(TilewrightError, match="at least one instance, but 0 were asked for"):
-        load_executable(shared, instances=0)
+@pytest.mark.parametrize("instances", [0, 1025, True, 1.5, "2"])
+def test_what_is_no_number_of_instances(instances: int, shared: Path) -> None:
+    with pytest.raises(TilewrightError, match=f"1 to 1024 instances, .*, but {instances!r} were asked for"):
+        load_executable(shared, instances=instances)
 
 
 def test_an_executable_of_an_earlier_version_has_one_instance(out: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import started
 from tilewright.errors import OutputError
 from tilewright.executable import replacing as module
 from tilewright.executable.replacing import replace_directory, reserve_out
@@ -98,9 +99,7 @@ def test_a_reservation_ends_with_its_process(tmp_path: Path) -> None:
         "with reserve_out(Path(sys.argv[1])):\n"
         "    print('reserved', flush=True); sys.stdin.read()"
     )
-    root, pipe = Path(__file__).parents[2], subprocess.PIPE
-    command = [sys.executable, "-c", code, str(out)]
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=root) as process:
+    with started([sys.executable, "-c", code, str(out)], stdin=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "reserved\n"
         with pytest.raises(OutputError, match="another one is at"), reserve_out(out):

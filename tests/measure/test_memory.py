@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import started
 from tilewright.errors import MeasureError
 from tilewright.measure import memory
 from tilewright.measure.memory import held, in_words, usable_memory, worker_share
@@ -61,13 +62,12 @@ def test_a_workers_share(monkeypatch: pytest.MonkeyPatch, machine: int, workers:
 
 def test_what_a_process_has() -> None:
     code = "b = b'x' * (64 << 20); print(len(b), flush=True); del b; print(1, flush=True); input()"
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as process:
+    with started([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.stdout.readline()
         now, most = held(process.pid)
-        process.communicate(b"\n")
+        process.communicate("\n")
     assert 64 << 20 < most < 256 << 20
     assert 1 << 20 < now < 64 << 20
     assert held(process.pid) == (0, 0)

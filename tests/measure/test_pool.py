@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from tests.measure.spaces import Deed, FaultySpace, broken_factory, config, make_faulty, make_task, pids_of
+from tests.processes import started, wait_until
 from tests.targets import host_target, require
 from tilewright.errors import MeasureError
 from tilewright.measure.interleaved import winner
@@ -468,13 +469,9 @@ def tuner(deed: Deed) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
         "print(*pids_of(pool), flush=True)\n"
         f"go(Deed.{deed.name})\n"
     )
-    root = Path(__file__).resolve().parents[2]
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=root) as process:
+    with started([sys.executable, "-c", code]) as process:
         assert process.stdout is not None
-        try:
-            yield process, [int(pid) for pid in process.stdout.readline().split()]
-        finally:
-            process.kill()
+        yield process, [int(pid) for pid in process.stdout.readline().split()]
 
 
 @pytest.mark.parametrize("deed", [Deed.HANG_IN_BUILD, Deed.HANG_IN_RUN])
@@ -488,7 +485,4 @@ def test_workers_die_with_the_tuner(deed: Deed, stopped: bool) -> None:
             os.kill(pid, signal.SIGSTOP)
         process.kill()
         process.wait()
-        end = time.monotonic() + 20
-        while any(alive(pid) for pid in pids) and time.monotonic() < end:
-            time.sleep(0.05)
-        assert not any(alive(pid) for pid in pids)
+        assert wait_until(lambda: not any(alive(pid) for pid in pids))

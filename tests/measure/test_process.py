@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import wait_until
 from tilewright.errors import MeasureError
 from tilewright.measure.process import ChildProcess, Lost, find
 
@@ -99,10 +100,7 @@ def test_it_takes_along_what_it_started(child: ChildProcess) -> None:
     assert alive(grandchild)
     child.send(("exit", 0))
     assert isinstance(child.receive(60.0), Lost)
-    end = time.monotonic() + 20
-    while alive(grandchild) and time.monotonic() < end:
-        time.sleep(0.02)
-    assert not alive(grandchild)
+    assert wait_until(lambda: not alive(grandchild))
 
 
 def test_a_stopped_one_goes_on_where_it_was(child: ChildProcess) -> None:

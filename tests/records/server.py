@@ -70,6 +70,8 @@ class Server:
                 break
             except subprocess.TimeoutExpired:
                 continue
+        self._process.kill()
+        self._process.wait()
         raise RuntimeError(f"the server did not start: {(self.folder / 'log').read_text(errors='replace')}")
 
     def kill(self) -> None:

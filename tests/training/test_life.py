@@ -279,11 +279,11 @@ def test_what_was_saved_is_loaded_without_the_backend(compiled: tuple[Any, Any, 
 def test_a_disk_without_room_leaves_all_to_pytorch(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(**_: object) -> None:
+    def refuse() -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("tilewright.training.worker._workers", {})
-    monkeypatch.setattr("tilewright.training.worker.tempfile.TemporaryDirectory", refuse)
+    monkeypatch.setattr("tilewright.training.worker.make_folder", refuse)
     fast, model, exact = make_perceptron()
     for _ in range(2):
         train(fast, model, exact, 8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,8 +35,11 @@ def test_options_are_read_by_name() -> None:
         ({"threads": 0}, "'threads' .* from 1 to"),
         ({"threads": True}, "'threads' .* but this is True"),
         ({"records": 3}, "'records' .* but this is 3"),
+        ({"records": ""}, "'records' .* but this is ''"),
+        ({"records": "http://there/x"}, "but this begins with http://"),
+        ("5m", "a dict with some of budget, .* but got '5m'"),
     ],
 )
-def test_other_options_are_refused(given: dict[str, object], message: str) -> None:
+def test_other_options_are_refused(given: Any, message: str) -> None:
     with pytest.raises(TilewrightError, match=message):
         Options.parse(given)

@@ -94,6 +94,49 @@ def test_what_cannot_be_compiled_cuts_a_pass() -> None:
     assert "aten.special_i0e.default" in rest
 
 
+class Random(nn.Module):  # type: ignore[misc, name-defined]
+    """Dropouts of several kinds, noise, and a choice that depends on the data."""
+
+    def __init__(self, depends: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 5, 1)
+        self.channels, self.depends = nn.Dropout2d(0.3), depends
+
+    def forward(self, x: Any) -> Any:
+        """Scores of 5 classes for images of 3 channels."""
+        x = F.dropout(self.channels(self.first(x)), 0.5)
+        x = x * (torch.rand(len(x), 1, 1, 1) >= 0.2) + torch.randn_like(x)
+        x = F.dropout(torch.bernoulli(torch.sigmoid(x)) * x if self.depends else x, 0.2)
+        return F.dropout(self.second(x), 0.1).mean((2, 3))
+
+
+@pytest.mark.parametrize(("depends", "parts"), [(False, 1), (True, 2)])
+def test_random_numbers_are_drawn_in_the_order_of_eager_mode(depends: bool, parts: int) -> None:
+    x = torch.randn(2, 3, 4, 4)
+    torch.manual_seed(1)
+    model, counts, _ = train(lambda: Random(depends), x)
+    after = torch.rand(4)
+    assert counts[0] == parts
+    torch.manual_seed(1)
+    eager = Random(depends)
+    torch.manual_seed(0)
+    step(eager, x)
+    assert torch.equal(torch.rand(4), after)
+    for (name, parameter), other in zip(model.named_parameters(), eager.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_what_has_no_elements_is_in_no_part() -> None:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    def compute(x: Any, w: Any) -> Any:
+        return (torch.relu(x @ w),)
+
+    for rows, parts in ((4, 1), (0, 0)):
+        module = make_fx(compute, tracing_mode="fake")(torch.randn(rows, 8), torch.randn(8, 8))
+        assert len(divide(module)[1]) == parts
+
+
 @runs
 def test_attention_with_the_layout_of_pytorch() -> None:
     """PyTorch's attention gives its result in another order of dimensions, of which its module takes a view."""

@@ -48,6 +48,16 @@ def test_rounding_errors_are_accepted(part: tuple[Any, Sequence[Any], Sequence[A
     assert is_rounding(module, tensors, [*theirs[:3], -2 * theirs[3]])
 
 
+def test_infinite_results_are_not_compared(part: tuple[Any, Sequence[Any], Sequence[Any]]) -> None:
+    module, (x, *others), _ = part
+    assert find_worst(module, [x, *others], module(x, *others))[2]
+    x = x.index_fill(0, torch.tensor([0]), float("inf"))
+    found = module(x, *others)
+    worst, _, finite = find_worst(module, [x, *others], found)
+    assert not finite
+    assert worst <= TOLERANCE
+
+
 @pytest.mark.parametrize("place", range(4))
 @pytest.mark.parametrize(
     "damage",

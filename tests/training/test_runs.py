@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.cli.test_bad_input import ROOT
 from tests.models import runs
+from tests.processes import started, wait_until
 from tests.training.models import Digits, step, torch
 from tilewright.training import optimize, report
 
@@ -71,19 +71,11 @@ def test_two_hundred_steps_learn_the_digits_as_well_as_eager_ones(options: dict[
 def test_two_processes_have_the_gradients_of_eager_ones(options: dict[str, Any], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.training.distributed"]
     with contextlib.ExitStack() as stack:
-        started = [
-            stack.enter_context(
-                subprocess.Popen(
-                    [*command, str(rank), str(tmp_path), json.dumps(options)],
-                    cwd=ROOT,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                )
-            )
-            for rank in range(2)
+        processes = [
+            stack.enter_context(started([*command, str(rank), str(tmp_path), json.dumps(options)])) for rank in range(2)
         ]
-        outputs = [process.communicate(timeout=300)[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0]
+        outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
     for output in outputs:
         found = json.loads(output.splitlines()[-1])
         assert set(found["states"]) == {"running"}
@@ -103,8 +95,7 @@ _ENDLESS = """
 def test_ctrl_c_ends_a_training_at_once(tmp_path: Path) -> None:
     program = [sys.executable, "-c", textwrap.dedent(_ENDLESS)]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(program, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+    with started(program, stderr=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None
         children: list[int] = []
         while not children:  # the process that compiles is at work
@@ -117,4 +108,43 @@ def test_ctrl_c_ends_a_training_at_once(tmp_path: Path) -> None:
     assert errors.rstrip().endswith("KeyboardInterrupt")
     assert errors.count("Traceback") == 1
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+    assert list(tmp_path.glob("tilewright-*")) == []
+
+
+_FORKS = """
+    import os, sys
+    from pathlib import Path
+    from tilewright.training.options import Options
+    from tilewright.training.worker import find_worker
+    find_worker(Options(), 1).start()
+    children = [int(pid) for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()]
+    child = os.fork()
+    if not child:
+        sys.exit()
+    os.waitpid(child, 0)
+    print(*children, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def find_state(pid: int) -> str:
+    """The state of a process, such as ``T`` for a stopped one; empty: there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def test_the_process_that_compiles_survives_forks_and_is_not_stopped_for_good(tmp_path: Path) -> None:
+    program = [sys.executable, "-c", textwrap.dedent(_FORKS)]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with started(program, stdin=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        (pid,) = map(int, process.stdout.readline().split())
+        assert find_state(pid) not in ("", "Z")
+        assert list(tmp_path.glob("tilewright-*"))
+        os.kill(pid, signal.SIGSTOP)
+        assert wait_until(lambda: find_state(pid) != "T")
+        assert find_state(pid) not in ("", "Z")
+        process.communicate("\n", timeout=60)
     assert list(tmp_path.glob("tilewright-*")) == []

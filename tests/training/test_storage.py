@@ -23,6 +23,12 @@ def test_memory_is_used_again_when_its_tensor_is_gone() -> None:
     assert storages.bytes == 2**20
 
 
+def test_memory_is_that_of_the_cpu_whatever_the_default_is() -> None:
+    with torch.device("meta"):
+        assert Storages().allocate(LARGE).device.type == "cpu"
+        assert Storages().allocate(Layout((2, 2), (1, 2), "float32")).device.type == "cpu"
+
+
 @pytest.mark.parametrize("keep", [lambda t: t[3:, 1], lambda t: t.numpy(), lambda t: t.untyped_storage()])
 def test_memory_that_a_user_keeps_is_left_alone(keep: object) -> None:
     assert callable(keep)

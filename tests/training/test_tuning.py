@@ -206,16 +206,20 @@ def test_variants_are_timed_in_their_places_and_the_fastest_stays(tmp_path: Path
     request = Request("part", pickle.dumps(part.module), live.inputs, live.outputs, key="part")
     prepared = preparation.prepare(request)
     live.offer(load_executable(prepared.out))
-    for _ in range(3):
+    for call in range(1000):  # it is proven, and then timed
         torch.testing.assert_close(live(*x)[0], wanted, rtol=1e-4, atol=1e-4)
+        if call > 1 and live.kernel_seconds:
+            break
     assert live.kernel_seconds
     live.counts.their_seconds.clear()  # whatever PyTorch takes, the contest is held
     (proposal,) = preparation.propose({"part": live.kernel_seconds})
     assert all(len(names) > 1 for names in proposal.variants.values())
     contest = live.hold_contest(load_executable(proposal.out), proposal.variants)
     assert contest is not None
-    for _ in range(100):
+    for call in range(10_000):
         torch.testing.assert_close(live(*x)[0], wanted, rtol=1e-4, atol=1e-4)
+        if call > 98 and contest.over.is_set():
+            break
     assert contest.over.is_set()
     assert all(times for variants in contest.times.values() for times in variants.values())
     # As if each variant were twice as fast as what it stands for.
@@ -242,7 +246,7 @@ def test_a_killed_process_costs_no_training(caplog: pytest.LogCaptureFixture, mo
     model = make_perceptron()
     exact = in_float64(model)
     compiled = optimize(model, budget="3s")
-    states, end = set[str](), time.monotonic() + 120
+    states, end = set[str](), time.monotonic() + 300
     with caplog.at_level(logging.ERROR, "tilewright.training"):
         while states != {"running"} and time.monotonic() < end:
             x = torch.randn(4, 16)
@@ -259,12 +263,69 @@ def test_a_killed_process_costs_no_training(caplog: pytest.LogCaptureFixture, mo
     assert states == {"running"}  # another process has done it
 
 
-def test_neither_records_nor_cache_are_needed(tmp_path: Path) -> None:
+def test_neither_records_nor_cache_are_needed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     records = tmp_path / "records.db"
     records.mkdir()  # no file
     Path(f"{records}.executables").write_text("no directory", encoding="utf-8")
     parts = train(make_perceptron(), mode="now", budget="1s", records=str(records))
     assert {part.state for part in parts} == {"running"}
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == 2
+    assert said[0].startswith("measurements are not kept")
+    assert said[1].startswith("not all executables are kept for the next run")
+
+
+def test_a_step_with_infinite_results_proves_nothing(kept: Path) -> None:
+    model = make_perceptron()
+    compiled = optimize(model, mode="cached", records=str(kept))
+    for value, states in ((float("nan"), {"ready"}), (float("inf"), {"ready"}), (1.0, {"running"})):
+        x = torch.randn(4, 16)
+        x[0, 0] *= value
+        step(compiled, x)
+        assert {part.state for graph in report(model).graphs for part in graph.parts} == states
+
+
+def test_parts_that_come_after_the_end_have_a_budget_of_their_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Still:
+        """Stands for the process: it prepares nothing, and is asked to finish."""
+
+        alive = True
+
+        def __init__(self, *_: object, **__: object) -> None:
+            self.asked: list[str] = []
+            processes.append(self)
+
+        def call(self, method: str, *_: object, **__: object) -> object:
+            self.asked.append(method)
+            return Prepared("", tmp_path, 1, 0, 0)
+
+        def pause(self) -> None:
+            pass
+
+        resume = kill = pause
+
+    processes: list[Still] = []
+    monkeypatch.setattr(worker, "IsolatedProcess", Still)
+    monkeypatch.setattr(worker, "load_executable", lambda *_: None)
+    tried = worker.Worker(Options(budget="1s"), 1)
+
+    class Waiting:
+        """Stands for a part that never runs."""
+
+        name, state, kernel_seconds = "part", "waiting", dict[str, float]()
+
+        def offer(self, *_: object) -> None:
+            pass
+
+    for number in (1, 2):
+        tried.enqueue(worker.Order(Request("part", b"", (), (), key=str(number)), Waiting()))  # type: ignore[arg-type]
+        end = time.monotonic() + 60
+        while sum(process.asked.count("finish") for process in processes) < number and time.monotonic() < end:
+            time.sleep(0.01)
+    tried.close()
+    assert sum(process.asked.count("finish") for process in processes) == 2
 
 
 def test_progress_says_how_the_steps_have_changed(caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:

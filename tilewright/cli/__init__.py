@@ -7,12 +7,14 @@ import time
 #: When the command began, in seconds of ``time.monotonic()``. The budget of ``tune`` counts from here.
 BEGAN = time.monotonic()
 
+import importlib.metadata  # noqa: E402
 import sys  # noqa: E402
+from typing import Annotated  # noqa: E402
 
 try:
     import typer
 
-    from tilewright.cli import bench, cost, export, records, run, tasks, tune
+    from tilewright.cli import bench, build, cost, doctor, export, records, run, tasks, tune
     from tilewright.cli.streams import prepare_streams
 except KeyboardInterrupt:  # before interrupts are handled, and before any work began
     sys.exit(130)
@@ -24,15 +26,34 @@ app = typer.Typer(
     name="tilewright",
     help="Tune neural networks for the machine in front of you, within a wall-clock budget.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"tilewright {importlib.metadata.version('tilewright')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and exit.")
+    ] = False,
+) -> None:
+    """Tune neural networks for the machine in front of you, within a wall-clock budget."""
+
+
 app.command("tune")(tune.tune)
+app.command("build")(build.build)
 app.command("bench")(bench.bench)
 app.command("run")(run.run)
 app.command("export")(export.export)
 app.command("tasks")(tasks.tasks)
+app.command("doctor")(doctor.doctor)
 app.add_typer(records.app, name="records")
 app.add_typer(cost.app, name="cost")
 

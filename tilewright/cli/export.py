@@ -45,7 +45,8 @@ def export(
         from tilewright.executable.export.library import export_library
         from tilewright.executable.manifest import read_manifest
 
-        name = name or _to_name(read_manifest(out).get("name", ""), out)
+        if name is None:
+            name = _to_name(read_manifest(out).get("name", ""), out)
         exported = export_library(out, c, name, weights_file=weights == "file")
     files = [str(path) for path in exported.files]
     write_json(json_file, {"name": name, "files": files})

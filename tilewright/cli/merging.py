@@ -96,16 +96,19 @@ def _merge_each(
         merged = Merged()
         try:
             merge(source, destination, targets, merged)
+        except RecordsFormatError:
+            _tell(source.where, merged, stopped="stopped at a damaged place, and what is new is kept")
+            raise
         except (RecordsError, KeyboardInterrupt):
-            _tell(source.where, merged, stopped=True)
+            _tell(source.where, merged, stopped="stopped, and what is new is kept: the same command goes on")
             raise
         _tell(source.where, merged)
         results.append({"from": source.where, **vars(merged)})
     write_json(json_file, {"records": destination.where, "merged": results})
 
 
-def _tell(where: str, merged: Merged, stopped: bool = False) -> None:
-    """Print what became of a store's records."""
+def _tell(where: str, merged: Merged, stopped: str = "") -> None:
+    """Print what became of a store's records, and why the merge stopped early if it did."""
     refused = merged.refused.total()
     text = f"{where}: {merged.read} read: {merged.new} new, {merged.known} known, {refused} refused"
     if merged.left_out:
@@ -113,7 +116,7 @@ def _tell(where: str, merged: Merged, stopped: bool = False) -> None:
     if merged.tasks:
         text += f"; {counted(merged.tasks, 'new task')}"
     if stopped:
-        print(f"{text}; stopped, and what is new is kept: the same command goes on", file=sys.stderr)
+        print(f"{text}; {stopped}", file=sys.stderr)
     else:
         print(text)
     for kind, reasons in (("measurement", merged.refused), ("task", merged.refused_tasks)):

@@ -43,7 +43,9 @@ _COMPILER_ADDRESSES, _COMPILER_MEMORY = 2750 << 20, 512 << 20
 ModelArgument: TypeAlias = Annotated[
     Path, typer.Argument(metavar="MODEL", help="The model: an ONNX file, or a .pt2 file of torch.export.save.")
 ]
-TargetOption: TypeAlias = Annotated[str, typer.Option(help="'native' (native:streamed, native:cold) or 'llvm:MCPU'.")]
+TargetOption: TypeAlias = Annotated[
+    str, typer.Option(help="'native' (native:streamed, native:cold), 'llvm:MCPU' or 'llvm:MCPU:TRIPLE'.")
+]
 RecordsOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
@@ -64,9 +66,9 @@ def check_target(text: str) -> None:
     Raises:
         TargetError: the text has not the form of a target.
     """
-    if not re.fullmatch(r"native(:streamed|:cold)?|llvm:\S+", text):
+    if not re.fullmatch(r"native(:streamed|:cold)?|llvm:\S+|x86-64(-v[234])?", text):
         raise TargetError(
-            f"a target is 'native' or 'llvm:MCPU' such as llvm:core-avx2, but this is {text!r}; "
+            f"a target is 'native', 'llvm:MCPU' such as llvm:core-avx2, or 'llvm:MCPU:TRIPLE', but this is {text!r}; "
             "leave --target out to tune for this machine"
         )
 

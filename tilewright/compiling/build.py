@@ -14,7 +14,7 @@ from tilewright.errors import OutputError, UnsupportedOperatorError
 from tilewright.executable.executable import Executable, load_executable
 from tilewright.executable.manifest import LIBRARY, NAME, OBJECTS, read_manifest
 from tilewright.executable.replacing import replace_directory
-from tilewright.executable.runtime.library import find_compiler
+from tilewright.executable.runtime.library import find_compiler_of
 from tilewright.frontend.load import load
 from tilewright.frontend.network import Network
 from tilewright.graph.buckets import Buckets, Extracted
@@ -25,12 +25,16 @@ from tilewright.tensor import Array
 if TYPE_CHECKING:
     from tvm import ir, tirx
 
-__all__ = ["build", "build_machine", "build_untuned", "check_compiler", "publish", "replace_kernels"]
+__all__ = ["build", "build_machine", "build_untuned", "check_compiler", "publish", "replace_kernels", "write"]
 
 
-def check_compiler() -> None:
-    """Raise ``CompilerError`` if there is no C compiler, so that a command ends before it spends its budget."""
-    find_compiler()
+def check_compiler(triple: str = "") -> None:
+    """Raise ``CompilerError`` if there is no C compiler, so that a command ends before it spends its budget.
+
+    Args:
+        triple: LLVM's name of the platform that is compiled for; empty: this one.
+    """
+    find_compiler_of(triple)
 
 
 def build(
@@ -40,7 +44,19 @@ def build(
     extra: Mapping[str, object],
     kernels: Kernels | None = None,
 ) -> Executable:
-    """Compile a network, and write it as an executable.
+    """Compile a network, write it as an executable, and load it. Arguments and errors are those of :func:`write`."""
+    write(extraction, functions, out, extra, kernels)
+    return load_executable(out)
+
+
+def write(
+    extraction: Extracted,
+    functions: Mapping[str, tirx.PrimFunc],
+    out: Path,
+    extra: Mapping[str, object],
+    kernels: Kernels | None = None,
+) -> None:
+    """Compile a network, and write it as an executable, which may be for another platform.
 
     Args:
         extraction: the network.
@@ -65,7 +81,7 @@ def build(
         else:
             write_files(part, extraction.network, extraction.target, weights.arrays, library.plan, extra)
 
-    return _write(compiled, fill, out)
+    _write(compiled, fill, out, extraction.target.triple)
 
 
 def replace_kernels(executable: Path, library: Library, out: Path) -> None:
@@ -183,18 +199,22 @@ def build_machine(
         compile_machine(module, target, path)
         return Library(path)
 
-    return _write(compiled, fill, out)
+    _write(compiled, fill, out)
+    return load_executable(out)
 
 
-def _write(compiled: Callable[[Path], Library], fill: Callable[[Path, Library], None], out: Path) -> Executable:
+def _write(
+    compiled: Callable[[Path], Library], fill: Callable[[Path, Library], None], out: Path, triple: str = ""
+) -> None:
     """Write an executable.
 
     Args:
         compiled: writes its library into a file.
         fill: writes the other files into a directory.
         out: the executable's directory.
+        triple: LLVM's name of the platform that the library is for; empty: this one.
     """
-    check_compiler()
+    check_compiler(triple)
     _check_replaceable(out)
     with replace_directory(out) as part:
         library = compiled(part / LIBRARY)
@@ -202,4 +222,3 @@ def _write(compiled: Callable[[Path], Library], fill: Callable[[Path, Library], 
             fill(part, library)
         except OSError as exc:
             raise explained(exc, f"the executable cannot be written to {out}", part) from exc
-    return load_executable(out)

@@ -181,6 +181,7 @@ def _describe(
             "machine": target.machine,
             "key": target.key,
             "features": find_needed_features(target.tvm),
+            **({"triple": target.triple} if target.triple else {}),
         },
     }
 

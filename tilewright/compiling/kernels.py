@@ -98,11 +98,11 @@ class Kernels:
         self._objects.begin(programs)
         others = list(variants)
         files = self._objects.compile(self._gather(functions, others)[0])
-        runtime = self._objects.folder / "runtime.o"
+        runtime, triple = self._objects.folder / "runtime.o", self._extraction.target.triple
         if not runtime.exists():
-            write_runtime(runtime)
+            write_runtime(runtime, triple)
         # Files that several processes have made may hold the same program.
-        link([*dict.fromkeys(files.values()), runtime], out, repeated=True)
+        link([*dict.fromkeys(files.values()), runtime], out, repeated=True, triple=triple)
         if not others:
             try:
                 write_objects(tuple(dict.fromkeys(files.values())), objects_beside(out))

@@ -198,11 +198,15 @@ class SharedObjects(Objects):
         for symbol in symbols:
             name = _file_name(self._key(self._numbers[symbol]), content, symbol)
             part = self._kept / f"{_digest(name.encode())}.{os.getpid()}.part"
-            if first is None:
-                part.write_bytes(content)
-            else:
-                part.hardlink_to(first)
-            part.replace(self._kept / name)
+            try:
+                if first is None:
+                    part.write_bytes(content)
+                else:
+                    part.hardlink_to(first)
+                part.replace(self._kept / name)
+            except OSError:
+                part.unlink(missing_ok=True)  # half a file would fill a disk that is full already
+                raise
             first = self._kept / name
 
     def _key(self, number: int) -> str:

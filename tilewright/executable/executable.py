@@ -34,6 +34,9 @@ from tilewright.wording import counted
 
 __all__ = ["FORMAT", "Executable", "OneBucket", "load_executable", "wanted_threads"]
 
+#: The most instances of an executable: more than a server has threads. A mistaken number would take all memory.
+_MOST_INSTANCES = 1024
+
 
 class Executable:
     """A compiled network with its weights, ready to be called. :func:`load_executable` makes it.
@@ -244,7 +247,7 @@ def load_executable(
             results; the weights are shared. Further calls wait.
 
     Raises:
-        TilewrightError: there are fewer than one instance.
+        TilewrightError: ``instances`` is not a number from 1 to 1024.
         OutputError: it is no such directory, of another format, incomplete, damaged, or changed; or its calls cannot
             run side by side.
         TargetError: the processor lacks instructions that the kernels need, or ``TVM_NUM_THREADS`` is not a number of
@@ -254,8 +257,11 @@ def load_executable(
     """
     folder = Path(path)
     manifest = read_manifest(folder)
-    if instances < 1:
-        raise TilewrightError(f"an executable has at least one instance, but {instances} were asked for; leave it out")
+    if type(instances) is not int or not 1 <= instances <= _MOST_INSTANCES:
+        raise TilewrightError(
+            f"an executable has 1 to {_MOST_INSTANCES} instances, one for each thread that calls it at the same time, "
+            f"but {instances!r} were asked for"
+        )
     weights, threads = find_listed(folder, manifest, WEIGHTS), threads or max(1, wanted_threads() // instances)
     # A copy is loaded. The system loads a path only once, even if the file is replaced, and no other process can
     # change the copy after its checksum was compared.

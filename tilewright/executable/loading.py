@@ -19,7 +19,7 @@ from tilewright.executable.plan import Plan
 from tilewright.executable.plan_check import check_plan
 from tilewright.executable.program import PlanProgram, Program
 from tilewright.executable.routes import Routes, find_routes
-from tilewright.executable.runtime.features import check_features
+from tilewright.executable.runtime.features import check_features, check_platform
 from tilewright.executable.runtime.loaded import LoadedLibrary
 from tilewright.executable.segment import LoadedSegment, SegmentJson, data_name, file_name, signals
 from tilewright.executable.whole import WholeModel
@@ -70,7 +70,9 @@ def load_program(
         OSError, ValueError, TypeError, LookupError, AttributeError: the files are not those of an executable.
         TilewrightError: as the parts raise it.
     """
-    library, features = fresh / LIBRARY, manifest.get("target", {}).get("features", [])
+    library, target = fresh / LIBRARY, manifest.get("target", {})
+    check_platform(target.get("triple", ""))
+    features = target.get("features", [])
     arrays, planned = read_plans(manifest, weights)
     if buckets := manifest.get("buckets"):
         loaded = LoadedLibrary(library)

@@ -61,8 +61,12 @@ NAME, LIBRARY, WEIGHTS = "manifest.json", "kernels.so", "weights.npz"
 OBJECTS = "objects.zip"
 #: The most bytes of a manifest that are read. With a line for each call and tensor it has a few hundred kilobytes.
 _MOST_BYTES = 64 << 20
+#: The bytes of a file that are read at a time: they stay in a core's cache until they are hashed.
+_CHUNK = 256 << 10
 #: The most elements of an input or output: kernels have indices of 32 bits.
 _MOST_ELEMENTS = 2**31 - 1
+#: LLVM's names of platforms.
+_TRIPLE = re.compile(r"[a-z0-9_]+(-[a-z0-9_.]+){1,4}")
 #: LLVM's names for the extensions of a processor.
 _FEATURE = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
 #: NumPy's kinds of the dtypes that kernels compute with.
@@ -78,13 +82,19 @@ class TensorJson(TypedDict):
 
 
 class TargetJson(TypedDict, total=False):
-    """The machine that an executable was built for; ``features``: the extensions that its kernels may use."""
+    """The machine that an executable was built for.
+
+    Attributes:
+        features: the extensions that its kernels may use.
+        triple: LLVM's name of the platform, if it was built on another one.
+    """
 
     mcpu: str
     cores: int
     machine: str
     key: str
     features: list[str]
+    triple: str
 
 
 class PaddingJson(TypedDict):
@@ -319,6 +329,9 @@ def _check_target(target: Json) -> None:
     features = target.get("features", [])  # earlier manifests have no list of them
     if not isinstance(features, list) or not all(isinstance(f, str) and _FEATURE.fullmatch(f) for f in features):
         raise ValueError(f"the features of its target are not a list of names, but {features!r:.80}")
+    triple = target.get("triple")
+    if triple is not None and (not isinstance(triple, str) or not _TRIPLE.fullmatch(triple)):
+        raise ValueError(f"the triple of its target names no platform, but is {triple!r:.80}")
 
 
 def _check_segments(segments: Json) -> None:
@@ -362,8 +375,8 @@ def _own_sum(manifest: JsonObject) -> str:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
+    digest, chunk = hashlib.sha256(), memoryview(bytearray(_CHUNK))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(chunk):
+            digest.update(chunk[:count])
     return digest.hexdigest()

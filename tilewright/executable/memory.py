@@ -72,7 +72,7 @@ class Memory:
         self, weights: Sequence[Array], arena_bytes: int, arena: Arena | None = None, instances: int = 1
     ) -> None:
         self.starts = layout_weights(weights)
-        self._weights = allocate_aligned(self.starts[-1])
+        self._weights = _align(np.empty(self.starts[-1] + ALIGNMENT, dtype=np.uint8))  # all of it is written next
         for start, weight in zip(self.starts, weights, strict=False):
             self._weights[start : start + weight.nbytes] = np.ascontiguousarray(weight).reshape(-1).view(np.uint8)
         self.arena = arena or Arena()
@@ -117,5 +117,10 @@ def allocate_aligned(size: int) -> NDArray[np.uint8]:
     """``size`` bytes that begin on a cache line. They are written once, so that the first run has no page faults."""
     memory = np.zeros(size + ALIGNMENT, dtype=np.uint8)
     memory[:] = 0
+    return _align(memory)
+
+
+def _align(memory: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The part of some bytes that begins on a cache line, and is ``ALIGNMENT`` bytes shorter."""
     start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + size]
+    return memory[start : start + memory.size - ALIGNMENT]

@@ -46,9 +46,9 @@ def generate_in_process(task: Task, target: Target, seconds: float = _SECONDS, m
 def _generate(task: Task, target: Target) -> Generated:
     """What the process calls."""
     from tilewright.space.module import task_module
-    from tilewright.tvm_compat import without_torch
+    from tilewright.tvm_compat import light_import
 
-    with without_torch():
+    with light_import():
         import tvm  # noqa: F401  without PyTorch it takes half of the time
     try:
         return write_generated(generate(task_module(task), target))

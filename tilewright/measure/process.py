@@ -22,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -138,6 +139,7 @@ class ChildProcess:
         except (OSError, ValueError) as error:
             raise MeasureError(f"{purpose}, but none can be started: {error}") from error
         self.pid = self._process.pid
+        _started.add(self)
 
     @property
     def alive(self) -> bool:
@@ -216,6 +218,11 @@ class ChildProcess:
                 self._resources.close()
             return self._reason
 
+    def abandon(self) -> None:
+        """Leave the process to the one that started it: this one was forked from that, and has copies of its pipes."""
+        self._reason = "it belongs to another process"
+        self._resources.close()
+
     def forget_output(self) -> None:
         """Keep nothing of what the process has printed so far."""
         if self._output is not None:
@@ -256,6 +263,18 @@ class ChildProcess:
         size = os.fstat(self._output.fileno()).st_size
         text = os.pread(self._output.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode(errors="replace")
         return " ".join(text.partition(_BACKTRACE)[0].split())[-_TAIL_CHARACTERS:]
+
+
+def _abandon_all() -> None:
+    """A fork of this process ends none of its children, and holds none of their pipes open."""
+    for process in list(_started):
+        process.abandon()
+    _started.clear()
+
+
+#: The processes that this one has started, as far as somebody refers to them.
+_started: weakref.WeakSet[ChildProcess] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_abandon_all)
 
 
 def serve(descriptor: int, lifeline: int, module: str, arguments: tuple[int | str, ...]) -> None:

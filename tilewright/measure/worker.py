@@ -53,10 +53,10 @@ from tilewright.target import Target
 from tilewright.tvm_compat import (
     keep_nan,
     lean_kernels,
+    light_import,
     set_threads,
     spin_briefly,
     unchecked_schedules,
-    without_torch,
 )
 
 __all__ = ["main"]
@@ -78,7 +78,7 @@ def main(connection: Connection, cores: int) -> None:
     spin_briefly()
     set_threads(cores)  # both before anything imports TVM
     try:
-        with without_torch():
+        with light_import():
             import tvm  # noqa: F401  the slow part of starting, here rather than in the first build
 
         hello = connection.recv()

@@ -10,7 +10,7 @@ from types import TracebackType
 from tilewright.errors import RecordsError
 from tilewright.measure.outcome import Measurement
 from tilewright.records.codec import make_storable, normalise
-from tilewright.records.store import Group, Query, Summary
+from tilewright.records.store import Group, Query, Refused, Summary
 from tilewright.task import Task
 
 __all__ = ["MemoryStore"]
@@ -83,7 +83,7 @@ class MemoryStore:
         best, last = min(latencies, default=None), max(m.time for m in group)
         return Summary(*key, name, flop, len(group), len(latencies), best, last)
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[Group | Refused]:
         """The groups of the measurements: of one task, target and template each."""
         return [Group(Query(s.task, s.target, s.template), s.count) for s in self.summary()]
 

@@ -102,9 +102,14 @@ class SQLiteStore(SQLStore):
                 connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
                 connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
             elif application != APPLICATION_ID or version < 1:
+                found = (
+                    f"another application's (application_id {application:#x})"
+                    if os.stat(self._path).st_size
+                    else "empty"
+                )
                 raise RecordsFormatError(
-                    f"a records store is an SQLite file that Tilewright made, but {self.where} is another "
-                    f"application's (application_id {application:#x}); name another file"
+                    f"a records store is an SQLite file that Tilewright made, but {self.where} is {found}; "
+                    "name another file"
                 )
             elif version > VERSION:
                 raise RecordsVersionError(

@@ -1,9 +1,17 @@
-"""Training with tuned kernels: the backend of ``torch.compile``, and what it reports.
+"""Makes training faster: a backend of ``torch.compile`` that tunes a step's kernels, and a report of what it did.
 
 >>> model = torch.compile(model, backend="tilewright")  # doctest: +SKIP
 
-A step runs in PyTorch's own kernels until better ones are ready. Whatever fails on the way leaves its part of the step
-to PyTorch, with one warning that says why.
+A step runs in PyTorch's own kernels until faster ones are ready. If anything fails on the way, PyTorch keeps that part
+of the step, and one warning says why.
+
+Words of this package:
+
+- a *step* is one forward and one backward pass; a *part* is a piece of a pass that is compiled as a whole;
+- *our* kernels are Tilewright's, *theirs* are PyTorch's;
+- to *prove* a part is to compare its results with PyTorch's on a real step, before our kernels are used;
+- a *slot* is a pause between steps, in which the process that compiles runs;
+- a *contest* times *variants* of a part's kernels (other programs that compute the same) while real steps run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The memory that the executables of all parts share for what they compute in between."""
+"""The memory of intermediate results, which the executables of all parts share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _arenas: weakref.WeakValueDictionary[str, Arena] = weakref.WeakValueDictionary()
 
 
 def find_arena() -> Arena:
-    """The arena of all parts of this process. A step runs one part at a time."""
+    """The arena of all parts of this process. They can share it because a step runs one part at a time."""
     arena = _arenas.get("parts")
     if arena is None:
         arena = _arenas["parts"] = Arena()

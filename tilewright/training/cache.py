@@ -1,8 +1,8 @@
 """Finished executables of parts, kept on disk beside the records, so that the next run has them at once.
 
 Loading them needs neither TVM nor another process. The key of an executable holds all that it depends on: the part's
-graph, the layouts of its tensors, the machine, the number of threads, and versions. So what another machine or another
-version has left there is never found. What is damaged is not loaded, and is written again.
+graph, the layouts of its tensors, the machine, the number of threads, and versions. So executables of another machine
+or another version are never found. A damaged executable is not loaded, and is written again.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Cached:
 
 
 def find_folder(options: Options) -> Path | None:
-    """Where executables are kept; None: nowhere, since the records are in memory or on a server."""
+    """The folder of kept executables; None: none are kept, because the records are in memory or on a server."""
     records = options.records
     with contextlib.suppress(TilewrightError):
         if records is not None and not is_url(records):
@@ -68,7 +68,7 @@ def key_of(module: fx.GraphModule, inputs: tuple[Layout, ...], outputs: tuple[La
         module: the part's graph.
         inputs: the layouts of what it takes.
         outputs: the layouts of what it gives.
-        threads: on which it runs.
+        threads: the number of threads that it runs on.
     """
     numbers = {node: str(number) for number, node in enumerate(module.graph.nodes)}
     lines = []
@@ -113,7 +113,7 @@ def load_cached(folder: Path, key: str, threads: int) -> Cached | None:
 
 
 def remove_oldest(folder: Path) -> None:
-    """Remove the executables that were written first, as far as there are more than 256."""
+    """Remove the executables that were written first, until there are at most 256."""
     with contextlib.suppress(OSError):
         entries = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
         for path in entries[: max(0, len(entries) - _MOST)]:

@@ -1,6 +1,6 @@
-"""Times variants of kernels in their places, in real steps: each run of a part computes with other variants.
+"""Times variants of kernels while real steps run: each run of a part computes with other variants.
 
-No step is lost to it, since each variant computes what the kernel computes that it stands for.
+No step is lost to this, since a variant computes the same as the kernel that it replaces.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HOPELESS = 1.5
 
 
 class Contest:
-    """Variants of a part's kernels by turns.
+    """Runs the variants of a part's kernels by turns, and keeps their times.
 
     Args:
         program: of the part, whose library holds the variants.
@@ -69,7 +69,7 @@ class Contest:
         self._cancelled = True
 
     def _draw(self, kernel: str, number: int) -> str:
-        """A variant; the kernel itself instead of one that was far slower than that, so that no step takes long."""
+        """The name of a variant; the kernel's own if the variant was far slower, so that no step takes long."""
         name, times = self._variants[kernel][number], self.times[kernel]
         hopeless = min(times[name], default=0.0) > _HOPELESS * min(times[self._variants[kernel][0]], default=math.inf)
         return self._variants[kernel][0] if hopeless else name

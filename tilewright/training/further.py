@@ -1,8 +1,8 @@
 """Batches of another size than the first ones, such as the last one of an epoch.
 
-Dynamo makes a graph with open sizes when a size changes. Such a graph would take the other batches over, too. So its
-sizes are fixed: the first graph stays in our kernels, and each further batch size gets a graph of its own. PyTorch runs
-that graph until it has come often enough to be worth compiling.
+Dynamo makes a graph with open sizes when a size changes. Such a graph would serve the batches of the first size, too.
+So its sizes are fixed: the first graph stays in our kernels, and each further batch size gets a graph of its own.
+PyTorch runs that graph until its size has come often enough to be worth compiling.
 """
 
 from __future__ import annotations
@@ -67,9 +67,10 @@ def has_open_sizes(module: fx.GraphModule) -> bool:
 
 
 def _fix_sizes(module: fx.GraphModule) -> str:
-    """Fix the open sizes of a graph. Returns why not; empty: they are fixed.
+    """Fix the open sizes of a graph, with guards of Dynamo's that admit these sizes only.
 
-    A guard of Dynamo's says then that this graph is for these sizes only.
+    Returns:
+        why they cannot be fixed; empty: they are fixed.
     """
     sizes = list(_find_sizes(module))
     for size in sizes:

@@ -1,5 +1,7 @@
 """A part of a step as it runs: in PyTorch's kernels at first, and in ours once they are ready and proven.
 
+The states of a part:
+
 waiting --> ready --> running
    |          |          |
    +----------+----------+--> left (to PyTorch, with the reason)
@@ -33,6 +35,9 @@ State: TypeAlias = Literal["waiting", "ready", "running", "left"]
 _PROFILE_EVERY = 16
 #: Runs whose times are kept, and after which ours and PyTorch's are compared.
 _WINDOW, _ENOUGH = 16, 3
+#: Steps whose results are not all finite that are passed over before a part is proven by the finite ones. (A choice:
+#: numbers that a mask makes infinite come in each step, those of a bad batch do not.)
+_MOST_UNSURE = 8
 #: Variants of our kernels are timed in real steps if ours take at most this multiple of PyTorch's time.
 _MOST_SLOWER = 1.5
 
@@ -46,7 +51,7 @@ class _Counts:
     Attributes:
         ours: runs in our kernels.
         theirs: runs in PyTorch's.
-        copies: inputs that did not lie as they should and were copied.
+        copies: how many inputs were copied, because kernels read another layout or alignment.
         our_seconds, their_seconds: of the last few runs in our kernels, and in PyTorch's.
     """
 
@@ -58,12 +63,12 @@ class _Counts:
 
 
 class LivePart(torch.nn.Module):  # type: ignore[misc]
-    """A part of a step's graph that is called with its tensors.
+    """A part of a step's graph. A call with its tensors gives its results, by the faster of PyTorch's and our kernels.
 
     Args:
         part: the part.
         name: for people.
-        kept: the names of saved activations that stay in blocks.
+        kept: the names of saved activations that stay in blocked layouts.
 
     Attributes:
         part: the part.
@@ -71,7 +76,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         state: how it runs now.
         reason: why it was left to PyTorch; empty: it was not.
         counts: what happened to it.
-        kernels: the kernels of a run, in order, and the seconds of each in its place; empty name: a copy.
+        kernels: the kernels of a run, in order, and the seconds that each took there; empty name: a copy.
     """
 
     def __init__(self, part: Part, name: str, kept: Collection[str] = ()) -> None:
@@ -86,17 +91,19 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         self._program: PlanProgram | None = None
         self._contest: Contest | None = None
         self._profile = False
+        self._unsure = 0
         self._offered: Executable | None = None
         self._executable: Executable | None = None
         self._lock = threading.Lock()
         self._storages = find_storages()
 
     def offer(self, executable: Executable, checked: bool = False) -> None:
-        """Let the next run prove an executable of this part, and the runs after it use it.
+        """Let the next run prove an executable of this part. The runs after it use the executable, if it is right.
 
         Args:
             executable: of the part.
-            checked: whether its results were those of the executable that runs now. Then nothing is left to prove.
+            checked: whether its results were compared with those of the executable that runs now. Then it is not
+                proven again.
         """
         with self._lock:
             if self.state == "left":
@@ -122,7 +129,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         _log.warning("%s stays with PyTorch: %s", self.name, reason)
 
     def hold_contest(self, executable: Executable, variants: Variants) -> Contest | None:
-        """Let the next runs time variants of kernels in their places. None: the part does not run in our kernels.
+        """Let the next runs time variants of kernels. None: our kernels do not run, or far too slowly.
 
         Args:
             executable: computes the same as the one that runs now, and holds the variants.
@@ -136,9 +143,13 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             self._contest = Contest(program, variants)
             return self._contest
 
+    def profile_next(self) -> None:
+        """Time each kernel in the next run, for ``kernels``. Otherwise that happens in every 16th run."""
+        self._profile = True
+
     @property
     def slower(self) -> bool:
-        """Whether PyTorch's kernels are faster here than ours are by now. Then they run, until ours are better."""
+        """Whether PyTorch's kernels are faster than ours at present. Then PyTorch's run, until ours are better."""
         return self._pace_of_ours() > 1.0
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -187,7 +198,9 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             if not isinstance(program, PlanProgram):
                 raise TypeError("it has no plan")
             found = self._run(program, tensors)
-            worst, seconds = find_worst(self._module, tensors, found)
+            worst, seconds, finite = find_worst(self._module, tensors, found)
+            if not finite and self._unsure < _MOST_UNSURE:
+                return self._postpone(executable, tensors)
             right = worst <= TOLERANCE or is_rounding(self._module, tensors, found)
         except Exception as error:
             self.leave(f"its executable failed: {first_line(error)}")
@@ -203,6 +216,14 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         self.counts.our_seconds.clear()  # the first run meets cold caches
         return_free_pages()
         return found
+
+    def _postpone(self, executable: Executable, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """PyTorch's results, since this step proves little. The next one proves the executable."""
+        self._unsure += 1
+        with self._lock:
+            if self.state == "ready" and self._offered is None:
+                self._offered = executable
+        return self._run_theirs(tensors)
 
     def _run(self, program: PlanProgram, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """The results in our kernels, in tensors that PyTorch allocates."""
@@ -239,7 +260,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         if _lies_alike(tensor, layout) and tensor.data_ptr() % 64 == 0:
             return tensor
         self.counts.copies += 1
-        return torch.empty_strided(layout.shape, layout.strides, dtype=tensor.dtype).copy_(tensor)
+        return torch.empty_strided(layout.shape, layout.strides, dtype=tensor.dtype, device="cpu").copy_(tensor)
 
 
 def first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Results of batch norms that the backward pass computes again, instead of keeping them.
+"""Saves memory: the backward pass computes some results of batch norms again, and the forward pass does not save them.
 
     y = batch_norm(x); z = hardswish(y); save x, y, the mean and the deviation --> hardswish_backward(dz, y)
     -->
@@ -26,7 +26,7 @@ _ACTIVATIONS = ["hardswish", "silu", "gelu", "leaky_relu", "elu", "hardtanh", "h
 
 
 def recompute_norms(forward: fx.GraphModule, backward: fx.GraphModule, outputs: int) -> None:
-    """Compute results of batch norms again that only an activation and its gradient read. Both graphs are changed.
+    """Compute those results of batch norms again that only an activation and its gradient read. Changes both graphs.
 
     The bias of the norm is saved in the place of its result.
 

@@ -1,4 +1,4 @@
-"""What a user can ask of the backend: ``torch.compile(model, backend="tilewright", options={...})``."""
+"""The options of the backend: ``torch.compile(model, backend="tilewright", options={...})``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias, get_args
 
 from tilewright.errors import TilewrightError
 from tilewright.methods.registry import METHODS
+from tilewright.records.address import is_url
 from tilewright.tuning.budget import Budget
 from tilewright.tvm_compat import usable_cores
 
@@ -25,12 +26,14 @@ class Options:
     """The options of the backend.
 
     Attributes:
-        budget: the time that tuning may take, as :meth:`tilewright.tuning.budget.Budget.parse` reads it.
-        records: the file or URL of the store of measurements; None: they are kept in memory.
-        mode: when the model is tuned.
-        method: the name of a method of tuning.
-        threads: on which kernels run; None: as many as PyTorch uses.
-        precision: the dtype of kernels.
+        budget: the time that tuning may take, such as ``"5m"`` (see :meth:`tilewright.tuning.budget.Budget.parse`).
+        records: the file or URL of the store of measurements; None: they are kept in memory, and lost at the end.
+            Finished kernels are kept beside a file.
+        mode: when the model is tuned: ``"background"``, while it trains; ``"now"``, before its first step;
+            ``"cached"``, never: it gets what the records hold.
+        method: the name of a method of tuning, as ``tilewright tune --method`` takes it.
+        threads: the number of threads that kernels run on; None: as many as PyTorch uses.
+        precision: the dtype that kernels compute in: ``"float32"``.
 
     Raises:
         TilewrightError: an option has a value that it cannot have.
@@ -47,8 +50,10 @@ class Options:
         if not isinstance(self.budget, str):
             raise _refusal("budget", "a duration such as '5m'", self.budget)
         Budget.parse(self.budget)
-        if self.records is not None and not isinstance(self.records, str):
-            raise _refusal("records", "the path of a file, or a URL", self.records)
+        if self.records is not None:
+            if not isinstance(self.records, str) or not self.records:
+                raise _refusal("records", "the path of a file, or a URL", self.records)
+            is_url(self.records)
         for name, choices in (("mode", get_args(Mode)), ("method", METHODS), ("precision", _PRECISIONS)):
             value = getattr(self, name)
             if not isinstance(value, str) or value not in choices:
@@ -59,12 +64,16 @@ class Options:
 
     @classmethod
     def parse(cls, given: Mapping[str, object] | None) -> Options:
-        """The options that a user gave by name.
+        """Check the options that a user gave by name. ``None`` stands for the defaults.
 
         Raises:
             TilewrightError: there is no such option, or it has a value that it cannot have.
         """
         known = [field.name for field in fields(cls)]
+        if not isinstance(given, Mapping | None):
+            raise TilewrightError(
+                f"the options of tilewright are a dict with some of {', '.join(known)}, but got {given!r}"
+            )
         values = dict(given or {})
         unknown = [name for name in values if name not in known]
         if unknown:

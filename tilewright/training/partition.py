@@ -20,13 +20,13 @@ _RECOMPUTED = (CheckpointPolicy.MUST_RECOMPUTE, CheckpointPolicy.PREFER_RECOMPUT
 def partition(
     joint: fx.GraphModule, inputs: Sequence[object], *, num_fwd_outputs: int, **options: object
 ) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """The two passes of a step, by PyTorch's min-cut partition of what is saved and what is computed anew.
+    """Divide a step into its two passes, by PyTorch's min-cut partition of what is saved and what is computed again.
 
     Args:
-        joint: both passes.
+        joint: the graph of both passes.
         inputs: what they take.
         num_fwd_outputs: how many results the forward pass has besides what it saves.
-        options: what else PyTorch tells those who divide a step.
+        options: further arguments that PyTorch passes to a partition function.
     """
     from functorch.compile import min_cut_rematerialization_partition  # type: ignore[import-untyped]
 
@@ -40,7 +40,7 @@ def partition(
 
 
 def _part_statistics(joint: fx.GraphModule) -> None:
-    """Part the running statistics of batch norms from what is computed anew in the backward pass.
+    """Separate the running statistics of batch norms from what is computed again in the backward pass.
 
     A norm inside ``torch.utils.checkpoint`` is computed twice. The second time, its running statistics have been
     written to, and PyTorch refuses to read them. They matter to the new statistics only, so these get operators of
@@ -81,7 +81,7 @@ def _add(graph: fx.Graph, target: Callable[..., object], arguments: tuple[object
 
 
 def _pick(graph: fx.Graph, node: fx.Node, place: int) -> fx.Node:
-    """One result of a node that has several; it is computed anew where the node is."""
+    """One result of a node that has several; it is computed again where the node is."""
     picked = _add(graph, operator.getitem, (node, place))
     picked.meta |= {key: value for key, value in node.meta.items() if key != "val"}
     return picked

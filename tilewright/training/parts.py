@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tilewright.training.rewriting import drop_empty, split_dropout
+from tilewright.errors import TilewrightError
+from tilewright.training.rewriting import draws, drop_empty, split_dropout
 from tilewright.training.support import is_heavy, is_supported
 
 if TYPE_CHECKING:
@@ -38,11 +39,15 @@ class Part:
 
 
 def divide(module: fx.GraphModule) -> tuple[fx.GraphModule, tuple[Part, ...]]:
-    """The graph of a step with its parts as modules, and the parts.
+    """Gather the operators that can be compiled into parts. Returns the graph with its parts as modules, and the parts.
 
     Args:
         module: the graph, as AOTAutograd makes it. It may be changed.
+
+    Raises:
+        TilewrightError: the parts need random numbers to be drawn in another order than PyTorch draws them.
     """
+    from torch.fx import Graph
     from torch.fx.passes.infra.partitioner import CapabilityBasedPartitioner
     from torch.fx.passes.operator_support import OperatorSupportBase
 
@@ -55,7 +60,12 @@ def divide(module: fx.GraphModule) -> tuple[fx.GraphModule, tuple[Part, ...]]:
     drop_empty(module)
     partitioner = CapabilityBasedPartitioner(module, Support(), allows_single_node_partition=False)
     partitions = [part for part in partitioner.propose_partitions() if any(is_heavy(node) for node in part.nodes)]
+    drawn, before = _list_draws(module.graph), Graph()
+    before.output(before.graph_copy(module.graph, {}))
     fused = partitioner.fuse_partitions(partitions, prefix=_PREFIX)
+    if drawn != _list_draws(fused.graph):
+        module.graph = before
+        raise TilewrightError("its parts would have other random numbers than PyTorch draws")
     parts = []
     for node in fused.graph.nodes:
         if node.op == "call_module" and str(node.target).startswith(_PREFIX):
@@ -65,6 +75,11 @@ def divide(module: fx.GraphModule) -> tuple[fx.GraphModule, tuple[Part, ...]]:
             parts.append(Part(str(node.target), part, tuple(operators)))
     fused.recompile()
     return fused, tuple(parts)
+
+
+def _list_draws(graph: fx.Graph) -> list[str]:
+    """The names of the nodes that draw random numbers, in order."""
+    return [node.name for node in graph.nodes if draws(node)]
 
 
 def _skip_aliases(module: fx.GraphModule) -> None:
@@ -80,7 +95,7 @@ def _skip_aliases(module: fx.GraphModule) -> None:
 
 
 def _return_tuple(whole: fx.GraphModule, call: fx.Node, part: fx.GraphModule) -> None:
-    """Let a part with a single result give a tuple of it, as the others do."""
+    """Let a part with a single result return a tuple of it, as the others do."""
     import operator
 
     output = next(iter(reversed(part.graph.nodes)))

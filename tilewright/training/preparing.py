@@ -1,4 +1,4 @@
-"""Prepares executables of parts, in a process of its own: what compiles and tunes never runs where the model trains."""
+"""Compiles and tunes parts, in a process of its own, so that neither happens in the process that trains."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tilewright.errors import TilewrightError
 from tilewright.frontend.torch.part import Layout
 from tilewright.training.cache import ENTRY, find_folder, remove_oldest
+from tilewright.training.notes import Notes
 from tilewright.training.options import Options
 
 if TYPE_CHECKING:
@@ -35,13 +36,13 @@ _FINISHING = 10.0
 
 @dataclass(frozen=True)
 class Request:
-    """A part that is to be prepared.
+    """A part that is to be compiled and tuned.
 
     Attributes:
         name: of the part.
         module: its pickled module.
         inputs, outputs: the layouts of what it takes and gives.
-        seconds: that tuning may take now; 0: it gets what the records hold, or defaults.
+        seconds: how long tuning may take now; 0: the part gets the schedules of the records, or defaults.
         key: of its executable in the cache.
     """
 
@@ -55,15 +56,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A part that is ready.
+    """A part whose executable is ready.
 
     Attributes:
-        key: as its request has it.
+        key: of the part, as in its request.
         out: the directory of its executable, which has run once.
         tasks: the number of its tasks.
-        tuned: how many of them run with something else than their default.
+        tuned: how many of them run with another schedule than their default.
         trials: how many candidates were measured.
-        checked: whether it computes what the executable before computes, as far as its process has seen.
+        checked: whether its results were compared with those of the part's former executable.
+        notes: messages about problems with the records, or with the cache.
     """
 
     key: str
@@ -72,6 +74,7 @@ class Prepared:
     tuned: int
     trials: int
     checked: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Proposal:
 
     Attributes:
         key: of the part.
-        out: the directory of an executable that computes the same as the one before.
+        out: the directory of an executable that computes the same as the former one, and holds the variants.
         variants: by the name of a kernel, the names of its variants, itself first. Each was run, and is right.
     """
 
@@ -131,9 +134,12 @@ class Preparation:
         self._options, self._folder, self._target = options, folder, Target.parse()
         records = options.records
         self._store = FallbackStore(MemoryStore())
+        self._notes = Notes()
         if records is not None:
-            with contextlib.suppress(TilewrightError, OSError):  # a store that is lost costs what it would have kept
-                self._store = open_for_tuning(records)
+            try:
+                self._store = open_for_tuning(records, self._notes.add)
+            except (TilewrightError, OSError) as error:  # a store that is lost costs what it would have kept
+                self._notes.add(f"measurements are not kept, and none are known: {error}")
         self._cache = find_folder(options)
         kept = None if self._cache is None else self._cache.with_suffix(".objects")
         self._objects = SharedObjects(folder / "objects", self._target, kept)
@@ -142,7 +148,7 @@ class Preparation:
         self._known: Proposer | None = None
 
     def warm_up(self) -> None:
-        """Take a product of matrices through all stages. What they set up at first is there before a part comes."""
+        """Take a product of matrices through all stages, so that what they need is loaded before a part comes."""
         import torch
         from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -155,7 +161,7 @@ class Preparation:
         self._parts.clear()
 
     def announce(self, requests: Sequence[Request]) -> None:
-        """These parts will be prepared, in this order. What of it uses one processor is done while another compiles."""
+        """Name the parts that will come, in their order. They are imported on one processor while another compiles."""
         self._announced |= {request.key: request for request in requests}
 
     def learn(self, request: Request) -> None:
@@ -192,7 +198,7 @@ class Preparation:
         self._build(request.key, part, spent)
         assert part.out is not None
         tasks, tuned = len(part.extraction.uses), len(part.selection.tuned)
-        return Prepared(request.key, part.out, tasks, tuned, trials)
+        return Prepared(request.key, part.out, tasks, tuned, trials, notes=self._notes.take())
 
     def _begin(self, request: Request) -> _Part:
         """Learn a part, and begin to compile its kernels."""
@@ -247,7 +253,7 @@ class Preparation:
         self._build(key, part, spent)
         assert part.out is not None
         tasks, tuned = len(part.extraction.uses), len(part.selection.tuned)
-        return Prepared(key, part.out, tasks, tuned, len(measured), checked=True)
+        return Prepared(key, part.out, tasks, tuned, len(measured), checked=True, notes=self._notes.take())
 
     def finish(self, spent: float) -> None:
         """Note in the cache what was spent."""
@@ -340,15 +346,17 @@ class Preparation:
         self._keep(key, part, spent)
 
     def _keep(self, key: str, part: _Part, spent: float) -> None:
-        """Put the executable of a part into the cache. If that fails, the next run starts slower."""
+        """Put the executable of a part into the cache. If that fails, a note says so: the next run starts slower."""
         from tilewright.compiling.build import publish
 
         if self._cache is None or part.out is None:
             return
-        with contextlib.suppress(TilewrightError, OSError):
+        try:
             self._cache.mkdir(parents=True, exist_ok=True)
             publish(part.out, self._cache / key, {ENTRY: {"spent": round(spent, 1)}})
             remove_oldest(self._cache)
+        except (TilewrightError, OSError) as error:
+            self._notes.add(f"not all executables are kept for the next run: {error}", "executables")
 
 
 def make_preparation(options: Options, folder: Path) -> Preparation:

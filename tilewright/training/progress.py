@@ -1,4 +1,4 @@
-"""What people are told while a model trains: a line a minute, and a summary when tuning has ended."""
+"""Logs how a training goes on: a line a minute, and a summary when tuning has ended."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _found: dict[int, Progress] = {}
 
 
 class Progress:
-    """Counts the steps of the models of one worker, and tells of them through ``logging``.
+    """Times the steps of the models of one worker, and logs them to ``tilewright.training``.
 
     Args:
         worker: prepares their parts.
@@ -52,11 +52,11 @@ class Progress:
         return median(self._steps) if self._steps else math.nan
 
     def add(self, parts: Sequence[LivePart]) -> None:
-        """There are more parts."""
+        """Count these parts, too."""
         self.parts += parts
 
     def begin_step(self, graph: int) -> None:
-        """A step begins with a graph, which has this number."""
+        """Note that a step begins with the graph of this number, and log a line if it is time for one."""
         now = time.monotonic()
         if math.isnan(self._start):
             self._start, self._next = now, now + _EVERY
@@ -64,12 +64,12 @@ class Progress:
         if now >= self._next:
             self._next = now + _EVERY
             _log.info("%s", self.describe())
-        if self._worker.ended and not self._summed:
-            self._summed = True
+        ended, self._summed = self._summed, self._worker.ended
+        if self._summed and not ended:
             _log.info("tuning has ended: %s", self.describe())
 
     def run(self) -> AbstractContextManager[None]:
-        """The time in which a graph runs: the process of the worker is stopped."""
+        """A context in which a graph runs: the process that compiles is stopped meanwhile."""
         return self._worker.pace.run()
 
     def describe(self) -> str:

@@ -35,24 +35,29 @@ _ALL_NOISE = 100.0
 def find_difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
     """The largest difference, relative to the largest number; of integers and truth values, the share that differs.
 
-    Where two pixels of a window differ by a rounding error, the place of the larger one may be either. What is
-    ``found`` may be in blocks.
+    Numbers that are wanted to be infinite, or no numbers, are not compared. Where two pixels of a window differ by a
+    rounding error, the place of the larger one may be either. What is ``found`` may be in blocks.
     """
     if not wanted.numel():
         return 0.0
     found = to_plain(found, wanted.shape)
     if not wanted.dtype.is_floating_point:
         return float((found != wanted).double().mean())
+    finite = wanted.isfinite()
+    if not finite.all():
+        found, wanted = found[finite], wanted[finite]
+        if not wanted.numel():
+            return 0.0
     largest = float(wanted.abs().max())
     return float((found - wanted).abs_().max()) / (largest or 1.0)
 
 
 def find_worst(
     module: fx.GraphModule, tensors: Sequence[torch.Tensor], found: Sequence[torch.Tensor]
-) -> tuple[float, float]:
+) -> tuple[float, float, bool]:
     """The largest difference between results and PyTorch's, and the seconds that PyTorch took.
 
-    The difference is that of :func:`find_difference`.
+    The difference is that of :func:`find_difference`. The last item says whether all results of PyTorch's are finite.
 
     A forward pass gives all that it saves, which is most of the memory of a step. So each result is compared as soon as
     PyTorch has it, and is freed when nothing else needs it.
@@ -64,7 +69,7 @@ def find_worst(
     """
     comparison = _Comparison(module, found)
     comparison.run(*tensors)
-    return comparison.worst, comparison.seconds
+    return comparison.worst, comparison.seconds, comparison.finite
 
 
 def is_rounding(module: fx.GraphModule, tensors: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> bool:
@@ -79,7 +84,7 @@ def is_rounding(module: fx.GraphModule, tensors: Sequence[torch.Tensor], found: 
     """
     for exact in (False, True):
         judge = _Judge(module, found, exact)
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator("cpu").manual_seed(0)
         judge.run(*(_Pair.of(tensor, exact, generator) for tensor in tensors))
         if judge.right:
             return True
@@ -103,6 +108,7 @@ class _Comparison(_Watching):
     """Compares each result with what was found."""
 
     worst = seconds = 0.0
+    finite = True
 
     def run_node(self, n: fx.Node) -> object:
         """The value of a node, or nothing if no other node reads it."""
@@ -111,6 +117,7 @@ class _Comparison(_Watching):
         self.seconds += time.perf_counter() - begin
         for tensor in self._found.get(n.name, ()):
             difference = find_difference(tensor, value)
+            self.finite = self.finite and bool(value.isfinite().all())
             self.worst = difference if difference != difference else max(self.worst, difference)
         return value if n.users else None
 
@@ -129,7 +136,8 @@ class _Pair:
             return cls(tensor, tensor.double() if tensor.dtype == torch.float32 else tensor)
         if generator is None or not tensor.dtype.is_floating_point:
             return cls(tensor, tensor)
-        move = torch.empty(tensor.shape, dtype=tensor.dtype).uniform_(1 - _MOVE, 1 + _MOVE, generator=generator)
+        move = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+        move.uniform_(1 - _MOVE, 1 + _MOVE, generator=generator)
         return cls(tensor, tensor * move)
 
 

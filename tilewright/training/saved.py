@@ -1,11 +1,11 @@
-"""Activations that the forward pass saves for the backward pass stay in the blocks in which kernels write them.
+"""Activations that the forward pass saves for the backward pass stay in the blocked layout in which kernels write them.
 
     forward part --> (n, channels, h, w) --> PyTorch --> (n, channels, h, w) --> backward part
     -->
     forward part --> (n, channels / block, h, w, block) --> PyTorch --> the same --> backward part
 
-PyTorch keeps these tensors and does not look at them. A part that runs in PyTorch gives the plain tensor, and takes
-either: the number of dimensions tells them apart. So both parts may change over at any time.
+PyTorch keeps these tensors and does not look at them. A part that runs in PyTorch returns the plain tensor, and takes
+either: the number of dimensions tells them apart. So each part may change to our kernels at any time.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def accept_blocks(module: fx.GraphModule, inputs: Sequence[Layout]) -> fx.GraphM
 
 
 def to_plain(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """An image in blocks as a tensor of ``shape`` (n, channels, h, w). A tensor of that shape is given back."""
+    """An image in blocks as a tensor of ``shape`` (n, channels, h, w). A tensor of that shape is returned as it is."""
     if tensor.dim() == len(shape):
         return tensor
     return tensor.permute(0, 1, 4, 2, 3).reshape(*shape).contiguous()  # a single block would be a view

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pickle
 import weakref
@@ -11,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from tilewright.training.cache import find_folder, key_of, load_cached
 from tilewright.training.live import LivePart, first_line
@@ -19,7 +21,7 @@ from tilewright.training.parts import divide
 from tilewright.training.preparing import Request
 from tilewright.training.progress import Progress, find_progress
 from tilewright.training.saved import find_kept, show_plain
-from tilewright.training.support import explain
+from tilewright.training.support import explain, is_heavy
 from tilewright.training.worker import Order, find_worker
 
 if TYPE_CHECKING:
@@ -65,15 +67,15 @@ class Session:
 
     Attributes:
         options: of the backend.
-        parameters: of the model, as far as the graph is called with them.
         graphs: the graphs of its steps, as far as PyTorch has asked for them.
     """
 
     def __init__(self, options: Options, examples: Sequence[object]) -> None:
         self.options = options
-        self.parameters: weakref.WeakSet[torch.nn.Parameter] = weakref.WeakSet(
-            example for example in examples if isinstance(example, torch.nn.Parameter)
-        )
+        self._parameters = WeakTensorKeyDictionary()
+        for example in examples:
+            if isinstance(example, torch.nn.Parameter):
+                self._parameters[example] = None
         self.graphs: list[StepGraph] = []
         #: The names of saved activations that the forward pass gives in blocks.
         self._kept: frozenset[str] = frozenset()
@@ -82,7 +84,8 @@ class Session:
         """Start what prepares parts, if there will be some: nothing is in the cache yet."""
         folder = find_folder(self.options)
         if self.options.mode == "background" and (folder is None or not folder.exists()):
-            find_worker(self.options, self._threads).start()
+            with contextlib.suppress(Exception):  # said when a part needs it
+                find_worker(self.options, self._threads).start()
 
     def compile(self, kind: Kind, module: fx.GraphModule, examples: Sequence[object]) -> Boxed:
         """A function that computes a graph of a step. It is PyTorch's own whatever fails.
@@ -106,7 +109,9 @@ class Session:
             _log.warning("the %s pass stays with PyTorch: %s", kind, first_line(error))
             return self._box(module, StepGraph(kind, (), len(module.graph.nodes)))
         rest = sum(node.op == "call_function" and hasattr(node.target, "_schema") for node in whole.graph.nodes)
-        if why:
+        if why and not any(map(is_heavy, module.graph.nodes)):
+            _log.info("all of the %s pass stays with PyTorch: %s", kind, why)  # there is nothing to be gained
+        elif why:
             _log.warning("%s the %s pass stays with PyTorch: %s", "part of" if live else "all of", kind, why)
         graph = StepGraph(kind, live, rest)
         self.graphs.append(graph)
@@ -116,6 +121,30 @@ class Session:
             for part in live:
                 part.leave(first_line(error))
         return self._box(whole, graph)
+
+    @property
+    def parameters(self) -> list[torch.Tensor]:
+        """Of the models that the graph was called with. Dynamo makes one graph for all models of a class."""
+        return list(self._parameters)
+
+    def note_models(self, examples: Sequence[object], run: Callable[..., object]) -> Callable[..., object]:
+        """A function that runs the graph, and notes whose parameters it is called with.
+
+        Args:
+            examples: what the graph is called with at first.
+            run: runs the graph.
+        """
+        places = [place for place, example in enumerate(examples) if isinstance(example, torch.nn.Parameter)]
+        last: list[weakref.ref[torch.nn.Parameter]] = [weakref.ref(examples[place]) for place in places]
+
+        def call(*arguments: object) -> object:
+            if any(known() is not arguments[place] for known, place in zip(last, places, strict=True)):
+                given = [arguments[place] for place in places]
+                last[:] = map(weakref.ref, given)
+                self._parameters.update(dict.fromkeys(given))
+            return run(*arguments)
+
+        return call
 
     @property
     def _threads(self) -> int:

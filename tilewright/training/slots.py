@@ -1,4 +1,4 @@
-"""Who has the processors: the training, or for a moment the process that compiles.
+"""Divides the processors' time between the training and the process that compiles.
 
 A step of training keeps all processors busy. A process of idle priority gets 1 % of one then (ResNet-18 in PyTorch, two
 threads on two cores), and nothing at all beside processes that load data. A process of equal priority makes a step four
@@ -53,13 +53,13 @@ class Stoppable(Protocol):
 
 
 class Pace:
-    """Gives processors away between the steps of a training.
+    """Gives another process time between the steps of a training.
 
     Attributes:
-        process: which gets them.
-        share: of the time, that is given away now; 0: none.
-        given: seconds that were given away so far.
-        slots: how often.
+        process: which gets the time.
+        share: of the time that is given to it now, from 0 to 1.
+        given: the seconds that it got so far.
+        slots: how many slots there were.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Pace:
         return median(self._lengths) if self._lengths else math.nan
 
     def begin_step(self, graph: int) -> float:
-        """A step begins. Sleeps if it is time for that.
+        """Note that a step begins, and sleep before it if a slot is due.
 
         Args:
             graph: the number of the graph that the step begins with.
@@ -109,10 +109,9 @@ class Pace:
 
     @contextmanager
     def run(self) -> Iterator[None]:
-        """A graph runs. The process is stopped meanwhile, however long that takes.
+        """A context in which a graph runs. The process is stopped meanwhile, however long the graph takes.
 
-        Before the second step, what comes between two graphs is PyTorch that traces, on one processor. The process has
-        the other one then.
+        Before the second step, PyTorch traces between two graphs, on one processor. The process has the other one then.
         """
         with self._counting:
             self._running += 1

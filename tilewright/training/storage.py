@@ -1,4 +1,4 @@
-"""Memory for the results of parts, which is used again when nothing refers to it any more.
+"""Memory for the results of parts, which is reused when nothing refers to it any more.
 
 The system hands out large tensors in fresh pages, and takes these back when the tensors die. Each page costs about a
 microsecond when it is first written: 0.1 s for the activations that ResNet-18 saves in a step at a batch of 16.
@@ -33,7 +33,7 @@ class _Kept:
     """
 
     def __init__(self, size: int) -> None:
-        self.storage = torch.UntypedStorage(size)
+        self.storage = torch.UntypedStorage(size, device="cpu")
         self.bytes = size
         self._idle = self._count()
 
@@ -66,13 +66,13 @@ class Storages:
         """A tensor of a layout, whose values are undefined."""
         dtype = getattr(torch, layout.dtype)
         shape, strides = (layout.blocks, None) if layout.block else (layout.shape, layout.strides)
-        made = torch.empty(0, dtype=dtype)
+        made = torch.empty(0, dtype=dtype, device="cpu")  # the default may be another device
         size = made.element_size()
         for extent in shape:
             size *= extent
         if size < _LEAST or _count is None:
             made.resize_(shape)
-            return made if strides is None else torch.empty_strided(shape, strides, dtype=dtype)
+            return made if strides is None else torch.empty_strided(shape, strides, dtype=dtype, device="cpu")
         with self._lock:
             storage = (self._find(size) or self._make(size)).storage
             # The result is no view, and has a version of its own, so it is PyTorch's as any new tensor is.
@@ -103,9 +103,9 @@ def find_storages() -> Storages:
 
 
 def return_free_pages() -> None:
-    """Let the C library give back the pages of tensors that are gone, as those of PyTorch's own run of a part are.
+    """Let the C library give back the pages of freed tensors, such as those of PyTorch's own run of a part.
 
-    It keeps them otherwise, since it expects more tensors of the kind. C libraries but glibc have no such function.
+    Otherwise it keeps them, since it expects more tensors of the kind. Only glibc has such a function.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:

@@ -55,7 +55,7 @@ _PLACES = "max_pool2d_with_indices.default max_pool2d_with_indices_backward.defa
 
 
 def is_supported(node: fx.Node) -> bool:
-    """Whether a node can be part of what is compiled."""
+    """Whether the operator of a node can be compiled, for the shapes and types of its tensors."""
     if node.op != "call_function":
         return False
     if node.target is operator.getitem:
@@ -66,7 +66,9 @@ def is_supported(node: fx.Node) -> bool:
         return False
     dtypes = (*_DTYPES, "int64") if name in _PLACES.split() else _DTYPES
     values = [*_tensors(node), *(value for source in node.all_input_nodes for value in _tensors(source))]
-    return bool(values) and all(_fits(value, dtypes) for value in values)
+    if not values or not all(_fits(value, dtypes) for value in values):
+        return False
+    return not any(0 in value.shape for value in (values if is_heavy(node) else values[:1]))
 
 
 def is_heavy(node: fx.Node) -> bool:
@@ -75,7 +77,7 @@ def is_heavy(node: fx.Node) -> bool:
 
 
 def explain(module: fx.GraphModule) -> str:
-    """Why convolutions, products and attentions of a graph cannot be compiled; empty: all can be.
+    """Why convolutions, matrix products and attentions of a graph cannot be compiled; empty: all can be.
 
     Args:
         module: the graph of a step.
@@ -93,6 +95,8 @@ def _refuse(node: fx.Node) -> str:
     shapes = [value.shape for value in values if hasattr(value, "shape")]
     if any(not isinstance(extent, int) for shape in shapes for extent in shape):
         return "has a size that is not fixed"
+    if any(0 in shape for shape in shapes):
+        return "has a batch or an image without elements"
     dtypes = {str(value.dtype).removeprefix("torch.") for value in values if hasattr(value, "dtype")}
     others = sorted(dtypes.difference(_DTYPES))
     return f"computes in {' and '.join(others)}" if others else "has a form that is not compiled"

@@ -1,7 +1,7 @@
-"""Graphs whose gradients may be differentiated once more, which AOTAutograd refuses.
+"""Second derivatives of compiled graphs, which AOTAutograd refuses.
 
-A graph runs as it was compiled. Only a backward pass that builds a graph of its own (``create_graph=True``) runs in
-eager PyTorch, forward and backward: PyTorch says no earlier that it wants second derivatives.
+A graph runs as it was compiled. Only a backward pass with ``create_graph=True`` runs in eager PyTorch, forward pass
+included: PyTorch does not say earlier that it wants second derivatives.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch._functorch.config
 if TYPE_CHECKING:
     from torch import fx
 
-__all__ = ["Graph", "differentiable_twice"]
+__all__ = ["Graph", "differentiable_twice", "has_aliases"]
 
 #: What ``torch.compile`` calls in place of a graph.
 Graph: TypeAlias = "Callable[..., Sequence[object]]"
@@ -24,7 +24,7 @@ _TENSOR = object()
 
 
 def differentiable_twice(compiled: Graph, eager: fx.GraphModule) -> Graph:
-    """The graph as it was compiled, with second derivatives by eager PyTorch.
+    """Add second derivatives to a compiled graph. Eager PyTorch computes them.
 
     Args:
         compiled: the graph as AOTAutograd made it.
@@ -38,6 +38,28 @@ def differentiable_twice(compiled: Graph, eager: fx.GraphModule) -> Graph:
         return found
 
     return run
+
+
+def has_aliases(module: fx.GraphModule) -> bool:
+    """Whether a graph writes to an argument with a gradient, or returns a view of an argument or of another result.
+
+    AOTAutograd repeats such writes and views outside the compiled graph, for autograd to see. A function around the
+    graph would hide them from autograd, and gradients would be wrong.
+
+    Args:
+        module: the graph, as Dynamo makes it: with stand-ins that were changed as the tensors will be.
+    """
+    values: dict[str, list[torch.Tensor]] = {"placeholder": [], "output": []}
+    for node in module.graph.nodes:
+        for each in {"placeholder": [node], "output": node.all_input_nodes}.get(node.op, []):
+            value = each.meta.get("example_value")
+            if isinstance(value, torch.Tensor) and value.requires_grad:
+                values[node.op].append(value)
+    if any(value._version for value in values["placeholder"]):
+        return True
+    given = {value.untyped_storage()._cdata for value in values["placeholder"]}
+    made = [value.untyped_storage()._cdata for value in values["output"]]
+    return len(set(made)) < len(made) or not given.isdisjoint(made)
 
 
 class _Twice(torch.autograd.Function):  # type: ignore[misc]

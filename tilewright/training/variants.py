@@ -1,4 +1,4 @@
-"""Variants of the kernels of a part: which take part in a contest, whether they are right, and which one has won."""
+"""Variants of the kernels of a part: proposes them for a contest, checks their results, and chooses the fastest."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Proposer:
         return self._spaces[key]
 
     def propose(self, use: TaskUse, extraction: Extraction, selection: Selection) -> list[Variant]:
-        """What a task runs with now, and a few other schedules; none: it has no design space, or nothing is new."""
+        """The present schedule of a task, and a few others; empty: it has no design space, or nothing is new."""
         variants = [Variant(selection.configs.get(use.task.key), selection.functions[use.task.key])]
         try:
             space = self.find_space(use, extraction)
@@ -128,7 +128,7 @@ class Proposer:
 
 
 class _Asked:
-    """A runner that only takes note of what is to be measured."""
+    """A runner that measures nothing, and only notes what it was asked to measure."""
 
     def __init__(self) -> None:
         self.configs: Configs = np.empty((0, 0), dtype=np.int32)
@@ -175,7 +175,7 @@ def choose_variants(
     times: Mapping[str, Mapping[str, Sequence[float]]],
     spaces: Proposer,
 ) -> tuple[dict[str, Variant], list[Measurement]]:
-    """The variants that are faster than what a task runs with, by ``Task.key``, and what all of them took.
+    """The variants that beat a task's present schedule, by ``Task.key``, and the measurements of all variants.
 
     Args:
         extraction: of the part.

@@ -1,4 +1,4 @@
-"""The process that prepares and tunes parts for a process that trains, and the thread that waits for it.
+"""The process that compiles and tunes parts for a process that trains, and the thread that waits for it.
 
 In the background, each part first gets kernels as the records have them, or defaults. Then the process compiles
 variants of the kernels that take most of a step, runs each and compares its results; the training times them in their
@@ -12,19 +12,20 @@ import atexit
 import contextlib
 import logging
 import math
+import os
 import queue
-import tempfile
+import shutil
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilewright.errors import TilewrightError
 from tilewright.executable.executable import load_executable
 from tilewright.measure.isolated import IsolatedError, IsolatedProcess
+from tilewright.scratch import make_folder
 from tilewright.training.arena import find_arena
 from tilewright.training.options import Options
 from tilewright.training.preparing import Prepared, Proposal, Request, make_preparation
@@ -53,11 +54,11 @@ _workers: dict[tuple[Options, int], Worker] = {}
 
 @dataclass(frozen=True)
 class Order:
-    """A part that is to be prepared, and who wants it.
+    """A part that is to be compiled, and the object that receives its executables.
 
     Attributes:
         request: the part.
-        part: takes its executables.
+        part: receives its executables.
         spent: seconds of tuning that earlier runs have spent on it; None: it has no executable yet.
     """
 
@@ -67,7 +68,7 @@ class Order:
 
 
 class Worker:
-    """Has parts prepared by one process, one after the other. A process that died is replaced.
+    """Has parts compiled and tuned by one process, one after the other. A process that died is replaced.
 
     Args:
         options: of the backend.
@@ -75,8 +76,8 @@ class Worker:
 
     Attributes:
         pace: when the training leaves slots.
-        trials: variants that were timed in real steps.
-        generations: of variants.
+        trials: how many variants were timed in real steps.
+        generations: how many generations of variants there were.
         ended: whether the budget is spent.
     """
 
@@ -86,7 +87,8 @@ class Worker:
         self._next: deque[Order] = deque()
         self._process: IsolatedProcess | None = None
         self._thread: threading.Thread | None = None
-        self._folder = tempfile.TemporaryDirectory(prefix="tilewright-")
+        #: Where the process builds. The lock says to others that this process needs it.
+        self._folder, self._lock = make_folder()
         self._orders: dict[str, Order] = {}
         self._deaths = 0
         self._end = -math.inf
@@ -121,15 +123,16 @@ class Worker:
         return True
 
     def enqueue(self, order: Order) -> None:
-        """Have a part prepared by and by."""
+        """Have a part prepared in the background."""
         self._waiting.put(order)
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._serve, name="tilewright-worker", daemon=True)
             self._thread.start()
-            threading.Thread(target=self._watch, name="tilewright-pace", daemon=True).start()
 
     def _take(self, order: Order, prepared: Prepared) -> None:
         """Offer an executable that the process has built."""
+        for note in prepared.notes:
+            _log.warning("%s", note)
         order.part.offer(load_executable(prepared.out, self._threads, find_arena()), prepared.checked)
         _log.info(
             "%s is ready: %d of %d tasks tuned in %d trials",
@@ -140,16 +143,26 @@ class Worker:
         )
 
     def close(self) -> None:
-        """End the process, and start none any more."""
+        """End the process, and start none any more. What was built is removed."""
         self._closed = True
         self._close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
+
+    def abandon(self) -> None:
+        """Prepare and tune nothing more. Called in a forked process, whose parent the worker belongs to."""
+        self._closed = self.ended = True
+        self.pace = Pace()  # another thread may have held the locks of the former one
 
     def _serve(self) -> None:
         """The thread: first parts that wait, then tuning."""
         while True:
             if self._next or not self._waiting.empty() or self._is_done():
                 order = self._next.popleft() if self._next else self._waiting.get()
-                if math.isinf(self._end):
+                if math.isinf(self._end) or self.ended:  # a part that comes after the end has a budget of its own
+                    self.ended = False
                     self._end = time.monotonic() + self._options.seconds - (order.spent or 0.0)
                 self._begin(order)
                 continue
@@ -158,11 +171,11 @@ class Worker:
             except Exception as error:  # whatever fails, the training goes on with the kernels that it has
                 self._note_failure(error)
 
-    def _watch(self) -> None:
-        """The thread that lets the process go on when the training pauses."""
-        while not self._closed:
-            time.sleep(_WATCH)
+    def _watch(self, process: IsolatedProcess) -> None:
+        """The thread that lets the process go on when the training pauses, or when somebody else has stopped it."""
+        while process.alive:
             self.pace.look()
+            time.sleep(_WATCH)
 
     def _begin(self, order: Order) -> None:
         """Prepare a part that has waited."""
@@ -248,7 +261,7 @@ class Worker:
             self._close()
 
     def _close(self) -> None:
-        """Tuning is over. What it held is given back."""
+        """End tuning, and give back what it held."""
         self.ended = True
         self._set_share(0.0)
         self._orders.clear()
@@ -270,12 +283,14 @@ class Worker:
 
     def _launch(self) -> None:
         """Start a process. It imports what it needs while this one goes on."""
-        self._process = self.pace.process = IsolatedProcess(
+        process = IsolatedProcess(
             make_preparation,
-            (self._options, Path(self._folder.name)),
+            (self._options, self._folder),
             variables={"TVM_NUM_THREADS": str(self._threads)},
             purpose="tuning for training needs a process of its own",
         )
+        self._process = self.pace.process = process
+        threading.Thread(target=self._watch, args=(process,), name="tilewright-pace", daemon=True).start()
 
 
 def find_worker(options: Options, threads: int) -> Worker:
@@ -291,3 +306,13 @@ def _end_workers() -> None:
     """End the processes of the workers, which wait for more."""
     for worker in _workers.values():
         worker.close()
+
+
+def _abandon_workers() -> None:
+    """A fork of this process has no threads of the workers. It does not end their processes, nor remove their files."""
+    for worker in _workers.values():
+        worker.abandon()
+    _workers.clear()
+
+
+os.register_at_fork(after_in_child=_abandon_workers)

@@ -46,12 +46,13 @@ class Selection:
         return replace(self, configs=self.configs | dict.fromkeys(keys))
 
 
-def select_recorded(extraction: Extracted, store: Store) -> Selection:
+def select_recorded(extraction: Extracted, store: Store, target: str = "") -> Selection:
     """The best schedule on record of each task, or its default: what the network runs with before it is tuned.
 
     Args:
         extraction: the network.
         store: earlier measurements.
+        target: the key of the target that the records are of; empty: the extraction's own.
 
     Raises:
         RecordsError: the store cannot be read.
@@ -61,7 +62,7 @@ def select_recorded(extraction: Extracted, store: Store) -> Selection:
         key = use.task.key
         try:
             space = make_space(use.task, extraction.target)
-            known = store.best(key, extraction.target.key, space.template, 1)
+            known = store.best(key, target or extraction.target.key, space.template, 1)
             config = np.asarray(known[0].config, dtype=np.int32) if known else None
             with guard_space(f"the design space of {use.task.name!r}"):
                 if config is not None and (not _fits(space, config) or np.array_equal(config, space.default())):

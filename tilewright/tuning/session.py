@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tilewright.compiling.build import check_compiler, publish
-from tilewright.errors import CheckError, TargetError
+from tilewright.errors import CheckError
 from tilewright.executable.executable import Executable, load_executable
 from tilewright.frontend.network import Network
 from tilewright.frontend.shapes import ShapeRequest, Shapes, make_request
@@ -39,6 +39,7 @@ from tilewright.tuning.budget_plan import (
     reference_seconds,
     run_bound,
 )
+from tilewright.tuning.building import refuse_tuning
 from tilewright.tuning.context import HasNodes, TuningContext, Workplace
 from tilewright.tuning.finish import Finishing, FinishTimes
 from tilewright.tuning.incumbent import build_incumbent
@@ -119,10 +120,7 @@ def tune(
         method = default(prior)
         notes += [problem] if problem else []
     place = Workplace.of(target)
-    if place.target.triple:
-        raise TargetError(
-            f"candidates are timed on this machine, but code for {place.target.triple} does not run here; tune there"
-        )
+    refuse_tuning(place.target)
     with ExitStack() as ending, ExitStack() as stack:
         store, ours = _open(records)
         if ours:

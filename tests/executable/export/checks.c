@@ -3,9 +3,12 @@
 #define _POSIX_C_SOURCE 200112L
 #include <net.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define CHECK(x)                                        \
   do {                                                  \
@@ -17,6 +20,9 @@
 
 #if !defined(RUNS)
 #define RUNS 20
+#endif
+#if !defined(FORKS)
+#define FORKS 1 /* 0: under tools that lose track of threads in the child of a fork */
 #endif
 #define CALLERS 4
 
@@ -109,6 +115,9 @@ static int check_options(const char *weights) {
   net_destroy(network);
   cores[1] = -4;
   CHECK(net_create(&options, &network, &error) == NET_BAD_ARGUMENT && strstr(error.message, "no core -4"));
+  cores[1] = 1023;
+  CHECK(net_create(&options, &network, &error) == NET_BAD_ARGUMENT && !network);
+  CHECK(strstr(error.message, "thread 1 cannot run on core 1023"));
   options.affinity = NET_AFFINITY_NONE;
   CHECK(net_create(&options, &network, &error) == NET_OK);
   net_destroy(network);
@@ -116,6 +125,58 @@ static int check_options(const char *weights) {
   options.weights = "/nowhere/net.weights";
   CHECK(net_create(&options, &network, &error) == (weights ? NET_NO_WEIGHTS : NET_BAD_ARGUMENT) && !network);
   CHECK(strstr(error.message, weights ? "/nowhere/net.weights cannot be read: No such file" : "inside of this library"));
+  options.weights = "/dev/null";
+  CHECK(net_create(&options, &network, &error) == (weights ? NET_NO_WEIGHTS : NET_BAD_ARGUMENT) && !network);
+  CHECK(!weights || strstr(error.message, "/dev/null is no regular file"));
+  return 0;
+}
+
+static volatile sig_atomic_t handled;
+
+static void handle(int number) {
+  (void)number;
+  handled = 1;
+}
+
+/* A signal that the process's threads block waits for them. No thread of an instance takes it. */
+static int check_signals(const char *weights) {
+  net_network *network;
+  net_options options = NET_OPTIONS;
+  struct sigaction action;
+  sigset_t one, waiting;
+  options.weights = weights;
+  options.threads = 4;
+  memset(&action, 0, sizeof action);
+  action.sa_handler = handle;
+  CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+  CHECK(net_create(&options, &network, NULL) == NET_OK);
+  sigemptyset(&one);
+  sigaddset(&one, SIGUSR1);
+  CHECK(pthread_sigmask(SIG_BLOCK, &one, NULL) == 0 && kill(getpid(), SIGUSR1) == 0);
+  CHECK(sigpending(&waiting) == 0 && sigismember(&waiting, SIGUSR1) == 1);
+  net_destroy(network);
+  CHECK(!handled && pthread_sigmask(SIG_UNBLOCK, &one, NULL) == 0);
+  while (!handled) sleep(1); /* a sanitizer may deliver it late */
+  return 0;
+}
+
+/* The child of a fork may destroy an instance, though it has none of its threads. */
+static int check_forks(const char *weights) {
+  net_network *network;
+  net_options options = NET_OPTIONS;
+  int status = 1;
+  pid_t child;
+  options.weights = weights;
+  options.threads = 3;
+  CHECK(net_create(&options, &network, NULL) == NET_OK);
+  child = fork();
+  if (!child) {
+    alarm(100);
+    net_destroy(network);
+    _exit(net_create(&options, &network, NULL));
+  }
+  CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+  net_destroy(network);
   return 0;
 }
 
@@ -195,5 +256,6 @@ static int check_runs(const char *weights) {
 
 int main(int count, char **arguments) {
   const char *weights = count > 1 && strcmp(arguments[1], "inside") ? arguments[1] : NULL;
-  return check_description() || check_options(weights) || check_runs(weights);
+  return check_description() || check_options(weights) || check_signals(weights) || (FORKS && check_forks(weights)) ||
+         check_runs(weights);
 }

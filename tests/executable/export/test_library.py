@@ -32,7 +32,7 @@ SIZE = 4 * 8 * 32 * 32
 #: The flags of each sanitizer. The first finding ends the program.
 SANITIZERS = {
     "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g"),
-    "thread": ("-fsanitize=thread", "-g"),
+    "thread": ("-fsanitize=thread", "-g", "-DFORKS=0"),
 }
 needs = {
     tool: pytest.mark.skipif(shutil.which(tool) is None, reason=f"{tool} is not installed")
@@ -82,7 +82,7 @@ def test_sanitizers_find_nothing(sanitizer: str, two_buckets: Path, tmp_path: Pa
 def test_valgrind_finds_nothing(tmp_path: Path) -> None:
     out = build_two_buckets(tmp_path, lane_target(8))  # valgrind knows no AVX-512
     export_library(out, tmp_path / "c", "net")
-    program = compile_c(CHECKS, tmp_path / "c", "net", tmp_path / "checks", ["-g", "-DRUNS=1"])
+    program = compile_c(CHECKS, tmp_path / "c", "net", tmp_path / "checks", ["-g", "-DRUNS=1", "-DFORKS=0"])
     tool = ["valgrind", "-q", "--fair-sched=yes", "--leak-check=full", "--error-exitcode=9", str(program)]
     done = subprocess.run(tool, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -166,6 +166,15 @@ def test_weights_that_are_not_the_networks(
     assert str(weights) in done.stderr.decode()
 
 
+def test_a_link_to_the_library_leads_to_its_weights(prefix: Path, tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "libapart.so").symlink_to(prefix / "lib" / "libapart.so")
+    (tmp_path / "include").symlink_to(prefix / "include")
+    program = compile_c(prefix / "share/doc/apart/example.c", tmp_path, "apart", tmp_path / "e")
+    done = run_bare(program, data=bytes(SIZE))
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_an_instruction_that_the_processor_lacks_is_named(two_buckets: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(two_buckets, tmp_path / "out"))
     manifest = read(out)
@@ -209,10 +218,17 @@ def test_segments_are_named(tmp_path: Path) -> None:
         export_library(tmp_path / "out", tmp_path / "c", "net")
 
 
-@pytest.mark.parametrize("name", ["", "2net", "my-net", "a" * 64, "math", "C", "nét", "net\n"])
+@pytest.mark.parametrize("name", ["", "2net", "my-net", "a" * 64, "math", "C", "tilewright", "nét", "net\n"])
 def test_names_that_cannot_be_a_library(name: str, shared: Path, tmp_path: Path) -> None:
     with pytest.raises(TilewrightError, match="--name is a name in C of at most 63 letters"):
         export_library(shared, tmp_path / "c", name)
+
+
+def test_a_name_in_capitals(shared: Path, tmp_path: Path) -> None:
+    exported = export_library(shared, tmp_path, "NET")
+    (tmp_path / "t.c").write_text("#include <NET.h>\nint main(void) { return NET_abi() != NET_ABI; }\n")
+    assert run_bare(compile_c(tmp_path / "t.c", tmp_path, "NET", tmp_path / "t")).returncode == 0
+    assert exported.library.name == "libNET.so"
 
 
 def test_an_export_takes_the_place_of_an_earlier_one(shared: Path, two_buckets: Path, tmp_path: Path) -> None:

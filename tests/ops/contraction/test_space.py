@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.kernels import call_kernel
 from tests.targets import require
 from tilewright.cost.features import features
 from tilewright.errors import SpaceError
@@ -214,7 +215,7 @@ def test_programs_are_right(name: str) -> None:
         module = space(name).schedule(config).mod
         assert module["main"].attrs["tirx.noalias"]
         tensors = [tvm.runtime.tensor(a) for a in arguments(name)]
-        tvm.compile(module, target=target().tvm)["main"](*tensors)
+        call_kernel(module, target(), *tensors)
         np.testing.assert_allclose(tensors[-1].numpy(), want, rtol=1e-4, atol=1e-4, err_msg=str(config))
 
 

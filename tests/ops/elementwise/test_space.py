@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.kernels import call_kernel
 from tilewright.errors import SpaceError
 from tilewright.ops.elementwise.elementary import ELEMENTARY
 from tilewright.ops.elementwise.space import ElementwiseSpace
@@ -170,7 +171,7 @@ def outputs(module: Any, target: Target) -> list[NDArray[Any]]:
         tvm.runtime.tensor(rng.integers(-9, 9, [int(n) for n in p.ty.shape]).astype(str(p.ty.dtype)))
         for p in module["main"].params
     ]
-    tvm.compile(module, target=target.tvm)["main"](*arguments)
+    call_kernel(module, target, *arguments)
     return [argument.numpy() for argument in arguments]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.kernels import call_kernel
 from tests.targets import host_target, require
 from tilewright.errors import SpaceError
 from tilewright.ops.generic.space import FIRST_SKETCH, AutoSpace
@@ -125,7 +126,7 @@ def outputs(module: Any, seed: int = 0) -> list[NDArray[np.float32]]:
     rng = np.random.default_rng(seed)
     shapes = [[int(n) for n in param.ty.shape] for param in module["main"].params]
     arguments = [tvm.runtime.tensor(rng.normal(size=shape).astype(np.float32)) for shape in shapes]
-    tvm.compile(module, target=target().tvm)["main"](*arguments)
+    call_kernel(module, target(), *arguments)
     return [argument.numpy() for argument in arguments]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.kernels import call_kernel
 from tests.models import TARGET
 from tests.targets import LANES, lane_target, require
 from tilewright.errors import SpaceError
@@ -47,7 +48,7 @@ def run(
     for config in configs:
         out = tvm.runtime.tensor(np.full(shape, np.nan, dtype=np.float32))
         arguments = [tvm.runtime.tensor(np.ascontiguousarray(a)) for a in arrays]
-        tvm.compile(space.schedule(config).mod, target=target.tvm)["main"](*arguments, out)
+        call_kernel(space.schedule(config).mod, target, *arguments, out)
         results.append(np.asarray(out.numpy()))
     return results
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.kernels import call_kernel
 from tests.models import TARGET, runs
 from tilewright.ops.recurrent.activations import FORMULAS
 
@@ -41,7 +42,7 @@ def test_formulas() -> None:
 
     function = te.create_prim_func([data, *map(made, FORMULAS)])
     results = [tvm.runtime.tensor(np.empty_like(x)) for _ in FORMULAS]
-    tvm.compile(tvm.ir.IRModule({"main": function}), target=TARGET.tvm)["main"](tvm.runtime.tensor(x), *results)
+    call_kernel(tvm.ir.IRModule({"main": function}), TARGET, tvm.runtime.tensor(x), *results)
     assert FORMULAS.keys() == WANTED.keys()
     for name, result in zip(FORMULAS, results, strict=True):
         np.testing.assert_allclose(result.numpy(), WANTED[name](x.astype(np.float64)), rtol=2e-6, err_msg=name)

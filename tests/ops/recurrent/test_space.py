@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.kernels import call_kernel
 from tests.targets import LANES, host_target, lack, lane_target
 from tilewright.errors import FormError
 from tilewright.graph.tasks import task_of
@@ -148,7 +149,7 @@ def run(module: Any, target: Target, cell: Cell, arrays: Mapping[str, Array]) ->
     import tvm
 
     tensors = {name: tvm.runtime.tensor(array) for name, array in arrays.items()}
-    tvm.compile(module, target=target.tvm)["main"](*tensors.values())
+    call_kernel(module, target, *tensors.values())
     return {name: tensors[name].numpy() for name in cell.outputs}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.kernels import call_kernel
 from tests.models import TARGET
 from tests.targets import require
 from tilewright.errors import SpaceError
@@ -37,7 +38,7 @@ def run(
     for config in [space.default(), *sample(space, np.random.default_rng(0), count)]:
         out = tvm.runtime.tensor(np.zeros(shape or arrays[0].shape, np.float32))
         arguments = [tvm.runtime.tensor(a) for a in arrays]
-        tvm.compile(space.schedule(config).mod, target=TARGET.tvm)["main"](*arguments, out)
+        call_kernel(space.schedule(config).mod, TARGET, *arguments, out)
         results.append(np.asarray(out.numpy()))
     return results
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.kernels import call_kernel
 from tests.models import TARGET
 from tests.targets import require
 from tilewright.ops.window.places import MaxPool, max_pool_gradient, max_pool_places
@@ -25,8 +26,8 @@ def run(function: Any, *arrays: np.ndarray[Any, Any], like: np.ndarray[Any, Any]
     import tvm
 
     out = tvm.runtime.tensor(np.full_like(like, 7))
-    compiled = tvm.compile(function.with_attr("global_symbol", "main"), target=TARGET.tvm)
-    compiled["main"](*(tvm.runtime.tensor(np.ascontiguousarray(a)) for a in arrays), out)
+    module = tvm.ir.IRModule({"main": function.with_attr("global_symbol", "main")})
+    call_kernel(module, TARGET, *(tvm.runtime.tensor(np.ascontiguousarray(a)) for a in arrays), out)
     return np.asarray(out.numpy())
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.kernels import call_kernel
 from tests.models import TARGET
 from tests.targets import LANES, lane_target, require
 from tilewright.errors import SpaceError
@@ -39,7 +40,7 @@ def run(task: Task, x: Array, shape: tuple[int, ...], count: int = 12) -> list[A
     results = []
     for config in [space.default(), *sample(space, np.random.default_rng(0), count)]:
         out = tvm.runtime.tensor(np.full(shape, np.nan, np.float32))
-        tvm.compile(space.schedule(config).mod, target=TARGET.tvm)["main"](tvm.runtime.tensor(x), out)
+        call_kernel(space.schedule(config).mod, TARGET, tvm.runtime.tensor(x), out)
         results.append(np.asarray(out.numpy()))
     return results
 

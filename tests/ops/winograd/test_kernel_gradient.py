@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.kernels import call_kernel
 from tests.targets import LANES, lane_target, require
 from tilewright.graph.tasks import task_of
 from tilewright.ops import winograd
@@ -45,7 +46,7 @@ def run(function: Any, arrays: list[Array], shape: tuple[int, ...], target: Targ
     config = sample(space, np.random.default_rng(draw), 1)[0] if draw else space.default()
     out = tvm.runtime.tensor(np.full(shape, np.nan, dtype=np.float32))
     arguments = [tvm.runtime.tensor(np.ascontiguousarray(a)) for a in arrays]
-    tvm.compile(space.schedule(config).mod, target=target.tvm)["main"](*arguments, out)
+    call_kernel(space.schedule(config).mod, target, *arguments, out)
     return np.asarray(out.numpy())
 
 

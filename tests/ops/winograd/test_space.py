@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.kernels import call_kernel
 from tests.targets import require
 from tilewright.errors import SpaceError
 from tilewright.graph.tasks import task_of
@@ -129,7 +130,7 @@ def test_programs_are_right(name: str, stage: str) -> None:
     want = expected(name, stage)
     for config in [here.default(), *sample(here, np.random.default_rng(0), 3)]:
         tensors = [tvm.runtime.tensor(a) for a in given(name, stage)]
-        tvm.compile(here.schedule(config).mod, target=target().tvm)["main"](*tensors)
+        call_kernel(here.schedule(config).mod, target(), *tensors)
         np.testing.assert_allclose(tensors[-1].numpy(), want, rtol=1e-4, atol=1e-4, err_msg=str(config))
 
 
@@ -199,7 +200,7 @@ def test_programs_in_one_function_are_right(name: str) -> None:
     want = convolved(name, data, kernels)
     for config in [*space.likely(2), *sample(space, np.random.default_rng(0), 5)]:
         tensors = [tvm.runtime.tensor(a) for a in (data, weight, np.zeros(want.shape, "float32"))]
-        tvm.compile(space.schedule(config).mod, target=target().tvm)["main"](*tensors)
+        call_kernel(space.schedule(config).mod, target(), *tensors)
         np.testing.assert_allclose(tensors[-1].numpy(), want, rtol=1e-4, atol=1e-3, err_msg=str(config))
 
 

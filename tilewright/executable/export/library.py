@@ -27,7 +27,7 @@ from tilewright.executable.image import Image, make_image
 from tilewright.executable.loading import read_plans
 from tilewright.executable.manifest import OBJECTS, WEIGHTS, Manifest, copy_listed, find_listed, read_manifest
 from tilewright.executable.memory import layout_weights
-from tilewright.executable.runtime.library import link_library
+from tilewright.executable.runtime.library import find_compiler_of, link_library
 from tilewright.scratch import explained
 from tilewright.tensor import Array
 
@@ -97,6 +97,7 @@ def export_library(
     check_name(name)
     manifest = read_manifest(executable)
     _check_exportable(executable, manifest)
+    find_compiler_of(manifest.get("target", {}).get("triple", ""))  # before work is done
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         work = Path(folder, "work")
         made = Path(folder, "made")
@@ -106,7 +107,7 @@ def export_library(
             _write(network, work, made, name, weights_file, flags)
             return _install(made, out, name)
         except OSError as exc:
-            raise explained(exc, f"the library cannot be written to {out}", out) from exc
+            raise explained(exc, f"the library cannot be written to {out}", out, option="--c") from exc
 
 
 def _check_exportable(executable: Path, manifest: Manifest) -> None:
@@ -180,10 +181,11 @@ def _write(network: _Network, work: Path, made: Path, name: str, weights_file: b
     header.write_text(write_header(network.manifest, name, weights_file), encoding="utf-8")
     shutil.copyfile(header, work / header.name)
     source, exports = work / f"{name}.c", work / "exports.map"
-    source.write_text(write_source(network.image.kernels, name, weights_file), encoding="utf-8")
+    source.write_text(write_source(network.image.kernels, network.manifest, name, weights_file), encoding="utf-8")
     listed = "".join(f" {name}_{function};" for function in FUNCTIONS)
     exports.write_text(f"{name.upper()}_1 {{ global:{listed} local: *; }};\n", encoding="utf-8")
-    link_library(source, network.objects, made / "lib" / f"lib{name}.so", exports, flags)
+    triple = network.manifest.get("target", {}).get("triple", "")
+    link_library(source, network.objects, made / "lib" / f"lib{name}.so", exports, flags, triple)
     if weights_file:
         with (made / "lib" / f"{name}.weights").open("wb") as file, network.weights.open("rb") as content:
             file.write(_WEIGHTS_HEADER.pack(b"TWWEIGHT", size, network.identity))

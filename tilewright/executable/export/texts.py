@@ -16,15 +16,15 @@ ABI = 1
 #: The functions of the header, without the library's name before them.
 FUNCTIONS = (
     *("abi", "alignment", "input_count", "output_count", "bucket_count", "input", "output", "find_bucket"),
-    *("create", "destroy", "run", "status_text"),
+    *("create", "destroy", "run", "run_shapes", "output_shape", "status_text"),
 )
 _TEMPLATES = Path(__file__).with_name("templates")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
-#: Headers of C and POSIX, and libraries of the system, whose names would be taken twice.
+#: Headers of C and POSIX, libraries of the system, and the runtime, whose names would be taken twice.
 _TAKEN = re.compile(
     "assert|complex|ctype|errno|fenv|float|inttypes|iso646|limits|locale|math|setjmp|signal|stdalign|stdarg|stdatomic|"
     "stdbool|stddef|stdint|stdio|stdlib|stdnoreturn|string|tgmath|threads|time|uchar|wchar|wctype|fcntl|unistd|pthread|"
-    "sched|semaphore|dirent|glob|regex|poll|netdb|dlfcn|elf|endian|link|malloc|c|m|dl|rt|util|gcc|stdc"
+    "sched|semaphore|dirent|glob|regex|poll|netdb|dlfcn|elf|endian|link|malloc|c|m|dl|rt|util|gcc|stdc|tilewright"
 )
 #: What the header says of executables that have none of it.
 _WITHOUT_RUNTIME = " * - Nothing else is needed: all operators are in this library, and none runs in ONNX Runtime."
@@ -41,7 +41,7 @@ def check_name(name: str) -> None:
         taken = _TAKEN.fullmatch(name.lower())
         raise TilewrightError(
             "--name is a name in C of at most 63 letters, digits and underscores, such as squeezenet, but "
-            f"{name!r:.80} {'names a part of the C library' if taken else 'is none'}; choose another one"
+            f"{name!r:.80} {'is taken by the C library or the runtime' if taken else 'is none'}; choose another one"
         )
 
 
@@ -87,7 +87,27 @@ def _in_comment(text: str) -> str:
     return re.sub(r"[^ -~]|[*/\\?]", "_", text)[:80]
 
 
-def write_source(kernels: Sequence[str], name: str, weights_file: bool) -> str:
+def _list_paddings(manifest: Manifest) -> list[str]:
+    """Lines of C that define how smaller inputs may be padded: ``PADDINGS`` of ``library.h``."""
+    paddings: list[str] = []
+    axes: list[str] = []
+    for number, bucket in enumerate(manifest.get("buckets", [])):
+        for padding in bucket["padding"]:
+            found = []
+            for ends, along in ((bucket["inputs"], padding["inputs"]), (bucket["outputs"], padding["outputs"])):
+                found.append([(place, along[end["name"]]) for place, end in enumerate(ends) if end["name"] in along])
+            paddings.append(f"{{{number}, {len(axes)}, {len(found[0])}, {len(found[1])}}}")
+            axes += [f"{{{place}, {axis}}}" for pairs in found for place, axis in pairs]
+    return [
+        f"static const ImagePadding paddings[] = {{{', '.join(paddings) or '{0, 0, 0, 0}'}}};",
+        f"static const PaddedAxis padded_axes[] = {{{', '.join(axes) or '{0, 0}'}}};",
+        "#define PADDINGS paddings",
+        "#define PADDED_AXES padded_axes",
+        f"#define PADDING_COUNT {len(paddings)}u",
+    ]
+
+
+def write_source(kernels: Sequence[str], manifest: Manifest, name: str, weights_file: bool) -> str:
     """The source file of a library, which includes the runtime."""
     lines = [
         "/* Made by Tilewright. */",
@@ -96,7 +116,8 @@ def write_source(kernels: Sequence[str], name: str, weights_file: bool) -> str:
         '#include "runtime.c"',
         f'#include "{name}.h"',
         "",
-        *(f"#define {name}_{macro} {name.upper()}_{macro}" for macro in _MACROS),
+        # A name in capitals has the names of the macros already.
+        *(f"#define {name}_{macro} {name.upper()}_{macro}" for macro in _MACROS if name != name.upper()),
         "",
         "#define INCLUDE_BYTES(symbol, file) \\",
         '  __asm__(".section .rodata\\n.balign 64\\n" symbol ":\\n.incbin \\"" file "\\"\\n.byte 0\\n.previous\\n")',
@@ -108,6 +129,7 @@ def write_source(kernels: Sequence[str], name: str, weights_file: bool) -> str:
         'extern const char tilewright_image[] __attribute__((visibility("hidden")));',
         "#define IMAGE tilewright_image",
         "#define KERNELS kernels",
+        *_list_paddings(manifest),
     ]
     if weights_file:
         lines.append(f'#define WEIGHTS_FILE "{name}.weights"')

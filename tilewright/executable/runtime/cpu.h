@@ -83,6 +83,30 @@ EXPORT int tilewright_cpu_has(const char *name) {
   }
   return -1;
 }
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+
+typedef struct {
+  const char *name;
+  int word, bit; /* in the word AT_HWCAP (0) or AT_HWCAP2 (1) of the system's auxiliary vector */
+} Feature;
+
+/* The extensions that LLVM may use by itself; features.py has the same names. The bits are the kernel's interface. */
+static const Feature features[] = {
+    {"fp-armv8", 0, 0}, {"neon", 0, 1},      {"lse", 0, 8},      {"fullfp16", 0, 10}, {"rdm", 0, 12},
+    {"jsconv", 0, 13},  {"complxnum", 0, 14}, {"rcpc", 0, 15},    {"sha3", 0, 17},     {"dotprod", 0, 20},
+    {"sve", 0, 22},     {"fp16fml", 0, 23},  {"lse2", 0, 25},    {"rcpc-immo", 0, 26}, {"flagm", 0, 27},
+    {"sve2", 1, 1},     {"altnzcv", 1, 7},   {"fptoint", 1, 8},  {"f32mm", 1, 10},    {"f64mm", 1, 11},
+    {"i8mm", 1, 13},    {"bf16", 1, 14},     {"sme", 1, 23},     {"cssc", 1, 34},     {"sve2p1", 1, 36},
+    {"sme2", 1, 37},    {"mops", 1, 43},     {"hbc", 1, 44},
+};
+
+/* Returns 1: the processor and the system support the extension; 0: they do not; -1: the name is not known. */
+EXPORT int tilewright_cpu_has(const char *name) {
+  for (size_t i = 0; i < sizeof features / sizeof *features; ++i)
+    if (!strcmp(name, features[i].name)) return getauxval(features[i].word ? AT_HWCAP2 : AT_HWCAP) >> features[i].bit & 1;
+  return -1;
+}
 #else
 EXPORT int tilewright_cpu_has(const char *name) {
   (void)name;

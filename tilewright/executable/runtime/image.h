@@ -49,6 +49,16 @@ typedef struct {
   uint32_t unused;
 } ImageCall;
 
+/* How smaller inputs may be padded to a bucket. These tables are not in the image: only a C library has them. */
+typedef struct {
+  uint32_t bucket;
+  uint32_t axis, inputs, outputs; /* the first of its axes; how many of inputs, and then of outputs, there are */
+} ImagePadding;
+
+typedef struct {
+  uint32_t number, axis; /* of an input or output, and the axis along which it is padded or cut */
+} PaddedAxis;
+
 /* What precedes the weights in a file of their own. */
 typedef struct {
   char magic[8]; /* WEIGHTS_MAGIC */

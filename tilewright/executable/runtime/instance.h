@@ -58,7 +58,7 @@ typedef struct {
   void *mapping;   /* the file of weights; NULL: there is none */
   size_t mapped;
   Team *team; /* NULL: loops run on the shared pool, and the caller runs one call at a time */
-  int32_t *cores;
+  pid_t process; /* that made the instance, with its threads */
   pthread_mutex_t lock;
   void **addresses; /* of the caller's tensors in a run */
   Bound bound[];    /* one for each bucket */
@@ -141,7 +141,15 @@ static int bind_bucket(Instance *self, const Kernel *kernels, uint32_t number) {
 
 static void close_instance(Instance *self) {
   if (!self) return;
-  if (self->team) end_team(self->team);
+#if defined(TILEWRIGHT_LIBRARY)
+  /* The child of a fork has none of the threads, and would wait for them forever. */
+  if (self->team && self->process != getpid()) {
+    free_team(self->team);
+    for (unsigned i = 0; i < SHELVES; ++i) give_shelf(&self->scratch.shelves[i]);
+  } else if (self->team) {
+    end_team(self->team);
+  }
+#endif
   for (uint32_t i = 0; i < self->image->buckets; ++i) {
     free(self->bound[i].tensors);
     free(self->bound[i].arguments);
@@ -151,7 +159,6 @@ static void close_instance(Instance *self) {
   trim_in(&self->scratch);
   free(self->addresses);
   free(self->own_arena);
-  free(self->cores);
 #if defined(TILEWRIGHT_LIBRARY)
   if (self->mapping) munmap(self->mapping, self->mapped);
 #endif
@@ -264,9 +271,9 @@ static int run_bound(Instance *self, uint32_t bucket, const void *const *inputs,
   return succeed(error);
 }
 
-/* Compute the network once on the caller's memory. Memory at a multiple of `image->vector` is used where it is. */
-static int run_instance(Instance *self, size_t bucket, const void *const *inputs, size_t input_count, void *const *outputs,
-                        size_t output_count, Error *error) {
+/* Check the arguments of a run. */
+static int check_run(const Instance *self, size_t bucket, const void *const *inputs, size_t input_count, void *const *outputs,
+                     size_t output_count, Error *error) {
   if (!self) return fail(error, STATUS_BAD_ARGUMENT, "a run needs a network, but the pointer is NULL");
   const Image *image = self->image;
   if (bucket >= image->buckets)
@@ -277,14 +284,34 @@ static int run_instance(Instance *self, size_t bucket, const void *const *inputs
                 image->inputs, image->outputs, (unsigned long long)input_count, (unsigned long long)output_count);
   if ((!inputs && input_count) || (!outputs && output_count))
     return fail(error, STATUS_BAD_ARGUMENT, "the list of %s is NULL", !inputs && input_count ? "inputs" : "outputs");
+  return STATUS_OK;
+}
+
+/* What the calling thread used before it runs an instance that has threads of its own. */
+typedef struct {
+  Team *team;
+  Scratch *scratch;
+  unsigned shelf;
+} Use;
+
+static Use begin_use(Instance *self) {
+  Use before = {own_team, own_scratch, own_shelf};
+  own_team = self->team, own_scratch = &self->scratch, own_shelf = 1;
+  return before;
+}
+
+static void end_use(Use before) { own_team = before.team, own_scratch = before.scratch, own_shelf = before.shelf; }
+
+/* Compute the network once on the caller's memory. Memory at a multiple of `image->vector` is used where it is. */
+static int run_instance(Instance *self, size_t bucket, const void *const *inputs, size_t input_count, void *const *outputs,
+                        size_t output_count, Error *error) {
+  int wrong = check_run(self, bucket, inputs, input_count, outputs, output_count, error);
+  if (wrong) return wrong;
   if (!self->team) return run_bound(self, (uint32_t)bucket, inputs, outputs, error);
   pthread_mutex_lock(&self->lock);
-  Team *team = own_team;
-  Scratch *scratch = own_scratch;
-  unsigned shelf = own_shelf;
-  own_team = self->team, own_scratch = &self->scratch, own_shelf = 1;
+  Use use = begin_use(self);
   int status = run_bound(self, (uint32_t)bucket, inputs, outputs, error);
-  own_team = team, own_scratch = scratch, own_shelf = shelf;
+  end_use(use);
   pthread_mutex_unlock(&self->lock);
   return status;
 }

@@ -17,17 +17,28 @@ from functools import lru_cache
 from pathlib import Path
 
 from tilewright.errors import CompilerError, ResourceError
+from tilewright.executable.runtime.cross import find_cross_compiler
 from tilewright.scratch import check_space, explained
 
-__all__ = ["bind", "compile_runtime", "find_compiler", "link", "link_library", "use_for_kernels", "write_runtime"]
+__all__ = [
+    "bind",
+    "compile_runtime",
+    "find_compiler",
+    "find_compiler_of",
+    "link",
+    "link_library",
+    "use_for_kernels",
+    "write_runtime",
+]
 
 #: The runtime's main source file.
 SOURCE = Path(__file__).with_name("runtime.c")
 #: All files that the runtime is compiled from.
 _HEADERS = ("cpu.h", "image.h", "instance.h", "pool.h", "scratch.h", "shared_pool.h")
 _SOURCES = (SOURCE, *(SOURCE.with_name(name) for name in _HEADERS))
-#: Seconds within which the runtime must be compiled, or a library linked.
-_MOST_SECONDS = 120
+#: Seconds within which the runtime must be compiled, or a library linked. At its first use for a platform, zig also
+#: compiles parts of the C library, which takes 5 s of a core.
+_MOST_SECONDS = 300
 _FLAGS = ("-x", "c", "-std=c11", "-O2", "-fPIC", "-pthread")
 
 
@@ -46,30 +57,48 @@ def find_compiler() -> str:
     )
 
 
-def compile_runtime(out: Path, *, shared: bool = False) -> None:
+def find_compiler_of(triple: str) -> tuple[str, ...]:
+    """The command of the C compiler for a platform.
+
+    Args:
+        triple: LLVM's name of the platform; empty: this one.
+
+    Raises:
+        CompilerError: there is no compiler.
+    """
+    return find_cross_compiler(triple) if triple else (find_compiler(),)
+
+
+def compile_runtime(out: Path, *, shared: bool = False, triple: str = "") -> None:
     """Compile the runtime.
 
     Args:
         out: the file to write.
         shared: whether it is a shared library; otherwise it is an object file.
+        triple: as of :func:`find_compiler_of`.
 
     Raises:
         CompilerError: there is no compiler, or it fails.
         ResourceError: a disk is full.
     """
     mode = "-shared" if shared else "-c"
-    _compile([find_compiler(), *_FLAGS, mode, str(SOURCE), "-o", str(out)], out, "the runtime cannot be compiled")
+    command = [*find_compiler_of(triple), *_FLAGS, mode, str(SOURCE), "-o", str(out)]
+    _compile(command, out, "the runtime cannot be compiled")
 
 
-def write_runtime(out: Path) -> None:
+def write_runtime(out: Path, triple: str = "") -> None:
     """Write the object file of the runtime. This process compiles it once, which takes 0.2 s.
+
+    Args:
+        out: the file to write.
+        triple: as of :func:`find_compiler_of`.
 
     Raises:
         CompilerError: there is no compiler, or it fails.
         ResourceError: a disk is full.
         OutputError: the file cannot be written.
     """
-    content = _compile_object(find_compiler())
+    content = _compile_object(find_compiler_of(triple), triple)
     try:
         out.write_bytes(content)
     except OSError as exc:
@@ -77,15 +106,15 @@ def write_runtime(out: Path) -> None:
 
 
 @lru_cache(maxsize=4)
-def _compile_object(compiler: str) -> bytes:
+def _compile_object(compiler: tuple[str, ...], triple: str) -> bytes:
     """The content of the runtime's object file, as ``compiler`` makes it."""
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         path = Path(folder, "runtime.o")
-        compile_runtime(path)
+        compile_runtime(path, triple=triple)
         return path.read_bytes()
 
 
-def link(objects: Sequence[Path], out: Path, *, repeated: bool = False) -> None:
+def link(objects: Sequence[Path], out: Path, *, repeated: bool = False, triple: str = "") -> None:
     """Link the object files of kernels and of the runtime into the shared library ``out``.
 
     Functions of the library find each other before functions of the same name in other libraries.
@@ -93,20 +122,23 @@ def link(objects: Sequence[Path], out: Path, *, repeated: bool = False) -> None:
     Args:
         objects: the object files.
         out: the file to write.
-        repeated: whether several may hold the same function, of which one is taken.
+        repeated: whether several may hold the same function, of which one is taken; only for this platform.
+        triple: as of :func:`find_compiler_of`.
 
     Raises:
         CompilerError: there is no compiler, or it fails.
         ResourceError: a disk is full.
     """
-    flags = ("-shared", "-fPIC", "-pthread", "-Wl,-Bsymbolic")
-    repeating = ("-Wl,--allow-multiple-definition",) if repeated else ()
-    _compile(
-        [find_compiler(), *flags, *repeating, *map(str, objects), "-o", str(out)], out, "the kernels cannot be linked"
-    )
+    # Without -O2, zig would compile its parts of the C library a second time.
+    flags = ("-shared", "-fPIC", "-O2", "-pthread", "-Wl,-Bsymbolic")
+    repeating = ("-Wl,--allow-multiple-definition",) if repeated and not triple else ()  # zig's linker has no such flag
+    command = [*find_compiler_of(triple), *flags, *repeating, *map(str, objects), "-o", str(out)]
+    _compile(command, out, "the kernels cannot be linked")
 
 
-def link_library(source: Path, objects: Sequence[Path], out: Path, exports: Path, flags: Sequence[str] = ()) -> None:
+def link_library(
+    source: Path, objects: Sequence[Path], out: Path, exports: Path, flags: Sequence[str] = (), triple: str = ""
+) -> None:
     """Compile a C library: its source file, which includes the runtime, with the objects of kernels.
 
     Args:
@@ -115,17 +147,18 @@ def link_library(source: Path, objects: Sequence[Path], out: Path, exports: Path
         out: the file to write.
         exports: the linker's version script, which lists the functions that others may call.
         flags: further flags of the compiler.
+        triple: as of :func:`find_compiler_of`.
 
     Raises:
         CompilerError: there is no compiler, or it fails.
         ResourceError: a disk is full.
     """
     linker = (
-        *("-Bsymbolic", "-z,noexecstack", "-z,defs", "--allow-multiple-definition"),
+        *("-Bsymbolic", "-z,noexecstack", "-z,defs", *(() if triple else ("--allow-multiple-definition",))),
         *(f"-soname,{out.name}", f"--version-script={exports}"),
     )
     places = (f"-I{source.parent}", f"-I{SOURCE.parent}")
-    command = [find_compiler(), *_FLAGS, "-fvisibility=hidden", "-shared", *places, str(source), "-x", "none"]
+    command = [*find_compiler_of(triple), *_FLAGS, "-fvisibility=hidden", "-shared", *places, str(source), "-x", "none"]
     command += [*map(str, objects), *(f"-Wl,{option}" for option in linker), *flags, "-o", str(out), "-ldl"]
     _compile(command, out, f"{out.name} cannot be compiled", source.parent)
 
@@ -139,6 +172,7 @@ def _compile(command: list[str], out: Path, failure: str, folder: Path | None = 
         failure: what failed, as the beginning of the message.
         folder: in which it runs; None: this process's.
     """
+    compiler = "zig" if "ziglang" in command[:3] else command[0]
     try:
         subprocess.run(
             command,
@@ -152,7 +186,7 @@ def _compile(command: list[str], out: Path, failure: str, folder: Path | None = 
         )
     except subprocess.TimeoutExpired as exc:
         raise CompilerError(
-            f"{failure}: {command[0]} takes longer than {_MOST_SECONDS} s; set CC to another compiler"
+            f"{failure}: {compiler} takes longer than {_MOST_SECONDS} s; set CC to another compiler"
         ) from exc
     except subprocess.CalledProcessError as exc:
         # The compiler does not always say that a disk is full: it may only fail to read a file that was cut off.
@@ -162,14 +196,15 @@ def _compile(command: list[str], out: Path, failure: str, folder: Path | None = 
         lines = [line.strip() for line in exc.stderr.splitlines() if line.strip()]
         if any("No space left" in line for line in lines):
             raise explained(OSError(errno.ENOSPC, "No space left on device"), failure, out.parent) from exc
-        said = next((line for line in lines if "error" in line.lower()), lines[0] if lines else f"it ended with {exc}")
+        said = next(
+            (line for line in lines if "error" in line.lower()),
+            lines[0] if lines else f"its status is {exc.returncode}",
+        )
         raise CompilerError(
-            f"{failure} by {command[0]}: {said[:200]}; check that it works, or set CC to another compiler"
+            f"{failure} by {compiler}: {said[:200]}; check that it works, or set CC to another compiler"
         ) from exc
     except OSError as exc:
-        raise CompilerError(
-            f"{failure}: {command[0]} cannot be run: {exc.strerror}; set CC to another compiler"
-        ) from exc
+        raise CompilerError(f"{failure}: {compiler} cannot be run: {exc.strerror}; set CC to another compiler") from exc
 
 
 def bind(library: ctypes.CDLL) -> ctypes.CDLL:

@@ -57,9 +57,8 @@ typedef struct Team {
   /* The first core if the team uses all cores, and its workers keep to the others; otherwise -1. */
   atomic_int home;
   /* Of an instance's own team; teams of the shared pool have none of these. */
-  Scratch *scratch;    /* where the workers' kernels find scratch memory */
-  int anywhere;        /* whether the workers may run on any core */
-  const int32_t *cores; /* the core of each thread; the caller's comes first and is not used. NULL: as `home` says */
+  Scratch *scratch; /* where the workers' kernels find scratch memory */
+  int anywhere;     /* whether the workers choose no core: they may run on any, or create() names their cores */
   _Alignas(CACHE_LINE) atomic_uint_fast64_t epoch; /* counts loops */
   _Alignas(CACHE_LINE) atomic_uint_fast64_t open;  /* the epoch whose loop may be joined, or 0 */
   _Alignas(CACHE_LINE) atomic_int inside;          /* how many workers look at the loop */
@@ -142,10 +141,6 @@ static int bind_to(int cpu) {
 static void keep_to_core(Team *team, int self) {
 #if defined(__linux__)
   if (team->anywhere) return;
-  if (team->cores) {
-    bind_to(team->cores[self]);
-    return;
-  }
   cpu_set_t allowed;
   if (sched_getaffinity(0, sizeof allowed, &allowed) || CPU_COUNT(&allowed) != team->size) return;
   int seen = -1, first = -1;
@@ -203,9 +198,21 @@ static void *worker(void *argument) {
   }
 }
 
-/* Make the threads of a team. The caller holds its `launch`. */
-static void start_team(Team *team) {
-  team->started = 1;
+#if !defined(_WIN32)
+/* Leave the process's signals to its own threads: the threads that this one makes from now on inherit the mask. A worker that
+ * ran a handler would delay a loop, and take signals from threads that wait for them. Signals of a thread's own faults and
+ * of profilers stay open. */
+static void block_signals(sigset_t *before) {
+  static const int open[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF};
+  sigset_t blocked;
+  sigfillset(&blocked);
+  for (size_t i = 0; i < sizeof open / sizeof *open; ++i) sigdelset(&blocked, open[i]);
+  pthread_sigmask(SIG_BLOCK, &blocked, before);
+}
+#endif
+
+/* Make the threads of a team, as far as the system gives them. */
+static void make_threads(Team *team) {
   for (team->threads = 1; team->threads < team->size; ++team->threads) {
     Worker *given = malloc(sizeof *given);
     if (!given) return;
@@ -216,6 +223,19 @@ static void start_team(Team *team) {
       return;
     }
   }
+}
+
+/* Make the threads of a team. The caller holds its `launch`. */
+static void start_team(Team *team) {
+  team->started = 1;
+#if !defined(_WIN32)
+  sigset_t before;
+  block_signals(&before);
+#endif
+  make_threads(team);
+#if !defined(_WIN32)
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+#endif
 }
 
 static void free_team(Team *team) {

@@ -20,6 +20,7 @@ from tilewright.frontend.onnx.converting.operands import (
 )
 from tilewright.frontend.onnx.importer import Operands, converter
 from tilewright.frontend.onnx.rewriting.pooling import pad_same
+from tilewright.frontend.transposed import Axis, emit_transposed
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -232,27 +233,38 @@ def _transposed_conv(given: Operands) -> Sequence[relax.Expr]:
     if rank not in (1, 2, 3):
         raise NotImplementedError(f"an image has 1 to 3 dimensions, but this one has {rank}")
     whole = _Whole.of(given, shape_of(data)[2:], shape_of(weight)[2:], shape[2:])
-    function = (relax.op.nn.conv1d_transpose, relax.op.nn.conv2d_transpose, relax.op.nn.conv3d_transpose)[rank - 1]
-    axes = "DHW"[3 - rank :]
+    groups = int(given.attributes.get("group", 1))
+    if rank < 3 and dtype_of(data) == "float32":
+        result = emit_transposed(given, data, weight, whole.axes, groups)
+    else:
+        result = _scatter(given, data, weight, whole, groups)
+    if has(given, 2):
+        bias = given.emit(relax.op.reshape(operand(given, 2), (1, -1, *[1] * rank)))
+        result = given.emit(relax.op.add(result, bias))
+    return [result]
+
+
+def _scatter(given: Operands, data: relax.Expr, weight: relax.Expr, whole: _Whole, groups: int) -> relax.Expr:
+    """The result by TVM's operator, which serves volumes and all dtypes."""
+    from tvm import relax
+
+    rank = len(whole.strides)
+    functions = {1: relax.op.nn.conv1d_transpose, 2: relax.op.nn.conv2d_transpose, 3: relax.op.nn.conv3d_transpose}
+    letters = "DHW"[3 - rank :]
     result = given.emit(
-        function(
+        functions[rank](
             data,
             weight,
             strides=list(whole.strides),
             padding=[*whole.before, *whole.after],
             output_padding=[0] * rank,
             dilation=list(whole.dilations),
-            groups=int(given.attributes.get("group", 1)),
-            data_layout=f"NC{axes}",
-            kernel_layout=f"IO{axes}",
+            groups=groups,
+            data_layout=f"NC{letters}",
+            kernel_layout=f"IO{letters}",
         )
     )
-    if any(whole.missing):
-        result = emit(given, lambda x: _extend(x, whole.missing), [result], "pad")
-    if has(given, 2):
-        bias = given.emit(relax.op.reshape(operand(given, 2), (1, -1, *[1] * rank)))
-        result = given.emit(relax.op.add(result, bias))
-    return [result]
+    return emit(given, lambda x: _extend(x, whole.missing), [result], "pad") if any(whole.missing) else result
 
 
 def _extend(x: Tensor, missing: Sequence[int]) -> Tensor:
@@ -266,6 +278,7 @@ class _Whole:
     """How a transposed convolution is cut to its result. All tuples have one entry for each axis of the image.
 
     Attributes:
+        axes: of its pixels.
         strides: the distance between the windows of two pixels.
         dilations: the distance between two taps.
         before: the elements that are cut off at the beginning.
@@ -273,6 +286,7 @@ class _Whole:
         missing: the zeros that are added at the end, beyond all windows.
     """
 
+    axes: tuple[Axis, ...]
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
     before: tuple[int, ...]
@@ -301,7 +315,9 @@ class _Whole:
         elif how == "VALID":
             begins = [0] * len(out)
         rest = [size - begin - o for size, begin, o in zip(whole, begins, out, strict=True)]
+        axes = map(Axis, out, image, kernel, strides, begins, dilations)
         return cls(
+            tuple(axes),
             tuple(strides),
             tuple(dilations),
             tuple(begins),

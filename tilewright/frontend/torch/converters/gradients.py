@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tilewright.frontend.torch.converters.operands import Operands, Results, converter
 from tilewright.frontend.torch.graph import shape_of
+from tilewright.frontend.transposed import Axis, emit_transposed
 from tilewright.ops.elementwise.elementary import gelu_slope
 from tilewright.ops.elementwise.expression import apply_formula
 from tilewright.ops.elementwise.gradients import ActivationGradient, activation_gradient
-from tilewright.ops.elementwise.phases import Phases, plain_interleave
 from tilewright.ops.pixel_sums import (
     NORM_SUMS,
     Statistics,
@@ -26,39 +24,6 @@ if TYPE_CHECKING:
     from tvm import relax, tirx
 
 __all__: list[str] = []
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """One dimension of the pixels of a convolution.
-
-    Attributes:
-        size: the pixels of the data.
-        outputs: the pixels of the result.
-        kernel, stride, padding, dilation: of the convolution.
-    """
-
-    size: int
-    outputs: int
-    kernel: int
-    stride: int
-    padding: int
-    dilation: int
-
-    @property
-    def step(self) -> int:
-        """The distance between taps of the kernel that meet pixels of one phase."""
-        return self.stride // math.gcd(self.stride, self.dilation)
-
-    @property
-    def spread(self) -> int:
-        """The distance between the pixels of the result that neighbours among these taps belong to."""
-        return self.dilation // math.gcd(self.stride, self.dilation)
-
-    def first_tap(self, phase: int) -> int | None:
-        """The first tap of the kernel that meets the pixels of a phase; None if no tap does."""
-        taps = range(min(self.step, self.kernel))
-        return next((k for k in taps if (phase + self.padding - k * self.dilation) % self.stride == 0), None)
 
 
 @converter("convolution_backward.default")
@@ -85,10 +50,10 @@ def _mask(o: Operands) -> tuple[bool, ...]:
     return tuple(bool(wanted) and o.reads(place) for place, wanted in enumerate(mask))
 
 
-def _axes(o: Operands) -> list[_Axis]:
+def _axes(o: Operands) -> tuple[Axis, ...]:
     given = [o.integers(name, 2) for name in ("stride", "padding", "dilation")]
     shapes = [o.shape(name)[2:] for name in ("input", "grad_output", "weight")]
-    return [_Axis(*numbers) for numbers in zip(*shapes, *given, strict=True)]
+    return tuple(Axis(*numbers) for numbers in zip(*shapes, *given, strict=True))
 
 
 def _weight_gradient(o: Operands) -> relax.Expr:
@@ -130,94 +95,8 @@ def _turned_data_gradient(o: Operands) -> relax.Expr:
 
 
 def _data_gradient(o: Operands) -> relax.Expr:
-    """The gradient of the data: a convolution of the output's gradient for each phase of the stride.
-
-    With strides of 1 there is one phase: a convolution with flipped weights, whose channels changed their places.
-    """
-    from tvm import relax
-
-    weight = _turn_channels(o)
-    rows, cols = _axes(o)
-    found = {
-        (a, b): _phase(o, weight, a, b)
-        for a in range(rows.stride)
-        for b in range(cols.stride)
-        if rows.first_tap(a) is not None and cols.first_tap(b) is not None
-    }
-    if rows.stride == cols.stride == 1:
-        return found[0, 0]
-    n, channels, height, width = o.shape("input")
-    if not found:
-        return o.emit(relax.op.zeros((n, channels, height, width), o.dtype("input")))
-    phases = Phases((n, channels, height, width), (rows.stride, cols.stride), tuple(found))
-    function = o.builder.add_func(plain_interleave(phases), "phases")
-    kind = relax.TensorType(phases.shape, o.dtype("input"))
-    return o.emit(relax.call_tir(function, list(found.values()), kind))
-
-
-def _turn_channels(o: Operands) -> relax.Expr:
-    """The weights ``(O, C/groups, kh, kw)`` as ``(C, O/groups, kh, kw)``, flipped."""
-    from tvm import relax
-
-    weight, groups = o.expr("weight"), o.integer("groups")
-    out, depth, kh, kw = o.shape("weight")
-    if groups == 1:
-        weight = o.emit(relax.op.permute_dims(weight, [1, 0, 2, 3]))
-    else:
-        parts = o.reshape(weight, (groups, out // groups, depth, kh, kw))
-        turned = o.emit(relax.op.permute_dims(parts, [0, 2, 1, 3, 4]))
-        weight = o.reshape(turned, (groups * depth, out // groups, kh, kw))
-    return weight
-
-
-def _phase(o: Operands, weight: relax.Expr, row: int, col: int) -> relax.Expr:
-    """The gradients of every ``stride``-th pixel from ``(row, col)`` on.
-
-    y[i] = sum over k of x[s i + k d - p] w[k]  -->  dx[s q + a] = sum over t of dy[q + u - e t] w[m t + r],
-    where m = s / gcd(s, d), e = d / gcd(s, d), r is the first tap that meets pixel a, and u = (a + p - r d) / s.
-    """
-    from tvm import relax
-
-    axes = _axes(o)
-    kernels, pads = [], []
-    for place, (axis, phase) in enumerate(zip(axes, (row, col), strict=True), 2):
-        begin, step = axis.first_tap(phase), axis.step
-        assert begin is not None
-        taps = -(-(axis.kernel - begin) // step)
-        first = axis.spread * (taps - 1) - (phase + axis.padding - begin * axis.dilation) // axis.stride
-        pads.append((first, -(-axis.size // axis.stride) - axis.outputs - first + axis.spread * (taps - 1)))
-        kernels.append(taps)
-        if axis.stride > 1:
-            end = begin + step * (taps - 1) + 1
-            weight = o.emit(relax.op.strided_slice(weight, [place], [begin], [end], [step], assume_inbound=True))
-        weight = o.emit(relax.op.flip(weight, place))
-    gradient, padding = _crop(o, pads)
-    return o.emit(
-        relax.op.nn.conv2d(
-            gradient,
-            weight,
-            strides=[1, 1],
-            padding=padding,
-            dilation=[axis.spread for axis in axes],
-            groups=o.integer("groups"),
-            data_layout="NCHW",
-            kernel_layout="OIHW",
-        )
-    )
-
-
-def _crop(o: Operands, pads: list[tuple[int, int]]) -> tuple[relax.Expr, list[int]]:
-    """The gradient of the output without the pixels that negative paddings leave out, and the other paddings."""
-    from tvm import relax
-
-    gradient = o.expr("grad_output")
-    shape = o.shape("grad_output")
-    cut = [(place, max(0, -a), shape[place] - max(0, -b)) for place, (a, b) in enumerate(pads, 2) if a < 0 or b < 0]
-    if cut:
-        axes, begins, ends = zip(*cut, strict=True)
-        gradient = o.emit(relax.op.strided_slice(gradient, axes, begins, ends, assume_inbound=True))
-    (top, bottom), (left, right) = ((max(0, a), max(0, b)) for a, b in pads)
-    return gradient, [top, left, bottom, right]
+    """The gradient of the data: the transposed convolution of the output's gradient."""
+    return emit_transposed(o, o.expr("grad_output"), o.expr("weight"), _axes(o), o.integer("groups"))
 
 
 @converter("tilewright.channel_statistics.default")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tilewright.frontend.torch.converters.operands import Operands, Results, converter
+from tilewright.frontend.transposed import Axis, emit_transposed
 from tilewright.ops.rows import ROW_MOMENTS, row_moments
 
 if TYPE_CHECKING:
@@ -76,17 +77,21 @@ def _convolution(o: Operands) -> relax.Expr:
         "groups": o.integer("groups"),
         "data_layout": f"NC{letters}",
     }
-    if o.given("transposed"):
+    if o.given("transposed") and rank < 3 and o.dtype(0) == "float32":
+        given = (o.integers(name, rank) for name in ("stride", "padding", "dilation"))
+        extents = (o.out_shape[2:], o.shape(0)[2:], o.shape(1)[2:], *given)
+        result = emit_transposed(o, o.expr(0), o.expr(1), tuple(map(Axis, *extents)), o.integer("groups"))
+    elif o.given("transposed"):
         function = getattr(relax.op.nn, f"conv{rank}d_transpose")
         more = o.integers("output_padding", rank)
-        result = function(o.expr(0), o.expr(1), **common, output_padding=more, kernel_layout=f"IO{letters}")
+        result = o.emit(function(o.expr(0), o.expr(1), **common, output_padding=more, kernel_layout=f"IO{letters}"))
     else:
         function = getattr(relax.op.nn, f"conv{rank}d")
-        result = function(o.expr(0), o.expr(1), **common, kernel_layout=f"OI{letters}")
+        result = o.emit(function(o.expr(0), o.expr(1), **common, kernel_layout=f"OI{letters}"))
     bias = o.optional("bias")
     if bias is not None:
         bias = o.reshape(bias, [1, o.out_shape[1], *[1] * rank])
-    return _add_bias(o, o.emit(result), bias)
+    return _add_bias(o, result, bias)
 
 
 @converter("native_layer_norm.default")

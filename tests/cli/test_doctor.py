@@ -1,0 +1,39 @@
+"""``tilewright doctor``: what is there, and what is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from tests.cli.test_bad_input import tilewright
+
+
+def test_a_machine_that_can_tune(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    done = tilewright("doctor", "--json", report, XDG_DATA_HOME=str(tmp_path / "data"), TVM_NUM_THREADS="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("ready to tune\n")
+    said = json.loads(report.read_text())
+    assert said["able"]
+    found = {finding["what"]: finding for finding in said["findings"]}
+    assert {"processor", "vectors", "caches", "memory", "C compiler", "onnxruntime", "torch"} <= set(found)
+    assert found["threads"]["found"] == f"1 of {os.cpu_count()} processors"
+    assert found["records"]["found"].endswith("none yet")
+    assert not (tmp_path / "data/tilewright/records.db").exists()
+
+
+def test_what_stops_tuning_is_said_with_its_remedy(tmp_path: Path) -> None:
+    records = tmp_path / "records.db"
+    records.write_text("no records")
+    done = tilewright("doctor", "--records", records, PATH=str(tmp_path), CC="")
+    assert done.returncode == 2
+    assert done.stdout.endswith("2 of these stop tuning (!)\n")
+    assert "apt-get install gcc" in done.stdout
+    assert str(records) in done.stdout
+
+
+def test_the_version() -> None:
+    done = tilewright("--version")
+    assert done.returncode == 0
+    assert done.stdout.startswith("tilewright ")
