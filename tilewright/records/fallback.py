@@ -12,7 +12,9 @@ from typing import TypeVar
 from tilewright.errors import RecordsError
 from tilewright.measure.outcome import Measurement
 from tilewright.records import open_or_read, open_store
+from tilewright.records.address import is_url
 from tilewright.records.codec import normalise
+from tilewright.records.journal import Journal, find_journals
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query, Store
 from tilewright.task import Task
@@ -40,6 +42,7 @@ class FallbackStore:
         tell: is called with each new note.
         reopen: opens the other store for writing, if ``store`` can only be read.
         clock: gives seconds.
+        journal: where measurements are written down that are only in memory, should this process be killed.
 
     Attributes:
         notes: what went wrong and what followed, for people.
@@ -52,9 +55,11 @@ class FallbackStore:
         *,
         reopen: Callable[[], Store] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        journal: Journal | None = None,
     ) -> None:
         self.notes: list[str] = []
         self._store, self._tell, self._reopen, self._clock = store, tell, reopen, clock
+        self._journal, self._written = journal, 0
         self._measurements: list[Measurement] = []
         self._tasks: dict[str, Task] = {}
         self._next = clock()
@@ -77,6 +82,7 @@ class FallbackStore:
         self._check_open()
         self._measurements += [normalise(measurement) for measurement in measurements]
         self._hand_over()
+        self._write_down()
         self._late = self._late or self.kept > 0
 
     def best(self, task: str, target: str, template: str, count: int) -> list[Measurement]:
@@ -129,7 +135,12 @@ class FallbackStore:
         if self.kept == known > 0:
             return
         self._given_up = self.kept
-        if self.kept:
+        if self.kept and self._journal is not None and self._written == self.kept:
+            self._note(
+                "measurements that the records did not take are kept on this machine until the next command that "
+                f"reaches the records: {self.kept}; {self._cause}"
+            )
+        elif self.kept:
             self._note(f"{self.kept} measurements are in no records and will be forgotten: {self._cause}")
         elif self._late:
             self._note("the records have all measurements after all")
@@ -141,6 +152,8 @@ class FallbackStore:
             self.settle()
             self._closed = True
             self._measurements.clear()
+            if self._journal is not None:
+                self._journal.close()
             self._store.close()
 
     def __enter__(self) -> FallbackStore:
@@ -167,9 +180,34 @@ class FallbackStore:
             if self._measurements:
                 self._store.add(self._measurements)
                 self._measurements = []
+            if self._journal is not None and self._written:
+                self._journal.clear()
+                self._written = 0
         except RecordsError as error:
             self._next = self._clock() + max(_LEAST_PAUSE, _PAUSE * (self._clock() - began))
             self._note_trouble(error)
+
+    def _recover(self, journal: Journal) -> None:
+        """Hand over what commands that were killed have written down."""
+        try:
+            count = journal.hand_over(self._store)
+        except RecordsError as error:
+            self._note_trouble(error)
+        else:
+            if count:
+                self._note(f"measurements that the records did not take from earlier commands are in them now: {count}")
+
+    def _write_down(self) -> None:
+        """Write down what is only in memory, and was not written down before."""
+        new = self._measurements[self._written :]
+        if self._journal is None or not new:
+            return
+        try:
+            self._journal.keep(list(self._tasks.values()), new)
+            self._written = self.kept
+        except RecordsError as error:
+            self._journal = None
+            self._note(f"{error}; until then a killed command loses what the records have not taken")
 
     def _read(self, read: Callable[[], list[Result]]) -> list[Result]:
         try:
@@ -210,8 +248,13 @@ def open_for_tuning(where: str | Path, tell: Callable[[str], None] | None = None
         MissingExtraError: a URL needs the extra ``postgresql``.
     """
     opened, problem = open_or_read(where)
+    folder = find_journals() if is_url(where) else None
+    journal = Journal(folder, str(where)) if folder is not None else None
     if problem is None:
-        return FallbackStore(opened, tell)
-    store = FallbackStore(opened, tell, reopen=lambda: open_store(where))
+        store = FallbackStore(opened, tell, journal=journal)
+        if journal is not None:
+            store._recover(journal)
+        return store
+    store = FallbackStore(opened, tell, reopen=lambda: open_store(where), journal=journal)
     store._note_trouble(problem)
     return store
