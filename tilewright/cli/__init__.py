@@ -26,7 +26,7 @@ app = typer.Typer(
     name="tilewright",
     help="Tune neural networks for the machine in front of you, within a wall-clock budget.",
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["--help", "-h"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
