@@ -110,6 +110,11 @@ def _find_parts() -> list[tuple[str, LivePart]]:
     return [(graph.kind, part) for session in sessions for graph in session.graphs for part in graph.parts]
 
 
+def _agree(planned: Sequence[str], built: Sequence[str]) -> bool:
+    """Whether kernels are those of a plan. The names of files are limited, so a kernel's may have been cut."""
+    return len(planned) == len(built) and all(a.startswith(b) for a, b in zip(planned, built, strict=True))
+
+
 def _explain(kind: str, part: LivePart, seconds: Sequence[float]) -> list[Timed]:
     """What the calls of a part are for. The part is imported again, since an executable knows no tasks."""
     from tilewright.frontend.load import load_part
@@ -123,7 +128,8 @@ def _explain(kind: str, part: LivePart, seconds: Sequence[float]) -> list[Timed]
     if algorithms:
         extraction = extraction.with_algorithms(algorithms)
     plan, kernels = extraction.plan, [name for name, _ in part.kernels]
-    if plan is None or [_stem(call.kernel) for call in plan.calls] != [_stem(_without_hash(k)) for k in kernels]:
+    stems = [_stem(_without_hash(kernel)) for kernel in kernels]
+    if plan is None or not _agree([_stem(call.kernel) for call in plan.calls], stems):
         raise MeasureError(
             f"kernels can be explained if this version of Tilewright built them, but those of {part.name} are of "
             "another one; take other records, or remove the cache beside them"
