@@ -58,6 +58,20 @@ def test_the_next_command_hands_over_what_a_killed_one_had(tmp_path: Path) -> No
     assert list((tmp_path / "pending").iterdir()) == []
 
 
+def test_a_damaged_file_keeps_no_other_from_the_server(tmp_path: Path) -> None:
+    for number in range(2):
+        killed = Journal(tmp_path, URL)
+        killed.keep([], [measured("a", number)])
+        killed.close()
+    first, _ = sorted(tmp_path.iterdir())
+    (first / "records.db").write_text("no records")
+    server = MemoryStore()
+    with pytest.raises(RecordsError, match=r"records\.db"):
+        Journal(tmp_path, URL).hand_over(server)
+    assert len(list(server.scan(EVERYTHING))) == 1
+    assert list(tmp_path.iterdir()) == [first]
+
+
 def test_what_the_server_takes_after_all_is_not_kept(tmp_path: Path) -> None:
     now = 0.0
     server = Server()
@@ -78,7 +92,7 @@ def test_without_room_for_it_tuning_goes_on(tmp_path: Path) -> None:
     store.add([measured("a", 1)])
     store.add([measured("a", 2)])
     assert store.kept == 2
-    assert "a killed command loses" in store.notes[-1]
+    assert "if this command is killed" in store.notes[-1]
     store.close()
     assert "will be forgotten" in store.notes[-1]
 

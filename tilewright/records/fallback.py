@@ -192,7 +192,7 @@ class FallbackStore:
         try:
             count = journal.hand_over(self._store)
         except RecordsError as error:
-            self._note_trouble(error)
+            self._note(f"what earlier commands kept for the records stays in files of this machine: {error}")
         else:
             if count:
                 self._note(f"measurements that the records did not take from earlier commands are in them now: {count}")
@@ -207,7 +207,7 @@ class FallbackStore:
             self._written = self.kept
         except RecordsError as error:
             self._journal = None
-            self._note(f"{error}; until then a killed command loses what the records have not taken")
+            self._note(f"{error}; if this command is killed, what the records have not taken is lost")
 
     def _read(self, read: Callable[[], list[Result]]) -> list[Result]:
         try:

@@ -87,9 +87,10 @@ class Journal:
             how many measurements are new to the server.
 
         Raises:
-            RecordsError: the server does not take them. They stay where they are.
+            RecordsError: the server does not take them, or a file is damaged. What was not taken stays where it is.
         """
         count = 0
+        failure: RecordsError | None = None
         for folder in sorted(self._base.glob(f"{self._prefix}*")):
             lock = None
             with contextlib.suppress(OSError):  # another process's, or removed meanwhile
@@ -99,8 +100,12 @@ class Journal:
             try:
                 count += _add(folder / _RECORDS, server)
                 shutil.rmtree(folder, ignore_errors=True)
+            except RecordsError as error:  # the other directories may be sound
+                failure = error
             finally:
                 os.close(lock)
+        if failure is not None:
+            raise failure
         return count
 
     def _open(self) -> Store:

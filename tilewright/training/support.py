@@ -126,7 +126,7 @@ def _is_image(node: fx.Node) -> bool:
 
 
 def _is_convolution(node: fx.Node) -> bool:
-    """Whether a convolution is of images; a transposed one is computed as a gradient."""
+    """Whether a convolution is of images; a transposed one is computed as a gradient of data is."""
     stride, _, dilation, transposed = node.args[3:7]
     return _is_image(node) and not (transposed and _skips(stride, dilation))
 

@@ -52,7 +52,6 @@ def training_decompositions() -> dict[OpOverload, Callable[..., object]]:
     table[aten.silu_backward.default] = _for_sequences(table[aten.silu_backward.default])
     table[aten._adaptive_avg_pool2d_backward.default] = _share_backward
     table[aten.avg_pool2d_backward.default] = _share_backward
-    table[aten.convolution.default] = _transposed_convolution
     table[aten.convolution_backward.default] = _transposed_convolution_backward
     table[aten.view.default] = _view
     table.update(attention_decompositions())
@@ -265,30 +264,6 @@ def _repeat(image: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     *outer, height, width = image.shape
     spread = image.reshape(*outer, height, 1, width, 1).expand(*outer, height, rows, width, columns)
     return spread.reshape(*outer, height * rows, width * columns)
-
-
-def _transposed_convolution(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *numbers: Any
-) -> torch.Tensor:
-    """A transposed convolution as the gradient of the data of a convolution with the same weights.
-
-    Args:
-        x: the data.
-        weight: of the shape ``(I, O/groups, kh, kw)``.
-        bias: of the outputs.
-        numbers: stride, padding, dilation, whether it is transposed, output padding, groups.
-    """
-    stride, padding, dilation, transposed, more, groups = numbers
-    if not transposed:
-        return NotImplemented
-    aten = _operators()
-    sizes = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, more, strict=True)
-    pixels = [(n - 1) * s - 2 * p + d * (k - 1) + m + 1 for n, k, s, p, d, m in sizes]
-    # The convolution's data have a shape, but nobody reads them.
-    data = x.new_zeros((x.size(0), weight.size(1) * groups, *pixels))
-    plain = (stride, padding, dilation, False, [0, 0], groups)
-    result = aten.convolution_backward(x, data, weight, None, *plain, [True, False, False])[0]
-    return result if bias is None else result + _column(bias, x.dim())
 
 
 def _transposed_convolution_backward(
