@@ -18,7 +18,8 @@ from tilewright.cli.text import table
 from tilewright.errors import MeasureError
 from tilewright.measure.limits import Limits, measure_limits
 from tilewright.measure.peer_process import PeerProcess
-from tilewright.target import Target, cache_sizes
+from tilewright.processor import cache_sizes
+from tilewright.target import Target
 from tilewright.tensor import Array
 from tilewright.training.live import LivePart
 

@@ -24,8 +24,9 @@ from tilewright.graph.convolution import ALGORITHMS
 from tilewright.graph.tasks import extract
 from tilewright.jsonable import to_json_object
 from tilewright.measure.pool import LocalPool
+from tilewright.processor import model_name
 from tilewright.records.memory import MemoryStore
-from tilewright.target import Target, model_name
+from tilewright.target import Target
 from tilewright.tuning.algorithms import choose_algorithms
 
 

@@ -19,9 +19,10 @@ import numpy as np  # noqa: E402
 from tilewright.cost.model import KnobTable, Programs  # noqa: E402
 from tilewright.cost.xgb import XGBoostModel  # noqa: E402
 from tilewright.ops.registry import make_space  # noqa: E402
+from tilewright.processor import model_name  # noqa: E402
 from tilewright.space.configs import knob_values, sample, size  # noqa: E402
 from tilewright.space.space import Configs, DesignSpace  # noqa: E402
-from tilewright.target import Target, model_name  # noqa: E402
+from tilewright.target import Target  # noqa: E402
 from tilewright.task import Task  # noqa: E402
 
 COUNT = 100_000

@@ -46,10 +46,11 @@ from tilewright.graph.tasks import Extraction, extract
 from tilewright.measure.compare import compare, difference, latency
 from tilewright.measure.peers import Entrant, Peer, race
 from tilewright.measure.runner import NoRunner
+from tilewright.processor import model_name
 from tilewright.records import open_store
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query, Store
-from tilewright.target import Target, model_name
+from tilewright.target import Target
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.budget_plan import in_place_seconds
 from tilewright.tuning.context import TuningContext

@@ -19,7 +19,8 @@ import numpy as np
 from tilewright.cli.boundary import write_json
 from tilewright.cli.text import table
 from tilewright.executable.executable import load_executable
-from tilewright.target import Target, model_name
+from tilewright.processor import model_name
+from tilewright.target import Target
 
 #: Runs of the network, and calls of a kernel in a row.
 RUNS, REPEATS = 40, 30

@@ -26,8 +26,8 @@ from tilewright.compiling.kernels import Kernels
 from tilewright.jsonable import to_json
 from tilewright.measure.compare import compare, latency
 from tilewright.measure.peers import Entrant, race
+from tilewright.processor import model_name
 from tilewright.records import open_store
-from tilewright.target import model_name
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.budget_plan import in_place_seconds
 from tilewright.tuning.in_place import contest

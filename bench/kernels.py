@@ -39,10 +39,11 @@ from tilewright.measure.peers import Entrant, Peer, race
 from tilewright.measure.pool import LocalPool
 from tilewright.methods.autotvm import quick
 from tilewright.ops.registry import make_space
+from tilewright.processor import model_name
 from tilewright.records import open_store
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Store
-from tilewright.target import Target, model_name
+from tilewright.target import Target
 from tilewright.task import Task
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.tuner import TaskTuner

@@ -36,7 +36,7 @@ from tilewright.errors import MeasureError, TilewrightError
 from tilewright.measure.compare import compare, difference, latency
 from tilewright.measure.peers import Entrant, Peer, race
 from tilewright.measure.process import arm, ending
-from tilewright.target import model_name
+from tilewright.processor import model_name
 from tilewright.tvm_compat import usable_cores
 
 _BOOT = "import sys; sys.path[:] = {path!r}; from bench._metaschedule import main; main({arguments})"

@@ -27,8 +27,9 @@ from tilewright.measure.pool import LocalPool
 from tilewright.measure.rule import HOPELESS_FACTOR
 from tilewright.methods.default import default, known_beforehand
 from tilewright.ops.registry import make_space
+from tilewright.processor import model_name
 from tilewright.records.memory import MemoryStore
-from tilewright.target import Target, model_name
+from tilewright.target import Target
 from tilewright.task import Task
 from tilewright.tuning.tuner import TaskTuner
 

@@ -42,13 +42,14 @@ from tilewright.measure.pool import LocalPool
 from tilewright.methods.method import Method
 from tilewright.methods.registry import make_method
 from tilewright.ops.registry import make_space
+from tilewright.processor import model_name
 from tilewright.records.memory import MemoryStore
 from tilewright.share.cluster import agglomerative_clusters
 from tilewright.share.policy import Sharing
 from tilewright.share.similarity import similarity_matrix
 from tilewright.share.transfer import map_configs
 from tilewright.space.space import Configs, DesignSpace
-from tilewright.target import Target, model_name
+from tilewright.target import Target
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.context import Scheduling, TuningContext
 from tilewright.tuning.report import NetworkReport

@@ -39,11 +39,12 @@ from tilewright.cost.dataset import TaskData, read_data_set
 from tilewright.cost.evaluate import bootstrap
 from tilewright.cost.models import make_model
 from tilewright.ops.registry import make_space
+from tilewright.processor import model_name
 from tilewright.share.similarity import Measure, ProgramLikeness, overlap
 from tilewright.share.transfer import comparable, distance, map_configs
 from tilewright.space.knob import Knob, points
 from tilewright.space.space import DesignSpace
-from tilewright.target import Target, model_name
+from tilewright.target import Target
 
 #: Configs that are lent, and measured ones by which the latency of each is estimated.
 LENT, NEAREST = 3, 4

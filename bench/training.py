@@ -58,7 +58,8 @@ from tilewright.cli.text import table
 from tilewright.measure.compare import compare, latency
 from tilewright.measure.peer_process import PeerProcess
 from tilewright.measure.peers import Entrant, Peer, race
-from tilewright.target import Target, model_name
+from tilewright.processor import model_name
+from tilewright.target import Target
 
 MODELS = "resnet18,resnet50,mobilenetv3_large_100,vit_tiny_patch16_224,encoder"
 #: The arms of PyTorch, each in the layouts that are tried.

@@ -27,7 +27,8 @@ from tilewright.cli.text import table
 from tilewright.compare import peers
 from tilewright.measure.compare import compare, latency
 from tilewright.measure.peers import Entrant, race
-from tilewright.target import Target, model_name
+from tilewright.processor import model_name
+from tilewright.target import Target
 
 ROOT = Path(__file__).parents[1]
 MODELS = "squeezenet,resnet50,shufflenet,transformer"

@@ -23,7 +23,6 @@ from tilewright.executable.export.objects import write_objects
 from tilewright.executable.manifest import FORMAT, NAME, OBJECTS, WEIGHTS, seal
 from tilewright.executable.plan import ARENA, Call, Plan, Tensor
 from tilewright.executable.runtime.cross import find_cross_compiler
-from tilewright.executable.runtime.features import find_needed_features
 from tilewright.executable.runtime.library import find_compiler_of
 from tilewright.graph.tasks import Extraction
 from tilewright.target import Target
@@ -138,7 +137,7 @@ def export_kernels(functions: Mapping[str, Any], target: Target, folder: Path) -
         "outputs": described[1],
         "plan": plan.to_json(),
         "model": None,
-        "target": {"features": find_needed_features(target.tvm), "triple": target.triple},
+        "target": {"features": target.extensions, "triple": target.triple},
     }
     (out / NAME).write_text(seal(manifest, out, [OBJECTS, WEIGHTS]))
     export_library(out, folder / "c", "net")

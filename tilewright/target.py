@@ -7,21 +7,20 @@ import json
 import platform
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from tilewright.errors import TargetError
+from tilewright.processor import AARCH64, COMMON_CACHES, X86, cache_sizes, lacks, model_name
 from tilewright.tvm_compat import keep_interrupts, light_import, set_threads, wanted_threads
 
-__all__ = ["Caches", "Target", "cache_sizes", "model_name"]
+__all__ = ["Caches", "Target"]
 
 #: Where a kernel that is timed finds what it reads.
 Caches: TypeAlias = Literal["warm", "streamed", "cold"]
 
-#: Data caches of the three levels in bytes, where they are not known. (A choice.)
-_COMMON_CACHES = (32 << 10, 512 << 10, 8 << 20)
 #: The platforms that executables are built for.
 _TRIPLE = re.compile(r"(aarch64|x86_64)-((unknown|pc|none)-)?linux-(gnu|musl)")
 #: The levels of x86-64.
@@ -48,6 +47,7 @@ class Target:
             ``streamed``, with weights from memory, as in a network whose weights do not fit the last cache; ``cold``,
             with empty caches. It is part of the key: a kernel that is fast with its data in the caches need not be fast
             without them, so records of different kinds are never taken for each other.
+        without: extensions of ``mcpu`` that this machine hides, by LLVM's names, sorted: no code uses them.
     """
 
     mcpu: str
@@ -62,6 +62,7 @@ class Target:
     tvm_version: str
     triple: str = ""
     caches: Caches = "warm"
+    without: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, text: str = "native") -> Target:
@@ -86,7 +87,9 @@ class Target:
         keep_interrupts()
         if text in _NATIVE:
             mcpu = str(tvm.target.codegen.llvm_get_system_cpu())
-            return replace(_describe(mcpu, "", cores, str(tvm.__version__)), caches=_NATIVE[text])
+            # LLVM goes by the model's number, and a virtual machine may hide some of what the model has.
+            hidden = tuple(lacks(_find_extensions(_tvm_target(mcpu, ""))))
+            return replace(_describe(mcpu, "", cores, str(tvm.__version__), hidden), caches=_NATIVE[text])
         kind, _, rest = (f"llvm:{text}" if _LEVEL.fullmatch(text) else text).partition(":")
         mcpu, _, triple = rest.partition(":")
         if kind != "llvm" or not mcpu:
@@ -119,6 +122,7 @@ class Target:
         text = json.dumps(
             [self.mcpu, self.cores, self.machine, self.features, self.l1, self.l2, self.l3, self.tvm_version]
             + ([self.triple] if self.triple else [])
+            + ([self.without] if self.without else [])
         )
         suffix = "" if self.caches == "warm" else f"-{self.caches}"
         return f"{self.mcpu}-{self.cores}x-{hashlib.sha256(text.encode()).hexdigest()[:12]}{suffix}"
@@ -126,7 +130,12 @@ class Target:
     @cached_property
     def tvm(self) -> Any:
         """The ``tvm.target.Target``. MetaSchedule refuses one without ``num-cores``."""
-        return _tvm_target(self.mcpu, self.triple, self.cores)
+        return _tvm_target(self.mcpu, self.triple, self.cores, self.without)
+
+    @cached_property
+    def extensions(self) -> tuple[str, ...]:
+        """The extensions that compiled code may use, by LLVM's names, sorted."""
+        return _find_extensions(self.tvm)
 
 
 def _check_triple(triple: str) -> str:
@@ -145,20 +154,28 @@ def _check_triple(triple: str) -> str:
     return "" if here and triple.endswith("-linux-gnu") and platform.libc_ver()[0] == "glibc" else triple
 
 
-def _tvm_target(mcpu: str, triple: str, cores: int = 1) -> Any:
+def _tvm_target(mcpu: str, triple: str, cores: int = 1, without: Sequence[str] = ()) -> Any:
     import tvm
 
     options: dict[str, Any] = {"kind": "llvm", "num-cores": cores}
     options |= {"mcpu": mcpu} if mcpu else {}
     options |= {"mtriple": triple} if triple else {}
+    options |= {"mattr": [f"-{name}" for name in without]} if without else {}
     return tvm.target.Target(options)
 
 
-@cache
-def _describe(mcpu: str, triple: str, cores: int, tvm_version: str) -> Target:
+def _find_extensions(target: Any) -> tuple[str, ...]:
     import tvm
 
-    target = _tvm_target(mcpu, triple, cores)
+    has = {str(name) for name in tvm.target.codegen.llvm_get_cpu_features(target)}
+    return tuple(sorted(has.intersection((*X86, *AARCH64))))
+
+
+@cache
+def _describe(mcpu: str, triple: str, cores: int, tvm_version: str, without: tuple[str, ...] = ()) -> Target:
+    import tvm
+
+    target = _tvm_target(mcpu, triple, cores, without)
     wanted = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512vnni", "neon", "sve")
     features = tuple(f for f in wanted if tvm.target.codegen.target_has_features(f, target))
     lanes, registers = 4, 16
@@ -168,39 +185,6 @@ def _describe(mcpu: str, triple: str, cores: int, tvm_version: str) -> Target:
         lanes, registers = 8, 16
     elif "neon" in features:
         lanes, registers = 4, 32
-    l1, l2, l3 = _COMMON_CACHES if triple else cache_sizes()
+    l1, l2, l3 = COMMON_CACHES if triple else cache_sizes()
     machine = mcpu if triple else model_name()
-    return Target(mcpu, cores, machine, features, lanes, registers, l1, l2, l3, tvm_version, triple)
-
-
-def cache_sizes() -> tuple[int, int, int]:
-    """Data cache sizes of the first core in bytes; common ones where the system does not tell.
-
-    Of a machine that has no third level the last one counts.
-    """
-    sizes: dict[int, int] = {}
-    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
-        try:
-            if (index / "type").read_text().strip() == "Instruction":
-                continue
-            text = (index / "size").read_text().strip()
-            scale = {"K": 1 << 10, "M": 1 << 20}.get(text[-1])
-            sizes[int((index / "level").read_text())] = int(text[:-1]) * scale if scale else int(text)
-        except (OSError, ValueError):
-            continue
-    if not sizes:
-        return _COMMON_CACHES
-    l1 = sizes.get(1, 32 << 10)
-    l2 = sizes.get(2, l1)
-    return l1, l2, sizes.get(3, l2)
-
-
-def model_name() -> str:
-    """The CPU's own name."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    return Target(mcpu, cores, machine, features, lanes, registers, l1, l2, l3, tvm_version, triple, without=without)

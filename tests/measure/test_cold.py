@@ -15,7 +15,8 @@ from tests.measure.spaces import Deed, FaultySpace, config, make_faulty, make_ta
 from tilewright.measure import cold
 from tilewright.measure.cold import flush_bytes, kernel_flush, streamed_bytes, thread_flush
 from tilewright.measure.pool import LocalPool
-from tilewright.target import Target, cache_sizes
+from tilewright.processor import cache_sizes
+from tilewright.target import Target
 
 
 @given(st.integers(1 << 15, 1 << 23), st.integers(1 << 20, 1 << 30), st.integers(1, 128))

@@ -252,7 +252,7 @@ def _overhead(out: Path) -> float | None:
 
 
 def _report(ours: Peer, others: list[Peer], threads: int) -> BenchReport:
-    from tilewright.target import model_name
+    from tilewright.processor import model_name
 
     report: BenchReport = {
         "executable": _time(ours),

@@ -23,7 +23,6 @@ from tilewright.executable.manifest import (
 from tilewright.executable.narrow import narrow_array
 from tilewright.executable.plan import WEIGHTS as REGION
 from tilewright.executable.plan import Plan, PlanJson
-from tilewright.executable.runtime.features import find_needed_features
 from tilewright.executable.segment import SegmentJson, data_name, file_name
 from tilewright.frontend.network import Network
 from tilewright.frontend.onnx.data import save_onnx
@@ -180,7 +179,7 @@ def _describe(
             "cores": target.cores,
             "machine": target.machine,
             "key": target.key,
-            "features": find_needed_features(target.tvm),
+            "features": target.extensions,
             **({"triple": target.triple} if target.triple else {}),
         },
     }

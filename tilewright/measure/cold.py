@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.measure.arguments import Arguments, parameters_of
-from tilewright.target import Target, cache_sizes
+from tilewright.processor import cache_sizes
+from tilewright.target import Target
 from tilewright.tvm_compat import usable_cores
 
 __all__ = ["flush_bytes", "kernel_flush", "streamed_bytes", "thread_flush"]

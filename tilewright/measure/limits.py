@@ -17,7 +17,7 @@ from functools import cached_property
 from tilewright.errors import CompilerError, MeasureError
 from tilewright.measure.isolated import IsolatedProcess
 from tilewright.measure.limits_library import load_limits
-from tilewright.target import cache_sizes
+from tilewright.processor import cache_sizes
 
 __all__ = ["Limits", "Probe", "measure_limits"]
 

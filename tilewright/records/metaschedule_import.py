@@ -192,7 +192,7 @@ class _Reader:
         return (
             isinstance(target, dict)
             and all(target.get(name) == value for name, value in wanted.items())
-            and not target.get("mattr")
+            and (target.get("mattr") or []) == [f"-{name}" for name in self._target.without]
         )
 
     def _reader(self, task: Task) -> TraceReader:

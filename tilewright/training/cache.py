@@ -21,8 +21,8 @@ from tilewright.errors import TilewrightError
 from tilewright.executable.executable import Executable, load_executable
 from tilewright.executable.program import PlanProgram
 from tilewright.frontend.torch.part import Layout
+from tilewright.processor import cache_sizes, model_name
 from tilewright.records.address import is_url
-from tilewright.target import cache_sizes, model_name
 from tilewright.training.arena import find_arena
 from tilewright.training.options import Options
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from tilewright.compiling.build import check_compiler, publish, write
 from tilewright.compiling.kernels import Kernels
 from tilewright.errors import CompilerError, TargetError, UnsupportedOperatorError
-from tilewright.executable.runtime.features import find_missing_features, find_needed_features
+from tilewright.executable.runtime.features import find_missing_features
 from tilewright.frontend.network import Network
 from tilewright.frontend.shapes import ShapeRequest
 from tilewright.graph.buckets import Extracted, extract_buckets
@@ -56,7 +56,7 @@ def find_obstacle(target: Target) -> str:
     """Why code for ``target`` does not run on this machine; empty if it does."""
     if target.triple:
         return f"code for {target.triple} does not run here"
-    missing = find_missing_features(find_needed_features(target.tvm))
+    missing = find_missing_features(target.extensions)
     return f"code for {target.mcpu} needs {', '.join(missing)}, which this processor lacks" if missing else ""
 
 
