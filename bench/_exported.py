@@ -19,9 +19,9 @@ from torch import nn
 
 from bench._stand_ins import accept_missing
 
-__all__ = ["main"]
+__all__ = ["main", "make"]
 
-#: The names of timm's models.
+#: Short names of timm's models. Other models have timm's own names.
 _TIMM = {
     "mobilenetv3": "mobilenetv3_small_100",
     "efficientnet_b0": "efficientnet_b0",
@@ -88,6 +88,79 @@ class Detector(nn.Module):  # type: ignore[misc]
         return torch.cat([corners, flat[..., 4 * self.bins :].sigmoid()], -1)
 
 
+class _Split(nn.Module):  # type: ignore[misc]
+    """A stage of a cross stage partial network: half of the channels pass bottlenecks, and all are joined at its end.
+
+    Args:
+        width: channels in and out.
+        depth: the number of bottlenecks.
+    """
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        half = width // 2
+        self.enter = _Block(width, width, 1)
+        self.steps = nn.ModuleList([nn.Sequential(_Block(half, half), _Block(half, half)) for _ in range(depth)])
+        self.leave = _Block((2 + depth) * half, width, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = list(self.enter(x).chunk(2, 1))
+        for step in self.steps:
+            parts.append(parts[-1] + step(parts[-1]))
+        return self.leave(torch.cat(parts, 1))
+
+
+class CspDetector(nn.Module):  # type: ignore[misc]
+    """A detector in the manner of YOLOv8: stages of partial networks, pooling of three sizes, a path up and one down.
+
+    Args:
+        classes: that objects may have.
+        bins: of a distance's distribution.
+    """
+
+    def __init__(self, classes: int = 80, bins: int = 16) -> None:
+        super().__init__()
+        widths = (32, 64, 128, 256)
+        self.stem = _Block(3, 16, 3, 2)
+        self.down = nn.ModuleList([_Block(a, b, 3, 2) for a, b in zip((16, *widths), widths, strict=False)])
+        self.stages = nn.ModuleList([_Split(w, d) for w, d in zip(widths, (1, 2, 2, 1), strict=True)])
+        self.squeeze, self.spread = _Block(256, 128, 1), _Block(4 * 128, 256, 1)
+        self.up = nn.ModuleList([_Join(256 + 128, 128), _Join(128 + 64, 64)])
+        self.stride = nn.ModuleList([_Block(64, 64, 3, 2), _Block(128, 128, 3, 2)])
+        self.back = nn.ModuleList([_Join(64 + 128, 128), _Join(128 + 256, 256)])
+        self.heads = nn.ModuleList(
+            [nn.Sequential(_Block(w, 64), nn.Conv2d(64, 4 * bins + classes, 1)) for w in (64, 128, 256)]
+        )
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Images ``(n, 3, h, w)`` --> ``(n, 4 * bins + classes, boxes)``, undecoded."""
+        x, levels = self.stem(image), []
+        for down, stage in zip(self.down, self.stages, strict=True):
+            x = stage(down(x))
+            levels.append(x)
+        pooled = [self.squeeze(x)]
+        for _ in range(3):
+            pooled.append(nn.functional.max_pool2d(pooled[-1], 5, 1, 2))
+        large = self.spread(torch.cat(pooled, 1))
+        middle = self.up[0](torch.cat([nn.functional.interpolate(large, scale_factor=2.0), levels[2]], 1))
+        small = self.up[1](torch.cat([nn.functional.interpolate(middle, scale_factor=2.0), levels[1]], 1))
+        middle = self.back[0](torch.cat([self.stride[0](small), middle], 1))
+        large = self.back[1](torch.cat([self.stride[1](middle), large], 1))
+        found = [head(level).flatten(2) for head, level in zip(self.heads, (small, middle, large), strict=True)]
+        return torch.cat(found, 2)
+
+
+class _Join(nn.Module):  # type: ignore[misc]
+    """Brings joined levels of a pyramid to one width."""
+
+    def __init__(self, taken: int, given: int) -> None:
+        super().__init__()
+        self.narrow, self.stage = _Block(taken, given, 1), _Split(given, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.stage(self.narrow(x))
+
+
 class _Tokens(nn.Module):  # type: ignore[misc]
     """A BERT encoder whose output is its last hidden state."""
 
@@ -125,16 +198,29 @@ def _minilm(folder: Path) -> nn.Module:
     return _Tokens(BertModel.from_pretrained(str(config.parent), local_files_only=True)).eval()
 
 
+def make(name: str, folders: list[Path]) -> tuple[nn.Module, tuple[torch.Tensor, ...], list[str], str]:
+    """A model, inputs for it, their names, and the name of the output; always the same random weights."""
+    torch.manual_seed(0)
+    with accept_missing():
+        return _make(name, folders)
+
+
 def _make(name: str, folders: list[Path]) -> tuple[nn.Module, tuple[torch.Tensor, ...], list[str], str]:
-    """A model, inputs for it, their names, and the name of the output."""
     family, _, rest = name.partition("-")
     if family == "timm":
         import timm  # type: ignore[import-not-found, unused-ignore]
 
-        made = timm.create_model(_TIMM[rest.rpartition("-")[0]], pretrained=False)
+        short = rest.rpartition("-")[0]
+        made = timm.create_model(_TIMM.get(short, short), pretrained=False)
         return _randomise(made), (torch.randn(1, 3, 224, 224),), ["image"], "logits"
     if family == "yolo":
         return _randomise(Detector()), (torch.randn(1, 3, 256, 256),), ["image"], "boxes"
+    if family == "csp":
+        return _randomise(CspDetector()), (torch.randn(1, 3, 320, 320),), ["image"], "levels"
+    if family == "unet":
+        from bench._training_models import UNet
+
+        return _randomise(UNet()), (torch.randn(1, 3, 128, 128),), ["image"], "logits"
     ids = torch.randint(0, 30000, (1, 128))
     tokens = (ids, torch.ones_like(ids), torch.zeros_like(ids))
     return _minilm(folders[0]), tokens, ["input_ids", "attention_mask", "token_type_ids"], "last_hidden_state"
@@ -144,9 +230,7 @@ def main() -> None:
     name, file, *places = sys.argv[1:]
     sys.path += places
     warnings.simplefilter("ignore")
-    torch.manual_seed(0)
-    with accept_missing():
-        module, inputs, names, output = _make(name, [Path(place) for place in places])
+    module, inputs, names, output = make(name, [Path(place) for place in places])
     is_open, dynamo = name.endswith("-open"), "-dynamo" in name
     more: dict[str, Any] = {"dynamo": dynamo}
     if dynamo:
