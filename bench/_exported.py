@@ -14,12 +14,16 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from torch import nn
 
 from bench._stand_ins import accept_missing
 
-__all__ = ["main", "make"]
+__all__ = ["MADE_BY", "main", "make"]
+
+#: The entry of a file's metadata that names the model which it was exported from.
+MADE_BY = "tilewright.bench.made_by"
 
 #: Short names of timm's models. Other models have timm's own names.
 _TIMM = {
@@ -246,6 +250,9 @@ def main() -> None:
     part = Path(f"{file}.part")
     with torch.no_grad():
         torch.onnx.export(module, inputs, str(part), input_names=names, output_names=[output], **more)
+    exported = onnx.load(str(part))
+    onnx.helper.set_model_props(exported, {MADE_BY: name})
+    onnx.save(exported, str(part))
     part.replace(file)
 
 

@@ -45,8 +45,7 @@ def _exported(name: str) -> Modern:
     family = name.partition("-")[0]
     packages = ("timm==1.0.31",) if family == "timm" else ()
     (model,) = Source(f"{name}-torchscript", packages).models(default_cache())
-    peers = {"pytorch": partial(_module_peer, name, False), "pytorch-compiled": partial(_module_peer, name, True)}
-    return Modern(model.path, peers=peers)
+    return Modern(model.path, peers={"pytorch": eager, "pytorch-compiled": compiled})
 
 
 def _packaged(source: str, file: str, **shapes: tuple[int, ...]) -> Modern:
@@ -61,16 +60,29 @@ def _packaged(source: str, file: str, **shapes: tuple[int, ...]) -> Modern:
     raise UnknownModernError(f"no source {source!r} of bench._packages has a model {file!r}")
 
 
-def _module_peer(name: str, compiled: bool, model: str, target: str) -> Runnable:
-    """PyTorch, eager or compiled by Inductor, on the module that was exported."""
+def eager(model: str, target: str) -> Runnable:
+    """Peer ``pytorch``: the module that a file of ``bench._exported`` was exported from."""
+    return _module_peer(model, compiled=False)
+
+
+def compiled(model: str, target: str) -> Runnable:
+    """Peer ``pytorch-compiled``: the same module, compiled by Inductor."""
+    return _module_peer(model, compiled=True)
+
+
+def _module_peer(model: str, compiled: bool) -> Runnable:
     import sys
 
-    from bench._exported import make
+    import onnx
+
+    from bench._exported import MADE_BY, make
     from tilewright.compare.peers import TorchPeer
 
+    about = {entry.key: entry.value for entry in onnx.load(model, load_external_data=False).metadata_props}
+    name = about[MADE_BY]
     if name.startswith("timm-"):
         sys.path.append(str(fetch_package("timm==1.0.31", default_cache())))
-    module: nn.Module = make(f"{name}-torchscript", [])[0]
+    module: nn.Module = make(name, [])[0]
     return TorchPeer(module, compiled=compiled)
 
 

@@ -78,7 +78,8 @@ def tune_and_bench(name: str, budget: str, against: list[str], blocks: int, reco
         folder = Path(text)
         out, tuned = folder / "out", folder / "tune.json"
         store = records or folder / "records.db"
-        path, peers, options = model(name), dict(PEERS), ()
+        path, peers = model(name), dict(PEERS)
+        options: tuple[str, ...] = ()
         if name in _modern.MODERN:
             modern = _modern.fetch(name)
             path, peers, options = modern.path, peers | dict(modern.peers), modern.options
