@@ -14,7 +14,10 @@ from tests.models import agrees, normal, save
 @pytest.mark.parametrize(
     ("weight", "attributes", "convolutions"),
     [
-        ((32, 16, 2, 2), {"strides": [2, 2]}, 4),
+        ((32, 16, 2, 2), {"strides": [2, 2]}, 1),  # all phases read the same pixels
+        ((32, 24, 4, 3), {"strides": [2, 3], "pads": [2, 0, 0, 3], "output_padding": [1, 0]}, 1),
+        ((32, 1, 2, 2), {"strides": [2, 2]}, 1),
+        ((32, 16, 4, 4), {"strides": [2, 2], "pads": [1, 1, 1, 1]}, 4),
         ((32, 16, 3, 3), {"strides": [2, 1], "pads": [1, 1, 1, 1], "output_padding": [1, 0]}, 2),
         ((32, 8, 4, 4), {"strides": [2, 2], "dilations": [2, 2], "group": 2}, 1),  # three phases of four are zero
         ((32, 16, 3, 3), {"pads": [1, 1, 1, 1]}, 1),

@@ -1,8 +1,10 @@
-"""Transposed convolutions, computed as ordinary convolutions: one for each phase of the stride.
+"""Transposed convolutions, computed as ordinary convolutions: one for each phase of the stride, or one for all.
 
 With a stride of ``s``, the pixels ``a, a + s, a + 2 s, ...`` of the result are its phase ``a``. All pixels of a phase
 use the same taps of the kernel, so a phase is an ordinary convolution, without zeros in between. A tap is one place in
 the window of the kernel.
+
+Where all phases read the same pixels, as with a kernel as large as its stride, one convolution computes them all.
 
 Training uses this, too: a transposed convolution is the gradient of the data of a convolution with the same weights.
 """
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from tilewright.ops.elementwise.phases import Phases, plain_interleave
@@ -52,6 +54,11 @@ class Axis:
         """The distance between the pixels of the data that neighbours among these taps belong to."""
         return self.dilation // math.gcd(self.stride, self.dilation)
 
+    @property
+    def alike(self) -> bool:
+        """Whether all phases read the same pixels for their own."""
+        return self.dilation == 1 and self.kernel % self.stride == 0 and self.padding % self.stride == 0
+
     def first_tap(self, phase: int) -> int | None:
         """The first tap of the kernel that a phase uses; None if it uses none."""
         taps = range(min(self.step, self.kernel))
@@ -76,7 +83,8 @@ def emit_transposed(
 ) -> relax.Expr:
     """Emit a transposed convolution: a convolution for each phase of the strides, and one function that joins them.
 
-    With strides of 1 there is one phase: a convolution with flipped weights and swapped channels.
+    With strides of 1 there is one phase: a convolution with flipped weights and swapped channels. Phases that read the
+    same pixels are computed by one convolution, as further channels.
 
     Args:
         emitter: emits the expressions.
@@ -105,14 +113,20 @@ def emit_transposed(
         for b in range(cols.stride)
         if rows.first_tap(a) is not None and cols.first_tap(b) is not None
     }
-    if rows.stride == cols.stride == 1:
-        return found[0, 0]
     shape = (_shape_of(data)[0], _shape_of(weight)[1] * groups, rows.size, cols.size)
     if not found:
         return emitter.emit(relax.op.zeros(shape, data.ty.dtype))
-    phases = Phases(shape, (rows.stride, cols.stride), tuple(found))
+    stride, parts = (rows.stride, cols.stride), list(found.values())
+    if len(parts) == 1 and stride == (1, 1):
+        return parts[0].emit(emitter, groups)
+    phases = Phases(shape, stride, tuple(found))
+    # Groups have their channels side by side, so that those of a further phase cannot be put behind them.
+    if groups == 1 and rows.alike and cols.alike:
+        phases = Phases.of_one(shape, stride)
+        parts = [replace(parts[0], weight=images.join_weight())]
     function = emitter.builder.add_func(plain_interleave(phases), "phases")
-    return emitter.emit(relax.call_tir(function, list(found.values()), relax.TensorType(shape, data.ty.dtype)))
+    results = [part.emit(emitter, groups) for part in parts]
+    return emitter.emit(relax.call_tir(function, results, relax.TensorType(shape, data.ty.dtype)))
 
 
 def _shape_of(tensor: relax.Expr) -> tuple[int, ...]:
@@ -149,8 +163,25 @@ class _Images:
     axes: tuple[Axis, Axis]
     groups: int
 
-    def phase(self, row: int, col: int) -> relax.Expr:
-        """Every ``stride``-th pixel of the result from ``(row, col)`` on.
+    def join_weight(self) -> relax.Expr:
+        """The weights of all phases, one phase after another along the channels that come out, if they are alike.
+
+        Tap ``t s + a`` of the kernel is tap ``t`` of phase ``a``, counted from the last.
+        """
+        from tvm import relax
+
+        emit, (rows, cols) = self.emitter.emit, self.axes
+        outs, ins, height, width = _shape_of(self.weight)
+        taps = height // rows.stride, width // cols.stride
+        split = emit(relax.op.reshape(self.weight, (outs, ins, taps[0], rows.stride, taps[1], cols.stride)))
+        turned = emit(relax.op.permute_dims(split, [3, 5, 0, 1, 2, 4]))
+        weight = emit(relax.op.reshape(turned, (rows.stride * cols.stride * outs, ins, *taps)))
+        for place, count in enumerate(taps, 2):
+            weight = emit(relax.op.flip(weight, place)) if count > 1 else weight
+        return weight
+
+    def phase(self, row: int, col: int) -> _Phase:
+        """The convolution that gives every ``stride``-th pixel of the result from ``(row, col)`` on.
 
         y[i] = sum over k of x[s i + k d - p] w[k]  -->  dx[s q + a] = sum over t of dy[q + u - e t] w[m t + r],
         where m = s / gcd(s, d), e = d / gcd(s, d), r is the first tap that meets pixel a, and u = (a + p - r d) / s.
@@ -169,21 +200,45 @@ class _Images:
                 end = begin + step * (taps - 1) + 1
                 weight = emit(relax.op.strided_slice(weight, [place], [begin], [end], [step], assume_inbound=True))
             weight = emit(relax.op.flip(weight, place))
-        cropped, padding = self._crop(pads)
-        return emit(
+        window = tuple(_shape_of(weight)[2:])
+        rows, cols = self.axes
+        return _Phase(self.data, weight, (window, tuple(pads), (rows.spread, cols.spread)))
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """A convolution that gives the pixels of a phase.
+
+    Attributes:
+        data: ``(n, I, *inputs)``.
+        weight: ``(O, I / groups, *taps)``.
+        reads: the taps; the padding, which may be negative; and the dilation: which pixels it reads for its own.
+    """
+
+    data: relax.Expr
+    weight: relax.Expr
+    reads: tuple[tuple[int, ...], tuple[tuple[int, int], ...], tuple[int, int]]
+
+    def emit(self, emitter: Emitter, groups: int) -> relax.Expr:
+        """Emit it."""
+        from tvm import relax
+
+        _, pads, dilation = self.reads
+        cropped, padding = self._crop(emitter, pads)
+        return emitter.emit(
             relax.op.nn.conv2d(
                 cropped,
-                weight,
+                self.weight,
                 strides=[1, 1],
                 padding=padding,
-                dilation=[axis.spread for axis in self.axes],
-                groups=self.groups,
+                dilation=dilation,
+                groups=groups,
                 data_layout="NCHW",
                 kernel_layout="OIHW",
             )
         )
 
-    def _crop(self, pads: list[tuple[int, int]]) -> tuple[relax.Expr, list[int]]:
+    def _crop(self, emitter: Emitter, pads: Sequence[tuple[int, int]]) -> tuple[relax.Expr, list[int]]:
         """The data without the pixels that negative paddings leave out, and the other paddings."""
         from tvm import relax
 
@@ -191,6 +246,6 @@ class _Images:
         cut = [(place, max(0, -a), shape[place] - max(0, -b)) for place, (a, b) in enumerate(pads, 2) if a < 0 or b < 0]
         if cut:
             axes, begins, ends = zip(*cut, strict=True)
-            data = self.emitter.emit(relax.op.strided_slice(data, axes, begins, ends, assume_inbound=True))
+            data = emitter.emit(relax.op.strided_slice(data, axes, begins, ends, assume_inbound=True))
         (top, bottom), (left, right) = ((max(0, a), max(0, b)) for a, b in pads)
         return data, [top, left, bottom, right]

@@ -14,6 +14,7 @@ An importer leaves calls of marked functions on plain tensors. Each becomes a ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -24,7 +25,7 @@ from tilewright.graph.token_rows import NARROWEST
 from tilewright.graph.value import Value
 from tilewright.ops import winograd
 from tilewright.ops.elementwise.gradients import ACTIVATION_GRADIENT, ActivationGradient, activation_gradient
-from tilewright.ops.elementwise.phases import PHASES, Phases, interleave, plain_interleave
+from tilewright.ops.elementwise.phases import PHASES, Phases, interleave, plain_interleave, spread
 from tilewright.ops.mark import take_mark
 from tilewright.ops.pixel_sums import (
     NORM_SUMS,
@@ -166,6 +167,8 @@ def _serve_statistics(walk: Rewriter, detail: str, operands: list[Value], again:
 
 def _serve_phases(walk: Rewriter, detail: str, operands: list[Value]) -> Value:
     form = Phases.parse(detail)
+    if form.joined:
+        return _serve_joined(walk, form, operands[0])
     first = next((value for value in operands if value.packed is not None), None)
     if first is None:
         plain = [walk.make_plain(value) for value in operands]
@@ -176,6 +179,22 @@ def _serve_phases(walk: Rewriter, detail: str, operands: list[Value]) -> Value:
     blocks = len(first.places) // block
     result = walk.call(interleave(form, blocks, block), sources, (n, blocks, height, width, block), PHASES)
     return Value(form.shape, packed=result, block=block, order=order, fused=True)
+
+
+def _serve_joined(walk: Rewriter, form: Phases, phases: Value) -> Value:
+    natural = tuple(range(phases.channels))
+    if phases.packed is None or phases.places[: phases.channels] != natural:
+        plain = walk.make_plain(phases)
+        return Value.plain(form.shape, walk.call(plain_interleave(form, marked=False), [plain], form.shape, PHASES))
+    # A block of the result lies in one block of the tensor, so that vectors are read whole.
+    n, channels, height, width = form.shape
+    block = math.gcd(channels, phases.block)
+    if block < walk.lanes // 2:  # few channels would leave most of a vector empty
+        function = spread(form, len(phases.places), phases.block, None)
+        return Value.plain(form.shape, walk.call(function, [phases.packed], form.shape, PHASES))
+    shape = (n, channels // block, height, width, block)
+    result = walk.call(spread(form, len(phases.places), phases.block, block), [phases.packed], shape, PHASES)
+    return Value(form.shape, packed=result, block=block, fused=True)
 
 
 def _serve_activation(walk: Rewriter, detail: str, operands: list[Value]) -> Value:

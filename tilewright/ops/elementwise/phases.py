@@ -1,6 +1,7 @@
 """Images whose pixels are put together of phases: the gradient of the data of a convolution with strides.
 
-A phase holds every ``s``-th pixel of every ``r``-th row. Phases that are zero are left out.
+A phase holds every ``s``-th pixel of every ``r``-th row. Phases that are zero are left out. Phases that one convolution
+computes lie one after another along the channels of a single tensor.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from tvm.ir import Expr
     from tvm.tirx import PrimFunc
 
-__all__ = ["PHASES", "Phases", "interleave", "plain_interleave"]
+__all__ = ["PHASES", "Phases", "interleave", "plain_interleave", "spread"]
 
 #: The kind of the mark of the plain function. Its detail is what :meth:`Phases.detail` writes.
 PHASES = "phases"
@@ -30,11 +31,14 @@ class Phases:
         shape: ``(n, C, h, w)`` of the images.
         stride: of rows and columns.
         known: the phases ``(a, b)`` that are not zero.
+        joined: whether one tensor ``(n, s r C, q, p)`` holds all phases, in order, along its channels. Otherwise each
+            has a tensor of its own.
     """
 
     shape: tuple[int, int, int, int]
     stride: tuple[int, int]
     known: tuple[tuple[int, int], ...]
+    joined: bool = False
 
     @property
     def pixels(self) -> tuple[int, int]:
@@ -44,7 +48,7 @@ class Phases:
 
     def detail(self) -> str:
         """All of it as text, for a mark."""
-        parts = (self.shape, self.stride, *self.known)
+        parts = (self.shape, self.stride, *([] if self.joined else self.known))
         return "/".join(",".join(map(str, part)) for part in parts)
 
     @classmethod
@@ -52,11 +56,23 @@ class Phases:
         """What :meth:`detail` wrote."""
         shape, (rows, cols), *known = (tuple(int(number) for number in part.split(",")) for part in detail.split("/"))
         n, channels, height, width = shape
+        if not known:
+            return cls.of_one((n, channels, height, width), (rows, cols))
         return cls((n, channels, height, width), (rows, cols), tuple((a, b) for a, b in known))
+
+    @classmethod
+    def of_one(cls, shape: tuple[int, int, int, int], stride: tuple[int, int]) -> Phases:
+        """Images whose phases lie in one tensor, along its channels."""
+        every = tuple((a, b) for a in range(stride[0]) for b in range(stride[1]))
+        return cls(shape, stride, every, joined=True)
 
 
 def plain_interleave(phases: Phases, marked: bool = True) -> PrimFunc:
     """The images in plain layout, which importers emit with a mark. Gives a PrimFunc (phases..., result)."""
+    if phases.joined:
+        return _spread_kept(
+            phases, None, None, tuple(Mark(PHASES, phases.detail()).annotations.items()) if marked else ()
+        )
     return _interleave(phases, phases.shape[:2], (), Mark(PHASES, phases.detail()).annotations if marked else {})
 
 
@@ -69,6 +85,40 @@ def interleave(phases: Phases, blocks: int, block: int) -> PrimFunc:
         block: channels in a block.
     """
     return _interleave(phases, (phases.shape[0], blocks), (block,), {})
+
+
+def spread(phases: Phases, places: int, source: int, block: int | None) -> PrimFunc:
+    """The images out of one tensor with all phases in blocks of channels. Gives a PrimFunc (tensor, result).
+
+    Args:
+        phases: of the images, joined.
+        places: of channels in the tensor. Those behind the last channel are gaps.
+        source: places in a block of the tensor.
+        block: channels in a block of the result, which divide its channels; None: it is plain.
+    """
+    return _spread_kept(phases, (places // source, source), block, ())
+
+
+@lru_cache(KEPT)
+def _spread_kept(
+    phases: Phases, blocked: tuple[int, ...], block: int | None, marks: tuple[tuple[str, str], ...]
+) -> PrimFunc:
+    from tvm import te
+
+    (n, channels, height, width), (rows, cols) = phases.shape, phases.stride
+    before, after = (blocked[:1], blocked[1:]) if blocked else ((rows * cols * channels,), ())
+    tensor = te.placeholder((n, *before, *phases.pixels, *after), name="phases")
+
+    def pixel(n: Expr, c: Expr, i: Expr, j: Expr, *v: Expr) -> Expr:
+        channel = c * block + v[0] if v else c
+        place = (i % rows * cols + j % cols) * channels + channel
+        if not blocked:
+            return tensor(n, place, i // rows, j // cols)
+        return tensor(n, place // blocked[1], i // rows, j // cols, place % blocked[1])
+
+    result_shape = (n, channels, height, width) if block is None else (n, channels // block, height, width, block)
+    result = te.compute(result_shape, pixel, name="spread", attrs=dict(marks))
+    return make_function([tensor, result], INJECTIVE)
 
 
 @lru_cache(KEPT)
