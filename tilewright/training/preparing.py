@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tilewright.frontend.network import Network
     from tilewright.graph.tasks import Extraction
     from tilewright.tensor import Array
+    from tilewright.training.proving import Claim, Verdict
     from tilewright.training.variants import Entered, Proposer
     from tilewright.tuning.selection import Selection
 
@@ -254,6 +255,12 @@ class Preparation:
         assert part.out is not None
         tasks, tuned = len(part.extraction.uses), len(part.selection.tuned)
         return Prepared(key, part.out, tasks, tuned, len(measured), checked=True, notes=self._notes.take())
+
+    def prove(self, claim: Claim) -> Verdict:
+        """Whether an executable of a part computes the same as PyTorch (:func:`tilewright.training.proving.prove`)."""
+        from tilewright.training.proving import prove
+
+        return prove(claim)
 
     def finish(self, spent: float) -> None:
         """Note in the cache what was spent."""

@@ -1,6 +1,7 @@
 """The process that compiles and tunes parts for a process that trains, and the thread that waits for it.
 
-In the background, each part first gets kernels as the records have them, or defaults. Then the process compiles
+In the background, each part first gets kernels as the records have them, or defaults. A step copies what the part
+takes, and the process proves the kernels with that (:mod:`tilewright.training.proving`). Then the process compiles
 variants of the kernels that take most of a step, runs each and compares its results; the training times them in their
 places, in real steps, and the process builds the part with the fastest. This is a *generation*; others follow until the
 budget is spent. The process works in slots that the training leaves it (:mod:`tilewright.training.slots`).
@@ -20,15 +21,19 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilewright.errors import TilewrightError
-from tilewright.executable.executable import load_executable
+from tilewright.executable.executable import Executable, load_executable
 from tilewright.measure.isolated import IsolatedError, IsolatedProcess
 from tilewright.scratch import make_folder
 from tilewright.training.arena import find_arena
+from tilewright.training.live import MOST_UNSURE, accept
 from tilewright.training.options import Options
 from tilewright.training.preparing import Prepared, Proposal, Request, make_preparation
+from tilewright.training.proving import Claim, Piece, Verdict
+from tilewright.training.recording import Recording, plan_copies
 from tilewright.training.slots import PREPARING, TUNING, Pace
 
 if TYPE_CHECKING:
@@ -44,6 +49,9 @@ _PATIENCE = 1800.0
 _LONGEST_CONTEST, _LOOK = 600.0, 0.05
 #: Seconds between two looks at whether the training goes on.
 _WATCH = 1.0
+#: Seconds and steps that other parts wait for a step with copies. (A choice: a training that goes on makes one in that
+#: time.)
+_WAIT_SECONDS, _WAIT_STEPS = 2.0, 4.0
 #: A process that died is replaced so often. (A choice.)
 _MOST_DEATHS = 3
 
@@ -60,11 +68,32 @@ class Order:
         request: the part.
         part: receives its executables.
         spent: seconds of tuning that earlier runs have spent on it; None: it has no executable yet.
+        step: equal for the parts of a step, which are enqueued in the order in which the step runs them.
     """
 
     request: Request
     part: LivePart
     spent: float | None = None
+    step: object = None
+
+
+@dataclass
+class _Proof:
+    """The proof of an executable that waits for copies of a step.
+
+    Attributes:
+        order: of its part.
+        prepared: the executable.
+        recording: gets the copies.
+        claim: what will be proven.
+        unsure: how many steps had results that are not all finite.
+    """
+
+    order: Order
+    prepared: Prepared
+    recording: Recording
+    claim: Claim
+    unsure: int = 0
 
 
 class Worker:
@@ -90,6 +119,12 @@ class Worker:
         #: Where the process builds. The lock says to others that this process needs it.
         self._folder, self._lock = make_folder()
         self._orders: dict[str, Order] = {}
+        #: All orders, those that have no executable that could run, proofs that wait, and executables that were proven
+        #: and wait for others of their step.
+        self._known: list[Order] = []
+        self._unsettled: list[Order] = []
+        self._proofs: list[_Proof] = []
+        self._proven: list[tuple[Order, Executable]] = []
         self._deaths = 0
         self._end = -math.inf
         self.trials = 0
@@ -106,21 +141,10 @@ class Worker:
     def prepare(self, order: Order) -> bool:
         """Have a part prepared, and wait for it. Returns whether it is ready. If not, it is left to PyTorch.
 
-        A part with an executable of an earlier run keeps that.
+        A part with an executable of an earlier run keeps that. The next run of the part proves the executable.
         """
-        try:
-            try:
-                prepared = self._ask("prepare", order.request, seconds=order.request.seconds)
-            except IsolatedError:  # somebody may have killed it; a part that crashes does so again
-                prepared = self._ask("prepare", order.request, seconds=order.request.seconds)
-            self._take(order, prepared)
-        except Exception as error:  # whatever fails, the training goes on
-            if order.spent is not None:
-                _log.info("%s keeps the kernels of an earlier run: %s", order.part.name, error)
-            elif not self._closed:
-                order.part.leave(str(error))
-            return False
-        return True
+        prepared = self._prepare(order)
+        return prepared is not None and self._offer(order, prepared)
 
     def enqueue(self, order: Order) -> None:
         """Have a part prepared in the background."""
@@ -129,11 +153,24 @@ class Worker:
             self._thread = threading.Thread(target=self._serve, name="tilewright-worker", daemon=True)
             self._thread.start()
 
-    def _take(self, order: Order, prepared: Prepared) -> None:
-        """Offer an executable that the process has built."""
+    def _prepare(self, order: Order) -> Prepared | None:
+        """The executable of a part; None: there is none, and the part is left to PyTorch."""
+        try:
+            try:
+                prepared = self._ask("prepare", order.request, seconds=order.request.seconds)
+            except IsolatedError:  # somebody may have killed it; a part that crashes does so again
+                prepared = self._ask("prepare", order.request, seconds=order.request.seconds)
+            assert isinstance(prepared, Prepared)
+        except Exception as error:  # whatever fails, the training goes on
+            self._refuse(order, str(error))
+            return None
+        self._report(order, prepared)
+        return prepared
+
+    def _report(self, order: Order, prepared: Prepared) -> None:
+        """Say that an executable was built."""
         for note in prepared.notes:
             _log.warning("%s", note)
-        order.part.offer(load_executable(prepared.out, self._threads, find_arena()), prepared.checked)
         _log.info(
             "%s is ready: %d of %d tasks tuned in %d trials",
             order.part.name,
@@ -141,6 +178,26 @@ class Worker:
             prepared.tasks,
             prepared.trials,
         )
+
+    def _offer(self, order: Order, prepared: Prepared) -> bool:
+        """Let the next run of a part use an executable, and prove it if it was not checked. Returns whether it can."""
+        try:
+            order.part.offer(self._load(prepared.out), prepared.checked)
+        except Exception as error:
+            self._refuse(order, str(error))
+            return False
+        return True
+
+    def _refuse(self, order: Order, why: str) -> None:
+        """Note that there are no kernels for a part."""
+        if order.spent is not None:
+            _log.info("%s keeps the kernels of an earlier run: %s", order.part.name, why)
+        elif not self._closed:
+            order.part.leave(why)
+
+    def _load(self, out: Path) -> Executable:
+        """An executable that the process has built."""
+        return load_executable(out, self._threads, find_arena())
 
     def close(self) -> None:
         """End the process, and start none any more. What was built is removed."""
@@ -159,17 +216,32 @@ class Worker:
     def _serve(self) -> None:
         """The thread: first parts that wait, then tuning."""
         while True:
-            if self._next or not self._waiting.empty() or self._is_done():
-                order = self._next.popleft() if self._next else self._waiting.get()
-                if math.isinf(self._end) or self.ended:  # a part that comes after the end has a budget of its own
-                    self.ended = False
-                    self._end = time.monotonic() + self._options.seconds - (order.spent or 0.0)
-                self._begin(order)
-                continue
             try:
-                self._tune()
+                self._settle()
+                self._collect()
+                if not self._next and not self._proofs and self._is_done():
+                    self._close()
+                    self._note(self._waiting.get())
+                if self._next:
+                    self._begin(self._next.popleft())
+                elif self._is_done():
+                    time.sleep(_LOOK)  # a proof waits for a step
+                else:
+                    self._tune()
             except Exception as error:  # whatever fails, the training goes on with the kernels that it has
                 self._note_failure(error)
+
+    def _collect(self) -> None:
+        """Note all orders that wait."""
+        while not self._waiting.empty():
+            self._note(self._waiting.get())
+
+    def _note(self, order: Order) -> None:
+        """Note an order that has waited."""
+        self._next.append(order)
+        self._known.append(order)
+        if order.spent is None:
+            self._unsettled.append(order)
 
     def _watch(self, process: IsolatedProcess) -> None:
         """The thread that lets the process go on when the training pauses, or when somebody else has stopped it."""
@@ -179,6 +251,9 @@ class Worker:
 
     def _begin(self, order: Order) -> None:
         """Prepare a part that has waited."""
+        if math.isinf(self._end) or self.ended:  # a part that comes after the end has a budget of its own
+            self.ended = False
+            self._end = time.monotonic() + self._options.seconds - (order.spent or 0.0)
         if order.spent is not None:
             while math.isnan(self.pace.step_seconds) and not self._closed:
                 time.sleep(_LOOK)  # it has an executable, so nothing may delay the first step
@@ -188,20 +263,96 @@ class Worker:
                 self._orders[order.request.key] = order
             except Exception as error:  # it has an executable already
                 _log.info("%s is not tuned any more: %s", order.part.name, error)
-        else:
-            self._set_share(PREPARING)
-            self._announce(order)
-            if self.prepare(order):
-                self._orders[order.request.key] = order
-        if not self._next and self._waiting.empty() and self._is_done():
-            self._close()
+            return
+        self._set_share(PREPARING)
+        self._announce(order)
+        prepared = self._prepare(order)
+        if prepared is None:
+            self._end_waiting(order)
+            return
+        self._orders[order.request.key] = order
+        self._record(order, prepared)
+
+    def _record(self, order: Order, prepared: Prepared, unsure: int = 0) -> None:
+        """Have the next step copy what the proof of an executable needs."""
+        pieces = [known for known in self._known if known.step is order.step and known.part.state != "left"]
+        pieces = pieces[: pieces.index(order) + 1]
+        places, copies, size = plan_copies([known.part.signature for known in pieces])
+        path = self._folder / f"{prepared.out.name}.copies"
+        try:
+            recording = Recording(path, places, copies, size)
+        except (OSError, ValueError) as error:
+            _log.info("%s is proven in a step: %s", order.part.name, error)
+            self._offer(order, prepared)
+            self._end_waiting(order)
+            return
+        claim = Claim(
+            prepared.out,
+            self._threads,
+            tuple(Piece(n, pieces[n].request.module, pieces[n].part.signature) for n in places),
+            copies,
+            path,
+        )
+        self._proofs.append(_Proof(order, prepared, recording, claim, unsure))
+        for place in places:
+            pieces[place].part.record(recording, place)
+        if not self._next:  # the process has nothing to do until then
+            self._set_share(0.0)
+        step = 0.0 if math.isnan(self.pace.step_seconds) else self.pace.step_seconds
+        recording.over.wait(max(_WAIT_SECONDS, _WAIT_STEPS * step))
+
+    def _settle(self) -> None:
+        """Prove the executables for which a step has copied what is needed."""
+        for proof in [proof for proof in self._proofs if proof.recording.over.is_set()]:
+            self._proofs.remove(proof)
+            self._prove(proof)
+
+    def _prove(self, proof: _Proof) -> None:
+        """Have an executable proven, and let the training use it if it is right."""
+        order, claim = proof.order, proof.claim
+        self._set_share(PREPARING)
+        try:
+            if proof.recording.error:
+                raise TilewrightError(proof.recording.error)
+            try:
+                verdict = self._ask("prove", claim)
+            except IsolatedError:  # somebody may have killed it; kernels that crash do so again
+                verdict = self._ask("prove", claim)
+            assert isinstance(verdict, Verdict)
+            if not verdict.finite and proof.unsure < MOST_UNSURE:
+                self._record(order, proof.prepared, proof.unsure + 1)
+                return
+            if verdict.right:
+                self._proven.append((order, self._load(proof.prepared.out)))
+            else:
+                order.part.leave(f"its results differ from PyTorch's by {verdict.worst:.1e} of their largest number")
+        except Exception as error:  # whatever fails, the training goes on
+            self._refuse(order, f"its executable failed: {error}")
+        finally:
+            claim.path.unlink(missing_ok=True)
+        self._end_waiting(order)
+
+    def _end_waiting(self, order: Order) -> None:
+        """Nothing more is to be done for a part before it can run, or it was left. Those that waited for it may run.
+
+        A backward pass in PyTorch is slow if the forward pass saves its results in blocks. So they change together.
+        """
+        self._unsettled.remove(order)
+        self._collect()
+        waiting = [other for other in self._unsettled if other.part.state != "left"]
+        ready = []
+        for known, executable in self._proven:
+            saves = any(layout.block for layout in known.part.outputs)
+            if not saves or all(other.step is not known.step for other in waiting):
+                ready.append((known, executable))
+        self._proven = [entry for entry in self._proven if entry not in ready]
+        accept([(known.part, executable) for known, executable in ready])
 
     def _announce(self, first: Order) -> None:
         """Tell the process of all parts that wait for kernels, of which this is the first one."""
         with contextlib.suppress(TilewrightError):  # the next call fails as well
             self._ask("announce", [])  # other graphs are made while the process starts
-            while not self._waiting.empty():
-                self._next.append(self._waiting.get())
+            self._collect()
             self._ask("announce", [order.request for order in (first, *self._next) if order.spent is None])
 
     def _is_done(self) -> bool:
@@ -210,8 +361,16 @@ class Worker:
     def _tune(self) -> None:
         """A generation, or the end of the budget."""
         left = self._end - time.monotonic()
+        if self._proofs and left > 0:  # they wait for a step
+            self._set_share(0.0)
+            time.sleep(_LOOK)
+            return
         tunable = {key: order.part for key, order in self._orders.items() if order.part.state != "left"}
         if left <= 0 or not tunable:
+            for proof in self._proofs:  # no step has come
+                self._offer(proof.order, proof.prepared)
+                self._end_waiting(proof.order)
+            self._proofs.clear()
             self._ask("finish", self._options.seconds)
             self._close()
             return
@@ -234,14 +393,14 @@ class Worker:
             spent = self._options.seconds - max(0.0, self._end - time.monotonic())
             prepared = self._ask("conclude", key, found, spent)
             if isinstance(prepared, Prepared):
-                self._take(self._orders[key], prepared)
+                self._report(self._orders[key], prepared)
+                self._offer(self._orders[key], prepared)
         if not any(contests.values()):  # nothing new to try
             self._end = time.monotonic()
 
     def _hold(self, proposal: Proposal) -> Contest | None:
         """Let the training time the variants of a part."""
-        executable = load_executable(proposal.out, self._threads, find_arena())
-        return self._orders[proposal.key].part.hold_contest(executable, proposal.variants)
+        return self._orders[proposal.key].part.hold_contest(self._load(proposal.out), proposal.variants)
 
     def _await(self, contests: Sequence[Contest]) -> None:
         """Wait until the training has timed all variants. It may have stopped, or the budget may be spent."""
@@ -265,6 +424,8 @@ class Worker:
         self.ended = True
         self._set_share(0.0)
         self._orders.clear()
+        steps = [order.step for order in (*self._unsettled, *self._next)]
+        self._known = [order for order in self._known if any(order.step is step for step in steps)]
         if self._process is not None:
             self._process.kill()
 
