@@ -28,6 +28,7 @@ from tilewright.training.live import LivePart
 from tilewright.training.options import Options
 from tilewright.training.parts import divide
 from tilewright.training.preparing import Preparation, Prepared, Request
+from tilewright.training.recording import Signature
 from tilewright.training.slots import PREPARING, TUNING, Pace
 
 nn = torch.nn
@@ -312,12 +313,15 @@ def test_parts_that_come_after_the_end_have_a_budget_of_their_own(
     tried = worker.Worker(Options(budget="1s"), 1)
 
     class Waiting:
-        """Stands for a part that never runs."""
+        """Stands for a part that never runs, so that no step copies what its proof needs."""
 
         name, state, kernel_seconds = "part", "waiting", dict[str, float]()
+        signature = Signature((), (), (), ())
 
-        def offer(self, *_: object) -> None:
+        def record(self, *_: object) -> None:
             pass
+
+        offer = record
 
     for number in (1, 2):
         tried.enqueue(worker.Order(Request("part", b"", (), (), key=str(number)), Waiting()))  # type: ignore[arg-type]

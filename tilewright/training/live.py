@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -298,19 +298,19 @@ def accept(executables: Sequence[tuple[LivePart, Executable]]) -> None:
                 part._accepted, part.state = executable, "ready"
 
 
-def adopt(parts: Iterable[LivePart]) -> None:
+def adopt(parts: Collection[LivePart]) -> None:
     """Begin a step with the executables that were accepted.
 
     Args:
         parts: of the step.
     """
-    changing = [part for part in parts if part._accepted is not None]
-    if not changing:
+    if all(part._accepted is None for part in parts):
         return
     with _changing:
-        for part in changing:
+        for part in parts:
             part._begin()
-    return_free_pages()
+    if all(part.state in ("running", "left") for part in parts):
+        return_free_pages()  # PyTorch needs them no more; before, it would meet each of them again
 
 
 def first_line(error: Exception) -> str:

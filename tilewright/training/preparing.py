@@ -162,7 +162,7 @@ class Preparation:
         self._parts.clear()
 
     def announce(self, requests: Sequence[Request]) -> None:
-        """Name the parts that will come, in their order. They are imported on one processor while another compiles."""
+        """Name the parts that will come, in their order. One processor imports them while another compiles."""
         self._announced |= {request.key: request for request in requests}
 
     def learn(self, request: Request) -> None:
@@ -193,9 +193,11 @@ class Preparation:
             spent = self._options.seconds
             if request.seconds > _FINISHING:
                 part.selection, trials = self._tune(part.extraction, request.seconds)
-        elif self._announced:
+        while self._announced:
             with contextlib.suppress(TilewrightError):  # it is raised again when that part's turn comes
                 self._begin(next(iter(self._announced.values())))
+            if not self._objects.busy:
+                break
         self._build(request.key, part, spent)
         assert part.out is not None
         tasks, tuned = len(part.extraction.uses), len(part.selection.tuned)

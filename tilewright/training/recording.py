@@ -121,9 +121,16 @@ def plan_copies(parts: Sequence[Signature]) -> tuple[tuple[int, ...], tuple[Copy
             if giver is not None and giver not in needed:
                 needed.add(giver)
                 waiting.append(giver)
+    computed = _list_copies(parts, sorted(needed))
+    alone = _list_copies(parts, [len(parts) - 1])
+    return alone if alone[2] <= computed[2] else computed
+
+
+def _list_copies(parts: Sequence[Signature], places: Sequence[int]) -> tuple[tuple[int, ...], tuple[Copy, ...], int]:
+    """What must be copied so that the parts of these places can run again, as :func:`plan_copies` returns it."""
     known: set[object] = set()
     copies, size = [], 0
-    for place in sorted(needed):
+    for place in places:
         part = parts[place]
         for number, (name, layout) in enumerate(zip(part.takes, part.inputs, strict=True)):
             if name and _key(name, layout) in known:
@@ -132,7 +139,7 @@ def plan_copies(parts: Sequence[Signature]) -> tuple[tuple[int, ...], tuple[Copy
             copies.append(Copy(place, number, replace(layout, block=0), size))
             size += -(-_count_bytes(layout) // _ALIGNMENT) * _ALIGNMENT
         known |= {_key(name, layout) for name, layout in zip(part.gives, part.outputs, strict=True) if name}
-    return tuple(sorted(needed)), tuple(copies), size
+    return tuple(places), tuple(copies), size
 
 
 def _key(name: str, layout: Layout) -> tuple[str, tuple[int, ...], str]:
@@ -212,4 +219,4 @@ def _place(memory: mmap.mmap, copy: Copy) -> torch.Tensor:
 def _count_bytes(layout: Layout) -> int:
     """The bytes of a tensor."""
     dtype: torch.dtype = getattr(torch, layout.dtype)
-    return math.prod(layout.shape) * dtype.itemsize
+    return math.prod(layout.shape) * int(dtype.itemsize)

@@ -204,7 +204,7 @@ class Session:
             return run(arguments)
         if graph.kind != "backward":
             graph.progress.begin_step(id(graph))
-            adopt(part for each in self.graphs for part in each.parts)
+            adopt([part for each in self.graphs for part in each.parts])
         with graph.progress.run():
             return run(arguments)
 
