@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import shutil
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,9 @@ __all__ = ["Preparation", "Prepared", "Proposal", "Request", "make_preparation"]
 
 #: Random numbers that are drawn for the inputs of a part. (A prime: no extent divides it.)
 _DRAWN = 100_003
+#: How much less urgent the process is than others that run in a slot, such as those that load data. (A choice: it gets
+#: a tenth of a processor beside another process. At idle priority it would get nothing.)
+_NICE = 10
 #: Objects after which Python looks for cycles: the new ones, and multiples of that for older ones.
 _COLLECTIONS = (50_000, 20, 100)
 #: Seconds of a budget that are kept for building the executable and trying it.
@@ -378,6 +382,8 @@ def make_preparation(options: Options, folder: Path) -> Preparation:
     import tilewright.tuning.selection  # noqa: F401
     from tilewright.tvm_compat import light_tensor_intrinsics, unchecked_schedules
 
+    if options.mode == "background":
+        os.nice(_NICE)
     light_tensor_intrinsics()
     unchecked_schedules()
     made = Preparation(options, folder)

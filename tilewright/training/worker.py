@@ -49,8 +49,7 @@ _PATIENCE = 1800.0
 _LONGEST_CONTEST, _LOOK = 600.0, 0.05
 #: Seconds between two looks at whether the training goes on.
 _WATCH = 1.0
-#: Seconds and steps that other parts wait for a step with copies. (A choice: a training that goes on makes one in that
-#: time.)
+#: Seconds and steps that other work waits for a step in which something is copied or timed. (A choice.)
 _WAIT_SECONDS, _WAIT_STEPS = 2.0, 4.0
 #: A process that died is replaced so often. (A choice.)
 _MOST_DEATHS = 3
@@ -126,7 +125,7 @@ class Worker:
         self._proofs: list[_Proof] = []
         self._proven: list[tuple[Order, Executable]] = []
         self._deaths = 0
-        self._end = -math.inf
+        self._end = self._changed = -math.inf
         self.trials = 0
         self.ended = self._closed = False
         self.generations = 0
@@ -231,6 +230,12 @@ class Worker:
             except Exception as error:  # whatever fails, the training goes on with the kernels that it has
                 self._note_failure(error)
 
+    @property
+    def _patience(self) -> float:
+        """The seconds in which a step comes if the training goes on."""
+        step = self.pace.step_seconds
+        return _WAIT_SECONDS if math.isnan(step) else max(_WAIT_SECONDS, _WAIT_STEPS * step)
+
     def _collect(self) -> None:
         """Note all orders that wait."""
         while not self._waiting.empty():
@@ -298,8 +303,7 @@ class Worker:
             pieces[place].part.record(recording, place)
         if not self._next:  # the process has nothing to do until then
             self._set_share(0.0)
-        step = 0.0 if math.isnan(self.pace.step_seconds) else self.pace.step_seconds
-        recording.over.wait(max(_WAIT_SECONDS, _WAIT_STEPS * step))
+        recording.over.wait(self._patience)
 
     def _settle(self) -> None:
         """Prove the executables for which a step has copied what is needed."""
@@ -347,6 +351,7 @@ class Worker:
                 ready.append((known, executable))
         self._proven = [entry for entry in self._proven if entry not in ready]
         accept([(known.part, executable) for known, executable in ready])
+        self._changed = time.monotonic()
 
     def _announce(self, first: Order) -> None:
         """Tell the process of all parts that wait for kernels, of which this is the first one."""
@@ -378,7 +383,7 @@ class Worker:
         if len(times) < len(tunable):  # the first steps in our kernels are still to come
             self._set_share(0.0)
             time.sleep(_LOOK)
-            if not times:
+            if not times or time.monotonic() < self._changed + self._patience:
                 return
         self._set_share(TUNING)
         proposals = self._ask("propose", times, seconds=left)
