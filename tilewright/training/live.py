@@ -104,7 +104,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         self._unsure = 0
         self._offered: Executable | None = None
         self._accepted: Executable | None = None
-        self._recording: tuple[Recording, int] | None = None
+        self._recordings: list[tuple[Recording, int]] = []
         self._executable: Executable | None = None
         self._lock = threading.Lock()
         self._storages = find_storages()
@@ -135,7 +135,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             recording: of a step.
             place: of this part in the step.
         """
-        self._recording = (recording, place)
+        self._recordings.append((recording, place))
 
     def leave(self, reason: str) -> None:
         """Leave this part to PyTorch for good, and say so."""
@@ -175,10 +175,10 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The results of the part."""
-        if self._recording is not None:
-            recording, place = self._recording
+        for entry in self._recordings.copy():
+            recording, place = entry
             if recording.note(place, tensors):
-                self._recording = None
+                self._recordings.remove(entry)
         if self._offered is not None:
             return self._prove(tensors)
         program = self._program

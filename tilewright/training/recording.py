@@ -180,15 +180,20 @@ class Recording:
             self._memory = mmap.mmap(file.fileno(), max(1, size), flags=flags)
         self._copies = {place: [copy for copy in copies if copy.part == place] for place in parts}
 
+    def cancel(self) -> None:
+        """Copy nothing more."""
+        self.over.set()
+
     def note(self, part: int, tensors: Sequence[torch.Tensor]) -> bool:
-        """Copy what a part takes, if it is its turn. Returns whether it was."""
+        """Copy what a part takes, if it is its turn. Returns whether this part has nothing to copy any more."""
         if self.over.is_set():
             return True
         if not self._left or self._left[0] != part:
             return False
         try:
-            for copy in self._copies[part]:
-                _place(self._memory, copy).copy_(to_plain(tensors[copy.place], copy.layout.shape))
+            with torch.no_grad():
+                for copy in self._copies[part]:
+                    _place(self._memory, copy).copy_(to_plain(tensors[copy.place], copy.layout.shape))
         except Exception as error:
             self.error = str(error) or type(error).__name__
             self._left.clear()

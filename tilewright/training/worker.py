@@ -29,11 +29,9 @@ from tilewright.executable.executable import Executable, load_executable
 from tilewright.measure.isolated import IsolatedError, IsolatedProcess
 from tilewright.scratch import make_folder
 from tilewright.training.arena import find_arena
-from tilewright.training.live import MOST_UNSURE, accept
 from tilewright.training.options import Options
 from tilewright.training.preparing import Prepared, Proposal, Request, make_preparation
-from tilewright.training.proving import Claim, Piece, Verdict
-from tilewright.training.recording import Recording, plan_copies
+from tilewright.training.proofs import Proofs
 from tilewright.training.slots import PREPARING, TUNING, Pace
 
 if TYPE_CHECKING:
@@ -76,25 +74,6 @@ class Order:
     step: object = None
 
 
-@dataclass
-class _Proof:
-    """The proof of an executable that waits for copies of a step.
-
-    Attributes:
-        order: of its part.
-        prepared: the executable.
-        recording: gets the copies.
-        claim: what will be proven.
-        unsure: how many steps had results that are not all finite.
-    """
-
-    order: Order
-    prepared: Prepared
-    recording: Recording
-    claim: Claim
-    unsure: int = 0
-
-
 class Worker:
     """Has parts compiled and tuned by one process, one after the other. A process that died is replaced.
 
@@ -118,12 +97,7 @@ class Worker:
         #: Where the process builds. The lock says to others that this process needs it.
         self._folder, self._lock = make_folder()
         self._orders: dict[str, Order] = {}
-        #: All orders, those that have no executable that could run, proofs that wait, and executables that were proven
-        #: and wait for others of their step.
-        self._known: list[Order] = []
-        self._unsettled: list[Order] = []
-        self._proofs: list[_Proof] = []
-        self._proven: list[tuple[Order, Executable]] = []
+        self._proofs = Proofs(self._folder, threads, self._ask, self._refuse)
         self._deaths = 0
         self._end = self._changed = -math.inf
         self.trials = 0
@@ -210,15 +184,16 @@ class Worker:
     def abandon(self) -> None:
         """Prepare and tune nothing more. Called in a forked process, whose parent the worker belongs to."""
         self._closed = self.ended = True
+        self._proofs.give_up()
         self.pace = Pace()  # another thread may have held the locks of the former one
 
     def _serve(self) -> None:
         """The thread: first parts that wait, then tuning."""
         while True:
             try:
-                self._settle()
                 self._collect()
-                if not self._next and not self._proofs and self._is_done():
+                self._settle()
+                if not self._next and not self._proofs.waiting and self._is_done():
                     self._close()
                     self._note(self._waiting.get())
                 if self._next:
@@ -229,6 +204,13 @@ class Worker:
                     self._tune()
             except Exception as error:  # whatever fails, the training goes on with the kernels that it has
                 self._note_failure(error)
+
+    def _settle(self) -> None:
+        """Prove what can be proven."""
+        if self._proofs.ready:
+            self._set_share(PREPARING)
+            self._proofs.settle()
+            self._changed = time.monotonic()
 
     @property
     def _patience(self) -> float:
@@ -244,9 +226,7 @@ class Worker:
     def _note(self, order: Order) -> None:
         """Note an order that has waited."""
         self._next.append(order)
-        self._known.append(order)
-        if order.spent is None:
-            self._unsettled.append(order)
+        self._proofs.expect(order)
 
     def _watch(self, process: IsolatedProcess) -> None:
         """The thread that lets the process go on when the training pauses, or when somebody else has stopped it."""
@@ -273,85 +253,23 @@ class Worker:
         self._announce(order)
         prepared = self._prepare(order)
         if prepared is None:
-            self._end_waiting(order)
+            self._proofs.end(order)
             return
         self._orders[order.request.key] = order
-        self._record(order, prepared)
+        self._begin_proof(order, prepared)
 
-    def _record(self, order: Order, prepared: Prepared, unsure: int = 0) -> None:
-        """Have the next step copy what the proof of an executable needs."""
-        pieces = [known for known in self._known if known.step is order.step and known.part.state != "left"]
-        pieces = pieces[: pieces.index(order) + 1]
-        places, copies, size = plan_copies([known.part.signature for known in pieces])
-        path = self._folder / f"{prepared.out.name}.copies"
+    def _begin_proof(self, order: Order, prepared: Prepared) -> None:
+        """Have an executable proven when a step has copied what that needs, and wait for the step for a while."""
         try:
-            recording = Recording(path, places, copies, size)
+            over = self._proofs.begin(order, prepared)
         except (OSError, ValueError) as error:
             _log.info("%s is proven in a step: %s", order.part.name, error)
             self._offer(order, prepared)
-            self._end_waiting(order)
+            self._proofs.end(order)
             return
-        claim = Claim(
-            prepared.out,
-            self._threads,
-            tuple(Piece(n, pieces[n].request.module, pieces[n].part.signature) for n in places),
-            copies,
-            path,
-        )
-        self._proofs.append(_Proof(order, prepared, recording, claim, unsure))
-        for place in places:
-            pieces[place].part.record(recording, place)
         if not self._next:  # the process has nothing to do until then
             self._set_share(0.0)
-        recording.over.wait(self._patience)
-
-    def _settle(self) -> None:
-        """Prove the executables for which a step has copied what is needed."""
-        for proof in [proof for proof in self._proofs if proof.recording.over.is_set()]:
-            self._proofs.remove(proof)
-            self._prove(proof)
-
-    def _prove(self, proof: _Proof) -> None:
-        """Have an executable proven, and let the training use it if it is right."""
-        order, claim = proof.order, proof.claim
-        self._set_share(PREPARING)
-        try:
-            if proof.recording.error:
-                raise TilewrightError(proof.recording.error)
-            try:
-                verdict = self._ask("prove", claim)
-            except IsolatedError:  # somebody may have killed it; kernels that crash do so again
-                verdict = self._ask("prove", claim)
-            assert isinstance(verdict, Verdict)
-            if not verdict.finite and proof.unsure < MOST_UNSURE:
-                self._record(order, proof.prepared, proof.unsure + 1)
-                return
-            if verdict.right:
-                self._proven.append((order, self._load(proof.prepared.out)))
-            else:
-                order.part.leave(f"its results differ from PyTorch's by {verdict.worst:.1e} of their largest number")
-        except Exception as error:  # whatever fails, the training goes on
-            self._refuse(order, f"its executable failed: {error}")
-        finally:
-            claim.path.unlink(missing_ok=True)
-        self._end_waiting(order)
-
-    def _end_waiting(self, order: Order) -> None:
-        """Nothing more is to be done for a part before it can run, or it was left. Those that waited for it may run.
-
-        A backward pass in PyTorch is slow if the forward pass saves its results in blocks. So they change together.
-        """
-        self._unsettled.remove(order)
-        self._collect()
-        waiting = [other for other in self._unsettled if other.part.state != "left"]
-        ready = []
-        for known, executable in self._proven:
-            saves = any(layout.block for layout in known.part.outputs)
-            if not saves or all(other.step is not known.step for other in waiting):
-                ready.append((known, executable))
-        self._proven = [entry for entry in self._proven if entry not in ready]
-        accept([(known.part, executable) for known, executable in ready])
-        self._changed = time.monotonic()
+        over.wait(self._patience)
 
     def _announce(self, first: Order) -> None:
         """Tell the process of all parts that wait for kernels, of which this is the first one."""
@@ -366,16 +284,15 @@ class Worker:
     def _tune(self) -> None:
         """A generation, or the end of the budget."""
         left = self._end - time.monotonic()
-        if self._proofs and left > 0:  # they wait for a step
+        if self._proofs.waiting and left > 0:  # for a step
             self._set_share(0.0)
             time.sleep(_LOOK)
             return
         tunable = {key: order.part for key, order in self._orders.items() if order.part.state != "left"}
         if left <= 0 or not tunable:
-            for proof in self._proofs:  # no step has come
-                self._offer(proof.order, proof.prepared)
-                self._end_waiting(proof.order)
-            self._proofs.clear()
+            for order, prepared in self._proofs.give_up():  # no step has come
+                self._offer(order, prepared)
+                self._proofs.end(order)
             self._ask("finish", self._options.seconds)
             self._close()
             return
@@ -429,8 +346,7 @@ class Worker:
         self.ended = True
         self._set_share(0.0)
         self._orders.clear()
-        steps = [order.step for order in (*self._unsettled, *self._next)]
-        self._known = [order for order in self._known if any(order.step is step for step in steps)]
+        self._proofs.forget()
         if self._process is not None:
             self._process.kill()
 
