@@ -26,8 +26,8 @@ LARGE, SMALL = (8, 16, 64, 64), (8, 64)
 
 def sign(takes: dict[str, tuple[int, ...]], gives: dict[str, tuple[int, ...]]) -> Signature:
     """The signature of a part, from the shapes of what it takes and gives."""
-    layouts = [tuple(Layout.of(torch.empty(shape)) for shape in shapes.values()) for shapes in (takes, gives)]
-    return Signature(*layouts, tuple(takes), tuple(gives))
+    inputs, outputs = (tuple(Layout.of(torch.empty(shape)) for shape in each.values()) for each in (takes, gives))
+    return Signature(inputs, outputs, tuple(takes), tuple(gives))
 
 
 FORWARD = sign({"x": SMALL, "w": SMALL}, {"a": LARGE, "b": SMALL})

@@ -273,7 +273,8 @@ def test_parts_change_together_and_no_step_computes_one_twice(monkeypatch: pytes
     model = Residual()
     exact = in_float64(model)
     compiled = optimize(model, budget="5m", records=None)
-    changes, end, steps = [], time.monotonic() + 300, 0
+    changes: list[dict[str, str]] = []
+    end, steps = time.monotonic() + 300, 0
     while not changes or (set(changes[-1].values()) != {"running"} and time.monotonic() < end):
         x = torch.randn(2, 3, 16, 16)
         model.zero_grad()
