@@ -7,7 +7,10 @@ Each network is trained on one batch of 16 with SGD and momentum.
 - *From the first step.* Each arm trains alone, in a process of its own: Tilewright for ``--minutes``, tuning in the
   background from empty records; the others until their steps are regular. ``overtakes_seconds`` is the time after which
   Tilewright has taken more steps than the other arm, both counted from their first step. An arm that trained for less
-  long goes on at its median step.
+  long goes on at its median step. ``slowest_step`` is the longest step as a multiple of the median of all steps;
+  ``slowest_step_around`` as one of the median of the 16 steps around it, since steps become shorter while kernels are
+  tuned. ``first_minute_lost`` is by how much the steps of the first minute took longer than as many of eager PyTorch,
+  as a share. Steps in which PyTorch traces the network are left out of these three.
 - *After tuning.* All arms race by turns, each in a process of its own; Tilewright has what its records hold.
   ``step_ratio`` is the ratio of medians, with the interval of a bootstrap over turns. The better one of both layouts
   (channels first and last) counts for each arm of PyTorch.
@@ -70,6 +73,10 @@ _ALONE_SECONDS, _COMPILE_SECONDS, _TURNS, _TURN_SECONDS = 45.0, 75.0, 12, 2.0
 _PASSES = ("forward", "backward")
 #: The first steps, in which PyTorch traces the network. They are no slow steps of Tilewright's.
 _TRACING = 2
+#: Steps before and after a step that it is compared with: steps become shorter while a network is tuned.
+_AROUND = 8
+#: Seconds of the first minute.
+_MINUTE = 60.0
 
 
 def train_alone(name: str, arm: str, seconds: float, threads: int, options: Mapping[str, Any]) -> list[float]:
@@ -89,7 +96,7 @@ def find_overtaking(ours: Sequence[float], theirs: Sequence[float]) -> float | N
         ours: the ends of the steps.
         theirs: those of the other arm. What it would have done after its last one is its median step.
     """
-    regular = float(np.median(np.diff([0.0, *theirs])[len(theirs) // 2 :]))
+    regular = find_regular(theirs)
     overtaken: float | None = None
     for count, end in enumerate(ours, 1):
         other = bisect.bisect_right(theirs, end)
@@ -97,6 +104,29 @@ def find_overtaking(ours: Sequence[float], theirs: Sequence[float]) -> float | N
             other += int((end - theirs[-1]) / regular)
         overtaken = (end if overtaken is None else overtaken) if count > other else None
     return overtaken
+
+
+def find_regular(ends: Sequence[float]) -> float:
+    """The usual seconds of a step, once steps are regular: the median of the later half."""
+    return float(np.median(np.diff([0.0, *ends])[len(ends) // 2 :]))
+
+
+def describe_steps(ours: Sequence[float], eager: Sequence[float]) -> dict[str, float]:
+    """How even steps are, and what tuning costs at first. Steps in which PyTorch traces the network are left out.
+
+    Args:
+        ours: the ends of the steps.
+        eager: those of eager PyTorch.
+    """
+    spans = np.diff([0.0, *ours])[min(_TRACING, len(ours) - 1) :]
+    ends = np.asarray(ours)[-len(spans) :]
+    around = [np.median(spans[max(0, place - _AROUND) : place + _AROUND + 1]) for place in range(len(spans))]
+    first = spans[ends <= ends[0] + _MINUTE]
+    return {
+        "slowest_step": float(spans.max() / np.median(spans)),
+        "slowest_step_around": float((spans / around).max()),
+        "first_minute_lost": float(first.mean() / find_regular(eager) - 1.0),
+    }
 
 
 @dataclass(frozen=True)
@@ -173,12 +203,10 @@ def bench(plan: Plan) -> dict[str, Any]:
             which: {"arm": other.name, **compare(mine, of_name[other.name])} for which, other in best.items()
         }
     if alone:
-        spans = np.diff([0.0, *alone["tilewright"]])
-        spans = spans[min(_TRACING, len(spans) - 1) :]
         found["overtakes_seconds"] = {
             key: find_overtaking(alone["tilewright"], alone[other.name]) for key, other in best.items()
         }
-        found["slowest_step"] = float(spans.max() / np.median(spans))
+        found |= describe_steps(alone["tilewright"], alone[best["eager"].name])
     return {
         **found,
         "gradient_error": errors["gradients"]["tilewright"]["worst"],
@@ -216,14 +244,16 @@ def show(networks: Mapping[str, Any]) -> str:
             row.append(_show_ratio(entry["step_ratio"][key]))
             seconds = entry.get("overtakes_seconds", {}).get(key, math.nan)
             row.append("never" if seconds is None else "-" if math.isnan(seconds) else f"{seconds:.0f}")
-        slowest = f"{entry['slowest_step']:.2f}" if "slowest_step" in entry else "-"
-        rows.append([*row, slowest, f"{entry['gradient_error']:.1e}"])
+        row += [f"{entry[key]:.2f}" if key in entry else "-" for key in ("slowest_step", "slowest_step_around")]
+        row.append(f"{100 * entry['first_minute_lost']:.0f} %" if "first_minute_lost" in entry else "-")
+        rows.append([*row, f"{entry['gradient_error']:.1e}"])
         row = [name]
         for key in _PASSES:
             row.append(f"{entry[f'{key}_ms']['tilewright']['median_ms']:.0f}")
             row += [_show_ratio(entry[f"{key}_ratio"][other]) for other in OTHERS]
         passes.append(row)
-    header = ["network", "step, ms", "of eager", "overtakes, s", "of inductor", "overtakes, s", "slowest step", "error"]
+    header = ["network", "step, ms", "of eager", "overtakes, s", "of inductor", "overtakes, s"]
+    header += ["slowest step", "of those around", "first minute lost", "error"]
     means = [
         np.exp(np.mean([np.log(entry["step_ratio"][key]["ratio"]) for entry in networks.values()])) for key in OTHERS
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ pytest.importorskip("torch")
 from bench._training_kernels import Timed, bound_seconds, list_convolutions, list_kernels, show_kernels
 from bench._training_steps import StepSeconds
 from bench._training_tasks import DATA, ELEMENTWISE, FORWARD, WEIGHTS
-from bench.training import Plan, bench, find_overtaking, main, show, take_pass
+from bench.training import Plan, bench, describe_steps, find_overtaking, main, show, take_pass
 from tilewright.measure.limits import Limits
 from tilewright.measure.peers import Peer
 
@@ -53,6 +54,14 @@ def test_overtaking_is_for_good() -> None:
     assert find_overtaking([3.0, 3.1, 3.2, 3.3], theirs) == 3.3
     assert find_overtaking([0.5, 4.0, 6.0], theirs) is None
     assert find_overtaking([9.0, *(9.0 + n / 10 for n in range(1, 20))], theirs) == pytest.approx(9.9)
+
+
+def test_steps_are_compared_with_those_around_them_and_with_eager_ones() -> None:
+    spans = [9.0, 5.0, *[1.5] * 40, 2.1, *[0.5] * 100]  # traced, in PyTorch's kernels, a slow one, in ours
+    found = describe_steps(list(itertools.accumulate(spans)), [9.0, *(9.0 + n for n in range(1, 20))])
+    assert found["slowest_step"] == pytest.approx(4.2)
+    assert found["slowest_step_around"] == pytest.approx(1.4)
+    assert found["first_minute_lost"] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ import pytest
 from tests.models import runs
 from tests.training.models import in_float64, step, torch, worst_gradient
 from tilewright.executable.program import PlanProgram
+from tilewright.frontend.torch.part import Layout
 from tilewright.training import optimize, report
-from tilewright.training.proof import TOLERANCE, find_worst, is_rounding
+from tilewright.training.proof import TOLERANCE, Comparison, compare, is_rounding
 
 nn = torch.nn
 
@@ -39,23 +40,33 @@ def part() -> tuple[Any, Sequence[Any], Sequence[Any]]:
     return module, tensors, [result.float() for result in norm_step(*(t.double() for t in tensors))]
 
 
+def judge(module: Any, tensors: Sequence[Any], found: Sequence[Any]) -> tuple[Comparison, bool]:
+    """The comparison of results with PyTorch's, and whether they are right."""
+    outputs = [Layout.of(result) for result in module(*tensors)]
+    comparison = compare(module, outputs, tensors, found)
+    return comparison, is_rounding(module, outputs, tensors, found, comparison.doubtful)
+
+
 def test_rounding_errors_are_accepted(part: tuple[Any, Sequence[Any], Sequence[Any]]) -> None:
     module, tensors, exact = part
-    assert find_worst(module, tensors, exact)[0] > TOLERANCE  # the gradient of the bias, which is 0
-    assert is_rounding(module, tensors, exact)
+    comparison, right = judge(module, tensors, exact)
+    assert comparison.seconds > 0.0
+    assert comparison.worst > TOLERANCE  # the gradient of the bias, which is 0
+    assert list(comparison.doubtful) == [3]
+    assert right
     theirs = module(*tensors)
-    assert is_rounding(module, tensors, theirs)
-    assert is_rounding(module, tensors, [*theirs[:3], -2 * theirs[3]])
+    assert judge(module, tensors, theirs)[1]
+    assert judge(module, tensors, [*theirs[:3], -2 * theirs[3]])[1]
 
 
 def test_infinite_results_are_not_compared(part: tuple[Any, Sequence[Any], Sequence[Any]]) -> None:
     module, (x, *others), _ = part
-    assert find_worst(module, [x, *others], module(x, *others))[2]
+    assert judge(module, [x, *others], module(x, *others))[0].finite
     x = x.index_fill(0, torch.tensor([0]), float("inf"))
     found = module(x, *others)
-    worst, _, finite = find_worst(module, [x, *others], found)
-    assert not finite
-    assert worst <= TOLERANCE
+    comparison, _ = judge(module, [x, *others], found)
+    assert not comparison.finite
+    assert comparison.worst <= TOLERANCE
 
 
 @pytest.mark.parametrize("place", range(4))
@@ -74,8 +85,9 @@ def test_what_is_wrong_is_refused(
     module, tensors, exact = part
     found = list(exact)
     found[place] = damage(found[place])
-    assert not find_worst(module, tensors, found)[0] <= TOLERANCE
-    assert not is_rounding(module, tensors, found)
+    comparison, right = judge(module, tensors, found)
+    assert not comparison.worst <= TOLERANCE
+    assert not right
 
 
 @runs

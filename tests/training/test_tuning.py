@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.training.models import in_float64, step, torch, worst_gradient
+from tests.training.models import Residual, in_float64, step, torch, worst_gradient
 from tilewright.executable.executable import load_executable
 from tilewright.frontend.load import load_part
 from tilewright.graph.tasks import extract
@@ -28,6 +28,7 @@ from tilewright.training.live import LivePart
 from tilewright.training.options import Options
 from tilewright.training.parts import divide
 from tilewright.training.preparing import Preparation, Prepared, Request
+from tilewright.training.recording import Signature
 from tilewright.training.slots import PREPARING, TUNING, Pace
 
 nn = torch.nn
@@ -242,6 +243,11 @@ def test_a_killed_process_costs_no_training(caplog: pytest.LogCaptureFixture, mo
             super().__init__(*arguments, **others)
             made.append(self)
 
+        def call(self, method: str, *arguments: object, **others: Any) -> Any:
+            if (method == "prove" and len(made) == 2) or len(made) == 1:
+                self.kill()  # while it starts, and while it proves
+            return super().call(method, *arguments, **others)
+
     monkeypatch.setattr(worker, "IsolatedProcess", Noted)
     model = make_perceptron()
     exact = in_float64(model)
@@ -256,11 +262,36 @@ def test_a_killed_process_costs_no_training(caplog: pytest.LogCaptureFixture, mo
             step(exact, x.double())
             assert worst_gradient(model, exact) < 1e-4
             states = {part.state for graph in report(model).graphs for part in graph.parts}
-            if len(made) == 1:
-                made[0].kill()
             time.sleep(0.02)
-    assert len(made) > 1
+    assert len(made) == 3
     assert states == {"running"}  # another process has done it
+
+
+def test_parts_change_together_and_no_step_computes_one_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backward pass in PyTorch would be slow, if the forward pass saved blocks already."""
+    monkeypatch.setattr(worker, "PREPARING", 0.0)  # the process need not wait for its slots
+    model = Residual()
+    exact = in_float64(model)
+    compiled = optimize(model, budget="5m", records=None)
+    changes: list[dict[str, str]] = []
+    end, steps = time.monotonic() + 300, 0
+    while not changes or (set(changes[-1].values()) != {"running"} and time.monotonic() < end):
+        x = torch.randn(2, 3, 16, 16)
+        model.zero_grad()
+        exact.zero_grad()
+        step(compiled, x)
+        step(exact, x.double())
+        assert worst_gradient(model, exact) < 1e-4
+        graphs = report(model).graphs
+        states = {f"{graph.kind} {part.name}": part.state for graph in graphs for part in graph.parts}
+        if not changes or states != changes[-1]:
+            changes.append(states)
+        steps += 1
+        time.sleep(0.02)
+    assert set(changes[-1].values()) == {"running"}
+    for states in changes[:-1]:
+        assert "running" not in [state for name, state in states.items() if name.startswith("forward")], states
+    assert {part.ours + part.theirs for graph in report(model).graphs for part in graph.parts} == {steps}
 
 
 def test_neither_records_nor_cache_are_needed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -312,12 +343,15 @@ def test_parts_that_come_after_the_end_have_a_budget_of_their_own(
     tried = worker.Worker(Options(budget="1s"), 1)
 
     class Waiting:
-        """Stands for a part that never runs."""
+        """Stands for a part that never runs, so that no step copies what its proof needs."""
 
         name, state, kernel_seconds = "part", "waiting", dict[str, float]()
+        signature = Signature((), (), (), ())
 
-        def offer(self, *_: object) -> None:
+        def record(self, *_: object) -> None:
             pass
+
+        offer = record
 
     for number in (1, 2):
         tried.enqueue(worker.Order(Request("part", b"", (), (), key=str(number)), Waiting()))  # type: ignore[arg-type]

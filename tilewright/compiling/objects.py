@@ -59,6 +59,11 @@ class Objects:
         """The directory for object files."""
         return self._folder
 
+    @property
+    def busy(self) -> bool:
+        """Whether programs are being compiled in the background."""
+        return any(not made.done() for made in self._begun.values())
+
     def symbol(self, kernel: str, function: tirx.PrimFunc) -> str:
         """The name that a program of a kernel has in a library: the kernel's, and a number made of the program."""
         return f"{kernel[:_LONGEST_NAME]}_{_number(function) & 0xFFFFFFFF:08x}"

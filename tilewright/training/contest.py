@@ -1,13 +1,15 @@
 """Times variants of kernels while real steps run: each run of a part computes with other variants.
 
-No step is lost to this, since a variant computes the same as the kernel that it replaces.
+No step is lost to this, since a variant computes the same as the kernel that it replaces. A contest begins with a run
+of the kernels themselves. Then each variant runs once, a few in each run, so that no step takes long if they are slow.
+After that all of them are timed by turns.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,8 +19,12 @@ __all__ = ["Contest"]
 
 #: How often each variant runs, at least. The lowest 0.2-quantile of its times counts.
 _RUNS = 3
-#: A variant that took so many times as long as the kernel that it stands for is not run again.
-_HOPELESS = 1.5
+#: A variant that took so many times as long as the kernel that it stands for is not run again. In its first run it
+#: meets cold caches, and may take longer.
+_HOPELESS, _HOPELESS_FIRST = 1.5, 4.0
+#: Variants that run for the first time stand for kernels of this share of a part's time, unless it is a single one. If
+#: they were ten times as slow, the part would take 1.45 times as long. (A choice.)
+_RISK = 0.05
 
 
 class Contest:
@@ -44,6 +50,10 @@ class Contest:
         self._orders: dict[str, Sequence[int]] = {}
         self._turn = 0
         self._cancelled = False
+        self._usual: dict[str, float] = {}
+        self._part = 0.0
+        self._untried = [(kernel, name) for kernel, names in variants.items() for name in names[1:]]
+        self._hopeless: set[str] = set()
 
     def run(self, addresses: Sequence[int]) -> list[float]:
         """Run the part on the caller's memory, with the next variants. Returns the seconds of each call.
@@ -51,16 +61,25 @@ class Contest:
         Raises:
             MeasureError: a kernel failed.
         """
-        if self._turn % self._turns == 0:
-            self._orders = {k: self._rng.permutation(len(names)).tolist() for k, names in self._variants.items()}
-        drawn = {k: self._draw(k, order[self._turn % self._turns % len(order)]) for k, order in self._orders.items()}
+        own = {kernel: kernel for kernel in self._variants}
+        tried = self._pick_untried()
+        drawn = own | tried if tried or not self._usual else self._draw_all()
         self.program.choose_kernels(drawn)
         taken = self.program.profile_in_place(addresses)
-        if self._turn:  # the first run meets cold caches
-            self._note(drawn, taken)
-        self._turn += 1
-        if self._turn > _RUNS * self._turns or self._cancelled:
-            self.program.choose_kernels({kernel: kernel for kernel in self._variants})
+        seconds = {kernel: sum(taken[place] for place in self._places[kernel]) for kernel in self._variants}
+        if not self._usual:
+            self._usual, self._part = seconds, sum(taken)
+        elif tried:
+            for kernel, name in tried.items():
+                if seconds[kernel] > _HOPELESS_FIRST * self._usual[kernel]:
+                    self._hopeless.add(name)
+                    self.times[kernel][name].append(seconds[kernel])
+        else:
+            for kernel, name in drawn.items():
+                self.times[kernel][name].append(seconds[kernel])
+            self._turn += 1
+        if self._turn >= _RUNS * self._turns or self._cancelled:
+            self.program.choose_kernels(own)
             self.over.set()
         return taken
 
@@ -68,12 +87,26 @@ class Contest:
         """Let the next run be the last one."""
         self._cancelled = True
 
+    def _pick_untried(self) -> dict[str, str]:
+        """Variants that run for the first time now, by their kernels; none before the kernels themselves have run."""
+        picked: dict[str, str] = {}
+        for kernel, name in self._untried.copy() if self._usual else ():
+            risk = sum(self._usual[other] for other in (*picked, kernel))
+            if kernel not in picked and (not picked or risk <= _RISK * self._part):
+                picked[kernel] = name
+                self._untried.remove((kernel, name))
+        return picked
+
+    def _draw_all(self) -> dict[str, str]:
+        """For each kernel the variant whose turn it is."""
+        if self._turn % self._turns == 0:
+            self._orders = {k: self._rng.permutation(len(names)).tolist() for k, names in self._variants.items()}
+        place = self._turn % self._turns
+        return {kernel: self._draw(kernel, order[place % len(order)]) for kernel, order in self._orders.items()}
+
     def _draw(self, kernel: str, number: int) -> str:
         """The name of a variant; the kernel's own if the variant was far slower, so that no step takes long."""
         name, times = self._variants[kernel][number], self.times[kernel]
-        hopeless = min(times[name], default=0.0) > _HOPELESS * min(times[self._variants[kernel][0]], default=math.inf)
-        return self._variants[kernel][0] if hopeless else name
-
-    def _note(self, drawn: Mapping[str, str], taken: Sequence[float]) -> None:
-        for kernel, name in drawn.items():
-            self.times[kernel][name].append(sum(taken[place] for place in self._places[kernel]))
+        own = self._variants[kernel][0]
+        slow = min(times[name], default=0.0) > _HOPELESS * min(times[own], default=math.inf)
+        return own if slow or name in self._hopeless else name

@@ -1,5 +1,8 @@
 """A part of a step as it runs: in PyTorch's kernels at first, and in ours once they are ready and proven.
 
+Another process proves them with copies of what one step took (:mod:`tilewright.training.proving`). An executable that
+is there before the first step, or that no other process can prove, is proven in a step, which takes long.
+
 The states of a part:
 
 waiting --> ready --> running
@@ -24,11 +27,13 @@ from tilewright.executable.program import PlanProgram, Variants
 from tilewright.frontend.torch.part import Layout
 from tilewright.training.contest import Contest
 from tilewright.training.parts import Part
-from tilewright.training.proof import TOLERANCE, find_worst, is_rounding
-from tilewright.training.saved import accept_blocks, find_layouts, to_blocks, to_plain
+from tilewright.training.proof import compare, is_rounding
+from tilewright.training.recording import Recording, Signature, find_names
+from tilewright.training.running import align, find_addresses
+from tilewright.training.saved import accept_blocks, find_layouts
 from tilewright.training.storage import find_storages, return_free_pages
 
-__all__ = ["LivePart", "State", "first_line"]
+__all__ = ["MOST_UNSURE", "LivePart", "State", "accept", "adopt", "first_line"]
 
 State: TypeAlias = Literal["waiting", "ready", "running", "left"]
 #: In every so many runs the kernels are timed. That costs two readings of the clock for each.
@@ -37,9 +42,12 @@ _PROFILE_EVERY = 16
 _WINDOW, _ENOUGH = 16, 3
 #: Steps whose results are not all finite that are passed over before a part is proven by the finite ones. (A choice:
 #: numbers that a mask makes infinite come in each step, those of a bad batch do not.)
-_MOST_UNSURE = 8
+MOST_UNSURE = 8
 #: Variants of our kernels are timed in real steps if ours take at most this multiple of PyTorch's time.
 _MOST_SLOWER = 1.5
+
+#: Held while accepted executables are handed over: those that belong together change in the same step.
+_changing = threading.Lock()
 
 _log = logging.getLogger("tilewright.training")
 
@@ -73,6 +81,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
     Attributes:
         part: the part.
         inputs, outputs: the layouts that kernels read and write.
+        signature: these, and the names of what it takes and gives.
         state: how it runs now.
         reason: why it was left to PyTorch; empty: it was not.
         counts: what happened to it.
@@ -83,6 +92,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         super().__init__()
         self.part, self.name = part, name
         self.inputs, self.outputs = find_layouts(part.module, kept)
+        self.signature = Signature(self.inputs, self.outputs, *find_names(part.module))
         self._module = accept_blocks(part.module, self.inputs)
         self.state: State = "waiting"
         self.reason = ""
@@ -93,6 +103,8 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         self._profile = False
         self._unsure = 0
         self._offered: Executable | None = None
+        self._accepted: Executable | None = None
+        self._recordings: list[tuple[Recording, int]] = []
         self._executable: Executable | None = None
         self._lock = threading.Lock()
         self._storages = find_storages()
@@ -116,13 +128,22 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             else:
                 self._offered, self.state = executable, "ready"
 
+    def record(self, recording: Recording, place: int) -> None:
+        """Let a run copy what it takes.
+
+        Args:
+            recording: of a step.
+            place: of this part in the step.
+        """
+        self._recordings.append((recording, place))
+
     def leave(self, reason: str) -> None:
         """Leave this part to PyTorch for good, and say so."""
         with self._lock:
             if self.state == "left":
                 return
             self.state, self.reason = "left", reason
-            self._program = self._offered = self._executable = None
+            self._program = self._offered = self._executable = self._accepted = None
             contest, self._contest = self._contest, None
         if contest is not None:
             contest.over.set()
@@ -154,6 +175,10 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The results of the part."""
+        for entry in self._recordings.copy():
+            recording, place = entry
+            if recording.note(place, tensors):
+                self._recordings.remove(entry)
         if self._offered is not None:
             return self._prove(tensors)
         program = self._program
@@ -198,17 +223,17 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             if not isinstance(program, PlanProgram):
                 raise TypeError("it has no plan")
             found = self._run(program, tensors)
-            worst, seconds, finite = find_worst(self._module, tensors, found)
-            if not finite and self._unsure < _MOST_UNSURE:
+            comparison = compare(self._module, self.outputs, tensors, found)
+            if not comparison.finite and self._unsure < MOST_UNSURE:
                 return self._postpone(executable, tensors)
-            right = worst <= TOLERANCE or is_rounding(self._module, tensors, found)
+            right = is_rounding(self._module, self.outputs, tensors, found, comparison.doubtful)
         except Exception as error:
             self.leave(f"its executable failed: {first_line(error)}")
             return self.forward(*tensors)
         self.counts.theirs += 1
-        self.counts.their_seconds.append(seconds)
+        self.counts.their_seconds.append(comparison.seconds)
         if not right:
-            self.leave(f"its results differ from PyTorch's by {worst:.1e} of their largest number")
+            self.leave(f"its results differ from PyTorch's by {comparison.worst:.1e} of their largest number")
             return self._run_theirs(tensors)
         with self._lock:
             self._executable, self._program, self.state = executable, program, "running"
@@ -216,6 +241,16 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         self.counts.our_seconds.clear()  # the first run meets cold caches
         return_free_pages()
         return found
+
+    def _begin(self) -> None:
+        """Run in the executable that was accepted."""
+        with self._lock:
+            executable, self._accepted = self._accepted, None
+            if executable is None or not isinstance(executable.program, PlanProgram) or self.state == "left":
+                return
+            self._executable, self._program, self.state = executable, executable.program, "running"
+        self._profile = True
+        self.counts.our_seconds.clear()
 
     def _postpone(self, executable: Executable, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """PyTorch's results, since this step proves little. The next one proves the executable."""
@@ -228,8 +263,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
     def _run(self, program: PlanProgram, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """The results in our kernels, in tensors that PyTorch allocates."""
         given = [self._align(tensor, layout) for tensor, layout in zip(tensors, self.inputs, strict=True)]
-        results = tuple(map(self._storages.allocate, self.outputs))
-        addresses = [tensor.data_ptr() for tensor in (*given, *results)]
+        results, addresses = find_addresses(given, self.outputs, self._storages)
         contest, begin = self._contest, time.perf_counter()
         if contest is not None and contest.program is program:
             contest.run(addresses)
@@ -247,28 +281,38 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
 
     def _align(self, tensor: torch.Tensor, layout: Layout) -> torch.Tensor:
         """The tensor if it lies as kernels read it; otherwise a copy that does."""
-        if layout.block and tensor.shape == layout.blocks and tensor.is_contiguous() and tensor.data_ptr() % 64 == 0:
-            return tensor
-        tensor = to_plain(tensor, layout.shape)
-        if tensor.shape != layout.shape or str(tensor.dtype) != f"torch.{layout.dtype}":
-            raise ValueError(f"it was made for {layout.dtype} {layout.shape}, but got {tensor.dtype} {tensor.shape}")
-        if layout.block:
-            self.counts.copies += 1
-            return to_blocks(tensor, layout.block)
-        if tensor.stride() == layout.strides and tensor.data_ptr() % 64 == 0:
-            return tensor
-        if _lies_alike(tensor, layout) and tensor.data_ptr() % 64 == 0:
-            return tensor
-        self.counts.copies += 1
-        return torch.empty_strided(layout.shape, layout.strides, dtype=tensor.dtype, device="cpu").copy_(tensor)
+        aligned = align(tensor, layout)
+        self.counts.copies += aligned is not tensor
+        return aligned
+
+
+def accept(executables: Sequence[tuple[LivePart, Executable]]) -> None:
+    """Let parts run in executables that were proven elsewhere, from the same step on: the one that adopts them.
+
+    Args:
+        executables: by their parts.
+    """
+    with _changing:
+        for part, executable in executables:
+            if part.state != "left":
+                part._accepted, part.state = executable, "ready"
+
+
+def adopt(parts: Collection[LivePart]) -> None:
+    """Begin a step with the executables that were accepted.
+
+    Args:
+        parts: of the step.
+    """
+    if all(part._accepted is None for part in parts):
+        return
+    with _changing:
+        for part in parts:
+            part._begin()
+    if all(part.state in ("running", "left") for part in parts):
+        return_free_pages()  # PyTorch needs them no more; before, it would meet each of them again
 
 
 def first_line(error: Exception) -> str:
     """What an error says, without the traces that PyTorch adds to it."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def _lies_alike(tensor: torch.Tensor, layout: Layout) -> bool:
-    """Whether strides differ along dimensions of one element only."""
-    pairs = zip(tensor.shape, tensor.stride(), layout.strides, strict=True)
-    return all(extent == 1 or one == other for extent, one, other in pairs)

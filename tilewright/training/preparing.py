@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tilewright.frontend.network import Network
     from tilewright.graph.tasks import Extraction
     from tilewright.tensor import Array
+    from tilewright.training.proving import Claim, Verdict
     from tilewright.training.variants import Entered, Proposer
     from tilewright.tuning.selection import Selection
 
@@ -28,6 +30,9 @@ __all__ = ["Preparation", "Prepared", "Proposal", "Request", "make_preparation"]
 
 #: Random numbers that are drawn for the inputs of a part. (A prime: no extent divides it.)
 _DRAWN = 100_003
+#: How much less urgent the process is than others that run in a slot, such as those that load data. (A choice: it gets
+#: a tenth of a processor beside another process. At idle priority it would get nothing.)
+_NICE = 10
 #: Objects after which Python looks for cycles: the new ones, and multiples of that for older ones.
 _COLLECTIONS = (50_000, 20, 100)
 #: Seconds of a budget that are kept for building the executable and trying it.
@@ -161,7 +166,7 @@ class Preparation:
         self._parts.clear()
 
     def announce(self, requests: Sequence[Request]) -> None:
-        """Name the parts that will come, in their order. They are imported on one processor while another compiles."""
+        """Name the parts that will come, in their order. One processor imports them while another compiles."""
         self._announced |= {request.key: request for request in requests}
 
     def learn(self, request: Request) -> None:
@@ -192,9 +197,11 @@ class Preparation:
             spent = self._options.seconds
             if request.seconds > _FINISHING:
                 part.selection, trials = self._tune(part.extraction, request.seconds)
-        elif self._announced:
+        while self._announced:
             with contextlib.suppress(TilewrightError):  # it is raised again when that part's turn comes
                 self._begin(next(iter(self._announced.values())))
+            if not self._objects.busy:
+                break
         self._build(request.key, part, spent)
         assert part.out is not None
         tasks, tuned = len(part.extraction.uses), len(part.selection.tuned)
@@ -254,6 +261,12 @@ class Preparation:
         assert part.out is not None
         tasks, tuned = len(part.extraction.uses), len(part.selection.tuned)
         return Prepared(key, part.out, tasks, tuned, len(measured), checked=True, notes=self._notes.take())
+
+    def prove(self, claim: Claim) -> Verdict:
+        """Whether an executable of a part computes the same as PyTorch (:func:`tilewright.training.proving.prove`)."""
+        from tilewright.training.proving import prove
+
+        return prove(claim)
 
     def finish(self, spent: float) -> None:
         """Note in the cache what was spent."""
@@ -369,6 +382,8 @@ def make_preparation(options: Options, folder: Path) -> Preparation:
     import tilewright.tuning.selection  # noqa: F401
     from tilewright.tvm_compat import light_tensor_intrinsics, unchecked_schedules
 
+    if options.mode == "background":
+        os.nice(_NICE)
     light_tensor_intrinsics()
     unchecked_schedules()
     made = Preparation(options, folder)

@@ -15,11 +15,12 @@ import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from tilewright.training.cache import find_folder, key_of, load_cached
-from tilewright.training.live import LivePart, first_line
+from tilewright.training.live import LivePart, adopt, first_line
 from tilewright.training.options import Options
 from tilewright.training.parts import divide
 from tilewright.training.preparing import Request
 from tilewright.training.progress import Progress, find_progress
+from tilewright.training.recording import name_values
 from tilewright.training.saved import find_kept, show_plain
 from tilewright.training.support import explain, is_heavy
 from tilewright.training.worker import Order, find_worker
@@ -77,6 +78,8 @@ class Session:
             if isinstance(example, torch.nn.Parameter):
                 self._parameters[example] = None
         self.graphs: list[StepGraph] = []
+        #: Says of parts that they belong to one step.
+        self._token = object()
         #: The names of saved activations that the forward pass gives in blocks.
         self._kept: frozenset[str] = frozenset()
 
@@ -97,6 +100,7 @@ class Session:
         """
         try:
             why = explain(module)
+            name_values(module, kind == "backward")
             whole, parts = divide(module)
             names = [part.name for part in parts]
             if kind == "forward":
@@ -174,7 +178,7 @@ class Session:
             if self.options.mode == "background":
                 seconds = 0.0
             request = Request(part.part.name, module, part.inputs, part.outputs, seconds, key)
-            order = Order(request, part, None if cached is None else cached.spent)
+            order = Order(request, part, None if cached is None else cached.spent, self._token)
             if self.options.mode == "now":
                 worker.prepare(order)
             else:
@@ -200,6 +204,7 @@ class Session:
             return run(arguments)
         if graph.kind != "backward":
             graph.progress.begin_step(id(graph))
+            adopt([part for each in self.graphs for part in each.parts])
         with graph.progress.run():
             return run(arguments)
 

@@ -36,8 +36,8 @@ _LEAST = 0.25
 _LONGEST_STEP = 30.0
 #: The training has stopped by itself if no step has begun for so many seconds, and so many steps.
 _AWAY_SECONDS, _AWAY_STEPS = 2.0, 4.0
-#: Steps over which the usual length of a step is taken.
-_WINDOW = 32
+#: Steps over which the usual length of a step is taken: the shorter one of both.
+_WINDOW, _RECENT = 32, 3
 
 
 class Stoppable(Protocol):
@@ -77,7 +77,10 @@ class Pace:
     @property
     def step_seconds(self) -> float:
         """The usual length of a step without slots, in seconds; nan: not known yet."""
-        return median(self._lengths) if self._lengths else math.nan
+        if not self._lengths:
+            return math.nan
+        # Steps have just become shorter if our kernels have replaced PyTorch's.
+        return min(median(self._lengths), median(list(self._lengths)[-_RECENT:]))
 
     def begin_step(self, graph: int) -> float:
         """Note that a step begins, and sleep before it if a slot is due.

@@ -1,6 +1,7 @@
 """The process that compiles and tunes parts for a process that trains, and the thread that waits for it.
 
-In the background, each part first gets kernels as the records have them, or defaults. Then the process compiles
+In the background, each part first gets kernels as the records have them, or defaults. A step copies what the part
+takes, and the process proves the kernels with that (:mod:`tilewright.training.proving`). Then the process compiles
 variants of the kernels that take most of a step, runs each and compares its results; the training times them in their
 places, in real steps, and the process builds the part with the fastest. This is a *generation*; others follow until the
 budget is spent. The process works in slots that the training leaves it (:mod:`tilewright.training.slots`).
@@ -20,15 +21,17 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilewright.errors import TilewrightError
-from tilewright.executable.executable import load_executable
+from tilewright.executable.executable import Executable, load_executable
 from tilewright.measure.isolated import IsolatedError, IsolatedProcess
 from tilewright.scratch import make_folder
 from tilewright.training.arena import find_arena
 from tilewright.training.options import Options
 from tilewright.training.preparing import Prepared, Proposal, Request, make_preparation
+from tilewright.training.proofs import Proofs
 from tilewright.training.slots import PREPARING, TUNING, Pace
 
 if TYPE_CHECKING:
@@ -44,6 +47,8 @@ _PATIENCE = 1800.0
 _LONGEST_CONTEST, _LOOK = 600.0, 0.05
 #: Seconds between two looks at whether the training goes on.
 _WATCH = 1.0
+#: Seconds and steps that other work waits for a step in which something is copied or timed. (A choice.)
+_WAIT_SECONDS, _WAIT_STEPS = 2.0, 4.0
 #: A process that died is replaced so often. (A choice.)
 _MOST_DEATHS = 3
 
@@ -60,11 +65,13 @@ class Order:
         request: the part.
         part: receives its executables.
         spent: seconds of tuning that earlier runs have spent on it; None: it has no executable yet.
+        step: equal for the parts of a step, which are enqueued in the order in which the step runs them.
     """
 
     request: Request
     part: LivePart
     spent: float | None = None
+    step: object = None
 
 
 class Worker:
@@ -90,8 +97,9 @@ class Worker:
         #: Where the process builds. The lock says to others that this process needs it.
         self._folder, self._lock = make_folder()
         self._orders: dict[str, Order] = {}
+        self._proofs = Proofs(self._folder, threads, self._ask, self._refuse)
         self._deaths = 0
-        self._end = -math.inf
+        self._end = self._changed = -math.inf
         self.trials = 0
         self.ended = self._closed = False
         self.generations = 0
@@ -106,21 +114,10 @@ class Worker:
     def prepare(self, order: Order) -> bool:
         """Have a part prepared, and wait for it. Returns whether it is ready. If not, it is left to PyTorch.
 
-        A part with an executable of an earlier run keeps that.
+        A part with an executable of an earlier run keeps that. The next run of the part proves the executable.
         """
-        try:
-            try:
-                prepared = self._ask("prepare", order.request, seconds=order.request.seconds)
-            except IsolatedError:  # somebody may have killed it; a part that crashes does so again
-                prepared = self._ask("prepare", order.request, seconds=order.request.seconds)
-            self._take(order, prepared)
-        except Exception as error:  # whatever fails, the training goes on
-            if order.spent is not None:
-                _log.info("%s keeps the kernels of an earlier run: %s", order.part.name, error)
-            elif not self._closed:
-                order.part.leave(str(error))
-            return False
-        return True
+        prepared = self._prepare(order)
+        return prepared is not None and self._offer(order, prepared)
 
     def enqueue(self, order: Order) -> None:
         """Have a part prepared in the background."""
@@ -129,11 +126,24 @@ class Worker:
             self._thread = threading.Thread(target=self._serve, name="tilewright-worker", daemon=True)
             self._thread.start()
 
-    def _take(self, order: Order, prepared: Prepared) -> None:
-        """Offer an executable that the process has built."""
+    def _prepare(self, order: Order) -> Prepared | None:
+        """The executable of a part; None: there is none, and the part is left to PyTorch."""
+        try:
+            try:
+                prepared = self._ask("prepare", order.request, seconds=order.request.seconds)
+            except IsolatedError:  # somebody may have killed it; a part that crashes does so again
+                prepared = self._ask("prepare", order.request, seconds=order.request.seconds)
+            assert isinstance(prepared, Prepared)
+        except Exception as error:  # whatever fails, the training goes on
+            self._refuse(order, str(error))
+            return None
+        self._report(order, prepared)
+        return prepared
+
+    def _report(self, order: Order, prepared: Prepared) -> None:
+        """Say that an executable was built."""
         for note in prepared.notes:
             _log.warning("%s", note)
-        order.part.offer(load_executable(prepared.out, self._threads, find_arena()), prepared.checked)
         _log.info(
             "%s is ready: %d of %d tasks tuned in %d trials",
             order.part.name,
@@ -141,6 +151,26 @@ class Worker:
             prepared.tasks,
             prepared.trials,
         )
+
+    def _offer(self, order: Order, prepared: Prepared) -> bool:
+        """Let the next run of a part use an executable, and prove it if it was not checked. Returns whether it can."""
+        try:
+            order.part.offer(self._load(prepared.out), prepared.checked)
+        except Exception as error:
+            self._refuse(order, str(error))
+            return False
+        return True
+
+    def _refuse(self, order: Order, why: str) -> None:
+        """Note that there are no kernels for a part."""
+        if order.spent is not None:
+            _log.info("%s keeps the kernels of an earlier run: %s", order.part.name, why)
+        elif not self._closed:
+            order.part.leave(why)
+
+    def _load(self, out: Path) -> Executable:
+        """An executable that the process has built."""
+        return load_executable(out, self._threads, find_arena())
 
     def close(self) -> None:
         """End the process, and start none any more. What was built is removed."""
@@ -154,22 +184,49 @@ class Worker:
     def abandon(self) -> None:
         """Prepare and tune nothing more. Called in a forked process, whose parent the worker belongs to."""
         self._closed = self.ended = True
+        self._proofs.give_up()
         self.pace = Pace()  # another thread may have held the locks of the former one
 
     def _serve(self) -> None:
         """The thread: first parts that wait, then tuning."""
         while True:
-            if self._next or not self._waiting.empty() or self._is_done():
-                order = self._next.popleft() if self._next else self._waiting.get()
-                if math.isinf(self._end) or self.ended:  # a part that comes after the end has a budget of its own
-                    self.ended = False
-                    self._end = time.monotonic() + self._options.seconds - (order.spent or 0.0)
-                self._begin(order)
-                continue
             try:
-                self._tune()
+                self._collect()
+                self._settle()
+                if not self._next and not self._proofs.waiting and self._is_done():
+                    self._close()
+                    self._note(self._waiting.get())
+                if self._next:
+                    self._begin(self._next.popleft())
+                elif self._is_done():
+                    time.sleep(_LOOK)  # a proof waits for a step
+                else:
+                    self._tune()
             except Exception as error:  # whatever fails, the training goes on with the kernels that it has
                 self._note_failure(error)
+
+    def _settle(self) -> None:
+        """Prove what can be proven."""
+        if self._proofs.ready:
+            self._set_share(PREPARING)
+            self._proofs.settle()
+            self._changed = time.monotonic()
+
+    @property
+    def _patience(self) -> float:
+        """The seconds in which a step comes if the training goes on."""
+        step = self.pace.step_seconds
+        return _WAIT_SECONDS if math.isnan(step) else max(_WAIT_SECONDS, _WAIT_STEPS * step)
+
+    def _collect(self) -> None:
+        """Note all orders that wait."""
+        while not self._waiting.empty():
+            self._note(self._waiting.get())
+
+    def _note(self, order: Order) -> None:
+        """Note an order that has waited."""
+        self._next.append(order)
+        self._proofs.expect(order)
 
     def _watch(self, process: IsolatedProcess) -> None:
         """The thread that lets the process go on when the training pauses, or when somebody else has stopped it."""
@@ -179,6 +236,9 @@ class Worker:
 
     def _begin(self, order: Order) -> None:
         """Prepare a part that has waited."""
+        if math.isinf(self._end) or self.ended:  # a part that comes after the end has a budget of its own
+            self.ended = False
+            self._end = time.monotonic() + self._options.seconds - (order.spent or 0.0)
         if order.spent is not None:
             while math.isnan(self.pace.step_seconds) and not self._closed:
                 time.sleep(_LOOK)  # it has an executable, so nothing may delay the first step
@@ -188,20 +248,34 @@ class Worker:
                 self._orders[order.request.key] = order
             except Exception as error:  # it has an executable already
                 _log.info("%s is not tuned any more: %s", order.part.name, error)
-        else:
-            self._set_share(PREPARING)
-            self._announce(order)
-            if self.prepare(order):
-                self._orders[order.request.key] = order
-        if not self._next and self._waiting.empty() and self._is_done():
-            self._close()
+            return
+        self._set_share(PREPARING)
+        self._announce(order)
+        prepared = self._prepare(order)
+        if prepared is None:
+            self._proofs.end(order)
+            return
+        self._orders[order.request.key] = order
+        self._begin_proof(order, prepared)
+
+    def _begin_proof(self, order: Order, prepared: Prepared) -> None:
+        """Have an executable proven when a step has copied what that needs, and wait for the step for a while."""
+        try:
+            over = self._proofs.begin(order, prepared)
+        except (OSError, ValueError) as error:
+            _log.info("%s is proven in a step: %s", order.part.name, error)
+            self._offer(order, prepared)
+            self._proofs.end(order)
+            return
+        if not self._next:  # the process has nothing to do until then
+            self._set_share(0.0)
+        over.wait(self._patience)
 
     def _announce(self, first: Order) -> None:
         """Tell the process of all parts that wait for kernels, of which this is the first one."""
         with contextlib.suppress(TilewrightError):  # the next call fails as well
             self._ask("announce", [])  # other graphs are made while the process starts
-            while not self._waiting.empty():
-                self._next.append(self._waiting.get())
+            self._collect()
             self._ask("announce", [order.request for order in (first, *self._next) if order.spent is None])
 
     def _is_done(self) -> bool:
@@ -210,8 +284,15 @@ class Worker:
     def _tune(self) -> None:
         """A generation, or the end of the budget."""
         left = self._end - time.monotonic()
+        if self._proofs.waiting and left > 0:  # for a step
+            self._set_share(0.0)
+            time.sleep(_LOOK)
+            return
         tunable = {key: order.part for key, order in self._orders.items() if order.part.state != "left"}
         if left <= 0 or not tunable:
+            for order, prepared in self._proofs.give_up():  # no step has come
+                self._offer(order, prepared)
+                self._proofs.end(order)
             self._ask("finish", self._options.seconds)
             self._close()
             return
@@ -219,7 +300,7 @@ class Worker:
         if len(times) < len(tunable):  # the first steps in our kernels are still to come
             self._set_share(0.0)
             time.sleep(_LOOK)
-            if not times:
+            if not times or time.monotonic() < self._changed + self._patience:
                 return
         self._set_share(TUNING)
         proposals = self._ask("propose", times, seconds=left)
@@ -234,14 +315,14 @@ class Worker:
             spent = self._options.seconds - max(0.0, self._end - time.monotonic())
             prepared = self._ask("conclude", key, found, spent)
             if isinstance(prepared, Prepared):
-                self._take(self._orders[key], prepared)
+                self._report(self._orders[key], prepared)
+                self._offer(self._orders[key], prepared)
         if not any(contests.values()):  # nothing new to try
             self._end = time.monotonic()
 
     def _hold(self, proposal: Proposal) -> Contest | None:
         """Let the training time the variants of a part."""
-        executable = load_executable(proposal.out, self._threads, find_arena())
-        return self._orders[proposal.key].part.hold_contest(executable, proposal.variants)
+        return self._orders[proposal.key].part.hold_contest(self._load(proposal.out), proposal.variants)
 
     def _await(self, contests: Sequence[Contest]) -> None:
         """Wait until the training has timed all variants. It may have stopped, or the budget may be spent."""
@@ -265,6 +346,7 @@ class Worker:
         self.ended = True
         self._set_share(0.0)
         self._orders.clear()
+        self._proofs.forget()
         if self._process is not None:
             self._process.kill()
 

@@ -182,7 +182,9 @@ def _compile(command: list[str], out: Path, failure: str, folder: Path | None = 
             errors="replace",
             timeout=_MOST_SECONDS,
             cwd=folder,
-            start_new_session=True,  # after a Ctrl-C in the terminal an executable may still be finished
+            # After a Ctrl-C in the terminal an executable may still be finished. A process with a session of its own
+            # gets none, and whoever stops or ends it means its compiler, too.
+            start_new_session=os.getsid(0) != os.getpid(),
         )
     except subprocess.TimeoutExpired as exc:
         raise CompilerError(
