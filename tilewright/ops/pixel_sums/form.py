@@ -50,6 +50,11 @@ class Form:
         """Whether vectors are multiplied by vectors, instead of by one number."""
         return "u" not in self.roles
 
+    @property
+    def is_product(self) -> bool:
+        """Whether it is a product of matrices: there is no kernel."""
+        return "u" in self.roles and not set("gyx") & set(self.roles)
+
 
 def mark_roles(roles: str) -> dict[str, str]:
     """The annotations of the block.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["OUTSIDE", "Decisions", "build_program"]
 
 #: Which loops over blocks of channels are around the chunks, outermost first, by number.
-OUTSIDE = ("c", "o", "co", "oc")
+OUTSIDE = ("c", "o", "co", "oc", "")
 #: Elements of the longest vector in padding.
 _LONGEST_VECTOR = 16
 

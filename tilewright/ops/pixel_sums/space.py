@@ -29,6 +29,13 @@ __all__ = ["PixelSumsSpace", "PixelSumsTemplate"]
 _OUTS, _UNROLL = 4, 4
 #: Most multiply-adds that are written out. More take LLVM long and leave the instruction cache.
 _BODY = 256
+#: Bytes that a core gets from beyond its second cache, and from that cache, in a cycle. (The first was measured: 10 on
+#: an Emerald Rapids, in a virtual machine with two cores. They rank programs, so they need not be exact elsewhere.)
+_FAR_BYTES, _NEAR_BYTES = 10.0, 40.0
+#: Multiply-adds of vectors in a cycle.
+_ADDS = 2
+#: The number of the choice of no loops around the chunks.
+_NO_BLOCKS = OUTSIDE.index("")
 #: The place of each knob.
 _TILE, _CHUNKS, _PARTS, _OUTSIDE, _COLUMNS, _PAD = slice(0, 4), 4, 5, 6, 7, 8
 
@@ -87,6 +94,8 @@ class PixelSumsSpace(KnobsAlone):
         ok: NDArray[np.bool_] = (sums + kept * self._vectors + 1 <= self.target.registers) | (tile.prod(axis=1) == 1)
         ok &= (sums * values[:, _COLUMNS] <= _BODY) | (values[:, _COLUMNS] == 1)
         ok &= values[:, _CHUNKS] % values[:, _PARTS] == 0
+        # Something runs in parallel.
+        ok &= (values[:, _OUTSIDE] != _NO_BLOCKS) | (values[:, _PARTS] > 1)
         return ok
 
     def default(self) -> NDArray[np.int32]:
@@ -98,6 +107,9 @@ class PixelSumsSpace(KnobsAlone):
         rest = rest[self.valid(rest)]
         config: NDArray[np.int32] = rest[int(self._cost(self._values(rest)).argmin())]
         config[_PAD] = len(self.knobs[_PAD]) - 1
+        if self._form.is_product:  # the two matrices lie far apart from token to token, so loads begin early
+            unrolled = self._combinations(config, (_COLUMNS,))
+            config = unrolled[self.valid(unrolled)][-1]
         return config
 
     def schedule(self, config: NDArray[np.int32]) -> Schedule:
@@ -137,6 +149,9 @@ class PixelSumsSpace(KnobsAlone):
         loads = outs * self._vectors + np.prod(inputs, axis=0) * (self._vectors if self._form.depthwise else 1)
         # A cycle has two multiply-adds and two loads. A sum is ready for the next addition after four cycles.
         busy = np.maximum(np.maximum(sums, loads) / 2, 4) + 0.05 * loads
+        if self._form.is_product:
+            # Both matrices come from the second cache: a vector of one, and a number of the other.
+            busy = busy + 0.25 * (outs * self._vectors + np.prod(inputs, axis=0) / self.target.lanes)
         tiles: NDArray[np.float64] = busy / values[:, _TILE].prod(axis=1)
         return tiles
 
@@ -157,7 +172,33 @@ class PixelSumsSpace(KnobsAlone):
         # Padding is done again for each iteration of a loop around the chunks over blocks of outputs.
         again = np.asarray([blocks["o"][i] if "o" in name else 1 for i, name in enumerate(names)])
         cost += (0.1 if form.padded else 0.0) * np.log2(again) + 0.01 * values[:, _OUTSIDE]
+        if form.is_product:
+            each = {a: np.asarray([blocks[a][i] if a in name else 1 for i, name in enumerate(names)]) for a in "co"}
+            return 4 * (1 - balance) + self._relative_traffic(values, each["c"], each["o"])
         return cost
+
+    def _relative_traffic(
+        self, values: NDArray[np.int64], left_blocks: NDArray[np.int64], right_blocks: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """``(n,)`` the time in which data come to the first caches, relative to that of a product's arithmetic.
+
+        A chunk of both matrices is read once if the second cache holds it, and otherwise for each tile. The left
+        matrix is read for each of the ``right_blocks`` around the chunks, and the right one for each of the
+        ``left_blocks``. Each chunk reads and writes the sums.
+        """
+        extents, target, tokens = self._form.extents, self.target, self._form.batch * self._form.cols
+        left, right = (4.0 * extents[a] * extents[b] for a, b in ("cu", "ol"))
+        chunks, parts = values[:, _CHUNKS], values[:, _PARTS]
+        held = tokens / chunks * (left / left_blocks + right / right_blocks) <= target.l2 / 8
+        tiles = extents["o"] / values[:, 0]
+        sums = left * right / 4.0
+        stays = sums / (left_blocks * right_blocks) <= target.l2 / 2
+        moved = 2.0 * sums * chunks / np.where(stays, _NEAR_BYTES, _FAR_BYTES)
+        moved += np.where(parts > 1, 2.0 * sums * parts, 0.0) / _FAR_BYTES
+        moved += tokens * left * np.where(held, right_blocks, tiles) / _FAR_BYTES
+        moved += tokens * right * left_blocks / _FAR_BYTES
+        relative: NDArray[np.float64] = moved / (tokens * left * right / 16.0 / (_ADDS * target.lanes))
+        return relative
 
 
 def _knobs(form: Form, target: Target) -> tuple[Knob, ...]:
@@ -169,6 +210,8 @@ def _knobs(form: Form, target: Target) -> tuple[Knob, ...]:
     for wanted in (target.cores, 2 * target.cores, 4 * target.cores):
         parts.add(min((d for d in chunks if d > 1), key=lambda d: (abs(d - wanted), d), default=1))
     outside = [0] if extents["o"] == 1 or "o" not in form.roles else [1] if extents["c"] == 1 else [0, 1, 2, 3]
+    if form.is_product and len(parts) > 1:
+        outside = [*outside, _NO_BLOCKS]
     return (
         *(ChoiceKnob.of(f"tile_{axis}", choices) for axis, choices in zip(TILED, tiles, strict=True)),
         ChoiceKnob.of("chunks", chunks),
