@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from tilewright.graph.value import shape_of
+from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import Atom, View
 from tilewright.graph.weights import Recipe
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tilewright.graph.rewriter import Rewriter
 
-__all__ = ["apply"]
+__all__ = ["apply", "see"]
 
 
 def apply(walk: Rewriter, recipe: Recipe) -> relax.Expr:
@@ -55,6 +55,22 @@ def apply(walk: Rewriter, recipe: Recipe) -> relax.Expr:
     tensor = _keep(walk, recipe, len(recipe.steps), moves)
     assert isinstance(tensor, relax.Var)
     return tensor
+
+
+def see(walk: Rewriter, recipe: Recipe) -> Value | None:
+    """The array of a recipe as a view of the varying weight; None if a step is more than a view.
+
+    Args:
+        walk: emits the new graph.
+        recipe: its source is one of ``walk.varying``.
+    """
+    tensor = walk.varying[recipe.source]
+    view: View | None = View.of(shape_of(tensor))
+    for kind, argument in recipe.steps:
+        if view is None or kind not in ("reshape", "transpose"):
+            return None
+        view = view.permute(argument) if kind == "transpose" else view.reshape(argument)
+    return None if view is None else Value.plain(shape_of(tensor), tensor).seen(view)
 
 
 #: The steps that move all elements.

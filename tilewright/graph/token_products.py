@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING
 
+from tilewright.graph.packing import see
 from tilewright.graph.token_rows import NARROWEST, choose_block, dense
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import Atom, View, refine
@@ -31,7 +32,9 @@ def matmul(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
         return None
     recipe = right.recipe or _find_repeated(walk, call.args[1], right.shape)
     if recipe is not None:
-        return dense(walk, call, left, recipe) if len(recipe.shape) == 2 and len(left.shape) > 1 else None
+        if len(recipe.shape) != 2 or len(left.shape) < 2:
+            return None
+        return _read_weight(walk, call, left, recipe) or dense(walk, call, left, recipe)
     if len(left.shape) < 2 or left.shape[:-2] != right.shape[:-2] or right.shape[-1] < NARROWEST:
         return None
     if len(left.shape) > 2:
@@ -39,10 +42,27 @@ def matmul(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     summed = _sum_over_tokens(walk, left, right)
     if summed is not None:
         return summed
-    # A batch of one matrix. Both are read where they lie, transposed ones too.
+    return _multiply_alone(walk, call, left, right)
+
+
+def _multiply_alone(walk: Rewriter, call: relax.Call, left: Value, right: Value) -> Value | None:
+    """The product of two matrices as a batch of one. Both are read where they lie, transposed ones too."""
     alone = [_reshape(walk, value, (1, *value.shape)) for value in (left, right)]
     product = _emit_batch(walk, (1, *shape_of(call)), *alone)
     return None if product is None else _reshape(walk, product, shape_of(call))
+
+
+def _read_weight(walk: Rewriter, call: relax.Call, left: Value, recipe: Recipe) -> Value | None:
+    """The product with a weight that changes from call to call, which the kernel packs itself.
+
+    None if blocks that have no gaps fill vector registers: then packing is a call of its own, which other kernels may
+    share.
+    """
+    n = recipe.shape[-1]
+    if recipe.source not in walk.varying or len(left.shape) > 2 or n % choose_block(walk, n) == 0:
+        return None
+    weight = see(walk, recipe)
+    return None if weight is None else _multiply_alone(walk, call, left, weight)
 
 
 def _sum_over_tokens(walk: Rewriter, left: Value, right: Value) -> Value | None:

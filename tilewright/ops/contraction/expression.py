@@ -221,13 +221,15 @@ class Product:
 def batch_matmul(product: Product, x: int) -> PrimFunc:
     """A batch of matrix products. Gives a PrimFunc (left, right, output).
 
-    The right operand is packed into ``(b, n/x, k, x)``, which the template does just before its use.
+    The right operand is packed into ``(b, n/x, k, x)``, which the template does just before its use. If ``x`` does not
+    divide the columns, the last block holds the last ``x`` of them. So the block before it has some of these, too, and
+    all blocks can be written as whole vectors.
 
     Args:
         product: the operands, the result, and how they lie.
         x: columns in a block of the packed operand.
     """
-    from tvm import te
+    from tvm import te, tirx
 
     batch = math.prod(product.batch)
     steps = [math.prod(product.batch[i + 1 :]) for i in range(len(product.batch))]
@@ -246,10 +248,11 @@ def batch_matmul(product: Product, x: int) -> PrimFunc:
     w = te.placeholder([e for e, _ in product.right], name="right")
     blocks = -(-product.n // x)
 
+    def first_column(o: Expr) -> Expr:
+        return o * x if product.n % x == 0 else tirx.min(o * x, product.n - x)
+
     def packed(b: Expr, o: Expr, k: Expr, v: Expr) -> Expr:
-        n = o * x + v
-        element = w(*indices(product.right, b, k=k, n=n))
-        return element if product.n % x == 0 else te.if_then_else(n < product.n, element, 0.0)
+        return w(*indices(product.right, b, k=k, n=first_column(o) + v))
 
     p = te.compute((batch, blocks, product.k, x), packed, name=PACK)
     r = te.reduce_axis((0, product.k), "k")
@@ -264,7 +267,7 @@ def batch_matmul(product: Product, x: int) -> PrimFunc:
         at = dict(zip(product.out, axes, strict=True))
         b = sum(((at["batch", i] * step) for i, step in enumerate(steps)), 0)
         n = at["n", 0]
-        return c[b, at["m", 0], n // x, n % x]
+        return c[b, at["m", 0], n // x, n % x if product.n % x == 0 else n - first_column(n // x)]
 
     y = te.compute(product.out_shape, unpacked, name="unpack")
     return make_function([a, w, y], FUSABLE)

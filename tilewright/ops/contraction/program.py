@@ -18,10 +18,10 @@ from tilewright.ops.contraction.form import BLOCK, Form, find_pad
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tvm.ir import Expr, IRModule
+    from tvm.ir import Expr, IRModule, TensorLoad, TensorRegion, Var
     from tvm.s_tir import Schedule
     from tvm.s_tir.schedule import LoopRV, SBlockRV
-    from tvm.tirx import IndexMap
+    from tvm.tirx import IndexMap, Stmt
 
 __all__ = ["PAD_INSIDE", "PAD_PARALLEL", "PAD_SERIAL", "Decisions", "build_program", "prepare"]
 
@@ -80,15 +80,76 @@ def prepare(module: IRModule, form: Form) -> tuple[Schedule, SBlockRV, SBlockRV,
     writers = [name for name in names if not schedule.get_consumers(schedule.get_sblock(name))]
     if len(writers) != 1:
         raise FormError(f"a contraction's function has one result, but here are {len(writers)}")
-    keep = {BLOCK, writers[0], *([] if pad is None else [schedule.get(pad).name_hint])}
+    padding = "" if pad is None else schedule.get(pad).name_hint
+    keep = {BLOCK, writers[0], padding}
     for name in names:
         if name not in keep:
             schedule.compute_inline(schedule.get_sblock(name))
+    schedule = _split_columns(schedule, writers[0])
     block, writer = schedule.get_sblock(BLOCK), schedule.get_sblock(writers[0])
     if any(int(v.iter_type) != 0 for v in schedule.get(writer).iter_vars):
         raise FormError("what follows a contraction is element-wise, but here it is another reduction")
     joins = _align(schedule, block, writer, form)
-    return schedule, block, writer, None if pad is None else schedule.get_sblock(schedule.get(pad).name_hint), joins
+    return schedule, block, writer, None if pad is None else schedule.get_sblock(padding), joins
+
+
+def _split_columns(schedule: Schedule, name: str) -> Schedule:
+    """Let the writer ``name`` iterate over blocks of columns, if the last two of these overlap.
+
+    Columns of both blocks are written twice, with the same values.
+
+        for n: Y[n] = f(C[n // x, n - min(n // x * x, N - x)])
+        -->
+        for o, v: Y[min(o * x, N - x) + v] = f(C[o, v])
+    """
+    import tvm
+    from tvm import tirx
+    from tvm.ir import Range
+    from tvm.ir import TensorLoad as Load
+    from tvm.ir import Var as Variable
+    from tvm.s_tir import SBlock, SBlockRealize
+    from tvm.s_tir import Schedule as NewSchedule
+    from tvm.tirx.analysis import undefined_vars
+    from tvm_ffi import structural_map
+
+    result = schedule.get(schedule.get_sblock(BLOCK)).writes[0].source
+    writer = schedule.get(schedule.get_sblock(name))
+    places = [[i.min for i in region.region] for region in writer.reads if region.source.same_as(result)]
+    if len(places) != 1 or not isinstance(places[0][-1], tirx.Sub):
+        return schedule
+    blocks, lanes = (int(extent) for extent in result.ty.shape[-2:])
+    (column,) = undefined_vars(places[0][-2])
+    dtype = str(column.ty.dtype)
+    count = next(int(v.dom.extent) for v in writer.iter_vars if v.var.same_as(column))
+    o, v = (tirx.IterVar(Range(0, n), tirx.Var(text, dtype), 0) for n, text in ((blocks, "v_o"), (lanes, "v_l")))
+    place = tirx.min(o.var * lanes, count - lanes) + v.var
+
+    def read(node: TensorLoad) -> Expr:
+        same = node.source.same_as(result)
+        return tirx.BufferLoad(result, [*node.indices[:-2], o.var, v.var]) if same else node
+
+    def moved(node: Var) -> Expr:
+        return place if node.same_as(column) else node
+
+    def region(old: TensorRegion) -> TensorRegion:
+        ranges = [Range.from_min_extent(structural_map(r.min, (Variable, moved)), r.extent) for r in old.region]
+        if old.source.same_as(result):
+            ranges[-2:] = [Range.from_min_extent(axis.var, 1) for axis in (o, v)]
+        return tirx.BufferRegion(old.source, ranges)
+
+    body = structural_map(structural_map(writer.body, (Load, read)), (Variable, moved))
+    axes = [axis for old in writer.iter_vars for axis in ((o, v) if old.var.same_as(column) else (old,))]
+    loops = [tirx.Var(axis.var.name, dtype) for axis in axes]
+    new = SBlock(axes, list(map(region, writer.reads)), list(map(region, writer.writes)), name, body)
+    nest: Stmt = SBlockRealize(loops, tirx.const(True, "bool"), new)
+    for loop, axis in zip(reversed(loops), reversed(axes), strict=True):
+        nest = tirx.For(loop, 0, axis.dom.extent, tirx.ForKind.SERIAL, nest)
+    function = schedule.mod["main"]
+    root = function.body.block
+    *others, _ = root.body.seq
+    made = SBlock([], [], [], root.name_hint, tirx.SeqStmt([*others, nest]), None, root.alloc_buffers)
+    main = function.with_body(SBlockRealize([], tirx.const(True, "bool"), made))
+    return NewSchedule(tvm.ir.IRModule({"main": main}), seed=1)
 
 
 def _align(schedule: Schedule, block: SBlockRV, writer: SBlockRV, form: Form) -> bool:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tilewright.ops.contraction.form import KIND, Form, read_form
 from tilewright.ops.contraction.nest import Columns, Ints, loop_nest, register_pressure, unrolled_kernel
 from tilewright.ops.contraction.program import PAD_INSIDE, PAD_PARALLEL, PAD_SERIAL, Decisions, build_program, prepare
+from tilewright.ops.contraction.traffic import is_product, relative_traffic
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob, OrderKnob, SplitKnob, divisors
 from tilewright.space.loop_nest import LoopNest
@@ -39,6 +40,8 @@ _O_H_O_W, _H_O_W_O, _H_W_O, _O_H_W_O = 0, 1, 2, 3
 _ORDERS = ((0, 2, 1, 3), (2, 0, 3, 1), (2, 3, 0, 1), (0, 2, 3, 1))
 #: Orders of (rc, kh, kw, ri) by number.
 _RC_FIRST, _KERNEL_FIRST, _COLUMNS_LAST = (0, 1, 2, 3), (1, 2, 0, 3), (0, 1, 3, 2)
+#: Register tiles of a product that are ranked together with their outer loops.
+_RANKED = 12
 #: Multiply-adds (about 10 µs) below which waking other threads costs more than it saves.
 _PARALLEL_WORK = 1 << 18
 
@@ -149,8 +152,16 @@ class ContractionSpace:
         """Register tiles without a second level of output blocks, the one with the fewest estimated cycles first."""
         tiles = self._combinations(np.zeros(len(self.knobs), dtype=np.int32), (0, 1, 2))
         tiles = tiles[(self._columns(tiles).outer[:, 1] == 1) & self.valid(tiles)]
-        order = self._cycles(self._columns(tiles)).argsort(kind="stable")
-        return np.asarray(tiles[order], dtype=np.int32)
+        cycles = self._cycles(self._columns(tiles))
+        order = cycles.argsort(kind="stable")
+        if not self._is_product:
+            return np.asarray(tiles[order], dtype=np.int32)
+        # Only rows that a tile divides can be cut into parallel chunks. So tiles are ranked with their outer loops.
+        order = order[self._columns(tiles[order]).outer[:, 2] == 1]
+        best, cycles = tiles[order[:_RANKED]], cycles[order[:_RANKED]]
+        whole = np.stack([self._with_outer(tile) for tile in best])
+        costs = cycles / cycles[0] + self._outer_cost(whole)
+        return np.concatenate([best[costs.argsort(kind="stable")], tiles[order[_RANKED:]]])
 
     def _with_outer(self, tile: NDArray[np.int32]) -> NDArray[np.int32]:
         """``tile`` with the outer loops of the lowest estimated cost."""
@@ -160,6 +171,11 @@ class ContractionSpace:
         if self._form.depthwise:
             free = (3, 6, 7, 8) if self._streams else (3, 6, 7)
         rows = self._combinations(tile, free)
+        if self._is_product:
+            sizes = self.knobs[2].table[:, -1]
+            levels = np.flatnonzero(sizes == sizes[tile[2]])
+            rows = np.repeat(rows, len(levels), axis=0)
+            rows[:, 2] = np.tile(levels, len(rows) // len(levels))
         rows = rows[self.valid(rows)]
         best: NDArray[np.int32] = rows[int(self._outer_cost(rows).argmin())]
         return best
@@ -237,6 +253,8 @@ class ContractionSpace:
         cores = self.target.cores
         cost = np.where(c.parallel > 0, 1.0, 0.0) if small else 4.0 * (1 - np.where(c.parallel > 0, balance, 1 / cores))
         cost = cost + 0.3 * np.log2(np.maximum(1.0, 4 * cores / iterations)) * (not small) + 0.001 * np.log2(iterations)
+        if self._is_product:
+            cost = cost + relative_traffic(self._form, self.target, c)
         # Weights stay in the cache while all pixels pass. If only the weights fit the cache, rows pass first.
         rows_first = self._form.bytes("W") <= self.target.l2 / 2 < self._form.bytes("A") and not self._streams
         wanted = _H_O_W_O if rows_first and self._form.rows else _O_H_O_W
@@ -247,6 +265,8 @@ class ContractionSpace:
             # The operand is packed again for each parallel iteration, or once in a parallel loop of its own.
             again = np.maximum(iterations / max(self._form.extents["n"], 1), 1)
             cost = cost + np.where(c.pad == PAD_INSIDE, 0.2 * (again - 1), 0.1 if small else 0.3)
+        if self._is_product and self._form.bytes("A") / self._form.extents["n"] > self.target.l2 / 2 and not small:
+            wanted = _H_O_W_O  # chunks of rows in the second cache, beside a panel of weights in the first
         total: NDArray[np.float64] = cost + 0.05 * (configs[:, 3] != wanted) + 0.02 * np.abs(np.log2(c.unroll / 4))
         if self._streams:
             # Padded data in a cache are written and read at no cost. Each parallel iteration pads its own blocks.
@@ -256,6 +276,10 @@ class ContractionSpace:
             return total
         total = total - 0.02 * c.unroll_kernel * self._form.depthwise
         return total
+
+    @cached_property
+    def _is_product(self) -> bool:
+        return is_product(self._form)
 
     @property
     def _streams(self) -> bool:

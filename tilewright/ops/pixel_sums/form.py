@@ -12,7 +12,7 @@ from tilewright.space.loops import REDUCTION, SPATIAL
 if TYPE_CHECKING:
     from tvm.ir import IRModule
 
-__all__ = ["AXES", "BLOCK", "KIND", "PAD", "TILED", "Form", "mark_roles", "read_form"]
+__all__ = ["AXES", "BLOCK", "KIND", "PACKS", "PAD", "TILED", "Form", "mark_roles", "read_form"]
 
 #: The kind of the tasks. The attribute of their functions, ``tilewright.pixel_sums``, tells the roles of iterators.
 KIND = "pixel_sums"
@@ -23,6 +23,8 @@ AXES = "gcotyxul"
 TILED = "oyxu"
 #: The names of the blocks that add, and that pad the data.
 BLOCK, PAD = "pixel_sum", "pad"
+#: The names of the blocks that pack the left and the right matrix of a product.
+PACKS = ("pack_left", "pack_right")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class Form:
     def depthwise(self) -> bool:
         """Whether vectors are multiplied by vectors, instead of by one number."""
         return "u" not in self.roles
+
+    @property
+    def is_product(self) -> bool:
+        """Whether it is a product of matrices: there is no kernel."""
+        return "u" in self.roles and not set("gyx") & set(self.roles)
 
 
 def mark_roles(roles: str) -> dict[str, str]:

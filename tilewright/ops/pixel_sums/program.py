@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["OUTSIDE", "Decisions", "build_program"]
 
 #: Which loops over blocks of channels are around the chunks, outermost first, by number.
-OUTSIDE = ("c", "o", "co", "oc")
+OUTSIDE = ("c", "o", "co", "oc", "")
 #: Elements of the longest vector in padding.
 _LONGEST_VECTOR = 16
 
@@ -45,6 +45,7 @@ class Decisions:
         outside: one of :data:`OUTSIDE`.
         unroll: columns that are written out.
         pad_inside: whether a chunk is padded just before its use, instead of all data before the sum.
+        packed: the blocks of ``PACKS`` that pack a chunk just before its use. The others are left out.
     """
 
     tile: dict[str, int]
@@ -54,6 +55,7 @@ class Decisions:
     outside: str
     unroll: int
     pad_inside: bool
+    packed: tuple[str, ...] = ()
 
 
 @dataclass
@@ -134,6 +136,17 @@ class _Program:
         if not self.decisions.pad_inside:
             schedule.parallel(schedule.fuse(*loops[:2]))
 
+    def pack(self, total: SBlockRV) -> None:
+        """Pack matrices one chunk after the other."""
+        schedule = self.schedule
+        for name in self.decisions.packed:
+            block = schedule.get_sblock(name)
+            schedule.compute_at(block, schedule.get_loops(total)[1])
+            loops = schedule.get_loops(block)
+            lanes = lanes_in(schedule.get(loops[-1]).extent, _LONGEST_VECTOR)
+            if lanes > 1:
+                schedule.vectorize(schedule.split(loops[-1], factors=[None, lanes])[1])
+
     def write_alone(self, block: SBlockRV) -> None:
         """Schedule what comes after all sums in loops of its own."""
         schedule = self.schedule
@@ -153,7 +166,7 @@ def build_program(module: IRModule, form: Form, decisions: Decisions) -> Schedul
     from tvm.s_tir import Schedule
 
     schedule = Schedule(module, seed=1)
-    writer = _inline(schedule)
+    writer = _inline(schedule, decisions.packed)
     program = _Program(schedule, form, decisions)
     block = schedule.get_sblock(BLOCK)
     *_, images, rows, _ = schedule.get_loops(block)
@@ -179,6 +192,7 @@ def build_program(module: IRModule, form: Form, decisions: Decisions) -> Schedul
         schedule.reverse_compute_at(schedule.get_sblock(writer), parallel)
     if form.padded:
         program.pad(total, parallel)
+    program.pack(total)
     schedule.parallel(parallel)
     schedule.decompose_reduction(tile, program.first_pixel)
     start = schedule.decompose_reduction(total, schedule.get_loops(total)[1])
@@ -192,13 +206,13 @@ def _joins(schedule: Schedule, writer: str, form: Form) -> bool:
     return "t" not in form.roles and written == math.prod(form.extents.values())
 
 
-def _inline(schedule: Schedule) -> str:
-    """Inline all blocks except padding, the sum, and the writer of the result. Returns the writer's name."""
+def _inline(schedule: Schedule, packed: tuple[str, ...]) -> str:
+    """Inline all blocks except padding, packing, the sum, and the writer of the result. Returns the writer's name."""
     names = [str(schedule.get(b).name_hint) for b in schedule.get_child_blocks(schedule.get_sblock("root"))]
     writers = [name for name in names if not schedule.get_consumers(schedule.get_sblock(name))]
     if len(writers) != 1 or writers[0] == BLOCK:
         raise FormError("a function of a sum over pixels has one result, which a block after the sum writes")
     for name in names:
-        if name not in (PAD, BLOCK, writers[0]):
+        if name not in (PAD, BLOCK, writers[0], *packed):
             schedule.compute_inline(schedule.get_sblock(name))
     return writers[0]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tilewright.ops.function import KEPT, OPAQUE, make_function
 from tilewright.ops.mark import Mark
-from tilewright.ops.pixel_sums.form import BLOCK, mark_roles
+from tilewright.ops.pixel_sums.form import BLOCK, PACKS, mark_roles
 from tilewright.space.knob import divisors
 
 if TYPE_CHECKING:
@@ -25,13 +25,20 @@ NORM_SUMS = "norm_sums"
 
 #: Most columns of the left matrix that are summed for a piece of the tokens while that piece is in the cache.
 _MOST_COLUMNS = 64
+#: Most columns of the left matrix that are packed side by side: a line of a cache.
+_PACKED = 16
 #: Most tokens that may be written out in the innermost loop.
 _TOKENS = 4
+#: Tokens of a chunk, at best. If no such chunks divide the tokens, none are written out, so that others do.
+_LEAST_CHUNK, _MOST_CHUNK = 32, 256
 
 
 @lru_cache(KEPT)
 def token_product(tokens: int, left: int, right: int, x: int) -> PrimFunc:
     """The product ``left^T right``. Gives a PrimFunc (left, right, product), of shape ``(left, right)``.
+
+    Blocks before the sum pack both matrices, so that what a register tile reads lies together. The template leaves
+    them out, or packs a chunk of tokens just before its use.
 
     Args:
         tokens: the rows of both matrices.
@@ -43,10 +50,18 @@ def token_product(tokens: int, left: int, right: int, x: int) -> PrimFunc:
 
     inner, (rn, ri, rj) = _tokens_axes(tokens)
     unit = max(d for d in divisors(left) if d <= _MOST_COLUMNS)
+    side = max(d for d in divisors(left) if d <= _PACKED)
     a, b = te.placeholder((tokens, left), name="left"), te.placeholder((tokens, right), name="right")
+    packed_left = te.compute((left // side, tokens, side), lambda c, t, u: a[t, c * side + u], name=PACKS[0])
+    packed_right = te.compute((right // x, tokens, x), lambda o, t, v: b[t, o * x + v], name=PACKS[1])
+
+    def term(c: Expr, o: Expr, u: Expr, v: Expr) -> Expr:
+        token, column = rn * inner + rj, c * unit + u
+        return packed_left[column // side, token, column % side] * packed_right[o, token, v]
+
     sums = te.compute(
         (left // unit, right // x, unit, x),
-        lambda c, o, u, v: te.sum(a[rn * inner + rj, c * unit + u] * b[rn * inner + rj, o * x + v], axis=[rn, ri, rj]),
+        lambda c, o, u, v: te.sum(term(c, o, u, v), axis=[rn, ri, rj]),
         name=BLOCK,
         attrs=mark_roles("coul"),
     )
@@ -100,6 +115,8 @@ def _tokens_axes(tokens: int) -> tuple[int, tuple[IterVar, IterVar, IterVar]]:
     from tvm import te
 
     inner = max(d for d in divisors(tokens) if d <= _TOKENS)
+    if not any(_LEAST_CHUNK <= inner * d <= _MOST_CHUNK for d in divisors(tokens // inner)):
+        inner = 1
     extents = (("n", tokens // inner), ("i", 1), ("j", inner))
     n, i, j = (te.reduce_axis((0, extent), name=name) for name, extent in extents)
     return inner, (n, i, j)
