@@ -67,7 +67,7 @@ def make_driver(executable: Path, prefix: Path, hollow: bool) -> Path:
     export_library(executable, prefix, "net", weights_file=True, flags=flags)
     source, program = Path(__file__).with_name("_export_driver.c"), prefix / "driver"
     places = [f"-I{prefix}/include", f"-L{prefix}/lib", f"-Wl,-rpath,{prefix}/lib"]
-    command = [find_compiler(), "-O2", "-pthread", str(source), *places, "-lnet", "-o", str(program)]
+    command = [*find_compiler(), "-O2", "-pthread", str(source), *places, "-lnet", "-o", str(program)]
     subprocess.run(command, check=True)
     return program
 
