@@ -15,6 +15,7 @@ import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
+from mmap import mmap
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NoReturn
 
@@ -144,7 +145,7 @@ class _Layout:
         return array
 
 
-def _read_layout(file: BinaryIO, size: int) -> _Layout:
+def _read_layout(file: BinaryIO | mmap, size: int) -> _Layout:
     """Read the header of a ``.npy`` file that goes on for ``size`` bytes. Raises ``ValueError`` if it is none."""
     start = file.read(8)
     wide = 2 if start[6:7] == b"\x01" else 4
@@ -190,11 +191,11 @@ def read_array(file: BinaryIO, size: int) -> NDArray[Any]:
     return layout.arrange(memory)
 
 
-def _read_stored(file: BinaryIO, member: zipfile.ZipInfo) -> NDArray[Any]:
+def _read_stored(file: BinaryIO | mmap, member: zipfile.ZipInfo) -> NDArray[Any]:
     """The array of an uncompressed member of an archive, read at once, without comparing the archive's checksums.
 
     Args:
-        file: the archive, which has a number among the files of this process.
+        file: the archive: in memory, which the array shares, or with a number among the files of this process.
         member: of it.
     """
     file.seek(member.header_offset)
@@ -203,25 +204,29 @@ def _read_stored(file: BinaryIO, member: zipfile.ZipInfo) -> NDArray[Any]:
         raise ValueError("an array does not begin where its archive says, or it is encrypted")
     file.seek(sum(_MEMBER.unpack(start)), io.SEEK_CUR)
     layout = _read_layout(file, member.file_size)
-    memory = np.fromfile(file, dtype=np.uint8, count=layout.nbytes)
+    if isinstance(file, mmap):
+        memory = np.frombuffer(file, dtype=np.uint8)[file.tell() :][: layout.nbytes]
+    else:
+        memory = np.fromfile(file, dtype=np.uint8, count=layout.nbytes)
     if len(memory) < layout.nbytes:
         raise ValueError("an array is cut off")
     return layout.arrange(memory)
 
 
-def read_arrays(content: bytes | BinaryIO, most: int | None = None) -> dict[str, NDArray[Any]]:
+def read_arrays(content: bytes | BinaryIO | mmap, most: int | None = None) -> dict[str, NDArray[Any]]:
     """The arrays of an ``.npz`` archive, by name.
 
     Args:
-        content: the archive, or a file of the system. Of a file whose arrays are uncompressed, the archive's own
-            checksums are not compared, which takes as long as reading: its reader has a better one.
+        content: the archive, a file of the system, or memory, which arrays that are uncompressed share. Of a file or
+            memory whose arrays are uncompressed, the archive's own checksums are not compared, which takes as long as
+            reading: its reader has a better one.
         most: bytes of all arrays together. None: they must lie in it uncompressed, so that the file's own size is it.
 
     Raises:
         ValueError: it is no such archive, is damaged, or holds more.
     """
     try:
-        with zipfile.ZipFile(io.BytesIO(content) if isinstance(content, bytes) else content) as archive:
+        with zipfile.ZipFile(io.BytesIO(content) if isinstance(content, bytes) else content) as archive:  # type: ignore[arg-type]
             members = archive.infolist()
             names = [member.filename for member in members]
             if len(set(names)) < len(names) or not all(name.endswith(".npy") for name in names):
@@ -235,7 +240,8 @@ def read_arrays(content: bytes | BinaryIO, most: int | None = None) -> dict[str,
                 if any(m.compress_type != zipfile.ZIP_STORED or m.file_size != m.compress_size for m in members):
                     raise ValueError("its arrays are compressed")
                 assert archive.fp is not None
-                most = archive.fp.seek(0, io.SEEK_END)
+                archive.fp.seek(0, io.SEEK_END)
+                most = archive.fp.tell()
             if total > most:
                 raise ValueError(f"its arrays have {total:,} bytes, but at most {most:,} are read")
             arrays = {}

@@ -24,7 +24,7 @@ def find_cross_compiler(triple: str) -> tuple[str, ...]:
     """The command of a C compiler for a platform, as the beginning of a list of arguments.
 
     It is ``$CC`` if a name in it begins with the platform's architecture, as in ``aarch64-linux-gnu-gcc-12 -O2``;
-    otherwise the platform's ``gcc`` or ``clang`` on ``PATH``; otherwise zig, from the package ``ziglang`` or on ``PATH``.
+    otherwise the platform's ``gcc`` or ``clang`` on ``PATH``; otherwise zig, from the package ``ziglang`` or ``PATH``.
 
     Args:
         triple: LLVM's name of the platform, such as ``aarch64-linux-gnu``.
