@@ -10,6 +10,7 @@ from typing import Any
 
 from tilewright.executable.manifest import FORMAT, NAME, WEIGHTS, seal
 from tilewright.fleet.head_store import HeadLine, HeadStore
+from tilewright.interrupts import watching
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.records.store import Query
 
@@ -37,10 +38,11 @@ def main(connection: Connection, folder: str) -> None:
     if asked["spoils"]:
         (out / WEIGHTS).write_bytes(b"something else")
     try:
-        if asked["waits"]:
-            line.say("state", "waiting")
-            time.sleep(60.0)
-        line.say("report", len(best))
+        with watching():
+            if asked["waits"]:
+                line.say("state", "waiting")
+                time.sleep(60.0)
+            line.say("report", len(best))
     except KeyboardInterrupt:
         line.say("failed", "interrupted")
     line.close()

@@ -70,9 +70,9 @@ class Outpost:
         self._process.send(message)
 
     def interrupt(self) -> None:
-        """Have the process end early, as Ctrl-C does."""
+        """Have the process end early, as Ctrl-C does. Ray blocks SIGINT in all that it starts, but not SIGTERM."""
         if self._process is not None and self._process.alive:
-            os.kill(self._process.pid, signal.SIGINT)
+            os.kill(self._process.pid, signal.SIGTERM)
 
     def collect(self, after: int, wait: float) -> list[tuple[int, object]]:
         """The numbered messages of the process, the last of them an :class:`Ended` if it has ended.
