@@ -258,7 +258,7 @@ def read_arrays(content: bytes | BinaryIO | mmap, most: int | None = None) -> di
     try:
         source = io.BytesIO(content) if isinstance(content, bytes) else content
         file = _Memory(source) if isinstance(source, mmap) else source
-        with zipfile.ZipFile(file) as archive:  # type: ignore[arg-type]  # typeshed's reader has more methods than it needs
+        with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             names = [member.filename for member in members]
             if len(set(names)) < len(names) or not all(name.endswith(".npy") for name in names):

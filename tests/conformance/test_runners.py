@@ -76,9 +76,7 @@ def table(stack: ExitStack) -> Case:
     told: list[Measurement] = []
     runner = replay.ReplayRunner(found, on_measurement=told.append)
     space = replay.ReplaySpace(found)
-    return Case(
-        runner, space, found.configs[works][:6], found.target, *map(tuple, failing), told=told, clock=runner.clock
-    )
+    return Case(runner, space, found.configs[works][:6], found.target, failing, told, runner.clock)
 
 
 def known_latencies(stack: ExitStack) -> Case:
