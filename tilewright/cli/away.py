@@ -37,8 +37,14 @@ _LEAST_SECONDS = 1.0
 
 @dataclass
 class _Listener:
-    """Hears what a job says."""
+    """Hears what a job says.
 
+    Attributes:
+        budget: what is left of the budget as the job begins, perhaps once more.
+        trials: of jobs that were lost.
+    """
+
+    budget: Budget
     store: FallbackStore
     progress: Progress
     display: ExitStack
@@ -46,6 +52,13 @@ class _Listener:
     report: TuneReport | None = None
     error: BaseException | None = None
     told: list[str] = field(default_factory=list)
+    trials: int = 0
+
+    def begin(self) -> Budget:
+        """A job begins. Returns its budget."""
+        self.budget, self.trials = _left(self.budget, self.state), self.trials + self.state.trials
+        self.state = TuneState()
+        return self.budget
 
     def hear(self, word: str, value: object) -> object | None:
         if word == "state":
@@ -93,7 +106,7 @@ def tune_away(
         files[f"cost_model/{path.name}"] = path
         names = replace(names, cost_model=f"cost_model/{path.name}")
     with ExitStack() as display, replace_directory(options.out) as part:
-        listener = _Listener(store, progress, display)
+        listener = _Listener(options.budget, store, progress, display)
 
         def message(address: str) -> object:
             asked = replace(
@@ -102,7 +115,7 @@ def tune_away(
                 out=Path("out"),
                 records=None,
                 names=names,
-                budget=_left(options.budget, listener.state),
+                budget=listener.begin(),
             )
             return asked, replace(cluster, address=address, kinds=(away.kind,))
 
@@ -114,7 +127,8 @@ def tune_away(
         assert report is not None
         with holding():
             store.settle()
-        report = replace(report, unrecorded=store.kept, notes=(*report.notes, *store.notes))
+        trials, notes = listener.trials + report.trials, (*report.notes, *store.notes)
+        report = replace(report, trials=trials, unrecorded=store.kept, notes=notes)
         kept = report.interrupted and not report.trials and (options.out / "manifest.json").is_file()
         if kept:  # an earlier executable may have been tuned for long
             raise KeyboardInterrupt
