@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+from tilewright.fleet.machine import NODE_TARGET
+
 __all__ = ["LocalCluster", "alive", "cluster", "missing"]
 
 ROOT = Path(__file__).parents[1]
@@ -61,8 +63,17 @@ class LocalCluster:
         }
         return {**os.environ, **ours}
 
-    def start(self, cores: int = 1, client: bool = False, pinned: int | None = None) -> subprocess.Popen[bytes]:
-        """Start a node, the head first; ``pinned``: the core of the machine that it runs on."""
+    def start(
+        self, cores: int = 1, client: bool = False, pinned: int | None = None, counts_as: str = ""
+    ) -> subprocess.Popen[bytes]:
+        """Start a node, the head first.
+
+        Args:
+            cores: of the node.
+            client: whether there is a client server, too.
+            pinned: the core of the machine that it runs on.
+            counts_as: the CPU that it counts as; empty: its own.
+        """
         # A node ends with the process that started it, however that ends; in their turn its processes end with it.
         command = ["setpriv", "--pdeathsig=TERM"] if shutil.which("setpriv") else []
         command += [] if pinned is None else ["taskset", "-c", str(pinned)]
@@ -80,6 +91,7 @@ class LocalCluster:
             command += [f"--address={self.address}"]
         with (self.folder / f"node{len(self.nodes)}.log").open("wb") as log:
             environment = {**self.environment, self.mark[0]: self.mark[1]}
+            environment |= {NODE_TARGET: counts_as} if counts_as else {}
             node = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
         self.nodes.append(node)
         wanted = b"Ray runtime started"

@@ -6,6 +6,7 @@ A network is built with default schedules and exported with its weights in a fil
 calls it.
 
 - ``load_ms``: making an instance, the shortest of some processes.
+- ``python_load_ms``: ``load_executable`` of the same network, the shortest of some processes, without the imports.
 - ``call_overhead_us``: the fastest call of the same library with kernels that do nothing.
 - ``throughput_ratio``: the runs per second of four instances of one thread in one process, divided by what the cores
   allow: those of as many processes as there are cores (at most four), side by side, each with such an instance.
@@ -23,6 +24,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -42,6 +44,14 @@ from tilewright.tvm_compat import usable_cores
 MODEL = Path(onnx.__file__).parent / "backend/test/data/light/light_resnet50.onnx"
 #: Processes of each kind, and instances side by side.
 TURNS, INSTANCES = 5, 4
+#: A program that times loading.
+LOADING = """
+import sys, time
+from tilewright import load_executable
+began = time.perf_counter()
+load_executable(sys.argv[1])
+print(1e3 * (time.perf_counter() - began))
+"""
 #: A kernel that does nothing, in the place of all.
 NOTHING = "int bench_nothing(void *self, const void *arguments, int count, void *result) { return 0; }\n"
 
@@ -67,9 +77,15 @@ def make_driver(executable: Path, prefix: Path, hollow: bool) -> Path:
     export_library(executable, prefix, "net", weights_file=True, flags=flags)
     source, program = Path(__file__).with_name("_export_driver.c"), prefix / "driver"
     places = [f"-I{prefix}/include", f"-L{prefix}/lib", f"-Wl,-rpath,{prefix}/lib"]
-    command = [find_compiler(), "-O2", "-pthread", str(source), *places, "-lnet", "-o", str(program)]
+    command = [*find_compiler(), "-O2", "-pthread", str(source), *places, "-lnet", "-o", str(program)]
     subprocess.run(command, check=True)
     return program
+
+
+def time_loading(executable: Path) -> float:
+    """Milliseconds of ``load_executable`` in a new process."""
+    done = subprocess.run([sys.executable, "-c", LOADING, str(executable)], check=True, capture_output=True, text=True)
+    return float(done.stdout)
 
 
 def time_processes(program: Path, rounds: int, count: int) -> float:
@@ -105,10 +121,11 @@ def main() -> None:
         program = make_driver(Path(folder, "out"), Path(folder, "c"), hollow=False)
         empty = make_driver(Path(folder, "out"), Path(folder, "hollow"), hollow=True)
         cores = min(INSTANCES, usable_cores())
-        ratios, scalings, loads = [], [], []
+        ratios, scalings, loads, python_loads = [], [], [], []
         for _ in range(TURNS):
             one = time_driver(program, given.rounds, 1, 1)
             loads.append(one[0])
+            python_loads.append(time_loading(Path(folder, "out")))
             apart = time_processes(program, given.rounds, cores)
             scalings.append(apart / (one[3] * cores))
             ratios.append(time_driver(program, given.rounds, 1, INSTANCES)[3] / apart)
@@ -117,6 +134,7 @@ def main() -> None:
         "model": given.model.stem,
         "cores": cores,
         "load_ms": min(loads),
+        "python_load_ms": min(python_loads),
         "call_overhead_us": overhead,
         "throughput_ratio": statistics.median(ratios),
         "core_scaling": statistics.median(scalings),

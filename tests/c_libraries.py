@@ -52,7 +52,7 @@ def compile_c(source: Path, prefix: Path, name: str, out: Path, flags: Sequence[
     """Compile a C program against an installed library, as strictly as a user may."""
     strict = ("-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror", "-pthread")
     places = (f"-I{prefix}/include", f"-L{prefix}/lib", f"-Wl,-rpath,{prefix}/lib")
-    command = [find_compiler(), *strict, *flags, str(source), *places, f"-l{name}", "-o", str(out)]
+    command = [*find_compiler(), *strict, *flags, str(source), *places, f"-l{name}", "-o", str(out)]
     subprocess.run(command, check=True)
     return out
 

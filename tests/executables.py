@@ -49,7 +49,7 @@ def compile_earlier(folder: Path) -> Path:
     """A library with a runtime of an earlier version: the file ``earlier.so``."""
     source, library = folder / "earlier.c", folder / "earlier.so"
     source.write_text(_EARLIER)
-    subprocess.run([find_compiler(), "-fPIC", "-shared", str(source), "-o", str(library)], check=True)
+    subprocess.run([*find_compiler(), "-fPIC", "-shared", str(source), "-o", str(library)], check=True)
     return library
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import mmap
 import os
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +93,12 @@ def test_an_archive_with_changed_bytes(data: st.DataObject) -> None:
         assert sum(array.nbytes for array in arrays.values()) <= 1000
     with tempfile.TemporaryFile() as place:
         place.write(content)
-        try:
-            arrays = read_arrays(place)
-        except ValueError:
-            return
-        assert sum(array.nbytes for array in arrays.values()) <= 1000
+        for stored in (place, in_memory(content)):
+            try:
+                arrays = read_arrays(stored)
+            except ValueError:
+                continue
+            assert sum(array.nbytes for array in arrays.values()) <= 1000
 
 
 def test_a_file_of_uncompressed_arrays() -> None:
@@ -109,6 +112,34 @@ def test_a_file_of_uncompressed_arrays() -> None:
         place.truncate(300)
         with pytest.raises(ValueError, match=r"array|zip"):
             read_arrays(place)
+
+
+def in_memory(content: bytes) -> mmap.mmap:
+    made = mmap.mmap(-1, max(1, len(content)))
+    made[: len(content)] = content
+    return made
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_memory_of_arrays(save: Callable[..., None]) -> None:
+    given = {"a": np.arange(20, dtype=np.int32), "b": np.asarray("text"), "c": np.zeros((0, 3)), "d": np.eye(3).T}
+    place = io.BytesIO()
+    save(place, **given)
+    content = in_memory(place.getvalue())
+    found = read_arrays(content, 10_000)
+    assert given.keys() == found.keys()
+    assert all(np.array_equal(found[name], array) for name, array in given.items())
+    shared = np.shares_memory(found["a"], np.frombuffer(content, np.uint8))
+    assert shared == (save is np.savez)
+
+
+def test_memory_of_no_array() -> None:
+    place = io.BytesIO()
+    np.savez(place)
+    assert read_arrays(in_memory(place.getvalue())) == {}
+    for content in (b"", b"PK", place.getvalue()[:-1]):
+        with pytest.raises(ValueError, match="zip"):
+            read_arrays(in_memory(content))
 
 
 def test_archives_that_are_too_much(tmp_path: Path) -> None:

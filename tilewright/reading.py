@@ -15,6 +15,7 @@ import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
+from mmap import mmap
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NoReturn
 
@@ -144,7 +145,7 @@ class _Layout:
         return array
 
 
-def _read_layout(file: BinaryIO, size: int) -> _Layout:
+def _read_layout(file: BinaryIO | _Memory, size: int) -> _Layout:
     """Read the header of a ``.npy`` file that goes on for ``size`` bytes. Raises ``ValueError`` if it is none."""
     start = file.read(8)
     wide = 2 if start[6:7] == b"\x01" else 4
@@ -190,11 +191,41 @@ def read_array(file: BinaryIO, size: int) -> NDArray[Any]:
     return layout.arrange(memory)
 
 
-def _read_stored(file: BinaryIO, member: zipfile.ZipInfo) -> NDArray[Any]:
+class _Memory(io.RawIOBase):
+    """Memory as a file. A ``mmap`` has no such methods before Python 3.13, and raises other errors."""
+
+    def __init__(self, content: mmap) -> None:
+        self.bytes = np.frombuffer(content, dtype=np.uint8)
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        part = self.bytes[self._place :][: len(buffer)]
+        buffer[: len(part)] = part.tobytes()
+        self._place += len(part)
+        return len(part)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: len(self.bytes)}[whence]
+        if place < 0:
+            raise OSError("a file begins at 0")
+        self._place = place
+        return place
+
+    def tell(self) -> int:
+        return self._place
+
+
+def _read_stored(file: BinaryIO | _Memory, member: zipfile.ZipInfo) -> NDArray[Any]:
     """The array of an uncompressed member of an archive, read at once, without comparing the archive's checksums.
 
     Args:
-        file: the archive, which has a number among the files of this process.
+        file: the archive: in memory, which the array shares, or with a number among the files of this process.
         member: of it.
     """
     file.seek(member.header_offset)
@@ -203,25 +234,31 @@ def _read_stored(file: BinaryIO, member: zipfile.ZipInfo) -> NDArray[Any]:
         raise ValueError("an array does not begin where its archive says, or it is encrypted")
     file.seek(sum(_MEMBER.unpack(start)), io.SEEK_CUR)
     layout = _read_layout(file, member.file_size)
-    memory = np.fromfile(file, dtype=np.uint8, count=layout.nbytes)
+    if isinstance(file, _Memory):
+        memory = file.bytes[file.tell() :][: layout.nbytes]
+    else:
+        memory = np.fromfile(file, dtype=np.uint8, count=layout.nbytes)
     if len(memory) < layout.nbytes:
         raise ValueError("an array is cut off")
     return layout.arrange(memory)
 
 
-def read_arrays(content: bytes | BinaryIO, most: int | None = None) -> dict[str, NDArray[Any]]:
+def read_arrays(content: bytes | BinaryIO | mmap, most: int | None = None) -> dict[str, NDArray[Any]]:
     """The arrays of an ``.npz`` archive, by name.
 
     Args:
-        content: the archive, or a file of the system. Of a file whose arrays are uncompressed, the archive's own
-            checksums are not compared, which takes as long as reading: its reader has a better one.
+        content: the archive, a file of the system, or memory, which arrays that are uncompressed share. Of a file or
+            memory whose arrays are uncompressed, the archive's own checksums are not compared, which takes as long as
+            reading: its reader has a better one.
         most: bytes of all arrays together. None: they must lie in it uncompressed, so that the file's own size is it.
 
     Raises:
         ValueError: it is no such archive, is damaged, or holds more.
     """
     try:
-        with zipfile.ZipFile(io.BytesIO(content) if isinstance(content, bytes) else content) as archive:
+        source = io.BytesIO(content) if isinstance(content, bytes) else content
+        file = _Memory(source) if isinstance(source, mmap) else source
+        with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             names = [member.filename for member in members]
             if len(set(names)) < len(names) or not all(name.endswith(".npy") for name in names):
@@ -241,11 +278,11 @@ def read_arrays(content: bytes | BinaryIO, most: int | None = None) -> dict[str,
             arrays = {}
             stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
             for member in members:
-                if stored and not isinstance(content, bytes):
-                    arrays[member.filename[:-4]] = _read_stored(content, member)
+                if stored and not isinstance(file, io.BytesIO):
+                    arrays[member.filename[:-4]] = _read_stored(file, member)
                     continue
-                with archive.open(member) as file:
-                    arrays[member.filename[:-4]] = read_array(file, member.file_size)  # type: ignore[arg-type]
+                with archive.open(member) as opened:
+                    arrays[member.filename[:-4]] = read_array(opened, member.file_size)  # type: ignore[arg-type]
             return arrays
     except _DAMAGED as exc:
         raise ValueError(next(iter(str(exc).splitlines()), "") or type(exc).__name__) from exc

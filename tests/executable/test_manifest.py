@@ -17,16 +17,19 @@ from tests.models import normal, runs
 from tilewright.compare.peers import reference_model
 from tilewright.errors import OutputError
 from tilewright.executable.executable import load_executable
+from tilewright.executable.loading import read_plans
 from tilewright.executable.manifest import (
     FORMAT,
     FORMAT_WITH_BUCKETS,
     LIBRARY,
     NAME,
     WEIGHTS,
+    read_listed,
     read_manifest,
     seal,
     verify,
 )
+from tilewright.executable.memory import Memory
 
 pytestmark = runs
 
@@ -45,6 +48,61 @@ def test_a_changed_file(name: str, out: Path) -> None:
     (out / name).write_bytes(data)
     with pytest.raises(OutputError, match="not the file that was written"):
         load_executable(out)
+
+
+def test_weights_are_compared_in_blocks(tmp_path: Path) -> None:
+    """Large files are read and hashed by several threads, each block by one."""
+    content = bytearray(np.random.default_rng(0).bytes((33 << 20) + 5))
+    (tmp_path / WEIGHTS).write_bytes(content)
+    entries = {"format": FORMAT, "inputs": [], "outputs": [], "plan": None}
+    (tmp_path / NAME).write_text(seal(entries, tmp_path, [WEIGHTS]))
+    manifest = read_manifest(tmp_path)
+    assert len(manifest["xxh3"][WEIGHTS]) == 3
+    with read_listed(tmp_path, manifest, WEIGHTS) as found:
+        assert found[:] == content
+    for changed in (bytes([content[0] ^ 1]) + content[1:], content[:-1] + b"x", content[:-1], content + b"x", b""):
+        (tmp_path / WEIGHTS).write_bytes(changed)
+        with pytest.raises(OutputError, match="its checksum differs from the manifest's"):
+            read_listed(tmp_path, manifest, WEIGHTS)
+
+
+def test_weights_lie_where_kernels_can_read_them(out: Path) -> None:
+    """They are read into memory once, and stay there."""
+    manifest = read_manifest(out)
+    content = read_listed(out, manifest, WEIGHTS)
+    arrays, _ = read_plans(manifest, content)
+    assert arrays
+    assert all(array.ctypes.data % 64 == 0 and not array.flags.owndata for array in arrays)
+    with np.load(out / WEIGHTS) as read_by_numpy:
+        for number, array in enumerate(arrays):
+            np.testing.assert_array_equal(array, read_by_numpy[f"w{number}"])
+    memory = Memory(arrays, 0, content=content)
+    assert [memory.weight_address(number) for number in range(len(arrays))] == [a.ctypes.data for a in arrays]
+
+
+def test_weights_that_numpy_wrote_are_copied(out: Path, shared: Path) -> None:
+    """As executables of earlier versions have them: not aligned, and with a SHA-256 only."""
+    with np.load(out / WEIGHTS) as held:
+        named = dict(held)
+    np.savez(out / WEIGHTS, **named)
+    reseal(out, read(out))
+    manifest = read(out)
+    del manifest["xxh3"], manifest["sha256"][NAME]
+    (out / NAME).write_text(json.dumps(manifest))
+    x = normal(1, 8, 10, 10)
+    np.testing.assert_array_equal(load_executable(out)(x)[0], load_executable(shared)(x)[0])
+    data = bytearray((out / WEIGHTS).read_bytes())
+    data[len(data) // 2] ^= 1
+    (out / WEIGHTS).write_bytes(data)
+    refused(out, "its checksum differs")
+
+
+@pytest.mark.parametrize("blocks", [3, {WEIGHTS: "no list"}, {WEIGHTS: []}])
+def test_checksums_of_blocks_that_are_none(blocks: object, out: Path) -> None:
+    manifest = read(out) | {"xxh3": blocks}
+    del manifest["sha256"][NAME]
+    (out / NAME).write_text(json.dumps(manifest))
+    refused(out, "tune again")
 
 
 def refused(out: Path, says: str) -> None:

@@ -165,6 +165,31 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
         find_compiler()
 
 
+def test_cc_may_have_arguments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler = tmp_path / "my cc"
+    compiler.write_text('#!/bin/sh\necho "$@" >> "$(dirname "$0")/said"\nshift\nexec cc "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", f"'{compiler}' --mark -O1")
+    assert find_compiler() == (str(compiler), "--mark", "-O1")
+    compile_runtime(tmp_path / "runtime.o")
+    link([tmp_path / "runtime.o"], tmp_path / "runtime.so")
+    assert bind(ctypes.CDLL(str(tmp_path / "runtime.so")))
+    assert [line[:10] for line in (tmp_path / "said").read_text().splitlines()] == ["--mark -O1"] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("no-such-cc -O2", r"CC is the command of a C compiler, but there is no 'no-such-cc'; correct or unset it"),
+        ("gcc '-O2", "No closing quotation; correct or unset it"),
+    ],
+)
+def test_a_cc_that_is_no_command(text: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", text)
+    with pytest.raises(CompilerError, match=message):
+        find_compiler()
+
+
 def test_a_compiler_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CC", "false")
     with pytest.raises(CompilerError, match="cannot be compiled"):

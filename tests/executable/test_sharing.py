@@ -79,7 +79,7 @@ def part() -> LAMBDA:  # type: ignore[valid-type]
     with tempfile.TemporaryDirectory() as folder:
         source, library = Path(folder, "part.c"), Path(folder, "part.so")
         source.write_text(PART)
-        subprocess.run([find_compiler(), "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
+        subprocess.run([*find_compiler(), "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
         return LAMBDA(("part", ctypes.CDLL(str(library))))
 
 
@@ -216,7 +216,7 @@ def test_a_library_of_another_version_has_threads_of_its_own(load: Load, tmp_pat
         (tmp_path / file.name).write_text(text)
     library = tmp_path / "next.so"
     subprocess.run(
-        [find_compiler(), "-fPIC", "-pthread", "-shared", str(tmp_path / SOURCE.name), "-o", str(library)], check=True
+        [*find_compiler(), "-fPIC", "-pthread", "-shared", str(tmp_path / SOURCE.name), "-o", str(library)], check=True
     )
     other = loaded(library, 2)
     assert threads() == before + 2
@@ -236,7 +236,7 @@ def test_a_library_that_shares_nothing_stays(tmp_path: Path) -> None:
 def test_what_is_no_library_of_ours_is_refused_and_unloaded(tmp_path: Path) -> None:
     (tmp_path / "other.c").write_text("int main_of_another(void) { return 0; }\n")
     path = tmp_path / "other.so"
-    subprocess.run([find_compiler(), "-fPIC", "-shared", str(tmp_path / "other.c"), "-o", str(path)], check=True)
+    subprocess.run([*find_compiler(), "-fPIC", "-shared", str(tmp_path / "other.c"), "-o", str(path)], check=True)
     with pytest.raises(AttributeError):
         LoadedLibrary(path)
     assert mapped(tmp_path) == set()

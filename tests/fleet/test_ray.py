@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench._ray_cluster import ROOT, LocalCluster, cluster, missing
@@ -20,6 +22,8 @@ from tests.fleet.drive import gather_as_another_version
 from tests.models import conv_model
 from tests.targets import host_target, lack
 from tilewright.errors import RecordsError
+from tilewright.executable.executable import load_executable
+from tilewright.executable.manifest import read_manifest
 from tilewright.measure.isolated_call import IsolatedCall
 from tilewright.measure.outcome import Measurement
 from tilewright.records import open_store
@@ -65,6 +69,36 @@ def test_a_command_tunes_on_two_nodes_and_survives_the_death_of_one(nodes: Local
     assert len(stored) == sum(node["trials"] for node in report["nodes"])
     assert max(Counter((m.task, m.config) for m in stored if m.ok).values()) == 1
     assert not (tmp_path / ".ray").exists()
+    if platform.machine() == "x86_64":
+        _tune_for_another_kind(nodes, tmp_path)
+
+
+def _tune_for_another_kind(nodes: LocalCluster, folder: Path) -> None:
+    """A node that counts as an older CPU than the head's tunes for its kind. The head keeps the records."""
+    nodes.start(counts_as="x86-64-v2")
+    command = [sys.executable, "-W", "error", "-m", "tilewright.cli", "tune", str(folder / "m.onnx"), "--trials=12"]
+    command += [
+        f"--fleet={nodes.address}",
+        "--kind=x86-64-v2",
+        f"--out={folder / 'v2'}",
+        f"--json={folder / 'v2.json'}",
+    ]
+    environment = {**nodes.environment, "TILEWRIGHT_RECORDS": str(folder / "v2.db"), "HOME": str(folder)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "nodes of kind x86-64-v2-1x-" in done.stderr
+    report = json.loads((folder / "v2.json").read_text())
+    assert report["target"].startswith("x86-64-v2-1x-")
+    assert report["verdict"]["outcome"] == "right"
+    assert report["runtime_race"] is None  # ONNX Runtime would use more than x86-64-v2 has
+    stored = _stored(folder / "v2.db")
+    assert len(stored) == report["trials"] > 0
+    assert {m.target for m in stored} == {report["target"]}
+    manifest = read_manifest(folder / "v2")
+    assert not {"avx", "avx2", "fma", "avx512f"} & set(manifest["target"]["features"])
+    (x,) = (np.ones(spec.shape, spec.dtype) for spec in load_executable(folder / "v2").inputs)
+    ours, native = (load_executable(folder / name)(x)[0] for name in ("v2", "out"))
+    np.testing.assert_allclose(ours, native, rtol=1e-4, atol=1e-5)
 
 
 def _kill_one(nodes: LocalCluster, running: subprocess.Popen[bytes], records: Path) -> None:

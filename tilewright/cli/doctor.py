@@ -122,8 +122,8 @@ def _examine_compiler() -> Finding:
             compile_runtime(folder / "runtime.o")
     except TilewrightError as error:
         return Finding("C compiler", "bad", "there is none that works", str(error))
-    name = find_compiler()
-    return Finding("C compiler", "ok", shutil.which(name) or name)
+    name, *arguments = find_compiler()
+    return Finding("C compiler", "ok", " ".join([shutil.which(name) or name, *arguments]))
 
 
 def _examine_packages() -> Iterator[Finding]:

@@ -22,6 +22,7 @@ from tilewright.measure.process import ChildProcess, Lost
 
 if TYPE_CHECKING:
     from tilewright.cli.tuning import TuneOptions
+    from tilewright.fleet.away import Away
     from tilewright.fleet.fleet import Fleet
     from tilewright.target import Caches
     from tilewright.tuning.context import Workplace
@@ -71,8 +72,8 @@ class Cluster:
     namespace: str = ""
 
     @contextmanager
-    def place(self, target: str, progress: Progress) -> Iterator[str | Workplace]:
-        """Where a command tunes: on this machine, or on the nodes of one kind.
+    def place(self, target: str, progress: Progress) -> Iterator[str | Workplace | Away]:
+        """Where a command tunes: on this machine, here with the nodes of one kind, or on a node of another kind.
 
         Raises:
             FleetError: there is no cluster, or none of its nodes can measure what is wanted.
@@ -81,16 +82,30 @@ class Cluster:
         if not self.address:
             yield target
             return
+        from tilewright.fleet.away import Away
         from tilewright.fleet.cluster import connected
         from tilewright.fleet.fleet import Fleet
-        from tilewright.fleet.place import choose_kinds, workplace_of
+        from tilewright.fleet.place import choose_kinds, is_own, workplace_of
 
         with connected(self.address, self.namespace) as crew:
             fleet = Fleet(crew, lambda line: progress.announce([line]))
             progress.announce([f"waiting for the nodes of the fleet ({self.address})"])
             fleet.gather()
             kind = choose_kinds(fleet, self.kinds)[0]
-            yield workplace_of(fleet, kind, cast("Caches", target.partition(":")[2] or "warm"))
+            if is_own(fleet.kinds[kind]):
+                yield workplace_of(fleet, kind, cast("Caches", target.partition(":")[2] or "warm"))
+            else:
+                from tilewright.fleet.ray_post import hire_ray
+
+                progress.announce([f"nodes of kind {kind} tune for their kind: this machine is of another one"])
+                yield Away(fleet, kind, hire_ray)
+
+    def joined(self) -> Cluster:
+        """The cluster for other processes, which join this one's connection. To be asked for while there is one."""
+        from tilewright.fleet.cluster import joining
+
+        address, namespace = joining(self.address)
+        return replace(self, address=address, namespace=namespace)
 
 
 def check_fleet(address: str | None, kinds: Sequence[str] | None, models: Sequence[Path], target: str) -> None:
@@ -160,7 +175,7 @@ def tune_several(
     options = replace(options, records=str(records_place(options.records)))
     from tilewright.fleet.cluster import connected, joining
     from tilewright.fleet.fleet import Fleet
-    from tilewright.fleet.place import check_here, choose_kinds
+    from tilewright.fleet.place import choose_kinds
     from tilewright.records.fallback import open_for_tuning
 
     with ExitStack() as stack:
@@ -170,8 +185,6 @@ def tune_several(
         typer.echo(f"waiting for the nodes of the fleet ({cluster.address})", err=True)
         fleet.gather()
         kinds = choose_kinds(fleet, cluster.kinds)
-        for kind in kinds:
-            check_here(fleet.kinds[kind])
         jobs = []
         address, namespace = joining(cluster.address)
         for model, kind in [(model, kind) for model in models for kind in kinds]:

@@ -54,8 +54,8 @@ def main(connection: Connection) -> None:
             stack.enter_context(reserve_out(options.out))
             stack.enter_context(scratch())
             progress = _Telling(connection, options.verbose)
-            result, told = run_tuning(options, cluster, stack, time.monotonic(), progress)
-        answer: tuple[str, object] = ("report", (result.report, told))
+            report, told = run_tuning(options, cluster, stack, time.monotonic(), progress)
+        answer: tuple[str, object] = ("report", (report, told))
     except KeyboardInterrupt:
         answer = ("error", ("KeyboardInterrupt", "interrupted"))
     except TilewrightError as error:

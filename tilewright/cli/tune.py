@@ -143,11 +143,11 @@ def _tune_one(options: TuneOptions, cluster: Cluster, json_file: Path | None) ->
     with ExitStack() as ending, ExitStack() as stack:
         stack.enter_context(reserve_out(out))
         stack.enter_context(scratch())
-        result, told = run_tuning(options, cluster, stack, BEGAN)
+        report, told = run_tuning(options, cluster, stack, BEGAN)
         ending.enter_context(holding())  # the work is done: only the report and the cleaning up are left
-        write_json(json_file, to_json_object(result.report))
-        print(summary(result.report, out, told=told))
-    if result.report.interrupted:
+        write_json(json_file, to_json_object(report))
+        print(summary(report, out, told=told))
+    if report.interrupted:
         raise typer.Exit(exit_code())
 
 

@@ -18,8 +18,9 @@ from tilewright.tuning.budget import Budget
 if TYPE_CHECKING:
     from tilewright.cli.fleet import Cluster
     from tilewright.methods.method import Method
+    from tilewright.records.store import Store
     from tilewright.tuning.progress import Progress
-    from tilewright.tuning.session import TuneResult
+    from tilewright.tuning.report import TuneReport
 
 __all__ = ["GO_ON", "SHARING", "MethodNames", "TuneOptions", "check_sharing", "run_tuning"]
 
@@ -77,8 +78,13 @@ def check_sharing(name: str | None) -> None:
 
 
 def run_tuning(
-    options: TuneOptions, cluster: Cluster, stack: ExitStack, began: float, progress: Progress | None = None
-) -> tuple[TuneResult, list[str]]:
+    options: TuneOptions,
+    cluster: Cluster,
+    stack: ExitStack,
+    began: float,
+    progress: Progress | None = None,
+    records: Store | None = None,
+) -> tuple[TuneReport, list[str]]:
     """Tune one model.
 
     Args:
@@ -88,27 +94,37 @@ def run_tuning(
         began: when the command began, in seconds of ``time.monotonic()``. With a cluster the budget counts from when
             its nodes are there.
         progress: is shown how tuning goes; by default the terminal is.
+        records: the store, if it is not to be opened here.
 
     Returns:
-        the result, and the notes that were told already.
+        the report, and the notes that were told already.
 
     Raises:
         KeyboardInterrupt: no executable was written.
         TilewrightError: as the parts do.
     """
     how = _share(_method(options.names), options.names.sharing)
-    where = records_place(options.records)
+    where = records_place(options.records) if records is None else None
     reading = stack.enter_context(begin_reading(options.model, options.request))
-    from tilewright.records.fallback import open_for_tuning
+    from tilewright.records.fallback import FallbackStore, open_for_tuning
 
-    store = open_for_tuning(where, tell=partial(print, file=sys.stderr))
+    if records is not None:
+        store = FallbackStore(records)
+    else:
+        assert where is not None
+        store = open_for_tuning(where, tell=partial(print, file=sys.stderr))
     stack.callback(store.close)
+    from tilewright.tuning.context import Workplace
     from tilewright.tuning.progress import progress_for
     from tilewright.tuning.session import tune as run_session
 
     progress = progress or progress_for(verbose=options.verbose)
     place = stack.enter_context(cluster.place(options.target, progress))
     try:
+        if not isinstance(place, str | Workplace):
+            from tilewright.cli.away import tune_away
+
+            return tune_away(options, cluster.joined(), place, store, progress)
         result = run_session(
             reading,
             options.out,
@@ -125,7 +141,7 @@ def run_tuning(
         go_on = "" if store.kept else f"; {GO_ON}"
         print(f"no executable was written{earlier if there else ''}{go_on}", file=sys.stderr)
         raise
-    return result, store.notes
+    return result.report, store.notes
 
 
 def _method(names: MethodNames) -> Method:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
+import struct
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from tilewright.executable.buffers import ALIGNMENT
 from tilewright.executable.manifest import (
     FORMAT,
     FORMAT_WITH_BUCKETS,
@@ -36,6 +39,10 @@ from tilewright.tensor import Array, TensorSpec
 
 __all__ = ["MergedWeights", "merge_weights", "seal_manifest", "write_bucket_files", "write_files"]
 
+#: The bytes of a member's head in an archive, without its name and our field: its header, and a field of long sizes.
+_MEMBER_BYTES = 30 + 20
+#: A field in the head of a member: its number and its size. The number is that of Android's zipalign.
+_FIELD, _ALIGNING = struct.Struct("<HH"), 0xD935
 #: What the manifest says of calls that belong to no bucket.
 _OTHERWISE = "ONNX Runtime runs the whole model for calls of other shapes; this needs the package onnxruntime"
 
@@ -229,9 +236,29 @@ def _write_paddings(network: Network) -> list[PaddingJson]:
 def _write_weights(folder: Path, arrays: Sequence[Array]) -> dict[str, str]:
     """Write the weights. Returns by name how those are kept that are kept in fewer bytes."""
     kept = {f"w{i}": narrow_array(array) for i, array in enumerate(arrays)}
-    named: dict[str, Any] = {name: array for name, (array, _) in kept.items()}  # for NumPy, options may be among them
-    np.savez(folder / WEIGHTS, **named)
+    with zipfile.ZipFile(folder / WEIGHTS, "w", zipfile.ZIP_STORED) as archive:
+        for name, (array, _) in kept.items():
+            _write_aligned(archive, f"{name}.npy", np.ascontiguousarray(array))
     return {name: kind for name, (_, kind) in kept.items() if kind}
+
+
+def _write_aligned(archive: zipfile.ZipFile, name: str, array: Array) -> None:
+    """Append an array to an archive as ``numpy.savez`` does, but so that its data begin on a cache line.
+
+    So a file that is read as a whole has its arrays where kernels can read them. NumPy makes the header of an array a
+    multiple of 64 bytes; what is before that is filled up by a field of the archive that readers pass over, as
+    Android's zipalign does.
+    """
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    assert archive.fp is not None
+    before = archive.fp.tell() + len(name) + _MEMBER_BYTES + header.tell()
+    filling = -(before + _FIELD.size) % ALIGNMENT
+    member = zipfile.ZipInfo(name)
+    member.extra = _FIELD.pack(_ALIGNING, filling) + bytes(filling)
+    with archive.open(member, "w", force_zip64=True) as file:
+        file.write(header.getvalue())
+        file.write(array.reshape(-1).view(np.uint8).data)
 
 
 def _write_segments(network: Network, folder: Path, first: int) -> list[SegmentJson]:

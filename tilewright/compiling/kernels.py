@@ -13,7 +13,7 @@ from tilewright.errors import CompilerError
 from tilewright.executable.export.objects import write_objects
 from tilewright.executable.manifest import LIBRARY, OBJECTS
 from tilewright.executable.plan import Plan
-from tilewright.executable.runtime.library import find_compiler, link, write_runtime
+from tilewright.executable.runtime.library import link, write_runtime
 from tilewright.graph.buckets import Extracted
 from tilewright.scratch import check_space, explained
 from tilewright.target import Target
@@ -168,6 +168,11 @@ def objects_beside(library: Path) -> Path:
     return library.with_name(f"{library.stem}-{OBJECTS}" if library.name != LIBRARY else OBJECTS)
 
 
+def _link(out: str, objects: Sequence[str]) -> None:
+    """Link what TVM has compiled, with the compiler of all other libraries."""
+    link([Path(name) for name in objects], Path(out))
+
+
 def compile_machine(module: ir.IRModule, target: Target, out: Path) -> None:
     """Compile a Relax module for its virtual machine into the library ``out``.
 
@@ -179,4 +184,4 @@ def compile_machine(module: ir.IRModule, target: Target, out: Path) -> None:
     check_space(Path(tempfile.gettempdir()), _LEAST_FREE)
     # TVM folds constants by running kernels in this process, but not in its default pipeline for CPUs.
     with translate_errors(out.parent), checked_kernels():
-        relax.build(keep_nan(module), target.tvm).export_library(str(out), cc=find_compiler())
+        relax.build(keep_nan(module), target.tvm).export_library(str(out), fcompile=_link)

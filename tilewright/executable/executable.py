@@ -22,7 +22,7 @@ from tilewright.executable.manifest import (
     WEIGHTS,
     Manifest,
     copy_listed,
-    find_listed,
+    read_listed,
     read_manifest,
 )
 from tilewright.executable.memory import Arena
@@ -262,7 +262,7 @@ def load_executable(
             f"an executable has 1 to {_MOST_INSTANCES} instances, one for each thread that calls it at the same time, "
             f"but {instances!r} were asked for"
         )
-    weights, threads = find_listed(folder, manifest, WEIGHTS), threads or max(1, wanted_threads() // instances)
+    weights, threads = read_listed(folder, manifest, WEIGHTS), threads or max(1, wanted_threads() // instances)
     # A copy is loaded. The system loads a path only once, even if the file is replaced, and no other process can
     # change the copy after its checksum was compared.
     with tempfile.TemporaryDirectory(prefix="tilewright-") as fresh:

@@ -99,7 +99,7 @@ class Instances:
     def _open(self, arena: Arena) -> _Instance:
         pointer, error = ctypes.c_void_p(), _Error()
         status = self._library.tilewright_open(
-            *(self._content, self._kernels, self._memory.weight_address(0), arena.address),
+            *(self._content, self._kernels, self._memory.address, arena.address),
             *(ctypes.byref(pointer), ctypes.byref(error)),
         )
         if status:

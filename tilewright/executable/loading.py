@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from mmap import mmap
 from pathlib import Path
-from typing import BinaryIO
 
 from tilewright.available_memory import available_memory
 from tilewright.errors import OutputError
@@ -23,7 +22,7 @@ from tilewright.executable.runtime.features import check_features, check_platfor
 from tilewright.executable.runtime.loaded import LoadedLibrary
 from tilewright.executable.segment import LoadedSegment, SegmentJson, data_name, file_name, signals
 from tilewright.executable.whole import WholeModel
-from tilewright.reading import open_regular, read_arrays
+from tilewright.reading import read_arrays
 from tilewright.tensor import Array, TensorSpec
 
 __all__ = ["Planned", "load_program", "make_specs", "read_plans"]
@@ -49,7 +48,7 @@ class Planned:
 def load_program(
     folder: Path,
     manifest: Manifest,
-    weights: Path,
+    weights: mmap,
     fresh: Path,
     threads: int,
     arena: Arena | None = None,
@@ -60,7 +59,7 @@ def load_program(
     Args:
         folder: the executable's directory.
         manifest: its manifest.
-        weights: the file of its weights.
+        weights: the content of the file of its weights.
         fresh: a directory with a copy of its library. Copies of other files are written there.
         threads: how many threads it uses.
         arena: in which its plans compute; None: it gets its own.
@@ -78,7 +77,8 @@ def load_program(
         loaded = LoadedLibrary(library)
         check_features(features, loaded.functions)
         loaded.set_threads(threads)
-        memory = Memory(arrays, max(entry.plan.used_bytes for entry in planned), arena, instances)
+        used = max(entry.plan.used_bytes for entry in planned)
+        memory = Memory(arrays, used, arena, instances, weights)
         made = []
         for bucket, entry in zip(buckets, planned, strict=True):
             segments = _load_segments(folder, manifest, entry, fresh, threads)
@@ -94,7 +94,7 @@ def load_program(
     for entry in planned:
         segments = _load_segments(folder, manifest, entry, fresh, threads)
         routes = entry.routes if entry.segments or not all(entry.routes.planned) else None
-        memory = Memory(arrays, entry.plan.used_bytes, arena, instances)
+        memory = Memory(arrays, entry.plan.used_bytes, arena, instances, weights)
         program = PlanProgram(library, memory, entry.plan, threads, features, segments, routes)
         _check_instances(program, instances)
         return program
@@ -113,18 +113,17 @@ def _check_instances(program: PlanProgram | None, instances: int) -> None:
         )
 
 
-def read_plans(manifest: Manifest, weights: Path) -> tuple[list[Array], list[Planned]]:
+def read_plans(manifest: Manifest, weights: mmap) -> tuple[list[Array], list[Planned]]:
     """The weights of an executable, and the plan of each bucket; no plan: it runs on the virtual machine of Relax.
 
     Args:
         manifest: its manifest.
-        weights: the file of its weights.
+        weights: the content of the file of its weights.
 
     Raises:
         OSError, ValueError, TypeError, LookupError: the files are not those of an executable.
     """
-    with open_regular(weights) as file:
-        arrays = _read_weights(file, manifest.get("narrow", {}))
+    arrays = _read_weights(weights, manifest.get("narrow", {}))
     if buckets := manifest.get("buckets"):
         return arrays, [_read_plan(bucket, bucket["segments"], manifest, arrays) for bucket in buckets]
     if not manifest["plan"]:
@@ -137,22 +136,22 @@ def make_specs(entries: Sequence[TensorJson]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(e["name"], tuple(e["shape"]), e["dtype"]) for e in entries)
 
 
-def _read_weights(file: BinaryIO, narrow: Mapping[str, str]) -> list[Array]:
-    """The arrays ``w0``, ``w1``, ... of an archive.
+def _read_weights(content: mmap, narrow: Mapping[str, str]) -> list[Array]:
+    """The arrays ``w0``, ``w1``, ... of an archive. They share its memory.
 
     Args:
-        file: the archive.
+        content: the archive.
         narrow: the type of each array that is stored in fewer bytes, by name. The result has these arrays in float32.
 
     Raises:
         ValueError, KeyError: it holds other things.
     """
-    size, memory = os.fstat(file.fileno()).st_size, available_memory()
-    # The weights are read, then copied to the executable's memory. Narrow ones become twice as large.
-    needed = (4 if narrow else 2) * size
+    size, memory = len(content), available_memory()
+    # Narrow weights become twice as large. Those that are not aligned are copied.
+    needed = 2 * size if narrow else size
     if needed > memory:
         raise ValueError(f"its weights need {needed:,} bytes of memory, but only {memory:,} are free here")
-    named = read_arrays(file)
+    named = read_arrays(content)
     for name, kind in narrow.items():
         named[name] = widen_array(named[name], kind)
     return [named[f"w{i}"] for i in range(len(named))]

@@ -7,6 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
+from mmap import mmap
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,23 +59,35 @@ class Memory:
     """Memory that the plans of one executable share.
 
     Args:
-        weights: the weights, which are copied.
+        weights: the weights, which are copied unless ``content`` has them.
         arena_bytes: the size of the largest plan's arena.
         arena: shared with other executables; None: it is this executable's own.
         instances: how many calls may run side by side, each in an arena of its own.
+        content: of the file of the weights. If all of them lie in it, each on a cache line, they stay there.
 
     Attributes:
         arena: in which the plans compute.
+        address: of the memory of the weights.
         starts: where each weight begins, in bytes, and the size of all.
     """
 
     def __init__(
-        self, weights: Sequence[Array], arena_bytes: int, arena: Arena | None = None, instances: int = 1
+        self,
+        weights: Sequence[Array],
+        arena_bytes: int,
+        arena: Arena | None = None,
+        instances: int = 1,
+        content: mmap | None = None,
     ) -> None:
-        self.starts = layout_weights(weights)
-        self._weights = _align(np.empty(self.starts[-1] + ALIGNMENT, dtype=np.uint8))  # all of it is written next
-        for start, weight in zip(self.starts, weights, strict=False):
-            self._weights[start : start + weight.nbytes] = np.ascontiguousarray(weight).reshape(-1).view(np.uint8)
+        starts = None if content is None else _find_starts(weights, content)
+        if content is not None and starts is not None:
+            self.starts, self._weights = starts, np.frombuffer(content, dtype=np.uint8)
+        else:
+            self.starts = layout_weights(weights)
+            self._weights = _align(np.empty(self.starts[-1] + ALIGNMENT, dtype=np.uint8))  # all of it is written next
+            for start, weight in zip(self.starts, weights, strict=False):
+                self._weights[start : start + weight.nbytes] = np.ascontiguousarray(weight).reshape(-1).view(np.uint8)
+        self.address = self._weights.ctypes.data
         self.arena = arena or Arena()
         self._arenas = [self.arena, *(Arena() for _ in range(instances - 1))]
         for each in self._arenas:
@@ -102,7 +115,18 @@ class Memory:
 
     def weight_address(self, number: int) -> int:
         """The address of the weight ``number``."""
-        return self._weights.ctypes.data + self.starts[number]
+        return self.address + self.starts[number]
+
+
+def _find_starts(weights: Sequence[Array], content: mmap) -> list[int] | None:
+    """Where each weight begins in ``content``, and the size of that; None if one lies elsewhere or in another form."""
+    base = np.frombuffer(content, dtype=np.uint8).ctypes.data
+    starts = [weight.ctypes.data - base if weight.size else 0 for weight in weights]
+    ends = [start + weight.nbytes for start, weight in zip(starts, weights, strict=True)]
+    inside = all(start >= 0 and end <= len(content) for start, end in zip(starts, ends, strict=True))
+    ordered = all(weight.flags.c_contiguous for weight in weights)
+    aligned = not any(start % ALIGNMENT for start in starts)  # the content itself begins on a page
+    return [*starts, len(content)] if inside and ordered and aligned else None
 
 
 def layout_weights(weights: Sequence[Array]) -> list[int]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tilewright.fleet.machine import own_target
 from tilewright.measure.isolated_call import IsolatedCall
 from tilewright.measure.limits import Limits
 from tilewright.target import Target
@@ -87,7 +88,7 @@ def _operands() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 def _answer() -> tuple[Target, CanaryAnswer]:
-    target = Target.parse()
+    target = own_target()
     import tvm
     from tvm import te
 

@@ -75,6 +75,8 @@ def connected(address: str, namespace: str = "") -> Iterator[RayCrew]:
         MissingExtraError: Ray is not installed.
     """
     check_address(address)
+    if address == "auto" and not _is_node():
+        address = "local"
     os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
     if address == "local" and not any(name.startswith("RAY_AUTH_") for name in os.environ):
         # Who can speak to a cluster can run code on it. So a new one has a token of its own, which this process and
@@ -138,6 +140,20 @@ def translate(error: Exception, address: str) -> FleetError:
             f"and this machine has {ours or 'others'}; install the same ones (pip install 'ray=={_ours()}')"
         )
     return FleetError(f"the cluster at {address} cannot be used: {text[:300]}; look at 'ray status' on its head")
+
+
+def _is_node() -> bool:
+    """Whether a node of a cluster runs on this machine, or the environment names a cluster.
+
+    Ray finds nodes by their processes, too. But when it is imported it has to be known already whose token to use.
+    """
+    if os.environ.get("RAY_ADDRESS") or not os.path.isdir("/proc/self"):
+        return True
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+            if file.read().partition(b"\0")[0].endswith(b"/raylet"):
+                return True
+    return False
 
 
 def _ours() -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from tilewright.errors import FleetError
 from tilewright.fleet.fleet import Fleet
+from tilewright.fleet.machine import own_target
 from tilewright.fleet.runner import FleetRunner
 from tilewright.fleet.wire import kind_of
 from tilewright.measure.outcome import Measurement
@@ -15,7 +16,7 @@ from tilewright.measure.runner import Pool
 from tilewright.target import Caches, Target
 from tilewright.tuning.context import Workplace
 
-__all__ = ["check_here", "choose_kinds", "workplace_of"]
+__all__ = ["choose_kinds", "is_own", "workplace_of"]
 
 
 def choose_kinds(fleet: Fleet, wanted: Sequence[str]) -> list[str]:
@@ -40,13 +41,8 @@ def choose_kinds(fleet: Fleet, wanted: Sequence[str]) -> list[str]:
 
 
 def workplace_of(fleet: Fleet, kind: str, caches: Caches) -> Workplace:
-    """The nodes of one kind as a workplace. From now on this process runs code on as many threads as they do.
-
-    Raises:
-        FleetError: code for this kind does not run here.
-    """
+    """The nodes of this machine's own kind as a workplace. From now on this process runs as many threads as they do."""
     target = replace(fleet.kinds[kind], caches=caches)
-    check_here(target)
     os.environ["TVM_NUM_THREADS"] = str(target.cores)
 
     def make_pool(target: Target, on_measurement: Callable[[Measurement], None]) -> Pool:
@@ -55,15 +51,10 @@ def workplace_of(fleet: Fleet, kind: str, caches: Caches) -> Workplace:
     return Workplace(target, make_pool, fleet.limits(kind))
 
 
-def check_here(target: Target) -> None:
-    """Refuse a kind of machine that differs from this one in more than the number of cores.
+def is_own(target: Target) -> bool:
+    """Whether a kind of machine differs from this one in nothing but the number of cores: its code then runs here.
 
     Raises:
-        FleetError: code for this kind need not run here.
+        TargetError: this machine is to count as one whose code does not run here.
     """
-    here, kind = Target.parse(), kind_of(target)
-    if kind_of(replace(here, cores=target.cores)) != kind:
-        raise FleetError(
-            f"the machine that gives the command builds and judges the executable, but nodes of kind {kind} are not "
-            f"like this one ({kind_of(here)}); give the command on one of them"
-        )
+    return kind_of(replace(own_target(), cores=target.cores)) == kind_of(target)

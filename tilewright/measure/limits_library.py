@@ -31,7 +31,7 @@ def load_limits() -> ctypes.CDLL:
         OSError: the library cannot be loaded.
         AttributeError: the library lacks a function.
     """
-    about = (find_compiler(), *_FLAGS, sys.platform, platform.machine())
+    about = (*find_compiler(), *_FLAGS, sys.platform, platform.machine())
     key = hashlib.sha256(_SOURCE.read_bytes() + " ".join(about).encode()).hexdigest()[:16]
     path = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tilewright" / f"limits-{key}.so"
     if path.is_file():
@@ -39,7 +39,7 @@ def load_limits() -> ctypes.CDLL:
             return _load(path)
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         made = Path(folder, path.name)
-        command = [find_compiler(), *_FLAGS, str(_SOURCE), "-o", str(made)]
+        command = [*find_compiler(), *_FLAGS, str(_SOURCE), "-o", str(made)]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=_COMPILE_SECONDS)
         except (OSError, subprocess.SubprocessError) as exc:

@@ -134,7 +134,7 @@ class Facts:
         run_seconds: about the longest that a run of the network takes when it is tuned; inf: not known.
         chooses: whether convolutions of the network can be computed by several algorithms.
         places: whether schedules can be timed inside the network.
-        races_runtime: whether ONNX Runtime can run the model.
+        races_runtime: whether ONNX Runtime can run the model as it would on the target.
         buckets: the number of buckets, each of which is raced by itself.
     """
 
@@ -168,7 +168,9 @@ def plan_budget(budget: Budget, facts: Facts) -> BudgetPlan:
     compares = left >= _COMPARING * max(writing.seconds, racing)
     why_not = f"less than {_COMPARING:g} times what finishing or racing takes is left"
     race = PlannedStep(racing, _why_race(budget)) if compares else PlannedStep(0.0, why_not)
-    runtime = PlannedStep(0.0, why_not if facts.races_runtime else "ONNX Runtime does not run the model")
+    runtime = PlannedStep(
+        0.0, why_not if facts.races_runtime else "ONNX Runtime does not run the model, or not as on the target"
+    )
     if compares and facts.races_runtime:
         least = facts.buckets * race_seconds(facts.run_seconds)[0] if finite else math.inf
         runtime = PlannedStep(

@@ -256,12 +256,23 @@ class _Session:
             run_seconds=math.inf if self.roofline is None else run_bound(flop, self.roofline.reachable),
             chooses=self.pool is not None and bool(self.extraction.convolutions),
             # With cold caches there is nothing that a kernel could find in its place.
-            races_runtime=self.network is not None and self.network.onnx is not None,
+            races_runtime=self.network is not None and self.network.onnx is not None and self._is_own_cpu(),
             places=all(part.plan is not None for part in parts) and self.machine.caches != "cold",
             buckets=len(parts),
         )
         self.planned = plan_budget(self.budget.budget, facts)
         self.budget.progress.announce(["plan of the budget:", *str(self.planned).splitlines()], detail=True)
+
+    def _is_own_cpu(self) -> bool:
+        """Whether the target is this machine's CPU. ONNX Runtime uses all of this CPU, whatever the target has."""
+        own = Target.parse()
+        if (self.machine.mcpu, self.machine.without) == (own.mcpu, own.without):
+            return True
+        self.notes.append(
+            f"the executable was not raced against ONNX Runtime, which would use more of this processor ({own.mcpu}) "
+            f"than {self.machine.mcpu} has"
+        )
+        return False
 
     # Tune -------------------------------------------------------------------------------------------------------------
 

@@ -129,6 +129,8 @@ def test_an_installed_cross_compiler_comes_first(
     (tmp_path / f"{triple}-gcc-12").touch(0o755)
     monkeypatch.setenv("CC", f"{triple}-gcc-12")
     assert find_cross_compiler(triple) == (f"{triple}-gcc-12",)
+    monkeypatch.setenv("CC", f"{triple}-gcc-12 -O1")
+    assert find_cross_compiler(triple) == (f"{triple}-gcc-12", "-O1")
 
 
 zig = pytest.mark.skipif(importlib.util.find_spec("ziglang") is None, reason="the package ziglang is not installed")

@@ -69,7 +69,7 @@ def test_every_function_and_every_wrong_use(prefix: Path, tmp_path: Path) -> Non
 def test_sanitizers_find_nothing(sanitizer: str, two_buckets: Path, tmp_path: Path) -> None:
     flags = SANITIZERS[sanitizer]
     (tmp_path / "probe.c").write_text("int main(void) { return 0; }")
-    probe = subprocess.run([find_compiler(), *flags, tmp_path / "probe.c", "-o", tmp_path / "probe"], check=False)
+    probe = subprocess.run([*find_compiler(), *flags, tmp_path / "probe.c", "-o", tmp_path / "probe"], check=False)
     if probe.returncode or run_bare(tmp_path / "probe").returncode:
         pytest.skip(f"there is no {sanitizer} sanitizer here")
     export_library(two_buckets, tmp_path / "c", "net", weights_file=True, flags=(*flags, "-Wl,-z,undefs"))
@@ -125,7 +125,9 @@ def test_pkg_config_finds_the_package(prefix: Path, tmp_path: Path) -> None:
     command = ["pkg-config", "--cflags", "--libs", "net"]
     flags = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.split()
     source = str(prefix / "share" / "doc" / "net" / "example.c")
-    subprocess.run([find_compiler(), source, *flags, f"-Wl,-rpath,{prefix}/lib", "-o", str(tmp_path / "e")], check=True)
+    subprocess.run(
+        [*find_compiler(), source, *flags, f"-Wl,-rpath,{prefix}/lib", "-o", str(tmp_path / "e")], check=True
+    )
     assert run_bare(tmp_path / "e", data=bytes(SIZE)).returncode == 0
 
 

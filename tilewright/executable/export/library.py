@@ -25,7 +25,7 @@ from tilewright.executable.export.objects import extract_objects
 from tilewright.executable.export.texts import FUNCTIONS, check_name, fill_template, write_header, write_source
 from tilewright.executable.image import Image, make_image
 from tilewright.executable.loading import read_plans
-from tilewright.executable.manifest import OBJECTS, WEIGHTS, Manifest, copy_listed, find_listed, read_manifest
+from tilewright.executable.manifest import OBJECTS, WEIGHTS, Manifest, copy_listed, read_listed, read_manifest
 from tilewright.executable.memory import layout_weights
 from tilewright.executable.runtime.library import find_compiler_of, link_library
 from tilewright.scratch import explained
@@ -138,10 +138,10 @@ def _check_exportable(executable: Path, manifest: Manifest) -> None:
 
 def _read(executable: Path, manifest: Manifest, work: Path) -> _Network:
     """Read the parts of an executable, and write those that are linked to ``work``."""
-    source = find_listed(executable, manifest, WEIGHTS)
+    weights = read_listed(executable, manifest, WEIGHTS)
     copy_listed(executable, manifest, OBJECTS, work / OBJECTS)
     try:
-        arrays, planned = read_plans(manifest, source)
+        arrays, planned = read_plans(manifest, weights)
         starts = layout_weights(arrays)
         identity = _write_weights(arrays, starts, work / "weights.bin")
         ends = [*manifest["inputs"], *manifest["outputs"]]

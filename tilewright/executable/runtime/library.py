@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from tilewright.errors import CompilerError, ResourceError
-from tilewright.executable.runtime.cross import find_cross_compiler
+from tilewright.executable.runtime.cross import find_cross_compiler, words_of_cc
 from tilewright.scratch import check_space, explained
 
 __all__ = [
@@ -42,15 +42,21 @@ _MOST_SECONDS = 300
 _FLAGS = ("-x", "c", "-std=c11", "-O2", "-fPIC", "-pthread")
 
 
-def find_compiler() -> str:
-    """The name of the C compiler: ``$CC``, or the first of the usual compilers on ``PATH``.
+def find_compiler() -> tuple[str, ...]:
+    """The command of the C compiler: that of ``$CC``, or the first of the usual compilers on ``PATH``.
+
+    ``CC`` may have arguments, as in ``ccache gcc -m64``.
 
     Raises:
-        CompilerError: there is no compiler.
+        CompilerError: there is no compiler, or ``CC`` names none.
     """
-    for name in (os.environ.get("CC", ""), "cc", "gcc", "clang", "g++", "clang++"):
-        if name and shutil.which(name):
-            return name
+    if words := words_of_cc():
+        if not shutil.which(words[0]):
+            raise CompilerError(f"CC is the command of a C compiler, but there is no {words[0]!r}; correct or unset it")
+        return words
+    for name in ("cc", "gcc", "clang", "g++", "clang++"):
+        if shutil.which(name):
+            return (name,)
     raise CompilerError(
         "writing an executable needs a C compiler, but there is no cc, gcc or clang on PATH; "
         "install one, for example with: apt-get install gcc"
@@ -66,7 +72,7 @@ def find_compiler_of(triple: str) -> tuple[str, ...]:
     Raises:
         CompilerError: there is no compiler.
     """
-    return find_cross_compiler(triple) if triple else (find_compiler(),)
+    return find_cross_compiler(triple) if triple else find_compiler()
 
 
 def compile_runtime(out: Path, *, shared: bool = False, triple: str = "") -> None:
@@ -257,7 +263,7 @@ def bind(library: ctypes.CDLL) -> ctypes.CDLL:
 def _shared() -> ctypes.CDLL:
     """The runtime as a library without kernels, compiled once for all processes of this user."""
     # Machines of several kinds may share the directory.
-    about = (find_compiler(), *_FLAGS, sys.platform, platform.machine())
+    about = (*find_compiler(), *_FLAGS, sys.platform, platform.machine())
     source = b"".join(path.read_bytes() for path in _SOURCES)
     key = hashlib.sha256(source + " ".join(about).encode()).hexdigest()[:16]
     path = _cache() / f"runtime-{key}.so"

@@ -28,6 +28,7 @@ __all__ = [
     "fetch_data",
     "fetch_tensor",
     "graphs",
+    "list_files",
     "open_model",
     "save_onnx",
     "serialize",
@@ -154,6 +155,23 @@ def fetch_tensor(tensor: TensorProto, folder: Path) -> None:
         raise ValueError(f"{path.name!r} ends within the data of {tensor.name!r}")
     tensor.data_location = TensorProto.DEFAULT
     del tensor.external_data[:]
+
+
+def list_files(path: Path) -> list[str]:
+    """The names of a model's files, relative to its directory: its own, and those that hold data of its tensors.
+
+    Raises:
+        ModelFormatError: it cannot be read, or names a file outside of its directory.
+    """
+    try:
+        model = onnx.load_model_from_string(read_file(path, MOST_BYTES))
+        held = [t for g in graphs(model) for t in tensors(g) if t.data_location == TensorProto.EXTERNAL]
+        others = {str(_place(tensor, path.parent)[0].relative_to(path.parent)) for tensor in held}
+    except Exception as exc:  # protobuf's and onnx's own errors share no base class
+        raise ModelFormatError(
+            f"a model is a whole ONNX file, but {path} cannot be read as one ({str(exc)[:200]}); export the model again"
+        ) from exc
+    return [path.name, *sorted(others - {path.name})]
 
 
 def open_model(path: Path) -> onnx.ModelProto:

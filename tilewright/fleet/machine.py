@@ -1,0 +1,36 @@
+"""What the machine of this process counts as in a fleet."""
+
+from __future__ import annotations
+
+import os
+
+from tilewright.errors import TargetError
+from tilewright.target import Target
+
+__all__ = ["NODE_TARGET", "own_target"]
+
+#: The environment variable that names the CPU which a node counts as, such as ``x86-64-v3``. It may be older than the
+#: node's own: then the node tunes for all machines that have it.
+NODE_TARGET = "TILEWRIGHT_NODE_TARGET"
+
+
+def own_target() -> Target:
+    """The target of this machine in a fleet: its own CPU, or the one that ``TILEWRIGHT_NODE_TARGET`` names.
+
+    Raises:
+        TargetError: there is no such CPU, or code for it does not run here.
+    """
+    text = os.environ.get(NODE_TARGET) or "native"
+    from tilewright.tuning.building import find_obstacle  # imports the compiler, which a desk never does
+
+    try:
+        target = Target.parse(text)
+        obstacle = find_obstacle(target) if text != "native" else ""
+    except TargetError as error:
+        raise TargetError(f"{NODE_TARGET} names the CPU that this node counts as, but {error}") from error
+    if obstacle or target.caches != "warm":
+        reason = obstacle or f"{text} says how candidates are timed, too"
+        raise TargetError(
+            f"{NODE_TARGET} names a CPU whose code runs on this node, but {reason}; name another one, such as x86-64-v2"
+        )
+    return target
