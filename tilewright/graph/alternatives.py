@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from tilewright.graph.rewrite import Rewritten
 
-__all__ = ["Replacement", "replace_groups", "transform_kernel"]
+__all__ = ["Replacement", "find_used", "replace_groups", "splice", "transform_kernel"]
 
 
 def transform_kernel(conv: Convolution, algorithm: Algorithm, kernel: Recipe) -> Recipe:
@@ -271,7 +271,7 @@ def splice(
 
     splicer = Splicer(module)
     whole = splicer.visit_expr(main)
-    used = _used(whole)
+    used = find_used(whole)
     kept = [var for var in recipes if var in used]
     params = [*main.params[:inputs], *kept, *added.values()]
     spliced = splicer.builder_.get()
@@ -288,7 +288,7 @@ def _bindings(function: relax.Function) -> list[relax.VarBinding]:
     return [binding for block in function.body.blocks for binding in block.bindings]
 
 
-def _used(function: relax.Function) -> set[relax.Var]:
+def find_used(function: relax.Function) -> set[relax.Var]:
     """The variables that the body of a function reads."""
     from tvm import relax
 

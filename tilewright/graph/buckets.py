@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -12,6 +13,7 @@ from tilewright.frontend.network import Network
 from tilewright.graph.convolution import Algorithm, Convolution
 from tilewright.graph.left_out import extract_all
 from tilewright.graph.tasks import Extraction
+from tilewright.ops.attention import Attention
 from tilewright.target import Target
 from tilewright.task import Task
 
@@ -97,9 +99,24 @@ class Buckets:
         made = [SharedUse(tasks[key], weight, tuple(functions[key])) for key, weight in weights.items()]
         return tuple(sorted(made, key=lambda use: (-use.task.flop * use.weight, use.task.key)))
 
-    def with_algorithms(self, algorithms: Mapping[Convolution, Algorithm]) -> Buckets:
+    @property
+    def attentions(self) -> tuple[tuple[Attention, int], ...]:
+        """The attentions that one function can compute, and how often each occurs in all buckets."""
+        counts: Counter[Attention] = Counter()
+        for part in self.parts:
+            counts.update(dict(part.attentions))
+        return tuple(counts.items())
+
+    def separate_tasks(self, attention: Attention) -> tuple[Task, ...]:
+        """The tasks that compute one of ``attentions`` if it is several functions."""
+        part = next(part for part in self.parts if attention in dict(part.attentions))
+        return part.separate_tasks(attention)
+
+    def with_algorithms(
+        self, algorithms: Mapping[Convolution, Algorithm], joined: Collection[Attention] = frozenset()
+    ) -> Buckets:
         """The network with other algorithms for some convolutions; raises as ``Extraction.with_algorithms`` does."""
-        return Buckets(tuple(part.with_algorithms(algorithms) for part in self.parts), self.shares)
+        return Buckets(tuple(part.with_algorithms(algorithms, joined) for part in self.parts), self.shares)
 
 
 #: A network that is ready to be tuned, in one bucket or in several.

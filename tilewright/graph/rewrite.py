@@ -16,6 +16,7 @@ from tilewright.graph.convolution import Convolution
 from tilewright.graph.rewriter import Rewriter
 from tilewright.graph.value import Value
 from tilewright.graph.weights import Recipe
+from tilewright.ops.contraction.expression import Product
 from tilewright.target import Target
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class Rewritten:
         functions: of those convolutions, by the name of the function in ``module`` that computes each directly.
         kernels: of their packed weights, the weights before they were packed. Varying weights are left out.
         transforming: the names of those functions whose weights vary from call to call.
+        products: of batches of matrices, by the name of the function that computes each.
+        softmaxes: the names of functions that are softmaxes, and whether a row of minus infinity alone gives zeros.
     """
 
     module: IRModule
@@ -45,6 +48,8 @@ class Rewritten:
     functions: Mapping[str, Convolution] = field(default_factory=dict)
     kernels: Mapping[Recipe, Recipe] = field(default_factory=dict)
     transforming: frozenset[str] = frozenset()
+    products: Mapping[str, Product] = field(default_factory=dict)
+    softmaxes: Mapping[str, bool] = field(default_factory=dict)
 
 
 def rewrite(network: Network, target: Target) -> Rewritten:
@@ -109,4 +114,6 @@ def rewrite(network: Network, target: Target) -> Rewritten:
         walk.functions,
         walk.kernels,
         frozenset(walk.transforming),
+        walk.products,
+        walk.softmaxes,
     )

@@ -22,6 +22,7 @@ from tilewright.graph.idioms import find_idiom
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import View
 from tilewright.graph.weights import Recipe
+from tilewright.ops.contraction.expression import Product
 
 if TYPE_CHECKING:
     from tvm import relax, tirx
@@ -43,6 +44,8 @@ class Rewriter:
         functions: of those convolutions, by the name of the function that computes each directly.
         kernels: of their packed weights, the weights before they were packed. Varying weights are left out.
         transforming: the names of those functions whose weights vary in some call.
+        products: of batches of matrices, by the name of the function that computes each.
+        softmaxes: the names of functions that are softmaxes, and whether a row of minus infinity alone gives zeros.
         parameters: the inputs of the new function.
         recipes: the variable of each packed weight.
         values: the new value of each variable of the network.
@@ -61,6 +64,8 @@ class Rewriter:
     functions: dict[str, Convolution] = field(default_factory=dict)
     kernels: dict[Recipe, Recipe] = field(default_factory=dict)
     transforming: set[str] = field(default_factory=set)
+    products: dict[str, Product] = field(default_factory=dict)
+    softmaxes: dict[str, bool] = field(default_factory=dict)
     parameters: list[relax.Var] = field(default_factory=list)
     recipes: dict[Recipe, relax.Var] = field(default_factory=dict)
     values: dict[relax.Var, _Rewritten] = field(default_factory=dict)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from tilewright.errors import ShapeError, TilewrightError, UnsupportedOperatorError
@@ -14,12 +15,15 @@ from tilewright.executable.plan import Plan
 from tilewright.executable.planner import make_plan
 from tilewright.frontend.network import Network
 from tilewright.graph.alternatives import replace_groups, splice
+from tilewright.graph.attention import AttentionSite, find_attentions
 from tilewright.graph.chains import LONGEST_CHAIN, OPAQUE, cut_chains
 from tilewright.graph.convolution import Algorithm, Convolution
+from tilewright.graph.joining import join_sites, separate_site
 from tilewright.graph.legalizing import LEGALIZED
 from tilewright.graph.rewrite import Rewritten, rewrite
 from tilewright.graph.weights import Recipe
 from tilewright.measure.memory import memory_error
+from tilewright.ops.attention import Attention
 from tilewright.ops.mark import Mark, take_mark, take_marks
 from tilewright.target import Target
 from tilewright.task import WEIGHTS, Task
@@ -96,17 +100,41 @@ class Extraction:
         """Operators that stay in plain layout, and have the auto space."""
         return self.rewritten.fallbacks
 
-    def with_algorithms(self, algorithms: Mapping[Convolution, Algorithm]) -> Extraction:
+    def with_algorithms(
+        self, algorithms: Mapping[Convolution, Algorithm], joined: Collection[Attention] = frozenset()
+    ) -> Extraction:
         """The network with other algorithms for some convolutions; all others are computed directly.
 
         Only the functions of these convolutions are made anew (:mod:`tilewright.graph.alternatives`).
+
+        Args:
+            algorithms: of convolutions.
+            joined: which of ``attentions`` are one function. All others are several.
 
         Raises:
             UnsupportedOperatorError: TVM cannot compile it.
             ResourceError: memory is missing.
         """
         with _translating(self.network):
-            return _with_algorithms(self, algorithms)
+            return _with_algorithms(self, algorithms, joined)
+
+    @cached_property
+    def _sites(self) -> list[AttentionSite]:
+        return find_attentions(self.rewritten, self.network)
+
+    @property
+    def attentions(self) -> tuple[tuple[Attention, int], ...]:
+        """The attentions that one function can compute, and how often each occurs."""
+        return tuple(Counter(site.form for site in self._sites).items())
+
+    def separate_tasks(self, attention: Attention) -> tuple[Task, ...]:
+        """The tasks that compute one of ``attentions`` if it is several functions."""
+        site = next(site for site in self._sites if site.form == attention)
+        with _translating(self.network), _context(self.target):
+            module, marks = take_marks(_fuse(_group(separate_site(self.rewritten.module, site))))
+        functions = {v.name_hint: f for v, f in module.functions_items()}
+        bare = {name: _bare(functions[name]) for name in _calls(module["main"])}
+        return tuple(_use(_key(f), [name], f, marks[name], 1, ()).task for name, f in bare.items())
 
 
 @dataclass(frozen=True)
@@ -163,17 +191,24 @@ def _translating(network: Network) -> Iterator[None]:
         ) from exc
 
 
-def _with_algorithms(extraction: Extraction, algorithms: Mapping[Convolution, Algorithm]) -> Extraction:
-    direct, rewritten, marks = extraction._direct, extraction.rewritten, dict(extraction._direct.marks)
+def _with_algorithms(
+    extraction: Extraction, algorithms: Mapping[Convolution, Algorithm], joined: Collection[Attention] = frozenset()
+) -> Extraction:
+    direct, rewritten = extraction._direct, extraction.rewritten
     network, target = extraction.network, extraction.target
 
     with _context(target):
+        if joined:
+            rewritten = join_sites(rewritten, len(network.parameters), extraction._sites, joined)
+            grouped = _group(rewritten.module)
+            direct = _Direct(grouped, *take_marks(_fuse(grouped)))
+        marks = dict(direct.marks)
         replacements = replace_groups(
             direct.grouped, rewritten, algorithms, lambda module: take_marks(_fuse(_group(module)))
         )
         module, recipes, names = splice(direct.fused, rewritten, len(network.parameters), replacements)
     marks |= {new: replacements[group].marks[old] for (group, old), new in names.items()}
-    return _list_tasks(network, target, rewritten, module, recipes, marks, direct)
+    return _list_tasks(network, target, extraction.rewritten, module, recipes, marks, extraction._direct)
 
 
 def _context(target: Target) -> ExitStack:

@@ -120,6 +120,7 @@ def _emit_batch(walk: Rewriter, shape: tuple[int, ...], left: Value, right: Valu
     ]
     function = contraction.batch_matmul(product, choose_block(walk, n))
     result = walk.call(function, operands, product.out_shape, "batch_matmul")
+    walk.products[walk.function_of(result)] = product
     for op, scalar in pending:
         result = walk.emit(relax.Call(op, [result, scalar], None))
     return Value(shape, base=result, view=result_view, fresh=True)

@@ -65,7 +65,10 @@ def softmax(walk: Rewriter, call: relax.Call, args: list[Value], safe: bool = Fa
     """The softmax along the last dimension; ``safe``: zeros where a whole row is minus infinity."""
     if int(call.attrs.axis) not in (-1, len(args[0].shape) - 1):
         return None
-    return _emit_rows(walk, args[0], "softmax", lambda shape: rows.softmax(shape, walk.lanes, safe), [])
+    result = _emit_rows(walk, args[0], "softmax", lambda shape: rows.softmax(shape, walk.lanes, safe), [])
+    if result is not None:
+        walk.softmaxes[walk.function_of(result.base)] = safe
+    return result
 
 
 def layer_norm(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:

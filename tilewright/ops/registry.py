@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tilewright.errors import SpaceError
+from tilewright.ops.attention import AttentionTemplate
 from tilewright.ops.contraction import ContractionTemplate
 from tilewright.ops.elementwise import ElementwiseTemplate
 from tilewright.ops.generic import AutoTemplate
@@ -28,6 +29,7 @@ TEMPLATES: tuple[Template, ...] = (
     PixelSumsTemplate(),
     RowsTemplate(),
     RecurrentTemplate(),
+    AttentionTemplate(),
     FusedWinogradTemplate(),
     WinogradTransformTemplate(),
     ElementwiseTemplate(),

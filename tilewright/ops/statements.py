@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from tvm.ir import Expr, Var
     from tvm.tirx import ForKind, Stmt
 
-__all__ = ["bound_index", "make_counter", "make_index", "make_loop", "make_sequence"]
+__all__ = ["bound_index", "load", "make_counter", "make_index", "make_loop", "make_sequence", "store"]
 
 _INDEX = "int64"  # as Relax counts
 
@@ -47,3 +47,17 @@ def make_loop(counter: Var, extent: int, body: Stmt, kind: ForKind | None = None
     from tvm import tirx
 
     return tirx.For(counter, make_index(0), make_index(extent), tirx.ForKind.SERIAL if kind is None else kind, body)
+
+
+def load(buffer: Var, indices: Sequence[Expr]) -> Expr:
+    """An element of a buffer."""
+    from tvm import tirx
+
+    return tirx.BufferLoad(buffer, list(indices))
+
+
+def store(buffer: Var, value: Expr, indices: Sequence[Expr]) -> Stmt:
+    """The statement that stores an element of a buffer."""
+    from tvm import tirx
+
+    return tirx.BufferStore(buffer, value, list(indices))

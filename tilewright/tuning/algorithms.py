@@ -20,14 +20,14 @@ from tilewright.target import Target
 from tilewright.task import Task
 from tilewright.tuning.report import AlgorithmReport
 
-__all__ = ["AlgorithmChoice", "assume_algorithms", "choose_algorithms", "stages"]
+__all__ = ["MORE_CONFIGS", "AlgorithmChoice", "assume_algorithms", "choose_algorithms", "measure_few", "stages"]
 
 #: Which parameters of those functions are weights that have any.
 _WEIGHTS = (1,)
 #: Another algorithm than the direct one must be so much faster, for rounding errors are larger in all of them.
 _GAIN = 1.05
 #: Configs measured of each task besides its default, where its space can name good ones.
-_MORE = 3
+MORE_CONFIGS = 3
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def choose_algorithms(
     ordered = sorted(convolutions, key=lambda item: -item[0].flop * item[1])
     for conv, count in ordered:
         # Nine tasks: the direct one, two in one function, and three each of the two in three.
-        if clock() >= deadline or trials + 9 * (1 + _MORE) > most_trials:
+        if clock() >= deadline or trials + 9 * (1 + MORE_CONFIGS) > most_trials:
             break
         seconds: dict[Algorithm, float] = {}
         # In one function first, then the largest tiles: where stages are slower, their first one often ends it there.
@@ -127,7 +127,7 @@ def choose_algorithms(
             total = 0.0
             for task in stages(conv, algorithm):
                 limit = min(seconds.values(), default=math.inf)
-                spent, made = _seconds(task, target, runner, store, limit, deadline)
+                spent, made = measure_few(task, target, runner, store, limit, deadline)
                 trials += made
                 total += spent
                 if total > limit:  # what follows can only add to it
@@ -159,7 +159,7 @@ def _by_analogy(measured: list[AlgorithmChoice], others: Sequence[tuple[Convolut
     return choices
 
 
-def _seconds(
+def measure_few(
     task: Task, target: Target, runner: Runner, store: Store, limit: float, deadline: float
 ) -> tuple[float, int]:
     """The latency of the best of a few configs, or of the best on record; inf where none works."""
@@ -180,4 +180,4 @@ def _seconds(
 def _some(space: DesignSpace) -> Configs:
     """The default first, then what the space takes for nearly as good. ``(n, knobs)``."""
     likely = getattr(space, "likely", None)
-    return space.default()[None] if likely is None else likely(1 + _MORE)
+    return space.default()[None] if likely is None else likely(1 + MORE_CONFIGS)

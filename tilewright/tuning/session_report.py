@@ -13,6 +13,7 @@ from tilewright.measure.batch import PoolStatistics
 from tilewright.tuning.algorithms import AlgorithmChoice
 from tilewright.tuning.budget_plan import BudgetPlan
 from tilewright.tuning.finish import Finishing
+from tilewright.tuning.joining import JoinChoice
 from tilewright.tuning.report import (
     BucketReport,
     CheckReport,
@@ -41,7 +42,7 @@ class Outcomes:
         finishing: the steps after it.
         extraction: the network as it was tuned.
         plan: how the budget was divided; None: the command was interrupted before that.
-        algorithms: of convolutions.
+        algorithms: of convolutions and attentions.
         algorithm_trials: measurements that chose them.
         statistics: of the workers.
         check_seconds: that building and judging the incumbent took.
@@ -58,7 +59,7 @@ class Outcomes:
     finishing: Finishing
     extraction: Extracted
     plan: BudgetPlan | None
-    algorithms: Sequence[AlgorithmChoice]
+    algorithms: Sequence[AlgorithmChoice | JoinChoice]
     algorithm_trials: int
     statistics: PoolStatistics
     check_seconds: float

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from tilewright.ops.elementwise.float32 import clamp, let, number, select
 from tilewright.ops.recurrent.activations import FORMULAS
 from tilewright.ops.recurrent.cell import Cell
-from tilewright.ops.statements import bound_index, make_index
+from tilewright.ops.statements import bound_index, load, make_index, store
+from tilewright.ops.written import declare
 
 if TYPE_CHECKING:
     from tvm.ir import Expr, Var
     from tvm.tirx import Stmt
 
-__all__ = ["Elements", "Place", "load", "store"]
+__all__ = ["Elements", "Place"]
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,7 @@ class Elements:
 
     def allocate(self, name: str, shape: tuple[int, ...], scope: str = "global") -> Var:
         """A new buffer of float32; ``scope`` ``local``: registers."""
-        from tvm import tirx
-
-        extents = [make_index(extent) for extent in shape]
-        buffer = tirx.decl_buffer(extents, "float32", name=name, scope=scope, layout=None)
+        buffer = declare(name, shape, scope=scope)
         self.buffers.append(buffer)
         return buffer
 
@@ -215,17 +213,3 @@ class Elements:
             length = self._length(at)
             back = tirx.Select(at.step < length, tirx.min(length, steps) - 1 - at.step, at.step)
         return back if all(self.cell.backward) else tirx.Select(at.direction < make_index(1), at.step, back)
-
-
-def load(buffer: Var, indices: Sequence[Expr]) -> Expr:
-    """An element of a buffer."""
-    from tvm import tirx
-
-    return tirx.BufferLoad(buffer, list(indices))
-
-
-def store(buffer: Var, value: Expr, indices: Sequence[Expr]) -> Stmt:
-    """The statement that stores an element of a buffer."""
-    from tvm import tirx
-
-    return tirx.BufferStore(buffer, value, list(indices))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tilewright.ops.elementwise.float32 import number
-from tilewright.ops.recurrent.elements import Elements, Place, load, store
-from tilewright.ops.statements import make_index
+from tilewright.ops.recurrent.elements import Elements, Place
+from tilewright.ops.statements import load, make_index, store
 
 if TYPE_CHECKING:
     from tvm.ir import Expr, Var

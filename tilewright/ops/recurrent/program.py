@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from tilewright.ops.recurrent.cell import Cell
-from tilewright.ops.recurrent.elements import Elements, Place, load
+from tilewright.ops.recurrent.elements import Elements, Place
 from tilewright.ops.recurrent.gates import Registers, finish_phase
-from tilewright.ops.statements import bound_index, make_counter, make_index, make_loop, make_sequence
+from tilewright.ops.statements import bound_index, load, make_counter, make_index, make_loop, make_sequence
 
 if TYPE_CHECKING:
     from tvm.ir import Var

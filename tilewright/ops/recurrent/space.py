@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import FormError
-from tilewright.ops.mark import take_mark
 from tilewright.ops.recurrent.cell import KIND, Cell
 from tilewright.ops.recurrent.expression import recurrent
 from tilewright.ops.recurrent.program import Nest, write_steps
+from tilewright.ops.written import computes, schedule_statements
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob
 from tilewright.space.knobs_alone import KnobsAlone
@@ -32,7 +32,6 @@ from tilewright.task import Task
 if TYPE_CHECKING:
     from tvm.ir import IRModule
     from tvm.s_tir import Schedule
-    from tvm.tirx import PrimFunc
 
 __all__ = ["RecurrentSpace", "RecurrentTemplate"]
 
@@ -49,23 +48,15 @@ _STRAND_WORK, _STEP_WORK = 16 * PARALLEL_WORK, 8 * PARALLEL_WORK
 
 def _analyse(task: Task) -> tuple[IRModule, Cell]:
     """The task's function, and the cell that it computes."""
-    from tvm_ffi import structural_equal
-
     module = task_module(task)
     with form_errors(f"{task.name!r} is no recurrent operator"):
         main = module["main"]
         if main.attrs is None or f"tilewright.{KIND}" not in main.attrs:
             raise FormError(f"the function of a recurrent operator describes its cell, but {task.name!r} does not")
         cell = Cell.parse(str(main.attrs[f"tilewright.{KIND}"]))
-        if not structural_equal(_bare(main), _bare(take_mark(recurrent(cell))[0]), map_free_vars=True):
+        if not computes(main, recurrent(cell)):
             raise FormError(f"the function of {task.name!r} is another than that of the cell that it describes")
     return module, cell
-
-
-def _bare(function: PrimFunc) -> PrimFunc:
-    from tvm import tirx
-
-    return tirx.PrimFunc(function.params, function.body, function.ret_type)
 
 
 _read_cell = FormReader(_analyse)
@@ -159,19 +150,13 @@ class RecurrentSpace(KnobsAlone):
         Raises:
             SpaceError: the config is not in the space, or TVM cannot make the program.
         """
-        import tvm
-        from tvm import tirx
-        from tvm.s_tir import SBlock, SBlockRealize, Schedule
-
         (rows, vectors), (unroll,), (kind, count), (turning,) = choices_of(self, config)
         strands, shares = kind == _STRANDS, count if kind == _SHARES else 0
         nest = Nest(count if strands else 1, rows, vectors, unroll, strands, shares, bool(turning))
         with space_errors(f"{self.task.name!r} cannot be scheduled step by step"):
             main = self._module["main"]
             body, buffers = write_steps(self._cell, list(main.params), nest)
-            root = SBlock([], [], [], "root", body, None, buffers)
-            main = main.with_body(SBlockRealize([], tirx.const(True, "bool"), root))
-            return Schedule(tvm.ir.IRModule({"main": main}), seed=1)
+            return schedule_statements(main, body, buffers)
 
 
 class RecurrentTemplate:

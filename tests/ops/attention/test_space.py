@@ -1,0 +1,133 @@
+"""The space of attention: each program computes what NumPy does, whatever the sizes, the masks and the vectors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.kernels import call_kernel
+from tests.targets import host_target, lack
+from tilewright.graph.tasks import task_of
+from tilewright.ops import make_space
+from tilewright.ops.attention import Attention, AttentionSpace, Dims, attention
+from tilewright.space.configs import sample
+from tilewright.target import Target
+
+Array = NDArray[Any]
+_BATCH: Dims = ((2, ("batch", 0)), (3, ("batch", 1)))
+_QUERY, _KEY = ("query", 0), ("key", 0)
+
+
+def projected(batch: int, heads: int, queries: int, depth: int, **more: Any) -> Attention:
+    """All operands in one (batch, tokens, 3, heads, depth) tensor, and the result as (batch, tokens, heads, depth)."""
+    begin = ("batch", 0)
+
+    def operand(rows: str, columns: str, part: int) -> Dims:
+        return (
+            (batch, begin),
+            (queries, (rows, 0)),
+            (3, ("fixed", part)),
+            (heads, ("batch", 1)),
+            (depth, (columns, 0)),
+        )
+
+    q, k, v = operand("query", "depth", 0), operand("key", "depth", 1), operand("key", "width", 2)
+    out = (begin, _QUERY, ("batch", 1), ("width", 0))
+    sizes = {"scale": 1 / math.sqrt(depth)} | more
+    return Attention((batch, heads), queries, queries, depth, depth, q, k, v, out, **sizes)
+
+
+def apart(queries: int, keys: int, depth: int, width: int, **more: Any) -> Attention:
+    """Operands of their own; the keys lie transposed."""
+    q = (*_BATCH, (queries, _QUERY), (depth, ("depth", 0)))
+    k = (*_BATCH, (depth, ("depth", 0)), (keys, _KEY))
+    v = (*_BATCH, (keys, _KEY), (width, ("width", 0)))
+    out = (("batch", 0), ("batch", 1), _QUERY, ("width", 0))
+    return Attention((2, 3), queries, keys, depth, width, q, k, v, out, **more)
+
+
+ATTENTIONS: dict[str, Attention] = {
+    "heads of one projection": projected(1, 2, 40, 32),
+    "odd tokens of a batch": projected(3, 2, 37, 24),
+    "few tokens": projected(2, 3, 5, 8),
+    "two tokens": projected(1, 1, 2, 3),
+    "causal": projected(1, 2, 53, 16, causal=True),
+    "causal, more keys than queries": apart(9, 41, 8, 8, causal=True),
+    "padded keys": apart(
+        19, 23, 12, 20, masks=(((2, ("batch", 0)), (1, ("fixed", 0)), (1, ("fixed", 0)), (23, _KEY)),)
+    ),
+    "safe": apart(7, 33, 16, 16, safe=True, masks=(((7, _QUERY), (33, _KEY)),)),
+    "two masks": apart(18, 20, 4, 36, masks=(((3, ("batch", 1)), (18, _QUERY), (20, _KEY)), ((20, _KEY),))),
+    "stripes": apart(20, 300, 8, 12, masks=(((20, _QUERY), (300, _KEY)),)),
+    "causal stripes": projected(1, 1, 290, 8, causal=True),
+}
+
+
+def draw(form: Attention) -> dict[str, Array]:
+    rng = np.random.default_rng(0)
+    arrays: dict[str, Array] = {n: (2 * rng.standard_normal(s)).astype(np.float32) for n, s in form.shapes.items()}
+    for name in arrays:
+        if name.startswith("mask"):
+            arrays[name][rng.random(arrays[name].shape) < 0.3] = -np.inf
+            if form.safe:
+                arrays[name][3] = -np.inf
+    arrays["out"].fill(np.nan)
+    return arrays
+
+
+def reference(form: Attention, arrays: dict[str, Array]) -> Array:
+    """The result in float64: one matrix after the other."""
+    letters = {("batch", i): chr(ord("A") + i) for i in range(len(form.batch))}
+    letters |= {_QUERY: "q", _KEY: "k", ("depth", 0): "d", ("width", 0): "w"}
+
+    def read(name: str, dims: Dims) -> tuple[str, Array]:
+        at = tuple(place[1] if place[0] == "fixed" else slice(None) for _, place in dims)
+        return "".join(letters[p] for _, p in dims if p[0] != "fixed"), arrays[name].astype(np.float64)[at]
+
+    batch = "".join(letters["batch", i] for i in range(len(form.batch)))
+    operands = [read(name, getattr(form, name)) for name in ("q", "k", "v")]
+    scores = form.scale * np.einsum(f"{operands[0][0]},{operands[1][0]}->{batch}qk", operands[0][1], operands[1][1])
+    for i, dims in enumerate(form.masks):
+        axes, mask = read(f"mask{i}", dims)
+        ones = np.ones((*form.batch, form.queries, form.keys))
+        scores = scores + np.einsum(f"{batch}qk,{axes}->{batch}qk", ones, np.maximum(mask, -1e300))
+    if form.causal:
+        seen = np.tri(form.queries, form.keys, form.keys - form.queries, dtype=bool)
+        scores = np.where(seen, scores, -np.inf)
+    e = np.exp(scores - np.maximum(scores.max(-1, keepdims=True), -1e200))
+    with np.errstate(invalid="ignore"):
+        weights = e / np.maximum(e.sum(-1, keepdims=True), 1e-30 if form.safe else 0.0)
+    out = "".join(letters[p] for p in form.out)
+    return np.asarray(np.einsum(f"{batch}qk,{operands[2][0]}->{out}", weights, operands[2][1]))
+
+
+def run(module: Any, target: Target, form: Attention, arrays: dict[str, Array]) -> Array:
+    import tvm
+
+    tensors = {name: tvm.runtime.tensor(array) for name, array in arrays.items()}
+    call_kernel(module, target, *tensors.values())
+    return np.asarray(tensors["out"].numpy())
+
+
+def agree(found: Array, wanted: Array, what: object) -> None:
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=3e-5, err_msg=str(what))
+
+
+def space_of(form: Attention, target: Target) -> AttentionSpace:
+    space = make_space(task_of("attention", attention(form)), target)
+    assert isinstance(space, AttentionSpace)
+    return space
+
+
+@pytest.mark.skipif(bool(lack(host_target())), reason=lack(host_target()))
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_programs_compute_what_numpy_does(name: str) -> None:
+    target, form = host_target(), ATTENTIONS[name]
+    space, arrays = space_of(form, target), draw(form)
+    wanted = reference(form, arrays)
+    for config in [space.default(), *sample(space, np.random.default_rng(1), 1)]:
+        agree(run(space.schedule(config).mod, target, form, arrays), wanted, config)

@@ -1,0 +1,140 @@
+"""The description of an attention: its sizes, how its operands lie in memory, and what is done with the scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from tilewright.errors import FormError
+
+__all__ = ["KIND", "Attention", "Dims", "Place"]
+
+#: The kind of the tasks.
+KIND = "attention"
+#: Where a dimension of an operand is read: along a part of the batch ("batch", number), at ("fixed", index), or along
+#: ("query", 0), ("key", 0), ("depth", 0) or ("width", 0).
+Place: TypeAlias = "tuple[str, int]"
+#: The extent and the place of each dimension of an operand.
+Dims: TypeAlias = "tuple[tuple[int, Place], ...]"
+
+
+@dataclass(frozen=True)
+class Attention:
+    """softmax(scale Q K^T + masks) V for a batch of matrices that are read in place.
+
+    Attributes:
+        batch: the extents of the batch's parts, such as sequences and heads.
+        queries, keys: the rows of Q, and of K and V.
+        depth, width: the columns of Q and K, and of V and the result.
+        q, k, v: how the operands lie.
+        out: the place of each dimension of the result.
+        scale: the factor of the scores.
+        masks: how the operands lie that are added to the scores. A dimension of extent 1 is at ("fixed", 0).
+        causal: whether query i reads the keys up to i + keys - queries alone.
+        safe: whether a row that reads no key gives zeros, as in PyTorch's attention, instead of nan.
+    """
+
+    batch: tuple[int, ...]
+    queries: int
+    keys: int
+    depth: int
+    width: int
+    q: Dims
+    k: Dims
+    v: Dims
+    out: tuple[Place, ...]
+    scale: float = 1.0
+    masks: tuple[Dims, ...] = ()
+    causal: bool = False
+    safe: bool = False
+
+    @property
+    def items(self) -> int:
+        """The number of matrices in the batch."""
+        return math.prod(self.batch)
+
+    @property
+    def work(self) -> int:
+        """The number of multiply-adds of both products. Of a causal attention, half of them count."""
+        whole = self.items * self.queries * self.keys * (self.depth + self.width)
+        return whole // 2 if self.causal else whole
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the operands, then that of the result, by name."""
+        named: dict[str, Dims] = {"q": self.q, "k": self.k, "v": self.v}
+        named |= {f"mask{i}": dims for i, dims in enumerate(self.masks)}
+        shapes = {name: tuple(extent for extent, _ in dims) for name, dims in named.items()}
+        return shapes | {"out": tuple(self._extent(place) for place in self.out)}
+
+    def _extent(self, place: Place) -> int:
+        kind, number = place
+        known = {"query": self.queries, "key": self.keys, "depth": self.depth, "width": self.width}
+        return self.batch[number] if kind == "batch" else known[kind]
+
+    def __str__(self) -> str:
+        sizes = "x".join(map(str, (self.items, self.queries, self.keys, self.depth, self.width)))
+        return f"attention {sizes}{' causal' * self.causal}{' masked' * bool(self.masks)}"
+
+    @property
+    def detail(self) -> str:
+        """The attention as a text, for a mark."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def parse(cls, detail: str) -> Attention:
+        """The attention of a text that :attr:`detail` gave.
+
+        Raises:
+            FormError: the text describes no attention.
+        """
+        try:
+            fields = json.loads(detail)
+            operands = {name: _dims(fields[name]) for name in ("q", "k", "v")}
+            out = tuple(_place(place) for place in fields["out"])
+            masks = tuple(_dims(dims) for dims in fields["masks"])
+            attention = cls(**(fields | operands | {"batch": tuple(fields["batch"]), "out": out, "masks": masks}))
+            attention._check()
+        except (LookupError, TypeError, ValueError, AttributeError) as exc:
+            raise FormError(f"an attention has a description of its operands, but this is none: {exc}") from exc
+        return attention
+
+    def _check(self) -> None:
+        sizes = (*self.batch, self.queries, self.keys, self.depth, self.width)
+        batch = {("batch", i) for i in range(len(self.batch))}
+
+        def lies(dims: Dims, *kinds: str) -> bool:
+            """Whether the dimensions fit their places, each of which is there once."""
+            moving = [place for _, place in dims if place[0] != "fixed"]
+            needed = {place for place in batch | {(kind, 0) for kind in kinds} if self._extent(place) > 1}
+            return needed <= {*moving} and len({*moving}) == len(moving) and fits(dims)
+
+        def fits(dims: Dims) -> bool:
+            return all(0 <= p[1] < e if p[0] == "fixed" else e == self._extent(p) for e, p in dims)
+
+        wanted = [
+            all(isinstance(size, int) and size > 0 for size in sizes) and bool(self.batch),
+            lies(self.q, "query", "depth") and lies(self.k, "key", "depth") and lies(self.v, "key", "width"),
+            self.v[-1][1] == self.out[-1] == ("width", 0),
+            lies(tuple((self._extent(place), place) for place in self.out), "query", "width"),
+            isinstance(self.scale, float) and math.isfinite(self.scale),
+            all(fits(mask) and {p[0] for _, p in mask} <= {"batch", "query", "key", "fixed"} for mask in self.masks),
+            isinstance(self.causal, bool) and isinstance(self.safe, bool),
+            not self.causal or self.keys >= self.queries,
+        ]
+        if not all(wanted):
+            raise ValueError(f"its rule number {wanted.index(False) + 1} is broken")
+
+
+def _place(found: Any) -> Place:
+    kind, number = found
+    if not isinstance(kind, str) or not isinstance(number, int):
+        raise ValueError(f"a place is a kind and a number, but this is {found!r}")
+    return kind, number
+
+
+def _dims(found: Any) -> Dims:
+    return tuple((int(extent), _place(place)) for extent, place in found)
