@@ -17,6 +17,7 @@ from tilewright.graph.rewriter import Rewriter
 from tilewright.graph.value import Value
 from tilewright.graph.weights import Recipe
 from tilewright.target import Target
+from tilewright.tensor import Array
 
 if TYPE_CHECKING:
     from tvm.ir import IRModule
@@ -36,6 +37,7 @@ class Rewritten:
         functions: of those convolutions, by the name of the function in ``module`` that computes each directly.
         kernels: of their packed weights, the weights before they were packed. Varying weights are left out.
         transforming: the names of those functions whose weights vary from call to call.
+        made: weights that were computed from the model's, by the sources of their recipes.
     """
 
     module: IRModule
@@ -45,6 +47,7 @@ class Rewritten:
     functions: Mapping[str, Convolution] = field(default_factory=dict)
     kernels: Mapping[Recipe, Recipe] = field(default_factory=dict)
     transforming: frozenset[str] = frozenset()
+    made: Mapping[str, Array] = field(default_factory=dict)
 
 
 def rewrite(network: Network, target: Target) -> Rewritten:
@@ -65,6 +68,7 @@ def rewrite(network: Network, target: Target) -> Rewritten:
     beside = {v: f for v, f in network.module.functions_items() if v.name_hint != "main"}
     builder = relax.BlockBuilder(tvm.ir.IRModule(beside))
     walk = Rewriter(target.lanes, builder, uses=count_uses(main) if network.varying else Counter())
+    walk.arrays = network.weights
     count = len(network.parameters)
     for param, spec in zip(main.params[:count], network.parameters, strict=True):
         var = relax.Var(param.name, relax.TensorType(spec.shape, spec.dtype))
@@ -109,4 +113,5 @@ def rewrite(network: Network, target: Target) -> Rewritten:
         walk.functions,
         walk.kernels,
         frozenset(walk.transforming),
+        walk.made,
     )

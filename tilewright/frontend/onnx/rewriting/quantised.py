@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from tilewright.frontend.onnx.rewriting.graph import Graph, copy_node, read_attributes
+from tilewright.frontend.onnx.rewriting.integer_weights import find_integer_weights
 from tilewright.frontend.onnx.rewriting.registry import rewriting
 
 __all__ = ["MICROSOFT", "fold_weights"]
@@ -33,9 +34,14 @@ _NARROW = {
 
 @rewriting("DequantizeLinear")
 def fold_weights(graph: Graph, node: onnx.NodeProto) -> bool:
-    """DequantizeLinear(weight) --> a floating-point weight, so that its product has the fastest kernels."""
+    """DequantizeLinear(weight) --> a floating-point weight, so that its product has the fastest kernels.
+
+    Weights of operators on quantised data stay as they are.
+    """
     x, scale = graph.array(node.input[0]), graph.array(node.input[1])
     if x is None or scale is None or not _is_integer(graph, node.input[0]):
+        return False
+    if node.output[0] in graph.remember(find_integer_weights):
         return False
     zero = graph.array(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     if zero is None and len(node.input) > 2 and node.input[2]:
