@@ -169,7 +169,7 @@ def _optimise(model: onnx.ModelProto, folder: Path, data: str = "folded.bin") ->
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     whole = onnx.ModelProto()
     whole.CopyFrom(model)
-    hidden = hide_weights(whole)
+    hidden = hide_weights(whole, folder)
     source.write_bytes(serialize(whole))
     try:
         onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])

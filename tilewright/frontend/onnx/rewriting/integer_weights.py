@@ -8,6 +8,8 @@ for which there are the fastest kernels.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
@@ -83,18 +85,19 @@ def _takes_integers(graph: Graph, node: onnx.NodeProto, makers: dict[str, onnx.N
     return graph.elem_type(maker.input[0]) in _BYTES and graph.shape(maker.input[1]) in ((), (1,))
 
 
-def hide_weights(model: onnx.ModelProto) -> list[TensorProto]:
+def hide_weights(model: onnx.ModelProto, folder: Path) -> list[TensorProto]:
     """Make inputs of the weights that stay integers, so that ONNX Runtime does not compute float32 ones of them.
 
     Args:
         model: the model, which is changed.
+        folder: the directory of weights that are not in the model.
 
     Returns:
         the weights, for :func:`show_weights`.
     """
     if not any(node.op_type == "DequantizeLinear" for node in model.graph.node):
         return []
-    graph = Graph(model)
+    graph = Graph(model, folder)
     kept = find_integer_weights(graph)
     wanted = {node.input[0] for node in model.graph.node if node.output and node.output[0] in kept}
     hidden = []
