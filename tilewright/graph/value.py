@@ -13,7 +13,7 @@ from tilewright.graph.weights import Recipe
 if TYPE_CHECKING:
     from tvm import ir, relax
 
-    from tilewright.graph.quantised import Scaled
+    from tilewright.graph.quantised.scaled import Scaled
 
 __all__ = ["Value", "shape_of"]
 

@@ -87,7 +87,7 @@ class DotProduct:
         return self._call(sums, data, weights)
 
     def _vpmaddwd(self, sums: Expr, quad: Expr, weights: Expr) -> Expr:
-        """Even and odd bytes make pairs of int16 of their own. The data's are unsigned, the weights' keep their sign."""
+        """Even and odd bytes make pairs of int16 of their own. Data are unsigned, and weights keep their sign."""
         from tvm import tirx
 
         kind = f"int16x{2 * self.lanes}"

@@ -142,9 +142,7 @@ def _fixed(function: Callable[..., tuple[Expr, ...]], count: int, dtype: str) ->
     return IndexMap.from_func(function, ndim=count, index_dtype=dtype)
 
 
-def build_program(
-    module: IRModule, form: Form, decisions: Decisions, dot: DotProduct | None = None
-) -> Schedule:
+def build_program(module: IRModule, form: Form, decisions: Decisions, dot: DotProduct | None = None) -> Schedule:
     """The program that a config decides on, scheduled.
 
     Args:

@@ -82,9 +82,7 @@ def byte_dense(rows: int, weight: tuple[int, ...], outputs: int) -> PrimFunc:
     k, q = te.reduce_axis((0, quads), "k"), te.reduce_axis((0, QUAD), "q")
     c = te.compute(
         (rows, oo, x),
-        lambda m, o, v: te.sum(
-            a[m, k * QUAD + q].astype("int32") * w[o, k, v, q].astype("int32"), axis=[k, q]
-        ),
+        lambda m, o, v: te.sum(a[m, k * QUAD + q].astype("int32") * w[o, k, v, q].astype("int32"), axis=[k, q]),
         name=BLOCK,
         attrs=mark_roles("pol/rq"),
     )

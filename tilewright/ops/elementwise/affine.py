@@ -80,8 +80,8 @@ def affine(form: AffineForm) -> PrimFunc:
     """The sum. Gives a PrimFunc (terms..., numbers..., output).
 
     The numbers are, for each term, its scale and its offset; then the shift, the lower and the upper limit, and the
-    zero point; each if the form has it. Offsets and the zero point are int32, all others float32. One number has the shape ``(1,)``; numbers of channels have
-    ``form.channel_shape``.
+    zero point; each if the form has it. Offsets and the zero point are int32, all others float32. One number has the
+    shape ``(1,)``; numbers of channels have ``form.channel_shape``.
     """
     from tvm import te, tirx
 

@@ -71,9 +71,7 @@ def _dequantize(given: Operands) -> Sequence[relax.Expr]:
     return [_emit_marked(given, compute, "dequantise", places, dtype)]
 
 
-def _emit_marked(
-    given: Operands, compute: Callable[..., Tensor], role: str, places: _Places, dtype: str
-) -> relax.Expr:
+def _emit_marked(given: Operands, compute: Callable[..., Tensor], role: str, places: _Places, dtype: str) -> relax.Expr:
     """Emit a tensor expression, with an attribute by which the graph knows what it does."""
     from tvm import relax, te
 
