@@ -80,7 +80,8 @@ def merge_weights(extraction: Extracted) -> MergedWeights:
 
 
 def _list_weights(part: Extraction) -> list[Array]:
-    made: list[Array] = [recipe.apply(part.network.weights) for recipe in part.recipes]
+    weights = {**part.network.weights, **part.rewritten.made}
+    made: list[Array] = [recipe.apply(weights) for recipe in part.recipes]
     return made if part.plan is None else [*made, *part.plan.constants]
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tilewright.graph.rewriter import Rewriter
 
-__all__ = ["conv2d"]
+__all__ = ["conv2d", "read_window", "sample_pixels"]
 
 #: From this number of output channel blocks on, an empty block is added if neither 2 nor 3 divides the number. The best
 #: tiles have two or three blocks. (With tiles of 5 blocks or 1, the 125 blocks of SqueezeNet's classifier ran at 4/5 of
@@ -57,7 +57,7 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
     shape = (data.shape[0], channels, *data.shape[2:])
     known = Convolution(shape, kernel.shape, _pair(attrs.strides), _four(attrs.padding), (cb, x))
     recipe = kernel.reshape((out // x, x, channels // cb, cb, kh, kw)).transpose((0, 2, 4, 5, 3, 1))
-    stride, padding, dilation = _window(attrs)
+    stride, padding, dilation = read_window(attrs)
     if kh == kw == 1 and stride != (1, 1) and not any(padding):
         source, stride = sample_pixels(walk, source, stride), (1, 1)
     function = contraction.conv2d(shape_of(source), recipe.shape, stride, padding, dilation)
@@ -104,7 +104,7 @@ def depthwise_conv2d(walk: Rewriter, call: relax.Call, data: Value, kernel: Reci
         kernel = kernel.take(0, order)
     places, _, kh, kw = kernel.shape
     recipe = kernel.reshape((places // x, x, kh, kw)).transpose((0, 2, 3, 1))
-    function = contraction.depthwise_conv2d(shape_of(source), recipe.shape, *_window(call.attrs))
+    function = contraction.depthwise_conv2d(shape_of(source), recipe.shape, *read_window(call.attrs))
     arguments = [source, walk.add_weight(recipe)]
     return emit_convolution(walk, call, function, arguments, block, order, places // block, "depthwise_conv2d")
 
@@ -158,7 +158,7 @@ def grouped_conv2d(walk: Rewriter, call: relax.Call, data: Value, kernel: Recipe
         order = grouped_order(groups, each, padded)
     recipe = recipe.reshape((padded // x, x, kh, kw, groups, *sums)).transpose((4, 0, 5, 2, 3, 6, 1))
     function = contraction.grouped_conv2d(
-        shape_of(source), recipe.shape, *_window(call.attrs), lattice.step, lattice.period
+        shape_of(source), recipe.shape, *read_window(call.attrs), lattice.step, lattice.period
     )
     arguments = [source, walk.add_weight(recipe)]
     number = groups * padded // order_block
@@ -192,7 +192,7 @@ def emit_convolution(
     return Value(shape, packed=result, block=block, order=order, fused=True)
 
 
-def _window(attrs: ir.Attrs) -> tuple[tuple[int, int], tuple[int, int, int, int], tuple[int, int]]:
+def read_window(attrs: ir.Attrs) -> tuple[tuple[int, int], tuple[int, int, int, int], tuple[int, int]]:
     """Stride, padding and dilation of a convolution."""
     return _pair(attrs.strides), _four(attrs.padding), _pair(attrs.dilation)
 

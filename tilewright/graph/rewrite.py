@@ -18,6 +18,7 @@ from tilewright.graph.value import Value
 from tilewright.graph.weights import Recipe
 from tilewright.ops.contraction.expression import Product
 from tilewright.target import Target
+from tilewright.tensor import Array
 
 if TYPE_CHECKING:
     from tvm.ir import IRModule
@@ -39,6 +40,7 @@ class Rewritten:
         transforming: the names of those functions whose weights vary from call to call.
         products: of batches of matrices, by the name of the function that computes each.
         softmaxes: the names of functions that are softmaxes, and whether a row of minus infinity alone gives zeros.
+        made: weights that were computed from the model's, by the sources of their recipes.
     """
 
     module: IRModule
@@ -50,6 +52,7 @@ class Rewritten:
     transforming: frozenset[str] = frozenset()
     products: Mapping[str, Product] = field(default_factory=dict)
     softmaxes: Mapping[str, bool] = field(default_factory=dict)
+    made: Mapping[str, Array] = field(default_factory=dict)
 
 
 def rewrite(network: Network, target: Target) -> Rewritten:
@@ -70,6 +73,7 @@ def rewrite(network: Network, target: Target) -> Rewritten:
     beside = {v: f for v, f in network.module.functions_items() if v.name_hint != "main"}
     builder = relax.BlockBuilder(tvm.ir.IRModule(beside))
     walk = Rewriter(target.lanes, builder, uses=count_uses(main) if network.varying else Counter())
+    walk.arrays = network.weights
     count = len(network.parameters)
     for param, spec in zip(main.params[:count], network.parameters, strict=True):
         var = relax.Var(param.name, relax.TensorType(spec.shape, spec.dtype))
@@ -116,4 +120,5 @@ def rewrite(network: Network, target: Target) -> Rewritten:
         frozenset(walk.transforming),
         walk.products,
         walk.softmaxes,
+        walk.made,
     )

@@ -8,21 +8,24 @@ tensors.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from tilewright.graph import gradients, packing, pixels, pooling, recurrent, tokens
+from tilewright.graph import gradients, packing, pixels, pooling, quantised, recurrent, tokens
 from tilewright.graph.convolution import Convolution
 from tilewright.graph.idioms import find_idiom
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import View
 from tilewright.graph.weights import Recipe
 from tilewright.ops.contraction.expression import Product
+from tilewright.tensor import Array
 
 if TYPE_CHECKING:
     from tvm import relax, tirx
@@ -56,6 +59,8 @@ class Rewriter:
         varying: the inputs that are weights which change from call to call, by the source of their recipes.
         packed: what such weights became, by their source and the steps of their recipe.
         uses: how often each variable of the network is read. Only of networks whose weights vary.
+        arrays: the network's weights by name.
+        made: the weights that were computed from them, by the names that are their sources in recipes.
     """
 
     lanes: int
@@ -76,6 +81,8 @@ class Rewriter:
     varying: dict[str, relax.Var] = field(default_factory=dict)
     packed: dict[tuple[str, tuple[tuple[str, tuple[int, ...]], ...]], relax.Expr] = field(default_factory=dict)
     uses: Counter[relax.Var] = field(default_factory=Counter)
+    arrays: Mapping[str, Array] = field(default_factory=dict)
+    made: dict[str, Array] = field(default_factory=dict)
 
     # Values and their layouts
 
@@ -90,6 +97,13 @@ class Rewriter:
             self.recipes[recipe] = var
         return self.recipes[recipe]
 
+    def make_weight(self, array: Array) -> Recipe:
+        """The recipe of a weight that the rewriter has computed itself."""
+        digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
+        name = f"made_{digest}_{array.dtype}_{'x'.join(map(str, array.shape))}"
+        self.made[name] = array
+        return Recipe(name, array.shape, str(array.dtype))
+
     def make_plain(self, value: Value) -> relax.Expr:
         """The tensor in plain layout."""
         view = self.make_view(value)
@@ -99,6 +113,7 @@ class Rewriter:
 
     def make_view(self, value: Value) -> View:
         """The view of the tensor in ``value.base``. A missing base is made."""
+        quantised.settle(self, value)
         if value.view is None:
             if value.recipe is not None:
                 value.base = self.add_weight(value.recipe)
@@ -164,6 +179,7 @@ class Rewriter:
 
     def pack(self, value: Value, block: int, order: tuple[int, ...] | None = None) -> relax.Expr:
         """The tensor as ``(n, places/block, h, w, block)``, with its channels in ``order``."""
+        quantised.settle(self, value)
         if (block, order) == (value.block, value.order) and value.packed is not None:
             return value.packed
         if (block, order) in value.copies:
@@ -227,12 +243,17 @@ class Rewriter:
         return self.builder.emit(expr)
 
     def call(
-        self, function: tirx.PrimFunc, arguments: list[relax.Expr], shape: tuple[int, ...], name: str
+        self,
+        function: tirx.PrimFunc,
+        arguments: list[relax.Expr],
+        shape: tuple[int, ...],
+        name: str,
+        dtype: str = "float32",
     ) -> relax.Var:
-        """Emit the call of a function whose result is float32 of ``shape``, and add the function as ``name``."""
+        """Emit the call of a function whose result is a tensor of ``shape``, and add the function as ``name``."""
         from tvm import relax
 
-        out = relax.TensorType(shape, "float32")
+        out = relax.TensorType(shape, dtype)
         return self.emit(relax.call_tir(self.builder.add_func(function, name), arguments, out))
 
     def function_of(self, result: relax.Var) -> str:
@@ -296,7 +317,8 @@ class Rewriter:
             return self.keep_plain(expr)
         name = expr.op.name.removeprefix("relax.")
         if name == "call_tir":
-            served = recurrent.serve(self, expr) or gradients.serve(self, expr) or pooling.serve(self, expr)
+            served = quantised.serve_call(self, expr) or recurrent.serve(self, expr)
+            served = served or gradients.serve(self, expr) or pooling.serve(self, expr)
             return served or self.keep_plain(expr)
         operands = list(expr.args)
         if name == "concat" and isinstance(operands[0], relax.Tuple):
@@ -308,12 +330,18 @@ class Rewriter:
         known = [a for a in args if isinstance(a, Value)]
         if not known or any(isinstance(a, list | relax.Var) for a in args):
             return self.keep_plain(expr)
+        integers = quantised.serve(self, name, expr, args)
+        if integers is not None:
+            return integers
+        for operand in known:
+            quantised.settle(self, operand)
         moved = self.move_weight(name, expr, known)
         if moved is not None:
             return moved
         if name == "split":
             return self.split(expr, known[0]) or self.keep_plain(expr)
         result = None
+        blocked_floats = all(value.dtype == "float32" or value.packed is None for value in known)
         # Operators on blocked operands come first. A constant operand has no blocked layout, unless it is one number.
         constants = [a for a in args if isinstance(a, ir.GenericConst)]
         if (
@@ -321,9 +349,10 @@ class Rewriter:
             and name != "power"
             and constants
             and all(math.prod(c.value.shape) == 1 for c in constants)
+            and blocked_floats
         ):
             result = pixels.serve(self, name, expr, args)
-        elif name == "power" or not constants:
+        elif (name == "power" or not constants) and blocked_floats:
             result = pixels.serve(self, name, expr, known)
         if result is None:
             result = tokens.serve(self, name, expr, args)
@@ -339,6 +368,7 @@ class Rewriter:
         value = None if found is None else self.values.get(found.args[0])
         if found is None or not isinstance(value, Value) or value.recipe is not None or value.dtype != "float32":
             return None
+        quantised.settle(self, value)
         name = found.op.name
         return pixels.serve(self, name, found, [value]) or tokens.serve(self, name, found, [value])
 

@@ -13,6 +13,8 @@ from tilewright.graph.weights import Recipe
 if TYPE_CHECKING:
     from tvm import ir, relax
 
+    from tilewright.graph.quantised.scaled import Scaled
+
 __all__ = ["Value", "shape_of"]
 
 
@@ -30,6 +32,7 @@ class Value:
         order: the channel at each place of the blocked tensor; None if the channels lie in order, without gaps.
         copies: the blocked tensors, ``packed`` too, by block and order.
         fused: whether a convolution writes it, together with the element-wise operators after the convolution.
+        scaled_form: the sum of scaled tensors that it is, as long as nothing needs its numbers; None for other tensors.
         recipe: how a weight is made; None for other tensors.
         pending: pairs of an operator and a scalar that have yet to be applied to ``base``.
         fresh: whether the function that computes ``base`` fuses element-wise operators that follow.
@@ -48,6 +51,7 @@ class Value:
     order: tuple[int, ...] | None = None
     copies: dict[tuple[int, tuple[int, ...] | None], relax.Expr] = field(default_factory=dict)
     fused: bool = False
+    scaled_form: Scaled | None = None
 
     @property
     def channels(self) -> int:

@@ -15,6 +15,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #define EXPORT __attribute__((visibility("default")))
 #define MAX_THREADS 256
@@ -121,6 +124,27 @@ KERNELS(avx512, __attribute__((target("avx512f"))), 16, 24, 14, 2)
 KERNELS(plain, , 4, 24, 8, 3)
 #endif
 
+/* Products of bytes, four of which one instruction adds to an int32: vpdpbusd; or two and two in pairs of int16, each with
+ * an addition. In assembly, since compilers keep such sums in memory. */
+#if defined(__x86_64__)
+#define TIMES12(F) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11) F(12)
+#define TIMES6(F) F(1, 7) F(2, 8) F(3, 9) F(4, 10) F(5, 11) F(6, 12)
+#define DOT(NAME, TARGET, BODY)                                                                                         \
+  TARGET static void NAME(Work *w) {                                                                                    \
+    for (long s = 0; s < w->steps; ++s)                                                                                 \
+      __asm__ volatile(BODY BODY ::                                                                                     \
+                           : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",   \
+                             "xmm11", "xmm12");                                                                         \
+  }
+#define VNNI512(I) "vpdpbusd %%zmm0, %%zmm0, %%zmm" #I "\n\t"
+/* The encoding with VEX, which assemblers before 2021 do not know. */
+#define VNNI256(I) ".byte 0xc4, 0xe2 - (" #I " >> 3 << 7), 0x7d, 0x50, 0xc0 + ((" #I " & 7) << 3)\n\t"
+#define PAIRS(I, T) "vpmaddwd %%ymm0, %%ymm0, %%ymm" #T "\n\tvpaddd %%ymm" #T ", %%ymm" #I ", %%ymm" #I "\n\t"
+DOT(dot_pairs, __attribute__((target("avx2"))), TIMES6(PAIRS))
+DOT(dot_vnni256, __attribute__((target("avx2"))), TIMES12(VNNI256))
+DOT(dot_vnni512, __attribute__((target("avx512f,avx512vnni"))), TIMES12(VNNI512))
+#endif
+
 typedef void (*Kernel)(Work *);
 
 enum { FMA, PRODUCT, COPY, ADD, READ, KINDS };
@@ -154,6 +178,22 @@ EXPORT int tilewright_limits_variants(void) {
   if (__builtin_cpu_supports("avx")) found |= 2;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found |= 4;
   if (__builtin_cpu_supports("avx512f")) found |= 8;
+#endif
+  return found;
+}
+
+/* Which instructions for products of bytes this processor has: bit 0 vpmaddwd of AVX2, then vpdpbusd of AVX-VNNI, and of
+ * AVX512-VNNI. */
+EXPORT int tilewright_limits_dot_variants(void) {
+  int found = 0;
+#if defined(__x86_64__)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2")) {
+    found |= 1;
+    if (__get_cpuid_count(7, 1, &a, &b, &c, &d) && a >> 4 & 1) found |= 2;
+  }
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vnni")) found |= 4;
 #endif
   return found;
 }
@@ -310,6 +350,23 @@ EXPORT double tilewright_limits_fma(int variant, int threads, double seconds) {
   for (int i = 0; i < 3; ++i) run->count[i] = 64;
   run->units = 2.0 * v->lanes * v->chains;
   return finished(run, seconds);
+}
+
+/* Operations per second of all threads on products of bytes, on registers alone; 0 where there is no such instruction. */
+EXPORT double tilewright_limits_dot(int variant, int threads, double seconds) {
+#if defined(__x86_64__)
+  static const Kernel kernels[] = {dot_pairs, dot_vnni256, dot_vnni512};
+  static const double units[] = {2 * 6 * 32, 24 * 64, 24 * 128}; /* two bodies a step */
+  if (variant < 0 || variant > 2) return 0.0;
+  Run *run = new_run(0, FMA, threads);
+  run->kernel = kernels[variant];
+  for (int i = 0; i < 3; ++i) run->count[i] = 64;
+  run->units = units[variant];
+  return finished(run, seconds);
+#else
+  (void)variant, (void)threads, (void)seconds;
+  return 0.0;
+#endif
 }
 
 static void product_sizes(const Variant *v, size_t *count) {

@@ -31,6 +31,9 @@ _PRODUCT_ERROR = 1e-3
 _EXTENT = 768
 #: The instruction sets that ``limits.c`` has kernels for, in its order, by the features of a target that they need.
 _VARIANTS: tuple[tuple[str, ...], ...] = ((), ("avx",), ("avx2", "fma"), ("avx512f",))
+#: The instructions for products of bytes, in its order, by the features that they need. A target's features do not tell
+#: AVX-VNNI from AVX2. A bound that is too high does no harm.
+_DOTS: tuple[tuple[str, ...], ...] = (("avx2",), ("avx2",), ("avx512f", "avx512vnni"))
 #: The number of the widest instruction sets that are measured: some machines run the second one at a higher clock.
 _WIDEST = 2
 #: The kinds of traffic of ``tilewright_limits_bytes``.
@@ -56,6 +59,7 @@ class Limits:
         cache_bandwidth: bytes per second, read and written, if all lie in the second caches.
         memory_bandwidth: bytes per second, read and written, of copying tensors that no cache keeps.
         innermost_bytes: the size of the first caches of the cores together.
+        dot: operations per second on products of bytes that are added to int32, on registers: no code does more.
     """
 
     fma: float | None = None
@@ -65,6 +69,7 @@ class Limits:
     cache_bandwidth: float | None = None
     memory_bandwidth: float | None = None
     innermost_bytes: int = 0
+    dot: float | None = None
 
     @property
     def source(self) -> str:
@@ -174,7 +179,17 @@ class Probe:
             cache_bandwidth=traffic(max(l2 // 6, l1), every, _BYTES_SECONDS),
             memory_bandwidth=traffic(copied // (2 * cores), (_COPY,), _MEMORY_SECONDS),
             innermost_bytes=cores * l1,
+            dot=self._measure_dot(),
         )
+
+    def _measure_dot(self) -> float | None:
+        """Operations per second on products of bytes; None where there is no instruction for them."""
+        has = self._library.tilewright_limits_dot_variants()
+        possible = [number for number in range(len(_DOTS)) if has >> number & 1]
+        if self._features is not None:
+            possible = [number for number in possible if {*_DOTS[number]} <= {*self._features}]
+        rates = [self._library.tilewright_limits_dot(v, self._cores, _ARITHMETIC_SECONDS) for v in possible]
+        return max(rates, default=None)
 
 
 def _numpy_product(cores: int) -> float:

@@ -72,6 +72,10 @@ def _load(path: Path) -> ctypes.CDLL:
     library.tilewright_limits_product_error.restype = real
     library.tilewright_limits_product_times.argtypes = [number, number, real, number, ctypes.POINTER(real)]
     library.tilewright_limits_product_times.restype = real
+    library.tilewright_limits_dot_variants.argtypes = []
+    library.tilewright_limits_dot_variants.restype = number
+    library.tilewright_limits_dot.argtypes = [number, number, real]
+    library.tilewright_limits_dot.restype = real
     library.tilewright_limits_bytes.argtypes = [number, number, real, number, size]
     library.tilewright_limits_bytes.restype = real
     return library

@@ -40,6 +40,7 @@ class LoopNest:
         extra: ``(n, E)`` float32, further numbers that matter for the template, such as registers used, the length of
             vectors, the efficiency of tails, and the balance of threads.
         extra_names: names of the columns of ``extra``.
+        products: products that one innermost iteration adds up: 4 where elements are quads of bytes, otherwise 1.
     """
 
     axes: tuple[str, ...]
@@ -53,6 +54,7 @@ class LoopNest:
     arithmetic: NDArray[np.float32]
     extra: NDArray[np.float32]
     extra_names: tuple[str, ...]
+    products: int = 1
 
     def __len__(self) -> int:
         return len(self.extents)

@@ -29,18 +29,21 @@ class Roofline:
     Attributes:
         flops: floating-point operations per second (float32) of all cores, which no kernel exceeds.
         bandwidth: bytes per second, read and written, of all cores out of their innermost caches, which none exceeds.
-        limits: what was measured, and says where the two come from; None: they were given.
+        limits: what was measured, and says where the others come from; None: they were given.
+        byte_flops: operations per second on products of bytes, which no kernel exceeds; None: four times ``flops``.
     """
 
     flops: float
     bandwidth: float
     limits: Limits | None = None
+    byte_flops: float | None = None
 
     @classmethod
     def of(cls, limits: Limits) -> Roofline:
         """The bounds by what was measured, with a margin of 5 %."""
         fastest = max(limits.innermost_bandwidth or 0.0, limits.cache_bandwidth or 0.0)
-        return cls(_MARGIN * limits.peak, _MARGIN * fastest, limits)
+        dot = None if limits.dot is None else _MARGIN * limits.dot
+        return cls(_MARGIN * limits.peak, _MARGIN * fastest, limits, dot)
 
     @property
     def reachable(self) -> float:
@@ -55,6 +58,8 @@ class Roofline:
         seconds = space.task.flop / self.flops
         if space.has_loop_nest:
             nest = space.loop_nest(np.asarray(space.default(), dtype=np.int32)[None])
+            if nest.products > 1:
+                seconds = space.task.flop / (self.byte_flops or nest.products * self.flops)
             if nest.touched.shape[2] > 0:
                 touched = float(nest.touched[0, :, 0].sum())
                 seconds = max(seconds, touched / self.bandwidth)

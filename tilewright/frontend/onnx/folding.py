@@ -16,6 +16,7 @@ from tilewright.errors import ModelFormatError, TilewrightError, UnsupportedOper
 from tilewright.frontend.onnx.data import drop_doubles, fetch_data, fetch_tensor, graphs, serialize, write_model
 from tilewright.frontend.onnx.file import copy_for_inference
 from tilewright.frontend.onnx.half import widen
+from tilewright.frontend.onnx.rewriting.integer_weights import hide_weights, show_weights
 from tilewright.frontend.onnx.rewriting.rewrite import rewrite
 from tilewright.frontend.onnx.tidy import (
     compare_booleans,
@@ -166,10 +167,14 @@ def _optimise(model: onnx.ModelProto, folder: Path, data: str = "folded.bin") ->
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-    source.write_bytes(serialize(model))
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    hidden = hide_weights(whole, folder)
+    source.write_bytes(serialize(whole))
     try:
         onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
         made = onnx.load_model_from_string(target.read_bytes())
+        show_weights(made, hidden)
         drop_doubles(made)
         _rename_made(made, model)
         return made

@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from tvm.te import Tensor
     from tvm.tirx import PrimFunc
 
-__all__ = ["Place", "Product", "batch_matmul", "conv2d", "dense", "depthwise_conv2d", "grouped_conv2d", "pad_pixels"]
+__all__ = [
+    "Place",
+    "Product",
+    "batch_matmul",
+    "conv2d",
+    "count_outputs",
+    "dense",
+    "depthwise_conv2d",
+    "grouped_conv2d",
+    "pad_pixels",
+]
 
 
 @lru_cache(KEPT)
@@ -46,7 +56,7 @@ def conv2d(
     a = te.placeholder(data, name="data")
     w = te.placeholder(weight, name="weight")
     src = pad_pixels(a, padding)
-    rows, cols = _outputs(src, (kh, kw), stride, dilation)
+    rows, cols = count_outputs(src, (kh, kw), stride, dilation)
     rc, ry = te.reduce_axis((0, cc), "rc"), te.reduce_axis((0, kh), "ry")
     rx, ri = te.reduce_axis((0, kw), "rx"), te.reduce_axis((0, cb), "ri")
     c = te.compute(
@@ -95,7 +105,7 @@ def grouped_conv2d(
     a = te.placeholder(data, name="data")
     w = te.placeholder(weight, name="weight")
     src = pad_pixels(a, padding)
-    rows, cols = _outputs(src, (kh, kw), stride, dilation)
+    rows, cols = count_outputs(src, (kh, kw), stride, dilation)
     rc, ry = te.reduce_axis((0, sums), "rc"), te.reduce_axis((0, kh), "ry")
     rx, ri = te.reduce_axis((0, kw), "rx"), te.reduce_axis((0, depth), "ri")
 
@@ -146,7 +156,7 @@ def depthwise_conv2d(
     a = te.placeholder(data, name="data")
     w = te.placeholder(weight, name="weight")
     src = pad_pixels(a, padding)
-    rows, cols = _outputs(src, (kh, kw), stride, dilation)
+    rows, cols = count_outputs(src, (kh, kw), stride, dilation)
     ry, rx = te.reduce_axis((0, kh), "ry"), te.reduce_axis((0, kw), "rx")
 
     def source(b: Expr, o: Expr, i: Expr, j: Expr, v: Expr) -> Expr:
@@ -273,29 +283,31 @@ def batch_matmul(product: Product, x: int) -> PrimFunc:
     return make_function([a, w, y], FUSABLE)
 
 
-def pad_pixels(data: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
-    """The tensor with zeros around its pixels; itself without padding.
+def pad_pixels(data: Tensor, padding: tuple[int, int, int, int], value: float = 0.0) -> Tensor:
+    """The tensor with zeros, or another value, around its pixels; itself without padding.
 
     Args:
         data: the pixels are its third and fourth dimension.
         padding: top, left, bottom, right.
+        value: what stands around the pixels.
     """
-    from tvm import te
+    from tvm import te, tirx
 
     if not any(padding):
         return data
+    around = value if str(data.dtype) == "float32" else tirx.const(int(value), str(data.dtype))
     height, width = data.shape[2:4]
     top, left, bottom, right = padding
     return te.compute(
         (*data.shape[:2], height + top + bottom, width + left + right, *data.shape[4:]),
         lambda b, c, i, j, *v: te.if_then_else(
-            te.all(i >= top, i < height + top, j >= left, j < width + left), data(b, c, i - top, j - left, *v), 0.0
+            te.all(i >= top, i < height + top, j >= left, j < width + left), data(b, c, i - top, j - left, *v), around
         ),
         name=PAD,
     )
 
 
-def _outputs(
+def count_outputs(
     data: Tensor, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
 ) -> tuple[int, int]:
     """Rows and columns of the result of a convolution of padded data."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tilewright.errors import FormError
+from tilewright.ops.contraction.dot_products import QUAD
 from tilewright.ops.mark import Mark
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Form:
         rows: whether rows of pixels have an axis of their own.
         padded: whether a block in the function pads the data, or packs the right operand.
         depthwise: whether the data have the lane axis, too. They are then multiplied vector by vector.
+        quads: whether data and weights are bytes, of which four along the inputs of a block are one element here: an
+            instruction multiplies them together. The block's last iterator, over the bytes of a quad, is no axis.
     """
 
     iterators: tuple[str, ...]
@@ -68,6 +71,7 @@ class Form:
     rows: bool
     padded: bool
     depthwise: bool = False
+    quads: bool = False
 
     def bytes(self, name: str) -> int:
         """Bytes of the buffer ``name`` that all iterations together touch."""
@@ -81,7 +85,8 @@ def mark_roles(roles: str) -> dict[str, str]:
 
     Args:
         roles: what the iterators are for, spatial ones before the slash. b: batch, g: groups, o: blocks of output
-            channels, p: pixels or rows, l: lane, r: reduction. ``boppl/rrrr`` is a convolution.
+            channels, p: pixels or rows, l: lane, r: reduction, q: bytes of a quad. ``boppl/rrrr`` is a convolution, and
+            ``boppl/rrrrq`` one of bytes.
     """
     return Mark(KIND, roles).annotations
 
@@ -107,15 +112,17 @@ def read_form(module: IRModule) -> Form:
     schedule = Schedule(module)
     block = schedule.get_sblock(BLOCK)
     stmt = schedule.get(block)
-    iterators = _axes_of(str(roles))
+    quads = str(roles).endswith("q")
+    iterators = _axes_of(str(roles).removesuffix("q"))
     spatial = str(roles).index("/")
     kinds = [int(v.iter_type) for v in stmt.iter_vars]
-    if kinds != [0] * spatial + [2] * (len(iterators) - spatial):
+    if kinds != [0] * spatial + [2] * (len(iterators) - spatial + quads):
         raise FormError(f"the block's iterators are not those of its roles {str(roles)!r}")
     extents = dict.fromkeys(AXES, 1)
-    for axis, var in zip(iterators, stmt.iter_vars, strict=True):
+    for axis, var in zip(iterators, stmt.iter_vars, strict=not quads):
         extents[axis] = _integer(var.dom.extent)
-    names = list(zip(iterators, (v.var for v in stmt.iter_vars), strict=True))
+    names = list(zip((*iterators, "q"), (v.var for v in stmt.iter_vars), strict=False))
+    extents["q"] = QUAD if quads else 1
     reads = [
         _access(region, names, extents) for region in stmt.reads if not region.source.same_as(stmt.writes[0].source)
     ]
@@ -124,7 +131,10 @@ def read_form(module: IRModule) -> Form:
     data = reads[:1] if depthwise else [a for a in reads if "l" not in dict(a.steps)]
     if len(weights) != 1 or len(data) != 1 or len(stmt.writes) != 1:
         raise FormError("a contraction multiplies data by weights, of which only the weights have the lane axis")
+    if quads:
+        data, weights = [_in_quads(data[0])], [_in_quads(weights[0])]
     accesses = [_named("A", data[0]), _named("W", weights[0]), _named("C", _access(stmt.writes[0], names, extents))]
+    del extents["q"]
     padded = find_pad(schedule, block) is not None
     dims = set(accesses[0].dims)
     plain = extents["kh"] == extents["kw"] == 1 and (("h", 1),) in dims and (("w", 1),) in dims
@@ -135,7 +145,7 @@ def read_form(module: IRModule) -> Form:
     if fused:
         extents |= {"w": extents["h"] * extents["w"], "h": 1}
         accesses = [_without_rows(a) for a in accesses]
-    return Form(iterators, spatial, extents, tuple(accesses), fused, rows and not fused, padded, depthwise)
+    return Form(iterators, spatial, extents, tuple(accesses), fused, rows and not fused, padded, depthwise, quads)
 
 
 def _axes_of(roles: str) -> tuple[str, ...]:
@@ -202,6 +212,18 @@ def _is_part(index: Expr, names: list[tuple[str, Var]]) -> bool:
 
 def _named(name: str, access: Access) -> Access:
     return Access(name, access.itemsize, access.dims, access.steps)
+
+
+def _in_quads(access: Access) -> Access:
+    """The access to bytes as one to quads: A[..., 4 * ri + q] --> A[..., ri], W[..., ri, l, q] --> W[..., ri, l]."""
+    steps = [(axis, step) for axis, step in access.steps if axis != "q"]
+    if access.itemsize != 1 or ("q", 1) not in access.steps or any(step % QUAD for _, step in steps):
+        raise FormError("the four bytes of a quad lie side by side, and no quad begins inside of another")
+    dims = []
+    for dim in access.dims:
+        inside = ("q", 1) in dim
+        dims.append(tuple((axis, c // QUAD if inside else c) for axis, c in dim if axis != "q"))
+    return Access(access.name, QUAD, tuple(dims), tuple((axis, step // QUAD) for axis, step in steps))
 
 
 def _without_rows(access: Access) -> Access:

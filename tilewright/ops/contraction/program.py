@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tilewright.errors import FormError
+from tilewright.ops.contraction.dot_products import DotProduct
 from tilewright.ops.contraction.form import BLOCK, Form, find_pad
 
 if TYPE_CHECKING:
@@ -183,7 +184,8 @@ def _align(schedule: Schedule, block: SBlockRV, writer: SBlockRV, form: Form) ->
         spatial = form.spatial
         schedule.transform_layout(block, ("write", 0), _fixed(fuse, spatial, dtype))
         schedule.transform_block_layout(
-            block, _fixed(lambda *axes: (*fuse(*axes[:spatial]), *axes[spatial:]), len(form.iterators), dtype)
+            block,
+            _fixed(lambda *axes: (*fuse(*axes[:spatial]), *axes[spatial:]), len(form.iterators) + form.quads, dtype),
         )
     if form.fused or not identity:
         schedule.transform_block_layout(writer, _fixed(writer_map, len(variables), dtype))
@@ -201,13 +203,29 @@ def _fixed(function: Callable[..., tuple[Expr, ...]], count: int, dtype: str) ->
     return IndexMap.from_func(function, ndim=count, index_dtype=dtype)
 
 
-def build_program(module: IRModule, form: Form, decisions: Decisions) -> Schedule:
-    """The program that a config decides on, scheduled."""
+def build_program(module: IRModule, form: Form, decisions: Decisions, dot: DotProduct | None = None) -> Schedule:
+    """The program that a config decides on, scheduled.
+
+    Args:
+        module: holds the function.
+        form: of the contraction in it.
+        decisions: of the config.
+        dot: the instruction that multiplies quads of bytes; None: there are no quads, or no instruction.
+    """
+    from tvm.s_tir import Schedule
+
     schedule, block, writer, pad, joins = prepare(module, form)
     if joins:
         schedule.set_scope(block, 0, "local")
     axes = [a for a in form.iterators if not (form.fused and a == "h")]
-    loops: dict[str, LoopRV] = dict(zip(axes, schedule.get_loops(block), strict=True))
+    loops: dict[str, LoopRV] = dict(zip(axes, schedule.get_loops(block), strict=not form.quads))
+    quad = schedule.get_loops(block)[-1:] if form.quads else []
+    lanes = [loops.pop("l"), *quad]
+    if dot is not None:
+        # One block for each use of the instruction. Its conditions, if tiles stick out, stay outside of it.
+        schedule.reorder(*loops.values(), *lanes)
+        block = schedule.blockize(lanes[0])
+        lanes = []
     o0, o1, o2 = schedule.split(loops["o"], factors=list(decisions.o))
     tail = math.prod(decisions.w) != form.extents["w"]
     tiles, w2 = schedule.split(loops["w"], factors=[None, decisions.w[-1]])
@@ -223,7 +241,7 @@ def build_program(module: IRModule, form: Form, decisions: Decisions) -> Schedul
     reduction = [(loops.get("rc"), loops.get("kh"), loops.get("kw"), r0)[i] for i in decisions.reduction]
     reduction = [loop for loop in reduction if loop is not None]
     registers = [*inner, w2, o2]
-    schedule.reorder(*outer, *reduction, *r1, *registers, loops["l"])
+    schedule.reorder(*outer, *reduction, *r1, *registers, *lanes)
     if joins:
         schedule.reverse_compute_at(writer, outer[-1])
         _write_out(schedule, writer, len(outer), form.extents["l"])
@@ -232,7 +250,10 @@ def build_program(module: IRModule, form: Form, decisions: Decisions) -> Schedul
     if tail:
         # The tiles that stick out get their own copy of the program, in which all extents are constants.
         schedule.annotate(w0, "pragma_loop_partition_hint", 1)
-    schedule.vectorize(loops["l"])
+    for loop in lanes[:1]:
+        schedule.vectorize(loop)
+    for loop in lanes[1:]:
+        schedule.unroll(loop)
     for loop in [*registers, *(r1 if decisions.unroll > 1 else [])]:
         schedule.unroll(loop)
     for axis in ("kw", "kh")[: decisions.unroll_kernel]:
@@ -246,8 +267,11 @@ def build_program(module: IRModule, form: Form, decisions: Decisions) -> Schedul
         _pad(schedule, pad, fused, decisions.pad)
     if fused is not None:
         schedule.parallel(fused)
-    schedule.decompose_reduction(block, reduction[0])
-    return schedule
+    begin = schedule.decompose_reduction(block, reduction[0])
+    if dot is None:
+        return schedule
+    schedule.vectorize(schedule.get_loops(schedule.get_child_blocks(begin)[0])[-1])
+    return Schedule(dot.put_into(schedule.mod, schedule.get(block).name_hint))
 
 
 def _write_out(schedule: Schedule, writer: SBlockRV, depth: int, lanes: int) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from tilewright.ops.contraction.dot_products import find_dot_product
 from tilewright.ops.contraction.form import KIND, Form, read_form
 from tilewright.ops.contraction.nest import Columns, Ints, loop_nest, register_pressure, unrolled_kernel
 from tilewright.ops.contraction.program import PAD_INSIDE, PAD_PARALLEL, PAD_SERIAL, Decisions, build_program, prepare
@@ -191,7 +192,8 @@ class ContractionSpace:
             tile_o, tile_h, tile_w, _ORDERS[order[0]], reduction, unroll[0], kernel[0], parallel[0], pad[0]
         )
         with space_errors(f"config {config.tolist()} of {self.task.name!r} cannot be scheduled"):
-            return build_program(self._module, self._form, decisions)
+            dot = find_dot_product(self.target, self._form.extents["l"]) if self._form.quads else None
+            return build_program(self._module, self._form, decisions, dot)
 
     def _columns(self, configs: Configs) -> Columns:
         values = [knob.table.take(configs[:, i], axis=0) for i, knob in enumerate(self.knobs)]

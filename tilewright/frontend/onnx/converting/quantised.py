@@ -6,7 +6,7 @@ Sums of products are exact, in int32. Rounding is to the nearest integer, and ha
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,8 @@ import numpy as np
 from tilewright.frontend.onnx.converting.operands import element, emit, has, operand, result_of, shape_of
 from tilewright.frontend.onnx.converting.sliding import Sliding, convolve
 from tilewright.frontend.onnx.importer import Operands, converter
+from tilewright.ops.elementwise.affine import QUANTISATION
+from tilewright.ops.function import BROADCAST, make_function
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -47,7 +49,7 @@ def _quantize(given: Operands) -> Sequence[relax.Expr]:
 
         return te.compute(shape, at, name="quantize")
 
-    return [emit(given, compute, _present(given, 3), "quantize")]
+    return [_emit_marked(given, compute, "quantise", places, dtype)]
 
 
 @converter("DequantizeLinear")
@@ -66,7 +68,21 @@ def _dequantize(given: Operands) -> Sequence[relax.Expr]:
 
         return te.compute(shape, at, name="dequantize")
 
-    return [emit(given, compute, _present(given, 3), "dequantize")]
+    return [_emit_marked(given, compute, "dequantise", places, dtype)]
+
+
+def _emit_marked(given: Operands, compute: Callable[..., Tensor], role: str, places: _Places, dtype: str) -> relax.Expr:
+    """Emit a tensor expression, with an attribute by which the graph knows what it does."""
+    from tvm import relax, te
+
+    operands = _present(given, 3)
+    tensors = [te.placeholder(shape_of(x), str(x.ty.dtype), name=f"x{i}") for i, x in enumerate(operands)]
+    result = compute(*tensors)
+    function = make_function([*tensors, result], BROADCAST)
+    if not places.block:
+        function = function.with_attr(QUANTISATION, f"{role} {places.axis}")
+    symbol = given.builder.add_func(function, role)
+    return given.emit(relax.call_tir(symbol, operands, relax.TensorType(shape_of(result), dtype)))
 
 
 class _Places:

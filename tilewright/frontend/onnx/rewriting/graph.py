@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar, cast
 
 import numpy as np
 import onnx
@@ -20,6 +20,8 @@ __all__ = ["Attribute", "Graph", "Operand", "copy_node", "read_attributes", "rea
 Attribute: TypeAlias = "int | float | str | Sequence[int] | Sequence[float] | TensorProto"
 #: An input of a new node: a tensor's name, the values of a constant, or None for an optional input that is absent.
 Operand: TypeAlias = "str | NDArray[np.generic] | None"
+
+_Found = TypeVar("_Found")
 
 #: The most elements of a constant that type inference of a new node reads.
 _MOST_READ = 64
@@ -53,6 +55,7 @@ class Graph:
         self._constants |= dict(_constant_nodes(model))
         self._names = set(self._types)
         self._names.update(name for node in model.graph.node for name in (*node.input, *node.output))
+        self._remembered: dict[Callable[[Graph], object], object] = {}
         self._stem = "rewritten"
         self._count = 0
         self._begun = 0, 0, 0
@@ -69,6 +72,12 @@ class Graph:
         del self.nodes[nodes:]
         del self.model.graph.initializer[constants:]
         del self.model.functions[functions:]
+
+    def remember(self, find: Callable[[Graph], _Found]) -> _Found:
+        """What ``find`` finds in the model as it was before it is rewritten. It is asked once."""
+        if find not in self._remembered:
+            self._remembered[find] = find(self)
+        return cast("_Found", self._remembered[find])
 
     # Types and values of tensors
 

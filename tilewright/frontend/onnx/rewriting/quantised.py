@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from tilewright.frontend.onnx.rewriting.graph import Graph, copy_node, read_attributes
+from tilewright.frontend.onnx.rewriting.integer_weights import find_integer_weights
 from tilewright.frontend.onnx.rewriting.registry import rewriting
 
 __all__ = ["MICROSOFT", "fold_weights"]
@@ -33,9 +34,14 @@ _NARROW = {
 
 @rewriting("DequantizeLinear")
 def fold_weights(graph: Graph, node: onnx.NodeProto) -> bool:
-    """DequantizeLinear(weight) --> a floating-point weight, so that its product has the fastest kernels."""
+    """DequantizeLinear(weight) --> a floating-point weight, so that its product has the fastest kernels.
+
+    Weights of operators on quantised data stay as they are.
+    """
     x, scale = graph.array(node.input[0]), graph.array(node.input[1])
     if x is None or scale is None or not _is_integer(graph, node.input[0]):
+        return False
+    if node.output[0] in graph.remember(find_integer_weights):
         return False
     zero = graph.array(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     if zero is None and len(node.input) > 2 and node.input[2]:
@@ -129,13 +135,72 @@ def _int32(graph: Graph, name: str, zero: str) -> str:
     return graph.op("Sub", wide, graph.op("Cast", _scalar(graph, zero), to=TensorProto.INT32)) if zero else wide
 
 
+@rewriting("QLinearConv")
+def _convolve(graph: Graph, node: onnx.NodeProto) -> bool:
+    """QLinearConv(x, w, b) --> QuantizeLinear(Conv(DequantizeLinear(x), DequantizeLinear(w), b * scales)).
+
+    Constant weights only: the graph makes an integer convolution of it.
+    """
+    x, scale, zero, w, w_scale, w_zero, y_scale, y_zero, bias = (_name(node, place) for place in range(9))
+    kind, weight = graph.elem_type(x), graph.array(w)
+    scales, w_scales, amounts = graph.array(scale), graph.array(w_scale), graph.array(bias) if bias else None
+    if not kind or weight is None or scales is None or w_scales is None or (bias and amounts is None):
+        return False
+    if scales.size != 1 or not graph.is_constant(w_zero) or not graph.is_constant(y_scale):
+        return False
+    operands: list[str | NDArray[np.generic]] = [
+        _dequantised(graph, x, scale, zero),
+        graph.op("DequantizeLinear", w, _vector(graph, w_scale), _vector(graph, w_zero), axis=0),
+    ]
+    if amounts is not None:
+        products = scales.astype(np.float64).reshape(()) * w_scales.astype(np.float64)
+        operands.append((amounts.astype(np.float64) * products).astype(np.float32))
+    conv = copy_node(node)
+    conv.op_type = "Conv"
+    conv.input[:] = [graph.constant(o) if isinstance(o, np.ndarray) else str(o) for o in operands]
+    conv.output[:] = [graph.new_name("conv")]
+    graph.add(conv)
+    _quantised(graph, conv.output[0], y_scale, y_zero, node.output[0], kind)
+    return True
+
+
+@rewriting("QLinearMatMul")
+def _multiply_matrices(graph: Graph, node: onnx.NodeProto) -> bool:
+    """QLinearMatMul(a, b) --> QuantizeLinear(MatMul(DequantizeLinear(a), DequantizeLinear(b))).
+
+    Constant matrices on the right only: the graph makes an integer product of it.
+    """
+    a, a_scale, a_zero, b, b_scale, b_zero, scale, zero = (_name(node, place) for place in range(8))
+    kind, matrix = graph.elem_type(a), graph.shape(b)
+    if not kind or matrix is None or len(matrix) != 2 or not all(map(graph.is_constant, (b, b_scale, b_zero, scale))):
+        return False
+    if not graph.is_constant(a_scale) or any(graph.shape(name) not in ((), (1,)) for name in (a_scale, scale)):
+        return False
+    right = graph.op("DequantizeLinear", b, _vector(graph, b_scale), _vector(graph, b_zero), axis=1)
+    product = graph.op("MatMul", _dequantised(graph, a, a_scale, a_zero), right)
+    _quantised(graph, product, scale, zero, node.output[0], kind)
+    return True
+
+
+def _vector(graph: Graph, name: str) -> str:
+    """A scale or zero point as DequantizeLinear takes it: a scalar if it is one number."""
+    return _scalar(graph, name) if graph.shape(name) == (1,) else name
+
+
 @rewriting("QLinearAdd", domain=MICROSOFT)
 def _add(graph: Graph, node: onnx.NodeProto) -> bool:
-    """QLinearAdd(a, b) --> QuantizeLinear(a * ra + (b * rb + shift)). ra, rb: a scale over that of the result."""
+    """QLinearAdd(a, b) --> QuantizeLinear(a * ra + (b * rb + shift)). ra, rb: a scale over that of the result.
+
+    Constant scales: QuantizeLinear(DequantizeLinear(a) + DequantizeLinear(b)), of which the graph makes the same.
+    """
     a, a_scale, a_zero, b, b_scale, b_zero, scale, zero = (_name(node, place) for place in range(8))
     kind = graph.elem_type(a)
     if not kind:
         return False
+    if all(graph.is_constant(name) for name in (a_scale, b_scale, scale)):
+        total = graph.op("Add", _dequantised(graph, a, a_scale, a_zero), _dequantised(graph, b, b_scale, b_zero))
+        _quantised(graph, total, scale, zero, node.output[0], kind)
+        return True
     ratios = [graph.op("Div", _scalar(graph, s), _scalar(graph, scale)) for s in (a_scale, b_scale)]
     shift: str | NDArray[np.generic] = np.zeros((), np.float32)
     moved = [
@@ -160,6 +225,10 @@ def _multiply(graph: Graph, node: onnx.NodeProto) -> bool:
     kind = graph.elem_type(a)
     if not kind:
         return False
+    if all(graph.is_constant(name) for name in (a_scale, b_scale, scale)):
+        value = graph.op("Mul", _dequantised(graph, a, a_scale, a_zero), _dequantised(graph, b, b_scale, b_zero))
+        _quantised(graph, value, scale, zero, node.output[0], kind)
+        return True
     product = graph.op("Mul", _int32(graph, a, a_zero), _int32(graph, b, b_zero))
     ratio = graph.op("Mul", _scalar(graph, a_scale), _scalar(graph, b_scale))
     ratio = graph.op("Div", ratio, _scalar(graph, scale))
@@ -224,6 +293,10 @@ def _global_average(graph: Graph, node: onnx.NodeProto) -> bool:
     if not kind or shape is None:
         return False
     last = bool(read_attributes(node).get("channels_last", 0))
+    if not last and graph.is_constant(scale) and graph.is_constant(y_scale):
+        value = graph.op("GlobalAveragePool", _dequantised(graph, x, scale, zero))
+        _quantised(graph, value, y_scale, y_zero, node.output[0], kind)
+        return True
     axes = list(range(1, len(shape) - 1)) if last else list(range(2, len(shape)))
     size = int(np.prod([shape[axis] for axis in axes]))
     total = graph.op("ReduceSum", _int32(graph, x, zero), np.asarray(axes, np.int64), keepdims=1)
@@ -270,6 +343,8 @@ def _gemm(graph: Graph, node: onnx.NodeProto) -> bool:
     kind = graph.elem_type(a)
     if not kind:
         return False
+    if _gemm_of_constants(graph, node):
+        return True
     left = graph.op("Transpose", a, perm=[1, 0]) if attributes.get("transA", 0) else a
     right = graph.op("Transpose", b, perm=[1, 0]) if attributes.get("transB", 0) else b
     total = graph.op("MatMulInteger", left, right, _scalar(graph, a_zero) or None, _scalar(graph, b_zero) or None)
@@ -285,6 +360,34 @@ def _gemm(graph: Graph, node: onnx.NodeProto) -> bool:
         return True
     factor = graph.op("Div", factor, _scalar(graph, scale))
     _rounded(graph, graph.op("Mul", _float(graph, total), factor), zero, node.output[0], kind)
+    return True
+
+
+def _gemm_of_constants(graph: Graph, node: onnx.NodeProto) -> bool:
+    """QGemm(a, b, c) --> QuantizeLinear(Gemm(DequantizeLinear(a), DequantizeLinear(b), c * scales)), if b is constant.
+
+    Of this, the graph makes an integer product.
+    """
+    a, a_scale, a_zero, b, b_scale, b_zero, c, scale, zero = (_name(node, place) for place in range(9))
+    attributes = read_attributes(node)
+    scales = [graph.array(name) for name in (a_scale, b_scale)]
+    amounts = graph.array(c) if c else None
+    if not graph.is_constant(b) or not graph.is_constant(b_zero) or (c and amounts is None):
+        return False
+    if scales[0] is None or scales[1] is None or scales[0].size != 1 or attributes.get("transA", 0):
+        return False
+    if attributes.get("alpha", 1.0) != 1.0 or (scale and not graph.is_constant(scale)):
+        return False
+    turned = int(bool(attributes.get("transB", 0)))
+    right = graph.op("DequantizeLinear", b, _vector(graph, b_scale), _vector(graph, b_zero), axis=1 - turned)
+    added: NDArray[np.generic] | None = None
+    if amounts is not None:
+        products = scales[0].astype(np.float64).reshape(()) * scales[1].astype(np.float64)
+        added = (amounts.astype(np.float64) * products).astype(np.float32)
+    left = _dequantised(graph, a, a_scale, a_zero)
+    value = graph.op("Gemm", left, right, added, out="" if scale else node.output[0], transB=turned)
+    if scale:
+        _quantised(graph, value, scale, zero, node.output[0], graph.elem_type(a))
     return True
 
 

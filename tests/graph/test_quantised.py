@@ -1,0 +1,223 @@
+"""Quantised networks: integers all the way, and ONNX Runtime's results to a quantum, exactly where ties are exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.models import TARGET, built, defaults, read, runs
+from tests.targets import LANES, lack, lane_target
+from tilewright.compiling.build import build
+from tilewright.graph.tasks import Extraction, extract
+from tilewright.target import Target
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Sketch:
+    """A quantised model, operator by operator. Tensors of real numbers come from ``dq``, and integers from ``q``."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: Arrays = {}
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.outputs: list[onnx.ValueInfoProto] = []
+
+    def constant(self, array: Any, dtype: str) -> str:
+        name = f"c{len(self.weights)}"
+        self.weights[name] = np.asarray(array, dtype)
+        return name
+
+    def op(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
+        out = f"t{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [out], domain=domain, **attributes))
+        return out
+
+    def input(self, *shape: int) -> str:
+        name = f"x{len(self.inputs)}"
+        self.inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        return name
+
+    def q(self, x: str, scale: float, zero: int, dtype: str = "uint8") -> str:
+        return self.op("QuantizeLinear", x, self.constant(scale, "float32"), self.constant(zero, dtype))
+
+    def dq(self, x: str, scale: float, zero: int, dtype: str = "uint8") -> str:
+        return self.op("DequantizeLinear", x, self.constant(scale, "float32"), self.constant(zero, dtype))
+
+    def qdq(self, x: str, scale: float, zero: int, dtype: str = "uint8") -> str:
+        return self.dq(self.q(x, scale, zero, dtype), scale, zero, dtype)
+
+    def weight(self, *shape: int, scales: Any = 0.01, axis: int = 0) -> str:
+        levels = self.constant(self.rng.integers(-127, 128, shape), "int8")
+        zeros = self.constant(np.zeros(np.shape(scales)), "int8")
+        return self.op("DequantizeLinear", levels, self.constant(scales, "float32"), zeros, axis=axis)
+
+    def output(self, name: str, dtype: int = TensorProto.UINT8) -> None:
+        self.outputs.append(helper.make_tensor_value_info(name, dtype, None))
+
+    def save(self, path: Path) -> Path:
+        tensors = [numpy_helper.from_array(array, name) for name, array in self.weights.items()]
+        graph = helper.make_graph(self.nodes, "g", self.inputs, self.outputs, tensors)
+        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+        onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), str(path))
+        return path
+
+
+def convolutions(net: Sketch) -> None:
+    """Per channel, with padding of a zero point, gaps, strides, saturation, limits, and a residual of another scale."""
+    a = net.qdq(net.input(1, 3, 11, 9), 0.02, 131)
+    scales = net.rng.uniform(1e-3, 9e-3, 20)
+    bias = net.constant(net.rng.standard_normal(20), "float32")
+    net.output(
+        net.q(net.op("Relu", net.op("Conv", a, net.weight(20, 3, 3, 3, scales=scales), bias, pads=[1] * 4)), 0.03, 0)
+    )
+    b = net.qdq(net.input(1, 20, 8, 7), 0.0313, 0)
+    c = net.op("Conv", b, net.weight(20, 20, 3, 3, scales=scales), pads=[1] * 4)
+    net.output(net.q(net.op("Relu", net.op("Add", net.qdq(c, 0.0471, 117), b)), 0.0407, 3))
+    e = net.qdq(net.input(1, 20, 10, 10), 0.04, 3)
+    f = net.op("MaxPool", e, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    g = net.op("Conv", net.qdq(f, 0.04, 3), net.weight(32, 20, 1, 1), strides=[2, 2])
+    net.output(net.q(net.op("Clip", g, net.constant(-1.0, "float32"), net.constant(2.5, "float32")), 0.01, 100))
+
+
+def signed(net: Sketch) -> None:
+    """Signed bytes of data, with and without a zero point, and depthwise and grouped convolutions, which stay float."""
+
+    def end(x: str, scale: float, zero: int) -> None:
+        net.output(net.q(x, scale, zero, "int8"), TensorProto.INT8)
+
+    inputs = [net.qdq(net.input(1, 16, 7, 7), 0.03, zero, "int8") for zero in (-5, 0, 4)]
+    end(net.op("Conv", inputs[0], net.weight(16, 16, 3, 3), pads=[1] * 4), 0.2, 0)
+    end(net.op("Conv", inputs[1], net.weight(16, 1, 3, 3), group=16, pads=[1] * 4), 0.2, 4)
+    end(net.op("Conv", inputs[2], net.weight(8, 8, 1, 1), group=2), 0.2, 0)
+    end(net.op("Conv", inputs[1], net.weight(16, 16, 1, 1)), 0.5, 2)
+
+
+def products(net: Sketch) -> None:
+    """Products of rows: three dimensions, a transposed weight, a bias, columns that fill no block; after a reshape."""
+    a = net.qdq(net.input(2, 5, 24), 0.02, 120)
+    b = net.op("MatMul", a, net.weight(24, 36, scales=net.rng.uniform(1e-3, 9e-3, 36), axis=1))
+    net.output(net.q(net.op("Add", b, net.constant(net.rng.standard_normal(36), "float32")), 0.02, 127))
+    d = net.op("Reshape", net.qdq(net.input(2, 5, 36), 0.02, 127), net.constant([10, 36], "int64"))
+    bias = net.constant(net.rng.standard_normal(17), "float32")
+    net.output(net.q(net.op("Gemm", d, net.weight(17, 36), bias, transB=1), 0.04, 130))
+
+
+def operators(net: Sketch) -> None:
+    """Operators on integers, as ``onnxruntime.quantization`` writes them."""
+    x = net.q(net.input(1, 8, 6, 6), 0.02, 128)
+    numbers = [net.constant(v, d) for v, d in ((0.02, "float32"), (128, "uint8"))]
+    scales = [net.constant(net.rng.uniform(1e-3, 9e-3, 16), "float32"), net.constant(np.zeros(16), "int8")]
+    weight = net.constant(net.rng.integers(-127, 128, (16, 8, 3, 3)), "int8")
+    out = [net.constant(v, d) for v, d in ((0.03, "float32"), (120, "uint8"))]
+    bias = net.constant(net.rng.integers(-3000, 3000, 16), "int32")
+    y = net.op("QLinearConv", x, *numbers, weight, *scales, *out, bias, pads=[1] * 4)
+    z = net.op("QLinearAdd", y, *out, y, *out, *numbers, domain="com.microsoft")
+    p = net.op("QLinearGlobalAveragePool", z, *numbers, *numbers, domain="com.microsoft")
+    flat = net.op("Reshape", p, net.constant([1, 16], "int64"))
+    matrix = [net.constant(net.rng.integers(-127, 128, (16, 12)), "int8")]
+    matrix += [net.constant(0.01, "float32"), net.constant(0, "int8")]
+    net.output(net.op("QLinearMatMul", flat, *numbers, *matrix, *out))
+    net.output(net.op("QGemm", flat, *numbers, *matrix, "", *out, domain="com.microsoft"))
+
+
+CASES: dict[str, Callable[[Sketch], None]] = {
+    "convolutions": convolutions,
+    "signed": signed,
+    "products": products,
+    "operators": operators,
+}
+
+
+@cache
+def _model(folder: Path, name: str) -> Path:
+    net = Sketch()
+    CASES[name](net)
+    return net.save(folder / f"{name}.onnx")
+
+
+def reference(path: Path, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return list(session.run(None, {f"x{i}": array for i, array in enumerate(inputs)}))
+
+
+def templates(extraction: Extraction) -> list[str]:
+    return [use.task.name.split()[0] for use in extraction.uses if use.task.kind == "contraction"]
+
+
+@pytest.mark.parametrize("lanes", LANES, ids=lambda lanes: f"{lanes} lanes")
+@pytest.mark.parametrize("name", CASES)
+def test_results_are_those_of_onnx_runtime_to_a_quantum(name: str, lanes: int, tmp_path: Path) -> None:
+    target = lane_target(lanes)
+    if lack(target):
+        pytest.skip(lack(target))
+    check(name, target, tmp_path)
+
+
+@runs
+def test_and_on_this_machine(tmp_path: Path) -> None:
+    check("convolutions", TARGET, tmp_path)
+
+
+def check(name: str, target: Target, folder: Path) -> None:
+    path = _model(folder, name)
+    network = read(path)
+    extraction = extract(network, target)
+    executable = build(extraction, defaults(extraction), folder / "out", {})
+    for seed, size in enumerate((1.0, 30.0)):  # the second saturates
+        inputs = [size * array for array in network.random_inputs(seed)]
+        for found, wanted in zip(executable(*inputs), reference(path, inputs), strict=True):
+            apart = np.abs(np.asarray(found).astype(int) - wanted.astype(int))
+            assert found.dtype == wanted.dtype
+            assert apart.max() <= 1
+            assert np.mean(apart > 0) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "contractions"),
+    [("convolutions", 3), ("signed", 4), ("products", 2), ("operators", 2)],
+)
+def test_contractions_are_of_bytes(name: str, contractions: int, tmp_path: Path) -> None:
+    found = templates(extract(read(_model(tmp_path, name)), lane_target(16)))
+    assert len(found) == contractions
+    plain = [stem for stem in found if not stem.startswith("byte_")]
+    assert [stem.split("_")[0] for stem in plain] == (["depthwise", "grouped"] if name == "signed" else [])
+
+
+@runs
+def test_ties_are_rounded_to_even(tmp_path: Path) -> None:
+    """Scales are powers of two, so that all sums are exact, and a quarter of them lies between two integers."""
+    net = Sketch()
+    a = net.qdq(net.input(1, 16, 4, 4), 0.25, 7)
+    b = net.op("Conv", a, net.weight(16, 16, 1, 1, scales=2.0**-6))
+    net.output(net.q(b, 2.0**-7, 101))
+    net.output(net.q(b, 4.0, 101))
+    path = net.save(tmp_path / "ties.onnx")
+    extraction, executable = built(path, tmp_path / "out")
+    inputs = [np.random.default_rng(0).integers(-40, 40, (1, 16, 4, 4)).astype(np.float32) / 8]
+    sums = inputs[0] / 0.25
+    assert np.any(sums % 1 == 0.5)
+    for found, wanted in zip(executable(*inputs), reference(path, inputs), strict=True):
+        assert np.array_equal(found, wanted)
+    assert extraction.plan is not None
+
+
+@pytest.mark.parametrize("scale", [0.0, np.nan])
+def test_a_scale_that_is_none_gives_what_onnx_runtime_gives_or_is_refused(scale: float, tmp_path: Path) -> None:
+    net = Sketch()
+    a = net.qdq(net.input(1, 16, 4, 4), 0.25, 7)
+    net.output(net.q(net.op("Conv", a, net.weight(16, 16, 1, 1)), scale, 101))
+    extraction = extract(read(net.save(tmp_path / "m.onnx")), lane_target(16))
+    assert extraction.uses  # the part that cannot be integers stays as it is

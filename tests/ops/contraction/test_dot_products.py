@@ -1,0 +1,97 @@
+"""Products of bytes: the instruction of each target, and exact sums at the ends of the ranges."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.kernels import call_kernel, compile_kernel
+from tests.targets import lane_target, require
+from tilewright.graph.tasks import task_of
+from tilewright.ops.contraction.dot_products import find_dot_product
+from tilewright.ops.contraction.quantised import byte_conv2d, byte_dense
+from tilewright.ops.registry import make_space
+from tilewright.space.configs import sample
+from tilewright.target import Target
+
+
+@pytest.mark.parametrize(
+    ("text", "lanes", "name"),
+    [
+        ("llvm:cascadelake:x86_64-linux-gnu", 16, "vpdpbusd"),
+        ("llvm:cascadelake:x86_64-linux-gnu", 8, "vpdpbusd"),
+        ("llvm:alderlake:x86_64-linux-gnu", 8, "vpdpbusd"),
+        ("llvm:skylake-avx512:x86_64-linux-gnu", 16, "vpmaddwd"),
+        ("llvm:haswell:x86_64-linux-gnu", 8, "vpmaddwd"),
+        ("llvm:x86-64-v2:x86_64-linux-gnu", 4, "vpmaddwd"),
+    ],
+)
+def test_each_target_has_its_instruction(text: str, lanes: int, name: str) -> None:
+    target = Target.parse(text)
+    dot = find_dot_product(target, lanes)
+    assert dot is not None
+    assert dot.name == name
+    space = make_space(task_of("dense", byte_dense(4, (2, 8, lanes, 4), 2 * lanes), (1,)), target)
+    import tvm
+
+    code = tvm.compile(space.schedule(space.default()).mod, target.tvm).mod.inspect_source("asm")
+    assert name.removeprefix("v") in code
+
+
+def test_arm_has_plain_code() -> None:
+    assert find_dot_product(Target.parse("llvm:cortex-a76:aarch64-linux-gnu"), 4) is None
+
+
+def convolve(data: NDArray[Any], weight: NDArray[Any], stride: int, pad: int, zero: int) -> NDArray[np.int32]:
+    """The sums, in int64, of blocked data and packed weights."""
+    n, cc, _, _, cb = data.shape
+    oo, _, kh, kw, _, x, _ = weight.shape
+    image = data.transpose(0, 1, 4, 2, 3).reshape(n, cc * cb, *data.shape[2:4]).astype(np.int64)
+    kernel = weight.transpose(0, 5, 1, 4, 6, 2, 3).reshape(oo * x, cc * cb, kh, kw).astype(np.int64)
+    image = np.pad(image, ((0, 0), (0, 0), (pad, pad), (pad, pad)), constant_values=zero)
+    windows = np.lib.stride_tricks.sliding_window_view(image, (kh, kw), (2, 3))[:, :, ::stride, ::stride]
+    sums = np.einsum("nchwij,ocij->nohw", windows, kernel)
+    return sums.reshape(n, oo, x, *sums.shape[2:]).transpose(0, 1, 3, 4, 2).astype(np.int32)
+
+
+@pytest.mark.parametrize("lanes", [4, 8, 16], ids=lambda lanes: f"{lanes} lanes")
+@pytest.mark.parametrize(("kernel", "stride", "pad"), [(3, 1, 1), (1, 1, 0), (3, 2, 1)])
+def test_sums_are_exact_in_every_program(lanes: int, kernel: int, stride: int, pad: int) -> None:
+    from tvm import runtime
+
+    target = lane_target(lanes)
+    require(target)
+    rng = np.random.default_rng(0)
+    shape, weights = (1, 2, 9, 13, 16), (2, 2, kernel, kernel, 4, lanes, 4)
+    function = byte_conv2d(shape, weights, (stride, stride), (pad,) * 4, (1, 1), 200)
+    space = make_space(task_of("conv", function, (1,)), target)
+    assert space.template.startswith("contraction/")
+    data = rng.choice([0, 1, 254, 255], shape).astype(np.uint8)
+    weight = rng.choice([-128, -127, 0, 127], weights).astype(np.int8)
+    wanted = convolve(data, weight, stride, pad, 200)
+    for config in [space.default(), *sample(space, rng, 1)]:
+        result = runtime.tensor(np.full(wanted.shape, 77, np.int32))
+        call_kernel(space.schedule(config).mod, target, runtime.tensor(data), runtime.tensor(weight), result)
+        assert np.array_equal(result.numpy(), wanted)
+
+
+def test_a_machine_without_an_instruction_computes_the_same() -> None:
+    from tvm import runtime
+
+    target = lane_target(4)
+    require(target)
+    import dataclasses
+
+    plain = dataclasses.replace(target, without=("sse4.1", "sse4.2"))
+    assert find_dot_product(plain, 4) is None
+    function = byte_dense(3, (3, 4, 4, 4), 10)
+    space = make_space(task_of("dense", function, (1,)), plain)
+    rng = np.random.default_rng(0)
+    data, weight = rng.integers(0, 256, (3, 16)).astype(np.uint8), rng.integers(-128, 128, (3, 4, 4, 4)).astype(np.int8)
+    result = runtime.tensor(np.zeros((3, 10), np.int32))
+    compile_kernel(space.schedule(space.default()).mod, plain)(runtime.tensor(data), runtime.tensor(weight), result)
+    matrix = weight.transpose(1, 3, 0, 2).reshape(16, 12)[:, :10].astype(np.int32)
+    assert np.array_equal(result.numpy(), data.astype(np.int32) @ matrix)

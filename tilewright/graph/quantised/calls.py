@@ -1,0 +1,108 @@
+"""Quantises and dequantises, as an importer's functions say it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tilewright.graph.quantised.computing import compute, settle
+from tilewright.graph.quantised.scaled import Doubles, Scaled, Term
+from tilewright.graph.value import Value, shape_of
+from tilewright.ops.elementwise.affine import QUANTISATION
+from tilewright.tensor import Array
+
+if TYPE_CHECKING:
+    from tvm import relax
+
+    from tilewright.graph.rewriter import Rewriter
+
+__all__ = ["serve_call"]
+
+
+def serve_call(walk: Rewriter, call: relax.Call) -> Value | None:
+    """The value of a call of an importer's function that quantises or dequantises; None for any other call."""
+    from tvm import relax
+
+    function = walk.builder.get()[call.args[0]]
+    role = function.attrs[QUANTISATION] if function.attrs is not None and QUANTISATION in function.attrs else None
+    if role is None:
+        return None
+    kind, axis = str(role).split()
+    operands = [walk.values.get(a) if isinstance(a, relax.Var) else a for a in call.args[1].fields]
+    x = operands[0]
+    numbers = [found for operand in operands[1:] if (found := _read_constant(walk, operand)) is not None]
+    if not isinstance(x, Value) or len(numbers) < len(operands) - 1:
+        return None
+    shape = shape_of(call)
+    scale, zero = (_along(number, shape, int(axis)) for number in (*numbers, np.zeros(()))[:2])
+    if scale is None or zero is None or not np.isfinite(scale).all() or not (scale > 0).all():
+        return None
+    if kind == "dequantise":
+        return _dequantise(walk, x, shape, scale, zero, str(call.ty.dtype))
+    return _quantise(walk, x, scale, zero, str(call.ty.dtype))
+
+
+def _read_constant(walk: Rewriter, operand: object) -> Doubles | None:
+    from tvm import ir
+
+    if isinstance(operand, ir.GenericConst):
+        return np.asarray(operand.value.numpy(), dtype=np.float64)
+    if not isinstance(operand, Value) or operand.recipe is None or operand.recipe.source in walk.varying:
+        return None
+    return operand.recipe.apply(walk.arrays).astype(np.float64)
+
+
+def _along(numbers: Array, shape: tuple[int, ...], axis: int) -> Doubles | None:
+    """Scales or zero points in a shape that broadcasts; None if there is neither one nor one for each index."""
+    values = np.asarray(numbers, dtype=np.float64)
+    if values.size == 1:
+        return values.reshape((1,) * len(shape))
+    if values.ndim != 1 or not shape or values.size != shape[axis % len(shape)]:
+        return None
+    column = [1] * len(shape)
+    column[axis % len(shape)] = values.size
+    return values.reshape(column)
+
+
+def _dequantise(
+    walk: Rewriter, x: Value, shape: tuple[int, ...], scale: Doubles, zero: Doubles, dtype: str
+) -> Value | None:
+    if dtype != "float32" or x.dtype not in ("uint8", "int8", "int32") or (x.recipe is None and scale.size > 1):
+        return None
+    if x.scaled_form is not None:
+        known = dataclasses.replace(x.scaled_form, shift=x.scaled_form.shift - zero).scaled(scale)
+        return None if known is None else Value(shape, scaled_form=known)
+    if x.dtype == "int8" and x.recipe is None:
+        x = _shift_signed(walk, x)
+        zero = zero + 128.0
+    return Value(shape, scaled_form=Scaled((Term(x, scale),), -zero * scale))
+
+
+def _quantise(walk: Rewriter, x: Value, scale: Doubles, zero: Doubles, dtype: str) -> Value | None:
+    """Integers of real numbers. None if there are scales of channels, or zero points that are no bytes."""
+    if dtype not in ("uint8", "int8") or scale.size != 1 or x.dtype != "float32" or x.recipe is not None:
+        return None
+    step, origin = float(scale.reshape(-1)[0]), float(zero.reshape(-1)[0]) + (128.0 if dtype == "int8" else 0.0)
+    whole = x.scaled_form
+    if whole is None or whole.is_weight:
+        whole = Scaled((Term(settle(walk, x), np.ones(())),))
+        divided: float | None = step  # as ONNX Runtime does it
+    else:
+        divided = None
+        form = whole.scaled(np.asarray(1.0 / step))
+        if form is None:
+            return None
+        whole = form
+    whole = whole.limited_to(-origin, 255.0 - origin)
+    made = compute(walk, whole, "uint8", int(origin), divided)
+    if dtype == "uint8":
+        return made
+    return Value(made.shape, dtype="int8", scaled_form=Scaled((Term(made, np.ones(())),), np.asarray(-128.0)))
+
+
+def _shift_signed(walk: Rewriter, x: Value) -> Value:
+    """A tensor of signed bytes as one of unsigned bytes, each larger by 128."""
+    form = Scaled((Term(x, np.ones(())),), np.zeros(()), -128.0, 127.0)
+    return compute(walk, form, "uint8", 128, None)

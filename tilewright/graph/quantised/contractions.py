@@ -1,0 +1,145 @@
+"""Convolutions and matrix products of bytes, with int32 sums."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.graph.channels import padded_order
+from tilewright.graph.pixel_convolutions import read_window, sample_pixels
+from tilewright.graph.quantised.scaled import Doubles, Scaled, Term
+from tilewright.graph.value import Value, shape_of
+from tilewright.graph.view import View
+from tilewright.ops.contraction.dot_products import QUAD
+from tilewright.ops.contraction.quantised import byte_conv2d, byte_dense
+
+if TYPE_CHECKING:
+    from tvm import relax
+
+    from tilewright.graph.rewriter import Rewriter
+
+__all__ = ["conv2d", "matmul"]
+
+
+def _find_bytes(form: Scaled | None) -> tuple[Value, float, int] | None:
+    """Unsigned bytes, their scale, and their zero point, if a sum is nothing else; None otherwise."""
+    if form is None or len(form.terms) != 1 or form.limited or form.is_weight:
+        return None
+    (term,) = form.terms
+    if term.value.dtype != "uint8" or term.offset is not None or term.scale.size != 1 or form.shift.size != 1:
+        return None
+    scale, shift = float(term.scale.reshape(-1)[0]), float(form.shift.reshape(-1)[0])
+    zero = -shift / scale
+    if abs(zero - round(zero)) > 1e-6 or not 0 <= round(zero) <= 255:
+        return None
+    return term.value, scale, round(zero)
+
+
+def _find_weight(
+    walk: Rewriter, value: Value | relax.Expr, axis: int
+) -> tuple[Value, Doubles, NDArray[np.int32]] | None:
+    """A weight of signed bytes around 0, its scales along ``axis``, and the weight itself.
+
+    None if it is no such weight, for example if bytes minus the zero point are no bytes.
+    """
+    form = value.scaled_form if isinstance(value, Value) else None
+    if form is None or not form.is_weight or form.limited:
+        return None
+    (term,) = form.terms
+    if term.value.dtype not in ("int8", "uint8") or term.value.recipe is None:
+        return None
+    rank = len(term.value.shape)
+    count = term.value.shape[axis]
+    scales = term.scale if term.scale.ndim == rank else term.scale.reshape((1,) * rank)
+    if scales.size not in (1, scales.shape[axis]):
+        return None
+    levels = term.value.recipe.apply(walk.arrays).astype(np.float64) + form.shift / term.scale
+    whole = np.rint(levels)
+    if np.abs(levels - whole).max(initial=0.0) > 1e-6 or whole.min(initial=0) < -128 or whole.max(initial=0) > 127:
+        return None
+    numbers = whole.astype(np.int8)
+    own = term.value
+    if term.value.dtype != "int8" or np.any(form.shift):
+        own = Value(term.value.shape, recipe=walk.make_weight(numbers), dtype="int8")
+    return own, np.broadcast_to(scales.reshape(-1), (count,)).astype(np.float64), numbers.astype(np.int32)
+
+
+def conv2d(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
+    """A convolution of bytes, with int32 sums."""
+    attrs = call.attrs
+    data, weight = args
+    layouts = (str(attrs.data_layout), str(attrs.kernel_layout), str(attrs.out_layout))
+    found = _find_bytes(data.scaled_form) if isinstance(data, Value) else None
+    known = _find_weight(walk, weight, 0) if found is not None else None
+    if found is None or known is None or layouts != ("NCHW", "OIHW", "NCHW") or int(attrs.groups) != 1:
+        return None
+    source, scale, zero = found
+    own, scales, numbers = known
+    kernel = own.recipe
+    assert kernel is not None
+    out, channels, kh, kw = kernel.shape
+    x, order = walk.channel_block(out), None
+    if x not in (walk.lanes, walk.lanes // 2) or x % QUAD:
+        x, order = walk.lanes, padded_order(out, walk.lanes)
+        kernel = kernel.take(0, order)
+    block, places = source.block, source.order
+    if source.packed is None or block % QUAD:
+        block = max((d for d in range(QUAD, walk.lanes + 1, QUAD) if channels % d == 0), default=0)
+        places = None
+        if not block:
+            block = QUAD if channels < walk.lanes else walk.lanes
+            places = padded_order(channels, block)
+    packed = walk.pack(source, block, places)
+    if places is not None:
+        kernel = kernel.take(1, places)
+    out, channels = kernel.shape[:2]
+    recipe = kernel.reshape((out // x, x, channels // block, block // QUAD, QUAD, kh, kw))
+    recipe = recipe.transpose((0, 2, 5, 6, 3, 1, 4))
+    stride, padding, dilation = read_window(attrs)
+    if kh == kw == 1 and stride != (1, 1) and not any(padding):
+        packed, stride = sample_pixels(walk, packed, stride), (1, 1)
+    function = byte_conv2d(shape_of(packed), recipe.shape, stride, padding, dilation, zero if any(padding) else 0)
+    shape = shape_of(call)
+    n, _, h, w = shape
+    result = walk.call(function, [packed, walk.add_weight(recipe)], (n, out // x, h, w, x), "byte_conv2d", "int32")
+    sums = Value(shape, packed=result, block=x, order=order, dtype="int32", fused=True)
+    offset = -zero * numbers.sum(axis=(1, 2, 3), dtype=np.int64).reshape(1, -1, 1, 1)
+    factor = (scale * scales).reshape(1, -1, 1, 1)
+    return Value(shape, scaled_form=Scaled((Term(sums, factor, offset.astype(np.int32) if zero else None),)))
+
+
+def matmul(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
+    """The product of rows of bytes with a matrix of weights, with int32 sums."""
+    left, right = args
+    found = _find_bytes(left.scaled_form) if isinstance(left, Value) else None
+    known = _find_weight(walk, right, 1) if found is not None and len(right.shape) == 2 else None
+    if found is None or known is None:
+        return None
+    source, scale, zero = found
+    own, scales, numbers = known
+    kernel = own.recipe
+    assert kernel is not None
+    depth, n = kernel.shape
+    if depth % QUAD or n < 2:
+        return None
+    x = walk.channel_block(n)
+    x = x if x in (walk.lanes, walk.lanes // 2) and x % QUAD == 0 else walk.lanes
+    view = walk.make_whole_view(source)
+    if not view.in_order:
+        walk.materialise(source)
+    rows = math.prod(source.shape) // depth
+    columns = kernel if n % x == 0 else kernel.take(1, padded_order(n, x))
+    recipe = columns.reshape((depth // QUAD, QUAD, -(-n // x), x)).transpose((2, 0, 3, 1))
+    function = byte_dense(rows, recipe.shape, n)
+    result = walk.call(
+        function, [walk.reshape(source.base, (rows, depth)), walk.add_weight(recipe)], (rows, n), "byte_dense", "int32"
+    )
+    shape = shape_of(call)
+    sums = Value(shape, base=result, view=View.of((rows, n)).reshape(shape), dtype="int32", fresh=True)
+    ones = (1,) * (len(shape) - 1)
+    offset = -zero * numbers.sum(axis=0, dtype=np.int64).reshape(*ones, -1)
+    factor = (scale * scales).reshape(*ones, -1)
+    return Value(shape, scaled_form=Scaled((Term(sums, factor, offset.astype(np.int32) if zero else None),)))

@@ -1,0 +1,88 @@
+"""Sums of scaled tensors, as which a quantised network's real numbers are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.tensor import Array
+
+if TYPE_CHECKING:
+    from tilewright.graph.value import Value
+
+__all__ = ["Doubles", "Scaled", "Term"]
+
+Doubles: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A scaled tensor: ``scale * (value + offset)``.
+
+    Attributes:
+        value: a tensor of integers, or of float32.
+        scale: what multiplies it, in a shape that broadcasts to the tensor's.
+        offset: int32 numbers that are added before, in such a shape; None: nothing is added.
+    """
+
+    value: Value
+    scale: Doubles
+    offset: NDArray[np.int32] | None = None
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A sum of scaled tensors of one shape: ``limit(terms + shift)``.
+
+    Attributes:
+        terms: of the sum; a weight is a single one.
+        shift: is added, in a shape that broadcasts to the tensor's.
+        low, high: the limits.
+    """
+
+    terms: tuple[Term, ...]
+    shift: Doubles = field(default_factory=lambda: np.zeros(()))
+    low: float = -math.inf
+    high: float = math.inf
+
+    @property
+    def limited(self) -> bool:
+        """Whether there are limits."""
+        return self.low > -math.inf or self.high < math.inf
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether it is a weight of the network, so that its numbers are known."""
+        return len(self.terms) == 1 and self.terms[0].value.recipe is not None
+
+    def scaled(self, factor: Doubles) -> Scaled | None:
+        """The sum times a factor; None if the limits would have to be scaled by channels, or swapped."""
+        if self.limited and (factor.size > 1 or float(factor.reshape(-1)[0]) <= 0):
+            return None
+        once = float(factor.reshape(-1)[0]) if factor.size else 1.0
+        terms = tuple(dataclasses.replace(term, scale=term.scale * factor) for term in self.terms)
+        low, high = (bound * once if math.isfinite(bound) else bound for bound in (self.low, self.high))
+        return Scaled(terms, self.shift * factor, low, high)
+
+    def limited_to(self, low: float, high: float) -> Scaled:
+        """The sum with further limits."""
+        low, high = max(self.low, low), min(self.high, high)
+        return dataclasses.replace(self, low=min(low, high), high=high)
+
+    @property
+    def numbers(self) -> list[Array]:
+        """The shift, the scales and the offsets."""
+        return [self.shift, *(t.scale for t in self.terms), *(t.offset for t in self.terms if t.offset is not None)]
+
+    def read(self, arrays: Mapping[str, Array]) -> Doubles:
+        """The numbers of a weight, of which the network's ``arrays`` hold the integers."""
+        (term,) = self.terms
+        assert term.value.recipe is not None
+        levels = term.value.recipe.apply(arrays).astype(np.float64)
+        return np.asarray(np.clip(levels * term.scale + self.shift, self.low, self.high))

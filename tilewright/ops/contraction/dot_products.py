@@ -1,0 +1,151 @@
+"""The instructions that multiply quads of bytes: four products of unsigned by signed bytes are added to an int32 sum.
+
+    for l, q: C[l] += int32(A[q]) * int32(W[l, q])      of one vector of sums
+    -->
+    C[0:lanes] = vpdpbusd(C[0:lanes], broadcast(A[0:4]), W[0:lanes, 0:4])
+
+Which instruction does this is a property of the target: ``vpdpbusd`` (AVX512-VNNI, AVX-VNNI), otherwise ``vpmaddwd`` on
+bytes that are widened to pairs of int16, which is exact as well. ``vpmaddubsw`` would saturate. All other targets run
+plain code, which is what the function of the task says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tilewright.target import Target
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr, IRModule, TensorRegion
+    from tvm.tirx import SBlock, Stmt
+
+__all__ = ["QUAD", "DotProduct", "find_dot_product"]
+
+#: The bytes that one instruction adds to a sum.
+QUAD = 4
+#: The even bytes of a quad.
+_EVEN = 0x00FF00FF
+
+
+@dataclass(frozen=True)
+class DotProduct:
+    """An instruction that adds products of quads to ``lanes`` sums.
+
+    TVM's ``tensorize`` would do what :meth:`put_into` does, but refuses blocks under a condition (0.27), which tiles
+    that stick out have.
+
+    Attributes:
+        name: of the instruction.
+        lanes: the int32 sums of a vector.
+    """
+
+    name: str
+    lanes: int
+
+    def put_into(self, module: IRModule, block: str) -> IRModule:
+        """The module whose function has the instruction in place of the loops of a block.
+
+        Args:
+            module: holds the function ``main``.
+            block: the name of the block, which adds the products of one quad to one vector of sums.
+        """
+        import tvm
+        from tvm import s_tir
+        from tvm_ffi import structural_map
+
+        def replace(node: SBlock) -> SBlock:
+            return self._implement(node) if node.name_hint == block else node
+
+        function = module["main"]
+        body = structural_map(function.body, (s_tir.SBlock, replace))
+        return tvm.ir.IRModule({"main": function.with_body(body)})
+
+    def _implement(self, block: SBlock) -> SBlock:
+        from tvm import s_tir
+
+        data, weights = (next(r for r in block.reads if str(r.source.ty.dtype) == d) for d in ("uint8", "int8"))
+        sums = block.writes[0]
+        return s_tir.SBlock(
+            block.iter_vars, block.reads, block.writes, block.name_hint, self._statement(sums, data, weights)
+        )
+
+    def _statement(self, sums: TensorRegion, data: TensorRegion, weights: TensorRegion) -> Stmt:
+        from tvm import tirx
+
+        before = _load(sums, self.lanes)
+        quad = tirx.reinterpret("int32", _load(data, QUAD))
+        products = self._vpdpbusd if self.name == "vpdpbusd" else self._vpmaddwd
+        after = products(before, quad, _load(weights, self.lanes * QUAD))
+        return tirx.BufferStore(sums.source, after, _indices(sums, self.lanes))
+
+    def _vpdpbusd(self, sums: Expr, quad: Expr, weights: Expr) -> Expr:
+        from tvm import tirx
+
+        data = tirx.reinterpret(f"uint8x{self.lanes * QUAD}", tirx.Broadcast(quad, self.lanes))
+        return self._call(sums, data, weights)
+
+    def _vpmaddwd(self, sums: Expr, quad: Expr, weights: Expr) -> Expr:
+        """Even and odd bytes make pairs of int16 of their own. Data are unsigned, and weights keep their sign."""
+        from tvm import tirx
+
+        kind = f"int16x{2 * self.lanes}"
+        eight = tirx.Broadcast(tirx.const(8, "int16"), 2 * self.lanes)
+        pairs = tirx.reinterpret(kind, weights)
+
+        def spread(number: Expr) -> Expr:
+            return tirx.reinterpret(kind, tirx.Broadcast(number & tirx.const(_EVEN, "int32"), self.lanes))
+
+        even = self._call(spread(quad), (pairs << eight) >> eight)
+        odd = self._call(spread(quad >> tirx.const(8, "int32")), pairs >> eight)
+        return sums + even + odd
+
+    def _call(self, *arguments: Expr) -> Expr:
+        from tvm import tirx
+
+        return tirx.call_llvm_pure_intrin(f"int32x{self.lanes}", _LLVM[self.name, self.lanes], *arguments)
+
+
+#: The instructions of x86-64 by the extensions that they need, the best first: extensions, name, and lanes.
+_INSTRUCTIONS: tuple[tuple[frozenset[str], str, int], ...] = (
+    (frozenset({"avx512vnni"}), "vpdpbusd", 16),
+    (frozenset({"avx512vnni", "avx512vl"}), "vpdpbusd", 8),
+    (frozenset({"avxvnni"}), "vpdpbusd", 8),
+    (frozenset({"avx512vnni", "avx512vl"}), "vpdpbusd", 4),
+    (frozenset({"avxvnni"}), "vpdpbusd", 4),
+    (frozenset({"avx512bw"}), "vpmaddwd", 16),
+    (frozenset({"avx2"}), "vpmaddwd", 8),
+    (frozenset({"sse4.1"}), "vpmaddwd", 4),
+)
+#: LLVM's names of the instructions.
+_LLVM = {
+    ("vpdpbusd", 16): "llvm.x86.avx512.vpdpbusd.512",
+    ("vpdpbusd", 8): "llvm.x86.avx512.vpdpbusd.256",
+    ("vpdpbusd", 4): "llvm.x86.avx512.vpdpbusd.128",
+    ("vpmaddwd", 16): "llvm.x86.avx512.pmaddw.d.512",
+    ("vpmaddwd", 8): "llvm.x86.avx2.pmadd.wd",
+    ("vpmaddwd", 4): "llvm.x86.sse2.pmadd.wd",
+}
+
+
+def find_dot_product(target: Target, lanes: int) -> DotProduct | None:
+    """The best instruction of the target for vectors of ``lanes`` sums; None if it has none."""
+    has = {*target.extensions}
+    names = (name for needs, name, count in _INSTRUCTIONS if count == lanes and needs <= has)
+    name = next(names, None)
+    return None if name is None else DotProduct(name, lanes)
+
+
+def _indices(region: TensorRegion, count: int) -> Sequence[Expr]:
+    """The indices of the ``count`` elements that a region begins with. They lie side by side."""
+    from tvm import tirx
+
+    first = [extent.min for extent in region.region]
+    return [*first[:-1], tirx.Ramp(first[-1], tirx.const(1, str(first[-1].ty.dtype)), count)]
+
+
+def _load(region: TensorRegion, count: int) -> Expr:
+    from tvm import tirx
+
+    return tirx.BufferLoad(region.source, _indices(region, count))

@@ -1,0 +1,90 @@
+"""Tensor expressions of contractions of bytes: unsigned data times signed weights, with int32 sums.
+
+In shapes, ``x`` is the number of channels in a block of the output, and ``cb`` that of the input, a multiple of 4. The
+last axis of packed weights holds the four inputs that an instruction multiplies together.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from tilewright.ops.contraction.dot_products import QUAD
+from tilewright.ops.contraction.expression import count_outputs, pad_pixels
+from tilewright.ops.contraction.form import BLOCK, mark_roles
+from tilewright.ops.function import FUSABLE, KEPT, make_function
+
+if TYPE_CHECKING:
+    from tvm.tirx import PrimFunc
+
+__all__ = ["byte_conv2d", "byte_dense"]
+
+
+@lru_cache(KEPT)
+def byte_conv2d(
+    data: tuple[int, ...],
+    weight: tuple[int, ...],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    zero: int,
+) -> PrimFunc:
+    """Convolution of NCHW[cb]c bytes with packed weights. Gives a PrimFunc (uint8 data, int8 weight, int32 sums).
+
+    Args:
+        data: shape ``(n, C/cb, h, w, cb)``.
+        weight: shape ``(O/x, C/cb, kh, kw, cb/4, x, 4)``.
+        stride: of rows and columns.
+        padding: top, left, bottom, right.
+        dilation: of rows and columns.
+        zero: the byte that stands for 0 in the padding.
+    """
+    from tvm import te
+
+    n, cc, _, _, _ = data
+    oo, _, kh, kw, quads, x, _ = weight
+    a = te.placeholder(data, "uint8", name="data")
+    w = te.placeholder(weight, "int8", name="weight")
+    src = pad_pixels(a, padding, zero)
+    rows, cols = count_outputs(src, (kh, kw), stride, dilation)
+    rc, ry = te.reduce_axis((0, cc), "rc"), te.reduce_axis((0, kh), "ry")
+    rx, ri = te.reduce_axis((0, kw), "rx"), te.reduce_axis((0, quads), "ri")
+    rq = te.reduce_axis((0, QUAD), "rq")
+    c = te.compute(
+        (n, oo, rows, cols, x),
+        lambda b, o, i, j, v: te.sum(
+            src[b, rc, i * stride[0] + ry * dilation[0], j * stride[1] + rx * dilation[1], ri * QUAD + rq].astype(
+                "int32"
+            )
+            * w[o, rc, ry, rx, ri, v, rq].astype("int32"),
+            axis=[rc, ry, rx, ri, rq],
+        ),
+        name=BLOCK,
+        attrs=mark_roles("boppl/rrrrq"),
+    )
+    return make_function([a, w, c], FUSABLE)
+
+
+@lru_cache(KEPT)
+def byte_dense(rows: int, weight: tuple[int, ...], outputs: int) -> PrimFunc:
+    """``(m, k)`` bytes times packed weights. Gives a PrimFunc (uint8 data, int8 weight, int32 sums ``(m, N)``).
+
+    Args:
+        rows: m.
+        weight: shape ``(ceil(N/x), k/4, x, 4)``.
+        outputs: N. The output leaves out the columns of the last block beyond N.
+    """
+    from tvm import te
+
+    oo, quads, x, _ = weight
+    a = te.placeholder((rows, quads * QUAD), "uint8", name="data")
+    w = te.placeholder(weight, "int8", name="weight")
+    k, q = te.reduce_axis((0, quads), "k"), te.reduce_axis((0, QUAD), "q")
+    c = te.compute(
+        (rows, oo, x),
+        lambda m, o, v: te.sum(a[m, k * QUAD + q].astype("int32") * w[o, k, v, q].astype("int32"), axis=[k, q]),
+        name=BLOCK,
+        attrs=mark_roles("pol/rq"),
+    )
+    y = te.compute((rows, outputs), lambda m, n: c[m, n // x, n % x], name="unpack")
+    return make_function([a, w, y], FUSABLE)

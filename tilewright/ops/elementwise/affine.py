@@ -1,0 +1,132 @@
+"""Sums of scaled integers, which are real numbers, or integers of another scale: dequantising and requantising.
+
+    result = limit(scale0 * (term0 + offset0) + scale1 * (term1 + offset1) + ... + shift)
+    bytes  = round(result) + zero
+
+Rounding is to the nearest integer, and halves are rounded to the even one. The limits are such that all bytes are in
+range. A term, or the whole, may be fused into the function that computes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from tilewright.ops.function import ELEMENTWISE, KEPT, make_function
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr
+    from tvm.te import Tensor
+    from tvm.tirx import PrimFunc
+
+__all__ = ["QUANTISATION", "AffineForm", "TermForm", "affine"]
+
+#: The attribute of a function that quantises or dequantises, on its way from an importer to the graph: which of both,
+#: and the axis of the scales. The function's parameters are the data, the scales and the zero points.
+QUANTISATION = "tilewright.quantisation"
+
+#: 1.5 * 2^23: the sum of this number and one below 2^22 is rounded to an integer, as ``nearbyint`` rounds it. Addition
+#: is one instruction, and rounding two.
+_MAGIC, _MAGIC_BITS = 12582912.0, 0x4B400000
+
+
+@dataclass(frozen=True)
+class TermForm:
+    """One term of a sum.
+
+    Attributes:
+        dtype: of its elements.
+        scale: what multiplies it: ``one`` number, a ``channel``'s own; ``none``: nothing; ``divisor``: one number, by
+            which it is divided.
+        offset: whether an int32 number is added to each channel before it is scaled.
+    """
+
+    dtype: str
+    scale: str
+    offset: bool = False
+
+
+@dataclass(frozen=True)
+class AffineForm:
+    """A sum of terms.
+
+    Attributes:
+        shape: of each term and of the result.
+        channels: the axes along which the numbers of a channel differ.
+        terms: at least one.
+        shift: a number that is added: ``one``, a ``channel``'s own, or ``none``.
+        limited: whether the result has a lower and an upper limit.
+        dtype: of the result: ``float32``, or integers.
+        zero: whether integers have a zero point, which is added after rounding.
+    """
+
+    shape: tuple[int, ...]
+    channels: tuple[int, ...]
+    terms: tuple[TermForm, ...]
+    shift: str = "none"
+    limited: bool = False
+    dtype: str = "float32"
+    zero: bool = False
+
+    @property
+    def channel_shape(self) -> tuple[int, ...]:
+        """The shape of the numbers of all channels."""
+        return tuple(extent if axis in self.channels else 1 for axis, extent in enumerate(self.shape))
+
+
+@lru_cache(KEPT)
+def affine(form: AffineForm) -> PrimFunc:
+    """The sum. Gives a PrimFunc (terms..., numbers..., output).
+
+    The numbers are, for each term, its scale and its offset; then the shift, the lower and the upper limit, and the
+    zero point; each if the form has it. Offsets and the zero point are int32, all others float32. One number has the
+    shape ``(1,)``; numbers of channels have ``form.channel_shape``.
+    """
+    from tvm import te, tirx
+
+    terms = [te.placeholder(form.shape, term.dtype, name=f"term{i}") for i, term in enumerate(form.terms)]
+    numbers: list[Tensor] = []
+
+    def number(kind: str, name: str, dtype: str = "float32") -> Tensor:
+        shape = form.channel_shape if kind == "channel" else (1,)
+        numbers.append(te.placeholder(shape, dtype, name=name))
+        return numbers[-1]
+
+    scales = []
+    for i, term in enumerate(form.terms):
+        scale = None if term.scale == "none" else number(term.scale, f"scale{i}")
+        scales.append((scale, number("channel", f"offset{i}", "int32") if term.offset else None))
+    shift = None if form.shift == "none" else number(form.shift, "shift")
+    limits = (number("one", "low"), number("one", "high")) if form.limited else None
+    zero = number("one", "zero", "int32") if form.zero else None
+
+    def at(tensor: Tensor, place: tuple[Expr, ...]) -> Expr:
+        if len(tensor.shape) != len(form.shape) or (len(form.shape) == 1 and not form.channels):
+            return tensor[0]
+        return tensor(*(i if axis in form.channels else 0 for axis, i in enumerate(place)))
+
+    def element(*place: Expr) -> Expr:
+        total = None
+        for term, (scale, offset), form_of in zip(terms, scales, form.terms, strict=True):
+            level = term(*place)
+            if offset is not None:
+                level = level + at(offset, place)
+            if form_of.dtype in ("uint8", "int8"):
+                level = level.astype("int32")
+            level = level.astype("float32")
+            if scale is not None:
+                factor = at(scale, place)
+                level = level / factor if form_of.scale == "divisor" else level * factor
+            total = level if total is None else total + level
+        if shift is not None:
+            total = total + at(shift, place)
+        if limits is not None:
+            total = tirx.max(tirx.min(total, limits[1][0]), limits[0][0])
+        if form.dtype == "float32":
+            return total
+        rounded = tirx.reinterpret("int32", total + tirx.const(_MAGIC, "float32")) - tirx.const(_MAGIC_BITS, "int32")
+        return (rounded if zero is None else rounded + zero[0]).astype(form.dtype)
+
+    y = te.compute(form.shape, element, name="affine" if form.dtype == "float32" else "requantise")
+    return make_function([*terms, *numbers, y], ELEMENTWISE)
