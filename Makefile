@@ -64,14 +64,15 @@ test: $(STAMP) ## run the test suite (TORCH=0 without PyTorch, PYTEST_ARGS='-k r
 check: lint ## lint, and the tests marked fast, in under 90 s
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -m fast $(PYTEST_ARGS)
 
-lint: $(STAMP) ## ruff, mypy and import contracts, as configured in pyproject.toml
+lint: $(STAMP) ## ruff, mypy, import contracts and spelling, as configured in pyproject.toml
+	$(BIN)/codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
 
-docs: .venv/.installed-docs ## build the API reference into build/docs; warnings are errors
-	$(BIN)/python docs/build_reference.py build/docs
+docs: .venv/.installed-docs ## build the site into build/docs, with the API reference; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(STAMP) ## list the benchmark scripts, or run one: make bench BENCH=network ARGS="--models resnet50"
 	@if [[ -n '$(BENCH)' ]]; then $(BIN)/python -m 'bench.$(BENCH)' $(ARGS); \
