@@ -29,7 +29,7 @@ comma := ,
 DEMO_STAMP := .venv/.installed-dev
 STAMP := $(DEMO_STAMP)-fleet$(if $(filter 1,$(TORCH)),-torch-rl)
 
-.PHONY: help venv demo test check lint docs bench clean
+.PHONY: help venv demo test check lint docs packages bench clean
 
 help: ## list these targets
 	@echo "make demo [MODEL=resnet50] [BUDGET=5m], and:"
@@ -73,6 +73,9 @@ lint: $(STAMP) ## ruff, mypy, import contracts and spelling, as configured in py
 
 docs: .venv/.installed-docs ## build the site into build/docs, with the API reference; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+packages: $(STAMP) ## build the packages, and try each one in empty environments of every supported Python that is here
+	$(BIN)/python release/check.py --out build/dist
 
 bench: $(STAMP) ## list the benchmark scripts, or run one: make bench BENCH=network ARGS="--models resnet50"
 	@if [[ -n '$(BENCH)' ]]; then $(BIN)/python -m 'bench.$(BENCH)' $(ARGS); \
