@@ -64,8 +64,9 @@ test: $(STAMP) ## run the test suite (TORCH=0 without PyTorch, PYTEST_ARGS='-k r
 check: lint ## lint, and the tests marked fast, in under 90 s
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -m fast $(PYTEST_ARGS)
 
-lint: $(STAMP) ## ruff, mypy, import contracts and spelling, as configured in pyproject.toml
+lint: $(STAMP) ## ruff, mypy, import contracts, spelling and links, as configured in pyproject.toml
 	$(BIN)/codespell
+	$(BIN)/python -m pytest -q tests/test_docs.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
