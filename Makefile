@@ -29,7 +29,7 @@ comma := ,
 DEMO_STAMP := .venv/.installed-dev
 STAMP := $(DEMO_STAMP)-fleet$(if $(filter 1,$(TORCH)),-torch-rl)
 
-.PHONY: help venv demo test check lint docs bench clean
+.PHONY: help venv demo test check lint docs packages bench clean
 
 help: ## list these targets
 	@echo "make demo [MODEL=resnet50] [BUDGET=5m], and:"
@@ -64,14 +64,19 @@ test: $(STAMP) ## run the test suite (TORCH=0 without PyTorch, PYTEST_ARGS='-k r
 check: lint ## lint, and the tests marked fast, in under 90 s
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -m fast $(PYTEST_ARGS)
 
-lint: $(STAMP) ## ruff, mypy and import contracts, as configured in pyproject.toml
+lint: $(STAMP) ## ruff, mypy, import contracts, spelling and links, as configured in pyproject.toml
+	$(BIN)/codespell
+	$(BIN)/python -m pytest -q tests/test_docs.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
 
-docs: .venv/.installed-docs ## build the API reference into build/docs; warnings are errors
-	$(BIN)/python docs/build_reference.py build/docs
+docs: .venv/.installed-docs ## build the site into build/docs, with the API reference; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+packages: $(STAMP) ## build the packages, and try each one in empty environments of every supported Python that is here
+	$(BIN)/python release/check.py --out build/dist
 
 bench: $(STAMP) ## list the benchmark scripts, or run one: make bench BENCH=network ARGS="--models resnet50"
 	@if [[ -n '$(BENCH)' ]]; then $(BIN)/python -m 'bench.$(BENCH)' $(ARGS); \

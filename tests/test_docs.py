@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.pages import TABLES, fill
 from tests.pages import DOCS, ROOT
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")])
@@ -59,7 +60,7 @@ def test_files_that_are_named_are_there(page: Path) -> None:
     named = re.findall(r"(?<![\w/.-])((?:tilewright|tests|bench|docs)/[\w./-]*\w(?:\.\w+|/))", text)
     named += [f"bench/{name}.py" for name in re.findall(r"python -m bench\.(\w+)", text)]
     # What the guides tell to make.
-    made = {"bench/luck.py", "docs/results/luck.md", "tilewright/records.db"}
+    made = {"bench/luck.py", "docs/results/luck.md", "docs/results/data/luck.json", "tilewright/records.db"}
     for name in set(named) - made:
         if not name.startswith(("tilewright/ops/distances", "tests/ops/distances")):
             assert name.rstrip("/") in held(), f"{name} is not there"
@@ -100,9 +101,23 @@ def arrows(diagram: str) -> set[tuple[str, str]]:
     return found
 
 
+def test_the_site_has_every_page() -> None:
+    listed = re.findall(r"^ +- ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
+
+
+def test_tables_are_those_of_their_json_files() -> None:
+    named = set()
+    for page in (DOCS / "results").glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        assert fill(text, DOCS / "results/data") == text, f"{page.name}: run python -m bench.pages"
+        named |= set(re.findall(r"<!-- table ([\w-]+):", text))
+    assert named == {file.stem for file in (DOCS / "results/data").glob("*.json")} == set(TABLES)
+
+
 def test_the_diagrams_name_what_exists() -> None:
     text = (DOCS / "architecture.md").read_text(encoding="utf-8")
-    life, house = re.findall(r"```mermaid\n(.*?)```", text, re.DOTALL)
+    life, house, *_ = re.findall(r"```mermaid\n(.*?)```", text, re.DOTALL)
     rooms = {path.parent.name for path in (ROOT / "tilewright").glob("*/__init__.py")}
     assert set(re.findall(r"[a-z]+", " ".join(re.findall(r"\|([^|]*)\|", life)))) - {"with"} <= rooms
     # Boxes with a text are for people; the others are classes, each in the file that the table names.

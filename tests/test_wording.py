@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tilewright.wording import counted, describe_error
+from tilewright.wording import counted, describe_error, did_you_mean
 
 
 def test_a_noun_follows_its_number() -> None:
@@ -24,3 +24,11 @@ def test_an_error_of_a_compiler_is_told_without_its_source() -> None:
         'attrs_type_key="", num_inputs=1, support_level=10)'
     )
     assert describe_error(unknown) == "unknown intrinsic tirx.sinh"
+
+
+def test_a_mistyped_name_is_corrected() -> None:
+    names = ("schedule_sharing", "autotvm", "epsilon-greedy")
+    assert did_you_mean("autotmv", names) == "; did you mean 'autotvm'?"
+    assert did_you_mean("Schedule-Sharing", names) == "; did you mean 'schedule_sharing'?"
+    assert did_you_mean("epsilon_greedy", names) == "; did you mean 'epsilon-greedy'?"
+    assert did_you_mean("ansor", names) == ""

@@ -1,10 +1,12 @@
-"""Words of messages: numbers with their nouns, and what an unforeseen error says."""
+"""Words of messages: numbers with their nouns, names that were mistyped, and what an unforeseen error says."""
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 
-__all__ = ["counted", "describe_error"]
+__all__ = ["counted", "describe_error", "did_you_mean"]
 
 #: The most characters of an error's text that a message repeats.
 _MOST = 200
@@ -16,6 +18,26 @@ _OPERATOR = re.compile(r"ir\.Op\(.*?name=\"([^\"]+)\".*?attrs_type_key=\"[^\"]*\
 def counted(number: object, noun: str) -> str:
     """A number with its noun, such as ``1 task`` or ``2 tasks``; the plural takes an s."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """The end of a message about a name that does not exist: ``; did you mean 'tune'?``.
+
+    Args:
+        given: the name as it was given.
+        known: the names that exist.
+
+    Returns:
+        the question about the most similar name, without regard to case, hyphens and underscores; an empty text if
+        none is similar.
+    """
+    by_key = {_key(name): name for name in known}
+    near = difflib.get_close_matches(_key(given), by_key, n=1, cutoff=0.6)
+    return f"; did you mean {by_key[near[0]]!r}?" if near else ""
+
+
+def _key(name: str) -> str:
+    return name.lower().replace("-", "_")
 
 
 def describe_error(error: BaseException) -> str:

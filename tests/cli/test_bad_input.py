@@ -7,13 +7,20 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.models import conv_model
-from tilewright.cli.options import records_place
-from tilewright.errors import RecordsError
+from tilewright.cli.bench import raced
+from tilewright.cli.options import check_model, check_target, records_place
+from tilewright.cli.tuning import check_sharing
+from tilewright.cost.models import make_model
+from tilewright.errors import ModelFormatError, RecordsError, TilewrightError
+from tilewright.methods.parts import combine, make_searcher
+from tilewright.methods.registry import make_method
 
 ROOT = Path(__file__).parents[2]
 
@@ -242,3 +249,35 @@ def test_records_on_a_server_that_is_not_there(tmp_path: Path, model: Path) -> N
 def test_records_on_a_server_of_another_kind(tmp_path: Path) -> None:
     url = "mysql://me:secret@host/records"
     refused(tmp_path, "RecordsError", "postgresql://USER@HOST/DATABASE", "records", "ls", "--records", url)
+
+
+@pytest.mark.parametrize(
+    ("ask", "wrong", "right"),
+    [
+        (check_target, "natve", "native"),
+        (check_sharing, "publised", "published"),
+        (make_method, "autotmv", "autotvm"),
+        (make_searcher, "bayesan", "bayesian"),
+        (partial(combine, "random"), "epsilon_greedy", "epsilon-greedy"),
+        (make_model, "xgb-rank", "xgb_rank"),
+    ],
+)
+def test_a_mistyped_name_is_corrected(ask: Callable[[str], object], wrong: str, right: str) -> None:
+    with pytest.raises(TilewrightError, match=f"did you mean '{right}'"):
+        ask(wrong)
+
+
+def test_a_mistyped_file_is_corrected(model: Path) -> None:
+    with pytest.raises(ModelFormatError, match=r"did you mean 'model\.onnx'"):
+        check_model(model.with_name("modle.onnx"))
+
+
+def test_a_mistyped_peer_is_corrected(tmp_path: Path) -> None:
+    with pytest.raises(TilewrightError, match="did you mean 'onnxruntime'"):
+        raced(tmp_path, ["onnxrutime"])
+
+
+def test_a_mistyped_option_is_corrected() -> None:
+    done = tilewright("tune", "--budge", "5m")
+    assert done.returncode == 2
+    assert "--budget" in done.stderr

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from tilewright.cli import app
+from tilewright.cli.config import list_options, read_config
 
 PAGE = (Path(__file__).parents[2] / "docs/reference/command-line.md").read_text(encoding="utf-8")
 OPTION = re.compile(r"--[a-z][a-z-]*")
@@ -35,8 +36,19 @@ def test_each_command_and_each_of_its_options_is_on_the_page() -> None:
     }
     known = commands(typer.main.get_command(app), "tilewright")
     assert set(by_name) == set(known)
+    of_all = set(re.findall(r"^\| `(--[a-z]+)", sections()["Options of every command"], flags=re.MULTILINE))
+    assert of_all
+    assert of_all <= set.intersection(*known.values())
     for name, options in known.items():
-        assert set(OPTION.findall(by_name[name])) == options, name
+        assert set(OPTION.findall(by_name[name])) == options - of_all, name
+
+
+def test_the_configuration_on_the_page_is_one(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    file = tmp_path / "tilewright.toml"
+    file.write_text(example)
+    tune = read_config(file, list_options(app)).values["tune"]
+    assert tune == {"budget": "10m", "cost_model": "none", "records": str(tmp_path / "measured.db")}
 
 
 def test_options_that_several_commands_share_are_theirs() -> None:

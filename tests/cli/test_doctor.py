@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from tests.cli.test_bad_input import tilewright
+from tilewright.cli.doctor import examine_target
+from tilewright.errors import TargetError
+from tilewright.target import Target
+from tilewright.tuning.building import refuse_tuning
 
 
 def test_a_machine_that_can_tune(tmp_path: Path) -> None:
@@ -37,3 +44,16 @@ def test_the_version() -> None:
     done = tilewright("--version")
     assert done.returncode == 0
     assert done.stdout.startswith("tilewright ")
+
+
+def test_a_machine_whose_programs_do_not_run_here_cannot_tune() -> None:
+    elsewhere = Target.parse("llvm:cortex-a76:aarch64-linux-gnu")
+    processor = next(iter(examine_target(elsewhere)))
+    with pytest.raises(TargetError) as refused:
+        refuse_tuning(elsewhere)
+    assert (processor.state, processor.remedy) == ("bad", str(refused.value))
+
+
+def test_what_a_virtual_machine_hides_is_named() -> None:
+    hiding = replace(Target.parse(), without=("avx512bf16", "gfni"))
+    assert "without avx512bf16 gfni" in next(iter(examine_target(hiding))).found

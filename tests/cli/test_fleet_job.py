@@ -14,6 +14,7 @@ from tests.models import conv_model
 from tilewright.cli.fleet import Cluster
 from tilewright.cli.fleet_job import main
 from tilewright.cli.tuning import MethodNames, TuneOptions
+from tilewright.cli.verbosity import Verbosity
 from tilewright.errors import CheckError
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.progress import TuneState
@@ -28,7 +29,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[
         monkeypatch.setattr("tilewright.tuning.session.tune", tune)
         model, names = conv_model(tmp_path / "m.onnx"), MethodNames(cost_model="none")
         records = str(tmp_path / "r.db")
-        options = TuneOptions(model, tmp_path / "out", Budget(trials=3), "native", records, 0, names, verbose=False)
+        options = TuneOptions(model, tmp_path / "out", Budget(trials=3), "native", records, 0, names, Verbosity.NORMAL)
         ours, theirs = Pipe()
         ours.send((options, Cluster("")))
         main(theirs)

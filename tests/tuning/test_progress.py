@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from tests.tuning.replay import Clock
+from tilewright.tuning.budget import Budget
 from tilewright.tuning.progress import (
     PlainProgress,
     RichProgress,
@@ -41,6 +42,21 @@ def test_a_plain_line_says_it_all() -> None:
     for part in ("3:59", "250 (4.2 per second)", "12.300 ms", "5 of 18", "build_failed 1, run_crashed 2", STATE.task):
         assert part in line
     assert "invalid" not in line
+
+
+def test_a_phase_has_a_line_at_once_and_no_trials_before_there_are_tasks() -> None:
+    stream, clock = io.StringIO(), Clock()
+    running = Budget.parse("5m").start(clock=clock, progress=PlainProgress(stream, interval=5.0, clock=clock))
+    running.enter("reading")
+    clock.now = 1.0
+    running.enter("rounds")
+    running.show(STATE)
+    clock.now = 9.0
+    running.show(STATE)
+    first, second, third = stream.getvalue().splitlines()
+    assert first == "phase reading; time left 5:00"
+    assert second == "phase rounds; time left 4:59"
+    assert third.startswith("phase rounds; time left 4:51; trials 250")
 
 
 def test_plain_lines_keep_their_distance_and_the_last_is_not_lost() -> None:

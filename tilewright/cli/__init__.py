@@ -9,13 +9,17 @@ BEGAN = time.monotonic()
 
 import importlib.metadata  # noqa: E402
 import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
 from typing import Annotated  # noqa: E402
 
 try:
     import typer
 
     from tilewright.cli import bench, build, cost, doctor, export, records, run, tasks, tune
+    from tilewright.cli.boundary import guard
+    from tilewright.cli.config import find_config, list_options, read_config
     from tilewright.cli.streams import prepare_streams
+    from tilewright.cli.verbosity import QuietOption, VerboseOption
 except KeyboardInterrupt:  # before interrupts are handled, and before any work began
     sys.exit(130)
 
@@ -39,12 +43,27 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback()
+@guard
 def _options(
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The configuration. By default tilewright.toml, or [tool.tilewright] in pyproject.toml; /dev/null for "
+            "none.",
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and exit.")
     ] = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Tune neural networks for the machine in front of you, within a wall-clock budget."""
+    path = config or find_config(Path.cwd())
+    context.obj = read_config(path, list_options(app) if path else {})
+    context.default_map = context.obj.values
 
 
 app.command("tune")(tune.tune)

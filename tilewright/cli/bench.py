@@ -14,10 +14,11 @@ import typer
 from tilewright.cli.boundary import command, write_json
 from tilewright.cli.options import JsonOption, check_machine, check_target
 from tilewright.cli.text import table
+from tilewright.cli.verbosity import remark
 from tilewright.errors import OutputError, TilewrightError
 from tilewright.names import encodable
 from tilewright.scratch import scratch
-from tilewright.wording import counted
+from tilewright.wording import counted, did_you_mean
 
 if TYPE_CHECKING:
     from tilewright.measure.peers import Peer, Runnable
@@ -127,6 +128,9 @@ def bench(
             place = folder / "executable"
             place.symlink_to(out.absolute(), target_is_directory=True)
         shapes = _list_buckets(place)
+        runtimes = 1 + len(set(against or ()))
+        seconds = len(shapes) * runtimes * blocks * block_seconds
+        remark(f"timing {counted(runtimes, 'runtime')} by turns, about {seconds:.0f} s and the time to load them")
         reports = [
             raced(
                 place,
@@ -197,7 +201,8 @@ def raced(
     unknown = [name for name in names if name not in peers]
     if unknown:
         raise TilewrightError(
-            f"an executable is compared with one of {', '.join(peers)}, but this is {unknown[0]!r}; correct --against"
+            f"an executable is compared with one of {', '.join(peers)}, but this is {unknown[0]!r}"
+            f"{did_you_mean(unknown[0], peers) or '; correct --against'}"
         )
     verify(out)
     from tilewright.measure.peers import Entrant, race

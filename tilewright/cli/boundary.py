@@ -5,25 +5,28 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import inspect
 import json
 import math
 import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NoReturn, ParamSpec
+from typing import NoReturn, ParamSpec, cast
 
 import typer
 
+from tilewright.cli.config import Config, overridden
 from tilewright.cli.streams import debugging, written_out
-from tilewright.cli.text import plain
+from tilewright.cli.text import plain, styled
+from tilewright.cli.verbosity import QuietOption, VerboseOption, Verbosity, detail, speaking
 from tilewright.errors import CheckError, OutputError, ResourceError, TilewrightError
 from tilewright.interrupts import exit_code, watching
 from tilewright.jsonable import Json
 from tilewright.measure.memory import memory_error
 from tilewright.names import printable
 
-__all__ = ["command", "write_json"]
+__all__ = ["command", "guard", "write_json"]
 
 P = ParamSpec("P")
 
@@ -40,7 +43,21 @@ _reported: list[Path] = []
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
-    """Make a command whose errors become messages and exit codes, and go to its ``json_file`` if it has one."""
+    """Make a command of a function: :func:`guard` it, and give it the options that each command has.
+
+    These are ``--quiet`` and ``--verbose``. Values of the configuration that a flag excludes become None.
+    """
+
+    @functools.wraps(function)
+    def settled(*args: P.args, **kwargs: P.kwargs) -> None:
+        with speaking(_settle(kwargs)):
+            function(*args, **kwargs)
+
+    return _with_options_of_all(guard(settled))
+
+
+def guard(function: Callable[P, None]) -> Callable[P, None]:
+    """Turn the errors of a function into messages and exit codes, also in its ``json_file`` if it has one."""
 
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -86,6 +103,45 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(1) from error
 
     return guarded
+
+
+def _with_options_of_all(function: Callable[P, None]) -> Callable[P, None]:
+    """Give a command the options that each command has, and the context that says where its values are from."""
+    more = {"quiet": QuietOption, "verbose": VerboseOption}
+    signature = inspect.signature(function, eval_str=True)  # a signature that is given is not evaluated later
+    kind = inspect.Parameter.KEYWORD_ONLY
+    parameters = [
+        *signature.parameters.values(),
+        *(inspect.Parameter(name, kind, default=False, annotation=hint) for name, hint in more.items()),
+        inspect.Parameter("context", kind, annotation=typer.Context),
+    ]
+    function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    function.__annotations__ |= {**more, "context": typer.Context}
+    return function
+
+
+def _settle(given: dict[str, object]) -> Verbosity:
+    """Take from a command's arguments what each command has, and those of the configuration that do not count.
+
+    Raises:
+        TilewrightError: the command is to be quiet and verbose.
+    """
+    quiet, verbose = bool(given.pop("quiet", False)), bool(given.pop("verbose", False))
+    context = cast("typer.Context | None", given.pop("context", None))
+    if context is None:  # called by a program, not by the command line
+        return Verbosity.of(quiet, verbose)
+    dropped = set(overridden(context))
+    given.update(dict.fromkeys(dropped.intersection(given)))
+    root = context.find_root()
+    quiet = (quiet and "quiet" not in dropped) or bool(root.params.get("quiet"))
+    verbose = (verbose and "verbose" not in dropped) or bool(root.params.get("verbose"))
+    level = Verbosity.of(quiet, verbose)
+    if isinstance(root.obj, Config):
+        with speaking(level):
+            detail(f"configuration: {root.obj.path or 'no file of it'}")
+            for line in root.obj.lines:
+                detail(f"    {line}")
+    return level
 
 
 def write_json(path: Path | None, value: Mapping[str, object]) -> None:
@@ -167,7 +223,7 @@ def _check_writable(path: Path, out: object) -> None:
 
 def _say(error: BaseException, message: str, path: Path | None, *, before: str = "error: ", keep: bool = False) -> None:
     """Print a message, and write it to the file of ``--json``. With ``keep``, a report in the file is kept."""
-    print(f"{before}{plain(message)}", file=sys.stderr)
+    print(styled(before, "bold red", sys.stderr) + plain(message), file=sys.stderr)
     if not keep or path not in _reported:
         _record(error, message, path)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,6 +23,7 @@ from tilewright.cli.options import (
     check_target,
 )
 from tilewright.cli.programs import open_records
+from tilewright.cli.verbosity import Verbosity, remark, verbosity
 from tilewright.errors import RecordsError
 from tilewright.executable.replacing import reserve_out
 from tilewright.jsonable import to_json
@@ -84,11 +85,14 @@ def build(
             "notes": list(built.notes),
         },
     )
+    if verbosity() is Verbosity.QUIET:
+        print(out)
+        return
     print(f"{counted(built.tasks, 'task')}, {built.recorded} with schedules from the records; target {machine.mcpu}")
     print(f"outputs: {built.verdict.outcome.value}; {built.verdict.evidence}")
     for note in built.notes:
-        print(f"note: {note}", file=sys.stderr)
-    print(f"executable: {out}; write it as a library for C with: tilewright export {out} --c DIRECTORY")
+        remark(f"note: {note}")
+    print(f"executable: {out}; write it as a library for C with: tilewright export {quote(str(out))} --c DIRECTORY")
 
 
 def _open(where: str | None, stack: ExitStack) -> TolerantStore:

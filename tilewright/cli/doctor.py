@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import typer
 
@@ -22,7 +22,10 @@ from tilewright.errors import TilewrightError
 from tilewright.names import printable
 from tilewright.scratch import scratch
 
-__all__ = ["Finding", "doctor"]
+if TYPE_CHECKING:
+    from tilewright.target import Target
+
+__all__ = ["Finding", "doctor", "examine_target"]
 
 #: ``bad`` stops Tilewright from tuning; ``missing`` costs what the finding says.
 State: TypeAlias = Literal["ok", "missing", "bad"]
@@ -94,7 +97,21 @@ def _examine_processor() -> Iterator[Finding]:
         yield Finding("compiler", "bad", "it cannot be used", str(error))
         return
     yield Finding("compiler", "ok", f"TVM {target.tvm_version}")
-    yield Finding("processor", "ok", f"{target.machine} ({target.mcpu}), {' '.join(target.features)}")
+    yield from examine_target(target)
+
+
+def examine_target(target: Target) -> Iterator[Finding]:
+    """What the processor has, and whether candidates for ``target`` can be timed on it, as ``tune`` asks."""
+    from tilewright.tuning.building import refuse_tuning
+
+    hidden = f", without {' '.join(target.without)}, which this machine hides" if target.without else ""
+    found = f"{target.machine} ({target.mcpu}), {' '.join(target.features)}{hidden}"
+    try:
+        refuse_tuning(target)
+    except TilewrightError as error:
+        yield Finding("processor", "bad", found, str(error))
+    else:
+        yield Finding("processor", "ok", found)
     yield Finding("vectors", "ok", f"{target.lanes} float32 numbers in each of {target.registers} registers")
     sizes = ", ".join(f"L{level} {size >> 10:,} KiB" for level, size in enumerate((target.l1, target.l2, target.l3), 1))
     yield Finding("caches", "ok", sizes)

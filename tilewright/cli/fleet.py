@@ -15,6 +15,7 @@ import typer
 
 from tilewright.cli.boundary import write_json
 from tilewright.cli.options import check_machine, check_model, check_out, records_place
+from tilewright.cli.verbosity import Verbosity, remark, verbosity
 from tilewright.errors import TilewrightError
 from tilewright.interrupts import exit_code
 from tilewright.jsonable import to_json_object
@@ -181,8 +182,8 @@ def tune_several(
     with ExitStack() as stack:
         open_for_tuning(str(options.records)).close()  # its errors come before anything is tuned
         crew = stack.enter_context(connected(cluster.address))
-        fleet = Fleet(crew, lambda line: typer.echo(line, err=True))
-        typer.echo(f"waiting for the nodes of the fleet ({cluster.address})", err=True)
+        fleet = Fleet(crew, remark)
+        remark(f"waiting for the nodes of the fleet ({cluster.address})")
         fleet.gather()
         kinds = choose_kinds(fleet, cluster.kinds)
         jobs = []
@@ -233,14 +234,14 @@ def _take(job: _Job, message: object, fleet: Fleet) -> None:
         job.error = value
     elif what == "lines":
         for line in value:
-            typer.echo(f"{job.name}: {line}", err=True)
+            remark(f"{job.name}: {line}")
     else:
         line, excluded = value
         for name, reason in excluded:  # one job has found out; the others must not trust the node either
             fleet.exclude_named(name, reason)
         if time.monotonic() >= job.next:
             job.next = time.monotonic() + _EVERY
-            typer.echo(f"{job.name}: {line}", err=True)
+            remark(f"{job.name}: {line}")
 
 
 def _trials_of(name: str, jobs: Sequence[_Job]) -> int:
@@ -257,7 +258,9 @@ def _conclude(jobs: Sequence[_Job], fleet: Fleet, json_file: Path | None) -> Non
     for job in jobs:
         about = {"file": str(job.options.model), "kind": job.kind, "out": str(job.options.out)}
         if job.report is not None:
-            typer.echo(f"{job.name}:\n{summary(job.report, job.options.out, told=job.told)}\n")
+            quiet = verbosity() is Verbosity.QUIET
+            said = f"{job.name}:\n{summary(job.report, job.options.out, told=job.told)}\n"
+            typer.echo(job.options.out if quiet else said)
             reports.append({**about, **to_json_object(job.report)})
         elif job.error is not None:
             typer.echo(f"error: {job.name}: {job.error[1]}", err=True)

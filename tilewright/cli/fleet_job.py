@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from tilewright.cli.tuning import run_tuning
+from tilewright.cli.verbosity import Verbosity
 from tilewright.errors import TilewrightError
 from tilewright.executable.replacing import reserve_out
 from tilewright.interrupts import watching
@@ -53,7 +54,7 @@ def main(connection: Connection) -> None:
         with watching(), ExitStack() as stack:
             stack.enter_context(reserve_out(options.out))
             stack.enter_context(scratch())
-            progress = _Telling(connection, options.verbose)
+            progress = _Telling(connection, options.verbosity is Verbosity.VERBOSE)
             report, told = run_tuning(options, cluster, stack, time.monotonic(), progress)
         answer: tuple[str, object] = ("report", (report, told))
     except KeyboardInterrupt:

@@ -15,6 +15,7 @@ import typer
 from tilewright.cli.boundary import command, write_json
 from tilewright.cli.options import JsonOption, RecordsOption, records_place
 from tilewright.cli.programs import open_records
+from tilewright.cli.verbosity import remark
 from tilewright.errors import RecordsError, RecordsFormatError, RecordsVersionError
 from tilewright.records.address import is_url
 from tilewright.wording import counted
@@ -121,7 +122,7 @@ def _tell(where: str, merged: Merged, stopped: str = "") -> None:
         print(text)
     for kind, reasons in (("measurement", merged.refused), ("task", merged.refused_tasks)):
         for reason, count in _most_common(reasons):
-            print(f"refused: {counted(count, kind)}: {reason}", file=sys.stderr)
+            remark(f"refused: {counted(count, kind)}: {reason}")
 
 
 def _most_common(reasons: Counter[str]) -> Iterator[tuple[str, int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +18,7 @@ from tilewright.cli.options import (
     records_place,
 )
 from tilewright.cli.programs import open_records
+from tilewright.cli.verbosity import remark
 from tilewright.errors import RecordsError, TilewrightError
 from tilewright.wording import counted
 
@@ -50,7 +50,7 @@ def export_database(records: str | None, folder: Path, target: str) -> dict[str,
         written = write_metaschedule(store, tasks, Target.parse(target), folder)
     print(f"{counted(written.records, 'record')} of {counted(written.tasks, 'task')} written to {folder}")
     for name, reason in written.left_out:
-        print(f"left out: {name}: {reason}", file=sys.stderr)
+        remark(f"left out: {name}: {reason}")
     left_out = [{"task": name, "reason": reason} for name, reason in written.left_out]
     return {"tasks": written.tasks, "records": written.records, "left_out": left_out}
 
@@ -95,9 +95,9 @@ def import_metaschedule(
     for reason, count in read.passed_over.items():
         print(f"passed over: {count}: {reason}")
     for fault in read.faults:
-        print(f"faulty: {fault}", file=sys.stderr)
+        remark(f"faulty: {fault}")
     if read.faulty > len(read.faults):
-        print(f"faulty: {counted(read.faulty - len(read.faults), 'more line')}", file=sys.stderr)
+        remark(f"faulty: {counted(read.faulty - len(read.faults), 'more line')}")
     write_json(json_file, vars(read))
 
 

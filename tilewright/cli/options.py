@@ -19,6 +19,7 @@ from tilewright.frontend.shapes import ShapeRequest
 from tilewright.measure.memory import check_memory
 from tilewright.records.address import is_url
 from tilewright.scratch import check_space
+from tilewright.wording import did_you_mean
 
 if TYPE_CHECKING:
     from tilewright.frontend.onnx.reading import OnnxReading
@@ -39,6 +40,9 @@ __all__ = [
 #: The bytes of address space and of memory that a process with TVM and ONNX Runtime needs, as measured on two cores.
 #: With 2.3 GiB of addresses ONNX Runtime reads no model, and with 2.9 GiB a small network is tuned.
 _COMPILER_ADDRESSES, _COMPILER_MEMORY = 2750 << 20, 512 << 20
+
+#: The targets that have a name of their own.
+_TARGETS = ("native", "native:streamed", "native:cold", "x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")
 
 ModelArgument: TypeAlias = Annotated[
     Path, typer.Argument(metavar="MODEL", help="The model: an ONNX file, or a .pt2 file of torch.export.save.")
@@ -68,8 +72,8 @@ def check_target(text: str) -> None:
     """
     if not re.fullmatch(r"native(:streamed|:cold)?|llvm:\S+|x86-64(-v[234])?", text):
         raise TargetError(
-            f"a target is 'native', 'llvm:MCPU' such as llvm:core-avx2, or 'llvm:MCPU:TRIPLE', but this is {text!r}; "
-            "leave --target out to tune for this machine"
+            f"a target is 'native', 'llvm:MCPU' such as llvm:core-avx2, or 'llvm:MCPU:TRIPLE', but this is {text!r}"
+            + (did_you_mean(text, _TARGETS) or "; leave --target out to tune for this machine")
         )
 
 
@@ -82,9 +86,19 @@ def check_model(path: Path) -> None:
     try:
         check_kind(path)
     except OSError as error:
+        near = _similar_file(path) if isinstance(error, FileNotFoundError) else ""
         raise ModelFormatError(
-            f"a model is an ONNX or .pt2 file, but {path} cannot be read: {error.strerror}; check the path"
+            f"a model is an ONNX or .pt2 file, but {path} cannot be read: {error.strerror}{near or '; check the path'}"
         ) from error
+
+
+def _similar_file(path: Path) -> str:
+    """The question about a model in the same directory with a similar name; empty if there is none."""
+    try:
+        names = [entry.name for entry in path.parent.iterdir() if entry.suffix in (".onnx", ".pt2")]
+    except OSError:
+        return ""
+    return did_you_mean(path.name, names)
 
 
 @contextlib.contextmanager

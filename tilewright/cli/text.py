@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from typing import TextIO
 
-__all__ = ["milliseconds", "moment", "plain", "quantity", "table"]
+__all__ = ["milliseconds", "moment", "plain", "quantity", "styled", "table"]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -25,6 +26,21 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> 
 def plain(text: str) -> str:
     """The text without commands for a terminal: control characters other than line breaks become U+FFFD."""
     return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+
+def styled(text: str, style: str, stream: TextIO) -> str:
+    """The text in a style of Rich, such as ``bold red``, if the stream is a terminal that shows it.
+
+    ``NO_COLOR`` in the environment takes the colour, and ``TERM=dumb`` everything.
+    """
+    if not text or not stream.isatty():
+        return text
+    from rich.console import Console  # only where it is needed: importing it takes longer than most commands
+
+    console = Console(file=stream)
+    with console.capture() as captured:
+        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True, end="")
+    return captured.get()
 
 
 def moment(seconds: float) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,6 +25,7 @@ from tilewright.cli.options import (
 )
 from tilewright.cli.text import milliseconds
 from tilewright.cli.tuning import GO_ON, MethodNames, TuneOptions, check_sharing, run_tuning
+from tilewright.cli.verbosity import Verbosity, remark, verbosity
 from tilewright.executable.replacing import reserve_out
 from tilewright.interrupts import exit_code, holding
 from tilewright.jsonable import to_json_object
@@ -97,9 +99,6 @@ def tune(
             "published (cliques of overlapping spaces, the best ten), or none; by default as the method has it.",
         ),
     ] = None,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="Print how the budget is divided among the steps, and why.")
-    ] = False,
     shape: ShapeOption = None,
     sample: SampleOption = None,
     fix: FixOption = None,
@@ -120,7 +119,7 @@ def tune(
         records=records,
         seed=seed,
         names=MethodNames(method, searcher, sampler, cost_model, sharing),
-        verbose=verbose,
+        verbosity=verbosity(),
     )
     check_target(target)
     check_sharing(sharing)
@@ -129,24 +128,26 @@ def tune(
     if len(model) > 1 or len(kind or []) > 1 or kind == ["all"]:
         tune_several(options, model, out, Cluster(fleet or "", tuple(kind or ())), json_file)
     else:
-        _tune_one(options, Cluster(fleet or "", tuple(kind or ())), json_file)
+        _tune_one(options, Cluster(fleet or "", tuple(kind or ())), json_file, named=out is not None)
 
 
-def _tune_one(options: TuneOptions, cluster: Cluster, json_file: Path | None) -> None:
-    """Tune one model on this machine, or on the machines of one kind."""
+def _tune_one(options: TuneOptions, cluster: Cluster, json_file: Path | None, *, named: bool) -> None:
+    """Tune one model on this machine, or on the machines of one kind; ``named``: the user has named ``--out``."""
     from tilewright.cli import BEGAN
 
     out = options.out
     check_model(options.model)
     check_out(out)
     check_machine()
+    if not named:  # said before the minutes of a tuning, and again with the result
+        remark(f"no --out was given, so the executable goes to {out.absolute()}")
     with ExitStack() as ending, ExitStack() as stack:
         stack.enter_context(reserve_out(out))
         stack.enter_context(scratch())
         report, told = run_tuning(options, cluster, stack, BEGAN)
         ending.enter_context(holding())  # the work is done: only the report and the cleaning up are left
         write_json(json_file, to_json_object(report))
-        print(summary(report, out, told=told))
+        print(out if verbosity() is Verbosity.QUIET else summary(report, out, told=told))
     if report.interrupted:
         raise typer.Exit(exit_code())
 
@@ -199,7 +200,8 @@ def summary(report: TuneReport, out: Path, told: Sequence[str] = ()) -> str:
         lines.append(
             f"over the budget of {seconds:g} s by {wall - seconds:.1f} s, to read, build and judge the network"
         )
-    lines.append(f"executable: {out}; compare it with: tilewright bench {out} --against onnxruntime --against untuned")
+    bench = f"tilewright bench {quote(str(out))} --against onnxruntime --against untuned"
+    lines.append(f"executable: {out}; compare it with: {bench}")
     return "\n".join(lines)
 
 

@@ -6,14 +6,15 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilewright.cli.options import begin_reading, records_place
+from tilewright.cli.verbosity import Verbosity, detail, remark
 from tilewright.errors import TilewrightError
 from tilewright.frontend.shapes import ShapeRequest
 from tilewright.tuning.budget import Budget
+from tilewright.wording import did_you_mean
 
 if TYPE_CHECKING:
     from tilewright.cli.fleet import Cluster
@@ -52,7 +53,7 @@ class TuneOptions:
         records: where the records are, as text; None: in the usual place.
         seed: of all random numbers.
         names: how to search.
-        verbose: whether details are shown.
+        verbosity: how much is shown.
         request: what is asked of the inputs; None: nothing.
     """
 
@@ -63,7 +64,7 @@ class TuneOptions:
     records: str | None
     seed: int
     names: MethodNames
-    verbose: bool
+    verbosity: Verbosity
     request: ShapeRequest | None = None
 
 
@@ -74,7 +75,8 @@ def check_sharing(name: str | None) -> None:
         TilewrightError: it is none.
     """
     if name is not None and name not in SHARING:
-        raise TilewrightError(f"--sharing is one of {', '.join(SHARING)}, but this is {name!r}; correct it")
+        correct = did_you_mean(name, SHARING) or "; correct it"
+        raise TilewrightError(f"--sharing is one of {', '.join(SHARING)}, but this is {name!r}{correct}")
 
 
 def run_tuning(
@@ -112,13 +114,16 @@ def run_tuning(
         store = FallbackStore(records)
     else:
         assert where is not None
-        store = open_for_tuning(where, tell=partial(print, file=sys.stderr))
+        detail(f"records: {where}")
+        store = open_for_tuning(where, tell=remark)
     stack.callback(store.close)
     from tilewright.tuning.context import Workplace
-    from tilewright.tuning.progress import progress_for
+    from tilewright.tuning.progress import SilentProgress, progress_for
     from tilewright.tuning.session import tune as run_session
 
-    progress = progress or progress_for(verbose=options.verbose)
+    if progress is None:
+        quiet, verbose = options.verbosity is Verbosity.QUIET, options.verbosity is Verbosity.VERBOSE
+        progress = SilentProgress() if quiet else progress_for(verbose=verbose)
     place = stack.enter_context(cluster.place(options.target, progress))
     try:
         if not isinstance(place, str | Workplace):
@@ -158,12 +163,13 @@ def _method(names: MethodNames) -> Method:
     from tilewright.methods.registry import METHODS, make_method
 
     if name is not None and name not in METHODS:
-        raise TilewrightError(f"a method is one of {', '.join(METHODS)}, but this is {name!r}; correct --method")
+        correct = did_you_mean(name, METHODS) or "; correct --method"
+        raise TilewrightError(f"a method is one of {', '.join(METHODS)}, but this is {name!r}{correct}")
     # The published systems have no prior unless the command names one.
     alone = cost_model == "none" or (cost_model is None and name not in (None, "default"))
     prior, problem = (None, "") if alone else known_beforehand(Path(cost_model) if cost_model else None)
     if problem:
-        print(problem, file=sys.stderr)
+        remark(problem)
     if searcher is not None or sampler is not None:
         return combine(searcher or DEFAULT_SEARCHER, sampler or "top", prior=prior)
     return make_method(name or "default", prior)

@@ -25,6 +25,7 @@ from tilewright.errors import CostModelError, MissingExtraError, TilewrightError
 from tilewright.jsonable import JsonObject
 from tilewright.reading import parse_json, read_arrays, read_file
 from tilewright.tensor import Array
+from tilewright.wording import did_you_mean
 
 if TYPE_CHECKING:
     from tilewright.cost.gcn import Pooling
@@ -105,7 +106,8 @@ def make_model(name: str, seed: int = 0) -> TrainableModel:
         MissingExtraError: a library that the model needs is not installed.
     """
     if name not in MODELS:
-        raise TilewrightError(f"a cost model is one of {', '.join(MODELS)}, but this is {name!r}")
+        near = did_you_mean(name, MODELS)
+        raise TilewrightError(f"a cost model is one of {', '.join(MODELS)}, but this is {name!r}{near}")
     named = MODELS[name]
     if named.module and find_spec(named.module) is None:
         raise MissingExtraError(named.module, named.extra)

@@ -27,6 +27,7 @@ from tilewright.search.genetic import Genetic
 from tilewright.search.random import RandomSearch
 from tilewright.search.searcher import Scorer, Searcher
 from tilewright.space.space import DesignSpace
+from tilewright.wording import did_you_mean
 
 __all__ = [
     "DEFAULT_SEARCHER",
@@ -118,7 +119,8 @@ def make_searcher(name: str) -> SearcherFactory:
         MissingExtraError: a library that the searcher needs is not installed.
     """
     if name not in SEARCHERS:
-        raise TilewrightError(f"a searcher is one of {', '.join(SEARCHERS)}, but this is {name!r}")
+        near = did_you_mean(name, SEARCHERS)
+        raise TilewrightError(f"a searcher is one of {', '.join(SEARCHERS)}, but this is {name!r}{near}")
     named = SEARCHERS[name]
     if named.module and find_spec(named.module) is None:
         raise MissingExtraError(named.module, named.extra)
@@ -140,7 +142,8 @@ def combine(searcher: str, sampler: str, loss: Loss = "rank", prior: StoredModel
         MissingExtraError: a library that the searcher needs is not installed.
     """
     if sampler not in SAMPLERS:
-        raise TilewrightError(f"a sampler is one of {', '.join(SAMPLERS)}, but this is {sampler!r}")
+        near = did_you_mean(sampler, SAMPLERS)
+        raise TilewrightError(f"a sampler is one of {', '.join(SAMPLERS)}, but this is {sampler!r}{near}")
     make, pick = make_searcher(searcher), SAMPLERS[sampler]
     if searcher == "bayesian" and prior is not None and not pick.scored:
         return replace(bayesian(prior), name=f"{searcher}+{sampler}", sampler=pick.make)

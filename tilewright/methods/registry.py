@@ -14,6 +14,7 @@ from tilewright.methods.graph_cost_model import graph_cost_model
 from tilewright.methods.method import Method
 from tilewright.methods.na2c import na2c
 from tilewright.methods.schedule_sharing import schedule_sharing
+from tilewright.wording import did_you_mean
 
 __all__ = ["METHODS", "make_method"]
 
@@ -41,5 +42,6 @@ def make_method(name: str, prior: StoredModel | None = None) -> Method:
         MissingExtraError: a library that the method needs is not installed.
     """
     if name not in METHODS:
-        raise TilewrightError(f"a method is one of {', '.join(METHODS)}, but this is {name!r}")
+        near = did_you_mean(name, METHODS)
+        raise TilewrightError(f"a method is one of {', '.join(METHODS)}, but this is {name!r}{near}")
     return METHODS[name](prior)

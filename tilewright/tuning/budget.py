@@ -6,10 +6,10 @@ import math
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tilewright.errors import BudgetError
-from tilewright.tuning.progress import Progress, SilentProgress
+from tilewright.tuning.progress import Progress, SilentProgress, TuneState
 
 __all__ = ["Budget", "RunningBudget"]
 
@@ -108,6 +108,7 @@ class RunningBudget:
         self.budget = budget
         self.progress: Progress = SilentProgress() if progress is None else progress
         self.trials = 0
+        self._state = TuneState()
         self._clock = clock
         self._began = began
 
@@ -136,6 +137,16 @@ class RunningBudget:
         if trials < 0:
             raise BudgetError(f"trials are spent and never given back, but this is {trials!r}; spend 0 or more")
         self.trials += trials
+
+    def enter(self, phase: str) -> None:
+        """Show that a phase of the command begins, such as ``reading`` or ``final race``."""
+        self._state = replace(self._state, phase=phase, task="")
+        self.show(self._state)
+
+    def show(self, state: TuneState) -> None:
+        """Show a state, in the phase that has begun, with the time that is left."""
+        self._state = replace(state, phase=self._state.phase, remaining=self.remaining_seconds)
+        self.progress.update(self._state)
 
     def exhausted(self, reserve: float = 0.0) -> bool:
         """Whether to stop.

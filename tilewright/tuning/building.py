@@ -181,5 +181,5 @@ def refuse_tuning(target: Target) -> None:
     if obstacle:
         raise TargetError(
             f"candidates are timed on this machine, but {obstacle}; tune there, or build without tuning with: "
-            f"tilewright build"
+            "tilewright build"
         )

@@ -29,6 +29,7 @@ class TuneState:
     """How far tuning a network has come.
 
     Attributes:
+        phase: the step of the command, such as ``reading`` or ``rounds``; empty: it is not known.
         remaining: seconds left; inf without a time limit.
         trials: candidates measured.
         trials_left: trials left; inf without a limit of trials.
@@ -42,6 +43,7 @@ class TuneState:
         nodes: of the fleet that measures; empty: this machine does.
     """
 
+    phase: str = ""
     remaining: float = math.inf
     trials: int = 0
     trials_left: float = math.inf
@@ -63,7 +65,7 @@ class Progress(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
     def update(self, state: TuneState) -> None:
-        """Show ``state``. Called before and after each round, so every few seconds."""
+        """Show ``state``. Called at the start of each phase, and before and after each round."""
         ...
 
     def announce(self, lines: Sequence[str], *, detail: bool = False) -> None:
@@ -90,7 +92,7 @@ class SilentProgress:
 
 
 class PlainProgress:
-    """One line every few seconds, for logs.
+    """One line for each phase, and every few seconds, for logs.
 
     Args:
         stream: where to; by default stderr.
@@ -112,6 +114,7 @@ class PlainProgress:
         self._clock = clock
         self._next = -math.inf
         self._hidden: TuneState | None = None
+        self._phase = ""
 
     def __enter__(self) -> PlainProgress:
         return self
@@ -124,9 +127,9 @@ class PlainProgress:
             self._write(self._hidden)
 
     def update(self, state: TuneState) -> None:
-        """Write a line, unless one was just written."""
+        """Write a line, unless one of the same phase was just written."""
         self._hidden = state
-        if self._clock() >= self._next:
+        if self._clock() >= self._next or state.phase != self._phase:
             self._write(state)
 
     def announce(self, lines: Sequence[str], *, detail: bool = False) -> None:
@@ -136,7 +139,7 @@ class PlainProgress:
 
     def _write(self, state: TuneState) -> None:
         self._next = self._clock() + self._interval
-        self._hidden = None
+        self._hidden, self._phase = None, state.phase
         print(describe_state(state), file=self._stream, flush=True)
 
 
@@ -219,6 +222,10 @@ def _rows(state: TuneState, passed: float) -> list[tuple[str, str]]:
     left = "no limit"
     if math.isfinite(state.remaining):
         left = _duration(max(0.0, state.remaining - passed))
+    begun = [("phase", state.phase)] if state.phase else []
+    begun.append(("time left", left))
+    if not state.tasks and state.phase:  # nothing is tuned yet
+        return begun
     trials = f"{state.trials} ({state.trials_per_second:.1f} per second)"
     if math.isfinite(state.trials_left):
         trials += f", {state.trials_left:.0f} left"
@@ -227,7 +234,7 @@ def _rows(state: TuneState, passed: float) -> list[tuple[str, str]]:
         latency += f" (without {counted(state.tasks_without_success, 'task')} with no working candidate)"
     failures = ", ".join(f"{kind} {count}" for kind, count in sorted(state.failures.items()) if count)
     rows = [
-        ("time left", left),
+        *begun,
         ("trials", trials),
         ("estimated latency", latency),
         ("tasks", f"{state.tasks_done} of {state.tasks} begun"),

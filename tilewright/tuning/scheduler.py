@@ -176,8 +176,10 @@ class NetworkTuner:
                 self.prepare(rest)
                 if self.interrupted:
                     return
+                self._budget.enter("rounds")
                 self._dealer().run(rest)
                 if finalists > 0:
+                    self._budget.enter("finalists")
                     self.remeasure_finalists(finalists, reserve)
         finally:
             self._ended = self._budget.elapsed
@@ -265,9 +267,8 @@ class NetworkTuner:
 
     def _update(self, name: str) -> None:
         begun, runner = [task for task in self._tasks if task.measured or task.rounds], self._context.runner
-        self._budget.progress.update(
+        self._budget.show(
             TuneState(
-                remaining=self._budget.remaining_seconds,
                 trials=self.trials,
                 trials_left=self._budget.remaining_trials,
                 trials_per_second=self.trials_per_second,

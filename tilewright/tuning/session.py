@@ -125,6 +125,7 @@ def tune(
     place = Workplace.of(target)
     refuse_tuning(place.target)
     with ExitStack() as ending, ExitStack() as stack:
+        stack.enter_context(running.progress)
         store, ours = _open(records)
         if ours:
             stack.callback(store.close)
@@ -199,6 +200,7 @@ class _Session:
 
     def _read(self, model: object, request: ShapeRequest) -> None:
         budget, store = self.budget, self.store
+        budget.enter("reading")
         if budget.remaining_seconds >= LEAST_MEASURING:
             # Before the network is read: workers take seconds to start.
             pool = self.place.make_pool(self.machine, lambda m: store.add([m]))
@@ -218,6 +220,7 @@ class _Session:
 
     def _build_incumbent(self) -> None:
         """Build and judge what the network runs with before it is tuned: the incumbent."""
+        self.budget.enter("incumbent")
         self._use_recorded_algorithms()
         built = build_incumbent(self.extraction, self.checker, self.aside, self.store)
         if built.extraction is not self.extraction:
@@ -273,6 +276,7 @@ class _Session:
 
     def plan(self) -> None:
         """Divide the budget among the steps that follow, and show how."""
+        self.budget.enter("limits of the machine")
         self.roofline = None if self.pool is None else self.place.find_roofline()
         parts = self.extraction.parts
         flop = sum(use.weight * use.task.flop for part in parts for use in part.uses) / len(parts)
@@ -311,6 +315,7 @@ class _Session:
         plan, budget = self.planned, self.budget
         if plan is None or self.pool is None or plan.algorithms.seconds <= 0.0 or budget.exhausted():
             return
+        budget.enter("algorithms")
         until, trials = time.monotonic() + plan.algorithms.seconds, plan.most_algorithm_trials
         self.algorithm_trials = self._choose(self.pool, until, trials)
         budget.spend(self.algorithm_trials)
@@ -318,10 +323,11 @@ class _Session:
     def tune(self) -> None:
         """Tune the tasks until the rest of the budget is needed for what comes after."""
         assert self.planned is not None
+        self.budget.enter("design spaces")
         for use in self.extraction.uses:
             self.store.describe(use.task)
         self.tuner = self._make_tuner()
-        with self.budget.progress, self.tuner.interruptible():
+        with self.tuner.interruptible():
             self.tuner.prepare()
             self.budget.progress.announce(self.tuner.plan())
             self.tuner.run(reserve=self.planned.after_rounds, finalist_seconds=self.planned.finalists.seconds)
@@ -342,7 +348,7 @@ class _Session:
         assert plan is not None
         if self.extraction is not self.incumbent.extraction:
             workshop = Workshop(self.extraction, self.checker, self.aside, "tuned")
-        self.finishing = Finishing(workshop, self.incumbent)
+        self.finishing = Finishing(workshop, self.incumbent, enter=self.budget.enter)
         times = FinishTimes(
             checking=plan.checking.seconds,
             placing=plan.in_place.seconds,
@@ -368,6 +374,7 @@ class _Session:
             OutputError: it cannot be written.
         """
         self.interrupted |= self.tuner.interrupted
+        self.budget.enter("publishing")
         best = self.finishing.best
         untuned = best is self.incumbent
         # An earlier executable may have been tuned for long, and this command was not given its time.
