@@ -53,6 +53,7 @@ class TuneOptions:
         names: how to search.
         verbose: whether details are shown.
         request: what is asked of the inputs; None: nothing.
+        page: whether a page about the run is written.
     """
 
     model: Path
@@ -64,6 +65,7 @@ class TuneOptions:
     names: MethodNames
     verbose: bool
     request: ShapeRequest | None = None
+    page: bool = True
 
 
 def check_sharing(name: str | None) -> None:
