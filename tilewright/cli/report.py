@@ -57,11 +57,10 @@ def write_report(out: Path, path: Path, bench: Path | None = None) -> int:
     Raises:
         OutputError: there is no executable, or the page cannot be written.
     """
-    from tilewright.report.html import render
     from tilewright.report.run import read_run
-    from tilewright.report.run_page import run_page
+    from tilewright.report.run_page import render_run
 
-    return write_page(path, render(run_page(read_run(out, bench))))
+    return write_page(path, render_run(read_run(out, bench)))
 
 
 def write_page(path: Path, text: str) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from tilewright.report import figures as fmt
 from tilewright.report.content import Chart, Headline, Page, Section, Table
 from tilewright.report.facts import TaskFacts, copies, describe_tasks, find_gain, find_peers, latency
+from tilewright.report.html import render
 from tilewright.report.run import Run
 from tilewright.report.run_charts import (
     latency_chart,
@@ -20,7 +21,7 @@ from tilewright.report.task_charts import graph_chart, roofline_chart, search_ch
 from tilewright.verify.verdict import Outcome
 from tilewright.wording import counted
 
-__all__ = ["run_page"]
+__all__ = ["render_run", "run_page"]
 
 _PUBLISHED = {
     "tuned": "the tuned executable",
@@ -30,13 +31,26 @@ _PUBLISHED = {
 }
 #: Tasks of which the page says what more trials are worth.
 _WORTH = 5
+#: The most bytes of a page, and the numbers of candidates that are tried, one after the other, to keep to that.
+_MOST_BYTES, _MOST_TRIALS = 1_450_000, (6000, 3000, 1500, 500, 0)
 
 
-def run_page(run: Run, *, live: str = "", state: str = "") -> Page:
+def render_run(run: Run) -> str:
+    """The page of a run as HTML of less than 1.5 MB: of long runs it has fewer candidates."""
+    text = ""
+    for most in _MOST_TRIALS:
+        text = render(run_page(run, most_trials=most))
+        if len(text) < _MOST_BYTES:
+            break
+    return text
+
+
+def run_page(run: Run, *, most_trials: int = _MOST_TRIALS[0], live: str = "", state: str = "") -> Page:
     """The page of a run.
 
     Args:
         run: what happened.
+        most_trials: the most candidates that it holds.
         live: the address of the page's updates; empty: the run has ended.
         state: what goes on at the moment.
     """
@@ -46,7 +60,7 @@ def run_page(run: Run, *, live: str = "", state: str = "") -> Page:
         _time(run, facts),
         _worth(run, facts),
         _trust(run),
-        _search(run, facts),
+        _search(run, facts, most_trials),
         _choices(run, facts),
         _course(run),
         _machine(run),
@@ -257,8 +271,8 @@ def _trust(run: Run) -> Section:
     )
 
 
-def _search(run: Run, facts: Sequence[TaskFacts]) -> Section:
-    choice = search_choice(run, facts)
+def _search(run: Run, facts: Sequence[TaskFacts], most_trials: int) -> Section:
+    choice = search_choice(run, facts, most_trials)
     lead = []
     if run.report.method:
         lead.append(

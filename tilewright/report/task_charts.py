@@ -22,8 +22,10 @@ _BARS = 16
 _LABELS = 6
 #: Pixels for one depth of the graph, at least; the chart scrolls if the page is narrower.
 _STEP = 14
-#: The most candidates whose configs a page holds, for all tasks together, and for one.
-_MOST_TRIALS, _MOST_OF_TASK = 6000, 400
+#: The most and the fewest candidates of a task whose configs a page holds, and the most that its table has.
+_MOST_OF_TASK, _LEAST_OF_TASK, _MOST_ROWS = 400, 8, 6
+#: The most tasks of which the reader may choose one, and where the page would grow too large.
+_MOST_OFFERED, _FEWER_OFFERED = 300, 60
 #: The most knobs that are drawn side by side.
 _MOST_KNOBS = 14
 
@@ -338,17 +340,24 @@ def graph_chart(run: Run, facts: Sequence[TaskFacts]) -> Chart | None:
     )
 
 
-def search_choice(run: Run, facts: Sequence[TaskFacts]) -> Choice | None:
-    """For each task: its learning curve, what the searcher tried, and the best config."""
+def search_choice(run: Run, facts: Sequence[TaskFacts], most_trials: int) -> Choice | None:
+    """For each task: its learning curve, what the searcher tried, and its best configs.
+
+    Args:
+        run: what happened.
+        facts: the tasks, in the order in which they are offered.
+        most_trials: the most candidates that the page holds, of all tasks; those of the first tasks come first.
+    """
     tried = [(each, run.history.tasks[each.report.key]) for each in facts if each.report.key in run.history.tasks]
     tried = [(each, history) for each, history in tried if history.trials]
+    tried = tried[: _MOST_OFFERED if most_trials else _FEWER_OFFERED]
     if not tried:
         return None
-    left = _MOST_TRIALS
+    left, least = most_trials, min(40, most_trials // len(tried))
     options, datasets, tables = [], dict[str, JsonObject](), dict[str, list[list[str]]]()
     for each, history in tried:
         trials = history.trials
-        most = max(40, min(_MOST_OF_TASK, left))
+        most = max(least, min(_MOST_OF_TASK, left), _LEAST_OF_TASK)
         left -= min(len(trials), most)
         key = each.report.key
         share = f", {fmt.percent(each.share, 2)} of the time" if each.share else ""
@@ -361,41 +370,46 @@ def search_choice(run: Run, facts: Sequence[TaskFacts]) -> Choice | None:
 
 
 def _task_data(each: TaskFacts, history: TaskHistory, trials: list[Trial], most: int) -> JsonObject:
-    """The data sets of a task."""
+    """The data sets of a task, as columns, which take a tenth of the bytes of rows. The page's script makes rows."""
     best = best_so_far(trials)
     step = max(1, math.ceil(len(trials) / most))
     kept = [n for n in range(len(trials)) if n % step == 0 or best[n] != (best[n - 1] if n else None)]
-    points: list[Json] = [
-        {"n": n + 1, "ms": _ms(trials[n].seconds), "best": _ms(best[n]), "outcome": trials[n].outcome.replace("_", " ")}
-        for n in kept
-    ]
-    bound: list[Json] = [{"ms": _ms(each.report.possible_seconds)}] if each.report.possible_seconds else []
+    thin = math.ceil(len(kept) / (2 * most))  # where most candidates were the best so far
+    kept = kept[::-1][::thin][::-1]
+    points: JsonObject = {
+        "n": [n + 1 for n in kept],
+        "ms": [_ms(trials[n].seconds) for n in kept],
+        "best": [_ms(best[n]) for n in kept],
+    }
+    bound: JsonObject = {"ms": [_ms(each.report.possible_seconds)] if each.report.possible_seconds else []}
     lines, axes = _lines(history.space, trials, kept)
-    return {"points": points, "bound": bound, "lines": lines, "axes": axes}
+    return {"points": {"columns": points}, "bound": {"columns": bound}, "lines": lines, "axes": {"columns": axes}}
 
 
-def _lines(space: SpaceEvent | None, trials: list[Trial], kept: Sequence[int]) -> tuple[Json, Json]:
+def _lines(space: SpaceEvent | None, trials: list[Trial], kept: Sequence[int]) -> tuple[JsonObject, JsonObject]:
     """The candidates as lines through their knobs, the slowest first so that the fastest lie on top; and the axes."""
     if space is None:
-        return [], []
+        return {"columns": {}}, {}
     shown = [k for k, knob in enumerate(space.knobs) if knob.size > 1][:_MOST_KNOBS]
     ok = [n for n in kept if trials[n].seconds and len(trials[n].config) == len(space.knobs)]
     ranked = sorted(ok, key=lambda n: -(trials[n].seconds or 0.0))
-    lines: list[Json] = []
-    for rank, n in enumerate(ranked):
-        fast = rank / max(1, len(ranked) - 1)
-        for place, k in enumerate(shown):
-            at = trials[n].config[k] / (space.knobs[k].size - 1)
-            lines.append({"c": rank, "k": place, "v": round(at, 4), "q": round(fast, 3), "ms": _ms(trials[n].seconds)})
-    axes: list[Json] = [
-        {
-            "k": place,
-            "name": fmt.short(space.knobs[k].name, 18),
-            "low": fmt.short(space.knobs[k].choices[0], 14) if space.knobs[k].choices else "",
-            "high": fmt.short(space.knobs[k].choices[-1], 14) if space.knobs[k].choices else "",
-        }
-        for place, k in enumerate(shown)
-    ]
+    most = max(1, len(ranked) - 1)
+    lines: JsonObject = {
+        "columns": {
+            "c": list(range(len(ranked))),
+            "q": [round(rank / most, 3) for rank in range(len(ranked))],
+            "ms": [_ms(trials[n].seconds) for n in ranked],
+        },
+        "configs": [[trials[n].config[k] for k in shown] for n in ranked],
+        "sizes": [space.knobs[k].size for k in shown],
+    }
+    knobs = [space.knobs[k] for k in shown]
+    axes: JsonObject = {
+        "k": list(range(len(shown))),
+        "name": [fmt.short(knob.name, 18) for knob in knobs],
+        "low": [fmt.short(knob.choices[0], 14) if knob.choices else "" for knob in knobs],
+        "high": [fmt.short(knob.choices[-1], 14) if knob.choices else "" for knob in knobs],
+    }
     return lines, axes
 
 
@@ -513,7 +527,7 @@ def _improvements(history: TaskHistory) -> list[list[str]]:
             gain = "" if math.isinf(best) else fmt.percent(1 - trial.seconds / best)
             best = trial.seconds
             rows.append([str(number), fmt.milliseconds(best), gain, _config_text(space, trial.config)])
-    return rows
+    return rows[-_MOST_ROWS:]
 
 
 def _config_text(space: SpaceEvent | None, config: tuple[int, ...]) -> str:

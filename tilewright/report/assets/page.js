@@ -39,6 +39,7 @@
   }
 
   async function draw(element, spec) {
+    if (!spec) return;
     const key = element.id;
     views.get(key)?.finalize();
     const result = await vegaEmbed(element, spec, {
@@ -56,7 +57,16 @@
     if (!group) return data.charts[name];
     const choice = data.choices[group];
     const key = document.getElementById("choice-" + group).value;
-    return { ...choice.charts[name], datasets: choice.data[key] || {} };
+    const sets = Object.entries(choice.data[key] || {}).map(([set, content]) => [set, rowsOf(content)]);
+    return { ...choice.charts[name], datasets: Object.fromEntries(sets) };
+  }
+
+  // Columns as rows. Of configs, each knob is a row of its own, with its place between the first and the last choice.
+  function rowsOf({ columns, configs, sizes }) {
+    const names = Object.keys(columns);
+    const rows = (columns[names[0]] || []).map((_, n) => Object.fromEntries(names.map((name) => [name, columns[name][n]])));
+    if (!configs) return rows;
+    return rows.flatMap((row, n) => configs[n].map((index, k) => ({ ...row, k, v: index / (sizes[k] - 1) })));
   }
 
   function fillRows(group) {
@@ -74,10 +84,18 @@
     }));
   }
 
-  async function drawAll(elements) {
-    for (const element of elements || document.querySelectorAll("[data-chart]")) {
-      const spec = specOf(element);
-      if (spec) await draw(element, spec);
+  const pause = () => new Promise((go) => { setTimeout(go); });
+
+  // What is in the window comes first; the page can be used while the rest is drawn.
+  async function drawAll(given) {
+    const elements = [...(given || document.querySelectorAll("[data-chart]"))];
+    const near = (each) => { const box = each.getBoundingClientRect(); return box.top < innerHeight && box.bottom > 0; };
+    const [first, rest] = [elements.filter(near), elements.filter((each) => !near(each))];
+    for (const element of first) await draw(element, specOf(element));
+    performance.mark("open");
+    for (const element of rest) {
+      await pause();
+      await draw(element, specOf(element));
     }
   }
 
@@ -126,7 +144,10 @@
     source.addEventListener("update", refresh);
   }
 
-  window.tilewrightReady = start().then(() => { document.documentElement.dataset.ready = "yes"; });
+  start().then(() => {
+    performance.mark("drawn");
+    document.documentElement.dataset.ready = "yes";
+  });
   dark.addEventListener("change", () => drawAll());
   if (data.live) follow();
 })();
