@@ -82,7 +82,7 @@ def build(out: Path) -> None:
 def make_environment(python: Path, folder: Path, wheel: Path) -> Path:
     """An environment with a wheel and what it needs; its ``bin``."""
     run(python, "-m", "venv", folder)
-    pip = [folder / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip: list[str | Path] = [folder / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     run(*pip, "-c", ROOT / "constraints.txt", wheel)
     return folder / "bin"
 

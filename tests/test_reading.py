@@ -114,7 +114,7 @@ def test_a_file_of_uncompressed_arrays() -> None:
             read_arrays(place)
 
 
-def in_memory(content: bytes) -> mmap.mmap:
+def in_memory(content: bytes | bytearray) -> mmap.mmap:
     made = mmap.mmap(-1, max(1, len(content)))
     made[: len(content)] = content
     return made

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from math import isfinite
 from typing import TypeAlias
 
-__all__ = ["Json", "JsonObject", "to_json", "to_json_object"]
+__all__ = ["Json", "JsonObject", "finite", "to_json", "to_json_object"]
 
 #: What ``json.loads`` returns.
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -46,3 +47,12 @@ def to_json_object(value: object) -> dict[str, Json]:
     if not is_dataclass(value) or isinstance(value, type):
         raise TypeError(f"only a dataclass becomes an object of its fields, but this is {type(value).__name__}")
     return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
+
+
+def finite(value: Json) -> Json:
+    """A value without infinities and NaN, which JSON lacks: None takes their place."""
+    if isinstance(value, dict):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

@@ -14,6 +14,7 @@ from tests.tuning.replay import TARGET
 from tilewright.cli.away import tune_away
 from tilewright.cli.fleet import Cluster
 from tilewright.cli.tuning import MethodNames, TuneOptions
+from tilewright.cli.verbosity import Verbosity
 from tilewright.executable.executable import load_executable
 from tilewright.fleet.away import Away
 from tilewright.fleet.outpost import Outpost
@@ -54,7 +55,14 @@ def test_the_model_goes_there_and_the_executable_comes_back(tmp_path: Path) -> N
     onnx.save(onnx.load(model), model, save_as_external_data=True, location="weights/m.data", size_threshold=0)
     store, progress = FallbackStore(MemoryStore()), Noting()
     options = TuneOptions(
-        model, tmp_path / "out", Budget(trials=3), "native", None, 0, MethodNames(cost_model="none"), verbose=False
+        model,
+        tmp_path / "out",
+        Budget(trials=3),
+        "native",
+        None,
+        0,
+        MethodNames(cost_model="none"),
+        verbosity=Verbosity.NORMAL,
     )
     with toy_fleet("one") as (fleet, _):
         away = Away(fleet, kind_of(TARGET), lambda node, cores: Post(cores))

@@ -274,6 +274,7 @@ def test_parts_change_together_and_no_step_computes_one_twice(monkeypatch: pytes
     exact = in_float64(model)
     compiled = optimize(model, budget="5m", records=None)
     changes: list[dict[str, str]] = []
+    states: dict[str, str]
     end, steps = time.monotonic() + 300, 0
     while not changes or (set(changes[-1].values()) != {"running"} and time.monotonic() < end):
         x = torch.randn(2, 3, 16, 16)

@@ -23,9 +23,11 @@ from tilewright.cli.options import (
     check_out,
     check_target,
 )
+from tilewright.cli.report import PAGE, write_report
 from tilewright.cli.text import milliseconds
 from tilewright.cli.tuning import GO_ON, MethodNames, TuneOptions, check_sharing, run_tuning
 from tilewright.cli.verbosity import Verbosity, remark, verbosity
+from tilewright.errors import OutputError
 from tilewright.executable.replacing import reserve_out
 from tilewright.interrupts import exit_code, holding
 from tilewright.jsonable import to_json_object
@@ -105,6 +107,9 @@ def tune(
     weight: WeightOption = None,
     fleet: FleetOption = None,
     kind: KindOption = None,
+    no_report: Annotated[
+        bool, typer.Option("--no-report", help="Do not write report.html, a page about the run, into OUT.")
+    ] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Tune MODEL for this machine and write an executable. Ctrl-C keeps all measurements and still writes one."""
@@ -120,6 +125,7 @@ def tune(
         seed=seed,
         names=MethodNames(method, searcher, sampler, cost_model, sharing),
         verbosity=verbosity(),
+        page=not no_report,
     )
     check_target(target)
     check_sharing(sharing)
@@ -148,8 +154,20 @@ def _tune_one(options: TuneOptions, cluster: Cluster, json_file: Path | None, *,
         ending.enter_context(holding())  # the work is done: only the report and the cleaning up are left
         write_json(json_file, to_json_object(report))
         print(out if verbosity() is Verbosity.QUIET else summary(report, out, told=told))
+        if options.page:
+            _tell_page(out)
     if report.interrupted:
         raise typer.Exit(exit_code())
+
+
+def _tell_page(out: Path) -> None:
+    """Write the page about the run. If that fails, the executable is there all the same."""
+    try:
+        write_report(out, out / PAGE)
+        if verbosity() is not Verbosity.QUIET:
+            print(f"report: {out / PAGE}")
+    except OutputError as error:
+        print(f"note: {error}")
 
 
 def summary(report: TuneReport, out: Path, told: Sequence[str] = ()) -> str:

@@ -55,6 +55,7 @@ class TuneOptions:
         names: how to search.
         verbosity: how much is shown.
         request: what is asked of the inputs; None: nothing.
+        page: whether a page about the run is written.
     """
 
     model: Path
@@ -66,6 +67,7 @@ class TuneOptions:
     names: MethodNames
     verbosity: Verbosity
     request: ShapeRequest | None = None
+    page: bool = True
 
 
 def check_sharing(name: str | None) -> None:

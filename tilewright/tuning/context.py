@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -19,6 +19,7 @@ from tilewright.tuning.budget import RunningBudget
 from tilewright.tuning.priorities import Rule, learning_gains
 from tilewright.tuning.report import NodeReport
 from tilewright.tuning.roofline import Roofline, measure_roofline
+from tilewright.tuning.run_log import RunLog
 
 __all__ = ["HasNodes", "PoolMaker", "Scheduling", "TuningContext", "Workplace"]
 
@@ -84,6 +85,7 @@ class TuningContext:
         store: holds earlier measurements.
         budget: what may be spent. Trials are counted on it.
         rng: the only source of randomness.
+        log: is told what happens.
     """
 
     target: Target
@@ -91,6 +93,7 @@ class TuningContext:
     store: Store
     budget: RunningBudget
     rng: np.random.Generator
+    log: RunLog = field(default_factory=RunLog)
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class Dealer:
         tell: tuple[Callable[[str], None], Callable[[], None]],
     ) -> None:
         self._tasks, self._order, self._lending = tasks, order, lending
-        self._budget, self._rng, self._scheduling = context.budget, context.rng, scheduling
+        self._budget, self._rng, self._scheduling, self._log = context.budget, context.rng, scheduling, context.log
         self._update, self._note_latency = tell
         runner = context.runner
         self._runner: ParallelRunner = runner if isinstance(runner, ParallelRunner) else _OneByOne(runner)
@@ -254,6 +254,7 @@ class Dealer:
             with guard_space(f"the search of {task.use.task.name!r}"):
                 result = tuner.end(opened.begun, measured, seconds)
                 task.note(result)
+                self._log.round(task, result)
                 if self._lending is not None:
                     self._lending.judge(task, result)
         except SpaceError as error:

@@ -8,13 +8,13 @@ never written there.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from tilewright.errors import CheckError, CompilerError, TilewrightError
 from tilewright.tuning.final_race import compare_executables, compare_runtime
 from tilewright.tuning.in_place import Contest, contest
 from tilewright.tuning.report import RaceReport, RuntimeRaceReport
+from tilewright.tuning.run_log import RunLog
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.selection import Selection, check_selection, select_best
 from tilewright.tuning.workshop import JudgedExecutable, Workshop
@@ -58,7 +58,7 @@ class Finishing:
         race: the race of the tuned executable against the incumbent; None: there was none.
         runtime_race: the race of ``best`` against ONNX Runtime on the whole model; None: there was none.
         notes: messages for users about failures and decisions.
-        enter: is told which step begins.
+        log: is told which step begins.
     """
 
     workshop: Workshop
@@ -69,7 +69,7 @@ class Finishing:
     race: RaceReport | None = None
     runtime_race: RuntimeRaceReport | None = None
     notes: list[str] = field(default_factory=list)
-    enter: Callable[[str], None] = lambda phase: None
+    log: RunLog = field(default_factory=RunLog)
 
     def __post_init__(self) -> None:
         self.best = self.incumbent
@@ -109,7 +109,7 @@ class Finishing:
 
     def _built(self, selection: Selection) -> JudgedExecutable | None:
         """The executable of a selection; None if it is wrong or cannot be built. Then the incumbent stays."""
-        self.enter("building")
+        self.log.phase("building")
         try:
             return self.workshop.build(selection)
         except (CheckError, CompilerError) as error:
@@ -121,10 +121,10 @@ class Finishing:
         extraction = self.workshop.extraction
         found = None
         if times.placing and extraction.uses and not tuned.replaced:
-            self.enter("contest in place")
+            self.log.phase("contest in place")
             found = contest(self.workshop.kernels, tuner, tuned, self.incumbent, times.placing)
         best = tuned.selection if found is None else found.selection
-        self.enter("checking kernels")
+        self.log.phase("checking kernels")
         wanted, self.check = check_selection(extraction, best, times.checking)
         if wanted.configs == tuned.selection.configs:
             self.contest = found
@@ -150,7 +150,7 @@ class Finishing:
         """Keep the faster one of the tuned executable and the incumbent."""
         if self._is_incumbent(tuned.selection):
             return
-        self.enter("final race")
+        self.log.phase("final race")
         cores = self.workshop.extraction.target.cores
         shares = self.workshop.extraction.shares
         until = times.until - times.runtime
@@ -165,7 +165,7 @@ class Finishing:
 
     def _race_runtime(self, times: FinishTimes) -> None:
         """Run the whole model with ONNX Runtime in those buckets in which it is faster beyond doubt."""
-        self.enter("race with ONNX Runtime")
+        self.log.phase("race with ONNX Runtime")
         extraction = self.best.extraction
         try:
             whole = self.workshop.build_runtime()

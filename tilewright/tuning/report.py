@@ -38,6 +38,7 @@ class TaskReport:
 
     Attributes:
         possible_seconds: the latency that the machine's roofline allows.
+        touched_bytes: bytes that a call reads or writes, each once.
         recorded: measurements that were known before its first round.
         failures: failed trials, by outcome.
         exhausted: whether every config was measured.
@@ -52,6 +53,7 @@ class TaskReport:
     flop: float
     best_seconds: float | None
     possible_seconds: float | None
+    touched_bytes: float | None
     trials: int
     recorded: int
     rounds: int

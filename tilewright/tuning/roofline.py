@@ -16,7 +16,7 @@ from tilewright.jsonable import JsonObject
 from tilewright.measure.limits import Limits, measure_limits
 from tilewright.space.space import DesignSpace
 
-__all__ = ["Roofline", "measure_roofline"]
+__all__ = ["Roofline", "measure_roofline", "touched_bytes"]
 
 #: A measurement beside a noisy neighbour, or at a lower clock, falls short of the machine; bounds are so much higher.
 _MARGIN = 1.05
@@ -60,18 +60,25 @@ class Roofline:
             nest = space.loop_nest(np.asarray(space.default(), dtype=np.int32)[None])
             if nest.products > 1:
                 seconds = space.task.flop / (self.byte_flops or nest.products * self.flops)
-            if nest.touched.shape[2] > 0:
-                touched = float(nest.touched[0, :, 0].sum())
-                seconds = max(seconds, touched / self.bandwidth)
-                if self.limits is not None and self.limits.cache_bandwidth is not None:
-                    outer = touched - self.limits.innermost_bytes
-                    seconds = max(seconds, outer / (_MARGIN * self.limits.cache_bandwidth))
+        touched = touched_bytes(space)
+        seconds = max(seconds, touched / self.bandwidth)
+        if self.limits is not None and self.limits.cache_bandwidth is not None:
+            outer = touched - self.limits.innermost_bytes
+            seconds = max(seconds, outer / (_MARGIN * self.limits.cache_bandwidth))
         return seconds
 
     def describe(self) -> JsonObject:
         """For reports: the bounds, and what was measured (:class:`tilewright.measure.limits.Limits`)."""
         measured = {} if self.limits is None else self.limits.describe()
         return {"flops_bound": self.flops, "bandwidth_bound": self.bandwidth, **measured}
+
+
+def touched_bytes(space: DesignSpace) -> float:
+    """Bytes that a call of the task of ``space`` reads or writes, each once; 0: not known."""
+    if not space.has_loop_nest:
+        return 0.0
+    nest = space.loop_nest(np.asarray(space.default(), dtype=np.int32)[None])
+    return float(nest.touched[0, :, 0].sum()) if nest.touched.shape[2] > 0 else 0.0
 
 
 def measure_roofline(cores: int, features: Sequence[str] | None = None) -> Roofline:

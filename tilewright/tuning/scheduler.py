@@ -24,7 +24,7 @@ from tilewright.tuning.context import HasNodes, Scheduling, TuningContext
 from tilewright.tuning.dealing import Dealer, race_in_parallel
 from tilewright.tuning.progress import TuneState
 from tilewright.tuning.report import NetworkReport
-from tilewright.tuning.roofline import Roofline
+from tilewright.tuning.roofline import Roofline, touched_bytes
 from tilewright.tuning.sharing import Lending
 from tilewright.tuning.task_state import TaskState, TaskUse
 from tilewright.tuning.tuner import TaskTuner
@@ -176,10 +176,10 @@ class NetworkTuner:
                 self.prepare(rest)
                 if self.interrupted:
                     return
-                self._budget.enter("rounds")
+                self._context.log.phase("rounds")
                 self._dealer().run(rest)
                 if finalists > 0:
-                    self._budget.enter("finalists")
+                    self._context.log.phase("finalists")
                     self.remeasure_finalists(finalists, reserve)
         finally:
             self._ended = self._budget.elapsed
@@ -208,6 +208,7 @@ class NetworkTuner:
                 return
             self._update(f"{task.use.task.name} (finalists)")
             self.remeasured += task.tuner.race(count, self._budget.deadline - reserve)
+            self._context.log.best(task)
             self._note_latency()
 
     def report(self) -> NetworkReport:
@@ -255,8 +256,10 @@ class NetworkTuner:
                     self._method,
                     clock=lambda: self._budget.elapsed,
                 )
+                task.touched = touched_bytes(space)
                 if self._roofline is not None:
                     task.possible = self._roofline.possible(space)
+                context.log.space(task)
         except SpaceError as error:
             task.problem = str(error)
 
@@ -264,6 +267,7 @@ class NetworkTuner:
         latency = self.estimated_latency
         if latency is not None and (not self.curve or self.curve[-1][1] != latency):
             self.curve.append((self._budget.elapsed, latency))
+            self._context.log.latency(latency)
 
     def _update(self, name: str) -> None:
         begun, runner = [task for task in self._tasks if task.measured or task.rounds], self._context.runner

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Sequence
@@ -14,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from tilewright.compiling.build import check_compiler, publish
-from tilewright.errors import CheckError
+from tilewright.errors import CheckError, TilewrightError
 from tilewright.executable.executable import Executable, load_executable
 from tilewright.frontend.network import Network
 from tilewright.frontend.shapes import ShapeRequest, Shapes, make_request
@@ -30,6 +32,7 @@ from tilewright.records.fallback import FallbackStore, open_for_tuning
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query, Store
 from tilewright.target import Target
+from tilewright.tensor import random_arrays
 from tilewright.tuning.algorithms import AlgorithmChoice, choose_algorithms
 from tilewright.tuning.bucketing import read_buckets
 from tilewright.tuning.budget import Budget, RunningBudget
@@ -48,6 +51,7 @@ from tilewright.tuning.incumbent import build_incumbent
 from tilewright.tuning.joining import JoinChoice, choose_joined
 from tilewright.tuning.report import StartReport, TuneReport
 from tilewright.tuning.roofline import Roofline
+from tilewright.tuning.run_log import END, LOG, RunLog, TaskFunctions, write_run
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.session_report import Outcomes, report_session
 from tilewright.tuning.workshop import Workshop
@@ -56,6 +60,9 @@ from tilewright.verify.checker import Checker
 from tilewright.verify.verdict import Outcome
 
 __all__ = ["TuneResult", "tune"]
+
+#: Seconds in which the kernels of the published executable are timed, about, and how often the network runs.
+_PROFILING, _LEAST_RUNS, _MOST_RUNS = 0.5, 3, 50
 
 
 @dataclass(frozen=True)
@@ -177,6 +184,7 @@ class _Session:
     def __post_init__(self) -> None:
         self.machine = self.place.target
         self.aside = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="tilewright-")))
+        self.log = self.stack.enter_context(closing(RunLog(self.budget, self.aside / LOG)))
 
     # Load: the network, its tasks, and the incumbent ------------------------------------------------------------------
 
@@ -200,11 +208,11 @@ class _Session:
 
     def _read(self, model: object, request: ShapeRequest) -> None:
         budget, store = self.budget, self.store
-        budget.enter("reading")
+        self.log.phase("reading")
         if budget.remaining_seconds >= LEAST_MEASURING:
             # Before the network is read: workers take seconds to start.
             pool = self.place.make_pool(self.machine, lambda m: store.add([m]))
-            self.pool = self.stack.enter_context(closing(pool))
+            self.pool = self.log.pool = self.stack.enter_context(closing(pool))
         read = read_buckets(model, request)
         self.network = read.networks[0]
         self.machine = self.machine.with_weights(read.weight_bytes)
@@ -220,7 +228,7 @@ class _Session:
 
     def _build_incumbent(self) -> None:
         """Build and judge what the network runs with before it is tuned: the incumbent."""
-        self.budget.enter("incumbent")
+        self.log.phase("incumbent")
         self._use_recorded_algorithms()
         built = build_incumbent(self.extraction, self.checker, self.aside, self.store)
         if built.extraction is not self.extraction:
@@ -276,7 +284,7 @@ class _Session:
 
     def plan(self) -> None:
         """Divide the budget among the steps that follow, and show how."""
-        self.budget.enter("limits of the machine")
+        self.log.phase("limits of the machine")
         self.roofline = None if self.pool is None else self.place.find_roofline()
         parts = self.extraction.parts
         flop = sum(use.weight * use.task.flop for part in parts for use in part.uses) / len(parts)
@@ -315,7 +323,7 @@ class _Session:
         plan, budget = self.planned, self.budget
         if plan is None or self.pool is None or plan.algorithms.seconds <= 0.0 or budget.exhausted():
             return
-        budget.enter("algorithms")
+        self.log.phase("algorithms")
         until, trials = time.monotonic() + plan.algorithms.seconds, plan.most_algorithm_trials
         self.algorithm_trials = self._choose(self.pool, until, trials)
         budget.spend(self.algorithm_trials)
@@ -323,7 +331,8 @@ class _Session:
     def tune(self) -> None:
         """Tune the tasks until the rest of the budget is needed for what comes after."""
         assert self.planned is not None
-        self.budget.enter("design spaces")
+        self.log.phase("design spaces")
+        self.log.network(_list_functions(self.extraction))
         for use in self.extraction.uses:
             self.store.describe(use.task)
         self.tuner = self._make_tuner()
@@ -337,7 +346,7 @@ class _Session:
 
     def _make_tuner(self) -> NetworkTuner:
         runner = NoRunner() if self.pool is None else self.pool
-        context = TuningContext(self.machine, runner, self.store, self.budget, self.rng)
+        context = TuningContext(self.machine, runner, self.store, self.budget, self.rng, self.log)
         return NetworkTuner(self.extraction.uses, context, method=self.method, roofline=self.roofline)
 
     # Select and verify ------------------------------------------------------------------------------------------------
@@ -348,7 +357,7 @@ class _Session:
         assert plan is not None
         if self.extraction is not self.incumbent.extraction:
             workshop = Workshop(self.extraction, self.checker, self.aside, "tuned")
-        self.finishing = Finishing(workshop, self.incumbent, enter=self.budget.enter)
+        self.finishing = Finishing(workshop, self.incumbent, log=self.log)
         times = FinishTimes(
             checking=plan.checking.seconds,
             placing=plan.in_place.seconds,
@@ -374,7 +383,7 @@ class _Session:
             OutputError: it cannot be written.
         """
         self.interrupted |= self.tuner.interrupted
-        self.budget.enter("publishing")
+        self.log.phase("publishing")
         best = self.finishing.best
         untuned = best is self.incumbent
         # An earlier executable may have been tuned for long, and this command was not given its time.
@@ -390,7 +399,27 @@ class _Session:
         runtime = self.finishing.runtime_race
         tuned = "onnxruntime" if runtime is not None and runtime.kept == "onnxruntime" else "tuned"
         published = "earlier" if keep else "incumbent" if untuned else tuned
-        return TuneResult(executable, self._report(published, unrecorded))
+        if not keep:
+            self.log.network(_list_functions(best.extraction))
+            if not self.interrupted:
+                self._time_kernels(executable)
+        self.log.phase(END)
+        report = self._report(published, unrecorded)
+        if not keep:
+            write_run(self.out, report, self.log)
+        return TuneResult(executable, report)
+
+    def _time_kernels(self, executable: Executable) -> None:
+        """Time each kernel of the published executable in its place, for about half a second."""
+        if len(executable.buckets) > 1:
+            return
+        with contextlib.suppress(TilewrightError):  # it was judged; a figure for the report is worth no failed run
+            arrays = random_arrays(executable.inputs, 0)
+            first = sum(executable.time(arrays, 1))  # the first run meets cold caches and sleeping threads
+            found = executable.profile(arrays, max(_LEAST_RUNS, min(_MOST_RUNS, int(_PROFILING / max(first, 1e-4)))))
+            if found is not None:
+                names = tuple(each.kernel for each in found)
+                self.log.kernels(names, tuple(round(statistics.median(each.seconds), 9) for each in found))
 
     def start_report(self) -> StartReport:
         """The part of the report that is known before tuning, or when no executable is right."""
@@ -426,6 +455,11 @@ class _Session:
                 nodes=self.pool.nodes if isinstance(self.pool, HasNodes) else (),
             )
         )
+
+
+def _list_functions(extraction: Extracted) -> tuple[TaskFunctions, ...]:
+    """The tasks of a network, with the names of their functions."""
+    return tuple(TaskFunctions(use.task.key, use.task.name, tuple(use.functions)) for use in extraction.uses)
 
 
 def _holds_executable(out: Path) -> bool:

@@ -119,6 +119,7 @@ class TaskState:
         tuner: the tuner of its design space; None until the space was made.
         problem: why it has no usable design space; empty: it has one.
         possible: the latency in seconds that the machine's roofline allows; 0: not known.
+        touched: bytes that a call reads or writes, each once; 0: not known.
         rounds: their results, the earliest first.
         rounds_without_gain: since it last improved.
         failing: rounds since a candidate worked.
@@ -132,6 +133,7 @@ class TaskState:
     tuner: TaskTuner | None = None
     problem: str = ""
     possible: float = 0.0
+    touched: float = 0.0
     rounds: list[RoundResult] = field(default_factory=list)
     rounds_without_gain: int = 0
     failing: int = 0
@@ -201,6 +203,7 @@ class TaskState:
             flop=task.flop,
             best_seconds=self.best if math.isfinite(self.best) else None,
             possible_seconds=self.possible or None,
+            touched_bytes=self.touched or None,
             trials=0 if tuner is None else tuner.trials,
             recorded=0 if tuner is None else tuner.recorded,
             rounds=len(self.rounds),

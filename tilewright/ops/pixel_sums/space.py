@@ -188,7 +188,8 @@ class PixelSumsSpace(KnobsAlone):
         cost += (0.1 if form.padded else 0.0) * np.log2(again) + 0.01 * values[:, _OUTSIDE]
         if form.is_product:
             each = {a: np.asarray([blocks[a][i] if a in name else 1 for i, name in enumerate(names)]) for a in "co"}
-            return 4 * (1 - balance) + self._relative_traffic(values, each["c"], each["o"])
+            product: NDArray[np.float64] = 4 * (1 - balance) + self._relative_traffic(values, each["c"], each["o"])
+            return product
         return cost
 
     def _relative_traffic(

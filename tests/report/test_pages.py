@@ -1,0 +1,116 @@
+"""Pages as people see them: every chart is drawn, nothing is fetched, and everybody can read and use them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bench.synthetic_run import HOSTILE, make_run
+from tests.report.browser import browser, missing, show
+from tilewright.report.comparison import comparison_page
+from tilewright.report.history import History
+from tilewright.report.html import render
+from tilewright.report.run_page import run_page
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+lacking = missing()
+pytestmark = pytest.mark.skipif(lacking is not None, reason=lacking or "")
+
+CHARTS = {"curve", "failures", "graph", "knobs", "latency", "memory", "peers", "phases", "roofline", "time"}
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser() as started:
+        yield started
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return path.as_uri()
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1100), ("dark", 360)])
+def test_every_chart_is_drawn_and_nobody_is_shut_out(
+    chromium: Browser, tmp_path: Path, scheme: Any, width: int
+) -> None:
+    address = write(tmp_path / "page.html", render(run_page(make_run())))
+    with show(chromium, address, scheme=scheme, width=width) as shown:
+        marks = shown.marks()
+        assert set(marks) == CHARTS
+        assert all(count > 0 for count in marks.values()), marks
+        shown.page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+        assert shown.faults() == []
+        assert shown.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
+        assert shown.complaints == []
+
+
+def test_the_keyboard_reaches_all_that_can_be_used(chromium: Browser, tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
+    address = write(tmp_path / "page.html", render(run_page(make_run())))
+    with show(chromium, address) as shown:
+        wanted = shown.page.evaluate(
+            "(() => { const all = [...document.querySelectorAll('a[href], select, summary, [tabindex=\"0\"]')]"
+            ".filter((e) => e.checkVisibility({contentVisibilityAuto: true})); "
+            "all.forEach((e, n) => { e.dataset.n = n; }); return all.length; })()"
+        )
+        reached = set()
+        for _ in range(wanted + 3):
+            shown.page.keyboard.press("Tab")
+            reached.add(shown.page.evaluate("document.activeElement.dataset.n"))
+        assert len(reached - {None}) == wanted
+        first = shown.page.locator("[data-rows=search] tr:first-child")
+        before = first.text_content() or ""
+        shown.page.focus("#choice-search")
+        shown.page.keyboard.press("ArrowDown")
+        expect(first).not_to_have_text(before)
+
+
+def test_text_survives_twice_its_size(chromium: Browser, tmp_path: Path) -> None:
+    """200 % zoom of a window of 1100 pixels leaves half of them."""
+    address = write(tmp_path / "page.html", render(run_page(make_run())))
+    with show(chromium, address, width=550) as shown:
+        assert shown.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        cut = shown.page.evaluate(
+            "[...document.querySelectorAll('h1, h2, h3, p, dd, dt, summary')].filter((e) => "
+            "!e.classList.contains('told') && !e.closest('.plot') && e.scrollWidth > e.clientWidth + 1"
+            " && getComputedStyle(e).display !== 'inline').map((e) => e.outerHTML.slice(0, 120))"
+        )
+        assert cut == []
+
+
+def test_hostile_names_are_text(chromium: Browser, tmp_path: Path) -> None:
+    address = write(tmp_path / "page.html", render(run_page(make_run(6, name=HOSTILE, task_name=HOSTILE))))
+    with show(chromium, address, width=360) as shown:
+        assert shown.page.inner_text("h1") == HOSTILE
+        assert shown.page.query_selector("img") is None
+        assert shown.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        shown.page.hover("#chart-graph svg .mark-symbol path >> nth=1", force=True)
+        assert shown.page.query_selector("img") is None
+        assert shown.complaints == []
+
+
+def test_a_page_that_knows_little_shows_that(chromium: Browser, tmp_path: Path) -> None:
+    run = make_run()
+    bare = replace(run, report=type(run.report)(), known=False, history=History(), nodes=(), plan=None, bench=None)
+    with show(chromium, write(tmp_path / "page.html", render(run_page(bare)))) as shown:
+        assert shown.marks() == {}
+        assert "right" in shown.page.inner_text("#trust")
+        assert shown.complaints == []
+        assert shown.faults() == []
+
+
+def test_two_runs_are_compared(chromium: Browser, tmp_path: Path) -> None:
+    first, second = make_run(), make_run(30)
+    with show(chromium, write(tmp_path / "page.html", render(comparison_page(first, second)))) as shown:
+        assert all(shown.marks().values())
+        assert "24 tasks are in both runs" in shown.page.inner_text("#tasks")
+        assert shown.complaints == []
+        assert shown.faults() == []

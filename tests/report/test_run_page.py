@@ -1,0 +1,152 @@
+"""Pages about runs, without a browser: what they say, how large they are, and what they do with damaged files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from bench.synthetic_run import HOSTILE, make_run
+from tilewright.errors import OutputError
+from tilewright.executable.manifest import NAME, seal
+from tilewright.executable.plan import Call, Plan, Tensor
+from tilewright.jsonable import to_json_object
+from tilewright.report.decoding import decode
+from tilewright.report.facts import describe_tasks, find_gain, latency
+from tilewright.report.history import parse_events
+from tilewright.report.html import render
+from tilewright.report.network import draw_network
+from tilewright.report.run import read_bench, read_run
+from tilewright.report.run_page import render_run, run_page
+from tilewright.tuning.report import TuneReport
+from tilewright.tuning.run_log import LOG, REPORT, TaskFunctions
+from tilewright.verify.verdict import Outcome
+
+
+def executable(folder: Path) -> Path:
+    """The files of an executable that a page reads: a manifest."""
+    folder.mkdir()
+    manifest = {"format": 2, "name": "net", "inputs": [], "outputs": [], "plan": None}
+    (folder / NAME).write_text(seal({**manifest, "verdict": {"outcome": "right", "error": 1e-6}}, folder, []))
+    return folder
+
+
+def test_the_headlines_are_those_of_the_report() -> None:
+    run = make_run()
+    page = run_page(run)
+    assert (page.headlines[0].value, page.headlines[0].unit) == ("1.80", "\u00d7")
+    assert "right" in [each.value for each in page.headlines]
+    gain = find_gain(run)
+    assert gain is not None
+    assert gain.name == "before tuning"
+    assert latency(run) == pytest.approx(sum(task.best_seconds or 0 for task in run.tasks))
+
+
+def test_the_shares_of_the_tasks_are_those_of_the_kernels_in_their_places() -> None:
+    facts = describe_tasks(make_run())
+    assert sum(each.share or 0.0 for each in facts) == pytest.approx(1.0)
+    assert all(each.in_place for each in facts)
+    assert facts == sorted(facts, key=lambda each: -(each.seconds or 0.0))
+    assert all(0.0 <= each.saving <= (each.seconds or 0.0) - (each.bound or 0.0) for each in facts)
+
+
+def test_a_long_run_of_a_large_network_fits() -> None:
+    for tasks, trials in ((150, 200), (400, 40)):
+        assert len(render_run(make_run(tasks, trials)).encode()) < 1.5e6
+
+
+def test_names_cannot_leave_their_places() -> None:
+    text, plain = (render(run_page(run)) for run in (make_run(4, name=HOSTILE, task_name=HOSTILE), make_run(4)))
+    assert [text.count(sign) for sign in ("<img", "</script>")] == [plain.count(sign) for sign in ("<img", "</script>")]
+    assert "49" not in text.split("<h1>")[1].split("</h1>")[0]  # {{7*7}} is a text
+
+
+def test_nothing_is_fetched() -> None:
+    text = unescape(render(run_page(make_run())))
+    assert "connect-src 'none'" in text
+    own = text.split("<script>")[0] + text.split("<script>")[-1]
+    assert "http://" not in own
+    assert "src=" not in own.replace("script-src", "")
+
+
+def test_an_executable_of_an_earlier_version_shows_what_it_has(tmp_path: Path) -> None:
+    run = read_run(executable(tmp_path / "out"))
+    assert not run.known
+    assert run.verdict is not None
+    assert run.verdict.outcome is Outcome.RIGHT
+    assert "earlier version" in render(run_page(run))
+
+
+def test_a_report_and_a_log_are_read_from_the_directory(tmp_path: Path) -> None:
+    out = executable(tmp_path / "out")
+    (out / REPORT).write_text(json.dumps(to_json_object(make_run().report)))
+    (out / LOG).write_text(
+        '{"event":"phase","t":1.5,"name":"rounds"}\nno event\n{"event":"latency","t":2,"seconds":0.5}\n'
+    )
+    run = read_run(out)
+    assert run.report == make_run().report
+    assert [phase.name for phase in run.history.phases] == ["rounds"]
+    assert [(each.t, each.seconds) for each in run.history.latencies] == [(2.0, 0.5)]
+    assert run.history.unread == 1
+
+
+@pytest.mark.parametrize("text", ["", "[", "[1, 2]", "\x00", '{"tasks": 7}' * 2])
+def test_a_damaged_report_is_an_error_or_an_empty_report(tmp_path: Path, text: str) -> None:
+    out = executable(tmp_path / "out")
+    (out / REPORT).write_text(text)
+    if text.startswith("[1"):
+        assert read_run(out).report == TuneReport()
+    else:
+        with pytest.raises(OutputError, match="JSON"):
+            read_run(out)
+
+
+def test_fields_of_other_types_and_versions_become_empty() -> None:
+    content = to_json_object(make_run(2).report)
+    content |= {"trials": "many", "verdict": {"error": 1.0}, "unknown": 1, "notes": ["a", 7], "cores": True}
+    del content["curve"]
+    task = content["tasks"]
+    assert isinstance(task, list)
+    assert isinstance(task[0], dict)
+    del task[0]["touched_bytes"], task[0]["rounds"]
+    report = decode(TuneReport, content)
+    assert (report.trials, report.notes, report.cores, report.curve) == (0, (), 0, ())
+    assert report.verdict is None, "no outcome is no verdict, least of all a good one"
+    assert (report.tasks[0].touched_bytes, report.tasks[0].rounds) == (None, 0)
+    assert report.tasks[1] == make_run(2).report.tasks[1]
+
+
+def test_events_of_a_damaged_log_are_passed_over() -> None:
+    lines = [
+        "",
+        "{",
+        "null",
+        '{"event": "phase"}',
+        '{"event": "what"}',
+        '{"event": "round", "t": 1, "task": "a", "trials": 3}',
+    ]
+    history = parse_events([*lines, '{"event": "latency", "t": NaN, "seconds": 1}'])
+    assert history.unread == 4
+    assert render(run_page(replace(make_run(2), history=history)))
+
+
+def test_a_bench_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "b.json"
+    path.write_text('{"trials": 3}')
+    with pytest.raises(OutputError, match="peers"):
+        read_bench(path)
+
+
+def test_calls_read_what_the_last_ones_wrote_to_the_same_bytes() -> None:
+    """In, a -> b and c side by side in the bytes of d, which reads both; then a's bytes are used again."""
+    tensors = [("a", 0, 64), ("in", 64, 64), ("b", 128, 32), ("c", 160, 32), ("d", 128, 64), ("e", 0, 64)]
+    places = tuple(Tensor("arena", place, (size // 4,), "float32") for _, place, size in tensors)
+    calls = (Call("f", (1, 0), 1), Call("g", (0, 2), 1), Call("h", (0, 3), 1), Call("", (5, 4)), Call("g", (5, 2), 1))
+    nodes = draw_network(Plan(256, places, calls, (1,), (5,)), [TaskFunctions("k", "name", ("g",))])
+    assert [node.reads for node in nodes] == [(), (0,), (0,), (1, 2), (3,)]
+    assert [node.depth for node in nodes] == [0, 1, 1, 2, 3]
+    assert [node.lane for node in nodes] == [0, -0.5, 0.5, 0, 0]
+    assert [node.task for node in nodes] == ["", "k", "", "", "k"]

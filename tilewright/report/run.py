@@ -1,0 +1,211 @@
+"""A run as a page needs it: the report, its course, and the executable that came of it."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tilewright.errors import OutputError
+from tilewright.executable.manifest import Manifest, read_manifest
+from tilewright.executable.plan import Plan
+from tilewright.jsonable import Json
+from tilewright.reading import parse_json, read_file
+from tilewright.report.decoding import decode
+from tilewright.report.history import History, parse_events
+from tilewright.report.network import Node, draw_network
+from tilewright.tuning.report import TaskReport, TuneReport
+from tilewright.tuning.run_log import LOG, REPORT
+from tilewright.verify.verdict import Verdict
+
+__all__ = ["Bench", "PeerTime", "Run", "read_bench", "read_run"]
+
+#: The most bytes of a report and of a log that are read: several times what the largest runs write.
+_MOST_REPORT, _MOST_LOG = 64 << 20, 64 << 20
+
+
+@dataclass(frozen=True)
+class PeerTime:
+    """Another runtime, timed by turns with the executable.
+
+    Attributes:
+        name: of the runtime.
+        milliseconds: its median.
+        ratio: the executable's median over the peer's: below 1, the executable is faster.
+        low, high: the ends of the ratio's 95 % interval.
+        problem: why it could not be timed; empty: it was.
+    """
+
+    name: str
+    milliseconds: float | None = None
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What ``tilewright bench --json`` wrote: the median of the executable, its peers, and where and when."""
+
+    milliseconds: float | None = None
+    peers: tuple[PeerTime, ...] = ()
+    machine: str = ""
+    date: str = ""
+    blocks: int = 0
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What a manifest says of its outputs."""
+
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run and its executable.
+
+    Attributes:
+        name: of the model, for people.
+        place: the directory, for people.
+        report: what the run reported; of an executable of an earlier version, empty.
+        known: whether there is a report.
+        history: its course.
+        plan: of the executable; None: it has none, or several.
+        nodes: the calls of the plan, with their places.
+        verdict: on the executable.
+        features: the extensions that its kernels may use.
+        bytes: of each file of the executable, by name.
+        bench: what was measured against peers afterwards; None: nothing.
+        lacks: what the page cannot show, and why.
+    """
+
+    name: str
+    place: str
+    report: TuneReport
+    known: bool = True
+    history: History = field(default_factory=History)
+    plan: Plan | None = None
+    nodes: tuple[Node, ...] = ()
+    verdict: Verdict | None = None
+    features: tuple[str, ...] = ()
+    bytes: dict[str, int] = field(default_factory=dict)
+    bench: Bench | None = None
+    lacks: tuple[str, ...] = ()
+
+    @property
+    def tasks(self) -> tuple[TaskReport, ...]:
+        """The tasks of the network."""
+        return self.report.tasks
+
+
+def read_run(out: Path, bench: Path | None = None) -> Run:
+    """Read the executable in ``out``, with the report and the log of its run, if these are there.
+
+    Args:
+        out: the directory of an executable.
+        bench: the file of ``tilewright bench --json``; None: there is none.
+
+    Raises:
+        OutputError: ``out`` holds no executable, or a file cannot be read.
+    """
+    manifest = read_manifest(out)
+    report, known, history, lacks = _read_report(out), (out / REPORT).is_file(), History(), []
+    if not known:
+        lacks.append("This executable has no report of its run: an earlier version of Tilewright wrote it.")
+    log = out / LOG
+    if log.is_file():
+        text = read_file(log, _MOST_LOG).decode("utf-8", errors="replace")
+        history = parse_events(text.splitlines())
+    elif known:
+        lacks.append("The log of the run is missing, so its course is not shown.")
+    plan = _read_plan(manifest)
+    return Run(
+        name=report.model or str(manifest.get("name") or out.name),
+        place=str(out),
+        report=report,
+        known=known,
+        history=history,
+        plan=plan,
+        nodes=() if plan is None else tuple(draw_network(plan, history.functions)),
+        verdict=report.verdict or _read_verdict(manifest.get("verdict")),
+        features=tuple(manifest.get("target", {}).get("features", ())),
+        bytes={name: _size(out / name) for name in manifest["sha256"]},
+        bench=None if bench is None else read_bench(bench),
+        lacks=tuple(lacks),
+    )
+
+
+def read_bench(path: Path) -> Bench:
+    """Read what ``tilewright bench --json`` wrote. Of an executable with several buckets, the first counts.
+
+    Raises:
+        OutputError: the file cannot be read, or is no such file.
+    """
+    content = _read_json(path)
+    if isinstance(content, dict) and isinstance(content.get("buckets"), list) and content["buckets"]:
+        content = content["buckets"][0]  # type: ignore[index]
+    if not isinstance(content, dict) or not isinstance(content.get("peers"), dict):
+        raise OutputError(f"a file of `tilewright bench --json` has peers, but {path} has none; name another file")
+    ours = content.get("executable")
+    peers = content["peers"]
+    assert isinstance(peers, dict)
+    return Bench(
+        milliseconds=_number(ours.get("median_ms")) if isinstance(ours, dict) else None,
+        peers=tuple(_read_peer(name, entry) for name, entry in peers.items()),
+        machine=str(content.get("machine") or ""),
+        date=str(content.get("date") or ""),
+        blocks=int(_number(content.get("blocks")) or 0),
+    )
+
+
+def _read_peer(name: str, entry: Json) -> PeerTime:
+    if not isinstance(entry, dict):
+        return PeerTime(name, problem="not known")
+    if "error" in entry:
+        return PeerTime(name, problem=str(entry["error"]))
+    return PeerTime(
+        name,
+        _number(entry.get("median_ms")),
+        _number(entry.get("ratio")),
+        _number(entry.get("ratio_low")),
+        _number(entry.get("ratio_high")),
+    )
+
+
+def _read_report(out: Path) -> TuneReport:
+    path = out / REPORT
+    return decode(TuneReport, _read_json(path) if path.is_file() else {})
+
+
+def _read_json(path: Path) -> Json:
+    try:
+        return parse_json(read_file(path, _MOST_REPORT))  # type: ignore[no-any-return]
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"a report is a JSON file, but {path} cannot be read as one: {getattr(error, 'strerror', None) or error}; "
+            "name another, or tune again"
+        ) from error
+
+
+def _read_plan(manifest: Manifest) -> Plan | None:
+    if manifest["plan"] is None:
+        return None
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        return Plan.from_json(manifest["plan"])
+    return None
+
+
+def _read_verdict(content: Json) -> Verdict | None:
+    return decode(_Judged, {"verdict": content}).verdict
+
+
+def _number(value: Json) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        return path.stat().st_size
+    return 0

@@ -1,0 +1,379 @@
+"""The log of a run: what happened when, as JSON lines in the executable's directory.
+
+The report of a run (:mod:`tilewright.tuning.report`) has its sums. The log has its course: the phases, the estimated
+latency, every candidate, disturbances and memory. It is written while the run goes on, one line an event, and published
+with the executable. Whoever shows the progress may hear the events, too (:class:`HearsEvents`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol, TextIO, TypeAlias, runtime_checkable
+
+from tilewright.jsonable import finite, to_json, to_json_object
+from tilewright.measure.memory import held
+from tilewright.measure.runner import Pool
+
+if TYPE_CHECKING:
+    from tilewright.space.space import DesignSpace
+    from tilewright.tuning.budget import RunningBudget
+    from tilewright.tuning.report import TuneReport
+    from tilewright.tuning.task_state import TaskState
+    from tilewright.tuning.tuner import RoundResult
+
+__all__ = [
+    "END",
+    "LOG",
+    "REPORT",
+    "Event",
+    "HearsEvents",
+    "KernelsEvent",
+    "KnobText",
+    "LatencyEvent",
+    "MachineEvent",
+    "NetworkEvent",
+    "PhaseEvent",
+    "RoundEvent",
+    "RunLog",
+    "SpaceEvent",
+    "TaskFunctions",
+    "Trial",
+    "describe_config",
+    "event_line",
+    "write_run",
+]
+
+#: The names of the log, and of the report of the run, in the directory of an executable.
+LOG, REPORT = "run.jsonl", "tune.json"
+#: What ends the last phase.
+END = "end"
+#: The most bytes of a log. After these the candidates of rounds are left out: 60 bytes each, they are most of it.
+_MOST_BYTES = 4 << 20
+#: The most choices of a knob that the log names. Of a longer list it names the first and the last.
+_MOST_CHOICES = 48
+#: Seconds between two looks at the memory and at the disturbances, at least.
+_LOOKING = 0.5
+
+
+@dataclass(frozen=True)
+class PhaseEvent:
+    """A phase of the run begins.
+
+    Attributes:
+        name: of the phase; ``end`` ends the last one.
+    """
+
+    event: ClassVar[str] = "phase"
+    t: float
+    name: str
+
+
+@dataclass(frozen=True)
+class LatencyEvent:
+    """The estimated latency of the network changed, in seconds."""
+
+    event: ClassVar[str] = "latency"
+    t: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TaskFunctions:
+    """A task of the network, and the names of its functions, with which the names of its kernels begin."""
+
+    key: str
+    name: str
+    functions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NetworkEvent:
+    """The network was cut into tasks; again if other algorithms were chosen."""
+
+    event: ClassVar[str] = "network"
+    t: float
+    tasks: tuple[TaskFunctions, ...]
+
+
+@dataclass(frozen=True)
+class KnobText:
+    """A knob for people.
+
+    Attributes:
+        name: of the knob.
+        size: how many choices it has.
+        choices: each choice; of a long list the first and the last.
+    """
+
+    name: str
+    size: int
+    choices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SpaceEvent:
+    """The design space of a task was made.
+
+    Attributes:
+        task: ``Task.key``.
+        template: its name and version.
+        knobs: in the order of a config.
+        recorded: measurements that were known before.
+    """
+
+    event: ClassVar[str] = "space"
+    t: float
+    task: str
+    template: str
+    knobs: tuple[KnobText, ...]
+    recorded: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate: its config, its latency in seconds, and how it ended (``Outcome.value``)."""
+
+    config: tuple[int, ...]
+    seconds: float | None
+    outcome: str
+
+
+@dataclass(frozen=True)
+class RoundEvent:
+    """A round of a task ended.
+
+    Attributes:
+        task: ``Task.key``.
+        seconds: that it took.
+        count: of its candidates.
+        best: the best latency in seconds; None: none works so far.
+        choices: of the best config, by knob, where it changed.
+        trials: its candidates; empty in a log that has grown too large.
+    """
+
+    event: ClassVar[str] = "round"
+    t: float
+    task: str
+    seconds: float
+    count: int
+    best: float | None
+    choices: Mapping[str, str]
+    trials: tuple[Trial, ...]
+
+
+@dataclass(frozen=True)
+class MachineEvent:
+    """What the workers met so far, and the memory now.
+
+    Attributes:
+        disturbed: candidates that were disturbed while they were timed, since the beginning.
+        causes: how many each cause disturbed.
+        replaced: workers that were lost.
+        bytes: of this process.
+        worker_bytes: the most that a worker has had.
+    """
+
+    event: ClassVar[str] = "machine"
+    t: float
+    disturbed: int
+    causes: Mapping[str, int]
+    replaced: int
+    bytes: int
+    worker_bytes: int
+
+
+@dataclass(frozen=True)
+class KernelsEvent:
+    """The kernels of the published executable were timed in their places.
+
+    Attributes:
+        names: of the kernel of each call of the plan, in order; empty: a copy.
+        seconds: the median of each call.
+    """
+
+    event: ClassVar[str] = "kernels"
+    t: float
+    names: tuple[str, ...]
+    seconds: tuple[float, ...]
+
+
+Event: TypeAlias = PhaseEvent | LatencyEvent | NetworkEvent | SpaceEvent | RoundEvent | MachineEvent | KernelsEvent
+
+
+@runtime_checkable
+class HearsEvents(Protocol):
+    """A progress display that is told each event as well."""
+
+    def hear(self, event: Event) -> None:
+        """Take in an event, quickly: the run waits for it."""
+        ...
+
+
+@dataclass
+class RunLog:
+    """Writes the events of a run. Without a file and without a listener it does nothing.
+
+    A log that cannot be written ends there: it is worth no failed run.
+
+    Attributes:
+        budget: whose clock counts; None: the log is silent.
+        path: the file; None: there is none.
+        pool: whose disturbances and memory are noted; None: there is none yet.
+    """
+
+    budget: RunningBudget | None = None
+    path: Path | None = None
+    pool: Pool | None = None
+    _file: TextIO | None = field(default=None, init=False, repr=False)
+    _bytes: int = field(default=0, init=False, repr=False)
+    _looked: float = field(default=-math.inf, init=False, repr=False)
+    _best: dict[str, tuple[int, ...]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.path is not None:
+            with contextlib.suppress(OSError):
+                # Closed by close(); events come one by one.
+                self._file = self.path.open("w", encoding="utf-8")
+
+    def close(self) -> None:
+        """End the file. Later events are only heard."""
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):
+                file.close()
+
+    def phase(self, name: str) -> None:
+        """A phase begins, or ``end``. Whoever shows the progress is told, too."""
+        if self.budget is not None and name != END:
+            self.budget.enter(name)
+        self._write(PhaseEvent(self._now, name))
+        self._look(at_once=True)
+
+    def latency(self, seconds: float) -> None:
+        """The estimated latency of the network changed."""
+        self._write(LatencyEvent(self._now, seconds))
+
+    def network(self, tasks: tuple[TaskFunctions, ...]) -> None:
+        """The network was cut into tasks."""
+        self._write(NetworkEvent(self._now, tasks))
+
+    def space(self, task: TaskState) -> None:
+        """The design space of a task was made."""
+        if self._silent or task.tuner is None:
+            return
+        space = task.tuner.space
+        knobs = tuple(KnobText(knob.name, len(knob), _choices(knob.choices)) for knob in space.knobs)
+        self._write(SpaceEvent(self._now, task.key, space.template, knobs, task.tuner.recorded))
+
+    def round(self, task: TaskState, result: RoundResult) -> None:
+        """A round of a task ended."""
+        if self._silent or task.tuner is None:
+            return
+        trials: tuple[Trial, ...] = ()
+        if self._bytes < _MOST_BYTES:
+            trials = tuple(
+                Trial(m.config, round(m.seconds, 10) if m.ok else None, m.outcome.value) for m in result.measurements
+            )
+        self._note(task, result.seconds, len(result.measurements), trials)
+        self._look()
+
+    def best(self, task: TaskState) -> None:
+        """The finalists of a task were measured once more."""
+        if not self._silent and task.tuner is not None:
+            self._note(task, 0.0, 0, ())
+
+    def kernels(self, names: tuple[str, ...], seconds: tuple[float, ...]) -> None:
+        """The kernels of the published executable were timed."""
+        self._write(KernelsEvent(self._now, names, seconds))
+
+    def _note(self, task: TaskState, seconds: float, count: int, trials: tuple[Trial, ...]) -> None:
+        assert task.tuner is not None
+        best, found = task.tuner.best_config, {}
+        row = () if best is None else tuple(int(index) for index in best)
+        if self._best.get(task.key) != row:
+            self._best[task.key] = row
+            found = describe_config(task.tuner.space, row)
+        latency = task.best if math.isfinite(task.best) else None
+        self._write(RoundEvent(self._now, task.key, seconds, count, latency, found, trials))
+
+    def _look(self, at_once: bool = False) -> None:
+        """Note what the workers met, and the memory, if it is time."""
+        now = self._now
+        if self._silent or (now < self._looked + _LOOKING and not at_once):
+            return
+        self._looked = now
+        statistics = None if self.pool is None else self.pool.statistics
+        self._write(
+            MachineEvent(
+                now,
+                disturbed=0 if statistics is None else statistics.disturbed,
+                causes={} if statistics is None else dict(statistics.causes),
+                replaced=0 if statistics is None else statistics.replaced,
+                bytes=held(os.getpid())[0],
+                worker_bytes=0 if statistics is None else statistics.peak_rss,
+            )
+        )
+
+    @property
+    def _silent(self) -> bool:
+        return self.budget is None
+
+    @property
+    def _now(self) -> float:
+        return 0.0 if self.budget is None else round(self.budget.elapsed, 3)
+
+    def _write(self, event: Event) -> None:
+        if self.budget is None:
+            return
+        if isinstance(self.budget.progress, HearsEvents):
+            self.budget.progress.hear(event)
+        if self._file is not None:
+            line = event_line(event)
+            try:
+                self._file.write(line + "\n")
+                self._file.flush()
+                self._bytes += len(line)
+            except OSError:  # the disk is full; the run goes on
+                self.close()
+
+
+def write_run(out: Path, report: TuneReport, log: RunLog) -> None:
+    """Write the report and the log of a run into the directory of its executable.
+
+    They are no part of the executable, which lists neither. If the disk is full, it has no report.
+    """
+    log.close()
+    with contextlib.suppress(OSError):
+        text = json.dumps(finite(to_json_object(report)), indent=1, allow_nan=False)
+        (out / REPORT).write_text(text + "\n", encoding="utf-8")
+        if log.path is not None:
+            shutil.copyfile(log.path, out / LOG)
+
+
+def event_line(event: Event) -> str:
+    """An event as a line of the log."""
+    content = {each.name: to_json(getattr(event, each.name)) for each in fields(event)}
+    return json.dumps({"event": event.event, **content}, separators=(",", ":"), allow_nan=False)
+
+
+def describe_config(space: DesignSpace, config: tuple[int, ...]) -> dict[str, str]:
+    """The choices of a config, by knob, for people; empty for an empty config."""
+    if len(config) != len(space.knobs):
+        return {}
+    return {knob.name: _choice(knob.choices[index]) for knob, index in zip(space.knobs, config, strict=True)}
+
+
+def _choices(choices: tuple[tuple[int, ...], ...]) -> tuple[str, ...]:
+    few = choices if len(choices) <= _MOST_CHOICES else (choices[0], choices[-1])
+    return tuple(map(_choice, few))
+
+
+def _choice(choice: tuple[int, ...]) -> str:
+    return " ".join(map(str, choice))
