@@ -146,12 +146,14 @@ class Case:
         templates: of the spaces that serve its tasks, whatever the lanes.
         moves: whether something besides may move elements, such as into blocks at the start and out of them at the end.
         algorithm: of its convolutions, where they can be computed so.
+        joined: whether one function computes each attention.
     """
 
     write: Callable[[Path], Path]
     templates: tuple[str, ...]
     moves: bool = True
     algorithm: Algorithm = "direct"
+    joined: bool = False
 
 
 _PIXELS = partial(Case, templates=("contraction",))
@@ -186,6 +188,12 @@ CASES: dict[str, Case] = {
     "rows": _TOKENS(partial(rows, columns=(64,))),
     "short rows": _TOKENS(partial(rows, columns=(2, 5, 12))),
     "attention": _TOKENS(partial(attention, batch=1, tokens=24, heads=2, depth=16, masked=True, one=True)),
+    "attention in one function": Case(
+        partial(attention, batch=2, tokens=19, heads=2, depth=16, masked=True, one=True),
+        ("contraction", "rows", "attention"),
+        moves=False,
+        joined=True,
+    ),
     "narrow heads": _TOKENS(partial(attention, batch=2, tokens=6, heads=3, depth=4, masked=False, one=True)),
     "recurrence": _STEPS(partial(recurrence, hidden=20)),
     "winograd2": _STAGED(partial(convolution, channels=16, out=24), algorithm="winograd2"),
@@ -212,6 +220,8 @@ def extraction_of(name: str, lanes: int) -> Extraction:
     """The tasks of a case on the machine of so many lanes."""
     network, target, algorithm = _network(name), lane_target(lanes), CASES[name].algorithm
     first = extract(network, target)
+    if CASES[name].joined:
+        return first.with_algorithms({}, {form for form, _ in first.attentions})
     if algorithm == "direct":
         return first
     return extract(network, target, {conv: algorithm for conv, _ in first.rewritten.convolutions})

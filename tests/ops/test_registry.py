@@ -13,6 +13,7 @@ from tilewright.graph.tasks import task_of
 from tilewright.ops import (
     TEMPLATES,
     Template,
+    attention,
     contraction,
     elementwise,
     make_space,
@@ -32,6 +33,10 @@ _DEPTHWISE = pixel_sums.WeightGradient((2, 16, 8, 8), (16, 1, 3, 3), *_SAME, 16)
 _STATISTICS = pixel_sums.Statistics((2, 16, 8, 8), products=False)
 _TILING = winograd.Tiling.of(2, 1, 8, 8, (1, 1, 1, 1))
 _RNN = recurrent.Cell("rnn", 3, 2, 24, (False,), ((recurrent.Activation("tanh"),),), "h", block=8)
+_ROWS = ((1, ("batch", 0)), (8, ("query", 0)), (8, ("depth", 0)))
+_KEYS = ((1, ("batch", 0)), (8, ("key", 0)), (8, ("depth", 0)))
+_VALUES = (*_KEYS[:2], (8, ("width", 0)))
+_ATTENTION = attention.Attention((1,), 8, 8, 8, 8, _ROWS, _KEYS, _VALUES, (("batch", 0), ("query", 0), ("width", 0)))
 #: An expression of each family: its function, the kind of its task, and the template that serves it.
 FAMILIES: dict[str, tuple[Any, str, str]] = {
     "convolution": (contraction.conv2d((1, 2, 8, 8, 8), (2, 2, 3, 3, 8, 8), *_SAME), "contraction", "contraction"),
@@ -54,6 +59,7 @@ FAMILIES: dict[str, tuple[Any, str, str]] = {
     "whole": (winograd.fused(_TILING, (1, 2, 8, 8, 8), (16, 2, 2, 8, 8)), "winograd", "winograd"),
     "formula": (elementwise.apply_formula(silu, (8, 24), "silu"), "auto", "elementwise"),
     "recurrent": (recurrent.recurrent(_RNN), "recurrent", "recurrent"),
+    "attention": (attention.attention(_ATTENTION), "attention", "attention"),
 }
 
 
@@ -107,7 +113,9 @@ def test_a_task_that_no_template_serves_is_refused() -> None:
         make_space(convolution, TARGET, (Mine(),))
     with pytest.raises(SpaceError, match=r"kind is 'contraction', but that of .* is 'rows'"):
         make_space(task_of("softmax", FAMILIES["softmax"][0]), TARGET, (Mine(),))
-    with pytest.raises(SpaceError, match="'contraction', 'pixel_sums', 'rows', 'recurrent', 'winograd' or 'auto'"):
+    with pytest.raises(
+        SpaceError, match="'contraction', 'pixel_sums', 'rows', 'recurrent', 'attention', 'winograd' or 'auto'"
+    ):
         make_space(Task("k", "n", "other", 1.0, ""), TARGET)
     with pytest.raises(SpaceError, match="cannot be read"):
         make_space(Task("k", "n", "auto", 1.0, "{}"), TARGET)

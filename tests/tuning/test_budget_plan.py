@@ -75,7 +75,7 @@ def test_a_short_budget_is_not_spent_on_comparisons() -> None:
 def test_what_a_network_cannot_use_takes_no_time() -> None:
     plan = plan_budget(Budget(seconds=300.0), replace(FACTS, chooses=False, places=False))
     assert (plan.algorithms.seconds, plan.in_place.seconds) == (0.0, 0.0)
-    assert plan.algorithms.why == "no convolution of the network has a choice"
+    assert plan.algorithms.why == "no convolution or attention of the network has a choice"
     unknown = plan_budget(Budget(seconds=300.0), replace(FACTS, run_seconds=math.inf))
     assert unknown.race.seconds == 0.0
 

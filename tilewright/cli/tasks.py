@@ -54,7 +54,10 @@ def tasks(
     records: RecordsOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """List the tasks of MODEL: FLOP, weight, size of the design space, and the best latency so far."""
+    """List the tasks of MODEL: FLOP, weight, design space and its size, and the best latency so far.
+
+    Convolutions and attentions are computed in the ways that are fastest by the records.
+    """
     check_target(target)
     request = make_shape_request(shape, fixed=fix)
     check_model(model)
@@ -73,7 +76,11 @@ def tasks(
 
         networks = load_buckets(reading, request)
         machine = machine.with_weights(max(network.weight_bytes for network in networks))
+        from tilewright.tuning.ways import recorded_ways
+
         extraction = extract_buckets(networks, machine)
+        if store is not None:
+            extraction = recorded_ways(extraction, machine, store).apply(extraction)
         entries = _list_entries(extraction, machine, store)
     found = [segment for part in extraction.parts for segment in part.network.segments]
     segments = [

@@ -73,7 +73,7 @@ class BudgetPlan:
     Attributes:
         reading: spent: reading the network and cutting it into tasks.
         incumbent: spent: building and judging the executable without tuning.
-        algorithms: for measuring algorithms of convolutions.
+        algorithms: for measuring algorithms of convolutions, and attentions in one function.
         rounds: for tuning the tasks.
         finalists: for measuring the best few schedules of each task once more.
         in_place: for timing the best schedules inside the network.
@@ -132,7 +132,7 @@ class Facts:
         tasks: the number of tasks.
         weight_bytes: of the network's packed weights.
         run_seconds: about the longest that a run of the network takes when it is tuned; inf: not known.
-        chooses: whether convolutions of the network can be computed by several algorithms.
+        chooses: whether convolutions or attentions of the network can be computed in several ways.
         places: whether schedules can be timed inside the network.
         races_runtime: whether ONNX Runtime can run the model as it would on the target.
         buckets: the number of buckets, each of which is raced by itself.
@@ -228,7 +228,7 @@ def run_bound(flop: float, reachable: float) -> float:
 
 def _plan_algorithms(budget: Budget, facts: Facts, left: float, writing: float) -> PlannedStep:
     if not facts.chooses:
-        return PlannedStep(0.0, "no convolution of the network has a choice")
+        return PlannedStep(0.0, "no convolution or attention of the network has a choice")
     seconds = _share(budget, _ALGORITHMS, _MOST_ALGORITHMS)
     # Cutting the network into tasks once more takes as long as before, and making design spaces about that as well.
     reserve = 2.0 * facts.extract_seconds + writing

@@ -109,10 +109,10 @@ class SharingReport:
 
 @dataclass(frozen=True)
 class AlgorithmReport:
-    """Which algorithm computes a convolution.
+    """Which algorithm computes a convolution or an attention.
 
     Attributes:
-        conv: its shape, for people.
+        conv: its shape, for people. That of an attention begins with the word.
         count: how often the network computes it.
         chosen: the algorithm.
         milliseconds: of each algorithm that was measured.

@@ -21,19 +21,16 @@ from tilewright.executable.executable import Executable, load_executable
 from tilewright.frontend.network import Network
 from tilewright.frontend.shapes import ShapeRequest, Shapes, make_request
 from tilewright.graph.buckets import Extracted, extract_buckets
-from tilewright.graph.convolution import Algorithm, Convolution
 from tilewright.interrupts import Hold, holding
 from tilewright.measure.batch import PoolStatistics
-from tilewright.measure.runner import NoRunner, Pool, Runner
+from tilewright.measure.runner import NoRunner, Pool
 from tilewright.methods.default import default, known_beforehand
 from tilewright.methods.method import Method
-from tilewright.ops.attention import Attention
 from tilewright.records.fallback import FallbackStore, open_for_tuning
 from tilewright.records.memory import MemoryStore
-from tilewright.records.store import Query, Store
+from tilewright.records.store import Store
 from tilewright.target import Target
 from tilewright.tensor import random_arrays
-from tilewright.tuning.algorithms import AlgorithmChoice, choose_algorithms
 from tilewright.tuning.bucketing import read_buckets
 from tilewright.tuning.budget import Budget, RunningBudget
 from tilewright.tuning.budget_plan import (
@@ -48,12 +45,12 @@ from tilewright.tuning.building import refuse_tuning
 from tilewright.tuning.context import HasNodes, TuningContext, Workplace
 from tilewright.tuning.finish import Finishing, FinishTimes
 from tilewright.tuning.incumbent import build_incumbent
-from tilewright.tuning.joining import JoinChoice, choose_joined
 from tilewright.tuning.report import StartReport, TuneReport
 from tilewright.tuning.roofline import Roofline
 from tilewright.tuning.run_log import END, LOG, RunLog, TaskFunctions, write_run
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.session_report import Outcomes, report_session
+from tilewright.tuning.ways import Ways, choose_ways, has_choice, recorded_ways
 from tilewright.tuning.workshop import Workshop
 from tilewright.tvm_compat import wanted_threads
 from tilewright.verify.checker import Checker
@@ -172,8 +169,7 @@ class _Session:
     pool: Pool | None = None
     planned: BudgetPlan | None = None
     roofline: Roofline | None = None
-    algorithms: list[AlgorithmChoice | JoinChoice] = field(default_factory=list)
-    computed_by: tuple[dict[Convolution, Algorithm], set[Attention]] = field(default_factory=lambda: ({}, set()))
+    ways: Ways = field(default_factory=Ways)
     algorithm_trials: int = 0
     network: Network | None = None
     extract_seconds: float = 0.0
@@ -232,8 +228,7 @@ class _Session:
         self._use_recorded_algorithms()
         built = build_incumbent(self.extraction, self.checker, self.aside, self.store)
         if built.extraction is not self.extraction:
-            self.extraction, self.network, self.algorithms = built.extraction, built.extraction.network, []
-            self.computed_by = {}, set()
+            self.extraction, self.network, self.ways = built.extraction, built.extraction.network, Ways()
         self.workshop, self.incumbent = built.workshop, built.executable
         self.notes += built.notes
         self.finishing = Finishing(self.workshop, self.incumbent)
@@ -242,43 +237,13 @@ class _Session:
 
     def _use_recorded_algorithms(self) -> None:
         """Compute convolutions as the records say, where they say anything."""
-        if self._chooses and next(iter(self.store.scan(Query(target=self.machine.key))), None) is not None:
-            self._choose(NoRunner(), math.inf)
+        self._use_ways(recorded_ways(self.extraction, self.machine, self.store))
 
-    @property
-    def _chooses(self) -> bool:
-        """Whether parts of the network can be computed in several ways."""
-        return bool(self.extraction.convolutions or self.extraction.attentions)
-
-    def _choose(self, runner: Runner, deadline: float, most_trials: float = math.inf) -> int:
-        """Choose algorithms, and compute the network by them. Returns the number of measurements."""
-        extraction, machine, store = self.extraction, self.machine, self.store
-        now = time.monotonic()
-        # Attention is measured first, in half of the time if there are convolutions, too.
-        until = now + (deadline - now) / 2 if extraction.convolutions else deadline
-        joined, made = choose_joined(
-            extraction.attentions,
-            extraction.separate_tasks,
-            machine,
-            runner,
-            store,
-            until,
-            most_trials=most_trials,
-        )
-        choices, more = choose_algorithms(
-            extraction.convolutions, machine, runner, store, deadline, most_trials=most_trials - made
-        )
-        self._use_algorithms(choices, joined)
-        return made + more
-
-    def _use_algorithms(self, choices: list[AlgorithmChoice], joined: list[JoinChoice]) -> None:
-        """Exchange the functions for which other algorithms were chosen than they have."""
-        chosen: dict[Convolution, Algorithm] = {c.convolution: c.chosen for c in choices if c.chosen != "direct"}
-        forms = {choice.attention for choice in joined if choice.joined}
-        if (chosen, forms) != self.computed_by:
-            self.extraction = self.extraction.with_algorithms(chosen, forms)
-        self.computed_by = chosen, forms
-        self.algorithms = [*choices, *joined]
+    def _use_ways(self, ways: Ways) -> None:
+        """Exchange the functions for which other ways were chosen than they have."""
+        if not ways.same(self.ways):
+            self.extraction = ways.apply(self.extraction)
+        self.ways = ways
 
     # Plan -------------------------------------------------------------------------------------------------------------
 
@@ -296,7 +261,7 @@ class _Session:
             tasks=len(self.extraction.uses),
             weight_bytes=4 * sum(recipe.size for recipe in {r for part in parts for r in part.recipes}),
             run_seconds=math.inf if self.roofline is None else run_bound(flop, self.roofline.reachable),
-            chooses=self.pool is not None and self._chooses,
+            chooses=self.pool is not None and has_choice(self.extraction),
             # With cold caches there is nothing that a kernel could find in its place.
             races_runtime=self.network is not None and self.network.onnx is not None and self._is_own_cpu(),
             places=all(part.plan is not None for part in parts) and self.machine.caches != "cold",
@@ -325,8 +290,10 @@ class _Session:
             return
         self.log.phase("algorithms")
         until, trials = time.monotonic() + plan.algorithms.seconds, plan.most_algorithm_trials
-        self.algorithm_trials = self._choose(self.pool, until, trials)
-        budget.spend(self.algorithm_trials)
+        ways = choose_ways(self.extraction, self.machine, self.pool, self.store, until, trials)
+        budget.spend(ways.trials)
+        self.algorithm_trials = ways.trials
+        self._use_ways(ways)
 
     def tune(self) -> None:
         """Tune the tasks until the rest of the budget is needed for what comes after."""
@@ -443,7 +410,7 @@ class _Session:
                 finishing=self.finishing,
                 extraction=self.extraction,
                 plan=self.planned,
-                algorithms=self.algorithms,
+                algorithms=self.ways.choices,
                 algorithm_trials=self.algorithm_trials,
                 statistics=PoolStatistics() if self.pool is None else self.pool.statistics,
                 check_seconds=self.checked - self.loaded,

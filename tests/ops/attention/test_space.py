@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -10,12 +11,16 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.kernels import call_kernel
-from tests.targets import host_target, lack
+from tests.targets import LANES, host_target, lack, lane_target
+from tilewright.errors import FormError
 from tilewright.graph.tasks import task_of
 from tilewright.ops import make_space
-from tilewright.ops.attention import Attention, AttentionSpace, Dims, attention
+from tilewright.ops.attention import Attention, AttentionSpace, AttentionTemplate, Dims, attention
 from tilewright.space.configs import sample
+from tilewright.space.module import task_module
+from tilewright.space.recorded import check_recorded
 from tilewright.target import Target
+from tilewright.task import Task
 
 Array = NDArray[Any]
 _BATCH: Dims = ((2, ("batch", 0)), (3, ("batch", 1)))
@@ -131,3 +136,86 @@ def test_programs_compute_what_numpy_does(name: str) -> None:
     wanted = reference(form, arrays)
     for config in [space.default(), *sample(space, np.random.default_rng(1), 1)]:
         agree(run(space.schedule(config).mod, target, form, arrays), wanted, config)
+
+
+@pytest.mark.skipif(bool(lack(host_target())), reason=lack(host_target()))
+def test_the_expression_computes_what_numpy_does() -> None:
+    form = ATTENTIONS["padded keys"]
+    task, arrays = task_of("attention", attention(form)), draw(form)
+    agree(run(task_module(task), host_target(), form, arrays), reference(form, arrays), "the expression")
+
+
+@pytest.mark.skipif(bool(lack(host_target())), reason=lack(host_target()))
+def test_a_row_that_reads_no_key_is_zero_only_if_it_is_safe() -> None:
+    target = host_target()
+    for safe in (True, False):
+        form = dataclasses.replace(ATTENTIONS["safe"], safe=safe)
+        arrays = draw(ATTENTIONS["safe"])
+        space = space_of(form, target)
+        row = run(space.schedule(space.default()).mod, target, form, arrays)[:, :, 3]
+        assert (row == 0.0).all() if safe else np.isnan(row).all()
+
+
+@pytest.mark.parametrize("lanes", [lanes for lanes in LANES if lanes != host_target().lanes])
+def test_programs_for_other_vectors(lanes: int) -> None:
+    target, form = lane_target(lanes), ATTENTIONS["two masks"]
+    if not lack(target):
+        arrays, space = draw(form), space_of(form, target)
+        agree(run(space.schedule(space.default()).mod, target, form, arrays), reference(form, arrays), lanes)
+
+
+@pytest.mark.parametrize("lanes", LANES)
+def test_tiles_fit_the_registers_and_stripes_the_cache(lanes: int) -> None:
+    target = lane_target(lanes)
+    forms = [*ATTENTIONS.values(), projected(1, 1, 200_000, 64)]
+    for form in forms:
+        space = space_of(form, target)
+        assert space.valid(space.default()[None]).all()
+        drawn = sample(space, np.random.default_rng(0), 200)
+        c = {knob.name: knob.table.take(drawn[:, i], axis=0) for i, knob in enumerate(space.knobs)}
+        registers = c["keys"][:, 0] * c["queries"][:, 0]
+        assert (registers <= max(1, target.registers - 2)).all()
+        if form.keys == 200_000:  # whole rows of scores would take 3 MB and more for one vector
+            assert (c["stripe"][:, 0] > 0).all()
+
+
+def test_arithmetic_is_counted() -> None:
+    form = ATTENTIONS["heads of one projection"]
+    assert 2 * form.work <= task_of("attention", attention(form)).flop <= 4 * form.work
+
+
+def test_an_attention_survives_its_description() -> None:
+    for form in ATTENTIONS.values():
+        assert Attention.parse(form.detail) == form
+
+
+@pytest.mark.parametrize("detail", ["", "{}", "[1]", '{"queries": 4}'])
+def test_a_description_of_no_attention_is_refused(detail: str) -> None:
+    with pytest.raises(FormError, match="description of its operands"):
+        Attention.parse(detail)
+
+
+def test_an_inconsistent_description_is_refused() -> None:
+    good = ATTENTIONS["padded keys"]
+    changes: list[dict[str, Any]] = [{"queries": 0}, {"keys": 22}, {"q": good.k}, {"out": good.out[::-1]}]
+    changes += [{"scale": math.inf}, {"masks": (((9, _KEY),),)}, {"causal": True, "queries": 99}]
+    for change in changes:
+        with pytest.raises(FormError, match="rule number"):
+            Attention.parse(dataclasses.replace(good, **change).detail)
+
+
+def test_a_function_of_another_attention_is_refused() -> None:
+    """The description must be that of the function."""
+    one = task_of("attention", attention(ATTENTIONS["causal"]))
+    lied = Task(one.key, one.name, one.kind, one.flop, one.ir.replace('causal\\": true', 'causal\\": false'))
+    assert lied.ir != one.ir
+    template = AttentionTemplate()
+    assert template.serves(one, host_target())
+    assert not template.serves(lied, host_target())
+    with pytest.raises(FormError, match="another than that of the attention"):
+        template.space(lied, host_target())
+
+
+def test_a_recorded_function_is_accepted() -> None:
+    for form in ATTENTIONS.values():
+        check_recorded(task_of("attention", attention(form)))

@@ -1,6 +1,8 @@
 """Writes the program of an attention: a block of queries after the other, whose scores never leave a core's cache.
 
-for block of queries of a matrix:
+for part of the queries of a matrix:
+  K and V one row after the other, where they lie otherwise (or read where they lie)
+  for block of queries:
     Q^T = the block's queries, scaled and transposed: a vector holds one column of several queries
     for stripe of keys:
         for tile of keys:                        registers: S^T[key, queries] += K[key, d] * Q^T[d, queries]
@@ -25,7 +27,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from tilewright.ops.attention.form import Attention, Dims, Place
-from tilewright.ops.elementwise.exponential import decay
+from tilewright.ops.elementwise.exponential import exp_below_zero
 from tilewright.ops.elementwise.float32 import number, select
 from tilewright.ops.statements import (
     bound_index,
@@ -66,8 +68,10 @@ class Nest:
         columns: vectors of columns in a register tile of results.
         column_lanes: columns in a vector; at most the width.
         stripe: keys in a stripe, at least ``keys``.
-        unroll: steps of both products that are written out.
-        parallel: whether blocks of queries run in parallel.
+        unroll: steps of the product of queries and keys that are written out.
+        parts: into which the blocks of a matrix are cut.
+        copies: whether each part copies the keys and the values before its blocks.
+        parallel: whether parts run in parallel.
         written_out: whether inner loops are vectorised and unrolled; otherwise they stay plain loops.
     """
 
@@ -79,6 +83,8 @@ class Nest:
     column_lanes: int
     stripe: int
     unroll: int = 1
+    parts: int = 1
+    copies: bool = False
     parallel: bool = False
     written_out: bool = True
 
@@ -107,6 +113,10 @@ class _Writer:
         self.attention, self.nest = attention, nest
         self.params = dict(zip(attention.shapes, params, strict=True))
         self.buffers: list[Var] = []
+        self.copies: dict[str, Var] = {}
+        if nest.copies:
+            self.copies["k"] = self.allocate("k_copy", (attention.keys, attention.depth))
+            self.copies["v"] = self.allocate("v_copy", (attention.keys, attention.width))
 
     def write(self) -> Stmt:
         """All statements."""
@@ -116,15 +126,43 @@ class _Writer:
         vectors = -(-attention.queries // nest.lanes)
         whole, rest = divmod(vectors, nest.vectors)
         blocks = whole + (rest > 0)
-        place = make_counter("block")
-        item, block = (place // blocks, place % blocks) if blocks > 1 else (place, make_index(0))
-        parts = [_Block(self, item, block, count) for count in ([nest.vectors] * (whole > 0) + [rest] * (rest > 0))]
-        body = parts[0].write()
-        if len(parts) > 1:
-            body = tirx.IfThenElse(block < make_index(whole), body, parts[1].write())
-        count = attention.items * blocks
+        each = -(-blocks // nest.parts)
+        parts = -(-blocks // each)
+        place, number_in_part = make_counter("part"), make_counter("block")
+        item, part = (place // parts, place % parts) if parts > 1 else (place, make_index(0))
+        block = part * each + number_in_part
+        kinds = [_Block(self, item, block, count) for count in ([nest.vectors] * (whole > 0) + [rest] * (rest > 0))]
+        body = kinds[0].write()
+        if len(kinds) > 1:
+            body = tirx.IfThenElse(block < make_index(whole), body, kinds[1].write())
+        if blocks % each:
+            body = tirx.IfThenElse(block < make_index(blocks), body, None)
+        body = make_loop(number_in_part, each, body)
+        if nest.copies:
+            body = make_sequence([self._copy("k", item), self._copy("v", item), body])
+        count = attention.items * parts
         parallel = nest.parallel and count > 1
         return make_loop(place, count, body, tirx.ForKind.PARALLEL if parallel else None)
+
+    def _copy(self, name: str, item: Expr) -> Stmt:
+        """Copy the keys or the values of a matrix, one row after the other."""
+        attention, nest = self.attention, self.nest
+        columns, column = (attention.depth, "depth") if name == "k" else (attention.width, "width")
+        lanes = min(nest.column_lanes, 1 << (columns.bit_length() - 1))
+        key, vector, lane = make_counter("key"), make_counter("vector"), make_counter("lane")
+        at = bound_index(vector * lanes, columns - lanes) + lane
+        body = store(
+            self.copies[name], self.load(name, getattr(attention, name), item, **{"key": key, column: at}), [key, at]
+        )
+        body = make_loop(lane, lanes, body, self.vectorized if lanes > 1 else None)
+        return make_loop(key, attention.keys, make_loop(vector, -(-columns // lanes), body, self.unrolled))
+
+    def read(self, name: str, item: Expr, key: Expr, column: Expr) -> Expr:
+        """An element of the keys or the values."""
+        if self.nest.copies:
+            return load(self.copies[name], [key, column])
+        axes = {"key": key, "depth" if name == "k" else "width": column}
+        return self.load(name, getattr(self.attention, name), item, **axes)
 
     def allocate(self, name: str, shape: tuple[int, ...], scope: str = "global") -> Var:
         """A new buffer of float32; ``scope`` ``local``: registers."""
@@ -243,6 +281,8 @@ class _Block:
     def _turn(self) -> Stmt:
         """Scale and transpose the queries."""
         attention, writer = self.attention, self.writer
+        if self._squares:
+            return self._turn_vectors()
         column = make_counter("d")
 
         def element(vector: Expr, lane: Expr, at: Expr) -> list[Stmt]:
@@ -253,6 +293,49 @@ class _Block:
             return [store(self.turned, value, [column, at])]
 
         return make_loop(column, attention.depth, self._over_vectors(element))
+
+    @property
+    def _squares(self) -> bool:
+        """Whether the queries can be transposed by squares of vectors: their columns lie side by side."""
+        attention, nest = self.attention, self.nest
+        sides = nest.written_out and 1 < nest.lanes <= attention.depth
+        return sides and attention.q[-1][1] == ("depth", 0)
+
+    def _turn_vectors(self) -> Stmt:
+        """Scale and transpose the queries by squares of vectors.
+
+        A square is transposed in log2(lanes) steps. Each step exchanges one bit of the row's number with that of the
+        column's, for which a pair of rows is shuffled twice.
+        """
+        from tvm import tirx
+
+        attention, lanes, writer = self.attention, self.nest.lanes, self.writer
+        chunk, vector = make_counter("chunk"), make_counter("vector")
+        first = bound_index(chunk * lanes, attention.depth - lanes)
+        along = tirx.Ramp(first, make_index(1), lanes)
+        scale = tirx.Broadcast(number(attention.scale), lanes)
+        rows = []
+        for row in range(lanes):
+            query = self._first_query(vector) + row
+            rows.append(writer.load("q", attention.q, self.item, query=query, depth=along) * scale)
+        squares = [writer.allocate(f"square{i}_{self.vectors}", (lanes, lanes), "local") for i in range(2)]
+        whole = tirx.Ramp(make_index(0), make_index(1), lanes)
+        statements = [store(squares[0], value, [make_index(row), whole]) for row, value in enumerate(rows)]
+        for bit in (1 << place for place in reversed(range(lanes.bit_length() - 1))):
+            old, new = squares
+            for row in range(lanes):
+                # The columns that have this bit as the row has it stay; the others come from the row without it.
+                pair = [load(old, [make_index(row), whole]), load(old, [make_index(row ^ bit), whole])]
+                places = [lane if lane & bit == row & bit else lanes + (lane ^ bit) for lane in range(lanes)]
+                shuffled = tirx.Shuffle(pair, [tirx.const(place, "int32") for place in places])
+                statements.append(store(new, shuffled, [make_index(row), whole]))
+            squares.reverse()
+        at = tirx.Ramp(vector * lanes, make_index(1), lanes)
+        statements += [
+            store(self.turned, load(squares[0], [make_index(row), whole]), [first + row, at]) for row in range(lanes)
+        ]
+        body = make_loop(chunk, -(-attention.depth // lanes), make_sequence(statements))
+        return make_loop(vector, self.vectors, body)
 
     def _start(self) -> Stmt:
         def element(vector: Expr, lane: Expr, at: Expr) -> list[Stmt]:
@@ -286,7 +369,7 @@ class _Block:
             return [store(registers, number(0.0), [row, vector, lane])]
 
         def add(row: Expr, vector: Expr, lane: Expr, at: Expr) -> list[Stmt]:
-            key = writer.load("k", attention.k, self.item, key=begin + row, depth=column)
+            key = writer.read("k", self.item, begin + row, column)
             value = load(self.turned, [column, at]) * key
             return [store(registers, load(registers, [row, vector, lane]) + value, [row, vector, lane])]
 
@@ -319,7 +402,7 @@ class _Block:
         """The factor of what was summed before a larger score was found, and the sums times it."""
 
         def element(vector: Expr, lane: Expr, at: Expr) -> list[Stmt]:
-            value = decay(load(self.before, [vector, lane]) - load(self.top, [vector, lane]))
+            value = exp_below_zero(load(self.before, [vector, lane]) - load(self.top, [vector, lane]))
             total = load(self.sums, [vector, lane]) * load(self.factor, [at])
             return [store(self.factor, value, [at]), store(self.sums, total, [vector, lane])]
 
@@ -333,7 +416,7 @@ class _Block:
 
         def element(vector: Expr, lane: Expr, at: Expr) -> list[Stmt]:
             place = [key + self.tile, at]
-            value = decay(load(self.scores, place) - load(self.top, [vector, lane]))
+            value = exp_below_zero(load(self.scores, place) - load(self.top, [vector, lane]))
             total = load(self.sums, [vector, lane]) + load(self.scores, place)
             return [store(self.scores, value, place), store(self.sums, total, [vector, lane])]
 
@@ -357,7 +440,7 @@ class _Block:
         """The products of a stripe's exponentials and values by register tiles."""
         from tvm import tirx
 
-        attention, nest, writer = self.attention, self.nest, self.writer
+        nest, writer = self.nest, self.writer
         tile, group, key = make_counter("tile"), make_counter("group"), make_counter("key")
         registers = writer.allocate(f"tile{self.vectors}", (self.rows, nest.columns, nest.column_lanes), "local")
 
@@ -372,7 +455,7 @@ class _Block:
 
         def add(row: Expr, vector: Expr, lane: Expr) -> list[Stmt]:
             score = load(self.scores, [key + self.tile, tile * self.rows + row])
-            value = writer.load("v", attention.v, self.item, key=first + key, width=self._column(group, vector) + lane)
+            value = writer.read("v", self.item, first + key, self._column(group, vector) + lane)
             return [store(registers, load(registers, [row, vector, lane]) + score * value, [row, vector, lane])]
 
         def finish(row: Expr, vector: Expr, lane: Expr) -> list[Stmt]:

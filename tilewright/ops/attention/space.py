@@ -39,11 +39,16 @@ Floats = NDArray[np.float64]
 _VECTORS, _KEYS, _ROWS, _COLUMNS = 4, 24, 16, 4
 #: Keys in a stripe, about: a stripe is a multiple of a tile. 0: all keys are one stripe.
 _STRIPES = (0, 512, 256, 128)
+#: Parts into which the blocks of a matrix are cut.
+_PARTS = (1, 2, 3, 4, 8)
 #: Steps of a product that are written out, and most multiply-adds of them.
 _UNROLLED, _BODY = (1, 2, 4), 256
 #: Cycles: of the exponential of a vector, its sum and its largest score; of transposing a number; of a register tile
-#: besides its sums; of a byte from the second cache.
-_EXPONENTIAL, _TURN, _TILE, _L2_BYTE = 12.0, 1.0, 16.0, 1 / 32
+#: besides its sums; of a byte from the second cache; of copying a vector.
+_EXPONENTIAL, _TURN, _TILE, _L2_BYTE, _COPY = 8.5, 0.3, 16.0, 1 / 32, 2.0
+#: Factor for the time of products whose keys and values do not lie side by side: rows that are a power of two of bytes
+#: apart share few places of a cache, and each has a page of its own. 1,024 keys, 6 KiB apart, took 1.2 times as long.
+_APART = 1.05
 #: Multiply-adds (about 10 µs) below which waking other threads costs more than it saves.
 _PARALLEL_WORK = 1 << 18
 
@@ -57,7 +62,8 @@ class _Columns:
         keys: ``(n,)`` keys of a register tile of scores.
         columns: ``(n,)`` vectors of columns of a register tile of results.
         stripe: ``(n,)`` keys in a stripe.
-        unroll, parallel: ``(n,)`` the knobs of these names.
+        parts: ``(n,)`` parts of a matrix.
+        unroll, copies, parallel: ``(n,)`` the knobs of these names.
     """
 
     vectors: Ints
@@ -66,6 +72,8 @@ class _Columns:
     columns: Ints
     stripe: Ints
     unroll: Ints
+    parts: Ints
+    copies: Ints
     parallel: Ints
 
 
@@ -95,7 +103,9 @@ class AttentionSpace(KnobsAlone):
         template: ``attention/1``.
         knobs: ``queries``: vectors of queries in a block, and queries of a register tile of results; ``keys`` of a
             register tile of scores; ``columns``: vectors of columns of a register tile of results; ``stripe``: keys in
-            a stripe, about (0: all); ``unroll``: steps of the products that are written out; ``parallel``.
+            a stripe, about (0: all); ``unroll``: steps of the product of queries and keys that are written out;
+            ``parts`` into which the blocks of a matrix are cut (0: each block is one); ``copies``: whether each part
+            copies the keys and the values; ``parallel``: whether parts run in parallel.
         has_loop_nest: false.
 
     Args:
@@ -123,6 +133,8 @@ class AttentionSpace(KnobsAlone):
             ChoiceKnob.of("columns", range(1, columns + 1)),
             ChoiceKnob.of("stripe", [keys for keys in _STRIPES if keys < form.keys]),
             ChoiceKnob.of("unroll", [count for count in _UNROLLED if form.depth % count == 0]),
+            ChoiceKnob.of("parts", [0, *(parts for parts in _PARTS if parts < -(-form.queries // self._lanes))]),
+            ChoiceKnob.of("copies", [0, 1]),
             ChoiceKnob.of("parallel", [0, 1]),
         )
 
@@ -138,6 +150,10 @@ class AttentionSpace(KnobsAlone):
         ok &= (self._bytes(c) <= self.target.l2 * 3 // 4) | (configs[:, 3] == len(self.knobs[3]) - 1)
         # A stripe that holds all keys is the same as none.
         ok &= (configs[:, 3] == 0) | (c.stripe < self._form.keys)
+        # A block for each part is written in one way, and does not copy what it reads once.
+        blocks = -(-self._vectors // c.vectors)
+        ok &= (configs[:, 5] == 0) | ((c.parts < blocks) & (-(-blocks // -(-blocks // c.parts)) == c.parts))
+        ok &= (c.copies == 0) | (configs[:, 5] > 0)
         return ok
 
     def default(self) -> NDArray[np.int32]:
@@ -151,11 +167,12 @@ class AttentionSpace(KnobsAlone):
     @cached_property
     def _best(self) -> Configs:
         """Configs by their estimated cycles, fewest first. No two have the same blocks and tiles."""
-        grid = np.indices([len(knob) for knob in self.knobs[:4]]).reshape(4, -1).T
+        free = [0, 1, 2, 3, 5, 6]
+        grid = np.indices([len(self.knobs[i]) for i in free]).reshape(len(free), -1).T
         configs = np.zeros((len(grid), len(self.knobs)), dtype=np.int32)
-        configs[:, :4] = grid
+        configs[:, free] = grid
         configs[:, 4] = len(self.knobs[4]) - 1
-        configs[:, 5] = self._form.work >= _PARALLEL_WORK
+        configs[:, 7] = self._form.work >= _PARALLEL_WORK
         configs = configs[self.valid(configs)]
         ranked = configs[self._cycles(self._columns(configs)).argsort(kind="stable")]
         _, first = np.unique(ranked[:, [0, 2, 3]], axis=0, return_index=True)
@@ -168,10 +185,9 @@ class AttentionSpace(KnobsAlone):
         return found
 
     def _cycles(self, c: _Columns) -> Floats:
-        """``(n,)`` estimated cycles of all blocks of one matrix."""
+        """``(n,)`` estimated cycles of all blocks of one matrix, if all cores have as much to do."""
         form, target = self._form, self.target
-        lanes = self._lanes
-        vectors = -(-form.queries // lanes)
+        lanes, vectors = self._lanes, self._vectors
         share = 0.5 + 0.5 * c.vectors * lanes / form.keys if form.causal else 1.0
         keys = np.minimum(form.keys * share, form.keys)
 
@@ -190,8 +206,23 @@ class AttentionSpace(KnobsAlone):
         moved = vectors / c.vectors * (keys / c.stripe) * self._bytes(c) * 1.5
         far = np.where(self._bytes(c) > 0.9 * target.l1, moved * _L2_BYTE, 0.0)
         turn = vectors * lanes * form.depth * _TURN
-        total: Floats = score + exponential + multiply + again + far + turn
+        copy = c.parts * form.keys * -(-(form.depth + form.width) // lanes) * _COPY * c.copies
+        products = np.where(self._apart & (c.copies == 0), _APART, 1.0) * (score + multiply)
+        iterations = form.items * c.parts
+        balance = np.where(c.parallel > 0, np.ceil(iterations / target.cores) / (iterations / target.cores), 1.0)
+        total: Floats = balance * (products + exponential + again + far + turn + copy)
         return total
+
+    @property
+    def _vectors(self) -> int:
+        """Vectors of queries of a matrix."""
+        return -(-self._form.queries // self._lanes)
+
+    @property
+    def _apart(self) -> bool:
+        """Whether the keys do not lie side by side."""
+        dims = self._form.k
+        return [place[0] for extent, place in dims[-2:] if extent > 1] != ["key", "depth"]
 
     def schedule(self, config: NDArray[np.int32]) -> Schedule:
         """The program of one config. It is not made by scheduling primitives, so its trace is empty.
@@ -199,18 +230,30 @@ class AttentionSpace(KnobsAlone):
         Raises:
             SpaceError: the config is not in the space, or TVM cannot make the program.
         """
-        (vectors, rows), (keys,), (columns,), _, (unroll,), (parallel,) = choices_of(self, config)
-        stripe = int(self._columns(np.asarray(config)[None]).stripe[0])
-        lanes, column_lanes = self._lanes, self._column_lanes
-        nest = Nest(lanes, vectors, keys, rows, columns, column_lanes, stripe, unroll, bool(parallel))
+        choices_of(self, config)  # it is in the space
+        c = self._columns(np.asarray(config)[None])
+        nest = Nest(
+            lanes=self._lanes,
+            vectors=int(c.vectors[0]),
+            keys=int(c.keys[0]),
+            rows=int(c.rows[0]),
+            columns=int(c.columns[0]),
+            column_lanes=self._column_lanes,
+            stripe=int(c.stripe[0]),
+            unroll=int(c.unroll[0]),
+            parts=int(c.parts[0]),
+            copies=bool(c.copies[0]),
+            parallel=bool(c.parallel[0]),
+        )
         with space_errors(f"{self.task.name!r} cannot be scheduled block by block"):
             main = self._module["main"]
             return schedule_statements(main, *write_attention(self._form, list(main.params), nest))
 
     def _columns(self, configs: Configs) -> _Columns:
-        queries, keys, columns, stripe, unroll, parallel = (
+        queries, keys, columns, stripe, unroll, parts, copies, parallel = (
             k.table.take(configs[:, i], axis=0) for i, k in enumerate(self.knobs)
         )
+        blocks = -(-self._vectors // queries[:, 0])
         return _Columns(
             vectors=queries[:, 0],
             rows=queries[:, 1],
@@ -218,6 +261,8 @@ class AttentionSpace(KnobsAlone):
             columns=columns[:, 0],
             stripe=_stripe(stripe[:, 0], keys[:, 0], self._form.keys),
             unroll=unroll[:, 0],
+            parts=np.where(parts[:, 0] > 0, parts[:, 0], blocks),
+            copies=copies[:, 0],
             parallel=parallel[:, 0],
         )
 
