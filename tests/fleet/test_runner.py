@@ -16,7 +16,7 @@ from tests.tuning.replay import TARGET, Use, task
 from tilewright.errors import FleetError, MeasureError
 from tilewright.fleet.canary import CanaryAnswer
 from tilewright.fleet.fleet import Fleet
-from tilewright.fleet.place import choose_kinds, workplace_of
+from tilewright.fleet.place import choose_kinds
 from tilewright.fleet.runner import FleetRunner
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.runner import Job, ParallelRunner, Racer
@@ -244,8 +244,3 @@ def test_kinds_are_named_by_their_beginning() -> None:
         assert choose_kinds(fleet, ["all"]) == [first, second]
         with pytest.raises(FleetError, match=r"the fleet has several kinds of machine: .*; choose some with --kind"):
             choose_kinds(fleet, [])
-
-
-def test_the_head_must_be_like_the_nodes() -> None:
-    with toy_fleet("one") as (fleet, _), pytest.raises(FleetError, match="give the command on one of them"):
-        workplace_of(fleet, next(iter(fleet.kinds)), "warm")

@@ -11,9 +11,11 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import sys
 import tempfile
+import threading
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -107,6 +109,7 @@ def _start(address: str, namespace: str, stack: contextlib.ExitStack) -> None:
     import ray
 
     options = {"namespace": namespace, "log_to_driver": False, "logging_level": logging.CRITICAL}
+    before = signal.getsignal(signal.SIGTERM)
     try:
         if address == "auto":
             with contextlib.suppress(ConnectionError):
@@ -127,6 +130,10 @@ def _start(address: str, namespace: str, stack: contextlib.ExitStack) -> None:
             ray.init(address, **options)
     except Exception as error:
         raise translate(error, address) from error
+    finally:
+        # Ray's handler ends the process. Ours ends the tuning, and what is ready is written.
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def translate(error: Exception, address: str) -> FleetError:
