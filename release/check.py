@@ -30,7 +30,7 @@ tensor = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLO
 nodes = [helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]), helper.make_node("Relu", ["c"], ["y"])]
 graph = helper.make_graph(
     nodes, "small", [tensor("x", [1, 3, 32, 32])], [tensor("y", [1, 16, 32, 32])], [numpy_helper.from_array(w, "w")])
-onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), "small.onnx")
+onnx.save(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)]), "small.onnx")
 """
 _RUN = """
 import importlib.metadata, numpy as np

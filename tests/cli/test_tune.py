@@ -17,6 +17,31 @@ from tilewright.tuning.report import ContestReport, DisturbanceReport, TuneRepor
 from tilewright.tuning.session_report import describe_parts
 
 
+def test_quiet_prints_the_directory_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tune(*_: Any, **arguments: Any) -> SimpleNamespace:
+        arguments["budget"].progress.announce(["a plan"])
+        return SimpleNamespace(report=TuneReport())
+
+    monkeypatch.setattr("tilewright.tuning.session.tune", tune)
+    model, out = conv_model(tmp_path / "m.onnx"), tmp_path / "out"
+    places = ["--out", str(out), "--records", str(tmp_path / "r.db"), "--cost-model", "none"]
+    done = CliRunner().invoke(app, ["tune", str(model), *places, "--quiet"])
+    assert (done.exit_code, done.stdout, done.stderr) == (0, f"{out}\n", "")
+
+
+def test_without_a_directory_the_command_says_where_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tilewright.tuning.session.tune", lambda *_, **__: SimpleNamespace(report=TuneReport()))
+    monkeypatch.chdir(tmp_path)
+    conv_model(tmp_path / "m.onnx")
+    done = CliRunner().invoke(app, ["tune", "m.onnx", "--records", "r.db", "--cost-model", "none"])
+    assert f"no --out was given, so the executable goes to {tmp_path / 'm-tuned'}" in done.stderr
+    assert "executable: m-tuned" in done.stdout
+
+
+def test_a_path_in_a_hint_is_quoted() -> None:
+    assert "tilewright bench 'my out' --against" in summary(TuneReport(), Path("my out"))
+
+
 @pytest.mark.parametrize("verbose", [False, True])
 def test_details_are_printed_where_they_are_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verbose: bool

@@ -122,7 +122,7 @@ def _check_exportable(executable: Path, manifest: Manifest) -> None:
         )
         raise OutputError(
             f"a library for C holds compiled kernels only, but parts of {executable} run in ONNX Runtime: {parts}; "
-            "export a model without these operators, or run the executable from Python"
+            "export a model without these operators, or what 'tilewright build' makes if ONNX Runtime was only faster"
         )
     if not manifest["plan"] and not manifest.get("buckets"):
         raise OutputError(
