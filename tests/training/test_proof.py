@@ -59,6 +59,31 @@ def test_rounding_errors_are_accepted(part: tuple[Any, Sequence[Any], Sequence[A
     assert judge(module, tensors, [*theirs[:3], -2 * theirs[3]])[1]
 
 
+def test_results_may_be_views_with_gaps_and_single_numbers() -> None:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    def views(x: Any, y: Any) -> tuple[Any, ...]:
+        aten = torch.ops.aten
+        part = aten.slice.Tensor(x, 1, 0, 8, 2)
+        return (
+            part,
+            aten.expand.default(y, [4, 4]),
+            aten.mean.default(part) + aten.sum.default(y),
+            aten.mul.Tensor(part, 2),
+        )
+
+    tensors = [torch.randn(4, 8), torch.randn(4, 1)]
+    module = make_fx(views)(*tensors)
+    theirs = module(*tensors)
+    comparison, right = judge(module, tensors, theirs)
+    assert (comparison.worst, comparison.finite, right) == (0.0, True, True)
+    for place in range(4):
+        found = [result.clone() for result in theirs]
+        found[place].view(-1)[0] += 1.0
+        assert list(judge(module, tensors, found)[0].doubtful) == [place]
+        assert not judge(module, tensors, found)[1]
+
+
 def test_infinite_results_are_not_compared(part: tuple[Any, Sequence[Any], Sequence[Any]]) -> None:
     module, (x, *others), _ = part
     assert judge(module, [x, *others], module(x, *others))[0].finite

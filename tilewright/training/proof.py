@@ -69,7 +69,7 @@ def find_difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
     found = to_plain(found, wanted.shape)
     if not wanted.dtype.is_floating_point:
         return float((found != wanted).double().mean())
-    order = Layout.of(wanted).order or tuple(range(wanted.dim()))
+    order = _find_order(wanted)
     found, wanted = _flatten(found, order), _flatten(wanted, order)
     largest = _find_largest(wanted)
     if not largest < float("inf"):
@@ -130,6 +130,12 @@ def is_rounding(
     return False
 
 
+def _find_order(tensor: torch.Tensor) -> tuple[int, ...]:
+    """The dimensions from the outermost in memory to the innermost; as they are if elements do not lie side by side."""
+    order = Layout.of(tensor).order
+    return tuple(range(tensor.dim())) if order is None else order
+
+
 def _flatten(tensor: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
     """The elements in the order of these dimensions, the outermost first. No copy if they lie so."""
     return tensor.permute(order).reshape(-1)
@@ -151,7 +157,7 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     """Whether no number is infinite or missing."""
     if not tensor.dtype.is_floating_point:
         return True
-    return _find_largest(_flatten(tensor, Layout.of(tensor).order or range(tensor.dim()))) < float("inf")
+    return _find_largest(_flatten(tensor, _find_order(tensor))) < float("inf")
 
 
 def _give(place: int) -> torch.Tensor:
@@ -293,7 +299,7 @@ class _Moving(_Watching):
         if not tensor.dtype.is_floating_point:
             return tensor
         moved = torch.empty_like(tensor)
-        order = Layout.of(moved).order or tuple(range(moved.dim()))
+        order = _find_order(moved)
         numbers, target = _flatten(tensor, order), _flatten(moved, order)
         for begin in range(0, len(numbers), _PIECE):
             piece = numbers[begin : begin + _PIECE]
