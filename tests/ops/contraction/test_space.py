@@ -14,6 +14,7 @@ from tests.kernels import call_kernel
 from tests.targets import require
 from tilewright.cost.features import features
 from tilewright.errors import SpaceError
+from tilewright.ops.contraction.expression import Place, Product, batch_matmul
 from tilewright.ops.contraction.space import ContractionSpace
 from tilewright.ops.registry import make_space
 from tilewright.space.configs import neighbours, sample
@@ -308,6 +309,40 @@ def test_a_tile_that_sticks_out_has_code_of_its_own() -> None:
         tvm.compile(here.schedule(config).mod, target=target().tvm)
     (program,) = programs
     assert program.count("alloc_local") == 2
+
+
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+def test_the_last_blocks_of_a_product_overlap(lanes: int) -> None:
+    import tvm
+
+    require(target())
+    m, k, n = 13, 9, 3 * lanes + 1
+    batch: Place = ("batch", 0)
+    left, right = ((2, batch), (m, ("m", 0)), (k, ("k", 0))), ((2, batch), (n, ("n", 0)), (k, ("k", 0)))
+    product = Product((2,), m, k, n, left, right, (batch, ("m", 0), ("n", 0)))
+    function = batch_matmul(product, lanes).with_attr("tilewright.contraction", "bpol/r")
+    text = tvm.ir.save_json(tvm.IRModule({"main": function.with_attr("global_symbol", "main")}))
+    here = ContractionSpace(
+        Task("key", "product", "contraction", 1e6, text), dataclasses.replace(target(), lanes=lanes)
+    )
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal(shape).astype("float32") for shape in ((2, m, k), (2, n, k)))
+    for config in [here.default(), *sample(here, rng, 3)]:
+        out = tvm.runtime.tensor(np.full((2, m, n), np.nan, dtype="float32"))
+        kernel = tvm.compile(here.schedule(config).mod, target=target().tvm)["main"]
+        kernel(tvm.runtime.tensor(a), tvm.runtime.tensor(b), out)
+        np.testing.assert_allclose(out.numpy(), np.einsum("bmk,bnk->bmn", a, b), atol=1e-5)
+
+
+def test_rows_of_a_large_product_are_cut_into_chunks_that_the_cache_holds() -> None:
+    rows, depth = 2048, 256
+    large = ContractionSpace(
+        make_task(dense(rows, depth, 1024, "relu"), "pol/r"),
+        dataclasses.replace(target(), cores=2, l1=32 << 10, l2=1 << 20),
+    )
+    tile = large.knobs[2].choices[large.default()[2]]  # type: ignore[attr-defined]
+    assert tile[0] > 1  # rows run in parallel
+    assert 4 * depth * rows // tile[0] <= large.target.l2 // 2
 
 
 def test_likely_configs_start_with_the_default() -> None:
