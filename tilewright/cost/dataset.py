@@ -264,7 +264,8 @@ def _read_tasks(stored: pyarrow.Table, widths: Mapping[str, list[int]], tasks: o
                 axes=header.axes,
                 buffers=header.buffers,
                 extra_names=header.extra_names,
-                **{name: array[rows] for name, array in arrays.items()},  # type: ignore[arg-type]  # products are 1
+                products=1,
+                **{name: array[rows] for name, array in arrays.items()},
             ),
             seconds=seconds[rows].astype(np.float64),
         )

@@ -68,4 +68,5 @@ def take_rows(programs: Programs, rows: slice | NDArray[np.intp]) -> Programs:
         arithmetic=programs.arithmetic[rows],
         extra=programs.extra[rows],
         extra_names=programs.extra_names,
+        products=programs.products,
     )

@@ -1,0 +1,107 @@
+"""Networks in float32 and in int8, for ``bench/precision.py``: quantised by ONNX Runtime's own quantiser.
+
+They are calibrated with random inputs, since their weights are random as well: times do not depend on the values, and
+errors are those of the rounding alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from bench import _models, _small_networks
+from tilewright.frontend.onnx.rewriting.upgrade import upgrade
+from tilewright.tensor import Array
+
+__all__ = ["NETWORKS", "write_models"]
+
+#: How many random inputs a network is calibrated with.
+_CALIBRATED = 4
+
+
+def write_models(name: str, folder: Path) -> tuple[Path, Path]:
+    """Write a network in float32, with its batch norms folded, and quantised: static QDQ, per channel.
+
+    Args:
+        name: of one of ``NETWORKS``, or an ONNX file.
+        folder: the directory for the files.
+
+    Returns:
+        the file in float32, and the quantised one.
+    """
+    model = NETWORKS[name]() if name in NETWORKS else onnx.load(name)
+    stem = Path(name).stem
+    plain, quantised = folder / f"{stem}.onnx", folder / f"{stem}-int8.onnx"
+    _fold(model, plain, folder / "raw.onnx")
+    _quantise(plain, quantised)
+    return plain, quantised
+
+
+def _light(name: str) -> Callable[[], onnx.ModelProto]:
+    """A light network of the onnx package, with random weights."""
+
+    def make() -> onnx.ModelProto:
+        from tilewright.frontend.load import load
+
+        model = load(Path(_models.model(name))).onnx
+        assert model is not None
+        values = {tensor.name for tensor in model.graph.initializer}
+        for place in reversed(range(len(model.graph.input))):
+            if model.graph.input[place].name in values:
+                del model.graph.input[place]
+        return model
+
+    return make
+
+
+#: The networks by name.
+NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
+    **{name: _light(name) for name in ("resnet50", "squeezenet", "vgg19", "densenet121", "inception_v1")},
+    "small_mobilenet_v3": _small_networks.mobilenet_v3,
+}
+
+
+def _fold(model: onnx.ModelProto, out: Path, scratch: Path) -> None:
+    import onnxruntime
+
+    model.ir_version = max(model.ir_version, 8)
+    upgrade(model)
+    onnx.save(model, str(scratch))
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(out)
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(scratch), options, providers=["CPUExecutionProvider"])
+    scratch.unlink()
+
+
+def _quantise(plain: Path, out: Path) -> None:
+    import onnxruntime
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Samples(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            session = onnxruntime.InferenceSession(str(plain), providers=["CPUExecutionProvider"])
+            rng = np.random.default_rng(1)
+            self._samples = iter(
+                [
+                    {i.name: rng.standard_normal(i.shape).astype(np.float32) for i in session.get_inputs()}
+                    for _ in range(_CALIBRATED)
+                ]
+            )
+
+        def get_next(self) -> dict[str, Array] | None:
+            return next(self._samples, None)
+
+    quantize_static(
+        str(plain),
+        str(out),
+        Samples(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )

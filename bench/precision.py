@@ -1,0 +1,134 @@
+"""Compares networks in float32 and in int8: Tilewright, ONNX Runtime and OpenVINO, by turns, in one table.
+
+    python -m bench.precision --models resnet50,squeezenet --budget 2m --json p.json
+
+Each network is tuned in both precisions, with ``--budget`` each; ``--budget 0`` takes default schedules. Then all
+runtimes take turns. ``rows`` of the JSON file have for each model, runtime and precision: ``median_ms``; ``ratio``, the
+time divided by that of Tilewright in float32, with its interval; and ``error``, the difference of the outputs from
+those of Tilewright in float32 on one random input, relative to their norm. Models in the JSON file are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench._quantised import write_models
+from tilewright.cli.boundary import write_json
+from tilewright.cli.text import table
+from tilewright.compare import peers
+from tilewright.frontend.load import load
+from tilewright.measure.compare import compare, latency
+from tilewright.measure.peers import Entrant, Peer, Runnable, race
+from tilewright.processor import model_name
+from tilewright.tvm_compat import wanted_threads
+
+__all__ = ["make_rows"]
+
+#: The other runtimes, and the length of their turns in seconds.
+_OTHERS: dict[str, Callable[[str, str], Runnable]] = {"onnxruntime": peers.onnxruntime, "openvino": peers.openvino}
+_BLOCK_SECONDS = 0.5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default="resnet50,squeezenet", help="comma-separated names or files")
+    parser.add_argument("--budget", default="2m", help="of each tuning; 0: default schedules")
+    parser.add_argument("--against", default="onnxruntime,openvino", help="comma-separated")
+    parser.add_argument("--blocks", type=int, default=12, help="turns of each runtime")
+    parser.add_argument("--json", type=Path, default=Path("precision.json"))
+    arguments = parser.parse_args()
+    done: dict[str, Any] = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+    rows: list[dict[str, Any]] = done.get("rows", [])
+    for name in arguments.models.split(","):
+        if any(row["model"] == name for row in rows):
+            continue
+        rows += _compare(name, arguments.budget, arguments.against.split(","), arguments.blocks)
+        date = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        done = {"rows": rows, "budget": arguments.budget, "machine": model_name(), "date": date}
+        write_json(arguments.json, done)
+    head = ["model", "runtime", "precision", "median ms", "of own float32", "error"]
+    shown = [
+        [r["model"], r["runtime"], r["precision"], f"{r['median_ms']:.2f}", f"{r['ratio']:.3f}", f"{r['error']:.2g}"]
+        for r in rows
+        if "failure" not in r
+    ]
+    print(table(head, shown))
+    print(f"medians; {done['machine']}, {wanted_threads()} threads, {done['date'][:10]}")
+
+
+def _compare(name: str, budget: str, against: list[str], blocks: int) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory(prefix="tilewright-bench-") as text:
+        folder = Path(text)
+        models = dict(zip(("float32", "int8"), write_models(name, folder), strict=True))
+        entrants = []
+        for precision, path in models.items():
+            _tune(path, folder / precision, budget, folder)
+            entrants.append(Entrant(f"tilewright-{precision}", peers.executable, (str(folder / precision),)))
+        entrants += [
+            Entrant(f"{other}-{precision}", _OTHERS[other], (str(path), "native"))
+            for other in against
+            for precision, path in models.items()
+        ]
+        print(f"+ {name}: {', '.join(entrant.name for entrant in entrants)}", flush=True)
+        return make_rows(name, race(entrants, blocks, _BLOCK_SECONDS, wanted_threads()))
+
+
+def make_rows(name: str, found: Sequence[Peer]) -> list[dict[str, Any]]:
+    """The rows of a model.
+
+    Args:
+        name: of the model.
+        found: the runs of each runtime, Tilewright's in float32 first. Names are such as ``openvino-int8``.
+    """
+    own = found[0]
+    wanted = np.concatenate([np.asarray(o, np.float64).reshape(-1) for o in own.outputs])
+    rows = []
+    for peer in found:
+        runtime, _, precision = peer.name.rpartition("-")
+        row: dict[str, Any] = {"model": name, "runtime": runtime, "precision": precision}
+        if peer.error:
+            rows.append(row | {"failure": peer.error})
+            continue
+        compared = compare(peer, own)
+        outputs = np.concatenate([np.asarray(o, np.float64).reshape(-1) for o in peer.outputs])
+        rows.append(
+            row
+            | {"median_ms": latency(peer)["median_ms"], "error": _relative(outputs, wanted)}
+            | {key: compared[key] for key in ("ratio", "ratio_low", "ratio_high")}
+        )
+    return rows
+
+
+def _relative(outputs: NDArray[np.float64], wanted: NDArray[np.float64]) -> float:
+    return float(np.linalg.norm(outputs - wanted) / np.linalg.norm(wanted))
+
+
+def _tune(path: Path, out: Path, budget: str, folder: Path) -> None:
+    if budget == "0":
+        from tilewright.compiling.build import build
+        from tilewright.graph.tasks import extract
+        from tilewright.ops.registry import make_space
+        from tilewright.target import Target
+
+        extraction = extract(load(path), Target.parse())
+        spaces = {use.task.key: make_space(use.task, extraction.target) for use in extraction.uses}
+        build(extraction, {key: s.schedule(s.default()).mod["main"] for key, s in spaces.items()}, out, {})
+        return
+    command = ["tune", path, "--out", out, "--budget", budget, "--records", folder / "records.db"]
+    print("+ tilewright", *command, flush=True)
+    subprocess.run([sys.executable, "-m", "tilewright.cli", *map(str, command)], check=True)
+
+
+if __name__ == "__main__":
+    main()
