@@ -54,6 +54,7 @@ class TuneOptions:
         verbose: whether details are shown.
         request: what is asked of the inputs; None: nothing.
         page: whether a page about the run is written.
+        live: whether it is served while the run goes on.
     """
 
     model: Path
@@ -66,6 +67,7 @@ class TuneOptions:
     verbose: bool
     request: ShapeRequest | None = None
     page: bool = True
+    live: bool = False
 
 
 def check_sharing(name: str | None) -> None:
