@@ -150,9 +150,9 @@ def _history(
         (301.0, "end"),
     ):
         history.add(PhaseEvent(t, phase))
-    medians = tuple(each.best_seconds or 0.0 for each in reports)
+    placed = tuple(each.best_seconds or 0.0 for each in reports)
     history.add(
-        KernelsEvent(300.0, tuple(f"fused_{each.key}_0000000{n % 10}" for n, each in enumerate(reports)), medians)
+        KernelsEvent(300.0, tuple(f"fused_{each.key}_0000000{n % 10}" for n, each in enumerate(reports)), placed)
     )
     return history
 

@@ -13,7 +13,7 @@ import tvm
 
 from tests.models import TARGET, conv_model, defaults, runs
 from tilewright.frontend.load import load
-from tilewright.graph.tasks import Extraction, TaskUse, extract
+from tilewright.graph.tasks import Extraction, TaskList, TaskUse, extract
 from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
 from tilewright.task import Task
@@ -38,7 +38,7 @@ def function(change: Callable[[Any, Any], Any] | None = None, sigmoid: bool = Fa
 @pytest.fixture(scope="module")
 def extraction(tmp_path_factory: pytest.TempPathFactory) -> Extraction:
     whole = extract(load(conv_model(tmp_path_factory.mktemp("model") / "m.onnx")), TARGET)
-    return replace(whole, uses=(TaskUse(Task("k", "dense", "auto", 1.0, ""), 1, ()),))
+    return replace(whole, uses=TaskList([TaskUse(Task("k", "dense", "auto", 1.0, ""), 1, ())]))
 
 
 @pytest.fixture(scope="module")

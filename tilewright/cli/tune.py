@@ -36,6 +36,7 @@ from tilewright.tuning.budget import Budget
 from tilewright.wording import counted
 
 if TYPE_CHECKING:
+    from tilewright.cli.live import LiveProgress
     from tilewright.tuning.report import TuneReport
 
 __all__ = ["tune"]
@@ -107,6 +108,9 @@ def tune(
     weight: WeightOption = None,
     fleet: FleetOption = None,
     kind: KindOption = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Serve the page on this machine while the run goes on (extra live).")
+    ] = False,
     no_report: Annotated[
         bool, typer.Option("--no-report", help="Do not write report.html, a page about the run, into OUT.")
     ] = False,
@@ -126,6 +130,7 @@ def tune(
         names=MethodNames(method, searcher, sampler, cost_model, sharing),
         verbosity=verbosity(),
         page=not no_report,
+        live=live,
     )
     check_target(target)
     check_sharing(sharing)
@@ -150,14 +155,31 @@ def _tune_one(options: TuneOptions, cluster: Cluster, json_file: Path | None, *,
     with ExitStack() as ending, ExitStack() as stack:
         stack.enter_context(reserve_out(out))
         stack.enter_context(scratch())
-        report, told = run_tuning(options, cluster, stack, BEGAN)
+        progress = _serve_page(options) if options.live else None
+        try:
+            report, told = run_tuning(options, cluster, stack, BEGAN, progress)
+        except BaseException:
+            if progress is not None:
+                progress.finish(None)
+            raise
         ending.enter_context(holding())  # the work is done: only the report and the cleaning up are left
         write_json(json_file, to_json_object(report))
         print(out if verbosity() is Verbosity.QUIET else summary(report, out, told=told))
         if options.page:
             _tell_page(out)
+        if progress is not None:
+            progress.finish(out)
     if report.interrupted:
         raise typer.Exit(exit_code())
+
+
+def _serve_page(options: TuneOptions) -> LiveProgress:
+    """Begin to serve the page of the run, beside the usual display."""
+    from tilewright.cli.live import LiveProgress
+    from tilewright.tuning.progress import progress_for
+
+    shown = progress_for(verbose=options.verbosity is Verbosity.VERBOSE)
+    return LiveProgress(shown, options.model.stem, options.budget.seconds)
 
 
 def _tell_page(out: Path) -> None:

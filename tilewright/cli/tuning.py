@@ -56,6 +56,7 @@ class TuneOptions:
         verbosity: how much is shown.
         request: what is asked of the inputs; None: nothing.
         page: whether a page about the run is written.
+        live: whether it is served while the run goes on.
     """
 
     model: Path
@@ -68,6 +69,7 @@ class TuneOptions:
     verbosity: Verbosity
     request: ShapeRequest | None = None
     page: bool = True
+    live: bool = False
 
 
 def check_sharing(name: str | None) -> None:

@@ -28,6 +28,7 @@ from tilewright.executable.manifest import (
 from tilewright.executable.memory import Arena
 from tilewright.executable.program import KernelTime, Program, Variants
 from tilewright.fixed_input import FixedInput
+from tilewright.notebook import html_table
 from tilewright.tensor import Array, TensorSpec
 from tilewright.tvm_compat import wanted_threads
 from tilewright.wording import counted
@@ -90,6 +91,17 @@ class Executable:
         if program is not None:
             return program.run(arrays)  # type: ignore[arg-type]
         return self.program.run(self._to_arrays(arrays))
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks: what it takes and gives, what it was built for, and the verdict on it."""
+        target, verdict = self.manifest.get("target", {}), self.manifest.get("verdict", {})
+        built_for = ", ".join(str(target[key]) for key in ("machine", "mcpu") if target.get(key))
+        rows = [("input", *_describe(spec)) for spec in self.inputs]
+        rows += [("output", *_describe(spec)) for spec in self.outputs]
+        rows.append(("built for", built_for or "not known", "", ""))
+        rows.append(("outputs are", str(verdict.get("outcome", "not judged")), "", ""))
+        title = f"Executable {self.manifest.get('name', '')}".strip()
+        return html_table(title, ("", "name", "shape", "dtype"), rows, "" if self._program else "It is closed.")
 
     def __enter__(self) -> Executable:
         return self
@@ -286,3 +298,9 @@ def load_executable(
 
 #: The errors that a library, weights or a plan of another form cause in the loader, in NumPy, or in TVM.
 _LOADING = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError)
+
+
+def _describe(spec: TensorSpec) -> tuple[str, str, str]:
+    """An input or output for people: its name, its shape, and its dtype."""
+    shape = "x".join("?" if extent == -1 else str(extent) for extent in spec.shape) or "scalar"
+    return spec.name, shape, spec.dtype

@@ -23,18 +23,19 @@ from tilewright.graph.legalizing import LEGALIZED
 from tilewright.graph.rewrite import Rewritten, rewrite
 from tilewright.graph.weights import Recipe
 from tilewright.measure.memory import memory_error
+from tilewright.notebook import html_table
 from tilewright.ops.attention import Attention
 from tilewright.ops.mark import Mark, take_mark, take_marks
 from tilewright.target import Target
 from tilewright.task import WEIGHTS, Task
-from tilewright.wording import describe_error
+from tilewright.wording import counted, describe_error
 
 if TYPE_CHECKING:
     from tvm import relax
     from tvm.ir import Expr, IRModule
     from tvm.tirx import Let, PrimFunc
 
-__all__ = ["Extraction", "TaskUse", "extract", "task_of"]
+__all__ = ["Extraction", "TaskList", "TaskUse", "extract", "task_of"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,18 @@ class TaskUse:
     task: Task
     weight: int
     functions: tuple[str, ...]
+
+
+class TaskList(tuple[TaskUse, ...]):
+    """Tasks and their uses, as a tuple that notebooks show as a table."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (use.task.name, use.task.kind, f"{use.weight:g}", f"{use.weight * use.task.flop / 1e6:.4g}") for use in self
+        ]
+        return html_table(counted(len(self), "task"), ("task", "kind", "calls", "MFLOP of a run"), rows)
 
 
 @dataclass(frozen=True)
@@ -71,7 +84,7 @@ class Extraction:
     rewritten: Rewritten
     module: IRModule
     recipes: tuple[Recipe, ...]
-    uses: tuple[TaskUse, ...]
+    uses: TaskList
     plan: Plan | None
     _direct: _Direct = field(repr=False)
 
@@ -283,7 +296,7 @@ def _list_tasks(
         for key, names in groups.items()
     ]
     uses.sort(key=lambda use: (-use.task.flop * use.weight, use.task.key))
-    return Extraction(network, target, rewritten, module, recipes, tuple(uses), plan, direct)
+    return Extraction(network, target, rewritten, module, recipes, TaskList(uses), plan, direct)
 
 
 def _check_results(network: Network, plan: Plan) -> None:

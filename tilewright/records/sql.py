@@ -6,7 +6,7 @@ import re
 import sqlite3
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
@@ -307,6 +307,10 @@ class SQLStore:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def reading(self) -> AbstractContextManager[Connection]:
+        """A connection for reading, for the queries of this package."""
+        return self._reading()
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from tilewright.jsonable import Json, JsonObject
+from tilewright.jsonable import JsonObject
 
-__all__ = ["Chart", "Choice", "Figure", "Headline", "Page", "Section", "Table"]
+__all__ = ["Chart", "Choice", "Figure", "Filter", "Headline", "Page", "Section", "Table"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,23 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Filter:
+    """A choice of what a page shows: a field of a form.
+
+    Attributes:
+        name: of the parameter.
+        label: for people.
+        value: that is chosen.
+        options: what may be chosen; empty: any text.
+    """
+
+    name: str
+    label: str
+    value: str = ""
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of a page.
 
@@ -96,6 +113,7 @@ class Section:
         facts: name and value.
         choice: charts of which the reader chooses the task.
         points: further sentences, as a list.
+        filters: of the page.
     """
 
     name: str
@@ -106,6 +124,7 @@ class Section:
     facts: tuple[tuple[str, str], ...] = ()
     choice: Choice | None = None
     points: tuple[str, ...] = ()
+    filters: tuple[Filter, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,6 +144,7 @@ class Page:
         footer: how it came to be.
         live: the address of its updates; empty: it never changes.
         state: what goes on at the moment; empty: nothing.
+        download: the address of the page's data; empty: there is none.
     """
 
     title: str
@@ -134,7 +154,7 @@ class Page:
     footer: str = ""
     live: str = ""
     state: str = ""
-    more: dict[str, Json] = field(default_factory=dict)
+    download: str = ""
 
     @property
     def charts(self) -> tuple[Chart, ...]:

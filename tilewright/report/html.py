@@ -31,7 +31,7 @@ def render(page: Page) -> str:
         page=page,
         style=_asset("page.css"),
         scripts=scripts,
-        policy=_policy(tuple(scripts), live=bool(page.live)),
+        policy=_policy(tuple(scripts), live=bool(page.live), forms=bool(page.download)),
         data=_embed(page_data(page)),
     )
 
@@ -63,12 +63,13 @@ def _embed(data: JsonObject) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _policy(scripts: tuple[str, ...], live: bool) -> str:
+def _policy(scripts: tuple[str, ...], live: bool, forms: bool) -> str:
     hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
-    connect = "'self'" if live else "'none'"
+    own, none = "'self'", "'none'"
+    connect = own if live else none
     return (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; connect-src {connect}; "
-        "base-uri 'none'; form-action 'none'"
+        f"base-uri 'none'; form-action {own if forms else none}"
     )
 
 

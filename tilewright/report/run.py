@@ -12,13 +12,13 @@ from tilewright.executable.plan import Plan
 from tilewright.jsonable import Json
 from tilewright.reading import parse_json, read_file
 from tilewright.report.decoding import decode
-from tilewright.report.history import History, parse_events
+from tilewright.report.history import History, TaskHistory, parse_events
 from tilewright.report.network import Node, draw_network
 from tilewright.tuning.report import TaskReport, TuneReport
-from tilewright.tuning.run_log import LOG, REPORT
+from tilewright.tuning.run_log import LOG, REPORT, TaskFunctions
 from tilewright.verify.verdict import Verdict
 
-__all__ = ["Bench", "PeerTime", "Run", "read_bench", "read_run"]
+__all__ = ["Bench", "PeerTime", "Run", "make_live_run", "read_bench", "read_run"]
 
 #: The most bytes of a report and of a log that are read: several times what the largest runs write.
 _MOST_REPORT, _MOST_LOG = 64 << 20, 64 << 20
@@ -134,6 +134,49 @@ def read_run(out: Path, bench: Path | None = None) -> Run:
         bytes={name: _size(out / name) for name in manifest["sha256"]},
         bench=None if bench is None else read_bench(bench),
         lacks=tuple(lacks),
+    )
+
+
+def make_live_run(history: History, name: str, budget_seconds: float | None) -> Run:
+    """A run that goes on, from what was heard of it so far.
+
+    Args:
+        history: its course so far.
+        name: of the model.
+        budget_seconds: of its budget; None: it has no time limit.
+    """
+    tasks = tuple(_live_task(each, history.tasks.get(each.key)) for each in history.functions)
+    latencies = history.latencies
+    report = TuneReport(
+        model=name,
+        budget_seconds=budget_seconds,
+        wall_seconds=history.end,
+        tasks=tasks,
+        trials=sum(task.trials for task in tasks),
+        before_seconds=latencies[0].seconds if latencies else None,
+        after_seconds=latencies[-1].seconds if latencies else None,
+    )
+    return Run(name, name, report, known=False, history=history)
+
+
+def _live_task(task: TaskFunctions, history: TaskHistory | None) -> TaskReport:
+    rounds, space = ([], None) if history is None else (history.rounds, history.space)
+    return TaskReport(
+        name=task.name,
+        kind="",
+        key=task.key,
+        weight=task.weight,
+        flop=task.flop,
+        best_seconds=rounds[-1].best if rounds else None,
+        possible_seconds=(space.possible or None) if space is not None else None,
+        touched_bytes=(space.touched or None) if space is not None else None,
+        trials=sum(each.count for each in rounds),
+        recorded=0 if space is None else space.recorded,
+        rounds=len(rounds),
+        failures={},
+        exhausted=False,
+        done=False,
+        problem="",
     )
 
 

@@ -86,11 +86,21 @@ class LatencyEvent:
 
 @dataclass(frozen=True)
 class TaskFunctions:
-    """A task of the network, and the names of its functions, with which the names of its kernels begin."""
+    """A task of the network.
+
+    Attributes:
+        key: ``Task.key``.
+        name: for people.
+        functions: the names of its functions, with which the names of its kernels begin.
+        weight: how often the network calls it.
+        flop: floating-point operations of one call.
+    """
 
     key: str
     name: str
     functions: tuple[str, ...]
+    weight: float = 1.0
+    flop: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -126,6 +136,8 @@ class SpaceEvent:
         template: its name and version.
         knobs: in the order of a config.
         recorded: measurements that were known before.
+        possible: the latency in seconds that the machine's roofline allows; 0: not known.
+        touched: bytes that a call reads or writes, each once; 0: not known.
     """
 
     event: ClassVar[str] = "space"
@@ -134,6 +146,8 @@ class SpaceEvent:
     template: str
     knobs: tuple[KnobText, ...]
     recorded: int
+    possible: float = 0.0
+    touched: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -270,7 +284,8 @@ class RunLog:
             return
         space = task.tuner.space
         knobs = tuple(KnobText(knob.name, len(knob), _choices(knob.choices)) for knob in space.knobs)
-        self._write(SpaceEvent(self._now, task.key, space.template, knobs, task.tuner.recorded))
+        recorded = task.tuner.recorded
+        self._write(SpaceEvent(self._now, task.key, space.template, knobs, recorded, task.possible, task.touched))
 
     def round(self, task: TaskState, result: RoundResult) -> None:
         """A round of a task ended."""

@@ -45,11 +45,12 @@ from tilewright.tuning.building import refuse_tuning
 from tilewright.tuning.context import HasNodes, TuningContext, Workplace
 from tilewright.tuning.finish import Finishing, FinishTimes
 from tilewright.tuning.incumbent import build_incumbent
+from tilewright.tuning.notebook_progress import default_progress
 from tilewright.tuning.report import StartReport, TuneReport
 from tilewright.tuning.roofline import Roofline
 from tilewright.tuning.run_log import END, LOG, RunLog, TaskFunctions, write_run
 from tilewright.tuning.scheduler import NetworkTuner
-from tilewright.tuning.session_report import Outcomes, report_session
+from tilewright.tuning.session_report import Outcomes, describe_result, report_session
 from tilewright.tuning.ways import Ways, choose_ways, has_choice, recorded_ways
 from tilewright.tuning.workshop import Workshop
 from tilewright.tvm_compat import wanted_threads
@@ -73,6 +74,10 @@ class TuneResult:
 
     executable: Executable
     report: TuneReport
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks: what was gained, and the tasks that take the most time."""
+        return describe_result(self.report)
 
 
 def tune(
@@ -118,7 +123,7 @@ def tune(
         KeyboardInterrupt: no executable was written; an earlier one in ``out`` is untouched.
     """
     limits = Budget.parse(budget) if isinstance(budget, str) else budget
-    running = limits if isinstance(limits, RunningBudget) else limits.start()
+    running = limits if isinstance(limits, RunningBudget) else limits.start(progress=default_progress())
     check_compiler()
     wanted_threads()  # as the executable will be asked in the end
     notes: list[str] = []
@@ -426,7 +431,10 @@ class _Session:
 
 def _list_functions(extraction: Extracted) -> tuple[TaskFunctions, ...]:
     """The tasks of a network, with the names of their functions."""
-    return tuple(TaskFunctions(use.task.key, use.task.name, tuple(use.functions)) for use in extraction.uses)
+    return tuple(
+        TaskFunctions(use.task.key, use.task.name, tuple(use.functions), use.weight, use.task.flop)
+        for use in extraction.uses
+    )
 
 
 def _holds_executable(out: Path) -> bool:

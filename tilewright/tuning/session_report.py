@@ -10,6 +10,7 @@ from tilewright.frontend.network import Network
 from tilewright.graph.buckets import Buckets, Extracted, describe_bucket
 from tilewright.jsonable import to_json
 from tilewright.measure.batch import PoolStatistics
+from tilewright.notebook import html_table
 from tilewright.tuning.algorithms import AlgorithmChoice
 from tilewright.tuning.budget_plan import BudgetPlan
 from tilewright.tuning.finish import Finishing
@@ -26,8 +27,10 @@ from tilewright.tuning.report import (
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.wording import counted
 
-__all__ = ["Outcomes", "describe_parts", "report_session"]
+__all__ = ["Outcomes", "describe_parts", "describe_result", "report_session"]
 
+#: How many tasks a notebook shows.
+_MOST_TASKS = 10
 #: How many reasons a note gives for one segment. The report has all of them.
 _MOST_REASONS = 3
 
@@ -165,3 +168,24 @@ def _describe_empty(network: Network) -> Iterator[str]:
                 f"the input {spec.name!r} is {list(spec.shape)}, which has no elements; if 0 stands for an open "
                 "dimension, give its shape with --shape"
             )
+
+
+def describe_result(report: TuneReport) -> str:
+    """A report as a table of HTML, for notebooks: the races, the verdict, and the tasks that take the most time."""
+    rows: list[tuple[str, str]] = []
+    race, runtime = report.final_race, report.runtime_race
+    if race is not None:
+        rows.append(("tuned", f"{race.tuned_ms:.4g} ms; before {race.incumbent_ms:.4g} ms; kept: {race.kept}"))
+    elif report.before_seconds and report.after_seconds:
+        rows.append(
+            ("estimated", f"{1e3 * report.after_seconds:.4g} ms; at first {1e3 * report.before_seconds:.4g} ms")
+        )
+    if runtime is not None:
+        rows.append(("ONNX Runtime", f"{runtime.onnxruntime_ms:.4g} ms; kept: {runtime.kept}"))
+    if report.verdict is not None:
+        rows.append(("outputs", f"{report.verdict.outcome.value}; {report.verdict.evidence}"))
+    rows.append(("trials", f"{report.trials} in {report.wall_seconds:.1f} s"))
+    known = [task for task in report.tasks if task.best_seconds is not None]
+    heavy = sorted(known, key=lambda task: -task.weight * (task.best_seconds or 0.0))[:_MOST_TASKS]
+    rows += [(t.name, f"{1e3 * t.weight * (t.best_seconds or 0.0):.4g} ms of a run, {t.trials} trials") for t in heavy]
+    return html_table(f"Tuned {report.model or 'network'}", (), rows, "tilewright report OUT makes a page of it.")

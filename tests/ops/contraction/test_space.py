@@ -340,7 +340,7 @@ def test_rows_of_a_large_product_are_cut_into_chunks_that_the_cache_holds() -> N
         make_task(dense(rows, depth, 1024, "relu"), "pol/r"),
         dataclasses.replace(target(), cores=2, l1=32 << 10, l2=1 << 20),
     )
-    tile = large.knobs[2].choices[large.default()[2]]  # type: ignore[attr-defined]
+    tile = large.knobs[2].choices[large.default()[2]]
     assert tile[0] > 1  # rows run in parallel
     assert 4 * depth * rows // tile[0] <= large.target.l2 // 2
 

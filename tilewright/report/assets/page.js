@@ -148,6 +148,12 @@
     performance.mark("drawn");
     document.documentElement.dataset.ready = "yes";
   });
+  // Links and forms keep the token and the filters of the address.
+  for (const link of document.querySelectorAll("a[data-keep]")) link.search = location.search;
+  for (const form of document.querySelectorAll("form")) {
+    const token = new URLSearchParams(location.search).get("token");
+    if (token) form.append(Object.assign(document.createElement("input"), { type: "hidden", name: "token", value: token }));
+  }
   dark.addEventListener("change", () => drawAll());
   if (data.live) follow();
 })();

@@ -1,0 +1,149 @@
+"""What a store holds, summed up for people: by task, target and template, and by day. Large stores are read once.
+
+Records are only ever added. So the sums of those that were read stay, and a later look reads what came since: it takes
+milliseconds, however many records there are.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from sqlalchemy import BigInteger, and_, case, cast, func, select
+
+from tilewright.records.codec import is_key
+from tilewright.records.schema import measurements, tasks
+from tilewright.records.sql import SQLStore
+
+__all__ = ["DaySum", "Overview", "TaskSum"]
+
+_DAY = 86400
+#: Seconds since 1970 that no measurement has reached: the year 5000.
+_LATEST = 1e11
+
+
+@dataclass(frozen=True)
+class TaskSum:
+    """The measurements of one task on one target with one template.
+
+    Attributes:
+        task, target, template: the keys.
+        count: of the measurements.
+        ok: those with a latency.
+        best_seconds: the lowest latency; inf: there is none.
+        last_time: POSIX time of the latest.
+        elapsed: seconds that they took together.
+    """
+
+    task: str
+    target: str
+    template: str
+    count: int
+    ok: int
+    best_seconds: float
+    last_time: float
+    elapsed: float
+
+
+@dataclass(frozen=True)
+class DaySum:
+    """The measurements of one target on one day: the day's number since 1970 (UTC), how many, and how many worked."""
+
+    target: str
+    day: int
+    count: int
+    ok: int
+
+
+class Overview:
+    """The sums of a store, which follow it.
+
+    Args:
+        store: may be read only.
+    """
+
+    def __init__(self, store: SQLStore) -> None:
+        self._store = store
+        self._last = 0
+        self._tasks: dict[tuple[str, str, str], TaskSum] = {}
+        self._days: dict[tuple[str, int], DaySum] = {}
+        self._names: dict[str, tuple[str, float]] = {}
+        self._lock = threading.Lock()
+        self.refused = 0
+
+    @property
+    def tasks(self) -> list[TaskSum]:
+        """Each task on each target with each template, those measured last first."""
+        with self._lock:
+            return sorted(self._tasks.values(), key=lambda each: -each.last_time)
+
+    @property
+    def days(self) -> list[DaySum]:
+        """Each target on each day, the earliest first."""
+        with self._lock:
+            return sorted(self._days.values(), key=lambda each: (each.day, each.target))
+
+    @property
+    def names(self) -> Mapping[str, tuple[str, float]]:
+        """The name of each task for people, and its FLOP, by key."""
+        return self._names
+
+    def refresh(self) -> None:
+        """Read what was added since the last time.
+
+        Raises:
+            RecordsError: the store cannot be read.
+        """
+        columns = measurements.c
+        # Whole numbers, as databases divide the others in their own ways; of times that are none, the first day.
+        sound = case((and_(columns.time >= 0, columns.time < _LATEST), columns.time), else_=0.0)
+        day = cast(sound, BigInteger) // _DAY
+        keys = (columns.task, columns.target, columns.template)
+        with self._lock, self._store.reading() as connection:
+            newest = connection.execute(select(func.max(columns.id))).scalar_one_or_none() or 0
+            if newest > self._last:
+                query = (
+                    select(
+                        *keys,
+                        day.label("day"),
+                        func.count(),
+                        func.count(columns.seconds),
+                        func.min(columns.seconds),
+                        func.max(columns.time),
+                        func.sum(columns.elapsed),
+                    )
+                    .where(columns.id > self._last, columns.id <= newest)
+                    .group_by(*keys, "day")
+                )
+                for row in connection.execute(query):
+                    self._add(*row)
+                self._last = newest
+            query_names = select(tasks.c.key, tasks.c.name, tasks.c.flop)
+            self._names = {key: (str(name), float(flop or 0.0)) for key, name, flop in connection.execute(query_names)}
+
+    def _add(self, *row: object) -> None:
+        task, target, template, day, count, ok, best, last, elapsed = row
+        keys = (task, target, template)
+        if not (all(map(is_key, keys)) and isinstance(count, int) and isinstance(ok, int)):
+            self.refused += 1
+            return
+        texts = (str(task), str(target), str(template))
+        known = self._tasks.get(texts, TaskSum(*texts, 0, 0, math.inf, 0.0, 0.0))
+        self._tasks[texts] = replace(
+            known,
+            count=known.count + count,
+            ok=known.ok + ok,
+            best_seconds=min(known.best_seconds, _finite(best, math.inf) or math.inf),
+            last_time=max(known.last_time, _finite(last, 0.0)),
+            elapsed=known.elapsed + _finite(elapsed, 0.0),
+        )
+        number = int(_finite(day, 0.0))
+        summed = self._days.get((str(target), number), DaySum(str(target), number, 0, 0))
+        self._days[str(target), number] = replace(summed, count=summed.count + count, ok=summed.ok + ok)
+
+
+def _finite(value: object, otherwise: float) -> float:
+    """A number of a row, which may hold anything."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else otherwise
