@@ -226,7 +226,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             comparison = compare(self._module, self.outputs, tensors, found)
             if not comparison.finite and self._unsure < MOST_UNSURE:
                 return self._postpone(executable, tensors)
-            right = is_rounding(self._module, self.outputs, tensors, found, comparison.doubtful)
+            right = is_rounding(self._module, self.outputs, tensors, found, comparison)
         except Exception as error:
             self.leave(f"its executable failed: {first_line(error)}")
             return self.forward(*tensors)

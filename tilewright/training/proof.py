@@ -50,12 +50,14 @@ class Comparison:
         seconds: that PyTorch took.
         finite: whether all results of PyTorch's are finite.
         doubtful: by their places, PyTorch's results that differ by more than 1e-4.
+        strides: by their places, how PyTorch's results lie. Ours may lie without the gaps of a view.
     """
 
     worst: float = 0.0
     seconds: float = 0.0
     finite: bool = True
     doubtful: dict[int, torch.Tensor] = field(default_factory=dict)
+    strides: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 def find_difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -106,7 +108,7 @@ def is_rounding(
     outputs: Sequence[Layout],
     tensors: Sequence[torch.Tensor],
     found: Sequence[torch.Tensor],
-    doubtful: Mapping[int, torch.Tensor],
+    comparison: Comparison,
 ) -> bool:
     """Whether results differ from PyTorch's no more than rounding errors explain, or by at most 1e-4.
 
@@ -117,12 +119,13 @@ def is_rounding(
         outputs: the layouts of its results.
         tensors: what it takes.
         found: what it gave elsewhere. Images may be in blocks.
-        doubtful: by their places, results of PyTorch's (:attr:`Comparison.doubtful`).
+        comparison: of these results.
     """
+    doubtful: Mapping[int, torch.Tensor] = comparison.doubtful
     if not doubtful:
         return True
     for kind in (_Moving, _Exact):
-        run = kind(module, outputs, found, doubtful)
+        run = kind(module, outputs, found, doubtful, comparison.strides)
         run.run(*tensors)
         doubtful = {place: doubtful[place] for place in run.wrong}
         if not doubtful:
@@ -173,6 +176,7 @@ class _Watching(fx.Interpreter):  # type: ignore[misc]
         outputs: the layouts of its results.
         found: our results.
         places: of the results that are looked at. Only what these need is computed.
+        strides: by their places, how PyTorch's results lie, as far as is known.
 
     Attributes:
         seconds: that PyTorch took.
@@ -184,6 +188,7 @@ class _Watching(fx.Interpreter):  # type: ignore[misc]
         outputs: Sequence[Layout],
         found: Sequence[torch.Tensor],
         places: Collection[int],
+        strides: dict[int, tuple[int, ...]],
     ) -> None:
         graph = fx.Graph()
         results = graph.graph_copy(module.graph, {})
@@ -200,7 +205,7 @@ class _Watching(fx.Interpreter):  # type: ignore[misc]
         graph.eliminate_dead_code()
         last.args = ((),)
         super().__init__(fx.GraphModule(module, graph))
-        self._outputs, self._found = outputs, found
+        self._outputs, self._found, self._strides = outputs, found, strides
         self._given = {node.args[0] for node in self.graph.nodes if node.target is _give}
         self._laid: dict[int, torch.Tensor] = {}
         self.seconds = 0.0
@@ -230,7 +235,8 @@ class _Watching(fx.Interpreter):  # type: ignore[misc]
     def _lay(self, place: int) -> torch.Tensor:
         """Our result, in the order in which PyTorch's own lies in memory."""
         found, layout = self._found[place], self._outputs[place]
-        made = torch.empty_strided(layout.shape, layout.strides, dtype=found.dtype, device=found.device)
+        strides = self._strides.get(place, layout.strides)
+        made = torch.empty_strided(layout.shape, strides, dtype=found.dtype, device=found.device)
         if found.shape == made.shape:
             return made.copy_(found)
         made.unflatten(1, (-1, found.shape[-1])).copy_(found.permute(0, 1, 4, 2, 3))
@@ -241,13 +247,15 @@ class _Comparing(_Watching):
     """Compares each result with ours."""
 
     def __init__(self, module: fx.GraphModule, outputs: Sequence[Layout], found: Sequence[torch.Tensor]) -> None:
-        super().__init__(module, outputs, found, range(len(found)))
         self.comparison = Comparison()
+        super().__init__(module, outputs, found, range(len(found)), self.comparison.strides)
 
     def _look(self, place: int, value: torch.Tensor) -> None:
         """Note how far our result is from PyTorch's."""
         noted, ours = self.comparison, self._found[place]
         if place in self._given:
+            if all(stride or extent == 1 for stride, extent in zip(value.stride(), value.shape, strict=True)):
+                noted.strides[place] = value.stride()
             ours = self._laid[place] = self._lay(place)
         difference = find_difference(ours, value)
         noted.finite = noted.finite and _is_finite(value)
@@ -264,6 +272,7 @@ class _Moving(_Watching):
         outputs: the layouts of its results.
         found: our results.
         doubtful: PyTorch's results that are looked at.
+        strides: by their places, how PyTorch's results lie.
 
     Attributes:
         wrong: the places of those results that are farther off.
@@ -275,8 +284,9 @@ class _Moving(_Watching):
         outputs: Sequence[Layout],
         found: Sequence[torch.Tensor],
         doubtful: Mapping[int, torch.Tensor],
+        strides: dict[int, tuple[int, ...]],
     ) -> None:
-        super().__init__(module, outputs, found, doubtful)
+        super().__init__(module, outputs, found, doubtful, strides)
         self._doubtful = doubtful
         self._generator = torch.Generator("cpu").manual_seed(0)
         # To draw numbers takes five times as long as to multiply by them, so they are used again.

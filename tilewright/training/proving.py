@@ -89,7 +89,7 @@ def prove(claim: Claim) -> Verdict:
         module = accept_blocks(pickle.loads(piece.module), piece.signature.inputs)
         found = _run_ours(claim, piece, tensors)
         comparison = compare(module, piece.signature.outputs, tensors, found)
-        right = is_rounding(module, piece.signature.outputs, tensors, found, comparison.doubtful)
+        right = is_rounding(module, piece.signature.outputs, tensors, found, comparison)
     return Verdict(right, comparison.worst, comparison.finite)
 
 
