@@ -24,6 +24,6 @@ def test_every_diagram_is_drawn() -> None:
     with browsers.sync_playwright() as made:
         page = made.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"]).new_page()
         page.add_script_tag(path=str(MERMAID[-1]))
-        for name, diagram in diagrams.items():
+        for name, diagram in diagrams:
             drawn = page.evaluate("async text => (await mermaid.render('drawn', text)).svg", diagram)
             assert drawn.startswith("<svg"), name
