@@ -1,4 +1,4 @@
-"""Builds ``tilewright-runtime``: what loads and runs executables, with NumPy as its only dependency.
+"""Builds ``tilewright-runtime``: what loads and runs executables, with the few packages that this needs.
 
     python release/build_runtime.py --out dist
 
@@ -21,9 +21,11 @@ ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "tilewright"
 #: The package of the distribution, and the module with which its modules are found.
 PACKAGE, ENTRY = "tilewright_runtime", "tilewright.executable.executable"
+#: Packages that only some executables need: with a part that ONNX Runtime runs, or on TVM's virtual machine.
+OPTIONAL = {"onnxruntime", "tvm", "tvm_ffi"}
 #: An import of a module of Tilewright's. Names in texts and in the runtime's C stay as they are.
 _IMPORT = re.compile(r"^(\s*(?:from|import) )tilewright(?=[. ])", re.MULTILINE)
-_INIT = '''"""Loads and runs the executables that ``tilewright tune`` writes. Needs NumPy, no compiler, and no TVM.
+_INIT = '''"""Loads and runs the executables that ``tilewright tune`` writes. Needs no compiler, and no TVM.
 
 >>> from tilewright_runtime import load_executable  # doctest: +SKIP
 >>> (y,) = load_executable("tuned")(x)  # doctest: +SKIP
@@ -36,7 +38,7 @@ __all__ = ["Executable", "OutputError", "ShapeError", "TargetError", "Tilewright
 '''
 _README = """# Tilewright's runtime
 
-Loads and runs the executables that `tilewright tune` writes. It needs Python and NumPy, and neither a compiler nor TVM.
+Loads and runs the executables that `tilewright tune` writes. It needs neither a compiler nor TVM.
 
     from tilewright_runtime import load_executable
 
@@ -53,12 +55,12 @@ build-backend = "setuptools.build_meta"
 [project]
 name = "tilewright-runtime"
 version = "{version}"
-description = "Runs the executables that Tilewright has tuned, with Python and NumPy alone"
+description = "Runs the executables that Tilewright has tuned, without Tilewright and its compiler"
 readme = "README.md"
 requires-python = ">=3.10"
 license = "Apache-2.0"
 license-files = ["LICENSE"]
-dependencies = ["numpy>=1.26"]
+dependencies = [{dependencies}]
 
 [project.optional-dependencies]
 onnxruntime = ["onnxruntime>=1.20"]
@@ -71,23 +73,32 @@ include = ["{package}*"]
 """
 
 
-def find_modules() -> list[str]:
-    """The modules of Tilewright that running an executable imports, sorted; packages among them."""
-    graph = grimp.build_graph("tilewright", exclude_type_checking_imports=True, cache_dir=None)
+def find_modules() -> tuple[list[str], list[str]]:
+    """What running an executable imports.
+
+    Returns:
+        the modules of Tilewright, packages among them; and the other packages that it needs. Both are sorted.
+    """
+    graph = grimp.build_graph(
+        "tilewright", include_external_packages=True, exclude_type_checking_imports=True, cache_dir=None
+    )
     found: set[str] = set()
     wanted = {ENTRY}
     while wanted:
         module = wanted.pop()
         found.add(module)
-        parents = {module.rpartition(".")[0]} - {"tilewright"}
-        wanted |= (graph.find_modules_directly_imported_by(module) | parents) - found
-    return sorted(found)
+        if module.startswith("tilewright."):
+            parents = {module.rpartition(".")[0]} - {"tilewright"}
+            wanted |= (graph.find_modules_directly_imported_by(module) | parents) - found
+    ours = {module for module in found if module.startswith("tilewright.")}
+    return sorted(ours), sorted(found - ours - OPTIONAL - set(sys.stdlib_module_names))
 
 
 def assemble(folder: Path) -> None:
     """Write the sources of the distribution into an empty folder."""
     package = folder / PACKAGE
-    for module in find_modules():
+    modules, packages = find_modules()
+    for module in modules:
         inner = Path(*module.split(".")[1:])
         source = SOURCES / inner / "__init__.py"
         name = inner / "__init__.py" if source.exists() else inner.with_suffix(".py")
@@ -103,7 +114,13 @@ def assemble(folder: Path) -> None:
             (package / runtime / source.name).write_bytes(source.read_bytes())
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     requires, version = (_find(rf"^{key} = (.*)$", project) for key in ("requires", "version"))
-    text = _PROJECT.format(requires=requires.strip("[]"), version=version.strip('"'), package=PACKAGE)
+    text = _PROJECT.format(
+        requires=requires.strip("[]"),
+        version=version.strip('"'),
+        package=PACKAGE,
+        # As Tilewright itself depends on them.
+        dependencies=", ".join(_find(rf'^  ("{name}\b.*?"),', project) for name in packages),
+    )
     (folder / "pyproject.toml").write_text(text, encoding="utf-8")
     (folder / "README.md").write_text(_README, encoding="utf-8")
     (folder / "LICENSE").write_bytes((ROOT / "LICENSE").read_bytes())

@@ -18,17 +18,12 @@ pytestmark = pytest.mark.skipif(
 
 def test_every_diagram_is_drawn() -> None:
     browsers = pytest.importorskip("playwright.sync_api")
-    diagrams = {
-        f"{page.relative_to(DOCS)} {number}": diagram
-        for page in sorted(DOCS.rglob("*.md"))
-        for number, diagram in enumerate(
-            re.findall(r"```mermaid\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-        )
-    }
+    texts = {str(file.relative_to(DOCS)): file.read_text(encoding="utf-8") for file in sorted(DOCS.rglob("*.md"))}
+    diagrams = [(name, found) for name, text in texts.items() for found in DIAGRAM.findall(text)]
     assert len(diagrams) >= 4
     with browsers.sync_playwright() as made:
         page = made.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"]).new_page()
         page.add_script_tag(path=str(MERMAID[-1]))
-        for name, diagram in diagrams.items():
+        for name, diagram in diagrams:
             drawn = page.evaluate("async text => (await mermaid.render('drawn', text)).svg", diagram)
             assert drawn.startswith("<svg"), name

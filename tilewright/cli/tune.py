@@ -176,9 +176,10 @@ def _tune_one(options: TuneOptions, cluster: Cluster, json_file: Path | None, *,
 def _serve_page(options: TuneOptions) -> LiveProgress:
     """Begin to serve the page of the run, beside the usual display."""
     from tilewright.cli.live import LiveProgress
-    from tilewright.tuning.progress import progress_for
+    from tilewright.tuning.progress import SilentProgress, progress_for
 
-    shown = progress_for(verbose=options.verbosity is Verbosity.VERBOSE)
+    quiet, verbose = options.verbosity is Verbosity.QUIET, options.verbosity is Verbosity.VERBOSE
+    shown = SilentProgress() if quiet else progress_for(verbose=verbose)
     return LiveProgress(shown, options.model.stem, options.budget.seconds)
 
 
@@ -186,10 +187,11 @@ def _tell_page(out: Path) -> None:
     """Write the page about the run. If that fails, the executable is there all the same."""
     try:
         write_report(out, out / PAGE)
-        if verbosity() is not Verbosity.QUIET:
-            print(f"report: {out / PAGE}")
+        said = f"report: {out / PAGE}"
     except OutputError as error:
-        print(f"note: {error}")
+        said = f"note: {error}"
+    if verbosity() is not Verbosity.QUIET:
+        print(said)
 
 
 def summary(report: TuneReport, out: Path, told: Sequence[str] = ()) -> str:
