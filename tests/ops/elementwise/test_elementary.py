@@ -132,7 +132,9 @@ def test_the_slope_of_the_gelu() -> None:
 
 
 def test_the_exponential_of_what_is_not_positive() -> None:
-    x = np.resize(np.concatenate([-np.abs(POINTS), np.float32([-np.inf])]), len(POINTS) // TARGET.lanes * TARGET.lanes)
+    x = np.resize(
+        np.concatenate([-np.abs(POINTS), np.array([-np.inf], np.float32)]), len(POINTS) // TARGET.lanes * TARGET.lanes
+    )
     x[:2] = -np.inf, np.nan
     got, _ = compiled("exp_below_zero", x)
     with np.errstate(invalid="ignore"):
