@@ -111,6 +111,18 @@ def test_an_input_is_a_mask_and_hides_whatever_it_says(tmp_path: Path) -> None:
     check(joined(extraction), tmp_path)
 
 
+def test_the_queries_of_a_mask_lie_side_by_side(tmp_path: Path) -> None:
+    """A weight is permuted when the executable is built, and an input once for all layers that read it."""
+    steps = [("Add", [None, "m"], {}), ("Add", [None, "bias"], {"bias": normal(1, 3, 9, 9)})]
+    extraction = extract(read(write(tmp_path / "m.onnx", 9, *steps, m=[2, 1, 9, 9])), TARGET)
+    ((form, _),) = extraction.attentions
+    assert [dims[-1] for dims in form.masks] == [(9, ("query", 0))] * 2
+    whole = joined(extraction)
+    assert whole.plan is not None
+    assert len(whole.plan.calls) == 2
+    check(whole, tmp_path)
+
+
 @pytest.mark.parametrize(
     "steps",
     [

@@ -10,8 +10,10 @@ from tests.graph.test_tokens import attention
 from tests.models import TARGET, read
 from tests.tuning.test_algorithms import Table
 from tilewright.graph.tasks import Extraction, extract
+from tilewright.measure.runner import NoRunner
+from tilewright.ops import make_space
 from tilewright.records.memory import MemoryStore
-from tilewright.tuning.joining import JoinChoice, choose_joined
+from tilewright.tuning.joining import JoinChoice, choose_joined, joined_task
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,17 @@ def test_without_time_nothing_is_chosen(extraction: Extraction) -> None:
     assert choose(extraction, table, most=7) == ([], 0)
     assert choose(extraction, table, deadline=2.0)[0] == []  # the several functions have not lost
     table.store = MemoryStore()
+
+
+def test_records_of_the_one_function_alone_choose_nothing(extraction: Extraction) -> None:
+    ((form, _),) = extraction.attentions
+    table = times(extraction, 1.0, 1.0)
+    space = make_space(joined_task(form), TARGET)
+    table.measure(space, space.default()[None], math.inf, math.inf)
+    (choice,), trials = choose_joined(
+        extraction.attentions, extraction.separate_tasks, TARGET, NoRunner(), table.store, math.inf
+    )
+    assert (choice.joined, choice.seconds, trials) == (False, {}, 0)
 
 
 def test_a_function_that_fails_is_not_chosen(extraction: Extraction) -> None:

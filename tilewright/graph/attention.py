@@ -22,6 +22,7 @@ import numpy as np
 from tilewright.frontend.network import Network
 from tilewright.graph.rewrite import Rewritten
 from tilewright.graph.value import shape_of
+from tilewright.graph.weights import Recipe
 from tilewright.ops.attention import Attention, Dims, Place
 from tilewright.ops.contraction.expression import Product
 from tilewright.tensor import Array
@@ -47,11 +48,16 @@ class AttentionSite:
     Attributes:
         form: the attention.
         operands: of its function, in the order of ``form.shapes``.
+        orders: how the dimensions of operands are permuted before, by the operands' places. A vector of scores holds
+            queries, so the queries of a mask lie side by side.
+        recipes: of those of them that are weights, permuted when the executable is built.
         bindings: of the operators that it replaces, in their order. The last one binds the result.
     """
 
     form: Attention
     operands: tuple[relax.Expr, ...]
+    orders: Mapping[int, tuple[int, ...]]
+    recipes: Mapping[int, Recipe]
     bindings: tuple[relax.VarBinding, ...]
 
 
@@ -143,8 +149,21 @@ class _Finder:
         if form is None:
             return None
         operands = (*self._arguments(product), values[1], *(mask for mask, _ in scores.masks))
+        found_orders = [(3 + i, _find_order(dims)) for i, dims in enumerate(form.masks)]
+        orders = {place: order for place, order in found_orders if order is not None}
+        recipes = {place: self._permute(operands[place], order) for place, order in orders.items()}
+        known = {place: recipe for place, recipe in recipes.items() if recipe is not None}
+        masks = [_permuted(dims, orders.get(3 + i)) for i, dims in enumerate(form.masks)]
         bindings = [self._bound[var] for var in sorted(inside, key=lambda var: self._order[var])]
-        return AttentionSite(form, operands, tuple(bindings))
+        return AttentionSite(replace(form, masks=tuple(masks)), operands, orders, known, tuple(bindings))
+
+    def _permute(self, expr: relax.Expr, order: tuple[int, ...]) -> Recipe | None:
+        """How a weight is made with its dimensions in another order; None for what is no weight."""
+        if self._operator(expr) == "reshape":
+            recipe = self._recipes.get(self._arguments(expr)[0])
+        else:
+            recipe = self._recipes.get(expr)
+        return None if recipe is None else recipe.reshape(shape_of(expr)).transpose(order)
 
     def _climb(self, var: relax.Expr, scores: _Scores, inside: list[relax.Var]) -> tuple[relax.Var, _Scores] | None:
         """The product above ``var``, and what is done with its scores. Adds the variables between to ``inside``."""
@@ -321,6 +340,19 @@ def _lay_mask(mask: tuple[int, ...], shape: tuple[int, ...], scores: list[tuple[
             return None
         dims.append((extent, _rename(place, _SCORES) if extent > 1 else ("fixed", 0)))
     return tuple(dims)
+
+
+def _find_order(mask: Dims) -> tuple[int, ...] | None:
+    """The order of a mask's dimensions in which queries come last; None if they need not move."""
+    places = [place for _, place in mask]
+    if ("query", 0) not in places[:-1]:
+        return None
+    at = places.index(("query", 0))
+    return (*(axis for axis in range(len(mask)) if axis != at), at)
+
+
+def _permuted(mask: Dims, order: tuple[int, ...] | None) -> Dims:
+    return mask if order is None else tuple(mask[axis] for axis in order)
 
 
 def _rename(place: Place, names: Mapping[str, str]) -> Place:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from tilewright.graph.alternatives import find_used
 from tilewright.graph.attention import AttentionSite
 from tilewright.graph.rewrite import Rewritten
+from tilewright.graph.weights import Recipe
 from tilewright.ops.attention import Attention, attention
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def join_sites(
 
     chosen = {site.bindings[-1].value: site for site in sites if site.form in joined}
     functions: dict[Attention, relax.GlobalVar] = {}
+    weights: dict[Recipe, relax.Var] = {}
+    moved: dict[tuple[relax.Expr, tuple[int, ...]], relax.Var] = {}
 
     @relax.expr_functor.mutator
     class Joiner(relax.PyExprMutator):  # type: ignore[misc]  # TVM has no types
@@ -49,8 +52,22 @@ def join_sites(
                 return self.visit_expr_post_order(call)
             if site.form not in functions:
                 functions[site.form] = self.builder_.add_func(attention(site.form), "attention")
-            operands = [self.visit_expr(operand) for operand in site.operands]
+            operands = [self.give(site, place) for place in range(len(site.operands))]
             return relax.call_tir(functions[site.form], operands, call.ty_args[0])
+
+        def give(self, site: AttentionSite, place: int) -> relax.Expr:
+            """An operand, with its dimensions in the order in which the function reads them."""
+            recipe, order = site.recipes.get(place), site.orders.get(place)
+            if recipe is not None:
+                var = relax.Var(f"j{len(weights)}", relax.TensorType(recipe.shape, recipe.dtype))
+                return weights.setdefault(recipe, var)
+            operand = self.visit_expr(site.operands[place])
+            if order is None:
+                return operand
+            key = site.operands[place], order  # the attentions of all layers may have the same mask
+            if key not in moved:
+                moved[key] = self.builder_.emit(relax.op.permute_dims(operand, list(order)))
+            return moved[key]
 
     joiner = Joiner(rewritten.module)
     main = joiner.visit_expr(rewritten.module["main"])
@@ -60,6 +77,7 @@ def join_sites(
     main = module["main"]
     used = find_used(main)
     pairs = [pair for pair in zip(main.params[inputs:], rewritten.recipes, strict=True) if pair[0] in used]
+    pairs += [(var, recipe) for recipe, var in weights.items()]
     params = [*main.params[:inputs], *(var for var, _ in pairs)]
     module[module.get_global_var("main")] = relax.Function(params, main.body, main.ret_ty, main.is_pure, main.attrs)
     return replace(rewritten, module=module, recipes=tuple(recipe for _, recipe in pairs))

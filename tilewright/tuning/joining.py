@@ -95,17 +95,18 @@ def choose_joined(
             break
         one, made = measure_few(joined_task(form), target, runner, store, math.inf, deadline)
         trials += made
-        total = 0.0
+        total, known = 0.0, True
         for task in several:
             spent, made = measure_few(task, target, runner, store, one, deadline)
             trials += made
             total += spent
+            known = known and (made > 0 or math.isfinite(spent))
             if total > one * _GAIN:  # what follows can only add to it
                 break
         if not (math.isfinite(one) and math.isfinite(total)):
             if clock() >= deadline:
                 break  # the time ended: what is not measured has not lost
-            if not math.isfinite(one):
+            if not (math.isfinite(one) and known):
                 choices.append(JoinChoice(form, count, joined=False, seconds={}))
                 continue
         seconds = {_ONE: one} | ({_SEVERAL: total} if math.isfinite(total) else {})

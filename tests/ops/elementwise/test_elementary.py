@@ -16,6 +16,7 @@ from tilewright.graph.tasks import task_of
 from tilewright.ops import elementwise
 from tilewright.ops.elementwise import elementary
 from tilewright.ops.elementwise.elementary import ELEMENTARY
+from tilewright.ops.elementwise.exponential import exp_below_zero
 from tilewright.space.ast import program_graph
 from tilewright.space.recorded import check_recorded
 
@@ -30,6 +31,8 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = ELEMENTARY | {
 }
 #: It crosses zero, where a relative error says nothing.
 SLOPE: dict[str, Callable[[Any], Any]] = {"gelu_slope": elementary.gelu_slope}
+#: It takes no positive numbers.
+BELOW: dict[str, Callable[[Any], Any]] = {"exp_below_zero": exp_below_zero}
 
 
 def _sigmoid(x: Doubles) -> Doubles:
@@ -82,7 +85,9 @@ def compiled(name: str, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], st
     import tvm
 
     require(TARGET)
-    function = elementwise.apply_formula((FUNCTIONS | SLOPE)[name], x.shape, "y").with_attr("global_symbol", "main")
+    function = elementwise.apply_formula((FUNCTIONS | SLOPE | BELOW)[name], x.shape, "y").with_attr(
+        "global_symbol", "main"
+    )
     schedule = tvm.s_tir.Schedule(tvm.ir.IRModule({"main": function}))
     _, vector = schedule.split(schedule.get_loops(schedule.get_sblock("y"))[0], [None, TARGET.lanes])
     schedule.vectorize(vector)
@@ -124,6 +129,19 @@ def test_the_slope_of_the_gelu() -> None:
         wide = np.clip(x.astype(np.float64), -40, 40)
     want = 0.5 * _erfc(-wide / np.sqrt(2)) + wide * np.exp(-wide * wide / 2) / np.sqrt(2 * np.pi)
     np.testing.assert_allclose(got, want, rtol=0, atol=5e-7)
+
+
+def test_the_exponential_of_what_is_not_positive() -> None:
+    x = np.resize(
+        np.concatenate([-np.abs(POINTS), np.array([-np.inf], np.float32)]), len(POINTS) // TARGET.lanes * TARGET.lanes
+    )
+    x[:2] = -np.inf, np.nan
+    got, _ = compiled("exp_below_zero", x)
+    with np.errstate(invalid="ignore"):
+        want = np.exp(x.astype(np.float64))
+    assert largest_error(got, want) < 1e-7
+    np.testing.assert_array_equal(got[x < -87.7], 0.0)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(x))
 
 
 def test_limits() -> None:

@@ -1,6 +1,6 @@
 """Attention in one function: scores, softmax and the products with values, block by block in a core's own cache.
 
-``form`` describes the operator; ``program`` writes its loops; ``space`` is its design space.
+``form`` describes the operator; ``program``, ``block`` and ``elements`` write its loops; ``space`` is its design space.
 """
 
 from tilewright.ops.attention.expression import attention

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from tilewright.ops.attention.elements import Nest
 from tilewright.ops.attention.form import KIND, Attention
-from tilewright.ops.attention.program import Nest, write_attention
+from tilewright.ops.attention.program import write_attention
 from tilewright.ops.function import KEPT
 from tilewright.ops.mark import Mark
 from tilewright.ops.written import declare, make_written_function

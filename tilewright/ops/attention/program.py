@@ -21,77 +21,19 @@ If vectors or tiles do not divide their range, the last one begins earlier, and 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from tilewright.ops.attention.form import Attention, Dims, Place
-from tilewright.ops.elementwise.exponential import exp_below_zero
-from tilewright.ops.elementwise.float32 import number, select
-from tilewright.ops.statements import (
-    bound_index,
-    load,
-    make_counter,
-    make_index,
-    make_loop,
-    make_sequence,
-    store,
-)
-from tilewright.ops.written import declare
+from tilewright.ops.attention.block import Block
+from tilewright.ops.attention.elements import Elements, Nest
+from tilewright.ops.attention.form import Attention
+from tilewright.ops.statements import bound_index, make_counter, make_index, make_loop, make_sequence, store
 
 if TYPE_CHECKING:
     from tvm.ir import Expr, Var
-    from tvm.tirx import ForKind, Stmt
+    from tvm.tirx import Stmt
 
-__all__ = ["Nest", "write_attention"]
-
-#: The score that the search for the largest one begins with, as of ``te.max``: in a row of minus infinity alone, all
-#: exponentials are 0.
-_LOWEST = -3.4028234663852886e38
-#: The smallest sum of exponentials of a safe softmax.
-_SMALLEST = 1e-30
-
-#: The statements at a row and a vector of a tile.
-_Element: TypeAlias = "Callable[[Expr, Expr, Expr], list[Stmt]]"
-
-
-@dataclass(frozen=True)
-class Nest:
-    """How the loops of an attention are arranged.
-
-    Attributes:
-        lanes: queries in a vector of scores; at most the queries.
-        vectors: vectors of queries in a block.
-        keys: keys in a register tile of scores; at most the keys.
-        rows: queries in a register tile of results. It divides the queries of a block.
-        columns: vectors of columns in a register tile of results.
-        column_lanes: columns in a vector; at most the width.
-        stripe: keys in a stripe, at least ``keys``.
-        unroll: steps of the product of queries and keys that are written out.
-        parts: into which the blocks of a matrix are cut.
-        copies: whether each part copies the keys and the values before its blocks.
-        parallel: whether parts run in parallel.
-        written_out: whether inner loops are vectorised and unrolled; otherwise they stay plain loops.
-    """
-
-    lanes: int
-    vectors: int
-    keys: int
-    rows: int
-    columns: int
-    column_lanes: int
-    stripe: int
-    unroll: int = 1
-    parts: int = 1
-    copies: bool = False
-    parallel: bool = False
-    written_out: bool = True
-
-    @classmethod
-    def plain(cls, attention: Attention) -> Nest:
-        """The plain loops of the function before scheduling."""
-        return cls(1, 1, 1, 1, 1, 1, attention.keys, written_out=False)
+__all__ = ["write_attention"]
 
 
 def write_attention(attention: Attention, params: Sequence[Var], nest: Nest) -> tuple[Stmt, list[Var]]:
@@ -103,20 +45,15 @@ def write_attention(attention: Attention, params: Sequence[Var], nest: Nest) -> 
         nest: how the loops are arranged.
     """
     writer = _Writer(attention, params, nest)
-    return writer.write(), writer.buffers
+    return writer.write(), writer.elements.buffers
 
 
 class _Writer:
-    """Writes the loops over blocks of queries."""
+    """Writes the loops over the parts of all matrices, and over the blocks of a part."""
 
     def __init__(self, attention: Attention, params: Sequence[Var], nest: Nest) -> None:
         self.attention, self.nest = attention, nest
-        self.params = dict(zip(attention.shapes, params, strict=True))
-        self.buffers: list[Var] = []
-        self.copies: dict[str, Var] = {}
-        if nest.copies:
-            self.copies["k"] = self.allocate("k_copy", (attention.keys, attention.depth))
-            self.copies["v"] = self.allocate("v_copy", (attention.keys, attention.width))
+        self.elements = Elements(attention, params, nest)
 
     def write(self) -> Stmt:
         """All statements."""
@@ -131,7 +68,9 @@ class _Writer:
         place, number_in_part = make_counter("part"), make_counter("block")
         item, part = (place // parts, place % parts) if parts > 1 else (place, make_index(0))
         block = part * each + number_in_part
-        kinds = [_Block(self, item, block, count) for count in ([nest.vectors] * (whole > 0) + [rest] * (rest > 0))]
+        kinds = [
+            Block(self.elements, item, block, count) for count in ([nest.vectors] * (whole > 0) + [rest] * (rest > 0))
+        ]
         body = kinds[0].write()
         if len(kinds) > 1:
             body = tirx.IfThenElse(block < make_index(whole), body, kinds[1].write())
@@ -151,377 +90,7 @@ class _Writer:
         lanes = min(nest.column_lanes, 1 << (columns.bit_length() - 1))
         key, vector, lane = make_counter("key"), make_counter("vector"), make_counter("lane")
         at = bound_index(vector * lanes, columns - lanes) + lane
-        body = store(
-            self.copies[name], self.load(name, getattr(attention, name), item, **{"key": key, column: at}), [key, at]
-        )
-        body = make_loop(lane, lanes, body, self.vectorized if lanes > 1 else None)
-        return make_loop(key, attention.keys, make_loop(vector, -(-columns // lanes), body, self.unrolled))
-
-    def read(self, name: str, item: Expr, key: Expr, column: Expr) -> Expr:
-        """An element of the keys or the values."""
-        if self.nest.copies:
-            return load(self.copies[name], [key, column])
-        axes = {"key": key, "depth" if name == "k" else "width": column}
-        return self.load(name, getattr(self.attention, name), item, **axes)
-
-    def allocate(self, name: str, shape: tuple[int, ...], scope: str = "global") -> Var:
-        """A new buffer of float32; ``scope`` ``local``: registers."""
-        buffer = declare(name, shape, scope=scope)
-        self.buffers.append(buffer)
-        return buffer
-
-    def indices(self, dims: Sequence[Place], item: Expr, **axes: Expr) -> list[Expr]:
-        """The index of each dimension for a matrix of the batch."""
-        batch = self.attention.batch
-        found = []
-        for kind, place in dims:
-            if kind == "batch":
-                step = math.prod(batch[place + 1 :])
-                index = item // make_index(step) if step > 1 else item
-                found.append(index % make_index(batch[place]) if place else index)
-            else:
-                found.append(make_index(place) if kind == "fixed" else axes[kind])
-        return found
-
-    def load(self, name: str, dims: Dims, item: Expr, **axes: Expr) -> Expr:
-        """An element of an operand."""
-        return load(self.params[name], self.indices([place for _, place in dims], item, **axes))
-
-    @property
-    def unrolled(self) -> ForKind | None:
-        """The kind of a loop that is written out."""
-        from tvm.tirx import ForKind
-
-        return ForKind.UNROLLED if self.nest.written_out else None
-
-    @property
-    def vectorized(self) -> ForKind | None:
-        """The kind of a loop over the lanes of a vector."""
-        from tvm.tirx import ForKind
-
-        return ForKind.VECTORIZED if self.nest.written_out else None
-
-
-class _Block:
-    """Writes the statements of one block of queries.
-
-    Args:
-        writer: of the whole program.
-        item: the matrix of the batch.
-        block: the number of the block.
-        vectors: vectors of queries in the block.
-    """
-
-    def __init__(self, writer: _Writer, item: Expr, block: Expr, vectors: int) -> None:
-        self.writer, self.item, self.block, self.vectors = writer, item, block, vectors
-        self.attention, self.nest = writer.attention, writer.nest
-        attention, nest = self.attention, self.nest
-        self.rows = math.gcd(nest.rows, vectors * nest.lanes)
-        self.stripes = -(-attention.keys // nest.stripe)
-        self.tile = min(nest.keys, attention.keys)
-        stripe = min(nest.stripe, attention.keys)
-        queries, allocate = vectors * nest.lanes, writer.allocate
-        name = f"{vectors}" if nest.written_out else ""
-        self.turned = allocate(f"queries{name}", (attention.depth, queries))
-        # The last tile of a stripe begins earlier, even before the stripe, which has room for that.
-        self.scores = allocate(f"scores{name}", (stripe + self.tile, queries))
-        self.top = allocate(f"top{name}", (vectors, nest.lanes), "local")
-        self.sums = allocate(f"sums{name}", (vectors, nest.lanes), "local")
-        self.factor = allocate(f"factor{name}", (queries,))
-        self.before = self.result = None
-        if self.stripes > 1:
-            self.before = allocate(f"before{name}", (vectors, nest.lanes), "local")
-            self.result = allocate(f"result{name}", (queries, self._groups * nest.columns * nest.column_lanes))
-
-    def write(self) -> Stmt:
-        """All statements of the block."""
-        from tvm import tirx
-
-        if self.stripes == 1:
-            first, end = make_index(0), self._limit()
-            parts = [
-                self._score(first, end),
-                self._exponentiate(first, end),
-                self._invert(),
-                self._multiply(first, end),
-            ]
-            return make_sequence([self._turn(), self._start(), *parts])
-        stripe, length = make_counter("stripe"), make_index(self.nest.stripe)
-        first = stripe * length
-        end = tirx.min(first + length, self._limit())
-        parts = [self._keep_top(), self._score(first, end), self._rescale(), self._exponentiate(first, end)]
-        body = make_sequence([*parts, self._multiply(first, end)])
-        count = (self._limit() + (length - 1)) // length
-        stripes = tirx.For(stripe, make_index(0), count, tirx.ForKind.SERIAL, body)
-        return make_sequence([self._turn(), self._start(), stripes, self._invert(), self._write_result()])
-
-    # Queries
-
-    def _query(self, row: Expr) -> Expr:
-        """The query of a row of the block."""
-        nest = self.nest
-        vector = self._first_query(row // make_index(nest.lanes)) if nest.lanes > 1 else self._first_query(row)
-        return vector + row % make_index(nest.lanes) if nest.lanes > 1 else vector
-
-    def _first_query(self, vector: Expr) -> Expr:
-        """The first query of a vector of the block."""
-        attention, nest = self.attention, self.nest
-        begin = (self.block * nest.vectors + vector) * nest.lanes
-        whole = attention.queries % nest.lanes == 0
-        return begin if whole else bound_index(begin, attention.queries - nest.lanes)
-
-    def _limit(self) -> Expr:
-        """The number of keys that the block reads."""
-        attention, nest = self.attention, self.nest
-        if not (attention.causal and nest.written_out):
-            return make_index(attention.keys)
-        last = self._first_query(make_index(self.vectors - 1)) + nest.lanes
-        return last + (attention.keys - attention.queries)
-
-    def _turn(self) -> Stmt:
-        """Scale and transpose the queries."""
-        attention, writer = self.attention, self.writer
-        if self._squares:
-            return self._turn_vectors()
-        column = make_counter("d")
-
-        def element(vector: Expr, lane: Expr, at: Expr) -> list[Stmt]:
-            query = self._first_query(vector) + lane
-            value = writer.load("q", attention.q, self.item, query=query, depth=column)
-            if attention.scale != 1.0:
-                value = value * number(attention.scale)
-            return [store(self.turned, value, [column, at])]
-
-        return make_loop(column, attention.depth, self._over_vectors(element))
-
-    @property
-    def _squares(self) -> bool:
-        """Whether the queries can be transposed by squares of vectors: their columns lie side by side."""
-        attention, nest = self.attention, self.nest
-        sides = nest.written_out and 1 < nest.lanes <= attention.depth
-        return sides and attention.q[-1][1] == ("depth", 0)
-
-    def _turn_vectors(self) -> Stmt:
-        """Scale and transpose the queries by squares of vectors.
-
-        A square is transposed in log2(lanes) steps. Each step exchanges one bit of the row's number with that of the
-        column's, for which a pair of rows is shuffled twice.
-        """
-        from tvm import tirx
-
-        attention, lanes, writer = self.attention, self.nest.lanes, self.writer
-        chunk, vector = make_counter("chunk"), make_counter("vector")
-        first = bound_index(chunk * lanes, attention.depth - lanes)
-        along = tirx.Ramp(first, make_index(1), lanes)
-        scale = tirx.Broadcast(number(attention.scale), lanes)
-        rows = []
-        for row in range(lanes):
-            query = self._first_query(vector) + row
-            rows.append(writer.load("q", attention.q, self.item, query=query, depth=along) * scale)
-        squares = [writer.allocate(f"square{i}_{self.vectors}", (lanes, lanes), "local") for i in range(2)]
-        whole = tirx.Ramp(make_index(0), make_index(1), lanes)
-        statements = [store(squares[0], value, [make_index(row), whole]) for row, value in enumerate(rows)]
-        for bit in (1 << place for place in reversed(range(lanes.bit_length() - 1))):
-            old, new = squares
-            for row in range(lanes):
-                # The columns that have this bit as the row has it stay; the others come from the row without it.
-                pair = [load(old, [make_index(row), whole]), load(old, [make_index(row ^ bit), whole])]
-                places = [lane if lane & bit == row & bit else lanes + (lane ^ bit) for lane in range(lanes)]
-                shuffled = tirx.Shuffle(pair, [tirx.const(place, "int32") for place in places])
-                statements.append(store(new, shuffled, [make_index(row), whole]))
-            squares.reverse()
-        at = tirx.Ramp(vector * lanes, make_index(1), lanes)
-        statements += [
-            store(self.turned, load(squares[0], [make_index(row), whole]), [first + row, at]) for row in range(lanes)
-        ]
-        body = make_loop(chunk, -(-attention.depth // lanes), make_sequence(statements))
-        return make_loop(vector, self.vectors, body)
-
-    def _start(self) -> Stmt:
-        def element(vector: Expr, lane: Expr, at: Expr) -> list[Stmt]:
-            return [store(self.top, number(_LOWEST), [vector, lane]), store(self.sums, number(0.0), [vector, lane])]
-
-        if self.result is None:
-            return self._over_vectors(element)
-        row, column = make_counter("row"), make_counter("column")
-        clear = store(self.result, number(0.0), [row, column])
-        columns = self._groups * self.nest.columns * self.nest.column_lanes
-        rows = make_loop(row, self.vectors * self.nest.lanes, make_loop(column, columns, clear))
-        return make_sequence([self._over_vectors(element), rows])
-
-    # Scores
-
-    def _score(self, first: Expr, end: Expr) -> Stmt:
-        """The scores of a stripe by register tiles, and the largest score of each query."""
-        from tvm import tirx
-
-        attention, nest, writer = self.attention, self.nest, self.writer
-        tile = make_counter("tile")
-        begin = first + tile * self.tile
-        if attention.keys % self.tile:
-            begin = bound_index(begin, attention.keys - self.tile)
-        registers = writer.allocate(f"tile{self.vectors}", (self.tile, self.vectors, nest.lanes), "local")
-        outer, inner = make_counter("k"), make_counter("u")
-        unroll = math.gcd(nest.unroll, attention.depth)
-        column = outer * unroll + inner
-
-        def clear(row: Expr, vector: Expr, lane: Expr, at: Expr) -> list[Stmt]:
-            return [store(registers, number(0.0), [row, vector, lane])]
-
-        def add(row: Expr, vector: Expr, lane: Expr, at: Expr) -> list[Stmt]:
-            key = writer.read("k", self.item, begin + row, column)
-            value = load(self.turned, [column, at]) * key
-            return [store(registers, load(registers, [row, vector, lane]) + value, [row, vector, lane])]
-
-        def finish(row: Expr, vector: Expr, lane: Expr, at: Expr) -> list[Stmt]:
-            value = load(registers, [row, vector, lane])
-            query = self._first_query(vector) + lane
-            for i, dims in enumerate(attention.masks):
-                value = value + writer.load(f"mask{i}", dims, self.item, query=query, key=begin + row)
-            if attention.causal:
-                seen = begin + row <= query + (attention.keys - attention.queries)
-                value = select(seen, value, number(-math.inf))
-            # The score is stored first, so that it is computed once: the search for the largest one reads it there.
-            place = [begin + row - first + self.tile, at]
-            best = tirx.max(load(self.top, [vector, lane]), load(self.scores, place))
-            return [store(self.scores, value, place), store(self.top, best, [vector, lane])]
-
-        product = make_loop(inner, unroll, self._over_tile(add), writer.unrolled)
-        product = make_loop(outer, attention.depth // unroll, product)
-        body = make_sequence([self._over_tile(clear), product, self._over_tile(finish)])
-        count = (end - first + (self.tile - 1)) // make_index(self.tile)
-        return tirx.For(tile, make_index(0), count, tirx.ForKind.SERIAL, body)
-
-    def _keep_top(self) -> Stmt:
-        """Keep the largest scores of the stripes before this one."""
-        return self._over_vectors(
-            lambda vector, lane, at: [store(self.before, load(self.top, [vector, lane]), [vector, lane])]
-        )
-
-    def _rescale(self) -> Stmt:
-        """The factor of what was summed before a larger score was found, and the sums times it."""
-
-        def element(vector: Expr, lane: Expr, at: Expr) -> list[Stmt]:
-            value = exp_below_zero(load(self.before, [vector, lane]) - load(self.top, [vector, lane]))
-            total = load(self.sums, [vector, lane]) * load(self.factor, [at])
-            return [store(self.factor, value, [at]), store(self.sums, total, [vector, lane])]
-
-        return self._over_vectors(element)
-
-    def _exponentiate(self, first: Expr, end: Expr) -> Stmt:
-        """Exponentials of a stripe's scores, and their sums."""
-        from tvm import tirx
-
-        key = make_counter("key")
-
-        def element(vector: Expr, lane: Expr, at: Expr) -> list[Stmt]:
-            place = [key + self.tile, at]
-            value = exp_below_zero(load(self.scores, place) - load(self.top, [vector, lane]))
-            total = load(self.sums, [vector, lane]) + load(self.scores, place)
-            return [store(self.scores, value, place), store(self.sums, total, [vector, lane])]
-
-        return tirx.For(key, make_index(0), end - first, tirx.ForKind.SERIAL, self._over_vectors(element))
-
-    def _invert(self) -> Stmt:
-        """The inverse of the sum of each query."""
-        from tvm import tirx
-
-        def element(vector: Expr, lane: Expr, at: Expr) -> list[Stmt]:
-            total = load(self.sums, [vector, lane])
-            if self.attention.safe:
-                total = tirx.max(total, number(_SMALLEST))
-            return [store(self.factor, number(1.0) / total, [at])]
-
-        return self._over_vectors(element)
-
-    # Results
-
-    def _multiply(self, first: Expr, end: Expr) -> Stmt:
-        """The products of a stripe's exponentials and values by register tiles."""
-        from tvm import tirx
-
-        nest, writer = self.nest, self.writer
-        tile, group, key = make_counter("tile"), make_counter("group"), make_counter("key")
-        registers = writer.allocate(f"tile{self.vectors}", (self.rows, nest.columns, nest.column_lanes), "local")
-
-        def kept(row: Expr, vector: Expr, lane: Expr) -> list[Expr]:
-            return [tile * self.rows + row, (group * nest.columns + vector) * nest.column_lanes + lane]
-
-        def start(row: Expr, vector: Expr, lane: Expr) -> list[Stmt]:
-            value = number(0.0)
-            if self.result is not None:
-                value = load(self.result, kept(row, vector, lane)) * load(self.factor, [tile * self.rows + row])
-            return [store(registers, value, [row, vector, lane])]
-
-        def add(row: Expr, vector: Expr, lane: Expr) -> list[Stmt]:
-            score = load(self.scores, [key + self.tile, tile * self.rows + row])
-            value = writer.read("v", self.item, first + key, self._column(group, vector) + lane)
-            return [store(registers, load(registers, [row, vector, lane]) + score * value, [row, vector, lane])]
-
-        def finish(row: Expr, vector: Expr, lane: Expr) -> list[Stmt]:
-            value = load(registers, [row, vector, lane])
-            if self.result is not None:
-                return [store(self.result, value, kept(row, vector, lane))]
-            return [self._put(tile * self.rows + row, self._column(group, vector) + lane, value)]
-
-        product = tirx.For(key, make_index(0), end - first, tirx.ForKind.SERIAL, self._over_result(add))
-        body = make_sequence([self._over_result(start), product, self._over_result(finish)])
-        return make_loop(tile, self.vectors * nest.lanes // self.rows, make_loop(group, self._groups, body))
-
-    def _put(self, row: Expr, column: Expr, value: Expr) -> Stmt:
-        """Store an element of the result, which has yet to be divided by its row's sum."""
-        indices = self.writer.indices(self.attention.out, self.item, query=self._query(row), width=column)
-        return store(self.writer.params["out"], value * load(self.factor, [row]), indices)
-
-    def _write_result(self) -> Stmt:
-        """Store the result that was kept from stripe to stripe."""
-        row, group = make_counter("row"), make_counter("group")
-        vector, lane = make_counter("vector"), make_counter("lane")
-        nest = self.nest
-        value = load(self.result, [row, (group * nest.columns + vector) * nest.column_lanes + lane])
-        body = self._over_lanes(lane, nest.column_lanes, [self._put(row, self._column(group, vector) + lane, value)])
-        body = make_loop(group, self._groups, make_loop(vector, nest.columns, body))
-        return make_loop(row, self.vectors * nest.lanes, body)
-
-    @property
-    def _groups(self) -> int:
-        """Register tiles that the columns make."""
-        return -(-self._column_vectors // self.nest.columns)
-
-    @property
-    def _column_vectors(self) -> int:
-        return -(-self.attention.width // self.nest.column_lanes)
-
-    def _column(self, group: Expr, vector: Expr) -> Expr:
-        """The first column of a vector."""
-        nest, width = self.nest, self.attention.width
-        at = group * nest.columns + vector
-        if self._column_vectors % nest.columns:
-            at = bound_index(at, self._column_vectors - 1)
-        begin = at * nest.column_lanes
-        return begin if width % nest.column_lanes == 0 else bound_index(begin, width - nest.column_lanes)
-
-    # Loops
-
-    def _over_vectors(self, element: _Element) -> Stmt:
-        """The statements at each vector, lane, and query of the block."""
-        vector, lane = make_counter("vector"), make_counter("lane")
-        statements = element(vector, lane, vector * self.nest.lanes + lane)
-        body = self._over_lanes(lane, self.nest.lanes, statements)
-        return make_loop(vector, self.vectors, body, self.writer.unrolled)
-
-    def _over_tile(self, element: Callable[[Expr, Expr, Expr, Expr], list[Stmt]]) -> Stmt:
-        """The statements at each key and vector of queries of a register tile of scores."""
-        row = make_counter("row")
-        body = self._over_vectors(lambda vector, lane, at: element(row, vector, lane, at))
-        return make_loop(row, self.tile, body, self.writer.unrolled)
-
-    def _over_result(self, element: _Element) -> Stmt:
-        """The statements at each query and vector of columns of a register tile of results."""
-        row, vector, lane = make_counter("row"), make_counter("vector"), make_counter("lane")
-        body = self._over_lanes(lane, self.nest.column_lanes, element(row, vector, lane))
-        body = make_loop(vector, self.nest.columns, body, self.writer.unrolled)
-        return make_loop(row, self.rows, body, self.writer.unrolled)
-
-    def _over_lanes(self, lane: Var, lanes: int, statements: list[Stmt]) -> Stmt:
-        return make_loop(lane, lanes, make_sequence(statements), self.writer.vectorized if lanes > 1 else None)
+        value = self.elements.load(name, getattr(attention, name), item, **{"key": key, column: at})
+        body = store(self.elements.copies[name], value, [key, at])
+        body = make_loop(lane, lanes, body, self.elements.vectorized if lanes > 1 else None)
+        return make_loop(key, attention.keys, make_loop(vector, -(-columns // lanes), body, self.elements.unrolled))

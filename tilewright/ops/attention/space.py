@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import FormError
+from tilewright.ops.attention.elements import Nest
 from tilewright.ops.attention.expression import attention
 from tilewright.ops.attention.form import KIND, Attention
-from tilewright.ops.attention.program import Nest, write_attention
+from tilewright.ops.attention.program import write_attention
 from tilewright.ops.written import computes, schedule_statements
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob, divisors
