@@ -23,6 +23,7 @@ from tilewright.graph.convolution import Convolution
 from tilewright.graph.idioms import find_idiom
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import View
+from tilewright.graph.weight_moves import move_weight
 from tilewright.graph.weights import Recipe
 from tilewright.ops.contraction.expression import Product
 from tilewright.tensor import Array
@@ -266,45 +267,6 @@ class Rewriter:
 
     # The walk
 
-    def move_weight(self, name: str, call: relax.Call, args: list[Value]) -> Value | None:
-        """The value of an operator that only moves the elements of a weight; None for any other operator."""
-        if len(args) < 1 or args[0].recipe is None or not hasattr(call.ty, "shape"):  # some give a shape, no tensor
-            return None
-        if name in ("reshape", "expand_dims", "squeeze"):
-            shape = shape_of(call)
-            return Value(shape, recipe=args[0].recipe.reshape(shape), dtype=args[0].dtype)
-        if name == "permute_dims":
-            shape = shape_of(call)
-            axes = call.attrs.axes
-            order = tuple(int(a) for a in axes) if axes is not None else tuple(reversed(range(len(shape))))
-            return Value(shape, recipe=args[0].recipe.transpose(order), dtype=args[0].dtype)
-        if name == "strided_slice":
-            return self.slice_weight(call, args[0])
-        if name == "flip":
-            return Value(args[0].shape, recipe=args[0].recipe.flip((int(call.attrs.axis),)), dtype=args[0].dtype)
-        return None
-
-    def slice_weight(self, call: relax.Call, weight: Value) -> Value | None:
-        """The value of a part of a weight; None if the part is not known before the network runs."""
-        from tvm import relax
-
-        given = call.args[1:]
-        recipe = weight.recipe
-        if recipe is None or not all(isinstance(argument, relax.Tuple) for argument in given):
-            return None
-        found = [[getattr(field, "value", None) for field in argument.fields] for argument in given]
-        numbers = [[number for number in part if isinstance(number, int)] for part in found]
-        if list(map(len, numbers)) != list(map(len, found)):
-            return None
-        axes, begins, ends, *more = numbers
-        for place, axis in enumerate(axes):
-            step = more[0][place] if more else 1
-            extent = recipe.shape[axis]
-            if step < 1 or not 0 <= begins[place] < ends[place] <= extent:
-                return None
-            recipe = recipe.slice(axis, begins[place], ends[place], step)
-        return Value(recipe.shape, recipe=recipe, dtype=weight.dtype)
-
     def visit(self, expr: relax.Expr) -> _Rewritten:
         """The new value of an expression of the network."""
         from tvm import ir, relax
@@ -335,7 +297,7 @@ class Rewriter:
             return integers
         for operand in known:
             quantised.settle(self, operand)
-        moved = self.move_weight(name, expr, known)
+        moved = move_weight(name, expr, known)
         if moved is not None:
             return moved
         if name == "split":

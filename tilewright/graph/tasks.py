@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -16,10 +16,9 @@ from tilewright.executable.planner import make_plan
 from tilewright.frontend.network import Network
 from tilewright.graph.alternatives import replace_groups, splice
 from tilewright.graph.attention import AttentionSite, find_attentions
-from tilewright.graph.chains import LONGEST_CHAIN, OPAQUE, cut_chains
 from tilewright.graph.convolution import Algorithm, Convolution
+from tilewright.graph.grouping import enter_context, fuse, group
 from tilewright.graph.joining import join_sites, separate_site
-from tilewright.graph.legalizing import LEGALIZED
 from tilewright.graph.rewrite import Rewritten, rewrite
 from tilewright.graph.weights import Recipe
 from tilewright.measure.memory import memory_error
@@ -143,8 +142,8 @@ class Extraction:
     def separate_tasks(self, attention: Attention) -> tuple[Task, ...]:
         """The tasks that compute one of ``attentions`` if it is several functions."""
         site = next(site for site in self._sites if site.form == attention)
-        with _translating(self.network), _context(self.target):
-            module, marks = take_marks(_fuse(_group(separate_site(self.rewritten.module, site))))
+        with _translating(self.network), enter_context(self.target):
+            module, marks = take_marks(fuse(group(separate_site(self.rewritten.module, site))))
         functions = {v.name_hint: f for v, f in module.functions_items()}
         bare = {name: _bare(functions[name]) for name in _calls(module["main"])}
         return tuple(_use(_key(f), [name], f, marks[name], 1, ()).task for name, f in bare.items())
@@ -180,9 +179,9 @@ def extract(network: Network, target: Target, algorithms: Mapping[Convolution, A
     """
     with _translating(network):
         rewritten = rewrite(network, target)
-        with _context(target):
-            grouped = _group(rewritten.module)
-            fused, marks = take_marks(_fuse(grouped))
+        with enter_context(target):
+            grouped = group(rewritten.module)
+            fused, marks = take_marks(fuse(grouped))
         direct = _Direct(grouped, fused, marks)
         extraction = _list_tasks(network, target, rewritten, fused, rewritten.recipes, marks, direct)
         return extraction if not algorithms else _with_algorithms(extraction, algorithms)
@@ -210,57 +209,18 @@ def _with_algorithms(
     direct, rewritten = extraction._direct, extraction.rewritten
     network, target = extraction.network, extraction.target
 
-    with _context(target):
+    with enter_context(target):
         if joined:
             rewritten = join_sites(rewritten, len(network.parameters), extraction._sites, joined)
-            grouped = _group(rewritten.module)
-            direct = _Direct(grouped, *take_marks(_fuse(grouped)))
+            grouped = group(rewritten.module)
+            direct = _Direct(grouped, *take_marks(fuse(grouped)))
         marks = dict(direct.marks)
         replacements = replace_groups(
-            direct.grouped, rewritten, algorithms, lambda module: take_marks(_fuse(_group(module)))
+            direct.grouped, rewritten, algorithms, lambda module: take_marks(fuse(group(module)))
         )
         module, recipes, names = splice(direct.fused, rewritten, len(network.parameters), replacements)
     marks |= {new: replacements[group].marks[old] for (group, old), new in names.items()}
     return _list_tasks(network, target, extraction.rewritten, module, recipes, marks, extraction._direct)
-
-
-def _context(target: Target) -> ExitStack:
-    """TVM's context for grouping and fusing."""
-    import tvm
-
-    stack = ExitStack()
-    stack.enter_context(target.tvm)
-    stack.enter_context(tvm.transform.PassContext(config={"relax.FuseOps.max_depth": LONGEST_CHAIN}))
-    return stack
-
-
-def _group(module: IRModule) -> IRModule:
-    """Operators --> functions of TIR, and groups of them that will be fused."""
-    import tvm
-    from tvm import relax
-
-    passes = [
-        # A reshape that nothing is fused with becomes a view when the executable is built.
-        relax.transform.LegalizeOps(LEGALIZED, skip_ops=["relax.reshape"]),
-        relax.transform.AnnotateTIROpPattern(),
-        tvm.transform.module_pass(_concatenations_apart, opt_level=0),
-        tvm.transform.module_pass(_cut_chains, opt_level=0),
-        relax.transform.FuseOps(),
-    ]
-    return tvm.transform.Sequential(passes)(module)
-
-
-def _fuse(module: IRModule) -> IRModule:
-    """Each group --> one function of TIR."""
-    import tvm
-    from tvm import relax
-
-    passes = [
-        relax.transform.FuseTIR(),
-        tvm.transform.module_pass(_without_patterns, opt_level=0),
-        relax.transform.DeadCodeElimination(),
-    ]
-    return tvm.transform.Sequential(passes)(module)
 
 
 def _list_tasks(
@@ -312,26 +272,6 @@ def _check_results(network: Network, plan: Plan) -> None:
                 f"a compiled operator gives what the model says, but a result is {found.dtype} {list(found.shape)} "
                 f"instead of {kind.dtype} {list(wanted)}"
             )
-
-
-def _concatenations_apart(module: IRModule, _: object) -> IRModule:
-    """Fuse nothing with a concatenation. Alone it costs nothing, since its parts are written in place."""
-    for var, function in module.functions_items():
-        if var.name_hint.startswith("concatenate"):
-            module.update_func(var, function.with_attr("op_pattern", OPAQUE))
-    return module
-
-
-def _cut_chains(module: IRModule, _: object) -> IRModule:
-    return cut_chains(module)
-
-
-def _without_patterns(module: IRModule, _: object) -> IRModule:
-    """Drop the attributes of fusion. MetaSchedule's databases identify a function by its attributes, too."""
-    for var, function in module.functions_items():
-        if function.attrs is not None and "op_pattern" in function.attrs:
-            module.update_func(var, function.without_attr("op_pattern"))
-    return module
 
 
 def task_of(name: str, function: PrimFunc, weights: tuple[int, ...] = ()) -> Task:

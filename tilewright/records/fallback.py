@@ -19,7 +19,7 @@ from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query, Store
 from tilewright.task import Task
 
-__all__ = ["FallbackStore", "open_for_tuning"]
+__all__ = ["FallbackStore", "open_for_tuning", "use_records"]
 
 Result = TypeVar("Result")
 
@@ -258,3 +258,19 @@ def open_for_tuning(where: str | Path, tell: Callable[[str], None] | None = None
     store = FallbackStore(opened, tell, reopen=lambda: open_store(where), journal=journal)
     store._note_trouble(problem)
     return store
+
+
+def use_records(records: str | Path | Store | None) -> tuple[FallbackStore, bool]:
+    """The store of a tuning, and whether it is ours to close.
+
+    Args:
+        records: a store, where one is, or None: one in memory.
+
+    Raises:
+        RecordsError: the store cannot be opened.
+    """
+    if records is None:
+        return FallbackStore(MemoryStore()), True
+    if isinstance(records, str | Path):
+        return open_for_tuning(records), True
+    return (records if isinstance(records, FallbackStore) else FallbackStore(records)), False

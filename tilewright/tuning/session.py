@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Sequence
@@ -16,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from tilewright.compiling.build import check_compiler, publish
-from tilewright.errors import CheckError, TilewrightError
-from tilewright.executable.executable import Executable, load_executable
+from tilewright.errors import CheckError
+from tilewright.executable.executable import load_executable
 from tilewright.frontend.network import Network
 from tilewright.frontend.shapes import ShapeRequest, Shapes, make_request
 from tilewright.graph.buckets import Extracted, extract_buckets
@@ -26,11 +24,9 @@ from tilewright.measure.batch import PoolStatistics
 from tilewright.measure.runner import NoRunner, Pool
 from tilewright.methods.default import default, known_beforehand
 from tilewright.methods.method import Method
-from tilewright.records.fallback import FallbackStore, open_for_tuning
-from tilewright.records.memory import MemoryStore
+from tilewright.records.fallback import FallbackStore, use_records
 from tilewright.records.store import Store
 from tilewright.target import Target
-from tilewright.tensor import random_arrays
 from tilewright.tuning.bucketing import read_buckets
 from tilewright.tuning.budget import Budget, RunningBudget
 from tilewright.tuning.budget_plan import (
@@ -45,12 +41,14 @@ from tilewright.tuning.building import refuse_tuning
 from tilewright.tuning.context import HasNodes, TuningContext, Workplace
 from tilewright.tuning.finish import Finishing, FinishTimes
 from tilewright.tuning.incumbent import build_incumbent
+from tilewright.tuning.logging_kernels import list_functions, log_kernels
 from tilewright.tuning.notebook_progress import default_progress
 from tilewright.tuning.report import StartReport, TuneReport
+from tilewright.tuning.result import TuneResult
 from tilewright.tuning.roofline import Roofline
-from tilewright.tuning.run_log import END, LOG, RunLog, TaskFunctions, write_run
+from tilewright.tuning.run_log import END, LOG, RunLog, write_run
 from tilewright.tuning.scheduler import NetworkTuner
-from tilewright.tuning.session_report import Outcomes, describe_result, report_session
+from tilewright.tuning.session_report import Outcomes, report_session
 from tilewright.tuning.ways import Ways, choose_ways, has_choice, recorded_ways
 from tilewright.tuning.workshop import Workshop
 from tilewright.tvm_compat import wanted_threads
@@ -58,26 +56,6 @@ from tilewright.verify.checker import Checker
 from tilewright.verify.verdict import Outcome
 
 __all__ = ["TuneResult", "tune"]
-
-#: Seconds in which the kernels of the published executable are timed, about, and how often the network runs.
-_PROFILING, _LEAST_RUNS, _MOST_RUNS = 0.5, 3, 50
-
-
-@dataclass(frozen=True)
-class TuneResult:
-    """The result of tuning a network.
-
-    Attributes:
-        executable: the one in the output directory.
-        report: what was done; ``tilewright tune --json`` writes it.
-    """
-
-    executable: Executable
-    report: TuneReport
-
-    def _repr_html_(self) -> str:
-        """A table for notebooks: what was gained, and the tasks that take the most time."""
-        return describe_result(self.report)
 
 
 def tune(
@@ -135,7 +113,7 @@ def tune(
     refuse_tuning(place.target)
     with ExitStack() as ending, ExitStack() as stack:
         stack.enter_context(running.progress)
-        store, ours = _open(records)
+        store, ours = use_records(records)
         if ours:
             stack.callback(store.close)
         # An ending without a kill hands over what the store has refused so far.
@@ -304,7 +282,7 @@ class _Session:
         """Tune the tasks until the rest of the budget is needed for what comes after."""
         assert self.planned is not None
         self.log.phase("design spaces")
-        self.log.network(_list_functions(self.extraction))
+        self.log.network(list_functions(self.extraction))
         for use in self.extraction.uses:
             self.store.describe(use.task)
         self.tuner = self._make_tuner()
@@ -372,26 +350,14 @@ class _Session:
         tuned = "onnxruntime" if runtime is not None and runtime.kept == "onnxruntime" else "tuned"
         published = "earlier" if keep else "incumbent" if untuned else tuned
         if not keep:
-            self.log.network(_list_functions(best.extraction))
+            self.log.network(list_functions(best.extraction))
             if not self.interrupted:
-                self._time_kernels(executable)
+                log_kernels(self.log, executable)
         self.log.phase(END)
         report = self._report(published, unrecorded)
         if not keep:
             write_run(self.out, report, self.log)
         return TuneResult(executable, report)
-
-    def _time_kernels(self, executable: Executable) -> None:
-        """Time each kernel of the published executable in its place, for about half a second."""
-        if len(executable.buckets) > 1:
-            return
-        with contextlib.suppress(TilewrightError):  # it was judged; a figure for the report is worth no failed run
-            arrays = random_arrays(executable.inputs, 0)
-            first = sum(executable.time(arrays, 1))  # the first run meets cold caches and sleeping threads
-            found = executable.profile(arrays, max(_LEAST_RUNS, min(_MOST_RUNS, int(_PROFILING / max(first, 1e-4)))))
-            if found is not None:
-                names = tuple(each.kernel for each in found)
-                self.log.kernels(names, tuple(round(statistics.median(each.seconds), 9) for each in found))
 
     def start_report(self) -> StartReport:
         """The part of the report that is known before tuning, or when no executable is right."""
@@ -429,23 +395,6 @@ class _Session:
         )
 
 
-def _list_functions(extraction: Extracted) -> tuple[TaskFunctions, ...]:
-    """The tasks of a network, with the names of their functions."""
-    return tuple(
-        TaskFunctions(use.task.key, use.task.name, tuple(use.functions), use.weight, use.task.flop)
-        for use in extraction.uses
-    )
-
-
 def _holds_executable(out: Path) -> bool:
     """Whether there is an executable in a directory."""
     return os.path.isfile(out / "manifest.json")
-
-
-def _open(records: str | Path | Store | None) -> tuple[FallbackStore, bool]:
-    """The store, and whether it is ours to close."""
-    if records is None:
-        return FallbackStore(MemoryStore()), True
-    if isinstance(records, str | Path):
-        return open_for_tuning(records), True
-    return (records if isinstance(records, FallbackStore) else FallbackStore(records)), False

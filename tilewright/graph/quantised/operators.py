@@ -13,6 +13,7 @@ from tilewright.graph import pixels, tokens
 from tilewright.graph.quantised.contractions import conv2d, matmul
 from tilewright.graph.quantised.scaled import Doubles, Scaled, Term
 from tilewright.graph.value import Value, shape_of
+from tilewright.graph.weight_moves import move_weight
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -116,7 +117,7 @@ def _move(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> V
             return None
         axes = call.attrs.axes
         order = [int(a) for a in axes] if axes is not None else [*reversed(range(len(term.value.shape)))]
-        moved = walk.move_weight(name, call, [term.value])
+        moved = move_weight(name, call, [term.value])
         if moved is None or any(n.ndim not in (0, len(order)) for n in form.numbers):
             return None
         scale, shift = (n if n.ndim == 0 else n.transpose(order) for n in (term.scale, form.shift))
