@@ -9,15 +9,23 @@ everything in the window is drawn, ``drawn_ms`` until the last chart is. Needs D
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import random
+import sqlite3
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from bench.synthetic_run import make_run
 from tests.report.browser import browser, missing, show
 from tilewright.processor import model_name
+from tilewright.records import open_store
+from tilewright.records.overview import Overview
+from tilewright.report.dashboard import dashboard_page, export_csv
+from tilewright.report.html import render
 from tilewright.report.run_page import render_run
 
 _MARKS = "['open', 'drawn'].map((name) => performance.getEntriesByName(name)[0].startTime)"
@@ -47,16 +55,81 @@ def measure_page(tasks: int, trials: int, times: int) -> dict[str, float]:
     }
 
 
+def measure_views(records: int, times: int) -> dict[str, float]:
+    """The milliseconds that views of the dashboard of a store with so many records take to make, the slowest counts.
+
+    ``first_look_ms`` is what the command takes at its start, when it reads the store once.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "records.db"
+        open_store(path).close()
+        _fill(path, records)
+        with open_store(path, writable=False) as store:
+            overview = Overview(store)
+            first = _milliseconds(overview.refresh)
+            views: dict[str, list[float]] = {}
+            for _ in range(times):
+                for name, chosen in _VIEWS.items():
+                    views.setdefault(name, []).append(_milliseconds(lambda: _view(overview, chosen)))  # noqa: B023
+                views.setdefault("export", []).append(_milliseconds(lambda: export_csv(overview, {})))
+    slowest = max(statistics.median(taken) for taken in views.values())
+    return {"records": records, "first_look_ms": first, "views_ms": slowest}
+
+
+_VIEWS = {"all": {}, "machine": {"target": "machine-3"}, "task": {"task": "conv2d 17"}}
+
+
+def _view(overview: Overview, chosen: dict[str, str]) -> None:
+    overview.refresh()
+    render(dashboard_page(overview, "a store", chosen))
+
+
+def _milliseconds(call: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - begin)
+
+
+def _fill(path: Path, records: int) -> None:
+    """Records of 2,000 tasks on 8 machines, over a year."""
+    rng = random.Random(0)
+    rows = (
+        (
+            f"{n % 2000:016x}",
+            f"machine-{n % 8}",
+            "contraction/1",
+            "[1,2]",
+            "ok",
+            "[0.001]",
+            rng.random(),
+            "",
+            1.7e9 + 31.0 * n,
+            0.1,
+        )
+        for n in range(records)
+    )
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.executemany(
+            "INSERT INTO measurements (task, target, template, config, outcome, repeats, seconds, message, time, "
+            "elapsed) VALUES (?,?,?,?,?,?,?,?,?,?)",
+            rows,
+        )
+        names = ((f"{n:016x}", f"conv2d {n}", "contraction", 1e8) for n in range(2000))
+        connection.executemany("INSERT INTO tasks (key, name, kind, flop) VALUES (?,?,?,?)", names)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=150)
     parser.add_argument("--trials", type=int, default=40, help="of each task")
+    parser.add_argument("--records", type=int, default=1_000_000, help="of the store of the dashboard")
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if (lack := missing()) is not None:
         raise SystemExit(lack)
-    found = {"machine": model_name(), **measure_page(arguments.tasks, arguments.trials, arguments.times)}
+    page = measure_page(arguments.tasks, arguments.trials, arguments.times)
+    found = {"machine": model_name(), **page, **measure_views(arguments.records, arguments.times)}
     print(json.dumps(found, indent=1))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -19,6 +19,7 @@ def test_a_result_shows_its_races_and_its_heaviest_tasks() -> None:
 def test_tasks_are_a_tuple_that_shows_as_a_table() -> None:
     use = TaskUse(Task("k", HOSTILE, "contraction", 2e6, ""), 3, ("f",))
     tasks = TaskList([use])
-    assert [*tasks] == [use]
+    assert list(tasks) == [use]
+    assert isinstance(tasks, tuple)
     assert "<img" not in tasks._repr_html_()
     assert ">6<" in tasks._repr_html_()

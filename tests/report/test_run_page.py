@@ -21,7 +21,7 @@ from tilewright.report.html import render
 from tilewright.report.network import draw_network
 from tilewright.report.run import read_bench, read_run
 from tilewright.report.run_page import render_run, run_page
-from tilewright.tuning.report import TuneReport
+from tilewright.tuning.report import RaceReport, RuntimeRaceReport, TuneReport
 from tilewright.tuning.run_log import LOG, REPORT, TaskFunctions
 from tilewright.verify.verdict import Outcome
 
@@ -43,6 +43,24 @@ def test_the_headlines_are_those_of_the_report() -> None:
     assert gain is not None
     assert gain.name == "before tuning"
     assert latency(run) == pytest.approx(sum(task.best_seconds or 0 for task in run.tasks))
+
+
+def test_a_race_that_was_lost_is_no_gain() -> None:
+    run = make_run()
+    race = RaceReport("incumbent", 8.059, 7.98, 1.01, 0.97, 1.05)
+    page = run_page(replace(run, bench=None, report=replace(run.report, final_race=race, published="incumbent")))
+    assert page.headlines[0].value == "no gain"
+    assert "not raced" not in page.headlines[0].detail
+    assert "which were kept" in page.sections[0].lead[0]
+
+
+def test_what_onnx_runtime_wins_is_said() -> None:
+    run = make_run()
+    race = RuntimeRaceReport("onnxruntime", 9.0, 6.0, 1.5, 1.4, 1.6)
+    report = replace(run.report, runtime_race=race, final_race=None, published="onnxruntime")
+    page = run_page(replace(run, bench=None, report=report))
+    assert any("so ONNX Runtime runs it" in sentence for sentence in page.sections[0].lead)
+    assert all(not each.good for each in page.headlines)
 
 
 def test_the_shares_of_the_tasks_are_those_of_the_kernels_in_their_places() -> None:

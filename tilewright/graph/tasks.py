@@ -74,7 +74,7 @@ class Extraction:
         rewritten: the network in the layouts that its operators need, every convolution computed directly.
         module: the fused functions, and a ``main`` that calls them.
         recipes: how the weights are made, in the order of ``main``'s parameters after the inputs.
-        uses: the tasks, the heaviest first.
+        uses: the tasks, the heaviest first: a :class:`TaskList` where the network was cut.
         plan: of its calls; None: the network runs on the virtual machine of Relax.
     """
 
@@ -83,7 +83,7 @@ class Extraction:
     rewritten: Rewritten
     module: IRModule
     recipes: tuple[Recipe, ...]
-    uses: TaskList
+    uses: tuple[TaskUse, ...]
     plan: Plan | None
     _direct: _Direct = field(repr=False)
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from sqlalchemy import BigInteger, and_, case, cast, func, select
+from sqlalchemy import BigInteger, and_, bindparam, case, cast, func, select
 
 from tilewright.records.codec import is_key
 from tilewright.records.schema import measurements, tasks
@@ -22,6 +22,34 @@ __all__ = ["DaySum", "Overview", "TaskSum"]
 _DAY = 86400
 #: Seconds since 1970 that no measurement has reached: the year 5000.
 _LATEST = 1e11
+
+
+#: The ids that are summed up at a time. Databases sort these in memory.
+_TOGETHER = 100_000
+# Of the keys, texts that are equal to them. With the keys themselves SQLite goes through the table in the order of an
+# index, which is slow where the records lie in another order.
+_TASK, _TARGET, _TEMPLATE = (
+    (column + "").label(column.key) for column in (measurements.c.task, measurements.c.target, measurements.c.template)
+)
+# Whole numbers, as databases divide the others in their own ways; of times that are none, the first day.
+_SOUND = case((and_(measurements.c.time >= 0, measurements.c.time < _LATEST), measurements.c.time), else_=0.0)
+_DAYS = (cast(_SOUND, BigInteger) // _DAY).label("day")
+_NEW = and_(measurements.c.id > bindparam("after"), measurements.c.id <= bindparam("until"))
+_COUNTS = (func.count(), func.count(measurements.c.seconds))
+_BY_TASK = (
+    select(
+        _TASK,
+        _TARGET,
+        _TEMPLATE,
+        *_COUNTS,
+        func.min(measurements.c.seconds),
+        func.max(measurements.c.time),
+        func.sum(measurements.c.elapsed),
+    )
+    .where(_NEW)
+    .group_by(_TASK, _TARGET, _TEMPLATE)
+)
+_BY_DAY = select(_TARGET, _DAYS, *_COUNTS).where(_NEW).group_by(_TARGET, _DAYS)
 
 
 @dataclass(frozen=True)
@@ -96,42 +124,27 @@ class Overview:
         Raises:
             RecordsError: the store cannot be read.
         """
-        columns = measurements.c
-        # Whole numbers, as databases divide the others in their own ways; of times that are none, the first day.
-        sound = case((and_(columns.time >= 0, columns.time < _LATEST), columns.time), else_=0.0)
-        day = cast(sound, BigInteger) // _DAY
-        keys = (columns.task, columns.target, columns.template)
         with self._lock, self._store.reading() as connection:
-            newest = connection.execute(select(func.max(columns.id))).scalar_one_or_none() or 0
-            if newest > self._last:
-                query = (
-                    select(
-                        *keys,
-                        day.label("day"),
-                        func.count(),
-                        func.count(columns.seconds),
-                        func.min(columns.seconds),
-                        func.max(columns.time),
-                        func.sum(columns.elapsed),
-                    )
-                    .where(columns.id > self._last, columns.id <= newest)
-                    .group_by(*keys, "day")
-                )
-                for row in connection.execute(query):
-                    self._add(*row)
-                self._last = newest
+            newest = connection.execute(select(func.max(measurements.c.id))).scalar_one_or_none() or 0
+            while self._last < newest:
+                until = min(self._last + _TOGETHER, newest)
+                part = {"after": self._last, "until": until}
+                for row in connection.execute(_BY_TASK, part):
+                    self._add_task(*row)
+                for row in connection.execute(_BY_DAY, part):
+                    self._add_day(*row)
+                self._last = until
             query_names = select(tasks.c.key, tasks.c.name, tasks.c.flop)
             self._names = {key: (str(name), float(flop or 0.0)) for key, name, flop in connection.execute(query_names)}
 
-    def _add(self, *row: object) -> None:
-        task, target, template, day, count, ok, best, last, elapsed = row
-        keys = (task, target, template)
-        if not (all(map(is_key, keys)) and isinstance(count, int) and isinstance(ok, int)):
+    def _add_task(self, *row: object) -> None:
+        task, target, template, count, ok, best, last, elapsed = row
+        if not (all(map(is_key, (task, target, template))) and isinstance(count, int) and isinstance(ok, int)):
             self.refused += 1
             return
-        texts = (str(task), str(target), str(template))
-        known = self._tasks.get(texts, TaskSum(*texts, 0, 0, math.inf, 0.0, 0.0))
-        self._tasks[texts] = replace(
+        keys = (str(task), str(target), str(template))
+        known = self._tasks.get(keys, TaskSum(*keys, 0, 0, math.inf, 0.0, 0.0))
+        self._tasks[keys] = replace(
             known,
             count=known.count + count,
             ok=known.ok + ok,
@@ -139,9 +152,12 @@ class Overview:
             last_time=max(known.last_time, _finite(last, 0.0)),
             elapsed=known.elapsed + _finite(elapsed, 0.0),
         )
-        number = int(_finite(day, 0.0))
-        summed = self._days.get((str(target), number), DaySum(str(target), number, 0, 0))
-        self._days[str(target), number] = replace(summed, count=summed.count + count, ok=summed.ok + ok)
+
+    def _add_day(self, *row: object) -> None:
+        target, day, count, ok = row
+        if is_key(target) and isinstance(day, int) and isinstance(count, int) and isinstance(ok, int):
+            known = self._days.get((str(target), day), DaySum(str(target), day, 0, 0))
+            self._days[str(target), day] = replace(known, count=known.count + count, ok=known.ok + ok)
 
 
 def _finite(value: object, otherwise: float) -> float:

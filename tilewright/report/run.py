@@ -156,7 +156,7 @@ def make_live_run(history: History, name: str, budget_seconds: float | None) -> 
         before_seconds=latencies[0].seconds if latencies else None,
         after_seconds=latencies[-1].seconds if latencies else None,
     )
-    return Run(name, name, report, known=False, history=history)
+    return Run(name, "a run that goes on", report, known=False, history=history)
 
 
 def _live_task(task: TaskFunctions, history: TaskHistory | None) -> TaskReport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -248,11 +249,17 @@ def machine_chart(run: Run) -> Chart | None:
     ]
     text = "; ".join(f"{kind}: {count}" for kind, count in totals.most_common())
     scale: Json = {"domain": [0, end], "nice": False}
+    ticks = axis(values=_ticks(end))
     content: JsonObject = {
         "mark": mark("bar", "", aria=False),
         "encoding": {
             "x": field(
-                "begin", "quantitative", "seconds since the start", scale=scale, bin={"binned": True, "step": width}
+                "begin",
+                "quantitative",
+                "seconds since the start",
+                scale=scale,
+                axis=ticks,
+                bin={"binned": True, "step": width},
             ),
             "x2": {"field": "end"},
             "y": field("count", "quantitative", "candidates", axis=axis(tickMinStep=1)),
@@ -271,6 +278,13 @@ def machine_chart(run: Run) -> Chart | None:
         "Candidates that failed or were disturbed",
     )
     return Chart("failures", "Failures and disturbances over time", text, spec(170, content, text, rows), table)
+
+
+def _ticks(end: float) -> list[Json]:
+    """About eight round numbers of seconds up to the end of a run."""
+    scale = 10 ** math.floor(math.log10(end / 8))
+    step = next(scale * factor for factor in (1, 2, 5, 10) if scale * factor >= end / 8)
+    return [round(step * number, 6) for number in range(int(end / step) + 1)]
 
 
 def memory_chart(run: Run) -> Chart | None:

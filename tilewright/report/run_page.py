@@ -98,7 +98,12 @@ def _headlines(run: Run, facts: Sequence[TaskFacts]) -> tuple[Headline, ...]:
                 True,
             )
         )
-    elif run.report.before_seconds and run.report.after_seconds:
+    elif (race := run.report.final_race) is not None and race.kept == "incumbent":
+        interval = fmt.interval(race.ratio_low, race.ratio_high)
+        found.append(
+            Headline("no gain", "", "the final race kept what was before", f"tuned / before, 95 %: {interval}")
+        )
+    elif run.report.published == "tuned" and run.report.before_seconds and run.report.after_seconds:
         ratio = run.report.before_seconds / run.report.after_seconds
         found.append(Headline(fmt.significant(ratio), "\u00d7", "estimated, against first results", "not raced", True))
     now = latency(run)
@@ -144,10 +149,21 @@ def _gain(run: Run) -> Section:
             f"Raced by turns, a run took {fmt.significant(gain.ratio * gain.milliseconds)} ms, and "
             f"{fmt.significant(gain.milliseconds)} ms {than}."
         )
+    elif (race := run.report.final_race) is not None and race.kept == "incumbent":
+        lead.append(
+            f"Raced by turns, a run of the tuned executable took {fmt.significant(race.tuned_ms)} ms, and "
+            f"{fmt.significant(race.incumbent_ms)} ms with the schedules before tuning, which were kept."
+        )
     elif run.report.before_seconds and run.report.after_seconds:
         lead.append(
             f"The estimated latency fell from {fmt.milliseconds(run.report.before_seconds)} ms, when every task had "
             f"its first result, to {fmt.milliseconds(run.report.after_seconds)} ms. It was not raced as a whole."
+        )
+    runtime = run.report.runtime_race
+    if runtime is not None and runtime.kept == "onnxruntime":
+        lead.append(
+            f"ONNX Runtime took {fmt.significant(runtime.onnxruntime_ms)} ms on the whole model, and the executable "
+            f"{fmt.significant(runtime.executable_ms)} ms, so ONNX Runtime runs it."
         )
     if run.known:
         lead.append(f"The directory holds {_PUBLISHED.get(run.report.published, run.report.published)}.")
@@ -368,7 +384,10 @@ def _machine(run: Run) -> Section:
         ("Caches while timing", report.caches),
         ("Extensions", ", ".join(run.features)),
         ("Date", report.date),
-        ("Executable", f"{fmt.megabytes(sum(run.bytes.values()))} MB in {counted(len(run.bytes), 'file')}"),
+        (
+            "Executable",
+            f"{fmt.megabytes(sum(run.bytes.values()))} MB in {counted(len(run.bytes), 'file')}" if run.bytes else "",
+        ),
         ("Largest worker", f"{fmt.megabytes(report.worker_peak_bytes)} MB" if report.worker_peak_bytes else ""),
     ]
     units = (

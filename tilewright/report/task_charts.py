@@ -467,7 +467,7 @@ def _parallel() -> Chart:
         "quantitative",
         "slowest to fastest",
         scale={"domain": [0, 1], "range": "ramp"},
-        legend={"orient": "top", "gradientLength": 120, "labels": False, "offset": 34},
+        legend={"orient": "top", "gradientLength": 120, "values": [], "offset": 34},
     )
     parts: list[JsonObject] = [
         {
