@@ -17,8 +17,9 @@ from tilewright.executable.program import PlanProgram  # noqa: E402
 from tilewright.measure.isolated import IsolatedError  # noqa: E402
 from tilewright.training.live import LivePart, adopt  # noqa: E402
 from tilewright.training.options import Options  # noqa: E402
+from tilewright.training.orders import Prepared, Request  # noqa: E402
 from tilewright.training.parts import Part, divide  # noqa: E402
-from tilewright.training.preparing import Preparation, Prepared, Request  # noqa: E402
+from tilewright.training.preparing import Preparation  # noqa: E402
 from tilewright.training.proofs import Proofs  # noqa: E402
 from tilewright.training.recording import name_values  # noqa: E402
 from tilewright.training.worker import Order  # noqa: E402

@@ -26,8 +26,9 @@ from tilewright.training import optimize, report, worker
 from tilewright.training.cache import key_of
 from tilewright.training.live import LivePart
 from tilewright.training.options import Options
+from tilewright.training.orders import Prepared, Request
 from tilewright.training.parts import divide
-from tilewright.training.preparing import Preparation, Prepared, Request
+from tilewright.training.preparing import Preparation
 from tilewright.training.recording import Signature
 from tilewright.training.slots import PREPARING, TUNING, Pace
 

@@ -20,29 +20,23 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import math
 import mmap
 import os
-import re
 import shutil
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict, cast
 
-import numpy as np
-
 from tilewright.available_memory import available_memory
 from tilewright.errors import OutputError
-from tilewright.executable.narrow import NARROW
+from tilewright.executable.checksums import read_blocks, sha256, sha256_of, xxh3
+from tilewright.executable.manifest_check import check_entries
 from tilewright.executable.plan import PlanJson
 from tilewright.executable.segment import SegmentJson
 from tilewright.fixed_input import FixedJson
-from tilewright.jsonable import Json, JsonObject
+from tilewright.jsonable import JsonObject
 from tilewright.reading import open_regular, parse_json, read_file
 from tilewright.scratch import explained
-from tilewright.tensor import OPTIONAL, SEQUENCE, TEXTS
-from tilewright.tvm_compat import usable_cores
 
 __all__ = [
     "FORMAT",
@@ -70,20 +64,6 @@ NAME, LIBRARY, WEIGHTS = "manifest.json", "kernels.so", "weights.npz"
 OBJECTS = "objects.zip"
 #: The most bytes of a manifest that are read. With a line for each call and tensor it has a few hundred kilobytes.
 _MOST_BYTES = 64 << 20
-#: The bytes of a file that are read at a time: they stay in a core's cache until they are hashed.
-_CHUNK = 256 << 10
-#: The bytes that have a checksum of their own, so that several threads read and hash a file.
-_BLOCK = 16 << 20
-#: The most threads that read a file: with more, memory is the limit.
-_MOST_READERS = 4
-#: The most elements of an input or output: kernels have indices of 32 bits.
-_MOST_ELEMENTS = 2**31 - 1
-#: LLVM's names of platforms.
-_TRIPLE = re.compile(r"[a-z0-9_]+(-[a-z0-9_.]+){1,4}")
-#: LLVM's names for the extensions of a processor.
-_FEATURE = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
-#: NumPy's kinds of the dtypes that kernels compute with.
-_KINDS = "iufb"
 
 
 class TensorJson(TypedDict):
@@ -182,8 +162,8 @@ class Manifest(_Required, total=False):
 
 def seal(manifest: Mapping[str, object], folder: Path, files: list[str]) -> str:
     """The text of a manifest, with the checksums of ``files`` in ``folder`` and of the manifest itself."""
-    sums = {name: _sha256(folder / name) for name in files}
-    blocks = {name: _xxh3(folder / name) for name in files if name == WEIGHTS}
+    sums = {name: sha256(folder / name) for name in files}
+    blocks = {name: xxh3(folder / name) for name in files if name == WEIGHTS}
     made = json.loads(json.dumps({**manifest, "sha256": sums, **({"xxh3": blocks} if blocks else {})}))
     made["sha256"][NAME] = _own_sum(made)
     return json.dumps(made, indent=1) + "\n"
@@ -213,7 +193,8 @@ def read_manifest(folder: Path) -> Manifest:
             f"{'install a newer Tilewright, or ' if newer else ''}tune again"
         )
     try:
-        _check(manifest)
+        _check_sums(manifest)
+        check_entries(manifest)
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         reason = f"it has no {exc}" if isinstance(exc, KeyError) else str(exc)
         raise OutputError(f"{folder / NAME} is damaged, or was changed: {reason}; tune again") from exc
@@ -229,7 +210,7 @@ def find_listed(folder: Path, manifest: Manifest, name: str) -> Path:
     path = _find_path(folder, manifest, name)
     try:
         with open_regular(path):
-            right = _sha256(path) == manifest["sha256"][name]
+            right = sha256(path) == manifest["sha256"][name]
     except (OSError, ValueError) as exc:
         raise _missing(path, exc) from exc
     if not right:
@@ -257,10 +238,10 @@ def read_listed(folder: Path, manifest: Manifest, name: str) -> mmap.mmap:
             content = mmap.mmap(-1, max(1, size), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             if hasattr(mmap, "MADV_HUGEPAGE"):  # large pages, as NumPy's arrays have
                 content.madvise(mmap.MADV_HUGEPAGE)
-            found = _read_blocks(file.fileno(), content, size)
+            found = read_blocks(file.fileno(), content, size)
     except (OSError, ValueError) as exc:
         raise _missing(path, exc) from exc
-    if found != listed if listed is not None else _sha256_of(content, size) != manifest["sha256"][name]:
+    if found != listed if listed is not None else sha256_of(content, size) != manifest["sha256"][name]:
         raise _changed(path)
     return content
 
@@ -285,7 +266,7 @@ def copy_listed(folder: Path, manifest: Manifest, name: str, to: Path) -> None:
         if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):  # the copy cannot be written
             raise explained(exc, f"{path} cannot be copied to be loaded", to.parent) from exc
         raise _missing(path, exc) from exc
-    if _sha256(to) != manifest["sha256"][name]:
+    if sha256(to) != manifest["sha256"][name]:
         raise _changed(path)
 
 
@@ -317,100 +298,13 @@ def _inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _check(manifest: JsonObject) -> None:
-    """Raise ``ValueError``, ``KeyError`` or ``TypeError`` if an entry is missing or of another type."""
+def _check_sums(manifest: JsonObject) -> None:
+    """Raise ``ValueError`` or ``KeyError`` if the checksums are none, or that of the manifest itself differs."""
     sums = manifest["sha256"]
     if not isinstance(sums, dict) or not all(isinstance(value, str) for value in sums.values()):
         raise ValueError("its checksums are not texts")
     if NAME in sums and sums[NAME] != _own_sum(manifest):  # earlier manifests have none
         raise ValueError("its own checksum differs")
-    _check_ends(manifest)
-    if not isinstance(manifest.get("model"), str | None) or not isinstance(manifest["plan"], dict | None):
-        raise ValueError("its model is not the name of a file, or its plan is not a plan")
-    _check_target(manifest.get("target", {}))
-    segments = manifest.get("segments", [])
-    _check_segments(segments)
-    _check_buckets(manifest.get("buckets", []), len(segments) if isinstance(segments, list) else 0)
-    blocks = manifest.get("xxh3", {})
-    if not isinstance(blocks, dict) or not all(isinstance(block, list) for block in blocks.values()):
-        raise ValueError("its checksums of blocks are not lists")
-    narrow = manifest.get("narrow", {})
-    if not isinstance(narrow, dict) or not all(kind in NARROW for kind in narrow.values()):
-        raise ValueError(f"its narrow weights are not kept as {' or '.join(NARROW)}, but {narrow!r:.80}")
-
-
-def _check_ends(entry: JsonObject) -> None:
-    """Raise if the inputs or outputs of a manifest or a bucket are not descriptions of tensors."""
-    for key in ("inputs", "outputs"):
-        entries = entry[key]
-        if not isinstance(entries, list):
-            raise ValueError(f"its {key} are not a list")
-        for tensor in entries:
-            if not isinstance(tensor, dict):
-                raise TypeError(f"one of its {key} is not an object, but {tensor!r:.80}")
-            check_end(tensor["shape"], tensor["dtype"])
-            if not isinstance(tensor["name"], str):
-                raise ValueError("the name of a tensor is not a text")
-
-
-def _check_buckets(buckets: Json, segments: int) -> None:
-    if not isinstance(buckets, list):
-        raise ValueError("its buckets are not a list")
-    for bucket in buckets:
-        if not isinstance(bucket, dict) or not isinstance(bucket["plan"], dict):
-            raise ValueError("one of its buckets has no plan")
-        _check_ends(bucket)
-        numbers, padding = bucket["segments"], bucket["padding"]
-        if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < segments for n in numbers):
-            raise ValueError("the segments of a bucket are not numbers of its segments")
-        for entry in padding if isinstance(padding, list) else [None]:
-            for key in ("inputs", "outputs"):
-                axes = entry[key] if isinstance(entry, dict) else None
-                if not isinstance(axes, dict) or not all(type(a) is int and 0 <= a < 32 for a in axes.values()):
-                    raise ValueError(f"the {key} of a padding are not axes by name")
-
-
-def _check_target(target: Json) -> None:
-    if not isinstance(target, dict):
-        raise ValueError("its target is not an object")
-    features = target.get("features", [])  # earlier manifests have no list of them
-    if not isinstance(features, list) or not all(isinstance(f, str) and _FEATURE.fullmatch(f) for f in features):
-        raise ValueError(f"the features of its target are not a list of names, but {features!r:.80}")
-    triple = target.get("triple")
-    if triple is not None and (not isinstance(triple, str) or not _TRIPLE.fullmatch(triple)):
-        raise ValueError(f"the triple of its target names no platform, but is {triple!r:.80}")
-
-
-def _check_segments(segments: Json) -> None:
-    if not isinstance(segments, list):
-        raise ValueError("its segments are not a list")
-    for entry in segments:
-        if not isinstance(entry, dict):
-            raise TypeError(f"one of its segments is not an object, but {entry!r:.80}")
-        for key in ("inputs", "outputs", "given", "returned", "reasons", "operators"):
-            names = entry.get(key, []) if key == "operators" else entry[key]  # earlier manifests have no operators
-            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-                raise ValueError(f"the {key} of a segment are not a list of texts")
-
-
-def check_end(shape: Json, dtype: Json) -> None:
-    """Raise ``ValueError`` or ``TypeError`` if no input or output has that shape and dtype."""
-    if dtype in (TEXTS, SEQUENCE, OPTIONAL):
-        dtype = "uint8"
-    if isinstance(shape, list):
-        shape = [1 if extent == -1 else extent for extent in shape]
-    check_tensor(shape, dtype)
-
-
-def check_tensor(shape: Json, dtype: Json) -> None:
-    """Raise ``ValueError`` or ``TypeError`` if no tensor has that shape and dtype."""
-    extents = [d for d in shape if type(d) is int and d >= 0] if isinstance(shape, list) else []
-    if not isinstance(shape, list) or len(shape) > 32 or len(extents) < len(shape):
-        raise ValueError(f"a shape is a list of at most 32 integers that are not negative, but this is {shape!r:.80}")
-    if math.prod(extent for extent in extents if extent) > _MOST_ELEMENTS:  # even if another extent is 0
-        raise ValueError(f"a tensor has at most {_MOST_ELEMENTS:,} elements, but this has the shape {shape!r:.80}")
-    if not isinstance(dtype, str) or not dtype.isidentifier() or np.dtype(dtype).kind not in _KINDS:
-        raise ValueError(f"a dtype is one of NumPy's numbers, but this is {dtype!r:.80}")
 
 
 def _own_sum(manifest: JsonObject) -> str:
@@ -419,65 +313,3 @@ def _own_sum(manifest: JsonObject) -> str:
     sums = {name: value for name, value in listed.items() if name != NAME} if isinstance(listed, dict) else {}
     text = json.dumps({**manifest, "sha256": sums}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    digest, chunk = hashlib.sha256(), memoryview(bytearray(_CHUNK))
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(chunk):
-            digest.update(chunk[:count])
-    return digest.hexdigest()
-
-
-def _sha256_of(content: mmap.mmap, size: int) -> str:
-    with memoryview(content) as view:
-        return hashlib.sha256(view[:size]).hexdigest()
-
-
-def _xxh3(path: Path) -> list[str]:
-    """The XXH3 of each block of a file."""
-    import xxhash
-
-    with path.open("rb", buffering=0) as file:
-        return [xxhash.xxh3_128_hexdigest(block) for block in iter(lambda: file.read(_BLOCK), b"")]
-
-
-def _read_blocks(descriptor: int, content: mmap.mmap, size: int) -> list[str]:
-    """Read a file into memory. Several threads do, and hash what they read while it is in their caches.
-
-    Returns:
-        the XXH3 of each block.
-
-    Raises:
-        OSError, ValueError: it cannot be read, or ends too early.
-    """
-    import xxhash
-
-    blocks = range(0, size, _BLOCK)
-    found, failed = [""] * len(blocks), list[Exception]()
-    turns = iter(enumerate(blocks))  # each thread takes the next one; an iterator of C code is safe for that
-
-    def read() -> None:
-        with memoryview(content) as view:
-            try:
-                for number, start in turns:
-                    digest, at, end = xxhash.xxh3_128(), start, min(start + _BLOCK, size)
-                    while at < end:
-                        count = os.preadv(descriptor, [view[at : min(at + _CHUNK, end)]], at)
-                        if not count:
-                            raise ValueError("it ends too early")
-                        digest.update(view[at : at + count])
-                        at += count
-                    found[number] = digest.hexdigest()
-            except (OSError, ValueError) as exc:
-                failed.append(exc)
-
-    readers = [threading.Thread(target=read) for _ in range(min(_MOST_READERS, usable_cores(), len(blocks)) - 1)]
-    for reader in readers:
-        reader.start()
-    read()
-    for reader in readers:
-        reader.join()
-    if failed:
-        raise failed[0]
-    return found

@@ -44,23 +44,7 @@ def latency_chart(run: Run) -> Chart | None:
         "estimated latency (ms)",
         scale={"domain": [max(0, lowest - room / 2), highest + room / 2], "nice": True},
     )
-    parts: list[JsonObject] = []
-    bands = _bands(run.history.ended(), end)
-    if bands:
-        parts.append(
-            {
-                "data": data([band for band in bands if band["odd"]]),
-                "mark": mark("rect", "band"),
-                "encoding": {"x": {**x, "field": "begin"}, "x2": {"field": "end"}},
-            }
-        )
-        parts.append(
-            {
-                "data": data([band for band in bands if band["named"]]),
-                "mark": mark("text", "caption", align="left", baseline="top", dx=4, y=4),
-                "encoding": {"x": {**x, "field": "begin"}, "text": {"field": "name"}},
-            }
-        )
+    parts = _phase_layers(_bands(run.history.ended(), end), x)
     if run.report.budget_seconds and run.report.budget_seconds < end:
         parts.append(
             {
@@ -69,16 +53,14 @@ def latency_chart(run: Run) -> Chart | None:
                 "encoding": {"x": x, "tooltip": {"value": "the end of the budget"}},
             }
         )
-    parts.append(
-        {"data": data(steps), "mark": mark("line", "accent", interpolate="step-after"), "encoding": {"x": x, "y": y}}
-    )
-    parts.append(
+    parts += [
+        {"data": data(steps), "mark": mark("line", "accent", interpolate="step-after"), "encoding": {"x": x, "y": y}},
         {
             "data": data(rows),
             "mark": mark("point", "dot", aria=len(rows) <= 60),
             "encoding": {"x": x, "y": y, "tooltip": tooltip(("t", "seconds"), ("ms", "ms"))},
-        }
-    )
+        },
+    ]
     first, last = points[0], points[-1]
     text = (
         f"The estimated latency fell from {fmt.milliseconds(first[1])} ms after {fmt.seconds(first[0])} s to "
@@ -109,6 +91,24 @@ def _bands(phases: Sequence[Phase], end: float) -> list[JsonObject]:
             "named": phase.seconds > _NAMED * end,
         }
         for number, phase in enumerate(phases)
+    ]
+
+
+def _phase_layers(bands: list[JsonObject], x: JsonObject) -> list[JsonObject]:
+    """The phases behind a chart over the seconds of a run: every other one as a band, and their names."""
+    if not bands:
+        return []
+    return [
+        {
+            "data": data([band for band in bands if band["odd"]]),
+            "mark": mark("rect", "band"),
+            "encoding": {"x": {**x, "field": "begin"}, "x2": {"field": "end"}},
+        },
+        {
+            "data": data([band for band in bands if band["named"]]),
+            "mark": mark("text", "caption", align="left", baseline="top", dx=4, y=4),
+            "encoding": {"x": {**x, "field": "begin"}, "text": {"field": "name"}},
+        },
     ]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from tilewright.report import figures as fmt
 from tilewright.report.content import Chart, Headline, Page, Section, Table
 from tilewright.report.facts import TaskFacts, copies, describe_tasks, find_gain, find_peers, latency
+from tilewright.report.graph_chart import graph_chart
 from tilewright.report.html import render
 from tilewright.report.run import Run
 from tilewright.report.run_charts import (
@@ -17,7 +18,8 @@ from tilewright.report.run_charts import (
     peers_table,
     phases_chart,
 )
-from tilewright.report.task_charts import graph_chart, roofline_chart, search_choice, time_chart
+from tilewright.report.search_charts import search_choice
+from tilewright.report.task_charts import roofline_chart, time_chart
 from tilewright.verify.verdict import Outcome
 from tilewright.wording import counted
 

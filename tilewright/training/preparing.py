@@ -16,6 +16,7 @@ from tilewright.frontend.torch.part import Layout
 from tilewright.training.cache import ENTRY, find_folder, remove_oldest
 from tilewright.training.notes import Notes
 from tilewright.training.options import Options
+from tilewright.training.orders import Prepared, Proposal, Request
 
 if TYPE_CHECKING:
     from tilewright.compiling.kernels import Kernels
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from tilewright.training.variants import Entered, Proposer
     from tilewright.tuning.selection import Selection
 
-__all__ = ["Preparation", "Prepared", "Proposal", "Request", "make_preparation"]
+__all__ = ["Preparation", "make_preparation"]
 
 #: Random numbers that are drawn for the inputs of a part. (A prime: no extent divides it.)
 _DRAWN = 100_003
@@ -37,64 +38,6 @@ _NICE = 10
 _COLLECTIONS = (50_000, 20, 100)
 #: Seconds of a budget that are kept for building the executable and trying it.
 _FINISHING = 10.0
-
-
-@dataclass(frozen=True)
-class Request:
-    """A part that is to be compiled and tuned.
-
-    Attributes:
-        name: of the part.
-        module: its pickled module.
-        inputs, outputs: the layouts of what it takes and gives.
-        seconds: how long tuning may take now; 0: the part gets the schedules of the records, or defaults.
-        key: of its executable in the cache.
-    """
-
-    name: str
-    module: bytes
-    inputs: tuple[Layout, ...]
-    outputs: tuple[Layout, ...]
-    seconds: float = 0.0
-    key: str = ""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A part whose executable is ready.
-
-    Attributes:
-        key: of the part, as in its request.
-        out: the directory of its executable, which has run once.
-        tasks: the number of its tasks.
-        tuned: how many of them run with another schedule than their default.
-        trials: how many candidates were measured.
-        checked: whether its results were compared with those of the part's former executable.
-        notes: messages about problems with the records, or with the cache.
-    """
-
-    key: str
-    out: Path
-    tasks: int
-    tuned: int
-    trials: int
-    checked: bool = False
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A part with variants of its kernels.
-
-    Attributes:
-        key: of the part.
-        out: the directory of an executable that computes the same as the former one, and holds the variants.
-        variants: by the name of a kernel, the names of its variants, itself first. Each was run, and is right.
-    """
-
-    key: str
-    out: Path
-    variants: Mapping[str, Sequence[str]]
 
 
 @dataclass

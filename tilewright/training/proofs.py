@@ -23,7 +23,7 @@ from tilewright.training.proving import Claim, Piece, Verdict
 from tilewright.training.recording import Recording, plan_copies
 
 if TYPE_CHECKING:
-    from tilewright.training.preparing import Prepared
+    from tilewright.training.orders import Prepared
     from tilewright.training.worker import Order
 
 __all__ = ["Proofs"]

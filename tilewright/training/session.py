@@ -17,8 +17,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from tilewright.training.cache import find_folder, key_of, load_cached
 from tilewright.training.live import LivePart, adopt, first_line
 from tilewright.training.options import Options
+from tilewright.training.orders import Request
 from tilewright.training.parts import divide
-from tilewright.training.preparing import Request
 from tilewright.training.progress import Progress, find_progress
 from tilewright.training.recording import name_values
 from tilewright.training.saved import find_kept, show_plain

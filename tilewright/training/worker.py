@@ -30,7 +30,8 @@ from tilewright.measure.isolated import IsolatedError, IsolatedProcess
 from tilewright.scratch import make_folder
 from tilewright.training.arena import find_arena
 from tilewright.training.options import Options
-from tilewright.training.preparing import Prepared, Proposal, Request, make_preparation
+from tilewright.training.orders import Prepared, Proposal, Request
+from tilewright.training.preparing import make_preparation
 from tilewright.training.proofs import Proofs
 from tilewright.training.slots import PREPARING, TUNING, Pace
 

@@ -17,7 +17,7 @@ from tilewright.ops.contraction.dot_products import DotProduct
 from tilewright.ops.contraction.form import BLOCK, Form, find_pad
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tvm.ir import Expr, IRModule, TensorLoad, TensorRegion, Var
     from tvm.s_tir import Schedule
@@ -260,18 +260,23 @@ def build_program(module: IRModule, form: Form, decisions: Decisions, dot: DotPr
         if axis in loops:
             schedule.unroll(loops[axis])
     depth = decisions.parallel - 1 + len(lead)
-    fused = None
-    if decisions.parallel > 0 and depth > 0:
-        fused = schedule.fuse(*outer[:depth]) if depth > 1 else outer[0]
-    if pad is not None:
-        _pad(schedule, pad, fused, decisions.pad)
-    if fused is not None:
-        schedule.parallel(fused)
+    _run_parallel(schedule, outer[:depth] if decisions.parallel > 0 else [], pad, decisions.pad)
     begin = schedule.decompose_reduction(block, reduction[0])
     if dot is None:
         return schedule
     schedule.vectorize(schedule.get_loops(schedule.get_child_blocks(begin)[0])[-1])
     return Schedule(dot.put_into(schedule.mod, schedule.get(block).name_hint))
+
+
+def _run_parallel(schedule: Schedule, outer: Sequence[LoopRV], pad: SBlockRV | None, where: int) -> None:
+    """Make one parallel loop of the ``outer`` loops, if there are any, and schedule the padding beside it or inside."""
+    fused = None
+    if outer:
+        fused = schedule.fuse(*outer) if len(outer) > 1 else outer[0]
+    if pad is not None:
+        _pad(schedule, pad, fused, where)
+    if fused is not None:
+        schedule.parallel(fused)
 
 
 def _write_out(schedule: Schedule, writer: SBlockRV, depth: int, lanes: int) -> None:

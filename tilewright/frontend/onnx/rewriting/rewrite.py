@@ -20,6 +20,8 @@ from tilewright.frontend.onnx.rewriting import (  # noqa: F401 - importing a fam
     normalisation,
     pooling,
     quantised,
+    quantised_products,
+    quantised_weights,
     recurrent,
     reductions,
     sampling,
