@@ -18,8 +18,8 @@ __all__ = ["latency_chart", "machine_chart", "memory_chart", "peers_chart", "pha
 
 #: The most parts that the seconds of a run are divided into, to count failures.
 _BINS = 48
-#: Phases that take less than this share of the run have no name in the chart; the table has them all.
-_NAMED = 0.055
+#: The share of the chart's width that a character of a phase's name takes. Names that do not fit are only in the table.
+_CHARACTER = 0.0085
 
 
 def _end(run: Run) -> float:
@@ -57,7 +57,9 @@ def latency_chart(run: Run) -> Chart | None:
         parts.append(
             {
                 "data": data([band for band in bands if band["named"]]),
-                "mark": mark("text", "caption", align="left", baseline="top", dx=4, y=4),
+                "mark": mark(
+                    "text", "caption", align="left", baseline="top", dx=4, y=4, opacity={"expr": "width < 560 ? 0 : 1"}
+                ),
                 "encoding": {"x": {**x, "field": "begin"}, "text": {"field": "name"}},
             }
         )
@@ -106,7 +108,7 @@ def _bands(phases: Sequence[Phase], end: float) -> list[JsonObject]:
             "begin": phase.begin,
             "end": phase.end,
             "odd": bool(number % 2),
-            "named": phase.seconds > _NAMED * end,
+            "named": phase.seconds > (len(phase.name) + 1) * _CHARACTER * end,
         }
         for number, phase in enumerate(phases)
     ]

@@ -134,6 +134,7 @@ def roofline_chart(run: Run, facts: Sequence[TaskFacts]) -> Chart | None:
     right = 2 * max(10.0, *(each.intensity or 1.0 for each in points))
     roofs: list[JsonObject] = []
     ends: list[JsonObject] = []
+    lowest = min((each.throughput or 0.0) / 1e9 for each in points) / 2
     slopes = [
         (name, _figure(roofline.get(key)))
         for name, key in (
@@ -149,9 +150,10 @@ def roofline_chart(run: Run, facts: Sequence[TaskFacts]) -> Chart | None:
                 {"roof": name, "x": left, "y": left * bandwidth / 1e9},
                 {"roof": name, "x": knee, "y": knee * bandwidth / 1e9},
             ]
-            ends.append(
-                {"roof": f"{name}, {fmt.significant(bandwidth / 1e9)} GB/s", "x": left, "y": left * bandwidth / 1e9}
-            )
+            # Its name stands where the roof enters the chart.
+            foot = max(left * bandwidth, lowest * 1.2e9)
+            text = f"{name}, {fmt.significant(bandwidth / 1e9)} GB/s"
+            ends.append({"roof": text, "x": foot / bandwidth, "y": foot / 1e9})
     fastest = max((bandwidth for _, bandwidth in slopes if bandwidth), default=peak / left)
     roofs += [
         {"roof": "arithmetic", "x": min(peak / fastest, right), "y": peak / 1e9},
@@ -160,7 +162,6 @@ def roofline_chart(run: Run, facts: Sequence[TaskFacts]) -> Chart | None:
     ends.append(
         {"roof": f"arithmetic, {fmt.significant(peak / 1e9)} GFLOP/s", "x": right, "y": peak / 1e9, "end": True}
     )
-    lowest = min(min(float(str(r["y"])) for r in rows) / 2, *(float(str(r["y"])) for r in roofs[:2]))
     x = field(
         "x",
         "quantitative",
@@ -177,7 +178,7 @@ def roofline_chart(run: Run, facts: Sequence[TaskFacts]) -> Chart | None:
         },
         {
             "data": data([e for e in ends if "end" not in e]),
-            "mark": mark("text", "caption", align="left", dx=4, dy=-8, angle=0),
+            "mark": mark("text", "caption", align="left", dx=7, dy=4),
             "encoding": {"x": x, "y": y, "text": {"field": "roof"}},
         },
         {
@@ -300,7 +301,7 @@ def graph_chart(run: Run, facts: Sequence[TaskFacts]) -> Chart | None:
         },
         {
             "data": data(rows),
-            "mark": mark("circle", "node", aria=len(rows) <= 200),
+            "mark": mark("circle", "node", aria=len(rows) <= 200, invalid="show"),
             "encoding": {
                 "x": x,
                 "y": y,
