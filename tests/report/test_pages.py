@@ -107,6 +107,15 @@ def test_a_page_that_knows_little_shows_that(chromium: Browser, tmp_path: Path) 
         assert shown.faults() == []
 
 
+def test_calls_of_which_no_roofline_is_known_are_drawn_as_well(chromium: Browser, tmp_path: Path) -> None:
+    run = make_run()
+    tasks = tuple(replace(task, possible_seconds=None) if n % 2 else task for n, task in enumerate(run.tasks))
+    run = replace(run, report=replace(run.report, tasks=tasks))
+    with show(chromium, write(tmp_path / "page.html", render(run_page(run)))) as shown:
+        assert shown.page.locator("#chart-graph .mark-symbol.role-mark path").count() == len(run.nodes)
+        assert shown.complaints == []
+
+
 def test_two_runs_are_compared(chromium: Browser, tmp_path: Path) -> None:
     first, second = make_run(), make_run(30)
     with show(chromium, write(tmp_path / "page.html", render(comparison_page(first, second)))) as shown:

@@ -106,7 +106,9 @@ def _phase_layers(bands: list[JsonObject], x: JsonObject) -> list[JsonObject]:
         },
         {
             "data": data([band for band in bands if band["named"]]),
-            "mark": mark("text", "caption", align="left", baseline="top", dx=4, y=4),
+            "mark": mark(
+                "text", "caption", align="left", baseline="top", dx=4, y=4, opacity={"expr": "width < 560 ? 0 : 1"}
+            ),
             "encoding": {"x": {**x, "field": "begin"}, "text": {"field": "name"}},
         },
     ]
