@@ -239,7 +239,7 @@ def _write_weights(folder: Path, arrays: Sequence[Array]) -> dict[str, str]:
     kept = {f"w{i}": narrow_array(array) for i, array in enumerate(arrays)}
     with zipfile.ZipFile(folder / WEIGHTS, "w", zipfile.ZIP_STORED) as archive:
         for name, (array, _) in kept.items():
-            _write_aligned(archive, f"{name}.npy", np.ascontiguousarray(array))
+            _write_aligned(archive, f"{name}.npy", np.asarray(array, order="C"))
     return {name: kind for name, (_, kind) in kept.items() if kind}
 
 

@@ -41,8 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Order", "Worker", "find_worker"]
 
-#: Seconds that a part may take besides its tuning. Importing and compiling took 35 s for the backward pass of ResNet-18
-#: on two busy cores.
+#: Seconds that a part may take besides its tuning. The backward pass of ResNet-18 took 35 s on two busy cores.
 _PATIENCE = 1800.0
 #: Seconds that a generation may wait for the steps that time its variants, and between two looks at them.
 _LONGEST_CONTEST, _LOOK = 600.0, 0.05
