@@ -171,4 +171,4 @@ def test_an_outpost_keeps_to_its_folder_and_leaves_nothing(tmp_path: Path, monke
     post.close()
     post.close()
     assert list(tmp_path.iterdir()) == []
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads

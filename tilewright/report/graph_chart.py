@@ -117,7 +117,7 @@ def _graph_layers(nodes: Sequence[Node], rows: list[JsonObject], depth: int, rea
         },
         {
             "data": data(rows),
-            "mark": mark("circle", "node", aria=len(rows) <= 200),
+            "mark": mark("circle", "node", aria=len(rows) <= 200, invalid="show"),
             "encoding": {
                 "x": x,
                 "y": y,

@@ -78,7 +78,7 @@ def test_an_importer_that_fails_beyond_an_operator(tmp_path: Path, monkeypatch: 
         load(saved(tmp_path))
 
 
-@pytest.mark.parametrize("where", ["tilewright.graph.tasks.rewrite", "tilewright.graph.tasks._fuse"])
+@pytest.mark.parametrize("where", ["tilewright.graph.tasks.rewrite", "tilewright.graph.tasks.fuse"])
 def test_a_pass_that_fails(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pass fails for one operator, which ONNX Runtime runs then."""
     network = load(saved(tmp_path, TEXT.replace(" Elu", " Erf")))
