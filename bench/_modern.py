@@ -11,18 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench._packages import MODELS, Source, default_cache, fetch_package
-from tilewright.errors import TilewrightError
+from bench._packages import MODELS, Source, UnreachableError, default_cache, fetch_package
+from tilewright.errors import MeasureError
 from tilewright.measure.peers import Runnable
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["MODERN", "Modern", "fetch"]
-
-
-class UnknownModernError(TilewrightError):
-    """A package no longer holds what this module expects."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ def _packaged(source: str, file: str, **shapes: tuple[int, ...]) -> Modern:
                     sizes = dict(model.shapes) | shapes
                     options = [f"{name}={','.join(map(str, shape))}" for name, shape in sizes.items()]
                     return Modern(model.path, tuple(part for option in options for part in ("--shape", option)))
-    raise UnknownModernError(f"no source {source!r} of bench._packages has a model {file!r}")
+    raise UnreachableError(f"no source {source!r} of bench._packages has a model {file!r}")
 
 
 def eager(model: str, target: str) -> Runnable:
@@ -79,7 +75,9 @@ def _module_peer(model: str, compiled: bool) -> Runnable:
     from tilewright.compare.peers import TorchPeer
 
     about = {entry.key: entry.value for entry in onnx.load(model, load_external_data=False).metadata_props}
-    name = about[MADE_BY]
+    name = about.get(MADE_BY)
+    if name is None:
+        raise MeasureError(f"the model says in {MADE_BY} what made it, but this one does not; delete {default_cache()}")
     if name.startswith("timm-"):
         sys.path.append(str(fetch_package("timm==1.0.31", default_cache())))
     module: nn.Module = make(name, [])[0]

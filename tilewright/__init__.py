@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from tilewright.task import Task
     from tilewright.training.backend import optimize
     from tilewright.tuning.budget import Budget
-    from tilewright.tuning.session import TuneResult, tune
+    from tilewright.tuning.result import TuneResult
+    from tilewright.tuning.session import tune
     from tilewright.tuning.tuner import TaskTuner
 
 __all__ = [
@@ -95,7 +96,7 @@ _HOMES = {
     "Task": "tilewright.task",
     "TaskTuner": "tilewright.tuning.tuner",
     "TilewrightError": "tilewright.errors",
-    "TuneResult": "tilewright.tuning.session",
+    "TuneResult": "tilewright.tuning.result",
     "extract": "tilewright.graph.tasks",
     "load": "tilewright.frontend.load",
     "load_executable": "tilewright.executable.executable",

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["NARROWEST", "choose_block", "dense", "layer_norm", "masked_softmax", "softmax"]
 
 #: The least share of a vector register that a block of many columns fills without a padded block at the end. With 10 of
-#: 16 lanes a product of 2048x256 and 256x1000 ran at half of the machine's speed.
-_LEAST_FILLED = 0.75
+#: 16 lanes a product of 2048x256 and 256x1000 ran at half of the machine's speed. A product with a single row waits for
+#: its weights, whatever the share: there the padded block made 1280x1000 and 2048x1000 slower by 9 %.
+_LEAST_FILLED, _LEAST_FILLED_BY_ONE = 0.75, 0.5
 #: The fewest columns of a matrix that the templates of contractions and rows serve: a vector has 2 elements or more.
 NARROWEST = 2
 
@@ -38,8 +39,8 @@ def dense(walk: Rewriter, call: relax.Call, left: Value, recipe: Recipe) -> Valu
     depth, n = recipe.shape
     if n < NARROWEST:
         return None
-    x = choose_block(walk, n)
     view, shape = _find_rows(walk, left)
+    x = choose_block(walk, n, shape[0])
     source = walk.reshape(left.base, shape)
     columns = recipe if n % x == 0 else recipe.take(1, padded_order(n, x))
     packed = columns.reshape((depth, -(-n // x), x)).transpose((1, 0, 2))
@@ -48,16 +49,17 @@ def dense(walk: Rewriter, call: relax.Call, left: Value, recipe: Recipe) -> Valu
     return Value(shape_of(call), base=result, view=_view_rows(view, depth, n), fresh=True)
 
 
-def choose_block(walk: Rewriter, n: int) -> int:
-    """The lanes of a block of ``n`` columns.
+def choose_block(walk: Rewriter, n: int, rows: int) -> int:
+    """The lanes of a block of ``n`` columns of a product with ``rows`` rows.
 
     Up to a vector register, a block holds all columns. Of more columns it holds their largest divisor that fills at
-    least three quarters of a register. Without such a divisor it holds a whole register, and the last block is padded,
-    or begins with columns that the block before has, too.
+    least three quarters of a register, or half of one for a single row. Without such a divisor it holds a whole
+    register, and the last block is padded, or begins with columns that the block before has, too.
     """
     x = walk.channel_block(n)
     whole = -(-n // walk.lanes) * walk.lanes
-    wasteful = x < _LEAST_FILLED * walk.lanes and n / whole > x / walk.lanes
+    least = _LEAST_FILLED if rows > 1 else _LEAST_FILLED_BY_ONE
+    wasteful = x < least * walk.lanes and n / whole > x / walk.lanes
     return walk.lanes if wasteful and n > walk.lanes else x
 
 

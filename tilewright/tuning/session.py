@@ -55,7 +55,7 @@ from tilewright.tvm_compat import wanted_threads
 from tilewright.verify.checker import Checker
 from tilewright.verify.verdict import Outcome
 
-__all__ = ["TuneResult", "tune"]
+__all__ = ["tune"]
 
 
 def tune(
