@@ -45,6 +45,17 @@ def test_the_table_of_a_project(tmp_path: Path) -> None:
     assert read_config(project, OPTIONS).values["tune"] == {"budget": "1m"}
 
 
+def test_a_project_whose_entry_is_no_table_is_refused(tmp_path: Path) -> None:
+    written(tmp_path, "[tool]\ntilewright = 3", "pyproject.toml")
+    with pytest.raises(TilewrightError, match=r"write \[tool\.tilewright\]"):
+        find_config(tmp_path)
+
+
+def test_the_home_of_a_user_that_there_is_not_is_a_folder(tmp_path: Path) -> None:
+    path = written(tmp_path, "[tune]\nout = '~no-such-user/out'")
+    assert read_config(path, OPTIONS).values["tune"] == {"out": str(tmp_path / "~no-such-user/out")}
+
+
 def test_values_reach_their_parameters_and_paths_are_those_of_the_file(tmp_path: Path) -> None:
     path = written(
         tmp_path,
@@ -111,6 +122,7 @@ def test_the_environment_beats_the_file(tmp_path: Path, monkeypatch: pytest.Monk
         ("tune = 3", r"write \[tune\]"),
         ("shared = 3", r"write \[shared\]"),
         ("[tune\n", "TOML file"),
+        ("[records]\nlss = 3", r"a key of \[records\] in .* names a command, but there is no 'lss'; did you mean 'ls'"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, text: str, says: str) -> None:
@@ -166,6 +178,15 @@ def test_quiet_and_verbose_exclude_each_other(tmp_path: Path) -> None:
     done = CliRunner().invoke(small_app(None, []), ["work", "-q", "-v"])
     assert done.exit_code == 2
     assert "exclude each other" in done.stderr
+
+
+def test_a_command_runs_in_a_folder_that_was_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    done = CliRunner().invoke(app, ["records", "ls", "--records", str(tmp_path / "r.db")])
+    assert done.exit_code == 2
+    assert "there are no records in" in done.stderr
 
 
 def test_the_command_reads_the_file(tmp_path: Path) -> None:

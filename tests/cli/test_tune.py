@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from typer.testing import CliRunner
 
 from tests.models import conv_model
 from tilewright.cli import app
+from tilewright.cli.fleet import _conclude, _Job
 from tilewright.cli.tune import summary
+from tilewright.cli.tuning import MethodNames, TuneOptions
+from tilewright.cli.verbosity import Verbosity
 from tilewright.tensor import TensorSpec
+from tilewright.tuning.budget import Budget
 from tilewright.tuning.report import ContestReport, DisturbanceReport, TuneReport
 from tilewright.tuning.session_report import describe_parts
 
@@ -36,6 +41,26 @@ def test_without_a_directory_the_command_says_where_it_writes(tmp_path: Path, mo
     done = CliRunner().invoke(app, ["tune", "m.onnx", "--records", "r.db", "--cost-model", "none"])
     assert f"no --out was given, so the executable goes to {tmp_path / 'm-tuned'}" in done.stderr
     assert "executable: m-tuned" in done.stdout
+
+
+def test_one_run_only_is_shown_live(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["tune", "a.onnx", "b.onnx", "--fleet", "local", "--live"])
+    assert done.exit_code == 2
+    assert "--live serves the page of one run, but several models or kinds are named" in done.stderr
+
+
+def test_each_of_several_executables_has_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outs = [tmp_path / "a", tmp_path / "b"]
+    jobs = []
+    for out, page in zip(outs, (True, False), strict=True):
+        out.mkdir()
+        options = TuneOptions(Path("m.onnx"), out, Budget(1.0), "native", None, 0, MethodNames(), Verbosity.NORMAL)
+        jobs.append(_Job(replace(options, page=page), "kind", cast("Any", None), TuneReport()))
+    _conclude(jobs, cast("Any", SimpleNamespace(report=list)), None)
+    # There is no executable in this directory, and without a page nobody looks.
+    assert [
+        line.partition(" is a directory")[0] for line in capsys.readouterr().out.splitlines() if "note:" in line
+    ] == ["note: an executable"]
 
 
 def test_a_path_in_a_hint_is_quoted() -> None:

@@ -22,7 +22,7 @@ from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
 from tilewright.space.space import Configs, DesignSpace
 
-__all__ = ["AS_PARALLEL", "AS_POOL", "AS_RACER", "AS_RUNNER", "Case", "Check", "check_on_ray"]
+__all__ = ["AS_FALLIBLE", "AS_PARALLEL", "AS_POOL", "AS_RACER", "AS_RUNNER", "Case", "Check", "check_on_ray"]
 
 #: Seconds that a few candidates never take, on a machine that is busy with other tests.
 _LONG = 240.0
@@ -37,7 +37,7 @@ class Case:
         space: a design space.
         configs: at least six that work.
         target: the key of the target that is measured for.
-        failing: a config that fails; None: the space has none.
+        failing: a config that fails; None: the space has none, and the checks ``AS_FALLIBLE`` are left out.
         told: what the runner has told to ``on_measurement``.
         clock: whose readings deadlines are.
     """
@@ -100,8 +100,7 @@ def keeps_a_slow_candidate(case: Case) -> None:
 
 
 def takes_a_failure_for_a_measurement(case: Case) -> None:
-    if case.failing is None:
-        return
+    assert case.failing is not None
     rows = np.asarray([*case.configs[:1].tolist(), case.failing, *case.configs[1:2].tolist()], dtype=np.int32)
     measured = case.measure(rows)
     assert [m.ok for m in measured] == [True, False, True]
@@ -181,8 +180,8 @@ AS_RUNNER: tuple[Check, ...] = (
     begins_nothing_after_the_deadline,
     measures_a_candidate_again_if_asked_again,
     keeps_a_slow_candidate,
-    takes_a_failure_for_a_measurement,
 )
+AS_FALLIBLE: tuple[Check, ...] = (takes_a_failure_for_a_measurement,)
 AS_RACER: tuple[Check, ...] = (races_in_order, races_nothing_after_the_deadline)
 AS_PARALLEL: tuple[Check, ...] = (works_on_several_batches, forgets_a_batch_that_is_cancelled)
 #: In this order: they change the target, and close.

@@ -13,6 +13,7 @@ import pytest
 from bench import replay
 from bench._ray_cluster import missing
 from tests.conformance.runner_cases import (
+    AS_FALLIBLE,
     AS_PARALLEL,
     AS_POOL,
     AS_RACER,
@@ -71,12 +72,11 @@ def fleet(stack: ExitStack) -> Case:
 def table(stack: ExitStack) -> Case:
     """The replay of a recorded table."""
     found = replay.read(Path(replay.__file__).parent / "tables/dense-512x512x512.parquet")
-    works = np.asarray([outcome is Outcome.OK for outcome in found.outcomes])
-    failing = tuple(found.configs[~works][0].tolist()) if not works.all() else None
+    assert set(found.outcomes) == {Outcome.OK}
     told: list[Measurement] = []
     runner = replay.ReplayRunner(found, on_measurement=told.append)
     space = replay.ReplaySpace(found)
-    return Case(runner, space, found.configs[works][:6], found.target, failing, told, runner.clock)
+    return Case(runner, space, found.configs[:6], found.target, told=told, clock=runner.clock)
 
 
 def known_latencies(stack: ExitStack) -> Case:
@@ -97,10 +97,10 @@ def known_latencies(stack: ExitStack) -> Case:
 
 
 MAKERS: dict[Callable[[ExitStack], Case], tuple[Check, ...]] = {
-    local_pool: (*AS_RUNNER, *AS_RACER, *AS_POOL),
-    fleet: (*AS_RUNNER, *AS_RACER, *AS_PARALLEL, *AS_POOL),
+    local_pool: (*AS_RUNNER, *AS_FALLIBLE, *AS_RACER, *AS_POOL),
+    fleet: (*AS_RUNNER, *AS_FALLIBLE, *AS_RACER, *AS_PARALLEL, *AS_POOL),
     table: AS_RUNNER,
-    known_latencies: AS_RUNNER,
+    known_latencies: (*AS_RUNNER, *AS_FALLIBLE),
 }
 
 

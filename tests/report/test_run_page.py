@@ -122,6 +122,23 @@ def test_a_damaged_report_is_an_error_or_an_empty_report(tmp_path: Path, text: s
             read_run(out)
 
 
+def test_a_plan_whose_calls_name_no_tensors_is_not_drawn(tmp_path: Path) -> None:
+    out = executable(tmp_path / "out")
+    plan = Plan(0, (), (Call("k", (0, 1), 1),), (), ()).to_json()
+    manifest = {"format": 2, "name": "net", "inputs": [], "outputs": [], "plan": plan}
+    (out / NAME).write_text(seal(manifest, out, []))
+    run = read_run(out)
+    assert (run.plan, run.nodes) == (None, ())
+    render(run_page(run))
+
+
+def test_a_number_of_trials_that_none_can_be_saves_nothing() -> None:
+    run = make_run()
+    tasks = tuple(replace(task, trials=-1, recorded=0, exhausted=False) for task in run.report.tasks)
+    facts = describe_tasks(replace(run, report=replace(run.report, tasks=tasks)))
+    assert {each.saving for each in facts} == {0.0}
+
+
 def test_fields_of_other_types_and_versions_become_empty() -> None:
     content = to_json_object(make_run(2).report)
     content |= {"trials": "many", "verdict": {"error": 1.0}, "unknown": 1, "notes": ["a", 7], "cores": True}

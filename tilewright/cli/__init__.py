@@ -7,6 +7,7 @@ import time
 #: When the command began, in seconds of ``time.monotonic()``. The budget of ``tune`` counts from here.
 BEGAN = time.monotonic()
 
+import contextlib  # noqa: E402
 import importlib.metadata  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -61,7 +62,10 @@ def _options(
     verbose: VerboseOption = False,
 ) -> None:
     """Tune neural networks for the machine in front of you, within a wall-clock budget."""
-    path = config or find_config(Path.cwd())
+    path = config
+    if path is None:
+        with contextlib.suppress(FileNotFoundError):  # the current folder may have been removed
+            path = find_config(Path.cwd())
     context.obj = read_config(path, list_options(app) if path else {})
     context.default_map = context.obj.values
 

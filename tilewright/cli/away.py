@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from tilewright.tuning.progress import Progress
     from tilewright.tuning.report import TuneReport
 
-__all__ = ["AWAY_JOB", "tune_away"]
+__all__ = ["tune_away"]
 
-#: What runs on the node, and the messages with which it ends.
-AWAY_JOB = "tilewright.cli.away_job"
+#: The module that runs on the node, and the words with which it ends.
+_JOB = "tilewright.cli.away_job"
 _DONE, _FAILED = "report", "error"
 #: The least budget in seconds of a job that is begun again: what is on record is built.
 _LEAST_SECONDS = 1.0
@@ -40,8 +40,8 @@ class _Listener:
     """Hears what a job says.
 
     Attributes:
-        budget: what is left of the budget as the job begins, perhaps once more.
-        trials: of jobs that were lost.
+        budget: what is left of the budget when the job begins, or begins again after a loss.
+        trials: how many the lost jobs have measured.
     """
 
     budget: Budget
@@ -119,7 +119,7 @@ def tune_away(
             )
             return asked, replace(cluster, address=address, kinds=(away.kind,))
 
-        done = away.run(Errand(AWAY_JOB, files, message, listener.hear, _DONE, _FAILED, "out"), part)
+        done = away.run(Errand(_JOB, files, message, listener.hear, _DONE, _FAILED, "out"), part)
         if not done:
             assert listener.error is not None
             raise listener.error

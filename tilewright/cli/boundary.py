@@ -138,7 +138,7 @@ def _settle(given: dict[str, object]) -> Verbosity:
     level = Verbosity.of(quiet, verbose)
     if isinstance(root.obj, Config):
         with speaking(level):
-            detail(f"configuration: {root.obj.path or 'no file of it'}")
+            detail(f"configuration: {root.obj.path or 'there is no file'}")
             for line in root.obj.lines:
                 detail(f"    {line}")
     return level

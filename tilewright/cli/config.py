@@ -88,7 +88,7 @@ def find_config(folder: Path) -> Path | None:
     Elsewhere other people may have put a file above. ``tilewright.toml`` comes before ``pyproject.toml``.
 
     Raises:
-        TilewrightError: a ``pyproject.toml`` cannot be read.
+        TilewrightError: a ``pyproject.toml`` cannot be read, or its ``tool.tilewright`` is no table.
     """
     places = [folder, *folder.parents]
     root = next((number for number, place in enumerate(places) if os.path.exists(place / ".git")), 0)
@@ -166,11 +166,12 @@ class _Reader:
         for key, value in table.items():
             known = options.get(key)
             if known is None:
-                what = "an option of it" if where else "a command, or 'shared'"
-                near = did_you_mean(key, [*options, *([] if where else ["shared"])])
+                names = [*options] if where else [*options, "shared"]
+                near = did_you_mean(key, names) or f"; the keys are {', '.join(names)}"
+                kind = "an option" if any(isinstance(each, Option) for each in options.values()) else "a command"
                 raise TilewrightError(
-                    f"a key of {f'[{where}]' if where else 'the configuration'} in {self._path} is {what}, but there "
-                    f"is no {key!r}{near or '; the keys are ' + ', '.join(options)}"
+                    f"a key of {f'[{where}]' if where else 'the configuration'} in {self._path} names {kind}"
+                    f"{'' if where else ', or shared'}, but there is no {key!r}{near}"
                 )
             if isinstance(known, Option):
                 found[known.parameter] = self._read_value(f"{where}: {key}", key, value, known)
@@ -215,7 +216,8 @@ class _Reader:
         """The value; a path is made relative to the file's folder."""
         text = str(value)
         is_path = kind is Path or (key == "records" and not is_url(text)) or (key == "cost-model" and text != "none")
-        return str(self._path.parent / Path(text).expanduser()) if is_path else value
+        # Unlike Path.expanduser, this one keeps the ~ of a user that there is not, as shells do.
+        return str(self._path.parent / os.path.expanduser(text)) if is_path else value
 
 
 def _spread(key: str, value: object, values: dict[str, object], options: Options) -> None:
@@ -266,4 +268,6 @@ def _table_of(path: Path) -> dict[str, object] | None:
         return table
     tool = table.get("tool")
     found = tool.get("tilewright") if isinstance(tool, dict) else None
-    return dict(found) if isinstance(found, dict) else None
+    if found is not None and not isinstance(found, dict):
+        raise TilewrightError(f"'tilewright' is a table in {path}, but this is {found!r}; write [tool.tilewright]")
+    return found

@@ -141,7 +141,6 @@ class _Job:
     process: ChildProcess
     report: TuneReport | None = None
     error: tuple[str, str] | None = None
-    shown: str = ""
     next: float = 0.0
     told: list[str] = field(default_factory=list)
 
@@ -252,15 +251,19 @@ def _trials_of(name: str, jobs: Sequence[_Job]) -> int:
 
 def _conclude(jobs: Sequence[_Job], fleet: Fleet, json_file: Path | None) -> None:
     """Report, and exit with 2 if a model could not be tuned for bad input, with 1 for wrong outputs."""
-    from tilewright.cli.tune import summary
+    from tilewright.cli.tune import summary, tell_page
 
     reports = []
     for job in jobs:
         about = {"file": str(job.options.model), "kind": job.kind, "out": str(job.options.out)}
         if job.report is not None:
             quiet = verbosity() is Verbosity.QUIET
-            said = f"{job.name}:\n{summary(job.report, job.options.out, told=job.told)}\n"
+            said = f"{job.name}:\n{summary(job.report, job.options.out, told=job.told)}"
             typer.echo(job.options.out if quiet else said)
+            if job.options.page:
+                tell_page(job.options.out)
+            if not quiet:
+                typer.echo()
             reports.append({**about, **to_json_object(job.report)})
         elif job.error is not None:
             typer.echo(f"error: {job.name}: {job.error[1]}", err=True)

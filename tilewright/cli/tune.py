@@ -25,9 +25,9 @@ from tilewright.cli.options import (
 )
 from tilewright.cli.report import PAGE, write_report
 from tilewright.cli.text import milliseconds
-from tilewright.cli.tuning import GO_ON, MethodNames, TuneOptions, check_sharing, run_tuning
+from tilewright.cli.tuning import GO_ON, MethodNames, TuneOptions, check_sharing, make_display, run_tuning
 from tilewright.cli.verbosity import Verbosity, remark, verbosity
-from tilewright.errors import OutputError
+from tilewright.errors import OutputError, TilewrightError
 from tilewright.executable.replacing import reserve_out
 from tilewright.interrupts import exit_code, holding
 from tilewright.jsonable import to_json_object
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from tilewright.cli.live import LiveProgress
     from tilewright.tuning.report import TuneReport
 
-__all__ = ["tune"]
+__all__ = ["summary", "tell_page", "tune"]
 
 #: The executable that an interrupted command leaves, by ``published`` of its report.
 _PUBLISHED = {
@@ -137,6 +137,10 @@ def tune(
     options = replace(options, request=make_shape_request(shape, sample, fix, weight))
     check_fleet(fleet, kind, model, target)
     if len(model) > 1 or len(kind or []) > 1 or kind == ["all"]:
+        if live:
+            raise TilewrightError(
+                "--live serves the page of one run, but several models or kinds are named; leave it out, or name one"
+            )
         tune_several(options, model, out, Cluster(fleet or "", tuple(kind or ())), json_file)
     else:
         _tune_one(options, Cluster(fleet or "", tuple(kind or ())), json_file, named=out is not None)
@@ -166,7 +170,7 @@ def _tune_one(options: TuneOptions, cluster: Cluster, json_file: Path | None, *,
         write_json(json_file, to_json_object(report))
         print(out if verbosity() is Verbosity.QUIET else summary(report, out, told=told))
         if options.page:
-            _tell_page(out)
+            tell_page(out)
         if progress is not None:
             progress.finish(out)
     if report.interrupted:
@@ -176,14 +180,11 @@ def _tune_one(options: TuneOptions, cluster: Cluster, json_file: Path | None, *,
 def _serve_page(options: TuneOptions) -> LiveProgress:
     """Begin to serve the page of the run, beside the usual display."""
     from tilewright.cli.live import LiveProgress
-    from tilewright.tuning.progress import SilentProgress, progress_for
 
-    quiet, verbose = options.verbosity is Verbosity.QUIET, options.verbosity is Verbosity.VERBOSE
-    shown = SilentProgress() if quiet else progress_for(verbose=verbose)
-    return LiveProgress(shown, options.model.stem, options.budget.seconds)
+    return LiveProgress(make_display(options.verbosity), options.model.stem, options.budget.seconds)
 
 
-def _tell_page(out: Path) -> None:
+def tell_page(out: Path) -> None:
     """Write the page about the run. If that fails, the executable is there all the same."""
     try:
         write_report(out, out / PAGE)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tilewright.tuning.progress import Progress
     from tilewright.tuning.report import TuneReport
 
-__all__ = ["GO_ON", "SHARING", "MethodNames", "TuneOptions", "check_sharing", "run_tuning"]
+__all__ = ["GO_ON", "SHARING", "MethodNames", "TuneOptions", "check_sharing", "make_display", "run_tuning"]
 
 #: The names of the policies of sharing.
 SHARING = ("own", "published", "none")
@@ -122,12 +122,10 @@ def run_tuning(
         store = open_for_tuning(where, tell=remark)
     stack.callback(store.close)
     from tilewright.tuning.context import Workplace
-    from tilewright.tuning.progress import SilentProgress, progress_for
     from tilewright.tuning.session import tune as run_session
 
     if progress is None:
-        quiet, verbose = options.verbosity is Verbosity.QUIET, options.verbosity is Verbosity.VERBOSE
-        progress = SilentProgress() if quiet else progress_for(verbose=verbose)
+        progress = make_display(options.verbosity)
     place = stack.enter_context(cluster.place(options.target, progress))
     try:
         if not isinstance(place, str | Workplace):
@@ -151,6 +149,13 @@ def run_tuning(
         print(f"no executable was written{earlier if there else ''}{go_on}", file=sys.stderr)
         raise
     return result.report, store.notes
+
+
+def make_display(level: Verbosity) -> Progress:
+    """The display of a tuning in the terminal; a quiet command shows nothing."""
+    from tilewright.tuning.progress import SilentProgress, progress_for
+
+    return SilentProgress() if level is Verbosity.QUIET else progress_for(verbose=level is Verbosity.VERBOSE)
 
 
 def _method(names: MethodNames) -> Method:

@@ -27,7 +27,10 @@ def own_target() -> Target:
         target = Target.parse(text)
         obstacle = find_obstacle(target) if text != "native" else ""
     except TargetError as error:
-        raise TargetError(f"{NODE_TARGET} names the CPU that this node counts as, but {error}") from error
+        reason = str(error).partition("; leave --target")[0]  # a node has no such option
+        raise TargetError(
+            f"{NODE_TARGET} names the CPU that this node counts as, but {reason}; correct or unset it"
+        ) from error
     if obstacle or target.caches != "warm":
         reason = obstacle or f"{text} says how candidates are timed, too"
         raise TargetError(

@@ -23,7 +23,6 @@ _DAY = 86400
 #: Seconds since 1970 that no measurement has reached: the year 5000.
 _LATEST = 1e11
 
-
 #: The ids that are summed up at a time. Databases sort these in memory.
 _TOGETHER = 100_000
 # Of the keys, texts that are equal to them. With the keys themselves SQLite goes through the table in the order of an
@@ -99,7 +98,6 @@ class Overview:
         self._days: dict[tuple[str, int], DaySum] = {}
         self._names: dict[str, tuple[str, float]] = {}
         self._lock = threading.Lock()
-        self.refused = 0
 
     @property
     def tasks(self) -> list[TaskSum]:
@@ -140,7 +138,6 @@ class Overview:
     def _add_task(self, *row: object) -> None:
         task, target, template, count, ok, best, last, elapsed = row
         if not (all(map(is_key, (task, target, template))) and isinstance(count, int) and isinstance(ok, int)):
-            self.refused += 1
             return
         keys = (str(task), str(target), str(template))
         known = self._tasks.get(keys, TaskSum(*keys, 0, 0, math.inf, 0.0, 0.0))

@@ -109,7 +109,7 @@ class PostgreSQLStore(SQLStore):
     def identity(self) -> object:
         """The start of the server to the microsecond, and the number of the schema's table."""
         mark = f"SELECT pg_postmaster_start_time(), current_database(), '{_MARK.name}'::regclass::oid::text"
-        with self._reading() as connection:
+        with self.reading() as connection:
             return tuple(connection.exec_driver_sql(mark).one())
 
     def _prepare(self) -> None:

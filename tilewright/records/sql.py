@@ -6,7 +6,7 @@ import re
 import sqlite3
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
@@ -156,7 +156,7 @@ class SQLStore:
         found: dict[str, RowMapping] = {}
         seen: Counter[str] = Counter()
         page = _FASTEST
-        with self._reading() as connection:
+        with self.reading() as connection:
             while len(found) < count:
                 size = min(count + len(seen), _PAGE)
                 rows = connection.execute(page, {**wanted, "size": size}).mappings().all()
@@ -195,7 +195,7 @@ class SQLStore:
             if wanted is not None:
                 statement = statement.where(measurements.c[name] == wanted)
         with (
-            self._reading() as connection,
+            self.reading() as connection,
             # The rows are closed before their connection, also if the reader stops early.
             connection.execution_options(yield_per=_PAGE).execute(statement) as rows,
         ):
@@ -204,7 +204,7 @@ class SQLStore:
     def groups(self) -> list[Group | Refused]:
         """The groups of the measurements: of one task, target and template each, in any order."""
         query = select(*_BOUNDED_KEYS, func.count().label("count")).group_by(*_KEYS)
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(query).all()
         refused = "a measurement's task, target and template are short texts of plain characters, but these are not"
         return [
@@ -234,7 +234,7 @@ class SQLStore:
         texts = [_first(column, LONGEST_KEY) for column in (tasks.c.key, tasks.c.name, tasks.c.kind)]
         ir = func.coalesce(func.substr(tasks.c.ir, 1, _MOST_OF_IR + 1), "").label("ir")
         with (
-            self._reading() as connection,
+            self.reading() as connection,
             connection.execution_options(yield_per=_PAGE_OF_TASKS).execute(select(*texts, tasks.c.flop, ir)) as rows,
         ):
             for row in rows.mappings():
@@ -259,7 +259,7 @@ class SQLStore:
         Raises:
             RecordsFormatError: a row is not a task.
         """
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(select(tasks).where(tasks.c.ir.is_not(None))).mappings()
             found = [decode_task(dict(row)) for row in rows]
         # Python sorts, because databases order text by their own locale.
@@ -283,7 +283,7 @@ class SQLStore:
         query = select(groups, func.coalesce(tasks.c.name, "").label("name"), tasks.c.flop).select_from(
             groups.outerjoin(tasks, tasks.c.key == groups.c.task)
         )
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = [dict(row) for row in connection.execute(query).mappings()]
         for row in rows:
             check_summary(row)
@@ -308,12 +308,9 @@ class SQLStore:
     ) -> None:
         self.close()
 
-    def reading(self) -> AbstractContextManager[Connection]:
-        """A connection for reading, for the queries of this package."""
-        return self._reading()
-
     @contextmanager
-    def _reading(self) -> Iterator[Connection]:
+    def reading(self) -> Iterator[Connection]:
+        """A connection for reading, for the queries of this package."""
         self._check_open()
         with self._translated(self.where):
             self._check_place()

@@ -127,7 +127,7 @@ def _in_place(run: Run) -> dict[str, float]:
 def _saving(task: TaskReport, seconds: float | None) -> float:
     """Seconds that twice as many trials are expected to save: by the mean learning curve, within the roofline."""
     known = task.trials + task.recorded
-    if not seconds or not known or task.exhausted or task.best_seconds is None:
+    if not seconds or known <= 0 or task.exhausted or task.best_seconds is None:
         return 0.0
     room = 1.0 - (task.possible_seconds or 0.0) / task.best_seconds
     return seconds * min(expected_saving(known, known), max(0.0, room))

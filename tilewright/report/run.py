@@ -120,7 +120,7 @@ def read_run(out: Path, bench: Path | None = None) -> Run:
         history = parse_events(text.splitlines())
     elif known:
         lacks.append("The log of the run is missing, so its course is not shown.")
-    plan = _read_plan(manifest)
+    plan, nodes = _read_plan(manifest, history)
     return Run(
         name=report.model or str(manifest.get("name") or out.name),
         place=str(out),
@@ -128,7 +128,7 @@ def read_run(out: Path, bench: Path | None = None) -> Run:
         known=known,
         history=history,
         plan=plan,
-        nodes=() if plan is None else tuple(draw_network(plan, history.functions)),
+        nodes=nodes,
         verdict=report.verdict or _read_verdict(manifest.get("verdict")),
         features=tuple(manifest.get("target", {}).get("features", ())),
         bytes={name: _size(out / name) for name in manifest["sha256"]},
@@ -232,12 +232,13 @@ def _read_json(path: Path) -> Json:
         ) from error
 
 
-def _read_plan(manifest: Manifest) -> Plan | None:
-    if manifest["plan"] is None:
-        return None
-    with contextlib.suppress(KeyError, TypeError, ValueError):
-        return Plan.from_json(manifest["plan"])
-    return None
+def _read_plan(manifest: Manifest, history: History) -> tuple[Plan | None, tuple[Node, ...]]:
+    """The plan and its calls as nodes; None and no nodes: there is no plan, or it is damaged."""
+    if manifest["plan"] is not None:
+        with contextlib.suppress(LookupError, TypeError, ValueError):
+            plan = Plan.from_json(manifest["plan"])
+            return plan, tuple(draw_network(plan, history.functions))
+    return None, ()
 
 
 def _read_verdict(content: Json) -> Verdict | None:

@@ -56,8 +56,8 @@ def listen(port: int) -> socket.socket:
             continue
         return made
     raise OutputError(
-        f"a page is served at a free port, but {port} to {port + _PORTS - 1} are not: {problem}; name another with "
-        "--port"
+        f"a page is served at a free port, but {port} to {port + _PORTS - 1} are not: {problem}; end a program "
+        "that uses one, or give 'tilewright dashboard' another --port"
     )
 
 

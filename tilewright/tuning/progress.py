@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from tilewright.tuning.report import NodeReport
 from tilewright.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
     from rich.table import Table
+
+    from tilewright.tuning.report import NodeReport
 
 __all__ = ["PlainProgress", "Progress", "RichProgress", "SilentProgress", "TuneState", "describe_state", "progress_for"]
 
