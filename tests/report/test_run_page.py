@@ -22,7 +22,8 @@ from tilewright.report.network import draw_network
 from tilewright.report.run import read_bench, read_run
 from tilewright.report.run_page import render_run, run_page
 from tilewright.tuning.report import RaceReport, RuntimeRaceReport, TuneReport
-from tilewright.tuning.run_log import LOG, REPORT, TaskFunctions
+from tilewright.tuning.run_events import TaskFunctions
+from tilewright.tuning.run_log import LOG, REPORT
 from tilewright.verify.verdict import Outcome
 
 

@@ -6,7 +6,6 @@ import copy
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from tilewright.tuning.progress import Progress, TuneState
 
 if TYPE_CHECKING:
     from tilewright.report.content import Page
-    from tilewright.tuning.run_log import Event
+    from tilewright.tuning.run_events import Event
 
 __all__ = ["PORT", "LiveProgress"]
 
@@ -92,5 +91,4 @@ class LiveProgress:
             history = copy.deepcopy(self._history)
         phase = history.running()
         state = "" if phase is None else f"{phase.name}, {history.end:.0f} s"
-        page = run_page(make_live_run(history, self._name, self._budget), live="/", state=state or "begins")
-        return replace(page, live=".")
+        return run_page(make_live_run(history, self._name, self._budget), live=".", state=state or "begins")

@@ -15,7 +15,8 @@ from tilewright.report.decoding import decode
 from tilewright.report.history import History, TaskHistory, parse_events
 from tilewright.report.network import Node, draw_network
 from tilewright.tuning.report import TaskReport, TuneReport
-from tilewright.tuning.run_log import LOG, REPORT, TaskFunctions
+from tilewright.tuning.run_events import TaskFunctions
+from tilewright.tuning.run_log import LOG, REPORT
 from tilewright.verify.verdict import Verdict
 
 __all__ = ["Bench", "PeerTime", "Run", "make_live_run", "read_bench", "read_run"]
