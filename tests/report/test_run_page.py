@@ -110,6 +110,7 @@ def test_a_report_and_a_log_are_read_from_the_directory(tmp_path: Path) -> None:
     assert [phase.name for phase in run.history.phases] == ["rounds"]
     assert [(each.t, each.seconds) for each in run.history.latencies] == [(2.0, 0.5)]
     assert run.history.unread == 1
+    assert "1 line of the log cannot be read, so its course has gaps." in run.lacks
 
 
 @pytest.mark.parametrize("text", ["", "[", "[1, 2]", "\x00", '{"tasks": 7}' * 2])

@@ -14,7 +14,7 @@ from tilewright.report.history import Phase
 from tilewright.report.run import PeerTime, Run
 from tilewright.report.specs import axis, data, field, layers, mark, spec, tooltip
 
-__all__ = ["latency_chart", "machine_chart", "memory_chart", "peers_chart", "phases_chart"]
+__all__ = ["latency_chart", "machine_chart", "memory_chart", "peers_chart", "peers_table", "phases_chart"]
 
 #: The most parts that the seconds of a run are divided into, to count failures.
 _BINS = 48
@@ -158,24 +158,24 @@ def phases_chart(run: Run) -> Chart | None:
 
 def peers_chart(run: Run) -> Chart | None:
     """How many times as fast the executable is as what it was raced against, with intervals."""
-    peers = [peer for peer in find_peers(run) if peer.ratio and peer.low and peer.high]
+    peers = [peer for peer in find_peers(run) if peer.speed and peer.slowest and peer.fastest]
     if not peers:
         return None
     rows: list[JsonObject] = [
         {
             "name": peer.name,
-            "factor": 1 / (peer.ratio or 1),
-            "low": 1 / (peer.high or 1),
-            "high": 1 / (peer.low or 1),
-            "label": fmt.factor(1 / (peer.ratio or 1)),
+            "factor": peer.speed,
+            "low": peer.slowest,
+            "high": peer.fastest,
+            "label": fmt.factor(peer.speed),
         }
         for peer in peers
     ]
-    least, most = min(1 / (peer.high or 1) for peer in peers), max(1 / (peer.low or 1) for peer in peers)
+    least, most = min(peer.slowest or 1.0 for peer in peers), max(peer.fastest or 1.0 for peer in peers)
     scale: Json = {"type": "log", "domain": [min(0.5, least / 1.2), max(2.0, most * 1.5)], "nice": False}
     x = field("factor", "quantitative", "times as fast (logarithmic)", scale=scale, axis=axis(tickCount=6, grid=False))
     y = field("name", "nominal", None, sort=[peer.name for peer in peers], axis=axis(grid=False))
-    text = "; ".join(f"{fmt.factor(1 / (p.ratio or 1))} as fast as {p.name}" for p in peers)
+    text = "; ".join(f"{fmt.factor(p.speed)} as fast as {p.name}" for p in peers)
     parts: list[JsonObject] = [
         {"data": data([{"x": 1}]), "mark": mark("rule", "reference"), "encoding": {"x": {**x, "field": "x"}}},
         {"mark": mark("rule", "interval"), "encoding": {"x": {**x, "field": "low"}, "x2": {"field": "high"}, "y": y}},
@@ -211,13 +211,12 @@ def peers_table(peers: Sequence[PeerTime], ours: float | None) -> Table:
         if peer.problem:
             rows.append((peer.name, "could not be timed", "", peer.problem))
             continue
-        low, high = (None if not end else 1 / end for end in (peer.high, peer.low))
         rows.append(
             (
                 peer.name,
                 fmt.significant(peer.milliseconds),
-                fmt.factor(None if not peer.ratio else 1 / peer.ratio),
-                fmt.interval(low, high),
+                fmt.factor(peer.speed),
+                fmt.interval(peer.slowest, peer.fastest),
             )
         )
     return Table(
