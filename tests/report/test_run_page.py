@@ -19,7 +19,8 @@ from tilewright.report.facts import describe_tasks, find_gain, latency
 from tilewright.report.history import parse_events
 from tilewright.report.html import render
 from tilewright.report.network import draw_network
-from tilewright.report.run import read_bench, read_run
+from tilewright.report.run import Bench, read_bench, read_run
+from tilewright.report.run_charts import phase_bands
 from tilewright.report.run_page import render_run, run_page
 from tilewright.tuning.report import RaceReport, RuntimeRaceReport, TuneReport
 from tilewright.tuning.run_events import TaskFunctions
@@ -170,3 +171,19 @@ def test_calls_read_what_the_last_ones_wrote_to_the_same_bytes() -> None:
     assert [node.depth for node in nodes] == [0, 1, 1, 2, 3]
     assert [node.lane for node in nodes] == [0, -0.5, 0.5, 0, 0]
     assert [node.task for node in nodes] == ["", "k", "", "", "k"]
+
+
+def test_names_of_phases_stand_where_they_fit() -> None:
+    history = parse_events(
+        f'{{"event": "phase", "t": {t}, "name": "{name}"}}'
+        for t, name in ((0, "limits of the machine"), (2, "rounds"), (27, "end"))
+    )
+    assert [(band["name"], band["named"]) for band in phase_bands(history.ended(), 27.0)] == [
+        ("limits of the machine", False),
+        ("rounds", True),
+    ]
+
+
+def test_a_short_run_has_a_headline_that_fits() -> None:
+    page = run_page(replace(make_run(), bench=Bench(2.67e-4)))
+    assert ("0.267", "\u00b5s") in [(each.value, each.unit) for each in page.headlines]

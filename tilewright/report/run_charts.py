@@ -14,12 +14,21 @@ from tilewright.report.history import Phase
 from tilewright.report.run import PeerTime, Run
 from tilewright.report.specs import axis, data, field, layers, mark, spec, tooltip
 
-__all__ = ["latency_chart", "machine_chart", "memory_chart", "peers_chart", "peers_table", "phases_chart"]
+__all__ = [
+    "latency_chart",
+    "machine_chart",
+    "memory_chart",
+    "peers_chart",
+    "peers_table",
+    "phase_bands",
+    "phases_chart",
+]
 
 #: The most parts that the seconds of a run are divided into, to count failures.
 _BINS = 48
-#: Phases that take less than this share of the run have no name in the chart; the table has them all.
-_NAMED = 0.055
+#: The share of the chart's width that a letter of a phase's name takes. Names that do not fit have no place there; the
+#: table has them all. Narrower charts than this, in pixels, have no names.
+_LETTER, _NAMED_WIDTH = 0.008, 780
 
 
 def _end(run: Run) -> float:
@@ -44,7 +53,7 @@ def latency_chart(run: Run) -> Chart | None:
         "estimated latency (ms)",
         scale={"domain": [max(0, lowest - room / 2), highest + room / 2], "nice": True},
     )
-    parts = _phase_layers(_bands(run.history.ended(), end), x)
+    parts = _phase_layers(phase_bands(run.history.ended(), end), x)
     if run.report.budget_seconds and run.report.budget_seconds < end:
         parts.append(
             {
@@ -81,14 +90,15 @@ def latency_chart(run: Run) -> Chart | None:
     )
 
 
-def _bands(phases: Sequence[Phase], end: float) -> list[JsonObject]:
+def phase_bands(phases: Sequence[Phase], end: float) -> list[JsonObject]:
+    """The phases as bands over the seconds up to ``end``; ``named`` are those whose names fit."""
     return [
         {
             "name": phase.name,
             "begin": phase.begin,
             "end": phase.end,
             "odd": bool(number % 2),
-            "named": phase.seconds > _NAMED * end,
+            "named": phase.seconds > _LETTER * (len(phase.name) + 1) * end,
         }
         for number, phase in enumerate(phases)
     ]
@@ -107,7 +117,13 @@ def _phase_layers(bands: list[JsonObject], x: JsonObject) -> list[JsonObject]:
         {
             "data": data([band for band in bands if band["named"]]),
             "mark": mark(
-                "text", "caption", align="left", baseline="top", dx=4, y=4, opacity={"expr": "width < 560 ? 0 : 1"}
+                "text",
+                "caption",
+                align="left",
+                baseline="top",
+                dx=4,
+                y=4,
+                opacity={"expr": f"width < {_NAMED_WIDTH} ? 0 : 1"},
             ),
             "encoding": {"x": {**x, "field": "begin"}, "text": {"field": "name"}},
         },

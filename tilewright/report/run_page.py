@@ -110,7 +110,9 @@ def _headlines(run: Run, facts: Sequence[TaskFacts]) -> tuple[Headline, ...]:
         found.append(Headline(fmt.significant(ratio), "\u00d7", "estimated, against first results", "not raced", True))
     now = latency(run)
     if now is not None:
-        found.append(Headline(fmt.milliseconds(now), "ms", "a run takes", "median"))
+        # The digits of less than 0.01 ms do not fit a line.
+        value, unit = (fmt.milliseconds(now), "ms") if now >= 1e-5 else (fmt.significant(1e6 * now), "\u00b5s")
+        found.append(Headline(value, unit, "a run takes", "median"))
     runtime = next((peer for peer in find_peers(run) if peer.name == "onnxruntime" and peer.ratio), None)
     if runtime is not None:
         found.append(
