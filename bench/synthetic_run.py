@@ -19,7 +19,7 @@ from tilewright.tuning.report import (
     TaskReport,
     TuneReport,
 )
-from tilewright.tuning.run_log import (
+from tilewright.tuning.run_events import (
     KernelsEvent,
     KnobText,
     LatencyEvent,

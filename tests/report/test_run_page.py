@@ -19,10 +19,12 @@ from tilewright.report.facts import describe_tasks, find_gain, latency
 from tilewright.report.history import parse_events
 from tilewright.report.html import render
 from tilewright.report.network import draw_network
-from tilewright.report.run import read_bench, read_run
+from tilewright.report.run import Bench, read_bench, read_run
+from tilewright.report.run_charts import phase_bands
 from tilewright.report.run_page import render_run, run_page
 from tilewright.tuning.report import RaceReport, RuntimeRaceReport, TuneReport
-from tilewright.tuning.run_log import LOG, REPORT, TaskFunctions
+from tilewright.tuning.run_events import TaskFunctions
+from tilewright.tuning.run_log import LOG, REPORT
 from tilewright.verify.verdict import Outcome
 
 
@@ -109,6 +111,7 @@ def test_a_report_and_a_log_are_read_from_the_directory(tmp_path: Path) -> None:
     assert [phase.name for phase in run.history.phases] == ["rounds"]
     assert [(each.t, each.seconds) for each in run.history.latencies] == [(2.0, 0.5)]
     assert run.history.unread == 1
+    assert "1 line of the log cannot be read, so its course has gaps." in run.lacks
 
 
 @pytest.mark.parametrize("text", ["", "[", "[1, 2]", "\x00", '{"tasks": 7}' * 2])
@@ -185,3 +188,19 @@ def test_calls_read_what_the_last_ones_wrote_to_the_same_bytes() -> None:
     assert [node.depth for node in nodes] == [0, 1, 1, 2, 3]
     assert [node.lane for node in nodes] == [0, -0.5, 0.5, 0, 0]
     assert [node.task for node in nodes] == ["", "k", "", "", "k"]
+
+
+def test_names_of_phases_stand_where_they_fit() -> None:
+    history = parse_events(
+        f'{{"event": "phase", "t": {t}, "name": "{name}"}}'
+        for t, name in ((0, "limits of the machine"), (2, "rounds"), (27, "end"))
+    )
+    assert [(band["name"], band["named"]) for band in phase_bands(history.ended(), 27.0)] == [
+        ("limits of the machine", False),
+        ("rounds", True),
+    ]
+
+
+def test_a_short_run_has_a_headline_that_fits() -> None:
+    page = run_page(replace(make_run(), bench=Bench(2.67e-4)))
+    assert ("0.267", "\u00b5s") in [(each.value, each.unit) for each in page.headlines]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tilewright.report.content import Page
     from tilewright.tuning.progress import Progress, TuneState
-    from tilewright.tuning.run_log import Event
+    from tilewright.tuning.run_events import Event
 
 __all__ = ["PORT", "LiveProgress"]
 

@@ -52,7 +52,7 @@ def choices_section(run: Run, facts: Sequence[TaskFacts]) -> Section:
     if report.default_tasks:
         points.append(f"With default schedules: {len(report.default_tasks)} of {counted(len(run.tasks), 'task')}")
     points += [f"{each.report.name} was not tuned: {each.report.problem}" for each in facts if each.report.problem]
-    if report.sharing is not None and report.sharing.clusters:
+    if report.sharing is not None and report.sharing.borrowed:
         best = sum(loan.best for loan in report.sharing.borrowed)
         points.append(
             f"{counted(len(report.sharing.clusters), 'cluster')} of similar tasks shared configs. Borrowed ones won "

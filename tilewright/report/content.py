@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tilewright.jsonable import JsonObject
 
-__all__ = ["Chart", "Choice", "Figure", "Filter", "Headline", "Page", "Section", "Table"]
+__all__ = ["Chart", "Choice", "Filter", "Headline", "Page", "Section", "Table"]
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A number and what it is; ``good`` marks the one that matters most."""
+class Headline:
+    """A number at the top of a page, and what it is; ``good`` marks the one that matters most."""
 
     value: str
     unit: str
@@ -125,11 +125,6 @@ class Section:
     choice: Choice | None = None
     points: tuple[str, ...] = ()
     filters: tuple[Filter, ...] = ()
-
-
-@dataclass(frozen=True)
-class Headline(Figure):
-    """One of the numbers at the top of a page."""
 
 
 @dataclass(frozen=True)

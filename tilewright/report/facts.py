@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tilewright.report.run import PeerTime, Run
 from tilewright.tuning.learning_curve import expected_saving
 from tilewright.tuning.report import TaskReport
 
-__all__ = ["TaskFacts", "describe_tasks", "find_gain", "find_peers", "latency"]
+__all__ = ["TaskFacts", "call_seconds", "copies", "describe_tasks", "find_gain", "find_peers", "latency"]
 
 
 @dataclass(frozen=True)
@@ -112,13 +111,22 @@ def find_gain(run: Run) -> PeerTime | None:
     return peers.get("before tuning") or peers.get("untuned")
 
 
+def call_seconds(run: Run) -> tuple[float, ...] | None:
+    """Seconds of each call of the plan, measured in the running network; None: not known."""
+    kernels = run.history.kernels
+    return None if kernels is None or len(kernels.seconds) != len(run.nodes) else kernels.seconds
+
+
+def copies(run: Run) -> float:
+    """Seconds of the calls that belong to no task: copies and segments."""
+    timed = zip(run.nodes, call_seconds(run) or (), strict=False)
+    return sum(seconds for node, seconds in timed if not node.task)
+
+
 def _in_place(run: Run) -> dict[str, float]:
     """Seconds of all calls of each task in the running network."""
-    kernels = run.history.kernels
-    if kernels is None or len(kernels.seconds) != len(run.nodes):
-        return {}
     found: dict[str, float] = {}
-    for node, seconds in zip(run.nodes, kernels.seconds, strict=True):
+    for node, seconds in zip(run.nodes, call_seconds(run) or (), strict=False):
         if node.task:
             found[node.task] = found.get(node.task, 0.0) + seconds
     return found
@@ -131,11 +139,3 @@ def _saving(task: TaskReport, seconds: float | None) -> float:
         return 0.0
     room = 1.0 - (task.possible_seconds or 0.0) / task.best_seconds
     return seconds * min(expected_saving(known, known), max(0.0, room))
-
-
-def copies(run: Run) -> float:
-    """Seconds of the calls that belong to no task: copies and segments."""
-    kernels: Sequence[float] = () if run.history.kernels is None else run.history.kernels.seconds
-    if len(kernels) != len(run.nodes):
-        return 0.0
-    return sum(seconds for node, seconds in zip(run.nodes, kernels, strict=True) if not node.task)

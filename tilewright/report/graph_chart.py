@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tilewright.jsonable import JsonObject
 from tilewright.report import figures as fmt
 from tilewright.report.content import Chart, Table
-from tilewright.report.facts import TaskFacts
+from tilewright.report.facts import TaskFacts, call_seconds
 from tilewright.report.network import Node
 from tilewright.report.run import Run
 from tilewright.report.specs import data, field, layers, mark, spec, tooltip
@@ -24,8 +24,7 @@ def graph_chart(run: Run, facts: Sequence[TaskFacts]) -> Chart | None:
     if len(nodes) < 2:
         return None
     by_key = {each.report.key: each for each in facts}
-    kernels = run.history.kernels
-    timed = kernels.seconds if kernels is not None and len(kernels.seconds) == len(nodes) else None
+    timed = call_seconds(run)
     seconds = [_node_seconds(node.task, by_key) if timed is None else timed[node.number] for node in nodes]
     rows, table = _call_rows(nodes, seconds, by_key)
     depth = max(node.depth for node in nodes) + 1

@@ -7,10 +7,12 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 from tilewright.jsonable import Json
 from tilewright.report.decoding import decode
-from tilewright.tuning.run_log import (
+from tilewright.tuning.run_events import (
+    END,
     Event,
     KernelsEvent,
     LatencyEvent,
@@ -23,12 +25,9 @@ from tilewright.tuning.run_log import (
     Trial,
 )
 
-__all__ = ["History", "Phase", "TaskHistory", "parse_events"]
+__all__ = ["History", "Phase", "TaskHistory", "best_so_far", "parse_events"]
 
-_KINDS: dict[str, type[Event]] = {
-    kind.event: kind
-    for kind in (PhaseEvent, LatencyEvent, NetworkEvent, SpaceEvent, RoundEvent, MachineEvent, KernelsEvent)
-}
+_KINDS: dict[str, type[Event]] = {kind.event: kind for kind in get_args(Event)}
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ class History:
         if self.phases and math.isinf(self.phases[-1].end):
             last = self.phases[-1]
             self.phases[-1] = Phase(last.name, last.begin, event.t)
-        if event.name != "end":
+        if event.name != END:
             self.phases.append(Phase(event.name, event.t, math.inf))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tilewright.executable.plan import ARENA, Plan, Tensor
 from tilewright.executable.segment import is_segment
-from tilewright.tuning.run_log import TaskFunctions
+from tilewright.tuning.run_events import TaskFunctions
 
 __all__ = ["Node", "draw_network", "find_task"]
 

@@ -15,8 +15,10 @@ from tilewright.report.decoding import decode
 from tilewright.report.history import History, TaskHistory, parse_events
 from tilewright.report.network import Node, draw_network
 from tilewright.tuning.report import TaskReport, TuneReport
-from tilewright.tuning.run_log import LOG, REPORT, TaskFunctions
+from tilewright.tuning.run_events import TaskFunctions
+from tilewright.tuning.run_log import LOG, REPORT
 from tilewright.verify.verdict import Verdict
+from tilewright.wording import counted
 
 __all__ = ["Bench", "PeerTime", "Run", "make_live_run", "read_bench", "read_run"]
 
@@ -43,16 +45,28 @@ class PeerTime:
     high: float | None = None
     problem: str = ""
 
+    @property
+    def speed(self) -> float | None:
+        """How many times as fast the executable is; None: not known."""
+        return 1 / self.ratio if self.ratio else None
+
+    @property
+    def slowest(self) -> float | None:
+        """The lower end of the 95 % interval of :attr:`speed`."""
+        return 1 / self.high if self.high else None
+
+    @property
+    def fastest(self) -> float | None:
+        """The upper end of the 95 % interval of :attr:`speed`."""
+        return 1 / self.low if self.low else None
+
 
 @dataclass(frozen=True)
 class Bench:
-    """What ``tilewright bench --json`` wrote: the median of the executable, its peers, and where and when."""
+    """What ``tilewright bench --json`` wrote: the median of the executable, and its peers."""
 
     milliseconds: float | None = None
     peers: tuple[PeerTime, ...] = ()
-    machine: str = ""
-    date: str = ""
-    blocks: int = 0
 
 
 @dataclass(frozen=True)
@@ -118,6 +132,8 @@ def read_run(out: Path, bench: Path | None = None) -> Run:
     if log.is_file():
         text = read_file(log, _MOST_LOG).decode("utf-8", errors="replace")
         history = parse_events(text.splitlines())
+        if history.unread:
+            lacks.append(f"{counted(history.unread, 'line')} of the log cannot be read, so its course has gaps.")
     elif known:
         lacks.append("The log of the run is missing, so its course is not shown.")
     plan, nodes = _read_plan(manifest, history)
@@ -197,9 +213,6 @@ def read_bench(path: Path) -> Bench:
     return Bench(
         milliseconds=_number(ours.get("median_ms")) if isinstance(ours, dict) else None,
         peers=tuple(_read_peer(name, entry) for name, entry in peers.items()),
-        machine=str(content.get("machine") or ""),
-        date=str(content.get("date") or ""),
-        blocks=int(_number(content.get("blocks")) or 0),
     )
 
 

@@ -14,12 +14,21 @@ from tilewright.report.history import Phase
 from tilewright.report.run import PeerTime, Run
 from tilewright.report.specs import axis, data, field, layers, mark, spec, tooltip
 
-__all__ = ["latency_chart", "machine_chart", "memory_chart", "peers_chart", "phases_chart"]
+__all__ = [
+    "latency_chart",
+    "machine_chart",
+    "memory_chart",
+    "peers_chart",
+    "peers_table",
+    "phase_bands",
+    "phases_chart",
+]
 
 #: The most parts that the seconds of a run are divided into, to count failures.
 _BINS = 48
-#: Phases that take less than this share of the run have no name in the chart; the table has them all.
-_NAMED = 0.055
+#: The share of the chart's width that a letter of a phase's name takes. Names that do not fit have no place there; the
+#: table has them all. Narrower charts than this, in pixels, have no names.
+_LETTER, _NAMED_WIDTH = 0.008, 780
 
 
 def _end(run: Run) -> float:
@@ -44,7 +53,7 @@ def latency_chart(run: Run) -> Chart | None:
         "estimated latency (ms)",
         scale={"domain": [max(0, lowest - room / 2), highest + room / 2], "nice": True},
     )
-    parts = _phase_layers(_bands(run.history.ended(), end), x)
+    parts = _phase_layers(phase_bands(run.history.ended(), end), x)
     if run.report.budget_seconds and run.report.budget_seconds < end:
         parts.append(
             {
@@ -81,14 +90,15 @@ def latency_chart(run: Run) -> Chart | None:
     )
 
 
-def _bands(phases: Sequence[Phase], end: float) -> list[JsonObject]:
+def phase_bands(phases: Sequence[Phase], end: float) -> list[JsonObject]:
+    """The phases as bands over the seconds up to ``end``; ``named`` are those whose names fit."""
     return [
         {
             "name": phase.name,
             "begin": phase.begin,
             "end": phase.end,
             "odd": bool(number % 2),
-            "named": phase.seconds > _NAMED * end,
+            "named": phase.seconds > _LETTER * (len(phase.name) + 1) * end,
         }
         for number, phase in enumerate(phases)
     ]
@@ -107,7 +117,13 @@ def _phase_layers(bands: list[JsonObject], x: JsonObject) -> list[JsonObject]:
         {
             "data": data([band for band in bands if band["named"]]),
             "mark": mark(
-                "text", "caption", align="left", baseline="top", dx=4, y=4, opacity={"expr": "width < 560 ? 0 : 1"}
+                "text",
+                "caption",
+                align="left",
+                baseline="top",
+                dx=4,
+                y=4,
+                opacity={"expr": f"width < {_NAMED_WIDTH} ? 0 : 1"},
             ),
             "encoding": {"x": {**x, "field": "begin"}, "text": {"field": "name"}},
         },
@@ -158,24 +174,24 @@ def phases_chart(run: Run) -> Chart | None:
 
 def peers_chart(run: Run) -> Chart | None:
     """How many times as fast the executable is as what it was raced against, with intervals."""
-    peers = [peer for peer in find_peers(run) if peer.ratio and peer.low and peer.high]
+    peers = [peer for peer in find_peers(run) if peer.speed and peer.slowest and peer.fastest]
     if not peers:
         return None
     rows: list[JsonObject] = [
         {
             "name": peer.name,
-            "factor": 1 / (peer.ratio or 1),
-            "low": 1 / (peer.high or 1),
-            "high": 1 / (peer.low or 1),
-            "label": fmt.factor(1 / (peer.ratio or 1)),
+            "factor": peer.speed,
+            "low": peer.slowest,
+            "high": peer.fastest,
+            "label": fmt.factor(peer.speed),
         }
         for peer in peers
     ]
-    least, most = min(1 / (peer.high or 1) for peer in peers), max(1 / (peer.low or 1) for peer in peers)
+    least, most = min(peer.slowest or 1.0 for peer in peers), max(peer.fastest or 1.0 for peer in peers)
     scale: Json = {"type": "log", "domain": [min(0.5, least / 1.2), max(2.0, most * 1.5)], "nice": False}
     x = field("factor", "quantitative", "times as fast (logarithmic)", scale=scale, axis=axis(tickCount=6, grid=False))
     y = field("name", "nominal", None, sort=[peer.name for peer in peers], axis=axis(grid=False))
-    text = "; ".join(f"{fmt.factor(1 / (p.ratio or 1))} as fast as {p.name}" for p in peers)
+    text = "; ".join(f"{fmt.factor(p.speed)} as fast as {p.name}" for p in peers)
     parts: list[JsonObject] = [
         {"data": data([{"x": 1}]), "mark": mark("rule", "reference"), "encoding": {"x": {**x, "field": "x"}}},
         {"mark": mark("rule", "interval"), "encoding": {"x": {**x, "field": "low"}, "x2": {"field": "high"}, "y": y}},
@@ -211,13 +227,12 @@ def peers_table(peers: Sequence[PeerTime], ours: float | None) -> Table:
         if peer.problem:
             rows.append((peer.name, "could not be timed", "", peer.problem))
             continue
-        low, high = (None if not end else 1 / end for end in (peer.high, peer.low))
         rows.append(
             (
                 peer.name,
                 fmt.significant(peer.milliseconds),
-                fmt.factor(None if not peer.ratio else 1 / peer.ratio),
-                fmt.interval(low, high),
+                fmt.factor(peer.speed),
+                fmt.interval(peer.slowest, peer.fastest),
             )
         )
     return Table(

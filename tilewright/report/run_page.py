@@ -90,14 +90,13 @@ def _headlines(run: Run, facts: Sequence[TaskFacts]) -> tuple[Headline, ...]:
     """The numbers at the top."""
     found, gain = [], find_gain(run)
     if gain is not None and gain.ratio:
-        low, high = (None if not end else 1 / end for end in (gain.high, gain.low))
         than = "before tuning" if gain.name == "before tuning" else "TVM's own build"
         found.append(
             Headline(
-                fmt.significant(1 / gain.ratio),
+                fmt.significant(gain.speed),
                 "\u00d7",
                 f"as fast as {than}",
-                f"95 %: {fmt.interval(low, high)}",
+                f"95 %: {fmt.interval(gain.slowest, gain.fastest)}",
                 True,
             )
         )
@@ -111,16 +110,17 @@ def _headlines(run: Run, facts: Sequence[TaskFacts]) -> tuple[Headline, ...]:
         found.append(Headline(fmt.significant(ratio), "\u00d7", "estimated, against first results", "not raced", True))
     now = latency(run)
     if now is not None:
-        found.append(Headline(fmt.milliseconds(now), "ms", "a run takes", "median"))
+        # The digits of less than 0.01 ms do not fit a line.
+        value, unit = (fmt.milliseconds(now), "ms") if now >= 1e-5 else (fmt.significant(1e6 * now), "\u00b5s")
+        found.append(Headline(value, unit, "a run takes", "median"))
     runtime = next((peer for peer in find_peers(run) if peer.name == "onnxruntime" and peer.ratio), None)
-    if runtime is not None and runtime.ratio:
-        low, high = (None if not end else 1 / end for end in (runtime.high, runtime.low))
+    if runtime is not None:
         found.append(
             Headline(
-                fmt.significant(1 / runtime.ratio),
+                fmt.significant(runtime.speed),
                 "\u00d7",
                 "as fast as ONNX Runtime",
-                f"95 %: {fmt.interval(low, high)}",
+                f"95 %: {fmt.interval(runtime.slowest, runtime.fastest)}",
             )
         )
     reached = _reached(facts)

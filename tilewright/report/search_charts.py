@@ -12,7 +12,7 @@ from tilewright.report.facts import TaskFacts
 from tilewright.report.history import TaskHistory, best_so_far
 from tilewright.report.run import Run
 from tilewright.report.specs import axis, field, layers, mark, spec, tooltip
-from tilewright.tuning.run_log import SpaceEvent, Trial
+from tilewright.tuning.run_events import SpaceEvent, Trial
 
 __all__ = ["search_choice"]
 

@@ -9,7 +9,8 @@ from tilewright.errors import TilewrightError
 from tilewright.executable.executable import Executable
 from tilewright.graph.buckets import Extracted
 from tilewright.tensor import random_arrays
-from tilewright.tuning.run_log import RunLog, TaskFunctions
+from tilewright.tuning.run_events import TaskFunctions
+from tilewright.tuning.run_log import RunLog
 
 __all__ = ["list_functions", "log_kernels"]
 

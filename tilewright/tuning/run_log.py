@@ -2,7 +2,7 @@
 
 The report of a run (:mod:`tilewright.tuning.report`) has its sums. The log has its course: the phases, the estimated
 latency, every candidate, disturbances and memory. It is written while the run goes on, one line an event, and published
-with the executable. Whoever shows the progress may hear the events, too (:class:`HearsEvents`).
+with the executable. :mod:`tilewright.tuning.run_events` has the events.
 """
 
 from __future__ import annotations
@@ -12,14 +12,28 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol, TextIO, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, TextIO
 
-from tilewright.jsonable import finite, to_json, to_json_object
+from tilewright.jsonable import finite, to_json_object
 from tilewright.measure.memory import held
 from tilewright.measure.runner import Pool
+from tilewright.tuning.run_events import (
+    END,
+    Event,
+    HearsEvents,
+    KernelsEvent,
+    KnobText,
+    LatencyEvent,
+    MachineEvent,
+    NetworkEvent,
+    PhaseEvent,
+    RoundEvent,
+    SpaceEvent,
+    TaskFunctions,
+    Trial,
+)
 
 if TYPE_CHECKING:
     from tilewright.space.space import DesignSpace
@@ -28,206 +42,16 @@ if TYPE_CHECKING:
     from tilewright.tuning.task_state import TaskState
     from tilewright.tuning.tuner import RoundResult
 
-__all__ = [
-    "END",
-    "LOG",
-    "REPORT",
-    "Event",
-    "HearsEvents",
-    "KernelsEvent",
-    "KnobText",
-    "LatencyEvent",
-    "MachineEvent",
-    "NetworkEvent",
-    "PhaseEvent",
-    "RoundEvent",
-    "RunLog",
-    "SpaceEvent",
-    "TaskFunctions",
-    "Trial",
-    "describe_config",
-    "event_line",
-    "write_run",
-]
+__all__ = ["LOG", "REPORT", "RunLog", "describe_config", "event_line", "write_run"]
 
 #: The names of the log, and of the report of the run, in the directory of an executable.
 LOG, REPORT = "run.jsonl", "tune.json"
-#: What ends the last phase.
-END = "end"
 #: The most bytes of a log. After these the candidates of rounds are left out: 60 bytes each, they are most of it.
 _MOST_BYTES = 4 << 20
 #: The most choices of a knob that the log names. Of a longer list it names the first and the last.
 _MOST_CHOICES = 48
 #: Seconds between two looks at the memory and at the disturbances, at least.
 _LOOKING = 0.5
-
-
-@dataclass(frozen=True)
-class PhaseEvent:
-    """A phase of the run begins.
-
-    Attributes:
-        name: of the phase; ``end`` ends the last one.
-    """
-
-    event: ClassVar[str] = "phase"
-    t: float
-    name: str
-
-
-@dataclass(frozen=True)
-class LatencyEvent:
-    """The estimated latency of the network changed, in seconds."""
-
-    event: ClassVar[str] = "latency"
-    t: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class TaskFunctions:
-    """A task of the network.
-
-    Attributes:
-        key: ``Task.key``.
-        name: for people.
-        functions: the names of its functions, with which the names of its kernels begin.
-        weight: how often the network calls it.
-        flop: floating-point operations of one call.
-    """
-
-    key: str
-    name: str
-    functions: tuple[str, ...]
-    weight: float = 1.0
-    flop: float = 0.0
-
-
-@dataclass(frozen=True)
-class NetworkEvent:
-    """The network was cut into tasks; again if other algorithms were chosen."""
-
-    event: ClassVar[str] = "network"
-    t: float
-    tasks: tuple[TaskFunctions, ...]
-
-
-@dataclass(frozen=True)
-class KnobText:
-    """A knob for people.
-
-    Attributes:
-        name: of the knob.
-        size: how many choices it has.
-        choices: each choice; of a long list the first and the last.
-    """
-
-    name: str
-    size: int
-    choices: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class SpaceEvent:
-    """The design space of a task was made.
-
-    Attributes:
-        task: ``Task.key``.
-        template: its name and version.
-        knobs: in the order of a config.
-        recorded: measurements that were known before.
-        possible: the latency in seconds that the machine's roofline allows; 0: not known.
-        touched: bytes that a call reads or writes, each once; 0: not known.
-    """
-
-    event: ClassVar[str] = "space"
-    t: float
-    task: str
-    template: str
-    knobs: tuple[KnobText, ...]
-    recorded: int
-    possible: float = 0.0
-    touched: float = 0.0
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A candidate: its config, its latency in seconds, and how it ended (``Outcome.value``)."""
-
-    config: tuple[int, ...]
-    seconds: float | None
-    outcome: str
-
-
-@dataclass(frozen=True)
-class RoundEvent:
-    """A round of a task ended.
-
-    Attributes:
-        task: ``Task.key``.
-        seconds: that it took.
-        count: of its candidates.
-        best: the best latency in seconds; None: none works so far.
-        choices: of the best config, by knob, where it changed.
-        trials: its candidates; empty in a log that has grown too large.
-    """
-
-    event: ClassVar[str] = "round"
-    t: float
-    task: str
-    seconds: float
-    count: int
-    best: float | None
-    choices: Mapping[str, str]
-    trials: tuple[Trial, ...]
-
-
-@dataclass(frozen=True)
-class MachineEvent:
-    """What the workers met so far, and the memory now.
-
-    Attributes:
-        disturbed: candidates that were disturbed while they were timed, since the beginning.
-        causes: how many each cause disturbed.
-        replaced: workers that were lost.
-        bytes: of this process.
-        worker_bytes: the most that a worker has had.
-    """
-
-    event: ClassVar[str] = "machine"
-    t: float
-    disturbed: int
-    causes: Mapping[str, int]
-    replaced: int
-    bytes: int
-    worker_bytes: int
-
-
-@dataclass(frozen=True)
-class KernelsEvent:
-    """The kernels of the published executable were timed in their places.
-
-    Attributes:
-        names: of the kernel of each call of the plan, in order; empty: a copy.
-        seconds: the median of each call.
-    """
-
-    event: ClassVar[str] = "kernels"
-    t: float
-    names: tuple[str, ...]
-    seconds: tuple[float, ...]
-
-
-Event: TypeAlias = PhaseEvent | LatencyEvent | NetworkEvent | SpaceEvent | RoundEvent | MachineEvent | KernelsEvent
-
-
-@runtime_checkable
-class HearsEvents(Protocol):
-    """A progress display that is told each event as well."""
-
-    def hear(self, event: Event) -> None:
-        """Take in an event, quickly: the run waits for it."""
-        ...
 
 
 @dataclass
@@ -264,11 +88,14 @@ class RunLog:
                 file.close()
 
     def phase(self, name: str) -> None:
-        """A phase begins, or ``end``. Whoever shows the progress is told, too."""
-        if self.budget is not None and name != END:
+        """A phase begins. Whoever shows the progress is told, too."""
+        if self.budget is not None:
             self.budget.enter(name)
-        self._write(PhaseEvent(self._now, name))
-        self._look(at_once=True)
+        self._begin(name)
+
+    def end(self) -> None:
+        """The last phase ends."""
+        self._begin(END)
 
     def latency(self, seconds: float) -> None:
         """The estimated latency of the network changed."""
@@ -307,6 +134,10 @@ class RunLog:
     def kernels(self, names: tuple[str, ...], seconds: tuple[float, ...]) -> None:
         """The kernels of the published executable were timed."""
         self._write(KernelsEvent(self._now, names, seconds))
+
+    def _begin(self, phase: str) -> None:
+        self._write(PhaseEvent(self._now, phase))
+        self._look(at_once=True)
 
     def _note(self, task: TaskState, seconds: float, count: int, trials: tuple[Trial, ...]) -> None:
         assert task.tuner is not None
@@ -374,8 +205,8 @@ def write_run(out: Path, report: TuneReport, log: RunLog) -> None:
 
 def event_line(event: Event) -> str:
     """An event as a line of the log."""
-    content = {each.name: to_json(getattr(event, each.name)) for each in fields(event)}
-    return json.dumps({"event": event.event, **content}, separators=(",", ":"), allow_nan=False)
+    content = {"event": event.event, **to_json_object(event)}
+    return json.dumps(finite(content), separators=(",", ":"), allow_nan=False)
 
 
 def describe_config(space: DesignSpace, config: tuple[int, ...]) -> dict[str, str]:

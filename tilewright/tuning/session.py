@@ -46,7 +46,7 @@ from tilewright.tuning.notebook_progress import default_progress
 from tilewright.tuning.report import StartReport, TuneReport
 from tilewright.tuning.result import TuneResult
 from tilewright.tuning.roofline import Roofline
-from tilewright.tuning.run_log import END, LOG, RunLog, write_run
+from tilewright.tuning.run_log import LOG, RunLog, write_run
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.session_report import Outcomes, report_session
 from tilewright.tuning.ways import Ways, choose_ways, has_choice, recorded_ways
@@ -353,7 +353,7 @@ class _Session:
             self.log.network(list_functions(best.extraction))
             if not self.interrupted:
                 log_kernels(self.log, executable)
-        self.log.phase(END)
+        self.log.end()
         report = self._report(published, unrecorded)
         if not keep:
             write_run(self.out, report, self.log)
