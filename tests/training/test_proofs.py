@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 from tests.models import runs  # noqa: E402
 from tilewright.executable.program import PlanProgram  # noqa: E402
 from tilewright.measure.isolated import IsolatedError  # noqa: E402
+from tilewright.training import proofs as proofs_module  # noqa: E402
 from tilewright.training.live import LivePart, adopt  # noqa: E402
 from tilewright.training.options import Options  # noqa: E402
 from tilewright.training.orders import Prepared, Request  # noqa: E402
@@ -130,11 +131,38 @@ def test_a_crash_costs_a_process(deaths: int, state: str, process: Process, begu
     assert ("SIGSEGV" in live.reason) == (state == "left")
 
 
-def test_what_no_step_has_copied_is_given_back(begun: tuple[Proofs, LivePart], process: Process) -> None:
+def test_a_fork_leaves_the_files_to_its_parent(begun: tuple[Proofs, LivePart], tmp_path: Path) -> None:
+    proofs, live = begun
+    (path,) = tmp_path.glob("*.copies")
+    before = path.read_bytes()
+    proofs.cancel()
+    live(*draw())
+    assert path.read_bytes() == before
+
+
+def test_a_full_disk_has_a_step_prove(begun: tuple[Proofs, LivePart], monkeypatch: pytest.MonkeyPatch) -> None:
+    proofs, live = begun
+    b, x, w = draw()
+    live(b, x * float("nan"), w)
+
+    def refuse(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(proofs_module, "Recording", refuse)
+    proofs.settle()
+    assert (live.state, live.counts.ours, proofs.waiting) == ("ready", 0, False)
+    live(*draw())
+    assert (live.state, live.counts.ours, live.counts.theirs) == ("running", 1, 2)
+
+
+def test_what_no_step_has_copied_is_given_back(
+    begun: tuple[Proofs, LivePart], process: Process, tmp_path: Path
+) -> None:
     proofs, live = begun
     ((order, prepared),) = proofs.give_up()
     assert (order.part, prepared) == (live, process.prepared)
     assert not proofs.waiting
+    assert list(tmp_path.glob("*.copies")) == []
     live(*draw())  # copies nothing
     proofs.settle()
     assert live.state == "waiting"

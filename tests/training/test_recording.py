@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tilewright.frontend.torch.part import Layout  # noqa: E402
+from tilewright.training import recording  # noqa: E402
 from tilewright.training.parts import divide  # noqa: E402
 from tilewright.training.recording import (  # noqa: E402
     Recording,
@@ -63,16 +68,16 @@ def test_only_the_same_value_is_computed_again(gives: dict[str, tuple[int, ...]]
 
 def test_copies_are_those_of_one_step(tmp_path: Path) -> None:
     places, copies, size = plan_copies([FORWARD, BACKWARD])
-    recording = Recording(tmp_path / "copies", places, copies, size)
+    made = Recording(tmp_path / "copies", places, copies, size)
     x, w, d = (torch.randn(SMALL) for _ in range(3))
     a, b = torch.randn(LARGE), torch.randn(SMALL)
-    assert not recording.note(1, [a, b, w, 0 * d])  # a backward pass whose forward pass was not copied
-    assert recording.note(0, [x, w])
-    assert not recording.note(0, [0 * x, 0 * w])  # another forward pass before the backward pass
-    assert not recording.over.is_set()
-    assert recording.note(1, [a, b, w, d])
-    assert recording.over.is_set()
-    assert recording.error == ""
+    assert not made.note(1, [a, b, w, 0 * d])  # a backward pass whose forward pass was not copied
+    assert made.note(0, [x, w])
+    assert not made.note(0, [0 * x, 0 * w])  # another forward pass before the backward pass
+    assert not made.over.is_set()
+    assert made.note(1, [a, b, w, d])
+    assert made.over.is_set()
+    assert made.error == ""
     found = read_copies(tmp_path / "copies", copies)
     assert all(map(torch.equal, found, (x, w, d)))
     found[0].zero_()  # stays in this process
@@ -93,8 +98,8 @@ def test_copies_are_those_of_one_step(tmp_path: Path) -> None:
 def test_copies_lie_as_the_tensors_do(tensor: Any, tmp_path: Path) -> None:
     layout = Layout.of(tensor)
     places, copies, size = plan_copies([Signature((layout,), (), ("x",), ())])
-    recording = Recording(tmp_path / "copies", places, copies, size)
-    assert recording.note(0, [tensor])
+    made = Recording(tmp_path / "copies", places, copies, size)
+    assert made.note(0, [tensor])
     (found,) = read_copies(tmp_path / "copies", copies)
     assert torch.equal(found, tensor)
     assert found.stride() == tensor.stride()
@@ -102,11 +107,45 @@ def test_copies_lie_as_the_tensors_do(tensor: Any, tmp_path: Path) -> None:
 
 def test_what_cannot_be_copied_is_an_error(tmp_path: Path) -> None:
     places, copies, size = plan_copies([FORWARD])
-    recording = Recording(tmp_path / "copies", places, copies, size)
-    assert recording.note(0, [torch.zeros(3, 3), torch.zeros(3, 3)])
-    assert recording.over.is_set()
-    assert recording.error
-    assert recording.note(0, [torch.zeros(SMALL), torch.zeros(SMALL)])  # nothing more is done
+    made = Recording(tmp_path / "copies", places, copies, size)
+    assert made.note(0, [torch.zeros(3, 3), torch.zeros(3, 3)])
+    assert made.over.is_set()
+    assert made.error
+    assert made.note(0, [torch.zeros(SMALL), torch.zeros(SMALL)])  # nothing more is done
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="files grow as they are written")
+def test_no_file_is_left_where_there_is_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        Recording(tmp_path / "copies", *plan_copies([FORWARD]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_of_several_threads_copies_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places, copies, size = plan_copies([FORWARD, BACKWARD])
+    made = Recording(tmp_path / "copies", places, copies, size)
+    inside, both = threading.Event(), threading.Event()
+
+    def wait(tensor: Any, shape: Any) -> Any:
+        """The tensor, once another thread has had time to come here."""
+        if inside.is_set():
+            both.set()
+        inside.set()
+        both.wait(0.5)
+        return tensor
+
+    monkeypatch.setattr(recording, "to_plain", wait)
+    numbers = [torch.full(SMALL, number) for number in (1.0, 2.0)]
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(lambda number: made.note(0, [number, number]), numbers)) == [False, True]
+    assert not made.over.is_set()
+    assert made.error == ""
+    x, w, _ = read_copies(tmp_path / "copies", copies)
+    assert torch.equal(x, w)
 
 
 def test_values_have_the_names_of_the_step() -> None:

@@ -199,6 +199,18 @@ def test_records_of_another_machine_decide_nothing(tmp_path: Path) -> None:
     assert tuned[1] > 0
 
 
+def test_a_part_that_cannot_be_read_costs_no_other(tmp_path: Path) -> None:
+    part = divide(trace(64))[1][0]
+    live = LivePart(part, "part")
+    request = Request("part", pickle.dumps(part.module), live.inputs, live.outputs, key="part")
+    broken = replace(request, module=b"no pickle", key="broken")
+    preparation = Preparation(Options(mode="background"), tmp_path)
+    preparation.announce([request, broken])
+    assert preparation.prepare(request).out.is_dir()
+    with pytest.raises(pickle.UnpicklingError):
+        preparation.prepare(broken)
+
+
 def test_variants_are_timed_in_their_places_and_the_fastest_stays(tmp_path: Path) -> None:
     part = divide(trace(64))[1][0]
     live = LivePart(part, "part")

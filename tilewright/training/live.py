@@ -12,6 +12,7 @@ waiting --> ready --> running
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -122,9 +123,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
                 return
             program = executable.program
             if checked and self.state == "running" and isinstance(program, PlanProgram):
-                self._executable, self._program = executable, program
-                self.counts.our_seconds.clear()
-                self._profile = True
+                self._use(executable, program)
             else:
                 self._offered, self.state = executable, "ready"
 
@@ -178,7 +177,8 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         for entry in self._recordings.copy():
             recording, place = entry
             if recording.note(place, tensors):
-                self._recordings.remove(entry)
+                with contextlib.suppress(ValueError):  # another thread that trains has removed it
+                    self._recordings.remove(entry)
         if self._offered is not None:
             return self._prove(tensors)
         program = self._program
@@ -236,9 +236,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             self.leave(f"its results differ from PyTorch's by {comparison.worst:.1e} of their largest number")
             return self._run_theirs(tensors)
         with self._lock:
-            self._executable, self._program, self.state = executable, program, "running"
-        self._profile = True
-        self.counts.our_seconds.clear()  # the first run meets cold caches
+            self._use(executable, program)
         return_free_pages()
         return found
 
@@ -246,11 +244,14 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         """Run in the executable that was accepted."""
         with self._lock:
             executable, self._accepted = self._accepted, None
-            if executable is None or not isinstance(executable.program, PlanProgram) or self.state == "left":
-                return
-            self._executable, self._program, self.state = executable, executable.program, "running"
+            if executable is not None and isinstance(executable.program, PlanProgram):
+                self._use(executable, executable.program)
+
+    def _use(self, executable: Executable, program: PlanProgram) -> None:
+        """Run in an executable that is right from now on. The lock is held."""
+        self._executable, self._program, self.state = executable, program, "running"
         self._profile = True
-        self.counts.our_seconds.clear()
+        self.counts.our_seconds.clear()  # the first run meets cold caches
 
     def _postpone(self, executable: Executable, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """PyTorch's results, since this step proves little. The next one proves the executable."""
@@ -294,8 +295,9 @@ def accept(executables: Sequence[tuple[LivePart, Executable]]) -> None:
     """
     with _changing:
         for part, executable in executables:
-            if part.state != "left":
-                part._accepted, part.state = executable, "ready"
+            with part._lock:
+                if part.state != "left":
+                    part._accepted, part.state = executable, "ready"
 
 
 def adopt(parts: Collection[LivePart]) -> None:
@@ -310,7 +312,7 @@ def adopt(parts: Collection[LivePart]) -> None:
         for part in parts:
             part._begin()
     if all(part.state in ("running", "left") for part in parts):
-        return_free_pages()  # PyTorch needs them no more; before, it would meet each of them again
+        return_free_pages()  # while a part runs in PyTorch, PyTorch would fault each of these pages in again
 
 
 def first_line(error: Exception) -> str:

@@ -69,7 +69,6 @@ class Preparation:
     Args:
         options: of the backend.
         folder: for object files and executables, which another process removes in the end.
-
     """
 
     def __init__(self, options: Options, folder: Path) -> None:
@@ -141,7 +140,7 @@ class Preparation:
             if request.seconds > _FINISHING:
                 part.selection, trials = self._tune(part.extraction, request.seconds)
         while self._announced:
-            with contextlib.suppress(TilewrightError):  # it is raised again when that part's turn comes
+            with contextlib.suppress(Exception):  # it is raised again when that part's turn comes
                 self._begin(next(iter(self._announced.values())))
             if not self._objects.busy:
                 break

@@ -120,10 +120,16 @@ class Proofs:
             finally:
                 proof.claim.path.unlink(missing_ok=True)
 
-    def give_up(self) -> list[tuple[Order, Prepared]]:
-        """Wait for no step any more. Returns the executables that are not proven, by their parts."""
+    def cancel(self) -> None:
+        """Let steps copy nothing more. The files stay."""
         for proof in self._waiting:
             proof.recording.cancel()
+
+    def give_up(self) -> list[tuple[Order, Prepared]]:
+        """Wait for no step any more. Returns the executables that are not proven, by their parts."""
+        self.cancel()
+        for proof in self._waiting:
+            proof.claim.path.unlink(missing_ok=True)
         left = [(proof.order, proof.prepared) for proof in self._waiting]
         self._waiting.clear()
         return left
@@ -151,17 +157,25 @@ class Proofs:
         """Have an executable proven, and let the training use it if it is right."""
         order = proof.order
         if proof.recording.error:
-            raise TilewrightError(proof.recording.error)
+            raise TilewrightError(f"a step could not copy what it takes: {proof.recording.error}")
         try:
             verdict = self._ask("prove", proof.claim)
         except IsolatedError:  # somebody may have killed it; kernels that crash do so again
             verdict = self._ask("prove", proof.claim)
         assert isinstance(verdict, Verdict)
         if not verdict.finite and proof.unsure < MOST_UNSURE:
-            self.begin(order, proof.prepared, proof.unsure + 1)
-            return
-        if verdict.right:
-            self._proven.append((order, load_executable(proof.prepared.out, self._threads, find_arena())))
+            try:
+                self.begin(order, proof.prepared, proof.unsure + 1)
+                return
+            except OSError as error:
+                _log.info("%s is proven in a step: %s", order.part.name, error)
+                order.part.offer(self._load(proof.prepared))
+        elif verdict.right:
+            self._proven.append((order, self._load(proof.prepared)))
         else:
             self._refuse(order, f"its results differ from PyTorch's by {verdict.worst:.1e} of their largest number")
         self.end(order)
+
+    def _load(self, prepared: Prepared) -> Executable:
+        """An executable that the process has built."""
+        return load_executable(prepared.out, self._threads, find_arena())

@@ -34,10 +34,15 @@ class Piece:
     module: bytes
     signature: Signature
 
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """The names of what it takes. A value that has none in the step gets one of its own."""
+        return tuple(name or f"{self.place} {place}" for place, name in enumerate(self.signature.takes))
+
 
 @dataclass(frozen=True)
 class Claim:
-    """That an executable computes the same as PyTorch.
+    """The claim that an executable computes the same as PyTorch, and what proves it.
 
     Attributes:
         out: the directory of the executable.
@@ -103,31 +108,24 @@ def _compute_inputs(claim: Claim) -> list[torch.Tensor]:
     }
     known: dict[str, torch.Tensor] = {}
     for number, piece in enumerate(claim.pieces):
-        takes = piece.signature.takes
-        for place, name in enumerate(takes):
+        for place, name in enumerate(piece.takes):
             if (tensor := copied.pop((piece.place, place), None)) is not None:
-                known[name or _call(piece, place)] = tensor
+                known[name] = tensor
         if number == len(claim.pieces) - 1:
             break
-        given = [known[name or _call(piece, place)] for place, name in enumerate(takes)]
-        later = {name for other in claim.pieces[number + 1 :] for name in other.signature.takes}
+        given = [known[name] for name in piece.takes]
+        later = {name for other in claim.pieces[number + 1 :] for name in other.takes}
         for name, tensor in zip(piece.signature.gives, pickle.loads(piece.module)(*given), strict=True):
             if name in later:
                 known.setdefault(name, tensor)
         known = {name: tensor for name, tensor in known.items() if name in later}
         del given, tensor
     found = []
-    for place, (name, layout) in enumerate(zip(takes, piece.signature.inputs, strict=True)):
-        name = name or _call(piece, place)
+    for place, (name, layout) in enumerate(zip(piece.takes, piece.signature.inputs, strict=True)):
         found.append(align(known[name], layout))
-        if name not in takes[place + 1 :]:
+        if name not in piece.takes[place + 1 :]:
             del known[name]  # in blocks it needs as much memory again
     return found
-
-
-def _call(piece: Piece, place: int) -> str:
-    """The name of a value that has none in the step."""
-    return f"{piece.place} {place}"
 
 
 def _run_ours(claim: Claim, piece: Piece, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

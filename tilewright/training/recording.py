@@ -31,7 +31,7 @@ __all__ = ["Copy", "Recording", "Signature", "find_names", "name_values", "plan_
 
 #: The key of a node's ``meta`` with the name of its value in a step.
 _VALUE = "tilewright_value"
-#: Bytes of a value up to which it is copied, although an earlier part gives it. (A choice: 0.1 ms of a step.)
+#: Bytes of a value up to which a step copies it, although an earlier part gives it. (A choice: the copy takes 0.1 ms.)
 _SMALL = 1 << 20
 #: The alignment of copies, in bytes.
 _ALIGNMENT = 64
@@ -169,15 +169,12 @@ class Recording:
     def __init__(self, path: Path, parts: Sequence[int], copies: Sequence[Copy], size: int) -> None:
         self.over, self.error = threading.Event(), ""
         self._left = list(parts)
-        with path.open("w+b") as file:
-            # Writing to a mapped file on a full disk would end this process.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, max(1, size))
-            else:
-                file.write(bytes(max(1, size)))
-                file.flush()
-            flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-            self._memory = mmap.mmap(file.fileno(), max(1, size), flags=flags)
+        self._lock = threading.Lock()
+        try:
+            self._memory = _map_new(path, max(1, size))
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
         self._copies = {place: [copy for copy in copies if copy.part == place] for place in parts}
 
     def cancel(self) -> None:
@@ -185,22 +182,26 @@ class Recording:
         self.over.set()
 
     def note(self, part: int, tensors: Sequence[torch.Tensor]) -> bool:
-        """Copy what a part takes, if it is its turn. Returns whether this part has nothing to copy any more."""
+        """Copy what a part takes, if it is its turn. Returns whether this part has nothing to copy any more.
+
+        Several threads may train: one of them copies a part.
+        """
         if self.over.is_set():
             return True
-        if not self._left or self._left[0] != part:
-            return False
-        try:
-            with torch.no_grad():
-                for copy in self._copies[part]:
-                    _place(self._memory, copy).copy_(to_plain(tensors[copy.place], copy.layout.shape))
-        except Exception as error:
-            self.error = str(error) or type(error).__name__
-            self._left.clear()
-        else:
-            self._left.pop(0)
-        if not self._left:
-            self.over.set()
+        with self._lock:
+            if not self._left or self._left[0] != part:
+                return False
+            try:
+                with torch.no_grad():
+                    for copy in self._copies[part]:
+                        _place(self._memory, copy).copy_(to_plain(tensors[copy.place], copy.layout.shape))
+            except Exception as error:
+                self.error = str(error) or type(error).__name__
+                self._left.clear()
+            else:
+                self._left.pop(0)
+            if not self._left:
+                self.over.set()
         return True
 
 
@@ -209,6 +210,21 @@ def read_copies(path: Path, copies: Sequence[Copy]) -> list[torch.Tensor]:
     with path.open("rb") as file:
         memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     return [_place(memory, copy) for copy in copies]
+
+
+def _map_new(path: Path, size: int) -> mmap.mmap:
+    """A new file in memory, which other processes can map. All its bytes are on the disk.
+
+    Raises:
+        OSError: the disk has no room. Writing to a mapped file would end this process then.
+    """
+    with path.open("w+b") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.write(bytes(size))
+            file.flush()
+        return mmap.mmap(file.fileno(), size, flags=mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0))
 
 
 def _place(memory: mmap.mmap, copy: Copy) -> torch.Tensor:

@@ -184,7 +184,7 @@ class Worker:
     def abandon(self) -> None:
         """Prepare and tune nothing more. Called in a forked process, whose parent the worker belongs to."""
         self._closed = self.ended = True
-        self._proofs.give_up()
+        self._proofs.cancel()
         self.pace = Pace()  # another thread may have held the locks of the former one
 
     def _serve(self) -> None:
