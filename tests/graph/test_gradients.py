@@ -196,8 +196,9 @@ def test_gradient_of_a_gate_for_each_channel_stays_in_blocks() -> None:
     extraction = all_agree(gradients, [image, 4 * image, torch.randn(16, 16, 1, 1), numbers, numbers + 1])
     assert extraction.plan is not None
     kernels = [str(call.kernel) for call in extraction.plan.calls]
-    # Two images arrive in plain layout, and two leave; and the weights are rearranged.
-    assert sum(name.startswith("transpose") for name in kernels) == 5, kernels
+    # Two images arrive in plain layout, and two leave. The weights are rearranged, too: once for all convolutions, and
+    # for that of the gradients once more if their channels are several blocks.
+    assert sum(name.startswith("transpose") for name in kernels) == 5 + (TARGET.lanes < 16), kernels
     assert not any("broadcast" in name for name in kernels)
     # A convolution of one pixel is not computed again for each pixel of the image.
     assert not any("conv" in name and "hardswish" in name for name in kernels), kernels

@@ -131,11 +131,39 @@ def operators(net: Sketch) -> None:
     net.output(net.op("QGemm", flat, *numbers, *matrix, "", *out, domain="com.microsoft"))
 
 
+def limits(net: Sketch) -> None:
+    """Limits of which one is beyond the other, or beyond all bytes. An Add also reads the data as float32 first."""
+
+    def clip(x: str, low: float, high: float) -> str:
+        return net.op("Clip", x, net.constant(low, "float32"), net.constant(high, "float32"))
+
+    a = net.qdq(net.input(1, 16, 6, 6), 0.03, 120)
+    for low, high in ((-6.0, -2.0), (2.0, 5.0)):
+        b = net.op("Relu", net.op("Conv", a, net.weight(16, 16, 1, 1)))
+        net.output(net.q(net.op("Add", clip(clip(b, 0.0, 1.0), low, high), a), 0.05, 30))
+    net.output(net.q(net.op("Add", clip(net.op("Conv", a, net.weight(16, 16, 1, 1)), -6.0, -2.0), a), 0.05, 60))
+    # Limits beyond all bytes. ONNX Runtime removes a Clip that ends in a quantiser alone.
+    c = clip(net.op("Conv", a, net.weight(16, 16, 1, 1)), -6.0, -2.0)
+    net.output(net.q(c, 0.05, 0))
+    net.output(net.q(net.op("MaxPool", c, kernel_shape=[2, 2]), 0.05, 90))
+
+
+def axes(net: Sketch) -> None:
+    """Sums of a convolution and a product: the scales of one are those of channels, and of the other of columns."""
+    for width in (16, 12):  # as many columns as channels, and fewer
+        a = net.qdq(net.input(1, 16, 6, width), 0.03, 120)
+        b = net.op("Conv", a, net.weight(16, 16, 1, 1, scales=net.rng.uniform(1e-3, 9e-3, 16)))
+        c = net.op("MatMul", a, net.weight(width, width, scales=net.rng.uniform(1e-3, 9e-3, width), axis=1))
+        net.output(net.q(net.op("Add", b, c), 0.05, 100))
+
+
 CASES: dict[str, Callable[[Sketch], None]] = {
     "convolutions": convolutions,
     "signed": signed,
     "products": products,
     "operators": operators,
+    "limits": limits,
+    "axes": axes,
 }
 
 
@@ -187,7 +215,7 @@ def check(name: str, target: Target, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "contractions"),
-    [("convolutions", 3), ("signed", 4), ("products", 2), ("operators", 2)],
+    [("convolutions", 3), ("signed", 4), ("products", 2), ("operators", 2), ("limits", 3), ("axes", 4)],
 )
 def test_contractions_are_of_bytes(name: str, contractions: int, tmp_path: Path) -> None:
     found = templates(extract(read(_model(tmp_path, name)), lane_target(16)))
@@ -215,9 +243,11 @@ def test_ties_are_rounded_to_even(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scale", [0.0, np.nan])
-def test_a_scale_that_is_none_gives_what_onnx_runtime_gives_or_is_refused(scale: float, tmp_path: Path) -> None:
+def test_a_quantiser_whose_scale_is_no_scale_stays_as_it_is(scale: float, tmp_path: Path) -> None:
     net = Sketch()
     a = net.qdq(net.input(1, 16, 4, 4), 0.25, 7)
     net.output(net.q(net.op("Conv", a, net.weight(16, 16, 1, 1)), scale, 101))
     extraction = extract(read(net.save(tmp_path / "m.onnx")), lane_target(16))
-    assert extraction.uses  # the part that cannot be integers stays as it is
+    assert any(
+        "quantise" in use.task.name.replace("requantise", "").replace("dequantise", "") for use in extraction.uses
+    )

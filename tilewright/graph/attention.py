@@ -63,7 +63,7 @@ class AttentionSite:
 
 def find_attentions(rewritten: Rewritten, network: Network) -> list[AttentionSite]:
     """The attentions of a network, in their order."""
-    if not rewritten.softmaxes or len(rewritten.products) < 1:
+    if not rewritten.softmaxes or not rewritten.products:
         return []
     finder = _Finder(rewritten, network)
     return [site for softmax in finder.softmaxes if (site := finder.read(softmax)) is not None]

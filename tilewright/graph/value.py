@@ -32,7 +32,8 @@ class Value:
         order: the channel at each place of the blocked tensor; None if the channels lie in order, without gaps.
         copies: the blocked tensors, ``packed`` too, by block and order.
         fused: whether a convolution writes it, together with the element-wise operators after the convolution.
-        scaled_form: the sum of scaled tensors that it is, as long as nothing needs its numbers; None for other tensors.
+        scaled_form: the sum of scaled tensors that it is, as long as nothing needs its numbers. Bytes keep it then too.
+            None for other tensors.
         recipe: how a weight is made; None for other tensors.
         pending: pairs of an operator and a scalar that have yet to be applied to ``base``.
         fresh: whether the function that computes ``base`` fuses element-wise operators that follow.

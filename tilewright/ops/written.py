@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
+from tilewright.errors import FormError
 from tilewright.ops.function import OPAQUE
 from tilewright.ops.mark import Mark, take_mark
 from tilewright.ops.statements import make_index
+from tilewright.space.module import form_errors, task_module
+from tilewright.task import Task
 
 if TYPE_CHECKING:
-    from tvm.ir import TensorRegion, Var
+    from tvm.ir import IRModule, TensorRegion, Var
     from tvm.s_tir import Schedule
     from tvm.tirx import PrimFunc, Stmt
 
-__all__ = ["computes", "declare", "make_written_function", "schedule_statements"]
+__all__ = ["declare", "make_written_function", "read_written", "schedule_statements"]
+
+Description = TypeVar("Description")
 
 
 def declare(name: str, shape: Sequence[int], dtype: str = "float32", scope: str = "global") -> Var:
@@ -49,11 +54,34 @@ def make_written_function(
     return function.with_attr({"op_pattern": OPAQUE, "tirx.noalias": True})
 
 
-def computes(function: PrimFunc, written: PrimFunc) -> bool:
-    """Whether a task's function is that of an operator, apart from the operator's mark."""
+def read_written(
+    task: Task, kind: str, parse: Callable[[str], Description], write: Callable[[Description], PrimFunc]
+) -> tuple[IRModule, Description]:
+    """The task's function, and the description of the operator that it computes.
+
+    Args:
+        task: the task.
+        kind: of the operator's mark.
+        parse: reads the detail of the mark.
+        write: gives the function of a description.
+
+    Raises:
+        FormError: the function has no such mark, or is another function than that of the mark.
+        SpaceError: the function cannot be read.
+    """
     from tvm_ffi import structural_equal
 
-    return bool(structural_equal(_bare(function), _bare(take_mark(written)[0]), map_free_vars=True))
+    module = task_module(task)
+    with form_errors(f"{task.name!r} has not the form of the operator {kind!r}"):
+        main = module["main"]
+        name = f"tilewright.{kind}"
+        if main.attrs is None or name not in main.attrs:
+            raise FormError(f"the function of the operator {kind!r} has its description, but {task.name!r} has none")
+        description = parse(str(main.attrs[name]))
+        written = take_mark(write(description))[0]
+        if not structural_equal(_bare(main), _bare(written), map_free_vars=True):
+            raise FormError(f"the function of {task.name!r} is another than that of the {kind!r} that it describes")
+    return module, description
 
 
 def schedule_statements(function: PrimFunc, body: Stmt, buffers: Sequence[Var]) -> Schedule:

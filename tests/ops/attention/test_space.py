@@ -212,7 +212,7 @@ def test_a_function_of_another_attention_is_refused() -> None:
     template = AttentionTemplate()
     assert template.serves(one, host_target())
     assert not template.serves(lied, host_target())
-    with pytest.raises(FormError, match="another than that of the attention"):
+    with pytest.raises(FormError, match="another than that of the 'attention'"):
         template.space(lied, host_target())
 
 

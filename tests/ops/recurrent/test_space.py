@@ -229,7 +229,7 @@ def test_a_function_of_another_cell_is_refused() -> None:
     assert template.serves(one, host_target())
     assert template.serves(other, host_target())
     assert not template.serves(lied, host_target())
-    with pytest.raises(FormError, match="another than that of the cell"):
+    with pytest.raises(FormError, match="another than that of the 'recurrent'"):
         template.space(lied, host_target())
 
 

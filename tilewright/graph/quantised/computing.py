@@ -22,11 +22,15 @@ __all__ = ["compute", "settle"]
 
 
 def settle(walk: Rewriter, value: Value) -> Value:
-    """Compute a sum of scaled tensors, unless it is a tensor already. Returns ``value``."""
+    """Compute a sum of scaled tensors, unless it is a tensor already. Returns ``value``.
+
+    Bytes of one scale keep their form: contractions that follow read the bytes, and other operators the tensor.
+    """
     form = value.scaled_form
-    if form is None:
+    if form is None or value.base is not None or value.packed is not None:
         return value
-    value.scaled_form = None
+    if not form.is_bytes:
+        value.scaled_form = None
     if form.is_weight:
         value.recipe = walk.make_weight(form.read(walk.arrays).astype(value.dtype))
         return value

@@ -26,11 +26,9 @@ __all__ = ["conv2d", "matmul"]
 
 def _find_bytes(form: Scaled | None) -> tuple[Value, float, int] | None:
     """Unsigned bytes, their scale, and their zero point, if a sum is nothing else; None otherwise."""
-    if form is None or len(form.terms) != 1 or form.limited or form.is_weight:
+    if form is None or not form.is_bytes:
         return None
     (term,) = form.terms
-    if term.value.dtype != "uint8" or term.offset is not None or term.scale.size != 1 or form.shift.size != 1:
-        return None
     scale, shift = float(term.scale.reshape(-1)[0]), float(form.shift.reshape(-1)[0])
     zero = -shift / scale
     if abs(zero - round(zero)) > 1e-6 or not 0 <= round(zero) <= 255:

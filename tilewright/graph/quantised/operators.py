@@ -81,7 +81,9 @@ def _binary(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) ->
     forms = [a.scaled_form or Scaled((Term(a, np.ones(())),)) for a in args]
     if any(f.limited for f in forms) or sum(len(f.terms) for f in forms) > _MOST_TERMS:
         return None
-    return Value(shape, scaled_form=Scaled((*forms[0].terms, *forms[1].terms), forms[0].shift + forms[1].shift))
+    whole = Scaled((*forms[0].terms, *forms[1].terms), forms[0].shift + forms[1].shift)
+    # A convolution and a matrix product may have scales along different axes.
+    return Value(shape, scaled_form=whole) if _is_by_channels(whole, len(shape)) else None
 
 
 def _is_by_channels(form: Scaled, rank: int) -> bool:
@@ -91,18 +93,17 @@ def _is_by_channels(form: Scaled, rank: int) -> bool:
 
 
 def _limit(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
-    """Relu and Clip."""
-    value = args[0]
+    """Relu, and the maximum and the minimum of a tensor and a number, which Clip becomes."""
+    value, shape = args[0], shape_of(call)
     form = value.scaled_form if isinstance(value, Value) else None
-    if form is None or form.is_weight or str(call.ty.dtype) != "float32":
+    if form is None or form.is_weight or value.shape != shape or str(call.ty.dtype) != "float32":
         return None
-    low, high = 0.0, math.inf
-    if call.op.name == "relax.clip":
-        bounds = [getattr(getattr(a, "value", a), "value", getattr(a, "value", a)) for a in call.args[1:3]]
-        if not all(isinstance(bound, int | float) for bound in bounds):
-            return None
-        low, high = (float(bound) for bound in bounds)
-    return Value(shape_of(call), scaled_form=form.limited_to(low, high))
+    bound = np.zeros(()) if call.op.name == "relax.nn.relu" else _constant(walk, args[1], len(shape))
+    if bound is None or bound.size != 1 or np.isnan(bound).any():
+        return None
+    number = float(bound.reshape(()))
+    low, high = (-math.inf, number) if call.op.name == "relax.minimum" else (number, math.inf)
+    return Value(shape, scaled_form=form.limited_to(low, high))
 
 
 def _move(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
@@ -140,12 +141,7 @@ def _max_pool(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) 
     """The maximum over windows, on the integers."""
     value = args[0]
     form = value.scaled_form if isinstance(value, Value) else None
-    if (
-        form is None
-        or len(form.terms) != 1
-        or form.terms[0].value.packed is None
-        or not (form.terms[0].scale > 0).all()
-    ):
+    if form is None or any(term.value.packed is None or not (term.scale > 0).all() for term in form.terms):
         return None
     return _move(walk, call, args)
 
@@ -158,7 +154,8 @@ _TABLE: dict[str, _Handler] = {
     "multiply": _binary,
     "divide": _binary,
     "nn.relu": _limit,
-    "clip": _limit,
+    "maximum": _limit,
+    "minimum": _limit,
     "reshape": _move,
     "flatten": _move,
     "squeeze": _move,

@@ -61,6 +61,14 @@ class Scaled:
         """Whether it is a weight of the network, so that its numbers are known."""
         return len(self.terms) == 1 and self.terms[0].value.recipe is not None
 
+    @property
+    def is_bytes(self) -> bool:
+        """Whether it is unsigned bytes with one scale and one shift for the whole tensor."""
+        if len(self.terms) != 1 or self.limited or self.is_weight:
+            return False
+        (term,) = self.terms
+        return term.value.dtype == "uint8" and term.offset is None and term.scale.size == self.shift.size == 1
+
     def scaled(self, factor: Doubles) -> Scaled | None:
         """The sum times a factor; None if the limits would have to be scaled by channels, or swapped."""
         if self.limited and (factor.size > 1 or float(factor.reshape(-1)[0]) <= 0):
@@ -71,9 +79,8 @@ class Scaled:
         return Scaled(terms, self.shift * factor, low, high)
 
     def limited_to(self, low: float, high: float) -> Scaled:
-        """The sum with further limits."""
-        low, high = max(self.low, low), min(self.high, high)
-        return dataclasses.replace(self, low=min(low, high), high=high)
+        """The sum, limited again. Limits beyond the new ones become the nearest new one."""
+        return dataclasses.replace(self, low=min(max(self.low, low), high), high=min(max(self.high, low), high))
 
     @property
     def numbers(self) -> list[Array]:

@@ -12,23 +12,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.errors import FormError
 from tilewright.ops.attention.elements import Nest
 from tilewright.ops.attention.expression import attention
 from tilewright.ops.attention.form import KIND, Attention
 from tilewright.ops.attention.program import write_attention
-from tilewright.ops.written import computes, schedule_statements
+from tilewright.ops.written import read_written, schedule_statements
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob, divisors
 from tilewright.space.knobs_alone import KnobsAlone
-from tilewright.space.module import form_errors, space_errors, task_module
+from tilewright.space.module import space_errors
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.space.template import FormReader
 from tilewright.target import Target
 from tilewright.task import Task
 
 if TYPE_CHECKING:
-    from tvm.ir import IRModule
     from tvm.s_tir import Schedule
 
 __all__ = ["AttentionSpace", "AttentionTemplate"]
@@ -78,21 +76,7 @@ class _Columns:
     parallel: Ints
 
 
-def _analyse(task: Task) -> tuple[IRModule, Attention]:
-    """The task's function, and the attention that it computes."""
-    module = task_module(task)
-    with form_errors(f"{task.name!r} is no attention"):
-        main = module["main"]
-        name = f"tilewright.{KIND}"
-        if main.attrs is None or name not in main.attrs:
-            raise FormError(f"the function of an attention describes its operands, but {task.name!r} does not")
-        form = Attention.parse(str(main.attrs[name]))
-        if not computes(main, attention(form)):
-            raise FormError(f"the function of {task.name!r} is another than that of the attention that it describes")
-    return module, form
-
-
-_read_attention = FormReader(_analyse)
+_read_attention = FormReader(lambda task: read_written(task, KIND, Attention.parse, attention))
 
 
 class AttentionSpace(KnobsAlone):

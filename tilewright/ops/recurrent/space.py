@@ -14,23 +14,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.errors import FormError
 from tilewright.ops.recurrent.cell import KIND, Cell
 from tilewright.ops.recurrent.expression import recurrent
 from tilewright.ops.recurrent.program import Nest, write_steps
-from tilewright.ops.written import computes, schedule_statements
+from tilewright.ops.written import read_written, schedule_statements
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob
 from tilewright.space.knobs_alone import KnobsAlone
 from tilewright.space.loops import PARALLEL_WORK
-from tilewright.space.module import form_errors, space_errors, task_module
+from tilewright.space.module import space_errors
 from tilewright.space.space import DesignSpace
 from tilewright.space.template import FormReader
 from tilewright.target import Target
 from tilewright.task import Task
 
 if TYPE_CHECKING:
-    from tvm.ir import IRModule
     from tvm.s_tir import Schedule
 
 __all__ = ["RecurrentSpace", "RecurrentTemplate"]
@@ -45,21 +43,7 @@ _MOST_ROWS, _MOST_VECTORS, _UNROLLED = 8, 8, (1, 2, 4, 8)
 #: 60 times as long as waking the other threads: a choice.
 _STRAND_WORK, _STEP_WORK = 16 * PARALLEL_WORK, 8 * PARALLEL_WORK
 
-
-def _analyse(task: Task) -> tuple[IRModule, Cell]:
-    """The task's function, and the cell that it computes."""
-    module = task_module(task)
-    with form_errors(f"{task.name!r} is no recurrent operator"):
-        main = module["main"]
-        if main.attrs is None or f"tilewright.{KIND}" not in main.attrs:
-            raise FormError(f"the function of a recurrent operator describes its cell, but {task.name!r} does not")
-        cell = Cell.parse(str(main.attrs[f"tilewright.{KIND}"]))
-        if not computes(main, recurrent(cell)):
-            raise FormError(f"the function of {task.name!r} is another than that of the cell that it describes")
-    return module, cell
-
-
-_read_cell = FormReader(_analyse)
+_read_cell = FormReader(lambda task: read_written(task, KIND, Cell.parse, recurrent))
 
 
 class RecurrentSpace(KnobsAlone):

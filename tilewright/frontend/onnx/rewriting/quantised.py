@@ -56,7 +56,10 @@ def _add(graph: Graph, node: onnx.NodeProto) -> bool:
 
 @rewriting("QLinearMul", domain=MICROSOFT)
 def _multiply(graph: Graph, node: onnx.NodeProto) -> bool:
-    """QLinearMul(a, b) --> QuantizeLinear((a - za) * (b - zb) * ratio), with the ratio of the scales."""
+    """QLinearMul(a, b) --> QuantizeLinear((a - za) * (b - zb) * ratio), with the ratio of the scales.
+
+    Constant scales: QuantizeLinear(DequantizeLinear(a) * DequantizeLinear(b)), of which the graph makes the same.
+    """
     a, a_scale, a_zero, b, b_scale, b_zero, scale, zero = (input_name(node, place) for place in range(8))
     kind = graph.elem_type(a)
     if not kind:
@@ -123,7 +126,10 @@ def _concatenate(graph: Graph, node: onnx.NodeProto) -> bool:
 
 @rewriting("QLinearGlobalAveragePool", domain=MICROSOFT)
 def _global_average(graph: Graph, node: onnx.NodeProto) -> bool:
-    """QLinearGlobalAveragePool(x) --> QuantizeLinear(ReduceSum(x - zero) * ratio)."""
+    """QLinearGlobalAveragePool(x) --> QuantizeLinear(ReduceSum(x - zero) * ratio).
+
+    Constant scales, channels first: QuantizeLinear(GlobalAveragePool(DequantizeLinear(x))).
+    """
     x, scale, zero, y_scale, y_zero = (input_name(node, place) for place in range(5))
     kind, shape = graph.elem_type(x), graph.shape(x)
     if not kind or shape is None:
