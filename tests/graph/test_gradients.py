@@ -221,7 +221,9 @@ def test_cheap_gradient_before_a_batch_norm_is_not_written(channels: int, activa
     extraction = all_agree(gradients, [*images, *others, *vectors], draws=2)
     names = [use.task.name for use in extraction.uses if use.task.kind == "pixel_sums"]
     sums = [name for name in names if "weight" not in name]
-    assert [name.startswith("channel_statistics") for name in sums] == [activation == "silu" or channels == 5], names
+    # Five channels are a block only where they fill most of a vector. Plain images are written.
+    plain = channels == 5 and TARGET.lanes != 8
+    assert [name.startswith("channel_statistics") for name in sums] == [activation == "silu" or plain], names
 
 
 @pytest.mark.parametrize("channels", [16, 24, 5])
