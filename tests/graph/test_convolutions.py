@@ -132,3 +132,45 @@ def test_shuffled_units(batch: int, groups: int, each: int, side: int, joined: b
         split=np.asarray([batch, groups, each, side, side]),
         merge=np.asarray([batch, c, side, side]),
     )
+
+
+def test_inverted_residuals_of_odd_channels_convert_no_layout() -> None:
+    """Blocks fill vectors where that makes fewer of them, and no tensor between convolutions changes its layout."""
+    nodes, weights, last, width = (
+        [helper.make_node("Conv", ["x", "stem"], ["s"])],
+        {"stem": normal(20, 3, 1, 1)},
+        "s",
+        20,
+    )
+    for i, (wide, out) in enumerate([(44, 20), (52, 28), (92, 28)]):
+        last_before = last
+        for name, shape, attributes in (
+            ("expand", (wide, width, 1, 1), {}),
+            ("depthwise", (wide, 1, 3, 3), {"group": wide, "pads": [1, 1, 1, 1]}),
+            ("project", (out, wide, 1, 1), {}),
+        ):
+            weights[f"{name}{i}"] = normal(*shape, seed=i)
+            nodes.append(helper.make_node("Conv", [last, f"{name}{i}"], [f"{name}_{i}"], **attributes))
+            last = f"{name}_{i}"
+            if name == "depthwise":  # squeeze and excite
+                weights[f"gate{i}"] = normal(wide, wide, 1, 1, seed=i) / 8
+                nodes += [
+                    helper.make_node("GlobalAveragePool", [last], [f"mean{i}"]),
+                    helper.make_node("Conv", [f"mean{i}", f"gate{i}"], [f"scores{i}"]),
+                    helper.make_node("HardSigmoid", [f"scores{i}"], [f"excite{i}"]),
+                    helper.make_node("Mul", [last, f"excite{i}"], [f"gated{i}"]),
+                ]
+                last = f"gated{i}"
+        if out == width:
+            nodes.append(helper.make_node("Add", [last, last_before], [f"sum{i}"]))
+            last = f"sum{i}"
+        width = out
+    nodes[-1].output[0] = "y"
+    extraction = all_agree(nodes, {"x": (1, 3, 6, 6)}, (1, width, 6, 6), **weights)
+    moved = [use.task.name for use in extraction.uses if use.task.name.startswith("transpose")]
+    assert len(moved) <= 2, moved  # the network's input and its output
+    lanes = TARGET.lanes
+    names = [use.task.name for use in extraction.uses if use.task.name.startswith("depthwise")]
+    assert all(int(name.rsplit("x", 1)[1]) > lanes // 2 for name in names), names
+    if lanes == 16:  # 52 = 4 x 13 needs as many vectors as with gaps; 44 = 4 x 11 and 92 = 23 x 4 need more
+        assert {name.rsplit("x", 1)[1] for name in names} == {"13", "16"}, names

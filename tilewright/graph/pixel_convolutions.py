@@ -41,9 +41,7 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
     if int(attrs.groups) != 1:
         return grouped_conv2d(walk, call, data, kernel)
     out, channels, kh, kw = kernel.shape
-    x, order = walk.channel_block(out), None
-    if x < walk.lanes // 2:
-        x, order = walk.lanes, padded_order(out, walk.lanes)
+    x, order = choose_block(walk, out, kernel.source in walk.varying)
     blocks = -(-out // x)
     if blocks >= _MANY_BLOCKS and blocks % 2 and blocks % 3:
         order = padded_order(out, 2 * x)
@@ -73,6 +71,26 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
     return result
 
 
+def choose_block(walk: Rewriter, channels: int, varying: bool) -> tuple[int, tuple[int, ...] | None]:
+    """The places in a block of a convolution's result, and the order of the channels if there are gaps.
+
+    The block divides the channels, so that no place is a gap, or it fills a vector: the one that makes fewer vectors.
+
+    184 channels, 16 lanes: 23 blocks of 8 or 12 of 16 with a half of the last one empty  -->  12
+
+    Args:
+        walk: knows the lanes of a vector.
+        channels: of the result.
+        varying: whether the weights are packed in each call. Then gaps, which this must fill with zeros, are made only
+            where vectors would be more than half empty.
+    """
+    x = walk.channel_block(channels)
+    fewer = not varying and -(-channels // walk.lanes) < channels // x
+    if x < walk.lanes // 2 or fewer:
+        return walk.lanes, padded_order(channels, walk.lanes) if channels % walk.lanes else None
+    return x, None
+
+
 def sample_pixels(walk: Rewriter, source: relax.Expr, stride: tuple[int, int]) -> relax.Expr:
     """Every ``stride``-th pixel of a blocked tensor, so that a 1x1 convolution finds its pixels side by side.
 
@@ -93,7 +111,8 @@ def depthwise_conv2d(walk: Rewriter, call: relax.Call, data: Value, kernel: Reci
     x = walk.channel_block(data.block if data.channels_last else len(data.places))
     block, order = data.block, data.order
     if data.packed is None:
-        block = x
+        block, order = choose_block(walk, data.channels, kernel.source in walk.varying)
+        x = block
     elif not data.channels_last:
         x = block
     if x < walk.lanes // 2:
