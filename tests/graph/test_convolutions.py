@@ -136,24 +136,21 @@ def test_shuffled_units(batch: int, groups: int, each: int, side: int, joined: b
 
 def test_inverted_residuals_of_odd_channels_convert_no_layout() -> None:
     """Blocks fill vectors where that makes fewer of them, and no tensor between convolutions changes its layout."""
-    nodes, weights, last, width = (
-        [helper.make_node("Conv", ["x", "stem"], ["s"])],
-        {"stem": normal(20, 3, 1, 1)},
-        "s",
-        20,
-    )
+    nodes, weights = [helper.make_node("Conv", ["x", "stem"], ["s"])], {"stem": normal(20, 3, 1, 1)}
+    last, width = "s", 20
     for i, (wide, out) in enumerate([(44, 20), (52, 28), (92, 28)]):
         last_before = last
-        for name, shape, attributes in (
+        stages: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
             ("expand", (wide, width, 1, 1), {}),
             ("depthwise", (wide, 1, 3, 3), {"group": wide, "pads": [1, 1, 1, 1]}),
             ("project", (out, wide, 1, 1), {}),
-        ):
+        ]
+        for name, shape, attributes in stages:
             weights[f"{name}{i}"] = normal(*shape, seed=i)
             nodes.append(helper.make_node("Conv", [last, f"{name}{i}"], [f"{name}_{i}"], **attributes))
             last = f"{name}_{i}"
             if name == "depthwise":  # squeeze and excite
-                weights[f"gate{i}"] = normal(wide, wide, 1, 1, seed=i) / 8
+                weights[f"gate{i}"] = normal(wide, wide, 1, 1, seed=i) / np.float32(8)
                 nodes += [
                     helper.make_node("GlobalAveragePool", [last], [f"mean{i}"]),
                     helper.make_node("Conv", [f"mean{i}", f"gate{i}"], [f"scores{i}"]),
