@@ -13,6 +13,12 @@ as ``limits``. Variables that choose the code of OpenBLAS are removed from the e
 ``OPENBLAS_CORETYPE=Haswell`` halves NumPy's speed on an AVX-512 machine.
 
 The JSON file is written after each layer, and layers that it holds are not measured again.
+
+    python -m bench.kernels --family depthwise,transposed,pointwise_small,attention --json families.json --budget 10s
+
+With ``--family``, the kernels of families (``bench._families``) take the place of a network's convolutions, and each is
+compared with its own roofline, too: the time in which the machine's multiply-adds, or its caches, would be done with
+the task, measured beside the kernel. A share of the roofline counts what is fused with a kernel as work.
 """
 
 from __future__ import annotations
@@ -29,11 +35,12 @@ from typing import Any
 import numpy as np
 
 from bench import _entrants
+from bench._families import CONVOLUTION, FAMILIES, Kernel, roles
 from bench.network import model
 from tilewright.cli.text import table
 from tilewright.errors import MeasureError
 from tilewright.frontend.load import load
-from tilewright.graph.tasks import TaskUse, extract
+from tilewright.graph.tasks import extract
 from tilewright.measure.limits import measure_limits
 from tilewright.measure.peers import Entrant, Peer, race
 from tilewright.measure.pool import LocalPool
@@ -46,10 +53,9 @@ from tilewright.records.store import Store
 from tilewright.target import Target
 from tilewright.task import Task
 from tilewright.tuning.budget import Budget
+from tilewright.tuning.roofline import Roofline
 from tilewright.tuning.tuner import TaskTuner
 
-#: How ``tilewright.graph.tasks`` calls the iterators of a convolution.
-CONVOLUTION = "boppl/rrrr"
 #: Candidates per round, as in tuning a network.
 ROUND = 16
 RESAMPLES = 2000
@@ -62,6 +68,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("kernels.json"))
     parser.add_argument("--budget", default="60s", help="of tuning one layer, without the comparison")
     parser.add_argument("--network", default="resnet50", help="a file, or the short name of a light network")
+    parser.add_argument("--family", help=f"kernels of families instead, comma-separated: {', '.join(FAMILIES)}")
     parser.add_argument("--layers", type=int, help="only so many layers, those with the most arithmetic first")
     parser.add_argument("--rounds", type=int, default=15, help="turns of each in the comparison")
     parser.add_argument("--block-seconds", type=float, default=0.25, help="about how long a turn lasts")
@@ -75,39 +82,37 @@ def main() -> None:
     target = Target.parse()
     counts = [target.cores, 1] if arguments.one_core and target.cores > 1 else [target.cores]
     done: dict[str, Any] = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
-    about = {"network": arguments.network, "machine": model_name(), "threads": target.cores}
+    families = arguments.family.split(",") if arguments.family else []
+    if unknown := set(families) - FAMILIES.keys():
+        parser.error(f"families are {', '.join(FAMILIES)}, not {', '.join(sorted(unknown))}")
+    about = {"network": arguments.family or arguments.network, "machine": model_name(), "threads": target.cores}
     if done and {key: done[key] for key in about} != about:
         parser.error(f"{arguments.json} is of another network or machine; name another file with --json")
     limits = {str(count): measure_limits(count).describe() for count in counts}
     done = {**about, "date": time.strftime("%Y-%m-%d"), "layers": {}, **done, "limits": limits}
 
     store: Store = MemoryStore() if arguments.records is None else open_store(arguments.records)
-    uses = [use for use in extract(load(model(arguments.network)), target).uses if roles(use.task) == CONVOLUTION]
-    for use in uses[: arguments.layers]:
-        if use.task.key in done["layers"]:
+    kernels = [(name, kernel) for name in families for kernel in FAMILIES[name](target)] or [
+        ("convolution", Kernel(use.task, use.weight, multiply_adds(use.task)))
+        for use in extract(load(model(arguments.network)), target).uses
+        if roles(use.task) == CONVOLUTION
+    ]
+    for family, kernel in kernels[: arguments.layers]:
+        if kernel.task.key in done["layers"]:
             continue
-        print(f"+ {use.task.name}", flush=True)
-        layer = tuned(use, target, store, seconds)
+        print(f"+ {kernel.task.name}", flush=True)
+        layer = tuned(kernel, target, store, seconds) | {"family": family}
         if layer["config"] is not None:
             for threads in counts:
                 layer["cores"][str(threads)] = compared(
-                    use.task, target, layer, threads, arguments.rounds, arguments.block_seconds
+                    kernel.task, target, layer, threads, arguments.rounds, arguments.block_seconds
                 )
-        done["layers"][use.task.key] = layer
+        done["layers"][kernel.task.key] = layer
         done |= summary(done["layers"], str(target.cores))
         part = arguments.json.with_name(arguments.json.name + ".part")
         part.write_text(json.dumps(done, indent=2) + "\n")
         os.replace(part, arguments.json)
     show(done)
-
-
-def roles(task: Task) -> str:
-    """What the iterators of a contraction are for; empty for other tasks."""
-    if task.kind != "contraction":
-        return ""
-    from tilewright.space.module import task_module
-
-    return str(task_module(task)["main"].attrs["tilewright.contraction"])
 
 
 def multiply_adds(task: Task) -> float:
@@ -121,11 +126,19 @@ def multiply_adds(task: Task) -> float:
     return 2.0 * math.prod(int(v.dom.extent) for v in block.iter_vars)
 
 
-def tuned(use: TaskUse, target: Target, store: Store, seconds: float) -> dict[str, Any]:
+def moved_bytes(task: Task) -> float:
+    """Bytes of all operands and results."""
+    from tilewright.space.module import task_module
+
+    buffers = task_module(task)["main"].params
+    return float(sum(4 * math.prod(int(extent) for extent in buffer.ty.shape) for buffer in buffers))
+
+
+def tuned(kernel: Kernel, target: Target, store: Store, seconds: float) -> dict[str, Any]:
     """Tune one task alone."""
     deadline = time.monotonic() + seconds
-    space = make_space(use.task, target)
-    store.describe(use.task)
+    space = make_space(kernel.task, target)
+    store.describe(kernel.task)
     rng = np.random.default_rng(0)
     with LocalPool(target, on_measurement=lambda m: store.add([m])) as pool:
         tuner = TaskTuner(space, target, pool, store, rng, quick())
@@ -134,9 +147,9 @@ def tuned(use: TaskUse, target: Target, store: Store, seconds: float) -> dict[st
             tuner.round(ROUND, racing)
         tuner.race(3, deadline)
     return {
-        "name": use.task.name,
-        "weight": use.weight,
-        "flop": multiply_adds(use.task),
+        "name": kernel.task.name,
+        "weight": kernel.weight,
+        "flop": kernel.flop,
         "template": space.template,
         "trials": tuner.trials,
         "failed": sum(tuner.failures.values()),
@@ -149,7 +162,11 @@ def tuned(use: TaskUse, target: Target, store: Store, seconds: float) -> dict[st
 def compared(
     task: Task, target: Target, layer: dict[str, Any], threads: int, rounds: int, block_seconds: float
 ) -> dict[str, Any]:
-    """The best kernel against the peak, by turns, all on ``threads`` threads."""
+    """The best kernel against the peak, by turns, all on ``threads`` threads, and against its roofline."""
+    space, limits = make_space(task, target), measure_limits(threads)
+    possible = Roofline.of(limits).possible(space)
+    if not space.has_loop_nest and limits.cache_bandwidth is not None:  # it moves its tensors, each once
+        possible = max(possible, moved_bytes(task) / limits.cache_bandwidth)
     entrants = [Entrant("kernel", _entrants.kernel, (task, target, layer["config"]))]
     entrants.append(Entrant("tilewright", _entrants.own_product, (threads,)))
     entrants.append(Entrant("numpy", _entrants.numpy_product, (threads,)))
@@ -169,6 +186,7 @@ def compared(
         "peak_gflops": {name: rate / 1e9 for name, rate in rates.items()},
         "peak": peak.name,
         "rounds": len(ours.blocks),
+        "of_roofline": possible / median(ours),
         **of_peak(ours, layer["flop"], peak),
     }
 
@@ -196,11 +214,21 @@ def summary(layers: dict[str, Any], threads: str) -> dict[str, Any]:
     """What all layers come to, each counted once; None where a layer has no result."""
     shares = [layer["cores"].get(threads, {}).get("of_peak") for layer in layers.values()]
     known = [share for share in shares if share is not None]
+    families: dict[str, list[float]] = {}
+    for layer in layers.values():
+        share = layer["cores"].get(threads, {}).get("of_roofline")
+        families.setdefault(layer.get("family", "convolution"), []).extend([] if share is None else [share])
     return {
-        "geomean_of_peak": float(np.exp(np.mean(np.log(known)))) if known else None,
+        "geomean_of_peak": geometric_mean(known),
         "lowest_of_peak": min(known, default=None),
         "layers_without_result": len(shares) - len(known),
+        "families": {name: geometric_mean(found) for name, found in families.items()},
     }
+
+
+def geometric_mean(figures: list[float]) -> float | None:
+    """None of no figures."""
+    return float(np.exp(np.mean(np.log(figures)))) if figures else None
 
 
 def show(done: dict[str, Any]) -> None:
@@ -213,15 +241,19 @@ def show(done: dict[str, Any]) -> None:
             if "of_peak" in entry:
                 row += [f"{entry['gflops']:.1f}", f"{max(entry['peak_gflops'].values()):.1f}"]
                 row.append(f"{entry['of_peak']:.3f} ({entry['of_peak_low']:.3f} .. {entry['of_peak_high']:.3f})")
+                row.append(f"{entry['of_roofline']:.2f}" if "of_roofline" in entry else "-")
             else:
-                row += ["-"] * 3
+                row += ["-"] * 4
         rows.append(row)
     head = ["layer", "weight", "trials"]
     for count in counts:
-        head += [f"GFLOP/s x{count}", "peak", "of peak (95 % interval)"]
+        head += [f"GFLOP/s x{count}", "peak", "of peak (95 % interval)", "of roofline"]
     print(table(head, rows))
     if done.get("geomean_of_peak") is not None:
         print(f"of peak: geometric mean {done['geomean_of_peak']:.3f}, lowest {done['lowest_of_peak']:.3f}")
+    for family, share in done.get("families", {}).items():
+        if share is not None:
+            print(f"of the roofline: {family}, geometric mean {share:.3f}")
     for count, limits in done.get("limits", {}).items():
         single = ", ".join(
             f"{name} {limits[name] / 1e9:.1f}" for name in ("fma", "product", "blas") if limits[name] is not None
