@@ -15,11 +15,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx import parser
+from typer.testing import CliRunner
 
 from tests.c_libraries import compile_c, run_bare
 from tests.executables import read, reseal
 from tests.models import TARGET, built, runs
 from tests.targets import lane_target, require
+from tilewright.cli import app
 from tilewright.compiling.build import build
 from tilewright.errors import OutputError
 from tilewright.executable.executable import load_executable
@@ -216,6 +218,15 @@ def test_without_a_release_the_segments_are_named(
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     with pytest.raises(OutputError, match=f"the directory {tmp_path} of {VARIABLE} has no onnxruntime_c_api.h"):
         export_library(parted, tmp_path / "c", "net")
+
+
+def test_the_option_of_the_command_names_the_release(parted: Path, tmp_path: Path) -> None:
+    release = write_release(tmp_path / "ort", 17)
+    command = ["export", str(parted), "--c", str(tmp_path / "c"), "--name", "net", "--onnxruntime", str(release)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 2
+    assert "need release 1.18 or later" in " ".join(done.output.split())
+    assert not (tmp_path / "c").exists()
 
 
 @needs_pkg_config
