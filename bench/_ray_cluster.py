@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from tilewright.fleet.machine import NODE_TARGET
+from tilewright.fleet.machine import NODE_BUILDER, NODE_TARGET
 
 __all__ = ["LocalCluster", "alive", "cluster", "missing"]
 
@@ -64,7 +64,12 @@ class LocalCluster:
         return {**os.environ, **ours}
 
     def start(
-        self, cores: int = 1, client: bool = False, pinned: int | None = None, counts_as: str = ""
+        self,
+        cores: int = 1,
+        client: bool = False,
+        pinned: int | None = None,
+        counts_as: str = "",
+        builder: bool = False,
     ) -> subprocess.Popen[bytes]:
         """Start a node, the head first.
 
@@ -73,6 +78,7 @@ class LocalCluster:
             client: whether there is a client server, too.
             pinned: the core of the machine that it runs on.
             counts_as: the CPU that it counts as; empty: its own.
+            builder: whether it only builds.
         """
         # A node ends with the process that started it, however that ends; in their turn its processes end with it.
         command = ["setpriv", "--pdeathsig=TERM"] if shutil.which("setpriv") else []
@@ -92,6 +98,7 @@ class LocalCluster:
         with (self.folder / f"node{len(self.nodes)}.log").open("wb") as log:
             environment = {**self.environment, self.mark[0]: self.mark[1]}
             environment |= {NODE_TARGET: counts_as} if counts_as else {}
+            environment |= {NODE_BUILDER: "1"} if builder else {}
             node = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
         self.nodes.append(node)
         wanted = b"Ray runtime started"

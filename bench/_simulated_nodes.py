@@ -15,7 +15,7 @@ import ray
 
 from bench import replay
 from tilewright.fleet.canary import CanaryAnswer, known_product
-from tilewright.fleet.desk import Desk, NodePool
+from tilewright.fleet.desk import Desk, Libraries, NodePool
 from tilewright.fleet.ray_crew import RayCrew, _Node
 from tilewright.fleet.wire import Announcement, Versions
 from tilewright.measure.batch import PoolStatistics
@@ -49,7 +49,14 @@ class SleepingPool:
     statistics: PoolStatistics = field(default_factory=PoolStatistics)
     on_measurement: Callable[[Measurement], None] | None = None
 
-    def measure(self, space: DesignSpace, configs: Configs, best: float, deadline: float) -> list[Measurement]:
+    def measure(
+        self,
+        space: DesignSpace,
+        configs: Configs,
+        best: float,
+        deadline: float,
+        libraries: Libraries | None = None,
+    ) -> list[Measurement]:
         """Sleep and look up."""
         table, measured = tables()[space.task.key], []
         for row in table.find(np.asarray(configs)).tolist():

@@ -1,9 +1,11 @@
-"""Tuning on many machines: two real nodes against one, fifty simulated nodes, and processes that are killed.
+"""Tuning on many machines: two real nodes against one, a builder, fifty simulated nodes, processes that are killed.
 
     python -m bench.fleet --json f.json
 
 - ``trials_ratio``: trials per second of two nodes of one core each on this machine, over those of one; the median of
   paired turns. ``best_ratio``: the estimated latency that both had reached after the same seconds, two over one.
+- ``builder_ratio``: trials per second of a node of one core with a builder of one core, over those without; the median
+  of paired turns. ``builder_best_ratio``: as ``best_ratio``. ``built``: the share of the trials that it compiled.
 - ``head_cpu``: cores that the head takes for fifty simulated nodes, whose measuring is replaced by the delays of
   recorded tables. ``scaling``: their trials per second over those of five, divided by ten.
 - ``kills_survived``, ``records_lost``, ``records_doubled``: the command, a node, its processes and the database are
@@ -46,7 +48,7 @@ from tilewright.tuning.budget import Budget
 from tilewright.tuning.context import TuningContext
 from tilewright.tuning.scheduler import NetworkTuner
 
-PARTS = ("nodes", "simulated", "kills")
+PARTS = ("nodes", "builder", "simulated", "kills")
 #: Extents of the matrix products that two nodes tune.
 PRODUCTS = ((64, 64, 64), (64, 128, 64), (128, 64, 128), (32, 256, 64), (64, 256, 128), (128, 128, 128))
 
@@ -148,6 +150,40 @@ def compare_nodes(turns: int, seconds: float) -> dict[str, Any]:
     }
 
 
+def compare_builder(turns: int, seconds: float) -> dict[str, Any]:
+    """A real node with a builder against the node alone, by turns."""
+    method = default(known_beforehand()[0])
+    with cluster(1, pinned=True) as made, _environment(made), connected(made.address) as crew:
+        made.start(1, pinned=1 % (os.cpu_count() or 1), builder=True)
+        fleet = Fleet(crew)
+        while not any(member.state == "building" for member in fleet.members.values()):
+            fleet.gather()
+            fleet.events(0.5)
+        target = next(iter(fleet.kinds.values()))
+        (builder,) = fleet.building(target)
+        tasks = [task_of(f"dense{m}x{k}x{n}", dense(m, k, n)) for m, k, n in PRODUCTS]
+        tune(fleet, target, tasks, 8.0, None, method)  # the workers start
+        runs: dict[bool, list[_Run]] = {False: [], True: []}
+        before = fleet.members[builder].built
+        for turn in range(turns):
+            for helped in (False, True) if turn % 2 else (True, False):
+                fleet.members[builder].state = "building" if helped else "resting"
+                runs[helped].append(tune(fleet, target, tasks, seconds, None, method))
+        built = fleet.members[builder].built - before
+    pairs = list(zip(runs[False], runs[True], strict=True))
+    return {
+        "builder_ratio": statistics.median(two.rate / one.rate for one, two in pairs),
+        "builder_best_ratio": statistics.median(two.latency / one.latency for one, two in pairs),
+        "built": built / sum(run.trials for run in runs[True]),
+        "builder_trials_per_second": {
+            "alone": [a.rate for a, _ in pairs],
+            "with a builder": [b.rate for _, b in pairs],
+        },
+        "builder_lost": sum(run.lost for pair in pairs for run in pair),
+        "builder_doubled": sum(run.doubled for pair in pairs for run in pair),
+    }
+
+
 def simulate(count: int, few: int, seconds: float) -> dict[str, Any]:
     """Simulated nodes: many against few."""
     method = default(known_beforehand()[0])
@@ -218,6 +254,8 @@ def main() -> None:
     parts = arguments.parts.split(",")
     if "nodes" in parts:
         report |= _apart("compare_nodes", arguments.turns, arguments.seconds)
+    if "builder" in parts:
+        report |= _apart("compare_builder", arguments.turns, arguments.seconds)
     if "simulated" in parts:
         few = max(1, arguments.simulated // 10)
         report |= _apart("simulate", arguments.simulated, few, arguments.seconds)

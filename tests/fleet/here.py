@@ -16,16 +16,27 @@ from tests.tuning.replay import TARGET, task
 from tilewright.errors import MeasureError
 from tilewright.fleet.canary import CanaryAnswer, known_product
 from tilewright.fleet.crew import Event, Joined, Lost, News
-from tilewright.fleet.desk import Desk
+from tilewright.fleet.desk import Desk, Libraries
 from tilewright.fleet.fleet import Fleet
 from tilewright.fleet.wire import Announcement, Versions, Work
 from tilewright.measure.batch import PoolStatistics
 from tilewright.measure.limits import Limits
 from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.measure.protocol import Library
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Target
 
-__all__ = ["LIMITS", "HereCrew", "ToyPool", "announce", "configs", "space_named", "toy_fleet"]
+__all__ = [
+    "LIMITS",
+    "HereCrew",
+    "HereDepot",
+    "ToyBuilder",
+    "ToyPool",
+    "announce",
+    "configs",
+    "space_named",
+    "toy_fleet",
+]
 
 #: Of the toy machine: a task of 1e6 operations takes at least 10 us.
 LIMITS = Limits(fma=1e11, innermost_bandwidth=1e11, cache_bandwidth=1e11)
@@ -56,8 +67,16 @@ class ToyPool:
     statistics: PoolStatistics = field(default_factory=PoolStatistics)
     on_measurement: Callable[[Measurement], None] | None = None
     asked: list[tuple[int, ...]] = field(default_factory=list)
+    loaded: int = 0
 
-    def measure(self, space: DesignSpace, configs: Configs, best: float, deadline: float) -> list[Measurement]:
+    def measure(
+        self,
+        space: DesignSpace,
+        configs: Configs,
+        best: float,
+        deadline: float,
+        libraries: Libraries | None = None,
+    ) -> list[Measurement]:
         if self.broken:
             raise MeasureError(self.broken)
         done = []
@@ -73,6 +92,7 @@ class ToyPool:
                 outcome, repeats = Outcome.WRONG_RESULT, ()
             m = Measurement(space.task.key, self.target.key, space.template, tuple(row), outcome, repeats, elapsed=0.01)
             self.asked.append(tuple(row))
+            self.loaded += tuple(row) in (libraries or {})
             self.statistics.measured += 1
             if self.on_measurement is not None:
                 self.on_measurement(m)
@@ -84,6 +104,43 @@ class ToyPool:
 
     def close(self) -> None:
         self.gate.set()
+
+
+@dataclass
+class ToyBuilder:
+    """Compiles every config to nothing, unless its last index is 8.
+
+    ``gate``: works wait for it. ``broken``: why it cannot compile.
+    """
+
+    target: Target
+    gate: threading.Event | None = None
+    broken: str = ""
+
+    def compile(self, space: DesignSpace, configs: Configs, deadline: float) -> Libraries:
+        if self.gate is not None:
+            self.gate.wait(20.0)
+        if self.broken:
+            raise MeasureError(self.broken)
+        return {tuple(row): Library((), b"") for row in configs.tolist() if row[-1] != 8}
+
+    def close(self) -> None:
+        pass
+
+
+class HereDepot:
+    """Keeps libraries in this process, until they are lost."""
+
+    def __init__(self) -> None:
+        self.kept: dict[object, Libraries] = {}
+        self.lost = False
+
+    def put(self, libraries: Libraries) -> object:
+        self.kept[len(self.kept)] = libraries
+        return len(self.kept) - 1
+
+    def get(self, place: object) -> Libraries:
+        return {} if self.lost else self.kept[place]
 
 
 def announce(name: str, target: Target = TARGET, canary: CanaryAnswer | None = None) -> Announcement:
@@ -100,6 +157,8 @@ class HereCrew:
     def __init__(self) -> None:
         self.desks: dict[str, Desk] = {}
         self.pools: dict[str, ToyPool] = {}
+        self.builders: dict[str, ToyBuilder] = {}
+        self.depot = HereDepot()
         self._after: dict[str, int] = {}
         self._events: list[Event] = []
 
@@ -110,7 +169,17 @@ class HereCrew:
             self.pools[node] = ToyPool(target, **toy)  # type: ignore[arg-type]
             return self.pools[node]
 
-        self.add(node, Desk(1, node, make_pool), announcement or announce(node, target))
+        self.add(node, Desk(1, node, make_pool, depot=self.depot), announcement or announce(node, target))
+
+    def join_builder(self, node: str, announcement: Announcement | None = None, **toy: object) -> None:
+        """A builder comes, with these attributes."""
+
+        def make_builder(target: Target, workers: int) -> ToyBuilder:
+            self.builders[node] = ToyBuilder(target, **toy)  # type: ignore[arg-type]
+            return self.builders[node]
+
+        desk = Desk(1, node, make_builder=make_builder, depot=self.depot)
+        self.add(node, desk, replace(announcement or announce(node), builder=True))
 
     def add(self, node: str, desk: Desk, announcement: Announcement) -> None:
         self.desks[node], self._after[node] = desk, 0
@@ -132,6 +201,8 @@ class HereCrew:
     def dismiss(self, node: str) -> None:
         if node in self.pools:
             self.pools[node].gate.set()
+        if node in self.builders and (gate := self.builders[node].gate) is not None:
+            gate.set()
         self.desks.pop(node).close()
 
     def wait(self, seconds: float) -> list[Event]:

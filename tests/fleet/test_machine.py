@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from tilewright.errors import TargetError
-from tilewright.fleet.machine import NODE_TARGET, own_target
+from tilewright.errors import FleetError, TargetError
+from tilewright.fleet.machine import NODE_BUILDER, NODE_TARGET, is_builder, own_target
 from tilewright.fleet.place import is_own
 from tilewright.fleet.wire import kind_of
 from tilewright.target import Target
@@ -58,3 +58,12 @@ def test_what_no_machine_counts_as(text: str, message: str, monkeypatch: pytest.
     monkeypatch.setenv(NODE_TARGET, text)
     with pytest.raises(TargetError, match=rf"{NODE_TARGET} names .*{message}"):
         own_target()
+
+
+def test_a_node_is_a_builder_by_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, expected in (("", False), ("0", False), ("1", True)):
+        monkeypatch.setenv(NODE_BUILDER, text)
+        assert is_builder() is expected
+    monkeypatch.setenv(NODE_BUILDER, "yes")
+    with pytest.raises(FleetError, match="is 1 on a node that only builds, but it is 'yes'; correct or unset it"):
+        is_builder()

@@ -1,4 +1,4 @@
-"""A cluster of two nodes of one core each: one command tunes on both, and what is killed costs what was in flight."""
+"""A cluster of two nodes and a builder: a command tunes on all, and what is killed costs what was in flight."""
 
 from __future__ import annotations
 
@@ -47,13 +47,14 @@ def test_a_command_tunes_on_two_nodes_and_survives_the_death_of_one(nodes: Local
         said = str(call.result())
     assert "cannot take part: the head has Tilewright 99.0 on Python 3.9, but the node has " in said
 
+    nodes.start(builder=True)
     command = [sys.executable, "-W", "error", "-m", "tilewright.cli", "tune", str(conv_model(tmp_path / "m.onnx"))]
     command += [f"--fleet={nodes.address}", "--trials=59", f"--out={tmp_path / 'out'}", f"--json={tmp_path / 'r.json'}"]
     environment = {**nodes.environment, "TILEWRIGHT_RECORDS": str(tmp_path / "records.db"), "HOME": str(tmp_path)}
     with (tmp_path / "log").open("wb") as log:
         running = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
         try:
-            _kill_one(nodes, running, tmp_path / "records.db")
+            _kill_two(nodes, running, tmp_path / "records.db")
             code = running.wait(300)
         finally:
             running.kill()
@@ -65,6 +66,7 @@ def test_a_command_tunes_on_two_nodes_and_survives_the_death_of_one(nodes: Local
     assert 0 < report["trials"] <= 59  # with so few no finalists are measured again
     assert report["verdict"]["outcome"] == "right"
     assert {node["cores"] for node in report["nodes"]} == {1}
+    assert "what it was to build, others build" in text
     stored = _stored(tmp_path / "records.db")
     assert len(stored) == sum(node["trials"] for node in report["nodes"])
     assert max(Counter((m.task, m.config) for m in stored if m.ok).values()) == 1
@@ -89,6 +91,9 @@ def _tune_for_another_kind(nodes: LocalCluster, folder: Path) -> None:
     assert "nodes of kind x86-64-v2-1x-" in done.stderr
     report = json.loads((folder / "v2.json").read_text())
     assert report["target"].startswith("x86-64-v2-1x-")
+    (builder,) = (node for node in report["nodes"] if node["state"] == "building")  # of the head's kind
+    assert 0 < builder["built"] <= 12
+    assert builder["trials"] == 0
     assert report["verdict"]["outcome"] == "right"
     assert report["runtime_race"] is None  # ONNX Runtime would use more than x86-64-v2 has
     stored = _stored(folder / "v2.db")
@@ -101,13 +106,19 @@ def _tune_for_another_kind(nodes: LocalCluster, folder: Path) -> None:
     np.testing.assert_allclose(ours, native, rtol=1e-4, atol=1e-5)
 
 
-def _kill_one(nodes: LocalCluster, running: subprocess.Popen[bytes], records: Path) -> None:
-    """Kill the process that measures on one of the nodes, as soon as the first measurements are in the records."""
+def _kill_two(nodes: LocalCluster, running: subprocess.Popen[bytes], records: Path) -> None:
+    """Kill the processes of a node that measures and of the builder, as soon as the first measurements are recorded."""
     until = time.monotonic() + 300.0
     while time.monotonic() < until and running.poll() is None:
         time.sleep(0.05)
         if records.exists() and _stored(records):
-            os.kill(nodes.pids("ray::Desk")[0], signal.SIGKILL)
+            desks = nodes.pids("ray::Desk")
+            builders = [
+                pid for pid in desks if b"TILEWRIGHT_NODE_BUILDER=1" in Path(f"/proc/{pid}/environ").read_bytes()
+            ]
+            measuring = [pid for pid in desks if pid not in builders]
+            for pid in (builders[0], measuring[0]):
+                os.kill(pid, signal.SIGKILL)
             return
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import platform
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -244,3 +247,77 @@ def test_kinds_are_named_by_their_beginning() -> None:
         assert choose_kinds(fleet, ["all"]) == [first, second]
         with pytest.raises(FleetError, match=r"the fleet has several kinds of machine: .*; choose some with --kind"):
             choose_kinds(fleet, [])
+
+
+@contextmanager
+def fleet_with_builder(*lines: list[str], **toy: object) -> Iterator[tuple[Fleet, HereCrew]]:
+    """A node that measures, and a builder."""
+    with toy_fleet("one", told=lines[0] if lines else None) as (fleet, crew):
+        crew.join_builder("builder", None, **toy)
+        fleet.events(0.0)
+        yield fleet, crew
+
+
+def test_a_builder_compiles_what_a_node_measures() -> None:
+    told: list[Measurement] = []
+    with fleet_with_builder() as (fleet, crew):
+        runner = FleetRunner(TARGET, fleet, told.append)
+        assert (runner.machines, runner.slots, list(fleet.kinds)) == (1, 4, [announce("one").kind])
+        measured = measure(runner, configs(80))
+        assert keys(measured) == [tuple(row) for row in configs(80).tolist()]
+        assert max(Counter(keys(told)).values()) == 1
+        one, builder = runner.nodes
+        assert (one.state, one.trials, one.built) == ("measuring", 80, 0)
+        assert (builder.state, builder.trials) == ("building", 0)
+        assert crew.pools["one"].loaded == builder.built > 0
+        assert runner.race(space_named("a"), configs(8), soon())  # its finalists are built where they are timed
+        assert runner.nodes[1].built == builder.built
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_lost_builder_costs_nothing_but_time(lost: bool) -> None:
+    told: list[Measurement] = []
+    lines: list[str] = []
+    gate = threading.Event()
+    with fleet_with_builder(lines, gate=gate) as (fleet, crew):
+        crew.depot.lost = not lost  # or only what it has compiled is lost
+        runner = FleetRunner(TARGET, fleet, told.append)
+        runner.submit(1, Job(space_named("a"), configs(64), math.inf, soon()))
+        runner.listen(0.05)
+        if lost:
+            crew.lose("builder")
+        gate.set()
+        measured = dict(runner.finished())[1]
+        assert len(measured) == len(told) == 64
+        assert max(Counter(keys(told)).values()) == 1
+        assert crew.pools["one"].loaded == 0
+        if lost:
+            assert lines[-1] == "node builder is lost (its plug was pulled); what it was to build, others build"
+
+
+def test_a_builder_that_cannot_build_is_excluded() -> None:
+    lines: list[str] = []
+    with fleet_with_builder(lines, broken="there is no compiler") as (fleet, crew):
+        assert len(measure(FleetRunner(TARGET, fleet), configs(64))) == 64
+        assert lines[-1] == "node builder is excluded: it cannot build: there is no compiler"
+        assert crew.pools["one"].loaded == 0
+
+
+def test_a_builder_has_the_same_compiler_and_maybe_another_architecture() -> None:
+    with toy_fleet("one") as (fleet, crew):
+        crew.join_builder("other", announce("other", replace(TARGET, tvm_version="0.1")))
+        crew.join_builder("foreign", replace(announce("foreign"), architecture="sparc"))
+        fleet.events(0.0)
+        assert fleet.building(TARGET) == ["foreign"]
+        assert fleet.target_for("foreign", TARGET).triple == f"{platform.machine()}-linux-gnu"
+        assert fleet.target_for("other", TARGET) == TARGET
+        measure(FleetRunner(TARGET, fleet), configs(64))
+        assert list(crew.builders) == ["foreign"]
+        assert crew.builders["foreign"].target.triple
+
+
+def test_a_fleet_of_builders_measures_nothing() -> None:
+    with toy_fleet() as (fleet, crew):
+        crew.join_builder("builder")
+        with pytest.raises(FleetError, match="needs a node that measures"):
+            fleet.gather(first=0.1)

@@ -486,3 +486,20 @@ def test_workers_die_with_the_tuner(deed: Deed, stopped: bool) -> None:
         process.kill()
         process.wait()
         assert wait_until(lambda: not any(alive(pid) for pid in pids))
+
+
+def test_candidates_that_another_pool_has_compiled(shared: LocalPool, single: LocalPool) -> None:
+    space = FaultySpace(make_task())
+    good, wrong = config(Deed.FAST, 1), config(Deed.WRONG, 1)
+    rows = np.asarray([good, wrong, config(Deed.BAD_COMPILE)], dtype=np.int32)
+    libraries = shared.compile(space, rows, time.monotonic() + LONG)
+    assert set(libraries) == {good, wrong}
+    found = single.measure(space, rows[:2], math.inf, time.monotonic() + LONG, libraries)
+    assert [m.outcome for m in found] == [Outcome.OK, Outcome.WRONG_RESULT]
+    swapped = libraries | {good: libraries[wrong]}
+    (loaded,) = single.measure(space, rows[:1], math.inf, time.monotonic() + LONG, swapped)
+    assert loaded.outcome is Outcome.WRONG_RESULT  # it was not compiled again
+    damaged = libraries | {good: replace(libraries[good], content=b"no library")}
+    (compiled,) = single.measure(space, rows[:1], math.inf, time.monotonic() + LONG, damaged)
+    assert compiled.ok
+    assert len(shared.compile(space, rows[:2], time.monotonic() - 1.0)) == 0

@@ -9,31 +9,48 @@ import socket
 import threading
 import time
 import uuid
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import TilewrightError
 from tilewright.fleet.canary import examine
+from tilewright.fleet.machine import is_builder
 from tilewright.fleet.wire import Announcement, Done, Entry, Report, Versions, Work
 from tilewright.measure.batch import PoolStatistics
 from tilewright.measure.limits import measure_limits
 from tilewright.measure.outcome import Measurement
 from tilewright.measure.pool import LocalPool
+from tilewright.measure.protocol import Library
 from tilewright.ops.generic.generation import remember_generated
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.target import Caches, Target
 from tilewright.task import Task
 
-__all__ = ["Desk", "NodePool", "PoolMaker", "make_local_pool"]
+__all__ = [
+    "Depot",
+    "Desk",
+    "Libraries",
+    "NodeBuilder",
+    "NodePool",
+    "PoolMaker",
+    "make_local_builder",
+    "make_local_pool",
+]
 
 #: Seconds that a question for news waits for some, and then for more. The head asks again at once. So a node costs the
 #: head at most two questions a second, and a lost node loses what it measured in half a second.
 _WAIT, _LINGER = 2.0, 0.5
+#: The targets whose workers a builder keeps at once: each worker has 200 MB.
+_MOST_BUILDERS = 2
+
+
+#: Candidates that were compiled, by their configs.
+Libraries: TypeAlias = Mapping[tuple[int, ...], Library]
 
 
 class NodePool(Protocol):
@@ -44,17 +61,49 @@ class NodePool(Protocol):
     @property
     def statistics(self) -> PoolStatistics:  # noqa: D102 - as of LocalPool
         ...
-    def measure(self, space: DesignSpace, configs: Configs, best: float, deadline: float) -> list[Measurement]: ...  # noqa: D102
+    def measure(  # noqa: D102
+        self,
+        space: DesignSpace,
+        configs: Configs,
+        best: float,
+        deadline: float,
+        libraries: Libraries | None = None,
+    ) -> list[Measurement]: ...
     def race(self, space: DesignSpace, configs: Configs, deadline: float) -> list[Measurement]: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
 
 
+class NodeBuilder(Protocol):
+    """What a builder's desk needs of a pool."""
+
+    def compile(self, space: DesignSpace, configs: Configs, deadline: float) -> Libraries: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
+
+
+class Depot(Protocol):
+    """Where the libraries of builders wait for the nodes that measure them. It travels to the nodes."""
+
+    def put(self, libraries: Libraries) -> object:
+        """Keep libraries. Returns what :meth:`get` finds them by, on any node."""
+        ...
+
+    def get(self, place: object) -> Libraries:
+        """The libraries at a place; none if they are lost, which costs only time."""
+        ...
+
+
 PoolMaker = Callable[[Target], NodePool]
+BuilderMaker = Callable[[Target, int], NodeBuilder]
 
 
 def make_local_pool(target: Target) -> NodePool:
     """The workers of this machine."""
     return LocalPool(target)
+
+
+def make_local_builder(target: Target, workers: int) -> NodeBuilder:
+    """The workers of this machine as builders."""
+    return LocalPool(target, workers)
 
 
 @dataclass(frozen=True)
@@ -89,16 +138,27 @@ class Desk:
         cores: how many threads kernels run on.
         name: of the node, for people; by default the machine's.
         make_pool: makes the pool for a target.
+        make_builder: makes the builder for a target, with so many workers.
+        depot: where the libraries of builders are kept.
     """
 
-    def __init__(self, cores: int, name: str = "", make_pool: PoolMaker = make_local_pool) -> None:
-        self._cores, self._name, self._make_pool = cores, name or socket.gethostname(), make_pool
+    def __init__(
+        self,
+        cores: int,
+        name: str = "",
+        make_pool: PoolMaker = make_local_pool,
+        make_builder: BuilderMaker = make_local_builder,
+        depot: Depot | None = None,
+    ) -> None:
+        self._cores, self._name = cores, name or socket.gethostname()
+        self._make_pool, self._make_builder, self._depot = make_pool, make_builder, depot
         self._life = uuid.uuid4().hex
         self._changed = threading.Condition()
         self._works: deque[tuple[float, Work]] = deque()
         self._cancelled: set[tuple[str, int]] = set()
         self._outboxes: dict[str, _Outbox] = {}
         self._pools: dict[Caches, NodePool] = {}
+        self._builders: OrderedDict[str, NodeBuilder] = OrderedDict()
         self._closed = False
         self._examining = threading.Lock()
         self._announcement: Announcement | None = None
@@ -109,13 +169,14 @@ class Desk:
         """Examine this machine: what it is, what it reaches, and whether it computes right. Takes some seconds.
 
         Raises:
-            MeasureError: it cannot be examined.
+            MeasureError, FleetError: it cannot be examined.
         """
         with self._examining:  # several sessions may ask; one examination serves all
             if self._announcement is None:
+                builder = is_builder()
                 target, answer = examine(self._cores)
                 limits = measure_limits(self._cores, target.features)
-                self._announcement = Announcement(self._name, target, limits, answer, Versions.here())
+                self._announcement = Announcement(self._name, target, limits, answer, Versions.here(), builder)
             return self._announcement
 
     def work(self, work: Work) -> None:
@@ -155,6 +216,8 @@ class Desk:
         self._thread.join(5.0)
         for pool in self._pools.values():
             pool.close()
+        for builder in self._builders.values():
+            builder.close()
 
     def _serve(self) -> None:
         while True:
@@ -163,27 +226,46 @@ class Desk:
                 if self._closed:
                     return
                 deadline, work = self._works.popleft()
-            done = self._measure(work, deadline)
+            done = self._do(work, deadline)
             with self._changed:
                 self._put(work, done)
 
-    def _measure(self, work: Work, deadline: float) -> Done:
+    def _do(self, work: Work, deadline: float) -> Done:
         try:
-            pool = self._pool(work.target)
-            pool.on_measurement = lambda measurement: self._note(work, measurement)
             if work.generated is not None:
                 remember_generated(work.task, work.target, work.generated)
-            before = replace(pool.statistics, causes=pool.statistics.causes.copy())
             space: DesignSpace = _Named(work.task, work.template, work.default)  # type: ignore[assignment]  # see _Named
-            if work.race:
-                measured = pool.race(space, work.configs, deadline)
-            else:
-                measured = pool.measure(space, work.configs, work.best, deadline)
-            return Done(tuple(measured), _difference(pool.statistics, before))
+            return self._build(work, space, deadline) if work.build else self._measure(work, space, deadline)
         except TilewrightError as error:
             return Done((), error=str(error))
         except Exception as error:
             return Done((), error=f"{type(error).__name__}: {error}")
+
+    def _build(self, work: Work, space: DesignSpace, deadline: float) -> Done:
+        assert self._depot is not None
+        libraries = self._builder(work.target).compile(space, work.configs, deadline)
+        return Done((), built=self._depot.put(libraries) if libraries else None, compiled=len(libraries))
+
+    def _measure(self, work: Work, space: DesignSpace, deadline: float) -> Done:
+        pool = self._pool(work.target)
+        pool.on_measurement = lambda measurement: self._note(work, measurement)
+        before = replace(pool.statistics, causes=pool.statistics.causes.copy())
+        if work.race:
+            measured = pool.race(space, work.configs, deadline)
+        elif self._depot is None or work.built is None:
+            measured = pool.measure(space, work.configs, work.best, deadline)
+        else:
+            measured = pool.measure(space, work.configs, work.best, deadline, self._depot.get(work.built))
+        return Done(tuple(measured), _difference(pool.statistics, before))
+
+    def _builder(self, target: Target) -> NodeBuilder:
+        """The builder for a target. Those of the targets that were built for last are kept."""
+        if target.key not in self._builders:
+            while len(self._builders) >= _MOST_BUILDERS:
+                self._builders.popitem(last=False)[1].close()
+            self._builders[target.key] = self._make_builder(target, self._cores)
+        self._builders.move_to_end(target.key)
+        return self._builders[target.key]
 
     def _pool(self, target: Target) -> NodePool:
         """The pool for a target; one for each state of the caches."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from tilewright.errors import FleetError
 from tilewright.fleet.canary import find_fault
 from tilewright.fleet.crew import Crew, Event, Joined, Lost, News, Refused
-from tilewright.fleet.wire import Announcement
+from tilewright.fleet.wire import Announcement, kind_of
 from tilewright.measure.limits import Limits
 from tilewright.target import Target
 from tilewright.tuning.report import NodeReport
@@ -31,9 +31,10 @@ class Member:
     Attributes:
         name: for people.
         announcement: what it said of itself; None: it was refused before it said anything.
-        state: ``measuring``, ``lost`` or ``excluded``.
+        state: ``measuring``, ``building``, ``lost`` or ``excluded``.
         reason: why it is lost or excluded; otherwise empty.
         trials: how many candidates it has measured for this command.
+        built: how many it has compiled for other nodes.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Member:
     state: str = "measuring"
     reason: str = ""
     trials: int = 0
+    built: int = 0
 
     @property
     def kind(self) -> str:
@@ -112,6 +114,29 @@ class Fleet:
             if member.state == "measuring" and (kind is None or member.kind == kind)
         ]
 
+    def building(self, target: Target) -> list[str]:
+        """The ids of the builders whose compiler is the target's."""
+        return [
+            node
+            for node, member in self.members.items()
+            if member.state == "building"
+            and member.announcement is not None
+            and member.announcement.target.tvm_version == target.tvm_version
+        ]
+
+    def builds(self, node: str) -> bool:
+        """Whether a node is a builder: then it measures nothing."""
+        announcement = self.members[node].announcement
+        return announcement is not None and announcement.builder
+
+    def target_for(self, builder: str, target: Target) -> Target:
+        """What a builder compiles for a target: with the name of the platform, if the builder's is another one."""
+        there = self.members[builder].announcement
+        node = next((m.announcement for m in self.members.values() if m.kind == kind_of(target)), None)
+        if target.triple or there is None or node is None or there.architecture == node.architecture:
+            return target
+        return replace(target, triple=f"{node.architecture}-linux-gnu")
+
     def limits(self, kind: str) -> Limits:
         """What a machine of a kind reaches: each figure is the median of the nodes that measured it."""
         found = [m.announcement.limits for m in self.members.values() if m.announcement is not None and m.kind == kind]
@@ -133,7 +158,7 @@ class Fleet:
     def report(self) -> tuple[NodeReport, ...]:
         """All nodes that ever took part."""
         members = self.members.values()
-        return tuple(NodeReport(m.name, m.kind, m.cores, m.state, m.reason, m.trials) for m in members)
+        return tuple(NodeReport(m.name, m.kind, m.cores, m.state, m.reason, m.trials, m.built) for m in members)
 
     def exclude(self, node: str, reason: str) -> None:
         """Have nothing more to do with a node."""
@@ -160,10 +185,12 @@ class Fleet:
             return False
         if known is None or known.state == "excluded":
             return False
-        if isinstance(event, Lost) and known.state == "measuring":
+        if isinstance(event, Lost) and known.state in ("measuring", "building"):
+            left = f"{counted(len(self.measuring(known.kind)) - 1, 'node')} of its kind left"
+            if known.state == "building":
+                left = "what it was to build, others build"
             known.state, known.reason = "lost", event.reason
-            left = counted(len(self.measuring(known.kind)), "node")
-            self.tell(f"node {known.name} is lost ({event.reason}); {left} of its kind left")
+            self.tell(f"node {known.name} is lost ({event.reason}); {left}")
             return True
         return isinstance(event, News)
 
@@ -172,11 +199,12 @@ class Fleet:
             known = self.members[node] = Member(announcement.name, announcement)
         known.announcement = announcement
         others = [m for m in self.members.values() if m.kind == announcement.kind and m.state == "measuring"]
-        known.state, known.reason = "measuring", ""
+        known.state, known.reason = "building" if announcement.builder else "measuring", ""
         fault = find_fault(announcement.canary, self.limits(announcement.kind) if others else announcement.limits)
         if fault:
             self.exclude(node, fault)
             return False
         if self._gathered:
-            self.tell(f"node {known.name} has joined, of kind {announcement.kind}")
+            what = "as a builder" if announcement.builder else f"of kind {announcement.kind}"
+            self.tell(f"node {known.name} has joined, {what}")
         return True

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import os
 
-from tilewright.errors import TargetError
+from tilewright.errors import FleetError, TargetError
 from tilewright.target import Target
 
-__all__ = ["NODE_TARGET", "own_target"]
+__all__ = ["NODE_BUILDER", "NODE_TARGET", "is_builder", "own_target"]
 
 #: The environment variable that names the CPU which a node counts as, such as ``x86-64-v3``. It may be older than the
 #: node's own: then the node tunes for all machines that have it.
 NODE_TARGET = "TILEWRIGHT_NODE_TARGET"
+#: The environment variable that makes a node a builder, if it is 1: it compiles for other nodes, and measures nothing.
+NODE_BUILDER = "TILEWRIGHT_NODE_BUILDER"
+
+
+def is_builder() -> bool:
+    """Whether this machine is a builder in a fleet.
+
+    Raises:
+        FleetError: the variable is neither 0 nor 1.
+    """
+    text = os.environ.get(NODE_BUILDER) or "0"
+    if text not in ("0", "1"):
+        raise FleetError(f"{NODE_BUILDER} is 1 on a node that only builds, but it is {text!r:.40}; correct or unset it")
+    return text == "1"
 
 
 def own_target() -> Target:

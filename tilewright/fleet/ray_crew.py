@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tilewright.errors import FleetError
 from tilewright.fleet.crew import Event, Joined, Lost, News, Refused
-from tilewright.fleet.desk import Desk
+from tilewright.fleet.desk import Desk, Libraries
 from tilewright.fleet.wire import Announcement, Report, Versions, Work
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ __all__ = ["RayCrew"]
 
 #: Seconds between two looks at which nodes there are.
 _LOOK = 2.0
+#: Seconds in which a node has fetched the libraries of a work, 2 MB of another node's memory.
+_FETCH = 10.0
 #: Calls that an actor answers at once: works and cancellations besides questions for news of several sessions.
 _CALLS = 64
 #: A node whose process died so often in a row before it could announce itself is left out: fewer may be accidents.
@@ -59,6 +61,27 @@ class _Node:
     life: str = ""
     failures: int = 0
     again: float = math.inf
+
+
+class RayDepot:
+    """Libraries in Ray's object store. Nodes send them to each other, and the head carries references only.
+
+    The builder that has put libraries owns them: they are lost with it.
+    """
+
+    def put(self, libraries: Libraries) -> object:
+        """Keep libraries. Returns the reference."""
+        return ray.put(libraries)
+
+    def get(self, place: object) -> Libraries:
+        """The libraries of a reference; none if they are lost."""
+        if not isinstance(place, ray.ObjectRef):
+            return {}
+        try:
+            found = ray.get(place, timeout=_FETCH)
+        except RayError:
+            return {}
+        return found if isinstance(found, Mapping) else {}
 
 
 class RayCrew:
@@ -177,7 +200,7 @@ class RayCrew:
                 scheduling_strategy=_at(name),
             )
             try:
-                node.actor = actor.remote(node.cores, node.name)
+                node.actor = actor.remote(node.cores, node.name, depot=RayDepot())
             except (ImportError, AttributeError) as error:  # of the client server, which runs on the cluster's head
                 raise FleetError(
                     f"the head of the cluster needs Tilewright {Versions.here().tilewright} with its extra fleet, but "

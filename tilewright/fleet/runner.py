@@ -2,6 +2,10 @@
 
 A batch is cut into *works* of up to 16 candidates. A node has one work that it measures and one that waits for it, so
 that it is never idle. The works of a lost node go to other nodes, without the candidates that it had reported.
+
+If the fleet has *builders*, a work goes to one of them first. The builder compiles the candidates, and a node of the
+kind measures them. A node that has nothing to measure does not wait for builders: it builds a work itself. So a lost
+builder, and a candidate that it could not compile, cost nothing but time.
 """
 
 from __future__ import annotations
@@ -10,13 +14,13 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from dataclasses import fields, replace
 from itertools import count
 
 import numpy as np
 
 from tilewright.errors import MeasureError
+from tilewright.fleet.chunks import Batch, Chunk
 from tilewright.fleet.crew import Joined, Lost, News
 from tilewright.fleet.doubts import Doubts
 from tilewright.fleet.fleet import Fleet
@@ -46,48 +50,6 @@ _PATIENCE = GRACE + 4.0
 _DESERTED = 300.0
 
 
-@dataclass
-class _Batch:
-    """A job that was submitted.
-
-    Attributes:
-        job: what was asked for.
-        rows: the configs of its candidates.
-        measured: what is known of them, by their places.
-        open: how many works of it are not finished.
-        best: the latency to beat in seconds.
-        possible: seconds that no kernel of the task goes below.
-    """
-
-    job: Job
-    rows: list[tuple[int, ...]]
-    possible: float
-    measured: dict[int, Measurement] = field(default_factory=dict)
-    open: int = 0
-    best: float = math.inf
-
-    @cached_property
-    def default(self) -> tuple[int, ...]:
-        return tuple(int(index) for index in self.job.space.default())
-
-
-@dataclass
-class _Chunk:
-    """What one work measures.
-
-    Attributes:
-        ticket: of the batch.
-        places: of the candidates in the batch.
-        losses: how many nodes were lost with it.
-        avoid: the node that must not measure it, because another one's word is wanted.
-    """
-
-    ticket: int
-    places: list[int]
-    losses: int = 0
-    avoid: str = ""
-
-
 class FleetRunner:
     """Measures candidates on the nodes of one kind.
 
@@ -111,10 +73,11 @@ class FleetRunner:
         self.fleet = fleet
         self._target, self._kind = target, kind_of(target)
         self._statistics = PoolStatistics()
-        self._batches: dict[int, _Batch] = {}
+        self._batches: dict[int, Batch] = {}
         self._finished: list[tuple[int, list[Measurement]]] = []
-        self._backlog: deque[_Chunk] = deque()
-        self._sent: dict[int, tuple[str, _Chunk]] = {}
+        self._backlog: deque[Chunk] = deque()
+        self._built: deque[Chunk] = deque()  # by builders
+        self._sent: dict[int, tuple[str, Chunk]] = {}
         self._numbers, self._own = count(1), count(-1, -1)
         self._lives: dict[str, str] = {}
         self._doubts = Doubts()
@@ -147,8 +110,8 @@ class FleetRunner:
 
     @property
     def slots(self) -> int:
-        """How many batches keep the nodes busy at this moment."""
-        return self.machines + math.ceil(self.machines / 2)
+        """How many batches keep the nodes busy at this moment: a builder has works ahead of those that are measured."""
+        return self.machines + math.ceil(self.machines / 2) + _AHEAD * len(self._builders())
 
     def weigh(self, nbytes: int) -> None:
         """Measure for a network with ``nbytes`` bytes of weights from now on: see ``Target.with_weights``."""
@@ -170,13 +133,13 @@ class FleetRunner:
     def submit(self, ticket: int, job: Job) -> None:
         """Take on a batch; see :meth:`tilewright.measure.runner.ParallelRunner.submit`."""
         rows = [tuple(int(index) for index in row) for row in np.asarray(job.configs)]
-        batch = self._batches[ticket] = _Batch(job, rows, self._bound(job.space), best=job.best)
+        batch = self._batches[ticket] = Batch(job, rows, self._bound(job.space), best=job.best)
         places = list(range(len(rows)))
         idle = sum(not self._works_of(node) for node in self.fleet.measuring(self._kind)) if not self._backlog else 0
         parts = max(math.ceil(len(rows) / _MOST), min(idle, len(rows) // _LEAST), 1)
         size = max(1, math.ceil(len(rows) / (1 if job.race else parts)))
         for start in range(0, len(rows), size):
-            self._backlog.append(_Chunk(ticket, places[start : start + size]))
+            self._backlog.append(Chunk(ticket, places[start : start + size]))
             batch.open += 1
         self._settle(ticket)
         self._dispatch()
@@ -206,7 +169,9 @@ class FleetRunner:
     def cancel(self, ticket: int) -> None:
         """Forget a batch."""
         self._batches.pop(ticket, None)
-        self._backlog = deque(chunk for chunk in self._backlog if chunk.ticket != ticket)
+        for queue in (self._backlog, self._built):
+            for chunk in [chunk for chunk in queue if chunk.ticket == ticket]:
+                queue.remove(chunk)
         for number, (node, chunk) in list(self._sent.items()):
             if chunk.ticket == ticket:
                 del self._sent[number]
@@ -230,27 +195,46 @@ class FleetRunner:
     def _works_of(self, node: str) -> int:
         return sum(where == node for where, _ in self._sent.values())
 
+    def _builders(self) -> list[str]:
+        """The nodes that can build for the target."""
+        return self.fleet.building(self._target)
+
     def _dispatch(self) -> None:
         """Send the next works to the nodes that have fewest."""
-        nodes = self.fleet.measuring(self._kind)
+        nodes, builders = self.fleet.measuring(self._kind), self._builders()
         self._deserted = min(self._deserted, time.monotonic()) if not nodes else math.inf
-        load = {node: self._works_of(node) for node in nodes}
-        waiting = deque(self._backlog)
-        while waiting and load:
-            chunk = waiting.popleft()
-            others = [node for node in load if node != chunk.avoid] or nodes
-            node = min(others, key=lambda each: load[each])
-            if load[node] >= _AHEAD:
-                if chunk.avoid:
-                    continue
-                return
-            self._backlog.remove(chunk)
-            number = next(self._numbers)
-            self._sent[number] = (node, chunk)
-            load[node] += 1
-            self.fleet.crew.send(node, self._work(number, chunk))
+        self._fill(self._built, nodes, _AHEAD)
+        # Where there are builders, a node builds only what it would be idle without.
+        self._fill(self._backlog, nodes, 1 if builders else _AHEAD)
+        for builder in builders:
+            for chunk in [c for c in self._backlog if not (c.offered or c.avoid or self._batches[c.ticket].job.race)]:
+                if self._works_of(builder) >= _AHEAD:
+                    break
+                self._send(self._backlog, builder, chunk, build=True)
 
-    def _work(self, number: int, chunk: _Chunk) -> Work:
+    def _fill(self, queue: deque[Chunk], nodes: list[str], most: int) -> None:
+        """Send works of a queue to nodes that measure, until each has so many."""
+        load = {node: self._works_of(node) for node in nodes}
+        for chunk in list(queue):
+            others = [node for node in load if node != chunk.avoid] or nodes
+            node = min(others, key=lambda each: load[each], default="")
+            if not node or (load[node] >= most and not chunk.avoid):
+                return
+            if load[node] < most:
+                self._send(queue, node, chunk)
+                load[node] += 1
+
+    def _send(self, queue: deque[Chunk], node: str, chunk: Chunk, build: bool = False) -> None:
+        """Hand a work of a queue to a node."""
+        queue.remove(chunk)
+        number = next(self._numbers)
+        self._sent[number] = (node, chunk)
+        work = self._work(number, chunk)
+        if build:
+            work = replace(work, target=self.fleet.target_for(node, self._target), build=True)
+        self.fleet.crew.send(node, work)
+
+    def _work(self, number: int, chunk: Chunk) -> Work:
         batch = self._batches[chunk.ticket]
         space, job = batch.job.space, batch.job
         return Work(
@@ -265,6 +249,7 @@ class FleetRunner:
             seconds=job.deadline - time.monotonic(),
             race=job.race,
             generated=known_generated(space.task, self._target),
+            built=chunk.built,
         )
 
     def _read(self, node: str, report: Report) -> None:
@@ -280,7 +265,7 @@ class FleetRunner:
             else:
                 self._note(node, chunk, news)
 
-    def _note(self, node: str, chunk: _Chunk, measurement: Measurement) -> None:
+    def _note(self, node: str, chunk: Chunk, measurement: Measurement) -> None:
         """Take a measurement on, unless it cannot be true."""
         batch = self._batches[chunk.ticket]
         place = next((p for p in chunk.places if batch.rows[p] == measurement.config), None)
@@ -292,7 +277,7 @@ class FleetRunner:
         ruling = self._doubts.hear(node, measurement, batch.default, batch.possible, alone)
         if not ruling.believed:
             chunk.places.remove(place)
-            self._backlog.appendleft(_Chunk(chunk.ticket, [place], avoid=node))
+            self._backlog.appendleft(Chunk(chunk.ticket, [place], avoid=node))
             batch.open += 1
             return
         batch.measured[place] = measurement
@@ -305,11 +290,15 @@ class FleetRunner:
         if ruling.liar:
             self._exclude(ruling.liar, ruling.reason)
 
-    def _finish(self, node: str, number: int, chunk: _Chunk, done: Done) -> None:
+    def _finish(self, node: str, number: int, chunk: Chunk, done: Done) -> None:
         if done.error:
-            self._exclude(node, f"it cannot measure: {done.error}")
+            self._exclude(node, f"it cannot {'build' if self.fleet.builds(node) else 'measure'}: {done.error}")
             return
         del self._sent[number]
+        if self.fleet.builds(node):
+            self.fleet.members[node].built += done.compiled
+            self._built.append(replace(chunk, offered=True, built=done.built))
+            return
         batch = self._batches[chunk.ticket]
         places = {batch.rows[place]: place for place in chunk.places}
         # As the pool returned them: with the anchors, and in a race with as many repeats each.
@@ -342,7 +331,9 @@ class FleetRunner:
             _, chunk = self._sent.pop(number)
             batch = self._batches[chunk.ticket]
             left = chunk.places if batch.job.race else [p for p in chunk.places if p not in batch.measured]
-            if left and chunk.losses + 1 < _MOST_LOSSES:
+            if self.fleet.builds(node):  # nothing was run
+                self._backlog.appendleft(replace(chunk, offered=True))
+            elif left and chunk.losses + 1 < _MOST_LOSSES:
                 self._backlog.appendleft(replace(chunk, places=left, losses=chunk.losses + 1))
             else:
                 batch.open -= 1
@@ -356,10 +347,11 @@ class FleetRunner:
                 f"measuring needs a node of kind {self._kind}, but there has been none for {_DESERTED:g} s; start one, "
                 "and run the same command again, which goes on from the records"
             )
-        for chunk in [c for c in self._backlog if self._batches[c.ticket].job.deadline < now]:
-            self._backlog.remove(chunk)
-            self._batches[chunk.ticket].open -= 1
-            self._settle(chunk.ticket)
+        for queue in (self._backlog, self._built):
+            for chunk in [c for c in queue if self._batches[c.ticket].job.deadline < now]:
+                queue.remove(chunk)
+                self._batches[chunk.ticket].open -= 1
+                self._settle(chunk.ticket)
         for number, (node, chunk) in list(self._sent.items()):
             if number in self._sent and self._batches[chunk.ticket].job.deadline + _PATIENCE < now:
                 del self._sent[number]

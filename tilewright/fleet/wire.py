@@ -55,6 +55,8 @@ class Announcement:
         limits: what its cores reached.
         canary: its answer to a question with a known answer.
         versions: of what is installed on it.
+        builder: whether it compiles candidates for other nodes, and measures none.
+        architecture: of its processor, as ``platform.machine()`` says.
     """
 
     name: str
@@ -62,6 +64,8 @@ class Announcement:
     limits: Limits
     canary: CanaryAnswer
     versions: Versions
+    builder: bool = False
+    architecture: str = field(default_factory=platform.machine)
 
     @property
     def kind(self) -> str:
@@ -85,6 +89,8 @@ class Work:
         seconds: after which no further candidate is started, from the arrival of the work on; inf: no limit.
         race: whether the candidates are timed by turns.
         generated: what MetaSchedule's generator made of the task; None: the task needs none.
+        build: whether the candidates are compiled only, for another node of the target.
+        built: where the candidates that a builder has compiled can be fetched, as :attr:`Done.built`; None: nowhere.
     """
 
     number: int
@@ -98,6 +104,8 @@ class Work:
     seconds: float
     race: bool = False
     generated: Generated | None = None
+    build: bool = False
+    built: object = None
 
 
 @dataclass(frozen=True)
@@ -107,12 +115,16 @@ class Done:
     Attributes:
         measurements: as the pool returned them.
         statistics: where the time of this work went.
-        error: why the node cannot measure, or empty.
+        error: why the node cannot measure, or build, or empty.
+        built: where the candidates that were compiled can be fetched; the crew knows how. None: none was compiled.
+        compiled: how many that are.
     """
 
     measurements: tuple[Measurement, ...]
     statistics: PoolStatistics = field(default_factory=PoolStatistics)
     error: str = ""
+    built: object = None
+    compiled: int = 0
 
 
 #: The number of a work, and what became of a candidate or of the whole work.

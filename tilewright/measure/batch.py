@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypedDict
 
 from tilewright.measure.outcome import Measurement, robust_seconds
+from tilewright.measure.protocol import Library
 from tilewright.space.space import DesignSpace
 
 __all__ = ["GRACE", "Batch", "DisturbanceCounts", "PoolLimits", "PoolStatistics"]
@@ -97,6 +98,8 @@ class Batch:
         turns: how often each candidate was timed.
         done: the measurement of each candidate that has one.
         failed_prepares: workers that died over the task while no other worker had turned to it.
+        libraries: the candidates that another machine has compiled, by their configs.
+        compiled: if the candidates are compiled for other machines, and not run: those that are; otherwise None.
     """
 
     space: DesignSpace
@@ -111,6 +114,8 @@ class Batch:
     turns: Counter[int] = field(default_factory=Counter)
     done: dict[int, Measurement] = field(default_factory=dict)
     failed_prepares: int = 0
+    libraries: Mapping[tuple[int, ...], Library] = field(default_factory=dict)
+    compiled: dict[tuple[int, ...], Library] | None = None
 
     def __post_init__(self) -> None:
         self.queue.extend(range(len(self.configs)))

@@ -8,7 +8,7 @@ from tilewright.measure.batch import Batch, PoolLimits, PoolStatistics
 from tilewright.measure.outcome import Outcome
 from tilewright.measure.preparing import Preparer
 from tilewright.measure.process import Lost
-from tilewright.measure.protocol import Build, Failed, Reply
+from tilewright.measure.protocol import Build, Compile, Compiled, Failed, Reply
 from tilewright.measure.recording import Recorder
 from tilewright.measure.worker_process import WorkerProcess
 from tilewright.measure.workforce import Workforce
@@ -76,7 +76,9 @@ class Builder:
         if first is not None and len(process.built) < (1 if alone else _MOST_BUILT):
             batch.queue.remove(first)
             process.building = first
-            process.send(Build(first, batch.configs[first]), batch.limit(self._limits.build))
+            config = batch.configs[first]
+            build = Build(first, config, batch.libraries.get(config))
+            process.send(build if batch.compiled is None else Compile(config), batch.limit(self._limits.build))
 
     def _next(self, process: WorkerProcess, batch: Batch) -> int | None:
         """The candidate that a worker is to build. None: it has to wait."""
@@ -102,5 +104,8 @@ class Builder:
             self._recorder.record_failure(batch, index, outcome, message)
         elif isinstance(reply, Failed):
             self._recorder.record_failure(batch, index, reply.outcome, reply.message)
+        elif isinstance(reply, Compiled):
+            assert batch.compiled is not None
+            batch.compiled[batch.configs[index]] = reply.library
         else:
             process.built.append(index)

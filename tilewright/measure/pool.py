@@ -13,7 +13,7 @@ In a race all candidates are built by one worker, which then runs them by turns.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -26,7 +26,7 @@ from tilewright.measure.interleaved import as_often
 from tilewright.measure.memory import in_words, worker_share
 from tilewright.measure.outcome import Measurement
 from tilewright.measure.preparing import Preparer
-from tilewright.measure.protocol import SpaceFactory
+from tilewright.measure.protocol import Library, SpaceFactory
 from tilewright.measure.recording import Recorder
 from tilewright.measure.running import Timekeeper
 from tilewright.measure.workforce import Workforce
@@ -137,13 +137,22 @@ class LocalPool:
             self._statistics.peak_rss = max(self._statistics.peak_rss, process.peak_rss)
         return self._statistics
 
-    def measure(self, space: DesignSpace, configs: Configs, best: float, deadline: float) -> list[Measurement]:
+    def measure(
+        self,
+        space: DesignSpace,
+        configs: Configs,
+        best: float,
+        deadline: float,
+        libraries: Mapping[tuple[int, ...], Library] | None = None,
+    ) -> list[Measurement]:
         """Build and time ``configs`` of ``space``; see :meth:`tilewright.measure.runner.Runner.measure`.
 
         Candidates that were not finished by ``deadline`` are left out. What runs then is given another second. ``best``
-        is the latency of the task's best so far in seconds.
+        is the latency of the task's best so far in seconds. ``libraries`` are candidates that another machine has
+        compiled (:meth:`compile`), by their configs: they are not compiled here.
         """
         with self._batch(space, configs, best, deadline, self.workers) as batch:
+            batch.libraries = libraries or {}
             while batch.queue and not batch.is_late():
                 self._builder.build(batch)
                 self._timekeeper.time(batch)
@@ -168,6 +177,23 @@ class LocalPool:
         places = {batch.configs[index]: index for index in left}
         batch.done.update({places[m.config]: m for m in self.measure(space, rows, math.inf, deadline)})
         return as_often(batch.measurements)
+
+    def compile(self, space: DesignSpace, configs: Configs, deadline: float) -> dict[tuple[int, ...], Library]:
+        """Compile ``configs`` of ``space`` for another machine of the target. Nothing is run.
+
+        Args:
+            space: the design space that the configs belong to.
+            configs: the candidates, ``(n, knobs)`` int32.
+            deadline: reading of ``time.monotonic()`` after which no further candidate is started.
+
+        Returns:
+            the candidates that could be compiled, by their configs. Why others could not be compiled is for the machine
+            to say that measures.
+        """
+        with self._batch(space, configs, math.inf, deadline, self.workers) as batch:
+            batch.compiled = {}
+            self._builder.build(batch)
+            return batch.compiled
 
     @contextmanager
     def _batch(

@@ -40,8 +40,11 @@ class Preparer:
         self._bad_defaults: set[str] = set()
 
     def prepare(self, process: WorkerProcess, batch: Batch) -> None:
-        """Turn an idle worker to the task. It runs the default, unless a reference is known or coming."""
+        """Turn an idle worker to the task. It runs the default, unless a reference is known or coming, or none runs."""
         key = batch.key
+        if batch.compiled is not None:
+            self._prepare(process, batch, False)
+            return
         known = any(other.prepared == (key, True) or other.knows(key) for other in self._workforce.processes)
         self._prepare(process, batch, not known and key not in self._bad_defaults)
 

@@ -3,6 +3,7 @@
     Hello    -> Started                     once, first
     Prepare  -> Prepared                    before the first candidate of a task
     Build    -> Built or Failed
+    Compile  -> Compiled or Failed          as a library, for a worker of another machine
     Run      -> Timed or Failed
     Lend     -> Lent or Failed              what the task's outputs must be, for workers that do not know it
     Adopt    -> nothing
@@ -33,11 +34,14 @@ __all__ = [
     "Build",
     "Built",
     "Command",
+    "Compile",
+    "Compiled",
     "Drop",
     "Failed",
     "Hello",
     "Lend",
     "Lent",
+    "Library",
     "Prepare",
     "Prepared",
     "Race",
@@ -83,10 +87,37 @@ class Prepare:
 
 
 @dataclass(frozen=True)
+class Library:
+    """A candidate that another machine has compiled.
+
+    Attributes:
+        parameters: of its kernel.
+        content: a shared library with the kernel.
+    """
+
+    parameters: tuple[Parameter, ...]
+    content: bytes
+
+
+@dataclass(frozen=True)
 class Build:
-    """Build ``config`` of the current task and keep it under ``candidate``."""
+    """Build ``config`` of the current task and keep it under ``candidate``.
+
+    Attributes:
+        candidate: its number.
+        config: its config.
+        library: the candidate, if another machine has compiled it; None: the worker compiles it.
+    """
 
     candidate: int
+    config: tuple[int, ...]
+    library: Library | None = None
+
+
+@dataclass(frozen=True)
+class Compile:
+    """Compile ``config`` of the current task. It is neither kept nor run: it may be for another processor."""
+
     config: tuple[int, ...]
 
 
@@ -162,6 +193,13 @@ class Built:
 
 
 @dataclass(frozen=True)
+class Compiled:
+    """The candidate is compiled, into ``library``."""
+
+    library: Library
+
+
+@dataclass(frozen=True)
 class Timed:
     """The candidate's output is right.
 
@@ -204,5 +242,5 @@ class Raced:
     results: tuple[Timed | Failed, ...]
 
 
-Command: TypeAlias = Hello | Prepare | Build | Run | Race | Lend | Adopt | Anchor | Drop
-Reply: TypeAlias = Started | Prepared | Built | Timed | Raced | Anchored | Lent | Failed
+Command: TypeAlias = Hello | Prepare | Build | Compile | Run | Race | Lend | Adopt | Anchor | Drop
+Reply: TypeAlias = Started | Prepared | Built | Compiled | Timed | Raced | Anchored | Lent | Failed

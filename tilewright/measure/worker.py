@@ -9,12 +9,15 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import tempfile
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +34,14 @@ from tilewright.measure.protocol import (
     Build,
     Built,
     Command,
+    Compile,
+    Compiled,
     Drop,
     Failed,
     Hello,
     Lend,
     Lent,
+    Library,
     Prepare,
     Prepared,
     Race,
@@ -58,6 +64,9 @@ from tilewright.tvm_compat import (
     spin_briefly,
     unchecked_schedules,
 )
+
+if TYPE_CHECKING:
+    from tvm import runtime
 
 __all__ = ["main"]
 
@@ -148,6 +157,8 @@ class _Worker:
         """Carry out a command; returns the reply, if the command has one."""
         if isinstance(command, Build):
             return self._build(command)
+        if isinstance(command, Compile):
+            return self._compile_library(command)
         if isinstance(command, Run):
             return self._run(command)
         if isinstance(command, Race):
@@ -208,6 +219,8 @@ class _Worker:
         default = self._tasks[self._key].default
         if default is not None and default[0] == command.config:
             kernel = default[1]
+        elif command.library is not None and (loaded := _load(command.library)) is not None:
+            kernel = loaded
         else:
             kernel = self._compile(np.asarray(command.config, dtype=np.int32))
         if isinstance(kernel, Failed):
@@ -220,6 +233,35 @@ class _Worker:
         return Built()
 
     def _compile(self, config: NDArray[np.int32]) -> _Kernel | Failed:
+        made = self._make(config)
+        if isinstance(made, Failed):
+            return made
+        module, parameters = made
+        try:
+            # Looking the function up makes LLVM emit machine code, which is a third of the time of a build. Here the
+            # workers do so in parallel.
+            return _Kernel(module["main"], parameters, module)
+        except Exception as error:
+            return Failed(Outcome.BUILD_FAILED, _describe(error))
+
+    def _compile_library(self, command: Compile) -> Compiled | Failed:
+        made = self._make(np.asarray(command.config, dtype=np.int32))
+        if isinstance(made, Failed):
+            return made
+        module, parameters = made
+        from tilewright.executable.runtime.library import link
+
+        try:
+            with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
+                compiled, library = Path(folder, "kernel.o"), Path(folder, "kernel.so")
+                module.write_to_file(str(compiled), "o")
+                link([compiled], library, triple=self._target.triple)
+                return Compiled(Library(parameters, library.read_bytes()))
+        except Exception as error:
+            return Failed(Outcome.BUILD_FAILED, _describe(error))
+
+    def _make(self, config: NDArray[np.int32]) -> tuple[runtime.Module, tuple[Parameter, ...]] | Failed:
+        """Schedule and compile a candidate. Returns its module, whose function is ``main``, and its parameters."""
         import tvm
 
         try:
@@ -229,10 +271,7 @@ class _Worker:
             return Failed(Outcome.INVALID, _describe(error))
         try:
             with lean_kernels():  # kernels need no checks of arguments: these have the candidate's parameters
-                built = tvm.compile(keep_nan(module), target=self._target.tvm).mod
-            # Looking the function up makes LLVM emit machine code, which is a third of the time of a build. Here the
-            # workers do so in parallel.
-            return _Kernel(built["main"], parameters, built)
+                return tvm.compile(keep_nan(module), target=self._target.tvm).mod, parameters
         except Exception as error:
             return Failed(Outcome.BUILD_FAILED, _describe(error))
 
@@ -323,6 +362,20 @@ def _default_factory() -> SpaceFactory:
     from tilewright.ops.registry import make_space
 
     return make_space
+
+
+def _load(library: Library) -> _Kernel | None:
+    """The kernel of a library; None if it cannot be loaded: then it has to be compiled here."""
+    import tvm
+
+    try:
+        with tempfile.NamedTemporaryFile(prefix="tilewright-", suffix=".so") as file:  # loaded, it needs no name
+            file.write(library.content)
+            file.flush()
+            module = tvm.runtime.load_module(file.name)
+        return _Kernel(module["main"], library.parameters, module)
+    except Exception:
+        return None
 
 
 def _describe(error: BaseException) -> str:

@@ -253,6 +253,8 @@ def _node_rows(nodes: Sequence[NodeReport]) -> list[tuple[str, str]]:
         each = ", ".join(f"{node.name} {node.trials}" for node in found[:_MOST_NODES])
         more = f" and {len(found) - _MOST_NODES} more" if len(found) > _MOST_NODES else ""
         rows.append(("nodes", f"{len(found)} of kind {kind} ({each}{more})"))
+    if builders := [node for node in nodes if node.state == "building"]:
+        rows.append(("builders", f"{len(builders)} (built {sum(node.built for node in builders)})"))
     gone = {state: sum(node.state == state for node in nodes) for state in ("lost", "excluded")}
     if any(gone.values()):
         rows.append(("gone", ", ".join(f"{counted(count, 'node')} {state}" for state, count in gone.items() if count)))

@@ -245,9 +245,10 @@ class NodeReport:
         name: of the machine.
         kind: of the machine: the key of its target.
         cores: that kernels run on.
-        state: "measuring", "lost" or "excluded".
-        reason: why it is lost or excluded; empty: it measures.
+        state: "measuring", "building", "lost" or "excluded".
+        reason: why it is lost or excluded; otherwise empty.
         trials: candidates that it measured.
+        built: candidates that it compiled for other nodes to measure.
     """
 
     name: str
@@ -256,6 +257,7 @@ class NodeReport:
     state: str
     reason: str
     trials: int
+    built: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
