@@ -226,6 +226,17 @@ def test_cheap_gradient_before_a_batch_norm_is_not_written(channels: int, activa
     assert [name.startswith("channel_statistics") for name in sums] == [activation == "silu" or plain], names
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (0, 2, 1)])
+def test_gradient_of_a_bias_is_a_sum_over_tokens(order: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    extraction = all_agree(lambda dy, x: (dy.permute(order).sum((0, 1)), dy * x), [torch.randn(4, 16, 48)] * 2, 2)
+    # Rows in another order are summed as they lie. If parts of rows are summed, the tensor is brought into its order.
+    names = [use.task.name.split()[0] for use in extraction.uses]
+    columns = 48 if order[2] == 2 else 16
+    assert ("token_sum" in names) == (columns % TARGET.lanes == 0), names
+    assert ("transpose" in names) == (order[2] == 1), names
+
+
 @pytest.mark.parametrize("channels", [16, 24, 5])
 def test_batch_norm_in_training(channels: int) -> None:
     def both(x: Any, dy: Any, weight: Any, bias: Any, mean: Any, variance: Any) -> Any:

@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 from tilewright.graph.packing import see
-from tilewright.graph.token_rows import NARROWEST, choose_block, dense
+from tilewright.graph.token_rows import FEWEST_TOKENS, NARROWEST, choose_block, dense
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import Atom, View, refine
 from tilewright.graph.weights import Recipe
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from tilewright.graph.rewriter import Rewriter
 
 __all__ = ["matmul"]
-
-#: A sum over fewer tokens than this is a product as any other.
-_FEWEST_TOKENS = 32
 
 
 def matmul(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
@@ -73,7 +70,7 @@ def _sum_over_tokens(walk: Rewriter, left: Value, right: Value) -> Value | None:
     (m, tokens), n = left.shape, right.shape[1]
     x = walk.channel_block(n)
     turned = walk.make_view(left).permute((1, 0))
-    if not turned.in_order or x < walk.lanes // 2 or tokens < _FEWEST_TOKENS or left.pending:
+    if not turned.in_order or x < walk.lanes // 2 or tokens < FEWEST_TOKENS or left.pending:
         return None
     sources = [walk.reshape(left.base, (tokens, m)), walk.make_plain(right)]
     result = walk.call(pixel_sums.token_product(tokens, m, n, x), sources, (m, n), "token_product")

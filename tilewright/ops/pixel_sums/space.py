@@ -217,7 +217,7 @@ class PixelSumsSpace(KnobsAlone):
         relative: NDArray[np.float64] = moved / (tokens * left * right / 16.0 / (_ADDS * target.lanes))
         # The caches hold other data, too.
         relative += _LARGE_COST * np.log2(np.maximum(1.0, chunk / (target.l2 / 8)))
-        return relative + _LARGE_COST * np.log2(np.maximum(1.0, panel / (target.l1 / 2)))
+        return relative + _LARGE_COST * np.log2(np.maximum(1.0, panel / (target.l1 / 4)))
 
 
 def _knobs(form: Form, target: Target) -> tuple[Knob, ...]:
@@ -229,7 +229,7 @@ def _knobs(form: Form, target: Target) -> tuple[Knob, ...]:
     for wanted in (target.cores, 2 * target.cores, 4 * target.cores):
         parts.add(min((d for d in chunks if d > 1), key=lambda d: (abs(d - wanted), d), default=1))
     outside = [0] if extents["o"] == 1 or "o" not in form.roles else [1] if extents["c"] == 1 else [0, 1, 2, 3]
-    if form.is_product and len(parts) > 1:
+    if (form.is_product or form.is_column_sum) and len(parts) > 1:
         outside = [*outside, _NO_BLOCKS]
     return (
         *(ChoiceKnob.of(f"tile_{axis}", choices) for axis, choices in zip(TILED, tiles, strict=True)),
