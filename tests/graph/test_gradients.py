@@ -237,6 +237,22 @@ def test_gradient_of_a_bias_is_a_sum_over_tokens(order: tuple[int, ...]) -> None
     assert ("transpose" in names) == (order[2] == 1), names
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_attention_in_training_is_one_function(apart: bool) -> None:
+    def attend(qkv: Any, weight: Any) -> Any:
+        q, k, v = qkv.reshape(2, 19, 3, 2, 16).permute(2, 0, 3, 1, 4).unbind(0)
+        if apart:
+            k = k * 0.5
+        attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        result, sums = attention(q, k, v, 0.0, apart)
+        return result.transpose(1, 2).reshape(38, 32) @ weight, sums.contiguous()
+
+    torch.manual_seed(0)
+    extraction = all_agree(attend, [torch.randn(2, 19, 96), torch.randn(32, 16)])
+    names = [use.task.name.split()[0] for use in extraction.uses]
+    assert sorted(set(names) - {"multiply", "strided"}) == ["attention", "dense"], names
+
+
 @pytest.mark.parametrize("channels", [16, 24, 5])
 def test_batch_norm_in_training(channels: int) -> None:
     def both(x: Any, dy: Any, weight: Any, bias: Any, mean: Any, variance: Any) -> Any:
