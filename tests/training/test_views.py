@@ -11,6 +11,9 @@ from tilewright.training.partition import partition
 
 nn = torch.nn
 
+#: Several layers have views of the same names.
+_LAYERS = 3
+
 
 class Attending(nn.Module):  # type: ignore[misc, name-defined]
     """Attention with queries, keys and values of one projection, as in a vision transformer."""
@@ -41,7 +44,12 @@ class Mean(nn.Module):  # type: ignore[misc, name-defined]
 
 @pytest.mark.parametrize(
     "make",
-    [Attending, lambda: nn.TransformerEncoderLayer(32, 2, 64, 0.0, batch_first=True, norm_first=True)],
+    [
+        lambda: nn.Sequential(*(Attending() for _ in range(_LAYERS))),
+        lambda: nn.Sequential(
+            *(nn.TransformerEncoderLayer(32, 2, 64, 0.0, batch_first=True, norm_first=True) for _ in range(_LAYERS))
+        ),
+    ],
     ids=["one projection", "PyTorch's layer"],
 )
 def test_the_source_of_several_views_is_saved(make: Any) -> None:
@@ -65,7 +73,7 @@ def test_the_source_of_several_views_is_saved(make: Any) -> None:
     for (name, parameter), other in zip(model.named_parameters(), eager.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-4, atol=1e-6, msg=name)
     taken = [node.meta["val"] for node in graphs[1].graph.nodes if node.op == "placeholder"]
-    assert sum(value.numel() == 4 * 10 * 96 for value in taken) == 1  # queries, keys and values are one tensor
+    assert sum(value.numel() == 4 * 10 * 96 for value in taken) == _LAYERS  # queries, keys and values are one tensor
     assert all(value.shape != (4, 2, 10, 16) or value.stride()[-1] == 1 for value in taken)
     heads = [value for value in taken if value.dim() == 4 and value.numel() == 4 * 10 * 32]
-    assert len(heads) <= 1, [tuple(value.shape) for value in heads]  # the attention's result, once
+    assert len(heads) <= _LAYERS, [tuple(value.shape) for value in heads]  # the attention's result, once in each layer

@@ -19,8 +19,10 @@ import torch
 if TYPE_CHECKING:
     from torch import fx
 
-__all__ = ["save_sources"]
+__all__ = ["WHOLE", "save_sources"]
 
+#: The key of the ``meta`` of what is saved in the place of views. It lies as these are read, and not in blocks.
+WHOLE = "tilewright_whole"
 #: Operators whose result is a view or a copy of their first operand, and those whose results are views.
 _VIEWS = {"clone", "view", "t", "transpose", "permute", "select", "unsqueeze", "squeeze", "alias", "detach"}
 _PARTS = {"unbind", "split", "split_with_sizes"}
@@ -50,10 +52,15 @@ def save_sources(forward: fx.GraphModule, backward: fx.GraphModule, outputs: int
         order = _find_order(source.meta["val"]) if _is_tensor(source) else None
         if len(views) < 2 or source.op == "placeholder" or order is None or source.meta["val"].numel() > size:
             continue
+        turned = order != sorted(order)
+        # Later passes know what is saved by its name, which is the same in both graphs.
+        name = f"{source.name}_whole" if turned else source.name
+        if source in views or any(node.name == name for node in backward.graph.nodes):
+            continue
         whole = source
-        if order != sorted(order):
+        if turned:
             with forward.graph.inserting_before(output):
-                whole = _call(forward.graph, source, order)
+                whole = _call(forward.graph, source, order, name)
         results[results.index(views[0])] = whole
         results = [result for result in results if result not in views[1:] and (result is whole or result != views[0])]
         _take(backward.graph, [takers[view.name] for view in views], source, views, whole, order)
@@ -86,10 +93,12 @@ def _take(
     """
     with graph.inserting_before(takers[0]):
         taker = graph.placeholder(whole.name)
+    assert taker.name == whole.name, "names of the backward pass were looked up"
     taker.meta |= {key: value for key, value in whole.meta.items() if key == "val"}
+    whole.meta[WHOLE] = True
     first = next(node for node in graph.nodes if node.op != "placeholder")
     with graph.inserting_before(first):
-        again = taker if whole is source else _call(graph, taker, [order.index(d) for d in range(len(order))])
+        again = taker if whole is source else _call(graph, taker, [order.index(d) for d in range(len(order))], "again")
         made = {source: again}
         for view, old in zip(views, takers, strict=True):
             old.replace_all_uses_with(_repeat(graph, view, made))
@@ -125,9 +134,9 @@ def _find_order(value: torch.Tensor) -> list[int] | None:
     return order if value.permute(order).is_contiguous() else None
 
 
-def _call(graph: fx.Graph, tensor: fx.Node, order: Sequence[int]) -> fx.Node:
+def _call(graph: fx.Graph, tensor: fx.Node, order: Sequence[int], name: str) -> fx.Node:
     """A permuted view of a tensor."""
-    node = graph.call_function(torch.ops.aten.permute.default, (tensor, list(order)))
+    node = graph.create_node("call_function", torch.ops.aten.permute.default, (tensor, list(order)), name=name)
     node.meta["val"] = tensor.meta["val"].permute(order)
     return node
 
