@@ -14,14 +14,23 @@ from tilewright.graph.channels import padded_order
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import Atom, View
 from tilewright.graph.weights import Recipe
-from tilewright.ops import contraction, rows
+from tilewright.ops import contraction, pixel_sums, rows
 
 if TYPE_CHECKING:
     from tvm import relax, tirx
 
     from tilewright.graph.rewriter import Rewriter
 
-__all__ = ["NARROWEST", "choose_block", "dense", "layer_norm", "masked_softmax", "softmax"]
+__all__ = [
+    "FEWEST_TOKENS",
+    "NARROWEST",
+    "choose_block",
+    "dense",
+    "layer_norm",
+    "masked_softmax",
+    "softmax",
+    "sum_tokens",
+]
 
 #: The least share of a vector register that a block of many columns fills without a padded block at the end. With 10 of
 #: 16 lanes a product of 2048x256 and 256x1000 ran at half of the machine's speed. A product with a single row waits for
@@ -29,6 +38,8 @@ __all__ = ["NARROWEST", "choose_block", "dense", "layer_norm", "masked_softmax",
 _LEAST_FILLED, _LEAST_FILLED_BY_ONE = 0.75, 0.5
 #: The fewest columns of a matrix that the templates of contractions and rows serve: a vector has 2 elements or more.
 NARROWEST = 2
+#: A sum over fewer tokens than this is computed as any other.
+FEWEST_TOKENS = 32
 
 
 def dense(walk: Rewriter, call: relax.Call, left: Value, recipe: Recipe) -> Value | None:
@@ -84,6 +95,30 @@ def layer_norm(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr])
     scale_shift = [walk.add_weight(recipe) for recipe in recipes if recipe is not None]
     epsilon = float(attrs.epsilon)
     return _emit_rows(walk, args[0], "layer_norm", lambda s: rows.layer_norm(s, walk.lanes, epsilon), scale_shift)
+
+
+def sum_tokens(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
+    """The sums over all tokens, such as the gradient of a dense layer's bias.
+
+    None if the sums are not of whole rows as they lie in memory, or if vectors do not divide these.
+    """
+    value: Value = args[0]
+    if value.dtype != "float32" or (value.packed is not None and value.view is None):
+        return None
+    axes = {int(a) % len(value.shape) for a in call.attrs.axis or ()}
+    view = walk.make_view(value)
+    kept = [a for d, dim in enumerate(view.dims) if d not in axes for a in dim if a.extent > 1]
+    columns = math.prod(a.extent for a in kept)
+    tokens, x = math.prod(value.shape) // columns, walk.channel_block(columns)
+    if not kept or tokens < FEWEST_TOKENS or x < walk.lanes // 2:
+        return None
+    if [a for a in view.atoms if a.extent > 1][-len(kept) :] != kept or view.fixed or value.pending:
+        if axes != set(range(len(axes))):
+            return None
+        walk.materialise(value)
+    source = walk.reshape(value.base, (tokens, columns))
+    result = walk.call(pixel_sums.token_sum(tokens, columns, x), [source], (columns,), "token_sum")
+    return Value.plain(shape_of(call), walk.reshape(result, shape_of(call)))
 
 
 def masked_softmax(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
