@@ -35,6 +35,14 @@ def export(
     weights: Annotated[
         str, typer.Option(help="Where the weights are: 'inside' of the library, or in a 'file' beside it.")
     ] = "inside",
+    onnxruntime: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The directory of a release of ONNX Runtime for C (include, lib), if ONNX Runtime runs parts of the "
+            "network; by default what TILEWRIGHT_ONNXRUNTIME names, or pkg-config's libonnxruntime.",
+        ),
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
     """Write the executable in OUT as a library for C, with a header, packages for CMake and pkg-config, an example."""
@@ -47,7 +55,7 @@ def export(
 
         if name is None:
             name = _to_name(read_manifest(out).get("name", ""), out)
-        exported = export_library(out, c, name, weights_file=weights == "file")
+        exported = export_library(out, c, name, weights_file=weights == "file", onnxruntime=onnxruntime)
     files = [str(path) for path in exported.files]
     write_json(json_file, {"name": name, "files": files})
     for file in files:

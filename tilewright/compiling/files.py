@@ -275,6 +275,7 @@ def _write_segments(network: Network, folder: Path, first: int) -> list[SegmentJ
                 "returned": list(segment.returned),
                 "reasons": list(segment.reasons),
                 "operators": list(segment.operators),
+                "opset": max((e.version for e in segment.model.opset_import if e.domain in ("", "ai.onnx")), default=0),
             }
         )
     return entries

@@ -9,7 +9,7 @@ import numpy as np
 
 from tilewright.executable.memory import Memory, allocate_aligned
 from tilewright.executable.plan import ARENA, Plan, Tensor
-from tilewright.executable.segment import PREFIX, LoadedSegment, is_segment
+from tilewright.executable.segment import LoadedSegment, is_segment, segment_number
 from tilewright.tensor import Array
 
 __all__ = ["PreparedCalls"]
@@ -90,7 +90,7 @@ class PreparedCalls:
         nothing = ctypes.cast(library.tilewright_nothing, ctypes.c_void_p).value
         for call, empty, planned in zip(self._calls, hollow, plan.calls, strict=True):
             if is_segment(planned.kernel):
-                segment = segments[int(planned.kernel.removeprefix(PREFIX))]
+                segment = segments[segment_number(planned.kernel)]
                 segment.bind([self._view(i) for i in planned.tensors])
                 call.kernel, values = segment.address, []
             elif planned.kernel:
@@ -159,7 +159,7 @@ class PreparedCalls:
             argument.value = arena + place
         for planned in self._plan.calls:
             if is_segment(planned.kernel):
-                segment = self._segments[int(planned.kernel.removeprefix(PREFIX))]
+                segment = self._segments[segment_number(planned.kernel)]
                 segment.bind([self._view(i) for i in planned.tensors])
 
     def address(self, number: int) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from tilewright.executable.buffers import ALIGNMENT
 from tilewright.executable.caller_memory import use_caller_memory
 from tilewright.executable.plan import ARENA, WEIGHTS, Plan, Tensor
+from tilewright.executable.segment import is_segment, segment_number
 
 __all__ = ["DL_CODES", "Image", "make_image"]
 
@@ -19,6 +20,8 @@ DL_CODES = {"i": 0, "u": 1, "f": 2, "b": 6}
 #: ``IMAGE_MAGIC``, ``IMAGE_VERSION`` and the regions of ``image.h``.
 _MAGIC, _VERSION = b"TWIMAGE\0", 1
 _IN_ARENA, _IN_WEIGHTS = -1, -2
+#: ``COPY`` and ``FIRST_SEGMENT`` of ``image.h``.
+_COPY, _FIRST_SEGMENT = -1, -2
 #: The structures of ``image.h``, in the machine's byte order.
 _HEADER = struct.Struct("=8s16I2Q16s")
 _BUCKET, _TENSOR, _END, _CALL = map(struct.Struct, ("=6I", "=iBBHIIQQ", "=IIQ", "=iIII"))
@@ -47,7 +50,8 @@ def make_image(
     """The image of a network.
 
     Args:
-        plans: the plan of each bucket. All have as many inputs and outputs, and call kernels only.
+        plans: the plan of each bucket. All have as many inputs and outputs. Only the runtime of a C library
+            runs plans that call segments.
         names: the names of the network's inputs, then of its outputs.
         starts: where each weight begins, and the size of all (:func:`~tilewright.executable.memory.layout_weights`).
         features: extensions of the processor that the kernels need, by LLVM's names.
@@ -86,9 +90,14 @@ class _Tables:
             self._ends += _END.pack(number, 0, slot)
         self._arena = max(self._arena, used)
         for call in given.calls:
-            kernel = self._kernels.setdefault(call.kernel, len(self._kernels)) if call.kernel else -1
-            self._calls += _CALL.pack(kernel, len(self._operands), len(call.tensors), 0)
+            self._calls += _CALL.pack(self._number(call.kernel), len(self._operands), len(call.tensors), 0)
             self._operands += call.tensors
+
+    def _number(self, kernel: str) -> int:
+        """What stands for a kernel, a segment or a copy in a call."""
+        if is_segment(kernel):
+            return _FIRST_SEGMENT - segment_number(kernel)
+        return self._kernels.setdefault(kernel, len(self._kernels)) if kernel else _COPY
 
     def _add_tensor(self, tensor: Tensor) -> None:
         dtype = np.dtype(tensor.dtype)

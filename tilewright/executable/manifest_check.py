@@ -95,6 +95,9 @@ def _check_segments(segments: Json) -> None:
             names = entry.get(key, []) if key == "operators" else entry[key]  # earlier manifests have no operators
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise ValueError(f"the {key} of a segment are not a list of texts")
+        opset = entry.get("opset", 0)  # earlier manifests have none
+        if type(opset) is not int or not 0 <= opset < 2**31:
+            raise ValueError(f"the opset of a segment is not a version, but {opset!r:.80}")
 
 
 def _check_end(shape: Json, dtype: Json) -> None:

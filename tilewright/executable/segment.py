@@ -31,6 +31,7 @@ __all__ = [
     "is_segment",
     "open_session",
     "segment_name",
+    "segment_number",
     "signals",
 ]
 
@@ -40,7 +41,16 @@ PREFIX = "@"
 _KERNEL = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p)
 
 
-class SegmentJson(TypedDict):
+class _Required(TypedDict):
+    inputs: list[str]
+    outputs: list[str]
+    given: list[str]
+    returned: list[str]
+    reasons: list[str]
+    operators: list[str]
+
+
+class SegmentJson(_Required, total=False):
     """A segment in the manifest.
 
     Attributes:
@@ -51,14 +61,10 @@ class SegmentJson(TypedDict):
         returned: the names of those outputs of the network that it returns as Python objects.
         reasons: why operators are in it, for people to read.
         operators: the types of its operators, each once, for people to read.
+        opset: the version of ONNX's operators. Manifests of earlier versions lack it.
     """
 
-    inputs: list[str]
-    outputs: list[str]
-    given: list[str]
-    returned: list[str]
-    reasons: list[str]
-    operators: list[str]
+    opset: int
 
 
 def count_tensors(entry: SegmentJson) -> int:
@@ -74,6 +80,11 @@ def signals(entry: SegmentJson) -> bool:
 def segment_name(number: int) -> str:
     """The name of the calls of segment ``number`` in a plan."""
     return f"{PREFIX}{number}"
+
+
+def segment_number(name: str) -> int:
+    """The number of the segment whose calls have this name in a plan."""
+    return int(name.removeprefix(PREFIX))
 
 
 def is_segment(name: str) -> bool:

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import parser
 
 from tests.c_libraries import build_two_buckets, compile_c, run_bare
 from tests.executables import read, reseal
-from tests.models import built, normal, runs
+from tests.models import normal, runs
 from tests.targets import lane_target
 from tilewright.errors import OutputError, TilewrightError
 from tilewright.executable.executable import load_executable
@@ -207,17 +205,6 @@ def test_what_cannot_be_exported_says_why(shared: Path, tmp_path: Path) -> None:
         )
     ):
         refuse(Path(shutil.copytree(shared, tmp_path / f"{number}")), change, says, tmp_path / "c")
-
-
-def test_segments_are_named(tmp_path: Path) -> None:
-    model = "g (float[3,9] x) => (int64[2,n] y, float[3,9] z) {a = Relu(x) y = NonZero(a) z = Exp(x)}"
-    onnx.save(parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{model}'), tmp_path / "m.onnx")
-    built(tmp_path / "m.onnx", tmp_path / "out")
-    with pytest.raises(
-        OutputError,
-        match=r"parts of .* run in ONNX Runtime: segment 0 \(Relu, NonZero: NonZero \(y\): .*tilewright build",
-    ):
-        export_library(tmp_path / "out", tmp_path / "c", "net")
 
 
 @pytest.mark.parametrize("name", ["", "2net", "my-net", "a" * 64, "math", "C", "tilewright", "nét", "net\n"])

@@ -4,6 +4,9 @@ The library is linked once more from the objects of the executable's kernels, wi
 becomes an *image* (:mod:`tilewright.executable.image`): constant data that the runtime reads. The Python loader makes
 the same image in memory, so both run the same code. The library's only exported functions begin with its name. So
 libraries of several networks can be loaded into one process.
+
+The models of segments, the parts that ONNX Runtime runs, are constant data, too. The library is linked with ONNX
+Runtime (:mod:`tilewright.executable.export.onnxruntime`), which loads them when an instance is made.
 """
 
 from __future__ import annotations
@@ -22,7 +25,16 @@ import numpy as np
 
 from tilewright.errors import OutputError
 from tilewright.executable.export.objects import extract_objects
-from tilewright.executable.export.texts import FUNCTIONS, check_name, fill_template, write_header, write_source
+from tilewright.executable.export.onnxruntime import OnnxRuntime
+from tilewright.executable.export.segments import Segments, check_segments, number_calls, read_segments
+from tilewright.executable.export.texts import (
+    FUNCTIONS,
+    check_name,
+    describe_onnxruntime,
+    fill_template,
+    write_header,
+    write_source,
+)
 from tilewright.executable.image import Image, make_image
 from tilewright.executable.loading import read_plans
 from tilewright.executable.manifest import OBJECTS, WEIGHTS, Manifest, copy_listed, read_listed, read_manifest
@@ -64,6 +76,8 @@ class _Network:
         weights: the file of its packed weights, without a header.
         identity: of the weights.
         objects: the object files of its kernels.
+        segments: the parts that ONNX Runtime runs.
+        runtime: ONNX Runtime for C; None: there are no segments.
     """
 
     manifest: Manifest
@@ -71,10 +85,18 @@ class _Network:
     weights: Path
     identity: bytes
     objects: Sequence[Path]
+    segments: Segments
+    runtime: OnnxRuntime | None
 
 
 def export_library(
-    executable: Path, out: Path, name: str, *, weights_file: bool = False, flags: Sequence[str] = ()
+    executable: Path,
+    out: Path,
+    name: str,
+    *,
+    weights_file: bool = False,
+    onnxruntime: Path | None = None,
+    flags: Sequence[str] = (),
 ) -> Exported:
     """Write an executable as a library for C. Other files in ``out`` stay as they are.
 
@@ -86,24 +108,28 @@ def export_library(
         out: the directory, which is made if needed.
         name: of the library, its header and its functions.
         weights_file: whether the weights go to a file beside the library, which it maps into memory.
+        onnxruntime: the directory of ONNX Runtime for C, if ONNX Runtime runs parts of the network; None: what the
+            environment or pkg-config names.
         flags: further flags of the C compiler.
 
     Raises:
         TilewrightError: ``name`` cannot be the name of a library and of functions in C.
-        OutputError: the executable cannot be read, or cannot be a library for C; or a file cannot be written.
+        OutputError: the executable cannot be read, or cannot be a library for C; a file cannot be written; or ONNX
+            Runtime is needed, but missing or too old.
         CompilerError: there is no compiler, or it fails.
         ResourceError: a disk is full.
     """
     check_name(name)
     manifest = read_manifest(executable)
     _check_exportable(executable, manifest)
+    runtime = check_segments(executable, manifest, onnxruntime)
     find_compiler_of(manifest.get("target", {}).get("triple", ""))  # before work is done
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         work = Path(folder, "work")
         made = Path(folder, "made")
         try:
             work.mkdir()
-            network = _read(executable, manifest, work)
+            network = _read(executable, manifest, work, runtime)
             _write(network, work, made, name, weights_file, flags)
             return _install(made, out, name)
         except OSError as exc:
@@ -111,19 +137,7 @@ def export_library(
 
 
 def _check_exportable(executable: Path, manifest: Manifest) -> None:
-    """Raise ``OutputError`` if the executable has parts that do not run without Python."""
-    segments = manifest.get("segments", [])
-    if segments:
-        parts = "; ".join(
-            f"segment {number} ({', '.join(entry.get('operators', [])) or 'operators'}: {entry['reasons'][0]:.120})"
-            if entry["reasons"]
-            else f"segment {number}"
-            for number, entry in enumerate(segments)
-        )
-        raise OutputError(
-            f"a library for C holds compiled kernels only, but parts of {executable} run in ONNX Runtime: {parts}; "
-            "export a model without these operators, or what 'tilewright build' makes if ONNX Runtime was only faster"
-        )
+    """Raise ``OutputError`` if the executable has kernels that do not run without Python."""
     if not manifest["plan"] and not manifest.get("buckets"):
         raise OutputError(
             f"a library for C runs a plan of kernels, but {executable} runs on TVM's virtual machine, since its "
@@ -136,7 +150,7 @@ def _check_exportable(executable: Path, manifest: Manifest) -> None:
         )
 
 
-def _read(executable: Path, manifest: Manifest, work: Path) -> _Network:
+def _read(executable: Path, manifest: Manifest, work: Path, runtime: OnnxRuntime | None) -> _Network:
     """Read the parts of an executable, and write those that are linked to ``work``."""
     weights = read_listed(executable, manifest, WEIGHTS)
     copy_listed(executable, manifest, OBJECTS, work / OBJECTS)
@@ -146,12 +160,15 @@ def _read(executable: Path, manifest: Manifest, work: Path) -> _Network:
         identity = _write_weights(arrays, starts, work / "weights.bin")
         ends = [*manifest["inputs"], *manifest["outputs"]]
         features = manifest.get("target", {}).get("features", [])
-        image = make_image([p.plan for p in planned], [end["name"] for end in ends], starts, features, identity)
+        image = make_image(
+            [number_calls(p) for p in planned], [end["name"] for end in ends], starts, features, identity
+        )
         objects = extract_objects(work / OBJECTS, work)
+        segments = read_segments(executable, manifest, planned, work)
     except (ValueError, TypeError, LookupError, OverflowError, zipfile.BadZipFile) as exc:
         raise OutputError(f"the executable in {executable} cannot be read: {exc}; tune again") from exc
     (work / "image.bin").write_bytes(image.content)
-    return _Network(manifest, image, work / "weights.bin", identity, objects)
+    return _Network(manifest, image, work / "weights.bin", identity, objects, segments, runtime)
 
 
 def _write_weights(arrays: Sequence[Array], starts: Sequence[int], out: Path) -> bytes:
@@ -169,23 +186,21 @@ def _write_weights(arrays: Sequence[Array], starts: Sequence[int], out: Path) ->
 def _write(network: _Network, work: Path, made: Path, name: str, weights_file: bool, flags: Sequence[str]) -> None:
     """Write the files of the library to ``made``, in the places that they have below the directory of the export."""
     size = network.weights.stat().st_size
-    if size > _MOST_INSIDE and not weights_file:
-        raise OutputError(
-            f"a library holds at most {_MOST_INSIDE:,} bytes of weights, but this network has {size:,}; write them to "
-            "a file with --weights file"
-        )
+    _check_size(0 if weights_file else size, network.segments.bytes)
     package = made / "lib" / "cmake" / name
     for folder in (made / "include", package, made / "lib" / "pkgconfig", made / "share" / "doc" / name):
         folder.mkdir(parents=True)
     header = made / "include" / f"{name}.h"
-    header.write_text(write_header(network.manifest, name, weights_file), encoding="utf-8")
+    header.write_text(write_header(network.manifest, name, weights_file, network.segments), encoding="utf-8")
     shutil.copyfile(header, work / header.name)
     source, exports = work / f"{name}.c", work / "exports.map"
-    source.write_text(write_source(network.image.kernels, network.manifest, name, weights_file), encoding="utf-8")
+    written = write_source(network.image.kernels, network.manifest, name, weights_file, network.segments)
+    source.write_text(written, encoding="utf-8")
     listed = "".join(f" {name}_{function};" for function in FUNCTIONS)
     exports.write_text(f"{name.upper()}_1 {{ global:{listed} local: *; }};\n", encoding="utf-8")
     triple = network.manifest.get("target", {}).get("triple", "")
-    link_library(source, network.objects, made / "lib" / f"lib{name}.so", exports, flags, triple)
+    linked = (*flags, *(network.runtime.flags if network.runtime is not None else ()))
+    link_library(source, network.objects, made / "lib" / f"lib{name}.so", exports, linked, triple)
     if weights_file:
         with (made / "lib" / f"{name}.weights").open("wb") as file, network.weights.open("rb") as content:
             file.write(_WEIGHTS_HEADER.pack(b"TWWEIGHT", size, network.identity))
@@ -196,7 +211,19 @@ def _write(network: _Network, work: Path, made: Path, name: str, weights_file: b
         ("config-version.cmake.in", package / f"{name}-config-version.cmake"),
         ("package.pc.in", made / "lib" / "pkgconfig" / f"{name}.pc"),
     ):
-        place.write_text(fill_template(template, name, {}), encoding="utf-8")
+        needed = describe_onnxruntime(network.segments)
+        place.write_text(fill_template(template, name, {"onnxruntime": needed}), encoding="utf-8")
+
+
+def _check_size(weights: int, segments: int) -> None:
+    """Raise ``OutputError`` if so many bytes of weights and of segments are too many for a library."""
+    if weights + segments <= _MOST_INSIDE:
+        return
+    remedy = "run the executable from Python" if segments > _MOST_INSIDE else "write them to a file with --weights file"
+    raise OutputError(
+        f"a library holds at most {_MOST_INSIDE:,} bytes of weights, but this network has {weights + segments:,}"
+        f"{f', {segments:,} of them in parts that ONNX Runtime runs' if segments else ''}; {remedy}"
+    )
 
 
 def _install(made: Path, out: Path, name: str) -> Exported:

@@ -7,9 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tilewright.errors import TilewrightError
+from tilewright.executable.export.segments import Segments, describe_segments
 from tilewright.executable.manifest import Manifest, TensorJson
 
-__all__ = ["ABI", "FUNCTIONS", "can_be_name", "check_name", "fill_template", "write_header", "write_source"]
+__all__ = [
+    "ABI",
+    "FUNCTIONS",
+    "can_be_name",
+    "check_name",
+    "describe_onnxruntime",
+    "fill_template",
+    "write_header",
+    "write_source",
+]
 
 #: The version of the header's interface. Count it up if a function, a structure or a status changes its meaning.
 ABI = 1
@@ -28,6 +38,15 @@ _TAKEN = re.compile(
 )
 #: What the header says of executables that have none of it.
 _WITHOUT_RUNTIME = " * - Nothing else is needed: all operators are in this library, and none runs in ONNX Runtime."
+#: What the header says of those of which ONNX Runtime runs a part.
+_WITH_RUNTIME = """\
+ * - ONNX Runtime runs parts of the network (@operators@): libonnxruntime.so of release 1.@release@ or
+ *   later must be beside this library, or where the system looks for libraries. @name@_create makes its sessions. It
+ *   allocates memory in each run, and keeps one environment for all its users in a process."""
+#: The statuses that only such a library returns.
+_STATUSES = """
+#define @NAME@_NO_ONNXRUNTIME 8  /* ONNX Runtime is too old, or refuses a part of the network */
+#define @NAME@_ONNXRUNTIME_FAILED 9 /* ONNX Runtime failed to run a part of the network */"""
 
 
 def can_be_name(name: str) -> bool:
@@ -47,19 +66,30 @@ def check_name(name: str) -> None:
 
 def fill_template(template: str, name: str, values: Mapping[str, str]) -> str:
     """The text of a file in ``templates`` with ``@key@`` replaced by values; the library's name and ABI are known."""
-    text = (_TEMPLATES / template).read_text(encoding="utf-8")
+    return _fill((_TEMPLATES / template).read_text(encoding="utf-8"), name, values)
+
+
+def _fill(text: str, name: str, values: Mapping[str, str]) -> str:
     known = {"name": name, "NAME": name.upper(), "abi": str(ABI), **values}
     return re.sub(r"@(\w+)@", lambda found: known[found[1]], text)
 
 
-def write_header(manifest: Manifest, name: str, weights_file: bool) -> str:
+def describe_onnxruntime(segments: Segments) -> str:
+    """The sentence of the packages about ONNX Runtime, with a space before it; empty if it is not needed."""
+    return f" It needs libonnxruntime.so of ONNX Runtime 1.{segments.release} or later." if segments.parts else ""
+
+
+def write_header(manifest: Manifest, name: str, weights_file: bool, segments: Segments) -> str:
     """The header of a library."""
+    operators = sorted({operator for part in segments.parts for operator in part.operators})
+    known = {"release": str(segments.release), "operators": _in_comment(", ".join(operators) or "unknown")}
     plans = [entry["plan"] for entry in (manifest, *manifest.get("buckets", []))]
     values = {
         "title": _in_comment(manifest.get("name", name)),
         "cpu": _in_comment(manifest.get("target", {}).get("mcpu", "this machine")),
         "ends": "\n".join(_describe_ends(manifest)),
-        "onnxruntime": _WITHOUT_RUNTIME,
+        "onnxruntime": _fill(_WITH_RUNTIME, name, known) if segments.parts else _WITHOUT_RUNTIME,
+        "statuses": _fill(_STATUSES, name, {}) if segments.parts else "",
         "alignment": str(max(plan.get("vector", 16) for plan in plans if plan is not None)),
         "weights": f"{name}.weights beside the library" if weights_file else "they are inside of the library",
     }
@@ -107,12 +137,13 @@ def _list_paddings(manifest: Manifest) -> list[str]:
     ]
 
 
-def write_source(kernels: Sequence[str], manifest: Manifest, name: str, weights_file: bool) -> str:
+def write_source(kernels: Sequence[str], manifest: Manifest, name: str, weights_file: bool, segments: Segments) -> str:
     """The source file of a library, which includes the runtime."""
     lines = [
         "/* Made by Tilewright. */",
         "#define TILEWRIGHT_LIBRARY 1",
         f"#define NAME(x) {name}_##x",
+        *segments.before,
         '#include "runtime.c"',
         f'#include "{name}.h"',
         "",
@@ -129,6 +160,7 @@ def write_source(kernels: Sequence[str], manifest: Manifest, name: str, weights_
         'extern const char tilewright_image[] __attribute__((visibility("hidden")));',
         "#define IMAGE tilewright_image",
         "#define KERNELS kernels",
+        *describe_segments(segments),
         *_list_paddings(manifest),
     ]
     if weights_file:

@@ -6,6 +6,9 @@
 #define IMAGE_MAGIC "TWIMAGE"
 #define IMAGE_VERSION 1
 
+/* What a call is if it is no kernel's: a copy, or a segment's. Segment 0 is FIRST_SEGMENT, and segment 1 is one less. */
+enum { COPY = -1, FIRST_SEGMENT = -2 };
+
 /* Regions of a tensor; 0, 1, ...: a tensor of the caller, inputs first. */
 enum { IN_ARENA = -1, IN_WEIGHTS = -2 };
 
@@ -44,7 +47,7 @@ typedef struct {
 } ImageEnd;
 
 typedef struct {
-  int32_t kernel;             /* -1: a copy of its second operand to its first one */
+  int32_t kernel;             /* COPY: of its second operand to its first one; FIRST_SEGMENT and less: a segment */
   uint32_t operand, operands; /* the first of its operands, and how many it has; tensors of the bucket */
   uint32_t unused;
 } ImageCall;

@@ -14,6 +14,8 @@ typedef enum {
   STATUS_NO_MEMORY,
   STATUS_NO_THREADS,
   STATUS_KERNEL_FAILED,
+  STATUS_NO_ONNXRUNTIME,
+  STATUS_SEGMENT_FAILED,
 } Status;
 
 /* `Error` of the header of a C library, and of instances.py. */
@@ -32,6 +34,10 @@ typedef struct {
   const int64_t *shape, *strides;
   uint64_t byte_offset;
 } DLTensor;
+
+#if defined(SEGMENT_COUNT)
+#include "segments.h" /* needs DLTensor */
+#endif
 
 /* What holds the address of a caller's tensor. */
 typedef struct {
@@ -61,6 +67,9 @@ typedef struct {
   pid_t process; /* that made the instance, with its threads */
   pthread_mutex_t lock;
   void **addresses; /* of the caller's tensors in a run */
+#if defined(SEGMENT_COUNT)
+  Segments segments;
+#endif
   Bound bound[];    /* one for each bucket */
 } Instance;
 
@@ -105,7 +114,7 @@ static int bind_bucket(Instance *self, const Kernel *kernels, uint32_t number) {
   const ImageCall *calls = (const ImageCall *)at(image, image->call_at) + bucket->call;
   const uint32_t *operands = at(image, image->operand_at);
   Bound *bound = &self->bound[number];
-  size_t most = (size_t)bucket->operands + bucket->calls; /* a copy has one argument more than operands */
+  size_t most = (size_t)bucket->operands + bucket->calls; /* copies and segments have one argument more than operands */
   bound->tensors = calloc((size_t)bucket->tensors + 1, sizeof *bound->tensors);
   bound->arguments = calloc(most + 1, sizeof *bound->arguments);
   bound->calls = calloc((size_t)bucket->calls + 1, sizeof *bound->calls);
@@ -126,12 +135,20 @@ static int bind_bucket(Instance *self, const Kernel *kernels, uint32_t number) {
     call->arguments = next;
     for (uint32_t k = 0; k < calls[i].operands; ++k, ++next) {
       uint32_t operand = operands[calls[i].operand + k];
-      next->type_index = calls[i].kernel < 0 ? 0 : TENSOR_TYPE;
-      next->value = calls[i].kernel < 0 ? place_tensor(self, &tensors[operand]) : &bound->tensors[operand];
-      if (calls[i].kernel < 0) note_given(bound, &tensors[operand], &next->value);
+      int copies = calls[i].kernel == COPY;
+      next->type_index = copies ? 0 : TENSOR_TYPE;
+      next->value = copies ? place_tensor(self, &tensors[operand]) : &bound->tensors[operand];
+      if (copies) note_given(bound, &tensors[operand], &next->value);
     }
     if (calls[i].kernel >= 0)
       call->kernel = kernels[calls[i].kernel];
+#if defined(SEGMENT_COUNT)
+    else if (calls[i].kernel <= FIRST_SEGMENT) {
+      call->kernel = run_segment;
+      next->value = add_segment_call(&self->segments, (uint32_t)(FIRST_SEGMENT - calls[i].kernel), calls[i].operands);
+      if (!(next++)->value) return -1;
+    }
+#endif
     else
       (next++)->value = (void *)(uintptr_t)tensors[operands[calls[i].operand + 1]].bytes;
     call->count = (int32_t)(next - call->arguments);
@@ -141,6 +158,9 @@ static int bind_bucket(Instance *self, const Kernel *kernels, uint32_t number) {
 
 static void close_instance(Instance *self) {
   if (!self) return;
+#if defined(SEGMENT_COUNT)
+  close_segments(&self->segments, self->process == getpid());
+#endif
 #if defined(TILEWRIGHT_LIBRARY)
   /* The child of a fork has none of the threads, and would wait for them forever. */
   if (self->team && self->process != getpid()) {
@@ -262,6 +282,12 @@ static int run_bound(Instance *self, uint32_t bucket, const void *const *inputs,
     *bound->given[i].slot = (char *)self->addresses[bound->given[i].number] + bound->given[i].place;
   last_error[0] = 0;
   int failed = tilewright_run(bound->calls, bound->call_count);
+#if defined(SEGMENT_COUNT)
+  if (failed >= 0 && bound->calls[failed].kernel == run_segment)
+    return fail(error, STATUS_SEGMENT_FAILED,
+                "a part of the network that ONNX Runtime runs failed: %s; give inputs that the model accepts in ONNX Runtime, "
+                "such as indices inside of their axes", last_error);
+#endif
   if (failed >= 0)
     return fail(error, STATUS_KERNEL_FAILED, "call %d failed: %s", failed, *last_error ? last_error : "it does not say why");
   for (uint32_t i = 0; i < image->outputs; ++i) {

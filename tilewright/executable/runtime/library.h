@@ -7,7 +7,9 @@
  *   WEIGHTS       the weights; or
  *   WEIGHTS_FILE  the name of their file beside the library
  *   PADDINGS      how smaller inputs may be padded to buckets, PADDING_COUNT of them, as ImagePadding
- *   PADDED_AXES   the axes of PADDINGS */
+ *   PADDED_AXES   the axes of PADDINGS
+ *
+ * and, before runtime.c, what segments.h needs if ONNX Runtime runs parts of the network. */
 
 #define CONSTANT __attribute__((visibility("hidden")))
 
@@ -152,6 +154,10 @@ static int add_threads(Instance *self, const Options *options, Error *error) {
   return options->affinity == NAME(AFFINITY_LIST) ? place_workers(team, options, error) : STATUS_OK;
 }
 
+#if defined(SEGMENT_COUNT)
+#include "sessions.h"
+#endif
+
 int NAME(create)(const Options *options, NAME(network) **made, NAME(error) *given_error) {
   Error *error = (Error *)given_error;
   const Options defaults = {.abi = NAME(ABI)};
@@ -178,7 +184,11 @@ int NAME(create)(const Options *options, NAME(network) **made, NAME(error) *give
     return status;
   }
   self->mapping = mapping, self->mapped = mapped;
-  if ((status = add_threads(self, options, error))) {
+  status = add_threads(self, options, error);
+#if defined(SEGMENT_COUNT)
+  if (!status) status = open_segments(self, options, error);
+#endif
+  if (status) {
     close_instance(self);
     return status;
   }
@@ -410,6 +420,8 @@ const char *NAME(status_text)(int status) {
     case STATUS_NO_MEMORY: return "there is not enough memory";
     case STATUS_NO_THREADS: return "the system refuses threads";
     case STATUS_KERNEL_FAILED: return "a kernel failed";
+    case STATUS_NO_ONNXRUNTIME: return "ONNX Runtime is too old, or refuses a part of the network";
+    case STATUS_SEGMENT_FAILED: return "ONNX Runtime failed to run a part of the network";
     default: return "no status of this library";
   }
 }

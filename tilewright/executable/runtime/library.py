@@ -21,6 +21,7 @@ from tilewright.executable.runtime.cross import find_cross_compiler, words_of_cc
 from tilewright.scratch import check_space, explained
 
 __all__ = [
+    "ask_pkg_config",
     "bind",
     "compile_runtime",
     "find_compiler",
@@ -73,6 +74,21 @@ def find_compiler_of(triple: str) -> tuple[str, ...]:
         CompilerError: there is no compiler.
     """
     return find_cross_compiler(triple) if triple else find_compiler()
+
+
+def ask_pkg_config(package: str, *variables: str) -> tuple[str, ...] | None:
+    """The values of a package's variables, as pkg-config has them; None: there is no pkg-config or no such package."""
+    found = []
+    for variable in variables:
+        command = ["pkg-config", f"--variable={variable}", package]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=60)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        if done.returncode or not done.stdout.strip():
+            return None
+        found.append(done.stdout.strip())
+    return tuple(found)
 
 
 def compile_runtime(out: Path, *, shared: bool = False, triple: str = "") -> None:
