@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from bench import _models, _small_networks
+from bench import _models, _modern, _small_networks
 from tilewright.frontend.onnx.rewriting.upgrade import upgrade
 from tilewright.tensor import Array
 
@@ -22,12 +22,13 @@ __all__ = ["NETWORKS", "write_models"]
 _CALIBRATED = 4
 
 
-def write_models(name: str, folder: Path) -> tuple[Path, Path]:
-    """Write a network in float32, with its batch norms folded, and quantised: static QDQ, per channel.
+def write_models(name: str, folder: Path, dynamic: bool = False) -> tuple[Path, Path]:
+    """Write a network in float32, with its batch norms folded, and quantised, per channel.
 
     Args:
         name: of one of ``NETWORKS``, or an ONNX file.
         folder: the directory for the files.
+        dynamic: whether the scales of activations are computed at run time; otherwise static QDQ.
 
     Returns:
         the file in float32, and the quantised one.
@@ -36,7 +37,13 @@ def write_models(name: str, folder: Path) -> tuple[Path, Path]:
     stem = Path(name).stem
     plain, quantised = folder / f"{stem}.onnx", folder / f"{stem}-int8.onnx"
     _fold(model, plain, folder / "raw.onnx")
-    _quantise(plain, quantised)
+    if dynamic:
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        constants = {"MatMulConstBOnly": True}
+        quantize_dynamic(plain, quantised, per_channel=True, weight_type=QuantType.QInt8, extra_options=constants)
+    else:
+        _quantise(plain, quantised)
     return plain, quantised
 
 
@@ -61,6 +68,7 @@ def _light(name: str) -> Callable[[], onnx.ModelProto]:
 NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
     **{name: _light(name) for name in ("resnet50", "squeezenet", "vgg19", "densenet121", "inception_v1")},
     "small_mobilenet_v3": _small_networks.mobilenet_v3,
+    "minilm": lambda: onnx.load(_modern.fetch("minilm").path),
 }
 
 

@@ -73,7 +73,8 @@ def byte_zero_point(rows: int) -> PrimFunc:
     def at() -> Expr:
         none, most = tirx.const(0.0, "float32"), tirx.const(255.0, "float32")
         zero = tirx.nearbyint(-tirx.min(low(), none) / scale())
-        return tirx.max(tirx.min(zero, most), none).astype("uint8")
+        # The quotient of two infinities is 255, as in ONNX Runtime.
+        return tirx.max(tirx.Select(zero < most, zero, most), none).astype("uint8")
 
     return make_function([ends, scale, te.compute((), at, name="byte_zero_point")], OPAQUE)
 
