@@ -14,6 +14,8 @@ import onnx
 
 from bench import _models, _modern, _small_networks
 from tilewright.frontend.onnx.rewriting.upgrade import upgrade
+from tilewright.processor import cache_sizes
+from tilewright.quantising.rounding import round_here
 from tilewright.tensor import Array
 
 __all__ = ["NETWORKS", "write_models"]
@@ -22,22 +24,26 @@ __all__ = ["NETWORKS", "write_models"]
 _CALIBRATED = 4
 
 
-def write_models(name: str, folder: Path, dynamic: bool = False) -> tuple[Path, Path]:
-    """Write a network in float32, with its batch norms folded, and quantised, per channel.
+def write_models(name: str, folder: Path, how: str = "static") -> tuple[Path, Path]:
+    """Write a network in float32, with its batch norms folded, and in another precision.
 
     Args:
         name: of one of ``NETWORKS``, or an ONNX file.
         folder: the directory for the files.
-        dynamic: whether the scales of activations are computed at run time; otherwise static QDQ.
+        how: ``static``: quantised, QDQ, per channel; ``dynamic``: the same, with scales of activations that are computed
+            at run time; ``bf16``: weights of products of few rows are rounded to bfloat16.
 
     Returns:
-        the file in float32, and the quantised one.
+        the file in float32, and the other one.
     """
     model = NETWORKS[name]() if name in NETWORKS else onnx.load(name)
     stem = Path(name).stem
     plain, quantised = folder / f"{stem}.onnx", folder / f"{stem}-int8.onnx"
     _fold(model, plain, folder / "raw.onnx")
-    if dynamic:
+    if how == "bf16":
+        rounded = round_here(plain, quantised, None, cache_sizes()[1], 0)
+        print(f"+ {rounded if rounded.products else 'no weights are rounded'}", flush=True)
+    elif how == "dynamic":
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         constants = {"MatMulConstBOnly": True}

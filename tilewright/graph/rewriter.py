@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from tilewright.executable.narrow import is_bfloat16
 from tilewright.graph import gradients, packing, pixels, pooling, quantised, recurrent, tokens
 from tilewright.graph.convolution import Convolution
 from tilewright.graph.idioms import find_idiom
@@ -61,6 +62,7 @@ class Rewriter:
         packed: what such weights became, by their source and the steps of their recipe.
         uses: how often each variable of the network is read. Only of networks whose weights vary.
         arrays: the network's weights by name.
+        cached: the bytes of weights that stay in the second cache.
         made: the weights that were computed from them, by the names that are their sources in recipes.
     """
 
@@ -83,6 +85,7 @@ class Rewriter:
     packed: dict[tuple[str, tuple[tuple[str, tuple[int, ...]], ...]], relax.Expr] = field(default_factory=dict)
     uses: Counter[relax.Var] = field(default_factory=Counter)
     arrays: Mapping[str, Array] = field(default_factory=dict)
+    cached: float = math.inf
     made: dict[str, Array] = field(default_factory=dict)
 
     # Values and their layouts
@@ -104,6 +107,17 @@ class Rewriter:
         name = f"made_{digest}_{array.dtype}_{'x'.join(map(str, array.shape))}"
         self.made[name] = array
         return Recipe(name, array.shape, str(array.dtype))
+
+    def are_halves(self, recipe: Recipe) -> bool:
+        """Whether a weight that comes from memory has bfloat16 numbers only, so that it can be read as half the bytes.
+
+        Such are the weights of networks that were trained in bfloat16, or rounded to it.
+        """
+        moved = all(kind != "winograd" for kind, _ in recipe.steps)
+        if 4 * recipe.size <= self.cached or not moved or recipe.dtype != "float32" or recipe.source in self.varying:
+            return False
+        source = self.arrays.get(recipe.source)
+        return source is not None and is_bfloat16(source)
 
     def make_plain(self, value: Value) -> relax.Expr:
         """The tensor in plain layout."""

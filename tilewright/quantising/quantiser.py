@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from tilewright.tensor import Array
 
-__all__ = ["Quantised", "quantise"]
+__all__ = ["Quantised", "list_model_inputs", "quantise"]
 
 #: Operators of quantised models. A model that has one is not quantised again.
 _QUANTISED = (
@@ -96,7 +96,7 @@ def quantise_here(plan: QuantisingPlan) -> Quantised:
 
     logging.disable(logging.WARNING)
     model = read_proto(plan.model)
-    inputs = _list_inputs(model)
+    inputs = list_model_inputs(model)
     if kind := next((node.op_type for node in model.graph.node if node.op_type in _QUANTISED), ""):
         raise ModelError(f"a model is quantised once, but {plan.model} has {kind} already; tune it as it is")
     samples = _make_samples(plan, inputs)
@@ -125,7 +125,12 @@ def quantise_here(plan: QuantisingPlan) -> Quantised:
     )
 
 
-def _list_inputs(model: onnx.ModelProto) -> list[ModelInput]:
+def list_model_inputs(model: onnx.ModelProto) -> list[ModelInput]:
+    """The inputs of a model.
+
+    Raises:
+        ModelError: one is no tensor.
+    """
     from onnx import helper
 
     from tilewright.frontend.onnx.shapes import list_inputs, read_declared

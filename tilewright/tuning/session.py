@@ -17,6 +17,7 @@ from tilewright.compiling.build import check_compiler, publish
 from tilewright.errors import CheckError
 from tilewright.executable.executable import load_executable
 from tilewright.frontend.network import Network
+from tilewright.frontend.onnx.reading import OnnxReading
 from tilewright.frontend.shapes import ShapeRequest, Shapes, make_request
 from tilewright.graph.buckets import Extracted, extract_buckets
 from tilewright.interrupts import Hold, holding
@@ -192,6 +193,8 @@ class _Session:
             # Before the network is read: workers take seconds to start.
             pool = self.place.make_pool(self.machine, lambda m: store.add([m]))
             self.pool = self.log.pool = self.stack.enter_context(closing(pool))
+        if isinstance(model, OnnxReading):
+            self.notes += model.notes
         read = read_buckets(model, request)
         self.network = read.networks[0]
         self.machine = self.machine.with_weights(read.weight_bytes)
