@@ -30,8 +30,8 @@ def write_models(name: str, folder: Path, how: str = "static") -> tuple[Path, Pa
     Args:
         name: of one of ``NETWORKS``, or an ONNX file.
         folder: the directory for the files.
-        how: ``static``: quantised, QDQ, per channel; ``dynamic``: the same, with scales of activations that are computed
-            at run time; ``bf16``: weights of products of few rows are rounded to bfloat16.
+        how: ``static``: quantised, QDQ, per channel; ``dynamic``: scales of activations are computed at run time;
+            ``bf16``: weights of products of few rows are rounded to bfloat16.
 
     Returns:
         the file in float32, and the other one.

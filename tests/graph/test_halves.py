@@ -44,8 +44,10 @@ def test_results_are_those_of_float32(lanes: int, tmp_path: Path) -> None:
         extraction = extract(read(path), target)
         assert kinds(extraction) == {dtype}
         found.append(build(extraction, defaults(extraction), tmp_path / dtype, {})(x)[0])
-    assert np.array_equal(*found)
-    assert np.abs(found[0] - np.maximum(x @ weight, 0)).max() < 1e-5 * np.abs(found[0]).max()
+    assert np.array_equal(found[0], found[1])
+    assert (
+        np.abs(found[0] - np.maximum(np.matmul(x, weight.astype(np.float32)), 0)).max() < 1e-5 * np.abs(found[0]).max()
+    )
 
 
 def test_other_weights_stay_float32(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from tilewright.executable.narrow import is_bfloat16
 from tilewright.graph import gradients, packing, pixels, pooling, quantised, recurrent, tokens
 from tilewright.graph.convolution import Convolution
 from tilewright.graph.idioms import find_idiom
@@ -107,17 +106,6 @@ class Rewriter:
         name = f"made_{digest}_{array.dtype}_{'x'.join(map(str, array.shape))}"
         self.made[name] = array
         return Recipe(name, array.shape, str(array.dtype))
-
-    def are_halves(self, recipe: Recipe) -> bool:
-        """Whether a weight that comes from memory has bfloat16 numbers only, so that it can be read as half the bytes.
-
-        Such are the weights of networks that were trained in bfloat16, or rounded to it.
-        """
-        moved = all(kind != "winograd" for kind, _ in recipe.steps)
-        if 4 * recipe.size <= self.cached or not moved or recipe.dtype != "float32" or recipe.source in self.varying:
-            return False
-        source = self.arrays.get(recipe.source)
-        return source is not None and is_bfloat16(source)
 
     def make_plain(self, value: Value) -> relax.Expr:
         """The tensor in plain layout."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tilewright.errors import ModelError, ProcessError
 from tilewright.frontend.shapes import ShapeRequest, bind_shapes
@@ -115,11 +116,11 @@ def round_here(path: Path, out: Path, shapes: ShapeRequest | None, cached: int, 
     return Rounded(products, nbytes, tuple(outputs), len(samples), not given)
 
 
-def round_array(array: Array) -> Array:
+def round_array(array: Array) -> NDArray[np.float32]:
     """An array of float32 whose numbers are the nearest ones of bfloat16; halves are rounded to the even one."""
     bits = np.ascontiguousarray(array).view(np.uint32)
     even = (bits >> np.uint32(16)) & np.uint32(1)
-    rounded: Array = ((bits + np.uint32(0x7FFF) + even) & np.uint32(0xFFFF0000)).view(np.float32)
+    rounded: NDArray[np.float32] = ((bits + np.uint32(0x7FFF) + even) & np.uint32(0xFFFF0000)).view(np.float32)
     return rounded.reshape(array.shape)
 
 
