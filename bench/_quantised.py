@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from bench import _models, _small_networks
+from bench import _models, _modern, _small_networks
 from tilewright.frontend.onnx.rewriting.upgrade import upgrade
+from tilewright.processor import cache_sizes
+from tilewright.quantising.rounding import round_here
 from tilewright.tensor import Array
 
 __all__ = ["NETWORKS", "write_models"]
@@ -22,21 +24,32 @@ __all__ = ["NETWORKS", "write_models"]
 _CALIBRATED = 4
 
 
-def write_models(name: str, folder: Path) -> tuple[Path, Path]:
-    """Write a network in float32, with its batch norms folded, and quantised: static QDQ, per channel.
+def write_models(name: str, folder: Path, how: str = "static") -> tuple[Path, Path]:
+    """Write a network in float32, with its batch norms folded, and in another precision.
 
     Args:
         name: of one of ``NETWORKS``, or an ONNX file.
         folder: the directory for the files.
+        how: ``static``: quantised, QDQ, per channel; ``dynamic``: scales of activations are computed at run time;
+            ``bf16``: weights of products of few rows are rounded to bfloat16.
 
     Returns:
-        the file in float32, and the quantised one.
+        the file in float32, and the other one.
     """
     model = NETWORKS[name]() if name in NETWORKS else onnx.load(name)
     stem = Path(name).stem
     plain, quantised = folder / f"{stem}.onnx", folder / f"{stem}-int8.onnx"
     _fold(model, plain, folder / "raw.onnx")
-    _quantise(plain, quantised)
+    if how == "bf16":
+        rounded = round_here(plain, quantised, None, cache_sizes()[1], 0)
+        print(f"+ {rounded if rounded.products else 'no weights are rounded'}", flush=True)
+    elif how == "dynamic":
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        constants = {"MatMulConstBOnly": True}
+        quantize_dynamic(plain, quantised, per_channel=True, weight_type=QuantType.QInt8, extra_options=constants)
+    else:
+        _quantise(plain, quantised)
     return plain, quantised
 
 
@@ -61,6 +74,7 @@ def _light(name: str) -> Callable[[], onnx.ModelProto]:
 NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
     **{name: _light(name) for name in ("resnet50", "squeezenet", "vgg19", "densenet121", "inception_v1")},
     "small_mobilenet_v3": _small_networks.mobilenet_v3,
+    "minilm": lambda: onnx.load(_modern.fetch("minilm").path),
 }
 
 

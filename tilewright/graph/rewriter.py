@@ -61,6 +61,7 @@ class Rewriter:
         packed: what such weights became, by their source and the steps of their recipe.
         uses: how often each variable of the network is read. Only of networks whose weights vary.
         arrays: the network's weights by name.
+        cached: the bytes of weights that stay in the second cache.
         made: the weights that were computed from them, by the names that are their sources in recipes.
     """
 
@@ -83,6 +84,7 @@ class Rewriter:
     packed: dict[tuple[str, tuple[tuple[str, tuple[int, ...]], ...]], relax.Expr] = field(default_factory=dict)
     uses: Counter[relax.Var] = field(default_factory=Counter)
     arrays: Mapping[str, Array] = field(default_factory=dict)
+    cached: float = math.inf
     made: dict[str, Array] = field(default_factory=dict)
 
     # Values and their layouts

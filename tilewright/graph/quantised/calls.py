@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tilewright.graph.quantised.computing import compute, settle
+from tilewright.graph.quantised.dynamic import serve_ends, subtract_computed
 from tilewright.graph.quantised.scaled import Doubles, Scaled, Term
 from tilewright.graph.value import Value, shape_of
 from tilewright.ops.elementwise.affine import QUANTISATION
@@ -32,10 +33,17 @@ def serve_call(walk: Rewriter, call: relax.Call) -> Value | None:
     kind, axis = str(role).split()
     operands = [walk.values.get(a) if isinstance(a, relax.Var) else a for a in call.args[1].fields]
     x = operands[0]
+    if kind == "ends":
+        return serve_ends(walk, x) if isinstance(x, Value) else None
     numbers = [found for operand in operands[1:] if (found := _read_constant(walk, operand)) is not None]
+    shape = shape_of(call)
+    if kind == "widen" and isinstance(x, Value):
+        zero_point = operands[1] if len(operands) > 1 else None
+        if isinstance(zero_point, Value) and not numbers:
+            return subtract_computed(walk, x, zero_point, shape)
+        return _widen(walk, x, _along((*numbers, np.zeros(()))[0], shape, int(axis)), shape)
     if not isinstance(x, Value) or len(numbers) < len(operands) - 1:
         return None
-    shape = shape_of(call)
     scale, zero = (_along(number, shape, int(axis)) for number in (*numbers, np.zeros(()))[:2])
     if scale is None or zero is None or not np.isfinite(scale).all() or not (scale > 0).all():
         return None
@@ -78,6 +86,16 @@ def _dequantise(
         x = _shift_signed(walk, x)
         zero = zero + 128.0
     return Value(shape, scaled_form=Scaled((Term(x, scale),), -zero * scale))
+
+
+def _widen(walk: Rewriter, x: Value, zero: Doubles | None, shape: tuple[int, ...]) -> Value | None:
+    """Bytes minus a known zero point, in int32."""
+    if zero is None or x.dtype not in ("uint8", "int8") or (x.recipe is None and zero.size > 1):
+        return None
+    if x.recipe is None and x.dtype == "int8":
+        x = _shift_signed(walk, x)
+        zero = zero + 128.0
+    return Value(shape, dtype="int32", scaled_form=Scaled((Term(x, np.ones(())),), -zero))
 
 
 def _quantise(walk: Rewriter, x: Value, scale: Doubles, zero: Doubles, dtype: str) -> Value | None:

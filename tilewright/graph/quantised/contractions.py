@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from tilewright.graph.channels import padded_order
 from tilewright.graph.pixel_convolutions import read_window, sample_pixels
-from tilewright.graph.quantised.scaled import Doubles, Scaled, Term
+from tilewright.graph.quantised.dynamic import pad_bytes
+from tilewright.graph.quantised.scaled import Computed, Doubles, Scaled, Term
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import View
 from tilewright.ops.contraction.dot_products import QUAD
@@ -25,8 +26,15 @@ __all__ = ["conv2d", "matmul"]
 
 
 def _find_bytes(form: Scaled | None) -> tuple[Value, float, int] | None:
-    """Unsigned bytes, their scale, and their zero point, if a sum is nothing else; None otherwise."""
-    if form is None or not form.is_bytes:
+    """Unsigned bytes, their scale, and their zero point, if a sum is nothing else; None otherwise.
+
+    The zero point is 0 if the network computes it.
+    """
+    if form is None:
+        return None
+    if _find_zero(form) is not None and len(form.terms) == 1 and form.terms[0].value.dtype == "uint8":
+        return form.terms[0].value, 1.0, 0
+    if not form.is_bytes:
         return None
     (term,) = form.terms
     scale, shift = float(term.scale.reshape(-1)[0]), float(form.shift.reshape(-1)[0])
@@ -34,6 +42,31 @@ def _find_bytes(form: Scaled | None) -> tuple[Value, float, int] | None:
     if abs(zero - round(zero)) > 1e-6 or not 0 <= round(zero) <= 255:
         return None
     return term.value, scale, round(zero)
+
+
+def _find_zero(form: Scaled | None) -> relax.Expr | None:
+    """The zero point of bytes that the network computes; None if it is known."""
+    own = None if form is None else form.terms[0].computed
+    return None if own is None or own.step is not None else own.zero
+
+
+def _scaled_sums(
+    call: relax.Call, sums: Value, factor: Doubles, columns: NDArray[np.int64], zero: int, computed: relax.Expr | None
+) -> Value:
+    """What int32 sums of bytes stand for.
+
+    Args:
+        call: the contraction in the network.
+        sums: the sums.
+        factor: what multiplies them.
+        columns: the sums of the weights, by output.
+        zero: the zero point of the data.
+        computed: the zero point, if the network computes it.
+    """
+    offset = (-zero * columns).astype(np.int32) if zero else None
+    own = None if computed is None else Computed(computed, columns.astype(np.int32))
+    form = Scaled((Term(sums, factor, offset, own),))
+    return Value(shape_of(call), dtype=str(call.ty.dtype), scaled_form=form)
 
 
 def _find_weight(
@@ -91,12 +124,15 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
             block = QUAD if channels < walk.lanes else walk.lanes
             places = padded_order(channels, block)
     packed = walk.pack(source, block, places)
+    computed = _find_zero(data.scaled_form)
     if places is not None:
         kernel = kernel.take(1, places)
     out, channels = kernel.shape[:2]
     recipe = kernel.reshape((out // x, x, channels // block, block // QUAD, QUAD, kh, kw))
     recipe = recipe.transpose((0, 2, 5, 6, 3, 1, 4))
     stride, padding, dilation = read_window(attrs)
+    if computed is not None and any(padding):
+        packed, padding = pad_bytes(walk, packed, padding, computed), (0, 0, 0, 0)
     if kh == kw == 1 and stride != (1, 1) and not any(padding):
         packed, stride = sample_pixels(walk, packed, stride), (1, 1)
     function = byte_conv2d(shape_of(packed), recipe.shape, stride, padding, dilation, zero if any(padding) else 0)
@@ -104,9 +140,8 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     n, _, h, w = shape
     result = walk.call(function, [packed, walk.add_weight(recipe)], (n, out // x, h, w, x), "byte_conv2d", "int32")
     sums = Value(shape, packed=result, block=x, order=order, dtype="int32", fused=True)
-    offset = -zero * numbers.sum(axis=(1, 2, 3), dtype=np.int64).reshape(1, -1, 1, 1)
-    factor = (scale * scales).reshape(1, -1, 1, 1)
-    return Value(shape, scaled_form=Scaled((Term(sums, factor, offset.astype(np.int32) if zero else None),)))
+    columns = numbers.sum(axis=(1, 2, 3), dtype=np.int64).reshape(1, -1, 1, 1)
+    return _scaled_sums(call, sums, (scale * scales).reshape(1, -1, 1, 1), columns, zero, computed)
 
 
 def matmul(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
@@ -138,6 +173,6 @@ def matmul(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     shape = shape_of(call)
     sums = Value(shape, base=result, view=View.of((rows, n)).reshape(shape), dtype="int32", fresh=True)
     ones = (1,) * (len(shape) - 1)
-    offset = -zero * numbers.sum(axis=0, dtype=np.int64).reshape(*ones, -1)
-    factor = (scale * scales).reshape(*ones, -1)
-    return Value(shape, scaled_form=Scaled((Term(sums, factor, offset.astype(np.int32) if zero else None),)))
+    columns = numbers.sum(axis=0, dtype=np.int64).reshape(*ones, -1)
+    computed = _find_zero(left.scaled_form)
+    return _scaled_sums(call, sums, (scale * scales).reshape(*ones, -1), columns, zero, computed)

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from tilewright.ops.contraction.dot_products import QUAD
 from tilewright.ops.contraction.expression import count_outputs, pad_pixels
 from tilewright.ops.contraction.form import BLOCK, mark_roles
-from tilewright.ops.function import FUSABLE, KEPT, make_function
+from tilewright.ops.function import FUSABLE, KEPT, OPAQUE, make_function
 
 if TYPE_CHECKING:
+    from tvm.ir import Expr
     from tvm.tirx import PrimFunc
 
-__all__ = ["byte_conv2d", "byte_dense"]
+__all__ = ["byte_conv2d", "byte_dense", "pad_with"]
 
 
 @lru_cache(KEPT)
@@ -88,3 +89,25 @@ def byte_dense(rows: int, weight: tuple[int, ...], outputs: int) -> PrimFunc:
     )
     y = te.compute((rows, outputs), lambda m, n: c[m, n // x, n % x], name="unpack")
     return make_function([a, w, y], FUSABLE)
+
+
+@lru_cache(KEPT)
+def pad_with(data: tuple[int, ...], padding: tuple[int, int, int, int]) -> PrimFunc:
+    """NCHW[cb]c bytes with a margin that holds one number. Gives a PrimFunc (uint8 data, uint8 number ``()``, output).
+
+    Args:
+        data: shape ``(n, C/cb, h, w, cb)``.
+        padding: top, left, bottom, right.
+    """
+    from tvm import te, tirx
+
+    n, blocks, rows, cols, block = data
+    top, left, bottom, right = padding
+    x, number = te.placeholder(data, "uint8", name="data"), te.placeholder((), "uint8", name="number")
+
+    def at(b: Expr, c: Expr, i: Expr, j: Expr, v: Expr) -> Expr:
+        inside = tirx.all(i >= top, i < top + rows, j >= left, j < left + cols)
+        return tirx.if_then_else(inside, x[b, c, i - top, j - left, v], number())
+
+    y = te.compute((n, blocks, rows + top + bottom, cols + left + right, block), at, name="pad_bytes")
+    return make_function([x, number, y], OPAQUE)
