@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from tilewright.graph.quantised.scaled import Doubles, Scaled, Term
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import View
 from tilewright.ops.contraction.dot_products import QUAD
-from tilewright.ops.contraction.quantised import byte_conv2d, byte_dense
+from tilewright.ops.contraction.quantised import byte_conv2d, byte_dense, byte_depthwise_conv2d
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -23,8 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = ["conv2d", "matmul"]
 
+#: Unsigned bytes, their scale, and their zero point.
+_Bytes: TypeAlias = tuple[Value, float, int]
+#: A weight of signed bytes around 0, its scales, and its numbers.
+_Weight: TypeAlias = tuple[Value, Doubles, NDArray[np.int32]]
 
-def _find_bytes(form: Scaled | None) -> tuple[Value, float, int] | None:
+
+def _find_bytes(form: Scaled | None) -> _Bytes | None:
     """Unsigned bytes, their scale, and their zero point, if a sum is nothing else; None otherwise."""
     if form is None or not form.is_bytes:
         return None
@@ -36,9 +41,7 @@ def _find_bytes(form: Scaled | None) -> tuple[Value, float, int] | None:
     return term.value, scale, round(zero)
 
 
-def _find_weight(
-    walk: Rewriter, value: Value | relax.Expr, axis: int
-) -> tuple[Value, Doubles, NDArray[np.int32]] | None:
+def _find_weight(walk: Rewriter, value: Value | relax.Expr, axis: int) -> _Weight | None:
     """A weight of signed bytes around 0, its scales along ``axis``, and the weight itself.
 
     None if it is no such weight, for example if bytes minus the zero point are no bytes.
@@ -72,8 +75,10 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     layouts = (str(attrs.data_layout), str(attrs.kernel_layout), str(attrs.out_layout))
     found = _find_bytes(data.scaled_form) if isinstance(data, Value) else None
     known = _find_weight(walk, weight, 0) if found is not None else None
-    if found is None or known is None or layouts != ("NCHW", "OIHW", "NCHW") or int(attrs.groups) != 1:
+    if found is None or known is None or layouts != ("NCHW", "OIHW", "NCHW"):
         return None
+    if int(attrs.groups) != 1:
+        return _depthwise_conv2d(walk, call, found, known)
     source, scale, zero = found
     own, scales, numbers = known
     kernel = own.recipe
@@ -104,9 +109,43 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     n, _, h, w = shape
     result = walk.call(function, [packed, walk.add_weight(recipe)], (n, out // x, h, w, x), "byte_conv2d", "int32")
     sums = Value(shape, packed=result, block=x, order=order, dtype="int32", fused=True)
+    return _scale_sums(sums, found, known)
+
+
+def _scale_sums(sums: Value, data: _Bytes, weight: _Weight) -> Value:
+    """The real numbers that the sums of a convolution stand for."""
+    _, scale, zero = data
+    _, scales, numbers = weight
     offset = -zero * numbers.sum(axis=(1, 2, 3), dtype=np.int64).reshape(1, -1, 1, 1)
     factor = (scale * scales).reshape(1, -1, 1, 1)
-    return Value(shape, scaled_form=Scaled((Term(sums, factor, offset.astype(np.int32) if zero else None),)))
+    return Value(sums.shape, scaled_form=Scaled((Term(sums, factor, offset.astype(np.int32) if zero else None),)))
+
+
+def _depthwise_conv2d(walk: Rewriter, call: relax.Call, data: _Bytes, weight: _Weight) -> Value | None:
+    """A convolution of every channel by itself, which keeps the blocks and their order; None for other groups."""
+    source, _, zero = data
+    kernel = weight[0].recipe
+    assert kernel is not None
+    if not int(call.attrs.groups) == kernel.shape[0] == source.channels:
+        return None
+    x, order = source.block, source.order
+    if source.packed is None or x not in (walk.lanes, walk.lanes // 2):
+        x, order = walk.channel_block(source.channels), None
+        if x not in (walk.lanes, walk.lanes // 2):
+            x, order = walk.lanes, padded_order(source.channels, walk.lanes)
+    packed = walk.pack(source, x, order)
+    if order is not None:
+        kernel = kernel.take(0, order)
+    places, _, kh, kw = kernel.shape
+    kernel = kernel.take(3, padded_order(kw, QUAD)) if kw % QUAD else kernel
+    recipe = kernel.reshape((places // x, x, kh, -(-kw // QUAD), QUAD)).transpose((0, 2, 3, 1, 4))
+    stride, padding, dilation = read_window(call.attrs)
+    function = byte_depthwise_conv2d(shape_of(packed), recipe.shape, kw, stride, padding, dilation, zero)
+    shape = shape_of(call)
+    n, _, h, w = shape
+    arguments = [packed, walk.add_weight(recipe)]
+    result = walk.call(function, arguments, (n, places // x, h, w, x), "byte_depthwise_conv2d", "int32")
+    return _scale_sums(Value(shape, packed=result, block=x, order=order, dtype="int32", fused=True), data, weight)
 
 
 def matmul(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
