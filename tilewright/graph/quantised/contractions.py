@@ -79,9 +79,8 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
         return None
     if int(attrs.groups) != 1:
         return _depthwise_conv2d(walk, call, found, known)
-    source, scale, zero = found
-    own, scales, numbers = known
-    kernel = own.recipe
+    source, _, zero = found
+    kernel = known[0].recipe
     assert kernel is not None
     out, channels, kh, kw = kernel.shape
     x, order = walk.channel_block(out), None

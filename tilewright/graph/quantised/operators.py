@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from tilewright.graph import pixels, tokens
+from tilewright.graph.quantised import tables
 from tilewright.graph.quantised.contractions import conv2d, matmul
 from tilewright.graph.quantised.scaled import Doubles, Scaled, Term
 from tilewright.graph.value import Value, shape_of
@@ -28,18 +29,30 @@ _MOST_TERMS = 3
 
 def serve(walk: Rewriter, name: str, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
     """The value of an operator of which an operand is a sum of scaled tensors; None if it needs the numbers."""
-    if not any(isinstance(a, Value) and a.scaled_form is not None for a in args):
+    known = [a for a in args if isinstance(a, Value) and (a.scaled_form is not None or a.table is not None)]
+    if not known:
         return None
     handler = _TABLE.get(name)
-    return None if handler is None else handler(walk, call, args)
+    lazy = any(a.table is not None for a in known)
+    found = None if handler is None or lazy else handler(walk, call, args)
+    if found is None:
+        constants = [_constant(walk, a, 0) for a in args]
+        found = tables.serve(walk, name, call, args, constants)
+    if found is None and lazy and handler is not None:
+        for operand in known:
+            tables.realise(operand)
+        found = handler(walk, call, args)
+    return found
 
 
 def _constant(walk: Rewriter, operand: object, rank: int) -> Doubles | None:
     """The numbers of a constant operand, with as many axes as the result; None if it is not constant."""
-    from tvm import ir
+    from tvm import ir, tirx
 
     if isinstance(operand, ir.GenericConst):
         found = np.asarray(operand.value.numpy(), dtype=np.float64)
+    elif isinstance(operand, tirx.FloatImm | tirx.IntImm):
+        found = np.asarray(operand.value, dtype=np.float64)
     elif isinstance(operand, Value) and operand.scaled_form is not None and operand.scaled_form.is_weight:
         found = operand.scaled_form.read(walk.arrays)
     elif isinstance(operand, Value) and operand.recipe is not None and operand.recipe.source not in walk.varying:
