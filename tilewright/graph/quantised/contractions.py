@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tilewright.graph.channels import padded_order
 from tilewright.graph.pixel_convolutions import read_window, sample_pixels
-from tilewright.graph.quantised.scaled import Doubles, Scaled, Term
+from tilewright.graph.quantised.scaled import Bytes, Doubles, Scaled, Term, find_bytes
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import View
 from tilewright.ops.contraction.dot_products import QUAD
@@ -23,22 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["conv2d", "matmul"]
 
-#: Unsigned bytes, their scale, and their zero point.
-_Bytes: TypeAlias = tuple[Value, float, int]
 #: A weight of signed bytes around 0, its scales, and its numbers.
 _Weight: TypeAlias = tuple[Value, Doubles, NDArray[np.int32]]
-
-
-def _find_bytes(form: Scaled | None) -> _Bytes | None:
-    """Unsigned bytes, their scale, and their zero point, if a sum is nothing else; None otherwise."""
-    if form is None or not form.is_bytes:
-        return None
-    (term,) = form.terms
-    scale, shift = float(term.scale.reshape(-1)[0]), float(form.shift.reshape(-1)[0])
-    zero = -shift / scale
-    if abs(zero - round(zero)) > 1e-6 or not 0 <= round(zero) <= 255:
-        return None
-    return term.value, scale, round(zero)
 
 
 def _find_weight(walk: Rewriter, value: Value | relax.Expr, axis: int) -> _Weight | None:
@@ -73,7 +59,7 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     attrs = call.attrs
     data, weight = args
     layouts = (str(attrs.data_layout), str(attrs.kernel_layout), str(attrs.out_layout))
-    found = _find_bytes(data.scaled_form) if isinstance(data, Value) else None
+    found = find_bytes(data.scaled_form) if isinstance(data, Value) else None
     known = _find_weight(walk, weight, 0) if found is not None else None
     if found is None or known is None or layouts != ("NCHW", "OIHW", "NCHW"):
         return None
@@ -111,7 +97,7 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     return _scale_sums(sums, found, known)
 
 
-def _scale_sums(sums: Value, data: _Bytes, weight: _Weight) -> Value:
+def _scale_sums(sums: Value, data: Bytes, weight: _Weight) -> Value:
     """The real numbers that the sums of a convolution stand for."""
     _, scale, zero = data
     _, scales, numbers = weight
@@ -120,7 +106,7 @@ def _scale_sums(sums: Value, data: _Bytes, weight: _Weight) -> Value:
     return Value(sums.shape, scaled_form=Scaled((Term(sums, factor, offset.astype(np.int32) if zero else None),)))
 
 
-def _depthwise_conv2d(walk: Rewriter, call: relax.Call, data: _Bytes, weight: _Weight) -> Value | None:
+def _depthwise_conv2d(walk: Rewriter, call: relax.Call, data: Bytes, weight: _Weight) -> Value | None:
     """A convolution of every channel by itself, which keeps the blocks and their order; None for other groups."""
     source, _, zero = data
     kernel = weight[0].recipe
@@ -150,7 +136,7 @@ def _depthwise_conv2d(walk: Rewriter, call: relax.Call, data: _Bytes, weight: _W
 def matmul(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
     """The product of rows of bytes with a matrix of weights, with int32 sums."""
     left, right = args
-    found = _find_bytes(left.scaled_form) if isinstance(left, Value) else None
+    found = find_bytes(left.scaled_form) if isinstance(left, Value) else None
     known = _find_weight(walk, right, 1) if found is not None and len(right.shape) == 2 else None
     if found is None or known is None:
         return None

@@ -11,6 +11,7 @@ import numpy as np
 
 from tilewright.graph import pixels, tokens
 from tilewright.graph.quantised import tables
+from tilewright.graph.quantised.averages import average_pool, mean, multiply
 from tilewright.graph.quantised.contractions import conv2d, matmul
 from tilewright.graph.quantised.scaled import Doubles, Scaled, Term
 from tilewright.graph.value import Value, shape_of
@@ -87,6 +88,8 @@ def _binary(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) ->
         if made is None or not _is_by_channels(made, len(shape)):
             return None
         return Value(shape, scaled_form=made)
+    if name == "multiply":
+        return multiply(walk, call, args)
     if name != "add" or not all(isinstance(a, Value) and a.shape == shape and a.dtype == "float32" for a in args):
         return None
     if any(a.recipe is not None for a in args):
@@ -175,6 +178,8 @@ _TABLE: dict[str, _Handler] = {
     "expand_dims": _move,
     "permute_dims": _move,
     "nn.max_pool2d": _max_pool,
+    "nn.avg_pool2d": average_pool,
+    "mean": mean,
     "nn.conv2d": conv2d,
     "matmul": matmul,
 }
