@@ -92,7 +92,7 @@ def convolutions(net: Sketch) -> None:
 
 
 def signed(net: Sketch) -> None:
-    """Signed bytes of data, with and without a zero point. A grouped convolution stays float, a depthwise one does not."""
+    """Signed bytes of data, with and without a zero point. A grouped convolution stays float."""
 
     def end(x: str, scale: float, zero: int) -> None:
         net.output(net.q(x, scale, zero, "int8"), TensorProto.INT8)
@@ -173,7 +173,7 @@ def channels_alone(net: Sketch) -> None:
 
 
 def activations(net: Sketch) -> None:
-    """Functions of bytes: hard-swish as the quantiser writes it, SiLU, GELU, and one that is read as float32, too."""
+    """Functions of bytes: hard-swish as the quantiser writes it, SiLU, GELU. Some are also read as float32."""
     a = net.qdq(net.input(1, 16, 6, 5), 0.03, 120)
     b = net.qdq(net.op("Conv", a, net.weight(16, 16, 1, 1)), 0.06, 110)
     gate = net.qdq(net.op("HardSigmoid", b, alpha=1 / 6), 1 / 255, 0)
@@ -186,10 +186,11 @@ def activations(net: Sketch) -> None:
     gelu = net.op("Mul", halves, net.op("Add", erf, net.constant(1.0, "float32")))
     net.output(net.q(gelu, 0.041, 9))  # far from ties: a scale of 0.04 halves every other level
     net.output(net.q(net.op("Add", net.op("Tanh", b), net.op("Softmax", b, axis=1)), 0.01, 100))
+    net.output(net.q(net.op("AveragePool", b, kernel_shape=[2, 3], pads=[0, 1, 1, 0]), 0.031, 100))
 
 
 def excitation(net: Sketch) -> None:
-    """Means of bytes, with and without padding; products with gates, and of two whole tensors; in a block with gaps."""
+    """Means of bytes, also with padding; products with gates, and of two whole tensors; in a block with gaps."""
     a = net.qdq(net.input(1, 20, 7, 6), 0.03, 120)
     b = net.qdq(net.op("Conv", a, net.weight(20, 20, 1, 1)), 0.06, 110)
     c = net.qdq(net.op("GlobalAveragePool", b), 0.01, 128)
@@ -198,7 +199,6 @@ def excitation(net: Sketch) -> None:
     net.output(net.q(net.op("Mul", net.qdq(net.op("Conv", a, net.weight(20, 20, 1, 1)), 0.06, 10), d), 0.2, 100))
     pooled = net.op("AveragePool", d, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4, count_include_pad=1)
     net.output(net.q(pooled, 0.03, 100))
-    net.output(net.q(net.op("AveragePool", d, kernel_shape=[2, 3], pads=[0, 1, 1, 0]), 0.03, 100))
 
 
 CASES: dict[str, Callable[[Sketch], None]] = {
