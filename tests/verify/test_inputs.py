@@ -269,13 +269,12 @@ def test_mutants(change: str) -> None:
 
 def test_a_deep_network_of_bytes_has_errors_of_whole_quanta() -> None:
     """Two runs that round otherwise are apart by quanta, which a larger rounding does not make larger."""
-    scales = {"s": np.float32(0.05), "z": np.uint8(128)}
     nodes, x = [], "x"
     for layer in range(5):
         q, d, y = f"q{layer}", f"d{layer}", "y" if layer == 4 else f"y{layer}"
         nodes += [node("QuantizeLinear", [x, "s", "z"], [q]), node("DequantizeLinear", [q, "s", "z"], [d])]
         nodes.append(node("MatMul", [d, "w"], [y]))
         x = y
-    whole = made(nodes, {"x": ([4, 64], "float32")}, w=normal(64, 64) / 8, **scales)
+    whole = made(nodes, {"x": ([4, 64], "float32")}, w=normal(64, 64) / 8, s=np.float32(0.05), z=np.uint8(128))
     verdict = judge(lambda xs: by_onnxruntime(whole, [array * np.float32(1 + 1e-6) for array in xs]), trials(whole))
     assert verdict.outcome is not Outcome.WRONG

@@ -15,6 +15,7 @@ from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import View
 from tilewright.ops.contraction.dot_products import QUAD
 from tilewright.ops.contraction.quantised import byte_conv2d, byte_dense, byte_depthwise_conv2d
+from tilewright.ops.quads import pack_quads
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -80,6 +81,8 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
         if not block:
             block = QUAD if channels < walk.lanes else walk.lanes
             places = padded_order(channels, block)
+    if places is not None and len(places) == block and source.packed is None:
+        _pack_image(walk, source, block, places)
     packed = walk.pack(source, block, places)
     if places is not None:
         kernel = kernel.take(1, places)
@@ -95,6 +98,17 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     result = walk.call(function, [packed, walk.add_weight(recipe)], (n, out // x, h, w, x), "byte_conv2d", "int32")
     sums = Value(shape, packed=result, block=x, order=order, dtype="int32", fused=True)
     return _scale_sums(sums, found, known)
+
+
+def _pack_image(walk: Rewriter, source: Value, block: int, places: tuple[int, ...]) -> None:
+    """Pack an image whose channels fill one block, with gaps after them, in one pass."""
+    if (block, places) in source.copies or not walk.make_whole_view(source).in_order:
+        return
+    n, _, h, w = source.shape
+    planes = walk.reshape(source.base, source.shape)
+    copy = walk.call(pack_quads(source.shape, block), [planes], (n, 1, h, w, block), "pack_quads", "uint8")
+    source.packed, source.block, source.order = copy, block, places
+    source.copies[block, places] = copy
 
 
 def _scale_sums(sums: Value, data: Bytes, weight: _Weight) -> Value:
