@@ -7,12 +7,14 @@ errors are those of the rounding alone.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from bench import _models, _modern, _small_networks
+from bench import _models, _small_networks
+from bench._modern import fetch
 from tilewright.frontend.onnx.rewriting.upgrade import upgrade
 from tilewright.processor import cache_sizes
 from tilewright.quantising.rounding import round_here
@@ -70,11 +72,16 @@ def _light(name: str) -> Callable[[], onnx.ModelProto]:
     return make
 
 
+def _modern_network(name: str) -> onnx.ModelProto:
+    """A network of ``bench._modern``, fetched into the cache."""
+    return onnx.load(str(fetch(name).path))
+
+
 #: The networks by name.
 NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
     **{name: _light(name) for name in ("resnet50", "squeezenet", "vgg19", "densenet121", "inception_v1")},
     "small_mobilenet_v3": _small_networks.mobilenet_v3,
-    "minilm": lambda: onnx.load(_modern.fetch("minilm").path),
+    **{name: partial(_modern_network, name) for name in ("mobilenetv3", "efficientnet_b0", "vit_tiny", "minilm")},
 }
 
 
@@ -102,7 +109,7 @@ def _quantise(plain: Path, out: Path) -> None:
             rng = np.random.default_rng(1)
             self._samples = iter(
                 [
-                    {i.name: rng.standard_normal(i.shape).astype(np.float32) for i in session.get_inputs()}
+                    {i.name: _draw(rng, i.name, i.shape, i.type) for i in session.get_inputs()}
                     for _ in range(_CALIBRATED)
                 ]
             )
@@ -119,3 +126,12 @@ def _quantise(plain: Path, out: Path) -> None:
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
     )
+
+
+def _draw(rng: np.random.Generator, name: str, shape: list[int], kind: str) -> Array:
+    """A random input: numbers, tokens, a mask of ones, or token types of zero."""
+    if "float" in kind:
+        return rng.standard_normal(shape).astype(np.float32)
+    if "ids" not in name:
+        return np.ones(shape, np.int64)
+    return np.zeros(shape, np.int64) if "type" in name else rng.integers(1, 20_000, shape)

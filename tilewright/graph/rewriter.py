@@ -291,12 +291,15 @@ class Rewriter:
         if idiom is not None:
             return idiom
         args = [self.values.get(a, a) if isinstance(a, relax.Var) else a for a in operands]
-        known = [a for a in args if isinstance(a, Value)]
-        if not known or any(isinstance(a, list | relax.Var) for a in args):
+        if not any(isinstance(a, Value) for a in args) or any(isinstance(a, list | relax.Var) for a in args):
             return self.keep_plain(expr)
-        integers = quantised.serve(self, name, expr, args)
-        if integers is not None:
-            return integers
+        return quantised.serve(self, name, expr, args) or self.serve_numbers(name, expr, args)
+
+    def serve_numbers(self, name: str, expr: relax.Call, args: list[Value | relax.Expr]) -> _Rewritten:
+        """The value of an operator ``relax.name``, computed on the numbers of its operands."""
+        from tvm import ir
+
+        known = [a for a in args if isinstance(a, Value)]
         for operand in known:
             quantised.settle(self, operand)
         moved = move_weight(name, expr, known)

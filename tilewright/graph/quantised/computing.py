@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tilewright.graph.quantised.scaled import Scaled
+from tilewright.graph.quantised.tables import realise
 from tilewright.graph.value import Value
 from tilewright.graph.view import View
 from tilewright.ops.elementwise.affine import AffineForm, TermForm, affine
@@ -22,10 +23,11 @@ __all__ = ["compute", "settle"]
 
 
 def settle(walk: Rewriter, value: Value) -> Value:
-    """Compute a sum of scaled tensors, unless it is a tensor already. Returns ``value``.
+    """Compute a sum of scaled tensors, or a function of bytes, unless it is a tensor already. Returns ``value``.
 
     Bytes of one scale keep their form: contractions that follow read the bytes, and other operators the tensor.
     """
+    realise(value)
     form = value.scaled_form
     if form is None or value.base is not None or value.packed is not None:
         return value

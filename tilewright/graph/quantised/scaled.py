@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
     from tilewright.graph.value import Value
 
-__all__ = ["Computed", "Doubles", "Scaled", "Term"]
+__all__ = ["Bytes", "Computed", "Doubles", "Scaled", "Term", "find_bytes"]
 
 Doubles: TypeAlias = NDArray[np.float64]
+#: Unsigned bytes, their scale, and their zero point.
+Bytes: TypeAlias = "tuple[Value, float, int]"
 
 
 @dataclass(frozen=True)
@@ -116,3 +118,15 @@ class Scaled:
         assert term.value.recipe is not None
         levels = term.value.recipe.apply(arrays).astype(np.float64)
         return np.asarray(np.clip(levels * term.scale + self.shift, self.low, self.high))
+
+
+def find_bytes(form: Scaled | None) -> Bytes | None:
+    """Unsigned bytes, their scale, and their zero point, if a sum is nothing else; None otherwise."""
+    if form is None or not form.is_bytes:
+        return None
+    (term,) = form.terms
+    scale, shift = float(term.scale.reshape(-1)[0]), float(form.shift.reshape(-1)[0])
+    zero = -shift / scale
+    if abs(zero - round(zero)) > 1e-6 or not 0 <= round(zero) <= 255:
+        return None
+    return term.value, scale, round(zero)

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from tilewright.ops.function import ELEMENTWISE, KEPT, make_function
+from tilewright.ops.function import BROADCAST, ELEMENTWISE, KEPT, make_function
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
     from tvm.te import Tensor
     from tvm.tirx import PrimFunc
 
-__all__ = ["QUANTISATION", "AffineForm", "TermForm", "affine"]
+__all__ = ["QUANTISATION", "AffineForm", "TermForm", "affine", "product"]
 
 #: The attribute of a function that quantises or dequantises, on its way from an importer to the graph: which of both,
 #: and the axis of the scales. The function's parameters are the data, the scales and the zero points.
@@ -182,3 +182,28 @@ def affine(form: AffineForm) -> PrimFunc:
 
     y = te.compute(form.shape, element, name="affine" if form.dtype == "float32" else "requantise")
     return make_function([*terms, *numbers, y], ELEMENTWISE)
+
+
+@lru_cache(KEPT)
+def product(left: tuple[int, ...], right: tuple[int, ...]) -> PrimFunc:
+    """The product of bytes minus their zero points.
+
+    Gives a PrimFunc (uint8 left, uint8 right, float32 zero point of each of both ``(1,)``, float32 output).
+
+    Args:
+        left: the shape of the left operand and of the output.
+        right: the shape of the right operand, with 1 for the axes along which it is repeated.
+    """
+    from tvm import te
+
+    a, b = te.placeholder(left, "uint8", name="left"), te.placeholder(right, "uint8", name="right")
+    zeros = [te.placeholder((1,), name=f"zero{i}") for i in range(2)]
+
+    def level(tensor: Tensor, zero: Tensor, place: tuple[Expr, ...]) -> Expr:
+        return tensor(*place).astype("int32").astype("float32") - zero[0]
+
+    def element(*place: Expr) -> Expr:
+        other = tuple(0 if extent == 1 else i for i, extent in zip(place, right, strict=True))
+        return level(a, zeros[0], place) * level(b, zeros[1], other)
+
+    return make_function([a, b, *zeros, te.compute(left, element, name="product")], BROADCAST)
