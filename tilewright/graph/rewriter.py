@@ -118,10 +118,7 @@ class Rewriter:
         """The view of the tensor in ``value.base``. A missing base is made."""
         quantised.settle(self, value)
         if value.view is None:
-            if value.recipe is not None:
-                value.base = self.add_weight(value.recipe)
-            else:
-                value.base = self.unpack(value)
+            value.base = self.unpack(value) if value.recipe is None else self.add_weight(value.recipe)
             value.view = View.of(value.shape)
         return value.view
 
