@@ -7,13 +7,17 @@ errors are those of the rounding alone.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 
 from bench import _models, _small_networks
+from bench._modern import fetch
 from tilewright.frontend.onnx.rewriting.upgrade import upgrade
+from tilewright.processor import cache_sizes
+from tilewright.quantising.rounding import round_here
 from tilewright.tensor import Array
 
 __all__ = ["NETWORKS", "write_models"]
@@ -22,21 +26,32 @@ __all__ = ["NETWORKS", "write_models"]
 _CALIBRATED = 4
 
 
-def write_models(name: str, folder: Path) -> tuple[Path, Path]:
-    """Write a network in float32, with its batch norms folded, and quantised: static QDQ, per channel.
+def write_models(name: str, folder: Path, how: str = "static") -> tuple[Path, Path]:
+    """Write a network in float32, with its batch norms folded, and in another precision.
 
     Args:
         name: of one of ``NETWORKS``, or an ONNX file.
         folder: the directory for the files.
+        how: ``static``: quantised, QDQ, per channel; ``dynamic``: scales of activations are computed at run time;
+            ``bf16``: weights of products of few rows are rounded to bfloat16.
 
     Returns:
-        the file in float32, and the quantised one.
+        the file in float32, and the other one.
     """
     model = NETWORKS[name]() if name in NETWORKS else onnx.load(name)
     stem = Path(name).stem
     plain, quantised = folder / f"{stem}.onnx", folder / f"{stem}-int8.onnx"
     _fold(model, plain, folder / "raw.onnx")
-    _quantise(plain, quantised)
+    if how == "bf16":
+        rounded = round_here(plain, quantised, None, cache_sizes()[1], 0)
+        print(f"+ {rounded if rounded.products else 'no weights are rounded'}", flush=True)
+    elif how == "dynamic":
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        constants = {"MatMulConstBOnly": True}
+        quantize_dynamic(plain, quantised, per_channel=True, weight_type=QuantType.QInt8, extra_options=constants)
+    else:
+        _quantise(plain, quantised)
     return plain, quantised
 
 
@@ -57,10 +72,16 @@ def _light(name: str) -> Callable[[], onnx.ModelProto]:
     return make
 
 
+def _modern_network(name: str) -> onnx.ModelProto:
+    """A network of ``bench._modern``, fetched into the cache."""
+    return onnx.load(str(fetch(name).path))
+
+
 #: The networks by name.
 NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
     **{name: _light(name) for name in ("resnet50", "squeezenet", "vgg19", "densenet121", "inception_v1")},
     "small_mobilenet_v3": _small_networks.mobilenet_v3,
+    **{name: partial(_modern_network, name) for name in ("mobilenetv3", "efficientnet_b0", "vit_tiny", "minilm")},
 }
 
 
@@ -88,7 +109,7 @@ def _quantise(plain: Path, out: Path) -> None:
             rng = np.random.default_rng(1)
             self._samples = iter(
                 [
-                    {i.name: rng.standard_normal(i.shape).astype(np.float32) for i in session.get_inputs()}
+                    {i.name: _draw(rng, i.name, i.shape, i.type) for i in session.get_inputs()}
                     for _ in range(_CALIBRATED)
                 ]
             )
@@ -105,3 +126,12 @@ def _quantise(plain: Path, out: Path) -> None:
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
     )
+
+
+def _draw(rng: np.random.Generator, name: str, shape: list[int], kind: str) -> Array:
+    """A random input: numbers, tokens, a mask of ones, or token types of zero."""
+    if "float" in kind:
+        return rng.standard_normal(shape).astype(np.float32)
+    if "ids" not in name:
+        return np.ones(shape, np.int64)
+    return np.zeros(shape, np.int64) if "type" in name else rng.integers(1, 20_000, shape)

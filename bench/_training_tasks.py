@@ -234,7 +234,12 @@ def _classify(task: Task | None) -> str:
     name = task.name.split()[0]
     if _NORM_WORDS.search(name):
         return NORM
-    if task.kind == "contraction" or _is(task, "products") or "matmul" in name or "token_product" in name:
+    if (
+        task.kind in ("contraction", "attention")
+        or _is(task, "products")
+        or "matmul" in name
+        or "token_product" in name
+    ):
         return PRODUCT
     return OTHER if _OTHER_WORDS.search(name) or task.kind == "rows" else ELEMENTWISE
 

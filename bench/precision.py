@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--budget", default="2m", help="of each tuning; 0: default schedules")
     parser.add_argument("--against", default="onnxruntime,openvino", help="comma-separated")
     parser.add_argument("--blocks", type=int, default=12, help="turns of each runtime")
+    parser.add_argument("--how", choices=("static", "dynamic", "bf16"), default="static", help="the other precision")
     parser.add_argument("--json", type=Path, default=Path("precision.json"))
     arguments = parser.parse_args()
     done: dict[str, Any] = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
@@ -53,7 +54,7 @@ def main() -> None:
     for name in arguments.models.split(","):
         if any(row["model"] == name for row in rows):
             continue
-        rows += _compare(name, arguments.budget, arguments.against.split(","), arguments.blocks)
+        rows += _compare(name, arguments.budget, arguments.against.split(","), arguments.blocks, arguments.how)
         date = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         done = {"rows": rows, "budget": arguments.budget, "machine": model_name(), "date": date}
         write_json(arguments.json, done)
@@ -67,10 +68,11 @@ def main() -> None:
     print(f"medians; {done['machine']}, {wanted_threads()} threads, {done['date'][:10]}")
 
 
-def _compare(name: str, budget: str, against: list[str], blocks: int) -> list[dict[str, Any]]:
+def _compare(name: str, budget: str, against: list[str], blocks: int, how: str) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="tilewright-bench-") as text:
         folder = Path(text)
-        models = dict(zip(("float32", "int8"), write_models(name, folder), strict=True))
+        names = ("float32", "bf16" if how == "bf16" else "int8")
+        models = dict(zip(names, write_models(name, folder, how), strict=True))
         entrants = []
         for precision, path in models.items():
             _tune(path, folder / precision, budget, folder)

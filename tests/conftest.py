@@ -44,6 +44,8 @@ FAST = (
     "methods/test_parts.py",
     "graph/test_channels.py",
     "graph/test_view.py",
+    "quantising/test_accuracy.py",
+    "quantising/test_samples.py",
     "records/test_export.py",
     "search/test_annealing.py",
     "search/test_bayesian.py",

@@ -226,6 +226,45 @@ def test_cheap_gradient_before_a_batch_norm_is_not_written(channels: int, activa
     assert [name.startswith("channel_statistics") for name in sums] == [activation == "silu" or plain], names
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (0, 2, 1)])
+def test_gradient_of_a_bias_is_a_sum_over_tokens(order: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    extraction = all_agree(lambda dy, x: (dy.permute(order).sum((0, 1)), dy * x), [torch.randn(4, 16, 48)] * 2, 2)
+    # Rows in another order are summed as they lie. If parts of rows are summed, the tensor is brought into its order.
+    names = [use.task.name.split()[0] for use in extraction.uses]
+    columns = 48 if order[2] == 2 else 16
+    assert ("token_sum" in names) == (columns % TARGET.lanes == 0), names
+    assert ("transpose" in names) == (order[2] == 1), names
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_attention_in_training_is_one_function(apart: bool) -> None:
+    def attend(qkv: Any, weight: Any) -> Any:
+        q, k, v = qkv.reshape(2, 19, 3, 2, 16).permute(2, 0, 3, 1, 4).unbind(0)
+        if apart:
+            k = k * 0.5
+        attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        result, sums = attention(q, k, v, 0.0, apart)
+        return result.transpose(1, 2).reshape(38, 32) @ weight, sums.contiguous()
+
+    torch.manual_seed(0)
+    extraction = all_agree(attend, [torch.randn(2, 19, 96), torch.randn(32, 16)])
+    names = [use.task.name.split()[0] for use in extraction.uses]
+    assert {"attention", "dense"} <= set(names), names
+    assert not any("matmul" in name or "log_sum_exp" in name for name in names), names
+
+
+def test_gradients_of_a_projection_are_written_in_its_order() -> None:
+    def join(gradient: Any, *heads: Any) -> Any:
+        parts = [torch.relu(part).transpose(1, 2) for part in heads]
+        return (torch.stack(parts).permute(1, 3, 0, 2, 4).reshape(38, 96) @ gradient,)
+
+    torch.manual_seed(0)
+    extraction = all_agree(join, [torch.randn(96, 16), *(torch.randn(2, 19, 2, 16) for _ in range(3))])
+    names = [use.task.name.split()[0] for use in extraction.uses]
+    assert not any("transpose" in name for name in names), names
+
+
 @pytest.mark.parametrize("channels", [16, 24, 5])
 def test_batch_norm_in_training(channels: int) -> None:
     def both(x: Any, dy: Any, weight: Any, bias: Any, mean: Any, variance: Any) -> Any:

@@ -18,6 +18,7 @@ from tests.models import TARGET, built, defaults, read, runs
 from tests.targets import LANES, lack, lane_target
 from tilewright.compiling.build import build
 from tilewright.graph.tasks import Extraction, extract
+from tilewright.space.module import task_module
 from tilewright.target import Target
 
 Arrays = dict[str, NDArray[Any]]
@@ -91,7 +92,7 @@ def convolutions(net: Sketch) -> None:
 
 
 def signed(net: Sketch) -> None:
-    """Signed bytes of data, with and without a zero point, and depthwise and grouped convolutions, which stay float."""
+    """Signed bytes of data, with and without a zero point. A grouped convolution stays float."""
 
     def end(x: str, scale: float, zero: int) -> None:
         net.output(net.q(x, scale, zero, "int8"), TensorProto.INT8)
@@ -157,6 +158,49 @@ def axes(net: Sketch) -> None:
         net.output(net.q(net.op("Add", b, c), 0.05, 100))
 
 
+def channels_alone(net: Sketch) -> None:
+    """Depthwise kernels of several sizes, strides and paddings, between pointwise convolutions, on blocks with gaps."""
+    a = net.qdq(net.input(1, 20, 11, 9), 0.03, 131)
+    scales = net.rng.uniform(1e-3, 9e-3, 20)
+    b = net.op("Conv", a, net.weight(20, 1, 5, 5, scales=scales), group=20, pads=[2, 1, 2, 3], strides=[2, 1])
+    c = net.qdq(net.op("Relu", b), 0.04, 3)
+    d = net.qdq(net.op("Conv", c, net.weight(32, 20, 1, 1)), 0.2, 120)
+    bias = net.constant(net.rng.standard_normal(32), "float32")
+    weight = net.weight(32, 1, 3, 3, scales=net.rng.uniform(1e-3, 9e-3, 32))
+    e = net.op("Conv", d, weight, bias, group=32, pads=[1] * 4, strides=[2, 2])
+    net.output(net.q(net.op("Conv", d, net.weight(32, 1, 3, 3), group=32, pads=[2] * 4, dilations=[2, 2]), 0.3, 110))
+    net.output(net.q(e, 0.3, 100))
+
+
+def activations(net: Sketch) -> None:
+    """Functions of bytes: hard-swish as the quantiser writes it, SiLU, GELU. Some are also read as float32."""
+    a = net.qdq(net.input(1, 16, 6, 5), 0.03, 120)
+    b = net.qdq(net.op("Conv", a, net.weight(16, 16, 1, 1)), 0.06, 110)
+    gate = net.qdq(net.op("HardSigmoid", b, alpha=1 / 6), 1 / 255, 0)
+    net.output(net.q(net.op("Mul", b, gate), 0.05, 10))
+    c = net.qdq(net.op("Conv", a, net.weight(16, 16, 1, 1)), 0.06, -4, "int8")
+    silu = net.op("Mul", c, net.qdq(net.op("Sigmoid", c), 1 / 255, 0))
+    net.output(net.q(silu, 0.05, -3, "int8"), TensorProto.INT8)
+    halves = net.op("Mul", c, net.constant(0.5, "float32"))
+    erf = net.op("Erf", net.op("Mul", c, net.constant(0.5**0.5, "float32")))
+    gelu = net.op("Mul", halves, net.op("Add", erf, net.constant(1.0, "float32")))
+    net.output(net.q(gelu, 0.041, 9))  # far from ties: a scale of 0.04 halves every other level
+    net.output(net.q(net.op("Add", net.op("Tanh", b), net.op("Softmax", b, axis=1)), 0.01, 100))
+    net.output(net.q(net.op("AveragePool", b, kernel_shape=[2, 3], pads=[0, 1, 1, 0]), 0.031, 100))
+
+
+def excitation(net: Sketch) -> None:
+    """Means of bytes, also with padding; products with gates, and of two whole tensors; in a block with gaps."""
+    a = net.qdq(net.input(1, 20, 7, 6), 0.03, 120)
+    b = net.qdq(net.op("Conv", a, net.weight(20, 20, 1, 1)), 0.06, 110)
+    c = net.qdq(net.op("GlobalAveragePool", b), 0.01, 128)
+    gate = net.qdq(net.op("Sigmoid", net.qdq(net.op("Conv", c, net.weight(20, 20, 1, 1)), 0.02, 128)), 1 / 255, 0)
+    d = net.qdq(net.op("Mul", b, gate), 0.04, 118)
+    net.output(net.q(net.op("Mul", net.qdq(net.op("Conv", a, net.weight(20, 20, 1, 1)), 0.06, 10), d), 0.2, 100))
+    pooled = net.op("AveragePool", d, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4, count_include_pad=1)
+    net.output(net.q(pooled, 0.03, 100))
+
+
 CASES: dict[str, Callable[[Sketch], None]] = {
     "convolutions": convolutions,
     "signed": signed,
@@ -164,6 +208,9 @@ CASES: dict[str, Callable[[Sketch], None]] = {
     "operators": operators,
     "limits": limits,
     "axes": axes,
+    "channels_alone": channels_alone,
+    "activations": activations,
+    "excitation": excitation,
 }
 
 
@@ -215,13 +262,30 @@ def check(name: str, target: Target, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "contractions"),
-    [("convolutions", 3), ("signed", 4), ("products", 2), ("operators", 2), ("limits", 3), ("axes", 4)],
+    [
+        ("convolutions", 3),
+        ("signed", 4),
+        ("products", 2),
+        ("operators", 2),
+        ("limits", 3),
+        ("axes", 4),
+        ("channels_alone", 4),
+    ],
 )
 def test_contractions_are_of_bytes(name: str, contractions: int, tmp_path: Path) -> None:
     found = templates(extract(read(_model(tmp_path, name)), lane_target(16)))
     assert len(found) == contractions
     plain = [stem for stem in found if not stem.startswith("byte_")]
-    assert [stem.split("_")[0] for stem in plain] == (["depthwise", "grouped"] if name == "signed" else [])
+    assert [stem.split("_")[0] for stem in plain] == (["grouped"] if name == "signed" else [])
+
+
+def test_no_image_becomes_float32(tmp_path: Path) -> None:
+    """What follows a convolution of bytes gives bytes: activations, gates and means."""
+    tasks = [use.task for use in extract(read(_model(tmp_path, "excitation")), lane_target(16)).uses]
+    for task in tasks:
+        function = task_module(task)["main"]
+        dtypes = [str(p.ty.dtype) for p in function.params if len(p.ty.shape) == 5 and int(p.ty.shape[3]) > 1]
+        assert "float32" not in dtypes
 
 
 @runs

@@ -47,6 +47,7 @@ FAMILIES: dict[str, tuple[Any, str, str]] = {
     "statistics": (pixel_sums.channel_statistics(_STATISTICS, (2, 2, 8, 8, 8)), "pixel_sums", "pixel_sums"),
     "channel sum": (pixel_sums.channel_sum((2, 2, 8, 8, 8), 16), "pixel_sums", "pixel_sums"),
     "token product": (pixel_sums.token_product(32, 16, 16, 8), "pixel_sums", "pixel_sums"),
+    "token sum": (pixel_sums.token_sum(32, 16, 8), "pixel_sums", "pixel_sums"),
     "norm sums": (pixel_sums.norm_sums(32, 16, 8), "pixel_sums", "pixel_sums"),
     "softmax": (rows.softmax((8, 24), 8, True), "rows", "rows"),
     "layer norm": (rows.layer_norm((8, 24), 8, 1e-5), "rows", "rows"),
@@ -114,7 +115,7 @@ def test_a_task_that_no_template_serves_is_refused() -> None:
     with pytest.raises(SpaceError, match=r"kind is 'contraction', but that of .* is 'rows'"):
         make_space(task_of("softmax", FAMILIES["softmax"][0]), TARGET, (Mine(),))
     with pytest.raises(
-        SpaceError, match="'contraction', 'pixel_sums', 'rows', 'recurrent', 'attention', 'winograd' or 'auto'"
+        SpaceError, match="'contraction', 'pixel_sums', 'rows', 'quads', 'recurrent', 'attention', 'winograd' or 'auto'"
     ):
         make_space(Task("k", "n", "other", 1.0, ""), TARGET)
     with pytest.raises(SpaceError, match="cannot be read"):

@@ -265,3 +265,16 @@ def test_mutants(change: str) -> None:
         wrong[3] = node("Identity", ["c2"], ["s"])
     mutant = made(wrong, inputs, w1=bad1, w2=bad2, w3=w3)
     assert judge(lambda xs: by_onnxruntime(mutant, xs), found).wrong
+
+
+def test_a_deep_network_of_bytes_has_errors_of_whole_quanta() -> None:
+    """Two runs that round otherwise are apart by quanta, which a larger rounding does not make larger."""
+    nodes, x = [], "x"
+    for layer in range(5):
+        q, d, y = f"q{layer}", f"d{layer}", "y" if layer == 4 else f"y{layer}"
+        nodes += [node("QuantizeLinear", [x, "s", "z"], [q]), node("DequantizeLinear", [q, "s", "z"], [d])]
+        nodes.append(node("MatMul", [d, "w"], [y]))
+        x = y
+    whole = made(nodes, {"x": ([4, 64], "float32")}, w=normal(64, 64) / 8, s=np.float32(0.05), z=np.uint8(128))
+    verdict = judge(lambda xs: by_onnxruntime(whole, [array * np.float32(1 + 1e-6) for array in xs]), trials(whole))
+    assert verdict.outcome is not Outcome.WRONG

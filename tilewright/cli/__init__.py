@@ -16,7 +16,20 @@ from typing import Annotated  # noqa: E402
 try:
     import typer
 
-    from tilewright.cli import bench, build, cost, dashboard, doctor, export, records, report, run, tasks, tune
+    from tilewright.cli import (
+        bench,
+        build,
+        cost,
+        dashboard,
+        doctor,
+        export,
+        quantize,
+        records,
+        report,
+        run,
+        tasks,
+        tune,
+    )
     from tilewright.cli.boundary import guard
     from tilewright.cli.config import find_config, list_options, read_config
     from tilewright.cli.streams import prepare_streams
@@ -73,6 +86,7 @@ def _options(
 app.command("tune")(tune.tune)
 app.command("build")(build.build)
 app.command("bench")(bench.bench)
+app.command("quantize")(quantize.quantize)
 app.command("dashboard")(dashboard.dashboard)
 app.command("report")(report.report)
 app.command("run")(run.run)

@@ -17,7 +17,7 @@ from tilewright.frontend.shapes import ShapeRequest
 if TYPE_CHECKING:
     from tilewright.tensor import Array
 
-__all__ = ["FixOption", "SampleOption", "ShapeOption", "WeightOption", "make_shape_request"]
+__all__ = ["FixOption", "SampleOption", "ShapeOption", "WeightOption", "make_shape_request", "read_sample"]
 
 #: The most extents that one range may have. A range without a step is soon too long.
 _MOST_EXTENTS = 4096
@@ -75,7 +75,7 @@ def make_shape_request(
         ShapeError: a text has another form.
         TilewrightError: a file of a sample cannot be read.
     """
-    arrays = tuple(_read_sample(path) for path in samples or ())
+    arrays = tuple(read_sample(path) for path in samples or ())
     request = ShapeRequest(
         choices=tuple(map(_parse_shape, shapes or ())),
         whole=tuple({name: array.shape for name, array in sample.items()} for sample in arrays),
@@ -146,8 +146,12 @@ def _parse_weight(text: str | None) -> tuple[float, ...]:
     return tuple(map(float, parts))
 
 
-def _read_sample(path: Path) -> dict[str, Array]:
-    """The arrays of a file by name; an empty name for the array of an ``.npy`` file."""
+def read_sample(path: Path) -> dict[str, Array]:
+    """The arrays of a file by name; an empty name for the array of an ``.npy`` file.
+
+    Raises:
+        TilewrightError: the file cannot be read.
+    """
     from tilewright.reading import open_regular, read_array, read_arrays
 
     try:

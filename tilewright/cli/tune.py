@@ -23,6 +23,7 @@ from tilewright.cli.options import (
     check_out,
     check_target,
 )
+from tilewright.cli.precision import PrecisionOption, check_precision, round_model
 from tilewright.cli.report import PAGE, write_report
 from tilewright.cli.text import milliseconds
 from tilewright.cli.tuning import GO_ON, MethodNames, TuneOptions, check_sharing, make_display, run_tuning
@@ -102,6 +103,7 @@ def tune(
             "published (cliques of overlapping spaces, the best ten), or none; by default as the method has it.",
         ),
     ] = None,
+    precision: PrecisionOption = "float32",
     shape: ShapeOption = None,
     sample: SampleOption = None,
     fix: FixOption = None,
@@ -131,8 +133,10 @@ def tune(
         verbosity=verbosity(),
         page=not no_report,
         live=live,
+        precision=precision,
     )
     check_target(target)
+    check_precision(precision, alone=len(model) == 1 and not fleet)
     check_sharing(sharing)
     options = replace(options, request=make_shape_request(shape, sample, fix, weight))
     check_fleet(fleet, kind, model, target)
@@ -159,6 +163,7 @@ def _tune_one(options: TuneOptions, cluster: Cluster, json_file: Path | None, *,
     with ExitStack() as ending, ExitStack() as stack:
         stack.enter_context(reserve_out(out))
         stack.enter_context(scratch())
+        options = round_model(options, stack)
         progress = _serve_page(options) if options.live else None
         try:
             report, told = run_tuning(options, cluster, stack, BEGAN, progress)

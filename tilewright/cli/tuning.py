@@ -57,6 +57,8 @@ class TuneOptions:
         request: what is asked of the inputs; None: nothing.
         page: whether a page about the run is written.
         live: whether it is served while the run goes on.
+        precision: of weights that are read from memory: ``float32`` or ``bf16``.
+        notes: what was done with the model before, for the report. They were told already.
     """
 
     model: Path
@@ -70,6 +72,8 @@ class TuneOptions:
     request: ShapeRequest | None = None
     page: bool = True
     live: bool = False
+    precision: str = "float32"
+    notes: tuple[str, ...] = ()
 
 
 def check_sharing(name: str | None) -> None:
@@ -112,6 +116,8 @@ def run_tuning(
     how = _share(_method(options.names), options.names.sharing)
     where = records_place(options.records) if records is None else None
     reading = stack.enter_context(begin_reading(options.model, options.request))
+    if not isinstance(reading, Path):
+        reading.notes = options.notes
     from tilewright.records.fallback import FallbackStore, open_for_tuning
 
     if records is not None:
@@ -148,7 +154,7 @@ def run_tuning(
         go_on = "" if store.kept else f"; {GO_ON}"
         print(f"no executable was written{earlier if there else ''}{go_on}", file=sys.stderr)
         raise
-    return result.report, store.notes
+    return result.report, [*store.notes, *options.notes]
 
 
 def make_display(level: Verbosity) -> Progress:

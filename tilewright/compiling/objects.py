@@ -33,9 +33,11 @@ _MOST_NAME = 100
 _LONGEST_NAME = 120
 #: What a kept object file depends on besides its program and versions; changes if kernels are compiled in another way.
 _FORMAT = 1
-#: Programs in an object file. Each file costs 13 ms, each program 3 ms and what its code takes. (A choice: with more of
+#: Programs in an object file, at least and at most. Each file costs 13 ms, each program 3 ms and what its code takes.
+_FEWEST, _MOST = 4, 10
+#: Files that are made of programs that are used together, unless they would be too small. (A choice: with fewer of
 #: them, the cores do not end at the same time.)
-_TOGETHER = 4
+_FILES = 32
 #: Object files that are kept. One has about 10 KB. (A choice.)
 _MOST_KEPT = 8192
 
@@ -168,7 +170,8 @@ class SharedObjects(Objects):
         symbols = list(symbols)
         known = [symbol for symbol in symbols if self._find(symbol) is not None]
         others = [symbol for symbol in symbols if self._find(symbol) is None]
-        groups = [others[begin : begin + _TOGETHER] for begin in range(0, len(others), _TOGETHER)]
+        size = min(max(_FEWEST, len(others) // _FILES), _MOST)
+        groups = [others[begin : begin + size] for begin in range(0, len(others), size)]
         return [*([symbol] for symbol in known), *groups]
 
     def _make(self, programs: Mapping[str, tirx.PrimFunc]) -> Path:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tilewright.tensor import Array
 
-__all__ = ["NARROW", "narrow_array", "widen_array"]
+__all__ = ["NARROW", "is_bfloat16", "narrow_array", "widen_array"]
 
 #: The types that weights are stored in, and NumPy's dtypes for them. NumPy has no bfloat16, so uint16 holds its bits.
 NARROW = {"float16": "float16", "bfloat16": "uint16"}
@@ -47,6 +47,12 @@ def narrow_array(array: Array) -> tuple[Array, str]:
         if not np.array_equal(made[begin : begin + _CHUNK].astype(np.float32).view(np.uint32), part):
             return array, ""
     return made.reshape(array.shape), "float16"
+
+
+def is_bfloat16(array: Array) -> bool:
+    """Whether an array of float32 has only numbers that bfloat16 represents exactly."""
+    bits = np.ascontiguousarray(array).reshape(-1)
+    return array.dtype == np.float32 and _all_zero(bits.view(np.uint32), _BELOW_BFLOAT16)
 
 
 def _all_zero(bits: NDArray[np.uint32], mask: np.uint32) -> bool:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from tilewright.graph.chains import LONGEST_CHAIN, OPAQUE, cut_chains
 from tilewright.graph.legalizing import LEGALIZED
+from tilewright.ops.elementwise.lookup import LOOKUP
+from tilewright.ops.function import ELEMENTWISE
 from tilewright.target import Target
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ def group(module: IRModule) -> IRModule:
         relax.transform.LegalizeOps(LEGALIZED, skip_ops=["relax.reshape"]),
         relax.transform.AnnotateTIROpPattern(),
         tvm.transform.module_pass(_concatenations_apart, opt_level=0),
+        tvm.transform.module_pass(_lookups_elementwise, opt_level=0),
         tvm.transform.module_pass(_cut_chains, opt_level=0),
         relax.transform.FuseOps(),
     ]
@@ -59,6 +62,17 @@ def _concatenations_apart(module: IRModule, _: object) -> IRModule:
     for var, function in module.functions_items():
         if var.name_hint.startswith("concatenate"):
             module.update_func(var, function.with_attr("op_pattern", OPAQUE))
+    return module
+
+
+def _lookups_elementwise(module: IRModule, _: object) -> IRModule:
+    """Let lookups in tables be fused as element-wise functions. TVM itself replaces a pattern of 0 by its own finding.
+
+    That is that nothing can be fused with a lookup, since it reads at places that depend on data.
+    """
+    for var, function in module.functions_items():
+        if function.attrs is not None and LOOKUP in function.attrs:
+            module.update_func(var, function.without_attr(LOOKUP).with_attr("op_pattern", ELEMENTWISE))
     return module
 
 

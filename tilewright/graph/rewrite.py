@@ -73,7 +73,7 @@ def rewrite(network: Network, target: Target) -> Rewritten:
     beside = {v: f for v, f in network.module.functions_items() if v.name_hint != "main"}
     builder = relax.BlockBuilder(tvm.ir.IRModule(beside))
     walk = Rewriter(target.lanes, builder, uses=count_uses(main) if network.varying else Counter())
-    walk.arrays = network.weights
+    walk.arrays, walk.cached = network.weights, target.l2
     count = len(network.parameters)
     for param, spec in zip(main.params[:count], network.parameters, strict=True):
         var = relax.Var(param.name, relax.TensorType(spec.shape, spec.dtype))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from tilewright.graph import gradients, packing, pixels, pooling, quantised, recurrent, tokens
+from tilewright.graph import attending, gradients, packing, pixels, pooling, quantised, recurrent, tokens
 from tilewright.graph.convolution import Convolution
 from tilewright.graph.idioms import find_idiom
 from tilewright.graph.value import Value, shape_of
@@ -61,6 +61,7 @@ class Rewriter:
         packed: what such weights became, by their source and the steps of their recipe.
         uses: how often each variable of the network is read. Only of networks whose weights vary.
         arrays: the network's weights by name.
+        cached: the bytes of weights that stay in the second cache.
         made: the weights that were computed from them, by the names that are their sources in recipes.
     """
 
@@ -83,6 +84,7 @@ class Rewriter:
     packed: dict[tuple[str, tuple[tuple[str, tuple[int, ...]], ...]], relax.Expr] = field(default_factory=dict)
     uses: Counter[relax.Var] = field(default_factory=Counter)
     arrays: Mapping[str, Array] = field(default_factory=dict)
+    cached: float = math.inf
     made: dict[str, Array] = field(default_factory=dict)
 
     # Values and their layouts
@@ -116,10 +118,7 @@ class Rewriter:
         """The view of the tensor in ``value.base``. A missing base is made."""
         quantised.settle(self, value)
         if value.view is None:
-            if value.recipe is not None:
-                value.base = self.add_weight(value.recipe)
-            else:
-                value.base = self.unpack(value)
+            value.base = self.unpack(value) if value.recipe is None else self.add_weight(value.recipe)
             value.view = View.of(value.shape)
         return value.view
 
@@ -280,7 +279,7 @@ class Rewriter:
         name = expr.op.name.removeprefix("relax.")
         if name == "call_tir":
             served = quantised.serve_call(self, expr) or recurrent.serve(self, expr)
-            served = served or gradients.serve(self, expr) or pooling.serve(self, expr)
+            served = served or gradients.serve(self, expr) or attending.serve(self, expr) or pooling.serve(self, expr)
             return served or self.keep_plain(expr)
         operands = list(expr.args)
         if name == "concat" and isinstance(operands[0], relax.Tuple):
@@ -289,12 +288,15 @@ class Rewriter:
         if idiom is not None:
             return idiom
         args = [self.values.get(a, a) if isinstance(a, relax.Var) else a for a in operands]
-        known = [a for a in args if isinstance(a, Value)]
-        if not known or any(isinstance(a, list | relax.Var) for a in args):
+        if not any(isinstance(a, Value) for a in args) or any(isinstance(a, list | relax.Var) for a in args):
             return self.keep_plain(expr)
-        integers = quantised.serve(self, name, expr, args)
-        if integers is not None:
-            return integers
+        return quantised.serve(self, name, expr, args) or self.serve_numbers(name, expr, args)
+
+    def serve_numbers(self, name: str, expr: relax.Call, args: list[Value | relax.Expr]) -> _Rewritten:
+        """The value of an operator ``relax.name``, computed on the numbers of its operands."""
+        from tvm import ir
+
+        known = [a for a in args if isinstance(a, Value)]
         for operand in known:
             quantised.settle(self, operand)
         moved = move_weight(name, expr, known)

@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 from tilewright.graph.packing import see
-from tilewright.graph.token_rows import NARROWEST, choose_block, dense
+from tilewright.graph.token_rows import FEWEST_TOKENS, NARROWEST, choose_block, dense
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import Atom, View, refine
 from tilewright.graph.weights import Recipe
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from tilewright.graph.rewriter import Rewriter
 
 __all__ = ["matmul"]
-
-#: A sum over fewer tokens than this is a product as any other.
-_FEWEST_TOKENS = 32
 
 
 def matmul(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
@@ -68,14 +65,18 @@ def _read_weight(walk: Rewriter, call: relax.Call, left: Value, recipe: Recipe) 
 def _sum_over_tokens(walk: Rewriter, left: Value, right: Value) -> Value | None:
     """The product of a transposed matrix and a matrix that both have a row for each token, each read where it lies.
 
+    If only the rows of the left matrix lie in another order, they are brought into order first.
+
     None if the left matrix is not transposed, or if vectors do not divide the columns of the right one.
     """
     (m, tokens), n = left.shape, right.shape[1]
     x = walk.channel_block(n)
-    turned = walk.make_view(left).permute((1, 0))
-    if not turned.in_order or x < walk.lanes // 2 or tokens < _FEWEST_TOKENS or left.pending:
+    view = walk.make_view(left)
+    columns = [a for a in view.dims[0] if a.extent > 1]
+    turned = bool(columns) and view.atoms[-len(columns) :] == columns and not view.fixed
+    if not turned or x < walk.lanes // 2 or tokens < FEWEST_TOKENS or left.pending:
         return None
-    sources = [walk.reshape(left.base, (tokens, m)), walk.make_plain(right)]
+    sources = [walk.make_plain(left.seen(view.permute((1, 0)))), walk.make_plain(right)]
     result = walk.call(pixel_sums.token_product(tokens, m, n, x), sources, (m, n), "token_product")
     return Value.plain((m, n), result)
 

@@ -10,25 +10,42 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from tilewright.executable.narrow import is_bfloat16
 from tilewright.graph.channels import padded_order
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import Atom, View
 from tilewright.graph.weights import Recipe
-from tilewright.ops import contraction, rows
+from tilewright.ops import contraction, pixel_sums, rows
 
 if TYPE_CHECKING:
     from tvm import relax, tirx
 
     from tilewright.graph.rewriter import Rewriter
 
-__all__ = ["NARROWEST", "choose_block", "dense", "layer_norm", "masked_softmax", "softmax"]
+__all__ = [
+    "FEWEST_TOKENS",
+    "MOST_ROWS_OF_HALVES",
+    "NARROWEST",
+    "choose_block",
+    "dense",
+    "layer_norm",
+    "masked_softmax",
+    "softmax",
+    "sum_tokens",
+]
 
 #: The least share of a vector register that a block of many columns fills without a padded block at the end. With 10 of
 #: 16 lanes a product of 2048x256 and 256x1000 ran at half of the machine's speed. A product with a single row waits for
 #: its weights, whatever the share: there the padded block made 1280x1000 and 2048x1000 slower by 9 %.
 _LEAST_FILLED, _LEAST_FILLED_BY_ONE = 0.75, 0.5
+#: The most rows of a product whose weights are read as bfloat16 numbers. (Measured on two cores of an
+#: Emerald Rapids: 4096x4096 weights take 0.59 of the time with one row, and 0.57 with 8. With many more, a product
+#: waits for its arithmetic.)
+MOST_ROWS_OF_HALVES = 8
 #: The fewest columns of a matrix that the templates of contractions and rows serve: a vector has 2 elements or more.
 NARROWEST = 2
+#: A sum over fewer tokens than this is computed as any other.
+FEWEST_TOKENS = 32
 
 
 def dense(walk: Rewriter, call: relax.Call, left: Value, recipe: Recipe) -> Value | None:
@@ -44,9 +61,23 @@ def dense(walk: Rewriter, call: relax.Call, left: Value, recipe: Recipe) -> Valu
     source = walk.reshape(left.base, shape)
     columns = recipe if n % x == 0 else recipe.take(1, padded_order(n, x))
     packed = columns.reshape((depth, -(-n // x), x)).transpose((1, 0, 2))
-    function = contraction.dense(shape[0], packed.shape, n)
+    halves = shape[0] <= MOST_ROWS_OF_HALVES and _are_halves(walk, recipe)
+    packed = packed.halves() if halves else packed
+    function = contraction.dense(shape[0], packed.shape, n, halves)
     result = walk.call(function, [source, walk.add_weight(packed)], (shape[0], n), "dense")
     return Value(shape_of(call), base=result, view=_view_rows(view, depth, n), fresh=True)
+
+
+def _are_halves(walk: Rewriter, recipe: Recipe) -> bool:
+    """Whether a weight that comes from memory has bfloat16 numbers only, so that it can be read as half the bytes.
+
+    Such are the weights of networks that were trained in bfloat16, or rounded to it.
+    """
+    moved = all(kind != "winograd" for kind, _ in recipe.steps)
+    if 4 * recipe.size <= walk.cached or not moved or recipe.dtype != "float32" or recipe.source in walk.varying:
+        return False
+    source = walk.arrays.get(recipe.source)
+    return source is not None and is_bfloat16(source)
 
 
 def choose_block(walk: Rewriter, n: int, rows: int) -> int:
@@ -84,6 +115,30 @@ def layer_norm(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr])
     scale_shift = [walk.add_weight(recipe) for recipe in recipes if recipe is not None]
     epsilon = float(attrs.epsilon)
     return _emit_rows(walk, args[0], "layer_norm", lambda s: rows.layer_norm(s, walk.lanes, epsilon), scale_shift)
+
+
+def sum_tokens(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
+    """The sums over all tokens, such as the gradient of a dense layer's bias.
+
+    None if the sums are not of whole rows as they lie in memory, or if vectors do not divide these.
+    """
+    value: Value = args[0]
+    if value.dtype != "float32" or (value.packed is not None and value.view is None):
+        return None
+    axes = {int(a) % len(value.shape) for a in call.attrs.axis or ()}
+    view = walk.make_view(value)
+    kept = [a for d, dim in enumerate(view.dims) if d not in axes for a in dim if a.extent > 1]
+    columns = math.prod(a.extent for a in kept)
+    tokens, x = math.prod(value.shape) // columns, walk.channel_block(columns)
+    if not kept or tokens < FEWEST_TOKENS or x < walk.lanes // 2:
+        return None
+    if [a for a in view.atoms if a.extent > 1][-len(kept) :] != kept or view.fixed or value.pending:
+        if axes != set(range(len(axes))):
+            return None
+        walk.materialise(value)
+    source = walk.reshape(value.base, (tokens, columns))
+    result = walk.call(pixel_sums.token_sum(tokens, columns, x), [source], (columns,), "token_sum")
+    return Value.plain(shape_of(call), walk.reshape(result, shape_of(call)))
 
 
 def masked_softmax(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:

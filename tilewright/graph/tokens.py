@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tilewright.graph.idioms import SOFTPLUS_THRESHOLD, Formula, Idiom
 from tilewright.graph.token_products import matmul
-from tilewright.graph.token_rows import layer_norm, masked_softmax, softmax
+from tilewright.graph.token_rows import layer_norm, masked_softmax, softmax, sum_tokens
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import Atom, View, refine
 from tilewright.ops import elementwise
@@ -245,4 +245,5 @@ _TABLE: dict[str, _Handler] = {
     "nn.softmax": softmax,
     "nn.layer_norm": layer_norm,
     "where": masked_softmax,
+    "sum": sum_tokens,
 }

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tvm import ir, relax
 
     from tilewright.graph.quantised.scaled import Scaled
+    from tilewright.graph.quantised.tables import Tabulated
 
 __all__ = ["Value", "shape_of"]
 
@@ -34,6 +35,7 @@ class Value:
         fused: whether a convolution writes it, together with the element-wise operators after the convolution.
         scaled_form: the sum of scaled tensors that it is, as long as nothing needs its numbers. Bytes keep it then too.
             None for other tensors.
+        table: the function of bytes that it is, as long as nothing needs the tensor. None for other tensors.
         recipe: how a weight is made; None for other tensors.
         pending: pairs of an operator and a scalar that have yet to be applied to ``base``.
         fresh: whether the function that computes ``base`` fuses element-wise operators that follow.
@@ -53,6 +55,7 @@ class Value:
     copies: dict[tuple[int, tuple[int, ...] | None], relax.Expr] = field(default_factory=dict)
     fused: bool = False
     scaled_form: Scaled | None = None
+    table: Tabulated | None = None
 
     @property
     def channels(self) -> int:

@@ -23,7 +23,8 @@ class Recipe:
         shape: the array's shape after all ``steps``.
         dtype: the array's dtype.
         steps: the steps in order, each ``("reshape", shape)``, ``("transpose", axes)``, ``("take", (axis, *indices))``,
-            ``("slice", (axis, begin, end))`` with or without a step, ``("flip", axes)`` or ``("winograd", (m,))``.
+            ``("slice", (axis, begin, end))`` with or without a step, ``("flip", axes)``, ``("winograd", (m,))`` or
+            ``("halves", ())``.
     """
 
     source: str
@@ -64,6 +65,10 @@ class Recipe:
         """The array with the elements along ``axes`` in reverse."""
         return Recipe(self.source, self.shape, self.dtype, (*self.steps, ("flip", axes)))
 
+    def halves(self) -> Recipe:
+        """The upper halves of float32 numbers, which are the bits of bfloat16 numbers, in uint16."""
+        return Recipe(self.source, self.shape, "uint16", (*self.steps, ("halves", ())))
+
     def apply(self, weights: Mapping[str, Array]) -> Array:
         """Make the array, contiguous, from the model's ``weights`` by name."""
         array = weights[self.source]
@@ -79,6 +84,8 @@ class Recipe:
                 array = array[(slice(None),) * axis + (slice(*bounds),)]
             elif kind == "flip":
                 array = np.flip(array, argument)
+            elif kind == "halves":
+                array = (np.ascontiguousarray(array).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
             else:
                 array = array.reshape(argument) if kind == "reshape" else array.transpose(argument)
         # ascontiguousarray turns a scalar into a vector of one element, so the shape is set after it.

@@ -10,6 +10,7 @@ from tilewright.ops.contraction import ContractionTemplate
 from tilewright.ops.elementwise import ElementwiseTemplate
 from tilewright.ops.generic import AutoTemplate
 from tilewright.ops.pixel_sums import PixelSumsTemplate
+from tilewright.ops.quads import QuadsTemplate
 from tilewright.ops.recurrent import RecurrentTemplate
 from tilewright.ops.rows import RowsTemplate
 from tilewright.ops.window import WindowTemplate
@@ -28,6 +29,7 @@ TEMPLATES: tuple[Template, ...] = (
     ContractionTemplate(),
     PixelSumsTemplate(),
     RowsTemplate(),
+    QuadsTemplate(),
     RecurrentTemplate(),
     AttentionTemplate(),
     FusedWinogradTemplate(),

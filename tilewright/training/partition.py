@@ -11,6 +11,7 @@ from torch.utils.checkpoint import CheckpointPolicy
 
 from tilewright.training.norms import recompute_norms
 from tilewright.training.saved import mark_saved
+from tilewright.training.views import save_sources
 
 __all__ = ["partition"]
 
@@ -35,6 +36,7 @@ def partition(
         joint, inputs, num_fwd_outputs=num_fwd_outputs, **options
     )
     recompute_norms(*passes, num_fwd_outputs)
+    save_sources(*passes, num_fwd_outputs)
     mark_saved(*passes, num_fwd_outputs)
     return passes
 

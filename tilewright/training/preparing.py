@@ -318,11 +318,14 @@ def make_preparation(options: Options, folder: Path) -> Preparation:
     """A :class:`Preparation`, and this process made ready for it: all that it will need is imported now."""
     import gc
 
-    import tilewright.compiling.build
-    import tilewright.frontend.load
-    import tilewright.ops.registry
-    import tilewright.tuning.selection  # noqa: F401
-    from tilewright.tvm_compat import light_tensor_intrinsics, unchecked_schedules
+    from tilewright.tvm_compat import light_import, light_tensor_intrinsics, set_threads, unchecked_schedules
+
+    set_threads()
+    with light_import():
+        import tilewright.compiling.build
+        import tilewright.frontend.load
+        import tilewright.ops.registry
+        import tilewright.tuning.selection  # noqa: F401
 
     if options.mode == "background":
         os.nice(_NICE)

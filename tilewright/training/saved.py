@@ -19,6 +19,7 @@ import torch
 
 from tilewright.frontend.torch.part import Layout
 from tilewright.training.support import is_supported
+from tilewright.training.views import WHOLE
 
 if TYPE_CHECKING:
     from torch import fx
@@ -47,7 +48,13 @@ def mark_saved(forward: fx.GraphModule, backward: fx.GraphModule, outputs: int) 
     lanes = _LANES.get(torch.backends.cpu.get_cpu_capability(), 4)
     for node in results[outputs:]:
         taker = takers.get(getattr(node, "name", ""))
-        if taker is None or node in given or not is_supported(node) or not all(map(is_supported, taker.users)):
+        if (
+            taker is None
+            or node in given
+            or WHOLE in node.meta
+            or not is_supported(node)
+            or not all(map(is_supported, taker.users))
+        ):
             continue
         block = _find_block(node.meta.get("val"), lanes)
         if block:

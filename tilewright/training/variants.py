@@ -16,6 +16,7 @@ from tilewright.measure.compare import relative_error
 from tilewright.measure.outcome import Measurement, Outcome, robust_seconds
 from tilewright.ops.registry import make_space
 from tilewright.space.guard import guard_space
+from tilewright.space.likely import find_likely
 from tilewright.tensor import Array
 from tilewright.tuning.in_place import Variant
 from tilewright.tuning.tuner import TaskTuner
@@ -85,16 +86,28 @@ class Proposer:
             space = self.find_space(use, extraction)
             with guard_space(f"the design space of {use.task.name!r}"):
                 default = tuple(int(index) for index in space.default())
-                asked = _Asked()
-                tuner = TaskTuner(space, extraction.target, asked, self._store, self._rng, self._method)
-                tuner.round(_NEW + 1, time.monotonic())
-                for row in asked.configs:
+                for row in self._choose(space, extraction):
                     config = tuple(int(index) for index in row)
                     if config != (variants[0].config or default) and len(variants) <= _NEW:
                         variants.append(Variant(config, space.schedule(row).mod["main"]))
         except SpaceError:
             return []
         return variants if len(variants) > 1 else []
+
+    def _choose(self, space: DesignSpace, extraction: Extraction) -> Configs:
+        """Configs to try. What the space takes for good comes first, then what the method proposes.
+
+        A cost model that knows few programs of a space proposes some that are far slower.
+        """
+        key, target = space.task.key, extraction.target
+        if not self._store.best(key, target.key, space.template, 1):
+            likely = find_likely(space, _NEW + 1)
+            if len(likely) > 1:
+                return likely
+        asked = _Asked()
+        tuner = TaskTuner(space, target, asked, self._store, self._rng, self._method)
+        tuner.round(_NEW + 1, time.monotonic())
+        return asked.configs
 
     def find(
         self, extraction: Extraction, selection: Selection, symbols: Mapping[str, str], times: Mapping[str, float]

@@ -15,7 +15,7 @@ from tilewright.ops import contraction, winograd
 from tilewright.ops.registry import make_space
 from tilewright.records.store import Store
 from tilewright.space.guard import guard_space
-from tilewright.space.space import Configs, DesignSpace
+from tilewright.space.likely import find_likely
 from tilewright.target import Target
 from tilewright.task import Task
 from tilewright.tuning.report import AlgorithmReport
@@ -166,7 +166,7 @@ def measure_few(
     try:
         space = make_space(task, target)
         with guard_space(f"the design space of {task.name!r}"):
-            likely = _some(space)
+            likely = find_likely(space, 1 + MORE_CONFIGS)
     except SpaceError:
         return math.inf, 0
     known = store.best(task.key, target.key, space.template, 1)
@@ -175,9 +175,3 @@ def measure_few(
     store.describe(task)
     measured = runner.measure(space, likely, limit, deadline)
     return min((m.seconds for m in measured if m.ok), default=math.inf), len(measured)
-
-
-def _some(space: DesignSpace) -> Configs:
-    """The default first, then what the space takes for nearly as good. ``(n, knobs)``."""
-    likely = getattr(space, "likely", None)
-    return space.default()[None] if likely is None else likely(1 + MORE_CONFIGS)

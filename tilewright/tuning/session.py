@@ -17,6 +17,7 @@ from tilewright.compiling.build import check_compiler, publish
 from tilewright.errors import CheckError
 from tilewright.executable.executable import load_executable
 from tilewright.frontend.network import Network
+from tilewright.frontend.onnx.reading import OnnxReading
 from tilewright.frontend.shapes import ShapeRequest, Shapes, make_request
 from tilewright.graph.buckets import Extracted, extract_buckets
 from tilewright.interrupts import Hold, holding
@@ -192,13 +193,12 @@ class _Session:
             # Before the network is read: workers take seconds to start.
             pool = self.place.make_pool(self.machine, lambda m: store.add([m]))
             self.pool = self.log.pool = self.stack.enter_context(closing(pool))
+        self.notes += model.notes if isinstance(model, OnnxReading) else ()
         read = read_buckets(model, request)
-        self.network = read.networks[0]
-        self.machine = self.machine.with_weights(read.weight_bytes)
+        self.network, self.machine = read.networks[0], self.machine.with_weights(read.weight_bytes)
         if self.pool is not None:
             self.pool.weigh(read.weight_bytes)
-        checker = Checker(read.networks, reference_seconds(budget.budget), read.samples)
-        self.checker = self.stack.enter_context(checker)
+        self.checker = self.stack.enter_context(Checker(read.networks, reference_seconds(budget.budget), read.samples))
         before = budget.elapsed
         self.extraction: Extracted = extract_buckets(read.networks, self.machine, read.shares)
         self.network = self.extraction.network

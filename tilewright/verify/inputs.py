@@ -17,6 +17,7 @@ from tilewright.tensor import Array
 from tilewright.verify.constant_outputs import find_constant_outputs
 from tilewright.verify.draws import blend_arrays, draw_inputs
 from tilewright.verify.integers import Range, find_ranges
+from tilewright.verify.quantised import is_quantised
 from tilewright.verify.reference import NoReferenceError, Reference
 from tilewright.verify.tolerance import compute_tolerance, find_clear, is_telling, measure_clearness, measure_noise
 
@@ -146,7 +147,7 @@ class _Evaluated(NamedTuple):
     """The outputs of evaluations in the model's own precision.
 
     Attributes:
-        amplitudes: by how much each of ``rounded`` was disturbed.
+        amplitudes: by how much each of ``rounded`` was disturbed, as far as that makes its errors larger.
         rounded: the outputs for the inputs, disturbed.
         nearby: the outputs for inputs nearby, not disturbed.
     """
@@ -324,6 +325,9 @@ class _Search:
         integers = any(np.dtype(dtype).kind != "f" for dtype in self._reference.dtypes or ("int64",))
         amplitudes = (*(_FOR_SMALL if self._small else ()), *(_FOR_INTEGERS if integers else _AMPLITUDES))
         outputs = [rounded(inputs, seed, amplitude) for seed, amplitude in enumerate(amplitudes)]
+        if is_quantised(self._network.onnx):
+            # Any rounding moves bytes by a whole quantum. A larger one does not move them further.
+            amplitudes = (1.0,) * len(amplitudes)
         return _Evaluated(amplitudes, outputs, rounded(nearby, 0, 0.0))
 
     def _allowed(self, trial: Trial, k: int) -> NDArray[np.float64]:

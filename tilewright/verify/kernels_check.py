@@ -39,6 +39,8 @@ _SECONDS = 120.0
 _DRAWN = 1_000_003
 #: How far the numbers of one argument lie behind those of the argument before.
 _SHIFT = 7919
+#: The range of integers of which a program does not say how they are used.
+_FREE = (0, 1)
 
 _Item = TypeVar("_Item")
 
@@ -195,7 +197,7 @@ class KernelSide:
                 if parameter.written:
                     tensor.copyfrom(np.full(parameter.shape, _blank(parameter), dtype=parameter.dtype))
                 else:
-                    _fill(array, source if array.dtype.kind == "f" else self._drawn, number, ranges.get(number, (0, 1)))
+                    _fill(array, source if array.dtype.kind == "f" else self._drawn, number, ranges.get(number, _FREE))
                     tensor.copyfrom(array)
             kernel(*tensors)
             found.append([tensor.numpy() for _, tensor in _written(parameters, tensors)])
@@ -219,7 +221,9 @@ def _fill(array: Array, source: NDArray[np.float32], number: int, bounds: tuple[
     """
     flat, rolled = array.reshape(-1), np.roll(source, -_SHIFT * number)
     values: Array = rolled
-    if array.dtype.kind != "f":
+    if array.dtype == np.uint16 and bounds == _FREE:  # the bits of bfloat16 numbers
+        values = (rolled.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+    elif array.dtype.kind != "f":
         low, high = bounds
         values = (low + np.floor(np.abs(rolled) * 1000).astype(np.int64) % (high - low + 1)).astype(array.dtype)
     for begin in range(0, flat.size, values.size):

@@ -69,6 +69,8 @@ ATTENTIONS: dict[str, Attention] = {
     "two masks": apart(18, 20, 4, 36, masks=(((3, ("batch", 1)), (18, _QUERY), (20, _KEY)), ((20, _KEY),))),
     "stripes": apart(20, 300, 8, 12, masks=(((20, _QUERY), (300, _KEY)),)),
     "causal stripes": projected(1, 1, 290, 8, causal=True),
+    "sums": projected(2, 1, 19, 8, sums=True),
+    "sums of causal stripes": projected(1, 2, 290, 8, causal=True, sums=True),
 }
 
 
@@ -80,12 +82,13 @@ def draw(form: Attention) -> dict[str, Array]:
             arrays[name][rng.random(arrays[name].shape) < 0.3] = -np.inf
             if form.safe:
                 arrays[name][3] = -np.inf
-    arrays["out"].fill(np.nan)
+    for name in ("out", "sums")[: 1 + form.sums]:
+        arrays[name].fill(np.nan)
     return arrays
 
 
 def reference(form: Attention, arrays: dict[str, Array]) -> Array:
-    """The result in float64: one matrix after the other."""
+    """The results in float64, flat and one after the other."""
     letters = {("batch", i): chr(ord("A") + i) for i in range(len(form.batch))}
     letters |= {_QUERY: "q", _KEY: "k", ("depth", 0): "d", ("width", 0): "w"}
 
@@ -103,11 +106,14 @@ def reference(form: Attention, arrays: dict[str, Array]) -> Array:
     if form.causal:
         seen = np.tri(form.queries, form.keys, form.keys - form.queries, dtype=bool)
         scores = np.where(seen, scores, -np.inf)
-    e = np.exp(scores - np.maximum(scores.max(-1, keepdims=True), -1e200))
+    top = np.maximum(scores.max(-1, keepdims=True), -1e200)
+    e = np.exp(scores - top)
     with np.errstate(invalid="ignore"):
         weights = e / np.maximum(e.sum(-1, keepdims=True), 1e-30 if form.safe else 0.0)
     out = "".join(letters[p] for p in form.out)
-    return np.asarray(np.einsum(f"{batch}qk,{operands[2][0]}->{out}", weights, operands[2][1]))
+    result = np.asarray(np.einsum(f"{batch}qk,{operands[2][0]}->{out}", weights, operands[2][1]))
+    sums = np.log(e.sum(-1, keepdims=True)) + top if form.sums else np.zeros(0)
+    return np.concatenate([result.ravel(), sums.ravel()])
 
 
 def run(module: Any, target: Target, form: Attention, arrays: dict[str, Array]) -> Array:
@@ -115,7 +121,7 @@ def run(module: Any, target: Target, form: Attention, arrays: dict[str, Array]) 
 
     tensors = {name: tvm.runtime.tensor(array) for name, array in arrays.items()}
     call_kernel(module, target, *tensors.values())
-    return np.asarray(tensors["out"].numpy())
+    return np.concatenate([tensors[name].numpy().ravel() for name in ("out", "sums")[: 1 + form.sums]])
 
 
 def agree(found: Array, wanted: Array, what: object) -> None:
@@ -152,16 +158,17 @@ def test_a_row_that_reads_no_key_is_zero_only_if_it_is_safe() -> None:
         form = dataclasses.replace(ATTENTIONS["safe"], safe=safe)
         arrays = draw(ATTENTIONS["safe"])
         space = space_of(form, target)
-        row = run(space.schedule(space.default()).mod, target, form, arrays)[:, :, 3]
+        row = run(space.schedule(space.default()).mod, target, form, arrays).reshape(form.shapes["out"])[:, :, 3]
         assert (row == 0.0).all() if safe else np.isnan(row).all()
 
 
 @pytest.mark.parametrize("lanes", [lanes for lanes in LANES if lanes != host_target().lanes])
 def test_programs_for_other_vectors(lanes: int) -> None:
-    target, form = lane_target(lanes), ATTENTIONS["two masks"]
-    if not lack(target):
-        arrays, space = draw(form), space_of(form, target)
-        agree(run(space.schedule(space.default()).mod, target, form, arrays), reference(form, arrays), lanes)
+    target = lane_target(lanes)
+    for form in (ATTENTIONS["two masks"], ATTENTIONS["sums"]):
+        if not lack(target):
+            arrays, space = draw(form), space_of(form, target)
+            agree(run(space.schedule(space.default()).mod, target, form, arrays), reference(form, arrays), lanes)
 
 
 @pytest.mark.parametrize("lanes", LANES)

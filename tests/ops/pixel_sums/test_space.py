@@ -124,9 +124,10 @@ def test_statistics_of_channels() -> None:
         np.testing.assert_allclose(result, products[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("left", [10, 40])  # 40 columns do not fill packs of 24
 @pytest.mark.parametrize("lanes", LANES)
-def test_sums_over_tokens(lanes: int) -> None:
-    tokens, left, right = 36, 10, 32
+def test_sums_over_tokens(lanes: int, left: int) -> None:
+    tokens, right = 36, 32
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal((tokens, n)).astype(np.float32) for n in (left, right))
     function = pixel_sums.token_product(tokens, left, right, lanes)
@@ -134,6 +135,16 @@ def test_sums_over_tokens(lanes: int) -> None:
     wanted = a.T.astype(np.float64) @ b
     for result in run(function, [a, b], (left, right), 4, lane_target(lanes)):
         np.testing.assert_allclose(result, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("lanes", LANES)
+def test_sums_of_columns(lanes: int) -> None:
+    tokens, columns = 35, 96
+    data = np.random.default_rng(0).standard_normal((tokens, columns)).astype(np.float32)
+    function = pixel_sums.token_sum(tokens, columns, lanes)
+    check_recorded(task_of("sums", function))
+    for result in run(function, [data], (columns,), 4, lane_target(lanes)):
+        np.testing.assert_allclose(result, data.sum(0, dtype=np.float64), rtol=1e-4, atol=1e-5)
 
 
 def test_every_way_of_packing_a_sum_over_tokens_is_right() -> None:

@@ -57,6 +57,7 @@ class OnnxReading:
         shapes: the shapes of inputs with symbolic dimensions, by name; or a request with buckets and fixed values.
         folded: whether ONNX Runtime has folded constants and batch norms, known when :meth:`result` returns. If its
             optimiser crashes, the model is read without it.
+        notes: what was done with the model before it was read, for the report of a tuning.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class OnnxReading:
         how: Callable[..., None] = prepare,
     ) -> None:
         self.path, self.folded = path, True
+        self.notes: tuple[str, ...] = ()
         self.shapes = shapes if isinstance(shapes, ShapeRequest) else dict(shapes)
         self._how = how
         self._call: IsolatedCall | None = None

@@ -1,7 +1,7 @@
-"""Attention in training, decomposed into products: its result with what PyTorch saves of it, and its gradient.
+"""Attention in training: its result with what PyTorch saves of it, and its gradient, which is decomposed into products.
 
-PyTorch saves the logarithm of the sum of each row of exponentials. So the result and the gradient compute the
-probabilities without another sum along rows.
+PyTorch saves the logarithm of the sum of each row of exponentials. So the gradient computes the probabilities without
+another sum along rows. The result is one operator, unless a mask is added to the scores.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch._ops import OpOverload
 
-__all__ = ["attention_decompositions"]
+__all__ = ["ATTENTION", "attention_decompositions"]
 
 
 def attention_decompositions() -> dict[OpOverload, Callable[..., object]]:
@@ -42,6 +42,11 @@ def _attention(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The result ``(n, heads, queries, depth)``, and the logarithms of the sums of rows ``(n, heads, queries)``."""
     assert dropout_p == 0.0, "PyTorch takes another operator for dropout"
+    queries, keys = query.size(2), key.size(2)
+    if attn_mask is None and min(queries, keys) >= _FEWEST and (queries == keys or not is_causal):
+        factor = 1.0 / math.sqrt(query.size(-1)) if scale is None else scale
+        result, logarithms = call_operator(ATTENTION, _SCHEMA, _results, query, key, value, is_causal, factor)
+        return _lay_tokens_first(result), logarithms
     scores = _scores(query, key, is_causal, attn_mask, scale)
     rows = scores.view(-1, scores.size(-1))
     logarithms = call_operator("log_sum_exp", "(Tensor x) -> Tensor", lambda x: x.new_empty((x.size(0), 1)), rows)
@@ -49,6 +54,18 @@ def _attention(
     probabilities = (scores - logarithms.unsqueeze(-1)).exp()
     result = _unfold(_fold(probabilities).bmm(_fold(value)), query.shape)
     return _lay_tokens_first(result), logarithms
+
+
+#: The operator that computes attention and the logarithms of the sums: its name, and what it takes and gives.
+ATTENTION = "attention_with_sums"
+_SCHEMA = "(Tensor query, Tensor key, Tensor value, bool causal, float scale) -> (Tensor, Tensor)"
+#: Fewest queries and keys of an attention that is one operator.
+_FEWEST = 4
+
+
+def _results(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *others: Any) -> tuple[torch.Tensor, ...]:
+    """Tensors like the results of :data:`ATTENTION`."""
+    return query.new_empty((*query.shape[:3], value.size(3))), query.new_empty(query.shape[:3])
 
 
 def _attention_backward(

@@ -21,6 +21,7 @@ from tilewright.frontend.torch.rewriting import (
     drop_identities,
     join_deviations,
     join_selections,
+    order_parts,
     repeat_late,
     shape_norms,
 )
@@ -122,6 +123,7 @@ def import_part(module: fx.GraphModule, inputs: Sequence[Layout], outputs: Seque
             fold_constants(graph)
             shape_norms(graph)
             join_selections(graph)
+            order_parts(graph)
             join_deviations(graph)
             repeat_late(graph)
             _order_inputs(graph, inputs)

@@ -11,7 +11,15 @@ from tilewright.frontend.torch.graph import TorchGraph, shape_of
 if TYPE_CHECKING:
     from torch import fx
 
-__all__ = ["drop_guards", "drop_identities", "join_deviations", "join_selections", "repeat_late", "shape_norms"]
+__all__ = [
+    "drop_guards",
+    "drop_identities",
+    "join_deviations",
+    "join_selections",
+    "order_parts",
+    "repeat_late",
+    "shape_norms",
+]
 
 #: Operators that give their operand if its shape and dtype are those of the result.
 _COPIES = "alias clone contiguous detach lift_fresh_copy _to_copy to view _unsafe_view reshape expand slice squeeze"
@@ -85,6 +93,41 @@ def _find_selections(node: fx.Node) -> list[fx.Node]:
         return []
     found = [_find_selections(operand) if hasattr(operand, "target") else [] for operand in node.args]
     return [part for parts in found for part in parts] if all(found) else []
+
+
+def order_parts(graph: TorchGraph) -> None:
+    """permute(stack(a, b, ...), order) --> stack(permute(a), permute(b), ...), along the dimension where it belongs.
+
+    This is the gradient of a projection to query, key and value, whose gradients lie in the order of the result.
+    """
+    import torch
+
+    aten = torch.ops.aten
+    for node in list(graph.calls):
+        parts = _find_stacked(node.args[0]) if node.target is aten.permute.default else []
+        if not parts:
+            continue
+        order = [axis % len(node.args[1]) for axis in node.args[1]]
+        place, inner = order.index(0), [axis - 1 for axis in order if axis]
+        turned = [graph.insert(node, aten.permute.default, part, inner) for part in parts]
+        raised = [graph.insert(node, aten.unsqueeze.default, part, place) for part in turned]
+        graph.replace(node, graph.insert(node, aten.cat.default, raised, place))
+    graph.drop_dead()
+
+
+def _find_stacked(node: fx.Node) -> list[fx.Node]:
+    """The tensors that a node stacks along a new first dimension; none if it does something else, or is read twice."""
+    import torch
+
+    aten = torch.ops.aten
+    if len(node.users) != 1 or node.target is not aten.view.default:
+        return []
+    joined, shape = node.args[0], list(node.args[1])
+    if joined.target is not aten.cat.default or len(joined.users) != 1 or (*joined.args, 0)[1] != 0:
+        return []
+    parts = list(joined.args[0])
+    alike = all(list(shape_of(part)) == shape[1:] for part in parts)
+    return parts if alike and len(parts) == shape[0] else []
 
 
 def join_deviations(graph: TorchGraph) -> None:

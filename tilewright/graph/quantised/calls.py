@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tilewright.graph.quantised.computing import compute, settle
+from tilewright.graph.quantised.dynamic import serve_ends, subtract_computed
 from tilewright.graph.quantised.scaled import Doubles, Scaled, Term
+from tilewright.graph.quantised.tables import Tabulated, look_up, realise, tabulate
 from tilewright.graph.value import Value, shape_of
 from tilewright.ops.elementwise.affine import QUANTISATION
 from tilewright.tensor import Array
@@ -32,10 +34,17 @@ def serve_call(walk: Rewriter, call: relax.Call) -> Value | None:
     kind, axis = str(role).split()
     operands = [walk.values.get(a) if isinstance(a, relax.Var) else a for a in call.args[1].fields]
     x = operands[0]
+    if kind == "ends":
+        return serve_ends(walk, x) if isinstance(x, Value) else None
     numbers = [found for operand in operands[1:] if (found := _read_constant(walk, operand)) is not None]
+    shape = shape_of(call)
+    if kind == "widen" and isinstance(x, Value):
+        zero_point = operands[1] if len(operands) > 1 else None
+        if isinstance(zero_point, Value) and not numbers:
+            return subtract_computed(walk, x, zero_point, shape)
+        return _widen(walk, x, _along((*numbers, np.zeros(()))[0], shape, int(axis)), shape)
     if not isinstance(x, Value) or len(numbers) < len(operands) - 1:
         return None
-    shape = shape_of(call)
     scale, zero = (_along(number, shape, int(axis)) for number in (*numbers, np.zeros(()))[:2])
     if scale is None or zero is None or not np.isfinite(scale).all() or not (scale > 0).all():
         return None
@@ -71,6 +80,16 @@ def _dequantise(
 ) -> Value | None:
     if dtype != "float32" or x.dtype not in ("uint8", "int8", "int32") or (x.recipe is None and scale.size > 1):
         return None
+    if x.table is not None:
+        numbers = (x.table.numbers - float(zero.reshape(-1)[0])) * float(scale.reshape(-1)[0])
+
+        def make() -> Value:
+            realise(x)
+            made = _dequantise(walk, x, shape, scale, zero, dtype)
+            assert made is not None
+            return made
+
+        return Value(shape, table=Tabulated(x.table.source, numbers.astype(np.float32).astype(np.float64), make))
     if x.scaled_form is not None:
         known = dataclasses.replace(x.scaled_form, shift=x.scaled_form.shift - zero).scaled(scale)
         return None if known is None else Value(shape, scaled_form=known)
@@ -80,10 +99,38 @@ def _dequantise(
     return Value(shape, scaled_form=Scaled((Term(x, scale),), -zero * scale))
 
 
+def _widen(walk: Rewriter, x: Value, zero: Doubles | None, shape: tuple[int, ...]) -> Value | None:
+    """Bytes minus a known zero point, in int32."""
+    if zero is None or x.dtype not in ("uint8", "int8") or (x.recipe is None and zero.size > 1):
+        return None
+    if x.recipe is None and x.dtype == "int8":
+        x = _shift_signed(walk, x)
+        zero = zero + 128.0
+    return Value(shape, dtype="int32", scaled_form=Scaled((Term(x, np.ones(())),), -zero))
+
+
 def _quantise(walk: Rewriter, x: Value, scale: Doubles, zero: Doubles, dtype: str) -> Value | None:
     """Integers of real numbers. None if there are scales of channels, or zero points that are no bytes."""
     if dtype not in ("uint8", "int8") or scale.size != 1 or x.dtype != "float32" or x.recipe is not None:
         return None
+    table = tabulate(x)
+    if table is None:
+        return _compute_bytes(walk, x, scale, zero, dtype)
+    step, origin = float(scale.reshape(-1)[0]), float(zero.reshape(-1)[0])
+    low, high = (0.0, 255.0) if dtype == "uint8" else (-128.0, 127.0)
+    levels = np.clip(np.rint(table.numbers / step) + origin, low, high)
+
+    def make() -> Value:
+        if x.scaled_form is not None:  # a scaled tensor of bytes, of which arithmetic makes other ones
+            made = _compute_bytes(walk, x, scale, zero, dtype)
+            assert made is not None
+            return made
+        return _as_bytes(look_up(walk, table.source, levels - low), dtype)
+
+    return Value(x.shape, dtype=dtype, table=Tabulated(table.source, levels, make))
+
+
+def _compute_bytes(walk: Rewriter, x: Value, scale: Doubles, zero: Doubles, dtype: str) -> Value | None:
     step, origin = float(scale.reshape(-1)[0]), float(zero.reshape(-1)[0]) + (128.0 if dtype == "int8" else 0.0)
     whole = x.scaled_form
     if whole is None or whole.is_weight:
@@ -96,7 +143,11 @@ def _quantise(walk: Rewriter, x: Value, scale: Doubles, zero: Doubles, dtype: st
             return None
         whole = form
     whole = whole.limited_to(-origin, 255.0 - origin)
-    made = compute(walk, whole, "uint8", int(origin), divided)
+    return _as_bytes(compute(walk, whole, "uint8", int(origin), divided), dtype)
+
+
+def _as_bytes(made: Value, dtype: str) -> Value:
+    """Unsigned bytes, or the signed ones that are less by 128."""
     if dtype == "uint8":
         return made
     return Value(made.shape, dtype="int8", scaled_form=Scaled((Term(made, np.ones(())),), np.asarray(-128.0)))

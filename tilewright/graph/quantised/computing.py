@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tilewright.graph.quantised.scaled import Scaled
+from tilewright.graph.quantised.tables import realise
 from tilewright.graph.value import Value
 from tilewright.graph.view import View
 from tilewright.ops.elementwise.affine import AffineForm, TermForm, affine
@@ -22,10 +23,11 @@ __all__ = ["compute", "settle"]
 
 
 def settle(walk: Rewriter, value: Value) -> Value:
-    """Compute a sum of scaled tensors, unless it is a tensor already. Returns ``value``.
+    """Compute a sum of scaled tensors, or a function of bytes, unless it is a tensor already. Returns ``value``.
 
     Bytes of one scale keep their form: contractions that follow read the bytes, and other operators the tensor.
     """
+    realise(value)
     form = value.scaled_form
     if form is None or value.base is not None or value.packed is not None:
         return value
@@ -34,7 +36,7 @@ def settle(walk: Rewriter, value: Value) -> Value:
     if form.is_weight:
         value.recipe = walk.make_weight(form.read(walk.arrays).astype(value.dtype))
         return value
-    if value.dtype != "float32":  # signed bytes
+    if value.dtype == "int8":
         form = form.limited_to(-128.0, 127.0)
     made = compute(walk, form, value.dtype, 0, None)
     for name in ("base", "view", "packed", "block", "order", "copies", "fused", "fresh"):
@@ -66,15 +68,22 @@ def compute(walk: Rewriter, form: Scaled, dtype: str, zero: int, divisor: float 
             scale = numbers.give(term.scale) if np.any(term.scale != 1.0) else "none"
         if term.offset is not None:
             numbers.give(term.offset, "int32", spread=True)
-        kinds.append(TermForm(term.value.dtype, scale, term.offset is not None))
-    shift = numbers.give(form.shift) if np.any(form.shift) else "none"
+        moved, own = "none", term.computed
+        if own is not None and own.zero is not None:
+            numbers.arguments.append(own.zero)
+            moved = numbers.give(own.columns, "int32")
+        stepped = own is not None and own.step is not None
+        if own is not None and own.step is not None:
+            numbers.arguments.append(own.step)
+        kinds.append(TermForm(term.value.dtype, scale, term.offset is not None, moved, stepped))
+    shift = numbers.give(form.shift, "int32" if dtype == "int32" else "float32") if np.any(form.shift) else "none"
     if form.limited:
         numbers.give(np.asarray(form.low))
         numbers.give(np.asarray(form.high))
     if zero:
         numbers.give(np.asarray(zero), "int32")
     made = AffineForm(layout.shape, layout.channels, tuple(kinds), shift, form.limited, dtype, zero != 0)
-    name = "dequantise" if dtype == "float32" else "requantise"
+    name = {"float32": "dequantise", "int32": "widen"}.get(dtype, "requantise")
     result = walk.call(affine(made), [*tensors, *numbers.arguments], layout.shape, name, dtype)
     return layout.value(result, dtype)
 

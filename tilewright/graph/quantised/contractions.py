@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.graph.channels import padded_order
 from tilewright.graph.pixel_convolutions import read_window, sample_pixels
-from tilewright.graph.quantised.scaled import Doubles, Scaled, Term
+from tilewright.graph.quantised.dynamic import pad_bytes
+from tilewright.graph.quantised.scaled import Bytes, Computed, Doubles, Scaled, Term, find_bytes
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import View
 from tilewright.ops.contraction.dot_products import QUAD
-from tilewright.ops.contraction.quantised import byte_conv2d, byte_dense
+from tilewright.ops.contraction.quantised import byte_conv2d, byte_dense, byte_depthwise_conv2d
+from tilewright.ops.quads import pack_quads
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -23,22 +25,48 @@ if TYPE_CHECKING:
 
 __all__ = ["conv2d", "matmul"]
 
-
-def _find_bytes(form: Scaled | None) -> tuple[Value, float, int] | None:
-    """Unsigned bytes, their scale, and their zero point, if a sum is nothing else; None otherwise."""
-    if form is None or not form.is_bytes:
-        return None
-    (term,) = form.terms
-    scale, shift = float(term.scale.reshape(-1)[0]), float(form.shift.reshape(-1)[0])
-    zero = -shift / scale
-    if abs(zero - round(zero)) > 1e-6 or not 0 <= round(zero) <= 255:
-        return None
-    return term.value, scale, round(zero)
+#: A weight of signed bytes around 0, its scales, and its numbers.
+_Weight: TypeAlias = tuple[Value, Doubles, NDArray[np.int32]]
 
 
-def _find_weight(
-    walk: Rewriter, value: Value | relax.Expr, axis: int
-) -> tuple[Value, Doubles, NDArray[np.int32]] | None:
+def _find_operand(form: Scaled | None) -> Bytes | None:
+    """Unsigned bytes, their scale, and their zero point, if a sum is nothing else; None otherwise.
+
+    The scale is 1 and the zero point 0 if the network computes them.
+    """
+    if _find_zero(form) is None:
+        return find_bytes(form)
+    assert form is not None
+    single = len(form.terms) == 1 and form.terms[0].value.dtype == "uint8"
+    return (form.terms[0].value, 1.0, 0) if single else None
+
+
+def _find_zero(form: Scaled | None) -> relax.Expr | None:
+    """The zero point of bytes that the network computes; None if it is known."""
+    own = None if form is None else form.terms[0].computed
+    return None if own is None or own.step is not None else own.zero
+
+
+def _scaled_sums(
+    call: relax.Call, sums: Value, factor: Doubles, columns: NDArray[np.int64], zero: int, computed: relax.Expr | None
+) -> Value:
+    """What int32 sums of bytes stand for.
+
+    Args:
+        call: the contraction in the network.
+        sums: the sums.
+        factor: what multiplies them.
+        columns: the sums of the weights, by output.
+        zero: the zero point of the data.
+        computed: the zero point, if the network computes it.
+    """
+    offset = (-zero * columns).astype(np.int32) if zero else None
+    own = None if computed is None else Computed(computed, columns.astype(np.int32))
+    form = Scaled((Term(sums, factor, offset, own),))
+    return Value(shape_of(call), dtype=str(call.ty.dtype), scaled_form=form)
+
+
+def _find_weight(walk: Rewriter, value: Value | relax.Expr, axis: int) -> _Weight | None:
     """A weight of signed bytes around 0, its scales along ``axis``, and the weight itself.
 
     None if it is no such weight, for example if bytes minus the zero point are no bytes.
@@ -70,10 +98,13 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     attrs = call.attrs
     data, weight = args
     layouts = (str(attrs.data_layout), str(attrs.kernel_layout), str(attrs.out_layout))
-    found = _find_bytes(data.scaled_form) if isinstance(data, Value) else None
+    found = _find_operand(data.scaled_form) if isinstance(data, Value) else None
     known = _find_weight(walk, weight, 0) if found is not None else None
-    if found is None or known is None or layouts != ("NCHW", "OIHW", "NCHW") or int(attrs.groups) != 1:
+    if found is None or known is None or layouts != ("NCHW", "OIHW", "NCHW"):
         return None
+    computed = _find_zero(data.scaled_form)
+    if int(attrs.groups) != 1:
+        return _depthwise_conv2d(walk, call, found, known, computed)
     source, scale, zero = found
     own, scales, numbers = known
     kernel = own.recipe
@@ -90,6 +121,8 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
         if not block:
             block = QUAD if channels < walk.lanes else walk.lanes
             places = padded_order(channels, block)
+    if places is not None and len(places) == block and source.packed is None:
+        _pack_image(walk, source, block, places)
     packed = walk.pack(source, block, places)
     if places is not None:
         kernel = kernel.take(1, places)
@@ -97,6 +130,8 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     recipe = kernel.reshape((out // x, x, channels // block, block // QUAD, QUAD, kh, kw))
     recipe = recipe.transpose((0, 2, 5, 6, 3, 1, 4))
     stride, padding, dilation = read_window(attrs)
+    if computed is not None and any(padding):
+        packed, padding = pad_bytes(walk, packed, padding, computed), (0, 0, 0, 0)
     if kh == kw == 1 and stride != (1, 1) and not any(padding):
         packed, stride = sample_pixels(walk, packed, stride), (1, 1)
     function = byte_conv2d(shape_of(packed), recipe.shape, stride, padding, dilation, zero if any(padding) else 0)
@@ -104,15 +139,59 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     n, _, h, w = shape
     result = walk.call(function, [packed, walk.add_weight(recipe)], (n, out // x, h, w, x), "byte_conv2d", "int32")
     sums = Value(shape, packed=result, block=x, order=order, dtype="int32", fused=True)
-    offset = -zero * numbers.sum(axis=(1, 2, 3), dtype=np.int64).reshape(1, -1, 1, 1)
-    factor = (scale * scales).reshape(1, -1, 1, 1)
-    return Value(shape, scaled_form=Scaled((Term(sums, factor, offset.astype(np.int32) if zero else None),)))
+    columns = numbers.sum(axis=(1, 2, 3), dtype=np.int64).reshape(1, -1, 1, 1)
+    return _scaled_sums(call, sums, (scale * scales).reshape(1, -1, 1, 1), columns, zero, computed)
+
+
+def _pack_image(walk: Rewriter, source: Value, block: int, places: tuple[int, ...]) -> None:
+    """Pack an image whose channels fill one block, with gaps after them, in one pass."""
+    if (block, places) in source.copies or not walk.make_whole_view(source).in_order:
+        return
+    n, _, h, w = source.shape
+    planes = walk.reshape(source.base, source.shape)
+    copy = walk.call(pack_quads(source.shape, block), [planes], (n, 1, h, w, block), "pack_quads", "uint8")
+    source.packed, source.block, source.order = copy, block, places
+    source.copies[block, places] = copy
+
+
+def _depthwise_conv2d(
+    walk: Rewriter, call: relax.Call, data: Bytes, weight: _Weight, computed: relax.Expr | None
+) -> Value | None:
+    """A convolution of every channel by itself, which keeps the blocks and their order; None for other groups."""
+    source, scale, zero = data
+    own, scales, numbers = weight
+    kernel = own.recipe
+    assert kernel is not None
+    if not int(call.attrs.groups) == kernel.shape[0] == source.channels:
+        return None
+    x, order = source.block, source.order
+    if source.packed is None or x not in (walk.lanes, walk.lanes // 2):
+        x, order = walk.channel_block(source.channels), None
+        if x not in (walk.lanes, walk.lanes // 2):
+            x, order = walk.lanes, padded_order(source.channels, walk.lanes)
+    packed = walk.pack(source, x, order)
+    if order is not None:
+        kernel = kernel.take(0, order)
+    places, _, kh, kw = kernel.shape
+    kernel = kernel.take(3, padded_order(kw, QUAD)) if kw % QUAD else kernel
+    recipe = kernel.reshape((places // x, x, kh, -(-kw // QUAD), QUAD)).transpose((0, 2, 3, 1, 4))
+    stride, padding, dilation = read_window(call.attrs)
+    if computed is not None and any(padding):
+        packed, padding = pad_bytes(walk, packed, padding, computed), (0, 0, 0, 0)
+    function = byte_depthwise_conv2d(shape_of(packed), recipe.shape, kw, stride, padding, dilation, zero)
+    shape = shape_of(call)
+    n, _, h, w = shape
+    arguments = [packed, walk.add_weight(recipe)]
+    result = walk.call(function, arguments, (n, places // x, h, w, x), "byte_depthwise_conv2d", "int32")
+    sums = Value(shape, packed=result, block=x, order=order, dtype="int32", fused=True)
+    columns = numbers.sum(axis=(1, 2, 3), dtype=np.int64).reshape(1, -1, 1, 1)
+    return _scaled_sums(call, sums, (scale * scales).reshape(1, -1, 1, 1), columns, zero, computed)
 
 
 def matmul(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
     """The product of rows of bytes with a matrix of weights, with int32 sums."""
     left, right = args
-    found = _find_bytes(left.scaled_form) if isinstance(left, Value) else None
+    found = _find_operand(left.scaled_form) if isinstance(left, Value) else None
     known = _find_weight(walk, right, 1) if found is not None and len(right.shape) == 2 else None
     if found is None or known is None:
         return None
@@ -138,6 +217,6 @@ def matmul(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     shape = shape_of(call)
     sums = Value(shape, base=result, view=View.of((rows, n)).reshape(shape), dtype="int32", fresh=True)
     ones = (1,) * (len(shape) - 1)
-    offset = -zero * numbers.sum(axis=0, dtype=np.int64).reshape(*ones, -1)
-    factor = (scale * scales).reshape(*ones, -1)
-    return Value(shape, scaled_form=Scaled((Term(sums, factor, offset.astype(np.int32) if zero else None),)))
+    columns = numbers.sum(axis=0, dtype=np.int64).reshape(*ones, -1)
+    computed = _find_zero(left.scaled_form)
+    return _scaled_sums(call, sums, (scale * scales).reshape(*ones, -1), columns, zero, computed)

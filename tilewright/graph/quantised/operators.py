@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from tilewright.graph import pixels, tokens
+from tilewright.graph.quantised import tables
+from tilewright.graph.quantised.averages import average_pool, mean, multiply
 from tilewright.graph.quantised.contractions import conv2d, matmul
+from tilewright.graph.quantised.dynamic import cast, scale_by_computed
 from tilewright.graph.quantised.scaled import Doubles, Scaled, Term
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.weight_moves import move_weight
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
     from tilewright.graph.rewriter import Rewriter
 
-__all__ = ["serve"]
+__all__ = ["read_constant", "serve"]
 
 #: The most terms of a sum. More operands would not fit the registers beside the sums of a convolution.
 _MOST_TERMS = 3
@@ -28,18 +31,30 @@ _MOST_TERMS = 3
 
 def serve(walk: Rewriter, name: str, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
     """The value of an operator of which an operand is a sum of scaled tensors; None if it needs the numbers."""
-    if not any(isinstance(a, Value) and a.scaled_form is not None for a in args):
+    known = [a for a in args if isinstance(a, Value) and (a.scaled_form is not None or a.table is not None)]
+    if not known:
         return None
     handler = _TABLE.get(name)
-    return None if handler is None else handler(walk, call, args)
+    lazy = any(a.table is not None for a in known)
+    found = None if handler is None or lazy else handler(walk, call, args)
+    if found is None:
+        constants = [read_constant(walk, a, 0) for a in args]
+        found = tables.serve(walk, name, call, args, constants)
+    if found is None and lazy and handler is not None:
+        for operand in known:
+            tables.realise(operand)
+        found = handler(walk, call, args)
+    return found
 
 
-def _constant(walk: Rewriter, operand: object, rank: int) -> Doubles | None:
+def read_constant(walk: Rewriter, operand: object, rank: int) -> Doubles | None:
     """The numbers of a constant operand, with as many axes as the result; None if it is not constant."""
-    from tvm import ir
+    from tvm import ir, tirx
 
     if isinstance(operand, ir.GenericConst):
         found = np.asarray(operand.value.numpy(), dtype=np.float64)
+    elif isinstance(operand, tirx.FloatImm | tirx.IntImm):
+        found = np.asarray(operand.value, dtype=np.float64)
     elif isinstance(operand, Value) and operand.scaled_form is not None and operand.scaled_form.is_weight:
         found = operand.scaled_form.read(walk.arrays)
     elif isinstance(operand, Value) and operand.recipe is not None and operand.recipe.source not in walk.varying:
@@ -55,10 +70,10 @@ def _binary(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) ->
     """A sum, a difference, or a product with a constant."""
     shape, name = shape_of(call), call.op.name.removeprefix("relax.")
     left, right = args
-    numbers = _constant(walk, right, len(shape))
+    numbers = read_constant(walk, right, len(shape))
     other, turned = left, False
     if numbers is None:
-        numbers, other, turned = _constant(walk, left, len(shape)), right, True
+        numbers, other, turned = read_constant(walk, left, len(shape)), right, True
     if numbers is not None:
         form = other.scaled_form if isinstance(other, Value) else None
         if form is None or form.is_weight or other.shape != shape or not np.isfinite(numbers).all():
@@ -74,6 +89,9 @@ def _binary(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) ->
         if made is None or not _is_by_channels(made, len(shape)):
             return None
         return Value(shape, scaled_form=made)
+    if name == "multiply":
+        scaled = scale_by_computed(walk, call, args, shape) if str(call.ty.dtype) == "float32" else None
+        return scaled or multiply(walk, call, args)
     if name != "add" or not all(isinstance(a, Value) and a.shape == shape and a.dtype == "float32" for a in args):
         return None
     if any(a.recipe is not None for a in args):
@@ -98,7 +116,7 @@ def _limit(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     form = value.scaled_form if isinstance(value, Value) else None
     if form is None or form.is_weight or value.shape != shape or str(call.ty.dtype) != "float32":
         return None
-    bound = np.zeros(()) if call.op.name == "relax.nn.relu" else _constant(walk, args[1], len(shape))
+    bound = np.zeros(()) if call.op.name == "relax.nn.relu" else read_constant(walk, args[1], len(shape))
     if bound is None or bound.size != 1 or np.isnan(bound).any():
         return None
     number = float(bound.reshape(()))
@@ -110,7 +128,7 @@ def _move(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> V
     """An operator that only moves elements, on the integers."""
     value, name = args[0], call.op.name.removeprefix("relax.")
     form = value.scaled_form if isinstance(value, Value) else None
-    if form is None or len(form.terms) != 1:
+    if form is None or len(form.terms) != 1 or form.terms[0].computed is not None:
         return None
     (term,) = form.terms
     if form.is_weight:
@@ -153,6 +171,7 @@ _TABLE: dict[str, _Handler] = {
     "subtract": _binary,
     "multiply": _binary,
     "divide": _binary,
+    "astype": cast,
     "nn.relu": _limit,
     "maximum": _limit,
     "minimum": _limit,
@@ -162,6 +181,8 @@ _TABLE: dict[str, _Handler] = {
     "expand_dims": _move,
     "permute_dims": _move,
     "nn.max_pool2d": _max_pool,
+    "nn.avg_pool2d": average_pool,
+    "mean": mean,
     "nn.conv2d": conv2d,
     "matmul": matmul,
 }

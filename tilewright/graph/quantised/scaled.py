@@ -14,26 +14,48 @@ from numpy.typing import NDArray
 from tilewright.tensor import Array
 
 if TYPE_CHECKING:
+    from tvm import relax
+
     from tilewright.graph.value import Value
 
-__all__ = ["Doubles", "Scaled", "Term"]
+__all__ = ["Bytes", "Computed", "Doubles", "Scaled", "Term", "find_bytes"]
 
 Doubles: TypeAlias = NDArray[np.float64]
+#: Unsigned bytes, their scale, and their zero point.
+Bytes: TypeAlias = "tuple[Value, float, int]"
+
+
+@dataclass(frozen=True)
+class Computed:
+    """Numbers of a term that the network computes, as dynamically quantised networks do.
+
+    Attributes:
+        zero: a zero point, a uint8 tensor of the shape ``()``; None: there is none.
+        columns: int32 factors of the zero point, in a shape that broadcasts to the tensor's. The products are taken
+            away before anything is scaled.
+        step: what multiplies the scale, a float32 tensor of the shape ``()``; None: nothing does.
+    """
+
+    zero: relax.Expr | None
+    columns: NDArray[np.int32]
+    step: relax.Expr | None = None
 
 
 @dataclass(frozen=True)
 class Term:
-    """A scaled tensor: ``scale * (value + offset)``.
+    """A scaled tensor: ``scale * (value + offset)``, or ``scale * step * (value + offset - zero * columns)``.
 
     Attributes:
         value: a tensor of integers, or of float32.
         scale: what multiplies it, in a shape that broadcasts to the tensor's.
         offset: int32 numbers that are added before, in such a shape; None: nothing is added.
+        computed: the zero point and the step, if the network computes them; None: all numbers are known.
     """
 
     value: Value
     scale: Doubles
     offset: NDArray[np.int32] | None = None
+    computed: Computed | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +89,8 @@ class Scaled:
         if len(self.terms) != 1 or self.limited or self.is_weight:
             return False
         (term,) = self.terms
-        return term.value.dtype == "uint8" and term.offset is None and term.scale.size == self.shift.size == 1
+        known = term.offset is None and term.computed is None
+        return term.value.dtype == "uint8" and known and term.scale.size == self.shift.size == 1
 
     def scaled(self, factor: Doubles) -> Scaled | None:
         """The sum times a factor; None if the limits would have to be scaled by channels, or swapped."""
@@ -85,7 +108,9 @@ class Scaled:
     @property
     def numbers(self) -> list[Array]:
         """The shift, the scales and the offsets."""
-        return [self.shift, *(t.scale for t in self.terms), *(t.offset for t in self.terms if t.offset is not None)]
+        columns = (t.computed.columns for t in self.terms if t.computed is not None)
+        offsets = (t.offset for t in self.terms if t.offset is not None)
+        return [self.shift, *(t.scale for t in self.terms), *offsets, *columns]
 
     def read(self, arrays: Mapping[str, Array]) -> Doubles:
         """The numbers of a weight, of which the network's ``arrays`` hold the integers."""
@@ -93,3 +118,15 @@ class Scaled:
         assert term.value.recipe is not None
         levels = term.value.recipe.apply(arrays).astype(np.float64)
         return np.asarray(np.clip(levels * term.scale + self.shift, self.low, self.high))
+
+
+def find_bytes(form: Scaled | None) -> Bytes | None:
+    """Unsigned bytes, their scale, and their zero point, if a sum is nothing else; None otherwise."""
+    if form is None or not form.is_bytes:
+        return None
+    (term,) = form.terms
+    scale, shift = float(term.scale.reshape(-1)[0]), float(form.shift.reshape(-1)[0])
+    zero = -shift / scale
+    if abs(zero - round(zero)) > 1e-6 or not 0 <= round(zero) <= 255:
+        return None
+    return term.value, scale, round(zero)

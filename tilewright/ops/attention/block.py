@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from tilewright.ops.attention.elements import Elements
-from tilewright.ops.elementwise.exponential import exp_below_zero
+from tilewright.ops.elementwise.exponential import exp_below_zero, log
 from tilewright.ops.elementwise.float32 import number, select
 from tilewright.ops.statements import bound_index, load, make_counter, make_index, make_loop, make_sequence, store
 
@@ -248,14 +248,19 @@ class Block:
         return tirx.For(key, make_index(0), end - first, tirx.ForKind.SERIAL, self._over_vectors(element))
 
     def _invert(self) -> Stmt:
-        """The inverse of the sum of each query."""
+        """The inverse of the sum of each query, and the logarithm of the sum of exponentials if it is wanted."""
         from tvm import tirx
 
         def element(vector: Expr, lane: Expr, at: Expr) -> list[Stmt]:
             total = load(self.sums, [vector, lane])
             if self.attention.safe:
                 total = tirx.max(total, number(_SMALLEST))
-            return [store(self.factor, number(1.0) / total, [at])]
+            statements = [store(self.factor, number(1.0) / total, [at])]
+            if self.attention.sums:
+                value = log(total) + load(self.top, [vector, lane])
+                query = self._first_query(vector) + lane
+                statements.append(store(self.writer.params["sums"], value, [self.item, query]))
+            return statements
 
         return self._over_vectors(element)
 

@@ -23,4 +23,4 @@ def attention(form: Attention) -> PrimFunc:
     """softmax(scale * Q K^T + masks) V. Gives a PrimFunc whose parameters are those of ``form.shapes``, all float32."""
     params = [declare(name, shape) for name, shape in form.shapes.items()]
     body, buffers = write_attention(form, params, Nest.plain(form))
-    return make_written_function(params, 1, body, buffers, Mark(KIND, form.detail))
+    return make_written_function(params, 1 + form.sums, body, buffers, Mark(KIND, form.detail))

@@ -35,6 +35,8 @@ class Attention:
         masks: how the operands lie that are added to the scores. A dimension of extent 1 is at ("fixed", 0).
         causal: whether query i reads the keys up to i + keys - queries alone.
         safe: whether a row that reads no key gives zeros, as in PyTorch's attention, instead of nan.
+        sums: whether a second result ``(items, queries)`` has the logarithm of the sum of the exponentials of each
+            query's scores, which the backward pass of training needs.
     """
 
     batch: tuple[int, ...]
@@ -50,6 +52,7 @@ class Attention:
     masks: tuple[Dims, ...] = ()
     causal: bool = False
     safe: bool = False
+    sums: bool = False
 
     @property
     def items(self) -> int:
@@ -64,11 +67,12 @@ class Attention:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of the operands, then that of the result, by name."""
+        """The shapes of the operands, then those of the results, by name."""
         named: dict[str, Dims] = {"q": self.q, "k": self.k, "v": self.v}
         named |= {f"mask{i}": dims for i, dims in enumerate(self.masks)}
         shapes = {name: tuple(extent for extent, _ in dims) for name, dims in named.items()}
-        return shapes | {"out": tuple(self._extent(place) for place in self.out)}
+        shapes["out"] = tuple(self._extent(place) for place in self.out)
+        return shapes | ({"sums": (self.items, self.queries)} if self.sums else {})
 
     def _extent(self, place: Place) -> int:
         kind, number = place
@@ -77,12 +81,15 @@ class Attention:
 
     def __str__(self) -> str:
         sizes = "x".join(map(str, (self.items, self.queries, self.keys, self.depth, self.width)))
-        return f"attention {sizes}{' causal' * self.causal}{' masked' * bool(self.masks)}"
+        return f"attention {sizes}{' causal' * self.causal}{' masked' * bool(self.masks)}{' with sums' * self.sums}"
 
     @property
     def detail(self) -> str:
         """The attention as a text, for a mark."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        fields = dataclasses.asdict(self)
+        if not self.sums:
+            del fields["sums"]  # as in records of versions that knew no sums
+        return json.dumps(fields, sort_keys=True)
 
     @classmethod
     def parse(cls, detail: str) -> Attention:
@@ -122,7 +129,7 @@ class Attention:
             lies(tuple((self._extent(place), place) for place in self.out), "query", "width"),
             isinstance(self.scale, float) and math.isfinite(self.scale),
             all(fits(mask) and {p[0] for _, p in mask} <= {"batch", "query", "key", "fixed"} for mask in self.masks),
-            isinstance(self.causal, bool) and isinstance(self.safe, bool),
+            all(isinstance(flag, bool) for flag in (self.causal, self.safe, self.sums)),
             not self.causal or self.keys >= self.queries,
         ]
         if not all(wanted):

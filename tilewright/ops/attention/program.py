@@ -9,7 +9,7 @@ for part of the queries of a matrix:
             mask, largest score of each query, S^T to the cache
         S^T = exp(S^T - largest), and the sum of each query
         for tile of queries and columns:         registers: O[query, columns] += S^T[key, query] * V[key, columns]
-    O / sum
+    O / sum, and log(sum) + largest if that is wanted
 
 A vector of scores holds queries, so largest scores and sums need no step across lanes, and K and V are read where they
 lie. With one stripe, whole rows of scores stay in the cache. With several stripes, sums and results so far are scaled

@@ -4,6 +4,10 @@
     -->
     C[0:lanes] = vpdpbusd(C[0:lanes], broadcast(A[0:4]), W[0:lanes, 0:4])
 
+    for l, q: C[l] += int32(A[q, l]) * int32(W[l, q])   of a depthwise kernel: a quad of pixels
+    -->
+    C[0:lanes] = vpdpbusd(C[0:lanes], transpose(A[0:4, 0:lanes]), W[0:lanes, 0:4])
+
 Which instruction does this is a property of the target: ``vpdpbusd`` (AVX512-VNNI, AVX-VNNI), otherwise ``vpmaddwd`` on
 bytes that are widened to pairs of int16, which is exact as well. ``vpmaddubsw`` would saturate. All other targets run
 plain code, which is what the function of the task says.
@@ -75,18 +79,31 @@ class DotProduct:
         from tvm import tirx
 
         before = _load(sums, self.lanes)
-        quad = tirx.reinterpret("int32", _load(data, QUAD))
         products = self._vpdpbusd if self.name == "vpdpbusd" else self._vpmaddwd
-        after = products(before, quad, _load(weights, self.lanes * QUAD))
+        after = products(before, self._quads(data), _load(weights, self.lanes * QUAD))
         return tirx.BufferStore(sums.source, after, _indices(sums, self.lanes))
 
-    def _vpdpbusd(self, sums: Expr, quad: Expr, weights: Expr) -> Expr:
+    def _quads(self, data: TensorRegion) -> Expr:
+        """The quad of each sum, as int32: one for all of them, or quads of neighbouring pixels."""
         from tvm import tirx
 
-        data = tirx.reinterpret(f"uint8x{self.lanes * QUAD}", tirx.Broadcast(quad, self.lanes))
-        return self._call(sums, data, weights)
+        pixels = int(data.region[-2].extent) if len(data.region) > 1 else 1
+        if pixels == 1:
+            return tirx.Broadcast(tirx.reinterpret("int32", _load(data, QUAD)), self.lanes)
+        step = (pixels - 1) // (QUAD - 1)
+        if step == 1 and int(data.source.ty.shape[-1]) == self.lanes:
+            flat = [_load(data, QUAD * self.lanes)]
+        else:
+            flat = [_load(data, self.lanes, q * step) for q in range(QUAD)]
+        order = [tirx.const(q * self.lanes + lane, "int32") for lane in range(self.lanes) for q in range(QUAD)]
+        return tirx.reinterpret(f"int32x{self.lanes}", tirx.Shuffle(flat, order))
 
-    def _vpmaddwd(self, sums: Expr, quad: Expr, weights: Expr) -> Expr:
+    def _vpdpbusd(self, sums: Expr, quads: Expr, weights: Expr) -> Expr:
+        from tvm import tirx
+
+        return self._call(sums, tirx.reinterpret(f"uint8x{self.lanes * QUAD}", quads), weights)
+
+    def _vpmaddwd(self, sums: Expr, quads: Expr, weights: Expr) -> Expr:
         """Even and odd bytes make pairs of int16 of their own. Data are unsigned, and weights keep their sign."""
         from tvm import tirx
 
@@ -94,11 +111,12 @@ class DotProduct:
         eight = tirx.Broadcast(tirx.const(8, "int16"), 2 * self.lanes)
         pairs = tirx.reinterpret(kind, weights)
 
-        def spread(number: Expr) -> Expr:
-            return tirx.reinterpret(kind, tirx.Broadcast(number & tirx.const(_EVEN, "int32"), self.lanes))
+        def spread(numbers: Expr) -> Expr:
+            mask = tirx.Broadcast(tirx.const(_EVEN, "int32"), self.lanes)
+            return tirx.reinterpret(kind, numbers & mask)
 
-        even = self._call(spread(quad), (pairs << eight) >> eight)
-        odd = self._call(spread(quad >> tirx.const(8, "int32")), pairs >> eight)
+        even = self._call(spread(quads), (pairs << eight) >> eight)
+        odd = self._call(spread(quads >> tirx.Broadcast(tirx.const(8, "int32"), self.lanes)), pairs >> eight)
         return sums + even + odd
 
     def _call(self, *arguments: Expr) -> Expr:
@@ -137,15 +155,17 @@ def find_dot_product(target: Target, lanes: int) -> DotProduct | None:
     return None if name is None else DotProduct(name, lanes)
 
 
-def _indices(region: TensorRegion, count: int) -> Sequence[Expr]:
-    """The indices of the ``count`` elements that a region begins with. They lie side by side."""
+def _indices(region: TensorRegion, count: int, pixel: int = 0) -> Sequence[Expr]:
+    """The indices of the ``count`` elements that a region's pixel begins with. They lie side by side."""
     from tvm import tirx
 
     first = [extent.min for extent in region.region]
+    if pixel:
+        first[-2] = first[-2] + pixel
     return [*first[:-1], tirx.Ramp(first[-1], tirx.const(1, str(first[-1].ty.dtype)), count)]
 
 
-def _load(region: TensorRegion, count: int) -> Expr:
+def _load(region: TensorRegion, count: int, pixel: int = 0) -> Expr:
     from tvm import tirx
 
-    return tirx.BufferLoad(region.source, _indices(region, count))
+    return tirx.BufferLoad(region.source, _indices(region, count, pixel))

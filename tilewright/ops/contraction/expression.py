@@ -176,22 +176,29 @@ def depthwise_conv2d(
 
 
 @lru_cache(KEPT)
-def dense(rows: int, weight: tuple[int, ...], outputs: int) -> PrimFunc:
+def dense(rows: int, weight: tuple[int, ...], outputs: int, halves: bool = False) -> PrimFunc:
     """``(m, k)`` data times packed weights. Gives a PrimFunc (data, weight, output ``(m, N)``).
 
     Args:
         rows: m.
         weight: shape ``(ceil(N/x), k, x)``.
         outputs: N. The output leaves out the columns of the last block beyond N.
+        halves: whether the weights are bfloat16 numbers, whose bits are in uint16. They are widened in registers, which
+            is exact: a bfloat16 number is the upper half of a float32 number.
     """
-    from tvm import te
+    from tvm import te, tirx
 
     oo, depth, x = weight
     a = te.placeholder((rows, depth), name="data")
-    w = te.placeholder(weight, name="weight")
+    w = te.placeholder(weight, "uint16" if halves else "float32", name="weight")
     k = te.reduce_axis((0, depth), "k")
+
+    def number(o: Expr, v: Expr) -> Expr:
+        found = w[o, k, v]
+        return tirx.reinterpret("float32", found.astype("uint32") << tirx.const(16, "uint32")) if halves else found
+
     c = te.compute(
-        (rows, oo, x), lambda m, o, v: te.sum(a[m, k] * w[o, k, v], axis=[k]), name=BLOCK, attrs=mark_roles("pol/r")
+        (rows, oo, x), lambda m, o, v: te.sum(a[m, k] * number(o, v), axis=[k]), name=BLOCK, attrs=mark_roles("pol/r")
     )
     y = te.compute((rows, outputs), lambda m, n: c[m, n // x, n % x], name="unpack")
     return make_function([a, w, y], FUSABLE)

@@ -132,12 +132,13 @@ def read_form(module: IRModule) -> Form:
     if len(weights) != 1 or len(data) != 1 or len(stmt.writes) != 1:
         raise FormError("a contraction multiplies data by weights, of which only the weights have the lane axis")
     if quads:
-        data, weights = [_in_quads(data[0])], [_in_quads(weights[0])]
+        data, weights = [_beside_quads(data[0]) if depthwise else _in_quads(data[0])], [_in_quads(weights[0])]
     accesses = [_named("A", data[0]), _named("W", weights[0]), _named("C", _access(stmt.writes[0], names, extents))]
     del extents["q"]
     padded = find_pad(schedule, block) is not None
     dims = set(accesses[0].dims)
     plain = extents["kh"] == extents["kw"] == 1 and (("h", 1),) in dims and (("w", 1),) in dims
+    plain = plain and not (quads and depthwise)  # a quad is of pixels
     rows = "h" in iterators
     # Rows and columns make one axis only if the rows lie in memory one after the other.
     steps = dict(accesses[0].steps)
@@ -224,6 +225,12 @@ def _in_quads(access: Access) -> Access:
         inside = ("q", 1) in dim
         dims.append(tuple((axis, c // QUAD if inside else c) for axis, c in dim if axis != "q"))
     return Access(access.name, QUAD, tuple(dims), tuple((axis, step // QUAD) for axis, step in steps))
+
+
+def _beside_quads(access: Access) -> Access:
+    """The access to the first byte of each quad of pixels."""
+    dims = tuple(tuple((axis, c) for axis, c in dim if axis != "q") for dim in access.dims)
+    return Access(access.name, access.itemsize, dims, tuple(s for s in access.steps if s[0] != "q"))
 
 
 def _without_rows(access: Access) -> Access:

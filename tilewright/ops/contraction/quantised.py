@@ -1,7 +1,8 @@
 """Tensor expressions of contractions of bytes: unsigned data times signed weights, with int32 sums.
 
 In shapes, ``x`` is the number of channels in a block of the output, and ``cb`` that of the input, a multiple of 4. The
-last axis of packed weights holds the four inputs that an instruction multiplies together.
+last axis of packed weights holds the four inputs that an instruction multiplies together, which are neighbouring
+channels, or neighbouring columns of a depthwise kernel.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from typing import TYPE_CHECKING
 from tilewright.ops.contraction.dot_products import QUAD
 from tilewright.ops.contraction.expression import count_outputs, pad_pixels
 from tilewright.ops.contraction.form import BLOCK, mark_roles
-from tilewright.ops.function import FUSABLE, KEPT, make_function
+from tilewright.ops.function import FUSABLE, KEPT, OPAQUE, make_function
 
 if TYPE_CHECKING:
+    from tvm.ir import Expr
     from tvm.tirx import PrimFunc
 
-__all__ = ["byte_conv2d", "byte_dense"]
+__all__ = ["byte_conv2d", "byte_dense", "byte_depthwise_conv2d", "pad_with"]
 
 
 @lru_cache(KEPT)
@@ -66,6 +68,58 @@ def byte_conv2d(
 
 
 @lru_cache(KEPT)
+def byte_depthwise_conv2d(
+    data: tuple[int, ...],
+    weight: tuple[int, ...],
+    columns: int,
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    zero: int,
+) -> PrimFunc:
+    """Convolution of every channel of bytes by itself. Gives a PrimFunc (uint8 data, int8 weight, int32 sums).
+
+    An instruction multiplies a quad of columns. Weights of columns beyond the kernel are zero. The image is padded on
+    the right as far as these columns reach.
+
+    Args:
+        data: shape ``(n, C/x, h, w, x)``.
+        weight: shape ``(C/x, kh, ceil(kw/4), x, 4)``.
+        columns: kw.
+        stride: of rows and columns.
+        padding: top, left, bottom, right.
+        dilation: of rows and columns.
+        zero: the byte that stands for 0 in the padding.
+    """
+    from tvm import te
+
+    n, _, _, width, _ = data
+    oo, kh, quads, x, _ = weight
+    top, left, bottom, right = padding
+    a = te.placeholder(data, "uint8", name="data")
+    w = te.placeholder(weight, "int8", name="weight")
+    cols = (left + width + right - dilation[1] * (columns - 1) - 1) // stride[1] + 1
+    reach = (cols - 1) * stride[1] + (QUAD * quads - 1) * dilation[1] + 1
+    src = pad_pixels(a, (top, left, bottom, max(right, reach - left - width)), zero)
+    rows, _ = count_outputs(src, (kh, columns), stride, dilation)
+    ry, rx = te.reduce_axis((0, kh), "ry"), te.reduce_axis((0, quads), "rx")
+    rq = te.reduce_axis((0, QUAD), "rq")
+    c = te.compute(
+        (n, oo, rows, cols, x),
+        lambda b, o, i, j, v: te.sum(
+            src[b, o, i * stride[0] + ry * dilation[0], j * stride[1] + (rx * QUAD + rq) * dilation[1], v].astype(
+                "int32"
+            )
+            * w[o, ry, rx, v, rq].astype("int32"),
+            axis=[ry, rx, rq],
+        ),
+        name=BLOCK,
+        attrs=mark_roles("boppl/rrq"),
+    )
+    return make_function([a, w, c], FUSABLE)
+
+
+@lru_cache(KEPT)
 def byte_dense(rows: int, weight: tuple[int, ...], outputs: int) -> PrimFunc:
     """``(m, k)`` bytes times packed weights. Gives a PrimFunc (uint8 data, int8 weight, int32 sums ``(m, N)``).
 
@@ -88,3 +142,25 @@ def byte_dense(rows: int, weight: tuple[int, ...], outputs: int) -> PrimFunc:
     )
     y = te.compute((rows, outputs), lambda m, n: c[m, n // x, n % x], name="unpack")
     return make_function([a, w, y], FUSABLE)
+
+
+@lru_cache(KEPT)
+def pad_with(data: tuple[int, ...], padding: tuple[int, int, int, int]) -> PrimFunc:
+    """NCHW[cb]c bytes with a margin that holds one number. Gives a PrimFunc (uint8 data, uint8 number ``()``, output).
+
+    Args:
+        data: shape ``(n, C/cb, h, w, cb)``.
+        padding: top, left, bottom, right.
+    """
+    from tvm import te, tirx
+
+    n, blocks, rows, cols, block = data
+    top, left, bottom, right = padding
+    x, number = te.placeholder(data, "uint8", name="data"), te.placeholder((), "uint8", name="number")
+
+    def at(b: Expr, c: Expr, i: Expr, j: Expr, v: Expr) -> Expr:
+        inside = tirx.all(i >= top, i < top + rows, j >= left, j < left + cols)
+        return tirx.if_then_else(inside, x[b, c, i - top, j - left, v], number())
+
+    y = te.compute((n, blocks, rows + top + bottom, cols + left + right, block), at, name="pad_bytes")
+    return make_function([x, number, y], OPAQUE)

@@ -35,6 +35,9 @@ _BODY = 512
 _ROWS, _OUTS = 4, 8
 #: Most inputs of a block that are written out.
 _UNROLL = 16
+#: Multiply-adds that the default writes out, about. With 112 kernels took LLVM a tenth longer, and were not faster
+#: (MobileNetV3-large, 2 cores of an Intel Emerald Rapids).
+_WRITTEN_OUT = 32
 #: Orders of (o0, o1, h0, w0) by number. With o1 = 1 the first three make different programs, otherwise all but the
 #: third (``ContractionSpace._one_program_one_config``).
 _O_H_O_W, _H_O_W_O, _H_W_O, _O_H_W_O = 0, 1, 2, 3
@@ -269,7 +272,9 @@ class ContractionSpace:
             cost = cost + np.where(c.pad == PAD_INSIDE, 0.2 * (again - 1), 0.1 if small else 0.3)
         if self._is_product and self._form.bytes("A") / self._form.extents["n"] > self.target.l2 / 2 and not small:
             wanted = _H_O_W_O  # chunks of rows in the second cache, beside a panel of weights in the first
-        total: NDArray[np.float64] = cost + 0.05 * (configs[:, 3] != wanted) + 0.02 * np.abs(np.log2(c.unroll / 4))
+        total: NDArray[np.float64] = (
+            cost + 0.05 * (configs[:, 3] != wanted) + 0.02 * np.abs(np.log2(c.unroll / self._wanted_unroll(c)))
+        )
         if self._streams:
             # Padded data in a cache are written and read at no cost. Each parallel iteration pads its own blocks.
             blocks = self._form.extents["n"] * self._form.extents["o"]
@@ -278,6 +283,14 @@ class ContractionSpace:
             return total
         total = total - 0.02 * c.unroll_kernel * self._form.depthwise
         return total
+
+    def _wanted_unroll(self, c: Columns) -> NDArray[np.float64]:
+        """How much of the sum is written out: enough multiply-adds for a loop, and no more code to compile."""
+        if self._is_product:  # ViT-tiny's took 1.04 of the time with fewer
+            return np.full(len(c.outs), 4.0)
+        vectors = -(-self._form.extents["l"] // self.target.lanes)
+        found: NDArray[np.float64] = np.clip(_WRITTEN_OUT / (c.outs * c.rows * c.cols * vectors), 1, 4)
+        return found
 
     @cached_property
     def _is_product(self) -> bool:

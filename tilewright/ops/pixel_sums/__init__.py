@@ -14,7 +14,7 @@ from tilewright.ops.pixel_sums.statistics import (
     channel_sum,
     plain_statistics,
 )
-from tilewright.ops.pixel_sums.token_sums import NORM_SUMS, norm_sums, token_product
+from tilewright.ops.pixel_sums.token_sums import NORM_SUMS, norm_sums, token_product, token_sum
 from tilewright.ops.pixel_sums.weight_gradient import (
     WEIGHT_GRADIENT,
     WeightGradient,
@@ -39,5 +39,6 @@ __all__ = [
     "plain_statistics",
     "plain_weight_gradient",
     "token_product",
+    "token_sum",
     "weight_gradient",
 ]

@@ -53,6 +53,11 @@ class Form:
         return "u" not in self.roles
 
     @property
+    def is_column_sum(self) -> bool:
+        """Whether it sums the columns of a matrix: nothing is multiplied by a matrix, and columns lie side by side."""
+        return "o" in self.roles and not set("guyx") & set(self.roles)
+
+    @property
     def is_product(self) -> bool:
         """Whether it is a product of matrices: there is no kernel."""
         return "u" in self.roles and not set("gyx") & set(self.roles)

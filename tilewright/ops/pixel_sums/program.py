@@ -21,6 +21,8 @@ from tilewright.ops.pixel_sums.form import BLOCK, PAD, Form
 from tilewright.space.loops import lanes_in
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tvm.ir import IRModule
     from tvm.s_tir import Schedule
     from tvm.s_tir.schedule import LoopRV, SBlockRV
@@ -96,7 +98,8 @@ class _Program:
             tiles["t"] = axes.pop("t")
         around = [*parts, *(axes[a] for a in ("g", *decisions.outside) if a in axes)]
         between = [axes[a] for a in "ocyxu" if a in axes and a not in decisions.outside]
-        registers = [tiles[a] for a in "oyxut" if a in tiles]
+        # In a product the vectors of the right matrix stay in registers, while numbers of the left one pass.
+        registers = [tiles[a] for a in ("uo" if form.is_product else "oyxut") if a in tiles]
         schedule.reorder(*around, loops[-1], *between, *registers, axes["l"])
         schedule.compute_at(tile, between[-1] if between else loops[-1], preserve_unit_loops=True)
         schedule.set_scope(tile, 0, "local")
@@ -115,6 +118,8 @@ class _Program:
             cols, written_out = schedule.split(cols, factors=[None, self.decisions.unroll])
             pixels = [images, rows, cols, written_out]
             schedule.unroll(written_out)
+        if self.form.is_product:
+            spatial[-3:-1] = spatial[-2], spatial[-3]
         schedule.reorder(*pixels, *spatial)
         for loop in spatial[:-1]:
             if int(schedule.get(loop).extent) > 1:
@@ -141,11 +146,44 @@ class _Program:
         schedule = self.schedule
         for name in self.decisions.packed:
             block = schedule.get_sblock(name)
-            schedule.compute_at(block, schedule.get_loops(total)[1])
-            loops = schedule.get_loops(block)
-            lanes = lanes_in(schedule.get(loops[-1]).extent, _LONGEST_VECTOR)
+            schedule.compute_at(block, schedule.get_loops(total)[1], preserve_unit_loops=True)
+            *_, columns, tokens, inner = schedule.get_loops(block)
+            schedule.reorder(tokens, columns)
+            extent = int(schedule.get(inner).extent)
+            # Columns that are missing at the end are replaced by groups of 8. Other numbers of columns are whole.
+            lanes = math.gcd(extent, _LONGEST_VECTOR) if extent > _LONGEST_VECTOR else lanes_in(extent, extent)
+            pieces, vector = schedule.split(inner, factors=[None, lanes])
+            schedule.unroll(pieces)
             if lanes > 1:
-                schedule.vectorize(schedule.split(loops[-1], factors=[None, lanes])[1])
+                schedule.vectorize(vector)
+
+    def write_product(self, name: str) -> None:
+        """Write a product by rows in parallel, vector by vector, which adds up the sums of the parts before."""
+        schedule, extents = self.schedule, self.form.extents
+        rows, columns = schedule.get_loops(schedule.get_sblock(name))
+        blocks, _ = schedule.split(rows, factors=[None, extents["u"]])
+        lanes = schedule.split(columns, factors=[None, extents["l"]])[1]
+        block = schedule.get_sblock(BLOCK)
+        if self.decisions.parts > 1:
+            schedule.compute_at(block, blocks, preserve_unit_loops=True)
+        schedule.vectorize(lanes)
+        schedule.parallel(blocks)
+        if self.decisions.parts > 1:
+            part, *spatial = schedule.get_loops(block)[1:]
+            self.add_parts(spatial, part)
+
+    def add_parts(self, spatial: Sequence[LoopRV], part: LoopRV) -> None:
+        """Add up the sums of the parts, vector by vector.
+
+        Args:
+            spatial: the loops of the block that adds them, the lanes last.
+            part: its loop over parts.
+        """
+        schedule = self.schedule
+        schedule.reorder(*spatial[:-1], part, spatial[-1])
+        schedule.vectorize(spatial[-1])
+        start = schedule.decompose_reduction(schedule.get_sblock(BLOCK), part)
+        schedule.vectorize(schedule.get_loops(start)[-1])
 
     def write_alone(self, block: SBlockRV) -> None:
         """Schedule what comes after all sums in loops of its own."""
@@ -180,16 +218,15 @@ def build_program(module: IRModule, form: Form, decisions: Decisions) -> Schedul
         name = f"{BLOCK}_rf"
         *spatial, _, chunk, _, _, _ = schedule.get_loops(schedule.get_sblock(name))
     tile, total, parallel = program.add_chunks(name, chunk)
-    if decisions.parts > 1:
-        last = schedule.get_sblock(BLOCK)
-        *spatial, part = schedule.get_loops(last)
-        schedule.reorder(*spatial[:-1], part, spatial[-1])
-        schedule.vectorize(spatial[-1])
-        schedule.vectorize(schedule.get_loops(schedule.decompose_reduction(last, part))[-1])
-    if decisions.parts > 1 or not _joins(schedule, writer, form):
-        program.write_alone(schedule.get_sblock(writer))
-    else:
+    if decisions.parts == 1 and _joins(schedule, writer, form):
         schedule.reverse_compute_at(schedule.get_sblock(writer), parallel)
+    elif form.is_product:
+        program.write_product(writer)
+    else:
+        if decisions.parts > 1:
+            *spatial, part = schedule.get_loops(schedule.get_sblock(BLOCK))
+            program.add_parts(spatial, part)
+        program.write_alone(schedule.get_sblock(writer))
     if form.padded:
         program.pad(total, parallel)
     program.pack(total)

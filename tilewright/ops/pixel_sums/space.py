@@ -36,6 +36,8 @@ _FAR_BYTES, _NEAR_BYTES = 10.0, 40.0
 _LARGE_COST = 0.1
 #: Multiply-adds of vectors in a cycle.
 _ADDS = 2
+#: Register tiles that are ranked together with chunks.
+_RANKED = 4
 #: The number of the choice of no loops around the chunks.
 _NO_BLOCKS = OUTSIDE.index("")
 #: The place of each knob.
@@ -103,12 +105,30 @@ class PixelSumsSpace(KnobsAlone):
 
     def default(self) -> NDArray[np.int32]:
         """The tile with the fewest estimated cycles; chunks that fit the second cache; enough parallel iterations."""
-        best = self._combinations(np.zeros(len(self.knobs), dtype=np.int32), (0, 1, 2, 3))
-        best = best[self.valid(best)]
-        tile = best[int(self._cycles(self._values(best)).argmin())]
-        rest = self._combinations(tile, (_CHUNKS, _PARTS, _OUTSIDE))
-        rest = rest[self.valid(rest)]
-        config: NDArray[np.int32] = rest[int(self._cost(self._values(rest)).argmin())]
+        config: NDArray[np.int32] = self.likely(1)[0]
+        return config
+
+    def likely(self, count: int) -> Configs:
+        """The default, then other tiles and chunks with low estimated cost. ``(at most count, knobs)``."""
+        tiles = self._combinations(np.zeros(len(self.knobs), dtype=np.int32), (0, 1, 2, 3))
+        tiles = tiles[self.valid(tiles)]
+        cycles = self._cycles(self._values(tiles))
+        found, costs = [], []
+        for place in cycles.argsort(kind="stable")[:_RANKED]:
+            rest = self._combinations(tiles[place], (_CHUNKS, _PARTS, _OUTSIDE))
+            rest = rest[self.valid(rest)]
+            cost = self._cost(self._values(rest))
+            # Of all configs with the same tile and the same chunks, only the best.
+            order = cost.argsort(kind="stable")
+            first = order[np.sort(np.unique(rest[order, _CHUNKS], return_index=True)[1])]
+            found.append(rest[first])
+            costs.append(cost[first] + cycles[place] / cycles.min())
+        ranked = np.concatenate(costs)[1:].argsort(kind="stable")[: count - 1]
+        best = np.concatenate([found[0][:1], np.concatenate(found)[1:][ranked]])
+        return np.stack([self._finish(config) for config in best])
+
+    def _finish(self, config: NDArray[np.int32]) -> NDArray[np.int32]:
+        """The config with what is best for any tile."""
         config[_PAD] = len(self.knobs[_PAD]) - 1
         if self._form.is_product:
             # Packing the left matrix gains 3 to 8 %, and packing the right one nothing.
@@ -217,7 +237,7 @@ class PixelSumsSpace(KnobsAlone):
         relative: NDArray[np.float64] = moved / (tokens * left * right / 16.0 / (_ADDS * target.lanes))
         # The caches hold other data, too.
         relative += _LARGE_COST * np.log2(np.maximum(1.0, chunk / (target.l2 / 8)))
-        return relative + _LARGE_COST * np.log2(np.maximum(1.0, panel / (target.l1 / 2)))
+        return relative + _LARGE_COST * np.log2(np.maximum(1.0, panel / (target.l1 / 4)))
 
 
 def _knobs(form: Form, target: Target) -> tuple[Knob, ...]:
@@ -229,7 +249,7 @@ def _knobs(form: Form, target: Target) -> tuple[Knob, ...]:
     for wanted in (target.cores, 2 * target.cores, 4 * target.cores):
         parts.add(min((d for d in chunks if d > 1), key=lambda d: (abs(d - wanted), d), default=1))
     outside = [0] if extents["o"] == 1 or "o" not in form.roles else [1] if extents["c"] == 1 else [0, 1, 2, 3]
-    if form.is_product and len(parts) > 1:
+    if (form.is_product or form.is_column_sum) and len(parts) > 1:
         outside = [*outside, _NO_BLOCKS]
     return (
         *(ChoiceKnob.of(f"tile_{axis}", choices) for axis, choices in zip(TILED, tiles, strict=True)),

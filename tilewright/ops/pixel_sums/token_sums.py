@@ -18,15 +18,19 @@ if TYPE_CHECKING:
     from tvm.ir import Expr
     from tvm.tirx import IterVar, PrimFunc
 
-__all__ = ["NORM_SUMS", "norm_sums", "token_product"]
+__all__ = ["NORM_SUMS", "norm_sums", "token_product", "token_sum"]
 
 #: The kind of the mark of :func:`norm_sums` as importers emit it.
 NORM_SUMS = "norm_sums"
 
-#: Most columns of the left matrix that are summed for a piece of the tokens while that piece is in the cache.
-_MOST_COLUMNS = 64
-#: Most columns of the left matrix that are packed side by side: a line of a cache.
-_PACKED = 16
+#: Columns of the left matrix that are packed side by side. Register tiles of 4 x 6, 3 x 8 and 2 x 12 vectors and
+#: numbers divide them, and those of 2 x 6 and 3 x 4 for 16 registers. Columns that are missing at the end are some
+#: others once more, whose sums nobody reads.
+_SIDE = 24
+#: Columns that are read together where some are missing. They divide the columns.
+_GROUP = 8
+#: Most columns that are packed side by side where these numbers do not fit: a line of a cache.
+_LINE = 16
 #: Most tokens that may be written out in the innermost loop.
 _TOKENS = 4
 #: Tokens of a chunk, at best. If no such chunks divide the tokens, none are written out, so that others do.
@@ -46,27 +50,56 @@ def token_product(tokens: int, left: int, right: int, x: int) -> PrimFunc:
         right: the columns of the right matrix.
         x: the columns of the right matrix in a vector, a divisor of them.
     """
-    from tvm import te
+    from tvm import te, tirx
 
     inner, (rn, ri, rj) = _tokens_axes(tokens)
-    unit = max(d for d in divisors(left) if d <= _MOST_COLUMNS)
-    side = max(d for d in divisors(left) if d <= _PACKED)
+    side, group = _sides(left)
     a, b = te.placeholder((tokens, left), name="left"), te.placeholder((tokens, right), name="right")
-    packed_left = te.compute((left // side, tokens, side), lambda c, t, u: a[t, c * side + u], name=PACKS[0])
+
+    def column(c: Expr, u: Expr) -> Expr:
+        if left % side == 0:
+            return c * side + u
+        return tirx.min(c * side + u // group * group, left - group) + u % group
+
+    packed_left = te.compute((-(-left // side), tokens, side), lambda c, t, u: a[t, column(c, u)], name=PACKS[0])
     packed_right = te.compute((right // x, tokens, x), lambda o, t, v: b[t, o * x + v], name=PACKS[1])
 
     def term(c: Expr, o: Expr, u: Expr, v: Expr) -> Expr:
-        token, column = rn * inner + rj, c * unit + u
-        return packed_left[column // side, token, column % side] * packed_right[o, token, v]
+        token = rn * inner + rj
+        return packed_left[c, token, u] * packed_right[o, token, v]
 
     sums = te.compute(
-        (left // unit, right // x, unit, x),
+        (-(-left // side), right // x, side, x),
         lambda c, o, u, v: te.sum(term(c, o, u, v), axis=[rn, ri, rj]),
         name=BLOCK,
         attrs=mark_roles("coul"),
     )
-    result = te.compute((left, right), lambda i, j: sums[i // unit, j // x, i % unit, j % x], name="unpack")
+
+    result = te.compute((left, right), lambda i, j: sums[i // side, j // x, i % side, j % x], name="unpack")
     return make_function([a, b, result], OPAQUE)
+
+
+@lru_cache(KEPT)
+def token_sum(tokens: int, columns: int, x: int) -> PrimFunc:
+    """The sum of each column, such as the gradient of a bias. Gives a PrimFunc (data, sums ``(columns,)``).
+
+    Args:
+        tokens: the rows of the data.
+        columns: of the data.
+        x: the columns in a vector, a divisor of them.
+    """
+    from tvm import te
+
+    data = te.placeholder((tokens, columns), name="data")
+    inner, (rn, ri, rj) = _tokens_axes(tokens)
+    sums = te.compute(
+        (1, columns // x, x),
+        lambda c, o, v: te.sum(data[rn * inner + rj, (c + o) * x + v], axis=[rn, ri, rj]),
+        name=BLOCK,
+        attrs=mark_roles("col"),
+    )
+    result = te.compute((columns,), lambda i: sums[0, i // x, i % x], name="unpack")
+    return make_function([data, result], OPAQUE)
 
 
 @lru_cache(KEPT)
@@ -101,13 +134,21 @@ def norm_sums(tokens: int, columns: int, x: int) -> PrimFunc:
         return make_function([dy, data, mean, inverse, result], OPAQUE)
     inner, (rn, ri, rj) = _tokens_axes(tokens)
     sums = te.compute(
-        (2, columns // x, x),
-        lambda t, c, v: te.sum(term(t, rn * inner + rj, c * x + v), axis=[rn, ri, rj]),
+        (2, 1, columns // x, x),
+        lambda t, c, o, v: te.sum(term(t, rn * inner + rj, (c + o) * x + v), axis=[rn, ri, rj]),
         name=BLOCK,
-        attrs=mark_roles("tcl"),
+        attrs=mark_roles("tcol"),
     )
-    result = te.compute((2, columns), lambda t, c: sums[t, c // x, c % x], name="finish")
+    result = te.compute((2, columns), lambda t, c: sums[t, 0, c // x, c % x], name="finish")
     return make_function([dy, data, mean, inverse, result], OPAQUE)
+
+
+def _sides(left: int) -> tuple[int, int]:
+    """How many columns are packed side by side, and how many are read together where some are missing."""
+    if left > _SIDE and left % _GROUP == 0:
+        return _SIDE, _GROUP
+    side = max(d for d in divisors(left) if d <= _LINE)
+    return side, side
 
 
 def _tokens_axes(tokens: int) -> tuple[int, tuple[IterVar, IterVar, IterVar]]:

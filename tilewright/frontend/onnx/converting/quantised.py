@@ -16,11 +16,13 @@ from tilewright.frontend.onnx.converting.sliding import Sliding, convolve
 from tilewright.frontend.onnx.importer import Operands, converter
 from tilewright.ops.elementwise.affine import QUANTISATION
 from tilewright.ops.function import BROADCAST, make_function
+from tilewright.ops.rows.byte_range import MOST_ROWS, byte_scale, byte_zero_point, row_ends
 
 if TYPE_CHECKING:
     from tvm import relax
     from tvm.ir import Expr
     from tvm.te import Tensor
+    from tvm.tirx import PrimFunc
 
 __all__ = ["saturate"]
 
@@ -73,7 +75,7 @@ def _dequantize(given: Operands) -> Sequence[relax.Expr]:
 
 def _emit_marked(given: Operands, compute: Callable[..., Tensor], role: str, places: _Places, dtype: str) -> relax.Expr:
     """Emit a tensor expression, with an attribute by which the graph knows what it does."""
-    from tvm import relax, te
+    from tvm import te
 
     operands = _present(given, 3)
     tensors = [te.placeholder(shape_of(x), str(x.ty.dtype), name=f"x{i}") for i, x in enumerate(operands)]
@@ -81,8 +83,7 @@ def _emit_marked(given: Operands, compute: Callable[..., Tensor], role: str, pla
     function = make_function([*tensors, result], BROADCAST)
     if not places.block:
         function = function.with_attr(QUANTISATION, f"{role} {places.axis}")
-    symbol = given.builder.add_func(function, role)
-    return given.emit(relax.call_tir(symbol, operands, relax.TensorType(shape_of(result), dtype)))
+    return _call(given, function, operands, shape_of(result), dtype, role)
 
 
 class _Places:
@@ -127,29 +128,15 @@ def _quantize_dynamically(given: Operands) -> Sequence[relax.Expr]:
     from tvm import relax
 
     x = operand(given, 0)
-    ends = [given.emit(relax.op.max(x)), given.emit(relax.op.min(x))]
-
-    def scale(high: Tensor, low: Tensor) -> Tensor:
-        from tvm import te, tirx
-
-        zero = tirx.const(0.0, "float32")
-
-        def at() -> Expr:
-            top, bottom = tirx.max(high(), zero), tirx.min(low(), zero)
-            return tirx.Select(top == bottom, tirx.const(1.0, "float32"), (top - bottom) / tirx.const(255.0, "float32"))
-
-        return te.compute((), at, name="scale")
-
-    step = emit(given, scale, ends, "quantize_scale")
-
-    def zero_point(low: Tensor, step: Tensor) -> Tensor:
-        from tvm import te, tirx
-
-        zero = tirx.const(0.0, "float32")
-        return te.compute((), lambda: saturate(-tirx.min(low(), zero) / step(), zero, "uint8"), name="zero_point")
-
-    moved = emit(given, zero_point, [ends[1], step], "quantize_zero_point")
     shape = shape_of(x)
+    count = math.prod(shape)
+    rows = max((d for d in range(1, min(count, MOST_ROWS) + 1) if count % d == 0), default=1)
+    lines = given.emit(relax.op.reshape(x, (rows, count // rows)))
+    # The graph knows the lanes of a vector, and puts the same function by lanes in its place.
+    plain = row_ends((rows, count // rows), 0).with_attr(QUANTISATION, "ends 0")
+    ends = _call(given, plain, [lines], (rows, 2), "float32", "ends_of_rows")
+    scale = _call(given, byte_scale(rows), [ends], (), "float32", "byte_scale")
+    moved = _call(given, byte_zero_point(rows), [ends, scale], (), "uint8", "byte_zero_point")
 
     def quantize(x: Tensor, step: Tensor, moved: Tensor) -> Tensor:
         from tvm import te
@@ -158,7 +145,22 @@ def _quantize_dynamically(given: Operands) -> Sequence[relax.Expr]:
             shape, lambda *i: saturate(x(*i) / step(), moved().astype("float32"), "uint8"), name="quantize"
         )
 
-    return [emit(given, quantize, [x, step, moved], "quantize"), step, moved]
+    return [emit(given, quantize, [x, scale, moved], "quantize"), scale, moved]
+
+
+def _call(
+    given: Operands,
+    function: PrimFunc,
+    operands: Sequence[relax.Expr],
+    shape: tuple[int, ...],
+    dtype: str,
+    name: str,
+) -> relax.Var:
+    """Emit the call of a function."""
+    from tvm import relax
+
+    symbol = given.builder.add_func(function, name)
+    return given.emit(relax.call_tir(symbol, list(operands), relax.TensorType(shape, dtype)))
 
 
 @converter("ConvInteger")
@@ -229,7 +231,13 @@ def _widen(given: Operands, places: tuple[int, int], axis: int | None) -> relax.
 
         return te.compute(shape, at, name="widen")
 
-    return emit(given, compute, [x, *([operand(given, places[1])] if has(given, places[1]) else [])], "widen")
+    from tvm import te
+
+    operands = [x, *([operand(given, places[1])] if has(given, places[1]) else [])]
+    tensors = [te.placeholder(shape_of(o), str(o.ty.dtype), name=f"x{i}") for i, o in enumerate(operands)]
+    function = make_function([*tensors, compute(*tensors)], BROADCAST)
+    function = function.with_attr(QUANTISATION, f"widen {axis or 0}")
+    return _call(given, function, operands, shape, "int32", "widen")
 
 
 def _requantise(

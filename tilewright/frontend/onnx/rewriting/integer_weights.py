@@ -68,7 +68,8 @@ def _takes_integers(graph: Graph, node: onnx.NodeProto, makers: dict[str, onnx.N
     if shape is None:
         return False
     if node.op_type == "Conv":
-        fits = len(shape) == 4 and attributes.get("group", 1) == 1
+        groups = attributes.get("group", 1)
+        fits = len(shape) == 4 and (groups == 1 or (groups == shape[0] and shape[1] == 1))
     elif node.op_type == "MatMul":
         fits = len(shape) == 2 and shape[0] % 4 == 0 and shape[1] > 1
     elif node.op_type == "Gemm":

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tilewright.frontend.torch.attention import ATTENTION
 from tilewright.frontend.torch.converters.operands import Operands, Results, converter
 from tilewright.frontend.torch.graph import shape_of
 from tilewright.frontend.transposed import Axis, emit_transposed
+from tilewright.ops.attention import Attention, Dims, attention
 from tilewright.ops.elementwise.elementary import gelu_slope
 from tilewright.ops.elementwise.expression import apply_formula
 from tilewright.ops.elementwise.gradients import ActivationGradient, activation_gradient
@@ -170,6 +172,36 @@ def _norm_sums(o: Operands) -> Results:
 def _log_sum_exp(o: Operands) -> Results:
     rows, columns = o.shape(0)
     return _call(o, log_sum_exp((rows, columns), 0), LOG_SUM_EXP)
+
+
+@converter(f"tilewright.{ATTENTION}.default")
+def _attention(o: Operands) -> Results:
+    """Attention, and the logarithms of the sums of exponentials, as plain loops."""
+    from tvm import relax
+
+    (n, heads, queries, depth), keys, width = o.shape("query"), o.shape("key")[2], o.shape("value")[3]
+    if {o.dtype(name) for name in ("query", "key", "value")} != {"float32"}:
+        raise ValueError("attention in training is compiled for float32")
+    batch: Dims = ((n, ("batch", 0)), (heads, ("batch", 1)))
+    form = Attention(
+        (n, heads),
+        queries,
+        keys,
+        depth,
+        width,
+        (*batch, (queries, ("query", 0)), (depth, ("depth", 0))),
+        (*batch, (keys, ("key", 0)), (depth, ("depth", 0))),
+        (*batch, (keys, ("key", 0)), (width, ("width", 0))),
+        (("batch", 0), ("batch", 1), ("query", 0), ("width", 0)),
+        scale=o.number("scale"),
+        causal=bool(o.given("causal")),
+        sums=True,
+    )
+    kinds = [relax.TensorType(form.shapes[name], "float32") for name in ("out", "sums")]
+    operands = [o.expr(name) for name in ("query", "key", "value")]
+    results = o.emit(relax.call_tir(o.builder.add_func(attention(form), "attention"), operands, kinds))
+    out, sums = (o.emit(relax.TupleGetItem(results, place)) for place in range(2))
+    return [out, o.reshape(sums, (n, heads, queries))]
 
 
 def _call(o: Operands, function: tirx.PrimFunc, name: str) -> relax.Expr:

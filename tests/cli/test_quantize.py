@@ -1,0 +1,133 @@
+"""``tilewright quantize`` writes a quantised model, or one message that says why not."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from typer.testing import CliRunner
+
+from tests.models import conv_model, normal
+from tilewright.cli import app
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    np.savez(tmp_path / "samples.npz", x=normal(5, 1, 8, 10, 10))
+    return conv_model(tmp_path / "m.onnx")
+
+
+def quantize(model: Path, *options: str) -> tuple[int, str, dict[str, Any]]:
+    report = model.with_name("report.json")
+    done = CliRunner().invoke(app, ["quantize", str(model), *options, "--json", str(report)])
+    return done.exit_code, done.output, json.loads(report.read_text())
+
+
+def count(path: Path) -> Counter[str]:
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def scales(path: Path) -> int:
+    """The number of scales of the convolution's weights."""
+    graph = onnx.load(path).graph
+    numbers = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    (conv,) = (node for node in graph.node if node.op_type == "Conv")
+    (made,) = (node for node in graph.node if conv.input[1] in node.output)
+    return int(numbers[made.input[1]].size)
+
+
+def test_a_static_model(model: Path) -> None:
+    code, said, report = quantize(model, "--calibrate", str(model.with_name("samples.npz")))
+    assert code == 0, said
+    out = Path(report["out"])
+    assert out == model.with_name("m.int8.onnx")
+    assert scales(out) == 16
+    assert (report["calibrated"], report["judged"], report["held_out"]) == (4, 1, True)
+    (output,) = report["outputs"]
+    assert output["cosine"] > 0.999
+    assert 0 < output["largest_relative_error"] < 0.05
+    assert report["bytes_after"] < report["bytes_before"]
+    assert {path.name for path in model.parent.iterdir()} == {"m.onnx", "m.int8.onnx", "samples.npz", "report.json"}
+
+
+@pytest.mark.parametrize("option", ["--method=entropy", "--method=percentile", "--symmetric", "--per-tensor"])
+def test_options_change_the_model(model: Path, option: str) -> None:
+    samples = ["--calibrate", str(model.with_name("samples.npz"))]
+    plain, other = model.with_name("plain.onnx"), model.with_name("other.onnx")
+    assert quantize(model, *samples, "--out", str(plain))[0] == 0
+    assert quantize(model, *samples, "--out", str(other), option)[0] == 0
+    assert plain.read_bytes() != other.read_bytes()
+    if option == "--per-tensor":
+        assert scales(other) == 1
+
+
+def test_dynamic_needs_no_samples(model: Path) -> None:
+    code, said, report = quantize(model, "--dynamic")
+    assert code == 0, said
+    assert "were not compared" in said
+    assert count(Path(report["out"]))["ConvInteger"] == 1
+    _, said, report = quantize(model, "--dynamic", "--calibrate", str(model.with_name("samples.npz")))
+    assert report["judged"] == 5
+    assert report["outputs"][0]["cosine"] > 0.999
+
+
+def test_random_samples_are_for_speed(model: Path) -> None:
+    code, said, report = quantize(model, "--random")
+    assert code == 0
+    assert report["random"]
+    assert "outputs are of no use" in said
+    one = Path(report["out"]).read_bytes()
+    assert quantize(model, "--random", "--seed", "1")[0] == 0
+    assert Path(report["out"]).read_bytes() != one
+    conv_model(model, "batch")
+    code, said, _ = quantize(model, "--random")
+    assert code == 2
+    assert "--shape" in said
+    assert quantize(model, "--random", "--shape", "batch=2")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ([], "numpy.savez('samples.npz', x=array)"),
+        (["--exclude", "first_", "--random"], "did you mean 'first'?"),
+        (["--exclude", "first", "--random"], "no operator of this one can"),
+        (["--exclude", "Conv", "--dynamic"], "no operator of this one can"),
+        (["--method", "best"], "minmax, entropy or percentile"),
+        (["--dynamic", "--symmetric"], "compute"),
+        (["--dynamic", "--shape", "x=1"], "--random is missing"),
+        (["--out", "/nowhere/at/all.onnx", "--random"], "--out names a file in a directory"),
+        (["--out", "/", "--random"], "--out names a new file"),
+    ],
+)
+def test_wrong_options_end_with_one_message(model: Path, options: list[str], says: str) -> None:
+    code, said, report = quantize(model, *options)
+    assert code == 2
+    assert says in said
+    assert says in report["error"]["message"]
+    assert not model.with_name("m.int8.onnx").exists()
+
+
+def test_wrong_samples_end_with_one_message(model: Path) -> None:
+    samples = model.with_name("samples.npz")
+    np.savez(samples, x=normal(5, 1, 8, 10, 9))
+    code, said, _ = quantize(model, "--calibrate", str(samples))
+    assert code == 2
+    assert "'x' is (1,8,10,10) and the array is (5, 1, 8, 10, 9)" in said
+    assert quantize(model, "--calibrate", str(model))[0] == 2
+    assert quantize(model, "--calibrate", str(samples), "--random")[0] == 2
+
+
+def test_a_model_is_quantised_once(model: Path) -> None:
+    assert quantize(model, "--random")[0] == 0
+    code, said, _ = quantize(model.with_name("m.int8.onnx"), "--random")
+    assert code == 2
+    assert "quantised once" in said
+    code, said, _ = quantize(model, "--random", "--out", str(model))
+    assert code == 2

@@ -1,0 +1,39 @@
+"""Lookups in tables of 256 bytes: the instruction of each target, and every byte."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.kernels import call_kernel
+from tests.targets import lane_target, require
+from tilewright.graph.tasks import task_of
+from tilewright.ops.elementwise.lookup import lookup
+from tilewright.ops.registry import make_space
+from tilewright.target import Target
+from tilewright.tvm_compat import keep_nan
+
+
+@pytest.mark.parametrize(("cpu", "permutes"), [("icelake-server", True), ("cascadelake", False)])
+def test_a_target_with_vbmi_permutes_registers(cpu: str, permutes: bool) -> None:
+    import tvm
+
+    target = Target.parse(f"llvm:{cpu}:x86_64-linux-gnu")
+    space = make_space(task_of("lookup", lookup((4, 64)), (1,)), target)
+    module = tvm.compile(keep_nan(space.schedule(space.default()).mod), target=target.tvm).mod
+    code = module.inspect_source("asm")
+    assert any(name in code for name in ("vpermi2b", "vpermt2b")) is permutes
+
+
+@pytest.mark.parametrize("lanes", [4, 8, 16, 0], ids=lambda lanes: f"{lanes} lanes" if lanes else "this machine")
+def test_every_byte_is_looked_up(lanes: int) -> None:
+    from tvm import runtime
+
+    target = lane_target(lanes) if lanes else Target.parse()
+    require(target)
+    rng = np.random.default_rng(0)
+    data, table = rng.permutation(256 * 3).astype(np.uint8).reshape(3, 256), rng.permutation(256).astype(np.uint8)
+    space = make_space(task_of("lookup", lookup(data.shape), (1,)), target)
+    result = runtime.tensor(np.zeros_like(data))
+    call_kernel(space.schedule(space.default()).mod, target, *map(runtime.tensor, (data, table)), result)
+    assert np.array_equal(result.numpy(), table[data])

@@ -1,0 +1,128 @@
+"""``tilewright quantize``: writes a quantised model with ONNX Runtime's quantiser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tilewright.cli.boundary import command, write_json
+from tilewright.cli.inputs import ShapeOption, make_shape_request, read_sample
+from tilewright.cli.options import JsonOption, check_model
+from tilewright.cli.text import table
+from tilewright.cli.verbosity import Verbosity, remark, verbosity
+from tilewright.errors import ModelFormatError, OutputError, TilewrightError
+from tilewright.frontend.file_kinds import is_program
+from tilewright.jsonable import to_json_object
+from tilewright.measure.memory import check_memory
+from tilewright.scratch import scratch
+from tilewright.wording import counted
+
+if TYPE_CHECKING:
+    from tilewright.quantising import Quantised
+
+__all__ = ["quantize"]
+
+#: The bytes of address space and of memory that quantising a small model needs: Python, NumPy and ONNX Runtime.
+_LEAST = (1 << 30, 256 << 20)
+#: How many random samples ``--random`` draws.
+_RANDOM = 8
+
+
+@command
+def quantize(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The model: an ONNX file in floating point.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The quantised model. By default the model's name and .int8.onnx."),
+    ] = None,
+    calibrate: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--calibrate",
+            metavar="X.NPZ",
+            help="Samples of the inputs by name, stacked along one more axis in front. May be given several times.",
+        ),
+    ] = None,
+    random: Annotated[
+        bool, typer.Option("--random", help="Calibrate with random numbers: for trials of speed only.")
+    ] = False,
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="How ranges are found: minmax, entropy or percentile.")
+    ] = "minmax",
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="Compute the scales of activations at run time. Needs no samples.")
+    ] = False,
+    per_tensor: Annotated[
+        bool, typer.Option("--per-tensor", help="One scale for each weight, instead of one for each of its channels.")
+    ] = False,
+    symmetric: Annotated[
+        bool, typer.Option("--symmetric", help="Activations in int8 around 0, instead of uint8 with a zero point.")
+    ] = False,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exclude",
+            metavar="NAME",
+            help="A node, or an operator such as Softmax, that stays in floating point. May be given several times.",
+        ),
+    ] = None,
+    shape: ShapeOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of --random.")] = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Quantise MODEL with ONNX Runtime's quantiser, and compare its outputs with those in floating point."""
+    check_model(model)
+    if is_program(model):
+        raise ModelFormatError(f"the quantiser takes an ONNX file, but {model} is another; export it with torch.onnx")
+    out = out or model.with_name(f"{model.stem}.int8.onnx")
+    if out.exists() and (not out.is_file() or out.samefile(model)):
+        raise OutputError(f"--out names a new file, or an old one to replace, but {out} is not; name another")
+    if shape and not random:
+        raise TilewrightError("--shape is that of --random's samples, but --random is missing; leave --shape out")
+    check_memory(*_LEAST)
+    with scratch():
+        from tilewright.quantising import QuantisingPlan, quantise
+
+        plan = QuantisingPlan(
+            model=model,
+            out=out,
+            samples=tuple(read_sample(path) for path in calibrate or ()),
+            random=_RANDOM if random else 0,
+            calibration=method,
+            dynamic=dynamic,
+            per_channel=not per_tensor,
+            symmetric=symmetric,
+            exclude=tuple(exclude or ()),
+            shapes=make_shape_request(shape),
+            seed=seed,
+        )
+        found = quantise(plan)
+    write_json(json_file, {"model": str(model), "out": str(out), "random": random, **to_json_object(found)})
+    if verbosity() is Verbosity.QUIET:
+        print(out)
+        return
+    _tell(found, random)
+    print(f"{out}; tune it with: tilewright tune {quote(str(out))}")
+
+
+def _tell(found: Quantised, random: bool) -> None:
+    """Print what was quantised, and what it costs."""
+    print("on integers: " + ", ".join(f"{count} {kind}" for kind, count in found.operators.items()))
+    print(f"weights: {found.bytes_before / 1e6:.3g} MB before, {found.bytes_after / 1e6:.3g} MB after")
+    if random:
+        remark(
+            "warning: this model was calibrated with random numbers, so its outputs are of no use; measure its speed, "
+            "and calibrate with real samples for anything else"
+        )
+    if not found.judged:
+        remark("note: outputs were not compared with those in floating point; give samples with --calibrate for that")
+        return
+    rows = [[o.name, f"{o.cosine:.6f}", f"{o.largest_relative_error:.2g}"] for o in found.outputs]
+    print(table(["output", "cosine", "largest relative error"], rows))
+    samples = f"{counted(found.judged, 'sample')}" + (" held out" if found.held_out and found.calibrated else "")
+    print(f"against the model in floating point, on {samples}; calibrated with {found.calibrated}")
+    if not found.held_out:
+        remark("note: the only sample was used for calibrating and for comparing; give several to hold some out")

@@ -1,0 +1,80 @@
+"""What quantising costs: the outputs of a quantised model against those of the model in floating point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.quantising.samples import Sample
+from tilewright.tensor import Array
+
+__all__ = ["OutputAccuracy", "compare_outputs", "run_model"]
+
+
+@dataclass(frozen=True)
+class OutputAccuracy:
+    """How an output of the quantised model differs from that of the model in floating point, over all samples.
+
+    Attributes:
+        name: of the output.
+        cosine: of the angle between all numbers of both; NaN if one of them has none, or is not finite, or is 0.
+        largest_relative_error: the largest difference, relative to the largest magnitude in floating point. Of
+            integers: the share that differs.
+    """
+
+    name: str
+    cosine: float
+    largest_relative_error: float
+
+
+def run_model(path: Path, samples: Sequence[Sample]) -> list[list[Array]]:
+    """The outputs of a model for each sample, by ONNX Runtime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return [list(session.run(None, dict(sample))) for sample in samples]
+
+
+def compare_outputs(
+    names: Sequence[str], wanted: Sequence[Sequence[Array]], found: Sequence[Sequence[Array]]
+) -> list[OutputAccuracy]:
+    """Compare the outputs of two models.
+
+    Args:
+        names: of the outputs. One that is no tensor of numbers is left out.
+        wanted: the outputs in floating point, for each sample.
+        found: those of the quantised model. Their shapes may depend on the numbers; then the error is infinite.
+    """
+    made = []
+    for place, name in enumerate(names):
+        ours, theirs = ([outputs[place] for outputs in several] for several in (found, wanted))
+        if not all(isinstance(a, np.ndarray) and a.dtype.kind in "fiub" for a in (*ours, *theirs)):
+            continue
+        if any(a.shape != b.shape for a, b in zip(ours, theirs, strict=True)):
+            made.append(OutputAccuracy(name, math.nan, math.inf))
+            continue
+        kind = theirs[0].dtype.kind if theirs else "f"
+        made.append(_compare(name, _join(ours), _join(theirs), kind == "f"))
+    return made
+
+
+def _join(arrays: Sequence[Array]) -> NDArray[np.float64]:
+    return np.concatenate([np.asarray(a, np.float64).reshape(-1) for a in arrays]) if arrays else np.zeros(0)
+
+
+def _compare(name: str, found: NDArray[np.float64], wanted: NDArray[np.float64], real: bool) -> OutputAccuracy:
+    with np.errstate(all="ignore"):
+        lengths = float(np.linalg.norm(found) * np.linalg.norm(wanted))
+        cosine = float(found @ wanted) / lengths if lengths else math.nan
+        if not real:
+            return OutputAccuracy(name, cosine, float(np.mean(found != wanted)) if found.size else 0.0)
+        largest = float(np.abs(wanted).max(initial=0.0))
+        apart = float(np.abs(found - wanted).max(initial=0.0))
+    return OutputAccuracy(name, cosine, apart / largest if largest else apart)
