@@ -189,10 +189,9 @@ class _Writer:
 
     def _finish(self, sums: Var, row: Expr, first: Expr, c: int) -> Stmt:
         """What follows the sums of a column, as the function has it."""
+        from tvm import tirx
         from tvm.ir import TensorLoad, Var
         from tvm_ffi import structural_map
-
-        from tvm import tirx
 
         variables, block = self.form.writes
 
