@@ -157,6 +157,7 @@ class Case:
 
 
 _PIXELS = partial(Case, templates=("contraction",))
+_DEPTHWISE = partial(Case, templates=("depthwise",))
 _POOLED = partial(Case, templates=("contraction", "window"))
 _TOKENS = partial(Case, templates=("contraction", "rows"), moves=False)
 _STAGED = partial(Case, templates=("contraction", "winograd_transform"))
@@ -172,8 +173,8 @@ CASES: dict[str, Case] = {
     "5x5 with a stride": _PIXELS(partial(convolution, channels=8, out=12, kernel=5, strides=[2, 2])),
     "groups of blocks": _PIXELS(partial(convolution, channels=64, out=32, group=2)),
     "groups, channels last": _PIXELS(partial(convolution, channels=18, out=15, group=3)),
-    "depthwise": _PIXELS(partial(convolution, channels=24, out=24, group=24)),
-    "depthwise, few channels": _PIXELS(partial(convolution, channels=3, out=3, group=3)),
+    "depthwise": _DEPTHWISE(partial(convolution, channels=24, out=24, group=24)),
+    "depthwise, few channels": _DEPTHWISE(partial(convolution, channels=3, out=3, group=3)),
     "channel shuffle": _PIXELS(partial(shuffle, groups=3, each=8)),
     "channel shuffle, few channels": _PIXELS(partial(shuffle, groups=2, each=3)),
     "concatenation": _PIXELS(expand),

@@ -31,7 +31,7 @@ CHOSEN = (
     *("winograd4", "fused_winograd2"),
 )
 TEMPLATES = {
-    *("contraction", "rows", "window", "recurrent", "elementwise"),
+    *("contraction", "depthwise", "rows", "window", "recurrent", "elementwise"),
     *("winograd", "winograd_transform", "auto"),
 }
 

@@ -32,7 +32,7 @@ def all_agree(nodes: list[NodeProto], inputs: dict[str, Shape], output: Shape, *
         spaces = {use.task.key: make_space(use.task, TARGET) for use in extraction.uses}
         rng = np.random.default_rng(0)
         configs = {
-            key: [s.default(), *(sample(s, rng, 2) if s.template.startswith("contraction") else ())]
+            key: [s.default(), *(sample(s, rng, 2) if s.template.startswith(("contraction", "depthwise")) else ())]
             for key, s in spaces.items()
         }
         kernels = Kernels(extraction, Path(folder, "objects"))  # those of the default serve all three
@@ -76,7 +76,7 @@ def test_convolutions_of_all_forms(data: st.DataObject) -> None:
     assert not extraction.fallbacks
     contractions = [u for u in extraction.uses if u.task.kind == "contraction"]
     assert len(contractions) == 1
-    assert make_space(contractions[0].task, TARGET).template.startswith("contraction")
+    assert make_space(contractions[0].task, TARGET).template.startswith(("contraction", "depthwise"))
 
 
 @settings(_DRAWN, max_examples=5)

@@ -40,7 +40,7 @@ _ATTENTION = attention.Attention((1,), 8, 8, 8, 8, _ROWS, _KEYS, _VALUES, (("bat
 #: An expression of each family: its function, the kind of its task, and the template that serves it.
 FAMILIES: dict[str, tuple[Any, str, str]] = {
     "convolution": (contraction.conv2d((1, 2, 8, 8, 8), (2, 2, 3, 3, 8, 8), *_SAME), "contraction", "contraction"),
-    "depthwise": (contraction.depthwise_conv2d((1, 2, 8, 8, 8), (2, 3, 3, 8), *_SAME), "contraction", "contraction"),
+    "depthwise": (contraction.depthwise_conv2d((1, 2, 8, 8, 8), (2, 3, 3, 8), *_SAME), "contraction", "depthwise"),
     "dense": (contraction.dense(4, (2, 16, 8), 16), "contraction", "contraction"),
     "weight gradient": (pixel_sums.weight_gradient(_GRADIENT, (2, 2, 8, 8, 8), (2, 2, 8, 8, 8)), *["pixel_sums"] * 2),
     "depthwise gradient": (pixel_sums.depthwise_gradient(_DEPTHWISE, (2, 2, 8, 8, 8)), "pixel_sums", "pixel_sums"),

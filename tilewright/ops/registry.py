@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from tilewright.errors import SpaceError
 from tilewright.ops.attention import AttentionTemplate
 from tilewright.ops.contraction import ContractionTemplate
+from tilewright.ops.depthwise import DepthwiseTemplate
 from tilewright.ops.elementwise import ElementwiseTemplate
 from tilewright.ops.generic import AutoTemplate
 from tilewright.ops.pixel_sums import PixelSumsTemplate
@@ -26,6 +27,7 @@ __all__ = ["TEMPLATES", "make_space", "recorded_space"]
 
 #: All templates. The first that serves a task makes its space; the last one serves every task.
 TEMPLATES: tuple[Template, ...] = (
+    DepthwiseTemplate(),
     ContractionTemplate(),
     PixelSumsTemplate(),
     RowsTemplate(),

@@ -1,0 +1,85 @@
+"""Depthwise convolutions: every program is right, for windows of all kinds, and others are left to other templates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from tests.kernels import call_kernel
+from tests.targets import LANES, lane_target, require
+from tilewright.graph.tasks import task_of
+from tilewright.ops.contraction import depthwise_conv2d
+from tilewright.ops.depthwise import DepthwiseSpace, DepthwiseTemplate
+from tilewright.ops.registry import make_space
+from tilewright.space.configs import sample
+from tilewright.space.recorded import check_recorded
+
+Array = np.ndarray[Any, Any]
+_DRAWN = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+def convolve(x: Array, w: Array, stride: tuple[int, int], padding: tuple[int, ...], dilation: tuple[int, int]) -> Array:
+    """In float64, of ``(n, c, h, w, lanes)`` and ``(c, kh, kw, lanes)``."""
+    top, left, bottom, right = padding
+    wide = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (top, bottom), (left, right), (0, 0)))
+    kernel = w.shape[1:3]
+    rows, cols = ((wide.shape[2 + i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2))
+    out = np.zeros((*x.shape[:2], rows, cols, x.shape[4]))
+    for i in range(kernel[0]):
+        for j in range(kernel[1]):
+            y, z = i * dilation[0], j * dilation[1]
+            part = wide[:, :, y : y + stride[0] * rows : stride[0], z : z + stride[1] * cols : stride[1]]
+            out += part * w[None, :, i, j][:, :, None, None]
+    return out
+
+
+@pytest.mark.parametrize("lanes", LANES)
+@_DRAWN
+@given(data=st.data())
+def test_windows_of_all_kinds(lanes: int, data: st.DataObject) -> None:
+    import tvm
+
+    def pair(least: int, most: int) -> tuple[int, int]:
+        a, b = data.draw(st.lists(st.integers(least, most), min_size=2, max_size=2))
+        return a, b
+
+    target = lane_target(lanes)
+    require(target)
+    n, blocks = pair(1, 2)
+    size, kernel, stride, dilation = pair(1, 19), pair(1, 5), pair(1, 3), pair(1, 2)
+    padding = tuple(data.draw(st.lists(st.integers(0, 4), min_size=4, max_size=4)))
+    x = data.draw(st.sampled_from([lanes, lanes - 1, max(2, lanes // 2)]))
+    for axis in range(2):
+        assume(size[axis] + padding[axis] + padding[axis + 2] > dilation[axis] * (kernel[axis] - 1))
+    function = depthwise_conv2d((n, blocks, *size, x), (blocks, *kernel, x), stride, padding, dilation)
+    task = task_of("depthwise_conv2d", function)
+    space = make_space(task, target)
+    assert isinstance(space, DepthwiseSpace)
+    rng = np.random.default_rng(0)
+    image = rng.standard_normal((n, blocks, *size, x)).astype(np.float32)
+    weight = rng.standard_normal((blocks, *kernel, x)).astype(np.float32)
+    want = convolve(image, weight, stride, padding, dilation)
+    for config in [space.default(), *sample(space, rng, 2)]:
+        out = tvm.runtime.tensor(np.full(want.shape, np.nan, np.float32))
+        call_kernel(space.schedule(config).mod, target, tvm.runtime.tensor(image), tvm.runtime.tensor(weight), out)
+        np.testing.assert_allclose(out.numpy(), want, rtol=1e-4, atol=1e-4, err_msg=str(config))
+
+
+def test_what_the_template_does_not_serve() -> None:
+    """Channels last, and vectors longer than a register, have the loops of other contractions."""
+    last = task_of("last", depthwise_conv2d((1, 1, 6, 6, 32), (2, 3, 3, 16), (1, 1), (1, 1, 1, 1), (1, 1)))
+    wide = task_of("wide", depthwise_conv2d((1, 2, 6, 6, 16), (2, 3, 3, 16), (1, 1), (1, 1, 1, 1), (1, 1)))
+    template = DepthwiseTemplate()
+    assert not template.serves(last, lane_target(16))
+    assert template.serves(wide, lane_target(16))
+    assert not template.serves(wide, lane_target(8))
+    for task in (last, wide):
+        assert make_space(task, lane_target(8)).template.startswith("contraction")
+
+
+def test_a_recorded_function_is_accepted() -> None:
+    check_recorded(task_of("d", depthwise_conv2d((1, 2, 6, 6, 16), (2, 3, 3, 16), (1, 1), (1, 1, 1, 1), (1, 1))))

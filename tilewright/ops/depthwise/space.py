@@ -1,0 +1,163 @@
+"""The design space of depthwise convolutions."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.errors import FormError
+from tilewright.ops.contraction.form import KIND
+from tilewright.ops.depthwise.form import Depthwise, read_depthwise
+from tilewright.ops.depthwise.program import Nest, tiles_of, write_depthwise
+from tilewright.ops.written import schedule_statements
+from tilewright.space.configs import choices_of
+from tilewright.space.knob import ChoiceKnob, Knob
+from tilewright.space.knobs_alone import KnobsAlone
+from tilewright.space.module import form_errors, space_errors, task_module
+from tilewright.space.space import Configs, DesignSpace
+from tilewright.space.template import FormReader
+from tilewright.target import Target
+from tilewright.task import Task
+
+if TYPE_CHECKING:
+    from tvm.s_tir import Schedule
+
+__all__ = ["DepthwiseSpace", "DepthwiseTemplate"]
+
+#: Columns of the widest tile, and parts of a block's rows.
+_WIDEST, _PARTS = 24, (1, 2, 3, 4, 6, 8, 12, 16, 28, 56)
+#: Multiply-adds (about 10 µs) below which waking other threads costs more than it saves.
+_PARALLEL_WORK = 1 << 18
+#: Most multiply-adds that are written out for a tile, twice those of a whole kernel.
+_BODY = 512
+
+
+def _analyse(task: Task) -> Depthwise:
+    with form_errors(f"{task.name!r} is no depthwise convolution"):
+        return read_depthwise(task_module(task))
+
+
+_read = FormReader(_analyse)
+
+
+class DepthwiseSpace(KnobsAlone):
+    """The programs of one depthwise convolution.
+
+    Attributes:
+        task: the task that is scheduled.
+        target: the machine that it is scheduled for.
+        template: ``depthwise/1``.
+        knobs: ``columns`` of a tile in registers; ``parts`` into which the rows of a block are cut; ``whole``: whether
+            rows far from the edges have the whole kernel written out; ``parallel``: whether parts run in parallel.
+        has_loop_nest: false.
+
+    Args:
+        task: the task to schedule.
+        target: the machine to schedule it for.
+
+    Raises:
+        FormError: the function is no depthwise convolution that the template knows.
+        SpaceError: the function cannot be read.
+    """
+
+    template = "depthwise/1"
+
+    def __init__(self, task: Task, target: Target) -> None:
+        self.task, self.target = task, target
+        self._form = form = _read(task)
+        taps = form.columns.taps
+        widest = max(1, min(_WIDEST, form.columns.outputs, target.registers - 2, _BODY // taps))
+        written = 2 * taps * form.rows.taps <= _BODY
+        self.knobs: tuple[Knob, ...] = (
+            ChoiceKnob.of("columns", range(1, widest + 1)),
+            ChoiceKnob.of("parts", [parts for parts in _PARTS if parts == 1 or parts <= form.rows.outputs]),
+            ChoiceKnob.of("whole", [0, 1] if written and form.rows.taps > 1 else [0]),
+            ChoiceKnob.of("parallel", [0, 1]),
+        )
+
+    def valid(self, configs: Configs) -> NDArray[np.bool_]:
+        """Which configs write out little enough, and are the one config of their program. ``(n,)``."""
+        form = self._form
+        columns, parts, whole, _ = self._values(configs)
+        body = columns * form.columns.taps * np.where(whole > 0, 2 * form.rows.taps, 1)
+        each = -(-form.rows.outputs // parts)
+        ok: NDArray[np.bool_] = (body <= _BODY) | ((columns == 1) & (whole == 0))
+        ok &= -(-form.rows.outputs // each) == parts
+        return ok
+
+    def default(self) -> NDArray[np.int32]:
+        """The config with the fewest estimated cycles. ``(knobs,)``."""
+        return np.array(self._best[0])
+
+    def likely(self, count: int) -> Configs:
+        """The default, then configs with other tiles and the next fewest cycles. ``(at most count, knobs)``."""
+        return np.array(self._best[:count])
+
+    @cached_property
+    def _best(self) -> Configs:
+        """Configs by their estimated cycles, fewest first."""
+        form = self._form
+        grid = np.indices([len(knob) for knob in self.knobs]).reshape(4, -1).T.astype(np.int32)
+        work = form.batch * form.blocks * form.lanes * form.rows.outputs * form.columns.outputs
+        parallel = work * form.rows.taps * form.columns.taps >= _PARALLEL_WORK
+        grid = grid[(grid[:, 3] == int(parallel)) & self.valid(grid)]
+        columns, parts, whole, _ = self._values(grid)
+        tile = np.asarray([self._row_cycles(int(c)) for c in range(1, len(self.knobs[0]) + 1)])
+        row = tile[columns - 1]
+        cores = self.target.cores if parallel else 1
+        chunks = form.batch * form.blocks * parts
+        rows = -(-form.rows.outputs // parts)
+        cost = np.ceil(chunks / cores) * (rows * row + 60)
+        cost = cost * (1 + 0.02 * whole)  # it takes the compiler several times as long, and seldom gains
+        return np.asarray(grid[cost.argsort(kind="stable")], dtype=np.int32)
+
+    def _row_cycles(self, columns: int) -> float:
+        """Estimated cycles of a row of results, by tiles of so many columns."""
+        form, registers = self._form, self.target.registers
+        taps, stride = form.columns.taps, form.columns.stride
+        total = 0.0
+        for tile in tiles_of(form, columns):
+            size = tile.columns
+            # Two multiply-adds and two loads a cycle; four cycles until a sum is ready for the next addition.
+            loads = min(size * taps, (size - 1) * stride + taps) + taps
+            busy = max(size * taps / 2, loads / 2, 4.0 * min(taps, size * taps) / max(1, min(size, taps)))
+            spilled = 1.5 if size + taps + 1 > registers else 1.0
+            total += tile.count * (form.rows.taps * (spilled * busy + 2) + 2 * size + 4)
+        return total
+
+    def _values(self, configs: Configs) -> list[NDArray[np.int64]]:
+        return [knob.table.take(configs[:, i], axis=0)[:, 0] for i, knob in enumerate(self.knobs)]
+
+    def schedule(self, config: NDArray[np.int32]) -> Schedule:
+        """The program of one config.
+
+        Raises:
+            SpaceError: TVM cannot make the program.
+        """
+        columns, parts, whole, parallel = (choice[0] for choice in choices_of(self, config))
+        with space_errors(f"config {config.tolist()} of {self.task.name!r} cannot be scheduled"):
+            body, buffers = write_depthwise(self._form, Nest(columns, parts, bool(whole), bool(parallel)))
+            return schedule_statements(self._form.module["main"], body, buffers)
+
+
+class DepthwiseTemplate:
+    """Schedules depthwise convolutions of blocked float32 data, and what is fused into them."""
+
+    name = "depthwise"
+    kind = KIND
+
+    def serves(self, task: Task, target: Target) -> bool:
+        """Whether the function is a depthwise convolution of vectors that fit a register of the target."""
+        if task.kind != self.kind or not _read.fits(task):
+            return False
+        return 2 <= _read(task).lanes <= target.lanes
+
+    def space(self, task: Task, target: Target) -> DesignSpace:
+        """The programs of the task's function."""
+        space = DepthwiseSpace(task, target)
+        if not self.serves(task, target):
+            raise FormError(f"{task.name!r} has {space._form.lanes} lanes, which fit no register")
+        return space
