@@ -68,6 +68,10 @@ class DepthwiseSpace(KnobsAlone):
     def __init__(self, task: Task, target: Target) -> None:
         self.task, self.target = task, target
         self._form = form = _read(task)
+        if not 2 <= form.lanes <= target.lanes:
+            raise FormError(
+                f"a register of {target.mcpu} holds {target.lanes} lanes, but {task.name!r} has {form.lanes}"
+            )
         taps = form.columns.taps
         widest = max(1, min(_WIDEST, form.columns.outputs, target.registers - 2, _BODY // taps))
         written = 2 * taps * form.rows.taps <= _BODY
@@ -157,7 +161,4 @@ class DepthwiseTemplate:
 
     def space(self, task: Task, target: Target) -> DesignSpace:
         """The programs of the task's function."""
-        space = DepthwiseSpace(task, target)
-        if not self.serves(task, target):
-            raise FormError(f"{task.name!r} has {space._form.lanes} lanes, which fit no register")
-        return space
+        return DepthwiseSpace(task, target)
